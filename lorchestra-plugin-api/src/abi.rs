@@ -69,8 +69,9 @@ pub struct RawEvent<'a> {
 pub trait EventSink: Send + Sync {
     /// Appends one event. `Ok`: it survives SIGKILL of the worker and of its supervisor. `Err`: it was not taken.
     fn emit(&self, event: RawEvent<'_>) -> RResult<(), RString>;
-    /// Appends all of a slice, or none of it.
-    fn emit_all(&self, events: RSlice<'_, RawEvent<'_>>) -> RResult<(), RString>;
+    /// Appends events in order. `taken` is set to how many were taken, also on `Err`: those are as safe as after `emit`, the
+    /// others were not taken.
+    fn emit_all(&self, events: RSlice<'_, RawEvent<'_>>, taken: &mut u64) -> RResult<(), RString>;
     /// `Ok`: all events taken so far survive power loss.
     fn flush(&self) -> RResult<(), RString>;
     /// Whether the run was asked to end.

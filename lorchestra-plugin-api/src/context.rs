@@ -57,32 +57,34 @@ impl JobContext {
     /// Emits many events at a fraction of the cost of one call each. Answers with how many there were.
     ///
     /// # Errors
-    /// As [`emit`](Self::emit). Events are taken in order; those before the failing group of at most 256 are safe, those
-    /// of the group and after it were not taken. The message says how many were.
+    /// As [`emit`](Self::emit). Events are taken in order, and the message says how many were: those are safe, the others
+    /// were not taken.
     pub fn emit_all(&self, events: impl IntoIterator<Item = Event>) -> Result<u64, EmitError> {
-        let mut taken = 0;
+        let mut total = 0;
         let mut chunk = Vec::with_capacity(CHUNK_EVENTS);
         let mut bytes = 0;
         for event in events {
             bytes += event.size();
             chunk.push(event);
             if chunk.len() == CHUNK_EVENTS || bytes >= CHUNK_BYTES {
-                taken += self.emit_chunk(&chunk, taken)?;
+                self.emit_chunk(&chunk, &mut total)?;
                 chunk.clear();
                 bytes = 0;
             }
         }
-        Ok(taken + self.emit_chunk(&chunk, taken)?)
+        self.emit_chunk(&chunk, &mut total)?;
+        Ok(total)
     }
 
-    fn emit_chunk(&self, chunk: &[Event], before: u64) -> Result<u64, EmitError> {
+    fn emit_chunk(&self, chunk: &[Event], total: &mut u64) -> Result<(), EmitError> {
         if chunk.is_empty() {
-            return Ok(0);
+            return Ok(());
         }
         let raw: Vec<RawEvent<'_>> = chunk.iter().map(Event::raw).collect();
-        sunk(self.sink.emit_all(RSlice::from_slice(&raw)))
-            .map_err(|e| EmitError { message: format!("after {before} events that were taken: {e}") })?;
-        Ok(chunk.len() as u64)
+        let mut taken = 0;
+        let result = sunk(self.sink.emit_all(RSlice::from_slice(&raw), &mut taken));
+        *total += taken;
+        result.map_err(|e| EmitError { message: format!("after {total} events that were taken: {e}") })
     }
 
     /// Waits until all events emitted so far survive power loss.

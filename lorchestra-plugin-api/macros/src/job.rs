@@ -28,8 +28,6 @@ const RESERVED: &[&str] = &[
     "retries",
     "memory_max",
     "locked",
-    "state_dir",
-    "color",
 ];
 
 /// A parameter after `cx`.

@@ -115,5 +115,5 @@ pub(crate) fn expand(input: &PluginInput) -> TokenStream {
 /// abi_stable's name for a library's header: `mangled_root_module_loader_name` of its 0.11, which the worker looks up
 /// through `lorchestra_plugin_api::abi::HEADER_SYMBOL`; every load test compares the two.
 fn header_symbol() -> &'static str {
-    "_as_0lib_1header_0root_bmodule_bloader"
+    "_1as_0lib_1header_0root_bmodule_bloader"
 }

@@ -1,0 +1,197 @@
+//! The command line: validated, nothing more. Nothing here reads files, environment or clock.
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const EXAMPLES: &str = "Examples:
+  lorchestra jobs list
+  lorchestra jobs show ingester extract_gmail
+  lorchestra run-job ingester extract_gmail --source ~/takeout.mbox --since -7d
+  lorchestra runs list";
+
+const RUN_EXAMPLES: &str = "Examples:
+  lorchestra run-job ingester extract_gmail --help
+  lorchestra run-job ingester extract_gmail --source ~/takeout.mbox --since -7d
+  lorchestra run-job --dry-run ingester extract_gmail --source ~/takeout.mbox
+  lorchestra run-job -q --timeout 30m canonizer canonicalize_email";
+
+/// Lists, shows and runs the jobs of plugin libraries, and keeps what happened.
+#[derive(Debug, Parser)]
+#[command(name = "lorchestra", version, before_help = EXAMPLES, disable_help_subcommand = true)]
+pub(crate) struct Args {
+    /// Search only this directory for plugins (repeatable)
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) plugin_dir: Vec<PathBuf>,
+
+    /// Tell more on standard error, also what the job traces; twice: debug, three times: trace
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// What there is to run
+    #[command(subcommand)]
+    Jobs(Jobs),
+    /// Run one job
+    #[command(before_help = RUN_EXAMPLES)]
+    RunJob(RunJob),
+    /// What was run
+    #[command(subcommand)]
+    Runs(Runs),
+    /// What was emitted
+    #[command(subcommand)]
+    Events(Events),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Jobs {
+    /// List all packages and their jobs, or those of one package
+    #[command(before_help = "Examples:\n  lorchestra jobs list\n  lorchestra jobs list ingester\n  lorchestra jobs list --json")]
+    List {
+        /// Only this package
+        package: Option<String>,
+        /// One JSON object (schema lorchestra.jobs-list/1)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a job: where it is, what it takes, what it does
+    #[command(before_help = "Example:\n  lorchestra jobs show ingester extract_gmail")]
+    Show {
+        /// The package
+        package: String,
+        /// The job
+        job: String,
+        /// One JSON object (schema lorchestra.jobs-show/1)
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RunJob {
+    #[command(flatten)]
+    pub(crate) own: OwnFlags,
+
+    /// The package
+    pub(crate) package: String,
+
+    /// The job
+    pub(crate) job: String,
+
+    /// The job's own flags: `lorchestra run-job PACKAGE JOB --help` lists them
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "JOB FLAGS")]
+    pub(crate) rest: Vec<OsString>,
+}
+
+/// Flags of run-job itself: accepted before PACKAGE and after JOB.
+#[derive(Debug, Default, Clone, ClapArgs)]
+pub(crate) struct OwnFlags {
+    /// End the job after this long, e.g. 90s, 30m, 2h
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    pub(crate) timeout: Option<Duration>,
+
+    /// How long the job has to end when it is told to, before it is killed [default: 10s]
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    pub(crate) grace: Option<Duration>,
+
+    /// A parameter by its name, whatever flags there are (repeatable)
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) param: Vec<String>,
+
+    /// Check the parameters and print the plan; start nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// One JSON object about the run (schema lorchestra.run-job/1)
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Print nothing when the job succeeds
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+impl OwnFlags {
+    /// These and `later` ones, which win where both say something.
+    pub(crate) fn merged(&self, later: Self) -> Self {
+        Self {
+            timeout: later.timeout.or(self.timeout),
+            grace: later.grace.or(self.grace),
+            param: self.param.iter().cloned().chain(later.param).collect(),
+            dry_run: self.dry_run || later.dry_run,
+            json: self.json || later.json,
+            quiet: self.quiet || later.quiet,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Runs {
+    /// List runs, newest first
+    #[command(before_help = "Examples:\n  lorchestra runs list\n  lorchestra runs list --running\n  lorchestra runs list --limit 100 --json")]
+    List {
+        /// Only those that are running
+        #[arg(long)]
+        running: bool,
+        /// At most so many
+        #[arg(long, default_value_t = 20, value_name = "N")]
+        limit: u64,
+        /// One JSON object a line (schema lorchestra.run/1)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a run: its parameters, how it ended, what it emitted, where its logs are
+    Show {
+        /// Id of the run, or enough of its beginning or end
+        run: String,
+        /// One JSON object (schema lorchestra.runs-show/1)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print what a job printed, byte for byte
+    Logs {
+        /// Id of the run, or enough of its beginning or end
+        run: String,
+        /// What the job traced instead, one JSON object a line
+        #[arg(long)]
+        trace: bool,
+    },
+    /// Tell a running job to end, and wait for it
+    Stop {
+        /// Id of the run, or enough of its beginning or end
+        run: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Events {
+    /// List events, oldest first
+    #[command(before_help = "Examples:\n  lorchestra events list --since -1d --type job.failed\n  lorchestra events list --run 019ab --payload")]
+    List {
+        /// Only those of this run: its id, or enough of its beginning or end
+        #[arg(long)]
+        run: Option<String>,
+        /// Only those of this type
+        #[arg(long = "type", value_name = "TYPE")]
+        event_type: Option<String>,
+        /// Only those emitted at or after this time, e.g. -1d, yesterday, 2024-01-31
+        #[arg(long, allow_hyphen_values = true, value_name = "TIME")]
+        since: Option<String>,
+        /// Also payloads and subject ids, which may be personal
+        #[arg(long)]
+        payload: bool,
+        /// One JSON object a line (schema lorchestra.event/1)
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    lorchestra_core::plan::duration::parse(text).map_err(|e| e.to_string())
+}

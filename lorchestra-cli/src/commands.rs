@@ -1,0 +1,114 @@
+//! Commands: each takes values and a printer, and returns how it ended.
+
+mod events;
+mod jobs;
+mod run_job;
+mod runs;
+
+use crate::args::{Args, Command};
+use crate::exit::Code;
+use crate::failure::Failure;
+use crate::notify;
+use crate::printer::Printer;
+use crate::settings::Settings;
+use lorchestra_core::outcome::Outcome;
+use lorchestra_core::recovery::{Recovered, close_abandoned};
+use lorchestra_core::state::StateDir;
+use lorchestra_core::store::{Run, Store};
+use serde_json::json;
+
+/// Runs the command that was asked for.
+pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
+    match &args.command {
+        Command::Jobs(command) => jobs::run(command, settings, printer),
+        Command::RunJob(command) => run_job::run(command, args.verbose, settings, printer),
+        Command::Runs(command) => runs::run(command, settings, printer),
+        Command::Events(command) => events::run(command, settings, printer),
+    }
+}
+
+/// The state directory and its store, after what an earlier supervisor's death left open is closed. `None`: there is no
+/// history yet, and looking for one made none.
+fn history(settings: &Settings, printer: &mut Printer) -> Result<Option<(StateDir, Store)>, Failure> {
+    second_store(settings, printer);
+    let Some(state) = StateDir::existing(&settings.state_dir)? else { return Ok(None) };
+    let recovered = close_abandoned(&state)?;
+    tell_recovered(settings, &recovered, printer);
+    if !state.store().exists() {
+        return Ok(None);
+    }
+    let store = Store::open(&state)?;
+    Ok(Some((state, store)))
+}
+
+fn second_store(settings: &Settings, printer: &mut Printer) {
+    if let Some(other) = &settings.second_store {
+        printer.warning(format_args!(
+            "there is another history in {}; this command uses {}",
+            other.display(),
+            settings.state_dir.display()
+        ));
+    }
+}
+
+/// Says which runs were closed, and hands the failed ones to `on_failure`: their own supervisor could not.
+fn tell_recovered(settings: &Settings, recovered: &[Recovered], printer: &mut Printer) {
+    for Recovered { run, outcome, .. } in recovered {
+        match outcome {
+            Outcome::Completed => printer.warning(format_args!(
+                "run {} of {}/{} had completed when its supervisor died; recorded now",
+                run.run_id, run.package, run.job
+            )),
+            Outcome::Failed(failure) => {
+                printer.warning(format_args!(
+                    "run {} of {}/{} is closed as {}: {}",
+                    run.run_id,
+                    run.package,
+                    run.job,
+                    failure.cause.as_str(),
+                    failure.message
+                ));
+                let report = failure_report(&run.run_id, &run.package, &run.job, run.account.as_deref(), &run.host, failure);
+                notify::on_failure(settings.on_failure.as_deref(), &report, printer);
+            }
+        }
+    }
+}
+
+/// What `on_failure` is given: no parameters and no payloads, which may be personal.
+fn failure_report(
+    run_id: &str,
+    package: &str,
+    job: &str,
+    account: Option<&str>,
+    host: &str,
+    failure: &lorchestra_core::outcome::Failure,
+) -> serde_json::Value {
+    json!({
+        "schema": "lorchestra.failure/1",
+        "run_id": run_id,
+        "package": package,
+        "job": job,
+        "account": account,
+        "host": host,
+        "cause": failure.cause.as_str(),
+        "message": failure.message,
+        "logs": format!("lorchestra runs logs {run_id}"),
+    })
+}
+
+/// The run that a person named.
+fn find_run(store: Option<&Store>, text: &str) -> Result<Run, Failure> {
+    let none = || {
+        Failure { bare: true, ..Failure::new(Code::Failed, format!("Unknown run: {text}")) }.mend("lorchestra runs list shows the newest runs")
+    };
+    let Some(store) = store else { return Err(none()) };
+    match store.find_run(text)? {
+        Ok(run) => Ok(run),
+        Err(found) if found.is_empty() => Err(none()),
+        Err(found) => {
+            let failure = Failure::new(Code::Failed, format!("{text} names several runs: give more of the id"));
+            Err(found.iter().take(5).fold(failure, |failure, run| failure.mend(format!("{}  {}/{}", run.run_id, run.package, run.job))))
+        }
+    }
+}

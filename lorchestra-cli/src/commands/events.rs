@@ -1,0 +1,77 @@
+//! `events list`.
+
+use super::{find_run, history};
+use crate::args::Events;
+use crate::exit::Code;
+use crate::failure::Failure;
+use crate::printer::Printer;
+use crate::settings::Settings;
+use chrono::Utc;
+use lorchestra_core::plan;
+use lorchestra_core::store::{Event, EventFilter};
+use lorchestra_plugin_api::manifest::printable;
+use serde::Serialize;
+
+/// An event as a line of JSON.
+#[derive(Serialize)]
+struct Line<'a> {
+    schema: &'static str,
+    #[serde(flatten)]
+    event: &'a Event,
+}
+
+pub(super) fn run(command: &Events, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
+    let Events::List { run, event_type, since, payload, json } = command;
+    let since = match since {
+        None => None,
+        Some(text) => Some(
+            plan::time::parse(text, Utc::now())
+                .map_err(|e| Failure::new(Code::Usage, format!("--since {text:?}: {e}")))?
+                .timestamp_micros(),
+        ),
+    };
+    let history = history(settings, printer)?;
+    let store = history.as_ref().map(|(_, store)| store);
+    let run_id = match run {
+        None => None,
+        Some(run) => Some(find_run(store, run)?.run_id),
+    };
+    let Some(store) = store else {
+        printer.note("No events yet.");
+        return Ok(Code::Success);
+    };
+    let filter = EventFilter { run_id, event_type: event_type.clone(), since };
+    let mut any = false;
+    let each = |mut event: Event| {
+        any = true;
+        if !payload {
+            event.payload = None;
+            event.subject_id = None;
+        }
+        if *json {
+            printer.json(&Line { schema: "lorchestra.event/1", event: &event });
+        } else {
+            printer.line(text(&event));
+        }
+        // A reader that has gone away: there is no use in reading on.
+        if printer.is_broken() { Err(()) } else { Ok(()) }
+    };
+    // Err means that the reader went away; the printer knows.
+    let _ = store.events(&filter, each)?;
+    if !any {
+        printer.note("No such events.");
+    }
+    Ok(Code::Success)
+}
+
+fn text(event: &Event) -> String {
+    let mut text = format!("{}  {}  {}  run {}", event.created_at, event.event_type, event.source, event.run_id);
+    if let Some(subject) = &event.subject_id {
+        text.push_str(&format!("  subject {subject}"));
+    }
+    if let Some(payload) = &event.payload {
+        text.push_str("  ");
+        text.push_str(payload.get());
+    }
+    printable(&text).replace('\n', " ")
+}

@@ -1,0 +1,161 @@
+//! `jobs list` and `jobs show`: what is in the libraries, without running any of their code.
+
+use crate::args::Jobs;
+use crate::exit::Code;
+use crate::failure::Failure;
+use crate::printer::Printer;
+use crate::settings::Settings;
+use crate::show;
+use lorchestra_core::catalog::{Catalog, Problem};
+use lorchestra_core::library;
+use lorchestra_plugin_api::manifest::{JobManifest, printable};
+use serde_json::{Value, json};
+
+/// Problems that are told in full.
+const PROBLEMS: usize = 3;
+
+pub(super) fn run(command: &Jobs, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
+    let catalog = Catalog::scan(&settings.plugin_dirs);
+    match command {
+        Jobs::List { package, json: true } => list_json(&catalog, package.as_deref(), printer),
+        Jobs::List { package: Some(package), .. } => list_package(&catalog, package, printer),
+        Jobs::List { package: None, .. } => Ok(list(&catalog, printer)),
+        Jobs::Show { package, job, json } => show(&catalog, package, job, *json, printer),
+    }
+}
+
+fn list(catalog: &Catalog, printer: &mut Printer) -> Code {
+    for package in &catalog.packages {
+        printer.line(format_args!("{}:", package.manifest.package));
+        for job in sorted(&package.manifest.jobs) {
+            printer.line(format_args!("  {}", job.name));
+        }
+    }
+    if catalog.packages.is_empty() && catalog.problems.is_empty() {
+        printer.note("No packages found.");
+        for searched in &catalog.searched {
+            printer.note(format_args!("  looked in {} ({})", searched.dir.path.display(), searched.dir.origin));
+        }
+    }
+    problems(&catalog.problems, printer);
+    Code::Success
+}
+
+fn problems(problems: &[Problem], printer: &mut Printer) {
+    for problem in problems.iter().take(PROBLEMS) {
+        printer.warning(problem);
+    }
+    if let Some(more) = problems.len().checked_sub(PROBLEMS).filter(|n| *n > 0) {
+        printer.note(format_args!("{more} more files cannot be used: lorchestra jobs list --json"));
+    }
+}
+
+fn list_package(catalog: &Catalog, name: &str, printer: &mut Printer) -> Result<Code, Failure> {
+    let package = catalog.find(name).map_err(|lookup| Failure::lookup(catalog, name, None, &lookup))?;
+    printer.line(format_args!("Jobs in {name}:"));
+    for job in sorted(&package.manifest.jobs) {
+        printer.line(format_args!("  {}", job.name));
+    }
+    Ok(Code::Success)
+}
+
+fn list_json(catalog: &Catalog, only: Option<&str>, printer: &mut Printer) -> Result<Code, Failure> {
+    if let Some(name) = only {
+        catalog.find(name).map_err(|lookup| Failure::lookup(catalog, name, None, &lookup))?;
+    }
+    let wanted = |name: Option<&str>| only.is_none_or(|only| name == Some(only));
+    let packages: Vec<Value> = catalog
+        .packages
+        .iter()
+        .filter(|package| wanted(Some(&package.manifest.package)))
+        .map(|package| {
+            json!({
+                "name": package.manifest.package,
+                "version": package.manifest.version,
+                "path": package.path.display().to_string(),
+                // Null when the file went away or cannot be read to its end; running it will say why.
+                "sha256": library::sha256(&package.path).ok(),
+                "jobs": sorted(&package.manifest.jobs).into_iter().map(|job| json!({
+                    "name": job.name,
+                    "summary": job.summary(),
+                    "deprecated": null,
+                })).collect::<Vec<_>>(),
+            })
+        })
+        .collect();
+    let problems: Vec<Value> = catalog
+        .problems
+        .iter()
+        .filter(|problem| wanted(problem.package.as_deref()))
+        .map(|problem| {
+            json!({
+                "path": problem.path.display().to_string(),
+                "reason": problem.reason.as_str(),
+                "detail": problem.detail,
+                "fix": problem.fix,
+            })
+        })
+        .collect();
+    printer.json(&json!({"schema": "lorchestra.jobs-list/1", "packages": packages, "problems": problems}));
+    Ok(Code::Success)
+}
+
+fn show(catalog: &Catalog, package_name: &str, job_name: &str, as_json: bool, printer: &mut Printer) -> Result<Code, Failure> {
+    let package = catalog.find(package_name).map_err(|lookup| Failure::lookup(catalog, package_name, None, &lookup))?;
+    let (_, job) =
+        catalog.find_job(package_name, job_name).map_err(|lookup| Failure::lookup(catalog, package_name, Some(job_name), &lookup))?;
+    let path = package.path.display().to_string();
+    if as_json {
+        let params: Vec<Value> = job
+            .params
+            .iter()
+            .map(|p| {
+                json!({
+                    "name": p.name,
+                    "flag": format!("--{}", p.flag()),
+                    "type": p.rust_type,
+                    "kind": p.kind.as_str(),
+                    "required": p.is_required(),
+                    "default": p.default,
+                    "docs": p.docs,
+                })
+            })
+            .collect();
+        printer.json(&json!({
+            "schema": "lorchestra.jobs-show/1",
+            "package": package.manifest.package,
+            "version": package.manifest.version,
+            "job": job.name,
+            "path": path,
+            "file": job.file,
+            "line": job.line,
+            "signature": job.signature,
+            "docs": job.docs,
+            "params": params,
+        }));
+        return Ok(Code::Success);
+    }
+    printer.line(format_args!("{package_name}/{job_name}"));
+    printer.line(format_args!("Location: {} ({}:{})", printable(&path), printable(&job.file), job.line));
+    printer.line(format_args!("Signature: {}", printable(&job.signature)));
+    if !job.docs.is_empty() {
+        printer.line("");
+        printer.line(printable(&job.docs));
+    }
+    if !job.params.is_empty() {
+        printer.line("");
+        printer.line("Flags:");
+        let width = job.params.iter().map(|p| show::flag(p).len()).max().unwrap_or(0);
+        for param in &job.params {
+            let help = show::param_help(param).replace('\n', &format!("\n{:indent$}", "", indent = width + 4));
+            printer.line(format!("  {:width$}  {help}", show::flag(param)).trim_end());
+        }
+    }
+    Ok(Code::Success)
+}
+
+fn sorted(jobs: &[JobManifest]) -> Vec<&JobManifest> {
+    let mut sorted: Vec<_> = jobs.iter().collect();
+    sorted.sort_by(|a, b| a.name.cmp(&b.name));
+    sorted
+}

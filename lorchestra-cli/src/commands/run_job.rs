@@ -1,0 +1,204 @@
+//! `run-job`: parameters to a plan, the plan to a run, the run's end to words and an exit code.
+
+use super::{failure_report, second_store, tell_recovered};
+use crate::args::{OwnFlags, RunJob};
+use crate::exit::Code;
+use crate::failure::Failure;
+use crate::flags;
+use crate::follow::Follower;
+use crate::notify;
+use crate::printer::Printer;
+use crate::settings::Settings;
+use crate::show;
+use chrono::Utc;
+use lorchestra_core::catalog::{Catalog, Package};
+use lorchestra_core::library::Library;
+use lorchestra_core::outcome::{Cause, Outcome};
+use lorchestra_core::plan::{self, Plan, Request};
+use lorchestra_core::recovery::close_abandoned;
+use lorchestra_core::state::StateDir;
+use lorchestra_core::store::Store;
+use lorchestra_core::supervisor::signals::Signals;
+use lorchestra_core::supervisor::{Ended, Site};
+use lorchestra_plugin_api::manifest::JobManifest;
+use serde_json::json;
+use std::path::Path;
+use std::time::Duration;
+
+/// How long a job has to end when it is told to.
+const GRACE: Duration = Duration::from_secs(10);
+
+pub(super) fn run(command: &RunJob, verbose: u8, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
+    let catalog = Catalog::scan(&settings.plugin_dirs);
+    let (package_name, job_name) = (&*command.package, &*command.job);
+    let package = catalog.find(package_name).map_err(|lookup| Failure::lookup(&catalog, package_name, None, &lookup))?;
+    let (_, job) =
+        catalog.find_job(package_name, job_name).map_err(|lookup| Failure::lookup(&catalog, package_name, Some(job_name), &lookup))?;
+
+    let parsed = match flags::parse(package_name, job, &command.rest) {
+        flags::Outcome::Parsed(parsed) => parsed,
+        flags::Outcome::Failed(failure) => return Err(failure),
+        flags::Outcome::Clap(error) => {
+            let _ = error.print();
+            return Ok(if error.use_stderr() { Code::Usage } else { Code::Success });
+        }
+    };
+    let own = command.own.merged(parsed.own);
+    let mut values = parsed.given;
+    values.extend(flags::named(&own.param)?);
+    let policy = settings.jobs.get(&format!("{package_name}/{job_name}"));
+    let plan = plan::resolve(Request {
+        package: package_name,
+        version: &package.manifest.version,
+        job,
+        values,
+        now: Utc::now(),
+        timeout: own.timeout.or(policy.and_then(|p| p.timeout)),
+        grace: own.grace.or(policy.and_then(|p| p.grace)).unwrap_or(GRACE),
+    })
+    .map_err(|error| bad_parameters(package_name, job, &error))?;
+
+    if own.dry_run {
+        dry_run(package, &plan, own.json, printer);
+        return Ok(Code::Success);
+    }
+    second_store(settings, printer);
+    execute(package, &plan, &own, verbose, settings, printer)
+}
+
+fn bad_parameters(package: &str, job: &JobManifest, error: &plan::PlanError) -> Failure {
+    let text = error.to_string();
+    let mut lines = text.lines();
+    let failure = Failure::new(Code::Usage, lines.next().unwrap_or_default());
+    lines.take(6).fold(failure, |failure, line| failure.mend(line.trim())).mend(format!("lorchestra run-job {package} {} --help", job.name))
+}
+
+fn dry_run(package: &Package, plan: &Plan, as_json: bool, printer: &mut Printer) {
+    if as_json {
+        printer.json(&json!({
+            "schema": "lorchestra.plan/1",
+            "path": package.path.display().to_string(),
+            "plan": plan,
+        }));
+        return;
+    }
+    printer.line(format_args!("{}/{} (dry run: nothing was started)", plan.package, plan.job));
+    printer.line(format_args!("  plugin: {} {} ({})", plan.package, plan.version, package.path.display()));
+    if let Some(window) = &plan.window {
+        let rfc = |t: chrono::DateTime<Utc>| t.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true);
+        let since = window.since.map_or_else(|| "the beginning".to_owned(), rfc);
+        printer.line(format_args!("  window: from {since} until {} (not included)", rfc(window.until)));
+    }
+    for (name, value) in &plan.params {
+        printer.line(format_args!("  {name} = {value}"));
+    }
+    let timeout = plan.timeout.map_or_else(|| "none".to_owned(), plan::duration::show);
+    printer.line(format_args!("  timeout: {timeout}, grace: {}", plan::duration::show(plan.grace)));
+}
+
+fn execute(
+    package: &Package,
+    plan: &Plan,
+    own: &OwnFlags,
+    verbose: u8,
+    settings: &Settings,
+    printer: &mut Printer,
+) -> Result<Code, Failure> {
+    let library = Library::open(&package.path).map_err(|fault| {
+        Failure::new(Code::Plugin, format!("{}: {}", package.path.display(), fault.detail)).mend(fault.fix)
+    })?;
+    // From here on a signal ends the run in order, not this process.
+    let mut signals = Signals::install().map_err(|e| Failure::new(Code::Internal, format!("signals cannot be handled: {e}")))?;
+    let state = StateDir::open(&settings.state_dir)?;
+    tell_recovered(settings, &close_abandoned(&state)?, printer);
+
+    let site = Site {
+        state: &state,
+        data_root: &settings.data_root,
+        worker: Path::new("/proc/self/exe"),
+        version: env!("CARGO_PKG_VERSION"),
+        trace_level: settings.trace_level,
+    };
+    let mut follower = None;
+    let mut on_start = |run_id: &str| {
+        tracing::info!(run_id, "run begins");
+        if verbose > 0 {
+            follower = Follower::start(state.trace(run_id));
+        }
+    };
+    let ended = lorchestra_core::supervisor::run(&site, plan, &library, &mut signals, &mut on_start);
+    if let Some(follower) = follower {
+        follower.finish();
+    }
+    let ended = ended?;
+    tell_recovered(settings, &ended.recovered, printer);
+    let code = tell(plan, &ended, own, printer);
+    if let Outcome::Failed(failure) = &ended.outcome {
+        let host = lorchestra_core::process::host();
+        let report = failure_report(&ended.run_id, &plan.package, &plan.job, plan.account.as_deref(), &host, failure);
+        notify::on_failure(settings.on_failure.as_deref(), &report, printer);
+    }
+    // The caller knows the outcome by now; cleaning up must not change it.
+    printer.flush();
+    let pruned = Store::open(&state).and_then(|mut store| store.prune(&state, &settings.retention, Utc::now().timestamp_micros()));
+    match pruned {
+        Ok(pruned) => tracing::debug!(pruned.runs, pruned.logs, "retention"),
+        Err(error) => printer.warning(format_args!("old runs could not be removed: {error}")),
+    }
+    Ok(code)
+}
+
+fn tell(plan: &Plan, ended: &Ended, own: &OwnFlags, printer: &mut Printer) -> Code {
+    let name = format!("{}/{}", plan.package, plan.job);
+    if own.json {
+        let (state, cause, message) = match &ended.outcome {
+            Outcome::Completed => ("completed", None, None),
+            Outcome::Failed(failure) => ("failed", Some(failure.cause.as_str()), Some(&failure.message)),
+        };
+        printer.json(&json!({
+            "schema": "lorchestra.run-job/1",
+            "run_id": ended.run_id,
+            "package": plan.package,
+            "job": plan.job,
+            "state": state,
+            "cause": cause,
+            "message": message,
+            "duration_ms": u64::try_from(ended.duration.as_millis()).unwrap_or(u64::MAX),
+        }));
+    }
+    match &ended.outcome {
+        Outcome::Completed => {
+            if !own.quiet && !own.json {
+                printer.good(format_args!("{name} completed"));
+                tracing::info!(run_id = ended.run_id, took = show::elapsed(ended.duration), "run ended");
+            }
+            Code::Success
+        }
+        Outcome::Failed(failure) => {
+            // A job's message may be long; the whole of it is in the run's record.
+            let mut lines = failure.message.lines();
+            let first = lines.next().unwrap_or_default();
+            let more = if lines.next().is_some() { " …" } else { "" };
+            printer.bad(format_args!("{name} failed: {}{more}", shortened(first)));
+            printer.note(format_args!("  cause: {} after {}", failure.cause.as_str(), show::elapsed(ended.duration)));
+            printer.note(format_args!("  lorchestra runs show {}", ended.run_id));
+            if std::fs::metadata(&ended.output).is_ok_and(|meta| meta.len() > 0) {
+                printer.note(format_args!("  lorchestra runs logs {}", ended.run_id));
+            }
+            match failure.cause {
+                Cause::Load => Code::Plugin,
+                Cause::Timeout => Code::Timeout,
+                Cause::Cancelled => Code::Interrupted(failure.signal.unwrap_or(15)),
+                _ => Code::Failed,
+            }
+        }
+    }
+}
+
+fn shortened(text: &str) -> String {
+    const LONG: usize = 400;
+    match text.char_indices().nth(LONG) {
+        Some((end, _)) => format!("{} …", &text[..end]),
+        None => text.to_owned(),
+    }
+}

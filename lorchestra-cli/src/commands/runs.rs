@@ -1,0 +1,242 @@
+//! `runs list`, `show`, `logs`, `stop`.
+
+use super::{find_run, history};
+use crate::args::Runs;
+use crate::exit::Code;
+use crate::failure::Failure;
+use crate::printer::Printer;
+use crate::settings::Settings;
+use crate::show;
+use lorchestra_core::process::Identity;
+use lorchestra_core::state::StateDir;
+use lorchestra_core::store::{Run, RunFilter, RunState, Store};
+use lorchestra_plugin_api::manifest::printable;
+use serde_json::{Value, json};
+use std::io::Read;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long `runs stop` waits for the end before it says that it is still to come.
+const STOPPING: Duration = Duration::from_secs(60);
+
+pub(super) fn run(command: &Runs, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
+    let history = history(settings, printer)?;
+    let store = history.as_ref().map(|(_, store)| store);
+    match command {
+        Runs::List { running, limit, json } => list(store, &RunFilter { running: *running, limit: Some(*limit) }, *json, printer),
+        Runs::Show { run, json } => {
+            let run = find_run(store, run)?;
+            match history {
+                Some((state, store)) => show(&state, &store, &run, *json, printer),
+                None => Ok(Code::Failed),
+            }
+        }
+        Runs::Logs { run, trace } => {
+            let run = find_run(store, run)?;
+            match history {
+                Some((state, _)) => logs(&state, &run, *trace, printer),
+                None => Ok(Code::Failed),
+            }
+        }
+        Runs::Stop { run } => {
+            let run = find_run(store, run)?;
+            match history {
+                Some((state, store)) => stop(settings, &state, &store, &run, printer),
+                None => Ok(Code::Failed),
+            }
+        }
+    }
+}
+
+fn list(store: Option<&Store>, filter: &RunFilter, as_json: bool, printer: &mut Printer) -> Result<Code, Failure> {
+    let runs = match store {
+        Some(store) => store.runs(filter)?,
+        None => Vec::new(),
+    };
+    if as_json {
+        for run in &runs {
+            printer.json(&object("lorchestra.run/1", run));
+        }
+        return Ok(Code::Success);
+    }
+    if runs.is_empty() {
+        printer.note(if filter.running { "No run is running." } else { "No runs yet." });
+    }
+    let names: Vec<String> = runs.iter().map(|run| format!("{}/{}", run.package, run.job)).collect();
+    let width = names.iter().map(String::len).max().unwrap_or(0);
+    for (run, name) in runs.iter().zip(&names) {
+        let took = duration(run).map(show::elapsed).unwrap_or_default();
+        let why = run.cause.as_deref().map(|cause| format!(" ({cause})")).unwrap_or_default();
+        let line = format!("{}  {}  {name:width$}  {took:>7}  {}{why}", run.run_id, show::time(run.started_at), run.state.as_str());
+        printer.line(line);
+    }
+    Ok(Code::Success)
+}
+
+fn show(state: &StateDir, store: &Store, run: &Run, as_json: bool, printer: &mut Printer) -> Result<Code, Failure> {
+    let counts = store.event_counts(&run.run_id)?;
+    let attempts = store.attempts(&run.run_id)?;
+    let outputs: Vec<String> = attempts
+        .iter()
+        .map(|attempt| state.output(&run.run_id, attempt.attempt))
+        .chain([state.trace(&run.run_id)])
+        .filter(|path| path.exists())
+        .map(|path| path.display().to_string())
+        .collect();
+    if as_json {
+        let mut value = object("lorchestra.runs-show/1", run);
+        value["params"] = run.params.clone();
+        value["events"] = counts.iter().map(|(name, n)| (name.clone(), json!(n))).collect::<serde_json::Map<_, _>>().into();
+        value["attempts"] = attempts
+            .iter()
+            .map(|a| {
+                json!({
+                    "attempt": a.attempt,
+                    "started_at": show::exact_time(a.started_at),
+                    "ended_at": a.ended_at.map(show::exact_time),
+                    "worker_pid": a.worker_pid,
+                })
+            })
+            .collect();
+        value["logs"] = json!(outputs);
+        printer.json(&value);
+        return Ok(Code::Success);
+    }
+    let mut row = |name: &str, value: &str| printer.line(format_args!("{name:<10} {}", printable(value)));
+    row("run", &run.run_id);
+    row("job", &format!("{}/{} ({})", run.package, run.job, run.location));
+    row("state", run.state.as_str());
+    if let Some(cause) = &run.cause {
+        row("cause", cause);
+    }
+    if let Some(message) = &run.message {
+        row("message", message);
+    }
+    if let Some(result) = &run.job_result {
+        row("job said", result);
+    }
+    row("started", &show::time(run.started_at));
+    if let Some(ended) = run.ended_at {
+        let took = duration(run).map(show::elapsed).unwrap_or_default();
+        row("ended", &format!("{} (after {took})", show::time(ended)));
+    }
+    if run.since.is_some() || run.until.is_some() {
+        let since = run.since.map_or_else(|| "the beginning".to_owned(), show::time);
+        let until = run.until.map(show::time).unwrap_or_default();
+        row("window", &format!("from {since} until {until} (not included)"));
+    }
+    if let Some(params) = run.params.as_object() {
+        for (name, value) in params {
+            row("parameter", &format!("{name} = {value}"));
+        }
+    }
+    row("attempts", &run.attempts.to_string());
+    row("plugin", &format!("{} {}", run.plugin_version, run.plugin_path));
+    row("sha256", &run.plugin_sha256);
+    row("host", &format!("{} (supervisor pid {})", run.host, run.supervisor_pid));
+    for (event_type, n) in &counts {
+        row("events", &format!("{n} {event_type}"));
+    }
+    for path in &outputs {
+        row("log", path);
+    }
+    Ok(Code::Success)
+}
+
+fn logs(state: &StateDir, run: &Run, trace: bool, printer: &mut Printer) -> Result<Code, Failure> {
+    let paths: Vec<_> = match trace {
+        true => vec![state.trace(&run.run_id)],
+        false => (1..=run.attempts).map(|attempt| state.output(&run.run_id, attempt)).collect(),
+    };
+    let mut found = false;
+    for path in &paths {
+        found |= copy(path, printer)?;
+    }
+    if !found {
+        printer.note(match trace {
+            true => "There is no trace of this run: its job traced nothing, or the retention removed it.",
+            false => "There is no log of this run: the retention removed it.",
+        });
+    }
+    Ok(Code::Success)
+}
+
+/// Prints a file's bytes; `false` if it is not there.
+fn copy(path: &Path, printer: &mut Printer) -> Result<bool, Failure> {
+    let failed = |e: std::io::Error| Failure::new(Code::Failed, format!("{} cannot be read: {e}", path.display()));
+    let mut file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(failed(e)),
+    };
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match file.read(&mut buffer).map_err(failed)? {
+            0 => return Ok(true),
+            n => printer.bytes(&buffer[..n]),
+        }
+        if printer.is_broken() {
+            return Ok(true);
+        }
+    }
+}
+
+fn stop(settings: &Settings, state: &StateDir, store: &Store, run: &Run, printer: &mut Printer) -> Result<Code, Failure> {
+    if run.state != RunState::Running {
+        printer.line(format_args!("Run {} has already ended: {}", run.run_id, run.state.as_str()));
+        return Ok(Code::Success);
+    }
+    let supervisor = Identity { pid: run.supervisor_pid, start: run.supervisor_start, boot_id: run.boot_id.clone() };
+    let failed = |what: &str, e: std::io::Error| Failure::new(Code::Failed, format!("{what} process {}: {e}", run.supervisor_pid));
+    match supervisor.open().map_err(|e| failed("could not look at", e))? {
+        Some(pidfd) => rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::TERM)
+            .or_else(|e| if e == rustix::io::Errno::SRCH { Ok(()) } else { Err(e) })
+            .map_err(|e| failed("could not signal", e.into()))?,
+        // Died between our look at the open runs and now.
+        None => super::tell_recovered(settings, &lorchestra_core::recovery::close_abandoned(state)?, printer),
+    }
+    let deadline = Instant::now() + STOPPING;
+    loop {
+        let now = find_run(Some(store), &run.run_id)?;
+        if now.state != RunState::Running {
+            let why = now.cause.as_deref().map(|cause| format!(" ({cause})")).unwrap_or_default();
+            printer.good(format_args!("run {} has ended: {}{why}", run.run_id, now.state.as_str()));
+            return Ok(Code::Success);
+        }
+        if Instant::now() >= deadline {
+            return Err(Failure::new(Code::Failed, format!("run {} was told to end and has not yet", run.run_id))
+                .mend("its grace may be long: lorchestra runs list --running")
+                .mend(format!("kill -TERM {} a second time kills the job at once", run.supervisor_pid)));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn duration(run: &Run) -> Option<Duration> {
+    Some(Duration::from_micros(u64::try_from(run.ended_at? - run.started_at).unwrap_or(0)))
+}
+
+fn object(schema: &str, run: &Run) -> Value {
+    json!({
+        "schema": schema,
+        "run_id": run.run_id,
+        "package": run.package,
+        "job": run.job,
+        "account": run.account,
+        "state": run.state.as_str(),
+        "cause": run.cause,
+        "message": run.message,
+        "job_result": run.job_result,
+        "started_at": show::exact_time(run.started_at),
+        "ended_at": run.ended_at.map(show::exact_time),
+        "since": run.since.map(show::exact_time),
+        "until": run.until.map(show::exact_time),
+        "attempts": run.attempts,
+        "plugin_path": run.plugin_path,
+        "plugin_version": run.plugin_version,
+        "plugin_sha256": run.plugin_sha256,
+        "location": run.location,
+        "host": run.host,
+        "supervisor_pid": run.supervisor_pid,
+    })
+}

@@ -1,0 +1,59 @@
+//! Exit codes. Public: scripts and timers depend on them; docs/configuration.md has the same table.
+
+use std::process::ExitCode;
+
+/// How the command ends, as its caller sees it. First match wins, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Code {
+    /// All is well.
+    Success,
+    /// Bad usage or parameters: plugin code was never entered.
+    Usage,
+    /// Bad configuration, or a state directory that cannot be used: plugin code was never entered.
+    Config,
+    /// The plugin cannot be used: broken, incompatible, duplicate, or it failed to load in the worker.
+    Plugin,
+    /// The overlap lock is held.
+    Overlap,
+    /// We were interrupted by this signal.
+    Interrupted(i32),
+    /// The last attempt timed out.
+    Timeout,
+    /// The job failed, panicked, crashed; unknown package or job.
+    Failed,
+    /// The state directory cannot be written (full, read-only).
+    NotWritable,
+    /// A fault of lorchestra.
+    Internal,
+}
+
+impl Code {
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Self::Success => 0,
+            Self::Usage => 2,
+            Self::Config => 78,
+            Self::Plugin => 126,
+            Self::Overlap => 75,
+            // SIGHUP, SIGINT and SIGTERM are the only ones that are handled: 129, 130, 143.
+            Self::Interrupted(signal) => 128 + u8::try_from(signal).unwrap_or(0),
+            Self::Timeout => 124,
+            Self::Failed => 1,
+            Self::NotWritable => 74,
+            Self::Internal => 70,
+        }
+    }
+}
+
+impl From<Code> for ExitCode {
+    fn from(code: Code) -> Self {
+        Self::from(code.number())
+    }
+}
+
+/// What clap has to say: help and version on standard output with 0, errors on standard error with 2.
+pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+    // A closed terminal is no reason for another exit code.
+    let _ = error.print();
+    if error.use_stderr() { Code::Usage.into() } else { Code::Success.into() }
+}

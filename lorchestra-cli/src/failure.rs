@@ -1,0 +1,186 @@
+//! What went wrong, as a person reads it: one sentence, the mend, the exit code. The only place where the errors of
+//! lorchestra-core become words and codes.
+
+use crate::exit::Code;
+use lorchestra_core::catalog::{Catalog, Lookup, SearchOutcome};
+use lorchestra_core::recovery::RecoveryError;
+use lorchestra_core::state::StateError;
+use lorchestra_core::store::StoreError;
+use lorchestra_core::supervisor::RunError;
+use lorchestra_core::supervisor::intake::IntakeError;
+use std::error::Error;
+use std::path::Path;
+
+/// Lines below the message, at most: with it, eight on the screen.
+const MENDS: usize = 7;
+
+/// A command that did not do what it was asked to.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) code: Code,
+    /// One sentence; printed after `error: ` unless `bare`.
+    pub(crate) message: String,
+    /// Whether the message stands without a prefix.
+    pub(crate) bare: bool,
+    /// What to do, or where was looked; a line each.
+    pub(crate) mends: Vec<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), bare: false, mends: Vec::new() }
+    }
+
+    /// Adds a line on what to do.
+    pub(crate) fn mend(mut self, line: impl Into<String>) -> Self {
+        if self.mends.len() < MENDS {
+            self.mends.push(line.into());
+        }
+        self
+    }
+
+    pub(crate) fn config(path: &Path, what: &str, mend: &str) -> Self {
+        Self::new(Code::Config, format!("{}: {what}", path.display())).mend(mend)
+    }
+
+    /// A package or job that is not there, or a package that is and cannot be used.
+    pub(crate) fn lookup(catalog: &Catalog, package: &str, job: Option<&str>, lookup: &Lookup<'_>) -> Self {
+        match lookup {
+            Lookup::Unusable(problems) => {
+                let mut failure = Self::new(Code::Plugin, format!("the package {package} cannot be used"));
+                for problem in problems.iter().take(2) {
+                    for line in problem.to_string().lines() {
+                        failure = failure.mend(line.trim());
+                    }
+                }
+                failure
+            }
+            Lookup::Unknown { nearest } => {
+                let message = match job {
+                    Some(job) => format!("Unknown job: {package}/{job}"),
+                    None => format!("Unknown package: {package}"),
+                };
+                let mut failure = Self { bare: true, ..Self::new(Code::Failed, message) };
+                if !nearest.is_empty() {
+                    failure = failure.mend(format!("did you mean {}?", nearest.iter().take(3).cloned().collect::<Vec<_>>().join(", ")));
+                }
+                if job.is_some() {
+                    return failure.mend(format!("lorchestra jobs list {package}"));
+                }
+                let room = MENDS - failure.mends.len();
+                let searched = &catalog.searched;
+                for searched in searched.iter().take(if searched.len() > room { room - 1 } else { room }) {
+                    let what = match &searched.outcome {
+                        SearchOutcome::Read { files: 1 } => "1 plugin file".to_owned(),
+                        SearchOutcome::Read { files } => format!("{files} plugin files"),
+                        SearchOutcome::Missing => "does not exist".to_owned(),
+                        SearchOutcome::NotADirectory => "is not a directory".to_owned(),
+                        SearchOutcome::Unreadable(why) => format!("cannot be read: {why}"),
+                    };
+                    failure = failure.mend(format!("looked in {} ({}): {what}", searched.dir.path.display(), searched.dir.origin));
+                }
+                failure.mend("…")
+            }
+        }
+        .without_idle_ellipsis(catalog)
+    }
+
+    fn without_idle_ellipsis(mut self, catalog: &Catalog) -> Self {
+        let shown = self.mends.iter().filter(|line| line.starts_with("looked in")).count();
+        if shown == catalog.searched.len() {
+            self.mends.retain(|line| line != "…");
+        }
+        self
+    }
+}
+
+impl From<StateError> for Failure {
+    fn from(error: StateError) -> Self {
+        let choose = "set state_dir in config.toml, or XDG_STATE_HOME, to a directory of this user on a local disk";
+        match &error {
+            StateError::Io { source, .. } => {
+                let code = if full_or_read_only(source) { Code::NotWritable } else { Code::Config };
+                Self::new(code, format!("the state directory {error}: {source}")).mend(choose)
+            }
+            _ => Self::new(Code::Config, format!("the state directory {error}")).mend(choose),
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let message = format!("the store {}", chain(&error));
+        match error {
+            StoreError::Newer { .. } => Self::new(Code::Config, message).mend("upgrade lorchestra, or use another state directory"),
+            StoreError::Foreign { .. } => {
+                Self::new(Code::Config, message).mend("move the file away to begin a new history; nothing reads it meanwhile")
+            }
+            StoreError::NotWritable { .. } => Self::new(Code::NotWritable, message).mend("free space or permissions; nothing that was emitted is lost"),
+            StoreError::Io { source, .. } if full_or_read_only(&source) => Self::new(Code::NotWritable, message),
+            StoreError::Io { .. } | StoreError::Sql { .. } => Self::new(Code::Internal, message),
+        }
+    }
+}
+
+impl From<IntakeError> for Failure {
+    fn from(error: IntakeError) -> Self {
+        match error {
+            IntakeError::Store(error) => error.into(),
+            IntakeError::Spool { .. } => Self::new(Code::NotWritable, chain(&error)),
+        }
+    }
+}
+
+impl From<RecoveryError> for Failure {
+    fn from(error: RecoveryError) -> Self {
+        let mut failure: Self = match error {
+            RecoveryError::Store(error) => error.into(),
+            RecoveryError::Intake(error) => error.into(),
+            RecoveryError::Io { .. } => Self::new(Code::NotWritable, chain(&error)),
+        };
+        failure.message = format!("an interrupted run could not be closed: {}", failure.message);
+        failure
+    }
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Overlap { package, job, account, holder } => {
+                let of = account.map(|account| format!(" for account {account}")).unwrap_or_default();
+                let failure = Self::new(Code::Overlap, format!("{package}/{job} is running already{of}; no run was recorded"));
+                match holder {
+                    Some(run) => failure.mend(format!("it is run {run}: lorchestra runs stop {run} ends it")),
+                    None => failure.mend("lorchestra runs list --running shows what runs"),
+                }
+            }
+            RunError::Changed { .. } => Self::new(Code::Plugin, error.to_string()).mend("run it again"),
+            RunError::State(error) => error.into(),
+            RunError::Store(error) => error.into(),
+            RunError::Recovery(error) => error.into(),
+            RunError::Process { .. } => Self::new(Code::Internal, chain(&error)),
+            RunError::NotRecorded { run_id, source } => {
+                let mut failure: Self = source.into();
+                failure.message = format!("the end of run {run_id} could not be recorded: {}", failure.message);
+                failure.mend("it is safe in the spool: the next run-job, runs or events command records it")
+            }
+        }
+    }
+}
+
+fn full_or_read_only(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied | ErrorKind::QuotaExceeded)
+}
+
+/// An error and its causes, in one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,59 @@
+//! The `lorchestra` command: people's side of lorchestra.
+//!
+//! Argv goes through three hands: [`args`] only validates, [`settings`] is the one place that reads environment, home and
+//! configuration file, and a command ([`commands`]) takes those values and a [`printer`] and returns an exit code. What goes
+//! wrong becomes a sentence, a mend and a code in [`failure`]. No business rules here: those are in lorchestra-core.
+
+mod args;
+mod commands;
+mod config;
+mod exit;
+mod failure;
+mod flags;
+mod follow;
+mod notify;
+mod printer;
+mod settings;
+mod show;
+
+use clap::Parser;
+use failure::Failure;
+use printer::Printer;
+use settings::Settings;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // Before anything else: this process may be a worker.
+    if std::env::args_os().nth(1).is_some_and(|first| first == lorchestra_core::worker::ARGUMENT) {
+        return lorchestra_core::worker::main();
+    }
+    let args = match args::Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return exit::usage(&error),
+    };
+    diagnostics(args.verbose);
+    let mut printer = Printer::new();
+    let result = Settings::read(&args).and_then(|settings| commands::run(&args, &settings, &mut printer));
+    let code = match result {
+        Ok(code) => code,
+        Err(failure) => report(&mut printer, &failure),
+    };
+    printer.finish(code)
+}
+
+fn report(printer: &mut Printer, failure: &Failure) -> exit::Code {
+    printer.failure(failure);
+    failure.code
+}
+
+/// lorchestra's own diagnostics, on standard error; a job's go into its trace.
+fn diagnostics(verbose: u8) {
+    use tracing_subscriber::filter::LevelFilter;
+    let level = match verbose {
+        0 => LevelFilter::WARN,
+        1 => LevelFilter::INFO,
+        2 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).init();
+}

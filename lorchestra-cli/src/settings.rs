@@ -1,0 +1,85 @@
+//! Where everything is: flags, environment, configuration file and defaults, in that order of precedence. The only reader
+//! of the environment and the home directory.
+
+use crate::args::Args;
+use crate::config::{Config, JobConfig};
+use crate::exit::Code;
+use crate::failure::Failure;
+use directories::BaseDirs;
+use lorchestra_core::catalog::SearchDir;
+use lorchestra_core::store::retention::Retention;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// What the commands are given.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// Searched for plugins, in this order.
+    pub(crate) plugin_dirs: Vec<SearchDir>,
+    /// The state directory.
+    pub(crate) state_dir: PathBuf,
+    /// A store at the default place while the state directory is elsewhere: two histories.
+    pub(crate) second_store: Option<PathBuf>,
+    /// Parent of the packages' data directories.
+    pub(crate) data_root: PathBuf,
+    /// Command to run when a run failed.
+    pub(crate) on_failure: Option<String>,
+    /// How long things are kept.
+    pub(crate) retention: Retention,
+    /// Policies by `package/job`.
+    pub(crate) jobs: BTreeMap<String, JobConfig>,
+    /// The most verbose level that is traced.
+    pub(crate) trace_level: &'static str,
+}
+
+impl Settings {
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    pub(crate) fn read(args: &Args) -> Result<Self, Failure> {
+        // HOME unset or empty, as under cron: the passwd entry.
+        let base = BaseDirs::new().ok_or_else(|| {
+            Failure::new(Code::Config, "there is no home directory: HOME is not set, and this user has none in the passwd file")
+                .mend("set HOME")
+        })?;
+        let config_path = base.config_dir().join("lorchestra/config.toml");
+        let config = Config::read(&config_path)?;
+        let mut plugin_dirs = Vec::new();
+        let mut add = |path: PathBuf, origin: String| plugin_dirs.push(SearchDir { path, origin });
+        if args.plugin_dir.is_empty() {
+            add(base.data_dir().join("lorchestra/plugins"), "the plugin directory".into());
+            if let Some(paths) = std::env::var_os("LORCHESTRA_PLUGIN_PATH") {
+                for path in std::env::split_paths(&paths).filter(|path| !path.as_os_str().is_empty()) {
+                    add(path, "LORCHESTRA_PLUGIN_PATH".into());
+                }
+            }
+            for path in &config.plugin_dirs {
+                add(path.clone(), format!("plugin_dirs in {}", config_path.display()));
+            }
+        } else {
+            for path in &args.plugin_dir {
+                add(path.clone(), "--plugin-dir".into());
+            }
+        }
+        let state_home = base.state_dir().map_or_else(|| base.home_dir().join(".local/state"), PathBuf::from);
+        let state_dir = config.state_dir.unwrap_or_else(|| state_home.join("lorchestra"));
+        let default_state = base.home_dir().join(".local/state/lorchestra");
+        let second_store = (state_dir != default_state && default_state.join("lorchestra.db").exists()).then_some(default_state);
+        let default = Retention::default();
+        Ok(Self {
+            plugin_dirs,
+            state_dir,
+            second_store,
+            data_root: config.data_dir.unwrap_or_else(|| base.data_dir().join("lorchestra/data")),
+            on_failure: config.on_failure,
+            retention: Retention {
+                logs: config.retention.logs.unwrap_or(default.logs),
+                runs: config.retention.runs.unwrap_or(default.runs),
+            },
+            jobs: config.job,
+            trace_level: match args.verbose {
+                0 | 1 => "info",
+                2 => "debug",
+                _ => "trace",
+            },
+        })
+    }
+}

@@ -1,0 +1,65 @@
+//! How values look to people: times, durations, parameters as flags.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use lorchestra_plugin_api::def::ParamKind;
+use lorchestra_plugin_api::manifest::{ParamManifest, printable};
+use std::time::Duration;
+
+/// RFC 3339 with whole seconds, from microseconds since 1970.
+pub(crate) fn time(micros: i64) -> String {
+    DateTime::<Utc>::from_timestamp_micros(micros).map_or_else(|| micros.to_string(), |t| t.to_rfc3339_opts(SecondsFormat::Secs, true))
+}
+
+/// RFC 3339 with all digits, from microseconds since 1970.
+pub(crate) fn exact_time(micros: i64) -> String {
+    DateTime::<Utc>::from_timestamp_micros(micros).map_or_else(|| micros.to_string(), |t| t.to_rfc3339_opts(SecondsFormat::Micros, true))
+}
+
+/// `0.31s`, `12.4s`, `3m10s`.
+pub(crate) fn elapsed(duration: Duration) -> String {
+    match duration.as_secs_f64() {
+        s if s < 10.0 => format!("{s:.2}s"),
+        s if s < 60.0 => format!("{s:.1}s"),
+        _ => lorchestra_core::plan::duration::show(Duration::from_secs(duration.as_secs())),
+    }
+}
+
+/// What a flag's value stands for.
+pub(crate) fn value_name(kind: ParamKind) -> &'static str {
+    match kind {
+        ParamKind::String => "TEXT",
+        ParamKind::Int(_) | ParamKind::Uint(_) => "N",
+        ParamKind::Float => "NUMBER",
+        ParamKind::Bool => "BOOL",
+        ParamKind::DateTime => "TIME",
+        ParamKind::Date => "DATE",
+        ParamKind::Path => "PATH",
+    }
+}
+
+/// `--since <TIME>`, `--[no-]dry`.
+pub(crate) fn flag(param: &ParamManifest) -> String {
+    match param.kind {
+        ParamKind::Bool => format!("--[no-]{}", param.flag()),
+        kind => format!("--{} <{}>", param.flag(), value_name(kind)),
+    }
+}
+
+/// The parameter's documentation, with its default or that it is required.
+pub(crate) fn param_help(param: &ParamManifest) -> String {
+    let mut text = printable(param.docs.trim());
+    let note = if param.is_required() {
+        "[required]".to_owned()
+    } else {
+        match &param.default {
+            serde_json::Value::Null => return text,
+            serde_json::Value::Bool(false) => return text,
+            serde_json::Value::String(default) => format!("[default: {}]", printable(default)),
+            other => format!("[default: {other}]"),
+        }
+    };
+    if !text.is_empty() {
+        text.push(' ');
+    }
+    text + &note
+}

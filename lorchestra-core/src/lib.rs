@@ -1,0 +1,44 @@
+//! The parts of lorchestra, as a library. It reads no environment variable and no home directory: everything arrives as
+//! values, from the command line's settings.
+//!
+//! In the direction of the data:
+//!
+//! - [`catalog`]: what is in the plugin directories, without running any of it.
+//! - [`plan`]: a run before it exists: checked parameters, absolute times.
+//! - [`library`]: the bytes of one plugin, sealed, as they will be run.
+//! - [`supervisor`]: the life of a run, in the process a person started. Never loads plugin code.
+//! - [`worker`]: inside the child: the only dlopen, the sink, the job.
+//! - [`spool`]: the crash-safe way from the worker to the store.
+//! - [`store`]: runs, attempts and events, in SQLite.
+//! - [`recovery`]: what a supervisor's death left open, closed by the next command.
+//!
+//! Below them: [`state`] (where files are), [`locks`] (who may do what now), [`process`] (what the kernel knows of processes).
+
+pub mod catalog;
+pub mod library;
+pub mod locks;
+pub mod outcome;
+pub mod plan;
+pub mod process;
+pub mod recovery;
+pub mod spool;
+pub mod state;
+pub mod store;
+pub mod supervisor;
+pub mod worker;
+
+use rustix::fs::{Mode, OFlags};
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+/// Opens a file for appending, made with mode 0600 where it is missing.
+fn private_file(path: &Path) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?))
+}
+
+/// Microseconds since 1970, now.
+fn now_micros() -> i64 {
+    chrono::Utc::now().timestamp_micros()
+}

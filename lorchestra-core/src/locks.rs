@@ -1,0 +1,130 @@
+//! The locks: who may run a job now, and whether a worker is still there.
+//!
+//! Both kinds are released by the kernel at the holder's death, whatever kills it; lock files are never unlinked (a lock on
+//! an unlinked file protects nothing).
+//!
+//! - [`OverlapLock`]: flock, held by a run's supervisor from before the run is recorded until after its end is. Not
+//!   inherited by the worker: the descriptor is close-on-exec.
+//! - [`AttemptLock`]: POSIX record lock, taken by the worker itself. Unlike flock it is not inherited by what the job forks,
+//!   so that a daemon left behind cannot hold it; and it tells who holds it.
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::process::{Flock, FlockType, Pid};
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+/// The right to run one job of one account, until dropped.
+#[derive(Debug)]
+pub struct OverlapLock {
+    _file: File,
+}
+
+impl OverlapLock {
+    /// Takes the lock of a key (see [`overlap_name`]) if it is free; `None` if another run holds it.
+    pub fn try_take(path: &Path) -> io::Result<Option<Self>> {
+        let file = open(path)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self { _file: file })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Takes the lock, waiting for it.
+    pub fn take(path: &Path) -> io::Result<Self> {
+        let file = open(path)?;
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
+                Ok(()) => return Ok(Self { _file: file }),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+}
+
+/// Name of the overlap lock's file: `<package>.<job>.<account or ->`.
+///
+/// An account is any text: what is not a letter, a digit or one of `_@.+-` is written as `%XX`, and one that would not fit
+/// into a file name is its sha256. Package and job names have no dot, so two keys never share a file.
+pub fn overlap_name(package: &str, job: &str, account: Option<&str>) -> String {
+    let account = match account {
+        None => "-".to_owned(),
+        Some("-") => "%2D".to_owned(),
+        Some(text) => {
+            let mut name = String::new();
+            for byte in text.bytes() {
+                if byte.is_ascii_alphanumeric() || b"_@.+-".contains(&byte) {
+                    name.push(byte.into());
+                } else {
+                    name.push_str(&format!("%{byte:02X}"));
+                }
+            }
+            if name.len() > 100 { format!("%sha256-{}", hex(&Sha256::digest(text))) } else { name }
+        }
+    };
+    format!("{package}.{job}.{account}")
+}
+
+/// Bytes as lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// A worker's sign of life, until its process ends.
+#[derive(Debug)]
+pub struct AttemptLock {
+    _file: File,
+}
+
+impl AttemptLock {
+    /// Takes the lock for this process. Fails if another process has it: there is one worker to an attempt.
+    pub fn take(path: &Path) -> io::Result<Self> {
+        let file = open(path)?;
+        rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Self { _file: file })
+    }
+
+    /// The process that holds the lock, if any.
+    pub fn holder(path: &Path) -> io::Result<Option<Pid>> {
+        let file = match File::options().read(true).write(true).open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let wanted = Flock::from(FlockType::WriteLock);
+        Ok(rustix::process::fcntl_getlk(&file, &wanted)?.and_then(|held| held.pid))
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_holder_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.b.-");
+        let held = OverlapLock::try_take(&path).unwrap().unwrap();
+        assert!(OverlapLock::try_take(&path).unwrap().is_none());
+        drop(held);
+        assert!(OverlapLock::try_take(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn different_accounts_never_share_a_file() {
+        let long = "x".repeat(300);
+        let longer = "x".repeat(301);
+        let accounts = [None, Some("-"), Some(""), Some("a/b"), Some("a%2Fb"), Some(".."), Some("ä"), Some(&*long), Some(&*longer)];
+        let names: std::collections::BTreeSet<_> = accounts.iter().map(|a| overlap_name("p", "j", *a)).collect();
+        assert_eq!(names.len(), accounts.len(), "{names:?}");
+        assert!(names.iter().all(|n| n.len() < 255 && !n.contains('/')), "{names:?}");
+    }
+}

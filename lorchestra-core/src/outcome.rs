@@ -1,0 +1,314 @@
+//! How a run ended: one pure function over everything that is known at its end.
+//!
+//! The order of its rules is the design's: once the run was told to end, that is the cause, whatever the job managed to say;
+//! then the final record decides, never an exit code; without one, the manner of the worker's death.
+
+use crate::spool::record::Final;
+use lorchestra_plugin_api::invoke::JobReturn;
+use serde::Serialize;
+
+/// Why a run failed. A closed set; the names are part of the envelope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// The job returned an error.
+    Error,
+    /// The job panicked.
+    Panic,
+    /// The worker was killed by a signal.
+    Signal,
+    /// The worker exited without a final record.
+    Exit,
+    /// The run's deadline passed.
+    Timeout,
+    /// The run was told to end.
+    Cancelled,
+    /// The supervisor died, and the worker with it.
+    Abandoned,
+    /// The library could not be loaded.
+    Load,
+    /// Events may be missing: the spool could not be kept.
+    Spool,
+}
+
+impl Cause {
+    /// As stored, sent and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Panic => "panic",
+            Self::Signal => "signal",
+            Self::Exit => "exit",
+            Self::Timeout => "timeout",
+            Self::Cancelled => "cancelled",
+            Self::Abandoned => "abandoned",
+            Self::Load => "load",
+            Self::Spool => "spool",
+        }
+    }
+}
+
+/// Why the supervisor ended the run itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The deadline passed.
+    Timeout {
+        /// The limit.
+        after: std::time::Duration,
+    },
+    /// A signal told the supervisor to end.
+    Cancelled {
+        /// Its number.
+        signal: i32,
+    },
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Death {
+    /// It exited.
+    Exited(i32),
+    /// A signal killed it.
+    Killed {
+        /// The signal's number.
+        signal: i32,
+        /// Whether it left a core.
+        core: bool,
+    },
+    /// Nobody saw it: the supervisor was dead by then.
+    Unseen,
+}
+
+/// Everything that is known at the end of an attempt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evidence {
+    /// Whether the supervisor ended it, and why.
+    pub ending: Option<Ending>,
+    /// The final record.
+    pub end: Option<Final>,
+    /// Whether the job was entered.
+    pub entered: bool,
+    /// How the worker died.
+    pub death: Death,
+    /// Spool records that could not be read although they were whole.
+    pub damaged: u64,
+    /// What the worker said of its own troubles before it had a spool.
+    pub fault: Option<WorkerFault>,
+}
+
+/// A trouble of the worker outside plugin code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct WorkerFault {
+    /// Whether the spool was the trouble (a full disk), or lorchestra itself.
+    pub spool: bool,
+    /// One sentence.
+    pub message: String,
+}
+
+/// The outcome of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The job returned `Ok`.
+    Completed,
+    /// Anything else.
+    Failed(Failure),
+}
+
+/// How and why a run failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Why.
+    pub cause: Cause,
+    /// For people: one or two sentences, without control characters.
+    pub message: String,
+    /// Whether trying again would not help.
+    pub permanent: bool,
+    /// What the job itself said, where that is not the outcome.
+    pub job_result: Option<String>,
+    /// The signal, where one was the cause.
+    pub signal: Option<i32>,
+    /// The exit code, where that was the cause.
+    pub exit_code: Option<i32>,
+}
+
+/// Decides how the run ended.
+pub fn decide(evidence: &Evidence) -> Outcome {
+    let said = evidence.end.as_ref().map(result_text);
+    if let Some(ending) = evidence.ending {
+        let (cause, message, signal) = match ending {
+            Ending::Timeout { after } => (Cause::Timeout, format!("it did not end within {}", crate::plan::duration::show(after)), None),
+            Ending::Cancelled { signal } => (Cause::Cancelled, format!("it was told to end ({})", signal_name(signal)), Some(signal)),
+        };
+        return failed(Failure { job_result: said, signal, ..failure(cause, message) });
+    }
+    match &evidence.end {
+        Some(Final::Returned { returned, .. }) => match returned {
+            _ if evidence.damaged > 0 => {
+                let n = evidence.damaged;
+                failed(Failure { job_result: said, ..failure(Cause::Spool, format!("{n} records of the spool were damaged on disk")) })
+            }
+            JobReturn::Ok => Outcome::Completed,
+            JobReturn::Error { messages, permanent } => {
+                failed(Failure { permanent: *permanent, ..failure(Cause::Error, messages.join(": ")) })
+            }
+            JobReturn::Panic { message, location } if location.is_empty() => failed(failure(Cause::Panic, format!("panicked: {message}"))),
+            JobReturn::Panic { message, location } => failed(failure(Cause::Panic, format!("panicked at {location}: {message}"))),
+            JobReturn::Refused { message } => failed(Failure { permanent: true, ..failure(Cause::Load, message.clone()) }),
+        },
+        Some(Final::NotLoaded { message }) => failed(Failure { permanent: true, ..failure(Cause::Load, message.clone()) }),
+        Some(Final::SpoolFault { message }) => failed(failure(Cause::Spool, message.clone())),
+        None => failed(without_final(evidence)),
+    }
+}
+
+fn without_final(evidence: &Evidence) -> Failure {
+    if let Some(fault) = &evidence.fault {
+        let cause = if fault.spool { Cause::Spool } else { Cause::Load };
+        return failure(cause, fault.message.clone());
+    }
+    let (cause, how, signal, exit_code) = match evidence.death {
+        Death::Unseen => {
+            let message = "its supervisor and its worker died (killed, or the machine went down) before the job had ended";
+            return failure(Cause::Abandoned, message.into());
+        }
+        Death::Exited(code) => (Cause::Exit, format!("ended the process with exit code {code} instead of returning"), None, Some(code)),
+        Death::Killed { signal, core } => {
+            let core = if core { ", core dumped" } else { "" };
+            let hint = match signal {
+                6 => "; an abort or a stack overflow: its last words are in the log",
+                9 => "; if nobody sent it, the kernel ran out of memory (see dmesg)",
+                11 => "; an invalid memory access or a stack overflow",
+                _ => "",
+            };
+            (Cause::Signal, format!("was killed by {}{core}{hint}", signal_name(signal)), Some(signal), None)
+        }
+    };
+    if evidence.entered {
+        Failure { signal, exit_code, ..failure(cause, format!("the job {how}")) }
+    } else {
+        Failure { signal, exit_code, permanent: true, ..failure(Cause::Load, format!("while it was being loaded, the plugin {how}")) }
+    }
+}
+
+fn failed(mut failure: Failure) -> Outcome {
+    // The text may be a job's or a plugin's own: it is shown on terminals.
+    failure.message = lorchestra_plugin_api::manifest::printable(&failure.message);
+    Outcome::Failed(failure)
+}
+
+fn failure(cause: Cause, message: String) -> Failure {
+    Failure { cause, message, permanent: false, job_result: None, signal: None, exit_code: None }
+}
+
+fn result_text(end: &Final) -> String {
+    match end {
+        Final::Returned { returned: JobReturn::Ok, .. } => "ok".into(),
+        Final::Returned { returned: JobReturn::Error { messages, .. }, .. } => format!("error: {}", messages.join(": ")),
+        Final::Returned { returned: JobReturn::Panic { message, .. }, .. } => format!("panic: {message}"),
+        Final::Returned { returned: JobReturn::Refused { message }, .. } | Final::NotLoaded { message } => format!("load: {message}"),
+        Final::SpoolFault { message } => format!("spool: {message}"),
+    }
+}
+
+/// `SIGSEGV`, or `signal 40` for one without a name.
+pub fn signal_name(signal: i32) -> String {
+    let name = match signal {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        5 => "SIGTRAP",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        10 => "SIGUSR1",
+        11 => "SIGSEGV",
+        12 => "SIGUSR2",
+        13 => "SIGPIPE",
+        14 => "SIGALRM",
+        15 => "SIGTERM",
+        24 => "SIGXCPU",
+        25 => "SIGXFSZ",
+        31 => "SIGSYS",
+        other => return format!("signal {other}"),
+    };
+    name.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn returned(returned: JobReturn) -> Option<Final> {
+        Some(Final::Returned { returned, max_rss_kib: None })
+    }
+
+    fn evidence() -> Evidence {
+        Evidence { ending: None, end: None, entered: true, death: Death::Exited(0), damaged: 0, fault: None }
+    }
+
+    fn cause(evidence: &Evidence) -> Option<Cause> {
+        match decide(evidence) {
+            Outcome::Completed => None,
+            Outcome::Failed(failure) => Some(failure.cause),
+        }
+    }
+
+    #[test]
+    fn success_is_the_final_record_whatever_the_exit() {
+        for death in [Death::Exited(0), Death::Exited(7), Death::Killed { signal: 11, core: true }, Death::Unseen] {
+            assert_eq!(cause(&Evidence { end: returned(JobReturn::Ok), death, ..evidence() }), None, "{death:?}");
+        }
+    }
+
+    #[test]
+    fn an_exit_code_of_zero_is_no_success() {
+        assert_eq!(cause(&evidence()), Some(Cause::Exit));
+    }
+
+    #[test]
+    fn once_told_to_end_nothing_else_is_the_cause() {
+        let ends = [None, returned(JobReturn::Ok), returned(JobReturn::Panic { message: "x".into(), location: String::new() })];
+        for end in ends {
+            for death in [Death::Exited(0), Death::Killed { signal: 9, core: false }] {
+                let timeout = Evidence { ending: Some(Ending::Timeout { after: Duration::from_secs(1) }), end: end.clone(), death, ..evidence() };
+                assert_eq!(cause(&timeout), Some(Cause::Timeout));
+                let Outcome::Failed(failure) = decide(&timeout) else { unreachable!() };
+                assert_eq!(failure.job_result.is_some(), end.is_some());
+                let cancelled = Evidence { ending: Some(Ending::Cancelled { signal: 2 }), ..timeout };
+                assert_eq!(cause(&cancelled), Some(Cause::Cancelled));
+            }
+        }
+    }
+
+    #[test]
+    fn a_death_before_the_job_was_entered_is_a_failure_to_load() {
+        for death in [Death::Exited(0), Death::Exited(3), Death::Killed { signal: 11, core: false }] {
+            assert_eq!(cause(&Evidence { entered: false, death, ..evidence() }), Some(Cause::Load));
+        }
+    }
+
+    #[test]
+    fn what_nobody_saw_is_abandoned_unless_the_record_says_otherwise() {
+        let unseen = Evidence { death: Death::Unseen, ..evidence() };
+        assert_eq!(cause(&unseen), Some(Cause::Abandoned));
+        assert_eq!(cause(&Evidence { entered: false, ..unseen.clone() }), Some(Cause::Abandoned));
+        let error = JobReturn::Error { messages: vec!["no".into()], permanent: true };
+        assert_eq!(cause(&Evidence { end: returned(error), ..unseen }), Some(Cause::Error));
+    }
+
+    #[test]
+    fn lost_records_are_no_success() {
+        assert_eq!(cause(&Evidence { end: returned(JobReturn::Ok), damaged: 2, ..evidence() }), Some(Cause::Spool));
+        assert_eq!(cause(&Evidence { end: Some(Final::SpoolFault { message: "x".into() }), ..evidence() }), Some(Cause::Spool));
+    }
+
+    #[test]
+    fn messages_cannot_steer_a_terminal() {
+        let error = JobReturn::Error { messages: vec!["\u{1b}[2Jgone".into()], permanent: false };
+        let Outcome::Failed(failure) = decide(&Evidence { end: returned(error), ..evidence() }) else { unreachable!() };
+        assert_eq!(failure.message, "[2Jgone");
+    }
+}

@@ -1,0 +1,305 @@
+//! A run before it exists: typed parameters, the window in absolute time, the limits it runs under.
+//!
+//! Owns the step from what was typed to what will be run, [`resolve`]. It is given the job's manifest by the catalog's user,
+//! the texts by the command line, and hands a [`Plan`] to the supervisor or to the printer of `--dry-run`. It touches
+//! nothing: no clock, no environment, no file; now is a value. What it promises: each time is resolved once, so that the
+//! plan that is printed is the plan that is run; a plan holds nothing its job's types do not take; and what is wrong with
+//! a request is said all at once, one line each.
+//!
+//! [`time`] and [`duration`] are the two small languages, [`value`] is what each kind of parameter takes.
+
+pub mod duration;
+pub mod time;
+pub mod value;
+
+mod date;
+mod fault;
+mod foreign;
+mod instant;
+mod relative;
+mod unit;
+mod window;
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+
+pub use fault::{Fault, PlanError};
+pub use window::Window;
+
+use chrono::{DateTime, Utc};
+use lorchestra_plugin_api::def::ParamKind;
+use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest};
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use value::Fitting;
+use window::End;
+
+/// Where an `until` comes from that nobody gave.
+const START: &str = "not given: the start of the run";
+
+/// What was asked for.
+#[derive(Debug, Clone)]
+pub struct Request<'a> {
+    /// Package of the job.
+    pub package: &'a str,
+    /// Version of the package.
+    pub version: &'a str,
+    /// The job, as its library describes it.
+    pub job: &'a JobManifest,
+    /// What was typed, in its order.
+    pub values: Vec<Given>,
+    /// The instant that relative times count from.
+    pub now: DateTime<Utc>,
+    /// How long the job may run; `None`: as long as it takes.
+    pub timeout: Option<Duration>,
+    /// How long a job that was asked to end has before it is killed.
+    pub grace: Duration,
+}
+
+/// One parameter's value as it was typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    /// The parameter's name, as in the manifest; `-` for `_` is understood.
+    pub name: String,
+    /// The value.
+    pub text: String,
+    /// What stood before the value, for messages: `--since`, or `--param since`.
+    pub typed_as: String,
+}
+
+/// A run that could begin: every value checked, every time absolute. As JSON, durations are seconds and times RFC 3339.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Plan {
+    /// Package of the job.
+    pub package: String,
+    /// Version of the package.
+    pub version: String,
+    /// Name of the job.
+    pub job: String,
+    /// Parameters by name, as they cross to the job. One that is optional and was not given is missing.
+    pub params: Map<String, Value>,
+    /// The `account` parameter, if the job has one of text and it has a value: runs of one account do not overlap.
+    pub account: Option<String>,
+    /// What time the run is about, if the job has a parameter `since` or `until` that is a time.
+    pub window: Option<Window>,
+    /// How long the job may run; `None`: as long as it takes.
+    #[serde(serialize_with = "optional_seconds")]
+    pub timeout: Option<Duration>,
+    /// How long a job that was asked to end has before it is killed.
+    #[serde(serialize_with = "seconds")]
+    pub grace: Duration,
+    /// The now that relative times were counted from, to the microsecond.
+    pub resolved_at: DateTime<Utc>,
+}
+
+/// Makes a plan of a request.
+///
+/// # Errors
+/// All that is wrong with the request. The job was not touched.
+pub fn resolve(request: Request<'_>) -> Result<Plan, PlanError> {
+    let Request { package, version, job, values, now, timeout, grace } = request;
+    let now = time::to_micros(now);
+    let mut faults = Vec::new();
+    let mut given: BTreeMap<&str, Vec<&Given>> = BTreeMap::new();
+    for value in &values {
+        match find(job, &value.name) {
+            Some(param) => given.entry(&param.name).or_default().push(value),
+            None => faults.push(unknown(package, job, value)),
+        }
+    }
+    let mut params = Map::new();
+    let mut ends = Ends::default();
+    for param in &job.params {
+        let typed = given.remove(param.name.as_str()).unwrap_or_default();
+        match settle(param, &typed, now) {
+            Ok(Some((value, origin))) => {
+                ends.see(param, Some((&value, origin)));
+                params.insert(param.name.clone(), value.to_json());
+            }
+            Ok(None) => ends.see(param, None),
+            Err(mut wrong) => {
+                ends.see(param, None);
+                ends.broken |= is_end(param);
+                faults.append(&mut wrong);
+            }
+        }
+    }
+    let window = ends.window(now).unwrap_or_else(|fault| {
+        faults.push(fault);
+        None
+    });
+    if !faults.is_empty() {
+        return Err(PlanError { faults });
+    }
+    let account = job
+        .params
+        .iter()
+        .find(|param| param.name == "account" && param.kind == ParamKind::String)
+        .and_then(|param| params.get(&param.name)?.as_str().map(str::to_owned));
+    Ok(Plan {
+        package: package.to_owned(),
+        version: version.to_owned(),
+        job: job.name.clone(),
+        params,
+        account,
+        window,
+        timeout,
+        grace,
+        resolved_at: now,
+    })
+}
+
+/// The parameter of that name; failing that, the one whose flag it is.
+fn find<'a>(job: &'a JobManifest, name: &str) -> Option<&'a ParamManifest> {
+    let exact = job.params.iter().find(|param| param.name == name);
+    exact.or_else(|| {
+        let mut alike = job.params.iter().filter(|param| param.flag() == name.replace('_', "-"));
+        alike.next().filter(|_| alike.next().is_none())
+    })
+}
+
+/// A parameter's value and where it came from; `Ok(None)` where it is left to the job.
+fn settle(param: &ParamManifest, typed: &[&Given], now: DateTime<Utc>) -> Result<Option<(Fitting, String)>, Vec<Fault>> {
+    let flag = || format!("--{}", param.flag());
+    if typed.is_empty() {
+        let default = value::default(param, now).map_err(|reason| vec![Fault::Default { flag: flag(), reason }])?;
+        return match default {
+            Some(value) => Ok(Some((value, format!("the default {}", fault::quote_json(&param.default))))),
+            // The start of the run, passed on: the job and the window see the same end.
+            None if is_end(param) && param.name == "until" && param.optional => {
+                let start = value::parse(ParamKind::DateTime, "now", now);
+                let typed = format!("until ({START})");
+                start.map(|value| Some((value, START.to_owned()))).map_err(|reason| vec![Fault::Value { typed, reason }])
+            }
+            None if param.is_required() => Err(vec![missing(param)]),
+            None => Ok(None),
+        };
+    }
+    let mut faults = Vec::new();
+    let mut settled = None;
+    if typed.len() > 1 {
+        let all: Vec<String> = typed.iter().map(|given| given.shown(param.kind)).collect();
+        faults.push(Fault::Repeated { flag: flag(), times: typed.len(), typed: all.join(" and ") });
+    }
+    for given in typed {
+        match value::parse(param.kind, &given.text, now) {
+            Ok(value) => settled = Some((value, given.shown(param.kind))),
+            Err(reason) => faults.push(Fault::Value { typed: given.shown(param.kind), reason }),
+        }
+    }
+    if faults.is_empty() { Ok(settled) } else { Err(faults) }
+}
+
+/// Whether this is a parameter that bounds the window.
+fn is_end(param: &ParamManifest) -> bool {
+    param.kind == ParamKind::DateTime && (param.name == "since" || param.name == "until")
+}
+
+/// The ends of the window, as far as they are known.
+#[derive(Debug, Default)]
+struct Ends {
+    /// The job has at least one.
+    declared: bool,
+    /// One of them has a fault of its own: nothing can be said of the window.
+    broken: bool,
+    since: Option<End>,
+    until: Option<End>,
+}
+
+impl Ends {
+    fn see(&mut self, param: &ParamManifest, value: Option<(&Fitting, String)>) {
+        if !is_end(param) {
+            return;
+        }
+        self.declared = true;
+        if let Some((Fitting::Instant(at), origin)) = value {
+            let end = Some(End { at: *at, origin });
+            if param.name == "since" { self.since = end } else { self.until = end }
+        }
+    }
+
+    fn window(self, now: DateTime<Utc>) -> Result<Option<Window>, Fault> {
+        if !self.declared || self.broken {
+            return Ok(None);
+        }
+        let until = self.until.unwrap_or_else(|| End { at: now, origin: START.to_owned() });
+        Window::of(self.since.as_ref(), &until).map(Some)
+    }
+}
+
+impl Given {
+    /// Flag and value, as they were typed.
+    fn shown(&self, kind: ParamKind) -> String {
+        let by_name = self.typed_as.starts_with("--param ");
+        let text = fault::quote(&self.text);
+        if by_name {
+            format!("{}={text}", printable_flag(&self.typed_as))
+        } else if kind == ParamKind::Bool && (self.text == "true" || self.text == "false") {
+            // `--x` and `--no-x` have no value of their own.
+            printable_flag(&self.typed_as)
+        } else {
+            format!("{} {text}", printable_flag(&self.typed_as))
+        }
+    }
+}
+
+/// What was typed before the value, as it is where that is harmless.
+fn printable_flag(typed_as: &str) -> String {
+    let quoted = fault::quote(typed_as);
+    if quoted.len() == typed_as.len() + 2 { typed_as.to_owned() } else { quoted }
+}
+
+fn unknown(package: &str, job: &JobManifest, given: &Given) -> Fault {
+    let flags: Vec<String> = job.params.iter().map(ParamManifest::flag).collect();
+    let typed_flag = given.name.replace('_', "-");
+    let mend = match fault::nearest(&typed_flag, flags.iter().map(String::as_str)) {
+        Some(flag) => format!("did you mean --{flag}?"),
+        None if flags.is_empty() => "it takes none: leave it out".to_owned(),
+        None => {
+            // A message is a line: who has more parameters than this looks at the help.
+            const LISTED: usize = 10;
+            let more = if flags.len() > LISTED { ", …" } else { "" };
+            let listed: Vec<String> = flags.iter().take(LISTED).map(|flag| format!("--{flag}")).collect();
+            format!("there are {}{more}", listed.join(", "))
+        }
+    };
+    Fault::Unknown {
+        typed: given.shown(ParamKind::String),
+        job: format!("{package}/{}", job.name),
+        name: fault::quote(&given.name),
+        mend,
+    }
+}
+
+fn missing(param: &ParamManifest) -> Fault {
+    let flag = format!("--{}", param.flag());
+    let usage = match param.kind {
+        ParamKind::Bool => format!("{flag} or --no-{}", param.flag()),
+        kind => format!("{flag} {}", value::placeholder(kind)),
+    };
+    let mut summary = value::describe(param.kind);
+    let docs = fault::first_line(&param.docs);
+    if !docs.is_empty() {
+        summary = format!("{summary}. {docs}");
+    }
+    Fault::Missing { flag, usage, summary }
+}
+
+fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    if duration.subsec_nanos() == 0 {
+        serializer.serialize_u64(duration.as_secs())
+    } else {
+        serializer.serialize_f64(duration.as_secs_f64())
+    }
+}
+
+fn optional_seconds<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    match duration {
+        Some(duration) => seconds(duration, serializer),
+        None => serializer.serialize_none(),
+    }
+}

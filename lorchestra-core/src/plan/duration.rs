@@ -1,0 +1,270 @@
+//! Durations as people write them: `90s`, `1h30m`, `2w`. Owns the form in both directions ([`parse`], [`show`]); pure.
+//!
+//! One or more whole numbers, each with a unit of `s m h d w`, largest first, each unit once, without spaces. A day is 24
+//! hours and a week seven days. Months and years are refused: they have no fixed length.
+
+use super::unit::{Unit, split_digits};
+use std::time::Duration;
+use thiserror::Error;
+
+/// The longest duration that is read: 36500 days, a hundred years. Added to any clock there is, it does not overflow.
+pub const MAX: Duration = Duration::from_secs(36_500 * 24 * 60 * 60);
+
+/// Bytes of the longest text that is looked at. Proposals are made by mending and reading again, once for each thing that
+/// is wrong, so their number has to have an end.
+const MAX_TEXT: usize = 64;
+
+/// Why a text is not a duration, and what to write instead. The text itself is not repeated.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum DurationError {
+    /// Nothing, or only spaces.
+    #[error("is empty; write a duration such as 90s, 5m or 1h30m")]
+    Empty,
+    /// A person can read it, but it is not in the form that is taken; `write` is.
+    #[error("{reason}; write {write}")]
+    Form {
+        /// What is wrong with the form.
+        reason: &'static str,
+        /// The same duration in the right form.
+        write: String,
+    },
+    /// A number alone.
+    #[error("its unit is missing; write {seconds} for seconds or {minutes} for minutes")]
+    NoUnit {
+        /// The number as seconds.
+        seconds: String,
+        /// The number as minutes.
+        minutes: String,
+    },
+    /// Months or years.
+    #[error("months and years have no fixed length; write days, such as 30d")]
+    Calendar,
+    /// Milliseconds and below.
+    #[error("the smallest unit is the second; write 1s or more")]
+    TooFine,
+    /// More than [`MAX`].
+    #[error("is too long; write at most 36500d")]
+    TooLong,
+    /// Nothing of the above.
+    #[error("is not a duration; write numbers with the units w d h m s, such as 90s, 5m or 1h30m")]
+    Unknown,
+}
+
+/// The duration that `text` says.
+///
+/// # Errors
+/// See [`DurationError`]. Never longer than [`MAX`].
+pub fn parse(text: &str) -> Result<Duration, DurationError> {
+    if text.trim().is_empty() {
+        return Err(DurationError::Empty);
+    }
+    if text.len() > MAX_TEXT {
+        return Err(DurationError::Unknown);
+    }
+    if text.contains(char::is_whitespace) {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        // `5 5` is not 55.
+        let apart = words.windows(2).any(|w| w[0].ends_with(is_digit) && w[1].starts_with(is_digit));
+        return Err(if apart { DurationError::Unknown } else { instead("has spaces in it", words.concat()) });
+    }
+    if let Some(unsigned) = text.strip_prefix(['-', '+', '\u{2212}', '\u{2013}']) {
+        return Err(instead("a duration has no sign", unsigned.to_owned()));
+    }
+    let mut total = 0_u64;
+    let mut last: Option<Unit> = None;
+    let mut in_order = true;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (number, tail) = split_digits(rest);
+        let (word, tail) = tail.split_at(tail.find(is_digit).unwrap_or(tail.len()));
+        if number.is_empty() {
+            return Err(DurationError::Unknown);
+        }
+        if word.starts_with(['.', ',']) {
+            return Err(fraction(text).unwrap_or(DurationError::Unknown));
+        }
+        let before = &text[..text.len() - tail.len() - word.len()];
+        let unit = unit(word, last, before, tail)?;
+        in_order &= last.is_none_or(|last| unit < last);
+        last = Some(unit);
+        // Numbers too long for 64 bits are durations too long for anyone.
+        total = number
+            .parse::<u64>()
+            .ok()
+            .zip(unit.seconds())
+            .and_then(|(n, seconds)| n.checked_mul(seconds))
+            .and_then(|seconds| seconds.checked_add(total))
+            .filter(|total| *total <= MAX.as_secs())
+            .ok_or(DurationError::TooLong)?;
+        rest = tail;
+    }
+    let duration = Duration::from_secs(total);
+    if in_order {
+        Ok(duration)
+    } else {
+        Err(DurationError::Form { reason: "the largest unit comes first, each unit once", write: show(duration) })
+    }
+}
+
+/// `duration` in the form that [`parse`] reads: `1h30m`, `14d`, `0s`. Parts of a second are left out.
+pub fn show(duration: Duration) -> String {
+    let mut rest = duration.as_secs();
+    if rest == 0 {
+        return "0s".to_owned();
+    }
+    let mut text = String::new();
+    // Without weeks: 10d says more than 1w3d.
+    for (seconds, unit) in [(86_400, 'd'), (3_600, 'h'), (60, 'm'), (1, 's')] {
+        let n = rest / seconds;
+        rest %= seconds;
+        if n > 0 {
+            text.push_str(&format!("{n}{unit}"));
+        }
+    }
+    text
+}
+
+/// The unit of one part. `before` is the text up to the unit, `tail` what follows it.
+fn unit(word: &str, last: Option<Unit>, before: &str, tail: &str) -> Result<Unit, DurationError> {
+    Ok(match word {
+        "s" => Unit::Second,
+        "m" => Unit::Minute,
+        "h" => Unit::Hour,
+        "d" => Unit::Day,
+        "w" => Unit::Week,
+        "" => {
+            // `1h30`: what follows hours are minutes.
+            let Some(last) = last else {
+                let (seconds, minutes) = (format!("{before}s"), format!("{before}m"));
+                // Where so many minutes would be too long, only seconds can be meant.
+                return Err(match parse(&minutes) {
+                    Ok(_) => DurationError::NoUnit { seconds, minutes },
+                    Err(_) => instead("its unit is missing", seconds),
+                });
+            };
+            let next = match last {
+                Unit::Second => return Err(DurationError::Unknown),
+                Unit::Minute => 's',
+                Unit::Hour => 'm',
+                _ => 'h',
+            };
+            return Err(instead("its last number has no unit", format!("{before}{next}")));
+        }
+        "ms" | "us" | "µs" | "ns" => return Err(DurationError::TooFine),
+        _ => {
+            let short = match Unit::meant(word) {
+                Some(Unit::Month | Unit::Year) => return Err(DurationError::Calendar),
+                Some(Unit::Second) => 's',
+                Some(Unit::Minute) => 'm',
+                Some(Unit::Hour) => 'h',
+                Some(Unit::Day) => 'd',
+                Some(Unit::Week) => 'w',
+                None if word == "M" => 'm',
+                None => return Err(DurationError::Unknown),
+            };
+            return Err(instead("the units are w d h m s", format!("{before}{short}{tail}")));
+        }
+    })
+}
+
+/// `1.5h` is `1h30m`; `None` where the fraction is not one of whole seconds.
+fn fraction(text: &str) -> Option<DurationError> {
+    let (whole, tail) = split_digits(text);
+    let (digits, word) = split_digits(tail.strip_prefix(['.', ','])?);
+    let unit = if word == "m" { Unit::Minute } else { Unit::meant(word)? };
+    let scale = 10_u64.checked_pow(u32::try_from(digits.len()).ok()?)?;
+    let scaled = format!("{whole}{digits}").parse::<u64>().ok()?.checked_mul(unit.seconds()?)?;
+    (scaled.is_multiple_of(scale)).then(|| instead("the numbers are whole", show(Duration::from_secs(scaled / scale))))
+}
+
+fn is_digit(c: char) -> bool {
+    c.is_ascii_digit()
+}
+
+/// The error that proposes `write`, unless that is wrong itself: then what is wrong with it.
+fn instead(reason: &'static str, write: String) -> DurationError {
+    match parse(&write) {
+        Ok(_) => DurationError::Form { reason, write },
+        Err(error) => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read() {
+        for (text, seconds) in [
+            ("90s", 90),
+            ("0s", 0),
+            ("5m", 300),
+            ("1h30m", 5400),
+            ("1h30m5s", 5405),
+            ("2d", 172_800),
+            ("2w", 1_209_600),
+            ("1w1d1h1m1s", 694_861),
+            ("007s", 7),
+            ("36500d", 3_153_600_000),
+        ] {
+            assert_eq!(parse(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown() {
+        for (seconds, text) in
+            [(0, "0s"), (59, "59s"), (60, "1m"), (5400, "1h30m"), (86_400, "1d"), (1_209_600, "14d"), (90_061, "1d1h1m1s")]
+        {
+            assert_eq!(show(Duration::from_secs(seconds)), text);
+        }
+        assert_eq!(show(Duration::from_millis(1_999)), "1s");
+    }
+
+    #[test]
+    fn what_is_refused_and_what_to_write_instead() {
+        for (text, mend) in [
+            ("", "write a duration such as 90s"),
+            (" \t", "write a duration such as 90s"),
+            ("90", "write 90s for seconds or 90m for minutes"),
+            ("99999999", "its unit is missing; write 99999999s"),
+            ("1h30", "write 1h30m"),
+            ("1m30", "write 1m30s"),
+            ("1d12", "write 1d12h"),
+            ("1s5", "such as 90s"),
+            ("5min", "write 5m"),
+            ("5 minutes", "write 5m"),
+            ("5M", "write 5m"),
+            ("1H30M", "write 1h30m"),
+            ("1hour30min", "write 1h30m"),
+            ("1h 30m", "write 1h30m"),
+            (" 5m", "write 5m"),
+            ("-5m", "has no sign; write 5m"),
+            ("+5m", "has no sign; write 5m"),
+            ("\u{2212}5m", "has no sign; write 5m"),
+            ("30m1h", "write 1h30m"),
+            ("1m1m", "write 2m"),
+            ("1.5h", "write 1h30m"),
+            ("0,5m", "write 30s"),
+            ("0.001s", "such as 90s"),
+            ("1mo", "write days, such as 30d"),
+            ("1y", "write days, such as 30d"),
+            ("500ms", "write 1s or more"),
+            ("s", "such as 90s"),
+            ("1h-5m", "such as 90s"),
+            ("PT1H", "such as 90s"),
+            ("1:30:00", "such as 90s"),
+            ("forever", "such as 90s"),
+            ("5 5", "such as 90s"),
+            (&"1hour".repeat(10_000), "such as 90s"),
+            ("36501d", "at most 36500d"),
+            ("36500d1s", "at most 36500d"),
+            ("99999999999999999999s", "at most 36500d"),
+            ("99999999999999999999", "at most 36500d"),
+            ("18446744073709551615w", "at most 36500d"),
+        ] {
+            let message = parse(text).unwrap_err().to_string();
+            assert!(message.contains(mend), "{text:?}: {message}");
+        }
+    }
+}

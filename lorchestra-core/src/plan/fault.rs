@@ -1,0 +1,179 @@
+//! What is wrong with a request, in words. Owns the messages of [`super::resolve`]: each fault is one line that names the
+//! flag, the value, the reason and the mend, whatever is in the value.
+
+use super::value::ValueError;
+use lorchestra_plugin_api::manifest::printable;
+use std::fmt;
+use thiserror::Error;
+
+/// Characters of a typed value that are repeated in a message.
+const SHOWN_VALUE: usize = 60;
+/// Characters of a plugin's own text that are repeated in a message.
+const SHOWN_DOCS: usize = 100;
+
+/// Everything that is wrong with a request: at least one fault. Printed, one line each: names the job does not have, then
+/// its parameters in their order, then the window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanError {
+    /// The faults, each a line of its own.
+    pub faults: Vec<Fault>,
+}
+
+impl PlanError {
+    /// Whether all of it is the plugin's fault, and nothing the caller typed.
+    pub fn is_of_plugin(&self) -> bool {
+        self.faults.iter().all(|fault| matches!(fault, Fault::Default { .. }))
+    }
+}
+
+impl fmt::Display for PlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, fault) in self.faults.iter().enumerate() {
+            write!(f, "{}{fault}", if i == 0 { "" } else { "\n" })?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for PlanError {}
+
+/// One thing that is wrong. All texts are ready to be shown: quoted, shortened, without control characters.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Fault {
+    /// A value that its parameter does not take.
+    #[error("{typed}: {reason}")]
+    Value {
+        /// Flag and value.
+        typed: String,
+        /// Why, and what to write.
+        reason: ValueError,
+    },
+    /// A name that the job does not have.
+    #[error("{typed}: {job} has no parameter {name}; {mend}")]
+    Unknown {
+        /// Flag and value.
+        typed: String,
+        /// `package/job`.
+        job: String,
+        /// The name.
+        name: String,
+        /// The nearest name, or all there are.
+        mend: String,
+    },
+    /// A parameter without which the job does not run.
+    #[error("{flag} is missing; add {usage}: {summary}")]
+    Missing {
+        /// The flag, with its dashes.
+        flag: String,
+        /// The flag as it would be typed.
+        usage: String,
+        /// Its type, and the first line of its documentation.
+        summary: String,
+    },
+    /// One parameter, several values.
+    #[error("{flag} is given {times} times, as {typed}; keep one of them")]
+    Repeated {
+        /// The flag, with its dashes.
+        flag: String,
+        /// How often.
+        times: usize,
+        /// Each flag and value, as typed.
+        typed: String,
+    },
+    /// A window with nothing in it.
+    #[error(
+        "the window is empty: since {since} ({since_origin}) is not before until {until} ({until_origin}); {}",
+        mend(until_origin)
+    )]
+    Window {
+        /// The beginning, absolute.
+        since: String,
+        /// What it came from.
+        since_origin: String,
+        /// The end, absolute.
+        until: String,
+        /// What it came from.
+        until_origin: String,
+    },
+    /// The manifest's own default does not fit its parameter: the plugin is broken.
+    #[error("{flag}: {reason}; this is a fault of the plugin: give {flag} yourself, and tell its author")]
+    Default {
+        /// The flag, with its dashes.
+        flag: String,
+        /// The default, and what is wrong with it.
+        reason: String,
+    },
+}
+
+fn mend(until_origin: &str) -> &'static str {
+    if until_origin == super::START { "write an earlier since" } else { "write an earlier since or a later until" }
+}
+
+/// A typed value for a message: in double quotes, what cannot be printed escaped, cut where it is long.
+pub(super) fn quote(text: &str) -> String {
+    match text.char_indices().nth(SHOWN_VALUE) {
+        None => format!("{text:?}"),
+        Some((end, _)) => format!("{:?}…", &text[..end]),
+    }
+}
+
+/// A JSON value for a message.
+pub(super) fn quote_json(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::String(text) => quote(text),
+        other => {
+            let text = other.to_string();
+            if text.chars().count() > SHOWN_VALUE { quote(&text) } else { printable(&text) }
+        }
+    }
+}
+
+/// The first line of what a plugin says of itself, for a message.
+pub(super) fn first_line(docs: &str) -> String {
+    let line = printable(docs.lines().next().unwrap_or_default()).replace('\t', " ");
+    match line.trim().char_indices().nth(SHOWN_DOCS) {
+        None => line.trim().to_owned(),
+        Some((end, _)) => format!("{}…", &line.trim()[..end]),
+    }
+}
+
+/// The one of `known` that a mistyped name most likely means.
+pub(super) fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .map(|name| (strsim::jaro_winkler(typed, name), name))
+        .filter(|(likeness, _)| *likeness >= 0.8)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_stay_on_their_line() {
+        assert_eq!(quote("-7d"), "\"-7d\"");
+        assert_eq!(quote("a\nb\u{1b}[31m\u{202e}"), r#""a\nb\u{1b}[31m\u{202e}""#);
+        let long = quote(&"ü".repeat(1000));
+        assert_eq!(long.chars().count(), SHOWN_VALUE + 3);
+        assert!(long.ends_with("\"…"));
+    }
+
+    #[test]
+    fn a_plugins_text_stays_on_its_line() {
+        assert_eq!(first_line("Which\tmailbox \u{1b}[31m.\nMore."), "Which mailbox [31m.");
+        assert_eq!(first_line(&"x".repeat(500)).chars().count(), SHOWN_DOCS + 1);
+        assert_eq!(first_line(""), "");
+    }
+
+    #[test]
+    fn the_nearest_name() {
+        let known = ["account", "since", "source", "until", "page_size"];
+        for (typed, meant) in [("accuont", "account"), ("acc", "account"), ("pagesize", "page_size"), ("untill", "until")] {
+            assert_eq!(nearest(typed, known), Some(meant), "{typed}");
+        }
+        assert_eq!(nearest("colour", known), None);
+        assert_eq!(nearest("", known), None);
+    }
+}

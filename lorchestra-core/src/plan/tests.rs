@@ -1,0 +1,623 @@
+//! Requests through [`resolve`], as the command line makes them. What must hold for every request there is stands in
+//! [`super::properties`].
+//!
+//! - `good_values_*`: what crosses to the job.
+//! - `bad_values`: the table of what is refused; each line names flag, value and mend, and most mends are tried.
+//! - `names_*`, `missing_*`, `repeated_*`, `defaults_*`: the faults that are not a value's.
+//! - `window_*`: the two ends.
+
+use super::*;
+use serde_json::json;
+
+/// A Saturday at the end of a leap year's February, with nanoseconds.
+pub(super) fn now() -> DateTime<Utc> {
+    "2024-03-30T12:34:56.789012345Z".parse().unwrap()
+}
+
+pub(super) fn param(name: &str, kind: &str, optional: bool, default: Value, docs: &str) -> Value {
+    json!({"name": name, "rust_type": kind, "kind": kind, "optional": optional, "default": default, "docs": docs})
+}
+
+pub(super) fn job(params: Vec<Value>) -> JobManifest {
+    serde_json::from_value(json!({
+        "name": "extract", "signature": "(cx)", "docs": "Extract.", "file": "src/lib.rs", "line": 1, "params": params,
+    }))
+    .unwrap()
+}
+
+/// One optional parameter of each kind, named like its kind.
+fn all_kinds() -> JobManifest {
+    let kinds =
+        ["string", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "f64", "bool", "datetime", "date", "path"].map(|kind| {
+            let default = if kind == "bool" { json!(false) } else { Value::Null };
+            param(kind, kind, kind != "bool", default, "")
+        });
+    job(kinds.to_vec())
+}
+
+/// The window's own parameters, optional.
+fn window_job() -> JobManifest {
+    job(vec![param("since", "datetime", true, Value::Null, ""), param("until", "datetime", true, Value::Null, "")])
+}
+
+/// `("since", "-7d")` is `--since -7d`; a name with a leading `=` is `--param name=value`.
+pub(super) fn request<'a>(job: &'a JobManifest, values: &[(&str, &str)]) -> Request<'a> {
+    let given = |(name, text): &(&str, &str)| match name.strip_prefix('=') {
+        Some(name) => Given { name: name.into(), text: (*text).into(), typed_as: format!("--param {name}") },
+        None => Given { name: (*name).into(), text: (*text).into(), typed_as: format!("--{}", name.replace('_', "-")) },
+    };
+    Request {
+        package: "ingester",
+        version: "1.2.3",
+        job,
+        values: values.iter().map(given).collect(),
+        now: now(),
+        timeout: None,
+        grace: Duration::from_secs(10),
+    }
+}
+
+fn plan(job: &JobManifest, values: &[(&str, &str)]) -> Plan {
+    resolve(request(job, values)).unwrap_or_else(|e| panic!("{values:?}: {e}"))
+}
+
+/// The lines of the error.
+fn faults(job: &JobManifest, values: &[(&str, &str)]) -> Vec<String> {
+    let error = resolve(request(job, values)).expect_err(&format!("{values:?} was taken"));
+    let lines: Vec<String> = error.faults.iter().map(ToString::to_string).collect();
+    assert_eq!(error.to_string(), lines.join("\n"));
+    assert!(lines.iter().all(|line| !line.contains(char::is_control)), "{lines:?}");
+    lines
+}
+
+fn fault(job: &JobManifest, values: &[(&str, &str)]) -> String {
+    let lines = faults(job, values);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    lines.into_iter().next().unwrap()
+}
+
+#[test]
+fn good_values_of_every_kind() {
+    let job = all_kinds();
+    for (name, text, value) in [
+        ("string", "", json!("")),
+        ("string", " ü\n\u{202e}", json!(" ü\n\u{202e}")),
+        ("string", "-7d", json!("-7d")),
+        ("i8", "-128", json!(-128)),
+        ("i8", "+127", json!(127)),
+        ("i16", "-32768", json!(-32768)),
+        ("i32", "2147483647", json!(2_147_483_647)),
+        ("i64", "-9223372036854775808", json!(i64::MIN)),
+        ("i64", "007", json!(7)),
+        ("u8", "255", json!(255)),
+        ("u8", "-0", json!(0)),
+        ("u16", "65535", json!(65535)),
+        ("u32", "4294967295", json!(4_294_967_295_u32)),
+        ("u64", "18446744073709551615", json!(u64::MAX)),
+        ("f64", "1.5", json!(1.5)),
+        ("f64", "-2", json!(-2.0)),
+        ("f64", "1e-400", json!(0.0)),
+        ("f64", ".5", json!(0.5)),
+        ("bool", "true", json!(true)),
+        ("bool", "false", json!(false)),
+        ("path", "a b/ü", json!("a b/ü")),
+        ("path", " ", json!(" ")),
+        ("date", "2024-02-29", json!("2024-02-29")),
+        ("date", "0001-01-01", json!("0001-01-01")),
+        ("date", "today", json!("2024-03-30")),
+        ("date", "yesterday", json!("2024-03-29")),
+        ("date", "-1w", json!("2024-03-23")),
+        ("date", "-1mo", json!("2024-02-29")),
+        ("datetime", "2024-01-31", json!("2024-01-31T00:00:00Z")),
+        ("datetime", "2024-01-31T10:00:00Z", json!("2024-01-31T10:00:00Z")),
+        ("datetime", "2024-01-31t10:00:00z", json!("2024-01-31T10:00:00Z")),
+        ("datetime", "2024-01-31 10:00:00+01:00", json!("2024-01-31T09:00:00Z")),
+        ("datetime", "2024-01-31T00:30:00+05:45", json!("2024-01-30T18:45:00Z")),
+        ("datetime", "2024-01-31T10:00:00-00:00", json!("2024-01-31T10:00:00Z")),
+        ("datetime", "2024-01-31T10:00:00.5Z", json!("2024-01-31T10:00:00.500Z")),
+        ("datetime", "2024-01-31T10:00:00.123456789Z", json!("2024-01-31T10:00:00.123456Z")),
+        ("datetime", "2024-01-31T10:00:00.1234567890123Z", json!("2024-01-31T10:00:00.123456Z")),
+        ("datetime", "1969-12-31T23:59:59.9999999Z", json!("1969-12-31T23:59:59.999999Z")),
+        ("datetime", "2016-12-31T23:59:60Z", json!("2017-01-01T00:00:00Z")),
+        ("datetime", "2017-01-01T00:59:60+01:00", json!("2017-01-01T00:00:00Z")),
+        ("datetime", "0001-01-01T00:00:00Z", json!("0001-01-01T00:00:00Z")),
+        ("datetime", "9999-12-31T23:59:59.999999Z", json!("9999-12-31T23:59:59.999999Z")),
+        ("datetime", "now", json!("2024-03-30T12:34:56.789012Z")),
+        ("datetime", "today", json!("2024-03-30T00:00:00Z")),
+        ("datetime", "yesterday", json!("2024-03-29T00:00:00Z")),
+        ("datetime", "-90s", json!("2024-03-30T12:33:26.789012Z")),
+        ("datetime", "-30min", json!("2024-03-30T12:04:56.789012Z")),
+        ("datetime", "-12h", json!("2024-03-30T00:34:56.789012Z")),
+        ("datetime", "-7d", json!("2024-03-23T12:34:56.789012Z")),
+        ("datetime", "-2w", json!("2024-03-16T12:34:56.789012Z")),
+        ("datetime", "-1mo", json!("2024-02-29T12:34:56.789012Z")),
+        ("datetime", "-13mo", json!("2023-02-28T12:34:56.789012Z")),
+        ("datetime", "-1y", json!("2023-03-30T12:34:56.789012Z")),
+        ("datetime", "-0d", json!("2024-03-30T12:34:56.789012Z")),
+        ("datetime", "-007d", json!("2024-03-23T12:34:56.789012Z")),
+    ] {
+        let typed = plan(&job, &[(name, text)]);
+        assert_eq!(typed.params[name], value, "{name} {text:?}");
+        let by_param = plan(&job, &[(&format!("={name}"), text)]);
+        assert_eq!(typed, by_param);
+        // Nothing but what was given, and the switch that has a default.
+        assert_eq!(typed.params.len(), if name == "bool" { 1 } else { 2 });
+    }
+}
+
+#[test]
+fn what_crosses_is_what_the_authors_types_take() {
+    use lorchestra_plugin_api::__private::Param;
+    let job = all_kinds();
+    let values =
+        [("i8", "-5"), ("u64", "18446744073709551615"), ("f64", "3"), ("date", "today"), ("datetime", "-1mo"), ("path", "x")];
+    let mut params = plan(&job, &values).params;
+    assert_eq!(i8::from_value(params.remove("i8")).unwrap(), -5);
+    assert_eq!(u64::from_value(params.remove("u64")).unwrap(), u64::MAX);
+    assert_eq!(f64::from_value(params.remove("f64")).unwrap(), 3.0);
+    assert_eq!(chrono::NaiveDate::from_value(params.remove("date")).unwrap().to_string(), "2024-03-30");
+    assert_eq!(DateTime::<Utc>::from_value(params.remove("datetime")).unwrap().to_string(), "2024-02-29 12:34:56.789012 UTC");
+    assert_eq!(std::path::PathBuf::from_value(params.remove("path")).unwrap(), std::path::Path::new("x"));
+    assert!(!bool::from_value(params.remove("bool")).unwrap());
+}
+
+/// What is typed, what the message must say, and the value to write that it must propose and that must then be taken (empty
+/// where nothing can be told).
+const BAD: &[(&str, &str, &str, &str)] = &[
+    // -- times
+    ("datetime", "", "is empty", ""),
+    ("datetime", "   ", "is empty", ""),
+    ("datetime", " -7d", "spaces around it", "-7d"),
+    ("datetime", "2024-01-31\n", "spaces around it", "2024-01-31"),
+    ("datetime", "7d", "begins with a minus", "-7d"),
+    ("datetime", "30min", "begins with a minus", "-30min"),
+    ("datetime", "7 days ago", "the units are s min h d w mo y", "-7d"),
+    ("datetime", "-7days", "the units are s min h d w mo y", "-7d"),
+    ("datetime", "-7 d", "there is a space in it", "-7d"),
+    ("datetime", "-7D", "the units are s min h d w mo y", "-7d"),
+    ("datetime", "-3Months", "the units are s min h d w mo y", "-3mo"),
+    ("datetime", "-30m", "m may be minutes or months; write -30min or -30mo", "-30min"),
+    ("datetime", "-1M", "m may be minutes or months; write -1min or -1mo", "-1mo"),
+    ("datetime", "5m", "m may be minutes or months; write -5min or -5mo", "-5mo"),
+    ("datetime", "-7", "its unit is missing", "-7d"),
+    ("datetime", "-7x", "its unit is unknown; write one of s min h d w mo y, as in -7d", ""),
+    ("datetime", "-7Tage", "its unit is unknown", ""),
+    ("datetime", "-1.5h", "one whole number with one unit is taken; write -90min", ""),
+    ("datetime", "-1h30min", "one whole number with one unit is taken; write -90min", ""),
+    ("datetime", "-d", "is not a time; write 2024-01-31", ""),
+    ("datetime", "-", "is not a time; write 2024-01-31", ""),
+    ("datetime", "--7d", "is not a time; write 2024-01-31", ""),
+    ("datetime", "+7d", "only times in the past", "2024-04-06T12:34:56.789012Z"),
+    ("datetime", "tomorrow", "only times in the past", "2024-03-31"),
+    ("datetime", "\u{2212}7d", "its minus is the character U+2212, use a plain -", "-7d"),
+    ("datetime", "\u{2013}7d", "its minus is the character U+2013, use a plain -", "-7d"),
+    ("datetime", "2024\u{2011}01\u{2011}31", "its minus is the character U+2011, use a plain -", "2024-01-31"),
+    ("datetime", "-99999999999d", "outside the years 0001 to 9999", ""),
+    ("datetime", "-99999999999999999999999999d", "outside the years 0001 to 9999", ""),
+    ("datetime", "-18446744073709551615s", "outside the years 0001 to 9999", ""),
+    ("datetime", "-9223372036854775s", "outside the years 0001 to 9999", ""),
+    ("datetime", "-4294967295mo", "outside the years 0001 to 9999", ""),
+    ("datetime", "-357913942y", "outside the years 0001 to 9999", ""),
+    ("datetime", "-2024y", "outside the years 0001 to 9999", ""),
+    ("datetime", "+9000y", "outside the years 0001 to 9999", ""),
+    ("datetime", "0000-01-01", "outside the years 0001 to 9999", ""),
+    ("datetime", "10000-01-01", "outside the years 0001 to 9999", ""),
+    ("datetime", "+12024-01-01T00:00:00Z", "outside the years 0001 to 9999", ""),
+    ("datetime", "0001-01-01T00:00:00+00:01", "outside the years 0001 to 9999", ""),
+    ("datetime", "9999-12-31T23:59:59-00:01", "outside the years 0001 to 9999", ""),
+    ("datetime", "99999999999999999", "microseconds since 1970 are not read", "5138-11-16T09:46:39.999999Z"),
+    ("datetime", "-2024-01-31", "a date has no minus before it", "2024-01-31"),
+    ("datetime", "2024-1-5", "a date is year-month-day", "2024-01-05"),
+    ("datetime", "2024-02-30", "the month has no such day as 30; write 2024-02-29", "2024-02-29"),
+    ("datetime", "2023-02-29", "the month has no such day as 29; write 2023-02-28", "2023-02-28"),
+    ("datetime", "2024-04-31T10:00:00Z", "the month has no such day as 31; write 2024-04-30", ""),
+    ("datetime", "2024-04-00", "the month has no such day as 00; write 2024-04-01", ""),
+    ("datetime", "2024-13-01", "there is no month 13", "2024-01-13"),
+    ("datetime", "2024-00-01", "there is no month 00", ""),
+    ("datetime", "2024-13-13", "there is no month 13: a date is year-month-day; write a month from 01 to 12", ""),
+    ("datetime", "2024/01/31", "a date is year-month-day", "2024-01-31"),
+    ("datetime", "31/01/2024", "a date is year-month-day", "2024-01-31"),
+    ("datetime", "01/31/2024", "with four, two and two digits; write 2024-01-31", "2024-01-31"),
+    ("datetime", "01/02/2024", "write 2024-02-01 or 2024-01-02", "2024-02-01"),
+    ("datetime", "31.01.2024", "a date is year-month-day", "2024-01-31"),
+    ("datetime", "1.2.2024", "a date is year-month-day", "2024-02-01"),
+    ("datetime", "31.1.24", "its year has not four digits; write year-month-day, as in 2024-01-31", ""),
+    ("datetime", "30.02.2024", "the month has no such day as 30", "2024-02-29"),
+    ("datetime", "20240131", "a date has dashes", "2024-01-31"),
+    ("datetime", "2024", "a year alone is not a time", "2024-01-01"),
+    ("datetime", "2024-02", "a month alone is not a time", "2024-02-01"),
+    ("datetime", "1706659200", "seconds since 1970 are not read", "2024-01-31T00:00:00Z"),
+    ("datetime", "1706659200.25", "seconds since 1970 are not read", "2024-01-31T00:00:00.250Z"),
+    ("datetime", "1706659200123", "milliseconds since 1970 are not read", "2024-01-31T00:00:00.123Z"),
+    ("datetime", "1706659200123456", "microseconds since 1970 are not read", "2024-01-31T00:00:00.123456Z"),
+    ("datetime", "1706659200123456789", "nanoseconds since 1970 are not read", "2024-01-31T00:00:00.123456Z"),
+    ("datetime", "17", "is not a time; write 2024-01-31", ""),
+    (
+        "datetime",
+        "2024-01-31T10:00:00",
+        "no offset from UTC; write 2024-01-31T10:00:00Z or 2024-01-31T10:00:00+01:00",
+        "2024-01-31T10:00:00Z",
+    ),
+    (
+        "datetime",
+        "2024-01-31 10:00",
+        "no offset from UTC; write 2024-01-31T10:00:00Z or 2024-01-31T10:00:00+01:00",
+        "2024-01-31T10:00:00+01:00",
+    ),
+    ("datetime", "2024-01-31T10:00Z", "its seconds are missing", "2024-01-31T10:00:00Z"),
+    ("datetime", "2024-01-31T10:00:00+0100", "an offset is Z or like +01:00", "2024-01-31T10:00:00+01:00"),
+    ("datetime", "2024-01-31T10:00:00+01", "an offset is Z or like +01:00", "2024-01-31T10:00:00+01:00"),
+    ("datetime", "2024-01-31 10:00:00 +0100", "an offset is Z or like +01:00", "2024-01-31T10:00:00+01:00"),
+    ("datetime", "2024-01-31 10:00:00 UTC", "an offset is Z or like +01:00", "2024-01-31T10:00:00Z"),
+    ("datetime", "2024-01-31T10:00:00+01:00[Europe/Berlin]", "an offset is Z or like +01:00", "2024-01-31T10:00:00+01:00"),
+    ("datetime", "2024-01-31T10:00:00 CET", "names of time zones are not read; write Z for UTC or an offset such as +01:00", ""),
+    ("datetime", "2024-01-31T10:00:00[Europe/Berlin]", "names of time zones are not read", ""),
+    ("datetime", "2024-01-31T10:00:00+99:00", "no such offset; write one from -23:59 to +23:59", ""),
+    ("datetime", "2024-01-31T10:00:00\u{2212}01:00", "use a plain -", "2024-01-31T10:00:00-01:00"),
+    ("datetime", "2024-01-31T24:00:00Z", "no such time of day; write hours from 00 to 23", ""),
+    ("datetime", "2024-01-31T10:60:00Z", "no such time of day; write hours from 00 to 23, minutes and seconds from 00 to 59", ""),
+    ("datetime", "2024-01-31T10:00:61Z", "no such time of day", ""),
+    ("datetime", "2024-01-31T10:00:60Z", "no such time of day", ""),
+    ("datetime", "2016-12-31T23:59:60+01:00", "no such time of day", ""),
+    ("datetime", "2024-01-31T10", "its time of day is incomplete; write hours, minutes and seconds, as in T10:00:00Z", ""),
+    ("datetime", "2024-01-31T", "its time of day is incomplete", ""),
+    ("datetime", "2024-01-31T1:00:00Z", "its time of day is incomplete", ""),
+    ("datetime", "2024-01-31T10:00:00.Z", "its time of day is incomplete", ""),
+    ("datetime", "Wed, 31 Jan 2024 10:00:00 +0100", "the dates of mails are not read", "2024-01-31T09:00:00Z"),
+    ("datetime", "yesteday", "there is no such word", "yesterday"),
+    ("datetime", "NOW", "there is no such word", "now"),
+    ("datetime", "last", "is not a time; write 2024-01-31", ""),
+    ("datetime", "2024-W05", "is not a time; write 2024-01-31", ""),
+    ("datetime", "\u{664}d", "is not a time; write 2024-01-31", ""),
+    ("datetime", "-7d\u{0}", "write", ""),
+    // -- days
+    ("date", "", "is empty", ""),
+    ("date", "now", "a day is asked for, not an instant", "today"),
+    ("date", "Today", "there is no such word", "today"),
+    ("date", "2024-01-31T10:00:00Z", "a day is asked for, without a time of day", "2024-01-31"),
+    ("date", "2024-02-30", "the month has no such day as 30", "2024-02-29"),
+    ("date", "31.01.2024", "a date is year-month-day", "2024-01-31"),
+    ("date", "1706659200", "seconds since 1970 are not read", "2024-01-31"),
+    ("date", "-12h", "a day is asked for, which goes back by d, w, mo or y; write -1d", "-1d"),
+    ("date", "-1m", "months are written mo", "-1mo"),
+    ("date", "7d", "begins with a minus", "-7d"),
+    ("date", "+1d", "only times in the past", "2024-03-31"),
+    ("date", "-9999y", "outside the years 0001 to 9999", ""),
+    ("date", "soon", "is not a day; write 2024-01-31", ""),
+    // -- whole numbers
+    ("u8", "", "is empty; write digits", ""),
+    ("u8", "256", "outside the range of u8; write a number from 0 to 255", ""),
+    ("u8", "-1", "outside the range of u8; write a number from 0 to 255", ""),
+    ("i8", "128", "outside the range of i8; write a number from -128 to 127", ""),
+    ("i8", "-129", "outside the range of i8; write a number from -128 to 127", ""),
+    ("i16", "32768", "outside the range of i16; write a number from -32768 to 32767", ""),
+    ("u16", "65536", "outside the range of u16; write a number from 0 to 65535", ""),
+    ("i32", "2147483648", "write a number from -2147483648 to 2147483647", ""),
+    ("u32", "4294967296", "write a number from 0 to 4294967295", ""),
+    ("i64", "9223372036854775808", "write a number from -9223372036854775808 to 9223372036854775807", ""),
+    ("u64", "18446744073709551616", "write a number from 0 to 18446744073709551615", ""),
+    ("u64", "999999999999999999999999999999999999999999999", "outside the range of u64", ""),
+    ("u32", "1_000", "digits and a plain - only", "1000"),
+    ("u32", "1'000", "digits and a plain - only", "1000"),
+    ("u32", " 5", "digits and a plain - only", "5"),
+    ("i32", "\u{2212}5", "digits and a plain - only", "-5"),
+    ("u8", "1_000", "outside the range of u8", ""),
+    ("u32", "1,000", "is not a whole number from 0 to 4294967295; write digits only, such as 10", ""),
+    ("u32", "5.0", "without a point or exponent", "5"),
+    ("u32", "1e3", "without a point or exponent", "1000"),
+    ("u32", "5.5", "is not a whole number", ""),
+    ("i32", "0x10", "in decimal", "16"),
+    ("i32", "-0x10", "in decimal", "-16"),
+    ("u32", "10k", "is not a whole number", ""),
+    ("u32", "five", "is not a whole number", ""),
+    ("u32", "nan", "is not a whole number", ""),
+    ("u32", "--5", "is not a whole number", ""),
+    ("u32", "+", "is not a whole number", ""),
+    ("u32", "\u{ff15}", "is not a whole number", ""),
+    ("u32", "5\u{0}", "is not a whole number", ""),
+    // -- numbers
+    ("f64", "", "is empty; write a number, such as 1.5", ""),
+    ("f64", "nan", "is not a finite number; write a number between", ""),
+    ("f64", "inf", "is not a finite number", ""),
+    ("f64", "-Infinity", "is not a finite number", ""),
+    ("f64", "1e400", "is not a finite number", ""),
+    ("f64", "1,5", "the decimal sign is a point", "1.5"),
+    ("f64", "1,000", "is not a number; write digits with a point, such as 1.5", ""),
+    ("f64", "1_000.5", "digits and a plain - only", "1000.5"),
+    ("f64", "\u{2212}1.5", "digits and a plain - only", "-1.5"),
+    ("f64", "1.5 ", "digits and a plain - only", "1.5"),
+    ("f64", "1.2.3", "is not a number", ""),
+    ("f64", "half", "is not a number", ""),
+    // -- switches, texts, paths
+    ("bool", "", "is empty; write true or false", ""),
+    ("bool", "yes", "a switch is true or false", "true"),
+    ("bool", "False", "a switch is true or false", "false"),
+    ("bool", "0", "a switch is true or false", "false"),
+    ("bool", "maybe", "is not a switch's value; write true or false", ""),
+    ("string", "a\u{0}b", "holds a NUL character, which texts and paths cannot; leave it out", ""),
+    ("path", "", "is empty; write a path", ""),
+    ("path", "a\u{0}b", "holds a NUL character", ""),
+];
+
+#[test]
+fn bad_values() {
+    let job = all_kinds();
+    for (name, text, says, mend) in BAD {
+        let line = fault(&job, &[(name, text)]);
+        let value = fault::quote(text);
+        assert!(line.starts_with(&format!("--{name} {value}: ")), "flag and value: {line}");
+        assert!(line.contains(says), "reason {says:?} of {text:?}: {line}");
+        assert!(line.contains("write ") || line.contains("leave it out"), "a mend: {line}");
+        if !mend.is_empty() {
+            assert!(line.contains(&format!(" {mend}")), "mend {mend:?} of {text:?}: {line}");
+            plan(&job, &[(name, mend)]);
+        }
+        let by_param = fault(&job, &[(&format!("={name}"), text)]);
+        assert!(by_param.starts_with(&format!("--param {name}={value}: ")), "{by_param}");
+    }
+}
+
+#[test]
+fn dates_with_one_meaning_are_proposed_once() {
+    assert!(fault(&all_kinds(), &[("datetime", "02/02/2024")]).ends_with("; write 2024-02-02"));
+    assert!(fault(&all_kinds(), &[("datetime", "1.2.2024")]).ends_with("; write 2024-02-01"));
+}
+
+#[test]
+fn long_values_are_cut_and_looked_at_no_further() {
+    // The second is mended one space at a time.
+    let spaced = format!("-7{}d", " ".repeat(1_000_000));
+    let long =
+        [("datetime", "9".repeat(100_000)), ("datetime", spaced), ("date", "-7d ".repeat(10_000)), ("u32", "x".repeat(100_000))];
+    for (name, text) in long {
+        let line = fault(&all_kinds(), &[(name, &text)]);
+        assert!(line.chars().count() < 250 && line.contains("\"…: "), "{line}");
+    }
+}
+
+#[test]
+fn names_the_job_does_not_have() {
+    let job = job(vec![param("account", "string", true, Value::Null, ""), param("page_size", "u32", false, json!(500), "")]);
+    assert_eq!(
+        fault(&job, &[("accuont", "me")]),
+        r#"--accuont "me": ingester/extract has no parameter "accuont"; did you mean --account?"#
+    );
+    assert_eq!(
+        fault(&job, &[("=pagesize", "5")]),
+        r#"--param pagesize="5": ingester/extract has no parameter "pagesize"; did you mean --page-size?"#
+    );
+    assert_eq!(
+        fault(&job, &[("=\u{1b}[31m", "5")]),
+        r#""--param \u{1b}[31m"="5": ingester/extract has no parameter "\u{1b}[31m"; there are --account, --page-size"#
+    );
+    assert!(fault(&super::tests::job(vec![]), &[("since", "-7d")]).ends_with("it takes none: leave it out"));
+    let many: Vec<Value> = (0..30).map(|i| param(&format!("q{i}"), "string", true, Value::Null, "")).collect();
+    assert!(fault(&super::tests::job(many), &[("=x", "1")]).ends_with("--q8, --q9, …"));
+}
+
+#[test]
+fn names_may_be_written_as_their_flag() {
+    let dashed = job(vec![param("page_size", "u32", false, json!(500), "")]);
+    assert_eq!(plan(&dashed, &[("=page-size", "5")]).params["page_size"], 5);
+    let with_dash = job(vec![param("page-size", "u32", false, json!(500), "")]);
+    assert_eq!(plan(&with_dash, &[("=page_size", "5")]).params["page-size"], 5);
+    let both = job(vec![param("a-b", "u8", true, Value::Null, ""), param("a_b", "u8", true, Value::Null, "")]);
+    let params = plan(&both, &[("=a-b", "1"), ("=a_b", "2")]).params;
+    assert_eq!((&params["a-b"], &params["a_b"]), (&json!(1), &json!(2)));
+}
+
+#[test]
+fn missing_values_are_asked_for_by_type_and_docs() {
+    let docs = "Which mailbox to read.\nTakeout or \u{1b}[31mMaildir.";
+    let job = job(vec![
+        param("source", "path", false, Value::Null, docs),
+        param("page_size", "u8", false, Value::Null, ""),
+        param("deep", "bool", false, Value::Null, ""),
+        param("account", "string", true, Value::Null, ""),
+    ]);
+    assert_eq!(
+        faults(&job, &[]),
+        [
+            "--source is missing; add --source PATH: a path. Which mailbox to read.",
+            "--page-size is missing; add --page-size N: a whole number from 0 to 255",
+            "--deep is missing; add --deep or --no-deep: true or false",
+        ]
+    );
+}
+
+#[test]
+fn repeated_parameters_name_each_occurrence() {
+    let job = all_kinds();
+    assert_eq!(
+        fault(&job, &[("u8", "1"), ("=u8", "1"), ("u8", "2")]),
+        r#"--u8 is given 3 times, as --u8 "1" and --param u8="1" and --u8 "2"; keep one of them"#
+    );
+    let mut switches = request(&job, &[("bool", "true"), ("bool", "false")]);
+    switches.values[1].typed_as = "--no-bool".into();
+    assert_eq!(resolve(switches).unwrap_err().to_string(), "--bool is given 2 times, as --bool and --no-bool; keep one of them");
+    let both = faults(&job, &[("u8", "1"), ("u8", "x")]);
+    assert!(both.len() == 2 && both[0].contains("2 times") && both[1].contains("is not a whole number"), "{both:?}");
+}
+
+#[test]
+fn all_faults_are_said_at_once_in_a_fixed_order() {
+    let job = job(vec![
+        param("source", "path", false, Value::Null, ""),
+        param("since", "datetime", true, Value::Null, ""),
+        param("size", "u8", false, json!(1), ""),
+    ]);
+    let lines = faults(&job, &[("size", "256"), ("since", "7d"), ("foo", "1")]);
+    let begins = ["--foo \"1\"", "--source is missing", "--since \"7d\"", "--size \"256\""];
+    assert_eq!(lines.len(), begins.len(), "{lines:?}");
+    for (line, begin) in lines.iter().zip(begins) {
+        assert!(line.starts_with(begin), "{line}");
+    }
+}
+
+#[test]
+fn defaults_are_resolved_like_typed_values() {
+    let job = job(vec![
+        param("since", "datetime", false, json!("-7d"), ""),
+        param("day", "date", false, json!("2024-01-31"), ""),
+        param("size", "u32", false, json!(500), ""),
+        param("rate", "f64", false, json!(2), ""),
+        param("deep", "bool", false, json!(true), ""),
+        param("name", "string", false, json!(""), ""),
+    ]);
+    let plan = plan(&job, &[]);
+    assert_eq!(
+        Value::Object(plan.params),
+        json!({"since": "2024-03-23T12:34:56.789012Z", "day": "2024-01-31", "size": 500, "rate": 2.0, "deep": true, "name": ""})
+    );
+    assert_eq!(plan.window.unwrap().since.map(time::show).as_deref(), Some("2024-03-23T12:34:56.789012Z"));
+    assert!(job.params.iter().all(|param| value::check_default(param).is_ok()));
+}
+
+#[test]
+fn defaults_that_do_not_fit_are_the_plugins_fault() {
+    for (kind, default, says) in [
+        ("u8", json!(256), "the default 256 lies outside the range of u8"),
+        ("u8", json!(-1), "the default -1 lies outside the range of u8"),
+        ("u8", json!(1.5), "the default 1.5 is not a whole number from 0 to 255"),
+        ("u8", json!("5"), "the default \"5\" is not a whole number from 0 to 255"),
+        ("string", json!(5), "the default 5 is not text"),
+        ("string", json!("a\u{0}"), "the default \"a\\0\" holds a NUL"),
+        ("bool", json!("true"), "the default \"true\" is not true or false"),
+        ("bool", json!(1), "the default 1 is not true or false"),
+        ("f64", json!("1.5"), "is not a number"),
+        ("date", json!("2024-02-30"), "the month has no such day"),
+        ("datetime", json!("2024-02-30"), "the month has no such day"),
+        ("datetime", json!("-7m"), "m may be minutes or months"),
+        ("datetime", json!("-999999y"), "outside the years 0001 to 9999"),
+        ("datetime", json!(1_706_659_200), "the default 1706659200 is not a time"),
+        ("path", json!(""), "the default \"\" is empty"),
+        ("path", json!({"a": [1]}), "the default {\"a\":[1]} is not a path"),
+    ] {
+        let job = job(vec![param("a_b", kind, false, default, "")]);
+        let why = value::check_default(&job.params[0]).unwrap_err();
+        assert!(why.contains(says), "{kind}: {why}");
+        let error = resolve(request(&job, &[])).unwrap_err();
+        assert!(error.is_of_plugin());
+        let line = error.to_string();
+        assert!(
+            line.starts_with("--a-b: the default ") && line.contains(says) && line.contains("a fault of the plugin"),
+            "{line}"
+        );
+    }
+    // Who gives a value does not need the default; and who adds a fault of his own hears of both.
+    let job = job(vec![param("n", "u8", false, json!(256), ""), param("m", "u8", true, Value::Null, "")]);
+    assert_eq!(plan(&job, &[("n", "1")]).params["n"], 1);
+    let error = resolve(request(&job, &[("m", "x")])).unwrap_err();
+    assert!(error.faults.len() == 2 && !error.is_of_plugin(), "{error}");
+}
+
+#[test]
+fn window_ends_at_the_start_of_the_run() {
+    let job = window_job();
+    let plan = plan(&job, &[("since", "-7d")]);
+    let window = plan.window.unwrap();
+    assert_eq!(window.until, plan.resolved_at);
+    assert_eq!(time::show(plan.resolved_at), "2024-03-30T12:34:56.789012Z");
+    assert_eq!(time::show(window.since.unwrap()), "2024-03-23T12:34:56.789012Z");
+    assert_eq!(plan.params["until"], "2024-03-30T12:34:56.789012Z", "passed on");
+    let all = super::tests::plan(&job, &[]);
+    assert_eq!(all.window, Some(Window { since: None, until: plan.resolved_at }));
+    assert!(!all.params.contains_key("since"));
+}
+
+#[test]
+fn window_exists_only_where_the_job_has_one() {
+    let null = || Value::Null;
+    let cases = [
+        (vec![], false),
+        (vec![param("account", "string", true, null(), "")], false),
+        (vec![param("since", "string", true, null(), "")], false),
+        (vec![param("until", "date", true, null(), "")], false),
+        (vec![param("since", "datetime", true, null(), "")], true),
+        (vec![param("until", "datetime", true, null(), "")], true),
+    ];
+    for (params, exists) in cases {
+        let job = job(params.clone());
+        let plan = plan(&job, &[]);
+        assert_eq!(plan.window.is_some(), exists, "{params:?}");
+        // Only an `until` of its own is filled in.
+        let passed_on = exists && params[0]["name"] == "until";
+        assert_eq!(plan.params.contains_key("until"), passed_on, "{params:?}");
+    }
+    let only_since = job(vec![param("since", "datetime", true, null(), "")]);
+    let line = fault(&only_since, &[("since", "2030-01-01")]);
+    assert!(
+        line.contains("until 2024-03-30T12:34:56.789012Z (not given: the start of the run); write an earlier since"),
+        "{line}"
+    );
+}
+
+#[test]
+fn window_that_is_empty_names_both_ends_and_their_origins() {
+    let typed = window_job();
+    assert_eq!(
+        fault(&typed, &[("since", "-1d"), ("=until", "-7d")]),
+        "the window is empty: since 2024-03-29T12:34:56.789012Z (--since \"-1d\") is not before until \
+         2024-03-23T12:34:56.789012Z (--param until=\"-7d\"); write an earlier since or a later until"
+    );
+    assert!(fault(&typed, &[("since", "2024-01-31"), ("until", "2024-01-31T01:00:00+01:00")]).contains("is empty"), "equal ends");
+    assert!(fault(&typed, &[("since", "now")]).contains("(not given: the start of the run)"));
+    let default =
+        job(vec![param("since", "datetime", false, json!("-7d"), ""), param("until", "datetime", false, json!("yesterday"), "")]);
+    assert!(plan(&default, &[]).window.unwrap().since.is_some());
+    let line = fault(&default, &[("until", "2020-01-01")]);
+    assert!(line.contains("since 2024-03-23T12:34:56.789012Z (the default \"-7d\")"), "{line}");
+    assert!(line.contains("until 2020-01-01T00:00:00Z (--until \"2020-01-01\")"), "{line}");
+}
+
+#[test]
+fn window_is_not_judged_by_a_broken_end() {
+    let job = window_job();
+    assert!(fault(&job, &[("since", "2030-01-01"), ("until", "7d")]).starts_with("--until \"7d\": "));
+    assert!(fault(&job, &[("since", "7d")]).starts_with("--since \"7d\": "));
+    let twice = faults(&job, &[("until", "-2d"), ("until", "-1d"), ("since", "now")]);
+    assert!(twice.len() == 1 && twice[0].contains("2 times"), "{twice:?}");
+    let required = super::tests::job(vec![
+        param("since", "datetime", true, Value::Null, ""),
+        param("until", "datetime", false, Value::Null, "The end."),
+    ]);
+    assert_eq!(fault(&required, &[("since", "2030-01-01")]), "--until is missing; add --until TIME: a time. The end.");
+}
+
+#[test]
+fn a_clock_beyond_what_can_be_stored_is_said() {
+    let job = window_job();
+    let mut request = request(&job, &[]);
+    request.now = DateTime::from_timestamp(300_000_000_000, 0).unwrap();
+    let line = resolve(request).unwrap_err().to_string();
+    assert!(line.starts_with("until (not given: the start of the run): lies outside the years 0001 to 9999"), "{line}");
+}
+
+#[test]
+fn the_account_is_a_text_with_a_value() {
+    let account = |kind: &str, default: Value| job(vec![param("account", kind, default.is_null(), default, "")]);
+    assert_eq!(plan(&account("string", Value::Null), &[("account", "me")]).account.as_deref(), Some("me"));
+    assert_eq!(plan(&account("string", Value::Null), &[]).account, None);
+    assert_eq!(plan(&account("string", json!("main")), &[]).account.as_deref(), Some("main"));
+    for (kind, value) in [("u32", "5"), ("path", "me"), ("date", "2024-01-31")] {
+        assert_eq!(plan(&account(kind, Value::Null), &[("account", value)]).account, None, "{kind}");
+    }
+}
+
+#[test]
+fn a_plan_as_json() {
+    let job = window_job();
+    let mut request = request(&job, &[("since", "2024-01-31")]);
+    request.timeout = Some(Duration::from_secs(5400));
+    request.grace = Duration::from_millis(1500);
+    let plan = resolve(request).unwrap();
+    assert_eq!(
+        serde_json::to_value(&plan).unwrap(),
+        json!({
+            "package": "ingester", "version": "1.2.3", "job": "extract", "account": null,
+            "params": {"since": "2024-01-31T00:00:00Z", "until": "2024-03-30T12:34:56.789012Z"},
+            "window": {"since": "2024-01-31T00:00:00Z", "until": "2024-03-30T12:34:56.789012Z"},
+            "timeout": 5400, "grace": 1.5, "resolved_at": "2024-03-30T12:34:56.789012Z",
+        })
+    );
+}

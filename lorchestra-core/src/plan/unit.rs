@@ -1,0 +1,69 @@
+//! Units of time, and what people call them. Shared by [`super::duration`] and [`super::relative`], which agree on everything
+//! but the minute: `m` in a duration, `min` in a time, where `m` might also be a month.
+
+/// A unit, smallest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Unit {
+    Second,
+    Minute,
+    Hour,
+    Day,
+    Week,
+    Month,
+    Year,
+}
+
+impl Unit {
+    /// Seconds in it; `None` for a unit of the calendar, whose length depends on where it lies.
+    pub(super) const fn seconds(self) -> Option<u64> {
+        match self {
+            Self::Second => Some(1),
+            Self::Minute => Some(60),
+            Self::Hour => Some(60 * 60),
+            Self::Day => Some(24 * 60 * 60),
+            Self::Week => Some(7 * 24 * 60 * 60),
+            Self::Month | Self::Year => None,
+        }
+    }
+
+    /// The unit that a person means by a word which is not one of the short forms. `m` is nobody's: see the module.
+    pub(super) fn meant(word: &str) -> Option<Self> {
+        Some(match word.trim().to_lowercase().as_str() {
+            "s" | "sec" | "secs" | "second" | "seconds" => Self::Second,
+            "min" | "mins" | "minute" | "minutes" => Self::Minute,
+            "h" | "hr" | "hrs" | "hour" | "hours" => Self::Hour,
+            "d" | "day" | "days" => Self::Day,
+            "w" | "wk" | "wks" | "week" | "weeks" => Self::Week,
+            "mo" | "mos" | "mon" | "month" | "months" => Self::Month,
+            "y" | "yr" | "yrs" | "year" | "years" => Self::Year,
+            _ => return None,
+        })
+    }
+}
+
+/// The leading ASCII digits, and what follows them.
+pub(super) fn split_digits(text: &str) -> (&str, &str) {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    text.split_at(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_for_a_unit() {
+        assert_eq!(Unit::meant("Days"), Some(Unit::Day));
+        assert_eq!(Unit::meant(" minutes "), Some(Unit::Minute));
+        for nobodys in ["", "m", "M", "ms", "fortnight"] {
+            assert_eq!(Unit::meant(nobodys), None, "{nobodys}");
+        }
+    }
+
+    #[test]
+    fn digits_are_ascii() {
+        assert_eq!(split_digits("30min"), ("30", "min"));
+        assert_eq!(split_digits("٣d"), ("", "٣d"));
+        assert_eq!(split_digits(""), ("", ""));
+    }
+}

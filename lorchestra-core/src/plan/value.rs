@@ -1,0 +1,260 @@
+//! One parameter's value: from the text a person typed, or from the default in a manifest, to what crosses to the job.
+//! Owns what each [`ParamKind`] takes; called by [`super::resolve`] and, for [`check_default`], by the catalog. Pure.
+//!
+//! What comes out fits the author's type exactly: the job's side finds nothing left to refuse.
+
+use super::time::{self, TimeError};
+use chrono::{DateTime, Utc};
+use lorchestra_plugin_api::def::ParamKind;
+use lorchestra_plugin_api::manifest::ParamManifest;
+use serde_json::{Number, Value};
+use thiserror::Error;
+
+/// Why a text is not a value of its parameter's kind, and what to write instead. The text itself is not repeated.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ValueError {
+    /// Nothing, where something is needed.
+    #[error("is empty; write {example}")]
+    Empty {
+        /// A value that would do.
+        example: &'static str,
+    },
+    /// A person can read it, but it is not in the form that is taken; `write` is.
+    #[error("{reason}; write {write}")]
+    Form {
+        /// What is wrong with the form.
+        reason: &'static str,
+        /// The same value in the right form.
+        write: String,
+    },
+    /// Nothing of that kind.
+    #[error("is not {kind}; write {example}")]
+    Kind {
+        /// What is asked for, with its article.
+        kind: String,
+        /// A value that would do.
+        example: &'static str,
+    },
+    /// A whole number that the author's type does not hold.
+    #[error("lies outside the range of {kind}; write a number from {min} to {max}")]
+    Range {
+        /// The type.
+        kind: &'static str,
+        /// Smallest number it holds.
+        min: i128,
+        /// Largest number it holds.
+        max: i128,
+    },
+    /// Infinite, not a number, or too large for a 64-bit float.
+    #[error("is not a finite number; write a number between -1.79e308 and 1.79e308")]
+    NotFinite,
+    /// A NUL byte in a text or path.
+    #[error("holds a NUL character, which texts and paths cannot; leave it out")]
+    Nul,
+    /// Not a time or a day.
+    #[error(transparent)]
+    Time(#[from] TimeError),
+}
+
+/// A value that fits its parameter.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Fitting {
+    /// A time; kept as one, for the window.
+    Instant(DateTime<Utc>),
+    /// Everything else, as it crosses.
+    Json(Value),
+}
+
+impl Fitting {
+    /// As it crosses to the job.
+    pub(super) fn to_json(&self) -> Value {
+        match self {
+            Self::Instant(at) => Value::String(time::show(*at)),
+            Self::Json(value) => value.clone(),
+        }
+    }
+}
+
+/// What a parameter of this kind takes, for people, with an article where there is one: `a whole number from 0 to 255`.
+pub fn describe(kind: ParamKind) -> String {
+    match kind {
+        ParamKind::String => "text".into(),
+        ParamKind::Int(_) | ParamKind::Uint(_) => {
+            let (min, max) = limits(kind);
+            format!("a whole number from {min} to {max}")
+        }
+        ParamKind::Float => "a number".into(),
+        ParamKind::Bool => "true or false".into(),
+        ParamKind::DateTime => "a time".into(),
+        ParamKind::Date => "a day".into(),
+        ParamKind::Path => "a path".into(),
+    }
+}
+
+/// What stands for the value in a usage line: `--page-size N`.
+pub const fn placeholder(kind: ParamKind) -> &'static str {
+    match kind {
+        ParamKind::String => "TEXT",
+        ParamKind::Int(_) | ParamKind::Uint(_) => "N",
+        ParamKind::Float => "NUMBER",
+        ParamKind::Bool => "true|false",
+        ParamKind::DateTime => "TIME",
+        ParamKind::Date => "DATE",
+        ParamKind::Path => "PATH",
+    }
+}
+
+/// Whether the default in a manifest is a value of its parameter; no default always is.
+///
+/// Defaults relative to now are tried against the year 2000: one that fits there fits on every later day.
+///
+/// # Errors
+/// What is wrong with it, as a fragment that follows the parameter's name. Such a plugin is broken, not its caller.
+pub fn check_default(param: &ParamManifest) -> Result<(), String> {
+    let year_2000 = DateTime::from_timestamp(946_684_800, 0).unwrap_or_default();
+    default(param, year_2000).map(drop)
+}
+
+/// The manifest's default; `None` where there is none.
+pub(super) fn default(param: &ParamManifest, now: DateTime<Utc>) -> Result<Option<Fitting>, String> {
+    let value = match (&param.default, param.kind) {
+        (Value::Null, _) => return Ok(None),
+        (Value::Bool(on), ParamKind::Bool) => Ok(Fitting::Json((*on).into())),
+        // A number is checked as its text is: one rule for what fits, and 1.0 is no whole number.
+        (Value::Number(number), ParamKind::Int(_) | ParamKind::Uint(_) | ParamKind::Float) => {
+            parse(param.kind, &number.to_string(), now).map_err(|e| e.to_string())
+        }
+        (Value::String(text), ParamKind::String | ParamKind::DateTime | ParamKind::Date | ParamKind::Path) => {
+            parse(param.kind, text, now).map_err(|e| e.to_string())
+        }
+        _ => Err(format!("is not {}", describe(param.kind))),
+    };
+    value.map(Some).map_err(|why| format!("the default {} {why}", super::fault::quote_json(&param.default)))
+}
+
+/// The value that `text` says.
+pub(super) fn parse(kind: ParamKind, text: &str, now: DateTime<Utc>) -> Result<Fitting, ValueError> {
+    Ok(match kind {
+        ParamKind::DateTime => Fitting::Instant(time::parse(text, now)?),
+        ParamKind::Date => Fitting::Json(time::parse_date(text, now)?.to_string().into()),
+        ParamKind::Int(_) | ParamKind::Uint(_) => Fitting::Json(integer(kind, text)?.into()),
+        ParamKind::Float => Fitting::Json(float(text)?.into()),
+        ParamKind::Bool => Fitting::Json(boolean(text)?.into()),
+        ParamKind::Path if text.is_empty() => {
+            return Err(ValueError::Empty { example: "a path, such as . for the working directory" });
+        }
+        ParamKind::String | ParamKind::Path if text.contains('\0') => return Err(ValueError::Nul),
+        ParamKind::String | ParamKind::Path => Fitting::Json(text.into()),
+    })
+}
+
+const fn limits(kind: ParamKind) -> (i128, i128) {
+    let (bits, signed) = match kind {
+        ParamKind::Int(bits) => (bits, true),
+        ParamKind::Uint(bits) => (bits, false),
+        _ => (64, true),
+    };
+    // Any other width is called 64 bits by `ParamKind::as_str`, too.
+    let bits = if let 8 | 16 | 32 = bits { bits } else { 64 };
+    if signed { (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) } else { (0, (1 << bits) - 1) }
+}
+
+fn integer(kind: ParamKind, text: &str) -> Result<Number, ValueError> {
+    let (min, max) = limits(kind);
+    let range = || ValueError::Range { kind: kind.as_str(), min, max };
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    if unsigned.is_empty() || !unsigned.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(not_an_integer(kind, text));
+    }
+    // Digits only: what 128 bits do not hold, no type of ours does.
+    let number = text.parse::<i128>().map_err(|_| range())?;
+    if number < min || number > max {
+        return Err(range());
+    }
+    Number::from_i128(number).ok_or_else(range)
+}
+
+fn not_an_integer(kind: ParamKind, text: &str) -> ValueError {
+    if text.trim().is_empty() {
+        return ValueError::Empty { example: "digits, such as 10" };
+    }
+    let try_instead = |reason, write: String| match integer(kind, &write) {
+        Ok(_) => ValueError::Form { reason, write },
+        Err(error) => error,
+    };
+    if let Some(write) = respelt(text) {
+        return try_instead("a number is written with digits and a plain - only", write);
+    }
+    let (sign, unsigned) = text.strip_prefix('-').map_or(("", text), |unsigned| ("-", unsigned));
+    for (prefix, radix) in [("0x", 16), ("0X", 16), ("0b", 2), ("0o", 8)] {
+        let digits = unsigned.strip_prefix(prefix).filter(|digits| !digits.starts_with('+'));
+        if let Some(Ok(number)) = digits.map(|digits| u64::from_str_radix(digits, radix)) {
+            return try_instead("a number is written in decimal", format!("{sign}{number}"));
+        }
+    }
+    // 5.0 and 1e3 are whole; beyond 2^53 a float may not be the number that was typed. A letter other than the exponent's
+    // would let `inf` and `nan` in.
+    let plain = text.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b));
+    match text.parse::<f64>() {
+        Ok(number) if plain && number.fract() == 0.0 && number.abs() < 9_007_199_254_740_992.0 => {
+            try_instead("a whole number is written without a point or exponent", format!("{number}"))
+        }
+        _ => ValueError::Kind { kind: describe(kind), example: "digits only, such as 10" },
+    }
+}
+
+fn float(text: &str) -> Result<Number, ValueError> {
+    if text.trim().is_empty() {
+        return Err(ValueError::Empty { example: "a number, such as 1.5" });
+    }
+    if let Ok(number) = text.parse::<f64>() {
+        return Number::from_f64(number).ok_or(ValueError::NotFinite);
+    }
+    let try_instead = |reason, write: String| match float(&write) {
+        Ok(_) => Err(ValueError::Form { reason, write }),
+        Err(error) => Err(error),
+    };
+    if let Some(write) = respelt(text) {
+        return try_instead("a number is written with digits and a plain - only", write);
+    }
+    match text.split_once(',') {
+        // `1,000` is a thousand to some and one to others.
+        Some((whole, fraction)) if !whole.contains('.') && fraction.len() != 3 && digits_only(fraction) => {
+            try_instead("the decimal sign is a point", format!("{whole}.{fraction}"))
+        }
+        _ => Err(ValueError::Kind { kind: "a number".into(), example: "digits with a point, such as 1.5" }),
+    }
+}
+
+/// The number without what separates groups of digits in some places, and with a plain minus; `None` where that changes
+/// nothing. Commas and points are left alone: they mean different things to different people.
+fn respelt(text: &str) -> Option<String> {
+    let plain: String = text
+        .trim()
+        .chars()
+        .filter(|c| !matches!(c, '_' | '\'' | '\u{2019}'))
+        .map(|c| if matches!(c, '\u{2212}' | '\u{2013}') { '-' } else { c })
+        .collect();
+    let like_a_number = plain.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b));
+    (plain != text && !plain.is_empty() && like_a_number).then_some(plain)
+}
+
+fn digits_only(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+fn boolean(text: &str) -> Result<bool, ValueError> {
+    const ON: &[&str] = &["true", "t", "yes", "y", "on", "1"];
+    const OFF: &[&str] = &["false", "f", "no", "n", "off", "0"];
+    let lower = text.trim().to_lowercase();
+    match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ if lower.is_empty() => Err(ValueError::Empty { example: "true or false" }),
+        _ if ON.contains(&lower.as_str()) => Err(ValueError::Form { reason: "a switch is true or false", write: "true".into() }),
+        _ if OFF.contains(&lower.as_str()) => {
+            Err(ValueError::Form { reason: "a switch is true or false", write: "false".into() })
+        }
+        _ => Err(ValueError::Kind { kind: "a switch's value".into(), example: "true or false" }),
+    }
+}

@@ -1,0 +1,139 @@
+//! What the kernel knows of processes, read from /proc: identity beyond a pid, children, processor time. Reads only.
+
+use rustix::process::{Pid, PidfdFlags, Signal};
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+
+/// A process beyond its pid, which is given to another one day: the boot and the moment of its start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Its pid.
+    pub pid: u32,
+    /// When it started, in clock ticks since boot.
+    pub start: u64,
+    /// The kernel's id of this boot.
+    pub boot_id: String,
+}
+
+impl Identity {
+    /// This process.
+    pub fn own() -> io::Result<Self> {
+        let pid = std::process::id();
+        Ok(Self { pid, start: Stat::of(pid)?.start, boot_id: boot_id()? })
+    }
+
+    /// A descriptor of the process if it still is the one that was recorded; `None` when it is gone.
+    pub fn open(&self) -> io::Result<Option<OwnedFd>> {
+        let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+        if boot_id()? != self.boot_id {
+            return Ok(None);
+        }
+        let fd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(fd) => fd,
+            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        // Looked at after the descriptor was opened: it is this process that the descriptor names.
+        match Stat::of(self.pid) {
+            Ok(stat) if stat.start == self.start && stat.state != 'Z' => Ok(Some(fd)),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Fields of `/proc/<pid>/stat`.
+#[derive(Debug, Clone, Copy)]
+pub struct Stat {
+    /// `R`, `S`, `Z`, ….
+    pub state: char,
+    /// Processor time in user mode, of it and its waited-for children, in clock ticks.
+    pub user: u64,
+    /// The same in the kernel.
+    pub system: u64,
+    /// Start, in clock ticks since boot.
+    pub start: u64,
+}
+
+impl Stat {
+    /// Of a process. Works for one that has ended and was not waited for yet.
+    pub fn of(pid: u32) -> io::Result<Self> {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        Self::parse(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat cannot be read")))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        // The command's name is in parentheses and may hold anything, also parentheses.
+        let (_, rest) = text.rsplit_once(')')?;
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        let number = |i: usize| fields.get(i)?.parse::<u64>().ok();
+        Some(Self {
+            state: fields.first()?.chars().next()?,
+            user: number(11)? + number(13)?,
+            system: number(12)? + number(14)?,
+            start: number(19)?,
+        })
+    }
+}
+
+/// Clock ticks as milliseconds: the kernel's interface has 100 a second on every Linux that Rust supports.
+pub fn ticks_to_ms(ticks: u64) -> u64 {
+    ticks * 10
+}
+
+/// The children of this process, also those that became its children as a subreaper.
+pub fn children() -> Vec<Pid> {
+    let Ok(tasks) = fs::read_dir("/proc/self/task") else { return Vec::new() };
+    tasks
+        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok())
+        .flat_map(|text| text.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect::<Vec<_>>())
+        .collect()
+}
+
+/// Peak memory of this process in KiB.
+pub fn max_rss_kib() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse().ok())
+}
+
+/// Sends SIGKILL through a descriptor: never to another process that got the pid meanwhile.
+pub fn kill(pidfd: &OwnedFd) -> io::Result<()> {
+    match rustix::process::pidfd_send_signal(pidfd, Signal::KILL) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Name of this host.
+pub fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_is_itself_and_no_other() {
+        let own = Identity::own().unwrap();
+        assert!(own.open().unwrap().is_some());
+        assert!(Identity { start: own.start + 1, ..own.clone() }.open().unwrap().is_none(), "same pid, another start");
+        assert!(Identity { boot_id: "another".into(), ..own }.open().unwrap().is_none(), "another boot");
+    }
+
+    #[test]
+    fn a_command_name_with_parentheses_does_not_shift_the_fields() {
+        let text = "42 (a) b (c)) S 1 42 42 0 -1 4194560 1 2 3 4 50 60 7 8 20 0 1 0 12345 1 2";
+        let stat = Stat::parse(text).unwrap();
+        assert_eq!((stat.state, stat.user, stat.system, stat.start), ('S', 57, 68, 12345));
+    }
+
+    #[test]
+    fn peak_memory_is_known() {
+        assert!(max_rss_kib().unwrap() > 100);
+    }
+}

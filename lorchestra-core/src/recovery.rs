@@ -1,0 +1,184 @@
+//! Closes the runs that a supervisor's death left open: by what their spool says, or as abandoned.
+//!
+//! Called by the commands that show or make runs. A run is open as long as its spool directory exists, so that one look
+//! into `spool/` is all that this costs when there is nothing to do. For each open run:
+//!
+//! 1. The overlap lock must be free: else its supervisor lives, and will end it.
+//! 2. The attempt's lock must be free, or become so in 5 s: a worker outlives its supervisor by a moment at most. One that
+//!    does not is killed.
+//! 3. The rest of the spool is taken in; with a final record, that is the outcome, else the run is abandoned.
+//! 4. State and terminal event are committed; then the spool directory is removed.
+
+use crate::locks::{AttemptLock, OverlapLock, overlap_name};
+use crate::outcome::Outcome;
+use crate::process;
+use crate::spool::reader::{Reader, Writing};
+use crate::state::StateDir;
+use crate::store::{Run, RunState, Store, StoreError};
+use crate::supervisor::intake::{IntakeError, take_in};
+use crate::supervisor::unseen_end;
+use rustix::process::PidfdFlags;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
+
+/// How long a worker may outlive its supervisor.
+const WORKER: Duration = Duration::from_secs(5);
+/// A spool directory without a run is one that is just beginning, or whose supervisor died before it recorded the run.
+const UNRECORDED: Duration = Duration::from_secs(60 * 60);
+
+/// A run that was closed here.
+#[derive(Debug)]
+pub struct Recovered {
+    /// The run, as it was.
+    pub run: Run,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Payload of its terminal event.
+    pub payload: serde_json::Value,
+}
+
+/// Why a run could not be closed. It stays open, and nothing of it is lost.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Its spool or the store, while taking in.
+    #[error(transparent)]
+    Intake(#[from] IntakeError),
+    /// A lock or a directory.
+    #[error("{path}", path = path.display())]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+}
+
+/// Closes every open run whose supervisor is dead. Opens the store only if there is one to close.
+pub fn close_abandoned(state: &StateDir) -> Result<Vec<Recovered>, RecoveryError> {
+    let open = open_runs(state)?;
+    if open.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut store = Store::open(state)?;
+    let mut recovered = Vec::new();
+    for run_id in open {
+        let Ok(run) = store.find_run(&run_id)? else {
+            remove_unrecorded(state, &run_id);
+            continue;
+        };
+        let path = state.lock(&overlap_name(&run.package, &run.job, run.account.as_deref()));
+        let lock = OverlapLock::try_take(&path).map_err(|source| RecoveryError::Io { path, source })?;
+        if let Some(lock) = lock {
+            recovered.extend(close(state, &mut store, &run_id, &lock)?);
+        }
+    }
+    Ok(recovered)
+}
+
+/// Closes the open runs of one job and account, whose lock the caller holds.
+pub(crate) fn close_predecessors(
+    state: &StateDir,
+    store: &mut Store,
+    package: &str,
+    job: &str,
+    account: Option<&str>,
+    lock: &OverlapLock,
+) -> Result<Vec<Recovered>, RecoveryError> {
+    let mut recovered = Vec::new();
+    for run_id in open_runs(state)? {
+        if let Ok(run) = store.find_run(&run_id)?
+            && (run.package.as_str(), run.job.as_str(), run.account.as_deref()) == (package, job, account)
+        {
+            recovered.extend(close(state, store, &run_id, lock)?);
+        }
+    }
+    Ok(recovered)
+}
+
+/// Closes one run. The lock is asked for to show that it is held: nobody else closes or makes such a run meanwhile.
+fn close(state: &StateDir, store: &mut Store, run_id: &str, _held: &OverlapLock) -> Result<Option<Recovered>, RecoveryError> {
+    // Read again under the lock: its supervisor may have ended it between the look into `spool/` and now.
+    let run = match store.find_run(run_id)? {
+        Ok(run) if run.state == RunState::Running => run,
+        _ => {
+            remove_spool(state, run_id);
+            return Ok(None);
+        }
+    };
+    let attempt = run.attempts;
+    wait_for_worker(state, run_id, attempt)?;
+    let mut taken = store.taken(run_id, attempt)?;
+    let spool = state.attempt_spool(run_id, attempt);
+    let mut reader = Reader::new(&spool, taken.cursor);
+    take_in(store, run_id, attempt, &spool, &mut reader, &mut taken, Writing::Dead)?;
+    let lived = u64::try_from(crate::now_micros() - run.started_at).unwrap_or(0);
+    let (outcome, end) = unseen_end(taken, attempt, Duration::from_micros(lived));
+    let ended = store.end_run(run_id, None, &end)?;
+    remove_spool(state, run_id);
+    tracing::info!(run_id, ?outcome, "closed a run whose supervisor had died");
+    Ok(ended.then_some(Recovered { run, outcome, payload: end.payload }))
+}
+
+fn wait_for_worker(state: &StateDir, run_id: &str, attempt: u32) -> Result<(), RecoveryError> {
+    let path = state.attempt_lock(run_id, attempt);
+    let io = |source| RecoveryError::Io { path: path.clone(), source };
+    let deadline = Instant::now() + WORKER;
+    let mut killed = false;
+    while let Some(pid) = AttemptLock::holder(&path).map_err(io)? {
+        if Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        } else if !killed {
+            killed = true;
+            if let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty())
+                // Asked again with the descriptor in hand: it is the holder that is killed, not who got its pid.
+                && AttemptLock::holder(&path).map_err(io)? == Some(pid)
+            {
+                tracing::warn!(run_id, pid = pid.as_raw_nonzero(), "killing a worker that outlived its supervisor");
+                process::kill(&pidfd).map_err(io)?;
+            }
+        } else if Instant::now() > deadline + WORKER {
+            return Err(io(io::Error::other(format!("process {} holds it and cannot be killed", pid.as_raw_nonzero()))));
+        } else {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    Ok(())
+}
+
+fn open_runs(state: &StateDir) -> Result<Vec<String>, RecoveryError> {
+    let path = state.spools();
+    let io = |source| RecoveryError::Io { path: path.clone(), source };
+    let mut runs = Vec::new();
+    for entry in fs::read_dir(&path).map_err(io)? {
+        if let Ok(name) = entry.map_err(io)?.file_name().into_string()
+            && uuid::Uuid::parse_str(&name).is_ok()
+        {
+            runs.push(name);
+        }
+    }
+    runs.sort_unstable();
+    Ok(runs)
+}
+
+/// Removes a closed run's spool. Should it fail, the next command does it: the run's end is already recorded.
+pub(crate) fn remove_spool(state: &StateDir, run_id: &str) {
+    let dir = state.run_spool(run_id);
+    if let Err(error) = fs::remove_dir_all(&dir)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(dir = %dir.display(), %error, "the spool of a closed run could not be removed");
+    }
+}
+
+fn remove_unrecorded(state: &StateDir, run_id: &str) {
+    let made = fs::metadata(state.run_spool(run_id)).and_then(|meta| meta.modified());
+    let old = made.is_ok_and(|made| SystemTime::now().duration_since(made).is_ok_and(|age| age > UNRECORDED));
+    if old {
+        remove_spool(state, run_id);
+    }
+}

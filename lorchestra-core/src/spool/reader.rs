@@ -1,0 +1,143 @@
+//! The reading side of a spool: in the supervisor while the worker lives, in recovery when nobody does.
+//!
+//! Reads forward from a [`Cursor`] in chunks of about [`CHUNK_BYTES`]; the caller commits what a chunk holds together with
+//! the chunk's end, then tells [`Reader::taken`], which removes the segments that are done with.
+
+use super::Cursor;
+use super::record::{self, Record, RecordError};
+use super::writer::segment_path;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Bytes read at once; a longer record is read whole.
+pub const CHUNK_BYTES: usize = 1 << 20;
+/// No record is longer: a payload of 1 MiB, four texts, the frame.
+const MAX_RECORD: usize = 2 << 20;
+
+/// Whether more can still come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writing {
+    /// The worker lives: an incomplete line may yet be completed.
+    Alive,
+    /// The worker is dead: what is there is all there will be.
+    Dead,
+}
+
+/// A reader of one attempt's spool.
+#[derive(Debug)]
+pub struct Reader {
+    dir: PathBuf,
+    cursor: Cursor,
+    file: Option<File>,
+    buffer: Vec<u8>,
+}
+
+/// What one read found.
+#[derive(Debug)]
+pub struct Chunk<'a> {
+    /// The records, in order.
+    pub records: Vec<Record<'a>>,
+    /// Where the next read begins, once these are committed.
+    pub end: Cursor,
+    /// Whole lines that were not records although nothing can complete them any more.
+    pub damaged: u64,
+    /// Whether there may be more to read at once.
+    pub more: bool,
+}
+
+impl Reader {
+    /// A reader of the attempt directory `dir`, from `cursor` on. Touches no file yet.
+    pub fn new(dir: &Path, cursor: Cursor) -> Self {
+        Self { dir: dir.to_owned(), cursor, file: None, buffer: Vec::new() }
+    }
+
+    /// The next records, at most about [`CHUNK_BYTES`] of them. Does not advance: [`taken`](Self::taken) does.
+    pub fn read(&mut self, writing: Writing) -> io::Result<Chunk<'_>> {
+        // The successor is looked for before the segment is read: when it is there, the segment was complete by then.
+        let has_next = segment_path(&self.dir, self.cursor.segment + 1).exists();
+        let complete = has_next || writing == Writing::Dead;
+        self.fill()?;
+        let mut chunk = Chunk { records: Vec::new(), end: self.cursor, damaged: 0, more: false };
+        let mut at = 0;
+        while let Some(end) = memchr_newline(&self.buffer[at..]) {
+            match record::parse(&self.buffer[at..at + end]) {
+                Ok(record) => chunk.records.push(record),
+                // While the worker lives, this may be a write that is being cut back: look again later.
+                Err(RecordError::Checksum) if !complete => break,
+                Err(error) => {
+                    tracing::warn!(dir = %self.dir.display(), segment = self.cursor.segment, byte = self.cursor.byte + at as u64, %error, "spool record left out");
+                    chunk.damaged += 1;
+                }
+            }
+            at += end + 1;
+        }
+        chunk.end.byte += at as u64;
+        let read_all = self.buffer.len() < CHUNK_BYTES;
+        if !read_all && at > 0 {
+            chunk.more = true;
+        } else if has_next && (read_all || at == 0) {
+            // What is left behind the last line's end was torn.
+            chunk.end = Cursor { segment: self.cursor.segment + 1, byte: 0 };
+            chunk.more = true;
+        }
+        Ok(chunk)
+    }
+
+    /// Everything before `end` is committed: go on from there, and remove the segments before it.
+    pub fn taken(&mut self, end: Cursor) -> io::Result<()> {
+        let from = self.cursor.segment;
+        self.cursor = end;
+        if from != end.segment {
+            self.file = None;
+            for segment in from..end.segment {
+                remove(&segment_path(&self.dir, segment))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads from the cursor until a chunk is full or holds at least one line, or the file ends.
+    fn fill(&mut self) -> io::Result<()> {
+        self.buffer.clear();
+        if self.file.is_none() {
+            match File::open(segment_path(&self.dir, self.cursor.segment)) {
+                Ok(file) => self.file = Some(file),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(e) => return Err(e),
+            }
+        }
+        let Some(file) = &self.file else { return Ok(()) };
+        let mut want = CHUNK_BYTES;
+        let mut have = 0;
+        loop {
+            self.buffer.resize(want, 0);
+            let n = match file.read_at(&mut self.buffer[have..], self.cursor.byte + have as u64) {
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e),
+            };
+            have += n;
+            if n == 0 || (have == want && (want == MAX_RECORD || memchr_newline(&self.buffer).is_some())) {
+                break;
+            }
+            if have == want {
+                want = MAX_RECORD;
+            }
+        }
+        self.buffer.truncate(have);
+        Ok(())
+    }
+}
+
+fn memchr_newline(bytes: &[u8]) -> Option<usize> {
+    bytes.iter().position(|&b| b == b'\n')
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,144 @@
+//! The form of one spool record, for writing and for reading. Pure: bytes in, bytes out.
+
+use lorchestra_plugin_api::invoke::JobReturn;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+
+/// Bytes before the JSON: the checksum as eight hex digits, and a space.
+const PREFIX: usize = 9;
+
+/// One record as it is read.
+#[derive(Debug, Deserialize)]
+pub struct Record<'a> {
+    /// Position in the attempt, from 1.
+    pub seq: u64,
+    /// An event of the job.
+    #[serde(borrow)]
+    pub event: Option<EventRecord<'a>>,
+    /// A step the worker has reached.
+    pub mark: Option<Mark>,
+    /// The end of the attempt.
+    #[serde(rename = "final")]
+    pub end: Option<Final>,
+}
+
+/// An event as the sink took it.
+#[derive(Debug, Deserialize)]
+pub struct EventRecord<'a> {
+    /// UUIDv7.
+    pub id: &'a str,
+    /// When it was emitted, in microseconds since 1970.
+    pub at: i64,
+    /// Kind of event.
+    #[serde(borrow, rename = "type")]
+    pub event_type: Cow<'a, str>,
+    /// Where the payload's schema is found.
+    pub schema_ref: Option<String>,
+    /// What it belongs to; the run unless given.
+    pub correlation_id: Option<String>,
+    /// The person it is about.
+    pub subject_id: Option<String>,
+    /// A JSON object, as the job wrote it.
+    #[serde(borrow)]
+    pub payload: &'a RawValue,
+}
+
+/// A step the worker has reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mark {
+    /// The library is loaded and checked; the job is being called. A death before this is a failure to load.
+    Entered,
+}
+
+/// The end of an attempt, as the worker saw it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "end", rename_all = "snake_case")]
+pub enum Final {
+    /// The job was called and came back.
+    Returned {
+        /// With what.
+        returned: JobReturn,
+        /// The worker's peak memory in KiB.
+        max_rss_kib: Option<u64>,
+    },
+    /// The library could not be loaded, or is not what its manifest says.
+    NotLoaded {
+        /// One sentence.
+        message: String,
+    },
+    /// The sink could not do its part; events may be missing.
+    SpoolFault {
+        /// One sentence.
+        message: String,
+    },
+}
+
+/// Appends a record whose JSON `write` writes into `out`; the frame is put around it.
+pub fn frame(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend_from_slice(b"00000000 ");
+    write(out);
+    let crc = crc32c::crc32c(&out[start + PREFIX..]);
+    for (digit, shift) in out[start..start + 8].iter_mut().zip((0..8).rev()) {
+        *digit = b"0123456789abcdef"[(crc >> (4 * shift)) as usize & 15];
+    }
+    out.push(b'\n');
+}
+
+/// Why a line is not a record.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// The frame or the checksum is wrong: torn, or damaged on disk.
+    #[error("checksum does not match")]
+    Checksum,
+    /// The checksum is right and the content is not: written by another lorchestra.
+    #[error("content not understood: {0}")]
+    Content(String),
+}
+
+/// Reads one line, without its end.
+pub fn parse(line: &[u8]) -> Result<Record<'_>, RecordError> {
+    let (prefix, json) = line.split_at_checked(PREFIX).ok_or(RecordError::Checksum)?;
+    // Exactly what `frame` writes: from_str_radix alone would take capitals and a sign.
+    let hex = prefix[..8].iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let crc = std::str::from_utf8(&prefix[..8]).ok().and_then(|hex| u32::from_str_radix(hex, 16).ok());
+    if !hex || prefix[8] != b' ' || crc != Some(crc32c::crc32c(json)) {
+        return Err(RecordError::Checksum);
+    }
+    serde_json::from_slice(json).map_err(|e| RecordError::Content(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn framed(json: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        frame(&mut out, |out| out.extend_from_slice(json.as_bytes()));
+        out
+    }
+
+    #[test]
+    fn what_is_framed_is_parsed() {
+        let line = framed(r#"{"seq":7,"event":{"id":"x","at":5,"type":"a\"b","payload":{"n":1e400}}}"#);
+        let record = parse(&line[..line.len() - 1]).unwrap();
+        let event = record.event.unwrap();
+        assert_eq!((record.seq, &*event.event_type, event.payload.get()), (7, "a\"b", r#"{"n":1e400}"#));
+    }
+
+    #[test]
+    fn every_truncation_and_every_flipped_bit_is_noticed() {
+        let line = framed(r#"{"seq":7,"mark":"entered"}"#);
+        let line = &line[..line.len() - 1];
+        for cut in 0..line.len() {
+            assert_eq!(parse(&line[..cut]).unwrap_err(), RecordError::Checksum, "cut at {cut}");
+        }
+        for bit in 0..line.len() * 8 {
+            let mut line = line.to_vec();
+            line[bit / 8] ^= 1 << (bit % 8);
+            assert!(parse(&line).is_err(), "bit {bit}");
+        }
+    }
+}

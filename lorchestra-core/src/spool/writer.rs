@@ -1,0 +1,570 @@
+//! The writing side of a spool, in the worker. Owns the open segment; talks to the file system only.
+//!
+//! Every append either leaves whole records behind, or nothing and an error: a write that the disk cut short is cut back to
+//! the record before it. When that fails too, or when the descriptor turns out not to be ours any more (a plugin closed it
+//! and the number was given to another file), the writer is *faulted*: it takes nothing more, and the attempt ends as
+//! [`Final::SpoolFault`].
+
+use super::record::{Final, Mark, frame};
+use super::{MAX_SEGMENTS, SEGMENT_BYTES};
+use chrono::Utc;
+use rustix::fs::{Mode, OFlags};
+use serde::de::IgnoredAny;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The longest payload, in bytes.
+pub const MAX_PAYLOAD: usize = 1 << 20;
+/// The longest event type and other texts of an event, in bytes.
+pub const MAX_TEXT: usize = 1024;
+/// Levels of nesting in a payload.
+pub const MAX_DEPTH: usize = 100;
+/// Records between two looks at whether the descriptor is still ours.
+const CHECK_EVERY: u32 = 64;
+
+/// One event to append. Empty text stands for "none".
+#[derive(Debug, Clone, Copy)]
+pub struct NewEvent<'a> {
+    /// Kind of event.
+    pub event_type: &'a str,
+    /// A JSON object.
+    pub payload: &'a [u8],
+    /// Where the payload's schema is found.
+    pub schema_ref: &'a str,
+    /// What it belongs to.
+    pub correlation_id: &'a str,
+    /// The person it is about.
+    pub subject_id: &'a str,
+}
+
+/// Why an event was not taken. Nothing of it is in the spool.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// The event is not one.
+    #[error("{0}")]
+    Invalid(String),
+    /// The disk did not take it; a later one may succeed.
+    #[error("the spool {path} did not take the event: {source}", path = path.display())]
+    Io {
+        /// The segment.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// The final record is written.
+    #[error("the job has ended; no event can follow its end")]
+    Ended,
+    /// The run is being ended, and the store does not keep up.
+    #[error("the run is being ended while its spool is full")]
+    Cancelled,
+    /// The spool cannot be trusted any more.
+    #[error("the spool is out of order: {0}")]
+    Fault(String),
+}
+
+/// The open spool of one attempt.
+#[derive(Debug)]
+pub struct Writer {
+    dir: PathBuf,
+    file: File,
+    ident: (u64, u64),
+    segment: u32,
+    len: u64,
+    seq: u64,
+    buffer: Vec<u8>,
+    unchecked: u32,
+    state: State,
+    segment_bytes: u64,
+}
+
+#[derive(Debug)]
+enum State {
+    Open,
+    Ended,
+    Faulted(String),
+}
+
+impl Writer {
+    /// Begins the spool in `dir`, an empty directory. The first segment is there, and its name is on disk, on return.
+    pub fn create(dir: &Path) -> io::Result<Self> {
+        Self::with_segments_of(dir, SEGMENT_BYTES)
+    }
+
+    fn with_segments_of(dir: &Path, segment_bytes: u64) -> io::Result<Self> {
+        let (file, ident) = open_segment(dir, 1)?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            file,
+            ident,
+            segment: 1,
+            len: 0,
+            seq: 0,
+            buffer: Vec::with_capacity(4096),
+            unchecked: 0,
+            state: State::Open,
+            segment_bytes,
+        })
+    }
+
+    /// Appends one event. On `Ok` it survives the death of this process.
+    ///
+    /// `cancelled` is asked while the spool is full and the store has to catch up.
+    pub fn append(&mut self, event: &NewEvent<'_>, cancelled: &dyn Fn() -> bool) -> Result<(), AppendError> {
+        self.ready(cancelled)?;
+        check(event)?;
+        self.buffer.clear();
+        write_event(&mut self.buffer, self.seq + 1, event);
+        self.write_buffer(1).map(drop).map_err(|(_, e)| e)
+    }
+
+    /// Appends events in order by one write. Answers with how many were taken and, where not all were, why.
+    pub fn append_all<'a>(
+        &mut self,
+        events: impl Iterator<Item = NewEvent<'a>>,
+        cancelled: &dyn Fn() -> bool,
+    ) -> (u64, Result<(), AppendError>) {
+        if let Err(e) = self.ready(cancelled) {
+            return (0, Err(e));
+        }
+        self.buffer.clear();
+        let mut count = 0;
+        let mut invalid = Ok(());
+        for event in events {
+            if let Err(e) = check(&event) {
+                invalid = Err(e);
+                break;
+            }
+            count += 1;
+            write_event(&mut self.buffer, self.seq + count, &event);
+        }
+        if count == 0 {
+            return (0, invalid);
+        }
+        match self.write_buffer(count) {
+            Ok(taken) => (taken, invalid),
+            Err((taken, e)) => (taken, Err(e)),
+        }
+    }
+
+    /// Notes that the worker has reached a step.
+    pub fn mark(&mut self, mark: Mark) -> Result<(), AppendError> {
+        self.ready(&|| false)?;
+        self.buffer.clear();
+        let seq = self.seq + 1;
+        frame(&mut self.buffer, |out| write_json(out, &serde_json::json!({"seq": seq, "mark": mark})));
+        self.write_buffer(1).map(drop).map_err(|(_, e)| e)
+    }
+
+    /// Makes everything appended so far survive power loss.
+    pub fn flush(&mut self) -> Result<(), AppendError> {
+        if let State::Faulted(why) = &self.state {
+            return Err(AppendError::Fault(why.clone()));
+        }
+        self.check_descriptor()?;
+        self.file.sync_data().map_err(|source| AppendError::Io { path: self.path(), source })
+    }
+
+    /// Writes the final record, synced; nothing can follow it. Where the spool has faulted, that is what the record says, in
+    /// a segment of its own.
+    pub fn finish(&mut self, end: &Final) -> Result<(), AppendError> {
+        if matches!(self.state, State::Ended) {
+            return Err(AppendError::Ended);
+        }
+        let _ = self.check_descriptor();
+        let fault = match &self.state {
+            State::Faulted(message) => {
+                let message = message.clone();
+                self.begin_segment().map_err(|source| AppendError::Io { path: self.path(), source })?;
+                Some(Final::SpoolFault { message })
+            }
+            _ => None,
+        };
+        let seq = self.seq + 1;
+        self.buffer.clear();
+        frame(&mut self.buffer, |out| write_json(out, &serde_json::json!({"seq": seq, "final": fault.as_ref().unwrap_or(end)})));
+        self.write_buffer(1).map_err(|(_, e)| e)?;
+        self.state = State::Ended;
+        // Not needed against the death of processes; against power loss the run would be `abandoned` instead of lost.
+        self.file.sync_data().map_err(|source| AppendError::Io { path: self.path(), source })
+    }
+
+    fn ready(&mut self, cancelled: &dyn Fn() -> bool) -> Result<(), AppendError> {
+        match &self.state {
+            State::Open => {}
+            State::Ended => return Err(AppendError::Ended),
+            State::Faulted(why) => return Err(AppendError::Fault(why.clone())),
+        }
+        if self.len >= self.segment_bytes {
+            self.roll(cancelled)?;
+        }
+        self.unchecked += 1;
+        if self.unchecked >= CHECK_EVERY { self.check_descriptor() } else { Ok(()) }
+    }
+
+    /// Writes the buffer, which holds `count` records. On error, what was written is cut back to the last whole record.
+    fn write_buffer(&mut self, count: u64) -> Result<u64, (u64, AppendError)> {
+        match self.file.write_all(&self.buffer) {
+            Ok(()) => {
+                self.len += self.buffer.len() as u64;
+                self.seq += count;
+                Ok(count)
+            }
+            Err(source) => {
+                let path = self.path();
+                // How much of it is there, is what the file says; whole records among it may have been read already, so
+                // they stay.
+                let there = self.file.metadata().map(|m| m.len().saturating_sub(self.len) as usize).unwrap_or(0);
+                let part = &self.buffer[..there.min(self.buffer.len())];
+                let whole = part.iter().rposition(|&b| b == b'\n').map_or(0, |end| end + 1);
+                let taken = part[..whole].iter().filter(|&&b| b == b'\n').count() as u64;
+                self.len += whole as u64;
+                self.seq += taken;
+                if let Err(e) = self.file.set_len(self.len) {
+                    self.state = State::Faulted(format!("a torn record in {} could not be cut back: {e}", path.display()));
+                }
+                Err((taken, AppendError::Io { path, source }))
+            }
+        }
+    }
+
+    /// The descriptor must still be our file, and nobody else may have written to it.
+    fn check_descriptor(&mut self) -> Result<(), AppendError> {
+        self.unchecked = 0;
+        if let State::Faulted(why) = &self.state {
+            return Err(AppendError::Fault(why.clone()));
+        }
+        let why = match self.file.metadata() {
+            Ok(meta) if (meta.dev(), meta.ino()) != self.ident => "the plugin closed the spool's file descriptor and its number was reused",
+            Ok(meta) if meta.len() != self.len => "something else wrote to the spool's file descriptor",
+            Ok(_) => return Ok(()),
+            Err(_) => "the plugin closed the spool's file descriptor",
+        };
+        let why = format!("{why}; up to {CHECK_EVERY} events before this may be missing");
+        self.state = State::Faulted(why.clone());
+        Err(AppendError::Fault(why))
+    }
+
+    fn roll(&mut self, cancelled: &dyn Fn() -> bool) -> Result<(), AppendError> {
+        let io = |path: PathBuf| move |source| AppendError::Io { path, source };
+        self.check_descriptor()?;
+        if let Some(oldest) = (self.segment + 1).checked_sub(MAX_SEGMENTS).filter(|&n| n > 0) {
+            let oldest = segment_path(&self.dir, oldest);
+            while oldest.exists() {
+                if cancelled() {
+                    return Err(AppendError::Cancelled);
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        // The reader takes a segment with a successor for complete: it must not lose its end to a power loss later on.
+        self.file.sync_data().map_err(io(self.path()))?;
+        self.begin_segment().map_err(io(segment_path(&self.dir, self.segment + 1)))
+    }
+
+    fn begin_segment(&mut self) -> io::Result<()> {
+        let (file, ident) = open_segment(&self.dir, self.segment + 1)?;
+        // A faulted descriptor may be another file's by now: closing it would close that one.
+        let old = std::mem::replace(&mut self.file, file);
+        if matches!(self.state, State::Faulted(_)) {
+            use std::os::fd::IntoRawFd;
+            let _ = old.into_raw_fd();
+        }
+        self.ident = ident;
+        self.segment += 1;
+        self.len = 0;
+        Ok(())
+    }
+
+    fn path(&self) -> PathBuf {
+        segment_path(&self.dir, self.segment)
+    }
+}
+
+/// Path of a segment.
+pub fn segment_path(dir: &Path, segment: u32) -> PathBuf {
+    dir.join(segment.to_string())
+}
+
+fn open_segment(dir: &Path, segment: u32) -> io::Result<(File, (u64, u64))> {
+    let path = segment_path(dir, segment);
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)?);
+    File::open(dir)?.sync_all()?;
+    let meta = file.metadata()?;
+    Ok((file, (meta.dev(), meta.ino())))
+}
+
+fn check(event: &NewEvent<'_>) -> Result<(), AppendError> {
+    let invalid = |why: String| Err(AppendError::Invalid(why));
+    if event.event_type.is_empty() {
+        return invalid("an event needs a type".into());
+    }
+    for (what, text) in [
+        ("type", event.event_type),
+        ("schema_ref", event.schema_ref),
+        ("correlation_id", event.correlation_id),
+        ("subject_id", event.subject_id),
+    ] {
+        if text.len() > MAX_TEXT {
+            return invalid(format!("the event's {what} has {} bytes; at most {MAX_TEXT} are allowed", text.len()));
+        }
+    }
+    let event_type = event.event_type;
+    if event.payload.len() > MAX_PAYLOAD {
+        return invalid(format!(
+            "the payload of `{event_type}` has {} bytes; at most {MAX_PAYLOAD} (1 MiB) are allowed: write large results to the data directory and emit their path",
+            event.payload.len()
+        ));
+    }
+    if event.payload.trim_ascii_start().first() != Some(&b'{') {
+        return invalid(format!("the payload of `{event_type}` is not a JSON object"));
+    }
+    // from_slice would not look at the bytes of strings that it skips.
+    let Ok(text) = std::str::from_utf8(event.payload) else {
+        return invalid(format!("the payload of `{event_type}` is not UTF-8"));
+    };
+    if let Err(e) = serde_json::from_str::<IgnoredAny>(text) {
+        return invalid(format!("the payload of `{event_type}` is not JSON: {e}"));
+    }
+    if depth(event.payload) > MAX_DEPTH {
+        return invalid(format!("the payload of `{event_type}` is nested deeper than {MAX_DEPTH} levels"));
+    }
+    Ok(())
+}
+
+/// Levels of nesting of valid JSON. serde_json skips a value without recursion, so it does not limit this by itself; who
+/// reads the event later (another serde_json, BigQuery) does.
+fn depth(json: &[u8]) -> usize {
+    let (mut depth, mut deepest) = (0, 0);
+    let (mut in_text, mut escaped) = (false, false);
+    for &byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b'{' | b'[' if !in_text => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' if !in_text => depth -= 1,
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// Writes the record by hand: this is the emit path, and serde's maps cost more than the write itself.
+fn write_event(out: &mut Vec<u8>, seq: u64, event: &NewEvent<'_>) {
+    frame(out, |out| {
+        out.extend_from_slice(b"{\"seq\":");
+        write_number(out, seq);
+        out.extend_from_slice(b",\"event\":{\"id\":\"");
+        let mut id = uuid::Uuid::encode_buffer();
+        out.extend_from_slice(uuid::Uuid::now_v7().hyphenated().encode_lower(&mut id).as_bytes());
+        out.extend_from_slice(b"\",\"at\":");
+        write_number(out, u64::try_from(Utc::now().timestamp_micros()).unwrap_or(0));
+        out.extend_from_slice(b",\"type\":");
+        write_json(out, &event.event_type);
+        for (key, text) in [
+            (&b",\"schema_ref\":"[..], event.schema_ref),
+            (b",\"correlation_id\":", event.correlation_id),
+            (b",\"subject_id\":", event.subject_id),
+        ] {
+            if !text.is_empty() {
+                out.extend_from_slice(key);
+                write_json(out, &text);
+            }
+        }
+        out.extend_from_slice(b",\"payload\":");
+        let start = out.len();
+        out.extend_from_slice(event.payload);
+        // Valid JSON has line breaks only between its tokens (those in strings are escaped): a space is the same there, and
+        // a record stays one line.
+        for byte in &mut out[start..] {
+            if matches!(*byte, b'\n' | b'\r') {
+                *byte = b' ';
+            }
+        }
+        out.extend_from_slice(b"}}");
+    });
+}
+
+fn write_number(out: &mut Vec<u8>, mut n: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (n % 10) as u8;
+        n /= 10;
+        if n == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+fn write_json(out: &mut Vec<u8>, value: &impl serde::Serialize) {
+    // Text, numbers and our own types: serialising them into memory has no way to fail.
+    let _ = serde_json::to_writer(out, value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::reader::{Reader, Writing};
+    use crate::spool::Cursor;
+    use lorchestra_plugin_api::invoke::JobReturn;
+
+    fn event(payload: &str) -> NewEvent<'_> {
+        NewEvent { event_type: "t", payload: payload.as_bytes(), schema_ref: "", correlation_id: "", subject_id: "" }
+    }
+
+    fn returned() -> Final {
+        Final::Returned { returned: JobReturn::Ok, max_rss_kib: None }
+    }
+
+    /// Everything a dead writer left, as (seq, payload), and whether it ended.
+    fn read_all(dir: &Path) -> (Vec<(u64, String)>, bool) {
+        let mut reader = Reader::new(dir, Cursor::default());
+        let (mut events, mut ended) = (Vec::new(), false);
+        loop {
+            let chunk = reader.read(Writing::Dead).unwrap();
+            for record in &chunk.records {
+                ended |= record.end.is_some();
+                if let Some(event) = &record.event {
+                    events.push((record.seq, event.payload.get().to_owned()));
+                }
+            }
+            let (end, more) = (chunk.end, chunk.more);
+            reader.taken(end).unwrap();
+            if !more {
+                return (events, ended);
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_appended_is_read_in_order_over_many_segments() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = Writer::with_segments_of(dir.path(), 1000).unwrap();
+        let taken_in = std::thread::spawn({
+            let dir = dir.path().to_owned();
+            move || {
+                let mut reader = Reader::new(&dir, Cursor::default());
+                let mut seqs = Vec::new();
+                loop {
+                    let chunk = reader.read(Writing::Alive).unwrap();
+                    seqs.extend(chunk.records.iter().map(|record| record.seq));
+                    let ended = chunk.records.iter().any(|record| record.end.is_some());
+                    let end = chunk.end;
+                    reader.taken(end).unwrap();
+                    if ended {
+                        return seqs;
+                    }
+                }
+            }
+        });
+        for n in 0..500 {
+            writer.append(&event(&format!("{{\"n\":{n}}}")), &|| false).unwrap();
+        }
+        writer.finish(&returned()).unwrap();
+        assert_eq!(taken_in.join().unwrap(), (1..=501).collect::<Vec<_>>());
+        let left = std::fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(left, 1, "segments that were taken are gone");
+    }
+
+    #[test]
+    fn a_writer_that_is_ahead_waits_until_it_is_cancelled() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = Writer::with_segments_of(dir.path(), 10).unwrap();
+        for _ in 0..MAX_SEGMENTS {
+            writer.append(&event("{}"), &|| true).unwrap();
+        }
+        assert!(matches!(writer.append(&event("{}"), &|| true), Err(AppendError::Cancelled)));
+        std::fs::remove_file(segment_path(dir.path(), 1)).unwrap();
+        writer.append(&event("{}"), &|| true).unwrap();
+    }
+
+    #[test]
+    fn nothing_follows_the_final_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = Writer::create(dir.path()).unwrap();
+        writer.append(&event("{}"), &|| false).unwrap();
+        writer.finish(&returned()).unwrap();
+        assert!(matches!(writer.append(&event("{}"), &|| false), Err(AppendError::Ended)));
+        assert!(matches!(writer.finish(&returned()), Err(AppendError::Ended)));
+        assert_eq!(read_all(dir.path()).0.len(), 1);
+    }
+
+    #[test]
+    fn a_torn_record_ends_a_dead_segment_wherever_it_is_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = Writer::create(dir.path()).unwrap();
+        for n in 0..3 {
+            writer.append(&event(&format!("{{\"n\":{n}}}")), &|| false).unwrap();
+        }
+        let path = segment_path(dir.path(), 1);
+        let whole = std::fs::read(&path).unwrap();
+        let ends: Vec<usize> = whole.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(i, _)| i + 1).collect();
+        for cut in 0..whole.len() {
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            let complete = ends.iter().filter(|end| **end <= cut).count();
+            assert_eq!(read_all(dir.path()).0.len(), complete, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_an_error_and_leaves_whole_records() {
+        // /dev/full answers every write with ENOSPC; its length stays 0, as that of a disk that takes nothing.
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = Writer::create(dir.path()).unwrap();
+        writer.append(&event("{}"), &|| false).unwrap();
+        let whole = std::fs::read(segment_path(dir.path(), 1)).unwrap();
+        writer.file = File::options().append(true).open("/dev/full").unwrap();
+        let error = writer.append(&event("{}"), &|| false).unwrap_err();
+        assert!(error.to_string().contains("did not take the event"), "{error}");
+        assert_eq!(std::fs::read(segment_path(dir.path(), 1)).unwrap(), whole);
+    }
+
+    #[test]
+    fn a_descriptor_that_is_not_ours_any_more_faults_the_spool() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = Writer::create(dir.path()).unwrap();
+        writer.append(&event("{}"), &|| false).unwrap();
+        writer.file = tempfile::tempfile().unwrap();
+        assert!(matches!(writer.flush(), Err(AppendError::Fault(_))));
+        assert!(matches!(writer.append(&event("{}"), &|| false), Err(AppendError::Fault(_))));
+        writer.finish(&returned()).unwrap();
+        let text = std::fs::read_to_string(segment_path(dir.path(), 2)).unwrap();
+        assert!(text.contains("spool_fault"), "{text}");
+    }
+
+    #[test]
+    fn what_is_no_event_is_refused_and_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = Writer::create(dir.path()).unwrap();
+        let deep = format!("{{\"x\":{}1{}}}", "[".repeat(200), "]".repeat(200));
+        let long = format!("{{\"x\":\"{}\"}}", "y".repeat(MAX_PAYLOAD));
+        for bad in ["", "[]", "1", "{", "{\"a\":}", "{} {}", "{\"a\":NaN}", &deep, &long] {
+            assert!(matches!(writer.append(&event(bad), &|| false), Err(AppendError::Invalid(_))), "{}", &bad[..bad.len().min(40)]);
+        }
+        let not_utf8 = NewEvent { payload: b"{\"a\":\"\xff\"}", ..event("") };
+        assert!(matches!(writer.append(&not_utf8, &|| false), Err(AppendError::Invalid(_))));
+        assert_eq!(std::fs::metadata(segment_path(dir.path(), 1)).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn line_breaks_between_tokens_stay_one_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = Writer::create(dir.path()).unwrap();
+        writer.append(&event("{\r\n  \"a\": \"[{\\\"\\n\"\n}"), &|| false).unwrap();
+        writer.finish(&returned()).unwrap();
+        let (events, ended) = read_all(dir.path());
+        assert!(ended);
+        let value: serde_json::Value = serde_json::from_str(&events[0].1).unwrap();
+        assert_eq!(value["a"], "[{\"\n");
+    }
+}

@@ -1,0 +1,177 @@
+//! History and outbox: one SQLite database, written by supervisors and recovery, read by everybody.
+//!
+//! Owns runs, attempts and events ([`schema`]); knows nothing of plugins. What it promises:
+//!
+//! - What a method has committed survives power loss (WAL, `synchronous = FULL`).
+//! - An attempt's cursor moves in the transaction that inserts the events before it, and an event is inserted once by its id:
+//!   taking the same spool in twice changes nothing.
+//! - A run's state, its terminal event and the reading of its last cursor change in one transaction, and a second terminal
+//!   event of a run is refused by the database itself.
+//!
+//! Every writer begins IMMEDIATE and waits up to 60 s for its turn: a deferred transaction that turns into a writer would
+//! fail at once, whatever the timeout.
+
+pub mod event;
+pub mod retention;
+pub mod run;
+mod schema;
+
+pub use event::{Event, EventFilter};
+pub use run::{Attempt, NewRun, Run, RunEnd, RunFilter, RunState};
+
+use crate::locks::OverlapLock;
+use crate::state::StateDir;
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long a writer waits for its turn.
+const BUSY: Duration = Duration::from_secs(60);
+
+/// An open store.
+#[derive(Debug)]
+pub struct Store {
+    db: Connection,
+    path: PathBuf,
+}
+
+/// Why the store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Written by a later version.
+    #[error("{path} was written by a newer lorchestra (store version {found}; this one knows {known})", path = path.display())]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// A database of something else, or none at all.
+    #[error("{path} is not a store of lorchestra: {why}", path = path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        why: String,
+    },
+    /// The disk is full, or the file or its directory cannot be written.
+    #[error("{path} cannot be written: {why}", path = path.display())]
+    NotWritable {
+        /// The database.
+        path: PathBuf,
+        /// Full, read-only, ….
+        why: String,
+    },
+    /// SQLite's own words for anything else.
+    #[error("{path}: {doing}", path = path.display())]
+    Sql {
+        /// The database.
+        path: PathBuf,
+        /// What was being done.
+        doing: &'static str,
+        /// SQLite's error.
+        source: rusqlite::Error,
+    },
+    /// A file beside the database.
+    #[error("{path}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+}
+
+impl StoreError {
+    fn sql(path: &Path, doing: &'static str, source: rusqlite::Error) -> Self {
+        use rusqlite::ErrorCode as Code;
+        let path = path.to_owned();
+        let code = source.sqlite_error_code();
+        match code {
+            Some(Code::DiskFull) => Self::NotWritable { path, why: "the disk is full".into() },
+            Some(Code::ReadOnly) => Self::NotWritable { path, why: "it is read-only".into() },
+            Some(Code::CannotOpen) => Self::NotWritable { path, why: "it cannot be opened (permissions?)".into() },
+            Some(Code::SystemIoFailure) => Self::NotWritable { path, why: source.to_string() },
+            Some(Code::NotADatabase) => Self::Foreign { path, why: "it is not an SQLite database".into() },
+            Some(Code::DatabaseCorrupt) => Self::Foreign { path, why: source.to_string() },
+            _ => Self::Sql { path, doing, source },
+        }
+    }
+}
+
+impl Store {
+    /// Opens the store of a state directory, creating or migrating it first where needed.
+    pub fn open(state: &StateDir) -> Result<Self, StoreError> {
+        let path = state.store();
+        if let Some(store) = Self::open_current(&path)? {
+            return Ok(store);
+        }
+        // First use or an older version: one process at a time, and the others find it done.
+        let lock_path = state.lock("store");
+        let _lock = OverlapLock::take(&lock_path).map_err(|source| StoreError::Io { path: lock_path, source })?;
+        if let Some(store) = Self::open_current(&path)? {
+            return Ok(store);
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        // 0600 from the first moment: SQLite gives its journal files the mode of the database.
+        crate::private_file(&path).map_err(|source| match source.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+            Some(rustix::io::Errno::NOSPC | rustix::io::Errno::ROFS | rustix::io::Errno::ACCESS) => {
+                StoreError::NotWritable { path: path.clone(), why: source.to_string() }
+            }
+            _ => StoreError::Io { path: path.clone(), source },
+        })?;
+        let db = Connection::open_with_flags(&path, flags).map_err(|e| StoreError::sql(&path, "opening the store", e))?;
+        let mut store = Self { db, path };
+        store.configure()?;
+        schema::migrate(&mut store.db).map_err(|e| StoreError::sql(&store.path, "creating the store", e))?;
+        Ok(store)
+    }
+
+    /// The store, if it is there and of the present version.
+    fn open_current(path: &Path) -> Result<Option<Self>, StoreError> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let db = Connection::open_with_flags(path, flags).map_err(|e| StoreError::sql(path, "opening the store", e))?;
+        let store = Self { db, path: path.to_owned() };
+        store.configure()?;
+        match schema::version(&store.db).map_err(|e| StoreError::sql(path, "reading the store's version", e))? {
+            schema::Version::Current => Ok(Some(store)),
+            schema::Version::Older => Ok(None),
+            schema::Version::Newer(found) => {
+                Err(StoreError::Newer { path: path.to_owned(), found, known: schema::VERSION })
+            }
+            schema::Version::Foreign => {
+                Err(StoreError::Foreign { path: path.to_owned(), why: "it is another program's SQLite database".into() })
+            }
+        }
+    }
+
+    fn configure(&self) -> Result<(), StoreError> {
+        let sql = |e| StoreError::sql(&self.path, "configuring the store", e);
+        self.db.busy_timeout(BUSY).map_err(sql)?;
+        self.db.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;").map_err(sql)
+    }
+
+    /// Runs `work` in one IMMEDIATE transaction.
+    fn write<T>(
+        &mut self,
+        doing: &'static str,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let path = &self.path;
+        let sql = |e| StoreError::sql(path, doing, e);
+        let tx = self.db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
+        let value = work(&tx).map_err(sql)?;
+        tx.commit().map_err(sql)?;
+        Ok(value)
+    }
+
+    fn read<T>(&self, doing: &'static str, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        work(&self.db).map_err(|e| StoreError::sql(&self.path, doing, e))
+    }
+}

@@ -1,0 +1,201 @@
+//! Events: taken in from a spool, and read for people.
+
+use super::{Store, StoreError};
+use crate::spool::record::{Final, Mark, Record};
+use crate::spool::Cursor;
+use rusqlite::{Row, Transaction, params};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+/// One event, as the envelope has it. `payload` and `subject_id` may be personal.
+#[derive(Debug, Serialize)]
+#[expect(missing_docs, reason = "the columns of the envelope, documented in docs/architecture.md")]
+pub struct Event {
+    pub event_id: String,
+    pub event_type: String,
+    pub source: String,
+    pub schema_ref: Option<String>,
+    pub created_at: String,
+    pub correlation_id: String,
+    pub subject_id: Option<String>,
+    pub payload: Option<Box<RawValue>>,
+    pub run_id: String,
+    pub attempt: u32,
+    pub package: String,
+    pub job: String,
+}
+
+/// Which events to read; `None` means any.
+#[derive(Debug, Default, Clone)]
+pub struct EventFilter {
+    /// Of this run, by its whole id.
+    pub run_id: Option<String>,
+    /// Of this type.
+    pub event_type: Option<String>,
+    /// Emitted at or after, in microseconds since 1970.
+    pub since: Option<i64>,
+}
+
+/// What an attempt's spool has said so far, as far as the store has taken it in.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Taken {
+    /// Where the next read begins.
+    pub cursor: Cursor,
+    /// Whether the job was entered.
+    pub entered: bool,
+    /// Its final record.
+    pub end: Option<Final>,
+    /// Records that could not be read although they were whole lines.
+    pub damaged: u64,
+}
+
+impl Store {
+    /// What has been taken in of an attempt.
+    pub fn taken(&self, run_id: &str, attempt: u32) -> Result<Taken, StoreError> {
+        self.read("reading an attempt", |db| {
+            db.query_row(
+                "SELECT cursor_segment, cursor_byte, entered, final, damaged FROM attempts
+                 WHERE run = (SELECT n FROM runs WHERE run_id = ?1) AND attempt = ?2",
+                params![run_id, attempt],
+                |row| {
+                    let end: Option<String> = row.get(3)?;
+                    Ok(Taken {
+                        cursor: Cursor { segment: row.get(0)?, byte: row.get::<_, i64>(1)?.unsigned_abs() },
+                        entered: row.get(2)?,
+                        end: end.and_then(|json| serde_json::from_str(&json).ok()),
+                        damaged: row.get::<_, i64>(4)?.unsigned_abs(),
+                    })
+                },
+            )
+        })
+    }
+
+    /// Inserts the events among `records` and moves the cursor, in one transaction. `taken` is what is known so far, and is
+    /// brought up to date once that is committed.
+    pub fn take_in(
+        &mut self,
+        run_id: &str,
+        attempt: u32,
+        records: &[Record<'_>],
+        end: Cursor,
+        damaged: u64,
+        taken: &mut Taken,
+    ) -> Result<(), StoreError> {
+        let mut next = taken.clone();
+        next.cursor = end;
+        next.damaged += damaged;
+        for record in records {
+            next.entered |= record.mark == Some(Mark::Entered);
+            if let Some(end) = &record.end {
+                next.end = Some(end.clone());
+            }
+        }
+        self.write("taking in events", |tx| {
+            let run: i64 = tx.query_row("SELECT n FROM runs WHERE run_id = ?1", [run_id], |row| row.get(0))?;
+            insert(tx, run, attempt, records)?;
+            let json = next.end.as_ref().and_then(|end| serde_json::to_string(end).ok());
+            tx.prepare_cached(
+                "UPDATE attempts SET cursor_segment = ?3, cursor_byte = ?4, entered = ?5, final = ?6, damaged = ?7
+                 WHERE run = ?1 AND attempt = ?2",
+            )?
+            .execute(params![run, attempt, end.segment, end.byte.cast_signed(), next.entered, json, next.damaged.cast_signed()])?;
+            Ok(())
+        })?;
+        *taken = next;
+        Ok(())
+    }
+
+    /// Reads events oldest first, one at a time, so that any number of them takes the memory of one.
+    pub fn events<E>(
+        &self,
+        filter: &EventFilter,
+        mut each: impl FnMut(Event) -> Result<(), E>,
+    ) -> Result<Result<(), E>, StoreError> {
+        self.read("reading events", |db| {
+            // Two statements, so that each can use its index.
+            let sql = if filter.run_id.is_some() {
+                "SELECT v.* FROM events e JOIN envelope v ON v.n = e.n WHERE e.run = (SELECT n FROM runs WHERE run_id = ?1)
+                    AND (?2 IS NULL OR e.event_type = ?2) AND (?3 IS NULL OR e.created_at >= ?3) ORDER BY e.n"
+            } else {
+                "SELECT v.* FROM events e JOIN envelope v ON v.n = e.n WHERE ?1 IS NULL
+                    AND (?2 IS NULL OR e.event_type = ?2) AND (?3 IS NULL OR e.created_at >= ?3) ORDER BY e.n"
+            };
+            let mut statement = db.prepare(sql)?;
+            let mut rows = statement.query(params![filter.run_id, filter.event_type, filter.since])?;
+            while let Some(row) = rows.next()? {
+                if let Err(e) = each(event(row)?) {
+                    return Ok(Err(e));
+                }
+            }
+            Ok(Ok(()))
+        })
+    }
+
+    /// How many events of each type a run has, most frequent first.
+    pub fn event_counts(&self, run_id: &str) -> Result<Vec<(String, u64)>, StoreError> {
+        self.read("counting events", |db| {
+            let mut statement = db.prepare(
+                "SELECT event_type, count(*) FROM events WHERE run = (SELECT n FROM runs WHERE run_id = ?1)
+                 GROUP BY event_type ORDER BY count(*) DESC, event_type",
+            )?;
+            let rows = statement.query_map([run_id], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.unsigned_abs())))?;
+            rows.collect()
+        })
+    }
+}
+
+fn insert(tx: &Transaction<'_>, run: i64, attempt: u32, records: &[Record<'_>]) -> rusqlite::Result<()> {
+    let mut statement = tx.prepare_cached(
+        "INSERT INTO events (event_id, run, attempt, event_type, schema_ref, created_at, correlation_id, subject_id, payload)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING",
+    )?;
+    for event in records.iter().filter_map(|record| record.event.as_ref()) {
+        statement.execute(params![
+            event.id,
+            run,
+            attempt,
+            event.event_type,
+            event.schema_ref,
+            event.at,
+            event.correlation_id,
+            event.subject_id,
+            event.payload.get(),
+        ])?;
+    }
+    Ok(())
+}
+
+/// An event that lorchestra emits itself.
+pub(super) fn insert_own(
+    tx: &Transaction<'_>,
+    run: i64,
+    attempt: u32,
+    event_type: &str,
+    at: i64,
+    payload: &serde_json::Value,
+    terminal: bool,
+) -> rusqlite::Result<()> {
+    tx.execute(
+        "INSERT INTO events (event_id, run, attempt, event_type, created_at, payload, terminal) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        params![uuid::Uuid::now_v7().to_string(), run, attempt, event_type, at, payload.to_string(), terminal],
+    )?;
+    Ok(())
+}
+
+fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
+    let payload: Option<String> = row.get("payload")?;
+    Ok(Event {
+        event_id: row.get("event_id")?,
+        event_type: row.get("event_type")?,
+        source: row.get("source")?,
+        schema_ref: row.get("schema_ref")?,
+        created_at: row.get("created_at")?,
+        correlation_id: row.get("correlation_id")?,
+        subject_id: row.get("subject_id")?,
+        payload: payload.and_then(|json| RawValue::from_string(json).ok()),
+        run_id: row.get("run_id")?,
+        attempt: row.get("attempt")?,
+        package: row.get("package")?,
+        job: row.get("job")?,
+    })
+}

@@ -1,0 +1,271 @@
+//! Runs and attempts: begun, ended, read.
+
+use super::event::insert_own;
+use super::{Store, StoreError};
+use rusqlite::{OptionalExtension, Row, params};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+/// State of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum RunState {
+    Running,
+    Completed,
+    Failed,
+}
+
+impl RunState {
+    /// As stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// A run that is about to begin.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "documented at Run")]
+pub struct NewRun {
+    pub run_id: String,
+    pub package: String,
+    pub job: String,
+    pub account: Option<String>,
+    pub started_at: i64,
+    pub params: Value,
+    pub since: Option<i64>,
+    pub until: Option<i64>,
+    pub plugin_path: String,
+    pub plugin_version: String,
+    pub plugin_sha256: String,
+    pub location: String,
+    pub host: String,
+    pub supervisor_pid: u32,
+    pub supervisor_start: u64,
+    pub boot_id: String,
+}
+
+/// A run as the store has it. Times are microseconds since 1970.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Run {
+    /// UUIDv7.
+    pub run_id: String,
+    /// Package of the job.
+    pub package: String,
+    /// Name of the job.
+    pub job: String,
+    /// Value of its `account` parameter, if it has one.
+    pub account: Option<String>,
+    /// Running, or how it ended.
+    pub state: RunState,
+    /// Why it failed: the closed set of design's causes.
+    pub cause: Option<String>,
+    /// Why it failed, for people.
+    pub message: Option<String>,
+    /// What the job itself had said when the run ended otherwise (timeout, cancelled).
+    pub job_result: Option<String>,
+    /// When the run began.
+    pub started_at: i64,
+    /// When its terminal event was made.
+    pub ended_at: Option<i64>,
+    /// Attempts begun.
+    pub attempts: u32,
+    /// Parameters by name.
+    pub params: Value,
+    /// Begin of its window.
+    pub since: Option<i64>,
+    /// End of its window.
+    pub until: Option<i64>,
+    /// The library.
+    pub plugin_path: String,
+    /// Version of the package.
+    pub plugin_version: String,
+    /// Of the library's bytes that ran.
+    pub plugin_sha256: String,
+    /// `file:line` of the job.
+    pub location: String,
+    /// Where it ran.
+    pub host: String,
+    /// Process that supervised it.
+    pub supervisor_pid: u32,
+    /// That process's start, in clock ticks since boot: a pid alone may be another's by now.
+    pub supervisor_start: u64,
+    /// The boot in which it ran.
+    pub boot_id: String,
+}
+
+/// An attempt of a run. Times are microseconds since 1970.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// From 1.
+    pub attempt: u32,
+    /// When its worker was started.
+    pub started_at: i64,
+    /// When it was over.
+    pub ended_at: Option<i64>,
+    /// The worker's process.
+    pub worker_pid: Option<u32>,
+}
+
+/// The end of a run: its state and its terminal event.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunEnd {
+    /// Completed or failed.
+    pub state: RunState,
+    /// The closed set of design's causes; `None` when completed.
+    pub cause: Option<&'static str>,
+    /// For people; `None` when completed.
+    pub message: Option<String>,
+    /// What the job itself said, where that is not the outcome.
+    pub job_result: Option<String>,
+    /// Microseconds since 1970.
+    pub ended_at: i64,
+    /// The last attempt.
+    pub attempt: u32,
+    /// Payload of `job.completed` or `job.failed`.
+    pub payload: Value,
+}
+
+/// Which runs to read; newest first.
+#[derive(Debug, Default, Clone)]
+pub struct RunFilter {
+    /// Only those that run.
+    pub running: bool,
+    /// At most so many.
+    pub limit: Option<u64>,
+}
+
+impl Store {
+    /// Records a run that is about to begin, with its first attempt and its `job.started`.
+    pub fn begin_run(&mut self, run: &NewRun, started: &Value) -> Result<(), StoreError> {
+        self.write("recording the run", |tx| {
+            tx.execute(
+                "INSERT INTO runs (run_id, package, job, account, state, started_at, params, since, until, plugin_path, plugin_version,
+                    plugin_sha256, location, host, supervisor_pid, supervisor_start, boot_id)
+                 VALUES (?1, ?2, ?3, ?4, 'running', ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+                params![
+                    run.run_id,
+                    run.package,
+                    run.job,
+                    run.account,
+                    run.started_at,
+                    run.params.to_string(),
+                    run.since,
+                    run.until,
+                    run.plugin_path,
+                    run.plugin_version,
+                    run.plugin_sha256,
+                    run.location,
+                    run.host,
+                    run.supervisor_pid,
+                    run.supervisor_start.cast_signed(),
+                    run.boot_id,
+                ],
+            )?;
+            let n = tx.last_insert_rowid();
+            tx.execute("INSERT INTO attempts (run, attempt, started_at) VALUES (?1, 1, ?2)", params![n, run.started_at])?;
+            insert_own(tx, n, 1, "job.started", run.started_at, started, false)
+        })
+    }
+
+    /// Ends a run: state, terminal event and the attempt's end in one transaction. `false`: it had already ended, and
+    /// nothing was changed.
+    pub fn end_run(&mut self, run_id: &str, worker_pid: Option<u32>, end: &RunEnd) -> Result<bool, StoreError> {
+        self.write("recording the run's end", |tx| {
+            let n: Option<i64> = tx
+                .query_row("SELECT n FROM runs WHERE run_id = ?1 AND state = 'running'", [run_id], |row| row.get(0))
+                .optional()?;
+            let Some(n) = n else { return Ok(false) };
+            tx.execute(
+                "UPDATE runs SET state = ?2, cause = ?3, message = ?4, job_result = ?5, ended_at = ?6 WHERE n = ?1",
+                params![n, end.state.as_str(), end.cause, end.message, end.job_result, end.ended_at],
+            )?;
+            tx.execute(
+                "UPDATE attempts SET ended_at = ?3, worker_pid = coalesce(?4, worker_pid) WHERE run = ?1 AND attempt = ?2",
+                params![n, end.attempt, end.ended_at, worker_pid],
+            )?;
+            let event_type = if end.state == RunState::Completed { "job.completed" } else { "job.failed" };
+            insert_own(tx, n, end.attempt, event_type, end.ended_at, &end.payload, true)?;
+            Ok(true)
+        })
+    }
+
+    /// Runs, newest first.
+    pub fn runs(&self, filter: &RunFilter) -> Result<Vec<Run>, StoreError> {
+        let limit = filter.limit.map_or(-1, |n| i64::try_from(n).unwrap_or(i64::MAX));
+        self.select("WHERE NOT ?1 OR state = 'running' ORDER BY n DESC LIMIT ?2", params![filter.running, limit])
+    }
+
+    /// The run of that id, or the one whose id begins or ends with it. None or several: the ones there are.
+    pub fn find_run(&self, text: &str) -> Result<Result<Run, Vec<Run>>, StoreError> {
+        let exact = self.select("WHERE run_id = ?1", params![text])?;
+        let mut found = if exact.is_empty() && text.len() >= 4 {
+            self.select(
+                "WHERE substr(run_id, 1, length(?1)) = ?1 OR substr(run_id, -length(?1)) = ?1 ORDER BY n DESC LIMIT 6",
+                params![text],
+            )?
+        } else {
+            exact
+        };
+        Ok(if found.len() == 1 { Ok(found.remove(0)) } else { Err(found) })
+    }
+
+    /// Attempts of a run, in order.
+    pub fn attempts(&self, run_id: &str) -> Result<Vec<Attempt>, StoreError> {
+        self.read("reading attempts", |db| {
+            let mut statement = db.prepare(
+                "SELECT attempt, started_at, ended_at, worker_pid FROM attempts
+                 WHERE run = (SELECT n FROM runs WHERE run_id = ?1) ORDER BY attempt",
+            )?;
+            let rows = statement.query_map([run_id], |row| {
+                Ok(Attempt { attempt: row.get(0)?, started_at: row.get(1)?, ended_at: row.get(2)?, worker_pid: row.get(3)? })
+            })?;
+            rows.collect()
+        })
+    }
+
+    fn select(&self, clause: &str, values: impl rusqlite::Params) -> Result<Vec<Run>, StoreError> {
+        self.read("reading runs", |db| {
+            let sql = format!("SELECT *, (SELECT count(*) FROM attempts WHERE run = runs.n) AS attempts FROM runs {clause}");
+            let mut statement = db.prepare(&sql)?;
+            statement.query_map(values, run)?.collect()
+        })
+    }
+}
+
+fn run(row: &Row<'_>) -> rusqlite::Result<Run> {
+    let state: String = row.get("state")?;
+    let params: String = row.get("params")?;
+    Ok(Run {
+        run_id: row.get("run_id")?,
+        package: row.get("package")?,
+        job: row.get("job")?,
+        account: row.get("account")?,
+        state: match &*state {
+            "running" => RunState::Running,
+            "completed" => RunState::Completed,
+            _ => RunState::Failed,
+        },
+        cause: row.get("cause")?,
+        message: row.get("message")?,
+        job_result: row.get("job_result")?,
+        started_at: row.get("started_at")?,
+        ended_at: row.get("ended_at")?,
+        attempts: row.get("attempts")?,
+        params: serde_json::from_str(&params).unwrap_or_else(|_| json!({})),
+        since: row.get("since")?,
+        until: row.get("until")?,
+        plugin_path: row.get("plugin_path")?,
+        plugin_version: row.get("plugin_version")?,
+        plugin_sha256: row.get("plugin_sha256")?,
+        location: row.get("location")?,
+        host: row.get("host")?,
+        supervisor_pid: row.get("supervisor_pid")?,
+        supervisor_start: row.get::<_, i64>("supervisor_start")?.cast_unsigned(),
+        boot_id: row.get("boot_id")?,
+    })
+}

@@ -1,0 +1,119 @@
+//! The tables, and how an older store becomes a present one. Migrations only add.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+/// Version this code reads and writes (`PRAGMA user_version`).
+pub(super) const VERSION: i64 = 1;
+/// `PRAGMA application_id`: "LORC".
+const APPLICATION: i64 = 0x4c4f_5243;
+
+/// What a database is.
+pub(super) enum Version {
+    Current,
+    /// Empty, or to be migrated.
+    Older,
+    Newer(i64),
+    /// Somebody else's.
+    Foreign,
+}
+
+pub(super) fn version(db: &Connection) -> rusqlite::Result<Version> {
+    let (application, version): (i64, i64) = db.query_row(
+        "SELECT application_id, user_version FROM pragma_application_id, pragma_user_version",
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    Ok(match (application, version) {
+        (APPLICATION, VERSION) => Version::Current,
+        (APPLICATION, newer) if newer > VERSION => Version::Newer(newer),
+        (APPLICATION, _) => Version::Older,
+        (0, 0) => {
+            let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+            if tables == 0 { Version::Older } else { Version::Foreign }
+        }
+        _ => Version::Foreign,
+    })
+}
+
+/// Brings an empty or older database to [`VERSION`]. The caller holds the store's lock.
+pub(super) fn migrate(db: &mut Connection) -> rusqlite::Result<()> {
+    // Kept in the file; setting it needs the database to itself, hence here and not at every start.
+    db.execute_batch("PRAGMA journal_mode = WAL;")?;
+    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let version: i64 = tx.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if version < 1 {
+        tx.execute_batch(V1)?;
+    }
+    tx.pragma_update(None, "application_id", APPLICATION)?;
+    tx.pragma_update(None, "user_version", VERSION)?;
+    tx.commit()
+}
+
+/// Times are microseconds since 1970. What repeats in the envelope of every event of a run (source, package, job, run_id)
+/// stands once, in `runs`; the view `envelope` shows events with the columns of the BigQuery table.
+const V1: &str = "
+CREATE TABLE runs (
+    n                INTEGER PRIMARY KEY,
+    run_id           TEXT NOT NULL UNIQUE,
+    package          TEXT NOT NULL,
+    job              TEXT NOT NULL,
+    account          TEXT,
+    state            TEXT NOT NULL,
+    cause            TEXT,
+    message          TEXT,
+    job_result       TEXT,
+    started_at       INTEGER NOT NULL,
+    ended_at         INTEGER,
+    params           TEXT NOT NULL,
+    since            INTEGER,
+    until            INTEGER,
+    plugin_path      TEXT NOT NULL,
+    plugin_version   TEXT NOT NULL,
+    plugin_sha256    TEXT NOT NULL,
+    location         TEXT NOT NULL,
+    host             TEXT NOT NULL,
+    supervisor_pid   INTEGER NOT NULL,
+    supervisor_start INTEGER NOT NULL,
+    boot_id          TEXT NOT NULL
+) STRICT;
+CREATE INDEX runs_by_start ON runs (started_at);
+CREATE INDEX runs_running ON runs (n) WHERE state = 'running';
+
+CREATE TABLE attempts (
+    run            INTEGER NOT NULL REFERENCES runs (n) ON DELETE CASCADE,
+    attempt        INTEGER NOT NULL,
+    started_at     INTEGER NOT NULL,
+    ended_at       INTEGER,
+    worker_pid     INTEGER,
+    cursor_segment INTEGER NOT NULL DEFAULT 1,
+    cursor_byte    INTEGER NOT NULL DEFAULT 0,
+    entered        INTEGER NOT NULL DEFAULT 0,
+    damaged        INTEGER NOT NULL DEFAULT 0,
+    final          TEXT,
+    PRIMARY KEY (run, attempt)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE events (
+    n              INTEGER PRIMARY KEY,
+    event_id       TEXT NOT NULL UNIQUE,
+    run            INTEGER NOT NULL REFERENCES runs (n) ON DELETE CASCADE,
+    attempt        INTEGER NOT NULL,
+    event_type     TEXT NOT NULL,
+    schema_ref     TEXT,
+    created_at     INTEGER NOT NULL,
+    correlation_id TEXT,
+    subject_id     TEXT,
+    payload        TEXT,
+    terminal       INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE INDEX events_by_run ON events (run);
+CREATE UNIQUE INDEX one_end_per_run ON events (run) WHERE terminal;
+
+CREATE VIEW envelope AS
+SELECT e.n, e.event_id, e.event_type, r.package || '/' || r.job AS source, e.schema_ref,
+       strftime('%Y-%m-%dT%H:%M:%S', e.created_at / 1000000, 'unixepoch')
+           || printf('.%06dZ', e.created_at % 1000000) AS created_at,
+       coalesce(e.correlation_id, r.run_id) AS correlation_id, e.subject_id, e.payload,
+       r.run_id, e.attempt, r.package, r.job
+FROM events e JOIN runs r ON r.n = e.run;
+";

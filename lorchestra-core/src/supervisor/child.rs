@@ -1,0 +1,163 @@
+//! One worker process: started with its order, watched, ended with everything it started.
+//!
+//! Only the main thread calls this. The worker leads a process group of its own; what leaves the group is found again because
+//! the supervisor is a subreaper: orphans become its children.
+
+use crate::library::Library;
+use crate::outcome::{Death, WorkerFault};
+use crate::process::{self, Stat};
+use crate::worker::{self, order::Order};
+use rustix::pipe::PipeFlags;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long what re-parented to us is waited for after its SIGKILL: only the kernel can make it longer.
+const ORPHANS: Duration = Duration::from_secs(2);
+
+/// A running worker.
+#[derive(Debug)]
+pub(super) struct Worker {
+    child: Child,
+    pid: Pid,
+    /// Our end of the control socket. Its closing tells the worker that we are gone.
+    pub(super) control: UnixStream,
+    /// Standard output and standard error of the worker, together.
+    pub(super) output: File,
+    /// Children this process had before: not the job's.
+    before: Vec<Pid>,
+}
+
+/// Processor time of a worker and what it waited for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct ProcessorTime {
+    pub(super) user_ms: u64,
+    pub(super) system_ms: u64,
+}
+
+impl Worker {
+    /// Starts the worker and sends it its order; `order` makes it from the number of the library's descriptor.
+    pub(super) fn start(
+        exe: &Path,
+        library: &Library,
+        title: &str,
+        environment: &[(&str, String)],
+        order: impl FnOnce(std::os::fd::RawFd) -> Order,
+    ) -> io::Result<Self> {
+        // Without it orphans would go to init and out of reach. It is not inherited by the worker.
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+        let before = process::children();
+        let (control, theirs) = UnixStream::pair()?;
+        // One pipe for both streams: the order between them is kept.
+        let (output, out) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&output, true)?;
+        let err = out.try_clone()?;
+        let mut command = Command::new(exe);
+        command
+            .arg0("lorchestra-worker")
+            .args([worker::ARGUMENT, title])
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::from(out))
+            .stderr(Stdio::from(err))
+            // posix_spawn does this; a pre_exec closure would cost a fork of the whole address space.
+            .process_group(0);
+        let (child, order) = library.inheritable(|fd| Ok((command.spawn()?, order(fd))))?;
+        // Ours are the only copies that may stay open: the pipe ends when the worker's do.
+        drop(command);
+        let pid = Pid::from_child(&child);
+        // A worker that died before it read its order is the dispatcher's to find.
+        if let Err(error) = order.send(&control) {
+            tracing::debug!(%error, "the worker did not take its order");
+        }
+        control.set_nonblocking(true)?;
+        Ok(Self { child, pid, control, output: File::from(output), before })
+    }
+
+    /// Its pid.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether the worker has ended; it is not reaped yet, so its pid still is its own.
+    pub(super) fn has_ended(&self) -> io::Result<bool> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        loop {
+            match rustix::process::waitid(WaitId::Pid(self.pid), options) {
+                Ok(status) => return Ok(status.is_some()),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    /// Sends a signal to the worker and all in its group. The group's id stays reserved until [`end`](Self::end) reaps.
+    pub(super) fn signal(&self, signal: Signal) {
+        // Fails only when nobody is left.
+        let _ = rustix::process::kill_process_group(self.pid, signal);
+    }
+
+    /// Reaps what re-parented to us and has ended, while the worker goes on.
+    pub(super) fn reap_orphans(&self) {
+        for pid in self.orphans() {
+            let _ = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
+        }
+    }
+
+    /// After [`has_ended`](Self::has_ended): kills the group, reaps the worker, then kills and reaps all that became our
+    /// children. On return, nothing that the job started is left, unless the kernel holds on to it.
+    pub(super) fn end(&mut self) -> io::Result<(Death, ProcessorTime)> {
+        self.signal(Signal::KILL);
+        let time = Stat::of(self.child.id())
+            .map(|stat| ProcessorTime { user_ms: process::ticks_to_ms(stat.user), system_ms: process::ticks_to_ms(stat.system) })
+            .unwrap_or_default();
+        let status = self.child.wait()?;
+        self.end_orphans();
+        let death = match (status.code(), status.signal()) {
+            (Some(code), _) => Death::Exited(code),
+            (None, Some(signal)) => Death::Killed { signal, core: status.core_dumped() },
+            (None, None) => Death::Unseen,
+        };
+        Ok((death, time))
+    }
+
+    /// Each round kills the children there are; their own children then become ours.
+    fn end_orphans(&self) {
+        let deadline = Instant::now() + ORPHANS;
+        loop {
+            let orphans = self.orphans();
+            if orphans.is_empty() || Instant::now() > deadline {
+                return;
+            }
+            for pid in orphans {
+                // Not reaped by anyone but us, so the pid is still the orphan's.
+                if let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+                    let _ = process::kill(&pidfd);
+                    let _ = rustix::event::poll(
+                        &mut [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)],
+                        Some(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 50_000_000 }),
+                    );
+                }
+                let _ = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
+            }
+        }
+    }
+
+    fn orphans(&self) -> Vec<Pid> {
+        process::children().into_iter().filter(|pid| *pid != self.pid && !self.before.contains(pid)).collect()
+    }
+
+    /// What the worker said on the control socket: a trouble from before it had a spool.
+    pub(super) fn fault(&self) -> Option<WorkerFault> {
+        let mut text = Vec::new();
+        // The plugin could write here too: a limit, and nothing but a failure can come of it.
+        let _ = (&self.control).take(64 << 10).read_to_end(&mut text);
+        serde_json::from_slice(&text).ok()
+    }
+}

@@ -1,0 +1,80 @@
+//! The one place where plugin code comes into a process: dlopen, the root module, the comparison with the manifest.
+//!
+//! Relies on the supervisor for the bytes (checked ELF, sealed), on `lorchestra_plugin_api::abi` for the layout check, and on
+//! being in a process of its own for everything that a library's constructors may do.
+#![expect(unsafe_code, reason = "dlopen and the library's descriptor; one of the two modules with unsafe")]
+
+use super::order::Order;
+use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+use lorchestra_plugin_api::abi::{self, ABI_REVISION, AbiError, AbiHeaderRef, HEADER_SYMBOL, JobEntry_Ref, Root_Ref};
+use lorchestra_plugin_api::manifest::{JobManifest, Manifest};
+use std::fs::File;
+use std::os::fd::{FromRawFd, OwnedFd};
+
+/// Loads the ordered library and finds the ordered job. The error is one sentence for a person.
+pub(super) fn load(order: &Order) -> Result<JobEntry_Ref, String> {
+    // SAFETY: the supervisor opened this descriptor for us and said so in the order; nothing else in this process knows it.
+    // Owning it makes it close on drop: what the job starts does not inherit it.
+    let memory = File::from(unsafe { OwnedFd::from_raw_fd(order.library_fd) });
+    let manifest = crate::catalog::inspect(&memory).map_err(|fault| fault.detail)?;
+    let path = format!("/proc/self/fd/{}", order.library_fd);
+    // SAFETY: this runs the library's constructors, which may do anything: that is what this process is for. The bytes
+    // are a complete ELF library for this machine (inspect) and cannot change (sealed).
+    let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) }
+        .map_err(|e| format!("the system's loader refused it: {}", spoken(&e, &path, order)))?;
+    // SAFETY: the symbol is a `LibHeader`, whose address is a valid `AbiHeaderRef`: that is abi_stable's contract for this
+    // name, and a library with our manifest got it from `plugin!`. The reference stays valid: the library is never closed.
+    let header = unsafe { library.get::<AbiHeaderRef>(HEADER_SYMBOL.as_bytes()) }
+        .map(|symbol| *symbol)
+        .map_err(|_| "it has a manifest and no root module: it was changed after it was built".to_owned())?;
+    // Statics, threads and thread-locals of the plugin point into it until the process ends.
+    #[expect(clippy::mem_forget, reason = "a loaded plugin is never unloaded")]
+    std::mem::forget(library);
+    let root = abi::root_module(header).map_err(|e| {
+        if let AbiError::Layout(detail) = &e {
+            tracing::debug!(detail, "layout of the plugin boundary");
+        }
+        format!("{e}; rebuild it against the lorchestra-plugin-api of this lorchestra (ABI revision {ABI_REVISION})")
+    })?;
+    compare(root, &manifest)?;
+    root.jobs()
+        .as_slice()
+        .iter()
+        .find(|job| job.name().as_str() == order.job)
+        .copied()
+        .ok_or_else(|| format!("its root module has no job {}", order.job))
+}
+
+/// Both descriptions are made from the same constants: a difference means that the file is not what it says.
+fn compare(root: Root_Ref, manifest: &Manifest) -> Result<(), String> {
+    let differs = |what: String| Err(format!("its manifest and its root module differ in {what}: rebuild it"));
+    if root.package().as_str() != manifest.package {
+        return differs("the package's name".into());
+    }
+    if root.version().as_str() != manifest.version {
+        return differs("the package's version".into());
+    }
+    let jobs = root.jobs();
+    if jobs.len() != manifest.jobs.len() {
+        return differs("the number of jobs".into());
+    }
+    match jobs.as_slice().iter().zip(&manifest.jobs).find(|(entry, job)| !same(**entry, job)) {
+        Some((_, job)) => differs(format!("the job {}", job.name)),
+        None => Ok(()),
+    }
+}
+
+fn same(entry: JobEntry_Ref, job: &JobManifest) -> bool {
+    entry.name().as_str() == job.name
+        && entry.signature().as_str() == job.signature
+        && entry.docs().as_str() == job.docs
+        && entry.file().as_str() == job.file
+        && entry.line() == job.line
+}
+
+/// dlerror's text, with the file's real path.
+fn spoken(error: &libloading::Error, path: &str, order: &Order) -> String {
+    use std::error::Error;
+    let text = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+    text.replace(path, &order.library_path.display().to_string())
+}

@@ -1,0 +1,103 @@
+//! The event sink that a job is handed, over the spool's writer.
+//!
+//! Every method is called by plugin code, from any of its threads. A panic in here would end the process with exit code 1
+//! (abi_stable's way), so each one is the same three moves: catch, map, return.
+
+use crate::spool::record::{Final, Mark};
+use crate::spool::writer::{AppendError, NewEvent, Writer};
+use abi_stable::std_types::{RResult, RSlice, RStr, RString};
+use lorchestra_plugin_api::abi::{EventSink, RawEvent};
+use std::fs::File;
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The sink; its clones are one.
+#[derive(Debug, Clone)]
+pub(super) struct Sink {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// The emit mutex: order of records, and nothing after the final one.
+    writer: Mutex<Writer>,
+    trace: File,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Sink {
+    pub(super) fn new(writer: Writer, trace: File, cancelled: Arc<AtomicBool>) -> Self {
+        Self { inner: Arc::new(Inner { writer: Mutex::new(writer), trace, cancelled }) }
+    }
+
+    pub(super) fn mark(&self, mark: Mark) -> Result<(), AppendError> {
+        self.writer().mark(mark)
+    }
+
+    pub(super) fn finish(&self, end: &Final) -> Result<(), AppendError> {
+        self.writer().finish(end)
+    }
+
+    /// A panic under the mutex is caught in here and leaves the writer at a record boundary: poisoning says nothing.
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cancelled(&self) -> bool {
+        self.inner.cancelled.load(Ordering::Relaxed)
+    }
+}
+
+impl EventSink for Sink {
+    fn emit(&self, event: RawEvent<'_>) -> RResult<(), RString> {
+        caught(|| self.writer().append(&view(&event), &|| self.cancelled()))
+    }
+
+    fn emit_all(&self, events: RSlice<'_, RawEvent<'_>>, taken: &mut u64) -> RResult<(), RString> {
+        *taken = 0;
+        caught(|| {
+            let (n, result) = self.writer().append_all(events.as_slice().iter().map(view), &|| self.cancelled());
+            *taken = n;
+            result
+        })
+    }
+
+    fn flush(&self) -> RResult<(), RString> {
+        caught(|| self.writer().flush())
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancelled()
+    }
+
+    fn trace(&self, line: RStr<'_>) {
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            let mut text = String::with_capacity(line.len() + 1);
+            // One event is one line, whatever the plugin hands over.
+            text.extend(line.as_str().chars().map(|c| if c == '\n' { ' ' } else { c }));
+            text.push('\n');
+            // Diagnostics: when the disk is full, the job goes on without them.
+            let _ = (&self.inner.trace).write_all(text.as_bytes());
+        }));
+    }
+}
+
+fn view<'a>(event: &'a RawEvent<'a>) -> NewEvent<'a> {
+    NewEvent {
+        event_type: event.event_type.as_str(),
+        payload: event.payload.as_slice(),
+        schema_ref: event.schema_ref.as_str(),
+        correlation_id: event.correlation_id.as_str(),
+        subject_id: event.subject_id.as_str(),
+    }
+}
+
+fn caught(work: impl FnOnce() -> Result<(), AppendError>) -> RResult<(), RString> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(())) => RResult::ROk(()),
+        Ok(Err(error)) => RResult::RErr(error.to_string().into()),
+        Err(_) => RResult::RErr("lorchestra's sink panicked; the event was not taken".into()),
+    }
+}

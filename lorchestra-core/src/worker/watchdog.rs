@@ -1,0 +1,38 @@
+//! Ends the worker's process group when the supervisor is gone.
+//!
+//! The supervisor's death closes its end of the control socket, whatever killed it. PDEATHSIG, the fallback, reaches the
+//! worker alone: what the job had started would live on.
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::Signal;
+use rustix::time::Timespec;
+use std::io::{ErrorKind, Read};
+use std::os::unix::net::UnixStream;
+
+/// Starts the thread that waits for the end of the control socket.
+pub(super) fn start(control: &UnixStream) -> std::io::Result<()> {
+    let mut control = control.try_clone()?;
+    std::thread::Builder::new().name("lorchestra-watchdog".into()).stack_size(64 << 10).spawn(move || {
+        let mut byte = [0];
+        loop {
+            match control.read(&mut byte) {
+                // Nothing is ever sent after the order; should a later supervisor do so, it is alive.
+                Ok(1..) => {}
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) => {
+                    // The worker leads its group: this includes the worker itself.
+                    let _ = rustix::process::kill_current_process_group(Signal::KILL);
+                }
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// Whether the control socket has ended by now.
+pub(super) fn supervisor_is_gone(control: &UnixStream) -> std::io::Result<bool> {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut fds = [PollFd::new(control, PollFlags::IN | PollFlags::RDHUP)];
+    poll(&mut fds, Some(&now))?;
+    Ok(fds[0].revents().intersects(PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR))
+}

@@ -1,0 +1,337 @@
+//! Jobs that end in every way a job can. Each writes a marker file just before its fault, so that a test which sees an
+//! outcome can also see that the fault was what caused it.
+#![expect(unsafe_code, reason = "faults that safe code cannot make")]
+#![expect(clippy::disallowed_methods, reason = "leaving the process is what these jobs are for")]
+
+use lorchestra_plugin_api::prelude::*;
+use lorchestra_plugin_api::tracing;
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+plugin! {
+    package = "misbehave",
+    jobs = [
+        noop, fail, fail_permanently, panic_now, panic_with_a_number, panic_in_drop, abort, null, overflow, exit, kill_self, numbered,
+        burst, wait, ignore_term, leave_child, leave_daemon, print, emit_after_end, emit_bad, hijack, typed, traced, close_all,
+    ]
+}
+
+fn mark(marker: Option<&Path>) -> JobResult {
+    if let Some(path) = marker {
+        writeln!(std::fs::OpenOptions::new().create(true).append(true).open(path)?, "{}", std::process::id())?;
+    }
+    Ok(())
+}
+
+/// Does nothing.
+#[job]
+fn noop(_cx: &JobContext) -> JobResult {
+    Ok(())
+}
+
+/// Returns an error.
+#[job]
+fn fail(_cx: &JobContext, marker: Option<PathBuf>) -> JobResult {
+    mark(marker.as_deref())?;
+    std::fs::read("/no/such/file")?;
+    Ok(())
+}
+
+/// Returns an error that is not worth a retry.
+#[job]
+fn fail_permanently(_cx: &JobContext, marker: Option<PathBuf>) -> JobResult {
+    mark(marker.as_deref())?;
+    Err("the mailbox is not yours").permanent()
+}
+
+/// Panics.
+#[job]
+fn panic_now(_cx: &JobContext, marker: Option<PathBuf>) -> JobResult {
+    mark(marker.as_deref())?;
+    panic!("the answer was {}", 43);
+}
+
+/// Panics with a payload that is not text and whose drop panics again.
+#[job]
+fn panic_with_a_number(_cx: &JobContext, marker: Option<PathBuf>) -> JobResult {
+    mark(marker.as_deref())?;
+    std::panic::panic_any(PanicsInDrop);
+}
+
+struct PanicsInDrop;
+
+impl Drop for PanicsInDrop {
+    fn drop(&mut self) {
+        panic!("dropped");
+    }
+}
+
+/// Panics while a value is dropped.
+#[job]
+fn panic_in_drop(_cx: &JobContext, marker: Option<PathBuf>) -> JobResult {
+    mark(marker.as_deref())?;
+    drop(PanicsInDrop);
+    Ok(())
+}
+
+/// Aborts.
+#[job]
+fn abort(_cx: &JobContext, marker: Option<PathBuf>) -> JobResult {
+    mark(marker.as_deref())?;
+    std::process::abort();
+}
+
+/// Writes through a null pointer.
+#[job]
+fn null(_cx: &JobContext, marker: Option<PathBuf>) -> JobResult {
+    mark(marker.as_deref())?;
+    // SAFETY: none. This is the fault.
+    unsafe { std::ptr::without_provenance_mut::<u8>(8).write_volatile(1) };
+    Ok(())
+}
+
+/// Overflows the stack.
+#[job]
+fn overflow(_cx: &JobContext, marker: Option<PathBuf>) -> JobResult {
+    fn deeper(n: u64) -> u64 {
+        let block = std::hint::black_box([n; 512]);
+        if n == u64::MAX { 0 } else { deeper(n + 1) + block[7] }
+    }
+    mark(marker.as_deref())?;
+    let depth = deeper(0);
+    Err(format!("the stack did not overflow: {depth}"))?
+}
+
+/// Leaves the process.
+#[job]
+fn exit(_cx: &JobContext, code: i32, marker: Option<PathBuf>) -> JobResult {
+    mark(marker.as_deref())?;
+    std::process::exit(code);
+}
+
+/// Kills itself with SIGKILL.
+#[job]
+fn kill_self(_cx: &JobContext, marker: Option<PathBuf>) -> JobResult {
+    mark(marker.as_deref())?;
+    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)?;
+    Err("survived")?
+}
+
+/// Emits numbered events one by one; each number is written to `acknowledged` after its emit returned.
+#[job]
+fn numbered(cx: &JobContext, #[param(default = 100)] count: u64, acknowledged: Option<PathBuf>) -> JobResult {
+    let mut file = match &acknowledged {
+        Some(path) => Some(std::fs::OpenOptions::new().create(true).append(true).open(path)?),
+        None => None,
+    };
+    for n in 0..count {
+        cx.emit("number", json!({"n": n}))?;
+        if let Some(file) = &mut file {
+            // One write: what is in this file was acknowledged.
+            file.write_all(format!("{n}\n").as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+/// Emits many events at once.
+#[job]
+fn burst(cx: &JobContext, #[param(default = 1000)] count: u64, #[param(default = 0)] bytes: u64) -> JobResult {
+    let filler = "x".repeat(usize::try_from(bytes)?);
+    let mut events = (0..count).map(|n| Event::new("number", json!({"n": n, "filler": filler})));
+    let mut failed = None;
+    let taken = cx.emit_all(events.by_ref().map_while(|event| event.map_err(|e| failed = Some(e)).ok()))?;
+    if taken == count { Ok(()) } else { Err(format!("{taken} of {count} events were taken; {failed:?}"))? }
+}
+
+/// Waits until it is cancelled, and ends in good order.
+#[job]
+fn wait(cx: &JobContext, marker: Option<PathBuf>, #[param(default = 60)] seconds: u64, return_ok: bool) -> JobResult {
+    mark(marker.as_deref())?;
+    let until = Instant::now() + Duration::from_secs(seconds);
+    while Instant::now() < until {
+        if cx.is_cancelled() {
+            cx.emit("cancelled.seen", json!({}))?;
+            return if return_ok { Ok(()) } else { Err("cancelled")? };
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Err("nobody cancelled it")?
+}
+
+/// Does not look whether it is cancelled.
+#[job]
+fn ignore_term(_cx: &JobContext, marker: Option<PathBuf>, #[param(default = 60)] seconds: u64) -> JobResult {
+    mark(marker.as_deref())?;
+    std::thread::sleep(Duration::from_secs(seconds));
+    Ok(())
+}
+
+/// Starts a process in its own group and waits; or ends at once and leaves it.
+#[job]
+fn leave_child(_cx: &JobContext, marker: PathBuf, stay: bool) -> JobResult {
+    let child = std::process::Command::new("sleep").arg("300").spawn()?;
+    writeln!(std::fs::File::create(&marker)?, "{}", child.id())?;
+    if stay {
+        std::thread::sleep(Duration::from_secs(300));
+    }
+    Ok(())
+}
+
+/// Starts a daemon that leaves the session, holds the output pipe and is nobody's child.
+#[job]
+fn leave_daemon(_cx: &JobContext, marker: PathBuf) -> JobResult {
+    let script = format!("setsid sh -c 'echo $$ > {}; sleep 300' &", marker.display());
+    std::process::Command::new("sh").args(["-c", &script]).status()?;
+    let until = Instant::now() + Duration::from_secs(10);
+    while std::fs::read_to_string(&marker).unwrap_or_default().is_empty() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+/// Prints to both streams, not all of it UTF-8.
+#[job]
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "this is what the job is for")]
+fn print(_cx: &JobContext, #[param(default = 1)] lines: u32) -> JobResult {
+    for n in 0..lines {
+        println!("out {n}");
+        eprintln!("err {n}");
+    }
+    std::io::stdout().write_all(b"\xff\xfe without an end")?;
+    std::io::stdout().flush()?;
+    Ok(())
+}
+
+/// Emits from a thread that outlives the job.
+#[job]
+fn emit_after_end(cx: &JobContext, marker: PathBuf) -> JobResult {
+    cx.emit("before.end", json!({}))?;
+    // SAFETY: none: the context is gone when the job has returned. The sink behind it is not, which is what is tested.
+    let cx: &'static JobContext = unsafe { std::mem::transmute::<&JobContext, &'static JobContext>(cx) };
+    let sink = std::thread::Builder::new().spawn(move || {
+        for _ in 0..2000 {
+            if let Err(e) = cx.emit("after.end", json!({})) {
+                let _ = std::fs::write(&marker, e.to_string());
+                return;
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    })?;
+    std::thread::sleep(Duration::from_millis(5));
+    #[expect(clippy::mem_forget, reason = "the thread is leaked on purpose")]
+    std::mem::forget(sink);
+    Ok(())
+}
+
+/// Emits what is not an event, and says what each was answered.
+#[job]
+fn emit_bad(cx: &JobContext) -> JobResult {
+    let deep = format!("{}1{}", "[".repeat(10_000), "]".repeat(10_000));
+    let raw = |text: String| lorchestra_plugin_api::serde_json::value::RawValue::from_string(text);
+    let answers = [
+        cx.emit("array", json!([1])),
+        cx.emit("number", json!(1)),
+        cx.emit("", json!({})),
+        cx.emit("large", json!({"x": "y".repeat(1 << 20)})),
+        cx.emit(&"t".repeat(2000), json!({})),
+        match raw(format!("{{\"x\":{deep}}}")) {
+            Ok(raw) => cx.emit("deep", raw),
+            Err(_) => cx.emit("deep", json!("too deep to be made")),
+        },
+    ];
+    let texts: Vec<String> = answers.iter().map(|a| a.as_ref().map_or_else(ToString::to_string, |()| "taken".into())).collect();
+    cx.emit("answers", json!({"answers": texts, "nan": f64::NAN}))?;
+    Ok(())
+}
+
+/// Closes the spool's descriptor and lets another file have its number.
+#[job]
+fn hijack(cx: &JobContext, other: PathBuf) -> JobResult {
+    cx.emit("before", json!({}))?;
+    let spool = descriptors()?.into_iter().find(|(_, target)| target.contains("/spool/") && !target.ends_with(".lock"));
+    let (fd, _) = spool.ok_or("no spool descriptor was found")?;
+    let file = std::fs::File::create(other)?;
+    // SAFETY: none: the descriptor is not ours. This is the fault.
+    let mut stolen = unsafe { <rustix::fd::OwnedFd as rustix::fd::FromRawFd>::from_raw_fd(fd) };
+    rustix::io::dup2(&file, &mut stolen)?;
+    #[expect(clippy::mem_forget, reason = "the number stays in use")]
+    std::mem::forget(stolen);
+    for n in 0..200 {
+        let _ = cx.emit("after", json!({"n": n}));
+    }
+    Ok(())
+}
+
+/// Closes every descriptor above 2.
+#[job]
+fn close_all(cx: &JobContext) -> JobResult {
+    cx.emit("before", json!({}))?;
+    for (fd, _) in descriptors()?.into_iter().filter(|(fd, _)| *fd > 2) {
+        // SAFETY: none: the descriptors are not ours. This is the fault. (Dropping an OwnedFd of a closed number would abort.)
+        drop(unsafe { <rustix::fd::OwnedFd as rustix::fd::FromRawFd>::from_raw_fd(fd) });
+    }
+    Ok(())
+}
+
+fn descriptors() -> std::io::Result<Vec<(i32, String)>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let entry = entry?;
+        let target = std::fs::read_link(entry.path()).map(|path| path.display().to_string()).unwrap_or_default();
+        if let Ok(fd) = entry.file_name().to_string_lossy().parse()
+            && !target.is_empty()
+            && !target.starts_with("/proc/")
+        {
+            found.push((fd, target));
+        }
+    }
+    Ok(found)
+}
+
+/// Takes one parameter of every type, and emits what it got.
+///
+/// The second paragraph.
+#[job]
+#[expect(clippy::too_many_arguments, reason = "one of each")]
+fn typed(
+    cx: &JobContext,
+    /// Any text.
+    text: Option<String>,
+    small: Option<i8>,
+    #[param(default = 500)] page_size: u32,
+    big: Option<u64>,
+    ratio: Option<f64>,
+    dry: bool,
+    since: Option<DateTime<Utc>>,
+    until: Option<DateTime<Utc>>,
+    day: Option<NaiveDate>,
+    path: Option<PathBuf>,
+    #[param(default = "-7d")] horizon: DateTime<Utc>,
+    account: Option<String>,
+    marker: Option<PathBuf>,
+) -> JobResult {
+    mark(marker.as_deref())?;
+    cx.emit(
+        "typed",
+        json!({
+            "text": text, "small": small, "page_size": page_size, "big": big, "ratio": ratio, "dry": dry, "since": since,
+            "until": until, "day": day, "path": path, "horizon": horizon, "account": account, "run_id": cx.run_id(),
+            "attempt": cx.attempt(), "data_dir": cx.data_dir()?,
+        }),
+    )?;
+    Ok(())
+}
+
+/// Traces at every level, in a span.
+#[job]
+fn traced(_cx: &JobContext) -> JobResult {
+    let span = tracing::info_span!("mailbox", account = "acct1");
+    let _entered = span.enter();
+    tracing::error!(code = 7, "an error");
+    tracing::info!(ratio = 0.5, ok = true, "an info");
+    tracing::debug!("a debug");
+    tracing::trace!("a trace");
+    Ok(())
+}
