@@ -12,10 +12,7 @@ fn main() {
         .and_then(|out| String::from_utf8(out.stdout).ok())
         .unwrap_or_else(|| "unknown".into());
     let target = std::env::var("TARGET").unwrap_or_else(|_| "unknown".into());
-    #[expect(clippy::print_stdout, reason = "cargo reads a build script's standard output")]
-    {
-        println!("cargo::rerun-if-changed=build.rs");
-        println!("cargo::rustc-env=LORCHESTRA_RUSTC={}", version.trim());
-        println!("cargo::rustc-env=LORCHESTRA_TARGET={target}");
-    }
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rustc-env=LORCHESTRA_RUSTC={}", version.trim());
+    println!("cargo::rustc-env=LORCHESTRA_TARGET={target}");
 }

@@ -93,7 +93,7 @@ pub(crate) struct RunJob {
 #[derive(Debug, Default, Clone, ClapArgs)]
 pub(crate) struct OwnFlags {
     /// End the job after this long, e.g. 90s, 30m, 2h
-    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    #[arg(long, value_parser = limit, value_name = "DURATION")]
     pub(crate) timeout: Option<Duration>,
 
     /// How long the job has to end when it is told to, before it is killed [default: 10s]
@@ -134,7 +134,9 @@ impl OwnFlags {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Runs {
     /// List runs, newest first
-    #[command(before_help = "Examples:\n  lorchestra runs list\n  lorchestra runs list --running\n  lorchestra runs list --limit 100 --json")]
+    #[command(
+        before_help = "Examples:\n  lorchestra runs list\n  lorchestra runs list --running\n  lorchestra runs list --limit 100 --json"
+    )]
     List {
         /// Only those that are running
         #[arg(long)]
@@ -172,7 +174,9 @@ pub(crate) enum Runs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Events {
     /// List events, oldest first
-    #[command(before_help = "Examples:\n  lorchestra events list --since -1d --type job.failed\n  lorchestra events list --run 019ab --payload")]
+    #[command(
+        before_help = "Examples:\n  lorchestra events list --since -1d --type job.failed\n  lorchestra events list --run 019ab --payload"
+    )]
     List {
         /// Only those of this run: its id, or enough of its beginning or end
         #[arg(long)]
@@ -190,6 +194,14 @@ pub(crate) enum Events {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// A duration that can be a limit: a job that may take no time could never run.
+pub(crate) fn limit(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("a limit of 0 would end every job at once; leave it out for no limit".into()),
+        limit => Ok(limit),
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -34,7 +34,7 @@ pub(crate) struct RetentionConfig {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct JobConfig {
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "limit")]
     pub(crate) timeout: Option<Duration>,
     #[serde(deserialize_with = "duration")]
     pub(crate) grace: Option<Duration>,
@@ -47,6 +47,11 @@ const KEYS: &[&str] =
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(deserializer)?;
     duration::parse(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    crate::args::limit(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
 impl Config {
@@ -90,7 +95,12 @@ fn unknown_key(message: &str) -> Option<&str> {
 }
 
 fn nearest(key: &str) -> Option<&'static str> {
-    KEYS.iter().copied().map(|known| (strsim::damerau_levenshtein(known, key), known)).filter(|(d, _)| *d <= 3).min().map(|(_, known)| known)
+    KEYS.iter()
+        .copied()
+        .map(|known| (strsim::damerau_levenshtein(known, key), known))
+        .filter(|(d, _)| *d <= 3)
+        .min()
+        .map(|(_, known)| known)
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use lorchestra_core::catalog::{Catalog, Lookup, SearchOutcome};
 use lorchestra_core::recovery::RecoveryError;
 use lorchestra_core::state::StateError;
 use lorchestra_core::store::StoreError;
-use lorchestra_core::supervisor::RunError;
 use lorchestra_core::supervisor::intake::IntakeError;
+use lorchestra_core::supervisor::{Overlap, RunError};
 use std::error::Error;
 use std::path::Path;
 
@@ -62,7 +62,8 @@ impl Failure {
                 };
                 let mut failure = Self { bare: true, ..Self::new(Code::Failed, message) };
                 if !nearest.is_empty() {
-                    failure = failure.mend(format!("did you mean {}?", nearest.iter().take(3).cloned().collect::<Vec<_>>().join(", ")));
+                    failure =
+                        failure.mend(format!("did you mean {}?", nearest.iter().take(3).cloned().collect::<Vec<_>>().join(", ")));
                 }
                 if job.is_some() {
                     return failure.mend(format!("lorchestra jobs list {package}"));
@@ -77,7 +78,8 @@ impl Failure {
                         SearchOutcome::NotADirectory => "is not a directory".to_owned(),
                         SearchOutcome::Unreadable(why) => format!("cannot be read: {why}"),
                     };
-                    failure = failure.mend(format!("looked in {} ({}): {what}", searched.dir.path.display(), searched.dir.origin));
+                    failure =
+                        failure.mend(format!("looked in {} ({}): {what}", searched.dir.path.display(), searched.dir.origin));
                 }
                 failure.mend("…")
             }
@@ -111,11 +113,15 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let message = format!("the store {}", chain(&error));
         match error {
-            StoreError::Newer { .. } => Self::new(Code::Config, message).mend("upgrade lorchestra, or use another state directory"),
+            StoreError::Newer { .. } => {
+                Self::new(Code::Config, message).mend("upgrade lorchestra, or use another state directory")
+            }
             StoreError::Foreign { .. } => {
                 Self::new(Code::Config, message).mend("move the file away to begin a new history; nothing reads it meanwhile")
             }
-            StoreError::NotWritable { .. } => Self::new(Code::NotWritable, message).mend("free space or permissions; nothing that was emitted is lost"),
+            StoreError::NotWritable { .. } => {
+                Self::new(Code::NotWritable, message).mend("free space or permissions; nothing that was emitted is lost")
+            }
             StoreError::Io { source, .. } if full_or_read_only(&source) => Self::new(Code::NotWritable, message),
             StoreError::Io { .. } | StoreError::Sql { .. } => Self::new(Code::Internal, message),
         }
@@ -146,7 +152,8 @@ impl From<RecoveryError> for Failure {
 impl From<RunError> for Failure {
     fn from(error: RunError) -> Self {
         match error {
-            RunError::Overlap { package, job, account, holder } => {
+            RunError::Overlap(overlap) => {
+                let Overlap { package, job, account, holder } = *overlap;
                 let of = account.map(|account| format!(" for account {account}")).unwrap_or_default();
                 let failure = Self::new(Code::Overlap, format!("{package}/{job} is running already{of}; no run was recorded"));
                 match holder {
@@ -160,7 +167,7 @@ impl From<RunError> for Failure {
             RunError::Recovery(error) => error.into(),
             RunError::Process { .. } => Self::new(Code::Internal, chain(&error)),
             RunError::NotRecorded { run_id, source } => {
-                let mut failure: Self = source.into();
+                let mut failure: Self = (*source).into();
                 failure.message = format!("the end of run {run_id} could not be recorded: {}", failure.message);
                 failure.mend("it is safe in the spool: the next run-job, runs or events command records it")
             }
@@ -170,7 +177,10 @@ impl From<RunError> for Failure {
 
 fn full_or_read_only(error: &std::io::Error) -> bool {
     use std::io::ErrorKind;
-    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied | ErrorKind::QuotaExceeded)
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied | ErrorKind::QuotaExceeded
+    )
 }
 
 /// An error and its causes, in one line.

@@ -1,26 +1,237 @@
-//! placeholder, being written
-#![allow(missing_docs, clippy::all, unused)]
-use lorchestra_plugin_api::manifest::*;
-use std::path::*; use std::fs::File;
-#[derive(Debug,Clone)] pub struct SearchDir { pub path: PathBuf, pub origin: String }
-#[derive(Debug)] pub struct Catalog { pub searched: Vec<Searched>, pub packages: Vec<Package>, pub problems: Vec<Problem> }
-#[derive(Debug)] pub struct Searched { pub dir: SearchDir, pub outcome: SearchOutcome }
-#[derive(Debug)] pub enum SearchOutcome { Read { files: usize }, Missing, NotADirectory, Unreadable(String) }
-#[derive(Debug)] pub struct Package { pub path: PathBuf, pub manifest: Manifest }
-#[derive(Debug)] pub struct Problem { pub path: PathBuf, pub package: Option<String>, pub reason: Reason, pub detail: String, pub fix: String }
-impl std::fmt::Display for Problem { fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { write!(f, "{}", self.detail) } }
-#[derive(Debug)] pub enum Reason { Unreadable }
-impl Reason { pub fn as_str(&self) -> &'static str { "" } }
-#[derive(Debug)] pub struct Fault { pub reason: Reason, pub detail: String, pub fix: String }
-#[derive(Debug)] pub enum Lookup<'a> { Unknown { nearest: Vec<String> }, Unusable(Vec<&'a Problem>) }
-impl Catalog {
- pub fn scan(dirs: &[SearchDir]) -> Catalog { let mut c = Catalog{searched: vec![], packages: vec![], problems: vec![]};
-   for d in dirs { if let Ok(r) = std::fs::read_dir(&d.path) { for e in r.flatten() { let path = e.path(); if path.extension().is_some_and(|x| x=="so") { if let Ok(m) = inspect(&File::open(&path).unwrap()) { c.packages.push(Package{path, manifest: m}) } } } } } c }
- pub fn find(&self, p: &str) -> Result<&Package, Lookup<'_>> { self.packages.iter().find(|x| x.manifest.package==p).ok_or(Lookup::Unknown{nearest: vec![]}) }
- pub fn find_job(&self, p: &str, j: &str) -> Result<(&Package, &JobManifest), Lookup<'_>> { let p = self.find(p)?; p.manifest.job(j).map(|j| (p, j)).ok_or(Lookup::Unknown{nearest: vec![]}) }
+//! What is in the plugin directories, without running any of it, and without a cache.
+//!
+//! Owns discovery: search directories ([`SearchDir`]), the checks of a file ([`inspect`]), the packages that can be used, and the
+//! problems of the files that cannot ([`problem`]). Talks to the file system by positioned reads only; never maps a file (a file
+//! that is truncated while mapped kills the process) and never calls dlopen.
+//!
+//! Promises: a file that cannot be used never hides one that can; every such file is a [`Problem`] with one reason and a fix; a
+//! library reached by two names (hard link, symlink, one directory named twice) is one library; two different files with one
+//! package are both unusable, wherever they are on the search path.
+
+mod elf;
+mod glibc;
+mod inspect;
+pub mod problem;
+#[cfg(test)]
+mod tests;
+
+pub use inspect::inspect;
+pub use problem::{Fault, Problem, Reason};
+
+use lorchestra_plugin_api::manifest::{JobManifest, Manifest};
+use rustix::fs::{Mode, OFlags};
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// A directory to search, and where it was named: `--plugin-dir`, `LORCHESTRA_PLUGIN_PATH`, ….
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SearchDir {
+    /// The directory.
+    pub path: PathBuf,
+    /// Where it was named, for people.
+    pub origin: String,
 }
-pub fn inspect(file: &File) -> Result<Manifest, Fault> {
-  use std::os::unix::fs::FileExt; let mut b = vec![0; file.metadata().unwrap().len() as usize]; file.read_exact_at(&mut b, 0).unwrap();
-  let mut at = 0; while let Some(i) = b[at..].windows(6).position(|w| w == b"LORCH\0") { if let Ok(m) = Manifest::from_section(&b[at+i..]) { return Ok(m) } at += i+6; }
-  Err(Fault{reason: Reason::Unreadable, detail: "none".into(), fix: String::new()})
+
+/// A directory, and what came of searching it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Searched {
+    /// The directory.
+    pub dir: SearchDir,
+    /// What came of it.
+    pub outcome: SearchOutcome,
+}
+
+/// What came of searching a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SearchOutcome {
+    /// It was read, and has so many files that could be plugins.
+    Read {
+        /// Number of files named `*.so`.
+        files: usize,
+    },
+    /// It is not there.
+    Missing,
+    /// It is something else.
+    NotADirectory,
+    /// It cannot be read; the system's words.
+    Unreadable(String),
+}
+
+/// A package that can be used.
+#[derive(Debug)]
+pub struct Package {
+    /// The library.
+    pub path: PathBuf,
+    /// What it says of itself.
+    pub manifest: Manifest,
+}
+
+/// What was found.
+#[derive(Debug)]
+pub struct Catalog {
+    /// The directories, in search order.
+    pub searched: Vec<Searched>,
+    /// Packages that can be used, by name.
+    pub packages: Vec<Package>,
+    /// Files that cannot be used, by path.
+    pub problems: Vec<Problem>,
+}
+
+/// Why a package or a job was not found.
+#[derive(Debug)]
+pub enum Lookup<'a> {
+    /// There is none of that name.
+    Unknown {
+        /// The names most like it, best first.
+        nearest: Vec<String>,
+    },
+    /// It is there, in files that cannot be used.
+    Unusable(Vec<&'a Problem>),
+}
+
+impl Catalog {
+    /// Searches the directories, in order. Never fails: what cannot be read is said in the result.
+    pub fn scan(dirs: &[SearchDir]) -> Self {
+        let mut searched = Vec::new();
+        let mut problems = Vec::new();
+        let mut found: BTreeMap<String, Vec<Package>> = BTreeMap::new();
+        let mut seen = HashSet::new();
+        for dir in dirs {
+            let outcome = match candidates(&dir.path) {
+                Ok(names) => {
+                    for name in &names {
+                        let path = dir.path.join(name);
+                        match read(&path, &mut seen) {
+                            Ok(None) => {}
+                            Ok(Some(manifest)) => {
+                                found.entry(manifest.package.clone()).or_default().push(Package { path, manifest });
+                            }
+                            Err(fault) => problems.push(fault.at(path)),
+                        }
+                    }
+                    SearchOutcome::Read { files: names.len() }
+                }
+                Err(e) => match e.kind() {
+                    io::ErrorKind::NotFound => SearchOutcome::Missing,
+                    io::ErrorKind::NotADirectory => SearchOutcome::NotADirectory,
+                    _ => SearchOutcome::Unreadable(e.to_string()),
+                },
+            };
+            searched.push(Searched { dir: dir.clone(), outcome });
+        }
+        let mut packages = Vec::new();
+        for (name, mut files) in found {
+            if files.len() == 1 {
+                packages.append(&mut files);
+            } else {
+                problems.extend(duplicates(&name, &files));
+            }
+        }
+        problems.sort_by(|a, b| a.path.cmp(&b.path));
+        Self { searched, packages, problems }
+    }
+
+    /// The package of that name.
+    pub fn find(&self, package: &str) -> Result<&Package, Lookup<'_>> {
+        let position = self.packages.binary_search_by(|p| p.manifest.package.as_str().cmp(package));
+        if let Ok(position) = position {
+            return Ok(&self.packages[position]);
+        }
+        let problems: Vec<&Problem> = self.problems.iter().filter(|p| p.package.as_deref() == Some(package)).collect();
+        if !problems.is_empty() {
+            return Err(Lookup::Unusable(problems));
+        }
+        Err(Lookup::Unknown { nearest: nearest(package, self.packages.iter().map(|p| p.manifest.package.as_str())) })
+    }
+
+    /// The job of that name, with its package.
+    pub fn find_job(&self, package: &str, job: &str) -> Result<(&Package, &JobManifest), Lookup<'_>> {
+        let package = self.find(package)?;
+        match package.manifest.job(job) {
+            Some(job) => Ok((package, job)),
+            None => Err(Lookup::Unknown { nearest: nearest(job, package.manifest.jobs.iter().map(|j| j.name.as_str())) }),
+        }
+    }
+}
+
+/// Names `*.so` without a leading dot, sorted: the order of a directory is not the same everywhere.
+fn candidates(dir: &Path) -> io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        let bytes = name.as_bytes();
+        if bytes.ends_with(b".so") && !bytes.starts_with(b".") {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The manifest of a file; `None` for a library that was seen under another name.
+fn read(path: &Path, seen: &mut HashSet<(u64, u64)>) -> Result<Option<Manifest>, Fault> {
+    let file = open(path)?;
+    let meta = file.metadata().map_err(|e| Fault::unreadable(path, &e))?;
+    if !seen.insert((meta.dev(), meta.ino())) {
+        return Ok(None);
+    }
+    inspect(&file).map(Some)
+}
+
+/// Opens a regular file; anything else is a fault that names what it is. Never waits, as a FIFO without a writer would.
+pub(crate) fn open(path: &Path) -> Result<File, Fault> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = rustix::fs::open(path, flags, Mode::empty()).map(File::from).map_err(|e| not_opened(path, e.into()))?;
+    let kind = file.metadata().map_err(|e| Fault::unreadable(path, &e))?.file_type();
+    let what = if kind.is_dir() {
+        "a directory"
+    } else if kind.is_fifo() {
+        "a FIFO"
+    } else if kind.is_block_device() || kind.is_char_device() {
+        "a device"
+    } else if kind.is_file() {
+        return Ok(file);
+    } else {
+        "not a regular file"
+    };
+    Err(Fault::not_a_file(path, what))
+}
+
+fn not_opened(path: &Path, error: io::Error) -> Fault {
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) if meta.file_type().is_symlink() && error.kind() == io::ErrorKind::NotFound => Fault::dangling(path),
+        // A socket cannot be opened at all.
+        Ok(meta) if meta.file_type().is_socket() => Fault::not_a_file(path, "a socket"),
+        _ => Fault::unreadable(path, &error),
+    }
+}
+
+fn duplicates(name: &str, files: &[Package]) -> Vec<Problem> {
+    files
+        .iter()
+        .map(|file| {
+            let others: Vec<String> =
+                files.iter().filter(|other| other.path != file.path).map(|other| problem::path_text(&other.path)).collect();
+            Fault {
+                reason: Reason::Duplicate,
+                package: Some(name.to_owned()),
+                detail: format!("the package {name} is also in {}", others.join(", ")),
+                fix: "keep one of them and remove the other from the search path".into(),
+            }
+            .at(file.path.clone())
+        })
+        .collect()
+}
+
+/// The names most like `name`, best first.
+fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut scored: Vec<(f64, &str)> =
+        names.map(|known| (strsim::jaro_winkler(name, known), known)).filter(|(score, _)| *score > 0.75).collect();
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
+    scored.into_iter().take(3).map(|(_, known)| known.to_owned()).collect()
 }

@@ -4,10 +4,10 @@
 //! exactly those bytes. Whatever happens to the file on disk meanwhile (replaced, overwritten in place, truncated) cannot
 //! change what runs, nor kill the worker.
 
-use crate::catalog::{self, Fault, Reason};
+use crate::catalog::{self, Fault};
 use crate::locks::hex;
 use lorchestra_plugin_api::manifest::Manifest;
-use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::FdFlags;
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -27,16 +27,11 @@ pub struct Library {
 impl Library {
     /// Copies and checks the file at `path`.
     pub fn open(path: &Path) -> Result<Self, Fault> {
-        // O_NONBLOCK: a FIFO in place of the file must not hang.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let mut file = rustix::fs::open(path, flags, Mode::empty()).map(File::from).map_err(|e| unreadable(path, &e.into()))?;
-        let meta = file.metadata().map_err(|e| unreadable(path, &e))?;
-        if !meta.is_file() {
-            return Err(unreadable(path, &io::Error::other("it is not a regular file")));
-        }
+        let unreadable = |e: io::Error| Fault::unreadable(path, &e);
+        let mut file = catalog::open(path)?;
         let memory = rustix::fs::memfd_create("lorchestra-plugin", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
             .map(File::from)
-            .map_err(|e| unreadable(path, &e.into()))?;
+            .map_err(|e| unreadable(e.into()))?;
         let mut hasher = Sha256::new();
         let mut buffer = vec![0; 256 << 10];
         loop {
@@ -44,13 +39,13 @@ impl Library {
                 Ok(0) => break,
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(unreadable(path, &e)),
+                Err(e) => return Err(unreadable(e)),
             };
             hasher.update(&buffer[..n]);
-            (&memory).write_all(&buffer[..n]).map_err(|e| unreadable(path, &e))?;
+            (&memory).write_all(&buffer[..n]).map_err(unreadable)?;
         }
         let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-        rustix::fs::fcntl_add_seals(&memory, seals).map_err(|e| unreadable(path, &e.into()))?;
+        rustix::fs::fcntl_add_seals(&memory, seals).map_err(|e| unreadable(e.into()))?;
         let manifest = catalog::inspect(&memory)?;
         Ok(Self { path: path.to_owned(), memory, sha256: hex(&hasher.finalize()), manifest })
     }
@@ -89,13 +84,5 @@ pub fn sha256(path: &Path) -> io::Result<String> {
             0 => return Ok(hex(&hasher.finalize())),
             n => hasher.update(&buffer[..n]),
         }
-    }
-}
-
-fn unreadable(path: &Path, error: &io::Error) -> Fault {
-    Fault {
-        reason: Reason::Unreadable,
-        detail: format!("it cannot be read: {error}"),
-        fix: format!("make {} a regular file that this user can read", path.display()),
     }
 }

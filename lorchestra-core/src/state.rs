@@ -92,7 +92,7 @@ impl StateDir {
         }
         let fs = rustix::fs::statfs(root).map_err(|e| StateError::Io { path: path(), source: e.into() })?;
         // Magic numbers of statfs(2).
-        let kind = match i64::try_from(fs.f_type).unwrap_or(0) {
+        let kind = match fs.f_type {
             0x6969 => "NFS",
             0x517b => "SMB",
             0xfe53_4d42 => "SMB2",

@@ -67,23 +67,16 @@ pub struct Ended {
     pub payload: Value,
     /// Runs of the same job that had died without an end, and were closed before this one began.
     pub recovered: Vec<recovery::Recovered>,
+    /// The store, for what is to be done after the run.
+    pub store: Store,
 }
 
 /// Why a run could not be begun, or its end not be recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// Another run of the same job and account goes on. No run was recorded.
-    #[error("{package}/{job} is running already")]
-    Overlap {
-        /// Its package.
-        package: String,
-        /// Its job.
-        job: String,
-        /// Its account.
-        account: Option<String>,
-        /// The run that holds the lock, where it is known.
-        holder: Option<String>,
-    },
+    #[error("{}/{} is running already", .0.package, .0.job)]
+    Overlap(Box<Overlap>),
     /// The library changed between its listing and its start.
     #[error("{path} was replaced while the run was being prepared", path = path.display())]
     Changed {
@@ -113,15 +106,34 @@ pub enum RunError {
         /// The run.
         run_id: String,
         /// Why.
-        source: IntakeError,
+        source: Box<IntakeError>,
     },
+}
+
+/// Who is in the way of a run.
+#[derive(Debug)]
+pub struct Overlap {
+    /// Package of the job.
+    pub package: String,
+    /// Name of the job.
+    pub job: String,
+    /// Its account.
+    pub account: Option<String>,
+    /// The run that holds the lock, where it is known.
+    pub holder: Option<String>,
 }
 
 /// Called once the run is recorded, before its worker starts: for whoever wants to follow it.
 pub type OnStart<'a> = &'a mut dyn FnMut(&str);
 
 /// Runs `plan` with the sealed `library`, from the lock to the terminal event.
-pub fn run(site: &Site<'_>, plan: &Plan, library: &Library, signals: &mut Signals, on_start: OnStart<'_>) -> Result<Ended, RunError> {
+pub fn run(
+    site: &Site<'_>,
+    plan: &Plan,
+    library: &Library,
+    signals: &mut Signals,
+    on_start: OnStart<'_>,
+) -> Result<Ended, RunError> {
     let process = |doing| move |source| RunError::Process { doing, source };
     let changed = || RunError::Changed { path: library.path().to_owned() };
     let job = library.manifest().job(&plan.job).ok_or_else(changed)?;
@@ -168,7 +180,11 @@ pub fn run(site: &Site<'_>, plan: &Plan, library: &Library, signals: &mut Signal
         supervisor_start: identity.start,
         boot_id: identity.boot_id,
     };
-    store.begin_run(&new, &started(site, &new))?;
+    store.begin_run(&new, &started(site, &new)).inspect_err(|_| {
+        // Not recorded, so not begun: nothing of it stays behind.
+        recovery::remove_spool(site.state, &run_id);
+        let _ = std::fs::remove_dir_all(site.state.run_logs(&run_id));
+    })?;
     on_start(&run_id);
 
     let environment = [("LORCHESTRA_RUN_ID", run_id.clone()), ("LORCHESTRA_ATTEMPT", attempt.to_string())];
@@ -206,15 +222,16 @@ pub fn run(site: &Site<'_>, plan: &Plan, library: &Library, signals: &mut Signal
             let end = run_end(&outcome, attempt, &facts);
             store.end_run(&run_id, None, &end)?;
             recovery::remove_spool(site.state, &run_id);
-            return Ok(Ended { run_id, outcome, duration: facts.duration, output, payload: end.payload, recovered });
+            return Ok(Ended { run_id, outcome, duration: facts.duration, output, payload: end.payload, recovered, store });
         }
     };
-    let (seen_read, seen_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(|e| process("making a pipe")(e.into()))?;
+    let (seen_read, seen_write) =
+        rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(|e| process("making a pipe")(e.into()))?;
     let intake = Intake::start(store, &run_id, attempt, &spool, seen_write).map_err(process("starting the intake thread"))?;
     let limits = Limits { timeout: plan.timeout, grace: plan.grace };
     let seen = dispatch(&mut worker, &limits, signals, &seen_read, log).map_err(process("waiting for the worker"))?;
     let (mut store, taken) = intake.finish().map_err(process("ending the intake thread"))?;
-    let not_recorded = |source: IntakeError| RunError::NotRecorded { run_id: run_id.clone(), source };
+    let not_recorded = |source: IntakeError| RunError::NotRecorded { run_id: run_id.clone(), source: Box::new(source) };
     let taken = taken.map_err(not_recorded)?;
 
     let max_rss_kib = match &taken.end {
@@ -235,7 +252,7 @@ pub fn run(site: &Site<'_>, plan: &Plan, library: &Library, signals: &mut Signal
     store.end_run(&run_id, Some(worker.pid()), &end).map_err(|e| not_recorded(e.into()))?;
     recovery::remove_spool(site.state, &run_id);
     drop(lock);
-    Ok(Ended { run_id, outcome, duration: facts.duration, output, payload: end.payload, recovered })
+    Ok(Ended { run_id, outcome, duration: facts.duration, output, payload: end.payload, recovered, store })
 }
 
 /// What is measured of an attempt.
@@ -251,12 +268,15 @@ fn overlap(store: &Store, plan: &Plan) -> RunError {
         .into_iter()
         .find(|run| run.package == plan.package && run.job == plan.job && run.account == plan.account)
         .map(|run| run.run_id);
-    RunError::Overlap { package: plan.package.clone(), job: plan.job.clone(), account: plan.account.clone(), holder }
+    let (package, job, account) = (plan.package.clone(), plan.job.clone(), plan.account.clone());
+    RunError::Overlap(Box::new(Overlap { package, job, account, holder }))
 }
 
 /// Payload of `job.started`.
 fn started(site: &Site<'_>, run: &NewRun) -> Value {
-    let time = |micros: Option<i64>| micros.and_then(chrono::DateTime::from_timestamp_micros).map(|t| t.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true));
+    let time = |micros: Option<i64>| {
+        micros.and_then(chrono::DateTime::from_timestamp_micros).map(|t| t.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true))
+    };
     json!({
         "parameters": run.params,
         "since": time(run.since),
@@ -299,8 +319,14 @@ pub(crate) fn unseen_end(taken: crate::store::event::Taken, attempt: u32, durati
         Some(Final::Returned { max_rss_kib, .. }) => *max_rss_kib,
         _ => None,
     };
-    let evidence =
-        Evidence { ending: None, end: taken.end, entered: taken.entered, death: Death::Unseen, damaged: taken.damaged, fault: None };
+    let evidence = Evidence {
+        ending: None,
+        end: taken.end,
+        entered: taken.entered,
+        death: Death::Unseen,
+        damaged: taken.damaged,
+        fault: None,
+    };
     let outcome = decide(&evidence);
     let facts = Facts { duration, time: ProcessorTime::default(), max_rss_kib };
     let end = run_end(&outcome, attempt, &facts);

@@ -14,14 +14,7 @@
     unsafe_code,
     reason = "abi_stable's derives and the construction of the library header; one of the two modules with unsafe"
 )]
-#![expect(
-    non_camel_case_types,
-    non_local_definitions,
-    missing_docs,
-    clippy::allow_attributes_without_reason,
-    clippy::allow_attributes,
-    reason = "names and items made by abi_stable's derives"
-)]
+#![expect(non_camel_case_types, non_local_definitions, missing_docs, reason = "names and items made by abi_stable's derives")]
 
 use crate::def::JobDef;
 use crate::invoke;

@@ -17,7 +17,6 @@ use lorchestra_core::outcome::{Cause, Outcome};
 use lorchestra_core::plan::{self, Plan, Request};
 use lorchestra_core::recovery::close_abandoned;
 use lorchestra_core::state::StateDir;
-use lorchestra_core::store::Store;
 use lorchestra_core::supervisor::signals::Signals;
 use lorchestra_core::supervisor::{Ended, Site};
 use lorchestra_plugin_api::manifest::JobManifest;
@@ -32,8 +31,9 @@ pub(super) fn run(command: &RunJob, verbose: u8, settings: &Settings, printer: &
     let catalog = Catalog::scan(&settings.plugin_dirs);
     let (package_name, job_name) = (&*command.package, &*command.job);
     let package = catalog.find(package_name).map_err(|lookup| Failure::lookup(&catalog, package_name, None, &lookup))?;
-    let (_, job) =
-        catalog.find_job(package_name, job_name).map_err(|lookup| Failure::lookup(&catalog, package_name, Some(job_name), &lookup))?;
+    let (_, job) = catalog
+        .find_job(package_name, job_name)
+        .map_err(|lookup| Failure::lookup(&catalog, package_name, Some(job_name), &lookup))?;
 
     let parsed = match flags::parse(package_name, job, &command.rest) {
         flags::Outcome::Parsed(parsed) => parsed,
@@ -69,8 +69,13 @@ pub(super) fn run(command: &RunJob, verbose: u8, settings: &Settings, printer: &
 fn bad_parameters(package: &str, job: &JobManifest, error: &plan::PlanError) -> Failure {
     let text = error.to_string();
     let mut lines = text.lines();
-    let failure = Failure::new(Code::Usage, lines.next().unwrap_or_default());
-    lines.take(6).fold(failure, |failure, line| failure.mend(line.trim())).mend(format!("lorchestra run-job {package} {} --help", job.name))
+    // A default that cannot be read is the plugin's fault, not the caller's.
+    let code = if error.is_of_plugin() { Code::Plugin } else { Code::Usage };
+    let failure = Failure::new(code, lines.next().unwrap_or_default());
+    lines
+        .take(6)
+        .fold(failure, |failure, line| failure.mend(line.trim()))
+        .mend(format!("lorchestra run-job {package} {} --help", job.name))
 }
 
 fn dry_run(package: &Package, plan: &Plan, as_json: bool, printer: &mut Printer) {
@@ -104,9 +109,8 @@ fn execute(
     settings: &Settings,
     printer: &mut Printer,
 ) -> Result<Code, Failure> {
-    let library = Library::open(&package.path).map_err(|fault| {
-        Failure::new(Code::Plugin, format!("{}: {}", package.path.display(), fault.detail)).mend(fault.fix)
-    })?;
+    let library = Library::open(&package.path)
+        .map_err(|fault| Failure::new(Code::Plugin, format!("{}: {}", package.path.display(), fault.detail)).mend(fault.fix))?;
     // From here on a signal ends the run in order, not this process.
     let mut signals = Signals::install().map_err(|e| Failure::new(Code::Internal, format!("signals cannot be handled: {e}")))?;
     let state = StateDir::open(&settings.state_dir)?;
@@ -130,7 +134,7 @@ fn execute(
     if let Some(follower) = follower {
         follower.finish();
     }
-    let ended = ended?;
+    let mut ended = ended?;
     tell_recovered(settings, &ended.recovered, printer);
     let code = tell(plan, &ended, own, printer);
     if let Outcome::Failed(failure) = &ended.outcome {
@@ -140,8 +144,7 @@ fn execute(
     }
     // The caller knows the outcome by now; cleaning up must not change it.
     printer.flush();
-    let pruned = Store::open(&state).and_then(|mut store| store.prune(&state, &settings.retention, Utc::now().timestamp_micros()));
-    match pruned {
+    match ended.store.prune(&state, &settings.retention, Utc::now().timestamp_micros()) {
         Ok(pruned) => tracing::debug!(pruned.runs, pruned.logs, "retention"),
         Err(error) => printer.warning(format_args!("old runs could not be removed: {error}")),
     }

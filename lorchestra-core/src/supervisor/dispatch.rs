@@ -129,9 +129,18 @@ fn wait_for(
     let when = |open: bool| if open { PollFlags::IN } else { none };
     let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
     // A closed descriptor would wake the poll for ever, even with no events asked for: it is left out instead.
-    let output = output.then(|| { fds.push(PollFd::new(&worker.output, PollFlags::IN)); fds.len() - 1 });
-    let control = control.then(|| { fds.push(PollFd::new(&worker.control, when(true))); fds.len() - 1 });
-    let seen = (!lingers).then(|| { fds.push(PollFd::new(final_seen, PollFlags::IN)); fds.len() - 1 });
+    let output = output.then(|| {
+        fds.push(PollFd::new(&worker.output, PollFlags::IN));
+        fds.len() - 1
+    });
+    let control = control.then(|| {
+        fds.push(PollFd::new(&worker.control, when(true)));
+        fds.len() - 1
+    });
+    let seen = (!lingers).then(|| {
+        fds.push(PollFd::new(final_seen, PollFlags::IN));
+        fds.len() - 1
+    });
     match poll(&mut fds, timespec(wait).as_ref()) {
         Ok(_) | Err(rustix::io::Errno::INTR) => {}
         Err(e) => return Err(e.into()),

@@ -76,11 +76,7 @@ fn follow(
     let mut reader = Reader::new(spool, taken.cursor);
     let mut wait = INTERVAL;
     let mut told = false;
-    loop {
-        match dead.recv_timeout(wait) {
-            Err(RecvTimeoutError::Timeout) => {}
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => break,
-        }
+    while matches!(dead.recv_timeout(wait), Err(RecvTimeoutError::Timeout)) {
         wait = match take_in(store, run_id, attempt, spool, &mut reader, &mut taken, Writing::Alive) {
             Ok(()) => INTERVAL,
             Err(error) => {

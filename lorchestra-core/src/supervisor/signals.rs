@@ -19,7 +19,7 @@ impl Signals {
         let (read, write) = UnixStream::pair()?;
         read.set_nonblocking(true)?;
         write.set_nonblocking(true)?;
-        let delivery = SignalDelivery::with_pipe(read, write, SignalOnly::default(), [SIGHUP, SIGINT, SIGTERM, SIGCHLD])?;
+        let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, [SIGHUP, SIGINT, SIGTERM, SIGCHLD])?;
         Ok(Self { delivery })
     }
 

@@ -1,0 +1,229 @@
+//! The parts of an ELF file that the catalog needs, by positioned reads with limits: everything in the file is a claim.
+//!
+//! Checks in [`Elf::open`], before anything else is looked at: this machine's class, byte order and architecture, and that every
+//! segment which the loader would map lies inside the file. A library that was truncated would map well and kill its process at
+//! the first access behind the end.
+
+use super::problem::{Fault, Reason};
+use object::LittleEndian as LE;
+use object::elf::{self, FileHeader64, ProgramHeader64, SectionHeader64};
+use object::pod;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// More than any linker makes without being asked to; a claim of more is not believed.
+const MAX_SECTIONS: usize = 4096;
+/// Likewise for the names of sections, and for each version table, in bytes.
+const MAX_TABLE: u64 = 256 << 10;
+/// Covers the header and, in ordinary libraries, all program headers.
+const FIRST_READ: usize = 1024;
+
+/// A checked ELF file.
+pub(super) struct Elf<'f> {
+    file: &'f File,
+    len: u64,
+    sections: Vec<SectionHeader64<LE>>,
+    names: Vec<u8>,
+    /// Whether it asks for a program interpreter, as executables do.
+    pub(super) is_executable: bool,
+}
+
+impl<'f> Elf<'f> {
+    pub(super) fn open(file: &'f File) -> Result<Self, Fault> {
+        let len = file.metadata().map_err(|e| broken(&e))?.len();
+        if len == 0 {
+            return Err(Fault::new(Reason::Empty, "it has no bytes", COPY_AGAIN));
+        }
+        let mut elf = Self { file, len, sections: Vec::new(), names: Vec::new(), is_executable: false };
+        let first = elf.read(0, len.min(FIRST_READ as u64), "its beginning")?;
+        if !first.starts_with(&elf::ELFMAG) {
+            return Err(Fault::new(
+                Reason::NotElf,
+                looks_like(&first),
+                "build the package with crate-type = [\"cdylib\"] and copy the .so file",
+            ));
+        }
+        let header = first.get(..size_of::<FileHeader64<LE>>()).and_then(|b| pod::from_bytes::<FileHeader64<LE>>(b).ok());
+        let Some((header, _)) = header else { return Err(elf.behind("its header", size_of::<FileHeader64<LE>>() as u64)) };
+        check_machine(header)?;
+        elf.check_segments(header, &first)?;
+        elf.read_sections(header)?;
+        Ok(elf)
+    }
+
+    /// Where a section lies in the file.
+    pub(super) fn section(&self, name: &str) -> Option<&SectionHeader64<LE>> {
+        self.sections.iter().find(|section| self.name(section) == Some(name.as_bytes()))
+    }
+
+    pub(super) fn section_at(&self, index: u32) -> Option<&SectionHeader64<LE>> {
+        self.sections.get(index as usize)
+    }
+
+    /// The bytes of a section, at most `limit`.
+    pub(super) fn section_bytes(&self, section: &SectionHeader64<LE>, what: &str, limit: u64) -> Result<Vec<u8>, Fault> {
+        self.read(section.sh_offset.get(LE), section.sh_size.get(LE).min(limit), what)
+    }
+
+    /// The bytes of a version table.
+    pub(super) fn table(&self, section: &SectionHeader64<LE>) -> Result<Vec<u8>, Fault> {
+        self.section_bytes(section, "its version table", MAX_TABLE)
+    }
+
+    /// `count` bytes from `start`, all of them inside the file.
+    pub(super) fn read(&self, start: u64, count: u64, what: &str) -> Result<Vec<u8>, Fault> {
+        let end = start.checked_add(count).unwrap_or(u64::MAX);
+        if end > self.len {
+            return Err(self.behind(what, end));
+        }
+        let mut bytes = vec![0; usize::try_from(count).map_err(|_| self.behind(what, end))?];
+        match self.file.read_exact_at(&mut bytes, start) {
+            Ok(()) => Ok(bytes),
+            // It was truncated since its length was asked for.
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(self.behind(what, end)),
+            Err(e) => Err(broken(&e)),
+        }
+    }
+
+    fn check_segments(&mut self, header: &FileHeader64<LE>, first: &[u8]) -> Result<(), Fault> {
+        let count = usize::from(header.e_phnum.get(LE));
+        let size = size_of::<ProgramHeader64<LE>>();
+        if count == 0 || usize::from(header.e_phentsize.get(LE)) != size {
+            return Err(Fault::new(
+                Reason::NotALibrary,
+                "it has nothing to load (an object file?)",
+                "copy the .so file that cargo built",
+            ));
+        }
+        let start = header.e_phoff.get(LE);
+        let bytes = (count * size) as u64;
+        let near = usize::try_from(start).ok().and_then(|start| first.get(start..start.checked_add(count * size)?));
+        let table = match near {
+            Some(table) => table.to_vec(),
+            None => self.read(start, bytes, "its program headers")?,
+        };
+        let Ok((segments, _)) = pod::slice_from_bytes::<ProgramHeader64<LE>>(&table, count) else {
+            return Err(self.behind("its program headers", start.saturating_add(bytes)));
+        };
+        for segment in segments {
+            match segment.p_type.get(LE) {
+                elf::PT_LOAD => {
+                    let end = segment.p_offset.get(LE).saturating_add(segment.p_filesz.get(LE));
+                    if end > self.len {
+                        return Err(self.behind("its code and data", end));
+                    }
+                }
+                elf::PT_INTERP => self.is_executable = true,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn read_sections(&mut self, header: &FileHeader64<LE>) -> Result<(), Fault> {
+        let count = usize::from(header.e_shnum.get(LE));
+        let start = header.e_shoff.get(LE);
+        if start == 0
+            || count == 0
+            || count > MAX_SECTIONS
+            || usize::from(header.e_shentsize.get(LE)) != size_of::<SectionHeader64<LE>>()
+        {
+            // No sections, so no manifest: whoever asks for it says so.
+            return Ok(());
+        }
+        let table = self.read(start, (count * size_of::<SectionHeader64<LE>>()) as u64, "its section headers")?;
+        let Ok((sections, _)) = pod::slice_from_bytes::<SectionHeader64<LE>>(&table, count) else { return Ok(()) };
+        self.sections = sections.to_vec();
+        if let Some(names) = self.sections.get(usize::from(header.e_shstrndx.get(LE).0)) {
+            self.names = self.section_bytes(names, "the names of its sections", MAX_TABLE)?;
+        }
+        Ok(())
+    }
+
+    fn name(&self, section: &SectionHeader64<LE>) -> Option<&[u8]> {
+        text_at(&self.names, section.sh_name.get(LE) as usize)
+    }
+
+    fn behind(&self, what: &str, need: u64) -> Fault {
+        Fault::new(Reason::Truncated, format!("it has {} bytes, and {what} should end at {need}", self.len), COPY_AGAIN)
+    }
+}
+
+const COPY_AGAIN: &str = "copy it again: to another name first, then rename it, so that a half copied file is never seen";
+
+/// The NUL-terminated text at an offset of a string table.
+pub(super) fn text_at(table: &[u8], offset: usize) -> Option<&[u8]> {
+    table.get(offset..)?.split(|&b| b == 0).next()
+}
+
+fn broken(error: &io::Error) -> Fault {
+    Fault::new(
+        Reason::Unreadable,
+        format!("it cannot be read: {error}"),
+        "copy it again; the disk or its file system may be broken",
+    )
+}
+
+/// Architecture of this build.
+const MACHINE: (elf::Machine, &str) =
+    if cfg!(target_arch = "aarch64") { (elf::EM_AARCH64, "aarch64") } else { (elf::EM_X86_64, "x86_64") };
+
+fn check_machine(header: &FileHeader64<LE>) -> Result<(), Fault> {
+    let other = |what: String| {
+        let host = MACHINE.1;
+        Fault::new(
+            Reason::WrongArchitecture,
+            format!("it is built for {what}, and this host is 64-bit {host}"),
+            format!("build it with cargo build --release --target {host}-unknown-linux-gnu"),
+        )
+    };
+    let ident = &header.e_ident;
+    if ident.class != elf::ELFCLASS64 {
+        return Err(other("32 bits".into()));
+    }
+    if ident.data != elf::ELFDATA2LSB {
+        return Err(other("big-endian processors".into()));
+    }
+    let machine = header.e_machine.get(LE);
+    if machine != MACHINE.0 {
+        return Err(other(match machine {
+            elf::EM_X86_64 => "x86_64".into(),
+            elf::EM_AARCH64 => "aarch64".into(),
+            elf::EM_RISCV => "riscv64".into(),
+            elf::EM_PPC64 => "powerpc64".into(),
+            elf::EM_LOONGARCH => "loongarch64".into(),
+            elf::EM_S390 => "s390x".into(),
+            other => format!("another processor (ELF machine {})", other.0),
+        }));
+    }
+    match header.e_type.get(LE) {
+        elf::ET_DYN => Ok(()),
+        elf::ET_EXEC => Err(not_a_library("an executable")),
+        elf::ET_REL => Err(not_a_library("an object file")),
+        elf::ET_CORE => Err(not_a_library("a core dump")),
+        _ => Err(not_a_library("an ELF file of another kind")),
+    }
+}
+
+pub(super) fn not_a_library(what: &str) -> Fault {
+    Fault::new(
+        Reason::NotALibrary,
+        format!("it is {what}, not a shared library"),
+        "build the package with crate-type = [\"cdylib\"] and copy the .so file",
+    )
+}
+
+fn looks_like(first: &[u8]) -> &'static str {
+    match first {
+        [b'#', b'!', ..] => "it is a script, not an ELF file",
+        [0x1f, 0x8b, ..] => "it is gzip data, not an ELF file",
+        [b'P', b'K', ..] => "it is a zip archive, not an ELF file",
+        [b'M', b'Z', ..] => "it is a Windows library, not an ELF file",
+        [0xcf | 0xce | 0xca | 0xfe, ..] => "it may be a macOS library; it is not an ELF file",
+        _ if first.starts_with(b"!<arch>") => "it is a static library, not a shared one",
+        _ if first.starts_with(b"version https://git-lfs") => "it is a Git LFS pointer, not the file itself",
+        _ if std::str::from_utf8(first).is_ok_and(|text| !text.contains('\0')) => "it is text, not an ELF file",
+        _ => "it is not an ELF file",
+    }
+}

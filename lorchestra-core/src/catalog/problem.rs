@@ -1,0 +1,139 @@
+//! Why a file cannot be used, and what to do about it.
+
+use lorchestra_plugin_api::manifest::printable;
+use serde::Serialize;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The kinds of problems. A closed set; the names are part of `jobs list --json`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// A symbolic link to nothing.
+    DanglingLink,
+    /// It cannot be opened or read.
+    Unreadable,
+    /// A directory, a FIFO, a socket, a device.
+    NotAFile,
+    /// It has no bytes.
+    Empty,
+    /// It is no ELF file.
+    NotElf,
+    /// Something in it lies behind its end.
+    Truncated,
+    /// Built for another machine.
+    WrongArchitecture,
+    /// An executable or an object file.
+    NotALibrary,
+    /// A library without a manifest.
+    NoManifest,
+    /// A manifest that cannot be read.
+    BadManifest,
+    /// Built against a newer plugin API.
+    AbiTooNew,
+    /// Built against a plugin API that is no longer run.
+    AbiTooOld,
+    /// It needs a newer C library.
+    NeedsNewerGlibc,
+    /// Another file has the same package.
+    Duplicate,
+}
+
+impl Reason {
+    /// As in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::DanglingLink => "dangling-link",
+            Self::Unreadable => "unreadable",
+            Self::NotAFile => "not-a-file",
+            Self::Empty => "empty",
+            Self::NotElf => "not-elf",
+            Self::Truncated => "truncated",
+            Self::WrongArchitecture => "wrong-architecture",
+            Self::NotALibrary => "not-a-library",
+            Self::NoManifest => "no-manifest",
+            Self::BadManifest => "bad-manifest",
+            Self::AbiTooNew => "abi-too-new",
+            Self::AbiTooOld => "abi-too-old",
+            Self::NeedsNewerGlibc => "needs-newer-glibc",
+            Self::Duplicate => "duplicate",
+        }
+    }
+}
+
+/// What is wrong with a file, without its path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Its kind.
+    pub reason: Reason,
+    /// The package, where the manifest could be read that far.
+    pub package: Option<String>,
+    /// What is wrong: a fragment in lower case, fit for a terminal.
+    pub detail: String,
+    /// What to do.
+    pub fix: String,
+}
+
+/// A file that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The file.
+    pub path: PathBuf,
+    /// The package, where it is known.
+    pub package: Option<String>,
+    /// The kind of problem.
+    pub reason: Reason,
+    /// What is wrong.
+    pub detail: String,
+    /// What to do.
+    pub fix: String,
+}
+
+impl Fault {
+    pub(super) fn new(reason: Reason, detail: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { reason, package: None, detail: printable(&detail.into()).replace('\n', " "), fix: fix.into() }
+    }
+
+    pub(crate) fn unreadable(path: &Path, error: &io::Error) -> Self {
+        let path = path_text(path);
+        let fix = match error.kind() {
+            io::ErrorKind::PermissionDenied => format!("chmod u+r {path}, or give it to this user"),
+            _ => format!("copy {path} again"),
+        };
+        Self::new(Reason::Unreadable, format!("it cannot be read: {error}"), fix)
+    }
+
+    pub(super) fn dangling(path: &Path) -> Self {
+        let target = std::fs::read_link(path).map(|target| path_text(&target)).unwrap_or_default();
+        Self::new(
+            Reason::DanglingLink,
+            format!("it is a link to {target}, which is not there"),
+            format!("rm {}", path_text(path)),
+        )
+    }
+
+    pub(super) fn not_a_file(path: &Path, what: &str) -> Self {
+        Self::new(
+            Reason::NotAFile,
+            format!("it is {what}"),
+            format!("move {} away, or give it a name without .so", path_text(path)),
+        )
+    }
+
+    /// The problem of the file at `path`.
+    pub fn at(self, path: PathBuf) -> Problem {
+        Problem { path, package: self.package, reason: self.reason, detail: self.detail, fix: self.fix }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} ({})\n  fix: {}", path_text(&self.path), self.detail, self.reason.as_str(), self.fix)
+    }
+}
+
+/// A path for a terminal: control characters are escaped, bytes that are not UTF-8 replaced.
+pub fn path_text(path: &Path) -> String {
+    path.to_string_lossy().chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
