@@ -1,7 +1,7 @@
 //! The command line: validated, nothing more. Nothing here reads files, environment or clock.
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -74,15 +74,23 @@ pub(crate) enum Jobs {
 }
 
 #[derive(Debug, ClapArgs)]
+#[command(disable_help_flag = true)]
 pub(crate) struct RunJob {
     #[command(flatten)]
     pub(crate) own: OwnFlags,
 
+    /// Print help; after PACKAGE and JOB, that of the job
+    // Not clap's own: that would answer for run-job where the job was asked for.
+    #[arg(short, long)]
+    pub(crate) help: bool,
+
     /// The package
-    pub(crate) package: String,
+    #[arg(required_unless_present = "help")]
+    pub(crate) package: Option<String>,
 
     /// The job
-    pub(crate) job: String,
+    #[arg(required_unless_present = "help")]
+    pub(crate) job: Option<String>,
 
     /// The job's own flags: `lorchestra run-job PACKAGE JOB --help` lists them
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "JOB FLAGS")]
@@ -185,7 +193,7 @@ pub(crate) enum Events {
         #[arg(long = "type", value_name = "TYPE")]
         event_type: Option<String>,
         /// Only those emitted at or after this time, e.g. -1d, yesterday, 2024-01-31
-        #[arg(long, allow_hyphen_values = true, value_name = "TIME")]
+        #[arg(long, value_name = "TIME")]
         since: Option<String>,
         /// Also payloads and subject ids, which may be personal
         #[arg(long)]
@@ -204,6 +212,116 @@ pub(crate) fn limit(text: &str) -> Result<Duration, String> {
     }
 }
 
+impl Args {
+    /// Reads the command line.
+    pub(crate) fn read(argv: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut args = Self::try_parse_from(join_negative(argv))?;
+        if let Command::RunJob(command) = &mut args.command {
+            let rest = std::mem::take(&mut command.rest);
+            command.rest = hoist(rest, &mut args.verbose, &mut args.plugin_dir);
+        }
+        Ok(args)
+    }
+}
+
+/// Writes `--since -7d` as `--since=-7d`. clap's allow_hyphen_values would take the next flag for a forgotten value; no flag of ours
+/// begins with `-` and a digit.
+fn join_negative(argv: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut joined: Vec<OsString> = Vec::new();
+    let mut open = true;
+    for word in argv {
+        open &= word != "--";
+        let negative = matches!(word.as_encoded_bytes(), [b'-', b'0'..=b'9' | b'.', ..]);
+        match joined.last_mut() {
+            Some(last) if open && negative && is_bare_flag(last) => {
+                last.push("=");
+                last.push(word);
+            }
+            _ => joined.push(word),
+        }
+    }
+    joined
+}
+
+/// `--name` without a value of its own.
+fn is_bare_flag(word: &OsStr) -> bool {
+    let bytes = word.as_encoded_bytes();
+    bytes.len() > 2 && bytes.starts_with(b"--") && !bytes.contains(&b'=')
+}
+
+/// Takes lorchestra's own `-v` and `--plugin-dir` out of what follows a job's first flag: where people write them must not matter.
+fn hoist(rest: Vec<OsString>, verbose: &mut u8, plugin_dir: &mut Vec<PathBuf>) -> Vec<OsString> {
+    let mut kept = Vec::with_capacity(rest.len());
+    let mut words = rest.into_iter();
+    while let Some(word) = words.next() {
+        let text = word.to_str().unwrap_or_default();
+        if text == "--" {
+            kept.push(word);
+            break;
+        } else if text == "--verbose" {
+            *verbose = verbose.saturating_add(1);
+        } else if text.len() > 1 && text.starts_with('-') && text[1..].chars().all(|c| c == 'v') {
+            *verbose = verbose.saturating_add(u8::try_from(text.len() - 1).unwrap_or(u8::MAX));
+        } else if text == "--plugin-dir" {
+            match words.next() {
+                Some(dir) => plugin_dir.push(dir.into()),
+                // Left for the job's command line, which says that it is unknown there.
+                None => kept.push(word),
+            }
+        } else if let Some(dir) = text.strip_prefix("--plugin-dir=") {
+            plugin_dir.push(dir.into());
+        } else {
+            kept.push(word);
+        }
+    }
+    kept.extend(words);
+    kept
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     lorchestra_core::plan::duration::parse(text).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run_job(words: &[&str]) -> (Args, RunJob) {
+        let argv = ["lorchestra", "run-job"].iter().chain(words).map(OsString::from);
+        let mut args = Args::read(argv).unwrap();
+        let empty = Command::Runs(Runs::Stop { run: String::new() });
+        let Command::RunJob(command) = std::mem::replace(&mut args.command, empty) else { unreachable!() };
+        (args, command)
+    }
+
+    #[test]
+    fn clap_agrees_with_itself() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn own_flags_are_taken_on_both_sides_of_the_job() {
+        let (args, command) = run_job(&["-q", "pkg", "job", "--timeout", "5s", "--since", "-7d", "-vv", "--plugin-dir", "/p", "--x=-1"]);
+        assert!(command.own.quiet);
+        assert_eq!(command.own.timeout, Some(Duration::from_secs(5)));
+        assert_eq!((args.verbose, args.plugin_dir), (2, vec![PathBuf::from("/p")]));
+        assert_eq!(command.rest, ["--since=-7d", "--x=-1"]);
+    }
+
+    #[test]
+    fn nothing_is_taken_from_behind_two_dashes() {
+        let (args, command) = run_job(&["pkg", "job", "--text", "a", "--", "-v", "--x", "-1"]);
+        assert_eq!(args.verbose, 0);
+        assert_eq!(command.rest, ["--text", "a", "--", "-v", "--x", "-1"]);
+    }
+
+    #[test]
+    fn help_behind_the_job_is_the_jobs() {
+        let (_, command) = run_job(&["pkg", "job", "--help"]);
+        assert!(command.help && command.job.as_deref() == Some("job"));
+        let (_, command) = run_job(&["pkg", "job", "--since", "x", "--help"]);
+        assert_eq!(command.rest, ["--since", "x", "--help"]);
+        assert!(Args::read(["lorchestra", "run-job", "pkg"].iter().map(OsString::from)).is_err());
+    }
 }

@@ -10,7 +10,7 @@ use clap::{Arg, ArgAction, Args, Command, FromArgMatches, value_parser};
 use lorchestra_core::plan::Given;
 use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest, printable};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 
 /// What the job's flags said.
 pub(crate) struct Parsed {
@@ -30,7 +30,7 @@ pub(crate) enum Outcome {
 
 /// Reads the arguments after JOB.
 pub(crate) fn parse(package: &str, job: &JobManifest, rest: &[OsString]) -> Outcome {
-    let matches = match command(package, job).try_get_matches_from(join_negative(job, rest)) {
+    let matches = match command(package, job).try_get_matches_from(rest) {
         Ok(matches) => matches,
         Err(error) => return Outcome::Clap(Box::new(error)),
     };
@@ -74,8 +74,6 @@ pub(crate) fn named(params: &[String]) -> Result<Vec<Given>, Failure> {
 
 fn command(package: &str, job: &JobManifest) -> Command {
     let mut command = Command::new(format!("lorchestra run-job {package} {}", job.name))
-        .about(printable(job.summary()))
-        .long_about(printable(&job.docs))
         .no_binary_name(true)
         .next_help_heading("Job flags");
     for param in &job.params {
@@ -99,7 +97,10 @@ fn command(package: &str, job: &JobManifest) -> Command {
             )
         };
     }
-    command = OwnFlags::augment_args(command.next_help_heading("Flags of run-job"));
+    command = OwnFlags::augment_args(command.next_help_heading("Flags of run-job"))
+        // After the flags of run-job, which bring a description of their own.
+        .about(printable(job.summary()))
+        .long_about(printable(&job.docs));
     // A flag that run-job got after this plugin was built: the job's parameter keeps the name.
     let own: Vec<(clap::Id, String)> = command
         .get_arguments()
@@ -125,27 +126,6 @@ fn id(param: &ParamManifest) -> String {
 
 fn no_id(param: &ParamManifest) -> String {
     format!("param:no:{}", param.name)
-}
-
-/// Writes `--since -7d` as `--since=-7d`. clap's allow_hyphen_values would also swallow a forgotten value's next flag; no flag
-/// of ours begins with `-` and a digit.
-fn join_negative(job: &JobManifest, rest: &[OsString]) -> Vec<OsString> {
-    let takes_value = |text: &OsStr| {
-        let Some(flag) = text.to_str().and_then(|text| text.strip_prefix("--")) else { return false };
-        job.params.iter().any(|param| param.kind != ParamKind::Bool && param.flag() == flag)
-    };
-    let negative = |text: &OsStr| matches!(text.as_encoded_bytes(), [b'-', b'0'..=b'9' | b'.', ..]);
-    let mut joined: Vec<OsString> = Vec::with_capacity(rest.len());
-    for text in rest {
-        match joined.last_mut() {
-            Some(last) if negative(text) && takes_value(last) => {
-                last.push("=");
-                last.push(text);
-            }
-            _ => joined.push(text.clone()),
-        }
-    }
-    joined
 }
 
 fn not_utf8(flag: &str) -> Failure {

@@ -16,7 +16,6 @@ mod printer;
 mod settings;
 mod show;
 
-use clap::Parser;
 use failure::Failure;
 use printer::Printer;
 use settings::Settings;
@@ -27,7 +26,7 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == lorchestra_core::worker::ARGUMENT) {
         return lorchestra_core::worker::main();
     }
-    let args = match args::Args::try_parse() {
+    let args = match args::Args::read(std::env::args_os()) {
         Ok(args) => args,
         Err(error) => return exit::usage(&error),
     };

@@ -72,3 +72,8 @@ pub mod __private {
     pub use abi_stable::library::LibHeader;
     pub use serde_json::{Map, Value};
 }
+
+/// Compiles the guide's examples.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/jobs.md")]
+struct JobsGuide;

@@ -1,7 +1,7 @@
 //! `run-job`: parameters to a plan, the plan to a run, the run's end to words and an exit code.
 
 use super::{failure_report, second_store, tell_recovered};
-use crate::args::{OwnFlags, RunJob};
+use crate::args::{Args, OwnFlags, RunJob};
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::flags;
@@ -11,6 +11,7 @@ use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
 use chrono::Utc;
+use clap::CommandFactory;
 use lorchestra_core::catalog::{Catalog, Package};
 use lorchestra_core::library::Library;
 use lorchestra_core::outcome::{Cause, Outcome};
@@ -21,6 +22,7 @@ use lorchestra_core::supervisor::signals::Signals;
 use lorchestra_core::supervisor::{Ended, Site};
 use lorchestra_plugin_api::manifest::JobManifest;
 use serde_json::json;
+use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
@@ -28,14 +30,18 @@ use std::time::Duration;
 const GRACE: Duration = Duration::from_secs(10);
 
 pub(super) fn run(command: &RunJob, verbose: u8, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
+    let (Some(package_name), Some(job_name)) = (command.package.as_deref(), command.job.as_deref()) else {
+        return help_of_run_job(printer);
+    };
     let catalog = Catalog::scan(&settings.plugin_dirs);
-    let (package_name, job_name) = (&*command.package, &*command.job);
     let package = catalog.find(package_name).map_err(|lookup| Failure::lookup(&catalog, package_name, None, &lookup))?;
     let (_, job) = catalog
         .find_job(package_name, job_name)
         .map_err(|lookup| Failure::lookup(&catalog, package_name, Some(job_name), &lookup))?;
 
-    let parsed = match flags::parse(package_name, job, &command.rest) {
+    let help = command.help.then(|| "--help".into());
+    let rest: Vec<OsString> = help.into_iter().chain(command.rest.iter().cloned()).collect();
+    let parsed = match flags::parse(package_name, job, &rest) {
         flags::Outcome::Parsed(parsed) => parsed,
         flags::Outcome::Failed(failure) => return Err(failure),
         flags::Outcome::Clap(error) => {
@@ -64,6 +70,15 @@ pub(super) fn run(command: &RunJob, verbose: u8, settings: &Settings, printer: &
     }
     second_store(settings, printer);
     execute(package, &plan, &own, verbose, settings, printer)
+}
+
+fn help_of_run_job(printer: &mut Printer) -> Result<Code, Failure> {
+    let mut all = Args::command();
+    all.build();
+    if let Some(run_job) = all.find_subcommand_mut("run-job") {
+        printer.line(run_job.render_help());
+    }
+    Ok(Code::Success)
 }
 
 fn bad_parameters(package: &str, job: &JobManifest, error: &plan::PlanError) -> Failure {

@@ -73,7 +73,7 @@ impl<'f> Elf<'f> {
 
     /// `count` bytes from `start`, all of them inside the file.
     pub(super) fn read(&self, start: u64, count: u64, what: &str) -> Result<Vec<u8>, Fault> {
-        let end = start.checked_add(count).unwrap_or(u64::MAX);
+        let end = start.saturating_add(count);
         if end > self.len {
             return Err(self.behind(what, end));
         }
