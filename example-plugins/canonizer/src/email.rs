@@ -1,0 +1,262 @@
+//! A message as JMAP's Email object (RFC 8621, section 4.1), with the property names of the RFC. [`body_lists`] decides what
+//! is shown, [`mailboxes`] what Gmail's labels and a Maildir's flags mean.
+//!
+//! What JMAP leaves to the server is decided so:
+//! - `id` is `m` and the sha256 of the message, `blobId` `b` and the sha256 of the bytes it stands for: the same message has
+//!   the same ids on every machine, and equal attachments have one blob.
+//! - `threadId` is Gmail's thread (`X-GM-THRID`) where there is one; else it is made of the first message id of References,
+//!   of In-Reply-To, or of the message itself. A reply that names only its parent, and not the first of its thread, is in a
+//!   thread of its own.
+//! - `receivedAt` is what ingester knows, else the date of the topmost Received, else that of the message; else `null`, which
+//!   JMAP does not know.
+//! - Body values are cut at [`MAX_BODY_VALUE`].
+
+use crate::key::Key;
+use crate::mime::header::{Headers, Mailbox, MediaType};
+use crate::mime::{Body, Part, Refusal};
+use crate::record::Record;
+use body_lists::BodyLists;
+use lorchestra_plugin_api::chrono::{DateTime, FixedOffset, SecondsFormat, Utc};
+use mail_parser::decoders::html::html_to_text;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+mod body_lists;
+mod mailboxes;
+
+/// The longest body value, in bytes. The whole is in the message.
+const MAX_BODY_VALUE: usize = 4 << 20;
+/// Characters of a preview (RFC 8621: at most 256).
+const PREVIEW: usize = 256;
+/// Bytes of a body that a preview is made of.
+const PREVIEW_SOURCE: usize = 64 << 10;
+
+/// JMAP's Email object.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Email {
+    id: String,
+    blob_id: String,
+    thread_id: String,
+    mailbox_ids: BTreeMap<String, bool>,
+    keywords: BTreeMap<String, bool>,
+    size: usize,
+    received_at: Option<String>,
+    message_id: Option<Vec<String>>,
+    in_reply_to: Option<Vec<String>>,
+    references: Option<Vec<String>>,
+    sender: Option<Vec<EmailAddress>>,
+    from: Option<Vec<EmailAddress>>,
+    to: Option<Vec<EmailAddress>>,
+    cc: Option<Vec<EmailAddress>>,
+    bcc: Option<Vec<EmailAddress>>,
+    reply_to: Option<Vec<EmailAddress>>,
+    subject: Option<String>,
+    sent_at: Option<String>,
+    has_attachment: bool,
+    preview: String,
+    body_structure: EmailBodyPart,
+    body_values: BTreeMap<String, EmailBodyValue>,
+    text_body: Vec<EmailBodyPart>,
+    html_body: Vec<EmailBodyPart>,
+    attachments: Vec<EmailBodyPart>,
+}
+
+/// JMAP's EmailAddress.
+#[derive(Debug, Serialize)]
+struct EmailAddress {
+    name: Option<String>,
+    email: String,
+}
+
+/// JMAP's EmailBodyPart.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EmailBodyPart {
+    /// `null` for a multipart.
+    part_id: Option<String>,
+    /// `null` for a multipart.
+    blob_id: Option<String>,
+    /// Bytes, decoded.
+    size: usize,
+    name: Option<String>,
+    #[serde(rename = "type")]
+    media_type: String,
+    charset: Option<String>,
+    disposition: Option<String>,
+    cid: Option<String>,
+    language: Option<Vec<String>>,
+    location: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sub_parts: Option<Vec<EmailBodyPart>>,
+}
+
+/// JMAP's EmailBodyValue.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EmailBodyValue {
+    value: String,
+    is_encoding_problem: bool,
+    is_truncated: bool,
+}
+
+impl Email {
+    /// Makes the object of a message.
+    pub(crate) fn of(record: &Record) -> Result<Self, Refusal> {
+        let message = Part::parse(&record.raw)?;
+        let headers = &message.headers;
+        let mut leaves = Vec::new();
+        let body_structure = describe(&message, &mut leaves);
+        let lists = BodyLists::of(&body_structure);
+        let body_values = body_values(&lists, &leaves);
+        let (mailbox_ids, keywords) = mailboxes::of(&record.labels, record.flags.as_deref());
+        let sent_at = headers.date("Date");
+        let received_at = record.received.or_else(|| headers.received()).or_else(|| Some(sent_at?.to_utc()));
+        let message_id = headers.ids("Message-ID");
+        let in_reply_to = headers.ids("In-Reply-To");
+        let references = headers.ids("References");
+        let thread_root = [&references, &in_reply_to, &message_id].into_iter().find_map(|ids| ids.as_ref()?.first());
+        Ok(Self {
+            id: format!("m{}", record.key),
+            blob_id: format!("b{}", record.key),
+            thread_id: thread_id(headers, thread_root.map(String::as_str), record.key),
+            mailbox_ids,
+            keywords,
+            size: record.raw.len(),
+            received_at: received_at.map(utc_date),
+            sender: addresses(headers, "Sender"),
+            from: addresses(headers, "From"),
+            to: addresses(headers, "To"),
+            cc: addresses(headers, "Cc"),
+            bcc: addresses(headers, "Bcc"),
+            reply_to: addresses(headers, "Reply-To"),
+            subject: headers.text("Subject"),
+            sent_at: sent_at.map(zoned_date),
+            has_attachment: lists.attachments.iter().any(|part| part.disposition.as_deref() != Some("inline")),
+            preview: preview(&lists, &body_values),
+            message_id,
+            in_reply_to,
+            references,
+            text_body: owned(&lists.text),
+            html_body: owned(&lists.html),
+            attachments: owned(&lists.attachments),
+            body_values,
+            body_structure,
+        })
+    }
+}
+
+fn owned(parts: &[&EmailBodyPart]) -> Vec<EmailBodyPart> {
+    parts.iter().map(|part| (*part).clone()).collect()
+}
+
+fn thread_id(headers: &Headers<'_>, root: Option<&str>, key: Key) -> String {
+    let gmail = headers.raw("X-GM-THRID").filter(|id| id.len() <= 20 && id.bytes().all(|b| b.is_ascii_digit()));
+    match (gmail, root) {
+        (Some(id), _) if !id.is_empty() => format!("tg{id}"),
+        (_, Some(root)) => format!("t{}", Key::of(root.as_bytes())),
+        (_, None) => format!("t{key}"),
+    }
+}
+
+fn utc_date(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+}
+
+fn zoned_date(at: DateTime<FixedOffset>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+}
+
+fn addresses(headers: &Headers<'_>, name: &str) -> Option<Vec<EmailAddress>> {
+    let mailboxes = headers.addresses(name)?;
+    Some(mailboxes.into_iter().map(|Mailbox { name, email }| EmailAddress { name, email }).collect())
+}
+
+/// Describes a part and those in it; leaves are numbered from 1, in order, and collected.
+fn describe<'p, 'a>(part: &'p Part<'a>, leaves: &mut Vec<&'p Part<'a>>) -> EmailBodyPart {
+    let Part { headers, media_type, body } = part;
+    let disposition = headers.media_type("Content-Disposition");
+    let file_name = disposition.as_ref().and_then(|d| d.parameter("filename")).or_else(|| media_type.parameter("name"));
+    let mut described = EmailBodyPart {
+        part_id: None,
+        blob_id: None,
+        size: 0,
+        name: file_name.map(str::to_owned),
+        media_type: media_type.name().to_owned(),
+        charset: media_type.is_text().then(|| media_type.parameter("charset").unwrap_or("us-ascii").to_owned()),
+        disposition: disposition.map(|d| d.name().to_owned()).filter(|d| !d.is_empty()),
+        cid: headers.ids("Content-ID").and_then(|ids| ids.into_iter().next()),
+        language: headers.list("Content-Language"),
+        location: headers.text("Content-Location"),
+        sub_parts: None,
+    };
+    match body {
+        Body::Leaf(content) => {
+            leaves.push(part);
+            let decoded = content.decode().value;
+            described.part_id = Some(leaves.len().to_string());
+            described.blob_id = Some(format!("b{}", Key::of(&decoded)));
+            described.size = decoded.len();
+        }
+        Body::Parts(parts) => described.sub_parts = Some(parts.iter().map(|part| describe(part, leaves)).collect()),
+    }
+    described
+}
+
+/// The texts of all parts that are shown.
+fn body_values(lists: &BodyLists<'_>, leaves: &[&Part<'_>]) -> BTreeMap<String, EmailBodyValue> {
+    let mut values = BTreeMap::new();
+    for shown in lists.text.iter().chain(&lists.html) {
+        let Some(id) = &shown.part_id else { continue };
+        if values.contains_key(id) {
+            continue;
+        }
+        let leaf = id.parse::<usize>().ok().and_then(|n| leaves.get(n.checked_sub(1)?));
+        if let Some(Part { media_type, body: Body::Leaf(content), .. }) = leaf
+            && media_type.is_text()
+        {
+            let text = content.text(media_type.parameter("charset"));
+            let (value, is_truncated) = truncated(text.value, media_type, MAX_BODY_VALUE);
+            values.insert(id.clone(), EmailBodyValue { value, is_encoding_problem: text.problem, is_truncated });
+        }
+    }
+    values
+}
+
+/// At most `max` bytes of a text: whole characters, and of HTML no half tag.
+fn truncated(mut text: String, media_type: &MediaType, max: usize) -> (String, bool) {
+    if text.len() <= max {
+        return (text, false);
+    }
+    text.truncate(text.floor_char_boundary(max));
+    if media_type.is("text/html")
+        && let Some(open) = text.rfind('<')
+        && !text[open..].contains('>')
+    {
+        text.truncate(open);
+    }
+    (text, true)
+}
+
+/// The first words, as a list of messages shows them.
+fn preview(lists: &BodyLists<'_>, values: &BTreeMap<String, EmailBodyValue>) -> String {
+    let shown = lists.text.iter().find_map(|part| Some((*part, values.get(part.part_id.as_ref()?)?)));
+    let Some((part, value)) = shown else { return String::new() };
+    let start = &value.value[..value.value.floor_char_boundary(PREVIEW_SOURCE)];
+    let text = if part.media_type == "text/html" { html_to_text(start) } else { start.to_owned() };
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    let mut preview = String::new();
+    for word in words {
+        if !preview.is_empty() {
+            preview.push(' ');
+        }
+        preview.push_str(word);
+        if preview.len() >= PREVIEW * 4 {
+            break;
+        }
+    }
+    preview.chars().take(PREVIEW).collect()
+}
+
+#[cfg(test)]
+mod tests;

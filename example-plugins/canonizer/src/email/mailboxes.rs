@@ -1,0 +1,118 @@
+//! What Gmail's labels and a Maildir's flags mean in JMAP: mailboxes and keywords.
+//!
+//! | Gmail's label | becomes |
+//! | --- | --- |
+//! | Inbox, Sent, Draft(s), Trash, Spam, Archived | mailbox `inbox`, `sent`, `drafts`, `trash`, `junk`, `archive` |
+//! | Opened, Starred, Important, Draft(s), Spam | keyword `$seen`, `$flagged`, `$important`, `$draft`, `$junk` |
+//! | Sent, without Unread | keyword `$seen` |
+//! | Unread | no `$seen` |
+//! | any other | mailbox `label_<label>`, or `label64_<base64url>` where JMAP's ids have no room for a character |
+//!
+//! Takeout writes the labels in the language of the account; only the English ones are known, others are labels like any
+//! other. A message without a mailbox is in `archive`: JMAP wants one.
+
+use crate::key::Key;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use std::collections::BTreeMap;
+
+type Set = BTreeMap<String, bool>;
+
+/// `mailboxIds` and `keywords`.
+pub(super) fn of(labels: &[String], flags: Option<&str>) -> (Set, Set) {
+    let (mut mailboxes, mut keywords) = (Set::new(), Set::new());
+    for label in labels {
+        match label.as_str() {
+            "Inbox" => add(&mut mailboxes, "inbox"),
+            "Trash" => add(&mut mailboxes, "trash"),
+            "Archived" => add(&mut mailboxes, "archive"),
+            "Sent" => {
+                add(&mut mailboxes, "sent");
+                add(&mut keywords, "$seen");
+            }
+            "Draft" | "Drafts" => {
+                add(&mut mailboxes, "drafts");
+                add(&mut keywords, "$draft");
+            }
+            "Spam" => {
+                add(&mut mailboxes, "junk");
+                add(&mut keywords, "$junk");
+            }
+            "Opened" => add(&mut keywords, "$seen"),
+            "Starred" => add(&mut keywords, "$flagged"),
+            "Important" => add(&mut keywords, "$important"),
+            "Unread" => {}
+            other => add(&mut mailboxes, &label_id(other)),
+        }
+    }
+    if labels.iter().any(|label| label == "Unread") {
+        keywords.remove("$seen");
+    }
+    for flag in flags.unwrap_or_default().chars() {
+        match flag {
+            'S' => add(&mut keywords, "$seen"),
+            'R' => add(&mut keywords, "$answered"),
+            'F' => add(&mut keywords, "$flagged"),
+            'D' => add(&mut keywords, "$draft"),
+            'P' => add(&mut keywords, "$forwarded"),
+            'T' => add(&mut mailboxes, "trash"),
+            _ => {}
+        }
+    }
+    if mailboxes.is_empty() {
+        add(&mut mailboxes, "archive");
+    }
+    (mailboxes, keywords)
+}
+
+fn add(set: &mut Set, name: &str) {
+    set.insert(name.to_owned(), true);
+}
+
+/// JMAP's ids are of `A-Z a-z 0-9 - _`, and 255 bytes at most.
+fn label_id(label: &str) -> String {
+    let plain = label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+    let id = if plain { format!("label_{label}") } else { format!("label64_{}", URL_SAFE_NO_PAD.encode(label)) };
+    if id.len() <= 255 { id } else { format!("labelx_{}", Key::of(label.as_bytes())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(labels: &[&str], flags: Option<&str>) -> (String, String) {
+        let labels: Vec<String> = labels.iter().map(|&label| label.to_owned()).collect();
+        let (mailboxes, keywords) = of(&labels, flags);
+        let join = |set: Set| set.into_keys().collect::<Vec<_>>().join(" ");
+        (join(mailboxes), join(keywords))
+    }
+
+    #[test]
+    fn labels_and_flags() {
+        for (labels, flags, mailboxes, keywords) in [
+            (&["Inbox", "Opened", "Starred"][..], None, "inbox", "$flagged $seen"),
+            (&["Inbox", "Unread", "Important"], None, "inbox", "$important"),
+            (&["Sent"], None, "sent", "$seen"),
+            (&["Opened", "Unread"], None, "archive", ""),
+            (&["Draft", "Work-2_x"], None, "drafts label_Work-2_x", "$draft"),
+            (&["Spam"], None, "junk", "$junk"),
+            (&["Category Updates", "Bücher"], None, "label64_Q2F0ZWdvcnkgVXBkYXRlcw label64_QsO8Y2hlcg", ""),
+            (&[], Some("RST"), "trash", "$answered $seen"),
+            (&[], Some("DFPx"), "archive", "$draft $flagged $forwarded"),
+            (&[], None, "archive", ""),
+        ] {
+            assert_eq!(names(labels, flags), (mailboxes.to_owned(), keywords.to_owned()), "{labels:?} {flags:?}");
+        }
+    }
+
+    #[test]
+    fn ids_are_valid_and_different() {
+        let long = "ä".repeat(200);
+        let ids: std::collections::HashSet<String> = ["a", "A", "a b", "a/b", "", "ä", "label64_YQ", &long, &"a".repeat(300)]
+            .iter()
+            .map(|label| label_id(label))
+            .collect();
+        assert_eq!(ids.len(), 9);
+        assert!(ids.iter().all(|id| id.len() <= 255 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))));
+    }
+}

@@ -1,0 +1,172 @@
+//! Email objects of the sample mailbox and of small messages.
+
+use super::*;
+use crate::canonicalization::tests::{line, samples};
+use lorchestra_plugin_api::serde_json::{self, Value, json};
+
+fn email(raw: &[u8]) -> Value {
+    let record = Record::parse(line(raw, &[]).as_bytes()).unwrap();
+    serde_json::to_value(Email::of(&record).unwrap()).unwrap()
+}
+
+/// A message of the sample mailbox by its number; 35, the empty one, is not there.
+fn sample(number: usize) -> Value {
+    email(&samples()[if number > 35 { number - 2 } else { number - 1 }])
+}
+
+macro_rules! snapshots {
+    ($($name:ident = $number:literal;)*) => {$(
+        #[test]
+        fn $name() {
+            insta::assert_json_snapshot!(sample($number));
+        }
+    )*};
+}
+
+snapshots! {
+    sample_alternative = 2;
+    sample_attachment = 3;
+    sample_inline_image = 4;
+    sample_rfc2231_names = 5;
+    sample_forwarded = 15;
+    sample_no_header = 19;
+    sample_truncated = 22;
+    sample_addresses = 26;
+    sample_digest = 27;
+    sample_delivery_report = 33;
+}
+
+/// Text of the first body value, and whether it had a problem.
+fn text(email: &Value) -> (&str, bool) {
+    let value = &email["bodyValues"]["1"];
+    (value["value"].as_str().unwrap(), value["isEncodingProblem"].as_bool().unwrap())
+}
+
+#[test]
+fn charsets_of_the_samples() {
+    let rows: Vec<String> = [6, 7, 8, 9, 10, 11, 12, 13, 14, 23, 24, 28, 29, 31, 32]
+        .map(|number| {
+            let email = sample(number);
+            let (value, problem) = text(&email);
+            format!("{number}: {} | {value:?} problem={problem} preview={}", email["subject"], email["preview"])
+        })
+        .into();
+    insta::assert_snapshot!(rows.join("\n"));
+}
+
+#[test]
+fn ids_are_stable_and_valid() {
+    let raw = &samples()[0];
+    let (first, second) = (email(raw), email(raw));
+    assert_eq!(first, second);
+    for name in ["id", "blobId", "threadId"] {
+        let id = first[name].as_str().unwrap();
+        assert!(id.len() <= 255 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'), "{id}");
+    }
+}
+
+#[test]
+fn threads() {
+    let thread = |header: &str| email(format!("{header}\n\n").as_bytes())["threadId"].as_str().unwrap().to_owned();
+    let root = thread("Message-ID: <1@example.org>");
+    assert_eq!(thread("Message-ID: <2@example.org>\nIn-Reply-To: <1@example.org>"), root);
+    assert_eq!(
+        thread("Message-ID: <3@example.org>\nIn-Reply-To: <2@example.org>\nReferences: <1@example.org> <2@example.org>"),
+        root
+    );
+    assert_ne!(thread("Message-ID: <4@example.org>"), root);
+    assert_ne!(thread("X: 1"), thread("X: 2"), "without any id, each message is its own thread");
+    assert_eq!(thread("X-GM-THRID: 1788\nMessage-ID: <1@example.org>"), "tg1788");
+    assert_eq!(thread("X-GM-THRID: 17/88\nMessage-ID: <1@example.org>"), root);
+    assert_eq!(sample(1)["threadId"], sample(2)["threadId"]);
+    // The reply to message 2 that has no thread of Gmail's and no References.
+    assert_ne!(sample(36)["threadId"], sample(2)["threadId"]);
+}
+
+#[test]
+fn received_is_what_is_known_best() {
+    let raw = b"Received: x; Mon, 1 Jan 2024 10:00:00 +0100\nDate: Mon, 1 Jan 2024 08:00:00 +0000\n\n";
+    let mut record = Record::parse(line(raw, &[]).as_bytes()).unwrap();
+    let received = |record: &Record| Email::of(record).unwrap().received_at;
+    assert_eq!(received(&record).as_deref(), Some("2024-01-01T09:00:00Z"));
+    record.received = Some("2024-01-01T07:00:00Z".parse().unwrap());
+    assert_eq!(received(&record).as_deref(), Some("2024-01-01T07:00:00Z"));
+    assert_eq!(email(b"Date: Mon, 1 Jan 2024 08:00:00 +0100\n\n")["receivedAt"], "2024-01-01T07:00:00Z");
+    assert_eq!(email(b"Date: never\n\n")["receivedAt"], Value::Null);
+}
+
+#[test]
+fn the_deepest_structure_is_read_by_any_json_reader() {
+    let raw: String = (0..60).map(|i| format!("Content-Type: multipart/mixed; boundary=b{i}x\n\n--b{i}x\n")).collect();
+    let raw = raw + "Content-Language: de\n\nbottom";
+    let record = Record::parse(line(raw.as_bytes(), &[]).as_bytes()).unwrap();
+    let text = serde_json::to_string(&Email::of(&record).unwrap()).unwrap();
+    let email: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(email["textBody"][0]["language"], json!(["de"]));
+    assert_eq!(email["preview"], "bottom");
+    assert_eq!(sample(30)["preview"], "The bottom.");
+}
+
+/// Part ids of the three lists.
+fn lists(raw: &str) -> [String; 3] {
+    let email = email(raw.as_bytes());
+    ["textBody", "htmlBody", "attachments"].map(|name| {
+        email[name].as_array().unwrap().iter().map(|part| part["partId"].as_str().unwrap()).collect::<Vec<_>>().join(" ")
+    })
+}
+
+/// The example of RFC 8621, section 4.1.4, whose lists the RFC gives.
+#[test]
+fn the_lists_of_the_rfcs_example() {
+    let open = |kind: &str, b: &str| format!("Content-Type: multipart/{kind}; boundary={b}\n\n");
+    let part = |b: &str, name: &str, kind: &str, disposition: &str| {
+        format!("--{b}\nContent-Type: {kind}; x={name}\nContent-Disposition: {disposition}\n\n{name}\n")
+    };
+    let raw = [
+        open("mixed", "m1"),
+        part("m1", "A", "text/plain", "inline"),
+        "--m1\n".to_owned() + &open("mixed", "m2"),
+        "--m2\n".to_owned() + &open("alternative", "alt"),
+        "--alt\n".to_owned() + &open("mixed", "m3"),
+        part("m3", "B", "text/plain", "inline"),
+        part("m3", "C", "image/jpeg", "inline"),
+        part("m3", "D", "text/plain", "inline"),
+        "--m3--\n--alt\n".to_owned() + &open("related", "rel"),
+        part("rel", "E", "text/html", "inline"),
+        part("rel", "F", "image/jpeg", "inline"),
+        "--rel--\n--alt--\n".into(),
+        part("m2", "G", "image/jpeg", "attachment"),
+        part("m2", "H", "application/x-excel", "attachment"),
+        part("m2", "J", "message/rfc822", "attachment"),
+        "--m2--\n".into(),
+        part("m1", "K", "text/plain", "inline"),
+        "--m1--\n".into(),
+    ]
+    .concat();
+    // Parts A to K are numbered 1 to 10: text A B C D K, html A E K, attachments C F G H J.
+    assert_eq!(lists(&raw), ["1 2 3 4 10", "1 5 10", "3 6 7 8 9"]);
+}
+
+#[test]
+fn one_kind_stands_for_both_and_named_text_is_an_attachment() {
+    assert_eq!(lists("Content-Type: text/html\n\nx"), ["1", "1", ""]);
+    assert_eq!(lists("Content-Type: application/pdf\n\nx"), ["", "", "1"]);
+    let alternative =
+        |kind: &str| format!("Content-Type: multipart/alternative; boundary=b\n\n--b\nContent-Type: {kind}\n\nx\n--b--\n");
+    assert_eq!(lists(&alternative("text/html")), ["1", "1", ""]);
+    assert_eq!(lists(&alternative("text/plain")), ["1", "1", ""]);
+    assert_eq!(lists(&alternative("text/calendar")), ["", "", "1"]);
+    let mixed = "Content-Type: multipart/mixed; boundary=b\n\n--b\n\nx\n--b\nContent-Type: text/plain; name=a.txt\n\ny\n--b--\n";
+    assert_eq!(lists(mixed), ["1", "1", "2"]);
+}
+
+#[test]
+fn long_values_are_cut_between_characters_and_tags() {
+    let plain = MediaType::text_plain();
+    let html = MediaType::of("text/html");
+    assert_eq!(truncated("aä".into(), &plain, 3), ("aä".into(), false));
+    assert_eq!(truncated("aä".into(), &plain, 2), ("a".into(), true));
+    assert_eq!(truncated("<p>a<b>c".into(), &html, 6), ("<p>a".into(), true));
+    assert_eq!(truncated("<p>a<b>c".into(), &html, 7), ("<p>a<b>".into(), true));
+    assert_eq!(truncated("<p>a<b>c".into(), &plain, 6), ("<p>a<b".into(), true));
+}

@@ -1,0 +1,201 @@
+//! What is read: the files, and their lines one at a time. Talks to the file system only.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+/// The longest line that is taken, in bytes. The longest that ingester writes is a message of 64 MiB in base64, and what it
+/// read out of a header of 1 MiB.
+pub(crate) const MAX_LINE: usize = 104 << 20;
+
+/// Why there is nothing to read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InputError {
+    #[error("there is no mail to canonicalize in {}; run ingester/extract_gmail first, or give --input a file", .0.display())]
+    NothingExtracted(PathBuf),
+    #[error("{}: there is no such file or directory; give --input a file of JSON Lines that ingester/extract_gmail wrote", .0.display())]
+    Missing(PathBuf),
+    #[error("{}: is neither a file nor a directory; give --input a file of JSON Lines", .0.display())]
+    Kind(PathBuf),
+    #[error("{}: there is no *.jsonl file in this directory; give --input a file that ingester/extract_gmail wrote", .0.display())]
+    EmptyDirectory(PathBuf),
+    #[error("{}: cannot be opened; see that the user who runs the job may read it", .path.display())]
+    Denied { path: PathBuf, source: io::Error },
+    #[error("{}: reading failed; the results of the last run are untouched", .path.display())]
+    Read { path: PathBuf, source: io::Error },
+}
+
+impl InputError {
+    /// Whether another attempt must end the same way.
+    pub(crate) fn is_permanent(&self) -> bool {
+        !matches!(self, Self::Read { .. })
+    }
+
+    fn at(path: &Path, error: io::Error) -> Self {
+        let path = path.to_owned();
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::Missing(path),
+            io::ErrorKind::PermissionDenied => Self::Denied { path, source: error },
+            _ => Self::Read { path, source: error },
+        }
+    }
+}
+
+/// The files to read, sorted: `input`, or what is in it, or else what is in `default`.
+pub(crate) fn find(input: Option<&Path>, default: &Path) -> Result<Vec<PathBuf>, InputError> {
+    let Some(input) = input else {
+        return match list(default) {
+            Ok(files) if files.is_empty() => Err(InputError::NothingExtracted(default.to_owned())),
+            Err(InputError::Missing(_)) => Err(InputError::NothingExtracted(default.to_owned())),
+            other => other,
+        };
+    };
+    let kind = fs::metadata(input).map_err(|e| InputError::at(input, e))?.file_type();
+    if kind.is_file() {
+        return Ok(vec![input.to_owned()]);
+    }
+    if !kind.is_dir() {
+        // A pipe would block for ever when nobody writes into it.
+        return Err(InputError::Kind(input.to_owned()));
+    }
+    let files = list(input)?;
+    if files.is_empty() { Err(InputError::EmptyDirectory(input.to_owned())) } else { Ok(files) }
+}
+
+fn list(directory: &Path) -> Result<Vec<PathBuf>, InputError> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).map_err(|e| InputError::at(directory, e))? {
+        let path = entry.map_err(|e| InputError::at(directory, e))?.path();
+        let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        if !hidden && path.extension().is_some_and(|e| e == "jsonl") && path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// The lines of a file, from the first. One is in memory at a time, and of it at most the limit.
+pub(crate) struct Lines<R> {
+    path: PathBuf,
+    reader: BufReader<R>,
+    number: u64,
+    offset: u64,
+    max: usize,
+}
+
+/// A line; its bytes, without the line end, are in the buffer that was passed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Line {
+    /// From 1.
+    pub(crate) number: u64,
+    /// Where it starts in the file, in bytes.
+    pub(crate) offset: u64,
+    /// Whether the line is there as it was written.
+    pub(crate) state: LineState,
+}
+
+/// What there is of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LineState {
+    Whole,
+    /// The file ends in it: its writer was killed, or is at work.
+    Torn,
+    /// Longer than the limit; none of it is in the buffer.
+    TooLong,
+}
+
+impl Lines<File> {
+    /// The lines of the file of this path.
+    pub(crate) fn open(path: &Path) -> Result<Self, InputError> {
+        let file = File::open(path).map_err(|e| InputError::at(path, e))?;
+        Ok(Self::with(path, file, MAX_LINE))
+    }
+}
+
+impl<R: Read> Lines<R> {
+    fn with(path: &Path, reader: R, max: usize) -> Self {
+        Self { path: path.to_owned(), reader: BufReader::with_capacity(256 << 10, reader), number: 0, offset: 0, max }
+    }
+
+    /// The next line: it replaces what is in `line`. `None` at the end.
+    pub(crate) fn next(&mut self, line: &mut Vec<u8>) -> Result<Option<Line>, InputError> {
+        line.clear();
+        let failed = |path: &Path, source| InputError::Read { path: path.to_owned(), source };
+        let limit = self.max as u64 + 1;
+        let mut n = self.reader.by_ref().take(limit).read_until(b'\n', line).map_err(|e| failed(&self.path, e))? as u64;
+        if n == 0 {
+            return Ok(None);
+        }
+        let state = if line.ends_with(b"\n") {
+            line.pop();
+            LineState::Whole
+        } else if n < limit {
+            LineState::Torn
+        } else {
+            line.clear();
+            n += self.reader.skip_until(b'\n').map_err(|e| failed(&self.path, e))? as u64;
+            LineState::TooLong
+        };
+        self.number += 1;
+        let offset = self.offset;
+        self.offset += n;
+        Ok(Some(Line { number: self.number, offset, state }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_all_kinds() {
+        let text = b"one\n\n12345678\n123456789\nend\xff";
+        let mut lines = Lines::with(Path::new("x"), &text[..], 8);
+        let mut buffer = b"left over".to_vec();
+        let mut found = Vec::new();
+        while let Some(line) = lines.next(&mut buffer).unwrap() {
+            found.push((line.number, line.offset, line.state, buffer.clone()));
+        }
+        use LineState::{TooLong, Torn, Whole};
+        let expected = [
+            (1, 0, Whole, b"one".to_vec()),
+            (2, 4, Whole, vec![]),
+            (3, 5, Whole, b"12345678".to_vec()),
+            (4, 14, TooLong, vec![]),
+            (5, 24, Torn, b"end\xff".to_vec()),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn files_are_found_sorted_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["b.jsonl", "a.jsonl", ".hidden.jsonl", "c.json", "d.jsonl.tmp"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        fs::create_dir(dir.path().join("e.jsonl")).unwrap();
+        let names = |files: Vec<PathBuf>| -> Vec<String> {
+            files.iter().map(|p| p.file_name().unwrap().to_string_lossy().into_owned()).collect()
+        };
+        assert_eq!(names(find(None, dir.path()).unwrap()), ["a.jsonl", "b.jsonl"]);
+        assert_eq!(names(find(Some(dir.path()), Path::new("/nowhere")).unwrap()), ["a.jsonl", "b.jsonl"]);
+        assert_eq!(names(find(Some(&dir.path().join("c.json")), dir.path()).unwrap()), ["c.json"]);
+    }
+
+    #[test]
+    fn nothing_to_read_says_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("mail");
+        for default in [dir.path(), &missing] {
+            let error = find(None, default).unwrap_err();
+            assert!(error.is_permanent() && error.to_string().contains("run ingester/extract_gmail first"), "{error}");
+        }
+        for (input, text) in
+            [(missing.as_path(), "no such file"), (dir.path(), "no *.jsonl file"), (Path::new("/dev/null"), "neither")]
+        {
+            let error = find(Some(input), dir.path()).unwrap_err();
+            assert!(error.is_permanent() && error.to_string().contains(text), "{error}");
+        }
+    }
+}

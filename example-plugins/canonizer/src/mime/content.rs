@@ -1,0 +1,178 @@
+//! The content of a leaf: transfer encoding and charset undone, as far as they can be. Nothing here fails; what was damaged
+//! is read as well as possible, and said to be damaged.
+
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use mail_parser::decoders::charsets::map::charset_decoder;
+use mail_parser::decoders::quoted_printable::quoted_printable_decode;
+use std::borrow::Cow;
+
+/// Base64 as it comes in mail: cut off, with or without padding.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true).with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// The content of a leaf as it is in the message.
+#[derive(Debug)]
+pub(crate) struct Content<'a> {
+    bytes: &'a [u8],
+    encoding: Encoding,
+    /// False for a multipart that could not be split.
+    readable: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Encoding {
+    Identity,
+    Base64,
+    QuotedPrintable,
+    Unknown,
+}
+
+/// Something decoded, and whether all of it was as it should be.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Decoded<T> {
+    pub(crate) value: T,
+    pub(crate) problem: bool,
+}
+
+impl<'a> Content<'a> {
+    pub(super) fn new(bytes: &'a [u8], encoding: Option<&str>, readable: bool) -> Self {
+        let encoding = match encoding.map(|e| e.trim().to_ascii_lowercase()).as_deref() {
+            None | Some("" | "7bit" | "8bit" | "binary") => Encoding::Identity,
+            Some("base64") => Encoding::Base64,
+            Some("quoted-printable") => Encoding::QuotedPrintable,
+            Some(_) => Encoding::Unknown,
+        };
+        Self { bytes, encoding, readable }
+    }
+
+    /// The bytes, transfer encoding undone.
+    pub(crate) fn decode(&self) -> Decoded<Cow<'a, [u8]>> {
+        let (value, problem) = match self.encoding {
+            Encoding::Identity => (Cow::Borrowed(self.bytes), false),
+            Encoding::Unknown => (Cow::Borrowed(self.bytes), true),
+            Encoding::Base64 => decode_base64(self.bytes),
+            Encoding::QuotedPrintable => match quoted_printable_decode(self.bytes) {
+                Some(value) => (Cow::Owned(value), false),
+                None => (Cow::Borrowed(self.bytes), true),
+            },
+        };
+        Decoded { value, problem: problem || !self.readable }
+    }
+
+    /// The text, transfer encoding and charset undone, lines ending in LF.
+    pub(crate) fn text(&self, charset: Option<&str>) -> Decoded<String> {
+        let bytes = self.decode();
+        let text = decode_charset(&bytes.value, charset);
+        let value = if text.value.contains('\r') { text.value.replace("\r\n", "\n") } else { text.value };
+        Decoded { value, problem: bytes.problem || text.problem }
+    }
+}
+
+fn decode_base64(bytes: &[u8]) -> (Cow<'static, [u8]>, bool) {
+    // What follows the padding is not base64 any more: lists append their footers there.
+    let end = bytes.iter().position(|&b| b == b'=').unwrap_or(bytes.len());
+    let rubbish = |b: &u8| !(b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/') || b.is_ascii_whitespace());
+    let after = bytes[end..].iter().any(|b| *b != b'=' && !b.is_ascii_whitespace());
+    let mut problem = after || bytes[..end].iter().any(rubbish);
+    let mut digits: Vec<u8> = bytes[..end].iter().copied().filter(|b| !rubbish(b) && !b.is_ascii_whitespace()).collect();
+    if digits.len() % 4 == 1 {
+        // Six bits are no byte: cut off.
+        digits.pop();
+        problem = true;
+    }
+    problem |= end == bytes.len() && !digits.len().is_multiple_of(4);
+    match LENIENT.decode(&digits) {
+        Ok(value) => (Cow::Owned(value), problem),
+        Err(_) => (Cow::Owned(bytes.to_vec()), true),
+    }
+}
+
+fn decode_charset(bytes: &[u8], charset: Option<&str>) -> Decoded<String> {
+    let charset = charset.unwrap_or("us-ascii").trim().to_ascii_lowercase();
+    let bytes = if charset == "utf-8" { bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes) } else { bytes };
+    // Most text is this, whatever it is declared as, and mail-parser would copy it byte by byte.
+    if matches!(charset.as_str(), "utf-8" | "utf8" | "us-ascii" | "ascii")
+        && let Ok(text) = std::str::from_utf8(bytes)
+    {
+        let ascii_only = charset.ends_with("ascii");
+        return Decoded { value: text.to_owned(), problem: ascii_only && !text.is_ascii() };
+    }
+    let Some(decode) = charset_decoder(charset.as_bytes()) else {
+        return Decoded { value: String::from_utf8_lossy(bytes).into_owned(), problem: true };
+    };
+    let value = decode(bytes);
+    let problem = value.contains(char::REPLACEMENT_CHARACTER) || charset.ends_with("ascii");
+    Decoded { value, problem }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoded(bytes: &[u8], encoding: &str) -> (Vec<u8>, bool) {
+        let Decoded { value, problem } = Content::new(bytes, Some(encoding), true).decode();
+        (value.into_owned(), problem)
+    }
+
+    #[test]
+    fn base64_in_all_conditions() {
+        for (text, expected, problem) in [
+            ("SGVsbG8=", "Hello", false),
+            ("SGVs\r\nbG8=\r\n", "Hello", false),
+            ("SGVsbG8", "Hello", true),
+            ("SGVsbG", "Hell", true),
+            ("SGVsb", "Hel", true),
+            ("SGVs!bG8=", "Hello", true),
+            ("SGVsbG8=\n_____\nA list's footer\n", "Hello", true),
+            ("", "", false),
+            ("====", "", false),
+        ] {
+            assert_eq!(decoded(text.as_bytes(), "BASE64"), (expected.as_bytes().to_vec(), problem), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn every_cut_of_base64_decodes() {
+        let text = b"AAECAwQFBgcICQoL/+8=";
+        for cut in 0..=text.len() {
+            assert!(decoded(&text[..cut], "base64").0.len() <= 14);
+        }
+    }
+
+    #[test]
+    fn quoted_printable_and_the_others() {
+        assert_eq!(decoded(b"a=3Db=\nc \n", "quoted-printable"), (b"a=bc\n".to_vec(), false));
+        assert_eq!(decoded(b"a==b", "quoted-printable"), (b"a==b".to_vec(), true));
+        assert_eq!(decoded(b"a=3D", "8bit"), (b"a=3D".to_vec(), false));
+        assert_eq!(decoded(b"a=3D", "x-uuencode"), (b"a=3D".to_vec(), true));
+    }
+
+    fn text(bytes: &[u8], charset: Option<&str>) -> (String, bool) {
+        let Decoded { value, problem } = Content::new(bytes, None, true).text(charset);
+        (value, problem)
+    }
+
+    #[test]
+    fn charsets() {
+        for (bytes, charset, expected, problem) in [
+            (&b"plain\r\nlines\r\n"[..], None, "plain\nlines\n", false),
+            ("ä".as_bytes(), Some("UTF-8"), "ä", false),
+            (b"\xef\xbb\xbfx", Some("utf-8"), "x", false),
+            (b"\xe4", Some("utf-8"), "\u{fffd}", true),
+            (b"\xe4", Some("ISO-8859-1"), "ä", false),
+            (b"\x80", Some("windows-1252"), "€", false),
+            (b"\xf0\xd2", Some("koi8-r"), "Пр", false),
+            (b"\x1b$B2q5D\x1b(B", Some("iso-2022-jp"), "会議", false),
+            ("ä".as_bytes(), None, "ä", true),
+            (b"\xe4", None, "ä", true),
+            (b"\xe4x", Some("x-made-up"), "\u{fffd}x", true),
+            (b"NUL \0", Some("us-ascii"), "NUL \0", false),
+        ] {
+            assert_eq!(text(bytes, charset), (expected.to_owned(), problem), "{bytes:?} {charset:?}");
+        }
+    }
+}

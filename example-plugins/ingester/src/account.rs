@@ -1,0 +1,113 @@
+//! Whose mail it is, and the file name made of that. Talks to nobody.
+
+use std::fmt::Write as _;
+
+/// Bytes of a file name without `.jsonl`, at most; file systems take 255.
+const MAX_FILE_NAME: usize = 200;
+
+/// An account with its file name. Two accounts never have the same file name, not even where a file system does not tell
+/// `A` from `a`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Account {
+    name: String,
+    file_name: String,
+}
+
+/// Why an account cannot be one.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum AccountError {
+    #[error("the account is empty; give it a name, or leave --account out")]
+    Empty,
+    #[error("the account needs {0} bytes as a file name, and {MAX_FILE_NAME} is the most; give a shorter one")]
+    TooLong(usize),
+}
+
+impl Account {
+    /// The account of this name; `default` without one.
+    ///
+    /// The file name keeps `a-z 0-9 @ + - _` and `.` (not in front, that would hide the file); every other byte, `%` and
+    /// capitals among them, becomes `%` and two hexadecimal digits.
+    pub(crate) fn new(name: Option<&str>) -> Result<Self, AccountError> {
+        let name = name.unwrap_or("default");
+        if name.is_empty() {
+            return Err(AccountError::Empty);
+        }
+        let mut file_name = String::with_capacity(name.len() + 6);
+        for (i, byte) in name.bytes().enumerate() {
+            match byte {
+                b'a'..=b'z' | b'0'..=b'9' | b'@' | b'+' | b'-' | b'_' => file_name.push(char::from(byte)),
+                b'.' if i > 0 => file_name.push('.'),
+                // Writing to a String cannot fail.
+                _ => drop(write!(file_name, "%{byte:02x}")),
+            }
+        }
+        if file_name.len() > MAX_FILE_NAME {
+            return Err(AccountError::TooLong(file_name.len()));
+        }
+        file_name.push_str(".jsonl");
+        Ok(Self { name: name.to_owned(), file_name })
+    }
+
+    /// As it was given.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Name of its file, without a directory.
+    pub(crate) fn file_name(&self) -> &str {
+        &self.file_name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    fn file(name: &str) -> String {
+        Account::new(Some(name)).unwrap().file_name
+    }
+
+    #[test]
+    fn usual_names_stay_readable() {
+        assert_eq!(file("acct1-personal"), "acct1-personal.jsonl");
+        assert_eq!(file("anna.berg+lists@example.org"), "anna.berg+lists@example.org.jsonl");
+        assert_eq!(Account::new(None).unwrap(), Account::new(Some("default")).unwrap());
+    }
+
+    #[test]
+    fn no_name_leaves_the_directory_or_hides() {
+        for (name, expected) in [
+            ("..", "%2e..jsonl"),
+            (".hidden", "%2ehidden.jsonl"),
+            ("../../etc/passwd", "%2e.%2f..%2fetc%2fpasswd.jsonl"),
+            ("a\0b\n", "a%00b%0a.jsonl"),
+            ("Ä", "%c3%84.jsonl"),
+        ] {
+            assert_eq!(file(name), expected);
+        }
+    }
+
+    #[test]
+    fn different_accounts_have_different_files() {
+        let pieces = ["a", "A", "%", "%41", "41", ".", "/", "%2f", "2f", "ä", " ", "-"];
+        let mut seen = HashMap::new();
+        for x in pieces {
+            for y in pieces {
+                for z in ["", "a", "%"] {
+                    let name = format!("{x}{y}{z}");
+                    if let Some(other) = seen.insert(file(&name).to_lowercase(), name.clone()) {
+                        assert_eq!(other, name, "two accounts, one file");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn empty_and_endless_names_are_refused() {
+        assert_eq!(Account::new(Some("")), Err(AccountError::Empty));
+        assert_eq!(Account::new(Some(&"a".repeat(201))), Err(AccountError::TooLong(201)));
+        assert_eq!(Account::new(Some(&"/".repeat(67))), Err(AccountError::TooLong(201)));
+    }
+}

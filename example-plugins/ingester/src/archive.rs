@@ -1,0 +1,332 @@
+//! What was extracted: one file of JSON Lines an account. [`Archive`] owns the file while a run lasts, under an exclusive
+//! lock, and knows the keys of all lines in it. Talks to the file system only.
+//!
+//! A line is appended or it is not: one that was cut short by a kill is the last of the file and has no line end; the next
+//! run takes it away before it looks for keys. In memory are the keys, 32 bytes a message, and never a line.
+
+use crate::key::Key;
+use base64::display::Base64Display;
+use base64::engine::general_purpose::{GeneralPurpose, STANDARD};
+use lorchestra_plugin_api::{serde_json, tracing};
+use serde::{Serialize, Serializer};
+use std::collections::HashSet;
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
+
+/// How each line starts: the key is found without reading the line.
+const LINE_START: &[u8] = br#"{"sha256":""#;
+
+/// One message as it is kept. The field order is the order on the line.
+#[derive(Debug, Serialize)]
+pub(crate) struct Record<'a> {
+    /// sha256 of the bytes, in hexadecimal. First: see [`LINE_START`].
+    #[serde(serialize_with = "display")]
+    pub(crate) sha256: Key,
+    /// Message-ID without angle brackets.
+    pub(crate) message_id: Option<&'a str>,
+    /// Date of the message, RFC 3339 in UTC; `null` if it has none that can be read.
+    pub(crate) date: Option<String>,
+    /// When Gmail received it, RFC 3339 in UTC; `null` in a Maildir.
+    pub(crate) received: Option<String>,
+    /// Gmail's labels.
+    pub(crate) labels: &'a [String],
+    /// Flag letters of a Maildir; `null` in an mbox.
+    pub(crate) flags: Option<&'a str>,
+    /// Bytes of the message.
+    pub(crate) size: usize,
+    /// Whose mail it is.
+    pub(crate) account: &'a str,
+    /// The bytes.
+    #[serde(flatten)]
+    pub(crate) raw: Raw<'a>,
+}
+
+/// The exact bytes of a message, in the shorter of two ways: JSON needs six bytes for a control character.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Raw<'a> {
+    /// As text.
+    #[serde(rename = "raw")]
+    Text(&'a str),
+    /// In base64: not UTF-8, or longer as text.
+    #[serde(rename = "raw_base64", serialize_with = "base64")]
+    Base64(&'a [u8]),
+}
+
+impl<'a> Raw<'a> {
+    /// Of the two ways, the one for these bytes.
+    pub(crate) fn of(bytes: &'a [u8]) -> Self {
+        let escapes: usize = bytes
+            .iter()
+            .map(|b| match b {
+                b'\n' | b'\r' | b'\t' | b'"' | b'\\' | 8 | 12 => 1,
+                0..0x20 => 5,
+                _ => 0,
+            })
+            .sum();
+        match std::str::from_utf8(bytes) {
+            Ok(text) if escapes <= bytes.len() / 3 => Self::Text(text),
+            _ => Self::Base64(bytes),
+        }
+    }
+}
+
+fn display<S: Serializer>(key: &Key, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(key)
+}
+
+fn base64<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&Base64Display::<GeneralPurpose>::new(bytes, &STANDARD))
+}
+
+/// Why the file of an account cannot be used. Nothing was lost.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ArchiveError {
+    #[error("{}: another run is writing it; let that one end, then run this one again", .0.display())]
+    Busy(PathBuf),
+    #[error(
+        "{}: line {line} was not written by extract_gmail; move the file away and run the job again, it starts a new one",
+        .path.display()
+    )]
+    Foreign { path: PathBuf, line: u64 },
+    #[error("{}: {doing} failed; the messages before are kept, run the job again to go on", .path.display())]
+    Io { path: PathBuf, doing: &'static str, source: io::Error },
+}
+
+impl ArchiveError {
+    /// Whether another attempt must end the same way.
+    pub(crate) fn is_permanent(&self) -> bool {
+        matches!(self, Self::Foreign { .. })
+    }
+}
+
+/// The file of an account, locked until this is dropped.
+pub(crate) struct Archive {
+    path: PathBuf,
+    file: BufWriter<File>,
+    keys: HashSet<Key>,
+}
+
+impl Archive {
+    /// Opens or makes the file (0600, in a directory of 0700), mends its end and learns its keys.
+    pub(crate) fn open(directory: &Path, file_name: &str) -> Result<Self, ArchiveError> {
+        let path = directory.join(file_name);
+        let failed = |doing| move |source| ArchiveError::Io { path: path.clone(), doing, source };
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed.clone()("making its directory"))?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(directory.join(file_name))
+            .map_err(failed.clone()("opening it"))?;
+        let path = directory.join(file_name);
+        lock(&file, &path)?;
+        let torn = mend(&mut file).map_err(failed.clone()("mending its end"))?;
+        if torn > 0 {
+            tracing::warn!(bytes = torn, "took away a last line that a killed run had left unfinished");
+        }
+        let keys = read_keys(&mut file, &path)?;
+        tracing::debug!(messages = keys.len(), "known from earlier runs");
+        Ok(Self { path, file: BufWriter::with_capacity(256 << 10, file), keys })
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether a message is in it.
+    pub(crate) fn contains(&self, key: &Key) -> bool {
+        self.keys.contains(key)
+    }
+
+    /// Adds a message. It is safe from a kill once [`finish`](Self::finish) returned; before, it may have to be added again.
+    pub(crate) fn append(&mut self, record: &Record<'_>) -> Result<(), ArchiveError> {
+        let written = serde_json::to_writer(&mut self.file, record).map_err(io::Error::from);
+        written.and_then(|()| self.file.write_all(b"\n")).map_err(|source| self.failed("writing to it", source))?;
+        self.keys.insert(record.sha256);
+        Ok(())
+    }
+
+    /// Writes out what was added; it survives power loss.
+    pub(crate) fn finish(&mut self) -> Result<(), ArchiveError> {
+        self.file
+            .flush()
+            .and_then(|()| self.file.get_ref().sync_data())
+            .map_err(|source| self.failed("writing it to the disk", source))
+    }
+
+    fn failed(&self, doing: &'static str, source: io::Error) -> ArchiveError {
+        ArchiveError::Io { path: self.path.clone(), doing, source }
+    }
+}
+
+/// Waits a moment, not longer: a run that is just ending, or a process that was just started and still has our files open,
+/// gives the lock back at once; a run at work keeps it for hours.
+fn lock(file: &File, path: &Path) -> Result<(), ArchiveError> {
+    for wait in [0, 10, 40, 150, 300] {
+        sleep(Duration::from_millis(wait));
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(source)) => {
+                return Err(ArchiveError::Io { path: path.to_owned(), doing: "locking it", source });
+            }
+        }
+    }
+    Err(ArchiveError::Busy(path.to_owned()))
+}
+
+/// Cuts off what stands behind the last line end. Answers with how many bytes that were.
+fn mend(file: &mut File) -> io::Result<u64> {
+    const BLOCK: u64 = 64 << 10;
+    let len = file.metadata()?.len();
+    let mut end = len;
+    let mut block = Vec::new();
+    while end > 0 {
+        let start = end.saturating_sub(BLOCK);
+        file.seek(SeekFrom::Start(start))?;
+        block.clear();
+        Read::by_ref(file).take(end - start).read_to_end(&mut block)?;
+        if let Some(at) = block.iter().rposition(|&b| b == b'\n') {
+            end = start + at as u64 + 1;
+            break;
+        }
+        end = start;
+    }
+    if end < len {
+        file.set_len(end)?;
+    }
+    Ok(len - end)
+}
+
+/// The key of each line, from its first bytes.
+fn read_keys(file: &mut File, path: &Path) -> Result<HashSet<Key>, ArchiveError> {
+    let failed = |source| ArchiveError::Io { path: path.to_owned(), doing: "reading it", source };
+    file.seek(SeekFrom::Start(0)).map_err(failed)?;
+    let mut reader = BufReader::with_capacity(256 << 10, file);
+    let mut keys = HashSet::new();
+    let mut start = Vec::with_capacity(LINE_START.len() + Key::TEXT_LEN);
+    for line in 1.. {
+        start.clear();
+        let n = reader.by_ref().take(start.capacity() as u64).read_until(b'\n', &mut start).map_err(failed)?;
+        if n == 0 {
+            break;
+        }
+        let key = start.strip_prefix(LINE_START).and_then(Key::parse);
+        keys.insert(key.ok_or_else(|| ArchiveError::Foreign { path: path.to_owned(), line })?);
+        reader.skip_until(b'\n').map_err(failed)?;
+    }
+    Ok(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn record(raw: &[u8]) -> Record<'_> {
+        Record {
+            sha256: Key::of(raw),
+            message_id: Some("a@example.org"),
+            date: None,
+            received: None,
+            labels: &[],
+            flags: None,
+            size: raw.len(),
+            account: "default",
+            raw: Raw::of(raw),
+        }
+    }
+
+    fn archive(dir: &tempfile::TempDir, messages: &[&[u8]]) -> PathBuf {
+        let mut archive = Archive::open(&dir.path().join("mail"), "a.jsonl").unwrap();
+        for raw in messages {
+            archive.append(&record(raw)).unwrap();
+        }
+        archive.finish().unwrap();
+        archive.path().to_owned()
+    }
+
+    #[test]
+    fn lines_hold_the_exact_bytes_in_a_private_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = archive(&dir, &["Subject: ä\r\n\nNUL \0 and text.\n".as_bytes(), b"Subject: \xe4\n"]);
+        insta::assert_snapshot!(fs::read_to_string(&path).unwrap());
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn control_characters_do_not_make_a_line_six_times_as_long() {
+        assert!(matches!(Raw::of(b"usual text\nwith \"quotes\", and a NUL\0\n"), Raw::Text(_)));
+        let zeros = [0; 3000];
+        assert!(serde_json::to_string(&Raw::of(&zeros)).unwrap().len() < 4100);
+    }
+
+    #[test]
+    fn keys_are_known_again() {
+        let dir = tempfile::tempdir().unwrap();
+        archive(&dir, &[b"one", b"two"]);
+        let archive = Archive::open(&dir.path().join("mail"), "a.jsonl").unwrap();
+        assert_eq!([&b"one"[..], b"two", b"three"].map(|raw| archive.contains(&Key::of(raw))), [true, true, false]);
+    }
+
+    #[test]
+    fn every_torn_end_is_mended() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = archive(&dir, &[b"one", b"two"]);
+        let whole = fs::read(&path).unwrap();
+        let first = whole.iter().position(|&b| b == b'\n').unwrap() + 1;
+        for cut in 0..whole.len() {
+            fs::write(&path, &whole[..cut]).unwrap();
+            let archive = Archive::open(path.parent().unwrap(), "a.jsonl").unwrap();
+            let kept = if cut >= first { first } else { 0 };
+            assert_eq!(fs::read(&path).unwrap(), whole[..kept], "cut at {cut}");
+            assert_eq!((archive.contains(&Key::of(b"one")), archive.contains(&Key::of(b"two"))), (kept > 0, false));
+        }
+    }
+
+    #[test]
+    fn a_torn_line_longer_than_a_block_is_mended() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = archive(&dir, &[b"one"]);
+        let whole = fs::read(&path).unwrap();
+        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(&vec![b'x'; 200_000]).unwrap();
+        assert!(Archive::open(path.parent().unwrap(), "a.jsonl").unwrap().contains(&Key::of(b"one")));
+        assert_eq!(fs::read(&path).unwrap(), whole);
+    }
+
+    #[test]
+    fn a_foreign_line_is_named_and_nothing_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = archive(&dir, &[b"one"]);
+        for foreign in ["\n", "{}\n", "{\"sha256\":\"12\"}\n", "{\"sha256\":\"\n"] {
+            let mut text = fs::read_to_string(&path).unwrap();
+            text.truncate(text.find('\n').unwrap() + 1);
+            text.push_str(foreign);
+            fs::write(&path, &text).unwrap();
+            let error = Archive::open(path.parent().unwrap(), "a.jsonl").err().unwrap();
+            assert!(error.is_permanent() && error.to_string().contains("line 2"), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn a_second_writer_is_told_to_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Archive::open(dir.path(), "a.jsonl").unwrap();
+        let error = Archive::open(dir.path(), "a.jsonl").err().unwrap();
+        assert!(matches!(error, ArchiveError::Busy(_)) && !error.is_permanent());
+        assert!(Archive::open(dir.path(), "b.jsonl").is_ok(), "another account is free");
+        drop(first);
+        assert!(Archive::open(dir.path(), "a.jsonl").is_ok());
+    }
+}

@@ -1,0 +1,198 @@
+//! One extraction, from an opened source to a complete archive: what becomes of each message, the counts, the events. Talks
+//! to [`source`](crate::source), [`archive`](crate::archive) and, through [`Outlet`], to the run it belongs to.
+//!
+//! Every message that is read is counted in exactly one place: `read = written + duplicates + outside_window + the sum of
+//! set_aside`. Whatever ends the extraction, what was written before is complete and on the disk.
+
+use crate::account::{Account, AccountError};
+use crate::archive::{Archive, ArchiveError, Raw, Record};
+use crate::key::Key;
+use crate::message::Summary;
+use crate::source::{Entry, Place, Source, SourceError};
+use crate::window::{Verdict, Window};
+use lorchestra_plugin_api::chrono::{DateTime, SecondsFormat, Utc};
+use lorchestra_plugin_api::serde_json::{Value, json};
+use lorchestra_plugin_api::{EmitError, JobContext, tracing};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// What an extraction needs of its run.
+pub(crate) trait Outlet {
+    /// Emits an event.
+    fn emit(&self, event_type: &str, payload: Value) -> Result<(), EmitError>;
+    /// Whether to end.
+    fn is_cancelled(&self) -> bool;
+}
+
+impl Outlet for JobContext {
+    fn emit(&self, event_type: &str, payload: Value) -> Result<(), EmitError> {
+        Self::emit(self, event_type, payload)
+    }
+
+    fn is_cancelled(&self) -> bool {
+        Self::is_cancelled(self)
+    }
+}
+
+/// What is asked for.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) source: PathBuf,
+    pub(crate) account: Option<String>,
+    pub(crate) window: Window,
+    /// Where the accounts' files are.
+    pub(crate) mail_dir: PathBuf,
+}
+
+/// What became of the messages.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Counts {
+    /// Messages in the source, whatever became of them.
+    pub(crate) read: u64,
+    /// Messages added to the archive.
+    pub(crate) written: u64,
+    /// Messages that the archive has already, or twice in the source.
+    pub(crate) duplicates: u64,
+    /// Messages whose date is outside of what was asked for.
+    pub(crate) outside_window: u64,
+    /// Messages that could not be taken, by reason.
+    pub(crate) set_aside: BTreeMap<&'static str, u64>,
+    /// Bytes of the messages added, as they are in the source.
+    pub(crate) bytes: u64,
+}
+
+/// Why an extraction did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ExtractionError {
+    #[error(transparent)]
+    Account(#[from] AccountError),
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    #[error(transparent)]
+    Emit(#[from] EmitError),
+    #[error(
+        "cancelled after {read} messages; {written} new ones are complete in {}, run the job again to go on", .path.display()
+    )]
+    Cancelled { read: u64, written: u64, path: PathBuf },
+}
+
+impl ExtractionError {
+    /// Whether another attempt must end the same way.
+    pub(crate) fn is_permanent(&self) -> bool {
+        match self {
+            Self::Account(_) => true,
+            Self::Source(error) => error.is_permanent(),
+            Self::Archive(error) => error.is_permanent(),
+            Self::Emit(_) | Self::Cancelled { .. } => false,
+        }
+    }
+}
+
+/// Extracts all that is asked for, between the events `extraction.started` and `extraction.completed`.
+pub(crate) fn run(request: &Request, outlet: &impl Outlet) -> Result<Counts, ExtractionError> {
+    let account = Account::new(request.account.as_deref())?;
+    let source = Source::open(&request.source)?;
+    let archive = Archive::open(&request.mail_dir, account.file_name())?;
+    outlet.emit(
+        "extraction.started",
+        json!({
+            "source": request.source.to_string_lossy(),
+            "format": source.format(),
+            "since": request.window.since.map(rfc3339),
+            "until": request.window.until.map(rfc3339),
+            "account": account.name(),
+        }),
+    )?;
+    tracing::info!(format = source.format(), "extraction started");
+    let mut extraction = Extraction { source, archive, account, window: request.window, outlet, counts: Counts::default() };
+    let ended = extraction.take_all();
+    // On every way out: what was taken is worth keeping.
+    let finished = extraction.archive.finish();
+    ended?;
+    finished?;
+    let counts = extraction.counts;
+    tracing::info!(read = counts.read, written = counts.written, bytes = counts.bytes, "extraction completed");
+    outlet.emit("extraction.completed", json!(counts))?;
+    Ok(counts)
+}
+
+struct Extraction<'a, O> {
+    source: Source,
+    archive: Archive,
+    account: Account,
+    window: Window,
+    outlet: &'a O,
+    counts: Counts,
+}
+
+impl<O: Outlet> Extraction<'_, O> {
+    fn take_all(&mut self) -> Result<(), ExtractionError> {
+        let mut raw = Vec::new();
+        loop {
+            if self.outlet.is_cancelled() {
+                let Counts { read, written, .. } = self.counts;
+                return Err(ExtractionError::Cancelled { read, written, path: self.archive.path().to_owned() });
+            }
+            let Some(entry) = self.source.next(&mut raw)? else { return Ok(()) };
+            self.counts.read += 1;
+            self.take(&entry, &raw)?;
+            if self.counts.read.is_multiple_of(10_000) {
+                tracing::debug!(read = self.counts.read, written = self.counts.written, "extracting");
+            }
+        }
+    }
+
+    fn take(&mut self, entry: &Entry, raw: &[u8]) -> Result<(), ExtractionError> {
+        if let Some(fault) = entry.fault {
+            return self.set_aside(&entry.place, fault.reason());
+        }
+        let summary = Summary::of(raw);
+        match self.window.judge(summary.date) {
+            Verdict::Inside => {}
+            Verdict::Outside => {
+                self.counts.outside_window += 1;
+                return Ok(());
+            }
+            Verdict::Undated => return self.set_aside(&entry.place, "no_date"),
+        }
+        let key = Key::of(raw);
+        if self.archive.contains(&key) {
+            self.counts.duplicates += 1;
+            return Ok(());
+        }
+        self.archive.append(&Record {
+            sha256: key,
+            message_id: summary.message_id.as_deref(),
+            date: summary.date.map(rfc3339),
+            received: entry.received.map(rfc3339),
+            labels: &summary.labels,
+            flags: entry.flags.as_deref(),
+            size: raw.len(),
+            account: self.account.name(),
+            raw: Raw::of(raw),
+        })?;
+        self.counts.written += 1;
+        self.counts.bytes += raw.len() as u64;
+        Ok(())
+    }
+
+    fn set_aside(&mut self, place: &Place, reason: &'static str) -> Result<(), ExtractionError> {
+        *self.counts.set_aside.entry(reason).or_default() += 1;
+        let payload = match place {
+            Place::Offset(offset) => json!({"position": self.counts.read, "offset": offset, "reason": reason}),
+            Place::File(file) => json!({"position": self.counts.read, "file": file, "reason": reason}),
+        };
+        self.outlet.emit("extraction.set_aside", payload)?;
+        Ok(())
+    }
+}
+
+fn rfc3339(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,24 @@
+//! Job package `ingester`: takes personal data out of where it lies, and leaves it as JSON Lines in the package's data
+//! directory.
+//!
+//! One job so far, [`extract_gmail`](gmail::extract_gmail). The way of the data:
+//!
+//! ```text
+//! mbox file | Maildir ─► source ─► message (header fields) ─► window ─► archive (mail/<account>.jsonl)
+//!                           └──────────── extraction: counts and events ───────────┘
+//! ```
+//!
+//! What is personal stays in the archive: events, traces and errors carry counts, places and reasons, never a subject, an
+//! address or text of a message.
+#![forbid(unsafe_code)]
+
+mod account;
+mod archive;
+mod extraction;
+mod gmail;
+mod key;
+mod message;
+mod source;
+mod window;
+
+lorchestra_plugin_api::plugin! { package = "ingester", jobs = [gmail::extract_gmail] }

@@ -1,0 +1,203 @@
+//! What is read out of a message's header: enough to select it and to find it again. Talks to nobody.
+//!
+//! mail-parser reads the values; the fields are cut out here first, one by one. Its own walk over a header lets a damaged
+//! field (a date that ends in `UT`, for one) swallow the field behind it.
+
+use lorchestra_plugin_api::chrono::{DateTime, NaiveDate, TimeDelta, Timelike, Utc};
+use mail_parser::HeaderValue;
+use mail_parser::parsers::MessageStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Bytes from the start of a message in which its header is looked for. Mail servers refuse headers of half of this.
+const MAX_HEADER: usize = 1 << 20;
+
+/// Read out of a message's header.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Summary {
+    /// Message-ID, without angle brackets.
+    pub(crate) message_id: Option<String>,
+    /// Date; `None` if there is none, or none that can be read.
+    pub(crate) date: Option<DateTime<Utc>>,
+    /// X-Gmail-Labels, decoded and split, each once.
+    pub(crate) labels: Vec<String>,
+}
+
+impl Summary {
+    /// Reads the header of a message. Never fails: what is not there or cannot be read is missing.
+    pub(crate) fn of(raw: &[u8]) -> Self {
+        let header = header(raw);
+        Self {
+            message_id: parsed(header, "Message-ID", |s| s.parse_id())
+                .and_then(|v| Some(v.as_text_list()?.first()?.clone().into_owned())),
+            date: strict_date(header).or_else(|| utc(&parsed(header, "Date", |s| s.parse_date())?)),
+            labels: parsed(header, "X-Gmail-Labels", |s| s.parse_unstructured())
+                .and_then(|v| Some(split_labels(v.as_text()?)))
+                .unwrap_or_default(),
+        }
+    }
+}
+
+/// The lines up to the first empty one.
+fn header(raw: &[u8]) -> &[u8] {
+    let raw = &raw[..raw.len().min(MAX_HEADER)];
+    let mut end = 0;
+    for line in raw.split_inclusive(|&b| b == b'\n') {
+        if matches!(line, b"\n" | b"\r\n") {
+            break;
+        }
+        end += line.len();
+    }
+    &raw[..end]
+}
+
+/// The first field of a name, its folded lines included, ending in a line feed as the parser expects.
+fn field(header: &[u8], name: &str) -> Option<Vec<u8>> {
+    let mut value: Option<Vec<u8>> = None;
+    for line in header.split_inclusive(|&b| b == b'\n') {
+        match &mut value {
+            Some(value) if matches!(line[0], b' ' | b'\t') => value.extend_from_slice(line),
+            Some(_) => break,
+            None => {
+                if let Some(colon) = line.iter().position(|&b| b == b':')
+                    && line[..colon].trim_ascii_end().eq_ignore_ascii_case(name.as_bytes())
+                {
+                    value = Some(line[colon + 1..].to_vec());
+                }
+            }
+        }
+    }
+    let mut value = value?;
+    if value.last() != Some(&b'\n') {
+        value.push(b'\n');
+    }
+    Some(value)
+}
+
+/// A field read by mail-parser. A panic of the parser means that this field cannot be read, not that the run is over.
+fn parsed(
+    header: &[u8],
+    name: &str,
+    parse: for<'x> fn(&mut MessageStream<'x>) -> HeaderValue<'x>,
+) -> Option<HeaderValue<'static>> {
+    let value = field(header, name)?;
+    catch_unwind(AssertUnwindSafe(|| parse(&mut MessageStream::new(&value)).into_owned())).ok()
+}
+
+/// A date that mail-parser could read, if it is one: the parser also lets the 31st of February pass.
+fn utc(value: &HeaderValue<'_>) -> Option<DateTime<Utc>> {
+    let date = value.as_datetime()?;
+    if !(1..=9999).contains(&date.year) {
+        return None;
+    }
+    let local = NaiveDate::from_ymd_opt(date.year.into(), date.month.into(), date.day.into())?.and_hms_opt(
+        date.hour.into(),
+        date.minute.into(),
+        date.second.into(),
+    )?;
+    let offset = TimeDelta::minutes(i64::from(date.tz_hour) * 60 + i64::from(date.tz_minute));
+    let utc = if date.tz_before_gmt { local.checked_add_signed(offset) } else { local.checked_sub_signed(offset) }?;
+    Some(utc.and_utc())
+}
+
+/// A date as RFC 5322 has it. mail-parser takes much more, but not all of this: no seconds before a zone of letters.
+fn strict_date(header: &[u8]) -> Option<DateTime<Utc>> {
+    let value = String::from_utf8(field(header, "Date")?).ok()?;
+    // No part of a second: that is how chrono keeps a leap second, and then writes it as `:60`.
+    DateTime::parse_from_rfc2822(value.trim()).ok()?.to_utc().with_nanosecond(0)
+}
+
+/// Splits at commas, except inside double quotes: Gmail puts a label with a comma between them.
+fn split_labels(text: &str) -> Vec<String> {
+    let mut labels: Vec<String> = Vec::new();
+    let mut label = String::new();
+    let mut quoted = false;
+    for c in text.chars().chain([',']) {
+        match c {
+            '"' => quoted = !quoted,
+            ',' if !quoted => {
+                let trimmed = label.trim();
+                if !trimmed.is_empty() && !labels.iter().any(|known| known == trimmed) {
+                    labels.push(trimmed.to_owned());
+                }
+                label.clear();
+            }
+            c => label.push(c),
+        }
+    }
+    // A quote that is never closed: better one long label than none.
+    let rest = label.trim().trim_end_matches(',');
+    if !rest.is_empty() {
+        labels.push(rest.to_owned());
+    }
+    labels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn date(text: &str) -> Option<String> {
+        Summary::of(format!("Date: {text}\nSubject: x\n\nbody").as_bytes()).date.map(|d| d.to_rfc3339())
+    }
+
+    #[test]
+    fn dates_that_can_be_read() {
+        for (text, expected) in [
+            ("Mon, 1 Jan 2024 12:00:00 +0200", "2024-01-01T10:00:00+00:00"),
+            ("1 Jan 24 12:00 EST", "2024-01-01T17:00:00+00:00"),
+            ("Thu, 29 Feb 2024 23:59:60 +0000 (leap)", "2024-02-29T23:59:59+00:00"),
+            ("Fri, 1 Jan 2024 12:00:00 GMT (a Monday)", "2024-01-01T12:00:00+00:00"),
+            ("Mon, 1 Jan 2024 12:00:00 +0000 (CET) with more", "2024-01-01T12:00:00+00:00"),
+        ] {
+            assert_eq!(date(text).as_deref(), Some(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn dates_that_cannot() {
+        for text in ["", "yesterday", "Thu, 32 Foo 2024 99:99:99 +0000", "Sat, 31 Feb 2024 10:00:00 +0000", "\u{0}\u{1}", "-----"]
+        {
+            assert_eq!(date(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_date_does_not_swallow_the_next_field() {
+        let summary = Summary::of(b"Date: Mon, 1 Jan 2024 12:00:00 UT\nMessage-ID: <a@example.org>\n\n");
+        assert!(summary.date.is_some());
+        assert_eq!(summary.message_id.as_deref(), Some("a@example.org"));
+    }
+
+    #[test]
+    fn fields_are_found_folded_in_any_case_with_crlf_and_without_a_last_line_end() {
+        let summary =
+            Summary::of(b"message-id:\r\n <a@example.org>\r\nDATE : Mon,\r\n\t1 Jan 2024 12:00:00 +0000\r\n\r\nDate: no");
+        assert_eq!(summary.message_id.as_deref(), Some("a@example.org"));
+        assert_eq!(summary.date.unwrap().to_rfc3339(), "2024-01-01T12:00:00+00:00");
+        assert_eq!(Summary::of(b"Message-ID: <b@example.org>").message_id.as_deref(), Some("b@example.org"));
+    }
+
+    #[test]
+    fn the_body_is_not_the_header() {
+        assert_eq!(Summary::of(b"Subject: x\n\nDate: Mon, 1 Jan 2024 12:00:00 +0000\n"), Summary::default());
+        assert_eq!(Summary::of(b""), Summary::default());
+        assert_eq!(Summary::of(b"\n"), Summary::default());
+    }
+
+    fn labels(value: &str) -> Vec<String> {
+        Summary::of(format!("X-Gmail-Labels: {value}\n\n").as_bytes()).labels
+    }
+
+    #[test]
+    fn labels_are_decoded_and_split() {
+        assert_eq!(labels("Inbox,Unread,Category Updates"), ["Inbox", "Unread", "Category Updates"]);
+        assert_eq!(labels("=?UTF-8?Q?Posteingang,Wichtig,B=C3=BCcher?="), ["Posteingang", "Wichtig", "Bücher"]);
+        assert_eq!(
+            labels("=?UTF-8?Q?Ouvert,Cat=C3=A9gorie?=\n =?UTF-8?Q?_perso,\"Culture,_arts\"?="),
+            ["Ouvert", "Catégorie perso", "Culture, arts"]
+        );
+        assert_eq!(labels(" a ,, b,a,"), ["a", "b"]);
+        assert_eq!(labels("x,\"never closed, y"), ["x", "never closed, y"]);
+        assert!(labels("").is_empty());
+    }
+}

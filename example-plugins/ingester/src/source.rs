@@ -1,0 +1,203 @@
+//! Where mail is read from: [`Source`] finds out what a path is, opens it and hands out one message at a time. It talks to
+//! the file system only; [`extraction`](crate::extraction) decides what becomes of a message.
+//!
+//! At most one message is in memory, and of it at most [`MAX_MESSAGE`] bytes.
+
+use lorchestra_plugin_api::chrono::{DateTime, Utc};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+mod maildir;
+mod mbox;
+
+use maildir::Maildir;
+use mbox::Mbox;
+
+/// The largest message that is taken, in bytes. Gmail takes 50 MB; what is larger is not mail.
+pub(crate) const MAX_MESSAGE: usize = 64 << 20;
+
+/// An opened mailbox.
+pub(crate) enum Source {
+    Mbox(Box<Mbox<File>>),
+    Maildir(Maildir),
+}
+
+/// One message of a source, or something in the place of one. The bytes are in the buffer that was passed in.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) place: Place,
+    /// When Gmail received it: the date of an mbox separator line.
+    pub(crate) received: Option<DateTime<Utc>>,
+    /// Flag letters of a Maildir file name (`RS`); `None` in an mbox.
+    pub(crate) flags: Option<String>,
+    /// Why there is no message.
+    pub(crate) fault: Option<Fault>,
+}
+
+/// Where a message is. Not personal: it names no person and no content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Byte offset of the separator line in an mbox.
+    Offset(u64),
+    /// Directory and name of a Maildir file, `cur/…`.
+    File(String),
+}
+
+/// Why a message cannot be taken. The texts are those of the `set_aside` counts: a closed set, stable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// No bytes at all.
+    Empty,
+    /// More than [`MAX_MESSAGE`] bytes.
+    TooLarge,
+    /// A Maildir entry that is a directory, a pipe, a dangling link…
+    NotAFile,
+    /// A Maildir file that another program moved or deleted after the directory was listed.
+    Gone,
+    /// A Maildir file that the system does not let us read.
+    Unreadable,
+}
+
+impl Fault {
+    /// The reason as it is counted.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::TooLarge => "too_large",
+            Self::NotAFile => "not_a_file",
+            Self::Gone => "gone",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
+
+/// Why a source cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SourceError {
+    #[error("{}: there is no such file or directory; give --source the path of a Takeout mbox file or of a Maildir", .path.display())]
+    Missing { path: PathBuf },
+    #[error("{}: cannot be opened; see that the user who runs the job may read it", .path.display())]
+    Denied { path: PathBuf, source: io::Error },
+    #[error("{}: is {kind}, not a file; give --source an mbox file or a Maildir", .path.display())]
+    Kind { path: PathBuf, kind: &'static str },
+    #[error("{}: is empty; an mbox file has at least one message. Was it unpacked to the end?", .path.display())]
+    Empty { path: PathBuf },
+    #[error("{}: is {looks}; give --source {wanted}", .path.display())]
+    NotAnMbox { path: PathBuf, looks: &'static str, wanted: &'static str },
+    #[error("{}: is a directory but no Maildir, it has no `cur` and `new` in it; {hint}", .path.display())]
+    NotAMaildir { path: PathBuf, hint: String },
+    #[error("{}: reading failed at {at}; what was read before is kept, run the job again to go on", .path.display())]
+    Read { path: PathBuf, at: String, source: io::Error },
+}
+
+impl SourceError {
+    /// Whether another attempt must end the same way.
+    pub(crate) fn is_permanent(&self) -> bool {
+        !matches!(self, Self::Read { .. })
+    }
+
+    fn open(path: &Path, error: io::Error) -> Self {
+        let path = path.to_owned();
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::Missing { path },
+            io::ErrorKind::PermissionDenied => Self::Denied { path, source: error },
+            _ => Self::Read { path, at: "the start".into(), source: error },
+        }
+    }
+}
+
+impl Source {
+    /// Opens a mailbox. Nothing but regular files and directories is ever opened: a pipe would block.
+    pub(crate) fn open(path: &Path) -> Result<Self, SourceError> {
+        let kind = fs::metadata(path).map_err(|e| SourceError::open(path, e))?.file_type();
+        if kind.is_dir() {
+            return Maildir::open(path).map(Self::Maildir);
+        }
+        if !kind.is_file() {
+            let kind = match () {
+                () if kind.is_fifo() => "a named pipe",
+                () if kind.is_socket() => "a socket",
+                () => "a device",
+            };
+            return Err(SourceError::Kind { path: path.to_owned(), kind });
+        }
+        let file = File::open(path).map_err(|e| SourceError::open(path, e))?;
+        Mbox::open(path, file).map(|mbox| Self::Mbox(Box::new(mbox)))
+    }
+
+    /// `mbox` or `maildir`.
+    pub(crate) fn format(&self) -> &'static str {
+        match self {
+            Self::Mbox(_) => "mbox",
+            Self::Maildir(_) => "maildir",
+        }
+    }
+
+    /// The next message: its bytes replace what is in `raw`. `None` at the end.
+    ///
+    /// # Errors
+    /// The source itself cannot be read on. A message that cannot is no error but an entry with a fault.
+    pub(crate) fn next(&mut self, raw: &mut Vec<u8>) -> Result<Option<Entry>, SourceError> {
+        match self {
+            Self::Mbox(mbox) => mbox.next(raw),
+            Self::Maildir(maildir) => Ok(maildir.next(raw)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    fn error(path: &Path) -> String {
+        match Source::open(path) {
+            Ok(source) => panic!("{} opened as {}", path.display(), source.format()),
+            Err(error) => {
+                assert!(error.is_permanent());
+                error.to_string().replace(&path.display().to_string(), "PATH")
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_mailbox_is_said_with_its_mend() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str, bytes: &[u8]| {
+            let path = dir.path().join(name);
+            fs::write(&path, bytes).unwrap();
+            path
+        };
+        let texts = [
+            error(&dir.path().join("missing")),
+            error(&at("file", b"x").join("below")),
+            error(&at("empty.mbox", b"")),
+            error(&at("letter.eml", b"Subject: a letter\n\nFrom me\n")),
+            error(&at("short", b"Fro")),
+            error(&at("takeout.zip", b"PK\x03\x04rest")),
+            error(&at("takeout.tgz", b"\x1f\x8brest")),
+        ];
+        insta::assert_snapshot!(texts.join("\n"));
+    }
+
+    #[test]
+    fn a_pipe_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        assert_eq!(error(&path), "PATH: is a named pipe, not a file; give --source an mbox file or a Maildir");
+    }
+
+    #[test]
+    fn a_directory_that_is_no_maildir_names_the_mbox_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(error(dir.path()).ends_with("give the directory that has both, or an mbox file"));
+        fs::create_dir(dir.path().join("cur")).unwrap();
+        assert!(error(dir.path()).contains("no Maildir"), "half a Maildir is none");
+        fs::create_dir(dir.path().join("Mail")).unwrap();
+        fs::write(dir.path().join("Mail/All mail.mbox"), "From ").unwrap();
+        assert!(error(dir.path()).ends_with("there is `Mail/All mail.mbox`: give that"), "{}", error(dir.path()));
+    }
+}

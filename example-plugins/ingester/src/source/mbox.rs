@@ -1,0 +1,351 @@
+//! An mbox file, read as a stream: the mboxrd dialect that Google Takeout writes.
+//!
+//! - A message starts behind a line `From …` at the start of the file or after an empty line. Takeout's is
+//!   `From 1754173012221210512@xxx Thu Jan 05 09:09:08 +0000 2023`.
+//! - Of a line `>From …`, `>>From …` one `>` is taken away.
+//! - The empty line before the next separator, or before the end of the file, belongs to the file and not to the message.
+//! - Lines end in LF or CRLF, also mixed, and keep their ends.
+//!
+//! Not mail-parser's reader of mailboxes: it holds messages of any size, splits at every `From `, and does not say where
+//! in the file it is.
+
+use super::{Entry, Fault, MAX_MESSAGE, Place, SourceError};
+use lorchestra_plugin_api::chrono::{DateTime, NaiveDateTime, Utc};
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+/// Of a longer line, this much is read at once. A line may be as long as a message, and longer.
+const CHUNK: u64 = 64 << 10;
+
+/// A reader at a separator line, or at the end.
+pub(crate) struct Mbox<R> {
+    path: PathBuf,
+    reader: BufReader<R>,
+    /// Bytes read so far.
+    offset: u64,
+    /// The separator in front of the next message.
+    separator: Option<Separator>,
+    chunk: Vec<u8>,
+    max_message: usize,
+}
+
+struct Separator {
+    offset: u64,
+    received: Option<DateTime<Utc>>,
+}
+
+impl<R: Read> Mbox<R> {
+    /// Reads up to the first message.
+    pub(crate) fn open(path: &Path, reader: R) -> Result<Self, SourceError> {
+        Self::with(path, BufReader::with_capacity(256 << 10, reader), MAX_MESSAGE)
+    }
+
+    fn with(path: &Path, reader: BufReader<R>, max_message: usize) -> Result<Self, SourceError> {
+        let mut mbox = Self { path: path.to_owned(), reader, offset: 0, separator: None, chunk: Vec::new(), max_message };
+        let not_an_mbox = |looks, wanted| Err(SourceError::NotAnMbox { path: path.to_owned(), looks, wanted });
+        mbox.read_chunk()?;
+        match mbox.chunk.as_slice() {
+            [] => Err(SourceError::Empty { path: path.to_owned() }),
+            line if line.starts_with(b"From ") => {
+                mbox.separator = Some(mbox.take_separator(0)?);
+                Ok(mbox)
+            }
+            line if line.starts_with(b"PK\x03\x04") => not_an_mbox("a zip archive", "the mbox file that is packed in it"),
+            line if line.starts_with(b"\x1f\x8b") => not_an_mbox("a gzip archive", "the mbox file that is packed in it"),
+            _ => not_an_mbox("no mbox file, its first line does not start with `From `", "an mbox file or a Maildir"),
+        }
+    }
+
+    /// The next message; see [`Source::next`](super::Source::next).
+    pub(crate) fn next(&mut self, raw: &mut Vec<u8>) -> Result<Option<Entry>, SourceError> {
+        raw.clear();
+        let Some(Separator { offset, received }) = self.separator.take() else { return Ok(None) };
+        let mut at_line_start = true;
+        // The line before, its end included, if it was empty: it is the separator's, should one follow.
+        let mut empty_line: &[u8] = b"";
+        let mut too_large = false;
+        loop {
+            let chunk_offset = self.offset;
+            self.read_chunk()?;
+            if self.chunk.is_empty() {
+                break;
+            }
+            if at_line_start && !empty_line.is_empty() && self.chunk.starts_with(b"From ") {
+                self.separator = Some(self.take_separator(chunk_offset)?);
+                break;
+            }
+            let line = if at_line_start { unquoted(&self.chunk) } else { &self.chunk };
+            // The empty line at the end comes off again, so it does not count.
+            if raw.len() + line.len() > self.max_message + 2 {
+                too_large = true;
+            }
+            if too_large {
+                raw.clear();
+                raw.shrink_to(CHUNK as usize);
+            } else {
+                raw.extend_from_slice(line);
+            }
+            empty_line = match line {
+                b"\n" if at_line_start => b"\n",
+                b"\r\n" if at_line_start => b"\r\n",
+                _ => b"",
+            };
+            at_line_start = self.chunk.ends_with(b"\n");
+        }
+        if !too_large {
+            raw.truncate(raw.len() - empty_line.len());
+            too_large = raw.len() > self.max_message;
+        }
+        let fault = if too_large {
+            raw.clear();
+            Some(Fault::TooLarge)
+        } else {
+            raw.is_empty().then_some(Fault::Empty)
+        };
+        Ok(Some(Entry { place: Place::Offset(offset), received, flags: None, fault }))
+    }
+
+    /// Makes the chunk that was read a separator, and skips the rest of its line.
+    fn take_separator(&mut self, offset: u64) -> Result<Separator, SourceError> {
+        let received = received(&self.chunk);
+        while !self.chunk.is_empty() && !self.chunk.ends_with(b"\n") {
+            self.read_chunk()?;
+        }
+        Ok(Separator { offset, received })
+    }
+
+    /// Reads a line, or as much of it as fits: empty at the end of the file.
+    fn read_chunk(&mut self) -> Result<(), SourceError> {
+        self.chunk.clear();
+        match self.reader.by_ref().take(CHUNK).read_until(b'\n', &mut self.chunk) {
+            Ok(n) => {
+                self.offset += n as u64;
+                Ok(())
+            }
+            Err(source) => Err(self.read_error(source)),
+        }
+    }
+
+    fn read_error(&self, source: io::Error) -> SourceError {
+        SourceError::Read { path: self.path.clone(), at: format!("byte {}", self.offset), source }
+    }
+}
+
+/// A line without the `>` that protects a `From ` in it.
+fn unquoted(line: &[u8]) -> &[u8] {
+    let quotes = line.iter().take_while(|&&b| b == b'>').count();
+    if quotes > 0 && line[quotes..].starts_with(b"From ") { &line[1..] } else { line }
+}
+
+/// The date of a separator line: `From id@xxx Thu Jan 05 09:09:08 +0000 2023`, or without a zone, which means UTC.
+fn received(line: &[u8]) -> Option<DateTime<Utc>> {
+    let line = std::str::from_utf8(line).ok()?;
+    let words: Vec<&str> = line.split_ascii_whitespace().skip(2).collect();
+    let text = words.join(" ");
+    DateTime::parse_from_str(&text, "%a %b %d %H:%M:%S %z %Y")
+        .map(|at| at.to_utc())
+        .or_else(|_| NaiveDateTime::parse_from_str(&text, "%a %b %d %H:%M:%S %Y").map(|at| at.and_utc()))
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mbox<R: Read>(reader: R, buffer: usize) -> Mbox<R> {
+        Mbox::with(Path::new("test.mbox"), BufReader::with_capacity(buffer, reader), 10_000).unwrap()
+    }
+
+    /// Offset, fault and bytes of each message.
+    fn all<R: Read>(mut mbox: Mbox<R>) -> Vec<(u64, Option<Fault>, Vec<u8>)> {
+        let mut found = Vec::new();
+        let mut raw = b"left over".to_vec();
+        while let Some(entry) = mbox.next(&mut raw).unwrap() {
+            let Place::Offset(offset) = entry.place else { panic!("an mbox has offsets") };
+            found.push((offset, entry.fault, raw.clone()));
+        }
+        assert!(mbox.next(&mut raw).unwrap().is_none(), "the end is the end");
+        found
+    }
+
+    fn messages(text: &str) -> Vec<String> {
+        all(mbox(text.as_bytes(), 4096)).into_iter().map(|(_, _, raw)| String::from_utf8(raw).unwrap()).collect()
+    }
+
+    #[test]
+    fn messages_lose_the_separator_and_its_empty_line_only() {
+        assert_eq!(
+            messages("From a\nA: 1\n\nbody\n\nFrom b\nB: 2\n\n\n\nFrom c\nC: 3"),
+            ["A: 1\n\nbody\n", "B: 2\n\n\n", "C: 3"]
+        );
+        assert_eq!(messages("From a\r\nA: 1\r\n\r\nbody\r\n\r\nFrom b\r\nB: 2\r\n\r\n"), ["A: 1\r\n\r\nbody\r\n", "B: 2\r\n"]);
+    }
+
+    #[test]
+    fn the_last_message_is_the_same_with_and_without_the_files_last_empty_line() {
+        let with = messages("From a\nA: 1\n\nbody\n\n");
+        assert_eq!(with, messages("From a\nA: 1\n\nbody\n"));
+        assert_eq!(with, messages("From a\nA: 1\n\nbody\n\nFrom b\nB\n")[..1]);
+    }
+
+    #[test]
+    fn from_counts_only_after_an_empty_line() {
+        let text = "From a\nSubject: x\nFrom me\n\nHello\nFrom here on\n > From\n\nfrom below\n\nFROM x\n\nFromage\n";
+        assert_eq!(messages(text).len(), 1);
+        assert_eq!(messages("From a\n\nFrom b\n").len(), 2, "a message may be empty");
+        // An empty line with CR alone or blanks in it is not empty.
+        assert_eq!(messages("From a\nx\n \nFrom b\n\r \nFrom c\n").len(), 1);
+    }
+
+    #[test]
+    fn one_quote_is_taken_away() {
+        let text = "From a\n>From head\n\n>From x\n>>From y\n> From z\n>from q\n>\n>>From\n>From ";
+        assert_eq!(messages(text), ["From head\n\nFrom x\n>From y\n> From z\n>from q\n>\n>>From\nFrom "]);
+    }
+
+    #[test]
+    fn offsets_are_those_of_the_separators() {
+        let text = b"From a\nA\n\nFrom b\nB\n\n\nFrom c\n";
+        let offsets: Vec<u64> = all(mbox(&text[..], 3)).into_iter().map(|(offset, ..)| offset).collect();
+        assert_eq!(offsets, [0, 10, 21]);
+        for offset in offsets {
+            assert!(text[offset as usize..].starts_with(b"From "));
+        }
+    }
+
+    #[test]
+    fn separator_dates() {
+        let at = |line: &str| received(line.as_bytes()).map(|at| at.to_rfc3339());
+        assert_eq!(at("From 1@xxx Thu Jan 05 09:09:08 +0200 2023\r\n").as_deref(), Some("2023-01-05T07:09:08+00:00"));
+        assert_eq!(at("From anna@example.org Thu Jan  5 09:09:08 2023\n").as_deref(), Some("2023-01-05T09:09:08+00:00"));
+        assert_eq!(at("From MAILER-DAEMON\n"), None);
+        assert_eq!(at("From \n"), None);
+    }
+
+    #[test]
+    fn too_large_messages_are_named_and_the_rest_goes_on() {
+        let text = format!("From a\n{}\n\nFrom b\n{}\n\nFrom c\nok\n", "x".repeat(10_000), "y".repeat(9_999));
+        let found = all(mbox(text.as_bytes(), 64));
+        let faults: Vec<_> = found.iter().map(|(_, fault, raw)| (*fault, raw.len())).collect();
+        assert_eq!(faults, [(Some(Fault::TooLarge), 0), (None, 10_000), (None, 3)]);
+    }
+
+    #[test]
+    fn thirty_megabytes_without_a_line_end() {
+        let line = "From x ".repeat((30 << 20) / 7);
+        let text = format!("From a\nSubject: long\n\n {line}");
+        let mut mbox = Mbox::open(Path::new("long.mbox"), text.as_bytes()).unwrap();
+        let mut raw = Vec::new();
+        assert_eq!(mbox.next(&mut raw).unwrap().unwrap().fault, None);
+        assert_eq!(raw.len(), text.len() - 7);
+        assert!(raw == text.as_bytes()[7..], "the bytes are the same");
+        assert!(mbox.chunk.capacity() <= 4 * CHUNK as usize, "a line is never held whole beside the message");
+    }
+
+    #[test]
+    fn a_piece_of_a_long_line_is_not_a_line() {
+        let filler = "x".repeat(CHUNK as usize);
+        for rest in ["From b\n", ">From b\n", "\nFrom b\n", "\r\nFrom b\n"] {
+            let text = format!("From a\nA: 1\n\n{filler}{rest}");
+            let mut mbox = Mbox::open(Path::new("long.mbox"), text.as_bytes()).unwrap();
+            let mut raw = Vec::new();
+            mbox.next(&mut raw).unwrap().unwrap();
+            assert!(raw == text.as_bytes()[7..], "changed: {rest:?}");
+            assert!(mbox.next(&mut raw).unwrap().is_none(), "split: {rest:?}");
+        }
+    }
+
+    /// Hands out pieces of random lengths, with interruptions in between.
+    struct Ragged<'a> {
+        rest: &'a [u8],
+        random: u64,
+    }
+
+    impl Read for Ragged<'_> {
+        fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+            self.random = self.random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let random = (self.random >> 33) as usize;
+            if random.is_multiple_of(5) {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let n = (random % 9 + 1).min(out.len()).min(self.rest.len());
+            out[..n].copy_from_slice(&self.rest[..n]);
+            self.rest = &self.rest[n..];
+            Ok(n)
+        }
+    }
+
+    #[test]
+    fn how_the_file_is_cut_into_reads_makes_no_difference() {
+        let pieces = ["\n", "\r\n", "From ", "From a\n", ">", ">From ", "x", "\r", "From", "\n\n", " ", "\0"];
+        for seed in 0..400_u64 {
+            let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+            let mut text = "From first\n".to_owned();
+            for _ in 0..60 {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                text.push_str(pieces[(random % pieces.len() as u64) as usize]);
+            }
+            let whole = all(mbox(text.as_bytes(), 1 << 16));
+            assert!(
+                whole.iter().map(|(.., raw)| raw.len() as u64).sum::<u64>() <= text.len() as u64,
+                "nothing is read twice: {text:?}"
+            );
+            for buffer in [1, 2, 5, 64] {
+                assert_eq!(all(mbox(Ragged { rest: text.as_bytes(), random }, buffer)), whole, "seed {seed}, buffer {buffer}");
+            }
+        }
+    }
+
+    #[test]
+    fn quoting_and_unquoting_is_the_identity() {
+        for seed in 0..300_u64 {
+            let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+            let lines = ["From me", ">From you", "", "text", ">>From", "From ", "F", ">"];
+            let originals: Vec<String> = (0..4)
+                .map(|_| {
+                    let mut message = "Subject: x\n".to_owned();
+                    for _ in 0..6 {
+                        random ^= random << 13;
+                        random ^= random >> 7;
+                        random ^= random << 17;
+                        message.push_str(lines[(random % lines.len() as u64) as usize]);
+                        message.push('\n');
+                    }
+                    message
+                })
+                .collect();
+            let mut file = String::new();
+            for message in &originals {
+                file.push_str("From 1@xxx Thu Jan 05 09:09:08 +0000 2023\n");
+                for line in message.split_inclusive('\n') {
+                    if line.trim_start_matches('>').starts_with("From ") {
+                        file.push('>');
+                    }
+                    file.push_str(line);
+                }
+                file.push('\n');
+            }
+            assert_eq!(messages(&file), originals, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_read_error_says_where() {
+        struct Broken(usize);
+        impl Read for Broken {
+            fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+                self.0 += 1;
+                if self.0 > 1 {
+                    return Err(io::Error::other("disk on fire"));
+                }
+                out[..9].copy_from_slice(b"From a\nA\n");
+                Ok(9)
+            }
+        }
+        let error = mbox(Broken(0), 64).next(&mut Vec::new()).unwrap_err();
+        assert!(error.to_string().starts_with("test.mbox: reading failed at byte 9;"), "{error}");
+        assert!(!error.is_permanent());
+    }
+}

@@ -1,0 +1,59 @@
+//! The span of time that was asked for. Talks to nobody.
+
+use lorchestra_plugin_api::chrono::{DateTime, Utc};
+
+/// Half open, `[since, until)`; a side that is missing is open.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Window {
+    pub(crate) since: Option<DateTime<Utc>>,
+    pub(crate) until: Option<DateTime<Utc>>,
+}
+
+/// Where a message stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Inside,
+    Outside,
+    /// It has no readable date, and a window was asked for.
+    Undated,
+}
+
+impl Window {
+    /// Judges a message by its date.
+    ///
+    /// Only `since` makes a window that needs a date: every run has an `until` (its own start, unless given), and "all mail
+    /// up to now" includes what carries no date.
+    pub(crate) fn judge(&self, date: Option<DateTime<Utc>>) -> Verdict {
+        match date {
+            Some(date) if self.since.is_some_and(|since| date < since) => Verdict::Outside,
+            Some(date) if self.until.is_some_and(|until| date >= until) => Verdict::Outside,
+            Some(_) => Verdict::Inside,
+            None if self.since.is_some() => Verdict::Undated,
+            None => Verdict::Inside,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn day(n: u32) -> Option<DateTime<Utc>> {
+        Some(format!("2024-01-{n:02}T00:00:00Z").parse().unwrap())
+    }
+
+    #[test]
+    fn since_is_inside_until_is_not() {
+        let window = Window { since: day(2), until: day(4) };
+        let verdicts: Vec<_> = (1..=5).map(|n| window.judge(day(n))).collect();
+        use Verdict::{Inside, Outside};
+        assert_eq!(verdicts, [Outside, Inside, Inside, Outside, Outside]);
+    }
+
+    #[test]
+    fn without_a_date_only_since_excludes() {
+        assert_eq!(Window::default().judge(None), Verdict::Inside);
+        assert_eq!(Window { since: None, until: day(4) }.judge(None), Verdict::Inside);
+        assert_eq!(Window { since: day(1), until: None }.judge(None), Verdict::Undated);
+    }
+}
