@@ -5,7 +5,7 @@
 //! never talk otherwise; what they promise each other is the form of a record ([`record`]):
 //!
 //! - A record is one line, `crc32c-hex SP json LF`, and reaches the file by one `write(2)` in append mode. After that write
-//!   it survives the death of every process; after `fsync` of the file also power loss.
+//!   it survives the death of every process; after a flush (file and the directories above it) also power loss.
 //! - Records are numbered by `seq` from 1, in the order of the file, over all segments of the attempt.
 //! - The final record is the last: after it, the writer accepts nothing.
 //! - Segments are numbered from 1. The next one is begun when a segment has reached [`SEGMENT_BYTES`]; the reader removes a

@@ -29,6 +29,11 @@ use std::time::Duration;
 /// How long a writer waits for its turn.
 const BUSY: Duration = Duration::from_secs(60);
 
+/// Pages of the write-ahead log after which it is moved into the database: in ordinary runs, and while a job emits so much that
+/// moving it after every transaction would be most of the work.
+const SHORT_LOG: u32 = 250;
+const LONG_LOG: u32 = 4000;
+
 /// An open store.
 #[derive(Debug)]
 pub struct Store {
@@ -154,7 +159,15 @@ impl Store {
     fn configure(&self) -> Result<(), StoreError> {
         let sql = |e| StoreError::sql(&self.path, "configuring the store", e);
         self.db.busy_timeout(BUSY).map_err(sql)?;
+        // The last one to close would otherwise move the whole log into the database and remove it, and the next one make it
+        // anew: four fsyncs a run. But whoever opens first reads the log that is there: it is kept short.
+        self.db.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(sql)?;
+        self.checkpoint_every(SHORT_LOG).map_err(sql)?;
         self.db.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;").map_err(sql)
+    }
+
+    fn checkpoint_every(&self, pages: u32) -> rusqlite::Result<()> {
+        self.db.pragma_update(None, "wal_autocheckpoint", pages)
     }
 
     /// Runs `work` in one IMMEDIATE transaction.

@@ -109,7 +109,9 @@ impl Reader {
             }
         }
         let Some(file) = &self.file else { return Ok(()) };
-        let mut want = CHUNK_BYTES;
+        // No more than there is: a run with three events must not pay for the pages of a whole chunk.
+        let left = file.metadata()?.len().saturating_sub(self.cursor.byte);
+        let mut want = CHUNK_BYTES.min(usize::try_from(left).unwrap_or(CHUNK_BYTES)).max(1);
         let mut have = 0;
         loop {
             self.buffer.resize(want, 0);
@@ -119,7 +121,7 @@ impl Reader {
                 Err(e) => return Err(e),
             };
             have += n;
-            if n == 0 || (have == want && (want == MAX_RECORD || memchr_newline(&self.buffer).is_some())) {
+            if n == 0 || (have == want && (want != CHUNK_BYTES || memchr_newline(&self.buffer).is_some())) {
                 break;
             }
             if have == want {

@@ -76,6 +76,8 @@ pub struct Writer {
     seq: u64,
     buffer: Vec<u8>,
     unchecked: u32,
+    /// Whether the name of the open segment survives power loss.
+    named: bool,
     state: State,
     segment_bytes: u64,
 }
@@ -88,7 +90,7 @@ enum State {
 }
 
 impl Writer {
-    /// Begins the spool in `dir`, an empty directory. The first segment is there, and its name is on disk, on return.
+    /// Begins the spool in `dir`, an empty directory.
     pub fn create(dir: &Path) -> io::Result<Self> {
         Self::with_segments_of(dir, SEGMENT_BYTES)
     }
@@ -104,6 +106,7 @@ impl Writer {
             seq: 0,
             buffer: Vec::with_capacity(4096),
             unchecked: 0,
+            named: false,
             state: State::Open,
             segment_bytes,
         })
@@ -164,10 +167,25 @@ impl Writer {
             return Err(AppendError::Fault(why.clone()));
         }
         self.check_descriptor()?;
-        self.file.sync_data().map_err(|source| AppendError::Io { path: self.path(), source })
+        self.sync()
     }
 
-    /// Writes the final record, synced; nothing can follow it. Where the spool has faulted, that is what the record says, in
+    /// The segment's content, and the names on the way to it: a file whose name is lost is lost. Names only matter where content
+    /// is promised, so that an attempt that never flushes does not pay for them.
+    fn sync(&mut self) -> Result<(), AppendError> {
+        self.file.sync_data().map_err(|source| AppendError::Io { path: self.path(), source })?;
+        if !self.named {
+            // The attempt's directory, the run's, and that of all spools.
+            for dir in self.dir.ancestors().take(3) {
+                let synced = File::open(dir).and_then(|dir| dir.sync_all());
+                synced.map_err(|source| AppendError::Io { path: dir.to_owned(), source })?;
+            }
+            self.named = true;
+        }
+        Ok(())
+    }
+
+    /// Writes the final record; nothing can follow it. Where the spool has faulted, that is what the record says, in
     /// a segment of its own.
     pub fn finish(&mut self, end: &Final) -> Result<(), AppendError> {
         if matches!(self.state, State::Ended) {
@@ -186,9 +204,10 @@ impl Writer {
         self.buffer.clear();
         frame(&mut self.buffer, |out| write_json(out, &serde_json::json!({"seq": seq, "final": fault.as_ref().unwrap_or(end)})));
         self.write_buffer(1).map_err(|(_, e)| e)?;
+        // Not synced: against the death of processes a written record is enough, and the supervisor commits it at once. A power
+        // loss before that commit makes the run `abandoned`.
         self.state = State::Ended;
-        // Not needed against the death of processes; against power loss the run would be `abandoned` instead of lost.
-        self.file.sync_data().map_err(|source| AppendError::Io { path: self.path(), source })
+        Ok(())
     }
 
     fn ready(&mut self, cancelled: &dyn Fn() -> bool) -> Result<(), AppendError> {
@@ -248,7 +267,6 @@ impl Writer {
     }
 
     fn roll(&mut self, cancelled: &dyn Fn() -> bool) -> Result<(), AppendError> {
-        let io = |path: PathBuf| move |source| AppendError::Io { path, source };
         self.check_descriptor()?;
         if let Some(oldest) = (self.segment + 1).checked_sub(MAX_SEGMENTS).filter(|&n| n > 0) {
             let oldest = segment_path(&self.dir, oldest);
@@ -260,8 +278,8 @@ impl Writer {
             }
         }
         // The reader takes a segment with a successor for complete: it must not lose its end to a power loss later on.
-        self.file.sync_data().map_err(io(self.path()))?;
-        self.begin_segment().map_err(io(segment_path(&self.dir, self.segment + 1)))
+        self.sync()?;
+        self.begin_segment().map_err(|source| AppendError::Io { path: segment_path(&self.dir, self.segment + 1), source })
     }
 
     fn begin_segment(&mut self) -> io::Result<()> {
@@ -273,6 +291,7 @@ impl Writer {
             let _ = old.into_raw_fd();
         }
         self.ident = ident;
+        self.named = false;
         self.segment += 1;
         self.len = 0;
         Ok(())
@@ -292,7 +311,6 @@ fn open_segment(dir: &Path, segment: u32) -> io::Result<(File, (u64, u64))> {
     let path = segment_path(dir, segment);
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)?);
-    File::open(dir)?.sync_all()?;
     let meta = file.metadata()?;
     Ok((file, (meta.dev(), meta.ino())))
 }

@@ -1,11 +1,14 @@
 //! Events: taken in from a spool, and read for people.
 
-use super::{Store, StoreError};
+use super::{LONG_LOG, Store, StoreError};
 use crate::spool::record::{Final, Mark, Record};
 use crate::spool::Cursor;
 use rusqlite::{Row, Transaction, params};
 use serde::Serialize;
 use serde_json::value::RawValue;
+
+/// Records in one transaction that make a flood of it.
+const MANY: usize = 500;
 
 /// One event, as the envelope has it. `payload` and `subject_id` may be personal.
 #[derive(Debug, Serialize)]
@@ -49,6 +52,18 @@ pub struct Taken {
     pub damaged: u64,
 }
 
+impl Taken {
+    /// Takes note of what records other than events say.
+    pub(crate) fn note(&mut self, records: &[Record<'_>]) {
+        for record in records {
+            self.entered |= record.mark == Some(Mark::Entered);
+            if let Some(end) = &record.end {
+                self.end = Some(end.clone());
+            }
+        }
+    }
+}
+
 impl Store {
     /// What has been taken in of an attempt.
     pub fn taken(&self, run_id: &str, attempt: u32) -> Result<Taken, StoreError> {
@@ -84,11 +99,9 @@ impl Store {
         let mut next = taken.clone();
         next.cursor = end;
         next.damaged += damaged;
-        for record in records {
-            next.entered |= record.mark == Some(Mark::Entered);
-            if let Some(end) = &record.end {
-                next.end = Some(end.clone());
-            }
+        next.note(records);
+        if records.len() > MANY {
+            self.checkpoint_every(LONG_LOG).map_err(|e| StoreError::sql(&self.path, "taking in events", e))?;
         }
         self.write("taking in events", |tx| {
             let run: i64 = tx.query_row("SELECT n FROM runs WHERE run_id = ?1", [run_id], |row| row.get(0))?;
