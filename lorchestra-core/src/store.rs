@@ -188,3 +188,203 @@ impl Store {
         work(&self.db).map_err(|e| StoreError::sql(&self.path, doing, e))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::Cursor;
+    use crate::spool::record::{self, Record};
+    use serde_json::json;
+
+    struct Site {
+        _dir: tempfile::TempDir,
+        state: StateDir,
+    }
+
+    fn site() -> Site {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&dir.path().join("state")).unwrap();
+        Site { _dir: dir, state }
+    }
+
+    fn new_run(run_id: &str) -> NewRun {
+        NewRun {
+            run_id: run_id.into(),
+            package: "pkg".into(),
+            job: "job".into(),
+            account: None,
+            started_at: 1_700_000_000_000_000,
+            params: json!({"n": 1}),
+            since: None,
+            until: None,
+            plugin_path: "/p/lib.so".into(),
+            plugin_version: "1.0.0".into(),
+            plugin_sha256: "00".into(),
+            location: "src/lib.rs:1".into(),
+            host: "host".into(),
+            supervisor_pid: 1,
+            supervisor_start: 2,
+            boot_id: "boot".into(),
+        }
+    }
+
+    fn end() -> RunEnd {
+        RunEnd {
+            state: RunState::Completed,
+            cause: None,
+            message: None,
+            job_result: None,
+            ended_at: 1_700_000_001_000_000,
+            attempt: 1,
+            payload: json!({"attempt": 1}),
+        }
+    }
+
+    fn lines(ids: &[&str]) -> Vec<Vec<u8>> {
+        let line = |(i, id): (usize, &&str)| {
+            let mut out = Vec::new();
+            let json = json!({"seq": i + 1, "event": {"id": id, "at": 1_700_000_000_500_000_i64, "type": "t", "payload": {"i": i}}});
+            record::frame(&mut out, |out| out.extend_from_slice(json.to_string().as_bytes()));
+            out.pop();
+            out
+        };
+        ids.iter().enumerate().map(line).collect()
+    }
+
+    fn parsed(lines: &[Vec<u8>]) -> Vec<Record<'_>> {
+        lines.iter().map(|line| record::parse(line).unwrap()).collect()
+    }
+
+    fn events(store: &Store) -> Vec<Event> {
+        let mut found = Vec::new();
+        let each = |event| {
+            found.push(event);
+            Ok::<(), ()>(())
+        };
+        store.events(&EventFilter::default(), each).unwrap().unwrap();
+        found
+    }
+
+    #[test]
+    fn a_run_ends_once() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        store.begin_run(&new_run("r1"), &json!({})).unwrap();
+        assert!(store.end_run("r1", Some(7), &end()).unwrap());
+        assert!(!store.end_run("r1", None, &end()).unwrap(), "a second end");
+        assert!(!store.end_run("nobody", None, &end()).unwrap());
+        let types: Vec<_> = events(&store).into_iter().map(|e| e.event_type).collect();
+        assert_eq!(types, ["job.started", "job.completed"]);
+        let run = store.find_run("r1").unwrap().unwrap();
+        assert_eq!((run.state, run.ended_at, run.attempts), (RunState::Completed, Some(1_700_000_001_000_000), 1));
+    }
+
+    #[test]
+    fn the_database_itself_refuses_a_second_terminal_event() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        store.begin_run(&new_run("r1"), &json!({})).unwrap();
+        store.end_run("r1", None, &end()).unwrap();
+        let second = "INSERT INTO events (event_id, run, attempt, event_type, created_at, terminal) VALUES ('x', 1, 1, 'job.failed', 0, 1)";
+        assert!(store.db.execute(second, []).is_err());
+    }
+
+    #[test]
+    fn taking_the_same_records_in_twice_changes_nothing() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        store.begin_run(&new_run("r1"), &json!({})).unwrap();
+        let lines = lines(&["a", "b", "c"]);
+        let mut taken = store.taken("r1", 1).unwrap();
+        for _ in 0..2 {
+            store.take_in("r1", 1, &parsed(&lines), Cursor { segment: 2, byte: 9 }, 0, &mut taken).unwrap();
+        }
+        assert_eq!(events(&store).len(), 4);
+        assert_eq!(store.taken("r1", 1).unwrap(), taken);
+        assert_eq!(taken.cursor, Cursor { segment: 2, byte: 9 });
+    }
+
+    #[test]
+    fn the_envelope_is_whole() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        store.begin_run(&new_run("r1"), &json!({})).unwrap();
+        let lines = lines(&["a"]);
+        store.take_in("r1", 1, &parsed(&lines), Cursor::default(), 0, &mut event::Taken::default()).unwrap();
+        let event = events(&store).pop().unwrap();
+        let json = serde_json::to_value(&event).unwrap();
+        let expected = json!({
+            "event_id": "a", "event_type": "t", "source": "pkg/job", "schema_ref": null, "created_at": "2023-11-14T22:13:20.500000Z",
+            "correlation_id": "r1", "subject_id": null, "payload": {"i": 0}, "run_id": "r1", "attempt": 1, "package": "pkg", "job": "job",
+        });
+        assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn runs_are_found_by_enough_of_their_id() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        for id in ["aaaa-1111", "aaaa-2222"] {
+            store.begin_run(&new_run(id), &json!({})).unwrap();
+        }
+        assert_eq!(store.find_run("2222").unwrap().unwrap().run_id, "aaaa-2222");
+        assert_eq!(store.find_run("aaaa").unwrap().unwrap_err().len(), 2);
+        assert!(store.find_run("%").unwrap().unwrap_err().is_empty(), "no wildcards");
+        assert!(store.find_run("a").unwrap().unwrap_err().is_empty(), "too little to name one");
+    }
+
+    #[test]
+    fn many_processes_may_create_it_at_once() {
+        let site = site();
+        let threads: Vec<_> = (0..8)
+            .map(|n| {
+                let state = site.state.clone();
+                std::thread::spawn(move || Store::open(&state).unwrap().begin_run(&new_run(&format!("r{n}")), &json!({})).unwrap())
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(Store::open(&site.state).unwrap().runs(&RunFilter::default()).unwrap().len(), 8);
+    }
+
+    #[test]
+    fn what_is_not_ours_is_left_alone() {
+        let newer = site();
+        Store::open(&newer.state).unwrap().db.pragma_update(None, "user_version", 99).unwrap();
+        assert!(matches!(Store::open(&newer.state), Err(StoreError::Newer { found: 99, .. })));
+
+        let foreign = site();
+        Connection::open(foreign.state.store()).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
+        assert!(matches!(Store::open(&foreign.state), Err(StoreError::Foreign { .. })));
+
+        let text = site();
+        std::fs::write(text.state.store(), "these are my notes, not a database\n".repeat(100)).unwrap();
+        assert!(matches!(Store::open(&text.state), Err(StoreError::Foreign { .. })));
+        assert!(std::fs::read_to_string(text.state.store()).unwrap().starts_with("these are my notes"));
+    }
+
+    #[test]
+    fn retention_removes_old_runs_and_logs_and_no_others() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        let ids: Vec<String> = (0..3).map(|_| uuid::Uuid::now_v7().to_string()).collect();
+        for id in &ids {
+            store.begin_run(&new_run(id), &json!({})).unwrap();
+            std::fs::create_dir(site.state.run_logs(id)).unwrap();
+        }
+        store.end_run(&ids[0], None, &end()).unwrap();
+        store.end_run(&ids[1], None, &RunEnd { ended_at: crate::now_micros(), ..end() }).unwrap();
+        let day = Duration::from_secs(86400);
+        let retention = retention::Retention { logs: 365 * day, runs: 30 * day };
+        let pruned = store.prune(&site.state, &retention, crate::now_micros()).unwrap();
+        assert_eq!(pruned, retention::Pruned { runs: 1, logs: 0 });
+        assert!(!site.state.run_logs(&ids[0]).exists());
+        assert_eq!(store.runs(&RunFilter::default()).unwrap().len(), 2, "the young one and the running one stay");
+        assert_eq!(events(&store).iter().filter(|e| e.run_id == ids[0]).count(), 0);
+        // Seen from 40 days on, all logs are old; from 2 years on, the run that still runs stays.
+        let later = |days: u32| crate::now_micros() + i64::try_from((days * day).as_micros()).unwrap();
+        let logs_only = retention::Retention { logs: 30 * day, runs: 10_000 * day };
+        assert_eq!(store.prune(&site.state, &logs_only, later(40)).unwrap(), retention::Pruned { runs: 0, logs: 2 });
+        assert_eq!(store.prune(&site.state, &retention, later(800)).unwrap().runs, 1);
+        assert_eq!(store.runs(&RunFilter::default()).unwrap()[0].run_id, ids[2]);
+    }
+}

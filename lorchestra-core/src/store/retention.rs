@@ -74,13 +74,10 @@ fn prune_logs(state: &StateDir, limit: i64) -> Result<usize, StoreError> {
         let entry = entry.map_err(io(&logs))?;
         let name = entry.file_name();
         let Some(began) = name.to_str().and_then(began_at) else { continue };
-        // A run that began long ago may have ended just now: its files' times say so.
-        if began >= limit {
-            continue;
-        }
-        let touched = entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
-        let touched = touched.map_or(i64::MAX, |t| i64::try_from(t.as_micros()).unwrap_or(i64::MAX));
-        if touched < limit {
+        // A run that began long ago may still be open, or have ended just now.
+        let ended = entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+        let ended = ended.map_or(i64::MAX, |t| i64::try_from(t.as_micros()).unwrap_or(i64::MAX));
+        if ended < limit && !name.to_str().is_some_and(|run_id| state.run_spool(run_id).exists()) {
             old.push(entry.path());
         }
         if old.len() == AT_ONCE {

@@ -1,6 +1,6 @@
 //! Expansion of `#[job]` and `plugin!`. Authors reach both through `lorchestra-plugin-api`, where they are documented.
 //!
-//! [`job`](mod@job) reads one function, [`plugin`](mod@plugin) the list of them; both expand to constants of
+//! `job` reads one function, `plugin` the list of them; both expand to constants of
 //! `lorchestra_plugin_api::def` and implementations of `lorchestra_plugin_api::job`, and contain no unsafe of their own.
 //! All errors of one item are reported at once, each at its place.
 
