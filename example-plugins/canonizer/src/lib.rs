@@ -1,6 +1,6 @@
 //! Job package `canonizer`: turns what ingester left into one canonical form.
 //!
-//! One job so far, [`canonicalize_email`](email_job::canonicalize_email), whose form is JMAP's Email object (RFC 8621,
+//! One job so far, `canonicalize_email`, whose form is JMAP's Email object (RFC 8621,
 //! section 4). The way of the data:
 //!
 //! ```text

@@ -1,7 +1,7 @@
 //! Job package `ingester`: takes personal data out of where it lies, and leaves it as JSON Lines in the package's data
 //! directory.
 //!
-//! One job so far, `extract_gmail` in [`gmail`]. The way of the data:
+//! One job so far, `extract_gmail` in `gmail`. The way of the data:
 //!
 //! ```text
 //! mbox file | Maildir ─► source ─► message (header fields) ─► window ─► archive (mail/<account>.jsonl)

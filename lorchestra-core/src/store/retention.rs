@@ -74,6 +74,9 @@ fn prune_logs(state: &StateDir, limit: i64) -> Result<usize, StoreError> {
         let entry = entry.map_err(io(&logs))?;
         let name = entry.file_name();
         let Some(began) = name.to_str().and_then(began_at) else { continue };
+        if began >= limit {
+            continue;
+        }
         // A run that began long ago may still be open, or have ended just now.
         let ended = entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
         let ended = ended.map_or(i64::MAX, |t| i64::try_from(t.as_micros()).unwrap_or(i64::MAX));
