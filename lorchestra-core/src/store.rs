@@ -1,6 +1,6 @@
 //! History and outbox: one SQLite database, written by supervisors and recovery, read by everybody.
 //!
-//! Owns runs, attempts and events ([`schema`]); knows nothing of plugins. What it promises:
+//! Owns runs, attempts and events (`schema`); knows nothing of plugins. What it promises:
 //!
 //! - What a method has committed survives power loss (WAL, `synchronous = FULL`).
 //! - An attempt's cursor moves in the transaction that inserts the events before it, and an event is inserted once by its id:

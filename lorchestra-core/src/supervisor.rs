@@ -1,6 +1,6 @@
 //! The life of a run, in the process a person started. Loads no plugin code.
 //!
-//! Talks to one worker ([`child`]) through the dispatcher ([`dispatch`](mod@dispatch)), to the store through the intake
+//! Talks to one worker (`child`) through the dispatcher (`dispatch`), to the store through the intake
 //! ([`intake`]), and decides with [`crate::outcome`]. In order, and each step done before the next begins:
 //!
 //! 1. The overlap lock is held. Runs of the same job that died without an end are closed ([`crate::recovery`]).

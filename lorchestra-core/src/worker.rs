@@ -7,8 +7,8 @@
 //!
 //! 1. Read the order, take descriptor 0 away from the job, take the attempt's lock, start the watchdog.
 //! 2. Open the spool. From here on, what goes wrong is in its final record.
-//! 3. Load the library ([`loader`]) and compare its root module with the manifest.
-//! 4. Write the mark "entered" and call the job with a boxed sink ([`sink`]).
+//! 3. Load the library (`loader`) and compare its root module with the manifest.
+//! 4. Write the mark "entered" and call the job with a boxed sink (`sink`).
 //! 5. Write the final record under the sink's mutex. Only now has the run an outcome; nothing the process does afterwards
 //!    changes it.
 

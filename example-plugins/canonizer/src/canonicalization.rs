@@ -1,5 +1,5 @@
 //! One canonicalization, from the lines that were found to the files that are put in place: what becomes of each line, the
-//! counts, the events. Talks to [`input`](crate::input), [`output`](crate::output) and, through [`Outlet`], to the run it
+//! counts, the events. Talks to [`input`], [`output`](crate::output) and, through [`Outlet`], to the run it
 //! belongs to.
 //!
 //! Every line that is read is counted in exactly one place: `read = written + duplicates + the sum of set_aside`.

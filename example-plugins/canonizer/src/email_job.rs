@@ -1,4 +1,4 @@
-//! The job `canonicalize_email`: its parameter, and nothing else. [`canonicalization`](crate::canonicalization) does the
+//! The job `canonicalize_email`: its parameter, and nothing else. [`canonicalization`] does the
 //! work.
 
 use crate::canonicalization::{self, Request};

@@ -1,4 +1,4 @@
-//! The job `extract_gmail`: its parameters, and nothing else. [`extraction`](crate::extraction) does the work.
+//! The job `extract_gmail`: its parameters, and nothing else. [`extraction`] does the work.
 
 use crate::extraction::{self, Request};
 use crate::window::Window;
