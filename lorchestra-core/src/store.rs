@@ -39,6 +39,8 @@ const LONG_LOG: u32 = 4000;
 pub struct Store {
     db: Connection,
     path: PathBuf,
+    /// Whether the write-ahead log was let grow for a flood of events.
+    long_log: bool,
 }
 
 /// Why the store cannot be used.
@@ -129,7 +131,7 @@ impl Store {
             _ => StoreError::Io { path: path.clone(), source },
         })?;
         let db = Connection::open_with_flags(&path, flags).map_err(|e| StoreError::sql(&path, "opening the store", e))?;
-        let mut store = Self { db, path };
+        let mut store = Self { db, path, long_log: false };
         store.configure()?;
         schema::migrate(&mut store.db).map_err(|e| StoreError::sql(&store.path, "creating the store", e))?;
         Ok(store)
@@ -142,7 +144,7 @@ impl Store {
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Connection::open_with_flags(path, flags).map_err(|e| StoreError::sql(path, "opening the store", e))?;
-        let store = Self { db, path: path.to_owned() };
+        let store = Self { db, path: path.to_owned(), long_log: false };
         store.configure()?;
         match schema::version(&store.db).map_err(|e| StoreError::sql(path, "reading the store's version", e))? {
             schema::Version::Current => Ok(Some(store)),
@@ -168,6 +170,24 @@ impl Store {
 
     fn checkpoint_every(&self, pages: u32) -> rusqlite::Result<()> {
         self.db.pragma_update(None, "wal_autocheckpoint", pages)
+    }
+
+    /// Lets the log grow from now on.
+    fn expect_flood(&mut self) -> Result<(), StoreError> {
+        if !self.long_log {
+            self.checkpoint_every(LONG_LOG).map_err(|e| StoreError::sql(&self.path, "taking in events", e))?;
+            self.long_log = true;
+        }
+        Ok(())
+    }
+
+    /// Moves a log that was let grow into the database, as far as nobody reads it.
+    fn end_flood(&mut self) -> Result<(), StoreError> {
+        if std::mem::take(&mut self.long_log) {
+            let moved = self.db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+            moved.and_then(|()| self.checkpoint_every(SHORT_LOG)).map_err(|e| StoreError::sql(&self.path, "moving the log", e))?;
+        }
+        Ok(())
     }
 
     /// Runs `work` in one IMMEDIATE transaction.

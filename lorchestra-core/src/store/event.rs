@@ -1,6 +1,6 @@
 //! Events: taken in from a spool, and read for people.
 
-use super::{LONG_LOG, Store, StoreError};
+use super::{Store, StoreError};
 use crate::spool::record::{Final, Mark, Record};
 use crate::spool::Cursor;
 use rusqlite::{Row, Transaction, params};
@@ -101,7 +101,7 @@ impl Store {
         next.damaged += damaged;
         next.note(records);
         if records.len() > MANY {
-            self.checkpoint_every(LONG_LOG).map_err(|e| StoreError::sql(&self.path, "taking in events", e))?;
+            self.expect_flood()?;
         }
         self.write("taking in events", |tx| {
             let run: i64 = tx.query_row("SELECT n FROM runs WHERE run_id = ?1", [run_id], |row| row.get(0))?;

@@ -35,8 +35,9 @@ pub struct Pruned {
 
 impl Store {
     /// Removes some of what is older than `retention` allows, measured at `now` (microseconds since 1970). What is left over
-    /// is removed by the next calls. Running runs are never touched.
+    /// is removed by the next calls. Running runs are never touched. Also moves the log of a flood of events into the database.
     pub fn prune(&mut self, state: &StateDir, retention: &Retention, now: i64) -> Result<Pruned, StoreError> {
+        self.end_flood()?;
         let before = |age: Duration| now.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
         let mut pruned = Pruned::default();
         let old = self.read("looking for old runs", |db| {
