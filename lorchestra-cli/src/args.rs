@@ -36,16 +36,19 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// What there is to run
-    #[command(subcommand)]
+    #[command(subcommand, before_help = "Examples:\n  lorchestra jobs list\n  lorchestra jobs show ingester extract_gmail")]
     Jobs(Jobs),
     /// Run one job
     #[command(before_help = RUN_EXAMPLES)]
     RunJob(RunJob),
     /// What was run
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        before_help = "Examples:\n  lorchestra runs list\n  lorchestra runs show 019ab\n  lorchestra runs logs 019ab"
+    )]
     Runs(Runs),
     /// What was emitted
-    #[command(subcommand)]
+    #[command(subcommand, before_help = "Example:\n  lorchestra events list --since -1d --type job.failed")]
     Events(Events),
 }
 
@@ -157,6 +160,7 @@ pub(crate) enum Runs {
         json: bool,
     },
     /// Show a run: its parameters, how it ended, what it emitted, where its logs are
+    #[command(before_help = "Example:\n  lorchestra runs show 019ab")]
     Show {
         /// Id of the run, or enough of its beginning or end
         run: String,
@@ -165,6 +169,7 @@ pub(crate) enum Runs {
         json: bool,
     },
     /// Print what a job printed, byte for byte
+    #[command(before_help = "Examples:\n  lorchestra runs logs 019ab\n  lorchestra runs logs 019ab --trace")]
     Logs {
         /// Id of the run, or enough of its beginning or end
         run: String,
@@ -173,6 +178,7 @@ pub(crate) enum Runs {
         trace: bool,
     },
     /// Tell a running job to end, and wait for it
+    #[command(before_help = "Example:\n  lorchestra runs stop 019ab")]
     Stop {
         /// Id of the run, or enough of its beginning or end
         run: String,
@@ -302,7 +308,8 @@ mod tests {
 
     #[test]
     fn own_flags_are_taken_on_both_sides_of_the_job() {
-        let (args, command) = run_job(&["-q", "pkg", "job", "--timeout", "5s", "--since", "-7d", "-vv", "--plugin-dir", "/p", "--x=-1"]);
+        let (args, command) =
+            run_job(&["-q", "pkg", "job", "--timeout", "5s", "--since", "-7d", "-vv", "--plugin-dir", "/p", "--x=-1"]);
         assert!(command.own.quiet);
         assert_eq!(command.own.timeout, Some(Duration::from_secs(5)));
         assert_eq!((args.verbose, args.plugin_dir), (2, vec![PathBuf::from("/p")]));

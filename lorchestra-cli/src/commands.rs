@@ -100,7 +100,8 @@ fn failure_report(
 /// The run that a person named.
 fn find_run(store: Option<&Store>, text: &str) -> Result<Run, Failure> {
     let none = || {
-        Failure { bare: true, ..Failure::new(Code::Failed, format!("Unknown run: {text}")) }.mend("lorchestra runs list shows the newest runs")
+        Failure { bare: true, ..Failure::new(Code::Failed, format!("Unknown run: {text}")) }
+            .mend("lorchestra runs list shows the newest runs")
     };
     let Some(store) = store else { return Err(none()) };
     match store.find_run(text)? {
@@ -108,7 +109,10 @@ fn find_run(store: Option<&Store>, text: &str) -> Result<Run, Failure> {
         Err(found) if found.is_empty() => Err(none()),
         Err(found) => {
             let failure = Failure::new(Code::Failed, format!("{text} names several runs: give more of the id"));
-            Err(found.iter().take(5).fold(failure, |failure, run| failure.mend(format!("{}  {}/{}", run.run_id, run.package, run.job))))
+            Err(found
+                .iter()
+                .take(5)
+                .fold(failure, |failure, run| failure.mend(format!("{}  {}/{}", run.run_id, run.package, run.job))))
         }
     }
 }

@@ -73,21 +73,18 @@ pub(crate) fn named(params: &[String]) -> Result<Vec<Given>, Failure> {
 }
 
 fn command(package: &str, job: &JobManifest) -> Command {
-    let mut command = Command::new(format!("lorchestra run-job {package} {}", job.name))
-        .no_binary_name(true)
-        .next_help_heading("Job flags");
+    let mut command =
+        Command::new(format!("lorchestra run-job {package} {}", job.name)).no_binary_name(true).next_help_heading("Job flags");
     for param in &job.params {
         command = if param.kind == ParamKind::Bool {
             // The last one of the two wins, so that a script's default can be turned round at the end of its line.
-            command
-                .arg(arg(param, id(param), param.flag()).action(ArgAction::SetTrue).overrides_with(no_id(param)))
-                .arg(
-                    Arg::new(no_id(param))
-                        .long(format!("no-{}", param.flag()))
-                        .action(ArgAction::SetTrue)
-                        .overrides_with(id(param))
-                        .help(format!("Turn --{} off", param.flag())),
-                )
+            command.arg(arg(param, id(param), param.flag()).action(ArgAction::SetTrue).overrides_with(no_id(param))).arg(
+                Arg::new(no_id(param))
+                    .long(format!("no-{}", param.flag()))
+                    .action(ArgAction::SetTrue)
+                    .overrides_with(id(param))
+                    .help(format!("Turn --{} off", param.flag())),
+            )
         } else {
             command.arg(
                 arg(param, id(param), param.flag())
@@ -129,5 +126,6 @@ fn no_id(param: &ParamManifest) -> String {
 }
 
 fn not_utf8(flag: &str) -> Failure {
-    Failure::new(Code::Usage, format!("the value of {flag} is not UTF-8")).mend("rename the file, or name it by a link whose name is UTF-8")
+    Failure::new(Code::Usage, format!("the value of {flag} is not UTF-8"))
+        .mend("rename the file, or name it by a link whose name is UTF-8")
 }

@@ -19,6 +19,7 @@ mod show;
 use failure::Failure;
 use printer::Printer;
 use settings::Settings;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -32,17 +33,26 @@ fn main() -> ExitCode {
     };
     diagnostics(args.verbose);
     let mut printer = Printer::new();
-    let result = Settings::read(&args).and_then(|settings| commands::run(&args, &settings, &mut printer));
+    // A panic in here is a fault of lorchestra, and has its own exit code; the hook has printed where it was. A run that was under
+    // way is closed by the next command.
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        Settings::read(&args).and_then(|settings| commands::run(&args, &settings, &mut printer))
+    }));
     let code = match result {
-        Ok(code) => code,
-        Err(failure) => report(&mut printer, &failure),
+        Ok(Ok(code)) => code,
+        Ok(Err(failure)) => {
+            printer.failure(&failure);
+            failure.code
+        }
+        Err(_) => {
+            printer.failure(
+                &Failure::new(exit::Code::Internal, "lorchestra itself failed; the lines above say where")
+                    .mend("report them with the command"),
+            );
+            exit::Code::Internal
+        }
     };
     printer.finish(code)
-}
-
-fn report(printer: &mut Printer, failure: &Failure) -> exit::Code {
-    printer.failure(failure);
-    failure.code
 }
 
 /// lorchestra's own diagnostics, on standard error; a job's go into its trace.

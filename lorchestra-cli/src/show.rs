@@ -7,12 +7,14 @@ use std::time::Duration;
 
 /// RFC 3339 with whole seconds, from microseconds since 1970.
 pub(crate) fn time(micros: i64) -> String {
-    DateTime::<Utc>::from_timestamp_micros(micros).map_or_else(|| micros.to_string(), |t| t.to_rfc3339_opts(SecondsFormat::Secs, true))
+    DateTime::<Utc>::from_timestamp_micros(micros)
+        .map_or_else(|| micros.to_string(), |t| t.to_rfc3339_opts(SecondsFormat::Secs, true))
 }
 
 /// RFC 3339 with all digits, from microseconds since 1970.
 pub(crate) fn exact_time(micros: i64) -> String {
-    DateTime::<Utc>::from_timestamp_micros(micros).map_or_else(|| micros.to_string(), |t| t.to_rfc3339_opts(SecondsFormat::Micros, true))
+    DateTime::<Utc>::from_timestamp_micros(micros)
+        .map_or_else(|| micros.to_string(), |t| t.to_rfc3339_opts(SecondsFormat::Micros, true))
 }
 
 /// `0.31s`, `12.4s`, `3m10s`.

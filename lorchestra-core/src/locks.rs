@@ -122,7 +122,8 @@ mod tests {
     fn different_accounts_never_share_a_file() {
         let long = "x".repeat(300);
         let longer = "x".repeat(301);
-        let accounts = [None, Some("-"), Some(""), Some("a/b"), Some("a%2Fb"), Some(".."), Some("ä"), Some(&*long), Some(&*longer)];
+        let accounts =
+            [None, Some("-"), Some(""), Some("a/b"), Some("a%2Fb"), Some(".."), Some("ä"), Some(&*long), Some(&*longer)];
         let names: std::collections::BTreeSet<_> = accounts.iter().map(|a| overlap_name("p", "j", *a)).collect();
         assert_eq!(names.len(), accounts.len(), "{names:?}");
         assert!(names.iter().all(|n| n.len() < 255 && !n.contains('/')), "{names:?}");

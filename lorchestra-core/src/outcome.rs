@@ -136,8 +136,12 @@ pub fn decide(evidence: &Evidence) -> Outcome {
     let said = evidence.end.as_ref().map(result_text);
     if let Some(ending) = evidence.ending {
         let (cause, message, signal) = match ending {
-            Ending::Timeout { after } => (Cause::Timeout, format!("it did not end within {}", crate::plan::duration::show(after)), None),
-            Ending::Cancelled { signal } => (Cause::Cancelled, format!("it was told to end ({})", signal_name(signal)), Some(signal)),
+            Ending::Timeout { after } => {
+                (Cause::Timeout, format!("it did not end within {}", crate::plan::duration::show(after)), None)
+            }
+            Ending::Cancelled { signal } => {
+                (Cause::Cancelled, format!("it was told to end ({})", signal_name(signal)), Some(signal))
+            }
         };
         return failed(Failure { job_result: said, signal, ..failure(cause, message) });
     }
@@ -145,13 +149,18 @@ pub fn decide(evidence: &Evidence) -> Outcome {
         Some(Final::Returned { returned, .. }) => match returned {
             _ if evidence.damaged > 0 => {
                 let n = evidence.damaged;
-                failed(Failure { job_result: said, ..failure(Cause::Spool, format!("{n} records of the spool were damaged on disk")) })
+                failed(Failure {
+                    job_result: said,
+                    ..failure(Cause::Spool, format!("{n} records of the spool were damaged on disk"))
+                })
             }
             JobReturn::Ok => Outcome::Completed,
             JobReturn::Error { messages, permanent } => {
                 failed(Failure { permanent: *permanent, ..failure(Cause::Error, messages.join(": ")) })
             }
-            JobReturn::Panic { message, location } if location.is_empty() => failed(failure(Cause::Panic, format!("panicked: {message}"))),
+            JobReturn::Panic { message, location } if location.is_empty() => {
+                failed(failure(Cause::Panic, format!("panicked: {message}")))
+            }
             JobReturn::Panic { message, location } => failed(failure(Cause::Panic, format!("panicked at {location}: {message}"))),
             JobReturn::Refused { message } => failed(Failure { permanent: true, ..failure(Cause::Load, message.clone()) }),
         },
@@ -171,7 +180,9 @@ fn without_final(evidence: &Evidence) -> Failure {
             let message = "its supervisor and its worker died (killed, or the machine went down) before the job had ended";
             return failure(Cause::Abandoned, message.into());
         }
-        Death::Exited(code) => (Cause::Exit, format!("ended the process with exit code {code} instead of returning"), None, Some(code)),
+        Death::Exited(code) => {
+            (Cause::Exit, format!("ended the process with exit code {code} instead of returning"), None, Some(code))
+        }
         Death::Killed { signal, core } => {
             let core = if core { ", core dumped" } else { "" };
             let hint = match signal {
@@ -186,7 +197,12 @@ fn without_final(evidence: &Evidence) -> Failure {
     if evidence.entered {
         Failure { signal, exit_code, ..failure(cause, format!("the job {how}")) }
     } else {
-        Failure { signal, exit_code, permanent: true, ..failure(Cause::Load, format!("while it was being loaded, the plugin {how}")) }
+        Failure {
+            signal,
+            exit_code,
+            permanent: true,
+            ..failure(Cause::Load, format!("while it was being loaded, the plugin {how}"))
+        }
     }
 }
 
@@ -205,7 +221,9 @@ fn result_text(end: &Final) -> String {
         Final::Returned { returned: JobReturn::Ok, .. } => "ok".into(),
         Final::Returned { returned: JobReturn::Error { messages, .. }, .. } => format!("error: {}", messages.join(": ")),
         Final::Returned { returned: JobReturn::Panic { message, .. }, .. } => format!("panic: {message}"),
-        Final::Returned { returned: JobReturn::Refused { message }, .. } | Final::NotLoaded { message } => format!("load: {message}"),
+        Final::Returned { returned: JobReturn::Refused { message }, .. } | Final::NotLoaded { message } => {
+            format!("load: {message}")
+        }
         Final::SpoolFault { message } => format!("spool: {message}"),
     }
 }
@@ -273,7 +291,12 @@ mod tests {
         let ends = [None, returned(JobReturn::Ok), returned(JobReturn::Panic { message: "x".into(), location: String::new() })];
         for end in ends {
             for death in [Death::Exited(0), Death::Killed { signal: 9, core: false }] {
-                let timeout = Evidence { ending: Some(Ending::Timeout { after: Duration::from_secs(1) }), end: end.clone(), death, ..evidence() };
+                let timeout = Evidence {
+                    ending: Some(Ending::Timeout { after: Duration::from_secs(1) }),
+                    end: end.clone(),
+                    death,
+                    ..evidence()
+                };
                 assert_eq!(cause(&timeout), Some(Cause::Timeout));
                 let Outcome::Failed(failure) = decide(&timeout) else { unreachable!() };
                 assert_eq!(failure.job_result.is_some(), end.is_some());

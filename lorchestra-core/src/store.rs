@@ -149,9 +149,7 @@ impl Store {
         match schema::version(&store.db).map_err(|e| StoreError::sql(path, "reading the store's version", e))? {
             schema::Version::Current => Ok(Some(store)),
             schema::Version::Older => Ok(None),
-            schema::Version::Newer(found) => {
-                Err(StoreError::Newer { path: path.to_owned(), found, known: schema::VERSION })
-            }
+            schema::Version::Newer(found) => Err(StoreError::Newer { path: path.to_owned(), found, known: schema::VERSION }),
             schema::Version::Foreign => {
                 Err(StoreError::Foreign { path: path.to_owned(), why: "it is another program's SQLite database".into() })
             }
@@ -185,7 +183,9 @@ impl Store {
     fn end_flood(&mut self) -> Result<(), StoreError> {
         if std::mem::take(&mut self.long_log) {
             let moved = self.db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
-            moved.and_then(|()| self.checkpoint_every(SHORT_LOG)).map_err(|e| StoreError::sql(&self.path, "moving the log", e))?;
+            moved
+                .and_then(|()| self.checkpoint_every(SHORT_LOG))
+                .map_err(|e| StoreError::sql(&self.path, "moving the log", e))?;
         }
         Ok(())
     }
@@ -263,7 +263,8 @@ mod tests {
     fn lines(ids: &[&str]) -> Vec<Vec<u8>> {
         let line = |(i, id): (usize, &&str)| {
             let mut out = Vec::new();
-            let json = json!({"seq": i + 1, "event": {"id": id, "at": 1_700_000_000_500_000_i64, "type": "t", "payload": {"i": i}}});
+            let json =
+                json!({"seq": i + 1, "event": {"id": id, "at": 1_700_000_000_500_000_i64, "type": "t", "payload": {"i": i}}});
             record::frame(&mut out, |out| out.extend_from_slice(json.to_string().as_bytes()));
             out.pop();
             out
@@ -359,7 +360,9 @@ mod tests {
         let threads: Vec<_> = (0..8)
             .map(|n| {
                 let state = site.state.clone();
-                std::thread::spawn(move || Store::open(&state).unwrap().begin_run(&new_run(&format!("r{n}")), &json!({})).unwrap())
+                std::thread::spawn(move || {
+                    Store::open(&state).unwrap().begin_run(&new_run(&format!("r{n}")), &json!({})).unwrap()
+                })
             })
             .collect();
         threads.into_iter().for_each(|thread| thread.join().unwrap());

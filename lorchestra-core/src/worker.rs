@@ -21,11 +21,12 @@ use crate::locks::AttemptLock;
 use crate::outcome::WorkerFault;
 use crate::spool::record::{Final, Mark};
 use crate::spool::writer::Writer;
-use lorchestra_plugin_api::abi::{EventSink_TO, JobEntry_Ref};
+use lorchestra_plugin_api::abi::{EventSink, EventSink_TO, JobEntry_Ref};
 use lorchestra_plugin_api::invoke::JobReturn;
 use order::Order;
 use rustix::fs::Mode;
 use rustix::process::Signal;
+use serde_json::json;
 use sink::Sink;
 use std::fs::File;
 use std::io::{self, Write};
@@ -66,7 +67,9 @@ fn take_control() -> io::Result<UnixStream> {
 }
 
 fn run(control: &UnixStream) -> Result<(), WorkerFault> {
-    let ours = |what: &'static str| move |e: io::Error| WorkerFault { spool: false, message: format!("the worker could not {what}: {e}") };
+    let ours = |what: &'static str| {
+        move |e: io::Error| WorkerFault { spool: false, message: format!("the worker could not {what}: {e}") }
+    };
     let order = Order::receive(control).map_err(ours("read its order"))?;
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     // Behind the watchdog, which kills the whole group: this reaches the worker alone, but needs no thread to run.
@@ -77,7 +80,8 @@ fn run(control: &UnixStream) -> Result<(), WorkerFault> {
     }
     watchdog::start(control).map_err(ours("start its watchdog"))?;
 
-    let spool = |e: io::Error| WorkerFault { spool: true, message: format!("the spool {} cannot be begun: {e}", order.spool.display()) };
+    let spool =
+        |e: io::Error| WorkerFault { spool: true, message: format!("the spool {} cannot be begun: {e}", order.spool.display()) };
     // Held until the process ends.
     let _lock = AttemptLock::take(&order.lock).map_err(spool)?;
     // Recovery begins after the supervisor's death and waits for this lock. So either it sees the lock held, or the socket
@@ -90,7 +94,16 @@ fn run(control: &UnixStream) -> Result<(), WorkerFault> {
     let sink = Sink::new(writer, trace, cancelled);
 
     let end = match loader::load(&order) {
-        Err(message) => Final::NotLoaded { message },
+        Err(refusal) => {
+            if let Some(detail) = refusal.detail
+                && matches!(order.call.trace_level.as_str(), "debug" | "trace")
+            {
+                let time = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
+                let line = json!({"time": time, "level": "DEBUG", "target": "lorchestra", "message": refusal.message, "fields": {"layout": detail}});
+                sink.trace(line.to_string().as_str().into());
+            }
+            Final::NotLoaded { message: refusal.message }
+        }
         Ok(job) => match sink.mark(Mark::Entered) {
             Err(e) => Final::SpoolFault { message: e.to_string() },
             Ok(()) => Final::Returned { returned: call(job, &order, &sink), max_rss_kib: crate::process::max_rss_kib() },

@@ -102,8 +102,9 @@ fn list_json(catalog: &Catalog, only: Option<&str>, printer: &mut Printer) -> Re
 
 fn show(catalog: &Catalog, package_name: &str, job_name: &str, as_json: bool, printer: &mut Printer) -> Result<Code, Failure> {
     let package = catalog.find(package_name).map_err(|lookup| Failure::lookup(catalog, package_name, None, &lookup))?;
-    let (_, job) =
-        catalog.find_job(package_name, job_name).map_err(|lookup| Failure::lookup(catalog, package_name, Some(job_name), &lookup))?;
+    let (_, job) = catalog
+        .find_job(package_name, job_name)
+        .map_err(|lookup| Failure::lookup(catalog, package_name, Some(job_name), &lookup))?;
     let path = package.path.display().to_string();
     if as_json {
         let params: Vec<Value> = job

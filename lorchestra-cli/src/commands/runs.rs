@@ -67,7 +67,8 @@ fn list(store: Option<&Store>, filter: &RunFilter, as_json: bool, printer: &mut 
     for (run, name) in runs.iter().zip(&names) {
         let took = duration(run).map(show::elapsed).unwrap_or_default();
         let why = run.cause.as_deref().map(|cause| format!(" ({cause})")).unwrap_or_default();
-        let line = format!("{}  {}  {name:width$}  {took:>7}  {}{why}", run.run_id, show::time(run.started_at), run.state.as_str());
+        let line =
+            format!("{}  {}  {name:width$}  {took:>7}  {}{why}", run.run_id, show::time(run.started_at), run.state.as_str());
         printer.line(line);
     }
     Ok(Code::Success)
@@ -187,7 +188,8 @@ fn stop(settings: &Settings, state: &StateDir, store: &Store, run: &Run, printer
         return Ok(Code::Success);
     }
     let supervisor = Identity { pid: run.supervisor_pid, start: run.supervisor_start, boot_id: run.boot_id.clone() };
-    let failed = |what: &str, e: std::io::Error| Failure::new(Code::Failed, format!("{what} process {}: {e}", run.supervisor_pid));
+    let failed =
+        |what: &str, e: std::io::Error| Failure::new(Code::Failed, format!("{what} process {}: {e}", run.supervisor_pid));
     match supervisor.open().map_err(|e| failed("could not look at", e))? {
         Some(pidfd) => rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::TERM)
             .or_else(|e| if e == rustix::io::Errno::SRCH { Ok(()) } else { Err(e) })

@@ -256,7 +256,9 @@ impl Writer {
             return Err(AppendError::Fault(why.clone()));
         }
         let why = match self.file.metadata() {
-            Ok(meta) if (meta.dev(), meta.ino()) != self.ident => "the plugin closed the spool's file descriptor and its number was reused",
+            Ok(meta) if (meta.dev(), meta.ino()) != self.ident => {
+                "the plugin closed the spool's file descriptor and its number was reused"
+            }
             Ok(meta) if meta.len() != self.len => "something else wrote to the spool's file descriptor",
             Ok(_) => return Ok(()),
             Err(_) => "the plugin closed the spool's file descriptor",
@@ -432,8 +434,8 @@ fn write_json(out: &mut Vec<u8>, value: &impl serde::Serialize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spool::reader::{Reader, Writing};
     use crate::spool::Cursor;
+    use crate::spool::reader::{Reader, Writing};
     use lorchestra_plugin_api::invoke::JobReturn;
 
     fn event(payload: &str) -> NewEvent<'_> {
@@ -567,7 +569,11 @@ mod tests {
         let deep = format!("{{\"x\":{}1{}}}", "[".repeat(200), "]".repeat(200));
         let long = format!("{{\"x\":\"{}\"}}", "y".repeat(MAX_PAYLOAD));
         for bad in ["", "[]", "1", "{", "{\"a\":}", "{} {}", "{\"a\":NaN}", &deep, &long] {
-            assert!(matches!(writer.append(&event(bad), &|| false), Err(AppendError::Invalid(_))), "{}", &bad[..bad.len().min(40)]);
+            assert!(
+                matches!(writer.append(&event(bad), &|| false), Err(AppendError::Invalid(_))),
+                "{}",
+                &bad[..bad.len().min(40)]
+            );
         }
         let not_utf8 = NewEvent { payload: b"{\"a\":\"\xff\"}", ..event("") };
         assert!(matches!(writer.append(&not_utf8, &|| false), Err(AppendError::Invalid(_))));

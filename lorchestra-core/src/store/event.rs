@@ -1,8 +1,8 @@
 //! Events: taken in from a spool, and read for people.
 
 use super::{Store, StoreError};
-use crate::spool::record::{Final, Mark, Record};
 use crate::spool::Cursor;
+use crate::spool::record::{Final, Mark, Record};
 use rusqlite::{Row, Transaction, params};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -111,7 +111,15 @@ impl Store {
                 "UPDATE attempts SET cursor_segment = ?3, cursor_byte = ?4, entered = ?5, final = ?6, damaged = ?7
                  WHERE run = ?1 AND attempt = ?2",
             )?
-            .execute(params![run, attempt, end.segment, end.byte.cast_signed(), next.entered, json, next.damaged.cast_signed()])?;
+            .execute(params![
+                run,
+                attempt,
+                end.segment,
+                end.byte.cast_signed(),
+                next.entered,
+                json,
+                next.damaged.cast_signed()
+            ])?;
             Ok(())
         })?;
         *taken = next;

@@ -18,11 +18,10 @@ pub(super) enum Version {
 }
 
 pub(super) fn version(db: &Connection) -> rusqlite::Result<Version> {
-    let (application, version): (i64, i64) = db.query_row(
-        "SELECT application_id, user_version FROM pragma_application_id, pragma_user_version",
-        [],
-        |row| Ok((row.get(0)?, row.get(1)?)),
-    )?;
+    let (application, version): (i64, i64) =
+        db.query_row("SELECT application_id, user_version FROM pragma_application_id, pragma_user_version", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
     Ok(match (application, version) {
         (APPLICATION, VERSION) => Version::Current,
         (APPLICATION, newer) if newer > VERSION => Version::Newer(newer),

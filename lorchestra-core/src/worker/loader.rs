@@ -11,8 +11,22 @@ use lorchestra_plugin_api::manifest::{JobManifest, Manifest};
 use std::fs::File;
 use std::os::fd::{FromRawFd, OwnedFd};
 
-/// Loads the ordered library and finds the ordered job. The error is one sentence for a person.
-pub(super) fn load(order: &Order) -> Result<JobEntry_Ref, String> {
+/// Why a library could not be loaded.
+pub(super) struct Refusal {
+    /// One sentence for a person.
+    pub(super) message: String,
+    /// abi_stable's own words, which may be a thousand lines: for a trace.
+    pub(super) detail: Option<String>,
+}
+
+impl From<String> for Refusal {
+    fn from(message: String) -> Self {
+        Self { message, detail: None }
+    }
+}
+
+/// Loads the ordered library and finds the ordered job.
+pub(super) fn load(order: &Order) -> Result<JobEntry_Ref, Refusal> {
     // SAFETY: the supervisor opened this descriptor for us and said so in the order; nothing else in this process knows it.
     // Owning it makes it close on drop: what the job starts does not inherit it.
     let memory = File::from(unsafe { OwnedFd::from_raw_fd(order.library_fd) });
@@ -30,11 +44,9 @@ pub(super) fn load(order: &Order) -> Result<JobEntry_Ref, String> {
     // Statics, threads and thread-locals of the plugin point into it until the process ends.
     #[expect(clippy::mem_forget, reason = "a loaded plugin is never unloaded")]
     std::mem::forget(library);
-    let root = abi::root_module(header).map_err(|e| {
-        if let AbiError::Layout(detail) = &e {
-            tracing::debug!(detail, "layout of the plugin boundary");
-        }
-        format!("{e}; rebuild it against the lorchestra-plugin-api of this lorchestra (ABI revision {ABI_REVISION})")
+    let root = abi::root_module(header).map_err(|e| Refusal {
+        message: format!("{e}; rebuild it against the lorchestra-plugin-api of this lorchestra (ABI revision {ABI_REVISION})"),
+        detail: if let AbiError::Layout(detail) = e { Some(detail) } else { None },
     })?;
     compare(root, &manifest)?;
     root.jobs()
@@ -42,7 +54,7 @@ pub(super) fn load(order: &Order) -> Result<JobEntry_Ref, String> {
         .iter()
         .find(|job| job.name().as_str() == order.job)
         .copied()
-        .ok_or_else(|| format!("its root module has no job {}", order.job))
+        .ok_or_else(|| format!("its root module has no job {}", order.job).into())
 }
 
 /// Both descriptions are made from the same constants: a difference means that the file is not what it says.

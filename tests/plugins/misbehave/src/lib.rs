@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 plugin! {
     package = "misbehave",
     jobs = [
-        noop, fail, fail_permanently, panic_now, panic_with_a_number, panic_in_drop, abort, null, overflow, exit, kill_self, numbered,
+        noop, fail, fail_permanently, fail_with, panic_now, panic_with_a_number, panic_in_drop, abort, null, overflow, exit, kill_self, numbered,
         burst, wait, ignore_term, leave_child, leave_daemon, print, emit_after_end, emit_bad, hijack, typed, traced, close_all,
     ]
 }
@@ -43,6 +43,12 @@ fn fail(_cx: &JobContext, marker: Option<PathBuf>) -> JobResult {
 fn fail_permanently(_cx: &JobContext, marker: Option<PathBuf>) -> JobResult {
     mark(marker.as_deref())?;
     Err("the mailbox is not yours").permanent()
+}
+
+/// Returns an error of these words.
+#[job]
+fn fail_with(_cx: &JobContext, message: String) -> JobResult {
+    Err(message)?
 }
 
 /// Panics.
@@ -120,7 +126,17 @@ fn kill_self(_cx: &JobContext, marker: Option<PathBuf>) -> JobResult {
 
 /// Emits numbered events one by one; each number is written to `acknowledged` after its emit returned.
 #[job]
-fn numbered(cx: &JobContext, #[param(default = 100)] count: u64, acknowledged: Option<PathBuf>) -> JobResult {
+fn numbered(
+    cx: &JobContext,
+    #[param(default = 100)] count: u64,
+    acknowledged: Option<PathBuf>,
+    /// Runs of different accounts do not exclude each other.
+    account: Option<String>,
+    /// What to do after the last number: `return`, `fail`, `panic` or `abort`.
+    #[param(default = "return")]
+    then: String,
+) -> JobResult {
+    tracing::debug!(account, count, "numbering");
     let mut file = match &acknowledged {
         Some(path) => Some(std::fs::OpenOptions::new().create(true).append(true).open(path)?),
         None => None,
@@ -132,7 +148,12 @@ fn numbered(cx: &JobContext, #[param(default = 100)] count: u64, acknowledged: O
             file.write_all(format!("{n}\n").as_bytes())?;
         }
     }
-    Ok(())
+    match &*then {
+        "fail" => Err("failed after the last number")?,
+        "panic" => panic!("panicked after the last number"),
+        "abort" => std::process::abort(),
+        _ => Ok(()),
+    }
 }
 
 /// Emits many events at once.
@@ -204,25 +225,36 @@ fn print(_cx: &JobContext, #[param(default = 1)] lines: u32) -> JobResult {
     Ok(())
 }
 
-/// Emits from a thread that outlives the job.
+/// Emits from a thread that outlives the job, until it is refused; the marker then says how many were taken, and the refusal.
 #[job]
 fn emit_after_end(cx: &JobContext, marker: PathBuf) -> JobResult {
-    cx.emit("before.end", json!({}))?;
-    // SAFETY: none: the context is gone when the job has returned. The sink behind it is not, which is what is tested.
-    let cx: &'static JobContext = unsafe { std::mem::transmute::<&JobContext, &'static JobContext>(cx) };
-    let sink = std::thread::Builder::new().spawn(move || {
-        for _ in 0..2000 {
-            if let Err(e) = cx.emit("after.end", json!({})) {
-                let _ = std::fs::write(&marker, e.to_string());
+    // SAFETY: none: the context is dropped when the job has returned. The sink behind it is not, since the trace's bridge
+    // holds it too, and emitting uses nothing else of the copy.
+    let copy = std::mem::ManuallyDrop::new(unsafe { std::ptr::read(cx) });
+    std::thread::Builder::new().spawn(move || {
+        for taken in 0.. {
+            if let Err(e) = copy.emit("number", json!({"n": taken})) {
+                let _ = std::fs::write(&marker, format!("{taken} {e}"));
                 return;
             }
             std::thread::sleep(Duration::from_micros(200));
         }
     })?;
-    std::thread::sleep(Duration::from_millis(5));
-    #[expect(clippy::mem_forget, reason = "the thread is leaked on purpose")]
-    std::mem::forget(sink);
+    // The process goes on for a moment after the final record, in which the thread is refused.
+    LINGERS.with(|_| std::thread::sleep(Duration::from_millis(5)));
     Ok(())
+}
+
+struct Lingers;
+
+impl Drop for Lingers {
+    fn drop(&mut self) {
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+thread_local! {
+    static LINGERS: Lingers = const { Lingers };
 }
 
 /// Emits what is not an event, and says what each was answered.
