@@ -1,0 +1,11 @@
+use lorchestra_plugin_api::prelude::*;
+
+#[job]
+fn count(_cx: &JobContext, #[param(default = 300)] at_least: u8) -> JobResult {
+    let _ = at_least;
+    Ok(())
+}
+
+plugin! { package = "words", jobs = [count] }
+
+fn main() {}

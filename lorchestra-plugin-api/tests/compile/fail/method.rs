@@ -1,0 +1,12 @@
+use lorchestra_plugin_api::prelude::*;
+
+struct Words;
+
+impl Words {
+    #[job]
+    fn count(&self) -> JobResult {
+        Ok(())
+    }
+}
+
+fn main() {}

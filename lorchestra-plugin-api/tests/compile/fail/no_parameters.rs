@@ -1,0 +1,8 @@
+use lorchestra_plugin_api::prelude::*;
+
+#[job]
+fn count() -> JobResult {
+    Ok(())
+}
+
+fn main() {}

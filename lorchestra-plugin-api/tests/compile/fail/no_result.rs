@@ -1,0 +1,6 @@
+use lorchestra_plugin_api::prelude::*;
+
+#[job]
+fn count(_cx: &JobContext) {}
+
+fn main() {}

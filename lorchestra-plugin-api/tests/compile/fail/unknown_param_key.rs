@@ -1,0 +1,9 @@
+use lorchestra_plugin_api::prelude::*;
+
+#[job]
+fn count(_cx: &JobContext, #[param(short = "n")] at_least: u32) -> JobResult {
+    let _ = at_least;
+    Ok(())
+}
+
+fn main() {}

@@ -1,0 +1,53 @@
+//! The binary and the libraries under test. Found beside the test's own executable, in the profile's directory of cargo's
+//! target directory; never built here.
+
+use std::path::PathBuf;
+
+/// A library to put into a plugin directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fixture {
+    /// Jobs that end in every way (tests/plugins/misbehave).
+    Misbehave,
+    /// A library whose constructor leaves a marker (tests/plugins/constructor).
+    Constructor,
+    /// example-plugins/ingester.
+    Ingester,
+    /// example-plugins/canonizer.
+    Canonizer,
+}
+
+impl Fixture {
+    /// Its file name.
+    pub fn file_name(self) -> &'static str {
+        match self {
+            Self::Misbehave => "libmisbehave.so",
+            Self::Constructor => "libconstructor.so",
+            Self::Ingester => "libingester.so",
+            Self::Canonizer => "libcanonizer.so",
+        }
+    }
+
+    /// The library, as built.
+    pub fn built(self) -> PathBuf {
+        artifact(self.file_name())
+    }
+}
+
+/// The `lorchestra` binary, as built.
+pub fn lorchestra() -> PathBuf {
+    artifact("lorchestra")
+}
+
+/// The root of the workspace, for sources and samples.
+pub fn workspace() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace").to_owned()
+}
+
+/// `target/<profile>/<name>`: test executables lie in `target/<profile>/deps`.
+fn artifact(name: &str) -> PathBuf {
+    let exe = std::env::current_exe().expect("a test knows its own executable");
+    let profile = exe.ancestors().nth(2).expect("a test executable lies in target/<profile>/deps");
+    let path = profile.join(name);
+    assert!(path.is_file(), "{} is not built: run `cargo xtask test`, which builds what these tests need first", path.display());
+    path
+}

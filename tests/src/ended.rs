@@ -1,0 +1,123 @@
+//! What a command left: its status and what it printed.
+
+use crate::sandbox::Sandbox;
+use regex_lite::Regex;
+use serde_json::Value;
+use std::process::ExitStatus;
+
+/// Lines in which every failure is told, at most.
+const LINES: usize = 8;
+
+/// A command that has ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// How it ended.
+    pub status: ExitStatus,
+    /// What it printed on standard output.
+    pub stdout: Vec<u8>,
+    /// What it printed on standard error.
+    pub stderr: Vec<u8>,
+}
+
+impl Ended {
+    /// Standard output, as text.
+    pub fn out(&self) -> &str {
+        std::str::from_utf8(&self.stdout).unwrap_or_else(|e| panic!("standard output is not UTF-8 ({e}): {self:?}"))
+    }
+
+    /// Standard error, as text.
+    pub fn err(&self) -> &str {
+        std::str::from_utf8(&self.stderr).unwrap_or_else(|e| panic!("standard error is not UTF-8 ({e}): {self:?}"))
+    }
+
+    /// The exit code; `None` after a signal.
+    pub fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
+    /// Holds the command to its exit code.
+    #[track_caller]
+    pub fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code(), Some(code), "exit code of {}", self.shown());
+        self
+    }
+
+    /// Standard output as one JSON object of this schema.
+    #[track_caller]
+    pub fn json(&self, schema: &str) -> Value {
+        let value: Value =
+            serde_json::from_str(self.out()).unwrap_or_else(|e| panic!("not one JSON object ({e}): {}", self.shown()));
+        assert_eq!(value["schema"], schema, "{}", self.shown());
+        value
+    }
+
+    /// Standard output as JSON objects of this schema, one a line.
+    #[track_caller]
+    pub fn json_lines(&self, schema: &str) -> Vec<Value> {
+        let parse = |line: &str| -> Value {
+            let value: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("not JSON ({e}): {line}"));
+            assert_eq!(value["schema"], schema, "{line}");
+            value
+        };
+        self.out().lines().map(parse).collect()
+    }
+
+    /// Everything a person sees, for a failed assertion.
+    pub fn shown(&self) -> String {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        format!(
+            "`lorchestra {}` ended with {}\n--- stdout\n{}--- stderr\n{}",
+            self.args.join(" "),
+            self.status,
+            text(&self.stdout),
+            text(&self.stderr)
+        )
+    }
+
+    /// Everything a person sees, with what differs from run to run replaced: for snapshots.
+    pub fn snapshot(&self, sandbox: &Sandbox) -> String {
+        let status = self.code().map_or_else(|| self.status.to_string(), |code| code.to_string());
+        let text = format!("exit: {status}\n--- stdout\n{}--- stderr\n{}", self.out(), self.err());
+        redacted(&text, sandbox)
+    }
+
+    /// The rules that hold for every command.
+    ///
+    /// # Panics
+    /// If one is broken.
+    #[track_caller]
+    pub fn check(&self) {
+        let err = self.err();
+        assert!(!self.stderr.contains(&0x1b), "an escape sequence on standard error: {}", self.shown());
+        let raw = self.args.iter().any(|arg| arg == "logs");
+        assert!(raw || !self.stdout.contains(&0x1b), "an escape sequence on standard output: {}", self.shown());
+        for of_a_crash in ["RUST_BACKTRACE", "thread 'main'"] {
+            assert!(!err.contains(of_a_crash), "looks like a crash: {}", self.shown());
+        }
+        let failed = self.code().is_some_and(|code| code != 0);
+        // With -v a person has asked for more.
+        let verbose = self.args.iter().any(|arg| arg == "--verbose" || arg.starts_with("-v"));
+        if failed && !verbose {
+            assert!(err.lines().count() <= LINES, "more than {LINES} lines: {}", self.shown());
+            assert!(!err.trim().is_empty(), "a failure without a word: {}", self.shown());
+        }
+    }
+}
+
+/// The text with what differs from run to run replaced: paths of the sandbox, ids, times, durations, checksums, pids.
+pub fn redacted(text: &str, sandbox: &Sandbox) -> String {
+    const RULES: &[(&str, &str)] = &[
+        (r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", "[ID]"),
+        (r"\b[0-9a-f]{64}\b", "[SHA256]"),
+        (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "[TIME]"),
+        (r"after \d+(\.\d+)?s\b", "after [DURATION]"),
+        (r"pid \d+", "pid [PID]"),
+    ];
+    let mut text = text.replace(&sandbox.root().display().to_string(), "[SANDBOX]");
+    for (pattern, by) in RULES {
+        text = Regex::new(pattern).expect("a pattern of ours").replace_all(&text, *by).into_owned();
+    }
+    text
+}

@@ -1,0 +1,44 @@
+//! What the kernel knows of processes, from /proc.
+
+use std::fs;
+
+/// State and start of a process, `None` when it is gone.
+fn stat(pid: u32) -> Option<char> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    text.rsplit_once(')')?.1.trim_start().chars().next()
+}
+
+/// Whether the process is there and not just waiting to be reaped.
+pub fn is_alive(pid: u32) -> bool {
+    stat(pid).is_some_and(|state| state != 'Z' && state != 'X')
+}
+
+/// Whether the process is stopped.
+pub fn is_stopped(pid: u32) -> bool {
+    stat(pid) == Some('T')
+}
+
+/// The children of a process, of all its threads.
+pub fn children(pid: u32) -> Vec<u32> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    tasks
+        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok())
+        .flat_map(|text| text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>())
+        .collect()
+}
+
+/// Sends SIGKILL; one that is gone is fine.
+pub fn kill(pid: u32) {
+    signal(pid, rustix::process::Signal::KILL);
+}
+
+/// Sends a signal; one that is gone is fine.
+pub fn signal(pid: u32, signal: rustix::process::Signal) {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
+    let _ = rustix::process::kill_process(pid, signal);
+}
+
+/// Whether this is root, whom no permission stops.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}

@@ -1,0 +1,145 @@
+//! A directory with a home, a plugin directory and nothing of the machine's own settings, in which commands are started.
+
+use crate::built::{self, Fixture};
+use crate::ended::Ended;
+use crate::processes;
+use crate::running::Running;
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tempfile::TempDir;
+
+/// The user that permission tests become when they are run as root: nobody.
+pub const NOBODY: u32 = 65534;
+
+/// A place of its own for one test. Removed at the end.
+#[derive(Debug)]
+pub struct Sandbox {
+    root: TempDir,
+    binary: PathBuf,
+    user: Option<u32>,
+}
+
+impl Sandbox {
+    /// A sandbox with these packages in its plugin directory.
+    pub fn with(fixtures: &[Fixture]) -> Self {
+        let root = tempfile::Builder::new().prefix("lorchestra-test-").tempdir().expect("a temporary directory");
+        let sandbox = Self { root, binary: built::lorchestra(), user: None };
+        fs::create_dir_all(sandbox.plugins()).expect("a plugin directory");
+        for fixture in fixtures {
+            sandbox.install(*fixture, fixture.file_name());
+        }
+        sandbox
+    }
+
+    /// The same, whose commands are not root's: where this is root they are [`NOBODY`]'s, and so is all that is in it now.
+    /// Permissions mean nothing to root.
+    pub fn unprivileged(fixtures: &[Fixture]) -> Self {
+        let mut sandbox = Self::with(fixtures);
+        if processes::is_root() {
+            // Another user may not get at the target directory.
+            let binary = sandbox.path("lorchestra");
+            fs::copy(&sandbox.binary, &binary).expect("a copy of the binary");
+            sandbox.binary = binary;
+            give_all(sandbox.root());
+            sandbox.user = Some(NOBODY);
+        }
+        sandbox
+    }
+
+    /// Puts a copy of a library into the plugin directory.
+    pub fn install(&self, fixture: Fixture, name: &str) -> PathBuf {
+        let path = self.plugins().join(name);
+        fs::copy(fixture.built(), &path).expect("a copy of a library");
+        path
+    }
+
+    /// All of it.
+    pub fn root(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// A path in it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root().join(name)
+    }
+
+    /// A path in it, as an argument.
+    pub fn arg(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
+    /// The home directory.
+    pub fn home(&self) -> PathBuf {
+        self.path("home")
+    }
+
+    /// The plugin directory, at its default place.
+    pub fn plugins(&self) -> PathBuf {
+        self.home().join(".local/share/lorchestra/plugins")
+    }
+
+    /// Parent of the packages' data directories, at its default place.
+    pub fn data(&self) -> PathBuf {
+        self.home().join(".local/share/lorchestra/data")
+    }
+
+    /// The state directory, at its default place.
+    pub fn state(&self) -> PathBuf {
+        self.home().join(".local/state/lorchestra")
+    }
+
+    /// Writes the configuration file.
+    pub fn configure(&self, text: &str) {
+        let dir = self.home().join(".config/lorchestra");
+        fs::create_dir_all(&dir).expect("a configuration directory");
+        fs::write(dir.join("config.toml"), text).expect("a configuration file");
+    }
+
+    /// What a file in it holds; empty if it is not there.
+    pub fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap_or_default()
+    }
+
+    /// The command with these arguments, not started: for what it needs beyond them.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.args(args).current_dir(self.root()).env_clear().env("HOME", self.home());
+        // For the shell commands of fixtures and of on_failure.
+        command.env("PATH", "/usr/local/bin:/usr/bin:/bin");
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
+        command
+    }
+
+    /// Starts the command.
+    pub fn start(&self, args: &[&str]) -> Running {
+        Running::start(self.command(args))
+    }
+
+    /// Runs the command to its end.
+    #[track_caller]
+    pub fn lorchestra(&self, args: &[&str]) -> Ended {
+        self.start(args).wait()
+    }
+
+    /// Runs the command with these variables in its environment.
+    #[track_caller]
+    pub fn lorchestra_with(&self, environment: &[(&str, &str)], args: &[&str]) -> Ended {
+        let mut command = self.command(args);
+        command.envs(environment.iter().copied());
+        Running::start(command).wait()
+    }
+}
+
+/// Gives a directory and all in it to [`NOBODY`].
+fn give_all(path: &Path) {
+    std::os::unix::fs::lchown(path, Some(NOBODY), Some(NOBODY)).expect("root may give files away");
+    if path.is_dir() && !path.is_symlink() {
+        for entry in fs::read_dir(path).expect("a directory") {
+            give_all(&entry.expect("an entry").path());
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! kill -9 of the worker, of the supervisor, of both, at random moments: every event whose emit returned is in the store once
+//! after the next command, and the run has exactly one truthful end.
+//!
+//! Twenty rounds; `LORCHESTRA_TEST_ROUNDS=200` makes a soak of it.
+
+use lorchestra_tests::{Fixture, Run, Running, Sandbox, eventually, processes};
+use rustix::process::Signal;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::{Duration, Instant};
+
+/// Events that a round's job emits.
+const EVENTS: u64 = 10_000;
+
+fn sandbox() -> Sandbox {
+    Sandbox::with(&[Fixture::Misbehave])
+}
+
+#[expect(clippy::disallowed_methods, reason = "how long a soak is, is asked for from outside")]
+fn rounds() -> u32 {
+    std::env::var("LORCHESTRA_TEST_ROUNDS").map_or(20, |rounds| rounds.parse().expect("LORCHESTRA_TEST_ROUNDS is a number"))
+}
+
+fn numbering(sandbox: &Sandbox, count: u64) -> Running {
+    sandbox.start(&[
+        "run-job",
+        "misbehave",
+        "numbered",
+        "--count",
+        &count.to_string(),
+        "--acknowledged",
+        &sandbox.arg("acknowledged"),
+    ])
+}
+
+/// What the job was told is safe; the last line may be torn off by the kill, and does not count then.
+fn acknowledged(sandbox: &Sandbox) -> u64 {
+    let text = sandbox.read("acknowledged");
+    text.matches('\n').count() as u64
+}
+
+/// A number below `bound`.
+fn random(bound: u64) -> u64 {
+    RandomState::new().build_hasher().finish() % bound
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Worker,
+    Supervisor,
+    Both,
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_or_doubled() {
+    // How long such a run takes here, undisturbed, so that the moments lie all over it.
+    let whole = sandbox();
+    let begin = Instant::now();
+    numbering(&whole, EVENTS).wait().exits(0);
+    let length = u64::try_from(begin.elapsed().as_micros()).unwrap();
+    assert_eq!(whole.numbers_of(&whole.run()), (0..EVENTS).collect::<Vec<_>>());
+
+    let mut ended_early = 0;
+    let rounds = rounds();
+    for round in 0..rounds {
+        let victim = [Victim::Worker, Victim::Supervisor, Victim::Both][round as usize % 3];
+        let moment = Duration::from_micros(random(length));
+        let sandbox = sandbox();
+        let running = numbering(&sandbox, EVENTS);
+        std::thread::sleep(moment);
+        let workers = running.children();
+        if victim != Victim::Worker {
+            running.signal(Signal::KILL);
+        }
+        if victim != Victim::Supervisor {
+            workers.iter().for_each(|pid| processes::kill(*pid));
+        }
+        let told = format!("round {round}, {victim:?} after {moment:?}");
+        // Its status is not looked at: the next command says what became of it.
+        drop_killed(running, victim);
+        eventually(&format!("{told}: the workers are gone"), || workers.iter().all(|pid| !processes::is_alive(*pid)));
+        let runs = sandbox.runs();
+        let Some(run) = runs.first() else {
+            assert_eq!(acknowledged(&sandbox), 0, "{told}: events without a run");
+            continue;
+        };
+        assert_eq!(runs.len(), 1, "{told}");
+        ended_early += u32::from(run.state() == "failed");
+        is_true(&sandbox, run, victim, &told);
+        assert!(sandbox.runs()[0].0 == run.0, "{told}: closed once and for all");
+    }
+    assert!(ended_early > rounds / 4, "most kills hit a job at work: {ended_early} of {rounds}");
+}
+
+/// Lets the supervisor end where it lives; holds it to its rules then.
+fn drop_killed(running: Running, victim: Victim) {
+    match victim {
+        Victim::Worker => drop(running.wait()),
+        Victim::Supervisor | Victim::Both => drop(running),
+    }
+}
+
+/// The run's end fits to what is there.
+#[track_caller]
+fn is_true(sandbox: &Sandbox, run: &Run, victim: Victim, told: &str) {
+    let numbers = sandbox.numbers_of(run);
+    let safe = acknowledged(sandbox);
+    // In order and from 0 on without a gap: no number twice, none lost.
+    assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>(), "{told}");
+    assert!(numbers.len() as u64 >= safe, "{told}: {} stored, {safe} acknowledged", numbers.len());
+    match (run.state(), run.cause(), victim) {
+        ("completed", "", _) => assert_eq!(numbers.len() as u64, EVENTS, "{told}: completed"),
+        // Killed while it was loading: nothing was emitted.
+        ("failed", "load", Victim::Worker) => assert!(numbers.is_empty(), "{told}: {run:?}"),
+        ("failed", "signal", Victim::Worker) => assert!(run.message().contains("SIGKILL"), "{told}: {run:?}"),
+        ("failed", "abandoned", Victim::Supervisor | Victim::Both) => {}
+        _ => panic!("{told}: this end is not true: {run:?}"),
+    }
+}
+
+/// The supervisor is stopped, so that it cannot see the final record, and killed once the worker has ended.
+#[test]
+fn a_run_whose_job_had_ended_is_completed_not_abandoned() {
+    let sandbox = sandbox();
+    let count = 20_000;
+    let running = numbering(&sandbox, count);
+    eventually("the job is at work", || acknowledged(&sandbox) > 0);
+    running.signal(Signal::STOP);
+    eventually("the supervisor is stopped", || processes::is_stopped(running.pid()));
+    assert!(acknowledged(&sandbox) < count, "stopped while the job was at work");
+    let workers = running.children();
+    assert_eq!(workers.len(), 1);
+    eventually("the worker has ended by itself", || !processes::is_alive(workers[0]));
+    assert_eq!(acknowledged(&sandbox), count);
+    running.signal(Signal::KILL);
+    drop(running);
+
+    let ended = sandbox.lorchestra(&["runs", "list"]).exits(0);
+    assert!(ended.err().contains("had completed when its supervisor died"), "{}", ended.shown());
+    let run = sandbox.run();
+    assert_eq!((run.state(), run.cause()), ("completed", ""));
+    assert_eq!(sandbox.numbers_of(&run), (0..count).collect::<Vec<_>>());
+}
+
+/// The same with a job that failed: the outcome is its own, too.
+#[test]
+fn a_run_whose_job_had_failed_keeps_its_own_cause() {
+    let sandbox = sandbox();
+    let acknowledged_file = sandbox.arg("acknowledged");
+    let args = ["run-job", "misbehave", "numbered", "--count", "20000", "--then", "fail", "--acknowledged", &acknowledged_file];
+    let running = sandbox.start(&args);
+    eventually("the job is at work", || acknowledged(&sandbox) > 0);
+    running.signal(Signal::STOP);
+    eventually("the supervisor is stopped", || processes::is_stopped(running.pid()));
+    let workers = running.children();
+    eventually("the worker has ended by itself", || !processes::is_alive(workers[0]));
+    running.signal(Signal::KILL);
+    drop(running);
+    let run = sandbox.run();
+    assert_eq!((run.cause(), run.message()), ("error", "failed after the last number"));
+}
+
+#[test]
+fn an_abandoned_run_is_told_by_the_next_command() {
+    let sandbox = sandbox();
+    let running = sandbox.start(&["run-job", "misbehave", "wait", "--marker", &sandbox.arg("marker")]);
+    eventually("the job is entered", || sandbox.read("marker").ends_with('\n'));
+    running.signal(Signal::KILL);
+    drop(running);
+    // Looking at the catalog is no reason to look at runs.
+    assert_eq!(sandbox.lorchestra(&["jobs", "list", "misbehave"]).exits(0).err(), "");
+    assert_eq!(sandbox.lorchestra(&["run-job", "--dry-run", "misbehave", "noop"]).exits(0).err(), "");
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "wait", "--seconds", "0"]).exits(1);
+    assert!(ended.err().lines().next().is_some_and(|line| line.contains("is closed as abandoned")), "{}", ended.shown());
+    let causes: Vec<String> = sandbox.runs().iter().map(|run| run.cause().to_owned()).collect();
+    assert_eq!(causes, ["error", "abandoned"]);
+}
+
+/// The worker's group ends with its supervisor, without anybody running another command. Several rounds: what ends it must not
+/// race with what ends the worker alone.
+#[test]
+fn nothing_of_the_group_survives_its_supervisor() {
+    for round in 0..6 {
+        let sandbox = sandbox();
+        let running = sandbox.start(&["run-job", "misbehave", "leave_child", "--stay", "--marker", &sandbox.arg("marker")]);
+        eventually("the child is started", || sandbox.read("marker").ends_with('\n'));
+        let child = sandbox.read("marker").trim().parse().unwrap();
+        let workers = running.children();
+        assert!(processes::is_alive(child) && workers.len() == 1);
+        running.signal(Signal::KILL);
+        drop(running);
+        eventually(&format!("worker and child are gone, round {round}"), || {
+            !processes::is_alive(child) && !processes::is_alive(workers[0])
+        });
+        assert_eq!(sandbox.run().cause(), "abandoned");
+    }
+}

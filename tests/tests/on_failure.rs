@@ -1,0 +1,95 @@
+//! The `on_failure` command: once for each failed run, with JSON on standard input, and without a say in the outcome.
+
+use lorchestra_tests::{Fixture, Sandbox, eventually};
+use rustix::process::Signal;
+use serde_json::Value;
+
+/// A sandbox whose `on_failure` appends its standard input to the file `failures`.
+fn sandbox() -> Sandbox {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave, Fixture::Constructor]);
+    sandbox.configure(&format!("on_failure = \"cat >> {}\"", sandbox.arg("failures")));
+    sandbox
+}
+
+fn failures(sandbox: &Sandbox) -> Vec<Value> {
+    sandbox.read("failures").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn is_called_once_for_a_failed_run_and_not_for_others() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    sandbox.lorchestra(&["run-job", "misbehave", "typed", "--small", "x"]).exits(2);
+    sandbox.lorchestra(&["run-job", "misbehave", "unknown"]).exits(1);
+    assert_eq!(sandbox.read("failures"), "", "no run has failed");
+    sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--then", "fail", "--account", "me"]).exits(1);
+    let failures = failures(&sandbox);
+    assert_eq!(failures.len(), 1);
+    let failure = &failures[0];
+    assert_eq!(failure["schema"], "lorchestra.failure/1");
+    let run = &sandbox.runs()[0];
+    for key in ["run_id", "package", "job", "account", "host", "cause", "message"] {
+        assert_eq!(failure[key], run.0[key], "{key}");
+        assert!(!failure[key].is_null(), "{key}");
+    }
+    // Which command shows more; and no parameters, which may be personal.
+    assert_eq!(failure["logs"], format!("lorchestra runs logs {}", run.id()));
+    assert!(failure.get("params").is_none() && failure.get("parameters").is_none());
+}
+
+#[test]
+fn is_called_for_every_way_to_fail() {
+    let sandbox = sandbox();
+    let endings: [(&[&str], i32, &str); 5] = [
+        (&["misbehave", "panic_now"], 1, "panic"),
+        (&["misbehave", "abort"], 1, "signal"),
+        (&["misbehave", "exit", "--code", "0"], 1, "exit"),
+        (&["misbehave", "wait", "--timeout", "1s"], 124, "timeout"),
+        (&["constructor", "loaded"], 126, "load"),
+    ];
+    for (n, (args, code, cause)) in endings.iter().enumerate() {
+        let args = [&["run-job"], *args].concat();
+        sandbox.lorchestra_with(&[("CONSTRUCTOR_FAULT", "abort")], &args).exits(*code);
+        let failures = failures(&sandbox);
+        assert_eq!(failures.len(), n + 1);
+        assert_eq!(failures[n]["cause"], *cause);
+    }
+}
+
+#[test]
+fn is_called_once_for_a_run_that_recovery_closed() {
+    let sandbox = sandbox();
+    let running = sandbox.start(&["run-job", "misbehave", "wait", "--marker", &sandbox.arg("marker")]);
+    eventually("the job is entered", || sandbox.read("marker").ends_with('\n'));
+    running.signal(Signal::KILL);
+    drop(running);
+    assert_eq!(sandbox.read("failures"), "");
+    for _ in 0..2 {
+        sandbox.lorchestra(&["runs", "list"]).exits(0);
+        let failures = failures(&sandbox);
+        assert_eq!(failures.len(), 1);
+        assert_eq!((&failures[0]["cause"], &failures[0]["job"]), (&"abandoned".into(), &"wait".into()));
+    }
+}
+
+#[test]
+fn has_no_say_in_the_outcome_and_none_in_the_output() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    for (command, warned) in [
+        ("exit 9", true),
+        ("kill -9 $$", true),
+        ("no-such-command-anywhere", true),
+        // Does not read what it is given.
+        ("exec 0<&-; exit 0", false),
+        ("echo said on stdout; echo said on stderr >&2", false),
+    ] {
+        sandbox.configure(&format!("on_failure = {command:?}"));
+        let ended = sandbox.lorchestra(&["run-job", "misbehave", "fail"]).exits(1);
+        assert_eq!(ended.out(), "", "{}", ended.shown());
+        assert_eq!(ended.err().contains("warning: on_failure: the command ended with"), warned, "{}", ended.shown());
+        assert_eq!(sandbox.runs()[0].cause(), "error");
+    }
+    let ended = sandbox.lorchestra(&["run-job", "--json", "misbehave", "fail"]).exits(1);
+    ended.json("lorchestra.run-job/1");
+    assert!(ended.err().contains("said on stdout"), "{}", ended.shown());
+}

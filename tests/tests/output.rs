@@ -1,0 +1,143 @@
+//! What is printed, and where: data on standard output, the rest on standard error, nothing of a job's own on either.
+
+use lorchestra_tests::{Fixture, Sandbox};
+use std::fs::File;
+
+fn sandbox() -> Sandbox {
+    Sandbox::with(&[Fixture::Misbehave])
+}
+
+#[test]
+fn what_a_job_prints_is_in_its_log_byte_for_byte_and_nowhere_else() {
+    let sandbox = sandbox();
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "print", "--lines", "3"]).exits(0);
+    assert_eq!((ended.out(), ended.err()), ("✓ misbehave/print completed\n", ""));
+    let ended = sandbox.lorchestra(&["runs", "logs", sandbox.run().id()]).exits(0);
+    let expected = b"out 0\nerr 0\nout 1\nerr 1\nout 2\nerr 2\n\xff\xfe without an end";
+    assert_eq!(ended.stdout, expected, "{}", ended.shown());
+    assert_eq!(ended.err(), "");
+}
+
+#[test]
+fn much_output_is_whole() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "misbehave", "print", "--lines", "20000"]).exits(0);
+    let ended = sandbox.lorchestra(&["runs", "logs", sandbox.run().id()]).exits(0);
+    let mut expected: Vec<u8> = (0..20000).flat_map(|n| format!("out {n}\nerr {n}\n").into_bytes()).collect();
+    expected.extend_from_slice(b"\xff\xfe without an end");
+    assert!(ended.stdout == expected, "{} bytes of {}", ended.stdout.len(), expected.len());
+}
+
+#[test]
+fn quiet_prints_nothing_on_success_and_all_on_failure() {
+    let sandbox = sandbox();
+    for args in [&["run-job", "-q", "misbehave", "print"][..], &["run-job", "misbehave", "print", "-q"]] {
+        let ended = sandbox.lorchestra(args).exits(0);
+        assert_eq!((ended.out(), ended.err()), ("", ""));
+    }
+    let quiet = sandbox.lorchestra(&["run-job", "-q", "misbehave", "fail"]).exits(1);
+    assert!(quiet.err().contains("✗ misbehave/fail failed:") && quiet.err().contains("cause: error"), "{}", quiet.shown());
+}
+
+/// That no escape sequence reaches a pipe holds for every command of every test: see the harness.
+#[test]
+fn colours_are_neither_for_pipes_nor_for_no_color() {
+    let sandbox = sandbox();
+    for environment in [&[][..], &[("NO_COLOR", "1")], &[("TERM", "xterm-256color")], &[("TERM", "dumb")]] {
+        for args in [&["run-job", "misbehave", "fail"][..], &["run-job", "misbehave", "noop"], &["run-job", "misbehave", "exit"]]
+        {
+            let ended = sandbox.lorchestra_with(environment, args);
+            assert!(!ended.stdout.contains(&0x1b) && !ended.stderr.contains(&0x1b), "{}", ended.shown());
+        }
+    }
+}
+
+#[test]
+fn a_job_cannot_steer_the_terminal() {
+    let sandbox = sandbox();
+    let message = "before\u{1b}[2Jafter\u{7}\rover\u{9b}31m\u{202e}end";
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "fail_with", "--message", message]).exits(1);
+    let id = sandbox.run().id().to_owned();
+    let shows = [
+        ended,
+        sandbox.lorchestra(&["runs", "show", &id]).exits(0),
+        sandbox.lorchestra(&["runs", "list"]).exits(0),
+        sandbox.lorchestra(&["events", "list", "--payload"]).exits(0),
+    ];
+    for shown in &shows {
+        let all = format!("{}{}", shown.out(), shown.err());
+        let control = all.chars().find(|c| c.is_control() && *c != '\n');
+        assert_eq!(control, None, "{}", shown.shown());
+    }
+    assert!(shows[0].err().contains("before[2Jafter"), "{}", shows[0].shown());
+}
+
+#[test]
+fn a_long_message_is_cut_on_the_screen_and_whole_in_the_record() {
+    let sandbox = sandbox();
+    let message = format!("first {}\n{}", "x".repeat(1000), "line\n".repeat(50));
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "fail_with", "--message", &message]).exits(1);
+    assert!(ended.err().lines().count() <= 8 && ended.err().len() < 1000, "{}", ended.shown());
+    assert_eq!(sandbox.run().message().trim_end(), message.trim_end());
+}
+
+#[test]
+fn payloads_and_parameters_are_shown_only_when_asked_for() {
+    let sandbox = sandbox();
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "typed", "--text", "personal-matter"]).exits(0);
+    assert!(!ended.shown().replace(&ended.args.join(" "), "").contains("personal-matter"));
+    let listed = sandbox.lorchestra(&["events", "list"]).exits(0);
+    assert!(!listed.out().contains("personal-matter"), "{}", listed.shown());
+    let listed = sandbox.lorchestra(&["events", "list", "--json"]).exits(0);
+    assert!(!listed.out().contains("personal-matter"), "{}", listed.shown());
+    let asked = sandbox.lorchestra(&["events", "list", "--payload"]).exits(0);
+    assert!(asked.out().contains("personal-matter"), "{}", asked.shown());
+}
+
+#[test]
+fn events_are_filtered() {
+    let sandbox = sandbox();
+    for n in ["1", "2"] {
+        sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", n]).exits(0);
+    }
+    let lines = |args: &[&str]| sandbox.lorchestra(&[&["events", "list"], args].concat()).exits(0).out().lines().count();
+    assert_eq!(lines(&[]), 2 * 2 + 1 + 2);
+    assert_eq!(lines(&["--type", "number"]), 3);
+    assert_eq!(lines(&["--type", "number", "--run", sandbox.runs()[0].id()]), 2);
+    assert_eq!(lines(&["--since", "-1d"]), 7);
+    assert_eq!(lines(&["--since", "2999-01-01"]), 0);
+    sandbox.lorchestra(&["events", "list", "--since", "7m"]).exits(2);
+    sandbox.lorchestra(&["events", "list", "--run", "0123"]).exits(1);
+}
+
+#[test]
+fn a_run_is_shown_whole() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "misbehave", "exit", "--code", "3"]).exits(1);
+    let ended = sandbox.lorchestra(&["runs", "show", sandbox.run().id()]).exits(0);
+    // The host's name and the source line differ from place to place.
+    let text: Vec<String> =
+        ended.snapshot(&sandbox).lines().filter(|line| !line.starts_with("host")).map(str::to_owned).collect();
+    let text = text.join("\n").replace(sandbox.run().0["location"].as_str().unwrap(), "src/lib.rs:[LINE]");
+    insta::assert_snapshot!(text);
+}
+
+/// A reader that goes away ends the output without a word; a full disk does not look like success.
+#[test]
+fn a_full_disk_behind_standard_output_is_a_failure() {
+    let sandbox = sandbox();
+    for args in [&["jobs", "list"][..], &["jobs", "show", "misbehave", "noop"], &["run-job", "misbehave", "noop"]] {
+        let mut command = sandbox.command(args);
+        command.stdout(File::options().write(true).open("/dev/full").unwrap());
+        let output = command.output().unwrap();
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(74), "{args:?}: {err}");
+        assert!(err.contains("standard output could not be written"), "{err}");
+    }
+    sandbox.lorchestra(&["run-job", "-q", "misbehave", "numbered", "--count", "5000"]).exits(0);
+    let mut command = sandbox.command(&["events", "list"]);
+    let mut child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap()), (Some(0), String::new()));
+}

@@ -1,0 +1,248 @@
+//! Where things are: flag before environment before configuration before default; what is refused, and with which code.
+
+use lorchestra_tests::{Ended, Fixture, Sandbox, processes};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// The directories that a listing of nothing says it looked in.
+fn looked_in(ended: &Ended, sandbox: &Sandbox) -> Vec<String> {
+    let root = format!("{}/", sandbox.root().display());
+    ended.err().lines().filter_map(|line| line.trim().strip_prefix("looked in ")).map(|line| line.replace(&root, "")).collect()
+}
+
+#[test]
+fn plugin_directories_flag_before_environment_before_configuration_before_default() {
+    let sandbox = Sandbox::with(&[]);
+    let list = ["jobs", "list"];
+    let default = "home/.local/share/lorchestra/plugins (the plugin directory)".to_owned();
+    assert_eq!(looked_in(&sandbox.lorchestra(&list), &sandbox), std::slice::from_ref(&default));
+
+    sandbox.configure(&format!("plugin_dirs = [{:?}]", sandbox.arg("configured")));
+    let configured = "configured (plugin_dirs in home/.config/lorchestra/config.toml)".to_owned();
+    assert_eq!(looked_in(&sandbox.lorchestra(&list), &sandbox), [default.clone(), configured.clone()]);
+
+    let path = format!("{}::{}", sandbox.arg("one"), sandbox.arg("two"));
+    let environment = [("LORCHESTRA_PLUGIN_PATH", &*path)];
+    let named = |dir: &str| format!("{dir} (LORCHESTRA_PLUGIN_PATH)");
+    let all = [default, named("one"), named("two"), configured];
+    assert_eq!(looked_in(&sandbox.lorchestra_with(&environment, &list), &sandbox), all);
+
+    let flag = ["--plugin-dir", &sandbox.arg("flag"), "jobs", "list"];
+    assert_eq!(looked_in(&sandbox.lorchestra_with(&environment, &flag), &sandbox), ["flag (--plugin-dir)"]);
+}
+
+#[test]
+fn xdg_variables_move_what_they_are_for() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    let (data, state, config) = (sandbox.arg("data"), sandbox.arg("state"), sandbox.arg("config"));
+    let environment = [("XDG_DATA_HOME", &*data), ("XDG_STATE_HOME", &*state), ("XDG_CONFIG_HOME", &*config)];
+    let default_plugins = sandbox.plugins().display().to_string();
+    let args = ["--plugin-dir", &default_plugins, "run-job", "misbehave", "typed"];
+    sandbox.lorchestra_with(&environment, &args).exits(0);
+    assert!(sandbox.path("state/lorchestra/lorchestra.db").is_file());
+    assert!(sandbox.path("data/lorchestra/data/misbehave").is_dir());
+    assert!(!sandbox.state().exists());
+    let listed = sandbox.lorchestra_with(&environment, &["jobs", "list"]).exits(0);
+    assert_eq!(looked_in(&listed, &sandbox), ["data/lorchestra/plugins (the plugin directory)"]);
+    fs::create_dir_all(sandbox.path("config/lorchestra")).unwrap();
+    fs::write(sandbox.path("config/lorchestra/config.toml"), "nothing = 1").unwrap();
+    sandbox.lorchestra_with(&environment, &["jobs", "list"]).exits(78);
+}
+
+#[test]
+fn the_configuration_moves_state_and_data() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    sandbox.configure(&format!("state_dir = {:?}\ndata_dir = {:?}", sandbox.arg("s"), sandbox.arg("d")));
+    sandbox.lorchestra(&["run-job", "misbehave", "typed"]).exits(0);
+    let events = sandbox.whole_events_of(&sandbox.run());
+    assert_eq!(events[1].payload()["data_dir"], sandbox.arg("d/misbehave"));
+    assert!(sandbox.path("s/lorchestra.db").is_file() && !sandbox.state().exists());
+}
+
+#[test]
+fn a_jobs_timeout_flag_before_configuration() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    sandbox.configure("[job.\"misbehave/noop\"]\ntimeout = \"7m\"\ngrace = \"3s\"\n");
+    let plan = |args: &[&str]| {
+        let args = [&["run-job", "--dry-run", "--json"], args].concat();
+        let plan = sandbox.lorchestra(&args).exits(0).json("lorchestra.plan/1")["plan"].clone();
+        (plan["timeout"].as_u64(), plan["grace"].as_u64())
+    };
+    assert_eq!(plan(&["misbehave", "noop"]), (Some(420), Some(3)));
+    assert_eq!(plan(&["misbehave", "noop", "--timeout", "5s"]), (Some(5), Some(3)));
+    assert_eq!(plan(&["--grace", "1m", "misbehave", "noop"]), (Some(420), Some(60)));
+    assert_eq!(plan(&["misbehave", "fail"]), (None, Some(10)), "another job");
+}
+
+#[test]
+fn a_configuration_that_cannot_be_read_is_told() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    let cases = [
+        ("plugin_dir = [\"/x\"]", "line 1: unknown field `plugin_dir`", "did you mean `plugin_dirs`?"),
+        ("\n[retention]\nlog = \"1d\"", "line 3: unknown field `log`", "did you mean `logs`?"),
+        ("state_dir = \"state\"", "is not absolute", "write it from / on"),
+        ("on_failure = 7", "line 1: ", "docs/configuration.md"),
+        ("on_failure = \"", "line 1: ", "docs/configuration.md"),
+        ("[job.\"misbehave/noop\"]\ntimeout = \"soon\"", "line 2: ", "docs/configuration.md"),
+        ("[job.\"misbehave/noop\"]\ntimeout = \"0s\"", "line 2: ", "docs/configuration.md"),
+        ("[job.noop]\ntimeout = \"1s\"", "does not name a job", "write [job.\"package/job\"]"),
+    ];
+    for (text, what, mend) in cases {
+        sandbox.configure(text);
+        let marker = sandbox.arg("marker");
+        let ended = sandbox.lorchestra(&["run-job", "misbehave", "typed", "--marker", &marker]).exits(78);
+        let lines: Vec<&str> = ended.err().lines().collect();
+        assert!(lines[0].contains("config.toml: ") && lines[0].contains(what), "{}", ended.shown());
+        assert!(lines[1].contains(mend), "{}", ended.shown());
+        assert_eq!(sandbox.read("marker"), "");
+    }
+}
+
+#[test]
+fn a_state_directory_of_another_user_is_refused() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    // Root makes one; anybody else finds root's.
+    let dir = if processes::is_root() {
+        fs::create_dir(sandbox.path("theirs")).unwrap();
+        std::os::unix::fs::chown(sandbox.path("theirs"), Some(lorchestra_tests::sandbox::NOBODY), None).unwrap();
+        sandbox.path("theirs")
+    } else {
+        "/usr".into()
+    };
+    sandbox.configure(&format!("state_dir = {dir:?}"));
+    let marker = sandbox.arg("marker");
+    for args in [&["run-job", "misbehave", "typed", "--marker", &marker][..], &["runs", "list"], &["events", "list"]] {
+        let ended = sandbox.lorchestra(args).exits(78);
+        assert!(ended.err().contains("belongs to user"), "{}", ended.shown());
+    }
+    assert_eq!(sandbox.read("marker"), "");
+}
+
+#[test]
+fn a_file_in_place_of_the_state_directory_is_told() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    fs::write(sandbox.path("file"), "").unwrap();
+    sandbox.configure(&format!("state_dir = {:?}", sandbox.arg("file")));
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(78);
+    assert!(ended.err().contains("is not a directory"), "{}", ended.shown());
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_written_is_told() {
+    let sandbox = Sandbox::unprivileged(&[Fixture::Misbehave]);
+    // The marker's directory is writable: only the state is not.
+    let marker = sandbox.arg("marker");
+    let run = ["run-job", "misbehave", "typed", "--marker", &*marker];
+    let local = sandbox.home().join(".local");
+    set_mode(&local, 0o500);
+    let ended = sandbox.lorchestra(&run).exits(74);
+    assert!(ended.err().contains("the state directory") && ended.err().contains("ermission denied"), "{}", ended.shown());
+    assert_eq!(sandbox.read("marker"), "", "the job was not entered");
+    set_mode(&local, 0o700);
+    sandbox.lorchestra(&run).exits(0);
+    assert_ne!(sandbox.read("marker"), "");
+
+    // It was writable once, and is not any more.
+    fs::remove_file(sandbox.path("marker")).unwrap();
+    for directory in ["spool", "logs"] {
+        let directory = sandbox.state().join(directory);
+        set_mode(&directory, 0o500);
+        sandbox.lorchestra(&run).exits(74);
+        assert_eq!(sandbox.read("marker"), "", "the job was not entered");
+        set_mode(&directory, 0o700);
+    }
+    sandbox.lorchestra(&run).exits(0);
+}
+
+#[test]
+fn what_is_made_is_for_its_owner_only() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    sandbox.lorchestra(&["run-job", "misbehave", "typed"]).exits(0);
+    let mut seen = 0;
+    let mut look = vec![sandbox.state(), sandbox.data()];
+    while let Some(path) = look.pop() {
+        let meta = fs::metadata(&path).unwrap();
+        let mode = meta.permissions().mode() & 0o777;
+        assert_eq!(mode, if meta.is_dir() { 0o700 } else { 0o600 }, "{}", path.display());
+        seen += 1;
+        if meta.is_dir() {
+            look.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+    assert!(seen > 8, "{seen} files and directories");
+}
+
+/// As under cron. Only what reads is run: this home directory is not the sandbox's.
+#[test]
+fn without_home_the_passwd_file_says_where_it_is() {
+    let sandbox = Sandbox::with(&[]);
+    let user = rustix::process::geteuid().as_raw().to_string();
+    let passwd = fs::read_to_string("/etc/passwd").unwrap();
+    let entry = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| fields.get(2) == Some(&&*user));
+    let Some(home) = entry.map(|fields| fields[5].to_owned()) else { return };
+    for value in [None, Some("")] {
+        let mut command = sandbox.command(&["jobs", "list", "no-such-package"]);
+        command.env_remove("HOME").env("XDG_CONFIG_HOME", sandbox.path("config"));
+        command.envs(value.map(|home| ("HOME", home)));
+        let ended = lorchestra_tests::Running::start(command).wait().exits(1);
+        let looked = format!("looked in {home}/.local/share/lorchestra/plugins (the plugin directory)");
+        assert!(ended.err().contains(&looked), "{}", ended.shown());
+    }
+}
+
+#[test]
+fn a_second_history_is_told_of() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    let elsewhere = sandbox.arg("elsewhere");
+    let environment = [("XDG_STATE_HOME", &*elsewhere)];
+    for args in [&["run-job", "misbehave", "noop"][..], &["runs", "list"], &["events", "list"]] {
+        let ended = sandbox.lorchestra_with(&environment, args).exits(0);
+        let expected = format!(
+            "warning: there is another history in {}; this command uses {elsewhere}/lorchestra\n",
+            sandbox.state().display()
+        );
+        assert_eq!(ended.err(), expected);
+    }
+    // Nothing to warn of where only one is.
+    assert_eq!(sandbox.lorchestra(&["runs", "list"]).exits(0).err(), "");
+}
+
+#[test]
+fn retention_removes_old_logs_and_old_runs() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    sandbox.lorchestra(&["run-job", "misbehave", "print"]).exits(0);
+    let first = sandbox.run();
+    let logs = sandbox.state().join("logs");
+    assert!(logs.join(first.id()).is_dir());
+
+    sandbox.configure("[retention]\nlogs = \"0s\"");
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    assert!(!logs.join(first.id()).exists(), "the logs are gone");
+    let ended = sandbox.lorchestra(&["runs", "logs", first.id()]).exits(0);
+    assert!(ended.err().contains("the retention removed it"), "{}", ended.shown());
+    assert_eq!(sandbox.runs().len(), 2, "the runs are not");
+
+    sandbox.configure("[retention]\nruns = \"0s\"");
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    assert!(sandbox.runs().is_empty(), "{:?}", sandbox.runs());
+    assert_eq!(sandbox.lorchestra(&["events", "list"]).exits(0).out(), "");
+}
+
+/// The database of something else is not written to.
+#[test]
+fn a_store_that_is_none_is_told() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    fs::create_dir_all(sandbox.state()).unwrap();
+    let store = sandbox.state().join("lorchestra.db");
+    fs::write(&store, "dear diary, ".repeat(1000)).unwrap();
+    let before = fs::read(&store).unwrap();
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(78);
+    assert!(ended.err().contains("is not a store of lorchestra"), "{}", ended.shown());
+    assert_eq!(fs::read(&store).unwrap(), before);
+}

@@ -1,0 +1,141 @@
+//! Runs that are told to end: by their deadline, by a signal, by `runs stop`; and that nothing they started is left.
+
+use lorchestra_tests::{Fixture, Running, Sandbox, eventually, processes};
+use rustix::process::Signal;
+
+fn sandbox() -> Sandbox {
+    Sandbox::with(&[Fixture::Misbehave])
+}
+
+/// Starts a job that writes `marker`, and waits until it has; the pid in it.
+fn started(sandbox: &Sandbox, args: &[&str]) -> (Running, u32) {
+    let marker = sandbox.arg("marker");
+    let running = sandbox.start(&[&["run-job", "misbehave"], args, &["--marker", &marker]].concat());
+    eventually("the job is entered", || sandbox.read("marker").ends_with('\n'));
+    let pid = sandbox.read("marker").trim().parse().unwrap();
+    (running, pid)
+}
+
+#[test]
+fn a_job_that_listens_ends_in_order_at_its_timeout() {
+    let sandbox = sandbox();
+    let ended = sandbox.lorchestra(&["run-job", "--timeout", "1s", "misbehave", "wait"]).exits(124);
+    assert!(ended.err().contains("it did not end within 1s"), "{}", ended.shown());
+    let run = sandbox.run();
+    assert_eq!(run.cause(), "timeout");
+    // What the job itself said is kept, and is not the outcome.
+    assert_eq!(run.0["job_result"], "error: cancelled");
+    let types: Vec<String> = sandbox.whole_events_of(&run).iter().map(|event| event.event_type().to_owned()).collect();
+    assert_eq!(types, ["job.started", "cancelled.seen", "job.failed"]);
+}
+
+#[test]
+fn a_timeout_is_the_cause_even_if_the_job_says_ok() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "misbehave", "wait", "--return-ok", "--timeout", "1s"]).exits(124);
+    let run = sandbox.run();
+    assert_eq!((run.cause(), run.0["job_result"].as_str()), ("timeout", Some("ok")));
+}
+
+#[test]
+fn a_job_that_does_not_listen_is_killed_after_the_grace() {
+    let sandbox = sandbox();
+    let marker = sandbox.arg("marker");
+    let args =
+        ["run-job", "--timeout", "1s", "--grace", "1s", "misbehave", "ignore_term", "--seconds", "300", "--marker", &marker];
+    sandbox.lorchestra(&args).exits(124);
+    let run = sandbox.run();
+    assert_eq!((run.cause(), run.0["job_result"].as_str()), ("timeout", None));
+    let pid = sandbox.read("marker").trim().parse().expect("the job was entered");
+    assert!(!processes::is_alive(pid));
+    sandbox.whole_events_of(&run);
+}
+
+#[test]
+fn signals_end_the_run_with_their_own_codes() {
+    for (signal, code, name) in [(Signal::INT, 130, "SIGINT"), (Signal::TERM, 143, "SIGTERM"), (Signal::HUP, 129, "SIGHUP")] {
+        let sandbox = sandbox();
+        let (running, pid) = started(&sandbox, &["wait"]);
+        running.signal(signal);
+        let ended = running.wait().exits(code);
+        assert!(ended.err().contains(&format!("it was told to end ({name})")), "{}", ended.shown());
+        let run = sandbox.run();
+        assert_eq!((run.cause(), run.0["job_result"].as_str()), ("cancelled", Some("error: cancelled")));
+        assert!(!processes::is_alive(pid));
+        let events = sandbox.whole_events_of(&run);
+        assert_eq!(events[1].event_type(), "cancelled.seen");
+    }
+}
+
+/// With a grace of an hour, only the second signal can end it before the deadline of this test.
+#[test]
+fn a_second_interrupt_kills_at_once() {
+    let sandbox = sandbox();
+    let (mut running, pid) = started(&sandbox, &["ignore_term", "--seconds", "3000", "--grace", "1h"]);
+    running.signal(Signal::INT);
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(!running.has_ended() && processes::is_alive(pid), "the first one leaves it its grace");
+    running.signal(Signal::INT);
+    running.wait().exits(130);
+    assert!(!processes::is_alive(pid));
+    assert_eq!(sandbox.run().cause(), "cancelled");
+}
+
+#[test]
+fn a_run_is_stopped_by_the_end_of_its_id() {
+    let sandbox = sandbox();
+    let (running, pid) = started(&sandbox, &["wait"]);
+    let run = sandbox.run();
+    assert_eq!(run.state(), "running");
+    let listed = sandbox.lorchestra(&["runs", "list", "--running"]).exits(0);
+    assert!(listed.out().contains(run.id()), "{}", listed.shown());
+    let suffix = &run.id()[24..];
+    let stop = sandbox.lorchestra(&["runs", "stop", suffix]).exits(0);
+    assert_eq!(stop.out(), format!("✓ run {} has ended: failed (cancelled)\n", run.id()));
+    running.wait().exits(143);
+    assert!(!processes::is_alive(pid));
+    let again = sandbox.lorchestra(&["runs", "stop", suffix]).exits(0);
+    assert_eq!(again.out(), format!("Run {} has already ended: failed\n", run.id()));
+    let none = sandbox.lorchestra(&["runs", "list", "--running"]).exits(0);
+    assert_eq!((none.out(), none.err()), ("", "No run is running.\n"));
+}
+
+#[test]
+fn a_run_that_is_not_there_is_told() {
+    let sandbox = sandbox();
+    for command in ["show", "stop", "logs"] {
+        let ended = sandbox.lorchestra(&["runs", command, "0123"]).exits(1);
+        assert_eq!(ended.err(), "Unknown run: 0123\n  lorchestra runs list shows the newest runs\n");
+    }
+}
+
+#[test]
+fn a_child_that_stays_in_the_group_does_not_survive() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "misbehave", "leave_child", "--marker", &sandbox.arg("marker")]).exits(0);
+    let child = sandbox.read("marker").trim().parse().expect("a child was started");
+    assert!(!processes::is_alive(child));
+}
+
+#[test]
+fn a_daemon_that_left_the_session_does_not_survive() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "misbehave", "leave_daemon", "--marker", &sandbox.arg("marker")]).exits(0);
+    let daemon = sandbox.read("marker").trim().parse().expect("a daemon was started");
+    assert!(!processes::is_alive(daemon));
+}
+
+#[test]
+fn a_timeout_ends_what_the_job_had_started() {
+    let sandbox = sandbox();
+    let marker = sandbox.arg("marker");
+    let args = ["run-job", "misbehave", "leave_child", "--stay", "--timeout", "1s", "--grace", "100s", "--marker", &marker];
+    // The first SIGTERM reaches the child; the job itself sleeps on and is killed by the second signal.
+    let running = sandbox.start(&args);
+    eventually("the child is started", || sandbox.read("marker").ends_with('\n'));
+    let child = sandbox.read("marker").trim().parse().unwrap();
+    eventually("the child is told to end", || !processes::is_alive(child));
+    running.signal(Signal::INT);
+    running.wait().exits(124);
+    assert_eq!(sandbox.run().cause(), "timeout");
+}

@@ -1,0 +1,7 @@
+//! Small programs that `cargo xtask bench` compares lorchestra with, one a file under `src/bin`.
+//!
+//! - `bench-bare DIR`: opens the libraries of a directory and reads what `jobs list` has to read, and nothing else.
+//! - `bench-nothing`: ends at once; what a process costs.
+//! - `bench-load LIBRARY`: loads one plugin with the layout check, and prints how long that took.
+//! - `bench-store STATE`: opens a store, makes the commits of a run, closes it, and prints how long that took.
+//! - `bench-copies LIBRARY DIR N`: makes N packages of one library, alike except for their names.

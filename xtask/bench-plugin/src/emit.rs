@@ -1,0 +1,110 @@
+//! What emitting costs, measured where a job sees it; and a job that emits more than the store can keep up with.
+
+use lorchestra_plugin_api::prelude::*;
+use lorchestra_plugin_api::serde_json::value::RawValue;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::time::Instant;
+
+/// Compares `emit`, `emit_all` and a bare write(2) of the same bytes, in turns, and writes the nanoseconds an event of each
+/// round to `report` as JSON.
+#[job]
+pub(crate) fn compare_emit(
+    cx: &JobContext,
+    /// Where the report goes.
+    report: PathBuf,
+    /// An empty file on the spool's disk, for the bare writes.
+    bare: PathBuf,
+    #[param(default = 15)] rounds: u32,
+    /// Events of each kind in a round.
+    #[param(default = 5000)]
+    events: u32,
+    /// Bytes of the payload.
+    #[param(default = 200)]
+    bytes: u32,
+) -> JobResult {
+    let payload = payload(bytes)?;
+    let record = own_record(cx, &payload)?;
+    let mut all = Vec::new();
+    // The first round finds cold caches and an empty file: it is measured, and not reported.
+    for round in 0..=rounds {
+        // In turns forwards and backwards: what drifts (the disk, the neighbours) meets all of them.
+        let mut measured = [0.0; 3];
+        let turns: [usize; 3] = if round % 2 == 0 { [0, 1, 2] } else { [2, 1, 0] };
+        for turn in turns {
+            measured[turn] = match turn {
+                0 => bare_writes(&bare, &record, events)?,
+                1 => emits(cx, &payload, events)?,
+                _ => emits_at_once(cx, &payload, events)?,
+            };
+        }
+        if round > 0 {
+            all.push(json!({"bare": measured[0], "emit": measured[1], "emit_all": measured[2]}));
+        }
+    }
+    let text = json!({"record_bytes": record.len(), "events": events, "rounds": all}).to_string();
+    std::fs::write(report, text)?;
+    Ok(())
+}
+
+/// Emits many events as fast as it can.
+#[job]
+pub(crate) fn flood(cx: &JobContext, count: u64, #[param(default = 200)] bytes: u32) -> JobResult {
+    let payload = payload(bytes)?;
+    let mut failed = None;
+    let events = (0..count).map_while(|_| Event::new("bench.flood", &payload).map_err(|e| failed = Some(e)).ok());
+    let taken = cx.emit_all(events)?;
+    if taken == count { Ok(()) } else { Err(format!("{taken} of {count} events were taken; {failed:?}"))? }
+}
+
+/// A payload of so many bytes, already JSON.
+fn payload(bytes: u32) -> Result<Box<RawValue>, JobError> {
+    let filler = usize::try_from(bytes)?.checked_sub(r#"{"text":""}"#.len()).ok_or("a payload has at least 11 bytes")?;
+    Ok(RawValue::from_string(format!("{{\"text\":\"{}\"}}", "x".repeat(filler)))?)
+}
+
+/// The bytes of the record that one `emit` of `payload` leaves in the spool, read back from it.
+fn own_record(cx: &JobContext, payload: &RawValue) -> Result<Vec<u8>, JobError> {
+    cx.emit("bench.emit", payload)?;
+    let spool = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
+        .find(|path| path.components().any(|part| part.as_os_str() == "spool") && path.extension().is_none())
+        .ok_or("the spool's descriptor was not found")?;
+    let mut last = Vec::new();
+    for line in BufReader::new(File::open(spool)?).split(b'\n') {
+        last = line?;
+    }
+    last.push(b'\n');
+    Ok(last)
+}
+
+fn bare_writes(path: &Path, record: &[u8], events: u32) -> Result<f64, JobError> {
+    let mut file = OpenOptions::new().append(true).create(true).open(path)?;
+    let start = Instant::now();
+    for _ in 0..events {
+        file.write_all(record)?;
+    }
+    Ok(per_event(start, events))
+}
+
+fn emits(cx: &JobContext, payload: &RawValue, events: u32) -> Result<f64, JobError> {
+    let start = Instant::now();
+    for _ in 0..events {
+        cx.emit("bench.emit", payload)?;
+    }
+    Ok(per_event(start, events))
+}
+
+/// With the making of the events, which a job cannot avoid.
+fn emits_at_once(cx: &JobContext, payload: &RawValue, events: u32) -> Result<f64, JobError> {
+    let start = Instant::now();
+    let made = (0..events).map_while(|_| Event::new("bench.emit", payload).ok());
+    let taken = cx.emit_all(made)?;
+    let time = per_event(start, events);
+    if taken == u64::from(events) { Ok(time) } else { Err(format!("{taken} of {events} events were taken"))? }
+}
+
+fn per_event(start: Instant, events: u32) -> f64 {
+    start.elapsed().as_secs_f64() * 1e9 / f64::from(events)
+}

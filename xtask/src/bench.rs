@@ -1,0 +1,93 @@
+//! `cargo xtask bench`: lorchestra against its parts, in one run.
+//!
+//! Each bench alternates what it compares, round by round, and reports medians and their ratio: a busy neighbour meets both sides.
+//! Everything is a release build and runs in a sandbox inside the target directory, on one disk. `--write` puts the tables between
+//! the markers of docs/performance.md.
+
+mod emit;
+mod list;
+mod million;
+mod report;
+mod run;
+mod timing;
+
+use crate::sandbox::Sandbox;
+use crate::{Result, cargo, plugins};
+use clap::{Args, ValueEnum};
+use report::Report;
+use std::path::PathBuf;
+use std::process::Command;
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Only these; without any, all but `million`
+    names: Vec<Name>,
+    /// All, `million` too: it needs some GB of disk
+    #[arg(long)]
+    all: bool,
+    /// Put the tables into docs/performance.md
+    #[arg(long)]
+    write: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Name {
+    /// `jobs list` of 1, 100 and 1000 packages
+    List,
+    /// `run-job` of a job that does nothing
+    Run,
+    /// `emit` and `emit_all`
+    Emit,
+    /// A job that emits five million events
+    Million,
+}
+
+impl Name {
+    fn key(self) -> &'static str {
+        match self {
+            Self::List => "list",
+            Self::Run => "run",
+            Self::Emit => "emit",
+            Self::Million => "million",
+        }
+    }
+}
+
+/// What every bench is given.
+struct Site {
+    sandbox: Sandbox,
+    target: PathBuf,
+}
+
+impl Site {
+    /// A call of a program of bench-parts.
+    fn part(&self, name: &str) -> Command {
+        self.sandbox.command(&self.target.join(name))
+    }
+}
+
+pub(crate) fn run(options: &Options) -> Result {
+    cargo::build(&["--release", "-p", "lorchestra-cli", "-p", "bench-parts", "-p", "bench-plugin"])?;
+    let target = cargo::target("release")?;
+    let names = match options {
+        Options { all: true, .. } => vec![Name::List, Name::Run, Name::Emit, Name::Million],
+        Options { names, .. } if names.is_empty() => vec![Name::List, Name::Run, Name::Emit],
+        Options { names, .. } => names.clone(),
+    };
+    let mut report = Report::new()?;
+    println!("{}", report.machine());
+    for name in names {
+        // A sandbox each: no bench finds another's store.
+        let site = Site { sandbox: Sandbox::new(&target.join("bench"), &target)?, target: target.clone() };
+        plugins::install(&target.join("libbench_plugin.so"), &site.sandbox.plugins())?;
+        let table = match name {
+            Name::List => list::run(&site)?,
+            Name::Run => run::run(&site)?,
+            Name::Emit => emit::run(&site)?,
+            Name::Million => million::run(&site)?,
+        };
+        println!("\n{}\n\n{table}", name.key());
+        report.add(name.key(), table);
+    }
+    if options.write { report.write() } else { Ok(()) }
+}

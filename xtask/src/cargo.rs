@@ -1,0 +1,54 @@
+//! cargo, as the tasks call it, and where it puts things.
+
+use crate::Result;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The workspace's root.
+pub(crate) fn root() -> Result<PathBuf> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    Ok(here.parent().ok_or("xtask lies in no workspace")?.to_owned())
+}
+
+/// Where a profile's binaries and libraries are: beside this one, whatever CARGO_TARGET_DIR says.
+pub(crate) fn target(profile: &str) -> Result<PathBuf> {
+    // <target>/<profile>/xtask
+    let exe = std::env::current_exe()?;
+    let target = exe.ancestors().nth(2).ok_or("xtask lies in no target directory")?;
+    Ok(target.join(profile))
+}
+
+/// A call of cargo in the workspace's root, with the Cargo.lock as it is.
+pub(crate) fn cargo(subcommand: &str) -> Result<Command> {
+    let mut command = Command::new(env!("CARGO"));
+    command.current_dir(root()?).args([subcommand, "--locked"]);
+    Ok(command)
+}
+
+/// Builds packages of the workspace.
+pub(crate) fn build(args: &[&str]) -> Result {
+    let mut command = cargo("build")?;
+    run(command.args(args))
+}
+
+/// Runs a command whose output is for the person who watches.
+pub(crate) fn run(command: &mut Command) -> Result {
+    let name = command.get_program().to_owned();
+    let status = command.status().map_err(|e| format!("{}: {e}", shown(&name)))?;
+    if status.success() { Ok(()) } else { Err(format!("{} failed ({status})", line(command)).into()) }
+}
+
+/// A command as a person would type it, its program without the directory.
+pub(crate) fn line(command: &Command) -> String {
+    let mut line = shown(command.get_program());
+    for arg in command.get_args() {
+        line.push(' ');
+        line.push_str(&arg.to_string_lossy());
+    }
+    line
+}
+
+fn shown(program: &OsStr) -> String {
+    Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned()
+}

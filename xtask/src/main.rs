@@ -1,0 +1,64 @@
+//! The project's own tasks: `cargo xtask demo|test|soak|bench`. What each does is said in its module.
+#![expect(clippy::print_stdout, reason = "telling what it does is what it is for")]
+
+mod bench;
+mod cargo;
+mod demo;
+mod plugins;
+mod sandbox;
+mod test;
+
+use clap::{Parser, Subcommand};
+use std::error::Error;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// What a task answers with. A failure is told once, at the end, in one place.
+type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "The project's own tasks")]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Build everything, then list, show and run the two packages in a sandbox, and look at what happened
+    Demo {
+        /// Keep the sandbox
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Build what the tests need, then run them all; what follows goes to `cargo test`
+    Test {
+        /// For example `-p lorchestra-tests --test killed`, or `-- --ignored`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CARGO TEST ARGS")]
+        args: Vec<OsString>,
+    },
+    /// Kill workers and supervisors at random moments, many times, and count the events
+    Soak {
+        /// How often
+        #[arg(long, default_value_t = 200, value_name = "N")]
+        rounds: u32,
+    },
+    /// Measure lorchestra against its parts; the figures of docs/performance.md
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    let done = match Args::parse().task {
+        Task::Demo { keep } => demo::run(keep),
+        Task::Test { args } => test::run(&args),
+        Task::Soak { rounds } => test::soak(rounds),
+        Task::Bench(options) => bench::run(&options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
