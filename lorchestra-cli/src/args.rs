@@ -221,11 +221,11 @@ pub(crate) fn limit(text: &str) -> Result<Duration, String> {
 impl Args {
     /// Reads the command line.
     pub(crate) fn read(argv: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let mut args = Self::try_parse_from(join_negative(argv))?;
-        if let Command::RunJob(command) = &mut args.command {
-            let rest = std::mem::take(&mut command.rest);
-            command.rest = hoist(rest, &mut args.verbose, &mut args.plugin_dir);
-        }
+        let (mut verbose, mut plugin_dir) = (0, Vec::new());
+        let words = hoist(join_negative(argv), &mut verbose, &mut plugin_dir);
+        let mut args = Self::try_parse_from(words)?;
+        args.verbose = args.verbose.saturating_add(verbose);
+        args.plugin_dir.splice(0..0, plugin_dir);
         Ok(args)
     }
 }
@@ -255,7 +255,8 @@ fn is_bare_flag(word: &OsStr) -> bool {
     bytes.len() > 2 && bytes.starts_with(b"--") && !bytes.contains(&b'=')
 }
 
-/// Takes lorchestra's own `-v` and `--plugin-dir` out of what follows a job's first flag: where people write them must not matter.
+/// Takes `-v` and `--plugin-dir` out of the words: where people write them must not matter. clap would take those behind a job's
+/// first flag for the job's, and of a repeated one on both sides of a command only the inner.
 fn hoist(rest: Vec<OsString>, verbose: &mut u8, plugin_dir: &mut Vec<PathBuf>) -> Vec<OsString> {
     let mut kept = Vec::with_capacity(rest.len());
     let mut words = rest.into_iter();
@@ -271,7 +272,7 @@ fn hoist(rest: Vec<OsString>, verbose: &mut u8, plugin_dir: &mut Vec<PathBuf>) -
         } else if text == "--plugin-dir" {
             match words.next() {
                 Some(dir) => plugin_dir.push(dir.into()),
-                // Left for the job's command line, which says that it is unknown there.
+                // Left for clap, which says that its value is missing.
                 None => kept.push(word),
             }
         } else if let Some(dir) = text.strip_prefix("--plugin-dir=") {
@@ -314,6 +315,14 @@ mod tests {
         assert_eq!(command.own.timeout, Some(Duration::from_secs(5)));
         assert_eq!((args.verbose, args.plugin_dir), (2, vec![PathBuf::from("/p")]));
         assert_eq!(command.rest, ["--since=-7d", "--x=-1"]);
+    }
+
+    #[test]
+    fn plugin_directories_add_up_wherever_they_stand() {
+        let words = ["lorchestra", "--plugin-dir", "a", "jobs", "list", "--plugin-dir=b", "-v", "--verbose"];
+        let args = Args::read(words.iter().map(OsString::from)).unwrap();
+        assert_eq!((args.verbose, args.plugin_dir), (2, vec![PathBuf::from("a"), PathBuf::from("b")]));
+        assert!(Args::read(["lorchestra", "jobs", "list", "--plugin-dir"].iter().map(OsString::from)).is_err());
     }
 
     #[test]

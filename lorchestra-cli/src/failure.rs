@@ -2,7 +2,8 @@
 //! lorchestra-core become words and codes.
 
 use crate::exit::Code;
-use lorchestra_core::catalog::{Catalog, Lookup, SearchOutcome};
+use lorchestra_core::catalog::problem::path_text;
+use lorchestra_core::catalog::{Catalog, Lookup, Problem, SearchOutcome};
 use lorchestra_core::recovery::RecoveryError;
 use lorchestra_core::state::StateError;
 use lorchestra_core::store::StoreError;
@@ -43,18 +44,27 @@ impl Failure {
         Self::new(Code::Config, format!("{}: {what}", path.display())).mend(mend)
     }
 
+    /// A package in files with problems.
+    pub(crate) fn unusable(package: &str, problems: &[&Problem]) -> Self {
+        let mut failure = Self::new(Code::Plugin, format!("the package {package} cannot be used"));
+        for problem in problems.iter().take(3) {
+            for line in problem.to_string().lines() {
+                failure = failure.mend(line.trim());
+            }
+        }
+        failure
+    }
+
+    /// A library that is not what it was when it was listed, a moment ago.
+    pub(crate) fn replaced(path: &Path) -> Self {
+        Self::new(Code::Plugin, format!("{} was replaced while the run was being prepared", path_text(path)))
+            .mend("run the command again")
+    }
+
     /// A package or job that is not there, or a package that is and cannot be used.
     pub(crate) fn lookup(catalog: &Catalog, package: &str, job: Option<&str>, lookup: &Lookup<'_>) -> Self {
         match lookup {
-            Lookup::Unusable(problems) => {
-                let mut failure = Self::new(Code::Plugin, format!("the package {package} cannot be used"));
-                for problem in problems.iter().take(2) {
-                    for line in problem.to_string().lines() {
-                        failure = failure.mend(line.trim());
-                    }
-                }
-                failure
-            }
+            Lookup::Unusable(problems) => Self::unusable(package, problems),
             Lookup::Unknown { nearest } => {
                 let message = match job {
                     Some(job) => format!("Unknown job: {package}/{job}"),
@@ -68,9 +78,19 @@ impl Failure {
                 if job.is_some() {
                     return failure.mend(format!("lorchestra jobs list {package}"));
                 }
-                let room = MENDS - failure.mends.len();
-                let searched = &catalog.searched;
-                for searched in searched.iter().take(if searched.len() > room { room - 1 } else { room }) {
+                match catalog.problems.as_slice() {
+                    [] => {}
+                    [problem] => {
+                        failure =
+                            failure.mend(format!("one file cannot be used: {}: {}", path_text(&problem.path), problem.detail))
+                    }
+                    problems => {
+                        failure = failure.mend(format!("{} files cannot be used: lorchestra jobs list --json", problems.len()))
+                    }
+                }
+                let (room, all) = (MENDS - failure.mends.len(), catalog.searched.len());
+                let shown = if all > room { room - 1 } else { all };
+                for searched in &catalog.searched[..shown] {
                     let what = match &searched.outcome {
                         SearchOutcome::Read { files: 1 } => "1 plugin file".to_owned(),
                         SearchOutcome::Read { files } => format!("{files} plugin files"),
@@ -78,21 +98,15 @@ impl Failure {
                         SearchOutcome::NotADirectory => "is not a directory".to_owned(),
                         SearchOutcome::Unreadable(why) => format!("cannot be read: {why}"),
                     };
-                    failure =
-                        failure.mend(format!("looked in {} ({}): {what}", searched.dir.path.display(), searched.dir.origin));
+                    let dir = &searched.dir;
+                    failure = failure.mend(format!("looked in {} ({}): {what}", path_text(&dir.path), dir.origin));
                 }
-                failure.mend("…")
+                if shown < all {
+                    failure = failure.mend(format!("and in {} more directories", all - shown));
+                }
+                failure
             }
         }
-        .without_idle_ellipsis(catalog)
-    }
-
-    fn without_idle_ellipsis(mut self, catalog: &Catalog) -> Self {
-        let shown = self.mends.iter().filter(|line| line.starts_with("looked in")).count();
-        if shown == catalog.searched.len() {
-            self.mends.retain(|line| line != "…");
-        }
-        self
     }
 }
 

@@ -18,11 +18,11 @@ mod tests;
 pub use inspect::inspect;
 pub use problem::{Fault, Problem, Reason};
 
-use lorchestra_plugin_api::manifest::{JobManifest, Manifest};
+use lorchestra_plugin_api::manifest::{Manifest, Outline};
 use rustix::fs::{Mode, OFlags};
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -67,8 +67,25 @@ pub enum SearchOutcome {
 pub struct Package {
     /// The library.
     pub path: PathBuf,
-    /// What it says of itself.
-    pub manifest: Manifest,
+    /// Its name, version and the names of its jobs.
+    pub outline: Outline,
+}
+
+impl Package {
+    /// All it says of itself: reads the file again, and checks what a listing does not look at (parameters and their defaults).
+    pub fn manifest(&self) -> Result<Manifest, Problem> {
+        let of_package = |fault: Fault| Fault { package: Some(self.outline.package.clone()), ..fault }.at(self.path.clone());
+        let manifest = open(&self.path).and_then(|file| inspect(&file)).map_err(of_package)?;
+        if manifest.package == self.outline.package {
+            Ok(manifest)
+        } else {
+            Err(of_package(Fault::new(
+                Reason::BadManifest,
+                "it was replaced by another package meanwhile",
+                "run the command again",
+            )))
+        }
+    }
 }
 
 /// What was found.
@@ -108,8 +125,8 @@ impl Catalog {
                         let path = dir.path.join(name);
                         match read(&path, &mut seen) {
                             Ok(None) => {}
-                            Ok(Some(manifest)) => {
-                                found.entry(manifest.package.clone()).or_default().push(Package { path, manifest });
+                            Ok(Some(outline)) => {
+                                found.entry(outline.package.clone()).or_default().push(Package { path, outline });
                             }
                             Err(fault) => problems.push(fault.at(path)),
                         }
@@ -138,7 +155,7 @@ impl Catalog {
 
     /// The package of that name.
     pub fn find(&self, package: &str) -> Result<&Package, Lookup<'_>> {
-        let position = self.packages.binary_search_by(|p| p.manifest.package.as_str().cmp(package));
+        let position = self.packages.binary_search_by(|p| p.outline.package.as_str().cmp(package));
         if let Ok(position) = position {
             return Ok(&self.packages[position]);
         }
@@ -146,16 +163,14 @@ impl Catalog {
         if !problems.is_empty() {
             return Err(Lookup::Unusable(problems));
         }
-        Err(Lookup::Unknown { nearest: nearest(package, self.packages.iter().map(|p| p.manifest.package.as_str())) })
+        Err(Lookup::Unknown { nearest: nearest(package, self.packages.iter().map(|p| p.outline.package.as_str())) })
     }
 
-    /// The job of that name, with its package.
-    pub fn find_job(&self, package: &str, job: &str) -> Result<(&Package, &JobManifest), Lookup<'_>> {
+    /// The package, if it has a job of that name.
+    pub fn find_job(&self, package: &str, job: &str) -> Result<&Package, Lookup<'_>> {
         let package = self.find(package)?;
-        match package.manifest.job(job) {
-            Some(job) => Ok((package, job)),
-            None => Err(Lookup::Unknown { nearest: nearest(job, package.manifest.jobs.iter().map(|j| j.name.as_str())) }),
-        }
+        let names = || package.outline.jobs.iter().map(|job| job.name.as_str());
+        if names().any(|name| name == job) { Ok(package) } else { Err(Lookup::Unknown { nearest: nearest(job, names()) }) }
     }
 }
 
@@ -173,21 +188,25 @@ fn candidates(dir: &Path) -> io::Result<Vec<OsString>> {
     Ok(names)
 }
 
-/// The manifest of a file; `None` for a library that was seen under another name.
-fn read(path: &Path, seen: &mut HashSet<(u64, u64)>) -> Result<Option<Manifest>, Fault> {
-    let file = open(path)?;
-    let meta = file.metadata().map_err(|e| Fault::unreadable(path, &e))?;
+/// The outline of a file; `None` for a library that was seen under another name.
+fn read(path: &Path, seen: &mut HashSet<(u64, u64)>) -> Result<Option<Outline>, Fault> {
+    let (file, meta) = open_regular(path)?;
     if !seen.insert((meta.dev(), meta.ino())) {
         return Ok(None);
     }
-    inspect(&file).map(Some)
+    inspect::outline(&file, meta.len()).map(Some)
 }
 
 /// Opens a regular file; anything else is a fault that names what it is. Never waits, as a FIFO without a writer would.
 pub(crate) fn open(path: &Path) -> Result<File, Fault> {
+    open_regular(path).map(|(file, _)| file)
+}
+
+fn open_regular(path: &Path) -> Result<(File, Metadata), Fault> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = rustix::fs::open(path, flags, Mode::empty()).map(File::from).map_err(|e| not_opened(path, e.into()))?;
-    let kind = file.metadata().map_err(|e| Fault::unreadable(path, &e))?.file_type();
+    let meta = file.metadata().map_err(|e| Fault::unreadable(path, &e))?;
+    let kind = meta.file_type();
     let what = if kind.is_dir() {
         "a directory"
     } else if kind.is_fifo() {
@@ -195,7 +214,7 @@ pub(crate) fn open(path: &Path) -> Result<File, Fault> {
     } else if kind.is_block_device() || kind.is_char_device() {
         "a device"
     } else if kind.is_file() {
-        return Ok(file);
+        return Ok((file, meta));
     } else {
         "not a regular file"
     };

@@ -25,7 +25,6 @@ use lorchestra_plugin_api::abi::{EventSink, EventSink_TO, JobEntry_Ref};
 use lorchestra_plugin_api::invoke::JobReturn;
 use order::Order;
 use rustix::fs::Mode;
-use rustix::process::Signal;
 use serde_json::json;
 use sink::Sink;
 use std::fs::File;
@@ -72,8 +71,6 @@ fn run(control: &UnixStream) -> Result<(), WorkerFault> {
     };
     let order = Order::receive(control).map_err(ours("read its order"))?;
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
-    // Behind the watchdog, which kills the whole group: this reaches the worker alone, but needs no thread to run.
-    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     let cancelled = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&cancelled)).map_err(ours("handle signals"))?;

@@ -29,10 +29,11 @@ pub const HEADER_LEN: usize = 16;
 /// The longest JSON accepted, in bytes.
 pub const MAX_JSON: usize = 1 << 20;
 
+/// Slow, and usable while a plugin compiles; the reader has crc32fast for the same sum.
 const CRC: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC);
 
 /// A manifest as the host reads it: strings are the author's own and may hold control characters (see
-/// [`printable`](crate::manifest::printable)).
+/// [`printable`]).
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Manifest {
     /// [`ABI_REVISION`](crate::abi::ABI_REVISION) the plugin was built with.
@@ -80,6 +81,27 @@ fn kind_by_name<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Par
     let name = String::deserialize(deserializer)?;
     ParamKind::from_name(&name)
         .ok_or_else(|| serde::de::Error::custom(format!("a parameter of kind {name:?}, which this host does not know")))
+}
+
+/// What a listing needs of a [`Manifest`]: read without allocating for all the texts of all jobs, which is most of the time of
+/// listing many packages.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Outline {
+    /// [`ABI_REVISION`](crate::abi::ABI_REVISION) the plugin was built with.
+    pub abi: u32,
+    /// Package name.
+    pub package: String,
+    /// Package version.
+    pub version: String,
+    /// Jobs, in the order of `plugin!`.
+    pub jobs: Vec<JobOutline>,
+}
+
+/// One job of an [`Outline`].
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct JobOutline {
+    /// Its name.
+    pub name: String,
 }
 
 /// Why the bytes of a section are not a manifest.
@@ -143,16 +165,11 @@ impl Manifest {
 
     /// Reads a whole section. Bytes after the JSON (a linker's padding) are ignored.
     pub fn from_section(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let len = Self::json_len(bytes)?;
-        let crc = u32::from_le_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]);
-        let Some(json) = bytes.get(HEADER_LEN..HEADER_LEN + len) else {
-            return Err(ManifestError::Short { have: bytes.len(), need: HEADER_LEN + len });
-        };
-        if CRC.checksum(json) != crc {
-            return Err(ManifestError::Checksum);
+        let manifest: Self = read_json(bytes)?;
+        check_names(&manifest.package, manifest.jobs.iter().map(|job| job.name.as_str()))?;
+        for job in &manifest.jobs {
+            job.check_params()?;
         }
-        let manifest: Self = serde_json::from_slice(json).map_err(|e| ManifestError::Json(e.to_string()))?;
-        manifest.check_names()?;
         Ok(manifest)
     }
 
@@ -160,35 +177,64 @@ impl Manifest {
     pub fn job(&self, name: &str) -> Option<&JobManifest> {
         self.jobs.iter().find(|job| job.name == name)
     }
+}
 
-    fn check_names(&self) -> Result<(), ManifestError> {
-        let bad = |what: &str, name: &str| {
-            Err(ManifestError::Name(format!("the {what} name {name:?} is not of the form [a-z][a-z0-9_-]*, at most 64 long")))
-        };
-        if !is_name(&self.package) {
-            return bad("package", &self.package);
+impl Outline {
+    /// Reads a whole section, as [`Manifest::from_section`] does; what it leaves out is checked there.
+    pub fn from_section(bytes: &[u8]) -> Result<Self, ManifestError> {
+        let outline: Self = read_json(bytes)?;
+        check_names(&outline.package, outline.jobs.iter().map(|job| job.name.as_str()))?;
+        Ok(outline)
+    }
+}
+
+/// Checks header and checksum, and reads the JSON between them.
+fn read_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ManifestError> {
+    let len = Manifest::json_len(bytes)?;
+    let crc = u32::from_le_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]);
+    let Some(json) = bytes.get(HEADER_LEN..HEADER_LEN + len) else {
+        return Err(ManifestError::Short { have: bytes.len(), need: HEADER_LEN + len });
+    };
+    if crc32fast::hash(json) != crc {
+        return Err(ManifestError::Checksum);
+    }
+    serde_json::from_slice(json).map_err(|e| ManifestError::Json(e.to_string()))
+}
+
+fn check_names<'a>(package: &str, jobs: impl Iterator<Item = &'a str>) -> Result<(), ManifestError> {
+    if !is_name(package) {
+        return Err(bad_name("package", package));
+    }
+    let mut seen = Vec::new();
+    for job in jobs {
+        if !is_name(job) {
+            return Err(bad_name("job", job));
         }
-        for (i, job) in self.jobs.iter().enumerate() {
-            if !is_name(&job.name) {
-                return bad("job", &job.name);
+        if seen.contains(&job) {
+            return Err(ManifestError::Name(format!("the job {job:?} is listed twice")));
+        }
+        seen.push(job);
+    }
+    Ok(())
+}
+
+fn bad_name(what: &str, name: &str) -> ManifestError {
+    ManifestError::Name(format!("the {what} name {name:?} is not of the form [a-z][a-z0-9_-]*, at most 64 long"))
+}
+
+impl JobManifest {
+    fn check_params(&self) -> Result<(), ManifestError> {
+        for (i, param) in self.params.iter().enumerate() {
+            if !is_name(&param.name) {
+                return Err(bad_name("parameter", &param.name));
             }
-            if self.jobs[..i].iter().any(|other| other.name == job.name) {
-                return Err(ManifestError::Name(format!("the job {:?} is listed twice", job.name)));
-            }
-            for (i, param) in job.params.iter().enumerate() {
-                if !is_name(&param.name) {
-                    return bad("parameter", &param.name);
-                }
-                if job.params[..i].iter().any(|other| other.name == param.name) {
-                    return Err(ManifestError::Name(format!("the parameter {:?} of {:?} is listed twice", param.name, job.name)));
-                }
+            if self.params[..i].iter().any(|other| other.name == param.name) {
+                return Err(ManifestError::Name(format!("the parameter {:?} of {:?} is listed twice", param.name, self.name)));
             }
         }
         Ok(())
     }
-}
 
-impl JobManifest {
     /// First line of the docstring.
     pub fn summary(&self) -> &str {
         self.docs.lines().next().unwrap_or_default().trim()
@@ -429,6 +475,8 @@ mod tests {
     #[test]
     fn what_is_written_is_what_is_read() {
         let manifest = Manifest::from_section(&SECTION_BYTES).unwrap();
+        let outline = Outline::from_section(&SECTION_BYTES).unwrap();
+        assert_eq!((outline.package, outline.version, outline.jobs[0].name.as_str()), ("pack".into(), "1.2.3".into(), "a_job"));
         assert_eq!(manifest.package, "pack");
         assert_eq!(manifest.jobs[0].docs, PACKAGE.jobs[0].docs);
         assert_eq!(manifest.jobs[0].line, 1042);

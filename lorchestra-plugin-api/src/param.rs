@@ -139,7 +139,9 @@ impl<T: Param> Param for Option<T> {
 /// Whether a text default can be read as the parameter's kind; checked while the plugin compiles.
 pub const fn is_default(kind: ParamKind, text: &str) -> bool {
     match kind {
-        ParamKind::Date => is_date(text.as_bytes()),
+        ParamKind::Date => {
+            is_date(text.as_bytes()) || matches!(text.as_bytes(), b"today" | b"yesterday") || is_days_ago(text.as_bytes())
+        }
         ParamKind::DateTime => is_date(text.as_bytes()) || is_relative(text.as_bytes()),
         ParamKind::Path => !text.is_empty(),
         _ => true,
@@ -169,6 +171,11 @@ const fn is_date(text: &[u8]) -> bool {
     let month = (text[5] - b'0') * 10 + text[6] - b'0';
     let day = (text[8] - b'0') * 10 + text[9] - b'0';
     1 <= month && month <= 12 && 1 <= day && day <= 31
+}
+
+/// `-` digits and a unit of whole days.
+const fn is_days_ago(text: &[u8]) -> bool {
+    is_relative(text) && matches!(text, [b'-', .., b'd' | b'w' | b'y'] | [b'-', .., b'm', b'o'])
 }
 
 /// `now`, `today`, `yesterday`, or `-` digits and one of the units `s h d w min mo y`.
@@ -208,6 +215,16 @@ mod tests {
         let error = take::<u8>("n", &mut params).unwrap_err().to_string();
         assert!(error.contains("`n`") && error.contains("u8"), "{error}");
         assert!(take::<u8>("n", &mut params).is_err(), "a value that is missing");
+    }
+
+    #[test]
+    fn text_defaults_of_days() {
+        for good in ["today", "yesterday", "-7d", "-1mo", "2024-01-31"] {
+            assert!(is_default(ParamKind::Date, good), "{good}");
+        }
+        for bad in ["now", "-7h", "-30min", "-5s", "tomorrow", "d", "-d"] {
+            assert!(!is_default(ParamKind::Date, bad), "{bad}");
+        }
     }
 
     #[test]

@@ -59,7 +59,7 @@ fn is_called_for_every_way_to_fail() {
 #[test]
 fn is_called_once_for_a_run_that_recovery_closed() {
     let sandbox = sandbox();
-    let running = sandbox.start(&["run-job", "misbehave", "wait", "--marker", &sandbox.arg("marker")]);
+    let running = sandbox.start(&["run-job", "misbehave", "ignore_term", "--marker", &sandbox.arg("marker")]);
     eventually("the job is entered", || sandbox.read("marker").ends_with('\n'));
     running.signal(Signal::KILL);
     drop(running);
@@ -68,7 +68,7 @@ fn is_called_once_for_a_run_that_recovery_closed() {
         sandbox.lorchestra(&["runs", "list"]).exits(0);
         let failures = failures(&sandbox);
         assert_eq!(failures.len(), 1);
-        assert_eq!((&failures[0]["cause"], &failures[0]["job"]), (&"abandoned".into(), &"wait".into()));
+        assert_eq!((&failures[0]["cause"], &failures[0]["job"]), (&"abandoned".into(), &"ignore_term".into()));
     }
 }
 

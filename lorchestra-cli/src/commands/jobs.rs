@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
-use lorchestra_core::catalog::{Catalog, Problem};
+use lorchestra_core::catalog::{Catalog, Package, Problem};
 use lorchestra_core::library;
 use lorchestra_plugin_api::manifest::{JobManifest, printable};
 use serde_json::{Value, json};
@@ -26,9 +26,9 @@ pub(super) fn run(command: &Jobs, settings: &Settings, printer: &mut Printer) ->
 
 fn list(catalog: &Catalog, printer: &mut Printer) -> Code {
     for package in &catalog.packages {
-        printer.line(format_args!("{}:", package.manifest.package));
-        for job in sorted(&package.manifest.jobs) {
-            printer.line(format_args!("  {}", job.name));
+        printer.line(format_args!("{}:", package.outline.package));
+        for job in job_names(package) {
+            printer.line(format_args!("  {job}"));
         }
     }
     if catalog.packages.is_empty() && catalog.problems.is_empty() {
@@ -53,8 +53,8 @@ fn problems(problems: &[Problem], printer: &mut Printer) {
 fn list_package(catalog: &Catalog, name: &str, printer: &mut Printer) -> Result<Code, Failure> {
     let package = catalog.find(name).map_err(|lookup| Failure::lookup(catalog, name, None, &lookup))?;
     printer.line(format_args!("Jobs in {name}:"));
-    for job in sorted(&package.manifest.jobs) {
-        printer.line(format_args!("  {}", job.name));
+    for job in job_names(package) {
+        printer.line(format_args!("  {job}"));
     }
     Ok(Code::Success)
 }
@@ -64,28 +64,29 @@ fn list_json(catalog: &Catalog, only: Option<&str>, printer: &mut Printer) -> Re
         catalog.find(name).map_err(|lookup| Failure::lookup(catalog, name, None, &lookup))?;
     }
     let wanted = |name: Option<&str>| only.is_none_or(|only| name == Some(only));
-    let packages: Vec<Value> = catalog
-        .packages
-        .iter()
-        .filter(|package| wanted(Some(&package.manifest.package)))
-        .map(|package| {
-            json!({
-                "name": package.manifest.package,
-                "version": package.manifest.version,
+    let mut packages = Vec::new();
+    let mut found_now = Vec::new();
+    for package in catalog.packages.iter().filter(|package| wanted(Some(&package.outline.package))) {
+        match package.manifest() {
+            Err(problem) => found_now.push(problem),
+            Ok(manifest) => packages.push(json!({
+                "name": manifest.package,
+                "version": manifest.version,
                 "path": package.path.display().to_string(),
                 // Null when the file went away or cannot be read to its end; running it will say why.
                 "sha256": library::sha256(&package.path).ok(),
-                "jobs": sorted(&package.manifest.jobs).into_iter().map(|job| json!({
+                "jobs": sorted(&manifest.jobs).into_iter().map(|job| json!({
                     "name": job.name,
                     "summary": job.summary(),
                     "deprecated": null,
                 })).collect::<Vec<_>>(),
-            })
-        })
-        .collect();
+            })),
+        }
+    }
     let problems: Vec<Value> = catalog
         .problems
         .iter()
+        .chain(&found_now)
         .filter(|problem| wanted(problem.package.as_deref()))
         .map(|problem| {
             json!({
@@ -102,9 +103,9 @@ fn list_json(catalog: &Catalog, only: Option<&str>, printer: &mut Printer) -> Re
 
 fn show(catalog: &Catalog, package_name: &str, job_name: &str, as_json: bool, printer: &mut Printer) -> Result<Code, Failure> {
     let package = catalog.find(package_name).map_err(|lookup| Failure::lookup(catalog, package_name, None, &lookup))?;
-    let (_, job) = catalog
-        .find_job(package_name, job_name)
-        .map_err(|lookup| Failure::lookup(catalog, package_name, Some(job_name), &lookup))?;
+    catalog.find_job(package_name, job_name).map_err(|lookup| Failure::lookup(catalog, package_name, Some(job_name), &lookup))?;
+    let manifest = package.manifest().map_err(|problem| Failure::unusable(package_name, &[&problem]))?;
+    let job = manifest.job(job_name).ok_or_else(|| Failure::replaced(&package.path))?;
     let path = package.path.display().to_string();
     if as_json {
         let params: Vec<Value> = job
@@ -124,8 +125,8 @@ fn show(catalog: &Catalog, package_name: &str, job_name: &str, as_json: bool, pr
             .collect();
         printer.json(&json!({
             "schema": "lorchestra.jobs-show/1",
-            "package": package.manifest.package,
-            "version": package.manifest.version,
+            "package": manifest.package,
+            "version": manifest.version,
             "job": job.name,
             "path": path,
             "file": job.file,
@@ -153,6 +154,12 @@ fn show(catalog: &Catalog, package_name: &str, job_name: &str, as_json: bool, pr
         }
     }
     Ok(Code::Success)
+}
+
+fn job_names(package: &Package) -> Vec<&str> {
+    let mut names: Vec<_> = package.outline.jobs.iter().map(|job| job.name.as_str()).collect();
+    names.sort_unstable();
+    names
 }
 
 fn sorted(jobs: &[JobManifest]) -> Vec<&JobManifest> {

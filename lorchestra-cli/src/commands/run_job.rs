@@ -35,9 +35,11 @@ pub(super) fn run(command: &RunJob, verbose: u8, settings: &Settings, printer: &
     };
     let catalog = Catalog::scan(&settings.plugin_dirs);
     let package = catalog.find(package_name).map_err(|lookup| Failure::lookup(&catalog, package_name, None, &lookup))?;
-    let (_, job) = catalog
+    catalog
         .find_job(package_name, job_name)
         .map_err(|lookup| Failure::lookup(&catalog, package_name, Some(job_name), &lookup))?;
+    let manifest = package.manifest().map_err(|problem| Failure::unusable(package_name, &[&problem]))?;
+    let job = manifest.job(job_name).ok_or_else(|| Failure::replaced(&package.path))?;
 
     let help = command.help.then(|| "--help".into());
     let rest: Vec<OsString> = help.into_iter().chain(command.rest.iter().cloned()).collect();
@@ -55,7 +57,7 @@ pub(super) fn run(command: &RunJob, verbose: u8, settings: &Settings, printer: &
     let policy = settings.jobs.get(&format!("{package_name}/{job_name}"));
     let plan = plan::resolve(Request {
         package: package_name,
-        version: &package.manifest.version,
+        version: &manifest.version,
         job,
         values,
         now: Utc::now(),
@@ -69,7 +71,7 @@ pub(super) fn run(command: &RunJob, verbose: u8, settings: &Settings, printer: &
         return Ok(Code::Success);
     }
     second_store(settings, printer);
-    execute(package, &plan, &own, verbose, settings, printer)
+    execute(package, job, &plan, &own, verbose, settings, printer)
 }
 
 fn help_of_run_job(printer: &mut Printer) -> Result<Code, Failure> {
@@ -118,14 +120,19 @@ fn dry_run(package: &Package, plan: &Plan, as_json: bool, printer: &mut Printer)
 
 fn execute(
     package: &Package,
+    job: &JobManifest,
     plan: &Plan,
     own: &OwnFlags,
     verbose: u8,
     settings: &Settings,
     printer: &mut Printer,
 ) -> Result<Code, Failure> {
-    let library = Library::open(&package.path)
-        .map_err(|fault| Failure::new(Code::Plugin, format!("{}: {}", package.path.display(), fault.detail)).mend(fault.fix))?;
+    let library =
+        Library::open(&package.path).map_err(|fault| Failure::unusable(&plan.package, &[&fault.at(package.path.clone())]))?;
+    // The parameters were checked against this job: it must be the one that will run.
+    if library.manifest().job(&plan.job) != Some(job) {
+        return Err(Failure::replaced(&package.path));
+    }
     // From here on a signal ends the run in order, not this process.
     let mut signals = Signals::install().map_err(|e| Failure::new(Code::Internal, format!("signals cannot be handled: {e}")))?;
     let state = StateDir::open(&settings.state_dir)?;

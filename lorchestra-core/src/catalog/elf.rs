@@ -30,8 +30,8 @@ pub(super) struct Elf<'f> {
 }
 
 impl<'f> Elf<'f> {
-    pub(super) fn open(file: &'f File) -> Result<Self, Fault> {
-        let len = file.metadata().map_err(|e| broken(&e))?.len();
+    /// Checks the file, which has `len` bytes.
+    pub(super) fn open(file: &'f File, len: u64) -> Result<Self, Fault> {
         if len == 0 {
             return Err(Fault::new(Reason::Empty, "it has no bytes", COPY_AGAIN));
         }
@@ -157,7 +157,7 @@ pub(super) fn text_at(table: &[u8], offset: usize) -> Option<&[u8]> {
     table.get(offset..)?.split(|&b| b == 0).next()
 }
 
-fn broken(error: &io::Error) -> Fault {
+pub(super) fn broken(error: &io::Error) -> Fault {
     Fault::new(
         Reason::Unreadable,
         format!("it cannot be read: {error}"),

@@ -62,7 +62,7 @@ fn host() -> Option<Version> {
         let path =
             maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..])).find(|path| path.ends_with("/libc.so.6"))?;
         let file = File::open(path).ok()?;
-        defined(&Elf::open(&file).ok()?)
+        defined(&Elf::open(&file, file.metadata().ok()?.len()).ok()?)
     })
 }
 

@@ -1,11 +1,11 @@
 //! From an open file to its manifest, or to the one reason why there is none that can be used.
 
-use super::elf::{Elf, not_a_library};
+use super::elf::{self, Elf, not_a_library};
 use super::glibc;
 use super::problem::{Fault, Reason};
 use crate::plan::value;
 use lorchestra_plugin_api::abi::ABI_REVISION;
-use lorchestra_plugin_api::manifest::{HEADER_LEN, MAX_JSON, Manifest, ManifestError, SECTION};
+use lorchestra_plugin_api::manifest::{HEADER_LEN, MAX_JSON, Manifest, ManifestError, Outline, SECTION};
 use serde::Deserialize;
 use std::fs::File;
 
@@ -14,7 +14,26 @@ use std::fs::File;
 /// # Errors
 /// The first thing that is wrong, in this order: ELF, machine, segments; manifest; ABI revision; C library; defaults.
 pub fn inspect(file: &File) -> Result<Manifest, Fault> {
-    let elf = Elf::open(file)?;
+    let len = file.metadata().map_err(|e| elf::broken(&e))?.len();
+    let (elf, bytes) = section(file, len)?;
+    let manifest = Manifest::from_section(&bytes).map_err(|error| unreadable(&bytes, &error))?;
+    let of_package = |fault: Fault| Fault { package: Some(manifest.package.clone()), ..fault };
+    check_host(&elf, manifest.abi).map_err(of_package)?;
+    check_defaults(&manifest).map_err(of_package)?;
+    Ok(manifest)
+}
+
+/// The same for a listing: reads less of the manifest, and leaves parameters and defaults unchecked.
+pub(super) fn outline(file: &File, len: u64) -> Result<Outline, Fault> {
+    let (elf, bytes) = section(file, len)?;
+    let outline = Outline::from_section(&bytes).map_err(|error| unreadable(&bytes, &error))?;
+    check_host(&elf, outline.abi).map_err(|fault| Fault { package: Some(outline.package.clone()), ..fault })?;
+    Ok(outline)
+}
+
+/// The checked file, and its manifest section.
+fn section(file: &File, len: u64) -> Result<(Elf<'_>, Vec<u8>), Fault> {
+    let elf = Elf::open(file, len)?;
     let Some(section) = elf.section(SECTION) else {
         if elf.is_executable {
             return Err(not_a_library("an executable"));
@@ -26,12 +45,13 @@ pub fn inspect(file: &File) -> Result<Manifest, Fault> {
         ));
     };
     let bytes = elf.section_bytes(section, "its manifest", (HEADER_LEN + MAX_JSON) as u64)?;
-    let manifest = Manifest::from_section(&bytes).map_err(|error| unreadable(&bytes, &error))?;
-    let of_package = |fault: Fault| Fault { package: Some(manifest.package.clone()), ..fault };
-    check_revision(manifest.abi).map_err(of_package)?;
-    glibc::check(&elf).map_err(of_package)?;
-    check_defaults(&manifest).map_err(of_package)?;
-    Ok(manifest)
+    Ok((elf, bytes))
+}
+
+/// Whether this host has what the library was built for.
+fn check_host(elf: &Elf<'_>, abi: u32) -> Result<(), Fault> {
+    check_revision(abi)?;
+    glibc::check(elf)
 }
 
 /// What every revision's manifest has.

@@ -62,6 +62,9 @@ pub(super) fn dispatch(
         let next = [deadline, kill_at].into_iter().flatten().min();
         let wait = next.map(|at| at.saturating_duration_since(Instant::now()));
         let woken = wait_for(worker, signals, final_seen, output_open, control_open, lingers, wait)?;
+        // Taken out of the pipe before the worker is looked at: a SIGCHLD that comes after that look stays in the pipe and wakes
+        // the next poll. The other way round it would be swallowed here, and nothing else might ever wake it.
+        let told = signals.endings();
 
         if woken.output {
             output_open = copy_output(&mut worker.output, &mut log);
@@ -74,7 +77,7 @@ pub(super) fn dispatch(
             break;
         }
         worker.reap_orphans();
-        for signal in signals.endings() {
+        for signal in told {
             if ending.is_none() && !lingers {
                 tracing::debug!(signal, "ending the run");
                 ending = Some(Ending::Cancelled { signal });

@@ -1,7 +1,9 @@
 //! Ends the worker's process group when the supervisor is gone.
 //!
-//! The supervisor's death closes its end of the control socket, whatever killed it. PDEATHSIG, the fallback, reaches the
-//! worker alone: what the job had started would live on.
+//! The supervisor's death closes its end of the control socket, whatever killed it. There is no PDEATHSIG beside it: that reaches
+//! the worker alone. As SIGKILL it took the watchdog before the group was dead, and what the job had started lived on; as SIGTERM a
+//! job that looks at `is_cancelled` could end in good order in the moment before the kill, and a run that nobody supervised any
+//! more was `completed` (both measured).
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal;
