@@ -403,10 +403,12 @@ mod tests {
         assert!(!site.state.run_logs(&ids[0]).exists());
         assert_eq!(store.runs(&RunFilter::default()).unwrap().len(), 2, "the young one and the running one stay");
         assert_eq!(events(&store).iter().filter(|e| e.run_id == ids[0]).count(), 0);
-        // Seen from 40 days on, all logs are old; from 2 years on, the run that still runs stays.
+        // Seen from 40 days on, all logs are old; from 800 days on, the run that still runs stays.
         let later = |days: u32| crate::now_micros() + i64::try_from((days * day).as_micros()).unwrap();
         let logs_only = retention::Retention { logs: 30 * day, runs: 10_000 * day };
-        assert_eq!(store.prune(&site.state, &logs_only, later(40)).unwrap(), retention::Pruned { runs: 0, logs: 2 });
+        assert_eq!(store.prune(&site.state, &logs_only, later(40)).unwrap(), retention::Pruned { runs: 0, logs: 1 });
+        assert!(!site.state.run_logs(&ids[1]).exists() && site.state.run_logs(&ids[2]).exists(), "those of the running one stay");
+        assert_eq!(store.prune(&site.state, &logs_only, later(40)).unwrap(), retention::Pruned::default(), "once");
         assert_eq!(store.prune(&site.state, &retention, later(800)).unwrap().runs, 1);
         assert_eq!(store.runs(&RunFilter::default()).unwrap()[0].run_id, ids[2]);
     }

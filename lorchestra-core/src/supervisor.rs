@@ -6,7 +6,7 @@
 //! 1. The overlap lock is held. Runs of the same job that died without an end are closed ([`crate::recovery`]).
 //! 2. The run's spool directory exists. From here on, a run that dies is found by the next command.
 //! 3. The run, its first attempt and `job.started` are committed.
-//! 4. The worker runs; its spool is taken in beside it.
+//! 4. The worker, which was started meanwhile and knew nothing yet, gets its order; its spool is taken in beside it.
 //! 5. The worker and all it started are dead; the rest of the spool is committed.
 //! 6. State and terminal event are committed, in one transaction.
 //! 7. The spool directory is gone, the lock is released.
@@ -18,7 +18,7 @@ pub mod signals;
 
 use crate::library::Library;
 use crate::locks::{OverlapLock, overlap_name};
-use crate::outcome::{Death, Evidence, Failure, Outcome, decide};
+use crate::outcome::{Death, Evidence, Outcome, decide};
 use crate::plan::Plan;
 use crate::process::{self, Identity};
 use crate::recovery;
@@ -143,14 +143,20 @@ pub fn run(
     let account = plan.account.as_deref();
     let lock_path = site.state.lock(&overlap_name(&plan.package, &plan.job, account));
     let lock = OverlapLock::try_take(&lock_path).map_err(|source| StateError::Io { path: lock_path, source })?;
-    let mut store = Store::open(site.state)?;
     let Some(lock) = lock else {
-        return Err(overlap(&store, plan));
+        return Err(overlap(&Store::open(site.state)?, plan));
     };
-    let recovered = recovery::close_predecessors(site.state, &mut store, &plan.package, &plan.job, account, &lock)?;
 
     let run_id = uuid::Uuid::now_v7().to_string();
     let attempt = 1;
+    let environment = [("LORCHESTRA_RUN_ID", run_id.clone()), ("LORCHESTRA_ATTEMPT", attempt.to_string())];
+    let title = format!("{}/{}", plan.package, plan.job);
+    // Started early, and idle until it is sent its order: its own start takes as long as what is done here meanwhile. Returning
+    // before the order ends it again, without plugin code ever being loaded.
+    let mut worker = Worker::start(site.worker, library, &title, &environment).map_err(process("starting the worker"))?;
+
+    let mut store = Store::open(site.state)?;
+    let recovered = recovery::close_predecessors(site.state, &mut store, &plan.package, &plan.job, account, &lock)?;
     let spool = site.state.attempt_spool(&run_id, attempt);
     make_dir(&spool)?;
     make_dir(&site.state.run_logs(&run_id))?;
@@ -187,10 +193,8 @@ pub fn run(
     })?;
     on_start(&run_id);
 
-    let environment = [("LORCHESTRA_RUN_ID", run_id.clone()), ("LORCHESTRA_ATTEMPT", attempt.to_string())];
-    let title = format!("{}/{}", plan.package, plan.job);
-    let worker = Worker::start(site.worker, library, &title, &environment, |library_fd| Order {
-        library_fd,
+    worker.order(&Order {
+        library_fd: worker.library_fd(),
         library_path: library.path().to_owned(),
         job: plan.job.clone(),
         spool: spool.clone(),
@@ -205,26 +209,6 @@ pub fn run(
             params: plan.params.clone(),
         },
     });
-    let mut worker = match worker {
-        Ok(worker) => worker,
-        Err(source) => {
-            // The run is recorded: it gets its end, and the caller the reason.
-            let failure = Failure {
-                cause: crate::outcome::Cause::Load,
-                message: format!("the worker could not be started: {source}"),
-                permanent: false,
-                job_result: None,
-                signal: None,
-                exit_code: None,
-            };
-            let outcome = Outcome::Failed(failure);
-            let facts = Facts { duration: clock.elapsed(), time: ProcessorTime::default(), max_rss_kib: None };
-            let end = run_end(&outcome, attempt, &facts);
-            store.end_run(&run_id, None, &end)?;
-            recovery::remove_spool(site.state, &run_id);
-            return Ok(Ended { run_id, outcome, duration: facts.duration, output, payload: end.payload, recovered, store });
-        }
-    };
     let (seen_read, seen_write) =
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(|e| process("making a pipe")(e.into()))?;
     let intake = Intake::start(store, &run_id, attempt, &spool, seen_write).map_err(process("starting the intake thread"))?;

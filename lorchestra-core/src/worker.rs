@@ -1,6 +1,6 @@
 //! Inside the child process: one worker is one attempt of one run.
 //!
-//! Talks to its supervisor by the control socket (descriptor 0): the [`Order`](order::Order) comes in; troubles from before the spool was
+//! Talks to its supervisor by the control socket (descriptor 0): the [`Order`] comes in; troubles from before the spool was
 //! open go out; its end of file means that the supervisor is gone. Everything else goes into the spool. No network, no store.
 //!
 //! The steps, each of which the evidence at the end can tell from the next ([`crate::outcome`]):

@@ -73,9 +73,11 @@ CREATE TABLE runs (
     host             TEXT NOT NULL,
     supervisor_pid   INTEGER NOT NULL,
     supervisor_start INTEGER NOT NULL,
-    boot_id          TEXT NOT NULL
+    boot_id          TEXT NOT NULL,
+    logs             INTEGER NOT NULL DEFAULT 1
 ) STRICT;
 CREATE INDEX runs_by_start ON runs (started_at);
+CREATE INDEX runs_with_logs ON runs (ended_at) WHERE logs;
 CREATE INDEX runs_running ON runs (n) WHERE state = 'running';
 
 CREATE TABLE attempts (

@@ -11,7 +11,7 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -32,6 +32,19 @@ pub(super) struct Worker {
     pub(super) output: File,
     /// Children this process had before: not the job's.
     before: Vec<Pid>,
+    library_fd: RawFd,
+    ended: bool,
+}
+
+/// A worker that is given up (its run could not be recorded) does not stay.
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if !self.ended
+            && let Err(error) = self.end()
+        {
+            tracing::debug!(%error, "a worker that was given up could not be ended");
+        }
+    }
 }
 
 /// Processor time of a worker and what it waited for.
@@ -42,14 +55,8 @@ pub(super) struct ProcessorTime {
 }
 
 impl Worker {
-    /// Starts the worker and sends it its order; `order` makes it from the number of the library's descriptor.
-    pub(super) fn start(
-        exe: &Path,
-        library: &Library,
-        title: &str,
-        environment: &[(&str, String)],
-        order: impl FnOnce(std::os::fd::RawFd) -> Order,
-    ) -> io::Result<Self> {
+    /// Starts a worker that waits for its order.
+    pub(super) fn start(exe: &Path, library: &Library, title: &str, environment: &[(&str, String)]) -> io::Result<Self> {
         // Without it orphans would go to init and out of reach. It is not inherited by the worker.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         let before = process::children();
@@ -68,16 +75,25 @@ impl Worker {
             .stderr(Stdio::from(err))
             // posix_spawn does this; a pre_exec closure would cost a fork of the whole address space.
             .process_group(0);
-        let (child, order) = library.inheritable(|fd| Ok((command.spawn()?, order(fd))))?;
+        let (child, library_fd) = library.inheritable(|fd| Ok((command.spawn()?, fd)))?;
         // Ours are the only copies that may stay open: the pipe ends when the worker's do.
         drop(command);
         let pid = Pid::from_child(&child);
-        // A worker that died before it read its order is the dispatcher's to find.
-        if let Err(error) = order.send(&control) {
+        Ok(Self { child, pid, library_fd, control, output: File::from(output), before, ended: false })
+    }
+
+    /// Number of the library's descriptor in the worker.
+    pub(super) fn library_fd(&self) -> RawFd {
+        self.library_fd
+    }
+
+    /// Sends the worker its order. Should it have died meanwhile, the dispatcher finds it dead.
+    pub(super) fn order(&self, order: &Order) {
+        let sent = order.send(&self.control);
+        // From here on it is only asked, once the worker is dead, whether there is something in it.
+        if let Err(error) = self.control.set_nonblocking(true).and(sent) {
             tracing::debug!(%error, "the worker did not take its order");
         }
-        control.set_nonblocking(true)?;
-        Ok(Self { child, pid, control, output: File::from(output), before })
     }
 
     /// Its pid.
@@ -118,6 +134,7 @@ impl Worker {
             .map(|stat| ProcessorTime { user_ms: process::ticks_to_ms(stat.user), system_ms: process::ticks_to_ms(stat.system) })
             .unwrap_or_default();
         let status = self.child.wait()?;
+        self.ended = true;
         self.end_orphans();
         let death = match (status.code(), status.signal()) {
             (Some(code), _) => Death::Exited(code),
