@@ -8,9 +8,10 @@ mod runs;
 use crate::args::{Args, Command};
 use crate::exit::Code;
 use crate::failure::Failure;
-use crate::notify;
+use crate::notify::{self, Notices};
 use crate::printer::Printer;
 use crate::settings::Settings;
+use crate::show;
 use lorchestra_core::outcome::Outcome;
 use lorchestra_core::recovery::{Recovered, close_abandoned};
 use lorchestra_core::state::StateDir;
@@ -19,21 +20,24 @@ use serde_json::json;
 
 /// Runs the command that was asked for.
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
-    match &args.command {
+    // What was found on the way is told to `on_failure` last: whoever waits for the answer has it by then.
+    let mut notices = Notices::new(settings.on_failure.as_deref());
+    let result = match &args.command {
         Command::Jobs(command) => jobs::run(command, settings, printer),
-        Command::RunJob(command) => run_job::run(command, args.verbose, settings, printer),
-        Command::Runs(command) => runs::run(command, settings, printer),
-        Command::Events(command) => events::run(command, settings, printer),
-    }
+        Command::RunJob(command) => return run_job::run(command, args.verbose, settings, notices, printer),
+        Command::Runs(command) => runs::run(command, settings, &mut notices, printer),
+        Command::Events(command) => events::run(command, settings, &mut notices, printer),
+    };
+    notices.send(None, printer);
+    result
 }
 
 /// The state directory and its store, after what an earlier supervisor's death left open is closed. `None`: there is no
 /// history yet, and looking for one made none.
-fn history(settings: &Settings, printer: &mut Printer) -> Result<Option<(StateDir, Store)>, Failure> {
+fn history(settings: &Settings, notices: &mut Notices<'_>, printer: &mut Printer) -> Result<Option<(StateDir, Store)>, Failure> {
     second_store(settings, printer);
     let Some(state) = StateDir::existing(&settings.state_dir)? else { return Ok(None) };
-    let recovered = close_abandoned(&state)?;
-    tell_recovered(settings, &recovered, printer);
+    close_dead_runs(&state, notices, printer)?;
     if !state.store().exists() {
         return Ok(None);
     }
@@ -51,8 +55,20 @@ fn second_store(settings: &Settings, printer: &mut Printer) {
     }
 }
 
-/// Says which runs were closed, and hands the failed ones to `on_failure`: their own supervisor could not.
-fn tell_recovered(settings: &Settings, recovered: &[Recovered], printer: &mut Printer) {
+/// Closes the runs whose supervisor died. One that cannot be closed is a warning: it keeps nobody from reading the history, or
+/// from running another job.
+fn close_dead_runs(state: &StateDir, notices: &mut Notices<'_>, printer: &mut Printer) -> Result<(), Failure> {
+    let closed = close_abandoned(state)?;
+    tell_recovered(&closed.recovered, notices, printer);
+    if let Some((run_id, error)) = closed.stuck.into_iter().next() {
+        let failure = Failure::from(error);
+        printer.warning(format_args!("run {run_id} stays open for now: {}", failure.message));
+    }
+    Ok(())
+}
+
+/// Says which runs were closed, and notes the failed ones for `on_failure`: their own supervisor could not.
+fn tell_recovered(recovered: &[Recovered], notices: &mut Notices<'_>, printer: &mut Printer) {
     for Recovered { run, outcome, .. } in recovered {
         match outcome {
             Outcome::Completed => printer.warning(format_args!(
@@ -69,7 +85,7 @@ fn tell_recovered(settings: &Settings, recovered: &[Recovered], printer: &mut Pr
                     failure.message
                 ));
                 let report = failure_report(&run.run_id, &run.package, &run.job, run.account.as_deref(), &run.host, failure);
-                notify::on_failure(settings.on_failure.as_deref(), &report, printer);
+                notices.add(report);
             }
         }
     }
@@ -89,13 +105,16 @@ fn failure_report(
         "run_id": run_id,
         "package": package,
         "job": job,
-        "account": account,
+        "account": account.map(|account| show::shortened(account, notify::TEXT)),
         "host": host,
         "cause": failure.cause.as_str(),
-        "message": failure.message,
+        "message": show::shortened(&failure.message, notify::TEXT),
         "logs": format!("lorchestra runs logs {run_id}"),
     })
 }
+
+/// Characters of a run's id that name it, at least.
+const SHORTEST: usize = 4;
 
 /// The run that a person named.
 fn find_run(store: Option<&Store>, text: &str) -> Result<Run, Failure> {
@@ -103,6 +122,10 @@ fn find_run(store: Option<&Store>, text: &str) -> Result<Run, Failure> {
         Failure { bare: true, ..Failure::new(Code::Failed, format!("Unknown run: {text}")) }
             .mend("lorchestra runs list shows the newest runs")
     };
+    if text.chars().count() < SHORTEST {
+        return Err(Failure { bare: true, ..Failure::new(Code::Failed, format!("Unknown run: {text}")) }
+            .mend(format!("give the whole id, or at least {SHORTEST} characters of its beginning or end")));
+    }
     let Some(store) = store else { return Err(none()) };
     match store.find_run(text)? {
         Ok(run) => Ok(run),

@@ -136,6 +136,8 @@ impl From<StoreError> for Failure {
             StoreError::NotWritable { .. } => {
                 Self::new(Code::NotWritable, message).mend("free space or permissions; nothing that was emitted is lost")
             }
+            StoreError::Busy { .. } => Self::new(Code::NotWritable, message)
+                .mend("see which process has it open (lsof, fuser), and run the command again; nothing that was emitted is lost"),
             StoreError::Io { source, .. } if full_or_read_only(&source) => Self::new(Code::NotWritable, message),
             StoreError::Io { .. } | StoreError::Sql { .. } => Self::new(Code::Internal, message),
         }
@@ -158,7 +160,7 @@ impl From<RecoveryError> for Failure {
             RecoveryError::Intake(error) => error.into(),
             RecoveryError::Io { .. } => Self::new(Code::NotWritable, chain(&error)),
         };
-        failure.message = format!("an interrupted run could not be closed: {}", failure.message);
+        failure.message = format!("an earlier run that died could not be closed: {}", failure.message);
         failure
     }
 }
@@ -175,6 +177,10 @@ impl From<RunError> for Failure {
                     None => failure.mend("lorchestra runs list --running shows what runs"),
                 }
             }
+            RunError::Interrupted { signal } => Self::new(Code::Interrupted(signal), error.to_string()),
+            RunError::ClosedElsewhere { ref run_id } => Self::new(Code::Internal, error.to_string())
+                .mend(format!("what is recorded of it: lorchestra runs show {run_id}"))
+                .mend("two systems or containers that do not see each other's processes must not share a state directory"),
             RunError::Changed { .. } => Self::new(Code::Plugin, error.to_string()).mend("run it again"),
             RunError::State(error) => error.into(),
             RunError::Store(error) => error.into(),

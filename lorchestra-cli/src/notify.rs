@@ -1,52 +1,115 @@
-//! The `on_failure` command: a failure under cron must not be silent. Run by `/bin/sh -c` with one JSON object on standard
-//! input; has 30 s, and cannot change the outcome.
+//! The `on_failure` command: a failure under cron must not be silent. Run by `/bin/sh -c`, once for each failed run, with one
+//! JSON object on standard input, after whoever started lorchestra has its answer. All of them together have 30 s, and none can
+//! change the outcome. `LORCHESTRA_ON_FAILURE` is set for it: a run that the command starts does not start the command again.
 
 use crate::printer::Printer;
-use rustix::process::{Pid, Signal};
+use lorchestra_core::supervisor::signals::Signals;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::time::Timespec;
 use serde_json::Value;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// What the command may take.
+/// What the commands may take together.
 const TIME_BOX: Duration = Duration::from_secs(30);
+/// Characters of a text in the object, at most.
+pub(crate) const TEXT: usize = 2000;
+/// Set in the environment of the command.
+pub(crate) const RUNNING: &str = "LORCHESTRA_ON_FAILURE";
 
-/// Runs the command with `failure` (schema lorchestra.failure/1) on its standard input. What it prints goes to standard error;
-/// what goes wrong with it is a warning.
-pub(crate) fn on_failure(command: Option<&str>, failure: &Value, printer: &mut Printer) {
-    let Some(command) = command else { return };
-    printer.flush();
-    if let Err(why) = run(command, failure) {
-        printer.warning(format_args!("on_failure: {why}"));
+/// Failed runs that are to be told.
+#[derive(Debug)]
+pub(crate) struct Notices<'a> {
+    command: Option<&'a str>,
+    reports: Vec<Value>,
+}
+
+impl<'a> Notices<'a> {
+    /// For the configured command, if there is one.
+    pub(crate) fn new(command: Option<&'a str>) -> Self {
+        Self { command, reports: Vec::new() }
+    }
+
+    /// Notes a failed run (schema lorchestra.failure/1).
+    pub(crate) fn add(&mut self, report: Value) {
+        self.reports.push(report);
+    }
+
+    /// Runs the command for each. What it prints goes to standard error; what goes wrong with it is a warning. A signal that asks
+    /// for an end ends it too.
+    pub(crate) fn send(self, mut signals: Option<&mut Signals>, printer: &mut Printer) {
+        let Some(command) = self.command else { return };
+        if self.reports.is_empty() {
+            return;
+        }
+        printer.flush();
+        let deadline = Instant::now() + TIME_BOX;
+        for report in &self.reports {
+            match run(command, report, deadline, signals.as_deref_mut()) {
+                Ok(()) => {}
+                Err(Trouble::Ended(why)) => printer.warning(format_args!("on_failure: {why}")),
+                Err(Trouble::Killed(why)) => {
+                    // The rest would have no time either.
+                    printer.warning(format_args!("on_failure: {why}"));
+                    return;
+                }
+            }
+        }
     }
 }
 
-fn run(command: &str, failure: &Value) -> Result<(), String> {
+enum Trouble {
+    Ended(String),
+    Killed(String),
+}
+
+fn run(command: &str, report: &Value, deadline: Instant, mut signals: Option<&mut Signals>) -> Result<(), Trouble> {
     let stderr = || Stdio::from(std::io::stderr());
+    let ended = |what: &'static str| move |e: std::io::Error| Trouble::Ended(format!("{what}: {e}"));
     let mut child = Command::new("/bin/sh")
         .args(["-c", command])
+        .env(RUNNING, "1")
         .stdin(Stdio::piped())
         .stdout(stderr())
         .stderr(stderr())
         .process_group(0)
         .spawn()
-        .map_err(|e| format!("/bin/sh could not be started: {e}"))?;
+        .map_err(ended("/bin/sh could not be started"))?;
     if let Some(mut stdin) = child.stdin.take() {
-        // Smaller than a pipe's buffer, so that a command that does not read cannot hold us; one that closes it early may.
-        let _ = writeln!(stdin, "{failure}");
+        let line = format!("{report}\n");
+        // In a thread of its own: a command that does not read must not hold us. One that closes its input early may do so.
+        let _ = std::thread::Builder::new().spawn(move || drop(stdin.write_all(line.as_bytes())));
     }
-    let deadline = Instant::now() + TIME_BOX;
+    let pidfd = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty())
+        .map_err(|e| ended("the command cannot be watched")(e.into()))?;
     loop {
-        match child.try_wait().map_err(|e| e.to_string())? {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(killed(child, format!("the command was killed: it had not ended after {} s", TIME_BOX.as_secs())));
+        }
+        let wait = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+        let mut fds = vec![PollFd::new(&pidfd, PollFlags::IN)];
+        if let Some(signals) = &signals {
+            fds.push(PollFd::new(&**signals, PollFlags::IN));
+        }
+        // Woken for nothing: looked at again.
+        let _ = poll(&mut fds, Some(&wait));
+        match child.try_wait().map_err(ended("the command cannot be waited for"))? {
             Some(status) if status.success() => return Ok(()),
-            Some(status) => return Err(format!("the command ended with {status}")),
-            None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
-            None => {
-                let _ = rustix::process::kill_process_group(Pid::from_child(&child), Signal::KILL);
-                let _ = child.wait();
-                return Err(format!("the command was killed after {} s", TIME_BOX.as_secs()));
-            }
+            Some(status) => return Err(Trouble::Ended(format!("the command ended with {status}"))),
+            None => {}
+        }
+        if signals.as_mut().is_some_and(|signals| !signals.endings().is_empty()) {
+            return Err(killed(child, "the command was killed: a signal asked for the end".into()));
         }
     }
+}
+
+fn killed(mut child: Child, why: String) -> Trouble {
+    let _ = rustix::process::kill_process_group(Pid::from_child(&child), Signal::KILL);
+    let _ = child.wait();
+    Trouble::Killed(why)
 }

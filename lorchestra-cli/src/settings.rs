@@ -69,7 +69,8 @@ impl Settings {
             state_dir,
             second_store,
             data_root: config.data_dir.unwrap_or_else(|| base.data_dir().join("lorchestra/data")),
-            on_failure: config.on_failure,
+            // A run that the command itself starts does not start the command again.
+            on_failure: config.on_failure.filter(|_| std::env::var_os(crate::notify::RUNNING).is_none()),
             retention: Retention {
                 logs: config.retention.logs.unwrap_or(default.logs),
                 runs: config.retention.runs.unwrap_or(default.runs),

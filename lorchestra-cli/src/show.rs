@@ -65,3 +65,11 @@ pub(crate) fn param_help(param: &ParamManifest) -> String {
     }
     text + &note
 }
+
+/// The beginning of a text, and a sign that there was more.
+pub(crate) fn shortened(text: &str, characters: usize) -> String {
+    match text.char_indices().nth(characters) {
+        Some((end, _)) => format!("{} …", &text[..end]),
+        None => text.to_owned(),
+    }
+}

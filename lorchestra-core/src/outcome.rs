@@ -5,7 +5,7 @@
 
 use crate::spool::record::Final;
 use lorchestra_plugin_api::invoke::JobReturn;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Why a run failed. A closed set; the names are part of the envelope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -49,7 +49,8 @@ impl Cause {
 }
 
 /// Why the supervisor ended the run itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Ending {
     /// The deadline passed.
     Timeout {
@@ -64,7 +65,8 @@ pub enum Ending {
 }
 
 /// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Death {
     /// It exited.
     Exited(i32),
@@ -97,7 +99,7 @@ pub struct Evidence {
 }
 
 /// A trouble of the worker outside plugin code.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerFault {
     /// Whether the spool was the trouble (a full disk), or lorchestra itself.
     pub spool: bool,
@@ -133,6 +135,25 @@ pub struct Failure {
 
 /// Decides how the run ended.
 pub fn decide(evidence: &Evidence) -> Outcome {
+    let mut outcome = cause_of(evidence);
+    if let Outcome::Failed(failure) = &mut outcome
+        && evidence.damaged > 0
+        && failure.cause != Cause::Spool
+    {
+        failure.message.push_str(&format!("; besides, {}", damage(evidence.damaged)));
+    }
+    outcome
+}
+
+fn damage(records: u64) -> String {
+    format!(
+        "{records} {} of the spool {} damaged on disk",
+        if records == 1 { "record" } else { "records" },
+        if records == 1 { "was" } else { "were" }
+    )
+}
+
+fn cause_of(evidence: &Evidence) -> Outcome {
     let said = evidence.end.as_ref().map(result_text);
     if let Some(ending) = evidence.ending {
         let (cause, message, signal) = match ending {
@@ -147,13 +168,7 @@ pub fn decide(evidence: &Evidence) -> Outcome {
     }
     match &evidence.end {
         Some(Final::Returned { returned, .. }) => match returned {
-            _ if evidence.damaged > 0 => {
-                let n = evidence.damaged;
-                failed(Failure {
-                    job_result: said,
-                    ..failure(Cause::Spool, format!("{n} records of the spool were damaged on disk"))
-                })
-            }
+            _ if evidence.damaged > 0 => failed(Failure { job_result: said, ..failure(Cause::Spool, damage(evidence.damaged)) }),
             JobReturn::Ok => Outcome::Completed,
             JobReturn::Error { messages, permanent } => {
                 failed(Failure { permanent: *permanent, ..failure(Cause::Error, messages.join(": ")) })
@@ -326,6 +341,13 @@ mod tests {
     fn lost_records_are_no_success() {
         assert_eq!(cause(&Evidence { end: returned(JobReturn::Ok), damaged: 2, ..evidence() }), Some(Cause::Spool));
         assert_eq!(cause(&Evidence { end: Some(Final::SpoolFault { message: "x".into() }), ..evidence() }), Some(Cause::Spool));
+    }
+
+    #[test]
+    fn damage_is_told_beside_any_other_cause() {
+        let Outcome::Failed(failure) = decide(&Evidence { damaged: 1, ..evidence() }) else { unreachable!() };
+        assert_eq!(failure.cause, Cause::Exit);
+        assert!(failure.message.ends_with("; besides, 1 record of the spool was damaged on disk"), "{}", failure.message);
     }
 
     #[test]

@@ -90,6 +90,34 @@ pub fn children() -> Vec<Pid> {
         .collect()
 }
 
+/// Kills the processes of this user that carry `LORCHESTRA_RUN_ID=<run_id>` in their environment, whatever group or session
+/// they are in: what a run left behind when nobody was alive to end it. Answers with how many there were. This process is
+/// none of them, even when it was started by that run.
+pub fn kill_remains_of(run_id: &str) -> usize {
+    let own = std::process::id();
+    let wanted = format!("LORCHESTRA_RUN_ID={run_id}");
+    // Environments of other users cannot be read: theirs are never touched.
+    let belongs = |pid: u32| {
+        fs::read(format!("/proc/{pid}/environ"))
+            .is_ok_and(|environment| environment.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes()))
+    };
+    let Ok(processes) = fs::read_dir("/proc") else { return 0 };
+    let mut killed = 0;
+    for pid in processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok()) {
+        if pid != own
+            && belongs(pid)
+            && let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw)
+            && let Ok(pidfd) = rustix::process::pidfd_open(raw, PidfdFlags::empty())
+            // Asked again with the descriptor in hand: the pid may have been given to another meanwhile.
+            && belongs(pid)
+            && kill(&pidfd).is_ok()
+        {
+            killed += 1;
+        }
+    }
+    killed
+}
+
 /// Peak memory of this process in KiB.
 pub fn max_rss_kib() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;

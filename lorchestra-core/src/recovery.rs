@@ -3,11 +3,15 @@
 //! Called by the commands that show or make runs. A run is open as long as its spool directory exists, so that one look
 //! into `spool/` is all that this costs when there is nothing to do. For each open run:
 //!
-//! 1. The overlap lock must be free: else its supervisor lives, and will end it.
+//! 1. Its supervisor must be dead, and the overlap lock free: else its supervisor lives, and will end it.
 //! 2. The attempt's lock must be free, or become so in 5 s: a worker outlives its supervisor by a moment at most. One that
 //!    does not is killed.
-//! 3. The rest of the spool is taken in; with a final record, that is the outcome, else the run is abandoned.
-//! 4. State and terminal event are committed; then the spool directory is removed.
+//! 3. What still carries the run's id in its environment is killed: the worker's watchdog may have died with it.
+//! 4. The rest of the spool is taken in. What the supervisor had noted, and the final record, are the outcome; with neither, the
+//!    run is abandoned.
+//! 5. State and terminal event are committed; then the spool directory is removed.
+//!
+//! A run that cannot be closed stays open and keeps nobody from anything but a run of the same job and account.
 
 use crate::locks::{AttemptLock, OverlapLock, overlap_name};
 use crate::outcome::Outcome;
@@ -16,7 +20,7 @@ use crate::spool::reader::{Reader, Writing};
 use crate::state::StateDir;
 use crate::store::{Run, RunState, Store, StoreError};
 use crate::supervisor::intake::{IntakeError, take_in};
-use crate::supervisor::unseen_end;
+use crate::supervisor::{note, unseen_end};
 use rustix::process::PidfdFlags;
 use std::fs;
 use std::io;
@@ -58,29 +62,54 @@ pub enum RecoveryError {
     },
 }
 
-/// Closes every open run whose supervisor is dead. Opens the store only if there is one to close.
-pub fn close_abandoned(state: &StateDir) -> Result<Vec<Recovered>, RecoveryError> {
-    let open = open_runs(state)?;
-    if open.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut store = Store::open(state)?;
-    let mut recovered = Vec::new();
-    for run_id in open {
-        let Ok(run) = store.find_run(&run_id)? else {
-            remove_unrecorded(state, &run_id);
-            continue;
-        };
-        let path = state.lock(&overlap_name(&run.package, &run.job, run.account.as_deref()));
-        let lock = OverlapLock::try_take(&path).map_err(|source| RecoveryError::Io { path, source })?;
-        if let Some(lock) = lock {
-            recovered.extend(close(state, &mut store, &run_id, &lock)?);
-        }
-    }
-    Ok(recovered)
+/// What a look for open runs came to.
+#[derive(Debug, Default)]
+pub struct Closed {
+    /// Runs that were closed.
+    pub recovered: Vec<Recovered>,
+    /// Runs that stay open for now, and why.
+    pub stuck: Vec<(String, RecoveryError)>,
 }
 
-/// Closes the open runs of one job and account, whose lock the caller holds.
+/// Closes every open run whose supervisor is dead. Opens the store only if there is one to close.
+pub fn close_abandoned(state: &StateDir) -> Result<Closed, RecoveryError> {
+    let mut closed = Closed::default();
+    let open = open_runs(state)?;
+    if open.is_empty() {
+        return Ok(closed);
+    }
+    let mut store = Store::open(state)?;
+    for run_id in open {
+        match close_if_dead(state, &mut store, &run_id) {
+            Ok(recovered) => closed.recovered.extend(recovered),
+            Err(error) => closed.stuck.push((run_id, error)),
+        }
+    }
+    Ok(closed)
+}
+
+fn close_if_dead(state: &StateDir, store: &mut Store, run_id: &str) -> Result<Option<Recovered>, RecoveryError> {
+    let Ok(run) = store.find_run(run_id)? else {
+        remove_unrecorded(state, run_id);
+        return Ok(None);
+    };
+    if run.state != RunState::Running {
+        // Only the removal is left, and needs no lock: the next run of the job must not find it taken for that.
+        remove_spool(state, run_id);
+        return Ok(None);
+    }
+    if run.is_supervised() {
+        return Ok(None);
+    }
+    let path = state.lock(&overlap_name(&run.package, &run.job, run.account.as_deref()));
+    match OverlapLock::try_take(&path).map_err(|source| RecoveryError::Io { path, source })? {
+        Some(lock) => close(state, store, run_id, &lock),
+        None => Ok(None),
+    }
+}
+
+/// Closes the open runs of one job and account, whose lock the caller holds; `recovered` gets those that were closed, also when
+/// another could not be.
 pub(crate) fn close_predecessors(
     state: &StateDir,
     store: &mut Store,
@@ -88,16 +117,16 @@ pub(crate) fn close_predecessors(
     job: &str,
     account: Option<&str>,
     lock: &OverlapLock,
-) -> Result<Vec<Recovered>, RecoveryError> {
-    let mut recovered = Vec::new();
+    recovered: &mut Vec<Recovered>,
+) -> Result<(), RecoveryError> {
     for run_id in open_runs(state)? {
         if let Ok(run) = store.find_run(&run_id)?
-            && (run.package.as_str(), run.job.as_str(), run.account.as_deref()) == (package, job, account)
+            && run.has_key(package, job, account)
         {
             recovered.extend(close(state, store, &run_id, lock)?);
         }
     }
-    Ok(recovered)
+    Ok(())
 }
 
 /// Closes one run. The lock is asked for to show that it is held: nobody else closes or makes such a run meanwhile.
@@ -112,13 +141,18 @@ fn close(state: &StateDir, store: &mut Store, run_id: &str, _held: &OverlapLock)
     };
     let attempt = run.attempts;
     wait_for_worker(state, run_id, attempt)?;
+    let remains = process::kill_remains_of(run_id);
+    if remains > 0 {
+        tracing::warn!(run_id, remains, "killed what a dead run had left behind");
+    }
     let mut taken = store.taken(run_id, attempt)?;
     let spool = state.attempt_spool(run_id, attempt);
     let mut reader = Reader::new(&spool, taken.cursor);
     take_in(store, run_id, attempt, &spool, &mut reader, &mut taken, Writing::Dead)?;
+    let seen = note::read(&state.attempt_note(run_id, attempt));
     let lived = u64::try_from(crate::now_micros() - run.started_at).unwrap_or(0);
-    let (outcome, end) = unseen_end(taken, attempt, Duration::from_micros(lived));
-    let ended = store.end_run(run_id, None, &end)?;
+    let (outcome, end) = unseen_end(taken, seen, attempt, Duration::from_micros(lived));
+    let ended = store.end_run(run_id, &end)?;
     remove_spool(state, run_id);
     tracing::info!(run_id, ?outcome, "closed a run whose supervisor had died");
     Ok(ended.then_some(Recovered { run, outcome, payload: end.payload }))

@@ -4,6 +4,7 @@
 //! <state>/lorchestra.db                      the store
 //! <state>/spool/<run>/<attempt>/<n>          segments of an attempt ([`crate::spool`])
 //! <state>/spool/<run>/<attempt>.lock         held by the attempt's worker ([`crate::locks`])
+//! <state>/spool/<run>/<attempt>.end          what its supervisor has seen, for recovery
 //! <state>/logs/<run>/<attempt>.out           what the job printed
 //! <state>/logs/<run>/trace.jsonl             what the job traced
 //! <state>/locks/<package>.<job>.<account>    the overlap lock, held by the run's supervisor
@@ -15,7 +16,7 @@
 use rustix::io::Errno;
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// A state directory that has been checked.
@@ -90,6 +91,12 @@ impl StateDir {
         if meta.uid() != user {
             return Err(StateError::OtherUser { path: path(), owner: meta.uid(), user });
         }
+        // A directory of ours from before: whoever may write in it could put other files in the place of the store's.
+        let mode = meta.mode() & 0o7777;
+        if mode & 0o022 != 0 {
+            let private = fs::Permissions::from_mode(mode & !0o022);
+            fs::set_permissions(root, private).map_err(|source| StateError::Io { path: path(), source })?;
+        }
         let fs = rustix::fs::statfs(root).map_err(|e| StateError::Io { path: path(), source: e.into() })?;
         // Magic numbers of statfs(2).
         let kind = match fs.f_type {
@@ -135,6 +142,11 @@ impl StateDir {
         self.run_spool(run_id).join(format!("{attempt}.lock"))
     }
 
+    /// What an attempt's supervisor has seen.
+    pub fn attempt_note(&self, run_id: &str, attempt: u32) -> PathBuf {
+        self.run_spool(run_id).join(format!("{attempt}.end"))
+    }
+
     /// Logs of a run.
     pub fn run_logs(&self, run_id: &str) -> PathBuf {
         self.root.join("logs").join(run_id)
@@ -170,7 +182,6 @@ pub(crate) fn make_dir(path: &Path) -> Result<(), StateError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn is_made_for_its_owner_only() {
@@ -180,6 +191,16 @@ mod tests {
         for dir in [state.root().to_owned(), state.spools(), root.join("locks")] {
             assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700, "{}", dir.display());
         }
+    }
+
+    #[test]
+    fn what_others_may_write_in_is_taken_from_them() {
+        let parent = tempfile::tempdir().unwrap();
+        let root = parent.path().join("state");
+        fs::create_dir(&root).unwrap();
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o777)).unwrap();
+        StateDir::open(&root).unwrap();
+        assert_eq!(fs::metadata(&root).unwrap().permissions().mode() & 0o777, 0o755);
     }
 
     #[test]

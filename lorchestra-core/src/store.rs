@@ -72,6 +72,14 @@ pub enum StoreError {
         /// Full, read-only, ….
         why: String,
     },
+    /// Another process keeps it for itself, for longer than a writer waits.
+    #[error("{path} is kept by another process ({doing})", path = path.display())]
+    Busy {
+        /// The database.
+        path: PathBuf,
+        /// What was being done.
+        doing: &'static str,
+    },
     /// SQLite's own words for anything else.
     #[error("{path}: {doing}", path = path.display())]
     Sql {
@@ -98,6 +106,7 @@ impl StoreError {
         let path = path.to_owned();
         let code = source.sqlite_error_code();
         match code {
+            Some(Code::DatabaseBusy | Code::DatabaseLocked) => Self::Busy { path, doing },
             Some(Code::DiskFull) => Self::NotWritable { path, why: "the disk is full".into() },
             Some(Code::ReadOnly) => Self::NotWritable { path, why: "it is read-only".into() },
             Some(Code::CannotOpen) => Self::NotWritable { path, why: "it cannot be opened (permissions?)".into() },
@@ -245,6 +254,7 @@ mod tests {
             supervisor_pid: 1,
             supervisor_start: 2,
             boot_id: "boot".into(),
+            worker_pid: 7,
         }
     }
 
@@ -291,9 +301,9 @@ mod tests {
         let site = site();
         let mut store = Store::open(&site.state).unwrap();
         store.begin_run(&new_run("r1"), &json!({})).unwrap();
-        assert!(store.end_run("r1", Some(7), &end()).unwrap());
-        assert!(!store.end_run("r1", None, &end()).unwrap(), "a second end");
-        assert!(!store.end_run("nobody", None, &end()).unwrap());
+        assert!(store.end_run("r1", &end()).unwrap());
+        assert!(!store.end_run("r1", &end()).unwrap(), "a second end");
+        assert!(!store.end_run("nobody", &end()).unwrap());
         let types: Vec<_> = events(&store).into_iter().map(|e| e.event_type).collect();
         assert_eq!(types, ["job.started", "job.completed"]);
         let run = store.find_run("r1").unwrap().unwrap();
@@ -305,7 +315,7 @@ mod tests {
         let site = site();
         let mut store = Store::open(&site.state).unwrap();
         store.begin_run(&new_run("r1"), &json!({})).unwrap();
-        store.end_run("r1", None, &end()).unwrap();
+        store.end_run("r1", &end()).unwrap();
         let second = "INSERT INTO events (event_id, run, attempt, event_type, created_at, terminal) VALUES ('x', 1, 1, 'job.failed', 0, 1)";
         assert!(store.db.execute(second, []).is_err());
     }
@@ -394,8 +404,8 @@ mod tests {
             store.begin_run(&new_run(id), &json!({})).unwrap();
             std::fs::create_dir(site.state.run_logs(id)).unwrap();
         }
-        store.end_run(&ids[0], None, &end()).unwrap();
-        store.end_run(&ids[1], None, &RunEnd { ended_at: crate::now_micros(), ..end() }).unwrap();
+        store.end_run(&ids[0], &end()).unwrap();
+        store.end_run(&ids[1], &RunEnd { ended_at: crate::now_micros(), ..end() }).unwrap();
         let day = Duration::from_secs(86400);
         let retention = retention::Retention { logs: 365 * day, runs: 30 * day };
         let pruned = store.prune(&site.state, &retention, crate::now_micros()).unwrap();

@@ -4,9 +4,10 @@
 //! ([`intake`]), and decides with [`crate::outcome`]. In order, and each step done before the next begins:
 //!
 //! 1. The overlap lock is held. Runs of the same job that died without an end are closed ([`crate::recovery`]).
+//!    A worker is started, which waits for its order.
 //! 2. The run's spool directory exists. From here on, a run that dies is found by the next command.
 //! 3. The run, its first attempt and `job.started` are committed.
-//! 4. The worker, which was started meanwhile and knew nothing yet, gets its order; its spool is taken in beside it.
+//! 4. The worker gets its order, and only now learns of plugin and job; its spool is taken in beside it.
 //! 5. The worker and all it started are dead; the rest of the spool is committed.
 //! 6. State and terminal event are committed, in one transaction.
 //! 7. The spool directory is gone, the lock is released.
@@ -14,6 +15,7 @@
 pub(crate) mod child;
 pub(crate) mod dispatch;
 pub mod intake;
+pub(crate) mod note;
 pub mod signals;
 
 use crate::library::Library;
@@ -24,12 +26,13 @@ use crate::process::{self, Identity};
 use crate::recovery;
 use crate::spool::record::Final;
 use crate::state::{StateDir, StateError, make_dir};
-use crate::store::{NewRun, RunEnd, RunState, Store, StoreError};
+use crate::store::{NewRun, Run, RunEnd, RunState, Store, StoreError};
 use crate::worker::order::Order;
 use child::{ProcessorTime, Worker};
 use dispatch::{Limits, dispatch};
 use intake::{Intake, IntakeError};
 use lorchestra_plugin_api::invoke::Call;
+use note::Note;
 use rustix::pipe::PipeFlags;
 use serde_json::{Value, json};
 use signals::Signals;
@@ -65,8 +68,6 @@ pub struct Ended {
     pub output: PathBuf,
     /// Its terminal event's payload.
     pub payload: Value,
-    /// Runs of the same job that had died without an end, and were closed before this one began.
-    pub recovered: Vec<recovery::Recovered>,
     /// The store, for what is to be done after the run.
     pub store: Store,
 }
@@ -77,6 +78,18 @@ pub enum RunError {
     /// Another run of the same job and account goes on. No run was recorded.
     #[error("{}/{} is running already", .0.package, .0.job)]
     Overlap(Box<Overlap>),
+    /// A signal came before the run was recorded. No run was recorded.
+    #[error("interrupted by {} before the run began", crate::outcome::signal_name(*signal))]
+    Interrupted {
+        /// Its number.
+        signal: i32,
+    },
+    /// Somebody else has closed the run meanwhile: another process took this one for dead.
+    #[error("run {run_id} was closed by another process while it ran")]
+    ClosedElsewhere {
+        /// The run.
+        run_id: String,
+    },
     /// The library changed between its listing and its start.
     #[error("{path} was replaced while the run was being prepared", path = path.display())]
     Changed {
@@ -123,15 +136,20 @@ pub struct Overlap {
     pub holder: Option<String>,
 }
 
-/// Called once the run is recorded, before its worker starts: for whoever wants to follow it.
+/// Called once the run is recorded, before its worker gets its order: for whoever wants to follow it.
 pub type OnStart<'a> = &'a mut dyn FnMut(&str);
 
-/// Runs `plan` with the sealed `library`, from the lock to the terminal event.
+/// How long a lock is waited for that no live run holds: recovery closes a run with it, or a run is just beginning or ending.
+const HELD_BRIEFLY: Duration = Duration::from_secs(15);
+
+/// Runs `plan` with the sealed `library`, from the lock to the terminal event. `recovered` gets the runs of the same job that
+/// had died without an end, and were closed before this one began, also when this one does not.
 pub fn run(
     site: &Site<'_>,
     plan: &Plan,
     library: &Library,
     signals: &mut Signals,
+    recovered: &mut Vec<recovery::Recovered>,
     on_start: OnStart<'_>,
 ) -> Result<Ended, RunError> {
     let process = |doing| move |source| RunError::Process { doing, source };
@@ -141,11 +159,7 @@ pub fn run(
         return Err(changed());
     }
     let account = plan.account.as_deref();
-    let lock_path = site.state.lock(&overlap_name(&plan.package, &plan.job, account));
-    let lock = OverlapLock::try_take(&lock_path).map_err(|source| StateError::Io { path: lock_path, source })?;
-    let Some(lock) = lock else {
-        return Err(overlap(&Store::open(site.state)?, plan));
-    };
+    let lock = take_lock(site.state, plan, signals)?;
 
     let run_id = uuid::Uuid::now_v7().to_string();
     let attempt = 1;
@@ -156,12 +170,14 @@ pub fn run(
     let mut worker = Worker::start(site.worker, library, &title, &environment).map_err(process("starting the worker"))?;
 
     let mut store = Store::open(site.state)?;
-    let recovered = recovery::close_predecessors(site.state, &mut store, &plan.package, &plan.job, account, &lock)?;
+    recovery::close_predecessors(site.state, &mut store, &plan.package, &plan.job, account, &lock, recovered)?;
     let spool = site.state.attempt_spool(&run_id, attempt);
     make_dir(&spool)?;
     make_dir(&site.state.run_logs(&run_id))?;
     let output = site.state.output(&run_id, attempt);
     let log = crate::private_file(&output).map_err(|source| StateError::Io { path: output.clone(), source })?;
+    let note_path = site.state.attempt_note(&run_id, attempt);
+    let note = Note::create(&note_path).map_err(|source| StateError::Io { path: note_path, source })?;
 
     let identity = Identity::own().map_err(process("reading this process's identity"))?;
     let started_at = crate::now_micros();
@@ -185,12 +201,18 @@ pub fn run(
         supervisor_pid: identity.pid,
         supervisor_start: identity.start,
         boot_id: identity.boot_id,
+        worker_pid: worker.pid(),
     };
-    store.begin_run(&new, &started(site, &new)).inspect_err(|_| {
-        // Not recorded, so not begun: nothing of it stays behind.
+    // Nothing stays behind of a run that was not recorded.
+    let not_begun = || {
         recovery::remove_spool(site.state, &run_id);
         let _ = std::fs::remove_dir_all(site.state.run_logs(&run_id));
-    })?;
+    };
+    if let Some(&signal) = signals.endings().first() {
+        not_begun();
+        return Err(RunError::Interrupted { signal });
+    }
+    store.begin_run(&new, &started(site, &new)).inspect_err(|_| not_begun())?;
     on_start(&run_id);
 
     worker.order(&Order {
@@ -213,7 +235,7 @@ pub fn run(
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(|e| process("making a pipe")(e.into()))?;
     let intake = Intake::start(store, &run_id, attempt, &spool, seen_write).map_err(process("starting the intake thread"))?;
     let limits = Limits { timeout: plan.timeout, grace: plan.grace };
-    let seen = dispatch(&mut worker, &limits, signals, &seen_read, log).map_err(process("waiting for the worker"))?;
+    let seen = dispatch(&mut worker, &limits, signals, &seen_read, &note, log).map_err(process("waiting for the worker"))?;
     let (mut store, taken) = intake.finish().map_err(process("ending the intake thread"))?;
     let not_recorded = |source: IntakeError| RunError::NotRecorded { run_id: run_id.clone(), source: Box::new(source) };
     let taken = taken.map_err(not_recorded)?;
@@ -231,12 +253,55 @@ pub fn run(
         fault: seen.fault,
     };
     let outcome = decide(&evidence);
-    let facts = Facts { duration: clock.elapsed(), time: seen.time, max_rss_kib };
+    let facts = Facts { duration: clock.elapsed(), time: seen.time, max_rss_kib, damaged: evidence.damaged };
     let end = run_end(&outcome, attempt, &facts);
-    store.end_run(&run_id, Some(worker.pid()), &end).map_err(|e| not_recorded(e.into()))?;
+    let ended = record(&mut store, &run_id, &end).map_err(|e| not_recorded(e.into()))?;
     recovery::remove_spool(site.state, &run_id);
     drop(lock);
-    Ok(Ended { run_id, outcome, duration: facts.duration, output, payload: end.payload, recovered, store })
+    if !ended {
+        return Err(RunError::ClosedElsewhere { run_id });
+    }
+    Ok(Ended { run_id, outcome, duration: facts.duration, output, payload: end.payload, store })
+}
+
+/// Records the end, trying again for a moment: another process may keep the store, or be about to free the disk.
+fn record(store: &mut Store, run_id: &str, end: &RunEnd) -> Result<bool, StoreError> {
+    for _ in 1..intake::LAST_TRIES {
+        match store.end_run(run_id, end) {
+            Err(StoreError::Busy { .. } | StoreError::NotWritable { .. }) => std::thread::sleep(intake::RETRY),
+            result => return result,
+        }
+    }
+    store.end_run(run_id, end)
+}
+
+/// The overlap lock. Held by a live run: that is an overlap. Held, and no live run has it: recovery works on a predecessor, or
+/// a run is just beginning or ending, and it is free in a moment.
+fn take_lock(state: &StateDir, plan: &Plan, signals: &mut Signals) -> Result<OverlapLock, RunError> {
+    let path = state.lock(&overlap_name(&plan.package, &plan.job, plan.account.as_deref()));
+    let mut store = None;
+    let until = Instant::now() + HELD_BRIEFLY;
+    loop {
+        if let Some(lock) = OverlapLock::try_take(&path).map_err(|source| StateError::Io { path: path.clone(), source })? {
+            return Ok(lock);
+        }
+        let store = match &store {
+            Some(store) => store,
+            None => &*store.insert(Store::open(state)?),
+        };
+        let running = store.runs(&crate::store::RunFilter { running: true, limit: None })?;
+        let mut of_key = running.into_iter().filter(|run| run.has_key(&plan.package, &plan.job, plan.account.as_deref()));
+        let holder = of_key.find(Run::is_supervised);
+        if holder.is_some() || Instant::now() >= until {
+            let (package, job, account) = (plan.package.clone(), plan.job.clone(), plan.account.clone());
+            let holder = holder.map(|run| run.run_id);
+            return Err(RunError::Overlap(Box::new(Overlap { package, job, account, holder })));
+        }
+        if let Some(&signal) = signals.endings().first() {
+            return Err(RunError::Interrupted { signal });
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// What is measured of an attempt.
@@ -244,16 +309,7 @@ struct Facts {
     duration: Duration,
     time: ProcessorTime,
     max_rss_kib: Option<u64>,
-}
-
-fn overlap(store: &Store, plan: &Plan) -> RunError {
-    let running = store.runs(&crate::store::RunFilter { running: true, limit: None }).unwrap_or_default();
-    let holder = running
-        .into_iter()
-        .find(|run| run.package == plan.package && run.job == plan.job && run.account == plan.account)
-        .map(|run| run.run_id);
-    let (package, job, account) = (plan.package.clone(), plan.job.clone(), plan.account.clone());
-    RunError::Overlap(Box::new(Overlap { package, job, account, holder }))
+    damaged: u64,
 }
 
 /// Payload of `job.started`.
@@ -282,6 +338,9 @@ fn run_end(outcome: &Outcome, attempt: u32, facts: &Facts) -> RunEnd {
         "system_ms": facts.time.system_ms,
         "max_rss_kib": facts.max_rss_kib,
     });
+    if facts.damaged > 0 {
+        payload["damaged"] = facts.damaged.into();
+    }
     let (state, cause, message, job_result) = match outcome {
         Outcome::Completed => (RunState::Completed, None, None, None),
         Outcome::Failed(failure) => {
@@ -297,22 +356,27 @@ fn run_end(outcome: &Outcome, attempt: u32, facts: &Facts) -> RunEnd {
     RunEnd { state, cause, message, job_result, ended_at: crate::now_micros(), attempt, payload }
 }
 
-/// The end of a run whose supervisor is dead: what the spool says, and nobody saw the worker die.
-pub(crate) fn unseen_end(taken: crate::store::event::Taken, attempt: u32, duration: Duration) -> (Outcome, RunEnd) {
+/// The end of a run whose supervisor is dead: what the spool says, and what the supervisor had noted.
+pub(crate) fn unseen_end(
+    taken: crate::store::event::Taken,
+    seen: note::Seen,
+    attempt: u32,
+    duration: Duration,
+) -> (Outcome, RunEnd) {
     let max_rss_kib = match &taken.end {
         Some(Final::Returned { max_rss_kib, .. }) => *max_rss_kib,
         _ => None,
     };
     let evidence = Evidence {
-        ending: None,
+        ending: seen.ending,
         end: taken.end,
         entered: taken.entered,
-        death: Death::Unseen,
+        death: seen.death.unwrap_or(Death::Unseen),
         damaged: taken.damaged,
         fault: None,
     };
     let outcome = decide(&evidence);
-    let facts = Facts { duration, time: ProcessorTime::default(), max_rss_kib };
+    let facts = Facts { duration, time: ProcessorTime::default(), max_rss_kib, damaged: evidence.damaged };
     let end = run_end(&outcome, attempt, &facts);
     (outcome, end)
 }

@@ -200,3 +200,93 @@ fn nothing_of_the_group_survives_its_supervisor() {
         assert_eq!(sandbox.run().cause(), "abandoned");
     }
 }
+
+/// A daemon of its own session is out of its watchdog's reach: the next command ends it.
+#[test]
+fn what_both_left_behind_is_ended_by_the_next_command() {
+    let sandbox = sandbox();
+    let running = sandbox.start(&["run-job", "misbehave", "leave_daemon", "--stay", "--marker", &sandbox.arg("marker")]);
+    eventually("the daemon is started", || sandbox.read("marker").ends_with('\n'));
+    let daemon: u32 = sandbox.read("marker").trim().parse().unwrap();
+    // The daemon has become the supervisor's child.
+    let workers: Vec<u32> = running.children().into_iter().filter(|pid| *pid != daemon).collect();
+    assert_eq!(workers.len(), 1);
+    running.signal(Signal::STOP);
+    eventually("the supervisor is stopped", || processes::is_stopped(running.pid()));
+    workers.iter().for_each(|pid| processes::kill(*pid));
+    running.signal(Signal::KILL);
+    drop(running);
+    assert!(processes::is_alive(daemon), "nobody was there to end it");
+    assert_eq!(sandbox.run().cause(), "abandoned");
+    eventually("the daemon is gone", || !processes::is_alive(daemon));
+}
+
+/// The supervisor dies between telling the job to end and recording that.
+#[test]
+fn a_run_that_was_told_to_end_is_not_abandoned() {
+    let sandbox = sandbox();
+    let args = ["run-job", "misbehave", "ignore_term", "--grace", "1h", "--marker", &sandbox.arg("marker")];
+    let running = sandbox.start(&args);
+    eventually("the job is entered", || sandbox.read("marker").ends_with('\n'));
+    let run = sandbox.run();
+    let note = format!("home/.local/state/lorchestra/spool/{}/1.end", run.id());
+    assert!(!sandbox.read(&note).contains("cancelled"));
+    running.signal(Signal::INT);
+    eventually("it is noted", || sandbox.read(&note).contains("cancelled"));
+    running.signal(Signal::KILL);
+    drop(running);
+    let run = sandbox.run();
+    assert_eq!((run.cause(), run.message()), ("cancelled", "it was told to end (SIGINT)"));
+    sandbox.whole_events_of(&run);
+}
+
+/// Recovery holds the overlap lock while it waits for a stopped worker: that is no run that goes on.
+#[test]
+fn a_run_that_is_being_closed_is_no_overlap() {
+    let sandbox = sandbox();
+    let running = sandbox.start(&["run-job", "misbehave", "ignore_term", "--marker", &sandbox.arg("marker")]);
+    eventually("the job is entered", || sandbox.read("marker").ends_with('\n'));
+    let workers = running.children();
+    processes::signal(workers[0], Signal::STOP);
+    eventually("the worker is stopped", || processes::is_stopped(workers[0]));
+    running.signal(Signal::KILL);
+    drop(running);
+    let lists: Vec<Running> = (0..3).map(|_| sandbox.start(&["runs", "list"])).collect();
+    let next = sandbox.start(&["run-job", "misbehave", "ignore_term", "--seconds", "0"]);
+    for command in lists.into_iter().chain([next]) {
+        command.wait().exits(0);
+    }
+    let causes: Vec<String> = sandbox.runs().iter().map(|run| run.cause().to_owned()).collect();
+    assert_eq!(causes, ["", "abandoned"]);
+    assert!(!processes::is_alive(workers[0]));
+}
+
+/// One run whose spool cannot be read keeps nobody from looking, or from running something else.
+#[test]
+fn a_run_that_cannot_be_closed_is_a_warning() {
+    let sandbox = sandbox();
+    let running = sandbox.start(&["run-job", "misbehave", "ignore_term", "--marker", &sandbox.arg("marker")]);
+    eventually("the job is entered", || sandbox.read("marker").ends_with('\n'));
+    let spool = sandbox.state().join("spool").join(sandbox.run().id()).join("1");
+    running.signal(Signal::KILL);
+    let workers = running.children();
+    drop(running);
+    eventually("the worker is gone", || workers.iter().all(|pid| !processes::is_alive(*pid)));
+    let segment = spool.join("1");
+    let kept = sandbox.path("segment");
+    std::fs::rename(&segment, &kept).unwrap();
+    std::fs::create_dir(&segment).unwrap();
+    let listed = sandbox.lorchestra(&["runs", "list"]).exits(0);
+    assert!(listed.err().contains("stays open for now") && listed.out().contains("running"), "{}", listed.shown());
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    sandbox.lorchestra(&["run-job", "misbehave", "ignore_term", "--seconds", "0"]).exits(74);
+    // Mended, it is closed like any other.
+    std::fs::remove_dir(&segment).unwrap();
+    std::fs::rename(&kept, &segment).unwrap();
+    sandbox.lorchestra(&["run-job", "misbehave", "ignore_term", "--seconds", "0"]).exits(0);
+    let mut ended: Vec<(String, String)> =
+        sandbox.runs().iter().map(|run| (run.state().to_owned(), run.cause().to_owned())).collect();
+    ended.sort();
+    let expected = [("completed", ""), ("completed", ""), ("failed", "abandoned")];
+    assert!(ended.iter().map(|(state, cause)| (state.as_str(), cause.as_str())).eq(expected), "{ended:?}");
+}

@@ -93,3 +93,37 @@ fn has_no_say_in_the_outcome_and_none_in_the_output() {
     ended.json("lorchestra.run-job/1");
     assert!(ended.err().contains("said on stdout"), "{}", ended.shown());
 }
+
+/// A command that runs a job, which fails: it is not called for that one.
+#[test]
+fn does_not_call_itself() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    let binary = lorchestra_tests::built::lorchestra().display().to_string();
+    let failures = sandbox.arg("failures");
+    sandbox.configure(&format!("on_failure = \"echo called >> {failures}; {binary} run-job misbehave fail_permanently; true\""));
+    sandbox.lorchestra(&["run-job", "misbehave", "fail"]).exits(1);
+    assert_eq!(sandbox.read("failures"), "called\n");
+    assert_eq!(sandbox.runs().len(), 2, "the command ran its own job");
+}
+
+#[test]
+fn a_long_message_is_shortened_and_need_not_be_read() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "misbehave", "fail_with", "--message", &"m".repeat(100_000)]).exits(1);
+    let message = failures(&sandbox)[0]["message"].as_str().unwrap().to_owned();
+    assert!(message.starts_with("mmm") && message.ends_with(" …") && message.len() < 3000, "{} bytes", message.len());
+}
+
+/// Without the signal it would take its 30 s; the outcome stays the job's.
+#[test]
+fn a_signal_ends_it_and_not_the_outcome() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    sandbox.configure(&format!("on_failure = \"echo $$ > {}; exec sleep 1000\"", sandbox.arg("called")));
+    let running = sandbox.start(&["run-job", "misbehave", "fail"]);
+    eventually("the command runs", || sandbox.read("called").ends_with('\n'));
+    running.signal(Signal::TERM);
+    let ended = running.wait().exits(1);
+    assert!(ended.err().contains("the command was killed: a signal asked for the end"), "{}", ended.shown());
+    let command = sandbox.read("called").trim().parse().unwrap();
+    assert!(!lorchestra_tests::processes::is_alive(command));
+}

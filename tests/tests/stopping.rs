@@ -139,3 +139,29 @@ fn a_timeout_ends_what_the_job_had_started() {
     running.wait().exits(124);
     assert_eq!(sandbox.run().cause(), "timeout");
 }
+
+#[test]
+fn a_worker_that_left_its_group_is_ended_all_the_same() {
+    let sandbox = sandbox();
+    let marker = sandbox.arg("marker");
+    sandbox
+        .lorchestra(&["run-job", "--timeout", "1s", "--grace", "0s", "misbehave", "leave_group", "--marker", &marker])
+        .exits(124);
+    let pid = sandbox.read("marker").trim().parse().expect("the job was entered");
+    assert!(!processes::is_alive(pid));
+}
+
+/// A terminal that closes may send several signals at once: they are one wish, and the job keeps its grace.
+#[test]
+fn different_signals_together_leave_the_job_its_grace() {
+    let sandbox = sandbox();
+    let (running, _) = started(&sandbox, &["wait"]);
+    processes::signal(running.pid(), Signal::STOP);
+    eventually("the supervisor is stopped", || processes::is_stopped(running.pid()));
+    running.signal(Signal::HUP);
+    running.signal(Signal::TERM);
+    running.signal(Signal::CONT);
+    running.wait().exits(143);
+    let events = sandbox.whole_events_of(&sandbox.run());
+    assert_eq!(events[1].event_type(), "cancelled.seen", "it was not killed");
+}

@@ -4,6 +4,7 @@ use super::{find_run, history};
 use crate::args::Events;
 use crate::exit::Code;
 use crate::failure::Failure;
+use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use chrono::Utc;
@@ -20,7 +21,12 @@ struct Line<'a> {
     event: &'a Event,
 }
 
-pub(super) fn run(command: &Events, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
+pub(super) fn run(
+    command: &Events,
+    settings: &Settings,
+    notices: &mut Notices<'_>,
+    printer: &mut Printer,
+) -> Result<Code, Failure> {
     let Events::List { run, event_type, since, payload, json } = command;
     let since = match since {
         None => None,
@@ -30,7 +36,7 @@ pub(super) fn run(command: &Events, settings: &Settings, printer: &mut Printer) 
                 .timestamp_micros(),
         ),
     };
-    let history = history(settings, printer)?;
+    let history = history(settings, notices, printer)?;
     let store = history.as_ref().map(|(_, store)| store);
     let run_id = match run {
         None => None,

@@ -1,12 +1,12 @@
 //! `run-job`: parameters to a plan, the plan to a run, the run's end to words and an exit code.
 
-use super::{failure_report, second_store, tell_recovered};
+use super::{close_dead_runs, failure_report, second_store, tell_recovered};
 use crate::args::{Args, OwnFlags, RunJob};
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::flags;
 use crate::follow::Follower;
-use crate::notify;
+use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
@@ -16,7 +16,6 @@ use lorchestra_core::catalog::{Catalog, Package};
 use lorchestra_core::library::Library;
 use lorchestra_core::outcome::{Cause, Outcome};
 use lorchestra_core::plan::{self, Plan, Request};
-use lorchestra_core::recovery::close_abandoned;
 use lorchestra_core::state::StateDir;
 use lorchestra_core::supervisor::signals::Signals;
 use lorchestra_core::supervisor::{Ended, Site};
@@ -29,7 +28,13 @@ use std::time::Duration;
 /// How long a job has to end when it is told to.
 const GRACE: Duration = Duration::from_secs(10);
 
-pub(super) fn run(command: &RunJob, verbose: u8, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
+pub(super) fn run(
+    command: &RunJob,
+    verbose: u8,
+    settings: &Settings,
+    mut notices: Notices<'_>,
+    printer: &mut Printer,
+) -> Result<Code, Failure> {
     let (Some(package_name), Some(job_name)) = (command.package.as_deref(), command.job.as_deref()) else {
         return help_of_run_job(printer);
     };
@@ -71,7 +76,12 @@ pub(super) fn run(command: &RunJob, verbose: u8, settings: &Settings, printer: &
         return Ok(Code::Success);
     }
     second_store(settings, printer);
-    execute(package, job, &plan, &own, verbose, settings, printer)
+    // From here on a signal ends the run in order, not this process.
+    let mut signals = Signals::install().map_err(|e| Failure::new(Code::Internal, format!("signals cannot be handled: {e}")))?;
+    let site = Running { settings, verbose, own: &own };
+    let result = site.execute(package, job, &plan, &mut signals, &mut notices, printer);
+    notices.send(Some(&mut signals), printer);
+    result
 }
 
 fn help_of_run_job(printer: &mut Printer) -> Result<Code, Failure> {
@@ -118,62 +128,72 @@ fn dry_run(package: &Package, plan: &Plan, as_json: bool, printer: &mut Printer)
     printer.line(format_args!("  timeout: {timeout}, grace: {}", plan::duration::show(plan.grace)));
 }
 
-fn execute(
-    package: &Package,
-    job: &JobManifest,
-    plan: &Plan,
-    own: &OwnFlags,
+/// What was asked for beside the job.
+struct Running<'a> {
+    settings: &'a Settings,
     verbose: u8,
-    settings: &Settings,
-    printer: &mut Printer,
-) -> Result<Code, Failure> {
-    let library =
-        Library::open(&package.path).map_err(|fault| Failure::unusable(&plan.package, &[&fault.at(package.path.clone())]))?;
-    // The parameters were checked against this job: it must be the one that will run.
-    if library.manifest().job(&plan.job) != Some(job) {
-        return Err(Failure::replaced(&package.path));
-    }
-    // From here on a signal ends the run in order, not this process.
-    let mut signals = Signals::install().map_err(|e| Failure::new(Code::Internal, format!("signals cannot be handled: {e}")))?;
-    let state = StateDir::open(&settings.state_dir)?;
-    tell_recovered(settings, &close_abandoned(&state)?, printer);
+    own: &'a OwnFlags,
+}
 
-    let site = Site {
-        state: &state,
-        data_root: &settings.data_root,
-        worker: Path::new("/proc/self/exe"),
-        version: env!("CARGO_PKG_VERSION"),
-        trace_level: settings.trace_level,
-    };
-    let mut follower = None;
-    let mut on_start = |run_id: &str| {
-        tracing::info!(run_id, "run begins");
-        if verbose > 0 {
-            follower = Follower::start(state.trace(run_id));
+impl Running<'_> {
+    fn execute(
+        &self,
+        package: &Package,
+        job: &JobManifest,
+        plan: &Plan,
+        signals: &mut Signals,
+        notices: &mut Notices<'_>,
+        printer: &mut Printer,
+    ) -> Result<Code, Failure> {
+        let Self { settings, verbose, own } = *self;
+        let library =
+            Library::open(&package.path).map_err(|fault| Failure::unusable(&plan.package, &[&fault.at(package.path.clone())]))?;
+        // The parameters were checked against this job: it must be the one that will run.
+        if library.manifest().job(&plan.job) != Some(job) {
+            return Err(Failure::replaced(&package.path));
         }
-    };
-    let ended = lorchestra_core::supervisor::run(&site, plan, &library, &mut signals, &mut on_start);
-    if let Some(follower) = follower {
-        follower.finish();
+        let state = StateDir::open(&settings.state_dir)?;
+        close_dead_runs(&state, notices, printer)?;
+
+        let site = Site {
+            state: &state,
+            data_root: &settings.data_root,
+            worker: Path::new("/proc/self/exe"),
+            version: env!("CARGO_PKG_VERSION"),
+            trace_level: settings.trace_level,
+        };
+        let mut follower = None;
+        let mut on_start = |run_id: &str| {
+            tracing::info!(run_id, "run begins");
+            if verbose > 0 {
+                follower = Follower::start(state.trace(run_id));
+            }
+        };
+        let mut recovered = Vec::new();
+        let ended = lorchestra_core::supervisor::run(&site, plan, &library, signals, &mut recovered, &mut on_start);
+        if let Some(follower) = follower {
+            follower.finish();
+        }
+        tell_recovered(&recovered, notices, printer);
+        let mut ended = ended?;
+        let code = tell(plan, &ended, own, printer);
+        if let Outcome::Failed(failure) = &ended.outcome {
+            let host = lorchestra_core::process::host();
+            let report = failure_report(&ended.run_id, &plan.package, &plan.job, plan.account.as_deref(), &host, failure);
+            notices.add(report);
+        }
+        // The caller knows the outcome by now; cleaning up must not change it.
+        printer.flush();
+        match ended.store.prune(&state, &settings.retention, Utc::now().timestamp_micros()) {
+            Ok(pruned) => tracing::debug!(pruned.runs, pruned.logs, "retention"),
+            Err(error) => printer.warning(format_args!("old runs could not be removed: {error}")),
+        }
+        Ok(code)
     }
-    let mut ended = ended?;
-    tell_recovered(settings, &ended.recovered, printer);
-    let code = tell(plan, &ended, own, printer);
-    if let Outcome::Failed(failure) = &ended.outcome {
-        let host = lorchestra_core::process::host();
-        let report = failure_report(&ended.run_id, &plan.package, &plan.job, plan.account.as_deref(), &host, failure);
-        notify::on_failure(settings.on_failure.as_deref(), &report, printer);
-    }
-    // The caller knows the outcome by now; cleaning up must not change it.
-    printer.flush();
-    match ended.store.prune(&state, &settings.retention, Utc::now().timestamp_micros()) {
-        Ok(pruned) => tracing::debug!(pruned.runs, pruned.logs, "retention"),
-        Err(error) => printer.warning(format_args!("old runs could not be removed: {error}")),
-    }
-    Ok(code)
 }
 
 fn tell(plan: &Plan, ended: &Ended, own: &OwnFlags, printer: &mut Printer) -> Code {
+    tracing::info!(run_id = ended.run_id, took = show::elapsed(ended.duration), "run ended");
     let name = format!("{}/{}", plan.package, plan.job);
     if own.json {
         let (state, cause, message) = match &ended.outcome {
@@ -195,7 +215,6 @@ fn tell(plan: &Plan, ended: &Ended, own: &OwnFlags, printer: &mut Printer) -> Co
         Outcome::Completed => {
             if !own.quiet && !own.json {
                 printer.good(format_args!("{name} completed"));
-                tracing::info!(run_id = ended.run_id, took = show::elapsed(ended.duration), "run ended");
             }
             Code::Success
         }
@@ -204,7 +223,7 @@ fn tell(plan: &Plan, ended: &Ended, own: &OwnFlags, printer: &mut Printer) -> Co
             let mut lines = failure.message.lines();
             let first = lines.next().unwrap_or_default();
             let more = if lines.next().is_some() { " …" } else { "" };
-            printer.bad(format_args!("{name} failed: {}{more}", shortened(first)));
+            printer.bad(format_args!("{name} failed: {}{more}", show::shortened(first, 400)));
             printer.note(format_args!("  cause: {} after {}", failure.cause.as_str(), show::elapsed(ended.duration)));
             printer.note(format_args!("  lorchestra runs show {}", ended.run_id));
             if std::fs::metadata(&ended.output).is_ok_and(|meta| meta.len() > 0) {
@@ -217,13 +236,5 @@ fn tell(plan: &Plan, ended: &Ended, own: &OwnFlags, printer: &mut Printer) -> Co
                 _ => Code::Failed,
             }
         }
-    }
-}
-
-fn shortened(text: &str) -> String {
-    const LONG: usize = 400;
-    match text.char_indices().nth(LONG) {
-        Some((end, _)) => format!("{} …", &text[..end]),
-        None => text.to_owned(),
     }
 }

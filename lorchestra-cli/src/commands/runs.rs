@@ -4,6 +4,7 @@ use super::{find_run, history};
 use crate::args::Runs;
 use crate::exit::Code;
 use crate::failure::Failure;
+use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
@@ -19,8 +20,13 @@ use std::time::{Duration, Instant};
 /// How long `runs stop` waits for the end before it says that it is still to come.
 const STOPPING: Duration = Duration::from_secs(60);
 
-pub(super) fn run(command: &Runs, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
-    let history = history(settings, printer)?;
+pub(super) fn run(
+    command: &Runs,
+    settings: &Settings,
+    notices: &mut Notices<'_>,
+    printer: &mut Printer,
+) -> Result<Code, Failure> {
+    let history = history(settings, notices, printer)?;
     let store = history.as_ref().map(|(_, store)| store);
     match command {
         Runs::List { running, limit, json } => list(store, &RunFilter { running: *running, limit: Some(*limit) }, *json, printer),
@@ -41,7 +47,7 @@ pub(super) fn run(command: &Runs, settings: &Settings, printer: &mut Printer) ->
         Runs::Stop { run } => {
             let run = find_run(store, run)?;
             match history {
-                Some((state, store)) => stop(settings, &state, &store, &run, printer),
+                Some((state, store)) => stop(notices, &state, &store, &run, printer),
                 None => Ok(Code::Failed),
             }
         }
@@ -182,7 +188,7 @@ fn copy(path: &Path, printer: &mut Printer) -> Result<bool, Failure> {
     }
 }
 
-fn stop(settings: &Settings, state: &StateDir, store: &Store, run: &Run, printer: &mut Printer) -> Result<Code, Failure> {
+fn stop(notices: &mut Notices<'_>, state: &StateDir, store: &Store, run: &Run, printer: &mut Printer) -> Result<Code, Failure> {
     if run.state != RunState::Running {
         printer.line(format_args!("Run {} has already ended: {}", run.run_id, run.state.as_str()));
         return Ok(Code::Success);
@@ -195,7 +201,7 @@ fn stop(settings: &Settings, state: &StateDir, store: &Store, run: &Run, printer
             .or_else(|e| if e == rustix::io::Errno::SRCH { Ok(()) } else { Err(e) })
             .map_err(|e| failed("could not signal", e.into()))?,
         // Died between our look at the open runs and now.
-        None => super::tell_recovered(settings, &lorchestra_core::recovery::close_abandoned(state)?, printer),
+        None => super::close_dead_runs(state, notices, printer)?,
     }
     let deadline = Instant::now() + STOPPING;
     loop {

@@ -20,6 +20,8 @@ use std::time::Duration;
 pub const MAX_PAYLOAD: usize = 1 << 20;
 /// The longest event type and other texts of an event, in bytes.
 pub const MAX_TEXT: usize = 1024;
+/// Types that tell of runs: a job's own event of such a type would be taken for one of lorchestra's.
+pub const OWN_TYPES: [&str; 4] = ["job.started", "job.completed", "job.failed", "job.skipped"];
 /// Levels of nesting in a payload.
 pub const MAX_DEPTH: usize = 100;
 /// Records between two looks at whether the descriptor is still ours.
@@ -333,6 +335,9 @@ fn check(event: &NewEvent<'_>) -> Result<(), AppendError> {
         }
     }
     let event_type = event.event_type;
+    if OWN_TYPES.contains(&event_type) {
+        return invalid(format!("`{event_type}` is emitted by lorchestra itself, once a run: choose another type"));
+    }
     if event.payload.len() > MAX_PAYLOAD {
         return invalid(format!(
             "the payload of `{event_type}` has {} bytes; at most {MAX_PAYLOAD} (1 MiB) are allowed: write large results to the data directory and emit their path",

@@ -2,6 +2,7 @@
 
 use super::event::insert_own;
 use super::{Store, StoreError};
+use crate::process::Identity;
 use rusqlite::{OptionalExtension, Row, params};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -47,6 +48,8 @@ pub struct NewRun {
     pub supervisor_pid: u32,
     pub supervisor_start: u64,
     pub boot_id: String,
+    /// The worker, which waits for its order already.
+    pub worker_pid: u32,
 }
 
 /// A run as the store has it. Times are microseconds since 1970.
@@ -96,6 +99,20 @@ pub struct Run {
     pub supervisor_start: u64,
     /// The boot in which it ran.
     pub boot_id: String,
+}
+
+impl Run {
+    /// Whether it is a run of this job and account.
+    pub fn has_key(&self, package: &str, job: &str, account: Option<&str>) -> bool {
+        (self.package.as_str(), self.job.as_str(), self.account.as_deref()) == (package, job, account)
+    }
+
+    /// Whether the process that supervises it lives.
+    pub fn is_supervised(&self) -> bool {
+        let identity = Identity { pid: self.supervisor_pid, start: self.supervisor_start, boot_id: self.boot_id.clone() };
+        // Where that cannot be told, its lock tells.
+        !matches!(identity.open(), Ok(None))
+    }
 }
 
 /// An attempt of a run. Times are microseconds since 1970.
@@ -167,14 +184,17 @@ impl Store {
                 ],
             )?;
             let n = tx.last_insert_rowid();
-            tx.execute("INSERT INTO attempts (run, attempt, started_at) VALUES (?1, 1, ?2)", params![n, run.started_at])?;
+            tx.execute(
+                "INSERT INTO attempts (run, attempt, started_at, worker_pid) VALUES (?1, 1, ?2, ?3)",
+                params![n, run.started_at, run.worker_pid],
+            )?;
             insert_own(tx, n, 1, "job.started", run.started_at, started, false)
         })
     }
 
     /// Ends a run: state, terminal event and the attempt's end in one transaction. `false`: it had already ended, and
     /// nothing was changed.
-    pub fn end_run(&mut self, run_id: &str, worker_pid: Option<u32>, end: &RunEnd) -> Result<bool, StoreError> {
+    pub fn end_run(&mut self, run_id: &str, end: &RunEnd) -> Result<bool, StoreError> {
         self.write("recording the run's end", |tx| {
             let n: Option<i64> = tx
                 .query_row("SELECT n FROM runs WHERE run_id = ?1 AND state = 'running'", [run_id], |row| row.get(0))
@@ -185,8 +205,8 @@ impl Store {
                 params![n, end.state.as_str(), end.cause, end.message, end.job_result, end.ended_at],
             )?;
             tx.execute(
-                "UPDATE attempts SET ended_at = ?3, worker_pid = coalesce(?4, worker_pid) WHERE run = ?1 AND attempt = ?2",
-                params![n, end.attempt, end.ended_at, worker_pid],
+                "UPDATE attempts SET ended_at = ?3 WHERE run = ?1 AND attempt = ?2",
+                params![n, end.attempt, end.ended_at],
             )?;
             let event_type = if end.state == RunState::Completed { "job.completed" } else { "job.failed" };
             insert_own(tx, n, end.attempt, event_type, end.ended_at, &end.payload, true)?;

@@ -113,10 +113,14 @@ impl Worker {
         }
     }
 
-    /// Sends a signal to the worker and all in its group. The group's id stays reserved until [`end`](Self::end) reaps.
+    /// Sends a signal to all in the worker's group, and to the worker, which a job may have moved to another. Both ids stay
+    /// reserved until [`end`](Self::end) reaps.
     pub(super) fn signal(&self, signal: Signal) {
-        // Fails only when nobody is left.
+        // Each fails only when nobody is left.
         let _ = rustix::process::kill_process_group(self.pid, signal);
+        if rustix::process::getpgid(Some(self.pid)).is_ok_and(|group| group != self.pid) {
+            let _ = rustix::process::kill_process(self.pid, signal);
+        }
     }
 
     /// Reaps what re-parented to us and has ended, while the worker goes on.

@@ -3,20 +3,22 @@
 //!
 //! ```text
 //!   signals ──┐
-//!   output  ──┼─► poll ─► deadline passed, TERM, INT, HUP: SIGTERM to the group, after the grace SIGKILL
-//!   control ──┤           second signal: SIGKILL
+//!   output  ──┼─► poll ─► deadline passed, TERM, INT, HUP: noted, SIGTERM to the group, after the grace SIGKILL
+//!   control ──┤           a second INT, or any TERM or INT 1 s later: SIGKILL
 //!   intake  ──┘           final record seen: 2 s, then SIGKILL
 //!                         worker dead: group killed, worker reaped, orphans killed, output drained for 1 s
 //! ```
 //!
-//! Nothing in it waits for the store or for a terminal.
+//! Nothing in it waits for the store or for a terminal: it does not even log.
 
 use super::child::{ProcessorTime, Worker};
+use super::note::{self, Note};
 use super::signals::Signals;
 use crate::outcome::{Death, Ending, WorkerFault};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal;
 use rustix::time::Timespec;
+use signal_hook::consts::{SIGINT, SIGTERM};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -26,6 +28,8 @@ use std::time::{Duration, Instant};
 const LINGER: Duration = Duration::from_secs(2);
 /// How long output is read after everything was killed: a process out of reach may hold the pipe.
 const DRAIN: Duration = Duration::from_secs(1);
+/// Signals within this time are one wish to end: a terminal that closes, or a service manager, may send several.
+const TOGETHER: Duration = Duration::from_secs(1);
 
 /// What the loop needs to know.
 pub(super) struct Limits {
@@ -49,10 +53,12 @@ pub(super) fn dispatch(
     limits: &Limits,
     signals: &mut Signals,
     final_seen: &OwnedFd,
+    note: &Note,
     mut log: File,
 ) -> io::Result<Seen> {
     let started = Instant::now();
     let mut ending = None;
+    let mut ended_at = started;
     let mut kill_at: Option<Instant> = None;
     let mut lingers = false;
     let mut output_open = true;
@@ -77,25 +83,26 @@ pub(super) fn dispatch(
             break;
         }
         worker.reap_orphans();
-        for signal in told {
-            if ending.is_none() && !lingers {
-                tracing::debug!(signal, "ending the run");
+        let now = Instant::now();
+        if let Some(signal) = told.first().copied() {
+            if lingers {
+                kill_at = Some(now);
+            } else if ending.is_none() {
                 ending = Some(Ending::Cancelled { signal });
-                worker.signal(Signal::TERM);
-                kill_at = Some(Instant::now() + limits.grace);
-            } else {
-                kill_at = Some(Instant::now());
+                ended_at = now;
+                end_in_order(worker, note, ending, &mut kill_at, now + limits.grace);
+            } else if is_impatient(ending, &told, now - ended_at) {
+                kill_at = Some(now);
             }
         }
-        let now = Instant::now();
         if let Some(timeout) = limits.timeout
             && ending.is_none()
             && !lingers
             && now >= started + timeout
         {
             ending = Some(Ending::Timeout { after: timeout });
-            worker.signal(Signal::TERM);
-            kill_at = Some(now + limits.grace);
+            ended_at = now;
+            end_in_order(worker, note, ending, &mut kill_at, now + limits.grace);
         }
         if woken.final_seen && !lingers {
             lingers = true;
@@ -108,8 +115,24 @@ pub(super) fn dispatch(
     }
     let fault = worker.fault();
     let (death, time) = worker.end()?;
+    // A note that cannot be written costs a truer word in a rare case, never the run.
+    let _ = note.write(&note::Seen { ending, death: Some(death) });
     drain_output(worker, &mut log)?;
     Ok(Seen { ending, death, time, fault })
+}
+
+fn end_in_order(worker: &Worker, note: &Note, ending: Option<Ending>, kill_at: &mut Option<Instant>, at: Instant) {
+    // Before the signal: once it was sent, that is the cause, whoever records it.
+    let _ = note.write(&note::Seen { ending, death: None });
+    worker.signal(Signal::TERM);
+    *kill_at = Some(at);
+}
+
+/// Whether signals after the first ending ask for the kill at once.
+fn is_impatient(ending: Option<Ending>, told: &[i32], since: Duration) -> bool {
+    // Ctrl-C after Ctrl-C, or after the job was told to end by its deadline, is a person who does not want to wait.
+    let again = matches!(ending, Some(Ending::Cancelled { signal: SIGINT } | Ending::Timeout { .. })) && told.contains(&SIGINT);
+    again || (since >= TOGETHER && (told.contains(&SIGINT) || told.contains(&SIGTERM)))
 }
 
 #[derive(Default)]
@@ -188,4 +211,31 @@ fn drain_output(worker: &mut Worker, log: &mut File) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use signal_hook::consts::SIGHUP;
+
+    #[test]
+    fn one_wish_to_end_may_come_as_several_signals() {
+        let by = |signal| Some(Ending::Cancelled { signal });
+        let timeout = Some(Ending::Timeout { after: Duration::from_secs(1) });
+        let (soon, later) = (Duration::from_millis(10), Duration::from_secs(2));
+        for (ending, told, since, kills) in [
+            (by(SIGINT), SIGINT, soon, true),
+            (by(SIGINT), SIGTERM, soon, false),
+            (by(SIGTERM), SIGINT, soon, false),
+            (by(SIGHUP), SIGTERM, soon, false),
+            (by(SIGTERM), SIGTERM, later, true),
+            (by(SIGTERM), SIGINT, later, true),
+            (by(SIGTERM), SIGHUP, later, false),
+            (timeout, SIGINT, soon, true),
+            (timeout, SIGTERM, soon, false),
+            (timeout, SIGTERM, later, true),
+        ] {
+            assert_eq!(is_impatient(ending, &[told], since), kills, "{ending:?}, then {told} after {since:?}");
+        }
+    }
 }

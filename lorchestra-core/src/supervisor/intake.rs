@@ -18,7 +18,9 @@ use std::time::Duration;
 /// Between two looks at the spool.
 const INTERVAL: Duration = Duration::from_millis(100);
 /// Between two tries of a store that refused.
-const RETRY: Duration = Duration::from_secs(1);
+pub(super) const RETRY: Duration = Duration::from_secs(1);
+/// Tries of what is to be recorded at a run's end, before it is left to the next command.
+pub(super) const LAST_TRIES: u32 = 3;
 
 /// Why a spool could not be taken in. Everything that was not taken in is still there.
 #[derive(Debug, thiserror::Error)]
@@ -76,11 +78,20 @@ fn follow(
     let mut reader = Reader::new(spool, taken.cursor);
     let mut wait = INTERVAL;
     let mut told = false;
+    let mut refused = false;
     while matches!(dead.recv_timeout(wait), Err(RecvTimeoutError::Timeout)) {
         wait = match take_in(store, run_id, attempt, spool, &mut reader, &mut taken, Writing::Alive) {
-            Ok(()) => INTERVAL,
+            Ok(()) => {
+                if std::mem::take(&mut refused) {
+                    tracing::warn!("the store takes events again");
+                }
+                INTERVAL
+            }
             Err(error) => {
-                tracing::warn!(%error, "events stay in the spool for now");
+                // Once an outage: a full disk may last for hours.
+                if !std::mem::replace(&mut refused, true) {
+                    tracing::warn!(%error, "events stay in the spool for now");
+                }
                 RETRY
             }
         };
@@ -88,6 +99,12 @@ fn follow(
             told = true;
             let _ = rustix::io::write(final_seen, b"f");
         }
+    }
+    for _ in 1..LAST_TRIES {
+        if take_in(store, run_id, attempt, spool, &mut reader, &mut taken, Writing::Dead).is_ok() {
+            return Ok(taken);
+        }
+        std::thread::sleep(RETRY);
     }
     take_in(store, run_id, attempt, spool, &mut reader, &mut taken, Writing::Dead)?;
     Ok(taken)

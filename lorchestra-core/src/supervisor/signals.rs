@@ -23,9 +23,11 @@ impl Signals {
         Ok(Self { delivery })
     }
 
-    /// The signals since the last look that ask for an end, in no particular order; SIGCHLD only wakes the poll.
-    pub(super) fn endings(&mut self) -> Vec<i32> {
-        self.delivery.pending().filter(|&signal| signal != SIGCHLD).collect()
+    /// The signals since the last look that ask for an end; what a person did comes before what the system does (INT, TERM,
+    /// HUP). SIGCHLD only wakes the poll.
+    pub fn endings(&mut self) -> Vec<i32> {
+        let pending: Vec<i32> = self.delivery.pending().collect();
+        [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| pending.contains(signal)).collect()
     }
 }
 

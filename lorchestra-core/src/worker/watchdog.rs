@@ -22,8 +22,10 @@ pub(super) fn start(control: &UnixStream) -> std::io::Result<()> {
                 Ok(1..) => {}
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Ok(0) | Err(_) => {
-                    // The worker leads its group: this includes the worker itself.
-                    let _ = rustix::process::kill_current_process_group(Signal::KILL);
+                    // The group that was made for the worker, whatever group the job has put it into since; then the worker.
+                    let own = rustix::process::getpid();
+                    let _ = rustix::process::kill_process_group(own, Signal::KILL);
+                    let _ = rustix::process::kill_process(own, Signal::KILL);
                 }
             }
         }

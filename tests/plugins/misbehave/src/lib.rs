@@ -13,7 +13,7 @@ plugin! {
     package = "misbehave",
     jobs = [
         noop, fail, fail_permanently, fail_with, panic_now, panic_with_a_number, panic_in_drop, abort, null, overflow, exit, kill_self, numbered,
-        burst, wait, ignore_term, leave_child, leave_daemon, print, emit_after_end, emit_bad, hijack, typed, traced, close_all,
+        burst, wait, ignore_term, leave_group, leave_child, leave_daemon, print, emit_after_end, emit_bad, hijack, typed, traced, close_all,
     ]
 }
 
@@ -189,6 +189,16 @@ fn ignore_term(_cx: &JobContext, marker: Option<PathBuf>, #[param(default = 60)]
     Ok(())
 }
 
+/// Leaves its process group for its supervisor's, and does not look whether it is cancelled.
+#[job]
+fn leave_group(_cx: &JobContext, marker: PathBuf) -> JobResult {
+    let parents = rustix::process::getpgid(rustix::process::getppid())?;
+    rustix::process::setpgid(None, Some(parents))?;
+    mark(Some(&marker))?;
+    std::thread::sleep(Duration::from_secs(300));
+    Ok(())
+}
+
 /// Starts a process in its own group and waits; or ends at once and leaves it.
 #[job]
 fn leave_child(_cx: &JobContext, marker: PathBuf, stay: bool) -> JobResult {
@@ -200,14 +210,17 @@ fn leave_child(_cx: &JobContext, marker: PathBuf, stay: bool) -> JobResult {
     Ok(())
 }
 
-/// Starts a daemon that leaves the session, holds the output pipe and is nobody's child.
+/// Starts a daemon that leaves the session, holds the output pipe and is nobody's child; and waits, or ends at once.
 #[job]
-fn leave_daemon(_cx: &JobContext, marker: PathBuf) -> JobResult {
+fn leave_daemon(_cx: &JobContext, marker: PathBuf, stay: bool) -> JobResult {
     let script = format!("setsid sh -c 'echo $$ > {}; sleep 300' &", marker.display());
     std::process::Command::new("sh").args(["-c", &script]).status()?;
     let until = Instant::now() + Duration::from_secs(10);
     while std::fs::read_to_string(&marker).unwrap_or_default().is_empty() && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(5));
+    }
+    if stay {
+        std::thread::sleep(Duration::from_secs(300));
     }
     Ok(())
 }
@@ -266,6 +279,7 @@ fn emit_bad(cx: &JobContext) -> JobResult {
         cx.emit("array", json!([1])),
         cx.emit("number", json!(1)),
         cx.emit("", json!({})),
+        cx.emit("job.completed", json!({})),
         cx.emit("large", json!({"x": "y".repeat(1 << 20)})),
         cx.emit(&"t".repeat(2000), json!({})),
         match raw(format!("{{\"x\":{deep}}}")) {

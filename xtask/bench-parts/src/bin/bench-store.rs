@@ -32,6 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         supervisor_pid: std::process::id(),
         supervisor_start: 0,
         boot_id: "0".repeat(36),
+        worker_pid: 1,
     };
     let started = json!({"parameters": {}, "since": null, "until": null, "host": "host", "plugin_sha256": run.plugin_sha256});
     let end = RunEnd {
@@ -46,7 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let start = Instant::now();
     let mut store = Store::open(&state)?;
     store.begin_run(&run, &started)?;
-    let ended = store.end_run(&run_id, Some(run.supervisor_pid), &end)?;
+    let ended = store.end_run(&run_id, &end)?;
     drop(store);
     let took = start.elapsed();
     if !ended {
