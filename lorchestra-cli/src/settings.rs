@@ -40,6 +40,13 @@ impl Settings {
             Failure::new(Code::Config, "there is no home directory: HOME is not set, and this user has none in the passwd file")
                 .mend("set HOME")
         })?;
+        if base.home_dir().is_relative() {
+            // Elsewhere the next command would find another history, and other plugins. (XDG variables that are relative count as not
+            // set, as the XDG specification has it.)
+            let home = base.home_dir().display().to_string();
+            return Err(Failure::new(Code::Config, format!("HOME is {home:?}, which is not an absolute path"))
+                .mend("set HOME to the home directory, from / on, or unset it"));
+        }
         let config_path = base.config_dir().join("lorchestra/config.toml");
         let config = Config::read(&config_path)?;
         let mut plugin_dirs = Vec::new();
@@ -74,6 +81,7 @@ impl Settings {
             retention: Retention {
                 logs: config.retention.logs.unwrap_or(default.logs),
                 runs: config.retention.runs.unwrap_or(default.runs),
+                ..default
             },
             jobs: config.job,
             trace_level: match args.verbose {

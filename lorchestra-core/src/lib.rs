@@ -10,17 +10,20 @@
 //! - [`worker`]: inside the child: the only dlopen, the sink, the job.
 //! - [`spool`]: the crash-safe way from the worker to the store.
 //! - [`store`]: runs, attempts and events, in SQLite.
+//! - [`delivery`]: from the store to BigQuery.
 //! - [`recovery`]: what a supervisor's death left open, closed by the next command.
 //!
-//! Below them: [`state`] (where files are), [`locks`] (who may do what now), [`process`] (what the kernel knows of processes).
+//! Below them: [`state`] (where files are), [`locks`] (who may do what now), [`signals`], [`process`] (what the kernel knows of processes).
 
 pub mod catalog;
+pub mod delivery;
 pub mod library;
 pub mod locks;
 pub mod outcome;
 pub mod plan;
 pub mod process;
 pub mod recovery;
+pub mod signals;
 pub mod spool;
 pub mod state;
 pub mod store;

@@ -12,11 +12,13 @@
 //! fail at once, whatever the timeout.
 
 pub mod event;
+pub mod outbox;
 pub mod retention;
 pub mod run;
 mod schema;
 
-pub use event::{Event, EventFilter};
+pub use event::{Event, EventFilter, Undelivered};
+pub use outbox::{Backlog, Batch, Circuit, NewBatch, OutRow, Settled};
 pub use run::{Attempt, NewRun, Run, RunEnd, RunFilter, RunState};
 
 use crate::locks::OverlapLock;
@@ -407,19 +409,69 @@ mod tests {
         store.end_run(&ids[0], &end()).unwrap();
         store.end_run(&ids[1], &RunEnd { ended_at: crate::now_micros(), ..end() }).unwrap();
         let day = Duration::from_secs(86400);
-        let retention = retention::Retention { logs: 365 * day, runs: 30 * day };
+        let retention = retention::Retention { logs: 365 * day, runs: 30 * day, ..retention::Retention::default() };
         let pruned = store.prune(&site.state, &retention, crate::now_micros()).unwrap();
-        assert_eq!(pruned, retention::Pruned { runs: 1, logs: 0 });
+        assert_eq!(pruned, retention::Pruned { runs: 1, logs: 0, payloads: 0 });
         assert!(!site.state.run_logs(&ids[0]).exists());
         assert_eq!(store.runs(&RunFilter::default()).unwrap().len(), 2, "the young one and the running one stay");
         assert_eq!(events(&store).iter().filter(|e| e.run_id == ids[0]).count(), 0);
         // Seen from 40 days on, all logs are old; from 800 days on, the run that still runs stays.
         let later = |days: u32| crate::now_micros() + i64::try_from((days * day).as_micros()).unwrap();
-        let logs_only = retention::Retention { logs: 30 * day, runs: 10_000 * day };
-        assert_eq!(store.prune(&site.state, &logs_only, later(40)).unwrap(), retention::Pruned { runs: 0, logs: 1 });
+        let logs_only = retention::Retention { logs: 30 * day, runs: 10_000 * day, ..retention::Retention::default() };
+        assert_eq!(store.prune(&site.state, &logs_only, later(40)).unwrap(), retention::Pruned { runs: 0, logs: 1, payloads: 0 });
         assert!(!site.state.run_logs(&ids[1]).exists() && site.state.run_logs(&ids[2]).exists(), "those of the running one stay");
         assert_eq!(store.prune(&site.state, &logs_only, later(40)).unwrap(), retention::Pruned::default(), "once");
+        // Its end is the newest event there is: its number must not be given out again.
+        assert_eq!(store.prune(&site.state, &retention, later(800)).unwrap().runs, 0);
+        store.begin_run(&new_run("next"), &json!({})).unwrap();
         assert_eq!(store.prune(&site.state, &retention, later(800)).unwrap().runs, 1);
-        assert_eq!(store.runs(&RunFilter::default()).unwrap()[0].run_id, ids[2]);
+        let left: Vec<String> = store.runs(&RunFilter::default()).unwrap().into_iter().map(|run| run.run_id).collect();
+        assert_eq!(left, ["next", &ids[2]]);
+    }
+
+    #[test]
+    fn what_is_not_delivered_is_kept_whole() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        let day = Duration::from_secs(86400);
+        let retention = retention::Retention { undelivered: true, ..retention::Retention::default() };
+        store.begin_run(&new_run("r1"), &json!({"personal": true})).unwrap();
+        store.end_run("r1", &end()).unwrap();
+        store.begin_run(&new_run("r2"), &json!({})).unwrap();
+        let late = crate::now_micros() + i64::try_from((800 * day).as_micros()).unwrap();
+        let prune = |store: &mut Store| store.prune(&site.state, &retention, late).unwrap();
+        let pruned = prune(&mut store);
+        assert_eq!((pruned.runs, pruned.payloads), (0, 0), "nothing is delivered");
+        // Delivered, but for one that was refused.
+        let rows = store.pending_rows(10, usize::MAX).unwrap();
+        let batch = |first: usize, last: usize| NewBatch {
+            destination: "p.d.t".into(),
+            stream: None,
+            first: rows[first].n,
+            last: rows[last].n,
+            rows: 1,
+        };
+        let frozen = store.advance(None, Some(&batch(0, 1))).unwrap().unwrap();
+        store.release(&frozen, &[(rows[1].n, Settled::Refused("no".into()))]).unwrap();
+        let frozen = store.advance(None, Some(&batch(0, 0))).unwrap().unwrap();
+        store.advance(Some(&frozen), None).unwrap();
+        assert_eq!(prune(&mut store).payloads, 0);
+        let refused = EventFilter { delivery: Some(Undelivered::Refused), ..EventFilter::default() };
+        let mut reasons = Vec::new();
+        let each = |event: Event| {
+            reasons.push(event.delivery_error);
+            Ok::<(), ()>(())
+        };
+        store.events(&refused, each).unwrap().unwrap();
+        assert_eq!(reasons, [Some("no".to_owned())]);
+        // All of it.
+        store.db.execute("DELETE FROM settled", []).unwrap();
+        let frozen = store.advance(None, Some(&batch(1, 2))).unwrap().unwrap();
+        store.advance(Some(&frozen), None).unwrap();
+        let keep_runs = retention::Retention { runs: 10_000 * day, ..retention };
+        assert_eq!(store.prune(&site.state, &keep_runs, late).unwrap().payloads, 1);
+        assert!(events(&store).iter().take(2).all(|event| event.payload.is_none()));
+        assert_eq!(store.prune(&site.state, &keep_runs, late).unwrap().payloads, 0, "once");
+        assert_eq!(store.prune(&site.state, &retention, late).unwrap().runs, 1);
     }
 }

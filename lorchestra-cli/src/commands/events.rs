@@ -46,7 +46,7 @@ pub(super) fn run(
         printer.note("No events yet.");
         return Ok(Code::Success);
     };
-    let filter = EventFilter { run_id, event_type: event_type.clone(), since };
+    let filter = EventFilter { run_id, event_type: event_type.clone(), since, delivery: None };
     let mut any = false;
     let each = |mut event: Event| {
         any = true;

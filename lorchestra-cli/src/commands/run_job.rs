@@ -17,7 +17,7 @@ use lorchestra_core::library::Library;
 use lorchestra_core::outcome::{Cause, Outcome};
 use lorchestra_core::plan::{self, Plan, Request};
 use lorchestra_core::state::StateDir;
-use lorchestra_core::supervisor::signals::Signals;
+use lorchestra_core::signals::Signals;
 use lorchestra_core::supervisor::{Ended, Site};
 use lorchestra_plugin_api::manifest::JobManifest;
 use serde_json::json;

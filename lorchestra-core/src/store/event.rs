@@ -1,6 +1,6 @@
 //! Events: taken in from a spool, and read for people.
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, outbox};
 use crate::spool::Cursor;
 use crate::spool::record::{Final, Mark, Record};
 use rusqlite::{Row, Transaction, params};
@@ -26,6 +26,9 @@ pub struct Event {
     pub attempt: u32,
     pub package: String,
     pub job: String,
+    /// Why the server will never take it, or why its fate is unknown; only when such events were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delivery_error: Option<String>,
 }
 
 /// Which events to read; `None` means any.
@@ -37,6 +40,19 @@ pub struct EventFilter {
     pub event_type: Option<String>,
     /// Emitted at or after, in microseconds since 1970.
     pub since: Option<i64>,
+    /// In this state of delivery.
+    pub delivery: Option<Undelivered>,
+}
+
+/// Why an event is not delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undelivered {
+    /// It is to be sent.
+    Pending,
+    /// The server will never take it.
+    Refused,
+    /// It was sent, and whether it arrived cannot be found out.
+    Uncertain,
 }
 
 /// What an attempt's spool has said so far, as far as the store has taken it in.
@@ -133,15 +149,22 @@ impl Store {
         mut each: impl FnMut(Event) -> Result<(), E>,
     ) -> Result<Result<(), E>, StoreError> {
         self.read("reading events", |db| {
-            // Two statements, so that each can use its index.
-            let sql = if filter.run_id.is_some() {
-                "SELECT v.* FROM events e JOIN envelope v ON v.n = e.n WHERE e.run = (SELECT n FROM runs WHERE run_id = ?1)
-                    AND (?2 IS NULL OR e.event_type = ?2) AND (?3 IS NULL OR e.created_at >= ?3) ORDER BY e.n"
-            } else {
-                "SELECT v.* FROM events e JOIN envelope v ON v.n = e.n WHERE ?1 IS NULL
-                    AND (?2 IS NULL OR e.event_type = ?2) AND (?3 IS NULL OR e.created_at >= ?3) ORDER BY e.n"
+            // A statement for each, so that it can use its index.
+            let run = if filter.run_id.is_some() { "e.run = (SELECT n FROM runs WHERE run_id = ?1)" } else { "?1 IS NULL" };
+            let (reason, delivery) = match filter.delivery {
+                None => ("NULL", "TRUE"),
+                Some(Undelivered::Pending) => ("NULL", outbox::PENDING),
+                Some(Undelivered::Refused) => ("(SELECT reason FROM settled WHERE event = e.n)", outbox::REFUSED),
+                Some(Undelivered::Uncertain) => (
+                    "(SELECT reason FROM batches b WHERE b.state = 'uncertain' AND e.n BETWEEN b.first AND b.last)",
+                    outbox::UNCERTAIN,
+                ),
             };
-            let mut statement = db.prepare(sql)?;
+            let sql = format!(
+                "SELECT v.*, {reason} AS delivery_error FROM events e JOIN envelope v ON v.n = e.n WHERE {run}
+                    AND (?2 IS NULL OR e.event_type = ?2) AND (?3 IS NULL OR e.created_at >= ?3) AND {delivery} ORDER BY e.n"
+            );
+            let mut statement = db.prepare(&sql)?;
             let mut rows = statement.query(params![filter.run_id, filter.event_type, filter.since])?;
             while let Some(row) = rows.next()? {
                 if let Err(e) = each(event(row)?) {
@@ -218,5 +241,6 @@ fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
         attempt: row.get("attempt")?,
         package: row.get("package")?,
         job: row.get("job")?,
+        delivery_error: row.get("delivery_error")?,
     })
 }

@@ -10,14 +10,18 @@ use std::time::Duration;
 pub struct Retention {
     /// What jobs printed and traced.
     pub logs: Duration,
+    /// Payloads and subjects of events that were delivered; the rest of the event stays.
+    pub payloads: Duration,
     /// Runs with their events.
     pub runs: Duration,
+    /// Keeps runs of which an event is still to be delivered, however old they are.
+    pub undelivered: bool,
 }
 
 impl Default for Retention {
     fn default() -> Self {
         const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-        Self { logs: 30 * DAY, runs: 365 * DAY }
+        Self { logs: 30 * DAY, payloads: 30 * DAY, runs: 365 * DAY, undelivered: false }
     }
 }
 
@@ -31,6 +35,8 @@ pub struct Pruned {
     pub runs: usize,
     /// Log directories.
     pub logs: usize,
+    /// Runs whose payloads went.
+    pub payloads: usize,
 }
 
 impl Store {
@@ -39,17 +45,31 @@ impl Store {
     pub fn prune(&mut self, state: &StateDir, retention: &Retention, now: i64) -> Result<Pruned, StoreError> {
         self.end_flood()?;
         let before = |age: Duration| now.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
-        let runs = self.ended_before(
-            "SELECT run_id FROM runs WHERE started_at < ?1 AND ended_at < ?1 ORDER BY started_at LIMIT ?2",
-            before(retention.runs),
-        )?;
+        // The newest event stays: its number must not be given out again, or the next one would count as delivered.
+        let sql = format!(
+            "SELECT run_id FROM runs WHERE started_at < ?1 AND ended_at < ?1 {}
+             AND n <> (SELECT run FROM events ORDER BY n DESC LIMIT 1) ORDER BY started_at LIMIT ?2",
+            if retention.undelivered { SETTLED } else { "" }
+        );
+        let runs = self.ended_before(&sql, before(retention.runs))?;
         self.remove(state, &runs, "DELETE FROM runs WHERE run_id = ?1")?;
         let logs = self.ended_before(
             "SELECT run_id FROM runs WHERE logs AND ended_at < ?1 ORDER BY ended_at LIMIT ?2",
             before(retention.logs),
         )?;
         self.remove(state, &logs, "UPDATE runs SET logs = 0 WHERE run_id = ?1")?;
-        Ok(Pruned { runs: runs.len(), logs: logs.len() })
+        let sql = format!("SELECT run_id FROM runs WHERE payloads AND ended_at < ?1 {SETTLED} ORDER BY ended_at LIMIT ?2");
+        let payloads = self.ended_before(&sql, before(retention.payloads))?;
+        if !payloads.is_empty() {
+            self.write("removing old payloads", |tx| {
+                let mut events = tx.prepare(
+                    "UPDATE events SET payload = NULL, subject_id = NULL WHERE run = (SELECT n FROM runs WHERE run_id = ?1)",
+                )?;
+                let mut run = tx.prepare("UPDATE runs SET payloads = 0 WHERE run_id = ?1")?;
+                payloads.iter().try_for_each(|id| events.execute([id]).and_then(|_| run.execute([id])).map(drop))
+            })?;
+        }
+        Ok(Pruned { runs: runs.len(), logs: logs.len(), payloads: payloads.len() })
     }
 
     fn ended_before(&self, sql: &str, limit: i64) -> Result<Vec<String>, StoreError> {
@@ -74,6 +94,11 @@ impl Store {
         })
     }
 }
+
+/// Runs whose events were all delivered: none is pending, refused, or of unknown fate.
+const SETTLED: &str = "AND NOT EXISTS (SELECT 1 FROM events e WHERE e.run = runs.n AND (e.n > (SELECT delivered_to FROM outbox)
+    OR e.n IN (SELECT event FROM settled WHERE how = 'refused')
+    OR EXISTS (SELECT 1 FROM batches b WHERE e.n BETWEEN b.first AND b.last)))";
 
 fn remove_dir(dir: &std::path::Path) -> Result<(), StoreError> {
     match std::fs::remove_dir_all(dir) {

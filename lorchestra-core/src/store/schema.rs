@@ -3,7 +3,7 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// Version this code reads and writes (`PRAGMA user_version`).
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 /// `PRAGMA application_id`: "LORC".
 const APPLICATION: i64 = 0x4c4f_5243;
 
@@ -42,6 +42,9 @@ pub(super) fn migrate(db: &mut Connection) -> rusqlite::Result<()> {
     let version: i64 = tx.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if version < 1 {
         tx.execute_batch(V1)?;
+    }
+    if version < 2 {
+        tx.execute_batch(V2)?;
     }
     tx.pragma_update(None, "application_id", APPLICATION)?;
     tx.pragma_update(None, "user_version", VERSION)?;
@@ -117,4 +120,46 @@ SELECT e.n, e.event_id, e.event_type, r.package || '/' || r.job AS source, e.sch
        coalesce(e.correlation_id, r.run_id) AS correlation_id, e.subject_id, e.payload,
        r.run_id, e.attempt, r.package, r.job
 FROM events e JOIN runs r ON r.n = e.run;
+";
+
+/// Delivery. `outbox` has one row: all events up to `delivered_to` are settled, and until `closed_until` nobody tries the
+/// destination. `batches` has the one that is frozen, and those of unknown fate; `settled` the rows that are settled by themselves.
+const V2: &str = "
+CREATE TABLE outbox (
+    only          INTEGER PRIMARY KEY CHECK (only = 1),
+    delivered_to  INTEGER NOT NULL DEFAULT 0,
+    closed_until  INTEGER NOT NULL DEFAULT 0,
+    closed_reason TEXT
+) STRICT;
+INSERT INTO outbox (only) VALUES (1);
+
+CREATE TABLE streams (
+    destination TEXT PRIMARY KEY,
+    stream      TEXT NOT NULL,
+    next_offset INTEGER NOT NULL,
+    used_at     INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE batches (
+    n           INTEGER PRIMARY KEY AUTOINCREMENT,
+    destination TEXT NOT NULL,
+    stream      TEXT,
+    row_offset  INTEGER,
+    first       INTEGER NOT NULL,
+    last        INTEGER NOT NULL,
+    rows        INTEGER NOT NULL,
+    state       TEXT NOT NULL,
+    reason      TEXT,
+    made_at     INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE settled (
+    event  INTEGER PRIMARY KEY REFERENCES events (n) ON DELETE CASCADE,
+    how    TEXT NOT NULL,
+    reason TEXT,
+    at     INTEGER NOT NULL
+) STRICT;
+
+ALTER TABLE runs ADD COLUMN payloads INTEGER NOT NULL DEFAULT 1;
+CREATE INDEX runs_with_payloads ON runs (ended_at) WHERE payloads;
 ";

@@ -13,7 +13,7 @@
 
 use super::child::{ProcessorTime, Worker};
 use super::note::{self, Note};
-use super::signals::Signals;
+use crate::signals::Signals;
 use crate::outcome::{Death, Ending, WorkerFault};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal;

@@ -1,4 +1,4 @@
-//! The signals that a supervisor minds, as bytes in a pipe: the dispatcher sees them in its one poll, between other things.
+//! The signals that a supervisor minds, as bytes in a pipe: whoever waits sees them in its one poll, between other things.
 
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::backend::SignalDelivery;

@@ -1,0 +1,62 @@
+//! How long to wait between two tries: exponential, with jitter, never less than what the server asked for.
+
+use std::time::Duration;
+
+/// Waits between tries of one thing.
+#[derive(Debug, Clone)]
+pub struct Backoff {
+    first: Duration,
+    longest: Duration,
+    failures: u32,
+}
+
+impl Backoff {
+    /// From `first` on, doubling, up to `longest`.
+    pub fn new(first: Duration, longest: Duration) -> Self {
+        Self { first, longest, failures: 0 }
+    }
+
+    /// Failures in a row so far.
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// It worked: the next wait is the first one again.
+    pub fn reset(&mut self) {
+        self.failures = 0;
+    }
+
+    /// The wait after one more failure: between half and the whole of what the number of failures gives, so that those who failed
+    /// together do not come back together; but at least `asked`.
+    pub fn next(&mut self, asked: Option<Duration>) -> Duration {
+        let whole = self.first.saturating_mul(1 << self.failures.min(20)).min(self.longest);
+        self.failures = self.failures.saturating_add(1);
+        // The last bytes of a UUIDv7 are random.
+        let random = u32::from_le_bytes(uuid::Uuid::now_v7().into_bytes()[12..].try_into().unwrap_or_default());
+        let jittered = whole / 2 + (whole / 2).mul_f64(f64::from(random) / f64::from(u32::MAX));
+        asked.map_or(jittered, |asked| jittered.max(asked))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_within_their_bounds() {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+        for whole in [100, 200, 400, 800, 1000, 1000] {
+            let wait = backoff.next(None).as_millis();
+            assert!((whole / 2..=whole).contains(&wait), "{wait} of {whole}");
+        }
+        assert_eq!(backoff.failures(), 6);
+        backoff.reset();
+        assert!(backoff.next(None) <= Duration::from_millis(100));
+    }
+
+    #[test]
+    fn the_server_may_ask_for_more() {
+        let mut backoff = Backoff::new(Duration::from_millis(1), Duration::from_secs(1));
+        assert_eq!(backoff.next(Some(Duration::from_secs(30))), Duration::from_secs(30));
+    }
+}

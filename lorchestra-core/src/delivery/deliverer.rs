@@ -1,0 +1,456 @@
+//! The order in which events leave, and what each answer means for the store.
+//!
+//! Owns nothing but the way between a [`Store`] and a [`Destination`], for as long as the caller holds the delivery lock:
+//!
+//! ```text
+//!   frozen batch of a predecessor? ── yes ─► the same rows to the same place
+//!          │ no
+//!   next pending rows ─► freeze (committed) ─► send ─┬─ landed, or had landed before ─► delivered mark moves (committed)
+//!                                                    ├─ rows refused, too large ──────► taken back; bad rows set aside; the rest again
+//!                                                    ├─ stream finalised, gone ───────► its row count, or the table itself, tells
+//!                                                    └─ no answer ────────────────────► the same again, later
+//! ```
+//!
+//! - A batch that was sent and not answered is never resized and never sent anywhere else until its fate is known.
+//! - A definite refusal takes it back. *Fresh* means that every answer about it so far was definite: then a stream that is gone
+//!   needs no look into the table.
+//! - No event is skipped: what is not delivered is pending, set aside with the server's reason, or uncertain.
+
+use super::backoff::Backoff;
+use super::destination::{Destination, Landed, Place, Refusal, RefusedRow, Row};
+use crate::store::{Batch, Circuit, NewBatch, OutRow, Settled, Store, StoreError};
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+/// Sizes and times of delivery.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Rows in a batch, at most.
+    pub rows: usize,
+    /// Bytes of a batch, about.
+    pub bytes: usize,
+    /// The first wait after a failure.
+    pub first_wait: Duration,
+    /// The longest.
+    pub longest_wait: Duration,
+    /// Failures in a row after which the circuit opens, and everybody leaves the destination alone.
+    pub failures: u32,
+    /// How long it stays open.
+    pub circuit: Duration,
+    /// How long a stream may have been idle and still be trusted to be there: Google keeps them three days.
+    pub stream_idle: Duration,
+}
+
+impl Policy {
+    /// For streams (few, large requests), or for single requests of the recommended 500 rows.
+    pub fn of(destination: &impl Destination) -> Self {
+        Self {
+            rows: if destination.uses_streams() { 5000 } else { 500 },
+            bytes: 4 << 20,
+            first_wait: Duration::from_millis(200),
+            longest_wait: Duration::from_secs(30),
+            failures: 4,
+            circuit: Duration::from_secs(60),
+            stream_idle: Duration::from_secs(60 * 60 * 60),
+        }
+    }
+}
+
+/// Why delivery stopped although something is pending.
+#[derive(Debug, thiserror::Error)]
+pub enum Stopped {
+    /// It will not get better by itself: told to a person.
+    #[error("{0}")]
+    Blocked(Refusal),
+    /// The destination did not answer, or not well, several times: the circuit is open.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What was delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Rows that are in the table now.
+    pub delivered: u64,
+    /// Rows that the server refused for good.
+    pub refused: u64,
+    /// Rows of unknown fate.
+    pub uncertain: u64,
+}
+
+/// A batch on its way.
+struct Flight {
+    batch: Batch,
+    numbers: Vec<i64>,
+    rows: Vec<Row>,
+    /// No request for it has gone without a definite answer.
+    fresh: bool,
+}
+
+/// A destination, and whether it was asked for its columns: kept from one delivery to the next.
+#[derive(Debug)]
+pub struct Session<D> {
+    destination: D,
+    connected: bool,
+}
+
+impl<D> Session<D> {
+    /// With a destination that was not asked anything yet.
+    pub fn new(destination: D) -> Self {
+        Self { destination, connected: false }
+    }
+
+    /// The destination.
+    pub fn destination(&self) -> &D {
+        &self.destination
+    }
+}
+
+/// Delivers, as long as it is asked to.
+pub struct Deliverer<'a, D> {
+    store: &'a mut Store,
+    session: &'a mut Session<D>,
+    policy: Policy,
+    backoff: Backoff,
+    /// Reconnections, and looks at a table that is not there, in a row.
+    patience: u32,
+    /// Rows in the next batch: halved when a server finds one too large.
+    room: usize,
+    flight: Option<Flight>,
+    progress: &'a mut Progress,
+}
+
+/// Tries of what may need a moment on the server's side: a table that was just created, a column that was just added.
+const PATIENCE: u32 = 3;
+
+impl<'a, D: Destination> Deliverer<'a, D> {
+    /// For the holder of the delivery lock. What is delivered is added to `progress`.
+    pub fn new(store: &'a mut Store, session: &'a mut Session<D>, policy: Policy, progress: &'a mut Progress) -> Self {
+        let backoff = Backoff::new(policy.first_wait, policy.longest_wait);
+        let room = policy.rows;
+        Self { store, session, policy, backoff, patience: 0, room, flight: None, progress }
+    }
+
+    /// Sends until nothing is pending. The future may be dropped at any moment: what was on its way stays frozen.
+    ///
+    /// `persistent`: goes on through failures for as long as it is polled, instead of opening the circuit.
+    pub async fn drain(&mut self, persistent: bool) -> Result<(), Stopped> {
+        loop {
+            match self.step().await {
+                Ok(true) => {
+                    if self.backoff.failures() > 0 || self.patience > 0 {
+                        self.backoff.reset();
+                        self.patience = 0;
+                    }
+                }
+                Ok(false) => return Ok(()),
+                Err(Trouble::Store(error)) => return Err(Stopped::Store(error)),
+                Err(Trouble::Refused(refusal)) => self.pause(refusal, persistent).await?,
+            }
+        }
+    }
+
+    /// Makes the uncertain batches pending again, and sends them: they may be in the table twice then.
+    pub async fn resend_uncertain(&mut self) -> Result<(), Stopped> {
+        self.drain(true).await?;
+        while let Some(batch) = self.store.uncertain_batch()? {
+            let stream = loop {
+                match self.place().await {
+                    Ok(stream) => break stream,
+                    Err(Trouble::Store(error)) => return Err(Stopped::Store(error)),
+                    Err(Trouble::Refused(refusal)) => self.pause(refusal, true).await?,
+                }
+            };
+            self.store.send_again(&batch, self.session.destination.name(), stream.as_deref())?;
+            self.drain(true).await?;
+        }
+        Ok(())
+    }
+
+    async fn pause(&mut self, refusal: Refusal, persistent: bool) -> Result<(), Stopped> {
+        let (reason, after) = match refusal {
+            Refusal::Later { reason, after, .. } => (reason, after),
+            Refusal::TableMissing(_) | Refusal::SchemaChanged(_) if self.patience < PATIENCE => {
+                self.patience += 1;
+                self.session.connected = false;
+                (refusal.to_string(), None)
+            }
+            blocked => return Err(Stopped::Blocked(blocked)),
+        };
+        let wait = self.backoff.next(after);
+        if !persistent && self.backoff.failures() >= self.policy.failures {
+            let until = crate::now_micros() + i64::try_from(self.policy.circuit.as_micros()).unwrap_or(i64::MAX);
+            self.store.set_circuit(Some(&Circuit { until, reason: reason.clone() }))?;
+            return Err(Stopped::Unreachable(reason));
+        }
+        tracing::debug!(reason, ?wait, "delivery waits");
+        tokio::time::sleep(wait).await;
+        Ok(())
+    }
+
+    /// One batch, or one step towards it. `false`: nothing is pending.
+    async fn step(&mut self) -> Result<bool, Trouble> {
+        if self.flight.is_none() {
+            match self.store.frozen_batch()? {
+                // Its sender died: whether it was sent is not known.
+                Some(batch) => self.flight = Some(self.load(batch)?),
+                None if self.store.has_pending()?.is_none() => return Ok(false),
+                None => {}
+            }
+        }
+        self.connect().await?;
+        if self.flight.is_none() && !self.freeze(None).await? {
+            return Ok(false);
+        }
+        let Some(flight) = &mut self.flight else { return Ok(false) };
+        let ours = flight.batch.destination == self.session.destination.name()
+            && flight.batch.place.is_some() == self.session.destination.uses_streams();
+        if !ours {
+            return self.settle_elsewhere().await.map(|()| true);
+        }
+        // Until the answer is here, its fate is unknown: this future may be dropped.
+        let was_fresh = std::mem::replace(&mut flight.fresh, false);
+        let place = match &flight.batch.place {
+            Some((stream, offset)) => Place::Stream { stream, offset: *offset },
+            None => Place::Table,
+        };
+        let begun = Instant::now();
+        let answer = self.session.destination.append(place, &flight.rows).await;
+        tracing::debug!(rows = flight.rows.len(), took = ?begun.elapsed(), ok = answer.is_ok(), "batch sent");
+        match answer {
+            // Nobody has sent it yet, and there is something in its place: the state directory is a copy of another one that goes on
+            // writing, say. What is there is not this.
+            Ok(Landed::Before) if was_fresh => {
+                self.settle_by_look("something else is in its place in the stream").await.map(|()| true)
+            }
+            Ok(_) => self.landed().await.map(|()| true),
+            Err(refusal) => {
+                let definite = !matches!(refusal, Refusal::Later { .. });
+                if let Some(flight) = &mut self.flight {
+                    flight.fresh = was_fresh && definite;
+                }
+                self.refused(refusal).await.map(|()| true)
+            }
+        }
+    }
+
+    async fn connect(&mut self) -> Result<(), Trouble> {
+        if !self.session.connected {
+            self.session.destination.connect().await.map_err(Trouble::Refused)?;
+            self.session.connected = true;
+            if self.store.circuit(crate::now_micros())?.is_some() {
+                self.store.set_circuit(None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The stream for the next batch; `None`: no streams.
+    async fn place(&mut self) -> Result<Option<String>, Trouble> {
+        if !self.session.destination.uses_streams() {
+            return Ok(None);
+        }
+        self.connect().await?;
+        let name = self.session.destination.name().to_owned();
+        let idle = i64::try_from(self.policy.stream_idle.as_micros()).unwrap_or(i64::MAX);
+        if let Some(stream) = self.store.stream(&name, crate::now_micros() - idle)? {
+            return Ok(Some(stream));
+        }
+        let stream = self.session.destination.create_stream().await.map_err(Trouble::Refused)?;
+        self.store.use_stream(&name, &stream)?;
+        Ok(Some(stream))
+    }
+
+    /// In one transaction: `done` is delivered, and the next pending rows are frozen. `false`: there are none.
+    async fn freeze(&mut self, done: Option<&Batch>) -> Result<bool, Trouble> {
+        // What is `done` is still pending to the store.
+        let after = done.map_or(0, |batch| batch.last);
+        let out = self.store.pending_rows_after(after, self.room, self.policy.bytes)?;
+        let stream = if out.is_empty() { None } else { self.place().await? };
+        let new = match (out.first(), out.last()) {
+            (Some(first), Some(last)) => Some(NewBatch {
+                destination: self.session.destination.name().to_owned(),
+                stream,
+                first: first.n,
+                last: last.n,
+                rows: i64::try_from(out.len()).unwrap_or(i64::MAX),
+            }),
+            _ => None,
+        };
+        if done.is_none() && new.is_none() {
+            // Only settled rows are left: the mark may pass them.
+            self.store.pass_settled()?;
+            return Ok(false);
+        }
+        let batch = self.store.advance(done, new.as_ref())?;
+        self.flight = batch.map(|batch| flight(batch, out, true));
+        Ok(self.flight.is_some())
+    }
+
+    fn load(&mut self, batch: Batch) -> Result<Flight, StoreError> {
+        let out = self.store.rows_of(&batch)?;
+        Ok(flight(batch, out, false))
+    }
+
+    async fn landed(&mut self) -> Result<(), Trouble> {
+        let Some(flight) = self.flight.take() else { return Ok(()) };
+        self.progress.delivered += flight.rows.len() as u64;
+        self.room = (self.room * 2).min(self.policy.rows);
+        match self.freeze(Some(&flight.batch)).await {
+            Ok(_) => Ok(()),
+            Err(trouble) => {
+                // A stream could not be had, say: what landed is recorded all the same.
+                if !matches!(trouble, Trouble::Store(_)) {
+                    self.store.advance(Some(&flight.batch), None)?;
+                }
+                Err(trouble)
+            }
+        }
+    }
+
+    async fn refused(&mut self, refusal: Refusal) -> Result<(), Trouble> {
+        let Some(flight) = &self.flight else { return Ok(()) };
+        match refusal {
+            Refusal::Later { perhaps_too_large: true, .. }
+                if flight.batch.place.is_none() && flight.rows.len() > 1 && self.backoff.failures() >= 2 =>
+            {
+                // At least once, so that it may be cut although its fate is not known.
+                self.take_back(Vec::new(), flight.rows.len() / 2)
+            }
+            Refusal::Rows(rows) => {
+                let settled = self.set_aside(&rows);
+                self.take_back(settled, self.room)
+            }
+            Refusal::TooLarge(reason) if flight.rows.len() == 1 => {
+                let settled = self.set_aside(&[RefusedRow { index: 0, reason }]);
+                self.take_back(settled, self.room)
+            }
+            Refusal::TooLarge(_) => self.take_back(Vec::new(), flight.rows.len() / 2),
+            Refusal::OffsetBeyondEnd(reason) => {
+                // The stream is shorter than what was put into it: it is not to be trusted any more, and this batch is not in it.
+                tracing::warn!(reason, "a stream has lost rows; a new one is begun");
+                let stream = flight.batch.place.as_ref().map(|(stream, _)| stream.clone()).unwrap_or_default();
+                let _ = self.session.destination.finalize(&stream).await;
+                self.leave_and_take_back(Vec::new())
+            }
+            Refusal::StreamFinalized(_) => self.settle_by_count().await,
+            Refusal::StreamGone(_) if flight.fresh => self.leave_and_take_back(Vec::new()),
+            Refusal::StreamGone(reason) => self.settle_by_look(&reason).await,
+            other => Err(Trouble::Refused(other)),
+        }
+    }
+
+    fn set_aside(&mut self, rows: &[RefusedRow]) -> Vec<(i64, Settled)> {
+        let numbers = self.flight.as_ref().map(|flight| flight.numbers.as_slice()).unwrap_or_default();
+        let settled: Vec<_> =
+            rows.iter().filter_map(|row| numbers.get(row.index).map(|n| (*n, Settled::Refused(row.reason.clone())))).collect();
+        self.progress.refused += settled.len() as u64;
+        settled
+    }
+
+    fn take_back(&mut self, settled: Vec<(i64, Settled)>, room: usize) -> Result<(), Trouble> {
+        if let Some(flight) = self.flight.take() {
+            self.store.release(&flight.batch, &settled)?;
+            self.room = room.max(1);
+        }
+        Ok(())
+    }
+
+    fn leave_and_take_back(&mut self, settled: Vec<(i64, Settled)>) -> Result<(), Trouble> {
+        if let Some(flight) = &self.flight {
+            self.store.leave_stream(&flight.batch.destination)?;
+        }
+        self.take_back(settled, self.room)
+    }
+
+    /// The stream takes no more: its number of rows tells whether the batch is in it.
+    async fn settle_by_count(&mut self) -> Result<(), Trouble> {
+        let Some(flight) = &self.flight else { return Ok(()) };
+        let Some((stream, offset)) = flight.batch.place.clone() else { return Ok(()) };
+        match self.session.destination.finalize(&stream).await {
+            Ok(rows) if rows >= offset + flight.batch.rows => {
+                self.store.leave_stream(&flight.batch.destination)?;
+                self.landed().await
+            }
+            Ok(_) => self.leave_and_take_back(Vec::new()),
+            Err(Refusal::StreamGone(reason)) => self.settle_by_look(&reason).await,
+            Err(other) => Err(Trouble::Refused(other)),
+        }
+    }
+
+    /// The stream is gone: the table itself tells which rows are there.
+    async fn settle_by_look(&mut self, gone: &str) -> Result<(), Trouble> {
+        let Some(flight) = &self.flight else { return Ok(()) };
+        let ids: Vec<&str> = flight.rows.iter().map(|row| row.event_id.as_str()).collect();
+        let there = match self.session.destination.present(&ids).await {
+            Ok(there) => there,
+            Err(later @ (Refusal::Later { .. } | Refusal::TableMissing(_))) => return Err(Trouble::Refused(later)),
+            Err(denied) => {
+                return self.give_up(&format!("{gone}; and whether its rows are in the table cannot be read: {denied}"));
+            }
+        };
+        self.leave_with(&there)
+    }
+
+    fn leave_with(&mut self, there: &HashSet<String>) -> Result<(), Trouble> {
+        let Some(flight) = &self.flight else { return Ok(()) };
+        let present: Vec<_> = flight
+            .numbers
+            .iter()
+            .zip(&flight.rows)
+            .filter(|(_, row)| there.contains(&row.event_id))
+            .map(|(n, _)| (*n, Settled::Present))
+            .collect();
+        self.progress.delivered += present.len() as u64;
+        self.leave_and_take_back(present)
+    }
+
+    fn give_up(&mut self, reason: &str) -> Result<(), Trouble> {
+        if let Some(flight) = self.flight.take() {
+            self.store.leave_stream(&flight.batch.destination)?;
+            self.store.give_up(&flight.batch, reason)?;
+            self.progress.uncertain += flight.rows.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// A batch that was frozen for another table, or for the other way of writing, before the configuration changed.
+    async fn settle_elsewhere(&mut self) -> Result<(), Trouble> {
+        let Some(flight) = &self.flight else { return Ok(()) };
+        if flight.batch.place.is_some() {
+            return match self.settle_by_count().await {
+                Err(Trouble::Refused(refusal)) if !matches!(refusal, Refusal::Later { .. }) => self.settle_unreadable(&refusal),
+                settled => settled,
+            };
+        }
+        if flight.batch.destination == self.session.destination.name() {
+            return self.settle_by_look("it was sent by single requests").await;
+        }
+        self.give_up(&format!("it was sent to {} when the configuration changed", flight.batch.destination.clone()))
+    }
+
+    fn settle_unreadable(&mut self, refusal: &Refusal) -> Result<(), Trouble> {
+        let to = self.flight.as_ref().map(|flight| flight.batch.destination.clone()).unwrap_or_default();
+        self.give_up(&format!("it was on its way to {to}, of which nothing can be learned: {refusal}"))
+    }
+}
+
+fn flight(batch: Batch, out: Vec<OutRow>, fresh: bool) -> Flight {
+    let (numbers, rows) = out.into_iter().map(|out| (out.n, out.row)).unzip();
+    Flight { batch, numbers, rows, fresh }
+}
+
+/// Why a step did not go on.
+enum Trouble {
+    Refused(Refusal),
+    Store(StoreError),
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
