@@ -1,0 +1,5 @@
+-- All that one run told, in order. @run_id is what `lorchestra runs list` shows.
+SELECT created_at, event_type, attempt, subject_id, payload
+FROM `lorchestra.events`
+WHERE run_id = @run_id
+ORDER BY created_at, event_id

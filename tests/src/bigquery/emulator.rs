@@ -1,0 +1,262 @@
+//! A real BigQuery emulator (`bqemulator`, DuckDB inside) as a child process, on ports of its own. It speaks REST and the Storage Write
+//! API to any client, and answers SQL; it is lenient where the [fake](super::fake) is strict.
+//!
+//! It ends with this process, whatever ends that: its standard input is a pipe of ours, and it goes when that closes. So one emulator
+//! can be shared by all tests of a binary ([`shared`]), each with a dataset of its own.
+
+use super::venv;
+use serde_json::{Map, Value, json};
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use tempfile::TempDir;
+
+/// The project of its tables.
+const PROJECT: &str = "p1";
+
+/// Starts the emulator as its own command would, with a thread that watches standard input. Ports are the system's to choose, and
+/// are told in the log. Avro, which nobody here needs, would be asked for in the internet at each start.
+const MAIN: &str = "
+import os, sys, threading
+def watch():
+    sys.stdin.buffer.read()
+    os._exit(0)
+threading.Thread(target=watch, daemon=True).start()
+from bqemulator.storage.engine import DuckDBEngine
+DuckDBEngine._load_format_extensions = lambda self: None
+from bqemulator.cli import main
+sys.argv = ['bqemulator', *sys.argv[1:]]
+main()
+";
+
+/// A running emulator: killed, with its process group, when dropped.
+#[derive(Debug)]
+pub struct Emulator {
+    child: Child,
+    rest: u16,
+    grpc: u16,
+    /// Its log, and whatever it writes.
+    place: TempDir,
+    datasets: AtomicU32,
+}
+
+/// Makes the venv if need be; see [`venv::ensure`].
+///
+/// # Panics
+/// If it cannot be made.
+pub fn ensure_venv() -> PathBuf {
+    let exe = std::env::current_exe().expect("a test knows its own executable");
+    // Cargo marks its target directory with this file.
+    let target = exe.ancestors().find(|directory| directory.join("CACHEDIR.TAG").is_file());
+    let target = target.map_or_else(|| crate::built::workspace().join("target"), Path::to_owned);
+    venv::ensure(&target).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The emulator of this test binary, started by the first who asks: 3 to 5 seconds.
+///
+/// # Panics
+/// If it cannot be started.
+pub fn shared() -> &'static Emulator {
+    static SHARED: OnceLock<Emulator> = OnceLock::new();
+    SHARED.get_or_init(|| Emulator::start(&ensure_venv()))
+}
+
+impl Emulator {
+    /// Starts one, and returns when it answers.
+    ///
+    /// # Panics
+    /// If it does not come up; with its log.
+    pub fn start(venv: &Path) -> Self {
+        let place = tempfile::tempdir().expect("a directory for the emulator");
+        let log = File::create(place.path().join("log")).expect("the emulator's log");
+        let errors = log.try_clone().expect("the log twice");
+        let child = Command::new(venv.join("bin/python"))
+            .args([
+                "-c",
+                MAIN,
+                "start",
+                "--rest-host",
+                "127.0.0.1",
+                "--rest-port",
+                "0",
+                "--grpc-host",
+                "127.0.0.1",
+                "--grpc-port",
+                "0",
+            ])
+            .args(["--project", PROJECT, "--log-format", "json"])
+            .current_dir(place.path())
+            .env("HOME", venv.join("home"))
+            .env("PYTHONNOUSERSITE", "1")
+            .env_remove("PYTHONPATH")
+            .env_remove("PYTHONHOME")
+            .env_remove("BIGQUERY_EMULATOR_HOST")
+            .stdin(Stdio::piped())
+            .stdout(log)
+            .stderr(errors)
+            .process_group(0)
+            .spawn()
+            .expect("the emulator's python starts");
+        let mut emulator = Self { child, rest: 0, grpc: 0, place, datasets: AtomicU32::new(0) };
+        let mut ended = None;
+        crate::eventually("the emulator listens, or ends", || {
+            ended = emulator.child.try_wait().expect("the emulator is our child");
+            let log = emulator.log();
+            emulator.rest = port(&log, "rest.listen").unwrap_or_default();
+            emulator.grpc = port(&log, "grpc.listen").unwrap_or_default();
+            ended.is_some() || (emulator.rest != 0 && emulator.grpc != 0)
+        });
+        assert!(ended.is_none(), "the emulator ended with {}:\n{}", ended.unwrap_or_default(), emulator.log());
+        crate::eventually("the emulator answers", || emulator.ask("GET", "/bigquery/v2/projects/p1/datasets", None).is_ok());
+        emulator
+    }
+
+    /// `http://127.0.0.1:PORT`: what `BIGQUERY_EMULATOR_HOST` takes; the API is under `/bigquery/v2`.
+    pub fn rest_endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.rest)
+    }
+
+    /// `http://127.0.0.1:PORT` of the Storage Write API.
+    pub fn grpc_endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.grpc)
+    }
+
+    /// The project that a request has that names none.
+    pub fn project(&self) -> &'static str {
+        PROJECT
+    }
+
+    /// What it has written so far.
+    pub fn log(&self) -> String {
+        fs::read(self.place.path().join("log")).map(|log| String::from_utf8_lossy(&log).into_owned()).unwrap_or_default()
+    }
+
+    /// A new dataset that nobody else uses: its id.
+    ///
+    /// # Panics
+    /// If the emulator refuses.
+    pub fn own_dataset(&self) -> String {
+        let dataset = format!("d{}", self.datasets.fetch_add(1, Ordering::Relaxed));
+        self.create_dataset(&dataset);
+        dataset
+    }
+
+    /// A dataset of this id.
+    ///
+    /// # Panics
+    /// If the emulator refuses, as it does when it is there.
+    pub fn create_dataset(&self, dataset: &str) {
+        self.must("POST", "/datasets", Some(&json!({"datasetReference": {"projectId": PROJECT, "datasetId": dataset}})));
+    }
+
+    /// A table; `resource` as tables.insert takes it, its reference is filled in.
+    ///
+    /// # Panics
+    /// If the emulator refuses.
+    pub fn create_table(&self, dataset: &str, table: &str, resource: &Value) {
+        let mut resource = resource.clone();
+        resource["tableReference"] = json!({"projectId": PROJECT, "datasetId": dataset, "tableId": table});
+        self.must("POST", &format!("/datasets/{dataset}/tables"), Some(&resource));
+    }
+
+    /// A table with the columns of an event.
+    ///
+    /// # Panics
+    /// If the emulator refuses.
+    pub fn create_event_table(&self, dataset: &str, table: &str) {
+        self.create_table(dataset, table, &json!({"schema": {"fields": super::fake::event_columns()}}));
+    }
+
+    /// The rows a query answers with, by column: numbers and booleans as such, everything else as text, null as null.
+    ///
+    /// # Panics
+    /// If the emulator refuses, or has not done within ten seconds.
+    pub fn rows(&self, sql: &str) -> Vec<Value> {
+        let mut page = self.must("POST", "/queries", Some(&json!({"query": sql, "useLegacySql": false, "timeoutMs": 10_000})));
+        let job = page["jobReference"]["jobId"].as_str().unwrap_or_default().to_owned();
+        let mut rows = Vec::new();
+        loop {
+            assert_eq!(page["jobComplete"], true, "{sql}: not done: {page}");
+            let fields: Vec<&Value> = page["schema"]["fields"].as_array().into_iter().flatten().collect();
+            for row in page["rows"].as_array().into_iter().flatten() {
+                let cells = fields.iter().zip(row["f"].as_array().into_iter().flatten());
+                let named =
+                    cells.map(|(field, cell)| (field["name"].as_str().unwrap_or_default().to_owned(), typed(field, &cell["v"])));
+                rows.push(named.collect::<Map<_, _>>().into());
+            }
+            let Some(next) = page["pageToken"].as_str() else { return rows };
+            page = self.must("GET", &format!("/queries/{job}?pageToken={next}"), None);
+        }
+    }
+
+    /// Asks for something below the project.
+    fn must(&self, verb: &str, path: &str, body: Option<&Value>) -> Value {
+        let answer = self.ask(verb, &format!("/bigquery/v2/projects/{PROJECT}{path}"), body);
+        answer.unwrap_or_else(|error| panic!("{verb} {path}: {error}\nThe emulator's log ends with:\n{}", self.end_of_log()))
+    }
+
+    fn end_of_log(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    /// On a thread of its own: the caller may be inside a runtime, where waiting for another is not possible.
+    fn ask(&self, verb: &str, path: &str, body: Option<&Value>) -> Result<Value, String> {
+        let url = format!("{}{path}", self.rest_endpoint());
+        let asking = async {
+            let http = reqwest::Client::builder().no_proxy().timeout(crate::DEADLINE).build()?;
+            let verb = reqwest::Method::from_bytes(verb.as_bytes()).unwrap_or_default();
+            let mut request = http.request(verb, url);
+            if let Some(body) = body {
+                request = request.json(body);
+            }
+            let answer = request.send().await?;
+            Ok::<_, reqwest::Error>((answer.status(), answer.text().await?))
+        };
+        let on_its_own = move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+            runtime.block_on(asking).map_err(|error| error.to_string())
+        };
+        let answer = std::thread::scope(|scope| scope.spawn(on_its_own).join());
+        let (status, text) = answer.map_err(|_| "the request panicked".to_owned())??;
+        if !status.is_success() {
+            return Err(format!("{status}: {text}"));
+        }
+        serde_json::from_str(&text).map_err(|error| format!("{status}, {error}: {text}"))
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        let group = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        if let Some(group) = group {
+            // An error: it has ended.
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+        let _ = self.child.wait();
+    }
+}
+
+/// The port that the log tells with this event.
+fn port(log: &str, event: &str) -> Option<u16> {
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut told = lines.filter(|line| line["event"] == event);
+    told.find_map(|line| line["port"].as_u64()).and_then(|port| u16::try_from(port).ok())
+}
+
+/// REST answers with text for everything.
+fn typed(field: &Value, value: &Value) -> Value {
+    let Some(text) = value.as_str() else { return value.clone() };
+    let parsed = match field["type"].as_str().unwrap_or_default() {
+        "INTEGER" | "INT64" => text.parse::<i64>().ok().map(Value::from),
+        "FLOAT" | "FLOAT64" => text.parse::<f64>().ok().map(Value::from),
+        "BOOLEAN" | "BOOL" => text.parse::<bool>().ok().map(Value::from),
+        _ => None,
+    };
+    parsed.unwrap_or_else(|| value.clone())
+}

@@ -1,0 +1,293 @@
+//! A BigQuery in this process: REST and the Storage Write API on 127.0.0.1, in memory.
+//!
+//! Where Google's servers are strict it is strict as well: offsets, row errors that write nothing, REQUIRED columns, JSON columns that
+//! take text, the limits of a request, insert ids. What it does not know it refuses. [`Fake::faults`] makes requests go wrong.
+//!
+//! ```text
+//! client ─► serving ─┬─ HTTP/1 ─► rest ──────────────┐
+//!                    └─ HTTP/2 ─► grpc ─► streams ───┴─► state: tables, streams, tokens
+//!                                   └─ faults: asked for each request
+//! ```
+
+mod columns;
+mod credentials;
+mod faults;
+mod grpc;
+mod insert_all;
+mod query;
+mod refusal;
+mod rest;
+mod serving;
+mod state;
+mod streams;
+mod tables;
+mod wire;
+
+pub use faults::{Fault, Faults, Method, StorageErrorCode};
+pub use state::Stream;
+pub use tables::{Row, TableName, WritePath};
+
+use serde_json::{Value, json};
+use serving::Protocol;
+use state::Shared;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use tokio::sync::watch;
+
+/// How a fake is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Options {
+    /// Rows are counted, not decoded, not checked and not kept: for benches. Offsets are checked all the same.
+    pub acknowledge_only: bool,
+    /// Port of REST; 0 is any that is free.
+    pub rest_port: u16,
+    /// Port of gRPC; 0 is any that is free.
+    pub grpc_port: u16,
+}
+
+/// A running fake. Ends, with all its connections, when dropped.
+#[derive(Debug)]
+pub struct Fake {
+    shared: Arc<Shared>,
+    rest: SocketAddr,
+    grpc: SocketAddr,
+    /// Whether anybody listens; dropped, it ends the servers.
+    up: Option<watch::Sender<bool>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Default for Fake {
+    fn default() -> Self {
+        Self::start()
+    }
+}
+
+impl Fake {
+    /// Starts one that keeps rows, on free ports.
+    ///
+    /// # Panics
+    /// If it cannot listen.
+    pub fn start() -> Self {
+        Self::start_with(Options::default())
+    }
+
+    /// Starts one.
+    ///
+    /// # Panics
+    /// If it cannot listen.
+    pub fn start_with(options: Options) -> Self {
+        let shared = Arc::new(Shared::new(options.acknowledge_only));
+        let (up, is_up) = watch::channel(true);
+        let bind = |port| {
+            let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("the fake listens on 127.0.0.1");
+            listener.set_nonblocking(true).expect("a socket can be non-blocking");
+            let address = listener.local_addr().expect("a listener has an address");
+            (listener, address)
+        };
+        let (rest_listener, rest) = bind(options.rest_port);
+        let (grpc_listener, grpc) = bind(options.grpc_port);
+        let served = Arc::clone(&shared);
+        let serving = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let listen = |listener| Some(tokio::net::TcpListener::from_std(listener).expect("a listener for the runtime"));
+                tokio::join!(
+                    serving::serve(listen(rest_listener), rest, Protocol::Rest, Arc::clone(&served), is_up.clone()),
+                    serving::serve(listen(grpc_listener), grpc, Protocol::Grpc, served, is_up),
+                );
+            });
+        };
+        let thread = std::thread::Builder::new().name("fake-bigquery".to_owned()).spawn(serving).expect("a thread for the fake");
+        Self { shared, rest, grpc, up: Some(up), thread: Some(thread) }
+    }
+
+    /// `http://127.0.0.1:PORT`: what `BIGQUERY_EMULATOR_HOST` takes; the API is under `/bigquery/v2`.
+    pub fn rest_endpoint(&self) -> String {
+        format!("http://{}", self.rest)
+    }
+
+    /// `http://127.0.0.1:PORT` of the Storage Write API.
+    pub fn grpc_endpoint(&self) -> String {
+        format!("http://{}", self.grpc)
+    }
+
+    /// What goes wrong, from now on.
+    pub fn faults(&self) -> &Faults {
+        &self.shared.faults
+    }
+
+    /// Nobody listens any more, and every connection is dropped; tables and streams stay.
+    pub fn go_down(&self) {
+        self.set_up(false);
+    }
+
+    /// Listens again, on the same ports.
+    pub fn come_up(&self) {
+        self.set_up(true);
+    }
+
+    /// Returns when both doors are open, or closed.
+    fn set_up(&self, now: bool) {
+        if let Some(up) = &self.up {
+            up.send_replace(now);
+        }
+        for address in [self.rest, self.grpc] {
+            crate::eventually("the fake goes down or comes up", || std::net::TcpStream::connect(address).is_ok() == now);
+        }
+    }
+
+    /// From now on only tokens that this fake issued open its doors (all but token endpoint and metadata server).
+    pub fn require_auth(&self, required: bool) {
+        self.shared.state().require_auth = required;
+    }
+
+    /// The key file of a service account whose token requests come here.
+    pub fn service_account_key(&self) -> Value {
+        credentials::service_account_key(&self.rest_endpoint())
+    }
+
+    /// A user's credentials file whose `token_uri` is here.
+    pub fn authorized_user(&self) -> Value {
+        credentials::authorized_user(&self.rest_endpoint())
+    }
+
+    /// Every token issued so far is refused from now on.
+    pub fn expire_tokens(&self) {
+        self.shared.state().tokens.clear();
+    }
+
+    /// How each token was asked for, in order: `service_account SCOPE…`, `authorized_user`, `metadata`.
+    pub fn grants(&self) -> Vec<String> {
+        self.shared.state().grants.clone()
+    }
+
+    /// In-band errors of AppendRows (offsets, schema, rows) end the call with the same status, instead of being an answer in it.
+    /// Row errors then have no details: a status has no place for them.
+    pub fn end_calls_on_errors(&self, ending: bool) {
+        self.shared.state().errors_end_calls = ending;
+    }
+
+    /// An empty dataset, unless it is there.
+    pub fn create_dataset(&self, project: &str, dataset: &str) {
+        // There already: as it was asked for.
+        let _ = self.shared.state().create_dataset(project, dataset, &Value::Null);
+    }
+
+    /// A table, its dataset too if need be; `resource` as tables.insert takes it.
+    ///
+    /// # Panics
+    /// If the table exists, or cannot be.
+    pub fn create_table(&self, name: &TableName, resource: &Value) {
+        self.create_dataset(&name.project, &name.dataset);
+        let created = self.shared.state().create_table(name, resource);
+        created.unwrap_or_else(|refusal| panic!("{name}: {}", refusal.message));
+    }
+
+    /// A table with the columns of an event.
+    ///
+    /// # Panics
+    /// If the table exists.
+    pub fn create_event_table(&self, name: &TableName) {
+        self.create_table(name, &json!({"schema": {"fields": event_columns()}}));
+    }
+
+    /// Deletes a table; its streams are gone.
+    ///
+    /// # Panics
+    /// If it is not there.
+    pub fn drop_table(&self, name: &TableName) {
+        self.shared.state().drop_table(name).unwrap_or_else(|refusal| panic!("{}", refusal.message));
+    }
+
+    /// As if the table had been deleted and created again: no rows, no streams.
+    pub fn recreate_table(&self, name: &TableName) {
+        self.shared.state().recreate_table(name);
+    }
+
+    /// Its rows, in the order in which they arrived.
+    ///
+    /// # Panics
+    /// If there is no such table.
+    pub fn rows(&self, name: &TableName) -> Vec<Row> {
+        self.shared.state().tables.get(name).unwrap_or_else(|| panic!("there is no table {name}")).rows.clone()
+    }
+
+    /// Rows it has, also those that were only acknowledged.
+    ///
+    /// # Panics
+    /// If there is no such table.
+    pub fn row_count(&self, name: &TableName) -> u64 {
+        let state = self.shared.state();
+        let table = state.tables.get(name).unwrap_or_else(|| panic!("there is no table {name}"));
+        table.acknowledged + table.rows.len() as u64
+    }
+
+    /// The table as tables.get shows it; `None` if there is none.
+    pub fn table_resource(&self, name: &TableName) -> Option<Value> {
+        self.shared.state().tables.get(name).map(|table| table.resource.clone())
+    }
+
+    /// Every stream that was ever created, in order.
+    pub fn streams(&self) -> Vec<Stream> {
+        self.shared.state().streams.clone()
+    }
+
+    /// Finalises a stream, as somebody else would.
+    pub fn finalize_stream(&self, name: &str) {
+        self.shared.state().stream(name).into_iter().for_each(|stream| stream.finalized = true);
+    }
+
+    /// The stream is gone, its rows stay.
+    pub fn drop_stream(&self, name: &str) {
+        self.shared.state().stream(name).into_iter().for_each(|stream| stream.dropped = true);
+    }
+
+    /// How many requests of this method have come, also those that went wrong.
+    pub fn requests(&self, method: Method) -> u64 {
+        self.shared.state().requests.get(&method).copied().unwrap_or_default()
+    }
+
+    /// The most AppendRows calls that were open at the same time.
+    pub fn peak_append_calls(&self) -> usize {
+        self.shared.state().peak_appends
+    }
+
+    /// AppendRows calls that are open now.
+    pub fn open_append_calls(&self) -> usize {
+        self.shared.state().open_appends
+    }
+
+    /// `x-goog-request-params` of each AppendRows call, empty where it was missing.
+    pub fn routing_headers(&self) -> Vec<String> {
+        self.shared.state().routing.clone()
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.up = None;
+        self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// The columns of an event, in REST's form.
+pub fn event_columns() -> Value {
+    let column = |name: &str, kind: &str, mode: &str| json!({"name": name, "type": kind, "mode": mode});
+    let required = |name, kind| column(name, kind, "REQUIRED");
+    let nullable = |name, kind| column(name, kind, "NULLABLE");
+    json!([
+        required("event_id", "STRING"),
+        required("event_type", "STRING"),
+        required("source", "STRING"),
+        nullable("schema_ref", "STRING"),
+        required("created_at", "TIMESTAMP"),
+        nullable("correlation_id", "STRING"),
+        nullable("subject_id", "STRING"),
+        nullable("payload", "JSON"),
+        nullable("run_id", "STRING"),
+        nullable("attempt", "INTEGER"),
+        nullable("package", "STRING"),
+        nullable("job", "STRING"),
+    ])
+}

@@ -1,0 +1,118 @@
+//! jobs.query, for the one question a deliverer has: which of these are in the table.
+//!
+//! `SELECT [DISTINCT] column FROM table WHERE column IN (…)`, with the values as literals or parameters, in whatever form: all strings
+//! of the query and its parameters are the values asked for. Anything else is refused as a query the fake does not know.
+
+use super::refusal::Refusal;
+use super::state::State;
+use super::tables::TableName;
+use serde_json::{Value, json};
+use std::collections::HashSet;
+
+pub(super) fn query(state: &mut State, project: &str, body: &Value) -> Result<Value, Refusal> {
+    let text = body["query"].as_str().ok_or_else(|| Refusal::invalid("Required parameter is missing: query"))?;
+    if body["useLegacySql"].as_bool() != Some(false) {
+        return Err(Refusal::new(
+            400,
+            "invalidQuery",
+            "the fake knows no legacy SQL, which is what is spoken unless useLegacySql is false",
+        ));
+    }
+    let question = Question::read(text, project, body).ok_or_else(|| {
+        let known = "SELECT [DISTINCT] column FROM `[project.]dataset.table` WHERE column IN (...)";
+        Refusal::new(400, "invalidQuery", format!("the fake knows one query only: {known}"))
+    })?;
+    let table = state.table(&question.table)?;
+    let column = table
+        .column(&question.column)
+        .cloned()
+        .ok_or_else(|| Refusal::new(400, "invalidQuery", format!("Unrecognized name: {}", question.column)))?;
+    let mut seen = HashSet::new();
+    let found = table.rows.iter().filter_map(|row| row.values.get(&column.name)?.as_str());
+    let found = found.filter(|value| question.values.contains(*value) && (seen.insert(*value) || !question.distinct));
+    let rows: Vec<Value> = found.map(|value| json!({"f": [{"v": value}]})).collect();
+    Ok(json!({
+        "kind": "bigquery#queryResponse",
+        "schema": {"fields": [{"name": column.name, "type": "STRING", "mode": "NULLABLE"}]},
+        "jobReference": {"projectId": project, "jobId": "fake-query", "location": "US"},
+        "totalRows": rows.len().to_string(),
+        "rows": rows,
+        "totalBytesProcessed": "0",
+        "jobComplete": true,
+        "cacheHit": false,
+    }))
+}
+
+struct Question {
+    column: String,
+    distinct: bool,
+    table: TableName,
+    values: HashSet<String>,
+}
+
+impl Question {
+    fn read(text: &str, project: &str, body: &Value) -> Option<Self> {
+        let mut values = HashSet::new();
+        let bare = take_literals(text, &mut values)?;
+        strings_of(&body["queryParameters"], &mut values);
+        let upper = bare.to_ascii_uppercase();
+        if !upper.contains(" IN ") && !upper.contains(" IN(") {
+            return None;
+        }
+        let words: Vec<&str> = bare.split_whitespace().collect();
+        let (distinct, column, rest) = match &words[..] {
+            [select, distinct, column, rest @ ..] if is(select, "SELECT") && is(distinct, "DISTINCT") => (true, *column, rest),
+            [select, column, rest @ ..] if is(select, "SELECT") => (false, *column, rest),
+            _ => return None,
+        };
+        let [from, table, where_, ..] = rest else { return None };
+        if !is(from, "FROM") || !is(where_, "WHERE") {
+            return None;
+        }
+        let table = table.replace('`', "");
+        let table = match table.split('.').collect::<Vec<_>>()[..] {
+            [project, dataset, table] => TableName::new(project, dataset, table),
+            [dataset, table] => TableName::new(project, dataset, table),
+            [table] => TableName::new(project, body["defaultDataset"]["datasetId"].as_str()?, table),
+            _ => return None,
+        };
+        Some(Self { column: column.replace('`', ""), distinct, table, values })
+    }
+}
+
+fn is(word: &str, keyword: &str) -> bool {
+    word.eq_ignore_ascii_case(keyword)
+}
+
+/// The text without its string literals, which go into `values`; `None` if one has no end.
+fn take_literals(text: &str, values: &mut HashSet<String>) -> Option<String> {
+    let mut bare = String::new();
+    let mut rest = text;
+    while let Some(start) = rest.find(['\'', '"']) {
+        let (before, quoted) = rest.split_at(start);
+        let quote = &quoted[..1];
+        let (literal, behind) = quoted[1..].split_once(quote)?;
+        bare.push_str(before);
+        bare.push('?');
+        values.insert(literal.to_owned());
+        rest = behind;
+    }
+    bare.push_str(rest);
+    Some(bare)
+}
+
+/// Every string under a `value`, wherever it lies.
+fn strings_of(parameters: &Value, values: &mut HashSet<String>) {
+    match parameters {
+        Value::Array(items) => items.iter().for_each(|item| strings_of(item, values)),
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                match value.as_str() {
+                    Some(text) if key == "value" => drop(values.insert(text.to_owned())),
+                    _ => strings_of(value, values),
+                }
+            }
+        }
+        _ => {}
+    }
+}

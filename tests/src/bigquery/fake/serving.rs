@@ -1,0 +1,104 @@
+//! Sockets: accepts connections, serves HTTP/1 (REST) or HTTP/2 (gRPC) on each, and drops connections when told: one by its
+//! [`Door`], or all of them while the fake is down. Knows no method.
+
+use super::state::Shared;
+use super::{grpc, rest};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+/// What a connection speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Rest,
+    Grpc,
+}
+
+/// The way to drop the connection that a request came by.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Door(Arc<Notify>);
+
+impl Door {
+    /// Drops the connection. Never ends: what waits here is dropped with it.
+    pub(super) async fn slam(&self) {
+        self.0.notify_one();
+        std::future::pending().await
+    }
+}
+
+/// Serves until the runtime ends. While `up` is false nobody listens and no connection lives.
+pub(super) async fn serve(
+    mut listener: Option<TcpListener>,
+    address: SocketAddr,
+    protocol: Protocol,
+    shared: Arc<Shared>,
+    mut up: watch::Receiver<bool>,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        if !*up.borrow() {
+            // In this order: whoever is refused knows that no connection is left.
+            connections.shutdown().await;
+            drop(listener.take());
+            if up.wait_for(|up| *up).await.is_err() {
+                return;
+            }
+        }
+        let listening = match &listener {
+            Some(listening) => listening,
+            None => listener.insert(bind_again(address).await),
+        };
+        tokio::select! {
+            changed = up.changed() => if changed.is_err() { return },
+            accepted = listening.accept() => if let Ok((stream, _)) = accepted {
+                connections.spawn(connection(stream, protocol, Arc::clone(&shared)));
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+/// The port was ours a moment ago, and nobody else knows it.
+async fn bind_again(address: SocketAddr) -> TcpListener {
+    for _ in 0..200 {
+        if let Ok(listener) = TcpListener::bind(address).await {
+            return listener;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("{address} cannot be bound again");
+}
+
+async fn connection(stream: TcpStream, protocol: Protocol, shared: Arc<Shared>) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let door = Door::default();
+    let slammed = Arc::clone(&door.0);
+    let io = TokioIo::new(stream);
+    // Errors are the client's: it went away, or spoke something else.
+    let served = async {
+        match protocol {
+            Protocol::Rest => {
+                let service = service_fn(|request| rest::serve(Arc::clone(&shared), door.clone(), request));
+                let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
+            }
+            Protocol::Grpc => {
+                let service = service_fn(|request| grpc::serve(Arc::clone(&shared), door.clone(), request));
+                let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                // As large as the largest request, so that the window is not what a bench measures.
+                let window = 16 * 1024 * 1024;
+                server.initial_stream_window_size(window).initial_connection_window_size(window).max_frame_size(1024 * 1024);
+                let _ = server.serve_connection(io, service).await;
+            }
+        }
+    };
+    tokio::select! {
+        () = served => {}
+        () = slammed.notified() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,48 @@
+//! The fake BigQuery as a process of its own, for benches and for looking at it by hand: prints where it listens, and serves until it is
+//! killed.
+//!
+//!     fake-bigquery [--acknowledge-only] [--rest-port N] [--grpc-port N] [--table PROJECT.DATASET.TABLE]...
+#![expect(clippy::print_stdout, reason = "where it listens is what it has to say")]
+
+use lorchestra_tests::bigquery::fake::{Fake, Options, TableName};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match read(std::env::args().skip(1)) {
+        Ok((options, tables)) => {
+            let fake = Fake::start_with(options);
+            tables.iter().for_each(|table| fake.create_event_table(table));
+            println!("REST={} GRPC={}", fake.rest_endpoint(), fake.grpc_endpoint());
+            loop {
+                std::thread::park();
+            }
+        }
+        Err(what) => {
+            eprintln!("fake-bigquery: {what}");
+            eprintln!("fake-bigquery [--acknowledge-only] [--rest-port N] [--grpc-port N] [--table PROJECT.DATASET.TABLE]...");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn read(mut args: impl Iterator<Item = String>) -> Result<(Options, Vec<TableName>), String> {
+    let (mut options, mut tables) = (Options::default(), Vec::new());
+    while let Some(flag) = args.next() {
+        let mut value = || args.next().ok_or_else(|| format!("{flag} needs a value"));
+        let port = |text: String| text.parse().map_err(|_| format!("{text} is not a port"));
+        match flag.as_str() {
+            "--acknowledge-only" => options.acknowledge_only = true,
+            "--rest-port" => options.rest_port = port(value()?)?,
+            "--grpc-port" => options.grpc_port = port(value()?)?,
+            "--table" => {
+                let table = value()?;
+                if table.split('.').count() != 3 {
+                    return Err(format!("{table} is not PROJECT.DATASET.TABLE"));
+                }
+                tables.push(TableName::parse(&table));
+            }
+            _ => return Err(format!("what is {flag}?")),
+        }
+    }
+    Ok((options, tables))
+}
