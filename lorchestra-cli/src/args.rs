@@ -1,7 +1,10 @@
 //! The command line: validated, nothing more. Nothing here reads files, environment or clock.
 
-use clap::{Args as ClapArgs, Parser, Subcommand};
-use std::ffi::{OsStr, OsString};
+use crate::argv;
+use crate::show;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -84,7 +87,7 @@ pub(crate) struct RunJob {
 
     /// Print help; after PACKAGE and JOB, that of the job
     // Not clap's own: that would answer for run-job where the job was asked for.
-    #[arg(short, long)]
+    #[arg(short, long, overrides_with = "help")]
     pub(crate) help: bool,
 
     /// The package
@@ -96,35 +99,44 @@ pub(crate) struct RunJob {
     pub(crate) job: Option<String>,
 
     /// The job's own flags: `lorchestra run-job PACKAGE JOB --help` lists them
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "JOB FLAGS")]
+    // Here for the help only: [`argv::cut`] takes them off before clap reads the rest.
+    #[arg(value_name = "JOB FLAGS")]
     pub(crate) rest: Vec<OsString>,
 }
 
-/// Flags of run-job itself: accepted before PACKAGE and after JOB.
+/// Flags of run-job itself: accepted before PACKAGE and after JOB. Each takes the place of the same one before it.
 #[derive(Debug, Default, Clone, ClapArgs)]
 pub(crate) struct OwnFlags {
     /// End the job after this long, e.g. 90s, 30m, 2h
-    #[arg(long, value_parser = limit, value_name = "DURATION")]
+    #[arg(long, overrides_with = "timeout", value_parser = limit, value_name = "DURATION")]
     pub(crate) timeout: Option<Duration>,
 
     /// How long the job has to end when it is told to, before it is killed [default: 10s]
-    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    #[arg(long, overrides_with = "grace", value_parser = duration, value_name = "DURATION")]
     pub(crate) grace: Option<Duration>,
+
+    /// Exit with 69 if the run's events are not in BigQuery in time, and do not start the job without credentials
+    #[arg(long, overrides_with = "require_delivery")]
+    pub(crate) require_delivery: bool,
+
+    /// How long to wait, after the job, for the delivery of its last events [default: 10s]
+    #[arg(long, overrides_with = "delivery_timeout", value_parser = limit, value_name = "DURATION")]
+    pub(crate) delivery_timeout: Option<Duration>,
 
     /// A parameter by its name, whatever flags there are (repeatable)
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) param: Vec<String>,
 
     /// Check the parameters and print the plan; start nothing
-    #[arg(long)]
+    #[arg(long, overrides_with = "dry_run")]
     pub(crate) dry_run: bool,
 
     /// One JSON object about the run (schema lorchestra.run-job/1)
-    #[arg(long)]
+    #[arg(long, overrides_with = "json")]
     pub(crate) json: bool,
 
-    /// Print nothing when the job succeeds
-    #[arg(short, long)]
+    /// Print nothing when the job succeeds but what --json asks for
+    #[arg(short, long, overrides_with = "quiet")]
     pub(crate) quiet: bool,
 }
 
@@ -134,6 +146,8 @@ impl OwnFlags {
         Self {
             timeout: later.timeout.or(self.timeout),
             grace: later.grace.or(self.grace),
+            require_delivery: self.require_delivery || later.require_delivery,
+            delivery_timeout: later.delivery_timeout.or(self.delivery_timeout),
             param: self.param.iter().cloned().chain(later.param).collect(),
             dry_run: self.dry_run || later.dry_run,
             json: self.json || later.json,
@@ -204,9 +218,38 @@ pub(crate) enum Events {
         /// Also payloads and subject ids, which may be personal
         #[arg(long)]
         payload: bool,
+        /// Only those that are still to be delivered to BigQuery
+        #[arg(long, group = "delivery")]
+        pending: bool,
+        /// Only those that BigQuery refused for good, with its reason
+        #[arg(long, group = "delivery")]
+        failed: bool,
+        /// Only those that were sent and of which it cannot be found out whether they arrived
+        #[arg(long, group = "delivery")]
+        uncertain: bool,
         /// One JSON object a line (schema lorchestra.event/1)
         #[arg(long)]
         json: bool,
+    },
+    /// Deliver to BigQuery what is still to be delivered
+    #[command(before_help = "Examples:\n  lorchestra events flush\n  lorchestra events flush --timeout 10m")]
+    Flush {
+        /// How long to try [default: 60s]
+        #[arg(long, value_parser = limit, value_name = "DURATION")]
+        timeout: Option<Duration>,
+        /// Also send again what may have arrived: it may be in the table twice then
+        #[arg(long)]
+        resend_uncertain: bool,
+    },
+    /// Make the table in BigQuery, or what it lacks, and try it with one row
+    #[command(before_help = "Examples:\n  lorchestra events setup --dry-run\n  lorchestra events setup")]
+    Setup {
+        /// Say what would be made; make nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// How long to wait for the row that is written to show: a new table may take some minutes [default: 3m]
+        #[arg(long, value_parser = limit, value_name = "DURATION")]
+        timeout: Option<Duration>,
     },
 }
 
@@ -221,68 +264,50 @@ pub(crate) fn limit(text: &str) -> Result<Duration, String> {
 impl Args {
     /// Reads the command line.
     pub(crate) fn read(argv: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let (mut verbose, mut plugin_dir) = (0, Vec::new());
-        let words = hoist(join_negative(argv), &mut verbose, &mut plugin_dir);
-        let mut args = Self::try_parse_from(words)?;
-        args.verbose = args.verbose.saturating_add(verbose);
-        args.plugin_dir.splice(0..0, plugin_dir);
+        let mut words: Vec<OsString> = argv.collect();
+        let of_run_job = argv::cut(&Self::command(), &mut words);
+        let is_run_job = of_run_job.is_some();
+        let rest = of_run_job.unwrap_or_default();
+        let sides = [argv::globals(words.get(1..).unwrap_or_default()), argv::globals(&rest)];
+        let mut args = Self::try_parse_from(argv::join_negative(words)).map_err(|mut error| {
+            if is_run_job && error.kind() == ErrorKind::UnknownArgument {
+                // Instead of clap's, which would have it passed as a value.
+                let tip = vec!["the flags of a job stand behind JOB".into()];
+                error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tip));
+            }
+            harmless(error)
+        })?;
+        // clap takes only the inner ones of a flag that stands on both sides of a command, and has not seen those of `rest`.
+        args.verbose = sides.iter().fold(0, |sum, (verbose, _)| sum.saturating_add(*verbose));
+        args.plugin_dir = sides.into_iter().flat_map(|(_, dirs)| dirs).collect();
+        if let Command::RunJob(command) = &mut args.command {
+            command.rest = rest;
+        }
         Ok(args)
     }
 }
 
-/// Writes `--since -7d` as `--since=-7d`. clap's allow_hyphen_values would take the next flag for a forgotten value; no flag of ours
-/// begins with `-` and a digit.
-fn join_negative(argv: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    let mut joined: Vec<OsString> = Vec::new();
-    let mut open = true;
-    for word in argv {
-        open &= word != "--";
-        let negative = matches!(word.as_encoded_bytes(), [b'-', b'0'..=b'9' | b'.', ..]);
-        match joined.last_mut() {
-            Some(last) if open && negative && is_bare_flag(last) => {
-                last.push("=");
-                last.push(word);
-            }
-            _ => joined.push(word),
-        }
+/// The error with what was typed made fit for a terminal.
+pub(crate) fn harmless(mut error: clap::Error) -> clap::Error {
+    let escaped: Vec<(ContextKind, ContextValue)> = error
+        .context()
+        .filter_map(|(kind, value)| {
+            let new = match value {
+                ContextValue::String(text) => ContextValue::String(show::escaped(text)),
+                ContextValue::Strings(texts) => ContextValue::Strings(texts.iter().map(|text| show::escaped(text)).collect()),
+                _ => return None,
+            };
+            (new != *value).then_some((kind, new))
+        })
+        .collect();
+    if !escaped.is_empty() {
+        // Proposals repeat the text, in a form that cannot be rewritten.
+        error.insert(ContextKind::Suggested, ContextValue::None);
     }
-    joined
-}
-
-/// `--name` without a value of its own.
-fn is_bare_flag(word: &OsStr) -> bool {
-    let bytes = word.as_encoded_bytes();
-    bytes.len() > 2 && bytes.starts_with(b"--") && !bytes.contains(&b'=')
-}
-
-/// Takes `-v` and `--plugin-dir` out of the words: where people write them must not matter. clap would take those behind a job's
-/// first flag for the job's, and of a repeated one on both sides of a command only the inner.
-fn hoist(rest: Vec<OsString>, verbose: &mut u8, plugin_dir: &mut Vec<PathBuf>) -> Vec<OsString> {
-    let mut kept = Vec::with_capacity(rest.len());
-    let mut words = rest.into_iter();
-    while let Some(word) = words.next() {
-        let text = word.to_str().unwrap_or_default();
-        if text == "--" {
-            kept.push(word);
-            break;
-        } else if text == "--verbose" {
-            *verbose = verbose.saturating_add(1);
-        } else if text.len() > 1 && text.starts_with('-') && text[1..].chars().all(|c| c == 'v') {
-            *verbose = verbose.saturating_add(u8::try_from(text.len() - 1).unwrap_or(u8::MAX));
-        } else if text == "--plugin-dir" {
-            match words.next() {
-                Some(dir) => plugin_dir.push(dir.into()),
-                // Left for clap, which says that its value is missing.
-                None => kept.push(word),
-            }
-        } else if let Some(dir) = text.strip_prefix("--plugin-dir=") {
-            plugin_dir.push(dir.into());
-        } else {
-            kept.push(word);
-        }
+    for (kind, value) in escaped {
+        error.insert(kind, value);
     }
-    kept.extend(words);
-    kept
+    error
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -293,9 +318,12 @@ fn duration(text: &str) -> Result<Duration, String> {
 mod tests {
     use super::*;
 
+    fn read(words: &[&str]) -> Result<Args, clap::Error> {
+        Args::read(std::iter::once(&"lorchestra").chain(words).map(OsString::from))
+    }
+
     fn run_job(words: &[&str]) -> (Args, RunJob) {
-        let argv = ["lorchestra", "run-job"].iter().chain(words).map(OsString::from);
-        let mut args = Args::read(argv).unwrap();
+        let mut args = read(&[&["run-job"], words].concat()).unwrap();
         let empty = Command::Runs(Runs::Stop { run: String::new() });
         let Command::RunJob(command) = std::mem::replace(&mut args.command, empty) else { unreachable!() };
         (args, command)
@@ -303,41 +331,78 @@ mod tests {
 
     #[test]
     fn clap_agrees_with_itself() {
-        use clap::CommandFactory;
         Args::command().debug_assert();
     }
 
     #[test]
-    fn own_flags_are_taken_on_both_sides_of_the_job() {
-        let (args, command) =
-            run_job(&["-q", "pkg", "job", "--timeout", "5s", "--since", "-7d", "-vv", "--plugin-dir", "/p", "--x=-1"]);
+    fn what_concerns_all_commands_counts_on_both_sides_of_the_job() {
+        let (args, command) = run_job(&["-qv", "--plugin-dir", "a", "pkg", "job", "-vq", "--plugin-dir=b", "--", "-v"]);
+        assert_eq!((args.verbose, args.plugin_dir), (2, vec![PathBuf::from("a"), PathBuf::from("b")]));
         assert!(command.own.quiet);
-        assert_eq!(command.own.timeout, Some(Duration::from_secs(5)));
-        assert_eq!((args.verbose, args.plugin_dir), (2, vec![PathBuf::from("/p")]));
-        assert_eq!(command.rest, ["--since=-7d", "--x=-1"]);
+        assert_eq!(command.rest, ["-vq", "--plugin-dir=b", "--", "-v"]);
+    }
+
+    #[test]
+    fn of_own_flags_before_the_job_the_last_one_wins() {
+        let (_, command) = run_job(&["--timeout", "1s", "--json", "--timeout", "2s", "--json", "-q", "-q", "pkg", "job"]);
+        assert_eq!(command.own.timeout, Some(Duration::from_secs(2)));
+        assert!(command.own.json && command.own.quiet);
+        let later = OwnFlags { timeout: Some(Duration::from_secs(3)), param: vec!["b=1".into()], ..OwnFlags::default() };
+        let merged = OwnFlags { param: vec!["a=1".into()], ..command.own }.merged(later);
+        assert_eq!(merged.timeout, Some(Duration::from_secs(3)));
+        assert_eq!(merged.param, ["a=1", "b=1"]);
+        assert!(merged.json);
     }
 
     #[test]
     fn plugin_directories_add_up_wherever_they_stand() {
-        let words = ["lorchestra", "--plugin-dir", "a", "jobs", "list", "--plugin-dir=b", "-v", "--verbose"];
-        let args = Args::read(words.iter().map(OsString::from)).unwrap();
+        let args = read(&["--plugin-dir", "a", "jobs", "list", "--plugin-dir=b", "-v", "--verbose"]).unwrap();
         assert_eq!((args.verbose, args.plugin_dir), (2, vec![PathBuf::from("a"), PathBuf::from("b")]));
-        assert!(Args::read(["lorchestra", "jobs", "list", "--plugin-dir"].iter().map(OsString::from)).is_err());
+        // A flag in place of a value is a forgotten value.
+        for bad in [
+            &["jobs", "list", "--plugin-dir"][..],
+            &["events", "list", "--type", "-v", "x"],
+            &["run-job", "--timeout", "-v", "5s"],
+        ] {
+            assert!(read(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]
-    fn nothing_is_taken_from_behind_two_dashes() {
-        let (args, command) = run_job(&["pkg", "job", "--text", "a", "--", "-v", "--x", "-1"]);
-        assert_eq!(args.verbose, 0);
-        assert_eq!(command.rest, ["--text", "a", "--", "-v", "--x", "-1"]);
-    }
-
-    #[test]
-    fn help_behind_the_job_is_the_jobs() {
+    fn help_without_a_job_is_of_run_job() {
+        for (words, package) in [(&["--help"][..], None), (&["pkg", "-h"], Some("pkg")), (&["-h", "pkg"], Some("pkg"))] {
+            let (_, command) = run_job(words);
+            assert!(command.help && command.job.is_none() && command.package.as_deref() == package, "{words:?}");
+        }
         let (_, command) = run_job(&["pkg", "job", "--help"]);
-        assert!(command.help && command.job.as_deref() == Some("job"));
-        let (_, command) = run_job(&["pkg", "job", "--since", "x", "--help"]);
-        assert_eq!(command.rest, ["--since", "x", "--help"]);
-        assert!(Args::read(["lorchestra", "run-job", "pkg"].iter().map(OsString::from)).is_err());
+        assert_eq!((command.help, &*command.rest), (false, &["--help".into()][..]));
+        assert!(read(&["run-job", "pkg"]).is_err());
+    }
+
+    #[test]
+    fn a_flag_of_a_job_before_it_is_told_where_it_belongs() {
+        for (bad, tip) in [
+            (&["run-job", "--since", "-7d", "pkg", "job"][..], true),
+            (&["run-job", "pkg", "--since", "2d", "job"], true),
+            (&["runs", "list", "--since", "2d"], false),
+        ] {
+            let text = read(bad).unwrap_err().render().to_string();
+            assert_eq!(text.contains("the flags of a job stand behind JOB"), tip, "{text}");
+            assert!(text.contains("'--since'") && !text.contains("as a value"), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_was_typed_cannot_steer_a_terminal() {
+        for bad in [
+            &["--x\u{1b}[2J"][..],
+            &["jobs\u{1b}[2J"],
+            &["runs", "list", "--limit", "\u{1b}[2J"],
+            &["runs", "show", "a", "\u{7}"],
+        ] {
+            let text = read(bad).unwrap_err().render().to_string();
+            assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+            assert!(text.contains("\\u{"), "{text:?}");
+        }
     }
 }

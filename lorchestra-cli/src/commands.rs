@@ -1,5 +1,6 @@
 //! Commands: each takes values and a printer, and returns how it ended.
 
+mod delivery;
 mod events;
 mod jobs;
 mod run_job;

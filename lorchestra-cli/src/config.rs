@@ -2,8 +2,12 @@
 
 use crate::failure::Failure;
 use lorchestra_core::plan::duration;
+use lorchestra_plugin_api::manifest::is_name;
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,6 +20,8 @@ pub(crate) struct Config {
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) on_failure: Option<String>,
     pub(crate) retention: RetentionConfig,
+    pub(crate) bigquery: BigQueryConfig,
+    pub(crate) delivery: DeliveryConfig,
     /// By `package/job`.
     pub(crate) job: BTreeMap<String, JobConfig>,
 }
@@ -27,7 +33,38 @@ pub(crate) struct RetentionConfig {
     #[serde(deserialize_with = "duration")]
     pub(crate) logs: Option<Duration>,
     #[serde(deserialize_with = "duration")]
+    pub(crate) payloads: Option<Duration>,
+    #[serde(deserialize_with = "kept")]
     pub(crate) runs: Option<Duration>,
+}
+
+/// `[bigquery]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct BigQueryConfig {
+    pub(crate) project: Option<String>,
+    pub(crate) dataset: Option<String>,
+    pub(crate) table: Option<String>,
+    pub(crate) location: Option<String>,
+    pub(crate) write: Option<Write>,
+    pub(crate) endpoint: Option<String>,
+    pub(crate) storage_endpoint: Option<String>,
+}
+
+/// `bigquery.write`
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Write {
+    StorageWrite,
+    InsertAll,
+}
+
+/// `[delivery]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct DeliveryConfig {
+    #[serde(deserialize_with = "limit")]
+    pub(crate) timeout: Option<Duration>,
 }
 
 /// `[job."package/job"]`
@@ -40,10 +77,6 @@ pub(crate) struct JobConfig {
     pub(crate) grace: Option<Duration>,
 }
 
-/// All keys, for "did you mean".
-const KEYS: &[&str] =
-    &["plugin_dirs", "state_dir", "data_dir", "on_failure", "retention", "logs", "runs", "job", "timeout", "grace"];
-
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(deserializer)?;
     duration::parse(&text).map(Some).map_err(serde::de::Error::custom)
@@ -54,12 +87,34 @@ fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>,
     crate::args::limit(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
+/// How long runs are kept: for no time would mean that nobody can ever look at one.
+fn kept<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    match duration(deserializer)? {
+        Some(Duration::ZERO) => Err(serde::de::Error::custom(
+            "a retention of 0 would remove every run as it ends; write how long to keep them, or leave it out for 365d",
+        )),
+        kept => Ok(kept),
+    }
+}
+
+/// The text of a regular file. Never waits, as a FIFO without a writer would.
+fn text_of(path: &Path) -> io::Result<String> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let mut file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    Ok(text)
+}
+
 impl Config {
     /// Reads the file; a missing one is an empty one.
     pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
-        let text = match std::fs::read_to_string(path) {
+        let text = match text_of(path) {
             Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(e) => return Err(Failure::config(path, &e.to_string(), "make it a UTF-8 file that this user can read")),
         };
         Self::parse(&text).map_err(|(what, mend)| Failure::config(path, &what, &mend))
@@ -70,13 +125,16 @@ impl Config {
         let config: Self = toml::from_str(text).map_err(|e| {
             let message = e.message().lines().next().unwrap_or_default().to_owned();
             let line = e.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-            let mend = unknown_key(&message)
-                .and_then(nearest)
+            let mend = nearest(&message)
                 .map_or_else(|| "see docs/configuration.md for the keys".to_owned(), |key| format!("did you mean `{key}`?"));
             (format!("line {line}: {message}"), mend)
         })?;
-        if let Some(name) = config.job.keys().find(|name| name.split('/').count() != 2) {
-            return Err((format!("[job.{name:?}] does not name a job"), "write [job.\"package/job\"]".into()));
+        let names_a_job = |name: &str| name.split_once('/').is_some_and(|(package, job)| is_name(package) && is_name(job));
+        if let Some(name) = config.job.keys().find(|name| !names_a_job(name)) {
+            return Err((
+                format!("[job.{name:?}] does not name a job"),
+                "write [job.\"package/job\"], each of the form [a-z][a-z0-9_-]*, at most 64 long".into(),
+            ));
         }
         let relative = config.plugin_dirs.iter().chain(&config.state_dir).chain(&config.data_dir).find(|dir| dir.is_relative());
         if let Some(dir) = relative {
@@ -89,16 +147,16 @@ impl Config {
     }
 }
 
-/// The key in serde's "unknown field `x`, expected …".
-fn unknown_key(message: &str) -> Option<&str> {
-    message.strip_prefix("unknown field `")?.split('`').next()
-}
-
-fn nearest(key: &str) -> Option<&'static str> {
-    KEYS.iter()
-        .copied()
-        .map(|known| (strsim::damerau_levenshtein(known, key), known))
-        .filter(|(d, _)| *d <= 3)
+/// The key most like the unknown one of those that its table has: serde's message names them, "unknown field `x`, expected one of
+/// `a`, `b`".
+fn nearest(message: &str) -> Option<&str> {
+    let (unknown, expected) = message.strip_prefix("unknown field `")?.split_once("`, expected ")?;
+    let known = expected.split('`').skip(1).step_by(2);
+    // At most half of the letters are others: of three letters any three-letter word is two away.
+    let close = |distance: usize| distance <= 3 && distance * 2 <= unknown.len();
+    known
+        .map(|known| (strsim::damerau_levenshtein(known, unknown), known))
+        .filter(|(d, _)| close(*d))
         .min()
         .map(|(_, known)| known)
 }
@@ -136,11 +194,40 @@ mod tests {
             ("[job.extract]\ntimeout = \"1s\"", "does not name a job", "package/job"),
             ("state_dir = \"~/state\"", "not absolute", "~ is not expanded"),
             ("state_dir = ", "line 1", "configuration.md"),
+            ("[retention]\nruns = \"0s\"", "line 2: a retention of 0", "configuration.md"),
+            // The nearest of its own table; of another one it would be refused there too.
+            ("[retention]\nrun = \"1d\"", "line 2: unknown field `run`", "did you mean `runs`?"),
+            ("[job.\"a/b\"]\ntimeuot = \"1d\"", "line 2: unknown field `timeuot`", "did you mean `timeout`?"),
+            ("log = \"1d\"", "line 1: unknown field `log`", "configuration.md"),
+            ("logs = \"1d\"", "line 1: unknown field `logs`", "configuration.md"),
+            ("[retention]\nstate_dirs = \"/x\"", "line 2: unknown field `state_dirs`", "configuration.md"),
+            ("[job.\"a/b\"]\nlogs = \"1d\"", "line 2: unknown field `logs`", "configuration.md"),
+            ("[job.\"a/b/c\"]\ntimeout = \"1s\"", "does not name a job", "package/job"),
+            ("[job.\"a/B\"]\ntimeout = \"1s\"", "does not name a job", "package/job"),
+            ("[job.\"/b\"]\ntimeout = \"1s\"", "does not name a job", "package/job"),
         ];
         for (text, what, mend) in cases {
             let error = Config::parse(text).unwrap_err();
             assert!(error.0.contains(what), "{text}: {error:?}");
             assert!(error.1.contains(mend), "{text}: {error:?}");
         }
+    }
+
+    #[test]
+    fn only_a_regular_file_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        assert!(Config::read(&path).unwrap().plugin_dirs.is_empty(), "a missing file is an empty one");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
+        let refused = || Config::read(&path).unwrap_err().message;
+        assert!(refused().contains("not a regular file"), "{}", refused());
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert!(refused().contains("not a regular file"), "{}", refused());
+    }
+
+    #[test]
+    fn logs_may_be_kept_for_no_time() {
+        assert_eq!(Config::parse("[retention]\nlogs = \"0s\"").unwrap().retention.logs, Some(Duration::ZERO));
     }
 }

@@ -21,6 +21,8 @@ pub(crate) enum Code {
     Timeout,
     /// The job failed, panicked, crashed; unknown package or job.
     Failed,
+    /// The job succeeded, and its events could not be delivered where that was required; or a command that delivers could not.
+    Undelivered,
     /// The state directory cannot be written (full, read-only).
     NotWritable,
     /// A fault of lorchestra.
@@ -39,6 +41,7 @@ impl Code {
             Self::Interrupted(signal) => 128 + u8::try_from(signal).unwrap_or(0),
             Self::Timeout => 124,
             Self::Failed => 1,
+            Self::Undelivered => 69,
             Self::NotWritable => 74,
             Self::Internal => 70,
         }
@@ -49,11 +52,4 @@ impl From<Code> for ExitCode {
     fn from(code: Code) -> Self {
         Self::from(code.number())
     }
-}
-
-/// What clap has to say: help and version on standard output with 0, errors on standard error with 2.
-pub(crate) fn usage(error: &clap::Error) -> ExitCode {
-    // A closed terminal is no reason for another exit code.
-    let _ = error.print();
-    if error.use_stderr() { Code::Usage.into() } else { Code::Success.into() }
 }

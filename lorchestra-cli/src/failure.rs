@@ -2,6 +2,7 @@
 //! lorchestra-core become words and codes.
 
 use crate::exit::Code;
+use crate::refusal::{self, Refusal};
 use lorchestra_core::catalog::problem::path_text;
 use lorchestra_core::catalog::{Catalog, Lookup, Problem, SearchOutcome};
 use lorchestra_core::recovery::RecoveryError;
@@ -42,6 +43,14 @@ impl Failure {
 
     pub(crate) fn config(path: &Path, what: &str, mend: &str) -> Self {
         Self::new(Code::Config, format!("{}: {what}", path.display())).mend(mend)
+    }
+
+    /// What the system refused at `path`: the message, then which directory is the root of it and what mends that.
+    fn refused(code: Code, message: &str, path: &Path, error: &std::io::Error) -> Self {
+        match refusal::of(path, error) {
+            Some(Refusal { what, mend }) => Self::new(code, format!("{message}: {what} ({error})")).mend(mend),
+            None => Self::new(code, format!("{message}: {error}")),
+        }
     }
 
     /// A package in files with problems.
@@ -113,12 +122,19 @@ impl Failure {
 impl From<StateError> for Failure {
     fn from(error: StateError) -> Self {
         let choose = "set state_dir in config.toml, or XDG_STATE_HOME, to a directory of this user on a local disk";
+        let message = format!("the state directory {error}");
         match &error {
-            StateError::Io { source, .. } => {
+            StateError::Io { path, source } => {
                 let code = if full_or_read_only(source) { Code::NotWritable } else { Code::Config };
-                Self::new(code, format!("the state directory {error}: {source}")).mend(choose)
+                Self::refused(code, &message, path, source).mend(format!("or {choose}"))
             }
-            _ => Self::new(Code::Config, format!("the state directory {error}")).mend(choose),
+            StateError::OtherUser { path, owner, user } => Self::new(Code::Config, message)
+                .mend(format!("run the command as user {owner}, or give it away: chown -R {user} {}", path.display()))
+                .mend(format!("or {choose}")),
+            StateError::NotADirectory { path } => {
+                Self::new(Code::Config, message).mend(format!("move {} away", path.display())).mend(format!("or {choose}"))
+            }
+            StateError::Network { .. } => Self::new(Code::Config, message).mend(choose),
         }
     }
 }
@@ -133,12 +149,16 @@ impl From<StoreError> for Failure {
             StoreError::Foreign { .. } => {
                 Self::new(Code::Config, message).mend("move the file away to begin a new history; nothing reads it meanwhile")
             }
-            StoreError::NotWritable { .. } => {
-                Self::new(Code::NotWritable, message).mend("free space or permissions; nothing that was emitted is lost")
+            StoreError::NotWritable { path, .. } => {
+                // SQLite does not say which of its files it means.
+                let refusal = refusal::of_file(&path).unwrap_or_else(|| refusal::full(path.parent().unwrap_or(&path)));
+                Self::new(Code::NotWritable, message).mend(refusal.mend).mend("nothing that was emitted is lost")
             }
             StoreError::Busy { .. } => Self::new(Code::NotWritable, message)
                 .mend("see which process has it open (lsof, fuser), and run the command again; nothing that was emitted is lost"),
-            StoreError::Io { source, .. } if full_or_read_only(&source) => Self::new(Code::NotWritable, message),
+            StoreError::Io { path, source } if full_or_read_only(&source) => {
+                Self::refused(Code::NotWritable, &format!("the store {}", path.display()), &path, &source)
+            }
             StoreError::Io { .. } | StoreError::Sql { .. } => Self::new(Code::Internal, message),
         }
     }
@@ -148,7 +168,7 @@ impl From<IntakeError> for Failure {
     fn from(error: IntakeError) -> Self {
         match error {
             IntakeError::Store(error) => error.into(),
-            IntakeError::Spool { .. } => Self::new(Code::NotWritable, chain(&error)),
+            IntakeError::Spool { ref path, ref source } => Self::refused(Code::NotWritable, &error.to_string(), path, source),
         }
     }
 }
@@ -158,9 +178,9 @@ impl From<RecoveryError> for Failure {
         let mut failure: Self = match error {
             RecoveryError::Store(error) => error.into(),
             RecoveryError::Intake(error) => error.into(),
-            RecoveryError::Io { .. } => Self::new(Code::NotWritable, chain(&error)),
+            RecoveryError::Io { path, source } => Self::refused(Code::NotWritable, &path.display().to_string(), &path, &source),
         };
-        failure.message = format!("an earlier run that died could not be closed: {}", failure.message);
+        failure.message = format!("what earlier runs left could not be looked after: {}", failure.message);
         failure
     }
 }

@@ -1,16 +1,21 @@
-//! A job's own flags: a command line made from its manifest.
+//! What stands behind JOB: the job's own flags, a command line made from its manifest, and those of run-job among them.
 //!
-//! Values are only cut out of argv here; what they mean is `lorchestra_core::plan`'s to say.
+//! Values are only cut out of argv here; what they mean is `lorchestra_core::plan`'s to say. The catalog has seen to it that no two
+//! parameters share a flag, and that none has the name of a flag that every command takes (`--help`, `--verbose`, …).
 
-use crate::args::OwnFlags;
+use crate::args::{self, OwnFlags};
+use crate::argv;
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::show;
-use clap::{Arg, ArgAction, Args, Command, FromArgMatches, value_parser};
-use lorchestra_core::plan::Given;
+use clap::{Arg, ArgAction, Args, Command, CommandFactory, FromArgMatches, value_parser};
+use lorchestra_core::plan::{Given, value};
 use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest, printable};
 use std::ffi::OsString;
+
+/// Above what is not the job's in its help.
+const OWN: &str = "Flags of run-job";
 
 /// What the job's flags said.
 pub(crate) struct Parsed {
@@ -30,13 +35,12 @@ pub(crate) enum Outcome {
 
 /// Reads the arguments after JOB.
 pub(crate) fn parse(package: &str, job: &JobManifest, rest: &[OsString]) -> Outcome {
-    let matches = match command(package, job).try_get_matches_from(rest) {
-        Ok(matches) => matches,
-        Err(error) => return Outcome::Clap(Box::new(error)),
-    };
-    let own = match OwnFlags::from_arg_matches(&matches) {
-        Ok(own) => own,
-        Err(error) => return Outcome::Clap(Box::new(error)),
+    let read = command(package, job)
+        .try_get_matches_from(argv::join_negative(rest.iter().cloned()))
+        .and_then(|matches| Ok((OwnFlags::from_arg_matches(&matches)?, matches)));
+    let (own, matches) = match read {
+        Ok(read) => read,
+        Err(error) => return Outcome::Clap(Box::new(args::harmless(error))),
     };
     let mut given = Vec::new();
     for param in &job.params {
@@ -60,16 +64,15 @@ pub(crate) fn parse(package: &str, job: &JobManifest, rest: &[OsString]) -> Outc
 
 /// Reads `--param name=value`.
 pub(crate) fn named(params: &[String]) -> Result<Vec<Given>, Failure> {
-    params
-        .iter()
-        .map(|text| {
-            let (name, value) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
-                Failure::new(Code::Usage, format!("--param {text}: there is no value")).mend("write --param name=value")
-            })?;
-            let name = name.replace('-', "_");
-            Ok(Given { typed_as: format!("--param {name}"), name, text: value.into() })
-        })
-        .collect()
+    let bad = |text: &str, what: &str| {
+        Failure::new(Code::Usage, format!("--param {text}: there is no {what}")).mend("write --param name=value")
+    };
+    let read = |text: &String| match text.split_once('=') {
+        None => Err(bad(text, "value")),
+        Some(("", _)) => Err(bad(text, "name")),
+        Some((name, value)) => Ok(Given { typed_as: format!("--param {name}"), name: name.into(), text: value.into() }),
+    };
+    params.iter().map(read).collect()
 }
 
 fn command(package: &str, job: &JobManifest) -> Command {
@@ -94,26 +97,43 @@ fn command(package: &str, job: &JobManifest) -> Command {
             )
         };
     }
-    command = OwnFlags::augment_args(command.next_help_heading("Flags of run-job"))
+    let params: Vec<String> = command.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect();
+    command = OwnFlags::augment_args(command.next_help_heading(OWN))
+        // Read already, and they count wherever they stand; here so that the words around them are read as they were meant.
+        .args(of_all_commands())
         // After the flags of run-job, which bring a description of their own.
         .about(printable(job.summary()))
         .long_about(printable(&job.docs));
-    // A flag that run-job got after this plugin was built: the job's parameter keeps the name.
+    // A flag that run-job got after this plugin was built: the job's parameter keeps the name. A colon is in no parameter's.
     let own: Vec<(clap::Id, String)> = command
         .get_arguments()
         .filter(|arg| !arg.get_id().as_str().contains(':'))
         .filter_map(|arg| Some((arg.get_id().clone(), arg.get_long()?.to_owned())))
+        .filter(|(_, long)| params.contains(long))
         .collect();
     for (id, long) in own {
-        if job.params.iter().any(|param| param.flag() == long) {
-            command = command.mut_arg(id, |arg| arg.long(format!("run-job-{long}")));
-        }
+        command = command.mut_arg(id, |arg| arg.long(format!("run-job:{long}")));
     }
     command
 }
 
+/// `-v`, `--plugin-dir`.
+fn of_all_commands() -> Vec<Arg> {
+    let all = args::Args::command();
+    let global = all.get_arguments().filter(|arg| arg.is_global_set());
+    global.map(|arg| arg.clone().global(false).help_heading(OWN)).collect()
+}
+
 fn arg(param: &ParamManifest, id: String, long: String) -> Arg {
-    Arg::new(id).long(long).help(show::param_help(param))
+    let mut help = show::param_help(param);
+    // clap would print a line of blanks.
+    if help.is_empty() {
+        help = match param.kind {
+            ParamKind::Bool => format!("Turn --{long} on"),
+            kind => value::describe(kind),
+        };
+    }
+    Arg::new(id).long(long).help(help)
 }
 
 /// A colon keeps the ids of parameters apart from those of run-job's own flags.
@@ -128,4 +148,138 @@ fn no_id(param: &ParamManifest) -> String {
 fn not_utf8(flag: &str) -> Failure {
     Failure::new(Code::Usage, format!("the value of {flag} is not UTF-8"))
         .mend("rename the file, or name it by a link whose name is UTF-8")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+    use std::time::Duration;
+
+    fn job(params: &[(&str, &str)]) -> JobManifest {
+        let params: Vec<Value> = params
+            .iter()
+            .map(|(name, kind)| {
+                json!({"name": name, "rust_type": kind, "kind": kind, "optional": true, "default": null, "docs": ""})
+            })
+            .collect();
+        let job = json!({"name": "extract", "signature": "(cx)", "docs": "Extract.", "file": "f", "line": 1, "params": params});
+        serde_json::from_value(job).unwrap()
+    }
+
+    fn parsed(job: &JobManifest, rest: &[&str]) -> (OwnFlags, Vec<(String, String)>) {
+        let rest: Vec<OsString> = rest.iter().map(OsString::from).collect();
+        match parse("pkg", job, &rest) {
+            Outcome::Parsed(parsed) => (parsed.own, parsed.given.into_iter().map(|given| (given.name, given.text)).collect()),
+            Outcome::Clap(error) => panic!("{rest:?}: {error}"),
+            Outcome::Failed(failure) => panic!("{rest:?}: {failure:?}"),
+        }
+    }
+
+    fn refused(job: &JobManifest, rest: &[&str]) -> String {
+        let rest: Vec<OsString> = rest.iter().map(OsString::from).collect();
+        match parse("pkg", job, &rest) {
+            Outcome::Clap(error) => error.render().to_string(),
+            _ => panic!("{rest:?} was taken"),
+        }
+    }
+
+    fn given(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
+    }
+
+    #[test]
+    fn flags_of_both_are_read_in_any_order() {
+        let job = job(&[("since", "datetime"), ("deep", "bool")]);
+        for rest in [
+            &["--since", "-7d", "--deep", "--timeout", "5s", "-qv"][..],
+            &["--timeout=5s", "-q", "--since=-7d", "-v", "--deep"],
+            &[
+                "--plugin-dir",
+                "x",
+                "--deep",
+                "--timeout",
+                "1s",
+                "--since",
+                "-7d",
+                "--timeout",
+                "5s",
+                "-q",
+                "--quiet",
+                "--verbose",
+            ],
+        ] {
+            let (own, values) = parsed(&job, rest);
+            assert_eq!((own.timeout, own.quiet), (Some(Duration::from_secs(5)), true), "{rest:?}");
+            assert_eq!(values, given(&[("since", "-7d"), ("deep", "true")]), "{rest:?}");
+        }
+        assert_eq!(parsed(&job, &["--deep", "--no-deep"]).1, given(&[("deep", "false")]));
+        for bad in
+            [&["--since", "--deep"][..], &["--since", "1", "--since", "2"], &["stray"], &["--", "--deep"], &["--since", "-v"]]
+        {
+            refused(&job, bad);
+        }
+    }
+
+    /// A plugin that is older than the flag.
+    #[test]
+    fn a_parameter_keeps_its_flag_wherever_it_stands() {
+        let job = job(&[("timeout", "u32"), ("quiet", "bool"), ("param", "string"), ("other", "string")]);
+        for rest in [
+            &["--timeout", "7", "--no-quiet", "--param", "a=b", "--other", "x"][..],
+            &["--other", "x", "--param", "a=b", "--quiet", "--no-quiet", "--timeout=7"],
+        ] {
+            let (own, values) = parsed(&job, rest);
+            assert!(own.timeout.is_none() && own.param.is_empty() && !own.quiet, "{rest:?}");
+            assert_eq!(values, given(&[("timeout", "7"), ("quiet", "false"), ("param", "a=b"), ("other", "x")]), "{rest:?}");
+        }
+        let (own, values) = parsed(&job, &["-q", "--run-job:timeout", "5s"]);
+        assert_eq!((own.timeout, own.quiet, values), (Some(Duration::from_secs(5)), true, Vec::new()));
+    }
+
+    /// Whatever the catalog lets through is a command line: clap finds its own contradictions in debug builds.
+    #[test]
+    fn any_parameters_make_a_command_line() {
+        let mut names: Vec<String> = args::Args::command()
+            .find_subcommand("run-job")
+            .unwrap()
+            .get_arguments()
+            .map(|arg| arg.get_id().as_str().to_owned())
+            .filter(|name| name != "help")
+            .collect();
+        names.extend(["q", "v", "run-job-timeout", "run_job", "no_x"].map(str::to_owned));
+        for kind in ["bool", "string"] {
+            let params: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), kind)).collect();
+            command("pkg", &job(&params)).debug_assert();
+        }
+    }
+
+    #[test]
+    fn help_has_no_empty_lines_of_blanks() {
+        let help = command("pkg", &job(&[("plain", "string"), ("switch", "bool")])).render_long_help().to_string();
+        assert!(help.contains("text") && help.contains("Turn --switch on"), "{help}");
+        assert!(help.contains("--plain <TEXT>") && help.contains("--plugin-dir <DIR>"), "{help}");
+        assert!(help.lines().all(|line| line.trim_end() == line), "{help:?}");
+        assert!(!help.contains("\n\n\n"), "{help}");
+    }
+
+    #[test]
+    fn a_parameter_by_name_is_a_name_and_a_value() {
+        let read = |text: &str| named(&[text.to_owned()]);
+        let good = read("page-size=a=b").unwrap();
+        assert_eq!(
+            (good[0].name.as_str(), good[0].text.as_str(), good[0].typed_as.as_str()),
+            ("page-size", "a=b", "--param page-size")
+        );
+        for (bad, what) in [("x", "no value"), ("=1", "no name"), ("=", "no name"), ("", "no value")] {
+            let failure = read(bad).unwrap_err();
+            assert!(failure.message.contains(what) && failure.code == Code::Usage, "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_typed_cannot_steer_a_terminal() {
+        let text = refused(&job(&[("n", "u8")]), &["--\u{1b}[2J"]);
+        assert!(!text.contains('\u{1b}') && text.contains("\\u{1b}"), "{text:?}");
+    }
 }

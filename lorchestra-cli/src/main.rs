@@ -5,14 +5,18 @@
 //! wrong becomes a sentence, a mend and a code in [`failure`]. No business rules here: those are in lorchestra-core.
 
 mod args;
+mod bigquery;
+mod argv;
 mod commands;
 mod config;
 mod exit;
 mod failure;
 mod flags;
 mod follow;
+mod help;
 mod notify;
 mod printer;
+mod refusal;
 mod settings;
 mod show;
 
@@ -27,16 +31,20 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == lorchestra_core::worker::ARGUMENT) {
         return lorchestra_core::worker::main();
     }
+    let mut printer = Printer::new();
     let args = match args::Args::read(std::env::args_os()) {
         Ok(args) => args,
-        Err(error) => return exit::usage(&error),
+        Err(error) => {
+            let code = printer.clap(&error);
+            return printer.finish(code);
+        }
     };
     diagnostics(args.verbose);
-    let mut printer = Printer::new();
     // A panic in here is a fault of lorchestra, and has its own exit code; the hook has printed where it was. A run that was under
     // way is closed by the next command.
-    let result = catch_unwind(AssertUnwindSafe(|| {
-        Settings::read(&args).and_then(|settings| commands::run(&args, &settings, &mut printer))
+    let result = catch_unwind(AssertUnwindSafe(|| match help::asked_for(&args) {
+        Some(package) => help::print(package, &args, &mut printer),
+        None => Settings::read(&args).and_then(|settings| commands::run(&args, &settings, &mut printer)),
     }));
     let code = match result {
         Ok(Ok(code)) => code,

@@ -5,6 +5,7 @@
 
 use crate::exit::Code;
 use crate::failure::Failure;
+use crate::show::escaped;
 use anstyle::{AnsiColor, Style};
 use std::fmt::Display;
 use std::io::{self, BufWriter, Write};
@@ -55,31 +56,47 @@ impl Printer {
     /// `✗ text` on standard error.
     pub(crate) fn bad(&mut self, text: impl Display) {
         self.flush();
-        let _ = writeln!(self.err, "{BAD}✗{BAD:#} {text}");
+        let _ = writeln!(self.err, "{BAD}✗{BAD:#} {}", lines(text));
     }
 
     /// A line on standard error.
     pub(crate) fn note(&mut self, text: impl Display) {
         self.flush();
-        let _ = writeln!(self.err, "{text}");
+        let _ = writeln!(self.err, "{}", lines(text));
     }
 
     /// `warning: text` on standard error.
     pub(crate) fn warning(&mut self, text: impl Display) {
         self.flush();
-        let _ = writeln!(self.err, "{WARNING}warning:{WARNING:#} {text}");
+        let _ = writeln!(self.err, "{WARNING}warning:{WARNING:#} {}", lines(text));
     }
 
-    /// What went wrong, and the mend below it.
+    /// What went wrong, and the mend below it. Each is a line, whatever was typed into it.
     pub(crate) fn failure(&mut self, failure: &Failure) {
         self.flush();
+        let message = escaped(&failure.message);
         // Unknown package and job keep the words of the tool before this one, without a prefix.
         let _ = match failure.bare {
-            true => writeln!(self.err, "{}", failure.message),
-            false => writeln!(self.err, "{BAD}error:{BAD:#} {}", failure.message),
+            true => writeln!(self.err, "{message}"),
+            false => writeln!(self.err, "{BAD}error:{BAD:#} {message}"),
         };
         for line in &failure.mends {
-            let _ = writeln!(self.err, "  {line}");
+            let _ = writeln!(self.err, "  {}", escaped(line));
+        }
+    }
+
+    /// What clap has to say: help and version are data, anything else is bad usage.
+    pub(crate) fn clap(&mut self, error: &clap::Error) -> Code {
+        let text = error.render();
+        if error.use_stderr() {
+            self.flush();
+            // A closed terminal is no reason for another exit code.
+            let _ = write!(self.err, "{}", text.ansi());
+            Code::Usage
+        } else {
+            let result = write!(self.out, "{}", text.ansi());
+            self.keep(result);
+            Code::Success
         }
     }
 
@@ -113,4 +130,9 @@ impl Printer {
             self.broken = Some(error);
         }
     }
+}
+
+/// A text of lines for standard error, whatever paths and names are in it.
+fn lines(text: impl Display) -> String {
+    text.to_string().split('\n').map(escaped).collect::<Vec<_>>().join("\n")
 }

@@ -2,14 +2,20 @@
 //! of the environment and the home directory.
 
 use crate::args::Args;
+use crate::bigquery;
 use crate::config::{Config, JobConfig};
 use crate::exit::Code;
 use crate::failure::Failure;
 use directories::BaseDirs;
 use lorchestra_core::catalog::SearchDir;
+use lorchestra_core::delivery::bigquery::BigQueryConfig;
 use lorchestra_core::store::retention::Retention;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long a run waits for the delivery of its last events.
+const DELIVERY: Duration = Duration::from_secs(10);
 
 /// What the commands are given.
 #[derive(Debug)]
@@ -26,6 +32,12 @@ pub(crate) struct Settings {
     pub(crate) on_failure: Option<String>,
     /// How long things are kept.
     pub(crate) retention: Retention,
+    /// The table that events go to; `None`: they stay in the store.
+    pub(crate) bigquery: Option<BigQueryConfig>,
+    /// Said once, before anything is delivered.
+    pub(crate) bigquery_warning: Option<String>,
+    /// How long a run waits for the delivery of its last events.
+    pub(crate) delivery_timeout: Duration,
     /// Policies by `package/job`.
     pub(crate) jobs: BTreeMap<String, JobConfig>,
     /// The most verbose level that is traced.
@@ -66,6 +78,8 @@ impl Settings {
                 add(path.clone(), "--plugin-dir".into());
             }
         }
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let (bigquery, bigquery_warning) = bigquery::resolve(&config.bigquery, &variable, base.config_dir())?;
         let state_home = base.state_dir().map_or_else(|| base.home_dir().join(".local/state"), PathBuf::from);
         let state_dir = config.state_dir.unwrap_or_else(|| state_home.join("lorchestra"));
         let default_state = base.home_dir().join(".local/state/lorchestra");
@@ -80,9 +94,13 @@ impl Settings {
             on_failure: config.on_failure.filter(|_| std::env::var_os(crate::notify::RUNNING).is_none()),
             retention: Retention {
                 logs: config.retention.logs.unwrap_or(default.logs),
+                payloads: config.retention.payloads.unwrap_or(default.payloads),
                 runs: config.retention.runs.unwrap_or(default.runs),
-                ..default
+                undelivered: bigquery.is_some(),
             },
+            bigquery,
+            bigquery_warning,
+            delivery_timeout: config.delivery.timeout.unwrap_or(DELIVERY),
             jobs: config.job,
             trace_level: match args.verbose {
                 0 | 1 => "info",

@@ -1,6 +1,7 @@
 //! How values look to people: times, durations, parameters as flags.
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use lorchestra_core::catalog::Package;
 use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{ParamManifest, printable};
 use std::time::Duration;
@@ -66,10 +67,33 @@ pub(crate) fn param_help(param: &ParamManifest) -> String {
     text + &note
 }
 
+/// What a person typed, or a path, for a message: what could steer a terminal or break the line is escaped, so that it can be seen.
+pub(crate) fn escaped(text: &str) -> String {
+    let harmless = |c: char| printable(c.encode_utf8(&mut [0; 4])).len() == c.len_utf8() && c != '\n' && c != '\t';
+    text.chars().map(|c| if harmless(c) { c.to_string() } else { c.escape_default().to_string() }).collect()
+}
+
+/// The names of a package's jobs, sorted.
+pub(crate) fn job_names(package: &Package) -> Vec<&str> {
+    let mut names: Vec<_> = package.outline.jobs.iter().map(|job| job.name.as_str()).collect();
+    names.sort_unstable();
+    names
+}
+
 /// The beginning of a text, and a sign that there was more.
 pub(crate) fn shortened(text: &str, characters: usize) -> String {
     match text.char_indices().nth(characters) {
         Some((end, _)) => format!("{} …", &text[..end]),
         None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_typed_is_seen_and_harmless() {
+        assert_eq!(escaped("a\u{1b}[2J\n\t\0\u{202e}\u{9b}ü\"'"), "a\\u{1b}[2J\\n\\t\\u{0}\\u{202e}\\u{9b}ü\"'");
     }
 }

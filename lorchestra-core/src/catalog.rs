@@ -72,7 +72,10 @@ pub struct Package {
 }
 
 impl Package {
-    /// All it says of itself: reads the file again, and checks what a listing does not look at (parameters and their defaults).
+    /// All it says of itself: reads the file again.
+    ///
+    /// # Errors
+    /// It was changed since it was listed: what is in the catalog's packages was whole.
     pub fn manifest(&self) -> Result<Manifest, Problem> {
         let of_package = |fault: Fault| Fault { package: Some(self.outline.package.clone()), ..fault }.at(self.path.clone());
         let manifest = open(&self.path).and_then(|file| inspect(&file)).map_err(of_package)?;
@@ -230,17 +233,23 @@ fn not_opened(path: &Path, error: io::Error) -> Fault {
     }
 }
 
+/// Other files of a package that a problem names.
+const OTHERS: usize = 2;
+
 fn duplicates(name: &str, files: &[Package]) -> Vec<Problem> {
     files
         .iter()
         .map(|file| {
-            let others: Vec<String> =
-                files.iter().filter(|other| other.path != file.path).map(|other| problem::path_text(&other.path)).collect();
+            let others = files.iter().filter(|other| other.path != file.path);
+            let mut named: Vec<String> = others.take(OTHERS).map(|other| problem::path_text(&other.path)).collect();
+            if let Some(more) = (files.len() - 1).checked_sub(OTHERS).filter(|more| *more > 0) {
+                named.push(format!("and {more} more"));
+            }
             Fault {
                 reason: Reason::Duplicate,
                 package: Some(name.to_owned()),
-                detail: format!("the package {name} is also in {}", others.join(", ")),
-                fix: "keep one of them and remove the other from the search path".into(),
+                detail: format!("the package {name} is also in {}", named.join(", ")),
+                fix: "keep one of them and remove the others from the search path".into(),
             }
             .at(file.path.clone())
         })

@@ -166,7 +166,8 @@ fn find<'a>(job: &'a JobManifest, name: &str) -> Option<&'a ParamManifest> {
 fn settle(param: &ParamManifest, typed: &[&Given], now: DateTime<Utc>) -> Result<Option<(Fitting, String)>, Vec<Fault>> {
     let flag = || format!("--{}", param.flag());
     if typed.is_empty() {
-        let default = value::default(param, now).map_err(|reason| vec![Fault::Default { flag: flag(), reason }])?;
+        let default =
+            value::default(param.kind, &param.default, now).map_err(|reason| vec![Fault::Default { flag: flag(), reason }])?;
         return match default {
             Some(value) => Ok(Some((value, format!("the default {}", fault::quote_json(&param.default))))),
             // The start of the run, passed on: the job and the window see the same end.
@@ -247,10 +248,10 @@ impl Given {
     }
 }
 
-/// What was typed before the value, as it is where that is harmless.
+/// What was typed before the value, as it is where that is harmless and short.
 fn printable_flag(typed_as: &str) -> String {
     let quoted = fault::quote(typed_as);
-    if quoted.len() == typed_as.len() + 2 { typed_as.to_owned() } else { quoted }
+    if quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) == Some(typed_as) { typed_as.to_owned() } else { quoted }
 }
 
 fn unknown(package: &str, job: &JobManifest, given: &Given) -> Fault {

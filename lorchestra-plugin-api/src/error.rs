@@ -3,6 +3,9 @@
 use std::error::Error;
 use std::fmt;
 
+/// Causes of an error that are looked at, at most.
+const CAUSES: usize = 16;
+
 /// What a job returns.
 pub type JobResult = Result<(), JobError>;
 
@@ -29,21 +32,21 @@ impl JobError {
         self.permanent
     }
 
-    /// What went wrong, and each cause below it, outermost first.
+    /// What went wrong, and each cause below it, outermost first; of an endless chain of causes the first [`CAUSES`] are looked at.
+    /// None begins or ends with empty lines: whoever shows only the first line shows the reason.
     pub(crate) fn messages(&self) -> Vec<String> {
-        let mut messages = vec![self.error.to_string()];
-        let mut source = self.error.source();
-        while let Some(cause) = source {
-            let message = cause.to_string();
+        let text = |error: &dyn Error| error.to_string().trim().to_owned();
+        let mut messages = vec![text(&*self.error)];
+        let causes = std::iter::successors(self.error.source(), |&cause| cause.source());
+        for message in causes.take(CAUSES).map(text) {
             // Many errors repeat their cause in their own text.
             if !messages.last().is_some_and(|last| last.ends_with(&message)) {
                 messages.push(message);
             }
-            // An endless chain of causes must not hang the report of it.
-            if messages.len() == 16 {
-                break;
-            }
-            source = cause.source();
+        }
+        // One that says nothing itself leaves the word to its causes.
+        if messages.len() > 1 && messages[0].is_empty() {
+            messages.remove(0);
         }
         messages
     }
@@ -148,5 +151,38 @@ mod tests {
         }
         let error = JobError::from(Outer(std::io::Error::other("disk on fire")));
         assert_eq!(error.messages(), ["cannot read the mailbox", "disk on fire"]);
+    }
+
+    #[derive(Debug)]
+    struct Chained(&'static str, Option<Box<Chained>>);
+
+    impl fmt::Display for Chained {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl Error for Chained {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            match &self.1 {
+                Some(cause) => Some(&**cause),
+                None => Some(self),
+            }
+        }
+    }
+
+    #[test]
+    fn causes_that_go_round_in_a_circle_have_an_end() {
+        assert_eq!(JobError::from(Chained("again", None)).messages(), ["again"]);
+        let two = Chained("one", Some(Box::new(Chained("two", None))));
+        assert_eq!(JobError::from(two).messages(), ["one", "two"]);
+    }
+
+    #[test]
+    fn the_first_line_is_the_reason() {
+        assert_eq!(JobError::from("\n\n  no such mailbox\nlook again\n").messages(), ["no such mailbox\nlook again"]);
+        let silent = Chained("\n", Some(Box::new(Chained("\ndisk on fire", None))));
+        assert_eq!(JobError::from(silent).messages(), ["disk on fire"]);
+        assert_eq!(JobError::from("").messages(), [""]);
     }
 }

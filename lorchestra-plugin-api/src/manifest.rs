@@ -14,8 +14,16 @@
 //!
 //! A reader of format 1 ignores JSON keys it does not know; a change that it could not ignore is format 2.
 
+mod outline;
+#[cfg(test)]
+mod tests;
+
+pub use outline::{JobOutline, Outline, ParamOutline};
+
 use crate::def::{JobDef, PackageDef, ParamDef, ParamKind};
 use serde::Deserialize;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 /// Name of the ELF section.
@@ -35,6 +43,7 @@ const CRC: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC);
 /// A manifest as the host reads it: strings are the author's own and may hold control characters (see
 /// [`printable`]).
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(expecting = "a manifest")]
 pub struct Manifest {
     /// [`ABI_REVISION`](crate::abi::ABI_REVISION) the plugin was built with.
     pub abi: u32,
@@ -53,6 +62,7 @@ pub struct Manifest {
 /// One job of a [`Manifest`]; fields as in [`JobDef`].
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[expect(missing_docs, reason = "documented at JobDef")]
+#[serde(expecting = "a job")]
 pub struct JobManifest {
     pub name: String,
     pub signature: String,
@@ -65,6 +75,7 @@ pub struct JobManifest {
 /// One parameter of a [`JobManifest`]; fields as in [`ParamDef`].
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[expect(missing_docs, reason = "documented at ParamDef")]
+#[serde(expecting = "a parameter")]
 pub struct ParamManifest {
     pub name: String,
     pub rust_type: String,
@@ -81,27 +92,6 @@ fn kind_by_name<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Par
     let name = String::deserialize(deserializer)?;
     ParamKind::from_name(&name)
         .ok_or_else(|| serde::de::Error::custom(format!("a parameter of kind {name:?}, which this host does not know")))
-}
-
-/// What a listing needs of a [`Manifest`]: read without allocating for all the texts of all jobs, which is most of the time of
-/// listing many packages.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Outline {
-    /// [`ABI_REVISION`](crate::abi::ABI_REVISION) the plugin was built with.
-    pub abi: u32,
-    /// Package name.
-    pub package: String,
-    /// Package version.
-    pub version: String,
-    /// Jobs, in the order of `plugin!`.
-    pub jobs: Vec<JobOutline>,
-}
-
-/// One job of an [`Outline`].
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct JobOutline {
-    /// Its name.
-    pub name: String,
 }
 
 /// Why the bytes of a section are not a manifest.
@@ -124,7 +114,7 @@ pub enum ManifestError {
     Checksum,
     /// The JSON is not what it should be (not UTF-8, not JSON, a key missing).
     Json(String),
-    /// A package, job or parameter name outside `[a-z][a-z0-9_-]{0,63}`, or used twice.
+    /// A package, job or parameter name outside `[a-z][a-z0-9_-]{0,63}`, or used twice; a parameter whose flag is another's.
     Name(String),
 }
 
@@ -168,7 +158,7 @@ impl Manifest {
         let manifest: Self = read_json(bytes)?;
         check_names(&manifest.package, manifest.jobs.iter().map(|job| job.name.as_str()))?;
         for job in &manifest.jobs {
-            job.check_params()?;
+            check_params(&job.name, job.params.iter().map(|param| (&*param.name, param.kind)))?;
         }
         Ok(manifest)
     }
@@ -176,15 +166,6 @@ impl Manifest {
     /// The job of that name.
     pub fn job(&self, name: &str) -> Option<&JobManifest> {
         self.jobs.iter().find(|job| job.name == name)
-    }
-}
-
-impl Outline {
-    /// Reads a whole section, as [`Manifest::from_section`] does; what it leaves out is checked there.
-    pub fn from_section(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let outline: Self = read_json(bytes)?;
-        check_names(&outline.package, outline.jobs.iter().map(|job| job.name.as_str()))?;
-        Ok(outline)
     }
 }
 
@@ -205,17 +186,53 @@ fn check_names<'a>(package: &str, jobs: impl Iterator<Item = &'a str>) -> Result
     if !is_name(package) {
         return Err(bad_name("package", package));
     }
-    let mut seen = Vec::new();
+    let mut seen = HashSet::new();
     for job in jobs {
         if !is_name(job) {
             return Err(bad_name("job", job));
         }
-        if seen.contains(&job) {
+        if !seen.insert(job) {
             return Err(ManifestError::Name(format!("the job {job:?} is listed twice")));
         }
-        seen.push(job);
     }
     Ok(())
+}
+
+/// Flags that every command of lorchestra takes, wherever they stand: no parameter can have them.
+const FLAGS_OF_ALL_COMMANDS: [&str; 4] = ["help", "version", "verbose", "plugin-dir"];
+
+/// Names that are names, and no flag that is two parameters' or lorchestra's own: `#[job]` makes no such manifest, others may.
+fn check_params<'a>(job: &str, params: impl Iterator<Item = (&'a str, ParamKind)>) -> Result<(), ManifestError> {
+    let mut flags: HashMap<Cow<'_, str>, &str> = HashMap::new();
+    for (name, kind) in params {
+        if !is_name(name) {
+            return Err(bad_name("parameter", name));
+        }
+        let flag = flag_of(name);
+        if FLAGS_OF_ALL_COMMANDS.contains(&&*flag) {
+            return Err(ManifestError::Name(format!(
+                "the parameter {name:?} of {job:?} has a flag of lorchestra itself, --{flag}"
+            )));
+        }
+        let off = (kind == ParamKind::Bool).then(|| Cow::Owned(format!("no-{flag}")));
+        for flag in [Some(flag), off].into_iter().flatten() {
+            match flags.get(&flag) {
+                None => flags.insert(flag, name),
+                Some(&other) if other == name => {
+                    return Err(ManifestError::Name(format!("the parameter {name:?} of {job:?} is listed twice")));
+                }
+                Some(other) => {
+                    let why = format!("the parameters {other:?} and {name:?} of {job:?} share the flag --{flag}");
+                    return Err(ManifestError::Name(why));
+                }
+            };
+        }
+    }
+    Ok(())
+}
+
+fn flag_of(name: &str) -> Cow<'_, str> {
+    if name.contains('_') { Cow::Owned(name.replace('_', "-")) } else { Cow::Borrowed(name) }
 }
 
 fn bad_name(what: &str, name: &str) -> ManifestError {
@@ -223,18 +240,6 @@ fn bad_name(what: &str, name: &str) -> ManifestError {
 }
 
 impl JobManifest {
-    fn check_params(&self) -> Result<(), ManifestError> {
-        for (i, param) in self.params.iter().enumerate() {
-            if !is_name(&param.name) {
-                return Err(bad_name("parameter", &param.name));
-            }
-            if self.params[..i].iter().any(|other| other.name == param.name) {
-                return Err(ManifestError::Name(format!("the parameter {:?} of {:?} is listed twice", param.name, self.name)));
-            }
-        }
-        Ok(())
-    }
-
     /// First line of the docstring.
     pub fn summary(&self) -> &str {
         self.docs.lines().next().unwrap_or_default().trim()
@@ -249,7 +254,7 @@ impl ParamManifest {
 
     /// The flag, without the two dashes.
     pub fn flag(&self) -> String {
-        self.name.replace('_', "-")
+        flag_of(&self.name).into_owned()
     }
 }
 
@@ -443,86 +448,5 @@ impl<const N: usize> Writer<N> {
         self.key(false, "docs");
         self.string(param.docs);
         self.byte(b'}');
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    static PACKAGE: PackageDef = PackageDef {
-        name: "pack",
-        version: "1.2.3",
-        jobs: &[JobDef {
-            name: "a_job",
-            signature: "(cx, n: u32 = 500)",
-            docs: "Says \"hé\\\".\n\u{1b}[31mred\ttab",
-            file: "src/lib.rs",
-            line: 1042,
-            params: &[ParamDef {
-                name: "n",
-                rust_type: "u32",
-                kind: ParamKind::Uint(32),
-                optional: false,
-                default: Some("500"),
-                docs: "",
-            }],
-        }],
-    };
-    const LEN: usize = section_len(&PACKAGE, 1);
-    static SECTION_BYTES: [u8; LEN] = section(&PACKAGE, 1);
-
-    #[test]
-    fn what_is_written_is_what_is_read() {
-        let manifest = Manifest::from_section(&SECTION_BYTES).unwrap();
-        let outline = Outline::from_section(&SECTION_BYTES).unwrap();
-        assert_eq!((outline.package, outline.version, outline.jobs[0].name.as_str()), ("pack".into(), "1.2.3".into(), "a_job"));
-        assert_eq!(manifest.package, "pack");
-        assert_eq!(manifest.jobs[0].docs, PACKAGE.jobs[0].docs);
-        assert_eq!(manifest.jobs[0].line, 1042);
-        assert_eq!(manifest.jobs[0].params[0].default, serde_json::json!(500));
-        assert_eq!(manifest.jobs[0].params[0].kind, ParamKind::Uint(32));
-    }
-
-    #[test]
-    fn padding_behind_the_json_is_ignored() {
-        let mut bytes = SECTION_BYTES.to_vec();
-        bytes.extend([0; 13]);
-        assert!(Manifest::from_section(&bytes).is_ok());
-    }
-
-    #[test]
-    fn every_truncation_and_every_flipped_byte_is_an_error() {
-        for cut in 0..LEN {
-            assert!(Manifest::from_section(&SECTION_BYTES[..cut]).is_err(), "cut at {cut}");
-        }
-        for i in 0..LEN {
-            let mut bytes = SECTION_BYTES;
-            bytes[i] ^= 0x20;
-            assert!(Manifest::from_section(&bytes).is_err(), "byte {i} flipped");
-        }
-    }
-
-    #[test]
-    fn a_claim_of_a_gigabyte_is_refused_by_its_header() {
-        let mut bytes = SECTION_BYTES;
-        bytes[8..12].copy_from_slice(&(1u32 << 30).to_le_bytes());
-        assert_eq!(Manifest::json_len(&bytes), Err(ManifestError::TooLong(1 << 30)));
-    }
-
-    #[test]
-    fn names() {
-        for good in ["a", "ingester", "a-b_c9"] {
-            assert!(is_name(good), "{good}");
-        }
-        let long = "a".repeat(65);
-        for bad in ["", "A", "9a", "_a", "a.b", "a/b", "ä", &long] {
-            assert!(!is_name(bad), "{bad}");
-        }
-    }
-
-    #[test]
-    fn printable_keeps_text_and_drops_what_steers_a_terminal() {
-        assert_eq!(printable("a\u{1b}[31mb\r\n\tc\u{202e}d\u{9b}e"), "a[31mb\n\tcde");
     }
 }

@@ -6,4 +6,5 @@
 
 pub mod emulator;
 pub mod fake;
+pub mod site;
 pub mod venv;

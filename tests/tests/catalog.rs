@@ -111,6 +111,8 @@ const KINDS: &[Kind] = &[
     ("no-magic", |path| fs::write(path, with_manifest_byte(0, b'X')).unwrap(), "bad-manifest"),
     ("no-json", |path| fs::write(path, with_manifest("{", "[")).unwrap(), "bad-manifest"),
     ("bad-name", |path| fs::write(path, with_manifest("\"misbehave\"", "\"../behave\"")).unwrap(), "bad-manifest"),
+    ("bad-default", |path| fs::write(path, with_manifest("\"default\":500", "\"default\":-50")).unwrap(), "bad-manifest"),
+    ("flag-of-ours", |path| fs::write(path, with_manifest("\"name\":\"stay\"", "\"name\":\"help\"")).unwrap(), "bad-manifest"),
     ("newer-format", |path| fs::write(path, with_manifest_byte(6, 2)).unwrap(), "abi-too-new"),
     ("newer-abi", |path| fs::write(path, with_manifest("\"abi\":1", "\"abi\":9")).unwrap(), "abi-too-new"),
     ("newer-glibc", |path| fs::write(path, for_newer_glibc()).unwrap(), "needs-newer-glibc"),
@@ -279,13 +281,47 @@ fn only_names_of_libraries_are_looked_at() {
 
 #[test]
 fn a_package_that_is_there_and_unusable_is_not_unknown() {
-    for (bytes, reason) in [(with_manifest("\"abi\":1", "\"abi\":9"), "abi-too-new"), (for_newer_glibc(), "needs-newer-glibc")] {
+    for (bytes, reason) in [
+        (with_manifest("\"abi\":1", "\"abi\":9"), "abi-too-new"),
+        (for_newer_glibc(), "needs-newer-glibc"),
+        (with_manifest("\"default\":500", "\"default\":-50"), "bad-manifest"),
+        (with_manifest("\"name\":\"stay\"", "\"name\":\"help\""), "bad-manifest"),
+    ] {
         let sandbox = Sandbox::with(&[]);
         fs::write(sandbox.plugins().join("libmisbehave.so"), bytes).unwrap();
-        let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(126);
-        assert!(ended.err().contains(reason) && ended.err().contains("fix: "), "{}", ended.shown());
+        // Another job of the package than the one that is broken.
+        for args in
+            [&["run-job", "misbehave", "noop"][..], &["jobs", "list", "misbehave"], &["jobs", "list", "misbehave", "--json"]]
+        {
+            let ended = sandbox.lorchestra(args).exits(126);
+            assert!(ended.err().contains(reason) && ended.err().contains("fix: "), "{}", ended.shown());
+        }
         assert!(sandbox.runs().is_empty());
     }
+}
+
+/// A plugin that is older than a flag of run-job: its manifest has a parameter `timeout`. Only planned: the library has none.
+#[test]
+fn an_older_jobs_parameter_keeps_its_flag_wherever_it_stands() {
+    let sandbox = Sandbox::with(&[]);
+    fs::write(sandbox.plugins().join("older.so"), with_manifest("\"name\":\"seconds\"", "\"name\":\"timeout\"")).unwrap();
+    let plan = |args: &[&str]| {
+        let ended = sandbox.lorchestra(&[&["run-job", "--dry-run"], args].concat()).exits(0);
+        let plan = ended.json("lorchestra.plan/1")["plan"].clone();
+        (plan["timeout"].as_u64(), plan["params"]["timeout"].as_u64(), plan["params"]["return_ok"].as_bool())
+    };
+    for behind in [
+        &["--timeout", "7", "--return-ok", "--json"][..],
+        &["--return-ok", "--json", "--timeout=7"],
+        &["--json", "--param", "timeout=7", "--return-ok"],
+    ] {
+        assert_eq!(plan(&[&["misbehave", "wait"], behind].concat()), (None, Some(7), Some(true)), "{behind:?}");
+        // Before PACKAGE there are only run-job's.
+        let both = [&["--timeout", "5s", "misbehave", "wait"], behind].concat();
+        assert_eq!(plan(&both), (Some(5), Some(7), Some(true)), "{behind:?}");
+    }
+    let help = sandbox.lorchestra(&["run-job", "misbehave", "wait", "--help"]).exits(0);
+    assert!(help.out().contains("--timeout <N>") && help.out().contains("--run-job:timeout <DURATION>"), "{}", help.shown());
 }
 
 /// The manifest can be read and the library can be loaded, and the two do not agree: known only in the worker.

@@ -123,6 +123,42 @@ fn help_begins_with_examples() {
 }
 
 #[test]
+fn help_without_a_job_names_the_jobs() {
+    let sandbox = Sandbox::with(&SAMPLE);
+    let run_job = sandbox.lorchestra(&["run-job", "--help"]).exits(0);
+    assert!(run_job.out().contains("Usage: lorchestra run-job") && !run_job.out().contains("Jobs in"), "{}", run_job.shown());
+    for args in [["run-job", "ingester", "--help"], ["run-job", "-h", "ingester"]] {
+        let ended = sandbox.lorchestra(&args).exits(0);
+        let jobs = "\n\nJobs in ingester:\n  extract_gmail\n\nFlags of a job: lorchestra run-job ingester JOB --help\n";
+        assert_eq!(ended.out(), format!("{}{jobs}", run_job.out().trim_end()));
+    }
+    for args in [["run-job", "nope", "--help"], ["run-job", "--help", "nope"]] {
+        let ended = sandbox.lorchestra(&args).exits(1);
+        assert!(ended.out().is_empty() && ended.err().starts_with("Unknown package: nope\n"), "{}", ended.shown());
+    }
+    // Without --help the job is missed.
+    let ended = sandbox.lorchestra(&["run-job", "ingester"]).exits(2);
+    assert!(ended.err().contains("<JOB>"), "{}", ended.shown());
+    // Help needs no good configuration.
+    sandbox.configure("nothing = 1");
+    sandbox.lorchestra(&["run-job", "--help"]).exits(0);
+    sandbox.lorchestra(&["--help"]).exits(0);
+}
+
+#[test]
+fn help_has_no_trailing_blanks() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    for args in [
+        &["run-job", "misbehave", "typed", "--help"][..],
+        &["run-job", "misbehave", "wait", "-h"],
+        &["jobs", "show", "misbehave", "wait"],
+    ] {
+        let ended = sandbox.lorchestra(args).exits(0);
+        assert!(ended.out().lines().all(|line| line.trim_end() == line), "{}", ended.shown());
+    }
+}
+
+#[test]
 fn json_of_the_catalog() {
     let sandbox = Sandbox::with(&SAMPLE);
     let list = sandbox.lorchestra(&["jobs", "list", "--json"]).exits(0).json("lorchestra.jobs-list/1");

@@ -39,6 +39,73 @@ fn quiet_prints_nothing_on_success_and_all_on_failure() {
     assert!(quiet.err().contains("✗ misbehave/fail failed:") && quiet.err().contains("cause: error"), "{}", quiet.shown());
 }
 
+/// As its help says: `-q` silences the sentence, not what was asked for.
+#[test]
+fn json_is_printed_however_quiet() {
+    let sandbox = sandbox();
+    let help = sandbox.lorchestra(&["run-job", "--help"]).exits(0);
+    let words: Vec<&str> = help.out().split_whitespace().collect();
+    assert!(words.join(" ").contains("Print nothing when the job succeeds but what --json asks for"), "{}", help.shown());
+    for args in [&["run-job", "-q", "--json", "misbehave", "noop"][..], &["run-job", "--json", "misbehave", "noop", "-q"]] {
+        let ended = sandbox.lorchestra(args).exits(0);
+        assert_eq!(ended.json("lorchestra.run-job/1")["state"], "completed");
+        assert_eq!((ended.out().lines().count(), ended.err()), (1, ""));
+    }
+}
+
+#[test]
+fn what_was_typed_cannot_steer_the_terminal() {
+    let sandbox = sandbox();
+    let bad = "a\u{1b}[2J\u{7}b\u{202e}";
+    let dir = format!("--plugin-dir={bad}");
+    for args in [
+        &["jobs", "list", bad][..],
+        &["jobs", "show", "misbehave", bad],
+        &["run-job", bad, "noop"],
+        &["run-job", "misbehave", bad],
+        &["run-job", "misbehave", "noop", "--param", bad],
+        &["run-job", "misbehave", "typed", "--since", bad],
+        &["run-job", "misbehave", "typed", "--timeout", bad],
+        &["run-job", "--timeout", bad, "misbehave", "typed"],
+        &["runs", "show", bad],
+        &["runs", "list", "--limit", bad],
+        &["events", "list", "--since", bad],
+        &[&*dir, "jobs", "list", "x"],
+        &[bad],
+    ] {
+        let ended = sandbox.lorchestra(args);
+        assert!(matches!(ended.code(), Some(1 | 2)), "{}", ended.shown());
+        let control = ended.err().chars().find(|c| (c.is_control() || *c == '\u{202e}') && *c != '\n');
+        assert_eq!(control, None, "{}", ended.shown());
+        assert!(ended.err().contains("u{1b}"), "it is seen: {}", ended.shown());
+    }
+}
+
+#[test]
+fn too_little_of_a_runs_id_is_told() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    let id = sandbox.run().id().to_owned();
+    for args in [["runs", "show", &id[..3]], ["runs", "logs", &id[..1]], ["runs", "stop", ""]] {
+        let ended = sandbox.lorchestra(&args).exits(1);
+        assert!(ended.err().contains("at least 4 characters"), "{}", ended.shown());
+    }
+    sandbox.lorchestra(&["runs", "show", &id[..4]]).exits(0);
+}
+
+#[test]
+fn a_long_parameter_is_cut_on_the_screen_and_whole_in_json() {
+    let sandbox = sandbox();
+    let long = "x".repeat(5000);
+    sandbox.lorchestra(&["run-job", "misbehave", "typed", "--text", &long]).exits(0);
+    let run = sandbox.run();
+    let shown = sandbox.lorchestra(&["runs", "show", run.id()]).exits(0);
+    let line = shown.out().lines().find(|line| line.starts_with("parameter") && line.contains("text = ")).unwrap();
+    assert!(line.ends_with("x …") && (100..=120).contains(&line.chars().count()), "{line}");
+    let json = sandbox.lorchestra(&["runs", "show", run.id(), "--json"]).exits(0).json("lorchestra.runs-show/1");
+    assert_eq!(json["params"]["text"], long);
+}
+
 /// That no escape sequence reaches a pipe holds for every command of every test: see the harness.
 #[test]
 fn colours_are_neither_for_pipes_nor_for_no_color() {
@@ -126,13 +193,22 @@ fn a_run_is_shown_whole() {
 #[test]
 fn a_full_disk_behind_standard_output_is_a_failure() {
     let sandbox = sandbox();
-    for args in [&["jobs", "list"][..], &["jobs", "show", "misbehave", "noop"], &["run-job", "misbehave", "noop"]] {
+    for args in [
+        &["jobs", "list"][..],
+        &["jobs", "show", "misbehave", "noop"],
+        &["run-job", "misbehave", "noop"],
+        &["--help"],
+        &["--version"],
+        &["runs", "list", "--help"],
+        &["run-job", "--help"],
+        &["run-job", "misbehave", "--help"],
+    ] {
         let mut command = sandbox.command(args);
         command.stdout(File::options().write(true).open("/dev/full").unwrap());
         let output = command.output().unwrap();
         let err = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(74), "{args:?}: {err}");
-        assert!(err.contains("standard output could not be written"), "{err}");
+        assert!(err.contains("standard output could not be written") && err.lines().count() == 1, "{err}");
     }
     sandbox.lorchestra(&["run-job", "-q", "misbehave", "numbered", "--count", "5000"]).exits(0);
     let mut command = sandbox.command(&["events", "list"]);

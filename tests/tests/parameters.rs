@@ -108,6 +108,43 @@ fn bad_parameters_are_bad_in_a_dry_run_too() {
     assert!(!sandbox.state().exists(), "a dry run makes no state directory");
 }
 
+/// Before PACKAGE, between it and JOB, before, between and behind the job's flags.
+#[test]
+fn where_an_own_flag_stands_does_not_matter() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    let plan = |args: &[&str]| {
+        let ended = sandbox.lorchestra(&[&["run-job", "--json"], args].concat()).exits(0);
+        let plan = ended.json("lorchestra.plan/1")["plan"].clone();
+        (plan["timeout"].as_u64(), plan["params"]["since"].clone(), plan["params"]["dry"].as_bool())
+    };
+    let expected = (Some(5), serde_json::json!("2024-01-31T00:00:00Z"), Some(true));
+    for args in [
+        &["--timeout", "5s", "--dry-run", "misbehave", "typed", "--since", "2024-01-31", "--dry"][..],
+        &["misbehave", "--timeout", "5s", "typed", "--since", "2024-01-31", "--dry", "--dry-run"],
+        &["misbehave", "typed", "--timeout", "5s", "--dry-run", "--since", "2024-01-31", "--dry"],
+        &["misbehave", "typed", "--since", "2024-01-31", "--dry-run", "--timeout", "5s", "--dry"],
+        &["misbehave", "typed", "--dry", "--since=2024-01-31", "--timeout=5s", "--dry-run"],
+        // The last one wins.
+        &["--timeout", "1s", "misbehave", "typed", "--dry", "--dry-run", "--since", "2024-01-31", "--timeout", "5s"],
+        &["--timeout", "1s", "--timeout", "5s", "--dry-run", "misbehave", "typed", "--dry", "--since", "2024-01-31"],
+        &["misbehave", "typed", "--timeout", "1s", "--dry", "--dry-run", "--since", "2024-01-31", "--timeout", "5s"],
+    ] {
+        assert_eq!(plan(args), expected, "{args:?}");
+    }
+    // A job's own flags stand behind it.
+    let ended = sandbox.lorchestra(&["run-job", "--since", "2024-01-31", "misbehave", "typed"]).exits(2);
+    assert!(ended.err().contains("'--since'"), "{}", ended.shown());
+}
+
+#[test]
+fn what_is_missing_of_a_parameter_by_name_is_told() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    for (bad, what) in [("=1", "--param =1: there is no name"), ("dry", "--param dry: there is no value")] {
+        let ended = sandbox.lorchestra(&["run-job", "misbehave", "typed", "--param", bad]).exits(2);
+        assert_eq!(ended.err(), format!("error: {what}\n  write --param name=value\n"));
+    }
+}
+
 #[test]
 fn a_missing_required_parameter_is_told() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);

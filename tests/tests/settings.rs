@@ -81,6 +81,9 @@ fn a_configuration_that_cannot_be_read_is_told() {
     let cases = [
         ("plugin_dir = [\"/x\"]", "line 1: unknown field `plugin_dir`", "did you mean `plugin_dirs`?"),
         ("\n[retention]\nlog = \"1d\"", "line 3: unknown field `log`", "did you mean `logs`?"),
+        ("[retention]\nruns = \"0s\"", "line 2: a retention of 0 would remove every run as it ends", "docs/configuration.md"),
+        ("[retention]\nstate_dirs = \"/x\"", "line 2: unknown field `state_dirs`", "docs/configuration.md"),
+        ("[job.\"misbehave/Noop\"]\ntimeout = \"1s\"", "does not name a job", "write [job.\"package/job\"]"),
         ("state_dir = \"state\"", "is not absolute", "write it from / on"),
         ("on_failure = 7", "line 1: ", "docs/configuration.md"),
         ("on_failure = \"", "line 1: ", "docs/configuration.md"),
@@ -96,6 +99,29 @@ fn a_configuration_that_cannot_be_read_is_told() {
         assert!(lines[0].contains("config.toml: ") && lines[0].contains(what), "{}", ended.shown());
         assert!(lines[1].contains(mend), "{}", ended.shown());
         assert_eq!(sandbox.read("marker"), "");
+    }
+}
+
+/// A FIFO would be waited for, for ever.
+#[test]
+fn a_configuration_that_is_no_file_is_told() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    sandbox.configure("");
+    let config = sandbox.home().join(".config/lorchestra/config.toml");
+    fs::remove_file(&config).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, &config, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(78);
+    assert!(ended.err().contains("config.toml: it is not a regular file"), "{}", ended.shown());
+}
+
+#[test]
+fn a_configured_job_that_is_not_there_is_warned_of_where_its_package_is() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    sandbox.configure("[job.\"misbehave/nop\"]\ngrace = \"1s\"\n[job.\"elsewhere/nop\"]\ngrace = \"1s\"\n[job.\"misbehave/wait\"]\ngrace = \"1s\"");
+    for args in [&["jobs", "list"][..], &["jobs", "list", "--json"], &["jobs", "show", "misbehave", "noop"]] {
+        let ended = sandbox.lorchestra(args).exits(0);
+        let expected = "warning: config.toml: [job.\"misbehave/nop\"]: misbehave has no job nop; did you mean misbehave/noop?\n";
+        assert_eq!(ended.err(), expected);
     }
 }
 
@@ -142,6 +168,9 @@ fn a_state_directory_that_cannot_be_written_is_told() {
     set_mode(&local, 0o500);
     let ended = sandbox.lorchestra(&run).exits(74);
     assert!(ended.err().contains("the state directory") && ended.err().contains("ermission denied"), "{}", ended.shown());
+    // The root of it, and the mend.
+    assert!(ended.err().contains(&format!("this user may not write in {} (", local.display())), "{}", ended.shown());
+    assert!(ended.err().contains(&format!("\n  chmod u+rwx {}\n", local.display())), "{}", ended.shown());
     assert_eq!(sandbox.read("marker"), "", "the job was not entered");
     set_mode(&local, 0o700);
     sandbox.lorchestra(&run).exits(0);
@@ -152,11 +181,30 @@ fn a_state_directory_that_cannot_be_written_is_told() {
     for directory in ["spool", "logs"] {
         let directory = sandbox.state().join(directory);
         set_mode(&directory, 0o500);
-        sandbox.lorchestra(&run).exits(74);
+        let ended = sandbox.lorchestra(&run).exits(74);
+        assert!(ended.err().contains(&format!("\n  chmod u+rwx {}\n", directory.display())), "{}", ended.shown());
         assert_eq!(sandbox.read("marker"), "", "the job was not entered");
         set_mode(&directory, 0o700);
     }
     sandbox.lorchestra(&run).exits(0);
+
+    // The database itself.
+    let store = sandbox.state().join("lorchestra.db");
+    set_mode(&store, 0o400);
+    let ended = sandbox.lorchestra(&run).exits(74);
+    assert!(ended.err().contains(&format!("\n  chmod u+rw {}\n", store.display())), "{}", ended.shown());
+}
+
+/// A file where a directory is needed, two levels above the state directory.
+#[test]
+fn what_stands_in_the_way_of_the_state_directory_is_named() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    fs::write(sandbox.path("file"), "").unwrap();
+    sandbox.configure(&format!("state_dir = {:?}", sandbox.arg("file/a/b")));
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(78);
+    let file = sandbox.arg("file");
+    assert!(ended.err().contains(&format!("{file} is not a directory (")), "{}", ended.shown());
+    assert!(ended.err().contains(&format!("\n  move {file} away\n")), "{}", ended.shown());
 }
 
 #[test]
@@ -196,6 +244,19 @@ fn without_home_the_passwd_file_says_where_it_is() {
 }
 
 #[test]
+fn a_relative_home_is_refused_and_relative_xdg_variables_count_as_not_set() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    let ended = sandbox.lorchestra_with(&[("HOME", "home")], &["jobs", "list"]).exits(78);
+    assert!(ended.err().contains("HOME is \"home\", which is not an absolute path"), "{}", ended.shown());
+    assert!(ended.err().contains("set HOME to"), "{}", ended.shown());
+    let environment = [("XDG_DATA_HOME", "data"), ("XDG_STATE_HOME", "./state"), ("XDG_CONFIG_HOME", "config")];
+    fs::create_dir_all(sandbox.path("config/lorchestra")).unwrap();
+    fs::write(sandbox.path("config/lorchestra/config.toml"), "nothing = 1").unwrap();
+    sandbox.lorchestra_with(&environment, &["run-job", "misbehave", "noop"]).exits(0);
+    assert!(sandbox.state().join("lorchestra.db").is_file() && !sandbox.path("state").exists() && !sandbox.path("data").exists());
+}
+
+#[test]
 fn a_second_history_is_told_of() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
@@ -228,10 +289,16 @@ fn retention_removes_old_logs_and_old_runs() {
     assert!(ended.err().contains("the retention removed it"), "{}", ended.shown());
     assert_eq!(sandbox.runs().len(), 2, "the runs are not");
 
-    sandbox.configure("[retention]\nruns = \"0s\"");
-    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
-    assert!(sandbox.runs().is_empty(), "{:?}", sandbox.runs());
-    assert_eq!(sandbox.lorchestra(&["events", "list"]).exits(0).out(), "");
+    // The shortest there is. A run that ended longer ago is removed at the end of a later one.
+    sandbox.configure("[retention]\nruns = \"1s\"");
+    lorchestra_tests::eventually("the first run is removed", || {
+        sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+        let runs = sandbox.runs();
+        assert!(!runs.is_empty(), "the run itself is kept");
+        runs.iter().all(|run| run.id() != first.id())
+    });
+    sandbox.lorchestra(&["events", "list", "--run", first.id()]).exits(1);
+    assert!(!sandbox.lorchestra(&["events", "list"]).exits(0).out().contains(first.id()));
 }
 
 /// The database of something else is not written to.

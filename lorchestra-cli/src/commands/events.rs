@@ -1,6 +1,6 @@
-//! `events list`.
+//! `events list`, `flush`, `setup`.
 
-use super::{find_run, history};
+use super::{delivery, find_run, history};
 use crate::args::Events;
 use crate::exit::Code;
 use crate::failure::Failure;
@@ -9,7 +9,7 @@ use crate::printer::Printer;
 use crate::settings::Settings;
 use chrono::Utc;
 use lorchestra_core::plan;
-use lorchestra_core::store::{Event, EventFilter};
+use lorchestra_core::store::{Event, EventFilter, Undelivered};
 use lorchestra_plugin_api::manifest::printable;
 use serde::Serialize;
 
@@ -27,7 +27,22 @@ pub(super) fn run(
     notices: &mut Notices<'_>,
     printer: &mut Printer,
 ) -> Result<Code, Failure> {
-    let Events::List { run, event_type, since, payload, json } = command;
+    let (run, event_type, since, payload, json, delivery) = match command {
+        Events::List { run, event_type, since, payload, pending, failed, uncertain, json } => {
+            let delivery = match (pending, failed, uncertain) {
+                (true, ..) => Some(Undelivered::Pending),
+                (_, true, _) => Some(Undelivered::Refused),
+                (.., true) => Some(Undelivered::Uncertain),
+                _ => None,
+            };
+            (run, event_type, since, payload, json, delivery)
+        }
+        Events::Flush { timeout, resend_uncertain } => {
+            let history = history(settings, notices, printer)?;
+            return delivery::flush(*timeout, *resend_uncertain, settings, history.as_ref(), printer);
+        }
+        Events::Setup { dry_run, timeout } => return delivery::set_up(*dry_run, *timeout, settings, printer),
+    };
     let since = match since {
         None => None,
         Some(text) => Some(
@@ -46,7 +61,7 @@ pub(super) fn run(
         printer.note("No events yet.");
         return Ok(Code::Success);
     };
-    let filter = EventFilter { run_id, event_type: event_type.clone(), since, delivery: None };
+    let filter = EventFilter { run_id, event_type: event_type.clone(), since, delivery };
     let mut any = false;
     let each = |mut event: Event| {
         any = true;
@@ -74,6 +89,9 @@ fn text(event: &Event) -> String {
     let mut text = format!("{}  {}  {}  run {}", event.created_at, event.event_type, event.source, event.run_id);
     if let Some(subject) = &event.subject_id {
         text.push_str(&format!("  subject {subject}"));
+    }
+    if let Some(error) = &event.delivery_error {
+        text.push_str(&format!("  ({error})"));
     }
     if let Some(payload) = &event.payload {
         text.push_str("  ");

@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
-use lorchestra_core::catalog::{Catalog, Package, Problem};
+use lorchestra_core::catalog::{Catalog, Lookup, Problem};
 use lorchestra_core::library;
 use lorchestra_plugin_api::manifest::{JobManifest, printable};
 use serde_json::{Value, json};
@@ -16,6 +16,7 @@ const PROBLEMS: usize = 3;
 
 pub(super) fn run(command: &Jobs, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
     let catalog = Catalog::scan(&settings.plugin_dirs);
+    unknown_policies(&catalog, settings, printer);
     match command {
         Jobs::List { package, json: true } => list_json(&catalog, package.as_deref(), printer),
         Jobs::List { package: Some(package), .. } => list_package(&catalog, package, printer),
@@ -24,10 +25,23 @@ pub(super) fn run(command: &Jobs, settings: &Settings, printer: &mut Printer) ->
     }
 }
 
+/// Warns of configured jobs that their package does not have. A package that is not there may be on another host.
+fn unknown_policies(catalog: &Catalog, settings: &Settings, printer: &mut Printer) {
+    for name in settings.jobs.keys() {
+        if let Some((package, job)) = name.split_once('/')
+            && catalog.find(package).is_ok()
+            && let Err(Lookup::Unknown { nearest }) = catalog.find_job(package, job)
+        {
+            let meant = nearest.first().map(|nearest| format!("; did you mean {package}/{nearest}?")).unwrap_or_default();
+            printer.warning(format_args!("config.toml: [job.\"{name}\"]: {package} has no job {job}{meant}"));
+        }
+    }
+}
+
 fn list(catalog: &Catalog, printer: &mut Printer) -> Code {
     for package in &catalog.packages {
         printer.line(format_args!("{}:", package.outline.package));
-        for job in job_names(package) {
+        for job in show::job_names(package) {
             printer.line(format_args!("  {job}"));
         }
     }
@@ -53,7 +67,7 @@ fn problems(problems: &[Problem], printer: &mut Printer) {
 fn list_package(catalog: &Catalog, name: &str, printer: &mut Printer) -> Result<Code, Failure> {
     let package = catalog.find(name).map_err(|lookup| Failure::lookup(catalog, name, None, &lookup))?;
     printer.line(format_args!("Jobs in {name}:"));
-    for job in job_names(package) {
+    for job in show::job_names(package) {
         printer.line(format_args!("  {job}"));
     }
     Ok(Code::Success)
@@ -154,12 +168,6 @@ fn show(catalog: &Catalog, package_name: &str, job_name: &str, as_json: bool, pr
         }
     }
     Ok(Code::Success)
-}
-
-fn job_names(package: &Package) -> Vec<&str> {
-    let mut names: Vec<_> = package.outline.jobs.iter().map(|job| job.name.as_str()).collect();
-    names.sort_unstable();
-    names
 }
 
 fn sorted(jobs: &[JobManifest]) -> Vec<&JobManifest> {

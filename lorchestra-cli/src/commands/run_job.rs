@@ -1,6 +1,6 @@
 //! `run-job`: parameters to a plan, the plan to a run, the run's end to words and an exit code.
 
-use super::{close_dead_runs, failure_report, second_store, tell_recovered};
+use super::{close_dead_runs, delivery, failure_report, second_store, tell_recovered};
 use crate::args::{Args, OwnFlags, RunJob};
 use crate::exit::Code;
 use crate::failure::Failure;
@@ -152,8 +152,12 @@ impl Running<'_> {
         if library.manifest().job(&plan.job) != Some(job) {
             return Err(Failure::replaced(&package.path));
         }
+        if own.require_delivery {
+            delivery::check(settings)?;
+        }
         let state = StateDir::open(&settings.state_dir)?;
         close_dead_runs(&state, notices, printer)?;
+        let live = delivery::start(settings, &state, printer)?;
 
         let site = Site {
             state: &state,
@@ -184,11 +188,24 @@ impl Running<'_> {
         }
         // The caller knows the outcome by now; cleaning up must not change it.
         printer.flush();
+        let undelivered = live.map(|live| {
+            let last = delivery::Last {
+                run_id: &ended.run_id,
+                require: own.require_delivery,
+                timeout: own.delivery_timeout.unwrap_or(settings.delivery_timeout),
+                quiet: own.quiet,
+            };
+            delivery::finish(live, &last, signals, &ended.store, printer)
+        });
         match ended.store.prune(&state, &settings.retention, Utc::now().timestamp_micros()) {
             Ok(pruned) => tracing::debug!(pruned.runs, pruned.logs, "retention"),
             Err(error) => printer.warning(format_args!("old runs could not be removed: {error}")),
         }
-        Ok(code)
+        // The job's own outcome goes first.
+        Ok(match undelivered {
+            Some(true) if code == Code::Success => Code::Undelivered,
+            _ => code,
+        })
     }
 }
 

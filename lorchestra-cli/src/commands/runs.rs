@@ -10,7 +10,7 @@ use crate::settings::Settings;
 use crate::show;
 use lorchestra_core::process::Identity;
 use lorchestra_core::state::StateDir;
-use lorchestra_core::store::{Run, RunFilter, RunState, Store};
+use lorchestra_core::store::{Backlog, Run, RunFilter, RunState, Store};
 use lorchestra_plugin_api::manifest::printable;
 use serde_json::{Value, json};
 use std::io::Read;
@@ -19,6 +19,10 @@ use std::time::{Duration, Instant};
 
 /// How long `runs stop` waits for the end before it says that it is still to come.
 const STOPPING: Duration = Duration::from_secs(60);
+/// Characters of a line about a parameter, at most.
+const LINE: usize = 120;
+/// Characters before the value of a line of `runs show`.
+const NAME: usize = 10;
 
 pub(super) fn run(
     command: &Runs,
@@ -33,7 +37,7 @@ pub(super) fn run(
         Runs::Show { run, json } => {
             let run = find_run(store, run)?;
             match history {
-                Some((state, store)) => show(&state, &store, &run, *json, printer),
+                Some((state, store)) => show(&state, &store, &run, settings.bigquery.is_some(), *json, printer),
                 None => Ok(Code::Failed),
             }
         }
@@ -80,8 +84,16 @@ fn list(store: Option<&Store>, filter: &RunFilter, as_json: bool, printer: &mut 
     Ok(Code::Success)
 }
 
-fn show(state: &StateDir, store: &Store, run: &Run, as_json: bool, printer: &mut Printer) -> Result<Code, Failure> {
+fn show(
+    state: &StateDir,
+    store: &Store,
+    run: &Run,
+    delivers: bool,
+    as_json: bool,
+    printer: &mut Printer,
+) -> Result<Code, Failure> {
     let counts = store.event_counts(&run.run_id)?;
+    let delivery = if delivers { Some(store.backlog(Some(&run.run_id))?) } else { None };
     let attempts = store.attempts(&run.run_id)?;
     let outputs: Vec<String> = attempts
         .iter()
@@ -106,10 +118,12 @@ fn show(state: &StateDir, store: &Store, run: &Run, as_json: bool, printer: &mut
             })
             .collect();
         value["logs"] = json!(outputs);
+        let backlog = |b: Backlog| json!({"pending": b.pending, "failed": b.refused, "uncertain": b.uncertain});
+        value["delivery"] = delivery.map_or(Value::Null, backlog);
         printer.json(&value);
         return Ok(Code::Success);
     }
-    let mut row = |name: &str, value: &str| printer.line(format_args!("{name:<10} {}", printable(value)));
+    let mut row = |name: &str, value: &str| printer.line(format_args!("{name:<NAME$} {}", printable(value)));
     row("run", &run.run_id);
     row("job", &format!("{}/{} ({})", run.package, run.job, run.location));
     row("state", run.state.as_str());
@@ -134,7 +148,8 @@ fn show(state: &StateDir, store: &Store, run: &Run, as_json: bool, printer: &mut
     }
     if let Some(params) = run.params.as_object() {
         for (name, value) in params {
-            row("parameter", &format!("{name} = {value}"));
+            // A value may be a whole text; --json has all of it.
+            row("parameter", &show::shortened(&printable(&format!("{name} = {value}")), LINE - NAME - 3));
         }
     }
     row("attempts", &run.attempts.to_string());
@@ -143,6 +158,9 @@ fn show(state: &StateDir, store: &Store, run: &Run, as_json: bool, printer: &mut
     row("host", &format!("{} (supervisor pid {})", run.host, run.supervisor_pid));
     for (event_type, n) in &counts {
         row("events", &format!("{n} {event_type}"));
+    }
+    if let Some(backlog) = delivery {
+        row("delivery", &delivered(backlog));
     }
     for path in &outputs {
         row("log", path);
@@ -218,6 +236,16 @@ fn stop(notices: &mut Notices<'_>, state: &StateDir, store: &Store, run: &Run, p
         }
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+fn delivered(backlog: Backlog) -> String {
+    let Backlog { pending, refused, uncertain } = backlog;
+    let parts: Vec<String> = [(pending, "pending"), (refused, "failed"), (uncertain, "uncertain")]
+        .iter()
+        .filter(|(n, _)| *n > 0)
+        .map(|(n, what)| format!("{n} {what}"))
+        .collect();
+    if parts.is_empty() { "all in BigQuery".into() } else { parts.join(", ") }
 }
 
 fn duration(run: &Run) -> Option<Duration> {

@@ -5,8 +5,10 @@ use super::glibc;
 use super::problem::{Fault, Reason};
 use crate::plan::value;
 use lorchestra_plugin_api::abi::ABI_REVISION;
-use lorchestra_plugin_api::manifest::{HEADER_LEN, MAX_JSON, Manifest, ManifestError, Outline, SECTION};
+use lorchestra_plugin_api::def::ParamKind;
+use lorchestra_plugin_api::manifest::{HEADER_LEN, MAX_JSON, Manifest, ManifestError, Outline, SECTION, is_name};
 use serde::Deserialize;
+use serde_json::Value;
 use std::fs::File;
 
 /// Reads the manifest of a library that this host can load. Reads by position, a bounded number of bytes; runs nothing.
@@ -19,15 +21,19 @@ pub fn inspect(file: &File) -> Result<Manifest, Fault> {
     let manifest = Manifest::from_section(&bytes).map_err(|error| unreadable(&bytes, &error))?;
     let of_package = |fault: Fault| Fault { package: Some(manifest.package.clone()), ..fault };
     check_host(&elf, manifest.abi).map_err(of_package)?;
-    check_defaults(&manifest).map_err(of_package)?;
+    let params = manifest.jobs.iter().flat_map(|job| job.params.iter().map(move |param| (job, param)));
+    check_defaults(params.map(|(job, param)| (&*job.name, &*param.name, param.kind, &param.default))).map_err(of_package)?;
     Ok(manifest)
 }
 
-/// The same for a listing: reads less of the manifest, and leaves parameters and defaults unchecked.
+/// The same for a listing: keeps less of the manifest, and refuses what [`inspect`] refuses.
 pub(super) fn outline(file: &File, len: u64) -> Result<Outline, Fault> {
     let (elf, bytes) = section(file, len)?;
     let outline = Outline::from_section(&bytes).map_err(|error| unreadable(&bytes, &error))?;
-    check_host(&elf, outline.abi).map_err(|fault| Fault { package: Some(outline.package.clone()), ..fault })?;
+    let of_package = |fault: Fault| Fault { package: Some(outline.package.clone()), ..fault };
+    check_host(&elf, outline.abi).map_err(of_package)?;
+    let params = outline.jobs.iter().flat_map(|job| job.params.iter().map(move |param| (job, param)));
+    check_defaults(params.map(|(job, param)| (&*job.name, &*param.name, param.kind, &param.default))).map_err(of_package)?;
     Ok(outline)
 }
 
@@ -62,19 +68,24 @@ struct Least {
 }
 
 fn unreadable(bytes: &[u8], error: &ManifestError) -> Fault {
+    let least = match error {
+        ManifestError::Json(_) | ManifestError::Name(_) => Manifest::json_len(bytes)
+            .ok()
+            .and_then(|len| bytes.get(HEADER_LEN..HEADER_LEN + len))
+            .and_then(|json| serde_json::from_slice::<Least>(json).ok()),
+        _ => None,
+    };
     // A newer plugin may have things that this host cannot read: then its revision is the reason.
-    if let ManifestError::Json(_) = error
-        && let Ok(len) = Manifest::json_len(bytes)
-        && let Some(json) = bytes.get(HEADER_LEN..HEADER_LEN + len)
-        && let Ok(least) = serde_json::from_slice::<Least>(json)
-        && let Err(fault) = check_revision(least.abi)
-    {
-        return Fault { package: Some(least.package), ..fault };
-    }
-    if let ManifestError::Format(_) = error {
-        return Fault::new(Reason::AbiTooNew, error.to_string(), "upgrade lorchestra");
-    }
-    Fault::new(Reason::BadManifest, error.to_string(), "build the package again, and copy the library again")
+    let fault = match (least.as_ref().map(|least| check_revision(least.abi)), error) {
+        (Some(Err(fault)), _) => fault,
+        (_, ManifestError::Format(_)) => Fault::new(Reason::AbiTooNew, error.to_string(), "upgrade lorchestra"),
+        (_, ManifestError::Name(_)) => {
+            Fault::new(Reason::BadManifest, error.to_string(), "mend the name in the package's source and build it again")
+        }
+        _ => Fault::new(Reason::BadManifest, error.to_string(), "build the package again, and copy the library again"),
+    };
+    // Whoever asks for the package by its name is told that it is here.
+    Fault { package: least.map(|least| least.package).filter(|package| is_name(package)), ..fault }
 }
 
 fn check_revision(abi: u32) -> Result<(), Fault> {
@@ -95,17 +106,16 @@ fn check_revision(abi: u32) -> Result<(), Fault> {
     Ok(())
 }
 
-fn check_defaults(manifest: &Manifest) -> Result<(), Fault> {
-    for job in &manifest.jobs {
-        for param in &job.params {
-            value::check_default(param).map_err(|why| {
-                Fault::new(
-                    Reason::BadManifest,
-                    format!("the default of {} in {} cannot be used: {why}", param.name, job.name),
-                    "mend the default in the package's source and build it again",
-                )
-            })?;
-        }
+/// Of each parameter: its job, its name, what it takes, its default.
+fn check_defaults<'a>(params: impl Iterator<Item = (&'a str, &'a str, ParamKind, &'a Value)>) -> Result<(), Fault> {
+    for (job, param, kind, default) in params {
+        value::check_default(kind, default).map_err(|why| {
+            Fault::new(
+                Reason::BadManifest,
+                format!("the default of {param} in {job} cannot be used: {why}"),
+                "mend the default in the package's source and build it again",
+            )
+        })?;
     }
     Ok(())
 }

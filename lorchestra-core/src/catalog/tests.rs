@@ -245,6 +245,55 @@ fn two_files_with_one_package_are_both_unusable_and_named() {
 }
 
 #[test]
+fn many_files_of_one_package_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let detail = |n: usize| {
+        std::fs::write(dir.path().join(format!("lib{n}.so")), plugin("pack")).unwrap();
+        scan(&[dir.path()]).problems.first().map(|problem| problem.detail.replace(&dir.path().display().to_string(), "D"))
+    };
+    assert_eq!(detail(0), None);
+    assert_eq!(detail(1).as_deref(), Some("the package pack is also in D/lib1.so"));
+    assert_eq!(detail(2).as_deref(), Some("the package pack is also in D/lib1.so, D/lib2.so"));
+    assert_eq!(detail(3).as_deref(), Some("the package pack is also in D/lib1.so, D/lib2.so, and 1 more"));
+    for n in 4..40 {
+        detail(n);
+    }
+    assert_eq!(detail(40).as_deref(), Some("the package pack is also in D/lib1.so, D/lib10.so, and 38 more"));
+}
+
+/// A listing and the run of a job see the same packages: a file that one refuses is refused by the other, for the same reason.
+#[test]
+fn what_cannot_be_run_is_not_listed() {
+    let two = |first: &str, second: &str| {
+        let json = json("pack", ABI_REVISION, "5");
+        let (start, param) = json.split_at(json.find(r#"{"name":"n""#).unwrap());
+        let (param, end) = param.split_at(param.find("]}]}").unwrap());
+        format!("{start}{},{}{end}", param.replace("\"n\"", first), param.replace("\"n\"", second))
+    };
+    let of = |json: &str| library(vec![Section { name: ".lorchestra", bytes: manifest_section(json), link: 0 }]);
+    for (what, json) in [
+        ("256", json("pack", ABI_REVISION, "256")),
+        ("is listed twice", two("\"a\"", "\"a\"")),
+        ("share the flag --a-b", two("\"a_b\"", "\"a-b\"")),
+        ("--help", two("\"help\"", "\"a\"")),
+        ("kind \"tensor\"", json("pack", ABI_REVISION, "5").replace("\"u8\",\"opt", "\"tensor\",\"opt")),
+        ("docs", json("pack", ABI_REVISION, "5").replace(r#","docs":"""#, "")),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("liba.so"), of(&json)).unwrap();
+        let fault = inspected(&of(&json)).expect_err(what);
+        let catalog = scan(&[dir.path()]);
+        let Err(Lookup::Unusable(problems)) = catalog.find("pack") else { panic!("{what}: listed, or not known") };
+        assert_eq!((problems.len(), problems[0].reason, &problems[0].detail), (1, Reason::BadManifest, &fault.detail));
+        assert!(fault.detail.contains(what), "{what}: {}", fault.detail);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("liba.so"), of(&two("\"a\"", "\"b\""))).unwrap();
+    let catalog = scan(&[dir.path()]);
+    assert_eq!(catalog.find("pack").unwrap().manifest().unwrap().jobs[0].params.len(), 2);
+}
+
+#[test]
 fn what_is_not_there_is_said_with_the_nearest_names() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("lib\u{e4}.so"), plugin("ingester")).unwrap();

@@ -117,6 +117,8 @@ pub struct Deliverer<'a, D> {
     backoff: Backoff,
     /// Reconnections, and looks at a table that is not there, in a row.
     patience: u32,
+    /// Streams left in a row, without a batch that landed.
+    left: u32,
     /// Rows in the next batch: halved when a server finds one too large.
     room: usize,
     flight: Option<Flight>,
@@ -131,7 +133,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
     pub fn new(store: &'a mut Store, session: &'a mut Session<D>, policy: Policy, progress: &'a mut Progress) -> Self {
         let backoff = Backoff::new(policy.first_wait, policy.longest_wait);
         let room = policy.rows;
-        Self { store, session, policy, backoff, patience: 0, room, flight: None, progress }
+        Self { store, session, policy, backoff, patience: 0, left: 0, room, flight: None, progress }
     }
 
     /// Sends until nothing is pending. The future may be dropped at any moment: what was on its way stays frozen.
@@ -298,6 +300,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
     async fn landed(&mut self) -> Result<(), Trouble> {
         let Some(flight) = self.flight.take() else { return Ok(()) };
         self.progress.delivered += flight.rows.len() as u64;
+        self.left = 0;
         self.room = (self.room * 2).min(self.policy.rows);
         match self.freeze(Some(&flight.batch)).await {
             Ok(_) => Ok(()),
@@ -331,7 +334,9 @@ impl<'a, D: Destination> Deliverer<'a, D> {
             Refusal::TooLarge(_) => self.take_back(Vec::new(), flight.rows.len() / 2),
             Refusal::OffsetBeyondEnd(reason) => {
                 // The stream is shorter than what was put into it: it is not to be trusted any more, and this batch is not in it.
-                tracing::warn!(reason, "a stream has lost rows; a new one is begun");
+                if self.left == 0 {
+                    tracing::warn!(reason, "a stream has lost rows that had landed; a new one is begun");
+                }
                 let stream = flight.batch.place.as_ref().map(|(stream, _)| stream.clone()).unwrap_or_default();
                 let _ = self.session.destination.finalize(&stream).await;
                 self.leave_and_take_back(Vec::new())
@@ -363,7 +368,17 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         if let Some(flight) = &self.flight {
             self.store.leave_stream(&flight.batch.destination)?;
         }
-        self.take_back(settled, self.room)
+        self.take_back(settled, self.room)?;
+        self.left += 1;
+        if self.left > PATIENCE {
+            // Streams are not for free, and this server takes none.
+            return Err(Trouble::Refused(Refusal::Later {
+                reason: "it refused one new stream after the other".into(),
+                after: None,
+                perhaps_too_large: false,
+            }));
+        }
+        Ok(())
     }
 
     /// The stream takes no more: its number of rows tells whether the batch is in it.

@@ -395,6 +395,21 @@ fn names_the_job_does_not_have() {
     assert!(fault(&super::tests::job(many), &[("=x", "1")]).ends_with("--q8, --q9, …"));
 }
 
+/// A name of every length, with something in it that cannot be shown: at its beginning, in its middle, at its end.
+#[test]
+fn names_that_are_typed_are_never_shown_raw() {
+    let job = all_kinds();
+    for bad in ['\0', '\u{1b}', '\u{202e}', '"', '\\'] {
+        for (before, after) in (0..70).flat_map(|n| [(n, 0), (n, n), (0, n)]) {
+            let name = format!("{}{bad}{}", "a".repeat(before), "b".repeat(after));
+            let line = fault(&job, &[(&format!("={name}"), "1")]);
+            let harmless = bad == '"' || bad == '\\';
+            assert!(harmless || !line.contains(bad), "{line:?}");
+            assert!(line.chars().count() < 400, "{line}");
+        }
+    }
+}
+
 #[test]
 fn names_may_be_written_as_their_flag() {
     let dashed = job(vec![param("page_size", "u32", false, json!(500), "")]);
@@ -470,7 +485,7 @@ fn defaults_are_resolved_like_typed_values() {
         json!({"since": "2024-03-23T12:34:56.789012Z", "day": "2024-01-31", "size": 500, "rate": 2.0, "deep": true, "name": ""})
     );
     assert_eq!(plan.window.unwrap().since.map(time::show).as_deref(), Some("2024-03-23T12:34:56.789012Z"));
-    assert!(job.params.iter().all(|param| value::check_default(param).is_ok()));
+    assert!(job.params.iter().all(|param| value::check_default(param.kind, &param.default).is_ok()));
 }
 
 #[test]
@@ -494,7 +509,7 @@ fn defaults_that_do_not_fit_are_the_plugins_fault() {
         ("path", json!({"a": [1]}), "the default {\"a\":[1]} is not a path"),
     ] {
         let job = job(vec![param("a_b", kind, false, default, "")]);
-        let why = value::check_default(&job.params[0]).unwrap_err();
+        let why = value::check_default(job.params[0].kind, &job.params[0].default).unwrap_err();
         assert!(why.contains(says), "{kind}: {why}");
         let error = resolve(request(&job, &[])).unwrap_err();
         assert!(error.is_of_plugin());

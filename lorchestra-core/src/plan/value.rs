@@ -6,7 +6,6 @@
 use super::time::{self, TimeError};
 use chrono::{DateTime, Utc};
 use lorchestra_plugin_api::def::ParamKind;
-use lorchestra_plugin_api::manifest::ParamManifest;
 use serde_json::{Number, Value};
 use thiserror::Error;
 
@@ -110,26 +109,26 @@ pub const fn placeholder(kind: ParamKind) -> &'static str {
 ///
 /// # Errors
 /// What is wrong with it, as a fragment that follows the parameter's name. Such a plugin is broken, not its caller.
-pub fn check_default(param: &ParamManifest) -> Result<(), String> {
+pub fn check_default(kind: ParamKind, json: &Value) -> Result<(), String> {
     let year_2000 = DateTime::from_timestamp(946_684_800, 0).unwrap_or_default();
-    default(param, year_2000).map(drop)
+    default(kind, json, year_2000).map(drop)
 }
 
 /// The manifest's default; `None` where there is none.
-pub(super) fn default(param: &ParamManifest, now: DateTime<Utc>) -> Result<Option<Fitting>, String> {
-    let value = match (&param.default, param.kind) {
+pub(super) fn default(kind: ParamKind, json: &Value, now: DateTime<Utc>) -> Result<Option<Fitting>, String> {
+    let value = match (json, kind) {
         (Value::Null, _) => return Ok(None),
         (Value::Bool(on), ParamKind::Bool) => Ok(Fitting::Json((*on).into())),
         // A number is checked as its text is: one rule for what fits, and 1.0 is no whole number.
         (Value::Number(number), ParamKind::Int(_) | ParamKind::Uint(_) | ParamKind::Float) => {
-            parse(param.kind, &number.to_string(), now).map_err(|e| e.to_string())
+            parse(kind, &number.to_string(), now).map_err(|e| e.to_string())
         }
         (Value::String(text), ParamKind::String | ParamKind::DateTime | ParamKind::Date | ParamKind::Path) => {
-            parse(param.kind, text, now).map_err(|e| e.to_string())
+            parse(kind, text, now).map_err(|e| e.to_string())
         }
-        _ => Err(format!("is not {}", describe(param.kind))),
+        _ => Err(format!("is not {}", describe(kind))),
     };
-    value.map(Some).map_err(|why| format!("the default {} {why}", super::fault::quote_json(&param.default)))
+    value.map(Some).map_err(|why| format!("the default {} {why}", super::fault::quote_json(json)))
 }
 
 /// The value that `text` says.

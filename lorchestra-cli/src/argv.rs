@@ -1,0 +1,141 @@
+//! The words of the command line before clap reads them: which are ours, and which stand behind a job that is not known yet. Called by
+//! [`crate::args`] and, for what stands behind the job, by [`crate::flags`].
+
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+/// Takes off what stands behind `run-job PACKAGE JOB`. Whose flags those are is known when the job is: clap, which knows only ours,
+/// would take them in one order of the words and leave them to the job in another. `None` for another command.
+pub(crate) fn cut(definition: &clap::Command, words: &mut Vec<OsString>) -> Option<Vec<OsString>> {
+    let with_value = |command: &clap::Command| -> Vec<String> {
+        let flags = command.get_arguments().filter(|arg| arg.get_action().takes_values());
+        flags.filter_map(|arg| arg.get_long().map(|long| format!("--{long}"))).collect()
+    };
+    let mut takes_value: HashSet<String> = with_value(definition).into_iter().collect();
+    let (mut open, mut found, mut at) = (true, 0, 1);
+    while let Some(word) = words.get(at) {
+        if open && word == "--" {
+            open = false;
+        } else if open && is_flag(word) {
+            // All flags of one letter are switches (see the tests).
+            at += usize::from(word.to_str().is_some_and(|word| takes_value.contains(word)));
+        } else {
+            found += 1;
+            match found {
+                1 => match definition.find_subcommand(word).filter(|_| word == "run-job") {
+                    Some(run_job) => takes_value.extend(with_value(run_job)),
+                    None => return None,
+                },
+                3 => return Some(words.split_off(at + 1)),
+                _ => {}
+            }
+        }
+        at += 1;
+    }
+    (found > 0).then(Vec::new)
+}
+
+/// How often `-v` and which `--plugin-dir` there are. They are needed before the job is known, and count wherever they stand; that the
+/// words are good ones is clap's to say, which reads them too.
+pub(crate) fn globals(words: &[OsString]) -> (u8, Vec<PathBuf>) {
+    let (mut verbose, mut dirs) = (0_u8, Vec::new());
+    let mut words = words.iter().take_while(|word| *word != "--");
+    while let Some(word) = words.next() {
+        match word.as_encoded_bytes() {
+            b"--verbose" => verbose = verbose.saturating_add(1),
+            b"--plugin-dir" => dirs.extend(words.next().map(PathBuf::from)),
+            // A path need not be UTF-8.
+            [b'-', b'-', ..] => dirs.extend(strip_prefix(word, "--plugin-dir=").map(PathBuf::from)),
+            [b'-', letters @ ..] if letters.iter().all(u8::is_ascii_alphabetic) => {
+                let n = letters.iter().filter(|letter| **letter == b'v').count();
+                verbose = verbose.saturating_add(u8::try_from(n).unwrap_or(u8::MAX));
+            }
+            _ => {}
+        }
+    }
+    (verbose, dirs)
+}
+
+fn strip_prefix<'a>(word: &'a OsStr, prefix: &str) -> Option<&'a OsStr> {
+    word.as_bytes().strip_prefix(prefix.as_bytes()).map(OsStr::from_bytes)
+}
+
+/// Writes `--since -7d` as `--since=-7d`. clap's allow_hyphen_values would take the next flag for a forgotten value; no flag of ours
+/// begins with `-` and a digit.
+pub(crate) fn join_negative(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut joined: Vec<OsString> = Vec::new();
+    let mut open = true;
+    for word in words {
+        open &= word != "--";
+        let negative = matches!(word.as_encoded_bytes(), [b'-', b'0'..=b'9' | b'.', ..]);
+        match joined.last_mut() {
+            Some(last) if open && negative && is_bare_flag(last) => {
+                last.push("=");
+                last.push(word);
+            }
+            _ => joined.push(word),
+        }
+    }
+    joined
+}
+
+fn is_flag(word: &OsStr) -> bool {
+    matches!(word.as_encoded_bytes(), [b'-', _, ..])
+}
+
+/// `--name` without a value of its own.
+fn is_bare_flag(word: &OsStr) -> bool {
+    let bytes = word.as_encoded_bytes();
+    bytes.len() > 2 && bytes.starts_with(b"--") && !bytes.contains(&b'=')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Args;
+    use clap::CommandFactory;
+
+    /// What [`cut`] and [`globals`] build upon.
+    #[test]
+    fn flags_of_one_letter_are_switches() {
+        fn look(command: &clap::Command) {
+            for arg in command.get_arguments().filter(|arg| arg.get_short().is_some()) {
+                assert!(!arg.get_action().takes_values(), "{arg}");
+            }
+            command.get_subcommands().for_each(look);
+        }
+        look(&Args::command());
+    }
+
+    #[test]
+    fn words_behind_the_job_are_left_as_they_are() {
+        let behind = ["--timeout", "5s", "-7d", "--since", "-7d", "-q", "--", "-v", "stray", "--help"];
+        for front in [
+            &["pkg", "job"][..],
+            &["-q", "pkg", "job"],
+            &["--timeout", "pkg2", "pkg", "job"],
+            &["--timeout=1s", "--param", "a=b", "pkg", "--grace", "1m", "job"],
+            &["--plugin-dir", "dir", "pkg", "-v", "job"],
+            &["--", "pkg", "job"],
+        ] {
+            let mut words: Vec<OsString> = ["lorchestra", "--plugin-dir", "run-job", "-v", "run-job"]
+                .iter()
+                .chain(front)
+                .chain(&behind)
+                .map(OsString::from)
+                .collect();
+            let rest = cut(&Args::command(), &mut words);
+            assert_eq!(rest.as_deref(), Some(&behind.map(OsString::from)[..]), "{front:?}");
+            assert_eq!(words.len(), 5 + front.len());
+        }
+        let cut_of = |words: &[&str]| {
+            cut(&Args::command(), &mut std::iter::once(&"lorchestra").chain(words).map(OsString::from).collect())
+        };
+        for other in [&["runs", "show", "a", "b"][..], &["jobs", "run-job", "a", "b"], &["--", "x"], &["-v"], &[]] {
+            assert_eq!(cut_of(other), None, "{other:?}");
+        }
+        assert_eq!(cut_of(&["run-job", "a", "--timeout", "b"]), Some(vec![]));
+    }
+}

@@ -1,0 +1,105 @@
+//! Which directory or file is the root of it when the system refuses a path, and what mends that. Looks at the file system, at the
+//! moment of the message; [`crate::failure`] makes the message.
+
+use crate::show::escaped;
+use rustix::fs::{Access, access};
+use std::io::{Error, ErrorKind};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// What is wrong, and what mends it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// A clause that names the directory or file.
+    pub(crate) what: String,
+    /// A command, or what to do.
+    pub(crate) mend: String,
+}
+
+/// The refusal behind an error at `path`. `None`: the error says all there is.
+pub(crate) fn of(path: &Path, error: &Error) -> Option<Refusal> {
+    let (at, meta) = path.ancestors().find_map(|at| Some((at, std::fs::metadata(at).ok()?)))?;
+    let shown = escaped(&at.display().to_string());
+    match error.kind() {
+        ErrorKind::PermissionDenied => unwritable(at),
+        ErrorKind::ReadOnlyFilesystem => Some(Refusal {
+            what: format!("the file system of {shown} is mounted read-only"),
+            mend: format!("findmnt -T {shown} shows where it is mounted"),
+        }),
+        ErrorKind::StorageFull => Some(full(at)),
+        ErrorKind::QuotaExceeded => Some(Refusal {
+            what: format!("this user's quota on the file system of {shown} is used up"),
+            mend: "see quota -s".into(),
+        }),
+        // Something on the way is a file.
+        ErrorKind::NotADirectory if !meta.is_dir() => {
+            Some(Refusal { what: format!("{shown} is not a directory"), mend: format!("move {shown} away") })
+        }
+        _ => None,
+    }
+}
+
+/// The refusal of a file that cannot be written: its own, or that of its directory.
+pub(crate) fn of_file(path: &Path) -> Option<Refusal> {
+    path.ancestors().take(2).filter(|at| at.exists()).find_map(unwritable)
+}
+
+/// No room at this place.
+pub(crate) fn full(at: &Path) -> Refusal {
+    let shown = escaped(&at.display().to_string());
+    Refusal {
+        what: format!("the file system of {shown} is full"),
+        mend: format!("free some space or inodes: df -h {shown}; df -i {shown}"),
+    }
+}
+
+/// Something that is there and that this user may not use.
+fn unwritable(at: &Path) -> Option<Refusal> {
+    let meta = std::fs::metadata(at).ok()?;
+    let needed =
+        if meta.is_dir() { Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK } else { Access::READ_OK | Access::WRITE_OK };
+    access(at, needed).err()?;
+    let shown = escaped(&at.display().to_string());
+    let (user, owner) = (rustix::process::geteuid().as_raw(), meta.uid());
+    let mode = if meta.is_dir() { "u+rwx" } else { "u+rw" };
+    Some(if owner == user {
+        Refusal { what: format!("this user may not write in {shown}"), mend: format!("chmod {mode} {shown}") }
+    } else {
+        let what = format!("this user may not write in {shown}, which belongs to user {owner}");
+        Refusal { what, mend: format!("as user {owner} or root: chown {user} {shown}") }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    fn error(errno: Errno) -> Error {
+        errno.into()
+    }
+
+    #[test]
+    fn the_nearest_thing_that_is_there_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, root) = (dir.path().join("file"), dir.path().display().to_string());
+        std::fs::write(&file, "").unwrap();
+        let refusal = of(&file.join("a/b"), &error(Errno::NOTDIR)).unwrap();
+        assert_eq!(refusal.what, format!("{root}/file is not a directory"));
+        assert_eq!(refusal.mend, format!("move {root}/file away"));
+        let refusal = of(&dir.path().join("a/b/c"), &error(Errno::NOSPC)).unwrap();
+        assert_eq!(refusal.what, format!("the file system of {root} is full"));
+        assert!(refusal.mend.contains(&format!("df -h {root}")), "{refusal:?}");
+        let refusal = of(&dir.path().join("a"), &error(Errno::ROFS)).unwrap();
+        assert!(refusal.what.contains(&root) && refusal.what.contains("read-only"), "{refusal:?}");
+    }
+
+    #[test]
+    fn nothing_is_made_up() {
+        let dir = tempfile::tempdir().unwrap();
+        // May be written; what the error means is not known here.
+        assert_eq!(of(dir.path(), &error(Errno::ACCESS)), None);
+        assert_eq!(of(dir.path(), &error(Errno::IO)), None);
+        assert_eq!(of_file(&dir.path().join("lorchestra.db")), None);
+    }
+}

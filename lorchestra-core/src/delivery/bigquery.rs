@@ -1,0 +1,422 @@
+//! BigQuery as a [`Destination`]: the Storage Write API with committed streams and offsets, or insertAll.
+//!
+//! Owns one table: its name, its columns as last read, the credentials, one HTTP client and one gRPC channel. Talks to Google, or
+//! to an emulator at a plain-text endpoint; reads no environment. Promises of its own, beyond the trait's: no secret and no row
+//! contents in any error or Debug, and no connection before [`Destination::connect`].
+//!
+//! ```text
+//!  BigQuery ─┬─ rest     gcp-bigquery-client: tables.get, insertAll, query, setup ──┐
+//!            ├─ storage  CreateWriteStream, AppendRows, FinalizeWriteStream ────────┼─ answer: what an error means
+//!            ├─ columns, encode: the table's columns, rows as bytes                 │
+//!            └─ credentials, token, dial: who we are, and the way through a proxy ──┘
+//! ```
+
+mod answer;
+mod columns;
+mod credentials;
+mod dial;
+mod encode;
+mod endpoint;
+mod rest;
+pub mod setup;
+mod storage;
+#[cfg(test)]
+mod tests;
+mod token;
+mod words;
+
+pub use credentials::CredentialSources;
+
+use super::{Destination, Landed, Place, Refusal, Row};
+use columns::{Field, Found, Layout};
+use credentials::Credentials;
+use dial::Dialing;
+use endpoint::Endpoint;
+use gcp_bigquery_client::Client;
+use gcp_bigquery_client::error::BQError;
+use gcp_bigquery_client::model::table::Table;
+use rest::{Rest, TableName};
+use serde_json::Value;
+use std::collections::HashSet;
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+use storage::{Caller, Storage};
+use token::Tokens;
+use tonic::codegen::http::{HeaderMap, HeaderValue};
+
+const REST: &str = "https://bigquery.googleapis.com";
+const STORAGE: &str = "https://bigquerystorage.googleapis.com";
+/// Ids in one query of [`Destination::present`].
+const IDS: usize = 5000;
+
+/// How batches are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WriteMethod {
+    /// Committed streams with offsets: each event once.
+    #[default]
+    StorageWrite,
+    /// insertAll: each event at least once; the view of [`setup`] shows it once.
+    InsertAll,
+}
+
+/// What a person configured.
+#[derive(Clone)]
+pub struct BigQueryConfig {
+    /// None: that of the credentials.
+    pub project: Option<String>,
+    /// Dataset id.
+    pub dataset: String,
+    /// Table id.
+    pub table: String,
+    /// Where setup makes a missing dataset, such as `EU`. None: BigQuery's default.
+    pub location: Option<String>,
+    /// How batches are written.
+    pub write: WriteMethod,
+    /// REST: `host:port`, `http://…` (plain text: an emulator, no credentials) or `https://…`. None: Google.
+    pub endpoint: Option<String>,
+    /// gRPC, in the same forms. None: Google; beside a plain-text `endpoint` there is no default.
+    pub storage_endpoint: Option<String>,
+    /// Where credentials are looked for.
+    pub credentials: CredentialSources,
+    /// HTTPS_PROXY: for https endpoints and for token requests.
+    pub proxy: Option<String>,
+    /// NO_PROXY: hosts that are spoken to directly.
+    pub no_proxy: Option<String>,
+    /// The limit of one request. Connecting has the same limit, but 5 s at most.
+    pub timeout: Duration,
+}
+
+impl fmt::Debug for BigQueryConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Addresses and the proxy may hold a password.
+        f.debug_struct("BigQueryConfig")
+            .field("project", &self.project)
+            .field("dataset", &self.dataset)
+            .field("table", &self.table)
+            .field("location", &self.location)
+            .field("write", &self.write)
+            .field("credentials", &self.credentials)
+            .field("proxy", &self.proxy.is_some())
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One table of BigQuery.
+#[derive(Debug)]
+pub struct BigQuery {
+    config: BigQueryConfig,
+    endpoint: Endpoint,
+    storage_endpoint: Option<Endpoint>,
+    dialing: Dialing,
+    name: String,
+    tokens: Option<Tokens>,
+    rest: Option<Rest>,
+    storage: Option<Storage>,
+    table: Option<TableName>,
+    read: Option<Read>,
+}
+
+/// What was learnt of the table when connecting.
+#[derive(Debug)]
+struct Read {
+    layout: Layout,
+    location: Option<String>,
+}
+
+impl BigQuery {
+    /// Checks the settings. Makes no connection and reads no file.
+    ///
+    /// # Errors
+    /// [`Refusal::Denied`], naming the setting.
+    pub fn new(config: BigQueryConfig) -> Result<Self, Refusal> {
+        for (key, id) in [("bigquery.dataset", &config.dataset), ("bigquery.table", &config.table)] {
+            check_id(key, id)?;
+        }
+        if let Some(project) = &config.project {
+            check_id("bigquery.project", project)?;
+        }
+        let endpoint = Endpoint::parse(config.endpoint.as_deref().unwrap_or(REST), "bigquery.endpoint")?;
+        let storage_endpoint = match config.storage_endpoint.as_deref() {
+            Some(text) => Some(Endpoint::parse(text, "bigquery.storage_endpoint")?),
+            // Never from an emulator to Google.
+            None if endpoint.is_plain() => None,
+            None => Some(Endpoint::parse(STORAGE, "bigquery.storage_endpoint")?),
+        };
+        if storage_endpoint.is_none() && config.write == WriteMethod::StorageWrite {
+            return Err(no_storage_endpoint());
+        }
+        let dialing = Dialing::new(config.timeout, config.proxy.as_deref(), config.no_proxy.as_deref())?;
+        let name = format!("{}.{}.{}", config.project.as_deref().unwrap_or("?"), config.dataset, config.table);
+        let (tokens, rest, storage, table, read) = (None, None, None, None, None);
+        Ok(Self { config, endpoint, storage_endpoint, dialing, name, tokens, rest, storage, table, read })
+    }
+
+    /// Finds the project, and with it the [`Destination::name`]: from the settings, else from the credentials' file, else from
+    /// the metadata server. [`Destination::connect`] does it too; this is for those who need the name before. No call is made to
+    /// BigQuery.
+    ///
+    /// # Errors
+    /// [`Refusal::Unauthenticated`], [`Refusal::Denied`] when nothing names a project.
+    pub async fn resolve(&mut self) -> Result<(), Refusal> {
+        if self.table.is_some() {
+            return Ok(());
+        }
+        let plain = self.endpoint.is_plain() && self.storage_endpoint.as_ref().is_none_or(Endpoint::is_plain);
+        let found = Credentials::find(&self.config.credentials, plain)?;
+        let mut tokens = Tokens::new(found, self.dialing.clone());
+        let project = match (&self.config.project, tokens.credentials().project()) {
+            (Some(project), _) => Some(project.clone()),
+            (None, Some(project)) => Some(project.to_owned()),
+            (None, None) => tokens.machine_project().await?,
+        };
+        let project = project.ok_or_else(|| {
+            Refusal::Denied("no project: the credentials name none: set bigquery.project or BQ_EVENTS_PROJECT".to_owned())
+        })?;
+        check_id("the credentials' project", &project)?;
+        let table = TableName::new(&project, &self.config.dataset, &self.config.table);
+        self.name.clone_from(&table.full);
+        self.table = Some(table);
+        self.tokens = Some(tokens);
+        Ok(())
+    }
+
+    /// Columns of the event that the table lacks, as last read: their values are not written. Empty before connecting.
+    pub fn left_out(&self) -> &[&'static str] {
+        self.read.as_ref().map_or(&[], |read| read.layout.left_out())
+    }
+
+    /// Everything a REST call needs.
+    async fn rest(&mut self) -> Result<RestCall<'_>, Refusal> {
+        self.resolve().await?;
+        let (Some(tokens), Some(table)) = (&mut self.tokens, &self.table) else { return Err(not_connected(&self.name)) };
+        if self.rest.is_none() {
+            let mut headers = HeaderMap::new();
+            if let Some(project) = tokens.credentials().quota_project()
+                && let Ok(project) = HeaderValue::from_str(project)
+            {
+                headers.insert("x-goog-user-project", project);
+            }
+            let http = self.dialing.http(headers, self.endpoint.is_plain())?;
+            self.rest = Some(Rest::new(self.endpoint.v2(), http, self.dialing.timeout()).await?);
+        }
+        let rest = self.rest.as_ref().ok_or_else(|| not_connected(&self.name))?;
+        let token = if anonymous(&self.endpoint, &self.config.credentials) { None } else { tokens.bearer().await? };
+        Ok(RestCall { rest, table, read: self.read.as_ref(), token })
+    }
+
+    /// Everything a call to a stream needs.
+    async fn storage(&mut self) -> Result<StorageCall<'_>, Refusal> {
+        self.resolve().await?;
+        let (Some(tokens), Some(table)) = (&mut self.tokens, &self.table) else { return Err(not_connected(&self.name)) };
+        let endpoint = self.storage_endpoint.as_ref().ok_or_else(no_storage_endpoint)?;
+        if self.storage.is_none() {
+            self.storage = Some(Storage::new(endpoint, &self.dialing)?);
+        }
+        let storage = self.storage.as_mut().ok_or_else(|| not_connected(&self.name))?;
+        let token = if anonymous(endpoint, &self.config.credentials) { None } else { tokens.bearer().await? };
+        let quota_project = tokens.credentials().quota_project().map(str::to_owned);
+        Ok(StorageCall { storage, table, read: self.read.as_ref(), token, quota_project })
+    }
+
+    /// Ends what takes too long. A kept token that was refused has ended (a machine that slept does not notice): the next try has
+    /// a new one.
+    fn settled<T>(&mut self, outcome: Result<Result<T, Refusal>, tokio::time::error::Elapsed>) -> Result<T, Refusal> {
+        let outcome = outcome.unwrap_or_else(|_| Err(answer::too_late(&self.name, self.dialing.timeout())));
+        match (outcome, &mut self.tokens) {
+            (Err(Refusal::Unauthenticated(reason)), Some(tokens)) => {
+                let kept = tokens.was_kept();
+                tokens.forget();
+                Err(if kept { answer::later(reason) } else { Refusal::Unauthenticated(reason) })
+            }
+            (outcome, _) => outcome,
+        }
+    }
+
+    async fn read_table(&mut self) -> Result<(), Refusal> {
+        let call = self.rest().await?;
+        let table = call.table;
+        let about = table.full.as_str();
+        let got = call.client().table().get(&table.project, &table.dataset, &table.table, None).await;
+        let (found, kind, location) = match got {
+            Ok(Table { schema, r#type, location, .. }) => {
+                (schema.fields.iter().flatten().map(Found::from).collect::<Vec<_>>(), r#type, location)
+            }
+            // A type that the client does not know, or an answer that is none of BigQuery's: asked again, that tells which.
+            Err(BQError::RequestError(error)) if error.is_decode() => raw_table(call.rest, table, call.token.as_deref()).await?,
+            Err(error) => return Err(answer::rest(about, &error)),
+        };
+        if let Some(kind) = kind.filter(|kind| kind != "TABLE") {
+            return Err(Refusal::Denied(format!("{about}: is a {kind}, and no table")));
+        }
+        let layout = Layout::read(about, &found)?;
+        // The descriptor of an open connection may be another.
+        if let Some(storage) = &mut self.storage {
+            let changed = storage.take_schema_changed() || self.read.as_ref().is_none_or(|read| read.layout != layout);
+            if changed {
+                storage.close();
+            }
+        }
+        self.read = Some(Read { layout, location });
+        Ok(())
+    }
+
+    async fn append_to(&mut self, place: Place<'_>, rows: &[Row]) -> Result<Landed, Refusal> {
+        match place {
+            Place::Stream { stream, offset } => {
+                let mut call = self.storage().await?;
+                let read = call.read.ok_or_else(|| not_connected(&call.table.full))?;
+                let (storage, caller) = call.parts();
+                storage.append(caller, &read.layout, stream, offset, rows).await
+            }
+            Place::Table => {
+                let RestCall { rest, table, read, token } = self.rest().await?;
+                let read = read.ok_or_else(|| not_connected(&table.full))?;
+                rest.insert_all(table, token.as_deref(), &read.layout, rows).await?;
+                Ok(Landed::Now)
+            }
+        }
+    }
+
+    async fn present_among(&mut self, ids: &[&str]) -> Result<Vec<String>, Refusal> {
+        let RestCall { rest, table, read, token } = self.rest().await?;
+        let column = read.and_then(|read| read.layout.name_of(Field::EventId)).unwrap_or("event_id");
+        let location = read.and_then(|read| read.location.as_deref());
+        let query = format!("SELECT DISTINCT `{column}` FROM `{}` WHERE `{column}` IN UNNEST(@ids)", table.full);
+        rest.query(table, token.as_deref(), location, query, ids).await
+    }
+}
+
+/// What a REST call needs.
+struct RestCall<'a> {
+    rest: &'a Rest,
+    table: &'a TableName,
+    read: Option<&'a Read>,
+    token: Option<String>,
+}
+
+impl RestCall<'_> {
+    fn client(&self) -> &Client {
+        self.rest.with(self.token.as_deref())
+    }
+}
+
+/// What a call to a stream needs.
+struct StorageCall<'a> {
+    storage: &'a mut Storage,
+    table: &'a TableName,
+    read: Option<&'a Read>,
+    token: Option<String>,
+    quota_project: Option<String>,
+}
+
+impl StorageCall<'_> {
+    fn parts(&mut self) -> (&mut Storage, Caller<'_>) {
+        let (token, quota_project) = (self.token.as_deref(), self.quota_project.as_deref());
+        (self.storage, Caller { about: &self.table.full, token, quota_project })
+    }
+}
+
+/// Emulators are shown no credentials, but those named on purpose.
+fn anonymous(endpoint: &Endpoint, credentials: &CredentialSources) -> bool {
+    endpoint.is_plain() && credentials.file.is_none()
+}
+
+impl Destination for BigQuery {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn uses_streams(&self) -> bool {
+        self.config.write == WriteMethod::StorageWrite
+    }
+
+    async fn connect(&mut self) -> Result<(), Refusal> {
+        let done = within(self.dialing.timeout(), self.read_table()).await;
+        self.settled(done)
+    }
+
+    async fn create_stream(&mut self) -> Result<String, Refusal> {
+        let limit = self.dialing.timeout();
+        let created = within(limit, async {
+            let mut call = self.storage().await?;
+            let parent = call.table.resource();
+            let (storage, caller) = call.parts();
+            storage.create(caller, parent).await
+        });
+        let created = created.await;
+        self.settled(created)
+    }
+
+    async fn append(&mut self, place: Place<'_>, rows: &[Row]) -> Result<Landed, Refusal> {
+        if rows.is_empty() {
+            return Ok(Landed::Now);
+        }
+        let appended = within(self.dialing.timeout(), self.append_to(place, rows)).await;
+        self.settled(appended)
+    }
+
+    async fn finalize(&mut self, stream: &str) -> Result<i64, Refusal> {
+        let limit = self.dialing.timeout();
+        let finalized = within(limit, async {
+            let mut call = self.storage().await?;
+            let (storage, caller) = call.parts();
+            storage.finalize(caller, stream).await
+        });
+        let finalized = finalized.await;
+        self.settled(finalized)
+    }
+
+    /// Each 5000 ids are one query, with a limit of its own.
+    async fn present(&mut self, event_ids: &[&str]) -> Result<HashSet<String>, Refusal> {
+        let mut found = HashSet::new();
+        for ids in event_ids.chunks(IDS) {
+            let answered = within(self.dialing.timeout(), self.present_among(ids)).await;
+            found.extend(self.settled(answered)?);
+        }
+        Ok(found)
+    }
+}
+
+async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, tokio::time::error::Elapsed> {
+    tokio::time::timeout(limit, work).await
+}
+
+/// The table's columns, kind and location past the client.
+async fn raw_table(
+    rest: &Rest,
+    table: &TableName,
+    token: Option<&str>,
+) -> Result<(Vec<Found>, Option<String>, Option<String>), Refusal> {
+    let path = format!("projects/{}/datasets/{}/tables/{}", table.project, table.dataset, table.table);
+    let resource = rest.raw(&table.full, token, reqwest::Method::GET, &path, None).await?;
+    let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
+    let fields = resource.pointer("/schema/fields").and_then(Value::as_array);
+    let found = fields
+        .into_iter()
+        .flatten()
+        .filter_map(|field| Some(Found::new(&text(field, "name")?, &text(field, "type")?, text(field, "mode").as_deref())));
+    Ok((found.collect(), text(&resource, "type"), text(&resource, "location")))
+}
+
+fn no_storage_endpoint() -> Refusal {
+    Refusal::Denied(
+        "bigquery.storage_endpoint: an emulator's Storage Write API has an address of its own: set it, or \
+         `write = \"insert-all\"`"
+            .to_owned(),
+    )
+}
+
+fn not_connected(name: &str) -> Refusal {
+    Refusal::Denied(format!("{name}: not connected yet"))
+}
+
+/// Ids go into addresses, resource names and quoted SQL names.
+fn check_id(key: &str, id: &str) -> Result<(), Refusal> {
+    let legal = |c: char| c.is_alphanumeric() || "-_:.".contains(c);
+    if id.is_empty() || id.len() > 1024 || !id.chars().all(legal) {
+        return Err(Refusal::Denied(format!("{key}: `{}` is not an id", words::one_line(id))));
+    }
+    Ok(())
+}

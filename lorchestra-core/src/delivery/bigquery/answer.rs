@@ -1,0 +1,311 @@
+//! What an answer means: every error of the client and every gRPC status as a [`Refusal`]. Talks to nobody; promises that nothing
+//! is called definite that may have been written, and that no text holds row contents (the callers pass the rows of a batch
+//! through [`super::words`] first) or a token.
+//!
+//! gcp-bigquery-client reads the body of a failure as Google's JSON and drops status and headers. An answer of another shape (a
+//! proxy's HTML 413 or 502, an empty 429) is a decode error without its status; so is a 200 that cannot be read. That is
+//! [`Refusal::Later`] with `perhaps_too_large`: the deliverer tries again a bounded number of times, with fewer rows. A
+//! Retry-After is lost the same way; gRPC's RetryInfo is kept.
+
+use super::words::one_line;
+use crate::delivery::{Landed, Refusal, RefusedRow};
+use gcp_bigquery_client::error::{BQError, NestedResponseError};
+use gcp_bigquery_client::google::cloud::bigquery::storage::v1::StorageError;
+use gcp_bigquery_client::google::cloud::bigquery::storage::v1::storage_error::StorageErrorCode;
+use gcp_bigquery_client::google::rpc;
+use gcp_bigquery_client::model::table_data_insert_all_response_insert_errors::TableDataInsertAllResponseInsertErrors as InsertError;
+use prost::Message;
+use std::error::Error;
+use std::time::Duration;
+use tonic::Code;
+
+/// Worth another try, nothing known of its size.
+pub(super) fn later(reason: String) -> Refusal {
+    Refusal::Later { reason, after: None, perhaps_too_large: false }
+}
+
+/// No answer in time.
+pub(super) fn too_late(about: &str, limit: Duration) -> Refusal {
+    later(format!("{about}: no answer within {} s", limit.as_secs_f32()))
+}
+
+/// The cause below all others: the one that helps ("connection refused", "invalid peer certificate: UnknownIssuer").
+pub(super) fn cause(error: &(dyn Error + 'static)) -> String {
+    let mut deepest = error;
+    while let Some(next) = deepest.source() {
+        deepest = next;
+    }
+    one_line(&deepest.to_string())
+}
+
+/// An error of a REST call. `about` is the table, or what else was asked for.
+pub(super) fn rest(about: &str, error: &BQError) -> Refusal {
+    match error {
+        BQError::ResponseError { error } => {
+            let NestedResponseError { code, errors, message, status } = &error.error;
+            let reasons: Vec<&str> = errors.iter().filter_map(|error| error.get("reason")).map(String::as_str).collect();
+            let reasons = if reasons.is_empty() && !status.is_empty() { vec![status.as_str()] } else { reasons };
+            http(about, *code, &reasons, message, None)
+        }
+        BQError::RequestError(error) => request(about, error),
+        // The token is asked for before each call: of these none is expected.
+        other => Refusal::Denied(format!("{about}: {}", one_line(&other.to_string()))),
+    }
+}
+
+/// A failure below the API: no answer, or one that is none of the API's.
+pub(super) fn request(about: &str, error: &reqwest::Error) -> Refusal {
+    if error.is_builder() {
+        return Refusal::Denied(format!("{about}: {}", cause(error)));
+    }
+    if error.is_decode() {
+        let reason = format!("{about}: the answer was not one of BigQuery's (a proxy's page, or a request that was too large)");
+        return Refusal::Later { reason, after: None, perhaps_too_large: true };
+    }
+    later(format!("{about}: {}", unanswered(error)))
+}
+
+/// What became of a request without an answer, with the host but without the rest of the address.
+pub(super) fn unanswered(error: &reqwest::Error) -> String {
+    let how = if error.is_connect() {
+        "no connection to"
+    } else if error.is_timeout() {
+        "no answer in time from"
+    } else {
+        "the connection broke off:"
+    };
+    let authority = error.url().map(|url| url.authority().to_owned()).unwrap_or_default();
+    format!("{how} {authority}: {}", cause(error))
+}
+
+/// An answer by HTTP code and Google's reasons.
+pub(super) fn http(about: &str, code: i64, reasons: &[&str], message: &str, after: Option<Duration>) -> Refusal {
+    let has = |known: &[&str]| reasons.iter().any(|reason| known.contains(reason));
+    let named = reasons.first().map(|reason| format!(" {reason}")).unwrap_or_default();
+    let text = format!("{about}: {code}{named}: {}", one_line(message));
+    let retry = Refusal::Later { reason: text.clone(), after, perhaps_too_large: false };
+    match code {
+        401 => Refusal::Unauthenticated(format!("{text}: the credentials were not accepted")),
+        403 if has(&RETRYABLE) => retry,
+        403 => Refusal::Denied(text),
+        404 => Refusal::TableMissing(text),
+        413 => Refusal::TooLarge(text),
+        408 | 409 | 429 => retry,
+        500.. => retry,
+        400 if too_large(message) => Refusal::TooLarge(text),
+        400 if has(&RETRYABLE) => retry,
+        _ => Refusal::Denied(text),
+    }
+}
+
+/// Reasons that pass by themselves, whatever code they come with.
+const RETRYABLE: [&str; 10] = [
+    "rateLimitExceeded",
+    "userRateLimitExceeded",
+    "jobRateLimitExceeded",
+    "quotaExceeded",
+    "backendError",
+    "jobBackendError",
+    "internalError",
+    "jobInternalError",
+    "tableUnavailable",
+    "timeout",
+];
+
+/// What BigQuery, and gRPC libraries below it, say of a request over their limit.
+fn too_large(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    let size = ["size", "length", "payload", "bytes", "request is", "rows present", "larger than max"];
+    let over = ["too large", "exceed", "too many rows", "larger than max"];
+    size.iter().any(|word| message.contains(word)) && over.iter().any(|word| message.contains(word))
+}
+
+/// insertAll's row errors: nothing of the request was written, for invalid rows are not skipped.
+///
+/// `stopped` rows are bystanders. A row that only a passing fault hit is not refused. None: there is no error among them.
+pub(super) fn inserted(about: &str, errors: &[InsertError], hide: impl Fn(usize, &str) -> String) -> Option<Refusal> {
+    let mut refused: Vec<RefusedRow> = Vec::new();
+    let mut stopped = Vec::new();
+    let mut passing = None;
+    for entry in errors {
+        let index = entry.index.and_then(|index| usize::try_from(index).ok());
+        let reasons = entry.errors.as_deref().unwrap_or_default();
+        let reason_of = |at: usize| reasons[at].reason.as_deref().unwrap_or("");
+        let Some(at) = (0..reasons.len()).find(|&at| reason_of(at) != "stopped") else {
+            stopped.extend(index);
+            continue;
+        };
+        let error = &reasons[at];
+        let location = error.location.as_deref().filter(|location| !location.is_empty());
+        let location = location.map(|location| format!(" at {}", one_line(location))).unwrap_or_default();
+        let message = error.message.as_deref().unwrap_or_default();
+        let message = index.map_or_else(String::new, |index| hide(index, message));
+        let text = format!("{}{location}: {message}", reason_of(at));
+        // The column is not there (any more): a fact of the table, not of the row.
+        if error.message.as_deref().is_some_and(|message| message.to_ascii_lowercase().starts_with("no such field")) {
+            return Some(Refusal::SchemaChanged(format!("{about}: {text}")));
+        }
+        match index {
+            Some(_) if RETRYABLE.contains(&reason_of(at)) => passing = Some(text),
+            Some(index) => refused.push(RefusedRow { index, reason: text }),
+            None => {
+                return Some(Refusal::Denied(format!("{about}: a row was refused, and the answer does not say which: {text}")));
+            }
+        }
+    }
+    if !refused.is_empty() {
+        refused.sort_by_key(|row| row.index);
+        refused.dedup_by_key(|row| row.index);
+        return Some(Refusal::Rows(refused));
+    }
+    match (passing, stopped.is_empty()) {
+        (Some(text), _) => Some(later(format!("{about}: {text}"))),
+        (None, false) => Some(later(format!("{about}: all rows were stopped, and none is named as the cause"))),
+        (None, true) => None,
+    }
+}
+
+/// Which call of the Storage Write API was answered: NOT_FOUND means another thing to each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Call {
+    Create,
+    Append,
+    Finalize,
+}
+
+/// A gRPC error, from the call's status or from inside an answer.
+#[derive(Debug)]
+pub(super) struct Fault {
+    code: Code,
+    message: String,
+    storage: Vec<StorageErrorCode>,
+    after: Option<Duration>,
+    /// Without details it may be a proxy's answer.
+    bare: bool,
+}
+
+/// google.rpc.RetryInfo, which the client does not generate.
+#[derive(Clone, PartialEq, Message)]
+struct RetryInfo {
+    #[prost(message, optional, tag = "1")]
+    retry_delay: Option<prost_types::Duration>,
+}
+
+impl From<rpc::Status> for Fault {
+    fn from(status: rpc::Status) -> Self {
+        let mut fault = Self {
+            code: Code::from_i32(status.code),
+            message: status.message,
+            storage: Vec::new(),
+            after: None,
+            bare: status.details.is_empty(),
+        };
+        for detail in &status.details {
+            if detail.type_url.ends_with("google.cloud.bigquery.storage.v1.StorageError") {
+                fault.storage.extend(StorageError::decode(&detail.value[..]).map(|error| error.code()));
+            } else if detail.type_url.ends_with("google.rpc.RetryInfo") {
+                let delay = RetryInfo::decode(&detail.value[..]).ok().and_then(|info| info.retry_delay);
+                fault.after = delay.and_then(|delay| Duration::try_from(delay).ok());
+            }
+        }
+        fault
+    }
+}
+
+impl From<&tonic::Status> for Fault {
+    fn from(status: &tonic::Status) -> Self {
+        let inner = rpc::Status::decode(status.details()).unwrap_or_default();
+        // A failure to connect is told by its cause only.
+        let message = status.source().map_or_else(|| status.message().to_owned(), cause);
+        let mut fault = Self::from(rpc::Status { code: status.code() as i32, message, details: inner.details });
+        // A connection that broke says nothing of a size.
+        fault.bare &= status.source().is_none();
+        fault
+    }
+}
+
+/// How the client's generated code begins, when the channel is dead.
+const NOT_READY: &str = "service was not ready";
+
+/// The channel itself has ended: no call over it will ever go out.
+pub(super) fn channel_is_dead(status: &tonic::Status) -> bool {
+    status.message().to_ascii_lowercase().starts_with(NOT_READY)
+}
+
+impl Fault {
+    /// The message, with what `hide` takes out of it.
+    pub(super) fn hide(mut self, hide: impl Fn(&str) -> String) -> Self {
+        self.message = hide(&self.message);
+        self
+    }
+
+    /// Whether the token was not accepted.
+    pub(super) fn is_unauthenticated(&self) -> bool {
+        self.code == Code::Unauthenticated
+    }
+
+    /// What it means. Ok only for an append whose rows are at their offset already.
+    pub(super) fn meaning(self, about: &str, call: Call) -> Result<Landed, Refusal> {
+        use StorageErrorCode as S;
+        let text = format!("{about}: {:?}: {}", self.code, one_line(&self.message));
+        let lower = self.message.to_ascii_lowercase();
+        let after = self.after;
+        let retry = |text, perhaps_too_large| Refusal::Later { reason: text, after, perhaps_too_large };
+        for storage in self.storage {
+            return Err(match storage {
+                S::OffsetAlreadyExists if call == Call::Append => return Ok(Landed::Before),
+                S::OffsetOutOfRange => Refusal::OffsetBeyondEnd(text),
+                S::StreamFinalized | S::StreamAlreadyCommitted | S::InvalidStreamState if call == Call::Finalize => {
+                    Refusal::StreamGone(text)
+                }
+                S::StreamFinalized | S::StreamAlreadyCommitted | S::InvalidStreamState => Refusal::StreamFinalized(text),
+                S::StreamNotFound => Refusal::StreamGone(text),
+                S::TableNotFound => Refusal::TableMissing(text),
+                S::SchemaMismatchExtraFields => Refusal::SchemaChanged(text),
+                S::KmsServiceError => retry(text, false),
+                S::Unspecified | S::OffsetAlreadyExists => continue,
+                S::InvalidStreamType
+                | S::CmekNotProvided
+                | S::InvalidCmekProvided
+                | S::CmekEncryptionError
+                | S::KmsPermissionDenied => Refusal::Denied(text),
+            });
+        }
+        Err(match self.code {
+            Code::AlreadyExists if call == Call::Append => return Ok(Landed::Before),
+            // gRPC libraries answer so to a message over their own limit.
+            Code::OutOfRange | Code::ResourceExhausted | Code::InvalidArgument if too_large(&lower) => Refusal::TooLarge(text),
+            Code::OutOfRange => Refusal::OffsetBeyondEnd(text),
+            // A proxy's 413 has no code of its own in gRPC.
+            Code::Unknown | Code::Internal if self.bare && lower.contains("413") => Refusal::TooLarge(text),
+            Code::Unknown if lower.starts_with(NOT_READY) => retry(text, false),
+            Code::Unknown => retry(text, self.bare),
+            Code::InvalidArgument | Code::FailedPrecondition if lower.contains("finalized") => {
+                if call == Call::Finalize {
+                    Refusal::StreamGone(text)
+                } else {
+                    Refusal::StreamFinalized(text)
+                }
+            }
+            Code::InvalidArgument | Code::FailedPrecondition if schema_mismatch(&lower) => Refusal::SchemaChanged(text),
+            Code::NotFound if call == Call::Create => Refusal::TableMissing(text),
+            Code::NotFound if lower.contains("table not found") || lower.contains("not found: table") => {
+                Refusal::TableMissing(text)
+            }
+            Code::NotFound => Refusal::StreamGone(text),
+            Code::Unauthenticated => Refusal::Unauthenticated(format!("{text}: the credentials were not accepted")),
+            Code::Unimplemented => Refusal::Denied(format!("{text}: no Storage Write API there: try `write = \"insert-all\"`")),
+            Code::PermissionDenied | Code::InvalidArgument | Code::FailedPrecondition => Refusal::Denied(text),
+            _ => retry(text, false),
+        })
+    }
+}
+
+fn schema_mismatch(lower: &str) -> bool {
+    ["schema mismatch", "extra field", "mismatched with bigquery", "schema has changed", "not found in table schema"]
+        .iter()
+        .any(|words| lower.contains(words))
+}
+
+#[cfg(test)]
+mod tests;

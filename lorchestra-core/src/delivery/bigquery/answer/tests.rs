@@ -1,0 +1,263 @@
+//! Every class of answer, by example.
+
+use super::*;
+use gcp_bigquery_client::error::ResponseError;
+use gcp_bigquery_client::model::error_proto::ErrorProto;
+use serde_json::json;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+
+const TABLE: &str = "p.d.t";
+
+/// What the client makes of Google's JSON.
+fn google(code: i64, reason: &str, message: &str) -> BQError {
+    let body = json!({ "error": {
+        "code": code, "message": message, "status": "SOME_STATUS",
+        "errors": [{ "reason": reason, "message": message, "domain": "global" }],
+    }});
+    BQError::ResponseError { error: serde_json::from_value::<ResponseError>(body).unwrap() }
+}
+
+fn class(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::Later { perhaps_too_large: false, .. } => "later",
+        Refusal::Later { perhaps_too_large: true, .. } => "later, perhaps too large",
+        Refusal::Rows(_) => "rows",
+        Refusal::TooLarge(_) => "too large",
+        Refusal::OffsetBeyondEnd(_) => "beyond",
+        Refusal::StreamFinalized(_) => "finalized",
+        Refusal::StreamGone(_) => "gone",
+        Refusal::SchemaChanged(_) => "schema",
+        Refusal::TableMissing(_) => "table missing",
+        Refusal::Unauthenticated(_) => "unauthenticated",
+        Refusal::Denied(_) => "denied",
+    }
+}
+
+#[test]
+fn google_errors_by_code_and_reason() {
+    for (code, reason, message, expected) in [
+        (400, "invalid", "Invalid value", "denied"),
+        (400, "invalid", "Request payload size exceeds the limit: 10485760 bytes.", "too large"),
+        (400, "invalid", "too many rows present in the request, limit: 50000 row count: 60000.", "too large"),
+        (400, "invalidQuery", "Syntax error", "denied"),
+        (400, "backendError", "Error while writing", "later"),
+        (401, "authError", "Invalid Credentials", "unauthenticated"),
+        (403, "accessDenied", "Access Denied", "denied"),
+        (403, "billingNotEnabled", "Billing has not been enabled", "denied"),
+        (403, "accessNotConfigured", "BigQuery API has not been used", "denied"),
+        (403, "rateLimitExceeded", "Exceeded rate limits", "later"),
+        (403, "quotaExceeded", "Quota exceeded", "later"),
+        (403, "backendError", "Backend Error", "later"),
+        (404, "notFound", "Not found: Table p:d.t", "table missing"),
+        (404, "notFound", "Not found: Dataset p:d", "table missing"),
+        (409, "duplicate", "Already Exists", "later"),
+        (408, "timeout", "Request Timeout", "later"),
+        (413, "uploadTooLarge", "Request Entity Too Large", "too large"),
+        (429, "rateLimitExceeded", "Slow down", "later"),
+        (500, "internalError", "Oops", "later"),
+        (502, "backendError", "Bad gateway", "later"),
+        (503, "backendError", "Unavailable", "later"),
+    ] {
+        let refusal = rest(TABLE, &google(code, reason, message));
+        assert_eq!(class(&refusal), expected, "{code} {reason}: {refusal:?}");
+        let text = refusal.to_string();
+        assert!(text.starts_with(&format!("{TABLE}: {code} {reason}: {message}")), "{text}");
+    }
+}
+
+#[test]
+fn without_a_reason_the_status_is_named() {
+    let body = json!({ "error": { "code": 403, "message": "no", "status": "PERMISSION_DENIED", "errors": [] }});
+    let refusal = rest(TABLE, &BQError::ResponseError { error: serde_json::from_value(body).unwrap() });
+    assert_eq!(refusal, Refusal::Denied("p.d.t: 403 PERMISSION_DENIED: no".to_owned()));
+}
+
+/// What reqwest says of a server that sends these bytes and hangs up; of one that sends None and waits.
+fn against(reply: Option<&'static str>) -> Refusal {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://user@{}/path?key=hunter2", listener.local_addr().unwrap());
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let server = std::thread::spawn(move || {
+        let (mut connection, _) = listener.accept().unwrap();
+        let _ = connection.read(&mut [0; 4096]);
+        match reply {
+            Some(reply) => connection.write_all(reply.as_bytes()).unwrap(),
+            None => drop(stopped.recv()),
+        }
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let error = runtime.block_on(async {
+        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_millis(300)).build().unwrap();
+        match client.get(url).send().await {
+            Ok(response) => response.json::<serde_json::Value>().await.unwrap_err(),
+            Err(error) => error,
+        }
+    });
+    drop(stop);
+    server.join().unwrap();
+    let refusal = rest(TABLE, &BQError::RequestError(error));
+    assert!(!refusal.to_string().contains("hunter2"), "{refusal}");
+    refusal
+}
+
+#[test]
+fn no_answer_of_the_api() {
+    let html = "HTTP/1.1 413 Too Large\r\ncontent-type: text/html\r\ncontent-length: 6\r\n\r\n<html>";
+    assert_eq!(class(&against(Some(html))), "later, perhaps too large");
+    assert_eq!(class(&against(Some("HTTP/1.1 429 Slow\r\ncontent-length: 0\r\n\r\n"))), "later, perhaps too large");
+    let closed = against(Some(""));
+    assert_eq!(class(&closed), "later");
+    assert!(closed.to_string().contains("the connection broke off: 127.0.0.1"), "{closed}");
+    let silent = against(None);
+    assert_eq!(class(&silent), "later");
+    assert!(silent.to_string().contains("no answer in time from"), "{silent}");
+}
+
+#[test]
+fn nobody_listens() {
+    let url = {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        format!("http://{}", listener.local_addr().unwrap())
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let error =
+        runtime.block_on(async { reqwest::Client::builder().no_proxy().build().unwrap().get(url).send().await.unwrap_err() });
+    let refusal = rest(TABLE, &BQError::RequestError(error));
+    assert_eq!(class(&refusal), "later");
+    let text = refusal.to_string();
+    assert!(text.contains("no connection to 127.0.0.1:") && text.contains("Connection refused"), "{text}");
+}
+
+fn entry(index: i32, errors: &[(&str, &str)]) -> InsertError {
+    let error = |(reason, message): &(&str, &str)| ErrorProto {
+        reason: Some((*reason).to_owned()),
+        message: Some((*message).to_owned()),
+        location: Some("payload".to_owned()),
+        debug_info: None,
+    };
+    InsertError { index: Some(index), errors: Some(errors.iter().map(error).collect()) }
+}
+
+fn of_rows(errors: &[InsertError]) -> Option<Refusal> {
+    inserted(TABLE, errors, |index, text| format!("[{index}] {text}"))
+}
+
+#[test]
+fn row_errors_of_insert_all() {
+    assert_eq!(of_rows(&[]), None);
+    let stopped = [("stopped", "")];
+    let refused = of_rows(&[
+        entry(2, &stopped),
+        entry(7, &[("invalid", "bad")]),
+        entry(1, &[("stopped", ""), ("invalid", "worse")]),
+        entry(7, &[("invalid", "bad again")]),
+    ]);
+    let row = |index, reason: &str| RefusedRow { index, reason: reason.to_owned() };
+    assert_eq!(
+        refused,
+        Some(Refusal::Rows(vec![row(1, "invalid at payload: [1] worse"), row(7, "invalid at payload: [7] bad")]))
+    );
+    // Nobody is to blame.
+    assert_eq!(of_rows(&[entry(0, &stopped), entry(1, &stopped)]).as_ref().map(class), Some("later"));
+    // A passing fault is no fault of the row.
+    assert_eq!(of_rows(&[entry(0, &[("backendError", "")]), entry(1, &stopped)]).as_ref().map(class), Some("later"));
+    // The column has gone.
+    assert_eq!(of_rows(&[entry(0, &[("invalid", "no such field: job.")])]).as_ref().map(class), Some("schema"));
+    let unnamed = InsertError { index: None, ..entry(0, &[("invalid", "secret")]) };
+    let refusal = of_rows(&[unnamed]).unwrap();
+    assert_eq!(class(&refusal), "denied");
+    assert!(!refusal.to_string().contains("secret"));
+}
+
+fn detail(code: StorageErrorCode) -> prost_types::Any {
+    let error = StorageError { code: code.into(), entity: "stream".to_owned(), error_message: String::new() };
+    prost_types::Any {
+        type_url: "type.googleapis.com/google.cloud.bigquery.storage.v1.StorageError".to_owned(),
+        value: error.encode_to_vec(),
+    }
+}
+
+fn in_band(code: Code, message: &str, details: Vec<prost_types::Any>) -> rpc::Status {
+    rpc::Status { code: code as i32, message: message.to_owned(), details }
+}
+
+/// The meaning, both as an answer inside the call and as the call's status: they must not differ.
+fn means(code: Code, message: &str, details: Vec<prost_types::Any>, call: Call) -> &'static str {
+    let status = in_band(code, message, details);
+    let outside = tonic::Status::with_details(code, message, status.encode_to_vec().into());
+    let inside = Fault::from(status).meaning(TABLE, call);
+    assert_eq!(inside, Fault::from(&outside).meaning(TABLE, call));
+    match &inside {
+        Ok(landed) => {
+            assert_eq!(*landed, Landed::Before);
+            "before"
+        }
+        Err(refusal) => class(refusal),
+    }
+}
+
+#[test]
+fn storage_errors_by_detail() {
+    use StorageErrorCode as S;
+    for (code, storage, expected, at_finalize) in [
+        (Code::AlreadyExists, S::OffsetAlreadyExists, "before", "later"),
+        (Code::OutOfRange, S::OffsetOutOfRange, "beyond", "beyond"),
+        (Code::NotFound, S::StreamNotFound, "gone", "gone"),
+        (Code::NotFound, S::TableNotFound, "table missing", "table missing"),
+        (Code::InvalidArgument, S::StreamFinalized, "finalized", "gone"),
+        (Code::FailedPrecondition, S::StreamAlreadyCommitted, "finalized", "gone"),
+        (Code::InvalidArgument, S::InvalidStreamState, "finalized", "gone"),
+        (Code::InvalidArgument, S::InvalidStreamType, "denied", "denied"),
+        (Code::InvalidArgument, S::SchemaMismatchExtraFields, "schema", "schema"),
+        (Code::FailedPrecondition, S::KmsPermissionDenied, "denied", "denied"),
+        (Code::Internal, S::KmsServiceError, "later", "later"),
+    ] {
+        assert_eq!(means(code, "m", vec![detail(storage)], Call::Append), expected, "{storage:?}");
+        assert_eq!(means(code, "m", vec![detail(storage)], Call::Finalize), at_finalize, "{storage:?}");
+    }
+}
+
+#[test]
+fn storage_errors_by_code_and_words() {
+    for (code, message, expected) in [
+        (Code::AlreadyExists, "The offset is within stream", "before"),
+        (Code::OutOfRange, "The offset is beyond stream, expected offset 5, received 9", "beyond"),
+        (Code::OutOfRange, "Error, decoded message length too large: found 9 bytes, the limit is: 4 bytes", "too large"),
+        (Code::ResourceExhausted, "Received message larger than max (20971520 vs. 10485760)", "too large"),
+        (Code::ResourceExhausted, "Exceeds 'AppendRows throughput' quota", "later"),
+        (Code::InvalidArgument, "AppendRows request is too large: 10485778, maximum allowed 10000000", "too large"),
+        (Code::InvalidArgument, "Request size exceeds 10 MB", "too large"),
+        (Code::InvalidArgument, "Schema mismatch due to extra fields in user schema", "schema"),
+        (Code::InvalidArgument, "Missing writer schema", "denied"),
+        (Code::FailedPrecondition, "Stream is FINALIZED", "finalized"),
+        (Code::FailedPrecondition, "Billing is off", "denied"),
+        (Code::NotFound, "Requested entity was not found. Entity: projects/p/datasets/d/tables/t/streams/s", "gone"),
+        (Code::NotFound, "Table not found: t", "table missing"),
+        (Code::PermissionDenied, "Permission 'TABLES_UPDATE_DATA' denied", "denied"),
+        (Code::Unauthenticated, "Request had invalid authentication credentials", "unauthenticated"),
+        (Code::Unimplemented, "grpc-status header missing, mapped from HTTP status code 404", "denied"),
+        (Code::Unavailable, "try again", "later"),
+        (Code::DeadlineExceeded, "", "later"),
+        (Code::Internal, "oops", "later"),
+        (Code::Aborted, "", "later"),
+        (Code::Cancelled, "", "later"),
+        (Code::Unknown, "a page of a proxy", "later, perhaps too large"),
+        (Code::Unknown, "grpc-status header missing, mapped from HTTP status code 413", "too large"),
+        (Code::Unknown, "Service was not ready: transport error", "later"),
+    ] {
+        assert_eq!(means(code, message, Vec::new(), Call::Append), expected, "{code:?} {message}");
+    }
+    assert_eq!(means(Code::NotFound, "Requested entity was not found", Vec::new(), Call::Create), "table missing");
+    assert_eq!(means(Code::AlreadyExists, "", Vec::new(), Call::Create), "later");
+    assert_eq!(means(Code::FailedPrecondition, "stream is finalized", Vec::new(), Call::Finalize), "gone");
+}
+
+#[test]
+fn retry_info_is_kept() {
+    let delay = RetryInfo { retry_delay: Some(prost_types::Duration { seconds: 7, nanos: 0 }) };
+    let detail =
+        prost_types::Any { type_url: "type.googleapis.com/google.rpc.RetryInfo".to_owned(), value: delay.encode_to_vec() };
+    let refusal = Fault::from(in_band(Code::ResourceExhausted, "quota", vec![detail])).meaning(TABLE, Call::Append).unwrap_err();
+    assert!(matches!(refusal, Refusal::Later { after: Some(after), .. } if after == Duration::from_secs(7)), "{refusal:?}");
+}

@@ -1,0 +1,293 @@
+//! The columns of an event: as a table of ours has them, and as the table that is there has them. Talks to nobody; promises that
+//! a [`Layout`] names no column that the table lacks, and each with a type that its values fit.
+
+use crate::delivery::Refusal;
+use gcp_bigquery_client::model::table_field_schema::TableFieldSchema;
+use prost_types::field_descriptor_proto::{Label, Type};
+use prost_types::{DescriptorProto, FieldDescriptorProto};
+
+/// A value of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Field {
+    EventId,
+    EventType,
+    Source,
+    SchemaRef,
+    CreatedAt,
+    CorrelationId,
+    SubjectId,
+    Payload,
+    RunId,
+    Attempt,
+    Package,
+    Job,
+}
+
+/// A column as we make it.
+#[derive(Debug)]
+pub(super) struct Column {
+    pub(super) field: Field,
+    pub(super) name: &'static str,
+    /// BigQuery's name of the type.
+    pub(super) kind: &'static str,
+    pub(super) required: bool,
+    pub(super) description: &'static str,
+}
+
+const fn column(field: Field, name: &'static str, kind: &'static str, required: bool, description: &'static str) -> Column {
+    Column { field, name, kind, required, description }
+}
+
+/// The event envelope.
+pub(super) const ENVELOPE: [Column; 12] = [
+    column(Field::EventId, "event_id", "STRING", true, "Identity of the event (UUIDv7, sorts by time)"),
+    column(Field::EventType, "event_type", "STRING", true, "What happened, such as job.started"),
+    column(Field::Source, "source", "STRING", true, "Who says so: package/job"),
+    column(Field::SchemaRef, "schema_ref", "STRING", false, "Schema of the payload, if the job named one"),
+    column(Field::CreatedAt, "created_at", "TIMESTAMP", true, "When the event was emitted (UTC, microseconds)"),
+    column(Field::CorrelationId, "correlation_id", "STRING", false, "Joins events: the run's id, unless the job gave another"),
+    column(Field::SubjectId, "subject_id", "STRING", false, "Whom it is about; personal data"),
+    column(Field::Payload, "payload", "JSON", false, "What the job had to say; may hold personal data"),
+    column(Field::RunId, "run_id", "STRING", false, "The run that emitted it (UUIDv7)"),
+    column(Field::Attempt, "attempt", "INTEGER", false, "Attempt of the run, from 1"),
+    column(Field::Package, "package", "STRING", false, "First half of source"),
+    column(Field::Job, "job", "STRING", false, "Second half of source"),
+];
+
+/// A column of the table that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) name: String,
+    pub(super) kind: String,
+    pub(super) mode: String,
+}
+
+impl Found {
+    pub(super) fn new(name: &str, kind: &str, mode: Option<&str>) -> Self {
+        Self { name: name.to_owned(), kind: kind.to_ascii_uppercase(), mode: mode.unwrap_or("NULLABLE").to_ascii_uppercase() }
+    }
+}
+
+impl From<&TableFieldSchema> for Found {
+    fn from(field: &TableFieldSchema) -> Self {
+        // The client's enumeration has the API's own names, but only for serde.
+        let kind = serde_json::to_value(&field.r#type).ok();
+        Self::new(&field.name, kind.as_ref().and_then(|kind| kind.as_str()).unwrap_or("?"), field.mode.as_deref())
+    }
+}
+
+/// How a value is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wire {
+    /// As it is.
+    Text,
+    /// Microseconds since 1970.
+    Micros,
+    /// RFC 3339 with microseconds and `Z`: the time in a STRING column.
+    Rfc3339,
+    /// An integer.
+    Whole,
+}
+
+/// A value of ours and the table's column for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Placed {
+    pub(super) field: Field,
+    /// In the table's spelling: BigQuery ignores case.
+    pub(super) name: String,
+    pub(super) wire: Wire,
+    /// Number of the field in the row's message, from 1 without gaps.
+    pub(super) tag: u32,
+}
+
+/// Which values go to which columns of one table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Layout {
+    columns: Vec<Placed>,
+    left_out: Vec<&'static str>,
+}
+
+impl Layout {
+    /// From the table's columns. Columns of the table that are not ours are passed over, ours that it lacks are left out; but
+    /// `event_id` it must have, for all promises rest on it.
+    ///
+    /// # Errors
+    /// [`Refusal::Denied`], naming table, column and mend.
+    pub(super) fn read(table: &str, found: &[Found]) -> Result<Self, Refusal> {
+        let mut layout = Self { columns: Vec::new(), left_out: Vec::new() };
+        for column in &ENVELOPE {
+            let Some(there) = found.iter().find(|there| there.name.eq_ignore_ascii_case(column.name)) else {
+                layout.left_out.push(column.name);
+                continue;
+            };
+            let wire = wire(column.field, there).ok_or_else(|| {
+                let (name, kind, mode) = (&there.name, &there.kind, &there.mode);
+                let mode = if mode == "REPEATED" { "REPEATED " } else { "" };
+                Refusal::Denied(format!(
+                    "{table}: column {name} is {mode}{kind}, and {} is needed: give the events a table of their own",
+                    column.kind
+                ))
+            })?;
+            let tag = layout.columns.len() as u32 + 1;
+            layout.columns.push(Placed { field: column.field, name: there.name.clone(), wire, tag });
+        }
+        if layout.left_out.contains(&"event_id") {
+            return Err(Refusal::Denied(format!(
+                "{table}: no column event_id: it is no table of events; `lorchestra events setup` adds it"
+            )));
+        }
+        for there in found {
+            if there.mode == "REQUIRED" && !ENVELOPE.iter().any(|column| there.name.eq_ignore_ascii_case(column.name)) {
+                let name = &there.name;
+                return Err(Refusal::Denied(format!(
+                    "{table}: column {name} is REQUIRED, and events have nothing for it: make it NULLABLE"
+                )));
+            }
+        }
+        Ok(layout)
+    }
+
+    pub(super) fn columns(&self) -> &[Placed] {
+        &self.columns
+    }
+
+    /// Columns of ours that the table lacks.
+    pub(super) fn left_out(&self) -> &[&'static str] {
+        &self.left_out
+    }
+
+    /// The table's spelling of a column of ours.
+    pub(super) fn name_of(&self, field: Field) -> Option<&str> {
+        self.columns.iter().find(|column| column.field == field).map(|column| column.name.as_str())
+    }
+
+    /// The row's message type, for the Storage Write API.
+    pub(super) fn descriptor(&self) -> DescriptorProto {
+        let field = |column: &Placed| FieldDescriptorProto {
+            name: Some(column.name.clone()),
+            number: Some(column.tag as i32),
+            label: Some(Label::Optional.into()),
+            r#type: Some(match column.wire {
+                Wire::Text | Wire::Rfc3339 => Type::String.into(),
+                Wire::Micros | Wire::Whole => Type::Int64.into(),
+            }),
+            ..FieldDescriptorProto::default()
+        };
+        DescriptorProto {
+            name: Some("Event".to_owned()),
+            field: self.columns.iter().map(field).collect(),
+            ..DescriptorProto::default()
+        }
+    }
+}
+
+fn wire(field: Field, there: &Found) -> Option<Wire> {
+    if there.mode == "REPEATED" {
+        return None;
+    }
+    match (field, there.kind.as_str()) {
+        (Field::CreatedAt, "TIMESTAMP") => Some(Wire::Micros),
+        (Field::CreatedAt, "STRING") => Some(Wire::Rfc3339),
+        (Field::CreatedAt, _) => None,
+        (Field::Attempt, "INTEGER" | "INT64") => Some(Wire::Whole),
+        (Field::Attempt, _) => None,
+        (Field::Payload, "JSON") | (_, "STRING") => Some(Wire::Text),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// The table as setup makes it.
+    pub(in super::super) fn ours() -> Vec<Found> {
+        ENVELOPE
+            .iter()
+            .map(|column| Found::new(column.name, column.kind, Some(if column.required { "REQUIRED" } else { "NULLABLE" })))
+            .collect()
+    }
+
+    /// The Python tool's table: eight columns, the time as a string.
+    pub(in super::super) fn old() -> Vec<Found> {
+        let mut found = ours();
+        found.truncate(8);
+        found[4].kind = "STRING".to_owned();
+        found
+    }
+
+    #[test]
+    fn full_descriptor() {
+        let descriptor = Layout::read("t", &ours()).unwrap().descriptor();
+        let fields: Vec<_> = descriptor.field.iter().map(|f| (f.name(), f.number(), f.r#type())).collect();
+        let (s, i) = (Type::String, Type::Int64);
+        let expected = [
+            ("event_id", 1, s),
+            ("event_type", 2, s),
+            ("source", 3, s),
+            ("schema_ref", 4, s),
+            ("created_at", 5, i),
+            ("correlation_id", 6, s),
+            ("subject_id", 7, s),
+            ("payload", 8, s),
+            ("run_id", 9, s),
+            ("attempt", 10, i),
+            ("package", 11, s),
+            ("job", 12, s),
+        ];
+        assert_eq!(fields, expected);
+        assert!(descriptor.field.iter().all(|f| f.label() == Label::Optional));
+    }
+
+    #[test]
+    fn eight_columns_with_a_string_time() {
+        let layout = Layout::read("t", &old()).unwrap();
+        assert_eq!(layout.columns().len(), 8);
+        assert_eq!(layout.left_out(), ["run_id", "attempt", "package", "job"]);
+        assert_eq!(layout.columns()[4].wire, Wire::Rfc3339);
+        assert_eq!(layout.descriptor().field[4].r#type(), Type::String);
+    }
+
+    #[test]
+    fn gaps_order_case_and_foreign_columns() {
+        let found = [
+            Found::new("JOB", "STRING", None),
+            Found::new("amount", "NUMERIC", None),
+            Found::new("Event_Id", "string", Some("required")),
+            Found::new("Attempt", "INT64", None),
+        ];
+        let layout = Layout::read("t", &found).unwrap();
+        let columns: Vec<_> = layout.columns().iter().map(|c| (c.name.as_str(), c.tag)).collect();
+        assert_eq!(columns, [("Event_Id", 1), ("Attempt", 2), ("JOB", 3)]);
+        assert_eq!(layout.name_of(Field::EventId), Some("Event_Id"));
+        assert_eq!(layout.name_of(Field::Payload), None);
+    }
+
+    #[test]
+    fn refused_tables_name_the_column() {
+        let with = |column: Found| {
+            let mut found = ours();
+            found.retain(|there| there.name != column.name);
+            found.push(column);
+            Layout::read("p.d.t", &found).unwrap_err().to_string()
+        };
+        let text = with(Found::new("tenant", "STRING", Some("REQUIRED")));
+        assert!(text.contains("p.d.t: column tenant is REQUIRED"), "{text}");
+        let text = with(Found::new("created_at", "DATE", None));
+        assert!(text.contains("created_at is DATE, and TIMESTAMP is needed"), "{text}");
+        let text = with(Found::new("payload", "STRING", Some("REPEATED")));
+        assert!(text.contains("payload is REPEATED STRING"), "{text}");
+        let text = with(Found::new("source", "JSON", None));
+        assert!(text.contains("source is JSON"), "{text}");
+        let text = Layout::read("p.d.t", &ours()[1..]).unwrap_err().to_string();
+        assert!(text.contains("no column event_id"), "{text}");
+    }
+
+    #[test]
+    fn found_from_the_client() {
+        let mut field = TableFieldSchema::json("payload");
+        assert_eq!(Found::from(&field), Found::new("payload", "JSON", None));
+        field.mode = Some("REQUIRED".to_owned());
+        assert_eq!(Found::from(&field).mode, "REQUIRED");
+    }
+}

@@ -1,0 +1,85 @@
+//! Where an API is spoken to: one checked base URL. Talks to nobody; promises a scheme, a host, and no credentials inside.
+
+use crate::delivery::Refusal;
+use tonic::codegen::http::Uri;
+
+/// A base URL without a slash at its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Endpoint {
+    url: String,
+    plain: bool,
+}
+
+impl Endpoint {
+    /// `host:port` (plain text, as emulators are named), `http://…` or `https://…`. `key` names the setting in the error.
+    pub(super) fn parse(text: &str, key: &str) -> Result<Self, Refusal> {
+        let text = text.trim();
+        let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+        let wrong = |why: &str| Refusal::Denied(format!("{key}: {why}: give host:port, http://host:port or https://host"));
+        let uri: Uri = url.parse().map_err(|_| wrong("not an address"))?;
+        let authority = uri.authority().ok_or_else(|| wrong("no host"))?;
+        if authority.host().is_empty() {
+            return Err(wrong("no host"));
+        }
+        // A password here would end up in every error text.
+        if authority.as_str().contains('@') {
+            return Err(wrong("an address takes no user or password"));
+        }
+        if uri.query().is_some() {
+            return Err(wrong("an address takes no query"));
+        }
+        let plain = match uri.scheme_str() {
+            Some("http") => true,
+            Some("https") => false,
+            _ => return Err(wrong("neither http nor https")),
+        };
+        Ok(Self { url: url.trim_end_matches('/').to_owned(), plain })
+    }
+
+    /// Scheme, host, port, path.
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Plain text: an emulator, which knows no credentials.
+    pub(super) fn is_plain(&self) -> bool {
+        self.plain
+    }
+
+    /// The base of the REST calls.
+    pub(super) fn v2(&self) -> String {
+        const PATH: &str = "/bigquery/v2";
+        if self.url.ends_with(PATH) { self.url.clone() } else { format!("{}{PATH}", self.url) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms() {
+        for (text, url, plain) in [
+            ("127.0.0.1:9050", "http://127.0.0.1:9050", true),
+            ("http://127.0.0.1:9050/", "http://127.0.0.1:9050", true),
+            (" https://bigquery.googleapis.com ", "https://bigquery.googleapis.com", false),
+            ("[::1]:9050", "http://[::1]:9050", true),
+            ("emulator", "http://emulator", true),
+        ] {
+            let endpoint = Endpoint::parse(text, "k").unwrap();
+            assert_eq!((endpoint.url(), endpoint.is_plain()), (url, plain), "{text}");
+        }
+        let base = Endpoint::parse("http://h:1", "k").unwrap().v2();
+        assert_eq!(base, "http://h:1/bigquery/v2");
+        assert_eq!(Endpoint::parse(&base, "k").unwrap().v2(), base);
+    }
+
+    #[test]
+    fn refused() {
+        for text in ["", "http://", "ftp://host", "http://user:hunter2@host", "http://host/?q=1", "a b"] {
+            let refusal = Endpoint::parse(text, "bigquery.endpoint").unwrap_err();
+            assert!(matches!(&refusal, Refusal::Denied(why) if why.starts_with("bigquery.endpoint: ")), "{text}: {refusal}");
+            assert!(!refusal.to_string().contains("hunter2"));
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! The REST half: gcp-bigquery-client, with our HTTP client below it. Owns one table's calls; promises an answer, or a
+//! [`Refusal`], within the request timeout.
+//!
+//! The client asks its authenticator for a token inside of each call, where an error of ours cannot pass through. So the token is
+//! fetched before, and the authenticator only hands it over. Two calls are made past the client, with the same HTTP client: see
+//! [`Rest::raw`].
+
+use super::answer::{self, inserted, later};
+use super::columns::Layout;
+use super::{encode, words};
+use crate::delivery::{Refusal, Row};
+use gcp_bigquery_client::Client;
+use gcp_bigquery_client::auth::Authenticator;
+use gcp_bigquery_client::client_builder::ClientBuilder;
+use gcp_bigquery_client::error::BQError;
+use gcp_bigquery_client::model::get_query_results_parameters::GetQueryResultsParameters;
+use gcp_bigquery_client::model::query_parameter::QueryParameter;
+use gcp_bigquery_client::model::query_parameter_type::QueryParameterType;
+use gcp_bigquery_client::model::query_parameter_value::QueryParameterValue;
+use gcp_bigquery_client::model::query_request::QueryRequest;
+use gcp_bigquery_client::model::query_response::QueryResponse;
+use gcp_bigquery_client::model::table_data_insert_all_request::TableDataInsertAllRequest;
+use gcp_bigquery_client::model::table_data_insert_all_request_rows::TableDataInsertAllRequestRows;
+use reqwest::Method;
+use serde::Deserialize;
+use serde_json::Value;
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tonic::codegen::async_trait;
+
+/// The most bytes of one request: under Google's limit of 10 MB, with room for what goes around the rows.
+pub(super) const LARGEST: usize = 9_500_000;
+/// The most rows of one insertAll.
+const MOST_ROWS: usize = 50_000;
+/// Sent to an emulator, which looks at no token; the client cannot send none.
+const NO_TOKEN: &str = "none";
+
+/// The token of the next call.
+#[derive(Clone)]
+struct Handed(Arc<Mutex<String>>);
+
+#[async_trait]
+impl Authenticator for Handed {
+    async fn access_token(&self) -> Result<String, BQError> {
+        Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+/// One table's REST calls.
+pub(super) struct Rest {
+    client: Client,
+    http: reqwest::Client,
+    base: String,
+    token: Handed,
+    timeout: Duration,
+}
+
+impl fmt::Debug for Rest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rest").field("base", &self.base).finish_non_exhaustive()
+    }
+}
+
+impl Rest {
+    /// No call is made. `base` ends in `/bigquery/v2`.
+    pub(super) async fn new(base: String, http: reqwest::Client, timeout: Duration) -> Result<Self, Refusal> {
+        let token = Handed(Arc::new(Mutex::new(NO_TOKEN.to_owned())));
+        let mut builder = ClientBuilder::new();
+        builder.with_v2_base_url(base.clone()).with_client(http.clone());
+        let built = builder.build_from_authenticator(Arc::new(token.clone())).await;
+        let client = built.map_err(|error| Refusal::Denied(format!("no client: {}", words::one_line(&error.to_string()))))?;
+        Ok(Self { client, http, base, token, timeout })
+    }
+
+    /// The client, for a call with this token.
+    pub(super) fn with(&self, token: Option<&str>) -> &Client {
+        let token = token.unwrap_or(NO_TOKEN);
+        token.clone_into(&mut self.token.0.lock().unwrap_or_else(PoisonError::into_inner));
+        &self.client
+    }
+
+    /// A call past the client, where its model would lose something: a schema that is sent back must keep what the client does
+    /// not know (policy tags, lengths, defaults), or BigQuery takes it for a change; and a schema with a type it does not know
+    /// cannot be read.
+    pub(super) async fn raw(
+        &self,
+        about: &str,
+        token: Option<&str>,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, Refusal> {
+        let mut request = self.http.request(method, format!("{}/{path}", self.base)).bearer_auth(token.unwrap_or(NO_TOKEN));
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await.map_err(|error| answer::request(about, &error))?;
+        let status = response.status();
+        let after = response.headers().get("retry-after").and_then(|after| after.to_str().ok()?.trim().parse().ok());
+        let text = response.text().await.map_err(|error| answer::request(about, &error))?;
+        if status.is_success() {
+            let unreadable = |_| later(format!("{about}: HTTP {}, and no JSON", status.as_u16()));
+            return serde_json::from_str(&text).map_err(unreadable);
+        }
+        let (reasons, message) = google_error(&text);
+        let reasons: Vec<&str> = reasons.iter().map(String::as_str).collect();
+        Err(answer::http(about, i64::from(status.as_u16()), &reasons, &message, after.map(Duration::from_secs)))
+    }
+
+    /// One insertAll: the whole batch, or nothing of it. `event_id` is the insert id: BigQuery drops copies of the last minute,
+    /// mostly.
+    pub(super) async fn insert_all(
+        &self,
+        table: &TableName,
+        token: Option<&str>,
+        layout: &Layout,
+        rows: &[Row],
+    ) -> Result<(), Refusal> {
+        let about = table.full.as_str();
+        if rows.len() > MOST_ROWS {
+            return Err(Refusal::TooLarge(format!("{about}: {} rows in one request, {MOST_ROWS} is the most", rows.len())));
+        }
+        let entry =
+            |row: &Row| TableDataInsertAllRequestRows { insert_id: Some(row.event_id.clone()), json: encode::json(layout, row) };
+        let entries: Vec<_> = rows.iter().map(entry).collect();
+        let mut size = Counter(0);
+        for entry in &entries {
+            // Writing to a counter cannot fail, and what was made from a map can be written.
+            let _ = serde_json::to_writer(&mut size, entry);
+            size.0 += 1;
+        }
+        if size.0 > LARGEST {
+            return Err(Refusal::TooLarge(format!("{about}: {} bytes in one request, {LARGEST} is the most", size.0)));
+        }
+        // A new request neither skips invalid rows nor ignores unknown values.
+        let mut request = TableDataInsertAllRequest::new();
+        request.add_rows(entries).map_err(|error| answer::rest(about, &error))?;
+        let sent = self.with(token).tabledata().insert_all(&table.project, &table.dataset, &table.table, request).await;
+        let response = match sent {
+            Ok(response) => response,
+            Err(BQError::ResponseError { mut error }) => {
+                error.error.message = words::without(&error.error.message, rows);
+                return Err(answer::rest(about, &BQError::ResponseError { error }));
+            }
+            Err(error) => return Err(answer::rest(about, &error)),
+        };
+        let hide = |index: usize, text: &str| words::without(text, rows.get(index));
+        inserted(about, response.insert_errors.as_deref().unwrap_or_default(), hide).map_or(Ok(()), Err)
+    }
+
+    /// The first column of a query's rows. `ids` is the array parameter `@ids`.
+    pub(super) async fn query(
+        &self,
+        table: &TableName,
+        token: Option<&str>,
+        location: Option<&str>,
+        query: String,
+        ids: &[&str],
+    ) -> Result<Vec<String>, Refusal> {
+        let about = table.full.as_str();
+        let ended = Instant::now() + self.timeout;
+        let client = self.with(token);
+        let mut request = QueryRequest::new(query);
+        request.location = location.map(str::to_owned);
+        // The table is written to all the time; an answer of yesterday is of no use.
+        request.use_query_cache = Some(false);
+        // Answered before our own limit, so that the job's name is known.
+        request.timeout_ms = Some(wait(self.timeout / 2));
+        request.parameter_mode = Some("NAMED".to_owned());
+        request.query_parameters = Some(vec![ids_parameter(ids)]);
+        let mut answer = client.job().query(&table.project, request).await.map_err(|error| answer::rest(about, &error))?;
+        let mut found = Vec::new();
+        loop {
+            let complete = answer.job_complete == Some(true);
+            if complete {
+                // A query that failed may be answered with 200, complete and without rows: that is no "none of them".
+                failed(about, &answer)?;
+                let cells =
+                    answer.rows.iter().flatten().filter_map(|row| row.columns.as_ref()?.first()?.value.as_ref()?.as_str());
+                found.extend(cells.map(str::to_owned));
+                if answer.page_token.is_none() {
+                    return Ok(found);
+                }
+            }
+            let job = answer.job_reference.as_ref().and_then(|job| Some((job.job_id.clone()?, job.location.clone())));
+            let (Some((job, location)), true) = (job, Instant::now() < ended) else {
+                return Err(answer::too_late(about, self.timeout));
+            };
+            let left = ended.saturating_duration_since(Instant::now());
+            let parameters = GetQueryResultsParameters {
+                location,
+                page_token: answer.page_token.filter(|_| complete),
+                timeout_ms: Some(wait(left / 2)),
+                ..GetQueryResultsParameters::default()
+            };
+            let next = client.job().get_query_results(&table.project, &job, parameters).await;
+            answer = QueryResponse::from(next.map_err(|error| answer::rest(about, &error))?);
+        }
+    }
+}
+
+fn failed(about: &str, answer: &QueryResponse) -> Result<(), Refusal> {
+    let errors = answer.errors.as_deref().unwrap_or_default();
+    let reasons: Vec<&str> = errors.iter().filter_map(|error| error.reason.as_deref()).collect();
+    if let Some(error) = errors.first() {
+        return Err(answer::http(about, 400, &reasons, error.message.as_deref().unwrap_or_default(), None));
+    }
+    let has_columns =
+        answer.schema.as_ref().is_some_and(|schema| schema.fields.as_ref().is_some_and(|fields| !fields.is_empty()));
+    if has_columns { Ok(()) } else { Err(later(format!("{about}: the answer to a query has no columns"))) }
+}
+
+fn wait(limit: Duration) -> i32 {
+    i32::try_from(limit.as_millis()).unwrap_or(i32::MAX).max(1)
+}
+
+fn ids_parameter(ids: &[&str]) -> QueryParameter {
+    let kind = |name: &str, array_type| QueryParameterType { r#type: name.to_owned(), array_type, struct_types: None };
+    let value = |id: &&str| QueryParameterValue { value: Some((*id).to_owned()), ..QueryParameterValue::default() };
+    QueryParameter {
+        name: Some("ids".to_owned()),
+        parameter_type: Some(kind("ARRAY", Some(Box::new(kind("STRING", None))))),
+        parameter_value: Some(QueryParameterValue {
+            array_values: Some(ids.iter().map(value).collect()),
+            ..QueryParameterValue::default()
+        }),
+    }
+}
+
+/// Reasons and message of Google's JSON error. A proxy's page has neither.
+fn google_error(text: &str) -> (Vec<String>, String) {
+    #[derive(Deserialize)]
+    struct Outer {
+        error: Inner,
+    }
+    #[derive(Deserialize)]
+    struct Inner {
+        #[serde(default)]
+        message: String,
+        #[serde(default)]
+        status: Option<String>,
+        #[serde(default)]
+        errors: Vec<Value>,
+    }
+    let Ok(Outer { error }) = serde_json::from_str(text) else {
+        return (Vec::new(), "an answer that is none of BigQuery's".to_owned());
+    };
+    let mut reasons: Vec<String> =
+        error.errors.iter().filter_map(|error| error.get("reason")?.as_str().map(str::to_owned)).collect();
+    if reasons.is_empty() {
+        reasons.extend(error.status);
+    }
+    (reasons, error.message)
+}
+
+/// Bytes that would be written.
+struct Counter(usize);
+
+impl io::Write for Counter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A table's name, whole and in parts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TableName {
+    pub(super) project: String,
+    pub(super) dataset: String,
+    pub(super) table: String,
+    /// `project.dataset.table`.
+    pub(super) full: String,
+}
+
+impl TableName {
+    pub(super) fn new(project: &str, dataset: &str, table: &str) -> Self {
+        let full = format!("{project}.{dataset}.{table}");
+        Self { project: project.to_owned(), dataset: dataset.to_owned(), table: table.to_owned(), full }
+    }
+
+    /// The resource name of the Storage Write API.
+    pub(super) fn resource(&self) -> String {
+        format!("projects/{}/datasets/{}/tables/{}", self.project, self.dataset, self.table)
+    }
+}

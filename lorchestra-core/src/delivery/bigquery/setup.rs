@@ -1,0 +1,405 @@
+//! Setting up the table: what is missing is made, what is there is kept. Talks to BigQuery through one [`BigQuery`]; promises
+//! that [`plan`] changes nothing, that [`apply`] does what the plan says and can be repeated, and that no column is dropped or
+//! altered.
+
+use super::columns::{Column, ENVELOPE, Found, Layout};
+use super::rest::TableName;
+use super::{BigQuery, RestCall, WriteMethod, answer, raw_table, within};
+use crate::delivery::{Destination, Place, Refusal, Row};
+use gcp_bigquery_client::error::BQError;
+use gcp_bigquery_client::model::clustering::Clustering;
+use gcp_bigquery_client::model::dataset::Dataset;
+use gcp_bigquery_client::model::field_type::FieldType;
+use gcp_bigquery_client::model::table::Table;
+use gcp_bigquery_client::model::table_field_schema::TableFieldSchema;
+use gcp_bigquery_client::model::table_schema::TableSchema;
+use gcp_bigquery_client::model::time_partitioning::TimePartitioning;
+use gcp_bigquery_client::model::view_definition::ViewDefinition;
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::fmt;
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+/// Between two looks for the probe.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What has to be done. Shown step by step by `--dry-run`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetupPlan {
+    /// `project.dataset.table`.
+    pub table: String,
+    /// In this order. Empty: all is there.
+    pub steps: Vec<SetupStep>,
+}
+
+/// One thing to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SetupStep {
+    /// The dataset is missing.
+    CreateDataset {
+        /// `project.dataset`.
+        dataset: String,
+        /// None: BigQuery's default.
+        location: Option<String>,
+    },
+    /// The table is missing: the columns of the event envelope, a partition a day by `created_at`, clustered by `event_type` and
+    /// `source`.
+    CreateTable {
+        /// `project.dataset.table`.
+        table: String,
+        /// Its columns.
+        columns: Vec<String>,
+    },
+    /// Columns of ours that the table lacks, NULLABLE.
+    AddColumns {
+        /// `project.dataset.table`.
+        table: String,
+        /// Their names.
+        columns: Vec<String>,
+    },
+    /// With insert-all: a view that shows each event once.
+    CreateView {
+        /// `project.dataset.table_once`.
+        view: String,
+    },
+}
+
+impl fmt::Display for SetupStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateDataset { dataset, location: None } => write!(f, "create dataset {dataset}"),
+            Self::CreateDataset { dataset, location: Some(location) } => write!(f, "create dataset {dataset} in {location}"),
+            Self::CreateTable { table, columns } => {
+                let count = columns.len();
+                write!(
+                    f,
+                    "create table {table} ({count} columns, a partition a day by created_at, clustered by event_type, source)"
+                )
+            }
+            Self::AddColumns { table, columns } => write!(f, "add to table {table}: {}", columns.join(", ")),
+            Self::CreateView { view } => write!(f, "create view {view} (each event once)"),
+        }
+    }
+}
+
+/// Looks what is missing. Changes nothing.
+///
+/// # Errors
+/// Those of [`Destination::connect`]; [`Refusal::Denied`] for a table or view that cannot be made fit by adding.
+pub async fn plan(to: &mut BigQuery) -> Result<SetupPlan, Refusal> {
+    let limit = to.dialing.timeout();
+    let looked = within(limit * 2, look(to)).await;
+    to.settled(looked)
+}
+
+async fn look(to: &mut BigQuery) -> Result<SetupPlan, Refusal> {
+    let write = to.config.write;
+    let location = to.config.location.clone();
+    let call = to.rest().await?;
+    let table = call.table.clone();
+    let mut steps = Vec::new();
+    let mut is_new = false;
+    match columns(&call, &table).await? {
+        Some(found) => steps.extend(missing(&table, &found)?),
+        None => {
+            is_new = true;
+            let about = format!("{}.{}", table.project, table.dataset);
+            let got = call.client().dataset().get(&table.project, &table.dataset).await;
+            if absent(got.map(drop), &about)? {
+                steps.push(SetupStep::CreateDataset { dataset: about, location });
+            }
+            let columns = ENVELOPE.iter().map(|column| column.name.to_owned()).collect();
+            steps.push(SetupStep::CreateTable { table: table.full.clone(), columns });
+        }
+    }
+    if write == WriteMethod::InsertAll {
+        let once = once(&table);
+        let missing = is_new || {
+            match raw_table(call.rest, &once, call.token.as_deref()).await {
+                Err(Refusal::TableMissing(_)) => true,
+                Err(refusal) => return Err(refusal),
+                Ok((_, Some(kind), _)) if kind != "VIEW" => {
+                    return Err(Refusal::Denied(format!(
+                        "{}: is a {kind}, and a view is to be made there: rename it",
+                        once.full
+                    )));
+                }
+                Ok(_) => false,
+            }
+        };
+        if missing {
+            steps.push(SetupStep::CreateView { view: once.full });
+        }
+    }
+    Ok(SetupPlan { table: table.full, steps })
+}
+
+/// Does what the plan says. What somebody else has made in the meantime is taken as done.
+///
+/// # Errors
+/// Those of the first step that fails; steps before it are done.
+pub async fn apply(to: &mut BigQuery, plan: &SetupPlan) -> Result<(), Refusal> {
+    let limit = to.dialing.timeout();
+    for step in &plan.steps {
+        // Two requests at most: a schema is read before it is patched, what was made may be looked for.
+        let done = within(limit * 2, take(to, step)).await;
+        to.settled(done)?;
+    }
+    Ok(())
+}
+
+async fn take(to: &mut BigQuery, step: &SetupStep) -> Result<(), Refusal> {
+    let call = to.rest().await?;
+    let table = call.table;
+    match step {
+        SetupStep::CreateDataset { dataset, location } => {
+            let mut made = Dataset::new(&table.project, &table.dataset);
+            made.location.clone_from(location);
+            match call.client().dataset().create(made).await {
+                Err(BQError::ResponseError { error }) if error.error.code == 409 => Ok(()),
+                made => made.map(drop).map_err(|error| answer::rest(dataset, &error)),
+            }
+        }
+        SetupStep::CreateTable { .. } => {
+            let schema = TableSchema::new(ENVELOPE.iter().map(schema).collect());
+            let made = Table::new(&table.project, &table.dataset, &table.table, schema)
+                .description("Events of lorchestra's jobs")
+                .time_partitioning(TimePartitioning::per_day().field("created_at"))
+                .clustering(Clustering { fields: Some(vec!["event_type".to_owned(), "source".to_owned()]) });
+            create(&call, table, made).await
+        }
+        SetupStep::AddColumns { columns, .. } => add(&call, columns).await,
+        SetupStep::CreateView { .. } => {
+            let once = once(table);
+            let query = once_query(table);
+            let view = ViewDefinition { query, use_legacy_sql: Some(false), user_defined_function_resources: None };
+            let made = Table::new(&once.project, &once.dataset, &once.table, TableSchema::default())
+                .description("Each event once: insertAll may write one twice")
+                .view(view);
+            create(&call, &once, made).await
+        }
+    }
+}
+
+/// Past the client: the patch sends the whole schema, and must keep of it what the client's model does not know.
+async fn add(call: &RestCall<'_>, columns: &[String]) -> Result<(), Refusal> {
+    let RestCall { rest, table, token, .. } = call;
+    let (about, token) = (&table.full, token.as_deref());
+    let path = format!("projects/{}/datasets/{}/tables/{}", table.project, table.dataset, table.table);
+    let mut resource = rest.raw(about, token, Method::GET, &path, None).await?;
+    let Some(Value::Array(fields)) = resource.pointer_mut("/schema/fields") else {
+        return Err(Refusal::Denied(format!("{about}: the answer shows no columns")));
+    };
+    for column in ENVELOPE.iter().filter(|column| columns.iter().any(|name| name == column.name)) {
+        let is = |field: &Value| field["name"].as_str().is_some_and(|name| name.eq_ignore_ascii_case(column.name));
+        if !fields.iter().any(is) {
+            let (name, kind, description) = (column.name, column.kind, column.description);
+            fields.push(json!({ "name": name, "type": kind, "mode": "NULLABLE", "description": description }));
+        }
+    }
+    let patch = json!({ "schema": { "fields": fields } });
+    rest.raw(about, token, Method::PATCH, &path, Some(&patch)).await.map(drop)
+}
+
+fn schema(column: &Column) -> TableFieldSchema {
+    let kind = match column.kind {
+        "TIMESTAMP" => FieldType::Timestamp,
+        "INTEGER" => FieldType::Integer,
+        "JSON" => FieldType::Json,
+        _ => FieldType::String,
+    };
+    let mut field = TableFieldSchema::new(column.name, kind);
+    field.mode = Some(if column.required { "REQUIRED" } else { "NULLABLE" }.to_owned());
+    field.description = Some(column.description.to_owned());
+    field
+}
+
+/// The table's columns; None when it is not there.
+async fn columns(call: &RestCall<'_>, table: &TableName) -> Result<Option<Vec<Found>>, Refusal> {
+    match raw_table(call.rest, table, call.token.as_deref()).await {
+        Ok((_, Some(kind), _)) if kind != "TABLE" => Err(Refusal::Denied(format!("{}: is a {kind}, and no table", table.full))),
+        Ok((found, _, _)) => Ok(Some(found)),
+        Err(Refusal::TableMissing(_)) => Ok(None),
+        Err(refusal) => Err(refusal),
+    }
+}
+
+/// The step that adds what a table lacks. A table that would not be fit even then is refused before anything is done to it.
+fn missing(table: &TableName, found: &[Found]) -> Result<Option<SetupStep>, Refusal> {
+    let lacks = |column: &&Column| !found.iter().any(|there| there.name.eq_ignore_ascii_case(column.name));
+    let columns: Vec<&Column> = ENVELOPE.iter().filter(lacks).collect();
+    let mut after = found.to_vec();
+    after.extend(columns.iter().map(|column| Found::new(column.name, column.kind, None)));
+    Layout::read(&table.full, &after)?;
+    let columns: Vec<String> = columns.iter().map(|column| column.name.to_owned()).collect();
+    Ok((!columns.is_empty()).then(|| SetupStep::AddColumns { table: table.full.clone(), columns }))
+}
+
+fn once(table: &TableName) -> TableName {
+    TableName::new(&table.project, &table.dataset, &format!("{}_once", table.table))
+}
+
+fn once_query(table: &TableName) -> String {
+    format!(
+        "SELECT * EXCEPT (copy) FROM (\n  \
+         SELECT *, ROW_NUMBER() OVER (PARTITION BY event_id ORDER BY created_at) AS copy\n  FROM `{}`\n)\n\
+         WHERE copy = 1",
+        table.full
+    )
+}
+
+/// Whether something is not there.
+fn absent(got: Result<(), BQError>, about: &str) -> Result<bool, Refusal> {
+    match got {
+        Ok(()) => Ok(false),
+        Err(error) => match answer::rest(about, &error) {
+            Refusal::TableMissing(_) => Ok(true),
+            refusal => Err(refusal),
+        },
+    }
+}
+
+/// Makes a table or view, or finds it made.
+async fn create(call: &RestCall<'_>, name: &TableName, made: Table) -> Result<(), Refusal> {
+    match call.client().table().create(made).await {
+        Ok(_) => Ok(()),
+        Err(BQError::ResponseError { error }) if error.error.code == 409 => Ok(()),
+        // Not every server shows a view's columns, without which the client cannot read the answer. Look for what was made.
+        Err(BQError::RequestError(error)) if error.is_decode() => {
+            raw_table(call.rest, name, call.token.as_deref()).await.map(drop)
+        }
+        Err(error) => Err(answer::rest(&name.full, &error)),
+    }
+}
+
+/// Writes one event (`lorchestra.probe`, from `lorchestra/setup`) in the configured way, and reads it back by a query: its
+/// event_id. A table that was just made may take some minutes: what passes by itself is tried again until `deadline` from now.
+///
+/// # Errors
+/// The last refusal; [`Refusal::Later`] when the row was written and does not show.
+pub async fn probe(to: &mut BigQuery, deadline: Duration) -> Result<String, Refusal> {
+    let ended = Instant::now() + deadline;
+    let row = probe_row();
+    // The stream and whether it has the row, kept across tries: the same row at the same offset lands once.
+    let mut stream: Option<String> = None;
+    patiently(ended, async || {
+        to.connect().await?;
+        if to.uses_streams() {
+            let stream = match &stream {
+                Some(stream) => stream,
+                None => stream.insert(to.create_stream().await?),
+            };
+            to.append(Place::Stream { stream, offset: 0 }, std::slice::from_ref(&row)).await
+        } else {
+            to.append(Place::Table, std::slice::from_ref(&row)).await
+        }
+    })
+    .await?;
+    if let Some(stream) = &stream {
+        let rows = patiently(ended, async || to.finalize(stream).await).await?;
+        if rows != 1 {
+            return Err(Refusal::Denied(format!("{}: the probe's stream has {rows} rows, and 1 was written", to.name())));
+        }
+    }
+    patiently(ended, async || {
+        if to.present(&[&row.event_id]).await?.contains(&row.event_id) {
+            return Ok(());
+        }
+        Err(answer::later(format!("{}: the probe {} was written, and no query shows it", to.name(), row.event_id)))
+    })
+    .await?;
+    Ok(row.event_id)
+}
+
+fn probe_row() -> Row {
+    let (package, job) = ("lorchestra", "setup");
+    Row {
+        event_id: Uuid::now_v7().to_string(),
+        event_type: "lorchestra.probe".to_owned(),
+        source: format!("{package}/{job}"),
+        schema_ref: None,
+        created_at: crate::now_micros(),
+        correlation_id: None,
+        subject_id: None,
+        payload: Some("{}".to_owned()),
+        run_id: None,
+        attempt: None,
+        package: Some(package.to_owned()),
+        job: Some(job.to_owned()),
+    }
+}
+
+/// Again until it is done, is refused for good, or the time is over.
+async fn patiently<T>(ended: Instant, mut work: impl AsyncFnMut() -> Result<T, Refusal>) -> Result<T, Refusal> {
+    loop {
+        match work().await {
+            Err(Refusal::Later { .. } | Refusal::TableMissing(_) | Refusal::SchemaChanged(_))
+                if Instant::now() + PAUSE < ended =>
+            {
+                tokio::time::sleep(PAUSE).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::columns::Field;
+    use super::super::columns::tests::{old, ours};
+    use super::*;
+
+    fn table() -> TableName {
+        TableName::new("p", "d", "t")
+    }
+
+    #[test]
+    fn a_table_of_ours_needs_nothing() {
+        assert_eq!(missing(&table(), &ours()).unwrap(), None);
+    }
+
+    #[test]
+    fn an_old_table_gets_the_new_columns() {
+        let step = missing(&table(), &old()).unwrap().unwrap();
+        assert_eq!(step.to_string(), "add to table p.d.t: run_id, attempt, package, job");
+        // Without event_id it is no table of events, but can become one.
+        let step = missing(&table(), &ours()[1..]).unwrap().unwrap();
+        assert_eq!(step.to_string(), "add to table p.d.t: event_id");
+    }
+
+    #[test]
+    fn a_table_that_adding_does_not_mend_is_left_alone() {
+        let mut found = old();
+        found.push(Found::new("tenant", "STRING", Some("REQUIRED")));
+        assert!(matches!(missing(&table(), &found), Err(Refusal::Denied(why)) if why.contains("tenant")));
+    }
+
+    #[test]
+    fn the_schema_that_is_made() {
+        let made: Vec<_> = ENVELOPE.iter().map(|column| serde_json::to_value(schema(column)).unwrap()).collect();
+        assert_eq!(
+            made[4],
+            json!({ "name": "created_at", "type": "TIMESTAMP", "mode": "REQUIRED", "description": ENVELOPE[4].description })
+        );
+        let of = |field: Field| &made[ENVELOPE.iter().position(|column| column.field == field).unwrap()];
+        assert_eq!((&of(Field::Payload)["type"], &of(Field::Attempt)["type"]), (&json!("JSON"), &json!("INTEGER")));
+        let required: Vec<_> =
+            made.iter().filter(|field| field["mode"] == "REQUIRED").map(|field| field["name"].as_str().unwrap()).collect();
+        assert_eq!(required, ["event_id", "event_type", "source", "created_at"]);
+        assert!(made.iter().all(|field| field["description"].as_str().is_some_and(|text| !text.is_empty())));
+    }
+
+    #[test]
+    fn steps_for_a_person() {
+        let shown = [
+            SetupStep::CreateDataset { dataset: "p.d".to_owned(), location: Some("EU".to_owned()) },
+            SetupStep::CreateTable { table: "p.d.t".to_owned(), columns: vec![String::new(); 12] },
+            SetupStep::CreateView { view: once(&table()).full },
+        ]
+        .map(|step| step.to_string());
+        assert_eq!(shown[0], "create dataset p.d in EU");
+        assert_eq!(shown[1], "create table p.d.t (12 columns, a partition a day by created_at, clustered by event_type, source)");
+        assert_eq!(shown[2], "create view p.d.t_once (each event once)");
+    }
+}

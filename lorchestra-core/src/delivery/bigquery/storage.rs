@@ -1,0 +1,335 @@
+//! The Storage Write API: one channel, and one AppendRows connection kept open for the stream in use. Talks to one table's server
+//! with the client's generated code; promises that a batch goes out with its offset, once for each call, and that a connection
+//! which may be out of step (an error, a dropped future) is never used again.
+
+use super::answer::{Call, Fault, channel_is_dead, later};
+use super::columns::Layout;
+use super::dial::{Dialer, Dialing};
+use super::endpoint::Endpoint;
+use super::rest::LARGEST;
+use super::{encode, words};
+use crate::delivery::{Landed, Refusal, RefusedRow, Row};
+use gcp_bigquery_client::google::cloud::bigquery::storage::v1 as api;
+use gcp_bigquery_client::google::cloud::bigquery::storage::v1::big_query_write_client::BigQueryWriteClient;
+use prost::Message;
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tonic::codegen::tokio_stream::Stream;
+use tonic::metadata::MetadataValue;
+use tonic::transport::{Channel, ClientTlsConfig};
+use tonic::{Request, Status, Streaming};
+
+/// Answers are small, but for a schema.
+const LARGEST_ANSWER: usize = 64 << 20;
+const PING: Duration = Duration::from_secs(30);
+const PONG: Duration = Duration::from_secs(20);
+/// For the server's logs.
+const TRACE_ID: &str = concat!("lorchestra:", env!("CARGO_PKG_VERSION"));
+
+/// The server of one table's streams.
+pub(super) struct Storage {
+    to: tonic::transport::Endpoint,
+    dialer: Dialer,
+    client: BigQueryWriteClient<Channel>,
+    open: Option<Connection>,
+    /// The server said that the table's columns changed.
+    schema_changed: bool,
+}
+
+impl fmt::Debug for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let open = self.open.as_ref().map(|open| &open.stream);
+        f.debug_struct("Storage").field("open", &open).finish_non_exhaustive()
+    }
+}
+
+/// What goes with each call.
+#[derive(Clone, Copy)]
+pub(super) struct Caller<'a> {
+    /// The table, for errors.
+    pub(super) about: &'a str,
+    pub(super) token: Option<&'a str>,
+    /// Who pays, when it is not the project itself.
+    pub(super) quota_project: Option<&'a str>,
+}
+
+/// One AppendRows call: the row descriptor was sent with its first request.
+struct Connection {
+    stream: String,
+    requests: mpsc::Sender<api::AppendRowsRequest>,
+    answers: Streaming<api::AppendRowsResponse>,
+}
+
+impl Storage {
+    /// Connects when it is first used.
+    pub(super) fn new(endpoint: &Endpoint, dialing: &Dialing) -> Result<Self, Refusal> {
+        let wrong = |error: tonic::transport::Error| {
+            Refusal::Denied(format!("bigquery.storage_endpoint: {}", super::answer::cause(&error)))
+        };
+        let mut to = Channel::from_shared(endpoint.url().to_owned())
+            .map_err(|_| Refusal::Denied("bigquery.storage_endpoint: not an address".to_owned()))?
+            .connect_timeout(dialing.connect_timeout())
+            .http2_keep_alive_interval(PING)
+            .keep_alive_timeout(PONG)
+            .user_agent(concat!("lorchestra/", env!("CARGO_PKG_VERSION")))
+            .map_err(wrong)?;
+        if !endpoint.is_plain() {
+            to = to.tls_config(ClientTlsConfig::new().with_native_roots()).map_err(wrong)?;
+        }
+        let dialer = dialing.dialer();
+        let client = client(&to, &dialer);
+        Ok(Self { to, dialer, client, open: None, schema_changed: false })
+    }
+
+    /// A channel that has ended (its runtime is gone, say) is made anew for the next call.
+    fn look_at(&mut self, status: &Status) {
+        if channel_is_dead(status) {
+            self.client = client(&self.to, &self.dialer);
+        }
+    }
+
+    /// Ends the open connection: what is sent next goes over a new one.
+    pub(super) fn close(&mut self) {
+        self.open = None;
+    }
+
+    /// Whether the server has told of new columns since this was last asked.
+    pub(super) fn take_schema_changed(&mut self) -> bool {
+        std::mem::take(&mut self.schema_changed)
+    }
+
+    /// A new committed stream of `parent`, a table's resource name: its own resource name.
+    pub(super) async fn create(&mut self, caller: Caller<'_>, parent: String) -> Result<String, Refusal> {
+        let route = format!("parent={}", escaped(&parent));
+        let stream = api::WriteStream { r#type: api::write_stream::Type::Committed.into(), ..api::WriteStream::default() };
+        let request = caller.request(api::CreateWriteStreamRequest { parent, write_stream: Some(stream) }, &route)?;
+        match self.client.create_write_stream(request).await {
+            Ok(created) => Ok(created.into_inner().name),
+            Err(status) => Err(self.refused(&status, caller, Call::Create)),
+        }
+    }
+
+    /// Closes a stream: its number of rows.
+    pub(super) async fn finalize(&mut self, caller: Caller<'_>, stream: &str) -> Result<i64, Refusal> {
+        if self.open.as_ref().is_some_and(|open| open.stream == stream) {
+            self.close();
+        }
+        let request =
+            caller.request(api::FinalizeWriteStreamRequest { name: stream.to_owned() }, &format!("name={}", escaped(stream)))?;
+        match self.client.finalize_write_stream(request).await {
+            Ok(finalized) => Ok(finalized.into_inner().row_count),
+            Err(status) => Err(self.refused(&status, caller, Call::Finalize)),
+        }
+    }
+
+    /// Sends rows to their offset in a stream, and waits for the answer.
+    pub(super) async fn append(
+        &mut self,
+        caller: Caller<'_>,
+        layout: &Layout,
+        stream: &str,
+        offset: i64,
+        rows: &[Row],
+    ) -> Result<Landed, Refusal> {
+        let serialized_rows: Vec<Vec<u8>> = rows.iter().map(|row| encode::proto(layout, row)).collect();
+        let request = api::AppendRowsRequest {
+            write_stream: stream.to_owned(),
+            offset: Some(offset),
+            trace_id: TRACE_ID.to_owned(),
+            rows: Some(api::append_rows_request::Rows::ProtoRows(api::append_rows_request::ProtoData {
+                writer_schema: None,
+                rows: Some(api::ProtoRows { serialized_rows }),
+            })),
+            ..api::AppendRowsRequest::default()
+        };
+        let size = request.encoded_len();
+        if size > LARGEST {
+            let (about, count) = (caller.about, rows.len());
+            return Err(Refusal::TooLarge(format!(
+                "{about}: {size} bytes in one request of {count} rows, {LARGEST} is the most"
+            )));
+        }
+        // Taken out: whatever ends this early, an open connection is not used with an answer still to come.
+        let mut reused = true;
+        let (connection, answer) = match self.usable(stream).await {
+            Some(mut connection) => {
+                let answer = connection.send(request).await;
+                (Some(connection), answer)
+            }
+            None => {
+                reused = false;
+                match self.connect(caller, layout, stream, request).await {
+                    Ok(mut connection) => {
+                        let answer = connection.answer().await;
+                        (Some(connection), answer)
+                    }
+                    Err(Failed::Status(status)) => (None, Err(status)),
+                    Err(Failed::Refused(refusal)) => return Err(refusal),
+                }
+            }
+        };
+        let hide = |text: &str| words::without(text, rows);
+        match answer {
+            Ok(answer) => {
+                let landed = self.landed(caller, answer, rows);
+                // After an error a server may have forgotten the descriptor, or never have looked at it: a new connection is
+                // certain.
+                if landed == Ok(Landed::Now) {
+                    self.open = connection;
+                }
+                landed
+            }
+            Err(status) => {
+                self.look_at(&status);
+                let fault = Fault::from(&status).hide(hide);
+                // A token may end while its connection lives: a new connection gets a new one.
+                if reused && fault.is_unauthenticated() {
+                    return Err(later(format!("{}: the connection's token has ended", caller.about)));
+                }
+                fault.meaning(caller.about, Call::Append)
+            }
+        }
+    }
+
+    /// The open connection, if it is this stream's and still open. It is no longer ours then.
+    async fn usable(&mut self, stream: &str) -> Option<Connection> {
+        let mut connection = self.open.take().filter(|open| open.stream == stream)?;
+        // The server may have closed it while we were idle. On a runtime that stood still meanwhile that shows only after the
+        // connection's own task has run: give way to it.
+        for _ in 0..3 {
+            tokio::task::yield_now().await;
+            let mut next = pin!(connection.answers.message());
+            // Nothing was asked, so anything but silence means that it is of no more use.
+            if poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx).is_ready())).await {
+                return None;
+            }
+        }
+        Some(connection)
+    }
+
+    /// Opens a connection with its first request, which brings the descriptor: a server may answer the call only after that.
+    async fn connect(
+        &mut self,
+        caller: Caller<'_>,
+        layout: &Layout,
+        stream: &str,
+        mut first: api::AppendRowsRequest,
+    ) -> Result<Connection, Failed> {
+        if let Some(api::append_rows_request::Rows::ProtoRows(data)) = &mut first.rows {
+            data.writer_schema = Some(api::ProtoSchema { proto_descriptor: Some(layout.descriptor()) });
+        }
+        let (requests, queue) = mpsc::channel(1);
+        // One place, and this is the first.
+        let _ = requests.try_send(first);
+        let request = caller.request(Requests(queue), &format!("write_stream={}", escaped(stream))).map_err(Failed::Refused)?;
+        let answers = self.client.append_rows(request).await.map_err(Failed::Status)?.into_inner();
+        Ok(Connection { stream: stream.to_owned(), requests, answers })
+    }
+
+    fn refused(&mut self, status: &Status, caller: Caller<'_>, call: Call) -> Refusal {
+        self.look_at(status);
+        match Fault::from(status).meaning(caller.about, call) {
+            Err(refusal) => refusal,
+            // Only an append has landed before.
+            Ok(_) => later(format!("{}: {}", caller.about, words::one_line(status.message()))),
+        }
+    }
+
+    fn landed(&mut self, caller: Caller<'_>, answer: api::AppendRowsResponse, rows: &[Row]) -> Result<Landed, Refusal> {
+        use api::append_rows_response::Response;
+        self.schema_changed |= answer.updated_schema.is_some();
+        if !answer.row_errors.is_empty() {
+            let refused = |error: &api::RowError| {
+                let index = usize::try_from(error.index).ok().filter(|index| *index < rows.len())?;
+                Some(RefusedRow { index, reason: words::without(&error.message, rows.get(index)) })
+            };
+            let mut refused: Vec<RefusedRow> = answer.row_errors.iter().filter_map(refused).collect();
+            refused.sort_by_key(|row| row.index);
+            refused.dedup_by_key(|row| row.index);
+            if !refused.is_empty() {
+                return Err(Refusal::Rows(refused));
+            }
+        }
+        match answer.response {
+            Some(Response::AppendResult(_)) => Ok(Landed::Now),
+            Some(Response::Error(status)) => {
+                Fault::from(status).hide(|text| words::without(text, rows)).meaning(caller.about, Call::Append)
+            }
+            None => Err(later(format!("{}: the answer says neither yes nor no", caller.about))),
+        }
+    }
+}
+
+fn client(to: &tonic::transport::Endpoint, dialer: &Dialer) -> BigQueryWriteClient<Channel> {
+    let channel = to.connect_with_connector_lazy(dialer.clone());
+    BigQueryWriteClient::new(channel).max_decoding_message_size(LARGEST_ANSWER).max_encoding_message_size(usize::MAX)
+}
+
+enum Failed {
+    Status(Status),
+    Refused(Refusal),
+}
+
+impl Connection {
+    async fn send(&mut self, request: api::AppendRowsRequest) -> Result<api::AppendRowsResponse, Status> {
+        // Closed: then the answer tells why.
+        let _ = self.requests.send(request).await;
+        self.answer().await
+    }
+
+    async fn answer(&mut self) -> Result<api::AppendRowsResponse, Status> {
+        self.answers.message().await?.ok_or_else(|| Status::unavailable("the server closed the connection without an answer"))
+    }
+}
+
+impl Caller<'_> {
+    /// A request with its token and its route, without which Google's front end does not know where to send it.
+    fn request<T>(self, message: T, route: &str) -> Result<Request<T>, Refusal> {
+        let mut request = Request::new(message);
+        let headers = request.metadata_mut();
+        let mut put = |name: &'static str, text: &str| match MetadataValue::try_from(text) {
+            Ok(value) => {
+                headers.insert(name, value);
+                Ok(())
+            }
+            // Its text may be the token.
+            Err(_) => Err(Refusal::Denied(format!("{}: {name} has characters that no header may have", self.about))),
+        };
+        put("x-goog-request-params", route)?;
+        if let Some(token) = self.token {
+            put("authorization", &format!("Bearer {token}"))?;
+        }
+        if let Some(project) = self.quota_project {
+            put("x-goog-user-project", project)?;
+        }
+        Ok(request)
+    }
+}
+
+/// A resource name, as a value of the routing header.
+fn escaped(name: &str) -> String {
+    let mut escaped = String::new();
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            escaped.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    escaped
+}
+
+/// The requests of a connection, as the stream that tonic takes.
+struct Requests(mpsc::Receiver<api::AppendRowsRequest>);
+
+impl Stream for Requests {
+    type Item = api::AppendRowsRequest;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(cx)
+    }
+}

@@ -1,0 +1,96 @@
+//! What a configuration comes to, before any connection.
+
+use super::*;
+use std::path::PathBuf;
+
+fn config() -> BigQueryConfig {
+    BigQueryConfig {
+        project: Some("p".to_owned()),
+        dataset: "d".to_owned(),
+        table: "t".to_owned(),
+        location: None,
+        write: WriteMethod::StorageWrite,
+        endpoint: None,
+        storage_endpoint: None,
+        credentials: CredentialSources::default(),
+        proxy: None,
+        no_proxy: None,
+        timeout: Duration::from_secs(5),
+    }
+}
+
+fn run<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+#[test]
+fn the_name_with_and_without_a_project() {
+    assert_eq!(BigQuery::new(config()).unwrap().name(), "p.d.t");
+    let dir = tempfile::TempDir::new().unwrap();
+    let file = dir.path().join("user.json");
+    let user = r#"{"type":"authorized_user","client_id":"a","client_secret":"hunter2","refresh_token":"hunter2",
+        "quota_project_id":"pays"}"#;
+    std::fs::write(&file, user).unwrap();
+    let credentials = CredentialSources { file: Some(file), ..CredentialSources::default() };
+    let mut unnamed = BigQuery::new(BigQueryConfig { project: None, credentials, ..config() }).unwrap();
+    assert_eq!(unnamed.name(), "?.d.t");
+    run(unnamed.resolve()).unwrap();
+    assert_eq!(unnamed.name(), "pays.d.t");
+    assert!(!format!("{unnamed:?}").contains("hunter2"));
+}
+
+#[test]
+fn an_emulator_needs_no_credentials_but_a_project_and_a_place_for_streams() {
+    let emulator = BigQueryConfig { endpoint: Some("127.0.0.1:9050".to_owned()), ..config() };
+    let Err(Refusal::Denied(text)) = BigQuery::new(emulator.clone()) else { panic!() };
+    assert!(text.starts_with("bigquery.storage_endpoint: "), "{text}");
+    let mut inserting = BigQuery::new(BigQueryConfig { write: WriteMethod::InsertAll, ..emulator.clone() }).unwrap();
+    assert!(!inserting.uses_streams());
+    run(inserting.resolve()).unwrap();
+    // A stream of an earlier configuration: refused, not sent to Google.
+    assert!(
+        matches!(run(inserting.finalize("s")), Err(Refusal::Denied(text)) if text.starts_with("bigquery.storage_endpoint: "))
+    );
+    let storage_endpoint = Some("127.0.0.1:9060".to_owned());
+    let mut nameless = BigQuery::new(BigQueryConfig { project: None, storage_endpoint, ..emulator }).unwrap();
+    assert!(nameless.uses_streams());
+    assert!(matches!(run(nameless.resolve()), Err(Refusal::Denied(text)) if text.starts_with("no project: ")));
+}
+
+#[test]
+fn google_is_not_asked_without_credentials() {
+    let gcloud = Some(PathBuf::from("/nowhere/adc.json"));
+    let credentials = CredentialSources { gcloud, ..CredentialSources::default() };
+    let mut lost = BigQuery::new(BigQueryConfig { credentials, ..config() }).unwrap();
+    let Err(Refusal::Unauthenticated(text)) = run(lost.connect()) else { panic!() };
+    assert!(text.contains("there is no /nowhere/adc.json") && !text.contains('\n'), "{text}");
+}
+
+#[test]
+fn refused_settings_name_their_key() {
+    for (key, wrong) in [
+        ("bigquery.table", BigQueryConfig { table: "a`b".to_owned(), ..config() }),
+        ("bigquery.dataset", BigQueryConfig { dataset: String::new(), ..config() }),
+        ("bigquery.project", BigQueryConfig { project: Some("a/b".to_owned()), ..config() }),
+        ("bigquery.endpoint", BigQueryConfig { endpoint: Some("http://".to_owned()), ..config() }),
+        ("bigquery.storage_endpoint", BigQueryConfig { storage_endpoint: Some("x://y".to_owned()), ..config() }),
+        ("HTTPS_PROXY", BigQueryConfig { proxy: Some("socks5://hunter2@h".to_owned()), ..config() }),
+    ] {
+        assert!(!format!("{wrong:?}").contains("hunter2"));
+        let Err(Refusal::Denied(text)) = BigQuery::new(wrong) else { panic!("{key}") };
+        assert!(text.starts_with(&format!("{key}: ")) && !text.contains("hunter2"), "{text}");
+    }
+}
+
+#[test]
+fn nothing_is_sent_before_connecting() {
+    let emulator =
+        BigQueryConfig { endpoint: Some("127.0.0.1:1".to_owned()), storage_endpoint: Some("127.0.0.1:1".to_owned()), ..config() };
+    let mut unconnected = BigQuery::new(emulator).unwrap();
+    let rows = [encode::tests::full()];
+    for place in [Place::Table, Place::Stream { stream: "s", offset: 0 }] {
+        let refusal = run(unconnected.append(place, &rows)).unwrap_err();
+        assert_eq!(refusal, Refusal::Denied("p.d.t: not connected yet".to_owned()));
+    }
+    assert!(matches!(run(unconnected.connect()), Err(Refusal::Later { .. })));
+}

@@ -1,0 +1,270 @@
+//! Bearer tokens: fetched when needed, kept until a minute before they end. Talks to the token endpoint that the credentials
+//! name, or to the metadata server; promises that no token, key or assertion is in an error or a Debug.
+//!
+//! A service account's assertion is signed and exchanged by yup-oauth2, over our connector. The two other forms are one request
+//! each, made here, because yup-oauth2 has their addresses built in.
+
+use super::answer::{cause, later, unanswered};
+use super::credentials::{Credentials, User};
+use super::dial::{Dialer, Dialing};
+use super::words::one_line;
+use crate::delivery::Refusal;
+use gcp_bigquery_client::yup_oauth2::authenticator::Authenticator;
+use gcp_bigquery_client::yup_oauth2::error::{AuthError, AuthErrorCode};
+use gcp_bigquery_client::yup_oauth2::hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use gcp_bigquery_client::yup_oauth2::{CustomHyperClientBuilder, Error, ServiceAccountAuthenticator, ServiceAccountKey};
+use hyper_util::client::legacy::Client as HyperClient;
+use hyper_util::rt::TokioExecutor;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::fmt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tonic::codegen::http::HeaderMap;
+
+const SCOPE: &str = "https://www.googleapis.com/auth/bigquery";
+/// Google's own; a file may name another.
+const TOKEN_URI: &str = "https://oauth2.googleapis.com/token";
+/// A token this near its end is fetched anew.
+const MARGIN: Duration = Duration::from_secs(60);
+
+type Signed = Authenticator<HttpsConnector<Dialer>>;
+
+/// The source of bearer tokens for one set of credentials.
+pub(super) struct Tokens {
+    credentials: Credentials,
+    dialing: Dialing,
+    signed: Option<Signed>,
+    http: Option<reqwest::Client>,
+    kept: Option<Kept>,
+    /// The last one given out, and whether it was given out before.
+    last: Option<String>,
+    was_kept: bool,
+    /// The last token was refused: the next is a new one.
+    stale: bool,
+}
+
+struct Kept {
+    token: String,
+    until: Instant,
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokens")
+            .field("credentials", &self.credentials)
+            .field("kept", &self.kept.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a token endpoint answers.
+#[derive(Deserialize)]
+struct Granted {
+    access_token: String,
+    #[serde(default)]
+    expires_in: u64,
+}
+
+impl Tokens {
+    pub(super) fn new(credentials: Credentials, dialing: Dialing) -> Self {
+        Self { credentials, dialing, signed: None, http: None, kept: None, last: None, was_kept: false, stale: false }
+    }
+
+    pub(super) fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    /// The last token was not accepted.
+    pub(super) fn forget(&mut self) {
+        self.kept = None;
+        self.stale = true;
+    }
+
+    /// Whether the last call got a token that an earlier one had got: it may have ended since. False when the last call failed.
+    pub(super) fn was_kept(&self) -> bool {
+        self.was_kept
+    }
+
+    /// A token that is good for a minute at least; None for an emulator.
+    ///
+    /// # Errors
+    /// [`Refusal::Unauthenticated`], or [`Refusal::Later`] when whoever grants tokens did not answer.
+    pub(super) async fn bearer(&mut self) -> Result<Option<String>, Refusal> {
+        self.was_kept = false;
+        if matches!(self.credentials, Credentials::None) {
+            return Ok(None);
+        }
+        let kept = self.kept.as_ref().filter(|kept| kept.until > Instant::now()).map(|kept| kept.token.clone());
+        let token = match kept {
+            Some(token) => token,
+            None => {
+                let limit = self.dialing.timeout();
+                let fetched = tokio::time::timeout(limit, self.fetch()).await;
+                fetched.map_err(|_| super::answer::too_late("token request", limit))??
+            }
+        };
+        self.stale = false;
+        self.was_kept = self.last.as_ref() == Some(&token);
+        self.last = Some(token.clone());
+        Ok(Some(token))
+    }
+
+    async fn fetch(&mut self) -> Result<String, Refusal> {
+        let Self { credentials, dialing, signed, http, .. } = self;
+        let granted = match credentials {
+            Credentials::None => return Err(Refusal::Unauthenticated("no credentials".to_owned())),
+            Credentials::ServiceAccount { file, key, .. } => {
+                let signed = match signed {
+                    Some(signed) => signed,
+                    None => signed.insert(signer(file, key, dialing).await?),
+                };
+                // It keeps its token itself.
+                let scopes = [SCOPE];
+                let fetched = if self.stale { signed.force_refreshed_token(&scopes).await } else { signed.token(&scopes).await };
+                let token = fetched.map_err(|error| refused_by_yup(file, &error))?;
+                return token.token().map(str::to_owned).ok_or_else(|| no_token(&shown(file)));
+            }
+            Credentials::User { file, user } => {
+                let http = client(http, dialing, false)?;
+                refresh(http, file, user).await?
+            }
+            Credentials::Metadata { host } => {
+                let http = client(http, dialing, true)?;
+                let path = format!("instance/service-accounts/default/token?scopes={SCOPE}");
+                let body = metadata(http, host, &path).await.map_err(|refusal| match refusal {
+                    // It has answered before, so this is one of Google's machines.
+                    Refusal::Unauthenticated(_) if self.last.is_some() => {
+                        later(format!("no answer from the metadata server {host}"))
+                    }
+                    refusal => refusal,
+                })?;
+                from_json(host, &body)?
+            }
+        };
+        let lasts = Duration::from_secs(granted.expires_in).saturating_sub(MARGIN);
+        self.kept = Some(Kept { token: granted.access_token.clone(), until: Instant::now() + lasts });
+        Ok(granted.access_token)
+    }
+
+    /// The project of the machine, by the metadata server; None for other credentials.
+    pub(super) async fn machine_project(&mut self) -> Result<Option<String>, Refusal> {
+        let Credentials::Metadata { host } = &self.credentials else { return Ok(None) };
+        let http = client(&mut self.http, &self.dialing, true)?;
+        let project = metadata(http, host, "project/project-id").await?;
+        Ok(Some(project.trim().to_owned()).filter(|project| !project.is_empty()))
+    }
+}
+
+fn shown(file: &Path) -> String {
+    format!("credentials of {}", file.display())
+}
+
+fn no_token(whose: &str) -> Refusal {
+    later(format!("{whose}: the answer of the token endpoint holds no token"))
+}
+
+fn client<'a>(kept: &'a mut Option<reqwest::Client>, dialing: &Dialing, plain: bool) -> Result<&'a reqwest::Client, Refusal> {
+    match kept {
+        Some(client) => Ok(client),
+        None => Ok(kept.insert(dialing.http(HeaderMap::new(), plain)?)),
+    }
+}
+
+async fn signer(file: &Path, key: &ServiceAccountKey, dialing: &Dialing) -> Result<Signed, Refusal> {
+    let roots = HttpsConnectorBuilder::new().with_native_roots().map_err(|error| {
+        Refusal::Unauthenticated(format!("no root certificates on this machine ({error}): install the package ca-certificates"))
+    })?;
+    let https = roots.https_or_http().enable_http1().wrap_connector(dialing.dialer());
+    let hyper: HyperClient<_, String> = HyperClient::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(https);
+    let built = ServiceAccountAuthenticator::with_client(key.clone(), CustomHyperClientBuilder::from(hyper)).build().await;
+    built.map_err(|_| Refusal::Unauthenticated(format!("{}: its private_key is no RSA key: make a new key", shown(file))))
+}
+
+fn refused_by_yup(file: &Path, error: &Error) -> Refusal {
+    match error {
+        Error::AuthError(AuthError { error, error_description, .. }) => {
+            let passing = matches!(error, AuthErrorCode::Other(_));
+            refused(&shown(file), error.as_str(), error_description.as_deref(), passing, "make a new key, or mend the clock")
+        }
+        Error::HttpError(_) | Error::HttpClientError(_) | Error::LowLevelError(_) => {
+            later(format!("{}: token request: {}", shown(file), cause(error)))
+        }
+        // Their texts may quote the answer, and with it a token.
+        _ => no_token(&shown(file)),
+    }
+}
+
+/// An OAuth error. An unknown one (`passing`) counts as definite unless it says that it passes.
+fn refused(whose: &str, code: &str, description: Option<&str>, passing: bool, mend: &str) -> Refusal {
+    let said = description.map(|text| format!(" ({})", one_line(text))).unwrap_or_default();
+    let text = format!("{whose}: the token endpoint answered {}{said}", one_line(code));
+    let passes = ["internal_failure", "server_error", "temporarily_unavailable", "rate_limit_exceeded", "backendError"];
+    if passing && passes.contains(&code) { later(text) } else { Refusal::Unauthenticated(format!("{text}: {mend}")) }
+}
+
+#[derive(Deserialize)]
+struct Denied {
+    error: String,
+    #[serde(default)]
+    error_description: Option<String>,
+}
+
+async fn refresh(http: &reqwest::Client, file: &Path, user: &User) -> Result<Granted, Refusal> {
+    let whose = shown(file);
+    let form = [
+        ("grant_type", "refresh_token"),
+        ("client_id", &user.client_id),
+        ("client_secret", &user.client_secret),
+        ("refresh_token", &user.refresh_token),
+    ];
+    let unanswered = |error: reqwest::Error| later(format!("{whose}: token request: {}", unanswered(&error)));
+    let sent = http.post(user.token_uri.as_deref().unwrap_or(TOKEN_URI)).form(&form).send().await;
+    let response = sent.map_err(unanswered)?;
+    let status = response.status();
+    let body = response.text().await.map_err(unanswered)?;
+    if status.is_success() {
+        return from_json(&whose, &body);
+    }
+    match serde_json::from_str::<Denied>(&body) {
+        Ok(Denied { error, error_description }) => {
+            let mend = "run `gcloud auth application-default login` again";
+            Err(refused(&whose, &error, error_description.as_deref(), true, mend))
+        }
+        Err(_) => Err(later(format!("{whose}: token request: HTTP {}", status.as_u16()))),
+    }
+}
+
+/// serde's errors may quote a token: none is passed on.
+fn from_json<T: DeserializeOwned>(whose: &str, body: &str) -> Result<T, Refusal> {
+    serde_json::from_str(body).map_err(|_| no_token(whose))
+}
+
+/// One value of the metadata server. It is near or not there at all: a failure to connect means that this is none of Google's
+/// machines.
+async fn metadata(http: &reqwest::Client, host: &str, path: &str) -> Result<String, Refusal> {
+    let url = format!("http://{host}/computeMetadata/v1/{path}");
+    let sent = http.get(url).header("Metadata-Flavor", "Google").send().await;
+    let response = match sent {
+        Ok(response) => response,
+        Err(error) if error.is_connect() => {
+            return Err(Refusal::Unauthenticated(format!(
+                "no credentials: GOOGLE_APPLICATION_CREDENTIALS is not set, gcloud has left none, and no metadata server \
+                 answers at {host}: run `gcloud auth application-default login`"
+            )));
+        }
+        Err(error) => return Err(later(format!("metadata server: {}", unanswered(&error)))),
+    };
+    let status = response.status();
+    if status.is_success() {
+        return response.text().await.map_err(|error| later(format!("metadata server: {}", unanswered(&error))));
+    }
+    let text = format!("metadata server {host}: HTTP {}", status.as_u16());
+    if status.as_u16() == 404 {
+        return Err(Refusal::Unauthenticated(format!("{text}: this machine has no service account: give it one")));
+    }
+    Err(later(text))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+//! Both directions of the format, and what is refused.
+
+use super::*;
+
+static PACKAGE: PackageDef = PackageDef {
+    name: "pack",
+    version: "1.2.3",
+    jobs: &[JobDef {
+        name: "a_job",
+        signature: "(cx, n: u32 = 500)",
+        docs: "Says \"hé\\\".\n\u{1b}[31mred\ttab",
+        file: "src/lib.rs",
+        line: 1042,
+        params: &[ParamDef {
+            name: "n",
+            rust_type: "u32",
+            kind: ParamKind::Uint(32),
+            optional: false,
+            default: Some("500"),
+            docs: "",
+        }],
+    }],
+};
+const LEN: usize = section_len(&PACKAGE, 1);
+static SECTION_BYTES: [u8; LEN] = section(&PACKAGE, 1);
+
+#[test]
+fn what_is_written_is_what_is_read() {
+    let manifest = Manifest::from_section(&SECTION_BYTES).unwrap();
+    let outline = Outline::from_section(&SECTION_BYTES).unwrap();
+    assert_eq!((outline.package, outline.version, outline.jobs[0].name.as_str()), ("pack".into(), "1.2.3".into(), "a_job"));
+    assert_eq!(manifest.package, "pack");
+    assert_eq!(manifest.jobs[0].docs, PACKAGE.jobs[0].docs);
+    assert_eq!(manifest.jobs[0].line, 1042);
+    assert_eq!(manifest.jobs[0].params[0].default, serde_json::json!(500));
+    assert_eq!(manifest.jobs[0].params[0].kind, ParamKind::Uint(32));
+}
+
+#[test]
+fn padding_behind_the_json_is_ignored() {
+    let mut bytes = SECTION_BYTES.to_vec();
+    bytes.extend([0; 13]);
+    assert!(Manifest::from_section(&bytes).is_ok());
+}
+
+#[test]
+fn every_truncation_and_every_flipped_byte_is_an_error() {
+    for cut in 0..LEN {
+        assert!(Manifest::from_section(&SECTION_BYTES[..cut]).is_err(), "cut at {cut}");
+    }
+    for i in 0..LEN {
+        let mut bytes = SECTION_BYTES;
+        bytes[i] ^= 0x20;
+        assert!(Manifest::from_section(&bytes).is_err(), "byte {i} flipped");
+    }
+}
+
+#[test]
+fn a_claim_of_a_gigabyte_is_refused_by_its_header() {
+    let mut bytes = SECTION_BYTES;
+    bytes[8..12].copy_from_slice(&(1u32 << 30).to_le_bytes());
+    assert_eq!(Manifest::json_len(&bytes), Err(ManifestError::TooLong(1 << 30)));
+}
+
+/// The section around this JSON.
+fn section_of(json: &serde_json::Value) -> Vec<u8> {
+    let json = json.to_string();
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend(FORMAT.to_le_bytes());
+    bytes.extend((json.len() as u32).to_le_bytes());
+    bytes.extend(crc32fast::hash(json.as_bytes()).to_le_bytes());
+    bytes.extend(json.bytes());
+    bytes
+}
+
+/// The manifest above as JSON, with these parameters (name and kind).
+fn with_params(params: &[(&str, &str)]) -> serde_json::Value {
+    let mut json: serde_json::Value = serde_json::from_slice(&SECTION_BYTES[HEADER_LEN..]).unwrap();
+    let of = |(name, kind): &(&str, &str)| serde_json::json!({"name": name, "rust_type": kind, "kind": kind, "optional": true, "default": null, "docs": ""});
+    json["jobs"][0]["params"] = params.iter().map(of).collect();
+    json
+}
+
+#[test]
+fn parameters_that_share_a_flag_are_refused_and_both_named() {
+    let twice = "the parameter \"a\" of \"a_job\" is listed twice";
+    let own = "the parameter \"plugin_dir\" of \"a_job\" has a flag of lorchestra itself, --plugin-dir";
+    for (params, why) in [
+        (&[("a_b", "u8"), ("a-b", "u8")][..], "the parameters \"a_b\" and \"a-b\" of \"a_job\" share the flag --a-b"),
+        (&[("x", "bool"), ("no_x", "u8")], "the parameters \"x\" and \"no_x\" of \"a_job\" share the flag --no-x"),
+        (&[("no-x", "bool"), ("x", "bool")], "the parameters \"no-x\" and \"x\" of \"a_job\" share the flag --no-x"),
+        (&[("a", "u8"), ("b", "u8"), ("a", "bool")], twice),
+        (&[("a", "bool"), ("a", "bool")], twice),
+        (&[("help", "string")], "the parameter \"help\" of \"a_job\" has a flag of lorchestra itself, --help"),
+        (&[("version", "string")], "has a flag of lorchestra itself, --version"),
+        (&[("verbose", "bool")], "has a flag of lorchestra itself, --verbose"),
+        (&[("plugin_dir", "path")], own),
+        (&[("A", "u8")], "the parameter name \"A\""),
+    ] {
+        let bytes = section_of(&with_params(params));
+        for error in [Manifest::from_section(&bytes).unwrap_err(), Outline::from_section(&bytes).unwrap_err()] {
+            assert!(error.to_string().contains(why), "{params:?}: {error}");
+        }
+    }
+    // A text is not turned off.
+    let bytes = section_of(&with_params(&[("x", "string"), ("no_x", "string"), ("timeout", "u8"), ("helper", "bool")]));
+    assert!(Manifest::from_section(&bytes).is_ok() && Outline::from_section(&bytes).is_ok());
+}
+
+/// Each value in the JSON, one after the other, is left out or replaced.
+#[test]
+fn what_is_no_manifest_is_no_outline() {
+    use serde_json::{Value, json};
+    fn paths(value: &Value, at: String, all: &mut Vec<String>) {
+        match value {
+            Value::Object(map) => map.iter().for_each(|(key, value)| paths(value, format!("{at}/{key}"), all)),
+            Value::Array(list) => list.iter().enumerate().for_each(|(i, value)| paths(value, format!("{at}/{i}"), all)),
+            _ => {}
+        }
+        all.push(at);
+    }
+    let whole = with_params(&[("n", "u8"), ("x", "bool")]);
+    let mut all = Vec::new();
+    paths(&whole, String::new(), &mut all);
+    let mut refused = 0;
+    for path in &all {
+        let mut changes: Vec<Value> =
+            [json!(null), json!(7), json!(-1), json!("text"), json!("Bad Name"), json!(true), json!([]), json!({}), json!([1])]
+                .into_iter()
+                .map(|new| {
+                    let mut changed = whole.clone();
+                    *changed.pointer_mut(path).unwrap() = new;
+                    changed
+                })
+                .collect();
+        let mut without = whole.clone();
+        if let Some((parent, key)) = path.rsplit_once('/')
+            && let Some(Value::Object(map)) = without.pointer_mut(parent)
+        {
+            map.remove(key);
+            changes.push(without);
+        }
+        for changed in changes {
+            let bytes = section_of(&changed);
+            let (manifest, outline) = (Manifest::from_section(&bytes), Outline::from_section(&bytes));
+            refused += usize::from(manifest.is_err());
+            assert_eq!(manifest.map(drop), outline.map(drop), "{path}: {changed}");
+        }
+    }
+    assert!(refused > 5 * all.len(), "{refused} of {} paths", all.len());
+}
+
+#[test]
+fn names() {
+    for good in ["a", "ingester", "a-b_c9"] {
+        assert!(is_name(good), "{good}");
+    }
+    let long = "a".repeat(65);
+    for bad in ["", "A", "9a", "_a", "a.b", "a/b", "ä", &long] {
+        assert!(!is_name(bad), "{bad}");
+    }
+}
+
+#[test]
+fn printable_keeps_text_and_drops_what_steers_a_terminal() {
+    assert_eq!(printable("a\u{1b}[31mb\r\n\tc\u{202e}d\u{9b}e"), "a[31mb\n\tcde");
+}

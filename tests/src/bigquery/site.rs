@@ -1,0 +1,83 @@
+//! A sandbox whose configuration names a table of a fake, and what has arrived there, held against what the store has.
+
+use super::fake::{Fake, TableName};
+use crate::{Fixture, Sandbox};
+use std::collections::HashSet;
+
+/// How events are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Write {
+    /// Committed streams: each event once.
+    Storage,
+    /// insertAll: each event at least once.
+    InsertAll,
+}
+
+/// A sandbox and the fake that its commands deliver to.
+#[derive(Debug)]
+pub struct Site {
+    /// Where commands run.
+    pub sandbox: Sandbox,
+    /// Where their events go.
+    pub fake: Fake,
+    /// The table.
+    pub table: TableName,
+}
+
+impl Site {
+    /// With a table of all columns.
+    pub fn new(write: Write) -> Self {
+        let site = Self::without_table(write);
+        site.fake.create_event_table(&site.table);
+        site
+    }
+
+    /// With neither table nor dataset.
+    pub fn without_table(write: Write) -> Self {
+        let site = Self {
+            sandbox: Sandbox::with(&[Fixture::Misbehave]),
+            fake: Fake::start(),
+            table: TableName::parse("p1.lorchestra.events"),
+        };
+        site.configure(write, "");
+        site
+    }
+
+    /// Writes the configuration anew; `more` is appended.
+    pub fn configure(&self, write: Write, more: &str) {
+        let write = if write == Write::Storage { "storage-write" } else { "insert-all" };
+        self.sandbox.configure(&format!(
+            "[bigquery]\nproject = \"p1\"\ndataset = \"lorchestra\"\ntable = \"events\"\nwrite = \"{write}\"\n\
+             endpoint = \"{}\"\nstorage_endpoint = \"{}\"\n{more}",
+            self.fake.rest_endpoint(),
+            self.fake.grpc_endpoint(),
+        ));
+    }
+
+    /// Ids of all events of the store, oldest first.
+    #[track_caller]
+    pub fn stored(&self) -> Vec<String> {
+        let listed = self.sandbox.lorchestra(&["events", "list", "--json"]).exits(0);
+        let lines = listed.json_lines("lorchestra.event/1");
+        lines.iter().map(|event| event["event_id"].as_str().expect("an event has an id").to_owned()).collect()
+    }
+
+    /// Ids of all rows of the table, as they arrived.
+    pub fn delivered(&self) -> Vec<String> {
+        let rows = self.fake.rows(&self.table);
+        rows.iter().map(|row| row.values["event_id"].as_str().expect("a row has an id").to_owned()).collect()
+    }
+
+    /// Everything the store has is in the table; by streams: once, and in order.
+    #[track_caller]
+    pub fn all_is_delivered(&self, write: Write, told: &str) {
+        let (stored, delivered) = (self.stored(), self.delivered());
+        if write == Write::Storage {
+            assert_eq!(delivered.len(), stored.len(), "{told}: rows and events");
+            assert!(delivered == stored, "{told}: the rows are not the events, in order");
+        } else {
+            let distinct: HashSet<&String> = delivered.iter().collect();
+            assert!(distinct == stored.iter().collect(), "{told}: {} of {} arrived", distinct.len(), stored.len());
+        }
+    }
+}

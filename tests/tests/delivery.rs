@@ -1,0 +1,467 @@
+//! From the store to BigQuery, whatever goes wrong on the way. Against a fake server that can be made to fail; the real emulator is in
+//! `bigquery`.
+
+use lorchestra_tests::bigquery::fake::{Fault, Method, StorageErrorCode, TableName};
+use lorchestra_tests::bigquery::site::{Site, Write};
+use lorchestra_tests::{Running, eventually, processes};
+use rustix::process::Signal;
+use serde_json::json;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::Duration;
+use tonic::Code;
+
+const BOTH: [Write; 2] = [Write::Storage, Write::InsertAll];
+
+/// The request that carries events.
+fn carrier(write: Write) -> Method {
+    if write == Write::Storage { Method::AppendRows } else { Method::InsertAll }
+}
+
+#[track_caller]
+fn flushed(site: &Site) -> u64 {
+    let ended = site.sandbox.lorchestra(&["events", "flush", "--timeout", "50s"]).exits(0);
+    if ended.err() == "No events yet.\n" {
+        return 0;
+    }
+    let text = ended.out().strip_prefix("Delivered ").and_then(|rest| rest.split(' ').next()).map(str::parse);
+    text.and_then(Result::ok).unwrap_or_else(|| panic!("not a number of events: {}", ended.shown()))
+}
+
+#[test]
+fn a_run_delivers_its_events_with_all_columns() {
+    for write in BOTH {
+        let site = Site::new(write);
+        let ended = site.sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "50", "--account", "me"]).exits(0);
+        assert_eq!(ended.err(), "", "{write:?}: nothing to tell");
+        site.all_is_delivered(write, "after the run");
+        let run = site.sandbox.run();
+        let rows = site.fake.rows(&site.table);
+        for (row, event) in rows.iter().zip(site.sandbox.events_of(run.id())) {
+            for column in ["event_type", "source", "correlation_id", "run_id", "package", "job", "created_at"] {
+                assert_eq!(row.values[column], event.0[column], "{write:?} {column}");
+            }
+            let payload: serde_json::Value = serde_json::from_str(row.values["payload"].as_str().unwrap()).unwrap();
+            assert_eq!(payload, event.0["payload"]);
+            assert_eq!(row.values["attempt"], json!(1), "{row:?}");
+        }
+        let shown = site.sandbox.lorchestra(&["runs", "show", run.id(), "--json"]).exits(0).json("lorchestra.runs-show/1");
+        assert_eq!(shown["delivery"], json!({"pending": 0, "failed": 0, "uncertain": 0}));
+        assert_eq!(flushed(&site), 0);
+    }
+}
+
+/// Every fault of every request, on both ways of writing: the run's outcome is its own, attempts are bounded, and afterwards all
+/// events are there: once, by streams.
+#[test]
+fn no_fault_loses_or_doubles_an_event() {
+    let rest = |fault: Fault| (Method::TablesGet, fault);
+    let mut storage = vec![
+        (Method::AppendRows, Fault::Grpc(Code::Unavailable, "try again", None)),
+        (Method::AppendRows, Fault::Grpc(Code::Internal, "internal", None)),
+        (Method::AppendRows, Fault::Grpc(Code::ResourceExhausted, "quota", None)),
+        (Method::AppendRows, Fault::InBand(Code::Aborted, "aborted", None)),
+        (Method::AppendRows, Fault::InBand(Code::Unavailable, "try again", None)),
+        (Method::AppendRows, Fault::CloseHalfWay),
+        (Method::AppendRows, Fault::CommitThenDrop),
+        (Method::AppendRows, Fault::FinalizeStream),
+        (Method::AppendRows, Fault::DropStream),
+        (Method::AppendRows, Fault::VanishTable(2)),
+        (
+            Method::AppendRows,
+            Fault::InBand(Code::InvalidArgument, "extra fields", Some(StorageErrorCode::SchemaMismatchExtraFields)),
+        ),
+        (Method::AppendRows, Fault::InBand(Code::OutOfRange, "beyond", Some(StorageErrorCode::OffsetOutOfRange))),
+        (Method::CreateStream, Fault::Grpc(Code::Unavailable, "try again", None)),
+        (Method::CreateStream, Fault::Grpc(Code::NotFound, "not yet", Some(StorageErrorCode::TableNotFound))),
+        (Method::CreateStream, Fault::CloseHalfWay),
+        (Method::CreateStream, Fault::CommitThenDrop),
+    ];
+    let mut insert_all = vec![
+        (Method::InsertAll, Fault::Status(403, "rateLimitExceeded")),
+        (Method::InsertAll, Fault::Status(403, "quotaExceeded")),
+        (Method::InsertAll, Fault::Status(404, "notFound")),
+        (Method::InsertAll, Fault::Status(409, "conflict")),
+        (Method::InsertAll, Fault::Status(413, "uploadTooLarge")),
+        (Method::InsertAll, Fault::Html(413)),
+        (Method::InsertAll, Fault::Html(502)),
+        (Method::InsertAll, Fault::Empty(429, Some(1))),
+        (Method::InsertAll, Fault::Status(429, "rateLimitExceeded")),
+        (Method::InsertAll, Fault::Status(500, "internalError")),
+        (Method::InsertAll, Fault::Status(502, "backendError")),
+        (Method::InsertAll, Fault::Status(503, "backendError")),
+        (Method::InsertAll, Fault::CloseHalfWay),
+        (Method::InsertAll, Fault::CommitThenDrop),
+        (Method::InsertAll, Fault::VanishTable(2)),
+    ];
+    let connecting = [
+        rest(Fault::Status(503, "backendError")),
+        rest(Fault::Status(403, "rateLimitExceeded")),
+        rest(Fault::Html(502)),
+        rest(Fault::Empty(429, None)),
+        rest(Fault::CloseHalfWay),
+        rest(Fault::VanishTable(1)),
+    ];
+    storage.extend(connecting.clone());
+    insert_all.extend(connecting);
+    let matrix =
+        storage.into_iter().map(|row| (Write::Storage, row)).chain(insert_all.into_iter().map(|row| (Write::InsertAll, row)));
+    let cases: Vec<_> = matrix.flat_map(|case| [1, 3].map(|times| (case.clone(), times))).collect();
+    // Mostly waiting: several at once.
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                while let Some(((write, (method, fault)), times)) =
+                    cases.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+                {
+                    meets(*write, *method, fault, *times);
+                }
+            });
+        }
+    });
+}
+
+fn meets(write: Write, method: Method, fault: &Fault, times: usize) {
+    let told = format!("{write:?}, {times} × {method:?} {fault:?}");
+    let site = Site::new(write);
+    site.fake.faults().times(times, method, fault.clone());
+    let ended = site.sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "60"]);
+    assert_eq!(ended.code(), Some(0), "{told}: {}", ended.shown());
+    assert!(ended.err().lines().count() <= 2, "{told}: {}", ended.shown());
+    assert!(site.fake.requests(method) > 0, "{told}: the fault was met");
+    let requests =
+        site.fake.requests(Method::AppendRows) + site.fake.requests(Method::InsertAll) + site.fake.requests(Method::TablesGet);
+    assert!(requests <= 40, "{told}: {requests} requests");
+    flushed(&site);
+    assert_eq!(site.fake.faults().left(method), 0, "{told}: all faults were met");
+    site.all_is_delivered(write, &told);
+    assert_eq!(flushed(&site), 0, "{told}");
+}
+
+/// A server that takes the connection and never answers.
+#[test]
+fn a_silent_server_costs_no_more_than_its_time() {
+    for write in BOTH {
+        for fault in [Fault::Silent, Fault::CommitThenSilent] {
+            let told = format!("{write:?} {fault:?}");
+            let site = Site::new(write);
+            site.fake.faults().forever(carrier(write), fault);
+            let args = ["run-job", "--delivery-timeout", "1s", "misbehave", "numbered", "--count", "60"];
+            let ended = site.sandbox.lorchestra(&args).exits(0);
+            assert_eq!(ended.out(), "✓ misbehave/numbered completed\n");
+            assert!(ended.err().contains("62 events are not in BigQuery yet"), "{told}: {}", ended.shown());
+            // The next run does not wait again: the circuit is open.
+            let before = site.fake.requests(carrier(write));
+            let ended = site.sandbox.lorchestra(&args).exits(0);
+            assert!(ended.err().contains("124 events are not in BigQuery yet"), "{told}: {}", ended.shown());
+            assert_eq!(site.fake.requests(carrier(write)), before, "{told}: left alone");
+            site.fake.faults().clear(carrier(write));
+            site.fake.faults().release();
+            flushed(&site);
+            site.all_is_delivered(write, &told);
+        }
+    }
+}
+
+#[test]
+fn a_network_that_is_down_for_a_whole_run_costs_one_line() {
+    for write in BOTH {
+        let site = Site::new(write);
+        site.fake.go_down();
+        let ended = site.sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "10"]).exits(0);
+        assert_eq!(ended.out(), "✓ misbehave/numbered completed\n");
+        assert_eq!(ended.err().lines().count(), 1, "{}", ended.shown());
+        assert!(ended.err().starts_with("warning: 12 events are not in BigQuery yet ("), "{}", ended.shown());
+        assert!(ended.err().ends_with("): lorchestra events flush\n"), "{}", ended.shown());
+        let pending = site.sandbox.lorchestra(&["events", "list", "--pending", "--json"]).exits(0);
+        assert_eq!(pending.json_lines("lorchestra.event/1").len(), 12);
+        let quiet = site.sandbox.lorchestra(&["run-job", "-q", "misbehave", "noop"]).exits(0);
+        assert_eq!((quiet.out(), quiet.err()), ("", ""), "the next run delivers it");
+        let down = site.sandbox.lorchestra(&["events", "flush", "--timeout", "1s"]).exits(69);
+        assert!(down.err().contains("14 events are still to be delivered; nothing is lost"), "{}", down.shown());
+        site.fake.come_up();
+        assert_eq!(flushed(&site), 14);
+        assert_eq!(flushed(&site), 0);
+        site.all_is_delivered(write, "after the flush");
+    }
+}
+
+#[test]
+fn rows_that_are_refused_are_set_aside_and_block_nothing() {
+    for write in BOTH {
+        let site = Site::new(write);
+        site.fake.faults().next(carrier(write), Fault::RowErrors(vec![1, 3]));
+        let ended = site.sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "10"]).exits(0);
+        assert_eq!(ended.err(), "warning: BigQuery refused 2 events: lorchestra events list --failed\n", "{write:?}");
+        let failed = site.sandbox.lorchestra(&["events", "list", "--failed", "--json"]).exits(0);
+        let failed = failed.json_lines("lorchestra.event/1");
+        assert_eq!(failed.len(), 2, "{write:?}");
+        assert!(failed.iter().all(|event| event["delivery_error"].as_str().is_some_and(|why| !why.is_empty())), "{failed:?}");
+        let delivered = site.delivered();
+        assert_eq!(delivered.len(), 10, "{write:?}: all the others");
+        assert!(failed.iter().all(|event| !delivered.iter().any(|id| event["event_id"] == **id)));
+        assert_eq!(flushed(&site), 0, "{write:?}: not tried for ever");
+        let shown = site.sandbox.lorchestra(&["runs", "show", site.sandbox.run().id()]).exits(0);
+        assert!(shown.out().contains("delivery   2 failed"), "{}", shown.shown());
+    }
+}
+
+/// The stream is gone, the batch was sent, and the table cannot be read.
+#[test]
+fn what_cannot_be_found_out_is_uncertain_and_sent_again_on_request_only() {
+    let site = Site::new(Write::Storage);
+    let faults = site.fake.faults();
+    faults.next(Method::AppendRows, Fault::CommitThenDrop);
+    faults.next(Method::AppendRows, Fault::DropStream);
+    faults.forever(Method::Query, Fault::Status(403, "accessDenied"));
+    let ended = site.sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "10"]).exits(0);
+    assert!(ended.err().contains("arrived is not known: lorchestra events list --uncertain"), "{}", ended.shown());
+    let listed = site.sandbox.lorchestra(&["events", "list", "--uncertain"]).exits(0);
+    let uncertain = listed.out().lines().count();
+    assert!(uncertain > 0 && listed.out().contains("403"), "{}", listed.shown());
+    assert_eq!(flushed(&site), 0);
+    let before = site.delivered().len();
+    let again = site.sandbox.lorchestra(&["events", "flush", "--resend-uncertain"]).exits(0);
+    assert_eq!(again.out(), format!("Delivered {uncertain} events.\n"));
+    assert_eq!(site.delivered().len(), before + uncertain, "they are there twice now, as the help says");
+    assert_eq!(site.sandbox.lorchestra(&["events", "list", "--uncertain"]).exits(0).out(), "");
+}
+
+#[expect(clippy::disallowed_methods, reason = "how long a soak is, is asked for from outside")]
+fn rounds() -> u32 {
+    std::env::var("LORCHESTRA_TEST_ROUNDS").map_or(20, |rounds| rounds.parse().expect("LORCHESTRA_TEST_ROUNDS is a number"))
+}
+
+/// A number below `bound`.
+fn random(bound: u64) -> u64 {
+    RandomState::new().build_hasher().finish() % bound
+}
+
+/// The deliverer is killed at any moment: in a run, or in a flush.
+#[test]
+fn a_kill_during_delivery_loses_and_doubles_nothing() {
+    for round in 0..rounds() {
+        let write = BOTH[round as usize % 2];
+        let told = format!("round {round}, {write:?}");
+        let site = Site::new(write);
+        // Some requests are slow, so that a kill finds them on their way; some are lost after their work was done.
+        for _ in 0..30 {
+            let fault = match random(4) {
+                0 => Fault::CommitThenDrop,
+                1 => Fault::CloseHalfWay,
+                _ => Fault::Delay(Duration::from_millis(random(40))),
+            };
+            site.fake.faults().next(carrier(write), fault);
+        }
+        for _ in 0..3 {
+            let running: Running = if random(3) == 0 {
+                site.sandbox.start(&["events", "flush"])
+            } else {
+                site.sandbox.start(&["run-job", "misbehave", "numbered", "--count", "2500", "--then", "return"])
+            };
+            let before = site.fake.requests(carrier(write));
+            let enough = before + random(4);
+            // Either the requests come, or it has nothing to deliver.
+            let until = std::time::Instant::now() + Duration::from_millis(100 + random(900));
+            while site.fake.requests(carrier(write)) < enough && std::time::Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            std::thread::sleep(Duration::from_micros(random(30_000)));
+            let workers = running.children();
+            running.signal(Signal::KILL);
+            drop(running);
+            eventually(&told, || workers.iter().all(|pid| !processes::is_alive(*pid)));
+        }
+        site.fake.faults().clear(carrier(write));
+        site.sandbox.lorchestra(&["runs", "list"]).exits(0);
+        flushed(&site);
+        assert_eq!(flushed(&site), 0, "{told}");
+        if site.sandbox.state().join("lorchestra.db").exists() {
+            site.all_is_delivered(write, &told);
+        }
+    }
+}
+
+#[test]
+fn eight_processes_deliver_into_one_table_by_one_stream() {
+    let site = Site::new(Write::Storage);
+    let running: Vec<Running> = (0..8)
+        .map(|i| {
+            let account = format!("a{i}");
+            site.sandbox.start(&["run-job", "misbehave", "numbered", "--count", "2000", "--account", &account])
+        })
+        .collect();
+    for running in running {
+        let ended = running.wait().exits(0);
+        assert_eq!(ended.err(), "", "{}", ended.shown());
+    }
+    // Between them no event was left behind: nobody needs to flush.
+    assert_eq!(site.stored().len(), 8 * 2002);
+    site.all_is_delivered(Write::Storage, "after the last of them");
+    assert_eq!(site.fake.streams().len(), 1);
+    assert_eq!(site.fake.peak_append_calls(), 1);
+}
+
+#[test]
+fn required_delivery_is_part_of_the_outcome() {
+    let site = Site::new(Write::Storage);
+    let args = ["run-job", "--require-delivery", "--delivery-timeout", "2s", "misbehave", "numbered", "--count", "5"];
+    site.sandbox.lorchestra(&args).exits(0);
+    site.fake.go_down();
+    let ended = site.sandbox.lorchestra(&args).exits(69);
+    assert_eq!(ended.out(), "✓ misbehave/numbered completed\n");
+    assert!(ended.err().contains("7 events are not in BigQuery yet"), "{}", ended.shown());
+    assert_eq!(site.sandbox.runs()[0].state(), "completed", "the run itself is what it is");
+    // The job's own failure is told first.
+    let ended =
+        site.sandbox.lorchestra(&["run-job", "--require-delivery", "--delivery-timeout", "1s", "misbehave", "fail"]).exits(1);
+    assert!(ended.err().contains("misbehave/fail failed"), "{}", ended.shown());
+}
+
+#[test]
+fn required_delivery_without_credentials_starts_no_job() {
+    let site = Site::new(Write::Storage);
+    let marker = site.sandbox.arg("marker");
+    let key = site.sandbox.arg("key.json");
+    let args = ["run-job", "--require-delivery", "misbehave", "wait", "--seconds", "0", "--marker", &marker];
+    let refused = |told: &str, words: &[&str]| {
+        let ended = site.sandbox.lorchestra_with(&[("GOOGLE_APPLICATION_CREDENTIALS", &key)], &args).exits(69);
+        assert!(words.iter().all(|word| ended.err().contains(word)), "{told}: {}", ended.shown());
+        assert!(!site.sandbox.path("marker").exists() && site.sandbox.runs().is_empty(), "{told}: it was not started");
+    };
+    refused("no file", &["key.json", "GOOGLE_APPLICATION_CREDENTIALS"]);
+    std::fs::write(site.sandbox.path("key.json"), "{\"type\": \"external_account\"}").unwrap();
+    refused("a form that is not known", &["external_account"]);
+    site.fake.require_auth(true);
+    let mut wrong = site.fake.service_account_key();
+    wrong["client_email"] = json!("nobody@example.org");
+    std::fs::write(site.sandbox.path("key.json"), serde_json::to_vec(&json!({"type": "service_account"})).unwrap()).unwrap();
+    refused("half a key", &["service"]);
+    // Without --require-delivery the job runs, and one line tells.
+    let ended =
+        site.sandbox.lorchestra_with(&[("GOOGLE_APPLICATION_CREDENTIALS", &key)], &["run-job", "misbehave", "noop"]).exits(0);
+    assert_eq!(ended.err().lines().count(), 1, "{}", ended.shown());
+    assert!(ended.err().contains("2 events are not in BigQuery yet"), "{}", ended.shown());
+    // With a good one all goes.
+    std::fs::write(site.sandbox.path("key.json"), site.fake.service_account_key().to_string()).unwrap();
+    site.sandbox.lorchestra_with(&[("GOOGLE_APPLICATION_CREDENTIALS", &key)], &["events", "flush"]).exits(0);
+    site.all_is_delivered(Write::Storage, "with credentials");
+}
+
+/// Neither tokens, nor keys, nor subjects, nor payloads are in what lorchestra prints or logs, at the most verbose.
+#[test]
+fn no_secret_is_printed() {
+    let site = Site::new(Write::Storage);
+    site.fake.require_auth(true);
+    let key = site.fake.authorized_user();
+    std::fs::write(site.sandbox.path("key.json"), key.to_string()).unwrap();
+    site.fake.faults().next(Method::AppendRows, Fault::RowErrors(vec![1]));
+    site.fake.faults().next(Method::TablesGet, Fault::Status(503, "backendError"));
+    let path = site.sandbox.arg("key.json");
+    let args = ["-vvv", "run-job", "misbehave", "numbered", "--count", "3"];
+    let ended = site.sandbox.lorchestra_with(&[("GOOGLE_APPLICATION_CREDENTIALS", &path)], &args).exits(0);
+    assert!(!site.delivered().is_empty(), "{}", ended.shown());
+    let secrets = [key["client_secret"].as_str().unwrap(), key["refresh_token"].as_str().unwrap(), "fake-token"];
+    for secret in secrets {
+        assert!(!ended.err().contains(secret) && !ended.out().contains(secret), "{secret}: {}", ended.shown());
+    }
+}
+
+/// Ctrl-C while the last events are on their way ends the waiting; the job had ended before.
+#[test]
+fn a_signal_while_draining_ends_the_draining_and_not_the_outcome() {
+    let site = Site::new(Write::Storage);
+    site.fake.faults().forever(Method::AppendRows, Fault::Silent);
+    let running = site.sandbox.start(&["run-job", "--delivery-timeout", "50s", "misbehave", "noop"]);
+    eventually("it has ended", || site.sandbox.runs().first().is_some_and(|run| run.state() == "completed"));
+    eventually("it drains", || site.fake.requests(Method::AppendRows) > 0);
+    // The job is free for its next run meanwhile.
+    site.sandbox.lorchestra(&["run-job", "--delivery-timeout", "1s", "misbehave", "noop"]).exits(0);
+    running.signal(Signal::INT);
+    let ended = running.wait().exits(0);
+    assert!(ended.err().contains("(interrupted): lorchestra events flush"), "{}", ended.shown());
+    site.fake.faults().clear(Method::AppendRows);
+    site.fake.faults().release();
+    flushed(&site);
+    site.all_is_delivered(Write::Storage, "after the signal");
+}
+
+#[test]
+fn setup_makes_what_is_missing_and_says_so_before() {
+    for write in BOTH {
+        let site = Site::without_table(write);
+        let ended = site.sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+        assert!(ended.err().contains("lorchestra events setup makes the table"), "{}", ended.shown());
+        let dry = site.sandbox.lorchestra(&["events", "setup", "--dry-run"]).exits(0);
+        assert!(site.fake.table_resource(&site.table).is_none(), "nothing was made");
+        let done = site.sandbox.lorchestra(&["events", "setup"]).exits(0);
+        let steps =
+            |out: &str| out.lines().filter(|line| line.contains("create")).map(|l| l.replace("would ", "")).collect::<Vec<_>>();
+        assert_eq!(steps(dry.out()), steps(done.out()));
+        let table = site.fake.table_resource(&site.table).unwrap();
+        let fields = table["schema"]["fields"].as_array().unwrap();
+        assert_eq!(fields.len(), 12);
+        assert!(fields.iter().all(|field| field["description"].as_str().is_some_and(|text| text.len() > 10)), "{fields:?}");
+        assert_eq!(table["timePartitioning"]["field"], "created_at");
+        assert_eq!(table["clustering"]["fields"], json!(["event_type", "source"]));
+        let once = TableName::parse("p1.lorchestra.events_once");
+        assert_eq!(site.fake.table_resource(&once).is_some(), write == Write::InsertAll);
+        assert!(site.delivered().len() == 1 && done.out().contains("was written and read back"), "{}", done.shown());
+        let again = site.sandbox.lorchestra(&["events", "setup", "--dry-run"]).exits(0);
+        assert_eq!(again.out(), "p1.lorchestra.events has all it needs\n");
+        assert_eq!(flushed(&site), 2);
+    }
+}
+
+/// Eight columns, created_at as text: the table that the Python tool wrote.
+#[test]
+fn the_python_tools_table_keeps_working() {
+    for write in BOTH {
+        let site = Site::without_table(write);
+        site.fake.create_dataset("p1", "lorchestra");
+        let names = ["event_id", "event_type", "source", "schema_ref", "created_at", "correlation_id", "subject_id"];
+        let mut fields: Vec<_> = names.iter().map(|name| json!({"name": name, "type": "STRING"})).collect();
+        fields.push(json!({"name": "payload", "type": "JSON"}));
+        site.fake.create_table(&site.table, &json!({"schema": {"fields": fields}}));
+        site.sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+        site.all_is_delivered(write, "eight columns");
+        let row = &site.fake.rows(&site.table)[0].values;
+        let created = row["created_at"].as_str().unwrap();
+        assert!(created.ends_with('Z') && created.len() == 27, "{created}");
+        assert!(!row.contains_key("run_id"));
+        // What is there stays, what is missing is added.
+        let done = site.sandbox.lorchestra(&["events", "setup"]).exits(0);
+        assert!(done.out().contains("run_id, attempt, package, job"), "{}", done.shown());
+        site.sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+        let rows = site.fake.rows(&site.table);
+        assert_eq!(rows.last().unwrap().values["job"], "noop");
+        let table = site.fake.table_resource(&site.table).unwrap();
+        let created = table["schema"]["fields"].as_array().unwrap().iter().find(|f| f["name"] == "created_at").unwrap().clone();
+        assert_eq!(created["type"], "STRING", "nothing is altered");
+    }
+}
+
+#[test]
+fn events_from_before_bigquery_was_named_are_delivered_too() {
+    let site = Site::new(Write::Storage);
+    site.sandbox.configure("");
+    site.sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "5"]).exits(0);
+    let ended = site.sandbox.lorchestra(&["events", "flush"]).exits(78);
+    assert!(ended.err().contains("BQ_EVENTS_DATASET"), "{}", ended.shown());
+    site.configure(Write::Storage, "");
+    site.sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    assert_eq!(site.delivered().len(), 9);
+    site.all_is_delivered(Write::Storage, "with the first run that had a table");
+}
+
+/// A year's silence of a stream, or a table made anew, in the middle of it all.
+#[test]
+fn a_table_made_anew_gets_what_comes_after() {
+    let site = Site::new(Write::Storage);
+    site.sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    site.fake.recreate_table(&site.table);
+    site.sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    let stored = site.stored();
+    assert_eq!(site.delivered(), stored[2..], "the first two went with the table before");
+    assert_eq!(site.fake.streams().len(), 2);
+}
