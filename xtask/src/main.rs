@@ -7,6 +7,9 @@ mod demo;
 mod plugins;
 mod sandbox;
 mod test;
+#[path = "../../tests/src/bigquery/venv.rs"]
+#[expect(unreachable_pub, reason = "the file is of the tests' library, which may not be built yet")]
+mod venv;
 
 use clap::{Parser, Subcommand};
 use std::error::Error;
@@ -37,7 +40,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CARGO TEST ARGS")]
         args: Vec<OsString>,
     },
-    /// Kill workers and supervisors at random moments, many times, and count the events
+    /// Kill workers, supervisors and deliveries at random moments, many times, and count the events
     Soak {
         /// How often
         #[arg(long, default_value_t = 200, value_name = "N")]

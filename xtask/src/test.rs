@@ -1,13 +1,15 @@
 //! `cargo xtask test` and `cargo xtask soak`.
 //!
 //! End-to-end tests run the real binary and real libraries from the target directory; a test never builds. So everything is built
-//! first, once, with the features that `cargo test` will use, so that nothing is compiled twice.
+//! first, once, with the features that `cargo test` will use, so that nothing is compiled twice. The BigQuery emulator is set up the
+//! first time, in a Python environment of its own below the target directory.
 
 use crate::{Result, cargo};
 use std::ffi::{OsStr, OsString};
 
 pub(crate) fn run(args: &[OsString]) -> Result {
     cargo::build(&["--workspace"])?;
+    emulator()?;
     let mut test = cargo::cargo("test")?;
     // `--workspace` would win over `-p`.
     if !args.iter().take_while(|arg| *arg != "--").any(|arg| names_package(arg)) {
@@ -24,8 +26,18 @@ pub(crate) fn run(args: &[OsString]) -> Result {
 pub(crate) fn soak(rounds: u32) -> Result {
     cargo::build(&["--workspace"])?;
     let mut test = cargo::cargo("test")?;
-    test.args(["--workspace", "--test", "killed", "--", "--nocapture"]);
+    test.args(["-p", "lorchestra-tests", "--test", "killed", "--test", "delivery", "--", "--nocapture", "kill", "acknowledged"]);
     cargo::run(test.env("LORCHESTRA_TEST_ROUNDS", rounds.to_string()))
+}
+
+/// What the tests in `bigquery` start: half a gigabyte and a minute, once.
+fn emulator() -> Result {
+    println!("the BigQuery emulator: set up once, below the target directory");
+    // <target>/<profile>
+    let profile = cargo::target("debug")?;
+    let target = profile.parent().ok_or("xtask lies in no target directory")?;
+    crate::venv::ensure(target)?;
+    Ok(())
 }
 
 fn names_package(arg: &OsStr) -> bool {

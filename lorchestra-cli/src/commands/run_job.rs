@@ -1,7 +1,7 @@
 //! `run-job`: parameters to a plan, the plan to a run, the run's end to words and an exit code.
 
 use super::{close_dead_runs, delivery, failure_report, second_store, tell_recovered};
-use crate::args::{Args, OwnFlags, RunJob};
+use crate::args::{OwnFlags, RunJob};
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::flags;
@@ -11,7 +11,6 @@ use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
 use chrono::Utc;
-use clap::CommandFactory;
 use lorchestra_core::catalog::{Catalog, Package};
 use lorchestra_core::library::Library;
 use lorchestra_core::outcome::{Cause, Outcome};
@@ -36,7 +35,8 @@ pub(super) fn run(
     printer: &mut Printer,
 ) -> Result<Code, Failure> {
     let (Some(package_name), Some(job_name)) = (command.package.as_deref(), command.job.as_deref()) else {
-        return help_of_run_job(printer);
+        // Only for help, which crate::help has answered.
+        return Err(Failure::new(Code::Usage, "PACKAGE and JOB are missing").mend("lorchestra run-job --help"));
     };
     let catalog = Catalog::scan(&settings.plugin_dirs);
     let package = catalog.find(package_name).map_err(|lookup| Failure::lookup(&catalog, package_name, None, &lookup))?;
@@ -51,10 +51,7 @@ pub(super) fn run(
     let parsed = match flags::parse(package_name, job, &rest) {
         flags::Outcome::Parsed(parsed) => parsed,
         flags::Outcome::Failed(failure) => return Err(failure),
-        flags::Outcome::Clap(error) => {
-            let _ = error.print();
-            return Ok(if error.use_stderr() { Code::Usage } else { Code::Success });
-        }
+        flags::Outcome::Clap(error) => return Ok(printer.clap(&error)),
     };
     let own = command.own.merged(parsed.own);
     let mut values = parsed.given;
@@ -82,15 +79,6 @@ pub(super) fn run(
     let result = site.execute(package, job, &plan, &mut signals, &mut notices, printer);
     notices.send(Some(&mut signals), printer);
     result
-}
-
-fn help_of_run_job(printer: &mut Printer) -> Result<Code, Failure> {
-    let mut all = Args::command();
-    all.build();
-    if let Some(run_job) = all.find_subcommand_mut("run-job") {
-        printer.line(run_job.render_help());
-    }
-    Ok(Code::Success)
 }
 
 fn bad_parameters(package: &str, job: &JobManifest, error: &plan::PlanError) -> Failure {
@@ -237,7 +225,7 @@ fn tell(plan: &Plan, ended: &Ended, own: &OwnFlags, printer: &mut Printer) -> Co
         }
         Outcome::Failed(failure) => {
             // A job's message may be long; the whole of it is in the run's record.
-            let mut lines = failure.message.lines();
+            let mut lines = failure.message.lines().map(str::trim).filter(|line| !line.is_empty());
             let first = lines.next().unwrap_or_default();
             let more = if lines.next().is_some() { " …" } else { "" };
             printer.bad(format_args!("{name} failed: {}{more}", show::shortened(first, 400)));

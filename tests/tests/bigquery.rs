@@ -1,0 +1,159 @@
+//! The same deliveries against a real emulator: set-up, both ways of writing, and the queries of docs/sql.
+
+use lorchestra_tests::bigquery::emulator::{self, Emulator, Turn};
+use lorchestra_tests::{Fixture, Running, Sandbox, built, processes};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+const WRITES: [&str; 2] = ["storage-write", "insert-all"];
+
+fn sandbox(emulator: &Emulator, dataset: &str, write: &str) -> Sandbox {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave, Fixture::Ingester]);
+    sandbox.configure(&format!(
+        "[bigquery]\nproject = \"{}\"\ndataset = \"{dataset}\"\ntable = \"events\"\nwrite = \"{write}\"\nendpoint = \"{}\"\n\
+         storage_endpoint = \"{}\"\n[delivery]\ntimeout = \"50s\"\n",
+        emulator.project(),
+        emulator.rest_endpoint(),
+        emulator.grpc_endpoint(),
+    ));
+    sandbox
+}
+
+/// A dataset that `events setup` has made a table in.
+#[track_caller]
+fn set_up(write: &str) -> (Turn, String, Sandbox) {
+    let emulator = emulator::shared();
+    let dataset = emulator.own_dataset();
+    let sandbox = sandbox(&emulator, &dataset, write);
+    let ended = sandbox.lorchestra(&["events", "setup"]).exits(0);
+    assert!(ended.out().contains("was written and read back"), "{}", ended.shown());
+    (emulator, dataset, sandbox)
+}
+
+/// Rows, distinct rows, and events of the store; without the row that set-up wrote.
+fn counts(emulator: &Emulator, dataset: &str, sandbox: &Sandbox) -> (u64, u64, u64) {
+    let sql = format!(
+        "SELECT COUNT(*) AS n, COUNT(DISTINCT event_id) AS d FROM `{dataset}.events` WHERE event_type <> 'lorchestra.probe'"
+    );
+    let row = &emulator.rows(&sql)[0];
+    let stored = sandbox.lorchestra(&["events", "list", "--json"]).exits(0).json_lines("lorchestra.event/1").len();
+    (row["n"].as_u64().unwrap(), row["d"].as_u64().unwrap(), stored as u64)
+}
+
+#[test]
+fn events_arrive_with_the_right_types_and_their_payload_can_be_queried() {
+    for write in WRITES {
+        let (emulator, dataset, sandbox) = set_up(write);
+        let ended = sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "200", "--account", "me"]).exits(0);
+        assert_eq!(ended.err(), "", "{write}");
+        assert_eq!(counts(&emulator, &dataset, &sandbox), (202, 202, 202), "{write}");
+        // Time functions take created_at, JSON functions the payload, arithmetic the attempt.
+        let sql = format!(
+            "SELECT COUNT(*) AS n, SUM(CAST(JSON_VALUE(payload, '$.n') AS INT64)) AS total, MAX(attempt + 1) AS next,
+                MIN(source) AS source, COUNT(DISTINCT run_id) AS runs
+             FROM `{dataset}.events` WHERE event_type = 'number'
+                AND created_at BETWEEN TIMESTAMP_SUB(CURRENT_TIMESTAMP(), INTERVAL 1 HOUR) AND TIMESTAMP_ADD(CURRENT_TIMESTAMP(), INTERVAL 1 MINUTE)"
+        );
+        let expected = json!({"n": 200, "total": 199 * 200 / 2, "next": 2, "source": "misbehave/numbered", "runs": 1});
+        assert_eq!(emulator.rows(&sql), [expected], "{write}");
+        let times = format!(
+            "SELECT FORMAT_TIMESTAMP('%Y-%m-%dT%H:%M:%E6SZ', created_at) AS at FROM `{dataset}.events` WHERE event_type = 'job.completed'"
+        );
+        let events = sandbox.events_of(sandbox.run().id());
+        assert_eq!(emulator.rows(&times)[0]["at"], events.last().unwrap().0["created_at"], "{write}: to the microsecond");
+    }
+}
+
+/// Eight processes, some of them killed, then two flushes.
+#[test]
+fn kills_in_a_crowd_lose_and_double_nothing() {
+    let (emulator, dataset, sandbox) = set_up("storage-write");
+    let mut running: Vec<Running> = (0..8)
+        .map(|i| {
+            let account = format!("a{i}");
+            sandbox.start(&["run-job", "misbehave", "numbered", "--count", "1500", "--account", &account])
+        })
+        .collect();
+    for (i, victim) in running.drain(..4).enumerate() {
+        std::thread::sleep(std::time::Duration::from_millis(120 * i as u64));
+        let workers = victim.children();
+        victim.signal(Signal::KILL);
+        drop(victim);
+        lorchestra_tests::eventually("its worker is gone", || workers.iter().all(|pid| !processes::is_alive(*pid)));
+    }
+    for running in running {
+        running.wait().exits(0);
+    }
+    sandbox.lorchestra(&["runs", "list"]).exits(0);
+    sandbox.lorchestra(&["events", "flush", "--timeout", "50s"]).exits(0);
+    assert_eq!(sandbox.lorchestra(&["events", "flush", "--timeout", "50s"]).exits(0).out(), "Delivered 0 events.\n");
+    let (rows, distinct, stored) = counts(&emulator, &dataset, &sandbox);
+    assert!(stored > 4 * 1502, "{stored}");
+    assert_eq!((rows, distinct), (stored, stored));
+}
+
+#[test]
+fn without_a_storage_endpoint_an_emulator_is_written_by_insert_all() {
+    let emulator = emulator::shared();
+    let dataset = emulator.own_dataset();
+    emulator.create_event_table(&dataset, "events");
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    let host = emulator.rest_endpoint();
+    for host in [host.as_str(), host.strip_prefix("http://").unwrap()] {
+        let environment = [
+            ("BIGQUERY_EMULATOR_HOST", host),
+            ("BQ_EVENTS_DATASET", dataset.as_str()),
+            ("BQ_EVENTS_TABLE", "events"),
+            ("GOOGLE_CLOUD_PROJECT", emulator.project()),
+        ];
+        let ended = sandbox.lorchestra_with(&environment, &["run-job", "misbehave", "noop"]).exits(0);
+        assert_eq!(ended.err(), "", "{}", ended.shown());
+    }
+    assert_eq!(counts(&emulator, &dataset, &sandbox), (4, 4, 4));
+}
+
+/// Each file of docs/sql runs as it is, but for the table's name, and finds what it is for.
+#[test]
+fn the_documented_queries_answer() {
+    let (emulator, dataset, sandbox) = set_up("storage-write");
+    let sample = built::workspace().join("example-plugins/ingester/sample/takeout.mbox").display().to_string();
+    sandbox.lorchestra(&["run-job", "ingester", "extract_gmail", "--source", &sample, "--account", "demo"]).exits(0);
+    sandbox.lorchestra(&["run-job", "misbehave", "fail"]).exits(1);
+    let run = sandbox.runs()[0].id().to_owned();
+    // What only time could make: a daily job that ended two days ago for the last time, and a run without an end since yesterday.
+    for (id, kind, job, run, hours) in [
+        ("o1", "job.started", "daily", "r-old", 49),
+        ("o2", "job.completed", "daily", "r-old", 48),
+        ("o3", "job.started", "long", "r-open", 24),
+    ] {
+        emulator.rows(&format!(
+            "INSERT INTO `{dataset}.events` (event_id, event_type, source, created_at, run_id, payload) VALUES ('{id}', '{kind}', 'misbehave/{job}',
+             TIMESTAMP_SUB(CURRENT_TIMESTAMP(), INTERVAL {hours} HOUR), '{run}', JSON '{{\"host\": \"h1\", \"duration_ms\": 5000}}')"
+        ));
+    }
+    let query = |name: &str| -> Vec<Value> {
+        let path = built::workspace().join("docs/sql").join(name);
+        let sql = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        emulator.rows(&sql.replace("lorchestra.events", &format!("{dataset}.events")).replace("@run_id", &format!("'{run}'")))
+    };
+    let files = std::fs::read_dir(built::workspace().join("docs/sql")).unwrap().count();
+    assert_eq!(files, 7, "a query that is not looked at here");
+
+    let failed = query("failed_last_night.sql");
+    assert_eq!(failed.len(), 1);
+    assert_eq!((&failed[0]["cause"], &failed[0]["run_id"]), (&json!("error"), &json!(run)));
+    assert!(failed[0]["message"].as_str().is_some_and(|text| !text.is_empty()));
+    let dead = query("dead_jobs.sql");
+    assert_eq!(dead.iter().map(|row| row["source"].as_str().unwrap()).collect::<Vec<_>>(), ["misbehave/daily"]);
+    let open = query("still_open.sql");
+    assert_eq!(open.iter().map(|row| row["run_id"].as_str().unwrap()).collect::<Vec<_>>(), ["r-open"]);
+    let durations = query("durations.sql");
+    let daily = durations.iter().find(|row| row["source"] == "misbehave/daily").unwrap();
+    assert_eq!((daily["longest_seconds"].as_f64(), &daily["failed"]), (Some(5.0), &json!(0)));
+    let causes = query("causes_by_week.sql");
+    assert_eq!((&causes[0]["cause"], &causes[0]["runs"]), (&json!("error"), &json!(1)));
+    let types: Vec<String> = query("one_run.sql").iter().map(|row| row["event_type"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(types, ["job.started", "job.failed"]);
+    let extracted = query("extracted_by_day.sql");
+    assert!(extracted[0]["messages_written"].as_u64().is_some_and(|n| n >= 25), "{extracted:?}");
+}
