@@ -5,8 +5,8 @@
 //! wrong becomes a sentence, a mend and a code in [`failure`]. No business rules here: those are in lorchestra-core.
 
 mod args;
-mod bigquery;
 mod argv;
+mod bigquery;
 mod commands;
 mod config;
 mod exit;

@@ -9,6 +9,7 @@
 //! <state>/logs/<run>/trace.jsonl             what the job traced
 //! <state>/locks/<package>.<job>.<account>    the overlap lock, held by the run's supervisor
 //! <state>/locks/store                        held while the store is created or migrated
+//! <state>/locks/delivery                     held by the process that delivers
 //! ```
 //!
 //! Directories 0700, files 0600. Knows paths and modes, nothing of what is in the files.

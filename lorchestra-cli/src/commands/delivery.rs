@@ -73,7 +73,7 @@ pub(super) fn finish(live: Live, last: &Last<'_>, signals: &mut Signals, store: 
     // Whoever holds the lock delivers our events too.
     let elsewhere = matches!(report.trouble, Some(Trouble::Elsewhere)) && !require;
     // With -q only what needs a person is said: the next run delivers the rest.
-    let passing = matches!(report.trouble, Some(Trouble::Unreachable(_) | Trouble::Deadline | Trouble::Interrupted));
+    let passing = matches!(report.trouble, Some(Trouble::Unreachable(_) | Trouble::Deadline(_) | Trouble::Interrupted));
     match store.backlog(None) {
         Ok(backlog) => {
             if !(elsewhere || quiet && passing && !require) {
@@ -112,7 +112,8 @@ fn why(trouble: &Trouble) -> String {
     match trouble {
         Trouble::Blocked(refusal) => refusal.to_string(),
         Trouble::Unreachable(reason) => reason.clone(),
-        Trouble::Deadline => "there was no more time".into(),
+        Trouble::Deadline(None) => "there was no more time".into(),
+        Trouble::Deadline(Some(reason)) => format!("there was no more time; {reason}"),
         Trouble::Interrupted => "interrupted".into(),
         Trouble::Elsewhere => "another process delivers".into(),
         Trouble::Store(error) => error.to_string(),

@@ -90,17 +90,23 @@ struct Flight {
     fresh: bool,
 }
 
-/// A destination, and whether it was asked for its columns: kept from one delivery to the next.
+/// A destination, whether it was asked for its columns, and what it refused last: kept from one delivery to the next.
 #[derive(Debug)]
 pub struct Session<D> {
     destination: D,
     connected: bool,
+    trouble: Option<String>,
 }
 
 impl<D> Session<D> {
     /// With a destination that was not asked anything yet.
     pub fn new(destination: D) -> Self {
-        Self { destination, connected: false }
+        Self { destination, connected: false, trouble: None }
+    }
+
+    /// Why it goes slowly, if something was refused since the last batch landed.
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
     }
 
     /// The destination.
@@ -182,6 +188,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
             }
             blocked => return Err(Stopped::Blocked(blocked)),
         };
+        self.session.trouble = Some(reason.clone());
         let wait = self.backoff.next(after);
         if !persistent && self.backoff.failures() >= self.policy.failures {
             let until = crate::now_micros() + i64::try_from(self.policy.circuit.as_micros()).unwrap_or(i64::MAX);
@@ -301,6 +308,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         let Some(flight) = self.flight.take() else { return Ok(()) };
         self.progress.delivered += flight.rows.len() as u64;
         self.left = 0;
+        self.session.trouble = None;
         self.room = (self.room * 2).min(self.policy.rows);
         match self.freeze(Some(&flight.batch)).await {
             Ok(_) => Ok(()),

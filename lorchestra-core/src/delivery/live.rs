@@ -51,8 +51,8 @@ pub enum Trouble {
     Blocked(Refusal),
     /// The destination does not answer, or not well; nobody tries for a minute.
     Unreachable(String),
-    /// There was no more time.
-    Deadline,
+    /// There was no more time; and what was refused last, if anything.
+    Deadline(Option<String>),
     /// A signal asked for the end.
     Interrupted,
     /// Another process delivers.
@@ -101,7 +101,7 @@ impl Live {
     /// Delivers what is left, and ends the thread. A signal that asks for the end ends this too.
     pub fn finish(self, request: &Request, mut signals: Option<&mut Signals>) -> Report {
         let mut until = Instant::now() + request.timeout + MARGIN;
-        let mut trouble = Trouble::Deadline;
+        let mut trouble = Trouble::Deadline(None);
         let mut sender = Some(self.requests);
         if let Some(sender) = &sender {
             let _ = sender.send(request.clone());
@@ -242,13 +242,14 @@ impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
         match tokio::time::timeout_at(until, self.drain_all(request)).await {
             Ok(trouble) => trouble,
             Err(_) => {
+                let reason = self.session.as_ref().and_then(|session| session.trouble()).map(str::to_owned);
                 if self.progress.delivered == before {
                     // Not one batch in all this time: the others need not wait as long.
                     let until = crate::now_micros() + 60_000_000;
-                    let reason = "it did not answer in time".to_owned();
+                    let reason = reason.clone().unwrap_or_else(|| "it did not answer in time".to_owned());
                     let _ = self.store.set_circuit(Some(&Circuit { until, reason }));
                 }
-                Some(Trouble::Deadline)
+                Some(Trouble::Deadline(reason))
             }
         }
     }

@@ -80,7 +80,8 @@ pub struct Circuit {
     pub reason: String,
 }
 
-const ROW: &str = "SELECT e.n, e.event_id, e.event_type, r.package, r.job, e.schema_ref, e.created_at, e.correlation_id, e.subject_id,
+const ROW: &str =
+    "SELECT e.n, e.event_id, e.event_type, r.package, r.job, e.schema_ref, e.created_at, e.correlation_id, e.subject_id,
     e.payload, r.run_id, e.attempt FROM events e JOIN runs r ON r.n = e.run";
 
 impl Store {
@@ -115,9 +116,8 @@ impl Store {
 
     /// The rows of a batch, as they were when it was frozen.
     pub fn rows_of(&self, batch: &Batch) -> Result<Vec<OutRow>, StoreError> {
-        let sql = format!(
-            "{ROW} WHERE e.n BETWEEN ?1 AND ?2 AND NOT EXISTS (SELECT 1 FROM settled WHERE event = e.n) ORDER BY e.n"
-        );
+        let sql =
+            format!("{ROW} WHERE e.n BETWEEN ?1 AND ?2 AND NOT EXISTS (SELECT 1 FROM settled WHERE event = e.n) ORDER BY e.n");
         self.out_rows(&sql, params![batch.first, batch.last], usize::MAX)
     }
 
@@ -359,9 +359,11 @@ impl Store {
 }
 
 /// Conditions on an event `e`, by its delivery.
-pub(super) const PENDING: &str = "e.n > (SELECT delivered_to FROM outbox) AND NOT EXISTS (SELECT 1 FROM settled WHERE event = e.n)";
+pub(super) const PENDING: &str =
+    "e.n > (SELECT delivered_to FROM outbox) AND NOT EXISTS (SELECT 1 FROM settled WHERE event = e.n)";
 pub(super) const REFUSED: &str = "e.n IN (SELECT event FROM settled WHERE how = 'refused')";
-pub(super) const UNCERTAIN: &str = "EXISTS (SELECT 1 FROM batches b WHERE b.state = 'uncertain' AND e.n BETWEEN b.first AND b.last)
+pub(super) const UNCERTAIN: &str =
+    "EXISTS (SELECT 1 FROM batches b WHERE b.state = 'uncertain' AND e.n BETWEEN b.first AND b.last)
     AND NOT EXISTS (SELECT 1 FROM settled WHERE event = e.n)";
 
 /// Bytes that a row has beside its payload, about.

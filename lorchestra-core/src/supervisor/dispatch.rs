@@ -13,8 +13,8 @@
 
 use super::child::{ProcessorTime, Worker};
 use super::note::{self, Note};
-use crate::signals::Signals;
 use crate::outcome::{Death, Ending, WorkerFault};
+use crate::signals::Signals;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal;
 use rustix::time::Timespec;

@@ -5,3 +5,7 @@
 //! - `bench-load LIBRARY`: loads one plugin with the layout check, and prints how long that took.
 //! - `bench-store STATE`: opens a store, makes the commits of a run, closes it, and prints how long that took.
 //! - `bench-copies LIBRARY DIR N`: makes N packages of one library, alike except for their names.
+//! - `bench-fill STATE N`: makes a store with N events that are to be delivered.
+//! - `bench-send WRITE REST GRPC TABLE N`: sends N events from memory to a table, and prints how long that took.
+
+pub mod events;

@@ -1,0 +1,68 @@
+//! Makes the store of a state directory with the events of one run that is done: `bench-fill STATE EVENTS`. So many in all, the run's
+//! first and last among them.
+
+use bench_parts::events;
+use lorchestra_core::spool::Cursor;
+use lorchestra_core::spool::record::{self, Record};
+use lorchestra_core::state::StateDir;
+use lorchestra_core::store::{NewRun, RunEnd, RunState, Store};
+use serde_json::json;
+use std::error::Error;
+
+/// About what a supervisor takes in at once.
+const CHUNK: u64 = 3000;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut args = std::env::args_os().skip(1);
+    let (Some(path), Some(count)) = (args.next(), args.next()) else { return Err("usage: bench-fill STATE EVENTS".into()) };
+    let count: u64 = count.to_string_lossy().parse()?;
+    let emitted = count.checked_sub(2).ok_or("a run that is done has two events at least")?;
+    let mut store = Store::open(&StateDir::open(path.as_ref())?)?;
+    let run_id = events::run_id();
+    store.begin_run(&new_run(&run_id), &json!({"parameters": {}, "host": "host"}))?;
+    let mut taken = store.taken(&run_id, 1)?;
+    let mut from = 0;
+    while from < emitted {
+        let until = emitted.min(from + CHUNK);
+        let lines: Vec<Vec<u8>> = (from..until).map(events::record).collect();
+        let records = lines.iter().map(|line| record::parse(line)).collect::<Result<Vec<Record<'_>>, _>>()?;
+        store.take_in(&run_id, 1, &records, Cursor { segment: 1, byte: until }, 0, &mut taken)?;
+        from = until;
+    }
+    let end = RunEnd {
+        state: RunState::Completed,
+        cause: None,
+        message: None,
+        job_result: None,
+        ended_at: events::BEGIN,
+        attempt: 1,
+        payload: json!({"attempt": 1, "duration_ms": 1}),
+    };
+    if !store.end_run(&run_id, &end)? {
+        return Err("the store has such a run already".into());
+    }
+    let pending = store.backlog(None)?.pending;
+    if pending == count { Ok(()) } else { Err(format!("{pending} of {count} events are pending").into()) }
+}
+
+fn new_run(run_id: &str) -> NewRun {
+    NewRun {
+        run_id: run_id.to_owned(),
+        package: events::PACKAGE.into(),
+        job: events::JOB.into(),
+        account: None,
+        started_at: events::BEGIN,
+        params: json!({}),
+        since: None,
+        until: None,
+        plugin_path: "/plugins/libbench_plugin.so".into(),
+        plugin_version: "0.1.0".into(),
+        plugin_sha256: "0".repeat(64),
+        location: "src/lib.rs:25".into(),
+        host: "host".into(),
+        supervisor_pid: 1,
+        supervisor_start: 0,
+        boot_id: "0".repeat(36),
+        worker_pid: 1,
+    }
+}

@@ -1,0 +1,77 @@
+//! Sends events that are in memory to a table, as the delivery thread sends those of the store, and prints what that took:
+//! `bench-send storage-write|insert-all REST GRPC PROJECT.DATASET.TABLE EVENTS`.
+//!
+//! Between the two moments that are measured lie encoding, sending, and waiting for each answer; the connection is there, and so
+//! are the rows.
+#![expect(clippy::print_stdout, reason = "this is what the program is for")]
+
+use bench_parts::events;
+use lorchestra_core::delivery::bigquery::{BigQuery, BigQueryConfig, CredentialSources, WriteMethod};
+use lorchestra_core::delivery::{Destination, Landed, Place, Policy, Row};
+use rustix::time::{ClockId, clock_gettime};
+use serde_json::json;
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [write, rest, grpc, table, count] = args.as_slice() else {
+        return Err("usage: bench-send storage-write|insert-all REST GRPC TABLE EVENTS".into());
+    };
+    let write = match write.as_str() {
+        "storage-write" => WriteMethod::StorageWrite,
+        "insert-all" => WriteMethod::InsertAll,
+        other => return Err(format!("what is {other}?").into()),
+    };
+    let [project, dataset, table] = table.split('.').collect::<Vec<_>>()[..] else {
+        return Err(format!("{table} is not PROJECT.DATASET.TABLE").into());
+    };
+    let table = BigQuery::new(BigQueryConfig {
+        project: Some(project.to_owned()),
+        dataset: dataset.to_owned(),
+        table: table.to_owned(),
+        location: None,
+        write,
+        endpoint: Some(rest.clone()),
+        storage_endpoint: Some(grpc.clone()),
+        credentials: CredentialSources::default(),
+        proxy: None,
+        no_proxy: None,
+        timeout: Duration::from_secs(60),
+    })?;
+    let rows: Vec<Row> = (0..count.parse()?).map(events::row).collect();
+    // The runtime of the delivery thread.
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(send(table, &rows))
+}
+
+async fn send(mut table: BigQuery, rows: &[Row]) -> Result<(), Box<dyn Error>> {
+    table.connect().await?;
+    let stream = if table.uses_streams() { Some(table.create_stream().await?) } else { None };
+    let size = Policy::of(&table).rows;
+    // The first opens the connection.
+    let warm: Vec<Row> = (u64::from(u32::MAX)..).take(size).map(events::row).collect();
+    let mut sent = 0;
+    append(&mut table, stream.as_deref(), &mut sent, &warm).await?;
+    let (start, used) = (Instant::now(), processor());
+    for batch in rows.chunks(size) {
+        append(&mut table, stream.as_deref(), &mut sent, batch).await?;
+    }
+    let (seconds, cpu) = (start.elapsed().as_secs_f64(), processor() - used);
+    println!("{}", json!({"rows": rows.len(), "seconds": seconds, "cpu_seconds": cpu}));
+    Ok(())
+}
+
+async fn append(table: &mut BigQuery, stream: Option<&str>, sent: &mut i64, rows: &[Row]) -> Result<(), Box<dyn Error>> {
+    let place = stream.map_or(Place::Table, |stream| Place::Stream { stream, offset: *sent });
+    if table.append(place, rows).await? != Landed::Now {
+        return Err("there was something in the stream already".into());
+    }
+    *sent += i64::try_from(rows.len())?;
+    Ok(())
+}
+
+/// Seconds that this process has spent on a processor, all its threads together.
+fn processor() -> f64 {
+    let used = clock_gettime(ClockId::ProcessCPUTime);
+    used.tv_sec as f64 + used.tv_nsec as f64 / 1e9
+}
