@@ -72,7 +72,7 @@ fn payload(n: u64) -> String {
         n / 4,
         hash >> 48,
         // One more space where the word is one letter shorter.
-        if n % 2 == 0 { "false" } else { " true" },
+        if n.is_multiple_of(2) { "false" } else { " true" },
         hash.rotate_left(21),
         hash >> 16,
     )
