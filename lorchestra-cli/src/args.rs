@@ -119,8 +119,8 @@ pub(crate) struct OwnFlags {
     #[arg(long, overrides_with = "require_delivery")]
     pub(crate) require_delivery: bool,
 
-    /// How long to wait, after the job, for the delivery of its last events [default: 10s]
-    #[arg(long, overrides_with = "delivery_timeout", value_parser = limit, value_name = "DURATION")]
+    /// How long to wait, after the job, for the delivery of its last events; 0s: not at all [default: 10s]
+    #[arg(long, overrides_with = "delivery_timeout", value_parser = duration, value_name = "DURATION")]
     pub(crate) delivery_timeout: Option<Duration>,
 
     /// A parameter by its name, whatever flags there are (repeatable)
@@ -240,6 +240,9 @@ pub(crate) enum Events {
         /// Also send again what may have arrived: it may be in the table twice then
         #[arg(long)]
         resend_uncertain: bool,
+        /// Also send again what BigQuery refused: once the table was mended, say
+        #[arg(long)]
+        resend_failed: bool,
     },
     /// Make the table in BigQuery, or what it lacks, and try it with one row
     #[command(before_help = "Examples:\n  lorchestra events setup --dry-run\n  lorchestra events setup")]

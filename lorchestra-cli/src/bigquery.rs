@@ -19,13 +19,13 @@ pub(crate) fn resolve(
     variable: &dyn Fn(&str) -> Option<String>,
     config_home: &Path,
 ) -> Result<(Option<BigQueryConfig>, Option<String>), Failure> {
-    let mut warning = None;
+    let mut old_names = Vec::new();
     let mut named = |what: &str, configured: &Option<String>| {
         let old = format!("EVENTS_BQ_{what}");
         variable(&format!("BQ_EVENTS_{what}"))
             .or_else(|| {
                 let value = variable(&old)?;
-                warning = Some(format!("{old} is an old name: set BQ_EVENTS_{what}"));
+                old_names.push((old.clone(), format!("BQ_EVENTS_{what}")));
                 Some(value)
             })
             .or_else(|| configured.clone())
@@ -40,14 +40,23 @@ pub(crate) fn resolve(
     };
     let emulator = variable("BIGQUERY_EMULATOR_HOST");
     let endpoint = emulator.clone().or_else(|| config.endpoint.clone());
+    // What is meant for an emulator goes nowhere else, and takes no credentials along: a storage endpoint with TLS is Google's.
+    let is_plain = |endpoint: &&String| !endpoint.trim_start().starts_with("https://");
+    let storage_endpoint = config.storage_endpoint.as_ref().filter(|to| emulator.is_none() || is_plain(to)).cloned();
     let write = match config.write {
         Some(Write::StorageWrite) => WriteMethod::StorageWrite,
         Some(Write::InsertAll) => WriteMethod::InsertAll,
-        // The variable says where an emulator's REST is, not its gRPC; and nothing meant for it may go to Google.
-        None if emulator.is_some() && config.storage_endpoint.is_none() => WriteMethod::InsertAll,
+        // The variable says where an emulator's REST is, not its gRPC.
+        None if emulator.is_some() && storage_endpoint.is_none() => WriteMethod::InsertAll,
         None => WriteMethod::StorageWrite,
     };
     let gcloud = variable("CLOUDSDK_CONFIG").map_or_else(|| config_home.join("gcloud"), PathBuf::from);
+    let credentials = CredentialSources {
+        file: variable("GOOGLE_APPLICATION_CREDENTIALS").map(PathBuf::from),
+        gcloud: Some(gcloud.join("application_default_credentials.json")),
+        metadata: true,
+        metadata_host: variable("GCE_METADATA_HOST"),
+    };
     let resolved = BigQueryConfig {
         project,
         dataset,
@@ -55,17 +64,16 @@ pub(crate) fn resolve(
         location: config.location.clone(),
         write,
         endpoint,
-        storage_endpoint: config.storage_endpoint.clone(),
-        credentials: CredentialSources {
-            file: variable("GOOGLE_APPLICATION_CREDENTIALS").map(PathBuf::from),
-            gcloud: Some(gcloud.join("application_default_credentials.json")),
-            metadata: true,
-            metadata_host: variable("GCE_METADATA_HOST"),
-        },
+        storage_endpoint,
+        credentials: if emulator.is_some() { CredentialSources::default() } else { credentials },
         proxy: variable("HTTPS_PROXY").or_else(|| variable("https_proxy")),
         no_proxy: variable("NO_PROXY").or_else(|| variable("no_proxy")),
         timeout: REQUEST,
     };
+    let warning = (!old_names.is_empty()).then(|| {
+        let (old, new): (Vec<String>, Vec<String>) = old_names.into_iter().unzip();
+        format!("old names: {}; set {}", old.join(", "), new.join(", "))
+    });
     Ok((Some(resolved), warning))
 }
 
@@ -122,7 +130,7 @@ mod tests {
         let old = [("EVENTS_BQ_DATASET", "d"), ("EVENTS_BQ_TABLE", "t")];
         let (found, warning) = with(&old, &config::BigQueryConfig::default()).unwrap();
         assert_eq!(found.unwrap().dataset, "d");
-        assert_eq!(warning.unwrap(), "EVENTS_BQ_TABLE is an old name: set BQ_EVENTS_TABLE");
+        assert_eq!(warning.unwrap(), "old names: EVENTS_BQ_DATASET, EVENTS_BQ_TABLE; set BQ_EVENTS_DATASET, BQ_EVENTS_TABLE");
     }
 
     #[test]
@@ -131,5 +139,20 @@ mod tests {
         assert_eq!(found(&emulator, &config::BigQueryConfig::default()).write, WriteMethod::InsertAll);
         let grpc = config::BigQueryConfig { storage_endpoint: Some("localhost:9060".into()), ..Default::default() };
         assert_eq!(found(&emulator, &grpc).write, WriteMethod::StorageWrite);
+    }
+
+    #[test]
+    fn nothing_meant_for_an_emulator_goes_to_google() {
+        let variables = [
+            ("BQ_EVENTS_DATASET", "d"),
+            ("BQ_EVENTS_TABLE", "t"),
+            ("BIGQUERY_EMULATOR_HOST", "localhost:9050"),
+            ("GOOGLE_APPLICATION_CREDENTIALS", "/key.json"),
+        ];
+        let google = Some("https://bigquerystorage.googleapis.com".to_owned());
+        let config = config::BigQueryConfig { storage_endpoint: google, ..Default::default() };
+        let found = found(&variables, &config);
+        assert_eq!((found.storage_endpoint, found.write), (None, WriteMethod::InsertAll));
+        assert!(found.credentials.file.is_none() && found.credentials.gcloud.is_none() && !found.credentials.metadata);
     }
 }

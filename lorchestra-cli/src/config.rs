@@ -63,7 +63,7 @@ pub(crate) enum Write {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct DeliveryConfig {
-    #[serde(deserialize_with = "limit")]
+    #[serde(deserialize_with = "duration")]
     pub(crate) timeout: Option<Duration>,
 }
 

@@ -12,7 +12,7 @@ pub mod live;
 
 pub use deliverer::{Deliverer, Policy, Progress, Session, Stopped};
 pub use destination::{Destination, Landed, Place, Refusal, RefusedRow, Row};
-pub use live::{Live, Report, Request, Trouble};
+pub use live::{Live, Report, Request, Resend, Trouble};
 
 #[cfg(test)]
 mod tests;

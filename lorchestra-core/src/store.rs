@@ -18,7 +18,7 @@ pub mod run;
 mod schema;
 
 pub use event::{Event, EventFilter, Undelivered};
-pub use outbox::{Backlog, Batch, Circuit, NewBatch, OutRow, Settled};
+pub use outbox::{Backlog, Batch, CIRCUIT, Circuit, NewBatch, OutRow, Settled, Was};
 pub use run::{Attempt, NewRun, Run, RunEnd, RunFilter, RunState};
 
 use crate::locks::OverlapLock;
@@ -452,7 +452,7 @@ mod tests {
             rows: 1,
         };
         let frozen = store.advance(None, Some(&batch(0, 1))).unwrap().unwrap();
-        store.release(&frozen, &[(rows[1].n, Settled::Refused("no".into()))]).unwrap();
+        store.release(&frozen, &[(rows[1].n, Settled::Refused("no".into()))], 10, "").unwrap();
         let frozen = store.advance(None, Some(&batch(0, 0))).unwrap().unwrap();
         store.advance(Some(&frozen), None).unwrap();
         assert_eq!(prune(&mut store).payloads, 0);

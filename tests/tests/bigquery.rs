@@ -92,6 +92,21 @@ fn kills_in_a_crowd_lose_and_double_nothing() {
     assert_eq!((rows, distinct), (stored, stored));
 }
 
+/// Insert-all writes an event twice now and then; the view that set-up makes shows it once.
+#[test]
+fn the_view_shows_each_event_once() {
+    let (emulator, dataset, sandbox) = set_up("insert-all");
+    sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "20"]).exits(0);
+    emulator.rows(&format!("INSERT INTO `{dataset}.events` SELECT * FROM `{dataset}.events` WHERE event_type = 'number'"));
+    let count = |table: &str| {
+        let sql =
+            format!("SELECT COUNT(*) AS n, COUNT(DISTINCT event_id) AS d FROM `{dataset}.{table}` WHERE event_type = 'number'");
+        emulator.rows(&sql)[0].clone()
+    };
+    assert_eq!(count("events"), json!({"n": 40, "d": 20}));
+    assert_eq!(count("events_once"), json!({"n": 20, "d": 20}));
+}
+
 #[test]
 fn without_a_storage_endpoint_an_emulator_is_written_by_insert_all() {
     let emulator = emulator::shared();

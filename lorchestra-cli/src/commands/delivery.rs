@@ -5,7 +5,8 @@ use crate::failure::Failure;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use lorchestra_core::delivery::bigquery::{BigQuery, BigQueryConfig, setup};
-use lorchestra_core::delivery::{Destination, Live, Refusal, Report, Request, Trouble};
+use lorchestra_core::delivery::{Destination, Live, Refusal, Report, Request, Resend, Trouble};
+use lorchestra_core::plan::duration;
 use lorchestra_core::signals::Signals;
 use lorchestra_core::state::StateDir;
 use lorchestra_core::store::{Backlog, Store};
@@ -26,9 +27,11 @@ pub(super) fn table(settings: &Settings) -> Result<&BigQueryConfig, Failure> {
 }
 
 /// Delivers beside a run, from now on.
-pub(super) fn start(settings: &Settings, state: &StateDir, printer: &mut Printer) -> Result<Option<Live>, Failure> {
+pub(super) fn start(settings: &Settings, state: &StateDir, quiet: bool, printer: &mut Printer) -> Result<Option<Live>, Failure> {
     let Some(config) = settings.bigquery.clone() else { return Ok(None) };
-    warn_once(settings, printer);
+    if !quiet {
+        warn_once(settings, printer);
+    }
     let live = Live::start(state, move || BigQuery::new(config)).map_err(no_thread)?;
     Ok(Some(live))
 }
@@ -44,11 +47,13 @@ fn warn_once(settings: &Settings, printer: &mut Printer) {
 }
 
 /// Refuses to begin what will not be delivered, with `--require-delivery`. A server that does not answer now may do so later.
-pub(super) fn check(settings: &Settings) -> Result<(), Failure> {
+///
+/// Nothing has begun yet: a signal ends the process as it ends any.
+pub(super) fn check(settings: &Settings, limit: Duration) -> Result<(), Failure> {
     let config = table(settings)?.clone();
     let checked = blocking(async move {
         let mut table = BigQuery::new(config)?;
-        table.connect().await
+        tokio::time::timeout(limit, table.connect()).await.unwrap_or(Ok(()))
     })?;
     match checked {
         Ok(()) | Err(Refusal::Later { .. }) => Ok(()),
@@ -68,12 +73,12 @@ pub(super) struct Last<'a> {
 /// happen.
 pub(super) fn finish(live: Live, last: &Last<'_>, signals: &mut Signals, store: &Store, printer: &mut Printer) -> bool {
     let Last { run_id, require, timeout, quiet } = *last;
-    let request = Request { timeout, insist: require, run_id: Some(run_id.to_owned()), resend_uncertain: false };
+    let request = Request { timeout, insist: require, run_id: Some(run_id.to_owned()), resend: Resend::default() };
     let report = live.finish(&request, Some(signals));
     // Whoever holds the lock delivers our events too.
     let elsewhere = matches!(report.trouble, Some(Trouble::Elsewhere)) && !require;
     // With -q only what needs a person is said: the next run delivers the rest.
-    let passing = matches!(report.trouble, Some(Trouble::Unreachable(_) | Trouble::Deadline(_) | Trouble::Interrupted));
+    let passing = matches!(report.trouble, Some(Trouble::Unreachable(_) | Trouble::Deadline(_) | Trouble::Interrupted(_)));
     match store.backlog(None) {
         Ok(backlog) => {
             if !(elsewhere || quiet && passing && !require) {
@@ -82,7 +87,14 @@ pub(super) fn finish(live: Live, last: &Last<'_>, signals: &mut Signals, store: 
         }
         Err(error) => printer.warning(format_args!("what is delivered cannot be told: {error}")),
     }
-    require && store.backlog(Some(run_id)).is_ok_and(|own| own != Backlog::default())
+    let into_another = matches!(report.trouble, Some(Trouble::IntoAnother(_)));
+    if require && into_another {
+        printer.warning(format_args!(
+            "the events are not in the table that is named: {}",
+            report.trouble.as_ref().map_or_else(String::new, why)
+        ));
+    }
+    require && (into_another || store.backlog(Some(run_id)).is_ok_and(|own| own != Backlog::default()))
 }
 
 /// One line about what is not delivered, if there is anything new to say.
@@ -113,9 +125,12 @@ fn why(trouble: &Trouble) -> String {
         Trouble::Blocked(refusal) => refusal.to_string(),
         Trouble::Unreachable(reason) => reason.clone(),
         Trouble::Deadline(None) => "there was no more time".into(),
-        Trouble::Deadline(Some(reason)) => format!("there was no more time; {reason}"),
-        Trouble::Interrupted => "interrupted".into(),
+        Trouble::Deadline(Some(reason)) => reason.clone(),
+        Trouble::Interrupted(_) => "interrupted".into(),
         Trouble::Elsewhere => "another process delivers".into(),
+        Trouble::IntoAnother(table) => {
+            format!("another process delivers for this state directory, into {table}: name one table in all of them")
+        }
         Trouble::Store(error) => error.to_string(),
         Trouble::Thread(what) => format!("a fault of lorchestra: {what}"),
     }
@@ -132,7 +147,7 @@ fn are(n: u64) -> String {
 /// `events flush`.
 pub(super) fn flush(
     timeout: Option<Duration>,
-    resend_uncertain: bool,
+    resend: Resend,
     settings: &Settings,
     history: Option<&(StateDir, Store)>,
     printer: &mut Printer,
@@ -143,8 +158,8 @@ pub(super) fn flush(
         return Ok(Code::Success);
     };
     let mut signals = Signals::install().map_err(|e| Failure::new(Code::Internal, format!("signals cannot be handled: {e}")))?;
-    let Some(live) = start(settings, state, printer)? else { return Ok(Code::Success) };
-    let request = Request { timeout: timeout.unwrap_or(FLUSH), insist: true, run_id: None, resend_uncertain };
+    let Some(live) = start(settings, state, false, printer)? else { return Ok(Code::Success) };
+    let request = Request { timeout: timeout.unwrap_or(FLUSH), insist: true, run_id: None, resend };
     let report = live.finish(&request, Some(&mut signals));
     let backlog = store.backlog(None)?;
     printer.line(format_args!("Delivered {}.", events(report.progress.delivered)));
@@ -155,8 +170,12 @@ pub(super) fn flush(
     }
     let failure = match trouble {
         Trouble::Blocked(refusal) => refused(refusal),
+        Trouble::Interrupted(signal) => Failure::new(Code::Interrupted(*signal), why(trouble)),
         other => Failure::new(Code::Undelivered, why(other)),
     };
+    if matches!(trouble, Trouble::IntoAnother(_)) {
+        return Err(failure);
+    }
     Err(failure.mend(format!("{} still to be delivered; nothing is lost", are(backlog.pending))))
 }
 
@@ -170,7 +189,10 @@ pub(super) fn set_up(
     let config = table(settings)?.clone();
     warn_once(settings, printer);
     let mut table = BigQuery::new(config).map_err(|refusal| refused(&refusal))?;
-    let plan = blocking(setup::plan(&mut table))?.map_err(|refusal| refused(&refusal))?;
+    let limit = timeout.unwrap_or(PROBE);
+    let late = || Failure::new(Code::Undelivered, format!("BigQuery did not answer within {}", duration::show(limit)));
+    let plan = blocking(async { tokio::time::timeout(limit, setup::plan(&mut table)).await })?;
+    let plan = plan.map_err(|_| late())?.map_err(|refusal| refused(&refusal))?;
     let prefix = if dry_run { "would " } else { "" };
     for step in &plan.steps {
         printer.line(format_args!("{prefix}{step}"));
@@ -183,9 +205,12 @@ pub(super) fn set_up(
     }
     printer.flush();
     let done = blocking(async {
-        setup::apply(&mut table, &plan).await?;
-        setup::probe(&mut table, timeout.unwrap_or(PROBE)).await
-    })?;
+        match tokio::time::timeout(limit, setup::apply(&mut table, &plan)).await {
+            Ok(Ok(())) => Ok(setup::probe(&mut table, limit).await),
+            Ok(Err(refusal)) => Ok(Err(refusal)),
+            Err(_) => Err(late()),
+        }
+    })??;
     let event_id = done.map_err(|refusal| refused(&refusal))?;
     printer.good(format_args!("{} is ready: event {event_id} was written and read back", plan.table));
     Ok(Code::Success)

@@ -8,6 +8,7 @@ use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use chrono::Utc;
+use lorchestra_core::delivery::Resend;
 use lorchestra_core::plan;
 use lorchestra_core::store::{Event, EventFilter, Undelivered};
 use lorchestra_plugin_api::manifest::printable;
@@ -37,9 +38,10 @@ pub(super) fn run(
             };
             (run, event_type, since, payload, json, delivery)
         }
-        Events::Flush { timeout, resend_uncertain } => {
+        Events::Flush { timeout, resend_uncertain, resend_failed } => {
             let history = history(settings, notices, printer)?;
-            return delivery::flush(*timeout, *resend_uncertain, settings, history.as_ref(), printer);
+            let resend = Resend { uncertain: *resend_uncertain, refused: *resend_failed };
+            return delivery::flush(*timeout, resend, settings, history.as_ref(), printer);
         }
         Events::Setup { dry_run, timeout } => return delivery::set_up(*dry_run, *timeout, settings, printer),
     };

@@ -73,6 +73,9 @@ pub(super) fn run(
         return Ok(Code::Success);
     }
     second_store(settings, printer);
+    if own.require_delivery {
+        delivery::check(settings, own.delivery_timeout.unwrap_or(settings.delivery_timeout))?;
+    }
     // From here on a signal ends the run in order, not this process.
     let mut signals = Signals::install().map_err(|e| Failure::new(Code::Internal, format!("signals cannot be handled: {e}")))?;
     let site = Running { settings, verbose, own: &own };
@@ -140,12 +143,9 @@ impl Running<'_> {
         if library.manifest().job(&plan.job) != Some(job) {
             return Err(Failure::replaced(&package.path));
         }
-        if own.require_delivery {
-            delivery::check(settings)?;
-        }
         let state = StateDir::open(&settings.state_dir)?;
         close_dead_runs(&state, notices, printer)?;
-        let live = delivery::start(settings, &state, printer)?;
+        let live = delivery::start(settings, &state, own.quiet, printer)?;
 
         let site = Site {
             state: &state,

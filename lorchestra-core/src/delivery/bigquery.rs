@@ -40,6 +40,7 @@ use serde_json::Value;
 use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
+use std::path::Path;
 use std::time::Duration;
 use storage::{Caller, Storage};
 use token::Tokens;
@@ -248,7 +249,7 @@ impl BigQuery {
             Err(error) => return Err(answer::rest(about, &error)),
         };
         if let Some(kind) = kind.filter(|kind| kind != "TABLE") {
-            return Err(Refusal::Denied(format!("{about}: is a {kind}, and no table")));
+            return Err(Refusal::Denied(format!("{about}: is a {}, and no table", words::one_line(&kind))));
         }
         let layout = Layout::read(about, &found)?;
         // The descriptor of an open connection may be another.
@@ -328,6 +329,22 @@ impl Destination for BigQuery {
         &self.name
     }
 
+    fn route(&self) -> String {
+        let BigQueryConfig { project, dataset, table, .. } = &self.config;
+        let writes = self.storage_endpoint.as_ref().filter(|_| self.uses_streams()).map(Endpoint::url);
+        let credentials = self.config.credentials.file.as_deref().map(Path::display);
+        let mut route = format!("{} {}.{dataset}.{table}", self.endpoint.url(), project.as_deref().unwrap_or("?"));
+        // Who asks, and where rows go, decide what is answered as well.
+        // Of a proxy without its password.
+        let proxy = self.config.proxy.as_deref().and_then(|proxy| proxy.rsplit('@').next()).map(str::to_owned);
+        let exempt = self.config.no_proxy.clone();
+        for part in [writes.map(str::to_owned), credentials.map(|file| file.to_string()), proxy, exempt].into_iter().flatten() {
+            route.push(' ');
+            route.push_str(&part);
+        }
+        route
+    }
+
     fn uses_streams(&self) -> bool {
         self.config.write == WriteMethod::StorageWrite
     }
@@ -397,7 +414,7 @@ async fn raw_table(
         .into_iter()
         .flatten()
         .filter_map(|field| Some(Found::new(&text(field, "name")?, &text(field, "type")?, text(field, "mode").as_deref())));
-    Ok((found.collect(), text(&resource, "type"), text(&resource, "location")))
+    Ok((found.collect(), text(&resource, "type").map(|kind| words::one_line(&kind)), text(&resource, "location")))
 }
 
 fn no_storage_endpoint() -> Refusal {

@@ -15,10 +15,13 @@
 //! - A definite refusal takes it back. *Fresh* means that every answer about it so far was definite: then a stream that is gone
 //!   needs no look into the table.
 //! - No event is skipped: what is not delivered is pending, set aside with the server's reason, or uncertain.
+//! - One row never blocks the others. A batch that the server will not have, without saying which row is to blame, is cut until that row
+//!   is alone, and others go before it. It is a *suspect* then, and still pending: when another row has landed it is sent once more, and
+//!   set aside for good if it is refused again. When none lands, it is the server that is at fault.
 
 use super::backoff::Backoff;
 use super::destination::{Destination, Landed, Place, Refusal, RefusedRow, Row};
-use crate::store::{Batch, Circuit, NewBatch, OutRow, Settled, Store, StoreError};
+use crate::store::{Batch, CIRCUIT, Circuit, NewBatch, OutRow, Settled, Store, StoreError, Was};
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
@@ -49,8 +52,8 @@ impl Policy {
             bytes: 4 << 20,
             first_wait: Duration::from_millis(200),
             longest_wait: Duration::from_secs(30),
-            failures: 4,
-            circuit: Duration::from_secs(60),
+            failures: 6,
+            circuit: CIRCUIT,
             stream_idle: Duration::from_secs(60 * 60 * 60),
         }
     }
@@ -88,6 +91,8 @@ struct Flight {
     rows: Vec<Row>,
     /// No request for it has gone without a definite answer.
     fresh: bool,
+    /// Tries that failed in a way that may be the batch's own.
+    stumbles: u32,
 }
 
 /// A destination, whether it was asked for its columns, and what it refused last: kept from one delivery to the next.
@@ -115,6 +120,20 @@ impl<D> Session<D> {
     }
 }
 
+impl<D: Destination> Session<D> {
+    /// Connects, if that was not done yet.
+    ///
+    /// # Errors
+    /// Those of [`Destination::connect`].
+    pub async fn connect(&mut self) -> Result<(), Refusal> {
+        if !self.connected {
+            self.destination.connect().await?;
+            self.connected = true;
+        }
+        Ok(())
+    }
+}
+
 /// Delivers, as long as it is asked to.
 pub struct Deliverer<'a, D> {
     store: &'a mut Store,
@@ -128,9 +147,21 @@ pub struct Deliverer<'a, D> {
     /// Rows in the next batch: halved when a server finds one too large.
     room: usize,
     flight: Option<Flight>,
+    /// A batch has landed: the server takes rows.
+    proven: bool,
+    /// Suspects since a batch landed last.
+    suspects: u32,
+    /// What was answered to the last of them.
+    suspicion: Option<Refusal>,
+    /// Suspects up to this event were sent once more, although nothing had landed.
+    tried: i64,
     progress: &'a mut Progress,
 }
 
+/// Tries of a batch on which the server stumbles, before it is cut.
+const STUMBLES: u32 = 3;
+/// Suspects in a row. With more of them it is not the rows.
+const SUSPECTS: u32 = 3;
 /// Tries of what may need a moment on the server's side: a table that was just created, a column that was just added.
 const PATIENCE: u32 = 3;
 
@@ -139,7 +170,21 @@ impl<'a, D: Destination> Deliverer<'a, D> {
     pub fn new(store: &'a mut Store, session: &'a mut Session<D>, policy: Policy, progress: &'a mut Progress) -> Self {
         let backoff = Backoff::new(policy.first_wait, policy.longest_wait);
         let room = policy.rows;
-        Self { store, session, policy, backoff, patience: 0, left: 0, room, flight: None, progress }
+        Self {
+            store,
+            session,
+            policy,
+            backoff,
+            patience: 0,
+            left: 0,
+            room,
+            flight: None,
+            proven: false,
+            suspects: 0,
+            suspicion: None,
+            tried: 0,
+            progress,
+        }
     }
 
     /// Sends until nothing is pending. The future may be dropped at any moment: what was on its way stays frozen.
@@ -154,34 +199,64 @@ impl<'a, D: Destination> Deliverer<'a, D> {
                         self.patience = 0;
                     }
                 }
-                Ok(false) => return Ok(()),
+                Ok(false) => {
+                    return match self.suspicion.take() {
+                        None => Ok(()),
+                        Some(Refusal::Later { reason, .. }) => Err(Stopped::Unreachable(reason)),
+                        Some(refusal) => Err(Stopped::Blocked(refusal)),
+                    };
+                }
                 Err(Trouble::Store(error)) => return Err(Stopped::Store(error)),
                 Err(Trouble::Refused(refusal)) => self.pause(refusal, persistent).await?,
             }
         }
     }
 
-    /// Makes the uncertain batches pending again, and sends them: they may be in the table twice then.
+    /// Sends the batches of unknown fate again, each once: their rows may be in the table twice then.
     pub async fn resend_uncertain(&mut self) -> Result<(), Stopped> {
         self.drain(true).await?;
-        while let Some(batch) = self.store.uncertain_batch()? {
-            let stream = loop {
-                match self.place().await {
-                    Ok(stream) => break stream,
-                    Err(Trouble::Store(error)) => return Err(Stopped::Store(error)),
-                    Err(Trouble::Refused(refusal)) => self.pause(refusal, true).await?,
-                }
-            };
+        let mut tried = HashSet::new();
+        let next = |store: &Store, tried: &mut HashSet<(i64, i64)>| -> Result<Option<Batch>, StoreError> {
+            Ok(store.uncertain_batches()?.into_iter().find(|batch| tried.insert((batch.first, batch.last))))
+        };
+        while let Some(batch) = next(self.store, &mut tried)? {
+            let stream = self.place_patiently().await?;
             self.store.send_again(&batch, self.session.destination.name(), stream.as_deref())?;
             self.drain(true).await?;
         }
         Ok(())
     }
 
+    /// Sends the events that the server refused once more, one by one.
+    pub async fn resend_refused(&mut self) -> Result<(), Stopped> {
+        self.drain(true).await?;
+        let mut last = 0;
+        while let Some(event) = self.store.refused_event(last)? {
+            last = event;
+            let stream = self.place_patiently().await?;
+            self.store.send_one_again(event, Was::Refused, self.session.destination.name(), stream.as_deref())?;
+            self.drain(true).await?;
+        }
+        Ok(())
+    }
+
+    async fn place_patiently(&mut self) -> Result<Option<String>, Stopped> {
+        loop {
+            match self.place().await {
+                Ok(stream) => return Ok(stream),
+                Err(Trouble::Store(error)) => return Err(Stopped::Store(error)),
+                Err(Trouble::Refused(refusal)) => self.pause(refusal, true).await?,
+            }
+        }
+    }
+
     async fn pause(&mut self, refusal: Refusal, persistent: bool) -> Result<(), Stopped> {
         let (reason, after) = match refusal {
             Refusal::Later { reason, after, .. } => (reason, after),
-            Refusal::TableMissing(_) | Refusal::SchemaChanged(_) if self.patience < PATIENCE => {
+            // A column that was just added is unknown to the server for some minutes; whoever has them, waits.
+            Refusal::TableMissing(_) | Refusal::SchemaChanged(_)
+                if self.patience < PATIENCE || persistent && matches!(refusal, Refusal::SchemaChanged(_)) =>
+            {
                 self.patience += 1;
                 self.session.connected = false;
                 (refusal.to_string(), None)
@@ -192,7 +267,8 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         let wait = self.backoff.next(after);
         if !persistent && self.backoff.failures() >= self.policy.failures {
             let until = crate::now_micros() + i64::try_from(self.policy.circuit.as_micros()).unwrap_or(i64::MAX);
-            self.store.set_circuit(Some(&Circuit { until, reason: reason.clone() }))?;
+            let route = self.session.destination.route();
+            self.store.set_circuit(Some(&Circuit { until, reason: reason.clone(), route }))?;
             return Err(Stopped::Unreachable(reason));
         }
         tracing::debug!(reason, ?wait, "delivery waits");
@@ -206,8 +282,23 @@ impl<'a, D: Destination> Deliverer<'a, D> {
             match self.store.frozen_batch()? {
                 // Its sender died: whether it was sent is not known.
                 Some(batch) => self.flight = Some(self.load(batch)?),
-                None if self.store.has_pending()?.is_none() => return Ok(false),
-                None => {}
+                None => {
+                    let unsent = self.store.has_unsent()?;
+                    let after = if self.proven { 0 } else { self.tried };
+                    if let Some(suspect) = self.store.suspect(after)?
+                        && (self.proven || !unsent)
+                    {
+                        let stream = self.place().await?;
+                        self.tried = suspect;
+                        let destination = self.session.destination.name();
+                        self.store.send_one_again(suspect, Was::Suspect, destination, stream.as_deref())?;
+                        return Ok(true);
+                    }
+                    if !unsent {
+                        self.store.pass_settled()?;
+                        return Ok(false);
+                    }
+                }
             }
         }
         self.connect().await?;
@@ -248,9 +339,8 @@ impl<'a, D: Destination> Deliverer<'a, D> {
 
     async fn connect(&mut self) -> Result<(), Trouble> {
         if !self.session.connected {
-            self.session.destination.connect().await.map_err(Trouble::Refused)?;
-            self.session.connected = true;
-            if self.store.circuit(crate::now_micros())?.is_some() {
+            self.session.connect().await.map_err(Trouble::Refused)?;
+            if self.store.circuit(&self.session.destination.route(), crate::now_micros())?.is_some() {
                 self.store.set_circuit(None)?;
             }
         }
@@ -290,8 +380,6 @@ impl<'a, D: Destination> Deliverer<'a, D> {
             _ => None,
         };
         if done.is_none() && new.is_none() {
-            // Only settled rows are left: the mark may pass them.
-            self.store.pass_settled()?;
             return Ok(false);
         }
         let batch = self.store.advance(done, new.as_ref())?;
@@ -309,7 +397,14 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         self.progress.delivered += flight.rows.len() as u64;
         self.left = 0;
         self.session.trouble = None;
+        self.suspicion = None;
+        self.suspects = 0;
+        self.proven = true;
         self.room = (self.room * 2).min(self.policy.rows);
+        if self.store.suspect(0)?.is_some() {
+            self.store.advance(Some(&flight.batch), None)?;
+            return Ok(());
+        }
         match self.freeze(Some(&flight.batch)).await {
             Ok(_) => Ok(()),
             Err(trouble) => {
@@ -323,23 +418,20 @@ impl<'a, D: Destination> Deliverer<'a, D> {
     }
 
     async fn refused(&mut self, refusal: Refusal) -> Result<(), Trouble> {
-        let Some(flight) = &self.flight else { return Ok(()) };
+        let Some(flight) = &mut self.flight else { return Ok(()) };
         match refusal {
-            Refusal::Later { perhaps_too_large: true, .. }
-                if flight.batch.place.is_none() && flight.rows.len() > 1 && self.backoff.failures() >= 2 =>
-            {
-                // At least once, so that it may be cut although its fate is not known.
-                self.take_back(Vec::new(), flight.rows.len() / 2)
+            Refusal::Later { perhaps_request: true, .. } => {
+                flight.stumbles += 1;
+                if flight.stumbles < STUMBLES {
+                    return Err(Trouble::Refused(refusal));
+                }
+                self.cut_in_the_dark(refusal).await
             }
             Refusal::Rows(rows) => {
                 let settled = self.set_aside(&rows);
-                self.take_back(settled, self.room)
+                self.take_back(settled, self.room, "rows beside it were refused")
             }
-            Refusal::TooLarge(reason) if flight.rows.len() == 1 => {
-                let settled = self.set_aside(&[RefusedRow { index: 0, reason }]);
-                self.take_back(settled, self.room)
-            }
-            Refusal::TooLarge(_) => self.take_back(Vec::new(), flight.rows.len() / 2),
+            Refusal::TooLarge(_) | Refusal::Malformed(_) => self.cut(refusal, 2),
             Refusal::OffsetBeyondEnd(reason) => {
                 // The stream is shorter than what was put into it: it is not to be trusted any more, and this batch is not in it.
                 if self.left == 0 {
@@ -349,10 +441,66 @@ impl<'a, D: Destination> Deliverer<'a, D> {
                 let _ = self.session.destination.finalize(&stream).await;
                 self.leave_and_take_back(Vec::new())
             }
+            // Whatever is in the stream, it is not this.
+            Refusal::StreamFinalized(_) | Refusal::StreamGone(_) if flight.fresh => self.leave_and_take_back(Vec::new()),
             Refusal::StreamFinalized(_) => self.settle_by_count().await,
-            Refusal::StreamGone(_) if flight.fresh => self.leave_and_take_back(Vec::new()),
             Refusal::StreamGone(reason) => self.settle_by_look(&reason).await,
             other => Err(Trouble::Refused(other)),
+        }
+    }
+
+    /// The server stumbles on the batch, and whether it is there is not known: that is found out first.
+    async fn cut_in_the_dark(&mut self, refusal: Refusal) -> Result<(), Trouble> {
+        let Some(flight) = &self.flight else { return Ok(()) };
+        // Without a stream each event is there at least once: it may be cut although its fate is not known.
+        let Some((stream, offset)) = flight.batch.place.clone() else { return self.cut(refusal, 8) };
+        match self.session.destination.finalize(&stream).await {
+            Ok(rows) if rows >= offset + flight.batch.rows => {
+                self.store.leave_stream(&flight.batch.destination)?;
+                self.landed().await
+            }
+            Ok(_) => {
+                self.store.leave_stream(&flight.batch.destination)?;
+                self.cut(refusal, 8)
+            }
+            Err(Refusal::StreamGone(reason)) => self.settle_by_look(&reason).await,
+            // The server itself is not well.
+            Err(other) => Err(Trouble::Refused(other)),
+        }
+    }
+
+    /// Takes the batch, which is not there, back to send it in `parts`. One row cannot be cut: it is set aside, on suspicion.
+    fn cut(&mut self, refusal: Refusal, parts: usize) -> Result<(), Trouble> {
+        let Some(flight) = &self.flight else { return Ok(()) };
+        let (rows, was) = (flight.rows.len(), flight.batch.was);
+        let reason = refusal.to_string();
+        match (flight.numbers.as_slice(), was) {
+            ([], _) | ([_, _, ..], _) => self.take_back(Vec::new(), rows / parts, &reason),
+            // It was sent on request, and is what it was.
+            ([_], Some(Was::Uncertain)) => self.give_up(&reason),
+            ([_], Some(Was::Refused)) => {
+                self.progress.refused += 1;
+                self.take_back(Vec::new(), self.room, &reason)
+            }
+            (&[n], Some(Was::Suspect)) if self.proven => {
+                self.progress.refused += 1;
+                self.take_back(vec![(n, Settled::Refused(reason.clone()))], self.room, &reason)
+            }
+            ([_], Some(Was::Suspect)) => {
+                self.take_back(Vec::new(), self.room, &reason)?;
+                self.suspicion = Some(refusal);
+                Ok(())
+            }
+            ([_], None) if self.suspects == SUSPECTS => {
+                self.take_back(Vec::new(), self.room, &reason)?;
+                Err(Trouble::Refused(refusal))
+            }
+            (&[n], None) => {
+                self.take_back(vec![(n, Settled::Suspect(reason.clone()))], self.room, &reason)?;
+                self.suspects += 1;
+                self.suspicion = Some(refusal);
+                Ok(())
+            }
         }
     }
 
@@ -364,10 +512,10 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         settled
     }
 
-    fn take_back(&mut self, settled: Vec<(i64, Settled)>, room: usize) -> Result<(), Trouble> {
+    fn take_back(&mut self, settled: Vec<(i64, Settled)>, room: usize, reason: &str) -> Result<(), Trouble> {
         if let Some(flight) = self.flight.take() {
-            self.store.release(&flight.batch, &settled)?;
             self.room = room.max(1);
+            self.store.release(&flight.batch, &settled, self.room, reason)?;
         }
         Ok(())
     }
@@ -376,14 +524,14 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         if let Some(flight) = &self.flight {
             self.store.leave_stream(&flight.batch.destination)?;
         }
-        self.take_back(settled, self.room)?;
+        self.take_back(settled, self.room, "its stream was gone")?;
         self.left += 1;
         if self.left > PATIENCE {
             // Streams are not for free, and this server takes none.
             return Err(Trouble::Refused(Refusal::Later {
                 reason: "it refused one new stream after the other".into(),
                 after: None,
-                perhaps_too_large: false,
+                perhaps_request: false,
             }));
         }
         Ok(())
@@ -410,10 +558,11 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         let ids: Vec<&str> = flight.rows.iter().map(|row| row.event_id.as_str()).collect();
         let there = match self.session.destination.present(&ids).await {
             Ok(there) => there,
-            Err(later @ (Refusal::Later { .. } | Refusal::TableMissing(_))) => return Err(Trouble::Refused(later)),
-            Err(denied) => {
+            Err(Refusal::Denied(denied)) => {
                 return self.give_up(&format!("{gone}; and whether its rows are in the table cannot be read: {denied}"));
             }
+            // It may be answered yet.
+            Err(other) => return Err(Trouble::Refused(other)),
         };
         self.leave_with(&there)
     }
@@ -463,7 +612,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
 
 fn flight(batch: Batch, out: Vec<OutRow>, fresh: bool) -> Flight {
     let (numbers, rows) = out.into_iter().map(|out| (out.n, out.row)).unzip();
-    Flight { batch, numbers, rows, fresh }
+    Flight { batch, numbers, rows, fresh, stumbles: 0 }
 }
 
 /// Why a step did not go on.

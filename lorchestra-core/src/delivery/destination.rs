@@ -79,8 +79,9 @@ pub enum Refusal {
         reason: String,
         /// Retry-After, if the server gave one.
         after: Option<Duration>,
-        /// The answer may hide "too large" (an answer that was no answer of the API: an HTML 413, say): halve after some tries.
-        perhaps_too_large: bool,
+        /// The cause may be this request alone (an answer that was none of the API's and may hide "too large"; a row on which the
+        /// server stumbles): after some tries it is cut.
+        perhaps_request: bool,
     },
     /// Definite: nothing of the batch was written, because of these rows alone.
     #[error("{} rows were refused", .0.len())]
@@ -88,6 +89,9 @@ pub enum Refusal {
     /// Definite: nothing was written, the request is over the server's limit.
     #[error("{0}")]
     TooLarge(String),
+    /// Definite: nothing was written, something in the request is wrong, and the server does not say in which row.
+    #[error("{0}")]
+    Malformed(String),
     /// The offset lies beyond the stream's end: an earlier batch is not there.
     #[error("{0}")]
     OffsetBeyondEnd(String),
@@ -106,7 +110,7 @@ pub enum Refusal {
     /// Credentials are missing, broken or refused. The text names the form that was tried and the mend.
     #[error("{0}")]
     Unauthenticated(String),
-    /// Not allowed, API disabled, billing, a malformed request: no retry will help.
+    /// Not allowed, API disabled, billing: no retry will help.
     #[error("{0}")]
     Denied(String),
 }
@@ -119,6 +123,10 @@ pub enum Refusal {
 pub trait Destination {
     /// `project.dataset.table`: which table this is, for the store and for people.
     fn name(&self) -> &str;
+
+    /// Which server and which table, as configured: known before connecting, without a secret. Says whether what befell one process
+    /// is of concern to another.
+    fn route(&self) -> String;
 
     /// Whether batches go to streams ([`Place::Stream`]) or to the table.
     fn uses_streams(&self) -> bool;

@@ -11,7 +11,7 @@ use super::destination::{Destination, Refusal};
 use crate::locks::OverlapLock;
 use crate::signals::Signals;
 use crate::state::StateDir;
-use crate::store::{Circuit, Store, StoreError};
+use crate::store::{CIRCUIT, Circuit, Store, StoreError};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::PipeFlags;
 use rustix::time::Timespec;
@@ -24,10 +24,12 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// Between two looks for new events.
 const LOOK: Duration = Duration::from_millis(250);
+/// What is said of a signal before its number is known.
+const TERM: i32 = 15;
 /// How long events may gather into a batch while the job runs.
 const GATHER: Duration = Duration::from_secs(1);
 /// Between two looks at a lock that is held, or at the store that its holder changes.
-const WAIT: Duration = Duration::from_millis(50);
+const WAIT: Duration = Duration::from_millis(100);
 /// What the thread may take beyond its deadline to answer, before it is left to the end of the process.
 const MARGIN: Duration = Duration::from_secs(2);
 
@@ -40,8 +42,17 @@ pub struct Request {
     pub insist: bool,
     /// What is waited for when another process delivers: the events of this run, or all.
     pub run_id: Option<String>,
-    /// Sends batches of unknown fate again: they may be in the table twice then.
-    pub resend_uncertain: bool,
+    /// What is sent besides what is pending.
+    pub resend: Resend,
+}
+
+/// What is sent again on request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Resend {
+    /// Batches of unknown fate: they may be in the table twice then.
+    pub uncertain: bool,
+    /// Events that the server refused.
+    pub refused: bool,
 }
 
 /// Why not everything was delivered.
@@ -53,10 +64,12 @@ pub enum Trouble {
     Unreachable(String),
     /// There was no more time; and what was refused last, if anything.
     Deadline(Option<String>),
-    /// A signal asked for the end.
-    Interrupted,
+    /// This signal asked for the end.
+    Interrupted(i32),
     /// Another process delivers.
     Elsewhere,
+    /// Another process has delivered, into this table, which is not ours.
+    IntoAnother(String),
     /// The store.
     Store(StoreError),
     /// The thread itself.
@@ -102,6 +115,7 @@ impl Live {
     pub fn finish(self, request: &Request, mut signals: Option<&mut Signals>) -> Report {
         let mut until = Instant::now() + request.timeout + MARGIN;
         let mut trouble = Trouble::Deadline(None);
+        let mut signal = None;
         let mut sender = Some(self.requests);
         if let Some(sender) = &sender {
             let _ = sender.send(request.clone());
@@ -121,15 +135,22 @@ impl Live {
             if !fds[0].revents().is_empty() {
                 break;
             }
-            if sender.is_some() && signals.as_mut().is_some_and(|signals| !signals.endings().is_empty()) {
+            let ending = signals.as_mut().and_then(|signals| signals.endings().first().copied());
+            if let (Some(_), Some(ending)) = (&sender, ending) {
                 // Closing the channel is what tells the thread.
                 sender = None;
-                trouble = Trouble::Interrupted;
+                signal = Some(ending);
+                trouble = Trouble::Interrupted(ending);
                 until = Instant::now() + MARGIN;
             }
         }
         let thread = |_| Report { progress: Progress::default(), trouble: Some(Trouble::Thread("it panicked".into())) };
-        self.thread.join().unwrap_or_else(thread)
+        let mut report = self.thread.join().unwrap_or_else(thread);
+        // The thread does not know which it was.
+        if let (Some(Trouble::Interrupted(of)), Some(signal)) = (&mut report.trouble, signal) {
+            *of = signal;
+        }
+        report
     }
 }
 
@@ -140,6 +161,10 @@ struct Delivering<D, F> {
     make: Option<F>,
     session: Option<Session<D>>,
     blocked: Option<Refusal>,
+    /// We hold the lock, and the destination is being asked.
+    asking: bool,
+    /// It was this process that opened the circuit.
+    opened: bool,
     progress: Progress,
 }
 
@@ -162,17 +187,19 @@ async fn live<D: Destination, F: FnOnce() -> Result<D, Refusal>>(
         make: Some(make),
         session: None,
         blocked: None,
+        asking: false,
+        opened: false,
         progress: Progress::default(),
     };
     let request = this.beside_a_run(&mut requests).await;
     let trouble = match request {
-        None => Some(Trouble::Interrupted),
+        None => Some(Trouble::Interrupted(TERM)),
         Some(request) => {
             tokio::select! {
                 biased;
                 trouble = this.drain(&request) => trouble,
                 // The channel was closed: a signal.
-                _ = requests.recv() => Some(Trouble::Interrupted),
+                _ = requests.recv() => Some(Trouble::Interrupted(TERM)),
             }
         }
     };
@@ -188,11 +215,13 @@ impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
             if let Ok(request) = tokio::time::timeout(LOOK, requests.recv()).await {
                 return request;
             }
-            if self.blocked.is_some() || !matches!(self.store.circuit(crate::now_micros()), Ok(None)) {
+            if !matches!(self.store.has_pending(None), Ok(true)) {
+                since = None;
                 continue;
             }
-            if !matches!(self.store.has_pending(), Ok(Some(_))) {
-                since = None;
+            if self.blocked.is_some() || self.circuit().is_some() {
+                // Somebody else may be luckier: `events flush`, say.
+                lock = None;
                 continue;
             }
             if since.get_or_insert_with(Instant::now).elapsed() < GATHER {
@@ -208,7 +237,7 @@ impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
             let stopped = tokio::select! {
                 biased;
                 request = requests.recv() => return request,
-                stopped = self.deliver(false, false) => stopped,
+                stopped = self.deliver(false, Resend::default()) => stopped,
             };
             match stopped {
                 Ok(()) | Err(Stopped::Unreachable(_) | Stopped::Store(_)) => {}
@@ -220,49 +249,87 @@ impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
         }
     }
 
-    /// Delivers until nothing is pending.
-    async fn deliver(&mut self, persistent: bool, resend_uncertain: bool) -> Result<(), Stopped> {
+    /// The destination, made when it is first needed. No connection is made.
+    fn session(&mut self) -> Result<&mut Session<D>, Refusal> {
         if self.session.is_none() {
             let Some(make) = self.make.take() else {
-                return Err(Stopped::Blocked(
-                    self.blocked.clone().unwrap_or_else(|| Refusal::Denied("there is no destination".into())),
-                ));
+                return Err(self.blocked.clone().unwrap_or_else(|| Refusal::Denied("there is no destination".into())));
             };
-            self.session = Some(Session::new(make().map_err(Stopped::Blocked)?));
+            match make() {
+                Ok(destination) => self.session = Some(Session::new(destination)),
+                Err(refusal) => {
+                    self.blocked = Some(refusal.clone());
+                    return Err(refusal);
+                }
+            }
         }
+        self.session.as_mut().ok_or_else(|| Refusal::Denied("there is no destination".into()))
+    }
+
+    /// The open circuit of our destination.
+    fn circuit(&mut self) -> Option<Circuit> {
+        let route = self.session().ok()?.destination().route();
+        self.store.circuit(&route, crate::now_micros()).ok().flatten()
+    }
+
+    /// Delivers until nothing is pending. The lock is held.
+    async fn deliver(&mut self, persistent: bool, resend: Resend) -> Result<(), Stopped> {
+        self.session().map_err(Stopped::Blocked)?;
         let Some(session) = &mut self.session else { return Ok(()) };
         let policy = Policy::of(session.destination());
         let mut deliverer = Deliverer::new(&mut self.store, session, policy, &mut self.progress);
-        if resend_uncertain { deliverer.resend_uncertain().await } else { deliverer.drain(persistent).await }
+        let mut done = deliverer.drain(persistent).await;
+        if done.is_ok() && resend.refused {
+            done = deliverer.resend_refused().await;
+        }
+        if done.is_ok() && resend.uncertain {
+            done = deliverer.resend_uncertain().await;
+        }
+        self.opened |= matches!(done, Err(Stopped::Unreachable(_)));
+        done
     }
 
     async fn drain(&mut self, request: &Request) -> Option<Trouble> {
+        if request.timeout.is_zero() {
+            return matches!(self.store.has_pending(None), Ok(true)).then_some(Trouble::Deadline(None));
+        }
         let until = tokio::time::Instant::now() + request.timeout;
         let before = self.progress.delivered;
         match tokio::time::timeout_at(until, self.drain_all(request)).await {
             Ok(trouble) => trouble,
+            Err(_) if !self.asking => Some(Trouble::Deadline(Some("another process delivers, and is not done".into()))),
             Err(_) => {
-                let reason = self.session.as_ref().and_then(|session| session.trouble()).map(str::to_owned);
-                if self.progress.delivered == before {
-                    // Not one batch in all this time: the others need not wait as long.
-                    let until = crate::now_micros() + 60_000_000;
-                    let reason = reason.clone().unwrap_or_else(|| "it did not answer in time".to_owned());
-                    let _ = self.store.set_circuit(Some(&Circuit { until, reason }));
+                let session = self.session.as_ref();
+                let route = session.map(|session| session.destination().route()).unwrap_or_default();
+                let told = session.and_then(|session| session.trouble()).map(str::to_owned);
+                if self.progress.delivered > before {
+                    return Some(Trouble::Deadline(told));
                 }
-                Some(Trouble::Deadline(reason))
+                // Not one batch in all this time: the others need not wait as long.
+                let reason = told.unwrap_or_else(|| {
+                    let server = route.split(' ').next().unwrap_or_default();
+                    format!("no answer from {server} within {}", crate::plan::duration::show(request.timeout))
+                });
+                let until = crate::now_micros() + i64::try_from(CIRCUIT.as_micros()).unwrap_or(i64::MAX);
+                let _ = self.store.set_circuit(Some(&Circuit { until, reason: reason.clone(), route }));
+                Some(Trouble::Deadline(Some(reason)))
             }
         }
     }
 
     async fn drain_all(&mut self, request: &Request) -> Option<Trouble> {
+        let mut resend = request.resend;
+        let mut theirs = false;
         loop {
-            match self.store.has_pending() {
-                Ok(None) if !request.resend_uncertain => return None,
+            match self.store.has_pending(None) {
+                Ok(false) if resend == Resend::default() => break,
                 Ok(_) => {}
                 Err(error) => return Some(Trouble::Store(error)),
             }
+            // One that this process has opened is tried once more: some time has gone by.
             if !request.insist
-                && let Ok(Some(circuit)) = self.store.circuit(crate::now_micros())
+                && !std::mem::take(&mut self.opened)
+                && let Some(circuit) = self.circuit()
             {
                 return Some(Trouble::Unreachable(circuit.reason));
             }
@@ -270,8 +337,11 @@ impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
                 Ok(Some(lock)) => lock,
                 Ok(None) if !request.insist => return Some(Trouble::Elsewhere),
                 Ok(None) => {
-                    match self.store.backlog(request.run_id.as_deref()) {
-                        Ok(backlog) if backlog.pending == 0 => return None,
+                    match self.store.has_pending(request.run_id.as_deref()) {
+                        Ok(false) if resend == Resend::default() => {
+                            theirs = true;
+                            break;
+                        }
                         Ok(_) => tokio::time::sleep(WAIT).await,
                         Err(error) => return Some(Trouble::Store(error)),
                     }
@@ -281,16 +351,33 @@ impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
                     return Some(Trouble::Store(StoreError::Io { path: self.lock_path.clone(), source }));
                 }
             };
-            let result = self.deliver(request.insist, request.resend_uncertain).await;
+            self.asking = true;
+            let result = self.deliver(request.insist, std::mem::take(&mut resend)).await;
+            self.asking = false;
             drop(lock);
             match result {
                 // Looked at again without the lock: another run may have found it held, and left its events to us.
-                Ok(()) if request.resend_uncertain => return None,
                 Ok(()) => {}
                 Err(Stopped::Blocked(refusal)) => return Some(Trouble::Blocked(refusal)),
                 Err(Stopped::Unreachable(reason)) => return Some(Trouble::Unreachable(reason)),
                 Err(Stopped::Store(error)) => return Some(Trouble::Store(error)),
             }
         }
+        // Who insists wants them in the table that was named, not in that of whoever was faster.
+        if request.insist && (theirs || self.progress.delivered == 0) { self.into_another().await } else { None }
+    }
+
+    /// Whether the last batch of all went into another table than ours.
+    async fn into_another(&mut self) -> Option<Trouble> {
+        let into = self.store.delivered_into().ok().flatten()?;
+        let ours = match self.session() {
+            Ok(session) => match session.connect().await {
+                Ok(()) => session.destination().name().to_owned(),
+                // Where they went is all that can be said.
+                Err(_) => return None,
+            },
+            Err(refusal) => return Some(Trouble::Blocked(refusal)),
+        };
+        (into != ours).then_some(Trouble::IntoAnother(into))
     }
 }

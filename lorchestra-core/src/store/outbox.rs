@@ -10,6 +10,7 @@
 use super::{Store, StoreError};
 use crate::delivery::Row;
 use rusqlite::{OptionalExtension, Transaction, params};
+use std::time::Duration;
 
 /// An event on its way out, with its number in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +24,8 @@ pub struct OutRow {
 /// Rows that are sent together: all that are not settled, from `first` to `last`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
-    id: i64,
+    /// Its number.
+    pub id: i64,
     /// The table, as [`crate::delivery::Destination::name`] says it.
     pub destination: String,
     /// Stream and row offset; `None`: into the table, at least once.
@@ -34,6 +36,19 @@ pub struct Batch {
     pub last: i64,
     /// How many rows it has.
     pub rows: i64,
+    /// What its rows were, if it is sent on request; `None`: pending.
+    pub was: Option<Was>,
+}
+
+/// What rows were before they were sent once more on request. They lie behind the delivered mark: taken back, they must become that again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Was {
+    /// Set aside: the server had refused them.
+    Refused,
+    /// Set aside on suspicion: the server had refused them, and nothing landed after that.
+    Suspect,
+    /// Of unknown fate.
+    Uncertain,
 }
 
 /// A batch that is to be frozen.
@@ -56,6 +71,8 @@ pub struct NewBatch {
 pub enum Settled {
     /// The server will never take it, for this reason.
     Refused(String),
+    /// The server refused it, and that may be the server's fault: it counts as pending, and others go before it.
+    Suspect(String),
     /// It is in the table already.
     Present,
 }
@@ -78,7 +95,12 @@ pub struct Circuit {
     pub until: i64,
     /// What had happened.
     pub reason: String,
+    /// Which destination, as [`crate::delivery::Destination::route`] says it: another one is not meant.
+    pub route: String,
 }
+
+/// The longest that a circuit is open: one that seems to be open for longer was opened before the clock was set back.
+pub const CIRCUIT: Duration = Duration::from_secs(60);
 
 const ROW: &str =
     "SELECT e.n, e.event_id, e.event_type, r.package, r.job, e.schema_ref, e.created_at, e.correlation_id, e.subject_id,
@@ -106,7 +128,7 @@ impl Store {
             tx.execute(
                 &format!(
                     "UPDATE outbox SET delivered_to = max(delivered_to, (SELECT coalesce(max(n), 0) FROM events))
-                     WHERE NOT EXISTS (SELECT 1 FROM events e WHERE {PENDING})"
+                     WHERE NOT EXISTS (SELECT 1 FROM events e WHERE {UNSENT})"
                 ),
                 [],
             )?;
@@ -159,30 +181,37 @@ impl Store {
 
     /// The batch that is frozen, if there is one.
     pub fn frozen_batch(&self) -> Result<Option<Batch>, StoreError> {
-        self.batch("state = 'frozen'")
-    }
-
-    /// The oldest batch of which it cannot be found out whether it arrived.
-    pub fn uncertain_batch(&self) -> Result<Option<Batch>, StoreError> {
-        self.batch("state = 'uncertain'")
-    }
-
-    fn batch(&self, state: &str) -> Result<Option<Batch>, StoreError> {
         self.read("reading batches", |db| {
-            let sql = format!(
-                "SELECT n, destination, stream, row_offset, first, last, rows FROM batches WHERE {state} ORDER BY n LIMIT 1"
-            );
-            let batch = db.prepare_cached(&sql)?.query_row([], |row| {
-                Ok(Batch {
-                    id: row.get(0)?,
-                    destination: row.get(1)?,
-                    place: row.get::<_, Option<String>>(2)?.zip(row.get(3)?),
-                    first: row.get(4)?,
-                    last: row.get(5)?,
-                    rows: row.get(6)?,
-                })
-            });
-            batch.optional()
+            let mut statement = db.prepare_cached(&format!("{BATCH} WHERE state = 'frozen' ORDER BY n LIMIT 1"))?;
+            statement.query_row([], batch).optional()
+        })
+    }
+
+    /// All batches of which it cannot be found out whether they arrived, oldest first.
+    pub fn uncertain_batches(&self) -> Result<Vec<Batch>, StoreError> {
+        self.read("reading batches", |db| {
+            let mut statement = db.prepare(&format!("{BATCH} WHERE state = 'uncertain' ORDER BY n"))?;
+            statement.query_map([], batch)?.collect()
+        })
+    }
+
+    /// The first suspect after event number `after`.
+    pub fn suspect(&self, after: i64) -> Result<Option<i64>, StoreError> {
+        self.read("reading suspects", |db| {
+            let mut statement = db.prepare_cached("SELECT min(event) FROM settled WHERE how = 'suspect' AND event > ?1")?;
+            statement.query_row([after], |row| row.get(0))
+        })
+    }
+
+    /// The first event after event number `after` that the server refused and whose payload is still there.
+    pub fn refused_event(&self, after: i64) -> Result<Option<i64>, StoreError> {
+        self.read("reading refused events", |db| {
+            db.query_row(
+                "SELECT min(s.event) FROM settled s JOIN events e ON e.n = s.event JOIN runs r ON r.n = e.run
+                 WHERE s.how = 'refused' AND r.payloads AND s.event > ?1",
+                [after],
+                |row| row.get(0),
+            )
         })
     }
 
@@ -191,48 +220,16 @@ impl Store {
         self.write("recording a delivery", |tx| {
             if let Some(done) = done {
                 remove(tx, done)?;
-                tx.prepare_cached("UPDATE outbox SET delivered_to = max(delivered_to, ?1)")?.execute([done.last])?;
+                tx.prepare_cached("UPDATE outbox SET delivered_to = max(delivered_to, ?1), destination = ?2")?
+                    .execute(params![done.last, done.destination])?;
             }
-            let Some(new) = next else { return Ok(None) };
-            let place = match &new.stream {
-                None => None,
-                Some(stream) => {
-                    let offset: i64 = tx
-                        .prepare_cached(
-                            "UPDATE streams SET next_offset = next_offset + ?3, used_at = ?4 WHERE destination = ?1 AND stream = ?2
-                             RETURNING next_offset - ?3",
-                        )?
-                        .query_row(params![new.destination, stream, new.rows, crate::now_micros()], |row| row.get(0))?;
-                    Some((stream.clone(), offset))
-                }
-            };
-            tx.prepare_cached(
-                "INSERT INTO batches (destination, stream, row_offset, first, last, rows, state, made_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'frozen', ?7)",
-            )?
-            .execute(params![
-                new.destination,
-                place.as_ref().map(|(stream, _)| stream),
-                place.as_ref().map(|(_, offset)| offset),
-                new.first,
-                new.last,
-                new.rows,
-                crate::now_micros()
-            ])?;
-            Ok(Some(Batch {
-                id: tx.last_insert_rowid(),
-                destination: new.destination.clone(),
-                place,
-                first: new.first,
-                last: new.last,
-                rows: new.rows,
-            }))
+            next.map(|new| freeze(tx, new, None)).transpose()
         })
     }
 
-    /// The batch did not arrive, for certain: its rows are pending again, but for those that are settled by themselves, and its
-    /// place in the stream is free again.
-    pub fn release(&mut self, batch: &Batch, settled: &[(i64, Settled)]) -> Result<(), StoreError> {
+    /// The batch did not arrive, for certain: its place in the stream is free again, and its rows are what they were before it, but for
+    /// those that are settled by themselves. Rows that were uncertain are so again in batches of `room` rows at most.
+    pub fn release(&mut self, batch: &Batch, settled: &[(i64, Settled)], room: usize, reason: &str) -> Result<(), StoreError> {
         self.write("taking a batch back", |tx| {
             remove(tx, batch)?;
             if let Some((stream, offset)) = &batch.place {
@@ -242,16 +239,33 @@ impl Store {
                 )?;
             }
             for (n, how) in settled {
-                let (how, reason) = match how {
-                    Settled::Refused(reason) => ("refused", Some(reason)),
-                    Settled::Present => ("present", None),
-                };
-                tx.execute(
-                    "INSERT INTO settled (event, how, reason, at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
-                    params![n, how, reason, crate::now_micros()],
-                )?;
+                match how {
+                    Settled::Refused(reason) => settle(tx, *n, "refused", Some(reason))?,
+                    Settled::Suspect(reason) => settle(tx, *n, "suspect", Some(reason))?,
+                    Settled::Present => settle(tx, *n, "present", None)?,
+                }
             }
-            Ok(())
+            match batch.was {
+                None => Ok(()),
+                Some(was @ (Was::Refused | Was::Suspect)) => {
+                    unsettled(tx, batch)?.into_iter().try_for_each(|n| settle(tx, n, was.as_str(), Some(reason)))
+                }
+                Some(Was::Uncertain) => unsettled(tx, batch)?.chunks(room.max(1)).try_for_each(|rows| {
+                    tx.execute(
+                        "INSERT INTO batches (destination, first, last, rows, state, reason, made_at)
+                         VALUES (?1, ?2, ?3, ?4, 'uncertain', ?5, ?6)",
+                        params![
+                            batch.destination,
+                            rows.first(),
+                            rows.last(),
+                            i64::try_from(rows.len()).unwrap_or(i64::MAX),
+                            reason,
+                            crate::now_micros()
+                        ],
+                    )
+                    .map(drop)
+                }),
+            }
         })
     }
 
@@ -267,20 +281,24 @@ impl Store {
     /// Makes an uncertain batch the frozen one again, at a new place: to be sent although it may be there.
     pub fn send_again(&mut self, batch: &Batch, destination: &str, stream: Option<&str>) -> Result<(), StoreError> {
         self.write("sending a batch again", |tx| {
-            let offset: Option<i64> = match stream {
-                None => None,
-                Some(stream) => Some(tx.query_row(
-                    "UPDATE streams SET next_offset = next_offset + ?3, used_at = ?4 WHERE destination = ?1 AND stream = ?2
-                     RETURNING next_offset - ?3",
-                    params![destination, stream, batch.rows, crate::now_micros()],
-                    |row| row.get(0),
-                )?),
+            remove(tx, batch)?;
+            let new = NewBatch {
+                destination: destination.to_owned(),
+                stream: stream.map(str::to_owned),
+                first: batch.first,
+                last: batch.last,
+                rows: batch.rows,
             };
-            tx.execute(
-                "UPDATE batches SET state = 'frozen', reason = NULL, destination = ?2, stream = ?3, row_offset = ?4 WHERE n = ?1",
-                params![batch.id, destination, stream, offset],
-            )?;
-            Ok(())
+            freeze(tx, &new, Some(Was::Uncertain)).map(drop)
+        })
+    }
+
+    /// Makes a frozen batch of one event that was set aside, as `was` says: to be sent once more.
+    pub fn send_one_again(&mut self, event: i64, was: Was, destination: &str, stream: Option<&str>) -> Result<(), StoreError> {
+        self.write("sending an event again", |tx| {
+            tx.execute("DELETE FROM settled WHERE event = ?1", [event])?;
+            let (destination, stream) = (destination.to_owned(), stream.map(str::to_owned));
+            freeze(tx, &NewBatch { destination, stream, first: event, last: event, rows: 1 }, Some(was)).map(drop)
         })
     }
 
@@ -315,12 +333,16 @@ impl Store {
         })
     }
 
-    /// The open circuit, if it is open at `now` (microseconds since 1970).
-    pub fn circuit(&self, now: i64) -> Result<Option<Circuit>, StoreError> {
+    /// The circuit of `route`, if it is open at `now` (microseconds since 1970).
+    pub fn circuit(&self, route: &str, now: i64) -> Result<Option<Circuit>, StoreError> {
+        let latest = now.saturating_add(i64::try_from(CIRCUIT.as_micros()).unwrap_or(i64::MAX));
         self.read("reading the state of delivery", |db| {
-            db.query_row("SELECT closed_until, closed_reason FROM outbox WHERE closed_until > ?1", [now], |row| {
-                Ok(Circuit { until: row.get(0)?, reason: row.get(1)? })
-            })
+            db.query_row(
+                "SELECT closed_until, closed_reason, closed_route FROM outbox
+                 WHERE closed_route = ?1 AND closed_until > ?2 AND closed_until <= ?3",
+                params![route, now, latest],
+                |row| Ok(Circuit { until: row.get(0)?, reason: row.get(1)?, route: row.get(2)? }),
+            )
             .optional()
         })
     }
@@ -329,38 +351,67 @@ impl Store {
     pub fn set_circuit(&mut self, circuit: Option<&Circuit>) -> Result<(), StoreError> {
         self.write("recording the state of delivery", |tx| {
             tx.execute(
-                "UPDATE outbox SET closed_until = ?1, closed_reason = ?2",
-                params![circuit.map_or(0, |c| c.until), circuit.map(|c| &c.reason)],
+                "UPDATE outbox SET closed_until = ?1, closed_reason = ?2, closed_route = ?3",
+                params![circuit.map_or(0, |c| c.until), circuit.map(|c| &c.reason), circuit.map(|c| &c.route)],
             )?;
             Ok(())
         })
     }
 
-    /// Whether there is anything to send, and up to which event.
-    pub fn has_pending(&self) -> Result<Option<i64>, StoreError> {
+    /// The table that the last batch went to.
+    pub fn delivered_into(&self) -> Result<Option<String>, StoreError> {
+        self.read("reading the state of delivery", |db| db.query_row("SELECT destination FROM outbox", [], |row| row.get(0)))
+    }
+
+    /// Whether there is anything that was not sent yet: suspects have been.
+    pub fn has_unsent(&self) -> Result<bool, StoreError> {
         self.read("looking for events to deliver", |db| {
-            let newest: i64 = db.prepare_cached("SELECT coalesce(max(n), 0) FROM events")?.query_row([], |row| row.get(0))?;
-            let delivered: i64 = db.prepare_cached("SELECT delivered_to FROM outbox")?.query_row([], |row| row.get(0))?;
-            Ok((newest > delivered).then_some(newest))
+            let sql = format!("SELECT EXISTS (SELECT 1 FROM events e WHERE {UNSENT})");
+            db.prepare_cached(&sql)?.query_row([], |row| row.get(0))
+        })
+    }
+
+    /// Whether there is anything to send; of one run, or at all.
+    pub fn has_pending(&self, run_id: Option<&str>) -> Result<bool, StoreError> {
+        self.read("looking for events to deliver", |db| {
+            let run = if run_id.is_some() { "e.run = (SELECT n FROM runs WHERE run_id = ?1)" } else { "?1 IS NULL" };
+            let sql = format!(
+                "SELECT EXISTS (SELECT 1 FROM events e WHERE {run} AND {UNSENT})
+                    OR EXISTS (SELECT 1 FROM settled s JOIN events e ON e.n = s.event WHERE s.how = 'suspect' AND {run})"
+            );
+            db.prepare_cached(&sql)?.query_row([run_id], |row| row.get(0))
         })
     }
 
     /// All that is not delivered; of one run, or of all.
     pub fn backlog(&self, run_id: Option<&str>) -> Result<Backlog, StoreError> {
         self.read("counting what is not delivered", |db| {
-            let count = |beyond: &str| {
-                let run = if run_id.is_some() { "e.run = (SELECT n FROM runs WHERE run_id = ?1)" } else { "?1 IS NULL" };
-                let sql = format!("SELECT count(*) FROM events e WHERE {run} AND {beyond}");
-                db.prepare_cached(&sql)?.query_row([run_id], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
+            let run = if run_id.is_some() { "e.run = (SELECT n FROM runs WHERE run_id = ?1)" } else { "?1 IS NULL" };
+            let count = |sql: &str| {
+                let count = db.prepare_cached(sql)?.query_row([run_id], |row| row.get::<_, i64>(0));
+                count.map(i64::unsigned_abs)
             };
-            Ok(Backlog { pending: count(PENDING)?, refused: count(REFUSED)?, uncertain: count(UNCERTAIN)? })
+            let events = |beyond: &str| count(&format!("SELECT count(*) FROM events e WHERE {run} AND {beyond}"));
+            Ok(Backlog {
+                pending: events(UNSENT)? + events(SUSPECT)?,
+                refused: events(REFUSED)?,
+                // By the batches, which are few, and not by all events there are.
+                uncertain: count(&format!(
+                    "SELECT count(*) FROM batches b CROSS JOIN events e ON e.n BETWEEN b.first AND b.last
+                     WHERE b.state = 'uncertain' AND {run} AND NOT EXISTS (SELECT 1 FROM settled WHERE event = e.n)"
+                ))?,
+            })
         })
     }
 }
 
 /// Conditions on an event `e`, by its delivery.
 pub(super) const PENDING: &str =
-    "e.n > (SELECT delivered_to FROM outbox) AND NOT EXISTS (SELECT 1 FROM settled WHERE event = e.n)";
+    "((e.n > (SELECT delivered_to FROM outbox) AND NOT EXISTS (SELECT 1 FROM settled WHERE event = e.n))
+    OR e.n IN (SELECT event FROM settled WHERE how = 'suspect'))";
+/// The two kinds of pending events, each fast to find.
+const UNSENT: &str = "e.n > (SELECT delivered_to FROM outbox) AND NOT EXISTS (SELECT 1 FROM settled WHERE event = e.n)";
+const SUSPECT: &str = "e.n IN (SELECT event FROM settled WHERE how = 'suspect')";
 pub(super) const REFUSED: &str = "e.n IN (SELECT event FROM settled WHERE how = 'refused')";
 pub(super) const UNCERTAIN: &str =
     "EXISTS (SELECT 1 FROM batches b WHERE b.state = 'uncertain' AND e.n BETWEEN b.first AND b.last)
@@ -373,4 +424,91 @@ fn remove(tx: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
     let removed = tx.prepare_cached("DELETE FROM batches WHERE n = ?1")?.execute([batch.id])?;
     // Only the holder of the delivery lock gets here: a batch that is gone was somebody else's, and so is its outcome.
     if removed == 1 { Ok(()) } else { Err(rusqlite::Error::QueryReturnedNoRows) }
+}
+
+impl Was {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Suspect => "suspect",
+            Self::Uncertain => "uncertain",
+        }
+    }
+
+    fn read(text: &str) -> Self {
+        match text {
+            "refused" => Self::Refused,
+            "suspect" => Self::Suspect,
+            _ => Self::Uncertain,
+        }
+    }
+}
+
+/// What [`batch`] reads.
+const BATCH: &str = "SELECT n, destination, stream, row_offset, first, last, rows, was FROM batches";
+
+fn batch(row: &rusqlite::Row<'_>) -> rusqlite::Result<Batch> {
+    let was: Option<String> = row.get(7)?;
+    Ok(Batch {
+        id: row.get(0)?,
+        destination: row.get(1)?,
+        place: row.get::<_, Option<String>>(2)?.zip(row.get(3)?),
+        first: row.get(4)?,
+        last: row.get(5)?,
+        rows: row.get(6)?,
+        was: was.as_deref().map(Was::read),
+    })
+}
+
+/// Commits a batch to its rows and to its place, the next one of its stream.
+fn freeze(tx: &Transaction<'_>, new: &NewBatch, was: Option<Was>) -> rusqlite::Result<Batch> {
+    let place = match &new.stream {
+        None => None,
+        Some(stream) => {
+            let offset: i64 = tx
+                .prepare_cached(
+                    "UPDATE streams SET next_offset = next_offset + ?3, used_at = ?4 WHERE destination = ?1 AND stream = ?2
+                     RETURNING next_offset - ?3",
+                )?
+                .query_row(params![new.destination, stream, new.rows, crate::now_micros()], |row| row.get(0))?;
+            Some((stream.clone(), offset))
+        }
+    };
+    tx.prepare_cached(
+        "INSERT INTO batches (destination, stream, row_offset, first, last, rows, state, was, made_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'frozen', ?7, ?8)",
+    )?
+    .execute(params![
+        new.destination,
+        place.as_ref().map(|(stream, _)| stream),
+        place.as_ref().map(|(_, offset)| offset),
+        new.first,
+        new.last,
+        new.rows,
+        was.map(Was::as_str),
+        crate::now_micros()
+    ])?;
+    Ok(Batch {
+        id: tx.last_insert_rowid(),
+        destination: new.destination.clone(),
+        place,
+        first: new.first,
+        last: new.last,
+        rows: new.rows,
+        was,
+    })
+}
+
+fn settle(tx: &Transaction<'_>, event: i64, how: &str, reason: Option<&str>) -> rusqlite::Result<()> {
+    let mut statement =
+        tx.prepare_cached("INSERT INTO settled (event, how, reason, at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING")?;
+    statement.execute(params![event, how, reason, crate::now_micros()]).map(drop)
+}
+
+/// The rows of a batch that are not settled by themselves.
+fn unsettled(tx: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<Vec<i64>> {
+    let mut statement = tx.prepare_cached(
+        "SELECT e.n FROM events e WHERE e.n BETWEEN ?1 AND ?2 AND NOT EXISTS (SELECT 1 FROM settled WHERE event = e.n) ORDER BY e.n",
+    )?;
+    statement.query_map([batch.first, batch.last], |row| row.get(0))?.collect()
 }

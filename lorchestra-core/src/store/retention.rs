@@ -10,7 +10,7 @@ use std::time::Duration;
 pub struct Retention {
     /// What jobs printed and traced.
     pub logs: Duration,
-    /// Payloads and subjects of events that were delivered; the rest of the event stays.
+    /// Payloads and subjects of events that were delivered, or refused by the server; the rest of the event stays.
     pub payloads: Duration,
     /// Runs with their events.
     pub runs: Duration,
@@ -95,10 +95,9 @@ impl Store {
     }
 }
 
-/// Runs whose events were all delivered: none is pending, refused, or of unknown fate.
+/// Runs whose events are all delivered, or refused for good: none is pending or of unknown fate.
 const SETTLED: &str = "AND NOT EXISTS (SELECT 1 FROM events e WHERE e.run = runs.n AND (e.n > (SELECT delivered_to FROM outbox)
-    OR e.n IN (SELECT event FROM settled WHERE how = 'refused')
-    OR EXISTS (SELECT 1 FROM batches b WHERE e.n BETWEEN b.first AND b.last)))";
+    OR e.n IN (SELECT event FROM settled WHERE how = 'suspect') OR EXISTS (SELECT 1 FROM batches b WHERE e.n BETWEEN b.first AND b.last)))";
 
 fn remove_dir(dir: &std::path::Path) -> Result<(), StoreError> {
     match std::fs::remove_dir_all(dir) {

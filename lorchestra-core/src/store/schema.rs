@@ -122,14 +122,17 @@ SELECT e.n, e.event_id, e.event_type, r.package || '/' || r.job AS source, e.sch
 FROM events e JOIN runs r ON r.n = e.run;
 ";
 
-/// Delivery. `outbox` has one row: all events up to `delivered_to` are settled, and until `closed_until` nobody tries the
-/// destination. `batches` has the one that is frozen, and those of unknown fate; `settled` the rows that are settled by themselves.
+/// Delivery. `outbox` has one row: all events up to `delivered_to` are settled, the last of them in `destination`; until `closed_until`
+/// nobody tries `closed_route`. `batches` has the one that is frozen, and those of unknown fate; `was` says what the rows of one that is
+/// sent on request were before. `settled` has the rows that are settled by themselves.
 const V2: &str = "
 CREATE TABLE outbox (
     only          INTEGER PRIMARY KEY CHECK (only = 1),
     delivered_to  INTEGER NOT NULL DEFAULT 0,
+    destination   TEXT,
     closed_until  INTEGER NOT NULL DEFAULT 0,
-    closed_reason TEXT
+    closed_reason TEXT,
+    closed_route  TEXT
 ) STRICT;
 INSERT INTO outbox (only) VALUES (1);
 
@@ -149,6 +152,7 @@ CREATE TABLE batches (
     last        INTEGER NOT NULL,
     rows        INTEGER NOT NULL,
     state       TEXT NOT NULL,
+    was         TEXT,
     reason      TEXT,
     made_at     INTEGER NOT NULL
 ) STRICT;

@@ -3,9 +3,8 @@
 //! through [`super::words`] first) or a token.
 //!
 //! gcp-bigquery-client reads the body of a failure as Google's JSON and drops status and headers. An answer of another shape (a
-//! proxy's HTML 413 or 502, an empty 429) is a decode error without its status; so is a 200 that cannot be read. That is
-//! [`Refusal::Later`] with `perhaps_too_large`: the deliverer tries again a bounded number of times, with fewer rows. A
-//! Retry-After is lost the same way; gRPC's RetryInfo is kept.
+//! proxy's HTML 502, an empty 429) is a decode error without its status; so is a 200 that cannot be read. That is [`Refusal::Later`].
+//! Rows are therefore sent past it (see [`super::rest`]), where a 413 is seen as one and a Retry-After is kept, as gRPC's RetryInfo is.
 
 use super::words::one_line;
 use crate::delivery::{Landed, Refusal, RefusedRow};
@@ -21,7 +20,7 @@ use tonic::Code;
 
 /// Worth another try, nothing known of its size.
 pub(super) fn later(reason: String) -> Refusal {
-    Refusal::Later { reason, after: None, perhaps_too_large: false }
+    Refusal::Later { reason, after: None, perhaps_request: false }
 }
 
 /// No answer in time.
@@ -59,8 +58,7 @@ pub(super) fn request(about: &str, error: &reqwest::Error) -> Refusal {
         return Refusal::Denied(format!("{about}: {}", cause(error)));
     }
     if error.is_decode() {
-        let reason = format!("{about}: the answer was not one of BigQuery's (a proxy's page, or a request that was too large)");
-        return Refusal::Later { reason, after: None, perhaps_too_large: true };
+        return later(format!("{about}: the answer was not one of BigQuery's (a proxy's page?)"));
     }
     later(format!("{about}: {}", unanswered(error)))
 }
@@ -83,7 +81,7 @@ pub(super) fn http(about: &str, code: i64, reasons: &[&str], message: &str, afte
     let has = |known: &[&str]| reasons.iter().any(|reason| known.contains(reason));
     let named = reasons.first().map(|reason| format!(" {reason}")).unwrap_or_default();
     let text = format!("{about}: {code}{named}: {}", one_line(message));
-    let retry = Refusal::Later { reason: text.clone(), after, perhaps_too_large: false };
+    let retry = Refusal::Later { reason: text.clone(), after, perhaps_request: false };
     match code {
         401 => Refusal::Unauthenticated(format!("{text}: the credentials were not accepted")),
         403 if has(&RETRYABLE) => retry,
@@ -91,7 +89,8 @@ pub(super) fn http(about: &str, code: i64, reasons: &[&str], message: &str, afte
         404 => Refusal::TableMissing(text),
         413 => Refusal::TooLarge(text),
         408 | 409 | 429 => retry,
-        500.. => retry,
+        500 => Refusal::Later { reason: text, after, perhaps_request: true },
+        501.. => retry,
         400 if too_large(message) => Refusal::TooLarge(text),
         400 if has(&RETRYABLE) => retry,
         _ => Refusal::Denied(text),
@@ -112,12 +111,20 @@ const RETRYABLE: [&str; 10] = [
     "timeout",
 ];
 
-/// What BigQuery, and gRPC libraries below it, say of a request over their limit.
+/// What BigQuery says of a request over its limit. Not of a quota, whose words are much the same.
 fn too_large(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
+    if ["quota", "throughput", "rate limit", "per second", "per minute"].iter().any(|word| message.contains(word)) {
+        return false;
+    }
     let size = ["size", "length", "payload", "bytes", "request is", "rows present", "larger than max"];
     let over = ["too large", "exceed", "too many rows", "larger than max"];
     size.iter().any(|word| message.contains(word)) && over.iter().any(|word| message.contains(word))
+}
+
+/// What gRPC libraries say of a message over their limit. Their code for it is the one of quotas.
+fn message_too_large(lower: &str) -> bool {
+    ["larger than max", "message length too large", "exceeds maximum size"].iter().any(|words| lower.contains(words))
 }
 
 /// insertAll's row errors: nothing of the request was written, for invalid rows are not skipped.
@@ -149,7 +156,9 @@ pub(super) fn inserted(about: &str, errors: &[InsertError], hide: impl Fn(usize,
             Some(_) if RETRYABLE.contains(&reason_of(at)) => passing = Some(text),
             Some(index) => refused.push(RefusedRow { index, reason: text }),
             None => {
-                return Some(Refusal::Denied(format!("{about}: a row was refused, and the answer does not say which: {text}")));
+                return Some(Refusal::Malformed(format!(
+                    "{about}: a row was refused, and the answer does not say which: {text}"
+                )));
             }
         }
     }
@@ -250,7 +259,7 @@ impl Fault {
         let text = format!("{about}: {:?}: {}", self.code, one_line(&self.message));
         let lower = self.message.to_ascii_lowercase();
         let after = self.after;
-        let retry = |text, perhaps_too_large| Refusal::Later { reason: text, after, perhaps_too_large };
+        let retry = |text, perhaps_request| Refusal::Later { reason: text, after, perhaps_request };
         for storage in self.storage {
             return Err(match storage {
                 S::OffsetAlreadyExists if call == Call::Append => return Ok(Landed::Before),
@@ -273,11 +282,14 @@ impl Fault {
         }
         Err(match self.code {
             Code::AlreadyExists if call == Call::Append => return Ok(Landed::Before),
+            Code::InvalidArgument if too_large(&lower) => Refusal::TooLarge(text),
             // gRPC libraries answer so to a message over their own limit.
-            Code::OutOfRange | Code::ResourceExhausted | Code::InvalidArgument if too_large(&lower) => Refusal::TooLarge(text),
+            Code::OutOfRange | Code::ResourceExhausted if message_too_large(&lower) => Refusal::TooLarge(text),
             Code::OutOfRange => Refusal::OffsetBeyondEnd(text),
             // A proxy's 413 has no code of its own in gRPC.
-            Code::Unknown | Code::Internal if self.bare && lower.contains("413") => Refusal::TooLarge(text),
+            Code::Unknown | Code::Internal if self.bare && lower.ends_with("http status code 413") => Refusal::TooLarge(text),
+            // It may be a row on which the server stumbles.
+            Code::Internal if call == Call::Append => retry(text, true),
             Code::Unknown if lower.starts_with(NOT_READY) => retry(text, false),
             Code::Unknown => retry(text, self.bare),
             Code::InvalidArgument | Code::FailedPrecondition if lower.contains("finalized") => {
@@ -295,6 +307,7 @@ impl Fault {
             Code::NotFound => Refusal::StreamGone(text),
             Code::Unauthenticated => Refusal::Unauthenticated(format!("{text}: the credentials were not accepted")),
             Code::Unimplemented => Refusal::Denied(format!("{text}: no Storage Write API there: try `write = \"insert-all\"`")),
+            Code::InvalidArgument if call == Call::Append => Refusal::Malformed(text),
             Code::PermissionDenied | Code::InvalidArgument | Code::FailedPrecondition => Refusal::Denied(text),
             _ => retry(text, false),
         })

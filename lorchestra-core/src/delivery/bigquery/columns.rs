@@ -1,6 +1,7 @@
 //! The columns of an event: as a table of ours has them, and as the table that is there has them. Talks to nobody; promises that
 //! a [`Layout`] names no column that the table lacks, and each with a type that its values fit.
 
+use super::words::one_line;
 use crate::delivery::Refusal;
 use gcp_bigquery_client::model::table_field_schema::TableFieldSchema;
 use prost_types::field_descriptor_proto::{Label, Type};
@@ -121,7 +122,7 @@ impl Layout {
                 continue;
             };
             let wire = wire(column.field, there).ok_or_else(|| {
-                let (name, kind, mode) = (&there.name, &there.kind, &there.mode);
+                let (name, kind, mode) = (one_line(&there.name), one_line(&there.kind), &there.mode);
                 let mode = if mode == "REPEATED" { "REPEATED " } else { "" };
                 Refusal::Denied(format!(
                     "{table}: column {name} is {mode}{kind}, and {} is needed: give the events a table of their own",
@@ -138,7 +139,7 @@ impl Layout {
         }
         for there in found {
             if there.mode == "REQUIRED" && !ENVELOPE.iter().any(|column| there.name.eq_ignore_ascii_case(column.name)) {
-                let name = &there.name;
+                let name = one_line(&there.name);
                 return Err(Refusal::Denied(format!(
                     "{table}: column {name} is REQUIRED, and events have nothing for it: make it NULLABLE"
                 )));

@@ -2,8 +2,8 @@
 //! [`Refusal`], within the request timeout.
 //!
 //! The client asks its authenticator for a token inside of each call, where an error of ours cannot pass through. So the token is
-//! fetched before, and the authenticator only hands it over. Two calls are made past the client, with the same HTTP client: see
-//! [`Rest::raw`].
+//! fetched before, and the authenticator only hands it over. Some calls are made past the client, with the same HTTP client: see
+//! [`Rest::raw`] and [`Rest::insert_all`].
 
 use super::answer::{self, inserted, later};
 use super::columns::Layout;
@@ -21,11 +21,13 @@ use gcp_bigquery_client::model::query_request::QueryRequest;
 use gcp_bigquery_client::model::query_response::QueryResponse;
 use gcp_bigquery_client::model::table_data_insert_all_request::TableDataInsertAllRequest;
 use gcp_bigquery_client::model::table_data_insert_all_request_rows::TableDataInsertAllRequestRows;
+use gcp_bigquery_client::model::table_data_insert_all_response::TableDataInsertAllResponse;
 use reqwest::Method;
+use reqwest::header::CONTENT_TYPE;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::fmt;
-use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tonic::codegen::async_trait;
@@ -92,25 +94,46 @@ impl Rest {
         path: &str,
         body: Option<&Value>,
     ) -> Result<Value, Refusal> {
+        let body = match body.map(serde_json::to_vec) {
+            None => None,
+            Some(Ok(body)) => Some(body),
+            Some(Err(error)) => return Err(Refusal::Denied(format!("{about}: {}", words::one_line(&error.to_string())))),
+        };
+        match self.call(about, token, method, path, body).await? {
+            Ok(answer) => Ok(answer),
+            Err(fault) => Err(fault.meaning(about, str::to_owned)),
+        }
+    }
+
+    /// Sends one request, and reads the answer as JSON. The inner error is an answer of the server's that says no.
+    async fn call<T: DeserializeOwned>(
+        &self,
+        about: &str,
+        token: Option<&str>,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<Result<T, HttpFault>, Refusal> {
         let mut request = self.http.request(method, format!("{}/{path}", self.base)).bearer_auth(token.unwrap_or(NO_TOKEN));
         if let Some(body) = body {
-            request = request.json(body);
+            request = request.header(CONTENT_TYPE, "application/json").body(body);
         }
         let response = request.send().await.map_err(|error| answer::request(about, &error))?;
         let status = response.status();
         let after = response.headers().get("retry-after").and_then(|after| after.to_str().ok()?.trim().parse().ok());
-        let text = response.text().await.map_err(|error| answer::request(about, &error))?;
+        let text = response.bytes().await.map_err(|error| answer::request(about, &error))?;
         if status.is_success() {
-            let unreadable = |_| later(format!("{about}: HTTP {}, and no JSON", status.as_u16()));
-            return serde_json::from_str(&text).map_err(unreadable);
+            let unreadable = |_| later(format!("{about}: HTTP {}, and no answer of BigQuery's", status.as_u16()));
+            return serde_json::from_slice(&text).map(Ok).map_err(unreadable);
         }
         let (reasons, message) = google_error(&text);
-        let reasons: Vec<&str> = reasons.iter().map(String::as_str).collect();
-        Err(answer::http(about, i64::from(status.as_u16()), &reasons, &message, after.map(Duration::from_secs)))
+        Ok(Err(HttpFault { status: status.as_u16(), reasons, message, after: after.map(Duration::from_secs) }))
     }
 
     /// One insertAll: the whole batch, or nothing of it. `event_id` is the insert id: BigQuery drops copies of the last minute,
     /// mostly.
+    ///
+    /// The client's models, past its call: that would lose the status of a 413 or a 429 that a proxy answers, and a Retry-After.
     pub(super) async fn insert_all(
         &self,
         table: &TableName,
@@ -124,30 +147,27 @@ impl Rest {
         }
         let entry =
             |row: &Row| TableDataInsertAllRequestRows { insert_id: Some(row.event_id.clone()), json: encode::json(layout, row) };
-        let entries: Vec<_> = rows.iter().map(entry).collect();
-        let mut size = Counter(0);
-        for entry in &entries {
-            // Writing to a counter cannot fail, and what was made from a map can be written.
-            let _ = serde_json::to_writer(&mut size, entry);
-            size.0 += 1;
-        }
-        if size.0 > LARGEST {
-            return Err(Refusal::TooLarge(format!("{about}: {} bytes in one request, {LARGEST} is the most", size.0)));
-        }
         // A new request neither skips invalid rows nor ignores unknown values.
         let mut request = TableDataInsertAllRequest::new();
-        request.add_rows(entries).map_err(|error| answer::rest(about, &error))?;
-        let sent = self.with(token).tabledata().insert_all(&table.project, &table.dataset, &table.table, request).await;
-        let response = match sent {
-            Ok(response) => response,
-            Err(BQError::ResponseError { mut error }) => {
-                error.error.message = words::without(&error.error.message, rows);
-                return Err(answer::rest(about, &BQError::ResponseError { error }));
+        request.add_rows(rows.iter().map(entry).collect()).map_err(|error| answer::rest(about, &error))?;
+        // What was made from maps and texts can be written.
+        let body = serde_json::to_vec(&request).map_err(|error| Refusal::Denied(format!("{about}: {error}")))?;
+        if body.len() > LARGEST {
+            return Err(Refusal::TooLarge(format!("{about}: {} bytes in one request, {LARGEST} is the most", body.len())));
+        }
+        let path = format!("projects/{}/datasets/{}/tables/{}/insertAll", table.project, table.dataset, table.table);
+        let hidden = |text: &str| words::without(text, rows);
+        match self.call::<TableDataInsertAllResponse>(about, token, Method::POST, &path, Some(body)).await? {
+            Ok(response) => {
+                let hide = |index: usize, text: &str| words::without(text, rows.get(index));
+                inserted(about, response.insert_errors.as_deref().unwrap_or_default(), hide).map_or(Ok(()), Err)
             }
-            Err(error) => return Err(answer::rest(about, &error)),
-        };
-        let hide = |index: usize, text: &str| words::without(text, rows.get(index));
-        inserted(about, response.insert_errors.as_deref().unwrap_or_default(), hide).map_or(Ok(()), Err)
+            Err(fault) => Err(match (fault.status, fault.meaning(about, hidden)) {
+                // Something in these rows, then: which, is found by cutting.
+                (400, Refusal::Denied(text)) => Refusal::Malformed(text),
+                (_, refusal) => refusal,
+            }),
+        }
     }
 
     /// The first column of a query's rows. `ids` is the array parameter `@ids`.
@@ -229,8 +249,24 @@ fn ids_parameter(ids: &[&str]) -> QueryParameter {
     }
 }
 
+/// An answer that says no.
+struct HttpFault {
+    status: u16,
+    reasons: Vec<String>,
+    message: String,
+    after: Option<Duration>,
+}
+
+impl HttpFault {
+    /// What it means. `hide` takes out of the message what nobody may see.
+    fn meaning(&self, about: &str, hide: impl Fn(&str) -> String) -> Refusal {
+        let reasons: Vec<&str> = self.reasons.iter().map(String::as_str).collect();
+        answer::http(about, i64::from(self.status), &reasons, &hide(&self.message), self.after)
+    }
+}
+
 /// Reasons and message of Google's JSON error. A proxy's page has neither.
-fn google_error(text: &str) -> (Vec<String>, String) {
+fn google_error(text: &[u8]) -> (Vec<String>, String) {
     #[derive(Deserialize)]
     struct Outer {
         error: Inner,
@@ -244,7 +280,7 @@ fn google_error(text: &str) -> (Vec<String>, String) {
         #[serde(default)]
         errors: Vec<Value>,
     }
-    let Ok(Outer { error }) = serde_json::from_str(text) else {
+    let Ok(Outer { error }) = serde_json::from_slice(text) else {
         return (Vec::new(), "an answer that is none of BigQuery's".to_owned());
     };
     let mut reasons: Vec<String> =
@@ -253,20 +289,6 @@ fn google_error(text: &str) -> (Vec<String>, String) {
         reasons.extend(error.status);
     }
     (reasons, error.message)
-}
-
-/// Bytes that would be written.
-struct Counter(usize);
-
-impl io::Write for Counter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0 += bytes.len();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// A table's name, whole and in parts.

@@ -13,7 +13,7 @@ plugin! {
     package = "misbehave",
     jobs = [
         noop, fail, fail_permanently, fail_with, panic_now, panic_with_a_number, panic_in_drop, abort, null, overflow, exit, kill_self, numbered,
-        burst, wait, ignore_term, leave_group, leave_child, leave_daemon, print, emit_after_end, emit_bad, hijack, typed, traced, close_all,
+        burst, wait, ignore_term, leave_group, leave_child, leave_daemon, print, emit_after_end, emit_bad, hijack, typed, traced, close_all, confide,
     ]
 }
 
@@ -379,5 +379,14 @@ fn traced(_cx: &JobContext) -> JobResult {
     tracing::info!(ratio = 0.5, ok = true, "an info");
     tracing::debug!("a debug");
     tracing::trace!("a trace");
+    Ok(())
+}
+
+/// Emits events about a person, whose name and secret are `about` and `secret`.
+#[job]
+fn confide(cx: &JobContext, about: String, secret: String, #[param(default = 3)] count: u32) -> JobResult {
+    for n in 0..count {
+        cx.emit_with(Event::new("confided", json!({"n": n, "secret": secret}))?.subject_id(about.as_str()))?;
+    }
     Ok(())
 }

@@ -20,10 +20,11 @@ fn google(code: i64, reason: &str, message: &str) -> BQError {
 
 fn class(refusal: &Refusal) -> &'static str {
     match refusal {
-        Refusal::Later { perhaps_too_large: false, .. } => "later",
-        Refusal::Later { perhaps_too_large: true, .. } => "later, perhaps too large",
+        Refusal::Later { perhaps_request: false, .. } => "later",
+        Refusal::Later { perhaps_request: true, .. } => "later, perhaps the request",
         Refusal::Rows(_) => "rows",
         Refusal::TooLarge(_) => "too large",
+        Refusal::Malformed(_) => "malformed",
         Refusal::OffsetBeyondEnd(_) => "beyond",
         Refusal::StreamFinalized(_) => "finalized",
         Refusal::StreamGone(_) => "gone",
@@ -55,7 +56,8 @@ fn google_errors_by_code_and_reason() {
         (408, "timeout", "Request Timeout", "later"),
         (413, "uploadTooLarge", "Request Entity Too Large", "too large"),
         (429, "rateLimitExceeded", "Slow down", "later"),
-        (500, "internalError", "Oops", "later"),
+        (400, "invalid", "Quota exceeded: bytes per second of the project exceed its limit", "denied"),
+        (500, "internalError", "Oops", "later, perhaps the request"),
         (502, "backendError", "Bad gateway", "later"),
         (503, "backendError", "Unavailable", "later"),
     ] {
@@ -104,8 +106,8 @@ fn against(reply: Option<&'static str>) -> Refusal {
 #[test]
 fn no_answer_of_the_api() {
     let html = "HTTP/1.1 413 Too Large\r\ncontent-type: text/html\r\ncontent-length: 6\r\n\r\n<html>";
-    assert_eq!(class(&against(Some(html))), "later, perhaps too large");
-    assert_eq!(class(&against(Some("HTTP/1.1 429 Slow\r\ncontent-length: 0\r\n\r\n"))), "later, perhaps too large");
+    assert_eq!(class(&against(Some(html))), "later");
+    assert_eq!(class(&against(Some("HTTP/1.1 429 Slow\r\ncontent-length: 0\r\n\r\n"))), "later");
     let closed = against(Some(""));
     assert_eq!(class(&closed), "later");
     assert!(closed.to_string().contains("the connection broke off: 127.0.0.1"), "{closed}");
@@ -166,7 +168,7 @@ fn row_errors_of_insert_all() {
     assert_eq!(of_rows(&[entry(0, &[("invalid", "no such field: job.")])]).as_ref().map(class), Some("schema"));
     let unnamed = InsertError { index: None, ..entry(0, &[("invalid", "secret")]) };
     let refusal = of_rows(&[unnamed]).unwrap();
-    assert_eq!(class(&refusal), "denied");
+    assert_eq!(class(&refusal), "malformed");
     assert!(!refusal.to_string().contains("secret"));
 }
 
@@ -226,10 +228,12 @@ fn storage_errors_by_code_and_words() {
         (Code::OutOfRange, "Error, decoded message length too large: found 9 bytes, the limit is: 4 bytes", "too large"),
         (Code::ResourceExhausted, "Received message larger than max (20971520 vs. 10485760)", "too large"),
         (Code::ResourceExhausted, "Exceeds 'AppendRows throughput' quota", "later"),
+        (Code::ResourceExhausted, "Quota exceeded for quota metric 'AppendBytesThroughputPerProject' and limit 'bytes'", "later"),
+        (Code::ResourceExhausted, "grpc: received message larger than max (5 vs. 4)", "too large"),
         (Code::InvalidArgument, "AppendRows request is too large: 10485778, maximum allowed 10000000", "too large"),
         (Code::InvalidArgument, "Request size exceeds 10 MB", "too large"),
         (Code::InvalidArgument, "Schema mismatch due to extra fields in user schema", "schema"),
-        (Code::InvalidArgument, "Missing writer schema", "denied"),
+        (Code::InvalidArgument, "Missing writer schema", "malformed"),
         (Code::FailedPrecondition, "Stream is FINALIZED", "finalized"),
         (Code::FailedPrecondition, "Billing is off", "denied"),
         (Code::NotFound, "Requested entity was not found. Entity: projects/p/datasets/d/tables/t/streams/s", "gone"),
@@ -239,10 +243,12 @@ fn storage_errors_by_code_and_words() {
         (Code::Unimplemented, "grpc-status header missing, mapped from HTTP status code 404", "denied"),
         (Code::Unavailable, "try again", "later"),
         (Code::DeadlineExceeded, "", "later"),
-        (Code::Internal, "oops", "later"),
+        (Code::Internal, "oops", "later, perhaps the request"),
+        (Code::Internal, "Internal error. Entity: projects/834130/datasets/d", "later, perhaps the request"),
+        (Code::Internal, "grpc-status header missing, mapped from HTTP status code 413", "too large"),
         (Code::Aborted, "", "later"),
         (Code::Cancelled, "", "later"),
-        (Code::Unknown, "a page of a proxy", "later, perhaps too large"),
+        (Code::Unknown, "a page of a proxy", "later, perhaps the request"),
         (Code::Unknown, "grpc-status header missing, mapped from HTTP status code 413", "too large"),
         (Code::Unknown, "Service was not ready: transport error", "later"),
     ] {
