@@ -4,11 +4,13 @@
 //! Everything is a release build and runs in a sandbox inside the target directory, on one disk. `--write` puts the tables between
 //! the markers of docs/performance.md.
 
+mod deliver;
 mod emit;
 mod list;
 mod million;
 mod report;
 mod run;
+mod server;
 mod timing;
 
 use crate::sandbox::Sandbox;
@@ -20,9 +22,9 @@ use std::process::Command;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Only these; without any, all but `million`
+    /// Only these; without any, all but `million` and `deliver`
     names: Vec<Name>,
-    /// All, `million` too: it needs some GB of disk
+    /// All: `million` needs some GB of disk, `deliver` a Python with venv
     #[arg(long)]
     all: bool,
     /// Put the tables into docs/performance.md
@@ -40,6 +42,8 @@ enum Name {
     Emit,
     /// A job that emits five million events
     Million,
+    /// Events to BigQuery: rows a second beside Python's client, backlogs, and what it costs a job
+    Deliver,
 }
 
 impl Name {
@@ -49,6 +53,7 @@ impl Name {
             Self::Run => "run",
             Self::Emit => "emit",
             Self::Million => "million",
+            Self::Deliver => "deliver",
         }
     }
 }
@@ -70,10 +75,13 @@ pub(crate) fn run(options: &Options) -> Result {
     cargo::build(&["--release", "-p", "lorchestra-cli", "-p", "bench-parts", "-p", "bench-plugin"])?;
     let target = cargo::target("release")?;
     let names = match options {
-        Options { all: true, .. } => vec![Name::List, Name::Run, Name::Emit, Name::Million],
+        Options { all: true, .. } => vec![Name::List, Name::Run, Name::Emit, Name::Million, Name::Deliver],
         Options { names, .. } if names.is_empty() => vec![Name::List, Name::Run, Name::Emit],
         Options { names, .. } => names.clone(),
     };
+    if names.contains(&Name::Deliver) {
+        cargo::build(&["--release", "-p", "lorchestra-tests", "--bins"])?;
+    }
     let mut report = Report::new()?;
     println!("{}", report.machine());
     for name in names {
@@ -85,6 +93,7 @@ pub(crate) fn run(options: &Options) -> Result {
             Name::Run => run::run(&site)?,
             Name::Emit => emit::run(&site)?,
             Name::Million => million::run(&site)?,
+            Name::Deliver => deliver::run(&site)?,
         };
         println!("\n{}\n\n{table}", name.key());
         report.add(name.key(), table);

@@ -1,16 +1,22 @@
 //! The fake BigQuery as a process of its own, for benches and for looking at it by hand: prints where it listens, and serves until it is
 //! killed.
 //!
-//!     fake-bigquery [--acknowledge-only] [--rest-port N] [--grpc-port N] [--table PROJECT.DATASET.TABLE]...
+//!     fake-bigquery [--acknowledge-only] [--delay MS] [--rest-port N] [--grpc-port N] [--table PROJECT.DATASET.TABLE]...
 #![expect(clippy::print_stdout, reason = "where it listens is what it has to say")]
 
-use lorchestra_tests::bigquery::fake::{Fake, Options, TableName};
+use lorchestra_tests::bigquery::fake::{Fake, Fault, Method, Options, TableName};
 use std::process::ExitCode;
+use std::time::Duration;
 
 fn main() -> ExitCode {
     match read(std::env::args().skip(1)) {
-        Ok((options, tables)) => {
+        Ok(Asked { options, tables, delay }) => {
             let fake = Fake::start_with(options);
+            if let Some(delay) = delay {
+                for method in [Method::AppendRows, Method::InsertAll] {
+                    fake.faults().forever(method, Fault::Delay(delay));
+                }
+            }
             tables.iter().for_each(|table| fake.create_event_table(table));
             println!("REST={} GRPC={}", fake.rest_endpoint(), fake.grpc_endpoint());
             loop {
@@ -19,19 +25,33 @@ fn main() -> ExitCode {
         }
         Err(what) => {
             eprintln!("fake-bigquery: {what}");
-            eprintln!("fake-bigquery [--acknowledge-only] [--rest-port N] [--grpc-port N] [--table PROJECT.DATASET.TABLE]...");
+            eprintln!(
+                "fake-bigquery [--acknowledge-only] [--delay MS] [--rest-port N] [--grpc-port N] [--table PROJECT.DATASET.TABLE]..."
+            );
             ExitCode::from(2)
         }
     }
 }
 
-fn read(mut args: impl Iterator<Item = String>) -> Result<(Options, Vec<TableName>), String> {
-    let (mut options, mut tables) = (Options::default(), Vec::new());
+#[derive(Default)]
+struct Asked {
+    options: Options,
+    tables: Vec<TableName>,
+    /// Before each answer to rows.
+    delay: Option<Duration>,
+}
+
+fn read(mut args: impl Iterator<Item = String>) -> Result<Asked, String> {
+    let Asked { mut options, mut tables, mut delay } = Asked::default();
     while let Some(flag) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{flag} needs a value"));
         let port = |text: String| text.parse().map_err(|_| format!("{text} is not a port"));
         match flag.as_str() {
             "--acknowledge-only" => options.acknowledge_only = true,
+            "--delay" => {
+                let text = value()?;
+                delay = Some(Duration::from_millis(text.parse().map_err(|_| format!("{text} is no number of milliseconds"))?));
+            }
             "--rest-port" => options.rest_port = port(value()?)?,
             "--grpc-port" => options.grpc_port = port(value()?)?,
             "--table" => {
@@ -44,5 +64,5 @@ fn read(mut args: impl Iterator<Item = String>) -> Result<(Options, Vec<TableNam
             _ => return Err(format!("what is {flag}?")),
         }
     }
-    Ok((options, tables))
+    Ok(Asked { options, tables, delay })
 }

@@ -5,7 +5,7 @@ use lorchestra_plugin_api::serde_json::value::RawValue;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Compares `emit`, `emit_all` and a bare write(2) of the same bytes, in turns, and writes the nanoseconds an event of each
 /// round to `report` as JSON.
@@ -56,6 +56,28 @@ pub(crate) fn flood(cx: &JobContext, count: u64, #[param(default = 200)] bytes: 
     let events = (0..count).map_while(|_| Event::new("bench.flood", &payload).map_err(|e| failed = Some(e)).ok());
     let taken = cx.emit_all(events)?;
     if taken == count { Ok(()) } else { Err(format!("{taken} of {count} events were taken; {failed:?}"))? }
+}
+
+/// Emits one event after the other, no faster than `rate`, as a job does that has other work too.
+#[job]
+pub(crate) fn paced(
+    cx: &JobContext,
+    count: u32,
+    /// Events a second.
+    #[param(default = 10000)]
+    rate: u32,
+) -> JobResult {
+    let payload = payload(200)?;
+    let start = Instant::now();
+    for n in 0..count {
+        cx.emit("bench.paced", &payload)?;
+        // Every ten milliseconds' worth.
+        if (n + 1).is_multiple_of((rate / 100).max(1)) {
+            let due = Duration::from_secs_f64(f64::from(n + 1) / f64::from(rate));
+            std::thread::sleep(due.saturating_sub(start.elapsed()));
+        }
+    }
+    Ok(())
 }
 
 /// A payload of so many bytes, already JSON.

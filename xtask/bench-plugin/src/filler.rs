@@ -125,23 +125,3 @@ pub(crate) fn refresh_index(
 ) -> JobResult {
     not_real(account.as_deref(), since.or(until), page_size)
 }
-
-/// Read a period of the backup and compare its checksums.
-///
-/// Writes one JSON object a line into the package's data directory; running it again adds nothing twice. What cannot be read
-/// is named in an event, and the rest goes on.
-#[job]
-pub(crate) fn verify_backup(
-    _cx: &JobContext,
-    /// Whose it is; names the output file.
-    account: Option<String>,
-    /// Only what is dated at or after this time.
-    since: Option<DateTime<Utc>>,
-    /// Only what is dated before this time.
-    until: Option<DateTime<Utc>>,
-    /// How many at once.
-    #[param(default = 500)]
-    page_size: u32,
-) -> JobResult {
-    not_real(account.as_deref(), since.or(until), page_size)
-}

@@ -1,5 +1,5 @@
 //! The package that the benches list, run, and let emit. Ten jobs, because that is how many each of the listed packages has;
-//! three of them do something.
+//! four of them do something.
 //!
 //! The name is `pkg-0000` so that copies of the library can be given other names of the same length.
 #![forbid(unsafe_code)]
@@ -7,15 +7,15 @@
 mod emit;
 mod filler;
 
-use emit::{compare_emit, flood};
-use filler::{archive_invoices, extract_calendar, extract_chat, extract_mail, refresh_index, sync_contacts, verify_backup};
+use emit::{compare_emit, flood, paced};
+use filler::{archive_invoices, extract_calendar, extract_chat, extract_mail, refresh_index, sync_contacts};
 use lorchestra_plugin_api::prelude::*;
 
 plugin! {
     package = "pkg-0000",
     jobs = [
-        noop, compare_emit, flood, extract_mail, extract_chat, extract_calendar, sync_contacts, archive_invoices, refresh_index,
-        verify_backup,
+        noop, compare_emit, flood, paced, extract_mail, extract_chat, extract_calendar, sync_contacts, archive_invoices,
+        refresh_index,
     ]
 }
 

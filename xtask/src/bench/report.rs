@@ -41,8 +41,7 @@ impl Report {
             let missing = || format!("{} has no {begin} … {end}", path.display());
             let from = text.find(&begin).ok_or_else(missing)? + begin.len();
             let to = from + text[from..].find(&end).ok_or_else(missing)?;
-            let command = if *key == "million" { "cargo xtask bench million" } else { "cargo xtask bench" };
-            text.replace_range(from..to, &format!("\n`{command}` — {}.\n\n{table}\n", self.machine));
+            text.replace_range(from..to, &format!("\n`cargo xtask bench {key}` — {}.\n\n{table}\n", self.machine));
         }
         std::fs::write(&path, text)?;
         println!("\nwritten: {}", path.display());

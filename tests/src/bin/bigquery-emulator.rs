@@ -1,0 +1,21 @@
+//! The real emulator as a process of its own, for benches: prints where it listens, and serves until standard input ends.
+//!
+//!     bigquery-emulator DATASET.TABLE
+#![expect(clippy::print_stdout, reason = "where it listens is what it has to say")]
+
+use lorchestra_tests::bigquery::emulator::{self, Emulator};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let table = std::env::args().nth(1);
+    let Some((dataset, table)) = table.as_deref().and_then(|table| table.split_once('.')) else {
+        eprintln!("bigquery-emulator DATASET.TABLE");
+        return ExitCode::from(2);
+    };
+    let emulator = Emulator::start(&emulator::ensure_venv());
+    emulator.create_dataset(dataset);
+    emulator.create_event_table(dataset, table);
+    println!("REST={} GRPC={}", emulator.rest_endpoint(), emulator.grpc_endpoint());
+    let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+    ExitCode::SUCCESS
+}
