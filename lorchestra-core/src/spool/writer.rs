@@ -82,6 +82,26 @@ pub struct Writer {
     named: bool,
     state: State,
     segment_bytes: u64,
+    clock: Clock,
+}
+
+/// Times and ids of events: in the order in which they are taken, whatever the system's clock does between two of them.
+#[derive(Debug)]
+struct Clock(uuid::ContextV7);
+
+impl Clock {
+    /// The present, in microseconds since 1970. Events of one call have one time: looking at the clock costs as much as the rest of a
+    /// small event.
+    fn now() -> i64 {
+        Utc::now().timestamp_micros()
+    }
+
+    /// An id of that time, after all ids before it.
+    fn id(&self, micros: i64) -> uuid::Uuid {
+        let micros = u64::try_from(micros).unwrap_or(0);
+        let nanos = u32::try_from(micros % 1_000_000 * 1000).unwrap_or(0);
+        uuid::Uuid::new_v7(uuid::Timestamp::from_unix(&self.0, micros / 1_000_000, nanos))
+    }
 }
 
 #[derive(Debug)]
@@ -111,6 +131,7 @@ impl Writer {
             named: false,
             state: State::Open,
             segment_bytes,
+            clock: Clock(uuid::ContextV7::new()),
         })
     }
 
@@ -121,7 +142,7 @@ impl Writer {
         self.ready(cancelled)?;
         check(event)?;
         self.buffer.clear();
-        write_event(&mut self.buffer, self.seq + 1, event);
+        write_event(&mut self.buffer, self.seq + 1, &self.clock, Clock::now(), event);
         self.write_buffer(1).map(drop).map_err(|(_, e)| e)
     }
 
@@ -135,6 +156,7 @@ impl Writer {
             return (0, Err(e));
         }
         self.buffer.clear();
+        let now = Clock::now();
         let mut count = 0;
         let mut invalid = Ok(());
         for event in events {
@@ -143,7 +165,7 @@ impl Writer {
                 break;
             }
             count += 1;
-            write_event(&mut self.buffer, self.seq + count, &event);
+            write_event(&mut self.buffer, self.seq + count, &self.clock, now, &event);
         }
         if count == 0 {
             return (0, invalid);
@@ -389,15 +411,15 @@ fn depth(json: &[u8]) -> usize {
 }
 
 /// Writes the record by hand: this is the emit path, and serde's maps cost more than the write itself.
-fn write_event(out: &mut Vec<u8>, seq: u64, event: &NewEvent<'_>) {
+fn write_event(out: &mut Vec<u8>, seq: u64, clock: &Clock, at: i64, event: &NewEvent<'_>) {
     frame(out, |out| {
         out.extend_from_slice(b"{\"seq\":");
         write_number(out, seq);
         out.extend_from_slice(b",\"event\":{\"id\":\"");
         let mut id = uuid::Uuid::encode_buffer();
-        out.extend_from_slice(uuid::Uuid::now_v7().hyphenated().encode_lower(&mut id).as_bytes());
+        out.extend_from_slice(clock.id(at).hyphenated().encode_lower(&mut id).as_bytes());
         out.extend_from_slice(b"\",\"at\":");
-        write_number(out, u64::try_from(Utc::now().timestamp_micros()).unwrap_or(0));
+        write_number(out, u64::try_from(at).unwrap_or(0));
         out.extend_from_slice(b",\"type\":");
         write_json(out, &event.event_type);
         for (key, text) in [
