@@ -23,7 +23,7 @@ pub use outline::{JobOutline, Outline, ParamOutline};
 use crate::def::{JobDef, PackageDef, ParamDef, ParamKind};
 use serde::Deserialize;
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Name of the ELF section.
@@ -179,14 +179,16 @@ fn read_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ManifestError
     if crc32fast::hash(json) != crc {
         return Err(ManifestError::Checksum);
     }
-    serde_json::from_slice(json).map_err(|e| ManifestError::Json(e.to_string()))
+    // Known to be UTF-8 as a whole, no string is looked at for that again.
+    let json = std::str::from_utf8(json).map_err(|e| ManifestError::Json(format!("not UTF-8: {e}")))?;
+    serde_json::from_str(json).map_err(|e| ManifestError::Json(e.to_string()))
 }
 
 fn check_names<'a>(package: &str, jobs: impl Iterator<Item = &'a str>) -> Result<(), ManifestError> {
     if !is_name(package) {
         return Err(bad_name("package", package));
     }
-    let mut seen = HashSet::new();
+    let mut seen = BTreeSet::new();
     for job in jobs {
         if !is_name(job) {
             return Err(bad_name("job", job));
@@ -203,7 +205,7 @@ const FLAGS_OF_ALL_COMMANDS: [&str; 4] = ["help", "version", "verbose", "plugin-
 
 /// Names that are names, and no flag that is two parameters' or lorchestra's own: `#[job]` makes no such manifest, others may.
 fn check_params<'a>(job: &str, params: impl Iterator<Item = (&'a str, ParamKind)>) -> Result<(), ManifestError> {
-    let mut flags: HashMap<Cow<'_, str>, &str> = HashMap::new();
+    let mut flags: BTreeMap<Cow<'_, str>, &str> = BTreeMap::new();
     for (name, kind) in params {
         if !is_name(name) {
             return Err(bad_name("parameter", name));
