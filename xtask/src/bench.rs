@@ -72,16 +72,18 @@ impl Site {
 }
 
 pub(crate) fn run(options: &Options) -> Result {
-    cargo::build(&["--release", "-p", "lorchestra-cli", "-p", "bench-parts", "-p", "bench-plugin"])?;
     let target = cargo::target("release")?;
     let names = match options {
         Options { all: true, .. } => vec![Name::List, Name::Run, Name::Emit, Name::Million, Name::Deliver],
         Options { names, .. } if names.is_empty() => vec![Name::List, Name::Run, Name::Emit],
         Options { names, .. } => names.clone(),
     };
+    let mut packages = vec!["--release", "--lib", "--bins", "-p", "lorchestra-cli", "-p", "bench-parts", "-p", "bench-plugin"];
     if names.contains(&Name::Deliver) {
-        cargo::build(&["--release", "-p", "lorchestra-tests", "--bins"])?;
+        // With its servers; together, so that what they share is built once.
+        packages.extend(["-p", "lorchestra-tests"]);
     }
+    cargo::build(&packages)?;
     let mut report = Report::new()?;
     println!("{}", report.machine());
     for name in names {
