@@ -364,11 +364,11 @@ impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
             }
         }
         // Who insists wants them in the table that was named, not in that of whoever was faster.
-        if request.insist && (theirs || self.progress.delivered == 0) { self.into_another().await } else { None }
+        if request.insist && (theirs || self.progress.delivered == 0) { self.went_elsewhere().await } else { None }
     }
 
     /// Whether the last batch of all went into another table than ours.
-    async fn into_another(&mut self) -> Option<Trouble> {
+    async fn went_elsewhere(&mut self) -> Option<Trouble> {
         let into = self.store.delivered_into().ok().flatten()?;
         let ours = match self.session() {
             Ok(session) => match session.connect().await {
