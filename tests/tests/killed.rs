@@ -280,6 +280,13 @@ fn a_run_that_cannot_be_closed_is_a_warning() {
     assert!(listed.err().contains("stays open for now") && listed.out().contains("running"), "{}", listed.shown());
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     sandbox.lorchestra(&["run-job", "misbehave", "ignore_term", "--seconds", "0"]).exits(74);
+    let run = listed.out().lines().find_map(|line| Some(line.split_once("  ")?.0)).unwrap();
+    let stopped = sandbox.lorchestra(&["runs", "stop", run]).exits(74);
+    assert!(
+        stopped.err().contains("/spool/") && !stopped.err().contains("kill"),
+        "nobody is there to be told: {}",
+        stopped.shown()
+    );
     // Mended, it is closed like any other.
     std::fs::remove_dir(&segment).unwrap();
     std::fs::rename(&kept, &segment).unwrap();
