@@ -14,7 +14,7 @@ use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
 use lorchestra_core::outcome::Outcome;
-use lorchestra_core::recovery::{Recovered, close_abandoned};
+use lorchestra_core::recovery::{Closed, Recovered, close_all_abandoned};
 use lorchestra_core::state::StateDir;
 use lorchestra_core::store::{Run, Store};
 use serde_json::json;
@@ -38,11 +38,11 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Re
 fn history(settings: &Settings, notices: &mut Notices<'_>, printer: &mut Printer) -> Result<Option<(StateDir, Store)>, Failure> {
     second_store(settings, printer);
     let Some(state) = StateDir::existing(&settings.state_dir)? else { return Ok(None) };
-    close_dead_runs(&state, notices, printer)?;
     if !state.store().exists() {
         return Ok(None);
     }
-    let store = Store::open(&state)?;
+    let mut store = Store::open(&state)?;
+    tell_closed(close_all_abandoned(&state, &mut store)?, notices, printer);
     Ok(Some((state, store)))
 }
 
@@ -56,16 +56,14 @@ fn second_store(settings: &Settings, printer: &mut Printer) {
     }
 }
 
-/// Closes the runs whose supervisor died. One that cannot be closed is a warning: it keeps nobody from reading the history, or
-/// from running another job.
-fn close_dead_runs(state: &StateDir, notices: &mut Notices<'_>, printer: &mut Printer) -> Result<(), Failure> {
-    let closed = close_abandoned(state)?;
+/// Says which runs were closed whose supervisor had died. One that cannot be closed is a warning: it keeps nobody from reading the
+/// history, or from running another job.
+fn tell_closed(closed: Closed, notices: &mut Notices<'_>, printer: &mut Printer) {
     tell_recovered(&closed.recovered, notices, printer);
     if let Some((run_id, error)) = closed.stuck.into_iter().next() {
         let failure = Failure::from(error);
         printer.warning(format_args!("run {run_id} stays open for now: {}", failure.message));
     }
-    Ok(())
 }
 
 /// Says which runs were closed, and notes the failed ones for `on_failure`: their own supervisor could not.

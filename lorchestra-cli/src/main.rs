@@ -27,6 +27,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // For the worker as well: a spool that reaches the limit is an error that a job can see.
+    lorchestra_core::signals::file_limit_is_an_error();
     // Before anything else: this process may be a worker.
     if std::env::args_os().nth(1).is_some_and(|first| first == lorchestra_core::worker::ARGUMENT) {
         return lorchestra_core::worker::main();

@@ -31,6 +31,10 @@ pub(crate) fn of(path: &Path, error: &Error) -> Option<Refusal> {
             what: format!("this user's quota on the file system of {shown} is used up"),
             mend: "see quota -s".into(),
         }),
+        ErrorKind::FileTooLarge => Some(Refusal {
+            what: format!("{shown} would get larger than this process may make a file"),
+            mend: "raise the limit: ulimit -f shows it (of a systemd unit: LimitFSIZE=)".into(),
+        }),
         // Something on the way is a file.
         ErrorKind::NotADirectory if !meta.is_dir() => {
             Some(Refusal { what: format!("{shown} is not a directory"), mend: format!("move {shown} away") })
@@ -92,6 +96,8 @@ mod tests {
         assert!(refusal.mend.contains(&format!("df -h {root}")), "{refusal:?}");
         let refusal = of(&dir.path().join("a"), &error(Errno::ROFS)).unwrap();
         assert!(refusal.what.contains(&root) && refusal.what.contains("read-only"), "{refusal:?}");
+        let refusal = of(&file, &error(Errno::FBIG)).unwrap();
+        assert!(refusal.what.contains(&format!("{root}/file")) && refusal.mend.contains("ulimit -f"), "{refusal:?}");
     }
 
     #[test]

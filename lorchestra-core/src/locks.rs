@@ -118,6 +118,23 @@ mod tests {
         assert!(OverlapLock::try_take(&path).unwrap().is_some());
     }
 
+    /// What a job leaves behind has all the descriptors of its worker, and must not seem to be that worker.
+    #[test]
+    fn a_child_that_has_the_descriptor_does_not_hold_an_attempts_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("1.lock");
+        let lock = AttemptLock::take(&path).unwrap();
+        let shared = lock._file.try_clone().unwrap();
+        let mut child = std::process::Command::new("sleep").arg("300").stdin(shared).spawn().unwrap();
+        drop(lock);
+        let held = (AttemptLock::holder(&path).unwrap(), AttemptLock::take(&path).map(drop));
+        let lives = child.try_wait().unwrap().is_none();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(lives, "it was there all the time");
+        assert!(matches!(held, (None, Ok(()))), "{held:?}");
+    }
+
     #[test]
     fn different_accounts_never_share_a_file() {
         let long = "x".repeat(300);

@@ -79,6 +79,8 @@ pub enum Death {
     },
     /// Nobody saw it: the supervisor was dead by then.
     Unseen,
+    /// Nobody saw it, and the spool, which might have told, is not there any more.
+    Lost,
 }
 
 /// Everything that is known at the end of an attempt.
@@ -94,8 +96,10 @@ pub struct Evidence {
     pub death: Death,
     /// Spool records that could not be read although they were whole.
     pub damaged: u64,
-    /// What the worker said of its own troubles before it had a spool.
+    /// What the worker said of its own troubles, before it had a spool or when that did not take its final record.
     pub fault: Option<WorkerFault>,
+    /// Whether there is something in the attempt's log.
+    pub printed: bool,
 }
 
 /// A trouble of the worker outside plugin code.
@@ -195,13 +199,18 @@ fn without_final(evidence: &Evidence) -> Failure {
             let message = "its supervisor and its worker died (killed, or the machine went down) before the job had ended";
             return failure(Cause::Abandoned, message.into());
         }
+        Death::Lost => {
+            let message = "its supervisor is dead and its spool directory is not there: nothing tells how the job ended";
+            return failure(Cause::Abandoned, message.into());
+        }
         Death::Exited(code) => {
             (Cause::Exit, format!("ended the process with exit code {code} instead of returning"), None, Some(code))
         }
         Death::Killed { signal, core } => {
             let core = if core { ", core dumped" } else { "" };
             let hint = match signal {
-                6 => "; an abort or a stack overflow: its last words are in the log",
+                6 if evidence.printed => "; an abort or a stack overflow: its last words are in the log",
+                6 => "; an abort or a stack overflow",
                 9 => "; if nobody sent it, the kernel ran out of memory (see dmesg)",
                 11 => "; an invalid memory access or a stack overflow",
                 _ => "",
@@ -279,7 +288,7 @@ mod tests {
     }
 
     fn evidence() -> Evidence {
-        Evidence { ending: None, end: None, entered: true, death: Death::Exited(0), damaged: 0, fault: None }
+        Evidence { ending: None, end: None, entered: true, death: Death::Exited(0), damaged: 0, fault: None, printed: false }
     }
 
     fn cause(evidence: &Evidence) -> Option<Cause> {
@@ -335,6 +344,25 @@ mod tests {
         assert_eq!(cause(&Evidence { entered: false, ..unseen.clone() }), Some(Cause::Abandoned));
         let error = JobReturn::Error { messages: vec!["no".into()], permanent: true };
         assert_eq!(cause(&Evidence { end: returned(error), ..unseen }), Some(Cause::Error));
+    }
+
+    #[test]
+    fn without_a_spool_the_end_is_not_made_up() {
+        let lost = Evidence { death: Death::Lost, ..evidence() };
+        let Outcome::Failed(failure) = decide(&lost) else { unreachable!() };
+        assert_eq!(failure.cause, Cause::Abandoned);
+        assert!(failure.message.contains("spool directory is not there"), "{}", failure.message);
+        // What had been taken in before is known.
+        assert_eq!(cause(&Evidence { end: returned(JobReturn::Ok), ..lost }), None);
+    }
+
+    #[test]
+    fn a_log_is_pointed_to_when_there_is_something_in_it() {
+        for printed in [false, true] {
+            let death = Death::Killed { signal: 6, core: false };
+            let Outcome::Failed(failure) = decide(&Evidence { death, printed, ..evidence() }) else { unreachable!() };
+            assert_eq!(failure.message.contains("in the log"), printed, "{}", failure.message);
+        }
     }
 
     #[test]

@@ -90,17 +90,32 @@ pub fn children() -> Vec<Pid> {
         .collect()
 }
 
+/// Whether a process carries `LORCHESTRA_RUN_ID=<run_id>` in its environment. Not, where that cannot be read.
+pub fn carries(pid: u32, run_id: &str) -> bool {
+    let wanted = format!("LORCHESTRA_RUN_ID={run_id}");
+    fs::read(format!("/proc/{pid}/environ"))
+        .is_ok_and(|environment| environment.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes()))
+}
+
+/// Tells which signals a process ignores now; none, where that cannot be read.
+pub fn ignored_by(pid: u32) -> impl Fn(i32) -> bool {
+    ignored(&fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default())
+}
+
+fn ignored(status: &str) -> impl Fn(i32) -> bool + use<> {
+    let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    let mask = mask.unwrap_or(0);
+    // The first bit is signal 1.
+    move |signal| (1..=64).contains(&signal) && mask >> (signal - 1) & 1 == 1
+}
+
 /// Kills the processes of this user that carry `LORCHESTRA_RUN_ID=<run_id>` in their environment, whatever group or session
 /// they are in: what a run left behind when nobody was alive to end it. Answers with how many there were. This process is
 /// none of them, even when it was started by that run.
 pub fn kill_remains_of(run_id: &str) -> usize {
     let own = std::process::id();
-    let wanted = format!("LORCHESTRA_RUN_ID={run_id}");
     // Environments of other users cannot be read: theirs are never touched.
-    let belongs = |pid: u32| {
-        fs::read(format!("/proc/{pid}/environ"))
-            .is_ok_and(|environment| environment.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes()))
-    };
+    let belongs = |pid: u32| carries(pid, run_id);
     let Ok(processes) = fs::read_dir("/proc") else { return 0 };
     let mut killed = 0;
     for pid in processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok()) {
@@ -158,6 +173,16 @@ mod tests {
         let text = "42 (a) b (c)) S 1 42 42 0 -1 4194560 1 2 3 4 50 60 7 8 20 0 1 0 12345 1 2";
         let stat = Stat::parse(text).unwrap();
         assert_eq!((stat.state, stat.user, stat.system, stat.start), ('S', 57, 68, 12345));
+    }
+
+    #[test]
+    fn ignored_signals_are_told_by_their_bits() {
+        let status = "Name:\tx\nSigBlk:\tffffffffffffffff\nSigIgn:\t0000000000001001\nSigCgt:\t0000000000000002\n";
+        let ignores = ignored(status);
+        let found: Vec<i32> = (-1..=65).filter(|signal| ignores(*signal)).collect();
+        assert_eq!(found, [1, 13]);
+        assert!(!ignored("Name:\tx\n")(1));
+        assert!(ignored_by(std::process::id())(13), "Rust programs ignore SIGPIPE");
     }
 
     #[test]

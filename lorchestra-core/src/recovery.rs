@@ -1,7 +1,8 @@
 //! Closes the runs that a supervisor's death left open: by what their spool says, or as abandoned.
 //!
 //! Called by the commands that show or make runs. A run is open as long as its spool directory exists, so that one look
-//! into `spool/` is all that this costs when there is nothing to do. For each open run:
+//! into `spool/` is all that this costs a run when there is nothing to do. Commands that have the store open look there too, and so
+//! does a run for its own job: a spool directory may have been removed, or the store copied without it. For each open run:
 //!
 //! 1. Its supervisor must be dead, and the overlap lock free: else its supervisor lives, and will end it.
 //! 2. The attempt's lock must be free, or become so in 5 s: a worker outlives its supervisor by a moment at most. One that
@@ -14,13 +15,13 @@
 //! A run that cannot be closed stays open and keeps nobody from anything but a run of the same job and account.
 
 use crate::locks::{AttemptLock, OverlapLock, overlap_name};
-use crate::outcome::Outcome;
+use crate::outcome::{Death, Outcome};
 use crate::process;
 use crate::spool::reader::{Reader, Writing};
 use crate::state::StateDir;
-use crate::store::{Run, RunState, Store, StoreError};
+use crate::store::{Run, RunFilter, RunState, Store, StoreError};
 use crate::supervisor::intake::{IntakeError, take_in};
-use crate::supervisor::{note, unseen_end};
+use crate::supervisor::{has_content, note, unseen_end};
 use rustix::process::PidfdFlags;
 use std::fs;
 use std::io;
@@ -71,16 +72,25 @@ pub struct Closed {
     pub stuck: Vec<(String, RecoveryError)>,
 }
 
-/// Closes every open run whose supervisor is dead. Opens the store only if there is one to close.
+/// Closes every open run whose supervisor is dead, as `spool/` has them. Opens the store only if there is one to close.
 pub fn close_abandoned(state: &StateDir) -> Result<Closed, RecoveryError> {
-    let mut closed = Closed::default();
     let open = open_runs(state)?;
     if open.is_empty() {
-        return Ok(closed);
+        return Ok(Closed::default());
     }
-    let mut store = Store::open(state)?;
+    close_each(state, &mut Store::open(state)?, open)
+}
+
+/// The same, with those that only the store has.
+pub fn close_all_abandoned(state: &StateDir, store: &mut Store) -> Result<Closed, RecoveryError> {
+    let open = all_open_runs(state, store)?;
+    close_each(state, store, open)
+}
+
+fn close_each(state: &StateDir, store: &mut Store, open: Vec<String>) -> Result<Closed, RecoveryError> {
+    let mut closed = Closed::default();
     for run_id in open {
-        match close_if_dead(state, &mut store, &run_id) {
+        match close_if_dead(state, store, &run_id) {
             Ok(recovered) => closed.recovered.extend(recovered),
             Err(error) => closed.stuck.push((run_id, error)),
         }
@@ -119,7 +129,7 @@ pub(crate) fn close_predecessors(
     lock: &OverlapLock,
     recovered: &mut Vec<Recovered>,
 ) -> Result<(), RecoveryError> {
-    for run_id in open_runs(state)? {
+    for run_id in all_open_runs(state, store)? {
         if let Ok(run) = store.find_run(&run_id)?
             && run.has_key(package, job, account)
         {
@@ -145,13 +155,19 @@ fn close(state: &StateDir, store: &mut Store, run_id: &str, _held: &OverlapLock)
     if remains > 0 {
         tracing::warn!(run_id, remains, "killed what a dead run had left behind");
     }
+    // Asked before the events in it are taken in: that a run closed its own spool just now is ruled out by the lock.
+    let lost = !state.run_spool(run_id).exists();
     let mut taken = store.taken(run_id, attempt)?;
     let spool = state.attempt_spool(run_id, attempt);
     let mut reader = Reader::new(&spool, taken.cursor);
     take_in(store, run_id, attempt, &spool, &mut reader, &mut taken, Writing::Dead)?;
-    let seen = note::read(&state.attempt_note(run_id, attempt));
+    let mut seen = note::read(&state.attempt_note(run_id, attempt));
+    if lost {
+        seen.death = Some(Death::Lost);
+    }
+    let printed = has_content(&state.output(run_id, attempt));
     let lived = u64::try_from(crate::now_micros() - run.started_at).unwrap_or(0);
-    let (outcome, end) = unseen_end(taken, seen, attempt, Duration::from_micros(lived));
+    let (outcome, end) = unseen_end(taken, seen, printed, attempt, Duration::from_micros(lived));
     let ended = store.end_run(run_id, &end)?;
     remove_spool(state, run_id);
     tracing::info!(run_id, ?outcome, "closed a run whose supervisor had died");
@@ -184,6 +200,15 @@ fn wait_for_worker(state: &StateDir, run_id: &str, attempt: u32) -> Result<(), R
     Ok(())
 }
 
+/// Runs with a spool directory, and those that the store has as running.
+fn all_open_runs(state: &StateDir, store: &Store) -> Result<Vec<String>, RecoveryError> {
+    let mut open = open_runs(state)?;
+    open.extend(store.runs(&RunFilter { running: true, limit: None })?.into_iter().map(|run| run.run_id));
+    open.sort_unstable();
+    open.dedup();
+    Ok(open)
+}
+
 fn open_runs(state: &StateDir) -> Result<Vec<String>, RecoveryError> {
     let path = state.spools();
     let io = |source| RecoveryError::Io { path: path.clone(), source };
@@ -213,6 +238,37 @@ fn remove_unrecorded(state: &StateDir, run_id: &str) {
     let made = fs::metadata(state.run_spool(run_id)).and_then(|meta| meta.modified());
     let old = made.is_ok_and(|made| SystemTime::now().duration_since(made).is_ok_and(|age| age > UNRECORDED));
     if old {
-        remove_spool(state, run_id);
+        remove_traces(state, run_id);
+    }
+}
+
+/// Removes all that a run made which was never recorded. The spool last: it is what such a run is found by.
+pub(crate) fn remove_traces(state: &StateDir, run_id: &str) {
+    let _ = fs::remove_dir_all(state.run_logs(run_id));
+    remove_spool(state, run_id);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_stays_of_a_run_that_was_never_recorded() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let mut store = Store::open(&state).unwrap();
+        let (old, young) = ("0193a000-0000-7000-8000-000000000001", "0193a000-0000-7000-8000-000000000002");
+        for run_id in [old, young] {
+            fs::create_dir_all(state.attempt_spool(run_id, 1)).unwrap();
+            fs::create_dir(state.run_logs(run_id)).unwrap();
+            fs::write(state.output(run_id, 1), "").unwrap();
+        }
+        let before = SystemTime::now() - UNRECORDED - Duration::from_secs(1);
+        fs::File::open(state.run_spool(old)).unwrap().set_modified(before).unwrap();
+        let closed = close_all_abandoned(&state, &mut store).unwrap();
+        assert!(closed.recovered.is_empty() && closed.stuck.is_empty(), "{closed:?}");
+        for (run_id, stays) in [(old, false), (young, true)] {
+            assert_eq!((state.run_spool(run_id).exists(), state.run_logs(run_id).exists()), (stays, stays), "{run_id}");
+        }
     }
 }

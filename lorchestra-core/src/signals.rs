@@ -1,25 +1,38 @@
 //! The signals that a supervisor minds, as bytes in a pipe: whoever waits sees them in its one poll, between other things.
 
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+use crate::process;
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-/// SIGHUP, SIGINT, SIGTERM and SIGCHLD, from [`Signals::install`] on.
+/// From now on a file that reaches the process's limit (`ulimit -f`) is an error of the write, as a full disk is: the signal that comes
+/// with it would end the process without a word. What the process starts has its own default again.
+pub fn file_limit_is_an_error() {
+    // Where that fails, the limit ends the process, as it does others.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
+}
+
+/// SIGHUP, SIGINT, SIGTERM and SIGCHLD, from [`Signals::install`] on; of the first three, those that were not ignored before.
 #[derive(Debug)]
 pub struct Signals {
     delivery: SignalDelivery<UnixStream, SignalOnly>,
 }
 
 impl Signals {
-    /// Handles the signals from now on; one that arrives before the first look is kept.
+    /// Handles the signals from now on; one that arrives before the first look is kept. A signal that this process was started with
+    /// ignored (`nohup`, a shell's job in the background) stays ignored: whoever started it so wants it to go on.
     pub fn install() -> io::Result<Self> {
         let (read, write) = UnixStream::pair()?;
         read.set_nonblocking(true)?;
         write.set_nonblocking(true)?;
-        let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, [SIGHUP, SIGINT, SIGTERM, SIGCHLD])?;
+        let ignored = process::ignored_by(std::process::id());
+        let minded = [SIGHUP, SIGINT, SIGTERM].into_iter().filter(|signal| !ignored(*signal));
+        let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, minded.chain([SIGCHLD]).collect::<Vec<_>>())?;
         Ok(Self { delivery })
     }
 

@@ -99,18 +99,10 @@ impl StateDir {
             fs::set_permissions(root, private).map_err(|source| StateError::Io { path: path(), source })?;
         }
         let fs = rustix::fs::statfs(root).map_err(|e| StateError::Io { path: path(), source: e.into() })?;
-        // Magic numbers of statfs(2).
-        let kind = match fs.f_type {
-            0x6969 => "NFS",
-            0x517b => "SMB",
-            0xfe53_4d42 => "SMB2",
-            0xff53_4d42 => "CIFS",
-            0x5346_414f => "AFS",
-            0x00c3_6400 => "Ceph",
-            0x0102_1997 => "9P",
-            _ => return Ok(Self { root: path() }),
-        };
-        Err(StateError::Network { path: path(), kind })
+        match network(fs.f_type) {
+            Some(kind) => Err(StateError::Network { path: path(), kind }),
+            None => Ok(Self { root: path() }),
+        }
     }
 
     /// The directory itself.
@@ -180,9 +172,35 @@ pub(crate) fn make_dir(path: &Path) -> Result<(), StateError> {
     })
 }
 
+/// The network file system that has this magic number in statfs(2); `None` for a local one.
+fn network(f_type: rustix::fs::FsWord) -> Option<&'static str> {
+    Some(match f_type {
+        0x6969 => "NFS",
+        0x517b => "SMB",
+        0xfe53_4d42 => "SMB2",
+        0xff53_4d42 => "CIFS",
+        0x5346_414f => "AFS",
+        0x00c3_6400 => "Ceph",
+        0x0102_1997 => "9P",
+        _ => return None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The numbers as the kernel's headers have them (linux/magic.h, and fs/smb for the last but one).
+    #[test]
+    fn network_file_systems_are_told_from_local_ones() {
+        let local = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x2fc1_2fc1, 0x794c_7630, 0x8584_58f6];
+        assert!(local.iter().all(|f_type| network(*f_type).is_none()));
+        let found: Vec<_> = [0x6969, 0x517b, 0xfe53_4d42, 0xff53_4d42, 0x5346_414f, 0x00c3_6400, 0x0102_1997]
+            .iter()
+            .filter_map(|f_type| network(*f_type))
+            .collect();
+        assert_eq!(found, ["NFS", "SMB", "SMB2", "CIFS", "AFS", "Ceph", "9P"]);
+    }
 
     #[test]
     fn is_made_for_its_owner_only() {

@@ -221,7 +221,7 @@ impl Store {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::spool::Cursor;
     use crate::spool::record::{self, Record};
@@ -238,7 +238,7 @@ mod tests {
         Site { _dir: dir, state }
     }
 
-    fn new_run(run_id: &str) -> NewRun {
+    pub(crate) fn new_run(run_id: &str) -> NewRun {
         NewRun {
             run_id: run_id.into(),
             package: "pkg".into(),
@@ -296,6 +296,18 @@ mod tests {
         };
         store.events(&EventFilter::default(), each).unwrap().unwrap();
         found
+    }
+
+    /// That a commit survives power loss is not to be seen in a test; what makes it so is.
+    #[test]
+    fn commits_wait_for_the_disk() {
+        let site = site();
+        for opened in ["created", "opened again"] {
+            let store = Store::open(&site.state).unwrap();
+            let pragma = |name: &str| store.db.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, String>(0));
+            let synchronous: i64 = store.db.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
+            assert_eq!((pragma("journal_mode").as_deref(), synchronous), (Ok("wal"), 2), "{opened}");
+        }
     }
 
     #[test]

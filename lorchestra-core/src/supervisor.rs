@@ -16,6 +16,7 @@ pub(crate) mod child;
 pub(crate) mod dispatch;
 pub mod intake;
 pub(crate) mod note;
+mod unrecorded;
 
 use crate::library::Library;
 use crate::locks::{OverlapLock, overlap_name};
@@ -38,6 +39,7 @@ use serde_json::{Value, json};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use unrecorded::Unrecorded;
 
 /// Everything a run needs from outside.
 #[derive(Debug)]
@@ -171,6 +173,7 @@ pub fn run(
     let mut store = Store::open(site.state)?;
     recovery::close_predecessors(site.state, &mut store, &plan.package, &plan.job, account, &lock, recovered)?;
     let spool = site.state.attempt_spool(&run_id, attempt);
+    let unrecorded = Unrecorded::new(site.state, &run_id);
     make_dir(&spool)?;
     make_dir(&site.state.run_logs(&run_id))?;
     let output = site.state.output(&run_id, attempt);
@@ -202,16 +205,11 @@ pub fn run(
         boot_id: identity.boot_id,
         worker_pid: worker.pid(),
     };
-    // Nothing stays behind of a run that was not recorded.
-    let not_begun = || {
-        recovery::remove_spool(site.state, &run_id);
-        let _ = std::fs::remove_dir_all(site.state.run_logs(&run_id));
-    };
     if let Some(&signal) = signals.endings().first() {
-        not_begun();
         return Err(RunError::Interrupted { signal });
     }
-    store.begin_run(&new, &started(site, &new)).inspect_err(|_| not_begun())?;
+    store.begin_run(&new, &started(site, &new))?;
+    unrecorded.keep();
     on_start(&run_id);
 
     worker.order(&Order {
@@ -250,6 +248,7 @@ pub fn run(
         death: seen.death,
         damaged: taken.damaged,
         fault: seen.fault,
+        printed: has_content(&output),
     };
     let outcome = decide(&evidence);
     let facts = Facts { duration: clock.elapsed(), time: seen.time, max_rss_kib, damaged: evidence.damaged };
@@ -301,6 +300,11 @@ fn take_lock(state: &StateDir, plan: &Plan, signals: &mut Signals) -> Result<Ove
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Whether a log has something in it.
+pub(crate) fn has_content(log: &Path) -> bool {
+    std::fs::metadata(log).is_ok_and(|meta| meta.len() > 0)
 }
 
 /// What is measured of an attempt.
@@ -359,6 +363,7 @@ fn run_end(outcome: &Outcome, attempt: u32, facts: &Facts) -> RunEnd {
 pub(crate) fn unseen_end(
     taken: crate::store::event::Taken,
     seen: note::Seen,
+    printed: bool,
     attempt: u32,
     duration: Duration,
 ) -> (Outcome, RunEnd) {
@@ -372,7 +377,8 @@ pub(crate) fn unseen_end(
         entered: taken.entered,
         death: seen.death.unwrap_or(Death::Unseen),
         damaged: taken.damaged,
-        fault: None,
+        fault: seen.fault,
+        printed,
     };
     let outcome = decide(&evidence);
     let facts = Facts { duration, time: ProcessorTime::default(), max_rss_kib, damaged: evidence.damaged };

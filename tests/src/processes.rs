@@ -27,6 +27,13 @@ pub fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
+/// Limits the size to which the process may make a file, from now on (`ulimit -f`).
+pub fn limit_files(pid: u32, bytes: u64) {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    let limit = rustix::process::Rlimit { current: Some(bytes), maximum: Some(bytes) };
+    rustix::process::prlimit(pid, rustix::process::Resource::Fsize, limit).expect("a limit can be lowered");
+}
+
 /// Sends SIGKILL; one that is gone is fine.
 pub fn kill(pid: u32) {
     signal(pid, rustix::process::Signal::KILL);

@@ -114,6 +114,19 @@ impl Sandbox {
         command
     }
 
+    /// The command, become from a shell that has run `script`: for limits, ignored signals and processes from before it.
+    pub fn command_by(&self, script: &str, args: &[&str]) -> Command {
+        let lorchestra = self.command(args);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("{script}\nexec \"$0\" \"$@\"")]).arg(lorchestra.get_program()).args(args);
+        shell.current_dir(self.root()).env_clear();
+        shell.envs(lorchestra.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        if let Some(user) = self.user {
+            shell.uid(user).gid(user);
+        }
+        shell
+    }
+
     /// Starts the command.
     pub fn start(&self, args: &[&str]) -> Running {
         Running::start(self.command(args))

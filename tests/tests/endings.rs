@@ -1,7 +1,7 @@
 //! Every way in which a job can end: the exit code, the cause, exactly one terminal event, the events before it, and a marker
 //! that proves that the fault happened.
 
-use lorchestra_tests::{Fixture, Run, Sandbox, processes};
+use lorchestra_tests::{Fixture, Run, Sandbox, eventually, processes};
 
 fn sandbox() -> Sandbox {
     Sandbox::with(&[Fixture::Misbehave])
@@ -150,6 +150,68 @@ fn a_stolen_descriptor_is_a_fault_of_the_spool() {
     let events = sandbox.whole_events_of(&run);
     assert_eq!(events[1].event_type(), "before", "what was acknowledged before is there");
     assert!(sandbox.path("other").exists(), "the descriptor was stolen");
+}
+
+/// Emits are looked at only now and then; a flush that answers `Ok` has looked.
+#[test]
+fn a_flush_never_passes_for_one_that_was_not() {
+    let sandbox = sandbox();
+    fails(&sandbox, &["hijack", "--flush", "--other", &sandbox.arg("other")], 1, "spool");
+    assert!(sandbox.path("other").exists(), "the descriptor was stolen");
+}
+
+/// Spool and store reach the limit on the size of files, which is as a full disk to them: the job can be told, its run cannot be
+/// recorded, and what the next command records of it is what happened.
+#[test]
+fn a_file_that_may_not_grow_is_told_as_what_it_is() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    let (acknowledged, begin) = (sandbox.arg("acknowledged"), sandbox.arg("begin"));
+    let args = ["run-job", "misbehave", "numbered", "--count", "20000", "--acknowledged", &acknowledged, "--begin", &begin];
+    let running = sandbox.start(&args);
+    eventually("the job is entered", || sandbox.path("begin.wanted").exists());
+    // From now on: the copy of the library is a file, too.
+    running.children().into_iter().for_each(|pid| processes::limit_files(pid, 64 << 10));
+    processes::limit_files(running.pid(), 4 << 10);
+    std::fs::write(&begin, "").unwrap();
+    let ended = running.wait().exits(74);
+    assert!(ended.err().contains("could not be recorded"), "{}", ended.shown());
+    let count = sandbox.read("acknowledged").lines().count() as u64;
+    let listed = sandbox.lorchestra(&["runs", "list"]).exits(0);
+    assert!(listed.err().contains("is closed as spool: "), "{}", listed.shown());
+    let run = sandbox.runs().remove(0);
+    assert_eq!(run.cause(), "spool", "{}", run.message());
+    assert!(run.message().contains("the final record could not be written"), "{}", run.message());
+    assert_eq!(sandbox.numbers_of(&run), (0..count).collect::<Vec<_>>());
+    assert!(0 < count && count < 20_000, "{count}");
+}
+
+/// Its spool can be made, and its log cannot.
+#[test]
+fn nothing_stays_of_a_run_that_is_refused() {
+    let sandbox = Sandbox::unprivileged(&[Fixture::Misbehave]);
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    let logs = sandbox.state().join("logs");
+    let mode = |mode| std::fs::set_permissions(&logs, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    mode(0o500);
+    for _ in 0..3 {
+        let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(74);
+        assert!(ended.err().contains("may not write in") && ended.err().contains("/logs"), "{}", ended.shown());
+    }
+    mode(0o700);
+    let count = |name: &str| std::fs::read_dir(sandbox.state().join(name)).unwrap().count();
+    assert_eq!((count("spool"), count("logs"), sandbox.runs().len()), (0, 1, 1));
+}
+
+#[test]
+fn an_empty_log_is_not_pointed_to() {
+    let sandbox = sandbox();
+    let run = fails(&sandbox, &["abort"], 1, "signal");
+    assert!(!run.message().contains("in the log"), "{}", run.message());
+    assert_eq!(sandbox.lorchestra(&["runs", "logs", run.id()]).exits(0).out(), "");
+    let run = fails(&sandbox, &["overflow"], 1, "signal");
+    assert!(run.message().ends_with("its last words are in the log"), "{}", run.message());
+    assert!(sandbox.lorchestra(&["runs", "logs", run.id()]).exits(0).out().contains("overflow"));
 }
 
 #[test]

@@ -280,6 +280,13 @@ fn a_run_that_cannot_be_closed_is_a_warning() {
     assert!(listed.err().contains("stays open for now") && listed.out().contains("running"), "{}", listed.shown());
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     sandbox.lorchestra(&["run-job", "misbehave", "ignore_term", "--seconds", "0"]).exits(74);
+    let run = listed.out().lines().find_map(|line| Some(line.split_once("  ")?.0)).unwrap();
+    let stopped = sandbox.lorchestra(&["runs", "stop", run]).exits(74);
+    assert!(
+        stopped.err().contains("/spool/") && !stopped.err().contains("kill"),
+        "nobody is there to be told: {}",
+        stopped.shown()
+    );
     // Mended, it is closed like any other.
     std::fs::remove_dir(&segment).unwrap();
     std::fs::rename(&kept, &segment).unwrap();
@@ -289,4 +296,33 @@ fn a_run_that_cannot_be_closed_is_a_warning() {
     ended.sort();
     let expected = [("completed", ""), ("completed", ""), ("failed", "abandoned")];
     assert!(ended.iter().map(|(state, cause)| (state.as_str(), cause.as_str())).eq(expected), "{ended:?}");
+}
+
+/// A run of which only the store is left: its spool was removed by hand, or the store was copied without it.
+#[test]
+fn a_run_whose_spool_is_gone_is_closed() {
+    for next in [&["runs", "list"][..], &["run-job", "misbehave", "ignore_term", "--seconds", "0"], &["runs", "stop", "RUN"]] {
+        let sandbox = sandbox();
+        let running = sandbox.start(&["run-job", "misbehave", "ignore_term", "--marker", &sandbox.arg("marker")]);
+        eventually("the job is entered", || sandbox.read("marker").ends_with('\n'));
+        let run = sandbox.run();
+        std::fs::remove_dir_all(sandbox.state().join("spool").join(run.id())).unwrap();
+        // As long as its supervisor lives, it is that one's to end.
+        assert_eq!(sandbox.run().state(), "running");
+        let workers = running.children();
+        running.signal(Signal::KILL);
+        drop(running);
+        eventually("the worker is gone", || workers.iter().all(|pid| !processes::is_alive(*pid)));
+        let args: Vec<&str> = next.iter().map(|arg| if *arg == "RUN" { run.id() } else { arg }).collect();
+        let ended = sandbox.lorchestra(&args).exits(0);
+        assert!(
+            ended.err().contains("is closed as abandoned") && ended.err().contains("spool directory is not there"),
+            "{}",
+            ended.shown()
+        );
+        let run = sandbox.runs().pop().unwrap();
+        assert_eq!((run.state(), run.cause()), ("failed", "abandoned"));
+        sandbox.whole_events_of(&run);
+        assert_eq!(sandbox.lorchestra(&["runs", "list", "--running"]).exits(0).out(), "");
+    }
 }

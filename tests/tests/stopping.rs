@@ -165,3 +165,58 @@ fn different_signals_together_leave_the_job_its_grace() {
     let events = sandbox.whole_events_of(&sandbox.run());
     assert_eq!(events[1].event_type(), "cancelled.seen", "it was not killed");
 }
+
+/// As under `nohup`, or as a shell starts jobs in the background: what was ignored stays ignored, and the rest ends the run as ever.
+#[test]
+fn signals_that_were_ignored_stay_ignored() {
+    let runs = [("HUP", Signal::HUP), ("INT", Signal::INT), ("TERM", Signal::TERM)].map(|(name, signal)| {
+        let sandbox = sandbox();
+        let marker = sandbox.arg("marker");
+        let args = ["run-job", "misbehave", "wait", "--seconds", "2", "--marker", &marker];
+        (Running::start(sandbox.command_by(&format!("trap '' {name}"), &args)), sandbox, signal)
+    });
+    for (running, sandbox, signal) in runs {
+        eventually("the job is entered", || sandbox.read("marker").ends_with('\n'));
+        running.signal(signal);
+        running.wait().exits(1);
+        let run = sandbox.run();
+        assert_eq!((run.cause(), run.message()), ("error", "nobody cancelled it"), "{signal:?}");
+    }
+}
+
+#[test]
+fn a_run_that_cannot_be_stopped_is_told_at_once() {
+    let sandbox = sandbox();
+    let marker = sandbox.arg("marker");
+    let args = ["run-job", "misbehave", "ignore_term", "--marker", &marker];
+    let running = Running::start(sandbox.command_by("trap '' TERM", &args));
+    eventually("the job is entered", || sandbox.read("marker").ends_with('\n'));
+    let ended = sandbox.lorchestra(&["runs", "stop", sandbox.run().id()]).exits(1);
+    let kill = format!("kill -KILL {} ", running.pid());
+    assert!(ended.err().contains("ignores SIGTERM") && ended.err().contains(&kill), "{}", ended.shown());
+    running.signal(Signal::INT);
+    running.signal(Signal::KILL);
+}
+
+/// A shell or a container's entry point that becomes lorchestra leaves it its children; theirs become lorchestra's when they end,
+/// just as the job's do. Only the job's are killed.
+#[test]
+fn what_was_there_before_the_run_survives_it() {
+    let sandbox = sandbox();
+    let (marker, other) = (sandbox.arg("marker"), sandbox.arg("other"));
+    // Its parent ends once the job's daemon is there: both have become lorchestra's children by then.
+    let before = format!("sh -c 'sleep 300 & echo $! > {other}; until [ -s {marker} ]; do sleep 0.01; done' > before 2>&1 &");
+    let args = ["run-job", "misbehave", "leave_daemon", "--stay", "--marker", &marker];
+    let running = Running::start(sandbox.command_by(&before, &args));
+    eventually("the daemon is started", || sandbox.read("marker").ends_with('\n'));
+    let pid = |name: &str| sandbox.read(name).trim().parse::<u32>().expect("a pid");
+    let (daemon, other) = (pid("marker"), pid("other"));
+    eventually("both are its children", || [daemon, other].iter().all(|pid| running.children().contains(pid)));
+    running.signal(Signal::INT);
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    running.signal(Signal::INT);
+    let code = running.wait().code();
+    let lives = processes::is_alive(other);
+    processes::kill(other);
+    assert_eq!((code, lives, processes::is_alive(daemon)), (Some(130), true, false));
+}

@@ -1,6 +1,6 @@
 //! `run-job`: parameters to a plan, the plan to a run, the run's end to words and an exit code.
 
-use super::{close_dead_runs, delivery, failure_report, second_store, tell_recovered};
+use super::{delivery, failure_report, second_store, tell_closed, tell_recovered};
 use crate::args::{OwnFlags, RunJob};
 use crate::exit::Code;
 use crate::failure::Failure;
@@ -15,6 +15,7 @@ use lorchestra_core::catalog::{Catalog, Package};
 use lorchestra_core::library::Library;
 use lorchestra_core::outcome::{Cause, Outcome};
 use lorchestra_core::plan::{self, Plan, Request};
+use lorchestra_core::recovery::close_abandoned;
 use lorchestra_core::signals::Signals;
 use lorchestra_core::state::StateDir;
 use lorchestra_core::supervisor::{Ended, Site};
@@ -144,7 +145,7 @@ impl Running<'_> {
             return Err(Failure::replaced(&package.path));
         }
         let state = StateDir::open(&settings.state_dir)?;
-        close_dead_runs(&state, notices, printer)?;
+        tell_closed(close_abandoned(&state)?, notices, printer);
         let live = delivery::start(settings, &state, own.quiet, printer)?;
 
         let site = Site {

@@ -8,7 +8,8 @@ use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
-use lorchestra_core::process::Identity;
+use lorchestra_core::process::{Identity, ignored_by};
+use lorchestra_core::recovery::close_all_abandoned;
 use lorchestra_core::state::StateDir;
 use lorchestra_core::store::{Backlog, Run, RunFilter, RunState, Store};
 use lorchestra_plugin_api::manifest::printable;
@@ -19,6 +20,8 @@ use std::time::{Duration, Instant};
 
 /// How long `runs stop` waits for the end before it says that it is still to come.
 const STOPPING: Duration = Duration::from_secs(60);
+/// The same, when the supervisor is dead and the run is to be closed: another command may be about to.
+const CLOSING: Duration = Duration::from_secs(15);
 /// Characters of a line about a parameter, at most.
 const LINE: usize = 120;
 /// Characters before the value of a line of `runs show`.
@@ -51,7 +54,7 @@ pub(super) fn run(
         Runs::Stop { run } => {
             let run = find_run(store, run)?;
             match history {
-                Some((state, store)) => stop(notices, &state, &store, &run, printer),
+                Some((state, mut store)) => stop(notices, &state, &mut store, &run, printer),
                 None => Ok(Code::Failed),
             }
         }
@@ -206,7 +209,13 @@ fn copy(path: &Path, printer: &mut Printer) -> Result<bool, Failure> {
     }
 }
 
-fn stop(notices: &mut Notices<'_>, state: &StateDir, store: &Store, run: &Run, printer: &mut Printer) -> Result<Code, Failure> {
+fn stop(
+    notices: &mut Notices<'_>,
+    state: &StateDir,
+    store: &mut Store,
+    run: &Run,
+    printer: &mut Printer,
+) -> Result<Code, Failure> {
     if run.state != RunState::Running {
         printer.line(format_args!("Run {} has already ended: {}", run.run_id, run.state.as_str()));
         return Ok(Code::Success);
@@ -214,25 +223,46 @@ fn stop(notices: &mut Notices<'_>, state: &StateDir, store: &Store, run: &Run, p
     let supervisor = Identity { pid: run.supervisor_pid, start: run.supervisor_start, boot_id: run.boot_id.clone() };
     let failed =
         |what: &str, e: std::io::Error| Failure::new(Code::Failed, format!("{what} process {}: {e}", run.supervisor_pid));
-    match supervisor.open().map_err(|e| failed("could not look at", e))? {
-        Some(pidfd) => rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::TERM)
+    if let Some(pidfd) = supervisor.open().map_err(|e| failed("could not look at", e))? {
+        if ignored_by(run.supervisor_pid)(rustix::process::Signal::TERM.as_raw()) {
+            let pid = run.supervisor_pid;
+            return Err(Failure::new(Code::Failed, format!("run {} was started so that it ignores SIGTERM", run.run_id))
+                .mend(format!("kill -KILL {pid} ends it at once; the next lorchestra runs list records that")));
+        }
+        rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::TERM)
             .or_else(|e| if e == rustix::io::Errno::SRCH { Ok(()) } else { Err(e) })
-            .map_err(|e| failed("could not signal", e.into()))?,
-        // Died between our look at the open runs and now.
-        None => super::close_dead_runs(state, notices, printer)?,
+            .map_err(|e| failed("could not signal", e.into()))?;
     }
-    let deadline = Instant::now() + STOPPING;
+    let mut deadline = Instant::now() + STOPPING;
+    let mut was_alive = true;
     loop {
-        let now = find_run(Some(store), &run.run_id)?;
+        if was_alive && !run.is_supervised() {
+            // Killed, now or between the look at the open runs and the one above: nobody but us ends the run.
+            was_alive = false;
+            deadline = Instant::now() + CLOSING;
+            let mut closed = close_all_abandoned(state, store)?;
+            let ours = closed.stuck.iter().position(|(run_id, _)| *run_id == run.run_id);
+            let stuck = ours.map(|at| closed.stuck.swap_remove(at).1);
+            super::tell_closed(closed, notices, printer);
+            if let Some(error) = stuck {
+                return Err(error.into());
+            }
+        }
+        let now = find_run(Some(&*store), &run.run_id)?;
         if now.state != RunState::Running {
             let why = now.cause.as_deref().map(|cause| format!(" ({cause})")).unwrap_or_default();
             printer.good(format_args!("run {} has ended: {}{why}", run.run_id, now.state.as_str()));
             return Ok(Code::Success);
         }
         if Instant::now() >= deadline {
-            return Err(Failure::new(Code::Failed, format!("run {} was told to end and has not yet", run.run_id))
-                .mend("its grace may be long: lorchestra runs list --running")
-                .mend(format!("kill -TERM {} a second time kills the job at once", run.supervisor_pid)));
+            let failure = Failure::new(Code::Failed, format!("run {} was told to end and has not yet", run.run_id));
+            return Err(if was_alive {
+                failure
+                    .mend("its grace may be long: lorchestra runs list --running")
+                    .mend(format!("kill -TERM {} a second time kills the job at once", run.supervisor_pid))
+            } else {
+                failure.mend("its supervisor is dead; lorchestra runs list closes the run, or says what is in the way")
+            });
         }
         std::thread::sleep(Duration::from_millis(50));
     }

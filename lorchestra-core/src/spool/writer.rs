@@ -83,6 +83,7 @@ pub struct Writer {
     state: State,
     segment_bytes: u64,
     clock: Clock,
+    disk: Disk,
 }
 
 /// Times and ids of events: in the order in which they are taken, whatever the system's clock does between two of them.
@@ -104,6 +105,17 @@ impl Clock {
     }
 }
 
+/// How content and names are made to survive power loss. A pair of functions, so that a test can see that it is done, and in which order.
+#[derive(Debug, Clone, Copy)]
+struct Disk {
+    content: fn(&File, &Path) -> io::Result<()>,
+    names: fn(&Path) -> io::Result<()>,
+}
+
+impl Disk {
+    const REAL: Self = Self { content: |file, _| file.sync_data(), names: |dir| File::open(dir).and_then(|dir| dir.sync_all()) };
+}
+
 #[derive(Debug)]
 enum State {
     Open,
@@ -117,7 +129,8 @@ impl Writer {
         Self::with_segments_of(dir, SEGMENT_BYTES)
     }
 
-    fn with_segments_of(dir: &Path, segment_bytes: u64) -> io::Result<Self> {
+    /// With segments of another size: for tests.
+    pub(crate) fn with_segments_of(dir: &Path, segment_bytes: u64) -> io::Result<Self> {
         let (file, ident) = open_segment(dir, 1)?;
         Ok(Self {
             dir: dir.to_owned(),
@@ -132,6 +145,7 @@ impl Writer {
             state: State::Open,
             segment_bytes,
             clock: Clock(uuid::ContextV7::new()),
+            disk: Disk::REAL,
         })
     }
 
@@ -197,12 +211,11 @@ impl Writer {
     /// The segment's content, and the names on the way to it: a file whose name is lost is lost. Names only matter where content
     /// is promised, so that an attempt that never flushes does not pay for them.
     fn sync(&mut self) -> Result<(), AppendError> {
-        self.file.sync_data().map_err(|source| AppendError::Io { path: self.path(), source })?;
+        (self.disk.content)(&self.file, &self.path()).map_err(|source| AppendError::Io { path: self.path(), source })?;
         if !self.named {
             // The attempt's directory, the run's, and that of all spools.
             for dir in self.dir.ancestors().take(3) {
-                let synced = File::open(dir).and_then(|dir| dir.sync_all());
-                synced.map_err(|source| AppendError::Io { path: dir.to_owned(), source })?;
+                (self.disk.names)(dir).map_err(|source| AppendError::Io { path: dir.to_owned(), source })?;
             }
             self.named = true;
         }
@@ -466,163 +479,4 @@ fn write_json(out: &mut Vec<u8>, value: &impl serde::Serialize) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::spool::Cursor;
-    use crate::spool::reader::{Reader, Writing};
-    use lorchestra_plugin_api::invoke::JobReturn;
-
-    fn event(payload: &str) -> NewEvent<'_> {
-        NewEvent { event_type: "t", payload: payload.as_bytes(), schema_ref: "", correlation_id: "", subject_id: "" }
-    }
-
-    fn returned() -> Final {
-        Final::Returned { returned: JobReturn::Ok, max_rss_kib: None }
-    }
-
-    /// Everything a dead writer left, as (seq, payload), and whether it ended.
-    fn read_all(dir: &Path) -> (Vec<(u64, String)>, bool) {
-        let mut reader = Reader::new(dir, Cursor::default());
-        let (mut events, mut ended) = (Vec::new(), false);
-        loop {
-            let chunk = reader.read(Writing::Dead).unwrap();
-            for record in &chunk.records {
-                ended |= record.end.is_some();
-                if let Some(event) = &record.event {
-                    events.push((record.seq, event.payload.get().to_owned()));
-                }
-            }
-            let (end, more) = (chunk.end, chunk.more);
-            reader.taken(end).unwrap();
-            if !more {
-                return (events, ended);
-            }
-        }
-    }
-
-    #[test]
-    fn what_was_appended_is_read_in_order_over_many_segments() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut writer = Writer::with_segments_of(dir.path(), 1000).unwrap();
-        let taken_in = std::thread::spawn({
-            let dir = dir.path().to_owned();
-            move || {
-                let mut reader = Reader::new(&dir, Cursor::default());
-                let mut seqs = Vec::new();
-                loop {
-                    let chunk = reader.read(Writing::Alive).unwrap();
-                    seqs.extend(chunk.records.iter().map(|record| record.seq));
-                    let ended = chunk.records.iter().any(|record| record.end.is_some());
-                    let end = chunk.end;
-                    reader.taken(end).unwrap();
-                    if ended {
-                        return seqs;
-                    }
-                }
-            }
-        });
-        for n in 0..500 {
-            writer.append(&event(&format!("{{\"n\":{n}}}")), &|| false).unwrap();
-        }
-        writer.finish(&returned()).unwrap();
-        assert_eq!(taken_in.join().unwrap(), (1..=501).collect::<Vec<_>>());
-        let left = std::fs::read_dir(dir.path()).unwrap().count();
-        assert_eq!(left, 1, "segments that were taken are gone");
-    }
-
-    #[test]
-    fn a_writer_that_is_ahead_waits_until_it_is_cancelled() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut writer = Writer::with_segments_of(dir.path(), 10).unwrap();
-        for _ in 0..MAX_SEGMENTS {
-            writer.append(&event("{}"), &|| true).unwrap();
-        }
-        assert!(matches!(writer.append(&event("{}"), &|| true), Err(AppendError::Cancelled)));
-        std::fs::remove_file(segment_path(dir.path(), 1)).unwrap();
-        writer.append(&event("{}"), &|| true).unwrap();
-    }
-
-    #[test]
-    fn nothing_follows_the_final_record() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut writer = Writer::create(dir.path()).unwrap();
-        writer.append(&event("{}"), &|| false).unwrap();
-        writer.finish(&returned()).unwrap();
-        assert!(matches!(writer.append(&event("{}"), &|| false), Err(AppendError::Ended)));
-        assert!(matches!(writer.finish(&returned()), Err(AppendError::Ended)));
-        assert_eq!(read_all(dir.path()).0.len(), 1);
-    }
-
-    #[test]
-    fn a_torn_record_ends_a_dead_segment_wherever_it_is_cut() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut writer = Writer::create(dir.path()).unwrap();
-        for n in 0..3 {
-            writer.append(&event(&format!("{{\"n\":{n}}}")), &|| false).unwrap();
-        }
-        let path = segment_path(dir.path(), 1);
-        let whole = std::fs::read(&path).unwrap();
-        let ends: Vec<usize> = whole.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(i, _)| i + 1).collect();
-        for cut in 0..whole.len() {
-            std::fs::write(&path, &whole[..cut]).unwrap();
-            let complete = ends.iter().filter(|end| **end <= cut).count();
-            assert_eq!(read_all(dir.path()).0.len(), complete, "cut at {cut}");
-        }
-    }
-
-    #[test]
-    fn a_full_disk_is_an_error_and_leaves_whole_records() {
-        // /dev/full answers every write with ENOSPC; its length stays 0, as that of a disk that takes nothing.
-        let dir = tempfile::tempdir().unwrap();
-        let mut writer = Writer::create(dir.path()).unwrap();
-        writer.append(&event("{}"), &|| false).unwrap();
-        let whole = std::fs::read(segment_path(dir.path(), 1)).unwrap();
-        writer.file = File::options().append(true).open("/dev/full").unwrap();
-        let error = writer.append(&event("{}"), &|| false).unwrap_err();
-        assert!(error.to_string().contains("did not take the event"), "{error}");
-        assert_eq!(std::fs::read(segment_path(dir.path(), 1)).unwrap(), whole);
-    }
-
-    #[test]
-    fn a_descriptor_that_is_not_ours_any_more_faults_the_spool() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut writer = Writer::create(dir.path()).unwrap();
-        writer.append(&event("{}"), &|| false).unwrap();
-        writer.file = tempfile::tempfile().unwrap();
-        assert!(matches!(writer.flush(), Err(AppendError::Fault(_))));
-        assert!(matches!(writer.append(&event("{}"), &|| false), Err(AppendError::Fault(_))));
-        writer.finish(&returned()).unwrap();
-        let text = std::fs::read_to_string(segment_path(dir.path(), 2)).unwrap();
-        assert!(text.contains("spool_fault"), "{text}");
-    }
-
-    #[test]
-    fn what_is_no_event_is_refused_and_not_written() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut writer = Writer::create(dir.path()).unwrap();
-        let deep = format!("{{\"x\":{}1{}}}", "[".repeat(200), "]".repeat(200));
-        let long = format!("{{\"x\":\"{}\"}}", "y".repeat(MAX_PAYLOAD));
-        for bad in ["", "[]", "1", "{", "{\"a\":}", "{} {}", "{\"a\":NaN}", &deep, &long] {
-            assert!(
-                matches!(writer.append(&event(bad), &|| false), Err(AppendError::Invalid(_))),
-                "{}",
-                &bad[..bad.len().min(40)]
-            );
-        }
-        let not_utf8 = NewEvent { payload: b"{\"a\":\"\xff\"}", ..event("") };
-        assert!(matches!(writer.append(&not_utf8, &|| false), Err(AppendError::Invalid(_))));
-        assert_eq!(std::fs::metadata(segment_path(dir.path(), 1)).unwrap().len(), 0);
-    }
-
-    #[test]
-    fn line_breaks_between_tokens_stay_one_record() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut writer = Writer::create(dir.path()).unwrap();
-        writer.append(&event("{\r\n  \"a\": \"[{\\\"\\n\"\n}"), &|| false).unwrap();
-        writer.finish(&returned()).unwrap();
-        let (events, ended) = read_all(dir.path());
-        assert!(ended);
-        let value: serde_json::Value = serde_json::from_str(&events[0].1).unwrap();
-        assert_eq!(value["a"], "[{\"\n");
-    }
-}
+mod tests;

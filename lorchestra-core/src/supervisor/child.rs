@@ -30,8 +30,9 @@ pub(super) struct Worker {
     pub(super) control: UnixStream,
     /// Standard output and standard error of the worker, together.
     pub(super) output: File,
-    /// Children this process had before: not the job's.
+    /// Children this process had before, which a shell or a container's entry point left to it by `exec`: not the job's.
     before: Vec<Pid>,
+    run_id: String,
     library_fd: RawFd,
     ended: bool,
 }
@@ -76,10 +77,12 @@ impl Worker {
             // posix_spawn does this; a pre_exec closure would cost a fork of the whole address space.
             .process_group(0);
         let (child, library_fd) = library.inheritable(|fd| Ok((command.spawn()?, fd)))?;
+        let run_id = environment.iter().find(|(name, _)| *name == "LORCHESTRA_RUN_ID").map(|(_, id)| id.clone());
+        let run_id = run_id.unwrap_or_default();
         // Ours are the only copies that may stay open: the pipe ends when the worker's do.
         drop(command);
         let pid = Pid::from_child(&child);
-        Ok(Self { child, pid, library_fd, control, output: File::from(output), before, ended: false })
+        Ok(Self { child, pid, library_fd, control, output: File::from(output), before, run_id, ended: false })
     }
 
     /// Number of the library's descriptor in the worker.
@@ -123,15 +126,16 @@ impl Worker {
         }
     }
 
-    /// Reaps what re-parented to us and has ended, while the worker goes on.
+    /// Reaps what re-parented to us and has ended, whoever started it, while the worker goes on.
     pub(super) fn reap_orphans(&self) {
-        for pid in self.orphans() {
+        for pid in self.adopted() {
             let _ = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
         }
     }
 
     /// After [`has_ended`](Self::has_ended): kills the group, reaps the worker, then kills and reaps all that became our
-    /// children. On return, nothing that the job started is left, unless the kernel holds on to it.
+    /// children. On return, nothing that the job started is left, unless the kernel holds on to it (or, beside children that were here
+    /// before the worker, it had emptied its environment).
     pub(super) fn end(&mut self) -> io::Result<(Death, ProcessorTime)> {
         self.signal(Signal::KILL);
         let time = Stat::of(self.child.id())
@@ -152,6 +156,7 @@ impl Worker {
     fn end_orphans(&self) {
         let deadline = Instant::now() + ORPHANS;
         loop {
+            self.reap_orphans();
             let orphans = self.orphans();
             if orphans.is_empty() || Instant::now() > deadline {
                 return;
@@ -170,8 +175,18 @@ impl Worker {
         }
     }
 
+    /// What the job left to us. Without children before the worker, all that became our child is the job's: nobody else has
+    /// descendants whose parent we could become. With such children it may be theirs as well, and nothing that lorchestra did not start is killed:
+    /// only what carries the run's id counts then.
     fn orphans(&self) -> Vec<Pid> {
-        process::children().into_iter().filter(|pid| *pid != self.pid && !self.before.contains(pid)).collect()
+        let alone = self.before.is_empty();
+        let of_run = |pid: &Pid| alone || process::carries(pid.as_raw_nonzero().get().unsigned_abs(), &self.run_id);
+        self.adopted().filter(of_run).collect()
+    }
+
+    /// Our children but for the worker and those from before.
+    fn adopted(&self) -> impl Iterator<Item = Pid> {
+        process::children().into_iter().filter(|pid| *pid != self.pid && !self.before.contains(pid))
     }
 
     /// What the worker said on the control socket: a trouble from before it had a spool.

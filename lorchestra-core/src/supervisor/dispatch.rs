@@ -116,14 +116,14 @@ pub(super) fn dispatch(
     let fault = worker.fault();
     let (death, time) = worker.end()?;
     // A note that cannot be written costs a truer word in a rare case, never the run.
-    let _ = note.write(&note::Seen { ending, death: Some(death) });
+    let _ = note.write(&note::Seen { ending, death: Some(death), fault: fault.as_ref().map(note::cut) });
     drain_output(worker, &mut log)?;
     Ok(Seen { ending, death, time, fault })
 }
 
 fn end_in_order(worker: &Worker, note: &Note, ending: Option<Ending>, kill_at: &mut Option<Instant>, at: Instant) {
     // Before the signal: once it was sent, that is the cause, whoever records it.
-    let _ = note.write(&note::Seen { ending, death: None });
+    let _ = note.write(&note::Seen { ending, ..note::Seen::default() });
     worker.signal(Signal::TERM);
     *kill_at = Some(at);
 }

@@ -132,10 +132,64 @@ pub(crate) fn take_in(
         }
         if end != taken.cursor {
             store.take_in(run_id, attempt, &chunk.records, end, chunk.damaged, taken)?;
+            // Only now: what this removes is in the store.
             reader.taken(end).map_err(io)?;
         }
         if !more {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::record::Final;
+    use crate::spool::writer::{NewEvent, Writer, segment_path};
+    use crate::state::{StateDir, make_dir};
+    use crate::store::EventFilter;
+    use crate::store::tests::new_run;
+    use lorchestra_plugin_api::invoke::JobReturn;
+
+    /// Several segments, and a store that does not take them: none of them may go before it has.
+    #[test]
+    fn a_segment_stays_until_the_store_has_what_is_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let mut store = Store::open(&state).unwrap();
+        store.begin_run(&new_run("r1"), &serde_json::json!({})).unwrap();
+        let spool = state.attempt_spool("r1", 1);
+        make_dir(&spool).unwrap();
+        let mut writer = Writer::with_segments_of(&spool, 10).unwrap();
+        for _ in 0..3 {
+            let event = NewEvent { event_type: "t", payload: b"{}", schema_ref: "", correlation_id: "", subject_id: "" };
+            writer.append(&event, &|| true).unwrap();
+        }
+        writer.finish(&Final::Returned { returned: JobReturn::Ok, max_rss_kib: None }).unwrap();
+
+        let other = rusqlite::Connection::open(state.store()).unwrap();
+        other.execute_batch("CREATE TRIGGER full BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'full'); END").unwrap();
+        let segments = || (1..=9).filter(|n| segment_path(&spool, *n).exists()).collect::<Vec<_>>();
+        let all = segments();
+        assert!(all.len() >= 3, "{all:?}");
+        let mut taken = Taken::default();
+        let mut reader = Reader::new(&spool, taken.cursor);
+        for writing in [Writing::Alive, Writing::Dead] {
+            let refused = take_in(&mut store, "r1", 1, &spool, &mut reader, &mut taken, writing);
+            assert!(matches!(refused, Err(IntakeError::Store(_))), "{refused:?}");
+            assert_eq!((segments(), &taken), (all.clone(), &Taken::default()));
+        }
+
+        other.execute_batch("DROP TRIGGER full").unwrap();
+        take_in(&mut store, "r1", 1, &spool, &mut reader, &mut taken, Writing::Dead).unwrap();
+        let mut types = Vec::new();
+        let each = |event: crate::store::Event| {
+            types.push(event.event_type);
+            Ok::<(), ()>(())
+        };
+        store.events(&EventFilter::default(), each).unwrap().unwrap();
+        assert_eq!(types, ["job.started", "t", "t", "t"]);
+        assert!(taken.end.is_some());
+        assert_eq!(segments(), all[all.len() - 1..], "what was taken in is gone");
     }
 }

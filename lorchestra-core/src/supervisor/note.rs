@@ -1,10 +1,11 @@
-//! What the supervisor has seen of an attempt, written down before it acts on it: why it ended the job, and how the worker died.
+//! What the supervisor has seen of an attempt, written down before it acts on it: why it ended the job, how the worker died,
+//! and what that had said of its own troubles.
 //!
 //! One small file beside the attempt's spool, its blocks taken before the job begins: a full disk does not keep it from being
 //! written. Only the supervisor writes it. Recovery reads it when the supervisor died, or could not record the end: without it a run
 //! that was told to end would be closed as abandoned. It survives the death of every process, not power loss.
 
-use crate::outcome::{Death, Ending};
+use crate::outcome::{Death, Ending, WorkerFault};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -12,16 +13,30 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Bytes of the file; a note is far shorter.
-const ROOM: usize = 512;
+/// Bytes of the file: one block of most file systems. A note is far shorter, but for what a worker said of a fault.
+const ROOM: usize = 4096;
+/// Bytes of what a worker said, at most: each may take six in JSON.
+const SAID: usize = 500;
 
 /// What was seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct Seen {
     /// Written before the first SIGTERM.
     pub(crate) ending: Option<Ending>,
     /// Written after the worker's death.
     pub(crate) death: Option<Death>,
+    /// What the worker had said of its own troubles, its words cut to fit. Written with its death.
+    #[serde(default)]
+    pub(crate) fault: Option<WorkerFault>,
+}
+
+/// What a worker said, as it fits into a note.
+pub(super) fn cut(fault: &WorkerFault) -> WorkerFault {
+    let message = &fault.message;
+    if message.len() <= SAID {
+        return fault.clone();
+    }
+    WorkerFault { message: format!("{} …", &message[..message.floor_char_boundary(SAID)]), ..*fault }
 }
 
 /// The open file.
@@ -64,10 +79,14 @@ mod tests {
         assert_eq!(read(&path), Seen::default());
         let note = Note::create(&path).unwrap();
         assert_eq!(read(&path), Seen::default());
-        let mut seen = Seen { ending: Some(Ending::Timeout { after: Duration::from_secs(3) }), death: None };
+        let mut seen = Seen { ending: Some(Ending::Timeout { after: Duration::from_secs(3) }), ..Seen::default() };
         note.write(&seen).unwrap();
         assert_eq!(read(&path), seen);
         seen.death = Some(Death::Killed { signal: 9, core: false });
+        note.write(&seen).unwrap();
+        assert_eq!(read(&path), seen);
+        // The longest there can be: what it says must still be whole JSON in the same room.
+        seen.fault = Some(cut(&WorkerFault { spool: true, message: "\u{1}".repeat(100_000) }));
         note.write(&seen).unwrap();
         assert_eq!(read(&path), seen);
         assert_eq!(std::fs::metadata(&path).unwrap().len(), ROOM as u64, "no room beyond what was taken at first");

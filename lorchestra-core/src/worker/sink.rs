@@ -101,3 +101,20 @@ fn caught(work: impl FnOnce() -> Result<(), AppendError>) -> RResult<(), RString
         Err(_) => RResult::RErr("lorchestra's sink panicked; the event was not taken".into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A flush that did nothing would say `Ok` here: it is the writer's own, which looks at its descriptor first.
+    #[test]
+    fn a_flush_is_the_writers() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = Writer::create(dir.path()).unwrap();
+        let sink = Sink::new(writer, tempfile::tempfile().unwrap(), Arc::default());
+        assert!(sink.flush().is_ok());
+        let segment = crate::spool::writer::segment_path(dir.path(), 1);
+        File::options().append(true).open(segment).unwrap().write_all(b"not ours").unwrap();
+        assert!(sink.flush().is_err());
+    }
+}

@@ -135,8 +135,16 @@ fn numbered(
     /// What to do after the last number: `return`, `fail`, `panic` or `abort`.
     #[param(default = "return")]
     then: String,
+    /// Waits for this file, having made it with `.wanted` at its end.
+    begin: Option<PathBuf>,
 ) -> JobResult {
     tracing::debug!(account, count, "numbering");
+    if let Some(begin) = begin {
+        std::fs::write(begin.with_extension("wanted"), "")?;
+        while !begin.exists() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
     let mut file = match &acknowledged {
         Some(path) => Some(std::fs::OpenOptions::new().create(true).append(true).open(path)?),
         None => None,
@@ -292,9 +300,9 @@ fn emit_bad(cx: &JobContext) -> JobResult {
     Ok(())
 }
 
-/// Closes the spool's descriptor and lets another file have its number.
+/// Closes the spool's descriptor and lets another file have its number. With `flush`, a flush that does not notice ends the process.
 #[job]
-fn hijack(cx: &JobContext, other: PathBuf) -> JobResult {
+fn hijack(cx: &JobContext, other: PathBuf, flush: bool) -> JobResult {
     cx.emit("before", json!({}))?;
     let spool = descriptors()?.into_iter().find(|(_, target)| target.contains("/spool/") && !target.ends_with(".lock"));
     let (fd, _) = spool.ok_or("no spool descriptor was found")?;
@@ -304,6 +312,12 @@ fn hijack(cx: &JobContext, other: PathBuf) -> JobResult {
     rustix::io::dup2(&file, &mut stolen)?;
     #[expect(clippy::mem_forget, reason = "the number stays in use")]
     std::mem::forget(stolen);
+    if flush {
+        if cx.flush().is_ok() {
+            std::process::exit(3);
+        }
+        return Ok(());
+    }
     for n in 0..200 {
         let _ = cx.emit("after", json!({"n": n}));
     }
