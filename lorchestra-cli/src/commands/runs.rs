@@ -35,23 +35,23 @@ pub(super) fn run(
     match command {
         Runs::List { running, limit, json } => list(store, &RunFilter { running: *running, limit: Some(*limit) }, *json, printer),
         Runs::Show { run, json } => {
-            let run = find_run(store, run)?;
+            let run = find_run(store, settings, run)?;
             match history {
                 Some((state, store)) => show(&state, &store, &run, settings.bigquery.is_some(), *json, printer),
                 None => Ok(Code::Failed),
             }
         }
         Runs::Logs { run, trace } => {
-            let run = find_run(store, run)?;
+            let run = find_run(store, settings, run)?;
             match history {
                 Some((state, _)) => logs(&state, &run, *trace, printer),
                 None => Ok(Code::Failed),
             }
         }
         Runs::Stop { run } => {
-            let run = find_run(store, run)?;
+            let run = find_run(store, settings, run)?;
             match history {
-                Some((state, store)) => stop(notices, &state, &store, &run, printer),
+                Some((state, store)) => stop(settings, notices, &state, &store, &run, printer),
                 None => Ok(Code::Failed),
             }
         }
@@ -123,7 +123,11 @@ fn show(
         printer.json(&value);
         return Ok(Code::Success);
     }
-    let mut row = |name: &str, value: &str| printer.line(format_args!("{name:<NAME$} {}", printable(value)));
+    // A value of several lines is one value: what is in it must not look like another.
+    let indent = format!("\n{:NAME$} ", "");
+    let mut row = |name: &str, value: &str| {
+        printer.line(format_args!("{name:<NAME$} {}", printable(value).trim_end().replace('\n', &indent)));
+    };
     row("run", &run.run_id);
     row("job", &format!("{}/{} ({})", run.package, run.job, run.location));
     row("state", run.state.as_str());
@@ -206,7 +210,14 @@ fn copy(path: &Path, printer: &mut Printer) -> Result<bool, Failure> {
     }
 }
 
-fn stop(notices: &mut Notices<'_>, state: &StateDir, store: &Store, run: &Run, printer: &mut Printer) -> Result<Code, Failure> {
+fn stop(
+    settings: &Settings,
+    notices: &mut Notices<'_>,
+    state: &StateDir,
+    store: &Store,
+    run: &Run,
+    printer: &mut Printer,
+) -> Result<Code, Failure> {
     if run.state != RunState::Running {
         printer.line(format_args!("Run {} has already ended: {}", run.run_id, run.state.as_str()));
         return Ok(Code::Success);
@@ -223,7 +234,7 @@ fn stop(notices: &mut Notices<'_>, state: &StateDir, store: &Store, run: &Run, p
     }
     let deadline = Instant::now() + STOPPING;
     loop {
-        let now = find_run(Some(store), &run.run_id)?;
+        let now = find_run(Some(store), settings, &run.run_id)?;
         if now.state != RunState::Running {
             let why = now.cause.as_deref().map(|cause| format!(" ({cause})")).unwrap_or_default();
             printer.good(format_args!("run {} has ended: {}{why}", run.run_id, now.state.as_str()));
