@@ -22,7 +22,7 @@ const RUN_EXAMPLES: &str = "Examples:
 
 /// Lists, shows and runs the jobs of plugin libraries, and keeps what happened.
 #[derive(Debug, Parser)]
-#[command(name = "lorchestra", version, before_help = EXAMPLES, disable_help_subcommand = true)]
+#[command(name = "lorchestra", version, before_help = EXAMPLES)]
 pub(crate) struct Args {
     /// Search only this directory for plugins (repeatable)
     #[arg(long, global = true, value_name = "DIR")]
@@ -167,7 +167,7 @@ pub(crate) enum Runs {
         #[arg(long)]
         running: bool,
         /// At most so many
-        #[arg(long, default_value_t = 20, value_name = "N")]
+        #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         limit: u64,
         /// One JSON object a line (schema lorchestra.run/1)
         #[arg(long)]

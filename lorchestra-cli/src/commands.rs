@@ -13,6 +13,7 @@ use crate::notify::{self, Notices};
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
+use lorchestra_core::catalog::problem::path_text;
 use lorchestra_core::outcome::Outcome;
 use lorchestra_core::recovery::{Closed, Recovered, close_all_abandoned};
 use lorchestra_core::state::StateDir;
@@ -81,7 +82,7 @@ fn tell_recovered(recovered: &[Recovered], notices: &mut Notices<'_>, printer: &
                     run.package,
                     run.job,
                     failure.cause.as_str(),
-                    failure.message
+                    show::first_line(&failure.message)
                 ));
                 let report = failure_report(&run.run_id, &run.package, &run.job, run.account.as_deref(), &run.host, failure);
                 notices.add(report);
@@ -116,14 +117,13 @@ fn failure_report(
 const SHORTEST: usize = 4;
 
 /// The run that a person named.
-fn find_run(store: Option<&Store>, text: &str) -> Result<Run, Failure> {
+fn find_run(store: Option<&Store>, settings: &Settings, text: &str) -> Result<Run, Failure> {
+    let unknown = || Failure { bare: true, ..Failure::new(Code::Failed, format!("Unknown run: {text}")) };
     let none = || {
-        Failure { bare: true, ..Failure::new(Code::Failed, format!("Unknown run: {text}")) }
-            .mend("lorchestra runs list shows the newest runs")
+        unknown().mend(format!("looked in {}", path_text(&settings.state_dir))).mend("lorchestra runs list shows the newest runs")
     };
     if text.chars().count() < SHORTEST {
-        return Err(Failure { bare: true, ..Failure::new(Code::Failed, format!("Unknown run: {text}")) }
-            .mend(format!("give the whole id, or at least {SHORTEST} characters of its beginning or end")));
+        return Err(unknown().mend(format!("give the whole id, or at least {SHORTEST} characters of its beginning or end")));
     }
     let Some(store) = store else { return Err(none()) };
     match store.find_run(text)? {

@@ -109,12 +109,27 @@ fn text_of(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
+/// The link because of which a path is not there: the file's own, or one of a directory above it.
+fn dangling(path: &Path) -> Option<&Path> {
+    let (last, meta) = path.ancestors().find_map(|at| Some((at, at.symlink_metadata().ok()?)))?;
+    meta.is_symlink().then_some(last)
+}
+
 impl Config {
     /// Reads the file; a missing one is an empty one.
     pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
         let text = match text_of(path) {
             Ok(text) => text,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return match dangling(path) {
+                    None => Ok(Self::default()),
+                    Some(link) => {
+                        let target = std::fs::read_link(link).unwrap_or_default();
+                        let what = format!("{} is a link to {}, which is not there", link.display(), target.display());
+                        Err(Failure::config(path, &what, &format!("mend the link, or remove it: rm {}", link.display())))
+                    }
+                };
+            }
             Err(e) => return Err(Failure::config(path, &e.to_string(), "make it a UTF-8 file that this user can read")),
         };
         Self::parse(&text).map_err(|(what, mend)| Failure::config(path, &what, &mend))
@@ -224,6 +239,22 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
         assert!(refused().contains("not a regular file"), "{}", refused());
+    }
+
+    /// Somebody wrote a configuration, and it is not read: nothing that should happen without a word.
+    #[test]
+    fn a_link_to_nothing_is_no_missing_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, path) = (dir.path().join("lorchestra"), dir.path().join("lorchestra/config.toml"));
+        std::fs::create_dir(&config).unwrap();
+        std::os::unix::fs::symlink("/nowhere/config.toml", &path).unwrap();
+        let refused = Config::read(&path).unwrap_err();
+        assert!(refused.message.ends_with("is a link to /nowhere/config.toml, which is not there"), "{refused:?}");
+        std::fs::remove_dir_all(&config).unwrap();
+        assert!(Config::read(&path).is_ok());
+        std::os::unix::fs::symlink("nowhere", &config).unwrap();
+        let refused = Config::read(&path).unwrap_err();
+        assert!(refused.message.ends_with("/lorchestra is a link to nowhere, which is not there"), "{refused:?}");
     }
 
     #[test]

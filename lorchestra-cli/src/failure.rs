@@ -3,8 +3,9 @@
 
 use crate::exit::Code;
 use crate::refusal::{self, Refusal};
+use crate::show;
 use lorchestra_core::catalog::problem::path_text;
-use lorchestra_core::catalog::{Catalog, Lookup, Problem, SearchOutcome};
+use lorchestra_core::catalog::{Catalog, Lookup, Problem};
 use lorchestra_core::recovery::RecoveryError;
 use lorchestra_core::state::StateError;
 use lorchestra_core::store::StoreError;
@@ -85,6 +86,9 @@ impl Failure {
                         failure.mend(format!("did you mean {}?", nearest.iter().take(3).cloned().collect::<Vec<_>>().join(", ")));
                 }
                 if job.is_some() {
+                    if let Ok(package) = catalog.find(package) {
+                        failure = failure.mend(format!("looked in {}", path_text(&package.path)));
+                    }
                     return failure.mend(format!("lorchestra jobs list {package}"));
                 }
                 match catalog.problems.as_slice() {
@@ -100,15 +104,7 @@ impl Failure {
                 let (room, all) = (MENDS - failure.mends.len(), catalog.searched.len());
                 let shown = if all > room { room - 1 } else { all };
                 for searched in &catalog.searched[..shown] {
-                    let what = match &searched.outcome {
-                        SearchOutcome::Read { files: 1 } => "1 plugin file".to_owned(),
-                        SearchOutcome::Read { files } => format!("{files} plugin files"),
-                        SearchOutcome::Missing => "does not exist".to_owned(),
-                        SearchOutcome::NotADirectory => "is not a directory".to_owned(),
-                        SearchOutcome::Unreadable(why) => format!("cannot be read: {why}"),
-                    };
-                    let dir = &searched.dir;
-                    failure = failure.mend(format!("looked in {} ({}): {what}", path_text(&dir.path), dir.origin));
+                    failure = failure.mend(show::looked_in(searched));
                 }
                 if shown < all {
                     failure = failure.mend(format!("and in {} more directories", all - shown));
@@ -148,6 +144,13 @@ impl From<StoreError> for Failure {
             }
             StoreError::Foreign { .. } => {
                 Self::new(Code::Config, message).mend("move the file away to begin a new history; nothing reads it meanwhile")
+            }
+            StoreError::Damaged { path, .. } => {
+                let path = path_text(&path);
+                Self::new(Code::Config, message)
+                    .mend(format!("copy it with {path}-wal and -shm to a safe place first, while no lorchestra runs"))
+                    .mend(format!("sqlite3 {path} .recover reads most of it again: docs/configuration.md, A damaged store"))
+                    .mend("or move the three away to begin a new history")
             }
             StoreError::NotWritable { path, .. } => {
                 // SQLite does not say which of its files it means.

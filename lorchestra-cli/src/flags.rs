@@ -103,7 +103,9 @@ fn command(package: &str, job: &JobManifest) -> Command {
         .args(of_all_commands())
         // After the flags of run-job, which bring a description of their own.
         .about(printable(job.summary()))
-        .long_about(printable(&job.docs));
+        .long_about(show::flowing(&printable(&job.docs)));
+    let (usage, examples) = usage(package, job);
+    command = command.override_usage(usage).before_help(examples);
     // A flag that run-job got after this plugin was built: the job's parameter keeps the name. A colon is in no parameter's.
     let own: Vec<(clap::Id, String)> = command
         .get_arguments()
@@ -117,6 +119,23 @@ fn command(package: &str, job: &JobManifest) -> Command {
     command
 }
 
+/// The usage line and the examples of a job: what it cannot be run without, and a window where it has one.
+fn usage(package: &str, job: &JobManifest) -> (String, String) {
+    let mut line = format!("{package} {}", job.name);
+    let mut usage = format!("lorchestra run-job {line}");
+    for param in job.params.iter().filter(|param| param.is_required()) {
+        usage = format!("{usage} {}", show::flag(param));
+        line = match param.kind {
+            ParamKind::Bool => format!("{line} --{}", param.flag()),
+            kind => format!("{line} --{} {}", param.flag(), show::value_name(kind)),
+        };
+    }
+    if job.params.iter().any(|param| param.name == "since" && param.kind == ParamKind::DateTime && !param.is_required()) {
+        line.push_str(" --since -7d");
+    }
+    (format!("{usage} [OPTIONS]"), format!("Examples:\n  lorchestra run-job {line}\n  lorchestra run-job --dry-run {line}"))
+}
+
 /// `-v`, `--plugin-dir`.
 fn of_all_commands() -> Vec<Arg> {
     let all = args::Args::command();
@@ -125,7 +144,7 @@ fn of_all_commands() -> Vec<Arg> {
 }
 
 fn arg(param: &ParamManifest, id: String, long: String) -> Arg {
-    let mut help = show::param_help(param);
+    let mut help = show::flowing(&show::param_help(param));
     // clap would print a line of blanks.
     if help.is_empty() {
         help = match param.kind {

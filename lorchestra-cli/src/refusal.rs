@@ -51,9 +51,11 @@ pub(crate) fn of_file(path: &Path) -> Option<Refusal> {
 /// No room at this place.
 pub(crate) fn full(at: &Path) -> Refusal {
     let shown = escaped(&at.display().to_string());
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+    let limit = limit.map(|bytes| format!("; or raise ulimit -f, which is {} KiB", bytes >> 10)).unwrap_or_default();
     Refusal {
         what: format!("the file system of {shown} is full"),
-        mend: format!("free some space or inodes: df -h {shown}; df -i {shown}"),
+        mend: format!("free some space or inodes: df -h {shown}; df -i {shown}{limit}"),
     }
 }
 

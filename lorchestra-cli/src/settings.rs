@@ -16,6 +16,9 @@ use std::time::Duration;
 
 /// How long a run waits for the delivery of its last events.
 const DELIVERY: Duration = Duration::from_secs(10);
+/// Where search directories are named: the default one, and the flag that replaces all.
+pub(crate) const PLUGIN_DIRECTORY: &str = "the plugin directory";
+pub(crate) const PLUGIN_FLAG: &str = "--plugin-dir";
 
 /// What the commands are given.
 #[derive(Debug)]
@@ -62,9 +65,12 @@ impl Settings {
         let config_path = base.config_dir().join("lorchestra/config.toml");
         let config = Config::read(&config_path)?;
         let mut plugin_dirs = Vec::new();
-        let mut add = |path: PathBuf, origin: String| plugin_dirs.push(SearchDir { path, origin });
+        // What is recorded of a run is read elsewhere.
+        let mut add = |path: PathBuf, origin: String| {
+            plugin_dirs.push(SearchDir { path: std::path::absolute(&path).unwrap_or(path), origin });
+        };
         if args.plugin_dir.is_empty() {
-            add(base.data_dir().join("lorchestra/plugins"), "the plugin directory".into());
+            add(base.data_dir().join("lorchestra/plugins"), PLUGIN_DIRECTORY.into());
             if let Some(paths) = std::env::var_os("LORCHESTRA_PLUGIN_PATH") {
                 for path in std::env::split_paths(&paths).filter(|path| !path.as_os_str().is_empty()) {
                     add(path, "LORCHESTRA_PLUGIN_PATH".into());
@@ -75,7 +81,7 @@ impl Settings {
             }
         } else {
             for path in &args.plugin_dir {
-                add(path.clone(), "--plugin-dir".into());
+                add(path.clone(), PLUGIN_FLAG.into());
             }
         }
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());

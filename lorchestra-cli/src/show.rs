@@ -1,7 +1,8 @@
 //! How values look to people: times, durations, parameters as flags.
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use lorchestra_core::catalog::Package;
+use lorchestra_core::catalog::problem::path_text;
+use lorchestra_core::catalog::{Package, SearchOutcome, Searched};
 use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{ParamManifest, printable};
 use std::time::Duration;
@@ -73,11 +74,56 @@ pub(crate) fn escaped(text: &str) -> String {
     text.chars().map(|c| if harmless(c) { c.to_string() } else { c.escape_default().to_string() }).collect()
 }
 
+/// What came of searching a directory: `2 plugin files`, `does not exist`.
+pub(crate) fn searched(outcome: &SearchOutcome) -> String {
+    match outcome {
+        SearchOutcome::Read { files: 1 } => "1 plugin file".to_owned(),
+        SearchOutcome::Read { files } => format!("{files} plugin files"),
+        SearchOutcome::Missing => "does not exist".to_owned(),
+        SearchOutcome::NotADirectory => "is not a directory".to_owned(),
+        SearchOutcome::Unreadable(why) => format!("cannot be read: {why}"),
+    }
+}
+
+/// A directory that was searched, who named it, and what came of it.
+pub(crate) fn looked_in(Searched { dir, outcome }: &Searched) -> String {
+    format!("looked in {} ({}): {}", path_text(&dir.path), dir.origin, searched(outcome))
+}
+
+/// A docstring for a help that is wrapped at another width than its source: the lines of a paragraph in one. What is indented,
+/// listed or fenced keeps its lines.
+pub(crate) fn flowing(text: &str) -> String {
+    let mut out = String::new();
+    // Whether the next line may go on where this one ends.
+    let mut open = false;
+    let mut fenced = false;
+    for line in text.lines() {
+        let fence = line.trim_start().starts_with("```");
+        let listed =
+            line.starts_with(['-', '*', '#', '|', '>']) || line.split_once('.').is_some_and(|(n, _)| n.parse::<u8>().is_ok());
+        let own = fenced || fence || listed || line.is_empty() || line.starts_with([' ', '\t']);
+        fenced ^= fence;
+        if !out.is_empty() {
+            out.push(if open && !own { ' ' } else { '\n' });
+        }
+        out.push_str(line);
+        open = !own;
+    }
+    out
+}
+
 /// The names of a package's jobs, sorted.
 pub(crate) fn job_names(package: &Package) -> Vec<&str> {
     let mut names: Vec<_> = package.outline.jobs.iter().map(|job| job.name.as_str()).collect();
     names.sort_unstable();
     names
+}
+
+/// The first line of a job's message, which may be long; the whole of it is in the run's record.
+pub(crate) fn first_line(message: &str) -> String {
+    let mut lines = message.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = shortened(lines.next().unwrap_or_default(), 400);
+    if lines.next().is_some() { first + " …" } else { first }
 }
 
 /// The beginning of a text, and a sign that there was more.
@@ -91,6 +137,14 @@ pub(crate) fn shortened(text: &str, characters: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paragraphs_flow_and_the_rest_stays() {
+        let text = "Extract mail:\nall of it.\n\nWrites one line\na message.\n- a\n- b\n    code\n```\nx\ny\n```\n1. one\n2. two";
+        let flows = "Extract mail: all of it.\n\nWrites one line a message.\n- a\n- b\n    code\n```\nx\ny\n```\n1. one\n2. two";
+        assert_eq!(flowing(text), flows);
+        assert_eq!(flowing(""), "");
+    }
 
     #[test]
     fn what_was_typed_is_seen_and_harmless() {

@@ -46,6 +46,14 @@ pub struct Searched {
     pub outcome: SearchOutcome,
 }
 
+impl Searched {
+    /// Why it could not be searched. That a default directory is not there may be as it should be: that is for the caller to say.
+    pub fn problem(&self) -> Option<Problem> {
+        let fault = Fault::not_searched(&self.dir.path, &self.dir.origin, &self.outcome)?;
+        Some(fault.at(self.dir.path.clone()))
+    }
+}
+
 /// What came of searching a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SearchOutcome {

@@ -66,6 +66,14 @@ pub enum StoreError {
         /// What it is.
         why: String,
     },
+    /// A store, and damaged.
+    #[error("{path} is damaged: {why}", path = path.display())]
+    Damaged {
+        /// The database.
+        path: PathBuf,
+        /// SQLite's words.
+        why: String,
+    },
     /// The disk is full, or the file or its directory cannot be written.
     #[error("{path} cannot be written: {why}", path = path.display())]
     NotWritable {
@@ -114,7 +122,7 @@ impl StoreError {
             Some(Code::CannotOpen) => Self::NotWritable { path, why: "it cannot be opened (permissions?)".into() },
             Some(Code::SystemIoFailure) => Self::NotWritable { path, why: source.to_string() },
             Some(Code::NotADatabase) => Self::Foreign { path, why: "it is not an SQLite database".into() },
-            Some(Code::DatabaseCorrupt) => Self::Foreign { path, why: source.to_string() },
+            Some(Code::DatabaseCorrupt) => Self::Damaged { path, why: source.to_string() },
             _ => Self::Sql { path, doing, source },
         }
     }
@@ -150,8 +158,11 @@ impl Store {
 
     /// The store, if it is there and of the present version.
     fn open_current(path: &Path) -> Result<Option<Self>, StoreError> {
-        if !path.exists() {
-            return Ok(None);
+        match std::fs::metadata(path) {
+            Ok(meta) if meta.is_file() => {}
+            Ok(_) => return Err(StoreError::Foreign { path: path.to_owned(), why: "it is not a regular file".into() }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(StoreError::Io { path: path.to_owned(), source }),
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Connection::open_with_flags(path, flags).map_err(|e| StoreError::sql(path, "opening the store", e))?;

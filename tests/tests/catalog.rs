@@ -85,6 +85,13 @@ fn without_manifest() -> Vec<u8> {
     })
 }
 
+/// The C library that this process has loaded.
+fn libc() -> String {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let path = maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..])).find(|path| path.ends_with("/libc.so.6"));
+    path.expect("a libc").to_owned()
+}
+
 /// What is put beside a good library: how, and the reason that is given.
 type Kind = (&'static str, fn(&Path), &'static str);
 
@@ -106,6 +113,8 @@ const KINDS: &[Kind] = &[
     ("fifo", |path| rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::RUSR).unwrap(), "not-a-file"),
     ("socket", |path| drop(std::os::unix::net::UnixListener::bind(path).unwrap()), "not-a-file"),
     ("device", |path| symlink("/dev/zero", path).unwrap(), "not-a-file"),
+    // It can be run, and is a library all the same.
+    ("libc", |path| fs::write(path, fs::read(libc()).unwrap()).unwrap(), "no-manifest"),
     ("no-manifest", |path| fs::write(path, without_manifest()).unwrap(), "no-manifest"),
     ("flipped-bit", |path| fs::write(path, with_other_docs()).unwrap(), "bad-manifest"),
     ("no-magic", |path| fs::write(path, with_manifest_byte(0, b'X')).unwrap(), "bad-manifest"),
@@ -222,8 +231,56 @@ fn a_directory_that_this_user_cannot_read_is_told() {
     fs::set_permissions(&theirs, fs::Permissions::from_mode(0o000)).unwrap();
     let ended = sandbox.lorchestra(&["--plugin-dir", &theirs.display().to_string(), "jobs", "list", "x"]).exits(1);
     assert!(ended.err().contains("(--plugin-dir): cannot be read: Permission denied"), "{}", ended.shown());
+    // Beside others, and where nothing is missed.
+    let good = sandbox.path("good");
+    fs::create_dir(&good).unwrap();
+    fs::copy(Fixture::Ingester.built(), good.join("x.so")).unwrap();
+    let path = format!("{}:{}", theirs.display(), good.display());
+    let list = sandbox.lorchestra_with(&[("LORCHESTRA_PLUGIN_PATH", &path)], &["jobs", "list"]).exits(0);
+    assert_eq!(list.out(), "ingester:\n  extract_gmail\n");
+    let warning = format!(
+        "warning: {dir}: the directory cannot be read: Permission denied (os error 13) (LORCHESTRA_PLUGIN_PATH) (unreadable)\n  \
+         fix: chmod u+rx {dir}, or give it to this user\n",
+        dir = theirs.display()
+    );
+    assert_eq!(list.err(), warning);
+    let json = sandbox.lorchestra_with(&[("LORCHESTRA_PLUGIN_PATH", &path)], &["jobs", "list", "--json"]).exits(0);
+    let problems = json.json("lorchestra.jobs-list/1")["problems"].clone();
+    assert_eq!(
+        (problems[0]["path"].as_str(), problems[0]["reason"].as_str()),
+        (theirs.to_str(), Some("unreadable")),
+        "{problems}"
+    );
     // So that it can be removed.
     fs::set_permissions(&theirs, fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+#[test]
+fn a_directory_that_is_none_or_not_there_is_told() {
+    let sandbox = Sandbox::with(&[Fixture::Ingester]);
+    let plugins = sandbox.plugins().display().to_string();
+    let (file, missing) = (sandbox.arg("file\nname"), sandbox.arg("missing"));
+    fs::write(&file, "").unwrap();
+    let dirs = ["--plugin-dir", &plugins, "--plugin-dir", &file, "--plugin-dir", &missing, "jobs", "list"];
+    let ended = sandbox.lorchestra(&dirs).exits(0);
+    assert_eq!(ended.out(), "ingester:\n  extract_gmail\n");
+    let warned: Vec<&str> = ended.err().lines().filter(|line| line.starts_with("warning: ")).collect();
+    let expected = [
+        format!("warning: {}: it is no directory (--plugin-dir) (not-a-directory)", file.replace('\n', "\\n")),
+        format!("warning: {missing}: the directory is not there (--plugin-dir) (missing)"),
+    ];
+    assert_eq!(warned, expected, "{}", ended.shown());
+    // Nothing at all: where it was looked says why.
+    let ended = sandbox.lorchestra(&["--plugin-dir", &file, "--plugin-dir", &missing, "jobs", "list"]).exits(0);
+    let looked = format!(
+        "No packages found.\n  looked in {} (--plugin-dir): is not a directory\n  looked in {missing} (--plugin-dir): does not exist\n",
+        file.replace('\n', "\\n")
+    );
+    assert_eq!(ended.err(), looked);
+    // The default directory need not be there.
+    fs::remove_dir_all(sandbox.plugins()).unwrap();
+    let list = sandbox.lorchestra(&["jobs", "list", "--json"]).exits(0).json("lorchestra.jobs-list/1");
+    assert_eq!(list["problems"], serde_json::json!([]));
 }
 
 #[test]

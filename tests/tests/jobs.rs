@@ -99,7 +99,10 @@ fn an_unknown_job_is_told_with_the_nearest() {
     let sandbox = Sandbox::with(&SAMPLE);
     for args in [&["jobs", "show", "ingester", "extract_gmial"][..], &["run-job", "ingester", "extract_gmial"]] {
         let ended = sandbox.lorchestra(args).exits(1);
-        let expected = "Unknown job: ingester/extract_gmial\n  did you mean extract_gmail?\n  lorchestra jobs list ingester\n";
+        let expected = format!(
+            "Unknown job: ingester/extract_gmial\n  did you mean extract_gmail?\n  looked in {}\n  lorchestra jobs list ingester\n",
+            sandbox.plugins().join("libingester.so").display()
+        );
         assert_eq!(ended.err(), expected);
     }
 }
@@ -120,6 +123,37 @@ fn help_begins_with_examples() {
     }
     let ended = sandbox.lorchestra(&["run-job", "ingester", "extract_gmail", "--help"]).exits(0);
     assert!(ended.out().contains("--source <PATH>") && ended.out().contains("Whose mail it is"), "{}", ended.shown());
+    let begin = "Examples:\n  lorchestra run-job ingester extract_gmail --source PATH --since -7d\n";
+    assert!(ended.out().starts_with(begin), "{}", ended.shown());
+    assert!(
+        ended.out().contains("\nUsage: lorchestra run-job ingester extract_gmail --source <PATH> [OPTIONS]\n"),
+        "{}",
+        ended.shown()
+    );
+    // The lines of a docstring are not those of the help: a line is short only where the next word has no room.
+    let lines: Vec<&str> = ended.out().lines().skip_while(|line| !line.starts_with("Writes one JSON line")).collect();
+    for pair in lines.windows(2).take_while(|pair| !pair[1].is_empty()) {
+        let word = pair[1].split(' ').next().unwrap_or_default();
+        assert!(pair[0].len() + 1 + word.len() > 100, "{pair:?}");
+    }
+}
+
+#[test]
+fn help_is_a_command_too() {
+    let sandbox = Sandbox::with(&[]);
+    for (command, flag) in [
+        (&["help"][..], &["--help"][..]),
+        (&["help", "jobs", "list"], &["jobs", "list", "--help"]),
+        (&["help", "run-job"], &["run-job", "--help"]),
+    ] {
+        let (command, flag) = (sandbox.lorchestra(command).exits(0), sandbox.lorchestra(flag).exits(0));
+        assert!(command.out().starts_with("Example"), "{}", command.shown());
+        let first =
+            |text: &str| text.lines().take_while(|line| !line.starts_with("Options")).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(first(command.out()), first(flag.out()));
+    }
+    let ended = sandbox.lorchestra(&["help", "nothing"]).exits(2);
+    assert!(ended.err().contains("nothing"), "{}", ended.shown());
 }
 
 #[test]

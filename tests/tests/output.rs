@@ -53,6 +53,26 @@ fn json_is_printed_however_quiet() {
     }
 }
 
+/// What a job says of itself must not look like what lorchestra says of it.
+#[test]
+fn a_message_of_several_lines_is_one_value() {
+    let sandbox = sandbox();
+    let message = "boom\nstate      completed\n\nhost       elsewhere\n";
+    sandbox.lorchestra(&["run-job", "misbehave", "fail_with", "--message", message]).exits(1);
+    let shown = sandbox.lorchestra(&["runs", "show", sandbox.run().id()]).exits(0);
+    let of = |name: &str| shown.out().lines().filter(|line| line.starts_with(name)).count();
+    assert_eq!((of("state "), of("host "), of("message ")), (1, 1, 1), "{}", shown.shown());
+    assert!(shown.out().contains("\n           state      completed\n"), "it is there: {}", shown.shown());
+}
+
+#[test]
+fn a_limit_of_no_runs_is_no_list() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    let ended = sandbox.lorchestra(&["runs", "list", "--limit", "0"]).exits(2);
+    assert!(ended.err().contains("--limit") && !ended.err().contains("No runs yet"), "{}", ended.shown());
+}
+
 #[test]
 fn what_was_typed_cannot_steer_the_terminal() {
     let sandbox = sandbox();

@@ -8,7 +8,8 @@ use std::path::Path;
 /// The directories that a listing of nothing says it looked in.
 fn looked_in(ended: &Ended, sandbox: &Sandbox) -> Vec<String> {
     let root = format!("{}/", sandbox.root().display());
-    ended.err().lines().filter_map(|line| line.trim().strip_prefix("looked in ")).map(|line| line.replace(&root, "")).collect()
+    let lines = ended.err().lines().filter_map(|line| line.trim().strip_prefix("looked in "));
+    lines.filter_map(|line| line.rsplit_once(": ")).map(|(dir, _)| dir.replace(&root, "")).collect()
 }
 
 #[test]
@@ -115,14 +116,55 @@ fn a_configuration_that_is_no_file_is_told() {
 }
 
 #[test]
-fn a_configured_job_that_is_not_there_is_warned_of_where_its_package_is() {
+fn a_configured_job_that_is_not_there_is_warned_of() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     sandbox.configure("[job.\"misbehave/nop\"]\ngrace = \"1s\"\n[job.\"elsewhere/nop\"]\ngrace = \"1s\"\n[job.\"misbehave/wait\"]\ngrace = \"1s\"");
     for args in [&["jobs", "list"][..], &["jobs", "list", "--json"], &["jobs", "show", "misbehave", "noop"]] {
         let ended = sandbox.lorchestra(args).exits(0);
+        let elsewhere = "warning: config.toml: [job.\"elsewhere/nop\"]: there is no package elsewhere\n";
         let expected = "warning: config.toml: [job.\"misbehave/nop\"]: misbehave has no job nop; did you mean misbehave/noop?\n";
+        assert_eq!(ended.err(), format!("{elsewhere}{expected}"));
+    }
+    // What only other hosts have is no reason for a line in each of cron's mails; nor is it here that other directories are searched.
+    sandbox.configure("[job.\"elsewhere/nop\"]\ngrace = \"1s\"");
+    assert_eq!(sandbox.lorchestra(&["run-job", "-q", "misbehave", "noop"]).exits(0).err(), "");
+    let plugins = sandbox.plugins().display().to_string();
+    assert_eq!(sandbox.lorchestra(&["--plugin-dir", &plugins, "jobs", "list"]).exits(0).err(), "");
+    // A package that is misspelt: the timeout that was meant would never come.
+    sandbox.configure("[job.\"misbehav/noop\"]\ntimeout = \"1h\"");
+    for args in [&["jobs", "list"][..], &["run-job", "-q", "misbehave", "noop"], &["run-job", "--dry-run", "misbehave", "noop"]] {
+        let ended = sandbox.lorchestra(args).exits(0);
+        let expected =
+            "warning: config.toml: [job.\"misbehav/noop\"]: there is no package misbehav; did you mean misbehave/noop?\n";
         assert_eq!(ended.err(), expected);
     }
+}
+
+#[test]
+fn a_configuration_that_is_a_link_to_nothing_is_told() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    sandbox.configure("");
+    let config = sandbox.home().join(".config/lorchestra/config.toml");
+    fs::remove_file(&config).unwrap();
+    std::os::unix::fs::symlink("/no/such/config.toml", &config).unwrap();
+    let ended = sandbox.lorchestra(&["jobs", "list"]).exits(78);
+    assert!(ended.err().contains("config.toml is a link to /no/such/config.toml, which is not there\n"), "{}", ended.shown());
+}
+
+/// The history is read from elsewhere.
+#[test]
+fn where_a_library_is_is_recorded_from_the_root_on() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    fs::create_dir(sandbox.path("bin")).unwrap();
+    fs::rename(sandbox.plugins().join("libmisbehave.so"), sandbox.path("bin/x.so")).unwrap();
+    sandbox.lorchestra(&["--plugin-dir", "bin", "run-job", "misbehave", "noop"]).exits(0);
+    sandbox.lorchestra_with(&[("LORCHESTRA_PLUGIN_PATH", "bin")], &["run-job", "misbehave", "noop"]).exits(0);
+    for run in sandbox.runs() {
+        let shown = sandbox.lorchestra(&["runs", "show", run.id(), "--json"]).exits(0).json("lorchestra.runs-show/1");
+        assert_eq!(shown["plugin_path"], sandbox.arg("bin/x.so"));
+    }
+    let shown = sandbox.lorchestra(&["--plugin-dir", "./bin", "jobs", "show", "misbehave", "noop"]).exits(0);
+    assert!(shown.out().contains(&format!("Location: {} (", sandbox.arg("bin/x.so"))), "{}", shown.shown());
 }
 
 #[test]
@@ -312,4 +354,37 @@ fn a_store_that_is_none_is_told() {
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(78);
     assert!(ended.err().contains("is not a store of lorchestra"), "{}", ended.shown());
     assert_eq!(fs::read(&store).unwrap(), before);
+}
+
+/// Damaged, and not somebody else's: the history in it is worth more than a fresh start.
+#[test]
+fn a_damaged_store_is_told_with_what_saves_it() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    // Enough for the log to be moved into the database, which is then worth damaging.
+    sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "5000"]).exits(0);
+    let store = sandbox.state().join("lorchestra.db");
+    for beside in ["lorchestra.db-wal", "lorchestra.db-shm"] {
+        fs::remove_file(sandbox.state().join(beside)).unwrap();
+    }
+    let half = fs::metadata(&store).unwrap().len() / 2;
+    fs::OpenOptions::new().write(true).open(&store).unwrap().set_len(half).unwrap();
+    for args in [&["run-job", "misbehave", "noop"][..], &["runs", "list"]] {
+        let ended = sandbox.lorchestra(args).exits(78);
+        assert!(ended.err().contains("lorchestra.db is damaged: "), "{}", ended.shown());
+        assert!(
+            ended.err().contains("lorchestra.db-wal") && ended.err().contains("lorchestra.db .recover reads"),
+            "{}",
+            ended.shown()
+        );
+    }
+    assert_eq!(fs::metadata(&store).unwrap().len(), half);
+}
+
+#[test]
+fn a_directory_in_the_place_of_the_store_is_told() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    fs::create_dir_all(sandbox.state().join("lorchestra.db")).unwrap();
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(78);
+    assert!(ended.err().contains("is not a store of lorchestra: it is not a regular file"), "{}", ended.shown());
+    assert!(!ended.err().contains("free some space"), "{}", ended.shown());
 }

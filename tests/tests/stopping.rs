@@ -105,7 +105,8 @@ fn a_run_that_is_not_there_is_told() {
     let sandbox = sandbox();
     for command in ["show", "stop", "logs"] {
         let ended = sandbox.lorchestra(&["runs", command, "0123"]).exits(1);
-        assert_eq!(ended.err(), "Unknown run: 0123\n  lorchestra runs list shows the newest runs\n");
+        let looked = format!("  looked in {}\n", sandbox.state().display());
+        assert_eq!(ended.err(), format!("Unknown run: 0123\n{looked}  lorchestra runs list shows the newest runs\n"));
     }
 }
 

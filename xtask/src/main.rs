@@ -1,9 +1,10 @@
-//! The project's own tasks: `cargo xtask demo|test|soak|bench`. What each does is said in its module.
+//! The project's own tasks: `cargo xtask demo|test|soak|deny|bench`. What each does is said in its module.
 #![expect(clippy::print_stdout, reason = "telling what it does is what it is for")]
 
 mod bench;
 mod cargo;
 mod demo;
+mod deny;
 mod plugins;
 mod sandbox;
 mod test;
@@ -46,6 +47,8 @@ enum Task {
         #[arg(long, default_value_t = 200, value_name = "N")]
         rounds: u32,
     },
+    /// Look at advisories, licences and sources of dependencies, as deny.toml has it; needs cargo-deny and the network
+    Deny,
     /// Measure lorchestra against its parts; the figures of docs/performance.md
     Bench(bench::Options),
 }
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Task::Demo { keep } => demo::run(keep),
         Task::Test { args } => test::run(&args),
         Task::Soak { rounds } => test::soak(rounds),
+        Task::Deny => deny::run(),
         Task::Bench(options) => bench::run(&options),
     };
     match done {

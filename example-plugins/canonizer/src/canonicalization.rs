@@ -72,12 +72,21 @@ pub(crate) enum CanonicalizationError {
     Emit(#[from] EmitError),
     #[error("cancelled after {0} lines; the results of the last run are untouched")]
     Cancelled(u64),
+    #[error(
+        "none of the {read} lines is a message ({reasons}); the results of the last run are untouched. Give --input what \
+         ingester/extract_gmail wrote"
+    )]
+    NothingTaken { read: u64, reasons: String },
 }
 
 impl CanonicalizationError {
     /// Whether another attempt must end the same way.
     pub(crate) fn is_permanent(&self) -> bool {
-        matches!(self, Self::Input(error) if error.is_permanent())
+        match self {
+            Self::Input(error) => error.is_permanent(),
+            Self::NothingTaken { .. } => true,
+            Self::Output(_) | Self::Emit(_) | Self::Cancelled(_) => false,
+        }
     }
 }
 
@@ -93,6 +102,11 @@ pub(crate) fn run(request: &Request, outlet: &impl Outlet) -> Result<Counts, Can
         canonicalization.take_file(file)?;
     }
     let Canonicalization { output, counts, .. } = canonicalization;
+    // The wrong file, most likely: not a reason to put nothing in the place of what is there.
+    if counts.read > 0 && counts.written == 0 {
+        let reasons: Vec<String> = counts.set_aside.iter().map(|(reason, n)| format!("{reason}: {n}")).collect();
+        return Err(CanonicalizationError::NothingTaken { read: counts.read, reasons: reasons.join(", ") });
+    }
     output.commit()?;
     tracing::info!(read = counts.read, written = counts.written, bytes = counts.bytes, "canonicalization completed");
     outlet.emit("canonicalization.completed", json!(counts))?;

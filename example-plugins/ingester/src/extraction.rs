@@ -60,7 +60,21 @@ pub(crate) struct Counts {
     pub(crate) set_aside: BTreeMap<&'static str, u64>,
     /// Bytes of the messages added, as they are in the source.
     pub(crate) bytes: u64,
+    /// Those of `outside_window` that are dated later than now. Where no `until` was asked for, nobody meant to leave them out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) in_future: Option<InFuture>,
 }
+
+/// Messages of a date that is still to come: by a sender's wrong clock, mostly.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct InFuture {
+    pub(crate) count: u64,
+    /// Where the first of them are, at most [`NAMED`].
+    pub(crate) first: Vec<Value>,
+}
+
+/// Messages that an event names, at most.
+const NAMED: usize = 100;
 
 /// Why an extraction did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -107,7 +121,8 @@ pub(crate) fn run(request: &Request, outlet: &impl Outlet) -> Result<Counts, Ext
         }),
     )?;
     tracing::info!(format = source.format(), "extraction started");
-    let mut extraction = Extraction { source, archive, account, window: request.window, outlet, counts: Counts::default() };
+    let mut extraction =
+        Extraction { source, archive, account, window: request.window, now: Utc::now(), outlet, counts: Counts::default() };
     let ended = extraction.take_all();
     // On every way out: what was taken is worth keeping.
     let finished = extraction.archive.finish();
@@ -124,6 +139,7 @@ struct Extraction<'a, O> {
     archive: Archive,
     account: Account,
     window: Window,
+    now: DateTime<Utc>,
     outlet: &'a O,
     counts: Counts,
 }
@@ -154,6 +170,9 @@ impl<O: Outlet> Extraction<'_, O> {
             Verdict::Inside => {}
             Verdict::Outside => {
                 self.counts.outside_window += 1;
+                if summary.date.is_some_and(|date| date > self.now) {
+                    self.note_future(&entry.place, Key::of(raw));
+                }
                 return Ok(());
             }
             Verdict::Undated => return self.set_aside(&entry.place, "no_date"),
@@ -181,12 +200,28 @@ impl<O: Outlet> Extraction<'_, O> {
 
     fn set_aside(&mut self, place: &Place, reason: &'static str) -> Result<(), ExtractionError> {
         *self.counts.set_aside.entry(reason).or_default() += 1;
-        let payload = match place {
-            Place::Offset(offset) => json!({"position": self.counts.read, "offset": offset, "reason": reason}),
-            Place::File(file) => json!({"position": self.counts.read, "file": file, "reason": reason}),
-        };
+        let mut payload = self.place(place);
+        payload["reason"] = reason.into();
         self.outlet.emit("extraction.set_aside", payload)?;
         Ok(())
+    }
+
+    fn note_future(&mut self, place: &Place, key: Key) {
+        let mut named = self.place(place);
+        named["sha256"] = key.to_string().into();
+        let future = self.counts.in_future.get_or_insert_default();
+        future.count += 1;
+        if future.first.len() < NAMED {
+            future.first.push(named);
+        }
+    }
+
+    /// Where the message that was read last is.
+    fn place(&self, place: &Place) -> Value {
+        match place {
+            Place::Offset(offset) => json!({"position": self.counts.read, "offset": offset}),
+            Place::File(file) => json!({"position": self.counts.read, "file": file}),
+        }
     }
 }
 

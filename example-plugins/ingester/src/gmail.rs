@@ -23,7 +23,7 @@ pub(crate) fn extract_gmail(
     account: Option<String>,
     /// Only messages dated at or after this time.
     since: Option<DateTime<Utc>>,
-    /// Only messages dated before this time.
+    /// Only messages dated before this time. Without it: before now; `extraction.completed` names mail dated in the future.
     until: Option<DateTime<Utc>>,
 ) -> JobResult {
     let request = Request { source, account, window: Window { since, until }, mail_dir: cx.data_dir()?.join("mail") };

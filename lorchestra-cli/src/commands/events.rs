@@ -57,7 +57,7 @@ pub(super) fn run(
     let store = history.as_ref().map(|(_, store)| store);
     let run_id = match run {
         None => None,
-        Some(run) => Some(find_run(store, run)?.run_id),
+        Some(run) => Some(find_run(store, settings, run)?.run_id),
     };
     let Some(store) = store else {
         printer.note("No events yet.");

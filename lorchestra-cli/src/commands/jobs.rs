@@ -4,9 +4,9 @@ use crate::args::Jobs;
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::printer::Printer;
-use crate::settings::Settings;
+use crate::settings::{PLUGIN_DIRECTORY, PLUGIN_FLAG, Settings};
 use crate::show;
-use lorchestra_core::catalog::{Catalog, Lookup, Problem};
+use lorchestra_core::catalog::{Catalog, Lookup, Problem, SearchOutcome, Searched};
 use lorchestra_core::library;
 use lorchestra_plugin_api::manifest::{JobManifest, printable};
 use serde_json::{Value, json};
@@ -16,7 +16,9 @@ const PROBLEMS: usize = 3;
 
 pub(super) fn run(command: &Jobs, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
     let catalog = Catalog::scan(&settings.plugin_dirs);
-    unknown_policies(&catalog, settings, printer);
+    // Where only some directories are searched, a package that is not there means nothing.
+    let whole_path = catalog.searched.iter().all(|searched| searched.dir.origin != PLUGIN_FLAG);
+    unknown_policies(&catalog, settings, whole_path, printer);
     match command {
         Jobs::List { package, json: true } => list_json(&catalog, package.as_deref(), printer),
         Jobs::List { package: Some(package), .. } => list_package(&catalog, package, printer),
@@ -25,16 +27,22 @@ pub(super) fn run(command: &Jobs, settings: &Settings, printer: &mut Printer) ->
     }
 }
 
-/// Warns of configured jobs that their package does not have. A package that is not there may be on another host.
-fn unknown_policies(catalog: &Catalog, settings: &Settings, printer: &mut Printer) {
+/// Warns of configured jobs that are not there. A package that is not there may be on another host that shares the file: it is told
+/// where it looks misspelt, and otherwise where `all` are asked for.
+pub(super) fn unknown_policies(catalog: &Catalog, settings: &Settings, all: bool, printer: &mut Printer) {
     for name in settings.jobs.keys() {
-        if let Some((package, job)) = name.split_once('/')
-            && catalog.find(package).is_ok()
-            && let Err(Lookup::Unknown { nearest }) = catalog.find_job(package, job)
-        {
-            let meant = nearest.first().map(|nearest| format!("; did you mean {package}/{nearest}?")).unwrap_or_default();
-            printer.warning(format_args!("config.toml: [job.\"{name}\"]: {package} has no job {job}{meant}"));
-        }
+        let Some((package, job)) = name.split_once('/') else { continue };
+        let Err(Lookup::Unknown { nearest }) = catalog.find_job(package, job) else { continue };
+        let nearest = nearest.first();
+        let (what, meant) = if catalog.find(package).is_ok() {
+            (format!("{package} has no job {job}"), nearest.map(|job| format!("{package}/{job}")))
+        } else if all || nearest.is_some() {
+            (format!("there is no package {package}"), nearest.map(|package| format!("{package}/{job}")))
+        } else {
+            continue;
+        };
+        let meant = meant.map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
+        printer.warning(format_args!("config.toml: [job.\"{name}\"]: {what}{meant}"));
     }
 }
 
@@ -48,11 +56,22 @@ fn list(catalog: &Catalog, printer: &mut Printer) -> Code {
     if catalog.packages.is_empty() && catalog.problems.is_empty() {
         printer.note("No packages found.");
         for searched in &catalog.searched {
-            printer.note(format_args!("  looked in {} ({})", searched.dir.path.display(), searched.dir.origin));
+            printer.note(format_args!("  {}", show::looked_in(searched)));
         }
+        return Code::Success;
     }
-    problems(&catalog.problems, printer);
+    let mut all = directories(catalog);
+    all.extend_from_slice(&catalog.problems);
+    problems(&all, printer);
     Code::Success
+}
+
+/// The directories that could not be searched. The default one need not be there.
+fn directories(catalog: &Catalog) -> Vec<Problem> {
+    let may_be_missing = |searched: &&Searched| searched.dir.origin == PLUGIN_DIRECTORY;
+    let wrong =
+        catalog.searched.iter().filter(|searched| searched.outcome != SearchOutcome::Missing || !may_be_missing(searched));
+    wrong.filter_map(Searched::problem).collect()
 }
 
 fn problems(problems: &[Problem], printer: &mut Printer) {
@@ -97,9 +116,9 @@ fn list_json(catalog: &Catalog, only: Option<&str>, printer: &mut Printer) -> Re
             })),
         }
     }
-    let problems: Vec<Value> = catalog
-        .problems
+    let problems: Vec<Value> = directories(catalog)
         .iter()
+        .chain(&catalog.problems)
         .chain(&found_now)
         .filter(|problem| wanted(problem.package.as_deref()))
         .map(|problem| {

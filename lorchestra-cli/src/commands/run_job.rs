@@ -1,5 +1,6 @@
 //! `run-job`: parameters to a plan, the plan to a run, the run's end to words and an exit code.
 
+use super::jobs::unknown_policies;
 use super::{delivery, failure_report, second_store, tell_closed, tell_recovered};
 use crate::args::{OwnFlags, RunJob};
 use crate::exit::Code;
@@ -47,6 +48,7 @@ pub(super) fn run(
     let manifest = package.manifest().map_err(|problem| Failure::unusable(package_name, &[&problem]))?;
     let job = manifest.job(job_name).ok_or_else(|| Failure::replaced(&package.path))?;
 
+    unknown_policies(&catalog, settings, false, printer);
     let help = command.help.then(|| "--help".into());
     let rest: Vec<OsString> = help.into_iter().chain(command.rest.iter().cloned()).collect();
     let parsed = match flags::parse(package_name, job, &rest) {
@@ -225,11 +227,7 @@ fn tell(plan: &Plan, ended: &Ended, own: &OwnFlags, printer: &mut Printer) -> Co
             Code::Success
         }
         Outcome::Failed(failure) => {
-            // A job's message may be long; the whole of it is in the run's record.
-            let mut lines = failure.message.lines().map(str::trim).filter(|line| !line.is_empty());
-            let first = lines.next().unwrap_or_default();
-            let more = if lines.next().is_some() { " …" } else { "" };
-            printer.bad(format_args!("{name} failed: {}{more}", show::shortened(first, 400)));
+            printer.bad(format_args!("{name} failed: {}", show::first_line(&failure.message)));
             printer.note(format_args!("  cause: {} after {}", failure.cause.as_str(), show::elapsed(ended.duration)));
             printer.note(format_args!("  lorchestra runs show {}", ended.run_id));
             if std::fs::metadata(&ended.output).is_ok_and(|meta| meta.len() > 0) {

@@ -38,23 +38,23 @@ pub(super) fn run(
     match command {
         Runs::List { running, limit, json } => list(store, &RunFilter { running: *running, limit: Some(*limit) }, *json, printer),
         Runs::Show { run, json } => {
-            let run = find_run(store, run)?;
+            let run = find_run(store, settings, run)?;
             match history {
                 Some((state, store)) => show(&state, &store, &run, settings.bigquery.is_some(), *json, printer),
                 None => Ok(Code::Failed),
             }
         }
         Runs::Logs { run, trace } => {
-            let run = find_run(store, run)?;
+            let run = find_run(store, settings, run)?;
             match history {
                 Some((state, _)) => logs(&state, &run, *trace, printer),
                 None => Ok(Code::Failed),
             }
         }
         Runs::Stop { run } => {
-            let run = find_run(store, run)?;
+            let run = find_run(store, settings, run)?;
             match history {
-                Some((state, mut store)) => stop(notices, &state, &mut store, &run, printer),
+                Some((state, mut store)) => stop(settings, notices, &state, &mut store, &run, printer),
                 None => Ok(Code::Failed),
             }
         }
@@ -126,7 +126,11 @@ fn show(
         printer.json(&value);
         return Ok(Code::Success);
     }
-    let mut row = |name: &str, value: &str| printer.line(format_args!("{name:<NAME$} {}", printable(value)));
+    // A value of several lines is one value: what is in it must not look like another.
+    let indent = format!("\n{:NAME$} ", "");
+    let mut row = |name: &str, value: &str| {
+        printer.line(format_args!("{name:<NAME$} {}", printable(value).trim_end().replace('\n', &indent)));
+    };
     row("run", &run.run_id);
     row("job", &format!("{}/{} ({})", run.package, run.job, run.location));
     row("state", run.state.as_str());
@@ -210,6 +214,7 @@ fn copy(path: &Path, printer: &mut Printer) -> Result<bool, Failure> {
 }
 
 fn stop(
+    settings: &Settings,
     notices: &mut Notices<'_>,
     state: &StateDir,
     store: &mut Store,
@@ -248,7 +253,7 @@ fn stop(
                 return Err(error.into());
             }
         }
-        let now = find_run(Some(&*store), &run.run_id)?;
+        let now = find_run(Some(&*store), settings, &run.run_id)?;
         if now.state != RunState::Running {
             let why = now.cause.as_deref().map(|cause| format!(" ({cause})")).unwrap_or_default();
             printer.good(format_args!("run {} has ended: {}{why}", run.run_id, now.state.as_str()));

@@ -6,7 +6,7 @@
 
 use super::problem::{Fault, Reason};
 use object::LittleEndian as LE;
-use object::elf::{self, FileHeader64, ProgramHeader64, SectionHeader64};
+use object::elf::{self, Dyn64, FileHeader64, ProgramHeader64, SectionHeader64};
 use object::pod;
 use std::fs::File;
 use std::io;
@@ -26,7 +26,7 @@ pub(super) struct Elf<'f> {
     sections: Vec<SectionHeader64<LE>>,
     names: Vec<u8>,
     /// Whether it asks for a program interpreter, as executables do.
-    pub(super) is_executable: bool,
+    is_executable: bool,
 }
 
 impl<'f> Elf<'f> {
@@ -69,6 +69,20 @@ impl<'f> Elf<'f> {
     /// The bytes of a version table.
     pub(super) fn table(&self, section: &SectionHeader64<LE>) -> Result<Vec<u8>, Fault> {
         self.section_bytes(section, "its version table", MAX_TABLE)
+    }
+
+    /// Whether it is a program rather than a library. Some libraries can be run too (libc.so.6 tells its version); what others are
+    /// linked against has a name of its own, which no program has.
+    pub(super) fn is_program(&self) -> bool {
+        self.is_executable && !self.has_soname()
+    }
+
+    fn has_soname(&self) -> bool {
+        let Some(section) = self.section(".dynamic") else { return false };
+        let Ok(bytes) = self.section_bytes(section, "its dynamic section", MAX_TABLE) else { return false };
+        let entries = bytes.len() / size_of::<Dyn64<LE>>();
+        let entries = pod::slice_from_bytes::<Dyn64<LE>>(&bytes, entries).map(|(entries, _)| entries.to_vec());
+        entries.is_ok_and(|entries| entries.iter().any(|entry| entry.d_tag.get(LE) == elf::DT_SONAME))
     }
 
     /// `count` bytes from `start`, all of them inside the file.

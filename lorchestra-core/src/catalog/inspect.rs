@@ -41,7 +41,7 @@ pub(super) fn outline(file: &File, len: u64) -> Result<Outline, Fault> {
 fn section(file: &File, len: u64) -> Result<(Elf<'_>, Vec<u8>), Fault> {
     let elf = Elf::open(file, len)?;
     let Some(section) = elf.section(SECTION) else {
-        if elf.is_executable {
+        if elf.is_program() {
             return Err(not_a_library("an executable"));
         }
         return Err(Fault::new(

@@ -1,5 +1,6 @@
 //! Why a file cannot be used, and what to do about it.
 
+use super::SearchOutcome;
 use lorchestra_plugin_api::manifest::printable;
 use serde::Serialize;
 use std::fmt;
@@ -16,6 +17,10 @@ pub enum Reason {
     Unreadable,
     /// A directory, a FIFO, a socket, a device.
     NotAFile,
+    /// A directory to search that is not there.
+    Missing,
+    /// Something else in the place of a directory to search.
+    NotADirectory,
     /// It has no bytes.
     Empty,
     /// It is no ELF file.
@@ -47,6 +52,8 @@ impl Reason {
             Self::DanglingLink => "dangling-link",
             Self::Unreadable => "unreadable",
             Self::NotAFile => "not-a-file",
+            Self::Missing => "missing",
+            Self::NotADirectory => "not-a-directory",
             Self::Empty => "empty",
             Self::NotElf => "not-elf",
             Self::Truncated => "truncated",
@@ -99,6 +106,8 @@ impl Fault {
         let path = path_text(path);
         let fix = match error.kind() {
             io::ErrorKind::PermissionDenied => format!("chmod u+r {path}, or give it to this user"),
+            // Met when it is copied into memory, before it is run.
+            io::ErrorKind::FileTooLarge => format!("raise ulimit -f above the size of {path}"),
             _ => format!("copy {path} again"),
         };
         Self::new(Reason::Unreadable, format!("it cannot be read: {error}"), fix)
@@ -119,6 +128,23 @@ impl Fault {
             format!("it is {what}"),
             format!("move {} away, or give it a name without .so", path_text(path)),
         )
+    }
+
+    /// A directory to search, named in `origin`.
+    pub(super) fn not_searched(path: &Path, origin: &str, outcome: &SearchOutcome) -> Option<Self> {
+        let path = path_text(path);
+        let named = |what: &str| format!("the directory {what} ({origin})");
+        let elsewhere = format!("name another directory in {origin}");
+        Some(match outcome {
+            SearchOutcome::Read { .. } => return None,
+            SearchOutcome::Missing => Self::new(Reason::Missing, named("is not there"), format!("mkdir {path}, or {elsewhere}")),
+            SearchOutcome::NotADirectory => Self::new(Reason::NotADirectory, format!("it is no directory ({origin})"), elsewhere),
+            SearchOutcome::Unreadable(why) => Self::new(
+                Reason::Unreadable,
+                named(&format!("cannot be read: {why}")),
+                format!("chmod u+rx {path}, or give it to this user"),
+            ),
+        })
     }
 
     /// The problem of the file at `path`.

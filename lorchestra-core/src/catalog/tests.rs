@@ -96,6 +96,12 @@ fn a_plugin_is_read() {
 }
 
 #[test]
+fn a_copy_that_hits_the_limit_of_file_sizes_says_so() {
+    let fault = Fault::unreadable(Path::new("/x.so"), &rustix::io::Errno::FBIG.into());
+    assert_eq!((fault.reason, &*fault.fix), (Reason::Unreadable, "raise ulimit -f above the size of /x.so"));
+}
+
+#[test]
 fn each_kind_of_file_has_its_own_reason() {
     let good = plugin("pack");
     let patched = |at: usize, bytes: &[u8]| {

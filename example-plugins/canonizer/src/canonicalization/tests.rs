@@ -188,6 +188,22 @@ fn a_cancelled_run_leaves_the_old_results() {
 }
 
 #[test]
+fn a_file_of_something_else_leaves_the_old_results() {
+    let sandbox = Sandbox::new();
+    sandbox.mail("a.jsonl", line(b"Subject: good\n\n", &[]) + "\n");
+    sandbox.run(&Recorder::default()).unwrap();
+    let before = fs::read(sandbox.dir.path().join("out/email.jsonl")).unwrap();
+    sandbox.mail("a.jsonl", "From 1@xxx Thu Jan 05 09:09:08 +0000 2023\nSubject: an mbox\n\nFrom here on\n{}\n");
+    let error = sandbox.run(&Recorder::default()).unwrap_err();
+    assert!(error.is_permanent());
+    assert!(error.to_string().starts_with("none of the 5 lines is a message (not_a_record: 1, not_json: 4);"), "{error}");
+    assert_eq!(fs::read(sandbox.dir.path().join("out/email.jsonl")).unwrap(), before);
+    // No line at all is no wrong line.
+    sandbox.mail("a.jsonl", "");
+    assert_eq!(sandbox.run(&Recorder::default()).unwrap(), Counts::default());
+}
+
+#[test]
 fn nothing_extracted_yet_is_a_permanent_error() {
     let sandbox = Sandbox::new();
     let run_of = Recorder::default();

@@ -202,6 +202,37 @@ fn a_window_is_half_open_and_the_undated_are_named() {
 }
 
 #[test]
+fn mail_dated_in_the_future_is_named_where_it_is_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let wrong_clock = "Date: Fri, 01 Jan 2999 00:00:00 +0000";
+    let mut dates = vec!["Date: Mon, 01 Jan 2024 00:00:00 +0000"; 2];
+    dates.extend([wrong_clock; NAMED + 2]);
+    let mut request = request(mbox(dir.path(), &dates), dir.path());
+    // As a run has it that was not given one.
+    request.window.until = Some(Utc::now());
+    let run_of = Recorder::default();
+    let counts = run(&request, &run_of).unwrap();
+    assert_sum(&counts);
+    assert_eq!((counts.written, counts.outside_window), (2, 102));
+    let told = &run_of.of_type("extraction.completed")[0]["in_future"];
+    assert_eq!((&told["count"], told["first"].as_array().map(Vec::len)), (&json!(102), Some(NAMED)), "{told}");
+    let offset = told["first"][0]["offset"].as_u64().unwrap() as usize;
+    let text = fs::read(&request.source).unwrap();
+    assert!(text[offset..].starts_with(b"From x\nSubject: 2\n"));
+    let key = Key::of(format!("Subject: 2\n{wrong_clock}\n\nbody\n").as_bytes());
+    assert_eq!((&told["first"][0]["position"], &told["first"][0]["sha256"]), (&json!(3), &json!(key.to_string())));
+
+    request.window.until = Some("2024-01-01T00:00:00Z".parse().unwrap());
+    request.source = mbox(dir.path(), &dates[..2]);
+    let counts = run(&request, &Recorder::default()).unwrap();
+    assert_eq!((counts.outside_window, counts.in_future), (2, None), "what is past was left out on purpose");
+    request.window.until = Some("3000-01-01T00:00:00Z".parse().unwrap());
+    request.source = mbox(dir.path(), &[wrong_clock]);
+    let counts = run(&request, &Recorder::default()).unwrap();
+    assert_eq!((counts.written, counts.in_future), (1, None), "who asks for it gets it");
+}
+
+#[test]
 fn accounts_have_their_own_files() {
     let dir = tempfile::tempdir().unwrap();
     let source = mbox(dir.path(), &["Date: Mon, 01 Jan 2024 00:00:00 +0000"]);

@@ -46,6 +46,9 @@ impl<R: Read> Mbox<R> {
         mbox.read_chunk()?;
         match mbox.chunk.as_slice() {
             [] => Err(SourceError::Empty { path: path.to_owned() }),
+            line if has_bare_cr(line) => {
+                not_an_mbox("a file whose lines end in CR alone", "a copy whose lines end in LF: tr '\\r' '\\n' <old >new")
+            }
             line if line.starts_with(b"From ") => {
                 mbox.separator = Some(mbox.take_separator(0)?);
                 Ok(mbox)
@@ -131,6 +134,11 @@ impl<R: Read> Mbox<R> {
     }
 }
 
+/// Whether there is a CR before the line's end. It would be read as one line, and a mailbox of such lines as one empty message.
+fn has_bare_cr(line: &[u8]) -> bool {
+    line.strip_suffix(b"\n").map_or(line, |line| line.strip_suffix(b"\r").unwrap_or(line)).contains(&b'\r')
+}
+
 /// A line without the `>` that protects a `From ` in it.
 fn unquoted(line: &[u8]) -> &[u8] {
     let quotes = line.iter().take_while(|&&b| b == b'>').count();
@@ -201,6 +209,19 @@ mod tests {
     fn one_quote_is_taken_away() {
         let text = "From a\n>From head\n\n>From x\n>>From y\n> From z\n>from q\n>\n>>From\n>From ";
         assert_eq!(messages(text), ["From head\n\nFrom x\n>From y\n> From z\n>from q\n>\n>>From\nFrom "]);
+    }
+
+    #[test]
+    fn lines_that_end_in_cr_alone_are_refused() {
+        let open = |text: &str| Mbox::open(Path::new("mac.mbox"), text.as_bytes()).err().map(|error| error.to_string());
+        for text in ["From a\rA: 1\r\rbody\r\rFrom b\rB: 2\r", "From a\r", "From a\rA: 1\n\nbody\n"] {
+            let refused = "mac.mbox: is a file whose lines end in CR alone; \
+                           give --source a copy whose lines end in LF: tr '\\r' '\\n' <old >new";
+            assert_eq!(open(text).as_deref(), Some(refused), "{text:?}");
+        }
+        for text in ["From a\r\nA: 1\r\n", "From a\nA: \r 1\n", "From a"] {
+            assert_eq!(open(text), None, "{text:?}");
+        }
     }
 
     #[test]

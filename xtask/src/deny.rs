@@ -1,0 +1,13 @@
+//! `cargo xtask deny`: cargo-deny with the rules of deny.toml. Not part of the tests: it needs a tool that the toolchain lacks, and an
+//! advisory database from the network.
+
+use crate::{Result, cargo};
+use std::process::{Command, Stdio};
+
+pub(crate) fn run() -> Result {
+    let there = Command::new("cargo-deny").arg("--version").stdout(Stdio::null()).status().is_ok_and(|status| status.success());
+    if !there {
+        return Err("cargo-deny is not installed: cargo install --locked cargo-deny".into());
+    }
+    cargo::run(Command::new("cargo-deny").current_dir(cargo::root()?).args(["--all-features", "--locked", "check"]))
+}
