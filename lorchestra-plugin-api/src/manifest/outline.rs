@@ -5,7 +5,7 @@ use crate::def::ParamKind;
 use serde::Deserialize;
 use std::fmt;
 
-/// What a listing needs of a [`Manifest`]: read without keeping the texts of all jobs, which is most of the time of listing many
+/// What a listing needs of a [`Manifest`](super::Manifest): read without keeping the texts of all jobs, which is most of the time of listing many
 /// packages. What is no manifest is no outline either: both are checked by the same rules.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(expecting = "a manifest")]
@@ -42,7 +42,7 @@ pub struct JobOutline {
     pub params: Vec<ParamOutline>,
 }
 
-/// One parameter of a [`JobOutline`]; fields as in [`ParamManifest`].
+/// One parameter of a [`JobOutline`]; fields as in [`ParamManifest`](super::ParamManifest).
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[expect(missing_docs, reason = "documented at ParamDef")]
 #[serde(expecting = "a parameter")]
@@ -80,7 +80,7 @@ impl<'de> Deserialize<'de> for Unread {
 }
 
 impl Outline {
-    /// Reads a whole section, and refuses what [`Manifest::from_section`] refuses.
+    /// Reads a whole section, and refuses what [`Manifest::from_section`](super::Manifest::from_section) refuses.
     pub fn from_section(bytes: &[u8]) -> Result<Self, ManifestError> {
         let outline: Self = read_json(bytes)?;
         check_names(&outline.package, outline.jobs.iter().map(|job| job.name.as_str()))?;

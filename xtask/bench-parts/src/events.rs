@@ -68,13 +68,13 @@ fn subject(n: u64) -> String {
 fn payload(n: u64) -> String {
     let hash = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     format!(
-        r#"{{"message":"<{n:012}@mail.example.com>","thread":{:010},"folder":"archive/2026","labels":["inbox","unread"],"bytes":{:06},"attachments":[],"is_reply":{},"sha256":"{hash:016x}{:016x}{:012x}"}}"#,
-        n / 4,
-        hash >> 48,
+        r#"{{"message":"<{n:012}@mail.example.com>","thread":{},"folder":"archive/2026","labels":["inbox","unread"],"bytes":{},"attachments":[],"is_reply":{},"digest":"{hash:016x}{:06x}"}}"#,
+        // Of as many digits always.
+        1_000_000_000 + n / 4,
+        100_000 + (hash >> 48),
         // One more space where the word is one letter shorter.
         if n.is_multiple_of(2) { "false" } else { " true" },
-        hash.rotate_left(21),
-        hash >> 16,
+        hash.rotate_left(21) >> 40,
     )
 }
 

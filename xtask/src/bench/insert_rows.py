@@ -25,9 +25,9 @@ def payload(n):
     seed = n * 0x9E3779B97F4A7C15 & MASK
     turned = (seed << 21 | seed >> 43) & MASK
     return (
-        f'{{"message":"<{n:012}@mail.example.com>","thread":{n // 4:010},"folder":"archive/2026","labels":["inbox","unread"],'
-        f'"bytes":{seed >> 48:06},"attachments":[],"is_reply":{"false" if n % 2 == 0 else " true"},'
-        f'"sha256":"{seed:016x}{turned:016x}{seed >> 16:012x}"}}'
+        f'{{"message":"<{n:012}@mail.example.com>","thread":{1_000_000_000 + n // 4},"folder":"archive/2026","labels":["inbox","unread"],'
+        f'"bytes":{100_000 + (seed >> 48)},"attachments":[],"is_reply":{"false" if n % 2 == 0 else " true"},'
+        f'"digest":"{seed:016x}{turned >> 40:06x}"}}'
     )
 
 
