@@ -1,6 +1,6 @@
 //! The life of a run, in the process a person started. Loads no plugin code.
 //!
-//! Enters ([`overlap`]), goes through one attempt after the other ([`attempt`]: one worker each), and decides with [`crate::outcome`] and
+//! Enters (`overlap`), goes through one attempt after the other (`attempt`: one worker each), and decides with [`crate::outcome`] and
 //! the plan's retries. In order, and each step done before the next begins:
 //!
 //! 1. The overlap lock is held. Runs of the same job that died without an end are closed ([`crate::recovery`]).
