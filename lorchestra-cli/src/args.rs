@@ -4,6 +4,7 @@ use crate::argv;
 use crate::show;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
+use lorchestra_core::plan::{OnOverlap, size};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -107,13 +108,25 @@ pub(crate) struct RunJob {
 /// Flags of run-job itself: accepted before PACKAGE and after JOB. Each takes the place of the same one before it.
 #[derive(Debug, Default, Clone, ClapArgs)]
 pub(crate) struct OwnFlags {
-    /// End the job after this long, e.g. 90s, 30m, 2h
+    /// End the job after this long, e.g. 90s, 30m, 2h; with --retries, each attempt
     #[arg(long, overrides_with = "timeout", value_parser = limit, value_name = "DURATION")]
     pub(crate) timeout: Option<Duration>,
 
     /// How long the job has to end when it is told to, before it is killed [default: 10s]
     #[arg(long, overrides_with = "grace", value_parser = duration, value_name = "DURATION")]
     pub(crate) grace: Option<Duration>,
+
+    /// When the same job runs already for the same account: fail, skip, wait, wait=DURATION or allow [default: fail]
+    #[arg(long, overrides_with = "on_overlap", value_name = "WHAT")]
+    pub(crate) on_overlap: Option<OnOverlap>,
+
+    /// Try the job again up to so often when it fails, crashes or times out, but not after a permanent error [default: 0]
+    #[arg(long, overrides_with = "retries", value_parser = retries(), value_name = "N")]
+    pub(crate) retries: Option<u32>,
+
+    /// The memory that each process of the job may have, e.g. 512M, 2G
+    #[arg(long, overrides_with = "memory_max", value_parser = memory, value_name = "SIZE")]
+    pub(crate) memory_max: Option<u64>,
 
     /// Exit with 69 if the run's events are not in BigQuery in time, and do not start the job without credentials
     #[arg(long, overrides_with = "require_delivery")]
@@ -146,6 +159,9 @@ impl OwnFlags {
         Self {
             timeout: later.timeout.or(self.timeout),
             grace: later.grace.or(self.grace),
+            on_overlap: later.on_overlap.or(self.on_overlap),
+            retries: later.retries.or(self.retries),
+            memory_max: later.memory_max.or(self.memory_max),
             require_delivery: self.require_delivery || later.require_delivery,
             delivery_timeout: later.delivery_timeout.or(self.delivery_timeout),
             param: self.param.iter().cloned().chain(later.param).collect(),
@@ -254,6 +270,20 @@ pub(crate) enum Events {
         #[arg(long, value_parser = limit, value_name = "DURATION")]
         timeout: Option<Duration>,
     },
+}
+
+/// How often a job may be tried again.
+fn retries() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(..=i64::from(lorchestra_core::plan::retries::MOST))
+}
+
+/// A size in which a worker can at least begin.
+pub(crate) fn memory(text: &str) -> Result<u64, String> {
+    let least = size::LEAST;
+    match size::parse(text)? {
+        bytes if bytes < least => Err(format!("is too little to load a plugin; write {} or more", size::show(least))),
+        bytes => Ok(bytes),
+    }
 }
 
 /// A duration that can be a limit: a job that may take no time could never run.

@@ -69,25 +69,24 @@ fn tell_closed(closed: Closed, notices: &mut Notices<'_>, printer: &mut Printer)
 
 /// Says which runs were closed, and notes the failed ones for `on_failure`: their own supervisor could not.
 fn tell_recovered(recovered: &[Recovered], notices: &mut Notices<'_>, printer: &mut Printer) {
-    for Recovered { run, outcome, .. } in recovered {
-        match outcome {
-            Outcome::Completed => printer.warning(format_args!(
-                "run {} of {}/{} had completed when its supervisor died; recorded now",
-                run.run_id, run.package, run.job
-            )),
+    let told = if recovered.len() > TOLD { TOLD - 1 } else { TOLD };
+    for (i, Recovered { run, outcome, .. }) in recovered.iter().enumerate() {
+        let name = format!("run {} of {}/{}", run.run_id, run.package, run.job);
+        let line = match outcome {
+            Outcome::Completed => format!("{name} had completed when its supervisor died; recorded now"),
             Outcome::Failed(failure) => {
-                printer.warning(format_args!(
-                    "run {} of {}/{} is closed as {}: {}",
-                    run.run_id,
-                    run.package,
-                    run.job,
-                    failure.cause.as_str(),
-                    show::first_line(&failure.message)
-                ));
                 let report = failure_report(&run.run_id, &run.package, &run.job, run.account.as_deref(), &run.host, failure);
                 notices.add(report);
+                format!("{name} is closed as {}: {}", failure.cause.as_str(), show::first_line(&failure.message))
             }
+        };
+        if i < told {
+            printer.warning(line);
         }
+    }
+    if recovered.len() > told {
+        let more = recovered.len() - told;
+        printer.warning(format_args!("{more} more runs whose supervisors had died are closed: lorchestra runs list"));
     }
 }
 
@@ -113,6 +112,8 @@ fn failure_report(
     })
 }
 
+/// Lines about runs that were closed, at most: after a crash of the machine there may be thousands.
+const TOLD: usize = 4;
 /// Characters of a run's id that name it, at least.
 const SHORTEST: usize = 4;
 

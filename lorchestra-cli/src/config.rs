@@ -1,7 +1,9 @@
 //! The configuration file: its keys, and what is wrong with a file that has others. Reads one file, no environment.
 
 use crate::failure::Failure;
-use lorchestra_core::plan::duration;
+use lorchestra_core::outcome::Cause;
+use lorchestra_core::plan::retries::{MOST, RETRYABLE};
+use lorchestra_core::plan::{OnOverlap, duration};
 use lorchestra_plugin_api::manifest::is_name;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Deserializer};
@@ -75,6 +77,43 @@ pub(crate) struct JobConfig {
     pub(crate) timeout: Option<Duration>,
     #[serde(deserialize_with = "duration")]
     pub(crate) grace: Option<Duration>,
+    #[serde(deserialize_with = "overlap")]
+    pub(crate) overlap: Option<OnOverlap>,
+    #[serde(deserialize_with = "tries")]
+    pub(crate) retries: Option<u32>,
+    #[serde(deserialize_with = "causes")]
+    pub(crate) retry_on: Option<Vec<Cause>>,
+    #[serde(deserialize_with = "limit")]
+    pub(crate) retry_wait: Option<Duration>,
+    #[serde(deserialize_with = "memory")]
+    pub(crate) memory_max: Option<u64>,
+}
+
+fn overlap<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<OnOverlap>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(serde::de::Error::custom)
+}
+
+fn tries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let number = u32::deserialize(deserializer)?;
+    if number > MOST { Err(serde::de::Error::custom(format!("at most {MOST} retries"))) } else { Ok(Some(number)) }
+}
+
+/// Causes that another attempt may mend.
+fn causes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Cause>>, D::Error> {
+    let causes = Vec::<Cause>::deserialize(deserializer)?;
+    match causes.iter().find(|cause| !RETRYABLE.contains(cause)) {
+        Some(cause) => {
+            let known = RETRYABLE.map(Cause::as_str).join(", ");
+            Err(serde::de::Error::custom(format!("a job is never tried again after {}; there are {known}", cause.as_str())))
+        }
+        None => Ok(Some(causes)),
+    }
+}
+
+fn memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    crate::args::memory(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
@@ -193,10 +232,19 @@ mod tests {
             [job."ingester/extract_gmail"]
             timeout = "30m"
             grace = "1m"
+            overlap = "wait=5m"
+            retries = 3
+            retry_on = ["error", "timeout"]
+            retry_wait = "30s"
+            memory_max = "512M"
         "#;
         let config = Config::parse(text).unwrap();
         assert_eq!(config.retention.logs, Some(Duration::from_secs(7 * 86400)));
-        assert_eq!(config.job["ingester/extract_gmail"].timeout, Some(Duration::from_secs(1800)));
+        let job = &config.job["ingester/extract_gmail"];
+        assert_eq!((job.timeout, job.retry_wait), (Some(Duration::from_secs(1800)), Some(Duration::from_secs(30))));
+        assert_eq!(job.overlap, Some(OnOverlap::Wait(Some(Duration::from_secs(300)))));
+        assert_eq!((job.retries, job.retry_on.as_deref()), (Some(3), Some(&[Cause::Error, Cause::Timeout][..])));
+        assert_eq!(job.memory_max, Some(512 << 20));
     }
 
     #[test]
@@ -207,6 +255,11 @@ mod tests {
             ("plugin_dirs = \"/x\"", "line 1: invalid type: string", "configuration.md"),
             ("[job.\"a/b\"]\ntimeout = \"soon\"", "line 2", "configuration.md"),
             ("[job.extract]\ntimeout = \"1s\"", "does not name a job", "package/job"),
+            ("[job.\"a/b\"]\noverlap = \"queue\"", "line 2: write fail, skip, wait", "configuration.md"),
+            ("[job.\"a/b\"]\nretries = 5000", "line 2: at most 1000", "configuration.md"),
+            ("[job.\"a/b\"]\nretry_on = [\"load\"]", "never tried again after load; there are error, panic", "configuration.md"),
+            ("[job.\"a/b\"]\nretry_on = [\"errors\"]", "line 2: unknown variant `errors`", "configuration.md"),
+            ("[job.\"a/b\"]\nmemory_max = \"1M\"", "line 2: is too little", "configuration.md"),
             ("state_dir = \"~/state\"", "not absolute", "~ is not expanded"),
             ("state_dir = ", "line 1", "configuration.md"),
             ("[retention]\nruns = \"0s\"", "line 2: a retention of 0", "configuration.md"),

@@ -192,9 +192,13 @@ impl From<RunError> for Failure {
     fn from(error: RunError) -> Self {
         match error {
             RunError::Overlap(overlap) => {
-                let Overlap { package, job, account, holder } = *overlap;
+                let Overlap { package, job, account, holder, waited } = *overlap;
                 let of = account.map(|account| format!(" for account {account}")).unwrap_or_default();
-                let failure = Self::new(Code::Overlap, format!("{package}/{job} is running already{of}; no run was recorded"));
+                let state = match waited {
+                    Some(waited) => format!("is still running{of} after a wait of {}", show::elapsed(waited)),
+                    None => format!("is running already{of}"),
+                };
+                let failure = Self::new(Code::Overlap, format!("{package}/{job} {state}; no run was recorded"));
                 match holder {
                     Some(run) => failure.mend(format!("it is run {run}: lorchestra runs stop {run} ends it")),
                     None => failure.mend("lorchestra runs list --running shows what runs"),

@@ -1,10 +1,8 @@
 //! The way out: events of the store to a [`Destination`], in frozen batches.
 //!
 //! [`deliverer`] has the order and the meaning of answers, [`destination`] what it asks of a destination,
-//! [`bigquery`] the one for production, [`backoff`] the time between
-//! tries, [`live`] the thread in which all this happens. Knows nothing of plugins or runs: it sees a store, a table, and a lock.
+//! [`bigquery`] the one for production, [`live`] the thread in which all this happens. Knows nothing of plugins or runs: it sees a store, a table, and a lock.
 
-pub mod backoff;
 pub mod bigquery;
 pub mod deliverer;
 pub mod destination;

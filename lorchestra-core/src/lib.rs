@@ -13,8 +13,10 @@
 //! - [`delivery`]: from the store to BigQuery.
 //! - [`recovery`]: what a supervisor's death left open, closed by the next command.
 //!
-//! Below them: [`state`] (where files are), [`locks`] (who may do what now), [`signals`], [`process`] (what the kernel knows of processes).
+//! Below them: [`state`] (where files are), [`locks`] (who may do what now), [`signals`], [`process`] (what the kernel knows of processes),
+//! [`backoff`] (how long to wait between two tries).
 
+pub mod backoff;
 pub mod catalog;
 pub mod delivery;
 pub mod library;

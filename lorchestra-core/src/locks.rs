@@ -3,8 +3,10 @@
 //! Both kinds are released by the kernel at the holder's death, whatever kills it; lock files are never unlinked (a lock on
 //! an unlinked file protects nothing).
 //!
-//! - [`OverlapLock`]: flock, held by a run's supervisor from before the run is recorded until after its end is. Not
-//!   inherited by the worker: the descriptor is close-on-exec.
+//! - [`FileLock`]: flock, and close-on-exec: no worker inherits it. A supervisor holds two from before its run is recorded until
+//!   after its end is: one says that it lives, in its run's spool directory, and one that it runs this job for this account
+//!   ([`overlap_name`]). Of the latter there are two files: a run that excludes others takes the one for itself, and looks that
+//!   nobody shares the other ([`beside_name`]); a run that was allowed beside others shares the other.
 //! - [`AttemptLock`]: POSIX record lock, taken by the worker itself. Unlike flock it is not inherited by what the job forks,
 //!   so that a daemon left behind cannot hold it; and it tells who holds it.
 
@@ -13,20 +15,21 @@ use rustix::process::{Flock, FlockType, Pid};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// The right to run one job of one account, until dropped.
+/// A lock on a file, until dropped.
 #[derive(Debug)]
-pub struct OverlapLock {
-    _file: File,
+pub struct FileLock {
+    file: File,
 }
 
-impl OverlapLock {
-    /// Takes the lock of a key (see [`overlap_name`]) if it is free; `None` if another run holds it.
+impl FileLock {
+    /// Takes the lock if it is free; `None` if somebody else holds or shares it.
     pub fn try_take(path: &Path) -> io::Result<Option<Self>> {
         let file = open(path)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self { _file: file })),
+            Ok(()) => Ok(Some(Self { file })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(e) => Err(e.into()),
         }
@@ -34,15 +37,41 @@ impl OverlapLock {
 
     /// Takes the lock, waiting for it.
     pub fn take(path: &Path) -> io::Result<Self> {
+        Self::wait(path, FlockOperation::LockExclusive)
+    }
+
+    /// Shares the lock, waiting while somebody holds it for himself.
+    pub fn share(path: &Path) -> io::Result<Self> {
+        Self::wait(path, FlockOperation::LockShared)
+    }
+
+    fn wait(path: &Path, operation: FlockOperation) -> io::Result<Self> {
         let file = open(path)?;
         loop {
-            match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
-                Ok(()) => return Ok(Self { _file: file }),
+            match rustix::fs::flock(&file, operation) {
+                Ok(()) => return Ok(Self { file }),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(e.into()),
             }
         }
     }
+
+    /// Writes into the file who holds it. Should that fail, [`named`](Self::named) names somebody who is gone.
+    pub fn name(&self, holder: &str) {
+        if let Err(error) = self.file.write_all_at(holder.as_bytes(), 0).and_then(|()| self.file.set_len(holder.len() as u64)) {
+            tracing::debug!(%error, "a lock does not name its holder");
+        }
+    }
+
+    /// Who wrote its name last: the holder, or one that is gone where the holder has not come to it yet.
+    pub fn named(path: &Path) -> Option<String> {
+        std::fs::read_to_string(path).ok().filter(|holder| !holder.is_empty())
+    }
+}
+
+/// Name of the file that runs share which were allowed beside others of their key. No package's name has a `+`.
+pub fn beside_name(package: &str, job: &str, account: Option<&str>) -> String {
+    format!("beside+{}", overlap_name(package, job, account))
 }
 
 /// Name of the overlap lock's file: `<package>.<job>.<account or ->`.
@@ -112,10 +141,32 @@ mod tests {
     fn one_holder_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.b.-");
-        let held = OverlapLock::try_take(&path).unwrap().unwrap();
-        assert!(OverlapLock::try_take(&path).unwrap().is_none());
+        let held = FileLock::try_take(&path).unwrap().unwrap();
+        assert!(FileLock::try_take(&path).unwrap().is_none());
         drop(held);
-        assert!(OverlapLock::try_take(&path).unwrap().is_some());
+        assert!(FileLock::try_take(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn those_who_share_keep_out_who_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let (one, two) = (FileLock::share(&path).unwrap(), FileLock::share(&path).unwrap());
+        drop(one);
+        assert!(FileLock::try_take(&path).unwrap().is_none());
+        drop(two);
+        assert!(FileLock::try_take(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_holder_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        assert_eq!(FileLock::named(&path), None);
+        for name in ["a long name", "short"] {
+            FileLock::try_take(&path).unwrap().unwrap().name(name);
+            assert_eq!(FileLock::named(&path).as_deref(), Some(name));
+        }
     }
 
     /// What a job leaves behind has all the descriptors of its worker, and must not seem to be that worker.

@@ -3,12 +3,13 @@
 //! The order of its rules is the design's: once the run was told to end, that is the cause, whatever the job managed to say;
 //! then the final record decides, never an exit code; without one, the manner of the worker's death.
 
+use crate::plan::size::show;
 use crate::spool::record::Final;
 use lorchestra_plugin_api::invoke::JobReturn;
 use serde::{Deserialize, Serialize};
 
 /// Why a run failed. A closed set; the names are part of the envelope.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// The job returned an error.
@@ -100,6 +101,17 @@ pub struct Evidence {
     pub fault: Option<WorkerFault>,
     /// Whether there is something in the attempt's log.
     pub printed: bool,
+    /// The limit of the worker's memory, where there was one.
+    pub memory: Option<Memory>,
+}
+
+/// A limit of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// Bytes.
+    pub max: u64,
+    /// Whether the last words of the process were that an allocation had failed.
+    pub refused: bool,
 }
 
 /// A trouble of the worker outside plugin code.
@@ -142,11 +154,30 @@ pub fn decide(evidence: &Evidence) -> Outcome {
     let mut outcome = cause_of(evidence);
     if let Outcome::Failed(failure) = &mut outcome
         && evidence.damaged > 0
-        && failure.cause != Cause::Spool
+        // Where the damage is the cause, it is told already.
+        && !(failure.cause == Cause::Spool && matches!(evidence.end, Some(Final::Returned { .. })))
     {
         failure.message.push_str(&format!("; besides, {}", damage(evidence.damaged)));
     }
     outcome
+}
+
+/// The end of a run that was told to end after an attempt had failed and before the next one.
+pub fn told_between(signal: i32, attempt: u32, last: &Failure) -> Outcome {
+    let next = attempt + 1;
+    let message = format!(
+        "it was told to end ({}) before attempt {next}; attempt {attempt} had failed: {}",
+        signal_name(signal),
+        last.message
+    );
+    let said = format!("{}: {}", last.cause.as_str(), last.message);
+    failed(Failure { job_result: Some(said), signal: Some(signal), ..failure(Cause::Cancelled, message) })
+}
+
+/// The end of a run whose supervisor died after an attempt had failed and before the next one.
+pub fn died_between(attempt: u32, last: &Failure) -> Outcome {
+    let message = format!("{}; its supervisor died before attempt {}", last.message, attempt + 1);
+    failed(Failure { message, ..last.clone() })
 }
 
 fn damage(records: u64) -> String {
@@ -208,11 +239,18 @@ fn without_final(evidence: &Evidence) -> Failure {
         }
         Death::Killed { signal, core } => {
             let core = if core { ", core dumped" } else { "" };
-            let hint = match signal {
-                6 if evidence.printed => "; an abort or a stack overflow: its last words are in the log",
-                6 => "; an abort or a stack overflow",
-                9 => "; if nobody sent it, the kernel ran out of memory (see dmesg)",
-                11 => "; an invalid memory access or a stack overflow",
+            let hint = match (signal, evidence.memory) {
+                (6, Some(Memory { max, refused: true })) => {
+                    &*format!(": it needed more memory than the {} that it may have (--memory-max)", show(max))
+                }
+                (6 | 11, Some(Memory { max, .. })) => {
+                    let words = if evidence.printed { ": its last words are in the log" } else { "" };
+                    &*format!("; it may have {} of memory (--memory-max){words}", show(max))
+                }
+                (6, None) if evidence.printed => "; an abort or a stack overflow: its last words are in the log",
+                (6, None) => "; an abort or a stack overflow",
+                (9, _) => "; if nobody sent it, the kernel ran out of memory (see dmesg)",
+                (11, None) => "; an invalid memory access or a stack overflow",
                 _ => "",
             };
             (Cause::Signal, format!("was killed by {}{core}{hint}", signal_name(signal)), Some(signal), None)
@@ -288,7 +326,16 @@ mod tests {
     }
 
     fn evidence() -> Evidence {
-        Evidence { ending: None, end: None, entered: true, death: Death::Exited(0), damaged: 0, fault: None, printed: false }
+        Evidence {
+            ending: None,
+            end: None,
+            entered: true,
+            death: Death::Exited(0),
+            damaged: 0,
+            fault: None,
+            printed: false,
+            memory: None,
+        }
     }
 
     fn cause(evidence: &Evidence) -> Option<Cause> {
@@ -383,5 +430,145 @@ mod tests {
         let error = JobReturn::Error { messages: vec!["\u{1b}[2Jgone".into()], permanent: false };
         let Outcome::Failed(failure) = decide(&Evidence { end: returned(error), ..evidence() }) else { unreachable!() };
         assert_eq!(failure.message, "[2Jgone");
+    }
+
+    /// Everything that can be known of an end, together with everything else.
+    fn each_evidence(mut each: impl FnMut(&Evidence)) {
+        let error = |permanent| JobReturn::Error { messages: vec!["outer".into(), "inner".into()], permanent };
+        let text = || "text".to_owned();
+        let ends = [
+            None,
+            returned(JobReturn::Ok),
+            returned(error(false)),
+            returned(error(true)),
+            returned(JobReturn::Panic { message: text(), location: "a.rs:1".into() }),
+            returned(JobReturn::Panic { message: text(), location: String::new() }),
+            returned(JobReturn::Refused { message: text() }),
+            Some(Final::NotLoaded { message: text() }),
+            Some(Final::SpoolFault { message: text() }),
+        ];
+        let endings = [None, Some(Ending::Timeout { after: Duration::from_secs(5) })]
+            .into_iter()
+            .chain([1, 2, 15].map(|signal| Some(Ending::Cancelled { signal })));
+        let killed = |signal| Death::Killed { signal, core: signal == 6 };
+        let deaths = [
+            Death::Exited(0),
+            Death::Exited(7),
+            killed(6),
+            killed(9),
+            killed(11),
+            killed(15),
+            killed(34),
+            Death::Unseen,
+            Death::Lost,
+        ];
+        let memory = |refused| Some(Memory { max: 64 << 20, refused });
+        let fault = |spool| Some(WorkerFault { spool, message: text() });
+        for ending in endings {
+            for end in &ends {
+                for death in deaths {
+                    for entered in [false, true] {
+                        for damaged in 0..=2 {
+                            for fault in [None, fault(false), fault(true)] {
+                                for memory in [None, memory(false), memory(true)] {
+                                    for printed in [false, true] {
+                                        let (end, fault) = (end.clone(), fault.clone());
+                                        each(&Evidence { ending, end, entered, death, damaged, fault, printed, memory });
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The design's rules, each for itself, over all that can be known.
+    #[test]
+    fn every_end_is_true() {
+        let mut seen = std::collections::HashSet::new();
+        each_evidence(|evidence| {
+            let outcome = decide(evidence);
+            let Evidence { ending, end, entered, death, damaged, fault, .. } = evidence;
+            let ok = matches!(end, Some(Final::Returned { returned: JobReturn::Ok, .. }));
+            // Success is the final record of a job that nobody had told to end, with nothing lost, and never anything else.
+            assert_eq!(outcome == Outcome::Completed, ok && ending.is_none() && *damaged == 0, "{evidence:?}");
+            let Outcome::Failed(failure) = outcome else { return };
+            seen.insert(failure.cause);
+            let by_death = ending.is_none() && end.is_none() && fault.is_none();
+            let cause = match (ending, end) {
+                (Some(Ending::Timeout { .. }), _) => Cause::Timeout,
+                (Some(Ending::Cancelled { .. }), _) => Cause::Cancelled,
+                (None, Some(Final::SpoolFault { .. })) => Cause::Spool,
+                (None, Some(Final::NotLoaded { .. })) => Cause::Load,
+                (None, Some(Final::Returned { .. })) if *damaged > 0 => Cause::Spool,
+                (None, Some(Final::Returned { returned: JobReturn::Panic { .. }, .. })) => Cause::Panic,
+                (None, Some(Final::Returned { returned: JobReturn::Refused { .. }, .. })) => Cause::Load,
+                (None, Some(Final::Returned { .. })) => Cause::Error,
+                (None, None) => match (fault, death) {
+                    (Some(fault), _) => {
+                        if fault.spool {
+                            Cause::Spool
+                        } else {
+                            Cause::Load
+                        }
+                    }
+                    (None, Death::Unseen | Death::Lost) => Cause::Abandoned,
+                    (None, _) if !entered => Cause::Load,
+                    (None, Death::Killed { .. }) => Cause::Signal,
+                    (None, Death::Exited(_)) => Cause::Exit,
+                },
+            };
+            assert_eq!(failure.cause, cause, "{evidence:?}");
+            // Numbers where they are the cause, and nowhere else.
+            let (signal, code) = match death {
+                Death::Killed { signal, .. } if by_death => (Some(*signal), None),
+                Death::Exited(code) if by_death => (None, Some(*code)),
+                _ => (None, None),
+            };
+            let signal = if let Some(Ending::Cancelled { signal }) = ending { Some(*signal) } else { signal };
+            assert_eq!((failure.signal, failure.exit_code), (signal, code), "{evidence:?}");
+            // What the job said is kept where it is not what the run came to.
+            let overruled = ending.is_some() || (*damaged > 0 && matches!(end, Some(Final::Returned { .. })));
+            assert_eq!(failure.job_result.is_some(), end.is_some() && overruled, "{evidence:?}");
+            assert!(!failure.permanent || matches!(cause, Cause::Error | Cause::Load), "{evidence:?}");
+            assert_eq!(failure.message.contains("damaged on disk"), *damaged > 0, "{evidence:?}: {}", failure.message);
+            assert!(!failure.message.is_empty());
+            // After a final record, or once it was told to end, nothing else has a say.
+            if end.is_some() || ending.is_some() {
+                let bare = Evidence {
+                    death: Death::Exited(0),
+                    entered: true,
+                    fault: None,
+                    printed: false,
+                    memory: None,
+                    ..evidence.clone()
+                };
+                assert_eq!(decide(&bare), Outcome::Failed(failure.clone()), "{evidence:?}");
+            }
+            // A limit of memory is told where it may be the reason, and decides nothing.
+            let Outcome::Failed(free) = decide(&Evidence { memory: None, ..evidence.clone() }) else { unreachable!() };
+            let may_be = by_death && matches!(death, Death::Killed { signal: 6 | 11, .. }) && evidence.memory.is_some();
+            assert_eq!(failure.message.contains("--memory-max"), may_be, "{evidence:?}");
+            assert_eq!(Failure { message: String::new(), ..free }, Failure { message: String::new(), ..failure });
+        });
+        assert_eq!(seen.len(), 9, "every cause there is: {seen:?}");
+    }
+
+    #[test]
+    fn between_two_attempts_the_last_one_is_told() {
+        let Outcome::Failed(last) = decide(&Evidence { death: Death::Exited(3), ..evidence() }) else { unreachable!() };
+        let Outcome::Failed(told) = told_between(15, 2, &last) else { unreachable!() };
+        assert_eq!((told.cause, told.signal, told.exit_code), (Cause::Cancelled, Some(15), None));
+        assert!(
+            told.message.starts_with("it was told to end (SIGTERM) before attempt 3; attempt 2 had failed: "),
+            "{}",
+            told.message
+        );
+        assert!(told.job_result.is_some_and(|said| said.starts_with("exit: ")));
+        let Outcome::Failed(died) = died_between(2, &last) else { unreachable!() };
+        assert_eq!((died.cause, died.exit_code), (Cause::Exit, Some(3)));
+        assert!(died.message.ends_with("; its supervisor died before attempt 3"), "{}", died.message);
     }
 }

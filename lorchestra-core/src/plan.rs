@@ -6,9 +6,13 @@
 //! plan that is printed is the plan that is run; a plan holds nothing its job's types do not take; and what is wrong with
 //! a request is said all at once, one line each.
 //!
-//! [`time`] and [`duration`] are the two small languages, [`value`] is what each kind of parameter takes.
+//! [`time`], [`duration`] and [`size`] are the small languages, [`value`] is what each kind of parameter takes; [`overlap`] and [`retries`]
+//! are what a run does when it cannot begin, or has failed.
 
 pub mod duration;
+pub mod overlap;
+pub mod retries;
+pub mod size;
 pub mod time;
 pub mod value;
 
@@ -26,6 +30,8 @@ mod properties;
 mod tests;
 
 pub use fault::{Fault, PlanError};
+pub use overlap::OnOverlap;
+pub use retries::Retries;
 pub use window::Window;
 
 use chrono::{DateTime, Utc};
@@ -54,10 +60,16 @@ pub struct Request<'a> {
     pub values: Vec<Given>,
     /// The instant that relative times count from.
     pub now: DateTime<Utc>,
-    /// How long the job may run; `None`: as long as it takes.
+    /// How long an attempt of the job may take; `None`: as long as it takes.
     pub timeout: Option<Duration>,
     /// How long a job that was asked to end has before it is killed.
     pub grace: Duration,
+    /// What to do when another run of the job and account goes on.
+    pub on_overlap: OnOverlap,
+    /// How the job is tried again.
+    pub retries: Retries,
+    /// Bytes of memory that each of the job's processes may have; `None`: as much as there is.
+    pub memory_max: Option<u64>,
 }
 
 /// One parameter's value as it was typed.
@@ -86,12 +98,18 @@ pub struct Plan {
     pub account: Option<String>,
     /// What time the run is about, if the job has a parameter `since` or `until` that is a time.
     pub window: Option<Window>,
-    /// How long the job may run; `None`: as long as it takes.
+    /// How long an attempt of the job may take; `None`: as long as it takes.
     #[serde(serialize_with = "optional_seconds")]
     pub timeout: Option<Duration>,
     /// How long a job that was asked to end has before it is killed.
     #[serde(serialize_with = "seconds")]
     pub grace: Duration,
+    /// What to do when another run of the job and account goes on.
+    pub on_overlap: OnOverlap,
+    /// How the job is tried again.
+    pub retries: Retries,
+    /// Bytes of memory that each of the job's processes may have; `None`: as much as there is.
+    pub memory_max: Option<u64>,
     /// The now that relative times were counted from, to the microsecond.
     pub resolved_at: DateTime<Utc>,
 }
@@ -101,7 +119,7 @@ pub struct Plan {
 /// # Errors
 /// All that is wrong with the request. The job was not touched.
 pub fn resolve(request: Request<'_>) -> Result<Plan, PlanError> {
-    let Request { package, version, job, values, now, timeout, grace } = request;
+    let Request { package, version, job, values, now, timeout, grace, on_overlap, retries, memory_max } = request;
     let now = time::to_micros(now);
     let mut faults = Vec::new();
     let mut given: BTreeMap<&str, Vec<&Given>> = BTreeMap::new();
@@ -149,6 +167,9 @@ pub fn resolve(request: Request<'_>) -> Result<Plan, PlanError> {
         window,
         timeout,
         grace,
+        on_overlap,
+        retries,
+        memory_max,
         resolved_at: now,
     })
 }

@@ -1,9 +1,19 @@
 //! What the kernel knows of processes, read from /proc: identity beyond a pid, children, processor time. Reads only.
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::time::Timespec;
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+/// Looks for what runs left behind, at most.
+const ROUNDS: u32 = 10;
+/// How long what was killed is waited for, in each of them.
+const GONE: Duration = Duration::from_millis(500);
 
 /// A process beyond its pid, which is given to another one day: the boot and the moment of its start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,9 +102,15 @@ pub fn children() -> Vec<Pid> {
 
 /// Whether a process carries `LORCHESTRA_RUN_ID=<run_id>` in its environment. Not, where that cannot be read.
 pub fn carries(pid: u32, run_id: &str) -> bool {
-    let wanted = format!("LORCHESTRA_RUN_ID={run_id}");
-    fs::read(format!("/proc/{pid}/environ"))
-        .is_ok_and(|environment| environment.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes()))
+    run_of(pid).is_some_and(|id| id == run_id)
+}
+
+/// The run that a process's environment names.
+fn run_of(pid: u32) -> Option<String> {
+    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    // The first counts, as for getenv.
+    let id = environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(b"LORCHESTRA_RUN_ID="))?;
+    Some(std::str::from_utf8(id).ok()?.to_owned())
 }
 
 /// Tells which signals a process ignores now; none, where that cannot be read.
@@ -109,28 +125,46 @@ fn ignored(status: &str) -> impl Fn(i32) -> bool + use<> {
     move |signal| (1..=64).contains(&signal) && mask >> (signal - 1) & 1 == 1
 }
 
-/// Kills the processes of this user that carry `LORCHESTRA_RUN_ID=<run_id>` in their environment, whatever group or session
-/// they are in: what a run left behind when nobody was alive to end it. Answers with how many there were. This process is
-/// none of them, even when it was started by that run.
-pub fn kill_remains_of(run_id: &str) -> usize {
-    let own = std::process::id();
-    // Environments of other users cannot be read: theirs are never touched.
-    let belongs = |pid: u32| carries(pid, run_id);
-    let Ok(processes) = fs::read_dir("/proc") else { return 0 };
+/// Kills the processes of this user that carry `LORCHESTRA_RUN_ID` with one of these ids in their environment, whatever group or
+/// session they are in: what runs left behind when nobody was alive to end it. Looks again until it finds none, since what it
+/// kills may have forked meanwhile, and waits a moment for them to be gone. Answers with how many there were. This process is
+/// none of them, even when it was started by such a run.
+pub fn kill_remains_of(run_ids: &HashSet<&str>) -> usize {
     let mut killed = 0;
-    for pid in processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok()) {
-        if pid != own
-            && belongs(pid)
-            && let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw)
-            && let Ok(pidfd) = rustix::process::pidfd_open(raw, PidfdFlags::empty())
-            // Asked again with the descriptor in hand: the pid may have been given to another meanwhile.
-            && belongs(pid)
-            && kill(&pidfd).is_ok()
-        {
-            killed += 1;
+    for _ in 0..ROUNDS {
+        let found = carriers_of(run_ids);
+        if found.is_empty() {
+            break;
+        }
+        killed += found.iter().filter(|pidfd| kill(pidfd).is_ok()).count();
+        let until = Instant::now() + GONE;
+        for pidfd in &found {
+            let left = until.saturating_duration_since(Instant::now());
+            let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+            let _ = rustix::event::poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&left));
         }
     }
     killed
+}
+
+fn carriers_of(run_ids: &HashSet<&str>) -> Vec<OwnedFd> {
+    let own = std::process::id();
+    let user = rustix::process::geteuid().as_raw();
+    // Root can read environments of others, and leaves them alone all the same.
+    let belongs = |pid: u32| {
+        fs::metadata(format!("/proc/{pid}")).is_ok_and(|meta| meta.uid() == user)
+            && run_of(pid).is_some_and(|id| run_ids.contains(id.as_str()))
+    };
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| *pid != own && belongs(*pid))
+        .filter_map(|pid| {
+            let raw = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
+            let pidfd = rustix::process::pidfd_open(raw, PidfdFlags::empty()).ok()?;
+            // Asked again with the descriptor in hand: the pid may have been given to another meanwhile.
+            belongs(pid).then_some(pidfd)
+        })
+        .collect()
 }
 
 /// Peak memory of this process in KiB.

@@ -4,30 +4,39 @@
 //! into `spool/` is all that this costs a run when there is nothing to do. Commands that have the store open look there too, and so
 //! does a run for its own job: a spool directory may have been removed, or the store copied without it. For each open run:
 //!
-//! 1. Its supervisor must be dead, and the overlap lock free: else its supervisor lives, and will end it.
-//! 2. The attempt's lock must be free, or become so in 5 s: a worker outlives its supervisor by a moment at most. One that
+//! 1. Its supervisor must be dead, and the run's lock free: else it lives, and will end the run. The lock is held here meanwhile: a run
+//!    is closed by one process, and of several that look at the same time the others pass by.
+//! 2. The last attempt's lock must be free, or become so in 5 s: a worker outlives its supervisor by a moment at most. One that
 //!    does not is killed.
-//! 3. What still carries the run's id in its environment is killed: the worker's watchdog may have died with it.
+//! 3. What still carries the run's id in its environment is killed: the worker's watchdog may have died with it, and what had left
+//!    the worker's group was out of its reach. One look at all processes for many runs.
 //! 4. The rest of the spool is taken in. What the supervisor had noted, and the final record, are the outcome; with neither, the
 //!    run is abandoned.
-//! 5. State and terminal event are committed; then the spool directory is removed.
+//! 5. State and terminal event are committed, those of many runs together; then the spool directories are removed.
 //!
 //! A run that cannot be closed stays open and keeps nobody from anything but a run of the same job and account.
 
-use crate::locks::{AttemptLock, OverlapLock, overlap_name};
+use crate::locks::{AttemptLock, FileLock, overlap_name};
 use crate::outcome::{Death, Outcome};
+use crate::plan::{OnOverlap, Plan};
 use crate::process;
 use crate::spool::reader::{Reader, Writing};
 use crate::state::StateDir;
-use crate::store::{Run, RunFilter, RunState, Store, StoreError};
+use crate::store::{Run, RunEnd, RunFilter, RunState, Store, StoreError};
+use crate::supervisor::ending::{Left, earlier, unseen_end};
 use crate::supervisor::intake::{IntakeError, take_in};
-use crate::supervisor::{has_content, note, unseen_end};
+use crate::supervisor::{has_content, note};
 use rustix::process::PidfdFlags;
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
+/// Runs that are closed together: each holds a descriptor for its lock meanwhile.
+const TOGETHER: usize = 250;
+/// How long a predecessor is waited for that another process closes: a little longer than that takes where its worker hangs.
+const CLOSING: Duration = Duration::from_secs(15);
 /// How long a worker may outlive its supervisor.
 const WORKER: Duration = Duration::from_secs(5);
 /// A spool directory without a run is one that is just beginning, or whose supervisor died before it recorded the run.
@@ -78,100 +87,187 @@ pub fn close_abandoned(state: &StateDir) -> Result<Closed, RecoveryError> {
     if open.is_empty() {
         return Ok(Closed::default());
     }
-    close_each(state, &mut Store::open(state)?, open)
+    close_each(state, &mut Store::open(state)?, &open)
 }
 
 /// The same, with those that only the store has.
 pub fn close_all_abandoned(state: &StateDir, store: &mut Store) -> Result<Closed, RecoveryError> {
     let open = all_open_runs(state, store)?;
-    close_each(state, store, open)
+    close_each(state, store, &open)
 }
 
-fn close_each(state: &StateDir, store: &mut Store, open: Vec<String>) -> Result<Closed, RecoveryError> {
+fn close_each(state: &StateDir, store: &mut Store, open: &[String]) -> Result<Closed, RecoveryError> {
     let mut closed = Closed::default();
-    for run_id in open {
-        match close_if_dead(state, store, &run_id) {
-            Ok(recovered) => closed.recovered.extend(recovered),
-            Err(error) => closed.stuck.push((run_id, error)),
+    for some in open.chunks(TOGETHER) {
+        let mut dead = Vec::new();
+        for run_id in some {
+            match claim(state, store, run_id, false) {
+                Ok(Claim::Ours(claimed)) => dead.push(*claimed),
+                Ok(Claim::Alive | Claim::Held | Claim::Closed) => {}
+                Err(error) => closed.stuck.push((run_id.clone(), error)),
+            }
         }
+        close(state, store, dead, &mut closed);
     }
     Ok(closed)
 }
 
-fn close_if_dead(state: &StateDir, store: &mut Store, run_id: &str) -> Result<Option<Recovered>, RecoveryError> {
-    let Ok(run) = store.find_run(run_id)? else {
-        remove_unrecorded(state, run_id);
-        return Ok(None);
-    };
-    if run.state != RunState::Running {
-        // Only the removal is left, and needs no lock: the next run of the job must not find it taken for that.
-        remove_spool(state, run_id);
-        return Ok(None);
-    }
-    if run.is_supervised() {
-        return Ok(None);
-    }
-    let path = state.lock(&overlap_name(&run.package, &run.job, run.account.as_deref()));
-    match OverlapLock::try_take(&path).map_err(|source| RecoveryError::Io { path, source })? {
-        Some(lock) => close(state, store, run_id, &lock),
-        None => Ok(None),
-    }
-}
-
-/// Closes the open runs of one job and account, whose lock the caller holds; `recovered` gets those that were closed, also when
-/// another could not be.
+/// Closes the open runs of one job and account that are dead. The caller holds the right to run it: beside it are only such that are
+/// allowed beside others. `recovered` gets those that were closed, also when another could not be.
 pub(crate) fn close_predecessors(
     state: &StateDir,
     store: &mut Store,
-    package: &str,
-    job: &str,
-    account: Option<&str>,
-    lock: &OverlapLock,
+    plan: &Plan,
     recovered: &mut Vec<Recovered>,
 ) -> Result<(), RecoveryError> {
+    let (package, job, account) = (plan.package.as_str(), plan.job.as_str(), plan.account.as_deref());
     for run_id in all_open_runs(state, store)? {
-        if let Ok(run) = store.find_run(&run_id)?
-            && run.has_key(package, job, account)
-        {
-            recovered.extend(close(state, store, &run_id, lock)?);
+        if !store.find_run(&run_id)?.is_ok_and(|run| run.has_key(package, job, account)) {
+            continue;
+        }
+        let until = Instant::now() + CLOSING;
+        let dead = loop {
+            match claim(state, store, &run_id, plan.on_overlap != OnOverlap::Allow)? {
+                Claim::Ours(claimed) => break vec![*claimed],
+                Claim::Alive | Claim::Closed => break Vec::new(),
+                // Another process closes it, and may be waiting for its worker: what it was doing must not go on beside this run. (Or its
+                // supervisor lives where it cannot be seen from here: it holds the right to run then, or is allowed beside others.)
+                Claim::Held if Instant::now() >= until => break Vec::new(),
+                Claim::Held => std::thread::sleep(Duration::from_millis(20)),
+            }
+        };
+        let mut closed = Closed::default();
+        close(state, store, dead, &mut closed);
+        recovered.append(&mut closed.recovered);
+        if let Some((_, error)) = closed.stuck.pop() {
+            return Err(error);
         }
     }
     Ok(())
 }
 
-/// Closes one run. The lock is asked for to show that it is held: nobody else closes or makes such a run meanwhile.
-fn close(state: &StateDir, store: &mut Store, run_id: &str, _held: &OverlapLock) -> Result<Option<Recovered>, RecoveryError> {
-    // Read again under the lock: its supervisor may have ended it between the look into `spool/` and now.
-    let run = match store.find_run(run_id)? {
-        Ok(run) if run.state == RunState::Running => run,
+/// An open run that nobody else ends.
+struct Claimed {
+    run: Run,
+    /// Held until the run is closed. One without a spool has none: should several close it, the store takes one end.
+    _lock: Option<FileLock>,
+}
+
+/// What became of the wish to close a run.
+enum Claim {
+    /// It is ours to close.
+    Ours(Box<Claimed>),
+    /// Its supervisor lives.
+    Alive,
+    /// Somebody holds its lock.
+    Held,
+    /// It has been closed, or was never recorded.
+    Closed,
+}
+
+/// `excludes`: the caller holds the overlap lock of the run's job.
+fn claim(state: &StateDir, store: &Store, run_id: &str, excludes: bool) -> Result<Claim, RecoveryError> {
+    let Ok(run) = store.find_run(run_id)? else {
+        remove_unrecorded(state, run_id);
+        return Ok(Claim::Closed);
+    };
+    if run.state != RunState::Running {
+        // Only the removal is left, and needs no lock.
+        remove_spool(state, run_id);
+        return Ok(Claim::Closed);
+    }
+    if run.is_supervised() {
+        return Ok(Claim::Alive);
+    }
+    let path = state.run_lock(run_id);
+    let lock = match FileLock::try_take(&path) {
+        Ok(Some(lock)) => Some(lock),
+        Ok(None) => return Ok(Claim::Held),
+        // Closed and removed since it was listed; or its spool is lost, and of its locks only the one of its job tells whether it lives.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let path = state.lock(&overlap_name(&run.package, &run.job, run.account.as_deref()));
+            if !excludes && FileLock::try_take(&path).map_err(|source| RecoveryError::Io { path, source })?.is_none() {
+                return Ok(Claim::Alive);
+            }
+            None
+        }
+        Err(source) => return Err(RecoveryError::Io { path, source }),
+    };
+    // Read again under the lock: it may have been ended between the look into `spool/` and now.
+    match store.find_run(run_id)? {
+        Ok(run) if run.state == RunState::Running => Ok(Claim::Ours(Box::new(Claimed { run, _lock: lock }))),
         _ => {
             remove_spool(state, run_id);
-            return Ok(None);
+            Ok(Claim::Closed)
         }
-    };
-    let attempt = run.attempts;
-    wait_for_worker(state, run_id, attempt)?;
-    let remains = process::kill_remains_of(run_id);
-    if remains > 0 {
-        tracing::warn!(run_id, remains, "killed what a dead run had left behind");
     }
+}
+
+/// Closes runs.
+fn close(state: &StateDir, store: &mut Store, dead: Vec<Claimed>, closed: &mut Closed) {
+    let mut quiet = Vec::new();
+    for claimed in dead {
+        match wait_for_worker(state, &claimed.run.run_id, claimed.run.attempts) {
+            Ok(()) => quiet.push(claimed),
+            Err(error) => closed.stuck.push((claimed.run.run_id, error)),
+        }
+    }
+    if quiet.is_empty() {
+        return;
+    }
+    let ids: HashSet<&str> = quiet.iter().map(|claimed| claimed.run.run_id.as_str()).collect();
+    let remains = process::kill_remains_of(&ids);
+    if remains > 0 {
+        tracing::warn!(remains, "killed what dead runs had left behind");
+    }
+    let mut ends: Vec<(Claimed, Outcome, RunEnd)> = Vec::new();
+    for claimed in quiet {
+        match end_of(state, store, &claimed.run) {
+            Ok((outcome, end)) => ends.push((claimed, outcome, end)),
+            Err(error) => closed.stuck.push((claimed.run.run_id, error)),
+        }
+    }
+    let pairs: Vec<(&str, &RunEnd)> = ends.iter().map(|(claimed, _, end)| (claimed.run.run_id.as_str(), end)).collect();
+    match store.end_runs(&pairs) {
+        Ok(ended) => {
+            for ((claimed, outcome, end), ended) in ends.into_iter().zip(ended) {
+                remove_spool(state, &claimed.run.run_id);
+                if ended {
+                    tracing::info!(run_id = claimed.run.run_id, ?outcome, "closed a run whose supervisor had died");
+                    closed.recovered.push(Recovered { run: claimed.run, outcome, payload: end.payload });
+                }
+            }
+        }
+        // All of them stay open; one is told.
+        Err(error) => closed.stuck.extend(ends.into_iter().next().map(|(claimed, ..)| (claimed.run.run_id, error.into()))),
+    }
+}
+
+/// How a dead run ended.
+fn end_of(state: &StateDir, store: &mut Store, run: &Run) -> Result<(Outcome, RunEnd), RecoveryError> {
+    let (run_id, attempt) = (run.run_id.as_str(), run.attempts);
     // Asked before the events in it are taken in: that a run closed its own spool just now is ruled out by the lock.
     let lost = !state.run_spool(run_id).exists();
     let mut taken = store.taken(run_id, attempt)?;
     let spool = state.attempt_spool(run_id, attempt);
     let mut reader = Reader::new(&spool, taken.cursor);
     take_in(store, run_id, attempt, &spool, &mut reader, &mut taken, Writing::Dead)?;
+    let over = store.attempts(run_id)?.last().is_some_and(|attempt| attempt.ended_at.is_some());
     let mut seen = note::read(&state.attempt_note(run_id, attempt));
     if lost {
         seen.death = Some(Death::Lost);
     }
-    let printed = has_content(&state.output(run_id, attempt));
     let lived = u64::try_from(crate::now_micros() - run.started_at).unwrap_or(0);
-    let (outcome, end) = unseen_end(taken, seen, printed, attempt, Duration::from_micros(lived));
-    let ended = store.end_run(run_id, &end)?;
-    remove_spool(state, run_id);
-    tracing::info!(run_id, ?outcome, "closed a run whose supervisor had died");
-    Ok(ended.then_some(Recovered { run, outcome, payload: end.payload }))
+    let left = Left {
+        attempt,
+        over,
+        taken,
+        seen,
+        printed: has_content(&state.output(run_id, attempt)),
+        earlier: earlier(store, run_id, attempt)?,
+        lived: Duration::from_micros(lived),
+    };
+    Ok(unseen_end(left))
 }
 
 fn wait_for_worker(state: &StateDir, run_id: &str, attempt: u32) -> Result<(), RecoveryError> {

@@ -1,6 +1,8 @@
 //! The signals that a supervisor minds, as bytes in a pipe: whoever waits sees them in its one poll, between other things.
 
 use crate::process;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::time::Timespec;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
@@ -9,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 /// From now on a file that reaches the process's limit (`ulimit -f`) is an error of the write, as a full disk is: the signal that comes
 /// with it would end the process without a word. What the process starts has its own default again.
@@ -34,6 +37,23 @@ impl Signals {
         let minded = [SIGHUP, SIGINT, SIGTERM].into_iter().filter(|signal| !ignored(*signal));
         let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, minded.chain([SIGCHLD]).collect::<Vec<_>>())?;
         Ok(Self { delivery })
+    }
+
+    /// Waits so long for a signal that asks for an end.
+    pub fn wait(&mut self, at_most: Duration) -> Option<i32> {
+        let until = Instant::now() + at_most;
+        loop {
+            if let Some(signal) = self.endings().first() {
+                return Some(*signal);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+            // Woken by SIGCHLD, or interrupted: looked at again.
+            let _ = poll(&mut [PollFd::new(&*self, PollFlags::IN)], Some(&left));
+        }
     }
 
     /// The signals since the last look that ask for an end; what a person did comes before what the system does (INT, TERM,

@@ -3,11 +3,13 @@
 //! ```text
 //! <state>/lorchestra.db                      the store
 //! <state>/spool/<run>/<attempt>/<n>          segments of an attempt ([`crate::spool`])
+//! <state>/spool/<run>/lock                   held by the run's supervisor as long as it lives
 //! <state>/spool/<run>/<attempt>.lock         held by the attempt's worker ([`crate::locks`])
 //! <state>/spool/<run>/<attempt>.end          what its supervisor has seen, for recovery
 //! <state>/logs/<run>/<attempt>.out           what the job printed
 //! <state>/logs/<run>/trace.jsonl             what the job traced
-//! <state>/locks/<package>.<job>.<account>    the overlap lock, held by the run's supervisor
+//! <state>/locks/<package>.<job>.<account>    the overlap lock, held by the run's supervisor; names the run
+//! <state>/locks/beside+<package>.<job>.…     shared by the supervisors of runs that are allowed beside others
 //! <state>/locks/store                        held while the store is created or migrated
 //! <state>/locks/delivery                     held by the process that delivers
 //! ```
@@ -123,6 +125,11 @@ impl StateDir {
     /// Spools of a run.
     pub fn run_spool(&self, run_id: &str) -> PathBuf {
         self.spools().join(run_id)
+    }
+
+    /// The lock that a run's supervisor holds.
+    pub fn run_lock(&self, run_id: &str) -> PathBuf {
+        self.run_spool(run_id).join("lock")
     }
 
     /// Spool of an attempt.

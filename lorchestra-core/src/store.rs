@@ -19,9 +19,9 @@ mod schema;
 
 pub use event::{Event, EventFilter, Undelivered};
 pub use outbox::{Backlog, Batch, CIRCUIT, Circuit, NewBatch, OutRow, Settled, Was};
-pub use run::{Attempt, NewRun, Run, RunEnd, RunFilter, RunState};
+pub use run::{Attempt, AttemptEnd, NewRun, Run, RunEnd, RunFilter, RunState};
 
-use crate::locks::OverlapLock;
+use crate::locks::FileLock;
 use crate::state::StateDir;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use std::io;
@@ -137,7 +137,7 @@ impl Store {
         }
         // First use or an older version: one process at a time, and the others find it done.
         let lock_path = state.lock("store");
-        let _lock = OverlapLock::take(&lock_path).map_err(|source| StoreError::Io { path: lock_path, source })?;
+        let _lock = FileLock::take(&lock_path).map_err(|source| StoreError::Io { path: lock_path, source })?;
         if let Some(store) = Self::open_current(&path)? {
             return Ok(store);
         }
@@ -267,7 +267,7 @@ pub(crate) mod tests {
             supervisor_pid: 1,
             supervisor_start: 2,
             boot_id: "boot".into(),
-            worker_pid: 7,
+            worker_pid: Some(7),
         }
     }
 
@@ -281,6 +281,63 @@ pub(crate) mod tests {
             attempt: 1,
             payload: json!({"attempt": 1}),
         }
+    }
+
+    #[test]
+    fn attempts_end_one_after_the_other() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        store.begin_run(&new_run("r1"), &json!({})).unwrap();
+        let over = AttemptEnd { attempt: 1, cause: "error", message: "no".into(), ended_at: 1_700_000_000_500_000 };
+        assert!(store.end_attempt("r1", &over).unwrap());
+        assert!(store.begin_attempt("r1", 2, 1_700_000_000_600_000, 8).unwrap());
+        assert!(store.end_run("r1", &RunEnd { attempt: 2, ..end() }).unwrap());
+        assert!(!store.end_attempt("r1", &over).unwrap() && !store.begin_attempt("r1", 3, 0, 9).unwrap(), "after the end");
+        let attempts = store.attempts("r1").unwrap();
+        let ends: Vec<_> = attempts.iter().map(|a| (a.attempt, a.ended_at, a.cause.as_deref(), a.worker_pid)).collect();
+        assert_eq!(ends, [(1, Some(over.ended_at), Some("error"), Some(7)), (2, Some(end().ended_at), None, Some(8))]);
+        assert_eq!(store.find_run("r1").unwrap().unwrap().attempts, 2);
+    }
+
+    #[test]
+    fn several_runs_end_together() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        for id in ["r1", "r2", "r3"] {
+            store.begin_run(&new_run(id), &json!({})).unwrap();
+        }
+        store.end_run("r2", &end()).unwrap();
+        let end = end();
+        let ended = store.end_runs(&[("r1", &end), ("r2", &end), ("r3", &end), ("nobody", &end)]).unwrap();
+        assert_eq!(ended, [true, false, true, false]);
+        assert!(store.runs(&RunFilter { running: true, limit: None }).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_skipped_run_has_one_event_and_no_attempt() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        store.skip_run(&NewRun { worker_pid: None, ..new_run("r1") }, &json!({"held_by": "r0"})).unwrap();
+        let run = store.find_run("r1").unwrap().unwrap();
+        assert_eq!((run.state, run.ended_at, run.attempts), (RunState::Skipped, Some(run.started_at), 0));
+        let types: Vec<_> = events(&store).into_iter().map(|e| (e.event_type, e.attempt)).collect();
+        assert_eq!(types, [("job.skipped".to_owned(), 0)]);
+        assert!(!store.end_run("r1", &end()).unwrap());
+    }
+
+    /// A store of the version before has runs whose attempts say nothing of their ends.
+    #[test]
+    fn a_store_of_an_older_version_is_brought_up() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        store.begin_run(&new_run("r1"), &json!({})).unwrap();
+        store.end_run("r1", &end()).unwrap();
+        store.db.execute_batch("ALTER TABLE attempts DROP COLUMN cause; ALTER TABLE attempts DROP COLUMN message;").unwrap();
+        store.db.pragma_update(None, "user_version", 2).unwrap();
+        drop(store);
+        let store = Store::open(&site.state).unwrap();
+        assert_eq!(store.attempts("r1").unwrap()[0].cause, None);
+        assert_eq!(store.find_run("r1").unwrap().unwrap().state, RunState::Completed);
     }
 
     fn lines(ids: &[&str]) -> Vec<Vec<u8>> {

@@ -1,40 +1,45 @@
 //! The life of a run, in the process a person started. Loads no plugin code.
 //!
-//! Talks to one worker (`child`) through the dispatcher (`dispatch`), to the store through the intake
-//! ([`intake`]), and decides with [`crate::outcome`]. In order, and each step done before the next begins:
+//! Enters (`overlap`), goes through one attempt after the other (`attempt`: one worker each), and decides with [`crate::outcome`] and
+//! the plan's retries. In order, and each step done before the next begins:
 //!
 //! 1. The overlap lock is held. Runs of the same job that died without an end are closed ([`crate::recovery`]).
 //!    A worker is started, which waits for its order.
-//! 2. The run's spool directory exists. From here on, a run that dies is found by the next command.
+//! 2. The run's spool directory exists, with the lock that says that its supervisor lives. From here on, a run that dies is found by
+//!    the next command.
 //! 3. The run, its first attempt and `job.started` are committed.
 //! 4. The worker gets its order, and only now learns of plugin and job; its spool is taken in beside it.
 //! 5. The worker and all it started are dead; the rest of the spool is committed.
-//! 6. State and terminal event are committed, in one transaction.
-//! 7. The spool directory is gone, the lock is released.
+//! 6. Failed, and worth another attempt: that the attempt is over is committed; after the wait a worker is started, the next attempt is
+//!    committed, and the spool of the one before is removed. Then step 4 again.
+//! 7. State and terminal event are committed, in one transaction.
+//! 8. The spool directory is gone, the locks are released.
 
+mod attempt;
 pub(crate) mod child;
+mod course;
 pub(crate) mod dispatch;
+pub(crate) mod ending;
 pub mod intake;
 pub(crate) mod note;
+mod overlap;
 mod unrecorded;
 
+use crate::backoff::Backoff;
 use crate::library::Library;
-use crate::locks::{OverlapLock, overlap_name};
-use crate::outcome::{Death, Evidence, Outcome, decide};
-use crate::plan::Plan;
+use crate::locks::FileLock;
+use crate::outcome::{self, Failure, Outcome};
+use crate::plan::retries::LONGEST_WAIT;
+use crate::plan::{OnOverlap, Plan};
 use crate::process::{self, Identity};
 use crate::recovery;
 use crate::signals::Signals;
-use crate::spool::record::Final;
 use crate::state::{StateDir, StateError, make_dir};
-use crate::store::{NewRun, Run, RunEnd, RunState, Store, StoreError};
-use crate::worker::order::Order;
-use child::{ProcessorTime, Worker};
-use dispatch::{Limits, dispatch};
-use intake::{Intake, IntakeError};
-use lorchestra_plugin_api::invoke::Call;
-use note::Note;
-use rustix::pipe::PipeFlags;
+use crate::store::{AttemptEnd, NewRun, Store, StoreError};
+use attempt::Attempt;
+use ending::{Facts, earlier, run_end};
+use intake::IntakeError;
+use lorchestra_plugin_api::manifest::JobManifest;
 use serde_json::{Value, json};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -63,14 +68,36 @@ pub struct Ended {
     pub run_id: String,
     /// How.
     pub outcome: Outcome,
-    /// How long it took.
+    /// How long it took, all attempts together.
     pub duration: Duration,
-    /// Where its output is.
+    /// The last attempt.
+    pub attempt: u32,
+    /// Where that one's output is.
     pub output: PathBuf,
     /// Its terminal event's payload.
     pub payload: Value,
     /// The store, for what is to be done after the run.
     pub store: Store,
+}
+
+/// A run that was not begun, as its plan says, because another one goes on.
+#[derive(Debug)]
+pub struct Skipped {
+    /// Its id.
+    pub run_id: String,
+    /// The run that goes on, where it is known.
+    pub held_by: Option<String>,
+    /// The store, for what is to be done after the run.
+    pub store: Store,
+}
+
+/// What became of a plan.
+#[derive(Debug)]
+pub enum Ran {
+    /// It was run, and has ended.
+    Ended(Box<Ended>),
+    /// It was skipped.
+    Skipped(Skipped),
 }
 
 /// Why a run could not be begun, or its end not be recorded.
@@ -135,13 +162,34 @@ pub struct Overlap {
     pub account: Option<String>,
     /// The run that holds the lock, where it is known.
     pub holder: Option<String>,
+    /// How long it was waited for, where that was asked for.
+    pub waited: Option<Duration>,
 }
 
-/// Called once the run is recorded, before its worker gets its order: for whoever wants to follow it.
-pub type OnStart<'a> = &'a mut dyn FnMut(&str);
+/// An attempt that failed, before the next one.
+#[derive(Debug)]
+pub struct Retrying<'a> {
+    /// The run.
+    pub run_id: &'a str,
+    /// The attempt, from 1.
+    pub attempt: u32,
+    /// How many there may be in all.
+    pub of: u32,
+    /// How it failed.
+    pub failure: &'a Failure,
+    /// How long until the next one.
+    pub wait: Duration,
+}
 
-/// How long a lock is waited for that no live run holds: recovery closes a run with it, or a run is just beginning or ending.
-const HELD_BRIEFLY: Duration = Duration::from_secs(15);
+/// Told what happens while a run goes on.
+pub trait Watcher {
+    /// Another run is waited for: this one.
+    fn waiting(&mut self, holder: &str);
+    /// The run is recorded; its worker has not got its order yet.
+    fn begun(&mut self, run_id: &str);
+    /// An attempt has failed, and there will be another one.
+    fn retrying(&mut self, retrying: &Retrying<'_>);
+}
 
 /// Runs `plan` with the sealed `library`, from the lock to the terminal event. `recovered` gets the runs of the same job that
 /// had died without an end, and were closed before this one began, also when this one does not.
@@ -151,47 +199,144 @@ pub fn run(
     library: &Library,
     signals: &mut Signals,
     recovered: &mut Vec<recovery::Recovered>,
-    on_start: OnStart<'_>,
-) -> Result<Ended, RunError> {
-    let process = |doing| move |source| RunError::Process { doing, source };
+    watcher: &mut dyn Watcher,
+) -> Result<Ran, RunError> {
     let changed = || RunError::Changed { path: library.path().to_owned() };
     let job = library.manifest().job(&plan.job).ok_or_else(changed)?;
     if library.manifest().package != plan.package || library.manifest().version != plan.version {
         return Err(changed());
     }
-    let account = plan.account.as_deref();
-    let lock = take_lock(site.state, plan, signals)?;
+    let new = new_run(plan, library, job)?;
+    match overlap::enter(site.state, plan, &new.run_id, signals, watcher) {
+        Ok(lock) => execute(site, plan, library, signals, recovered, watcher, new, lock),
+        Err(RunError::Overlap(overlap)) if plan.on_overlap == OnOverlap::Skip => {
+            let mut store = Store::open(site.state)?;
+            let mut payload = started(site, plan, &new);
+            payload["held_by"] = overlap.holder.clone().into();
+            store.skip_run(&new, &payload)?;
+            Ok(Ran::Skipped(Skipped { run_id: new.run_id, held_by: overlap.holder, store }))
+        }
+        Err(error) => Err(error),
+    }
+}
 
-    let run_id = uuid::Uuid::now_v7().to_string();
-    let attempt = 1;
-    let environment = [("LORCHESTRA_RUN_ID", run_id.clone()), ("LORCHESTRA_ATTEMPT", attempt.to_string())];
-    let title = format!("{}/{}", plan.package, plan.job);
+#[expect(clippy::too_many_arguments, reason = "all that a run has")]
+fn execute(
+    site: &Site<'_>,
+    plan: &Plan,
+    library: &Library,
+    signals: &mut Signals,
+    recovered: &mut Vec<recovery::Recovered>,
+    watcher: &mut dyn Watcher,
+    mut new: NewRun,
+    lock: FileLock,
+) -> Result<Ran, RunError> {
+    let run_id = new.run_id.clone();
+    let attempts = Attempt { site, plan, library, run_id: &run_id };
     // Started early, and idle until it is sent its order: its own start takes as long as what is done here meanwhile. Returning
     // before the order ends it again, without plugin code ever being loaded.
-    let mut worker = Worker::start(site.worker, library, &title, &environment).map_err(process("starting the worker"))?;
+    let worker = attempts.start_worker(1)?;
 
     let mut store = Store::open(site.state)?;
-    recovery::close_predecessors(site.state, &mut store, &plan.package, &plan.job, account, &lock, recovered)?;
-    let spool = site.state.attempt_spool(&run_id, attempt);
+    recovery::close_predecessors(site.state, &mut store, plan, recovered)?;
     let unrecorded = Unrecorded::new(site.state, &run_id);
-    make_dir(&spool)?;
+    make_dir(&site.state.run_spool(&run_id))?;
+    let lock_path = site.state.run_lock(&run_id);
+    let lives = FileLock::take(&lock_path).map_err(|source| StateError::Io { path: lock_path, source })?;
     make_dir(&site.state.run_logs(&run_id))?;
-    let output = site.state.output(&run_id, attempt);
-    let log = crate::private_file(&output).map_err(|source| StateError::Io { path: output.clone(), source })?;
-    let note_path = site.state.attempt_note(&run_id, attempt);
-    let note = Note::create(&note_path).map_err(|source| StateError::Io { path: note_path, source })?;
+    let mut files = attempts.make_files(1)?;
 
-    let identity = Identity::own().map_err(process("reading this process's identity"))?;
-    let started_at = crate::now_micros();
+    new.started_at = crate::now_micros();
+    new.worker_pid = Some(worker.pid());
     let clock = Instant::now();
+    if let Some(&signal) = signals.endings().first() {
+        return Err(RunError::Interrupted { signal });
+    }
+    store.begin_run(&new, &started(site, plan, &new))?;
+    unrecorded.keep();
+    watcher.begun(&run_id);
+
+    let not_recorded = |source: IntakeError| RunError::NotRecorded { run_id: run_id.clone(), source: Box::new(source) };
+    let closed_elsewhere = || RunError::ClosedElsewhere { run_id: run_id.clone() };
+    let mut backoff = Backoff::new(plan.retries.wait, LONGEST_WAIT.max(plan.retries.wait));
+    let mut facts = Facts::default();
+    let (mut attempt, mut worker) = (1, worker);
+    let (outcome, output) = loop {
+        let output = files.output.clone();
+        let ended = attempts.run(attempt, worker, files, store, signals)?;
+        store = ended.store;
+        facts.add(&ended.facts);
+        let failure = match ended.result.map_err(&not_recorded)? {
+            Outcome::Failed(failure) if plan.retries.again(attempt, &failure) => failure,
+            outcome => break (outcome, output),
+        };
+        let end = AttemptEnd {
+            attempt,
+            cause: failure.cause.as_str(),
+            message: failure.message.clone(),
+            ended_at: crate::now_micros(),
+        };
+        if !recorded(|| store.end_attempt(&run_id, &end)).map_err(|e| not_recorded(e.into()))? {
+            return Err(closed_elsewhere());
+        }
+        let wait = backoff.next(None);
+        let told = ended.told.or_else(|| {
+            watcher.retrying(&Retrying { run_id: &run_id, attempt, of: plan.retries.limit + 1, failure: &failure, wait });
+            signals.wait(wait)
+        });
+        if let Some(signal) = told {
+            let _ = ended.note.between(signal);
+            break (outcome::told_between(signal, attempt, &failure), output);
+        }
+        worker = attempts.start_worker(attempt + 1)?;
+        files = attempts.make_files(attempt + 1)?;
+        let begun = recorded(|| store.begin_attempt(&run_id, attempt + 1, crate::now_micros(), worker.pid()));
+        if !begun.map_err(|e| not_recorded(e.into()))? {
+            return Err(closed_elsewhere());
+        }
+        attempts.remove_spool(attempt);
+        attempt += 1;
+    };
+
+    facts.duration = clock.elapsed();
+    let before = earlier(&store, &run_id, attempt)?;
+    let end = run_end(&outcome, attempt, &facts, before);
+    let ended = recorded(|| store.end_run(&run_id, &end)).map_err(|e| not_recorded(e.into()))?;
+    recovery::remove_spool(site.state, &run_id);
+    drop((lives, lock));
+    if !ended {
+        return Err(closed_elsewhere());
+    }
+    let duration = facts.duration;
+    Ok(Ran::Ended(Box::new(Ended { run_id, outcome, duration, attempt, output, payload: end.payload, store })))
+}
+
+/// Records something of a run, trying again for a moment: another process may keep the store, or be about to free the disk.
+fn recorded(mut record: impl FnMut() -> Result<bool, StoreError>) -> Result<bool, StoreError> {
+    for _ in 1..intake::LAST_TRIES {
+        match record() {
+            Err(StoreError::Busy { .. } | StoreError::NotWritable { .. }) => std::thread::sleep(intake::RETRY),
+            result => return result,
+        }
+    }
+    record()
+}
+
+/// Whether a log has something in it.
+pub(crate) fn has_content(log: &Path) -> bool {
+    std::fs::metadata(log).is_ok_and(|meta| meta.len() > 0)
+}
+
+fn new_run(plan: &Plan, library: &Library, job: &JobManifest) -> Result<NewRun, RunError> {
+    let identity = Identity::own().map_err(|source| RunError::Process { doing: "reading this process's identity", source })?;
     let window = plan.window.as_ref();
     let micros = |time: chrono::DateTime<chrono::Utc>| time.timestamp_micros();
-    let new = NewRun {
-        run_id: run_id.clone(),
+    Ok(NewRun {
+        run_id: uuid::Uuid::now_v7().to_string(),
         package: plan.package.clone(),
         job: plan.job.clone(),
         account: plan.account.clone(),
-        started_at,
+        started_at: crate::now_micros(),
         params: plan.params.clone().into(),
         since: window.and_then(|w| w.since).map(micros),
         until: window.map(|w| micros(w.until)),
@@ -203,120 +348,12 @@ pub fn run(
         supervisor_pid: identity.pid,
         supervisor_start: identity.start,
         boot_id: identity.boot_id,
-        worker_pid: worker.pid(),
-    };
-    if let Some(&signal) = signals.endings().first() {
-        return Err(RunError::Interrupted { signal });
-    }
-    store.begin_run(&new, &started(site, &new))?;
-    unrecorded.keep();
-    on_start(&run_id);
-
-    worker.order(&Order {
-        library_fd: worker.library_fd(),
-        library_path: library.path().to_owned(),
-        job: plan.job.clone(),
-        spool: spool.clone(),
-        lock: site.state.attempt_lock(&run_id, attempt),
-        trace: site.state.trace(&run_id),
-        call: Call {
-            run_id: run_id.clone(),
-            attempt,
-            package: plan.package.clone(),
-            data_root: site.data_root.to_owned(),
-            trace_level: site.trace_level.to_owned(),
-            params: plan.params.clone(),
-        },
-    });
-    let (seen_read, seen_write) =
-        rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(|e| process("making a pipe")(e.into()))?;
-    let intake = Intake::start(store, &run_id, attempt, &spool, seen_write).map_err(process("starting the intake thread"))?;
-    let limits = Limits { timeout: plan.timeout, grace: plan.grace };
-    let seen = dispatch(&mut worker, &limits, signals, &seen_read, &note, log).map_err(process("waiting for the worker"))?;
-    let (mut store, taken) = intake.finish().map_err(process("ending the intake thread"))?;
-    let not_recorded = |source: IntakeError| RunError::NotRecorded { run_id: run_id.clone(), source: Box::new(source) };
-    let taken = taken.map_err(not_recorded)?;
-
-    let max_rss_kib = match &taken.end {
-        Some(Final::Returned { max_rss_kib, .. }) => *max_rss_kib,
-        _ => None,
-    };
-    let evidence = Evidence {
-        ending: seen.ending,
-        end: taken.end,
-        entered: taken.entered,
-        death: seen.death,
-        damaged: taken.damaged,
-        fault: seen.fault,
-        printed: has_content(&output),
-    };
-    let outcome = decide(&evidence);
-    let facts = Facts { duration: clock.elapsed(), time: seen.time, max_rss_kib, damaged: evidence.damaged };
-    let end = run_end(&outcome, attempt, &facts);
-    let ended = record(&mut store, &run_id, &end).map_err(|e| not_recorded(e.into()))?;
-    recovery::remove_spool(site.state, &run_id);
-    drop(lock);
-    if !ended {
-        return Err(RunError::ClosedElsewhere { run_id });
-    }
-    Ok(Ended { run_id, outcome, duration: facts.duration, output, payload: end.payload, store })
+        worker_pid: None,
+    })
 }
 
-/// Records the end, trying again for a moment: another process may keep the store, or be about to free the disk.
-fn record(store: &mut Store, run_id: &str, end: &RunEnd) -> Result<bool, StoreError> {
-    for _ in 1..intake::LAST_TRIES {
-        match store.end_run(run_id, end) {
-            Err(StoreError::Busy { .. } | StoreError::NotWritable { .. }) => std::thread::sleep(intake::RETRY),
-            result => return result,
-        }
-    }
-    store.end_run(run_id, end)
-}
-
-/// The overlap lock. Held by a live run: that is an overlap. Held, and no live run has it: recovery works on a predecessor, or
-/// a run is just beginning or ending, and it is free in a moment.
-fn take_lock(state: &StateDir, plan: &Plan, signals: &mut Signals) -> Result<OverlapLock, RunError> {
-    let path = state.lock(&overlap_name(&plan.package, &plan.job, plan.account.as_deref()));
-    let mut store = None;
-    let until = Instant::now() + HELD_BRIEFLY;
-    loop {
-        if let Some(lock) = OverlapLock::try_take(&path).map_err(|source| StateError::Io { path: path.clone(), source })? {
-            return Ok(lock);
-        }
-        let store = match &store {
-            Some(store) => store,
-            None => &*store.insert(Store::open(state)?),
-        };
-        let running = store.runs(&crate::store::RunFilter { running: true, limit: None })?;
-        let mut of_key = running.into_iter().filter(|run| run.has_key(&plan.package, &plan.job, plan.account.as_deref()));
-        let holder = of_key.find(Run::is_supervised);
-        if holder.is_some() || Instant::now() >= until {
-            let (package, job, account) = (plan.package.clone(), plan.job.clone(), plan.account.clone());
-            let holder = holder.map(|run| run.run_id);
-            return Err(RunError::Overlap(Box::new(Overlap { package, job, account, holder })));
-        }
-        if let Some(&signal) = signals.endings().first() {
-            return Err(RunError::Interrupted { signal });
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// Whether a log has something in it.
-pub(crate) fn has_content(log: &Path) -> bool {
-    std::fs::metadata(log).is_ok_and(|meta| meta.len() > 0)
-}
-
-/// What is measured of an attempt.
-struct Facts {
-    duration: Duration,
-    time: ProcessorTime,
-    max_rss_kib: Option<u64>,
-    damaged: u64,
-}
-
-/// Payload of `job.started`.
-fn started(site: &Site<'_>, run: &NewRun) -> Value {
+/// Payload of `job.started`, and most of that of `job.skipped`.
+fn started(site: &Site<'_>, plan: &Plan, run: &NewRun) -> Value {
     let time = |micros: Option<i64>| {
         micros.and_then(chrono::DateTime::from_timestamp_micros).map(|t| t.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true))
     };
@@ -329,59 +366,7 @@ fn started(site: &Site<'_>, run: &NewRun) -> Value {
         "plugin_path": run.plugin_path,
         "plugin_version": run.plugin_version,
         "plugin_sha256": run.plugin_sha256,
+        "retries": plan.retries.limit,
+        "memory_max": plan.memory_max,
     })
-}
-
-/// State and terminal event of an outcome.
-fn run_end(outcome: &Outcome, attempt: u32, facts: &Facts) -> RunEnd {
-    let mut payload = json!({
-        "attempt": attempt,
-        "duration_ms": u64::try_from(facts.duration.as_millis()).unwrap_or(u64::MAX),
-        "user_ms": facts.time.user_ms,
-        "system_ms": facts.time.system_ms,
-        "max_rss_kib": facts.max_rss_kib,
-    });
-    if facts.damaged > 0 {
-        payload["damaged"] = facts.damaged.into();
-    }
-    let (state, cause, message, job_result) = match outcome {
-        Outcome::Completed => (RunState::Completed, None, None, None),
-        Outcome::Failed(failure) => {
-            payload["cause"] = failure.cause.as_str().into();
-            payload["message"] = failure.message.clone().into();
-            payload["permanent"] = failure.permanent.into();
-            payload["signal"] = failure.signal.into();
-            payload["exit_code"] = failure.exit_code.into();
-            payload["job_result"] = failure.job_result.clone().into();
-            (RunState::Failed, Some(failure.cause.as_str()), Some(failure.message.clone()), failure.job_result.clone())
-        }
-    };
-    RunEnd { state, cause, message, job_result, ended_at: crate::now_micros(), attempt, payload }
-}
-
-/// The end of a run whose supervisor is dead: what the spool says, and what the supervisor had noted.
-pub(crate) fn unseen_end(
-    taken: crate::store::event::Taken,
-    seen: note::Seen,
-    printed: bool,
-    attempt: u32,
-    duration: Duration,
-) -> (Outcome, RunEnd) {
-    let max_rss_kib = match &taken.end {
-        Some(Final::Returned { max_rss_kib, .. }) => *max_rss_kib,
-        _ => None,
-    };
-    let evidence = Evidence {
-        ending: seen.ending,
-        end: taken.end,
-        entered: taken.entered,
-        death: seen.death.unwrap_or(Death::Unseen),
-        damaged: taken.damaged,
-        fault: seen.fault,
-        printed,
-    };
-    let outcome = decide(&evidence);
-    let facts = Facts { duration, time: ProcessorTime::default(), max_rss_kib, damaged: evidence.damaged };
-    let end = run_end(&outcome, attempt, &facts);
-    (outcome, end)
 }

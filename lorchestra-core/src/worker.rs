@@ -6,7 +6,7 @@
 //! The steps, each of which the evidence at the end can tell from the next ([`crate::outcome`]):
 //!
 //! 1. Read the order, take descriptor 0 away from the job, take the attempt's lock, start the watchdog.
-//! 2. Open the spool. From here on, what goes wrong is in its final record.
+//! 2. Limit its memory, where that was asked for; open the spool. From here on, what goes wrong is in its final record.
 //! 3. Load the library (`loader`) and compare its root module with the manifest.
 //! 4. Write the mark "entered" and call the job with a boxed sink (`sink`).
 //! 5. Write the final record under the sink's mutex. Only now has the run an outcome; nothing the process does afterwards
@@ -25,6 +25,7 @@ use lorchestra_plugin_api::abi::{EventSink, EventSink_TO, JobEntry_Ref};
 use lorchestra_plugin_api::invoke::JobReturn;
 use order::Order;
 use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit, setrlimit};
 use serde_json::json;
 use sink::Sink;
 use std::fs::File;
@@ -85,6 +86,10 @@ fn run(control: &UnixStream) -> Result<(), WorkerFault> {
     // has ended by now, and the run is not ours any more: nothing may be emitted into it.
     if watchdog::supervisor_is_gone(control).map_err(ours("look at its control socket"))? {
         return Ok(());
+    }
+    if let Some(max) = order.memory_max {
+        let limit = Rlimit { current: Some(max), maximum: Some(max) };
+        setrlimit(Resource::Data, limit).map_err(|e| ours("limit its memory")(e.into()))?;
     }
     let writer = Writer::create(&order.spool).map_err(spool)?;
     let trace = crate::private_file(&order.trace).map_err(spool)?;

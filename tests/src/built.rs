@@ -10,6 +10,8 @@ pub enum Fixture {
     Misbehave,
     /// A library whose constructor leaves a marker (tests/plugins/constructor).
     Constructor,
+    /// A job that stays at a stage of its life (tests/plugins/stages).
+    Stages,
     /// example-plugins/ingester.
     Ingester,
     /// example-plugins/canonizer.
@@ -22,6 +24,7 @@ impl Fixture {
         match self {
             Self::Misbehave => "libmisbehave.so",
             Self::Constructor => "libconstructor.so",
+            Self::Stages => "libstages.so",
             Self::Ingester => "libingester.so",
             Self::Canonizer => "libcanonizer.so",
         }

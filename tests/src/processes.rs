@@ -34,6 +34,21 @@ pub fn limit_files(pid: u32, bytes: u64) {
     rustix::process::prlimit(pid, rustix::process::Resource::Fsize, limit).expect("a limit can be lowered");
 }
 
+/// Whether this is the first word of the process's command line.
+pub fn is_named(pid: u32, name: &str) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.split(|byte| *byte == 0).next() == Some(name.as_bytes()))
+}
+
+/// Processes with this entry in their environment, but for those that have ended.
+pub fn carrying(entry: &str) -> Vec<u32> {
+    let carries = |pid: &u32| {
+        fs::read(format!("/proc/{pid}/environ")).is_ok_and(|all| all.split(|byte| *byte == 0).any(|one| one == entry.as_bytes()))
+    };
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| is_alive(*pid)).filter(carries).collect()
+}
+
 /// Sends SIGKILL; one that is gone is fine.
 pub fn kill(pid: u32) {
     signal(pid, rustix::process::Signal::KILL);

@@ -97,6 +97,11 @@ impl Sandbox {
         fs::write(dir.join("config.toml"), text).expect("a configuration file");
     }
 
+    /// Processes that commands in it started, or that those did, and that are still there.
+    pub fn processes(&self) -> Vec<u32> {
+        processes::carrying(&format!("HOME={}", self.home().display()))
+    }
+
     /// What a file in it holds; empty if it is not there.
     pub fn read(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap_or_default()

@@ -1,5 +1,6 @@
 //! Many commands at once, on one store.
 
+use lorchestra_tests::bigquery::site::{Site, Write};
 use lorchestra_tests::{Fixture, Running, Sandbox, eventually};
 use std::collections::HashSet;
 
@@ -92,4 +93,67 @@ fn looking_while_others_write_is_never_in_the_way() {
         command.wait().exits(0);
     }
     assert_eq!(sandbox.runs().len(), 4);
+}
+
+/// A job with its flags, and of its end: exit code, cause, events of its own.
+type Job = (&'static [&'static str], i32, &'static str, usize);
+
+/// Twenty jobs that end in different ways.
+const JOBS: [Job; 20] = [
+    (&["noop"], 0, "", 0),
+    (&["fail"], 1, "error", 0),
+    (&["fail_permanently"], 1, "error", 0),
+    (&["fail_with", "--message", "no"], 1, "error", 0),
+    (&["panic_now"], 1, "panic", 0),
+    (&["panic_with_a_number"], 1, "panic", 0),
+    (&["panic_in_drop"], 1, "panic", 0),
+    (&["abort"], 1, "signal", 0),
+    (&["null"], 1, "signal", 0),
+    (&["exit", "--code", "0"], 1, "exit", 0),
+    (&["kill_self"], 1, "signal", 0),
+    (&["numbered", "--count", "100"], 0, "", 100),
+    (&["burst", "--count", "200"], 0, "", 200),
+    (&["print", "--lines", "50"], 0, "", 0),
+    (&["emit_bad"], 0, "", 1),
+    (&["typed"], 0, "", 1),
+    (&["traced"], 0, "", 0),
+    (&["ignore_term", "--seconds", "0"], 0, "", 0),
+    (&["wait", "--seconds", "0"], 1, "error", 0),
+    (&["fail_at_first", "--times", "0"], 0, "", 1),
+];
+
+/// Ten of each of twenty jobs, all at once, beside each other or one after the other, on one store and one table.
+#[test]
+fn two_hundred_runs_of_twenty_jobs_at_once() {
+    const EACH: usize = 10;
+    let site = Site::new(Write::Storage);
+    let sandbox = &site.sandbox;
+    let start = |i: usize| {
+        let (job, ..) = JOBS[i % JOBS.len()];
+        let overlap = if i.is_multiple_of(2) { "allow" } else { "wait" };
+        let own = ["run-job", "--on-overlap", overlap, "--delivery-timeout", "1s", "misbehave"];
+        sandbox.start(&[&own, job].concat())
+    };
+    let running: Vec<Running> = (0..JOBS.len() * EACH).map(start).collect();
+    let ended: Vec<_> = std::thread::scope(|scope| {
+        let waiting: Vec<_> = running.into_iter().map(|running| scope.spawn(|| running.wait())).collect();
+        waiting.into_iter().map(|thread| thread.join().expect("it ends within its deadline")).collect()
+    });
+    for (i, ended) in ended.into_iter().enumerate() {
+        assert!(!ended.err().contains("locked") && !ended.err().contains("another process"), "{}", ended.shown());
+        ended.exits(JOBS[i % JOBS.len()].1);
+    }
+    let runs = sandbox.runs();
+    assert_eq!(runs.len(), JOBS.len() * EACH);
+    for (job, _, cause, own) in JOBS {
+        let of_job: Vec<_> = runs.iter().filter(|run| run.0["job"] == job[0]).collect();
+        assert_eq!(of_job.len(), EACH, "{job:?}");
+        for run in of_job {
+            assert_eq!(run.cause(), cause, "{run:?}");
+            assert_eq!(sandbox.whole_events_of(run).len(), 2 + own, "{run:?}");
+        }
+    }
+    assert!(sandbox.processes().is_empty());
+    sandbox.lorchestra(&["events", "flush", "--timeout", "50s"]).exits(0);
+    site.all_is_delivered(Write::Storage, "after all");
 }

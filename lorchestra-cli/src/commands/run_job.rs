@@ -3,6 +3,7 @@
 use super::jobs::unknown_policies;
 use super::{delivery, failure_report, second_store, tell_closed, tell_recovered};
 use crate::args::{OwnFlags, RunJob};
+use crate::config::JobConfig;
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::flags;
@@ -15,17 +16,19 @@ use chrono::Utc;
 use lorchestra_core::catalog::{Catalog, Package};
 use lorchestra_core::library::Library;
 use lorchestra_core::outcome::{Cause, Outcome};
-use lorchestra_core::plan::{self, Plan, Request};
+use lorchestra_core::plan::{self, OnOverlap, Plan, Request, Retries};
 use lorchestra_core::recovery::close_abandoned;
 use lorchestra_core::signals::Signals;
 use lorchestra_core::state::StateDir;
-use lorchestra_core::supervisor::{Ended, Site};
+use lorchestra_core::supervisor::{Ended, Ran, Retrying, Site, Skipped, Watcher};
 use lorchestra_plugin_api::manifest::JobManifest;
 use serde_json::json;
 use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
+/// Failed attempts that are told before the run's end, which takes four lines at most.
+const TOLD: u32 = 3;
 /// How long a job has to end when it is told to.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -68,6 +71,9 @@ pub(super) fn run(
         now: Utc::now(),
         timeout: own.timeout.or(policy.and_then(|p| p.timeout)),
         grace: own.grace.or(policy.and_then(|p| p.grace)).unwrap_or(GRACE),
+        on_overlap: own.on_overlap.or(policy.and_then(|p| p.overlap)).unwrap_or_default(),
+        retries: retries(&own, policy),
+        memory_max: own.memory_max.or(policy.and_then(|p| p.memory_max)),
     })
     .map_err(|error| bad_parameters(package_name, job, &error))?;
 
@@ -85,6 +91,15 @@ pub(super) fn run(
     let result = site.execute(package, job, &plan, &mut signals, &mut notices, printer);
     notices.send(Some(&mut signals), printer);
     result
+}
+
+fn retries(own: &OwnFlags, policy: Option<&JobConfig>) -> Retries {
+    let default = Retries::default();
+    Retries {
+        limit: own.retries.or(policy.and_then(|p| p.retries)).unwrap_or(default.limit),
+        on: policy.and_then(|p| p.retry_on.clone()).unwrap_or(default.on),
+        wait: policy.and_then(|p| p.retry_wait).unwrap_or(default.wait),
+    }
 }
 
 fn bad_parameters(package: &str, job: &JobManifest, error: &plan::PlanError) -> Failure {
@@ -120,6 +135,8 @@ fn dry_run(package: &Package, plan: &Plan, as_json: bool, printer: &mut Printer)
     }
     let timeout = plan.timeout.map_or_else(|| "none".to_owned(), plan::duration::show);
     printer.line(format_args!("  timeout: {timeout}, grace: {}", plan::duration::show(plan.grace)));
+    let memory = plan.memory_max.map_or_else(|| "not limited".to_owned(), plan::size::show);
+    printer.line(format_args!("  on overlap: {}, retries: {}, memory: {memory}", plan.on_overlap, plan.retries.limit));
 }
 
 /// What was asked for beside the job.
@@ -157,38 +174,37 @@ impl Running<'_> {
             version: env!("CARGO_PKG_VERSION"),
             trace_level: settings.trace_level,
         };
-        let mut follower = None;
-        let mut on_start = |run_id: &str| {
-            tracing::info!(run_id, "run begins");
-            if verbose > 0 {
-                follower = Follower::start(state.trace(run_id));
-            }
-        };
         let mut recovered = Vec::new();
-        let ended = lorchestra_core::supervisor::run(&site, plan, &library, signals, &mut recovered, &mut on_start);
-        if let Some(follower) = follower {
+        let mut watch = Watch { plan, state: &state, verbose, quiet: own.quiet, follower: None, told: 0, printer: &mut *printer };
+        let ran = lorchestra_core::supervisor::run(&site, plan, &library, signals, &mut recovered, &mut watch);
+        if let Some(follower) = watch.follower.take() {
             follower.finish();
         }
         tell_recovered(&recovered, notices, printer);
-        let mut ended = ended?;
-        let code = tell(plan, &ended, own, printer);
-        if let Outcome::Failed(failure) = &ended.outcome {
-            let host = lorchestra_core::process::host();
-            let report = failure_report(&ended.run_id, &plan.package, &plan.job, plan.account.as_deref(), &host, failure);
-            notices.add(report);
-        }
+        let (code, run_id, mut store) = match ran? {
+            Ran::Ended(ended) => {
+                let code = tell(plan, &ended, own, printer);
+                if let Outcome::Failed(failure) = &ended.outcome {
+                    let host = lorchestra_core::process::host();
+                    let report = failure_report(&ended.run_id, &plan.package, &plan.job, plan.account.as_deref(), &host, failure);
+                    notices.add(report);
+                }
+                (code, ended.run_id, ended.store)
+            }
+            Ran::Skipped(skipped) => (tell_skipped(plan, &skipped, own, printer), skipped.run_id, skipped.store),
+        };
         // The caller knows the outcome by now; cleaning up must not change it.
         printer.flush();
         let undelivered = live.map(|live| {
             let last = delivery::Last {
-                run_id: &ended.run_id,
+                run_id: &run_id,
                 require: own.require_delivery,
                 timeout: own.delivery_timeout.unwrap_or(settings.delivery_timeout),
                 quiet: own.quiet,
             };
-            delivery::finish(live, &last, signals, &ended.store, printer)
+            delivery::finish(live, &last, signals, &store, printer)
         });
-        match ended.store.prune(&state, &settings.retention, Utc::now().timestamp_micros()) {
+        match store.prune(&state, &settings.retention, Utc::now().timestamp_micros()) {
             Ok(pruned) => tracing::debug!(pruned.runs, pruned.logs, "retention"),
             Err(error) => printer.warning(format_args!("old runs could not be removed: {error}")),
         }
@@ -200,9 +216,73 @@ impl Running<'_> {
     }
 }
 
+/// Tells what happens while the run goes on: one line each, and no more than leave room for what is said of its end.
+struct Watch<'a> {
+    plan: &'a Plan,
+    state: &'a StateDir,
+    verbose: u8,
+    quiet: bool,
+    follower: Option<Follower>,
+    /// Attempts that were told.
+    told: u32,
+    printer: &'a mut Printer,
+}
+
+impl Watcher for Watch<'_> {
+    fn waiting(&mut self, holder: &str) {
+        if !self.quiet && matches!(self.plan.on_overlap, OnOverlap::Wait(_)) {
+            let Plan { package, job, .. } = self.plan;
+            self.printer.note(format_args!("{package}/{job} is running already: waiting for run {holder} to end"));
+        }
+    }
+
+    fn begun(&mut self, run_id: &str) {
+        tracing::info!(run_id, "run begins");
+        if self.verbose > 0 {
+            self.follower = Follower::start(self.state.trace(run_id));
+        }
+    }
+
+    fn retrying(&mut self, retrying: &Retrying<'_>) {
+        let Retrying { run_id, attempt, of, failure, wait } = retrying;
+        tracing::info!(run_id, attempt, cause = failure.cause.as_str(), "attempt failed");
+        // With -q a run that comes to a good end says nothing, and one that does not says how many attempts there were.
+        if self.quiet || (self.told >= TOLD && self.verbose == 0) {
+            return;
+        }
+        self.told += 1;
+        let rest = if self.told == TOLD && self.verbose == 0 && attempt + 1 < *of { "; later ones are in runs show" } else { "" };
+        let message = show::shortened(&show::first_line(&failure.message), 200);
+        let (cause, wait) = (failure.cause.as_str(), show::elapsed(*wait));
+        self.printer.warning(format_args!("attempt {attempt} of {of} failed ({cause}): {message}; the next one in {wait}{rest}"));
+    }
+}
+
+fn tell_skipped(plan: &Plan, skipped: &Skipped, own: &OwnFlags, printer: &mut Printer) -> Code {
+    if own.json {
+        printer.json(&json!({
+            "schema": "lorchestra.run-job/1",
+            "run_id": skipped.run_id,
+            "package": plan.package,
+            "job": plan.job,
+            "state": "skipped",
+            "cause": null,
+            "message": null,
+            "attempts": 0,
+            "duration_ms": 0,
+            "held_by": skipped.held_by,
+        }));
+    } else if !own.quiet {
+        let held_by = skipped.held_by.as_deref().unwrap_or("another");
+        printer.line(format_args!("- {}/{} skipped: it is running already (run {held_by})", plan.package, plan.job));
+    }
+    Code::Success
+}
+
 fn tell(plan: &Plan, ended: &Ended, own: &OwnFlags, printer: &mut Printer) -> Code {
     tracing::info!(run_id = ended.run_id, took = show::elapsed(ended.duration), "run ended");
     let name = format!("{}/{}", plan.package, plan.job);
+    let in_attempt = if ended.attempt > 1 { format!(" in attempt {}", ended.attempt) } else { String::new() };
     if own.json {
         let (state, cause, message) = match &ended.outcome {
             Outcome::Completed => ("completed", None, None),
@@ -216,19 +296,20 @@ fn tell(plan: &Plan, ended: &Ended, own: &OwnFlags, printer: &mut Printer) -> Co
             "state": state,
             "cause": cause,
             "message": message,
+            "attempts": ended.attempt,
             "duration_ms": u64::try_from(ended.duration.as_millis()).unwrap_or(u64::MAX),
         }));
     }
     match &ended.outcome {
         Outcome::Completed => {
             if !own.quiet && !own.json {
-                printer.good(format_args!("{name} completed"));
+                printer.good(format_args!("{name} completed{in_attempt}"));
             }
             Code::Success
         }
         Outcome::Failed(failure) => {
             printer.bad(format_args!("{name} failed: {}", show::first_line(&failure.message)));
-            printer.note(format_args!("  cause: {} after {}", failure.cause.as_str(), show::elapsed(ended.duration)));
+            printer.note(format_args!("  cause: {} after {}{in_attempt}", failure.cause.as_str(), show::elapsed(ended.duration)));
             printer.note(format_args!("  lorchestra runs show {}", ended.run_id));
             if std::fs::metadata(&ended.output).is_ok_and(|meta| meta.len() > 0) {
                 printer.note(format_args!("  lorchestra runs logs {}", ended.run_id));

@@ -11,7 +11,7 @@ use crate::show;
 use lorchestra_core::process::{Identity, ignored_by};
 use lorchestra_core::recovery::close_all_abandoned;
 use lorchestra_core::state::StateDir;
-use lorchestra_core::store::{Backlog, Run, RunFilter, RunState, Store};
+use lorchestra_core::store::{Attempt, Backlog, Run, RunFilter, RunState, Store};
 use lorchestra_plugin_api::manifest::printable;
 use serde_json::{Value, json};
 use std::io::Read;
@@ -22,7 +22,9 @@ use std::time::{Duration, Instant};
 const STOPPING: Duration = Duration::from_secs(60);
 /// The same, when the supervisor is dead and the run is to be closed: another command may be about to.
 const CLOSING: Duration = Duration::from_secs(15);
-/// Characters of a line about a parameter, at most.
+/// Attempts that are shown, at most: the last ones.
+const ATTEMPTS: usize = 20;
+/// Characters of a line about a parameter or an attempt, at most.
 const LINE: usize = 120;
 /// Characters before the value of a line of `runs show`.
 const NAME: usize = 10;
@@ -117,6 +119,8 @@ fn show(
                     "started_at": show::exact_time(a.started_at),
                     "ended_at": a.ended_at.map(show::exact_time),
                     "worker_pid": a.worker_pid,
+                    "cause": a.cause,
+                    "message": a.message,
                 })
             })
             .collect();
@@ -160,6 +164,10 @@ fn show(
         }
     }
     row("attempts", &run.attempts.to_string());
+    // One that was alone is told by the rest of this.
+    for attempt in attempts.iter().skip(attempts.len().saturating_sub(ATTEMPTS)).filter(|_| attempts.len() > 1) {
+        row("attempt", &show::shortened(&printable(&attempt_line(attempt)), LINE - NAME - 3));
+    }
     row("plugin", &format!("{} {}", run.plugin_version, run.plugin_path));
     row("sha256", &run.plugin_sha256);
     row("host", &format!("{} (supervisor pid {})", run.host, run.supervisor_pid));
@@ -270,6 +278,20 @@ fn stop(
             });
         }
         std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// `1 at 2024-01-31T12:00:00Z, error after 0.31s: the message`
+fn attempt_line(attempt: &Attempt) -> String {
+    let took = attempt.ended_at.map(|ended| Duration::from_micros(u64::try_from(ended - attempt.started_at).unwrap_or(0)));
+    let began = format!("{} at {}", attempt.attempt, show::time(attempt.started_at));
+    match (took, &attempt.cause) {
+        (None, _) => format!("{began}, running"),
+        (Some(took), None) => format!("{began}, completed after {}", show::elapsed(took)),
+        (Some(took), Some(cause)) => {
+            let message = attempt.message.as_deref().unwrap_or_default().lines().next().unwrap_or_default();
+            format!("{began}, {cause} after {}: {message}", show::elapsed(took))
+        }
     }
 }
 

@@ -19,8 +19,8 @@
 //!   is alone, and others go before it. It is a *suspect* then, and still pending: when another row has landed it is sent once more, and
 //!   set aside for good if it is refused again. When none lands, it is the server that is at fault.
 
-use super::backoff::Backoff;
 use super::destination::{Destination, Landed, Place, Refusal, RefusedRow, Row};
+use crate::backoff::Backoff;
 use crate::store::{Batch, CIRCUIT, Circuit, NewBatch, OutRow, Settled, Store, StoreError, Was};
 use std::collections::HashSet;
 use std::time::{Duration, Instant};

@@ -8,7 +8,7 @@
 
 use super::deliverer::{Deliverer, Policy, Progress, Session, Stopped};
 use super::destination::{Destination, Refusal};
-use crate::locks::OverlapLock;
+use crate::locks::FileLock;
 use crate::signals::Signals;
 use crate::state::StateDir;
 use crate::store::{CIRCUIT, Circuit, Store, StoreError};
@@ -229,7 +229,7 @@ impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
             }
             since = None;
             if lock.is_none() {
-                lock = OverlapLock::try_take(&self.lock_path).ok().flatten();
+                lock = FileLock::try_take(&self.lock_path).ok().flatten();
             }
             if lock.is_none() {
                 continue;
@@ -333,7 +333,7 @@ impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
             {
                 return Some(Trouble::Unreachable(circuit.reason));
             }
-            let lock = match OverlapLock::try_take(&self.lock_path) {
+            let lock = match FileLock::try_take(&self.lock_path) {
                 Ok(Some(lock)) => lock,
                 Ok(None) if !request.insist => return Some(Trouble::Elsewhere),
                 Ok(None) => {

@@ -247,7 +247,7 @@ fn new_run() -> NewRun {
         supervisor_pid: 1,
         supervisor_start: 1,
         boot_id: String::new(),
-        worker_pid: 1,
+        worker_pid: Some(1),
     }
 }
 

@@ -7,6 +7,7 @@
 //! - `window_*`: the two ends.
 
 use super::*;
+use crate::outcome::Cause;
 use serde_json::json;
 
 /// A Saturday at the end of a leap year's February, with nanoseconds.
@@ -54,6 +55,9 @@ pub(super) fn request<'a>(job: &'a JobManifest, values: &[(&str, &str)]) -> Requ
         now: now(),
         timeout: None,
         grace: Duration::from_secs(10),
+        on_overlap: OnOverlap::Fail,
+        retries: Retries::default(),
+        memory_max: None,
     }
 }
 
@@ -625,6 +629,9 @@ fn a_plan_as_json() {
     let mut request = request(&job, &[("since", "2024-01-31")]);
     request.timeout = Some(Duration::from_secs(5400));
     request.grace = Duration::from_millis(1500);
+    request.on_overlap = OnOverlap::Wait(Some(Duration::from_secs(300)));
+    request.retries = Retries { limit: 2, on: vec![Cause::Timeout], ..Retries::default() };
+    request.memory_max = Some(512 << 20);
     let plan = resolve(request).unwrap();
     assert_eq!(
         serde_json::to_value(&plan).unwrap(),
@@ -632,7 +639,8 @@ fn a_plan_as_json() {
             "package": "ingester", "version": "1.2.3", "job": "extract", "account": null,
             "params": {"since": "2024-01-31T00:00:00Z", "until": "2024-03-30T12:34:56.789012Z"},
             "window": {"since": "2024-01-31T00:00:00Z", "until": "2024-03-30T12:34:56.789012Z"},
-            "timeout": 5400, "grace": 1.5, "resolved_at": "2024-03-30T12:34:56.789012Z",
+            "timeout": 5400, "grace": 1.5, "on_overlap": "wait=5m", "retries": {"limit": 2, "on": ["timeout"], "wait": 1},
+            "memory_max": 536_870_912, "resolved_at": "2024-03-30T12:34:56.789012Z",
         })
     );
 }

@@ -3,7 +3,7 @@
 use super::event::insert_own;
 use super::{Store, StoreError};
 use crate::process::Identity;
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{OptionalExtension, Row, Transaction, params};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -15,6 +15,8 @@ pub enum RunState {
     Running,
     Completed,
     Failed,
+    /// Another run of the same job and account went on.
+    Skipped,
 }
 
 impl RunState {
@@ -24,6 +26,7 @@ impl RunState {
             Self::Running => "running",
             Self::Completed => "completed",
             Self::Failed => "failed",
+            Self::Skipped => "skipped",
         }
     }
 }
@@ -48,8 +51,8 @@ pub struct NewRun {
     pub supervisor_pid: u32,
     pub supervisor_start: u64,
     pub boot_id: String,
-    /// The worker, which waits for its order already.
-    pub worker_pid: u32,
+    /// The worker, which waits for its order already; `None` for a run that is skipped.
+    pub worker_pid: Option<u32>,
 }
 
 /// A run as the store has it. Times are microseconds since 1970.
@@ -75,7 +78,7 @@ pub struct Run {
     pub started_at: i64,
     /// When its terminal event was made.
     pub ended_at: Option<i64>,
-    /// Attempts begun.
+    /// Attempts begun; none, if it was skipped.
     pub attempts: u32,
     /// Parameters by name.
     pub params: Value,
@@ -126,6 +129,23 @@ pub struct Attempt {
     pub ended_at: Option<i64>,
     /// The worker's process.
     pub worker_pid: Option<u32>,
+    /// Why it failed; `None` while it goes on, and when it completed.
+    pub cause: Option<String>,
+    /// The same for people.
+    pub message: Option<String>,
+}
+
+/// The end of an attempt that is followed by another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptEnd {
+    /// From 1.
+    pub attempt: u32,
+    /// The closed set of design's causes.
+    pub cause: &'static str,
+    /// For people.
+    pub message: String,
+    /// Microseconds since 1970.
+    pub ended_at: i64,
 }
 
 /// The end of a run: its state and its terminal event.
@@ -160,58 +180,51 @@ impl Store {
     /// Records a run that is about to begin, with its first attempt and its `job.started`.
     pub fn begin_run(&mut self, run: &NewRun, started: &Value) -> Result<(), StoreError> {
         self.write("recording the run", |tx| {
-            tx.execute(
-                "INSERT INTO runs (run_id, package, job, account, state, started_at, params, since, until, plugin_path, plugin_version,
-                    plugin_sha256, location, host, supervisor_pid, supervisor_start, boot_id)
-                 VALUES (?1, ?2, ?3, ?4, 'running', ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
-                params![
-                    run.run_id,
-                    run.package,
-                    run.job,
-                    run.account,
-                    run.started_at,
-                    run.params.to_string(),
-                    run.since,
-                    run.until,
-                    run.plugin_path,
-                    run.plugin_version,
-                    run.plugin_sha256,
-                    run.location,
-                    run.host,
-                    run.supervisor_pid,
-                    run.supervisor_start.cast_signed(),
-                    run.boot_id,
-                ],
-            )?;
-            let n = tx.last_insert_rowid();
-            tx.execute(
-                "INSERT INTO attempts (run, attempt, started_at, worker_pid) VALUES (?1, 1, ?2, ?3)",
-                params![n, run.started_at, run.worker_pid],
-            )?;
+            let n = insert_run(tx, run, RunState::Running)?;
+            insert_attempt(tx, n, 1, run.started_at, run.worker_pid)?;
             insert_own(tx, n, 1, "job.started", run.started_at, started, false)
+        })
+    }
+
+    /// Records a run that was skipped, with its only event.
+    pub fn skip_run(&mut self, run: &NewRun, skipped: &Value) -> Result<(), StoreError> {
+        self.write("recording the skipped run", |tx| {
+            let n = insert_run(tx, run, RunState::Skipped)?;
+            tx.execute("UPDATE runs SET ended_at = started_at WHERE n = ?1", [n])?;
+            insert_own(tx, n, 0, "job.skipped", run.started_at, skipped, true)
+        })
+    }
+
+    /// Records that an attempt is over, and another one to come. `false`: the run has ended, and nothing was changed.
+    pub fn end_attempt(&mut self, run_id: &str, end: &AttemptEnd) -> Result<bool, StoreError> {
+        self.write("recording the attempt's end", |tx| {
+            let AttemptEnd { attempt, cause, message, ended_at } = end;
+            let changed = tx.execute(
+                "UPDATE attempts SET ended_at = ?3, cause = ?4, message = ?5
+                 WHERE run = (SELECT n FROM runs WHERE run_id = ?1 AND state = 'running') AND attempt = ?2",
+                params![run_id, attempt, ended_at, cause, message],
+            )?;
+            Ok(changed > 0)
+        })
+    }
+
+    /// Records another attempt. `false`: the run has ended, and nothing was changed.
+    pub fn begin_attempt(&mut self, run_id: &str, attempt: u32, started_at: i64, worker_pid: u32) -> Result<bool, StoreError> {
+        self.write("recording the attempt", |tx| match running(tx, run_id)? {
+            Some(n) => insert_attempt(tx, n, attempt, started_at, Some(worker_pid)).map(|()| true),
+            None => Ok(false),
         })
     }
 
     /// Ends a run: state, terminal event and the attempt's end in one transaction. `false`: it had already ended, and
     /// nothing was changed.
     pub fn end_run(&mut self, run_id: &str, end: &RunEnd) -> Result<bool, StoreError> {
-        self.write("recording the run's end", |tx| {
-            let n: Option<i64> = tx
-                .query_row("SELECT n FROM runs WHERE run_id = ?1 AND state = 'running'", [run_id], |row| row.get(0))
-                .optional()?;
-            let Some(n) = n else { return Ok(false) };
-            tx.execute(
-                "UPDATE runs SET state = ?2, cause = ?3, message = ?4, job_result = ?5, ended_at = ?6 WHERE n = ?1",
-                params![n, end.state.as_str(), end.cause, end.message, end.job_result, end.ended_at],
-            )?;
-            tx.execute(
-                "UPDATE attempts SET ended_at = ?3 WHERE run = ?1 AND attempt = ?2",
-                params![n, end.attempt, end.ended_at],
-            )?;
-            let event_type = if end.state == RunState::Completed { "job.completed" } else { "job.failed" };
-            insert_own(tx, n, end.attempt, event_type, end.ended_at, &end.payload, true)?;
-            Ok(true)
-        })
+        self.write("recording the run's end", |tx| end_one(tx, run_id, end))
+    }
+
+    /// The same for several runs, in one transaction: for each, whether it had not ended yet.
+    pub fn end_runs(&mut self, ends: &[(&str, &RunEnd)]) -> Result<Vec<bool>, StoreError> {
+        self.write("recording the ends of runs", |tx| ends.iter().map(|(run_id, end)| end_one(tx, run_id, end)).collect())
     }
 
     /// Runs, newest first.
@@ -238,11 +251,18 @@ impl Store {
     pub fn attempts(&self, run_id: &str) -> Result<Vec<Attempt>, StoreError> {
         self.read("reading attempts", |db| {
             let mut statement = db.prepare(
-                "SELECT attempt, started_at, ended_at, worker_pid FROM attempts
+                "SELECT attempt, started_at, ended_at, worker_pid, cause, message FROM attempts
                  WHERE run = (SELECT n FROM runs WHERE run_id = ?1) ORDER BY attempt",
             )?;
             let rows = statement.query_map([run_id], |row| {
-                Ok(Attempt { attempt: row.get(0)?, started_at: row.get(1)?, ended_at: row.get(2)?, worker_pid: row.get(3)? })
+                Ok(Attempt {
+                    attempt: row.get(0)?,
+                    started_at: row.get(1)?,
+                    ended_at: row.get(2)?,
+                    worker_pid: row.get(3)?,
+                    cause: row.get(4)?,
+                    message: row.get(5)?,
+                })
             })?;
             rows.collect()
         })
@@ -257,6 +277,63 @@ impl Store {
     }
 }
 
+fn insert_run(tx: &Transaction<'_>, run: &NewRun, state: RunState) -> rusqlite::Result<i64> {
+    tx.execute(
+        "INSERT INTO runs (run_id, package, job, account, state, started_at, params, since, until, plugin_path, plugin_version,
+            plugin_sha256, location, host, supervisor_pid, supervisor_start, boot_id)
+         VALUES (?1, ?2, ?3, ?4, ?17, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+        params![
+            run.run_id,
+            run.package,
+            run.job,
+            run.account,
+            run.started_at,
+            run.params.to_string(),
+            run.since,
+            run.until,
+            run.plugin_path,
+            run.plugin_version,
+            run.plugin_sha256,
+            run.location,
+            run.host,
+            run.supervisor_pid,
+            run.supervisor_start.cast_signed(),
+            run.boot_id,
+            state.as_str(),
+        ],
+    )?;
+    Ok(tx.last_insert_rowid())
+}
+
+fn insert_attempt(tx: &Transaction<'_>, run: i64, attempt: u32, started_at: i64, worker: Option<u32>) -> rusqlite::Result<()> {
+    tx.execute(
+        "INSERT INTO attempts (run, attempt, started_at, worker_pid) VALUES (?1, ?2, ?3, ?4)",
+        params![run, attempt, started_at, worker],
+    )
+    .map(drop)
+}
+
+/// The number of a run, if it runs.
+fn running(tx: &Transaction<'_>, run_id: &str) -> rusqlite::Result<Option<i64>> {
+    tx.prepare_cached("SELECT n FROM runs WHERE run_id = ?1 AND state = 'running'")?
+        .query_row([run_id], |row| row.get(0))
+        .optional()
+}
+
+fn end_one(tx: &Transaction<'_>, run_id: &str, end: &RunEnd) -> rusqlite::Result<bool> {
+    let Some(n) = running(tx, run_id)? else { return Ok(false) };
+    tx.prepare_cached("UPDATE runs SET state = ?2, cause = ?3, message = ?4, job_result = ?5, ended_at = ?6 WHERE n = ?1")?
+        .execute(params![n, end.state.as_str(), end.cause, end.message, end.job_result, end.ended_at])?;
+    // One that is over already keeps its own end: the run was told to end, or its supervisor died, before the next one.
+    tx.prepare_cached(
+        "UPDATE attempts SET ended_at = ?3, cause = ?4, message = ?5 WHERE run = ?1 AND attempt = ?2 AND ended_at IS NULL",
+    )?
+    .execute(params![n, end.attempt, end.ended_at, end.cause, end.message])?;
+    let event_type = if end.state == RunState::Completed { "job.completed" } else { "job.failed" };
+    insert_own(tx, n, end.attempt, event_type, end.ended_at, &end.payload, true)?;
+    Ok(true)
+}
+
 fn run(row: &Row<'_>) -> rusqlite::Result<Run> {
     let state: String = row.get("state")?;
     let params: String = row.get("params")?;
@@ -268,6 +345,7 @@ fn run(row: &Row<'_>) -> rusqlite::Result<Run> {
         state: match &*state {
             "running" => RunState::Running,
             "completed" => RunState::Completed,
+            "skipped" => RunState::Skipped,
             _ => RunState::Failed,
         },
         cause: row.get("cause")?,

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// Version this code reads and writes (`PRAGMA user_version`).
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 3;
 /// `PRAGMA application_id`: "LORC".
 const APPLICATION: i64 = 0x4c4f_5243;
 
@@ -45,6 +45,9 @@ pub(super) fn migrate(db: &mut Connection) -> rusqlite::Result<()> {
     }
     if version < 2 {
         tx.execute_batch(V2)?;
+    }
+    if version < 3 {
+        tx.execute_batch(V3)?;
     }
     tx.pragma_update(None, "application_id", APPLICATION)?;
     tx.pragma_update(None, "user_version", VERSION)?;
@@ -166,4 +169,10 @@ CREATE TABLE settled (
 
 ALTER TABLE runs ADD COLUMN payloads INTEGER NOT NULL DEFAULT 1;
 CREATE INDEX runs_with_payloads ON runs (ended_at) WHERE payloads;
+";
+
+/// Retries: how each attempt ended that was not the last. A run that was skipped has no attempt, and its event the attempt 0.
+const V3: &str = "
+ALTER TABLE attempts ADD COLUMN cause TEXT;
+ALTER TABLE attempts ADD COLUMN message TEXT;
 ";

@@ -9,65 +9,48 @@
 //!                         worker dead: group killed, worker reaped, orphans killed, output drained for 1 s
 //! ```
 //!
-//! Nothing in it waits for the store or for a terminal: it does not even log.
+//! What is to be done when is [`Course`]'s to say; the loop does it. Nothing in it waits for the store or for a terminal: it does not even log.
 
 use super::child::{ProcessorTime, Worker};
+use super::course::{Act, Course, Limits};
 use super::note::{self, Note};
 use crate::outcome::{Death, Ending, WorkerFault};
 use crate::signals::Signals;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal;
 use rustix::time::Timespec;
-use signal_hook::consts::{SIGINT, SIGTERM};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-/// How long a worker may stay after its final record.
-const LINGER: Duration = Duration::from_secs(2);
 /// How long output is read after everything was killed: a process out of reach may hold the pipe.
 const DRAIN: Duration = Duration::from_secs(1);
-/// Signals within this time are one wish to end: a terminal that closes, or a service manager, may send several.
-const TOGETHER: Duration = Duration::from_secs(1);
-
-/// What the loop needs to know.
-pub(super) struct Limits {
-    /// From the start of the attempt; `None`: as long as it takes.
-    pub(super) timeout: Option<Duration>,
-    /// Between SIGTERM and SIGKILL.
-    pub(super) grace: Duration,
-}
-
 /// What the loop has seen.
 pub(super) struct Seen {
     pub(super) ending: Option<Ending>,
     pub(super) death: Death,
     pub(super) time: ProcessorTime,
     pub(super) fault: Option<WorkerFault>,
+    /// The first signal that asked for an end, also one that came too late to be the ending.
+    pub(super) told: Option<i32>,
 }
 
 /// Runs until the worker and everything it started are gone.
 pub(super) fn dispatch(
     worker: &mut Worker,
-    limits: &Limits,
+    limits: Limits,
     signals: &mut Signals,
     final_seen: &OwnedFd,
     note: &Note,
     mut log: File,
 ) -> io::Result<Seen> {
-    let started = Instant::now();
-    let mut ending = None;
-    let mut ended_at = started;
-    let mut kill_at: Option<Instant> = None;
-    let mut lingers = false;
+    let mut course = Course::new(limits, Instant::now());
     let mut output_open = true;
     let mut control_open = true;
     loop {
-        let deadline = limits.timeout.filter(|_| ending.is_none() && !lingers).map(|timeout| started + timeout);
-        let next = [deadline, kill_at].into_iter().flatten().min();
-        let wait = next.map(|at| at.saturating_duration_since(Instant::now()));
-        let woken = wait_for(worker, signals, final_seen, output_open, control_open, lingers, wait)?;
+        let wait = course.next().map(|at| at.saturating_duration_since(Instant::now()));
+        let woken = wait_for(worker, signals, final_seen, output_open, control_open, course.lingers(), wait)?;
         // Taken out of the pipe before the worker is looked at: a SIGCHLD that comes after that look stays in the pipe and wakes
         // the next poll. The other way round it would be swallowed here, and nothing else might ever wake it.
         let told = signals.endings();
@@ -80,59 +63,41 @@ pub(super) fn dispatch(
             control_open = false;
         }
         if worker.has_ended()? {
+            course.signals_at_death(&told);
             break;
         }
         worker.reap_orphans();
         let now = Instant::now();
-        if let Some(signal) = told.first().copied() {
-            if lingers {
-                kill_at = Some(now);
-            } else if ending.is_none() {
-                ending = Some(Ending::Cancelled { signal });
-                ended_at = now;
-                end_in_order(worker, note, ending, &mut kill_at, now + limits.grace);
-            } else if is_impatient(ending, &told, now - ended_at) {
-                kill_at = Some(now);
-            }
+        if let Some(act) = course.signals(&told, now) {
+            perform(act, worker, note);
         }
-        if let Some(timeout) = limits.timeout
-            && ending.is_none()
-            && !lingers
-            && now >= started + timeout
-        {
-            ending = Some(Ending::Timeout { after: timeout });
-            ended_at = now;
-            end_in_order(worker, note, ending, &mut kill_at, now + limits.grace);
+        // Seen before the deadline is looked at: a job that has ended in time is not told to end.
+        if woken.final_seen {
+            course.final_seen(now);
         }
-        if woken.final_seen && !lingers {
-            lingers = true;
-            kill_at = Some(kill_at.map_or(now + LINGER, |at| at.min(now + LINGER)));
-        }
-        if kill_at.is_some_and(|at| now >= at) {
-            worker.signal(Signal::KILL);
-            kill_at = None;
+        while let Some(act) = course.tick(now) {
+            perform(act, worker, note);
         }
     }
     let fault = worker.fault();
     let (death, time) = worker.end()?;
+    let ending = course.ending();
     // A note that cannot be written costs a truer word in a rare case, never the run.
-    let _ = note.write(&note::Seen { ending, death: Some(death), fault: fault.as_ref().map(note::cut) });
+    let said = fault.as_ref().map(note::cut);
+    let _ = note.write(&note::Seen { ending, death: Some(death), fault: said, between: None });
     drain_output(worker, &mut log)?;
-    Ok(Seen { ending, death, time, fault })
+    Ok(Seen { ending, death, time, fault, told: course.told() })
 }
 
-fn end_in_order(worker: &Worker, note: &Note, ending: Option<Ending>, kill_at: &mut Option<Instant>, at: Instant) {
-    // Before the signal: once it was sent, that is the cause, whoever records it.
-    let _ = note.write(&note::Seen { ending, ..note::Seen::default() });
-    worker.signal(Signal::TERM);
-    *kill_at = Some(at);
-}
-
-/// Whether signals after the first ending ask for the kill at once.
-fn is_impatient(ending: Option<Ending>, told: &[i32], since: Duration) -> bool {
-    // Ctrl-C after Ctrl-C, or after the job was told to end by its deadline, is a person who does not want to wait.
-    let again = matches!(ending, Some(Ending::Cancelled { signal: SIGINT } | Ending::Timeout { .. })) && told.contains(&SIGINT);
-    again || (since >= TOGETHER && (told.contains(&SIGINT) || told.contains(&SIGTERM)))
+fn perform(act: Act, worker: &Worker, note: &Note) {
+    match act {
+        Act::Tell(ending) => {
+            // Before the signal: once it was sent, that is the cause, whoever records it.
+            let _ = note.write(&note::Seen { ending: Some(ending), ..note::Seen::default() });
+            worker.signal(Signal::TERM);
+        }
+        Act::Kill => worker.signal(Signal::KILL),
+    }
 }
 
 #[derive(Default)]
@@ -211,31 +176,4 @@ fn drain_output(worker: &mut Worker, log: &mut File) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use signal_hook::consts::SIGHUP;
-
-    #[test]
-    fn one_wish_to_end_may_come_as_several_signals() {
-        let by = |signal| Some(Ending::Cancelled { signal });
-        let timeout = Some(Ending::Timeout { after: Duration::from_secs(1) });
-        let (soon, later) = (Duration::from_millis(10), Duration::from_secs(2));
-        for (ending, told, since, kills) in [
-            (by(SIGINT), SIGINT, soon, true),
-            (by(SIGINT), SIGTERM, soon, false),
-            (by(SIGTERM), SIGINT, soon, false),
-            (by(SIGHUP), SIGTERM, soon, false),
-            (by(SIGTERM), SIGTERM, later, true),
-            (by(SIGTERM), SIGINT, later, true),
-            (by(SIGTERM), SIGHUP, later, false),
-            (timeout, SIGINT, soon, true),
-            (timeout, SIGTERM, soon, false),
-            (timeout, SIGTERM, later, true),
-        ] {
-            assert_eq!(is_impatient(ending, &[told], since), kills, "{ending:?}, then {told} after {since:?}");
-        }
-    }
 }

@@ -8,6 +8,7 @@
 use crate::outcome::{Death, Ending, WorkerFault};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -28,6 +29,9 @@ pub(crate) struct Seen {
     /// What the worker had said of its own troubles, its words cut to fit. Written with its death.
     #[serde(default)]
     pub(crate) fault: Option<WorkerFault>,
+    /// The signal that asked for the end after this attempt had failed and before the next one.
+    #[serde(default)]
+    pub(crate) between: Option<i32>,
 }
 
 /// What a worker said, as it fits into a note.
@@ -43,6 +47,7 @@ pub(super) fn cut(fault: &WorkerFault) -> WorkerFault {
 #[derive(Debug)]
 pub(super) struct Note {
     file: File,
+    last: RefCell<Seen>,
 }
 
 impl Note {
@@ -51,14 +56,21 @@ impl Note {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?);
         file.write_all_at(&[b' '; ROOM], 0)?;
-        Ok(Self { file })
+        Ok(Self { file, last: RefCell::default() })
     }
 
     /// Replaces the note. In place and in one write: a death in between leaves the old or the new one.
     pub(super) fn write(&self, seen: &Seen) -> io::Result<()> {
         let mut text = serde_json::to_vec(seen)?;
         text.resize(ROOM, b' ');
+        self.last.replace(seen.clone());
         self.file.write_all_at(&text, 0)
+    }
+
+    /// Adds to the note that a signal asked for the end after the attempt had failed.
+    pub(super) fn between(&self, signal: i32) -> io::Result<()> {
+        let seen = Seen { between: Some(signal), ..self.last.borrow().clone() };
+        self.write(&seen)
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Order {
     pub lock: PathBuf,
     /// The run's trace.
     pub trace: PathBuf,
+    /// Bytes of memory that the worker, and each process it starts, may have.
+    pub memory_max: Option<u64>,
     /// What the plugin is handed.
     pub call: Call,
 }

@@ -11,10 +11,15 @@ use rustix::time::Timespec;
 use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 
-/// Starts the thread that waits for the end of the control socket.
+/// Starts the thread that waits for the end of the control socket. Returns when it does so.
 pub(super) fn start(control: &UnixStream) -> std::io::Result<()> {
     let mut control = control.try_clone()?;
+    let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
     std::thread::Builder::new().name("lorchestra-watchdog".into()).stack_size(64 << 10).spawn(move || {
+        // Until here the thread registers destructors with the system's loader, and needs the lock that dlopen holds while a library's
+        // constructors run: one that does not come back would keep the watchdog from ever beginning (measured). What follows are system
+        // calls alone.
+        let _ = ready.send(());
         let mut byte = [0];
         loop {
             match control.read(&mut byte) {
@@ -30,7 +35,7 @@ pub(super) fn start(control: &UnixStream) -> std::io::Result<()> {
             }
         }
     })?;
-    Ok(())
+    is_ready.recv().map_err(std::io::Error::other)
 }
 
 /// Whether the control socket has ended by now.

@@ -14,6 +14,7 @@ plugin! {
     jobs = [
         noop, fail, fail_permanently, fail_with, panic_now, panic_with_a_number, panic_in_drop, abort, null, overflow, exit, kill_self, numbered,
         burst, wait, ignore_term, leave_group, leave_child, leave_daemon, print, emit_after_end, emit_bad, hijack, typed, traced, close_all, confide,
+        fail_at_first, leave_grandchild, allocate,
     ]
 }
 
@@ -403,4 +404,67 @@ fn confide(cx: &JobContext, about: String, secret: String, #[param(default = 3)]
         cx.emit_with(Event::new("confided", json!({"n": n, "secret": secret}))?.subject_id(about.as_str()))?;
     }
     Ok(())
+}
+
+/// Fails in its first attempts, in some way, and not in later ones. Emits what it was given.
+#[job]
+fn fail_at_first(
+    cx: &JobContext,
+    marker: Option<PathBuf>,
+    /// How many attempts fail.
+    #[param(default = 1)]
+    times: u32,
+    /// `error`, `permanent`, `panic`, `abort`, `exit`, or `hang`, which ends when it is told to.
+    #[param(default = "error")]
+    how: String,
+    until: Option<DateTime<Utc>>,
+    account: Option<String>,
+) -> JobResult {
+    let told = (cx.attempt(), std::env::var("LORCHESTRA_ATTEMPT").unwrap_or_default());
+    cx.emit("attempt.seen", json!({"attempt": told.0, "environment": told.1, "until": until, "account": account}))?;
+    mark(marker.as_deref())?;
+    if cx.attempt() > times {
+        return Ok(());
+    }
+    match &*how {
+        "permanent" => Err("it will never be").permanent(),
+        "panic" => panic!("not this time"),
+        "abort" => std::process::abort(),
+        "exit" => std::process::exit(3),
+        "hang" => {
+            while !cx.is_cancelled() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err("told to end")?
+        }
+        _ => Err(format!("not in attempt {}", cx.attempt()))?,
+    }
+}
+
+/// Starts a daemon in the manner of daemons: forked twice, of a session of its own, with the job's output held open; and waits, or
+/// ends at once.
+#[job]
+fn leave_grandchild(_cx: &JobContext, marker: PathBuf, stay: bool) -> JobResult {
+    let script = format!("(setsid sh -c '(exec sh -c \"echo \\$\\$ > {}; exec sleep 300\") &' &)", marker.display());
+    std::process::Command::new("sh").args(["-c", &script]).status()?;
+    let until = Instant::now() + Duration::from_secs(10);
+    while !std::fs::read_to_string(&marker).unwrap_or_default().ends_with('\n') && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    if stay {
+        std::thread::sleep(Duration::from_secs(300));
+    }
+    Ok(())
+}
+
+/// Allocates and uses memory until there is none left for it; the marker says how many MiB it had.
+#[job]
+fn allocate(_cx: &JobContext, marker: PathBuf) -> JobResult {
+    const STEP: usize = 4;
+    let mut blocks = Vec::new();
+    while blocks.len() * STEP < 2048 {
+        std::fs::write(&marker, (blocks.len() * STEP).to_string())?;
+        blocks.push(std::hint::black_box(vec![1_u8; STEP << 20]));
+    }
+    Err("there was no limit")?
 }

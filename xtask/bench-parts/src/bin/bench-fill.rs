@@ -63,6 +63,6 @@ fn new_run(run_id: &str) -> NewRun {
         supervisor_pid: 1,
         supervisor_start: 0,
         boot_id: "0".repeat(36),
-        worker_pid: 1,
+        worker_pid: Some(1),
     }
 }

@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         supervisor_pid: std::process::id(),
         supervisor_start: 0,
         boot_id: "0".repeat(36),
-        worker_pid: 1,
+        worker_pid: Some(1),
     };
     let started = json!({"parameters": {}, "since": null, "until": null, "host": "host", "plugin_sha256": run.plugin_sha256});
     let end = RunEnd {

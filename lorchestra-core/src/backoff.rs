@@ -1,4 +1,4 @@
-//! How long to wait between two tries: exponential, with jitter, never less than what the server asked for.
+//! How long to wait between two tries, of a delivery or of a job: exponential, with jitter, never less than what was asked for.
 
 use std::time::Duration;
 

@@ -1,0 +1,153 @@
+//! One attempt of a run: its files, its worker, its spool taken in beside it, and what is known when both are done.
+//!
+//! Called by the run ([`super`]), once or more. Starts the worker ([`super::child`]), lets [`super::dispatch`] watch it and
+//! [`super::intake`] take its spool in.
+
+use super::child::Worker;
+use super::course::Limits;
+use super::dispatch::dispatch;
+use super::ending::Facts;
+use super::intake::{Intake, IntakeError};
+use super::note::Note;
+use super::{RunError, Site, has_content};
+use crate::library::Library;
+use crate::outcome::{Evidence, Memory, Outcome, decide};
+use crate::plan::Plan;
+use crate::signals::Signals;
+use crate::spool::record::Final;
+use crate::state::{StateError, make_dir};
+use crate::store::Store;
+use crate::worker::order::Order;
+use lorchestra_plugin_api::invoke::Call;
+use rustix::pipe::PipeFlags;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// What all attempts of a run share.
+pub(super) struct Attempt<'a> {
+    pub(super) site: &'a Site<'a>,
+    pub(super) plan: &'a Plan,
+    pub(super) library: &'a Library,
+    pub(super) run_id: &'a str,
+}
+
+/// The files of one attempt, made before it is recorded.
+pub(super) struct Files {
+    pub(super) output: PathBuf,
+    spool: PathBuf,
+    log: File,
+    note: Note,
+}
+
+/// An attempt that is over.
+pub(super) struct Over {
+    /// How it ended; or why its spool could not be taken in, which leaves the run to the next command.
+    pub(super) result: Result<Outcome, IntakeError>,
+    pub(super) facts: Facts,
+    /// The first signal that asked for an end.
+    pub(super) told: Option<i32>,
+    pub(super) note: Note,
+    pub(super) store: Store,
+}
+
+fn failed(doing: &'static str) -> impl FnOnce(io::Error) -> RunError {
+    move |source| RunError::Process { doing, source }
+}
+
+impl Attempt<'_> {
+    /// Starts a worker, which waits for its order.
+    pub(super) fn start_worker(&self, attempt: u32) -> Result<Worker, RunError> {
+        let environment = [("LORCHESTRA_RUN_ID", self.run_id.to_owned()), ("LORCHESTRA_ATTEMPT", attempt.to_string())];
+        let title = format!("{}/{}", self.plan.package, self.plan.job);
+        Worker::start(self.site.worker, self.library, &title, &environment).map_err(failed("starting the worker"))
+    }
+
+    /// Makes what the attempt needs on disk.
+    pub(super) fn make_files(&self, attempt: u32) -> Result<Files, RunError> {
+        let state = self.site.state;
+        let spool = state.attempt_spool(self.run_id, attempt);
+        make_dir(&spool)?;
+        let output = state.output(self.run_id, attempt);
+        let log = crate::private_file(&output).map_err(|source| StateError::Io { path: output.clone(), source })?;
+        let path = state.attempt_note(self.run_id, attempt);
+        let note = Note::create(&path).map_err(|source| StateError::Io { path, source })?;
+        Ok(Files { output, spool, log, note })
+    }
+
+    /// Sends the worker its order and sees it to its end.
+    pub(super) fn run(
+        &self,
+        attempt: u32,
+        mut worker: Worker,
+        files: Files,
+        store: Store,
+        signals: &mut Signals,
+    ) -> Result<Over, RunError> {
+        let Self { site, plan, library, run_id } = self;
+        let Files { output, spool, log, note } = files;
+        worker.order(&Order {
+            library_fd: worker.library_fd(),
+            library_path: library.path().to_owned(),
+            job: plan.job.clone(),
+            spool: spool.clone(),
+            lock: site.state.attempt_lock(run_id, attempt),
+            trace: site.state.trace(run_id),
+            memory_max: plan.memory_max,
+            call: Call {
+                run_id: (*run_id).to_owned(),
+                attempt,
+                package: plan.package.clone(),
+                data_root: site.data_root.to_owned(),
+                trace_level: site.trace_level.to_owned(),
+                params: plan.params.clone(),
+            },
+        });
+        let pipe = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK);
+        let (seen_read, seen_write) = pipe.map_err(io::Error::from).map_err(failed("making a pipe"))?;
+        let intake = Intake::start(store, run_id, attempt, &spool, seen_write).map_err(failed("starting the intake thread"))?;
+        let limits = Limits { timeout: plan.timeout, grace: plan.grace };
+        let seen = dispatch(&mut worker, limits, signals, &seen_read, &note, log).map_err(failed("waiting for the worker"))?;
+        let (store, taken) = intake.finish().map_err(failed("ending the intake thread"))?;
+        let mut facts = Facts { time: seen.time, ..Facts::default() };
+        let result = taken.map(|taken| {
+            facts.damaged = taken.damaged;
+            if let Some(Final::Returned { max_rss_kib, .. }) = &taken.end {
+                facts.max_rss_kib = *max_rss_kib;
+            }
+            decide(&Evidence {
+                ending: seen.ending,
+                end: taken.end,
+                entered: taken.entered,
+                death: seen.death,
+                damaged: taken.damaged,
+                fault: seen.fault,
+                printed: has_content(&output),
+                memory: plan.memory_max.map(|max| Memory { max, refused: allocation_failed(&output) }),
+            })
+        });
+        Ok(Over { result, facts, told: seen.told, note, store })
+    }
+
+    /// Removes what an attempt left in the spool, now that another one is recorded: recovery looks at the last one only.
+    pub(super) fn remove_spool(&self, attempt: u32) {
+        let state = self.site.state;
+        let _ = std::fs::remove_dir_all(state.attempt_spool(self.run_id, attempt));
+        for file in [state.attempt_lock(self.run_id, attempt), state.attempt_note(self.run_id, attempt)] {
+            let _ = std::fs::remove_file(file);
+        }
+    }
+}
+
+/// Whether the last words of what was printed are those of Rust's or C++'s runtime when an allocation has failed. The process says it to
+/// nobody else.
+fn allocation_failed(output: &Path) -> bool {
+    let mut last = [0; 4096];
+    let read = File::open(output).and_then(|file| {
+        let from = file.metadata()?.len().saturating_sub(last.len() as u64);
+        file.read_at(&mut last, from)
+    });
+    let text = String::from_utf8_lossy(&last[..read.unwrap_or(0)]);
+    (text.contains("memory allocation of ") && text.contains(" bytes failed")) || text.contains("std::bad_alloc")
+}

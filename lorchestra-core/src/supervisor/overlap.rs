@@ -1,0 +1,89 @@
+//! Entering: who may run a job of an account now, and what a run does when another one goes on ([`OnOverlap`]).
+//!
+//! Two files a key ([`crate::locks`]). A run that excludes others holds the one for itself, and begins only when nobody shares the
+//! other; a run that is allowed beside others shares the other and never waits for anybody. So a run that excludes others never
+//! begins beside any, and one that is allowed always begins.
+
+use super::{Overlap, RunError, Watcher};
+use crate::locks::{FileLock, beside_name, overlap_name};
+use crate::plan::{OnOverlap, Plan};
+use crate::signals::Signals;
+use crate::state::{StateDir, StateError};
+use crate::store::{Run, RunFilter, RunState, Store};
+use std::time::{Duration, Instant};
+
+/// How long a lock is waited for that no live run holds: a run is just beginning or ending.
+const HELD_BRIEFLY: Duration = Duration::from_secs(15);
+/// Between two looks at a lock: often at first, since most holders are about to go.
+const LOOK: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(250)];
+
+/// The right to run, until dropped. [`RunError::Overlap`] when another run goes on and the plan does not say to go on all the same.
+pub(super) fn enter(
+    state: &StateDir,
+    plan: &Plan,
+    run_id: &str,
+    signals: &mut Signals,
+    watcher: &mut dyn Watcher,
+) -> Result<FileLock, RunError> {
+    let key = (plan.package.as_str(), plan.job.as_str(), plan.account.as_deref());
+    let path = state.lock(&overlap_name(key.0, key.1, key.2));
+    let beside = state.lock(&beside_name(key.0, key.1, key.2));
+    let io = |path: &std::path::Path| {
+        let path = path.to_owned();
+        move |source| StateError::Io { path, source }
+    };
+    if plan.on_overlap == OnOverlap::Allow {
+        return Ok(FileLock::share(&beside).map_err(io(&beside))?);
+    }
+    let begun = Instant::now();
+    let mut store = None;
+    let mut told = false;
+    loop {
+        let held = FileLock::try_take(&path).map_err(io(&path))?;
+        if let Some(lock) = held {
+            // Taken and let go at once: who comes to share it meanwhile waits that long.
+            if FileLock::try_take(&beside).map_err(io(&beside))?.is_some() {
+                lock.name(run_id);
+                return Ok(lock);
+            }
+        }
+        let store = match &store {
+            Some(store) => store,
+            None => &*store.insert(Store::open(state)?),
+        };
+        let holder = holder(store, key, FileLock::named(&path))?;
+        let waited = begun.elapsed();
+        let patience = match plan.on_overlap {
+            OnOverlap::Wait(limit) => limit,
+            _ if holder.is_some() => Some(Duration::ZERO),
+            _ => Some(HELD_BRIEFLY),
+        };
+        if patience.is_some_and(|patience| waited >= patience) {
+            let (package, job, account) = (plan.package.clone(), plan.job.clone(), plan.account.clone());
+            let waited = matches!(plan.on_overlap, OnOverlap::Wait(_)).then_some(waited);
+            return Err(RunError::Overlap(Box::new(Overlap { package, job, account, holder, waited })));
+        }
+        if let Some(holder) = &holder
+            && !std::mem::replace(&mut told, true)
+        {
+            watcher.waiting(holder);
+        }
+        let look = (waited / 10).clamp(LOOK[0], LOOK[1]);
+        if let Some(signal) = signals.wait(patience.map_or(look, |patience| look.min(patience - waited))) {
+            return Err(RunError::Interrupted { signal });
+        }
+    }
+}
+
+/// The live run that is in the way: the one that the lock names, or one that was allowed beside others.
+fn holder(store: &Store, key: (&str, &str, Option<&str>), named: Option<String>) -> Result<Option<String>, RunError> {
+    let lives = |run: &Run| run.state == RunState::Running && run.has_key(key.0, key.1, key.2) && run.is_supervised();
+    if let Some(named) = named
+        && let Ok(run) = store.find_run(&named)?
+        && lives(&run)
+    {
+        return Ok(Some(run.run_id));
+    }
+    let running = store.runs(&RunFilter { running: true, limit: None })?;
+    Ok(running.into_iter().find(lives).map(|run| run.run_id))
+}

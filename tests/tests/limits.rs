@@ -1,0 +1,56 @@
+//! `--memory-max`: the job has so much and no more, and its end says so.
+
+use lorchestra_tests::{Fixture, Sandbox};
+
+fn sandbox() -> Sandbox {
+    Sandbox::with(&[Fixture::Misbehave])
+}
+
+#[test]
+fn a_job_that_allocates_without_end_is_ended_by_its_limit() {
+    let sandbox = sandbox();
+    let ended = sandbox
+        .lorchestra(&["run-job", "--memory-max", "96M", "misbehave", "allocate", "--marker", &sandbox.arg("marker")])
+        .exits(1);
+    let had: u64 = sandbox.read("marker").parse().expect("it began to allocate");
+    assert!((32..96).contains(&had), "{had} MiB: {}", ended.shown());
+    insta::assert_snapshot!(ended.snapshot(&sandbox));
+    let run = sandbox.run();
+    assert_eq!(
+        (run.cause(), run.message().contains("it needed more memory than the 96M that it may have (--memory-max)")),
+        ("signal", true)
+    );
+    let logs = sandbox.lorchestra(&["runs", "logs", run.id()]).exits(0);
+    assert!(String::from_utf8_lossy(&logs.stdout).contains("memory allocation of"), "{}", logs.shown());
+    assert_eq!(sandbox.whole_events_of(&run)[0].payload()["memory_max"], 96 << 20);
+}
+
+/// A job that aborts for a reason of its own is not said to have run out of memory.
+#[test]
+fn an_abort_under_a_limit_is_not_blamed_on_it() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "--memory-max", "1G", "misbehave", "abort"]).exits(1);
+    let message = sandbox.run().message().to_owned();
+    assert!(message.contains("it may have 1G of memory") && !message.contains("it needed more memory than"), "{message}");
+}
+
+#[test]
+fn a_job_that_needs_less_does_not_notice() {
+    let sandbox = sandbox();
+    sandbox.configure("[job.\"misbehave/burst\"]\nmemory_max = \"96M\"\n");
+    sandbox.lorchestra(&["run-job", "misbehave", "burst", "--count", "2000"]).exits(0);
+    assert_eq!(sandbox.whole_events_of(&sandbox.run())[0].payload()["memory_max"], 96 << 20);
+}
+
+/// The least that is taken is enough to load a library and to call a job.
+#[test]
+fn with_the_least_memory_a_plugin_can_be_loaded() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "--memory-max", "16M", "misbehave", "numbered", "--count", "100"]).exits(0);
+    let run = sandbox.run();
+    assert_eq!(sandbox.numbers_of(&run).len(), 100);
+    for (bad, what) in [("15M", "write 16M or more"), ("512", "unit is missing"), ("lots", "is not a size")] {
+        let ended = sandbox.lorchestra(&["run-job", "--memory-max", bad, "misbehave", "noop"]).exits(2);
+        assert!(ended.err().contains(what), "{}", ended.shown());
+    }
+}
