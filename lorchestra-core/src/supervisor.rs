@@ -20,7 +20,7 @@ mod unrecorded;
 
 use crate::library::Library;
 use crate::locks::{OverlapLock, overlap_name};
-use crate::outcome::{Death, Evidence, Outcome, decide};
+use crate::outcome::{Death, Evidence, Outcome, WorkerFault, decide};
 use crate::plan::Plan;
 use crate::process::{self, Identity};
 use crate::recovery;
@@ -247,7 +247,7 @@ pub fn run(
         entered: taken.entered,
         death: seen.death,
         damaged: taken.damaged,
-        fault: seen.fault,
+        fault: seen.fault.or_else(|| removed(&spool)),
         printed: has_content(&output),
     };
     let outcome = decide(&evidence);
@@ -357,6 +357,12 @@ fn run_end(outcome: &Outcome, attempt: u32, facts: &Facts) -> RunEnd {
         }
     };
     RunEnd { state, cause, message, job_result, ended_at: crate::now_micros(), attempt, payload }
+}
+
+/// The fault that the worker could not tell of: without a spool, how far it had come is not known, and what it had emitted is lost.
+fn removed(spool: &Path) -> Option<WorkerFault> {
+    let message = "something removed the spool while the job ran; events that were not in the store yet are lost";
+    (!spool.exists()).then(|| WorkerFault { spool: true, message: message.into() })
 }
 
 /// The end of a run whose supervisor is dead: what the spool says, and what the supervisor had noted.
