@@ -10,6 +10,14 @@ pub enum Fixture {
     Misbehave,
     /// A library whose constructor leaves a marker (tests/plugins/constructor).
     Constructor,
+    /// Jobs that turn against what runs them (tests/plugins/hostile).
+    Hostile,
+    /// A plugin of the first ABI revision, built from the API as it was then (tests/frozen).
+    Frozen1,
+    /// `Misbehave` as authors ship libraries: optimised, linked in one piece, stripped.
+    ShippedMisbehave,
+    /// `Constructor` optimised for size, linked in one piece, stripped.
+    ShippedConstructor,
     /// example-plugins/ingester.
     Ingester,
     /// example-plugins/canonizer.
@@ -20,8 +28,10 @@ impl Fixture {
     /// Its file name.
     pub fn file_name(self) -> &'static str {
         match self {
-            Self::Misbehave => "libmisbehave.so",
-            Self::Constructor => "libconstructor.so",
+            Self::Misbehave | Self::ShippedMisbehave => "libmisbehave.so",
+            Self::Constructor | Self::ShippedConstructor => "libconstructor.so",
+            Self::Frozen1 => "libfrozen_1.so",
+            Self::Hostile => "libhostile.so",
             Self::Ingester => "libingester.so",
             Self::Canonizer => "libcanonizer.so",
         }
@@ -29,7 +39,10 @@ impl Fixture {
 
     /// The library, as built.
     pub fn built(self) -> PathBuf {
-        artifact(self.file_name())
+        match self {
+            Self::ShippedMisbehave | Self::ShippedConstructor => artifact(&format!("../shipped/{}", self.file_name())),
+            _ => artifact(self.file_name()),
+        }
     }
 }
 
