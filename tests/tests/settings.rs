@@ -389,6 +389,7 @@ fn a_directory_in_the_place_of_the_store_is_told() {
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(78);
     assert!(ended.err().contains("is not a store of lorchestra: it is not a regular file"), "{}", ended.shown());
     assert!(!ended.err().contains("free some space"), "{}", ended.shown());
+}
 
 /// Names are bytes: what lorchestra keeps for itself may have any. Only a job is told of a directory in JSON.
 #[test]
