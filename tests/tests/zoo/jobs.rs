@@ -45,7 +45,7 @@ const HOSTILE: &[Specimen] = &[
     (&["hostile", "exec"],                                1, "exit",    1, NOTHING),
     (&["hostile", "exit_in_thread"],                      1, "exit",    1, NOTHING),
     (&["hostile", "kill_group"],                          1, "signal",  1, NOTHING),
-    (&["hostile", "forbid_files"],                        1, "signal",  1, NOTHING),
+    (&["hostile", "forbid_files"],                        1, "spool",   1, NOTHING),
     (&["hostile", "abort_after_end"],                     0, COMPLETED, 1, NOTHING),
     (&["hostile", "linger"],                              0, COMPLETED, 1, NOTHING),
     (&["hostile", "fork_and_return"],                     0, COMPLETED, 2, the_copy_emitted_nothing),
