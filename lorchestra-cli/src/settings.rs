@@ -11,7 +11,7 @@ use lorchestra_core::catalog::SearchDir;
 use lorchestra_core::delivery::bigquery::BigQueryConfig;
 use lorchestra_core::store::retention::Retention;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long a run waits for the delivery of its last events.
@@ -114,5 +114,16 @@ impl Settings {
                 _ => "trace",
             },
         })
+    }
+
+    /// Parent of the packages' data directories, for a run. Jobs are told of it in JSON, which holds no other text than UTF-8.
+    pub(crate) fn data_root(&self) -> Result<&Path, Failure> {
+        match self.data_root.to_str() {
+            Some(_) => Ok(&self.data_root),
+            None => {
+                let message = format!("the data directory {} is not UTF-8", self.data_root.display());
+                Err(Failure::new(Code::Config, message).mend("set data_dir in config.toml to a directory whose name is"))
+            }
+        }
     }
 }

@@ -15,6 +15,7 @@ pub mod problem;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use elf::MAX_FILE;
 pub use inspect::inspect;
 pub use problem::{Fault, Problem, Reason};
 

@@ -28,7 +28,8 @@ impl Library {
     /// Copies and checks the file at `path`.
     pub fn open(path: &Path) -> Result<Self, Fault> {
         let unreadable = |e: io::Error| Fault::unreadable(path, &e);
-        let mut file = catalog::open(path)?;
+        // One byte more than is allowed is enough to be refused below, however fast the file grows.
+        let mut file = catalog::open(path)?.take(catalog::MAX_FILE + 1);
         let memory = rustix::fs::memfd_create("lorchestra-plugin", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
             .map(File::from)
             .map_err(|e| unreadable(e.into()))?;

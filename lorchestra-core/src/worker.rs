@@ -111,6 +111,10 @@ fn run(control: &UnixStream) -> Result<(), WorkerFault> {
             Ok(()) => Final::Returned { returned: call(job, &order, &sink), max_rss_kib: crate::process::max_rss_kib() },
         },
     };
+    // Plugin code may have forked without exec: the copy has come here too, and whatever happened in it is not the worker's end.
+    if loader::is_copy() {
+        return Ok(());
+    }
     sink.finish(&end).map_err(|e| WorkerFault { spool: true, message: format!("the final record could not be written: {e}") })
 }
 

@@ -196,8 +196,14 @@ impl std::error::Error for AbiError {}
 /// abi_stable's own check accepts only plugins that have at least the host's fields: a host that grew would refuse every
 /// older plugin. Checking (host, plugin) or (plugin, host) accepts both, and prefix types answer `None` for what is missing.
 pub fn root_module(header: AbiHeaderRef) -> Result<Root_Ref, AbiError> {
+    root_module_as::<Root_Ref>(header)
+}
+
+/// The same for the root module of another revision: that of the next one, in the test that it can still be made.
+#[doc(hidden)]
+pub fn root_module_as<R: RootModule>(header: AbiHeaderRef) -> Result<R, AbiError> {
     let header = header.upgrade().map_err(abi_error)?;
-    let host = <Root_Ref as StableAbi>::LAYOUT;
+    let host = R::LAYOUT;
     let Some(plugin) = header.layout() else {
         return Err(AbiError::Layout("the plugin carries no layout".into()));
     };
@@ -207,7 +213,7 @@ pub fn root_module(header: AbiHeaderRef) -> Result<Root_Ref, AbiError> {
         return Err(AbiError::Layout(forward.to_string()));
     }
     // SAFETY: the layouts were compared just above, in the direction in which one is a prefix of the other.
-    unsafe { header.init_root_module_with_unchecked_layout::<Root_Ref>() }.map_err(abi_error)
+    unsafe { header.init_root_module_with_unchecked_layout::<R>() }.map_err(abi_error)
 }
 
 fn abi_error(error: LibraryError) -> AbiError {

@@ -12,6 +12,14 @@ pub enum Fixture {
     Constructor,
     /// A job that stays at a stage of its life (tests/plugins/stages).
     Stages,
+    /// Jobs that turn against what runs them (tests/plugins/hostile).
+    Hostile,
+    /// A plugin of the first ABI revision, built from the API as it was then (tests/frozen).
+    Frozen1,
+    /// `Misbehave` as authors ship libraries: optimised, linked in one piece, stripped.
+    ShippedMisbehave,
+    /// `Constructor` optimised for size, linked in one piece, stripped.
+    ShippedConstructor,
     /// example-plugins/ingester.
     Ingester,
     /// example-plugins/canonizer.
@@ -22,8 +30,10 @@ impl Fixture {
     /// Its file name.
     pub fn file_name(self) -> &'static str {
         match self {
-            Self::Misbehave => "libmisbehave.so",
-            Self::Constructor => "libconstructor.so",
+            Self::Misbehave | Self::ShippedMisbehave => "libmisbehave.so",
+            Self::Constructor | Self::ShippedConstructor => "libconstructor.so",
+            Self::Frozen1 => "libfrozen_1.so",
+            Self::Hostile => "libhostile.so",
             Self::Stages => "libstages.so",
             Self::Ingester => "libingester.so",
             Self::Canonizer => "libcanonizer.so",
@@ -32,7 +42,10 @@ impl Fixture {
 
     /// The library, as built.
     pub fn built(self) -> PathBuf {
-        artifact(self.file_name())
+        match self {
+            Self::ShippedMisbehave | Self::ShippedConstructor => artifact(&format!("../shipped/{}", self.file_name())),
+            _ => artifact(self.file_name()),
+        }
     }
 }
 

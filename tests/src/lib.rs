@@ -1,5 +1,6 @@
 //! The harness of the end-to-end tests: real parts, each test in a directory of its own.
 //!
+//! - [`altered`]: libraries that are not what they should be, made of a good one.
 //! - [`bigquery`]: the servers events are delivered to: a strict fake with faults on demand, and a real emulator.
 //! - [`built`]: the binary and the fixture libraries, as `cargo xtask test` built them. Tests never run cargo.
 //! - [`sandbox`]: a home directory, a plugin directory, a clean environment; starts `lorchestra` in it.
@@ -11,6 +12,7 @@
 //! Rules that every command is held to, wherever it is started from ([`ended::Ended::check`]): a failure is told in at most
 //! eight lines, no escape sequence reaches a pipe, and nothing looks like a crash of lorchestra itself.
 
+pub mod altered;
 pub mod bigquery;
 pub mod built;
 pub mod ended;

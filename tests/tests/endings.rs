@@ -1,5 +1,5 @@
-//! Every way in which a job can end: the exit code, the cause, exactly one terminal event, the events before it, and a marker
-//! that proves that the fault happened.
+//! What is true at the end of a run: the events before it, one terminal event, nothing after it, and what a person is told. The ways
+//! in which a job can end badly are a table: `zoo/jobs.rs`.
 
 use lorchestra_tests::{Fixture, Run, Sandbox, eventually, processes};
 
@@ -19,42 +19,6 @@ fn fails(sandbox: &Sandbox, args: &[&str], code: i32, cause: &str) -> Run {
     assert!(ended.err().contains(&format!("lorchestra runs show {}", run.id())), "{}", ended.shown());
     sandbox.whole_events_of(&run);
     run
-}
-
-/// Job and flags, and of its end: cause, signal, exit code, part of the message.
-type Fault = (&'static [&'static str], &'static str, Option<i32>, Option<i32>, &'static str);
-
-const FAULTS: &[Fault] = &[
-    (&["fail"], "error", None, None, "No such file or directory"),
-    (&["fail_permanently"], "error", None, None, "the mailbox is not yours"),
-    (&["panic_now"], "panic", None, None, "the answer was 43"),
-    (&["panic_with_a_number"], "panic", None, None, "panicked at "),
-    (&["panic_in_drop"], "panic", None, None, "dropped"),
-    (&["abort"], "signal", Some(6), None, "SIGABRT"),
-    (&["null"], "signal", Some(11), None, "SIGSEGV"),
-    (&["overflow"], "signal", Some(6), None, "stack overflow"),
-    (&["exit", "--code", "0"], "exit", None, Some(0), "exit code 0"),
-    (&["exit", "--code", "7"], "exit", None, Some(7), "exit code 7"),
-    (&["kill_self"], "signal", Some(9), None, "SIGKILL"),
-];
-
-#[test]
-fn faults_are_told_apart() {
-    let sandbox = sandbox();
-    for (i, (args, cause, signal, exit_code, message)) in FAULTS.iter().enumerate() {
-        let marker = sandbox.arg(&format!("marker{i}"));
-        let run = fails(&sandbox, &[args, &["--marker", &marker][..]].concat(), 1, cause);
-        let pid: u32 = sandbox.read(&format!("marker{i}")).trim().parse().expect("the fault was reached");
-        assert!(!processes::is_alive(pid), "the worker is gone");
-        assert!(run.message().contains(message), "{args:?}: {}", run.message());
-        let events = sandbox.whole_events_of(&run);
-        let payload = events.last().unwrap().payload();
-        assert_eq!(payload["signal"].as_i64(), signal.map(i64::from), "{args:?} {payload}");
-        assert_eq!(payload["exit_code"].as_i64(), exit_code.map(i64::from), "{args:?} {payload}");
-        assert_eq!(payload["attempt"], 1);
-        assert_eq!(payload["permanent"], args[0] == "fail_permanently", "{args:?}");
-    }
-    assert_eq!(sandbox.runs().len(), FAULTS.len());
 }
 
 /// A worker that dies closes its descriptors a moment before it can be waited for: whichever the supervisor sees first, it must

@@ -1,7 +1,9 @@
 //! Where things are: flag before environment before configuration before default; what is refused, and with which code.
 
-use lorchestra_tests::{Ended, Fixture, Sandbox, processes};
+use lorchestra_tests::{Ended, Fixture, Running, Sandbox, processes};
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -387,4 +389,21 @@ fn a_directory_in_the_place_of_the_store_is_told() {
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(78);
     assert!(ended.err().contains("is not a store of lorchestra: it is not a regular file"), "{}", ended.shown());
     assert!(!ended.err().contains("free some space"), "{}", ended.shown());
+}
+
+/// Names are bytes: what lorchestra keeps for itself may have any. Only a job is told of a directory in JSON.
+#[test]
+fn directories_need_not_be_utf8_but_for_that_of_the_jobs() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    let odd = sandbox.root().join(OsStr::from_bytes(b"odd\xff"));
+    let run = |variable: &str| {
+        let mut command =
+            sandbox.command(&["run-job", "--plugin-dir", &sandbox.plugins().display().to_string(), "misbehave", "noop"]);
+        command.env(variable, &odd);
+        Running::start(command).wait()
+    };
+    run("XDG_STATE_HOME").exits(0);
+    assert!(odd.join("lorchestra/lorchestra.db").is_file(), "the state is there");
+    let refused = run("XDG_DATA_HOME").exits(78);
+    assert!(refused.err().contains("the data directory") && refused.err().contains("set data_dir"), "{}", refused.shown());
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask test` and `cargo xtask soak`.
 //!
 //! End-to-end tests run the real binary and real libraries from the target directory; a test never builds. So everything is built
-//! first, once, with the features that `cargo test` will use, so that nothing is compiled twice. The BigQuery emulator is set up the
+//! first, once, with the features that `cargo test` will use, so that nothing is compiled twice; then the plugins of other builds (docs/compatibility.md). The BigQuery emulator is set up the
 //! first time, in a Python environment of its own below the target directory.
 
 use crate::{Result, cargo};
@@ -9,6 +9,7 @@ use std::ffi::{OsStr, OsString};
 
 pub(crate) fn run(args: &[OsString]) -> Result {
     cargo::build(&["--workspace"])?;
+    other_builds()?;
     emulator()?;
     let mut test = cargo::cargo("test")?;
     // `--workspace` would win over `-p`.
@@ -28,6 +29,16 @@ pub(crate) fn soak(rounds: u32) -> Result {
     let mut test = cargo::cargo("test")?;
     test.args(["-p", "lorchestra-tests", "--test", "killed", "--test", "delivery", "--", "--nocapture", "kill", "acknowledged"]);
     cargo::run(test.env("LORCHESTRA_TEST_ROUNDS", rounds.to_string()))
+}
+
+/// Plugins that the dev build of the workspace does not make: of earlier ABI revisions, and as authors ship them.
+fn other_builds() -> Result {
+    let profile = cargo::target("debug")?;
+    let target = profile.parent().ok_or("xtask lies in no target directory")?;
+    let mut frozen = cargo::cargo("build")?;
+    frozen.args(["--manifest-path", "tests/frozen/Cargo.toml", "--workspace", "--target-dir"]).arg(target);
+    cargo::run(&mut frozen)?;
+    cargo::build(&["--profile", "shipped", "-p", "misbehave", "-p", "constructor"])
 }
 
 /// What the tests in `bigquery` start: half a gigabyte and a minute, once.

@@ -169,7 +169,7 @@ impl Running<'_> {
 
         let site = Site {
             state: &state,
-            data_root: &settings.data_root,
+            data_root: settings.data_root()?,
             worker: Path::new("/proc/self/exe"),
             version: env!("CARGO_PKG_VERSION"),
             trace_level: settings.trace_level,

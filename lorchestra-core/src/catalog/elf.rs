@@ -12,6 +12,9 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+/// Longer than any library, in bytes. Every run copies its library into memory: a file with a hole of a terabyte in it costs no disk, and
+/// would cost all of that.
+pub(crate) const MAX_FILE: u64 = 1 << 30;
 /// More than any linker makes without being asked to; a claim of more is not believed.
 const MAX_SECTIONS: usize = 4096;
 /// Likewise for the names of sections, and for each version table, in bytes.
@@ -34,6 +37,13 @@ impl<'f> Elf<'f> {
     pub(super) fn open(file: &'f File, len: u64) -> Result<Self, Fault> {
         if len == 0 {
             return Err(Fault::new(Reason::Empty, "it has no bytes", COPY_AGAIN));
+        }
+        if len > MAX_FILE {
+            return Err(Fault::new(
+                Reason::TooLarge,
+                format!("it has {len} bytes, and a library at most {MAX_FILE} (1 GiB)"),
+                "build it with strip = true, and copy it again",
+            ));
         }
         let mut elf = Self { file, len, sections: Vec::new(), names: Vec::new(), is_executable: false };
         let first = elf.read(0, len.min(FIRST_READ as u64), "its beginning")?;

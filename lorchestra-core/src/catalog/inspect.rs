@@ -11,6 +11,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::fs::File;
 
+/// The oldest revision that is run: the one before the present one. There was none before 1.
+const OLDEST_REVISION: u32 = if ABI_REVISION > 1 { ABI_REVISION - 1 } else { 1 };
+
 /// Reads the manifest of a library that this host can load. Reads by position, a bounded number of bytes; runs nothing.
 ///
 /// # Errors
@@ -96,10 +99,10 @@ fn check_revision(abi: u32) -> Result<(), Fault> {
             "upgrade lorchestra",
         ));
     }
-    if abi.saturating_add(1) < ABI_REVISION {
+    if abi < OLDEST_REVISION {
         return Err(Fault::new(
             Reason::AbiTooOld,
-            format!("it is built for plugin ABI {abi}, and this lorchestra runs {} and {ABI_REVISION}", ABI_REVISION - 1),
+            format!("it is built for plugin ABI {abi}, and this lorchestra runs none before {OLDEST_REVISION}"),
             "build the package again with the present lorchestra-plugin-api",
         ));
     }

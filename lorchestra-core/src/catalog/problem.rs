@@ -25,6 +25,8 @@ pub enum Reason {
     Empty,
     /// It is no ELF file.
     NotElf,
+    /// Longer than any library.
+    TooLarge,
     /// Something in it lies behind its end.
     Truncated,
     /// Built for another machine.
@@ -56,6 +58,7 @@ impl Reason {
             Self::NotADirectory => "not-a-directory",
             Self::Empty => "empty",
             Self::NotElf => "not-elf",
+            Self::TooLarge => "too-large",
             Self::Truncated => "truncated",
             Self::WrongArchitecture => "wrong-architecture",
             Self::NotALibrary => "not-a-library",

@@ -75,6 +75,40 @@ pub enum Final {
     },
 }
 
+/// Bytes of all texts in a final record together, at most. Written as JSON they may become six times as many, and still fit into what a
+/// reader takes for one record.
+const MAX_WORDS: usize = 64 << 10;
+
+impl Final {
+    /// The same, with its texts cut to what fits into a record: a job may say anything at its end, and a record that no reader takes
+    /// would be no end at all.
+    #[must_use]
+    pub fn fitting(mut self) -> Self {
+        let texts: Vec<&mut String> = match &mut self {
+            Self::Returned { returned, .. } => match returned {
+                JobReturn::Ok => Vec::new(),
+                JobReturn::Error { messages, .. } => messages.iter_mut().collect(),
+                JobReturn::Panic { message, location } => vec![location, message],
+                JobReturn::Refused { message } => vec![message],
+            },
+            Self::NotLoaded { message } | Self::SpoolFault { message } => vec![message],
+        };
+        let mut room = MAX_WORDS;
+        for text in texts {
+            if text.len() > room {
+                let cut = text.floor_char_boundary(room);
+                let more = text.len() - cut;
+                text.truncate(cut);
+                text.push_str(&format!(" … ({more} bytes more)"));
+                room = 0;
+            } else {
+                room -= text.len();
+            }
+        }
+        self
+    }
+}
+
 /// Appends a record whose JSON `write` writes into `out`; the frame is put around it.
 pub fn frame(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
@@ -126,6 +160,24 @@ mod tests {
         let record = parse(&line[..line.len() - 1]).unwrap();
         let event = record.event.unwrap();
         assert_eq!((record.seq, &*event.event_type, event.payload.get()), (7, "a\"b", r#"{"n":1e400}"#));
+    }
+
+    #[test]
+    fn an_end_in_many_words_fits_into_a_record() {
+        let long = "\u{1b}\u{20ac}".repeat(1 << 20);
+        let error = JobReturn::Error { messages: vec!["short".into(), long.clone(), long.clone()], permanent: true };
+        for returned in [
+            error,
+            JobReturn::Panic { message: long.clone(), location: long.clone() },
+            JobReturn::Refused { message: long.clone() },
+        ] {
+            let end = Final::Returned { returned, max_rss_kib: None }.fitting();
+            assert!(serde_json::to_string(&end).unwrap().len() < 7 * MAX_WORDS);
+        }
+        let Final::NotLoaded { message } = (Final::NotLoaded { message: long.clone() }).fitting() else { unreachable!() };
+        assert!(message.starts_with("\u{1b}\u{20ac}") && message.ends_with("bytes more)"), "{}", &message[message.len() - 40..]);
+        let short = Final::SpoolFault { message: "a word".into() };
+        assert_eq!(short.clone().fitting(), short);
     }
 
     #[test]

@@ -6,26 +6,23 @@
 //! [`Final::SpoolFault`].
 
 use super::record::{Final, Mark, frame};
-use super::{MAX_SEGMENTS, SEGMENT_BYTES};
+use super::{MAX_SEGMENTS, SEGMENT_BYTES, limits};
 use chrono::Utc;
 use rustix::fs::{Mode, OFlags};
-use serde::de::IgnoredAny;
+use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The longest payload, in bytes.
-pub const MAX_PAYLOAD: usize = 1 << 20;
-/// The longest event type and other texts of an event, in bytes.
-pub const MAX_TEXT: usize = 1024;
-/// Types that tell of runs: a job's own event of such a type would be taken for one of lorchestra's.
-pub const OWN_TYPES: [&str; 4] = ["job.started", "job.completed", "job.failed", "job.skipped"];
-/// Levels of nesting in a payload.
-pub const MAX_DEPTH: usize = 100;
 /// Records between two looks at whether the descriptor is still ours.
 const CHECK_EVERY: u32 = 64;
+
+/// What is said of a descriptor that is none any more.
+const CLOSED: &str = "the plugin closed the spool's file descriptor";
+/// What is said of a segment without a name.
+const REMOVED: &str = "something removed the spool while the job ran";
 
 /// One event to append. Empty text stands for "none".
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +59,9 @@ pub enum AppendError {
     /// The run is being ended, and the store does not keep up.
     #[error("the run is being ended while its spool is full")]
     Cancelled,
+    /// This process is a copy of the worker, made by fork: its records would stand among the worker's own.
+    #[error("only the worker itself can emit, not a copy that was forked from it")]
+    Copy,
     /// The spool cannot be trusted any more.
     #[error("the spool is out of order: {0}")]
     Fault(String),
@@ -154,7 +154,7 @@ impl Writer {
     /// `cancelled` is asked while the spool is full and the store has to catch up.
     pub fn append(&mut self, event: &NewEvent<'_>, cancelled: &dyn Fn() -> bool) -> Result<(), AppendError> {
         self.ready(cancelled)?;
-        check(event)?;
+        limits::check(event).map_err(AppendError::Invalid)?;
         self.buffer.clear();
         write_event(&mut self.buffer, self.seq + 1, &self.clock, Clock::now(), event);
         self.write_buffer(1).map(drop).map_err(|(_, e)| e)
@@ -174,8 +174,8 @@ impl Writer {
         let mut count = 0;
         let mut invalid = Ok(());
         for event in events {
-            if let Err(e) = check(&event) {
-                invalid = Err(e);
+            if let Err(why) = limits::check(&event) {
+                invalid = Err(AppendError::Invalid(why));
                 break;
             }
             count += 1;
@@ -232,14 +232,18 @@ impl Writer {
         let fault = match &self.state {
             State::Faulted(message) => {
                 let message = message.clone();
-                self.begin_segment().map_err(|source| AppendError::Io { path: self.path(), source })?;
+                if self.begin_segment().is_err() {
+                    // Why the spool cannot be begun again matters less than what had happened to it.
+                    return Err(AppendError::Fault(message));
+                }
                 Some(Final::SpoolFault { message })
             }
             _ => None,
         };
+        let end = fault.unwrap_or_else(|| end.clone()).fitting();
         let seq = self.seq + 1;
         self.buffer.clear();
-        frame(&mut self.buffer, |out| write_json(out, &serde_json::json!({"seq": seq, "final": fault.as_ref().unwrap_or(end)})));
+        frame(&mut self.buffer, |out| write_json(out, &serde_json::json!({"seq": seq, "final": end})));
         self.write_buffer(1).map_err(|(_, e)| e)?;
         // Not synced: against the death of processes a written record is enough, and the supervisor commits it at once. A power
         // loss before that commit makes the run `abandoned`.
@@ -270,6 +274,10 @@ impl Writer {
             }
             Err(source) => {
                 let path = self.path();
+                if source.raw_os_error() == Some(Errno::BADF.raw_os_error()) {
+                    self.state = State::Faulted(CLOSED.into());
+                    return Err((0, AppendError::Fault(CLOSED.into())));
+                }
                 // How much of it is there, is what the file says; whole records among it may have been read already, so
                 // they stay.
                 let there = self.file.metadata().map(|m| m.len().saturating_sub(self.len) as usize).unwrap_or(0);
@@ -296,11 +304,16 @@ impl Writer {
             Ok(meta) if (meta.dev(), meta.ino()) != self.ident => {
                 "the plugin closed the spool's file descriptor and its number was reused"
             }
+            // The supervisor removes a segment only when it has a successor.
+            Ok(meta) if meta.nlink() == 0 => REMOVED,
             Ok(meta) if meta.len() != self.len => "something else wrote to the spool's file descriptor",
             Ok(_) => return Ok(()),
-            Err(_) => "the plugin closed the spool's file descriptor",
+            Err(_) => CLOSED,
         };
-        let why = format!("{why}; up to {CHECK_EVERY} events before this may be missing");
+        let why = match why {
+            REMOVED => format!("{why}; events that were not in the store yet are lost"),
+            _ => format!("{why}; up to {CHECK_EVERY} events before this may be missing"),
+        };
         self.state = State::Faulted(why.clone());
         Err(AppendError::Fault(why))
     }
@@ -352,75 +365,6 @@ fn open_segment(dir: &Path, segment: u32) -> io::Result<(File, (u64, u64))> {
     let file = File::from(rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)?);
     let meta = file.metadata()?;
     Ok((file, (meta.dev(), meta.ino())))
-}
-
-fn check(event: &NewEvent<'_>) -> Result<(), AppendError> {
-    let invalid = |why: String| Err(AppendError::Invalid(why));
-    if event.event_type.is_empty() {
-        return invalid("an event needs a type".into());
-    }
-    for (what, text) in [
-        ("type", event.event_type),
-        ("schema_ref", event.schema_ref),
-        ("correlation_id", event.correlation_id),
-        ("subject_id", event.subject_id),
-    ] {
-        if text.len() > MAX_TEXT {
-            return invalid(format!("the event's {what} has {} bytes; at most {MAX_TEXT} are allowed", text.len()));
-        }
-    }
-    let event_type = event.event_type;
-    if OWN_TYPES.contains(&event_type) {
-        return invalid(format!("`{event_type}` is emitted by lorchestra itself, once a run: choose another type"));
-    }
-    if event.payload.len() > MAX_PAYLOAD {
-        return invalid(format!(
-            "the payload of `{event_type}` has {} bytes; at most {MAX_PAYLOAD} (1 MiB) are allowed: write large results to the data directory and emit their path",
-            event.payload.len()
-        ));
-    }
-    if event.payload.trim_ascii_start().first() != Some(&b'{') {
-        return invalid(format!("the payload of `{event_type}` is not a JSON object"));
-    }
-    // from_slice would not look at the bytes of strings that it skips.
-    let Ok(text) = std::str::from_utf8(event.payload) else {
-        return invalid(format!("the payload of `{event_type}` is not UTF-8"));
-    };
-    if let Err(e) = serde_json::from_str::<IgnoredAny>(text) {
-        return invalid(format!("the payload of `{event_type}` is not JSON: {e}"));
-    }
-    if depth(event.payload) > MAX_DEPTH {
-        return invalid(format!("the payload of `{event_type}` is nested deeper than {MAX_DEPTH} levels"));
-    }
-    Ok(())
-}
-
-/// Levels of nesting of valid JSON, or a number that is not below them and small enough. serde_json skips a value without recursion, so it does not limit this by itself; who
-/// reads the event later (another serde_json, BigQuery) does.
-fn depth(json: &[u8]) -> usize {
-    // Nothing is deeper than it has opening brackets, and counting those is what a processor does sixteen at a time; in blocks
-    // of which a byte can hold the count.
-    let opening = |block: &[u8]| block.iter().map(|b| u8::from(matches!(b, b'{' | b'['))).sum::<u8>();
-    let brackets = json.chunks(255).map(|block| usize::from(opening(block))).sum();
-    if brackets <= MAX_DEPTH {
-        return brackets;
-    }
-    let (mut depth, mut deepest) = (0, 0);
-    let (mut in_text, mut escaped) = (false, false);
-    for &byte in json {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_text => escaped = true,
-            b'"' => in_text = !in_text,
-            b'{' | b'[' if !in_text => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b'}' | b']' if !in_text => depth -= 1,
-            _ => {}
-        }
-    }
-    deepest
 }
 
 /// Writes the record by hand: this is the emit path, and serde's maps cost more than the write itself.

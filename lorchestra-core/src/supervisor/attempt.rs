@@ -11,7 +11,7 @@ use super::intake::{Intake, IntakeError};
 use super::note::Note;
 use super::{RunError, Site, has_content};
 use crate::library::Library;
-use crate::outcome::{Evidence, Memory, Outcome, decide};
+use crate::outcome::{Evidence, Memory, Outcome, WorkerFault, decide};
 use crate::plan::Plan;
 use crate::signals::Signals;
 use crate::spool::record::Final;
@@ -122,7 +122,7 @@ impl Attempt<'_> {
                 entered: taken.entered,
                 death: seen.death,
                 damaged: taken.damaged,
-                fault: seen.fault,
+                fault: seen.fault.or_else(|| removed(&spool)),
                 printed: has_content(&output),
                 memory: plan.memory_max.map(|max| Memory { max, refused: allocation_failed(&output) }),
             })
@@ -138,6 +138,12 @@ impl Attempt<'_> {
             let _ = std::fs::remove_file(file);
         }
     }
+}
+
+/// The fault that the worker could not tell of: without a spool, how far it had come is not known, and what it had emitted is lost.
+fn removed(spool: &Path) -> Option<WorkerFault> {
+    let message = "something removed the spool while the job ran; events that were not in the store yet are lost";
+    (!spool.exists()).then(|| WorkerFault { spool: true, message: message.into() })
 }
 
 /// Whether the last words of what was printed are those of Rust's or C++'s runtime when an allocation has failed. The process says it to

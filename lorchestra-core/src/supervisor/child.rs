@@ -11,6 +11,7 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions};
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::Shutdown;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -93,6 +94,10 @@ impl Worker {
     /// Sends the worker its order. Should it have died meanwhile, the dispatcher finds it dead.
     pub(super) fn order(&self, order: &Order) {
         let sent = order.send(&self.control);
+        if sent.is_err() {
+            // It would wait for ever for an order that could not be written; now it says that it got none.
+            let _ = self.control.shutdown(Shutdown::Write);
+        }
         // From here on it is only asked, once the worker is dead, whether there is something in it.
         if let Err(error) = self.control.set_nonblocking(true).and(sent) {
             tracing::debug!(%error, "the worker did not take its order");

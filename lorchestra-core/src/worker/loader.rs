@@ -2,7 +2,7 @@
 //!
 //! Relies on the supervisor for the bytes (checked ELF, sealed), on `lorchestra_plugin_api::abi` for the layout check, and on
 //! being in a process of its own for everything that a library's constructors may do.
-#![expect(unsafe_code, reason = "dlopen and the library's descriptor; one of the two modules with unsafe")]
+#![expect(unsafe_code, reason = "dlopen, the library's descriptor, a look at forks; one of the two modules with unsafe")]
 
 use super::order::Order;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
@@ -10,6 +10,7 @@ use lorchestra_plugin_api::abi::{self, ABI_REVISION, AbiError, AbiHeaderRef, HEA
 use lorchestra_plugin_api::manifest::{JobManifest, Manifest};
 use std::fs::File;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Why a library could not be loaded.
 pub(super) struct Refusal {
@@ -25,8 +26,29 @@ impl From<String> for Refusal {
     }
 }
 
+/// Whether this process was forked from the worker. A comparison of pids would say the same, at the price of a system call an event.
+static COPY: AtomicBool = AtomicBool::new(false);
+
+/// Whether this process is a copy of the worker: plugin code may fork without exec, and then both go on with the worker's open spool.
+pub(super) fn is_copy() -> bool {
+    COPY.load(Ordering::Relaxed)
+}
+
+extern "C" fn in_copy() {
+    COPY.store(true, Ordering::Relaxed);
+}
+
+unsafe extern "C" {
+    /// POSIX, in the C library: what is to be called around each fork.
+    fn pthread_atfork(prepare: Option<extern "C" fn()>, parent: Option<extern "C" fn()>, child: Option<extern "C" fn()>) -> i32;
+}
+
 /// Loads the ordered library and finds the ordered job.
 pub(super) fn load(order: &Order) -> Result<JobEntry_Ref, Refusal> {
+    // SAFETY: the declaration is POSIX's; the function sets an atomic, which is allowed between fork and exec, and is never unloaded.
+    if unsafe { pthread_atfork(None, None, Some(in_copy)) } != 0 {
+        return Err("there is no memory left".to_owned().into());
+    }
     // SAFETY: the supervisor opened this descriptor for us and said so in the order; nothing else in this process knows it.
     // Owning it makes it close on drop: what the job starts does not inherit it.
     let memory = File::from(unsafe { OwnedFd::from_raw_fd(order.library_fd) });
@@ -84,9 +106,17 @@ fn same(entry: JobEntry_Ref, job: &JobManifest) -> bool {
         && entry.line() == job.line
 }
 
-/// dlerror's text, with the file's real path.
+/// dlerror's text, with the file's real path, and what mends it.
 fn spoken(error: &libloading::Error, path: &str, order: &Order) -> String {
     use std::error::Error;
     let text = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-    text.replace(path, &order.library_path.display().to_string())
+    let text = text.replace(path, &order.library_path.display().to_string());
+    let mend = if text.contains("cannot open shared object file") {
+        "; install that library on this host, or build the package without it"
+    } else if text.contains("undefined symbol") {
+        "; build the package on this host, or install the version of that library it was built with"
+    } else {
+        ""
+    };
+    text + mend
 }

@@ -16,14 +16,18 @@ pub struct Order {
     /// Descriptor of the sealed library, inherited.
     pub library_fd: RawFd,
     /// Where the library's bytes came from: for messages.
+    #[serde(with = "bytes")]
     pub library_path: PathBuf,
     /// Name of the job.
     pub job: String,
     /// The attempt's spool directory, empty.
+    #[serde(with = "bytes")]
     pub spool: PathBuf,
     /// The attempt's lock.
+    #[serde(with = "bytes")]
     pub lock: PathBuf,
     /// The run's trace.
+    #[serde(with = "bytes")]
     pub trace: PathBuf,
     /// Bytes of memory that the worker, and each process it starts, may have.
     pub memory_max: Option<u64>,
@@ -45,5 +49,21 @@ impl Order {
         // Nothing follows the order on this socket, so that nothing is lost with the buffer.
         BufReader::new(control.take(MAX_ORDER)).read_until(b'\n', &mut line)?;
         Ok(serde_json::from_slice(&line)?)
+    }
+}
+
+/// A path as its bytes: a name need not be UTF-8, and one that is not must not be the end of an order.
+mod bytes {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::{Path, PathBuf};
+
+    pub(super) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        path.as_os_str().as_bytes().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        Vec::deserialize(deserializer).map(|bytes| OsString::from_vec(bytes).into())
     }
 }

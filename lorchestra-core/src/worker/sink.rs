@@ -33,11 +33,16 @@ impl Sink {
     }
 
     pub(super) fn mark(&self, mark: Mark) -> Result<(), AppendError> {
-        self.writer().mark(mark)
+        self.own_writer()?.mark(mark)
     }
 
     pub(super) fn finish(&self, end: &Final) -> Result<(), AppendError> {
-        self.writer().finish(end)
+        self.own_writer()?.finish(end)
+    }
+
+    /// The writer, unless this process is a copy of the worker that plugin code has forked: its records would stand among the worker's.
+    fn own_writer(&self) -> Result<MutexGuard<'_, Writer>, AppendError> {
+        if super::loader::is_copy() { Err(AppendError::Copy) } else { Ok(self.writer()) }
     }
 
     /// A panic under the mutex is caught in here and leaves the writer at a record boundary: poisoning says nothing.
@@ -52,20 +57,20 @@ impl Sink {
 
 impl EventSink for Sink {
     fn emit(&self, event: RawEvent<'_>) -> RResult<(), RString> {
-        caught(|| self.writer().append(&view(&event), &|| self.cancelled()))
+        caught(|| self.own_writer()?.append(&view(&event), &|| self.cancelled()))
     }
 
     fn emit_all(&self, events: RSlice<'_, RawEvent<'_>>, taken: &mut u64) -> RResult<(), RString> {
         *taken = 0;
         caught(|| {
-            let (n, result) = self.writer().append_all(events.as_slice().iter().map(view), &|| self.cancelled());
+            let (n, result) = self.own_writer()?.append_all(events.as_slice().iter().map(view), &|| self.cancelled());
             *taken = n;
             result
         })
     }
 
     fn flush(&self) -> RResult<(), RString> {
-        caught(|| self.writer().flush())
+        caught(|| self.own_writer()?.flush())
     }
 
     fn is_cancelled(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::spool::Cursor;
+use crate::spool::limits::MAX_PAYLOAD;
 use crate::spool::reader::{Reader, Writing};
 use lorchestra_plugin_api::invoke::JobReturn;
 

@@ -1,10 +1,12 @@
 //! A library whose constructor runs at dlopen: it appends its process's pid to the file named by `CONSTRUCTOR_MARKER`, then
-//! does what `CONSTRUCTOR_FAULT` says (`abort`, `null`, `exit`).
+//! does what `CONSTRUCTOR_FAULT` says.
 #![expect(unsafe_code, reason = "a constructor, and faults that safe code cannot make")]
 #![expect(clippy::disallowed_methods, reason = "a constructor has no other way to be told anything")]
 
 use lorchestra_plugin_api::prelude::*;
 use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::time::Duration;
 
 plugin! { package = "constructor", jobs = [loaded] }
 
@@ -15,22 +17,100 @@ fn loaded(cx: &JobContext) -> JobResult {
     Ok(())
 }
 
+unsafe extern "C" {
+    fn _exit(code: i32) -> !;
+    fn close(fd: i32) -> i32;
+    fn fork() -> i32;
+    fn signal(number: i32, handler: usize) -> usize;
+}
+
+const FOR_EVER: Duration = Duration::from_secs(3000);
+
 #[used]
 // SAFETY: functions in this section are called by the loader without arguments that we read.
 #[unsafe(link_section = ".init_array")]
 static CONSTRUCTOR: extern "C" fn() = constructor;
 
 extern "C" fn constructor() {
-    if let Some(path) = std::env::var_os("CONSTRUCTOR_MARKER")
-        && let Ok(mut file) = std::fs::OpenOptions::new().create(true).append(true).open(path)
-    {
-        let _ = writeln!(file, "{}", std::process::id());
-    }
+    mark();
     match std::env::var("CONSTRUCTOR_FAULT").as_deref() {
         Ok("abort") => std::process::abort(),
         // SAFETY: none. This is the fault.
         Ok("null") => unsafe { std::ptr::without_provenance_mut::<u8>(8).write_volatile(1) },
         Ok("exit") => std::process::exit(0),
+        // SAFETY: leaves without cleaning up, which is the fault.
+        Ok("leave") => unsafe { _exit(0) },
+        Ok("panic") => panic!("a constructor has nobody who would catch it"),
+        Ok("overflow") => {
+            std::hint::black_box(deeper(0));
+        }
+        Ok("sleep") => std::thread::sleep(FOR_EVER),
+        Ok("deaf") => {
+            for number in [1, 2, 15] {
+                // SAFETY: none: the handlers are not ours. This is the fault.
+                unsafe { signal(number, 1) };
+            }
+            std::thread::sleep(FOR_EVER);
+        }
+        // SAFETY: none: the process has another thread. This is the fault. The copy sleeps and holds what it inherited.
+        Ok("fork") => match unsafe { fork() } {
+            0 => {
+                mark();
+                std::thread::sleep(FOR_EVER);
+            }
+            _ => wait_for_copy(),
+        },
+        // SAFETY: as above. Both go on as the worker.
+        Ok("double") => match unsafe { fork() } {
+            0 => mark(),
+            _ => wait_for_copy(),
+        },
+        Ok("exec") => drop(std::process::Command::new("/bin/true").exec()),
+        Ok("close") => {
+            // Less the library's own, which the loader closes itself: a build with debug assertions aborts when that fails.
+            let is_library = |fd: &i32| {
+                std::fs::read_link(format!("/proc/self/fd/{fd}")).is_ok_and(|path| path.to_string_lossy().contains("memfd"))
+            };
+            for fd in (0..256).filter(|fd| !is_library(fd)) {
+                // SAFETY: none: the descriptors are not ours. This is the fault.
+                unsafe { close(fd) };
+            }
+        }
+        Ok("flood") => {
+            let line = "a constructor that has much to say\n".repeat(30_000);
+            for _ in 0..16 {
+                let _ = std::io::stdout().write_all(line.as_bytes());
+            }
+        }
+        Ok("thread") => drop(std::thread::spawn(|| {
+            loop {
+                std::hint::spin_loop();
+            }
+        })),
         _ => {}
     }
+}
+
+fn mark() {
+    if let Some(path) = std::env::var_os("CONSTRUCTOR_MARKER")
+        && let Ok(mut file) = std::fs::OpenOptions::new().create(true).append(true).open(path)
+    {
+        let _ = writeln!(file, "{}", std::process::id());
+    }
+}
+
+/// Until the other process has left its mark, too.
+fn wait_for_copy() {
+    let Some(path) = std::env::var_os("CONSTRUCTOR_MARKER") else { return };
+    for _ in 0..2000 {
+        if std::fs::read_to_string(&path).unwrap_or_default().lines().count() == 2 {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn deeper(n: u64) -> u64 {
+    let block = std::hint::black_box([n; 512]);
+    if n == u64::MAX { 0 } else { deeper(n + 1) + block[7] }
 }

@@ -1,0 +1,129 @@
+//! What an event may be: the one place that says so, for every event before it is written. Pure.
+
+use super::writer::NewEvent;
+use serde::de::IgnoredAny;
+
+/// The longest payload, in bytes.
+pub(super) const MAX_PAYLOAD: usize = 1 << 20;
+/// The longest event type and other texts of an event, in bytes.
+pub(super) const MAX_TEXT: usize = 1024;
+/// Types that tell of runs: a job's own event of such a type would be taken for one of lorchestra's.
+pub(super) const OWN_TYPES: [&str; 4] = ["job.started", "job.completed", "job.failed", "job.skipped"];
+/// Levels of nesting in a payload.
+pub(super) const MAX_DEPTH: usize = 100;
+
+/// Says why an event is not taken.
+pub(super) fn check(event: &NewEvent<'_>) -> Result<(), String> {
+    if event.event_type.is_empty() {
+        return Err("an event needs a type".into());
+    }
+    for (what, text) in [
+        ("type", event.event_type),
+        ("schema_ref", event.schema_ref),
+        ("correlation_id", event.correlation_id),
+        ("subject_id", event.subject_id),
+    ] {
+        if text.len() > MAX_TEXT {
+            return Err(format!("the event's {what} has {} bytes; at most {MAX_TEXT} are allowed", text.len()));
+        }
+    }
+    let event_type = event.event_type;
+    if OWN_TYPES.contains(&event_type) {
+        return Err(format!("`{event_type}` is emitted by lorchestra itself, once a run: choose another type"));
+    }
+    if event.payload.len() > MAX_PAYLOAD {
+        return Err(format!(
+            "the payload of `{event_type}` has {} bytes; at most {MAX_PAYLOAD} (1 MiB) are allowed: write large results to the data directory and emit their path",
+            event.payload.len()
+        ));
+    }
+    if event.payload.trim_ascii_start().first() != Some(&b'{') {
+        return Err(format!("the payload of `{event_type}` is not a JSON object"));
+    }
+    // from_slice would not look at the bytes of strings that it skips.
+    let Ok(text) = std::str::from_utf8(event.payload) else {
+        return Err(format!("the payload of `{event_type}` is not UTF-8"));
+    };
+    if let Err(e) = serde_json::from_str::<IgnoredAny>(text) {
+        return Err(format!("the payload of `{event_type}` is not JSON: {e}"));
+    }
+    if event.payload.contains(&b'\\') && has_half_a_character(event.payload) {
+        return Err(format!(
+            "the payload of `{event_type}` has half a character (a \\u escape of a surrogate without the other one)"
+        ));
+    }
+    if depth(event.payload) > MAX_DEPTH {
+        return Err(format!("the payload of `{event_type}` is nested deeper than {MAX_DEPTH} levels"));
+    }
+    Ok(())
+}
+
+/// Whether valid JSON has an escaped surrogate without its other half. Its grammar allows that, and no text can hold it: strict readers, and
+/// BigQuery, refuse the whole payload.
+fn has_half_a_character(json: &[u8]) -> bool {
+    let unit = |at: usize| {
+        let escape = json.get(at..at + 6)?.strip_prefix(b"\\u")?;
+        u16::from_str_radix(std::str::from_utf8(escape).ok()?, 16).ok()
+    };
+    let mut at = 0;
+    while let Some(next) = json[at..].iter().position(|&b| b == b'\\') {
+        at += next;
+        at += match unit(at) {
+            None => 2,
+            Some(0xd800..=0xdbff) if matches!(unit(at + 6), Some(0xdc00..=0xdfff)) => 12,
+            Some(0xd800..=0xdfff) => return true,
+            Some(_) => 6,
+        };
+    }
+    false
+}
+
+/// Levels of nesting of valid JSON, or a number that is not below them and small enough. serde_json skips a value without recursion, so it does not limit this by itself; who
+/// reads the event later (another serde_json, BigQuery) does.
+fn depth(json: &[u8]) -> usize {
+    // Nothing is deeper than it has opening brackets, and counting those is what a processor does sixteen at a time; in blocks
+    // of which a byte can hold the count.
+    let opening = |block: &[u8]| block.iter().map(|b| u8::from(matches!(b, b'{' | b'['))).sum::<u8>();
+    let brackets = json.chunks(255).map(|block| usize::from(opening(block))).sum();
+    if brackets <= MAX_DEPTH {
+        return brackets;
+    }
+    let (mut depth, mut deepest) = (0, 0);
+    let (mut in_text, mut escaped) = (false, false);
+    for &byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b'{' | b'[' if !in_text => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' if !in_text => depth -= 1,
+            _ => {}
+        }
+    }
+    deepest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(payload: &str) -> bool {
+        let payload = payload.as_bytes();
+        check(&NewEvent { event_type: "e", payload, schema_ref: "", correlation_id: "", subject_id: "" }).is_err()
+    }
+
+    #[test]
+    fn half_a_character_is_refused_and_a_whole_one_is_not() {
+        for bad in [r#"{"a":"\ud83d"}"#, r#"{"a":"\uDE00\ud83d"}"#, r#"{"\ud83dx\ude00":1}"#, r#"{"a":"\\\ud83d\\ude00"}"#] {
+            assert!(serde_json::from_str::<serde_json::Value>(bad).is_err(), "{bad}");
+            assert!(refused(bad), "{bad}");
+        }
+        for good in [r#"{"a":"\ud83d\uDE00 \u00e9"}"#, r#"{"a":"\\ud83d"}"#, r#"{"a":"\"\\"}"#, "{\"a\":\"\u{1f600}\"}"] {
+            assert!(serde_json::from_str::<serde_json::Value>(good).is_ok(), "{good}");
+            assert!(!refused(good), "{good}");
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! `#[job]`: one function, read and described.
+//!
+//! The function itself stays as it was, less the attributes and doc comments of its parameters. Beside it stands a type of
+//! the same name (types and functions have different namespaces), which implements `Job` and is what `plugin!` lists:
+//! whoever imports the function imports both.
+
+use crate::literal;
+use proc_macro2::{Span, TokenStream};
+use quote::{format_ident, quote, quote_spanned};
+use syn::spanned::Spanned;
+use syn::{Attribute, Expr, FnArg, ItemFn, Meta, Pat, ReturnType, Token, Type};
+
+/// Flags that `run-job` itself has, now or planned: a parameter of that name could not be reached.
+const RESERVED: &[&str] = &[
+    "timeout",
+    "grace",
+    "dry_run",
+    "json",
+    "quiet",
+    "param",
+    "verbose",
+    "help",
+    "version",
+    "plugin_dir",
+    "require_delivery",
+    "delivery_timeout",
+    "on_overlap",
+    "retries",
+    "memory_max",
+    "locked",
+];
+
+/// A parameter after `cx`.
+struct Param {
+    name: String,
+    ident: syn::Ident,
+    ty: Type,
+    docs: String,
+    default: Option<(Expr, String)>,
+}
+
+pub(crate) fn expand(attributes: TokenStream, mut function: ItemFn) -> TokenStream {
+    let mut errors = Vec::new();
+    if !attributes.is_empty() {
+        errors.push(syn::Error::new_spanned(attributes, "`#[job]` takes no arguments"));
+    }
+    check_signature(&function, &mut errors);
+    let params = take_params(&mut function, &mut errors);
+    let described = describe(&function, &params);
+    // With errors, the function alone is still emitted: what uses it does not fail a second time.
+    match errors.into_iter().reduce(|mut all, next| {
+        all.combine(next);
+        all
+    }) {
+        None => quote! { #function #described },
+        Some(errors) => {
+            let errors = errors.into_compile_error();
+            quote! { #function #errors }
+        }
+    }
+}
+
+fn check_signature(function: &ItemFn, errors: &mut Vec<syn::Error>) {
+    let sig = &function.sig;
+    let mut error = |at: &dyn quote::ToTokens, message: &str| errors.push(syn::Error::new_spanned(at, message));
+    if let Some(token) = &sig.asyncness {
+        error(token, "a job is not `async`: start a runtime inside it and block on that");
+    }
+    if let syn::Safety::Unsafe(token) = &sig.safety {
+        error(token, "a job is not `unsafe`");
+    }
+    if !sig.generics.params.is_empty() {
+        error(&sig.generics, "a job has no generic parameters: its manifest is written before anyone calls it");
+    }
+    if let Some(variadic) = &sig.variadic {
+        error(variadic, "a job has a fixed list of parameters");
+    }
+    let name = ident_text(&sig.ident);
+    if !is_name(&name) {
+        error(&sig.ident, "a job's name is of the form [a-z][a-z0-9_]*, at most 64 characters");
+    }
+    if matches!(sig.output, ReturnType::Default) {
+        error(&sig.ident, "a job returns a result: write `-> JobResult` and end with `Ok(())`");
+    }
+    match sig.inputs.first() {
+        None => error(&sig.ident, "the first parameter of a job is `cx: &JobContext`"),
+        Some(FnArg::Receiver(receiver)) => error(receiver, "a job is a free function; its first parameter is `cx: &JobContext`"),
+        Some(FnArg::Typed(typed)) if !matches!(&*typed.ty, Type::Reference(_)) => {
+            error(&typed.ty, "the first parameter of a job is `cx: &JobContext`");
+        }
+        Some(FnArg::Typed(_)) => {}
+    }
+}
+
+/// Reads the parameters after `cx` and removes from them what only we understand.
+fn take_params(function: &mut ItemFn, errors: &mut Vec<syn::Error>) -> Vec<Param> {
+    let mut params: Vec<Param> = Vec::new();
+    for (i, input) in function.sig.inputs.iter_mut().enumerate() {
+        let FnArg::Typed(typed) = input else { continue };
+        let attributes = std::mem::take(&mut typed.attrs);
+        let (ours, others): (Vec<Attribute>, Vec<Attribute>) =
+            attributes.into_iter().partition(|a| a.path().is_ident("param") || a.path().is_ident("doc"));
+        typed.attrs = others;
+        if i == 0 {
+            continue;
+        }
+        let Pat::Ident(pattern) = &*typed.pat else {
+            errors.push(syn::Error::new_spanned(&typed.pat, "a parameter of a job has a plain name: it becomes a flag"));
+            continue;
+        };
+        let name = ident_text(&pattern.ident);
+        let at = pattern.ident.span();
+        if !is_name(&name) {
+            errors.push(syn::Error::new(
+                at,
+                "a parameter's name is of the form [a-z][a-z0-9_]*, at most 64 characters: it becomes a flag",
+            ));
+        }
+        if RESERVED.contains(&name.as_str()) {
+            let flag = name.replace('_', "-");
+            errors.push(syn::Error::new(at, format!("`--{flag}` is a flag of run-job itself; give the parameter another name")));
+        }
+        if let Some(other) =
+            params.iter().find(|p| p.name.strip_prefix("no_") == Some(&name) || name.strip_prefix("no_") == Some(&p.name))
+        {
+            errors.push(syn::Error::new(
+                at,
+                format!("`{name}` and `{}` would share a flag: a bool `--x` is turned off by `--no-x`", other.name),
+            ));
+        }
+        if params.iter().any(|p| p.name == name) {
+            errors.push(syn::Error::new(at, format!("two parameters are called `{name}`")));
+        }
+        let default = match default_of(&ours) {
+            Ok(default) => default,
+            Err(error) => {
+                errors.push(error);
+                None
+            }
+        };
+        params.push(Param { name, ident: pattern.ident.clone(), ty: (*typed.ty).clone(), docs: docs(&ours), default });
+    }
+    params
+}
+
+/// The literal of `#[param(default = LITERAL)]`, and the same as JSON.
+fn default_of(attributes: &[Attribute]) -> syn::Result<Option<(Expr, String)>> {
+    let mut default = None;
+    for attribute in attributes.iter().filter(|a| a.path().is_ident("param")) {
+        attribute.parse_nested_meta(|meta| {
+            if !meta.path.is_ident("default") {
+                return Err(meta.error("unknown; there is `#[param(default = LITERAL)]`"));
+            }
+            if default.is_some() {
+                return Err(meta.error("the default is given twice"));
+            }
+            meta.input.parse::<Token![=]>()?;
+            let expr: Expr = meta.input.parse()?;
+            let json = literal::to_json(&expr)?;
+            default = Some((expr, json));
+            Ok(())
+        })?;
+    }
+    Ok(default)
+}
+
+/// The type beside the function, with its `Job` implementation and the checks of the defaults.
+fn describe(function: &ItemFn, params: &[Param]) -> TokenStream {
+    let api = quote!(::lorchestra_plugin_api::__private);
+    let vis = &function.vis;
+    let ident = &function.sig.ident;
+    let name = ident_text(ident);
+    let docs = docs(&function.attrs);
+    let signature = signature(params);
+    let (file, line) = location(ident.span());
+
+    let defs = params.iter().map(|p| {
+        let Param { name, ty, docs, .. } = p;
+        let rust_type = type_text(ty);
+        let default = match &p.default {
+            Some((_, json)) => quote!(::core::option::Option::Some(#json)),
+            None => quote!(::core::option::Option::None),
+        };
+        let of_type = quote_spanned!(ty.span()=> <#ty as #api::Param>);
+        quote! {
+            #api::ParamDef {
+                name: #name,
+                rust_type: #rust_type,
+                kind: #of_type::KIND,
+                optional: #of_type::OPTIONAL,
+                default: #api::default_or_off(#of_type::KIND, #of_type::OPTIONAL, #default),
+                docs: #docs,
+            }
+        }
+    });
+    let checks = params.iter().filter_map(|p| {
+        let ty = &p.ty;
+        let (expr, _) = p.default.as_ref()?;
+        let typed = quote_spanned!(expr.span()=> const _: <#ty as #api::Param>::Literal = #expr;);
+        let optional = quote_spanned!(expr.span()=> const _: () = ::core::assert!(
+            !<#ty as #api::Param>::OPTIONAL, "a parameter with a default is not an Option: it always has a value"
+        ););
+        let readable = match expr {
+            Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(_), .. }) => quote_spanned!(expr.span()=> const _: () = ::core::assert!(
+                #api::is_default(<#ty as #api::Param>::KIND, #expr),
+                "this default cannot be read: times are `2024-01-31`, `-7d` (s min h d w mo y), `now`, `today`, `yesterday`"
+            );),
+            _ => TokenStream::new(),
+        };
+        Some(quote!(#typed #optional #readable))
+    });
+    let values: Vec<_> = params.iter().map(|p| format_ident!("param_{}", ident_text(&p.ident))).collect();
+    let takes = params.iter().zip(&values).map(|(p, value)| {
+        let Param { name, ty, .. } = p;
+        quote_spanned!(ty.span()=> let #value = #api::take::<#ty>(#name, params)?;)
+    });
+    let returned = match &function.sig.output {
+        ReturnType::Type(_, ty) => quote_spanned!(ty.span()=> ::lorchestra_plugin_api::IntoJobResult::into_job_result),
+        ReturnType::Default => quote!(::lorchestra_plugin_api::IntoJobResult::into_job_result),
+    };
+    quote! {
+        #[doc(hidden)]
+        #[allow(non_camel_case_types, reason = "named like the job, so that one path names both")]
+        #vis struct #ident {}
+
+        const _: () = {
+            #(#checks)*
+
+            impl #api::Job for #ident {
+                const DEF: #api::JobDef = #api::JobDef {
+                    name: #name,
+                    signature: #signature,
+                    docs: #docs,
+                    file: #file,
+                    line: #line,
+                    params: &[#(#defs),*],
+                };
+
+                fn call(
+                    cx: &::lorchestra_plugin_api::JobContext,
+                    params: &mut #api::Map<::std::string::String, #api::Value>,
+                ) -> ::core::result::Result<::lorchestra_plugin_api::JobResult, #api::ParamError> {
+                    let _ = &params;
+                    #(#takes)*
+                    ::core::result::Result::Ok(#returned(#ident(cx #(, #values)*)))
+                }
+            }
+        };
+    }
+}
+
+/// `(cx, account: Option<String> = None, page_size: u32 = 500)`.
+fn signature(params: &[Param]) -> String {
+    let mut text = String::from("(cx");
+    for p in params {
+        let ty = type_text(&p.ty);
+        text.push_str(&format!(", {}: {ty}", p.name));
+        match &p.default {
+            Some((_, json)) => text.push_str(&format!(" = {json}")),
+            None if ty.starts_with("Option<") => text.push_str(" = None"),
+            None => {}
+        }
+    }
+    text.push(')');
+    text
+}
+
+/// A type as a person would write it; token streams print with spaces everywhere.
+fn type_text(ty: &Type) -> String {
+    let spaced = quote!(#ty).to_string();
+    let mut text = String::with_capacity(spaced.len());
+    for word in spaced.split(' ') {
+        let tight = matches!(word, "<" | ">" | "::" | "," | ">>") || text.is_empty() || text.ends_with(['<', ':', '&', '(', '[']);
+        if !tight {
+            text.push(' ');
+        }
+        text.push_str(word);
+    }
+    text
+}
+
+/// The text of doc comments: lines joined, the one space after `///` removed.
+fn docs(attributes: &[Attribute]) -> String {
+    let lines: Vec<String> = attributes
+        .iter()
+        .filter_map(|attribute| match &attribute.meta {
+            Meta::NameValue(pair) if pair.path.is_ident("doc") => match &pair.value {
+                Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(text), .. }) => Some(text.value()),
+                _ => None,
+            },
+            _ => None,
+        })
+        .flat_map(|text| {
+            text.split('\n').map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end().to_owned()).collect::<Vec<_>>()
+        })
+        .collect();
+    lines.join("\n").trim_matches('\n').to_owned()
+}
+
+/// File and line of a name; the file relative to its crate where it lies inside it.
+fn location(span: Span) -> (String, u32) {
+    let span = span.unwrap();
+    let line = u32::try_from(span.line()).unwrap_or(0);
+    let file = std::path::PathBuf::from(span.file());
+    let inside = std::env::current_dir().ok().zip(crate_dir()).and_then(|(cwd, root)| {
+        let absolute = cwd.join(&file);
+        absolute.strip_prefix(root).ok().map(std::path::Path::to_path_buf)
+    });
+    (inside.unwrap_or(file).display().to_string(), line)
+}
+
+#[expect(clippy::disallowed_methods, reason = "cargo tells a macro through the environment which crate it expands in")]
+fn crate_dir() -> Option<std::ffi::OsString> {
+    std::env::var_os("CARGO_MANIFEST_DIR")
+}
+
+/// A name without the `r#` that lets a keyword be one.
+fn ident_text(ident: &syn::Ident) -> String {
+    let text = ident.to_string();
+    text.strip_prefix("r#").unwrap_or(&text).to_owned()
+}
+
+/// The rule of `lorchestra_plugin_api::manifest::is_name`, which checks it again when the manifest is read.
+pub(crate) fn is_name(name: &str) -> bool {
+    name.len() <= 64
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-')
+}

@@ -1,0 +1,119 @@
+//! `plugin!`: the package, its manifest section, and the header of its root module.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::parse::{Parse, ParseStream};
+use syn::punctuated::Punctuated;
+use syn::{Ident, LitStr, Path, Token, bracketed};
+
+/// What stands between the braces.
+pub(crate) struct PluginInput {
+    package: LitStr,
+    jobs: Vec<Path>,
+}
+
+impl Parse for PluginInput {
+    fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
+        let mut package = None;
+        let mut jobs = None;
+        while !input.is_empty() {
+            let key: Ident = input.parse()?;
+            input.parse::<Token![=]>()?;
+            match key.to_string().as_str() {
+                "package" if package.is_none() => package = Some(input.parse::<LitStr>()?),
+                "jobs" if jobs.is_none() => {
+                    let list;
+                    bracketed!(list in input);
+                    jobs = Some(Punctuated::<Path, Token![,]>::parse_terminated(&list)?);
+                }
+                "package" | "jobs" => return Err(syn::Error::new(key.span(), format!("`{key}` is given twice"))),
+                _ => return Err(syn::Error::new(key.span(), format!("unknown key `{key}`; there are `package` and `jobs`"))),
+            }
+            if !input.is_empty() {
+                input.parse::<Token![,]>()?;
+            }
+        }
+        let form = r#"write plugin! { package = "name", jobs = [first_job, second_job] }"#;
+        let package = package.ok_or_else(|| input.error(format!("`package` is missing; {form}")))?;
+        let jobs: Vec<Path> = jobs.ok_or_else(|| input.error(format!("`jobs` is missing; {form}")))?.into_iter().collect();
+        let this = Self { package, jobs };
+        this.check()?;
+        Ok(this)
+    }
+}
+
+impl PluginInput {
+    fn check(&self) -> syn::Result<()> {
+        let mut errors = Vec::new();
+        if !crate::job::is_name(&self.package.value()) {
+            errors.push(syn::Error::new(
+                self.package.span(),
+                "a package's name is of the form [a-z][a-z0-9_-]*, at most 64 characters",
+            ));
+        }
+        if self.jobs.is_empty() {
+            errors.push(syn::Error::new(self.package.span(), "a package has at least one job"));
+        }
+        for (i, path) in self.jobs.iter().enumerate() {
+            let name = |path: &Path| path.segments.last().map(|segment| segment.ident.to_string());
+            if self.jobs[..i].iter().any(|other| name(other) == name(path)) {
+                errors.push(syn::Error::new_spanned(path, "two jobs of this name: `jobs show` could not tell them apart"));
+            }
+        }
+        errors
+            .into_iter()
+            .reduce(|mut all, next| {
+                all.combine(next);
+                all
+            })
+            .map_or(Ok(()), Err)
+    }
+}
+
+pub(crate) fn expand(input: &PluginInput) -> TokenStream {
+    let package = &input.package;
+    let jobs = &input.jobs;
+    let symbol = header_symbol();
+    quote! {
+        #[doc(hidden)]
+        struct LorchestraPlugin;
+
+        impl ::lorchestra_plugin_api::__private::Plugin for LorchestraPlugin {
+            const DEF: ::lorchestra_plugin_api::__private::PackageDef = ::lorchestra_plugin_api::__private::PackageDef {
+                name: #package,
+                version: ::core::env!("CARGO_PKG_VERSION"),
+                jobs: &[#(<#jobs as ::lorchestra_plugin_api::__private::Job>::DEF),*],
+            };
+
+            fn entries() -> ::std::vec::Vec<(
+                &'static ::lorchestra_plugin_api::__private::JobDef,
+                ::lorchestra_plugin_api::__private::Entry,
+            )> {
+                ::std::vec![#(::lorchestra_plugin_api::__private::entry_of::<#jobs>()),*]
+            }
+        }
+
+        #[allow(long_running_const_eval, reason = "a long manifest takes long to write")]
+        const _: () = {
+            const PACKAGE: &::lorchestra_plugin_api::__private::PackageDef =
+                &<LorchestraPlugin as ::lorchestra_plugin_api::__private::Plugin>::DEF;
+            const LEN: usize =
+                ::lorchestra_plugin_api::__private::section_len(PACKAGE, ::lorchestra_plugin_api::__private::ABI_REVISION);
+
+            #[used]
+            #[unsafe(link_section = ".lorchestra")]
+            static MANIFEST: [u8; LEN] =
+                ::lorchestra_plugin_api::__private::section(PACKAGE, ::lorchestra_plugin_api::__private::ABI_REVISION);
+
+            #[unsafe(export_name = #symbol)]
+            static HEADER: ::lorchestra_plugin_api::__private::LibHeader =
+                ::lorchestra_plugin_api::__private::header::<LorchestraPlugin>();
+        };
+    }
+}
+
+/// abi_stable's name for a library's header: `mangled_root_module_loader_name` of its 0.11, which the worker looks up
+/// through `lorchestra_plugin_api::abi::HEADER_SYMBOL`; every load test compares the two.
+fn header_symbol() -> &'static str {
+    "_1as_0lib_1header_0root_bmodule_bloader"
+}

@@ -1,0 +1,126 @@
+//! One call of a job, inside the plugin: the panic wall.
+//!
+//! Owns what the host sends ([`Call`]) and what it gets back ([`JobReturn`]), both JSON so that they may grow. Whatever the
+//! job does short of ending the process comes back as a `JobReturn`; nothing unwinds past [`invoke`].
+
+use crate::abi::BoxedSink;
+use crate::bridge;
+use crate::context::JobContext;
+use crate::job::Job;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::any::Any;
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::{Arc, Once};
+
+/// What the host sends with a call.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Call {
+    /// Id of the run.
+    pub run_id: String,
+    /// Attempt, from 1.
+    pub attempt: u32,
+    /// Package of the job.
+    pub package: String,
+    /// Parent of all packages' data directories.
+    pub data_root: PathBuf,
+    /// The most verbose level the host records: `error`, `warn`, `info`, `debug`, `trace` or `off`.
+    pub trace_level: String,
+    /// Parameters by name; those without a value are missing. Taken out before the job is called.
+    pub params: Map<String, Value>,
+}
+
+/// What the host gets back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "status", rename_all = "snake_case")]
+pub enum JobReturn {
+    /// The job returned `Ok`.
+    Ok,
+    /// The job returned an error.
+    Error {
+        /// What went wrong, outermost first; never empty.
+        messages: Vec<String>,
+        /// Whether trying again would not help.
+        permanent: bool,
+    },
+    /// The job panicked.
+    Panic {
+        /// The panic's message.
+        message: String,
+        /// `file:line` of the panic.
+        location: String,
+    },
+    /// The call itself could not be read or a parameter did not fit: host and plugin disagree. The job was not entered.
+    Refused {
+        /// Why.
+        message: String,
+    },
+}
+
+/// Calls the job. `call` is a [`Call`] as JSON; the answer is a [`JobReturn`] as JSON.
+pub fn invoke<J: Job>(call: &str, sink: BoxedSink) -> String {
+    install_hook();
+    let returned = catch_unwind(AssertUnwindSafe(|| call_job::<J>(call, sink))).unwrap_or_else(panicked);
+    // Writing plain strings as JSON cannot fail; should it, the answer is still an answer.
+    serde_json::to_string(&returned)
+        .unwrap_or_else(|_| r#"{"status":"refused","message":"the job's result could not be written as JSON"}"#.into())
+}
+
+fn call_job<J: Job>(call: &str, sink: BoxedSink) -> JobReturn {
+    let mut call: Call = match serde_json::from_str(call) {
+        Ok(call) => call,
+        Err(e) => return JobReturn::Refused { message: format!("the call cannot be read: {e}") },
+    };
+    let sink = Arc::new(sink);
+    bridge::install(&sink, &call.trace_level);
+    let mut params = std::mem::take(&mut call.params);
+    let cx = JobContext::new(call, sink);
+    match J::call(&cx, &mut params) {
+        Ok(Ok(())) => JobReturn::Ok,
+        Ok(Err(error)) => JobReturn::Error { messages: error.messages(), permanent: error.is_permanent() },
+        Err(error) => JobReturn::Refused { message: error.to_string() },
+    }
+}
+
+thread_local! {
+    /// Message and location of this thread's last panic: the hook sees the location, the wall does not.
+    static LAST_PANIC: RefCell<Option<(String, String)>> = const { RefCell::new(None) };
+}
+
+fn install_hook() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let default = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let location = info.location().map(|l| format!("{}:{}", l.file(), l.line())).unwrap_or_default();
+            let message = payload_text(info.payload());
+            // try_borrow_mut: a panic while this cell is in use must not become a second one.
+            LAST_PANIC.with(|last| {
+                if let Ok(mut last) = last.try_borrow_mut() {
+                    *last = Some((message, location));
+                }
+            });
+            default(info);
+        }));
+    });
+}
+
+fn panicked(payload: Box<dyn Any + Send>) -> JobReturn {
+    let text = payload_text(&*payload);
+    // The payload is the job's own type: its Drop may panic, which would end the process here.
+    #[expect(clippy::mem_forget, reason = "dropping a foreign panic payload may panic again")]
+    std::mem::forget(payload);
+    let (message, location) =
+        LAST_PANIC.with(|last| last.try_borrow_mut().ok().and_then(|mut last| last.take())).unwrap_or((text, String::new()));
+    JobReturn::Panic { message, location }
+}
+
+fn payload_text(payload: &(dyn Any + Send)) -> String {
+    payload
+        .downcast_ref::<&str>()
+        .map(|s| (*s).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic whose payload is not text".to_owned())
+}

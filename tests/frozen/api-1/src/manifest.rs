@@ -1,0 +1,450 @@
+//! The static description inside a library: one ELF section, readable without running any of its code.
+//!
+//! Owns the format in both directions, so that the two cannot drift apart: [`section`] writes it at compile time from a
+//! [`PackageDef`], [`Manifest::from_section`] reads it in the host. Talks to nobody else.
+//!
+//! ```text
+//! section .lorchestra
+//!   0  magic     6 bytes  "LORCH\0"
+//!   6  format    u16 LE   1
+//!   8  length    u32 LE   bytes of JSON, at most 1 MiB
+//!  12  crc32     u32 LE   of the JSON (ISO-HDLC, as in zip)
+//!  16  JSON      UTF-8
+//! ```
+//!
+//! A reader of format 1 ignores JSON keys it does not know; a change that it could not ignore is format 2.
+
+mod outline;
+
+pub use outline::{JobOutline, Outline, ParamOutline};
+
+use crate::def::{JobDef, PackageDef, ParamDef, ParamKind};
+use serde::Deserialize;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+
+/// Name of the ELF section.
+pub const SECTION: &str = ".lorchestra";
+/// First bytes of the section.
+pub const MAGIC: [u8; 6] = *b"LORCH\0";
+/// The format this crate writes and reads.
+pub const FORMAT: u16 = 1;
+/// Bytes before the JSON.
+pub const HEADER_LEN: usize = 16;
+/// The longest JSON accepted, in bytes.
+pub const MAX_JSON: usize = 1 << 20;
+
+/// Slow, and usable while a plugin compiles; the reader has crc32fast for the same sum.
+const CRC: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC);
+
+/// A manifest as the host reads it: strings are the author's own and may hold control characters (see
+/// [`printable`]).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(expecting = "a manifest")]
+pub struct Manifest {
+    /// [`ABI_REVISION`](crate::abi::ABI_REVISION) the plugin was built with.
+    pub abi: u32,
+    /// Package name.
+    pub package: String,
+    /// Package version.
+    pub version: String,
+    /// `rustc --version` of the build.
+    pub rustc: String,
+    /// Target triple of the build.
+    pub target: String,
+    /// Jobs, in the order of `plugin!`.
+    pub jobs: Vec<JobManifest>,
+}
+
+/// One job of a [`Manifest`]; fields as in [`JobDef`].
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[expect(missing_docs, reason = "documented at JobDef")]
+#[serde(expecting = "a job")]
+pub struct JobManifest {
+    pub name: String,
+    pub signature: String,
+    pub docs: String,
+    pub file: String,
+    pub line: u32,
+    pub params: Vec<ParamManifest>,
+}
+
+/// One parameter of a [`JobManifest`]; fields as in [`ParamDef`].
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[expect(missing_docs, reason = "documented at ParamDef")]
+#[serde(expecting = "a parameter")]
+pub struct ParamManifest {
+    pub name: String,
+    pub rust_type: String,
+    /// A [`ParamKind`] by name.
+    #[serde(deserialize_with = "kind_by_name")]
+    pub kind: ParamKind,
+    pub optional: bool,
+    /// The default; `null` where there is none.
+    pub default: serde_json::Value,
+    pub docs: String,
+}
+
+fn kind_by_name<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<ParamKind, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    ParamKind::from_name(&name)
+        .ok_or_else(|| serde::de::Error::custom(format!("a parameter of kind {name:?}, which this host does not know")))
+}
+
+/// Why the bytes of a section are not a manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ManifestError {
+    /// Shorter than its header or than the length in the header.
+    Short {
+        /// Bytes there are.
+        have: usize,
+        /// Bytes there should be.
+        need: usize,
+    },
+    /// Does not begin with [`MAGIC`].
+    Magic,
+    /// A format from a newer plugin API.
+    Format(u16),
+    /// The header claims more than [`MAX_JSON`].
+    TooLong(usize),
+    /// The checksum does not match.
+    Checksum,
+    /// The JSON is not what it should be (not UTF-8, not JSON, a key missing).
+    Json(String),
+    /// A package, job or parameter name outside `[a-z][a-z0-9_-]{0,63}`, or used twice; a parameter whose flag is another's.
+    Name(String),
+}
+
+impl fmt::Display for ManifestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Short { have, need } => write!(f, "the manifest has {have} bytes of {need}"),
+            Self::Magic => write!(f, "the manifest does not begin with its magic bytes"),
+            Self::Format(n) => write!(f, "manifest format {n}; this host reads format {FORMAT}"),
+            Self::TooLong(n) => write!(f, "the manifest claims {n} bytes; at most {MAX_JSON} are allowed"),
+            Self::Checksum => write!(f, "the manifest's checksum does not match its content"),
+            Self::Json(why) => write!(f, "the manifest's JSON cannot be read: {why}"),
+            Self::Name(why) => write!(f, "{why}"),
+        }
+    }
+}
+
+impl std::error::Error for ManifestError {}
+
+impl Manifest {
+    /// The length of the JSON that a section header announces. `header` holds at least the first [`HEADER_LEN`] bytes.
+    ///
+    /// For readers that fetch the JSON separately; bounds are checked here, so that a claim of 1 GiB allocates nothing.
+    pub fn json_len(header: &[u8]) -> Result<usize, ManifestError> {
+        let Some(header) = header.first_chunk::<HEADER_LEN>() else {
+            return Err(ManifestError::Short { have: header.len(), need: HEADER_LEN });
+        };
+        if header[..6] != MAGIC {
+            return Err(ManifestError::Magic);
+        }
+        let format = u16::from_le_bytes([header[6], header[7]]);
+        if format != FORMAT {
+            return Err(ManifestError::Format(format));
+        }
+        let len = u32::from_le_bytes([header[8], header[9], header[10], header[11]]) as usize;
+        if len > MAX_JSON { Err(ManifestError::TooLong(len)) } else { Ok(len) }
+    }
+
+    /// Reads a whole section. Bytes after the JSON (a linker's padding) are ignored.
+    pub fn from_section(bytes: &[u8]) -> Result<Self, ManifestError> {
+        let manifest: Self = read_json(bytes)?;
+        check_names(&manifest.package, manifest.jobs.iter().map(|job| job.name.as_str()))?;
+        for job in &manifest.jobs {
+            check_params(&job.name, job.params.iter().map(|param| (&*param.name, param.kind)))?;
+        }
+        Ok(manifest)
+    }
+
+    /// The job of that name.
+    pub fn job(&self, name: &str) -> Option<&JobManifest> {
+        self.jobs.iter().find(|job| job.name == name)
+    }
+}
+
+/// Checks header and checksum, and reads the JSON between them.
+fn read_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ManifestError> {
+    let len = Manifest::json_len(bytes)?;
+    let crc = u32::from_le_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]);
+    let Some(json) = bytes.get(HEADER_LEN..HEADER_LEN + len) else {
+        return Err(ManifestError::Short { have: bytes.len(), need: HEADER_LEN + len });
+    };
+    if crc32fast::hash(json) != crc {
+        return Err(ManifestError::Checksum);
+    }
+    serde_json::from_slice(json).map_err(|e| ManifestError::Json(e.to_string()))
+}
+
+fn check_names<'a>(package: &str, jobs: impl Iterator<Item = &'a str>) -> Result<(), ManifestError> {
+    if !is_name(package) {
+        return Err(bad_name("package", package));
+    }
+    let mut seen = HashSet::new();
+    for job in jobs {
+        if !is_name(job) {
+            return Err(bad_name("job", job));
+        }
+        if !seen.insert(job) {
+            return Err(ManifestError::Name(format!("the job {job:?} is listed twice")));
+        }
+    }
+    Ok(())
+}
+
+/// Flags that every command of lorchestra takes, wherever they stand: no parameter can have them.
+const FLAGS_OF_ALL_COMMANDS: [&str; 4] = ["help", "version", "verbose", "plugin-dir"];
+
+/// Names that are names, and no flag that is two parameters' or lorchestra's own: `#[job]` makes no such manifest, others may.
+fn check_params<'a>(job: &str, params: impl Iterator<Item = (&'a str, ParamKind)>) -> Result<(), ManifestError> {
+    let mut flags: HashMap<Cow<'_, str>, &str> = HashMap::new();
+    for (name, kind) in params {
+        if !is_name(name) {
+            return Err(bad_name("parameter", name));
+        }
+        let flag = flag_of(name);
+        if FLAGS_OF_ALL_COMMANDS.contains(&&*flag) {
+            return Err(ManifestError::Name(format!(
+                "the parameter {name:?} of {job:?} has a flag of lorchestra itself, --{flag}"
+            )));
+        }
+        let off = (kind == ParamKind::Bool).then(|| Cow::Owned(format!("no-{flag}")));
+        for flag in [Some(flag), off].into_iter().flatten() {
+            match flags.get(&flag) {
+                None => flags.insert(flag, name),
+                Some(&other) if other == name => {
+                    return Err(ManifestError::Name(format!("the parameter {name:?} of {job:?} is listed twice")));
+                }
+                Some(other) => {
+                    let why = format!("the parameters {other:?} and {name:?} of {job:?} share the flag --{flag}");
+                    return Err(ManifestError::Name(why));
+                }
+            };
+        }
+    }
+    Ok(())
+}
+
+fn flag_of(name: &str) -> Cow<'_, str> {
+    if name.contains('_') { Cow::Owned(name.replace('_', "-")) } else { Cow::Borrowed(name) }
+}
+
+fn bad_name(what: &str, name: &str) -> ManifestError {
+    ManifestError::Name(format!("the {what} name {name:?} is not of the form [a-z][a-z0-9_-]*, at most 64 long"))
+}
+
+impl JobManifest {
+    /// First line of the docstring.
+    pub fn summary(&self) -> &str {
+        self.docs.lines().next().unwrap_or_default().trim()
+    }
+}
+
+impl ParamManifest {
+    /// Whether the job cannot run without a value from the caller.
+    pub fn is_required(&self) -> bool {
+        !self.optional && self.default.is_null()
+    }
+
+    /// The flag, without the two dashes.
+    pub fn flag(&self) -> String {
+        flag_of(&self.name).into_owned()
+    }
+}
+
+/// Whether `name` may name a package, a job or a parameter: `[a-z][a-z0-9_-]{0,63}`.
+pub const fn is_name(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    if bytes.is_empty() || bytes.len() > 64 || !bytes[0].is_ascii_lowercase() {
+        return false;
+    }
+    let mut i = 1;
+    while i < bytes.len() {
+        let b = bytes[i];
+        if !(b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-') {
+            return false;
+        }
+        i += 1;
+    }
+    true
+}
+
+/// `text` without what could steer a terminal: control characters other than `\n` and `\t`, and the marks that reorder
+/// text. Everything a plugin says of itself passes through here before a person sees it.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .filter(|&c| {
+            let reorders = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            c == '\n' || c == '\t' || !(c.is_control() || reorders)
+        })
+        .collect()
+}
+
+// ---- writing, at compile time -------------------------------------------------------------------------------------
+
+/// Bytes of the section for `package`, in all.
+pub const fn section_len(package: &PackageDef, abi: u32) -> usize {
+    let mut out = Writer::<0> { bytes: [], len: 0 };
+    out.package(package, abi);
+    HEADER_LEN + out.len
+}
+
+/// The section for `package`; `N` must be [`section_len`].
+pub const fn section<const N: usize>(package: &PackageDef, abi: u32) -> [u8; N] {
+    let mut out = Writer::<N> { bytes: [0; N], len: HEADER_LEN };
+    out.package(package, abi);
+    assert!(out.len == N, "the section's length is not the one given");
+    let json_len = N - HEADER_LEN;
+    assert!(json_len <= MAX_JSON, "plugin!: the descriptions of all jobs together exceed 1 MiB");
+    let mut bytes = out.bytes;
+    let (_, json) = bytes.split_at(HEADER_LEN);
+    let crc = CRC.checksum(json).to_le_bytes();
+    let len = (json_len as u32).to_le_bytes();
+    let format = FORMAT.to_le_bytes();
+    let mut i = 0;
+    while i < HEADER_LEN {
+        bytes[i] = match i {
+            0..6 => MAGIC[i],
+            6..8 => format[i - 6],
+            8..12 => len[i - 8],
+            _ => crc[i - 12],
+        };
+        i += 1;
+    }
+    bytes
+}
+
+/// Writes JSON in const evaluation; with `N == 0` it only counts.
+struct Writer<const N: usize> {
+    bytes: [u8; N],
+    len: usize,
+}
+
+impl<const N: usize> Writer<N> {
+    const fn byte(&mut self, byte: u8) {
+        if N > 0 {
+            self.bytes[self.len] = byte;
+        }
+        self.len += 1;
+    }
+
+    const fn raw(&mut self, text: &str) {
+        let bytes = text.as_bytes();
+        let mut i = 0;
+        while i < bytes.len() {
+            self.byte(bytes[i]);
+            i += 1;
+        }
+    }
+
+    const fn string(&mut self, text: &str) {
+        const HEX: [u8; 16] = *b"0123456789abcdef";
+        self.byte(b'"');
+        let bytes = text.as_bytes();
+        let mut i = 0;
+        while i < bytes.len() {
+            match bytes[i] {
+                b'"' => self.raw("\\\""),
+                b'\\' => self.raw("\\\\"),
+                b'\n' => self.raw("\\n"),
+                b @ 0..0x20 => {
+                    self.raw("\\u00");
+                    self.byte(HEX[(b >> 4) as usize]);
+                    self.byte(HEX[(b & 15) as usize]);
+                }
+                b => self.byte(b),
+            }
+            i += 1;
+        }
+        self.byte(b'"');
+    }
+
+    const fn number(&mut self, n: u32) {
+        if n >= 10 {
+            self.number(n / 10);
+        }
+        self.byte(b'0' + (n % 10) as u8);
+    }
+
+    const fn key(&mut self, first: bool, name: &str) {
+        if !first {
+            self.byte(b',');
+        }
+        self.string(name);
+        self.byte(b':');
+    }
+
+    const fn package(&mut self, package: &PackageDef, abi: u32) {
+        self.byte(b'{');
+        self.key(true, "abi");
+        self.number(abi);
+        self.key(false, "package");
+        self.string(package.name);
+        self.key(false, "version");
+        self.string(package.version);
+        self.key(false, "rustc");
+        self.string(env!("LORCHESTRA_RUSTC"));
+        self.key(false, "target");
+        self.string(env!("LORCHESTRA_TARGET"));
+        self.key(false, "jobs");
+        self.byte(b'[');
+        let mut i = 0;
+        while i < package.jobs.len() {
+            if i > 0 {
+                self.byte(b',');
+            }
+            self.job(&package.jobs[i]);
+            i += 1;
+        }
+        self.raw("]}");
+    }
+
+    const fn job(&mut self, job: &JobDef) {
+        self.byte(b'{');
+        self.key(true, "name");
+        self.string(job.name);
+        self.key(false, "signature");
+        self.string(job.signature);
+        self.key(false, "docs");
+        self.string(job.docs);
+        self.key(false, "file");
+        self.string(job.file);
+        self.key(false, "line");
+        self.number(job.line);
+        self.key(false, "params");
+        self.byte(b'[');
+        let mut i = 0;
+        while i < job.params.len() {
+            if i > 0 {
+                self.byte(b',');
+            }
+            self.param(&job.params[i]);
+            i += 1;
+        }
+        self.raw("]}");
+    }
+
+    const fn param(&mut self, param: &ParamDef) {
+        self.byte(b'{');
+        self.key(true, "name");
+        self.string(param.name);
+        self.key(false, "rust_type");
+        self.string(param.rust_type);
+        self.key(false, "kind");
+        self.string(param.kind.as_str());
+        self.key(false, "optional");
+        self.raw(if param.optional { "true" } else { "false" });
+        self.key(false, "default");
+        self.raw(match param.default {
+            Some(json) => json,
+            None => "null",
+        });
+        self.key(false, "docs");
+        self.string(param.docs);
+        self.byte(b'}');
+    }
+}

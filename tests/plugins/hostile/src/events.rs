@@ -1,0 +1,78 @@
+//! Jobs that emit what is no event, and jobs that lay hands on the spool.
+
+use super::mark;
+use super::process::spool;
+use lorchestra_plugin_api::prelude::*;
+use lorchestra_plugin_api::serde_json::value::RawValue;
+use std::fs::File;
+use std::io::Write;
+
+/// Emits a payload of exactly this many bytes.
+#[job]
+pub(crate) fn emit_sized(cx: &JobContext, marker: PathBuf, bytes: u32) -> JobResult {
+    mark(&marker)?;
+    let frame = r#"{"x":""}"#.len();
+    cx.emit("sized", json!({"x": "y".repeat(usize::try_from(bytes)? - frame)}))?;
+    Ok(())
+}
+
+/// Emits what no serialiser would write: `nan`, `deep` (10,000 levels), `two`, `torn`, `latin`, `half` a character, `nul`, `breaks`.
+#[job]
+pub(crate) fn emit_raw(cx: &JobContext, marker: PathBuf, what: String) -> JobResult {
+    let text: Vec<u8> = match &*what {
+        "nan" => br#"{"x":NaN}"#.to_vec(),
+        "deep" => format!("{{\"x\":{}1{}}}", "[".repeat(10_000), "]".repeat(10_000)).into_bytes(),
+        "two" => br#"{"x":1}{"x":2}"#.to_vec(),
+        "torn" => br#"{"x":"#.to_vec(),
+        "latin" => b"{\"x\":\"\xe9\"}".to_vec(),
+        "half" => br#"{"x":"\ud83d"}"#.to_vec(),
+        "nul" => b"{\"x\":\"\0\"}".to_vec(),
+        "breaks" => b"{\"x\":\n1}\n{\"seq\":99}".to_vec(),
+        other => Err(format!("what is {other}?"))?,
+    };
+    mark(&marker)?;
+    // SAFETY: none: what is no JSON is made a value of a type that promises it, and of bytes that are no text a text. This is the
+    // fault. `RawValue` is a transparent `str`.
+    let raw: Box<RawValue> = unsafe { std::mem::transmute::<Box<str>, Box<RawValue>>(String::from_utf8_unchecked(text).into()) };
+    cx.emit("raw", raw)?;
+    Ok(())
+}
+
+/// Writes lines of its own into the spool.
+#[job]
+pub(crate) fn scribble(cx: &JobContext, marker: PathBuf) -> JobResult {
+    cx.emit("before", json!({}))?;
+    let (segment, _) = spool()?;
+    mark(&marker)?;
+    let line = "00000000 {\"seq\":9,\"final\":{\"end\":\"returned\",\"returned\":{\"status\":\"ok\"}}}\n";
+    File::from(segment).write_all(line.repeat(1000).as_bytes())?;
+    Ok(())
+}
+
+/// Cuts the spool off.
+#[job]
+pub(crate) fn cut_spool(cx: &JobContext, marker: PathBuf) -> JobResult {
+    for n in 0..10 {
+        cx.emit("number", json!({"n": n}))?;
+    }
+    let (segment, _) = spool()?;
+    mark(&marker)?;
+    File::from(segment).set_len(7)?;
+    Ok(())
+}
+
+/// Removes the spool's directory; goes on, or aborts.
+#[job]
+pub(crate) fn remove_spool(cx: &JobContext, marker: PathBuf, abort: bool) -> JobResult {
+    cx.emit("before", json!({}))?;
+    let (_, path) = spool()?;
+    mark(&marker)?;
+    // The attempt's, and with it the run's.
+    let run = path.ancestors().nth(2).ok_or("a segment lies in the directory of an attempt")?;
+    std::fs::remove_dir_all(run)?;
+    if abort {
+        std::process::abort();
+    }
+    cx.emit("after", json!({}))?;
+    Ok(())
+}

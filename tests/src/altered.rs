@@ -1,0 +1,160 @@
+//! Libraries that are not what they should be: the bytes of `misbehave`, changed in one way each. Made in memory; where they are put
+//! is the test's.
+
+use crate::built::Fixture;
+use std::sync::OnceLock;
+
+/// Bytes of a manifest section before its JSON.
+const HEADER: usize = 16;
+
+/// The library as it was built.
+pub fn whole() -> &'static [u8] {
+    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
+    BYTES.get_or_init(|| std::fs::read(Fixture::Misbehave.built()).expect("a library can be read"))
+}
+
+/// The library with `change` made.
+pub fn changed(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut bytes = whole().to_vec();
+    change(&mut bytes);
+    bytes
+}
+
+/// Its first bytes.
+pub fn cut(len: usize) -> Vec<u8> {
+    whole()[..len].to_vec()
+}
+
+/// Every `from` in it as `to`, which is as long.
+///
+/// # Panics
+/// If there is none.
+pub fn replaced(from: &[u8], to: &[u8]) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    changed(|bytes| {
+        let places: Vec<usize> = memmem(bytes, from).collect();
+        assert!(!places.is_empty(), "{} is in the library", String::from_utf8_lossy(from));
+        for at in places {
+            bytes[at..at + to.len()].copy_from_slice(to);
+        }
+    })
+}
+
+/// One byte of its manifest changed, counted from the section's beginning.
+pub fn manifest_byte(offset: usize, value: u8) -> Vec<u8> {
+    changed(|bytes| {
+        let at = manifest_at(bytes).0 + offset;
+        assert_ne!(bytes[at], value);
+        bytes[at] = value;
+    })
+}
+
+/// One letter of a docstring changed: what it says can still be read, and is not what was written.
+pub fn flipped_docs() -> Vec<u8> {
+    let (at, len) = manifest_at(whole());
+    let found = memmem(&whole()[at..at + HEADER + len], b"Does nothing.").next();
+    manifest_byte(found.expect("a docstring"), b'X')
+}
+
+/// `from` written as `to` in its manifest, whose checksum is right again.
+pub fn manifest(from: &str, to: &str) -> Vec<u8> {
+    manifest_bytes(from.as_bytes(), to.as_bytes())
+}
+
+/// The same with bytes that are no text.
+///
+/// # Panics
+/// If `from` is not in the manifest, or `to` is not as long.
+pub fn manifest_bytes(from: &[u8], to: &[u8]) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    changed(|bytes| {
+        let (at, len) = manifest_at(bytes);
+        let json = &mut bytes[at + HEADER..at + HEADER + len];
+        let found = memmem(json, from).next().unwrap_or_else(|| panic!("{} is in the manifest", String::from_utf8_lossy(from)));
+        json[found..found + to.len()].copy_from_slice(to);
+        let crc = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC).checksum(json);
+        bytes[at + 12..at + HEADER].copy_from_slice(&crc.to_le_bytes());
+    })
+}
+
+/// Its manifest claims this many bytes of JSON.
+pub fn manifest_claims(len: u32) -> Vec<u8> {
+    changed(|bytes| {
+        let at = manifest_at(bytes).0;
+        bytes[at + 8..at + 12].copy_from_slice(&len.to_le_bytes());
+    })
+}
+
+/// Its manifest section has another name.
+pub fn without_manifest() -> Vec<u8> {
+    replaced(b"\0.lorchestra\0", b"\0.norchestra\0")
+}
+
+/// As built on a host whose glibc is far newer.
+pub fn for_newer_glibc() -> Vec<u8> {
+    changed(|bytes| {
+        let versions: Vec<usize> = memmem(bytes, b"GLIBC_2.").collect();
+        assert!(!versions.is_empty(), "it needs a glibc");
+        for at in versions {
+            bytes[at + 6] = b'9';
+        }
+    })
+}
+
+/// As built with an abi_stable of other layout rules: the number in the header that says so.
+pub fn for_other_abi_stable() -> Vec<u8> {
+    // AbiHeader: 32 bytes of magic, then the major version (0) and the minor one, as u32.
+    changed(|bytes| {
+        let at = memmem(bytes, b"abi stable library for Rust").next().expect("abi_stable's header");
+        bytes[at + 36] += 1;
+    })
+}
+
+/// Where the manifest begins, and how long its JSON is: magic, format 1, a length that ends in `}`.
+fn manifest_at(bytes: &[u8]) -> (usize, usize) {
+    let found = memmem(bytes, b"LORCH\0\x01\0").find_map(|at| {
+        let rest = &bytes[at..];
+        let len = u32::from_le_bytes(rest.get(8..12)?.try_into().ok()?) as usize;
+        (rest.get(HEADER + len - 1) == Some(&b'}')).then_some((at, len))
+    });
+    found.expect("a manifest")
+}
+
+/// Where `needle` is found.
+fn memmem<'a>(bytes: &'a [u8], needle: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
+    let first = needle[0];
+    let starts = bytes.iter().enumerate().filter(move |(_, byte)| **byte == first);
+    starts.map(|(at, _)| at).filter(move |at| bytes[*at..].starts_with(needle))
+}
+
+/// Its dynamic section, by which the loader finds everything else, is noise.
+pub fn with_wild_dynamic_section() -> Vec<u8> {
+    const PT_DYNAMIC: u32 = 2;
+    changed(|bytes| {
+        let header = program_headers(bytes, PT_DYNAMIC).next().expect("a dynamic section");
+        let (start, len) = (number(bytes, header + 8), number(bytes, header + 32));
+        for (n, byte) in bytes[start..start + len].iter_mut().enumerate() {
+            *byte = n.wrapping_mul(151) as u8;
+        }
+    })
+}
+
+/// One of its segments asks for far more memory than there is.
+pub fn with_vast_data() -> Vec<u8> {
+    const PT_LOAD: u32 = 1;
+    changed(|bytes| {
+        let memory = program_headers(bytes, PT_LOAD).last().expect("a segment to load") + 40;
+        bytes[memory..memory + 8].copy_from_slice(&(1_u64 << 62).to_le_bytes());
+    })
+}
+
+/// Where the program headers of a kind lie; they follow the ELF header.
+fn program_headers(bytes: &[u8], kind: u32) -> impl Iterator<Item = usize> + '_ {
+    let count = usize::from(u16::from_le_bytes([bytes[56], bytes[57]]));
+    (0..count).map(|n| 64 + 56 * n).filter(move |at| bytes[*at..].starts_with(&kind.to_le_bytes()))
+}
+
+fn number(bytes: &[u8], at: usize) -> usize {
+    let bytes: [u8; 8] = bytes[at..at + 8].try_into().expect("eight bytes");
+    usize::try_from(u64::from_le_bytes(bytes)).expect("a place in a file")
+}

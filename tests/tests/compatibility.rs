@@ -1,0 +1,193 @@
+//! What was published stays (docs/compatibility.md): plugins built against the first revision of the plugin API, plugins built by other
+//! profiles, and the keys of JSON. That the boundary may grow without losing plugins is shown in
+//! `lorchestra-plugin-api/tests/next_revision.rs`; newer and diverged ones are in `zoo/files.rs`.
+
+use lorchestra_tests::{Fixture, Sandbox, eventually};
+use rustix::process::Signal;
+
+#[test]
+fn a_plugin_of_revision_1_is_listed_and_shown() {
+    let sandbox = Sandbox::with(&[Fixture::Frozen1]);
+    let listed = sandbox.lorchestra(&["jobs", "list"]).exits(0);
+    assert_eq!((listed.out(), listed.err()), ("frozen-1:\n  everything\n  fail\n  panic_now\n  wait\n", ""));
+    insta::assert_snapshot!(sandbox.lorchestra(&["jobs", "show", "frozen-1", "everything"]).exits(0).snapshot(&sandbox));
+}
+
+#[test]
+fn a_job_of_revision_1_has_all_it_had() {
+    let sandbox = Sandbox::with(&[Fixture::Frozen1]);
+    sandbox
+        .lorchestra(&["run-job", "frozen-1", "everything", "--text", "x", "--account", "a", "--dry", "--since", "2024-01-31"])
+        .exits(0);
+    let run = sandbox.run();
+    let events = sandbox.whole_events_of(&run);
+    let of = |event_type: &str| events.iter().filter(|event| event.event_type() == event_type).collect::<Vec<_>>();
+    assert_eq!(
+        *of("one")[0].payload(),
+        serde_json::json!({"text": "x", "number": 500, "since": "2024-01-31T00:00:00Z", "account": "a", "dry": true})
+    );
+    let with = &of("with")[0].0;
+    assert_eq!(
+        (&with["schema_ref"], &with["correlation_id"], &with["subject_id"]),
+        (&"schema".into(), &"correlation".into(), &"subject".into())
+    );
+    assert_eq!(
+        of("many").iter().map(|event| event.payload()["n"].as_u64().unwrap()).collect::<Vec<_>>(),
+        (0..300).collect::<Vec<_>>()
+    );
+    assert_eq!(*of("told")[0].payload(), serde_json::json!({"many": 300, "run_id": run.id(), "attempt": 1, "cancelled": false}));
+    assert_eq!(std::fs::read_to_string(sandbox.data().join("frozen-1/left")).unwrap(), "by revision 1");
+    let trace = std::fs::read_to_string(sandbox.state().join("logs").join(run.id()).join("trace.jsonl")).unwrap();
+    assert!(trace.contains("\"message\":\"traced\"") && trace.contains("\"revision\":1"), "{trace}");
+}
+
+#[test]
+fn a_job_of_revision_1_ends_as_it_did() {
+    let sandbox = Sandbox::with(&[Fixture::Frozen1]);
+    let ended = sandbox.lorchestra(&["run-job", "frozen-1", "fail"]).exits(1);
+    assert!(ended.err().contains("revision 1 gives up"), "{}", ended.shown());
+    let run = sandbox.runs().remove(0);
+    let events = sandbox.whole_events_of(&run);
+    assert_eq!((run.cause(), &events.last().unwrap().payload()["permanent"]), ("error", &true.into()));
+
+    sandbox.lorchestra(&["run-job", "frozen-1", "panic_now"]).exits(1);
+    let run = sandbox.runs().remove(0);
+    assert_eq!(run.cause(), "panic");
+    assert!(run.message().contains("lib.rs:") && run.message().contains("revision 1 panics"), "{}", run.message());
+
+    let running = sandbox.start(&["run-job", "frozen-1", "wait", "--marker", &sandbox.arg("marker")]);
+    eventually("the job is entered", || !sandbox.read("marker").is_empty());
+    running.signal(Signal::TERM);
+    running.wait().exits(143);
+    let run = sandbox.runs().remove(0);
+    assert_eq!((run.cause(), run.0["job_result"].as_str()), ("cancelled", Some("ok")), "it saw that it was cancelled");
+}
+
+/// Optimised, linked in one piece, stripped: the manifest is the same, and the panic wall stands.
+#[test]
+fn a_library_linked_in_one_piece_is_as_good() {
+    let sandboxes = [Fixture::Misbehave, Fixture::ShippedMisbehave].map(|fixture| Sandbox::with(&[fixture]));
+    let shown = sandboxes
+        .each_ref()
+        .map(|sandbox| sandbox.lorchestra(&["jobs", "show", "misbehave", "typed"]).exits(0).snapshot(sandbox));
+    assert_eq!(shown[0], shown[1]);
+    let size = |fixture: Fixture| std::fs::metadata(fixture.built()).unwrap().len();
+    assert!(size(Fixture::ShippedMisbehave) < size(Fixture::Misbehave), "it is another build");
+
+    let sandbox = &sandboxes[1];
+    for (args, code, cause, words) in [
+        (&["fail"][..], 1, "error", "No such file or directory"),
+        (&["panic_now"], 1, "panic", "lib.rs:"),
+        (&["panic_with_a_number"], 1, "panic", "panicked at "),
+        (&["panic_in_drop"], 1, "panic", "dropped"),
+        (&["abort"], 1, "signal", "SIGABRT"),
+        (&["null"], 1, "signal", "SIGSEGV"),
+        (&["overflow"], 1, "signal", "stack overflow"),
+        (&["hijack", "--other", &sandbox.arg("other")], 1, "spool", "descriptor"),
+    ] {
+        let ended = sandbox.lorchestra(&[&["run-job", "misbehave"], args].concat()).exits(code);
+        let run = sandbox.runs().remove(0);
+        assert_eq!(run.cause(), cause, "{}", ended.shown());
+        assert!(run.message().contains(words), "{}", run.message());
+        sandbox.whole_events_of(&run);
+    }
+    sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "1000"]).exits(0);
+    assert_eq!(sandbox.numbers_of(&sandbox.runs()[0]), (0..1000).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_library_optimised_for_size_is_as_good() {
+    let sandbox = Sandbox::with(&[Fixture::ShippedConstructor]);
+    let marker = sandbox.arg("marker");
+    let environment = [("CONSTRUCTOR_MARKER", &*marker)];
+    sandbox.lorchestra_with(&environment, &["run-job", "constructor", "loaded"]).exits(0);
+    assert_eq!(sandbox.read("marker").lines().count(), 1, "its constructor ran once");
+    assert_eq!(sandbox.whole_events_of(&sandbox.run()).len(), 3);
+    for fault in ["abort", "panic"] {
+        let environment = [("CONSTRUCTOR_MARKER", &*marker), ("CONSTRUCTOR_FAULT", fault)];
+        sandbox.lorchestra_with(&environment, &["run-job", "constructor", "loaded"]).exits(126);
+    }
+}
+
+/// Keys of each schema, as they were first published: more may come, none may go. A key of an object in a list or an object is written
+/// `outer.inner`.
+#[rustfmt::skip]
+const KEYS: &[(&str, &[&str])] = &[
+    ("lorchestra.jobs-list/1", &[
+        "packages.name", "packages.version", "packages.path", "packages.sha256", "packages.jobs.name", "packages.jobs.summary",
+        "packages.jobs.deprecated", "problems.path", "problems.reason", "problems.detail", "problems.fix",
+    ]),
+    ("lorchestra.jobs-show/1", &[
+        "package", "version", "job", "path", "file", "line", "signature", "docs", "params.name", "params.flag", "params.kind", "params.type",
+        "params.required", "params.default", "params.docs",
+    ]),
+    ("lorchestra.plan/1", &[
+        "path", "plan.package", "plan.version", "plan.job", "plan.account", "plan.params", "plan.window", "plan.resolved_at",
+        "plan.timeout", "plan.grace",
+    ]),
+    ("lorchestra.run-job/1", &["run_id", "package", "job", "state", "cause", "message", "duration_ms"]),
+    ("lorchestra.run/1", &[
+        "run_id", "package", "job", "account", "state", "cause", "message", "job_result", "started_at", "ended_at", "since", "until",
+        "attempts", "host", "location", "plugin_path", "plugin_sha256", "plugin_version", "supervisor_pid",
+    ]),
+    ("lorchestra.runs-show/1", &[
+        "run_id", "package", "job", "account", "state", "cause", "message", "job_result", "started_at", "ended_at", "since", "until",
+        "params", "attempts.attempt", "attempts.started_at", "attempts.ended_at", "attempts.worker_pid", "events", "logs", "delivery",
+        "host", "location", "plugin_path", "plugin_sha256", "plugin_version", "supervisor_pid",
+    ]),
+    ("lorchestra.event/1", &[
+        "event_id", "event_type", "source", "schema_ref", "created_at", "correlation_id", "subject_id", "payload", "run_id", "attempt",
+        "package", "job",
+    ]),
+    ("lorchestra.failure/1", &["run_id", "package", "job", "account", "host", "cause", "message", "logs"]),
+    // Payloads of lorchestra's own events.
+    ("job.started", &[
+        "parameters", "since", "until", "host", "lorchestra_version", "plugin_path", "plugin_version", "plugin_sha256",
+    ]),
+    ("job.completed", &["attempt", "duration_ms", "user_ms", "system_ms", "max_rss_kib"]),
+    ("job.failed", &[
+        "attempt", "duration_ms", "user_ms", "system_ms", "max_rss_kib", "cause", "message", "permanent", "signal", "exit_code",
+        "job_result",
+    ]),
+];
+
+#[track_caller]
+fn has_keys(schema: &str, value: &serde_json::Value) {
+    let keys = KEYS.iter().find(|(name, _)| *name == schema).unwrap_or_else(|| panic!("{schema} is published")).1;
+    for key in keys {
+        let mut at = value;
+        for part in key.split('.') {
+            at = if at.is_array() { &at[0] } else { at };
+            at = at.get(part).unwrap_or_else(|| panic!("{schema} has lost {key}: {value}"));
+        }
+    }
+}
+
+#[test]
+fn json_keeps_its_keys() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    sandbox.configure(&format!("on_failure = 'cat > {}'\n", sandbox.arg("failure")));
+    std::fs::write(sandbox.plugins().join("text.so"), "text").unwrap();
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    sandbox.lorchestra(&["run-job", "misbehave", "fail"]).exits(1);
+    let run = sandbox.runs()[0].clone();
+    for (args, code, schema) in [
+        (&["jobs", "list", "--json"][..], 0, "lorchestra.jobs-list/1"),
+        (&["jobs", "show", "misbehave", "typed", "--json"], 0, "lorchestra.jobs-show/1"),
+        (&["run-job", "--dry-run", "--json", "misbehave", "typed"], 0, "lorchestra.plan/1"),
+        (&["run-job", "--json", "misbehave", "noop"], 0, "lorchestra.run-job/1"),
+        (&["run-job", "--json", "misbehave", "fail"], 1, "lorchestra.run-job/1"),
+        (&["runs", "show", run.id(), "--json"], 0, "lorchestra.runs-show/1"),
+    ] {
+        has_keys(schema, &sandbox.lorchestra(args).exits(code).json(schema));
+    }
+    has_keys("lorchestra.run/1", &run.0);
+    let failure = serde_json::from_str(&sandbox.read("failure")).expect("what on_failure got");
+    has_keys("lorchestra.failure/1", &failure);
+    for run in sandbox.runs() {
+        for event in sandbox.whole_events_of(&run) {
+            has_keys("lorchestra.event/1", &event.0);
+            has_keys(event.event_type(), event.payload());
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Jobs that end badly (`tests/plugins/misbehave`), and jobs that turn against what runs them (`tests/plugins/hostile`).
+
+use super::{Book, COMPLETED, another_works, ended_as, fired};
+use lorchestra_tests::{Fixture, Run, Sandbox, eventually, processes};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// What is looked at besides.
+type Look = fn(&Sandbox, &Run);
+/// The call, without `--marker`; the exit code; the end; how many processes the job ran in; what is looked at besides.
+type Specimen = (&'static [&'static str], i32, &'static str, usize, Look);
+
+const NOTHING: Look = |_, _| {};
+
+#[rustfmt::skip]
+const MISBEHAVE: &[Specimen] = &[
+    (&["misbehave", "fail"],                1, "error",  1, NOTHING),
+    (&["misbehave", "fail_permanently"],    1, "error",  1, NOTHING),
+    (&["misbehave", "panic_now"],           1, "panic",  1, NOTHING),
+    (&["misbehave", "panic_with_a_number"], 1, "panic",  1, NOTHING),
+    (&["misbehave", "panic_in_drop"],       1, "panic",  1, NOTHING),
+    (&["misbehave", "abort"],               1, "signal", 1, NOTHING),
+    (&["misbehave", "null"],                1, "signal", 1, NOTHING),
+    (&["misbehave", "overflow"],            1, "signal", 1, NOTHING),
+    (&["misbehave", "exit", "--code", "0"], 1, "exit",   1, NOTHING),
+    (&["misbehave", "exit", "--code", "7"], 1, "exit",   1, NOTHING),
+    (&["misbehave", "kill_self"],           1, "signal", 1, NOTHING),
+    // A daemon in a session of its own that holds standard output; the pid in the marker is the daemon's.
+    (&["misbehave", "leave_daemon"],        0, COMPLETED, 1, NOTHING),
+];
+
+#[rustfmt::skip]
+const HOSTILE: &[Specimen] = &[
+    // Panics where nobody catches them, and stacks that nobody guards.
+    (&["hostile", "panic_in_thread"],                     0, COMPLETED, 1, |s, run| logged(s, run, "the thread's answer was 44")),
+    (&["hostile", "panic_in_thread", "--pass-on"],        1, "panic",   1, NOTHING),
+    (&["hostile", "panic_twice"],                         1, "signal",  1, |s, run| logged(s, run, "the second one")),
+    (&["hostile", "panic_in_display"],                    1, "panic",   1, NOTHING),
+    (&["hostile", "overflow_in_thread"],                  1, "signal",  1, NOTHING),
+    // Loops, and deafness.
+    (&["--timeout", "2s", "--grace", "0s", "hostile", "spin"],           124, "timeout", 1, NOTHING),
+    (&["--timeout", "2s", "--grace", "1s", "hostile", "ignore_signals"], 124, "timeout", 1, NOTHING),
+    (&["--timeout", "2s", "--grace", "0s", "hostile", "stop_self"],      124, "timeout", 1, NOTHING),
+    // Other ways out.
+    (&["hostile", "exec"],                                1, "exit",    1, NOTHING),
+    (&["hostile", "exit_in_thread"],                      1, "exit",    1, NOTHING),
+    (&["hostile", "kill_group"],                          1, "signal",  1, NOTHING),
+    (&["hostile", "forbid_files"],                        1, "spool",   1, NOTHING),
+    (&["hostile", "abort_after_end"],                     0, COMPLETED, 1, NOTHING),
+    (&["hostile", "linger"],                              0, COMPLETED, 1, NOTHING),
+    (&["hostile", "fork_and_return"],                     0, COMPLETED, 2, the_copy_emitted_nothing),
+    // Words.
+    (&["hostile", "print_much"],                          0, COMPLETED, 1, |s, run| logged(s, run, "to nobody in particular")),
+    (&["hostile", "say_much"],                            1, "error",   1, NOTHING),
+    (&["hostile", "say_nothing"],                         1, "error",   1, NOTHING),
+    (&["hostile", "steer"],                               1, "error",   1, it_is_shown_harmless),
+    // What is no event.
+    (&["hostile", "emit_sized", "--bytes", "1048576"],    0, COMPLETED, 1, NOTHING),
+    (&["hostile", "emit_sized", "--bytes", "1048577"],    1, "error",   1, NOTHING),
+    (&["hostile", "emit_raw", "--what", "nan"],           1, "error",   1, NOTHING),
+    (&["hostile", "emit_raw", "--what", "deep"],          1, "error",   1, NOTHING),
+    (&["hostile", "emit_raw", "--what", "two"],           1, "error",   1, NOTHING),
+    (&["hostile", "emit_raw", "--what", "torn"],          1, "error",   1, NOTHING),
+    (&["hostile", "emit_raw", "--what", "latin"],         1, "error",   1, NOTHING),
+    (&["hostile", "emit_raw", "--what", "half"],          1, "error",   1, NOTHING),
+    (&["hostile", "emit_raw", "--what", "nul"],           1, "error",   1, NOTHING),
+    (&["hostile", "emit_raw", "--what", "breaks"],        1, "error",   1, NOTHING),
+    // The spool, and the files around it.
+    (&["hostile", "scribble"],                            1, "spool",   1, before_is_there),
+    (&["hostile", "cut_spool"],                           1, "spool",   1, NOTHING),
+    (&["hostile", "remove_spool"],                        1, "spool",   1, NOTHING),
+    (&["hostile", "remove_spool", "--abort"],             1, "spool",   1, NOTHING),
+    (&["hostile", "own_files"],                           1, "spool",   1, before_is_there),
+    (&["hostile", "wander"],                              0, COMPLETED, 1, nothing_is_open_to_others),
+];
+
+fn examined(specimens: &[Specimen]) -> Book {
+    let mut book = Book::default();
+    for (call, code, end, processes, look) in specimens {
+        let name = call.join(" ");
+        let sandbox = Sandbox::with(&[Fixture::Misbehave, Fixture::Hostile, Fixture::Constructor]);
+        let ended = sandbox.lorchestra(&[&["run-job"], *call, &["--marker", &sandbox.arg("marker")]].concat());
+        fired(&sandbox, &name, *processes);
+        let run = ended_as(&sandbox, &name, &ended, *code, end).expect("a run");
+        look(&sandbox, &run);
+        book.page(&name, &sandbox, &ended, Some(&run));
+        another_works(&sandbox, &name, "constructor", "loaded");
+    }
+    book
+}
+
+#[test]
+fn a_job_that_ends_badly_ends_truly() {
+    insta::assert_snapshot!("misbehave", examined(MISBEHAVE).text());
+}
+
+#[test]
+fn a_hostile_job_harms_its_own_run_alone() {
+    insta::assert_snapshot!("hostile", examined(HOSTILE).text());
+}
+
+/// Its control socket is gone with all the other descriptors, and the worker still knows when its supervisor dies.
+#[test]
+fn a_worker_without_descriptors_does_not_outlive_its_supervisor() {
+    let sandbox = Sandbox::with(&[Fixture::Hostile]);
+    let running = sandbox.start(&["run-job", "hostile", "own_files", "--stay", "--marker", &sandbox.arg("marker")]);
+    eventually("the descriptors are closed", || sandbox.path("marker.staying").exists());
+    let worker: u32 = sandbox.read("marker").trim().parse().expect("a pid");
+    assert!(processes::is_alive(worker));
+    processes::kill(running.pid());
+    eventually("the worker is gone", || !processes::is_alive(worker));
+    let run = sandbox.run();
+    assert_eq!(run.state(), "failed");
+    before_is_there(&sandbox, &run);
+}
+
+#[track_caller]
+fn logged(sandbox: &Sandbox, run: &Run, words: &str) {
+    let logs = sandbox.lorchestra(&["runs", "logs", run.id()]).exits(0);
+    let text = String::from_utf8_lossy(&logs.stdout);
+    assert!(text.contains(words), "{}", &text[..text.len().min(1000)]);
+}
+
+#[track_caller]
+fn before_is_there(sandbox: &Sandbox, run: &Run) {
+    assert_eq!(sandbox.whole_events_of(run)[1].event_type(), "before", "what was acknowledged before is there");
+}
+
+/// What the worker emitted is there, once each; the copy was told that it is not the worker.
+fn the_copy_emitted_nothing(sandbox: &Sandbox, run: &Run) {
+    assert_eq!(sandbox.read("marker.copy"), "0", "events of the copy that were taken");
+    assert_eq!(sandbox.numbers_of(run), (0..100).collect::<Vec<_>>());
+}
+
+/// Docstrings, defaults and messages of a plugin are stripped of what steers a terminal.
+fn it_is_shown_harmless(sandbox: &Sandbox, run: &Run) {
+    for args in [
+        &["jobs", "show", "hostile", "steer"][..],
+        &["jobs", "list", "hostile"],
+        &["run-job", "hostile", "steer", "--help"],
+        &["run-job", "--dry-run", "hostile", "steer", "--marker", "x"],
+        &["runs", "show", run.id()],
+    ] {
+        let ended = sandbox.lorchestra(args).exits(0);
+        let found = ended.out().chars().find(|c| (c.is_control() && *c != '\n') || *c == '\u{202e}');
+        assert_eq!(found, None, "{}", ended.shown());
+    }
+}
+
+/// The job's umask is its own: what lorchestra makes is its user's alone.
+fn nothing_is_open_to_others(sandbox: &Sandbox, _: &Run) {
+    assert!(sandbox.data().join("hostile/left").exists(), "the data directory did not move with the job");
+    let mode = sandbox.data().join("hostile").metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o077, 0, "the data directory has mode {mode:o}");
+    let mut files = 0;
+    all_below(&sandbox.state(), &mut |path| {
+        files += 1;
+        let mode = path.symlink_metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{} has mode {mode:o}", path.display());
+    });
+    assert!(files > 5, "{files} files");
+}
+
+fn all_below(dir: &Path, look: &mut dyn FnMut(&Path)) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        look(&path);
+        if path.is_dir() {
+            all_below(&path, look);
+        }
+    }
+}

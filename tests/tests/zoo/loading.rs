@@ -1,0 +1,51 @@
+//! Libraries that turn against the process that loads them: what `tests/plugins/constructor` does when `CONSTRUCTOR_FAULT` says so.
+
+use super::{Book, COMPLETED, another_works, ended_as, fired};
+use lorchestra_tests::{Fixture, Sandbox};
+
+/// The fault; flags of run-job; the exit code; the end; how many processes the constructor ran in.
+type Specimen = (&'static str, &'static [&'static str], i32, &'static str, usize);
+
+const AT_ONCE: &[&str] = &["--timeout", "2s", "--grace", "0s"];
+
+#[rustfmt::skip]
+const SPECIMENS: &[Specimen] = &[
+    ("abort",    &[],     126, "load",    1),
+    ("null",     &[],     126, "load",    1),
+    ("panic",    &[],     126, "load",    1),
+    ("overflow", &[],     126, "load",    1),
+    // exit(0), _exit(0), execve("/bin/true")
+    ("exit",     &[],     126, "load",    1),
+    ("leave",    &[],     126, "load",    1),
+    ("exec",     &[],     126, "load",    1),
+    // Sleeps for ever; ignores the signals that would end it, and sleeps for ever.
+    ("sleep",    AT_ONCE, 124, "timeout", 1),
+    ("deaf",     AT_ONCE, 124, "timeout", 1),
+    // Forks: the copy holds what it inherited and sleeps, or goes on as a second worker.
+    ("fork",     &[],     0, COMPLETED,   2),
+    ("double",   &[],     0, COMPLETED,   2),
+    // Closes every descriptor, the spool's too.
+    ("close",    &[],     1, "spool",     1),
+    // Sixteen megabytes on standard output; a thread that never ends.
+    ("flood",    &[],     0, COMPLETED,   1),
+    ("thread",   &[],     0, COMPLETED,   1),
+];
+
+#[test]
+fn a_constructor_harms_its_own_run_alone() {
+    let mut book = Book::default();
+    for (fault, flags, code, end, processes) in SPECIMENS {
+        let sandbox = Sandbox::with(&[Fixture::Constructor, Fixture::Misbehave]);
+        let environment = [("CONSTRUCTOR_MARKER", &*sandbox.arg("marker")), ("CONSTRUCTOR_FAULT", *fault)];
+        let ended = sandbox.lorchestra_with(&environment, &[&["run-job"], *flags, &["constructor", "loaded"]].concat());
+        fired(&sandbox, fault, *processes);
+        let run = ended_as(&sandbox, fault, &ended, *code, end);
+        if *end == COMPLETED {
+            let events = sandbox.whole_events_of(run.as_ref().expect("a run"));
+            assert_eq!(events.len(), 3, "{fault}: the job ran once: {events:?}");
+        }
+        book.page(fault, &sandbox, &ended, run.as_ref());
+        another_works(&sandbox, fault, "misbehave", "noop");
+    }
+    insta::assert_snapshot!("loading", book.text());
+}
