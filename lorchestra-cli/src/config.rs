@@ -18,6 +18,8 @@ pub(crate) struct Config {
     pub(crate) plugin_dirs: Vec<PathBuf>,
     pub(crate) state_dir: Option<PathBuf>,
     pub(crate) data_dir: Option<PathBuf>,
+    /// Whether only what plugins.lock names may run.
+    pub(crate) locked: bool,
     pub(crate) on_failure: Option<String>,
     pub(crate) retention: RetentionConfig,
     pub(crate) bigquery: BigQueryConfig,
@@ -186,6 +188,7 @@ mod tests {
             plugin_dirs = ["/opt/plugins"]
             state_dir = "/var/lib/lorchestra"
             data_dir = "/srv/data"
+            locked = true
             on_failure = "mail -s failed ops"
             [retention]
             logs = "7d"
@@ -195,6 +198,7 @@ mod tests {
             grace = "1m"
         "#;
         let config = Config::parse(text).unwrap();
+        assert!(config.locked);
         assert_eq!(config.retention.logs, Some(Duration::from_secs(7 * 86400)));
         assert_eq!(config.job["ingester/extract_gmail"].timeout, Some(Duration::from_secs(1800)));
     }

@@ -1,26 +1,29 @@
 //! What is in the plugin directories, without running any of it, and without a cache.
 //!
-//! Owns discovery: search directories ([`SearchDir`]), the checks of a file ([`inspect`]), the packages that can be used, and the
-//! problems of the files that cannot ([`problem`]). Talks to the file system by positioned reads only; never maps a file (a file
+//! Owns discovery: search directories ([`SearchDir`]), whom a file may come from ([`trust`]), the checks of a file ([`inspect`]), the
+//! packages that can be used, and the problems of the files that cannot ([`problem`]). Talks to the file system by positioned reads only; never maps a file (a file
 //! that is truncated while mapped kills the process) and never calls dlopen.
 //!
 //! Promises: a file that cannot be used never hides one that can; every such file is a [`Problem`] with one reason and a fix; a
 //! library reached by two names (hard link, symlink, one directory named twice) is one library; two different files with one
 //! package are both unusable, wherever they are on the search path.
 
+mod accounts;
 mod elf;
 mod glibc;
 mod inspect;
 pub mod problem;
 #[cfg(test)]
 mod tests;
+pub mod trust;
 
-pub use inspect::inspect;
+pub use inspect::{inspect, needed_glibc};
 pub use problem::{Fault, Problem, Reason};
 
 use lorchestra_plugin_api::manifest::{Manifest, Outline};
 use rustix::fs::{Mode, OFlags};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::fs::{File, Metadata};
 use std::io;
@@ -86,7 +89,7 @@ impl Package {
     /// It was changed since it was listed: what is in the catalog's packages was whole.
     pub fn manifest(&self) -> Result<Manifest, Problem> {
         let of_package = |fault: Fault| Fault { package: Some(self.outline.package.clone()), ..fault }.at(self.path.clone());
-        let manifest = open(&self.path).and_then(|file| inspect(&file)).map_err(of_package)?;
+        let manifest = open_trusted(&self.path).and_then(|file| inspect(&file)).map_err(of_package)?;
         if manifest.package == self.outline.package {
             Ok(manifest)
         } else {
@@ -99,6 +102,15 @@ impl Package {
     }
 }
 
+/// Another name of a library that was found before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alias {
+    /// The name.
+    pub path: PathBuf,
+    /// The first name.
+    pub of: PathBuf,
+}
+
 /// What was found.
 #[derive(Debug)]
 pub struct Catalog {
@@ -108,6 +120,8 @@ pub struct Catalog {
     pub packages: Vec<Package>,
     /// Files that cannot be used, by path.
     pub problems: Vec<Problem>,
+    /// Other names of libraries that are in the other two, in search order.
+    pub aliases: Vec<Alias>,
 }
 
 /// Why a package or a job was not found.
@@ -127,18 +141,20 @@ impl Catalog {
     pub fn scan(dirs: &[SearchDir]) -> Self {
         let mut searched = Vec::new();
         let mut problems = Vec::new();
+        let mut aliases = Vec::new();
         let mut found: BTreeMap<String, Vec<Package>> = BTreeMap::new();
-        let mut seen = HashSet::new();
+        let mut seen = HashMap::new();
         for dir in dirs {
             let outcome = match candidates(&dir.path) {
                 Ok(names) => {
+                    let trusted = trust::directory(&dir.path);
                     for name in &names {
                         let path = dir.path.join(name);
-                        match read(&path, &mut seen) {
-                            Ok(None) => {}
-                            Ok(Some(outline)) => {
+                        match read(&path, &trusted, &mut seen) {
+                            Ok(Found::Library(outline)) => {
                                 found.entry(outline.package.clone()).or_default().push(Package { path, outline });
                             }
+                            Ok(Found::Again(of)) => aliases.push(Alias { path, of }),
                             Err(fault) => problems.push(fault.at(path)),
                         }
                     }
@@ -161,7 +177,22 @@ impl Catalog {
             }
         }
         problems.sort_by(|a, b| a.path.cmp(&b.path));
-        Self { searched, packages, problems }
+        Self { searched, packages, problems, aliases }
+    }
+
+    /// Makes problems of the packages that `allowed` refuses.
+    pub fn hold_to(&mut self, allowed: impl Fn(&Package) -> Result<(), Fault>) {
+        let packages = std::mem::take(&mut self.packages);
+        for package in packages {
+            match allowed(&package) {
+                Ok(()) => self.packages.push(package),
+                Err(fault) => {
+                    let fault = Fault { package: Some(package.outline.package), ..fault };
+                    self.problems.push(fault.at(package.path));
+                }
+            }
+        }
+        self.problems.sort_by(|a, b| a.path.cmp(&b.path));
     }
 
     /// The package of that name.
@@ -199,37 +230,88 @@ fn candidates(dir: &Path) -> io::Result<Vec<OsString>> {
     Ok(names)
 }
 
-/// The outline of a file; `None` for a library that was seen under another name.
-fn read(path: &Path, seen: &mut HashSet<(u64, u64)>) -> Result<Option<Outline>, Fault> {
-    let (file, meta) = open_regular(path)?;
-    if !seen.insert((meta.dev(), meta.ino())) {
-        return Ok(None);
+/// What a name in a directory is.
+enum Found {
+    Library(Outline),
+    /// A library that was seen under this other name.
+    Again(PathBuf),
+}
+
+/// `trusted` is what [`trust::directory`] says of the file's directory.
+fn read(path: &Path, trusted: &Result<PathBuf, Fault>, seen: &mut HashMap<(u64, u64), PathBuf>) -> Result<Found, Fault> {
+    let opened = Opened::at(path)?;
+    if let Err(fault) = opened.trusted(path, trusted) {
+        // Whoever asks for the package by its name is told that it is here.
+        let package = match inspect::outline(&opened.file, opened.meta.len()) {
+            Ok(outline) => Some(outline.package),
+            Err(fault) => fault.package,
+        };
+        return Err(Fault { package, ..fault });
     }
-    inspect::outline(&file, meta.len()).map(Some)
+    match seen.entry((opened.meta.dev(), opened.meta.ino())) {
+        Entry::Occupied(first) => Ok(Found::Again(first.get().clone())),
+        Entry::Vacant(vacant) => {
+            vacant.insert(path.to_owned());
+            inspect::outline(&opened.file, opened.meta.len()).map(Found::Library)
+        }
+    }
 }
 
-/// Opens a regular file; anything else is a fault that names what it is. Never waits, as a FIFO without a writer would.
+/// Opens a regular file, whoever's it is. Anything else is a fault that names what it is. Never waits, as a FIFO without a writer
+/// would.
 pub(crate) fn open(path: &Path) -> Result<File, Fault> {
-    open_regular(path).map(|(file, _)| file)
+    Opened::at(path).map(|opened| opened.file)
 }
 
-fn open_regular(path: &Path) -> Result<(File, Metadata), Fault> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = rustix::fs::open(path, flags, Mode::empty()).map(File::from).map_err(|e| not_opened(path, e.into()))?;
-    let meta = file.metadata().map_err(|e| Fault::unreadable(path, &e))?;
-    let kind = meta.file_type();
-    let what = if kind.is_dir() {
-        "a directory"
-    } else if kind.is_fifo() {
-        "a FIFO"
-    } else if kind.is_block_device() || kind.is_char_device() {
-        "a device"
-    } else if kind.is_file() {
-        return Ok((file, meta));
-    } else {
-        "not a regular file"
-    };
-    Err(Fault::not_a_file(path, what))
+/// Opens a file that may be run: a regular one that nobody else could have put there or changed.
+pub(crate) fn open_trusted(path: &Path) -> Result<File, Fault> {
+    let opened = Opened::at(path)?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    opened.trusted(path, &trust::directory(dir))?;
+    Ok(opened.file)
+}
+
+/// A regular file.
+struct Opened {
+    file: File,
+    meta: Metadata,
+    /// Whether its name is a symbolic link.
+    linked: bool,
+}
+
+impl Opened {
+    fn at(path: &Path) -> Result<Self, Fault> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let open = |flags| rustix::fs::open(path, flags, Mode::empty()).map(File::from);
+        let (opened, linked) = match open(flags | OFlags::NOFOLLOW) {
+            Err(rustix::io::Errno::LOOP) => (open(flags), true),
+            opened => (opened, false),
+        };
+        let file = opened.map_err(|e| not_opened(path, e.into()))?;
+        let meta = file.metadata().map_err(|e| Fault::unreadable(path, &e))?;
+        let kind = meta.file_type();
+        let what = if kind.is_dir() {
+            "a directory"
+        } else if kind.is_fifo() {
+            "a FIFO"
+        } else if kind.is_block_device() || kind.is_char_device() {
+            "a device"
+        } else if kind.is_file() {
+            return Ok(Self { file, meta, linked });
+        } else {
+            "not a regular file"
+        };
+        Err(Fault::not_a_file(path, what))
+    }
+
+    /// `dir` is what [`trust::directory`] says of its directory.
+    fn trusted(&self, path: &Path, dir: &Result<PathBuf, Fault>) -> Result<(), Fault> {
+        let dir = dir.as_ref().map_err(Clone::clone)?;
+        if self.linked {
+            trust::link(path, dir)?;
+        }
+        trust::file(path, &self.meta)
+    }
 }
 
 fn not_opened(path: &Path, error: io::Error) -> Fault {

@@ -16,6 +16,7 @@ pub(crate) mod child;
 pub(crate) mod dispatch;
 pub mod intake;
 pub(crate) mod note;
+pub mod trial;
 mod unrecorded;
 
 use crate::library::Library;

@@ -29,14 +29,42 @@ pub struct Order {
     pub call: Call,
 }
 
+/// A library that is loaded on trial, and nothing more.
+#[derive(Debug, Serialize, Deserialize)]
+// An order that cannot be read must not be taken for one to load only.
+#[serde(deny_unknown_fields)]
+pub struct Trial {
+    /// Descriptor of the sealed library, inherited.
+    pub library_fd: RawFd,
+    /// Where the library's bytes came from: for messages.
+    pub library_path: PathBuf,
+}
+
+/// What a worker may be told to do.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Task {
+    /// To run a job.
+    Run(Box<Order>),
+    /// To load a library.
+    Load(Trial),
+}
+
 impl Order {
     /// Sends the order. The worker reads it before it does anything else.
-    pub fn send(&self, mut control: &UnixStream) -> io::Result<()> {
-        let mut line = serde_json::to_vec(self)?;
-        line.push(b'\n');
-        control.write_all(&line)
+    pub fn send(&self, control: &UnixStream) -> io::Result<()> {
+        send(self, control)
     }
+}
 
+impl Trial {
+    /// Sends the order.
+    pub fn send(&self, control: &UnixStream) -> io::Result<()> {
+        send(self, control)
+    }
+}
+
+impl Task {
     /// Receives the order.
     pub fn receive(control: &UnixStream) -> io::Result<Self> {
         let mut line = Vec::new();
@@ -44,4 +72,10 @@ impl Order {
         BufReader::new(control.take(MAX_ORDER)).read_until(b'\n', &mut line)?;
         Ok(serde_json::from_slice(&line)?)
     }
+}
+
+fn send(order: &impl Serialize, mut control: &UnixStream) -> io::Result<()> {
+    let mut line = serde_json::to_vec(order)?;
+    line.push(b'\n');
+    control.write_all(&line)
 }
