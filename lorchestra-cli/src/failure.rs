@@ -241,11 +241,12 @@ impl Failure {
             InstallError::NotTrusted { dir, fault } => {
                 Self::new(Code::Plugin, format!("libraries in {} are not run: {}", path_text(&dir), fault.detail)).mend(fault.fix)
             }
-            InstallError::Taken { path, package: other } => {
-                Self::new(Code::Plugin, format!("{} is the package {other}, and {package} would take its place", path_text(&path)))
-                    .mend(format!("give it another name: mv {} {}", shell(&path), shell(&path.with_file_name(format!("{other}.so")))))
-                    .mend(format!("or: lorchestra plugins remove {other}"))
-            }
+            InstallError::Taken { path, package: other } => Self::new(
+                Code::Plugin,
+                format!("{} is the package {other}, and {package} would take its place", path_text(&path)),
+            )
+            .mend(format!("give it another name: mv {} {}", shell(&path), shell(&path.with_file_name(format!("{other}.so")))))
+            .mend(format!("or: lorchestra plugins remove {other}")),
             InstallError::Elsewhere { path } => {
                 let dir = path.parent().unwrap_or(&path);
                 Self::new(Code::Plugin, format!("another directory has the package {package}: {}", path_text(&path)))

@@ -23,7 +23,7 @@ pub use problem::{Fault, Problem, Reason};
 use lorchestra_plugin_api::manifest::{Manifest, Outline};
 use rustix::fs::{Mode, OFlags};
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::{File, Metadata};
 use std::io;
@@ -145,21 +145,21 @@ impl Catalog {
         let mut found: BTreeMap<String, Vec<Package>> = BTreeMap::new();
         let mut seen = HashMap::new();
         for dir in dirs {
-            let outcome = match candidates(&dir.path) {
-                Ok(names) => {
-                    let trusted = trust::directory(&dir.path);
-                    for name in &names {
-                        let path = dir.path.join(name);
-                        match read(&path, &trusted, &mut seen) {
-                            Ok(Found::Library(outline)) => {
-                                found.entry(outline.package.clone()).or_default().push(Package { path, outline });
-                            }
-                            Ok(Found::Again(of)) => aliases.push(Alias { path, of }),
-                            Err(fault) => problems.push(fault.at(path)),
-                        }
+            let trusted = trust::directory(&dir.path);
+            let mut take = |name: &OsString| {
+                let path = dir.path.join(name);
+                match read(&path, &trusted, &mut seen) {
+                    Ok(Found::Library(outline)) => {
+                        found.entry(outline.package.clone()).or_default().push(Package { path, outline });
                     }
-                    SearchOutcome::Read { files: names.len() }
+                    Ok(Found::Again(of)) => aliases.push(Alias { path, of }),
+                    Ok(Found::Gone) => return false,
+                    Err(fault) => problems.push(fault.at(path)),
                 }
+                true
+            };
+            let outcome = match each_candidate(&dir.path, &mut take) {
+                Ok(files) => SearchOutcome::Read { files },
                 Err(e) => match e.kind() {
                     io::ErrorKind::NotFound => SearchOutcome::Missing,
                     io::ErrorKind::NotADirectory => SearchOutcome::NotADirectory,
@@ -216,6 +216,28 @@ impl Catalog {
     }
 }
 
+/// How often a directory is read again.
+const READS: usize = 16;
+
+/// Gives each name that could be a plugin's to `take`, once. Where one was gone by the time it was opened, the directory is read again:
+/// it may have been given another name, and its package must not be missed. Answers with the number of names.
+fn each_candidate(dir: &Path, take: &mut impl FnMut(&OsString) -> bool) -> io::Result<usize> {
+    let mut taken: HashSet<OsString> = HashSet::new();
+    let mut names = candidates(dir)?;
+    for _ in 0..READS {
+        let mut gone = false;
+        for name in names.iter().filter(|name| !taken.contains(*name)) {
+            gone |= !take(name);
+        }
+        if !gone {
+            break;
+        }
+        taken.extend(names);
+        names = candidates(dir)?;
+    }
+    Ok(names.len())
+}
+
 /// Names `*.so` without a leading dot, sorted: the order of a directory is not the same everywhere.
 fn candidates(dir: &Path) -> io::Result<Vec<OsString>> {
     let mut names = Vec::new();
@@ -235,11 +257,17 @@ enum Found {
     Library(Outline),
     /// A library that was seen under this other name.
     Again(PathBuf),
+    /// Nothing any more.
+    Gone,
 }
 
 /// `trusted` is what [`trust::directory`] says of the file's directory.
 fn read(path: &Path, trusted: &Result<PathBuf, Fault>, seen: &mut HashMap<(u64, u64), PathBuf>) -> Result<Found, Fault> {
-    let opened = Opened::at(path)?;
+    let opened = match Opened::at(path) {
+        Ok(opened) => opened,
+        Err(_) if matches!(path.symlink_metadata(), Err(e) if e.kind() == io::ErrorKind::NotFound) => return Ok(Found::Gone),
+        Err(fault) => return Err(fault),
+    };
     if let Err(fault) = opened.trusted(path, trusted) {
         // Whoever asks for the package by its name is told that it is here.
         let package = match inspect::outline(&opened.file, opened.meta.len()) {

@@ -85,7 +85,10 @@ mod tests {
         let after = manifest(&[("new", "(cx)"), ("b", "(cx, n: u16)"), ("same", "(cx)"), ("also", "(cx)")]);
         let changes = Changes::between(Some(&before), &after);
         let names = |jobs: &[(String, String)]| jobs.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
-        assert_eq!((names(&changes.added), names(&changes.removed)), (vec!["also".into(), "new".into()], vec!["a".into(), "z".into()]));
+        assert_eq!(
+            (names(&changes.added), names(&changes.removed)),
+            (vec!["also".into(), "new".into()], vec!["a".into(), "z".into()])
+        );
         let changed = ChangedJob { job: "b".into(), before: "(cx, n: u8)".into(), after: "(cx, n: u16)".into() };
         assert_eq!(changes.changed, [changed]);
         assert!(Changes::between(Some(&after), &after).is_empty());

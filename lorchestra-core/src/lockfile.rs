@@ -9,9 +9,9 @@ use crate::library::Library;
 use lorchestra_plugin_api::manifest::is_name;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{DirBuilder, File};
+use std::fs::{DirBuilder, File, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// The format this host writes, and the newest it reads.
@@ -136,7 +136,9 @@ impl Lockfile {
         let text = Text { version: FORMAT, packages: self.packages.iter().map(package).collect() };
         let text = toml::to_string(&text).map_err(|e| io(io::Error::other(e)))?;
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
-        let mut file = tempfile::Builder::new().prefix(".plugins.lock.").tempfile_in(dir).map_err(io)?;
+        // No secret: root may write it for others to be held to.
+        let mode = Permissions::from_mode(0o644);
+        let mut file = tempfile::Builder::new().prefix(".plugins.lock.").permissions(mode).tempfile_in(dir).map_err(io)?;
         file.write_all(format!("{HEAD}{text}").as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(io)?;
         file.persist(path).map_err(|e| io(e.error))?;
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
@@ -167,7 +169,6 @@ impl Lockfile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     fn one(version: &str, digit: char) -> Lockfile {
         let locked = Locked { version: version.into(), sha256: String::from(digit).repeat(64) };

@@ -10,7 +10,8 @@ fn sandbox() -> Sandbox {
 #[test]
 fn looking_runs_no_plugin_code() {
     let sandbox = sandbox();
-    let looks: [&[&str]; 9] = [
+    let built = Fixture::Constructor.built().display().to_string();
+    let looks: [&[&str]; 17] = [
         &["jobs", "list"],
         &["jobs", "list", "--json"],
         &["jobs", "list", "constructor"],
@@ -20,6 +21,14 @@ fn looking_runs_no_plugin_code() {
         &["run-job", "--dry-run", "--json", "constructor", "loaded"],
         &["run-job", "constructor", "loaded", "--help"],
         &["run-job", "misbehave", "noop"],
+        &["plugins", "list"],
+        &["plugins", "list", "--json"],
+        &["plugins", "lock"],
+        &["plugins", "lock", "--json", "constructor"],
+        &["run-job", "--dry-run", "--locked", "constructor", "loaded"],
+        &["plugins", "install", &built],
+        &["plugins", "remove", "constructor"],
+        &["plugins", "install", "--json", &built],
     ];
     for args in looks {
         let ended = sandbox.lorchestra_with(&[("CONSTRUCTOR_MARKER", &sandbox.arg("marker"))], args).exits(0);
@@ -51,6 +60,22 @@ fn a_run_loads_the_library_once_in_another_process() {
     // It is the process in which the job ran, too.
     let events = sandbox.whole_events_of(&sandbox.run());
     assert_eq!(events[1].payload()["pid"], pids[0]);
+}
+
+#[test]
+fn a_check_loads_the_library_once_in_another_process() {
+    let sandbox = sandbox();
+    let library = sandbox.plugins().join("libconstructor.so").display().to_string();
+    let mut command = sandbox.command(&["plugins", "check", &library]);
+    command.env("CONSTRUCTOR_MARKER", sandbox.path("marker"));
+    let running = lorchestra_tests::Running::start(command);
+    let started = running.pid();
+    running.wait().exits(0);
+    let pids: Vec<u32> = sandbox.read("marker").lines().map(|line| line.parse().unwrap()).collect();
+    assert_eq!(pids.len(), 1, "loaded once: {pids:?}");
+    assert_ne!(pids[0], started, "not in the process that was started");
+    assert!(!lorchestra_tests::processes::is_alive(pids[0]), "its process is thrown away");
+    assert!(sandbox.runs().is_empty(), "it was no run");
 }
 
 #[test]

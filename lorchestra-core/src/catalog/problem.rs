@@ -127,11 +127,7 @@ impl Fault {
 
     pub(super) fn dangling(path: &Path) -> Self {
         let target = std::fs::read_link(path).map(|target| path_text(&target)).unwrap_or_default();
-        Self::new(
-            Reason::DanglingLink,
-            format!("it is a link to {target}, which is not there"),
-            format!("rm {}", shell(path)),
-        )
+        Self::new(Reason::DanglingLink, format!("it is a link to {target}, which is not there"), format!("rm {}", shell(path)))
     }
 
     pub(super) fn not_a_file(path: &Path, what: &str) -> Self {

@@ -70,7 +70,7 @@ pub(super) fn run(
     match (problem, loaded) {
         (Some(fault), _) => Err(unusable(&fault)),
         (_, Some(Err(text))) => Err(Failure::new(Code::Plugin, format!("{} cannot be used: {text}", path_text(file)))
-            .mend("a run would fail in the same way, with cause load")),
+            .mend("each run of it would end there")),
         _ => Ok(Code::Success),
     }
 }
@@ -157,7 +157,9 @@ impl Facts<'_> {
         let (needed, host) = self.library.needed_glibc();
         let load = match verdict {
             None => json!({"state": "not-tried"}),
-            Some(Verdict::Loaded { took }) => json!({"state": "loaded", "micros": u64::try_from(took.as_micros()).unwrap_or(u64::MAX)}),
+            Some(Verdict::Loaded { took }) => {
+                json!({"state": "loaded", "micros": u64::try_from(took.as_micros()).unwrap_or(u64::MAX)})
+            }
             Some(Verdict::Refused(message)) => json!({"state": "refused", "detail": message}),
             Some(Verdict::Died { how, printed }) => json!({"state": "died", "detail": how, "printed": printed}),
             Some(Verdict::Late(limit)) => json!({"state": "late", "detail": duration::show(*limit)}),

@@ -78,6 +78,9 @@ fn tell_changes(library: &Library, installed: &Installed, printer: &mut Printer)
     };
     line("sha256", library.sha256().to_owned());
     match &installed.before {
+        Before::Package(old) if old.version == library.manifest().version => {
+            line("replaces", format!("other bytes of {} {}", old.package, printable(&old.version)));
+        }
         Before::Package(old) => line("replaces", format!("{} {}", old.package, printable(&old.version))),
         Before::Unusable(problems) => {
             for problem in problems {
