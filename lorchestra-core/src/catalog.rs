@@ -225,14 +225,11 @@ fn each_candidate(dir: &Path, take: &mut impl FnMut(&OsString) -> bool) -> io::R
     let mut taken: HashSet<OsString> = HashSet::new();
     let mut names = candidates(dir)?;
     for _ in 0..READS {
-        let mut gone = false;
-        for name in names.iter().filter(|name| !taken.contains(*name)) {
-            gone |= !take(name);
-        }
-        if !gone {
+        let (there, gone): (Vec<_>, Vec<_>) = names.iter().filter(|name| !taken.contains(*name)).partition(|name| take(name));
+        if gone.is_empty() {
             break;
         }
-        taken.extend(names);
+        taken.extend(there.into_iter().cloned());
         names = candidates(dir)?;
     }
     Ok(names.len())
@@ -265,8 +262,8 @@ enum Found {
 fn read(path: &Path, trusted: &Result<PathBuf, Fault>, seen: &mut HashMap<(u64, u64), PathBuf>) -> Result<Found, Fault> {
     let opened = match Opened::at(path) {
         Ok(opened) => opened,
-        Err(_) if matches!(path.symlink_metadata(), Err(e) if e.kind() == io::ErrorKind::NotFound) => return Ok(Found::Gone),
-        Err(fault) => return Err(fault),
+        Err(NotOpened::Gone) => return Ok(Found::Gone),
+        Err(NotOpened::Other(fault)) => return Err(fault),
     };
     if let Err(fault) = opened.trusted(path, trusted) {
         // Whoever asks for the package by its name is told that it is here.
@@ -288,12 +285,12 @@ fn read(path: &Path, trusted: &Result<PathBuf, Fault>, seen: &mut HashMap<(u64, 
 /// Opens a regular file, whoever's it is. Anything else is a fault that names what it is. Never waits, as a FIFO without a writer
 /// would.
 pub(crate) fn open(path: &Path) -> Result<File, Fault> {
-    Opened::at(path).map(|opened| opened.file)
+    Opened::at(path).map(|opened| opened.file).map_err(|error| error.fault(path))
 }
 
 /// Opens a file that may be run: a regular one that nobody else could have put there or changed.
 pub(crate) fn open_trusted(path: &Path) -> Result<File, Fault> {
-    let opened = Opened::at(path)?;
+    let opened = Opened::at(path).map_err(|error| error.fault(path))?;
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     opened.trusted(path, &trust::directory(dir))?;
     Ok(opened.file)
@@ -307,8 +304,24 @@ struct Opened {
     linked: bool,
 }
 
+/// Why there is none.
+enum NotOpened {
+    /// Nothing has the name.
+    Gone,
+    Other(Fault),
+}
+
+impl NotOpened {
+    fn fault(self, path: &Path) -> Fault {
+        match self {
+            Self::Gone => Fault::unreadable(path, &rustix::io::Errno::NOENT.into()),
+            Self::Other(fault) => fault,
+        }
+    }
+}
+
 impl Opened {
-    fn at(path: &Path) -> Result<Self, Fault> {
+    fn at(path: &Path) -> Result<Self, NotOpened> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let open = |flags| rustix::fs::open(path, flags, Mode::empty()).map(File::from);
         let (opened, linked) = match open(flags | OFlags::NOFOLLOW) {
@@ -316,7 +329,7 @@ impl Opened {
             opened => (opened, false),
         };
         let file = opened.map_err(|e| not_opened(path, e.into()))?;
-        let meta = file.metadata().map_err(|e| Fault::unreadable(path, &e))?;
+        let meta = file.metadata().map_err(|e| NotOpened::Other(Fault::unreadable(path, &e)))?;
         let kind = meta.file_type();
         let what = if kind.is_dir() {
             "a directory"
@@ -329,7 +342,7 @@ impl Opened {
         } else {
             "not a regular file"
         };
-        Err(Fault::not_a_file(path, what))
+        Err(NotOpened::Other(Fault::not_a_file(path, what)))
     }
 
     /// `dir` is what [`trust::directory`] says of its directory.
@@ -342,13 +355,16 @@ impl Opened {
     }
 }
 
-fn not_opened(path: &Path, error: io::Error) -> Fault {
-    match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.file_type().is_symlink() && error.kind() == io::ErrorKind::NotFound => Fault::dangling(path),
+fn not_opened(path: &Path, error: io::Error) -> NotOpened {
+    let missing = error.kind() == io::ErrorKind::NotFound;
+    NotOpened::Other(match std::fs::symlink_metadata(path) {
+        Ok(meta) if meta.file_type().is_symlink() && missing => Fault::dangling(path),
+        // Whatever has the name by now.
+        _ if missing => return NotOpened::Gone,
         // A socket cannot be opened at all.
         Ok(meta) if meta.file_type().is_socket() => Fault::not_a_file(path, "a socket"),
         _ => Fault::unreadable(path, &error),
-    }
+    })
 }
 
 /// Other files of a package that a problem names.
