@@ -14,7 +14,7 @@ mod glibc;
 mod inspect;
 pub mod problem;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod trust;
 
 pub use inspect::{inspect, needed_glibc};

@@ -9,6 +9,9 @@
 //!    the package, or none.
 //! 4. Other names of the package in the directory are removed. The directory is on the disk.
 
+#[cfg(test)]
+mod tests;
+
 use crate::catalog::{Catalog, Fault, Package, Problem, Reason, SearchDir, trust};
 use crate::library::Library;
 use lorchestra_plugin_api::manifest::Manifest;

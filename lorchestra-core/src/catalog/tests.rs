@@ -70,7 +70,8 @@ fn json(package: &str, abi: u32, default: &str) -> String {
     )
 }
 
-fn plugin(package: &str) -> Vec<u8> {
+/// A library with the package's manifest, and nothing to run.
+pub(crate) fn plugin(package: &str) -> Vec<u8> {
     library(vec![Section { name: ".lorchestra", bytes: manifest_section(&json(package, ABI_REVISION, "5")), link: 0 }])
 }
 
