@@ -36,6 +36,42 @@ fn looking_runs_no_plugin_code() {
     }
 }
 
+/// The same, as the kernel sees it: nothing of a library, or of a copy, is mapped. Where strace is there and may look.
+#[test]
+fn looking_maps_no_plugin() {
+    let sandbox = sandbox();
+    let trace = |args: &[&str]| -> Option<Vec<String>> {
+        let lorchestra = sandbox.command(args);
+        let mut strace = std::process::Command::new("strace");
+        strace.env_clear().envs(lorchestra.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        strace.args(["-f", "-y", "-e", "trace=mmap", "-o"]).arg(sandbox.path("trace")).arg(lorchestra.get_program()).args(args);
+        let output = strace.output().ok()?;
+        let trace = sandbox.read("trace");
+        // It maps its own libraries: a trace without any is none.
+        let works = output.status.success() && trace.contains("libc.so.6");
+        let of_plugin = |line: &&str| line.contains("libconstructor.so") || line.contains("memfd:lorchestra-plugin");
+        works.then(|| trace.lines().filter(of_plugin).map(str::to_owned).collect())
+    };
+    let Some(of_a_run) = trace(&["run-job", "constructor", "loaded"]) else { return };
+    assert!(!of_a_run.is_empty(), "a run maps it");
+    let built = Fixture::Constructor.built().display().to_string();
+    for args in [
+        &["jobs", "list"][..],
+        &["jobs", "list", "--json"],
+        &["jobs", "show", "constructor", "loaded"],
+        &["run-job", "--dry-run", "constructor", "loaded"],
+        &["run-job", "constructor", "loaded", "--help"],
+        &["plugins", "list"],
+        &["plugins", "lock"],
+        &["run-job", "--dry-run", "--locked", "constructor", "loaded"],
+        &["plugins", "install", &built],
+        &["plugins", "remove", "constructor"],
+        &["plugins", "install", &built],
+    ] {
+        assert_eq!(trace(args), Some(Vec::new()), "{args:?}");
+    }
+}
+
 #[test]
 fn bad_parameters_run_no_plugin_code() {
     let sandbox = sandbox();

@@ -114,7 +114,10 @@ fn what_belongs_to_another_user_is_not_run() {
     for (at, mend) in [
         (library.clone(), format!("as root: chown {NOBODY} {}", library.display())),
         (sandbox.plugins(), format!("as root: chown {NOBODY} {}", sandbox.plugins().display())),
-        (sandbox.home(), format!("as root: chown root {}; or move it to a directory of yours", sandbox.home().display())),
+        (
+            sandbox.home(),
+            format!("run it as user 1; or, if it is to be root's, as root: chown root {}", sandbox.home().display()),
+        ),
     ] {
         chown(&at, Some(1), None).unwrap();
         let run = refused(&sandbox, &[], "not-trusted");

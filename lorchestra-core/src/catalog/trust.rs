@@ -176,11 +176,11 @@ fn look(what: What, at: &Path, meta: &Metadata) -> Result<(), Fault> {
 }
 
 fn has_access_list(path: &Path) -> bool {
-    match rustix::fs::getxattr(path, "system.posix_acl_access", &mut [0_u8; 0]) {
+    // A file system without lists, or a file without one. What else goes wrong, a list that is longer among it, is taken for one.
+    let none = [rustix::io::Errno::NODATA, rustix::io::Errno::NOTSUP];
+    match rustix::fs::getxattr(path, "system.posix_acl_access", &mut [0_u8; 512]) {
         Ok(bytes) => bytes > 0,
-        // A file system without lists, or a file without one.
-        Err(rustix::io::Errno::NODATA | rustix::io::Errno::NOTSUP) => false,
-        Err(_) => true,
+        Err(error) => !none.contains(&error),
     }
 }
 
@@ -210,9 +210,12 @@ fn fault(seen: Seen, flaw: Flaw, at: &Path, user: u32) -> Fault {
     };
     // Who may run it, where that is not this user.
     let command = if user != 0 && (flaw == Flaw::Owner || seen.owner != user) { format!("as root: {command}") } else { command };
-    // Another user's home is not to be given away for a plugin.
-    let elsewhere = if (flaw, seen.what) == (Flaw::Owner, What::Parent) { "; or move it to a directory of yours" } else { "" };
-    Fault::new(Reason::NotTrusted, detail, command + elsewhere)
+    let fix = match (flaw, seen.what) {
+        // Another user's home is not to be given away for a plugin.
+        (Flaw::Owner, What::Parent) => format!("run it as user {}; or, if it is to be root's, {command}", seen.owner),
+        _ => command,
+    };
+    Fault::new(Reason::NotTrusted, detail, fix)
 }
 
 #[cfg(test)]
@@ -283,6 +286,28 @@ mod tests {
             assert_eq!(directory(&dir).is_ok(), !own, "{name}");
             mode(&bad, 0o755);
         }
+    }
+
+    /// An access list in the kernel's format: user 1 may do all, the mask lets it.
+    #[test]
+    fn an_access_list_is_seen() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(!has_access_list(file.path()));
+        let nobody = u32::MAX;
+        let mut list = 2_u32.to_le_bytes().to_vec();
+        for (tag, may, who) in [(1_u16, 7_u16, nobody), (2, 7, 1), (4, 5, nobody), (0x10, 7, nobody), (0x20, 5, nobody)] {
+            list.extend(tag.to_le_bytes().into_iter().chain(may.to_le_bytes()).chain(who.to_le_bytes()));
+        }
+        let set = rustix::fs::setxattr(file.path(), "system.posix_acl_access", &list, rustix::fs::XattrFlags::empty());
+        if set == Err(rustix::io::Errno::NOTSUP) {
+            return;
+        }
+        set.unwrap();
+        assert!(has_access_list(file.path()));
+        // Its mask is what the mode shows as the group's.
+        let meta = fs::metadata(file.path()).unwrap();
+        assert_eq!(meta.mode() & 0o777, 0o775);
+        assert_eq!(Seen::of(What::File, &meta).flaw(meta.uid(), |_| true, || has_access_list(file.path())), Some(Flaw::List));
     }
 
     #[test]
