@@ -85,9 +85,8 @@ impl Lockfile {
     /// Reads the file; `None` if it is not there. It is held to the rules for libraries: who may change it decides what runs.
     pub fn read(path: &Path) -> Result<Option<Self>, LockfileError> {
         let io = |source| LockfileError::Io { path: path.to_owned(), source };
-        match path.symlink_metadata() {
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
-            other => drop(other.map_err(io)?),
+        if let Err(e) = path.symlink_metadata() {
+            return if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) { Ok(None) } else { Err(io(e)) };
         }
         let mut file = catalog::open_trusted(path).map_err(|fault| LockfileError::Unusable { path: path.to_owned(), fault })?;
         let mut text = String::new();

@@ -12,11 +12,11 @@ use lorchestra_core::library::Library;
 use lorchestra_core::lockfile::Lockfile;
 use lorchestra_plugin_api::manifest::printable;
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub(super) fn install(files: &[PathBuf], as_json: bool, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
     // All are looked at before the first one is installed.
-    let libraries = files.iter().map(named).collect::<Result<Vec<_>, _>>()?;
+    let libraries = files.iter().map(|file| named(file)).collect::<Result<Vec<_>, _>>()?;
     let lock = super::lock_to_show(settings, printer)?;
     let mut told = Vec::new();
     let mut failed = None;
@@ -37,7 +37,7 @@ pub(super) fn install(files: &[PathBuf], as_json: bool, settings: &Settings, pri
 }
 
 /// A library that a person named: anybody's, it becomes this user's by being copied.
-fn named(file: &PathBuf) -> Result<Library, Failure> {
+fn named(file: &Path) -> Result<Library, Failure> {
     Library::named(file).map_err(|fault| {
         let fix = fault.fix.clone();
         Failure::new(Code::Plugin, format!("{} cannot be used: {} ({})", path_text(file), fault.detail, fault.reason.as_str()))
