@@ -86,7 +86,11 @@ impl Lockfile {
     pub fn read(path: &Path) -> Result<Option<Self>, LockfileError> {
         let io = |source| LockfileError::Io { path: path.to_owned(), source };
         if let Err(e) = path.symlink_metadata() {
-            return if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) { Ok(None) } else { Err(io(e)) };
+            return if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) {
+                Ok(None)
+            } else {
+                Err(io(e))
+            };
         }
         let mut file = catalog::open_trusted(path).map_err(|fault| LockfileError::Unusable { path: path.to_owned(), fault })?;
         let mut text = String::new();

@@ -112,6 +112,24 @@ fn the_configuration_locks_listings_and_runs() {
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
 }
 
+/// Locked from the first day, as in docs/security.md: what installs and lists must work for there to be a lock.
+#[test]
+fn a_configuration_that_locks_before_there_is_a_lock() {
+    let sandbox = Sandbox::with(&[]);
+    sandbox.configure("locked = true");
+    let built = Fixture::Constructor.built().display().to_string();
+    let installed = sandbox.lorchestra(&["plugins", "install", &built]).exits(0);
+    assert!(installed.err().contains("plugins.lock does not have the package constructor"), "{}", installed.shown());
+    let listed = sandbox.lorchestra(&["plugins", "list"]).exits(0);
+    assert!(listed.out().contains("libconstructor.so  not-locked: "), "{}", listed.shown());
+    let checked = sandbox.lorchestra(&["plugins", "check", &library(&sandbox).display().to_string()]).exits(0);
+    assert!(checked.out().contains("locked:     no: plugins.lock does not have"), "{}", checked.shown());
+    run(&sandbox, &[]).exits(78);
+    sandbox.lorchestra(&["plugins", "lock"]).exits(0);
+    run(&sandbox, &[]).exits(0);
+    assert_eq!(count(&sandbox, "marker"), 1);
+}
+
 /// A lock that cannot be relied on lets nothing run, and says so as what it is: a bad configuration.
 #[test]
 fn a_lock_that_cannot_be_relied_on_is_a_bad_configuration() {

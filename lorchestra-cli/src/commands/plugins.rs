@@ -5,7 +5,7 @@ mod check;
 mod install;
 
 use crate::args::Plugins;
-use crate::commands::{hold_to, jobs, locked_to};
+use crate::commands::{hold_to, jobs};
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::printer::Printer;
@@ -30,15 +30,14 @@ pub(super) fn run(command: &Plugins, settings: &Settings, printer: &mut Printer)
     }
 }
 
-/// plugins.lock, for showing what it says of a library. One that cannot be used is a warning where nothing is held to it.
-fn lock_to_show(settings: &Settings, printer: &mut Printer) -> Result<Option<Lockfile>, Failure> {
-    if settings.locked {
-        return locked_to(settings).map(Some);
-    }
-    Ok(Lockfile::read(&settings.lockfile).unwrap_or_else(|error| {
+/// plugins.lock, for showing what it says of a library. These commands are how it comes to be, and how it is mended: that it is missing or
+/// cannot be used keeps none of them. Where locked libraries alone may run, none is locked then.
+fn lock_to_show(settings: &Settings, printer: &mut Printer) -> Option<Lockfile> {
+    let lock = Lockfile::read(&settings.lockfile).unwrap_or_else(|error| {
         printer.warning(Failure::from(error).message);
         None
-    }))
+    });
+    lock.or_else(|| settings.locked.then(Lockfile::default))
 }
 
 /// A name in a directory.
@@ -49,7 +48,7 @@ enum Entry<'a> {
 }
 
 fn list(settings: &Settings, as_json: bool, printer: &mut Printer) -> Result<Code, Failure> {
-    let lock = lock_to_show(settings, printer)?;
+    let lock = lock_to_show(settings, printer);
     let mut catalog = Catalog::scan(&settings.plugin_dirs);
     if let Some(lock) = lock.as_ref().filter(|_| settings.locked) {
         hold_to(&mut catalog, lock);
@@ -134,7 +133,7 @@ fn entry_json(path: &Path, entry: &Entry<'_>, lock: Option<&Lockfile>) -> Value 
             "version": package.outline.version,
             "jobs": show::job_names(package),
             "sha256": library::sha256(&package.path).ok(),
-            // Null where there is no plugins.lock.
+            // Null where there is no plugins.lock, and none is asked for.
             "locked": lock.and_then(|lock| is_locked(package, lock)),
         }),
         Entry::Problem(problem) => {

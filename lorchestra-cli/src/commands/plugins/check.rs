@@ -49,7 +49,7 @@ pub(super) fn run(
             return Err(unusable(&fault));
         }
     };
-    let lock = super::lock_to_show(settings, printer)?;
+    let lock = super::lock_to_show(settings, printer);
     let facts = Facts { library: &library, lock: lock.as_ref(), catalog: &Catalog::scan(&settings.plugin_dirs) };
     let verdict = match &problem {
         Some(_) => None,

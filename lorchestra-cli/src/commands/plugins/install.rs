@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 pub(super) fn install(files: &[PathBuf], as_json: bool, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
     // All are looked at before the first one is installed.
     let libraries = files.iter().map(|file| named(file)).collect::<Result<Vec<_>, _>>()?;
-    let lock = super::lock_to_show(settings, printer)?;
+    let lock = super::lock_to_show(settings, printer);
     let mut told = Vec::new();
     let mut failed = None;
     for library in &libraries {
