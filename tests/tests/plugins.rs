@@ -4,6 +4,7 @@
 use lorchestra_tests::{Fixture, Running, Sandbox, eventually, processes};
 use serde_json::{Value, json};
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -116,6 +117,14 @@ fn a_check_tells_all_before_anything_is_installed() {
     assert_eq!((&json["jobs"][0]["name"], &json["problem"]), (&json!("extract_gmail"), &Value::Null));
     assert!(json["load"]["micros"].as_u64().is_some_and(|micros| micros > 0), "{json}");
     assert!(sandbox.runs().is_empty() && !sandbox.plugins().join("libingester.so").exists(), "nothing was recorded or installed");
+    // A name is a name, also when it is no text.
+    let odd = sandbox.root().join(std::ffi::OsStr::from_bytes(b"lib\xff.so"));
+    fs::copy(Fixture::Ingester.built(), &odd).unwrap();
+    for what in ["check", "install"] {
+        let mut command = sandbox.command(&["plugins", what]);
+        command.arg(&odd);
+        Running::start(command).wait().exits(0);
+    }
 }
 
 #[test]

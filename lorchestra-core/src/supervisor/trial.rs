@@ -2,6 +2,7 @@
 //! when its time is up. Not a run: nothing is recorded, no lock is taken.
 
 use super::child::Worker;
+use crate::catalog::problem::path_text;
 use crate::library::Library;
 use crate::outcome::{Death, signal_name};
 use crate::worker::order::Trial;
@@ -47,7 +48,7 @@ pub enum Verdict {
 /// The worker could not be started, or not be waited for.
 pub fn load(exe: &Path, library: &Library, limit: Duration) -> io::Result<Verdict> {
     let mut worker = Worker::start(exe, library, "plugins check", &[])?;
-    let trial = Trial { library_fd: worker.library_fd(), library_path: library.path().to_owned() };
+    let trial = Trial { library_fd: worker.library_fd(), origin: path_text(library.path()) };
     // A worker that died meanwhile is found dead below.
     let sent = trial.send(&worker.control);
     worker.control.set_nonblocking(true)?;

@@ -36,8 +36,8 @@ pub struct Order {
 pub struct Trial {
     /// Descriptor of the sealed library, inherited.
     pub library_fd: RawFd,
-    /// Where the library's bytes came from: for messages.
-    pub library_path: PathBuf,
+    /// Where the library's bytes came from: for messages only, so that a name that is not UTF-8 is none the worse.
+    pub origin: String,
 }
 
 /// What a worker may be told to do.

@@ -6,6 +6,7 @@ use super::order::Trial;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Instant;
 
 /// What came of it, if the worker lived to tell.
@@ -27,7 +28,7 @@ pub(crate) enum Answer {
 /// Loads the library and tells.
 pub(super) fn run(control: &UnixStream, trial: &Trial) -> io::Result<()> {
     let start = Instant::now();
-    let answer = match loader::root(trial.library_fd, &trial.library_path) {
+    let answer = match loader::root(trial.library_fd, Path::new(&trial.origin)) {
         Ok(_) => Answer::Loaded { micros: u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX) },
         Err(refusal) => Answer::Refused { message: refusal.message },
     };
