@@ -91,7 +91,7 @@ fn how(death: Death) -> String {
     match death {
         Death::Killed { signal, .. } => format!("was killed by {}", signal_name(signal)),
         Death::Exited(code) => format!("exited with code {code}"),
-        Death::Unseen => "ended".to_owned(),
+        Death::Unseen | Death::Lost => "ended".to_owned(),
     }
 }
 
