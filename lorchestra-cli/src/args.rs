@@ -51,6 +51,12 @@ pub(crate) enum Command {
         before_help = "Examples:\n  lorchestra runs list\n  lorchestra runs show 019ab\n  lorchestra runs logs 019ab"
     )]
     Runs(Runs),
+    /// The plugin libraries themselves
+    #[command(
+        subcommand,
+        before_help = "Examples:\n  lorchestra plugins check target/release/libingester.so\n  lorchestra plugins install target/release/libingester.so\n  lorchestra plugins list"
+    )]
+    Plugins(Plugins),
     /// What was emitted
     #[command(subcommand, before_help = "Example:\n  lorchestra events list --since -1d --type job.failed")]
     Events(Events),
@@ -140,6 +146,10 @@ pub(crate) struct OwnFlags {
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) param: Vec<String>,
 
+    /// Run only the bytes that plugins.lock names
+    #[arg(long, overrides_with = "locked")]
+    pub(crate) locked: bool,
+
     /// Check the parameters and print the plan; start nothing
     #[arg(long, overrides_with = "dry_run")]
     pub(crate) dry_run: bool,
@@ -165,6 +175,7 @@ impl OwnFlags {
             require_delivery: self.require_delivery || later.require_delivery,
             delivery_timeout: later.delivery_timeout.or(self.delivery_timeout),
             param: self.param.iter().cloned().chain(later.param).collect(),
+            locked: self.locked || later.locked,
             dry_run: self.dry_run || later.dry_run,
             json: self.json || later.json,
             quiet: self.quiet || later.quiet,
@@ -212,6 +223,61 @@ pub(crate) enum Runs {
     Stop {
         /// Id of the run, or enough of its beginning or end
         run: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Plugins {
+    /// List every library file: whether it can be used, and why not
+    #[command(before_help = "Examples:\n  lorchestra plugins list\n  lorchestra plugins list --json")]
+    List {
+        /// One JSON object (schema lorchestra.plugins-list/1)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell all about a library before it is installed: loads it, in a process of its own that is thrown away
+    #[command(
+        before_help = "Examples:\n  lorchestra plugins check target/release/libingester.so\n  lorchestra plugins check --json libingester.so"
+    )]
+    Check {
+        /// The library
+        file: PathBuf,
+        /// How long it has to load [default: 10s]
+        #[arg(long, value_parser = limit, value_name = "DURATION")]
+        timeout: Option<Duration>,
+        /// One JSON object (schema lorchestra.plugins-check/1)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Copy libraries into the plugin directory, each in the place of the file that held its package
+    #[command(
+        before_help = "Examples:\n  lorchestra plugins install target/release/libingester.so\n  lorchestra --plugin-dir /opt/lorchestra/plugins plugins install libingester.so"
+    )]
+    Install {
+        /// The libraries
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// One JSON object (schema lorchestra.plugins-install/1)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove the file that holds a package; what its jobs made and what is known of its runs stays
+    #[command(before_help = "Example:\n  lorchestra plugins remove ingester")]
+    Remove {
+        /// The package
+        package: String,
+        /// One JSON object (schema lorchestra.plugins-remove/1)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write plugins.lock: with `locked = true` or --locked only the bytes that are there now will run
+    #[command(before_help = "Examples:\n  lorchestra plugins lock\n  lorchestra plugins lock ingester")]
+    Lock {
+        /// Only these packages; the others stay as they are in the file
+        packages: Vec<String>,
+        /// One JSON object (schema lorchestra.plugins-lock/1)
+        #[arg(long)]
+        json: bool,
     },
 }
 

@@ -3,6 +3,7 @@
 mod delivery;
 mod events;
 mod jobs;
+mod plugins;
 mod run_job;
 mod runs;
 
@@ -13,7 +14,10 @@ use crate::notify::{self, Notices};
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
+use lorchestra_core::catalog::Catalog;
 use lorchestra_core::catalog::problem::path_text;
+use lorchestra_core::library;
+use lorchestra_core::lockfile::Lockfile;
 use lorchestra_core::outcome::Outcome;
 use lorchestra_core::recovery::{Closed, Recovered, close_all_abandoned};
 use lorchestra_core::state::StateDir;
@@ -27,11 +31,36 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Re
     let result = match &args.command {
         Command::Jobs(command) => jobs::run(command, settings, printer),
         Command::RunJob(command) => return run_job::run(command, args.verbose, settings, notices, printer),
+        Command::Plugins(command) => plugins::run(command, settings, printer),
         Command::Runs(command) => runs::run(command, settings, &mut notices, printer),
         Command::Events(command) => events::run(command, settings, &mut notices, printer),
     };
     notices.send(None, printer);
     result
+}
+
+/// The catalog as this user may run it: with `locked = true` what plugins.lock does not allow is a problem.
+fn catalog(settings: &Settings) -> Result<Catalog, Failure> {
+    let mut catalog = Catalog::scan(&settings.plugin_dirs);
+    if settings.locked {
+        hold_to(&mut catalog, &locked_to(settings)?);
+    }
+    Ok(catalog)
+}
+
+/// What plugins.lock says; that there is none is a failure: somebody has asked for it.
+fn locked_to(settings: &Settings) -> Result<Lockfile, Failure> {
+    Lockfile::read(&settings.lockfile)?.ok_or_else(|| {
+        Failure::new(Code::Config, format!("only locked plugins may run, and there is no {}", path_text(&settings.lockfile)))
+            .mend("lorchestra plugins lock writes it, for the libraries that are installed now")
+    })
+}
+
+fn hold_to(catalog: &mut Catalog, lock: &Lockfile) {
+    catalog.hold_to(|package| {
+        let outline = &package.outline;
+        lock.allows_bytes(&outline.package, &outline.version, &library::sha256(&package.path)?)
+    });
 }
 
 /// The state directory and its store, after what an earlier supervisor's death left open is closed. `None`: there is no

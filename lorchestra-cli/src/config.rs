@@ -20,6 +20,8 @@ pub(crate) struct Config {
     pub(crate) plugin_dirs: Vec<PathBuf>,
     pub(crate) state_dir: Option<PathBuf>,
     pub(crate) data_dir: Option<PathBuf>,
+    /// Whether only what plugins.lock names may run.
+    pub(crate) locked: bool,
     pub(crate) on_failure: Option<String>,
     pub(crate) retention: RetentionConfig,
     pub(crate) bigquery: BigQueryConfig,
@@ -225,6 +227,7 @@ mod tests {
             plugin_dirs = ["/opt/plugins"]
             state_dir = "/var/lib/lorchestra"
             data_dir = "/srv/data"
+            locked = true
             on_failure = "mail -s failed ops"
             [retention]
             logs = "7d"
@@ -239,6 +242,7 @@ mod tests {
             memory_max = "512M"
         "#;
         let config = Config::parse(text).unwrap();
+        assert!(config.locked);
         assert_eq!(config.retention.logs, Some(Duration::from_secs(7 * 86400)));
         let job = &config.job["ingester/extract_gmail"];
         assert_eq!((job.timeout, job.retry_wait), (Some(Duration::from_secs(1800)), Some(Duration::from_secs(30))));

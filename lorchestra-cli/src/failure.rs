@@ -4,8 +4,10 @@
 use crate::exit::Code;
 use crate::refusal::{self, Refusal};
 use crate::show;
-use lorchestra_core::catalog::problem::path_text;
+use lorchestra_core::catalog::problem::{path_text, shell};
 use lorchestra_core::catalog::{Catalog, Lookup, Problem};
+use lorchestra_core::install::InstallError;
+use lorchestra_core::lockfile::LockfileError;
 use lorchestra_core::recovery::RecoveryError;
 use lorchestra_core::state::StateError;
 use lorchestra_core::store::StoreError;
@@ -218,6 +220,49 @@ impl From<RunError> for Failure {
                 failure.message = format!("the end of run {run_id} could not be recorded: {}", failure.message);
                 failure.mend("it is safe in the spool: the next run-job, runs or events command records it")
             }
+        }
+    }
+}
+
+impl From<LockfileError> for Failure {
+    fn from(error: LockfileError) -> Self {
+        let message = chain(&error);
+        match error {
+            LockfileError::Unusable { fault, .. } => Self::new(Code::Config, message).mend(fault.fix),
+            LockfileError::Malformed { .. } => Self::new(Code::Config, message).mend("lorchestra plugins lock writes it anew"),
+            LockfileError::Io { path, source } => {
+                let code = if full_or_read_only(&source) { Code::NotWritable } else { Code::Config };
+                Self::refused(code, &path_text(&path), &path, &source)
+            }
+        }
+    }
+}
+
+impl Failure {
+    /// A plugin directory that was not changed for the sake of `package`.
+    pub(crate) fn not_installed(package: &str, error: InstallError) -> Self {
+        match error {
+            InstallError::NotTrusted { dir, fault } => {
+                Self::new(Code::Plugin, format!("libraries in {} are not run: {}", path_text(&dir), fault.detail)).mend(fault.fix)
+            }
+            InstallError::Taken { path, package: other } => Self::new(
+                Code::Plugin,
+                format!("{} is the package {other}, and {package} would take its place", path_text(&path)),
+            )
+            .mend(format!("give it another name: mv {} {}", shell(&path), shell(&path.with_file_name(format!("{other}.so")))))
+            .mend(format!("or: lorchestra plugins remove {other}")),
+            InstallError::Elsewhere { path } => {
+                let dir = path.parent().unwrap_or(&path);
+                Self::new(Code::Plugin, format!("another directory has the package {package}: {}", path_text(&path)))
+                    .mend(format!("to replace it there: lorchestra --plugin-dir {} plugins install …", shell(dir)))
+                    .mend(format!("or: lorchestra plugins remove {package}"))
+            }
+            InstallError::Several { paths } => paths.iter().take(MENDS).fold(
+                Self::new(Code::Plugin, format!("{} files have the package {package}: remove the ones you mean", paths.len())),
+                |failure, path| failure.mend(format!("rm {}", shell(path))),
+            ),
+            InstallError::Unknown => Self { bare: true, ..Self::new(Code::Failed, format!("Unknown package: {package}")) },
+            InstallError::Io { path, source } => Self::refused(Code::NotWritable, &path_text(&path), &path, &source),
         }
     }
 }

@@ -25,6 +25,10 @@ pub(crate) const PLUGIN_FLAG: &str = "--plugin-dir";
 pub(crate) struct Settings {
     /// Searched for plugins, in this order.
     pub(crate) plugin_dirs: Vec<SearchDir>,
+    /// Where plugins.lock is.
+    pub(crate) lockfile: PathBuf,
+    /// Whether only what it names may run.
+    pub(crate) locked: bool,
     /// The state directory.
     pub(crate) state_dir: PathBuf,
     /// A store at the default place while the state directory is elsewhere: two histories.
@@ -93,6 +97,8 @@ impl Settings {
         let default = Retention::default();
         Ok(Self {
             plugin_dirs,
+            lockfile: base.config_dir().join("lorchestra/plugins.lock"),
+            locked: config.locked,
             state_dir,
             second_store,
             data_root: config.data_dir.unwrap_or_else(|| base.data_dir().join("lorchestra/data")),

@@ -112,6 +112,11 @@ pub(crate) fn flowing(text: &str) -> String {
     out
 }
 
+/// `1 job`, `2 jobs`.
+pub(crate) fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
 /// The names of a package's jobs, sorted.
 pub(crate) fn job_names(package: &Package) -> Vec<&str> {
     let mut names: Vec<_> = package.outline.jobs.iter().map(|job| job.name.as_str()).collect();

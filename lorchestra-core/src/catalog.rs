@@ -1,27 +1,30 @@
 //! What is in the plugin directories, without running any of it, and without a cache.
 //!
-//! Owns discovery: search directories ([`SearchDir`]), the checks of a file ([`inspect`]), the packages that can be used, and the
-//! problems of the files that cannot ([`problem`]). Talks to the file system by positioned reads only; never maps a file (a file
+//! Owns discovery: search directories ([`SearchDir`]), whom a file may come from ([`trust`]), the checks of a file ([`inspect`]), the
+//! packages that can be used, and the problems of the files that cannot ([`problem`]). Talks to the file system by positioned reads only; never maps a file (a file
 //! that is truncated while mapped kills the process) and never calls dlopen.
 //!
 //! Promises: a file that cannot be used never hides one that can; every such file is a [`Problem`] with one reason and a fix; a
 //! library reached by two names (hard link, symlink, one directory named twice) is one library; two different files with one
 //! package are both unusable, wherever they are on the search path.
 
+mod accounts;
 mod elf;
 mod glibc;
 mod inspect;
 pub mod problem;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+pub mod trust;
 
 pub(crate) use elf::MAX_FILE;
-pub use inspect::inspect;
+pub use inspect::{inspect, needed_glibc};
 pub use problem::{Fault, Problem, Reason};
 
 use lorchestra_plugin_api::manifest::{Manifest, Outline};
 use rustix::fs::{Mode, OFlags};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::{File, Metadata};
 use std::io;
@@ -87,7 +90,7 @@ impl Package {
     /// It was changed since it was listed: what is in the catalog's packages was whole.
     pub fn manifest(&self) -> Result<Manifest, Problem> {
         let of_package = |fault: Fault| Fault { package: Some(self.outline.package.clone()), ..fault }.at(self.path.clone());
-        let manifest = open(&self.path).and_then(|file| inspect(&file)).map_err(of_package)?;
+        let manifest = open_trusted(&self.path).and_then(|file| inspect(&file)).map_err(of_package)?;
         if manifest.package == self.outline.package {
             Ok(manifest)
         } else {
@@ -100,6 +103,15 @@ impl Package {
     }
 }
 
+/// Another name of a library that was found before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alias {
+    /// The name.
+    pub path: PathBuf,
+    /// The first name.
+    pub of: PathBuf,
+}
+
 /// What was found.
 #[derive(Debug)]
 pub struct Catalog {
@@ -109,6 +121,8 @@ pub struct Catalog {
     pub packages: Vec<Package>,
     /// Files that cannot be used, by path.
     pub problems: Vec<Problem>,
+    /// Other names of libraries that are in the other two, in search order.
+    pub aliases: Vec<Alias>,
 }
 
 /// Why a package or a job was not found.
@@ -128,23 +142,25 @@ impl Catalog {
     pub fn scan(dirs: &[SearchDir]) -> Self {
         let mut searched = Vec::new();
         let mut problems = Vec::new();
+        let mut aliases = Vec::new();
         let mut found: BTreeMap<String, Vec<Package>> = BTreeMap::new();
-        let mut seen = HashSet::new();
+        let mut seen = HashMap::new();
         for dir in dirs {
-            let outcome = match candidates(&dir.path) {
-                Ok(names) => {
-                    for name in &names {
-                        let path = dir.path.join(name);
-                        match read(&path, &mut seen) {
-                            Ok(None) => {}
-                            Ok(Some(outline)) => {
-                                found.entry(outline.package.clone()).or_default().push(Package { path, outline });
-                            }
-                            Err(fault) => problems.push(fault.at(path)),
-                        }
+            let trusted = trust::directory(&dir.path);
+            let mut take = |name: &OsString| {
+                let path = dir.path.join(name);
+                match read(&path, &trusted, &mut seen) {
+                    Ok(Found::Library(outline)) => {
+                        found.entry(outline.package.clone()).or_default().push(Package { path, outline });
                     }
-                    SearchOutcome::Read { files: names.len() }
+                    Ok(Found::Again(of)) => aliases.push(Alias { path, of }),
+                    Ok(Found::Gone) => return false,
+                    Err(fault) => problems.push(fault.at(path)),
                 }
+                true
+            };
+            let outcome = match each_candidate(&dir.path, &mut take) {
+                Ok(files) => SearchOutcome::Read { files },
                 Err(e) => match e.kind() {
                     io::ErrorKind::NotFound => SearchOutcome::Missing,
                     io::ErrorKind::NotADirectory => SearchOutcome::NotADirectory,
@@ -162,7 +178,22 @@ impl Catalog {
             }
         }
         problems.sort_by(|a, b| a.path.cmp(&b.path));
-        Self { searched, packages, problems }
+        Self { searched, packages, problems, aliases }
+    }
+
+    /// Makes problems of the packages that `allowed` refuses.
+    pub fn hold_to(&mut self, allowed: impl Fn(&Package) -> Result<(), Fault>) {
+        let packages = std::mem::take(&mut self.packages);
+        for package in packages {
+            match allowed(&package) {
+                Ok(()) => self.packages.push(package),
+                Err(fault) => {
+                    let fault = Fault { package: Some(package.outline.package), ..fault };
+                    self.problems.push(fault.at(package.path));
+                }
+            }
+        }
+        self.problems.sort_by(|a, b| a.path.cmp(&b.path));
     }
 
     /// The package of that name.
@@ -186,6 +217,25 @@ impl Catalog {
     }
 }
 
+/// How often a directory is read again.
+const READS: usize = 16;
+
+/// Gives each name that could be a plugin's to `take`, once. Where one was gone by the time it was opened, the directory is read again:
+/// it may have been given another name, and its package must not be missed. Answers with the number of names.
+fn each_candidate(dir: &Path, take: &mut impl FnMut(&OsString) -> bool) -> io::Result<usize> {
+    let mut taken: HashSet<OsString> = HashSet::new();
+    let mut names = candidates(dir)?;
+    for _ in 0..READS {
+        let (there, gone): (Vec<_>, Vec<_>) = names.iter().filter(|name| !taken.contains(*name)).partition(|name| take(name));
+        if gone.is_empty() {
+            break;
+        }
+        taken.extend(there.into_iter().cloned());
+        names = candidates(dir)?;
+    }
+    Ok(names.len())
+}
+
 /// Names `*.so` without a leading dot, sorted: the order of a directory is not the same everywhere.
 fn candidates(dir: &Path) -> io::Result<Vec<OsString>> {
     let mut names = Vec::new();
@@ -200,46 +250,122 @@ fn candidates(dir: &Path) -> io::Result<Vec<OsString>> {
     Ok(names)
 }
 
-/// The outline of a file; `None` for a library that was seen under another name.
-fn read(path: &Path, seen: &mut HashSet<(u64, u64)>) -> Result<Option<Outline>, Fault> {
-    let (file, meta) = open_regular(path)?;
-    if !seen.insert((meta.dev(), meta.ino())) {
-        return Ok(None);
-    }
-    inspect::outline(&file, meta.len()).map(Some)
+/// What a name in a directory is.
+enum Found {
+    Library(Outline),
+    /// A library that was seen under this other name.
+    Again(PathBuf),
+    /// Nothing any more.
+    Gone,
 }
 
-/// Opens a regular file; anything else is a fault that names what it is. Never waits, as a FIFO without a writer would.
-pub(crate) fn open(path: &Path) -> Result<File, Fault> {
-    open_regular(path).map(|(file, _)| file)
-}
-
-fn open_regular(path: &Path) -> Result<(File, Metadata), Fault> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = rustix::fs::open(path, flags, Mode::empty()).map(File::from).map_err(|e| not_opened(path, e.into()))?;
-    let meta = file.metadata().map_err(|e| Fault::unreadable(path, &e))?;
-    let kind = meta.file_type();
-    let what = if kind.is_dir() {
-        "a directory"
-    } else if kind.is_fifo() {
-        "a FIFO"
-    } else if kind.is_block_device() || kind.is_char_device() {
-        "a device"
-    } else if kind.is_file() {
-        return Ok((file, meta));
-    } else {
-        "not a regular file"
+/// `trusted` is what [`trust::directory`] says of the file's directory.
+fn read(path: &Path, trusted: &Result<PathBuf, Fault>, seen: &mut HashMap<(u64, u64), PathBuf>) -> Result<Found, Fault> {
+    let opened = match Opened::at(path) {
+        Ok(opened) => opened,
+        Err(NotOpened::Gone) => return Ok(Found::Gone),
+        Err(NotOpened::Other(fault)) => return Err(fault),
     };
-    Err(Fault::not_a_file(path, what))
+    if let Err(fault) = opened.trusted(path, trusted) {
+        // Whoever asks for the package by its name is told that it is here.
+        let package = match inspect::outline(&opened.file, opened.meta.len()) {
+            Ok(outline) => Some(outline.package),
+            Err(fault) => fault.package,
+        };
+        return Err(Fault { package, ..fault });
+    }
+    match seen.entry((opened.meta.dev(), opened.meta.ino())) {
+        Entry::Occupied(first) => Ok(Found::Again(first.get().clone())),
+        Entry::Vacant(vacant) => {
+            vacant.insert(path.to_owned());
+            inspect::outline(&opened.file, opened.meta.len()).map(Found::Library)
+        }
+    }
 }
 
-fn not_opened(path: &Path, error: io::Error) -> Fault {
-    match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.file_type().is_symlink() && error.kind() == io::ErrorKind::NotFound => Fault::dangling(path),
+/// Opens a regular file, whoever's it is. Anything else is a fault that names what it is. Never waits, as a FIFO without a writer
+/// would.
+pub(crate) fn open(path: &Path) -> Result<File, Fault> {
+    Opened::at(path).map(|opened| opened.file).map_err(|error| error.fault(path))
+}
+
+/// Opens a file that may be run: a regular one that nobody else could have put there or changed.
+pub(crate) fn open_trusted(path: &Path) -> Result<File, Fault> {
+    let opened = Opened::at(path).map_err(|error| error.fault(path))?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    opened.trusted(path, &trust::directory(dir))?;
+    Ok(opened.file)
+}
+
+/// A regular file.
+struct Opened {
+    file: File,
+    meta: Metadata,
+    /// Whether its name is a symbolic link.
+    linked: bool,
+}
+
+/// Why there is none.
+enum NotOpened {
+    /// Nothing has the name.
+    Gone,
+    Other(Fault),
+}
+
+impl NotOpened {
+    fn fault(self, path: &Path) -> Fault {
+        match self {
+            Self::Gone => Fault::unreadable(path, &rustix::io::Errno::NOENT.into()),
+            Self::Other(fault) => fault,
+        }
+    }
+}
+
+impl Opened {
+    fn at(path: &Path) -> Result<Self, NotOpened> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let open = |flags| rustix::fs::open(path, flags, Mode::empty()).map(File::from);
+        let (opened, linked) = match open(flags | OFlags::NOFOLLOW) {
+            Err(rustix::io::Errno::LOOP) => (open(flags), true),
+            opened => (opened, false),
+        };
+        let file = opened.map_err(|e| not_opened(path, e.into()))?;
+        let meta = file.metadata().map_err(|e| NotOpened::Other(Fault::unreadable(path, &e)))?;
+        let kind = meta.file_type();
+        let what = if kind.is_dir() {
+            "a directory"
+        } else if kind.is_fifo() {
+            "a FIFO"
+        } else if kind.is_block_device() || kind.is_char_device() {
+            "a device"
+        } else if kind.is_file() {
+            return Ok(Self { file, meta, linked });
+        } else {
+            "not a regular file"
+        };
+        Err(NotOpened::Other(Fault::not_a_file(path, what)))
+    }
+
+    /// `dir` is what [`trust::directory`] says of its directory.
+    fn trusted(&self, path: &Path, dir: &Result<PathBuf, Fault>) -> Result<(), Fault> {
+        let dir = dir.as_ref().map_err(Clone::clone)?;
+        if self.linked {
+            trust::link(path, dir)?;
+        }
+        trust::file(path, &self.meta)
+    }
+}
+
+fn not_opened(path: &Path, error: io::Error) -> NotOpened {
+    let missing = error.kind() == io::ErrorKind::NotFound;
+    NotOpened::Other(match std::fs::symlink_metadata(path) {
+        Ok(meta) if meta.file_type().is_symlink() && missing => Fault::dangling(path),
+        // Whatever has the name by now.
+        _ if missing => return NotOpened::Gone,
         // A socket cannot be opened at all.
         Ok(meta) if meta.file_type().is_socket() => Fault::not_a_file(path, "a socket"),
         _ => Fault::unreadable(path, &error),
-    }
+    })
 }
 
 /// Other files of a package that a problem names.

@@ -6,6 +6,8 @@
 //! - [`catalog`]: what is in the plugin directories, without running any of it.
 //! - [`plan`]: a run before it exists: checked parameters, absolute times.
 //! - [`library`]: the bytes of one plugin, sealed, as they will be run.
+//! - [`lockfile`]: which bytes of which package may run.
+//! - [`install`]: libraries into a plugin directory and out of it; [`changes`]: what a new version changes for its callers.
 //! - [`supervisor`]: the life of a run, in the process a person started. Never loads plugin code.
 //! - [`worker`]: inside the child: the only dlopen, the sink, the job.
 //! - [`spool`]: the crash-safe way from the worker to the store.
@@ -18,8 +20,11 @@
 
 pub mod backoff;
 pub mod catalog;
+pub mod changes;
 pub mod delivery;
+pub mod install;
 pub mod library;
+pub mod lockfile;
 pub mod locks;
 pub mod outcome;
 pub mod plan;

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// A plugin's bytes, sealed.
@@ -25,30 +26,32 @@ pub struct Library {
 }
 
 impl Library {
-    /// Copies and checks the file at `path`.
+    /// Copies and checks the file at `path`, which nobody else may be able to change ([`catalog::trust`]).
     pub fn open(path: &Path) -> Result<Self, Fault> {
+        Self::copy(path, catalog::open_trusted(path)?)
+    }
+
+    /// The same of a file that a person named, wherever it is and whoever's it is: to be looked at or installed.
+    pub fn named(path: &Path) -> Result<Self, Fault> {
+        Self::copy(path, catalog::open(path)?)
+    }
+
+    fn copy(path: &Path, file: File) -> Result<Self, Fault> {
         let unreadable = |e: io::Error| Fault::unreadable(path, &e);
         // One byte more than is allowed is enough to be refused below, however fast the file grows.
-        let mut file = catalog::open(path)?.take(catalog::MAX_FILE + 1);
+        let mut file = file.take(catalog::MAX_FILE + 1);
         let memory = rustix::fs::memfd_create("lorchestra-plugin", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
             .map(File::from)
             .map_err(|e| unreadable(e.into()))?;
-        let mut hasher = Sha256::new();
-        let mut buffer = vec![0; 256 << 10];
-        loop {
-            let n = match file.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(n) => n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(unreadable(e)),
-            };
-            hasher.update(&buffer[..n]);
-            (&memory).write_all(&buffer[..n]).map_err(unreadable)?;
-        }
+        let sha256 = digest(|buffer| {
+            let n = file.read(buffer)?;
+            (&memory).write_all(&buffer[..n]).map(|()| n)
+        })
+        .map_err(unreadable)?;
         let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
         rustix::fs::fcntl_add_seals(&memory, seals).map_err(|e| unreadable(e.into()))?;
         let manifest = catalog::inspect(&memory)?;
-        Ok(Self { path: path.to_owned(), memory, sha256: hex(&hasher.finalize()), manifest })
+        Ok(Self { path: path.to_owned(), memory, sha256, manifest })
     }
 
     /// Where the bytes were read.
@@ -66,6 +69,30 @@ impl Library {
         &self.manifest
     }
 
+    /// Number of the bytes.
+    pub fn size(&self) -> io::Result<u64> {
+        Ok(self.memory.metadata()?.len())
+    }
+
+    /// Writes the bytes out.
+    pub(crate) fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
+        let mut buffer = vec![0; CHUNK];
+        let mut at = 0;
+        loop {
+            let n = self.memory.read_at(&mut buffer, at)?;
+            if n == 0 {
+                return Ok(());
+            }
+            out.write_all(&buffer[..n])?;
+            at += n as u64;
+        }
+    }
+
+    /// The newest glibc that it asks for, and this host's; each where it is known.
+    pub fn needed_glibc(&self) -> (Option<String>, Option<String>) {
+        catalog::needed_glibc(&self.memory)
+    }
+
     /// Lets children inherit the descriptor while `work` runs, and hands `work` its number.
     pub(crate) fn inheritable<T>(&self, work: impl FnOnce(RawFd) -> io::Result<T>) -> io::Result<T> {
         rustix::io::fcntl_setfd(&self.memory, FdFlags::empty())?;
@@ -75,15 +102,25 @@ impl Library {
     }
 }
 
-/// sha256 of a file's bytes, in hexadecimal.
-pub fn sha256(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
+/// Bytes that are read at once: few calls, and what was read is still near when it is hashed.
+const CHUNK: usize = 256 << 10;
+
+/// sha256 of what `read` puts into the buffer until there is no more, in hexadecimal.
+fn digest(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) -> io::Result<String> {
     let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 256 << 10];
+    let mut buffer = vec![0; CHUNK];
     loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hex(&hasher.finalize())),
-            n => hasher.update(&buffer[..n]),
+        match read(&mut buffer) {
+            Ok(0) => return Ok(hex(&hasher.finalize())),
+            Ok(n) => hasher.update(&buffer[..n]),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
         }
     }
+}
+
+/// sha256 of a file's bytes, in hexadecimal.
+pub fn sha256(path: &Path) -> Result<String, Fault> {
+    let mut file = catalog::open(path)?;
+    digest(|buffer| file.read(buffer)).map_err(|e| Fault::unreadable(path, &e))
 }

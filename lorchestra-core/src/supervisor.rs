@@ -23,6 +23,7 @@ pub(crate) mod ending;
 pub mod intake;
 pub(crate) mod note;
 mod overlap;
+pub mod trial;
 mod unrecorded;
 
 use crate::backoff::Backoff;

@@ -15,6 +15,7 @@
 mod loader;
 pub mod order;
 mod sink;
+pub(crate) mod trial;
 mod watchdog;
 
 use crate::locks::AttemptLock;
@@ -23,7 +24,7 @@ use crate::spool::record::{Final, Mark};
 use crate::spool::writer::Writer;
 use lorchestra_plugin_api::abi::{EventSink, EventSink_TO, JobEntry_Ref};
 use lorchestra_plugin_api::invoke::JobReturn;
-use order::Order;
+use order::{Order, Task};
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde_json::json;
@@ -70,8 +71,15 @@ fn run(control: &UnixStream) -> Result<(), WorkerFault> {
     let ours = |what: &'static str| {
         move |e: io::Error| WorkerFault { spool: false, message: format!("the worker could not {what}: {e}") }
     };
-    let order = Order::receive(control).map_err(ours("read its order"))?;
+    let task = Task::receive(control).map_err(ours("read its order"))?;
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    let order = match task {
+        Task::Run(order) => order,
+        Task::Load(trial) => {
+            watchdog::start(control).map_err(ours("start its watchdog"))?;
+            return trial::run(control, &trial).map_err(ours("tell what came of loading"));
+        }
+    };
     let cancelled = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&cancelled)).map_err(ours("handle signals"))?;

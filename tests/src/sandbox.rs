@@ -40,7 +40,9 @@ impl Sandbox {
         if processes::is_root() {
             // Another user may not get at the target directory.
             let binary = sandbox.path("lorchestra");
-            fs::copy(&sandbox.binary, &binary).expect("a copy of the binary");
+            // Not by this process: what another test forks meanwhile would have it open for writing, and it could not be started.
+            let copied = Command::new("cp").arg(&sandbox.binary).arg(&binary).status().expect("cp");
+            assert!(copied.success(), "a copy of the binary");
             sandbox.binary = binary;
             give_all(sandbox.root());
             sandbox.user = Some(NOBODY);

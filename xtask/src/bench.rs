@@ -12,6 +12,7 @@ mod report;
 mod run;
 mod server;
 mod timing;
+mod trust;
 
 use crate::sandbox::Sandbox;
 use crate::{Result, cargo, plugins};
@@ -40,6 +41,8 @@ enum Name {
     Run,
     /// `emit` and `emit_all`
     Emit,
+    /// Trust, sealed copy, checksum and plugins.lock: their share of a run
+    Trust,
     /// A job that emits five million events
     Million,
     /// Events to BigQuery: rows a second beside Python's client, backlogs, and what it costs a job
@@ -52,6 +55,7 @@ impl Name {
             Self::List => "list",
             Self::Run => "run",
             Self::Emit => "emit",
+            Self::Trust => "trust",
             Self::Million => "million",
             Self::Deliver => "deliver",
         }
@@ -74,8 +78,8 @@ impl Site {
 pub(crate) fn run(options: &Options) -> Result {
     let target = cargo::target("release")?;
     let names = match options {
-        Options { all: true, .. } => vec![Name::List, Name::Run, Name::Emit, Name::Million, Name::Deliver],
-        Options { names, .. } if names.is_empty() => vec![Name::List, Name::Run, Name::Emit],
+        Options { all: true, .. } => vec![Name::List, Name::Run, Name::Emit, Name::Trust, Name::Million, Name::Deliver],
+        Options { names, .. } if names.is_empty() => vec![Name::List, Name::Run, Name::Emit, Name::Trust],
         Options { names, .. } => names.clone(),
     };
     let mut packages = vec!["--release", "--lib", "--bins", "-p", "lorchestra-cli", "-p", "bench-parts", "-p", "bench-plugin"];
@@ -94,6 +98,7 @@ pub(crate) fn run(options: &Options) -> Result {
             Name::List => list::run(&site)?,
             Name::Run => run::run(&site)?,
             Name::Emit => emit::run(&site)?,
+            Name::Trust => trust::run(&site)?,
             Name::Million => million::run(&site)?,
             Name::Deliver => deliver::run(&site)?,
         };

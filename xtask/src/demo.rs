@@ -4,7 +4,7 @@
 //! must come out of the second package as went into it from the first.
 
 use crate::sandbox::Sandbox;
-use crate::{Result, cargo, plugins};
+use crate::{Result, cargo};
 use serde_json::Value;
 use std::path::Path;
 
@@ -28,15 +28,13 @@ pub(crate) fn run(keep: bool) -> Result {
 }
 
 fn show(sandbox: &Sandbox, target: &Path) -> Result {
-    for library in ["libingester.so", "libcanonizer.so"] {
-        plugins::install(&target.join(library), &sandbox.plugins())?;
-        println!("installed {library} in ~/.local/share/lorchestra/plugins");
-    }
     let lorchestra = |args: &[&str]| -> Result {
         let mut command = sandbox.lorchestra(args);
         println!("\n$ {}", cargo::line(&command));
         cargo::run(command.current_dir(cargo::root()?))
     };
+    let library = |name: &str| target.join(name).display().to_string();
+    lorchestra(&["plugins", "install", &library("libingester.so"), &library("libcanonizer.so")])?;
     lorchestra(&["jobs", "list"])?;
     lorchestra(&["jobs", "show", "ingester", "extract_gmail"])?;
     lorchestra(&["run-job", "ingester", "extract_gmail", "--source", MAILBOX, "--account", "demo"])?;

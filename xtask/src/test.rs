@@ -23,11 +23,13 @@ pub(crate) fn run(args: &[OsString]) -> Result {
     cargo::run(test.args(args))
 }
 
-/// The rounds in which workers and supervisors are killed at random moments, more often than in every test run.
+/// The rounds in which workers and supervisors are killed at random moments, and libraries are swapped while they are run, more often
+/// than in every test run.
 pub(crate) fn soak(rounds: u32) -> Result {
     cargo::build(&["--workspace"])?;
     let mut test = cargo::cargo("test")?;
-    test.args(["-p", "lorchestra-tests", "--test", "killed", "--test", "delivery", "--", "--nocapture", "kill", "acknowledged"]);
+    test.args(["-p", "lorchestra-tests", "--test", "killed", "--test", "delivery", "--test", "locked"]);
+    test.args(["--", "--nocapture", "kill", "acknowledged", "swapping"]);
     cargo::run(test.env("LORCHESTRA_TEST_ROUNDS", rounds.to_string()))
 }
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 const PROBLEMS: usize = 3;
 
 pub(super) fn run(command: &Jobs, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
-    let catalog = Catalog::scan(&settings.plugin_dirs);
+    let catalog = super::catalog(settings)?;
     // Where only some directories are searched, a package that is not there means nothing.
     let whole_path = catalog.searched.iter().all(|searched| searched.dir.origin != PLUGIN_FLAG);
     unknown_policies(&catalog, settings, whole_path, printer);
@@ -74,7 +74,7 @@ fn directories(catalog: &Catalog) -> Vec<Problem> {
     wrong.filter_map(Searched::problem).collect()
 }
 
-fn problems(problems: &[Problem], printer: &mut Printer) {
+pub(super) fn problems(problems: &[Problem], printer: &mut Printer) {
     for problem in problems.iter().take(PROBLEMS) {
         printer.warning(problem);
     }
@@ -121,17 +121,20 @@ fn list_json(catalog: &Catalog, only: Option<&str>, printer: &mut Printer) -> Re
         .chain(&catalog.problems)
         .chain(&found_now)
         .filter(|problem| wanted(problem.package.as_deref()))
-        .map(|problem| {
-            json!({
-                "path": problem.path.display().to_string(),
-                "reason": problem.reason.as_str(),
-                "detail": problem.detail,
-                "fix": problem.fix,
-            })
-        })
+        .map(problem_json)
         .collect();
     printer.json(&json!({"schema": "lorchestra.jobs-list/1", "packages": packages, "problems": problems}));
     Ok(Code::Success)
+}
+
+/// A problem, as all commands tell it.
+pub(super) fn problem_json(problem: &Problem) -> Value {
+    json!({
+        "path": problem.path.display().to_string(),
+        "reason": problem.reason.as_str(),
+        "detail": problem.detail,
+        "fix": problem.fix,
+    })
 }
 
 fn show(catalog: &Catalog, package_name: &str, job_name: &str, as_json: bool, printer: &mut Printer) -> Result<Code, Failure> {
@@ -189,7 +192,7 @@ fn show(catalog: &Catalog, package_name: &str, job_name: &str, as_json: bool, pr
     Ok(Code::Success)
 }
 
-fn sorted(jobs: &[JobManifest]) -> Vec<&JobManifest> {
+pub(super) fn sorted(jobs: &[JobManifest]) -> Vec<&JobManifest> {
     let mut sorted: Vec<_> = jobs.iter().collect();
     sorted.sort_by(|a, b| a.name.cmp(&b.name));
     sorted

@@ -1,7 +1,7 @@
 //! `run-job`: parameters to a plan, the plan to a run, the run's end to words and an exit code.
 
 use super::jobs::unknown_policies;
-use super::{delivery, failure_report, second_store, tell_closed, tell_recovered};
+use super::{delivery, failure_report, locked_to, second_store, tell_closed, tell_recovered};
 use crate::args::{OwnFlags, RunJob};
 use crate::config::JobConfig;
 use crate::exit::Code;
@@ -15,6 +15,7 @@ use crate::show;
 use chrono::Utc;
 use lorchestra_core::catalog::{Catalog, Package};
 use lorchestra_core::library::Library;
+use lorchestra_core::lockfile::Lockfile;
 use lorchestra_core::outcome::{Cause, Outcome};
 use lorchestra_core::plan::{self, OnOverlap, Plan, Request, Retries};
 use lorchestra_core::recovery::close_abandoned;
@@ -77,7 +78,12 @@ pub(super) fn run(
     })
     .map_err(|error| bad_parameters(package_name, job, &error))?;
 
+    let lock = if own.locked || settings.locked { Some(locked_to(settings)?) } else { None };
     if own.dry_run {
+        if lock.is_some() {
+            // What would not be run is not planned.
+            sealed(package, lock.as_ref())?;
+        }
         dry_run(package, &plan, own.json, printer);
         return Ok(Code::Success);
     }
@@ -87,7 +93,7 @@ pub(super) fn run(
     }
     // From here on a signal ends the run in order, not this process.
     let mut signals = Signals::install().map_err(|e| Failure::new(Code::Internal, format!("signals cannot be handled: {e}")))?;
-    let site = Running { settings, verbose, own: &own };
+    let site = Running { settings, verbose, own: &own, lock };
     let result = site.execute(package, job, &plan, &mut signals, &mut notices, printer);
     notices.send(Some(&mut signals), printer);
     result
@@ -100,6 +106,13 @@ fn retries(own: &OwnFlags, policy: Option<&JobConfig>) -> Retries {
         on: policy.and_then(|p| p.retry_on.clone()).unwrap_or(default.on),
         wait: policy.and_then(|p| p.retry_wait).unwrap_or(default.wait),
     }
+}
+
+/// The bytes that will run: those that are compared with plugins.lock, where they must be.
+fn sealed(package: &Package, lock: Option<&Lockfile>) -> Result<Library, Failure> {
+    Library::open(&package.path)
+        .and_then(|library| lock.map_or(Ok(()), |lock| lock.allows(&library)).map(|()| library))
+        .map_err(|fault| Failure::unusable(&package.outline.package, &[&fault.at(package.path.clone())]))
 }
 
 fn bad_parameters(package: &str, job: &JobManifest, error: &plan::PlanError) -> Failure {
@@ -144,6 +157,8 @@ struct Running<'a> {
     settings: &'a Settings,
     verbose: u8,
     own: &'a OwnFlags,
+    /// Where only locked libraries may run: those.
+    lock: Option<Lockfile>,
 }
 
 impl Running<'_> {
@@ -156,9 +171,8 @@ impl Running<'_> {
         notices: &mut Notices<'_>,
         printer: &mut Printer,
     ) -> Result<Code, Failure> {
-        let Self { settings, verbose, own } = *self;
-        let library =
-            Library::open(&package.path).map_err(|fault| Failure::unusable(&plan.package, &[&fault.at(package.path.clone())]))?;
+        let Self { settings, verbose, own, .. } = *self;
+        let library = sealed(package, self.lock.as_ref())?;
         // The parameters were checked against this job: it must be the one that will run.
         if library.manifest().job(&plan.job) != Some(job) {
             return Err(Failure::replaced(&package.path));

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::sync::OnceLock;
 
 /// A version of glibc: `2.36`.
-type Version = (u32, u32);
+pub(super) type Version = (u32, u32);
 /// Entries of a version table that are looked at: more are not believed.
 const MAX_ENTRIES: usize = 4096;
 /// Bytes of names that are read at once.
@@ -30,7 +30,7 @@ pub(super) fn check(elf: &Elf<'_>) -> Result<(), Fault> {
 }
 
 /// The newest glibc version in `.gnu.version_r`.
-fn needed(elf: &Elf<'_>) -> Result<Option<Version>, Fault> {
+pub(super) fn needed(elf: &Elf<'_>) -> Result<Option<Version>, Fault> {
     let Some(section) = elf.section(".gnu.version_r") else { return Ok(None) };
     let table = elf.table(section)?;
     let mut names = Vec::new();
@@ -55,7 +55,7 @@ fn needed(elf: &Elf<'_>) -> Result<Option<Version>, Fault> {
 }
 
 /// The glibc of this process, which workers will have too.
-fn host() -> Option<Version> {
+pub(super) fn host() -> Option<Version> {
     static HOST: OnceLock<Option<Version>> = OnceLock::new();
     *HOST.get_or_init(|| {
         let maps = std::fs::read_to_string("/proc/self/maps").ok()?;

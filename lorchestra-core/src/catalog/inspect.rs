@@ -29,7 +29,14 @@ pub fn inspect(file: &File) -> Result<Manifest, Fault> {
     Ok(manifest)
 }
 
-/// The same for a listing: keeps less of the manifest, and refuses what [`inspect`] refuses.
+/// The newest glibc that a library asks for, and this host's; each where it is known.
+pub fn needed_glibc(file: &File) -> (Option<String>, Option<String>) {
+    let shown = |version: glibc::Version| format!("{}.{}", version.0, version.1);
+    let needed = file.metadata().ok().and_then(|meta| glibc::needed(&Elf::open(file, meta.len()).ok()?).ok()?);
+    (needed.map(shown), glibc::host().map(shown))
+}
+
+/// As [`inspect`] for a listing: keeps less of the manifest, and refuses what [`inspect`] refuses.
 pub(super) fn outline(file: &File, len: u64) -> Result<Outline, Fault> {
     let (elf, bytes) = section(file, len)?;
     let outline = Outline::from_section(&bytes).map_err(|error| unreadable(&bytes, &error))?;

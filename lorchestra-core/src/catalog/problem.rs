@@ -45,6 +45,14 @@ pub enum Reason {
     NeedsNewerGlibc,
     /// Another file has the same package.
     Duplicate,
+    /// Somebody else could change it, or put another in its place.
+    NotTrusted,
+    /// A link to a file outside of its directory.
+    LinkOut,
+    /// `plugins.lock` does not have the package.
+    NotLocked,
+    /// `plugins.lock` has other bytes of the package.
+    LockDiffers,
 }
 
 impl Reason {
@@ -68,6 +76,10 @@ impl Reason {
             Self::AbiTooOld => "abi-too-old",
             Self::NeedsNewerGlibc => "needs-newer-glibc",
             Self::Duplicate => "duplicate",
+            Self::NotTrusted => "not-trusted",
+            Self::LinkOut => "link-out",
+            Self::NotLocked => "not-locked",
+            Self::LockDiffers => "lock-differs",
         }
     }
 }
@@ -101,12 +113,12 @@ pub struct Problem {
 }
 
 impl Fault {
-    pub(super) fn new(reason: Reason, detail: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub(crate) fn new(reason: Reason, detail: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { reason, package: None, detail: printable(&detail.into()).replace('\n', " "), fix: fix.into() }
     }
 
     pub(crate) fn unreadable(path: &Path, error: &io::Error) -> Self {
-        let path = path_text(path);
+        let path = shell(path);
         let fix = match error.kind() {
             io::ErrorKind::PermissionDenied => format!("chmod u+r {path}, or give it to this user"),
             // Met when it is copied into memory, before it is run.
@@ -118,11 +130,7 @@ impl Fault {
 
     pub(super) fn dangling(path: &Path) -> Self {
         let target = std::fs::read_link(path).map(|target| path_text(&target)).unwrap_or_default();
-        Self::new(
-            Reason::DanglingLink,
-            format!("it is a link to {target}, which is not there"),
-            format!("rm {}", path_text(path)),
-        )
+        Self::new(Reason::DanglingLink, format!("it is a link to {target}, which is not there"), format!("rm {}", shell(path)))
     }
 
     pub(super) fn not_a_file(path: &Path, what: &str) -> Self {
@@ -165,4 +173,31 @@ impl fmt::Display for Problem {
 /// A path for a terminal: control characters are escaped, bytes that are not UTF-8 replaced.
 pub fn path_text(path: &Path) -> String {
     path.to_string_lossy().chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
+/// A path as an argument of a shell command that is shown to be copied.
+pub fn shell(path: &Path) -> String {
+    let text = path_text(path);
+    let plain = |c: char| c.is_alphanumeric() || "_./+-@%:,=~".contains(c);
+    if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_in_a_command_is_one_word() {
+        for (path, word) in [
+            ("/home/anna/lib-x_1.so", "/home/anna/lib-x_1.so"),
+            ("/home/Änne/x.so", "/home/Änne/x.so"),
+            ("/a b/x.so", "'/a b/x.so'"),
+            ("/a;rm -rf $HOME", "'/a;rm -rf $HOME'"),
+            ("/it's", "'/it'\\''s'"),
+            ("", "''"),
+        ] {
+            assert_eq!(shell(Path::new(path)), word);
+        }
+        assert!(!shell(Path::new("/a\n\u{1b}b")).contains(['\n', '\u{1b}']));
+    }
 }

@@ -70,7 +70,8 @@ fn json(package: &str, abi: u32, default: &str) -> String {
     )
 }
 
-fn plugin(package: &str) -> Vec<u8> {
+/// A library with the package's manifest, and nothing to run.
+pub(crate) fn plugin(package: &str) -> Vec<u8> {
     library(vec![Section { name: ".lorchestra", bytes: manifest_section(&json(package, ABI_REVISION, "5")), link: 0 }])
 }
 
@@ -232,6 +233,32 @@ fn one_library_by_many_names_is_one() {
     let catalog = scan(&[dir.path(), dir.path()]);
     assert_eq!((catalog.packages.len(), catalog.problems.len()), (1, 0));
     assert_eq!(catalog.packages[0].path, file);
+}
+
+/// A file that is given another name between the listing of its directory and its opening.
+#[test]
+fn a_package_whose_file_is_renamed_is_never_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let names = ["a.so", "b.so"].map(|name| dir.path().join(name));
+    std::fs::write(&names[0], plugin("pack")).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                std::fs::rename(&names[0], &names[1]).unwrap();
+                std::fs::rename(&names[1], &names[0]).unwrap();
+            }
+        });
+        for _ in 0..2000 {
+            let catalog = scan(&[dir.path()]);
+            let found = (catalog.packages.len(), catalog.problems.len());
+            if found != (1, 0) {
+                done.store(true, std::sync::atomic::Ordering::Relaxed);
+                panic!("{found:?}: {:?}", catalog.problems);
+            }
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
 }
 
 #[test]

@@ -9,7 +9,8 @@ use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use lorchestra_plugin_api::abi::{self, ABI_REVISION, AbiError, AbiHeaderRef, HEADER_SYMBOL, JobEntry_Ref, Root_Ref};
 use lorchestra_plugin_api::manifest::{JobManifest, Manifest};
 use std::fs::File;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Why a library could not be loaded.
@@ -45,19 +46,30 @@ unsafe extern "C" {
 
 /// Loads the ordered library and finds the ordered job.
 pub(super) fn load(order: &Order) -> Result<JobEntry_Ref, Refusal> {
+    root(order.library_fd, &order.library_path)?
+        .jobs()
+        .as_slice()
+        .iter()
+        .find(|job| job.name().as_str() == order.job)
+        .copied()
+        .ok_or_else(|| format!("its root module has no job {}", order.job).into())
+}
+
+/// Loads the library behind the descriptor, once, and holds its root module to its manifest. `origin` is for messages.
+pub(super) fn root(library_fd: RawFd, origin: &Path) -> Result<Root_Ref, Refusal> {
     // SAFETY: the declaration is POSIX's; the function sets an atomic, which is allowed between fork and exec, and is never unloaded.
     if unsafe { pthread_atfork(None, None, Some(in_copy)) } != 0 {
         return Err("there is no memory left".to_owned().into());
     }
     // SAFETY: the supervisor opened this descriptor for us and said so in the order; nothing else in this process knows it.
     // Owning it makes it close on drop: what the job starts does not inherit it.
-    let memory = File::from(unsafe { OwnedFd::from_raw_fd(order.library_fd) });
+    let memory = File::from(unsafe { OwnedFd::from_raw_fd(library_fd) });
     let manifest = crate::catalog::inspect(&memory).map_err(|fault| fault.detail)?;
-    let path = format!("/proc/self/fd/{}", order.library_fd);
+    let path = format!("/proc/self/fd/{library_fd}");
     // SAFETY: this runs the library's constructors, which may do anything: that is what this process is for. The bytes
     // are a complete ELF library for this machine (inspect) and cannot change (sealed).
     let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) }
-        .map_err(|e| format!("the system's loader refused it: {}", spoken(&e, &path, order)))?;
+        .map_err(|e| format!("the system's loader refused it: {}", spoken(&e, &path, origin)))?;
     // SAFETY: the symbol is a `LibHeader`, whose address is a valid `AbiHeaderRef`: that is abi_stable's contract for this
     // name, and a library with our manifest got it from `plugin!`. The reference stays valid: the library is never closed.
     let header = unsafe { library.get::<AbiHeaderRef>(HEADER_SYMBOL.as_bytes()) }
@@ -71,12 +83,7 @@ pub(super) fn load(order: &Order) -> Result<JobEntry_Ref, Refusal> {
         detail: if let AbiError::Layout(detail) = e { Some(detail) } else { None },
     })?;
     compare(root, &manifest)?;
-    root.jobs()
-        .as_slice()
-        .iter()
-        .find(|job| job.name().as_str() == order.job)
-        .copied()
-        .ok_or_else(|| format!("its root module has no job {}", order.job).into())
+    Ok(root)
 }
 
 /// Both descriptions are made from the same constants: a difference means that the file is not what it says.
@@ -107,10 +114,10 @@ fn same(entry: JobEntry_Ref, job: &JobManifest) -> bool {
 }
 
 /// dlerror's text, with the file's real path, and what mends it.
-fn spoken(error: &libloading::Error, path: &str, order: &Order) -> String {
+fn spoken(error: &libloading::Error, path: &str, origin: &Path) -> String {
     use std::error::Error;
     let text = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-    let text = text.replace(path, &order.library_path.display().to_string());
+    let text = text.replace(path, &origin.display().to_string());
     let mend = if text.contains("cannot open shared object file") {
         "; install that library on this host, or build the package without it"
     } else if text.contains("undefined symbol") {

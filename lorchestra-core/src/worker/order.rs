@@ -35,14 +35,42 @@ pub struct Order {
     pub call: Call,
 }
 
+/// A library that is loaded on trial, and nothing more.
+#[derive(Debug, Serialize, Deserialize)]
+// An order that cannot be read must not be taken for one to load only.
+#[serde(deny_unknown_fields)]
+pub struct Trial {
+    /// Descriptor of the sealed library, inherited.
+    pub library_fd: RawFd,
+    /// Where the library's bytes came from: for messages only, so that a name that is not UTF-8 is none the worse.
+    pub origin: String,
+}
+
+/// What a worker may be told to do.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Task {
+    /// To run a job.
+    Run(Box<Order>),
+    /// To load a library.
+    Load(Trial),
+}
+
 impl Order {
     /// Sends the order. The worker reads it before it does anything else.
-    pub fn send(&self, mut control: &UnixStream) -> io::Result<()> {
-        let mut line = serde_json::to_vec(self)?;
-        line.push(b'\n');
-        control.write_all(&line)
+    pub fn send(&self, control: &UnixStream) -> io::Result<()> {
+        send(self, control)
     }
+}
 
+impl Trial {
+    /// Sends the order.
+    pub fn send(&self, control: &UnixStream) -> io::Result<()> {
+        send(self, control)
+    }
+}
+
+impl Task {
     /// Receives the order.
     pub fn receive(control: &UnixStream) -> io::Result<Self> {
         let mut line = Vec::new();
@@ -66,4 +94,10 @@ mod bytes {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
         Vec::deserialize(deserializer).map(|bytes| OsString::from_vec(bytes).into())
     }
+}
+
+fn send(order: &impl Serialize, mut control: &UnixStream) -> io::Result<()> {
+    let mut line = serde_json::to_vec(order)?;
+    line.push(b'\n');
+    control.write_all(&line)
 }

@@ -1,0 +1,224 @@
+//! `plugins list`, `check`, `install`, `remove` and `lock`: the library files themselves. None of them runs plugin code in this process;
+//! only `check` has it run at all, in a worker that is thrown away.
+
+mod check;
+mod install;
+
+use crate::args::Plugins;
+use crate::commands::{hold_to, jobs};
+use crate::exit::Code;
+use crate::failure::Failure;
+use crate::printer::Printer;
+use crate::settings::Settings;
+use crate::show;
+use lorchestra_core::catalog::problem::path_text;
+use lorchestra_core::catalog::{Alias, Catalog, Package, Problem, SearchOutcome, Searched};
+use lorchestra_core::library::{self, Library};
+use lorchestra_core::lockfile::{Locked, Lockfile};
+use lorchestra_plugin_api::manifest::printable;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+pub(super) fn run(command: &Plugins, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
+    match command {
+        Plugins::List { json } => list(settings, *json, printer),
+        Plugins::Check { file, timeout, json } => check::run(file, *timeout, *json, settings, printer),
+        Plugins::Install { files, json } => install::install(files, *json, settings, printer),
+        Plugins::Remove { package, json } => install::remove(package, *json, settings, printer),
+        Plugins::Lock { packages, json } => lock(packages, *json, settings, printer),
+    }
+}
+
+/// plugins.lock, for showing what it says of a library. These commands are how it comes to be, and how it is mended: that it is missing or
+/// cannot be used keeps none of them. Where locked libraries alone may run, none is locked then.
+fn lock_to_show(settings: &Settings, printer: &mut Printer) -> Option<Lockfile> {
+    let lock = Lockfile::read(&settings.lockfile).unwrap_or_else(|error| {
+        printer.warning(Failure::from(error).message);
+        None
+    });
+    lock.or_else(|| settings.locked.then(Lockfile::default))
+}
+
+/// A name in a directory.
+enum Entry<'a> {
+    Package(&'a Package),
+    Problem(&'a Problem),
+    Alias(&'a Alias),
+}
+
+fn list(settings: &Settings, as_json: bool, printer: &mut Printer) -> Result<Code, Failure> {
+    let lock = lock_to_show(settings, printer);
+    let mut catalog = Catalog::scan(&settings.plugin_dirs);
+    if let Some(lock) = lock.as_ref().filter(|_| settings.locked) {
+        hold_to(&mut catalog, lock);
+    }
+    let mut entries: BTreeMap<&Path, Entry<'_>> = BTreeMap::new();
+    entries.extend(catalog.packages.iter().map(|package| (&*package.path, Entry::Package(package))));
+    entries.extend(catalog.problems.iter().map(|problem| (&*problem.path, Entry::Problem(problem))));
+    // A directory that is searched twice has every name twice.
+    let others = catalog.aliases.iter().filter(|alias| alias.path != alias.of);
+    entries.extend(others.map(|alias| (&*alias.path, Entry::Alias(alias))));
+    if as_json {
+        let directories: Vec<Value> = catalog.searched.iter().map(directory_json).collect();
+        let files: Vec<Value> = entries.iter().map(|(path, entry)| entry_json(path, entry, lock.as_ref())).collect();
+        printer.json(&json!({"schema": "lorchestra.plugins-list/1", "directories": directories, "files": files}));
+        return Ok(Code::Success);
+    }
+    let mut told: Vec<&Path> = Vec::new();
+    for Searched { dir, outcome } in &catalog.searched {
+        if told.contains(&&*dir.path) {
+            continue;
+        }
+        told.push(&dir.path);
+        printer.line(format_args!("{} ({}): {}", path_text(&dir.path), dir.origin, show::searched(outcome)));
+        let here: Vec<_> = entries.iter().filter(|(path, _)| path.parent() == Some(&dir.path)).collect();
+        let name = |path: &Path| path.file_name().map(|name| path_text(Path::new(name))).unwrap_or_default();
+        let width = here.iter().map(|(path, _)| name(path).chars().count()).max().unwrap_or(0);
+        for (path, entry) in here {
+            let mut text = entry_text(entry, lock.as_ref()).into_iter();
+            printer.line(format_args!("  {:width$}  {}", name(path), text.next().unwrap_or_default()));
+            for line in text {
+                printer.line(format_args!("  {:width$}  {line}", ""));
+            }
+        }
+    }
+    Ok(Code::Success)
+}
+
+fn entry_text(entry: &Entry<'_>, lock: Option<&Lockfile>) -> Vec<String> {
+    match entry {
+        Entry::Package(package) => {
+            let outline = &package.outline;
+            let jobs = show::counted(outline.jobs.len(), "job");
+            let mut line = format!("usable: {} {}, {jobs}", outline.package, printable(&outline.version));
+            if let Some(lock) = lock {
+                line.push_str(match is_locked(package, lock) {
+                    Some(true) => ", locked",
+                    _ => ", not as in plugins.lock",
+                });
+            }
+            vec![line]
+        }
+        Entry::Problem(problem) => {
+            vec![format!("{}: {}", problem.reason.as_str(), problem.detail), format!("  fix: {}", problem.fix)]
+        }
+        Entry::Alias(alias) => vec![format!("another name of {}", path_text(&alias.of))],
+    }
+}
+
+/// Whether plugins.lock has these bytes; `None`: they cannot be read any more.
+fn is_locked(package: &Package, lock: &Lockfile) -> Option<bool> {
+    let sha256 = library::sha256(&package.path).ok()?;
+    Some(lock.allows_bytes(&package.outline.package, &package.outline.version, &sha256).is_ok())
+}
+
+fn directory_json(searched: &Searched) -> Value {
+    let (state, detail) = match &searched.outcome {
+        SearchOutcome::Read { .. } => ("read", None),
+        SearchOutcome::Missing => ("missing", None),
+        SearchOutcome::NotADirectory => ("not-a-directory", None),
+        SearchOutcome::Unreadable(why) => ("unreadable", Some(why)),
+    };
+    json!({"path": searched.dir.path.display().to_string(), "origin": searched.dir.origin, "state": state, "detail": detail})
+}
+
+fn entry_json(path: &Path, entry: &Entry<'_>, lock: Option<&Lockfile>) -> Value {
+    let path = path.display().to_string();
+    match entry {
+        Entry::Package(package) => json!({
+            "path": path,
+            "state": "usable",
+            "package": package.outline.package,
+            "version": package.outline.version,
+            "jobs": show::job_names(package),
+            "sha256": library::sha256(&package.path).ok(),
+            // Null where there is no plugins.lock, and none is asked for.
+            "locked": lock.and_then(|lock| is_locked(package, lock)),
+        }),
+        Entry::Problem(problem) => {
+            let mut value = jobs::problem_json(problem);
+            value["state"] = "unusable".into();
+            value["package"] = problem.package.clone().into();
+            value
+        }
+        Entry::Alias(alias) => json!({"path": path, "state": "alias", "of": alias.of.display().to_string()}),
+    }
+}
+
+fn lock(only: &[String], as_json: bool, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
+    // What is locked by now does not matter: this is how it changes.
+    let catalog = Catalog::scan(&settings.plugin_dirs);
+    let before = match Lockfile::read(&settings.lockfile) {
+        Ok(before) => before.unwrap_or_default(),
+        // All of it is written anew; of a part of it, the rest must be read.
+        Err(error) if only.is_empty() => {
+            printer.warning(Failure::from(error).message);
+            Lockfile::default()
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let mut after = if only.is_empty() { Lockfile::default() } else { before.clone() };
+    let names: Vec<&str> = match only {
+        [] => catalog.packages.iter().map(|package| package.outline.package.as_str()).collect(),
+        names => names.iter().map(String::as_str).collect(),
+    };
+    for name in names {
+        let package = catalog.find(name).map_err(|lookup| Failure::lookup(&catalog, name, None, &lookup))?;
+        let library =
+            Library::open(&package.path).map_err(|fault| Failure::unusable(name, &[&fault.at(package.path.clone())]))?;
+        let locked = Locked { version: library.manifest().version.clone(), sha256: library.sha256().to_owned() };
+        after.packages.insert(name.to_owned(), locked);
+    }
+    after.write(&settings.lockfile)?;
+    let changes = changes(&before, &after);
+    if as_json {
+        let packages: Vec<Value> = after
+            .packages
+            .iter()
+            .map(|(name, locked)| json!({"name": name, "version": locked.version, "sha256": locked.sha256}))
+            .collect();
+        let of = |wanted: &str| -> Vec<&str> {
+            changes.iter().filter(|(kind, ..)| *kind == wanted).map(|(_, name, _)| name.as_str()).collect()
+        };
+        printer.json(&json!({
+            "schema": "lorchestra.plugins-lock/1",
+            "path": settings.lockfile.display().to_string(),
+            "packages": packages,
+            "added": of("added"),
+            "changed": of("changed"),
+            "removed": of("removed"),
+            "problems": catalog.problems.iter().map(jobs::problem_json).collect::<Vec<_>>(),
+        }));
+        return Ok(Code::Success);
+    }
+    let count = show::counted(after.packages.len(), "package");
+    printer.good(format_args!("{count} locked: {}", path_text(&settings.lockfile)));
+    for (kind, name, what) in &changes {
+        printer.line(format_args!("  {:9}{name} {what}", format!("{kind}:")));
+    }
+    if only.is_empty() {
+        jobs::problems(&catalog.problems, printer);
+    }
+    if !settings.locked {
+        printer.note("Nothing is held to it until config.toml has `locked = true`, or a run has --locked.");
+    }
+    Ok(Code::Success)
+}
+
+/// What is different: kind, package, versions.
+fn changes(before: &Lockfile, after: &Lockfile) -> Vec<(&'static str, String, String)> {
+    let mut changes = Vec::new();
+    for (name, new) in &after.packages {
+        let version = printable(&new.version);
+        match before.packages.get(name) {
+            None => changes.push(("added", name.clone(), version)),
+            Some(old) if old.sha256 == new.sha256 => {}
+            Some(old) if old.version == new.version => changes.push(("changed", name.clone(), format!("{version}, other bytes"))),
+            Some(old) => changes.push(("changed", name.clone(), format!("{} to {version}", printable(&old.version)))),
+        }
+    }
+    let gone = before.packages.iter().filter(|(name, _)| !after.packages.contains_key(*name));
+    changes.extend(gone.map(|(name, old)| ("removed", name.clone(), printable(&old.version))));
+    changes
+}

@@ -1,0 +1,190 @@
+//! `plugins check`: all that an operator needs to know of a library before it is installed. What can be read of it is told, then it is loaded in
+//! a worker that does nothing else.
+
+use crate::commands::jobs;
+use crate::exit::Code;
+use crate::failure::Failure;
+use crate::printer::Printer;
+use crate::settings::Settings;
+use crate::show;
+use lorchestra_core::catalog::problem::path_text;
+use lorchestra_core::catalog::{Catalog, Fault, Package, Reason};
+use lorchestra_core::changes::Changes;
+use lorchestra_core::library::Library;
+use lorchestra_core::lockfile::Lockfile;
+use lorchestra_core::plan::duration;
+use lorchestra_core::supervisor::trial::{self, Verdict};
+use lorchestra_plugin_api::manifest::printable;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::Duration;
+
+/// How long a library has to load.
+const LIMIT: Duration = Duration::from_secs(10);
+
+pub(super) fn run(
+    file: &Path,
+    timeout: Option<Duration>,
+    as_json: bool,
+    settings: &Settings,
+    printer: &mut Printer,
+) -> Result<Code, Failure> {
+    let unusable = |fault: &Fault| {
+        Failure::new(Code::Plugin, format!("{} cannot be used: {} ({})", path_text(file), fault.detail, fault.reason.as_str()))
+            .mend(format!("fix: {}", fault.fix))
+    };
+    // Loading is running: what would not be run from where it lies is not loaded from there, only read.
+    let (library, problem) = match Library::open(file) {
+        Ok(library) => (Ok(library), None),
+        Err(fault) if matches!(fault.reason, Reason::NotTrusted | Reason::LinkOut) => (Library::named(file), Some(fault)),
+        Err(fault) => (Err(fault), None),
+    };
+    let library = match library {
+        Ok(library) => library,
+        Err(fault) => {
+            if as_json {
+                let problem = jobs::problem_json(&fault.clone().at(file.to_owned()));
+                printer.json(&json!({"schema": "lorchestra.plugins-check/1", "ok": false, "problem": problem}));
+            }
+            return Err(unusable(&fault));
+        }
+    };
+    let lock = super::lock_to_show(settings, printer);
+    let facts = Facts { library: &library, lock: lock.as_ref(), catalog: &Catalog::scan(&settings.plugin_dirs) };
+    let verdict = match &problem {
+        Some(_) => None,
+        None => Some(trial::load(Path::new("/proc/self/exe"), &library, timeout.unwrap_or(LIMIT)).map_err(|e| {
+            Failure::new(Code::Internal, format!("the process that should load it could not be started or waited for: {e}"))
+        })?),
+    };
+    let loaded = verdict.as_ref().map(words);
+    if as_json {
+        printer.json(&facts.as_value(file, problem.as_ref(), verdict.as_ref()));
+    } else {
+        let loads = match &loaded {
+            Some(Ok(text) | Err(text)) => text.clone(),
+            None => "not tried".to_owned(),
+        };
+        facts.tell(file, &loads, printer);
+    }
+    match (problem, loaded) {
+        (Some(fault), _) => Err(unusable(&fault)),
+        (_, Some(Err(text))) => Err(Failure::new(Code::Plugin, format!("{} cannot be used: {text}", path_text(file)))
+            .mend("each run of it would end there")),
+        _ => Ok(Code::Success),
+    }
+}
+
+/// What came of loading, good or bad.
+fn words(verdict: &Verdict) -> Result<String, String> {
+    match verdict {
+        Verdict::Loaded { took } => Ok(format!("in {:.1} ms", took.as_secs_f64() * 1e3)),
+        Verdict::Refused(message) => Err(printable(message)),
+        Verdict::Died { how, printed } => {
+            let said = printed.as_ref().map(|line| format!("; it printed: {}", show::shortened(&printable(line), 200)));
+            Err(format!("the process that loads it {how}{}", said.unwrap_or_default()))
+        }
+        Verdict::Late(limit) => Err(format!("it was still loading after {}", duration::show(*limit))),
+    }
+}
+
+/// What is known of the library without loading it.
+struct Facts<'a> {
+    library: &'a Library,
+    lock: Option<&'a Lockfile>,
+    catalog: &'a Catalog,
+}
+
+impl Facts<'_> {
+    fn installed(&self) -> Option<&Package> {
+        self.catalog.find(&self.library.manifest().package).ok()
+    }
+
+    /// What installing it would change.
+    fn change(&self) -> String {
+        let Some(installed) = self.installed() else { return "not installed".to_owned() };
+        let path = path_text(&installed.path);
+        let old = match Library::open(&installed.path) {
+            Ok(old) => old,
+            Err(fault) => return format!("{path}, which cannot be used: {}", fault.detail),
+        };
+        if old.sha256() == self.library.sha256() {
+            return format!("these very bytes, {path}");
+        }
+        let changes = Changes::between(Some(old.manifest()), self.library.manifest());
+        let names = |what: &str, names: Vec<&String>| match &*names {
+            [] => String::new(),
+            names => format!("; {what} {}", names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")),
+        };
+        format!(
+            "{}, {path}{}{}{}",
+            printable(&old.manifest().version),
+            names("adds", changes.added.iter().map(|(job, _)| job).collect()),
+            names("removes", changes.removed.iter().map(|(job, _)| job).collect()),
+            names("changes", changes.changed.iter().map(|change| &change.job).collect()),
+        )
+    }
+
+    fn tell(&self, file: &Path, loads: &str, printer: &mut Printer) {
+        let manifest = self.library.manifest();
+        printer.line(path_text(file));
+        let mut line = |what: &str, text: String| {
+            let what = if what.is_empty() { String::new() } else { format!("{what}:") };
+            printer.line(format_args!("  {what:12}{text}"));
+        };
+        line("package", format!("{} {}", manifest.package, printable(&manifest.version)));
+        line("sha256", self.library.sha256().to_owned());
+        if let Ok(size) = self.library.size() {
+            line("size", format!("{:.1} MB", size as f64 / 1e6));
+        }
+        line("built", format!("{} for {}", printable(&manifest.rustc), printable(&manifest.target)));
+        line("plugin ABI", manifest.abi.to_string());
+        if let (Some(needed), Some(host)) = self.library.needed_glibc() {
+            line("glibc", format!("{needed} or newer; this host has {host}"));
+        }
+        line("loads", loads.to_owned());
+        line("installed", self.change());
+        if let Some(lock) = self.lock {
+            line("locked", lock.allows(self.library).map_or_else(|fault| format!("no: {}", fault.detail), |()| "yes".to_owned()));
+        }
+        for (n, job) in jobs::sorted(&manifest.jobs).into_iter().enumerate() {
+            line(if n == 0 { "jobs" } else { "" }, format!("{}{}", job.name, printable(&job.signature)));
+        }
+    }
+
+    fn as_value(&self, file: &Path, problem: Option<&Fault>, verdict: Option<&Verdict>) -> Value {
+        let manifest = self.library.manifest();
+        let (needed, host) = self.library.needed_glibc();
+        let load = match verdict {
+            None => json!({"state": "not-tried"}),
+            Some(Verdict::Loaded { took }) => {
+                json!({"state": "loaded", "micros": u64::try_from(took.as_micros()).unwrap_or(u64::MAX)})
+            }
+            Some(Verdict::Refused(message)) => json!({"state": "refused", "detail": message}),
+            Some(Verdict::Died { how, printed }) => json!({"state": "died", "detail": how, "printed": printed}),
+            Some(Verdict::Late(limit)) => json!({"state": "late", "detail": duration::show(*limit)}),
+        };
+        let jobs: Vec<Value> = jobs::sorted(&manifest.jobs)
+            .into_iter()
+            .map(|job| json!({"name": job.name, "signature": job.signature, "summary": job.summary()}))
+            .collect();
+        json!({
+            "schema": "lorchestra.plugins-check/1",
+            "ok": problem.is_none() && matches!(verdict, Some(Verdict::Loaded { .. })),
+            "path": file.display().to_string(),
+            "package": manifest.package,
+            "version": manifest.version,
+            "sha256": self.library.sha256(),
+            "bytes": self.library.size().ok(),
+            "rustc": manifest.rustc,
+            "target": manifest.target,
+            "abi": manifest.abi,
+            "glibc": {"needed": needed, "host": host},
+            "jobs": jobs,
+            "load": load,
+            "installed": self.installed().map(|package| package.path.display().to_string()),
+            "locked": self.lock.map(|lock| lock.allows(self.library).is_ok()),
+            "problem": problem.map(|fault| jobs::problem_json(&fault.clone().at(file.to_owned()))),
+        })
+    }
+}

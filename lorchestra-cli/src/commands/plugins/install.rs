@@ -1,0 +1,158 @@
+//! `plugins install` and `plugins remove`: what changed, for those who call the jobs.
+
+use crate::exit::Code;
+use crate::failure::Failure;
+use crate::printer::Printer;
+use crate::settings::Settings;
+use lorchestra_core::catalog::Catalog;
+use lorchestra_core::catalog::problem::path_text;
+use lorchestra_core::changes::{ChangedJob, Changes};
+use lorchestra_core::install::{self, Before, InstallError, Installed};
+use lorchestra_core::library::Library;
+use lorchestra_core::lockfile::Lockfile;
+use lorchestra_plugin_api::manifest::printable;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+pub(super) fn install(files: &[PathBuf], as_json: bool, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
+    // All are looked at before the first one is installed.
+    let libraries = files.iter().map(|file| named(file)).collect::<Result<Vec<_>, _>>()?;
+    let lock = super::lock_to_show(settings, printer);
+    let mut told = Vec::new();
+    let mut failed = None;
+    for library in &libraries {
+        match install::install(library, &settings.plugin_dirs) {
+            Ok(installed) if as_json => told.push(as_value(library, &installed, lock.as_ref())),
+            Ok(installed) => tell(library, &installed, lock.as_ref(), printer),
+            Err(error) => {
+                failed = Some(Failure::not_installed(&library.manifest().package, error));
+                break;
+            }
+        }
+    }
+    if as_json {
+        printer.json(&json!({"schema": "lorchestra.plugins-install/1", "installed": told}));
+    }
+    failed.map_or(Ok(Code::Success), Err)
+}
+
+/// A library that a person named: anybody's, it becomes this user's by being copied.
+fn named(file: &Path) -> Result<Library, Failure> {
+    Library::named(file).map_err(|fault| {
+        let fix = fault.fix.clone();
+        Failure::new(Code::Plugin, format!("{} cannot be used: {} ({})", path_text(file), fault.detail, fault.reason.as_str()))
+            .mend(format!("fix: {fix}"))
+    })
+}
+
+fn changes(library: &Library, installed: &Installed) -> Changes {
+    match &installed.before {
+        Before::Same => Changes::default(),
+        Before::Package(old) => Changes::between(Some(old), library.manifest()),
+        Before::Nothing | Before::Unusable(_) => Changes::between(None, library.manifest()),
+    }
+}
+
+fn tell(library: &Library, installed: &Installed, lock: Option<&Lockfile>, printer: &mut Printer) {
+    let manifest = library.manifest();
+    let name = format!("{} {}", manifest.package, printable(&manifest.version));
+    let path = path_text(&installed.path);
+    if matches!(installed.before, Before::Same) {
+        printer.good(format_args!("{name} is installed already: {path}"));
+    } else {
+        printer.good(format_args!("{name} installed: {path}"));
+        tell_changes(library, installed, printer);
+    }
+    if let Some(fault) = lock.and_then(|lock| lock.allows(library).err()) {
+        printer.note(format_args!(
+            "{}: lorchestra plugins lock {} lets these run where only locked ones may",
+            fault.detail, manifest.package
+        ));
+    }
+}
+
+fn tell_changes(library: &Library, installed: &Installed, printer: &mut Printer) {
+    let mut line = |what: &str, text: String| {
+        let what = if what.is_empty() { String::new() } else { format!("{what}:") };
+        printer.line(format_args!("  {what:10}{text}"));
+    };
+    line("sha256", library.sha256().to_owned());
+    match &installed.before {
+        Before::Package(old) if old.version == library.manifest().version => {
+            line("replaces", format!("other bytes of {} {}", old.package, printable(&old.version)));
+        }
+        Before::Package(old) => line("replaces", format!("{} {}", old.package, printable(&old.version))),
+        Before::Unusable(problems) => {
+            for problem in problems {
+                let reason = problem.reason.as_str();
+                line("replaces", format!("{}, which could not be used ({reason})", path_text(&problem.path)));
+            }
+        }
+        Before::Nothing | Before::Same => {}
+    }
+    for path in &installed.removed {
+        line("removes", path_text(path));
+    }
+    let changes = changes(library, installed);
+    for (job, signature) in &changes.added {
+        line("added", format!("{job}{}", printable(signature)));
+    }
+    for (job, signature) in &changes.removed {
+        line("removed", format!("{job}{}", printable(signature)));
+    }
+    for ChangedJob { job, before, after } in &changes.changed {
+        line("changed", format!("{job}{}", printable(before)));
+        line("", format!("{job}{}", printable(after)));
+    }
+}
+
+fn as_value(library: &Library, installed: &Installed, lock: Option<&Lockfile>) -> Value {
+    let manifest = library.manifest();
+    let changes = changes(library, installed);
+    let jobs = |jobs: &[(String, String)]| -> Vec<Value> {
+        jobs.iter().map(|(job, signature)| json!({"name": job, "signature": signature})).collect()
+    };
+    let changed: Vec<Value> = changes
+        .changed
+        .iter()
+        .map(|change| json!({"name": change.job, "before": change.before, "after": change.after}))
+        .collect();
+    json!({
+        "package": manifest.package,
+        "version": manifest.version,
+        "path": installed.path.display().to_string(),
+        "sha256": library.sha256(),
+        "unchanged": matches!(installed.before, Before::Same),
+        "replaces": if let Before::Package(old) = &installed.before { Some(&old.version) } else { None },
+        "removes": installed.removed.iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),
+        "added": jobs(&changes.added),
+        "removed": jobs(&changes.removed),
+        "changed": changed,
+        "locked": lock.map(|lock| lock.allows(library).is_ok()),
+    })
+}
+
+pub(super) fn remove(package: &str, as_json: bool, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
+    let removed = install::remove(package, &settings.plugin_dirs).map_err(|error| match error {
+        InstallError::Unknown => {
+            let catalog = Catalog::scan(&settings.plugin_dirs);
+            match catalog.find(package) {
+                Err(lookup) => Failure::lookup(&catalog, package, None, &lookup),
+                Ok(_) => Failure::not_installed(package, InstallError::Unknown),
+            }
+        }
+        error => Failure::not_installed(package, error),
+    })?;
+    if as_json {
+        let paths: Vec<String> = removed.paths.iter().map(|path| path.display().to_string()).collect();
+        printer.json(&json!({"schema": "lorchestra.plugins-remove/1", "package": package, "removed": paths}));
+        return Ok(Code::Success);
+    }
+    let paths: Vec<String> = removed.paths.iter().map(|path| path_text(path)).collect();
+    printer.good(format_args!("{package} removed: {}", paths.join(", ")));
+    let data = settings.data_root.join(package);
+    if data.is_dir() {
+        printer.note(format_args!("What its jobs made stays in {}.", path_text(&data)));
+    }
+    Ok(Code::Success)
+}

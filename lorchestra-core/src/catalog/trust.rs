@@ -1,0 +1,364 @@
+//! Whom a library is trusted to come from: nobody but this user and root may be able to change what is in it, or which file its path
+//! names. Looks at owners, modes and links; reads no file but those of [`super::accounts`].
+//!
+//! The rules, for the file and for every directory from `/` down to it:
+//!
+//! - It belongs to this user or to root.
+//! - Others may not write. A group may where nobody else is in it (`umask 002`), and no access list says otherwise.
+//! - A directory on the way may be everybody's if it is sticky, as `/tmp` is: there nobody can move or replace what belongs to
+//!   another, and what comes next must be this user's or root's. The directory with the libraries may not: anybody could put
+//!   files into it.
+//! - A symbolic link on the way to the directory is followed by the same rules. A library may be a link only to a file in
+//!   its own directory.
+//!
+//! Paths are looked at from `/` down: once a directory is known to be changed by nobody else, what was seen in it stays. The file
+//! is looked at through its descriptor. So a check that was passed cannot be undone by somebody else before the file is read.
+
+use super::accounts;
+use super::problem::{Fault, Reason, path_text, shell};
+use std::ffi::OsString;
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+/// Links that are followed on one path: as many as the kernel follows.
+const LINKS: usize = 40;
+
+/// What is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    File,
+    /// The directory that the libraries are in.
+    Directory,
+    /// One above it.
+    Parent,
+    /// A symbolic link on the way.
+    Link,
+}
+
+/// Who else could change it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flaw {
+    /// Its owner.
+    Owner,
+    /// Everybody.
+    Others,
+    /// Those in its group.
+    Group,
+    /// Those whom an access list names.
+    List,
+}
+
+/// Owner, group and mode of something, and what of it matters.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    what: What,
+    owner: u32,
+    group: u32,
+    mode: u32,
+}
+
+impl Seen {
+    fn of(what: What, meta: &Metadata) -> Self {
+        Self { what, owner: meta.uid(), group: meta.gid(), mode: meta.mode() }
+    }
+
+    /// The first thing that is wrong with it for `user`. The last two are asked only where a group may write.
+    fn flaw(self, user: u32, is_own_group: impl FnOnce(u32) -> bool, has_list: impl FnOnce() -> bool) -> Option<Flaw> {
+        const STICKY: u32 = 0o1000;
+        if self.owner != user && self.owner != 0 {
+            return Some(Flaw::Owner);
+        }
+        // A link has no mode of its own.
+        let protected = self.what == What::Link || (self.what == What::Parent && self.mode & STICKY != 0);
+        if self.mode & 0o022 == 0 || protected {
+            return None;
+        }
+        if self.mode & 0o002 != 0 {
+            return Some(Flaw::Others);
+        }
+        if !is_own_group(self.group) {
+            return Some(Flaw::Group);
+        }
+        // With a list the group's bits of the mode are the most that anybody in it may do.
+        has_list().then_some(Flaw::List)
+    }
+}
+
+/// Checks an open file, which was found at `path`.
+pub(super) fn file(path: &Path, meta: &Metadata) -> Result<(), Fault> {
+    look(What::File, path, meta)
+}
+
+/// Checks a directory of libraries and all above it. Answers with its path without links.
+///
+/// # Errors
+/// The first directory that somebody else could change; or one that cannot be looked at.
+pub fn directory(dir: &Path) -> Result<PathBuf, Fault> {
+    walk(dir)
+}
+
+/// Checks that a link which is a library's name leads to a file in `dir` (as [`directory`] answered).
+pub(super) fn link(path: &Path, dir: &Path) -> Result<(), Fault> {
+    let target = walk(path)?;
+    if target.starts_with(dir) {
+        return Ok(());
+    }
+    Err(Fault::new(
+        Reason::LinkOut,
+        format!("it is a link to {}, which lies outside of its directory", path_text(&target)),
+        format!("lorchestra plugins install {}, which copies it; or add its directory to plugin_dirs", shell(&target)),
+    ))
+}
+
+/// Follows a path from `/` down, and checks what it meets on the way.
+fn walk(path: &Path) -> Result<PathBuf, Fault> {
+    let unseen = |at: &Path, error: io::Error| {
+        Fault::new(
+            Reason::NotTrusted,
+            format!("{} cannot be looked at: {error}", path_text(at)),
+            format!("see ls -ld {}", shell(at)),
+        )
+    };
+    let path = std::path::absolute(path).map_err(|e| unseen(path, e))?;
+    let mut at = PathBuf::from("/");
+    let mut pending = Vec::new();
+    push(&mut pending, &path);
+    let mut links = 0;
+    let root = at.symlink_metadata().map_err(|e| unseen(&at, e))?;
+    look(if pending.is_empty() { What::Directory } else { What::Parent }, &at, &root)?;
+    while let Some(name) = pending.pop() {
+        if name == ".." {
+            at.pop();
+            continue;
+        }
+        let next = at.join(&name);
+        let meta = next.symlink_metadata().map_err(|e| unseen(&next, e))?;
+        if meta.is_symlink() {
+            look(What::Link, &next, &meta)?;
+            links += 1;
+            if links > LINKS {
+                return Err(unseen(&next, rustix::io::Errno::LOOP.into()));
+            }
+            let target = std::fs::read_link(&next).map_err(|e| unseen(&next, e))?;
+            if target.is_absolute() {
+                at = PathBuf::from("/");
+            }
+            push(&mut pending, &target);
+            continue;
+        }
+        if meta.is_dir() {
+            let what = if pending.is_empty() { What::Directory } else { What::Parent };
+            look(what, &next, &meta)?;
+        }
+        at = next;
+    }
+    Ok(at)
+}
+
+/// Puts the names of a path on the pile of those that are still to be followed, the first one on top.
+fn push(pending: &mut Vec<OsString>, path: &Path) {
+    pending.extend(path.components().rev().filter_map(|component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    }));
+}
+
+fn look(what: What, at: &Path, meta: &Metadata) -> Result<(), Fault> {
+    let seen = Seen::of(what, meta);
+    let user = rustix::process::geteuid().as_raw();
+    match seen.flaw(user, |group| accounts::is_own_group(group, user), || has_access_list(at)) {
+        None => Ok(()),
+        Some(flaw) => Err(fault(seen, flaw, at, user)),
+    }
+}
+
+fn has_access_list(path: &Path) -> bool {
+    // A file system without lists, or a file without one. What else goes wrong, a list that is longer among it, is taken for one.
+    let none = [rustix::io::Errno::NODATA, rustix::io::Errno::NOTSUP];
+    match rustix::fs::getxattr(path, "system.posix_acl_access", &mut [0_u8; 512]) {
+        Ok(bytes) => bytes > 0,
+        Err(error) => !none.contains(&error),
+    }
+}
+
+fn fault(seen: Seen, flaw: Flaw, at: &Path, user: u32) -> Fault {
+    let (shown, typed) = (path_text(at), shell(at));
+    let group = || accounts::group_name(seen.group);
+    let (it, write) = match seen.what {
+        What::File => ("it".to_owned(), "write to it".to_owned()),
+        What::Directory => (format!("its directory {shown}"), format!("put files into its directory {shown}")),
+        What::Parent => (format!("the directory {shown} above it"), format!("replace what is in {shown}, above its directory")),
+        What::Link => (format!("the link {shown} on the way to it"), String::new()),
+    };
+    let detail = match flaw {
+        Flaw::Owner => format!("{it} belongs to user {}, who could change what is run", seen.owner),
+        Flaw::Others => format!("everybody may {write}"),
+        Flaw::Group => format!("everybody in the group {} may {write}", group()),
+        Flaw::List => format!("those in its access list may {write}"),
+    };
+    let command = match (flaw, seen.what) {
+        (Flaw::Owner, What::File | What::Directory) => format!("chown {user} {typed}"),
+        (Flaw::Owner, What::Parent) => format!("chown root {typed}"),
+        (Flaw::Owner, What::Link) => format!("chown -h root {typed}"),
+        (Flaw::Others, _) if seen.mode & 0o020 != 0 => format!("chmod go-w {typed}"),
+        (Flaw::Others, _) => format!("chmod o-w {typed}"),
+        (Flaw::Group, _) => format!("chmod g-w {typed}"),
+        (Flaw::List, _) => format!("setfacl -b {typed}"),
+    };
+    // Who may run it, where that is not this user.
+    let command = if user != 0 && (flaw == Flaw::Owner || seen.owner != user) { format!("as root: {command}") } else { command };
+    let fix = match (flaw, seen.what) {
+        // Another user's home is not to be given away for a plugin.
+        (Flaw::Owner, What::Parent) => format!("run it as user {}; or, if it is to be root's, {command}", seen.owner),
+        _ => command,
+    };
+    Fault::new(Reason::NotTrusted, detail, fix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    const ANNA: u32 = 1000;
+    const BOB: u32 = 1001;
+
+    /// All owners, modes, groups and kinds: nothing is trusted that somebody else could change.
+    #[test]
+    fn nobody_else_may_be_able_to_change_it() {
+        for what in [What::File, What::Directory, What::Parent, What::Link] {
+            for owner in [0, ANNA, BOB] {
+                for mode in 0..0o2000_u32 {
+                    for (own_group, list) in [(false, false), (false, true), (true, false), (true, true)] {
+                        let seen = Seen { what, owner, group: 7, mode };
+                        let flaw = seen.flaw(ANNA, |_| own_group, || list);
+                        let sticky = what == What::Parent && mode & 0o1000 != 0;
+                        let others = mode & 0o002 != 0 || (mode & 0o020 != 0 && (!own_group || list));
+                        let trusted = owner != BOB && (what == What::Link || sticky || !others);
+                        assert_eq!(flaw.is_none(), trusted, "{seen:?}, own group {own_group}, list {list}: {flaw:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn accounts_and_lists_are_read_only_where_a_group_may_write() {
+        for mode in [0o755, 0o700, 0o644, 0o1755] {
+            let seen = Seen { what: What::Directory, owner: ANNA, group: 7, mode };
+            assert_eq!(seen.flaw(ANNA, |_| panic!("read"), || panic!("read")), None);
+        }
+    }
+
+    fn mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// A directory as `root/a/b/plugins`, all of it for its owner only.
+    fn tree() -> (tempfile::TempDir, PathBuf) {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("a/b/plugins");
+        fs::create_dir_all(&dir).unwrap();
+        for dir in dir.ancestors().take(4) {
+            mode(dir, 0o755);
+        }
+        (root, dir)
+    }
+
+    #[test]
+    fn every_parent_counts_and_the_mend_names_it() {
+        let (root, dir) = tree();
+        assert_eq!(directory(&dir).unwrap(), fs::canonicalize(&dir).unwrap());
+        for (name, own) in [("a", false), ("a/b", false), ("a/b/plugins", true)] {
+            let bad = root.path().join(name);
+            for (bits, fix) in [(0o757, "chmod o-w"), (0o777, "chmod go-w")] {
+                mode(&bad, bits);
+                let fault = directory(&dir).unwrap_err();
+                assert_eq!((fault.reason, fault.fix), (Reason::NotTrusted, format!("{fix} {}", bad.display())));
+                assert!(fault.detail.starts_with("everybody may ") && fault.detail.contains(&*bad.display().to_string()));
+            }
+            // Sticky protects what lies in it from being replaced, not from company.
+            mode(&bad, 0o1777);
+            assert_eq!(directory(&dir).is_ok(), !own, "{name}");
+            mode(&bad, 0o755);
+        }
+    }
+
+    /// An access list in the kernel's format: user 1 may do all, the mask lets it.
+    #[test]
+    fn an_access_list_is_seen() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(!has_access_list(file.path()));
+        let nobody = u32::MAX;
+        let mut list = 2_u32.to_le_bytes().to_vec();
+        for (tag, may, who) in [(1_u16, 7_u16, nobody), (2, 7, 1), (4, 5, nobody), (0x10, 7, nobody), (0x20, 5, nobody)] {
+            list.extend(tag.to_le_bytes().into_iter().chain(may.to_le_bytes()).chain(who.to_le_bytes()));
+        }
+        let set = rustix::fs::setxattr(file.path(), "system.posix_acl_access", &list, rustix::fs::XattrFlags::empty());
+        if set == Err(rustix::io::Errno::NOTSUP) {
+            return;
+        }
+        set.unwrap();
+        assert!(has_access_list(file.path()));
+        // Its mask is what the mode shows as the group's.
+        let meta = fs::metadata(file.path()).unwrap();
+        assert_eq!(meta.mode() & 0o777, 0o775);
+        assert_eq!(Seen::of(What::File, &meta).flaw(meta.uid(), |_| true, || has_access_list(file.path())), Some(Flaw::List));
+    }
+
+    #[test]
+    fn links_on_the_way_are_followed_by_the_same_rules() {
+        let (root, dir) = tree();
+        let open = root.path().join("open");
+        fs::create_dir(&open).unwrap();
+        symlink("../a/./b/../b", open.join("relative")).unwrap();
+        symlink(open.join("relative"), root.path().join("absolute")).unwrap();
+        let through = root.path().join("absolute/plugins");
+        assert_eq!(directory(&through).unwrap(), fs::canonicalize(&dir).unwrap());
+        mode(&open, 0o777);
+        let fault = directory(&through).unwrap_err();
+        assert!(fault.fix.ends_with(&*open.display().to_string()), "somebody could turn the link round: {fault:?}");
+        mode(&open, 0o755);
+        symlink("loop", root.path().join("loop")).unwrap();
+        let fault = directory(&root.path().join("loop")).unwrap_err();
+        assert!(fault.detail.contains("cannot be looked at"), "{fault:?}");
+        assert!(directory(&root.path().join("missing")).is_err());
+    }
+
+    #[test]
+    fn a_link_leads_to_a_file_beside_it_or_nowhere() {
+        let (root, dir) = tree();
+        let resolved = directory(&dir).unwrap();
+        fs::write(dir.join("real.so"), "").unwrap();
+        fs::write(root.path().join("elsewhere.so"), "").unwrap();
+        fs::create_dir(dir.join("old")).unwrap();
+        fs::write(dir.join("old/libx.so"), "").unwrap();
+        for (target, good) in [
+            ("real.so", true),
+            ("old/libx.so", true),
+            ("../plugins/real.so", true),
+            ("../../../elsewhere.so", false),
+            ("../plugins/../../../elsewhere.so", false),
+        ] {
+            let name = dir.join("link.so");
+            symlink(target, &name).unwrap();
+            let linked = link(&name, &resolved);
+            assert_eq!(linked.is_ok(), good, "{target}: {linked:?}");
+            if let Err(fault) = linked {
+                assert_eq!(fault.reason, Reason::LinkOut);
+                assert!(fault.fix.contains("elsewhere.so"), "{fault:?}");
+            }
+            fs::remove_file(&name).unwrap();
+        }
+        // A name that only begins like the directory's.
+        let beside = root.path().join("a/b/plugins2");
+        fs::create_dir(&beside).unwrap();
+        fs::write(beside.join("libx.so"), "").unwrap();
+        symlink(beside.join("libx.so"), dir.join("link.so")).unwrap();
+        assert!(link(&dir.join("link.so"), &resolved).is_err());
+    }
+}

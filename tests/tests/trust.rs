@@ -1,0 +1,284 @@
+//! Whose libraries are run: nobody else may be able to change a file or to put another in its place. What is refused is listed as a
+//! problem, is 126 for run-job, and is mended by the very command that is shown.
+
+use lorchestra_tests::sandbox::NOBODY;
+use lorchestra_tests::{Ended, Fixture, Running, Sandbox, processes};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// The package that everything is tried with, in a sandbox of a user whom permissions matter to.
+fn sandbox() -> Sandbox {
+    let sandbox = Sandbox::unprivileged(&[Fixture::Misbehave]);
+    for dir in sandbox.plugins().ancestors().take_while(|dir| dir.starts_with(sandbox.root())) {
+        set_mode(dir, 0o755);
+    }
+    set_mode(&library(&sandbox), 0o644);
+    sandbox
+}
+
+fn library(sandbox: &Sandbox) -> PathBuf {
+    sandbox.plugins().join("libmisbehave.so")
+}
+
+const RUN: [&str; 3] = ["run-job", "misbehave", "noop"];
+
+/// Every command that would use the package, and what each answers when it may not.
+#[track_caller]
+fn refused(sandbox: &Sandbox, global: &[&str], reason: &str) -> Ended {
+    let with = |args: &[&str]| sandbox.lorchestra(&[global, args].concat());
+    let listed = with(&["jobs", "list"]).exits(0);
+    assert_eq!(listed.out(), "", "{}", listed.shown());
+    assert!(listed.err().contains(&format!("({reason})\n  fix: ")), "{}", listed.shown());
+    let json = with(&["jobs", "list", "--json"]).exits(0).json("lorchestra.jobs-list/1");
+    assert_eq!((&json["packages"], &json["problems"][0]["reason"]), (&serde_json::json!([]), &reason.into()));
+    with(&["jobs", "show", "misbehave", "noop"]).exits(126);
+    with(&["run-job", "--dry-run", "misbehave", "noop"]).exits(126);
+    assert!(with(&["plugins", "list"]).exits(0).out().contains(&format!(" {reason}: ")));
+    let run = with(&RUN).exits(126);
+    assert!(run.err().contains(reason), "{}", run.shown());
+    assert!(sandbox.runs().is_empty(), "no run was recorded");
+    run
+}
+
+/// The mend that is shown.
+fn fix(ended: &Ended) -> String {
+    let line = ended.err().lines().find_map(|line| line.trim().strip_prefix("fix: "));
+    line.unwrap_or_else(|| panic!("no fix: {}", ended.shown())).to_owned()
+}
+
+fn shell(command: &str) {
+    let status = Command::new("/bin/sh").args(["-c", command]).status().unwrap();
+    assert!(status.success(), "{command}");
+}
+
+#[test]
+fn what_others_may_write_is_not_run_until_the_mend_is_made() {
+    let sandbox = sandbox();
+    let library = library(&sandbox);
+    let all: Vec<&Path> = library.ancestors().take_while(|at| at.starts_with(sandbox.home())).collect();
+    assert_eq!(all.len(), 6, "the file, its directory, and all above it in the home directory");
+    for at in all {
+        let before = fs::metadata(at).unwrap().mode() & 0o777;
+        for (more, command) in [(0o002, "chmod o-w"), (0o022, "chmod go-w")] {
+            set_mode(at, before | more);
+            let run = refused(&sandbox, &[], "not-trusted");
+            assert_eq!(fix(&run), format!("{command} {}", at.display()));
+            shell(&fix(&run));
+        }
+        assert_eq!(fs::metadata(at).unwrap().mode() & 0o777, before);
+    }
+    sandbox.lorchestra(&RUN).exits(0);
+}
+
+#[test]
+fn what_a_person_sees() {
+    let sandbox = sandbox();
+    set_mode(&sandbox.home(), 0o777);
+    insta::assert_snapshot!(sandbox.lorchestra(&RUN).snapshot(&sandbox));
+    set_mode(&sandbox.home(), 0o755);
+    set_mode(&sandbox.plugins(), 0o757);
+    insta::assert_snapshot!(sandbox.lorchestra(&["jobs", "list"]).snapshot(&sandbox));
+}
+
+/// A directory is trusted or not, whichever way it was named.
+#[test]
+fn all_ways_to_name_a_directory_are_held_to_the_same() {
+    let sandbox = sandbox();
+    let other = sandbox.path("other");
+    fs::rename(sandbox.plugins(), &other).unwrap();
+    let dir = other.display().to_string();
+    set_mode(&other, 0o777);
+    refused(&sandbox, &["--plugin-dir", &dir], "not-trusted");
+    let named = sandbox.lorchestra_with(&[("LORCHESTRA_PLUGIN_PATH", &dir)], &RUN).exits(126);
+    assert!(named.err().contains("(not-trusted)"), "{}", named.shown());
+    sandbox.configure(&format!("plugin_dirs = [{dir:?}]"));
+    refused(&sandbox, &[], "not-trusted");
+    set_mode(&other, 0o755);
+    sandbox.lorchestra(&RUN).exits(0);
+}
+
+#[test]
+fn what_belongs_to_another_user_is_not_run() {
+    if !processes::is_root() {
+        // Nobody else can give files away.
+        return;
+    }
+    let sandbox = sandbox();
+    let library = library(&sandbox);
+    for (at, mend) in [
+        (library.clone(), format!("as root: chown {NOBODY} {}", library.display())),
+        (sandbox.plugins(), format!("as root: chown {NOBODY} {}", sandbox.plugins().display())),
+        (
+            sandbox.home(),
+            format!("run it as user 1; or, if it is to be root's, as root: chown root {}", sandbox.home().display()),
+        ),
+    ] {
+        chown(&at, Some(1), None).unwrap();
+        let run = refused(&sandbox, &[], "not-trusted");
+        assert!(run.err().contains("belongs to user 1, who could change what is run"), "{}", run.shown());
+        assert_eq!(fix(&run), mend);
+        // Root's is as good as one's own.
+        chown(&at, Some(0), None).unwrap();
+        assert!(sandbox.lorchestra(&["jobs", "list"]).exits(0).out().starts_with("misbehave:"), "{}", at.display());
+        chown(&at, Some(NOBODY), None).unwrap();
+    }
+    sandbox.lorchestra(&RUN).exits(0);
+    // And root runs nobody else's.
+    let mut command = Command::new(lorchestra_tests::built::lorchestra());
+    command.args(RUN).env_clear().env("HOME", sandbox.home());
+    let ended = Running::start(command).wait().exits(126);
+    assert!(ended.err().contains(&format!("belongs to user {NOBODY}, who could change what is run")), "{}", ended.shown());
+}
+
+/// Whether the group of what this process makes has nobody else in it, as the two files say.
+fn has_own_group(path: &Path) -> bool {
+    let meta = fs::metadata(path).unwrap();
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let (passwd, group) = (read("/etc/passwd"), read("/etc/group"));
+    let field = |line: &str, at: usize| line.split(':').nth(at).unwrap_or_default().to_owned();
+    let born: Vec<_> = passwd.lines().filter(|line| field(line, 3) == meta.gid().to_string()).collect();
+    let joined: String =
+        group.lines().filter(|line| field(line, 2) == meta.gid().to_string()).map(|line| field(line, 3)).collect();
+    born.len() == 1 && field(born[0], 2) == meta.uid().to_string() && joined.is_empty()
+}
+
+/// Distributions that make a group for each user set umask 002. All of it: directories made by hand, a library copied by hand, and one
+/// that was installed.
+#[test]
+fn umask_002_works_out_of_the_box() {
+    let sandbox = Sandbox::with(&[]);
+    if !has_own_group(sandbox.root()) {
+        return;
+    }
+    let built = Fixture::Misbehave.built().display().to_string();
+    let lorchestra = lorchestra_tests::built::lorchestra().display().to_string();
+    fs::remove_dir_all(sandbox.home()).unwrap();
+    let by_hand = format!(
+        "umask 002 && mkdir -p ~/.local/share/lorchestra/plugins && cp {built} ~/.local/share/lorchestra/plugins/ \
+         && chmod 775 ~/.local/share/lorchestra/plugins/*.so && {lorchestra} run-job misbehave noop"
+    );
+    let installed = format!(
+        "umask 002 && rm -rf ~ && mkdir ~ && {lorchestra} plugins install {built} && {lorchestra} run-job misbehave noop"
+    );
+    let unmasked = format!(
+        "umask 000 && rm -rf ~ && mkdir -m 755 ~ && {lorchestra} plugins install {built} && {lorchestra} run-job misbehave noop"
+    );
+    for (script, mode) in [(by_hand, 0o775), (installed, 0o644), (unmasked, 0o644)] {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", &script]).env("HOME", sandbox.home()).env_remove("XDG_DATA_HOME").env_remove("XDG_STATE_HOME");
+        let ended = Running::start(command).wait().exits(0);
+        assert!(ended.out().ends_with("✓ misbehave/noop completed\n"), "{}", ended.shown());
+        assert_eq!(fs::metadata(library(&sandbox)).unwrap().mode() & 0o777, mode);
+    }
+}
+
+/// With others in the group it is nobody's own.
+#[test]
+fn a_group_with_others_in_it_may_not_write() {
+    if !processes::is_root() {
+        return;
+    }
+    // NOBODY's group has others in it on most systems, and is not NOBODY's own on the rest: the group of another is neither.
+    let sandbox = sandbox();
+    let library = library(&sandbox);
+    for at in [library.clone(), sandbox.plugins(), sandbox.home()] {
+        chown(&at, None, Some(1)).unwrap();
+        let before = fs::metadata(&at).unwrap().mode() & 0o777;
+        set_mode(&at, before | 0o020);
+        let run = refused(&sandbox, &[], "not-trusted");
+        assert!(run.err().contains("everybody in the group daemon may "), "{}", run.shown());
+        assert_eq!(fix(&run), format!("chmod g-w {}", at.display()));
+        shell(&fix(&run));
+    }
+    sandbox.lorchestra(&RUN).exits(0);
+}
+
+#[test]
+fn no_link_leads_out_of_the_directory() {
+    let sandbox = sandbox();
+    let library = library(&sandbox);
+    let outside = sandbox.path("outside.so");
+    fs::rename(&library, &outside).unwrap();
+    symlink(&outside, &library).unwrap();
+    let run = refused(&sandbox, &[], "link-out");
+    assert!(run.err().contains(&format!("it is a link to {}, which lies outside", outside.display())), "{}", run.shown());
+    // The mend copies it.
+    let command = fix(&run);
+    assert!(command.starts_with(&format!("lorchestra plugins install {}", outside.display())), "{command}");
+    sandbox.lorchestra(&["plugins", "install", &outside.display().to_string()]).exits(0);
+    assert!(!library.is_symlink());
+    sandbox.lorchestra(&RUN).exits(0);
+    // A link beside the file, and a link to the directory, lead nowhere else.
+    let versions = sandbox.plugins().join("1.0");
+    fs::create_dir(&versions).unwrap();
+    fs::rename(&library, versions.join("libmisbehave.so")).unwrap();
+    symlink("1.0/libmisbehave.so", &library).unwrap();
+    sandbox.lorchestra(&RUN).exits(0);
+    fs::rename(sandbox.plugins(), sandbox.path("elsewhere")).unwrap();
+    symlink(sandbox.path("elsewhere"), sandbox.plugins()).unwrap();
+    sandbox.lorchestra(&RUN).exits(0);
+    // Who may write where that link leads to may change what is run.
+    set_mode(&sandbox.path("elsewhere"), 0o777);
+    let run = refused_alone(&sandbox);
+    assert_eq!(fix(&run), format!("chmod go-w {}", sandbox.path("elsewhere").display()));
+}
+
+fn refused_alone(sandbox: &Sandbox) -> Ended {
+    sandbox.lorchestra(&RUN).exits(126)
+}
+
+/// `/tmp` is everybody's, and what lies in it can be moved only by its owner. Nobody's plugin directory may be like that.
+#[test]
+fn a_sticky_parent_protects_what_is_in_it() {
+    let sandbox = sandbox();
+    set_mode(&sandbox.home(), 0o1777);
+    sandbox.lorchestra(&RUN).exits(0);
+    set_mode(&sandbox.plugins(), 0o1777);
+    let run = refused_alone(&sandbox);
+    assert!(run.err().contains("everybody may put files into its directory"), "{}", run.shown());
+}
+
+/// A file that others could have written does not make a duplicate of a good one, nor does it hide it.
+#[test]
+fn what_is_not_trusted_is_in_nobodys_way() {
+    let sandbox = sandbox();
+    let other = sandbox.install(Fixture::Misbehave, "aaa.so");
+    set_mode(&other, 0o666);
+    fs::hard_link(&other, sandbox.plugins().join("aab.so")).unwrap();
+    let listed = sandbox.lorchestra(&["jobs", "list"]).exits(0);
+    assert!(listed.out().starts_with("misbehave:\n"), "{}", listed.shown());
+    assert_eq!(listed.err().matches("(not-trusted)").count(), 2, "{}", listed.shown());
+    sandbox.lorchestra(&RUN).exits(0);
+}
+
+/// The units of docs/security.md, as systemd reads them, where it is there to ask.
+#[test]
+fn the_units_in_the_docs_are_units() {
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        return;
+    }
+    let page = fs::read_to_string(lorchestra_tests::built::workspace().join("docs/security.md")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mut units = 0;
+    for (name, text) in page.split("`/etc/systemd/system/").skip(1).filter_map(|rest| rest.split_once("`:\n\n```ini\n")) {
+        let unit = text.split("```").next().unwrap();
+        // A program that is there.
+        fs::write(dir.path().join(name), unit.replace("/usr/local/bin/lorchestra", "/bin/true")).unwrap();
+        units += 1;
+    }
+    assert_eq!(units, 2);
+    let verified = Command::new("systemd-analyze")
+        .arg("verify")
+        .args(fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&verified.stderr);
+    let ours: Vec<&str> = said.lines().filter(|line| line.contains("lorchestra-extract")).collect();
+    assert!(ours.is_empty() && verified.status.success(), "{said}");
+}
