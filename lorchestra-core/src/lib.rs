@@ -13,12 +13,13 @@
 //! - [`delivery`]: from the store to BigQuery.
 //! - [`recovery`]: what a supervisor's death left open, closed by the next command.
 //!
-//! Below them: [`state`] (where files are), [`locks`] (who may do what now), [`signals`], [`process`] (what the kernel knows of processes).
+//! Below them: [`state`] (where files are), [`locks`] (who may do what now), [`log`] (what jobs print), [`signals`], [`process`] (what the kernel knows of processes).
 
 pub mod catalog;
 pub mod delivery;
 pub mod library;
 pub mod locks;
+pub mod log;
 pub mod outcome;
 pub mod plan;
 pub mod process;

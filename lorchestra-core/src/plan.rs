@@ -6,9 +6,10 @@
 //! plan that is printed is the plan that is run; a plan holds nothing its job's types do not take; and what is wrong with
 //! a request is said all at once, one line each.
 //!
-//! [`time`] and [`duration`] are the two small languages, [`value`] is what each kind of parameter takes.
+//! [`time`], [`duration`] and [`size`] are the small languages, [`value`] is what each kind of parameter takes.
 
 pub mod duration;
+pub mod size;
 pub mod time;
 pub mod value;
 

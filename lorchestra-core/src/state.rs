@@ -5,8 +5,8 @@
 //! <state>/spool/<run>/<attempt>/<n>          segments of an attempt ([`crate::spool`])
 //! <state>/spool/<run>/<attempt>.lock         held by the attempt's worker ([`crate::locks`])
 //! <state>/spool/<run>/<attempt>.end          what its supervisor has seen, for recovery
-//! <state>/logs/<run>/<attempt>.out           what the job printed
-//! <state>/logs/<run>/trace.jsonl             what the job traced
+//! <state>/logs/<run>/<attempt>.out           what the job printed ([`crate::log`])
+//! <state>/logs/<run>/trace.jsonl             what the job traced ([`crate::log`])
 //! <state>/locks/<package>.<job>.<account>    the overlap lock, held by the run's supervisor
 //! <state>/locks/store                        held while the store is created or migrated
 //! <state>/locks/delivery                     held by the process that delivers

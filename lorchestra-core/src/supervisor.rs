@@ -20,6 +20,7 @@ mod unrecorded;
 
 use crate::library::Library;
 use crate::locks::{OverlapLock, overlap_name};
+use crate::log::Log;
 use crate::outcome::{Death, Evidence, Outcome, decide};
 use crate::plan::Plan;
 use crate::process::{self, Identity};
@@ -54,6 +55,8 @@ pub struct Site<'a> {
     pub version: &'a str,
     /// The most verbose level that is traced.
     pub trace_level: &'a str,
+    /// Bytes that are kept of what an attempt prints, and of what a run traces.
+    pub log_max: u64,
 }
 
 /// A run that has ended.
@@ -177,7 +180,7 @@ pub fn run(
     make_dir(&spool)?;
     make_dir(&site.state.run_logs(&run_id))?;
     let output = site.state.output(&run_id, attempt);
-    let log = crate::private_file(&output).map_err(|source| StateError::Io { path: output.clone(), source })?;
+    let mut log = Log::open(&output, site.log_max).map_err(|source| StateError::Io { path: output.clone(), source })?;
     let note_path = site.state.attempt_note(&run_id, attempt);
     let note = Note::create(&note_path).map_err(|source| StateError::Io { path: note_path, source })?;
 
@@ -219,6 +222,7 @@ pub fn run(
         spool: spool.clone(),
         lock: site.state.attempt_lock(&run_id, attempt),
         trace: site.state.trace(&run_id),
+        log_max: site.log_max,
         call: Call {
             run_id: run_id.clone(),
             attempt,
@@ -232,7 +236,7 @@ pub fn run(
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(|e| process("making a pipe")(e.into()))?;
     let intake = Intake::start(store, &run_id, attempt, &spool, seen_write).map_err(process("starting the intake thread"))?;
     let limits = Limits { timeout: plan.timeout, grace: plan.grace };
-    let seen = dispatch(&mut worker, &limits, signals, &seen_read, &note, log).map_err(process("waiting for the worker"))?;
+    let seen = dispatch(&mut worker, &limits, signals, &seen_read, &note, &mut log).map_err(process("waiting for the worker"))?;
     let (mut store, taken) = intake.finish().map_err(process("ending the intake thread"))?;
     let not_recorded = |source: IntakeError| RunError::NotRecorded { run_id: run_id.clone(), source: Box::new(source) };
     let taken = taken.map_err(not_recorded)?;
@@ -251,7 +255,8 @@ pub fn run(
         printed: has_content(&output),
     };
     let outcome = decide(&evidence);
-    let facts = Facts { duration: clock.elapsed(), time: seen.time, max_rss_kib, damaged: evidence.damaged };
+    let facts =
+        Facts { duration: clock.elapsed(), time: seen.time, max_rss_kib, damaged: evidence.damaged, output_lost: log.lost() };
     let end = run_end(&outcome, attempt, &facts);
     let ended = record(&mut store, &run_id, &end).map_err(|e| not_recorded(e.into()))?;
     recovery::remove_spool(site.state, &run_id);
@@ -313,6 +318,8 @@ struct Facts {
     time: ProcessorTime,
     max_rss_kib: Option<u64>,
     damaged: u64,
+    /// Bytes of what the job printed that the disk did not take.
+    output_lost: u64,
 }
 
 /// Payload of `job.started`.
@@ -343,6 +350,9 @@ fn run_end(outcome: &Outcome, attempt: u32, facts: &Facts) -> RunEnd {
     });
     if facts.damaged > 0 {
         payload["damaged"] = facts.damaged.into();
+    }
+    if facts.output_lost > 0 {
+        payload["output_lost"] = facts.output_lost.into();
     }
     let (state, cause, message, job_result) = match outcome {
         Outcome::Completed => (RunState::Completed, None, None, None),
@@ -381,7 +391,7 @@ pub(crate) fn unseen_end(
         printed,
     };
     let outcome = decide(&evidence);
-    let facts = Facts { duration, time: ProcessorTime::default(), max_rss_kib, damaged: evidence.damaged };
+    let facts = Facts { duration, time: ProcessorTime::default(), max_rss_kib, damaged: evidence.damaged, output_lost: 0 };
     let end = run_end(&outcome, attempt, &facts);
     (outcome, end)
 }

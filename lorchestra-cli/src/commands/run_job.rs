@@ -156,6 +156,7 @@ impl Running<'_> {
             worker: Path::new("/proc/self/exe"),
             version: env!("CARGO_PKG_VERSION"),
             trace_level: settings.trace_level,
+            log_max: settings.log_max,
         };
         let mut follower = None;
         let mut on_start = |run_id: &str| {
@@ -172,6 +173,9 @@ impl Running<'_> {
         tell_recovered(&recovered, notices, printer);
         let mut ended = ended?;
         let code = tell(plan, &ended, own, printer);
+        if let Some(lost) = ended.payload["output_lost"].as_u64() {
+            printer.warning(format_args!("{lost} bytes of what the job printed are lost: the disk did not take them"));
+        }
         if let Outcome::Failed(failure) = &ended.outcome {
             let host = lorchestra_core::process::host();
             let report = failure_report(&ended.run_id, &plan.package, &plan.job, plan.account.as_deref(), &host, failure);
