@@ -8,6 +8,7 @@ mod deliver;
 mod emit;
 mod list;
 mod million;
+mod recovery;
 mod report;
 mod run;
 mod server;
@@ -40,6 +41,8 @@ enum Name {
     Run,
     /// `emit` and `emit_all`
     Emit,
+    /// A thousand abandoned runs, and none
+    Recovery,
     /// A job that emits five million events
     Million,
     /// Events to BigQuery: rows a second beside Python's client, backlogs, and what it costs a job
@@ -52,6 +55,7 @@ impl Name {
             Self::List => "list",
             Self::Run => "run",
             Self::Emit => "emit",
+            Self::Recovery => "recovery",
             Self::Million => "million",
             Self::Deliver => "deliver",
         }
@@ -74,8 +78,8 @@ impl Site {
 pub(crate) fn run(options: &Options) -> Result {
     let target = cargo::target("release")?;
     let names = match options {
-        Options { all: true, .. } => vec![Name::List, Name::Run, Name::Emit, Name::Million, Name::Deliver],
-        Options { names, .. } if names.is_empty() => vec![Name::List, Name::Run, Name::Emit],
+        Options { all: true, .. } => vec![Name::List, Name::Run, Name::Emit, Name::Recovery, Name::Million, Name::Deliver],
+        Options { names, .. } if names.is_empty() => vec![Name::List, Name::Run, Name::Emit, Name::Recovery],
         Options { names, .. } => names.clone(),
     };
     let mut packages = vec!["--release", "--lib", "--bins", "-p", "lorchestra-cli", "-p", "bench-parts", "-p", "bench-plugin"];
@@ -94,6 +98,7 @@ pub(crate) fn run(options: &Options) -> Result {
             Name::List => list::run(&site)?,
             Name::Run => run::run(&site)?,
             Name::Emit => emit::run(&site)?,
+            Name::Recovery => recovery::run(&site)?,
             Name::Million => million::run(&site)?,
             Name::Deliver => deliver::run(&site)?,
         };

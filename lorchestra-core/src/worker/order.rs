@@ -25,6 +25,8 @@ pub struct Order {
     pub lock: PathBuf,
     /// The run's trace.
     pub trace: PathBuf,
+    /// Bytes that are kept of it.
+    pub log_max: u64,
     /// Bytes of memory that the worker, and each process it starts, may have.
     pub memory_max: Option<u64>,
     /// What the plugin is handed.
