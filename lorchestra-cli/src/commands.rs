@@ -90,9 +90,11 @@ fn second_store(settings: &Settings, printer: &mut Printer) {
 /// history, or from running another job.
 fn tell_closed(closed: Closed, notices: &mut Notices<'_>, printer: &mut Printer) {
     tell_recovered(&closed.recovered, notices, printer);
+    let stuck = closed.stuck.len();
     if let Some((run_id, error)) = closed.stuck.into_iter().next() {
         let failure = Failure::from(error);
-        printer.warning(format_args!("run {run_id} stays open for now: {}", failure.message));
+        let others = if stuck > 1 { format!(" (and {} others)", stuck - 1) } else { String::new() };
+        printer.warning(format_args!("run {run_id}{others} stays open for now: {}", failure.message));
     }
 }
 

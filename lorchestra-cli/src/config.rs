@@ -1,9 +1,10 @@
 //! The configuration file: its keys, and what is wrong with a file that has others. Reads one file, no environment.
 
 use crate::failure::Failure;
+use lorchestra_core::log;
 use lorchestra_core::outcome::Cause;
 use lorchestra_core::plan::retries::{MOST, RETRYABLE};
-use lorchestra_core::plan::{OnOverlap, duration};
+use lorchestra_core::plan::{OnOverlap, duration, size};
 use lorchestra_plugin_api::manifest::is_name;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Deserializer};
@@ -24,6 +25,7 @@ pub(crate) struct Config {
     pub(crate) locked: bool,
     pub(crate) on_failure: Option<String>,
     pub(crate) retention: RetentionConfig,
+    pub(crate) logs: LogsConfig,
     pub(crate) bigquery: BigQueryConfig,
     pub(crate) delivery: DeliveryConfig,
     /// By `package/job`.
@@ -40,6 +42,14 @@ pub(crate) struct RetentionConfig {
     pub(crate) payloads: Option<Duration>,
     #[serde(deserialize_with = "kept")]
     pub(crate) runs: Option<Duration>,
+}
+
+/// `[logs]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct LogsConfig {
+    #[serde(deserialize_with = "log_size")]
+    pub(crate) max: Option<u64>,
 }
 
 /// `[bigquery]`
@@ -138,6 +148,16 @@ fn kept<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, 
     }
 }
 
+fn log_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match size::parse(&text) {
+        Ok(bytes) if bytes < log::MIN_MAX => {
+            Err(serde::de::Error::custom(format!("a log of {text} is too short; write {} or more", size::show(log::MIN_MAX))))
+        }
+        parsed => parsed.map(Some).map_err(|why| serde::de::Error::custom(format!("{text:?}: {why}"))),
+    }
+}
+
 /// The text of a regular file. Never waits, as a FIFO without a writer would.
 fn text_of(path: &Path) -> io::Result<String> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -177,7 +197,7 @@ impl Config {
     }
 
     /// On error: what is wrong and how to mend it.
-    fn parse(text: &str) -> Result<Self, (String, String)> {
+    pub(crate) fn parse(text: &str) -> Result<Self, (String, String)> {
         let config: Self = toml::from_str(text).map_err(|e| {
             let message = e.message().lines().next().unwrap_or_default().to_owned();
             let line = e.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
@@ -232,6 +252,8 @@ mod tests {
             [retention]
             logs = "7d"
             runs = "52w"
+            [logs]
+            max = "256M"
             [job."ingester/extract_gmail"]
             timeout = "30m"
             grace = "1m"
@@ -243,7 +265,7 @@ mod tests {
         "#;
         let config = Config::parse(text).unwrap();
         assert!(config.locked);
-        assert_eq!(config.retention.logs, Some(Duration::from_secs(7 * 86400)));
+        assert_eq!((config.retention.logs, config.logs.max), (Some(Duration::from_secs(7 * 86400)), Some(256 << 20)));
         let job = &config.job["ingester/extract_gmail"];
         assert_eq!((job.timeout, job.retry_wait), (Some(Duration::from_secs(1800)), Some(Duration::from_secs(30))));
         assert_eq!(job.overlap, Some(OnOverlap::Wait(Some(Duration::from_secs(300)))));
@@ -270,8 +292,10 @@ mod tests {
             // The nearest of its own table; of another one it would be refused there too.
             ("[retention]\nrun = \"1d\"", "line 2: unknown field `run`", "did you mean `runs`?"),
             ("[job.\"a/b\"]\ntimeuot = \"1d\"", "line 2: unknown field `timeuot`", "did you mean `timeout`?"),
-            ("log = \"1d\"", "line 1: unknown field `log`", "configuration.md"),
-            ("logs = \"1d\"", "line 1: unknown field `logs`", "configuration.md"),
+            ("log = \"1d\"", "line 1: unknown field `log`", "did you mean `logs`?"),
+            ("logs = \"1d\"", "line 1: invalid type: string", "configuration.md"),
+            ("[logs]\nmax = \"1K\"", "line 2: a log of 1K is too short; write 4K or more", "configuration.md"),
+            ("[logs]\nmax = \"64MB\"", "line 2: \"64MB\": is not a size", "configuration.md"),
             ("[retention]\nstate_dirs = \"/x\"", "line 2: unknown field `state_dirs`", "configuration.md"),
             ("[job.\"a/b\"]\nlogs = \"1d\"", "line 2: unknown field `logs`", "configuration.md"),
             ("[job.\"a/b/c\"]\ntimeout = \"1s\"", "does not name a job", "package/job"),

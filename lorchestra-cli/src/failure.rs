@@ -183,6 +183,10 @@ impl From<RecoveryError> for Failure {
         let mut failure: Self = match error {
             RecoveryError::Store(error) => error.into(),
             RecoveryError::Intake(error) => error.into(),
+            // A warning is one line, so the mend is in it.
+            RecoveryError::Unknown { .. } => {
+                Self::new(Code::Config, format!("{error}: move that store back, or remove the directory"))
+            }
             RecoveryError::Io { path, source } => Self::refused(Code::NotWritable, &path.display().to_string(), &path, &source),
         };
         failure.message = format!("what earlier runs left could not be looked after: {}", failure.message);

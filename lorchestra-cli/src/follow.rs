@@ -1,11 +1,12 @@
 //! Shows a run's trace on standard error while it runs (`-v`). In a thread of its own: a terminal that does not take output
 //! (Ctrl-S) holds up this thread and nothing else.
 
+use lorchestra_core::log;
 use lorchestra_plugin_api::manifest::printable;
 use serde_json::Value;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -34,25 +35,37 @@ impl Follower {
     }
 }
 
-fn follow(trace: &PathBuf, ended: &Receiver<()>) {
-    let mut file = None;
+fn follow(trace: &Path, ended: &Receiver<()>) {
+    let mut open: Option<(File, u64)> = None;
     let mut text = Vec::new();
     loop {
         let last = !matches!(ended.recv_timeout(INTERVAL), Err(RecvTimeoutError::Timeout));
-        if file.is_none() {
-            file = File::open(trace).ok();
-        }
-        if let Some(file) = &mut file {
-            let _ = file.read_to_end(&mut text);
-            if let Some(end) = text.iter().rposition(|&b| b == b'\n') {
-                let lines: Vec<u8> = text.drain(..=end).collect();
-                for line in lines.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
-                    let _ = writeln!(std::io::stderr(), "{}", readable(line));
-                }
+        loop {
+            // Looked for before the open file is read: when there is a next one, this one was complete by then.
+            let parts = log::parts(trace).unwrap_or_default();
+            let next = parts.iter().find(|part| open.as_ref().is_none_or(|(_, from)| part.from > *from));
+            if let Some((file, _)) = &mut open {
+                let _ = file.read_to_end(&mut text);
+                print_lines(&mut text);
+            }
+            let Some(next) = next else { break };
+            match File::open(&next.path) {
+                Ok(file) => open = Some((file, next.from)),
+                Err(_) => break,
             }
         }
         if last {
             return;
+        }
+    }
+}
+
+/// Prints what are whole lines, and leaves the rest.
+fn print_lines(text: &mut Vec<u8>) {
+    if let Some(end) = text.iter().rposition(|&b| b == b'\n') {
+        let lines: Vec<u8> = text.drain(..=end).collect();
+        for line in lines.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
+            let _ = writeln!(std::io::stderr(), "{}", readable(line));
         }
     }
 }

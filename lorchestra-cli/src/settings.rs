@@ -39,6 +39,8 @@ pub(crate) struct Settings {
     pub(crate) on_failure: Option<String>,
     /// How long things are kept.
     pub(crate) retention: Retention,
+    /// Bytes that are kept of what an attempt prints, and of what a run traces.
+    pub(crate) log_max: u64,
     /// The table that events go to; `None`: they stay in the store.
     pub(crate) bigquery: Option<BigQueryConfig>,
     /// Said once, before anything is delivered.
@@ -110,6 +112,7 @@ impl Settings {
                 runs: config.retention.runs.unwrap_or(default.runs),
                 undelivered: bigquery.is_some(),
             },
+            log_max: config.logs.max.unwrap_or(lorchestra_core::log::DEFAULT_MAX),
             bigquery,
             bigquery_warning,
             delivery_timeout: config.delivery.timeout.unwrap_or(DELIVERY),

@@ -15,8 +15,8 @@
 //! - [`delivery`]: from the store to BigQuery.
 //! - [`recovery`]: what a supervisor's death left open, closed by the next command.
 //!
-//! Below them: [`state`] (where files are), [`locks`] (who may do what now), [`signals`], [`process`] (what the kernel knows of processes),
-//! [`backoff`] (how long to wait between two tries).
+//! Below them: [`state`] (where files are), [`locks`] (who may do what now), [`log`] (what jobs print), [`signals`], [`process`] (what the
+//! kernel knows of processes), [`backoff`] (how long to wait between two tries).
 
 pub mod backoff;
 pub mod catalog;
@@ -26,6 +26,7 @@ pub mod install;
 pub mod library;
 pub mod lockfile;
 pub mod locks;
+pub mod log;
 pub mod outcome;
 pub mod plan;
 pub mod process;

@@ -30,7 +30,7 @@ use rustix::process::PidfdFlags;
 use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Runs that are closed together: each holds a descriptor for its lock meanwhile.
@@ -39,8 +39,11 @@ const TOGETHER: usize = 250;
 const CLOSING: Duration = Duration::from_secs(15);
 /// How long a worker may outlive its supervisor.
 const WORKER: Duration = Duration::from_secs(5);
-/// A spool directory without a run is one that is just beginning, or whose supervisor died before it recorded the run.
+/// A spool directory without a run is one that is just beginning, or whose supervisor died before it recorded the run. (Or the store it
+/// was recorded in is gone: then it holds events, and is not removed.)
 const UNRECORDED: Duration = Duration::from_secs(60 * 60);
+/// Such directories that one command removes at most: nobody waits for a disk that has thousands of them.
+const AT_ONCE: usize = 200;
 
 /// A run that was closed here.
 #[derive(Debug)]
@@ -62,6 +65,12 @@ pub enum RecoveryError {
     /// Its spool or the store, while taking in.
     #[error(transparent)]
     Intake(#[from] IntakeError),
+    /// Events of a run that the store does not know: another store knew it.
+    #[error("{path} holds events of a run that is not in this store", path = path.display())]
+    Unknown {
+        /// The run's spool.
+        path: PathBuf,
+    },
     /// A lock or a directory.
     #[error("{path}", path = path.display())]
     Io {
@@ -98,10 +107,11 @@ pub fn close_all_abandoned(state: &StateDir, store: &mut Store) -> Result<Closed
 
 fn close_each(state: &StateDir, store: &mut Store, open: &[String]) -> Result<Closed, RecoveryError> {
     let mut closed = Closed::default();
+    let mut room = AT_ONCE;
     for some in open.chunks(TOGETHER) {
         let mut dead = Vec::new();
         for run_id in some {
-            match claim(state, store, run_id, false) {
+            match claim(state, store, run_id, false, &mut room) {
                 Ok(Claim::Ours(claimed)) => dead.push(*claimed),
                 Ok(Claim::Alive | Claim::Held | Claim::Closed) => {}
                 Err(error) => closed.stuck.push((run_id.clone(), error)),
@@ -127,7 +137,7 @@ pub(crate) fn close_predecessors(
         }
         let until = Instant::now() + CLOSING;
         let dead = loop {
-            match claim(state, store, &run_id, plan.on_overlap != OnOverlap::Allow)? {
+            match claim(state, store, &run_id, plan.on_overlap != OnOverlap::Allow, &mut 0)? {
                 Claim::Ours(claimed) => break vec![*claimed],
                 Claim::Alive | Claim::Closed => break Vec::new(),
                 // Another process closes it, and may be waiting for its worker: what it was doing must not go on beside this run. (Or its
@@ -165,10 +175,12 @@ enum Claim {
     Closed,
 }
 
-/// `excludes`: the caller holds the overlap lock of the run's job.
-fn claim(state: &StateDir, store: &Store, run_id: &str, excludes: bool) -> Result<Claim, RecoveryError> {
+/// `excludes`: the caller holds the overlap lock of the run's job. `room`: how many that were never recorded may be removed yet.
+fn claim(state: &StateDir, store: &Store, run_id: &str, excludes: bool, room: &mut usize) -> Result<Claim, RecoveryError> {
     let Ok(run) = store.find_run(run_id)? else {
-        remove_unrecorded(state, run_id);
+        if *room > 0 && remove_unrecorded(state, run_id)? {
+            *room -= 1;
+        }
         return Ok(Claim::Closed);
     };
     if run.state != RunState::Running {
@@ -330,12 +342,41 @@ pub(crate) fn remove_spool(state: &StateDir, run_id: &str) {
     }
 }
 
-fn remove_unrecorded(state: &StateDir, run_id: &str) {
-    let made = fs::metadata(state.run_spool(run_id)).and_then(|meta| meta.modified());
+/// Removes the spool of a run that was never recorded, once it is certain that it will not be. Nothing is emitted before a run is
+/// recorded: a spool with records in it was recorded, in a store that is gone. Answers whether it was removed.
+fn remove_unrecorded(state: &StateDir, run_id: &str) -> Result<bool, RecoveryError> {
+    let path = state.run_spool(run_id);
+    let made = fs::metadata(&path).and_then(|meta| meta.modified());
     let old = made.is_ok_and(|made| SystemTime::now().duration_since(made).is_ok_and(|age| age > UNRECORDED));
-    if old {
-        remove_traces(state, run_id);
+    if !old {
+        return Ok(false);
     }
+    match has_records(&path) {
+        Ok(true) => Err(RecoveryError::Unknown { path }),
+        Ok(false) => {
+            remove_traces(state, run_id);
+            Ok(true)
+        }
+        // Another command was faster.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(RecoveryError::Io { path, source }),
+    }
+}
+
+/// Whether there is a byte in a segment of any attempt.
+fn has_records(spool: &Path) -> io::Result<bool> {
+    for attempt in fs::read_dir(spool)? {
+        let attempt = attempt?;
+        if !attempt.file_type()?.is_dir() {
+            continue;
+        }
+        for segment in fs::read_dir(attempt.path())? {
+            if segment?.metadata()?.len() > 0 {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// Removes all that a run made which was never recorded. The spool last: it is what such a run is found by.

@@ -15,6 +15,8 @@
 //!   writer's death. Its `emit` never returned: it is left out, and nothing is lost.
 
 mod limits;
+#[cfg(test)]
+mod properties;
 pub mod reader;
 pub mod record;
 pub mod writer;

@@ -6,8 +6,8 @@
 //! <state>/spool/<run>/lock                   held by the run's supervisor as long as it lives
 //! <state>/spool/<run>/<attempt>.lock         held by the attempt's worker ([`crate::locks`])
 //! <state>/spool/<run>/<attempt>.end          what its supervisor has seen, for recovery
-//! <state>/logs/<run>/<attempt>.out           what the job printed
-//! <state>/logs/<run>/trace.jsonl             what the job traced
+//! <state>/logs/<run>/<attempt>.out           what the job printed ([`crate::log`])
+//! <state>/logs/<run>/trace.jsonl             what the job traced ([`crate::log`])
 //! <state>/locks/<package>.<job>.<account>    the overlap lock, held by the run's supervisor; names the run
 //! <state>/locks/beside+<package>.<job>.…     shared by the supervisors of runs that are allowed beside others
 //! <state>/locks/store                        held while the store is created or migrated

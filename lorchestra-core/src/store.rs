@@ -477,6 +477,37 @@ pub(crate) mod tests {
         assert!(std::fs::read_to_string(text.state.store()).unwrap().starts_with("these are my notes"));
     }
 
+    /// A writer of another process that does not come to an end.
+    #[test]
+    fn a_store_that_is_kept_by_another_is_told_as_that_and_nothing_is_half_done() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        let other = Connection::open(site.state.store()).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        store.db.busy_timeout(Duration::from_millis(20)).unwrap();
+        let error = store.begin_run(&new_run("r1"), &json!({})).unwrap_err();
+        assert!(matches!(error, StoreError::Busy { .. }), "{error:?}");
+        assert!(store.runs(&RunFilter::default()).unwrap().is_empty(), "reading goes on");
+        other.execute_batch("ROLLBACK").unwrap();
+        store.begin_run(&new_run("r1"), &json!({})).unwrap();
+    }
+
+    /// The clock was ahead by ten years when a run ended: it is not older than it is, and its end is not before its beginning.
+    #[test]
+    fn what_is_dated_in_the_future_is_kept() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        let later = crate::now_micros() + 10 * 365 * 86_400_000_000;
+        store.begin_run(&NewRun { started_at: later, ..new_run("r1") }, &json!({})).unwrap();
+        store.end_run("r1", &RunEnd { ended_at: later, ..end() }).unwrap();
+        store.begin_run(&new_run("r2"), &json!({})).unwrap();
+        let none = Duration::ZERO;
+        let retention = retention::Retention { logs: none, payloads: none, runs: none, undelivered: false };
+        assert_eq!(store.prune(&site.state, &retention, crate::now_micros()).unwrap(), retention::Pruned::default());
+        let newest_first: Vec<_> = store.runs(&RunFilter::default()).unwrap().into_iter().map(|run| run.run_id).collect();
+        assert_eq!(newest_first, ["r2", "r1"], "the order is that of their beginnings, not of clocks");
+    }
+
     #[test]
     fn retention_removes_old_runs_and_logs_and_no_others() {
         let site = site();

@@ -60,6 +60,8 @@ pub struct Site<'a> {
     pub version: &'a str,
     /// The most verbose level that is traced.
     pub trace_level: &'a str,
+    /// Bytes that are kept of what an attempt prints, and of what a run traces.
+    pub log_max: u64,
 }
 
 /// A run that has ended.

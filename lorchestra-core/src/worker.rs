@@ -19,6 +19,7 @@ pub(crate) mod trial;
 mod watchdog;
 
 use crate::locks::AttemptLock;
+use crate::log::Log;
 use crate::outcome::WorkerFault;
 use crate::spool::record::{Final, Mark};
 use crate::spool::writer::Writer;
@@ -100,7 +101,7 @@ fn run(control: &UnixStream) -> Result<(), WorkerFault> {
         setrlimit(Resource::Data, limit).map_err(|e| ours("limit its memory")(e.into()))?;
     }
     let writer = Writer::create(&order.spool).map_err(spool)?;
-    let trace = crate::private_file(&order.trace).map_err(spool)?;
+    let trace = Log::open(&order.trace, order.log_max).map_err(spool)?;
     let sink = Sink::new(writer, trace, cancelled);
 
     let end = match loader::load(&order) {

@@ -8,6 +8,7 @@
 //! - [`ended`]: what a command that has ended left: status and both streams, with the rules that hold for all of them.
 //! - [`history`]: runs and events as the store shows them.
 //! - [`processes`]: what the kernel knows of processes.
+//! - [`small_disk`]: disks that can be full or read-only.
 //!
 //! Rules that every command is held to, wherever it is started from ([`ended::Ended::check`]): a failure is told in at most
 //! eight lines, no escape sequence reaches a pipe, and nothing looks like a crash of lorchestra itself.
@@ -20,6 +21,7 @@ pub mod history;
 pub mod processes;
 pub mod running;
 pub mod sandbox;
+pub mod small_disk;
 
 pub use built::Fixture;
 pub use ended::Ended;

@@ -36,17 +36,23 @@ impl Sandbox {
     /// The same, whose commands are not root's: where this is root they are [`NOBODY`]'s, and so is all that is in it now.
     /// Permissions mean nothing to root.
     pub fn unprivileged(fixtures: &[Fixture]) -> Self {
-        let mut sandbox = Self::with(fixtures);
+        // Another user may not get at the target directory.
+        let mut sandbox = Self::with_binary(fixtures);
         if processes::is_root() {
-            // Another user may not get at the target directory.
-            let binary = sandbox.path("lorchestra");
-            // Not by this process: what another test forks meanwhile would have it open for writing, and it could not be started.
-            let copied = Command::new("cp").arg(&sandbox.binary).arg(&binary).status().expect("cp");
-            assert!(copied.success(), "a copy of the binary");
-            sandbox.binary = binary;
             give_all(sandbox.root());
             sandbox.user = Some(NOBODY);
         }
+        sandbox
+    }
+
+    /// The same, with a copy of the binary in it: for where the target directory cannot be seen.
+    pub fn with_binary(fixtures: &[Fixture]) -> Self {
+        let mut sandbox = Self::with(fixtures);
+        let binary = sandbox.path("lorchestra");
+        // Not by this process: what another test forks meanwhile would have it open for writing, and it could not be started.
+        let copied = Command::new("cp").arg(&sandbox.binary).arg(&binary).status().expect("cp");
+        assert!(copied.success(), "a copy of the binary");
+        sandbox.binary = binary;
         sandbox
     }
 

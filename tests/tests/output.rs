@@ -237,3 +237,67 @@ fn a_full_disk_behind_standard_output_is_a_failure() {
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap()), (Some(0), String::new()));
 }
+
+/// What `misbehave/print` prints.
+fn printed(lines: usize) -> Vec<u8> {
+    let mut all: Vec<u8> = (0..lines).flat_map(|n| format!("out {n}\nerr {n}\n").into_bytes()).collect();
+    all.extend_from_slice(b"\xff\xfe without an end");
+    all
+}
+
+#[test]
+fn a_log_is_whole_up_to_its_limit_and_keeps_its_two_ends_beyond() {
+    let sandbox = sandbox();
+    sandbox.configure("[logs]\nmax = \"64K\"");
+    let max = 64 << 10;
+    // The most lines that fit, one more, and many more.
+    let most = (0..).take_while(|lines| printed(*lines).len() <= max).last().unwrap();
+    for lines in [most, most + 1, 100 * most] {
+        let all = printed(lines);
+        sandbox.lorchestra(&["run-job", "misbehave", "print", "--lines", &lines.to_string()]).exits(0);
+        let id = sandbox.runs()[0].id().to_owned();
+        let ended = sandbox.lorchestra(&["runs", "logs", &id]).exits(0);
+        if lines == most {
+            assert!(
+                ended.stdout == all && ended.err().is_empty(),
+                "{} of {} bytes, {}",
+                ended.stdout.len(),
+                all.len(),
+                ended.err()
+            );
+        } else {
+            let missing = all.len() - ended.stdout.len();
+            assert!(ended.stdout.len() <= max && ended.stdout.len() >= max * 3 / 4, "{} bytes", ended.stdout.len());
+            assert!(ended.stdout[..max / 2] == all[..max / 2], "the beginning");
+            assert!(ended.stdout[max / 2..] == all[max / 2 + missing..], "the end");
+            let said = format!("… {missing} bytes after byte {} were not kept (logs.max): the end follows …\n", max / 2);
+            assert_eq!(ended.err(), said);
+        }
+        let on_disk: u64 = std::fs::read_dir(sandbox.state().join("logs").join(&id))
+            .unwrap()
+            .map(|entry| entry.unwrap().metadata().unwrap().len())
+            .sum();
+        assert_eq!(on_disk, ended.stdout.len() as u64, "and nothing beside it");
+        let shown = sandbox.lorchestra(&["runs", "show", &id, "--json"]).exits(0).json("lorchestra.runs-show/1");
+        assert_eq!(shown["logs"].as_array().unwrap().len(), 4, "three files of output, and the trace: {shown}");
+    }
+}
+
+/// A trace is kept in the same way, line by line, also while it is followed.
+#[test]
+fn a_trace_has_the_same_limit() {
+    let sandbox = sandbox();
+    sandbox.configure("[logs]\nmax = \"64K\"");
+    sandbox.lorchestra(&["run-job", "misbehave", "trace_much", "--count", "5000"]).exits(0);
+    let ended = sandbox.lorchestra(&["runs", "logs", "--trace", sandbox.run().id()]).exits(0);
+    let numbers: Vec<u64> = ended
+        .out()
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["fields"]["n"].as_u64().unwrap())
+        .collect();
+    let gap = numbers.windows(2).filter(|pair| pair[0] + 1 != pair[1]).count();
+    assert_eq!((numbers[0], *numbers.last().unwrap(), gap), (0, 4999, 1), "both ends, and one gap");
+    assert!(ended.stdout.len() <= 64 << 10 && ended.err().contains("were not kept (logs.max)"), "{}", ended.err());
+    let followed = sandbox.lorchestra(&["-v", "run-job", "misbehave", "trace_much", "--count", "200"]).exits(0);
+    assert_eq!(followed.err().lines().filter(|line| line.contains("traced")).count(), 200, "{}", followed.err());
+}

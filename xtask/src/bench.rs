@@ -8,6 +8,7 @@ mod deliver;
 mod emit;
 mod list;
 mod million;
+mod recovery;
 mod report;
 mod run;
 mod server;
@@ -43,6 +44,8 @@ enum Name {
     Emit,
     /// Trust, sealed copy, checksum and plugins.lock: their share of a run
     Trust,
+    /// A thousand abandoned runs, and none
+    Recovery,
     /// A job that emits five million events
     Million,
     /// Events to BigQuery: rows a second beside Python's client, backlogs, and what it costs a job
@@ -56,6 +59,7 @@ impl Name {
             Self::Run => "run",
             Self::Emit => "emit",
             Self::Trust => "trust",
+            Self::Recovery => "recovery",
             Self::Million => "million",
             Self::Deliver => "deliver",
         }
@@ -78,8 +82,10 @@ impl Site {
 pub(crate) fn run(options: &Options) -> Result {
     let target = cargo::target("release")?;
     let names = match options {
-        Options { all: true, .. } => vec![Name::List, Name::Run, Name::Emit, Name::Trust, Name::Million, Name::Deliver],
-        Options { names, .. } if names.is_empty() => vec![Name::List, Name::Run, Name::Emit, Name::Trust],
+        Options { all: true, .. } => {
+            vec![Name::List, Name::Run, Name::Emit, Name::Trust, Name::Recovery, Name::Million, Name::Deliver]
+        }
+        Options { names, .. } if names.is_empty() => vec![Name::List, Name::Run, Name::Emit, Name::Trust, Name::Recovery],
         Options { names, .. } => names.clone(),
     };
     let mut packages = vec!["--release", "--lib", "--bins", "-p", "lorchestra-cli", "-p", "bench-parts", "-p", "bench-plugin"];
@@ -99,6 +105,7 @@ pub(crate) fn run(options: &Options) -> Result {
             Name::Run => run::run(&site)?,
             Name::Emit => emit::run(&site)?,
             Name::Trust => trust::run(&site)?,
+            Name::Recovery => recovery::run(&site)?,
             Name::Million => million::run(&site)?,
             Name::Deliver => deliver::run(&site)?,
         };

@@ -1,10 +1,11 @@
-//! The project's own tasks: `cargo xtask demo|test|soak|deny|bench`. What each does is said in its module.
+//! The project's own tasks: `cargo xtask demo|test|soak|fuzz|deny|bench`. What each does is said in its module.
 #![expect(clippy::print_stdout, reason = "telling what it does is what it is for")]
 
 mod bench;
 mod cargo;
 mod demo;
 mod deny;
+mod fuzz;
 mod plugins;
 mod sandbox;
 mod test;
@@ -49,6 +50,8 @@ enum Task {
     },
     /// Look at advisories, licences and sources of dependencies, as deny.toml has it; needs cargo-deny and the network
     Deny,
+    /// Give bytes that nobody would write to what reads them, and look whether it holds
+    Fuzz(fuzz::Options),
     /// Measure lorchestra against its parts; the figures of docs/performance.md
     Bench(bench::Options),
 }
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Task::Test { args } => test::run(&args),
         Task::Soak { rounds } => test::soak(rounds),
         Task::Deny => deny::run(),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Bench(options) => bench::run(&options),
     };
     match done {

@@ -187,6 +187,7 @@ impl Running<'_> {
             worker: Path::new("/proc/self/exe"),
             version: env!("CARGO_PKG_VERSION"),
             trace_level: settings.trace_level,
+            log_max: settings.log_max,
         };
         let mut recovered = Vec::new();
         let mut watch = Watch { plan, state: &state, verbose, quiet: own.quiet, follower: None, told: 0, printer: &mut *printer };
@@ -198,6 +199,9 @@ impl Running<'_> {
         let (code, run_id, mut store) = match ran? {
             Ran::Ended(ended) => {
                 let code = tell(plan, &ended, own, printer);
+                if let Some(lost) = ended.payload["output_lost"].as_u64() {
+                    printer.warning(format_args!("{lost} bytes of what the job printed are lost: the disk did not take them"));
+                }
                 if let Outcome::Failed(failure) = &ended.outcome {
                     let host = lorchestra_core::process::host();
                     let report = failure_report(&ended.run_id, &plan.package, &plan.job, plan.account.as_deref(), &host, failure);

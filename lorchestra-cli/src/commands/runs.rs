@@ -8,6 +8,7 @@ use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
+use lorchestra_core::log;
 use lorchestra_core::process::{Identity, ignored_by};
 use lorchestra_core::recovery::close_all_abandoned;
 use lorchestra_core::state::StateDir;
@@ -49,7 +50,7 @@ pub(super) fn run(
         Runs::Logs { run, trace } => {
             let run = find_run(store, settings, run)?;
             match history {
-                Some((state, _)) => logs(&state, &run, *trace, printer),
+                Some((state, store)) => logs(&state, &store, &run, *trace, printer),
                 None => Ok(Code::Failed),
             }
         }
@@ -104,8 +105,8 @@ fn show(
         .iter()
         .map(|attempt| state.output(&run.run_id, attempt.attempt))
         .chain([state.trace(&run.run_id)])
-        .filter(|path| path.exists())
-        .map(|path| path.display().to_string())
+        .flat_map(|path| log::parts(&path).unwrap_or_default())
+        .map(|part| part.path.display().to_string())
         .collect();
     if as_json {
         let mut value = object("lorchestra.runs-show/1", run);
@@ -183,7 +184,7 @@ fn show(
     Ok(Code::Success)
 }
 
-fn logs(state: &StateDir, run: &Run, trace: bool, printer: &mut Printer) -> Result<Code, Failure> {
+fn logs(state: &StateDir, store: &Store, run: &Run, trace: bool, printer: &mut Printer) -> Result<Code, Failure> {
     let paths: Vec<_> = match trace {
         true => vec![state.trace(&run.run_id)],
         false => (1..=run.attempts).map(|attempt| state.output(&run.run_id, attempt)).collect(),
@@ -191,6 +192,10 @@ fn logs(state: &StateDir, run: &Run, trace: bool, printer: &mut Printer) -> Resu
     let mut found = false;
     for path in &paths {
         found |= copy(path, printer)?;
+    }
+    let lost = store.end_of(&run.run_id)?.and_then(|end| end["output_lost"].as_u64());
+    if let Some(lost) = lost.filter(|_| !trace) {
+        printer.note(format_args!("{lost} bytes are missing, somewhere in this: the disk did not take them."));
     }
     if !found {
         printer.note(match trace {
@@ -201,24 +206,38 @@ fn logs(state: &StateDir, run: &Run, trace: bool, printer: &mut Printer) -> Resu
     Ok(Code::Success)
 }
 
-/// Prints a file's bytes; `false` if it is not there.
+/// Prints a log's bytes, and says where some are missing; `false` if there is no log.
 fn copy(path: &Path, printer: &mut Printer) -> Result<bool, Failure> {
-    let failed = |e: std::io::Error| Failure::new(Code::Failed, format!("{} cannot be read: {e}", path.display()));
-    let mut file = match std::fs::File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        Err(e) => return Err(failed(e)),
-    };
+    let failed = |path: &Path, e: std::io::Error| Failure::new(Code::Failed, format!("{} cannot be read: {e}", path.display()));
+    let parts = log::parts(path).map_err(|e| failed(path, e))?;
     let mut buffer = vec![0; 64 << 10];
-    loop {
-        match file.read(&mut buffer).map_err(failed)? {
-            0 => return Ok(true),
-            n => printer.bytes(&buffer[..n]),
+    let mut at = 0;
+    for part in &parts {
+        let mut file = match std::fs::File::open(&part.path) {
+            Ok(file) => file,
+            // Its run goes on, and has more by now: it is missing like those before it.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(failed(&part.path, e)),
+        };
+        if part.from > at {
+            let missing = part.from - at;
+            printer.note(format_args!("… {missing} bytes after byte {at} were not kept (logs.max): the end follows …"));
+            at = part.from;
         }
-        if printer.is_broken() {
-            return Ok(true);
+        loop {
+            match file.read(&mut buffer).map_err(|e| failed(&part.path, e))? {
+                0 => break,
+                n => {
+                    printer.bytes(&buffer[..n]);
+                    at += n as u64;
+                }
+            }
+            if printer.is_broken() {
+                return Ok(true);
+            }
         }
     }
+    Ok(!parts.is_empty())
 }
 
 fn stop(

@@ -76,7 +76,17 @@ impl Reader {
         }
         chunk.end.byte += at as u64;
         let read_all = self.buffer.len() < CHUNK_BYTES;
-        if !read_all && at > 0 {
+        if at == 0
+            && complete
+            && self.buffer.len() == MAX_RECORD
+            && let Some(next) = next_line(self.file.as_ref(), self.cursor.byte + MAX_RECORD as u64)?
+        {
+            // No record is that long: the end of one was lost on the disk. What follows is not.
+            tracing::warn!(dir = %self.dir.display(), segment = self.cursor.segment, byte = self.cursor.byte, "no record is as long as this line");
+            chunk.damaged += 1;
+            chunk.end.byte = next;
+            chunk.more = true;
+        } else if !read_all && at > 0 {
             chunk.more = true;
         } else if has_next && (read_all || at == 0) {
             // What is left behind the last line's end was torn.
@@ -131,6 +141,23 @@ impl Reader {
         }
         self.buffer.truncate(have);
         Ok(())
+    }
+}
+
+/// The byte behind the next end of a line, from `byte` on.
+fn next_line(file: Option<&File>, mut byte: u64) -> io::Result<Option<u64>> {
+    let Some(file) = file else { return Ok(None) };
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match file.read_at(&mut buffer, byte) {
+            Ok(0) => return Ok(None),
+            Ok(n) => match memchr_newline(&buffer[..n]) {
+                Some(at) => return Ok(Some(byte + at as u64 + 1)),
+                None => byte += n as u64,
+            },
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
     }
 }
 

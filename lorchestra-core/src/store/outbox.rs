@@ -7,6 +7,9 @@
 //!
 //! Only the holder of the delivery lock writes here; anybody may read.
 
+#[cfg(test)]
+mod properties;
+
 use super::{Store, StoreError};
 use crate::delivery::Row;
 use rusqlite::{OptionalExtension, Transaction, params};

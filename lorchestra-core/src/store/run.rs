@@ -19,6 +19,9 @@ pub enum RunState {
     Skipped,
 }
 
+/// Characters of a run's id: so many are no part of one.
+const UUID: usize = 36;
+
 impl RunState {
     /// As stored and shown.
     pub fn as_str(self) -> &'static str {
@@ -236,7 +239,7 @@ impl Store {
     /// The run of that id, or the one whose id begins or ends with it. None or several: the ones there are.
     pub fn find_run(&self, text: &str) -> Result<Result<Run, Vec<Run>>, StoreError> {
         let exact = self.select("WHERE run_id = ?1", params![text])?;
-        let mut found = if exact.is_empty() && text.len() >= 4 {
+        let mut found = if exact.is_empty() && (4..UUID).contains(&text.len()) {
             self.select(
                 "WHERE substr(run_id, 1, length(?1)) = ?1 OR substr(run_id, -length(?1)) = ?1 ORDER BY n DESC LIMIT 6",
                 params![text],
@@ -265,6 +268,15 @@ impl Store {
                 })
             })?;
             rows.collect()
+        })
+    }
+
+    /// Payload of a run's terminal event, if it has ended and retention has left it.
+    pub fn end_of(&self, run_id: &str) -> Result<Option<Value>, StoreError> {
+        self.read("reading a run's end", |db| {
+            let sql = "SELECT payload FROM events WHERE run = (SELECT n FROM runs WHERE run_id = ?1) AND terminal";
+            let payload: Option<Option<String>> = db.query_row(sql, [run_id], |row| row.get(0)).optional()?;
+            Ok(payload.flatten().and_then(|json| serde_json::from_str(&json).ok()))
         })
     }
 

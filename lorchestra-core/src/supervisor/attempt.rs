@@ -11,6 +11,7 @@ use super::intake::{Intake, IntakeError};
 use super::note::Note;
 use super::{RunError, Site, has_content};
 use crate::library::Library;
+use crate::log::{self, Log};
 use crate::outcome::{Evidence, Memory, Outcome, WorkerFault, decide};
 use crate::plan::Plan;
 use crate::signals::Signals;
@@ -37,7 +38,7 @@ pub(super) struct Attempt<'a> {
 pub(super) struct Files {
     pub(super) output: PathBuf,
     spool: PathBuf,
-    log: File,
+    log: Log,
     note: Note,
 }
 
@@ -70,7 +71,7 @@ impl Attempt<'_> {
         let spool = state.attempt_spool(self.run_id, attempt);
         make_dir(&spool)?;
         let output = state.output(self.run_id, attempt);
-        let log = crate::private_file(&output).map_err(|source| StateError::Io { path: output.clone(), source })?;
+        let log = Log::open(&output, self.site.log_max).map_err(|source| StateError::Io { path: output.clone(), source })?;
         let path = state.attempt_note(self.run_id, attempt);
         let note = Note::create(&path).map_err(|source| StateError::Io { path, source })?;
         Ok(Files { output, spool, log, note })
@@ -86,7 +87,7 @@ impl Attempt<'_> {
         signals: &mut Signals,
     ) -> Result<Over, RunError> {
         let Self { site, plan, library, run_id } = self;
-        let Files { output, spool, log, note } = files;
+        let Files { output, spool, mut log, note } = files;
         worker.order(&Order {
             library_fd: worker.library_fd(),
             library_path: library.path().to_owned(),
@@ -95,6 +96,7 @@ impl Attempt<'_> {
             lock: site.state.attempt_lock(run_id, attempt),
             trace: site.state.trace(run_id),
             memory_max: plan.memory_max,
+            log_max: site.log_max,
             call: Call {
                 run_id: (*run_id).to_owned(),
                 attempt,
@@ -108,9 +110,10 @@ impl Attempt<'_> {
         let (seen_read, seen_write) = pipe.map_err(io::Error::from).map_err(failed("making a pipe"))?;
         let intake = Intake::start(store, run_id, attempt, &spool, seen_write).map_err(failed("starting the intake thread"))?;
         let limits = Limits { timeout: plan.timeout, grace: plan.grace };
-        let seen = dispatch(&mut worker, limits, signals, &seen_read, &note, log).map_err(failed("waiting for the worker"))?;
+        let seen =
+            dispatch(&mut worker, limits, signals, &seen_read, &note, &mut log).map_err(failed("waiting for the worker"))?;
         let (store, taken) = intake.finish().map_err(failed("ending the intake thread"))?;
-        let mut facts = Facts { time: seen.time, ..Facts::default() };
+        let mut facts = Facts { time: seen.time, output_lost: log.lost(), ..Facts::default() };
         let result = taken.map(|taken| {
             facts.damaged = taken.damaged;
             if let Some(Final::Returned { max_rss_kib, .. }) = &taken.end {
@@ -150,7 +153,9 @@ fn removed(spool: &Path) -> Option<WorkerFault> {
 /// nobody else.
 fn allocation_failed(output: &Path) -> bool {
     let mut last = [0; 4096];
-    let read = File::open(output).and_then(|file| {
+    // The newest piece, where the log has several.
+    let newest = log::parts(output).ok().and_then(|mut parts| parts.pop()).map(|part| part.path);
+    let read = File::open(newest.as_deref().unwrap_or(output)).and_then(|file| {
         let from = file.metadata()?.len().saturating_sub(last.len() as u64);
         file.read_at(&mut last, from)
     });

@@ -14,13 +14,14 @@
 use super::child::{ProcessorTime, Worker};
 use super::course::{Act, Course, Limits};
 use super::note::{self, Note};
+use crate::log::Log;
 use crate::outcome::{Death, Ending, WorkerFault};
 use crate::signals::Signals;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal;
 use rustix::time::Timespec;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -43,7 +44,7 @@ pub(super) fn dispatch(
     signals: &mut Signals,
     final_seen: &OwnedFd,
     note: &Note,
-    mut log: File,
+    log: &mut Log,
 ) -> io::Result<Seen> {
     let mut course = Course::new(limits, Instant::now());
     let mut output_open = true;
@@ -56,7 +57,7 @@ pub(super) fn dispatch(
         let told = signals.endings();
 
         if woken.output {
-            output_open = copy_output(&mut worker.output, &mut log);
+            output_open = copy_output(&mut worker.output, log);
         }
         if woken.control {
             // The worker's end closes with it; what it said is read after its death.
@@ -85,7 +86,7 @@ pub(super) fn dispatch(
     // A note that cannot be written costs a truer word in a rare case, never the run.
     let said = fault.as_ref().map(note::cut);
     let _ = note.write(&note::Seen { ending, death: Some(death), fault: said, between: None });
-    drain_output(worker, &mut log)?;
+    drain_output(worker, log)?;
     Ok(Seen { ending, death, time, fault, told: course.told() })
 }
 
@@ -149,13 +150,13 @@ fn timespec(wait: Option<Duration>) -> Option<Timespec> {
 }
 
 /// Copies what there is to the log, at most 1 MiB a turn. `false` when the pipe has ended.
-fn copy_output(output: &mut File, log: &mut File) -> bool {
+fn copy_output(output: &mut File, log: &mut Log) -> bool {
     let mut buffer = [0; 64 << 10];
     for _ in 0..16 {
         match output.read(&mut buffer) {
             Ok(0) => return false,
             // A full disk costs the log its end, never the job its output pipe.
-            Ok(n) => drop(log.write_all(&buffer[..n])),
+            Ok(n) => log.write(&buffer[..n]),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return e.kind() == io::ErrorKind::WouldBlock,
         }
@@ -163,7 +164,7 @@ fn copy_output(output: &mut File, log: &mut File) -> bool {
     true
 }
 
-fn drain_output(worker: &mut Worker, log: &mut File) -> io::Result<()> {
+fn drain_output(worker: &mut Worker, log: &mut Log) -> io::Result<()> {
     let until = Instant::now() + DRAIN;
     while copy_output(&mut worker.output, log) {
         let left = until.saturating_duration_since(Instant::now());

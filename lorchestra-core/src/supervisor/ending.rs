@@ -22,6 +22,8 @@ pub(super) struct Facts {
     pub(super) time: ProcessorTime,
     pub(super) max_rss_kib: Option<u64>,
     pub(super) damaged: u64,
+    /// Bytes of what the job printed that the disk did not take.
+    pub(super) output_lost: u64,
 }
 
 impl Facts {
@@ -31,6 +33,7 @@ impl Facts {
         self.time.system_ms += attempt.time.system_ms;
         self.max_rss_kib = self.max_rss_kib.max(attempt.max_rss_kib);
         self.damaged += attempt.damaged;
+        self.output_lost += attempt.output_lost;
     }
 }
 
@@ -62,6 +65,9 @@ pub(super) fn run_end(outcome: &Outcome, attempt: u32, facts: &Facts, earlier: V
     });
     if facts.damaged > 0 {
         payload["damaged"] = facts.damaged.into();
+    }
+    if facts.output_lost > 0 {
+        payload["output_lost"] = facts.output_lost.into();
     }
     if !earlier.is_empty() {
         payload["earlier_attempts"] = earlier.into();

@@ -29,6 +29,8 @@ pub struct Order {
     /// The run's trace.
     #[serde(with = "bytes")]
     pub trace: PathBuf,
+    /// Bytes that are kept of it.
+    pub log_max: u64,
     /// Bytes of memory that the worker, and each process it starts, may have.
     pub memory_max: Option<u64>,
     /// What the plugin is handed.

@@ -3,12 +3,11 @@
 //! Every method is called by plugin code, from any of its threads. A panic in here would end the process with exit code 1
 //! (abi_stable's way), so each one is the same three moves: catch, map, return.
 
+use crate::log::Log;
 use crate::spool::record::{Final, Mark};
 use crate::spool::writer::{AppendError, NewEvent, Writer};
 use abi_stable::std_types::{RResult, RSlice, RStr, RString};
 use lorchestra_plugin_api::abi::{EventSink, RawEvent};
-use std::fs::File;
-use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,13 +22,13 @@ pub(super) struct Sink {
 struct Inner {
     /// The emit mutex: order of records, and nothing after the final one.
     writer: Mutex<Writer>,
-    trace: File,
+    trace: Mutex<Log>,
     cancelled: Arc<AtomicBool>,
 }
 
 impl Sink {
-    pub(super) fn new(writer: Writer, trace: File, cancelled: Arc<AtomicBool>) -> Self {
-        Self { inner: Arc::new(Inner { writer: Mutex::new(writer), trace, cancelled }) }
+    pub(super) fn new(writer: Writer, trace: Log, cancelled: Arc<AtomicBool>) -> Self {
+        Self { inner: Arc::new(Inner { writer: Mutex::new(writer), trace: Mutex::new(trace), cancelled }) }
     }
 
     pub(super) fn mark(&self, mark: Mark) -> Result<(), AppendError> {
@@ -84,7 +83,7 @@ impl EventSink for Sink {
             text.extend(line.as_str().chars().map(|c| if c == '\n' { ' ' } else { c }));
             text.push('\n');
             // Diagnostics: when the disk is full, the job goes on without them.
-            let _ = (&self.inner.trace).write_all(text.as_bytes());
+            self.inner.trace.lock().unwrap_or_else(PoisonError::into_inner).write_line(text.as_bytes());
         }));
     }
 }
@@ -110,13 +109,17 @@ fn caught(work: impl FnOnce() -> Result<(), AppendError>) -> RResult<(), RString
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log;
+    use std::fs::File;
+    use std::io::Write;
 
     /// A flush that did nothing would say `Ok` here: it is the writer's own, which looks at its descriptor first.
     #[test]
     fn a_flush_is_the_writers() {
         let dir = tempfile::tempdir().unwrap();
         let writer = Writer::create(dir.path()).unwrap();
-        let sink = Sink::new(writer, tempfile::tempfile().unwrap(), Arc::default());
+        let trace = Log::open(&dir.path().join("trace.jsonl"), log::DEFAULT_MAX).unwrap();
+        let sink = Sink::new(writer, trace, Arc::default());
         assert!(sink.flush().is_ok());
         let segment = crate::spool::writer::segment_path(dir.path(), 1);
         File::options().append(true).open(segment).unwrap().write_all(b"not ours").unwrap();

@@ -52,7 +52,8 @@ pub fn record(n: u64) -> Vec<u8> {
     line
 }
 
-fn id(n: u64) -> String {
+/// The id of event number `n`.
+pub fn id(n: u64) -> String {
     format!("019b7a3c-{:04x}-7000-8000-{n:012x}", n >> 16 & 0xffff)
 }
 

@@ -6,6 +6,9 @@
 //! - `bench-store STATE`: opens a store, makes the commits of a run, closes it, and prints how long that took.
 //! - `bench-copies LIBRARY DIR N`: makes N packages of one library, alike except for their names.
 //! - `bench-fill STATE N`: makes a store with N events that are to be delivered.
+//! - `bench-abandon STATE N`: leaves N runs behind whose processes are dead.
+//! - `bench-look STATE close|readdir`: looks for such runs where there are none, and prints how long that took.
 //! - `bench-send WRITE REST GRPC TABLE N`: sends N events from memory to a table, and prints how long that took.
 
 pub mod events;
+pub mod runs;

@@ -218,3 +218,22 @@ fn line_breaks_between_tokens_stay_one_record() {
     let value: serde_json::Value = serde_json::from_str(&events[0].1).unwrap();
     assert_eq!(value["a"], "[{\"\n");
 }
+
+/// The disk lost the end of a line between two of the longest records: together they are longer than any record, and only they are lost.
+#[test]
+fn a_line_that_lost_its_end_costs_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = Writer::create(dir.path()).unwrap();
+    let long = format!("{{\"x\":\"{}\"}}", "y".repeat(MAX_PAYLOAD - 8));
+    for payload in ["{\"n\":0}", &long, &long, "{\"n\":3}"] {
+        writer.append(&event(payload), &|| false).unwrap();
+    }
+    writer.finish(&returned()).unwrap();
+    let path = segment_path(dir.path(), 1);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let second = bytes.iter().enumerate().filter(|(_, b)| **b == b'\n').nth(1).unwrap().0;
+    bytes[second] = b' ';
+    std::fs::write(&path, bytes).unwrap();
+    let (events, ended) = read_all(dir.path());
+    assert_eq!((events.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), ended), (vec![1, 4], true));
+}

@@ -14,7 +14,7 @@ plugin! {
     jobs = [
         noop, fail, fail_permanently, fail_with, panic_now, panic_with_a_number, panic_in_drop, abort, null, overflow, exit, kill_self, numbered,
         burst, wait, ignore_term, leave_group, leave_child, leave_daemon, print, emit_after_end, emit_bad, hijack, typed, traced, close_all, confide,
-        fail_at_first, leave_grandchild, allocate,
+        fail_at_first, leave_grandchild, allocate, wait_for_file, trace_much,
     ]
 }
 
@@ -188,6 +188,20 @@ fn wait(cx: &JobContext, marker: Option<PathBuf>, #[param(default = 60)] seconds
         std::thread::sleep(Duration::from_millis(5));
     }
     Err("nobody cancelled it")?
+}
+
+/// Waits until a file is there.
+#[job]
+fn wait_for_file(_cx: &JobContext, marker: Option<PathBuf>, file: PathBuf) -> JobResult {
+    mark(marker.as_deref())?;
+    let until = Instant::now() + Duration::from_secs(60);
+    while !file.exists() {
+        if Instant::now() > until {
+            Err("nobody made the file")?;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 /// Does not look whether it is cancelled.
@@ -467,4 +481,12 @@ fn allocate(_cx: &JobContext, marker: PathBuf) -> JobResult {
         blocks.push(std::hint::black_box(vec![1_u8; STEP << 20]));
     }
     Err("there was no limit")?
+}
+/// Traces many times.
+#[job]
+fn trace_much(_cx: &JobContext, #[param(default = 1000)] count: u64) -> JobResult {
+    for n in 0..count {
+        tracing::info!(n, "traced");
+    }
+    Ok(())
 }

@@ -1,11 +1,11 @@
 //! Makes the store of a state directory with the events of one run that is done: `bench-fill STATE EVENTS`. So many in all, the run's
 //! first and last among them.
 
-use bench_parts::events;
+use bench_parts::{events, runs};
 use lorchestra_core::spool::Cursor;
 use lorchestra_core::spool::record::{self, Record};
 use lorchestra_core::state::StateDir;
-use lorchestra_core::store::{NewRun, RunEnd, RunState, Store};
+use lorchestra_core::store::{RunEnd, RunState, Store};
 use serde_json::json;
 use std::error::Error;
 
@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let emitted = count.checked_sub(2).ok_or("a run that is done has two events at least")?;
     let mut store = Store::open(&StateDir::open(path.as_ref())?)?;
     let run_id = events::run_id();
-    store.begin_run(&new_run(&run_id), &json!({"parameters": {}, "host": "host"}))?;
+    store.begin_run(&runs::new_run(&run_id), &json!({"parameters": {}, "host": "host"}))?;
     let mut taken = store.taken(&run_id, 1)?;
     let mut from = 0;
     while from < emitted {
@@ -43,26 +43,4 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let pending = store.backlog(None)?.pending;
     if pending == count { Ok(()) } else { Err(format!("{pending} of {count} events are pending").into()) }
-}
-
-fn new_run(run_id: &str) -> NewRun {
-    NewRun {
-        run_id: run_id.to_owned(),
-        package: events::PACKAGE.into(),
-        job: events::JOB.into(),
-        account: None,
-        started_at: events::BEGIN,
-        params: json!({}),
-        since: None,
-        until: None,
-        plugin_path: "/plugins/libbench_plugin.so".into(),
-        plugin_version: "0.1.0".into(),
-        plugin_sha256: "0".repeat(64),
-        location: "src/lib.rs:25".into(),
-        host: "host".into(),
-        supervisor_pid: 1,
-        supervisor_start: 0,
-        boot_id: "0".repeat(36),
-        worker_pid: Some(1),
-    }
 }

@@ -1,0 +1,55 @@
+//! A file in a plugin directory. Whatever is in it, it is one package or one problem, and reading it whole and listing it agree.
+//!
+//! Where the manifest's magic is in the input, length and checksum behind it are made right in half of the inputs: a fuzzer does
+//! not guess a checksum.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use lorchestra_core::catalog::{Catalog, SearchDir, inspect};
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+static DIR: LazyLock<(tempfile::TempDir, PathBuf)> = LazyLock::new(|| {
+    let dir = lorchestra_fuzz::directory();
+    let file = dir.path().join("lib.so");
+    (dir, file)
+});
+
+fuzz_target!(|data: &[u8]| {
+    let Some((mode, data)) = data.split_last() else { return };
+    let mut bytes = data.to_vec();
+    if mode % 2 == 1 {
+        mend(&mut bytes);
+    }
+    let (dir, path) = &*DIR;
+    std::fs::write(path, &bytes).expect("a file");
+    let read = inspect(&File::open(path).expect("a file"));
+    let listed = Catalog::scan(&[SearchDir { path: dir.path().to_owned(), origin: "fuzz".into() }]);
+    match read {
+        Ok(manifest) => {
+            assert_eq!((listed.packages.len(), listed.problems.len()), (1, 0), "{:?}", listed.problems);
+            assert_eq!(listed.packages[0].outline.package, manifest.package);
+            let again = listed.packages[0].manifest().expect("it was read before");
+            assert_eq!(again, manifest);
+        }
+        Err(fault) => {
+            assert_eq!((listed.packages.len(), listed.problems.len()), (0, 1), "{fault:?}");
+            let problem = &listed.problems[0];
+            assert_eq!((problem.reason, &problem.detail), (fault.reason, &fault.detail));
+            let shown = problem.to_string();
+            assert!(!shown.contains(|c: char| c.is_control() && c != '\n' && c != '\t'), "{shown:?}");
+            assert!(!problem.fix.is_empty() && shown.lines().count() <= 4, "{shown}");
+        }
+    }
+});
+
+/// Makes length and checksum of the manifest fit what follows them.
+fn mend(bytes: &mut [u8]) {
+    let Some(at) = bytes.windows(6).position(|w| w == b"LORCH\0") else { return };
+    let Some((header, rest)) = bytes[at..].split_at_mut_checked(16) else { return };
+    // The JSON ends where the text does.
+    let len = rest.iter().position(|&b| b == 0).unwrap_or(rest.len());
+    header[8..12].copy_from_slice(&(len as u32).to_le_bytes());
+    header[12..16].copy_from_slice(&crc32fast::hash(&rest[..len]).to_le_bytes());
+}

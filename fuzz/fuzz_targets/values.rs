@@ -1,0 +1,94 @@
+//! Arguments of a job that has a parameter of each kind: from argv to the plan. Each line of the input is one argument.
+#![no_main]
+
+use chrono::DateTime;
+use libfuzzer_sys::fuzz_target;
+use lorchestra_core::plan::{self, Request};
+use lorchestra_plugin_api::manifest::JobManifest;
+use serde_json::{Value, json};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+const KINDS: [(&str, &str); 16] = [
+    ("text", "string"),
+    ("since", "datetime"),
+    ("until", "datetime"),
+    ("day", "date"),
+    ("path", "path"),
+    ("ratio", "f64"),
+    ("dry", "bool"),
+    ("account", "string"),
+    ("a", "i8"),
+    ("b", "i16"),
+    ("c", "i32"),
+    ("d", "i64"),
+    ("e", "u8"),
+    ("f_f", "u16"),
+    ("g", "u32"),
+    ("h", "u64"),
+];
+
+static JOB: LazyLock<JobManifest> = LazyLock::new(|| {
+    let params: Vec<Value> = KINDS
+        .iter()
+        .map(|(name, kind)| json!({"name": name, "rust_type": kind, "kind": kind, "optional": true, "default": null, "docs": ""}))
+        .collect();
+    let job = json!({"name": "extract", "signature": "(cx)", "docs": "Extract.", "file": "f", "line": 1, "params": params});
+    serde_json::from_value(job).expect("a job")
+});
+
+fuzz_target!(|data: &[u8]| {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let args: Vec<&str> = text.split('\n').collect();
+    let Some(given) = lorchestra_cli::fuzzing::job_flags("pkg", &JOB, &args) else { return };
+    let names: Vec<String> = given.iter().map(|given| given.name.clone()).collect();
+    let request = Request {
+        package: "pkg",
+        version: "1.0.0",
+        job: &JOB,
+        values: given,
+        now: DateTime::from_timestamp(1_767_225_600, 0).expect("a time"),
+        timeout: None,
+        grace: Duration::from_secs(10),
+    };
+    match plan::resolve(request) {
+        Ok(plan) => {
+            for name in &names {
+                let kind = KINDS.iter().find(|(known, _)| known == name).expect("a parameter of the job").1;
+                assert!(fits(kind, &plan.params[name]), "{name} = {}", plan.params[name]);
+            }
+            let window = plan.window.expect("the job has one");
+            assert!(window.since.is_none_or(|since| since < window.until));
+        }
+        Err(error) => {
+            assert!(!error.faults.is_empty() && !error.is_of_plugin());
+            for fault in &error.faults {
+                let line = fault.to_string();
+                assert!(!line.is_empty() && !line.contains(char::is_control) && line.chars().count() < 500, "{line:?}");
+            }
+        }
+    }
+});
+
+/// Whether a value is one that a job's side takes as this kind.
+fn fits(kind: &str, value: &Value) -> bool {
+    let within = |min: i128, max: i128| {
+        value.as_i64().map(i128::from).or(value.as_u64().map(i128::from)).is_some_and(|n| (min..=max).contains(&n))
+    };
+    match kind {
+        "string" | "path" => value.as_str().is_some_and(|text| !text.contains('\0')),
+        "datetime" => value.as_str().is_some_and(|text| DateTime::parse_from_rfc3339(text).is_ok()),
+        "date" => value.as_str().is_some_and(|text| text.parse::<chrono::NaiveDate>().is_ok()),
+        "f64" => value.as_f64().is_some_and(f64::is_finite),
+        "bool" => value.is_boolean(),
+        "i8" => within(i8::MIN.into(), i8::MAX.into()),
+        "i16" => within(i16::MIN.into(), i16::MAX.into()),
+        "i32" => within(i32::MIN.into(), i32::MAX.into()),
+        "i64" => within(i64::MIN.into(), i64::MAX.into()),
+        "u8" => within(0, u8::MAX.into()),
+        "u16" => within(0, u16::MAX.into()),
+        "u32" => within(0, u32::MAX.into()),
+        "u64" => within(0, u64::MAX.into()),
+        other => panic!("a kind without a rule: {other}"),
+    }
+}

@@ -1,0 +1,83 @@
+//! The `lorchestra` command: people's side of lorchestra.
+//!
+//! Argv goes through three hands: [`args`] only validates, [`settings`] is the one place that reads environment, home and
+//! configuration file, and a command ([`commands`]) takes those values and a [`printer`] and returns an exit code. What goes
+//! wrong becomes a sentence, a mend and a code in [`failure`]. No business rules here: those are in lorchestra-core.
+//!
+//! A library only for the sake of [`fuzzing`]: the binary is [`main`] and nothing else.
+
+mod args;
+mod argv;
+mod bigquery;
+mod commands;
+mod config;
+mod exit;
+mod failure;
+mod flags;
+mod follow;
+#[doc(hidden)]
+pub mod fuzzing;
+mod help;
+mod notify;
+mod printer;
+mod refusal;
+mod settings;
+mod show;
+
+use failure::Failure;
+use printer::Printer;
+use settings::Settings;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+/// The process that was started: a command, or a worker.
+pub fn main() -> ExitCode {
+    // For the worker as well: a spool that reaches the limit is an error that a job can see.
+    lorchestra_core::signals::file_limit_is_an_error();
+    // Before anything else: this process may be a worker.
+    if std::env::args_os().nth(1).is_some_and(|first| first == lorchestra_core::worker::ARGUMENT) {
+        return lorchestra_core::worker::main();
+    }
+    let mut printer = Printer::new();
+    let args = match args::Args::read(std::env::args_os()) {
+        Ok(args) => args,
+        Err(error) => {
+            let code = printer.clap(&error);
+            return printer.finish(code);
+        }
+    };
+    diagnostics(args.verbose);
+    // A panic in here is a fault of lorchestra, and has its own exit code; the hook has printed where it was. A run that was under
+    // way is closed by the next command.
+    let result = catch_unwind(AssertUnwindSafe(|| match help::asked_for(&args) {
+        Some(package) => help::print(package, &args, &mut printer),
+        None => Settings::read(&args).and_then(|settings| commands::run(&args, &settings, &mut printer)),
+    }));
+    let code = match result {
+        Ok(Ok(code)) => code,
+        Ok(Err(failure)) => {
+            printer.failure(&failure);
+            failure.code
+        }
+        Err(_) => {
+            printer.failure(
+                &Failure::new(exit::Code::Internal, "lorchestra itself failed; the lines above say where")
+                    .mend("report them with the command"),
+            );
+            exit::Code::Internal
+        }
+    };
+    printer.finish(code)
+}
+
+/// lorchestra's own diagnostics, on standard error; a job's go into its trace.
+fn diagnostics(verbose: u8) {
+    use tracing_subscriber::filter::LevelFilter;
+    let level = match verbose {
+        0 => LevelFilter::WARN,
+        1 => LevelFilter::INFO,
+        2 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).init();
+}

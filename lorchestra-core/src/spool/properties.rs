@@ -1,0 +1,206 @@
+//! Spool recovery, tried on many spools: whatever the disk has done to it, what is whole is taken in once, wherever the taking in was
+//! interrupted.
+
+use super::reader::{Reader, Writing};
+use super::record::{Final, parse};
+use super::writer::{NewEvent, Writer, segment_path};
+use crate::state::StateDir;
+use crate::store::event::Taken;
+use crate::store::{EventFilter, NewRun, Store};
+use lorchestra_plugin_api::invoke::JobReturn;
+use proptest::prelude::*;
+use serde_json::json;
+use std::path::Path;
+
+/// Bytes of a payload: most are small; some are so large that a few fill what is read at once.
+fn size() -> impl Strategy<Value = usize> {
+    prop_oneof![8 => 0_usize..200, 1 => 200_000_usize..500_000, 1 => 1_000_000_usize..1_040_000]
+}
+
+/// What the disk did: the segment and the byte, each as a share of what there is.
+#[derive(Debug, Clone, Copy)]
+enum Damage {
+    None,
+    /// The segment ends here, and what followed it is gone.
+    Cut(f64, f64),
+    /// One byte is another.
+    Byte(f64, f64, u8),
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    let share = || 0.0..1.0_f64;
+    prop_oneof![
+        1 => Just(Damage::None),
+        3 => (share(), share()).prop_map(|(segment, byte)| Damage::Cut(segment, byte)),
+        3 => (share(), share(), 1_u8..).prop_map(|(segment, byte, flip)| Damage::Byte(segment, byte, flip)),
+        // Every line's end is a byte that matters more than others.
+        1 => (share(), share()).prop_map(|(segment, byte)| Damage::Byte(segment, byte, b'\n')),
+    ]
+}
+
+/// A spool that was written to its end: the bytes of its segments.
+fn written(dir: &Path, sizes: &[usize], segment_bytes: u64) -> Vec<Vec<u8>> {
+    let mut writer = Writer::with_segments_of(dir, segment_bytes).unwrap();
+    for (n, size) in sizes.iter().enumerate() {
+        let payload = format!("{{\"n\":{n},\"x\":\"{}\"}}", "x".repeat(*size));
+        let event = NewEvent { event_type: "t", payload: payload.as_bytes(), schema_ref: "", correlation_id: "", subject_id: "" };
+        // Nobody reads, so the writer would wait for ever: it is told to stop where it would.
+        if writer.append(&event, &|| true).is_err() {
+            break;
+        }
+    }
+    writer.finish(&Final::Returned { returned: JobReturn::Ok, max_rss_kib: None }).unwrap();
+    let paths = (1..).map(|n| segment_path(dir, n)).take_while(|path| path.exists());
+    paths.map(|path| std::fs::read(path).unwrap()).collect()
+}
+
+fn damaged(mut segments: Vec<Vec<u8>>, damage: Damage) -> Vec<Vec<u8>> {
+    let pick = |share: f64, of: usize| ((share * of as f64) as usize).min(of - 1);
+    match damage {
+        Damage::None => {}
+        Damage::Cut(segment, byte) => {
+            let segment = pick(segment, segments.len());
+            segments.truncate(segment + 1);
+            let len = segments[segment].len();
+            segments[segment].truncate(pick(byte, len + 1));
+        }
+        Damage::Byte(segment, byte, flip) => {
+            let segment = pick(segment, segments.len());
+            let byte = pick(byte, segments[segment].len());
+            segments[segment][byte] ^= flip;
+        }
+    }
+    segments
+}
+
+/// The numbers of the events in whole lines, how many whole lines are no records, and whether the end is there.
+fn by_lines(segments: &[Vec<u8>]) -> (Vec<u64>, u64, bool) {
+    let (mut numbers, mut damaged, mut ended) = (Vec::new(), 0, false);
+    for segment in segments {
+        let whole = segment.iter().rposition(|&b| b == b'\n').map_or(0, |end| end + 1);
+        for line in segment[..whole].split_inclusive(|&b| b == b'\n') {
+            match parse(&line[..line.len() - 1]) {
+                Ok(record) => {
+                    ended |= record.end.is_some();
+                    numbers.extend(record.event.map(|event| number(event.payload.get())));
+                }
+                Err(_) => damaged += 1,
+            }
+        }
+    }
+    (numbers, damaged, ended)
+}
+
+fn number(payload: &str) -> u64 {
+    serde_json::from_str::<serde_json::Value>(payload).unwrap()["n"].as_u64().unwrap()
+}
+
+fn new_run() -> NewRun {
+    NewRun {
+        run_id: "run".into(),
+        package: "pkg".into(),
+        job: "job".into(),
+        account: None,
+        started_at: 1,
+        params: json!({}),
+        since: None,
+        until: None,
+        plugin_path: String::new(),
+        plugin_version: String::new(),
+        plugin_sha256: String::new(),
+        location: String::new(),
+        host: String::new(),
+        supervisor_pid: 1,
+        supervisor_start: 1,
+        boot_id: String::new(),
+        worker_pid: Some(1),
+    }
+}
+
+/// What befalls the one who takes in, at a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Death {
+    None,
+    /// Before the chunk is committed.
+    Before,
+    /// After that, and before the segments that are done with are removed.
+    After,
+}
+
+/// Takes a spool in as a supervisor and then recovery do, dying as told; what the store has in the end.
+fn take_in(state: &StateDir, dir: &Path, deaths: &[Death]) -> (Vec<u64>, Taken) {
+    let mut store = Store::open(state).unwrap();
+    store.begin_run(&new_run(), &json!({})).unwrap();
+    let mut deaths = deaths.iter().copied().chain(std::iter::repeat(Death::None));
+    'dead: loop {
+        let mut taken = store.taken("run", 1).unwrap();
+        let mut reader = Reader::new(dir, taken.cursor);
+        loop {
+            let death = deaths.next().unwrap();
+            let chunk = reader.read(Writing::Dead).unwrap();
+            let (end, more) = (chunk.end, chunk.more);
+            if death == Death::Before {
+                continue 'dead;
+            }
+            store.take_in("run", 1, &chunk.records, end, chunk.damaged, &mut taken).unwrap();
+            if death == Death::After {
+                continue 'dead;
+            }
+            reader.taken(end).unwrap();
+            if !more {
+                break 'dead;
+            }
+        }
+    }
+    let mut numbers = Vec::new();
+    let filter = EventFilter { event_type: Some("t".into()), ..EventFilter::default() };
+    let each = |event: crate::store::Event| {
+        numbers.push(number(event.payload.unwrap().get()));
+        Ok::<(), ()>(())
+    };
+    store.events(&filter, each).unwrap().unwrap();
+    (numbers, store.taken("run", 1).unwrap())
+}
+
+fn deaths() -> impl Strategy<Value = Vec<Death>> {
+    let death = prop_oneof![2 => Just(Death::None), 1 => Just(Death::Before), 1 => Just(Death::After)];
+    prop::collection::vec(death, 0..8)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_whole_is_taken_in_once_wherever_it_was_interrupted(
+        sizes in prop::collection::vec(size(), 0..12), segment_bytes in prop_oneof![1_u64..2000, Just(1 << 20), Just(64 << 20)],
+        damage in damage(), deaths in deaths(),
+    ) {
+        let site = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&site.path().join("state")).unwrap();
+        let dir = site.path().join("spool");
+        std::fs::create_dir(&dir).unwrap();
+        let segments = written(&dir, &sizes, segment_bytes);
+        let before = by_lines(&segments);
+        prop_assert_eq!((before.1, before.2), (0, true), "an undisturbed spool is whole");
+        let segments = damaged(segments, damage);
+        let expected = by_lines(&segments);
+        for n in 1.. {
+            match segments.get(n as usize - 1) {
+                Some(bytes) => std::fs::write(segment_path(&dir, n), bytes).unwrap(),
+                None if segment_path(&dir, n).exists() => std::fs::remove_file(segment_path(&dir, n)).unwrap(),
+                None => break,
+            }
+        }
+        // No damage costs more than the records it is in: two, where it is between them.
+        let lost = before.0.len() - expected.0.len();
+        match damage {
+            Damage::None => prop_assert_eq!(lost, 0),
+            Damage::Byte(..) => prop_assert!(lost <= 2 && expected.1 <= 2, "{} lost, {} damaged", lost, expected.1),
+            // What is before the cut.
+            Damage::Cut(..) => prop_assert!(before.0.starts_with(&expected.0) && expected.1 == 0),
+        }
+        let (numbers, taken) = take_in(&state, &dir, &deaths);
+        prop_assert_eq!(numbers, expected.0);
+        prop_assert_eq!((taken.damaged, taken.end.is_some()), (expected.1, expected.2));
+    }
+}

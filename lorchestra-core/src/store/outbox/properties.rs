@@ -1,0 +1,326 @@
+//! Batching, tried on many histories: whatever becomes of its batches, each event is in one place, and none is overtaken or forgotten.
+
+use super::*;
+use crate::spool::Cursor;
+use crate::spool::record::{self, Record};
+use crate::state::StateDir;
+use crate::store::{EventFilter, NewRun, Undelivered};
+use proptest::prelude::*;
+use serde_json::json;
+use std::collections::BTreeMap;
+
+/// What is done next; where it does not apply, nothing is.
+#[derive(Debug, Clone)]
+enum Step {
+    /// A job emits so many.
+    Emit(usize),
+    /// A batch of at most so many rows and bytes is frozen, the one before it delivered.
+    Next(usize, usize),
+    /// The frozen batch is delivered, and none follows.
+    Deliver,
+    /// It did not arrive; each row for which the bits say so is settled by itself. Those of unknown fate are cut to so many rows.
+    Release(u16, usize),
+    /// Its fate is unknown.
+    GiveUp,
+    /// The oldest of unknown fate is sent again.
+    SendAgain,
+    /// The first event that is set aside is sent again.
+    SendOneAgain(bool),
+    /// Another stream from now on.
+    Stream,
+    /// All that is settled is passed.
+    Pass,
+    /// The process is another.
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => (0_usize..8).prop_map(Step::Emit),
+        6 => (1_usize..6, prop_oneof![Just(usize::MAX), 1_usize..2000]).prop_map(|(rows, bytes)| Step::Next(rows, bytes)),
+        2 => Just(Step::Deliver),
+        3 => (any::<u16>(), 1_usize..6).prop_map(|(bits, room)| Step::Release(bits, room)),
+        1 => Just(Step::GiveUp),
+        1 => Just(Step::SendAgain),
+        2 => any::<bool>().prop_map(Step::SendOneAgain),
+        1 => Just(Step::Stream),
+        1 => Just(Step::Pass),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+/// Where an event is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Pending,
+    Frozen,
+    /// Frozen once more, on request.
+    Again,
+    Delivered,
+    Refused,
+    Suspect,
+    Present,
+    Uncertain,
+}
+
+const TABLE: &str = "p.d.t";
+
+fn emit(store: &mut Store, from: usize, count: usize) {
+    let lines: Vec<Vec<u8>> = (from..from + count)
+        .map(|n| {
+            let mut line = Vec::new();
+            let payload = json!({"n": n, "x": "x".repeat(n * 37 % 500)});
+            let json = json!({"seq": n + 1, "event": {"id": format!("e{n}"), "at": 5, "type": "t", "payload": payload}});
+            record::frame(&mut line, |out| out.extend_from_slice(json.to_string().as_bytes()));
+            line.pop();
+            line
+        })
+        .collect();
+    let records: Vec<Record<'_>> = lines.iter().map(|line| record::parse(line).unwrap()).collect();
+    store.take_in("run", 1, &records, Cursor::default(), 0, &mut Default::default()).unwrap();
+}
+
+fn new_run() -> NewRun {
+    NewRun {
+        run_id: "run".into(),
+        package: "pkg".into(),
+        job: "job".into(),
+        account: None,
+        started_at: 1,
+        params: json!({}),
+        since: None,
+        until: None,
+        plugin_path: String::new(),
+        plugin_version: String::new(),
+        plugin_sha256: String::new(),
+        location: String::new(),
+        host: String::new(),
+        supervisor_pid: 1,
+        supervisor_start: 1,
+        boot_id: String::new(),
+        worker_pid: Some(1),
+    }
+}
+
+fn ids(rows: &[OutRow]) -> Vec<String> {
+    rows.iter().map(|out| out.row.event_id.clone()).collect()
+}
+
+fn listed(store: &Store, delivery: Undelivered) -> Vec<String> {
+    let mut found = Vec::new();
+    let filter = EventFilter { delivery: Some(delivery), ..EventFilter::default() };
+    let each = |event: crate::store::Event| {
+        found.push(event.event_id);
+        Ok::<(), ()>(())
+    };
+    store.events(&filter, each).unwrap().unwrap();
+    found
+}
+
+/// What should be, beside the store.
+struct Model {
+    places: Vec<(String, Place)>,
+    /// The frozen batch and its rows.
+    frozen: Option<(Batch, Vec<String>)>,
+    /// The event up to which all are settled. Events are numbered from 1.
+    mark: i64,
+    /// The stream and the rows that were given a place in it.
+    stream: (String, i64),
+    streams: u32,
+}
+
+impl Model {
+    fn at(&self, place: Place) -> Vec<String> {
+        self.places.iter().filter(|(_, at)| *at == place).map(|(id, _)| id.clone()).collect()
+    }
+
+    fn put(&mut self, ids: &[String], place: Place) {
+        self.places.iter_mut().filter(|(id, _)| ids.contains(id)).for_each(|(_, at)| *at = place);
+    }
+
+    /// These rows are frozen once more.
+    fn again(&mut self, store: &Store, rows: Vec<String>) -> Result<(), TestCaseError> {
+        let frozen = store.frozen_batch().unwrap().unwrap();
+        self.put(&rows, Place::Again);
+        if let Some((_, offset)) = &frozen.place {
+            prop_assert_eq!(*offset, self.stream.1);
+            self.stream.1 += frozen.rows;
+        }
+        self.frozen = Some((frozen, rows));
+        Ok(())
+    }
+
+    fn check(&self, store: &Store) -> Result<(), TestCaseError> {
+        let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+        for (n, (_, place)) in (1..).zip(&self.places) {
+            let name = match place {
+                Place::Pending | Place::Frozen | Place::Suspect => "pending",
+                Place::Again if n > self.mark => "pending",
+                Place::Refused => "refused",
+                Place::Uncertain => "uncertain",
+                Place::Delivered | Place::Present | Place::Again => "there, or on its way",
+            };
+            *counts.entry(name).or_default() += 1;
+        }
+        let count = |name: &str| counts.get(name).copied().unwrap_or(0);
+        let expected = Backlog { pending: count("pending"), refused: count("refused"), uncertain: count("uncertain") };
+        prop_assert_eq!(store.backlog(None).unwrap(), expected);
+        prop_assert_eq!(listed(store, Undelivered::Refused), self.at(Place::Refused));
+        prop_assert_eq!(listed(store, Undelivered::Uncertain), self.at(Place::Uncertain));
+        prop_assert_eq!(store.suspect(0).unwrap().is_some(), !self.at(Place::Suspect).is_empty());
+        let frozen = store.frozen_batch().unwrap();
+        prop_assert_eq!(frozen.as_ref(), self.frozen.as_ref().map(|(batch, _)| batch));
+        if let Some((batch, rows)) = &self.frozen {
+            prop_assert_eq!(&ids(&store.rows_of(batch).unwrap()), rows, "a batch is never resized");
+        }
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn each_event_is_in_one_place(steps in prop::collection::vec(step(), 0..40), streams in any::<bool>()) {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&dir.path().join("state")).unwrap();
+        let mut store = Store::open(&state).unwrap();
+        store.begin_run(&new_run(), &json!({})).unwrap();
+        let first = ids(&store.pending_rows(1, usize::MAX).unwrap()).remove(0);
+        store.use_stream(TABLE, "s0").unwrap();
+        let mut model =
+            Model { places: vec![(first, Place::Pending)], frozen: None, mark: 0, stream: ("s0".into(), 0), streams: 1 };
+        for step in steps {
+            match step {
+                Step::Emit(count) => {
+                    let from = model.places.len() - 1;
+                    emit(&mut store, from, count);
+                    model.places.extend((from..from + count).map(|n| (format!("e{n}"), Place::Pending)));
+                }
+                Step::Next(rows, bytes) => {
+                    let after = model.frozen.as_ref().map_or(0, |(batch, _)| batch.last);
+                    let next = store.pending_rows_after(after, rows, bytes).unwrap();
+                    let pending = model.at(Place::Pending);
+                    prop_assert!(pending.starts_with(&ids(&next)) && next.len() <= rows, "the oldest first");
+                    prop_assert_eq!(next.is_empty(), pending.is_empty(), "one goes always, however large");
+                    let new = next.first().zip(next.last()).map(|(first, last)| NewBatch {
+                        destination: TABLE.into(),
+                        stream: streams.then(|| model.stream.0.clone()),
+                        first: first.n,
+                        last: last.n,
+                        rows: i64::try_from(next.len()).unwrap(),
+                    });
+                    let done = model.frozen.take();
+                    let frozen = store.advance(done.as_ref().map(|(batch, _)| batch), new.as_ref()).unwrap();
+                    if let Some((batch, rows)) = done {
+                        model.put(&rows, Place::Delivered);
+                        model.mark = model.mark.max(batch.last);
+                    }
+                    if let Some(batch) = frozen {
+                        let rows = ids(&next);
+                        model.put(&rows, Place::Frozen);
+                        if let Some((stream, offset)) = &batch.place {
+                            prop_assert_eq!((stream, *offset), (&model.stream.0, model.stream.1), "behind the one before it");
+                            model.stream.1 += batch.rows;
+                        }
+                        model.frozen = Some((batch, rows));
+                    }
+                }
+                Step::Deliver => {
+                    if let Some((batch, rows)) = model.frozen.take() {
+                        store.advance(Some(&batch), None).unwrap();
+                        model.put(&rows, Place::Delivered);
+                        model.mark = model.mark.max(batch.last);
+                    }
+                }
+                Step::Release(bits, room) => {
+                    if let Some((batch, rows)) = model.frozen.take() {
+                        let numbers: Vec<i64> = store.rows_of(&batch).unwrap().iter().map(|out| out.n).collect();
+                        let mut settled = Vec::new();
+                        // What they were.
+                        let before = match batch.was {
+                            None => Place::Pending,
+                            Some(Was::Refused) => Place::Refused,
+                            Some(Was::Suspect) => Place::Suspect,
+                            Some(Was::Uncertain) => Place::Uncertain,
+                        };
+                        model.put(&rows, before);
+                        for (i, (id, n)) in rows.iter().zip(numbers).enumerate() {
+                            let (how, place) = match bits >> (2 * i) & 3 {
+                                1 => (Settled::Refused("no".into()), Place::Refused),
+                                2 => (Settled::Present, Place::Present),
+                                3 => (Settled::Suspect("perhaps".into()), Place::Suspect),
+                                _ => continue,
+                            };
+                            settled.push((n, how));
+                            model.put(std::slice::from_ref(id), place);
+                        }
+                        store.release(&batch, &settled, room, "no").unwrap();
+                        if let Some((stream, offset)) = batch.place
+                            && stream == model.stream.0
+                        {
+                            model.stream.1 = offset;
+                        }
+                    }
+                }
+                Step::GiveUp => {
+                    if let Some((batch, rows)) = model.frozen.take() {
+                        store.give_up(&batch, "who knows").unwrap();
+                        model.mark = model.mark.max(batch.last);
+                        model.put(&rows, Place::Uncertain);
+                    }
+                }
+                Step::SendAgain => {
+                    if model.frozen.is_none()
+                        && let Some(batch) = store.uncertain_batches().unwrap().into_iter().next()
+                    {
+                        let rows = ids(&store.rows_of(&batch).unwrap());
+                        let uncertain = model.at(Place::Uncertain);
+                        prop_assert!(!rows.is_empty() && rows.iter().all(|id| uncertain.contains(id)));
+                        prop_assert_eq!(batch.rows, i64::try_from(rows.len()).unwrap());
+                        store.send_again(&batch, TABLE, streams.then_some(&*model.stream.0)).unwrap();
+                        model.again(&store, rows)?;
+                    }
+                }
+                Step::SendOneAgain(suspect) => {
+                    let (was, event) = match suspect {
+                        true => (Was::Suspect, store.suspect(0).unwrap()),
+                        false => (Was::Refused, store.refused_event(0).unwrap()),
+                    };
+                    // As the deliverer does: what is older and pending goes first.
+                    let older = |event: i64| (1..event).zip(&model.places).any(|(_, (_, place))| *place == Place::Pending);
+                    if model.frozen.is_none()
+                        && let Some(event) = event.filter(|event| !older(*event))
+                    {
+                        store.send_one_again(event, was, TABLE, streams.then_some(&*model.stream.0)).unwrap();
+                        let rows = ids(&store.rows_of(&store.frozen_batch().unwrap().unwrap()).unwrap());
+                        let place = if suspect { Place::Suspect } else { Place::Refused };
+                        prop_assert_eq!(&rows[..], &model.at(place)[..1], "the first");
+                        model.again(&store, rows)?;
+                    }
+                }
+                Step::Stream => {
+                    if model.frozen.is_none() {
+                        let name = format!("s{}", model.streams);
+                        store.use_stream(TABLE, &name).unwrap();
+                        model.streams += 1;
+                        model.stream = (name, 0);
+                    }
+                }
+                Step::Pass => {
+                    store.pass_settled().unwrap();
+                    let unsent = |(n, (_, place)): (i64, &(String, Place))| match place {
+                        Place::Pending | Place::Frozen => true,
+                        Place::Again => n > model.mark,
+                        _ => false,
+                    };
+                    if !(1..).zip(&model.places).any(unsent) {
+                        model.mark = i64::try_from(model.places.len()).unwrap();
+                    }
+                }
+                Step::Reopen => store = Store::open(&state).unwrap(),
+            }
+            model.check(&store)?;
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! File systems of a few hundred kilobytes, to be full or read-only: memory, mounted in a mount namespace of its own, which goes with
+//! the process that holds it. Needs no rights where users may make namespaces of their own, and those of an administrator elsewhere.
+
+use crate::processes;
+use crate::running::Running;
+use crate::sandbox::Sandbox;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// Set by who knows that this machine cannot have them: such tests then say so and show nothing.
+const WITHOUT: &str = "LORCHESTRA_TEST_WITHOUT_SMALL_DISKS";
+
+/// The file systems of one test, and the way into where they are mounted.
+#[derive(Debug)]
+pub struct SmallDisks {
+    holder: Child,
+    own_user: bool,
+}
+
+impl SmallDisks {
+    /// Mounts one of so many KiB at each of these directories of the sandbox, in this order; they are made. `None`, with a word on standard
+    /// error: this machine has none, and its people said so.
+    ///
+    /// # Panics
+    /// This machine has none, and nobody said so.
+    pub fn mount(sandbox: &Sandbox, disks: &[(PathBuf, u32)]) -> Option<Self> {
+        // A user of its own first: that is how it works without rights.
+        let refused = match Self::hold(sandbox, disks, true) {
+            Ok(disks) => return Some(disks),
+            Err(refused) => refused,
+        };
+        match Self::hold(sandbox, disks, false) {
+            Ok(disks) => Some(disks),
+            Err(also) => {
+                let why = format!("no small disk can be had here: unshare -rm: {refused}; unshare -m: {also}");
+                assert!(
+                    is_known(),
+                    "{why}\nThis test shows nothing without one. Allow namespaces of users, or run it as root, or set {WITHOUT}=1."
+                );
+                eprintln!("NOT SHOWN: {why}");
+                None
+            }
+        }
+    }
+
+    fn hold(sandbox: &Sandbox, disks: &[(PathBuf, u32)], own_user: bool) -> Result<Self, String> {
+        let script = disks.iter().fold(String::new(), |script, (path, kib)| {
+            let path = path.display();
+            format!("{script}mkdir -p -m 700 '{path}' && mount -t tmpfs -o size={kib}k,mode=700 tmpfs '{path}' && ")
+        });
+        let wait = "sh -c 'echo ready && read _'";
+        let script = if own_user && !processes::is_root() {
+            // Where this user is all users there are, what belongs to root belongs to nobody, and a plugin below it is not trusted: the
+            // way to the sandbox becomes this user's own.
+            let (root, sandbox) = (sandbox.path("root").display().to_string(), sandbox.root().display().to_string());
+            let top = sandbox.split('/').nth(1).unwrap_or_default();
+            format!(
+                "{script}mkdir '{root}' && mount -t tmpfs tmpfs '{root}' && for at in /*; do name=${{at#/}}; \
+                 if [ \"$name\" = '{top}' ]; then :; elif [ -h \"$at\" ]; then cp -P \"$at\" '{root}'; \
+                 elif [ -d \"$at\" ]; then mkdir \"{root}/$name\" && mount --rbind \"$at\" \"{root}/$name\"; fi; done && \
+                 mkdir -p '{root}{sandbox}' && mount --rbind '{sandbox}' '{root}{sandbox}' && exec chroot '{root}' {wait}"
+            )
+        } else {
+            format!("{script}exec {wait}")
+        };
+        let mut command = Command::new("unshare");
+        command.arg(if own_user { "-rm" } else { "-m" }).args(["sh", "-c", &script]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut holder = command.spawn().map_err(|e| e.to_string())?;
+        let mut line = String::new();
+        let out = holder.stdout.take().ok_or("no standard output")?;
+        BufReader::new(out).read_line(&mut line).map_err(|e| e.to_string())?;
+        if line == "ready\n" {
+            return Ok(Self { holder, own_user });
+        }
+        let output = holder.wait_with_output().map_err(|e| e.to_string())?;
+        Err(format!("{} {}", output.status, String::from_utf8_lossy(&output.stderr).trim()))
+    }
+
+    /// The command of a sandbox, among these disks; not started.
+    pub fn command(&self, sandbox: &Sandbox, args: &[&str]) -> Command {
+        let plain = sandbox.command(args);
+        let mut command = Command::new("nsenter");
+        if self.own_user {
+            command.args(["--user", "--preserve-credentials", "--root"]);
+        }
+        command.args(["--mount", "--target", &self.holder.id().to_string()]).arg(plain.get_program()).args(plain.get_args());
+        command.env_clear().envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command
+    }
+
+    /// Starts the command among these disks.
+    pub fn start(&self, sandbox: &Sandbox, args: &[&str]) -> Running {
+        Running::start(self.command(sandbox, args))
+    }
+
+    /// A path on one of them, for this process.
+    pub fn path(&self, path: &Path) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.holder.id()));
+        root.join(path.strip_prefix("/").expect("an absolute path"))
+    }
+
+    /// Takes all the room there is on the disk of a directory; what takes it is this file.
+    pub fn fill(&self, dir: &Path) -> PathBuf {
+        let path = self.path(dir).join("ballast");
+        let mut file = File::create(&path).expect("a file on the small disk");
+        for size in [64 << 10, 4096, 512, 1] {
+            while file.write(&vec![b'x'; size]).is_ok_and(|n| n > 0) {}
+        }
+        assert!(fs::metadata(&path).expect("the ballast").len() > 0, "the disk was full before");
+        path
+    }
+
+    /// Makes the disk of a directory read-only, or writable again.
+    pub fn remount(&self, dir: &Path, how: &str) {
+        let mut command = Command::new("nsenter");
+        if self.own_user {
+            command.args(["--user", "--preserve-credentials", "--root"]);
+        }
+        command.args(["--mount", "--target", &self.holder.id().to_string()]);
+        // Not with the options it has: among them is a number of this user that means nobody among the disks.
+        command.args(["mount", "--options-mode", "ignore", "-o", &format!("remount,{how}"), "tmpfs"]).arg(dir);
+        let output = command.output().expect("nsenter");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+impl Drop for SmallDisks {
+    fn drop(&mut self) {
+        // Its standard input ends, and so does it; the disks go with the last process among them.
+        drop(self.holder.stdin.take());
+        let _ = self.holder.wait();
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "what this machine has is said from outside")]
+fn is_known() -> bool {
+    std::env::var_os(WITHOUT).is_some_and(|value| value == "1")
+}

@@ -1,0 +1,393 @@
+//! Trouble that is nobody's fault: disks that are full or read-only, stores that are kept, broken or somebody else's, clocks that were put
+//! back, thousands of leftovers. Each has an outcome that says what happened, and nothing that was acknowledged is lost.
+
+use lorchestra_tests::small_disk::SmallDisks;
+use lorchestra_tests::{Ended, Fixture, Running, Sandbox, eventually};
+use rusqlite::Connection;
+use rustix::process::Signal;
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+fn sandbox() -> Sandbox {
+    Sandbox::with_binary(&[Fixture::Misbehave])
+}
+
+/// What the job was told is safe.
+fn acknowledged(sandbox: &Sandbox) -> u64 {
+    sandbox.read("acknowledged").matches('\n').count() as u64
+}
+
+/// A sandbox whose state directory lies on small disks: what is below it by name, and how many KiB it has.
+fn on_disks(disks: &[(&str, u32)]) -> (Sandbox, Option<SmallDisks>) {
+    let sandbox = sandbox();
+    let disks: Vec<(PathBuf, u32)> = disks.iter().map(|(name, kib)| (sandbox.state().join(name), *kib)).collect();
+    let mounted = SmallDisks::mount(&sandbox, &disks);
+    (sandbox, mounted)
+}
+
+/// The command among the disks, run to its end.
+#[track_caller]
+fn run(disks: &SmallDisks, sandbox: &Sandbox, args: &[&str]) -> Ended {
+    disks.start(sandbox, args).wait()
+}
+
+/// State, cause and message of the only run, and how many events of this type it has, one after the other.
+#[track_caller]
+fn only_run(disks: &SmallDisks, sandbox: &Sandbox, event_type: &str) -> (String, String, String, u64) {
+    let runs = run(disks, sandbox, &["runs", "list", "--json"]).exits(0).json_lines("lorchestra.run/1");
+    let [only] = &runs[..] else { panic!("one run: {runs:?}") };
+    let listed = run(disks, sandbox, &["events", "list", "--json", "--payload"]).exits(0);
+    let events = listed.json_lines("lorchestra.event/1");
+    let terminal = events.iter().filter(|event| event["event_type"] == "job.completed" || event["event_type"] == "job.failed");
+    assert_eq!(terminal.count(), 1, "{}", listed.shown());
+    let of_type: Vec<_> = events.iter().filter(|event| event["event_type"] == event_type).collect();
+    if event_type == "number" {
+        let numbers: Vec<u64> = of_type.iter().map(|event| event["payload"]["n"].as_u64().unwrap()).collect();
+        assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>(), "none twice, none left out");
+    }
+    let text = |key: &str| only[key].as_str().unwrap_or_default().to_owned();
+    (text("state"), text("cause"), text("message"), of_type.len() as u64)
+}
+
+#[test]
+fn a_full_spool_ends_the_job_and_keeps_what_was_acknowledged() {
+    let (sandbox, Some(disks)) = on_disks(&[("spool", 512)]) else { return };
+    let marker = sandbox.arg("acknowledged");
+    let args = ["run-job", "misbehave", "numbered", "--count", "100000", "--acknowledged", &marker];
+    let ended = run(&disks, &sandbox, &args).exits(1);
+    assert!(ended.err().contains("No space left on device"), "{}", ended.shown());
+    let (state, cause, message, events) = only_run(&disks, &sandbox, "number");
+    // The job's own end, if there was room for it.
+    assert!(state == "failed" && (cause == "error" || cause == "spool"), "{cause}: {message}");
+    assert!(message.contains("No space left on device"), "{message}");
+    let safe = acknowledged(&sandbox);
+    assert!(events == safe && safe > 1000, "{events} events, {safe} acknowledged");
+    // There is room again, as all of it is in the store.
+    run(&disks, &sandbox, &["run-job", "misbehave", "noop"]).exits(0);
+}
+
+#[test]
+fn a_full_store_keeps_the_job_from_beginning() {
+    let (sandbox, Some(disks)) = on_disks(&[("", 1024), ("spool", 1024), ("logs", 1024)]) else { return };
+    let marker = sandbox.arg("marker");
+    let args = ["run-job", "misbehave", "typed", "--marker", &marker];
+    for made_before in [false, true] {
+        let ballast = disks.fill(&sandbox.state());
+        let ended = run(&disks, &sandbox, &args).exits(74);
+        let dir = sandbox.state().display().to_string();
+        assert!(ended.err().contains("the store") && ended.err().contains(&dir), "{}", ended.shown());
+        assert!(ended.err().contains("full") || ended.err().contains("No space left"), "{}", ended.shown());
+        assert_eq!(sandbox.read("marker"), "", "the job was not entered; the store was there before: {made_before}");
+        let left = |dir: &str| fs::read_dir(disks.path(&sandbox.state().join(dir))).unwrap().count();
+        let before = usize::from(made_before);
+        assert_eq!((left("spool"), left("logs")), (0, before), "nothing is left of a run that did not begin");
+        fs::remove_file(ballast).unwrap();
+        run(&disks, &sandbox, &args).exits(0);
+        fs::remove_file(sandbox.path("marker")).unwrap();
+    }
+}
+
+/// The job goes on, and what it emits stays in the spool; its end cannot be recorded, and the next command does it.
+#[test]
+fn a_store_that_becomes_full_loses_nothing() {
+    let (sandbox, Some(disks)) = on_disks(&[("", 1024), ("spool", 1024), ("logs", 1024)]) else { return };
+    let running = disks.start(&sandbox, &["run-job", "misbehave", "wait", "--marker", &sandbox.arg("marker")]);
+    eventually("the job is at work", || !sandbox.read("marker").is_empty());
+    let ballast = disks.fill(&sandbox.state());
+    running.signal(Signal::TERM);
+    let ended = running.wait().exits(74);
+    assert!(ended.err().contains("could not be recorded"), "{}", ended.shown());
+    assert!(ended.err().contains("it is safe in the spool"), "{}", ended.shown());
+    // Still full: said, and what can be read is read.
+    let listed = run(&disks, &sandbox, &["runs", "list"]).exits(0);
+    assert!(listed.err().contains("stays open for now") && listed.out().contains("running"), "{}", listed.shown());
+    fs::remove_file(ballast).unwrap();
+    let (state, cause, _, seen) = only_run(&disks, &sandbox, "cancelled.seen");
+    assert_eq!((&*state, &*cause, seen), ("failed", "cancelled", 1), "what it was told, and what it emitted then");
+}
+
+/// All on one disk, as it is on most machines.
+#[test]
+fn a_full_disk_under_everything_loses_nothing() {
+    let (sandbox, Some(disks)) = on_disks(&[("", 1536)]) else { return };
+    let marker = sandbox.arg("acknowledged");
+    let args = ["run-job", "misbehave", "numbered", "--count", "100000", "--acknowledged", &marker];
+    let ended = run(&disks, &sandbox, &args);
+    assert!(matches!(ended.code(), Some(1 | 74)), "{}", ended.shown());
+    let safe = acknowledged(&sandbox);
+    assert!(safe > 1000, "{safe}");
+    // Somebody gives it more room.
+    disks.remount(&sandbox.state(), "size=16m");
+    let (state, cause, message, events) = only_run(&disks, &sandbox, "number");
+    assert!(state == "failed" && (cause == "error" || cause == "spool"), "{cause}: {message}");
+    assert_eq!(events, safe);
+}
+
+#[test]
+fn a_full_log_costs_its_end_and_nothing_else() {
+    let (sandbox, Some(disks)) = on_disks(&[("logs", 256)]) else { return };
+    let ended = run(&disks, &sandbox, &["run-job", "misbehave", "print", "--lines", "30000"]).exits(0);
+    let mut expected: Vec<u8> = (0..30000).flat_map(|n| format!("out {n}\nerr {n}\n").into_bytes()).collect();
+    expected.extend_from_slice(b"\xff\xfe without an end");
+    let lost: usize = ended.err().split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or_default();
+    assert!(ended.err().contains("bytes of what the job printed are lost: the disk did not take them"), "{}", ended.shown());
+    let logs = run(&disks, &sandbox, &["runs", "logs", "--", &run_id(&disks, &sandbox)]).exits(0);
+    assert!(logs.stdout.len() > 100_000 && expected.starts_with(&logs.stdout), "{} bytes", logs.stdout.len());
+    assert_eq!(logs.stdout.len() + lost, expected.len());
+    assert!(logs.err().contains(&format!("{lost} bytes are missing")), "{}", logs.err());
+    let (state, ..) = only_run(&disks, &sandbox, "number");
+    assert_eq!(state, "completed");
+}
+
+#[track_caller]
+fn run_id(disks: &SmallDisks, sandbox: &Sandbox) -> String {
+    let runs = run(disks, sandbox, &["runs", "list", "--json"]).exits(0).json_lines("lorchestra.run/1");
+    runs[0]["run_id"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_disk_that_became_read_only_is_told() {
+    let (sandbox, Some(disks)) = on_disks(&[("", 2048)]) else { return };
+    let marker = sandbox.arg("marker");
+    let args = ["run-job", "misbehave", "typed", "--marker", &marker];
+    disks.remount(&sandbox.state(), "ro");
+    let ended = run(&disks, &sandbox, &args).exits(74);
+    assert!(ended.err().contains("Read-only file system"), "a new state directory: {}", ended.shown());
+    disks.remount(&sandbox.state(), "rw");
+    run(&disks, &sandbox, &args).exits(0);
+    fs::remove_file(sandbox.path("marker")).unwrap();
+    disks.remount(&sandbox.state(), "ro");
+    let ended = run(&disks, &sandbox, &args).exits(74);
+    assert!(ended.err().to_lowercase().contains("read-only"), "{}", ended.shown());
+    assert_eq!(sandbox.read("marker"), "", "the job was not entered");
+    // Reading needs the store's log, which is written.
+    let listed = run(&disks, &sandbox, &["runs", "list"]);
+    assert!(matches!(listed.code(), Some(0 | 74)), "{}", listed.shown());
+    disks.remount(&sandbox.state(), "rw");
+    run(&disks, &sandbox, &args).exits(0);
+}
+
+/// The database, for this process.
+fn store(sandbox: &Sandbox) -> Connection {
+    Connection::open(sandbox.state().join("lorchestra.db")).unwrap()
+}
+
+/// While a job runs and ends, another process writes and does not come to an end.
+#[test]
+fn a_store_that_is_kept_for_a_while_is_waited_for() {
+    let sandbox = sandbox();
+    let marker = sandbox.arg("acknowledged");
+    let running = sandbox.start(&[
+        "run-job",
+        "misbehave",
+        "wait_for_file",
+        "--marker",
+        &sandbox.arg("marker"),
+        "--file",
+        &sandbox.arg("go"),
+    ]);
+    eventually("the job is at work", || !sandbox.read("marker").is_empty());
+    let other = store(&sandbox);
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    fs::write(sandbox.path("go"), "").unwrap();
+    // What it does meanwhile, and another run of another job.
+    let second = sandbox.start(&["run-job", "misbehave", "numbered", "--count", "1000", "--acknowledged", &marker]);
+    std::thread::sleep(Duration::from_secs(2));
+    let listed = sandbox.lorchestra(&["runs", "list"]).exits(0);
+    assert!(listed.out().contains("running"), "readers wait for nobody: {}", listed.shown());
+    assert_eq!(acknowledged(&sandbox), 0, "it has not begun");
+    other.execute_batch("ROLLBACK").unwrap();
+    for running in [running, second] {
+        let ended = running.wait().exits(0);
+        assert_eq!(ended.err(), "", "nobody is told that the database is locked");
+    }
+    assert_eq!(sandbox.runs().iter().filter(|run| run.state() == "completed").count(), 2);
+    assert_eq!(acknowledged(&sandbox), 1000);
+}
+
+/// Nothing is written to what is not ours, and no job begins.
+#[test]
+fn a_store_that_cannot_be_ours_is_told_with_its_mend() {
+    type Spoil = fn(&Sandbox);
+    let cases: [(&str, Spoil, &str, &str); 4] = [
+        (
+            "newer",
+            |sandbox| store(sandbox).pragma_update(None, "user_version", 99).unwrap(),
+            "newer lorchestra",
+            "upgrade lorchestra",
+        ),
+        (
+            "another application's",
+            |sandbox| store(sandbox).pragma_update(None, "application_id", 0x1234).unwrap(),
+            "another program's",
+            "move the file away",
+        ),
+        ("cut off", |sandbox| cut(sandbox, 5000), "is damaged", "move the three away"),
+        ("overwritten", overwrite, "is damaged", "move the three away"),
+    ];
+    for (name, spoil, what, mend) in cases {
+        let sandbox = sandbox();
+        sandbox.lorchestra(&["run-job", "misbehave", "numbered"]).exits(0);
+        // All of it in the one file.
+        store(&sandbox).execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        spoil(&sandbox);
+        let path = sandbox.state().join("lorchestra.db");
+        let before = fs::read(&path).unwrap();
+        let marker = sandbox.arg("marker");
+        for args in [&["run-job", "misbehave", "typed", "--marker", &marker][..], &["runs", "list"], &["events", "list"]] {
+            let ended = sandbox.lorchestra(args);
+            // A page that a listing does not need may be broken without its notice.
+            if ended.code() == Some(0) && name != "newer" && args[0] != "run-job" {
+                continue;
+            }
+            let ended = ended.exits(78);
+            assert!(ended.err().contains(what) && ended.err().contains(mend), "{name}: {}", ended.shown());
+        }
+        assert_eq!(sandbox.read("marker"), "", "{name}: the job was not entered");
+        assert!(fs::read(&path).unwrap() == before, "{name}: nothing was written to it");
+        // The mend.
+        for name in ["lorchestra.db", "lorchestra.db-wal", "lorchestra.db-shm"] {
+            let _ = fs::rename(sandbox.state().join(name), sandbox.path(name));
+        }
+        sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+        assert_eq!(sandbox.runs().len(), 1);
+    }
+}
+
+fn cut(sandbox: &Sandbox, len: u64) {
+    fs::File::options().write(true).open(sandbox.state().join("lorchestra.db")).unwrap().set_len(len).unwrap();
+}
+
+/// Every page but the first is noise.
+fn overwrite(sandbox: &Sandbox) {
+    let path = sandbox.state().join("lorchestra.db");
+    let mut bytes = fs::read(&path).unwrap();
+    let mut noise = 1_u32;
+    for byte in &mut bytes[4096..] {
+        noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        *byte = noise.to_be_bytes()[0];
+    }
+    fs::write(&path, bytes).unwrap();
+}
+
+/// The events of a run whose store was moved away are not thrown away with it; moved back, it has them.
+#[test]
+fn events_whose_store_is_gone_are_kept_until_it_is_back() {
+    let sandbox = sandbox();
+    let acknowledged = sandbox.arg("acknowledged");
+    let running = sandbox.start(&["run-job", "misbehave", "numbered", "--count", "100000000", "--acknowledged", &acknowledged]);
+    eventually("the job is at work", || self::acknowledged(&sandbox) > 100);
+    let workers = running.children();
+    running.signal(Signal::KILL);
+    drop(running);
+    eventually("the worker is gone", || workers.iter().all(|pid| !lorchestra_tests::processes::is_alive(*pid)));
+    let safe = self::acknowledged(&sandbox);
+    for name in ["lorchestra.db", "lorchestra.db-wal", "lorchestra.db-shm"] {
+        fs::rename(sandbox.state().join(name), sandbox.path(name)).unwrap();
+    }
+    let spool = fs::read_dir(sandbox.state().join("spool")).unwrap().next().unwrap().unwrap().path();
+    age(&spool, Duration::from_secs(2 * 60 * 60));
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    assert!(ended.err().contains("holds events of a run that is not in this store"), "{}", ended.shown());
+    assert!(ended.err().contains(&spool.display().to_string()), "{}", ended.shown());
+    assert!(spool.is_dir());
+    for name in ["lorchestra.db", "lorchestra.db-wal", "lorchestra.db-shm"] {
+        let _ = fs::rename(sandbox.path(name), sandbox.state().join(name));
+    }
+    let run = sandbox.run();
+    assert_eq!((run.state(), run.cause()), ("failed", "abandoned"));
+    let numbers = sandbox.numbers_of(&run);
+    assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>());
+    assert!(numbers.len() as u64 >= safe);
+}
+
+/// Makes a directory look as if nothing had happened in it for so long.
+fn age(dir: &std::path::Path, by: Duration) {
+    fs::File::open(dir).unwrap().set_modified(SystemTime::now() - by).unwrap();
+}
+
+/// The clock was ahead by ten years, and was put right: times in the store are later than now.
+#[test]
+fn a_clock_that_was_put_back_stops_nothing_and_removes_nothing() {
+    let sandbox = sandbox();
+    sandbox.configure("[retention]\nlogs = \"1s\"\npayloads = \"1s\"\nruns = \"1s\"");
+    sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "5"]).exits(0);
+    let ahead = sandbox.run();
+    // One that is still open, too: its supervisor was killed before the clock was mended.
+    let running = sandbox.start(&["run-job", "misbehave", "wait", "--marker", &sandbox.arg("marker")]);
+    eventually("the job is at work", || !sandbox.read("marker").is_empty());
+    let workers = running.children();
+    running.signal(Signal::KILL);
+    drop(running);
+    eventually("the worker is gone", || workers.iter().all(|pid| !lorchestra_tests::processes::is_alive(*pid)));
+    let db = store(&sandbox);
+    let later = "+ 10 * 365 * 86400 * 1000000";
+    db.execute_batch(&format!(
+        "UPDATE runs SET started_at = started_at {later}, ended_at = ended_at {later};
+         UPDATE attempts SET started_at = started_at {later}, ended_at = ended_at {later};
+         UPDATE events SET created_at = created_at {later};
+         UPDATE outbox SET closed_until = (SELECT max(created_at) FROM events), closed_reason = 'then';"
+    ))
+    .unwrap();
+    drop(db);
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    assert!(ended.err().contains("is closed as abandoned"), "{}", ended.shown());
+    let runs = sandbox.runs();
+    assert_eq!(runs.len(), 3, "none is removed");
+    let states: Vec<_> = runs.iter().map(|run| (run.state(), run.cause())).collect();
+    assert_eq!(states, [("completed", ""), ("failed", "abandoned"), ("completed", "")], "in the order in which they began");
+    assert_eq!(runs[2].id(), ahead.id());
+    for run in &runs {
+        sandbox.whole_events_of(run);
+    }
+    let shown = sandbox.lorchestra(&["runs", "show", runs[1].id()]).exits(0);
+    assert!(shown.out().contains("(after 0"), "it took no less than nothing: {}", shown.shown());
+    assert_eq!(sandbox.lorchestra(&["events", "list", "--run", ahead.id(), "--since", "-1d"]).exits(0).out().lines().count(), 7);
+}
+
+/// Runs that never began, and runs whose spool could not be removed: the ones are removed after an hour, some hundred by each command, the others at once.
+#[test]
+fn ten_thousand_leftover_spools_are_cleared_and_keep_nobody_waiting() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "5"]).exits(0);
+    let spool = sandbox.state().join("spool");
+    let ended_before = spool.join(sandbox.run().id());
+    fs::create_dir_all(ended_before.join("1")).unwrap();
+    let leftover = |n: u32| spool.join(format!("01890000-0000-7000-8000-{n:012}"));
+    for n in 0..10_000 {
+        fs::create_dir(leftover(n)).unwrap();
+        if n >= 5_000 {
+            age(&leftover(n), Duration::from_secs(2 * 60 * 60));
+        }
+    }
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    assert_eq!(ended.err(), "");
+    assert!(!ended_before.exists(), "its run has ended");
+    let left = || fs::read_dir(&spool).unwrap().count();
+    assert_eq!(left(), 9_800, "no command removes all of them");
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    assert_eq!(left(), 9_600);
+    // A run that is just beginning has such a spool too.
+    assert!(leftover(4_999).exists() && !leftover(5_000).exists());
+    assert_eq!(sandbox.runs().len(), 3);
+}
+
+/// A name in the state directory that is not ours is left alone.
+#[test]
+fn strange_things_in_the_spool_directory_are_left_alone() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    let spool = sandbox.state().join("spool");
+    fs::write(spool.join("notes.txt"), "mine").unwrap();
+    fs::create_dir(spool.join("lost+found")).unwrap();
+    fs::write(spool.join(uuid_like()), "a file where a directory should be").unwrap();
+    age(&spool.join(uuid_like()), Duration::from_secs(2 * 60 * 60));
+    let running: Running = sandbox.start(&["run-job", "misbehave", "noop"]);
+    running.wait().exits(0);
+    assert!(spool.join("notes.txt").exists() && spool.join("lost+found").exists());
+}
+
+fn uuid_like() -> &'static str {
+    "01890000-0000-7000-8000-00000000000a"
+}

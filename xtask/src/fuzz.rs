@@ -1,0 +1,157 @@
+//! `cargo xtask fuzz`: every target of `fuzz/` for a while, on the stable toolchain.
+//!
+//! What cargo-fuzz would do, without a tool to install: the flags that make the compiler count what an input reaches, and
+//! libFuzzer, which comes as a crate and needs a C++ compiler. No sanitizer (that would need another toolchain): a panic, an
+//! overflow, a failed assertion, an input that takes too long or too much memory is what is found.
+//!
+//! Everything is below `<target>/fuzz`, apart from what other builds put there. What is found on the way is kept in `corpus/` there and is
+//! where the next call goes on; `fuzz/corpus` in the repository has a few inputs to begin with, and is only read.
+
+use crate::{Result, cargo};
+use clap::Args;
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// Edges, comparisons and their operands, as cargo-fuzz asks for them.
+const FLAGS: [&str; 9] = [
+    "-Cpasses=sancov-module",
+    "-Cllvm-args=-sanitizer-coverage-level=4",
+    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+    "-Cllvm-args=-sanitizer-coverage-pc-table",
+    "-Cllvm-args=-sanitizer-coverage-trace-compares",
+    "-Cllvm-args=-simplifycfg-branch-fold-threshold=0",
+    "-Ccodegen-units=8",
+    "--cfg",
+    "fuzzing",
+];
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Only these targets; without any, all
+    targets: Vec<String>,
+    /// How long each one runs
+    #[arg(long, default_value_t = 60, value_name = "N")]
+    seconds: u32,
+    /// Build them and stop
+    #[arg(long)]
+    build: bool,
+}
+
+pub(crate) fn run(options: &Options) -> Result {
+    let source = cargo::root()?.join("fuzz");
+    let known = targets(&source)?;
+    if let Some(unknown) = options.targets.iter().find(|name| !known.contains(name)) {
+        return Err(format!("{unknown} is no fuzz target; there are {}", known.join(", ")).into());
+    }
+    // <target>/<profile>
+    let profile = cargo::target("debug")?;
+    let work = profile.parent().ok_or("xtask lies in no target directory")?.join("fuzz");
+    let programs = build(&source, &work)?;
+    if options.build {
+        return Ok(());
+    }
+    let chosen: Vec<String> =
+        known.into_iter().filter(|name| options.targets.is_empty() || options.targets.contains(name)).collect();
+    // A target is one thread: as many at a time as there are cores.
+    let cores = std::thread::available_parallelism()?.get();
+    println!("{} for {} s each, {cores} at a time", chosen.join(", "), options.seconds);
+    let mut failed = Vec::new();
+    for some in chosen.chunks(cores) {
+        let started: Vec<_> =
+            some.iter().map(|name| Fuzzing::start(name, &programs, &source, &work, options.seconds)).collect::<Result<_>>()?;
+        for mut fuzzing in started {
+            if !fuzzing.finish()? {
+                failed.push(fuzzing.name.clone());
+            }
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { Err(format!("{} failed", failed.join(", ")).into()) }
+}
+
+/// The names of the targets: the files in `fuzz_targets`.
+fn targets(source: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(source.join("fuzz_targets"))? {
+        let path = entry?.path();
+        names.extend(path.file_stem().map(|name| name.to_string_lossy().into_owned()));
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Builds all targets; the directory they are in.
+fn build(source: &Path, work: &Path) -> Result<PathBuf> {
+    let host = host()?;
+    let mut command = Command::new(env!("CARGO"));
+    command.current_dir(source).args(["build", "--locked", "--release", "--bins"]);
+    // With a target named, build scripts and macros are built without the flags.
+    command.args(["--target", &host]).arg("--target-dir").arg(work).env_remove("RUSTFLAGS");
+    command.env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"));
+    cargo::run(&mut command)?;
+    Ok(work.join(host).join("release"))
+}
+
+/// One target at work.
+struct Fuzzing {
+    name: String,
+    child: Child,
+    /// What it prints.
+    log: PathBuf,
+}
+
+impl Fuzzing {
+    fn start(name: &str, programs: &Path, source: &Path, work: &Path, seconds: u32) -> Result<Self> {
+        let corpus = work.join("corpus").join(name);
+        let artifacts = work.join("artifacts").join(name);
+        std::fs::create_dir_all(&corpus)?;
+        std::fs::create_dir_all(&artifacts)?;
+        let log = artifacts.join("log");
+        let out = File::create(&log)?;
+        let option = |name: &str, path: PathBuf| {
+            let mut option = OsString::from(name);
+            option.push(path);
+            option
+        };
+        let mut command = Command::new(programs.join(name));
+        command.arg(&corpus).arg(source.join("corpus").join(name)).arg(option("-artifact_prefix=", artifacts.join("")));
+        command.args([
+            &*format!("-max_total_time={seconds}"),
+            // An input that is read for ten seconds keeps a person waiting.
+            "-timeout=10",
+            "-rss_limit_mb=1024",
+            "-max_len=8192",
+            "-print_final_stats=1",
+        ]);
+        let dictionary = source.join("dictionaries").join(name);
+        if dictionary.is_file() {
+            command.arg(option("-dict=", dictionary));
+        }
+        let child = command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).spawn()?;
+        Ok(Self { name: name.to_owned(), child, log })
+    }
+
+    /// Waits for its end, and says what came of it; whether all was well.
+    fn finish(&mut self) -> Result<bool> {
+        let status = self.child.wait()?;
+        let text = String::from_utf8_lossy(&std::fs::read(&self.log)?).into_owned();
+        let runs = text.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:")).unwrap_or(" ?").trim();
+        if status.success() {
+            println!("{}: {runs} executions, nothing found", self.name);
+            return Ok(true);
+        }
+        println!("{}: {status} after {runs} executions; all of it is in {}", self.name, self.log.display());
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(40)..].iter().for_each(|line| println!("    {line}"));
+        Ok(false)
+    }
+}
+
+/// The machine that is built on, as rustc calls it.
+fn host() -> Result<String> {
+    let output = Command::new("rustc").arg("-vV").current_dir(cargo::root()?).output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let host = text.lines().find_map(|line| line.strip_prefix("host: ")).ok_or("rustc -vV names no host")?;
+    Ok(host.to_owned())
+}
