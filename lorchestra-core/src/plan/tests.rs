@@ -371,8 +371,17 @@ fn dates_with_one_meaning_are_proposed_once() {
 fn long_values_are_cut_and_looked_at_no_further() {
     // The second is mended one space at a time.
     let spaced = format!("-7{}d", " ".repeat(1_000_000));
-    let long =
-        [("datetime", "9".repeat(100_000)), ("datetime", spaced), ("date", "-7d ".repeat(10_000)), ("u32", "x".repeat(100_000))];
+    let zeros = "0".repeat(300);
+    let long = [
+        ("datetime", "9".repeat(100_000)),
+        ("datetime", spaced),
+        ("date", "-7d ".repeat(10_000)),
+        ("u32", "x".repeat(100_000)),
+        // A number, were it not for the sign in it.
+        ("u64", format!("-{zeros}_{zeros}")),
+        ("f64", format!("{zeros}_{zeros}")),
+        ("f64", format!("{zeros}{zeros},5")),
+    ];
     for (name, text) in long {
         let line = fault(&all_kinds(), &[(name, &text)]);
         assert!(line.chars().count() < 250 && line.contains("\"…: "), "{line}");

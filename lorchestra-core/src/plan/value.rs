@@ -218,12 +218,17 @@ fn float(text: &str) -> Result<Number, ValueError> {
     }
     match text.split_once(',') {
         // `1,000` is a thousand to some and one to others.
-        Some((whole, fraction)) if !whole.contains('.') && fraction.len() != 3 && digits_only(fraction) => {
+        Some((whole, fraction))
+            if text.len() <= LONGEST && !whole.contains('.') && fraction.len() != 3 && digits_only(fraction) =>
+        {
             try_instead("the decimal sign is a point", format!("{whole}.{fraction}"))
         }
         _ => Err(ValueError::Kind { kind: "a number".into(), example: "digits with a point, such as 1.5" }),
     }
 }
+
+/// No number that is meant is longer, and one that is proposed stands in a message, whole.
+const LONGEST: usize = 64;
 
 /// The number without what separates groups of digits in some places, and with a plain minus; `None` where that changes
 /// nothing. Commas and points are left alone: they mean different things to different people.
@@ -235,7 +240,7 @@ fn respelt(text: &str) -> Option<String> {
         .map(|c| if matches!(c, '\u{2212}' | '\u{2013}') { '-' } else { c })
         .collect();
     let like_a_number = plain.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b));
-    (plain != text && !plain.is_empty() && like_a_number).then_some(plain)
+    (plain != text && !plain.is_empty() && plain.len() <= LONGEST && like_a_number).then_some(plain)
 }
 
 fn digits_only(text: &str) -> bool {
