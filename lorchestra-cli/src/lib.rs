@@ -1,10 +1,10 @@
 //! The `lorchestra` command: people's side of lorchestra.
 //!
-//! Argv goes through three hands: [`args`] only validates, [`settings`] is the one place that reads environment, home and
-//! configuration file, and a command ([`commands`]) takes those values and a [`printer`] and returns an exit code. What goes
-//! wrong becomes a sentence, a mend and a code in [`failure`]. No business rules here: those are in lorchestra-core.
+//! Argv goes through three hands: `args` only validates, `settings` is the one place that reads environment, home and
+//! configuration file, and a command (`commands`) takes those values and a `printer` and returns an exit code. What goes
+//! wrong becomes a sentence, a mend and a code in `failure`. No business rules here: those are in lorchestra-core.
 //!
-//! A library only for the sake of [`fuzzing`]: the binary is [`main`] and nothing else.
+//! A library only for the sake of `fuzzing`: the binary is `main` and nothing else.
 
 mod args;
 mod argv;

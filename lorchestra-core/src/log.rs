@@ -8,7 +8,7 @@
 //!
 //! Up to the limit everything is there, byte for byte. Beyond it the beginning and the end are, at least three quarters of the limit
 //! together; `offset` is where a piece begins in all that was written, so that the names alone tell what is missing, also after the writer
-//! was killed. What a full disk did not take is missing too, and counted ([`Log::lost`]).
+//! was killed. What a full disk did not take is missing too, and counted.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
