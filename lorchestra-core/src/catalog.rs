@@ -31,6 +31,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A directory to search, and where it was named: `--plugin-dir`, `LORCHESTRA_PLUGIN_PATH`, ….
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,23 +144,25 @@ impl Catalog {
         let mut searched = Vec::new();
         let mut problems = Vec::new();
         let mut aliases = Vec::new();
-        let mut found: BTreeMap<String, Vec<Package>> = BTreeMap::new();
-        let mut seen = HashMap::new();
+        let mut packages_by_name: BTreeMap<String, Vec<Package>> = BTreeMap::new();
+        let mut seen: HashMap<(u64, u64), PathBuf> = HashMap::new();
         for dir in dirs {
             let trusted = trust::directory(&dir.path);
-            let mut take = |name: &OsString| {
-                let path = dir.path.join(name);
-                match read(&path, &trusted, &mut seen) {
-                    Ok(Found::Library(outline)) => {
-                        found.entry(outline.package.clone()).or_default().push(Package { path, outline });
+            let mut take = |path: PathBuf, found: Found| match found {
+                Found::Gone => {}
+                Found::Unusable(fault) => problems.push(fault.at(path)),
+                Found::Library { ident, read } => match seen.entry(ident) {
+                    Entry::Occupied(first) => aliases.push(Alias { path, of: PathBuf::clone(first.get()) }),
+                    Entry::Vacant(vacant) => {
+                        vacant.insert(path.clone());
+                        match read {
+                            Ok(outline) => found_of(&mut packages_by_name, outline, path),
+                            Err(fault) => problems.push(fault.at(path)),
+                        }
                     }
-                    Ok(Found::Again(of)) => aliases.push(Alias { path, of }),
-                    Ok(Found::Gone) => return false,
-                    Err(fault) => problems.push(fault.at(path)),
-                }
-                true
+                },
             };
-            let outcome = match each_candidate(&dir.path, &mut take) {
+            let outcome = match each_candidate(&dir.path, &trusted, &mut take) {
                 Ok(files) => SearchOutcome::Read { files },
                 Err(e) => match e.kind() {
                     io::ErrorKind::NotFound => SearchOutcome::Missing,
@@ -170,7 +173,7 @@ impl Catalog {
             searched.push(Searched { dir: dir.clone(), outcome });
         }
         let mut packages = Vec::new();
-        for (name, mut files) in found {
+        for (name, mut files) in packages_by_name {
             if files.len() == 1 {
                 packages.append(&mut files);
             } else {
@@ -217,23 +220,76 @@ impl Catalog {
     }
 }
 
+fn found_of(packages: &mut BTreeMap<String, Vec<Package>>, outline: Outline, path: PathBuf) {
+    packages.entry(outline.package.clone()).or_default().push(Package { path, outline });
+}
+
 /// How often a directory is read again.
 const READS: usize = 16;
+/// A directory that was changed so short a time ago may be changing: a listing of it may miss a name that is just being given.
+const RECENT: Duration = Duration::from_millis(20);
 
-/// Gives each name that could be a plugin's to `take`, once. Where one was gone by the time it was opened, the directory is read again:
-/// it may have been given another name, and its package must not be missed. Answers with the number of names.
-fn each_candidate(dir: &Path, take: &mut impl FnMut(&OsString) -> bool) -> io::Result<usize> {
+/// Gives each name that could be a plugin's to `take`, once, in order. Where one was gone by the time it was opened, or the directory is
+/// being changed, it is read again: a library may have been given another name, and its package must not be missed. Answers with the
+/// number of names.
+fn each_candidate(dir: &Path, trusted: &Result<PathBuf, Fault>, take: &mut impl FnMut(PathBuf, Found)) -> io::Result<usize> {
     let mut taken: HashSet<OsString> = HashSet::new();
-    let mut names = candidates(dir)?;
+    let mut count = 0;
     for _ in 0..READS {
-        let (there, gone): (Vec<_>, Vec<_>) = names.iter().filter(|name| !taken.contains(*name)).partition(|name| take(name));
-        if gone.is_empty() {
+        let names = candidates(dir)?;
+        count = names.len();
+        let new: Vec<OsString> = names.into_iter().filter(|name| !taken.contains(name)).collect();
+        let mut gone = false;
+        for (name, (path, found)) in new.iter().zip(read_all(dir, &new, trusted)) {
+            if matches!(found, Found::Gone) {
+                gone = true;
+            } else {
+                taken.insert(name.clone());
+                take(path, found);
+            }
+        }
+        if !gone && !is_changing(dir) {
             break;
         }
-        taken.extend(there.into_iter().cloned());
-        names = candidates(dir)?;
     }
-    Ok(names.len())
+    Ok(count)
+}
+
+fn is_changing(dir: &Path) -> bool {
+    let changed = std::fs::metadata(dir).and_then(|meta| meta.modified());
+    // One from the future says nothing.
+    changed.is_ok_and(|changed| changed.elapsed().is_ok_and(|ago| ago < RECENT))
+}
+
+/// Files from which on it is worth while to read them on several processors.
+const MANY: usize = 64;
+
+/// What each of these names is, in their order. Reading a manifest is work for a processor, and of many each can have its share.
+fn read_all(dir: &Path, names: &[OsString], trusted: &Result<PathBuf, Fault>) -> Vec<(PathBuf, Found)> {
+    let read_some = |names: &[OsString]| -> Vec<(PathBuf, Found)> {
+        let found = |name| {
+            let path = dir.join(name);
+            let found = read(&path, trusted);
+            (path, found)
+        };
+        names.iter().map(found).collect()
+    };
+    if names.len() < MANY {
+        return read_some(names);
+    }
+    let parts = std::thread::available_parallelism().map_or(1, usize::from).min(8);
+    std::thread::scope(|scope| {
+        let mut chunks = names.chunks(names.len().div_ceil(parts));
+        // This thread has its share, too.
+        let own = chunks.next().unwrap_or_default();
+        let others: Vec<_> = chunks.map(|chunk| (chunk, scope.spawn(move || read_some(chunk)))).collect();
+        let mut all = read_some(own);
+        for (chunk, other) in others {
+            // A panic of a thread is one of ours: it is met again here, and told by main.
+            all.extend(other.join().unwrap_or_else(|_| read_some(chunk)));
+        }
+        all
+    })
 }
 
 /// Names `*.so` without a leading dot, sorted: the order of a directory is not the same everywhere.
@@ -252,19 +308,20 @@ fn candidates(dir: &Path) -> io::Result<Vec<OsString>> {
 
 /// What a name in a directory is.
 enum Found {
-    Library(Outline),
-    /// A library that was seen under this other name.
-    Again(PathBuf),
+    /// Something that nobody may run.
+    Unusable(Fault),
+    /// A file that may be run, by device and inode, and what it says of itself.
+    Library { ident: (u64, u64), read: Result<Outline, Fault> },
     /// Nothing any more.
     Gone,
 }
 
 /// `trusted` is what [`trust::directory`] says of the file's directory.
-fn read(path: &Path, trusted: &Result<PathBuf, Fault>, seen: &mut HashMap<(u64, u64), PathBuf>) -> Result<Found, Fault> {
+fn read(path: &Path, trusted: &Result<PathBuf, Fault>) -> Found {
     let opened = match Opened::at(path) {
         Ok(opened) => opened,
-        Err(NotOpened::Gone) => return Ok(Found::Gone),
-        Err(NotOpened::Other(fault)) => return Err(fault),
+        Err(NotOpened::Gone) => return Found::Gone,
+        Err(NotOpened::Other(fault)) => return Found::Unusable(fault),
     };
     if let Err(fault) = opened.trusted(path, trusted) {
         // Whoever asks for the package by its name is told that it is here.
@@ -272,15 +329,10 @@ fn read(path: &Path, trusted: &Result<PathBuf, Fault>, seen: &mut HashMap<(u64, 
             Ok(outline) => Some(outline.package),
             Err(fault) => fault.package,
         };
-        return Err(Fault { package, ..fault });
+        return Found::Unusable(Fault { package, ..fault });
     }
-    match seen.entry((opened.meta.dev(), opened.meta.ino())) {
-        Entry::Occupied(first) => Ok(Found::Again(first.get().clone())),
-        Entry::Vacant(vacant) => {
-            vacant.insert(path.to_owned());
-            inspect::outline(&opened.file, opened.meta.len()).map(Found::Library)
-        }
-    }
+    let ident = (opened.meta.dev(), opened.meta.ino());
+    Found::Library { ident, read: inspect::outline(&opened.file, opened.meta.len()) }
 }
 
 /// Opens a regular file, whoever's it is. Anything else is a fault that names what it is. Never waits, as a FIFO without a writer
