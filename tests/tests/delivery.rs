@@ -1,31 +1,13 @@
 //! From the store to BigQuery, whatever goes wrong on the way. Against a fake server that can be made to fail; the real emulator is in
 //! `bigquery`.
 
-use lorchestra_tests::bigquery::fake::{Fault, Method, StorageErrorCode, TableName};
-use lorchestra_tests::bigquery::site::{Site, Write};
+use lorchestra_tests::bigquery::fake::{Fault, Method, TableName};
+use lorchestra_tests::bigquery::site::{BOTH, Site, Write, carrier};
 use lorchestra_tests::{Running, eventually, processes};
 use rustix::process::Signal;
 use serde_json::json;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
-use tonic::Code;
-
-const BOTH: [Write; 2] = [Write::Storage, Write::InsertAll];
-
-/// The request that carries events.
-fn carrier(write: Write) -> Method {
-    if write == Write::Storage { Method::AppendRows } else { Method::InsertAll }
-}
-
-#[track_caller]
-fn flushed(site: &Site) -> u64 {
-    let ended = site.sandbox.lorchestra(&["events", "flush", "--timeout", "50s"]).exits(0);
-    if ended.err() == "No events yet.\n" {
-        return 0;
-    }
-    let text = ended.out().strip_prefix("Delivered ").and_then(|rest| rest.split(' ').next()).map(str::parse);
-    text.and_then(Result::ok).unwrap_or_else(|| panic!("not a number of events: {}", ended.shown()))
-}
 
 #[test]
 fn a_run_delivers_its_events_with_all_columns() {
@@ -46,151 +28,8 @@ fn a_run_delivers_its_events_with_all_columns() {
         }
         let shown = site.sandbox.lorchestra(&["runs", "show", run.id(), "--json"]).exits(0).json("lorchestra.runs-show/1");
         assert_eq!(shown["delivery"], json!({"pending": 0, "failed": 0, "uncertain": 0}));
-        assert_eq!(flushed(&site), 0);
+        assert_eq!(site.flushed(), 0);
     }
-}
-
-/// Every fault of every request, on both ways of writing: the run's outcome is its own, attempts are bounded, and afterwards all
-/// events are there: once, by streams.
-#[test]
-fn no_fault_loses_or_doubles_an_event() {
-    let rest = |fault: Fault| (Method::TablesGet, fault);
-    let mut storage = vec![
-        (Method::AppendRows, Fault::Grpc(Code::Unavailable, "try again", None)),
-        (Method::AppendRows, Fault::Grpc(Code::Internal, "internal", None)),
-        (Method::AppendRows, Fault::Grpc(Code::ResourceExhausted, "quota", None)),
-        (Method::AppendRows, Fault::InBand(Code::Aborted, "aborted", None)),
-        (Method::AppendRows, Fault::InBand(Code::Unavailable, "try again", None)),
-        (Method::AppendRows, Fault::CloseHalfWay),
-        (Method::AppendRows, Fault::CommitThenDrop),
-        (Method::AppendRows, Fault::FinalizeStream),
-        (Method::AppendRows, Fault::DropStream),
-        (Method::AppendRows, Fault::VanishTable(2)),
-        (
-            Method::AppendRows,
-            Fault::InBand(Code::InvalidArgument, "extra fields", Some(StorageErrorCode::SchemaMismatchExtraFields)),
-        ),
-        (Method::AppendRows, Fault::InBand(Code::OutOfRange, "beyond", Some(StorageErrorCode::OffsetOutOfRange))),
-        (Method::CreateStream, Fault::Grpc(Code::Unavailable, "try again", None)),
-        (Method::CreateStream, Fault::Grpc(Code::NotFound, "not yet", Some(StorageErrorCode::TableNotFound))),
-        (Method::CreateStream, Fault::CloseHalfWay),
-        (Method::CreateStream, Fault::CommitThenDrop),
-    ];
-    let mut insert_all = vec![
-        (Method::InsertAll, Fault::Status(403, "rateLimitExceeded")),
-        (Method::InsertAll, Fault::Status(403, "quotaExceeded")),
-        (Method::InsertAll, Fault::Status(404, "notFound")),
-        (Method::InsertAll, Fault::Status(409, "conflict")),
-        (Method::InsertAll, Fault::Status(413, "uploadTooLarge")),
-        (Method::InsertAll, Fault::Html(413)),
-        (Method::InsertAll, Fault::Html(502)),
-        (Method::InsertAll, Fault::Empty(429, Some(1))),
-        (Method::InsertAll, Fault::Status(429, "rateLimitExceeded")),
-        (Method::InsertAll, Fault::Status(500, "internalError")),
-        (Method::InsertAll, Fault::Status(502, "backendError")),
-        (Method::InsertAll, Fault::Status(503, "backendError")),
-        (Method::InsertAll, Fault::CloseHalfWay),
-        (Method::InsertAll, Fault::CommitThenDrop),
-        (Method::InsertAll, Fault::VanishTable(2)),
-    ];
-    let connecting = [
-        rest(Fault::Status(503, "backendError")),
-        rest(Fault::Status(403, "rateLimitExceeded")),
-        rest(Fault::Html(502)),
-        rest(Fault::Empty(429, None)),
-        rest(Fault::CloseHalfWay),
-        rest(Fault::VanishTable(1)),
-    ];
-    storage.extend(connecting.clone());
-    insert_all.extend(connecting);
-    let matrix =
-        storage.into_iter().map(|row| (Write::Storage, row)).chain(insert_all.into_iter().map(|row| (Write::InsertAll, row)));
-    let cases: Vec<_> = matrix.flat_map(|case| [1, 3].map(|times| (case.clone(), times))).collect();
-    // Mostly waiting: several at once.
-    let next = std::sync::atomic::AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..6 {
-            scope.spawn(|| {
-                while let Some(((write, (method, fault)), times)) =
-                    cases.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
-                {
-                    meets(*write, *method, fault, *times);
-                }
-            });
-        }
-    });
-}
-
-fn meets(write: Write, method: Method, fault: &Fault, times: usize) {
-    let told = format!("{write:?}, {times} × {method:?} {fault:?}");
-    let site = Site::new(write);
-    site.fake.faults().times(times, method, fault.clone());
-    let ended = site.sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "60"]);
-    assert_eq!(ended.code(), Some(0), "{told}: {}", ended.shown());
-    assert!(ended.err().lines().count() <= 2, "{told}: {}", ended.shown());
-    assert!(site.fake.requests(method) > 0, "{told}: the fault was met");
-    let requests =
-        site.fake.requests(Method::AppendRows) + site.fake.requests(Method::InsertAll) + site.fake.requests(Method::TablesGet);
-    assert!(requests <= 40, "{told}: {requests} requests");
-    flushed(&site);
-    assert_eq!(site.fake.faults().left(method), 0, "{told}: all faults were met");
-    site.all_is_delivered(write, &told);
-    assert_eq!(flushed(&site), 0, "{told}");
-}
-
-/// Faults that last: the run ends all the same, with few requests, and nothing is set aside for the server's sake; when it is well again
-/// all events arrive.
-#[test]
-fn a_fault_that_lasts_costs_a_line_and_no_event() {
-    let quota = "Quota exceeded for quota metric 'AppendBytesThroughputPerProject', limit 'bytes per minute'";
-    let cases = [
-        (Write::Storage, Fault::Grpc(Code::ResourceExhausted, quota, None)),
-        (Write::Storage, Fault::Grpc(Code::Internal, "Internal error. Entity: projects/834130/datasets/d", None)),
-        (Write::Storage, Fault::Grpc(Code::PermissionDenied, "no", None)),
-        (Write::Storage, Fault::Grpc(Code::Unauthenticated, "no", None)),
-        (Write::Storage, Fault::Grpc(Code::Unavailable, "try again", None)),
-        (Write::Storage, Fault::InBand(Code::InvalidArgument, "something is wrong", None)),
-        (Write::Storage, Fault::CloseHalfWay),
-        (Write::InsertAll, Fault::Status(400, "invalid")),
-        (Write::InsertAll, Fault::Status(401, "authError")),
-        (Write::InsertAll, Fault::Status(403, "accessDenied")),
-        (Write::InsertAll, Fault::Status(403, "quotaExceeded")),
-        (Write::InsertAll, Fault::Status(500, "internalError")),
-        (Write::InsertAll, Fault::Html(413)),
-        (Write::InsertAll, Fault::Html(502)),
-        (Write::InsertAll, Fault::Empty(429, None)),
-        (Write::InsertAll, Fault::CloseHalfWay),
-    ];
-    let next = std::sync::atomic::AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..6 {
-            scope.spawn(|| {
-                while let Some((write, fault)) = cases.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
-                    outlasts(*write, fault);
-                }
-            });
-        }
-    });
-}
-
-fn outlasts(write: Write, fault: &Fault) {
-    let told = format!("{write:?} {fault:?}");
-    let site = Site::new(write);
-    site.fake.faults().forever(carrier(write), fault.clone());
-    let ended = site.sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "60"]);
-    assert_eq!(ended.code(), Some(0), "{told}: {}", ended.shown());
-    assert_eq!(ended.err().lines().count(), 1, "{told}: {}", ended.shown());
-    assert!(ended.err().contains("62 events are not in BigQuery yet"), "{told}: {}", ended.shown());
-    let requests = site.fake.requests(carrier(write));
-    assert!((1..=60).contains(&requests), "{told}: {requests} requests");
-    site.fake.faults().clear(carrier(write));
-    assert_eq!(flushed(&site), 62, "{told}");
-    let (mut stored, mut delivered) = (site.stored(), site.delivered());
-    stored.sort();
-    delivered.sort();
-    assert_eq!(delivered, stored, "{told}");
-    let failed = site.sandbox.lorchestra(&["events", "list", "--failed"]).exits(0);
-    assert_eq!(failed.out(), "", "{told}");
 }
 
 /// What the server asks for is kept: one that wants half a minute is not asked twice in two seconds.
@@ -211,7 +50,7 @@ fn refused_events_are_sent_again_on_request() {
         let site = Site::new(write);
         site.fake.faults().next(carrier(write), Fault::RowErrors(vec![1, 3]));
         site.sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "10"]).exits(0);
-        assert_eq!((flushed(&site), site.delivered().len()), (0, 10), "{write:?}");
+        assert_eq!((site.flushed(), site.delivered().len()), (0, 10), "{write:?}");
         // Refused again: they are what they were.
         site.fake.faults().forever(carrier(write), Fault::RowErrors(vec![0]));
         site.sandbox.lorchestra(&["events", "flush", "--resend-failed"]).exits(0);
@@ -319,7 +158,7 @@ fn a_run_that_is_not_to_wait_does_not() {
     let site = Site::new(Write::Storage);
     let ended = site.sandbox.lorchestra(&["run-job", "--delivery-timeout", "0s", "misbehave", "noop"]).exits(0);
     assert!(ended.err().contains("2 events are not in BigQuery yet"), "{}", ended.shown());
-    assert_eq!(flushed(&site), 2);
+    assert_eq!(site.flushed(), 2);
 }
 
 /// A proxy that is named is what is spoken to, and NO_PROXY exempts from it.
@@ -363,7 +202,7 @@ fn a_silent_server_costs_no_more_than_its_time() {
             assert_eq!(site.fake.requests(carrier(write)), before, "{told}: left alone");
             site.fake.faults().clear(carrier(write));
             site.fake.faults().release();
-            flushed(&site);
+            site.flushed();
             site.all_is_delivered(write, &told);
         }
     }
@@ -386,8 +225,8 @@ fn a_network_that_is_down_for_a_whole_run_costs_one_line() {
         let down = site.sandbox.lorchestra(&["events", "flush", "--timeout", "1s"]).exits(69);
         assert!(down.err().contains("14 events are still to be delivered; nothing is lost"), "{}", down.shown());
         site.fake.come_up();
-        assert_eq!(flushed(&site), 14);
-        assert_eq!(flushed(&site), 0);
+        assert_eq!(site.flushed(), 14);
+        assert_eq!(site.flushed(), 0);
         site.all_is_delivered(write, "after the flush");
     }
 }
@@ -406,7 +245,7 @@ fn rows_that_are_refused_are_set_aside_and_block_nothing() {
         let delivered = site.delivered();
         assert_eq!(delivered.len(), 10, "{write:?}: all the others");
         assert!(failed.iter().all(|event| !delivered.iter().any(|id| event["event_id"] == **id)));
-        assert_eq!(flushed(&site), 0, "{write:?}: not tried for ever");
+        assert_eq!(site.flushed(), 0, "{write:?}: not tried for ever");
         let shown = site.sandbox.lorchestra(&["runs", "show", site.sandbox.run().id()]).exits(0);
         assert!(shown.out().contains("delivery   2 failed"), "{}", shown.shown());
     }
@@ -425,7 +264,7 @@ fn what_cannot_be_found_out_is_uncertain_and_sent_again_on_request_only() {
     let listed = site.sandbox.lorchestra(&["events", "list", "--uncertain"]).exits(0);
     let uncertain = listed.out().lines().count();
     assert!(uncertain > 0 && listed.out().contains("403"), "{}", listed.shown());
-    assert_eq!(flushed(&site), 0);
+    assert_eq!(site.flushed(), 0);
     let before = site.delivered().len();
     let again = site.sandbox.lorchestra(&["events", "flush", "--resend-uncertain"]).exits(0);
     assert_eq!(again.out(), format!("Delivered {uncertain} events.\n"));
@@ -480,8 +319,8 @@ fn a_kill_during_delivery_loses_and_doubles_nothing() {
         }
         site.fake.faults().clear(carrier(write));
         site.sandbox.lorchestra(&["runs", "list"]).exits(0);
-        flushed(&site);
-        assert_eq!(flushed(&site), 0, "{told}");
+        site.flushed();
+        assert_eq!(site.flushed(), 0, "{told}");
         if site.sandbox.state().join("lorchestra.db").exists() {
             site.all_is_delivered(write, &told);
         }
@@ -599,7 +438,7 @@ fn a_signal_while_draining_ends_the_draining_and_not_the_outcome() {
     assert!(ended.err().contains("(interrupted): lorchestra events flush"), "{}", ended.shown());
     site.fake.faults().clear(Method::AppendRows);
     site.fake.faults().release();
-    flushed(&site);
+    site.flushed();
     site.all_is_delivered(Write::Storage, "after the signal");
 }
 
@@ -626,7 +465,7 @@ fn setup_makes_what_is_missing_and_says_so_before() {
         assert!(site.delivered().len() == 1 && done.out().contains("was written and read back"), "{}", done.shown());
         let again = site.sandbox.lorchestra(&["events", "setup", "--dry-run"]).exits(0);
         assert_eq!(again.out(), "p1.lorchestra.events has all it needs\n");
-        assert_eq!(flushed(&site), 2);
+        assert_eq!(site.flushed(), 2);
     }
 }
 

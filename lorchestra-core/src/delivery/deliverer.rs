@@ -20,44 +20,12 @@
 //!   set aside for good if it is refused again. When none lands, it is the server that is at fault.
 
 use super::destination::{Destination, Landed, Place, Refusal, RefusedRow, Row};
+use super::policy::Policy;
+use super::session::Session;
 use crate::backoff::Backoff;
-use crate::store::{Batch, CIRCUIT, Circuit, NewBatch, OutRow, Settled, Store, StoreError, Was};
+use crate::store::{Batch, Circuit, NewBatch, OutRow, Settled, Store, StoreError, Was};
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
-
-/// Sizes and times of delivery.
-#[derive(Debug, Clone)]
-pub struct Policy {
-    /// Rows in a batch, at most.
-    pub rows: usize,
-    /// Bytes of a batch, about.
-    pub bytes: usize,
-    /// The first wait after a failure.
-    pub first_wait: Duration,
-    /// The longest.
-    pub longest_wait: Duration,
-    /// Failures in a row after which the circuit opens, and everybody leaves the destination alone.
-    pub failures: u32,
-    /// How long it stays open.
-    pub circuit: Duration,
-    /// How long a stream may have been idle and still be trusted to be there: Google keeps them three days.
-    pub stream_idle: Duration,
-}
-
-impl Policy {
-    /// For streams (few, large requests), or for single requests of the recommended 500 rows.
-    pub fn of(destination: &impl Destination) -> Self {
-        Self {
-            rows: if destination.uses_streams() { 5000 } else { 500 },
-            bytes: 4 << 20,
-            first_wait: Duration::from_millis(200),
-            longest_wait: Duration::from_secs(30),
-            failures: 6,
-            circuit: CIRCUIT,
-            stream_idle: Duration::from_secs(60 * 60 * 60),
-        }
-    }
-}
+use std::time::Instant;
 
 /// Why delivery stopped although something is pending.
 #[derive(Debug, thiserror::Error)]
@@ -93,45 +61,6 @@ struct Flight {
     fresh: bool,
     /// Tries that failed in a way that may be the batch's own.
     stumbles: u32,
-}
-
-/// A destination, whether it was asked for its columns, and what it refused last: kept from one delivery to the next.
-#[derive(Debug)]
-pub struct Session<D> {
-    destination: D,
-    connected: bool,
-    trouble: Option<String>,
-}
-
-impl<D> Session<D> {
-    /// With a destination that was not asked anything yet.
-    pub fn new(destination: D) -> Self {
-        Self { destination, connected: false, trouble: None }
-    }
-
-    /// Why it goes slowly, if something was refused since the last batch landed.
-    pub fn trouble(&self) -> Option<&str> {
-        self.trouble.as_deref()
-    }
-
-    /// The destination.
-    pub fn destination(&self) -> &D {
-        &self.destination
-    }
-}
-
-impl<D: Destination> Session<D> {
-    /// Connects, if that was not done yet.
-    ///
-    /// # Errors
-    /// Those of [`Destination::connect`].
-    pub async fn connect(&mut self) -> Result<(), Refusal> {
-        if !self.connected {
-            self.destination.connect().await?;
-            self.connected = true;
-        }
-        Ok(())
-    }
 }
 
 /// Delivers, as long as it is asked to.

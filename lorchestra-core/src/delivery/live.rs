@@ -6,8 +6,10 @@
 //!
 //! Has a store connection of its own, and tells nobody anything before [`Live::finish`].
 
-use super::deliverer::{Deliverer, Policy, Progress, Session, Stopped};
+use super::deliverer::{Deliverer, Progress, Stopped};
 use super::destination::{Destination, Refusal};
+use super::policy::Policy;
+use super::session::Session;
 use crate::locks::FileLock;
 use crate::signals::Signals;
 use crate::state::StateDir;

@@ -1,6 +1,6 @@
 //! A sandbox whose configuration names a table of a fake, and what has arrived there, held against what the store has.
 
-use super::fake::{Fake, TableName};
+use super::fake::{Fake, Method, TableName};
 use crate::{Fixture, Sandbox};
 use std::collections::HashSet;
 
@@ -11,6 +11,14 @@ pub enum Write {
     Storage,
     /// insertAll: each event at least once.
     InsertAll,
+}
+
+/// Both ways.
+pub const BOTH: [Write; 2] = [Write::Storage, Write::InsertAll];
+
+/// The request that carries events.
+pub fn carrier(write: Write) -> Method {
+    if write == Write::Storage { Method::AppendRows } else { Method::InsertAll }
 }
 
 /// A sandbox and the fake that its commands deliver to.
@@ -52,6 +60,17 @@ impl Site {
             self.fake.rest_endpoint(),
             self.fake.grpc_endpoint(),
         ));
+    }
+
+    /// Delivers what is pending: how many events that were.
+    #[track_caller]
+    pub fn flushed(&self) -> u64 {
+        let ended = self.sandbox.lorchestra(&["events", "flush", "--timeout", "50s"]).exits(0);
+        if ended.err() == "No events yet.\n" {
+            return 0;
+        }
+        let text = ended.out().strip_prefix("Delivered ").and_then(|rest| rest.split(' ').next()).map(str::parse);
+        text.and_then(Result::ok).unwrap_or_else(|| panic!("not a number of events: {}", ended.shown()))
     }
 
     /// Ids of all events of the store, oldest first.

@@ -1,0 +1,149 @@
+//! Every fault of a BigQuery, on both ways of writing, once, three times, and for as long as it takes: nothing is lost, nothing is twice,
+//! and a run ends in time with few requests. Against a fake server that fails on demand.
+
+use lorchestra_tests::bigquery::fake::{Fault, Method, StorageErrorCode};
+use lorchestra_tests::bigquery::site::{Site, Write, carrier};
+use tonic::Code;
+
+/// Every fault of every request, on both ways of writing: the run's outcome is its own, attempts are bounded, and afterwards all
+/// events are there: once, by streams.
+#[test]
+fn no_fault_loses_or_doubles_an_event() {
+    let rest = |fault: Fault| (Method::TablesGet, fault);
+    let mut storage = vec![
+        (Method::AppendRows, Fault::Grpc(Code::Unavailable, "try again", None)),
+        (Method::AppendRows, Fault::Grpc(Code::Internal, "internal", None)),
+        (Method::AppendRows, Fault::Grpc(Code::ResourceExhausted, "quota", None)),
+        (Method::AppendRows, Fault::InBand(Code::Aborted, "aborted", None)),
+        (Method::AppendRows, Fault::InBand(Code::Unavailable, "try again", None)),
+        (Method::AppendRows, Fault::CloseHalfWay),
+        (Method::AppendRows, Fault::CommitThenDrop),
+        (Method::AppendRows, Fault::FinalizeStream),
+        (Method::AppendRows, Fault::DropStream),
+        (Method::AppendRows, Fault::VanishTable(2)),
+        (
+            Method::AppendRows,
+            Fault::InBand(Code::InvalidArgument, "extra fields", Some(StorageErrorCode::SchemaMismatchExtraFields)),
+        ),
+        (Method::AppendRows, Fault::InBand(Code::OutOfRange, "beyond", Some(StorageErrorCode::OffsetOutOfRange))),
+        (Method::CreateStream, Fault::Grpc(Code::Unavailable, "try again", None)),
+        (Method::CreateStream, Fault::Grpc(Code::NotFound, "not yet", Some(StorageErrorCode::TableNotFound))),
+        (Method::CreateStream, Fault::CloseHalfWay),
+        (Method::CreateStream, Fault::CommitThenDrop),
+    ];
+    let mut insert_all = vec![
+        (Method::InsertAll, Fault::Status(403, "rateLimitExceeded")),
+        (Method::InsertAll, Fault::Status(403, "quotaExceeded")),
+        (Method::InsertAll, Fault::Status(404, "notFound")),
+        (Method::InsertAll, Fault::Status(409, "conflict")),
+        (Method::InsertAll, Fault::Status(413, "uploadTooLarge")),
+        (Method::InsertAll, Fault::Html(413)),
+        (Method::InsertAll, Fault::Html(502)),
+        (Method::InsertAll, Fault::Empty(429, Some(1))),
+        (Method::InsertAll, Fault::Status(429, "rateLimitExceeded")),
+        (Method::InsertAll, Fault::Status(500, "internalError")),
+        (Method::InsertAll, Fault::Status(502, "backendError")),
+        (Method::InsertAll, Fault::Status(503, "backendError")),
+        (Method::InsertAll, Fault::CloseHalfWay),
+        (Method::InsertAll, Fault::CommitThenDrop),
+        (Method::InsertAll, Fault::VanishTable(2)),
+    ];
+    let connecting = [
+        rest(Fault::Status(503, "backendError")),
+        rest(Fault::Status(403, "rateLimitExceeded")),
+        rest(Fault::Html(502)),
+        rest(Fault::Empty(429, None)),
+        rest(Fault::CloseHalfWay),
+        rest(Fault::VanishTable(1)),
+    ];
+    storage.extend(connecting.clone());
+    insert_all.extend(connecting);
+    let matrix =
+        storage.into_iter().map(|row| (Write::Storage, row)).chain(insert_all.into_iter().map(|row| (Write::InsertAll, row)));
+    let cases: Vec<_> = matrix.flat_map(|case| [1, 3].map(|times| (case.clone(), times))).collect();
+    // Mostly waiting: several at once.
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                while let Some(((write, (method, fault)), times)) =
+                    cases.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+                {
+                    meets(*write, *method, fault, *times);
+                }
+            });
+        }
+    });
+}
+
+fn meets(write: Write, method: Method, fault: &Fault, times: usize) {
+    let told = format!("{write:?}, {times} × {method:?} {fault:?}");
+    let site = Site::new(write);
+    site.fake.faults().times(times, method, fault.clone());
+    let ended = site.sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "60"]);
+    assert_eq!(ended.code(), Some(0), "{told}: {}", ended.shown());
+    assert!(ended.err().lines().count() <= 2, "{told}: {}", ended.shown());
+    assert!(site.fake.requests(method) > 0, "{told}: the fault was met");
+    let requests =
+        site.fake.requests(Method::AppendRows) + site.fake.requests(Method::InsertAll) + site.fake.requests(Method::TablesGet);
+    assert!(requests <= 40, "{told}: {requests} requests");
+    site.flushed();
+    assert_eq!(site.fake.faults().left(method), 0, "{told}: all faults were met");
+    site.all_is_delivered(write, &told);
+    assert_eq!(site.flushed(), 0, "{told}");
+}
+
+/// Faults that last: the run ends all the same, with few requests, and nothing is set aside for the server's sake; when it is well again
+/// all events arrive.
+#[test]
+fn a_fault_that_lasts_costs_a_line_and_no_event() {
+    let quota = "Quota exceeded for quota metric 'AppendBytesThroughputPerProject', limit 'bytes per minute'";
+    let cases = [
+        (Write::Storage, Fault::Grpc(Code::ResourceExhausted, quota, None)),
+        (Write::Storage, Fault::Grpc(Code::Internal, "Internal error. Entity: projects/834130/datasets/d", None)),
+        (Write::Storage, Fault::Grpc(Code::PermissionDenied, "no", None)),
+        (Write::Storage, Fault::Grpc(Code::Unauthenticated, "no", None)),
+        (Write::Storage, Fault::Grpc(Code::Unavailable, "try again", None)),
+        (Write::Storage, Fault::InBand(Code::InvalidArgument, "something is wrong", None)),
+        (Write::Storage, Fault::CloseHalfWay),
+        (Write::InsertAll, Fault::Status(400, "invalid")),
+        (Write::InsertAll, Fault::Status(401, "authError")),
+        (Write::InsertAll, Fault::Status(403, "accessDenied")),
+        (Write::InsertAll, Fault::Status(403, "quotaExceeded")),
+        (Write::InsertAll, Fault::Status(500, "internalError")),
+        (Write::InsertAll, Fault::Html(413)),
+        (Write::InsertAll, Fault::Html(502)),
+        (Write::InsertAll, Fault::Empty(429, None)),
+        (Write::InsertAll, Fault::CloseHalfWay),
+    ];
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                while let Some((write, fault)) = cases.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+                    outlasts(*write, fault);
+                }
+            });
+        }
+    });
+}
+
+fn outlasts(write: Write, fault: &Fault) {
+    let told = format!("{write:?} {fault:?}");
+    let site = Site::new(write);
+    site.fake.faults().forever(carrier(write), fault.clone());
+    let ended = site.sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "60"]);
+    assert_eq!(ended.code(), Some(0), "{told}: {}", ended.shown());
+    assert_eq!(ended.err().lines().count(), 1, "{told}: {}", ended.shown());
+    assert!(ended.err().contains("62 events are not in BigQuery yet"), "{told}: {}", ended.shown());
+    let requests = site.fake.requests(carrier(write));
+    assert!((1..=60).contains(&requests), "{told}: {requests} requests");
+    site.fake.faults().clear(carrier(write));
+    assert_eq!(site.flushed(), 62, "{told}");
+    let (mut stored, mut delivered) = (site.stored(), site.delivered());
+    stored.sort();
+    delivered.sort();
+    assert_eq!(delivered, stored, "{told}");
+    let failed = site.sandbox.lorchestra(&["events", "list", "--failed"]).exits(0);
+    assert_eq!(failed.out(), "", "{told}");
+}
