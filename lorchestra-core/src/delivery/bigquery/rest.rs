@@ -19,8 +19,6 @@ use gcp_bigquery_client::model::query_parameter_type::QueryParameterType;
 use gcp_bigquery_client::model::query_parameter_value::QueryParameterValue;
 use gcp_bigquery_client::model::query_request::QueryRequest;
 use gcp_bigquery_client::model::query_response::QueryResponse;
-use gcp_bigquery_client::model::table_data_insert_all_request::TableDataInsertAllRequest;
-use gcp_bigquery_client::model::table_data_insert_all_request_rows::TableDataInsertAllRequestRows;
 use gcp_bigquery_client::model::table_data_insert_all_response::TableDataInsertAllResponse;
 use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
@@ -133,7 +131,7 @@ impl Rest {
     /// One insertAll: the whole batch, or nothing of it. `event_id` is the insert id: BigQuery drops copies of the last minute,
     /// mostly.
     ///
-    /// The client's models, past its call: that would lose the status of a 413 or a 429 that a proxy answers, and a Retry-After.
+    /// Past the client, whose call would lose the status of a 413 or a 429 that a proxy answers, and a Retry-After.
     pub(super) async fn insert_all(
         &self,
         table: &TableName,
@@ -145,12 +143,8 @@ impl Rest {
         if rows.len() > MOST_ROWS {
             return Err(Refusal::TooLarge(format!("{about}: {} rows in one request, {MOST_ROWS} is the most", rows.len())));
         }
-        let entry =
-            |row: &Row| TableDataInsertAllRequestRows { insert_id: Some(row.event_id.clone()), json: encode::json(layout, row) };
-        // A new request neither skips invalid rows nor ignores unknown values.
-        let mut request = TableDataInsertAllRequest::new();
-        request.add_rows(rows.iter().map(entry).collect()).map_err(|error| answer::rest(about, &error))?;
-        // What was made from maps and texts can be written.
+        // What is made of texts and numbers can be written.
+        let request = encode::InsertAll::of(layout, rows);
         let body = serde_json::to_vec(&request).map_err(|error| Refusal::Denied(format!("{about}: {error}")))?;
         if body.len() > LARGEST {
             return Err(Refusal::TooLarge(format!("{about}: {} bytes in one request, {LARGEST} is the most", body.len())));
