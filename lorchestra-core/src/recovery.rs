@@ -21,6 +21,7 @@ use crate::outcome::{Death, Outcome};
 use crate::plan::{OnOverlap, Plan};
 use crate::process;
 use crate::spool::reader::{Reader, Writing};
+use crate::spool::writer::segment_path;
 use crate::state::StateDir;
 use crate::store::{Run, RunEnd, RunFilter, RunState, Store, StoreError};
 use crate::supervisor::ending::{Left, earlier, unseen_end};
@@ -262,8 +263,16 @@ fn end_of(state: &StateDir, store: &mut Store, run: &Run) -> Result<(Outcome, Ru
     let lost = !state.run_spool(run_id).exists();
     let mut taken = store.taken(run_id, attempt)?;
     let spool = state.attempt_spool(run_id, attempt);
+    let first = taken.cursor.segment;
     let mut reader = Reader::new(&spool, taken.cursor);
-    take_in(store, run_id, attempt, &spool, &mut reader, &mut taken, Writing::Dead)?;
+    let mut all = |store: &mut Store| take_in(store, run_id, attempt, &spool, &mut reader, &mut taken, Writing::Dead);
+    // A segment with a successor is removed once it is taken in, and then the store must not lose it. The last one stays until the commit
+    // of the ends, which makes what came before it safe as well.
+    if segment_path(&spool, first + 1).exists() {
+        all(store)?;
+    } else {
+        store.deferred(all)??;
+    }
     let over = store.attempts(run_id)?.last().is_some_and(|attempt| attempt.ended_at.is_some());
     let mut seen = note::read(&state.attempt_note(run_id, attempt));
     if lost {

@@ -188,6 +188,19 @@ impl Store {
         self.db.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;").map_err(sql)
     }
 
+    /// What `work` commits is in the store, also for others, and survives power loss with the next commit after it: for many small commits
+    /// that can be made again from what is still there until then.
+    pub(crate) fn deferred<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> Result<T, StoreError> {
+        let set = |store: &Self, level: &str| {
+            let sql = |e| StoreError::sql(&store.path, "configuring the store", e);
+            store.db.pragma_update(None, "synchronous", level).map_err(sql)
+        };
+        set(self, "NORMAL")?;
+        let done = work(self);
+        set(self, "FULL")?;
+        Ok(done)
+    }
+
     fn checkpoint_every(&self, pages: u32) -> rusqlite::Result<()> {
         self.db.pragma_update(None, "wal_autocheckpoint", pages)
     }
@@ -371,10 +384,13 @@ pub(crate) mod tests {
     fn commits_wait_for_the_disk() {
         let site = site();
         for opened in ["created", "opened again"] {
-            let store = Store::open(&site.state).unwrap();
+            let mut store = Store::open(&site.state).unwrap();
             let pragma = |name: &str| store.db.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, String>(0));
             let synchronous: i64 = store.db.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
             assert_eq!((pragma("journal_mode").as_deref(), synchronous), (Ok("wal"), 2), "{opened}");
+            store.deferred(|_| ()).unwrap();
+            let synchronous: i64 = store.db.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
+            assert_eq!(synchronous, 2, "{opened}: only as long as it was asked for");
         }
     }
 

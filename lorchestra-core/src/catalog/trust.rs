@@ -1,5 +1,5 @@
 //! Whom a library is trusted to come from: nobody but this user and root may be able to change what is in it, or which file its path
-//! names. Looks at owners, modes and links; reads no file but those of [`super::accounts`].
+//! names. Looks at owners, modes and links; reads no file but those of `accounts`.
 //!
 //! The rules, for the file and for every directory from `/` down to it:
 //!
