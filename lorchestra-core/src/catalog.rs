@@ -224,8 +224,10 @@ fn found_of(packages: &mut BTreeMap<String, Vec<Package>>, outline: Outline, pat
     packages.entry(outline.package.clone()).or_default().push(Package { path, outline });
 }
 
-/// How often a directory is read again.
+/// How often a directory that is being changed is read, with all that it names there.
 const READS: usize = 16;
+/// How often it is read at the most, when each time something was gone that it had named.
+const MOST_READS: usize = 1000;
 /// A directory that was changed so short a time ago may be changing: a listing of it may miss a name that is just being given.
 const RECENT: Duration = Duration::from_millis(20);
 
@@ -234,8 +236,8 @@ const RECENT: Duration = Duration::from_millis(20);
 /// number of names.
 fn each_candidate(dir: &Path, trusted: &Result<PathBuf, Fault>, take: &mut impl FnMut(PathBuf, Found)) -> io::Result<usize> {
     let mut taken: HashSet<OsString> = HashSet::new();
-    let mut count = 0;
-    for _ in 0..READS {
+    let (mut count, mut whole) = (0, 0);
+    for _ in 0..MOST_READS {
         let names = candidates(dir)?;
         count = names.len();
         let new: Vec<OsString> = names.into_iter().filter(|name| !taken.contains(name)).collect();
@@ -248,7 +250,8 @@ fn each_candidate(dir: &Path, trusted: &Result<PathBuf, Fault>, take: &mut impl 
                 take(path, found);
             }
         }
-        if !gone && !is_changing(dir) {
+        whole += usize::from(!gone);
+        if !gone && (whole >= READS || !is_changing(dir)) {
             break;
         }
     }
