@@ -31,7 +31,6 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// A directory to search, and where it was named: `--plugin-dir`, `LORCHESTRA_PLUGIN_PATH`, ….
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -224,20 +223,15 @@ fn found_of(packages: &mut BTreeMap<String, Vec<Package>>, outline: Outline, pat
     packages.entry(outline.package.clone()).or_default().push(Package { path, outline });
 }
 
-/// How often a directory that is being changed is read, with all that it names there.
-const READS: usize = 16;
-/// How often it is read at the most, when each time something was gone that it had named.
-const MOST_READS: usize = 1000;
-/// A directory that was changed so short a time ago may be changing: a listing of it may miss a name that is just being given.
-const RECENT: Duration = Duration::from_millis(20);
+/// How often a directory is read, when each time something was gone that it had named.
+const READS: usize = 1000;
 
-/// Gives each name that could be a plugin's to `take`, once, in order. Where one was gone by the time it was opened, or the directory is
-/// being changed, it is read again: a library may have been given another name, and its package must not be missed. Answers with the
-/// number of names.
+/// Gives each name that could be a plugin's to `take`, once, in order. Where one was gone by the time it was opened, the directory is read
+/// again: it may have been given another name, and its package must not be missed. Answers with the number of names.
 fn each_candidate(dir: &Path, trusted: &Result<PathBuf, Fault>, take: &mut impl FnMut(PathBuf, Found)) -> io::Result<usize> {
     let mut taken: HashSet<OsString> = HashSet::new();
-    let (mut count, mut whole) = (0, 0);
-    for _ in 0..MOST_READS {
+    let mut count = 0;
+    for _ in 0..READS {
         let names = candidates(dir)?;
         count = names.len();
         let new: Vec<OsString> = names.into_iter().filter(|name| !taken.contains(name)).collect();
@@ -250,18 +244,11 @@ fn each_candidate(dir: &Path, trusted: &Result<PathBuf, Fault>, take: &mut impl 
                 take(path, found);
             }
         }
-        whole += usize::from(!gone);
-        if !gone && (whole >= READS || !is_changing(dir)) {
+        if !gone {
             break;
         }
     }
     Ok(count)
-}
-
-fn is_changing(dir: &Path) -> bool {
-    let changed = std::fs::metadata(dir).and_then(|meta| meta.modified());
-    // One from the future says nothing.
-    changed.is_ok_and(|changed| changed.elapsed().is_ok_and(|ago| ago < RECENT))
 }
 
 /// Files from which on it is worth while to read them on several processors.

@@ -18,8 +18,10 @@ pub(super) enum Version {
 }
 
 pub(super) fn version(db: &Connection) -> rusqlite::Result<Version> {
+    // One view of the file: between two, another process may have made the tables, and they would be taken for a stranger's.
+    let view = db.unchecked_transaction()?;
     let (application, version): (i64, i64) =
-        db.query_row("SELECT application_id, user_version FROM pragma_application_id, pragma_user_version", [], |row| {
+        view.query_row("SELECT application_id, user_version FROM pragma_application_id, pragma_user_version", [], |row| {
             Ok((row.get(0)?, row.get(1)?))
         })?;
     Ok(match (application, version) {
@@ -27,7 +29,7 @@ pub(super) fn version(db: &Connection) -> rusqlite::Result<Version> {
         (APPLICATION, newer) if newer > VERSION => Version::Newer(newer),
         (APPLICATION, _) => Version::Older,
         (0, 0) => {
-            let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+            let tables: i64 = view.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
             if tables == 0 { Version::Older } else { Version::Foreign }
         }
         _ => Version::Foreign,
