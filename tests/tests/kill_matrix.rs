@@ -223,8 +223,9 @@ impl Case {
             && by_term
             && matches!(stage, Stage::BeforeLoad | Stage::Loading | Stage::Emitting | Stage::Flushing)
         {
-            // Which of the two minds it first would be anybody's guess.
-            eventually(&format!("{told}: it is noted"), || self.note().contains("cancelled"));
+            // Which of the two minds it first would be anybody's guess. A job that ends at once takes the note with it: between two looks,
+            // say.
+            eventually(&format!("{told}: it is noted"), || self.note().contains("cancelled") || gone());
         }
         if *victim != Victim::Supervisor
             && let Some(worker) = worker
