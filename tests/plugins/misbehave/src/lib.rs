@@ -20,7 +20,8 @@ plugin! {
 
 fn mark(marker: Option<&Path>) -> JobResult {
     if let Some(path) = marker {
-        writeln!(std::fs::OpenOptions::new().create(true).append(true).open(path)?, "{}", std::process::id())?;
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
+        file.write_all(format!("{}\n", std::process::id()).as_bytes())?;
     }
     Ok(())
 }
@@ -226,7 +227,7 @@ fn leave_group(_cx: &JobContext, marker: PathBuf) -> JobResult {
 #[job]
 fn leave_child(_cx: &JobContext, marker: PathBuf, stay: bool) -> JobResult {
     let child = std::process::Command::new("sleep").arg("300").spawn()?;
-    writeln!(std::fs::File::create(&marker)?, "{}", child.id())?;
+    std::fs::write(&marker, format!("{}\n", child.id()))?;
     if stay {
         std::thread::sleep(Duration::from_secs(300));
     }
