@@ -8,6 +8,7 @@
 
 mod args;
 mod argv;
+mod bar;
 mod bigquery;
 mod commands;
 mod config;

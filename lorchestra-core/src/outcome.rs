@@ -325,7 +325,7 @@ mod tests {
     use std::time::Duration;
 
     fn returned(returned: JobReturn) -> Option<Final> {
-        Some(Final::Returned { returned, max_rss_kib: None })
+        Some(Final::Returned { returned, max_rss_kib: None, bookmark: None })
     }
 
     fn evidence() -> Evidence {

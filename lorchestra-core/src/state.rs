@@ -147,6 +147,11 @@ impl StateDir {
         self.run_spool(run_id).join(format!("{attempt}.end"))
     }
 
+    /// How far a run's job is.
+    pub fn progress(&self, run_id: &str) -> PathBuf {
+        self.run_spool(run_id).join("progress")
+    }
+
     /// Logs of a run.
     pub fn run_logs(&self, run_id: &str) -> PathBuf {
         self.root.join("logs").join(run_id)

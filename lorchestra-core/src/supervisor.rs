@@ -62,6 +62,13 @@ pub struct Site<'a> {
     pub trace_level: &'a str,
     /// Bytes that are kept of what an attempt prints, and of what a run traces.
     pub log_max: u64,
+    /// Whether somebody looks at the job's progress, which [`progress`] reads.
+    pub progress: bool,
+}
+
+/// What the job of a run that goes on has said of its progress last: done, and of how much (0: it does not know).
+pub fn progress(state: &StateDir, run_id: &str) -> Option<(u64, u64)> {
+    crate::worker::meter::read(&state.progress(run_id))
 }
 
 /// A run that has ended.

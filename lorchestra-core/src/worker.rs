@@ -13,6 +13,7 @@
 //!    changes it.
 
 mod loader;
+pub mod meter;
 pub mod order;
 mod sink;
 pub(crate) mod trial;
@@ -25,6 +26,7 @@ use crate::spool::record::{Final, Mark};
 use crate::spool::writer::Writer;
 use lorchestra_plugin_api::abi::{EventSink, EventSink_TO, JobEntry_Ref};
 use lorchestra_plugin_api::invoke::JobReturn;
+use meter::Meter;
 use order::{Order, Task};
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -102,7 +104,9 @@ fn run(control: &UnixStream) -> Result<(), WorkerFault> {
     }
     let writer = Writer::create(&order.spool).map_err(spool)?;
     let trace = Log::open(&order.trace, order.log_max).map_err(spool)?;
-    let sink = Sink::new(writer, trace, cancelled);
+    // A terminal's comfort: without it the job goes on.
+    let meter = order.progress.as_deref().and_then(|path| Meter::create(path).ok());
+    let sink = Sink::new(writer, trace, cancelled, meter, order.bookmarks);
 
     let end = match loader::load(&order) {
         Err(refusal) => {
@@ -117,7 +121,10 @@ fn run(control: &UnixStream) -> Result<(), WorkerFault> {
         }
         Ok(job) => match sink.mark(Mark::Entered) {
             Err(e) => Final::SpoolFault { message: e.to_string() },
-            Ok(()) => Final::Returned { returned: call(job, &order, &sink), max_rss_kib: crate::process::max_rss_kib() },
+            Ok(()) => {
+                let returned = call(job, &order, &sink);
+                Final::Returned { returned, max_rss_kib: crate::process::max_rss_kib(), bookmark: sink.bookmark() }
+            }
         },
     };
     // Plugin code may have forked without exec: the copy has come here too, and whatever happened in it is not the worker's end.

@@ -30,7 +30,7 @@ use std::fmt;
 pub use abi_stable::library::AbiHeaderRef;
 
 /// Grows by one with each additive change of this module. A host of revision N runs plugins of revision N and N − 1.
-pub const ABI_REVISION: u32 = 1;
+pub const ABI_REVISION: u32 = 2;
 
 /// Name of the exported symbol (abi_stable's, NUL-terminated), so that any abi_stable host can find the header.
 pub const HEADER_SYMBOL: &str = abi_stable::library::ROOT_MODULE_LOADER_NAME_WITH_NUL;
@@ -72,6 +72,12 @@ pub trait EventSink: Send + Sync {
     /// One line of the run's trace: a JSON object without line breaks.
     #[sabi(last_prefix_field)]
     fn trace(&self, line: RStr<'_>);
+    // Since revision 2.
+    /// How far the job is: `done` of `total`, in whatever it counts; `total` 0 where that is not known. For a person who waits; never
+    /// recorded.
+    fn progress(&self, done: u64, total: u64);
+    /// How far this run really got, in microseconds since 1970, should it succeed. `Err`: nothing would read it.
+    fn set_bookmark(&self, at_micros: i64) -> RResult<(), RString>;
 }
 
 /// The root module of a plugin.

@@ -5,6 +5,7 @@ use crate::error::EmitError;
 use crate::event::{Event, to_json};
 use crate::invoke::Call;
 use abi_stable::std_types::{RResult, RSlice, RString};
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use std::fs::DirBuilder;
 use std::io;
@@ -99,6 +100,22 @@ impl JobContext {
     /// in time is not killed.
     pub fn is_cancelled(&self) -> bool {
         self.sink.is_cancelled()
+    }
+
+    /// Says how far the job is, to a person who waits for it: `done` of `total`, in whatever it counts (messages, bytes); a `total` of 0
+    /// where that is not known. On a terminal it becomes a bar with rate and time left; under cron it is nothing. Cheap enough for
+    /// every turn of a loop.
+    pub fn progress(&self, done: u64, total: u64) {
+        self.sink.progress(done, total);
+    }
+
+    /// Says how far this run got: should it succeed, the next `--since last` begins there, and not at the end of this run's window.
+    /// For a source that lags behind, or a job that stops early. The last call counts.
+    ///
+    /// # Errors
+    /// The job has no parameter `since: DateTime<Utc>` (or `Option` of it): nothing would read the bookmark.
+    pub fn set_bookmark(&self, at: DateTime<Utc>) -> Result<(), EmitError> {
+        sunk(self.sink.set_bookmark(at.timestamp_micros()))
     }
 
     /// Id of the run, a UUIDv7. The same for all attempts.

@@ -242,6 +242,11 @@ fn bad_name(what: &str, name: &str) -> ManifestError {
 }
 
 impl JobManifest {
+    /// Whether it has a parameter `since` that is a time: then it has bookmarks.
+    pub fn has_since(&self) -> bool {
+        self.params.iter().any(|param| param.name == "since" && param.kind == ParamKind::DateTime)
+    }
+
     /// First line of the docstring.
     pub fn summary(&self) -> &str {
         self.docs.lines().next().unwrap_or_default().trim()

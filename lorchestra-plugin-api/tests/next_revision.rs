@@ -3,7 +3,7 @@
 //! have as `None`. A host that differs otherwise is refused in one sentence.
 //!
 //! The types here are those of `src/abi.rs` with something added; they are declared in this package, whose name the layouts carry.
-//! With a revision 2 this file moves on to revision 3.
+//! With a revision 3 this file moves on to revision 4, and to a frozen plugin of revision 2.
 #![expect(unsafe_code, reason = "a library is loaded; and abi_stable's derives")]
 #![expect(non_camel_case_types, non_local_definitions, dead_code, reason = "names and items made by abi_stable's derives")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -36,6 +36,8 @@ mod grown {
         fn is_cancelled(&self) -> bool;
         #[sabi(last_prefix_field)]
         fn trace(&self, line: RStr<'_>);
+        fn progress(&self, done: u64, total: u64);
+        fn set_bookmark(&self, at_micros: i64) -> RResult<(), RString>;
         fn added(&self, done: u64) -> RResult<u64, RString>;
     }
 
@@ -129,6 +131,12 @@ impl grown::EventSink for Kept {
 
     fn trace(&self, line: RStr<'_>) {
         self.0.lock().unwrap().1.push(line.to_string());
+    }
+
+    fn progress(&self, _: u64, _: u64) {}
+
+    fn set_bookmark(&self, _: i64) -> RResult<(), RString> {
+        RResult::RErr("no plugin of revision 1 calls this".into())
     }
 
     fn added(&self, _: u64) -> RResult<u64, RString> {

@@ -3,6 +3,7 @@
 use super::jobs::unknown_policies;
 use super::{delivery, failure_report, locked_to, second_store, tell_closed, tell_recovered};
 use crate::args::{OwnFlags, RunJob};
+use crate::bar::Bar;
 use crate::config::JobConfig;
 use crate::exit::Code;
 use crate::failure::Failure;
@@ -188,12 +189,27 @@ impl Running<'_> {
             version: env!("CARGO_PKG_VERSION"),
             trace_level: settings.trace_level,
             log_max: settings.log_max,
+            // What follows the trace writes to the same terminal.
+            progress: verbose == 0 && !own.quiet && Bar::is_seen(),
         };
         let mut recovered = Vec::new();
-        let mut watch = Watch { plan, state: &state, verbose, quiet: own.quiet, follower: None, told: 0, printer: &mut *printer };
+        let mut watch = Watch {
+            plan,
+            state: &state,
+            verbose,
+            quiet: own.quiet,
+            follower: None,
+            bar: None,
+            progress: site.progress,
+            told: 0,
+            printer: &mut *printer,
+        };
         let ran = lorchestra_core::supervisor::run(&site, plan, &library, signals, &mut recovered, &mut watch);
         if let Some(follower) = watch.follower.take() {
             follower.finish();
+        }
+        if let Some(bar) = watch.bar.take() {
+            bar.finish();
         }
         tell_recovered(&recovered, notices, printer);
         let (code, run_id, mut store) = match ran? {
@@ -241,6 +257,9 @@ struct Watch<'a> {
     verbose: u8,
     quiet: bool,
     follower: Option<Follower>,
+    bar: Option<Bar>,
+    /// Whether there is to be a bar.
+    progress: bool,
     /// Attempts that were told.
     told: u32,
     printer: &'a mut Printer,
@@ -259,6 +278,9 @@ impl Watcher for Watch<'_> {
         if self.verbose > 0 {
             self.follower = Follower::start(self.state.trace(run_id));
         }
+        if self.progress {
+            self.bar = Bar::start(self.state, run_id, format!("{}/{}", self.plan.package, self.plan.job));
+        }
     }
 
     fn retrying(&mut self, retrying: &Retrying<'_>) {
@@ -272,7 +294,14 @@ impl Watcher for Watch<'_> {
         let rest = if self.told == TOLD && self.verbose == 0 && attempt + 1 < *of { "; later ones are in runs show" } else { "" };
         let message = show::shortened(&show::first_line(&failure.message), 200);
         let (cause, wait) = (failure.cause.as_str(), show::elapsed(*wait));
-        self.printer.warning(format_args!("attempt {attempt} of {of} failed ({cause}): {message}; the next one in {wait}{rest}"));
+        let printer = &mut *self.printer;
+        let mut tell = || {
+            printer.warning(format_args!("attempt {attempt} of {of} failed ({cause}): {message}; the next one in {wait}{rest}"));
+        };
+        match &self.bar {
+            Some(bar) => bar.aside(tell),
+            None => tell(),
+        }
     }
 }
 

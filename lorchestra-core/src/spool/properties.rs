@@ -49,7 +49,7 @@ fn written(dir: &Path, sizes: &[usize], segment_bytes: u64) -> Vec<Vec<u8>> {
             break;
         }
     }
-    writer.finish(&Final::Returned { returned: JobReturn::Ok, max_rss_kib: None }).unwrap();
+    writer.finish(&Final::Returned { returned: JobReturn::Ok, max_rss_kib: None, bookmark: None }).unwrap();
     let paths = (1..).map(|n| segment_path(dir, n)).take_while(|path| path.exists());
     paths.map(|path| std::fs::read(path).unwrap()).collect()
 }

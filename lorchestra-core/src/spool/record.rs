@@ -62,6 +62,9 @@ pub enum Final {
         returned: JobReturn,
         /// The worker's peak memory in KiB.
         max_rss_kib: Option<u64>,
+        /// The bookmark that the job set, in microseconds since 1970.
+        #[serde(default)]
+        bookmark: Option<i64>,
     },
     /// The library could not be loaded, or is not what its manifest says.
     NotLoaded {
@@ -171,7 +174,7 @@ mod tests {
             JobReturn::Panic { message: long.clone(), location: long.clone() },
             JobReturn::Refused { message: long.clone() },
         ] {
-            let end = Final::Returned { returned, max_rss_kib: None }.fitting();
+            let end = Final::Returned { returned, max_rss_kib: None, bookmark: None }.fitting();
             assert!(serde_json::to_string(&end).unwrap().len() < 7 * MAX_WORDS);
         }
         let Final::NotLoaded { message } = (Final::NotLoaded { message: long.clone() }).fitting() else { unreachable!() };

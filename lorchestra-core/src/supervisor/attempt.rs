@@ -20,6 +20,7 @@ use crate::state::{StateError, make_dir};
 use crate::store::Store;
 use crate::worker::order::Order;
 use lorchestra_plugin_api::invoke::Call;
+use lorchestra_plugin_api::manifest::JobManifest;
 use rustix::pipe::PipeFlags;
 use std::fs::File;
 use std::io;
@@ -97,6 +98,8 @@ impl Attempt<'_> {
             trace: site.state.trace(run_id),
             memory_max: plan.memory_max,
             log_max: site.log_max,
+            progress: site.progress.then(|| site.state.progress(run_id)),
+            bookmarks: library.manifest().job(&plan.job).is_some_and(JobManifest::has_since),
             call: Call {
                 run_id: (*run_id).to_owned(),
                 attempt,

@@ -165,7 +165,7 @@ mod tests {
             let event = NewEvent { event_type: "t", payload: b"{}", schema_ref: "", correlation_id: "", subject_id: "" };
             writer.append(&event, &|| true).unwrap();
         }
-        writer.finish(&Final::Returned { returned: JobReturn::Ok, max_rss_kib: None }).unwrap();
+        writer.finish(&Final::Returned { returned: JobReturn::Ok, max_rss_kib: None, bookmark: None }).unwrap();
 
         let other = rusqlite::Connection::open(state.store()).unwrap();
         other.execute_batch("CREATE TRIGGER full BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'full'); END").unwrap();

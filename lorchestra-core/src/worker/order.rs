@@ -33,6 +33,11 @@ pub struct Order {
     pub log_max: u64,
     /// Bytes of memory that the worker, and each process it starts, may have.
     pub memory_max: Option<u64>,
+    /// Where the job's progress is noted, where somebody looks at it.
+    #[serde(with = "optional_bytes")]
+    pub progress: Option<PathBuf>,
+    /// Whether a bookmark that the job sets would be read by a later run.
+    pub bookmarks: bool,
     /// What the plugin is handed.
     pub call: Call,
 }
@@ -95,6 +100,22 @@ mod bytes {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
         Vec::deserialize(deserializer).map(|bytes| OsString::from_vec(bytes).into())
+    }
+}
+
+mod optional_bytes {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::PathBuf;
+
+    pub(super) fn serialize<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+        path.as_ref().map(|path| path.as_os_str().as_bytes()).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+        let bytes = Option::<Vec<u8>>::deserialize(deserializer)?;
+        Ok(bytes.map(|bytes| OsString::from_vec(bytes).into()))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Every method is called by plugin code, from any of its threads. A panic in here would end the process with exit code 1
 //! (abi_stable's way), so each one is the same three moves: catch, map, return.
 
+use super::meter::Meter;
 use crate::log::Log;
 use crate::spool::record::{Final, Mark};
 use crate::spool::writer::{AppendError, NewEvent, Writer};
@@ -24,11 +25,22 @@ struct Inner {
     writer: Mutex<Writer>,
     trace: Mutex<Log>,
     cancelled: Arc<AtomicBool>,
+    /// Where somebody looks at it.
+    meter: Option<Meter>,
+    /// Whether a later run would read a bookmark, and the one that was set, in microseconds since 1970.
+    bookmarks: bool,
+    bookmark: Mutex<Option<i64>>,
 }
 
 impl Sink {
-    pub(super) fn new(writer: Writer, trace: Log, cancelled: Arc<AtomicBool>) -> Self {
-        Self { inner: Arc::new(Inner { writer: Mutex::new(writer), trace: Mutex::new(trace), cancelled }) }
+    pub(super) fn new(writer: Writer, trace: Log, cancelled: Arc<AtomicBool>, meter: Option<Meter>, bookmarks: bool) -> Self {
+        let (writer, trace, bookmark) = (Mutex::new(writer), Mutex::new(trace), Mutex::new(None));
+        Self { inner: Arc::new(Inner { writer, trace, cancelled, meter, bookmarks, bookmark }) }
+    }
+
+    /// The bookmark that the job set last.
+    pub(super) fn bookmark(&self) -> Option<i64> {
+        *self.inner.bookmark.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn mark(&self, mark: Mark) -> Result<(), AppendError> {
@@ -86,6 +98,24 @@ impl EventSink for Sink {
             self.inner.trace.lock().unwrap_or_else(PoisonError::into_inner).write_line(text.as_bytes());
         }));
     }
+
+    fn progress(&self, done: u64, total: u64) {
+        if let Some(meter) = &self.inner.meter {
+            let _ = catch_unwind(AssertUnwindSafe(|| meter.note(done, total)));
+        }
+    }
+
+    fn set_bookmark(&self, at_micros: i64) -> RResult<(), RString> {
+        if !self.inner.bookmarks {
+            return RResult::RErr(nobody_reads());
+        }
+        *self.inner.bookmark.lock().unwrap_or_else(PoisonError::into_inner) = Some(at_micros);
+        RResult::ROk(())
+    }
+}
+
+fn nobody_reads() -> RString {
+    "this job has no parameter `since: DateTime<Utc>`: no run would begin at its bookmark".into()
 }
 
 fn view<'a>(event: &'a RawEvent<'a>) -> NewEvent<'a> {
@@ -119,7 +149,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let writer = Writer::create(dir.path()).unwrap();
         let trace = Log::open(&dir.path().join("trace.jsonl"), log::DEFAULT_MAX).unwrap();
-        let sink = Sink::new(writer, trace, Arc::default());
+        let sink = Sink::new(writer, trace, Arc::default(), None, false);
         assert!(sink.flush().is_ok());
         let segment = crate::spool::writer::segment_path(dir.path(), 1);
         File::options().append(true).open(segment).unwrap().write_all(b"not ours").unwrap();

@@ -11,7 +11,7 @@ fn event(payload: &str) -> NewEvent<'_> {
 }
 
 fn returned() -> Final {
-    Final::Returned { returned: JobReturn::Ok, max_rss_kib: None }
+    Final::Returned { returned: JobReturn::Ok, max_rss_kib: None, bookmark: None }
 }
 
 /// Everything a dead writer left, as (seq, payload), and whether it ended.

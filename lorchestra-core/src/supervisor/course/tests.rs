@@ -110,7 +110,8 @@ fn run(order: &[Thing], timeout: Option<Duration>) -> Run {
             Thing::Timeout => run.now += TIMEOUT,
             Thing::Returns { ok } => {
                 let error = JobReturn::Error { messages: vec!["no".into()], permanent: false };
-                run.end = Some(Final::Returned { returned: if ok { JobReturn::Ok } else { error }, max_rss_kib: None });
+                run.end =
+                    Some(Final::Returned { returned: if ok { JobReturn::Ok } else { error }, max_rss_kib: None, bookmark: None });
             }
             Thing::Seen => run.course.final_seen(start + run.now),
         }

@@ -1,0 +1,100 @@
+//! The bar of a running job's progress, on a terminal: done, rate, time left. In a thread of its own, like the trace's follower: a
+//! terminal that does not take output holds up this thread and nothing else.
+//!
+//! There is no bar until the job tells its progress, and none is left when the run ends.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use lorchestra_core::state::StateDir;
+use lorchestra_core::supervisor::progress;
+use std::io::IsTerminal;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Between two looks at the progress.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// A bar, drawn or to be drawn.
+pub(crate) struct Bar {
+    bar: ProgressBar,
+    run_ended: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Bar {
+    /// Whether there is a person to see it.
+    pub(crate) fn is_seen() -> bool {
+        std::io::stderr().is_terminal()
+    }
+
+    /// Draws the progress of a run that has begun. `None` when no thread can be had: the run goes on without it.
+    pub(crate) fn start(state: &StateDir, run_id: &str, name: String) -> Option<Self> {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()).with_prefix(name);
+        let (run_ended, ended) = channel();
+        let (state, run_id, drawn) = (state.clone(), run_id.to_owned(), bar.clone());
+        let thread = std::thread::Builder::new()
+            .name("lorchestra-bar".into())
+            .spawn(move || draw(&state, &run_id, &drawn, &ended))
+            .ok()?;
+        Some(Self { bar, run_ended, thread })
+    }
+
+    /// Prints something where the bar is, and the bar below it.
+    pub(crate) fn aside(&self, print: impl FnOnce()) {
+        self.bar.suspend(print);
+    }
+
+    /// The run has ended: nothing of the bar is left.
+    pub(crate) fn finish(self) {
+        let _ = self.run_ended.send(());
+        let _ = self.thread.join();
+    }
+}
+
+fn draw(state: &StateDir, run_id: &str, bar: &ProgressBar, ended: &Receiver<()>) {
+    let mut shown = None;
+    while matches!(ended.recv_timeout(INTERVAL), Err(RecvTimeoutError::Timeout)) {
+        let Some((done, total)) = progress(state, run_id) else { continue };
+        let known = total > 0;
+        if shown != Some(known) {
+            bar.set_style(style(known));
+            if shown.is_none() {
+                // Rate and time left count from here, and not from when the worker was started.
+                bar.reset_eta();
+                bar.set_draw_target(ProgressDrawTarget::stderr());
+            }
+            shown = Some(known);
+        }
+        if known {
+            bar.set_length(total);
+        } else {
+            bar.unset_length();
+        }
+        bar.set_position(done);
+        bar.tick();
+    }
+    bar.finish_and_clear();
+}
+
+/// Of a job that knows how much there is to do, and of one that does not.
+const TEMPLATES: [&str; 2] = [
+    "{prefix} [{wide_bar}] {human_pos}/{human_len} {percent}% {per_sec} {eta} left",
+    "{prefix} {spinner} {human_pos} {per_sec} {elapsed}",
+];
+
+fn style(known: bool) -> ProgressStyle {
+    let template = TEMPLATES[usize::from(!known)];
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn templates_are_understood() {
+        for template in TEMPLATES {
+            assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
+        }
+    }
+}
