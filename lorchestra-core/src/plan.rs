@@ -6,10 +6,11 @@
 //! plan that is printed is the plan that is run; a plan holds nothing its job's types do not take; and what is wrong with
 //! a request is said all at once, one line each.
 //!
-//! [`time`], [`duration`] and [`size`] are the small languages, [`value`] is what each kind of parameter takes; [`overlap`] and [`retries`]
+//! [`time`], [`duration`] and [`size`] are the small languages, [`last`] the bookmark among the times, [`value`] is what each kind of parameter takes; [`overlap`] and [`retries`]
 //! are what a run does when it cannot begin, or has failed.
 
 pub mod duration;
+pub mod last;
 pub mod overlap;
 pub mod retries;
 pub mod size;
@@ -60,6 +61,8 @@ pub struct Request<'a> {
     pub values: Vec<Given>,
     /// The instant that relative times count from.
     pub now: DateTime<Utc>,
+    /// The bookmark that [`last::asked_by`] says is asked for, if there is one.
+    pub bookmark: Option<DateTime<Utc>>,
     /// How long an attempt of the job may take; `None`: as long as it takes.
     pub timeout: Option<Duration>,
     /// How long a job that was asked to end has before it is killed.
@@ -119,7 +122,7 @@ pub struct Plan {
 /// # Errors
 /// All that is wrong with the request. The job was not touched.
 pub fn resolve(request: Request<'_>) -> Result<Plan, PlanError> {
-    let Request { package, version, job, values, now, timeout, grace, on_overlap, retries, memory_max } = request;
+    let Request { package, version, job, values, now, bookmark, timeout, grace, on_overlap, retries, memory_max } = request;
     let now = time::to_micros(now);
     let mut faults = Vec::new();
     let mut given: BTreeMap<&str, Vec<&Given>> = BTreeMap::new();
@@ -129,14 +132,16 @@ pub fn resolve(request: Request<'_>) -> Result<Plan, PlanError> {
             None => faults.push(unknown(package, job, value)),
         }
     }
+    let mark =
+        Mark { package, job: &job.name, account: last::asked_by(job, &values).and_then(|asked| asked.account), at: bookmark };
     let mut params = Map::new();
     let mut ends = Ends::default();
     for param in &job.params {
         let typed = given.remove(param.name.as_str()).unwrap_or_default();
-        match settle(param, &typed, now) {
-            Ok(Some((value, origin))) => {
-                ends.see(param, Some((&value, origin)));
-                params.insert(param.name.clone(), value.to_json());
+        match settle(param, &typed, now, &mark) {
+            Ok(Some(settled)) => {
+                params.insert(param.name.clone(), settled.value.to_json());
+                ends.see(param, Some(settled));
             }
             Ok(None) => ends.see(param, None),
             Err(mut wrong) => {
@@ -146,7 +151,7 @@ pub fn resolve(request: Request<'_>) -> Result<Plan, PlanError> {
             }
         }
     }
-    let window = ends.window(now).unwrap_or_else(|fault| {
+    let window = ends.window(now, &mark).unwrap_or_else(|fault| {
         faults.push(fault);
         None
     });
@@ -156,7 +161,7 @@ pub fn resolve(request: Request<'_>) -> Result<Plan, PlanError> {
     let account = job
         .params
         .iter()
-        .find(|param| param.name == "account" && param.kind == ParamKind::String)
+        .find(|param| last::is_account(param))
         .and_then(|param| params.get(&param.name)?.as_str().map(str::to_owned));
     Ok(Plan {
         package: package.to_owned(),
@@ -183,19 +188,64 @@ fn find<'a>(job: &'a JobManifest, name: &str) -> Option<&'a ParamManifest> {
     })
 }
 
-/// A parameter's value and where it came from; `Ok(None)` where it is left to the job.
-fn settle(param: &ParamManifest, typed: &[&Given], now: DateTime<Utc>) -> Result<Option<(Fitting, String)>, Vec<Fault>> {
+/// A parameter's value.
+struct Settled {
+    value: Fitting,
+    /// In words, where it came from.
+    origin: String,
+    /// Whether it is the bookmark.
+    is_bookmark: bool,
+}
+
+impl Settled {
+    fn new(value: Fitting, origin: impl Into<String>) -> Self {
+        Self { value, origin: origin.into(), is_bookmark: false }
+    }
+}
+
+/// The bookmark that may be asked for.
+struct Mark<'a> {
+    package: &'a str,
+    job: &'a str,
+    account: Option<String>,
+    at: Option<DateTime<Utc>>,
+}
+
+impl Mark<'_> {
+    /// What `at` makes of it, which is [`last::Last::at`]'s answer.
+    fn settled(&self, param: &ParamManifest, at: Option<DateTime<Utc>>, origin: String) -> Result<Settled, Fault> {
+        let account = self.account.as_deref();
+        match at {
+            Some(at) => Ok(Settled { value: Fitting::Instant(at), origin, is_bookmark: self.at.is_some() }),
+            None => Err(Fault::NoBookmark {
+                typed: origin,
+                flag: param.flag(),
+                whose: fault::whose(self.package, self.job, account),
+                command: fault::set_command(self.package, self.job, account),
+            }),
+        }
+    }
+}
+
+/// A parameter's value; `Ok(None)` where it is left to the job.
+fn settle(param: &ParamManifest, typed: &[&Given], now: DateTime<Utc>, mark: &Mark<'_>) -> Result<Option<Settled>, Vec<Fault>> {
     let flag = || format!("--{}", param.flag());
     if typed.is_empty() {
+        if let Some(last) = value::default_last(&param.name, param.kind, &param.default) {
+            let at = last.at(mark.at, now).map_err(|why| value::unfit(&param.default, why));
+            let at = at.map_err(|reason| vec![Fault::Default { flag: flag(), reason }])?;
+            let origin = format!("the default {} of {}", fault::quote_json(&param.default), flag());
+            return mark.settled(param, at, origin).map(Some).map_err(|fault| vec![fault]);
+        }
         let default =
             value::default(param.kind, &param.default, now).map_err(|reason| vec![Fault::Default { flag: flag(), reason }])?;
         return match default {
-            Some(value) => Ok(Some((value, format!("the default {}", fault::quote_json(&param.default))))),
+            Some(value) => Ok(Some(Settled::new(value, format!("the default {}", fault::quote_json(&param.default))))),
             // The start of the run, passed on: the job and the window see the same end.
             None if is_end(param) && param.name == "until" && param.optional => {
                 let start = value::parse(ParamKind::DateTime, "now", now);
                 let typed = format!("until ({START})");
-                start.map(|value| Some((value, START.to_owned()))).map_err(|reason| vec![Fault::Value { typed, reason }])
+                start.map(|value| Some(Settled::new(value, START))).map_err(|reason| vec![Fault::Value { typed, reason }])
             }
             None if param.is_required() => Err(vec![missing(param)]),
             None => Ok(None),
@@ -208,9 +258,20 @@ fn settle(param: &ParamManifest, typed: &[&Given], now: DateTime<Utc>) -> Result
         faults.push(Fault::Repeated { flag: flag(), times: typed.len(), typed: all.join(" and ") });
     }
     for given in typed {
-        match value::parse(param.kind, &given.text, now) {
-            Ok(value) => settled = Some((value, given.shown(param.kind))),
-            Err(reason) => faults.push(Fault::Value { typed: given.shown(param.kind), reason }),
+        let shown = given.shown(param.kind);
+        let read = match last::read(&given.text).filter(|_| last::takes(&param.name, param.kind)) {
+            Some(last) => match last.at(mark.at, now) {
+                Ok(at) => mark.settled(param, at, shown),
+                Err(reason) => Err(Fault::Value { typed: shown, reason }),
+            },
+            None => match value::parse(param.kind, &given.text, now) {
+                Ok(value) => Ok(Settled::new(value, shown)),
+                Err(reason) => Err(Fault::Value { typed: shown, reason }),
+            },
+        };
+        match read {
+            Ok(value) => settled = Some(value),
+            Err(fault) => faults.push(fault),
         }
     }
     if faults.is_empty() { Ok(settled) } else { Err(faults) }
@@ -230,26 +291,42 @@ struct Ends {
     broken: bool,
     since: Option<End>,
     until: Option<End>,
+    /// `since` is the bookmark.
+    from_bookmark: bool,
 }
 
 impl Ends {
-    fn see(&mut self, param: &ParamManifest, value: Option<(&Fitting, String)>) {
+    fn see(&mut self, param: &ParamManifest, value: Option<Settled>) {
         if !is_end(param) {
             return;
         }
         self.declared = true;
-        if let Some((Fitting::Instant(at), origin)) = value {
-            let end = Some(End { at: *at, origin });
-            if param.name == "since" { self.since = end } else { self.until = end }
+        if let Some(Settled { value: Fitting::Instant(at), origin, is_bookmark }) = value {
+            let end = Some(End { at, origin });
+            if param.name == "since" {
+                self.since = end
+            } else {
+                self.until = end
+            }
+            self.from_bookmark |= is_bookmark;
         }
     }
 
-    fn window(self, now: DateTime<Utc>) -> Result<Option<Window>, Fault> {
+    fn window(self, now: DateTime<Utc>, mark: &Mark<'_>) -> Result<Option<Window>, Fault> {
         if !self.declared || self.broken {
             return Ok(None);
         }
         let until = self.until.unwrap_or_else(|| End { at: now, origin: START.to_owned() });
-        Window::of(self.since.as_ref(), &until).map(Some)
+        Window::of(self.since.as_ref(), &until).map(Some).map_err(|fault| match fault {
+            Fault::Window { since, since_origin, until, until_origin } if self.from_bookmark => Fault::AllDone {
+                typed: since_origin,
+                whose: fault::whose(mark.package, mark.job, mark.account.as_deref()),
+                bookmark: since,
+                until,
+                until_origin,
+            },
+            other => other,
+        })
     }
 }
 

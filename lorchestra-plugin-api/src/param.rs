@@ -142,7 +142,7 @@ pub const fn is_default(kind: ParamKind, text: &str) -> bool {
         ParamKind::Date => {
             is_date(text.as_bytes()) || matches!(text.as_bytes(), b"today" | b"yesterday") || is_days_ago(text.as_bytes())
         }
-        ParamKind::DateTime => is_date(text.as_bytes()) || is_relative(text.as_bytes()),
+        ParamKind::DateTime => is_date(text.as_bytes()) || is_relative(text.as_bytes()) || is_last(text.as_bytes()),
         ParamKind::Path => !text.is_empty(),
         _ => true,
     }
@@ -176,6 +176,15 @@ const fn is_date(text: &[u8]) -> bool {
 /// `-` digits and a unit of whole days.
 const fn is_days_ago(text: &[u8]) -> bool {
     is_relative(text) && matches!(text, [b'-', .., b'd' | b'w' | b'y'] | [b'-', .., b'm', b'o'])
+}
+
+/// `last`, or `last:` and a time. That only a `since` takes it is found when the library is listed.
+const fn is_last(text: &[u8]) -> bool {
+    match text {
+        b"last" => true,
+        [b'l', b'a', b's', b't', b':', time @ ..] => is_date(time) || is_relative(time),
+        _ => false,
+    }
 }
 
 /// `now`, `today`, `yesterday`, or `-` digits and one of the units `s h d w min mo y`.
@@ -222,17 +231,31 @@ mod tests {
         for good in ["today", "yesterday", "-7d", "-1mo", "2024-01-31"] {
             assert!(is_default(ParamKind::Date, good), "{good}");
         }
-        for bad in ["now", "-7h", "-30min", "-5s", "tomorrow", "d", "-d"] {
+        for bad in ["now", "last", "-7h", "-30min", "-5s", "tomorrow", "d", "-d"] {
             assert!(!is_default(ParamKind::Date, bad), "{bad}");
         }
     }
 
     #[test]
     fn text_defaults() {
-        for good in ["-7d", "-1mo", "now", "2024-01-31", "-30min"] {
+        for good in ["-7d", "-1mo", "now", "2024-01-31", "-30min", "last", "last:-30d", "last:2024-01-31"] {
             assert!(is_default(ParamKind::DateTime, good), "{good}");
         }
-        for bad in ["", "-", "-d", "7d", "-7m", "-7 d", "2024-13-01", "2024-1-1", "tomorrow", "-12345678d"] {
+        for bad in [
+            "",
+            "-",
+            "-d",
+            "7d",
+            "-7m",
+            "-7 d",
+            "2024-13-01",
+            "2024-1-1",
+            "tomorrow",
+            "-12345678d",
+            "last:",
+            "last:7d",
+            "last-7d",
+        ] {
             assert!(!is_default(ParamKind::DateTime, bad), "{bad}");
         }
     }

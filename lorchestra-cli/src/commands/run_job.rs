@@ -71,6 +71,7 @@ pub(super) fn run(
         job,
         values,
         now: Utc::now(),
+        bookmark: None,
         timeout: own.timeout.or(policy.and_then(|p| p.timeout)),
         grace: own.grace.or(policy.and_then(|p| p.grace)).unwrap_or(GRACE),
         on_overlap: own.on_overlap.or(policy.and_then(|p| p.overlap)).unwrap_or_default(),

@@ -119,7 +119,7 @@ fn check_revision(abi: u32) -> Result<(), Fault> {
 /// Of each parameter: its job, its name, what it takes, its default.
 fn check_defaults<'a>(params: impl Iterator<Item = (&'a str, &'a str, ParamKind, &'a Value)>) -> Result<(), Fault> {
     for (job, param, kind, default) in params {
-        value::check_default(kind, default).map_err(|why| {
+        value::check_default(param, kind, default).map_err(|why| {
             Fault::new(
                 Reason::BadManifest,
                 format!("the default of {param} in {job} cannot be used: {why}"),

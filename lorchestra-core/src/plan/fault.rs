@@ -95,6 +95,35 @@ pub enum Fault {
         /// What it came from.
         until_origin: String,
     },
+    /// A bookmark was asked for, and there is none.
+    #[error("{typed}: there is no bookmark of {whose} yet; write --{flag} last:-30d to begin there, or set one: {command}")]
+    NoBookmark {
+        /// Flag and value, or the default.
+        typed: String,
+        /// The flag, without its dashes.
+        flag: String,
+        /// Job and account.
+        whose: String,
+        /// The command that sets it.
+        command: String,
+    },
+    /// A window with nothing in it, because the bookmark stands at its end or behind it.
+    #[error(
+        "{typed}: the bookmark of {whose} is at {bookmark}, which is not before until {until} ({until_origin}): {}",
+        all_done(until_origin)
+    )]
+    AllDone {
+        /// Flag and value, or the default.
+        typed: String,
+        /// Job and account.
+        whose: String,
+        /// Where it is, absolute.
+        bookmark: String,
+        /// The end, absolute.
+        until: String,
+        /// What it came from.
+        until_origin: String,
+    },
     /// The manifest's own default does not fit its parameter: the plugin is broken.
     #[error("{flag}: {reason}; this is a fault of the plugin: give {flag} yourself, and tell its author")]
     Default {
@@ -107,6 +136,32 @@ pub enum Fault {
 
 fn mend(until_origin: &str) -> &'static str {
     if until_origin == super::START { "write an earlier since" } else { "write an earlier since or a later until" }
+}
+
+fn all_done(until_origin: &str) -> &'static str {
+    if until_origin == super::START {
+        "there is nothing new, or the clock went back; lorchestra bookmarks set moves it"
+    } else {
+        "all of it is done; write a later until, or another since to do it again"
+    }
+}
+
+/// A job and its account for a message.
+pub(super) fn whose(package: &str, job: &str, account: Option<&str>) -> String {
+    let account = account.map(|account| format!(" for account {}", bare_or_quoted(account))).unwrap_or_default();
+    format!("{package}/{job}{account}")
+}
+
+/// The command that sets a bookmark.
+pub(super) fn set_command(package: &str, job: &str, account: Option<&str>) -> String {
+    let account = account.map(|account| format!(" --account {}", bare_or_quoted(account))).unwrap_or_default();
+    format!("lorchestra bookmarks set {package} {job}{account} TIME")
+}
+
+/// A text as a shell would take it, where nothing in it needs quotes.
+fn bare_or_quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.@+:/".contains(c);
+    if !text.is_empty() && text.len() <= SHOWN_VALUE && text.chars().all(plain) { text.to_owned() } else { quote(text) }
 }
 
 /// A typed value for a message: in double quotes, what cannot be printed escaped, cut where it is long.

@@ -5,12 +5,13 @@
 use super::fault::nearest;
 use super::time::{Reader, TimeError, Wanted};
 use super::unit::split_digits;
-use super::{date, relative};
+use super::{date, last, relative};
 use chrono::{DateTime, Days, Utc};
 
 /// The error for `text`, with what to write instead where that can be told.
 pub(super) fn diagnose(text: &str, reader: Reader) -> TimeError {
-    ahead(text, reader)
+    last::misplaced(text)
+        .or_else(|| ahead(text, reader))
         .or_else(|| without_minus(text, reader))
         .or_else(|| number(text, reader))
         .or_else(|| other_date(text, reader))

@@ -54,6 +54,8 @@ fn almost() -> impl Strategy<Value = String> {
         "today",
         "yesterday",
         "tomorrow",
+        "last",
+        "last:",
         " ago",
         "UTC",
         "e3",
@@ -192,7 +194,7 @@ proptest! {
     #[test]
     fn a_plan_is_never_of_an_empty_window_and_an_error_is_never_empty(
         since in prop::option::of(time_text()), until in prop::option::of(time_text()), name in any_text(), text in any_text(),
-        with_name in any::<bool>(),
+        with_name in any::<bool>(), bookmark in prop::option::of(instant()),
     ) {
         let job = windowed();
         let mut values = Vec::new();
@@ -201,7 +203,7 @@ proptest! {
         if with_name {
             values.push((&name, &text));
         }
-        match resolve(request(&job, &values)) {
+        match resolve(Request { bookmark, ..request(&job, &values) }) {
             Ok(plan) => {
                 let window = plan.window.unwrap();
                 prop_assert!(window.since.unwrap() < window.until);

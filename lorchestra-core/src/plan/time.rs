@@ -46,6 +46,9 @@ pub enum TimeError {
     /// The form is right, but a part of it has a value that does not exist. The text says what would.
     #[error("{0}")]
     Field(String),
+    /// `last`, where it is not a job's `since` that is asked for.
+    #[error("stands for a job's bookmark, which only its own since takes; write a time such as -7d or 2024-01-31")]
+    Last,
     /// Before year 1 or after year 9999.
     #[error("lies outside the years 0001 to 9999, which are all that can be stored; write a time within them, such as -7d")]
     Range,

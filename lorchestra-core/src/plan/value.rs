@@ -3,6 +3,7 @@
 //!
 //! What comes out fits the author's type exactly: the job's side finds nothing left to refuse.
 
+use super::last;
 use super::time::{self, TimeError};
 use chrono::{DateTime, Utc};
 use lorchestra_plugin_api::def::ParamKind;
@@ -50,6 +51,9 @@ pub enum ValueError {
     /// A NUL byte in a text or path.
     #[error("holds a NUL character, which texts and paths cannot; leave it out")]
     Nul,
+    /// Not a time, behind `last:`.
+    #[error("what follows last: {0}")]
+    AfterLast(TimeError),
     /// Not a time or a day.
     #[error(transparent)]
     Time(#[from] TimeError),
@@ -103,15 +107,28 @@ pub const fn placeholder(kind: ParamKind) -> &'static str {
     }
 }
 
-/// Whether the default in a manifest is a value of its parameter; no default always is.
+/// Whether the default in a manifest is a value of the parameter of that name; no default always is.
 ///
 /// Defaults relative to now are tried against the year 2000: one that fits there fits on every later day.
 ///
 /// # Errors
 /// What is wrong with it, as a fragment that follows the parameter's name. Such a plugin is broken, not its caller.
-pub fn check_default(kind: ParamKind, json: &Value) -> Result<(), String> {
+pub fn check_default(name: &str, kind: ParamKind, json: &Value) -> Result<(), String> {
     let year_2000 = DateTime::from_timestamp(946_684_800, 0).unwrap_or_default();
+    if let Some(last) = default_last(name, kind, json) {
+        return last.at(None, year_2000).map(drop).map_err(|why| unfit(json, why));
+    }
     default(kind, json, year_2000).map(drop)
+}
+
+/// The manifest's default, where that is a bookmark.
+pub(super) fn default_last<'a>(name: &str, kind: ParamKind, json: &'a Value) -> Option<last::Last<'a>> {
+    json.as_str().filter(|_| last::takes(name, kind)).and_then(last::read)
+}
+
+/// Why a default is none.
+pub(super) fn unfit(json: &Value, why: impl std::fmt::Display) -> String {
+    format!("the default {} {why}", super::fault::quote_json(json))
 }
 
 /// The manifest's default; `None` where there is none.
@@ -128,7 +145,7 @@ pub(super) fn default(kind: ParamKind, json: &Value, now: DateTime<Utc>) -> Resu
         }
         _ => Err(format!("is not {}", describe(kind))),
     };
-    value.map(Some).map_err(|why| format!("the default {} {why}", super::fault::quote_json(json)))
+    value.map(Some).map_err(|why| unfit(json, why))
 }
 
 /// The value that `text` says.
