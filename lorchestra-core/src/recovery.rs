@@ -12,7 +12,7 @@
 //!    the worker's group was out of its reach. One look at all processes for many runs.
 //! 4. The rest of the spool is taken in. What the supervisor had noted, and the final record, are the outcome; with neither, the
 //!    run is abandoned.
-//! 5. State and terminal event are committed, those of many runs together; then the spool directories are removed.
+//! 5. State, terminal event and bookmark are committed, those of many runs together; then the spool directories are removed.
 //!
 //! A run that cannot be closed stays open and keeps nobody from anything but a run of the same job and account.
 

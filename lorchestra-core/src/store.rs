@@ -1,22 +1,24 @@
 //! History and outbox: one SQLite database, written by supervisors and recovery, read by everybody.
 //!
-//! Owns runs, attempts and events (`schema`); knows nothing of plugins. What it promises:
+//! Owns runs, attempts, events and bookmarks (`schema`); knows nothing of plugins. What it promises:
 //!
 //! - What a method has committed survives power loss (WAL, `synchronous = FULL`).
 //! - An attempt's cursor moves in the transaction that inserts the events before it, and an event is inserted once by its id:
 //!   taking the same spool in twice changes nothing.
-//! - A run's state, its terminal event and the reading of its last cursor change in one transaction, and a second terminal
+//! - A run's state, its terminal event and the bookmark that its success moves change in one transaction, and a second terminal
 //!   event of a run is refused by the database itself.
 //!
 //! Every writer begins IMMEDIATE and waits up to 60 s for its turn: a deferred transaction that turns into a writer would
 //! fail at once, whatever the timeout.
 
+pub mod bookmark;
 pub mod event;
 pub mod outbox;
 pub mod retention;
 pub mod run;
 mod schema;
 
+pub use bookmark::{Bookmark, Moved};
 pub use event::{Event, EventFilter, Undelivered};
 pub use outbox::{Backlog, Batch, CIRCUIT, Circuit, NewBatch, OutRow, Settled, Was};
 pub use run::{Attempt, AttemptEnd, NewRun, Run, RunEnd, RunFilter, RunState};
@@ -158,6 +160,13 @@ impl Store {
 
     /// The store, if it is there and of the present version.
     fn open_current(path: &Path) -> Result<Option<Self>, StoreError> {
+        let Some(store) = Self::open_as_it_is(path)? else { return Ok(None) };
+        let version = schema::version(&store.db).map_err(|e| StoreError::sql(path, "reading the store's version", e))?;
+        Ok(matches!(version, schema::Version::Current).then_some(store))
+    }
+
+    /// The store, if it is there, of the present or an older version; or a database that is empty yet.
+    fn open_as_it_is(path: &Path) -> Result<Option<Self>, StoreError> {
         match std::fs::metadata(path) {
             Ok(meta) if meta.is_file() => {}
             Ok(_) => return Err(StoreError::Foreign { path: path.to_owned(), why: "it is not a regular file".into() }),
@@ -169,8 +178,7 @@ impl Store {
         let store = Self { db, path: path.to_owned(), long_log: false };
         store.configure()?;
         match schema::version(&store.db).map_err(|e| StoreError::sql(path, "reading the store's version", e))? {
-            schema::Version::Current => Ok(Some(store)),
-            schema::Version::Older => Ok(None),
+            schema::Version::Current | schema::Version::Older => Ok(Some(store)),
             schema::Version::Newer(found) => Err(StoreError::Newer { path: path.to_owned(), found, known: schema::VERSION }),
             schema::Version::Foreign => {
                 Err(StoreError::Foreign { path: path.to_owned(), why: "it is another program's SQLite database".into() })
@@ -251,12 +259,12 @@ pub(crate) mod tests {
     use crate::spool::record::{self, Record};
     use serde_json::json;
 
-    struct Site {
+    pub(crate) struct Site {
         _dir: tempfile::TempDir,
-        state: StateDir,
+        pub(crate) state: StateDir,
     }
 
-    fn site() -> Site {
+    pub(crate) fn site() -> Site {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(&dir.path().join("state")).unwrap();
         Site { _dir: dir, state }
@@ -281,6 +289,7 @@ pub(crate) mod tests {
             supervisor_start: 2,
             boot_id: "boot".into(),
             worker_pid: Some(7),
+            keeps_bookmark: false,
         }
     }
 
@@ -292,6 +301,7 @@ pub(crate) mod tests {
             job_result: None,
             ended_at: 1_700_000_001_000_000,
             attempt: 1,
+            bookmark: None,
             payload: json!({"attempt": 1}),
         }
     }
@@ -338,19 +348,34 @@ pub(crate) mod tests {
         assert!(!store.end_run("r1", &end()).unwrap());
     }
 
-    /// A store of the version before has runs whose attempts say nothing of their ends.
+    /// A store of version 3 has runs that say nothing of a bookmark, one of version 2 runs whose attempts say nothing of their ends.
     #[test]
     fn a_store_of_an_older_version_is_brought_up() {
         let site = site();
         let mut store = Store::open(&site.state).unwrap();
         store.begin_run(&new_run("r1"), &json!({})).unwrap();
         store.end_run("r1", &end()).unwrap();
-        store.db.execute_batch("ALTER TABLE attempts DROP COLUMN cause; ALTER TABLE attempts DROP COLUMN message;").unwrap();
-        store.db.pragma_update(None, "user_version", 2).unwrap();
+        let without = "DROP TABLE bookmarks; ALTER TABLE runs DROP COLUMN keeps_bookmark;
+            ALTER TABLE runs DROP COLUMN bookmark_before; ALTER TABLE runs DROP COLUMN bookmark_after;
+            PRAGMA user_version = 3;";
+        store.db.execute_batch(without).unwrap();
         drop(store);
         let store = Store::open(&site.state).unwrap();
+        assert_eq!(store.bookmarks(None, None).unwrap(), []);
+        assert_eq!(store.find_run("r1").unwrap().unwrap().bookmark, None);
+        store.db.execute_batch(without).unwrap();
+        let without =
+            "ALTER TABLE attempts DROP COLUMN cause; ALTER TABLE attempts DROP COLUMN message; PRAGMA user_version = 2;";
+        store.db.execute_batch(without).unwrap();
+        drop(store);
+        let mut store = Store::open(&site.state).unwrap();
         assert_eq!(store.attempts("r1").unwrap()[0].cause, None);
         assert_eq!(store.find_run("r1").unwrap().unwrap().state, RunState::Completed);
+        // And one like any other from now on.
+        let windowed = NewRun { keeps_bookmark: true, until: Some(9), ..new_run("r2") };
+        store.begin_run(&windowed, &json!({})).unwrap();
+        store.end_run("r2", &end()).unwrap();
+        assert_eq!(store.bookmarks(None, None).unwrap().len(), 1);
     }
 
     fn lines(ids: &[&str]) -> Vec<Vec<u8>> {

@@ -12,7 +12,7 @@
 //! 5. The worker and all it started are dead; the rest of the spool is committed.
 //! 6. Failed, and worth another attempt: that the attempt is over is committed; after the wait a worker is started, the next attempt is
 //!    committed, and the spool of the one before is removed. Then step 4 again.
-//! 7. State and terminal event are committed, in one transaction.
+//! 7. State, terminal event and bookmark are committed, in one transaction.
 //! 8. The spool directory is gone, the locks are released.
 
 mod attempt;
@@ -271,14 +271,14 @@ fn execute(
     let mut backoff = Backoff::new(plan.retries.wait, LONGEST_WAIT.max(plan.retries.wait));
     let mut facts = Facts::default();
     let (mut attempt, mut worker) = (1, worker);
-    let (outcome, output) = loop {
+    let (outcome, output, bookmark) = loop {
         let output = files.output.clone();
         let ended = attempts.run(attempt, worker, files, store, signals)?;
         store = ended.store;
         facts.add(&ended.facts);
         let failure = match ended.result.map_err(&not_recorded)? {
             Outcome::Failed(failure) if plan.retries.again(attempt, &failure) => failure,
-            outcome => break (outcome, output),
+            outcome => break (outcome, output, ended.bookmark),
         };
         let end = AttemptEnd {
             attempt,
@@ -296,7 +296,7 @@ fn execute(
         });
         if let Some(signal) = told {
             let _ = ended.note.between(signal);
-            break (outcome::told_between(signal, attempt, &failure), output);
+            break (outcome::told_between(signal, attempt, &failure), output, None);
         }
         worker = attempts.start_worker(attempt + 1)?;
         files = attempts.make_files(attempt + 1)?;
@@ -310,7 +310,7 @@ fn execute(
 
     facts.duration = clock.elapsed();
     let before = earlier(&store, &run_id, attempt)?;
-    let end = run_end(&outcome, attempt, &facts, before);
+    let end = run_end(&outcome, attempt, &facts, bookmark, before);
     let ended = recorded(|| store.end_run(&run_id, &end)).map_err(|e| not_recorded(e.into()))?;
     recovery::remove_spool(site.state, &run_id);
     drop((lives, lock));
@@ -359,6 +359,7 @@ fn new_run(plan: &Plan, library: &Library, job: &JobManifest) -> Result<NewRun, 
         supervisor_start: identity.start,
         boot_id: identity.boot_id,
         worker_pid: None,
+        keeps_bookmark: job.has_since(),
     })
 }
 

@@ -114,6 +114,7 @@ fn new_run() -> NewRun {
         supervisor_start: 1,
         boot_id: String::new(),
         worker_pid: Some(1),
+        keeps_bookmark: false,
     }
 }
 

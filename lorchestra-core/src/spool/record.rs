@@ -83,6 +83,14 @@ pub enum Final {
 const MAX_WORDS: usize = 64 << 10;
 
 impl Final {
+    /// How far the job said it came, in microseconds since 1970.
+    pub fn bookmark(&self) -> Option<i64> {
+        match self {
+            Self::Returned { bookmark, .. } => *bookmark,
+            Self::NotLoaded { .. } | Self::SpoolFault { .. } => None,
+        }
+    }
+
     /// The same, with its texts cut to what fits into a record: a job may say anything at its end, and a record that no reader takes
     /// would be no end at all.
     #[must_use]

@@ -1,7 +1,7 @@
 //! Runs and attempts: begun, ended, read.
 
 use super::event::insert_own;
-use super::{Store, StoreError};
+use super::{Moved, Store, StoreError, bookmark};
 use crate::process::Identity;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 use serde::Serialize;
@@ -56,6 +56,8 @@ pub struct NewRun {
     pub boot_id: String,
     /// The worker, which waits for its order already; `None` for a run that is skipped.
     pub worker_pid: Option<u32>,
+    /// Whether the job has a `since`: its success may move the bookmark of job and account.
+    pub keeps_bookmark: bool,
 }
 
 /// A run as the store has it. Times are microseconds since 1970.
@@ -105,6 +107,8 @@ pub struct Run {
     pub supervisor_start: u64,
     /// The boot in which it ran.
     pub boot_id: String,
+    /// What it did to the bookmark of its job and account; `None`: it has not completed, or its job has no `since`.
+    pub bookmark: Option<Moved>,
 }
 
 impl Run {
@@ -166,6 +170,8 @@ pub struct RunEnd {
     pub ended_at: i64,
     /// The last attempt.
     pub attempt: u32,
+    /// How far the job said it came, in microseconds since 1970; counts when completed. `None`: to the end of its window.
+    pub bookmark: Option<i64>,
     /// Payload of `job.completed` or `job.failed`.
     pub payload: Value,
 }
@@ -219,8 +225,8 @@ impl Store {
         })
     }
 
-    /// Ends a run: state, terminal event and the attempt's end in one transaction. `false`: it had already ended, and
-    /// nothing was changed.
+    /// Ends a run: state, terminal event, the attempt's end and the bookmark in one transaction. `false`: it had already ended,
+    /// and nothing was changed.
     pub fn end_run(&mut self, run_id: &str, end: &RunEnd) -> Result<bool, StoreError> {
         self.write("recording the run's end", |tx| end_one(tx, run_id, end))
     }
@@ -292,8 +298,8 @@ impl Store {
 fn insert_run(tx: &Transaction<'_>, run: &NewRun, state: RunState) -> rusqlite::Result<i64> {
     tx.execute(
         "INSERT INTO runs (run_id, package, job, account, state, started_at, params, since, until, plugin_path, plugin_version,
-            plugin_sha256, location, host, supervisor_pid, supervisor_start, boot_id)
-         VALUES (?1, ?2, ?3, ?4, ?17, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+            plugin_sha256, location, host, supervisor_pid, supervisor_start, boot_id, keeps_bookmark)
+         VALUES (?1, ?2, ?3, ?4, ?17, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?18)",
         params![
             run.run_id,
             run.package,
@@ -312,6 +318,7 @@ fn insert_run(tx: &Transaction<'_>, run: &NewRun, state: RunState) -> rusqlite::
             run.supervisor_start.cast_signed(),
             run.boot_id,
             state.as_str(),
+            run.keeps_bookmark,
         ],
     )?;
     Ok(tx.last_insert_rowid())
@@ -341,6 +348,9 @@ fn end_one(tx: &Transaction<'_>, run_id: &str, end: &RunEnd) -> rusqlite::Result
         "UPDATE attempts SET ended_at = ?3, cause = ?4, message = ?5 WHERE run = ?1 AND attempt = ?2 AND ended_at IS NULL",
     )?
     .execute(params![n, end.attempt, end.ended_at, end.cause, end.message])?;
+    if end.state == RunState::Completed {
+        bookmark::advance(tx, n, end.bookmark, end.ended_at)?;
+    }
     let event_type = if end.state == RunState::Completed { "job.completed" } else { "job.failed" };
     insert_own(tx, n, end.attempt, event_type, end.ended_at, &end.payload, true)?;
     Ok(true)
@@ -349,6 +359,7 @@ fn end_one(tx: &Transaction<'_>, run_id: &str, end: &RunEnd) -> rusqlite::Result
 fn run(row: &Row<'_>) -> rusqlite::Result<Run> {
     let state: String = row.get("state")?;
     let params: String = row.get("params")?;
+    let kept = row.get("keeps_bookmark")? && state == "completed";
     Ok(Run {
         run_id: row.get("run_id")?,
         package: row.get("package")?,
@@ -377,5 +388,9 @@ fn run(row: &Row<'_>) -> rusqlite::Result<Run> {
         supervisor_pid: row.get("supervisor_pid")?,
         supervisor_start: row.get::<_, i64>("supervisor_start")?.cast_unsigned(),
         boot_id: row.get("boot_id")?,
+        bookmark: match kept {
+            true => Some(Moved { before: row.get("bookmark_before")?, after: row.get("bookmark_after")? }),
+            false => None,
+        },
     })
 }

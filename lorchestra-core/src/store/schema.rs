@@ -3,7 +3,7 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// Version this code reads and writes (`PRAGMA user_version`).
-pub(super) const VERSION: i64 = 3;
+pub(super) const VERSION: i64 = 4;
 /// `PRAGMA application_id`: "LORC".
 const APPLICATION: i64 = 0x4c4f_5243;
 
@@ -51,9 +51,19 @@ pub(super) fn migrate(db: &mut Connection) -> rusqlite::Result<()> {
     if version < 3 {
         tx.execute_batch(V3)?;
     }
+    if version < 4 {
+        tx.execute_batch(V4)?;
+    }
     tx.pragma_update(None, "application_id", APPLICATION)?;
     tx.pragma_update(None, "user_version", VERSION)?;
     tx.commit()
+}
+
+/// Whether the tables of bookmarks are there: in a store that is older they need not be.
+pub(super) fn has_bookmarks(db: &Connection) -> rusqlite::Result<bool> {
+    db.query_row("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'bookmarks'", [], |row| {
+        row.get::<_, i64>(0).map(|n| n > 0)
+    })
 }
 
 /// Times are microseconds since 1970. What repeats in the envelope of every event of a run (source, package, job, run_id)
@@ -177,4 +187,21 @@ CREATE INDEX runs_with_payloads ON runs (ended_at) WHERE payloads;
 const V3: &str = "
 ALTER TABLE attempts ADD COLUMN cause TEXT;
 ALTER TABLE attempts ADD COLUMN message TEXT;
+";
+
+/// Bookmarks. The account '' stands for none. A run whose job has a `since` keeps one; what it did to it stands in the run.
+const V4: &str = "
+CREATE TABLE bookmarks (
+    package  TEXT NOT NULL,
+    job      TEXT NOT NULL,
+    account  TEXT NOT NULL DEFAULT '',
+    at       INTEGER NOT NULL,
+    moved_at INTEGER NOT NULL,
+    run_id   TEXT,
+    PRIMARY KEY (package, job, account)
+) STRICT, WITHOUT ROWID;
+
+ALTER TABLE runs ADD COLUMN keeps_bookmark INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE runs ADD COLUMN bookmark_before INTEGER;
+ALTER TABLE runs ADD COLUMN bookmark_after INTEGER;
 ";

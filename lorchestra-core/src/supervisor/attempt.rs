@@ -48,6 +48,8 @@ pub(super) struct Over {
     /// How it ended; or why its spool could not be taken in, which leaves the run to the next command.
     pub(super) result: Result<Outcome, IntakeError>,
     pub(super) facts: Facts,
+    /// How far its job said it came, in microseconds since 1970.
+    pub(super) bookmark: Option<i64>,
     /// The first signal that asked for an end.
     pub(super) told: Option<i32>,
     pub(super) note: Note,
@@ -117,7 +119,9 @@ impl Attempt<'_> {
             dispatch(&mut worker, limits, signals, &seen_read, &note, &mut log).map_err(failed("waiting for the worker"))?;
         let (store, taken) = intake.finish().map_err(failed("ending the intake thread"))?;
         let mut facts = Facts { time: seen.time, output_lost: log.lost(), ..Facts::default() };
+        let mut bookmark = None;
         let result = taken.map(|taken| {
+            bookmark = taken.end.as_ref().and_then(Final::bookmark);
             facts.damaged = taken.damaged;
             if let Some(Final::Returned { max_rss_kib, .. }) = &taken.end {
                 facts.max_rss_kib = *max_rss_kib;
@@ -133,7 +137,7 @@ impl Attempt<'_> {
                 memory: plan.memory_max.map(|max| Memory { max, refused: allocation_failed(&output) }),
             })
         });
-        Ok(Over { result, facts, told: seen.told, note, store })
+        Ok(Over { result, facts, bookmark, told: seen.told, note, store })
     }
 
     /// Removes what an attempt left in the spool, now that another one is recorded: recovery looks at the last one only.

@@ -54,8 +54,8 @@ pub(crate) fn earlier(store: &Store, run_id: &str, last: u32) -> Result<Vec<Valu
         .collect())
 }
 
-/// State and terminal event of an outcome.
-pub(super) fn run_end(outcome: &Outcome, attempt: u32, facts: &Facts, earlier: Vec<Value>) -> RunEnd {
+/// State and terminal event of an outcome, and how far the job said it came.
+pub(super) fn run_end(outcome: &Outcome, attempt: u32, facts: &Facts, bookmark: Option<i64>, earlier: Vec<Value>) -> RunEnd {
     let mut payload = json!({
         "attempt": attempt,
         "duration_ms": u64::try_from(facts.duration.as_millis()).unwrap_or(u64::MAX),
@@ -84,7 +84,7 @@ pub(super) fn run_end(outcome: &Outcome, attempt: u32, facts: &Facts, earlier: V
             (RunState::Failed, Some(failure.cause.as_str()), Some(failure.message.clone()), failure.job_result.clone())
         }
     };
-    RunEnd { state, cause, message, job_result, ended_at: crate::now_micros(), attempt, payload }
+    RunEnd { state, cause, message, job_result, ended_at: crate::now_micros(), attempt, bookmark, payload }
 }
 
 /// What is left of a run whose supervisor is dead.
@@ -112,6 +112,7 @@ pub(crate) fn unseen_end(left: Left) -> (Outcome, RunEnd) {
         Some(Final::Returned { max_rss_kib, .. }) => *max_rss_kib,
         _ => None,
     };
+    let bookmark = taken.end.as_ref().and_then(Final::bookmark);
     let (damaged, between) = (taken.damaged, seen.between);
     let outcome = match decide(&evidence(taken, seen, printed)) {
         Outcome::Failed(failure) if over => match between {
@@ -121,7 +122,7 @@ pub(crate) fn unseen_end(left: Left) -> (Outcome, RunEnd) {
         outcome => outcome,
     };
     let facts = Facts { duration: lived, max_rss_kib, damaged, ..Facts::default() };
-    let end = run_end(&outcome, attempt, &facts, earlier);
+    let end = run_end(&outcome, attempt, &facts, bookmark, earlier);
     (outcome, end)
 }
 

@@ -24,5 +24,6 @@ pub fn new_run(run_id: &str) -> NewRun {
         supervisor_start: 0,
         boot_id: "0".repeat(36),
         worker_pid: Some(1),
+        keeps_bookmark: false,
     }
 }

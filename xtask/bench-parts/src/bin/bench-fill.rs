@@ -36,6 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         job_result: None,
         ended_at: events::BEGIN,
         attempt: 1,
+        bookmark: None,
         payload: json!({"attempt": 1, "duration_ms": 1}),
     };
     if !store.end_run(&run_id, &end)? {

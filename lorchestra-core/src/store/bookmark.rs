@@ -1,0 +1,329 @@
+//! Bookmarks: up to where a job's work is done, for each package, job and account. What `--since last` begins at.
+//!
+//! Owns the rule by which a run moves one ([`after`]), which [`super::run`] applies in the transaction that ends the run: state, terminal
+//! event and bookmark are one commit, whoever makes it. Set and removed by hand by the command line. Retention does not touch them.
+
+use super::{Store, StoreError, schema};
+use crate::state::StateDir;
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+
+/// Whose bookmark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key<'a> {
+    /// Package of the job.
+    pub package: &'a str,
+    /// Name of the job.
+    pub job: &'a str,
+    /// Value of its `account` parameter. None and an empty one share a bookmark.
+    pub account: Option<&'a str>,
+}
+
+/// A bookmark. Times are microseconds since 1970.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bookmark {
+    /// Package of the job.
+    pub package: String,
+    /// Name of the job.
+    pub job: String,
+    /// The account, if it is one's.
+    pub account: Option<String>,
+    /// What lies before it is done.
+    pub at: i64,
+    /// When it came to be where it is.
+    pub moved_at: i64,
+    /// The run that moved it; `None`: set by hand. Retention may have removed the run.
+    pub run_id: Option<String>,
+}
+
+/// What a completed run did to the bookmark of its job and account. Times are microseconds since 1970.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Where it was when the run ended.
+    pub before: Option<i64>,
+    /// Where the run moved it; `None`: it stayed.
+    pub after: Option<i64>,
+}
+
+/// Where a run that has completed leaves the bookmark, if it moves it.
+///
+/// `reached` is how far the run came: what its job said, else the end of its window. What lies before a bookmark is done, all of it: so it
+/// never goes back, and a run that began after it (`since`) has left something out in between and does not move it.
+pub fn after(bookmark: Option<i64>, since: Option<i64>, reached: i64) -> Option<i64> {
+    let moves = match bookmark {
+        None => true,
+        Some(bookmark) => reached > bookmark && since.is_none_or(|since| since <= bookmark),
+    };
+    moves.then_some(reached)
+}
+
+impl Store {
+    /// One bookmark.
+    pub fn bookmark(&self, key: Key<'_>) -> Result<Option<Bookmark>, StoreError> {
+        self.read("reading a bookmark", |db| find(db, key))
+    }
+
+    /// The same of a store as it is: one that is not there, or of a version from before bookmarks, is neither made nor migrated.
+    pub fn peek_bookmark(state: &StateDir, key: Key<'_>) -> Result<Option<Bookmark>, StoreError> {
+        match Self::open_as_it_is(&state.store())? {
+            Some(store) => store.read("reading a bookmark", |db| match schema::has_bookmarks(db)? {
+                true => find(db, key),
+                false => Ok(None),
+            }),
+            None => Ok(None),
+        }
+    }
+
+    /// All bookmarks, or those of a package, or of a job, in the order of their names.
+    pub fn bookmarks(&self, package: Option<&str>, job: Option<&str>) -> Result<Vec<Bookmark>, StoreError> {
+        self.read("reading bookmarks", |db| {
+            let mut statement = db.prepare(
+                "SELECT * FROM bookmarks WHERE (?1 IS NULL OR package = ?1) AND (?2 IS NULL OR job = ?2)
+                 ORDER BY package, job, account",
+            )?;
+            statement.query_map(params![package, job], bookmark)?.collect()
+        })
+    }
+
+    /// Sets a bookmark to `at` by hand; answers where it was. `now` and `at` in microseconds since 1970.
+    pub fn set_bookmark(&mut self, key: Key<'_>, at: i64, now: i64) -> Result<Option<Bookmark>, StoreError> {
+        self.write("setting a bookmark", |tx| {
+            let before = find(tx, key)?;
+            put(tx, key, at, now, None)?;
+            Ok(before)
+        })
+    }
+
+    /// Removes a bookmark; answers what it was, if there was one.
+    pub fn reset_bookmark(&mut self, key: Key<'_>) -> Result<Option<Bookmark>, StoreError> {
+        self.write("removing a bookmark", |tx| {
+            let before = find(tx, key)?;
+            tx.execute(
+                "DELETE FROM bookmarks WHERE package = ?1 AND job = ?2 AND account = ?3",
+                params![key.package, key.job, key.account.unwrap_or_default()],
+            )?;
+            Ok(before)
+        })
+    }
+}
+
+/// Applies the rule to the run of this number, which completes with this transaction at `now`. `said`: how far its job said it came.
+pub(super) fn advance(tx: &Transaction<'_>, run: i64, said: Option<i64>, now: i64) -> rusqlite::Result<()> {
+    let ended = tx
+        .prepare_cached("SELECT run_id, package, job, account, since, until FROM runs WHERE n = ?1 AND keeps_bookmark")?
+        .query_row([run], |row| {
+            let names: (String, String, String, Option<String>) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+            Ok((names, row.get::<_, Option<i64>>(4)?, row.get::<_, Option<i64>>(5)?))
+        })
+        .optional()?;
+    let Some(((run_id, package, job, account), since, until)) = ended else { return Ok(()) };
+    let Some(reached) = said.or(until) else { return Ok(()) };
+    let key = Key { package: &package, job: &job, account: account.as_deref() };
+    let before = find(tx, key)?.map(|bookmark| bookmark.at);
+    let after = after(before, since, reached);
+    if let Some(at) = after {
+        put(tx, key, at, now, Some(&run_id))?;
+    }
+    tx.prepare_cached("UPDATE runs SET bookmark_before = ?2, bookmark_after = ?3 WHERE n = ?1")?
+        .execute(params![run, before, after])
+        .map(drop)
+}
+
+fn find(db: &Connection, key: Key<'_>) -> rusqlite::Result<Option<Bookmark>> {
+    db.prepare_cached("SELECT * FROM bookmarks WHERE package = ?1 AND job = ?2 AND account = ?3")?
+        .query_row(params![key.package, key.job, key.account.unwrap_or_default()], bookmark)
+        .optional()
+}
+
+fn put(tx: &Transaction<'_>, key: Key<'_>, at: i64, now: i64, run_id: Option<&str>) -> rusqlite::Result<()> {
+    tx.prepare_cached(
+        "INSERT INTO bookmarks (package, job, account, at, moved_at, run_id) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT (package, job, account) DO UPDATE SET at = excluded.at, moved_at = excluded.moved_at, run_id = excluded.run_id",
+    )?
+    .execute(params![key.package, key.job, key.account.unwrap_or_default(), at, now, run_id])
+    .map(drop)
+}
+
+fn bookmark(row: &Row<'_>) -> rusqlite::Result<Bookmark> {
+    let account: String = row.get("account")?;
+    Ok(Bookmark {
+        package: row.get("package")?,
+        job: row.get("job")?,
+        account: (!account.is_empty()).then_some(account),
+        at: row.get("at")?,
+        moved_at: row.get("moved_at")?,
+        run_id: row.get("run_id")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{new_run, site};
+    use super::super::{NewRun, RunEnd, RunState, retention};
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+    use std::time::Duration;
+
+    const KEY: Key<'static> = Key { package: "pkg", job: "job", account: None };
+
+    #[test]
+    fn the_rule() {
+        // bookmark, since, reached, where it is then.
+        for (bookmark, since, reached, then, why) in [
+            (None, None, 50, Some(50), "the first one"),
+            (None, Some(40), 50, Some(50), "the first one, from somewhere on"),
+            (Some(40), Some(40), 50, Some(50), "from the bookmark on"),
+            (Some(40), Some(30), 50, Some(50), "from before it, over it"),
+            (Some(40), None, 50, Some(50), "all there is"),
+            (Some(40), Some(41), 50, None, "a gap"),
+            (Some(40), Some(10), 20, None, "a backfill"),
+            (Some(40), None, 20, None, "all there is, to before it"),
+            (Some(40), Some(30), 40, None, "just up to it"),
+            (Some(40), Some(40), 39, None, "the job came nowhere"),
+            (Some(-40), Some(-40), 0, Some(0), "before 1970"),
+        ] {
+            assert_eq!(after(bookmark, since, reached), then, "{why}");
+        }
+    }
+
+    proptest! {
+        /// Runs in any order: a bookmark never goes back, and what lies between the first run's beginning and the bookmark was covered by runs.
+        #[test]
+        fn what_lies_before_a_bookmark_was_covered(runs in prop::collection::vec((prop::option::of(0_i64..40), 1_i64..20), 1..30)) {
+            let mut bookmark = None;
+            let mut covered = std::collections::HashSet::new();
+            let mut first = None;
+            for (since, length) in runs {
+                let from = since.unwrap_or(-100);
+                let until = from.max(0) + length;
+                covered.extend(from..until);
+                let began = *first.get_or_insert(from);
+                let then = after(bookmark, since, until);
+                prop_assert!(then.is_none() || then > bookmark, "{then:?} after {bookmark:?}");
+                bookmark = then.or(bookmark);
+                for at in began..bookmark.unwrap() {
+                    prop_assert!(covered.contains(&at), "{at} before {bookmark:?} was left out");
+                }
+            }
+        }
+    }
+
+    fn run(run_id: &str, account: Option<&str>, since: Option<i64>, until: i64) -> NewRun {
+        NewRun { account: account.map(str::to_owned), since, until: Some(until), keeps_bookmark: true, ..new_run(run_id) }
+    }
+
+    fn end(state: RunState, bookmark: Option<i64>) -> RunEnd {
+        let ended_at = 1_700_000_001_000_000;
+        let payload = json!({});
+        RunEnd { state, cause: None, message: None, job_result: None, ended_at, attempt: 1, bookmark, payload }
+    }
+
+    fn at(store: &Store, account: Option<&str>) -> Option<i64> {
+        store.bookmark(Key { account, ..KEY }).unwrap().map(|bookmark| bookmark.at)
+    }
+
+    #[test]
+    fn success_moves_it_in_the_transaction_of_the_end() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        store.begin_run(&run("r1", None, None, 50), &json!({})).unwrap();
+        assert_eq!(at(&store, None), None, "only at its end");
+        // What refuses the terminal event refuses the bookmark.
+        store.db.execute_batch("CREATE TRIGGER no BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'no'); END").unwrap();
+        store.end_run("r1", &end(RunState::Completed, None)).unwrap_err();
+        assert_eq!(at(&store, None), None);
+        store.db.execute_batch("DROP TRIGGER no").unwrap();
+        assert!(store.end_run("r1", &end(RunState::Completed, None)).unwrap());
+        let moved_at = end(RunState::Completed, None).ended_at;
+        let expected =
+            Bookmark { package: "pkg".into(), job: "job".into(), account: None, at: 50, moved_at, run_id: Some("r1".into()) };
+        assert_eq!(store.bookmark(KEY).unwrap(), Some(expected));
+        assert!(!store.end_run("r1", &end(RunState::Completed, Some(60))).unwrap(), "a second end");
+        assert_eq!(at(&store, None), Some(50));
+        assert_eq!(store.find_run("r1").unwrap().unwrap().bookmark, Some(Moved { before: None, after: Some(50) }));
+    }
+
+    #[test]
+    fn what_did_not_complete_or_has_no_since_leaves_it() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        store.set_bookmark(KEY, 40, 1).unwrap();
+        store.begin_run(&run("failed", None, Some(40), 50), &json!({})).unwrap();
+        store.end_run("failed", &end(RunState::Failed, Some(50))).unwrap();
+        store.begin_run(&NewRun { keeps_bookmark: false, ..run("until", None, None, 50) }, &json!({})).unwrap();
+        store.end_run("until", &end(RunState::Completed, None)).unwrap();
+        store.skip_run(&run("skipped", None, Some(40), 50), &json!({})).unwrap();
+        assert_eq!(at(&store, None), Some(40));
+        for id in ["failed", "until", "skipped"] {
+            assert_eq!(store.find_run(id).unwrap().unwrap().bookmark, None, "{id}");
+        }
+    }
+
+    #[test]
+    fn each_account_has_its_own_and_what_the_job_says_counts() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        for (id, account, until) in [("r1", None, 50), ("r2", Some("a"), 60), ("r3", Some("b"), 70)] {
+            store.begin_run(&run(id, account, None, until), &json!({})).unwrap();
+        }
+        // Several at once, as recovery ends them.
+        let (plain, said) = (end(RunState::Completed, None), end(RunState::Completed, Some(65)));
+        store.end_runs(&[("r1", &plain), ("r2", &plain), ("r3", &said)]).unwrap();
+        assert_eq!([at(&store, None), at(&store, Some("a")), at(&store, Some("b"))], [Some(50), Some(60), Some(65)]);
+        // A gap after a's; a backfill of b's.
+        store.begin_run(&run("r4", Some("a"), Some(61), 90), &json!({})).unwrap();
+        store.begin_run(&run("r5", Some("b"), Some(0), 10), &json!({})).unwrap();
+        store.end_runs(&[("r4", &plain), ("r5", &plain)]).unwrap();
+        assert_eq!([at(&store, Some("a")), at(&store, Some("b"))], [Some(60), Some(65)]);
+        assert_eq!(store.find_run("r4").unwrap().unwrap().bookmark, Some(Moved { before: Some(60), after: None }));
+    }
+
+    #[test]
+    fn by_hand() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        let of_a = Key { account: Some("a"), ..KEY };
+        assert_eq!(store.set_bookmark(of_a, 7, 1).unwrap(), None);
+        assert_eq!(store.set_bookmark(of_a, 5, 2).unwrap().map(|was| was.at), Some(7));
+        store.set_bookmark(KEY, 9, 3).unwrap();
+        store.set_bookmark(Key { package: "other", ..KEY }, 9, 3).unwrap();
+        let names = |found: Vec<Bookmark>| -> Vec<String> {
+            found.iter().map(|b| format!("{}/{} {:?} {}", b.package, b.job, b.account.as_deref(), b.at)).collect()
+        };
+        assert_eq!(names(store.bookmarks(Some("pkg"), None).unwrap()), ["pkg/job None 9", "pkg/job Some(\"a\") 5"]);
+        assert_eq!(store.bookmarks(None, None).unwrap().len(), 3);
+        assert_eq!(store.bookmarks(Some("pkg"), Some("no")).unwrap(), []);
+        assert_eq!(store.reset_bookmark(of_a).unwrap().map(|was| was.at), Some(5));
+        assert_eq!(store.reset_bookmark(of_a).unwrap(), None);
+        assert_eq!(at(&store, None), Some(9), "the others stay");
+    }
+
+    #[test]
+    fn retention_leaves_bookmarks() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        store.begin_run(&run("r1", None, None, 50), &json!({})).unwrap();
+        store.end_run("r1", &end(RunState::Completed, None)).unwrap();
+        store.begin_run(&new_run("r2"), &json!({})).unwrap();
+        let none = Duration::ZERO;
+        let retention = retention::Retention { logs: none, payloads: none, runs: none, undelivered: false };
+        assert_eq!(store.prune(&site.state, &retention, crate::now_micros()).unwrap().runs, 1);
+        assert_eq!(at(&store, None), Some(50));
+    }
+
+    #[test]
+    fn a_peek_makes_and_migrates_nothing() {
+        let site = site();
+        assert_eq!(Store::peek_bookmark(&site.state, KEY).unwrap(), None);
+        assert!(!site.state.store().exists());
+        let mut store = Store::open(&site.state).unwrap();
+        store.set_bookmark(KEY, 7, 1).unwrap();
+        assert_eq!(Store::peek_bookmark(&site.state, KEY).unwrap().map(|bookmark| bookmark.at), Some(7));
+        store.db.execute_batch("DROP TABLE bookmarks; PRAGMA user_version = 3;").unwrap();
+        drop(store);
+        assert_eq!(Store::peek_bookmark(&site.state, KEY).unwrap(), None);
+        let version: i64 =
+            Connection::open(site.state.store()).unwrap().query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+        assert_eq!(version, 3);
+    }
+}
