@@ -21,6 +21,16 @@ const RUN_EXAMPLES: &str = "Examples:
   lorchestra run-job --dry-run ingester extract_gmail --source ~/takeout.mbox
   lorchestra run-job -q --timeout 30m canonizer canonicalize_email";
 
+const BOOKMARK_EXAMPLES: &str = "Examples:
+  lorchestra run-job ingester extract_gmail --source ~/takeout.mbox --since last:-30d
+  lorchestra bookmarks show
+  lorchestra bookmarks set ingester extract_gmail 2024-01-31
+  lorchestra bookmarks reset ingester extract_gmail";
+
+const BOOKMARK_RULE: &str = "There is one for each package, job and account. A run that succeeds moves it to its until, or to where its job \
+says that it came; nothing else does but set and reset. A run moves it forward only, and only if it began at the bookmark or \
+before it: what lies before a bookmark is done, all of it. So neither a backfill nor a run that leaves a gap moves it.";
+
 /// Lists, shows and runs the jobs of plugin libraries, and keeps what happened.
 #[derive(Debug, Parser)]
 #[command(name = "lorchestra", version, before_help = EXAMPLES)]
@@ -60,6 +70,9 @@ pub(crate) enum Command {
     /// What was emitted
     #[command(subcommand, before_help = "Example:\n  lorchestra events list --since -1d --type job.failed")]
     Events(Events),
+    /// Up to where jobs have done their work: what `--since last` begins at
+    #[command(subcommand, before_help = BOOKMARK_EXAMPLES, after_help = BOOKMARK_RULE)]
+    Bookmarks(Bookmarks),
 }
 
 #[derive(Debug, Subcommand)]
@@ -338,6 +351,50 @@ pub(crate) enum Events {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bookmarks {
+    /// List bookmarks: all, or those of a package or job
+    #[command(
+        before_help = "Examples:\n  lorchestra bookmarks show\n  lorchestra bookmarks show ingester extract_gmail\n  lorchestra bookmarks show --json"
+    )]
+    Show {
+        /// Only those of this package
+        package: Option<String>,
+        /// Only those of this job
+        job: Option<String>,
+        /// One JSON object a line (schema lorchestra.bookmark/1)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Set a bookmark by hand: the next run with `--since last` begins there
+    #[command(
+        before_help = "Examples:\n  lorchestra bookmarks set ingester extract_gmail 2024-01-31\n  lorchestra bookmarks set ingester extract_gmail --account anna -7d"
+    )]
+    Set {
+        /// The package
+        package: String,
+        /// The job
+        job: String,
+        /// Where to set it, e.g. 2024-01-31, -7d, now
+        #[arg(allow_hyphen_values = true)]
+        time: String,
+        /// The account, as the runs have it
+        #[arg(long)]
+        account: Option<String>,
+    },
+    /// Remove a bookmark: the next run with `--since last:TIME` begins at TIME again
+    #[command(before_help = "Example:\n  lorchestra bookmarks reset ingester extract_gmail --account anna")]
+    Reset {
+        /// The package
+        package: String,
+        /// The job
+        job: String,
+        /// The account, as the runs had it
+        #[arg(long)]
+        account: Option<String>,
+    },
+}
+
 /// How often a job may be tried again.
 fn retries() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(..=i64::from(lorchestra_core::plan::retries::MOST))
@@ -488,6 +545,27 @@ mod tests {
             let text = read(bad).unwrap_err().render().to_string();
             assert_eq!(text.contains("the flags of a job stand behind JOB"), tip, "{text}");
             assert!(text.contains("'--since'") && !text.contains("as a value"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_bookmarks_time_may_begin_with_a_minus() {
+        for words in [
+            &["set", "pkg", "job", "-7d"][..],
+            &["set", "pkg", "job", "-7d", "--account", "a"],
+            &["set", "pkg", "job", "--account", "a", "-7d"],
+            &["set", "--account=a", "pkg", "job", "-7d"],
+            &["set", "--account", "a", "pkg", "job", "2024-01-31"],
+        ] {
+            let args = read(&[&["bookmarks"], words].concat()).unwrap_or_else(|e| panic!("{words:?}: {e}"));
+            let Command::Bookmarks(Bookmarks::Set { package, job, time, account }) = args.command else { unreachable!() };
+            assert_eq!((package.as_str(), job.as_str()), ("pkg", "job"), "{words:?}");
+            assert!(matches!(time.as_str(), "-7d" | "2024-01-31"), "{words:?}: {time}");
+            assert_eq!(account.is_some(), words.len() > 4, "{words:?}");
+        }
+        for bad in [&["set", "pkg", "job"][..], &["set", "pkg", "job", "--account", "a"], &["set", "pkg", "job", "-7d", "stray"]]
+        {
+            assert!(read(&[&["bookmarks"], bad].concat()).is_err(), "{bad:?}");
         }
     }
 

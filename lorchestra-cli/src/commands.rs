@@ -1,5 +1,6 @@
 //! Commands: each takes values and a printer, and returns how it ended.
 
+mod bookmarks;
 mod delivery;
 mod events;
 mod jobs;
@@ -33,6 +34,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Re
         Command::RunJob(command) => return run_job::run(command, args.verbose, settings, notices, printer),
         Command::Plugins(command) => plugins::run(command, settings, printer),
         Command::Runs(command) => runs::run(command, settings, &mut notices, printer),
+        Command::Bookmarks(command) => bookmarks::run(command, settings, &mut notices, printer),
         Command::Events(command) => events::run(command, settings, &mut notices, printer),
     };
     notices.send(None, printer);
@@ -67,6 +69,15 @@ fn hold_to(catalog: &mut Catalog, lock: &Lockfile) {
 /// history yet, and looking for one made none.
 fn history(settings: &Settings, notices: &mut Notices<'_>, printer: &mut Printer) -> Result<Option<(StateDir, Store)>, Failure> {
     second_store(settings, printer);
+    look_after(settings, notices, printer)
+}
+
+/// The same, for a command that has warned of a second history already, or will.
+fn look_after(
+    settings: &Settings,
+    notices: &mut Notices<'_>,
+    printer: &mut Printer,
+) -> Result<Option<(StateDir, Store)>, Failure> {
     let Some(state) = StateDir::existing(&settings.state_dir)? else { return Ok(None) };
     if !state.store().exists() {
         return Ok(None);

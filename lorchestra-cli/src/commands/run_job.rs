@@ -1,7 +1,7 @@
 //! `run-job`: parameters to a plan, the plan to a run, the run's end to words and an exit code.
 
 use super::jobs::unknown_policies;
-use super::{delivery, failure_report, locked_to, second_store, tell_closed, tell_recovered};
+use super::{bookmarks, delivery, failure_report, locked_to, second_store, tell_closed, tell_recovered};
 use crate::args::{OwnFlags, RunJob};
 use crate::bar::Bar;
 use crate::config::JobConfig;
@@ -22,6 +22,7 @@ use lorchestra_core::plan::{self, OnOverlap, Plan, Request, Retries};
 use lorchestra_core::recovery::close_abandoned;
 use lorchestra_core::signals::Signals;
 use lorchestra_core::state::StateDir;
+use lorchestra_core::store::bookmark::Key;
 use lorchestra_core::supervisor::{Ended, Ran, Retrying, Site, Skipped, Watcher};
 use lorchestra_plugin_api::manifest::JobManifest;
 use serde_json::json;
@@ -64,6 +65,13 @@ pub(super) fn run(
     let own = command.own.merged(parsed.own);
     let mut values = parsed.given;
     values.extend(flags::named(&own.param)?);
+    let bookmark = match plan::last::asked_by(job, &values) {
+        Some(asked) => {
+            let key = Key { package: package_name, job: job_name, account: asked.account.as_deref() };
+            bookmarks::asked_for(key, own.dry_run, settings, &mut notices, printer)?
+        }
+        None => None,
+    };
     let policy = settings.jobs.get(&format!("{package_name}/{job_name}"));
     let plan = plan::resolve(Request {
         package: package_name,
@@ -71,7 +79,7 @@ pub(super) fn run(
         job,
         values,
         now: Utc::now(),
-        bookmark: None,
+        bookmark,
         timeout: own.timeout.or(policy.and_then(|p| p.timeout)),
         grace: own.grace.or(policy.and_then(|p| p.grace)).unwrap_or(GRACE),
         on_overlap: own.on_overlap.or(policy.and_then(|p| p.overlap)).unwrap_or_default(),

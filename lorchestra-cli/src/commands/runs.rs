@@ -12,7 +12,7 @@ use lorchestra_core::log;
 use lorchestra_core::process::{Identity, ignored_by};
 use lorchestra_core::recovery::close_all_abandoned;
 use lorchestra_core::state::StateDir;
-use lorchestra_core::store::{Attempt, Backlog, Run, RunFilter, RunState, Store};
+use lorchestra_core::store::{Attempt, Backlog, Moved, Run, RunFilter, RunState, Store};
 use lorchestra_plugin_api::manifest::printable;
 use serde_json::{Value, json};
 use std::io::Read;
@@ -125,6 +125,12 @@ fn show(
                 })
             })
             .collect();
+        value["bookmark"] = match run.bookmark {
+            Some(Moved { before, after }) => {
+                json!({"before": before.map(show::exact_time), "after": after.map(show::exact_time)})
+            }
+            None => Value::Null,
+        };
         value["logs"] = json!(outputs);
         let backlog = |b: Backlog| json!({"pending": b.pending, "failed": b.refused, "uncertain": b.uncertain});
         value["delivery"] = delivery.map_or(Value::Null, backlog);
@@ -157,6 +163,9 @@ fn show(
         let since = run.since.map_or_else(|| "the beginning".to_owned(), show::time);
         let until = run.until.map(show::time).unwrap_or_default();
         row("window", &format!("from {since} until {until} (not included)"));
+    }
+    if let Some(moved) = run.bookmark {
+        row("bookmark", &bookmark(run, moved));
     }
     if let Some(params) = run.params.as_object() {
         for (name, value) in params {
@@ -311,6 +320,21 @@ fn attempt_line(attempt: &Attempt) -> String {
             let message = attempt.message.as_deref().unwrap_or_default().lines().next().unwrap_or_default();
             format!("{began}, {cause} after {}: {message}", show::elapsed(took))
         }
+    }
+}
+
+/// What a run did to the bookmark; and where it left it, why.
+fn bookmark(run: &Run, Moved { before, after }: Moved) -> String {
+    match (before, after) {
+        (before, Some(after)) => format!("{} → {}", before.map_or_else(|| "none".to_owned(), show::time), show::time(after)),
+        (Some(before), None) => match run.since {
+            Some(since) if since > before => {
+                let (before, since) = (show::time(before), show::time(since));
+                format!("stays at {before}: what lies between that and {since}, where this run began, is not covered")
+            }
+            _ => format!("stays at {}: this run did not come past it", show::time(before)),
+        },
+        (None, None) => "none".to_owned(),
     }
 }
 

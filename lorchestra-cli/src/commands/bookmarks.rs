@@ -1,0 +1,192 @@
+//! `bookmarks show`, `set`, `reset`; and the one bookmark that a run asks for.
+
+use super::{history, look_after, second_store};
+use crate::args::Bookmarks;
+use crate::exit::Code;
+use crate::failure::Failure;
+use crate::notify::Notices;
+use crate::printer::Printer;
+use crate::settings::Settings;
+use crate::show;
+use chrono::{DateTime, Utc};
+use lorchestra_core::catalog::Catalog;
+use lorchestra_core::plan::{self, last};
+use lorchestra_core::state::StateDir;
+use lorchestra_core::store::bookmark::Key;
+use lorchestra_core::store::{Bookmark, Store};
+use lorchestra_plugin_api::manifest::printable;
+use serde_json::json;
+
+pub(super) fn run(
+    command: &Bookmarks,
+    settings: &Settings,
+    notices: &mut Notices<'_>,
+    printer: &mut Printer,
+) -> Result<Code, Failure> {
+    match command {
+        Bookmarks::Show { package, job, json } => {
+            let history = history(settings, notices, printer)?;
+            let store = history.as_ref().map(|(_, store)| store);
+            list(store, package.as_deref(), job.as_deref(), *json, printer)
+        }
+        Bookmarks::Set { package, job, account, time } => {
+            let key = Key { package, job, account: account.as_deref() };
+            set(key, time, settings, notices, printer)
+        }
+        Bookmarks::Reset { package, job, account } => {
+            let key = Key { package, job, account: account.as_deref() };
+            let history = history(settings, notices, printer)?;
+            reset(history.map(|(_, store)| store), key, printer)
+        }
+    }
+}
+
+/// The bookmark for a plan that asks for one. A run that had succeeded when its supervisor died may be about to move it, so such runs are
+/// closed first; a dry run changes nothing, and takes it as it is.
+pub(super) fn asked_for(
+    key: Key<'_>,
+    dry_run: bool,
+    settings: &Settings,
+    notices: &mut Notices<'_>,
+    printer: &mut Printer,
+) -> Result<Option<DateTime<Utc>>, Failure> {
+    let bookmark = if dry_run {
+        match StateDir::existing(&settings.state_dir)? {
+            Some(state) => Store::peek_bookmark(&state, key)?,
+            None => None,
+        }
+    } else {
+        match look_after(settings, notices, printer)? {
+            Some((_, store)) => store.bookmark(key)?,
+            None => None,
+        }
+    };
+    Ok(bookmark.and_then(|bookmark| DateTime::from_timestamp_micros(bookmark.at)))
+}
+
+fn list(
+    store: Option<&Store>,
+    package: Option<&str>,
+    job: Option<&str>,
+    as_json: bool,
+    printer: &mut Printer,
+) -> Result<Code, Failure> {
+    let bookmarks = match store {
+        Some(store) => store.bookmarks(package, job)?,
+        None => Vec::new(),
+    };
+    if as_json {
+        for bookmark in &bookmarks {
+            printer.json(&json!({
+                "schema": "lorchestra.bookmark/1",
+                "package": bookmark.package,
+                "job": bookmark.job,
+                "account": bookmark.account,
+                "at": show::exact_time(bookmark.at),
+                "moved_at": show::exact_time(bookmark.moved_at),
+                "run_id": bookmark.run_id,
+            }));
+        }
+        return Ok(Code::Success);
+    }
+    if bookmarks.is_empty() {
+        let of = match (package, job) {
+            (Some(package), Some(job)) => format!(" of {package}/{job}"),
+            (Some(package), None) => format!(" of {package}"),
+            (None, _) => String::new(),
+        };
+        printer.note(format_args!("No bookmarks{of}."));
+    }
+    let columns: Vec<(String, String)> = bookmarks
+        .iter()
+        .map(|b| (format!("{}/{}", b.package, b.job), b.account.as_deref().map_or_else(|| "-".to_owned(), show::escaped)))
+        .collect();
+    let width = |of: fn(&(String, String)) -> &String| columns.iter().map(|row| of(row).chars().count()).max().unwrap_or(0);
+    let (names, accounts) = (width(|row| &row.0), width(|row| &row.1));
+    for (bookmark, (name, account)) in bookmarks.iter().zip(&columns) {
+        let by = match &bookmark.run_id {
+            Some(run) => format!("by run {run}"),
+            None => "by hand".to_owned(),
+        };
+        let (at, moved_at) = (exactly(bookmark.at), show::time(bookmark.moved_at));
+        printer.line(format_args!("{name:names$}  {account:accounts$}  {at}  set {moved_at} {by}"));
+    }
+    Ok(Code::Success)
+}
+
+fn set(key: Key<'_>, time: &str, settings: &Settings, notices: &mut Notices<'_>, printer: &mut Printer) -> Result<Code, Failure> {
+    is_read(key, settings)?;
+    let now = Utc::now();
+    let at = plan::time::parse(time, now).map_err(|e| Failure::new(Code::Usage, format!("{time:?} {e}")))?;
+    second_store(settings, printer);
+    let mut store = match look_after(settings, notices, printer)? {
+        Some((_, store)) => store,
+        None => Store::open(&StateDir::open(&settings.state_dir)?)?,
+    };
+    let before = store.set_bookmark(key, at.timestamp_micros(), now.timestamp_micros())?;
+    let before = before.map_or_else(|| "none".to_owned(), |bookmark| exactly(bookmark.at));
+    printer.line(format_args!("bookmark of {}: {before} → {}", whose(key), plan::time::show(at)));
+    if at > now {
+        printer.warning("that lies ahead: until then a run with --since last finds nothing to do");
+    }
+    Ok(Code::Success)
+}
+
+/// Whether a run would read such a bookmark: one with a typo in it would wait for ever.
+fn is_read(key: Key<'_>, settings: &Settings) -> Result<(), Failure> {
+    let Key { package, job: job_name, account } = key;
+    let catalog = Catalog::scan(&settings.plugin_dirs);
+    let found = catalog.find(package).map_err(|lookup| Failure::lookup(&catalog, package, None, &lookup))?;
+    catalog.find_job(package, job_name).map_err(|lookup| Failure::lookup(&catalog, package, Some(job_name), &lookup))?;
+    let manifest = found.manifest().map_err(|problem| Failure::unusable(package, &[&problem]))?;
+    let job = manifest.job(job_name).ok_or_else(|| Failure::replaced(&found.path))?;
+    let useless =
+        |why: &str| Failure::new(Code::Usage, format!("no run of {package}/{job_name} would read that bookmark: {why}"));
+    if !last::is_kept_for(job) {
+        return Err(useless("it has no parameter since that is a time"));
+    }
+    match (job.params.iter().find(|param| last::is_account(param)), account) {
+        (None, Some(_)) => Err(useless("it has no parameter account").mend("leave --account out")),
+        (Some(param), None) if !param.optional => {
+            Err(useless("each is for an account").mend("add --account, as the runs have it"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn reset(store: Option<Store>, key: Key<'_>, printer: &mut Printer) -> Result<Code, Failure> {
+    let removed = match store {
+        Some(mut store) => match store.reset_bookmark(key)? {
+            Some(bookmark) => Ok(bookmark),
+            None => Err(store.bookmarks(Some(key.package), Some(key.job))?),
+        },
+        None => Err(Vec::new()),
+    };
+    match removed {
+        Ok(bookmark) => {
+            printer.line(format_args!("bookmark of {} removed: it was {}", whose(key), exactly(bookmark.at)));
+            Ok(Code::Success)
+        }
+        Err(others) => {
+            let failure = Failure::new(Code::Failed, format!("there is no bookmark of {}", whose(key)));
+            let failure =
+                others.iter().take(4).fold(failure, |failure, other| failure.mend(format!("there is one of {}", of(other))));
+            Err(failure.mend("lorchestra bookmarks show lists them"))
+        }
+    }
+}
+
+/// A time as it is given to jobs: it can be typed again and is the same.
+fn exactly(micros: i64) -> String {
+    DateTime::from_timestamp_micros(micros).map_or_else(|| micros.to_string(), plan::time::show)
+}
+
+fn whose(key: Key<'_>) -> String {
+    let account = key.account.filter(|account| !account.is_empty());
+    let account = account.map(|account| format!(" for account {}", show::escaped(account))).unwrap_or_default();
+    printable(&format!("{}/{}{account}", key.package, key.job))
+}
+
+fn of(bookmark: &Bookmark) -> String {
+    whose(Key { package: &bookmark.package, job: &bookmark.job, account: bookmark.account.as_deref() })
+}
