@@ -142,7 +142,7 @@ fn is_read(key: Key<'_>, settings: &Settings) -> Result<(), Failure> {
     let job = manifest.job(job_name).ok_or_else(|| Failure::replaced(&found.path))?;
     let useless =
         |why: &str| Failure::new(Code::Usage, format!("no run of {package}/{job_name} would read that bookmark: {why}"));
-    if !last::is_kept_for(job) {
+    if !job.has_since() {
         return Err(useless("it has no parameter since that is a time"));
     }
     match (job.params.iter().find(|param| last::is_account(param)), account) {

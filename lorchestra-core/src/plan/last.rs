@@ -31,11 +31,6 @@ pub fn asked_by(job: &JobManifest, values: &[Given]) -> Option<Asked> {
     Some(Asked { account })
 }
 
-/// Whether successful runs of this job move a bookmark: those that have a beginning to ask for.
-pub fn is_kept_for(job: &JobManifest) -> bool {
-    job.params.iter().any(|param| takes(&param.name, param.kind))
-}
-
 /// The parameter that says whose run it is.
 pub fn is_account(param: &ParamManifest) -> bool {
     param.name == "account" && param.kind == ParamKind::String

@@ -707,13 +707,6 @@ fn last_that_is_not_before_the_end_is_told_as_that() {
 }
 
 #[test]
-fn a_bookmark_is_kept_for_a_since() {
-    for (name, kind, kept) in [("since", "datetime", true), ("since", "date", false), ("until", "datetime", false)] {
-        assert_eq!(last::is_kept_for(&job(vec![param(name, kind, true, Value::Null, "")])), kept, "{name} {kind}");
-    }
-}
-
-#[test]
 fn window_is_not_judged_by_a_broken_end() {
     let job = window_job();
     assert!(fault(&job, &[("since", "2030-01-01"), ("until", "7d")]).starts_with("--until \"7d\": "));
