@@ -8,6 +8,7 @@ use crate::log::Log;
 use crate::spool::record::{Final, Mark};
 use crate::spool::writer::{AppendError, NewEvent, Writer};
 use abi_stable::std_types::{RResult, RSlice, RStr, RString};
+use chrono::{DateTime, Datelike};
 use lorchestra_plugin_api::abi::{EventSink, RawEvent};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -109,6 +110,10 @@ impl EventSink for Sink {
         if !self.inner.bookmarks {
             return RResult::RErr(nobody_reads());
         }
+        let year = DateTime::from_timestamp_micros(at_micros).map(|at| at.year());
+        if !year.is_some_and(|year| (1..=9999).contains(&year)) {
+            return RResult::RErr("a bookmark lies in the years 0001 to 9999".into());
+        }
         *self.inner.bookmark.lock().unwrap_or_else(PoisonError::into_inner) = Some(at_micros);
         RResult::ROk(())
     }
@@ -142,6 +147,26 @@ mod tests {
     use crate::log;
     use std::fs::File;
     use std::io::Write;
+
+    #[test]
+    fn a_bookmark_is_what_was_set_last_where_it_is_read_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let sink = |bookmarks| {
+            let trace = Log::open(&dir.path().join("trace.jsonl"), log::DEFAULT_MAX).unwrap();
+            let spool = dir.path().join(bookmarks.to_string());
+            std::fs::create_dir(&spool).unwrap();
+            Sink::new(Writer::create(&spool).unwrap(), trace, Arc::default(), None, bookmarks)
+        };
+        let (read, unread) = (sink(true), sink(false));
+        assert_eq!(read.bookmark(), None);
+        assert!(read.set_bookmark(1).is_ok() && read.set_bookmark(-5).is_ok());
+        for beyond in [i64::MAX, i64::MIN, 253_402_300_800_000_000] {
+            assert!(read.set_bookmark(beyond).is_err(), "{beyond}");
+        }
+        assert_eq!(read.bookmark(), Some(-5));
+        assert!(unread.set_bookmark(1).is_err());
+        assert_eq!(unread.bookmark(), None);
+    }
 
     /// A flush that did nothing would say `Ok` here: it is the writer's own, which looks at its descriptor first.
     #[test]
