@@ -14,7 +14,7 @@ plugin! {
     jobs = [
         noop, fail, fail_permanently, fail_with, panic_now, panic_with_a_number, panic_in_drop, abort, null, overflow, exit, kill_self, numbered,
         burst, wait, ignore_term, leave_group, leave_child, leave_daemon, print, emit_after_end, emit_bad, hijack, typed, traced, close_all, confide,
-        fail_at_first, leave_grandchild, allocate, wait_for_file, trace_much,
+        fail_at_first, leave_grandchild, allocate, wait_for_file, trace_much, windowed, from_bookmark, bookmark_nothing,
     ]
 }
 
@@ -489,5 +489,64 @@ fn trace_much(_cx: &JobContext, #[param(default = 1000)] count: u64) -> JobResul
     for n in 0..count {
         tracing::info!(n, "traced");
     }
+    Ok(())
+}
+
+/// Does the work of a window, and says what it was given.
+#[job]
+#[expect(clippy::too_many_arguments, reason = "one for each thing that may be with a window")]
+fn windowed(
+    cx: &JobContext,
+    account: Option<String>,
+    since: Option<DateTime<Utc>>,
+    until: Option<DateTime<Utc>>,
+    /// How far it says that it came; in its first attempt only.
+    reached: Option<DateTime<Utc>>,
+    /// What to do then: `return`, `fail`, `fail_at_first`, `panic`, `abort`, or `wait`, until it is told to end, and return then.
+    #[param(default = "return")]
+    then: String,
+    marker: Option<PathBuf>,
+    /// Waits for this file.
+    go: Option<PathBuf>,
+) -> JobResult {
+    cx.emit("window.seen", json!({"since": since, "until": until, "account": account}))?;
+    if let Some(reached) = reached
+        && cx.attempt() == 1
+    {
+        cx.set_bookmark(Utc::now())?;
+        cx.set_bookmark(reached)?;
+    }
+    mark(marker.as_deref())?;
+    let end = Instant::now() + Duration::from_secs(60);
+    while go.as_ref().is_some_and(|go| !go.exists()) && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    match &*then {
+        "fail" => Err("not this window")?,
+        "fail_at_first" if cx.attempt() == 1 => Err("not this time")?,
+        "panic" => panic!("not this window"),
+        "abort" => std::process::abort(),
+        "wait" => {
+            while !cx.is_cancelled() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Begins at its bookmark, unless it is told otherwise.
+#[job]
+fn from_bookmark(cx: &JobContext, #[param(default = "last:-30d")] since: DateTime<Utc>) -> JobResult {
+    cx.emit("window.seen", json!({"since": since}))?;
+    Ok(())
+}
+
+/// Sets a bookmark that nobody would read: it has no `since`. Emits the answer.
+#[job]
+fn bookmark_nothing(cx: &JobContext, until: Option<DateTime<Utc>>) -> JobResult {
+    let answer = cx.set_bookmark(Utc::now()).err().map(|e| e.to_string());
+    cx.emit("answered", json!({"answer": answer, "until": until}))?;
     Ok(())
 }
