@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn a_bookmark_is_what_was_set_last_where_it_is_read_at_all() {
         let dir = tempfile::tempdir().unwrap();
-        let sink = |bookmarks| {
+        let sink = |bookmarks: bool| {
             let trace = Log::open(&dir.path().join("trace.jsonl"), log::DEFAULT_MAX).unwrap();
             let spool = dir.path().join(bookmarks.to_string());
             std::fs::create_dir(&spool).unwrap();
