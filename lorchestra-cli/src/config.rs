@@ -99,6 +99,8 @@ pub(crate) struct JobConfig {
     pub(crate) retry_wait: Option<Duration>,
     #[serde(deserialize_with = "memory")]
     pub(crate) memory_max: Option<u64>,
+    /// Where each secret is to be found, by parameter.
+    pub(crate) secrets: BTreeMap<String, String>,
 }
 
 fn overlap<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<OnOverlap>, D::Error> {

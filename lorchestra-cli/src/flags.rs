@@ -52,10 +52,12 @@ pub(crate) fn parse(package: &str, job: &JobManifest, rest: &[OsString]) -> Outc
             } else if matches.get_flag(&no_id(param)) {
                 add("false", format!("--no-{}", param.flag()));
             }
-        } else if let Some(value) = matches.get_one::<OsString>(&id(param)) {
-            match value.to_str() {
-                Some(text) => add(text, flag),
-                None => return Outcome::Failed(not_utf8(&flag)),
+        } else {
+            for value in matches.get_many::<OsString>(&id(param)).into_iter().flatten() {
+                match value.to_str() {
+                    Some(text) => add(text, flag.clone()),
+                    None => return Outcome::Failed(not_utf8(&flag)),
+                }
             }
         }
     }
@@ -91,7 +93,7 @@ fn command(package: &str, job: &JobManifest) -> Command {
         } else {
             command.arg(
                 arg(param, id(param), param.flag())
-                    .action(ArgAction::Set)
+                    .action(if param.repeated { ArgAction::Append } else { ArgAction::Set })
                     .value_parser(value_parser!(OsString))
                     .value_name(show::value_name(param.kind)),
             )
@@ -149,7 +151,7 @@ fn arg(param: &ParamManifest, id: String, long: String) -> Arg {
     if help.is_empty() {
         help = match param.kind {
             ParamKind::Bool => format!("Turn --{long} on"),
-            kind => value::describe(kind),
+            _ => value::describe(param.into()),
         };
     }
     Arg::new(id).long(long).help(help)

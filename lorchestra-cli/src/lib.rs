@@ -22,6 +22,7 @@ mod help;
 mod notify;
 mod printer;
 mod refusal;
+mod secrets;
 mod settings;
 mod show;
 

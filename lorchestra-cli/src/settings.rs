@@ -11,6 +11,7 @@ use lorchestra_core::catalog::SearchDir;
 use lorchestra_core::delivery::bigquery::BigQueryConfig;
 use lorchestra_core::store::retention::Retention;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -49,6 +50,8 @@ pub(crate) struct Settings {
     pub(crate) delivery_timeout: Duration,
     /// Policies by `package/job`.
     pub(crate) jobs: BTreeMap<String, JobConfig>,
+    /// Where systemd puts a unit's credentials.
+    pub(crate) credentials: Option<PathBuf>,
     /// The most verbose level that is traced.
     pub(crate) trace_level: &'static str,
 }
@@ -117,12 +120,20 @@ impl Settings {
             bigquery_warning,
             delivery_timeout: config.delivery.timeout.unwrap_or(DELIVERY),
             jobs: config.job,
+            credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from).filter(|dir| dir.is_absolute()),
             trace_level: match args.verbose {
                 0 | 1 => "info",
                 2 => "debug",
                 _ => "trace",
             },
         })
+    }
+
+    /// An environment variable that a person named.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    #[expect(clippy::unused_self, reason = "whoever has the settings may look further")]
+    pub(crate) fn variable(&self, name: &str) -> Option<OsString> {
+        std::env::var_os(name)
     }
 
     /// Parent of the packages' data directories, for a run. Jobs are told of it in JSON, which holds no other text than UTF-8.

@@ -38,6 +38,9 @@ pub(crate) fn value_name(kind: ParamKind) -> &'static str {
         ParamKind::DateTime => "TIME",
         ParamKind::Date => "DATE",
         ParamKind::Path => "PATH",
+        ParamKind::Duration => "DURATION",
+        ParamKind::Enum => "VALUE",
+        ParamKind::Secret => "SOURCE",
     }
 }
 
@@ -45,27 +48,44 @@ pub(crate) fn value_name(kind: ParamKind) -> &'static str {
 pub(crate) fn flag(param: &ParamManifest) -> String {
     match param.kind {
         ParamKind::Bool => format!("--[no-]{}", param.flag()),
-        kind => format!("--{} <{}>", param.flag(), value_name(kind)),
+        kind => format!("--{} <{}>{}", param.flag(), value_name(kind), if param.repeated { "..." } else { "" }),
     }
 }
 
-/// The parameter's documentation, with its default or that it is required.
+/// The parameter's documentation, with its values, its default or that it is required, and that it is not to be used any more.
 pub(crate) fn param_help(param: &ParamManifest) -> String {
-    let mut text = printable(param.docs.trim());
-    let note = if param.is_required() {
-        "[required]".to_owned()
-    } else {
-        match &param.default {
-            serde_json::Value::Null => return text,
-            serde_json::Value::Bool(false) => return text,
-            serde_json::Value::String(default) => format!("[default: {}]", printable(default)),
-            other => format!("[default: {other}]"),
-        }
-    };
-    if !text.is_empty() {
-        text.push(' ');
+    let mut notes = Vec::new();
+    if !param.values.is_empty() {
+        let values: Vec<&str> = param.values.iter().map(|value| value.name.as_str()).collect();
+        notes.push(format!("[values: {}]", values.join(", ")));
     }
-    text + &note
+    if param.kind == ParamKind::Secret {
+        notes.push("[secret: env:NAME, file:PATH or credential:NAME]".to_owned());
+    }
+    if param.repeated {
+        notes.push("[may be repeated]".to_owned());
+    }
+    match &param.default {
+        _ if param.is_required() => notes.push("[required]".to_owned()),
+        serde_json::Value::Null | serde_json::Value::Bool(false) => {}
+        serde_json::Value::String(default) => notes.push(format!("[default: {}]", printable(default))),
+        other => notes.push(format!("[default: {other}]")),
+    }
+    if let Some(instead) = &param.deprecated {
+        notes.push(format!("[deprecated: {}]", one_line(instead)));
+    }
+    let docs = printable(param.docs.trim());
+    let mut text = [docs].into_iter().filter(|docs| !docs.is_empty()).chain([notes.join(" ")]).collect::<Vec<_>>().join(" ");
+    text.truncate(text.trim_end().len());
+    for value in param.values.iter().filter(|value| !value.docs.trim().is_empty()) {
+        text.push_str(&format!("\n- {}: {}", value.name, one_line(&value.docs)));
+    }
+    text
+}
+
+/// A plugin's text as one line.
+pub(crate) fn one_line(text: &str) -> String {
+    printable(text).split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// What a person typed, or a path, for a message: what could steer a terminal or break the line is escaped, so that it can be seen.
@@ -115,6 +135,18 @@ pub(crate) fn flowing(text: &str) -> String {
 /// `1 job`, `2 jobs`.
 pub(crate) fn counted(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// The names of a package's jobs, sorted; each with a sign where it is not to be used any more.
+pub(crate) fn jobs(package: &Package) -> Vec<String> {
+    let mut names: Vec<String> = package
+        .outline
+        .jobs
+        .iter()
+        .map(|job| format!("{}{}", job.name, if job.deprecated.is_some() { " (deprecated)" } else { "" }))
+        .collect();
+    names.sort_unstable();
+    names
 }
 
 /// The names of a package's jobs, sorted.

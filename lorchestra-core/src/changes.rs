@@ -68,6 +68,10 @@ mod tests {
             file: String::new(),
             line: 1,
             params: vec![],
+            timeout: None,
+            retries: None,
+            overlap: None,
+            deprecated: None,
         };
         Manifest {
             abi: 1,

@@ -8,6 +8,7 @@
 //! - [`library`]: the bytes of one plugin, sealed, as they will be run.
 //! - [`lockfile`]: which bytes of which package may run.
 //! - [`install`]: libraries into a plugin directory and out of it; [`changes`]: what a new version changes for its callers.
+//! - [`secrets`]: what must not get out, and the mask over what a job says.
 //! - [`supervisor`]: the life of a run, in the process a person started. Never loads plugin code.
 //! - [`worker`]: inside the child: the only dlopen, the sink, the job.
 //! - [`spool`]: the crash-safe way from the worker to the store.
@@ -31,6 +32,7 @@ pub mod outcome;
 pub mod plan;
 pub mod process;
 pub mod recovery;
+pub mod secrets;
 pub mod signals;
 pub mod spool;
 pub mod state;

@@ -10,6 +10,7 @@
 //! together; `offset` is where a piece begins in all that was written, so that the names alone tell what is missing, also after the writer
 //! was killed. What a full disk did not take is missing too, and counted.
 
+use crate::secrets::{Mask, MaskedStream};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -32,6 +33,8 @@ pub(crate) struct Log {
     /// Where the pieces begin that are there, the open one last.
     pieces: Vec<u64>,
     lost: u64,
+    /// Where secrets are kept out.
+    masked: Option<MaskedStream>,
 }
 
 /// A file of a log.
@@ -48,7 +51,7 @@ impl Log {
     pub(crate) fn open(path: &Path, max: u64) -> io::Result<Self> {
         let file = crate::private_file(path)?;
         let len = file.metadata()?.len();
-        let mut log = Self { path: path.to_owned(), max, file, from: 0, len, pieces: Vec::new(), lost: 0 };
+        let mut log = Self { path: path.to_owned(), max, file, from: 0, len, pieces: Vec::new(), lost: 0, masked: None };
         if len > 0 {
             log.pieces = pieces(path)?;
             if let Some(&from) = log.pieces.last() {
@@ -59,8 +62,31 @@ impl Log {
         Ok(log)
     }
 
-    /// Appends bytes. What the disk does not take is lost: a job never waits for its log.
-    pub(crate) fn write(&mut self, mut bytes: &[u8]) {
+    /// Keeps secrets out of what is written from here on.
+    pub(crate) fn mask(&mut self, mask: Option<Mask>) {
+        self.masked = mask.map(MaskedStream::new);
+    }
+
+    /// Appends bytes. What the disk does not take is lost: a job never waits for its log. What may be the beginning of a secret is held
+    /// until it is known, or until [`finish`](Self::finish).
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
+        match &mut self.masked {
+            None => self.append(bytes),
+            Some(masked) => {
+                let passed = masked.push(bytes);
+                self.append(&passed);
+            }
+        }
+    }
+
+    /// Nothing more is written.
+    pub(crate) fn finish(&mut self) {
+        if let Some(mut masked) = self.masked.take() {
+            self.append(&masked.finish());
+        }
+    }
+
+    fn append(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.room() == 0 && self.turn().is_err() {
                 break;

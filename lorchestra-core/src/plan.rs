@@ -4,7 +4,7 @@
 //! the texts by the command line, and hands a [`Plan`] to the supervisor or to the printer of `--dry-run`. It touches
 //! nothing: no clock, no environment, no file; now is a value. What it promises: each time is resolved once, so that the
 //! plan that is printed is the plan that is run; a plan holds nothing its job's types do not take; and what is wrong with
-//! a request is said all at once, one line each.
+//! a request is said all at once, one line each; and no secret is in it, only where each is to be found ([`source`]).
 //!
 //! [`time`], [`duration`] and [`size`] are the small languages, [`last`] the bookmark among the times, [`value`] is what each kind of parameter takes; [`overlap`] and [`retries`]
 //! are what a run does when it cannot begin, or has failed.
@@ -14,6 +14,7 @@ pub mod last;
 pub mod overlap;
 pub mod retries;
 pub mod size;
+pub mod source;
 pub mod time;
 pub mod value;
 
@@ -40,9 +41,10 @@ use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
+use source::Source;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use value::Fitting;
+use value::{Fitting, ValueError};
 use window::End;
 
 /// Where an `until` comes from that nobody gave.
@@ -97,6 +99,8 @@ pub struct Plan {
     pub job: String,
     /// Parameters by name, as they cross to the job. One that is optional and was not given is missing.
     pub params: Map<String, Value>,
+    /// Parameters that are secrets, and where each is to be found. One that is optional is here too, and may not be found.
+    pub secrets: BTreeMap<String, Source>,
     /// The `account` parameter, if the job has one of text and it has a value: runs of one account do not overlap.
     pub account: Option<String>,
     /// What time the run is about, if the job has a parameter `since` or `until` that is a time.
@@ -135,9 +139,17 @@ pub fn resolve(request: Request<'_>) -> Result<Plan, PlanError> {
     let mark =
         Mark { package, job: &job.name, account: last::asked_by(job, &values).and_then(|asked| asked.account), at: bookmark };
     let mut params = Map::new();
+    let mut secrets = BTreeMap::new();
     let mut ends = Ends::default();
     for param in &job.params {
         let typed = given.remove(param.name.as_str()).unwrap_or_default();
+        if param.kind == ParamKind::Secret {
+            match source_of(package, param, &typed) {
+                Ok(source) => drop(secrets.insert(param.name.clone(), source)),
+                Err(mut wrong) => faults.append(&mut wrong),
+            }
+            continue;
+        }
         match settle(param, &typed, now, &mark) {
             Ok(Some(settled)) => {
                 params.insert(param.name.clone(), settled.value.to_json());
@@ -168,6 +180,7 @@ pub fn resolve(request: Request<'_>) -> Result<Plan, PlanError> {
         version: version.to_owned(),
         job: job.name.clone(),
         params,
+        secrets,
         account,
         window,
         timeout,
@@ -238,22 +251,24 @@ fn settle(param: &ParamManifest, typed: &[&Given], now: DateTime<Utc>, mark: &Ma
             return mark.settled(param, at, origin).map(Some).map_err(|fault| vec![fault]);
         }
         let default =
-            value::default(param.kind, &param.default, now).map_err(|reason| vec![Fault::Default { flag: flag(), reason }])?;
+            value::default(param.into(), &param.default, now).map_err(|reason| vec![Fault::Default { flag: flag(), reason }])?;
         return match default {
             Some(value) => Ok(Some(Settled::new(value, format!("the default {}", fault::quote_json(&param.default))))),
             // The start of the run, passed on: the job and the window see the same end.
             None if is_end(param) && param.name == "until" && param.optional => {
-                let start = value::parse(ParamKind::DateTime, "now", now);
+                let start = value::parse(param.into(), "now", now);
                 let typed = format!("until ({START})");
                 start.map(|value| Some(Settled::new(value, START))).map_err(|reason| vec![Fault::Value { typed, reason }])
             }
+            None if param.repeated => Ok(Some(Settled::new(Fitting::Json(Value::Array(Vec::new())), "nothing"))),
             None if param.is_required() => Err(vec![missing(param)]),
             None => Ok(None),
         };
     }
     let mut faults = Vec::new();
     let mut settled = None;
-    if typed.len() > 1 {
+    let mut list = Vec::new();
+    if typed.len() > 1 && !param.repeated {
         let all: Vec<String> = typed.iter().map(|given| given.shown(param.kind)).collect();
         faults.push(Fault::Repeated { flag: flag(), times: typed.len(), typed: all.join(" and ") });
     }
@@ -264,17 +279,40 @@ fn settle(param: &ParamManifest, typed: &[&Given], now: DateTime<Utc>, mark: &Ma
                 Ok(at) => mark.settled(param, at, shown),
                 Err(reason) => Err(Fault::Value { typed: shown, reason }),
             },
-            None => match value::parse(param.kind, &given.text, now) {
+            None => match value::parse(param.into(), &given.text, now) {
                 Ok(value) => Ok(Settled::new(value, shown)),
                 Err(reason) => Err(Fault::Value { typed: shown, reason }),
             },
         };
         match read {
+            Ok(value) if param.repeated => list.push(value.value.to_json()),
             Ok(value) => settled = Some(value),
             Err(fault) => faults.push(fault),
         }
     }
+    if param.repeated {
+        settled = Some(Settled::new(Fitting::Json(list.into()), "its values"));
+    }
     if faults.is_empty() { Ok(settled) } else { Err(faults) }
+}
+
+/// Where a secret is to be found. What was typed is not repeated unless it is a source: it may be the secret itself.
+fn source_of(package: &str, param: &ParamManifest, typed: &[&Given]) -> Result<Source, Vec<Fault>> {
+    let hidden = |given: &Given| format!("{} …", printable_flag(&given.typed_as));
+    let sources: Vec<Result<Source, Fault>> = typed
+        .iter()
+        .map(|given| Source::parse(&given.text).ok_or_else(|| Fault::Value { typed: hidden(given), reason: ValueError::Source }))
+        .collect();
+    let mut faults: Vec<Fault> = sources.iter().filter_map(|source| source.as_ref().err().cloned()).collect();
+    if typed.len() > 1 {
+        let all: Vec<String> = typed.iter().map(|given| hidden(given)).collect();
+        faults.push(Fault::Repeated { flag: format!("--{}", param.flag()), times: typed.len(), typed: all.join(" and ") });
+    }
+    match sources.into_iter().next() {
+        _ if !faults.is_empty() => Err(faults),
+        Some(Ok(source)) => Ok(source),
+        _ => Ok(Source::usual(package, &param.name, param.optional)),
+    }
 }
 
 /// Whether this is a parameter that bounds the window.
@@ -380,7 +418,7 @@ fn missing(param: &ParamManifest) -> Fault {
         ParamKind::Bool => format!("{flag} or --no-{}", param.flag()),
         kind => format!("{flag} {}", value::placeholder(kind)),
     };
-    let mut summary = value::describe(param.kind);
+    let mut summary = value::describe(param.into());
     let docs = fault::first_line(&param.docs);
     if !docs.is_empty() {
         summary = format!("{summary}. {docs}");

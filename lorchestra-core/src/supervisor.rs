@@ -34,6 +34,7 @@ use crate::plan::retries::LONGEST_WAIT;
 use crate::plan::{OnOverlap, Plan};
 use crate::process::{self, Identity};
 use crate::recovery;
+use crate::secrets::Secrets;
 use crate::signals::Signals;
 use crate::state::{StateDir, StateError, make_dir};
 use crate::store::{AttemptEnd, NewRun, Store, StoreError};
@@ -62,6 +63,8 @@ pub struct Site<'a> {
     pub trace_level: &'a str,
     /// Bytes that are kept of what an attempt prints, and of what a run traces.
     pub log_max: u64,
+    /// Values of the plan's secrets, as far as they were found.
+    pub secrets: &'a Secrets,
     /// Whether somebody looks at the job's progress, which [`progress`] reads.
     pub progress: bool,
 }

@@ -22,6 +22,7 @@ mod watchdog;
 use crate::locks::AttemptLock;
 use crate::log::Log;
 use crate::outcome::WorkerFault;
+use crate::secrets::Mask;
 use crate::spool::record::{Final, Mark};
 use crate::spool::writer::Writer;
 use lorchestra_plugin_api::abi::{EventSink, EventSink_TO, JobEntry_Ref};
@@ -106,7 +107,11 @@ fn run(control: &UnixStream) -> Result<(), WorkerFault> {
     let trace = Log::open(&order.trace, order.log_max).map_err(spool)?;
     // A terminal's comfort: without it the job goes on.
     let meter = order.progress.as_deref().and_then(|path| Meter::create(path).ok());
-    let sink = Sink::new(writer, trace, cancelled, meter, order.bookmarks);
+    let mask = Mask::of(order.secrets.iter().filter_map(|name| order.call.params.get(name)?.as_str()));
+    if mask.is_none() && !order.secrets.is_empty() {
+        return Err(WorkerFault { spool: false, message: "the run's secrets could not be masked".into() });
+    }
+    let sink = Sink::new(writer, trace, cancelled, meter, order.bookmarks, mask);
 
     let end = match loader::load(&order) {
         Err(refusal) => {
@@ -131,7 +136,7 @@ fn run(control: &UnixStream) -> Result<(), WorkerFault> {
     if loader::is_copy() {
         return Ok(());
     }
-    sink.finish(&end).map_err(|e| WorkerFault { spool: true, message: format!("the final record could not be written: {e}") })
+    sink.finish(end).map_err(|e| WorkerFault { spool: true, message: format!("the final record could not be written: {e}") })
 }
 
 fn call(job: JobEntry_Ref, order: &Order, sink: &Sink) -> JobReturn {

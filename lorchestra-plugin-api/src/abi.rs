@@ -2,8 +2,8 @@
 //!
 //! What the two sides promise each other:
 //!
-//! - The library exports one [`LibHeader`], made by [`header`] inside `plugin!`, under the name abi_stable gives it. Its
-//!   root module is [`Root`].
+//! - The library exports one [`LibHeader`], made by [`header`] inside `plugin!`, under the name [`header_symbol`] gives it. Its root
+//!   module is [`Root`].
 //! - Everything that may grow is a prefix type whose added fields read as `None` in older plugins, or JSON text. A plain
 //!   struct ([`RawEvent`]) never changes; its successor would be a new method.
 //! - No panic crosses: the plugin's entry catches everything and answers with a [`JobReturn`](crate::invoke::JobReturn); every
@@ -32,7 +32,13 @@ pub use abi_stable::library::AbiHeaderRef;
 /// Grows by one with each additive change of this module. A host of revision N runs plugins of revision N and N − 1.
 pub const ABI_REVISION: u32 = 2;
 
-/// Name of the exported symbol (abi_stable's, NUL-terminated), so that any abi_stable host can find the header.
+/// Name of the symbol under which a package exports its [`LibHeader`]. The package is in it, so that several packages can be linked
+/// into one program, as a test of theirs: two of one name would clash. A capital is in no package's name.
+pub fn header_symbol(package: &str) -> String {
+    format!("lorchestra_root_module_of_{}", package.replace('-', "H"))
+}
+
+/// Name of the same in plugins of revision 1 (abi_stable's own, NUL-terminated).
 pub const HEADER_SYMBOL: &str = abi_stable::library::ROOT_MODULE_LOADER_NAME_WITH_NUL;
 
 /// The boxed event sink that a job is handed.

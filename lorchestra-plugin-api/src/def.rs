@@ -30,6 +30,14 @@ pub struct JobDef {
     pub line: u32,
     /// Parameters without `cx`, in order.
     pub params: &'static [ParamDef],
+    /// How long an attempt may take where nobody says otherwise: `30m`.
+    pub timeout: Option<&'static str>,
+    /// How often it is tried again where nobody says otherwise.
+    pub retries: Option<u32>,
+    /// What happens beside another run where nobody says otherwise: `fail`, `skip`, `wait`, `wait=5m`, `allow`.
+    pub overlap: Option<&'static str>,
+    /// Why it is not to be used any more, and what is instead.
+    pub deprecated: Option<&'static str>,
 }
 
 /// One parameter of a job.
@@ -46,6 +54,21 @@ pub struct ParamDef {
     /// The default as JSON text; `None` where there is none.
     pub default: Option<&'static str>,
     /// The parameter's doc comment.
+    pub docs: &'static str,
+    /// Whether it takes any number of values (`Vec<T>`); `kind` is that of each.
+    pub repeated: bool,
+    /// The values there are, for [`ParamKind::Enum`].
+    pub values: &'static [ValueDef],
+    /// Why it is not to be used any more, and what is instead.
+    pub deprecated: Option<&'static str>,
+}
+
+/// One value of an enum that derives `ParamEnum`.
+#[derive(Debug)]
+pub struct ValueDef {
+    /// As it is typed: `[a-z][a-z0-9_-]{0,63}`.
+    pub name: &'static str,
+    /// The variant's doc comment.
     pub docs: &'static str,
 }
 
@@ -68,6 +91,12 @@ pub enum ParamKind {
     Date,
     /// A path, as UTF-8.
     Path,
+    /// A length of time, `1h30m`; crosses the boundary as whole seconds.
+    Duration,
+    /// One of a closed set of names.
+    Enum,
+    /// A text that is never typed, shown or recorded: what is typed is where it is to be found.
+    Secret,
 }
 
 impl ParamKind {
@@ -88,6 +117,9 @@ impl ParamKind {
             Self::DateTime => "datetime",
             Self::Date => "date",
             Self::Path => "path",
+            Self::Duration => "duration",
+            Self::Enum => "enum",
+            Self::Secret => "secret",
         }
     }
 
@@ -108,6 +140,9 @@ impl ParamKind {
             "datetime" => Self::DateTime,
             "date" => Self::Date,
             "path" => Self::Path,
+            "duration" => Self::Duration,
+            "enum" => Self::Enum,
+            "secret" => Self::Secret,
             _ => return None,
         })
     }

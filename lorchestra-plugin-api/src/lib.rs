@@ -41,11 +41,17 @@ pub mod invoke;
 pub mod job;
 pub mod manifest;
 pub mod param;
+#[cfg(feature = "async")]
+mod runtime;
+mod secret;
 
 pub use context::JobContext;
 pub use error::{EmitError, IntoJobResult, JobError, JobResult, Permanent};
 pub use event::Event;
-pub use lorchestra_plugin_api_macros::{job, plugin};
+pub use lorchestra_plugin_api_macros::{ParamEnum, job, plugin};
+#[cfg(feature = "async")]
+pub use runtime::Cancelled;
+pub use secret::Secret;
 
 // The types that parameters and payloads are made of, so that a plugin needs one dependency.
 pub use chrono;
@@ -55,20 +61,35 @@ pub use tracing;
 
 /// Everything a job's source usually names.
 pub mod prelude {
-    pub use crate::{Event, JobContext, JobError, JobResult, Permanent, job, plugin};
+    pub use crate::{Event, JobContext, JobError, JobResult, ParamEnum, Permanent, Secret, job, plugin};
     pub use chrono::{DateTime, NaiveDate, Utc};
     pub use serde_json::json;
     pub use std::path::PathBuf;
+    pub use std::time::Duration;
 }
 
 /// What the macros' expansions name. Not for authors; may change with any release, together with the macros.
 #[doc(hidden)]
 pub mod __private {
     pub use crate::abi::{ABI_REVISION, Entry, entry_of, header};
-    pub use crate::def::{JobDef, PackageDef, ParamDef};
+    pub use crate::def::{JobDef, PackageDef, ParamDef, ParamKind, ValueDef};
     pub use crate::job::{Job, Plugin};
     pub use crate::manifest::{section, section_len};
-    pub use crate::param::{Param, ParamError, default_or_off, is_default, take};
+    pub use crate::param::{
+        Listed, One, Param, ParamError, default_or_off, is_default, is_limit, is_overlap, no_such_value, take,
+    };
+    #[cfg(feature = "async")]
+    pub use crate::runtime::block_on;
+
+    /// Whether a job may be `async`.
+    pub const ASYNC: bool = cfg!(feature = "async");
+
+    /// Stands in for the runtime of the feature `async`, so that its absence is one error and not two: the crate does not compile.
+    #[cfg(not(feature = "async"))]
+    pub fn block_on<F: Future>(_: F) -> Result<F::Output, crate::JobError> {
+        Err("the feature `async` of lorchestra-plugin-api is off".into())
+    }
+
     pub use abi_stable::library::LibHeader;
     pub use serde_json::{Map, Value};
 }

@@ -20,7 +20,7 @@ mod tests;
 
 pub use outline::{JobOutline, Outline, ParamOutline};
 
-use crate::def::{JobDef, PackageDef, ParamDef, ParamKind};
+use crate::def::{JobDef, PackageDef, ParamDef, ParamKind, ValueDef};
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -70,6 +70,14 @@ pub struct JobManifest {
     pub file: String,
     pub line: u32,
     pub params: Vec<ParamManifest>,
+    #[serde(default)]
+    pub timeout: Option<String>,
+    #[serde(default)]
+    pub retries: Option<u32>,
+    #[serde(default)]
+    pub overlap: Option<String>,
+    #[serde(default)]
+    pub deprecated: Option<String>,
 }
 
 /// One parameter of a [`JobManifest`]; fields as in [`ParamDef`].
@@ -85,6 +93,21 @@ pub struct ParamManifest {
     pub optional: bool,
     /// The default; `null` where there is none.
     pub default: serde_json::Value,
+    pub docs: String,
+    #[serde(default)]
+    pub repeated: bool,
+    #[serde(default)]
+    pub values: Vec<ValueManifest>,
+    #[serde(default)]
+    pub deprecated: Option<String>,
+}
+
+/// One value of a [`ParamManifest`] that is an enum; fields as in [`ValueDef`].
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[expect(missing_docs, reason = "documented at ValueDef")]
+#[serde(expecting = "a value")]
+pub struct ValueManifest {
+    pub name: String,
     pub docs: String,
 }
 
@@ -112,6 +135,8 @@ pub enum ManifestError {
     TooLong(usize),
     /// The checksum does not match.
     Checksum,
+    /// There is another manifest behind it.
+    Two,
     /// The JSON is not what it should be (not UTF-8, not JSON, a key missing).
     Json(String),
     /// A package, job or parameter name outside `[a-z][a-z0-9_-]{0,63}`, or used twice; a parameter whose flag is another's.
@@ -125,6 +150,10 @@ impl fmt::Display for ManifestError {
             Self::Magic => write!(f, "the manifest does not begin with its magic bytes"),
             Self::Format(n) => write!(f, "manifest format {n}; this host reads format {FORMAT}"),
             Self::TooLong(n) => write!(f, "the manifest claims {n} bytes; at most {MAX_JSON} are allowed"),
+            Self::Two => write!(
+                f,
+                "it holds two manifests, as it links the library of another package: put what they share into a crate of its own"
+            ),
             Self::Checksum => write!(f, "the manifest's checksum does not match its content"),
             Self::Json(why) => write!(f, "the manifest's JSON cannot be read: {why}"),
             Self::Name(why) => write!(f, "{why}"),
@@ -158,7 +187,7 @@ impl Manifest {
         let manifest: Self = read_json(bytes)?;
         check_names(&manifest.package, manifest.jobs.iter().map(|job| job.name.as_str()))?;
         for job in &manifest.jobs {
-            check_params(&job.name, job.params.iter().map(|param| (&*param.name, param.kind)))?;
+            check_params(&job.name, job.params.iter().map(|param| (&*param.name, param.kind, param.repeated, &*param.values)))?;
         }
         Ok(manifest)
     }
@@ -178,6 +207,10 @@ fn read_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ManifestError
     };
     if crc32fast::hash(json) != crc {
         return Err(ManifestError::Checksum);
+    }
+    // A package that is linked into another one brings its manifest along, and the first is not always the right one.
+    if bytes[HEADER_LEN + len..].starts_with(&MAGIC) {
+        return Err(ManifestError::Two);
     }
     // Known to be UTF-8 as a whole, no string is looked at for that again.
     let json = std::str::from_utf8(json).map_err(|e| ManifestError::Json(format!("not UTF-8: {e}")))?;
@@ -203,12 +236,32 @@ fn check_names<'a>(package: &str, jobs: impl Iterator<Item = &'a str>) -> Result
 /// Flags that every command of lorchestra takes, wherever they stand: no parameter can have them.
 const FLAGS_OF_ALL_COMMANDS: [&str; 4] = ["help", "version", "verbose", "plugin-dir"];
 
+/// Parameters by which a run is known: its account and its window.
+const ONE_OF: [&str; 3] = ["account", "since", "until"];
+
 /// Names that are names, and no flag that is two parameters' or lorchestra's own: `#[job]` makes no such manifest, others may.
-fn check_params<'a>(job: &str, params: impl Iterator<Item = (&'a str, ParamKind)>) -> Result<(), ManifestError> {
+fn check_params<'a>(
+    job: &str,
+    params: impl Iterator<Item = (&'a str, ParamKind, bool, &'a [ValueManifest])>,
+) -> Result<(), ManifestError> {
     let mut flags: BTreeMap<Cow<'_, str>, &str> = BTreeMap::new();
-    for (name, kind) in params {
+    for (name, kind, repeated, values) in params {
         if !is_name(name) {
             return Err(bad_name("parameter", name));
+        }
+        if (kind == ParamKind::Enum) == values.is_empty() {
+            let why =
+                format!("the parameter {name:?} of {job:?} has {} values, and is of kind {:?}", values.len(), kind.as_str());
+            return Err(ManifestError::Name(why));
+        }
+        if repeated && matches!(kind, ParamKind::Bool | ParamKind::Secret) {
+            return Err(ManifestError::Name(format!("the parameter {name:?} of {job:?} is a list of {}s", kind.as_str())));
+        }
+        if repeated && ONE_OF.contains(&name) {
+            return Err(ManifestError::Name(format!("the parameter {name:?} of {job:?} is a list: a run has one")));
+        }
+        if let Some(value) = values.iter().find(|value| !is_name(&value.name)) {
+            return Err(bad_name("value", &value.name));
         }
         let flag = flag_of(name);
         if FLAGS_OF_ALL_COMMANDS.contains(&&*flag) {
@@ -256,7 +309,7 @@ impl JobManifest {
 impl ParamManifest {
     /// Whether the job cannot run without a value from the caller.
     pub fn is_required(&self) -> bool {
-        !self.optional && self.default.is_null()
+        !self.optional && !self.repeated && self.default.is_null()
     }
 
     /// The flag, without the two dashes.
@@ -434,7 +487,42 @@ impl<const N: usize> Writer<N> {
             self.param(&job.params[i]);
             i += 1;
         }
-        self.raw("]}");
+        self.byte(b']');
+        self.text("timeout", job.timeout);
+        if let Some(retries) = job.retries {
+            self.key(false, "retries");
+            self.number(retries);
+        }
+        self.text("overlap", job.overlap);
+        self.text("deprecated", job.deprecated);
+        self.byte(b'}');
+    }
+
+    /// A key that is there only where it has a value: a host of an earlier revision never misses it.
+    const fn text(&mut self, name: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.key(false, name);
+            self.string(value);
+        }
+    }
+
+    const fn values(&mut self, values: &[ValueDef]) {
+        self.key(false, "values");
+        self.byte(b'[');
+        let mut i = 0;
+        while i < values.len() {
+            if i > 0 {
+                self.byte(b',');
+            }
+            self.byte(b'{');
+            self.key(true, "name");
+            self.string(values[i].name);
+            self.key(false, "docs");
+            self.string(values[i].docs);
+            self.byte(b'}');
+            i += 1;
+        }
+        self.byte(b']');
     }
 
     const fn param(&mut self, param: &ParamDef) {
@@ -454,6 +542,14 @@ impl<const N: usize> Writer<N> {
         });
         self.key(false, "docs");
         self.string(param.docs);
+        if param.repeated {
+            self.key(false, "repeated");
+            self.raw("true");
+        }
+        if !param.values.is_empty() {
+            self.values(param.values);
+        }
+        self.text("deprecated", param.deprecated);
         self.byte(b'}');
     }
 }

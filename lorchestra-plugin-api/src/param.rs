@@ -3,29 +3,59 @@
 //! The host has already checked every value against the manifest (type, range, format) when it gets here; a value that
 //! still does not fit means that host and plugin disagree, and is reported as such.
 
-use crate::def::ParamKind;
+use crate::def::{ParamKind, ValueDef};
+use crate::secret::Secret;
 use chrono::{DateTime, NaiveDate, Utc};
 use serde_json::Value;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A type that a job may take as a parameter.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a parameter of a job",
     label = "unsupported parameter type",
-    note = "supported: String, i8 to i64, u8 to u64, f64, bool, DateTime<Utc>, NaiveDate, PathBuf, and Option<T> of these"
+    note = "supported: String, i8 to i64, u8 to u64, f64, bool, DateTime<Utc>, NaiveDate, Duration, PathBuf, Secret, enums that derive ParamEnum; Option<T> and Vec<T> of these"
 )]
 pub trait Param: Sized {
     /// What values it takes.
     const KIND: ParamKind;
     /// Whether the job runs without a value.
     const OPTIONAL: bool = false;
+    /// Whether it takes any number of values.
+    const REPEATED: bool = false;
+    /// The values there are, for [`ParamKind::Enum`].
+    const VALUES: &'static [ValueDef] = &[];
     /// The type of a default in the source.
     type Literal;
 
     /// The value, from what the host sent; `None` where it sent nothing.
     fn from_value(value: Option<Value>) -> Result<Self, ParamError>;
 }
+
+/// A type that takes one value: what an `Option` may be of.
+#[diagnostic::on_unimplemented(
+    message = "`Option<{Self}>` cannot be a parameter of a job",
+    label = "not a type that takes one value",
+    note = "a Vec is empty where nothing is given: it needs no Option"
+)]
+pub trait One: Param {}
+
+/// A type that a `Vec` may be of: its flag may be given any number of times.
+#[diagnostic::on_unimplemented(
+    message = "`Vec<{Self}>` cannot be a parameter of a job",
+    label = "not a type that a list can be made of",
+    note = "supported: a Vec of String, numbers, DateTime<Utc>, NaiveDate, Duration, PathBuf, or an enum that derives ParamEnum"
+)]
+pub trait Listed: One {}
+
+/// The type of a `Vec`'s default, of which there is no value: it is empty where nothing is given.
+#[derive(Debug)]
+pub enum ListsHaveNoDefault {}
+
+/// The type of a `Secret`'s default, of which there is no value: it would stand in the library.
+#[derive(Debug)]
+pub enum SecretsHaveNoDefault {}
 
 /// A value that does not fit its parameter, although the host had checked it.
 #[derive(Debug)]
@@ -53,6 +83,12 @@ fn mismatch(expected: &str, got: Option<&Value>) -> ParamError {
     ParamError { name: "", reason: format!("expected {expected}, got {got} of another kind or size") }
 }
 
+/// A name that is none of an enum's values. Called by the code that `ParamEnum` makes.
+pub fn no_such_value<T: Param>(value: Option<&Value>) -> ParamError {
+    let names: Vec<&str> = T::VALUES.iter().map(|value| value.name).collect();
+    mismatch(&format!("one of {}", names.join(", ")), value)
+}
+
 /// Takes `name` out of `params` as a `T`. Called by the code that `#[job]` makes.
 pub fn take<T: Param>(name: &'static str, params: &mut serde_json::Map<String, Value>) -> Result<T, ParamError> {
     T::from_value(params.remove(name)).map_err(|e| ParamError { name, ..e })
@@ -68,6 +104,8 @@ macro_rules! integer {
                     .ok_or_else(|| mismatch(stringify!($ty), value.as_ref()))
             }
         }
+        impl One for $ty {}
+        impl Listed for $ty {}
     )*};
 }
 
@@ -94,6 +132,8 @@ macro_rules! text {
                 }
             }
         }
+        impl One for $ty {}
+        impl Listed for $ty {}
     )*};
 }
 
@@ -114,6 +154,38 @@ impl Param for f64 {
     }
 }
 
+impl One for f64 {}
+impl Listed for f64 {}
+
+/// A length of time; whole seconds, as `30m` or `1h30m`.
+impl Param for Duration {
+    const KIND: ParamKind = ParamKind::Duration;
+    type Literal = &'static str;
+    fn from_value(value: Option<Value>) -> Result<Self, ParamError> {
+        value
+            .as_ref()
+            .and_then(Value::as_u64)
+            .map(Self::from_secs)
+            .ok_or_else(|| mismatch("a duration in seconds", value.as_ref()))
+    }
+}
+
+impl One for Duration {}
+impl Listed for Duration {}
+
+impl Param for Secret {
+    const KIND: ParamKind = ParamKind::Secret;
+    type Literal = SecretsHaveNoDefault;
+    fn from_value(value: Option<Value>) -> Result<Self, ParamError> {
+        match value {
+            Some(Value::String(text)) => Ok(Self::new(text)),
+            other => Err(mismatch("a secret", other.as_ref())),
+        }
+    }
+}
+
+impl One for Secret {}
+
 impl Param for bool {
     const KIND: ParamKind = ParamKind::Bool;
     type Literal = Self;
@@ -122,9 +194,26 @@ impl Param for bool {
     }
 }
 
-impl<T: Param> Param for Option<T> {
+impl One for bool {}
+
+impl<T: Listed> Param for Vec<T> {
+    const KIND: ParamKind = T::KIND;
+    const REPEATED: bool = true;
+    const VALUES: &'static [ValueDef] = T::VALUES;
+    type Literal = ListsHaveNoDefault;
+    fn from_value(value: Option<Value>) -> Result<Self, ParamError> {
+        match value {
+            None | Some(Value::Null) => Ok(Self::new()),
+            Some(Value::Array(values)) => values.into_iter().map(|value| T::from_value(Some(value))).collect(),
+            other => Err(mismatch("a list", other.as_ref())),
+        }
+    }
+}
+
+impl<T: One> Param for Option<T> {
     const KIND: ParamKind = T::KIND;
     const OPTIONAL: bool = true;
+    const VALUES: &'static [ValueDef] = T::VALUES;
     type Literal = T::Literal;
     fn from_value(value: Option<Value>) -> Result<Self, ParamError> {
         match value {
@@ -137,8 +226,19 @@ impl<T: Param> Param for Option<T> {
 // ---- defaults, at compile time --------------------------------------------------------------------------------------
 
 /// Whether a text default can be read as the parameter's kind; checked while the plugin compiles.
-pub const fn is_default(kind: ParamKind, text: &str) -> bool {
+pub const fn is_default(kind: ParamKind, values: &[ValueDef], text: &str) -> bool {
     match kind {
+        ParamKind::Duration => is_duration(text),
+        ParamKind::Enum => {
+            let mut i = 0;
+            while i < values.len() {
+                if same(values[i].name.as_bytes(), text.as_bytes()) {
+                    return true;
+                }
+                i += 1;
+            }
+            false
+        }
         ParamKind::Date => {
             is_date(text.as_bytes()) || matches!(text.as_bytes(), b"today" | b"yesterday") || is_days_ago(text.as_bytes())
         }
@@ -153,6 +253,70 @@ pub const fn default_or_off(kind: ParamKind, optional: bool, default: Option<&'s
     match (kind, default) {
         (ParamKind::Bool, None) if !optional => Some("false"),
         _ => default,
+    }
+}
+
+const fn same(a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    let mut i = 0;
+    while i < a.len() {
+        if a[i] != b[i] {
+            return false;
+        }
+        i += 1;
+    }
+    true
+}
+
+/// `1h30m`: whole numbers, each with a unit of `w d h m s`, largest first, each unit once; at most seven digits each.
+pub const fn is_duration(text: &str) -> bool {
+    const UNITS: [u8; 5] = *b"wdhms";
+    let text = text.as_bytes();
+    let mut i = 0;
+    let mut unit = 0;
+    while i < text.len() {
+        let start = i;
+        while i < text.len() && text[i].is_ascii_digit() {
+            i += 1;
+        }
+        if i == start || i - start > 7 || i == text.len() {
+            return false;
+        }
+        while unit < UNITS.len() && UNITS[unit] != text[i] {
+            unit += 1;
+        }
+        if unit == UNITS.len() {
+            return false;
+        }
+        unit += 1;
+        i += 1;
+    }
+    !text.is_empty()
+}
+
+/// A duration that is not nothing.
+pub const fn is_limit(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let mut i = 0;
+    let mut any = false;
+    while i < bytes.len() {
+        any |= matches!(bytes[i], b'1'..=b'9');
+        i += 1;
+    }
+    any && is_duration(text)
+}
+
+/// `fail`, `skip`, `allow`, `wait`, `wait=5m`.
+pub const fn is_overlap(text: &str) -> bool {
+    match text.as_bytes() {
+        b"fail" | b"skip" | b"allow" | b"wait" => true,
+        [b'w', b'a', b'i', b't', b'=', limit @ ..] => match std::str::from_utf8(limit) {
+            Ok(limit) => is_duration(limit),
+            Err(_) => false,
+        },
+        _ => false,
     }
 }
 
@@ -229,17 +393,44 @@ mod tests {
     #[test]
     fn text_defaults_of_days() {
         for good in ["today", "yesterday", "-7d", "-1mo", "2024-01-31"] {
-            assert!(is_default(ParamKind::Date, good), "{good}");
+            assert!(is_default(ParamKind::Date, &[], good), "{good}");
         }
         for bad in ["now", "last", "-7h", "-30min", "-5s", "tomorrow", "d", "-d"] {
-            assert!(!is_default(ParamKind::Date, bad), "{bad}");
+            assert!(!is_default(ParamKind::Date, &[], bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn durations_and_policies() {
+        for good in ["30m", "1h30m", "0s", "2w1d1h1m1s", "9999999s"] {
+            assert!(is_duration(good) && is_overlap(&format!("wait={good}")), "{good}");
+        }
+        for bad in ["", "30", "m", "30m1h", "1h1h", "1 h", "-1h", "1.5h", "1mo", "12345678s", "1H"] {
+            assert!(!is_duration(bad) && !is_overlap(&format!("wait={bad}")), "{bad}");
+        }
+        assert!(is_limit("1s") && is_limit("0h10m") && !is_limit("0s") && !is_limit("0h0m") && !is_limit("10"));
+        assert!(["fail", "skip", "allow", "wait"].into_iter().all(is_overlap));
+        assert!(!["", "Fail", "wait:5m", "never"].into_iter().any(is_overlap));
+        let values = [ValueDef { name: "json", docs: "" }, ValueDef { name: "nd-json", docs: "" }];
+        assert!(is_default(ParamKind::Enum, &values, "nd-json"));
+        assert!(!is_default(ParamKind::Enum, &values, "nd") && !is_default(ParamKind::Enum, &values, "jsonx"));
+    }
+
+    #[test]
+    fn lists_durations_and_secrets() {
+        assert_eq!(Vec::<u8>::from_value(None).unwrap(), Vec::<u8>::new());
+        assert_eq!(Vec::<u8>::from_value(Some(json!([1, 2]))).unwrap(), [1, 2]);
+        assert!(Vec::<u8>::from_value(Some(json!([1, 256]))).is_err() && Vec::<u8>::from_value(Some(json!(1))).is_err());
+        assert_eq!(Duration::from_value(Some(json!(90))).unwrap(), Duration::from_secs(90));
+        let secret = Secret::from_value(Some(json!("hunter22"))).unwrap();
+        assert_eq!(secret.expose(), "hunter22");
+        assert!(!format!("{secret:?} {secret}").contains("hunter"));
     }
 
     #[test]
     fn text_defaults() {
         for good in ["-7d", "-1mo", "now", "2024-01-31", "-30min", "last", "last:-30d", "last:2024-01-31"] {
-            assert!(is_default(ParamKind::DateTime, good), "{good}");
+            assert!(is_default(ParamKind::DateTime, &[], good), "{good}");
         }
         for bad in [
             "",
@@ -256,7 +447,7 @@ mod tests {
             "last:7d",
             "last-7d",
         ] {
-            assert!(!is_default(ParamKind::DateTime, bad), "{bad}");
+            assert!(!is_default(ParamKind::DateTime, &[], bad), "{bad}");
         }
     }
 }

@@ -49,7 +49,7 @@ pub(super) fn unknown_policies(catalog: &Catalog, settings: &Settings, all: bool
 fn list(catalog: &Catalog, printer: &mut Printer) -> Code {
     for package in &catalog.packages {
         printer.line(format_args!("{}:", package.outline.package));
-        for job in show::job_names(package) {
+        for job in show::jobs(package) {
             printer.line(format_args!("  {job}"));
         }
     }
@@ -86,7 +86,7 @@ pub(super) fn problems(problems: &[Problem], printer: &mut Printer) {
 fn list_package(catalog: &Catalog, name: &str, printer: &mut Printer) -> Result<Code, Failure> {
     let package = catalog.find(name).map_err(|lookup| Failure::lookup(catalog, name, None, &lookup))?;
     printer.line(format_args!("Jobs in {name}:"));
-    for job in show::job_names(package) {
+    for job in show::jobs(package) {
         printer.line(format_args!("  {job}"));
     }
     Ok(Code::Success)
@@ -111,7 +111,7 @@ fn list_json(catalog: &Catalog, only: Option<&str>, printer: &mut Printer) -> Re
                 "jobs": sorted(&manifest.jobs).into_iter().map(|job| json!({
                     "name": job.name,
                     "summary": job.summary(),
-                    "deprecated": null,
+                    "deprecated": job.deprecated.as_deref().map(printable),
                 })).collect::<Vec<_>>(),
             })),
         }
@@ -156,6 +156,9 @@ fn show(catalog: &Catalog, package_name: &str, job_name: &str, as_json: bool, pr
                     "required": p.is_required(),
                     "default": p.default,
                     "docs": p.docs,
+                    "repeated": p.repeated,
+                    "values": p.values.iter().map(|value| json!({"name": value.name, "docs": value.docs})).collect::<Vec<_>>(),
+                    "deprecated": p.deprecated,
                 })
             })
             .collect();
@@ -170,12 +173,28 @@ fn show(catalog: &Catalog, package_name: &str, job_name: &str, as_json: bool, pr
             "signature": job.signature,
             "docs": job.docs,
             "params": params,
+            "timeout": job.timeout,
+            "retries": job.retries,
+            "overlap": job.overlap,
+            "deprecated": job.deprecated,
         }));
         return Ok(Code::Success);
     }
     printer.line(format_args!("{package_name}/{job_name}"));
     printer.line(format_args!("Location: {} ({}:{})", printable(&path), printable(&job.file), job.line));
     printer.line(format_args!("Signature: {}", printable(&job.signature)));
+    if let Some(instead) = &job.deprecated {
+        printer.line(format_args!("Deprecated: {}", show::one_line(instead)));
+    }
+    let policy = [
+        job.timeout.as_ref().map(|timeout| format!("timeout {timeout}")),
+        job.retries.map(|retries| format!("retries {retries}")),
+        job.overlap.as_ref().map(|overlap| format!("on overlap {overlap}")),
+    ];
+    let policy: Vec<String> = policy.into_iter().flatten().collect();
+    if !policy.is_empty() {
+        printer.line(format_args!("Unless told otherwise: {}", printable(&policy.join(", "))));
+    }
     if !job.docs.is_empty() {
         printer.line("");
         printer.line(printable(&job.docs));

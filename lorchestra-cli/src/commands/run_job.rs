@@ -11,6 +11,7 @@ use crate::flags;
 use crate::follow::Follower;
 use crate::notify::Notices;
 use crate::printer::Printer;
+use crate::secrets;
 use crate::settings::Settings;
 use crate::show;
 use chrono::Utc;
@@ -18,12 +19,14 @@ use lorchestra_core::catalog::{Catalog, Package};
 use lorchestra_core::library::Library;
 use lorchestra_core::lockfile::Lockfile;
 use lorchestra_core::outcome::{Cause, Outcome};
-use lorchestra_core::plan::{self, OnOverlap, Plan, Request, Retries};
+use lorchestra_core::plan::{self, Given, OnOverlap, Plan, Request, Retries};
 use lorchestra_core::recovery::close_abandoned;
+use lorchestra_core::secrets::Secrets;
 use lorchestra_core::signals::Signals;
 use lorchestra_core::state::StateDir;
 use lorchestra_core::store::bookmark::Key;
 use lorchestra_core::supervisor::{Ended, Ran, Retrying, Site, Skipped, Watcher};
+use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::JobManifest;
 use serde_json::json;
 use std::ffi::OsString;
@@ -73,6 +76,9 @@ pub(super) fn run(
         None => None,
     };
     let policy = settings.jobs.get(&format!("{package_name}/{job_name}"));
+    let typed: Vec<String> = values.iter().map(|given| given.name.clone()).collect();
+    values.extend(configured_secrets(job, policy, &values)?);
+    let defaults = Defaults::of(job);
     let plan = plan::resolve(Request {
         package: package_name,
         version: &manifest.version,
@@ -80,14 +86,19 @@ pub(super) fn run(
         values,
         now: Utc::now(),
         bookmark,
-        timeout: own.timeout.or(policy.and_then(|p| p.timeout)),
+        timeout: own.timeout.or(policy.and_then(|p| p.timeout)).or(defaults.timeout),
         grace: own.grace.or(policy.and_then(|p| p.grace)).unwrap_or(GRACE),
-        on_overlap: own.on_overlap.or(policy.and_then(|p| p.overlap)).unwrap_or_default(),
-        retries: retries(&own, policy),
+        on_overlap: own.on_overlap.or(policy.and_then(|p| p.overlap)).or(defaults.overlap).unwrap_or_default(),
+        retries: retries(&own, policy, job),
         memory_max: own.memory_max.or(policy.and_then(|p| p.memory_max)),
     })
     .map_err(|error| bad_parameters(package_name, job, &error))?;
 
+    if !own.quiet {
+        tell_deprecated(package_name, job, &plan, &typed, printer);
+    }
+    // Before anything begins, and also for a dry run: what would not be run is not planned.
+    let secrets = secrets::find(&plan, settings)?;
     let lock = if own.locked || settings.locked { Some(locked_to(settings)?) } else { None };
     if own.dry_run {
         if lock.is_some() {
@@ -103,16 +114,69 @@ pub(super) fn run(
     }
     // From here on a signal ends the run in order, not this process.
     let mut signals = Signals::install().map_err(|e| Failure::new(Code::Internal, format!("signals cannot be handled: {e}")))?;
-    let site = Running { settings, verbose, own: &own, lock };
+    let site = Running { settings, verbose, own: &own, lock, secrets };
     let result = site.execute(package, job, &plan, &mut signals, &mut notices, printer);
     notices.send(Some(&mut signals), printer);
     result
 }
 
-fn retries(own: &OwnFlags, policy: Option<&JobConfig>) -> Retries {
+/// What the job's own source says of how it is run. The catalog has seen to it that it can be read.
+struct Defaults {
+    timeout: Option<Duration>,
+    overlap: Option<OnOverlap>,
+}
+
+impl Defaults {
+    fn of(job: &JobManifest) -> Self {
+        Self {
+            timeout: job.timeout.as_deref().and_then(|text| plan::duration::parse(text).ok()),
+            overlap: job.overlap.as_deref().and_then(|text| text.parse().ok()),
+        }
+    }
+}
+
+/// Sources of secrets that config.toml names and the command line does not.
+fn configured_secrets(job: &JobManifest, policy: Option<&JobConfig>, typed: &[Given]) -> Result<Vec<Given>, Failure> {
+    let mut values = Vec::new();
+    for (name, source) in policy.iter().flat_map(|policy| &policy.secrets) {
+        let secrets = || job.params.iter().filter(|param| param.kind == ParamKind::Secret);
+        let Some(param) = secrets().find(|param| param.name == *name || param.flag() == *name) else {
+            let known: Vec<&str> = secrets().map(|param| param.name.as_str()).collect();
+            let there = if known.is_empty() { "it has none".to_owned() } else { format!("there are {}", known.join(", ")) };
+            return Err(Failure::new(
+                Code::Config,
+                format!("config.toml names a secret {name:?}, which {} does not take", job.name),
+            )
+            .mend(format!("{there}; mend the name, or remove the line")));
+        };
+        let is_typed = |given: &Given| given.name.replace('-', "_") == param.name.replace('-', "_");
+        if !typed.iter().any(is_typed) {
+            let typed_as = format!("config.toml: secrets.{name} =");
+            values.push(Given { name: param.name.clone(), text: source.clone(), typed_as });
+        }
+    }
+    Ok(values)
+}
+
+/// Tells that what is used is not to be used any more.
+fn tell_deprecated(package: &str, job: &JobManifest, plan: &Plan, typed: &[String], printer: &mut Printer) {
+    if let Some(instead) = &job.deprecated {
+        printer.warning(format_args!("{package}/{} is deprecated: {}", job.name, show::one_line(instead)));
+    }
+    for param in &job.params {
+        if let Some(instead) = &param.deprecated
+            && typed.iter().any(|name| name.replace('-', "_") == param.name.replace('-', "_"))
+            && (plan.params.contains_key(&param.name) || plan.secrets.contains_key(&param.name))
+        {
+            printer.warning(format_args!("--{} is deprecated: {}", param.flag(), show::one_line(instead)));
+        }
+    }
+}
+
+fn retries(own: &OwnFlags, policy: Option<&JobConfig>, job: &JobManifest) -> Retries {
     let default = Retries::default();
     Retries {
-        limit: own.retries.or(policy.and_then(|p| p.retries)).unwrap_or(default.limit),
+        limit: own.retries.or(policy.and_then(|p| p.retries)).or(job.retries).unwrap_or(default.limit),
         on: policy.and_then(|p| p.retry_on.clone()).unwrap_or(default.on),
         wait: policy.and_then(|p| p.retry_wait).unwrap_or(default.wait),
     }
@@ -156,6 +220,9 @@ fn dry_run(package: &Package, plan: &Plan, as_json: bool, printer: &mut Printer)
     for (name, value) in &plan.params {
         printer.line(format_args!("  {name} = {value}"));
     }
+    for (name, source) in &plan.secrets {
+        printer.line(format_args!("  {name} = (secret from {source})"));
+    }
     let timeout = plan.timeout.map_or_else(|| "none".to_owned(), plan::duration::show);
     printer.line(format_args!("  timeout: {timeout}, grace: {}", plan::duration::show(plan.grace)));
     let memory = plan.memory_max.map_or_else(|| "not limited".to_owned(), plan::size::show);
@@ -169,6 +236,7 @@ struct Running<'a> {
     own: &'a OwnFlags,
     /// Where only locked libraries may run: those.
     lock: Option<Lockfile>,
+    secrets: Secrets,
 }
 
 impl Running<'_> {
@@ -199,6 +267,7 @@ impl Running<'_> {
             trace_level: settings.trace_level,
             log_max: settings.log_max,
             // What follows the trace writes to the same terminal.
+            secrets: &self.secrets,
             progress: verbose == 0 && !own.quiet && Bar::is_seen(),
         };
         let mut recovered = Vec::new();

@@ -3,9 +3,10 @@
 use super::elf::{self, Elf, not_a_library};
 use super::glibc;
 use super::problem::{Fault, Reason};
-use crate::plan::value;
+use crate::plan::retries::MOST;
+use crate::plan::value::{self, Takes};
+use crate::plan::{OnOverlap, duration};
 use lorchestra_plugin_api::abi::ABI_REVISION;
-use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{HEADER_LEN, MAX_JSON, Manifest, ManifestError, Outline, SECTION, is_name};
 use serde::Deserialize;
 use serde_json::Value;
@@ -24,8 +25,10 @@ pub fn inspect(file: &File) -> Result<Manifest, Fault> {
     let manifest = Manifest::from_section(&bytes).map_err(|error| unreadable(&bytes, &error))?;
     let of_package = |fault: Fault| Fault { package: Some(manifest.package.clone()), ..fault };
     check_host(&elf, manifest.abi).map_err(of_package)?;
-    let params = manifest.jobs.iter().flat_map(|job| job.params.iter().map(move |param| (job, param)));
-    check_defaults(params.map(|(job, param)| (&*job.name, &*param.name, param.kind, &param.default))).map_err(of_package)?;
+    for job in &manifest.jobs {
+        check_job(&job.name, job.timeout.as_deref(), job.retries, job.overlap.as_deref()).map_err(of_package)?;
+        check_defaults(&job.name, job.params.iter().map(|param| (param.into(), &param.default))).map_err(of_package)?;
+    }
     Ok(manifest)
 }
 
@@ -42,8 +45,10 @@ pub(super) fn outline(file: &File, len: u64) -> Result<Outline, Fault> {
     let outline = Outline::from_section(&bytes).map_err(|error| unreadable(&bytes, &error))?;
     let of_package = |fault: Fault| Fault { package: Some(outline.package.clone()), ..fault };
     check_host(&elf, outline.abi).map_err(of_package)?;
-    let params = outline.jobs.iter().flat_map(|job| job.params.iter().map(move |param| (job, param)));
-    check_defaults(params.map(|(job, param)| (&*job.name, &*param.name, param.kind, &param.default))).map_err(of_package)?;
+    for job in &outline.jobs {
+        check_job(&job.name, job.timeout.as_deref(), job.retries, job.overlap.as_deref()).map_err(of_package)?;
+        check_defaults(&job.name, job.params.iter().map(|param| (param.into(), &param.default))).map_err(of_package)?;
+    }
     Ok(outline)
 }
 
@@ -116,13 +121,37 @@ fn check_revision(abi: u32) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Of each parameter: its job, its name, what it takes, its default.
-fn check_defaults<'a>(params: impl Iterator<Item = (&'a str, &'a str, ParamKind, &'a Value)>) -> Result<(), Fault> {
-    for (job, param, kind, default) in params {
-        value::check_default(param, kind, default).map_err(|why| {
+/// How the job would be run where nobody says otherwise.
+fn check_job(job: &str, timeout: Option<&str>, retries: Option<u32>, overlap: Option<&str>) -> Result<(), Fault> {
+    let bad = |what: &str, why: String| {
+        Fault::new(
+            Reason::BadManifest,
+            format!("the {what} of {job} cannot be used: {why}"),
+            format!("mend the {what} in the package's source and build it again"),
+        )
+    };
+    if let Some(text) = timeout {
+        let limit = duration::parse(text).map_err(|why| bad("timeout", why.to_string()))?;
+        if limit.is_zero() {
+            return Err(bad("timeout", "it would end every run at once".to_owned()));
+        }
+    }
+    if retries.is_some_and(|retries| retries > MOST) {
+        return Err(bad("retries", format!("there are at most {MOST}")));
+    }
+    if let Some(text) = overlap {
+        text.parse::<OnOverlap>().map_err(|why| bad("overlap", why))?;
+    }
+    Ok(())
+}
+
+/// Of each parameter: what it takes, and its default.
+fn check_defaults<'a>(job: &str, params: impl Iterator<Item = (Takes<'a>, &'a Value)>) -> Result<(), Fault> {
+    for (param, default) in params {
+        value::check_default(param, default).map_err(|why| {
             Fault::new(
                 Reason::BadManifest,
-                format!("the default of {param} in {job} cannot be used: {why}"),
+                format!("the default of {} in {job} cannot be used: {why}", param.name),
                 "mend the default in the package's source and build it again",
             )
         })?;

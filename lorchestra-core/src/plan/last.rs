@@ -33,7 +33,7 @@ pub fn asked_by(job: &JobManifest, values: &[Given]) -> Option<Asked> {
 
 /// The parameter that says whose run it is.
 pub fn is_account(param: &ParamManifest) -> bool {
-    param.name == "account" && param.kind == ParamKind::String
+    param.name == "account" && matches!(param.kind, ParamKind::String | ParamKind::Enum)
 }
 
 /// Whether this parameter may be `last`.

@@ -6,6 +6,8 @@
 //! - `names_*`, `missing_*`, `repeated_*`, `defaults_*`: the faults that are not a value's.
 //! - `window_*`: the two ends.
 
+mod kinds;
+
 use super::*;
 use crate::outcome::Cause;
 use serde_json::json;
@@ -502,7 +504,7 @@ fn defaults_are_resolved_like_typed_values() {
         json!({"since": "2024-03-23T12:34:56.789012Z", "day": "2024-01-31", "size": 500, "rate": 2.0, "deep": true, "name": ""})
     );
     assert_eq!(plan.window.unwrap().since.map(time::show).as_deref(), Some("2024-03-23T12:34:56.789012Z"));
-    assert!(job.params.iter().all(|param| value::check_default(&param.name, param.kind, &param.default).is_ok()));
+    assert!(job.params.iter().all(|param| value::check_default(param.into(), &param.default).is_ok()));
 }
 
 #[test]
@@ -527,7 +529,7 @@ fn defaults_that_do_not_fit_are_the_plugins_fault() {
         ("path", json!({"a": [1]}), "the default {\"a\":[1]} is not a path"),
     ] {
         let job = job(vec![param("a_b", kind, false, default, "")]);
-        let why = value::check_default("a_b", job.params[0].kind, &job.params[0].default).unwrap_err();
+        let why = value::check_default((&job.params[0]).into(), &job.params[0].default).unwrap_err();
         assert!(why.contains(says), "{kind}: {why}");
         let error = resolve(request(&job, &[])).unwrap_err();
         assert!(error.is_of_plugin());
@@ -629,7 +631,7 @@ fn last_is_the_bookmark_or_what_follows_it() {
 fn last_as_a_default() {
     let with = |name: &str| super::tests::job(vec![param(name, "datetime", false, json!("last:-30d"), "")]);
     let job = with("since");
-    value::check_default("since", job.params[0].kind, &job.params[0].default).unwrap();
+    value::check_default((&job.params[0]).into(), &job.params[0].default).unwrap();
     assert_eq!(since_last(&job, &[], Some("2024-03-01T00:00:00Z")).unwrap().params["since"], "2024-03-01T00:00:00Z");
     assert_eq!(since_last(&job, &[], None).unwrap().params["since"], "2024-02-29T12:34:56.789012Z");
     // Given otherwise, the bookmark need not be looked up.
@@ -638,7 +640,7 @@ fn last_as_a_default() {
     // Of another parameter, or with nothing readable behind it, it is no default.
     for (name, default) in [("from", "last:-30d"), ("since", "last:30d"), ("since", "last:last")] {
         let job = super::tests::job(vec![param(name, "datetime", false, json!(default), "")]);
-        assert!(value::check_default(name, job.params[0].kind, &job.params[0].default).is_err(), "{name} {default}");
+        assert!(value::check_default((&job.params[0]).into(), &job.params[0].default).is_err(), "{name} {default}");
         assert!(resolve(request(&job, &[])).unwrap_err().is_of_plugin(), "{name} {default}");
     }
 }
@@ -756,7 +758,7 @@ fn a_plan_as_json() {
             "package": "ingester", "version": "1.2.3", "job": "extract", "account": null,
             "params": {"since": "2024-01-31T00:00:00Z", "until": "2024-03-30T12:34:56.789012Z"},
             "window": {"since": "2024-01-31T00:00:00Z", "until": "2024-03-30T12:34:56.789012Z"},
-            "timeout": 5400, "grace": 1.5, "on_overlap": "wait=5m", "retries": {"limit": 2, "on": ["timeout"], "wait": 1},
+            "timeout": 5400, "grace": 1.5, "on_overlap": "wait=5m", "retries": {"limit": 2, "on": ["timeout"], "wait": 1}, "secrets": {},
             "memory_max": 536_870_912, "resolved_at": "2024-03-30T12:34:56.789012Z",
         })
     );

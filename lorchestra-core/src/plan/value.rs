@@ -3,10 +3,12 @@
 //!
 //! What comes out fits the author's type exactly: the job's side finds nothing left to refuse.
 
+use super::duration::{self, DurationError};
 use super::last;
 use super::time::{self, TimeError};
 use chrono::{DateTime, Utc};
 use lorchestra_plugin_api::def::ParamKind;
+use lorchestra_plugin_api::manifest::{ParamManifest, ParamOutline, ValueManifest};
 use serde_json::{Number, Value};
 use thiserror::Error;
 
@@ -51,6 +53,20 @@ pub enum ValueError {
     /// A NUL byte in a text or path.
     #[error("holds a NUL character, which texts and paths cannot; leave it out")]
     Nul,
+    /// None of an enum's values.
+    #[error("is not one of its values; write {values}")]
+    Choice {
+        /// Those there are.
+        values: String,
+    },
+    /// Not a duration.
+    #[error(transparent)]
+    Duration(#[from] DurationError),
+    /// What may be a secret, where its source is asked for: it is not repeated.
+    #[error(
+        "is not a source; a secret is not typed, since others can read a command line: write env:NAME, file:PATH or credential:NAME"
+    )]
+    Source,
     /// Not a time, behind `last:`.
     #[error("what follows last: {0}")]
     AfterLast(TimeError),
@@ -78,19 +94,44 @@ impl Fitting {
     }
 }
 
-/// What a parameter of this kind takes, for people, with an article where there is one: `a whole number from 0 to 255`.
-pub fn describe(kind: ParamKind) -> String {
-    match kind {
+/// What a parameter takes: the part of its manifest that decides it.
+#[derive(Debug, Clone, Copy)]
+pub struct Takes<'a> {
+    /// The parameter's name: `since` may be `last`.
+    pub name: &'a str,
+    /// What each value is.
+    pub kind: ParamKind,
+    /// Whether it takes any number of them.
+    pub repeated: bool,
+    /// The values there are, of an enum.
+    pub values: &'a [ValueManifest],
+}
+
+impl<'a> From<&'a ParamManifest> for Takes<'a> {
+    fn from(param: &'a ParamManifest) -> Self {
+        Self { name: &param.name, kind: param.kind, repeated: param.repeated, values: &param.values }
+    }
+}
+
+impl<'a> From<&'a ParamOutline> for Takes<'a> {
+    fn from(param: &'a ParamOutline) -> Self {
+        Self { name: &param.name, kind: param.kind, repeated: param.repeated, values: &param.values }
+    }
+}
+
+/// What a value of the parameter is, for people, with an article where there is one: `a whole number from 0 to 255`.
+pub fn describe(takes: Takes<'_>) -> String {
+    match takes.kind {
         ParamKind::String => "text".into(),
-        ParamKind::Int(_) | ParamKind::Uint(_) => {
-            let (min, max) = limits(kind);
-            format!("a whole number from {min} to {max}")
-        }
+        ParamKind::Int(_) | ParamKind::Uint(_) => whole_number(takes.kind),
         ParamKind::Float => "a number".into(),
         ParamKind::Bool => "true or false".into(),
         ParamKind::DateTime => "a time".into(),
         ParamKind::Date => "a day".into(),
         ParamKind::Path => "a path".into(),
+        ParamKind::Duration => "a duration".into(),
+        ParamKind::Enum => format!("one of {}", names(takes.values)),
+        ParamKind::Secret => "where a secret is to be found".into(),
     }
 }
 
@@ -104,21 +145,39 @@ pub const fn placeholder(kind: ParamKind) -> &'static str {
         ParamKind::DateTime => "TIME",
         ParamKind::Date => "DATE",
         ParamKind::Path => "PATH",
+        ParamKind::Duration => "DURATION",
+        ParamKind::Enum => "VALUE",
+        ParamKind::Secret => "SOURCE",
     }
 }
 
-/// Whether the default in a manifest is a value of the parameter of that name; no default always is.
+fn whole_number(kind: ParamKind) -> String {
+    let (min, max) = limits(kind);
+    format!("a whole number from {min} to {max}")
+}
+
+/// The values of an enum, in words.
+fn names(values: &[ValueManifest]) -> String {
+    let names: Vec<&str> = values.iter().map(|value| value.name.as_str()).collect();
+    match names.as_slice() {
+        [] => "none".to_owned(),
+        [one] => (*one).to_owned(),
+        [first @ .., last] => format!("{} or {last}", first.join(", ")),
+    }
+}
+
+/// Whether the default in a manifest is a value of the parameter; no default always is.
 ///
 /// Defaults relative to now are tried against the year 2000: one that fits there fits on every later day.
 ///
 /// # Errors
 /// What is wrong with it, as a fragment that follows the parameter's name. Such a plugin is broken, not its caller.
-pub fn check_default(name: &str, kind: ParamKind, json: &Value) -> Result<(), String> {
+pub fn check_default(takes: Takes<'_>, json: &Value) -> Result<(), String> {
     let year_2000 = DateTime::from_timestamp(946_684_800, 0).unwrap_or_default();
-    if let Some(last) = default_last(name, kind, json) {
+    if let Some(last) = default_last(takes.name, takes.kind, json) {
         return last.at(None, year_2000).map(drop).map_err(|why| unfit(json, why));
     }
-    default(kind, json, year_2000).map(drop)
+    default(takes, json, year_2000).map(drop)
 }
 
 /// The manifest's default, where that is a bookmark.
@@ -132,24 +191,27 @@ pub(super) fn unfit(json: &Value, why: impl std::fmt::Display) -> String {
 }
 
 /// The manifest's default; `None` where there is none.
-pub(super) fn default(kind: ParamKind, json: &Value, now: DateTime<Utc>) -> Result<Option<Fitting>, String> {
-    let value = match (json, kind) {
+pub(super) fn default(takes: Takes<'_>, json: &Value, now: DateTime<Utc>) -> Result<Option<Fitting>, String> {
+    let value = match (json, takes.kind) {
         (Value::Null, _) => return Ok(None),
+        _ if takes.repeated => return Err("has a default, and a list has none".to_owned()),
         (Value::Bool(on), ParamKind::Bool) => Ok(Fitting::Json((*on).into())),
         // A number is checked as its text is: one rule for what fits, and 1.0 is no whole number.
         (Value::Number(number), ParamKind::Int(_) | ParamKind::Uint(_) | ParamKind::Float) => {
-            parse(kind, &number.to_string(), now).map_err(|e| e.to_string())
+            parse(takes, &number.to_string(), now).map_err(|e| e.to_string())
         }
-        (Value::String(text), ParamKind::String | ParamKind::DateTime | ParamKind::Date | ParamKind::Path) => {
-            parse(kind, text, now).map_err(|e| e.to_string())
-        }
-        _ => Err(format!("is not {}", describe(kind))),
+        (
+            Value::String(text),
+            ParamKind::String | ParamKind::DateTime | ParamKind::Date | ParamKind::Path | ParamKind::Duration | ParamKind::Enum,
+        ) => parse(takes, text, now).map_err(|e| e.to_string()),
+        _ => Err(format!("is not {}", describe(takes))),
     };
     value.map(Some).map_err(|why| unfit(json, why))
 }
 
 /// The value that `text` says.
-pub(super) fn parse(kind: ParamKind, text: &str, now: DateTime<Utc>) -> Result<Fitting, ValueError> {
+pub(super) fn parse(takes: Takes<'_>, text: &str, now: DateTime<Utc>) -> Result<Fitting, ValueError> {
+    let kind = takes.kind;
     Ok(match kind {
         ParamKind::DateTime => Fitting::Instant(time::parse(text, now)?),
         ParamKind::Date => Fitting::Json(time::parse_date(text, now)?.to_string().into()),
@@ -161,7 +223,22 @@ pub(super) fn parse(kind: ParamKind, text: &str, now: DateTime<Utc>) -> Result<F
         }
         ParamKind::String | ParamKind::Path if text.contains('\0') => return Err(ValueError::Nul),
         ParamKind::String | ParamKind::Path => Fitting::Json(text.into()),
+        ParamKind::Duration => Fitting::Json(duration::parse(text)?.as_secs().into()),
+        ParamKind::Enum => Fitting::Json(chosen(takes.values, text)?.into()),
+        // It never becomes a value here: `resolve` keeps where it is to be found.
+        ParamKind::Secret => return Err(ValueError::Source),
     })
+}
+
+/// The value of that name.
+fn chosen<'a>(values: &'a [ValueManifest], text: &str) -> Result<&'a str, ValueError> {
+    let named = |name: &str| values.iter().find(|value| value.name == name).map(|value| value.name.as_str());
+    let respelt = text.trim().to_lowercase().replace('_', "-");
+    match (named(text), named(&respelt)) {
+        (Some(value), _) => Ok(value),
+        (None, Some(write)) => Err(ValueError::Form { reason: "the value is spelt differently", write: write.to_owned() }),
+        (None, None) => Err(ValueError::Choice { values: names(values) }),
+    }
 }
 
 const fn limits(kind: ParamKind) -> (i128, i128) {
@@ -215,7 +292,7 @@ fn not_an_integer(kind: ParamKind, text: &str) -> ValueError {
         Ok(number) if plain && number.fract() == 0.0 && number.abs() < 9_007_199_254_740_992.0 => {
             try_instead("a whole number is written without a point or exponent", format!("{number}"))
         }
-        _ => ValueError::Kind { kind: describe(kind), example: "digits only, such as 10" },
+        _ => ValueError::Kind { kind: whole_number(kind), example: "digits only, such as 10" },
     }
 }
 

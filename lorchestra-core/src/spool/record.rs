@@ -1,5 +1,6 @@
 //! The form of one spool record, for writing and for reading. Pure: bytes in, bytes out.
 
+use crate::secrets::Mask;
 use lorchestra_plugin_api::invoke::JobReturn;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -95,15 +96,7 @@ impl Final {
     /// would be no end at all.
     #[must_use]
     pub fn fitting(mut self) -> Self {
-        let texts: Vec<&mut String> = match &mut self {
-            Self::Returned { returned, .. } => match returned {
-                JobReturn::Ok => Vec::new(),
-                JobReturn::Error { messages, .. } => messages.iter_mut().collect(),
-                JobReturn::Panic { message, location } => vec![location, message],
-                JobReturn::Refused { message } => vec![message],
-            },
-            Self::NotLoaded { message } | Self::SpoolFault { message } => vec![message],
-        };
+        let texts = self.texts();
         let mut room = MAX_WORDS;
         for text in texts {
             if text.len() > room {
@@ -117,6 +110,30 @@ impl Final {
             }
         }
         self
+    }
+
+    /// The same without secrets.
+    #[must_use]
+    pub(crate) fn masked(mut self, mask: &Mask) -> Self {
+        for text in self.texts() {
+            if let Cow::Owned(masked) = mask.text(text) {
+                *text = masked;
+            }
+        }
+        self
+    }
+
+    /// What the job or the worker said, the most telling first.
+    fn texts(&mut self) -> Vec<&mut String> {
+        match self {
+            Self::Returned { returned, .. } => match returned {
+                JobReturn::Ok => Vec::new(),
+                JobReturn::Error { messages, .. } => messages.iter_mut().collect(),
+                JobReturn::Panic { message, location } => vec![location, message],
+                JobReturn::Refused { message } => vec![message],
+            },
+            Self::NotLoaded { message } | Self::SpoolFault { message } => vec![message],
+        }
     }
 }
 

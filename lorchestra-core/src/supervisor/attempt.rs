@@ -74,7 +74,8 @@ impl Attempt<'_> {
         let spool = state.attempt_spool(self.run_id, attempt);
         make_dir(&spool)?;
         let output = state.output(self.run_id, attempt);
-        let log = Log::open(&output, self.site.log_max).map_err(|source| StateError::Io { path: output.clone(), source })?;
+        let mut log = Log::open(&output, self.site.log_max).map_err(|source| StateError::Io { path: output.clone(), source })?;
+        log.mask(self.site.secrets.mask());
         let path = state.attempt_note(self.run_id, attempt);
         let note = Note::create(&path).map_err(|source| StateError::Io { path, source })?;
         Ok(Files { output, spool, log, note })
@@ -91,6 +92,8 @@ impl Attempt<'_> {
     ) -> Result<Over, RunError> {
         let Self { site, plan, library, run_id } = self;
         let Files { output, spool, mut log, note } = files;
+        let mut params = plan.params.clone();
+        site.secrets.add_to(&mut params);
         worker.order(&Order {
             library_fd: worker.library_fd(),
             library_path: library.path().to_owned(),
@@ -102,13 +105,14 @@ impl Attempt<'_> {
             log_max: site.log_max,
             progress: site.progress.then(|| site.state.progress(run_id)),
             bookmarks: library.manifest().job(&plan.job).is_some_and(JobManifest::has_since),
+            secrets: site.secrets.names(),
             call: Call {
                 run_id: (*run_id).to_owned(),
                 attempt,
                 package: plan.package.clone(),
                 data_root: site.data_root.to_owned(),
                 trace_level: site.trace_level.to_owned(),
-                params: plan.params.clone(),
+                params,
             },
         });
         let pipe = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK);
@@ -117,6 +121,7 @@ impl Attempt<'_> {
         let limits = Limits { timeout: plan.timeout, grace: plan.grace };
         let seen =
             dispatch(&mut worker, limits, signals, &seen_read, &note, &mut log).map_err(failed("waiting for the worker"))?;
+        log.finish();
         let (store, taken) = intake.finish().map_err(failed("ending the intake thread"))?;
         let mut facts = Facts { time: seen.time, output_lost: log.lost(), ..Facts::default() };
         let mut bookmark = None;

@@ -38,6 +38,8 @@ pub struct Order {
     pub progress: Option<PathBuf>,
     /// Whether a bookmark that the job sets would be read by a later run.
     pub bookmarks: bool,
+    /// Which of the call's parameters are secrets: what the job says is masked.
+    pub secrets: Vec<String>,
     /// What the plugin is handed.
     pub call: Call,
 }

@@ -5,11 +5,13 @@
 
 use super::meter::Meter;
 use crate::log::Log;
+use crate::secrets::Mask;
 use crate::spool::record::{Final, Mark};
 use crate::spool::writer::{AppendError, NewEvent, Writer};
 use abi_stable::std_types::{RResult, RSlice, RStr, RString};
 use chrono::{DateTime, Datelike};
 use lorchestra_plugin_api::abi::{EventSink, RawEvent};
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,12 +33,21 @@ struct Inner {
     /// Whether a later run would read a bookmark, and the one that was set, in microseconds since 1970.
     bookmarks: bool,
     bookmark: Mutex<Option<i64>>,
+    /// What keeps the run's secrets out of events, trace and last words.
+    mask: Option<Mask>,
 }
 
 impl Sink {
-    pub(super) fn new(writer: Writer, trace: Log, cancelled: Arc<AtomicBool>, meter: Option<Meter>, bookmarks: bool) -> Self {
+    pub(super) fn new(
+        writer: Writer,
+        trace: Log,
+        cancelled: Arc<AtomicBool>,
+        meter: Option<Meter>,
+        bookmarks: bool,
+        mask: Option<Mask>,
+    ) -> Self {
         let (writer, trace, bookmark) = (Mutex::new(writer), Mutex::new(trace), Mutex::new(None));
-        Self { inner: Arc::new(Inner { writer, trace, cancelled, meter, bookmarks, bookmark }) }
+        Self { inner: Arc::new(Inner { writer, trace, cancelled, meter, bookmarks, bookmark, mask }) }
     }
 
     /// The bookmark that the job set last.
@@ -48,8 +59,12 @@ impl Sink {
         self.own_writer()?.mark(mark)
     }
 
-    pub(super) fn finish(&self, end: &Final) -> Result<(), AppendError> {
-        self.own_writer()?.finish(end)
+    pub(super) fn finish(&self, end: Final) -> Result<(), AppendError> {
+        let end = match &self.inner.mask {
+            Some(mask) => end.masked(mask),
+            None => end,
+        };
+        self.own_writer()?.finish(&end)
     }
 
     /// The writer, unless this process is a copy of the worker that plugin code has forked: its records would stand among the worker's.
@@ -69,13 +84,23 @@ impl Sink {
 
 impl EventSink for Sink {
     fn emit(&self, event: RawEvent<'_>) -> RResult<(), RString> {
-        caught(|| self.own_writer()?.append(&view(&event), &|| self.cancelled()))
+        caught(|| match &self.inner.mask {
+            None => self.own_writer()?.append(&view(&event), &|| self.cancelled()),
+            Some(mask) => self.own_writer()?.append(&MaskedEvent::of(mask, &event).view(), &|| self.cancelled()),
+        })
     }
 
     fn emit_all(&self, events: RSlice<'_, RawEvent<'_>>, taken: &mut u64) -> RResult<(), RString> {
         *taken = 0;
         caught(|| {
-            let (n, result) = self.own_writer()?.append_all(events.as_slice().iter().map(view), &|| self.cancelled());
+            let events = events.as_slice();
+            let (n, result) = match &self.inner.mask {
+                None => self.own_writer()?.append_all(events.iter().map(view), &|| self.cancelled()),
+                Some(mask) => {
+                    let masked: Vec<MaskedEvent<'_>> = events.iter().map(|event| MaskedEvent::of(mask, event)).collect();
+                    self.own_writer()?.append_all(masked.iter().map(MaskedEvent::view), &|| self.cancelled())
+                }
+            };
             *taken = n;
             result
         })
@@ -91,9 +116,16 @@ impl EventSink for Sink {
 
     fn trace(&self, line: RStr<'_>) {
         let _ = catch_unwind(AssertUnwindSafe(|| {
+            let line = match &self.inner.mask {
+                None => Cow::Borrowed(line.as_str()),
+                Some(mask) => match mask.json(line.as_str().as_bytes()) {
+                    Cow::Borrowed(_) => Cow::Borrowed(line.as_str()),
+                    Cow::Owned(masked) => Cow::Owned(String::from_utf8_lossy(&masked).into_owned()),
+                },
+            };
             let mut text = String::with_capacity(line.len() + 1);
             // One event is one line, whatever the plugin hands over.
-            text.extend(line.as_str().chars().map(|c| if c == '\n' { ' ' } else { c }));
+            text.extend(line.chars().map(|c| if c == '\n' { ' ' } else { c }));
             text.push('\n');
             // Diagnostics: when the disk is full, the job goes on without them.
             self.inner.trace.lock().unwrap_or_else(PoisonError::into_inner).write_line(text.as_bytes());
@@ -133,6 +165,37 @@ fn view<'a>(event: &'a RawEvent<'a>) -> NewEvent<'a> {
     }
 }
 
+/// An event without secrets.
+struct MaskedEvent<'a> {
+    event_type: Cow<'a, str>,
+    payload: Cow<'a, [u8]>,
+    schema_ref: Cow<'a, str>,
+    correlation_id: Cow<'a, str>,
+    subject_id: Cow<'a, str>,
+}
+
+impl<'a> MaskedEvent<'a> {
+    fn of(mask: &Mask, event: &'a RawEvent<'a>) -> Self {
+        Self {
+            event_type: mask.text(event.event_type.as_str()),
+            payload: mask.json(event.payload.as_slice()),
+            schema_ref: mask.text(event.schema_ref.as_str()),
+            correlation_id: mask.text(event.correlation_id.as_str()),
+            subject_id: mask.text(event.subject_id.as_str()),
+        }
+    }
+
+    fn view(&self) -> NewEvent<'_> {
+        NewEvent {
+            event_type: &self.event_type,
+            payload: &self.payload,
+            schema_ref: &self.schema_ref,
+            correlation_id: &self.correlation_id,
+            subject_id: &self.subject_id,
+        }
+    }
+}
+
 fn caught(work: impl FnOnce() -> Result<(), AppendError>) -> RResult<(), RString> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(())) => RResult::ROk(()),
@@ -155,7 +218,7 @@ mod tests {
             let trace = Log::open(&dir.path().join("trace.jsonl"), log::DEFAULT_MAX).unwrap();
             let spool = dir.path().join(bookmarks.to_string());
             std::fs::create_dir(&spool).unwrap();
-            Sink::new(Writer::create(&spool).unwrap(), trace, Arc::default(), None, bookmarks)
+            Sink::new(Writer::create(&spool).unwrap(), trace, Arc::default(), None, bookmarks, None)
         };
         let (read, unread) = (sink(true), sink(false));
         assert_eq!(read.bookmark(), None);
@@ -174,7 +237,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let writer = Writer::create(dir.path()).unwrap();
         let trace = Log::open(&dir.path().join("trace.jsonl"), log::DEFAULT_MAX).unwrap();
-        let sink = Sink::new(writer, trace, Arc::default(), None, false);
+        let sink = Sink::new(writer, trace, Arc::default(), None, false, None);
         assert!(sink.flush().is_ok());
         let segment = crate::spool::writer::segment_path(dir.path(), 1);
         File::options().append(true).open(segment).unwrap().write_all(b"not ours").unwrap();

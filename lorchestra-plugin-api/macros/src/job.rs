@@ -5,10 +5,11 @@
 //! whoever imports the function imports both.
 
 use crate::literal;
+use crate::policy::{Policy, option};
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Attribute, Expr, FnArg, ItemFn, Meta, Pat, ReturnType, Token, Type};
+use syn::{Attribute, Expr, FnArg, ItemFn, LitStr, Meta, Pat, ReturnType, Token, Type};
 
 /// Flags that `run-job` itself has, now or planned: a parameter of that name could not be reached.
 const RESERVED: &[&str] = &[
@@ -37,16 +38,18 @@ struct Param {
     ty: Type,
     docs: String,
     default: Option<(Expr, String)>,
+    deprecated: Option<LitStr>,
 }
 
 pub(crate) fn expand(attributes: TokenStream, mut function: ItemFn) -> TokenStream {
     let mut errors = Vec::new();
-    if !attributes.is_empty() {
-        errors.push(syn::Error::new_spanned(attributes, "`#[job]` takes no arguments"));
-    }
+    let policy = syn::parse2::<Policy>(attributes).unwrap_or_else(|error| {
+        errors.push(error);
+        Policy::default()
+    });
     check_signature(&function, &mut errors);
     let params = take_params(&mut function, &mut errors);
-    let described = describe(&function, &params);
+    let described = describe(&function, &policy, &params);
     // With errors, the function alone is still emitted: what uses it does not fail a second time.
     match errors.into_iter().reduce(|mut all, next| {
         all.combine(next);
@@ -63,9 +66,6 @@ pub(crate) fn expand(attributes: TokenStream, mut function: ItemFn) -> TokenStre
 fn check_signature(function: &ItemFn, errors: &mut Vec<syn::Error>) {
     let sig = &function.sig;
     let mut error = |at: &dyn quote::ToTokens, message: &str| errors.push(syn::Error::new_spanned(at, message));
-    if let Some(token) = &sig.asyncness {
-        error(token, "a job is not `async`: start a runtime inside it and block on that");
-    }
     if let syn::Safety::Unsafe(token) = &sig.safety {
         error(token, "a job is not `unsafe`");
     }
@@ -131,25 +131,36 @@ fn take_params(function: &mut ItemFn, errors: &mut Vec<syn::Error>) -> Vec<Param
         if params.iter().any(|p| p.name == name) {
             errors.push(syn::Error::new(at, format!("two parameters are called `{name}`")));
         }
-        let default = match default_of(&ours) {
-            Ok(default) => default,
-            Err(error) => {
-                errors.push(error);
-                None
-            }
-        };
-        params.push(Param { name, ident: pattern.ident.clone(), ty: (*typed.ty).clone(), docs: docs(&ours), default });
+        let (default, deprecated) = said_of(&ours).unwrap_or_else(|error| {
+            errors.push(error);
+            (None, None)
+        });
+        params.push(Param {
+            name,
+            ident: pattern.ident.clone(),
+            ty: (*typed.ty).clone(),
+            docs: docs(&ours),
+            default,
+            deprecated,
+        });
     }
     params
 }
 
-/// The literal of `#[param(default = LITERAL)]`, and the same as JSON.
-fn default_of(attributes: &[Attribute]) -> syn::Result<Option<(Expr, String)>> {
+/// What `#[param(…)]` says: the literal of the default, with the same as JSON; and why the parameter is not to be used any more.
+#[expect(clippy::type_complexity, reason = "taken apart at once")]
+fn said_of(attributes: &[Attribute]) -> syn::Result<(Option<(Expr, String)>, Option<LitStr>)> {
     let mut default = None;
+    let mut deprecated = None;
     for attribute in attributes.iter().filter(|a| a.path().is_ident("param")) {
         attribute.parse_nested_meta(|meta| {
+            if meta.path.is_ident("deprecated") {
+                meta.input.parse::<Token![=]>()?;
+                deprecated = Some(meta.input.parse::<LitStr>()?);
+                return Ok(());
+            }
             if !meta.path.is_ident("default") {
-                return Err(meta.error("unknown; there is `#[param(default = LITERAL)]`"));
+                return Err(meta.error("unknown; there are `default = LITERAL` and `deprecated = \"use --other\"`"));
             }
             if default.is_some() {
                 return Err(meta.error("the default is given twice"));
@@ -161,11 +172,11 @@ fn default_of(attributes: &[Attribute]) -> syn::Result<Option<(Expr, String)>> {
             Ok(())
         })?;
     }
-    Ok(default)
+    Ok((default, deprecated))
 }
 
 /// The type beside the function, with its `Job` implementation and the checks of the defaults.
-fn describe(function: &ItemFn, params: &[Param]) -> TokenStream {
+fn describe(function: &ItemFn, policy: &Policy, params: &[Param]) -> TokenStream {
     let api = quote!(::lorchestra_plugin_api::__private);
     let vis = &function.vis;
     let ident = &function.sig.ident;
@@ -177,10 +188,8 @@ fn describe(function: &ItemFn, params: &[Param]) -> TokenStream {
     let defs = params.iter().map(|p| {
         let Param { name, ty, docs, .. } = p;
         let rust_type = type_text(ty);
-        let default = match &p.default {
-            Some((_, json)) => quote!(::core::option::Option::Some(#json)),
-            None => quote!(::core::option::Option::None),
-        };
+        let default = option(p.default.as_ref().map(|(_, json)| json));
+        let deprecated = option(p.deprecated.as_ref());
         let of_type = quote_spanned!(ty.span()=> <#ty as #api::Param>);
         quote! {
             #api::ParamDef {
@@ -190,6 +199,9 @@ fn describe(function: &ItemFn, params: &[Param]) -> TokenStream {
                 optional: #of_type::OPTIONAL,
                 default: #api::default_or_off(#of_type::KIND, #of_type::OPTIONAL, #default),
                 docs: #docs,
+                repeated: #of_type::REPEATED,
+                values: #of_type::VALUES,
+                deprecated: #deprecated,
             }
         }
     });
@@ -202,12 +214,19 @@ fn describe(function: &ItemFn, params: &[Param]) -> TokenStream {
         ););
         let readable = match expr {
             Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(_), .. }) => quote_spanned!(expr.span()=> const _: () = ::core::assert!(
-                #api::is_default(<#ty as #api::Param>::KIND, #expr),
-                "this default cannot be read: times are `2024-01-31`, `-7d` (s min h d w mo y), `now`, `today`, `yesterday`"
+                #api::is_default(<#ty as #api::Param>::KIND, <#ty as #api::Param>::VALUES, #expr),
+                "this default cannot be read: times are `2024-01-31`, `-7d` (s min h d w mo y), `now`, `today`, `yesterday`; \
+                 durations `90s`, `1h30m`; an enum's are its values"
             );),
             _ => TokenStream::new(),
         };
         Some(quote!(#typed #optional #readable))
+    });
+    let single = params.iter().filter(|p| ["account", "since", "until"].contains(&p.name.as_str())).map(|p| {
+        let ty = &p.ty;
+        quote_spanned!(ty.span()=> const _: () = ::core::assert!(
+            !<#ty as #api::Param>::REPEATED, "a run has one account and one window: `account`, `since` and `until` are not lists"
+        );)
     });
     let values: Vec<_> = params.iter().map(|p| format_ident!("param_{}", ident_text(&p.ident))).collect();
     let takes = params.iter().zip(&values).map(|(p, value)| {
@@ -218,6 +237,18 @@ fn describe(function: &ItemFn, params: &[Param]) -> TokenStream {
         ReturnType::Type(_, ty) => quote_spanned!(ty.span()=> ::lorchestra_plugin_api::IntoJobResult::into_job_result),
         ReturnType::Default => quote!(::lorchestra_plugin_api::IntoJobResult::into_job_result),
     };
+    let policy_fields = policy.fields();
+    let policy_checks = policy.checks();
+    let call = quote!(#ident(cx #(, #values)*));
+    let (runtime_check, returned) = match &function.sig.asyncness {
+        None => (TokenStream::new(), quote!(#returned(#call))),
+        Some(token) => (
+            quote_spanned!(token.span()=> const _: () = ::core::assert!(
+                #api::ASYNC, "an async job needs a runtime: lorchestra-plugin-api = {{ …, features = [\"async\"] }}"
+            );),
+            quote!(#api::block_on(#call).and_then(#returned)),
+        ),
+    };
     quote! {
         #[doc(hidden)]
         #[allow(non_camel_case_types, reason = "named like the job, so that one path names both")]
@@ -225,6 +256,9 @@ fn describe(function: &ItemFn, params: &[Param]) -> TokenStream {
 
         const _: () = {
             #(#checks)*
+            #(#single)*
+            #policy_checks
+            #runtime_check
 
             impl #api::Job for #ident {
                 const DEF: #api::JobDef = #api::JobDef {
@@ -234,6 +268,7 @@ fn describe(function: &ItemFn, params: &[Param]) -> TokenStream {
                     file: #file,
                     line: #line,
                     params: &[#(#defs),*],
+                    #policy_fields
                 };
 
                 fn call(
@@ -242,7 +277,7 @@ fn describe(function: &ItemFn, params: &[Param]) -> TokenStream {
                 ) -> ::core::result::Result<::lorchestra_plugin_api::JobResult, #api::ParamError> {
                     let _ = &params;
                     #(#takes)*
-                    ::core::result::Result::Ok(#returned(#ident(cx #(, #values)*)))
+                    ::core::result::Result::Ok(#returned)
                 }
             }
         };
@@ -258,6 +293,7 @@ fn signature(params: &[Param]) -> String {
         match &p.default {
             Some((_, json)) => text.push_str(&format!(" = {json}")),
             None if ty.starts_with("Option<") => text.push_str(" = None"),
+            None if ty.starts_with("Vec<") => text.push_str(" = []"),
             None => {}
         }
     }
@@ -280,7 +316,7 @@ fn type_text(ty: &Type) -> String {
 }
 
 /// The text of doc comments: lines joined, the one space after `///` removed.
-fn docs(attributes: &[Attribute]) -> String {
+pub(crate) fn docs(attributes: &[Attribute]) -> String {
     let lines: Vec<String> = attributes
         .iter()
         .filter_map(|attribute| match &attribute.meta {

@@ -73,7 +73,7 @@ impl PluginInput {
 pub(crate) fn expand(input: &PluginInput) -> TokenStream {
     let package = &input.package;
     let jobs = &input.jobs;
-    let symbol = header_symbol();
+    let symbol = header_symbol(&package.value());
     quote! {
         #[doc(hidden)]
         struct LorchestraPlugin;
@@ -112,8 +112,7 @@ pub(crate) fn expand(input: &PluginInput) -> TokenStream {
     }
 }
 
-/// abi_stable's name for a library's header: `mangled_root_module_loader_name` of its 0.11, which the worker looks up
-/// through `lorchestra_plugin_api::abi::HEADER_SYMBOL`; every load test compares the two.
-fn header_symbol() -> &'static str {
-    "_1as_0lib_1header_0root_bmodule_bloader"
+/// The rule of `lorchestra_plugin_api::abi::header_symbol`, by which the worker looks it up; every load test compares the two.
+fn header_symbol(package: &str) -> String {
+    format!("lorchestra_root_module_of_{}", package.replace('-', "H"))
 }

@@ -1,6 +1,6 @@
 //! The manifest as a listing reads it: all of it is checked, and only names are kept.
 
-use super::{ManifestError, check_names, check_params, kind_by_name, read_json};
+use super::{ManifestError, ValueManifest, check_names, check_params, kind_by_name, read_json};
 use crate::def::ParamKind;
 use serde::Deserialize;
 use std::fmt;
@@ -40,6 +40,18 @@ pub struct JobOutline {
     _line: u32,
     /// Its parameters, in order.
     pub params: Vec<ParamOutline>,
+    /// As in [`JobDef`](crate::def::JobDef).
+    #[serde(default)]
+    pub timeout: Option<String>,
+    /// As in [`JobDef`](crate::def::JobDef).
+    #[serde(default)]
+    pub retries: Option<u32>,
+    /// As in [`JobDef`](crate::def::JobDef).
+    #[serde(default)]
+    pub overlap: Option<String>,
+    /// Why it is not to be used any more.
+    #[serde(default)]
+    pub deprecated: Option<String>,
 }
 
 /// One parameter of a [`JobOutline`]; fields as in [`ParamManifest`](super::ParamManifest).
@@ -57,6 +69,12 @@ pub struct ParamOutline {
     pub default: serde_json::Value,
     #[serde(rename = "docs")]
     _docs: Unread,
+    #[serde(default)]
+    pub repeated: bool,
+    #[serde(default)]
+    pub values: Vec<ValueManifest>,
+    #[serde(rename = "deprecated", default)]
+    _deprecated: Option<Unread>,
 }
 
 /// A text that must be there and is not kept.
@@ -85,7 +103,7 @@ impl Outline {
         let outline: Self = read_json(bytes)?;
         check_names(&outline.package, outline.jobs.iter().map(|job| job.name.as_str()))?;
         for job in &outline.jobs {
-            check_params(&job.name, job.params.iter().map(|param| (&*param.name, param.kind)))?;
+            check_params(&job.name, job.params.iter().map(|param| (&*param.name, param.kind, param.repeated, &*param.values)))?;
         }
         Ok(outline)
     }

@@ -18,7 +18,14 @@ static PACKAGE: PackageDef = PackageDef {
             optional: false,
             default: Some("500"),
             docs: "",
+            repeated: false,
+            values: &[],
+            deprecated: None,
         }],
+        timeout: None,
+        retries: None,
+        overlap: None,
+        deprecated: None,
     }],
 };
 const LEN: usize = section_len(&PACKAGE, 1);
@@ -41,6 +48,63 @@ fn padding_behind_the_json_is_ignored() {
     let mut bytes = SECTION_BYTES.to_vec();
     bytes.extend([0; 13]);
     assert!(Manifest::from_section(&bytes).is_ok());
+}
+
+#[test]
+fn a_second_manifest_is_told() {
+    let twice = [SECTION_BYTES, SECTION_BYTES].concat();
+    assert_eq!(Manifest::from_section(&twice), Err(ManifestError::Two));
+}
+
+/// What revision 1 did not have is written only where it is used.
+#[test]
+fn what_a_package_does_not_use_is_not_in_its_manifest() {
+    let json = std::str::from_utf8(&SECTION_BYTES[HEADER_LEN..]).unwrap();
+    for key in ["timeout", "retries", "overlap", "deprecated", "repeated", "values"] {
+        assert!(!json.contains(key), "{key}");
+    }
+}
+
+static RICH: PackageDef = PackageDef {
+    name: "rich",
+    version: "1.0.0",
+    jobs: &[JobDef {
+        name: "a_job",
+        signature: "(cx)",
+        docs: "",
+        file: "f",
+        line: 1,
+        params: &[ParamDef {
+            name: "format",
+            rust_type: "Vec<Format>",
+            kind: ParamKind::Enum,
+            optional: true,
+            default: None,
+            docs: "",
+            repeated: true,
+            values: &[ValueDef { name: "json", docs: "One object." }, ValueDef { name: "nd-json", docs: "" }],
+            deprecated: Some("use \"shape\""),
+        }],
+        timeout: Some("30m"),
+        retries: Some(2),
+        overlap: Some("wait=5m"),
+        deprecated: Some("use other_job"),
+    }],
+};
+
+#[test]
+fn all_that_a_job_may_say_is_read() {
+    static BYTES: [u8; section_len(&RICH, 2)] = section(&RICH, 2);
+    let job = Manifest::from_section(&BYTES).unwrap().jobs.remove(0);
+    assert_eq!((job.timeout.as_deref(), job.retries, job.overlap.as_deref()), (Some("30m"), Some(2), Some("wait=5m")));
+    assert_eq!(job.deprecated.as_deref(), Some("use other_job"));
+    let param = &job.params[0];
+    assert!(param.repeated && !param.is_required());
+    assert_eq!(param.deprecated.as_deref(), Some("use \"shape\""));
+    let values: Vec<(&str, &str)> = param.values.iter().map(|value| (&*value.name, &*value.docs)).collect();
+    assert_eq!(values, [("json", "One object."), ("nd-json", "")]);
+    let outline = Outline::from_section(&BYTES).unwrap();
+    assert_eq!(outline.jobs[0].deprecated, job.deprecated);
 }
 
 #[test]

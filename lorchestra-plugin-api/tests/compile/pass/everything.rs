@@ -4,10 +4,20 @@
 
 use lorchestra_plugin_api::prelude::*;
 
+/// What comes out.
+#[derive(ParamEnum, Clone, Copy, Debug)]
+pub enum Format {
+    /// One object.
+    Json,
+    NdJson,
+    #[param(name = "table")]
+    Plain,
+}
+
 /// Counts.
 ///
 /// The second paragraph.
-#[job]
+#[job(timeout = "30m", retries = 2, overlap = "wait=5m", deprecated = "use count_all")]
 pub fn count(
     cx: &JobContext,
     /// Which file.
@@ -17,6 +27,14 @@ pub fn count(
     #[param(default = -3)] small: i8,
     #[param(default = 10)] at_least: u64,
     #[param(default = 0.5)] ratio: f64,
+    #[param(default = "1h30m")] every: Duration,
+    #[param(default = "nd-json")] format: Format,
+    formats: Vec<Format>,
+    #[param(deprecated = "use --names")] nickname: Option<String>,
+    names: Vec<String>,
+    days: Vec<NaiveDate>,
+    api_token: Secret,
+    password: Option<Secret>,
     deep: bool,
     #[param(default = true)] wide: bool,
     #[param(default = "-7d")] horizon: DateTime<Utc>,
@@ -24,6 +42,9 @@ pub fn count(
     since: Option<DateTime<Utc>>,
     until: Option<DateTime<Utc>>,
 ) -> JobResult {
+    let _ = (every, format, formats, nickname, names, days, api_token.expose(), password);
+    cx.progress(1, 0);
+    cx.set_bookmark(Utc::now())?;
     let _ = (input, name, owner, small, at_least, ratio, deep, wide, horizon, day, since, until);
     cx.emit("counted", json!({"n": 1}))?;
     if cx.is_cancelled() {

@@ -1,0 +1,90 @@
+//! Where a secret is to be found: what is typed in its place, `env:NAME`, `file:PATH`, `credential:NAME`. Owns the form in both
+//! directions; pure. The command line looks there, just before the run.
+
+use serde::{Serialize, Serializer};
+use std::fmt;
+use std::path::PathBuf;
+
+/// Where a secret is to be found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// In an environment variable.
+    Env(String),
+    /// In a file, less the line break at its end.
+    File(PathBuf),
+    /// In a file of `$CREDENTIALS_DIRECTORY`, which systemd makes for a unit.
+    Credential(String),
+    /// Nobody said where: in the credential, else in the variable, of the parameter's own name; there may be none where it is optional.
+    Usual {
+        /// Name of the credential: `package.parameter`.
+        credential: String,
+        /// Name of the variable: `LORCHESTRA_SECRET_PACKAGE_PARAMETER`.
+        variable: String,
+        /// Whether the job runs without it.
+        optional: bool,
+    },
+}
+
+impl Source {
+    /// Where the secret of a parameter is looked for when nobody says where.
+    pub fn usual(package: &str, param: &str, optional: bool) -> Self {
+        let upper = |text: &str| text.replace('-', "_").to_uppercase();
+        Self::Usual {
+            credential: format!("{package}.{param}"),
+            variable: format!("LORCHESTRA_SECRET_{}_{}", upper(package), upper(param)),
+            optional,
+        }
+    }
+
+    /// The source that `text` names; `None` for anything else, which may be a secret that somebody typed.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (kind, name) = text.split_once(':').filter(|(_, name)| !name.is_empty() && !name.contains('\0'))?;
+        match kind {
+            "env" if !name.contains('=') => Some(Self::Env(name.to_owned())),
+            "file" => Some(Self::File(name.into())),
+            // A name, and no way out of the directory.
+            "credential" if !name.contains('/') && name != "." && name != ".." => Some(Self::Credential(name.to_owned())),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Env(name) => write!(f, "env:{name}"),
+            Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::Credential(name) => write!(f, "credential:{name}"),
+            Self::Usual { credential, variable, .. } => write!(f, "credential:{credential}, else env:{variable}"),
+        }
+    }
+}
+
+impl Serialize for Source {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        for text in ["env:TOKEN", "file:/run/secrets/token", "file:a:b", "credential:slack.token"] {
+            assert_eq!(Source::parse(text).unwrap().to_string(), text);
+        }
+        for bad in
+            ["", "env:", "env", "TOKEN", "xoxb-1234:5", "credential:../shadow", "credential:..", "env:A=b", "Env:A", "file:\0"]
+        {
+            assert_eq!(Source::parse(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn where_it_is_looked_for_when_nobody_says() {
+        let usual = Source::usual("slack-export", "api_token", false).to_string();
+        assert_eq!(usual, "credential:slack-export.api_token, else env:LORCHESTRA_SECRET_SLACK_EXPORT_API_TOKEN");
+    }
+}

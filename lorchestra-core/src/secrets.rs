@@ -1,0 +1,314 @@
+//! Secrets of a run, and the mask that keeps them out of what is captured.
+//!
+//! [`Secrets`] holds the values between the command line, which found them, and the order to the worker; nothing prints or records it.
+//! [`Mask`] replaces each of them by `***` in texts, in JSON and in a stream of bytes. The supervisor masks what the job prints, the
+//! worker masks events, trace and the job's last words before they reach the disk.
+//!
+//! A value is looked for as it is, each of its lines too (a key in several lines is logged line by line), and each of these as JSON
+//! would write it. Anything else that a job makes of it (base64, half of it) is not found: docs/security.md says so.
+
+use aho_corasick::{AhoCorasick, MatchKind};
+use serde_json::{Map, Value};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+/// What stands where a secret stood.
+const STARS: &str = "***";
+/// The shortest secret, in bytes. A shorter one would be found, and masked, in texts that have nothing to do with it.
+pub const MIN: usize = 6;
+/// The longest secret, in bytes.
+pub const MAX: usize = 64 << 10;
+
+/// Why a text is not taken for a secret. The text itself is not repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum SecretError {
+    /// Nothing, or only a line break.
+    #[error("is empty")]
+    Empty,
+    /// Less than [`MIN`].
+    #[error("is shorter than {MIN} bytes, and could not be masked without masking other texts")]
+    Short,
+    /// More than [`MAX`].
+    #[error("is longer than {} KiB", MAX >> 10)]
+    Long,
+    /// A NUL byte.
+    #[error("holds a NUL byte")]
+    Nul,
+}
+
+/// The secrets of one run, by parameter.
+#[derive(Clone, Default)]
+pub struct Secrets {
+    values: BTreeMap<String, Zeroizing<String>>,
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.values.keys()).finish()
+    }
+}
+
+impl Secrets {
+    /// Adds the value of a parameter. One line break at its end is not part of it: files end with one.
+    ///
+    /// # Errors
+    /// The text is none that a secret can be.
+    pub fn insert(&mut self, param: &str, text: Zeroizing<String>) -> Result<(), SecretError> {
+        let value = text.strip_suffix('\n').unwrap_or(&text);
+        let value = value.strip_suffix('\r').unwrap_or(value);
+        match value.len() {
+            0 => return Err(SecretError::Empty),
+            1..MIN => return Err(SecretError::Short),
+            n if n > MAX => return Err(SecretError::Long),
+            _ if value.contains('\0') => return Err(SecretError::Nul),
+            _ => {}
+        }
+        self.values.insert(param.to_owned(), Zeroizing::new(value.to_owned()));
+        Ok(())
+    }
+
+    /// The parameters that they are of.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.values.keys().cloned().collect()
+    }
+
+    /// Adds them to what is sent to the worker.
+    pub(crate) fn add_to(&self, params: &mut Map<String, Value>) {
+        params.extend(self.values.iter().map(|(name, value)| (name.clone(), Value::String(value.to_string()))));
+    }
+
+    /// What keeps them out of texts; `None` where there are none.
+    pub(crate) fn mask(&self) -> Option<Mask> {
+        Mask::of(self.values.values().map(|value| value.as_str()))
+    }
+}
+
+/// Replaces secrets by `***`.
+#[derive(Clone)]
+pub(crate) struct Mask {
+    automaton: AhoCorasick,
+    /// Forms that are looked for, longest first.
+    forms: Vec<Zeroizing<String>>,
+}
+
+impl fmt::Debug for Mask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mask").finish_non_exhaustive()
+    }
+}
+
+impl Mask {
+    pub(crate) fn of<'a>(values: impl Iterator<Item = &'a str>) -> Option<Self> {
+        let mut forms: BTreeSet<String> = BTreeSet::new();
+        for value in values {
+            let lines = value.lines().map(str::trim).filter(|line| line.len() >= MIN);
+            for form in std::iter::once(value).chain(lines) {
+                let json = Value::from(form).to_string();
+                forms.insert(json[1..json.len() - 1].to_owned());
+                forms.insert(form.to_owned());
+            }
+        }
+        let mut forms: Vec<Zeroizing<String>> = forms.into_iter().map(Zeroizing::new).collect();
+        forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
+        // Fails only for gigabytes of patterns; then nothing would be masked, and nothing is run.
+        let automaton = AhoCorasick::builder()
+            .match_kind(MatchKind::LeftmostLongest)
+            .build(forms.iter().map(|form| form.as_bytes()))
+            .ok()
+            .filter(|_| !forms.is_empty())?;
+        Some(Self { automaton, forms })
+    }
+
+    /// The text without secrets.
+    pub(crate) fn text<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        if self.automaton.is_match(text) {
+            Cow::Owned(self.automaton.replace_all(text, &vec![STARS; self.forms.len()]))
+        } else {
+            Cow::Borrowed(text)
+        }
+    }
+
+    /// The JSON without secrets in its strings, keys and numbers; the same JSON where there is none. What is not JSON is masked as bytes.
+    pub(crate) fn json<'a>(&self, json: &'a [u8]) -> Cow<'a, [u8]> {
+        // Without an escape a text stands in JSON as it is.
+        if !self.automaton.is_match(json) && !json.contains(&b'\\') {
+            return Cow::Borrowed(json);
+        }
+        match serde_json::from_slice::<Value>(json) {
+            Ok(mut value) => {
+                if self.value(&mut value) {
+                    Cow::Owned(value.to_string().into_bytes())
+                } else {
+                    Cow::Borrowed(json)
+                }
+            }
+            Err(_) => Cow::Owned(self.bytes(json)),
+        }
+    }
+
+    /// Masks a value in place. Whether there was something to mask.
+    fn value(&self, value: &mut Value) -> bool {
+        match value {
+            Value::String(text) => {
+                let masked = match self.text(text) {
+                    Cow::Owned(masked) => masked,
+                    Cow::Borrowed(_) => return false,
+                };
+                *text = masked;
+                true
+            }
+            Value::Number(number) if self.automaton.is_match(&number.to_string()) => {
+                *value = STARS.into();
+                true
+            }
+            Value::Array(values) => values.iter_mut().fold(false, |any, value| self.value(value) | any),
+            Value::Object(map) => {
+                let mut any = map.values_mut().fold(false, |any, value| self.value(value) | any);
+                if map.keys().any(|key| self.automaton.is_match(key)) {
+                    *map = std::mem::take(map).into_iter().map(|(key, value)| (self.text(&key).into_owned(), value)).collect();
+                    any = true;
+                }
+                any
+            }
+            _ => false,
+        }
+    }
+
+    fn bytes(&self, bytes: &[u8]) -> Vec<u8> {
+        self.automaton.replace_all_bytes(bytes, &vec![STARS; self.forms.len()])
+    }
+
+    /// Bytes at the end of `bytes` that may be the beginning of a secret.
+    fn begun(&self, bytes: &[u8]) -> usize {
+        let longest = self.forms.first().map_or(0, |form| form.len());
+        let most = bytes.len().min(longest.saturating_sub(1));
+        (1..=most)
+            .rev()
+            .find(|&n| self.forms.iter().any(|form| form.as_bytes().starts_with(&bytes[bytes.len() - n..])))
+            .unwrap_or(0)
+    }
+}
+
+/// A mask over a stream: a secret is found also where it comes in pieces.
+#[derive(Debug)]
+pub(crate) struct MaskedStream {
+    mask: Mask,
+    /// What may be the beginning of a secret.
+    held: Vec<u8>,
+}
+
+impl MaskedStream {
+    pub(crate) fn new(mask: Mask) -> Self {
+        Self { mask, held: Vec::new() }
+    }
+
+    /// What can be passed on, now that `bytes` came.
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.held.extend_from_slice(bytes);
+        let keep = self.mask.begun(&self.held);
+        let pass = self.held.len() - keep;
+        // A secret that is whole, and goes on as the beginning of a longer one, is not cut in two.
+        let pass = self
+            .mask
+            .automaton
+            .find_iter(&self.held)
+            .find(|found| found.start() < pass && found.end() > pass)
+            .map_or(pass, |found| found.start());
+        let rest = self.held.split_off(pass);
+        let passed = std::mem::replace(&mut self.held, rest);
+        self.mask.bytes(&passed)
+    }
+
+    /// What is left at the end.
+    pub(crate) fn finish(&mut self) -> Vec<u8> {
+        let held = std::mem::take(&mut self.held);
+        self.mask.bytes(&held)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn mask(values: &[&str]) -> Mask {
+        Mask::of(values.iter().copied()).unwrap()
+    }
+
+    #[test]
+    fn a_secret_is_what_can_be_masked() {
+        let insert = |text: &str| Secrets::default().insert("token", Zeroizing::new(text.to_owned()));
+        for (text, result) in [
+            ("", Err(SecretError::Empty)),
+            ("\n", Err(SecretError::Empty)),
+            ("12345", Err(SecretError::Short)),
+            ("12345\n", Err(SecretError::Short)),
+            ("123456", Ok(())),
+            ("123456\r\n", Ok(())),
+            ("12345\0", Err(SecretError::Nul)),
+        ] {
+            assert_eq!(insert(text), result, "{text:?}");
+        }
+        assert_eq!(insert(&"x".repeat(MAX + 1)), Err(SecretError::Long));
+        let mut secrets = Secrets::default();
+        secrets.insert("token", Zeroizing::new("hunter22\n".into())).unwrap();
+        assert!(!format!("{secrets:?}").contains("hunter"));
+        let mut params = Map::new();
+        secrets.add_to(&mut params);
+        assert_eq!(params["token"], "hunter22");
+    }
+
+    #[test]
+    fn nothing_of_it_is_left_in_a_text() {
+        let mask = mask(&["hunter22", "hunter22-longer", "-----BEGIN KEY\nabcdefgh\nijkl\n"]);
+        for (text, masked) in [
+            ("nothing", "nothing"),
+            ("hunter22", "***"),
+            ("a hunter22-longer b hunter22 c", "a *** b *** c"),
+            ("line abcdefgh of the key", "line *** of the key"),
+            ("ijkl is too short to be one", "ijkl is too short to be one"),
+        ] {
+            assert_eq!(mask.text(text), masked);
+        }
+    }
+
+    #[test]
+    fn json_stays_json() {
+        let mask = mask(&["12345678", "say \"hé\"", "{\"a\":1}"]);
+        for (json, masked) in [
+            (r#"{"n":1, "s":"x"}"#, r#"{"n":1, "s":"x"}"#),
+            (r#"{"n":12345678}"#, r#"{"n":"***"}"#),
+            (r#"{"t":"say \"hé\"!"}"#, r#"{"t":"***!"}"#),
+            (r#"{"t":"say \"h\u00e9\"!","u":[["\u0031234567\u0038"]]}"#, r#"{"t":"***!","u":[["***"]]}"#),
+            (r#"{"12345678":{"a":1}}"#, r#"{"***":{"a":1}}"#),
+            ("not json 12345678", "not json ***"),
+        ] {
+            assert_eq!(String::from_utf8_lossy(&mask.json(json.as_bytes())), masked, "{json}");
+        }
+    }
+
+    proptest! {
+        /// However a text is cut into pieces, the stream passes on what the whole would be.
+        #[test]
+        fn a_stream_is_masked_as_a_whole(
+            words in proptest::collection::vec(prop_oneof!["[ab]{0,9}", Just("abababab".to_owned()), Just("abababab-abab".to_owned())], 0..12),
+            cuts in proptest::collection::vec(1_usize..7, 1..40),
+        ) {
+            let mask = mask(&["abababab", "abababab-abab"]);
+            let text = words.concat();
+            let mut stream = MaskedStream::new(mask.clone());
+            let (mut out, mut rest) = (Vec::new(), text.as_bytes());
+            for cut in cuts {
+                let (piece, more) = rest.split_at(cut.min(rest.len()));
+                out.extend(stream.push(piece));
+                rest = more;
+            }
+            out.extend(stream.push(rest));
+            out.extend(stream.finish());
+            prop_assert_eq!(String::from_utf8(out).unwrap(), mask.text(&text).into_owned());
+        }
+    }
+}

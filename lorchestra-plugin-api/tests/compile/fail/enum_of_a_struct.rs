@@ -1,0 +1,6 @@
+use lorchestra_plugin_api::prelude::*;
+
+#[derive(ParamEnum)]
+struct Format;
+
+fn main() {}
