@@ -25,7 +25,7 @@ type Found = (String, Zeroizing<Vec<u8>>);
 pub(crate) fn find(plan: &Plan, settings: &Settings) -> Result<Secrets, Failure> {
     let mut secrets = Secrets::default();
     for (param, source) in &plan.secrets {
-        let Some((place, bytes)) = look(param, source, settings)? else { continue };
+        let Some((place, bytes)) = look(param, source, plan, settings)? else { continue };
         let flag = param.replace('_', "-");
         let text = std::str::from_utf8(&bytes).map_err(|_| {
             Failure::new(Code::Usage, format!("the secret --{flag} ({place}) is not UTF-8"))
@@ -38,7 +38,7 @@ pub(crate) fn find(plan: &Plan, settings: &Settings) -> Result<Secrets, Failure>
     Ok(secrets)
 }
 
-fn look(param: &str, source: &Source, settings: &Settings) -> Result<Option<Found>, Failure> {
+fn look(param: &str, source: &Source, plan: &Plan, settings: &Settings) -> Result<Option<Found>, Failure> {
     match source {
         Source::Env(name) => variable(settings, name).map(Some).ok_or_else(|| {
             missing(param, format!("the environment variable {name} is not set"))
@@ -60,7 +60,7 @@ fn look(param: &str, source: &Source, settings: &Settings) -> Result<Option<Foun
                     let flag = param.replace('_', "-");
                     Err(missing(param, format!("nobody says where it is, there is no credential {name}, and {env} is not set"))
                         .mend(format!("--{flag} env:NAME, --{flag} file:PATH or --{flag} credential:NAME"))
-                        .mend("or in config.toml: [job.\"PACKAGE/JOB\".secrets]"))
+                        .mend(format!("or in config.toml: [job.\"{}/{}\".secrets] {param} = \"SOURCE\"", plan.package, plan.job)))
                 }
             }
         }

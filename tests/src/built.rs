@@ -14,6 +14,10 @@ pub enum Fixture {
     Stages,
     /// Jobs that turn against what runs them (tests/plugins/hostile).
     Hostile,
+    /// Jobs that use all that authors have (tests/plugins/kit).
+    Kit,
+    /// An `async` job with an HTTP client (tests/web).
+    Web,
     /// A plugin of the first ABI revision, built from the API as it was then (tests/frozen).
     Frozen1,
     /// `Misbehave` as authors ship libraries: optimised, linked in one piece, stripped.
@@ -35,6 +39,8 @@ impl Fixture {
             Self::Frozen1 => "libfrozen_1.so",
             Self::Hostile => "libhostile.so",
             Self::Stages => "libstages.so",
+            Self::Kit => "libkit.so",
+            Self::Web => "libweb.so",
             Self::Ingester => "libingester.so",
             Self::Canonizer => "libcanonizer.so",
         }

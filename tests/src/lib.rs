@@ -22,6 +22,7 @@ pub mod processes;
 pub mod running;
 pub mod sandbox;
 pub mod small_disk;
+pub mod terminal;
 
 pub use built::Fixture;
 pub use ended::Ended;

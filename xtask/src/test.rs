@@ -33,13 +33,15 @@ pub(crate) fn soak(rounds: u32) -> Result {
     cargo::run(test.env("LORCHESTRA_TEST_ROUNDS", rounds.to_string()))
 }
 
-/// Plugins that the dev build of the workspace does not make: of earlier ABI revisions, and as authors ship them.
+/// Plugins that the dev build of the workspace does not make: of earlier ABI revisions, with a runtime, and as authors ship them.
 fn other_builds() -> Result {
     let profile = cargo::target("debug")?;
     let target = profile.parent().ok_or("xtask lies in no target directory")?;
-    let mut frozen = cargo::cargo("build")?;
-    frozen.args(["--manifest-path", "tests/frozen/Cargo.toml", "--workspace", "--target-dir"]).arg(target);
-    cargo::run(&mut frozen)?;
+    for manifest in ["tests/frozen/Cargo.toml", "tests/web/Cargo.toml"] {
+        let mut build = cargo::cargo("build")?;
+        build.args(["--manifest-path", manifest, "--workspace", "--target-dir"]).arg(target);
+        cargo::run(&mut build)?;
+    }
     cargo::build(&["--profile", "shipped", "-p", "misbehave", "-p", "constructor"])
 }
 

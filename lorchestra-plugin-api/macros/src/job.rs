@@ -55,7 +55,12 @@ pub(crate) fn expand(attributes: TokenStream, mut function: ItemFn) -> TokenStre
         all.combine(next);
         all
     }) {
-        None => quote! { #function #described },
+        // Each parameter is a flag of its own, and nobody calls it with all of them in a row.
+        None => quote! {
+            #[allow(clippy::too_many_arguments, reason = "each is a flag")]
+            #function
+            #described
+        },
         Some(errors) => {
             let errors = errors.into_compile_error();
             quote! { #function #errors }

@@ -1,0 +1,49 @@
+//! A terminal that nobody sits at: what a command shows only to people goes there.
+
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use std::fs::File;
+use std::io::Read;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+
+/// A pseudo-terminal, 80 columns wide. What is written to it is collected in a thread until the last writer is gone.
+#[derive(Debug)]
+pub struct Terminal {
+    side: File,
+    shown: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Terminal {
+    /// A terminal.
+    #[must_use]
+    pub fn open() -> Self {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
+        grantpt(&master).and_then(|()| unlockpt(&master)).expect("a terminal of this process's own");
+        let name = ptsname(&master, Vec::new()).expect("a terminal has a name");
+        let side = File::options().read(true).write(true).open(name.to_str().expect("a plain name")).expect("its other side");
+        let size = rustix::termios::Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&side, size).expect("a size");
+        let shown = Arc::new(Mutex::new(Vec::new()));
+        let (mut master, kept) = (File::from(master), Arc::clone(&shown));
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            // Ends with an error when nobody has the other side open any more.
+            while let Ok(n @ 1..) = master.read(&mut bytes) {
+                kept.lock().expect("nobody panics with it").extend_from_slice(&bytes[..n]);
+            }
+        });
+        Self { side, shown }
+    }
+
+    /// Its side for a command's standard error or output.
+    #[must_use]
+    pub fn stdio(&self) -> Stdio {
+        Stdio::from(self.side.try_clone().expect("a descriptor"))
+    }
+
+    /// All that was written to it so far.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        String::from_utf8_lossy(&self.shown.lock().expect("nobody panics with it")).into_owned()
+    }
+}

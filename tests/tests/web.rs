@@ -1,0 +1,83 @@
+//! An `async` job with an HTTP client of its own, against a server on this machine.
+
+use lorchestra_tests::eventually;
+use lorchestra_tests::{Fixture, Sandbox};
+use rustix::process::Signal;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A server that answers the first `willing` requests, and keeps the others waiting.
+fn server(willing: usize) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let counted = Arc::clone(&counted);
+            std::thread::spawn(move || answer(&stream, willing, &counted));
+        }
+    });
+    (url, asked)
+}
+
+fn answer(stream: &TcpStream, willing: usize, asked: &AtomicUsize) {
+    let mut lines = BufReader::new(stream).lines();
+    while let Some(Ok(line)) = lines.next() {
+        if !line.is_empty() {
+            continue;
+        }
+        if asked.fetch_add(1, Ordering::SeqCst) >= willing {
+            // Until the client hangs up.
+            while let Some(Ok(_)) = lines.next() {}
+            return;
+        }
+        let _ = (&mut &*stream).write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello");
+    }
+}
+
+#[test]
+fn a_hundred_requests() {
+    let sandbox = Sandbox::with(&[Fixture::Web]);
+    let (url, asked) = server(usize::MAX);
+    sandbox.lorchestra(&["run-job", "web", "fetch", "--url", &url, "--count", "100"]).exits(0);
+    assert_eq!(asked.load(Ordering::SeqCst), 100);
+    let events = sandbox.whole_events_of(&sandbox.run());
+    let pages = events.iter().filter(|event| event.event_type() == "page.fetched");
+    assert!(pages.clone().count() == 100 && pages.clone().all(|page| page.payload()["bytes"] == 5));
+}
+
+/// Half way: requests are on their way and will never be answered. The job ends by itself, long before it would be killed.
+#[test]
+fn it_ends_when_it_is_asked_to() {
+    let sandbox = Sandbox::with(&[Fixture::Web]);
+    let (url, asked) = server(50);
+    let running = sandbox.start(&["run-job", "--grace", "1h", "web", "fetch", "--url", &url, "--count", "100"]);
+    eventually("half of it and more is on its way", || asked.load(Ordering::SeqCst) > 50);
+    running.signal(Signal::INT);
+    let ended = running.wait().exits(130);
+    let run = sandbox.run();
+    assert_eq!(run.cause(), "cancelled", "{}", ended.shown());
+    assert_eq!(run.0["job_result"], "error: the run was asked to end");
+    let pages = sandbox.whole_events_of(&run).iter().filter(|event| event.event_type() == "page.fetched").count();
+    assert_eq!(pages, 50, "what was fetched was told");
+    assert!(sandbox.processes().is_empty());
+}
+
+#[test]
+fn a_server_that_is_not_there_is_an_error_like_any_other() {
+    let sandbox = Sandbox::with(&[Fixture::Web]);
+    let url = format!("http://{}", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+    sandbox.lorchestra(&["run-job", "web", "fetch", "--url", &url, "--count", "3"]).exits(1);
+    let run = sandbox.run();
+    assert!(run.cause() == "error" && run.message().contains("error sending request"), "{run:?}");
+}
+
+#[test]
+fn what_is_left_of_its_runtime_holds_nothing_up() {
+    let sandbox = Sandbox::with(&[Fixture::Web]);
+    sandbox.lorchestra(&["run-job", "--timeout", "1h", "web", "linger"]).exits(0);
+    assert_eq!(sandbox.whole_events_of(&sandbox.run()).len(), 3);
+}

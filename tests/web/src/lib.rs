@@ -1,0 +1,54 @@
+//! A job that makes many HTTP requests, some at a time, and stops between two of them when the run is asked to end.
+
+use lorchestra_plugin_api::prelude::*;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+plugin! { package = "web", jobs = [fetch, linger] }
+
+/// Requests on their way at the same time.
+const AT_ONCE: usize = 4;
+
+/// Fetches pages.
+#[job]
+async fn fetch(
+    cx: &JobContext,
+    /// The server; each request gets its number behind it.
+    url: String,
+    /// How many requests.
+    count: u64,
+) -> JobResult {
+    let client = reqwest::Client::builder().no_proxy().build()?;
+    let room = Arc::new(Semaphore::new(AT_ONCE));
+    let mut requests = JoinSet::new();
+    for n in 0..count {
+        let (client, room, url) = (client.clone(), Arc::clone(&room), format!("{url}/{n}"));
+        requests.spawn(async move {
+            let _place = room.acquire_owned().await;
+            let text = client.get(url).send().await?.error_for_status()?.text().await?;
+            Ok::<_, reqwest::Error>(text.len())
+        });
+    }
+    let mut done = 0;
+    while let Some(fetched) = cx.until_cancelled(requests.join_next()).await? {
+        done += 1;
+        cx.progress(done, count);
+        cx.emit("page.fetched", json!({"bytes": fetched??}))?;
+    }
+    cx.emit("pages.fetched", json!({"count": done}))?;
+    Ok(())
+}
+
+/// Ends while a blocking task of its runtime goes on for ever.
+#[job]
+async fn linger(cx: &JobContext) -> JobResult {
+    let blocking = tokio::task::spawn_blocking(|| {
+        loop {
+            std::thread::park();
+        }
+    });
+    drop(blocking);
+    cx.emit("left", json!({}))?;
+    Ok(())
+}
