@@ -176,6 +176,22 @@ fn what_dies_or_hangs_while_it_is_loaded_is_told() {
     assert!(!processes::is_alive(worker), "the worker stayed");
 }
 
+/// A constructor forks; its copy comes back from loading and the worker does not: the copy's word is not taken for the worker's.
+#[test]
+fn a_copy_does_not_answer_for_what_is_still_loading() {
+    let sandbox = Sandbox::with(&[]);
+    let file = sandbox.path("libconstructor.so");
+    fs::copy(Fixture::Constructor.built(), &file).unwrap();
+    let marker = sandbox.arg("marker");
+    let environment = [("CONSTRUCTOR_MARKER", &*marker), ("CONSTRUCTOR_FAULT", "instead")];
+    let args = ["plugins", "check", "--timeout", "2s", &*file.display().to_string()];
+    let checked = sandbox.lorchestra_with(&environment, &args).exits(126);
+    assert!(checked.err().contains("it was still loading after 2s"), "{}", checked.shown());
+    let pids: Vec<u32> = sandbox.read("marker").lines().map(|line| line.parse().unwrap()).collect();
+    assert_eq!(pids.len(), 2, "the worker and its copy");
+    assert!(!pids.into_iter().any(processes::is_alive), "one of them stayed");
+}
+
 /// What somebody else could have changed is not even loaded to be looked at.
 #[test]
 fn what_is_not_trusted_is_not_loaded_by_a_check() {
@@ -206,6 +222,12 @@ fn what_cannot_be_used_is_neither_checked_nor_installed() {
         // Nothing is installed if one is bad.
         let installed = sandbox.lorchestra(&["plugins", "install", &good, file]).exits(126);
         assert!(installed.err().contains("cannot be used: "), "{}", installed.shown());
+        if file.starts_with("/no/") {
+            for ended in [checked, installed] {
+                assert!(ended.err().contains("there is no such file (unreadable)"), "{}", ended.shown());
+                assert!(!ended.err().contains("again"), "nothing to copy: {}", ended.shown());
+            }
+        }
     }
     assert_eq!(names(&sandbox.plugins()), ["libingester.so"]);
 }

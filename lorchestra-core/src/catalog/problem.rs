@@ -118,6 +118,10 @@ impl Fault {
     }
 
     pub(crate) fn unreadable(path: &Path, error: &io::Error) -> Self {
+        if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) {
+            let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            return Self::new(Reason::Unreadable, "there is no such file", format!("ls {} shows what is there", shell(dir)));
+        }
         let path = shell(path);
         let fix = match error.kind() {
             io::ErrorKind::PermissionDenied => format!("chmod u+r {path}, or give it to this user"),

@@ -28,7 +28,12 @@ pub(crate) enum Answer {
 /// Loads the library and tells.
 pub(super) fn run(control: &UnixStream, trial: &Trial) -> io::Result<()> {
     let start = Instant::now();
-    let answer = match loader::root(trial.library_fd, Path::new(&trial.origin)) {
+    let loaded = loader::root(trial.library_fd, Path::new(&trial.origin));
+    // A constructor may have forked: what its copy has to say is not of the worker, which may still be loading.
+    if loader::is_copy() {
+        return Ok(());
+    }
+    let answer = match loaded {
         Ok(_) => Answer::Loaded { micros: u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX) },
         Err(refusal) => Answer::Refused { message: refusal.message },
     };

@@ -24,6 +24,8 @@ const SPECIMENS: &[Specimen] = &[
     // Forks: the copy holds what it inherited and sleeps, or goes on as a second worker.
     ("fork",     &[],     0, COMPLETED,   2),
     ("double",   &[],     0, COMPLETED,   2),
+    // The copy goes on in the place of the worker, which sleeps.
+    ("instead",  AT_ONCE, 124, "timeout", 2),
     // Closes every descriptor, the spool's too.
     ("close",    &[],     1, "spool",     1),
     // Sixteen megabytes on standard output; a thread that never ends.
@@ -48,4 +50,49 @@ fn a_constructor_harms_its_own_run_alone() {
         another_works(&sandbox, fault, "misbehave", "noop");
     }
     insta::assert_snapshot!("loading", book.text());
+}
+
+/// The fault; the exit code of `plugins check`, which gives it as long as it needs or two seconds.
+const CHECKED: &[(&str, i32)] = &[
+    ("abort", 126),
+    ("null", 126),
+    ("panic", 126),
+    ("overflow", 126),
+    ("exit", 126),
+    ("leave", 126),
+    ("exec", 126),
+    ("sleep", 126),
+    ("deaf", 126),
+    ("fork", 0),
+    ("double", 0),
+    ("instead", 126),
+    // It cannot answer any more.
+    ("close", 126),
+    ("flood", 0),
+    ("thread", 0),
+];
+
+/// The same libraries, looked at before they are deployed: what would happen is told, and nothing of it is left.
+#[test]
+fn a_check_tells_what_a_constructor_does() {
+    let mut book = Book::default();
+    assert_eq!(CHECKED.len(), SPECIMENS.len());
+    for ((fault, code), (specimen, .., processes)) in CHECKED.iter().zip(SPECIMENS) {
+        assert_eq!(fault, specimen);
+        let sandbox = Sandbox::with(&[Fixture::Constructor, Fixture::Misbehave]);
+        let file = sandbox.plugins().join("libconstructor.so").display().to_string();
+        let environment = [("CONSTRUCTOR_MARKER", &*sandbox.arg("marker")), ("CONSTRUCTOR_FAULT", *fault)];
+        let late: &[&str] = if matches!(*fault, "sleep" | "deaf" | "instead") { &["--timeout", "2s"] } else { &[] };
+        let checked = sandbox.lorchestra_with(&environment, &[&["plugins", "check"], late, &[&*file]].concat());
+        fired(&sandbox, fault, *processes);
+        assert_eq!(checked.code(), Some(*code), "{fault}: {}", checked.shown());
+        assert!(sandbox.processes().is_empty(), "{fault}: something is left");
+        assert!(sandbox.runs().is_empty(), "{fault}: it was no run");
+        let loads = checked.out().lines().find(|line| line.trim_start().starts_with("loads:")).expect("a line about loading");
+        let page = format!("== {fault}\nexit: {code}\n{}\n--- stderr\n{}\n", loads.trim(), checked.err());
+        book.0.push_str(&lorchestra_tests::ended::redacted(&page, &sandbox));
+        another_works(&sandbox, fault, "misbehave", "noop");
+    }
+    let took = regex_lite::Regex::new(r"in \d+\.\d ms").expect("a pattern of ours");
+    insta::assert_snapshot!("check", took.replace_all(&book.text(), "in [N] ms"));
 }
