@@ -17,7 +17,7 @@ pub mod problem;
 pub(crate) mod tests;
 pub mod trust;
 
-pub(crate) use elf::MAX_FILE;
+pub(crate) use elf::{MAX_FILE, too_large};
 pub use inspect::{inspect, needed_glibc};
 pub use problem::{Fault, Problem, Reason};
 

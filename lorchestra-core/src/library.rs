@@ -119,8 +119,33 @@ fn digest(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) -> io::Result<St
     }
 }
 
-/// sha256 of a file's bytes, in hexadecimal.
+/// sha256 of a file's bytes, in hexadecimal. Reads no more than a library may have.
 pub fn sha256(path: &Path) -> Result<String, Fault> {
-    let mut file = catalog::open(path)?;
-    digest(|buffer| file.read(buffer)).map_err(|e| Fault::unreadable(path, &e))
+    let unreadable = |e: io::Error| Fault::unreadable(path, &e);
+    let file = catalog::open(path)?;
+    let len = file.metadata().map_err(unreadable)?.len();
+    if len > catalog::MAX_FILE {
+        return Err(catalog::too_large(len));
+    }
+    // It may grow as fast as it is read.
+    let mut file = file.take(catalog::MAX_FILE + 1);
+    let sha256 = digest(|buffer| file.read(buffer)).map_err(unreadable)?;
+    if file.limit() == 0 { Err(catalog::too_large(catalog::MAX_FILE + 1)) } else { Ok(sha256) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::Reason;
+
+    /// A file that was put in the place of a library after it was listed: a terabyte of nothing is not read to its end.
+    #[test]
+    fn what_is_larger_than_any_library_is_not_hashed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("endless.so");
+        File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(sha256(&path).unwrap_err().reason, Reason::TooLarge);
+        std::fs::write(&path, "abc").unwrap();
+        assert_eq!(sha256(&path).unwrap(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    }
 }

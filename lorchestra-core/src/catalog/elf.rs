@@ -39,11 +39,7 @@ impl<'f> Elf<'f> {
             return Err(Fault::new(Reason::Empty, "it has no bytes", COPY_AGAIN));
         }
         if len > MAX_FILE {
-            return Err(Fault::new(
-                Reason::TooLarge,
-                format!("it has {len} bytes, and a library at most {MAX_FILE} (1 GiB)"),
-                "build it with strip = true, and copy it again",
-            ));
+            return Err(too_large(len));
         }
         let mut elf = Self { file, len, sections: Vec::new(), names: Vec::new(), is_executable: false };
         let first = elf.read(0, len.min(FIRST_READ as u64), "its beginning")?;
@@ -179,6 +175,14 @@ const COPY_AGAIN: &str = "copy it again: to another name first, then rename it, 
 /// The NUL-terminated text at an offset of a string table.
 pub(super) fn text_at(table: &[u8], offset: usize) -> Option<&[u8]> {
     table.get(offset..)?.split(|&b| b == 0).next()
+}
+
+pub(crate) fn too_large(len: u64) -> Fault {
+    Fault::new(
+        Reason::TooLarge,
+        format!("it has {len} bytes, and a library at most {MAX_FILE} (1 GiB)"),
+        "build it with strip = true, and copy it again",
+    )
 }
 
 pub(super) fn broken(error: &io::Error) -> Fault {
