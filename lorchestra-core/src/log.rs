@@ -12,7 +12,7 @@
 
 use crate::secrets::{Mask, MaskedStream};
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// The limit unless another is configured, in bytes.
@@ -151,6 +151,20 @@ pub fn parts(path: &Path) -> io::Result<Vec<Part>> {
     }
     let pieces = pieces(path)?.into_iter().map(|from| Part { path: piece(path, from), from });
     Ok([Part { path: path.to_owned(), from: 0 }].into_iter().chain(pieces).collect())
+}
+
+/// The last bytes of a log, `most` at most: of the newest file, and of the one before it where the newest has just begun.
+pub(crate) fn tail(path: &Path, most: usize) -> io::Result<Vec<u8>> {
+    let mut tail = Vec::new();
+    let parts = parts(path)?;
+    for part in &parts[parts.len().saturating_sub(2)..] {
+        let mut file = File::open(&part.path)?;
+        let from = file.metadata()?.len().saturating_sub(most as u64);
+        file.seek(SeekFrom::Start(from))?;
+        file.take(most as u64).read_to_end(&mut tail)?;
+    }
+    tail.drain(..tail.len().saturating_sub(most));
+    Ok(tail)
 }
 
 fn piece(path: &Path, from: u64) -> PathBuf {

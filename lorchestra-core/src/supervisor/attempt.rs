@@ -22,9 +22,7 @@ use crate::worker::order::Order;
 use lorchestra_plugin_api::invoke::Call;
 use lorchestra_plugin_api::manifest::JobManifest;
 use rustix::pipe::PipeFlags;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// What all attempts of a run share.
@@ -164,13 +162,27 @@ fn removed(spool: &Path) -> Option<WorkerFault> {
 /// Whether the last words of what was printed are those of Rust's or C++'s runtime when an allocation has failed. The process says it to
 /// nobody else.
 fn allocation_failed(output: &Path) -> bool {
-    let mut last = [0; 4096];
-    // The newest piece, where the log has several.
-    let newest = log::parts(output).ok().and_then(|mut parts| parts.pop()).map(|part| part.path);
-    let read = File::open(newest.as_deref().unwrap_or(output)).and_then(|file| {
-        let from = file.metadata()?.len().saturating_sub(last.len() as u64);
-        file.read_at(&mut last, from)
-    });
-    let text = String::from_utf8_lossy(&last[..read.unwrap_or(0)]);
+    let last = log::tail(output, 4096).unwrap_or_default();
+    let text = String::from_utf8_lossy(&last);
     (text.contains("memory allocation of ") && text.contains(" bytes failed")) || text.contains("std::bad_alloc")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Wherever the last words lie: across two pieces of the log, too.
+    #[test]
+    fn the_last_words_are_found_in_the_pieces_of_a_log() {
+        let words = b"memory allocation of 4194304 bytes failed\n";
+        for before in (0..6000).step_by(7) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("1.out");
+            let mut log = Log::open(&path, log::MIN_MAX).unwrap();
+            log.write(&vec![b'.'; before]);
+            assert!(!allocation_failed(&path), "nothing was said after {before} bytes");
+            log.write(words);
+            assert!(allocation_failed(&path), "after {before} bytes");
+        }
+    }
 }
