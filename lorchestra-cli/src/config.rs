@@ -95,7 +95,7 @@ pub(crate) struct JobConfig {
     pub(crate) retries: Option<u32>,
     #[serde(deserialize_with = "causes")]
     pub(crate) retry_on: Option<Vec<Cause>>,
-    #[serde(deserialize_with = "limit")]
+    #[serde(deserialize_with = "wait")]
     pub(crate) retry_wait: Option<Duration>,
     #[serde(deserialize_with = "memory")]
     pub(crate) memory_max: Option<u64>,
@@ -138,6 +138,16 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duratio
 fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(deserializer)?;
     crate::args::limit(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+/// The wait before another attempt: without one, whatever made an attempt fail is still there at the next.
+fn wait<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    match duration(deserializer)? {
+        Some(Duration::ZERO) => Err(serde::de::Error::custom(
+            "a wait of 0 would try again without a pause; write how long to wait, or leave it out for 1s",
+        )),
+        wait => Ok(wait),
+    }
 }
 
 /// How long runs are kept: for no time would mean that nobody can ever look at one.
@@ -287,6 +297,8 @@ mod tests {
             ("[job.\"a/b\"]\nretries = 5000", "line 2: at most 1000", "configuration.md"),
             ("[job.\"a/b\"]\nretry_on = [\"load\"]", "never tried again after load; there are error, panic", "configuration.md"),
             ("[job.\"a/b\"]\nretry_on = [\"errors\"]", "line 2: unknown variant `errors`", "configuration.md"),
+            ("[job.\"a/b\"]\nretry_wait = \"0s\"", "line 2: a wait of 0 would try again without a pause", "configuration.md"),
+            ("[job.\"a/b\"]\nretry_wait = \"soon\"", "line 2: ", "configuration.md"),
             ("[job.\"a/b\"]\nmemory_max = \"1M\"", "line 2: is too little", "configuration.md"),
             ("state_dir = \"~/state\"", "not absolute", "~ is not expanded"),
             ("state_dir = ", "line 1", "configuration.md"),
