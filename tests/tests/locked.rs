@@ -119,11 +119,15 @@ fn a_configuration_that_locks_before_there_is_a_lock() {
     sandbox.configure("locked = true");
     let built = Fixture::Constructor.built().display().to_string();
     let installed = sandbox.lorchestra(&["plugins", "install", &built]).exits(0);
-    assert!(installed.err().contains("plugins.lock does not have the package constructor"), "{}", installed.shown());
+    assert!(
+        installed.err().contains("there is no plugins.lock: lorchestra plugins lock constructor lets"),
+        "{}",
+        installed.shown()
+    );
     let listed = sandbox.lorchestra(&["plugins", "list"]).exits(0);
     assert!(listed.out().contains("libconstructor.so  not-locked: "), "{}", listed.shown());
     let checked = sandbox.lorchestra(&["plugins", "check", &library(&sandbox).display().to_string()]).exits(0);
-    assert!(checked.out().contains("locked:     no: plugins.lock does not have"), "{}", checked.shown());
+    assert!(checked.out().contains("locked:     no: there is no plugins.lock"), "{}", checked.shown());
     run(&sandbox, &[]).exits(78);
     sandbox.lorchestra(&["plugins", "lock"]).exits(0);
     run(&sandbox, &[]).exits(0);
@@ -160,6 +164,45 @@ fn a_lock_that_cannot_be_relied_on_is_a_bad_configuration() {
     assert_eq!(count(&sandbox, "marker"), 1);
     // Who asked for no lock is not kept by a bad one.
     run(&sandbox, &[]).exits(0);
+}
+
+/// What lists and checks says of a lock that cannot be relied on what a run says of it, with the same mend; locking anew is none.
+#[test]
+fn listings_tell_what_mends_a_lock() {
+    let sandbox = Sandbox::with(&[Fixture::Constructor]);
+    sandbox.lorchestra(&["plugins", "lock"]).exits(0);
+    let path = sandbox.home().join(".config/lorchestra/plugins.lock");
+    let file = library(&sandbox).display().to_string();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o646)).unwrap();
+    let mend = format!("chmod o-w {}", path.display());
+    for locked in [true, false] {
+        sandbox.configure(&format!("locked = {locked}"));
+        let listed = sandbox.lorchestra(&["plugins", "list"]).exits(0);
+        let checked = sandbox.lorchestra(&["plugins", "check", &file]).exits(0);
+        let installed = sandbox.lorchestra(&["plugins", "install", &file]).exits(0);
+        for ended in [&listed, &checked, &installed] {
+            assert!(ended.err().contains("everybody may write to it"), "{}", ended.shown());
+            assert!(ended.err().contains(&format!("  {mend}\n")), "{}", ended.shown());
+            let all = format!("{}{}", ended.out(), ended.err());
+            assert!(!all.contains("lorchestra plugins lock"), "the lock is not to be written anew: {}", ended.shown());
+        }
+        assert_eq!(
+            listed.out().contains("not-locked: plugins.lock cannot be relied on: everybody may"),
+            locked,
+            "{}",
+            listed.shown()
+        );
+        assert_eq!(listed.out().contains(&format!("fix: {mend}\n")), locked, "{}", listed.shown());
+        assert_eq!(checked.out().contains("locked:     no: plugins.lock cannot be relied on"), locked, "{}", checked.shown());
+    }
+    // Where there is none, it is not said to lack a package.
+    fs::remove_file(&path).unwrap();
+    sandbox.configure("locked = true");
+    let listed = sandbox.lorchestra(&["plugins", "list"]).exits(0);
+    assert!(listed.out().contains("not-locked: there is no plugins.lock\n"), "{}", listed.shown());
+    assert!(listed.out().contains("fix: lorchestra plugins lock"), "{}", listed.shown());
+    let json = sandbox.lorchestra(&["plugins", "list", "--json"]).exits(0).json("lorchestra.plugins-list/1");
+    assert_eq!((&json["files"][0]["state"], &json["files"][0]["reason"]), (&json!("unusable"), &json!("not-locked")));
 }
 
 #[test]

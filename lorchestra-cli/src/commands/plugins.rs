@@ -3,14 +3,16 @@
 
 mod check;
 mod install;
+mod lock;
 
 use crate::args::Plugins;
-use crate::commands::{hold_to, jobs};
+use crate::commands::jobs;
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
+use lock::Lock;
 use lorchestra_core::catalog::problem::path_text;
 use lorchestra_core::catalog::{Alias, Catalog, Package, Problem, SearchOutcome, Searched};
 use lorchestra_core::library::{self, Library};
@@ -26,18 +28,8 @@ pub(super) fn run(command: &Plugins, settings: &Settings, printer: &mut Printer)
         Plugins::Check { file, timeout, json } => check::run(file, *timeout, *json, settings, printer),
         Plugins::Install { files, json } => install::install(files, *json, settings, printer),
         Plugins::Remove { package, json } => install::remove(package, *json, settings, printer),
-        Plugins::Lock { packages, json } => lock(packages, *json, settings, printer),
+        Plugins::Lock { packages, json } => write_lock(packages, *json, settings, printer),
     }
-}
-
-/// plugins.lock, for showing what it says of a library. These commands are how it comes to be, and how it is mended: that it is missing or
-/// cannot be used keeps none of them. Where locked libraries alone may run, none is locked then.
-fn lock_to_show(settings: &Settings, printer: &mut Printer) -> Option<Lockfile> {
-    let lock = Lockfile::read(&settings.lockfile).unwrap_or_else(|error| {
-        printer.warning(Failure::from(error).message);
-        None
-    });
-    lock.or_else(|| settings.locked.then(Lockfile::default))
 }
 
 /// A name in a directory.
@@ -48,10 +40,10 @@ enum Entry<'a> {
 }
 
 fn list(settings: &Settings, as_json: bool, printer: &mut Printer) -> Result<Code, Failure> {
-    let lock = lock_to_show(settings, printer);
+    let lock = Lock::read(settings, printer);
     let mut catalog = Catalog::scan(&settings.plugin_dirs);
     if let Some(lock) = lock.as_ref().filter(|_| settings.locked) {
-        hold_to(&mut catalog, lock);
+        lock.hold(&mut catalog);
     }
     let mut entries: BTreeMap<&Path, Entry<'_>> = BTreeMap::new();
     entries.extend(catalog.packages.iter().map(|package| (&*package.path, Entry::Package(package))));
@@ -86,7 +78,7 @@ fn list(settings: &Settings, as_json: bool, printer: &mut Printer) -> Result<Cod
     Ok(Code::Success)
 }
 
-fn entry_text(entry: &Entry<'_>, lock: Option<&Lockfile>) -> Vec<String> {
+fn entry_text(entry: &Entry<'_>, lock: Option<&Lock>) -> Vec<String> {
     match entry {
         Entry::Package(package) => {
             let outline = &package.outline;
@@ -108,9 +100,9 @@ fn entry_text(entry: &Entry<'_>, lock: Option<&Lockfile>) -> Vec<String> {
 }
 
 /// Whether plugins.lock has these bytes; `None`: they cannot be read any more.
-fn is_locked(package: &Package, lock: &Lockfile) -> Option<bool> {
+fn is_locked(package: &Package, lock: &Lock) -> Option<bool> {
     let sha256 = library::sha256(&package.path).ok()?;
-    Some(lock.allows_bytes(&package.outline.package, &package.outline.version, &sha256).is_ok())
+    Some(lock.allows_bytes(&package.outline.package, &package.outline.version, || Ok(sha256)).is_ok())
 }
 
 fn directory_json(searched: &Searched) -> Value {
@@ -123,7 +115,7 @@ fn directory_json(searched: &Searched) -> Value {
     json!({"path": searched.dir.path.display().to_string(), "origin": searched.dir.origin, "state": state, "detail": detail})
 }
 
-fn entry_json(path: &Path, entry: &Entry<'_>, lock: Option<&Lockfile>) -> Value {
+fn entry_json(path: &Path, entry: &Entry<'_>, lock: Option<&Lock>) -> Value {
     let path = path.display().to_string();
     match entry {
         Entry::Package(package) => json!({
@@ -146,7 +138,7 @@ fn entry_json(path: &Path, entry: &Entry<'_>, lock: Option<&Lockfile>) -> Value 
     }
 }
 
-fn lock(only: &[String], as_json: bool, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
+fn write_lock(only: &[String], as_json: bool, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
     // What is locked by now does not matter: this is how it changes.
     let catalog = Catalog::scan(&settings.plugin_dirs);
     let before = match Lockfile::read(&settings.lockfile) {

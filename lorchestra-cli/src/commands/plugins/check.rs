@@ -1,6 +1,7 @@
 //! `plugins check`: all that an operator needs to know of a library before it is installed. What can be read of it is told, then it is loaded in
 //! a worker that does nothing else.
 
+use super::lock::Lock;
 use crate::commands::jobs;
 use crate::exit::Code;
 use crate::failure::Failure;
@@ -11,7 +12,6 @@ use lorchestra_core::catalog::problem::path_text;
 use lorchestra_core::catalog::{Catalog, Fault, Package, Reason};
 use lorchestra_core::changes::Changes;
 use lorchestra_core::library::Library;
-use lorchestra_core::lockfile::Lockfile;
 use lorchestra_core::plan::duration;
 use lorchestra_core::supervisor::trial::{self, Verdict};
 use lorchestra_plugin_api::manifest::printable;
@@ -49,7 +49,7 @@ pub(super) fn run(
             return Err(unusable(&fault));
         }
     };
-    let lock = super::lock_to_show(settings, printer);
+    let lock = Lock::read(settings, printer);
     let facts = Facts { library: &library, lock: lock.as_ref(), catalog: &Catalog::scan(&settings.plugin_dirs) };
     let verdict = match &problem {
         Some(_) => None,
@@ -91,7 +91,7 @@ fn words(verdict: &Verdict) -> Result<String, String> {
 /// What is known of the library without loading it.
 struct Facts<'a> {
     library: &'a Library,
-    lock: Option<&'a Lockfile>,
+    lock: Option<&'a Lock>,
     catalog: &'a Catalog,
 }
 

@@ -1,5 +1,6 @@
 //! `plugins install` and `plugins remove`: what changed, for those who call the jobs.
 
+use super::lock::Lock;
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::printer::Printer;
@@ -9,7 +10,6 @@ use lorchestra_core::catalog::problem::path_text;
 use lorchestra_core::changes::{ChangedJob, Changes};
 use lorchestra_core::install::{self, Before, InstallError, Installed};
 use lorchestra_core::library::Library;
-use lorchestra_core::lockfile::Lockfile;
 use lorchestra_plugin_api::manifest::printable;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 pub(super) fn install(files: &[PathBuf], as_json: bool, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
     // All are looked at before the first one is installed.
     let libraries = files.iter().map(|file| named(file)).collect::<Result<Vec<_>, _>>()?;
-    let lock = super::lock_to_show(settings, printer);
+    let lock = Lock::read(settings, printer);
     let mut told = Vec::new();
     let mut failed = None;
     for library in &libraries {
@@ -53,7 +53,7 @@ fn changes(library: &Library, installed: &Installed) -> Changes {
     }
 }
 
-fn tell(library: &Library, installed: &Installed, lock: Option<&Lockfile>, printer: &mut Printer) {
+fn tell(library: &Library, installed: &Installed, lock: Option<&Lock>, printer: &mut Printer) {
     let manifest = library.manifest();
     let name = format!("{} {}", manifest.package, printable(&manifest.version));
     let path = path_text(&installed.path);
@@ -63,7 +63,10 @@ fn tell(library: &Library, installed: &Installed, lock: Option<&Lockfile>, print
         printer.good(format_args!("{name} installed: {path}"));
         tell_changes(library, installed, printer);
     }
-    if let Some(fault) = lock.and_then(|lock| lock.allows(library).err()) {
+    // Of a lock that cannot be relied on all was said before.
+    if let Some(lock @ (Lock::Read(_) | Lock::Missing)) = lock
+        && let Err(fault) = lock.allows(library)
+    {
         printer.note(format_args!(
             "{}: lorchestra plugins lock {} lets these run where only locked ones may",
             fault.detail, manifest.package
@@ -106,7 +109,7 @@ fn tell_changes(library: &Library, installed: &Installed, printer: &mut Printer)
     }
 }
 
-fn as_value(library: &Library, installed: &Installed, lock: Option<&Lockfile>) -> Value {
+fn as_value(library: &Library, installed: &Installed, lock: Option<&Lock>) -> Value {
     let manifest = library.manifest();
     let changes = changes(library, installed);
     let jobs = |jobs: &[(String, String)]| -> Vec<Value> {

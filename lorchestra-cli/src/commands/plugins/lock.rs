@@ -1,0 +1,79 @@
+//! plugins.lock as the commands for library files show it. They are how it comes to be, and how it is mended: that it is missing or cannot
+//! be relied on keeps none of them. Reads the file; `run-job` and `jobs`, which are held to it, read it by themselves.
+
+use crate::failure::Failure;
+use crate::printer::Printer;
+use crate::settings::Settings;
+use lorchestra_core::catalog::{Catalog, Fault, Reason};
+use lorchestra_core::library::Library;
+use lorchestra_core::lockfile::{Lockfile, LockfileError};
+use lorchestra_plugin_api::manifest::printable;
+
+/// What can be said of a library, where there is a plugins.lock or only locked libraries may run.
+pub(super) enum Lock {
+    /// What is in it.
+    Read(Lockfile),
+    /// Only locked libraries may run, and there is none.
+    Missing,
+    /// Only locked libraries may run, and what is in it means nothing: why, and what mends that.
+    Unreliable(Fault),
+}
+
+impl Lock {
+    /// The file; `None` where there is none, or none that can be used, and nobody is held to it. What is wrong with it is told with its
+    /// mend.
+    pub(super) fn read(settings: &Settings, printer: &mut Printer) -> Option<Self> {
+        match Lockfile::read(&settings.lockfile) {
+            Ok(Some(lock)) => Some(Self::Read(lock)),
+            Ok(None) => settings.locked.then_some(Self::Missing),
+            Err(error) => {
+                let what = match &error {
+                    LockfileError::Unusable { fault, .. } => fault.detail.clone(),
+                    LockfileError::Malformed { what, .. } => printable(what),
+                    LockfileError::Io { source, .. } => source.to_string(),
+                };
+                let Failure { message, mends, .. } = error.into();
+                printer.warning(
+                    [message].into_iter().chain(mends.iter().map(|mend| format!("  {mend}"))).collect::<Vec<_>>().join("\n"),
+                );
+                let fix =
+                    mends.into_iter().next().unwrap_or_else(|| "make plugins.lock a file that this user can read".to_owned());
+                settings.locked.then(|| Self::Unreliable(none_locked(format!("plugins.lock cannot be relied on: {what}"), fix)))
+            }
+        }
+    }
+
+    /// Whether these bytes are locked; if not, why.
+    pub(super) fn allows(&self, library: &Library) -> Result<(), Fault> {
+        self.allows_bytes(&library.manifest().package, &library.manifest().version, || Ok(library.sha256().to_owned()))
+    }
+
+    /// The same of a package with this checksum, which is asked for where it matters.
+    pub(super) fn allows_bytes(
+        &self,
+        package: &str,
+        version: &str,
+        sha256: impl FnOnce() -> Result<String, Fault>,
+    ) -> Result<(), Fault> {
+        match self {
+            Self::Read(lock) => lock.allows_bytes(package, version, &sha256()?),
+            Self::Missing => Err(none_locked(
+                "there is no plugins.lock".to_owned(),
+                "lorchestra plugins lock, if these are the bytes that you want to run".to_owned(),
+            )),
+            Self::Unreliable(fault) => Err(fault.clone()),
+        }
+    }
+
+    /// Makes what is not locked a problem.
+    pub(super) fn hold(&self, catalog: &mut Catalog) {
+        catalog.hold_to(|package| {
+            let outline = &package.outline;
+            self.allows_bytes(&outline.package, &outline.version, || lorchestra_core::library::sha256(&package.path))
+        });
+    }
+}
+
+fn none_locked(detail: String, fix: String) -> Fault {
+    Fault { reason: Reason::NotLocked, package: None, detail, fix }
+}
