@@ -58,12 +58,35 @@ fn skip_records_a_run_that_was_skipped() {
     );
     let shown = sandbox.lorchestra(&["runs", "show", first.id()]).exits(0);
     assert!(shown.out().contains("state      skipped") && shown.out().contains("attempts   0"), "{}", shown.shown());
+    assert!(shown.out().contains(&format!("\nheld by    run {id}\n")), "{}", shown.shown());
+    let show = |id: &str| sandbox.lorchestra(&["runs", "show", id, "--json"]).exits(0).json("lorchestra.runs-show/1");
+    assert_eq!((show(first.id())["held_by"].as_str(), &show(&id)["held_by"]), (Some(&*id), &serde_json::Value::Null));
+    for trace in [&[][..], &["--trace"]] {
+        let logs = sandbox.lorchestra(&[&["runs", "logs", first.id()], trace].concat()).exits(0);
+        assert!(logs.err().contains("it was skipped, and had no attempt"), "{}", logs.shown());
+    }
     let stop = sandbox.lorchestra(&["runs", "stop", first.id()]).exits(0);
     assert!(stop.out().contains("has already ended: skipped"), "{}", stop.shown());
     running.signal(Signal::TERM);
     running.wait().exits(143);
     // Nobody holds it any more.
     sandbox.lorchestra(&["run-job", "misbehave", "wait", "--on-overlap", "skip", "--seconds", "0"]).exits(1);
+}
+
+/// The lock is held, and nobody knows by which run: after a while that is said as it is.
+#[test]
+fn who_holds_the_lock_may_not_be_known() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    let locks = sandbox.state().join("locks");
+    let name = std::fs::read_dir(&locks).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let [name] = &name.filter(|name| name.starts_with("misbehave.noop.")).collect::<Vec<_>>()[..] else { panic!("one lock") };
+    let lock = std::fs::File::open(locks.join(name)).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop", "--on-overlap", "skip"]).exits(0);
+    assert_eq!(ended.out(), "- misbehave/noop skipped: it is running already (in a run that is not known)\n");
+    let shown = sandbox.lorchestra(&["runs", "show", sandbox.runs()[0].id()]).exits(0);
+    assert!(shown.out().contains("\nheld by    a run that is not known\n"), "{}", shown.shown());
 }
 
 /// Its only event goes the way of all events.

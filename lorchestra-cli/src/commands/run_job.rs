@@ -398,8 +398,11 @@ fn tell_skipped(plan: &Plan, skipped: &Skipped, own: &OwnFlags, printer: &mut Pr
             "held_by": skipped.held_by,
         }));
     } else if !own.quiet {
-        let held_by = skipped.held_by.as_deref().unwrap_or("another");
-        printer.line(format_args!("- {}/{} skipped: it is running already (run {held_by})", plan.package, plan.job));
+        let held_by = match &skipped.held_by {
+            Some(held_by) => format!("run {held_by}"),
+            None => "in a run that is not known".to_owned(),
+        };
+        printer.line(format_args!("- {}/{} skipped: it is running already ({held_by})", plan.package, plan.job));
     }
     Code::Success
 }

@@ -101,6 +101,9 @@ fn show(
     let counts = store.event_counts(&run.run_id)?;
     let delivery = if delivers { Some(store.backlog(Some(&run.run_id))?) } else { None };
     let attempts = store.attempts(&run.run_id)?;
+    // The run that was in the way of one that was skipped.
+    let skipped = if run.state == RunState::Skipped { store.end_of(&run.run_id)? } else { None };
+    let held_by = skipped.as_ref().map(|end| end["held_by"].as_str());
     let outputs: Vec<String> = attempts
         .iter()
         .map(|attempt| state.output(&run.run_id, attempt.attempt))
@@ -132,6 +135,7 @@ fn show(
             None => Value::Null,
         };
         value["logs"] = json!(outputs);
+        value["held_by"] = json!(held_by.flatten());
         let backlog = |b: Backlog| json!({"pending": b.pending, "failed": b.refused, "uncertain": b.uncertain});
         value["delivery"] = delivery.map_or(Value::Null, backlog);
         printer.json(&value);
@@ -145,6 +149,9 @@ fn show(
     row("run", &run.run_id);
     row("job", &format!("{}/{} ({})", run.package, run.job, run.location));
     row("state", run.state.as_str());
+    if let Some(held_by) = held_by {
+        row("held by", &held_by.map_or_else(|| "a run that is not known".to_owned(), |held_by| format!("run {held_by}")));
+    }
     if let Some(cause) = &run.cause {
         row("cause", cause);
     }
@@ -194,6 +201,11 @@ fn show(
 }
 
 fn logs(state: &StateDir, store: &Store, run: &Run, trace: bool, printer: &mut Printer) -> Result<Code, Failure> {
+    if run.state == RunState::Skipped {
+        let what = if trace { "trace" } else { "log" };
+        printer.note(format_args!("There is no {what} of this run: it was skipped, and had no attempt."));
+        return Ok(Code::Success);
+    }
     let paths: Vec<_> = match trace {
         true => vec![state.trace(&run.run_id)],
         false => (1..=run.attempts).map(|attempt| state.output(&run.run_id, attempt)).collect(),
