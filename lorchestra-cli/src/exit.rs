@@ -9,21 +9,23 @@ pub(crate) enum Code {
     Success,
     /// Bad usage or parameters: plugin code was never entered.
     Usage,
-    /// Bad configuration, or a state directory that cannot be used: plugin code was never entered.
+    /// Bad configuration, a plugins.lock that is asked for and cannot be used, or a state directory that cannot: plugin code was never
+    /// entered.
     Config,
-    /// The plugin cannot be used: broken, incompatible, duplicate, or it failed to load in the worker.
+    /// The plugin cannot be used: broken, incompatible, not trusted, not locked, duplicate, or it failed to load in the worker; a library
+    /// was not installed.
     Plugin,
-    /// The overlap lock is held.
+    /// The overlap lock is held, or still was after a wait: no run was recorded.
     Overlap,
-    /// We were interrupted by this signal.
+    /// We were interrupted by this signal; before the run was recorded, there is none.
     Interrupted(i32),
-    /// The last attempt timed out.
+    /// The run's last attempt was ended by its timeout.
     Timeout,
-    /// The job failed, panicked, crashed; unknown package or job.
+    /// The job failed, panicked, crashed; unknown package, job or run.
     Failed,
     /// The job succeeded, and its events could not be delivered where that was required; or a command that delivers could not.
     Undelivered,
-    /// The state directory cannot be written (full, read-only).
+    /// The state directory, or with `plugins` the plugin directory, cannot be written (full, read-only, a limit on the size of files).
     NotWritable,
     /// A fault of lorchestra.
     Internal,
