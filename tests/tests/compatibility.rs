@@ -2,7 +2,7 @@
 //! profiles, and the keys of JSON. That the boundary may grow without losing plugins is shown in
 //! `lorchestra-plugin-api/tests/next_revision.rs`; newer and diverged ones are in `zoo/files.rs`.
 
-use lorchestra_tests::{Fixture, Sandbox, eventually};
+use lorchestra_tests::{Fixture, Sandbox, altered, eventually};
 use rustix::process::Signal;
 
 #[test]
@@ -140,9 +140,35 @@ const KEYS: &[(&str, &[&str])] = &[
         "package", "job",
     ]),
     ("lorchestra.failure/1", &["run_id", "package", "job", "account", "host", "cause", "message", "logs"]),
+    ("lorchestra.plugins-list/1", &["directories.path", "directories.origin", "directories.state", "directories.detail", "files.path", "files.state"]),
+    ("lorchestra.plugins-check/1", &[
+        "ok", "path", "package", "version", "sha256", "bytes", "rustc", "target", "abi", "glibc.needed", "glibc.host", "jobs.name",
+        "jobs.signature", "jobs.summary", "load.state", "installed", "locked", "problem",
+    ]),
+    ("lorchestra.plugins-install/1", &[
+        "installed.package", "installed.version", "installed.path", "installed.sha256", "installed.unchanged", "installed.replaces",
+        "installed.removes", "installed.added.name", "installed.added.signature", "installed.removed.name",
+        "installed.removed.signature", "installed.changed.name", "installed.changed.before", "installed.changed.after",
+        "installed.locked",
+    ]),
+    ("lorchestra.plugins-remove/1", &["package", "removed"]),
+    ("lorchestra.plugins-lock/1", &[
+        "path", "packages.name", "packages.version", "packages.sha256", "added", "changed", "removed", "problems.path",
+        "problems.reason", "problems.detail", "problems.fix",
+    ]),
+    // What is more in objects that are not all alike.
+    ("a run-job/1 that was skipped", &["run_id", "package", "job", "state", "cause", "message", "duration_ms", "held_by"]),
+    ("a runs-show/1 that was skipped", &["state", "held_by"]),
+    ("a usable file of plugins-list/1", &["path", "state", "package", "version", "jobs", "sha256", "locked"]),
+    ("an unusable file of plugins-list/1", &["path", "state", "reason", "detail", "fix", "package"]),
+    ("an alias of plugins-list/1", &["path", "state", "of"]),
+    ("a plugins-check/1 of a file that cannot be used", &["ok", "problem.path", "problem.reason", "problem.detail", "problem.fix"]),
     // Payloads of lorchestra's own events.
     ("job.started", &[
         "parameters", "since", "until", "host", "lorchestra_version", "plugin_path", "plugin_version", "plugin_sha256",
+    ]),
+    ("job.skipped", &[
+        "parameters", "since", "until", "host", "lorchestra_version", "plugin_path", "plugin_version", "plugin_sha256", "held_by",
     ]),
     ("job.completed", &["attempt", "duration_ms", "user_ms", "system_ms", "max_rss_kib"]),
     ("job.failed", &[
@@ -190,4 +216,57 @@ fn json_keeps_its_keys() {
             has_keys(event.event_type(), event.payload());
         }
     }
+}
+
+#[test]
+fn json_of_library_files_keeps_its_keys() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    let plugins = sandbox.plugins();
+    let write = |name: &str, bytes: Vec<u8>| {
+        let path = sandbox.path(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.display().to_string()
+    };
+    let text = write("text.so", b"text".to_vec());
+    std::fs::copy(&text, plugins.join("text.so")).unwrap();
+    std::fs::hard_link(plugins.join("libmisbehave.so"), plugins.join("name.so")).unwrap();
+    let listed = sandbox.lorchestra(&["plugins", "list", "--json"]).exits(0).json("lorchestra.plugins-list/1");
+    has_keys("lorchestra.plugins-list/1", &listed);
+    for (file, what) in [(0, "a usable file"), (1, "an alias"), (2, "an unusable file")] {
+        has_keys(&format!("{what} of plugins-list/1"), &listed["files"][file]);
+    }
+    let built = Fixture::Misbehave.built().display().to_string();
+    let checked = sandbox.lorchestra(&["plugins", "check", "--json", &built]).exits(0);
+    has_keys("lorchestra.plugins-check/1", &checked.json("lorchestra.plugins-check/1"));
+    let checked = sandbox.lorchestra(&["plugins", "check", "--json", &text]).exits(126);
+    has_keys("a plugins-check/1 of a file that cannot be used", &checked.json("lorchestra.plugins-check/1"));
+
+    // One job comes, one goes, one has another signature.
+    let noop = "\"name\":\"noop\",\"signature\"";
+    let other = write("other.so", altered::manifest(noop, &noop.replace("noop", "noap")));
+    sandbox.lorchestra(&["plugins", "install", "--json", &other]).exits(0);
+    let next = write("next.so", altered::manifest("page_size: u32 = 500", "page_size: u64 = 500"));
+    let installed = sandbox.lorchestra(&["plugins", "install", "--json", &next]).exits(0);
+    has_keys("lorchestra.plugins-install/1", &installed.json("lorchestra.plugins-install/1"));
+    let locked = sandbox.lorchestra(&["plugins", "lock", "--json"]).exits(0);
+    has_keys("lorchestra.plugins-lock/1", &locked.json("lorchestra.plugins-lock/1"));
+    let removed = sandbox.lorchestra(&["plugins", "remove", "--json", "misbehave"]).exits(0);
+    has_keys("lorchestra.plugins-remove/1", &removed.json("lorchestra.plugins-remove/1"));
+}
+
+#[test]
+fn json_of_a_run_that_was_skipped_keeps_its_keys() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    let running = sandbox.start(&["run-job", "misbehave", "wait", "--marker", &sandbox.arg("marker")]);
+    eventually("the job is at work", || !sandbox.read("marker").is_empty());
+    let skipped = sandbox.lorchestra(&["run-job", "--json", "--on-overlap", "skip", "misbehave", "wait"]).exits(0);
+    has_keys("a run-job/1 that was skipped", &skipped.json("lorchestra.run-job/1"));
+    let run = sandbox.runs()[0].clone();
+    let shown = sandbox.lorchestra(&["runs", "show", "--json", run.id()]).exits(0).json("lorchestra.runs-show/1");
+    has_keys("a runs-show/1 that was skipped", &shown);
+    let events = sandbox.whole_events_of(&run);
+    assert_eq!(events[0].event_type(), "job.skipped");
+    has_keys("job.skipped", events[0].payload());
+    running.signal(Signal::TERM);
+    running.wait().exits(143);
 }
