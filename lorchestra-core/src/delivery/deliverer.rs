@@ -182,11 +182,13 @@ impl<'a, D: Destination> Deliverer<'a, D> {
     async fn pause(&mut self, refusal: Refusal, persistent: bool) -> Result<(), Stopped> {
         let (reason, after) = match refusal {
             Refusal::Later { reason, after, .. } => (reason, after),
-            // A column that was just added is unknown to the server for some minutes; whoever has them, waits.
+            // A column that was just added, or a table that was just made and was seen on connecting, is unknown to those who write for some
+            // minutes; whoever has them, waits.
             Refusal::TableMissing(_) | Refusal::SchemaChanged(_)
-                if self.patience < PATIENCE || persistent && matches!(refusal, Refusal::SchemaChanged(_)) =>
+                if self.patience < PATIENCE
+                    || persistent && (self.session.connected || matches!(refusal, Refusal::SchemaChanged(_))) =>
             {
-                self.patience += 1;
+                self.patience = self.patience.saturating_add(1);
                 self.session.connected = false;
                 (refusal.to_string(), None)
             }

@@ -599,6 +599,25 @@ fn a_table_that_is_not_there_is_told_after_some_patience() {
     assert_eq!(store.backlog(None).unwrap().pending, 4);
 }
 
+/// `tables.get` shows a table as soon as it is made; writing to it can be refused for minutes as if it were not there.
+#[test]
+fn a_table_that_was_just_made_is_waited_for_by_who_has_time() {
+    let not_yet = [Fault::None, Fault::Missing].repeat(8);
+    for (persistent, delivered) in [(true, true), (false, false)] {
+        let site = site();
+        let (mut store, ids) = filled(&site, 3);
+        let server = server(not_yet.clone());
+        let mut session = Session::new(table(&server, false));
+        let mut policy = policy(5);
+        policy.failures = 100;
+        let drained = runtime().block_on(async {
+            Deliverer::new(&mut store, &mut session, policy, &mut Progress::default()).drain(persistent).await
+        });
+        assert_eq!(drained.is_ok(), delivered, "{drained:?}");
+        assert_eq!(server.borrow().rows.len(), if delivered { ids.len() } else { 0 });
+    }
+}
+
 /// The state directory was copied, and both go on: what is in the stream is the other one's.
 #[test]
 fn another_writer_in_the_stream_is_not_mistaken_for_us() {
