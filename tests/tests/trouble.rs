@@ -206,6 +206,42 @@ fn a_store_that_is_kept_for_a_while_is_waited_for() {
     assert_eq!(acknowledged(&sandbox), 1000);
 }
 
+/// The same for longer than a writer waits for its turn: who begins is told, who ends has its end in the spool, and both know what to do.
+#[test]
+#[ignore = "some minutes, as a writer waits for one: cargo xtask soak"]
+fn a_store_that_is_kept_for_longer_than_anybody_waits_loses_nothing() {
+    let sandbox = sandbox();
+    let ends = sandbox.start(&["run-job", "misbehave", "wait", "--marker", &sandbox.arg("marker")]);
+    eventually("the job is at work", || !sandbox.read("marker").is_empty());
+    let other = store(&sandbox);
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    ends.signal(Signal::TERM);
+    let begins = sandbox.start(&["run-job", "misbehave", "typed", "--marker", &sandbox.arg("entered")]);
+    let begins = patiently(begins).exits(74);
+    assert!(begins.err().contains("another process") && begins.err().contains("lsof"), "{}", begins.shown());
+    let ends = patiently(ends).exits(74);
+    assert!(ends.err().contains("could not be recorded") && ends.err().contains("it is safe in the spool"), "{}", ends.shown());
+    assert_eq!(sandbox.read("entered"), "", "it was not entered");
+    other.execute_batch("ROLLBACK").unwrap();
+    // Of the one there is nothing, of the other all.
+    let run = sandbox.run();
+    assert_eq!((run.state(), run.cause()), ("failed", "cancelled"));
+    let events = sandbox.whole_events_of(&run);
+    assert_eq!(events.iter().filter(|event| event.event_type() == "cancelled.seen").count(), 1);
+    assert_eq!(fs::read_dir(sandbox.state().join("spool")).unwrap().count(), 0);
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+}
+
+/// Waits for longer than the deadline of other tests.
+#[track_caller]
+fn patiently(mut running: Running) -> Ended {
+    let until = std::time::Instant::now() + Duration::from_secs(600);
+    while !running.has_ended() && std::time::Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    running.wait()
+}
+
 /// Nothing is written to what is not ours, and no job begins.
 #[test]
 fn a_store_that_cannot_be_ours_is_told_with_its_mend() {

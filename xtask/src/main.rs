@@ -42,7 +42,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CARGO TEST ARGS")]
         args: Vec<OsString>,
     },
-    /// Kill workers, supervisors and deliveries at random moments, and swap libraries, many times; count events and what ran
+    /// Kill workers, supervisors and deliveries at random moments, and swap libraries, many times; keep the store for minutes; count
+    /// events and what ran
     Soak {
         /// How often
         #[arg(long, default_value_t = 200, value_name = "N")]

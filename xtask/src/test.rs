@@ -24,12 +24,12 @@ pub(crate) fn run(args: &[OsString]) -> Result {
 }
 
 /// The rounds in which workers and supervisors are killed at random moments, and libraries are swapped while they are run, more often
-/// than in every test run.
+/// than in every test run; and what takes minutes.
 pub(crate) fn soak(rounds: u32) -> Result {
     cargo::build(&["--workspace"])?;
     let mut test = cargo::cargo("test")?;
-    test.args(["-p", "lorchestra-tests", "--test", "killed", "--test", "delivery", "--test", "locked"]);
-    test.args(["--", "--nocapture", "kill", "acknowledged", "swapping"]);
+    test.args(["-p", "lorchestra-tests", "--test", "killed", "--test", "delivery", "--test", "locked", "--test", "trouble"]);
+    test.args(["--", "--nocapture", "--include-ignored", "kill", "acknowledged", "swapping", "longer_than"]);
     cargo::run(test.env("LORCHESTRA_TEST_ROUNDS", rounds.to_string()))
 }
 
