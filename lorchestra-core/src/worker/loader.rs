@@ -2,7 +2,10 @@
 //!
 //! Relies on the supervisor for the bytes (checked ELF, sealed), on `lorchestra_plugin_api::abi` for the layout check, and on
 //! being in a process of its own for everything that a library's constructors may do.
-#![expect(unsafe_code, reason = "dlopen, the library's descriptor, a look at forks; one of the two modules with unsafe")]
+#![expect(
+    unsafe_code,
+    reason = "dlopen, the library's descriptor, telling copies of the process; one of the two modules with unsafe"
+)]
 
 use super::order::Order;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
@@ -10,10 +13,12 @@ use lorchestra_plugin_api::abi::{
     self, ABI_REVISION, AbiError, AbiHeaderRef, HEADER_SYMBOL, JobEntry_Ref, Root_Ref, header_symbol,
 };
 use lorchestra_plugin_api::manifest::{JobManifest, Manifest};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 use std::fs::File;
+use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 /// Why a library could not be loaded.
 pub(super) struct Refusal {
@@ -29,16 +34,42 @@ impl From<String> for Refusal {
     }
 }
 
-/// Whether this process was forked from the worker. A comparison of pids would say the same, at the price of a system call an event.
+/// Whether the C library has forked this process from the worker.
 static COPY: AtomicBool = AtomicBool::new(false);
+/// A page whose first byte is set in the worker, and which the kernel clears in every copy of it, however that was made: `_Fork` and the
+/// bare system call tell the C library nothing. Null where the kernel cannot do that. A comparison of pids would say the same, at the price
+/// of a system call an event.
+static WORKERS_OWN: AtomicPtr<AtomicBool> = AtomicPtr::new(std::ptr::null_mut());
 
 /// Whether this process is a copy of the worker: plugin code may fork without exec, and then both go on with the worker's open spool.
 pub(super) fn is_copy() -> bool {
-    COPY.load(Ordering::Relaxed)
+    // SAFETY: null, or the page of `tell_copies`, which holds an `AtomicBool` and stays mapped until the process ends.
+    let own = unsafe { WORKERS_OWN.load(Ordering::Relaxed).as_ref() };
+    COPY.load(Ordering::Relaxed) || own.is_some_and(|own| !own.load(Ordering::Relaxed))
 }
 
 extern "C" fn in_copy() {
     COPY.store(true, Ordering::Relaxed);
+}
+
+/// From now on [`is_copy`] tells the worker from its copies.
+fn tell_copies() -> io::Result<()> {
+    // SAFETY: the declaration is POSIX's; the function sets an atomic, which is allowed between fork and exec, and is never unloaded.
+    if unsafe { pthread_atfork(None, None, Some(in_copy)) } != 0 {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
+    // The kernel makes a page of it.
+    let len = size_of::<AtomicBool>();
+    // SAFETY: a new mapping, at an address that the kernel chooses.
+    let page = unsafe { mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE) }?;
+    // SAFETY: all of the mapping above, which nobody else knows. Kernels before 4.14 and some that play Linux refuse it.
+    if unsafe { madvise(page, len, Advice::LinuxWipeOnFork) }.is_ok() {
+        let own = page.cast::<AtomicBool>();
+        // SAFETY: the page is aligned, long enough, and writable.
+        unsafe { own.write(AtomicBool::new(true)) };
+        WORKERS_OWN.store(own, Ordering::Relaxed);
+    }
+    Ok(())
 }
 
 unsafe extern "C" {
@@ -59,10 +90,7 @@ pub(super) fn load(order: &Order) -> Result<JobEntry_Ref, Refusal> {
 
 /// Loads the library behind the descriptor, once, and holds its root module to its manifest. `origin` is for messages.
 pub(super) fn root(library_fd: RawFd, origin: &Path) -> Result<Root_Ref, Refusal> {
-    // SAFETY: the declaration is POSIX's; the function sets an atomic, which is allowed between fork and exec, and is never unloaded.
-    if unsafe { pthread_atfork(None, None, Some(in_copy)) } != 0 {
-        return Err("there is no memory left".to_owned().into());
-    }
+    tell_copies().map_err(|e| format!("the worker could not be told from its copies: {e}"))?;
     // SAFETY: the supervisor opened this descriptor for us and said so in the order; nothing else in this process knows it.
     // Owning it makes it close on drop: what the job starts does not inherit it.
     let memory = File::from(unsafe { OwnedFd::from_raw_fd(library_fd) });

@@ -49,6 +49,7 @@ const HOSTILE: &[Specimen] = &[
     (&["hostile", "abort_after_end"],                     0, COMPLETED, 1, NOTHING),
     (&["hostile", "linger"],                              0, COMPLETED, 1, NOTHING),
     (&["hostile", "fork_and_return"],                     0, COMPLETED, 2, the_copy_emitted_nothing),
+    (&["hostile", "fork_and_return", "--bare"],           0, COMPLETED, 2, the_copy_emitted_nothing),
     // Words.
     (&["hostile", "print_much"],                          0, COMPLETED, 1, |s, run| logged(s, run, "to nobody in particular")),
     (&["hostile", "say_much"],                            1, "error",   1, NOTHING),

@@ -26,6 +26,10 @@ const SPECIMENS: &[Specimen] = &[
     ("double",   &[],     0, COMPLETED,   2),
     // The copy goes on in the place of the worker, which sleeps.
     ("instead",  AT_ONCE, 124, "timeout", 2),
+    // The same by a system call, of which the C library knows nothing.
+    ("clone",    AT_ONCE, 124, "timeout", 2),
+    // The copy leaves the process group, holds standard output, and sleeps.
+    ("daemon",   &[],     0, COMPLETED,   2),
     // Closes every descriptor, the spool's too.
     ("close",    &[],     1, "spool",     1),
     // Sixteen megabytes on standard output; a thread that never ends.
@@ -66,6 +70,8 @@ const CHECKED: &[(&str, i32)] = &[
     ("fork", 0),
     ("double", 0),
     ("instead", 126),
+    ("clone", 126),
+    ("daemon", 0),
     // It cannot answer any more.
     ("close", 126),
     ("flood", 0),
@@ -82,7 +88,7 @@ fn a_check_tells_what_a_constructor_does() {
         let sandbox = Sandbox::with(&[Fixture::Constructor, Fixture::Misbehave]);
         let file = sandbox.plugins().join("libconstructor.so").display().to_string();
         let environment = [("CONSTRUCTOR_MARKER", &*sandbox.arg("marker")), ("CONSTRUCTOR_FAULT", *fault)];
-        let late: &[&str] = if matches!(*fault, "sleep" | "deaf" | "instead") { &["--timeout", "2s"] } else { &[] };
+        let late: &[&str] = if matches!(*fault, "sleep" | "deaf" | "instead" | "clone") { &["--timeout", "2s"] } else { &[] };
         let checked = sandbox.lorchestra_with(&environment, &[&["plugins", "check"], late, &[&*file]].concat());
         fired(&sandbox, fault, *processes);
         assert_eq!(checked.code(), Some(*code), "{fault}: {}", checked.shown());
