@@ -49,7 +49,7 @@ fn follow(trace: &Path, ended: &Receiver<()>) {
                 print_lines(&mut text);
             }
             let Some(next) = next else { break };
-            match File::open(&next.path) {
+            match next.open() {
                 Ok(file) => open = Some((file, next.from)),
                 Err(_) => break,
             }

@@ -45,10 +45,19 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// Opens a file for appending, made with mode 0600 where it is missing.
+/// Opens a file for appending, made with mode 0600 where it is missing. Never waits: a job may have put a FIFO there.
 fn private_file(path: &Path) -> io::Result<File> {
-    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC;
-    Ok(File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?))
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?);
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
+}
+
+/// Opens a file for reading in a place where a job may have put anything: what keeps whoever opens it waiting (a FIFO), or never comes to
+/// an end (a device), is as good as not there.
+fn regular_file(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::new(io::ErrorKind::NotFound, "it is not a regular file")) }
 }
 
 /// Microseconds since 1970, now.

@@ -14,9 +14,12 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::process::{Flock, FlockType, Pid};
 use sha2::{Digest, Sha256};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+/// Bytes of a holder's name that are read, at most: it is the id of a run.
+const LONGEST_NAME: u64 = 100;
 
 /// A lock on a file, until dropped.
 #[derive(Debug)]
@@ -65,7 +68,9 @@ impl FileLock {
 
     /// Who wrote its name last: the holder, or one that is gone where the holder has not come to it yet.
     pub fn named(path: &Path) -> Option<String> {
-        std::fs::read_to_string(path).ok().filter(|holder| !holder.is_empty())
+        let mut holder = String::new();
+        crate::regular_file(path).ok()?.take(LONGEST_NAME).read_to_string(&mut holder).ok()?;
+        Some(holder).filter(|holder| !holder.is_empty())
     }
 }
 

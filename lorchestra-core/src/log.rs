@@ -46,6 +46,13 @@ pub struct Part {
     pub from: u64,
 }
 
+impl Part {
+    /// Opens it for reading. [`io::ErrorKind::NotFound`] where it is gone, or no regular file.
+    pub fn open(&self) -> io::Result<File> {
+        crate::regular_file(&self.path)
+    }
+}
+
 impl Log {
     /// Opens a log for going on at its end; made where it is missing.
     pub(crate) fn open(path: &Path, max: u64) -> io::Result<Self> {
@@ -144,13 +151,15 @@ impl Log {
     }
 }
 
-/// The files of a log, in order; none where there is no log. One may be gone by the time it is opened: its run goes on.
+/// The files of a log, in order; none where there is no log. One may be gone by the time it is opened: its run goes on. What has the name
+/// of one and is no file is left out: a job may write where its logs are.
 pub fn parts(path: &Path) -> io::Result<Vec<Part>> {
     if !path.exists() {
         return Ok(Vec::new());
     }
     let pieces = pieces(path)?.into_iter().map(|from| Part { path: piece(path, from), from });
-    Ok([Part { path: path.to_owned(), from: 0 }].into_iter().chain(pieces).collect())
+    let all = [Part { path: path.to_owned(), from: 0 }].into_iter().chain(pieces);
+    Ok(all.filter(|part| fs::metadata(&part.path).is_ok_and(|meta| meta.is_file())).collect())
 }
 
 /// The last bytes of a log, `most` at most: of the newest file, and of the one before it where the newest has just begun.
@@ -158,7 +167,7 @@ pub(crate) fn tail(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     let mut tail = Vec::new();
     let parts = parts(path)?;
     for part in &parts[parts.len().saturating_sub(2)..] {
-        let mut file = File::open(&part.path)?;
+        let mut file = part.open()?;
         let from = file.metadata()?.len().saturating_sub(most as u64);
         file.seek(SeekFrom::Start(from))?;
         file.take(most as u64).read_to_end(&mut tail)?;

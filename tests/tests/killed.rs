@@ -264,7 +264,7 @@ fn a_run_that_is_being_closed_is_no_overlap() {
 /// One run whose spool cannot be read keeps nobody from looking, or from running something else.
 #[test]
 fn a_run_that_cannot_be_closed_is_a_warning() {
-    let sandbox = sandbox();
+    let sandbox = Sandbox::unprivileged(&[Fixture::Misbehave]);
     let running = sandbox.start(&["run-job", "misbehave", "ignore_term", "--marker", &sandbox.arg("marker")]);
     eventually("the job is entered", || sandbox.read("marker").ends_with('\n'));
     let spool = sandbox.state().join("spool").join(sandbox.run().id()).join("1");
@@ -273,9 +273,8 @@ fn a_run_that_cannot_be_closed_is_a_warning() {
     drop(running);
     eventually("the worker is gone", || workers.iter().all(|pid| !processes::is_alive(*pid)));
     let segment = spool.join("1");
-    let kept = sandbox.path("segment");
-    std::fs::rename(&segment, &kept).unwrap();
-    std::fs::create_dir(&segment).unwrap();
+    let mode = |mode| std::fs::set_permissions(&segment, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    mode(0o000);
     let listed = sandbox.lorchestra(&["runs", "list"]).exits(0);
     assert!(listed.err().contains("stays open for now") && listed.out().contains("running"), "{}", listed.shown());
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
@@ -288,8 +287,7 @@ fn a_run_that_cannot_be_closed_is_a_warning() {
         stopped.shown()
     );
     // Mended, it is closed like any other.
-    std::fs::remove_dir(&segment).unwrap();
-    std::fs::rename(&kept, &segment).unwrap();
+    mode(0o600);
     sandbox.lorchestra(&["run-job", "misbehave", "ignore_term", "--seconds", "0"]).exits(0);
     let mut ended: Vec<(String, String)> =
         sandbox.runs().iter().map(|run| (run.state().to_owned(), run.cause().to_owned())).collect();

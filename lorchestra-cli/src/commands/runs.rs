@@ -221,7 +221,7 @@ fn logs(state: &StateDir, store: &Store, run: &Run, trace: bool, printer: &mut P
     if !found {
         printer.note(match trace {
             true => "There is no trace of this run: its job traced nothing, or the retention removed it.",
-            false => "There is no log of this run: the retention removed it.",
+            false => "There is no log of this run any more: the retention removed it, or something else did.",
         });
     }
     Ok(Code::Success)
@@ -234,7 +234,7 @@ fn copy(path: &Path, printer: &mut Printer) -> Result<bool, Failure> {
     let mut buffer = vec![0; 64 << 10];
     let mut at = 0;
     for part in &parts {
-        let mut file = match std::fs::File::open(&part.path) {
+        let mut file = match part.open() {
             Ok(file) => file,
             // Its run goes on, and has more by now: it is missing like those before it.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,

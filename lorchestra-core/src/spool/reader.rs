@@ -56,7 +56,9 @@ impl Reader {
     /// The next records, at most about [`CHUNK_BYTES`] of them. Does not advance: [`taken`](Self::taken) does.
     pub fn read(&mut self, writing: Writing) -> io::Result<Chunk<'_>> {
         // The successor is looked for before the segment is read: when it is there, the segment was complete by then.
-        let has_next = segment_path(&self.dir, self.cursor.segment + 1).exists();
+        let next = std::fs::metadata(segment_path(&self.dir, self.cursor.segment + 1));
+        // What is no file was not put there by the writer, which will not get past it.
+        let has_next = next.is_ok_and(|meta| meta.is_file());
         let complete = has_next || writing == Writing::Dead;
         self.fill()?;
         let mut chunk = Chunk { records: Vec::new(), end: self.cursor, damaged: 0, more: false };
@@ -113,7 +115,7 @@ impl Reader {
     fn fill(&mut self) -> io::Result<()> {
         self.buffer.clear();
         if self.file.is_none() {
-            match File::open(segment_path(&self.dir, self.cursor.segment)) {
+            match crate::regular_file(&segment_path(&self.dir, self.cursor.segment)) {
                 Ok(file) => self.file = Some(file),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
                 Err(e) => return Err(e),

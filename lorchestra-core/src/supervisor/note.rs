@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -76,7 +76,11 @@ impl Note {
 
 /// The note of an attempt whose supervisor is dead; nothing, where none was written.
 pub(crate) fn read(path: &Path) -> Seen {
-    std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    let mut text = Vec::new();
+    match crate::regular_file(path).and_then(|file| file.take(ROOM as u64).read_to_end(&mut text)) {
+        Ok(_) => serde_json::from_slice(&text).unwrap_or_default(),
+        Err(_) => Seen::default(),
+    }
 }
 
 #[cfg(test)]

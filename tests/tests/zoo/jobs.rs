@@ -71,6 +71,11 @@ const HOSTILE: &[Specimen] = &[
     (&["hostile", "cut_spool"],                           1, "spool",   1, NOTHING),
     (&["hostile", "remove_spool"],                        1, "spool",   1, NOTHING),
     (&["hostile", "remove_spool", "--abort"],             1, "spool",   1, NOTHING),
+    (&["hostile", "obstruct", "--what", "segment"],       1, "spool",   1, NOTHING),
+    (&["hostile", "obstruct", "--what", "next"],          0, COMPLETED, 1, before_and_after),
+    (&["hostile", "obstruct", "--what", "zero"],          0, COMPLETED, 1, before_and_after),
+    (&["hostile", "obstruct", "--what", "log"],           0, COMPLETED, 1, before_and_after),
+    (&["hostile", "obstruct", "--what", "piece"],         0, COMPLETED, 1, before_and_after),
     (&["hostile", "own_files"],                           1, "spool",   1, before_is_there),
     (&["hostile", "wander"],                              0, COMPLETED, 1, nothing_is_open_to_others),
 ];
@@ -125,6 +130,14 @@ fn logged(sandbox: &Sandbox, run: &Run, words: &str) {
 #[track_caller]
 fn before_is_there(sandbox: &Sandbox, run: &Run) {
     assert_eq!(sandbox.whole_events_of(run)[1].event_type(), "before", "what was acknowledged before is there");
+}
+
+/// Nobody waits for what the job has put in the way, also not who looks at its logs.
+fn before_and_after(sandbox: &Sandbox, run: &Run) {
+    let types: Vec<_> = sandbox.whole_events_of(run).iter().map(|event| event.event_type().to_owned()).collect();
+    assert_eq!(types, ["job.started", "before", "after", "job.completed"]);
+    let logs = sandbox.lorchestra(&["runs", "logs", run.id()]);
+    assert!(matches!(logs.code(), Some(0 | 1)), "{:?}: {}", logs.code(), logs.err());
 }
 
 /// What the worker emitted is there, once each; the copy was told that it is not the worker.

@@ -6,6 +6,7 @@ use lorchestra_plugin_api::prelude::*;
 use lorchestra_plugin_api::serde_json::value::RawValue;
 use std::fs::File;
 use std::io::Write;
+use std::path::Path;
 
 /// Emits a payload of exactly this many bytes.
 #[job]
@@ -58,6 +59,40 @@ pub(crate) fn cut_spool(cx: &JobContext, marker: PathBuf) -> JobResult {
     let (segment, _) = spool()?;
     mark(&marker)?;
     File::from(segment).set_len(7)?;
+    Ok(())
+}
+
+/// Puts something in the way that keeps whoever opens it waiting for ever, or never comes to an end: a FIFO in the place of the spool's
+/// `segment`, of the `next` one, of the `log` or its next `piece`; `zero`s without an end as the next segment. Emits before and after.
+#[job]
+pub(crate) fn obstruct(cx: &JobContext, marker: PathBuf, what: String) -> JobResult {
+    let (_, segment) = spool()?;
+    let attempt = segment.parent().ok_or("a segment lies in the directory of an attempt")?;
+    let state = attempt.ancestors().nth(3).ok_or("the spool lies in the state directory")?;
+    let log = state.join("logs").join(cx.run_id()).join(format!("{}.out", cx.attempt()));
+    let fifo = |path: &Path| {
+        let _ = std::fs::remove_file(path);
+        rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)
+    };
+    // Half of the limit, behind which a piece begins.
+    let half = 32 << 20;
+    mark(&marker)?;
+    match &*what {
+        "segment" => fifo(&segment)?,
+        "next" => fifo(&attempt.join("2"))?,
+        "zero" => std::os::unix::fs::symlink("/dev/zero", attempt.join("2"))?,
+        "log" => fifo(&log)?,
+        "piece" => fifo(&log.with_extension(format!("out.{half}")))?,
+        other => Err(format!("what is {other}?"))?,
+    }
+    cx.emit("before", json!({}))?;
+    if what == "piece" {
+        let mut out = std::io::stdout().lock();
+        out.write_all(&"nothing to say, at length\n".repeat(half / 20).into_bytes())?;
+    }
+    // Until the supervisor has looked.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    cx.emit("after", json!({}))?;
     Ok(())
 }
 

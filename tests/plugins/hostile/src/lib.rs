@@ -10,7 +10,7 @@
 mod events;
 mod process;
 
-use events::{cut_spool, emit_raw, emit_sized, remove_spool, scribble};
+use events::{cut_spool, emit_raw, emit_sized, obstruct, remove_spool, scribble};
 use lorchestra_plugin_api::prelude::*;
 use process::{
     abort_after_end, exec, exit_in_thread, forbid_files, fork_and_return, ignore_signals, kill_group, linger, own_files,
@@ -25,7 +25,7 @@ plugin! {
     jobs = [
         panic_in_thread, panic_twice, panic_in_display, overflow_in_thread, spin, print_much, say_much, say_nothing, steer,
         abort_after_end, exec, exit_in_thread, forbid_files, fork_and_return, ignore_signals, kill_group, linger, own_files, stop_self,
-        wander, cut_spool, emit_raw, emit_sized, remove_spool, scribble,
+        wander, cut_spool, emit_raw, emit_sized, obstruct, remove_spool, scribble,
     ]
 }
 
