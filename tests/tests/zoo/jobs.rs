@@ -49,6 +49,8 @@ const HOSTILE: &[Specimen] = &[
     (&["hostile", "abort_after_end"],                     0, COMPLETED, 1, NOTHING),
     (&["hostile", "linger"],                              0, COMPLETED, 1, NOTHING),
     (&["hostile", "fork_and_return"],                     0, COMPLETED, 2, the_copy_emitted_nothing),
+    // Always another process, each gone before it can be looked at.
+    (&["hostile", "hydra"],                               0, COMPLETED, 1, |s, _| assert!(s.processes().is_empty())),
     (&["hostile", "fork_and_return", "--bare"],           0, COMPLETED, 2, the_copy_emitted_nothing),
     // Words.
     (&["hostile", "print_much"],                          0, COMPLETED, 1, |s, run| logged(s, run, "to nobody in particular")),

@@ -11,8 +11,10 @@ use std::path::Path;
 use std::time::Duration;
 
 unsafe extern "C" {
+    fn _exit(code: i32) -> !;
     fn close(fd: RawFd) -> i32;
     fn fork() -> i32;
+    fn setsid() -> i32;
     fn signal(number: i32, handler: usize) -> usize;
     fn syscall(number: i64, ...) -> i64;
 }
@@ -37,6 +39,25 @@ pub(crate) fn fork_and_return(cx: &JobContext, marker: PathBuf, bare: bool) -> J
         // The copy gets as far as it can before the worker ends and takes its group with it.
         eventually(|| marker.with_extension("copy").exists());
         std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// Leaves a process in a session of its own that is gone before anybody has seen it, and has left another one like it.
+#[job]
+pub(crate) fn hydra(_cx: &JobContext, marker: PathBuf) -> JobResult {
+    mark(&marker)?;
+    // SAFETY: none: the process has another thread. This is the fault.
+    if unsafe { fork() } == 0 {
+        // SAFETY: of a process that leads no group.
+        unsafe { setsid() };
+        loop {
+            // SAFETY: as above.
+            if unsafe { fork() } != 0 {
+                // SAFETY: leaves without cleaning up, as what cleans up is the other process's.
+                unsafe { _exit(0) };
+            }
+        }
     }
     Ok(())
 }
