@@ -61,6 +61,20 @@ pub fn manifest(from: &str, to: &str) -> Vec<u8> {
     manifest_bytes(from.as_bytes(), to.as_bytes())
 }
 
+/// Built for another revision of the plugin ABI: `other` of the one it is built for.
+///
+/// # Panics
+/// If either of the two has more than one digit.
+pub fn abi(other: impl FnOnce(u8) -> u8) -> Vec<u8> {
+    const KEY: &str = "\"abi\":";
+    let (at, len) = manifest_at(whole());
+    let json = &whole()[at + HEADER..at + HEADER + len];
+    let digit = memmem(json, KEY.as_bytes()).next().expect("a revision in the manifest") + KEY.len();
+    assert!(!json[digit + 1].is_ascii_digit(), "a revision of one digit");
+    let present = json[digit] - b'0';
+    manifest(&format!("{KEY}{present}"), &format!("{KEY}{}", other(present)))
+}
+
 /// The same with bytes that are no text.
 ///
 /// # Panics

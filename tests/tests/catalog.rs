@@ -132,7 +132,7 @@ fn only_names_of_libraries_are_looked_at() {
 #[test]
 fn a_package_that_is_there_and_unusable_is_not_unknown() {
     for (bytes, reason) in [
-        (manifest("\"abi\":1", "\"abi\":9"), "abi-too-new"),
+        (altered::abi(|_| 9), "abi-too-new"),
         (altered::for_newer_glibc(), "needs-newer-glibc"),
         (manifest("\"default\":500", "\"default\":-50"), "bad-manifest"),
         (manifest("\"name\":\"stay\"", "\"name\":\"help\""), "bad-manifest"),

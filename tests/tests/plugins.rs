@@ -272,7 +272,7 @@ fn installing_says_what_changes() {
 #[test]
 fn a_file_that_could_not_be_used_is_replaced_too() {
     let sandbox = Sandbox::with(&[]);
-    let newer = altered(&[("\"abi\":1", "\"abi\":9")]);
+    let newer = lorchestra_tests::altered::abi(|_| 9);
     write(&sandbox.plugins().join("newer.so"), &newer);
     write(&sandbox.plugins().join("libmisbehave.so"), b"half a copy");
     // What a command that was killed left.

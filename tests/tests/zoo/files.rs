@@ -59,8 +59,8 @@ const SPECIMENS: &[Specimen] = &[
     ("flag-of-ours",      |path| put(path, manifest("\"name\":\"stay\"", "\"name\":\"help\"")), "bad-manifest", 126, NO_RUN),
     // Other revisions.
     ("newer-format",      |path| put(path, manifest_byte(6, 2)),                         "abi-too-new",        1, NO_RUN),
-    ("newer-abi",         |path| put(path, manifest("\"abi\":1", "\"abi\":2")),          "abi-too-new",        126, NO_RUN),
-    ("older-abi",         |path| put(path, manifest("\"abi\":1", "\"abi\":0")),          "abi-too-old",        126, NO_RUN),
+    ("newer-abi",         |path| put(path, altered::abi(|present| present + 1)),            "abi-too-new",        126, NO_RUN),
+    ("older-abi",         |path| put(path, altered::abi(|_| 0)),                            "abi-too-old",        126, NO_RUN),
     ("diverged-abi",      |path| put(path, replaced(b"abi_revision;", b"abi_revisiom;")), LISTED,              126, "load"),
     ("other-abi-stable",  |path| put(path, altered::for_other_abi_stable()),             LISTED,               126, "load"),
     // Whole, and not what they say.
