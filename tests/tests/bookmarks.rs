@@ -241,6 +241,38 @@ fn overlapping_runs_leave_it_at_the_further_end() {
     }
 }
 
+/// Whether a command has made its plan: it takes signals from then on.
+fn has_planned(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    caught.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).unwrap() & (1 << 14) != 0)
+}
+
+/// Who waits for a run begins where that one came to, not at the bookmark of when the waiting began.
+#[test]
+fn who_waited_begins_where_the_other_came() {
+    for (until, code) in [("2024-01-20", 0), ("2024-01-15", 2)] {
+        let sandbox = sandbox();
+        succeed(&sandbox, &["--until", "2024-01-05"]);
+        let running = waiting(&sandbox, "first", &["--since", "last", "--until", "2024-01-15"]);
+        let next = sandbox.start(&windowed(&["--since", "last", "--until", until, "--on-overlap", "wait"]));
+        eventually("it has looked the bookmark up", || has_planned(next.pid()));
+        go(&sandbox, "first");
+        running.wait().exits(0);
+        let ended = next.wait().exits(code);
+        if code == 0 {
+            assert_eq!(window(&sandbox)["since"], "2024-01-15T00:00:00Z");
+            let run = sandbox.runs().remove(0);
+            assert_eq!(run.0["since"], january(15));
+            assert_eq!(sandbox.whole_events_of(&run)[0].payload()["parameters"]["since"], "2024-01-15T00:00:00Z");
+            assert_eq!(mark(&sandbox), january(20));
+        } else {
+            assert!(ended.err().contains("there is nothing left to do; no run was recorded"), "{}", ended.shown());
+            assert_eq!(sandbox.runs().len(), 2);
+        }
+    }
+}
+
 /// The supervisor is stopped, so that it cannot see the final record, and killed once the worker has ended. Whoever asks next for the
 /// bookmark finds it moved: that one closes the run first.
 #[test]
