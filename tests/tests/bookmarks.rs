@@ -273,22 +273,25 @@ fn who_waited_begins_where_the_other_came() {
     }
 }
 
-/// The supervisor is stopped, so that it cannot see the final record, and killed once the worker has ended. Whoever asks next for the
-/// bookmark finds it moved: that one closes the run first.
+/// A run that succeeds unseen: its supervisor is stopped, so that it cannot see the final record, and killed once the worker has ended.
+#[track_caller]
+fn succeed_unseen(sandbox: &Sandbox, flags: &[&str]) {
+    let running = waiting(sandbox, "run", flags);
+    running.signal(Signal::STOP);
+    eventually("the supervisor is stopped", || processes::is_stopped(running.pid()));
+    let workers = running.children();
+    go(sandbox, "run");
+    eventually("the worker has ended by itself", || workers.iter().all(|pid| !processes::is_alive(*pid)));
+    running.signal(Signal::KILL);
+}
+
+/// Whoever asks next for the bookmark finds it moved: that one closes the run first.
 #[test]
 fn a_success_that_nobody_saw_moves_it() {
     for next in ["runs", "bookmarks", "run-job"] {
         let sandbox = sandbox();
         succeed(&sandbox, &["--until", "2024-01-10"]);
-        let running = waiting(&sandbox, "run", &["--since", "last", "--until", "2024-01-20", "--reached", "2024-01-19"]);
-        running.signal(Signal::STOP);
-        eventually("the supervisor is stopped", || processes::is_stopped(running.pid()));
-        let workers = running.children();
-        go(&sandbox, "run");
-        eventually("the worker has ended by itself", || workers.iter().all(|pid| !processes::is_alive(*pid)));
-        running.signal(Signal::KILL);
-        drop(running);
-
+        succeed_unseen(&sandbox, &["--since", "last", "--until", "2024-01-20", "--reached", "2024-01-19"]);
         // A dry run changes nothing, and so does not know yet.
         let dry = sandbox.lorchestra(&["run-job", "--dry-run", "--json", "misbehave", "windowed", "--since", "last"]).exits(0);
         assert_eq!((dry.err(), &dry.json("lorchestra.plan/1")["plan"]["window"]["since"]), ("", &json!("2024-01-10T00:00:00Z")));
@@ -305,6 +308,15 @@ fn a_success_that_nobody_saw_moves_it() {
             assert_eq!(mark(&sandbox), january(19), "{next}");
         }
     }
+}
+
+/// There was no bookmark before: the run that is to begin at it is not refused for that.
+#[test]
+fn a_first_success_that_nobody_saw_is_a_bookmark() {
+    let sandbox = sandbox();
+    succeed_unseen(&sandbox, &["--until", "2024-01-10"]);
+    succeed(&sandbox, &["--since", "last", "--until", "2024-01-20"]);
+    assert_eq!((window(&sandbox)["since"].as_str(), mark(&sandbox)), (Some("2024-01-10T00:00:00Z"), january(20)));
 }
 
 /// Killed while it was at work: the next run begins where the one before it did.
