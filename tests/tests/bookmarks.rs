@@ -465,3 +465,15 @@ fn a_store_from_before_bookmarks_gets_them() {
     assert_eq!((window(&sandbox)["since"].as_str(), mark(&sandbox)), (Some("2024-01-02T00:00:00Z"), january(12)));
     assert_eq!(sandbox.runs().len(), 2, "the run from before is there");
 }
+
+/// A plugin built before there were bookmarks: they are kept by the host, for whoever has a `since`.
+#[test]
+fn a_job_of_an_older_plugin_has_them_too() {
+    let sandbox = Sandbox::with(&[Fixture::Frozen1]);
+    for since in ["last:2024-01-01", "last"] {
+        sandbox.lorchestra(&["run-job", "frozen-1", "everything", "--text", "x", "--account", "a", "--since", since]).exits(0);
+    }
+    let runs = sandbox.runs();
+    assert_eq!(runs[0].0["since"], runs[1].0["until"]);
+    assert_eq!(marks(&sandbox), [("a".to_owned(), runs[0].0["until"].as_str().unwrap().to_owned())]);
+}
