@@ -210,6 +210,10 @@ impl From<RunError> for Failure {
                     None => failure.mend("lorchestra runs list --running shows what runs"),
                 }
             }
+            RunError::AllDone { .. } => {
+                Self::new(Code::Usage, format!("{error}: there is nothing left to do; no run was recorded"))
+                    .mend("lorchestra bookmarks show")
+            }
             RunError::Interrupted { signal } => Self::new(Code::Interrupted(signal), error.to_string()),
             RunError::ClosedElsewhere { ref run_id } => Self::new(Code::Internal, error.to_string())
                 .mend(format!("what is recorded of it: lorchestra runs show {run_id}"))

@@ -105,6 +105,8 @@ pub struct Plan {
     pub account: Option<String>,
     /// What time the run is about, if the job has a parameter `since` or `until` that is a time.
     pub window: Option<Window>,
+    /// Whether `since` was asked to be the bookmark.
+    pub since_last: bool,
     /// How long an attempt of the job may take; `None`: as long as it takes.
     #[serde(serialize_with = "optional_seconds")]
     pub timeout: Option<Duration>,
@@ -136,8 +138,9 @@ pub fn resolve(request: Request<'_>) -> Result<Plan, PlanError> {
             None => faults.push(unknown(package, job, value)),
         }
     }
-    let mark =
-        Mark { package, job: &job.name, account: last::asked_by(job, &values).and_then(|asked| asked.account), at: bookmark };
+    let asked = last::asked_by(job, &values);
+    let since_last = asked.is_some();
+    let mark = Mark { package, job: &job.name, account: asked.and_then(|asked| asked.account), at: bookmark };
     let mut params = Map::new();
     let mut secrets = BTreeMap::new();
     let mut ends = Ends::default();
@@ -183,6 +186,7 @@ pub fn resolve(request: Request<'_>) -> Result<Plan, PlanError> {
         secrets,
         account,
         window,
+        since_last,
         timeout,
         grace,
         on_overlap,
@@ -190,6 +194,17 @@ pub fn resolve(request: Request<'_>) -> Result<Plan, PlanError> {
         memory_max,
         resolved_at: now,
     })
+}
+
+impl Plan {
+    /// The same with a window that begins at `since`; `None`: it would be empty. For a bookmark that has moved since the plan was made.
+    pub fn beginning_at(&self, since: DateTime<Utc>) -> Option<Self> {
+        let mut plan = self.clone();
+        let window = plan.window.as_mut().filter(|window| since < window.until)?;
+        window.since = Some(since);
+        plan.params.insert("since".into(), time::show(since).into());
+        Some(plan)
+    }
 }
 
 /// The parameter of that name; failing that, the one whose flag it is.

@@ -293,7 +293,7 @@ pub(crate) mod tests {
         }
     }
 
-    fn end() -> RunEnd {
+    pub(crate) fn end() -> RunEnd {
         RunEnd {
             state: RunState::Completed,
             cause: None,
@@ -346,36 +346,6 @@ pub(crate) mod tests {
         let types: Vec<_> = events(&store).into_iter().map(|e| (e.event_type, e.attempt)).collect();
         assert_eq!(types, [("job.skipped".to_owned(), 0)]);
         assert!(!store.end_run("r1", &end()).unwrap());
-    }
-
-    /// A store of version 3 has runs that say nothing of a bookmark, one of version 2 runs whose attempts say nothing of their ends.
-    #[test]
-    fn a_store_of_an_older_version_is_brought_up() {
-        let site = site();
-        let mut store = Store::open(&site.state).unwrap();
-        store.begin_run(&new_run("r1"), &json!({})).unwrap();
-        store.end_run("r1", &end()).unwrap();
-        let without = "DROP TABLE bookmarks; ALTER TABLE runs DROP COLUMN keeps_bookmark;
-            ALTER TABLE runs DROP COLUMN bookmark_before; ALTER TABLE runs DROP COLUMN bookmark_after;
-            PRAGMA user_version = 3;";
-        store.db.execute_batch(without).unwrap();
-        drop(store);
-        let store = Store::open(&site.state).unwrap();
-        assert_eq!(store.bookmarks(None, None).unwrap(), []);
-        assert_eq!(store.find_run("r1").unwrap().unwrap().bookmark, None);
-        store.db.execute_batch(without).unwrap();
-        let without =
-            "ALTER TABLE attempts DROP COLUMN cause; ALTER TABLE attempts DROP COLUMN message; PRAGMA user_version = 2;";
-        store.db.execute_batch(without).unwrap();
-        drop(store);
-        let mut store = Store::open(&site.state).unwrap();
-        assert_eq!(store.attempts("r1").unwrap()[0].cause, None);
-        assert_eq!(store.find_run("r1").unwrap().unwrap().state, RunState::Completed);
-        // And one like any other from now on.
-        let windowed = NewRun { keeps_bookmark: true, until: Some(9), ..new_run("r2") };
-        store.begin_run(&windowed, &json!({})).unwrap();
-        store.end_run("r2", &end()).unwrap();
-        assert_eq!(store.bookmarks(None, None).unwrap().len(), 1);
     }
 
     fn lines(ids: &[&str]) -> Vec<Vec<u8>> {

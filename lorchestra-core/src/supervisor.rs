@@ -4,7 +4,7 @@
 //! the plan's retries. In order, and each step done before the next begins:
 //!
 //! 1. The overlap lock is held. Runs of the same job that died without an end are closed ([`crate::recovery`]).
-//!    A worker is started, which waits for its order.
+//!    A worker is started, which waits for its order. A window that begins at the bookmark begins where that is now.
 //! 2. The run's spool directory exists, with the lock that says that its supervisor lives. From here on, a run that dies is found by
 //!    the next command.
 //! 3. The run, its first attempt and `job.started` are committed.
@@ -31,7 +31,7 @@ use crate::library::Library;
 use crate::locks::FileLock;
 use crate::outcome::{self, Failure, Outcome};
 use crate::plan::retries::LONGEST_WAIT;
-use crate::plan::{OnOverlap, Plan};
+use crate::plan::{OnOverlap, Plan, time};
 use crate::process::{self, Identity};
 use crate::recovery;
 use crate::secrets::Secrets;
@@ -39,6 +39,7 @@ use crate::signals::Signals;
 use crate::state::{StateDir, StateError, make_dir};
 use crate::store::{AttemptEnd, NewRun, Store, StoreError};
 use attempt::Attempt;
+use chrono::{DateTime, Utc};
 use ending::{Facts, earlier, run_end};
 use intake::IntakeError;
 use lorchestra_plugin_api::manifest::JobManifest;
@@ -119,6 +120,22 @@ pub enum RunError {
     /// Another run of the same job and account goes on. No run was recorded.
     #[error("{}/{} is running already", .0.package, .0.job)]
     Overlap(Box<Overlap>),
+    /// The run was to begin at the bookmark, and another one has moved that to its end or behind it. No run was recorded.
+    #[error(
+        "the bookmark of {package}/{job} came to {} meanwhile, which is not before until {}",
+        time::show(*bookmark),
+        time::show(*until)
+    )]
+    AllDone {
+        /// Package of the job.
+        package: String,
+        /// Name of the job.
+        job: String,
+        /// Where it is.
+        bookmark: DateTime<Utc>,
+        /// Where the window ends.
+        until: DateTime<Utc>,
+    },
     /// A signal came before the run was recorded. No run was recorded.
     #[error("interrupted by {} before the run began", crate::outcome::signal_name(*signal))]
     Interrupted {
@@ -252,6 +269,11 @@ fn execute(
 
     let mut store = Store::open(site.state)?;
     recovery::close_predecessors(site.state, &mut store, plan, recovered)?;
+    let moved = overlap::at_bookmark(&store, plan)?;
+    let plan = moved.as_ref().unwrap_or(plan);
+    new.params = plan.params.clone().into();
+    new.since = plan.window.and_then(|window| window.since).map(|since| since.timestamp_micros());
+    let attempts = Attempt { site, plan, library, run_id: &run_id };
     let unrecorded = Unrecorded::new(site.state, &run_id);
     make_dir(&site.state.run_spool(&run_id))?;
     let lock_path = site.state.run_lock(&run_id);
@@ -343,7 +365,7 @@ pub(crate) fn has_content(log: &Path) -> bool {
 fn new_run(plan: &Plan, library: &Library, job: &JobManifest) -> Result<NewRun, RunError> {
     let identity = Identity::own().map_err(|source| RunError::Process { doing: "reading this process's identity", source })?;
     let window = plan.window.as_ref();
-    let micros = |time: chrono::DateTime<chrono::Utc>| time.timestamp_micros();
+    let micros = |time: DateTime<Utc>| time.timestamp_micros();
     Ok(NewRun {
         run_id: uuid::Uuid::now_v7().to_string(),
         package: plan.package.clone(),
@@ -369,7 +391,7 @@ fn new_run(plan: &Plan, library: &Library, job: &JobManifest) -> Result<NewRun, 
 /// Payload of `job.started`, and most of that of `job.skipped`.
 fn started(site: &Site<'_>, plan: &Plan, run: &NewRun) -> Value {
     let time = |micros: Option<i64>| {
-        micros.and_then(chrono::DateTime::from_timestamp_micros).map(|t| t.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true))
+        micros.and_then(DateTime::from_timestamp_micros).map(|t| t.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true))
     };
     json!({
         "parameters": run.params,

@@ -241,22 +241,57 @@ fn overlapping_runs_leave_it_at_the_further_end() {
     }
 }
 
-/// The supervisor is stopped, so that it cannot see the final record, and killed once the worker has ended. Whoever asks next for the
-/// bookmark finds it moved: that one closes the run first.
+/// Whether a command has made its plan: it takes signals from then on.
+fn has_planned(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    caught.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).unwrap() & (1 << 14) != 0)
+}
+
+/// Who waits for a run begins where that one came to, not at the bookmark of when the waiting began.
+#[test]
+fn who_waited_begins_where_the_other_came() {
+    for (until, code) in [("2024-01-20", 0), ("2024-01-15", 2)] {
+        let sandbox = sandbox();
+        succeed(&sandbox, &["--until", "2024-01-05"]);
+        let running = waiting(&sandbox, "first", &["--since", "last", "--until", "2024-01-15"]);
+        let next = sandbox.start(&windowed(&["--since", "last", "--until", until, "--on-overlap", "wait"]));
+        eventually("it has looked the bookmark up", || has_planned(next.pid()));
+        go(&sandbox, "first");
+        running.wait().exits(0);
+        let ended = next.wait().exits(code);
+        if code == 0 {
+            assert_eq!(window(&sandbox)["since"], "2024-01-15T00:00:00Z");
+            let run = sandbox.runs().remove(0);
+            assert_eq!(run.0["since"], january(15));
+            assert_eq!(sandbox.whole_events_of(&run)[0].payload()["parameters"]["since"], "2024-01-15T00:00:00Z");
+            assert_eq!(mark(&sandbox), january(20));
+        } else {
+            assert!(ended.err().contains("there is nothing left to do; no run was recorded"), "{}", ended.shown());
+            assert_eq!(sandbox.runs().len(), 2);
+        }
+    }
+}
+
+/// A run that succeeds unseen: its supervisor is stopped, so that it cannot see the final record, and killed once the worker has ended.
+#[track_caller]
+fn succeed_unseen(sandbox: &Sandbox, flags: &[&str]) {
+    let running = waiting(sandbox, "run", flags);
+    running.signal(Signal::STOP);
+    eventually("the supervisor is stopped", || processes::is_stopped(running.pid()));
+    let workers = running.children();
+    go(sandbox, "run");
+    eventually("the worker has ended by itself", || workers.iter().all(|pid| !processes::is_alive(*pid)));
+    running.signal(Signal::KILL);
+}
+
+/// Whoever asks next for the bookmark finds it moved: that one closes the run first.
 #[test]
 fn a_success_that_nobody_saw_moves_it() {
     for next in ["runs", "bookmarks", "run-job"] {
         let sandbox = sandbox();
         succeed(&sandbox, &["--until", "2024-01-10"]);
-        let running = waiting(&sandbox, "run", &["--since", "last", "--until", "2024-01-20", "--reached", "2024-01-19"]);
-        running.signal(Signal::STOP);
-        eventually("the supervisor is stopped", || processes::is_stopped(running.pid()));
-        let workers = running.children();
-        go(&sandbox, "run");
-        eventually("the worker has ended by itself", || workers.iter().all(|pid| !processes::is_alive(*pid)));
-        running.signal(Signal::KILL);
-        drop(running);
-
+        succeed_unseen(&sandbox, &["--since", "last", "--until", "2024-01-20", "--reached", "2024-01-19"]);
         // A dry run changes nothing, and so does not know yet.
         let dry = sandbox.lorchestra(&["run-job", "--dry-run", "--json", "misbehave", "windowed", "--since", "last"]).exits(0);
         assert_eq!((dry.err(), &dry.json("lorchestra.plan/1")["plan"]["window"]["since"]), ("", &json!("2024-01-10T00:00:00Z")));
@@ -273,6 +308,15 @@ fn a_success_that_nobody_saw_moves_it() {
             assert_eq!(mark(&sandbox), january(19), "{next}");
         }
     }
+}
+
+/// There was no bookmark before: the run that is to begin at it is not refused for that.
+#[test]
+fn a_first_success_that_nobody_saw_is_a_bookmark() {
+    let sandbox = sandbox();
+    succeed_unseen(&sandbox, &["--until", "2024-01-10"]);
+    succeed(&sandbox, &["--since", "last", "--until", "2024-01-20"]);
+    assert_eq!((window(&sandbox)["since"].as_str(), mark(&sandbox)), (Some("2024-01-10T00:00:00Z"), january(20)));
 }
 
 /// Killed while it was at work: the next run begins where the one before it did.
@@ -420,4 +464,16 @@ fn a_store_from_before_bookmarks_gets_them() {
     assert!(version() > 3);
     assert_eq!((window(&sandbox)["since"].as_str(), mark(&sandbox)), (Some("2024-01-02T00:00:00Z"), january(12)));
     assert_eq!(sandbox.runs().len(), 2, "the run from before is there");
+}
+
+/// A plugin built before there were bookmarks: they are kept by the host, for whoever has a `since`.
+#[test]
+fn a_job_of_an_older_plugin_has_them_too() {
+    let sandbox = Sandbox::with(&[Fixture::Frozen1]);
+    for since in ["last:2024-01-01", "last"] {
+        sandbox.lorchestra(&["run-job", "frozen-1", "everything", "--text", "x", "--account", "a", "--since", since]).exits(0);
+    }
+    let runs = sandbox.runs();
+    assert_eq!(runs[0].0["since"], runs[1].0["until"]);
+    assert_eq!(marks(&sandbox), [("a".to_owned(), runs[0].0["until"].as_str().unwrap().to_owned())]);
 }

@@ -123,7 +123,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ]),
     ("lorchestra.plan/1", &[
         "path", "plan.package", "plan.version", "plan.job", "plan.account", "plan.params", "plan.window", "plan.resolved_at",
-        "plan.timeout", "plan.grace",
+        "plan.timeout", "plan.grace", "plan.since_last",
     ]),
     ("lorchestra.run-job/1", &["run_id", "package", "job", "state", "cause", "message", "duration_ms"]),
     ("lorchestra.run/1", &[
@@ -132,9 +132,10 @@ const KEYS: &[(&str, &[&str])] = &[
     ]),
     ("lorchestra.runs-show/1", &[
         "run_id", "package", "job", "account", "state", "cause", "message", "job_result", "started_at", "ended_at", "since", "until",
-        "params", "attempts.attempt", "attempts.started_at", "attempts.ended_at", "attempts.worker_pid", "events", "logs", "delivery",
+        "params", "bookmark", "attempts.attempt", "attempts.started_at", "attempts.ended_at", "attempts.worker_pid", "events", "logs", "delivery",
         "host", "location", "plugin_path", "plugin_sha256", "plugin_version", "supervisor_pid",
     ]),
+    ("lorchestra.bookmark/1", &["package", "job", "account", "at", "moved_at", "run_id"]),
     ("lorchestra.event/1", &[
         "event_id", "event_type", "source", "schema_ref", "created_at", "correlation_id", "subject_id", "payload", "run_id", "attempt",
         "package", "job",
@@ -207,6 +208,11 @@ fn json_keeps_its_keys() {
     ] {
         has_keys(schema, &sandbox.lorchestra(args).exits(code).json(schema));
     }
+    sandbox.lorchestra(&["bookmarks", "set", "misbehave", "windowed", "2024-01-31"]).exits(0);
+    has_keys(
+        "lorchestra.bookmark/1",
+        &sandbox.lorchestra(&["bookmarks", "show", "--json"]).exits(0).json("lorchestra.bookmark/1"),
+    );
     has_keys("lorchestra.run/1", &run.0);
     let failure = serde_json::from_str(&sandbox.read("failure")).expect("what on_failure got");
     has_keys("lorchestra.failure/1", &failure);

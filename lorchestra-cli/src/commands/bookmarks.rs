@@ -14,6 +14,7 @@ use lorchestra_core::plan::{self, last};
 use lorchestra_core::state::StateDir;
 use lorchestra_core::store::bookmark::Key;
 use lorchestra_core::store::{Bookmark, Store};
+use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::printable;
 use serde_json::json;
 
@@ -147,6 +148,12 @@ fn is_read(key: Key<'_>, settings: &Settings) -> Result<(), Failure> {
     }
     match (job.params.iter().find(|param| last::is_account(param)), account) {
         (None, Some(_)) => Err(useless("it has no parameter account").mend("leave --account out")),
+        (Some(param), Some(account))
+            if param.kind == ParamKind::Enum && param.values.iter().all(|value| value.name != account) =>
+        {
+            let values: Vec<&str> = param.values.iter().map(|value| value.name.as_str()).collect();
+            Err(useless("it takes no such account").mend(format!("there are {}", values.join(", "))))
+        }
         (Some(param), None) if !param.optional => {
             Err(useless("each is for an account").mend("add --account, as the runs have it"))
         }

@@ -215,7 +215,8 @@ fn dry_run(package: &Package, plan: &Plan, as_json: bool, printer: &mut Printer)
     if let Some(window) = &plan.window {
         let rfc = |t: chrono::DateTime<Utc>| t.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true);
         let since = window.since.map_or_else(|| "the beginning".to_owned(), rfc);
-        printer.line(format_args!("  window: from {since} until {} (not included)", rfc(window.until)));
+        let last = if plan.since_last { " (last)" } else { "" };
+        printer.line(format_args!("  window: from {since}{last} until {} (not included)", rfc(window.until)));
     }
     for (name, value) in &plan.params {
         printer.line(format_args!("  {name} = {value}"));

@@ -624,6 +624,12 @@ fn last_is_the_bookmark_or_what_follows_it() {
     assert_eq!(since(&[("=since", "last:2024-01-31")], None), "2024-01-31T00:00:00Z");
     let plan = since_last(&job, &[("since", "last")], mark).unwrap();
     assert_eq!(plan.window.unwrap().since.map(time::show).as_deref(), mark);
+    // It moves while the run waits for another one.
+    let later = plan.beginning_at("2024-03-02T00:00:00Z".parse().unwrap()).unwrap();
+    assert_eq!(later.params["since"], "2024-03-02T00:00:00Z");
+    assert_eq!(later.window, Some(Window { since: "2024-03-02T00:00:00Z".parse().ok(), until: plan.resolved_at }));
+    assert_eq!(plan.beginning_at(plan.resolved_at), None);
+    assert!(plan.since_last && !super::tests::plan(&job, &[("since", "-7d")]).since_last);
     assert_eq!(last::asked_by(&job, &request(&job, &[("since", "-7d"), ("until", "last")]).values), None);
 }
 
@@ -758,7 +764,8 @@ fn a_plan_as_json() {
             "package": "ingester", "version": "1.2.3", "job": "extract", "account": null,
             "params": {"since": "2024-01-31T00:00:00Z", "until": "2024-03-30T12:34:56.789012Z"},
             "window": {"since": "2024-01-31T00:00:00Z", "until": "2024-03-30T12:34:56.789012Z"},
-            "timeout": 5400, "grace": 1.5, "on_overlap": "wait=5m", "retries": {"limit": 2, "on": ["timeout"], "wait": 1}, "secrets": {},
+            "since_last": false, "timeout": 5400, "grace": 1.5, "on_overlap": "wait=5m",
+            "retries": {"limit": 2, "on": ["timeout"], "wait": 1}, "secrets": {},
             "memory_max": 536_870_912, "resolved_at": "2024-03-30T12:34:56.789012Z",
         })
     );

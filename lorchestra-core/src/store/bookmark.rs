@@ -187,6 +187,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         /// Runs in any order: a bookmark never goes back, and what lies between the first run's beginning and the bookmark was covered by runs.
         #[test]
         fn what_lies_before_a_bookmark_was_covered(runs in prop::collection::vec((prop::option::of(0_i64..40), 1_i64..20), 1..30)) {

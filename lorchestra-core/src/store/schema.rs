@@ -205,3 +205,40 @@ ALTER TABLE runs ADD COLUMN keeps_bookmark INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE runs ADD COLUMN bookmark_before INTEGER;
 ALTER TABLE runs ADD COLUMN bookmark_after INTEGER;
 ";
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{end, new_run, site};
+    use super::super::{NewRun, RunState, Store};
+    use serde_json::json;
+
+    /// A store of version 3 has runs that say nothing of a bookmark, one of version 2 runs whose attempts say nothing of their ends.
+    #[test]
+    fn a_store_of_an_older_version_is_brought_up() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        store.begin_run(&new_run("r1"), &json!({})).unwrap();
+        store.end_run("r1", &end()).unwrap();
+        let without = "DROP TABLE bookmarks; ALTER TABLE runs DROP COLUMN keeps_bookmark;
+            ALTER TABLE runs DROP COLUMN bookmark_before; ALTER TABLE runs DROP COLUMN bookmark_after;
+            PRAGMA user_version = 3;";
+        store.db.execute_batch(without).unwrap();
+        drop(store);
+        let store = Store::open(&site.state).unwrap();
+        assert_eq!(store.bookmarks(None, None).unwrap(), []);
+        assert_eq!(store.find_run("r1").unwrap().unwrap().bookmark, None);
+        store.db.execute_batch(without).unwrap();
+        let without =
+            "ALTER TABLE attempts DROP COLUMN cause; ALTER TABLE attempts DROP COLUMN message; PRAGMA user_version = 2;";
+        store.db.execute_batch(without).unwrap();
+        drop(store);
+        let mut store = Store::open(&site.state).unwrap();
+        assert_eq!(store.attempts("r1").unwrap()[0].cause, None);
+        assert_eq!(store.find_run("r1").unwrap().unwrap().state, RunState::Completed);
+        // And one like any other from now on.
+        let windowed = NewRun { keeps_bookmark: true, until: Some(9), ..new_run("r2") };
+        store.begin_run(&windowed, &json!({})).unwrap();
+        store.end_run("r2", &end()).unwrap();
+        assert_eq!(store.bookmarks(None, None).unwrap().len(), 1);
+    }
+}

@@ -2,14 +2,17 @@
 //!
 //! Two files a key ([`crate::locks`]). A run that excludes others holds the one for itself, and begins only when nobody shares the
 //! other; a run that is allowed beside others shares the other and never waits for anybody. So a run that excludes others never
-//! begins beside any, and one that is allowed always begins.
+//! begins beside any, and one that is allowed always begins. The run before may have moved the bookmark that this one is to begin at:
+//! [`at_bookmark`].
 
 use super::{Overlap, RunError, Watcher};
 use crate::locks::{FileLock, beside_name, overlap_name};
 use crate::plan::{OnOverlap, Plan};
 use crate::signals::Signals;
 use crate::state::{StateDir, StateError};
+use crate::store::bookmark::Key;
 use crate::store::{Run, RunFilter, RunState, Store};
+use chrono::DateTime;
 use std::time::{Duration, Instant};
 
 /// How long a lock is waited for that no live run holds: a run is just beginning or ending.
@@ -73,6 +76,23 @@ pub(super) fn enter(
             return Err(RunError::Interrupted { signal });
         }
     }
+}
+
+/// The plan with its `since` where the bookmark is now, if it asked for that and the bookmark has moved since it was made: by the run
+/// that was waited for, or one that was just ending.
+pub(super) fn at_bookmark(store: &Store, plan: &Plan) -> Result<Option<Plan>, RunError> {
+    if !plan.since_last {
+        return Ok(None);
+    }
+    let key = Key { package: &plan.package, job: &plan.job, account: plan.account.as_deref() };
+    let at = store.bookmark(key)?.and_then(|bookmark| DateTime::from_timestamp_micros(bookmark.at));
+    let (Some(at), Some(window)) = (at, plan.window) else { return Ok(None) };
+    if window.since == Some(at) {
+        return Ok(None);
+    }
+    let all_done =
+        || RunError::AllDone { package: plan.package.clone(), job: plan.job.clone(), bookmark: at, until: window.until };
+    plan.beginning_at(at).ok_or_else(all_done).map(Some)
 }
 
 /// The live run that is in the way: the one that the lock names, or one that was allowed beside others.

@@ -33,6 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         supervisor_start: 0,
         boot_id: "0".repeat(36),
         worker_pid: Some(1),
+        keeps_bookmark: false,
     };
     let started = json!({"parameters": {}, "since": null, "until": null, "host": "host", "plugin_sha256": run.plugin_sha256});
     let end = RunEnd {
@@ -42,6 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         job_result: None,
         ended_at: micros,
         attempt: 1,
+        bookmark: None,
         payload: json!({"attempt": 1, "duration_ms": 1, "user_ms": 0, "system_ms": 0, "max_rss_kib": 4096}),
     };
     let start = Instant::now();
