@@ -3,13 +3,13 @@
 
 use chrono::DateTime;
 use libfuzzer_sys::fuzz_target;
-use lorchestra_core::plan::{self, Request};
+use lorchestra_core::plan::{self, OnOverlap, Request, Retries};
 use lorchestra_plugin_api::manifest::JobManifest;
 use serde_json::{Value, json};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-const KINDS: [(&str, &str); 16] = [
+const KINDS: [(&str, &str); 19] = [
     ("text", "string"),
     ("since", "datetime"),
     ("until", "datetime"),
@@ -26,12 +26,24 @@ const KINDS: [(&str, &str); 16] = [
     ("f_f", "u16"),
     ("g", "u32"),
     ("h", "u64"),
+    ("every", "duration"),
+    ("format", "enum"),
+    ("token", "secret"),
 ];
+
+/// Parameters that take any number of values.
+const LISTS: [(&str, &str); 2] = [("names", "string"), ("numbers", "u8")];
 
 static JOB: LazyLock<JobManifest> = LazyLock::new(|| {
     let params: Vec<Value> = KINDS
         .iter()
-        .map(|(name, kind)| json!({"name": name, "rust_type": kind, "kind": kind, "optional": true, "default": null, "docs": ""}))
+        .map(|(name, kind)| {
+            let values = if *kind == "enum" { json!([{"name": "json", "docs": ""}, {"name": "nd-json", "docs": ""}]) } else { json!([]) };
+            json!({"name": name, "rust_type": kind, "kind": kind, "optional": true, "default": null, "docs": "", "values": values})
+        })
+        .chain(LISTS.iter().map(|(name, kind)| {
+            json!({"name": name, "rust_type": kind, "kind": kind, "optional": false, "default": null, "docs": "", "repeated": true})
+        }))
         .collect();
     let job = json!({"name": "extract", "signature": "(cx)", "docs": "Extract.", "file": "f", "line": 1, "params": params});
     serde_json::from_value(job).expect("a job")
@@ -48,14 +60,27 @@ fuzz_target!(|data: &[u8]| {
         job: &JOB,
         values: given,
         now: DateTime::from_timestamp(1_767_225_600, 0).expect("a time"),
+        bookmark: DateTime::from_timestamp(1_735_689_600, 0),
         timeout: None,
         grace: Duration::from_secs(10),
+        on_overlap: OnOverlap::Fail,
+        retries: Retries::default(),
+        memory_max: None,
     };
     match plan::resolve(request) {
         Ok(plan) => {
             for name in &names {
-                let kind = KINDS.iter().find(|(known, _)| known == name).expect("a parameter of the job").1;
-                assert!(fits(kind, &plan.params[name]), "{name} = {}", plan.params[name]);
+                let kind =
+                    |known: &[(&'static str, &'static str)]| known.iter().find(|(known, _)| known == name).map(|(_, kind)| *kind);
+                match (kind(&KINDS), kind(&LISTS)) {
+                    (Some("secret"), _) => assert!(plan.secrets.contains_key(name) && !plan.params.contains_key(name)),
+                    (Some(kind), _) => assert!(fits(kind, &plan.params[name]), "{name} = {}", plan.params[name]),
+                    (_, Some(kind)) => {
+                        let list = plan.params[name].as_array().expect("a list");
+                        assert!(!list.is_empty() && list.iter().all(|value| fits(kind, value)), "{name} = {list:?}");
+                    }
+                    _ => panic!("{name} is no parameter of the job"),
+                }
             }
             let window = plan.window.expect("the job has one");
             assert!(window.since.is_none_or(|since| since < window.until));
@@ -88,7 +113,8 @@ fn fits(kind: &str, value: &Value) -> bool {
         "u8" => within(0, u8::MAX.into()),
         "u16" => within(0, u16::MAX.into()),
         "u32" => within(0, u32::MAX.into()),
-        "u64" => within(0, u64::MAX.into()),
+        "u64" | "duration" => within(0, u64::MAX.into()),
+        "enum" => value == "json" || value == "nd-json",
         other => panic!("a kind without a rule: {other}"),
     }
 }
