@@ -179,11 +179,15 @@ fn an_older_jobs_parameter_keeps_its_flag_wherever_it_stands() {
 fn a_manifest_that_lies_is_a_failure_to_load() {
     let sandbox = Sandbox::with(&[]);
     let marker = sandbox.arg("marker");
-    let lies = [("\"misbehave\"", "\"misbehavf\"", "misbehavf"), ("\"version\":\"0.3.0\"", "\"version\":\"0.4.0\"", "misbehave")];
-    for (from, to, package) in lies {
+    let lies = [
+        // The root module has the package's name.
+        ("\"misbehave\"", "\"misbehavf\"", "misbehavf", "it has a manifest and no root module"),
+        ("\"version\":\"0.3.0\"", "\"version\":\"0.4.0\"", "misbehave", "its manifest and its root module differ"),
+    ];
+    for (from, to, package, what) in lies {
         fs::write(sandbox.plugins().join("liar.so"), manifest(from, to)).unwrap();
         let ended = sandbox.lorchestra(&["run-job", package, "typed", "--marker", &marker]).exits(126);
-        assert!(ended.err().contains("its manifest and its root module differ"), "{}", ended.shown());
+        assert!(ended.err().contains(what), "{}", ended.shown());
         let run = sandbox.runs().remove(0);
         assert_eq!(run.cause(), "load");
         sandbox.whole_events_of(&run);

@@ -66,7 +66,7 @@ const SPECIMENS: &[Specimen] = &[
     // Whole, and not what they say.
     ("escaped-docs",      |path| put(path, manifest("Does nothing.", r"\u001b\u0007!")), LISTED,               126, "load"),
     ("other-version",     |path| put(path, manifest("\"version\":\"0.3.0\"", "\"version\":\"0.4.0\"")), LISTED, 126, "load"),
-    ("no-root-module",    |path| put(path, replaced(b"_bmodule_bloader\0", b"_bmodule_bloadex\0")), LISTED,    126, "load"),
+    ("no-root-module",    |path| put(path, replaced(b"\0lorchestra_root_module_of_", b"\0lorchestra_root_module_og_")), LISTED, 126, "load"),
     ("missing-library",   |path| put(path, replaced(b"\0libgcc_s.so.1\0", b"\0libgcc_x.so.1\0")), LISTED,      126, "load"),
     ("missing-symbol",    |path| put(path, replaced(b"\0_Unwind_Resume\0", b"\0_Unwind_Resumf\0")), LISTED,    126, "load"),
     ("wild-dynamic",      |path| put(path, altered::with_wild_dynamic_section()),        LISTED,               126, "load"),
