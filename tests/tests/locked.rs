@@ -195,6 +195,14 @@ fn listings_tell_what_mends_a_lock() {
         assert_eq!(listed.out().contains(&format!("fix: {mend}\n")), locked, "{}", listed.shown());
         assert_eq!(checked.out().contains("locked:     no: plugins.lock cannot be relied on"), locked, "{}", checked.shown());
     }
+    // One that is written where others may replace it is told as that at once.
+    let dir = path.parent().unwrap();
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).unwrap();
+    let locked = sandbox.lorchestra(&["plugins", "lock"]).exits(0);
+    assert!(locked.err().contains(&format!("chmod go-w {}\n", dir.display())), "{}", locked.shown());
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+    let locked = sandbox.lorchestra(&["plugins", "lock"]).exits(0);
+    assert!(!locked.err().contains("chmod"), "{}", locked.shown());
     // Where there is none, it is not said to lack a package.
     fs::remove_file(&path).unwrap();
     sandbox.configure("locked = true");

@@ -141,13 +141,10 @@ fn entry_json(path: &Path, entry: &Entry<'_>, lock: Option<&Lock>) -> Value {
 fn write_lock(only: &[String], as_json: bool, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
     // What is locked by now does not matter: this is how it changes.
     let catalog = Catalog::scan(&settings.plugin_dirs);
-    let before = match Lockfile::read(&settings.lockfile) {
-        Ok(before) => before.unwrap_or_default(),
+    let (before, trouble) = match Lockfile::read(&settings.lockfile) {
+        Ok(before) => (before.unwrap_or_default(), None),
         // All of it is written anew; of a part of it, the rest must be read.
-        Err(error) if only.is_empty() => {
-            printer.warning(Failure::from(error).message);
-            Lockfile::default()
-        }
+        Err(error) if only.is_empty() => (Lockfile::default(), Some(error)),
         Err(error) => return Err(error.into()),
     };
     let mut after = if only.is_empty() { Lockfile::default() } else { before.clone() };
@@ -163,6 +160,12 @@ fn write_lock(only: &[String], as_json: bool, settings: &Settings, printer: &mut
         after.packages.insert(name.to_owned(), locked);
     }
     after.write(&settings.lockfile)?;
+    match (Lockfile::read(&settings.lockfile), trouble) {
+        // Who may write in its directory, say: that is not mended by writing it.
+        (Err(error), _) => drop(lock::warn(error, printer)),
+        (Ok(_), Some(error)) => printer.warning(Failure::from(error).message),
+        (Ok(_), None) => {}
+    }
     let changes = changes(&before, &after);
     if as_json {
         let packages: Vec<Value> = after

@@ -32,10 +32,7 @@ impl Lock {
                     LockfileError::Malformed { what, .. } => printable(what),
                     LockfileError::Io { source, .. } => source.to_string(),
                 };
-                let Failure { message, mends, .. } = error.into();
-                printer.warning(
-                    [message].into_iter().chain(mends.iter().map(|mend| format!("  {mend}"))).collect::<Vec<_>>().join("\n"),
-                );
+                let mends = warn(error, printer);
                 let fix =
                     mends.into_iter().next().unwrap_or_else(|| "make plugins.lock a file that this user can read".to_owned());
                 settings.locked.then(|| Self::Unreliable(none_locked(format!("plugins.lock cannot be relied on: {what}"), fix)))
@@ -72,6 +69,14 @@ impl Lock {
             self.allows_bytes(&outline.package, &outline.version, || lorchestra_core::library::sha256(&package.path))
         });
     }
+}
+
+/// Tells what is wrong with the file, and what mends it, which is answered too.
+pub(super) fn warn(error: LockfileError, printer: &mut Printer) -> Vec<String> {
+    let Failure { message, mends, .. } = error.into();
+    let lines: Vec<String> = [message].into_iter().chain(mends.iter().map(|mend| format!("  {mend}"))).collect();
+    printer.warning(lines.join("\n"));
+    mends
 }
 
 fn none_locked(detail: String, fix: String) -> Fault {
