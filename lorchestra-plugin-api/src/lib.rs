@@ -39,11 +39,14 @@ mod error;
 mod event;
 pub mod invoke;
 pub mod job;
+#[doc(hidden)]
+pub mod limits;
 pub mod manifest;
 pub mod param;
 #[cfg(feature = "async")]
 mod runtime;
 mod secret;
+pub mod testing;
 
 pub use context::JobContext;
 pub use error::{EmitError, IntoJobResult, JobError, JobResult, Permanent};
