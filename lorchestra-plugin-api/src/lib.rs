@@ -56,6 +56,9 @@ pub use lorchestra_plugin_api_macros::{ParamEnum, job, plugin};
 pub use runtime::Cancelled;
 pub use secret::Secret;
 
+/// Version of this crate: what a package asks a registry for.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 // The types that parameters and payloads are made of, so that a plugin needs one dependency.
 pub use chrono;
 pub use serde;
