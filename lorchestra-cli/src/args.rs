@@ -73,6 +73,19 @@ pub(crate) enum Command {
     /// Up to where jobs have done their work: what `--since last` begins at
     #[command(subcommand, before_help = BOOKMARK_EXAMPLES, after_help = BOOKMARK_RULE)]
     Bookmarks(Bookmarks),
+    /// Make a new job package: a crate that builds, tests and runs as it is
+    #[command(before_help = "Examples:\n  lorchestra new words\n  lorchestra new words --dir ~/packages/words")]
+    New {
+        /// The package's name: [a-z][a-z0-9_-]*, at most 64 characters
+        name: String,
+        /// The directory to make, or an empty one [default: NAME]
+        #[arg(long)]
+        dir: Option<PathBuf>,
+        /// The lorchestra-plugin-api it depends on: its directory, or that of a checkout [default: the one that this lorchestra was built
+        /// with, if it is still there, or the registry's]
+        #[arg(long, value_name = "PATH")]
+        api: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

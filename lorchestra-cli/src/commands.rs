@@ -4,6 +4,7 @@ mod bookmarks;
 mod delivery;
 mod events;
 mod jobs;
+pub(crate) mod new;
 mod plugins;
 mod run_job;
 mod runs;
@@ -36,6 +37,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Re
         Command::Runs(command) => runs::run(command, settings, &mut notices, printer),
         Command::Bookmarks(command) => bookmarks::run(command, settings, &mut notices, printer),
         Command::Events(command) => events::run(command, settings, &mut notices, printer),
+        Command::New { name, dir, api } => new::run(name, dir.as_deref(), api.as_deref(), printer),
     };
     notices.send(None, printer);
     result

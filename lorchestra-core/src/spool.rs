@@ -14,7 +14,6 @@
 //! - A line without its end, or (once the writer is dead) with a wrong checksum at the end of a segment, was torn by the
 //!   writer's death. Its `emit` never returned: it is left out, and nothing is lost.
 
-mod limits;
 #[cfg(test)]
 mod properties;
 pub mod reader;

@@ -21,9 +21,13 @@ pub(crate) fn install(sink: &Arc<BoxedSink>, level: &str) {
     if level == LevelFilter::OFF {
         return;
     }
-    let subscriber = tracing_subscriber::registry().with(Bridge { sink: Arc::clone(sink), level });
     // Refused only where the job's own code was quicker (a constructor): then its choice stands.
-    let _ = tracing::subscriber::set_global_default(subscriber);
+    let _ = tracing::subscriber::set_global_default(subscriber(sink, level));
+}
+
+/// What [`install`] installs.
+pub(crate) fn subscriber(sink: &Arc<BoxedSink>, level: LevelFilter) -> impl Subscriber + Send + Sync + use<> {
+    tracing_subscriber::registry().with(Bridge { sink: Arc::clone(sink), level })
 }
 
 struct Bridge {

@@ -39,11 +39,14 @@ mod error;
 mod event;
 pub mod invoke;
 pub mod job;
+#[doc(hidden)]
+pub mod limits;
 pub mod manifest;
 pub mod param;
 #[cfg(feature = "async")]
 mod runtime;
 mod secret;
+pub mod testing;
 
 pub use context::JobContext;
 pub use error::{EmitError, IntoJobResult, JobError, JobResult, Permanent};
@@ -52,6 +55,9 @@ pub use lorchestra_plugin_api_macros::{ParamEnum, job, plugin};
 #[cfg(feature = "async")]
 pub use runtime::Cancelled;
 pub use secret::Secret;
+
+/// Version of this crate: what a package asks a registry for.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 // The types that parameters and payloads are made of, so that a plugin needs one dependency.
 pub use chrono;

@@ -11,7 +11,7 @@ use lorchestra_plugin_api::prelude::*;
 ///
 /// What cannot be read is named in a `canonicalization.set_aside` event and kept in `set_aside.jsonl`; the rest goes on.
 #[job]
-pub(crate) fn canonicalize_email(
+pub fn canonicalize_email(
     cx: &JobContext,
     /// A file of JSON Lines, or a directory of such; without it, all that ingester has extracted.
     input: Option<PathBuf>,

@@ -21,4 +21,6 @@ mod mime;
 mod output;
 mod record;
 
-lorchestra_plugin_api::plugin! { package = "canonizer", jobs = [email_job::canonicalize_email] }
+pub use email_job::canonicalize_email;
+
+lorchestra_plugin_api::plugin! { package = "canonizer", jobs = [canonicalize_email] }

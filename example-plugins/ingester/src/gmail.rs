@@ -15,7 +15,7 @@ use lorchestra_plugin_api::prelude::*;
 ///
 /// What cannot be taken is named in an `extraction.set_aside` event; the rest goes on.
 #[job]
-pub(crate) fn extract_gmail(
+pub fn extract_gmail(
     cx: &JobContext,
     /// An unpacked Takeout file (`All mail Including Spam and Trash.mbox`), or a directory with `cur/` and `new/`.
     source: PathBuf,

@@ -21,4 +21,6 @@ mod message;
 mod source;
 mod window;
 
-lorchestra_plugin_api::plugin! { package = "ingester", jobs = [gmail::extract_gmail] }
+pub use gmail::extract_gmail;
+
+lorchestra_plugin_api::plugin! { package = "ingester", jobs = [extract_gmail] }

@@ -6,8 +6,9 @@
 //! [`Final::SpoolFault`].
 
 use super::record::{Final, Mark, frame};
-use super::{MAX_SEGMENTS, SEGMENT_BYTES, limits};
+use super::{MAX_SEGMENTS, SEGMENT_BYTES};
 use chrono::Utc;
+use lorchestra_plugin_api::limits;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
@@ -37,6 +38,12 @@ pub struct NewEvent<'a> {
     pub correlation_id: &'a str,
     /// The person it is about.
     pub subject_id: &'a str,
+}
+
+impl NewEvent<'_> {
+    fn check(&self) -> Result<(), String> {
+        limits::check(self.event_type, self.payload, self.schema_ref, self.correlation_id, self.subject_id)
+    }
 }
 
 /// Why an event was not taken. Nothing of it is in the spool.
@@ -154,7 +161,7 @@ impl Writer {
     /// `cancelled` is asked while the spool is full and the store has to catch up.
     pub fn append(&mut self, event: &NewEvent<'_>, cancelled: &dyn Fn() -> bool) -> Result<(), AppendError> {
         self.ready(cancelled)?;
-        limits::check(event).map_err(AppendError::Invalid)?;
+        event.check().map_err(AppendError::Invalid)?;
         self.buffer.clear();
         write_event(&mut self.buffer, self.seq + 1, &self.clock, Clock::now(), event);
         self.write_buffer(1).map(drop).map_err(|(_, e)| e)
@@ -174,7 +181,7 @@ impl Writer {
         let mut count = 0;
         let mut invalid = Ok(());
         for event in events {
-            if let Err(why) = limits::check(&event) {
+            if let Err(why) = event.check() {
                 invalid = Err(AppendError::Invalid(why));
                 break;
             }

@@ -11,6 +11,7 @@ use crate::spool::writer::{AppendError, NewEvent, Writer};
 use abi_stable::std_types::{RResult, RSlice, RStr, RString};
 use chrono::{DateTime, Datelike};
 use lorchestra_plugin_api::abi::{EventSink, RawEvent};
+use lorchestra_plugin_api::limits;
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -140,19 +141,15 @@ impl EventSink for Sink {
 
     fn set_bookmark(&self, at_micros: i64) -> RResult<(), RString> {
         if !self.inner.bookmarks {
-            return RResult::RErr(nobody_reads());
+            return RResult::RErr(limits::NO_BOOKMARK.into());
         }
         let year = DateTime::from_timestamp_micros(at_micros).map(|at| at.year());
         if !year.is_some_and(|year| (1..=9999).contains(&year)) {
-            return RResult::RErr("a bookmark lies in the years 0001 to 9999".into());
+            return RResult::RErr(limits::BOOKMARK_YEARS.into());
         }
         *self.inner.bookmark.lock().unwrap_or_else(PoisonError::into_inner) = Some(at_micros);
         RResult::ROk(())
     }
-}
-
-fn nobody_reads() -> RString {
-    "this job has no parameter `since: DateTime<Utc>`: no run would begin at its bookmark".into()
 }
 
 fn view<'a>(event: &'a RawEvent<'a>) -> NewEvent<'a> {

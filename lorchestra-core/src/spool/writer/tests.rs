@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::spool::Cursor;
-use crate::spool::limits::MAX_PAYLOAD;
 use crate::spool::reader::{Reader, Writing};
 use lorchestra_plugin_api::invoke::JobReturn;
+use lorchestra_plugin_api::limits::MAX_PAYLOAD;
 
 fn event(payload: &str) -> NewEvent<'_> {
     NewEvent { event_type: "t", payload: payload.as_bytes(), schema_ref: "", correlation_id: "", subject_id: "" }

@@ -1,58 +1,61 @@
-//! What an event may be: the one place that says so, for every event before it is written. Pure.
+//! What an event may be: the one place that says so, for every event before it is taken. Pure. Asked by the host's spool and by
+//! [`testing`](crate::testing), so that a test refuses what a run would.
 
-use super::writer::NewEvent;
 use serde::de::IgnoredAny;
 
 /// The longest payload, in bytes.
-pub(super) const MAX_PAYLOAD: usize = 1 << 20;
+pub const MAX_PAYLOAD: usize = 1 << 20;
 /// The longest event type and other texts of an event, in bytes.
-pub(super) const MAX_TEXT: usize = 1024;
+pub const MAX_TEXT: usize = 1024;
 /// Types that tell of runs: a job's own event of such a type would be taken for one of lorchestra's.
-pub(super) const OWN_TYPES: [&str; 4] = ["job.started", "job.completed", "job.failed", "job.skipped"];
+pub const OWN_TYPES: [&str; 4] = ["job.started", "job.completed", "job.failed", "job.skipped"];
+/// What is said where a bookmark is set that nothing would read.
+pub const NO_BOOKMARK: &str = "this job has no parameter `since: DateTime<Utc>`: no run would begin at its bookmark";
+/// What is said of a bookmark that is no time.
+pub const BOOKMARK_YEARS: &str = "a bookmark lies in the years 0001 to 9999";
 /// Levels of nesting in a payload.
-pub(super) const MAX_DEPTH: usize = 100;
+pub const MAX_DEPTH: usize = 100;
 
-/// Says why an event is not taken.
-pub(super) fn check(event: &NewEvent<'_>) -> Result<(), String> {
-    if event.event_type.is_empty() {
+/// Says why an event is not taken. Empty text stands for "none".
+///
+/// # Errors
+/// A sentence for the author.
+pub fn check(event_type: &str, payload: &[u8], schema_ref: &str, correlation_id: &str, subject_id: &str) -> Result<(), String> {
+    if event_type.is_empty() {
         return Err("an event needs a type".into());
     }
-    for (what, text) in [
-        ("type", event.event_type),
-        ("schema_ref", event.schema_ref),
-        ("correlation_id", event.correlation_id),
-        ("subject_id", event.subject_id),
-    ] {
+    for (what, text) in
+        [("type", event_type), ("schema_ref", schema_ref), ("correlation_id", correlation_id), ("subject_id", subject_id)]
+    {
         if text.len() > MAX_TEXT {
             return Err(format!("the event's {what} has {} bytes; at most {MAX_TEXT} are allowed", text.len()));
         }
     }
-    let event_type = event.event_type;
     if OWN_TYPES.contains(&event_type) {
         return Err(format!("`{event_type}` is emitted by lorchestra itself, once a run: choose another type"));
     }
-    if event.payload.len() > MAX_PAYLOAD {
+    if payload.len() > MAX_PAYLOAD {
         return Err(format!(
             "the payload of `{event_type}` has {} bytes; at most {MAX_PAYLOAD} (1 MiB) are allowed: write large results to the data directory and emit their path",
-            event.payload.len()
+            payload.len()
         ));
     }
-    if event.payload.trim_ascii_start().first() != Some(&b'{') {
+    if payload.trim_ascii_start().first() != Some(&b'{') {
         return Err(format!("the payload of `{event_type}` is not a JSON object"));
     }
     // from_slice would not look at the bytes of strings that it skips.
-    let Ok(text) = std::str::from_utf8(event.payload) else {
+    let Ok(text) = std::str::from_utf8(payload) else {
         return Err(format!("the payload of `{event_type}` is not UTF-8"));
     };
     if let Err(e) = serde_json::from_str::<IgnoredAny>(text) {
         return Err(format!("the payload of `{event_type}` is not JSON: {e}"));
     }
-    if event.payload.contains(&b'\\') && has_half_a_character(event.payload) {
+    if payload.contains(&b'\\') && has_half_a_character(payload) {
         return Err(format!(
             "the payload of `{event_type}` has half a character (a \\u escape of a surrogate without the other one)"
         ));
     }
-    if depth(event.payload) > MAX_DEPTH {
+    if depth(payload) > MAX_DEPTH {
         return Err(format!("the payload of `{event_type}` is nested deeper than {MAX_DEPTH} levels"));
     }
     Ok(())
@@ -111,8 +114,7 @@ mod tests {
     use super::*;
 
     fn refused(payload: &str) -> bool {
-        let payload = payload.as_bytes();
-        check(&NewEvent { event_type: "e", payload, schema_ref: "", correlation_id: "", subject_id: "" }).is_err()
+        check("e", payload.as_bytes(), "", "", "").is_err()
     }
 
     #[test]

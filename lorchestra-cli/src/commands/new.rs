@@ -1,0 +1,296 @@
+//! `new`: a crate that builds, tests and runs as it is, from the templates beside this file. Owns what a crate may be called, what it
+//! depends on, and that nobody ever sees half of it. Talks to the file system.
+
+use crate::exit::Code;
+use crate::failure::Failure;
+use crate::printer::Printer;
+use lorchestra_core::catalog::problem::shell;
+use lorchestra_plugin_api::manifest::is_name;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Where a file is put, and its template.
+const FILES: [(&str, &str); 6] = [
+    ("Cargo.toml", include_str!("new/manifest.txt")),
+    ("README.md", include_str!("new/readme.txt")),
+    (".gitignore", include_str!("new/gitignore.txt")),
+    (".github/workflows/ci.yml", include_str!("new/ci.txt")),
+    ("src/lib.rs", include_str!("new/lib.txt")),
+    ("tests/jobs.rs", include_str!("new/tests.txt")),
+];
+
+/// What is at the top of the crate, in the order in which it is moved to its place: what makes it a crate comes last.
+const TOP: [&str; 6] = ["src", "tests", ".github", ".gitignore", "README.md", "Cargo.toml"];
+
+/// The crate that a job package depends on.
+const API: &str = "lorchestra-plugin-api";
+
+/// Names that cargo or the compiler take for something else.
+const TAKEN: [&str; 58] = [
+    // Keywords, used and reserved.
+    "abstract",
+    "as",
+    "async",
+    "await",
+    "become",
+    "box",
+    "break",
+    "const",
+    "continue",
+    "crate",
+    "do",
+    "dyn",
+    "else",
+    "enum",
+    "extern",
+    "false",
+    "final",
+    "fn",
+    "for",
+    "gen",
+    "if",
+    "impl",
+    "in",
+    "let",
+    "loop",
+    "macro",
+    "match",
+    "mod",
+    "move",
+    "mut",
+    "override",
+    "priv",
+    "pub",
+    "ref",
+    "return",
+    "self",
+    "static",
+    "struct",
+    "super",
+    "trait",
+    "true",
+    "try",
+    "type",
+    "typeof",
+    "unsafe",
+    "unsized",
+    "use",
+    "virtual",
+    "where",
+    "while",
+    "yield",
+    // Crates that are always there, and our own.
+    "alloc",
+    "core",
+    "proc_macro",
+    "std",
+    "test",
+    "lorchestra_plugin_api",
+    "lorchestra_plugin_api_macros",
+];
+
+/// Why there is no new crate. Nothing was left.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NewError {
+    /// Not the name of a package.
+    #[error("{0:?} is not a package's name: those are of the form [a-z][a-z0-9_-]*, at most 64 characters")]
+    Name(String),
+    /// A name that stands for something else.
+    #[error("a package cannot be called {0}: cargo or the compiler take that for something else")]
+    Taken(String),
+    /// There is something already.
+    #[error("{path} is there already{what}", path = .0.display(), what = if .0.is_dir() { " and not empty" } else { "" })]
+    There(PathBuf),
+    /// The directory it should be made in is not there.
+    #[error("there is no directory {path} to make it in", path = .0.display())]
+    NoParent(PathBuf),
+    /// What should be the plugin API is something else.
+    #[error("{path} is not {API}: {why}", path = .path.display())]
+    Api {
+        /// As given.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// The system refused.
+    #[error("{path}", path = .path.display())]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// Its error.
+        source: io::Error,
+    },
+}
+
+pub(super) fn run(name: &str, dir: Option<&Path>, api: Option<&Path>, printer: &mut Printer) -> Result<Code, Failure> {
+    check_name(name)?;
+    let api = dependency(api)?;
+    let dir = dir.unwrap_or(Path::new(name));
+    make(name, dir, &api)?;
+    let library = format!("target/release/lib{}.so", crate_name(name));
+    printer.good(format_args!("{name}: a job package in {}", shell(dir)));
+    printer.line("Next:");
+    for step in [
+        format!("cd {}", shell(dir)),
+        "cargo test".to_owned(),
+        "cargo build --release".to_owned(),
+        format!("lorchestra plugins check {library}"),
+        format!("lorchestra plugins install {library}"),
+        format!("lorchestra jobs show {name} count_words"),
+        format!("lorchestra run-job {name} count_words --input README.md"),
+        "lorchestra events list --type words.counted --payload".to_owned(),
+    ] {
+        printer.line(format_args!("  {step}"));
+    }
+    Ok(Code::Success)
+}
+
+fn check_name(name: &str) -> Result<(), NewError> {
+    if !is_name(name) {
+        return Err(NewError::Name(name.to_owned()));
+    }
+    if TAKEN.contains(&&*crate_name(name)) {
+        return Err(NewError::Taken(name.to_owned()));
+    }
+    Ok(())
+}
+
+/// As the compiler names the crate of a package.
+fn crate_name(package: &str) -> String {
+    package.replace('-', "_")
+}
+
+/// What stands behind `lorchestra-plugin-api =` : the crate that was named, the one of the tree that this program was built from if that
+/// is still there, or the registry's.
+fn dependency(named: Option<&Path>) -> Result<String, NewError> {
+    let own = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../lorchestra-plugin-api"));
+    let found = match named {
+        Some(path) => Some(api_crate(path)?),
+        None => api_crate(own).ok(),
+    };
+    Ok(match found {
+        Some(path) => format!("{{ path = {} }}", toml::Value::from(path)),
+        None => {
+            let version = lorchestra_plugin_api::VERSION;
+            let minor = version.rsplit_once('.').map_or(version, |(minor, _)| minor);
+            toml::Value::from(minor).to_string()
+        }
+    })
+}
+
+/// The absolute path of the plugin API, from its directory or that of a checkout.
+fn api_crate(named: &Path) -> Result<String, NewError> {
+    let wrong = |why: String| NewError::Api { path: named.to_owned(), why };
+    let inner = named.join(API);
+    let dir = if inner.join("Cargo.toml").exists() { &*inner } else { named };
+    let manifest =
+        fs::read_to_string(dir.join("Cargo.toml")).map_err(|e| wrong(format!("its Cargo.toml cannot be read ({e})")))?;
+    let manifest: toml::Table = manifest.parse().map_err(|_| wrong("its Cargo.toml is not TOML".to_owned()))?;
+    match manifest.get("package").and_then(|package| package.get("name")).and_then(toml::Value::as_str) {
+        Some(API) => {}
+        Some(other) => return Err(wrong(format!("it is the crate {other}"))),
+        None => return Err(wrong("it is no crate".to_owned())),
+    }
+    let dir = dir.canonicalize().map_err(|e| wrong(e.to_string()))?;
+    dir.into_os_string().into_string().map_err(|_| wrong("its path is not UTF-8, which Cargo.toml has to be".to_owned()))
+}
+
+/// Makes the crate beside its place, and moves it there once it is whole.
+fn make(name: &str, dir: &Path, api: &str) -> Result<(), NewError> {
+    let empty = is_empty(dir)?;
+    let parent = match dir.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    // An empty directory stays the one that it is: somebody may be in it.
+    let beside = if empty { dir } else { parent };
+    if !beside.is_dir() {
+        return Err(NewError::NoParent(beside.to_owned()));
+    }
+    let at = |path: &Path| {
+        let path = path.to_owned();
+        move |source| NewError::Io { path, source }
+    };
+    // Removed again, with all that is still in it.
+    let building = tempfile::Builder::new().prefix(".lorchestra-new-").tempdir_in(beside);
+    // Without the name that was tried.
+    let building = building.map_err(|e| at(beside)(e.kind().into()))?;
+    // The temporary directory is private; a crate has the user's usual modes.
+    let whole = building.path().join(name);
+    for (file, template) in FILES {
+        let path = whole.join(file);
+        let text = template.replace("{{package}}", name).replace("{{crate}}", &crate_name(name)).replace("{{api}}", api);
+        fs::create_dir_all(path.parent().unwrap_or(&whole)).map_err(at(dir))?;
+        fs::write(&path, text).map_err(at(dir))?;
+    }
+    if !empty {
+        return match fs::rename(&whole, dir) {
+            Ok(()) => Ok(()),
+            // Somebody else was quicker.
+            Err(_) if dir.symlink_metadata().is_ok() => Err(NewError::There(dir.to_owned())),
+            Err(source) => Err(NewError::Io { path: dir.to_owned(), source }),
+        };
+    }
+    for (n, top) in TOP.into_iter().enumerate() {
+        if let Err(source) = fs::rename(whole.join(top), dir.join(top)) {
+            for moved in &TOP[..n] {
+                // Back to where it is removed.
+                let _ = fs::rename(dir.join(moved), whole.join(moved));
+            }
+            return Err(NewError::Io { path: dir.join(top), source });
+        }
+    }
+    Ok(())
+}
+
+/// Whether there is an empty directory already; `false` where there is nothing at all.
+fn is_empty(dir: &Path) -> Result<bool, NewError> {
+    match fs::read_dir(dir) {
+        Ok(mut entries) => match entries.next() {
+            None => Ok(true),
+            Some(_) => Err(NewError::There(dir.to_owned())),
+        },
+        Err(_) if dir.symlink_metadata().is_err() => Ok(false),
+        Err(e) if e.kind() == io::ErrorKind::NotADirectory => Err(NewError::There(dir.to_owned())),
+        Err(source) => Err(NewError::Io { path: dir.to_owned(), source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_cargo_refuses_are_refused() {
+        for bad in ["", "Words", "1st", "a b", "../x", "_x", "straße"] {
+            assert!(matches!(check_name(bad), Err(NewError::Name(_))), "{bad}");
+        }
+        for taken in ["test", "fn", "proc-macro", "lorchestra-plugin-api", "gen"] {
+            assert!(matches!(check_name(taken), Err(NewError::Taken(_))), "{taken}");
+        }
+        for good in ["words", "my-package", "my_package", "x", "tests", &"x".repeat(64)] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn all_that_is_made_is_moved() {
+        let mut tops: Vec<&str> = FILES.iter().filter_map(|(file, _)| file.split('/').next()).collect();
+        let mut moved = TOP.to_vec();
+        tops.sort_unstable();
+        moved.sort_unstable();
+        assert_eq!(tops, moved);
+    }
+
+    #[test]
+    fn the_dependency_is_a_path_as_long_as_there_is_one() {
+        let own = dependency(None).unwrap();
+        assert!(own.starts_with("{ path = \"/") && own.ends_with("/lorchestra-plugin-api\" }"), "{own}");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        assert_eq!(dependency(Some(&root)).unwrap(), own);
+        let core = dependency(Some(&root.join("lorchestra-core"))).unwrap_err().to_string();
+        assert!(core.ends_with("is not lorchestra-plugin-api: it is the crate lorchestra-core"), "{core}");
+        assert!(dependency(Some(Path::new("/no/such"))).is_err());
+    }
+}

@@ -1,0 +1,170 @@
+//! `lorchestra new`: what it makes is followed to the end by the steps that it prints, and nothing half made is ever left.
+//!
+//! The one topic that runs cargo: offline, with the versions of the workspace's Cargo.lock, in a target directory that stays.
+
+use lorchestra_tests::{Sandbox, built};
+use std::ffi::OsString;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A shell as somebody has who never used lorchestra: an empty home, cargo and lorchestra on the PATH.
+struct Shell {
+    sandbox: Sandbox,
+    at: PathBuf,
+}
+
+impl Shell {
+    fn new() -> Self {
+        let sandbox = Sandbox::with(&[]);
+        std::fs::create_dir(sandbox.path("empty-home")).unwrap();
+        std::fs::create_dir(sandbox.path("work")).unwrap();
+        let at = sandbox.path("work");
+        Self { sandbox, at }
+    }
+
+    /// Runs a line and answers with what it printed, on both streams.
+    #[track_caller]
+    fn run(&mut self, line: &str) -> String {
+        if let Some(dir) = line.strip_prefix("cd ") {
+            self.at.push(dir);
+            return String::new();
+        }
+        let output = self.command(line).output().unwrap();
+        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        assert!(output.status.success(), "`{line}` ended with {}\n{text}", output.status);
+        text
+    }
+
+    fn command(&self, line: &str) -> Command {
+        let cargo = Path::new(env!("CARGO")).parent().unwrap();
+        let lorchestra = built::lorchestra();
+        let path = [cargo, lorchestra.parent().unwrap(), Path::new("/usr/local/bin"), Path::new("/usr/bin"), Path::new("/bin")];
+        let mut shell = Command::new("sh");
+        shell.args(["-c", line]).current_dir(&self.at).env_clear();
+        shell.env("HOME", self.sandbox.path("empty-home")).env("PATH", std::env::join_paths(path).unwrap());
+        shell.env("CARGO_NET_OFFLINE", "true").env("CARGO_TERM_COLOR", "never").envs(of_cargo());
+        shell
+    }
+}
+
+/// Where this machine's cargo has its registries, and which toolchain this is: an empty home has neither.
+#[expect(clippy::disallowed_methods, reason = "what this machine has is said from outside")]
+fn of_cargo() -> Vec<(&'static str, OsString)> {
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let or_home = |name: &str, dir: &str| std::env::var_os(name).unwrap_or_else(|| home.join(dir).into_os_string());
+    let mut variables = vec![("CARGO_HOME", or_home("CARGO_HOME", ".cargo")), ("RUSTUP_HOME", or_home("RUSTUP_HOME", ".rustup"))];
+    variables.extend(std::env::var_os("RUSTUP_TOOLCHAIN").map(|toolchain| ("RUSTUP_TOOLCHAIN", toolchain)));
+    variables
+}
+
+/// The steps that `new` printed.
+fn steps(printed: &str) -> Vec<&str> {
+    printed.lines().filter_map(|line| line.strip_prefix("  ")).collect()
+}
+
+#[test]
+fn the_printed_steps_go_all_the_way_to_an_event() {
+    let mut shell = Shell::new();
+    let printed = shell.run("lorchestra new my-words");
+    assert!(printed.starts_with("✓ my-words: a job package in my-words\nNext:\n  cd my-words\n"), "{printed}");
+    let crate_dir = shell.at.join("my-words");
+    // Versions that this machine has, and what was built of them the last time.
+    std::fs::copy(built::workspace().join("Cargo.lock"), crate_dir.join("Cargo.lock")).unwrap();
+    let target = built::lorchestra().ancestors().nth(2).unwrap().join("new-crate");
+    std::fs::create_dir_all(&target).unwrap();
+    std::os::unix::fs::symlink(target, crate_dir.join("target")).unwrap();
+
+    let steps = steps(&printed);
+    let mut outputs = steps.iter().map(|step| (*step, shell.run(step)));
+    let mut next = |begins: &str| -> String {
+        let (step, output) = outputs.next().unwrap_or_else(|| panic!("no step {begins}"));
+        assert!(step.starts_with(begins), "{step} where {begins} should be");
+        output
+    };
+    next("cd my-words");
+    assert!(next("cargo test").contains("test result: ok. 3 passed"));
+    assert!(next("cargo build --release").contains("Finished `release`"));
+    let checked = next("lorchestra plugins check target/release/libmy_words.so");
+    assert!(checked.contains("package:    my-words 0.1.0") && checked.contains("count_words(cx, input: PathBuf"), "{checked}");
+    let installed = next("lorchestra plugins install target/release/libmy_words.so");
+    assert!(installed.starts_with("✓ my-words 0.1.0 installed: "), "{installed}");
+    let shown = next("lorchestra jobs show my-words count_words");
+    assert!(shown.starts_with("my-words/count_words\n") && shown.contains("Count the words of a text file."), "{shown}");
+    assert_eq!(next("lorchestra run-job my-words count_words --input README.md"), "✓ my-words/count_words completed\n");
+    let words = std::fs::read_to_string(crate_dir.join("README.md")).unwrap().split_whitespace().count();
+    let events = next("lorchestra events list --type words.counted --payload");
+    assert!(events.trim_end().ends_with(&format!("{{\"words\":{words}}}")) && events.lines().count() == 1, "{events}");
+    assert!(outputs.next().is_none());
+    drop(outputs);
+
+    let readme = std::fs::read_to_string(crate_dir.join("README.md")).unwrap();
+    for step in &steps[1..] {
+        assert!(
+            readme.lines().any(|line| line.split('#').next().is_some_and(|line| line.trim_end() == *step)),
+            "{step}\n{readme}"
+        );
+    }
+    shell.run("cargo fmt --check");
+    shell.run("cargo clippy --all-targets -- -D warnings");
+}
+
+#[test]
+fn a_crate_inside_of_a_workspace_is_one_of_its_own() {
+    let mut shell = Shell::new();
+    std::fs::write(shell.at.join("Cargo.toml"), "[workspace]\nmembers = []\n").unwrap();
+    shell.run("lorchestra new words --dir 'with a space'");
+    shell.run("cd with a space");
+    let metadata = shell.run("cargo metadata --no-deps --format-version 1");
+    assert!(metadata.contains("\"workspace_root\":\"") && metadata.contains("with a space\""), "{metadata}");
+    // An empty directory is taken as it is.
+    shell.run("mkdir empty && cd empty && lorchestra new words --dir . && cargo metadata --no-deps --format-version 1");
+}
+
+/// All names below a directory.
+fn names(dir: &Path) -> Vec<PathBuf> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_dir() {
+            names.extend(self::names(&entry));
+        }
+        names.push(entry);
+    }
+    names
+}
+
+#[test]
+fn what_cannot_be_made_is_refused_and_leaves_nothing() {
+    let sandbox = Sandbox::unprivileged(&[]);
+    let work = sandbox.path("work");
+    std::fs::create_dir_all(work.join("full")).unwrap();
+    std::fs::write(work.join("full/mine.txt"), "mine").unwrap();
+    std::fs::write(work.join("file"), "mine").unwrap();
+    std::fs::create_dir(work.join("read-only")).unwrap();
+    for (dir, mode) in [(work.clone(), 0o777), (work.join("read-only"), 0o555)] {
+        std::fs::set_permissions(dir, PermissionsExt::from_mode(mode)).unwrap();
+    }
+    let before = names(&work);
+    for (args, code, told) in [
+        (&["Words"][..], 2, "\"Words\" is not a package's name"),
+        (&["test"], 2, "a package cannot be called test"),
+        (&["fn"], 2, "lorchestra new fn_jobs"),
+        (&["full"], 2, "full is there already and not empty"),
+        (&["file"], 2, "file is there already\n"),
+        (&["x", "--dir", "no/such/x"], 2, "mkdir -p no/such"),
+        (&["x", "--api", "full"], 2, "full is not lorchestra-plugin-api"),
+        (&["x", "--dir", "read-only/x"], 74, "read-only"),
+        (&["x", "--dir", "read-only"], 74, "read-only: this user may not write in read-only"),
+        (&["x", "--dir", "file/x"], 2, "there is no directory file"),
+    ] {
+        let mut command = sandbox.command(&[&["new"], args].concat());
+        let ended = lorchestra_tests::Running::start({
+            command.current_dir(&work);
+            command
+        })
+        .wait()
+        .exits(code);
+        assert!(ended.err().contains(told), "{}", ended.shown());
+        assert_eq!(names(&work), before, "{args:?}");
+    }
+}
