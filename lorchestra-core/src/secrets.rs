@@ -1,7 +1,7 @@
 //! Secrets of a run, and the mask that keeps them out of what is captured.
 //!
 //! [`Secrets`] holds the values between the command line, which found them, and the order to the worker; nothing prints or records it.
-//! [`Mask`] replaces each of them by `***` in texts, in JSON and in a stream of bytes. The supervisor masks what the job prints, the
+//! `Mask` replaces each of them by `***` in texts, in JSON and in a stream of bytes. The supervisor masks what the job prints, the
 //! worker masks events, trace and the job's last words before they reach the disk.
 //!
 //! A value is looked for as it is, each of its lines too (a key in several lines is logged line by line), and each of these as JSON

@@ -1,7 +1,7 @@
 //! How far a job is, for a person who waits: two numbers in a file that the supervisor's side reads now and then.
 //!
 //! Neither the spool nor the control socket: progress is not an event, nothing waits for it, and when it is lost nothing is. A job may
-//! tell it at every turn of its loop, so it is written at most every [`INTERVAL`].
+//! tell it at every turn of its loop, so it is written at most every `INTERVAL`.
 
 use std::fs::File;
 use std::io;
@@ -43,7 +43,7 @@ impl Meter {
     }
 }
 
-/// What a [`Meter`] has written last: `done` and `total`; `None` while there is nothing.
+/// What a `Meter` has written last: `done` and `total`; `None` while there is nothing.
 pub fn read(path: &Path) -> Option<(u64, u64)> {
     let mut bytes = [0; LEN];
     File::open(path).ok()?.read_exact_at(&mut bytes, 0).ok()?;
