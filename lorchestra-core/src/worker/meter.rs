@@ -46,7 +46,7 @@ impl Meter {
 /// What a `Meter` has written last: `done` and `total`; `None` while there is nothing.
 pub fn read(path: &Path) -> Option<(u64, u64)> {
     let mut bytes = [0; LEN];
-    File::open(path).ok()?.read_exact_at(&mut bytes, 0).ok()?;
+    crate::regular_file(path).ok()?.read_exact_at(&mut bytes, 0).ok()?;
     let (done, total) = bytes.split_first_chunk::<8>()?;
     Some((u64::from_le_bytes(*done), u64::from_le_bytes(total.try_into().ok()?)))
 }
@@ -67,5 +67,14 @@ mod tests {
         // The end is always written, however soon it comes.
         meter.note(10, 10);
         assert_eq!(read(&path), Some((10, 10)));
+    }
+
+    /// Whoever opened it would wait for ever.
+    #[test]
+    fn a_fifo_in_its_place_is_no_progress() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("progress");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+        assert_eq!(read(&path), None);
     }
 }
