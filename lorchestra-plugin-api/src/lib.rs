@@ -100,7 +100,7 @@ pub mod __private {
     pub use serde_json::{Map, Value};
 }
 
-/// Compiles the guide's examples.
-#[cfg(doctest)]
+/// Compiles the guide's examples, some of which are `async`.
+#[cfg(all(doctest, feature = "async"))]
 #[doc = include_str!("../../docs/jobs.md")]
 struct JobsGuide;

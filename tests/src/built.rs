@@ -24,6 +24,8 @@ pub enum Fixture {
     ShippedMisbehave,
     /// `Constructor` optimised for size, linked in one piece, stripped.
     ShippedConstructor,
+    /// example-plugins/hello, as authors ship libraries.
+    ShippedHello,
     /// example-plugins/ingester.
     Ingester,
     /// example-plugins/canonizer.
@@ -41,6 +43,7 @@ impl Fixture {
             Self::Stages => "libstages.so",
             Self::Kit => "libkit.so",
             Self::Web => "libweb.so",
+            Self::ShippedHello => "libhello.so",
             Self::Ingester => "libingester.so",
             Self::Canonizer => "libcanonizer.so",
         }
@@ -49,7 +52,9 @@ impl Fixture {
     /// The library, as built.
     pub fn built(self) -> PathBuf {
         match self {
-            Self::ShippedMisbehave | Self::ShippedConstructor => artifact(&format!("../shipped/{}", self.file_name())),
+            Self::ShippedMisbehave | Self::ShippedConstructor | Self::ShippedHello => {
+                artifact(&format!("../shipped/{}", self.file_name()))
+            }
             _ => artifact(self.file_name()),
         }
     }

@@ -6,6 +6,7 @@
 
 mod deliver;
 mod emit;
+mod hello;
 mod list;
 mod million;
 mod recovery;
@@ -24,7 +25,7 @@ use std::process::Command;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Only these; without any, all but `million` and `deliver`
+    /// Only these; without any, all but `hello`, `million` and `deliver`
     names: Vec<Name>,
     /// All: `million` needs some GB of disk, `deliver` a Python with venv
     #[arg(long)]
@@ -42,6 +43,8 @@ enum Name {
     Run,
     /// `emit` and `emit_all`
     Emit,
+    /// A clean build of the smallest package, and its size
+    Hello,
     /// Trust, sealed copy, checksum and plugins.lock: their share of a run
     Trust,
     /// A thousand abandoned runs, and none
@@ -58,6 +61,7 @@ impl Name {
             Self::List => "list",
             Self::Run => "run",
             Self::Emit => "emit",
+            Self::Hello => "hello",
             Self::Trust => "trust",
             Self::Recovery => "recovery",
             Self::Million => "million",
@@ -83,7 +87,8 @@ pub(crate) fn run(options: &Options) -> Result {
     let target = cargo::target("release")?;
     let names = match options {
         Options { all: true, .. } => {
-            vec![Name::List, Name::Run, Name::Emit, Name::Trust, Name::Recovery, Name::Million, Name::Deliver]
+            use Name::*;
+            vec![List, Run, Emit, Hello, Trust, Recovery, Million, Deliver]
         }
         Options { names, .. } if names.is_empty() => vec![Name::List, Name::Run, Name::Emit, Name::Trust, Name::Recovery],
         Options { names, .. } => names.clone(),
@@ -104,6 +109,7 @@ pub(crate) fn run(options: &Options) -> Result {
             Name::List => list::run(&site)?,
             Name::Run => run::run(&site)?,
             Name::Emit => emit::run(&site)?,
+            Name::Hello => hello::run(&site)?,
             Name::Trust => trust::run(&site)?,
             Name::Recovery => recovery::run(&site)?,
             Name::Million => million::run(&site)?,

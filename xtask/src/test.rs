@@ -13,14 +13,28 @@ pub(crate) fn run(args: &[OsString]) -> Result {
     emulator()?;
     let mut test = cargo::cargo("test")?;
     // `--workspace` would win over `-p`.
-    if !args.iter().take_while(|arg| *arg != "--").any(|arg| names_package(arg)) {
+    let whole = !args.iter().take_while(|arg| *arg != "--").any(|arg| names_package(arg));
+    if whole {
         test.arg("--workspace");
     }
     // A snapshot that differs is a failure for a machine, and a `.snap.new` to look at for a person.
     if is_ci() {
         test.env("INSTA_UPDATE", "no");
     }
-    cargo::run(test.args(args))
+    let tested = cargo::run(test.args(args));
+    // Both are told, also where the first has failed.
+    let of_async = if whole { async_jobs() } else { Ok(()) };
+    tested.and(of_async)
+}
+
+/// What authors have with the feature `async`, the guide among it: no member of the workspace asks for that feature, so that all others
+/// are tested without.
+fn async_jobs() -> Result {
+    for what in ["--doc", "--test=testing_async"] {
+        let mut test = cargo::cargo("test")?;
+        cargo::run(test.args(["-p", "lorchestra-plugin-api", "--features", "async", what]))?;
+    }
+    Ok(())
 }
 
 /// The rounds in which workers and supervisors are killed at random moments, and libraries are swapped while they are run, more often
@@ -42,7 +56,7 @@ fn other_builds() -> Result {
         build.args(["--manifest-path", manifest, "--workspace", "--target-dir"]).arg(target);
         cargo::run(&mut build)?;
     }
-    cargo::build(&["--profile", "shipped", "-p", "misbehave", "-p", "constructor"])
+    cargo::build(&["--profile", "shipped", "-p", "misbehave", "-p", "constructor", "-p", "hello"])
 }
 
 /// What the tests in `bigquery` start: half a gigabyte and a minute, once.

@@ -1,6 +1,5 @@
 //! One canonicalization, from the lines that were found to the files that are put in place: what becomes of each line, the
-//! counts, the events. Talks to [`input`], [`output`](crate::output) and, through [`Outlet`], to the run it
-//! belongs to.
+//! counts, the events. Talks to [`input`], [`output`](crate::output) and the run it belongs to.
 //!
 //! Every line that is read is counted in exactly one place: `read = written + duplicates + the sum of set_aside`.
 
@@ -11,30 +10,12 @@ use crate::output::{Output, OutputError};
 use crate::record::Record;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use lorchestra_plugin_api::serde_json::{Value, json};
+use lorchestra_plugin_api::serde_json::json;
 use lorchestra_plugin_api::{EmitError, JobContext, tracing};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-
-/// What a canonicalization needs of its run.
-pub(crate) trait Outlet {
-    /// Emits an event.
-    fn emit(&self, event_type: &str, payload: Value) -> Result<(), EmitError>;
-    /// Whether to end.
-    fn is_cancelled(&self) -> bool;
-}
-
-impl Outlet for JobContext {
-    fn emit(&self, event_type: &str, payload: Value) -> Result<(), EmitError> {
-        Self::emit(self, event_type, payload)
-    }
-
-    fn is_cancelled(&self) -> bool {
-        Self::is_cancelled(self)
-    }
-}
 
 /// What is asked for.
 #[derive(Debug)]
@@ -48,7 +29,7 @@ pub(crate) struct Request {
 
 /// What became of the lines.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Counts {
+struct Counts {
     /// Lines in the input, whatever became of them.
     pub(crate) read: u64,
     /// Email objects.
@@ -91,13 +72,13 @@ impl CanonicalizationError {
 }
 
 /// Canonicalizes all that is asked for, between the events `canonicalization.started` and `canonicalization.completed`.
-pub(crate) fn run(request: &Request, outlet: &impl Outlet) -> Result<Counts, CanonicalizationError> {
+pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), CanonicalizationError> {
     let files = input::find(request.input.as_deref(), &request.default_input)?;
     let output = Output::begin(&request.data_dir)?;
     let names: Vec<_> = files.iter().map(|path| path.to_string_lossy()).collect();
-    outlet.emit("canonicalization.started", json!({ "input": names }))?;
+    cx.emit("canonicalization.started", json!({ "input": names }))?;
     tracing::info!(files = files.len(), "canonicalization started");
-    let mut canonicalization = Canonicalization { output, outlet, known: HashSet::new(), counts: Counts::default() };
+    let mut canonicalization = Canonicalization { output, cx, known: HashSet::new(), counts: Counts::default() };
     for file in &files {
         canonicalization.take_file(file)?;
     }
@@ -109,24 +90,24 @@ pub(crate) fn run(request: &Request, outlet: &impl Outlet) -> Result<Counts, Can
     }
     output.commit()?;
     tracing::info!(read = counts.read, written = counts.written, bytes = counts.bytes, "canonicalization completed");
-    outlet.emit("canonicalization.completed", json!(counts))?;
-    Ok(counts)
+    cx.emit("canonicalization.completed", json!(counts))?;
+    Ok(())
 }
 
-struct Canonicalization<'a, O> {
+struct Canonicalization<'a> {
     output: Output,
-    outlet: &'a O,
+    cx: &'a JobContext,
     /// Messages that objects were made of.
     known: HashSet<Key>,
     counts: Counts,
 }
 
-impl<O: Outlet> Canonicalization<'_, O> {
+impl Canonicalization<'_> {
     fn take_file(&mut self, path: &Path) -> Result<(), CanonicalizationError> {
         let mut lines = Lines::open(path)?;
         let mut bytes = Vec::new();
         loop {
-            if self.outlet.is_cancelled() {
+            if self.cx.is_cancelled() {
                 return Err(CanonicalizationError::Cancelled(self.counts.read));
             }
             let Some(line) = lines.next(&mut bytes)? else { return Ok(()) };
@@ -178,7 +159,7 @@ impl<O: Outlet> Canonicalization<'_, O> {
             base64: std::str::from_utf8(bytes).is_err().then(|| STANDARD.encode(bytes)),
         };
         self.output.set_aside(&row)?;
-        self.outlet.emit("canonicalization.set_aside", json!({"file": row.file, "line": line.number, "reason": reason}))?;
+        self.cx.emit("canonicalization.set_aside", json!({"file": row.file, "line": line.number, "reason": reason}))?;
         Ok(())
     }
 }

@@ -18,7 +18,7 @@ pub fn canonicalize_email(
 ) -> JobResult {
     let request = Request { input, default_input: cx.package_data_dir("ingester")?.join("mail"), data_dir: cx.data_dir()? };
     match canonicalization::run(&request, cx) {
-        Ok(_counts) => Ok(()),
+        Ok(()) => Ok(()),
         // What would fail again is not worth a retry.
         Err(error) if error.is_permanent() => Err(error).permanent(),
         Err(error) => Err(error.into()),

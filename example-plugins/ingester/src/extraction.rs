@@ -1,5 +1,5 @@
 //! One extraction, from an opened source to a complete archive: what becomes of each message, the counts, the events. Talks
-//! to [`source`](crate::source), [`archive`](crate::archive) and, through [`Outlet`], to the run it belongs to.
+//! to [`source`](crate::source), [`archive`](crate::archive) and the run it belongs to.
 //!
 //! Every message that is read is counted in exactly one place: `read = written + duplicates + outside_window + the sum of
 //! set_aside`. Whatever ends the extraction, what was written before is complete and on the disk.
@@ -17,24 +17,6 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// What an extraction needs of its run.
-pub(crate) trait Outlet {
-    /// Emits an event.
-    fn emit(&self, event_type: &str, payload: Value) -> Result<(), EmitError>;
-    /// Whether to end.
-    fn is_cancelled(&self) -> bool;
-}
-
-impl Outlet for JobContext {
-    fn emit(&self, event_type: &str, payload: Value) -> Result<(), EmitError> {
-        Self::emit(self, event_type, payload)
-    }
-
-    fn is_cancelled(&self) -> bool {
-        Self::is_cancelled(self)
-    }
-}
-
 /// What is asked for.
 #[derive(Debug)]
 pub(crate) struct Request {
@@ -47,7 +29,7 @@ pub(crate) struct Request {
 
 /// What became of the messages.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Counts {
+struct Counts {
     /// Messages in the source, whatever became of them.
     pub(crate) read: u64,
     /// Messages added to the archive.
@@ -67,7 +49,7 @@ pub(crate) struct Counts {
 
 /// Messages of a date that is still to come: by a sender's wrong clock, mostly.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct InFuture {
+struct InFuture {
     pub(crate) count: u64,
     /// Where the first of them are, at most [`NAMED`].
     pub(crate) first: Vec<Value>,
@@ -106,11 +88,11 @@ impl ExtractionError {
 }
 
 /// Extracts all that is asked for, between the events `extraction.started` and `extraction.completed`.
-pub(crate) fn run(request: &Request, outlet: &impl Outlet) -> Result<Counts, ExtractionError> {
+pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), ExtractionError> {
     let account = Account::new(request.account.as_deref())?;
     let source = Source::open(&request.source)?;
     let archive = Archive::open(&request.mail_dir, account.file_name())?;
-    outlet.emit(
+    cx.emit(
         "extraction.started",
         json!({
             "source": request.source.to_string_lossy(),
@@ -122,7 +104,7 @@ pub(crate) fn run(request: &Request, outlet: &impl Outlet) -> Result<Counts, Ext
     )?;
     tracing::info!(format = source.format(), "extraction started");
     let mut extraction =
-        Extraction { source, archive, account, window: request.window, now: Utc::now(), outlet, counts: Counts::default() };
+        Extraction { source, archive, account, window: request.window, now: Utc::now(), cx, counts: Counts::default() };
     let ended = extraction.take_all();
     // On every way out: what was taken is worth keeping.
     let finished = extraction.archive.finish();
@@ -130,25 +112,25 @@ pub(crate) fn run(request: &Request, outlet: &impl Outlet) -> Result<Counts, Ext
     finished?;
     let counts = extraction.counts;
     tracing::info!(read = counts.read, written = counts.written, bytes = counts.bytes, "extraction completed");
-    outlet.emit("extraction.completed", json!(counts))?;
-    Ok(counts)
+    cx.emit("extraction.completed", json!(counts))?;
+    Ok(())
 }
 
-struct Extraction<'a, O> {
+struct Extraction<'a> {
     source: Source,
     archive: Archive,
     account: Account,
     window: Window,
     now: DateTime<Utc>,
-    outlet: &'a O,
+    cx: &'a JobContext,
     counts: Counts,
 }
 
-impl<O: Outlet> Extraction<'_, O> {
+impl Extraction<'_> {
     fn take_all(&mut self) -> Result<(), ExtractionError> {
         let mut raw = Vec::new();
         loop {
-            if self.outlet.is_cancelled() {
+            if self.cx.is_cancelled() {
                 let Counts { read, written, .. } = self.counts;
                 return Err(ExtractionError::Cancelled { read, written, path: self.archive.path().to_owned() });
             }
@@ -202,7 +184,7 @@ impl<O: Outlet> Extraction<'_, O> {
         *self.counts.set_aside.entry(reason).or_default() += 1;
         let mut payload = self.place(place);
         payload["reason"] = reason.into();
-        self.outlet.emit("extraction.set_aside", payload)?;
+        self.cx.emit("extraction.set_aside", payload)?;
         Ok(())
     }
 

@@ -28,7 +28,7 @@ pub fn extract_gmail(
 ) -> JobResult {
     let request = Request { source, account, window: Window { since, until }, mail_dir: cx.data_dir()?.join("mail") };
     match extraction::run(&request, cx) {
-        Ok(_counts) => Ok(()),
+        Ok(()) => Ok(()),
         // What would fail again is not worth a retry.
         Err(error) if error.is_permanent() => Err(error).permanent(),
         Err(error) => Err(error.into()),

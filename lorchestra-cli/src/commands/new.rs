@@ -283,6 +283,19 @@ mod tests {
         assert_eq!(tops, moved);
     }
 
+    /// The size that is watched is that of such a library.
+    #[test]
+    fn the_release_profile_is_the_one_that_is_tested() {
+        let profile = |text: &str, name: &str| {
+            let manifest: toml::Table = text.replace("{{api}}", "\"1\"").parse().unwrap();
+            let mut profile = manifest["profile"][name].as_table().unwrap().clone();
+            profile.retain(|key, _| key != "inherits" && key != "package");
+            profile
+        };
+        let workspace = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml")).unwrap();
+        assert_eq!(profile(FILES[0].1, "release"), profile(&workspace, "shipped"));
+    }
+
     #[test]
     fn the_dependency_is_a_path_as_long_as_there_is_one() {
         let own = dependency(None).unwrap();

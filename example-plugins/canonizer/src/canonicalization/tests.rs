@@ -1,35 +1,10 @@
 //! Canonicalizations of the sample mailbox and of damaged input.
 
 use super::*;
-use lorchestra_plugin_api::serde_json;
-use std::cell::{Cell, RefCell};
+use crate::email_job::canonicalize_email;
+use lorchestra_plugin_api::serde_json::{self, Value};
+use lorchestra_plugin_api::testing::{self, Ran, TempDir, Test};
 use std::fs;
-
-/// A run that collects its events, and may be cancelled.
-#[derive(Default)]
-struct Recorder {
-    events: RefCell<Vec<(String, Value)>>,
-    /// Times that `is_cancelled` still says no.
-    patience: Cell<Option<u32>>,
-}
-
-impl Outlet for Recorder {
-    fn emit(&self, event_type: &str, payload: Value) -> Result<(), EmitError> {
-        self.events.borrow_mut().push((event_type.to_owned(), payload));
-        Ok(())
-    }
-
-    fn is_cancelled(&self) -> bool {
-        match self.patience.get() {
-            None => false,
-            Some(0) => true,
-            Some(n) => {
-                self.patience.set(Some(n - 1));
-                false
-            }
-        }
-    }
-}
 
 /// The messages of the sample mailbox, in order; the empty one is left out.
 pub(crate) fn samples() -> Vec<Vec<u8>> {
@@ -63,40 +38,49 @@ pub(crate) fn line(raw: &[u8], labels: &[&str]) -> String {
     line.to_string()
 }
 
+/// Data directories with what ingester left.
 struct Sandbox {
-    dir: tempfile::TempDir,
+    dir: TempDir,
 }
 
 impl Sandbox {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("mail")).unwrap();
-        fs::create_dir(dir.path().join("out")).unwrap();
+        let dir = TempDir::new();
+        fs::create_dir_all(dir.path().join("ingester/mail")).unwrap();
         Self { dir }
     }
 
     fn mail(&self, name: &str, bytes: impl AsRef<[u8]>) {
-        fs::write(self.dir.path().join("mail").join(name), bytes).unwrap();
+        self.dir.write(&format!("ingester/mail/{name}"), bytes);
     }
 
-    fn run(&self, run_of: &Recorder) -> Result<Counts, CanonicalizationError> {
-        let request = Request { input: None, default_input: self.dir.path().join("mail"), data_dir: self.dir.path().join("out") };
-        let result = run(&request, run_of);
-        if let Ok(counts) = &result {
-            let set_aside: u64 = counts.set_aside.values().sum();
-            assert_eq!(counts.read, counts.written + counts.duplicates + set_aside, "{counts:?}");
-            assert_eq!(self.lines("email.jsonl").len() as u64, counts.written);
-            assert_eq!(self.lines("set_aside.jsonl").len() as u64, set_aside);
-            let named = run_of.events.borrow().iter().filter(|(name, _)| name == "canonicalization.set_aside").count();
-            assert_eq!(named as u64, set_aside);
-        }
-        result
+    fn job(&self) -> Test<canonicalize_email> {
+        testing::job::<canonicalize_email>().data(&self.dir)
+    }
+
+    /// The run and what became of the lines, after looking that each was counted once, and that the files say the same.
+    #[track_caller]
+    fn run(&self) -> (Ran, Value) {
+        let ran = self.job().run();
+        let counts = ran.assert_ok().event("canonicalization.completed").payload.clone();
+        let n = |key: &str| counts[key].as_u64().unwrap();
+        let set_aside: u64 = counts["set_aside"].as_object().unwrap().values().filter_map(Value::as_u64).sum();
+        assert_eq!(n("read"), n("written") + n("duplicates") + set_aside, "{counts}");
+        assert_eq!(self.lines("email.jsonl").len() as u64, n("written"));
+        assert_eq!(self.lines("set_aside.jsonl").len() as u64, set_aside);
+        assert_eq!(ran.events_of("canonicalization.set_aside").len() as u64, set_aside);
+        (ran, counts)
     }
 
     fn lines(&self, name: &str) -> Vec<Value> {
-        let text = fs::read_to_string(self.dir.path().join("out").join(name)).unwrap();
+        let text = self.dir.read(&format!("canonizer/{name}"));
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
+}
+
+/// Those counts of them.
+fn some(counts: &Value, keys: &[&str]) -> Vec<u64> {
+    keys.iter().map(|key| counts[*key].as_u64().unwrap()).collect()
 }
 
 #[test]
@@ -105,14 +89,12 @@ fn the_sample_mailbox() {
     let samples = samples();
     assert_eq!(samples.len(), 35);
     sandbox.mail("default.jsonl", samples.iter().map(|raw| line(raw, &["Inbox"]) + "\n").collect::<String>());
-    let run_of = Recorder::default();
-    let counts = sandbox.run(&run_of).unwrap();
-    assert_eq!((counts.read, counts.written, counts.duplicates), (35, 34, 1));
-    assert_eq!(counts.set_aside, BTreeMap::new());
+    let (ran, counts) = sandbox.run();
+    assert_eq!(some(&counts, &["read", "written", "duplicates"]), [35, 34, 1]);
+    assert_eq!(counts["set_aside"], json!({}));
     let subjects: Vec<_> = sandbox.lines("email.jsonl").iter().map(|email| email["subject"].clone()).collect();
     insta::assert_json_snapshot!(subjects);
-    let events: Vec<_> = run_of.events.borrow().iter().map(|(name, _)| name.clone()).collect();
-    assert_eq!(events, ["canonicalization.started", "canonicalization.completed"]);
+    ran.assert_types(&["canonicalization.started", "canonicalization.completed"]);
 }
 
 #[test]
@@ -121,8 +103,8 @@ fn messages_are_taken_once_over_all_files() {
     let lines: Vec<String> = samples().iter().take(3).map(|raw| line(raw, &[]) + "\n").collect();
     sandbox.mail("a.jsonl", lines.concat());
     sandbox.mail("b.jsonl", &lines[1]);
-    let counts = sandbox.run(&Recorder::default()).unwrap();
-    assert_eq!((counts.read, counts.written, counts.duplicates), (4, 3, 1));
+    let (_, counts) = sandbox.run();
+    assert_eq!(some(&counts, &["read", "written", "duplicates"]), [4, 3, 1]);
 }
 
 #[test]
@@ -141,9 +123,8 @@ fn what_cannot_be_read_is_named_kept_and_the_rest_goes_on() {
     file.extend_from_slice(b"\n\"\xff\"\n");
     file.extend_from_slice(format!("{good}\n{}", &good[..good.len() / 2]).as_bytes());
     sandbox.mail("a.jsonl", file);
-    let run_of = Recorder::default();
-    let counts = sandbox.run(&run_of).unwrap();
-    assert_eq!((counts.read, counts.written), (10, 1));
+    let (ran, counts) = sandbox.run();
+    assert_eq!(some(&counts, &["read", "written"]), [10, 1]);
     let reasons = [
         "not_json",
         "not_json",
@@ -160,9 +141,8 @@ fn what_cannot_be_read_is_named_kept_and_the_rest_goes_on() {
     assert_eq!(rows.iter().map(|row| row["line"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7, 8, 10]);
     assert_eq!(rows[3]["text"], damaged);
     assert_eq!((&rows[7]["text"], &rows[7]["base64"]), (&Value::Null, &json!("Iv8i")));
-    let events = run_of.events.borrow();
-    assert_eq!(events[4].1["reason"], "damaged");
-    assert!(!format!("{events:?}").contains("Subject"), "no content in events");
+    assert_eq!(ran.events()[4].payload["reason"], "damaged");
+    assert!(!format!("{ran:?}").contains("Subject"), "no content in events and traces");
 }
 
 #[test]
@@ -175,15 +155,13 @@ fn a_panic_costs_one_message() {
 fn a_cancelled_run_leaves_the_old_results() {
     let sandbox = Sandbox::new();
     sandbox.mail("a.jsonl", samples().iter().map(|raw| line(raw, &[]) + "\n").collect::<String>());
-    sandbox.run(&Recorder::default()).unwrap();
-    let before = fs::read(sandbox.dir.path().join("out/email.jsonl")).unwrap();
-    for patience in [0, 1, 20] {
-        let run_of = Recorder { patience: Cell::new(Some(patience)), ..Recorder::default() };
-        let error = sandbox.run(&run_of).unwrap_err();
-        assert!(matches!(error, CanonicalizationError::Cancelled(read) if read == u64::from(patience)), "{error}");
-        assert!(!error.is_permanent());
-        assert_eq!(fs::read(sandbox.dir.path().join("out/email.jsonl")).unwrap(), before);
-        assert_eq!(fs::read_dir(sandbox.dir.path().join("out")).unwrap().count(), 3, "no unfinished file is left");
+    sandbox.job().run().assert_ok();
+    let before = sandbox.dir.read("canonizer/email.jsonl");
+    for lines in [0, 1, 20] {
+        let ran = sandbox.job().cancel_after_looks(lines).run();
+        ran.assert_retryable(&format!("cancelled after {lines} lines;"));
+        assert_eq!(sandbox.dir.read("canonizer/email.jsonl"), before);
+        assert_eq!(fs::read_dir(ran.data_dir()).unwrap().count(), 3, "no unfinished file is left");
     }
 }
 
@@ -191,26 +169,21 @@ fn a_cancelled_run_leaves_the_old_results() {
 fn a_file_of_something_else_leaves_the_old_results() {
     let sandbox = Sandbox::new();
     sandbox.mail("a.jsonl", line(b"Subject: good\n\n", &[]) + "\n");
-    sandbox.run(&Recorder::default()).unwrap();
-    let before = fs::read(sandbox.dir.path().join("out/email.jsonl")).unwrap();
+    sandbox.job().run().assert_ok();
+    let before = sandbox.dir.read("canonizer/email.jsonl");
     sandbox.mail("a.jsonl", "From 1@xxx Thu Jan 05 09:09:08 +0000 2023\nSubject: an mbox\n\nFrom here on\n{}\n");
-    let error = sandbox.run(&Recorder::default()).unwrap_err();
-    assert!(error.is_permanent());
-    assert!(error.to_string().starts_with("none of the 5 lines is a message (not_a_record: 1, not_json: 4);"), "{error}");
-    assert_eq!(fs::read(sandbox.dir.path().join("out/email.jsonl")).unwrap(), before);
+    sandbox.job().run().assert_permanent("none of the 5 lines is a message (not_a_record: 1, not_json: 4);");
+    assert_eq!(sandbox.dir.read("canonizer/email.jsonl"), before);
     // No line at all is no wrong line.
     sandbox.mail("a.jsonl", "");
-    assert_eq!(sandbox.run(&Recorder::default()).unwrap(), Counts::default());
+    assert_eq!(sandbox.run().1, json!(Counts::default()));
 }
 
 #[test]
 fn nothing_extracted_yet_is_a_permanent_error() {
     let sandbox = Sandbox::new();
-    let run_of = Recorder::default();
-    let error = sandbox.run(&run_of).unwrap_err();
-    assert!(error.is_permanent());
-    assert!(error.to_string().ends_with("/mail; run ingester/extract_gmail first, or give --input a file"), "{error}");
-    assert!(run_of.events.borrow().is_empty());
+    let ran = sandbox.job().run();
+    ran.assert_permanent("/mail; run ingester/extract_gmail first, or give --input a file").assert_types(&[]);
 }
 
 #[test]
@@ -221,8 +194,8 @@ fn thirty_megabytes_in_one_line() {
     let bare = "word ".repeat(1 << 20);
     let text = [&body, &header, &bare].map(|raw| line(raw.as_bytes(), &[]) + "\n").concat();
     sandbox.mail("a.jsonl", text);
-    let counts = sandbox.run(&Recorder::default()).unwrap();
-    assert_eq!((counts.written, counts.set_aside), (2, BTreeMap::from([("header_too_large", 1)])));
+    let (_, counts) = sandbox.run();
+    assert_eq!((&counts["written"], &counts["set_aside"]), (&json!(2), &json!({ "header_too_large": 1 })));
     let emails = sandbox.lines("email.jsonl");
     assert_eq!(emails[0]["bodyStructure"]["size"], 30 << 20);
     assert_eq!(emails[0]["bodyValues"]["1"]["isTruncated"], true);

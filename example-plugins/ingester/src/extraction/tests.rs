@@ -1,56 +1,47 @@
 //! Extractions of the sample mailboxes and of small ones made here.
 
 use super::*;
+use crate::gmail::extract_gmail;
 use lorchestra_plugin_api::serde_json;
-use std::cell::{Cell, RefCell};
+use lorchestra_plugin_api::testing::{self, Emitted, Ran, TempDir, Test};
 use std::fs;
 use std::path::Path;
-
-/// A run that collects its events, and may be cancelled.
-#[derive(Default)]
-struct Recorder {
-    events: RefCell<Vec<(String, Value)>>,
-    /// Times that `is_cancelled` still says no.
-    patience: Cell<Option<u32>>,
-}
-
-impl Outlet for Recorder {
-    fn emit(&self, event_type: &str, payload: Value) -> Result<(), EmitError> {
-        self.events.borrow_mut().push((event_type.to_owned(), payload));
-        Ok(())
-    }
-
-    fn is_cancelled(&self) -> bool {
-        match self.patience.get() {
-            None => false,
-            Some(0) => true,
-            Some(n) => {
-                self.patience.set(Some(n - 1));
-                false
-            }
-        }
-    }
-}
-
-impl Recorder {
-    fn of_type(&self, event_type: &str) -> Vec<Value> {
-        self.events.borrow().iter().filter(|(name, _)| name == event_type).map(|(_, payload)| payload.clone()).collect()
-    }
-}
 
 fn sample(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("sample").join(name)
 }
 
-fn request(source: PathBuf, dir: &Path) -> Request {
-    Request { source, account: None, window: Window::default(), mail_dir: dir.join("mail") }
+fn extract(source: impl AsRef<Path>, dir: &TempDir) -> Test<extract_gmail> {
+    testing::job::<extract_gmail>().data(dir).param("source", source.as_ref())
 }
 
-fn lines(dir: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(dir.join("mail/default.jsonl")).unwrap();
+/// What became of the messages, after looking that each was counted once.
+#[track_caller]
+fn counts(ran: &Ran) -> Value {
+    let counts = ran.assert_ok().event("extraction.completed").payload.clone();
+    let n = |key: &str| counts[key].as_u64().unwrap();
+    let set_aside: u64 = counts["set_aside"].as_object().unwrap().values().filter_map(Value::as_u64).sum();
+    assert_eq!(n("read"), n("written") + n("duplicates") + n("outside_window") + set_aside, "{counts}");
+    counts
+}
+
+/// Those counts of them.
+fn some(counts: &Value, keys: &[&str]) -> Vec<u64> {
+    keys.iter().map(|key| counts[*key].as_u64().unwrap()).collect()
+}
+
+fn payloads(events: Vec<&Emitted>) -> Vec<&Value> {
+    events.into_iter().map(|event| &event.payload).collect()
+}
+
+fn lines(dir: &TempDir) -> Vec<Value> {
+    let text = dir.read(ARCHIVE);
     assert!(text.ends_with('\n'));
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
+
+/// The archive of no account.
+const ARCHIVE: &str = "ingester/mail/default.jsonl";
 
 /// The bytes of a line's message, checked against its key and size.
 fn bytes(line: &Value) -> Vec<u8> {
@@ -64,20 +55,14 @@ fn bytes(line: &Value) -> Vec<u8> {
     bytes
 }
 
-fn assert_sum(counts: &Counts) {
-    let set_aside: u64 = counts.set_aside.values().sum();
-    assert_eq!(counts.read, counts.written + counts.duplicates + counts.outside_window + set_aside, "{counts:?}");
-}
-
 #[test]
 fn the_sample_mailbox() {
-    let dir = tempfile::tempdir().unwrap();
-    let run_of = Recorder::default();
-    let counts = run(&request(sample("takeout.mbox"), dir.path()), &run_of).unwrap();
-    assert_sum(&counts);
-    let lines = lines(dir.path());
-    assert_eq!(lines.len() as u64, counts.written);
-    assert_eq!(lines.iter().map(|line| bytes(line).len() as u64).sum::<u64>(), counts.bytes);
+    let dir = TempDir::new();
+    let ran = extract(sample("takeout.mbox"), &dir).run();
+    let counts = counts(&ran);
+    let lines = lines(&dir);
+    let bytes: u64 = lines.iter().map(|line| bytes(line).len() as u64).sum();
+    assert_eq!(some(&counts, &["written", "bytes"]), [lines.len() as u64, bytes]);
     let summaries: Vec<Value> = lines
         .iter()
         .map(|line| {
@@ -90,47 +75,41 @@ fn the_sample_mailbox() {
         .collect();
     insta::assert_json_snapshot!("sample_counts", counts);
     insta::assert_snapshot!("sample_summaries", summaries.iter().map(|s| format!("{s}\n")).collect::<String>());
-    insta::assert_json_snapshot!("sample_set_aside", run_of.of_type("extraction.set_aside"));
+    insta::assert_json_snapshot!("sample_set_aside", payloads(ran.events_of("extraction.set_aside")));
 }
 
 #[test]
 fn the_sample_maildir() {
-    let dir = tempfile::tempdir().unwrap();
-    let run_of = Recorder::default();
-    let counts = run(&request(sample("maildir"), dir.path()), &run_of).unwrap();
-    assert_sum(&counts);
-    let flags: Vec<_> = lines(dir.path()).iter().map(|line| line["flags"].clone()).collect();
+    let dir = TempDir::new();
+    let ran = extract(sample("maildir"), &dir).run();
+    assert_eq!(counts(&ran)["set_aside"], json!({ "empty": 1 }));
+    let flags: Vec<_> = lines(&dir).iter().map(|line| line["flags"].clone()).collect();
     assert_eq!(flags, ["RS", "", "F", ""]);
-    assert_eq!(counts.set_aside, BTreeMap::from([("empty", 1)]));
-    assert_eq!(run_of.of_type("extraction.started")[0]["format"], "maildir");
+    assert_eq!(ran.event("extraction.started").payload["format"], "maildir");
 }
 
 #[test]
 fn running_again_adds_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let request = request(sample("takeout.mbox"), dir.path());
-    let first = run(&request, &Recorder::default()).unwrap();
-    let before = fs::read(dir.path().join("mail/default.jsonl")).unwrap();
-    let second = run(&request, &Recorder::default()).unwrap();
-    assert_eq!(second.written, 0);
-    assert_eq!(second.duplicates, first.written + first.duplicates);
-    assert_sum(&second);
-    assert_eq!(fs::read(dir.path().join("mail/default.jsonl")).unwrap(), before);
+    let dir = TempDir::new();
+    let first = counts(&extract(sample("takeout.mbox"), &dir).run());
+    let before = dir.read(ARCHIVE);
+    let second = counts(&extract(sample("takeout.mbox"), &dir).run());
+    let known: u64 = some(&first, &["written", "duplicates"]).iter().sum();
+    assert_eq!(some(&second, &["written", "duplicates"]), [0, known]);
+    assert_eq!(dir.read(ARCHIVE), before);
 }
 
 #[test]
 fn killed_anywhere_and_run_again_is_complete() {
-    let dir = tempfile::tempdir().unwrap();
-    let request = request(sample("maildir"), dir.path());
-    run(&request, &Recorder::default()).unwrap();
-    let path = dir.path().join("mail/default.jsonl");
+    let dir = TempDir::new();
+    extract(sample("maildir"), &dir).run().assert_ok();
+    let path = dir.path().join(ARCHIVE);
     let whole = fs::read(&path).unwrap();
     // Around each line end, and here and there between: each run waits for the disk.
     let line_ends = whole.iter().enumerate().filter(|(_, b)| **b == b'\n').flat_map(|(i, _)| [i, i + 1, i + 2]);
     for cut in line_ends.chain((0..whole.len()).step_by(31)).filter(|&cut| cut < whole.len()) {
         fs::write(&path, &whole[..cut]).unwrap();
-        let counts = run(&request, &Recorder::default()).unwrap();
-        assert_sum(&counts);
+        counts(&extract(sample("maildir"), &dir).run());
         assert_eq!(fs::read(&path).unwrap(), whole, "cut at {cut}");
     }
 }
@@ -138,39 +117,32 @@ fn killed_anywhere_and_run_again_is_complete() {
 #[test]
 fn cancelled_after_any_message_and_run_again_is_complete() {
     let whole = {
-        let dir = tempfile::tempdir().unwrap();
-        run(&request(sample("takeout.mbox"), dir.path()), &Recorder::default()).unwrap();
-        fs::read(dir.path().join("mail/default.jsonl")).unwrap()
+        let dir = TempDir::new();
+        extract(sample("takeout.mbox"), &dir).run().assert_ok();
+        dir.read(ARCHIVE)
     };
-    for patience in 0..12 {
-        let dir = tempfile::tempdir().unwrap();
-        let request = request(sample("takeout.mbox"), dir.path());
-        let run_of = Recorder { patience: Cell::new(Some(patience)), ..Recorder::default() };
-        let error = run(&request, &run_of).unwrap_err();
-        assert!(error.to_string().starts_with(&format!("cancelled after {patience} messages; ")), "{error}");
-        assert!(!error.is_permanent());
-        assert!(run_of.of_type("extraction.completed").is_empty());
-        let path = dir.path().join("mail/default.jsonl");
-        let so_far = fs::read(&path).unwrap();
-        assert!(whole.starts_with(&so_far) && (so_far.is_empty() || so_far.ends_with(b"\n")));
-        assert_eq!(so_far.iter().filter(|&&b| b == b'\n').count() as u64, u64::from(patience));
-        run(&request, &Recorder::default()).unwrap();
-        assert_eq!(fs::read(&path).unwrap(), whole);
+    for messages in 0..12 {
+        let dir = TempDir::new();
+        let ran = extract(sample("takeout.mbox"), &dir).cancel_after_looks(messages).run();
+        ran.assert_retryable(&format!("cancelled after {messages} messages; ")).assert_types(&["extraction.started"]);
+        let so_far = dir.read(ARCHIVE);
+        assert!(whole.starts_with(&so_far) && (so_far.is_empty() || so_far.ends_with('\n')));
+        assert_eq!(so_far.lines().count() as u64, messages);
+        extract(sample("takeout.mbox"), &dir).run().assert_ok();
+        assert_eq!(dir.read(ARCHIVE), whole);
     }
 }
 
-fn mbox(dir: &Path, dates: &[&str]) -> PathBuf {
-    let path = dir.join("small.mbox");
-    let text: String = dates.iter().enumerate().map(|(i, date)| format!("From x\nSubject: {i}\n{date}\n\nbody\n\n")).collect();
-    fs::write(&path, text).unwrap();
-    path
+fn mbox(dir: &TempDir, dates: &[&str]) -> PathBuf {
+    let message = |(i, date): (usize, &&str)| format!("From x\nSubject: {i}\n{date}\n\nbody\n\n");
+    dir.write("small.mbox", dates.iter().enumerate().map(message).collect::<String>())
 }
 
 #[test]
 fn a_window_is_half_open_and_the_undated_are_named() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = TempDir::new();
     let source = mbox(
-        dir.path(),
+        &dir,
         &[
             "Date: Mon, 01 Jan 2024 00:59:59 +0100",
             "Date: Mon, 01 Jan 2024 01:00:00 +0100",
@@ -180,91 +152,79 @@ fn a_window_is_half_open_and_the_undated_are_named() {
             "X-Nothing: here",
         ],
     );
-    let mut request = request(source, dir.path());
-    request.window =
-        Window { since: Some("2024-01-01T00:00:00Z".parse().unwrap()), until: Some("2024-01-02T00:00:00Z".parse().unwrap()) };
-    let run_of = Recorder::default();
-    let counts = run(&request, &run_of).unwrap();
-    assert_sum(&counts);
-    assert_eq!((counts.read, counts.written, counts.outside_window), (6, 2, 2));
-    assert_eq!(counts.set_aside, BTreeMap::from([("no_date", 2)]));
-    let set_aside = run_of.of_type("extraction.set_aside");
-    assert_eq!(set_aside[0]["position"], 5);
-    assert_eq!(set_aside[0]["reason"], "no_date");
+    let until = |account: &str| extract(&source, &dir).param("account", account).param("until", "2024-01-02");
+    let ran = until("both").param("since", "2024-01-01").run();
+    let counts_of_both = counts(&ran);
+    assert_eq!(some(&counts_of_both, &["read", "written", "outside_window"]), [6, 2, 2]);
+    assert_eq!(counts_of_both["set_aside"], json!({ "no_date": 2 }));
+    let set_aside = payloads(ran.events_of("extraction.set_aside"));
+    assert_eq!((&set_aside[0]["position"], &set_aside[0]["reason"]), (&json!(5), &json!("no_date")));
     let offset = set_aside[1]["offset"].as_u64().unwrap() as usize;
-    assert!(fs::read(&request.source).unwrap()[offset..].starts_with(b"From x\nSubject: 5\n"));
-    assert_eq!(run_of.of_type("extraction.started")[0]["since"], "2024-01-01T00:00:00Z");
+    assert!(fs::read(&source).unwrap()[offset..].starts_with(b"From x\nSubject: 5\n"));
+    assert_eq!(ran.event("extraction.started").payload["since"], "2024-01-01T00:00:00Z");
 
-    request.window.since = None;
-    request.account = Some("until-only".into());
-    let counts = run(&request, &Recorder::default()).unwrap();
-    assert_eq!((counts.written, counts.outside_window), (5, 1), "without since, the undated are taken: {counts:?}");
+    let counts = counts(&until("until-only").run());
+    assert_eq!(some(&counts, &["written", "outside_window"]), [5, 1], "without since, the undated are taken: {counts}");
 }
 
 #[test]
 fn mail_dated_in_the_future_is_named_where_it_is_left_out() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = TempDir::new();
     let wrong_clock = "Date: Fri, 01 Jan 2999 00:00:00 +0000";
     let mut dates = vec!["Date: Mon, 01 Jan 2024 00:00:00 +0000"; 2];
     dates.extend([wrong_clock; NAMED + 2]);
-    let mut request = request(mbox(dir.path(), &dates), dir.path());
-    // As a run has it that was not given one.
-    request.window.until = Some(Utc::now());
-    let run_of = Recorder::default();
-    let counts = run(&request, &run_of).unwrap();
-    assert_sum(&counts);
-    assert_eq!((counts.written, counts.outside_window), (2, 102));
-    let told = &run_of.of_type("extraction.completed")[0]["in_future"];
+    let source = mbox(&dir, &dates);
+    // Without an `until`, it is the start of the run.
+    let counts_of_all = counts(&extract(&source, &dir).run());
+    assert_eq!(some(&counts_of_all, &["written", "outside_window"]), [2, 102]);
+    let told = &counts_of_all["in_future"];
     assert_eq!((&told["count"], told["first"].as_array().map(Vec::len)), (&json!(102), Some(NAMED)), "{told}");
     let offset = told["first"][0]["offset"].as_u64().unwrap() as usize;
-    let text = fs::read(&request.source).unwrap();
-    assert!(text[offset..].starts_with(b"From x\nSubject: 2\n"));
+    assert!(fs::read(&source).unwrap()[offset..].starts_with(b"From x\nSubject: 2\n"));
     let key = Key::of(format!("Subject: 2\n{wrong_clock}\n\nbody\n").as_bytes());
     assert_eq!((&told["first"][0]["position"], &told["first"][0]["sha256"]), (&json!(3), &json!(key.to_string())));
 
-    request.window.until = Some("2024-01-01T00:00:00Z".parse().unwrap());
-    request.source = mbox(dir.path(), &dates[..2]);
-    let counts = run(&request, &Recorder::default()).unwrap();
-    assert_eq!((counts.outside_window, counts.in_future), (2, None), "what is past was left out on purpose");
-    request.window.until = Some("3000-01-01T00:00:00Z".parse().unwrap());
-    request.source = mbox(dir.path(), &[wrong_clock]);
-    let counts = run(&request, &Recorder::default()).unwrap();
-    assert_eq!((counts.written, counts.in_future), (1, None), "who asks for it gets it");
+    let past = counts(&extract(mbox(&dir, &dates[..2]), &dir).param("until", "2024-01-01").run());
+    assert_eq!(some(&past, &["outside_window"]), [2]);
+    assert_eq!(past["in_future"], Value::Null, "what is past was left out on purpose");
+    let asked_for = counts(&extract(mbox(&dir, &[wrong_clock]), &dir).param("until", "3000-01-01").run());
+    assert_eq!(some(&asked_for, &["written"]), [1]);
+    assert_eq!(asked_for["in_future"], Value::Null, "who asks for it gets it");
 }
 
 #[test]
 fn accounts_have_their_own_files() {
-    let dir = tempfile::tempdir().unwrap();
-    let source = mbox(dir.path(), &["Date: Mon, 01 Jan 2024 00:00:00 +0000"]);
+    let dir = TempDir::new();
+    let source = mbox(&dir, &["Date: Mon, 01 Jan 2024 00:00:00 +0000"]);
     for account in [None, Some("Anna/../x"), Some("anna/../x")] {
-        let request = Request { account: account.map(str::to_owned), ..request(source.clone(), dir.path()) };
-        assert_eq!(run(&request, &Recorder::default()).unwrap().written, 1);
+        let test = extract(&source, &dir);
+        let ran = match account {
+            Some(account) => test.param("account", account).run(),
+            None => test.run(),
+        };
+        assert_eq!(counts(&ran)["written"], 1);
     }
-    let mut names: Vec<_> = fs::read_dir(dir.path().join("mail")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let mail = dir.path().join("ingester/mail");
+    let mut names: Vec<_> = fs::read_dir(mail).unwrap().map(|e| e.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["%41nna%2f..%2fx.jsonl", "anna%2f..%2fx.jsonl", "default.jsonl"]);
 }
 
 #[test]
-fn nothing_personal_is_in_events_and_errors() {
-    let dir = tempfile::tempdir().unwrap();
-    let source = dir.path().join("private.mbox");
+fn nothing_personal_is_in_events_traces_and_errors() {
+    let dir = TempDir::new();
     let secret = "Subject: SECRET\nFrom: SECRET@example.org\nDate: SECRET\nX-Gmail-Labels: SECRET\n\nSECRET\n";
-    fs::write(&source, format!("From SECRET\n{secret}\n\nFrom x\n\n")).unwrap();
-    let mut request = request(source, dir.path());
-    request.window.since = Some("2024-01-01T00:00:00Z".parse().unwrap());
-    let run_of = Recorder::default();
-    let counts = run(&request, &run_of).unwrap();
-    assert_eq!(counts.set_aside, BTreeMap::from([("empty", 1), ("no_date", 1)]));
-    assert!(!format!("{:?}", run_of.events.borrow()).contains("SECRET"));
+    let source = dir.write("private.mbox", format!("From SECRET\n{secret}\n\nFrom x\n\n"));
+    let ran = extract(source, &dir).param("since", "2024-01-01").run();
+    assert_eq!(counts(&ran)["set_aside"], json!({ "empty": 1, "no_date": 1 }));
+    assert!(!ran.traces().is_empty());
+    assert!(!format!("{ran:?}").contains("SECRET"));
 }
 
 #[test]
 fn a_source_that_fails_leaves_no_file_and_no_event() {
-    let dir = tempfile::tempdir().unwrap();
-    let run_of = Recorder::default();
-    let error = run(&request(dir.path().join("missing.mbox"), dir.path()), &run_of).unwrap_err();
-    assert!(error.is_permanent());
-    assert!(run_of.events.borrow().is_empty());
-    assert!(!dir.path().join("mail").exists());
+    let dir = TempDir::new();
+    let ran = extract(dir.path().join("missing.mbox"), &dir).run();
+    ran.assert_permanent("missing.mbox").assert_types(&[]);
+    assert!(!ran.data_dir().join("mail").exists());
 }

@@ -1,0 +1,83 @@
+//! What README and docs/jobs.md show to authors is what there is: the first plugin, what `lorchestra new` writes, the async job. And the first
+//! plugin as it is shipped: that it runs, and stays small.
+
+use lorchestra_tests::{Fixture, Sandbox, built};
+
+/// The most that `hello` may have as it is shipped, in bytes; docs/performance.md has the figure. It had 690 kB when this was set. Most of it is
+/// what the plugin API brings along: a new dependency there, or one of its features, is what makes it grow.
+const MOST: u64 = 720_000;
+
+fn source(path: &str) -> String {
+    std::fs::read_to_string(built::workspace().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+/// The code blocks of a document.
+fn blocks(document: &str) -> Vec<String> {
+    let mut blocks = Vec::new();
+    let mut open: Option<String> = None;
+    for line in document.lines() {
+        match &mut open {
+            None if line.starts_with("```") => open = Some(String::new()),
+            None => {}
+            Some(_) if line == "```" => blocks.extend(open.take()),
+            Some(block) => block.push_str(&format!("{line}\n")),
+        }
+    }
+    blocks
+}
+
+#[test]
+fn the_readme_shows_the_first_plugin() {
+    let hello = source("example-plugins/hello/src/lib.rs");
+    assert!(hello.lines().count() < 12, "it is to stay small:\n{hello}");
+    let readme = blocks(&source("README.md"));
+    assert!(readme.contains(&hello), "README.md does not show example-plugins/hello/src/lib.rs as it is");
+}
+
+#[test]
+fn the_guide_shows_what_new_writes_and_says() {
+    let sandbox = Sandbox::with(&[]);
+    let ended = sandbox.lorchestra(&["new", "words"]).exits(0);
+    for document in ["README.md", "docs/jobs.md"] {
+        let said = format!("$ lorchestra new words\n{}", ended.out());
+        assert!(blocks(&source(document)).contains(&said), "{document} does not show:\n{said}");
+    }
+    let guide = blocks(&source("docs/jobs.md"));
+    for file in ["src/lib.rs", "tests/jobs.rs"] {
+        let written = sandbox.read(&format!("words/{file}"));
+        assert!(!written.is_empty() && guide.contains(&written), "docs/jobs.md does not show what new writes into {file}");
+    }
+    let manifest = sandbox.read("words/Cargo.toml");
+    let profile = guide.iter().find(|block| block.starts_with("[profile.release]")).expect("the guide shows the profile");
+    assert!(manifest.contains(profile.as_str()), "{manifest}");
+}
+
+/// A block that needs an HTTP client is compiled where there is one.
+#[test]
+fn the_guide_shows_the_async_job() {
+    let guide = source("docs/jobs.md");
+    let (_, of_web) = guide.split_once("<!-- of tests/web/src/lib.rs -->\n").expect("the guide has it");
+    let block = blocks(of_web).swap_remove(0);
+    assert!(block.contains("reqwest::Client"));
+    assert!(source("tests/web/src/lib.rs").contains(&block), "docs/jobs.md does not show tests/web/src/lib.rs as it is");
+}
+
+#[test]
+fn the_first_plugin_runs_as_the_readme_says() {
+    let sandbox = Sandbox::with(&[Fixture::ShippedHello]);
+    let shown = sandbox.lorchestra(&["jobs", "show", "hello", "greet"]).exits(0);
+    assert!(shown.out().contains("\nSay hello to somebody.\n"), "{}", shown.shown());
+    let ran = sandbox.lorchestra(&["run-job", "hello", "greet", "--name", "Anna"]).exits(0);
+    assert_eq!(ran.out(), "✓ hello/greet completed\n");
+    let events = sandbox.lorchestra(&["events", "list", "--type", "greeting.said", "--payload"]).exits(0);
+    assert!(events.out().ends_with("{\"to\":\"Anna\"}\n"), "{}", events.shown());
+}
+
+#[test]
+fn the_first_plugin_stays_small() {
+    let bytes = Fixture::ShippedHello.built().metadata().unwrap().len();
+    assert!(
+        bytes <= MOST,
+        "hello has {bytes} bytes as it is shipped, and may have {MOST}: what does the plugin API bring along now?"
+    );
+}
