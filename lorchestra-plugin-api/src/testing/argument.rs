@@ -50,7 +50,6 @@ macro_rules! arguments {
 arguments! {
     &str, |text| Given::Text(text.to_owned());
     String, |text| Given::Text(text);
-    &String, |text| Given::Text(text.clone());
     bool, |on| Given::Bool(on);
     i8, |n| Given::Integer(n.into());
     i16, |n| Given::Integer(n.into());
@@ -60,14 +59,26 @@ arguments! {
     u16, |n| Given::Integer(n.into());
     u32, |n| Given::Integer(n.into());
     u64, |n| Given::Integer(n.into());
+    usize, |n| Given::Integer(n as i128);
     f64, |n| Given::Float(n);
     &Path, |path| Given::Path(path.to_owned());
     PathBuf, |path| Given::Path(path);
-    &PathBuf, |path| Given::Path(path.clone());
     DateTime<Utc>, |at| Given::Time(at);
     NaiveDate, |day| Given::Date(day);
     Duration, |time| Given::Duration(time);
     Given, |given| given;
+}
+
+impl<A: Argument + Clone> Argument for &A {
+    fn given(self) -> Given {
+        self.clone().given()
+    }
+}
+
+impl<A: Argument + Clone> Argument for &[A] {
+    fn given(self) -> Given {
+        Given::List(self.iter().map(Argument::given).collect())
+    }
 }
 
 impl<A: Argument> Argument for Vec<A> {
@@ -302,6 +313,7 @@ mod tests {
             (ParamKind::Uint(8), 255.given(), json!(255)),
             (ParamKind::Int(64), i64::MIN.given(), json!(i64::MIN)),
             (ParamKind::Uint(64), u64::MAX.given(), json!(u64::MAX)),
+            (ParamKind::Uint(32), "four".len().given(), json!(4)),
             (ParamKind::Float, 2.given(), json!(2.0)),
             (ParamKind::DateTime, "2024-01-31".given(), json!("2024-01-31T00:00:00.000000Z")),
             (ParamKind::DateTime, "2024-01-31T01:00:00+01:00".given(), json!("2024-01-31T00:00:00.000000Z")),
@@ -315,6 +327,8 @@ mod tests {
         let list = ParamDef { repeated: true, ..param(ParamKind::Uint(8)) };
         assert_eq!(crossing(&JOB, &list, [1, 2].given()).unwrap(), json!([1, 2]));
         assert_eq!(crossing(&JOB, &list, 1.given()).unwrap(), json!([1]));
+        assert_eq!(crossing(&JOB, &list, [1_u8, 2][..].given()).unwrap(), json!([1, 2]));
+        assert_eq!(crossing(&JOB, &list, (&vec![3]).given()).unwrap(), json!([3]));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::argument::{self, Argument, Given};
 use super::dir::TempDir;
 use super::ran::Ran;
 use super::recorder::{Cancel, Recorder};
+use crate::abi::BoxedSink;
 use crate::bridge;
 use crate::def::{JobDef, ParamDef, ParamKind};
 use crate::invoke::{Call, JobReturn, invoke};
@@ -11,7 +12,6 @@ use crate::job::Job;
 use crate::secret::Secret;
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
-use std::marker::PhantomData;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use tracing::level_filters::LevelFilter;
@@ -20,28 +20,36 @@ use tracing::level_filters::LevelFilter;
 const RUN_ID: &str = "00000000-0000-7000-8000-000000000000";
 
 /// A job to be run: `testing::job::<my_job>()`.
-pub fn job<J: Job + 'static>() -> Test<J> {
+pub fn job<J: Job>() -> Test {
     // `crate::module::my_job`
     let package = std::any::type_name::<J>().split("::").next().unwrap_or_default().to_owned();
-    Test { params: Map::new(), secrets: Vec::new(), package, attempt: 1, data: None, cancel: Cancel::default(), job: PhantomData }
+    Test {
+        job: &J::DEF,
+        invoke: invoke::<J>,
+        params: Map::new(),
+        secrets: Vec::new(),
+        package,
+        attempt: 1,
+        data: None,
+        cancel: Cancel::default(),
+    }
 }
 
 /// What a job is given in a test. Without a word more: no parameter but the defaults, the first attempt, an empty data directory.
 #[derive(Debug)]
 #[must_use = "the job is run by run()"]
-pub struct Test<J> {
+pub struct Test {
+    job: &'static JobDef,
+    invoke: fn(&str, BoxedSink) -> String,
     params: Map<String, Value>,
     secrets: Vec<(&'static str, Secret)>,
     package: String,
     attempt: u32,
     data: Option<TempDir>,
     cancel: Cancel,
-    job: PhantomData<fn() -> J>,
 }
 
-impl<J: Job + 'static> Test<J> {
-    const DEF: &'static JobDef = &J::DEF;
-
+impl Test {
     /// Gives a parameter its value: numbers, `bool`, text, paths, times and durations of their own types, or as the text that is typed,
     /// as long as it is absolute (`"2024-01-31"`, `"1h30m"`). A list is given as one, or by several calls; an enum's value by its name.
     ///
@@ -58,7 +66,7 @@ impl<J: Job + 'static> Test<J> {
     /// The job has no such parameter, or it is not a secret.
     #[track_caller]
     pub fn secret(mut self, name: &str, text: &str) -> Self {
-        if let Ok(param) = argument::find(Self::DEF, name) {
+        if let Ok(param) = argument::find(self.job, name) {
             self.secrets.push((param.name, Secret::new(text)));
         }
         self.give(name, Given::Secret(Secret::new(text)))
@@ -66,7 +74,7 @@ impl<J: Job + 'static> Test<J> {
 
     #[track_caller]
     fn give(mut self, name: &str, given: Given) -> Self {
-        let value = argument::find(Self::DEF, name).and_then(|param| argument::crossing(Self::DEF, param, given));
+        let value = argument::find(self.job, name).and_then(|param| argument::crossing(self.job, param, given));
         let value = value.unwrap_or_else(|why| panic!("{why}"));
         match (self.params.get_mut(name), value) {
             (Some(Value::Array(there)), Value::Array(more)) => there.extend(more),
@@ -129,8 +137,7 @@ impl<J: Job + 'static> Test<J> {
     /// As [`run`](Self::run).
     #[track_caller]
     pub fn start(self) -> Running {
-        let Self { mut params, secrets, package, attempt, data, cancel, job: _ } = self;
-        let def = Self::DEF;
+        let Self { job: def, invoke, mut params, secrets, package, attempt, data, cancel } = self;
         fill(def, &mut params).unwrap_or_else(|why| panic!("{why}"));
         let data = data.unwrap_or_else(TempDir::new);
         let call = Call {
@@ -148,7 +155,7 @@ impl<J: Job + 'static> Test<J> {
         let of_thread = recorder.clone();
         let thread = std::thread::Builder::new().name(def.name.to_owned()).spawn(move || {
             let subscriber = bridge::subscriber(&Arc::new(of_thread.boxed()), LevelFilter::TRACE);
-            let returned = tracing::subscriber::with_default(subscriber, || invoke::<J>(&call, of_thread.boxed()));
+            let returned = tracing::subscriber::with_default(subscriber, || invoke(&call, of_thread.boxed()));
             of_thread.end();
             returned
         });

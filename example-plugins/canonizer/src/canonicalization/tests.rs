@@ -54,7 +54,7 @@ impl Sandbox {
         self.dir.write(&format!("ingester/mail/{name}"), bytes);
     }
 
-    fn job(&self) -> Test<canonicalize_email> {
+    fn job(&self) -> Test {
         testing::job::<canonicalize_email>().data(&self.dir)
     }
 

@@ -11,7 +11,7 @@ fn sample(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("sample").join(name)
 }
 
-fn extract(source: impl AsRef<Path>, dir: &TempDir) -> Test<extract_gmail> {
+fn extract(source: impl AsRef<Path>, dir: &TempDir) -> Test {
     testing::job::<extract_gmail>().data(dir).param("source", source.as_ref())
 }
 
