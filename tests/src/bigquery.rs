@@ -2,9 +2,7 @@
 //!
 //! - [`fake`]: a BigQuery in this process, in memory: REST and gRPC, strict where the real one is, with faults on demand.
 //! - [`emulator`]: a real emulator as a child process: the same clients against somebody else's reading of the API, and SQL.
-//! - [`venv`]: where the emulator lives, and Python's own client for comparison.
 
 pub mod emulator;
 pub mod fake;
 pub mod site;
-pub mod venv;

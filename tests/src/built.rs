@@ -30,6 +30,8 @@ pub enum Fixture {
     Ingester,
     /// example-plugins/canonizer.
     Canonizer,
+    /// example-plugins/meltano-ingest.
+    MeltanoIngest,
 }
 
 impl Fixture {
@@ -46,6 +48,7 @@ impl Fixture {
             Self::ShippedHello => "libhello.so",
             Self::Ingester => "libingester.so",
             Self::Canonizer => "libcanonizer.so",
+            Self::MeltanoIngest => "libmeltano_ingest.so",
         }
     }
 
@@ -68,6 +71,14 @@ pub fn lorchestra() -> PathBuf {
 /// The root of the workspace, for sources and samples.
 pub fn workspace() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace").to_owned()
+}
+
+/// Cargo's target directory.
+pub fn target() -> PathBuf {
+    let exe = std::env::current_exe().expect("a test knows its own executable");
+    // Cargo marks it with this file.
+    let target = exe.ancestors().find(|directory| directory.join("CACHEDIR.TAG").is_file());
+    target.map_or_else(|| workspace().join("target"), std::path::Path::to_owned)
 }
 
 /// `target/<profile>/<name>`: test executables lie in `target/<profile>/deps`.

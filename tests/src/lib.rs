@@ -9,6 +9,7 @@
 //! - [`history`]: runs and events as the store shows them.
 //! - [`processes`]: what the kernel knows of processes.
 //! - [`small_disk`]: disks that can be full or read-only.
+//! - [`venv`]: what comes from PyPI: the emulator, a Singer tap, a Singer target.
 //!
 //! Rules that every command is held to, wherever it is started from ([`ended::Ended::check`]): a failure is told in at most
 //! eight lines, no escape sequence reaches a pipe, and nothing looks like a crash of lorchestra itself.
@@ -23,6 +24,7 @@ pub mod running;
 pub mod sandbox;
 pub mod small_disk;
 pub mod terminal;
+pub mod venv;
 
 pub use built::Fixture;
 pub use ended::Ended;

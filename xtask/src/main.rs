@@ -9,7 +9,7 @@ mod fuzz;
 mod plugins;
 mod sandbox;
 mod test;
-#[path = "../../tests/src/bigquery/venv.rs"]
+#[path = "../../tests/src/venv.rs"]
 #[expect(unreachable_pub, reason = "the file is of the tests' library, which may not be built yet")]
 mod venv;
 

@@ -1,8 +1,8 @@
 //! `cargo xtask test` and `cargo xtask soak`.
 //!
 //! End-to-end tests run the real binary and real libraries from the target directory; a test never builds. So everything is built
-//! first, once, with the features that `cargo test` will use, so that nothing is compiled twice; then the plugins of other builds (docs/compatibility.md). The BigQuery emulator is set up the
-//! first time, in a Python environment of its own below the target directory.
+//! first, once, with the features that `cargo test` will use, so that nothing is compiled twice; then the plugins of other builds (docs/compatibility.md). The BigQuery emulator and
+//! a Singer tap are set up the first time, each in a Python environment of its own below the target directory.
 
 use crate::{Result, cargo};
 use std::ffi::{OsStr, OsString};
@@ -10,7 +10,7 @@ use std::ffi::{OsStr, OsString};
 pub(crate) fn run(args: &[OsString]) -> Result {
     cargo::build(&["--workspace"])?;
     other_builds()?;
-    emulator()?;
+    from_pypi()?;
     let mut test = cargo::cargo("test")?;
     // `--workspace` would win over `-p`.
     let whole = !args.iter().take_while(|arg| *arg != "--").any(|arg| names_package(arg));
@@ -59,13 +59,14 @@ fn other_builds() -> Result {
     cargo::build(&["--profile", "shipped", "-p", "misbehave", "-p", "constructor", "-p", "hello"])
 }
 
-/// What the tests in `bigquery` start: half a gigabyte and a minute, once.
-fn emulator() -> Result {
-    println!("the BigQuery emulator: set up once, below the target directory");
+/// What the tests in `bigquery` start: half a gigabyte and a minute, once. And the tap of those in `taps`.
+fn from_pypi() -> Result {
+    println!("the BigQuery emulator and a Singer tap: set up once, below the target directory");
     // <target>/<profile>
     let profile = cargo::target("debug")?;
     let target = profile.parent().ok_or("xtask lies in no target directory")?;
     crate::venv::ensure(target)?;
+    crate::venv::ensure_tap(target)?;
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 //! It ends with this process, whatever ends that: its standard input is a pipe of ours, and it goes when that closes. So one emulator
 //! can be shared by all tests of a binary ([`shared`]), each with a dataset of its own.
 
-use super::venv;
+use crate::venv;
 use serde_json::{Map, Value, json};
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
@@ -48,11 +48,7 @@ pub struct Emulator {
 /// # Panics
 /// If it cannot be made.
 pub fn ensure_venv() -> PathBuf {
-    let exe = std::env::current_exe().expect("a test knows its own executable");
-    // Cargo marks its target directory with this file.
-    let target = exe.ancestors().find(|directory| directory.join("CACHEDIR.TAG").is_file());
-    let target = target.map_or_else(|| crate::built::workspace().join("target"), Path::to_owned);
-    venv::ensure(&target).unwrap_or_else(|error| panic!("{error}"))
+    venv::ensure(&crate::built::target()).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// The emulator of this test binary, for one test at a time, started by the first who asks: 3 to 5 seconds.

@@ -1,5 +1,6 @@
-//! The virtual environment that the BigQuery emulator and Python's own BigQuery client live in: made once, below cargo's target
-//! directory, with pinned versions. Uses the standard library only, so that `xtask` can take this file in as it is.
+//! Virtual environments of Python below cargo's target directory, made once, with pinned versions: of the BigQuery emulator and Python's
+//! own BigQuery client, and of a Singer tap. Each has its own, because their dependencies do not go
+//! together. Uses the standard library only, so that `xtask` can take this file in as it is.
 //!
 //! Half a venv is never used: the stamp is written last, and without the right stamp everything is made anew. Two processes at once
 //! wait for each other.
@@ -8,11 +9,42 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What is installed. The last one carries the file that DuckDB would otherwise want to download at each start.
-const PINS: [&str; 5] =
-    ["bqemulator==1.4.0", "google-cloud-bigquery==3.47.0", "numpy==2.4.6", "duckdb==1.5.5", "duckdb-extension-spatial==1.5.5"];
-/// Grows when the same packages are laid out differently.
-const LAYOUT: u32 = 1;
+/// What one of them is for, and what is in it.
+struct Venv {
+    /// Name of its directory.
+    name: &'static str,
+    /// What cannot be done without it.
+    purpose: &'static str,
+    /// What is installed.
+    pins: &'static [&'static str],
+    /// What is done when that is there.
+    finish: fn(&Path) -> Result<(), String>,
+    /// Grows when the same packages are laid out differently.
+    layout: u32,
+}
+
+/// The last package carries the file that DuckDB would otherwise want to download at each start.
+const EMULATOR: Venv = Venv {
+    name: "bqemulator-venv",
+    purpose: "the BigQuery emulator",
+    pins: &[
+        "bqemulator==1.4.0",
+        "google-cloud-bigquery==3.47.0",
+        "numpy==2.4.6",
+        "duckdb==1.5.5",
+        "duckdb-extension-spatial==1.5.5",
+    ],
+    finish: place_extension,
+    layout: 1,
+};
+/// A tap that reads local files and keeps state: the hash of each file.
+const TAP: Venv = Venv {
+    name: "tap-venv",
+    purpose: "the Singer tap",
+    pins: &["tap-jsonfile==0.1.2", "singer-sdk==0.54.9"],
+    finish: |_| Ok(()),
+    layout: 1,
+};
 /// Newest last: the first that is good enough is taken.
 const PYTHONS: [&str; 4] = ["python3", "python3.11", "python3.12", "python3.13"];
 
@@ -24,39 +56,60 @@ print(next(pathlib.Path(duckdb_extension_spatial.__file__).parent.rglob('spatial
 print('v' + duckdb.__version__)
 ";
 
-/// The venv below this target directory: made now if it is not there or has other versions, which takes about a minute and the
-/// internet. In it `bin/python`, and `home`, which emulators are to be started with as HOME.
+/// The venv of the BigQuery emulator below this target directory: made now if it is not there or has other versions, which takes about
+/// a minute and the internet. In it `bin/python`, and `home`, which emulators are to be started with as HOME.
 ///
 /// # Errors
 /// What is missing, or what pip said.
 pub fn ensure(target: &Path) -> Result<PathBuf, String> {
-    let venv = target.join("bqemulator-venv");
+    made(target, &EMULATOR)
+}
+
+/// The venv of a Singer tap, `bin/tap-jsonfile`; as [`ensure`], in half a minute.
+///
+/// # Errors
+/// What is missing, or what pip said.
+pub fn ensure_tap(target: &Path) -> Result<PathBuf, String> {
+    made(target, &TAP)
+}
+
+fn made(target: &Path, wanted: &Venv) -> Result<PathBuf, String> {
+    let venv = target.join(wanted.name);
     let failed = |what: &Path, error: std::io::Error| format!("{}: {error}", what.display());
     fs::create_dir_all(target).map_err(|error| failed(target, error))?;
-    let lock = target.join("bqemulator-venv.lock");
+    let lock = target.join(format!("{}.lock", wanted.name));
     // Held until the end of this function.
     let held = File::create(&lock).map_err(|error| failed(&lock, error))?;
     held.lock().map_err(|error| failed(&lock, error))?;
 
     let stamp_file = venv.join("lorchestra-stamp");
     // With its path, because a venv that was moved does not work.
-    let stamp = format!("layout {LAYOUT}\n{}\n{}\n", PINS.join("\n"), venv.display());
+    let stamp = format!("layout {}\n{}\n{}\n", wanted.layout, wanted.pins.join("\n"), venv.display());
     if fs::read_to_string(&stamp_file).is_ok_and(|found| found == stamp) {
         return Ok(venv);
     }
     if venv.exists() {
         fs::remove_dir_all(&venv).map_err(|error| failed(&venv, error))?;
     }
-    let python = python()?;
-    let made = build(&python, &venv).and_then(|()| fs::write(&stamp_file, stamp).map_err(|error| failed(&stamp_file, error)));
+    let python = python(wanted.purpose)?;
+    let made =
+        build(&python, &venv, wanted).and_then(|()| fs::write(&stamp_file, stamp).map_err(|error| failed(&stamp_file, error)));
     drop(held);
     made.map(|()| venv)
 }
 
-fn build(python: &str, venv: &Path) -> Result<(), String> {
+fn build(python: &str, venv: &Path, wanted: &Venv) -> Result<(), String> {
     run(Command::new(python).args(["-m", "venv"]).arg(venv))?;
     let inside = venv.join("bin/python");
-    run(Command::new(&inside).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]).args(PINS))?;
+    run(Command::new(&inside)
+        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"])
+        .args(wanted.pins))?;
+    (wanted.finish)(venv)
+}
+
+/// Puts DuckDB's extension where it is looked for.
+fn place_extension(venv: &Path) -> Result<(), String> {
+    let inside = venv.join("bin/python");
     let found = run(Command::new(&inside).args(["-c", FIND_EXTENSION]))?;
     let [platform, extension, version] = found.lines().collect::<Vec<_>>()[..] else {
         return Err(format!("DuckDB's platform and its extension were not found: {found}"));
@@ -67,7 +120,7 @@ fn build(python: &str, venv: &Path) -> Result<(), String> {
 }
 
 /// A Python that is new enough and can make a venv.
-fn python() -> Result<String, String> {
+fn python(purpose: &str) -> Result<String, String> {
     let mut tried = Vec::new();
     for python in PYTHONS {
         let check = "import sys, venv, ensurepip; assert sys.version_info >= (3, 11), 'version ' + sys.version.split()[0]";
@@ -76,7 +129,7 @@ fn python() -> Result<String, String> {
             Err(error) => tried.push(format!("{python}: {}", error.lines().last().unwrap_or_default())),
         }
     }
-    Err(format!("the BigQuery emulator needs Python 3.11 or newer with venv; tried {}", tried.join("; ")))
+    Err(format!("{purpose} needs Python 3.11 or newer with venv; tried {}", tried.join("; ")))
 }
 
 /// Standard output of a command that succeeds.

@@ -1,0 +1,142 @@
+//! One file that lines are added to, and cut off again. Talks to the file system only.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Bytes that are gathered before they are written.
+const GATHERED: usize = 128 << 10;
+
+/// An open file and what is to be written behind its end.
+#[derive(Debug)]
+pub(crate) struct Appender {
+    path: PathBuf,
+    file: File,
+    /// Bytes in the file.
+    written: u64,
+    buffer: Vec<u8>,
+    /// Whether bytes were written that the disk may not have yet.
+    unsynced: bool,
+}
+
+impl Appender {
+    /// Opens or makes the file (0600), and cuts off what is behind `len` bytes. Answers also with how many bytes that were;
+    /// a file that is shorter is the inner error, with its length.
+    pub(crate) fn open(path: PathBuf, len: u64) -> io::Result<Result<(Self, u64), u64>> {
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
+        let found = file.metadata()?.len();
+        if found < len {
+            return Ok(Err(found));
+        }
+        if found > len {
+            file.set_len(len)?;
+        }
+        let appender = Self { path, file, written: len, buffer: Vec::new(), unsynced: found > len };
+        Ok(Ok((appender, found - len)))
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// It has another name now.
+    pub(crate) fn renamed(&mut self, path: PathBuf) {
+        self.path = path;
+    }
+
+    /// Bytes of the file, with those that are still to be written.
+    pub(crate) fn len(&self) -> u64 {
+        self.written + self.buffer.len() as u64
+    }
+
+    /// Adds a line, and its end.
+    pub(crate) fn line(&mut self, line: &[u8]) -> io::Result<()> {
+        self.buffer.extend_from_slice(line);
+        self.buffer.push(b'\n');
+        if self.buffer.len() >= GATHERED { self.write_out() } else { Ok(()) }
+    }
+
+    /// Brings all lines to the disk: they survive power loss.
+    pub(crate) fn sync(&mut self) -> io::Result<()> {
+        self.write_out()?;
+        if self.unsynced {
+            self.file.sync_data()?;
+            self.unsynced = false;
+        }
+        Ok(())
+    }
+
+    /// Takes away all that is behind `len` bytes.
+    pub(crate) fn cut(&mut self, len: u64) -> io::Result<()> {
+        if len >= self.written {
+            // A buffer is not longer than what fits into memory.
+            self.buffer.truncate(usize::try_from(len - self.written).unwrap_or(usize::MAX));
+            return Ok(());
+        }
+        self.buffer.clear();
+        self.file.set_len(len)?;
+        self.written = len;
+        self.unsynced = true;
+        Ok(())
+    }
+
+    fn write_out(&mut self) -> io::Result<()> {
+        let mut from = 0;
+        // What a full disk took is counted, so that it can be cut off again.
+        let result = loop {
+            if from == self.buffer.len() {
+                break Ok(());
+            }
+            match self.file.write(&self.buffer[from..]) {
+                Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => from += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => break Err(e),
+            }
+        };
+        self.unsynced |= from > 0;
+        self.written += from as u64;
+        self.buffer.drain(..from);
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn lines_are_added_and_cut_wherever_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.jsonl");
+        let (mut appender, cut) = Appender::open(path.clone(), 0).unwrap().unwrap();
+        assert_eq!((appender.len(), cut), (0, 0));
+        appender.line(b"one").unwrap();
+        appender.sync().unwrap();
+        appender.line(b"two").unwrap();
+        assert_eq!((appender.len(), fs::read(&path).unwrap()), (8, b"one\n".to_vec()));
+        appender.cut(6).unwrap();
+        appender.sync().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"one\ntw");
+        appender.line(&vec![b'x'; GATHERED]).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().len(), 7 + GATHERED as u64, "a full buffer is written");
+        appender.line(b"y").unwrap();
+        appender.cut(4).unwrap();
+        appender.line(b"three").unwrap();
+        appender.sync().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"one\nthree\n");
+    }
+
+    #[test]
+    fn what_is_behind_the_length_goes_and_what_is_shorter_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.jsonl");
+        fs::write(&path, "one\ntw").unwrap();
+        let (appender, cut) = Appender::open(path.clone(), 4).unwrap().unwrap();
+        assert_eq!((appender.len(), cut, fs::read(&path).unwrap()), (4, 2, b"one\n".to_vec()));
+        assert_eq!(Appender::open(path, 5).unwrap().err(), Some(4));
+    }
+}

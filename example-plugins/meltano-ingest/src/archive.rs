@@ -1,0 +1,383 @@
+//! What a tap has sent for an account: a directory with a file a stream, what was set aside, and the [`checkpoint`]. Owned by
+//! one run at a time, under a lock. Talks to [`stream`](crate::stream) and the file system.
+//!
+//! A transaction ends at each mark: a STATE of the tap, or its end. Marks are brought to the disk once a second, not each of
+//! them: taps may send a state with every record. What is added behind the last mark is taken away when the run fails
+//! ([`Archive::give_up`]), and by the next run when this one was killed.
+
+use crate::appender::Appender;
+use crate::checkpoint::{self, Checkpoint, Lengths};
+use crate::name::{self, NameError};
+use crate::stream::{Stream, Taken};
+use lorchestra_plugin_api::serde_json::{self, value::RawValue};
+use lorchestra_plugin_api::tracing;
+use std::collections::HashMap;
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Name of the file with the records that belong to no stream.
+const SET_ASIDE: &str = "set_aside.jsonl";
+/// The state in a file of its own, for the tap.
+const FOR_TAP: &str = "state-for-tap.json";
+/// Between two checkpoints.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Why the archive cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ArchiveError {
+    #[error("{}: another run is writing here; let that one end, then run this one again", .0.display())]
+    Busy(PathBuf),
+    #[error(
+        "{}: cannot be read as the state of a tap ({reason}); move it away to begin from the start, the records stay",
+        .path.display()
+    )]
+    Foreign { path: PathBuf, reason: serde_json::Error },
+    #[error(
+        "{}: has {found} bytes, and {expected} belong to the state of the tap; something else wrote it. Move it away, a new one is begun",
+        .path.display()
+    )]
+    Shorter { path: PathBuf, found: u64, expected: u64 },
+    #[error("{}: does not end with a line end; mend it or move it away, a new one is begun", .0.display())]
+    NoLine(PathBuf),
+    #[error("{0}; it cannot be kept")]
+    Name(#[from] NameError),
+    #[error("{}: {doing} failed", .path.display())]
+    Io { path: PathBuf, doing: &'static str, source: io::Error },
+}
+
+impl ArchiveError {
+    /// Whether another attempt must end the same way.
+    pub(crate) fn is_permanent(&self) -> bool {
+        !matches!(self, Self::Busy(_) | Self::Io { .. })
+    }
+}
+
+/// A version that took the place of another one.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Activated {
+    pub(crate) stream: String,
+    pub(crate) version: i64,
+    /// Bytes of what it replaced.
+    pub(crate) retired: u64,
+}
+
+/// The directory of a tap and an account, locked until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Archive {
+    dir: PathBuf,
+    /// As it is on the disk.
+    kept: Checkpoint,
+    streams: Vec<Stream>,
+    by_name: HashMap<String, usize>,
+    /// Where the last record went.
+    last: usize,
+    set_aside: Appender,
+    /// Bytes of `set_aside` at the last mark.
+    set_aside_marked: u64,
+    /// The state at the last mark.
+    state: Option<Box<RawValue>>,
+    /// Whether there is a mark that is not in `kept`.
+    is_marked: bool,
+    interval: Duration,
+    written: Instant,
+    activated: Vec<Activated>,
+    _lock: File,
+}
+
+impl Archive {
+    /// Opens or makes the directory (0700), and takes away what a killed run added after the last checkpoint.
+    pub(crate) fn open(dir: &Path) -> Result<Self, ArchiveError> {
+        Self::open_with(dir, INTERVAL)
+    }
+
+    pub(crate) fn open_with(dir: &Path, interval: Duration) -> Result<Self, ArchiveError> {
+        let failed = |doing| move |source| failed(dir, doing, source);
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("making it"))?;
+        let lock = lock(&dir.join(".lock"))?;
+        checkpoint::remove_unfinished(dir).map_err(failed("taking away what a killed run left"))?;
+        let mut kept = match Checkpoint::read(dir).map_err(failed("reading its state.json"))? {
+            None => {
+                // At once: what is behind its lengths is this run's, whatever becomes of it.
+                let first = Checkpoint::first(adopted(&dir.join(SET_ASIDE))?);
+                first.write(dir).map_err(failed("writing its state.json"))?;
+                first
+            }
+            Some(Ok(kept)) => kept,
+            Some(Err(reason)) => return Err(ArchiveError::Foreign { path: dir.join(checkpoint::NAME), reason }),
+        };
+        kept.finish_activations(dir).map_err(failed("finishing what a killed run began"))?;
+        let (set_aside, mut cut) = open_set_aside(dir, kept.set_aside)?;
+        let mut archive = Self {
+            dir: dir.to_owned(),
+            streams: Vec::new(),
+            by_name: HashMap::new(),
+            last: 0,
+            set_aside_marked: set_aside.len(),
+            set_aside,
+            state: kept.state.clone(),
+            is_marked: false,
+            interval,
+            written: Instant::now(),
+            activated: Vec::new(),
+            _lock: lock,
+            kept,
+        };
+        for (name, lengths) in archive.kept.streams.clone() {
+            cut += archive.open_stream(&name, &lengths)?;
+        }
+        if cut > 0 {
+            tracing::warn!(bytes = cut, "cut off what a killed run had written after its last state");
+        }
+        Ok(archive)
+    }
+
+    fn open_stream(&mut self, name: &str, lengths: &Lengths) -> Result<u64, ArchiveError> {
+        let opened = Stream::open(&self.dir, name, lengths);
+        match opened.map_err(|source| failed(&lengths.active_path(&self.dir), "opening it", source))? {
+            Ok((stream, cut)) => {
+                self.by_name.insert(name.to_owned(), self.streams.len());
+                self.streams.push(stream);
+                Ok(cut)
+            }
+            Err(shorter) => Err(ArchiveError::Shorter { path: shorter.path, found: shorter.found, expected: shorter.expected }),
+        }
+    }
+
+    /// Where it is.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Writes the kept state into a file for the tap; `None` if there is none.
+    pub(crate) fn state_file(&self) -> Result<Option<PathBuf>, ArchiveError> {
+        let Some(state) = &self.kept.state else { return Ok(None) };
+        checkpoint::replace(&self.dir, FOR_TAP, state.get().as_bytes())
+            .map_err(|source| failed(&self.dir.join(FOR_TAP), "writing it", source))?;
+        Ok(Some(self.dir.join(FOR_TAP)))
+    }
+
+    /// The tap has told of a stream: it is entered into the checkpoint, if it is new.
+    pub(crate) fn begin_stream(&mut self, name: &str) -> Result<(), ArchiveError> {
+        if self.by_name.contains_key(name) {
+            return Ok(());
+        }
+        let file = name::file_name("a stream", name)?;
+        let mut lengths = Lengths { file, ..Lengths::default() };
+        let path = lengths.active_path(&self.dir);
+        // A file that is there and in no checkpoint is of before a checkpoint was moved away: what is in it stays.
+        lengths.bytes = adopted(&path)?;
+        self.enter(name, lengths.clone())?;
+        self.open_stream(name, &lengths)?;
+        Ok(())
+    }
+
+    /// Adds a record. `None`: the tap has not told of this stream.
+    pub(crate) fn record(
+        &mut self,
+        stream: &str,
+        version: Option<i64>,
+        record: &RawValue,
+        extracted: Option<&str>,
+    ) -> Result<Option<Taken>, ArchiveError> {
+        if self.streams.get(self.last).is_none_or(|last| last.name != stream) {
+            let Some(&index) = self.by_name.get(stream) else { return Ok(None) };
+            self.last = index;
+        }
+        let index = self.last;
+        let add = |archive: &mut Self| {
+            let stream = &mut archive.streams[index];
+            let added = stream.record(version, record.get().as_bytes(), extracted);
+            added.map_err(|source| failed(stream.path(), "writing to it", source))
+        };
+        match add(self)? {
+            Taken::NewVersion(version) => {
+                self.begin_version(index, version)?;
+                add(self).map(Some)
+            }
+            taken => Ok(Some(taken)),
+        }
+    }
+
+    /// The tap is done with a version of a stream. `None`: the tap has not told of this stream.
+    pub(crate) fn activate(&mut self, stream: &str, version: i64) -> Result<Option<Taken>, ArchiveError> {
+        let Some(&index) = self.by_name.get(stream) else { return Ok(None) };
+        if let Taken::NewVersion(version) = self.streams[index].activate(version) {
+            self.begin_version(index, version)?;
+        }
+        Ok(Some(self.streams[index].activate(version)))
+    }
+
+    fn begin_version(&mut self, index: usize, version: i64) -> Result<(), ArchiveError> {
+        let name = self.streams[index].name.clone();
+        let mut lengths = self.kept.streams.get(&name).cloned().unwrap_or_default();
+        lengths.pending.insert(version, 0);
+        self.enter(&name, lengths)?;
+        let stream = &mut self.streams[index];
+        stream.begin_version(version).map_err(|source| failed(stream.path(), "beginning a version", source))
+    }
+
+    /// Enters a stream's files into the checkpoint on the disk, which stays as it is otherwise.
+    fn enter(&mut self, name: &str, lengths: Lengths) -> Result<(), ArchiveError> {
+        self.kept.streams.insert(name.to_owned(), lengths);
+        self.write_kept()
+    }
+
+    /// Adds a line to what was set aside.
+    pub(crate) fn set_aside(&mut self, line: &[u8]) -> Result<(), ArchiveError> {
+        self.set_aside.line(line).map_err(|source| failed(self.set_aside.path(), "writing to it", source))
+    }
+
+    /// The tap has sent a state: what was added before it belongs to it.
+    pub(crate) fn mark(&mut self, state: &RawValue) -> Result<(), ArchiveError> {
+        self.state = Some(state.to_owned());
+        self.mark_files()
+    }
+
+    fn mark_files(&mut self) -> Result<(), ArchiveError> {
+        self.set_aside_marked = self.set_aside.len();
+        self.is_marked = true;
+        let mut activates = false;
+        for stream in self.streams.iter_mut().filter(|stream| stream.is_dirty) {
+            stream.mark();
+            activates |= stream.marked().0.activate.is_some();
+        }
+        if activates || self.written.elapsed() >= self.interval { self.commit() } else { Ok(()) }
+    }
+
+    /// Brings the last mark to the disk if that is due.
+    pub(crate) fn tick(&mut self) -> Result<(), ArchiveError> {
+        if self.written.elapsed() >= self.interval { self.commit() } else { Ok(()) }
+    }
+
+    /// The tap has ended well: all it sent is kept, also what is behind its last state.
+    pub(crate) fn finish(&mut self) -> Result<(), ArchiveError> {
+        self.mark_files()?;
+        self.commit()
+    }
+
+    /// The run has failed: keeps what is there up to the last mark, and takes away the rest. Answers with the bytes that went.
+    pub(crate) fn give_up(&mut self) -> Result<u64, ArchiveError> {
+        // Before the last mark is brought to the disk: that may be full of what goes.
+        let mut gone = self.cut()?;
+        if let Err(error) = self.commit() {
+            tracing::warn!(error = %error, "the last state could not be kept; the one before is");
+            self.set_aside_marked = self.kept.set_aside;
+            self.streams.iter_mut().for_each(Stream::back_to_kept);
+            gone += self.cut()?;
+        }
+        Ok(gone)
+    }
+
+    /// Takes away what is behind the last mark.
+    fn cut(&mut self) -> Result<u64, ArchiveError> {
+        let mut gone = self.set_aside.len() - self.set_aside_marked;
+        let cut = self.set_aside.cut(self.set_aside_marked);
+        cut.map_err(|source| failed(self.set_aside.path(), "cutting it", source))?;
+        for stream in &mut self.streams {
+            gone += stream.counts.bytes - stream.marked().1.bytes;
+            stream.cut().map_err(|source| failed(stream.path(), "cutting it", source))?;
+        }
+        Ok(gone)
+    }
+
+    fn commit(&mut self) -> Result<(), ArchiveError> {
+        if !self.is_marked {
+            return Ok(());
+        }
+        self.set_aside.sync().map_err(|source| failed(self.set_aside.path(), "bringing it to the disk", source))?;
+        for stream in &mut self.streams {
+            stream.sync().map_err(|source| failed(stream.path(), "bringing it to the disk", source))?;
+            self.kept.streams.insert(stream.name.clone(), stream.marked().0.clone());
+        }
+        self.kept.set_aside = self.set_aside_marked;
+        self.kept.state.clone_from(&self.state);
+        self.write_kept()?;
+        let finished = self.kept.finish_activations(&self.dir);
+        finished.map_err(|source| failed(&self.dir, "activating a version", source))?;
+        for stream in &mut self.streams {
+            stream.is_kept();
+            if let Some((version, retired)) = stream.activated() {
+                self.activated.push(Activated { stream: stream.name.clone(), version, retired });
+            }
+        }
+        self.is_marked = false;
+        self.written = Instant::now();
+        Ok(())
+    }
+
+    fn write_kept(&self) -> Result<(), ArchiveError> {
+        self.kept.write(&self.dir).map_err(|source| failed(&self.dir.join(checkpoint::NAME), "writing it", source))
+    }
+
+    /// Versions that were activated since this was asked last.
+    pub(crate) fn take_activated(&mut self) -> Vec<Activated> {
+        std::mem::take(&mut self.activated)
+    }
+
+    /// All streams that are known, also from earlier runs.
+    pub(crate) fn streams(&self) -> &[Stream] {
+        &self.streams
+    }
+}
+
+impl Drop for Archive {
+    fn drop(&mut self) {
+        // The tap has read it. What is left of a killed run is replaced by the next.
+        let _ = std::fs::remove_file(self.dir.join(FOR_TAP));
+    }
+}
+
+fn open_set_aside(dir: &Path, kept: u64) -> Result<(Appender, u64), ArchiveError> {
+    let path = dir.join(SET_ASIDE);
+    // Taken away by somebody who is done with it: begins anew.
+    let len = if path.exists() { kept } else { 0 };
+    match Appender::open(path.clone(), len).map_err(|source| failed(&path, "opening it", source))? {
+        Ok(opened) => Ok(opened),
+        Err(found) => Err(ArchiveError::Shorter { path, found, expected: len }),
+    }
+}
+
+/// Bytes of a file that no checkpoint knows; 0 if it is not there.
+fn adopted(path: &Path) -> Result<u64, ArchiveError> {
+    use std::os::unix::fs::FileExt;
+    let look = || -> io::Result<Option<u64>> {
+        let file = match File::open(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Some(0)),
+            other => other?,
+        };
+        let len = file.metadata()?.len();
+        let mut last = [b'\n'];
+        if len > 0 {
+            file.read_exact_at(&mut last, len - 1)?;
+        }
+        Ok((last == [b'\n']).then_some(len))
+    };
+    look().map_err(|source| failed(path, "looking at it", source))?.ok_or_else(|| ArchiveError::NoLine(path.to_owned()))
+}
+
+fn failed(path: &Path, doing: &'static str, source: io::Error) -> ArchiveError {
+    ArchiveError::Io { path: path.to_owned(), doing, source }
+}
+
+/// Waits a moment, not longer: a run that is just ending, or a process that was just started and still has our files open,
+/// gives the lock back at once; a run at work keeps it for hours.
+fn lock(path: &Path) -> Result<File, ArchiveError> {
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    let file = file.map_err(|source| failed(path, "opening it", source))?;
+    for wait in [0, 10, 40, 150, 300] {
+        sleep(Duration::from_millis(wait));
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(source)) => return Err(failed(path, "locking it", source)),
+        }
+    }
+    Err(ArchiveError::Busy(path.parent().unwrap_or(path).to_owned()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,210 @@
+//! `state.json`: the last state of the tap that is kept, and how much of each file belongs to it. Talks to the file system only.
+//!
+//! It is replaced as a whole, and only when all that it speaks of is on the disk. What a crash leaves:
+//!
+//! | killed | on the disk | the next run |
+//! | --- | --- | --- |
+//! | while records are written | the checkpoint before, files that are longer | cuts the files to their lengths in it |
+//! | after the files were synced, before the rename | the same, and `.state.….unfinished` | the same, and removes that |
+//! | after the rename | the new checkpoint, files at least as long | cuts what was written after the new one |
+//! | after a checkpoint that says `activate`, before or after the renames of versions | both names, or the new one only | renames what is not renamed yet, and writes a checkpoint without |
+//! | while files are cut | files of any length between | cuts the rest |
+//!
+//! A file is entered here before its first byte is written, so that a file that is not here was made by somebody else.
+
+use lorchestra_plugin_api::serde_json::{self, value::RawValue};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// Its name.
+pub(crate) const NAME: &str = "state.json";
+const UNFINISHED: &str = ".unfinished";
+const SCHEMA: &str = "meltano-ingest.state/1";
+
+/// What is kept.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Checkpoint {
+    schema: String,
+    /// The tap's state, as it wrote it; `null` before the first.
+    pub(crate) state: Option<Box<RawValue>>,
+    /// By name of the stream.
+    pub(crate) streams: BTreeMap<String, Lengths>,
+    /// Bytes of `set_aside.jsonl`.
+    pub(crate) set_aside: u64,
+}
+
+/// How much of a stream's files is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lengths {
+    /// Name of its files, without the ending.
+    pub(crate) file: String,
+    /// Bytes of `<file>.jsonl`.
+    pub(crate) bytes: u64,
+    /// The version that is in it, for a tap that has versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) version: Option<i64>,
+    /// Bytes of `<file>~<version>.jsonl`: versions that are not active yet.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) pending: BTreeMap<i64, u64>,
+    /// The pending version that is to take the place of the active one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) activate: Option<i64>,
+}
+
+impl Lengths {
+    /// The file of the active version.
+    pub(crate) fn active_path(&self, dir: &Path) -> PathBuf {
+        dir.join(format!("{}.jsonl", self.file))
+    }
+
+    /// The file of a version that is not active yet. `~` is in no other name.
+    pub(crate) fn pending_path(&self, dir: &Path, version: i64) -> PathBuf {
+        dir.join(format!("{}~{version}.jsonl", self.file))
+    }
+}
+
+impl Checkpoint {
+    /// Of a tap that has not run yet; `set_aside` bytes are there all the same.
+    pub(crate) fn first(set_aside: u64) -> Self {
+        Self { schema: SCHEMA.into(), state: None, streams: BTreeMap::new(), set_aside }
+    }
+
+    /// Reads the one of a directory; `None` if there is none. The inner error: it is not one of ours.
+    pub(crate) fn read(dir: &Path) -> io::Result<Option<Result<Self, serde_json::Error>>> {
+        let text = match fs::read(dir.join(NAME)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        let read = serde_json::from_slice::<Self>(&text);
+        Ok(Some(read.and_then(|read| {
+            if read.schema == SCHEMA { Ok(read) } else { Err(serde::de::Error::custom(format!("its schema is not {SCHEMA}"))) }
+        })))
+    }
+
+    /// Puts it into the place of the one before. After this it survives power loss.
+    pub(crate) fn write(&self, dir: &Path) -> io::Result<()> {
+        replace(dir, NAME, &serde_json::to_vec_pretty(self)?)
+    }
+
+    /// Does the renames that it speaks of, as far as they are not done, and forgets them. Nothing is lost if this is cut short:
+    /// it can be done again.
+    pub(crate) fn finish_activations(&mut self, dir: &Path) -> io::Result<()> {
+        let mut renamed = false;
+        for lengths in self.streams.values_mut() {
+            let Some(version) = lengths.activate.take() else { continue };
+            renamed = true;
+            match fs::rename(lengths.pending_path(dir, version), lengths.active_path(dir)) {
+                // Done before the kill.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
+            }
+            let newer = lengths.pending.split_off(&version);
+            for older in std::mem::replace(&mut lengths.pending, newer).into_keys() {
+                match fs::remove_file(lengths.pending_path(dir, older)) {
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    other => other?,
+                }
+            }
+            lengths.bytes = lengths.pending.remove(&version).unwrap_or(0);
+            lengths.version = Some(version);
+        }
+        if renamed {
+            sync_dir(dir)?;
+            self.write(dir)?;
+        }
+        Ok(())
+    }
+}
+
+/// Replaces a file as a whole (0600): whoever reads sees the old one or the new one, also after power loss.
+pub(crate) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let mut file = tempfile::Builder::new().prefix(&format!(".{name}.")).suffix(UNFINISHED).tempfile_in(dir)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(dir.join(name)).map_err(|e| e.error)?;
+    sync_dir(dir)
+}
+
+/// Takes away what killed runs left of [`replace`]. Under the lock, so that whoever wrote it is dead.
+pub(crate) fn remove_unfinished(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with('.') && name.ends_with(UNFINISHED) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_is_kept_to_the_letter() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Checkpoint::read(dir.path()).unwrap().is_none());
+        let mut checkpoint = Checkpoint::first(0);
+        let state = r#"{"b":1.10,"a":"\ud83d"}"#;
+        checkpoint.state = Some(RawValue::from_string(state.into()).unwrap());
+        let lengths = Lengths { file: "people".into(), bytes: 7, pending: [(3, 4)].into(), ..Lengths::default() };
+        checkpoint.streams.insert("People".into(), lengths.clone());
+        checkpoint.write(dir.path()).unwrap();
+        let read = Checkpoint::read(dir.path()).unwrap().unwrap().unwrap();
+        assert_eq!((read.state.unwrap().get(), &read.streams["People"]), (state, &lengths));
+    }
+
+    #[test]
+    fn another_file_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        for text in ["", "{}", "[]", r#"{"schema":"x/1","state":null,"streams":{},"set_aside":0}"#] {
+            fs::write(dir.path().join(NAME), text).unwrap();
+            assert!(Checkpoint::read(dir.path()).unwrap().unwrap().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_activation_that_was_cut_short_is_finished() {
+        for done in 0..4 {
+            let dir = tempfile::tempdir().unwrap();
+            let path = |name: &str| dir.path().join(name);
+            let lengths = Lengths {
+                file: "a".into(),
+                bytes: 4,
+                version: Some(1),
+                pending: [(2, 4), (3, 6), (4, 2)].into(),
+                activate: Some(3),
+            };
+            for (name, text) in [("a.jsonl", "one\n"), ("a~2.jsonl", "two\n"), ("a~3.jsonl", "three\n"), ("a~4.jsonl", "4\n")] {
+                fs::write(path(name), text).unwrap();
+            }
+            let mut checkpoint = Checkpoint::first(0);
+            checkpoint.streams.insert("a".into(), lengths);
+            checkpoint.write(dir.path()).unwrap();
+            if done > 0 {
+                fs::rename(path("a~3.jsonl"), path("a.jsonl")).unwrap();
+            }
+            if done > 1 {
+                fs::remove_file(path("a~2.jsonl")).unwrap();
+            }
+            for _ in 0..done {
+                checkpoint.finish_activations(dir.path()).unwrap();
+            }
+            let mut read = Checkpoint::read(dir.path()).unwrap().unwrap().unwrap();
+            read.finish_activations(dir.path()).unwrap();
+            let now = Lengths { file: "a".into(), bytes: 6, version: Some(3), pending: [(4, 2)].into(), activate: None };
+            assert_eq!(Checkpoint::read(dir.path()).unwrap().unwrap().unwrap().streams["a"], now);
+            assert_eq!(fs::read_to_string(path("a.jsonl")).unwrap(), "three\n");
+            assert!(!path("a~2.jsonl").exists() && !path("a~3.jsonl").exists() && path("a~4.jsonl").exists());
+        }
+    }
+}

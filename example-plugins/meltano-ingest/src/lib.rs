@@ -1,0 +1,33 @@
+//! Job package `meltano-ingest`: runs a Singer tap and keeps what it sends, as JSON Lines in the package's data directory.
+//!
+//! Two jobs: `run_tap`, and `discover`, which asks a tap for its catalog. The way of the data:
+//!
+//! ```text
+//! tap (a process) ─► output (lines, and silence) ─► message ─► ingestion: counts and events
+//!                                                                  │
+//!                      archive: state.json, locked ◄───────────────┤
+//!                         └─► stream (versions) ─► appender (<stream>.jsonl)
+//! ```
+//!
+//! A STATE of the tap is the end of a transaction: it is kept only when all records before it are on the disk, and what was
+//! written after the last kept one is cut off again. So a run that ends in any way leaves the records up to a state, and the
+//! next one goes on from there.
+//!
+//! Records stay in the files: events, traces and errors carry counts, places and reasons, never a value of a record, a state
+//! or a config.
+#![forbid(unsafe_code)]
+
+mod appender;
+mod archive;
+mod checkpoint;
+mod discover;
+mod ingestion;
+mod message;
+mod name;
+mod output;
+mod run_tap;
+mod schema;
+mod stream;
+mod tap;
+
+lorchestra_plugin_api::plugin! { package = "meltano-ingest", jobs = [discover::discover, run_tap::run_tap] }

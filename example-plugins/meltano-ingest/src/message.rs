@@ -1,0 +1,155 @@
+//! One line of a tap's output as a message of the Singer specification. Talks to nobody.
+//!
+//! Records, schemas and states are not taken apart: their text is passed on as the tap wrote it, to the last digit of a number.
+
+use lorchestra_plugin_api::serde_json::{self, value::RawValue};
+use serde::Deserialize;
+use std::borrow::Cow;
+
+/// A message. Types are told whatever their case is.
+#[derive(Debug)]
+pub(crate) enum Message<'a> {
+    /// A data point of a stream.
+    Record {
+        stream: Cow<'a, str>,
+        /// Any JSON value: that it is an object is for others to look at.
+        record: &'a RawValue,
+        /// The version of the stream that it belongs to.
+        version: Option<i64>,
+        /// When it was seen in the source, as the tap says it.
+        time_extracted: Option<Cow<'a, str>>,
+    },
+    /// What the records of a stream look like.
+    Schema {
+        stream: Cow<'a, str>,
+        schema: &'a RawValue,
+        key_properties: Option<&'a RawValue>,
+        bookmark_properties: Option<&'a RawValue>,
+    },
+    /// What the tap wants to be given next time.
+    State(&'a RawValue),
+    /// Of this stream only this version is to be left.
+    ActivateVersion { stream: Cow<'a, str>, version: i64 },
+    /// Records in files beside the stream of messages.
+    Batch,
+    /// Of a type that the specification does not know; it permits them.
+    Other,
+}
+
+/// Why a line is no message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Fault {
+    #[error("is not JSON")]
+    NotJson,
+    #[error("is JSON, but not a Singer message: an object with a type")]
+    NotAMessage,
+    #[error("is a {0} message without {1}")]
+    Incomplete(&'static str, &'static str),
+}
+
+/// Text that borrows where it can: an `Option<Cow>` would not.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    stream: Option<Text<'a>>,
+    #[serde(borrow)]
+    record: Option<&'a RawValue>,
+    version: Option<i64>,
+    #[serde(borrow)]
+    time_extracted: Option<Text<'a>>,
+    #[serde(borrow)]
+    schema: Option<&'a RawValue>,
+    #[serde(borrow)]
+    key_properties: Option<&'a RawValue>,
+    #[serde(borrow)]
+    bookmark_properties: Option<&'a RawValue>,
+    #[serde(borrow)]
+    value: Option<&'a RawValue>,
+}
+
+impl<'a> Message<'a> {
+    /// Reads a line, without its end.
+    pub(crate) fn parse(line: &'a [u8]) -> Result<Self, Fault> {
+        let envelope: Envelope<'a> =
+            serde_json::from_slice(line).map_err(|e| if e.is_data() { Fault::NotAMessage } else { Fault::NotJson })?;
+        let kind = ["RECORD", "STATE", "SCHEMA", "ACTIVATE_VERSION", "BATCH"]
+            .into_iter()
+            .find(|kind| envelope.kind.eq_ignore_ascii_case(kind));
+        let Some(kind) = kind else { return Ok(Self::Other) };
+        let without = |what| move || Fault::Incomplete(kind, what);
+        let stream = envelope.stream.map(|text| text.0).ok_or_else(without("stream"));
+        Ok(match kind {
+            "RECORD" => Self::Record {
+                stream: stream?,
+                record: envelope.record.ok_or_else(without("record"))?,
+                version: envelope.version,
+                time_extracted: envelope.time_extracted.map(|text| text.0),
+            },
+            "STATE" => Self::State(envelope.value.ok_or_else(without("value"))?),
+            "SCHEMA" => Self::Schema {
+                stream: stream?,
+                schema: envelope.schema.ok_or_else(without("schema"))?,
+                key_properties: envelope.key_properties,
+                bookmark_properties: envelope.bookmark_properties,
+            },
+            "ACTIVATE_VERSION" => {
+                Self::ActivateVersion { stream: stream?, version: envelope.version.ok_or_else(without("version"))? }
+            }
+            _ => Self::Batch,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_kinds_in_any_case_with_more_than_they_need() {
+        let line = br#"{"type":"record","stream":"a\u00e4","record":{"id": 1.10, "x":"\ud83d"},"version":7,"time_extracted":"2024-01-01T00:00:00Z","more":[1]}"#;
+        let Message::Record { stream, record, version, time_extracted } = Message::parse(line).unwrap() else { panic!() };
+        assert_eq!((&*stream, version, time_extracted.as_deref()), ("aä", Some(7), Some("2024-01-01T00:00:00Z")));
+        assert_eq!(record.get(), r#"{"id": 1.10, "x":"\ud83d"}"#, "to the letter, also half a character");
+
+        let line = br#"{"type":"SCHEMA","stream":"a","schema":{"type":"object"},"key_properties":["id"],"version":null}"#;
+        let Message::Schema { schema, key_properties, bookmark_properties, .. } = Message::parse(line).unwrap() else { panic!() };
+        assert_eq!((schema.get(), key_properties.unwrap().get()), (r#"{"type":"object"}"#, r#"["id"]"#));
+        assert!(bookmark_properties.is_none());
+
+        let Message::State(value) = Message::parse(br#" { "type" : "State", "value": {"a":1} } "#).unwrap() else { panic!() };
+        assert_eq!(value.get(), r#"{"a":1}"#);
+        let line = br#"{"type":"ACTIVATE_VERSION","stream":"a","version":-1}"#;
+        assert!(matches!(Message::parse(line), Ok(Message::ActivateVersion { version: -1, .. })));
+        assert!(matches!(Message::parse(br#"{"type":"BATCH","stream":"a","manifest":[]}"#), Ok(Message::Batch)));
+        assert!(matches!(Message::parse(br#"{"type":"PROGRESS"}"#), Ok(Message::Other)));
+    }
+
+    #[test]
+    fn what_is_no_message_has_its_reason() {
+        for (line, fault) in [
+            (&b""[..], Fault::NotJson),
+            (b"Traceback (most recent call last):", Fault::NotJson),
+            (br#"{"type":"RECORD","stream":"a","record":{"id":NaN}}"#, Fault::NotJson),
+            (br#"{"type":"RECORD","stream":"a","rec"#, Fault::NotJson),
+            (b"{\"type\":\"RECORD\",\"stream\":\"a\",\"record\":{\"id\":\"\xff\"}}", Fault::NotJson),
+            (b"[]", Fault::NotAMessage),
+            (b"{}", Fault::NotAMessage),
+            (br#"{"type":7}"#, Fault::NotAMessage),
+            (br#"{"type":"RECORD","stream":1,"record":{}}"#, Fault::NotAMessage),
+            (br#"{"type":"RECORD","stream":"a","record":{},"version":"x"}"#, Fault::NotAMessage),
+            (br#"{"type":"RECORD","record":{}}"#, Fault::Incomplete("RECORD", "stream")),
+            (br#"{"type":"RECORD","stream":"a"}"#, Fault::Incomplete("RECORD", "record")),
+            (br#"{"type":"SCHEMA","stream":"a"}"#, Fault::Incomplete("SCHEMA", "schema")),
+            (br#"{"type":"STATE"}"#, Fault::Incomplete("STATE", "value")),
+            (br#"{"type":"ACTIVATE_VERSION","stream":"a"}"#, Fault::Incomplete("ACTIVATE_VERSION", "version")),
+        ] {
+            assert_eq!(Message::parse(line).err(), Some(fault), "{}", String::from_utf8_lossy(line));
+        }
+    }
+}

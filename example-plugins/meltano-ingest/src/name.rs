@@ -1,0 +1,95 @@
+//! Names of taps, accounts and streams as names of files. Talks to nobody.
+
+use std::fmt::Write as _;
+
+/// Bytes of a file name without its ending, at most; file systems take 255.
+const MAX: usize = 200;
+
+/// File names, without an ending, that are the archive's own.
+const OURS: [&str; 1] = ["set_aside"];
+
+/// Why a name cannot be one of a file.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum NameError {
+    #[error("the name of {0} is empty")]
+    Empty(&'static str),
+    #[error("the name of {0} needs {1} bytes as a file name, and {MAX} is the most")]
+    TooLong(&'static str, usize),
+}
+
+/// The file name of a tap, an account or a stream (`what`).
+///
+/// It keeps `a-z 0-9 @ + - _` and `.` (not in front, that would hide the file); every other byte, `%`, `~` and capitals among
+/// them, becomes `%` and two hexadecimal digits. Two names never have the same file name, not even where a file system does
+/// not tell `A` from `a`.
+pub(crate) fn file_name(what: &'static str, name: &str) -> Result<String, NameError> {
+    if name.is_empty() {
+        return Err(NameError::Empty(what));
+    }
+    let ours = OURS.contains(&name);
+    let mut file_name = String::with_capacity(name.len());
+    for (i, byte) in name.bytes().enumerate() {
+        match byte {
+            _ if ours && i == 0 => drop(write!(file_name, "%{byte:02x}")),
+            b'a'..=b'z' | b'0'..=b'9' | b'@' | b'+' | b'-' | b'_' => file_name.push(char::from(byte)),
+            b'.' if i > 0 => file_name.push('.'),
+            // Writing to a String cannot fail.
+            _ => drop(write!(file_name, "%{byte:02x}")),
+        }
+    }
+    if file_name.len() > MAX {
+        return Err(NameError::TooLong(what, file_name.len()));
+    }
+    Ok(file_name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    fn file(name: &str) -> String {
+        file_name("a stream", name).unwrap()
+    }
+
+    #[test]
+    fn usual_names_stay_readable() {
+        for name in ["people", "public-order_items", "tap-csv", "anna@example.org", "a.b"] {
+            assert_eq!(file(name), name);
+        }
+    }
+
+    #[test]
+    fn no_name_leaves_the_directory_hides_or_is_the_archives_own() {
+        for (name, expected) in [
+            ("..", "%2e."),
+            (".hidden", "%2ehidden"),
+            ("../../etc/passwd", "%2e.%2f..%2fetc%2fpasswd"),
+            ("a\0b\n", "a%00b%0a"),
+            ("people~7", "people%7e7"),
+            ("set_aside", "%73et_aside"),
+        ] {
+            assert_eq!(file(name), expected);
+        }
+    }
+
+    #[test]
+    fn different_names_have_different_files() {
+        let pieces = ["a", "A", "%", "%41", "41", ".", "/", "%2f", "~", "ä", " ", "set_aside"];
+        let mut seen = HashMap::new();
+        for x in pieces {
+            for y in pieces.into_iter().chain([""]) {
+                let name = format!("{x}{y}");
+                if let Some(other) = seen.insert(file(&name).to_lowercase(), name.clone()) {
+                    assert_eq!(other, name, "two names, one file");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn empty_and_endless_names_are_refused() {
+        assert_eq!(file_name("a stream", ""), Err(NameError::Empty("a stream")));
+        assert_eq!(file_name("a stream", &"A".repeat(67)), Err(NameError::TooLong("a stream", 201)));
+    }
+}

@@ -1,0 +1,141 @@
+//! The last schema of a stream, kept beside its records, and what another one changes in it. Talks to the file system only.
+
+use crate::checkpoint;
+use lorchestra_plugin_api::serde_json::{self, Map, Value, json, value::RawValue};
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// A schema as it is kept: `<stream>.schema.json`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Schema(Value);
+
+/// What is different in a new schema: names of top-level properties.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Change {
+    /// There was none before.
+    pub(crate) is_first: bool,
+    pub(crate) added: Vec<String>,
+    pub(crate) removed: Vec<String>,
+    pub(crate) changed: Vec<String>,
+    /// Key or bookmark properties, or what is said of all properties together.
+    pub(crate) other: bool,
+}
+
+impl Schema {
+    /// The schema of a SCHEMA message. `None`: not an object.
+    pub(crate) fn of(
+        stream: &str,
+        schema: &RawValue,
+        key_properties: Option<&RawValue>,
+        bookmark_properties: Option<&RawValue>,
+    ) -> Option<Self> {
+        let parse = |text: &RawValue| serde_json::from_str::<Value>(text.get()).ok();
+        let mut schema = parse(schema).filter(Value::is_object)?;
+        sort_sets(&mut schema);
+        Some(Self(json!({
+            "stream": stream,
+            "key_properties": key_properties.and_then(parse),
+            "bookmark_properties": bookmark_properties.and_then(parse),
+            "schema": schema,
+        })))
+    }
+
+    /// The one that is kept; `None` if there is none that can be read.
+    pub(crate) fn read(dir: &Path, file: &str) -> Option<Self> {
+        fs::read(dir.join(name(file))).ok().and_then(|text| serde_json::from_slice(&text).ok()).map(Self)
+    }
+
+    /// Keeps it.
+    pub(crate) fn write(&self, dir: &Path, file: &str) -> io::Result<()> {
+        checkpoint::replace(dir, &name(file), &serde_json::to_vec_pretty(&self.0)?)
+    }
+
+    /// What is different from the one before; `None` if nothing is.
+    pub(crate) fn change_from(&self, before: Option<&Self>) -> Option<Change> {
+        if before == Some(self) {
+            return None;
+        }
+        let none = Map::new();
+        let properties = |schema: &'_ Value| schema["schema"]["properties"].as_object().cloned();
+        let new = properties(&self.0).unwrap_or_default();
+        let old = before.and_then(|before| properties(&before.0)).unwrap_or(none);
+        let names: BTreeSet<&String> = new.keys().chain(old.keys()).collect();
+        let mut change = Change { is_first: before.is_none(), ..Change::default() };
+        for name in names {
+            match (old.get(name), new.get(name)) {
+                (None, _) => change.added.push(name.clone()),
+                (_, None) => change.removed.push(name.clone()),
+                (a, b) if a != b => change.changed.push(name.clone()),
+                _ => {}
+            }
+        }
+        let rest = |schema: &Value| {
+            let mut rest = schema.clone();
+            if let Some(schema) = rest["schema"].as_object_mut() {
+                schema.remove("properties");
+            }
+            rest
+        };
+        change.other = before.is_some_and(|before| rest(&before.0) != rest(&self.0));
+        Some(change)
+    }
+}
+
+/// Name of the file, for a stream's file name without ending.
+fn name(file: &str) -> String {
+    format!("{file}.schema.json")
+}
+
+/// Taps write sets as lists, some in another order every time.
+fn sort_sets(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            for (key, value) in map {
+                match value {
+                    Value::Array(set) if key == "type" || key == "required" => set.sort_by_cached_key(Value::to_string),
+                    other => sort_sets(other),
+                }
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(sort_sets),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schema(text: &str, keys: &str) -> Option<Schema> {
+        let raw = |text: &str| RawValue::from_string(text.to_owned()).unwrap();
+        Schema::of("a", &raw(text), Some(&raw(keys)), None)
+    }
+
+    #[test]
+    fn what_changes_is_told_by_name() {
+        let old = schema(r#"{"properties":{"a":{"type":["null","string"]},"b":{},"c":{"type":"integer"}}}"#, "[]").unwrap();
+        let same = schema(r#"{"properties":{"c":{"type":"integer"},"b":{},"a":{"type":["string","null"]}}}"#, "[]").unwrap();
+        assert_eq!(same.change_from(Some(&old)), None, "order says nothing");
+        let new = schema(r#"{"properties":{"a":{"type":["null","string"]},"c":{"type":"number"},"d":{}}}"#, "[]").unwrap();
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let change = Change { added: names(&["d"]), removed: names(&["b"]), changed: names(&["c"]), ..Change::default() };
+        assert_eq!(new.change_from(Some(&old)), Some(change));
+        let first = Change { is_first: true, added: names(&["a", "b", "c"]), ..Change::default() };
+        assert_eq!(old.change_from(None), Some(first));
+        let keyed =
+            schema(r#"{"properties":{"c":{"type":"integer"},"b":{},"a":{"type":["string","null"]}}}"#, "[\"a\"]").unwrap();
+        assert_eq!(keyed.change_from(Some(&old)), Some(Change { other: true, ..Change::default() }));
+        assert!(schema("true", "[]").is_none());
+    }
+
+    #[test]
+    fn it_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Schema::read(dir.path(), "a").is_none());
+        let schema = schema(r#"{"properties":{"a":{}}}"#, "[]").unwrap();
+        schema.write(dir.path(), "a").unwrap();
+        assert_eq!(Schema::read(dir.path(), "a"), Some(schema));
+    }
+}
