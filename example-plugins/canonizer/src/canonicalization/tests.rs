@@ -133,6 +133,20 @@ fn messages_are_taken_once_over_all_files() {
 }
 
 #[test]
+fn a_message_in_two_formats_of_the_api_is_taken_once() {
+    let full =
+        r#"{"id":"18c","payload":{"mimeType":"text/plain","headers":[{"name":"Subject","value":"full"}],"body":{"size":0}}}"#;
+    let raw = r#"{"id":"18c","raw":"U3ViamVjdDogcmF3Cgo="}"#;
+    for (lines, subject) in [([full, raw], "full"), ([raw, full], "raw"), ([raw, raw], "raw"), ([full, full], "full")] {
+        let sandbox = Sandbox::new();
+        sandbox.put("a.jsonl", format!("{}\n{}\n", lines[0], lines[1]));
+        let (_, counts) = sandbox.run();
+        assert_eq!(some(&counts, &["written", "duplicates"]), [1, 1]);
+        assert_eq!(sandbox.lines("email.jsonl")[0]["subject"], subject);
+    }
+}
+
+#[test]
 fn what_cannot_be_read_is_named_kept_and_the_rest_goes_on() {
     let sandbox = Sandbox::new();
     let good = line(b"Subject: good\n\n", &[]);
