@@ -10,7 +10,7 @@ const SAMPLE: [Fixture; 2] = [Fixture::Ingester, Fixture::Canonizer];
 fn all_packages_are_listed_sorted() {
     let sandbox = Sandbox::with(&SAMPLE);
     let ended = sandbox.lorchestra(&["jobs", "list"]).exits(0);
-    assert_eq!(ended.out(), "canonizer:\n  canonicalize_email\ningester:\n  extract_gmail\n");
+    assert_eq!(ended.out(), "canonizer:\n  canonicalize_email\n  canonicalize_message\ningester:\n  extract_gmail\n");
     assert_eq!(ended.err(), "");
 }
 

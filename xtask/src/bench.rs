@@ -4,6 +4,7 @@
 //! Everything is a release build and runs in a sandbox inside the target directory, on one disk. `--write` puts the tables between
 //! the markers of docs/performance.md.
 
+mod canonicalize;
 mod deliver;
 mod emit;
 mod hello;
@@ -25,9 +26,9 @@ use std::process::Command;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Only these; without any, all but `hello`, `million` and `deliver`
+    /// Only these; without any, all but `hello`, `million`, `deliver` and `canonicalize`
     names: Vec<Name>,
-    /// All: `million` needs some GB of disk, `deliver` a Python with venv
+    /// All: `million` needs some GB of disk, `deliver` a Python with venv, `canonicalize` a Python
     #[arg(long)]
     all: bool,
     /// Put the tables into docs/performance.md
@@ -53,6 +54,8 @@ enum Name {
     Million,
     /// Events to BigQuery: rows a second beside Python's client, backlogs, and what it costs a job
     Deliver,
+    /// canonicalize_email beside Python's `email` and `json`
+    Canonicalize,
 }
 
 impl Name {
@@ -66,6 +69,7 @@ impl Name {
             Self::Recovery => "recovery",
             Self::Million => "million",
             Self::Deliver => "deliver",
+            Self::Canonicalize => "canonicalize",
         }
     }
 }
@@ -88,7 +92,7 @@ pub(crate) fn run(options: &Options) -> Result {
     let names = match options {
         Options { all: true, .. } => {
             use Name::*;
-            vec![List, Run, Emit, Hello, Trust, Recovery, Million, Deliver]
+            vec![List, Run, Emit, Hello, Trust, Recovery, Million, Deliver, Canonicalize]
         }
         Options { names, .. } if names.is_empty() => vec![Name::List, Name::Run, Name::Emit, Name::Trust, Name::Recovery],
         Options { names, .. } => names.clone(),
@@ -97,6 +101,9 @@ pub(crate) fn run(options: &Options) -> Result {
     if names.contains(&Name::Deliver) {
         // With its servers; together, so that what they share is built once.
         packages.extend(["-p", "lorchestra-tests"]);
+    }
+    if names.contains(&Name::Canonicalize) {
+        packages.extend(["-p", "canonizer"]);
     }
     cargo::build(&packages)?;
     let mut report = Report::new()?;
@@ -114,6 +121,7 @@ pub(crate) fn run(options: &Options) -> Result {
             Name::Recovery => recovery::run(&site)?,
             Name::Million => million::run(&site)?,
             Name::Deliver => deliver::run(&site)?,
+            Name::Canonicalize => canonicalize::run(&site)?,
         };
         println!("\n{}\n\n{table}", name.key());
         report.add(name.key(), table);

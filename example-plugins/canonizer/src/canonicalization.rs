@@ -1,19 +1,17 @@
-//! One canonicalization, from the lines that were found to the files that are put in place: what becomes of each line, the
-//! counts, the events. Talks to [`input`], [`output`](crate::output) and the run it belongs to.
+//! One canonicalization, from the lines that were found to the files that are put in place: the counts, the events, and what
+//! becomes of a line that nothing can be made of. Talks to [`input`], [`output`](crate::output) and the run it belongs to. What is made of the other lines is the business of a [`Form`].
 //!
 //! Every line that is read is counted in exactly one place: `read = written + duplicates + the sum of set_aside`.
 
-use crate::email::Email;
 use crate::input::{self, InputError, Line, LineState, Lines};
-use crate::key::Key;
+use crate::kind::Kind;
 use crate::output::{Output, OutputError};
-use crate::record::Record;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use lorchestra_plugin_api::serde_json::json;
-use lorchestra_plugin_api::{EmitError, JobContext, tracing};
+use lorchestra_plugin_api::{EmitError, Event, JobContext, tracing};
 use serde::Serialize;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -21,7 +19,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) input: Option<PathBuf>,
-    /// Where ingester leaves its mail.
+    /// Where ingester leaves its lines.
     pub(crate) default_input: PathBuf,
     /// Where the results go.
     pub(crate) data_dir: PathBuf,
@@ -29,12 +27,12 @@ pub(crate) struct Request {
 
 /// What became of the lines.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
-struct Counts {
+pub(crate) struct Counts {
     /// Lines in the input, whatever became of them.
     pub(crate) read: u64,
-    /// Email objects.
+    /// Objects.
     pub(crate) written: u64,
-    /// Messages that were there before, in this or another file.
+    /// Lines of what another line, of this or another file, has the object of.
     pub(crate) duplicates: u64,
     /// Lines that no object could be made of, by reason.
     pub(crate) set_aside: BTreeMap<&'static str, u64>,
@@ -54,10 +52,12 @@ pub(crate) enum CanonicalizationError {
     #[error("cancelled after {0} lines; the results of the last run are untouched")]
     Cancelled(u64),
     #[error(
-        "none of the {read} lines is a message ({reasons}); the results of the last run are untouched. Give --input what \
-         ingester/extract_gmail wrote"
+        "none of the lines is {thing} ({reasons}); the results of the last run are untouched. Give --input what \
+         {extractor} wrote"
     )]
-    NothingTaken { read: u64, reasons: String },
+    NothingTaken { thing: &'static str, reasons: String, extractor: &'static str },
+    #[error("{}: changed while it was read; the results of the last run are untouched, run this job again", .0.display())]
+    Changed(PathBuf),
 }
 
 impl CanonicalizationError {
@@ -66,89 +66,125 @@ impl CanonicalizationError {
         match self {
             Self::Input(error) => error.is_permanent(),
             Self::NothingTaken { .. } => true,
-            Self::Output(_) | Self::Emit(_) | Self::Cancelled(_) => false,
+            Self::Output(_) | Self::Emit(_) | Self::Cancelled(_) | Self::Changed(_) => false,
         }
     }
+}
+
+/// What is made of lines, and how: the part of a canonicalization that differs from job to job.
+pub(crate) trait Form {
+    /// Names and words.
+    fn kind(&self) -> &'static Kind;
+
+    /// Reads the files by [`Course::each_line`], and writes the objects.
+    fn canonicalize(self, files: &[PathBuf], course: &mut Course<'_>) -> Result<(), CanonicalizationError>;
 }
 
 /// Canonicalizes all that is asked for, between the events `canonicalization.started` and `canonicalization.completed`.
-pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), CanonicalizationError> {
-    let files = input::find(request.input.as_deref(), &request.default_input)?;
-    let output = Output::begin(&request.data_dir)?;
+pub(crate) fn run(request: &Request, form: impl Form, cx: &JobContext) -> Result<(), CanonicalizationError> {
+    let kind = form.kind();
+    let files = input::find(kind, request.input.as_deref(), &request.default_input)?;
+    let output = Output::begin(&request.data_dir, kind)?;
     let names: Vec<_> = files.iter().map(|path| path.to_string_lossy()).collect();
     cx.emit("canonicalization.started", json!({ "input": names }))?;
     tracing::info!(files = files.len(), "canonicalization started");
-    let mut canonicalization = Canonicalization { output, cx, known: HashSet::new(), counts: Counts::default() };
-    for file in &files {
-        canonicalization.take_file(file)?;
-    }
-    let Canonicalization { output, counts, .. } = canonicalization;
+    let mut course = Course { output, cx, counts: Counts::default() };
+    form.canonicalize(&files, &mut course)?;
+    let Course { output, counts, .. } = course;
     // The wrong file, most likely: not a reason to put nothing in the place of what is there.
     if counts.read > 0 && counts.written == 0 {
         let reasons: Vec<String> = counts.set_aside.iter().map(|(reason, n)| format!("{reason}: {n}")).collect();
-        return Err(CanonicalizationError::NothingTaken { read: counts.read, reasons: reasons.join(", ") });
+        let (thing, extractor) = (kind.thing, kind.extractor);
+        return Err(CanonicalizationError::NothingTaken { thing, reasons: reasons.join(", "), extractor });
     }
     output.commit()?;
     tracing::info!(read = counts.read, written = counts.written, bytes = counts.bytes, "canonicalization completed");
-    cx.emit("canonicalization.completed", json!(counts))?;
+    cx.emit_with(Event::new("canonicalization.completed", &counts)?.schema_ref(kind.schema_ref))?;
     Ok(())
 }
 
-struct Canonicalization<'a> {
-    output: Output,
+/// A canonicalization on its way.
+pub(crate) struct Course<'a> {
+    pub(crate) output: Output,
+    pub(crate) counts: Counts,
     cx: &'a JobContext,
-    /// Messages that objects were made of.
-    known: HashSet<Key>,
-    counts: Counts,
 }
 
-impl Canonicalization<'_> {
-    fn take_file(&mut self, path: &Path) -> Result<(), CanonicalizationError> {
-        let mut lines = Lines::open(path)?;
+/// A line that is there as it was written.
+pub(crate) struct Found<'a> {
+    /// From 1, over all files.
+    pub(crate) number: u64,
+    pub(crate) bytes: &'a [u8],
+}
+
+/// Why a line is set aside.
+pub(crate) type Reason = &'static str;
+
+impl Course<'_> {
+    /// Reads the lines of all files, counts them, hands over those that are whole, and sets aside those with a reason for it.
+    pub(crate) fn each_line(
+        &mut self,
+        files: &[PathBuf],
+        mut take: impl FnMut(&mut Self, &Found<'_>) -> Result<Result<(), Reason>, CanonicalizationError>,
+    ) -> Result<(), CanonicalizationError> {
         let mut bytes = Vec::new();
-        loop {
-            if self.cx.is_cancelled() {
-                return Err(CanonicalizationError::Cancelled(self.counts.read));
+        for path in files {
+            let mut lines = Lines::open(path)?;
+            while let Some(line) = self.next(&mut lines, &mut bytes)? {
+                self.counts.read += 1;
+                let taken = match line.state {
+                    LineState::Whole => take(self, &Found { number: self.counts.read, bytes: &bytes })?,
+                    LineState::Torn => Err("torn"),
+                    LineState::TooLong => Err("too_long"),
+                };
+                if let Err(reason) = taken {
+                    self.set_aside(path, &line, &bytes, reason)?;
+                }
+                if self.counts.read.is_multiple_of(10_000) {
+                    tracing::debug!(read = self.counts.read, written = self.counts.written, "canonicalizing");
+                }
             }
-            let Some(line) = lines.next(&mut bytes)? else { return Ok(()) };
-            self.counts.read += 1;
-            if let Err(reason) = self.take(&line, &bytes)? {
-                self.set_aside(path, &line, &bytes, reason)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the files once more, and hands over the lines of these numbers, which are sorted. `take` answers whether it is
+    /// the line that it was.
+    pub(crate) fn again(
+        &mut self,
+        files: &[PathBuf],
+        numbers: &[u64],
+        mut take: impl FnMut(&mut Self, &Found<'_>) -> Result<bool, CanonicalizationError>,
+    ) -> Result<(), CanonicalizationError> {
+        let mut numbers = numbers.iter().copied().peekable();
+        let (mut bytes, mut number) = (Vec::new(), 0);
+        for path in files {
+            let mut lines = Lines::open(path)?;
+            while numbers.peek().is_some() {
+                let Some(line) = self.next(&mut lines, &mut bytes)? else { break };
+                number += 1;
+                if numbers.next_if_eq(&number).is_none() {
+                    continue;
+                }
+                if line.state != LineState::Whole || !take(self, &Found { number, bytes: &bytes })? {
+                    return Err(CanonicalizationError::Changed(path.clone()));
+                }
             }
-            if self.counts.read.is_multiple_of(10_000) {
-                tracing::debug!(read = self.counts.read, written = self.counts.written, "canonicalizing");
-            }
+        }
+        match (numbers.next(), files.last()) {
+            (Some(_), Some(path)) => Err(CanonicalizationError::Changed(path.clone())),
+            _ => Ok(()),
         }
     }
 
-    /// Makes an object of a line. The inner error is the reason why there is none.
-    fn take(&mut self, line: &Line, bytes: &[u8]) -> Result<Result<(), &'static str>, CanonicalizationError> {
-        match line.state {
-            LineState::Whole => {}
-            LineState::Torn => return Ok(Err("torn")),
-            LineState::TooLong => return Ok(Err("too_long")),
+    fn next(&self, lines: &mut Lines<std::fs::File>, bytes: &mut Vec<u8>) -> Result<Option<Line>, CanonicalizationError> {
+        if self.cx.is_cancelled() {
+            return Err(CanonicalizationError::Cancelled(self.counts.read));
         }
-        let record = match Record::parse(bytes) {
-            Ok(record) => record,
-            Err(fault) => return Ok(Err(fault.reason())),
-        };
-        if self.known.contains(&record.key) {
-            self.counts.duplicates += 1;
-            return Ok(Ok(()));
-        }
-        let email = match guarded(|| Email::of(&record)) {
-            Some(Ok(email)) => email,
-            Some(Err(refusal)) => return Ok(Err(refusal.reason())),
-            None => return Ok(Err("parser_panicked")),
-        };
-        self.output.email(&email)?;
-        self.known.insert(record.key);
-        self.counts.written += 1;
-        self.counts.bytes += record.raw.len() as u64;
-        Ok(Ok(()))
+        Ok(lines.next(bytes)?)
     }
 
-    fn set_aside(&mut self, path: &Path, line: &Line, bytes: &[u8], reason: &'static str) -> Result<(), CanonicalizationError> {
+    fn set_aside(&mut self, path: &Path, line: &Line, bytes: &[u8], reason: Reason) -> Result<(), CanonicalizationError> {
         *self.counts.set_aside.entry(reason).or_default() += 1;
         let row = SetAside {
             file: path.to_string_lossy().into_owned(),
@@ -180,7 +216,7 @@ struct SetAside<'a> {
 }
 
 /// Lets a panic of the parser cost one message, and not the run. Its message is not used: it may quote the mail.
-fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
+pub(crate) fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(work)).ok()
 }
 

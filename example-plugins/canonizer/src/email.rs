@@ -4,7 +4,10 @@
 //! What JMAP leaves to the server is decided so:
 //! - `id` is `m` and the sha256 of the message, `blobId` `b` and the sha256 of the bytes it stands for: the same message has
 //!   the same ids on every machine, and equal attachments have one blob.
-//! - `threadId` is Gmail's thread (`X-GM-THRID`) where there is one; else it is made of the first message id of References,
+//! - Where the bytes are not there, because the Gmail API took the message apart, `id` is `mg` and Gmail's id of the message,
+//!   its `blobId` `bg` and the same, and the one of an attachment that was not fetched `bg`, that id, `_` and Gmail's part id.
+//!   `size` is then Gmail's estimate.
+//! - `threadId` is Gmail's thread (`X-GM-THRID`, or `threadId` of its API) where there is one; else it is made of the first message id of References,
 //!   of In-Reply-To, or of the message itself. A reply that names only its parent, and not the first of its thread, is in a
 //!   thread of its own.
 //! - `receivedAt` is what ingester knows, else the date of the topmost Received, else that of the message; else `null`, which
@@ -14,7 +17,7 @@
 use crate::key::Key;
 use crate::mime::header::{Headers, Mailbox, MediaType};
 use crate::mime::{Body, Part, Refusal};
-use crate::record::Record;
+use crate::record::{Content, Record};
 use body_lists::BodyLists;
 use lorchestra_plugin_api::chrono::{DateTime, FixedOffset, SecondsFormat, Utc};
 use mail_parser::decoders::html::html_to_text;
@@ -103,7 +106,7 @@ struct EmailBodyValue {
 impl Email {
     /// Makes the object of a message.
     pub(crate) fn of(record: &Record) -> Result<Self, Refusal> {
-        let message = Part::parse(&record.raw)?;
+        let message = record.part()?;
         let headers = &message.headers;
         let mut leaves = Vec::new();
         let body_structure = describe(&message, &mut leaves);
@@ -116,13 +119,18 @@ impl Email {
         let in_reply_to = headers.ids("In-Reply-To");
         let references = headers.ids("References");
         let thread_root = [&references, &in_reply_to, &message_id].into_iter().find_map(|ids| ids.as_ref()?.first());
+        let (name, snippet) = match &record.content {
+            Content::Bytes(_) => (record.key.to_string(), None),
+            Content::Apart(apart) => (format!("g{}", apart.id), apart.snippet.as_deref()),
+        };
+        let gmail_thread = record.gmail_thread.or_else(|| gmail_thread(headers));
         Ok(Self {
-            id: format!("m{}", record.key),
-            blob_id: format!("b{}", record.key),
-            thread_id: thread_id(headers, thread_root.map(String::as_str), record.key),
+            id: format!("m{name}"),
+            blob_id: format!("b{name}"),
+            thread_id: thread_id(gmail_thread, thread_root.map(String::as_str), record.key),
             mailbox_ids,
             keywords,
-            size: record.raw.len(),
+            size: record.size(),
             received_at: received_at.map(utc_date),
             sender: addresses(headers, "Sender"),
             from: addresses(headers, "From"),
@@ -133,7 +141,7 @@ impl Email {
             subject: headers.text("Subject"),
             sent_at: sent_at.map(zoned_date),
             has_attachment: lists.attachments.iter().any(|part| part.disposition.as_deref() != Some("inline")),
-            preview: preview(&lists, &body_values),
+            preview: preview(&lists, &body_values, snippet),
             message_id,
             in_reply_to,
             references,
@@ -150,10 +158,14 @@ fn owned(parts: &[&EmailBodyPart]) -> Vec<EmailBodyPart> {
     parts.iter().map(|part| (*part).clone()).collect()
 }
 
-fn thread_id(headers: &Headers<'_>, root: Option<&str>, key: Key) -> String {
-    let gmail = headers.raw("X-GM-THRID").filter(|id| id.len() <= 20 && id.bytes().all(|b| b.is_ascii_digit()));
+/// What Takeout and IMAP put into the header.
+fn gmail_thread(headers: &Headers<'_>) -> Option<u64> {
+    headers.raw("X-GM-THRID").filter(|id| id.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()
+}
+
+fn thread_id(gmail: Option<u64>, root: Option<&str>, key: Key) -> String {
     match (gmail, root) {
-        (Some(id), _) if !id.is_empty() => format!("tg{id}"),
+        (Some(number), _) => format!("tg{number}"),
         (_, Some(root)) => format!("t{}", Key::of(root.as_bytes())),
         (_, None) => format!("t{key}"),
     }
@@ -198,6 +210,12 @@ fn describe<'p, 'a>(part: &'p Part<'a>, leaves: &mut Vec<&'p Part<'a>>) -> Email
             described.blob_id = Some(format!("b{}", Key::of(&decoded)));
             described.size = decoded.len();
         }
+        Body::Elsewhere { size, blob_id } => {
+            leaves.push(part);
+            described.part_id = Some(leaves.len().to_string());
+            described.blob_id = Some(blob_id.clone());
+            described.size = *size;
+        }
         Body::Parts(parts) => described.sub_parts = Some(parts.iter().map(|part| describe(part, leaves)).collect()),
     }
     described
@@ -212,12 +230,15 @@ fn body_values(lists: &BodyLists<'_>, leaves: &[&Part<'_>]) -> BTreeMap<String, 
             continue;
         }
         let leaf = id.parse::<usize>().ok().and_then(|n| leaves.get(n.checked_sub(1)?));
-        if let Some(Part { media_type, body: Body::Leaf(content), .. }) = leaf
-            && media_type.is_text()
-        {
+        let Some(Part { media_type, body, .. }) = leaf.filter(|leaf| leaf.media_type.is_text()) else { continue };
+        if let Body::Leaf(content) = body {
             let text = content.text(media_type.parameter("charset"));
             let (value, is_truncated) = truncated(text.value, media_type, MAX_BODY_VALUE);
             values.insert(id.clone(), EmailBodyValue { value, is_encoding_problem: text.problem, is_truncated });
+        } else {
+            // There is a text, and none of it is here.
+            let value = EmailBodyValue { value: String::new(), is_encoding_problem: false, is_truncated: true };
+            values.insert(id.clone(), value);
         }
     }
     values
@@ -238,12 +259,18 @@ fn truncated(mut text: String, media_type: &MediaType, max: usize) -> (String, b
     (text, true)
 }
 
-/// The first words, as a list of messages shows them.
-fn preview(lists: &BodyLists<'_>, values: &BTreeMap<String, EmailBodyValue>) -> String {
+/// The first words, as a list of messages shows them. `snippet` is what Gmail shows, for messages without a text.
+fn preview(lists: &BodyLists<'_>, values: &BTreeMap<String, EmailBodyValue>, snippet: Option<&str>) -> String {
     let shown = lists.text.iter().find_map(|part| Some((*part, values.get(part.part_id.as_ref()?)?)));
-    let Some((part, value)) = shown else { return String::new() };
-    let start = &value.value[..value.value.floor_char_boundary(PREVIEW_SOURCE)];
-    let text = if part.media_type == "text/html" { html_to_text(start) } else { start.to_owned() };
+    let text = match (shown, snippet) {
+        (Some((_, value)), Some(snippet)) if value.value.is_empty() => html_to_text(snippet),
+        (None, Some(snippet)) => html_to_text(snippet),
+        (None, None) => return String::new(),
+        (Some((part, value)), _) => {
+            let start = &value.value[..value.value.floor_char_boundary(PREVIEW_SOURCE)];
+            if part.media_type == "text/html" { html_to_text(start) } else { start.to_owned() }
+        }
+    };
     let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
     let mut preview = String::new();
     for word in words {
@@ -259,4 +286,4 @@ fn preview(lists: &BodyLists<'_>, values: &BTreeMap<String, EmailBodyValue>) -> 
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,5 +1,6 @@
 //! What is read: the files, and their lines one at a time. Talks to the file system only.
 
+use crate::kind::Kind;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -11,14 +12,18 @@ pub(crate) const MAX_LINE: usize = 104 << 20;
 /// Why there is nothing to read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InputError {
-    #[error("there is no mail to canonicalize in {}; run ingester/extract_gmail first, or give --input a file", .0.display())]
-    NothingExtracted(PathBuf),
-    #[error("{}: there is no such file or directory; give --input a file of JSON Lines that ingester/extract_gmail wrote", .0.display())]
+    #[error(
+        "there is no {} to canonicalize in {}; run {} first, or give --input a file", .kind.subject, .path.display(), .kind.extractor
+    )]
+    NothingExtracted { path: PathBuf, kind: &'static Kind },
+    #[error("{}: there is no such file or directory; give --input a file of JSON Lines", .0.display())]
     Missing(PathBuf),
     #[error("{}: is neither a file nor a directory; give --input a file of JSON Lines", .0.display())]
     Kind(PathBuf),
-    #[error("{}: there is no *.jsonl file in this directory; give --input a file that ingester/extract_gmail wrote", .0.display())]
-    EmptyDirectory(PathBuf),
+    #[error(
+        "{}: there is no *.jsonl file in this directory; give --input a file that {} wrote", .path.display(), .kind.extractor
+    )]
+    EmptyDirectory { path: PathBuf, kind: &'static Kind },
     #[error("{}: cannot be opened; see that the user who runs the job may read it", .path.display())]
     Denied { path: PathBuf, source: io::Error },
     #[error("{}: reading failed; the results of the last run are untouched", .path.display())]
@@ -42,24 +47,24 @@ impl InputError {
 }
 
 /// The files to read, sorted: `input`, or what is in it, or else what is in `default`.
-pub(crate) fn find(input: Option<&Path>, default: &Path) -> Result<Vec<PathBuf>, InputError> {
+pub(crate) fn find(kind: &'static Kind, input: Option<&Path>, default: &Path) -> Result<Vec<PathBuf>, InputError> {
     let Some(input) = input else {
         return match list(default) {
-            Ok(files) if files.is_empty() => Err(InputError::NothingExtracted(default.to_owned())),
-            Err(InputError::Missing(_)) => Err(InputError::NothingExtracted(default.to_owned())),
+            Ok(files) if files.is_empty() => Err(InputError::NothingExtracted { path: default.to_owned(), kind }),
+            Err(InputError::Missing(path)) => Err(InputError::NothingExtracted { path, kind }),
             other => other,
         };
     };
-    let kind = fs::metadata(input).map_err(|e| InputError::at(input, e))?.file_type();
-    if kind.is_file() {
+    let file_type = fs::metadata(input).map_err(|e| InputError::at(input, e))?.file_type();
+    if file_type.is_file() {
         return Ok(vec![input.to_owned()]);
     }
-    if !kind.is_dir() {
+    if !file_type.is_dir() {
         // A pipe would block for ever when nobody writes into it.
         return Err(InputError::Kind(input.to_owned()));
     }
     let files = list(input)?;
-    if files.is_empty() { Err(InputError::EmptyDirectory(input.to_owned())) } else { Ok(files) }
+    if files.is_empty() { Err(InputError::EmptyDirectory { path: input.to_owned(), kind }) } else { Ok(files) }
 }
 
 fn list(directory: &Path) -> Result<Vec<PathBuf>, InputError> {
@@ -147,6 +152,7 @@ impl<R: Read> Lines<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kind::{EMAIL, MESSAGE};
 
     #[test]
     fn lines_of_all_kinds() {
@@ -178,9 +184,9 @@ mod tests {
         let names = |files: Vec<PathBuf>| -> Vec<String> {
             files.iter().map(|p| p.file_name().unwrap().to_string_lossy().into_owned()).collect()
         };
-        assert_eq!(names(find(None, dir.path()).unwrap()), ["a.jsonl", "b.jsonl"]);
-        assert_eq!(names(find(Some(dir.path()), Path::new("/nowhere")).unwrap()), ["a.jsonl", "b.jsonl"]);
-        assert_eq!(names(find(Some(&dir.path().join("c.json")), dir.path()).unwrap()), ["c.json"]);
+        assert_eq!(names(find(&EMAIL, None, dir.path()).unwrap()), ["a.jsonl", "b.jsonl"]);
+        assert_eq!(names(find(&EMAIL, Some(dir.path()), Path::new("/nowhere")).unwrap()), ["a.jsonl", "b.jsonl"]);
+        assert_eq!(names(find(&EMAIL, Some(&dir.path().join("c.json")), dir.path()).unwrap()), ["c.json"]);
     }
 
     #[test]
@@ -188,13 +194,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let missing = dir.path().join("mail");
         for default in [dir.path(), &missing] {
-            let error = find(None, default).unwrap_err();
-            assert!(error.is_permanent() && error.to_string().contains("run ingester/extract_gmail first"), "{error}");
+            for (kind, text) in [(&EMAIL, "no mail"), (&MESSAGE, "no chat")] {
+                let error = find(kind, None, default).unwrap_err();
+                let run = format!("run {} first", kind.extractor);
+                assert!(error.is_permanent() && error.to_string().contains(&run) && error.to_string().contains(text), "{error}");
+            }
         }
         for (input, text) in
             [(missing.as_path(), "no such file"), (dir.path(), "no *.jsonl file"), (Path::new("/dev/null"), "neither")]
         {
-            let error = find(Some(input), dir.path()).unwrap_err();
+            let error = find(&EMAIL, Some(input), dir.path()).unwrap_err();
             assert!(error.is_permanent() && error.to_string().contains(text), "{error}");
         }
     }

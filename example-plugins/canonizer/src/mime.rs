@@ -34,6 +34,14 @@ pub(crate) enum Body<'a> {
     Leaf(Content<'a>),
     /// Parts of a multipart.
     Parts(Vec<Part<'a>>),
+    /// Content that is not here: so many bytes, known by this name.
+    Elsewhere { size: usize, blob_id: String },
+}
+
+/// What a message has used up of what it may have.
+#[derive(Debug, Default)]
+pub(crate) struct Limits {
+    parts: usize,
 }
 
 /// Why a message is not taken apart. The texts are those of the `set_aside` counts.
@@ -57,30 +65,38 @@ impl Refusal {
     }
 }
 
+impl Limits {
+    /// For each part.
+    pub(crate) fn enter(&mut self) -> Result<(), Refusal> {
+        self.parts += 1;
+        if self.parts > MAX_PARTS { Err(Refusal::TooManyParts) } else { Ok(()) }
+    }
+
+    /// Before the parts of a multipart of this depth.
+    pub(crate) fn descend(depth: usize) -> Result<(), Refusal> {
+        if depth == MAX_DEPTH { Err(Refusal::NestedTooDeep) } else { Ok(()) }
+    }
+}
+
 impl<'a> Part<'a> {
     /// Takes a message apart. Any bytes are a message: without a header all is text, a multipart without its boundary is
     /// text, and one that is cut off ends where the bytes end.
     pub(crate) fn parse(raw: &'a [u8]) -> Result<Self, Refusal> {
-        part(raw, &MediaType::text_plain(), 0, &mut 0)
+        part(raw, &MediaType::text_plain(), 0, &mut Limits::default())
     }
 }
 
-fn part<'a>(bytes: &'a [u8], default: &MediaType, depth: usize, parts: &mut usize) -> Result<Part<'a>, Refusal> {
-    *parts += 1;
-    if *parts > MAX_PARTS {
-        return Err(Refusal::TooManyParts);
-    }
+fn part<'a>(bytes: &'a [u8], default: &MediaType, depth: usize, limits: &mut Limits) -> Result<Part<'a>, Refusal> {
+    limits.enter()?;
     let (headers, body) = Headers::split(bytes)?;
     let media_type = headers.media_type("Content-Type").unwrap_or_else(|| default.clone());
     if media_type.is_multipart()
         && let Some(boundary) = media_type.parameter("boundary")
         && let Some(slices) = split(body, boundary.as_bytes())
     {
-        if depth == MAX_DEPTH {
-            return Err(Refusal::NestedTooDeep);
-        }
+        Limits::descend(depth)?;
         let default = if media_type.is("multipart/digest") { MediaType::of("message/rfc822") } else { MediaType::text_plain() };
-        let children = slices.into_iter().map(|slice| part(slice, &default, depth + 1, parts)).collect::<Result<_, _>>()?;
+        let children = slices.into_iter().map(|slice| part(slice, &default, depth + 1, limits)).collect::<Result<_, _>>()?;
         return Ok(Part { headers, media_type, body: Body::Parts(children) });
     }
     let (media_type, readable) = if media_type.is_multipart() { (MediaType::text_plain(), false) } else { (media_type, true) };

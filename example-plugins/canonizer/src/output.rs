@@ -1,9 +1,11 @@
-//! What a run leaves: two files of JSON Lines that are replaced as a whole when all is done. Talks to the file system only.
+//! What a run leaves: two files of JSON Lines that are replaced as a whole when all is done, and the schema of the first.
+//! Talks to the file system only.
 //!
 //! They are written beside the old ones under other names, brought to the disk, then renamed: whoever reads sees the old or
 //! the new, and a run that is killed changes nothing but leaves its unfinished file behind, which the next run takes away.
 //! One run at a time, by a lock on a file of its own.
 
+use crate::kind::Kind;
 use lorchestra_plugin_api::{serde_json, tracing};
 use serde::Serialize;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -13,11 +15,6 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 use tempfile::NamedTempFile;
-
-/// Name of the file with the Email objects.
-pub(crate) const EMAIL: &str = "email.jsonl";
-/// Name of the file with what could not be made one.
-pub(crate) const SET_ASIDE: &str = "set_aside.jsonl";
 
 /// Names of unfinished files: `.<name>.<random>.unfinished`.
 const UNFINISHED: &str = ".unfinished";
@@ -34,7 +31,8 @@ pub(crate) enum OutputError {
 /// The files of a run. Dropped before [`commit`](Self::commit), they are gone.
 pub(crate) struct Output {
     dir: PathBuf,
-    email: BufWriter<NamedTempFile>,
+    kind: &'static Kind,
+    results: BufWriter<NamedTempFile>,
     set_aside: BufWriter<NamedTempFile>,
     /// Held until the end.
     _lock: File,
@@ -42,44 +40,50 @@ pub(crate) struct Output {
 
 impl Output {
     /// Starts the files of a run in an existing directory.
-    pub(crate) fn begin(dir: &Path) -> Result<Self, OutputError> {
-        let lock = lock(&dir.join(".canonicalize_email.lock"))?;
-        remove_unfinished(dir).map_err(|source| failed(dir, "taking away what a killed run left", source))?;
-        let start = |name: &str| {
-            // tempfile makes files of mode 0600.
-            let file = tempfile::Builder::new().prefix(&format!(".{name}.")).suffix(UNFINISHED).tempfile_in(dir);
-            Ok(BufWriter::with_capacity(256 << 10, file.map_err(|source| failed(dir, "making a file", source))?))
-        };
-        Ok(Self { dir: dir.to_owned(), email: start(EMAIL)?, set_aside: start(SET_ASIDE)?, _lock: lock })
+    pub(crate) fn begin(dir: &Path, kind: &'static Kind) -> Result<Self, OutputError> {
+        let lock = lock(&dir.join(kind.lock))?;
+        remove_unfinished(dir, kind).map_err(|source| failed(dir, "taking away what a killed run left", source))?;
+        let (results, set_aside) = (start(dir, kind.results)?, start(dir, kind.set_aside)?);
+        Ok(Self { dir: dir.to_owned(), kind, results, set_aside, _lock: lock })
     }
 
-    /// Adds a line to the Email objects.
-    pub(crate) fn email(&mut self, email: &impl Serialize) -> Result<(), OutputError> {
-        line(&mut self.email, email).map_err(|source| failed(&self.dir.join(EMAIL), "writing", source))
+    /// Adds a line to the objects.
+    pub(crate) fn result(&mut self, object: &impl Serialize) -> Result<(), OutputError> {
+        line(&mut self.results, object).map_err(|source| failed(&self.dir.join(self.kind.results), "writing", source))
     }
 
     /// Adds a line to what was set aside.
     pub(crate) fn set_aside(&mut self, row: &impl Serialize) -> Result<(), OutputError> {
-        line(&mut self.set_aside, row).map_err(|source| failed(&self.dir.join(SET_ASIDE), "writing", source))
+        line(&mut self.set_aside, row).map_err(|source| failed(&self.dir.join(self.kind.set_aside), "writing", source))
     }
 
-    /// Puts the files in their places. After this they survive power loss. Answers with where the Email objects are.
+    /// Puts the files in their places. After this they survive power loss. Answers with where the objects are.
     ///
-    /// What was set aside goes first: no Email object is there without the account of those that are missing.
+    /// The objects go last: none is there without its schema, and without the account of those that are missing. And all that
+    /// can fail for want of room has been done before the first takes its place.
     pub(crate) fn commit(self) -> Result<PathBuf, OutputError> {
-        let Self { dir, email, set_aside, _lock } = self;
+        let Self { dir, kind, results, set_aside, _lock } = self;
+        let mut schema = start(&dir, kind.schema_file)?;
+        schema.write_all(kind.schema.as_bytes()).map_err(|source| failed(&dir.join(kind.schema_file), "writing", source))?;
         let finish = |writer: BufWriter<NamedTempFile>, name: &str| {
             let path = dir.join(name);
             let file = writer.into_inner().map_err(|e| failed(&path, "writing", e.into_error()))?;
             file.as_file().sync_all().map_err(|source| failed(&path, "bringing it to the disk", source))?;
             Ok((file, path))
         };
-        for (file, path) in [finish(set_aside, SET_ASIDE)?, finish(email, EMAIL)?] {
+        let finished = [finish(schema, kind.schema_file)?, finish(set_aside, kind.set_aside)?, finish(results, kind.results)?];
+        for (file, path) in finished {
             file.persist(&path).map_err(|e| failed(&path, "replacing it", e.error))?;
         }
         File::open(&dir).and_then(|dir| dir.sync_all()).map_err(|source| failed(&dir, "bringing it to the disk", source))?;
-        Ok(dir.join(EMAIL))
+        Ok(dir.join(kind.results))
     }
+}
+
+fn start(dir: &Path, name: &str) -> Result<BufWriter<NamedTempFile>, OutputError> {
+    // tempfile makes files of mode 0600.
+    let file = tempfile::Builder::new().prefix(&format!(".{name}.")).suffix(UNFINISHED).tempfile_in(dir);
+    Ok(BufWriter::with_capacity(256 << 10, file.map_err(|source| failed(&dir.join(name), "making it", source))?))
 }
 
 fn failed(path: &Path, doing: &'static str, source: io::Error) -> OutputError {
@@ -108,12 +112,13 @@ fn lock(path: &Path) -> Result<File, OutputError> {
 }
 
 /// Under the lock, so that whoever wrote them is dead.
-fn remove_unfinished(dir: &Path) -> io::Result<()> {
+fn remove_unfinished(dir: &Path, kind: &Kind) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.ends_with(UNFINISHED) && [EMAIL, SET_ASIDE].iter().any(|ours| name.starts_with(&format!(".{ours}."))) {
+        let ours = [kind.results, kind.set_aside, kind.schema_file];
+        if name.ends_with(UNFINISHED) && ours.iter().any(|ours| name.starts_with(&format!(".{ours}."))) {
             fs::remove_file(entry.path())?;
             tracing::warn!("took away an unfinished file that a killed run had left");
         }
@@ -124,6 +129,7 @@ fn remove_unfinished(dir: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kind::{EMAIL, MESSAGE};
     use std::os::unix::fs::PermissionsExt;
 
     fn names(dir: &Path) -> Vec<String> {
@@ -136,50 +142,64 @@ mod tests {
     #[test]
     fn files_appear_whole_private_and_at_once() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join(EMAIL), "old\n").unwrap();
-        let mut output = Output::begin(dir.path()).unwrap();
-        output.email(&1).unwrap();
+        fs::write(dir.path().join(EMAIL.results), "old\n").unwrap();
+        let mut output = Output::begin(dir.path(), &EMAIL).unwrap();
+        output.result(&1).unwrap();
         output.set_aside(&"x").unwrap();
-        assert_eq!(fs::read_to_string(dir.path().join(EMAIL)).unwrap(), "old\n");
+        assert_eq!(fs::read_to_string(dir.path().join(EMAIL.results)).unwrap(), "old\n");
         let path = output.commit().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "1\n");
-        assert_eq!(fs::read_to_string(dir.path().join(SET_ASIDE)).unwrap(), "\"x\"\n");
+        assert_eq!(fs::read_to_string(dir.path().join(EMAIL.set_aside)).unwrap(), "\"x\"\n");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(names(dir.path()), [".canonicalize_email.lock", EMAIL, SET_ASIDE]);
+        assert_eq!(names(dir.path()), [".canonicalize_email.lock", "email.jsonl", "email.schema.json", "set_aside.jsonl"]);
     }
 
     #[test]
     fn a_run_that_fails_leaves_the_old_file_alone() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join(EMAIL), "old\n").unwrap();
-        let mut output = Output::begin(dir.path()).unwrap();
-        output.email(&1).unwrap();
+        fs::write(dir.path().join(EMAIL.results), "old\n").unwrap();
+        let mut output = Output::begin(dir.path(), &EMAIL).unwrap();
+        output.result(&1).unwrap();
         drop(output);
-        assert_eq!(fs::read_to_string(dir.path().join(EMAIL)).unwrap(), "old\n");
-        assert_eq!(names(dir.path()), [".canonicalize_email.lock", EMAIL]);
+        assert_eq!(fs::read_to_string(dir.path().join(EMAIL.results)).unwrap(), "old\n");
+        assert_eq!(names(dir.path()), [".canonicalize_email.lock", "email.jsonl"]);
     }
 
     #[test]
     fn what_a_killed_run_left_is_taken_away_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
-        for name in
-            [".email.jsonl.abc.unfinished", ".set_aside.jsonl.x.unfinished", ".other.unfinished", "email.jsonl.unfinished"]
-        {
+        for name in [
+            ".email.jsonl.abc.unfinished",
+            ".email.schema.json.x.unfinished",
+            ".message.jsonl.x.unfinished",
+            ".other.unfinished",
+            ".set_aside.jsonl.x.unfinished",
+            "email.jsonl.unfinished",
+        ] {
             fs::write(dir.path().join(name), "half").unwrap();
         }
-        Output::begin(dir.path()).unwrap().commit().unwrap();
+        Output::begin(dir.path(), &EMAIL).unwrap().commit().unwrap();
         assert_eq!(
             names(dir.path()),
-            [".canonicalize_email.lock", ".other.unfinished", EMAIL, "email.jsonl.unfinished", SET_ASIDE]
+            [
+                ".canonicalize_email.lock",
+                ".message.jsonl.x.unfinished",
+                ".other.unfinished",
+                "email.jsonl",
+                "email.jsonl.unfinished",
+                "email.schema.json",
+                "set_aside.jsonl"
+            ]
         );
     }
 
     #[test]
     fn a_second_run_is_told_to_wait() {
         let dir = tempfile::tempdir().unwrap();
-        let first = Output::begin(dir.path()).unwrap();
-        assert!(matches!(Output::begin(dir.path()).err().unwrap(), OutputError::Busy(_)));
+        let first = Output::begin(dir.path(), &EMAIL).unwrap();
+        assert!(matches!(Output::begin(dir.path(), &EMAIL).err().unwrap(), OutputError::Busy(_)));
+        assert!(Output::begin(dir.path(), &MESSAGE).is_ok(), "the other job is another");
         first.commit().unwrap();
-        assert!(Output::begin(dir.path()).is_ok());
+        assert!(Output::begin(dir.path(), &EMAIL).is_ok());
     }
 }

@@ -2,6 +2,9 @@
 
 use super::*;
 use crate::email_job::canonicalize_email;
+use crate::key::Key;
+use crate::kind::EMAIL;
+use crate::kind::tests::assert_valid;
 use lorchestra_plugin_api::serde_json::{self, Value};
 use lorchestra_plugin_api::testing::{self, Ran, TempDir, Test};
 use std::fs;
@@ -38,48 +41,70 @@ pub(crate) fn line(raw: &[u8], labels: &[&str]) -> String {
     line.to_string()
 }
 
-/// Data directories with what ingester left.
-struct Sandbox {
-    dir: TempDir,
+/// Data directories with what ingester left for a job.
+pub(crate) struct Sandbox {
+    pub(crate) dir: TempDir,
+    kind: &'static Kind,
+    /// Below ingester's directory.
+    input: &'static str,
 }
 
 impl Sandbox {
-    fn new() -> Self {
+    pub(crate) fn of(kind: &'static Kind, input: &'static str) -> Self {
         let dir = TempDir::new();
-        fs::create_dir_all(dir.path().join("ingester/mail")).unwrap();
-        Self { dir }
+        fs::create_dir_all(dir.path().join("ingester").join(input)).unwrap();
+        Self { dir, kind, input }
     }
 
-    fn mail(&self, name: &str, bytes: impl AsRef<[u8]>) {
-        self.dir.write(&format!("ingester/mail/{name}"), bytes);
+    fn new() -> Self {
+        Self::of(&EMAIL, "mail")
+    }
+
+    /// A file of lines to read.
+    pub(crate) fn put(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+        self.dir.write(&format!("ingester/{}/{name}", self.input), bytes)
     }
 
     fn job(&self) -> Test {
         testing::job::<canonicalize_email>().data(&self.dir)
     }
 
-    /// The run and what became of the lines, after looking that each was counted once, and that the files say the same.
     #[track_caller]
     fn run(&self) -> (Ran, Value) {
-        let ran = self.job().run();
-        let counts = ran.assert_ok().event("canonicalization.completed").payload.clone();
+        self.completed(self.job())
+    }
+
+    /// The run and what became of the lines, after looking that each was counted once, that the files say the same, and that
+    /// every object is what the schema says that the event names.
+    #[track_caller]
+    pub(crate) fn completed(&self, job: Test) -> (Ran, Value) {
+        let ran = job.run();
+        let completed = ran.assert_ok().event("canonicalization.completed");
+        let counts = completed.payload.clone();
         let n = |key: &str| counts[key].as_u64().unwrap();
         let set_aside: u64 = counts["set_aside"].as_object().unwrap().values().filter_map(Value::as_u64).sum();
         assert_eq!(n("read"), n("written") + n("duplicates") + set_aside, "{counts}");
-        assert_eq!(self.lines("email.jsonl").len() as u64, n("written"));
-        assert_eq!(self.lines("set_aside.jsonl").len() as u64, set_aside);
+        assert_eq!(self.lines(self.kind.results).len() as u64, n("written"));
+        assert_eq!(self.lines(self.kind.set_aside).len() as u64, set_aside);
         assert_eq!(ran.events_of("canonicalization.set_aside").len() as u64, set_aside);
+        assert_valid(self.kind, &self.lines(self.kind.results));
+        let schema: Value = serde_json::from_str(&self.read(self.kind.schema_file)).unwrap();
+        assert_eq!(schema["$id"].as_str(), completed.schema_ref.as_deref());
         (ran, counts)
     }
 
-    fn lines(&self, name: &str) -> Vec<Value> {
-        let text = self.dir.read(&format!("canonizer/{name}"));
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    /// A file of the results.
+    pub(crate) fn read(&self, name: &str) -> String {
+        self.dir.read(&format!("canonizer/{name}"))
+    }
+
+    pub(crate) fn lines(&self, name: &str) -> Vec<Value> {
+        self.read(name).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
 
 /// Those counts of them.
-fn some(counts: &Value, keys: &[&str]) -> Vec<u64> {
+pub(crate) fn some(counts: &Value, keys: &[&str]) -> Vec<u64> {
     keys.iter().map(|key| counts[*key].as_u64().unwrap()).collect()
 }
 
@@ -88,7 +113,7 @@ fn the_sample_mailbox() {
     let sandbox = Sandbox::new();
     let samples = samples();
     assert_eq!(samples.len(), 35);
-    sandbox.mail("default.jsonl", samples.iter().map(|raw| line(raw, &["Inbox"]) + "\n").collect::<String>());
+    sandbox.put("default.jsonl", samples.iter().map(|raw| line(raw, &["Inbox"]) + "\n").collect::<String>());
     let (ran, counts) = sandbox.run();
     assert_eq!(some(&counts, &["read", "written", "duplicates"]), [35, 34, 1]);
     assert_eq!(counts["set_aside"], json!({}));
@@ -101,10 +126,24 @@ fn the_sample_mailbox() {
 fn messages_are_taken_once_over_all_files() {
     let sandbox = Sandbox::new();
     let lines: Vec<String> = samples().iter().take(3).map(|raw| line(raw, &[]) + "\n").collect();
-    sandbox.mail("a.jsonl", lines.concat());
-    sandbox.mail("b.jsonl", &lines[1]);
+    sandbox.put("a.jsonl", lines.concat());
+    sandbox.put("b.jsonl", &lines[1]);
     let (_, counts) = sandbox.run();
     assert_eq!(some(&counts, &["read", "written", "duplicates"]), [4, 3, 1]);
+}
+
+#[test]
+fn a_message_in_two_formats_of_the_api_is_taken_once() {
+    let full =
+        r#"{"id":"18c","payload":{"mimeType":"text/plain","headers":[{"name":"Subject","value":"full"}],"body":{"size":0}}}"#;
+    let raw = r#"{"id":"18c","raw":"U3ViamVjdDogcmF3Cgo="}"#;
+    for (lines, subject) in [([full, raw], "full"), ([raw, full], "raw"), ([raw, raw], "raw"), ([full, full], "full")] {
+        let sandbox = Sandbox::new();
+        sandbox.put("a.jsonl", format!("{}\n{}\n", lines[0], lines[1]));
+        let (_, counts) = sandbox.run();
+        assert_eq!(some(&counts, &["written", "duplicates"]), [1, 1]);
+        assert_eq!(sandbox.lines("email.jsonl")[0]["subject"], subject);
+    }
 }
 
 #[test]
@@ -122,7 +161,7 @@ fn what_cannot_be_read_is_named_kept_and_the_rest_goes_on() {
     let mut file = bad.join("\n").into_bytes();
     file.extend_from_slice(b"\n\"\xff\"\n");
     file.extend_from_slice(format!("{good}\n{}", &good[..good.len() / 2]).as_bytes());
-    sandbox.mail("a.jsonl", file);
+    sandbox.put("a.jsonl", file);
     let (ran, counts) = sandbox.run();
     assert_eq!(some(&counts, &["read", "written"]), [10, 1]);
     let reasons = [
@@ -154,28 +193,28 @@ fn a_panic_costs_one_message() {
 #[test]
 fn a_cancelled_run_leaves_the_old_results() {
     let sandbox = Sandbox::new();
-    sandbox.mail("a.jsonl", samples().iter().map(|raw| line(raw, &[]) + "\n").collect::<String>());
+    sandbox.put("a.jsonl", samples().iter().map(|raw| line(raw, &[]) + "\n").collect::<String>());
     sandbox.job().run().assert_ok();
     let before = sandbox.dir.read("canonizer/email.jsonl");
     for lines in [0, 1, 20] {
         let ran = sandbox.job().cancel_after_looks(lines).run();
         ran.assert_retryable(&format!("cancelled after {lines} lines;"));
         assert_eq!(sandbox.dir.read("canonizer/email.jsonl"), before);
-        assert_eq!(fs::read_dir(ran.data_dir()).unwrap().count(), 3, "no unfinished file is left");
+        assert_eq!(fs::read_dir(ran.data_dir()).unwrap().count(), 4, "no unfinished file is left");
     }
 }
 
 #[test]
 fn a_file_of_something_else_leaves_the_old_results() {
     let sandbox = Sandbox::new();
-    sandbox.mail("a.jsonl", line(b"Subject: good\n\n", &[]) + "\n");
+    sandbox.put("a.jsonl", line(b"Subject: good\n\n", &[]) + "\n");
     sandbox.job().run().assert_ok();
     let before = sandbox.dir.read("canonizer/email.jsonl");
-    sandbox.mail("a.jsonl", "From 1@xxx Thu Jan 05 09:09:08 +0000 2023\nSubject: an mbox\n\nFrom here on\n{}\n");
-    sandbox.job().run().assert_permanent("none of the 5 lines is a message (not_a_record: 1, not_json: 4);");
+    sandbox.put("a.jsonl", "From 1@xxx Thu Jan 05 09:09:08 +0000 2023\nSubject: an mbox\n\nFrom here on\n{}\n");
+    sandbox.job().run().assert_permanent("none of the lines is a message (not_a_record: 1, not_json: 4);");
     assert_eq!(sandbox.dir.read("canonizer/email.jsonl"), before);
     // No line at all is no wrong line.
-    sandbox.mail("a.jsonl", "");
+    sandbox.put("a.jsonl", "");
     assert_eq!(sandbox.run().1, json!(Counts::default()));
 }
 
@@ -193,7 +232,7 @@ fn thirty_megabytes_in_one_line() {
     let header = format!("Subject: {}\n\nshort body", "x".repeat(2 << 20));
     let bare = "word ".repeat(1 << 20);
     let text = [&body, &header, &bare].map(|raw| line(raw.as_bytes(), &[]) + "\n").concat();
-    sandbox.mail("a.jsonl", text);
+    sandbox.put("a.jsonl", text);
     let (_, counts) = sandbox.run();
     assert_eq!((&counts["written"], &counts["set_aside"]), (&json!(2), &json!({ "header_too_large": 1 })));
     let emails = sandbox.lines("email.jsonl");

@@ -8,9 +8,20 @@
 //! | Unread | no `$seen` |
 //! | any other | mailbox `label_<label>`, or `label64_<base64url>` where JMAP's ids have no room for a character |
 //!
+//! Over IMAP the folder is a label too: INBOX and Junk are mailboxes `inbox` and `junk`, and flags of people's own that start
+//! with `$` (RFC 5788: `$Forwarded`) are keywords.
+//!
+//! | the API's label | becomes |
+//! | --- | --- |
+//! | INBOX, SENT, DRAFT, TRASH, SPAM | as above |
+//! | STARRED, IMPORTANT | as above |
+//! | CHAT, CATEGORY_…, `Label_…` (made by a person; its name is elsewhere) | mailbox `label_…` |
+//! | none of UNREAD | keyword `$seen` |
+//!
 //! Takeout writes the labels in the language of the account; only the English ones are known, others are labels like any
 //! other. A message without a mailbox is in `archive`: JMAP wants one.
 
+use crate::gmail::Labels;
 use crate::key::Key;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -19,11 +30,18 @@ use std::collections::BTreeMap;
 type Set = BTreeMap<String, bool>;
 
 /// `mailboxIds` and `keywords`.
-pub(super) fn of(labels: &[String], flags: Option<&str>) -> (Set, Set) {
+pub(super) fn of(labels: &Labels, flags: Option<&str>) -> (Set, Set) {
     let (mut mailboxes, mut keywords) = (Set::new(), Set::new());
-    for label in labels {
-        match label.as_str() {
-            "Inbox" => add(&mut mailboxes, "inbox"),
+    let labels: Vec<&str> = match labels {
+        Labels::Takeout(labels) => labels.iter().map(String::as_str).collect(),
+        Labels::Api(labels) => {
+            add(&mut keywords, "$seen");
+            labels.iter().map(|label| takeouts_name(label)).collect()
+        }
+    };
+    for &label in &labels {
+        match label {
+            "Inbox" | "INBOX" => add(&mut mailboxes, "inbox"),
             "Trash" => add(&mut mailboxes, "trash"),
             "Archived" => add(&mut mailboxes, "archive"),
             "Sent" => {
@@ -34,7 +52,7 @@ pub(super) fn of(labels: &[String], flags: Option<&str>) -> (Set, Set) {
                 add(&mut mailboxes, "drafts");
                 add(&mut keywords, "$draft");
             }
-            "Spam" => {
+            "Spam" | "Junk" => {
                 add(&mut mailboxes, "junk");
                 add(&mut keywords, "$junk");
             }
@@ -42,10 +60,11 @@ pub(super) fn of(labels: &[String], flags: Option<&str>) -> (Set, Set) {
             "Starred" => add(&mut keywords, "$flagged"),
             "Important" => add(&mut keywords, "$important"),
             "Unread" => {}
+            flag if is_keyword(flag) => add(&mut keywords, &flag.to_ascii_lowercase()),
             other => add(&mut mailboxes, &label_id(other)),
         }
     }
-    if labels.iter().any(|label| label == "Unread") {
+    if labels.contains(&"Unread") {
         keywords.remove("$seen");
     }
     for flag in flags.unwrap_or_default().chars() {
@@ -65,6 +84,25 @@ pub(super) fn of(labels: &[String], flags: Option<&str>) -> (Set, Set) {
     (mailboxes, keywords)
 }
 
+fn takeouts_name(api: &str) -> &str {
+    match api {
+        "INBOX" => "Inbox",
+        "SENT" => "Sent",
+        "DRAFT" => "Draft",
+        "TRASH" => "Trash",
+        "SPAM" => "Spam",
+        "STARRED" => "Starred",
+        "IMPORTANT" => "Important",
+        "UNREAD" => "Unread",
+        other => other,
+    }
+}
+
+fn is_keyword(flag: &str) -> bool {
+    let word = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    flag.len() <= 255 && flag.strip_prefix('$').is_some_and(|rest| !rest.is_empty() && rest.bytes().all(word))
+}
+
 fn add(set: &mut Set, name: &str) {
     set.insert(name.to_owned(), true);
 }
@@ -80,9 +118,8 @@ fn label_id(label: &str) -> String {
 mod tests {
     use super::*;
 
-    fn names(labels: &[&str], flags: Option<&str>) -> (String, String) {
-        let labels: Vec<String> = labels.iter().map(|&label| label.to_owned()).collect();
-        let (mailboxes, keywords) = of(&labels, flags);
+    fn names(labels: &[&str], flags: Option<&str>, made: fn(Vec<String>) -> Labels) -> (String, String) {
+        let (mailboxes, keywords) = of(&made(labels.iter().map(|&label| label.to_owned()).collect()), flags);
         let join = |set: Set| set.into_keys().collect::<Vec<_>>().join(" ");
         (join(mailboxes), join(keywords))
     }
@@ -96,12 +133,32 @@ mod tests {
             (&["Opened", "Unread"], None, "archive", ""),
             (&["Draft", "Work-2_x"], None, "drafts label_Work-2_x", "$draft"),
             (&["Spam"], None, "junk", "$junk"),
+            (&["INBOX", "$Forwarded", "NonJunk"], Some("S"), "inbox label_NonJunk", "$forwarded $seen"),
+            (&["$", "$a b"], None, "label64_JA label64_JGEgYg", ""),
             (&["Category Updates", "Bücher"], None, "label64_Q2F0ZWdvcnkgVXBkYXRlcw label64_QsO8Y2hlcg", ""),
             (&[], Some("RST"), "trash", "$answered $seen"),
             (&[], Some("DFPx"), "archive", "$draft $flagged $forwarded"),
             (&[], None, "archive", ""),
         ] {
-            assert_eq!(names(labels, flags), (mailboxes.to_owned(), keywords.to_owned()), "{labels:?} {flags:?}");
+            assert_eq!(
+                names(labels, flags, Labels::Takeout),
+                (mailboxes.to_owned(), keywords.to_owned()),
+                "{labels:?} {flags:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn labels_of_the_api() {
+        for (labels, mailboxes, keywords) in [
+            (&["INBOX", "UNREAD", "IMPORTANT"][..], "inbox", "$important"),
+            (&["INBOX", "STARRED", "Label_12"], "inbox label_Label_12", "$flagged $seen"),
+            (&["SENT"], "sent", "$seen"),
+            (&["DRAFT", "UNREAD"], "drafts", "$draft"),
+            (&["TRASH", "SPAM", "CATEGORY_UPDATES"], "junk label_CATEGORY_UPDATES trash", "$junk $seen"),
+            (&[], "archive", "$seen"),
+        ] {
+            assert_eq!(names(labels, None, Labels::Api), (mailboxes.to_owned(), keywords.to_owned()), "{labels:?}");
         }
     }
 

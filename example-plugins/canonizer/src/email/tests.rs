@@ -2,11 +2,16 @@
 
 use super::*;
 use crate::canonicalization::tests::{line, samples};
+use crate::kind::EMAIL;
+use crate::kind::tests::assert_valid;
 use lorchestra_plugin_api::serde_json::{self, Value, json};
 
-fn email(raw: &[u8]) -> Value {
+/// Valid, as all that is made of bytes here.
+pub(crate) fn email(raw: &[u8]) -> Value {
     let record = Record::parse(line(raw, &[]).as_bytes()).unwrap();
-    serde_json::to_value(Email::of(&record).unwrap()).unwrap()
+    let email = serde_json::to_value(Email::of(&record).unwrap()).unwrap();
+    assert_valid(&EMAIL, [&email]);
+    email
 }
 
 /// A message of the sample mailbox by its number; 35, the empty one, is not there.
@@ -169,4 +174,61 @@ fn long_values_are_cut_between_characters_and_tags() {
     assert_eq!(truncated("<p>a<b>c".into(), &html, 6), ("<p>a".into(), true));
     assert_eq!(truncated("<p>a<b>c".into(), &html, 7), ("<p>a<b>".into(), true));
     assert_eq!(truncated("<p>a<b>c".into(), &plain, 6), ("<p>a<b".into(), true));
+}
+
+/// Pieces of mail in any order. A header, or the start of one, comes first, or there would be text only.
+#[test]
+fn what_any_bytes_become_is_valid() {
+    let pieces: [&[u8]; 28] = [
+        b"\n",
+        b"\n\n",
+        b"\r\n",
+        b"--b\n",
+        b"--b--\n",
+        b"From: ",
+        b"To: ",
+        b"Reply-To: ",
+        b"a@example.org",
+        b"<a@b>, \"x, y\" <",
+        b"group: a@b;",
+        b"Date: Mon, 1 Jan 2024 25:00:00 +0100\n",
+        b"Date: Mon, 1 Jan 2024 23:59:60 -0930\n",
+        b"Received: x; 1 Jan 0001 00:00 +1400\n",
+        b"Subject: =?utf-8?q?=C3=28?=",
+        b"Message-ID: <x@y>\n",
+        b"References: <x> y <z>\n",
+        b"X-GM-THRID: 99999999999999999999\n",
+        b"Content-Type: multipart/alternative; boundary=b\n",
+        b"Content-Type: text/html; charset=utf-16\n",
+        b"Content-Type: IMAGE/;name=\"\n",
+        b"Content-Disposition: attachment; filename*=x''%FF\n",
+        b"Content-Transfer-Encoding: base64\n",
+        b"Content-Language: , en,,\n",
+        b"Content-ID: <>\n",
+        b"\xff\xfe\0",
+        b"=?x",
+        b"<p>a&amp;",
+    ];
+    let mut objects = Vec::new();
+    for seed in 0..4000_u64 {
+        let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut next = |n: u64| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            usize::try_from(random % n).unwrap()
+        };
+        let mut raw = if next(2) == 0 { b"Content-Type: multipart/related; boundary=b\n".to_vec() } else { b"X: ".to_vec() };
+        for _ in 0..next(40) {
+            raw.extend_from_slice(pieces[next(pieces.len() as u64)]);
+        }
+        let labels = ["Inbox", "", "$a", "a/b", "Unread"];
+        let record = Record::parse(line(&raw, &labels[next(5)..]).as_bytes()).unwrap();
+        objects.push(serde_json::to_value(Email::of(&record).unwrap()).unwrap());
+    }
+    assert_valid(&EMAIL, &objects);
+    let of = |name: &str| objects.iter().filter(|object| !object[name].is_null() && object[name] != json!([])).count();
+    for name in ["from", "sentAt", "receivedAt", "messageId", "attachments", "htmlBody", "subject"] {
+        assert!(of(name) > 100, "{name} is there in {} messages only: nothing is shown", of(name));
+    }
 }

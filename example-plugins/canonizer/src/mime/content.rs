@@ -29,6 +29,8 @@ enum Encoding {
     Base64,
     QuotedPrintable,
     Unknown,
+    /// Undone by who took the message apart.
+    Undone,
 }
 
 /// Something decoded, and whether all of it was as it should be.
@@ -49,10 +51,15 @@ impl<'a> Content<'a> {
         Self { bytes, encoding, readable }
     }
 
+    /// Content whose transfer encoding is undone, and which is UTF-8 most likely, whatever its header says of it.
+    pub(crate) fn undone(bytes: &'a [u8]) -> Self {
+        Self { bytes, encoding: Encoding::Undone, readable: true }
+    }
+
     /// The bytes, transfer encoding undone.
     pub(crate) fn decode(&self) -> Decoded<Cow<'a, [u8]>> {
         let (value, problem) = match self.encoding {
-            Encoding::Identity => (Cow::Borrowed(self.bytes), false),
+            Encoding::Identity | Encoding::Undone => (Cow::Borrowed(self.bytes), false),
             Encoding::Unknown => (Cow::Borrowed(self.bytes), true),
             Encoding::Base64 => decode_base64(self.bytes),
             Encoding::QuotedPrintable => match quoted_printable_decode(self.bytes) {
@@ -66,10 +73,16 @@ impl<'a> Content<'a> {
     /// The text, transfer encoding and charset undone, lines ending in LF.
     pub(crate) fn text(&self, charset: Option<&str>) -> Decoded<String> {
         let bytes = self.decode();
+        let charset = if self.encoding == Encoding::Undone && is_utf8(&bytes.value) { Some("utf-8") } else { charset };
         let text = decode_charset(&bytes.value, charset);
         let value = if text.value.contains('\r') { text.value.replace("\r\n", "\n") } else { text.value };
         Decoded { value, problem: bytes.problem || text.problem }
     }
+}
+
+/// Text in another charset is not, but for those that switch by ESC, whose bytes are ASCII.
+fn is_utf8(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok() && (!bytes.is_ascii() || !bytes.contains(&0x1b))
 }
 
 fn decode_base64(bytes: &[u8]) -> (Cow<'static, [u8]>, bool) {
@@ -149,6 +162,20 @@ mod tests {
         assert_eq!(decoded(b"a==b", "quoted-printable"), (b"a==b".to_vec(), true));
         assert_eq!(decoded(b"a=3D", "8bit"), (b"a=3D".to_vec(), false));
         assert_eq!(decoded(b"a=3D", "x-uuencode"), (b"a=3D".to_vec(), true));
+    }
+
+    #[test]
+    fn what_was_undone_is_utf8_if_it_can_be() {
+        for (bytes, charset, expected) in [
+            ("ä".as_bytes(), "iso-8859-1", "ä"),
+            ("会議".as_bytes(), "iso-2022-jp", "会議"),
+            (b"\xe4", "iso-8859-1", "ä"),
+            (b"\x1b$B2q5D\x1b(B", "iso-2022-jp", "会議"),
+            (b"plain", "utf-16", "plain"),
+        ] {
+            let Decoded { value, problem } = Content::undone(bytes).text(Some(charset));
+            assert_eq!((value.as_str(), problem), (expected, false), "{charset}");
+        }
     }
 
     fn text(bytes: &[u8], charset: Option<&str>) -> (String, bool) {

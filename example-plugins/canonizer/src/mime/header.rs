@@ -63,6 +63,21 @@ impl<'a> Headers<'a> {
         Ok((Self { fields }, &bytes[offset..]))
     }
 
+    /// Fields that somebody else cut out: names and values.
+    pub(crate) fn of(fields: Vec<(&'a [u8], &'a [u8])>) -> Result<Self, Refusal> {
+        let bytes: usize = fields.iter().map(|(name, value)| name.len() + value.len() + ": \n".len()).sum();
+        if bytes > MAX_HEADER { Err(Refusal::HeaderTooLarge) } else { Ok(Self { fields }) }
+    }
+
+    /// All fields, as somebody who took the message apart would give them: unfolded, without blanks around the value.
+    #[cfg(test)]
+    pub(crate) fn all(&self) -> impl Iterator<Item = (String, String)> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        self.fields.iter().map(move |(name, value)| {
+            (text(name).trim().to_owned(), text(value).replace("\r\n", "\n").replace('\n', "").trim().to_owned())
+        })
+    }
+
     /// The last field of a name, as RFC 8621 reads it, ending in a line feed as mail-parser expects.
     fn last(&self, name: &str) -> Option<Cow<'a, [u8]>> {
         let (_, value) = self.fields.iter().rev().find(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes()))?;
@@ -205,6 +220,15 @@ impl MediaType {
     /// What a part is that says nothing of itself.
     pub(crate) fn text_plain() -> Self {
         Self::of("text/plain")
+    }
+
+    /// With a parameter, unless it has it.
+    pub(crate) fn or_parameter(mut self, name: &str, value: &str) -> Self {
+        if self.parameter(name).is_none() {
+            self.parameters.retain(|(n, _)| n != name);
+            self.parameters.push((name.to_owned(), value.to_owned()));
+        }
+        self
     }
 
     /// `text/plain`, or `attachment`; lower case.

@@ -1,0 +1,160 @@
+//! The resource `users.messages` of the Gmail API: its values read, and its `payload` made the same tree of parts that
+//! [`mime`](crate::mime) makes of bytes. Talks to nobody.
+//!
+//! In the format `full` Gmail has undone the transfer encoding of every part, and made UTF-8 of texts without changing their
+//! header. What it holds back are the bytes of the whole message and of large attachments: those are fetched one by one, with
+//! an `attachmentId` that is another one every time. A blob of that kind is named after message and part instead.
+
+use crate::mime::content::Content;
+use crate::mime::header::{Headers, MediaType};
+use crate::mime::{Body, Limits, Part, Refusal};
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use lorchestra_plugin_api::chrono::{DateTime, Utc};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
+use std::borrow::Cow;
+
+/// Bytes of an id, at most; Gmail's have 16.
+const MAX_ID: usize = 100;
+
+/// Gmail writes the padding, some of its clients do not.
+const BASE64URL: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::URL_SAFE,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true).with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Labels, by the names of Takeout or by those of the API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Labels {
+    Takeout(Vec<String>),
+    Api(Vec<String>),
+}
+
+/// A message or part as Gmail took it apart.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Payload {
+    part_id: Option<String>,
+    mime_type: Option<String>,
+    filename: Option<String>,
+    headers: Option<Vec<Field>>,
+    body: Option<Data>,
+    parts: Option<Vec<Payload>>,
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+struct Field {
+    name: String,
+    value: String,
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+struct Data {
+    size: Option<usize>,
+    /// Decoded.
+    #[serde(default, deserialize_with = "data")]
+    data: Option<Vec<u8>>,
+}
+
+/// Whether JMAP would take it as an id, with room for what is put around it.
+pub(crate) fn is_id(id: &str) -> bool {
+    !id.is_empty() && id.len() <= MAX_ID && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+}
+
+/// The number that Takeout and IMAP have in `X-GM-THRID`: the API writes it in hexadecimal.
+pub(crate) fn thread_number(thread_id: &str) -> Option<u64> {
+    u64::from_str_radix(thread_id, 16).ok()
+}
+
+/// Decoded; `None`: not base64url.
+pub(crate) fn base64url(text: &str) -> Option<Vec<u8>> {
+    BASE64URL.decode(text).ok()
+}
+
+/// Milliseconds since 1970, as text (the API's way of writing numbers of 64 bits) or as a number.
+pub(crate) fn internal_date<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Millis {
+        Text(String),
+        Number(i64),
+    }
+    let millis = match Option::<Millis>::deserialize(deserializer)? {
+        None => return Ok(None),
+        Some(Millis::Number(millis)) => Some(millis),
+        Some(Millis::Text(text)) => text.parse().ok(),
+    };
+    let date = millis.and_then(DateTime::from_timestamp_millis);
+    // To the second: as Takeout and IMAP have it, and so is the same message the same object.
+    let date = date.and_then(|date| DateTime::from_timestamp(date.timestamp(), 0));
+    date.map(Some).ok_or_else(|| D::Error::custom("not a time in milliseconds"))
+}
+
+fn data<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u8>>, D::Error> {
+    let Some(text) = Option::<Cow<'_, str>>::deserialize(deserializer)? else { return Ok(None) };
+    base64url(&text).map(Some).ok_or_else(|| D::Error::custom("not base64url"))
+}
+
+impl Payload {
+    /// The message as a tree. `id` is what Gmail calls it.
+    pub(crate) fn part(&self, id: &str) -> Result<Part<'_>, Refusal> {
+        self.part_within(id, &mut Limits::default(), 0)
+    }
+
+    /// Bytes of all parts.
+    pub(crate) fn size(&self) -> usize {
+        let own = self.body.as_ref().map_or(0, |body| body.data.as_ref().map_or(body.size.unwrap_or(0), Vec::len));
+        own + self.parts.iter().flatten().map(Self::size).sum::<usize>()
+    }
+
+    fn part_within(&self, id: &str, limits: &mut Limits, depth: usize) -> Result<Part<'_>, Refusal> {
+        limits.enter()?;
+        let fields = self.headers.iter().flatten().map(|field| (field.name.as_bytes(), field.value.as_bytes()));
+        let headers = Headers::of(fields.collect())?;
+        let media_type = self.media_type(&headers);
+        if media_type.is_multipart() {
+            Limits::descend(depth)?;
+            // In the format `metadata` there are none.
+            let parts = self.parts.iter().flatten().map(|part| part.part_within(id, limits, depth + 1));
+            let parts = parts.collect::<Result<_, _>>()?;
+            return Ok(Part { headers, media_type, body: Body::Parts(parts) });
+        }
+        // A nested message is a leaf, whatever Gmail took out of it.
+        let body = match &self.body {
+            Some(Data { data: Some(data), .. }) => Body::Leaf(Content::undone(data)),
+            // An empty part has no data.
+            Some(Data { size: None | Some(0), .. }) => Body::Leaf(Content::undone(&[])),
+            Some(Data { size: Some(size), .. }) => Body::Elsewhere { size: *size, blob_id: self.blob_id(id) },
+            None => Body::Elsewhere { size: 0, blob_id: self.blob_id(id) },
+        };
+        Ok(Part { headers, media_type, body })
+    }
+
+    fn media_type(&self, headers: &Headers<'_>) -> MediaType {
+        let said = headers.media_type("Content-Type");
+        let mime_type = self.mime_type.as_deref().filter(|name| name.contains('/')).map(str::to_ascii_lowercase);
+        let media_type = match (said, mime_type) {
+            (Some(said), Some(name)) if !said.is(&name) => MediaType::of(&name),
+            (Some(said), _) => said,
+            (None, Some(name)) => MediaType::of(&name),
+            (None, None) => MediaType::text_plain(),
+        };
+        // Gmail's own reading of the name; where the header has one, that counts.
+        match self.filename.as_deref().filter(|name| !name.is_empty()) {
+            Some(name) => media_type.or_parameter("name", name),
+            None => media_type,
+        }
+    }
+
+    /// Message and part, in the letters of JMAP's ids.
+    fn blob_id(&self, id: &str) -> String {
+        let part: String = self.part_id.iter().flat_map(|part| part.chars()).take(MAX_ID).collect();
+        let part = part.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+        format!("bg{id}_{part}")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+//! A message of a chat in a schema of our own, `schemas/message.schema.json`: what Slack, and others like it, have in common.
+//!
+//! - `id` is `slack:<account>:<channel>:<ts>`: the same in every run. `thread_id` is the `id` of the first message of its thread;
+//!   of a message that nobody replied to, its own.
+//! - `text` is plain text for people and search, `raw_text` what Slack has. Where a bot left that empty, `text` is made of its
+//!   blocks.
+//! - A deleted message keeps nothing but that it was there.
+
+use crate::directory::Directory;
+use crate::slack::mrkdwn::{self, Names};
+use crate::slack::{Attachment, File, MessageKind, Post, Profile};
+use serde::Serialize;
+
+/// The object.
+#[derive(Debug, Serialize)]
+pub(crate) struct Message {
+    id: String,
+    source: &'static str,
+    account: String,
+    channel: Channel,
+    thread_id: String,
+    sender: Sender,
+    kind: MessageKind,
+    subtype: Option<String>,
+    sent_at: String,
+    edited_at: Option<String>,
+    deleted: bool,
+    text: String,
+    raw_text: Option<String>,
+    files: Vec<SharedFile>,
+    attachments: Vec<Shown>,
+    reactions: Vec<Reactions>,
+}
+
+#[derive(Debug, Serialize)]
+struct Channel {
+    id: String,
+    name: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Sender {
+    id: Option<String>,
+    name: Option<String>,
+    is_bot: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct SharedFile {
+    id: Option<String>,
+    name: Option<String>,
+    media_type: Option<String>,
+    /// Bytes.
+    size: Option<u64>,
+    url: Option<String>,
+    deleted: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Shown {
+    title: Option<String>,
+    text: Option<String>,
+    author: Option<String>,
+    url: Option<String>,
+    image_url: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Reactions {
+    name: String,
+    count: u64,
+    users: Vec<String>,
+}
+
+impl Message {
+    /// Makes the object of a message.
+    pub(crate) fn of(post: Post, directory: &Directory) -> Self {
+        let names = directory.of(&post.account);
+        let (id, thread_id) = (post.id(), post.thread_id());
+        let (sent_at, edited_at) = (post.ts.rfc3339(), post.edited.map(|edited| edited.rfc3339()));
+        let sender = sender(&post, &names);
+        let channel_name = post.channel.name.or_else(|| names.channel(&post.channel.id).map(str::to_owned));
+        let deleted = post.deleted;
+        // Nothing of what was said, whatever Slack still tells of it.
+        let raw = if deleted { post.raw.emptied() } else { post.raw };
+        let said = raw.text.as_deref().filter(|text| !text.is_empty()).map(|text| mrkdwn::plain(text, &names));
+        let text = said.or_else(|| Some(mrkdwn::of_blocks(raw.blocks.as_ref()?, &names))).unwrap_or_default();
+        Self {
+            id,
+            source: "slack",
+            account: post.account,
+            channel: Channel { id: post.channel.id, name: channel_name },
+            thread_id,
+            sender,
+            kind: MessageKind::of(raw.subtype.as_deref()),
+            subtype: raw.subtype,
+            sent_at,
+            edited_at,
+            deleted,
+            text,
+            raw_text: raw.text,
+            files: raw.files.into_iter().flatten().map(shared).collect(),
+            attachments: raw.attachments.into_iter().flatten().map(|attachment| shown(attachment, &names)).collect(),
+            reactions: raw.reactions.into_iter().flatten().filter(|reaction| !reaction.name.is_empty()).map(reactions).collect(),
+        }
+    }
+}
+
+fn sender(post: &Post, names: &impl Names) -> Sender {
+    let raw = &post.raw;
+    // Slack itself put up the tombstone.
+    let user = raw.user.as_ref().filter(|id| !(post.deleted && *id == "USLACKBOT"));
+    let id = user.or(raw.bot_id.as_ref()).cloned();
+    let known = post.user.as_ref().filter(|user| id.as_ref().is_none_or(|id| *id == user.id));
+    let name = [
+        known.and_then(|user| user.name.as_deref()),
+        raw.username.as_deref(),
+        user.and_then(|id| names.user(id)),
+        raw.user_profile.as_ref().and_then(profile_name),
+        raw.bot_profile.as_ref().and_then(profile_name),
+    ];
+    let name = name.into_iter().flatten().find(|name| !name.is_empty()).map(str::to_owned);
+    let is_bot = raw.bot_id.is_some() || raw.subtype.as_deref() == Some("bot_message");
+    Sender { id: id.or_else(|| known.map(|user| user.id.clone())), name, is_bot }
+}
+
+/// What Slack shows: the name that a person chose, else the one that he has.
+pub(crate) fn profile_name(profile: &Profile) -> Option<&str> {
+    let names = [&profile.display_name, &profile.real_name, &profile.name];
+    names.into_iter().filter_map(|name| name.as_deref()).find(|name| !name.is_empty())
+}
+
+fn shared(file: File) -> SharedFile {
+    SharedFile {
+        id: file.id,
+        name: file.name.or(file.title),
+        media_type: file.mimetype,
+        size: file.size,
+        url: file.url_private.or(file.permalink),
+        deleted: file.mode.as_deref() == Some("tombstone"),
+    }
+}
+
+fn shown(attachment: Attachment, names: &impl Names) -> Shown {
+    let text: Vec<String> = [attachment.pretext, attachment.text]
+        .into_iter()
+        .flatten()
+        .filter(|text| !text.is_empty())
+        .map(|text| mrkdwn::plain(&text, names))
+        .collect();
+    let text = if text.is_empty() { attachment.fallback.map(|text| mrkdwn::plain(&text, names)) } else { Some(text.join("\n")) };
+    Shown {
+        title: attachment.title.map(|title| mrkdwn::plain(&title, names)),
+        text,
+        author: attachment.author_name,
+        url: attachment.title_link.or(attachment.from_url).or(attachment.original_url),
+        image_url: attachment.image_url,
+    }
+}
+
+fn reactions(reaction: crate::slack::Reaction) -> Reactions {
+    let users = reaction.users.unwrap_or_default();
+    Reactions { name: reaction.name, count: reaction.count.unwrap_or(users.len() as u64), users }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,133 @@
+//! Messages of the sample, and of any shape.
+
+use super::*;
+use crate::canonicalization::tests::Sandbox;
+use crate::kind::MESSAGE;
+use crate::kind::tests::assert_valid;
+use crate::message_job::canonicalize_message;
+use lorchestra_plugin_api::serde_json::{self, Value, json};
+use lorchestra_plugin_api::testing;
+use std::fs;
+use std::path::Path;
+
+/// The objects of the sample.
+pub(crate) fn samples() -> Vec<Value> {
+    let sandbox = Sandbox::of(&MESSAGE, "slack");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("sample/slack.jsonl");
+    sandbox.put("sample.jsonl", fs::read(path).unwrap());
+    let _ = sandbox.completed(testing::job::<canonicalize_message>().data(&sandbox.dir));
+    sandbox.lines(MESSAGE.results)
+}
+
+#[test]
+fn the_sample() {
+    let samples = samples();
+    assert_valid(&MESSAGE, &samples);
+    insta::assert_json_snapshot!(samples);
+}
+
+fn message(line: &Value) -> Value {
+    let post = Post::parse(line.to_string().as_bytes()).unwrap();
+    let mut directory = Directory::default();
+    directory.learn(&post);
+    serde_json::to_value(Message::of(post, &directory)).unwrap()
+}
+
+fn line(message: &Value) -> Value {
+    json!({"account": "demo", "channel": {"id": "C1", "name": null}, "message": message})
+}
+
+#[test]
+fn senders() {
+    let ts = "1704100000.000200";
+    let sender = |message: Value, user: Value| {
+        let mut line = line(&message);
+        line["user"] = user;
+        let sender = self::message(&line)["sender"].clone();
+        (sender["id"].clone(), sender["name"].clone(), sender["is_bot"] == true)
+    };
+    let anna = json!({"id": "U1", "name": "Anna"});
+    assert_eq!(sender(json!({"ts": ts, "user": "U1"}), anna.clone()), (json!("U1"), json!("Anna"), false));
+    assert_eq!(sender(json!({"ts": ts, "user": "U1"}), Value::Null), (json!("U1"), Value::Null, false));
+    assert_eq!(sender(json!({"ts": ts}), anna.clone()), (json!("U1"), json!("Anna"), false));
+    // The user of the line is somebody else: he is not who wrote it.
+    assert_eq!(sender(json!({"ts": ts, "user": "U2"}), anna.clone()), (json!("U2"), Value::Null, false));
+    let profile = json!({"display_name": "", "real_name": "Ben Cole"});
+    assert_eq!(sender(json!({"ts": ts, "user": "U2", "user_profile": profile}), Value::Null).1, "Ben Cole");
+    let bot = json!({"ts": ts, "bot_id": "B1", "bot_profile": {"name": "build"}});
+    assert_eq!(sender(bot, Value::Null), (json!("B1"), json!("build"), true));
+    assert_eq!(sender(json!({"ts": ts}), Value::Null), (Value::Null, Value::Null, false));
+    let tombstone = json!({"ts": ts, "user": "USLACKBOT", "subtype": "tombstone", "text": "This message was deleted."});
+    assert_eq!(sender(tombstone, Value::Null), (Value::Null, Value::Null, false));
+}
+
+/// What a field of Slack's may be, and what it should not be.
+fn value(random: &mut u64, depth: u32) -> Value {
+    let mut next = |n: u64| {
+        *random ^= *random << 13;
+        *random ^= *random >> 7;
+        *random ^= *random << 17;
+        *random % n
+    };
+    let texts =
+        ["", "x", "<@U1>", "1704100000.000200", "tombstone", "message_deleted", "<http://a|b>", "é&amp;\0", "channel_join"];
+    match next(if depth == 0 { 5 } else { 8 }) {
+        0 => Value::Null,
+        1 | 2 => json!(texts[usize::try_from(next(texts.len() as u64)).unwrap()]),
+        3 => json!(next(1 << 40)),
+        4 => json!(next(2) == 0),
+        5 => Value::Array((0..next(3)).map(|_| value(random, depth - 1)).collect()),
+        _ => message_of_any_shape(random, depth - 1),
+    }
+}
+
+fn message_of_any_shape(random: &mut u64, depth: u32) -> Value {
+    let names = [
+        "ts",
+        "thread_ts",
+        "user",
+        "text",
+        "subtype",
+        "edited",
+        "files",
+        "attachments",
+        "reactions",
+        "blocks",
+        "name",
+        "count",
+        "users",
+        "size",
+        "mode",
+        "title",
+        "message",
+        "previous_message",
+        "deleted_ts",
+        "username",
+        "bot_id",
+        "id",
+        "type",
+    ];
+    let mut message = json!({});
+    for name in names {
+        if value(random, 0).is_string() && value(random, 0).is_string() {
+            message[name] = value(random, depth);
+        }
+    }
+    message
+}
+
+#[test]
+fn what_is_taken_is_valid_whatever_it_was() {
+    let (mut taken, mut objects) = (0, Vec::new());
+    for seed in 1..20_000_u64 {
+        let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut raw = message_of_any_shape(&mut random, 2);
+        raw["ts"] = json!("1704100000.000200");
+        let text = line(&raw).to_string();
+        let Ok(post) = Post::parse(text.as_bytes()) else { continue };
+        taken += 1;
+        objects.push(serde_json::to_value(Message::of(post, &Directory::default())).unwrap());
+    }
+    assert!(taken > 2_000, "{taken} of the messages are messages");
+    assert_valid(&MESSAGE, &objects);
+}

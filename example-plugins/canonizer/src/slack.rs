@@ -1,0 +1,259 @@
+//! One line of ingester's `slack/*.jsonl`, read back: a message as Slack's Web API or an export has it, and where it was found.
+//! What is done here is what depends on Slack's ways: what was changed or deleted, when, and whether it is spoken or noted.
+//! [`mrkdwn`] reads the text. Talks to nobody.
+
+use crate::record::RecordFault;
+use lorchestra_plugin_api::chrono::{DateTime, SecondsFormat};
+use lorchestra_plugin_api::serde_json::{self, Value};
+use serde::Deserialize;
+
+pub(crate) mod mrkdwn;
+
+/// A message and where it was found.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Line {
+    pub(crate) account: String,
+    pub(crate) channel: Named,
+    /// Who wrote it, if ingester could tell.
+    pub(crate) user: Option<Named>,
+    pub(crate) message: Raw,
+}
+
+/// An id and what it is called.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Named {
+    pub(crate) id: String,
+    pub(crate) name: Option<String>,
+}
+
+/// Slack's message. Whatever is not spoken of here stays in ingester's file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Raw {
+    pub(crate) ts: Option<String>,
+    pub(crate) thread_ts: Option<String>,
+    pub(crate) subtype: Option<String>,
+    pub(crate) user: Option<String>,
+    pub(crate) bot_id: Option<String>,
+    pub(crate) username: Option<String>,
+    pub(crate) user_profile: Option<Profile>,
+    pub(crate) bot_profile: Option<Profile>,
+    pub(crate) text: Option<String>,
+    pub(crate) blocks: Option<Value>,
+    pub(crate) edited: Option<Edited>,
+    pub(crate) files: Option<Vec<File>>,
+    pub(crate) attachments: Option<Vec<Attachment>>,
+    pub(crate) reactions: Option<Vec<Reaction>>,
+    /// Of `message_deleted`.
+    deleted_ts: Option<String>,
+    /// Of `message_changed`: the message as it is now.
+    message: Option<Box<Raw>>,
+    /// Of `message_deleted`: as it was.
+    previous_message: Option<Box<Raw>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Profile {
+    pub(crate) display_name: Option<String>,
+    pub(crate) real_name: Option<String>,
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Edited {
+    pub(crate) ts: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct File {
+    pub(crate) id: Option<String>,
+    pub(crate) name: Option<String>,
+    pub(crate) title: Option<String>,
+    pub(crate) mimetype: Option<String>,
+    pub(crate) size: Option<u64>,
+    pub(crate) url_private: Option<String>,
+    pub(crate) permalink: Option<String>,
+    pub(crate) mode: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Attachment {
+    pub(crate) title: Option<String>,
+    pub(crate) pretext: Option<String>,
+    pub(crate) text: Option<String>,
+    pub(crate) fallback: Option<String>,
+    pub(crate) author_name: Option<String>,
+    pub(crate) title_link: Option<String>,
+    pub(crate) from_url: Option<String>,
+    pub(crate) original_url: Option<String>,
+    pub(crate) image_url: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Reaction {
+    pub(crate) name: String,
+    pub(crate) count: Option<u64>,
+    pub(crate) users: Option<Vec<String>>,
+}
+
+/// Slack's time, which is also the number of a message in its channel: seconds since 1970 and six digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Ts {
+    micros: i64,
+}
+
+/// A message as it was last known.
+#[derive(Debug)]
+pub(crate) struct Post {
+    pub(crate) account: String,
+    pub(crate) channel: Named,
+    /// What ingester calls who wrote it.
+    pub(crate) user: Option<Named>,
+    pub(crate) ts: Ts,
+    pub(crate) thread: Ts,
+    pub(crate) edited: Option<Ts>,
+    pub(crate) deleted: bool,
+    pub(crate) raw: Raw,
+}
+
+/// How new what is known of a message is. A deleted message does not come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Version {
+    /// Written or changed at this time.
+    At(Ts),
+    Deleted,
+}
+
+/// What kind of message a subtype is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum MessageKind {
+    /// Somebody said it.
+    Message,
+    Join,
+    Leave,
+    /// Slack itself says it: a topic was set, a channel archived.
+    Notice,
+}
+
+impl MessageKind {
+    pub(crate) fn of(subtype: Option<&str>) -> Self {
+        match subtype {
+            None
+            | Some(
+                "bot_message"
+                | "me_message"
+                | "thread_broadcast"
+                | "reply_broadcast"
+                | "file_share"
+                | "file_comment"
+                | "file_mention"
+                | "slackbot_response"
+                | "assistant_app_thread"
+                | "tombstone",
+            ) => Self::Message,
+            Some("channel_join" | "group_join") => Self::Join,
+            Some("channel_leave" | "group_leave") => Self::Leave,
+            Some(_) => Self::Notice,
+        }
+    }
+}
+
+impl Ts {
+    /// `1700000000.123456`.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (seconds, micros) = text.split_once('.')?;
+        let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+        // Ten digits are enough until 2286; twelve are years of four digits.
+        if !(1..=12).contains(&seconds.len()) || micros.len() != 6 || !digits(seconds) || !digits(micros) {
+            return None;
+        }
+        let micros = seconds.parse::<i64>().ok()? * 1_000_000 + micros.parse::<i64>().ok()?;
+        let ts = Self { micros };
+        (ts.micros > 0 && DateTime::from_timestamp_micros(ts.micros)?.format("%Y").to_string().len() == 4).then_some(ts)
+    }
+
+    /// RFC 3339 in UTC, always to the microsecond: such texts sort as the times do.
+    pub(crate) fn rfc3339(self) -> String {
+        DateTime::from_timestamp_micros(self.micros).unwrap_or_default().to_rfc3339_opts(SecondsFormat::Micros, true)
+    }
+}
+
+impl std::fmt::Display for Ts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{:06}", self.micros / 1_000_000, self.micros % 1_000_000)
+    }
+}
+
+impl Raw {
+    /// What is left of a deleted message.
+    pub(crate) fn emptied(self) -> Self {
+        Self { subtype: self.subtype, ..Self::default() }
+    }
+}
+
+impl Post {
+    /// Reads a line.
+    pub(crate) fn parse(line: &[u8]) -> Result<Self, RecordFault> {
+        let line: Line = serde_json::from_slice(line).map_err(|e| RecordFault::of(&e))?;
+        Self::of(line).ok_or(RecordFault::NotARecord)
+    }
+
+    fn of(line: Line) -> Option<Self> {
+        let Line { account, channel, user, message } = line;
+        if account.is_empty() || channel.id.is_empty() {
+            return None;
+        }
+        let (raw, ts, mut deleted) = current(message)?;
+        let ts = Ts::parse(&ts)?;
+        // What stands in the place of a deleted message that has replies.
+        deleted |= raw.subtype.as_deref() == Some("tombstone");
+        let thread = raw.thread_ts.as_deref().and_then(Ts::parse).unwrap_or(ts);
+        let edited = raw.edited.as_ref().and_then(|edited| Ts::parse(edited.ts.as_deref()?));
+        Some(Self { account, channel, user, ts, thread, edited, deleted, raw })
+    }
+
+    pub(crate) fn version(&self) -> Version {
+        if self.deleted { Version::Deleted } else { Version::At(self.edited.unwrap_or(self.ts)) }
+    }
+
+    /// What the message is known by, in every run.
+    pub(crate) fn id(&self) -> String {
+        self.id_of(self.ts)
+    }
+
+    /// The same of the first message of its thread.
+    pub(crate) fn thread_id(&self) -> String {
+        self.id_of(self.thread)
+    }
+
+    fn id_of(&self, ts: Ts) -> String {
+        format!("slack:{}:{}:{ts}", self.account, self.channel.id)
+    }
+}
+
+/// The message that is spoken of, its number, and whether it was deleted. Slack tells changes as messages around messages.
+fn current(mut raw: Raw) -> Option<(Raw, String, bool)> {
+    match raw.subtype.as_deref() {
+        Some("message_changed" | "message_replied") => {
+            let raw = *raw.message.take()?;
+            let ts = raw.ts.clone()?;
+            Some((raw, ts, false))
+        }
+        Some("message_deleted") => {
+            let was = raw.previous_message.take().map(|was| *was).unwrap_or_default();
+            let ts = raw.deleted_ts.or_else(|| was.ts.clone())?;
+            Some((was, ts, true))
+        }
+        _ => {
+            let ts = raw.ts.clone()?;
+            Some((raw, ts, false))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
