@@ -28,9 +28,9 @@ pub use state::Stream;
 pub use tables::{Row, TableName, WritePath};
 
 use serde_json::{Value, json};
-use serving::Protocol;
+use serving::{Protocol, Reserved};
 use state::Shared;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use tokio::sync::watch;
@@ -52,6 +52,8 @@ pub struct Fake {
     shared: Arc<Shared>,
     rest: SocketAddr,
     grpc: SocketAddr,
+    /// Kept while nobody listens.
+    _ports: [Reserved; 2],
     /// Whether anybody listens; dropped, it ends the servers.
     up: Option<watch::Sender<bool>>,
     thread: Option<JoinHandle<()>>,
@@ -79,14 +81,10 @@ impl Fake {
     pub fn start_with(options: Options) -> Self {
         let shared = Arc::new(Shared::new(options.acknowledge_only));
         let (up, is_up) = watch::channel(true);
-        let bind = |port| {
-            let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("the fake listens on 127.0.0.1");
-            listener.set_nonblocking(true).expect("a socket can be non-blocking");
-            let address = listener.local_addr().expect("a listener has an address");
-            (listener, address)
-        };
-        let (rest_listener, rest) = bind(options.rest_port);
-        let (grpc_listener, grpc) = bind(options.grpc_port);
+        let reserve = |port| Reserved::new(port).expect("a port on 127.0.0.1");
+        let ports = [reserve(options.rest_port), reserve(options.grpc_port)];
+        let [rest, grpc] = ports.each_ref().map(Reserved::address);
+        let [rest_listener, grpc_listener] = [rest, grpc].map(|address| serving::listen(address).expect("the fake listens"));
         let served = Arc::clone(&shared);
         let serving = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -99,7 +97,7 @@ impl Fake {
             });
         };
         let thread = std::thread::Builder::new().name("fake-bigquery".to_owned()).spawn(serving).expect("a thread for the fake");
-        Self { shared, rest, grpc, up: Some(up), thread: Some(thread) }
+        Self { shared, rest, grpc, _ports: ports, up: Some(up), thread: Some(thread) }
     }
 
     /// `http://127.0.0.1:PORT`: what `BIGQUERY_EMULATOR_HOST` takes; the API is under `/bigquery/v2`.

@@ -5,8 +5,11 @@ use super::state::Shared;
 use super::{grpc, rest};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustix::net::sockopt::{set_socket_reuseaddr, set_socket_reuseport};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
@@ -51,7 +54,7 @@ pub(super) async fn serve(
         }
         let listening = match &listener {
             Some(listening) => listening,
-            None => listener.insert(bind_again(address).await),
+            None => listener.insert(bind_again(address)),
         };
         tokio::select! {
             changed = up.changed() => if changed.is_err() { return },
@@ -63,15 +66,46 @@ pub(super) async fn serve(
     }
 }
 
-/// The port was ours a moment ago, and nobody else knows it.
-async fn bind_again(address: SocketAddr) -> TcpListener {
-    for _ in 0..200 {
-        if let Ok(listener) = TcpListener::bind(address).await {
-            return listener;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+/// A port of 127.0.0.1 that is kept, whether somebody listens on it or not: another fake of the same test, which is given a free one, must
+/// not get the port of one that is down. Whoever connects while nobody listens is refused.
+#[derive(Debug)]
+pub(super) struct Reserved {
+    _socket: OwnedFd,
+    address: SocketAddr,
+}
+
+impl Reserved {
+    /// A port; 0 for any that is free.
+    pub(super) fn new(port: u16) -> io::Result<Self> {
+        let socket = bound((Ipv4Addr::LOCALHOST, port).into())?;
+        let address = rustix::net::getsockname(&socket)?.try_into()?;
+        Ok(Self { _socket: socket, address })
     }
-    panic!("{address} cannot be bound again");
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+/// A socket at an address that others of this process may be bound to as well.
+fn bound(address: SocketAddr) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+    set_socket_reuseaddr(&socket, true)?;
+    set_socket_reuseport(&socket, true)?;
+    rustix::net::bind(&socket, &address)?;
+    Ok(socket)
+}
+
+/// Listens at the address of a [`Reserved`] port.
+pub(super) fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = bound(address)?;
+    rustix::net::listen(&socket, 1024)?;
+    Ok(socket.into())
+}
+
+fn bind_again(address: SocketAddr) -> TcpListener {
+    listen(address).and_then(TcpListener::from_std).expect("the port is kept for this")
 }
 
 async fn connection(stream: TcpStream, protocol: Protocol, shared: Arc<Shared>) -> io::Result<()> {
