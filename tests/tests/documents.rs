@@ -161,3 +161,25 @@ fn what_is_no_input_is_told() {
     let ended = sandbox.lorchestra(&[&INDEX[..], &["--input", "y.jsonl"]].concat()).exits(1);
     assert!(ended.err().contains("is damaged, or no index; move it away"), "{}", ended.shown());
 }
+
+#[test]
+fn messages_of_a_chat_are_found_beside_mail() {
+    let sandbox = sandbox();
+    let sample = built::workspace().join("example-plugins/canonizer/sample/slack.jsonl").display().to_string();
+    sandbox.lorchestra(&["run-job", "canonizer", "canonicalize_message", "--input", &sample]).exits(0);
+    emails(&sandbox.data().join("canonizer/email.jsonl"), 3);
+    sandbox.lorchestra(&INDEX).exits(0);
+    let counts = told(&sandbox, "index.completed");
+    assert_eq!((&counts["added"], &counts["set_aside"]), (&json!(14 + 3), &json!({})));
+    let text = fs::read_to_string(sandbox.data().join("canonizer/message.jsonl")).unwrap();
+    for message in text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+        // What a person would remember of it.
+        let words: Vec<&str> = message["text"].as_str().unwrap().split_whitespace().take(6).collect();
+        if words.len() < 3 {
+            continue;
+        }
+        sandbox.lorchestra(&["run-job", "vector-projector", "search", "--query", &words.join(" ")]).exits(0);
+        let found = hits(&sandbox);
+        assert!(found.iter().any(|hit| hit["id"] == message["id"] && hit["kind"] == "message"), "{words:?}: {found:?}");
+    }
+}
