@@ -32,6 +32,8 @@ pub enum Fixture {
     Canonizer,
     /// example-plugins/meltano-ingest.
     MeltanoIngest,
+    /// example-plugins/vector-projector.
+    VectorProjector,
 }
 
 impl Fixture {
@@ -49,6 +51,7 @@ impl Fixture {
             Self::Ingester => "libingester.so",
             Self::Canonizer => "libcanonizer.so",
             Self::MeltanoIngest => "libmeltano_ingest.so",
+            Self::VectorProjector => "libvector_projector.so",
         }
     }
 

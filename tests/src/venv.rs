@@ -1,5 +1,5 @@
 //! Virtual environments of Python below cargo's target directory, made once, with pinned versions: of the BigQuery emulator and Python's
-//! own BigQuery client, and of a Singer tap. Each has its own, because their dependencies do not go
+//! own BigQuery client, of a Singer tap, and of a Singer target to compare with. Each has its own, because their dependencies do not go
 //! together. Uses the standard library only, so that `xtask` can take this file in as it is.
 //!
 //! Half a venv is never used: the stamp is written last, and without the right stamp everything is made anew. Two processes at once
@@ -45,6 +45,8 @@ const TAP: Venv = Venv {
     finish: |_| Ok(()),
     layout: 1,
 };
+const TARGET: Venv =
+    Venv { name: "target-venv", purpose: "the Singer target", pins: &["target-jsonl==0.1.4"], finish: |_| Ok(()), layout: 1 };
 /// Newest last: the first that is good enough is taken.
 const PYTHONS: [&str; 4] = ["python3", "python3.11", "python3.12", "python3.13"];
 
@@ -71,6 +73,14 @@ pub fn ensure(target: &Path) -> Result<PathBuf, String> {
 /// What is missing, or what pip said.
 pub fn ensure_tap(target: &Path) -> Result<PathBuf, String> {
     made(target, &TAP)
+}
+
+/// The venv of a Singer target, `bin/target-jsonl`; as [`ensure`], in some seconds.
+///
+/// # Errors
+/// What is missing, or what pip said.
+pub fn ensure_target(target: &Path) -> Result<PathBuf, String> {
+    made(target, &TARGET)
 }
 
 fn made(target: &Path, wanted: &Venv) -> Result<PathBuf, String> {

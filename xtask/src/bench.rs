@@ -6,6 +6,7 @@
 
 mod canonicalize;
 mod deliver;
+mod documents;
 mod emit;
 mod hello;
 mod list;
@@ -14,6 +15,7 @@ mod recovery;
 mod report;
 mod run;
 mod server;
+mod taps;
 mod timing;
 mod trust;
 
@@ -26,9 +28,9 @@ use std::process::Command;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Only these; without any, all but `hello`, `million`, `deliver` and `canonicalize`
+    /// Only these; without any, `list`, `run`, `emit`, `trust` and `recovery`
     names: Vec<Name>,
-    /// All: `million` needs some GB of disk, `deliver` a Python with venv, `canonicalize` a Python
+    /// All: `million` needs some GB of disk, `deliver` and `taps` a Python with venv, `canonicalize` a Python
     #[arg(long)]
     all: bool,
     /// Put the tables into docs/performance.md
@@ -56,6 +58,10 @@ enum Name {
     Deliver,
     /// canonicalize_email beside Python's `email` and `json`
     Canonicalize,
+    /// A Singer tap's records into files, beside a target in Python
+    Taps,
+    /// An index of 1000, 10 000 and 100 000 documents, and searches in it
+    Documents,
 }
 
 impl Name {
@@ -70,6 +76,8 @@ impl Name {
             Self::Million => "million",
             Self::Deliver => "deliver",
             Self::Canonicalize => "canonicalize",
+            Self::Taps => "taps",
+            Self::Documents => "documents",
         }
     }
 }
@@ -92,7 +100,7 @@ pub(crate) fn run(options: &Options) -> Result {
     let names = match options {
         Options { all: true, .. } => {
             use Name::*;
-            vec![List, Run, Emit, Hello, Trust, Recovery, Million, Deliver, Canonicalize]
+            vec![List, Run, Emit, Hello, Trust, Recovery, Million, Deliver, Canonicalize, Taps, Documents]
         }
         Options { names, .. } if names.is_empty() => vec![Name::List, Name::Run, Name::Emit, Name::Trust, Name::Recovery],
         Options { names, .. } => names.clone(),
@@ -104,6 +112,12 @@ pub(crate) fn run(options: &Options) -> Result {
     }
     if names.contains(&Name::Canonicalize) {
         packages.extend(["-p", "canonizer"]);
+    }
+    if names.contains(&Name::Taps) {
+        packages.extend(["-p", "meltano-ingest"]);
+    }
+    if names.contains(&Name::Documents) {
+        packages.extend(["-p", "vector-projector"]);
     }
     cargo::build(&packages)?;
     let mut report = Report::new()?;
@@ -122,6 +136,8 @@ pub(crate) fn run(options: &Options) -> Result {
             Name::Million => million::run(&site)?,
             Name::Deliver => deliver::run(&site)?,
             Name::Canonicalize => canonicalize::run(&site)?,
+            Name::Taps => taps::run(&site)?,
+            Name::Documents => documents::run(&site)?,
         };
         println!("\n{}\n\n{table}", name.key());
         report.add(name.key(), table);

@@ -1,5 +1,5 @@
 //! One run of a tap, from its start to what is kept of it: what becomes of each message, the counts, the events. Talks to
-//! [`tap`](crate::tap), [`archive`](crate::archive) and, through [`Outlet`], to the run it belongs to.
+//! [`tap`](crate::tap), [`archive`](crate::archive) and the run it belongs to.
 
 use crate::archive::{Archive, ArchiveError};
 use crate::message::{Fault, Message};
@@ -8,7 +8,7 @@ use crate::output::{Heard, MAX_LINE};
 use crate::schema::Schema;
 use crate::stream::Taken;
 use crate::tap::{self, Call, Process, TapError};
-use lorchestra_plugin_api::serde_json::{Value, json, value::RawValue};
+use lorchestra_plugin_api::serde_json::{json, value::RawValue};
 use lorchestra_plugin_api::{EmitError, JobContext, tracing};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
@@ -17,31 +17,6 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
-
-/// What a run of a tap needs of the run it belongs to.
-pub(crate) trait Outlet {
-    /// Emits an event.
-    fn emit(&self, event_type: &str, payload: Value) -> Result<(), EmitError>;
-    /// Whether to end.
-    fn is_cancelled(&self) -> bool;
-    /// How far it is, in records.
-    fn progress(&self, records: u64);
-}
-
-impl Outlet for JobContext {
-    fn emit(&self, event_type: &str, payload: Value) -> Result<(), EmitError> {
-        Self::emit(self, event_type, payload)
-    }
-
-    fn is_cancelled(&self) -> bool {
-        Self::is_cancelled(self)
-    }
-
-    fn progress(&self, records: u64) {
-        // How many there are, nobody knows.
-        Self::progress(self, records, 0);
-    }
-}
 
 /// What is asked for.
 #[derive(Debug)]
@@ -57,21 +32,21 @@ pub(crate) struct Request {
 
 /// What a run did, over all streams.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Totals {
+struct Totals {
     /// Lines of the tap's output.
-    pub(crate) messages: u64,
+    messages: u64,
     /// Records in the files.
-    pub(crate) records: u64,
+    records: u64,
     /// Bytes of their lines.
-    pub(crate) bytes: u64,
+    bytes: u64,
     /// Streams that records were added to.
-    pub(crate) streams: u64,
+    streams: u64,
     /// States that the tap sent.
-    pub(crate) states: u64,
+    states: u64,
     /// Messages of types that the specification does not know.
-    pub(crate) ignored: u64,
+    ignored: u64,
     /// Records that are in no stream's file, by reason.
-    pub(crate) set_aside: BTreeMap<&'static str, u64>,
+    set_aside: BTreeMap<&'static str, u64>,
 }
 
 /// Records set aside that an event names, at most.
@@ -125,7 +100,7 @@ impl IngestionError {
 }
 
 /// Runs the tap between the events `tap.started` and `tap.completed` or `tap.interrupted`.
-pub(crate) fn run(request: &Request, outlet: &impl Outlet) -> Result<Totals, IngestionError> {
+pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), IngestionError> {
     let tap = request.name.clone().unwrap_or_else(|| request.call.name());
     let account = request.account.as_deref().unwrap_or("default");
     let dir = request.data_dir.join(name::file_name("the tap", &tap)?).join(name::file_name("the account", account)?);
@@ -144,10 +119,10 @@ pub(crate) fn run(request: &Request, outlet: &impl Outlet) -> Result<Totals, Ing
     }
     let process = request.call.start(&more)?;
     let mut ingestion =
-        Ingestion { tap, archive, process, outlet, idle: request.idle, schemas: HashMap::new(), totals: Totals::default() };
+        Ingestion { tap, archive, process, cx, idle: request.idle, schemas: HashMap::new(), totals: Totals::default() };
     let started =
         json!({"tap": ingestion.tap, "account": account, "resumes": state.is_some(), "directory": dir.to_string_lossy()});
-    let ended = outlet.emit("tap.started", started).map_err(IngestionError::from).and_then(|()| ingestion.take_all());
+    let ended = cx.emit("tap.started", started).map_err(IngestionError::from).and_then(|()| ingestion.take_all());
     let finished = ended.and_then(|()| Ok(ingestion.archive.finish()?));
     let finished = finished.and_then(|()| ingestion.tell_activations());
     match finished {
@@ -159,24 +134,24 @@ pub(crate) fn run(request: &Request, outlet: &impl Outlet) -> Result<Totals, Ing
     }
 }
 
-struct Ingestion<'a, O> {
+struct Ingestion<'a> {
     tap: String,
     archive: Archive,
     process: Process,
-    outlet: &'a O,
+    cx: &'a JobContext,
     idle: Duration,
     /// The SCHEMA message that each stream had last in this run: most taps send it again and again.
     schemas: HashMap<String, Vec<u8>>,
     totals: Totals,
 }
 
-impl<O: Outlet> Ingestion<'_, O> {
+impl Ingestion<'_> {
     /// Takes all that the tap sends, and looks how it ends.
     fn take_all(&mut self) -> Result<(), IngestionError> {
         let mut line = Vec::new();
         let mut quiet_since: Option<Instant> = None;
         loop {
-            if self.outlet.is_cancelled() {
+            if self.cx.is_cancelled() {
                 return Err(IngestionError::Cancelled(self.totals.messages));
             }
             let heard = self.process.output.next(&mut line);
@@ -211,7 +186,7 @@ impl<O: Outlet> Ingestion<'_, O> {
             if let Some(status) = self.process.ended()? {
                 break status;
             }
-            if self.outlet.is_cancelled() {
+            if self.cx.is_cancelled() {
                 return Err(IngestionError::Cancelled(self.totals.messages));
             }
             self.look_at_silence()?;
@@ -219,7 +194,7 @@ impl<O: Outlet> Ingestion<'_, O> {
         };
         if !status.success() {
             // What ends the run ends the tap as well, and it may be seen first.
-            if self.outlet.is_cancelled() {
+            if self.cx.is_cancelled() {
                 return Err(IngestionError::Cancelled(self.totals.messages));
             }
             return Err(IngestionError::Failed { tap: self.tap.clone(), status, messages: self.totals.messages });
@@ -262,7 +237,8 @@ impl<O: Outlet> Ingestion<'_, O> {
                     Some(_) => {
                         self.totals.records += 1;
                         if self.totals.records.is_multiple_of(1000) {
-                            self.outlet.progress(self.totals.records);
+                            // How many there are, nobody knows.
+                            self.cx.progress(self.totals.records, 0);
                         }
                     }
                 }
@@ -317,7 +293,7 @@ impl<O: Outlet> Ingestion<'_, O> {
                 "changed": change.changed,
                 "other": change.other,
             });
-            self.outlet.emit("tap.schema.changed", changed)?;
+            self.cx.emit("tap.schema.changed", changed)?;
             let written = schema.write(self.archive.dir(), &file);
             written.map_err(|source| IngestionError::Schema { stream: stream.to_owned(), source })?;
         }
@@ -328,7 +304,7 @@ impl<O: Outlet> Ingestion<'_, O> {
         self.archive.set_aside(line)?;
         *self.totals.set_aside.entry(reason).or_default() += 1;
         if self.totals.set_aside.values().sum::<u64>() <= NAMED {
-            self.outlet.emit("tap.set_aside", json!({"line": self.totals.messages, "reason": reason}))?;
+            self.cx.emit("tap.set_aside", json!({"line": self.totals.messages, "reason": reason}))?;
         }
         Ok(())
     }
@@ -336,13 +312,13 @@ impl<O: Outlet> Ingestion<'_, O> {
     fn tell_activations(&mut self) -> Result<(), IngestionError> {
         for activated in self.archive.take_activated() {
             let payload = json!({"stream": activated.stream, "version": activated.version, "retired_bytes": activated.retired});
-            self.outlet.emit("tap.version.activated", payload)?;
+            self.cx.emit("tap.version.activated", payload)?;
         }
         Ok(())
     }
 
     /// All is kept: tells of each stream, and of the whole.
-    fn complete(mut self) -> Result<Totals, IngestionError> {
+    fn complete(mut self) -> Result<(), IngestionError> {
         self.process.hear_last_words();
         let schemas = &self.schemas;
         let told = |stream: &&crate::stream::Stream| schemas.contains_key(&stream.name) || stream.counts.records > 0;
@@ -354,12 +330,12 @@ impl<O: Outlet> Ingestion<'_, O> {
             payload["waiting_versions"] = stream.waiting().into();
             self.totals.bytes += stream.counts.bytes;
             self.totals.streams += u64::from(stream.counts.records > 0);
-            self.outlet.emit("tap.stream.completed", payload)?;
+            self.cx.emit("tap.stream.completed", payload)?;
         }
         let mut payload = json!(self.totals);
         payload["tap"] = self.tap.clone().into();
-        self.outlet.emit("tap.completed", payload)?;
-        Ok(self.totals)
+        self.cx.emit("tap.completed", payload)?;
+        Ok(())
     }
 
     /// The run has failed: ends the tap, takes away what belongs to no state, and tells what is left. Why it failed is more
@@ -379,7 +355,7 @@ impl<O: Outlet> Ingestion<'_, O> {
             "kept_bytes": kept(|stream| stream.marked().1.bytes),
             "cut_bytes": cut.ok(),
         });
-        if let Err(error) = self.outlet.emit("tap.interrupted", payload) {
+        if let Err(error) = self.cx.emit("tap.interrupted", payload) {
             tracing::warn!(error = %error, "what is kept is not told");
         }
     }

@@ -20,14 +20,17 @@
 mod appender;
 mod archive;
 mod checkpoint;
-mod discover;
+mod discover_job;
 mod ingestion;
 mod message;
 mod name;
 mod output;
-mod run_tap;
 mod schema;
 mod stream;
 mod tap;
+mod tap_job;
 
-lorchestra_plugin_api::plugin! { package = "meltano-ingest", jobs = [discover::discover, run_tap::run_tap] }
+pub use discover_job::discover;
+pub use tap_job::run_tap;
+
+lorchestra_plugin_api::plugin! { package = "meltano-ingest", jobs = [discover, run_tap] }

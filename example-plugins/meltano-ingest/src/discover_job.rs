@@ -20,7 +20,7 @@ const MAX: usize = 256 << 20;
 /// Calls `TAP [ARG…] --config CONFIG --discover` and writes the catalog that it answers with, whole or not at all. The names of the
 /// streams are in the run's log: `lorchestra runs logs RUN`. For `run_tap --catalog`, after what is wanted of it was selected.
 #[job]
-pub(crate) fn discover(
+pub fn discover(
     cx: &JobContext,
     /// The tap: a program on PATH, or a path.
     tap: PathBuf,
@@ -101,7 +101,7 @@ fn run(call: &Call, name: Option<String>, out: Option<PathBuf>, idle: Duration, 
     for stream in streams {
         let name = ["tap_stream_id", "stream"].iter().find_map(|key| stream[key].as_str()).unwrap_or("(without a name)");
         // A log that is full keeps the catalog.
-        let _ = writeln!(log, "{}", name.escape_debug());
+        let _ = writeln!(log, "{}", name.replace(char::is_control, "?"));
     }
     let selected = streams.iter().filter(|stream| is_selected(stream)).count();
     let properties: usize = streams.iter().filter_map(|stream| stream["schema"]["properties"].as_object()).map(Map::len).sum();

@@ -15,7 +15,7 @@ use lorchestra_plugin_api::prelude::*;
 ///
 /// What the tap writes on its standard error is in the run's log: `lorchestra runs logs RUN`.
 #[job]
-pub(crate) fn run_tap(
+pub fn run_tap(
     cx: &JobContext,
     /// The tap: a program on PATH, or a path.
     tap: PathBuf,
@@ -38,7 +38,7 @@ pub(crate) fn run_tap(
     let request =
         Request { call: Call { program: tap, args: arg, config, catalog }, name, account, state, idle, data_dir: cx.data_dir()? };
     match ingestion::run(&request, cx) {
-        Ok(_totals) => Ok(()),
+        Ok(()) => Ok(()),
         // What would fail again is not worth a retry.
         Err(error) if error.is_permanent() => Err(error).permanent(),
         Err(error) => Err(error.into()),

@@ -1,0 +1,266 @@
+//! A line of canonizer's files as a document: what is shown of it, and what is searched. Talks to nobody.
+
+use crate::embedding::{Embedding, Vector};
+use lorchestra_plugin_api::chrono::{DateTime, SecondsFormat, Utc};
+use lorchestra_plugin_api::serde_json;
+use mail_parser::decoders::html::html_to_text;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// Bytes of a document's text that are indexed. Of longer ones the beginning is.
+pub(crate) const MAX_BODY: usize = 1 << 20;
+/// Bytes of the text that the vector is made of: more words say less of each.
+const VECTOR_BODY: usize = 16 << 10;
+
+/// What is kept of a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Document {
+    pub(crate) id: String,
+    /// `email` or `message`.
+    pub(crate) kind: &'static str,
+    /// RFC 3339 in UTC.
+    pub(crate) date: Option<String>,
+    /// Who it is from, as it is shown.
+    pub(crate) sender: String,
+    /// All whom it names, to be searched.
+    pub(crate) people: String,
+    /// The subject, or the channel.
+    pub(crate) title: String,
+    /// The text, and the names of what is attached.
+    pub(crate) body: String,
+    /// Whether the text was longer than [`MAX_BODY`].
+    pub(crate) is_cut: bool,
+}
+
+/// Why a line is no document. The texts are those of the `set_aside` counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    NotJson,
+    /// JSON, but neither an Email of canonizer's nor a message.
+    NotADocument,
+    /// Its id is empty.
+    NoId,
+}
+
+impl Fault {
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::NotJson => "not_json",
+            Self::NotADocument => "not_a_document",
+            Self::NoId => "no_id",
+        }
+    }
+}
+
+/// What is looked at of JMAP's Email.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Email {
+    id: String,
+    body_values: BTreeMap<String, BodyValue>,
+    #[serde(default)]
+    text_body: Vec<Part>,
+    sent_at: Option<DateTime<Utc>>,
+    received_at: Option<DateTime<Utc>>,
+    from: Option<Vec<Address>>,
+    to: Option<Vec<Address>>,
+    cc: Option<Vec<Address>>,
+    subject: Option<String>,
+    #[serde(default)]
+    attachments: Vec<Named>,
+}
+
+#[derive(Deserialize)]
+struct BodyValue {
+    value: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Part {
+    part_id: Option<String>,
+    #[serde(rename = "type", default)]
+    media_type: String,
+}
+
+#[derive(Deserialize)]
+struct Address {
+    name: Option<String>,
+    #[serde(default)]
+    email: String,
+}
+
+/// What is looked at of a message of a chat.
+#[derive(Deserialize)]
+struct Message {
+    id: String,
+    text: String,
+    sent_at: DateTime<Utc>,
+    channel: Named,
+    sender: Named,
+    #[serde(default)]
+    files: Vec<Named>,
+    #[serde(default)]
+    attachments: Vec<Named>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    id: Option<String>,
+    name: Option<String>,
+    title: Option<String>,
+    text: Option<String>,
+}
+
+impl Document {
+    /// Reads a line.
+    pub(crate) fn parse(line: &[u8]) -> Result<Self, Fault> {
+        let document = match serde_json::from_slice::<Email>(line) {
+            Ok(email) => Self::of_email(email),
+            Err(error) if !error.is_data() => return Err(Fault::NotJson),
+            Err(_) => Self::of_message(serde_json::from_slice(line).map_err(|_| Fault::NotADocument)?),
+        };
+        if document.id.is_empty() { Err(Fault::NoId) } else { Ok(document) }
+    }
+
+    fn of_email(mut email: Email) -> Self {
+        let mut body = String::new();
+        let mut is_cut = false;
+        for part in &email.text_body {
+            let Some(value) = part.part_id.as_ref().and_then(|id| email.body_values.remove(id)) else { continue };
+            let text = if part.media_type == "text/html" {
+                // Markup is longer than its text.
+                let html = &value.value[..value.value.floor_char_boundary(4 * MAX_BODY)];
+                html_to_text(html)
+            } else {
+                value.value
+            };
+            is_cut |= add(&mut body, &text);
+        }
+        for name in email.attachments.iter().filter_map(|attachment| attachment.name.as_ref()) {
+            is_cut |= add(&mut body, name);
+        }
+        let sender = email.from.as_ref().and_then(|from| from.first()).map(shown).unwrap_or_default();
+        let people = [&email.from, &email.to, &email.cc].into_iter().flatten().flatten();
+        Self {
+            id: email.id,
+            kind: "email",
+            date: email.sent_at.or(email.received_at).map(rfc3339),
+            sender,
+            people: people.map(shown).collect::<Vec<_>>().join("\n"),
+            title: email.subject.unwrap_or_default(),
+            body,
+            is_cut,
+        }
+    }
+
+    fn of_message(message: Message) -> Self {
+        let mut body = String::new();
+        let mut is_cut = add(&mut body, &message.text);
+        for named in message.files.iter().chain(&message.attachments) {
+            for text in [&named.name, &named.title, &named.text].into_iter().flatten() {
+                is_cut |= add(&mut body, text);
+            }
+        }
+        let sender = message.sender.name.or(message.sender.id).unwrap_or_default();
+        Self {
+            id: message.id,
+            kind: "message",
+            date: Some(rfc3339(message.sent_at)),
+            people: sender.clone(),
+            sender,
+            title: message.channel.name.or(message.channel.id).map(|name| format!("#{name}")).unwrap_or_default(),
+            body,
+            is_cut,
+        }
+    }
+
+    /// What it is compared by.
+    pub(crate) fn vector(&self) -> Vector {
+        let mut embedding = Embedding::default();
+        embedding.add(&self.title, 3.0);
+        embedding.add(&self.people, 0.5);
+        embedding.add(&self.body[..self.body.floor_char_boundary(VECTOR_BODY)], 1.0);
+        embedding.finish()
+    }
+}
+
+/// Adds a paragraph; answers whether it had to be cut.
+fn add(body: &mut String, text: &str) -> bool {
+    if !body.is_empty() {
+        body.push('\n');
+    }
+    let room = MAX_BODY.saturating_sub(body.len());
+    body.push_str(&text[..text.floor_char_boundary(room)]);
+    text.len() > room
+}
+
+fn shown(address: &Address) -> String {
+    match &address.name {
+        Some(name) if !name.is_empty() => format!("{name} <{}>", address.email),
+        _ => address.email.clone(),
+    }
+}
+
+fn rfc3339(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lorchestra_plugin_api::serde_json::json;
+
+    #[test]
+    fn an_email_and_a_message() {
+        let email = json!({
+            "id": "m1", "sentAt": "2024-01-01T12:00:00+02:00", "receivedAt": null, "subject": "Contract",
+            "from": [{"name": "Anna", "email": "a@example.org"}], "to": [{"name": null, "email": "b@example.org"}], "cc": null,
+            "textBody": [{"partId": "1", "type": "text/plain"}, {"partId": "2", "type": "text/html"}],
+            "bodyValues": {"1": {"value": "see below"}, "2": {"value": "<p>with <b>markup</b></p>"}, "3": {"value": "not shown"}},
+            "attachments": [{"name": "contract.pdf"}, {"name": null}], "sender": [{"name": "x", "email": "y"}],
+        });
+        let email = Document::parse(email.to_string().as_bytes()).unwrap();
+        assert_eq!(
+            (email.kind, email.date.as_deref(), &*email.sender),
+            ("email", Some("2024-01-01T10:00:00Z"), "Anna <a@example.org>")
+        );
+        assert_eq!((&*email.people, &*email.title), ("Anna <a@example.org>\nb@example.org", "Contract"));
+        assert!(
+            email.body.starts_with("see below\n") && email.body.contains("with markup") && email.body.ends_with("\ncontract.pdf")
+        );
+        assert!(!email.body.contains('<') && !email.body.contains("not shown") && !email.is_cut);
+
+        let message = json!({
+            "id": "slack:a:C1:1.0", "sent_at": "2024-01-01T12:00:00Z", "channel": {"id": "C1", "name": "general"},
+            "sender": {"id": "U1", "name": "bert", "is_bot": false}, "text": "hello", "files": [{"name": "plan.png"}],
+            "attachments": [{"title": "News", "text": "of today"}], "subtype": null,
+        });
+        let message = Document::parse(message.to_string().as_bytes()).unwrap();
+        assert_eq!((message.kind, &*message.sender, &*message.title), ("message", "bert", "#general"));
+        assert_eq!(message.body, "hello\nplan.png\nNews\nof today");
+    }
+
+    #[test]
+    fn what_is_no_document_has_its_reason() {
+        for (line, fault) in [
+            ("", Fault::NotJson),
+            ("{\"id\":", Fault::NotJson),
+            ("[]", Fault::NotADocument),
+            ("{\"id\":\"x\"}", Fault::NotADocument),
+            ("{\"id\":1,\"bodyValues\":{}}", Fault::NotADocument),
+            ("{\"id\":\"\",\"bodyValues\":{}}", Fault::NoId),
+        ] {
+            assert_eq!(Document::parse(line.as_bytes()), Err(fault), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_huge_text_is_cut_between_characters() {
+        let email = json!({
+            "id": "m1", "textBody": [{"partId": "1", "type": "text/plain"}], "bodyValues": {"1": {"value": "ä".repeat(MAX_BODY)}},
+        });
+        let email = Document::parse(email.to_string().as_bytes()).unwrap();
+        assert!(email.is_cut && email.body.len() == MAX_BODY);
+    }
+}

@@ -1,0 +1,146 @@
+//! What a search finds: both rankings made one, what is shown of each hit, and the file of the last search. Talks to
+//! [`index`](crate::index).
+
+use crate::embedding::Embedding;
+use crate::index::{Found, Index, IndexError};
+use crate::query::Query;
+use lorchestra_plugin_api::serde_json;
+use serde::Serialize;
+use std::collections::{BTreeMap, HashSet};
+use std::fs::{DirBuilder, File};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+/// Of each ranking so many are looked at, at least.
+const LOOKED_AT: usize = 100;
+/// The farthest that is called near: three times what two texts without anything in common have by chance.
+const NEAR: f64 = 0.15;
+/// Places of both rankings are added up as 1 / (60 + place), as it is usual: the first ten say about the same.
+const DAMPED: f64 = 60.0;
+/// Characters of a snippet.
+const SNIPPET: usize = 160;
+
+/// A hit. The field order is the order on the line.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Hit {
+    /// From 1.
+    pub(crate) rank: usize,
+    pub(crate) id: String,
+    pub(crate) kind: String,
+    pub(crate) date: Option<String>,
+    pub(crate) from: String,
+    pub(crate) title: String,
+    pub(crate) snippet: String,
+    /// The larger, the better; to be compared within one search only.
+    pub(crate) score: f64,
+    /// Its place by words.
+    pub(crate) text_rank: Option<usize>,
+    /// Its place by vectors.
+    pub(crate) vector_rank: Option<usize>,
+}
+
+/// The hits, best first, at most `limit`.
+pub(crate) fn find(index: &Index, query: &Query, text: &str, by: (bool, bool), limit: usize) -> Result<Vec<Hit>, IndexError> {
+    let looked_at = limit.max(LOOKED_AT);
+    let mut by_words = Vec::new();
+    if by.0 {
+        by_words = index.by_words(&query.all(), looked_at)?;
+        if by_words.len() < limit && query.len() > 1 {
+            // Behind those with all words those with some.
+            let known: HashSet<i64> = by_words.iter().map(|found| found.document).collect();
+            let some = index.by_words(&query.any(), looked_at)?;
+            by_words.extend(some.into_iter().filter(|found| !known.contains(&found.document)));
+        }
+    }
+    let mut by_vector = Vec::new();
+    if by.1 {
+        let mut embedding = Embedding::default();
+        embedding.add(text, 1.0);
+        by_vector = index.by_vector(&embedding.finish(), looked_at, NEAR)?;
+    }
+    let best = match by {
+        (true, false) => by_words.clone(),
+        (false, true) => by_vector.clone(),
+        _ => both(&by_words, &by_vector),
+    };
+    let place = |ranking: &[Found], document: i64| Some(ranking.iter().position(|found| found.document == document)? + 1);
+    let mut hits = Vec::new();
+    for (at, found) in best.into_iter().take(limit).enumerate() {
+        let shown = index.shown(found.document)?;
+        let text_rank = place(&by_words, found.document);
+        let snippet = match text_rank {
+            Some(_) => index.snippet(&query.any(), found.document)?,
+            None => None,
+        };
+        hits.push(Hit {
+            rank: at + 1,
+            id: shown.id,
+            kind: shown.kind,
+            date: shown.date,
+            from: one_line(&shown.sender),
+            title: one_line(&shown.title),
+            snippet: one_line(&snippet.filter(|snippet| !snippet.is_empty()).unwrap_or(shown.beginning)),
+            score: found.score,
+            text_rank,
+            vector_rank: place(&by_vector, found.document),
+        });
+    }
+    Ok(hits)
+}
+
+/// One ranking of two, by the places in them.
+fn both(by_words: &[Found], by_vector: &[Found]) -> Vec<Found> {
+    let mut scores: BTreeMap<i64, f64> = BTreeMap::new();
+    for ranking in [by_words, by_vector] {
+        for (at, found) in ranking.iter().enumerate() {
+            *scores.entry(found.document).or_default() += 1.0 / (DAMPED + at as f64 + 1.0);
+        }
+    }
+    let mut both: Vec<Found> = scores.into_iter().map(|(document, score)| Found { document, score }).collect();
+    // Stable: of equal ones the older document.
+    both.sort_by(|a, b| b.score.total_cmp(&a.score));
+    both
+}
+
+/// The words of a text on one line, and nothing that steers a terminal.
+fn one_line(text: &str) -> String {
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    let mut line = String::new();
+    for word in words {
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+        if line.len() > SNIPPET * 4 {
+            break;
+        }
+    }
+    line.chars().take(SNIPPET).collect()
+}
+
+/// Writes hits for people.
+pub(crate) fn print(hits: &[Hit], out: &mut impl Write) -> io::Result<()> {
+    for Hit { rank, id, date, from, title, snippet, score, .. } in hits {
+        let day = date.as_deref().and_then(|date| date.get(..10)).unwrap_or("no date   ");
+        writeln!(out, "{rank:>3}. {day}  {from}  {title}\n     {snippet}\n     score {score:.4}  {id}")?;
+    }
+    out.flush()
+}
+
+/// Leaves hits in `search/last.jsonl` (0600): all of them, or those of the search before.
+pub(crate) fn write(hits: &[Hit], data_dir: &Path) -> io::Result<PathBuf> {
+    let dir = data_dir.join("search");
+    DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+    let mut file = BufWriter::new(tempfile::Builder::new().prefix(".last.").tempfile_in(&dir)?);
+    for hit in hits {
+        serde_json::to_writer(&mut file, hit)?;
+        file.write_all(b"\n")?;
+    }
+    let file = file.into_inner().map_err(|e| e.into_error())?;
+    file.as_file().sync_all()?;
+    let path = dir.join("last.jsonl");
+    file.persist(&path).map_err(|e| e.error)?;
+    File::open(&dir)?.sync_all()?;
+    Ok(path)
+}

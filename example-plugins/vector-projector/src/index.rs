@@ -1,0 +1,397 @@
+//! `index.db`: documents, their words (FTS5) and their vectors, in SQLite. Owns the file; one run writes it at a time, under a lock,
+//! and any number search it meanwhile. Talks to the file system only.
+//!
+//! It is derived: what is lost with it is the time to make it again. So a commit need not survive power loss, only be whole.
+//!
+//! Vectors are compared one by one. A hundred thousand of them are 51 MB and some hundredths of a second, and no other structure has to
+//! be kept right when documents come and go.
+
+use crate::document::Document;
+use crate::embedding::{self, DIMENSION, Vector, cosine};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
+
+/// Grows with the tables.
+const LAYOUT: i64 = 1;
+
+const TABLES: &str = "
+    CREATE TABLE about (embedding TEXT NOT NULL);
+    CREATE TABLE sources (source INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE);
+    CREATE TABLE documents (
+        document INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        hash BLOB NOT NULL UNIQUE,
+        source INTEGER NOT NULL,
+        kind TEXT NOT NULL,
+        date TEXT,
+        sender TEXT NOT NULL,
+        people TEXT NOT NULL,
+        title TEXT NOT NULL,
+        body TEXT NOT NULL
+    );
+    CREATE TABLE vectors (document INTEGER PRIMARY KEY, vector BLOB NOT NULL);
+    CREATE VIRTUAL TABLE words USING fts5(
+        people, title, body, content = 'documents', content_rowid = 'document', tokenize = 'unicode61 remove_diacritics 2'
+    );
+    CREATE TRIGGER document_added AFTER INSERT ON documents BEGIN
+        INSERT INTO words (rowid, people, title, body) VALUES (new.document, new.people, new.title, new.body);
+    END;
+    CREATE TRIGGER document_removed AFTER DELETE ON documents BEGIN
+        INSERT INTO words (words, rowid, people, title, body) VALUES ('delete', old.document, old.people, old.title, old.body);
+        DELETE FROM vectors WHERE document = old.document;
+    END;
+    CREATE TRIGGER document_changed AFTER UPDATE ON documents BEGIN
+        INSERT INTO words (words, rowid, people, title, body) VALUES ('delete', old.document, old.people, old.title, old.body);
+        INSERT INTO words (rowid, people, title, body) VALUES (new.document, new.people, new.title, new.body);
+    END;
+";
+const NO_TABLES: &str = "
+    DROP TABLE IF EXISTS words; DROP TABLE IF EXISTS vectors; DROP TABLE IF EXISTS documents; DROP TABLE IF EXISTS sources;
+    DROP TABLE IF EXISTS about;
+";
+
+/// How much more a word says in the people, the title, the body.
+const WEIGHTS: &str = "2.0, 4.0, 1.0";
+
+/// Why the index cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum IndexError {
+    #[error("{}: another run is writing it; let that one end, then run this one again", .0.display())]
+    Busy(PathBuf),
+    #[error("there is no index yet; run vector-projector/index_documents first")]
+    Missing,
+    #[error("{}: is damaged, or no index; move it away and run vector-projector/index_documents, it is made anew", .path.display())]
+    Damaged { path: PathBuf, source: rusqlite::Error },
+    #[error("{}: was made by another version; run vector-projector/index_documents, it is made anew", .0.display())]
+    OtherVersion(PathBuf),
+    #[error("{}: {doing} failed", .path.display())]
+    Io { path: PathBuf, doing: &'static str, source: io::Error },
+    #[error("{}: {doing} failed; what was committed is whole, run the job again to go on", .path.display())]
+    Sql { path: PathBuf, doing: &'static str, source: rusqlite::Error },
+}
+
+impl IndexError {
+    /// Whether another attempt must end the same way.
+    pub(crate) fn is_permanent(&self) -> bool {
+        matches!(self, Self::Missing | Self::Damaged { .. } | Self::OtherVersion(_))
+    }
+}
+
+/// What a line is known by.
+pub(crate) type Hash = [u8; 32];
+
+/// The hash of a line.
+pub(crate) fn hash(line: &[u8]) -> Hash {
+    Sha256::digest(line).into()
+}
+
+/// A document that was found.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Found {
+    /// Its number in the index.
+    pub(crate) document: i64,
+    /// The larger, the better.
+    pub(crate) score: f64,
+}
+
+/// What is shown of a document.
+#[derive(Debug, Clone)]
+pub(crate) struct Shown {
+    pub(crate) id: String,
+    pub(crate) kind: String,
+    pub(crate) date: Option<String>,
+    pub(crate) sender: String,
+    pub(crate) title: String,
+    /// The beginning of its text.
+    pub(crate) beginning: String,
+}
+
+/// The index, open.
+pub(crate) struct Index {
+    path: PathBuf,
+    db: Connection,
+    sources: HashMap<PathBuf, i64>,
+    /// Whether an index of another version was thrown away.
+    pub(crate) is_anew: bool,
+    _lock: Option<File>,
+}
+
+impl Index {
+    /// The index of a directory, to be written; made if it is not there (0600).
+    pub(crate) fn to_write(dir: &Path) -> Result<Self, IndexError> {
+        let path = dir.join("index.db");
+        let lock = lock(&dir.join(".index.lock"), &path)?;
+        // SQLite would make it as the umask has it, and its companions as the file is.
+        let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        made.map_err(|source| IndexError::Io { path: path.clone(), doing: "making it", source })?;
+        let mut index = Self::connect(path, Some(lock))?;
+        let about = index.about()?;
+        if about.as_ref().is_none_or(|(layout, name)| (*layout, name.as_str()) != (LAYOUT, embedding::NAME)) {
+            index.is_anew = about.is_some_and(|(layout, _)| layout != 0);
+            let made = index.db.execute_batch(&format!(
+                "BEGIN IMMEDIATE; {NO_TABLES} {TABLES} INSERT INTO about VALUES ('{}'); PRAGMA user_version = {LAYOUT}; COMMIT;",
+                embedding::NAME
+            ));
+            made.map_err(|source| index.failed("making its tables", source))?;
+        }
+        Ok(index)
+    }
+
+    /// The index of a directory, to be searched.
+    pub(crate) fn to_search(dir: &Path) -> Result<Self, IndexError> {
+        let path = dir.join("index.db");
+        if !path.is_file() {
+            return Err(IndexError::Missing);
+        }
+        let index = Self::connect(path, None)?;
+        match index.about()? {
+            Some((LAYOUT, name)) if name == embedding::NAME => Ok(index),
+            // Made, and killed before the first tables were there.
+            Some((0, _)) | None => Err(IndexError::Missing),
+            Some(_) => Err(IndexError::OtherVersion(index.path)),
+        }
+    }
+
+    fn connect(path: PathBuf, lock: Option<File>) -> Result<Self, IndexError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let opened = Connection::open_with_flags(&path, flags);
+        let db = opened.map_err(|source| failed(&path, "opening it", source))?;
+        let set = db.busy_timeout(Duration::from_secs(60)).and_then(|()| {
+            db.set_prepared_statement_cache_capacity(32);
+            db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;")
+        });
+        set.map_err(|source| failed(&path, "opening it", source))?;
+        Ok(Self { path, db, sources: HashMap::new(), is_anew: false, _lock: lock })
+    }
+
+    /// Layout and embedding; a layout of 0 is an empty file.
+    fn about(&self) -> Result<Option<(i64, String)>, IndexError> {
+        let read = || -> rusqlite::Result<Option<(i64, String)>> {
+            let layout: i64 = self.db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+            if layout == 0 {
+                let tables: i64 = self.db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+                return Ok((tables == 0).then(|| (0, String::new())));
+            }
+            let name = self.db.query_row("SELECT embedding FROM about", [], |row| row.get(0)).optional()?;
+            Ok(Some((layout, name.unwrap_or_default())))
+        };
+        read().map_err(|source| self.failed("looking at it", source))
+    }
+
+    /// Begins a batch: all of it is written, or nothing.
+    pub(crate) fn begin(&self) -> Result<(), IndexError> {
+        self.db.execute_batch("BEGIN IMMEDIATE").map_err(|source| self.failed("writing", source))
+    }
+
+    /// Ends a batch.
+    pub(crate) fn commit(&self) -> Result<(), IndexError> {
+        self.db.execute_batch("COMMIT").map_err(|source| self.failed("writing", source))
+    }
+
+    /// The document that was made of this line.
+    pub(crate) fn of_line(&self, hash: &Hash) -> Result<Option<i64>, IndexError> {
+        self.number("SELECT document FROM documents WHERE hash = ?1", hash.as_slice())
+    }
+
+    /// The document of this id.
+    pub(crate) fn of_id(&self, id: &str) -> Result<Option<i64>, IndexError> {
+        self.number("SELECT document FROM documents WHERE id = ?1", id)
+    }
+
+    fn number(&self, sql: &str, key: impl rusqlite::ToSql) -> Result<Option<i64>, IndexError> {
+        let look = || self.db.prepare_cached(sql)?.query_row([key], |row| row.get(0)).optional();
+        look().map_err(|source| self.failed("reading", source))
+    }
+
+    /// Writes a document in the place of `old`, or a new one. Answers with its number.
+    pub(crate) fn put(&mut self, old: Option<i64>, document: &Document, hash: &Hash, source: &Path) -> Result<i64, IndexError> {
+        let source = self.source(source)?;
+        let vector = bytes(&document.vector());
+        let Document { id, kind, date, sender, people, title, body, .. } = document;
+        let put = || -> rusqlite::Result<i64> {
+            let number = match old {
+                Some(number) => {
+                    let sql = "UPDATE documents SET id = ?1, hash = ?2, source = ?3, kind = ?4, date = ?5, sender = ?6, people = ?7, \
+                               title = ?8, body = ?9 WHERE document = ?10";
+                    let mut update = self.db.prepare_cached(sql)?;
+                    update.execute(params![id, hash, source, kind, date, sender, people, title, body, number])?;
+                    number
+                }
+                None => {
+                    let sql = "INSERT INTO documents (id, hash, source, kind, date, sender, people, title, body) \
+                               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+                    let mut insert = self.db.prepare_cached(sql)?;
+                    insert.insert(params![id, hash, source, kind, date, sender, people, title, body])?
+                }
+            };
+            self.db.prepare_cached("REPLACE INTO vectors VALUES (?1, ?2)")?.execute(params![number, vector])?;
+            Ok(number)
+        };
+        put().map_err(|source| self.failed("writing", source))
+    }
+
+    fn source(&mut self, path: &Path) -> Result<i64, IndexError> {
+        if let Some(source) = self.sources.get(path) {
+            return Ok(*source);
+        }
+        let text = path.to_string_lossy();
+        let enter = || -> rusqlite::Result<i64> {
+            self.db.execute("INSERT INTO sources (path) VALUES (?1) ON CONFLICT DO NOTHING", [&text])?;
+            self.db.query_row("SELECT source FROM sources WHERE path = ?1", [&text], |row| row.get(0))
+        };
+        let source = enter().map_err(|source| self.failed("writing", source))?;
+        self.sources.insert(path.to_owned(), source);
+        Ok(source)
+    }
+
+    /// All documents of a source.
+    pub(crate) fn of_source(&self, path: &Path) -> Result<Vec<i64>, IndexError> {
+        let read = || -> rusqlite::Result<Vec<i64>> {
+            let sql = "SELECT document FROM documents JOIN sources USING (source) WHERE path = ?1";
+            self.db.prepare(sql)?.query_map([path.to_string_lossy()], |row| row.get(0))?.collect()
+        };
+        read().map_err(|source| self.failed("reading", source))
+    }
+
+    /// Takes documents out, in one transaction.
+    pub(crate) fn remove(&self, documents: &[i64]) -> Result<(), IndexError> {
+        self.begin()?;
+        let remove = || -> rusqlite::Result<()> {
+            let mut delete = self.db.prepare_cached("DELETE FROM documents WHERE document = ?1")?;
+            documents.iter().try_for_each(|document| delete.execute([document]).map(drop))
+        };
+        remove().map_err(|source| self.failed("removing", source))?;
+        self.commit()
+    }
+
+    /// How many documents there are.
+    pub(crate) fn len(&self) -> Result<u64, IndexError> {
+        let count = self.db.query_row("SELECT count(*) FROM documents", [], |row| row.get::<_, i64>(0));
+        count.map(i64::unsigned_abs).map_err(|source| self.failed("reading", source))
+    }
+
+    /// Bytes of the file, after what is beside it was put into it.
+    pub(crate) fn size(&self) -> Result<u64, IndexError> {
+        // Where somebody searches, a part of it stays outside: no error.
+        let folded = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        folded.map_err(|source| self.failed("writing", source))?;
+        let size = std::fs::metadata(&self.path).map(|metadata| metadata.len());
+        size.map_err(|source| IndexError::Io { path: self.path.clone(), doing: "looking at it", source })
+    }
+
+    /// The best by words, best first. `terms`: as FTS5 takes it.
+    pub(crate) fn by_words(&self, terms: &str, limit: usize) -> Result<Vec<Found>, IndexError> {
+        let sql = format!(
+            "SELECT rowid, -bm25(words, {WEIGHTS}) AS score FROM words WHERE words MATCH ?1 ORDER BY score DESC, rowid LIMIT ?2"
+        );
+        let read = || -> rusqlite::Result<Vec<Found>> {
+            let found = |row: &rusqlite::Row<'_>| Ok(Found { document: row.get(0)?, score: row.get(1)? });
+            self.db.prepare_cached(&sql)?.query_map(params![terms, as_limit(limit)], found)?.collect()
+        };
+        read().map_err(|source| self.failed("searching", source))
+    }
+
+    /// The nearest to a vector, nearest first; none that is farther than `least`.
+    pub(crate) fn by_vector(&self, wanted: &Vector, limit: usize, least: f64) -> Result<Vec<Found>, IndexError> {
+        let read = || -> rusqlite::Result<Vec<Found>> {
+            let mut select = self.db.prepare_cached("SELECT document, vector FROM vectors")?;
+            let mut rows = select.query([])?;
+            let mut found: Vec<Found> = Vec::new();
+            let mut least = least;
+            while let Some(row) = rows.next()? {
+                let Some(vector) = numbers(row.get_ref(1)?.as_blob().unwrap_or_default()) else { continue };
+                let score = f64::from(cosine(wanted, &vector));
+                if score < least {
+                    continue;
+                }
+                found.push(Found { document: row.get(0)?, score });
+                if found.len() >= limit.saturating_mul(4).max(64) {
+                    keep_best(&mut found, limit);
+                    least = found.last().map_or(least, |worst| worst.score);
+                }
+            }
+            keep_best(&mut found, limit);
+            Ok(found)
+        };
+        read().map_err(|source| self.failed("searching", source))
+    }
+
+    /// What is shown of a document.
+    pub(crate) fn shown(&self, document: i64) -> Result<Shown, IndexError> {
+        let read = || -> rusqlite::Result<Shown> {
+            let sql = "SELECT id, kind, date, sender, title, substr(body, 1, 400) FROM documents WHERE document = ?1";
+            self.db.prepare_cached(sql)?.query_row([document], |row| {
+                Ok(Shown {
+                    id: row.get(0)?,
+                    kind: row.get(1)?,
+                    date: row.get(2)?,
+                    sender: row.get(3)?,
+                    title: row.get(4)?,
+                    beginning: row.get(5)?,
+                })
+            })
+        };
+        read().map_err(|source| self.failed("reading", source))
+    }
+
+    /// The place in a document's text where the words are; `None` if they are not in it.
+    pub(crate) fn snippet(&self, terms: &str, document: i64) -> Result<Option<String>, IndexError> {
+        let sql = "SELECT snippet(words, 2, '', '', '…', 24) FROM words WHERE words MATCH ?1 AND rowid = ?2";
+        let read = || self.db.prepare_cached(sql)?.query_row(params![terms, document], |row| row.get(0)).optional();
+        read().map_err(|source| self.failed("searching", source))
+    }
+
+    fn failed(&self, doing: &'static str, source: rusqlite::Error) -> IndexError {
+        failed(&self.path, doing, source)
+    }
+}
+
+fn failed(path: &Path, doing: &'static str, source: rusqlite::Error) -> IndexError {
+    let path = path.to_owned();
+    match source.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => IndexError::Damaged { path, source },
+        _ => IndexError::Sql { path, doing, source },
+    }
+}
+
+fn keep_best(found: &mut Vec<Found>, limit: usize) {
+    found.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.document.cmp(&b.document)));
+    found.truncate(limit);
+}
+
+fn as_limit(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+fn bytes(vector: &Vector) -> Vec<u8> {
+    vector.iter().map(|number| number.cast_unsigned()).collect()
+}
+
+fn numbers(bytes: &[u8]) -> Option<Vector> {
+    let bytes: &[u8; DIMENSION] = bytes.try_into().ok()?;
+    Some(bytes.map(u8::cast_signed))
+}
+
+/// Waits a moment, not longer: a run that is just ending, or a process that was just started and still has our files open,
+/// gives the lock back at once; a run at work keeps it for long.
+fn lock(lock: &Path, index: &Path) -> Result<File, IndexError> {
+    let failed = |doing| move |source| IndexError::Io { path: lock.to_owned(), doing, source };
+    let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(lock);
+    let file = opened.map_err(failed("opening it"))?;
+    for wait in [0, 10, 40, 150, 300] {
+        sleep(Duration::from_millis(wait));
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(source)) => return Err(failed("locking it")(source)),
+        }
+    }
+    Err(IndexError::Busy(index.to_owned()))
+}

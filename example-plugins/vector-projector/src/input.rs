@@ -1,0 +1,161 @@
+//! What is read: the files, and their lines one at a time. Talks to the file system only.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+/// The longest line that is taken, in bytes: more than canonizer writes.
+pub(crate) const MAX_LINE: u64 = 128 << 20;
+
+/// The files of canonizer that are read where none are named.
+const DEFAULTS: [&str; 2] = ["email.jsonl", "message.jsonl"];
+
+/// Why there is nothing to read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InputError {
+    #[error("there is nothing to index in {}; run canonizer/canonicalize_email first, or give --input a file", .0.display())]
+    NothingCanonical(PathBuf),
+    #[error("{}: there is no such file; give --input a file of JSON Lines that canonizer wrote", .0.display())]
+    Missing(PathBuf),
+    #[error("{}: is no file; give --input files of JSON Lines that canonizer wrote", .0.display())]
+    Kind(PathBuf),
+    #[error("{}: cannot be opened; see that the user who runs the job may read it", .path.display())]
+    Denied { path: PathBuf, source: io::Error },
+    #[error("{}: reading failed; run the job again to go on", .path.display())]
+    Read { path: PathBuf, source: io::Error },
+}
+
+impl InputError {
+    /// Whether another attempt must end the same way.
+    pub(crate) fn is_permanent(&self) -> bool {
+        !matches!(self, Self::Read { .. })
+    }
+
+    fn at(path: &Path, error: io::Error) -> Self {
+        let path = path.to_owned();
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::Missing(path),
+            io::ErrorKind::PermissionDenied => Self::Denied { path, source: error },
+            _ => Self::Read { path, source: error },
+        }
+    }
+}
+
+/// The files to read, by their real paths, each once: those that are named, or what canonizer left.
+pub(crate) fn find(named: &[PathBuf], canonizer: &Path) -> Result<Vec<PathBuf>, InputError> {
+    let mut files = Vec::new();
+    if named.is_empty() {
+        files.extend(DEFAULTS.iter().map(|name| canonizer.join(name)).filter(|path| path.is_file()));
+        if files.is_empty() {
+            return Err(InputError::NothingCanonical(canonizer.to_owned()));
+        }
+    }
+    for path in named {
+        let kind = fs::metadata(path).map_err(|e| InputError::at(path, e))?.file_type();
+        if !kind.is_file() {
+            // A pipe would block for ever when nobody writes into it.
+            return Err(InputError::Kind(path.clone()));
+        }
+        files.push(path.clone());
+    }
+    let mut real = Vec::new();
+    for path in files {
+        let path = fs::canonicalize(&path).map_err(|e| InputError::at(&path, e))?;
+        if !real.contains(&path) {
+            real.push(path);
+        }
+    }
+    Ok(real)
+}
+
+/// The lines of a file, from the first. One is in memory at a time.
+pub(crate) struct Lines {
+    path: PathBuf,
+    reader: BufReader<File>,
+    /// Of the line that was read last, from 1.
+    pub(crate) number: u64,
+    /// Bytes of the file.
+    pub(crate) size: u64,
+    /// Bytes that were read.
+    pub(crate) at: u64,
+}
+
+/// What there is of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LineState {
+    Whole,
+    /// The file ends in it: its writer was killed, or is at work.
+    Torn,
+    /// Longer than [`MAX_LINE`]; none of it is in the buffer.
+    TooLong,
+}
+
+impl Lines {
+    /// The lines of the file of this path.
+    pub(crate) fn open(path: &Path) -> Result<Self, InputError> {
+        let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
+        let (size, file) = opened.map_err(|e| InputError::at(path, e))?;
+        Ok(Self { path: path.to_owned(), reader: BufReader::with_capacity(256 << 10, file), number: 0, size, at: 0 })
+    }
+
+    /// The next line: it replaces what is in `line`. `None` at the end.
+    pub(crate) fn next(&mut self, line: &mut Vec<u8>) -> Result<Option<LineState>, InputError> {
+        line.clear();
+        let failed = |source| InputError::Read { path: self.path.clone(), source };
+        let mut n = self.reader.by_ref().take(MAX_LINE + 1).read_until(b'\n', line).map_err(failed)? as u64;
+        if n == 0 {
+            return Ok(None);
+        }
+        let state = if line.ends_with(b"\n") {
+            line.pop();
+            LineState::Whole
+        } else if n <= MAX_LINE {
+            LineState::Torn
+        } else {
+            line.clear();
+            n += self.reader.skip_until(b'\n').map_err(failed)? as u64;
+            LineState::TooLong
+        };
+        self.number += 1;
+        self.at += n;
+        Ok(Some(state))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_canonizer_left_or_what_is_named_each_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = find(&[], dir.path()).unwrap_err();
+        assert!(error.is_permanent() && error.to_string().contains("run canonizer/canonicalize_email first"), "{error}");
+        for name in ["email.jsonl", "message.jsonl", "set_aside.jsonl"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        let names = |files: Vec<PathBuf>| -> Vec<_> { files.iter().map(|f| f.file_name().unwrap().to_owned()).collect() };
+        assert_eq!(names(find(&[], dir.path()).unwrap()), ["email.jsonl", "message.jsonl"]);
+        let twice = [dir.path().join("set_aside.jsonl"), dir.path().join("./set_aside.jsonl")];
+        assert_eq!(names(find(&twice, dir.path()).unwrap()), ["set_aside.jsonl"]);
+        for (path, text) in [(dir.path().join("no"), "no such file"), (dir.path().to_owned(), "is no file")] {
+            let error = find(&[path], dir.path()).unwrap_err();
+            assert!(error.is_permanent() && error.to_string().contains(text), "{error}");
+        }
+    }
+
+    #[test]
+    fn lines_with_a_torn_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        fs::write(&path, "one\n\nend").unwrap();
+        let mut lines = Lines::open(&path).unwrap();
+        let mut line = Vec::new();
+        let mut found = Vec::new();
+        while let Some(state) = lines.next(&mut line).unwrap() {
+            found.push((lines.number, state, lines.at, String::from_utf8(line.clone()).unwrap()));
+        }
+        let expected = [(1, LineState::Whole, 4, "one"), (2, LineState::Whole, 5, ""), (3, LineState::Torn, 8, "end")];
+        assert_eq!(found, expected.map(|(n, state, at, text)| (n, state, at, text.to_owned())));
+    }
+}

@@ -1,0 +1,138 @@
+//! Searches in a small index.
+
+use super::search;
+use crate::index_documents;
+use lorchestra_plugin_api::serde_json::{self, Value, json};
+use lorchestra_plugin_api::testing::{self, TempDir, Test};
+
+fn indexed(documents: &[(&str, &str, &str)]) -> TempDir {
+    let dir = TempDir::new();
+    let line = |(id, subject, text): &(&str, &str, &str)| {
+        let email = json!({
+            "id": id, "subject": subject, "sentAt": "2024-01-01T10:00:00Z",
+            "from": [{"name": "Anna Berg", "email": "anna@example.org"}], "to": [{"name": null, "email": "bert@example.org"}],
+            "textBody": [{"partId": "1", "type": "text/plain"}], "bodyValues": {"1": {"value": text}},
+        });
+        format!("{email}\n")
+    };
+    dir.write("canonizer/email.jsonl", documents.iter().map(line).collect::<String>());
+    testing::job::<index_documents>().package("vector-projector").data(&dir).run().assert_ok();
+    dir
+}
+
+fn job(dir: &TempDir, query: &str) -> Test {
+    testing::job::<search>().package("vector-projector").data(dir).param("query", query)
+}
+
+fn hits(dir: &TempDir) -> Vec<Value> {
+    dir.read("vector-projector/search/last.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[track_caller]
+fn found(dir: &TempDir, query: &str, mode: &str) -> Vec<String> {
+    let ran = job(dir, query).param("mode", mode).run();
+    let hits = hits(dir);
+    assert_eq!(ran.assert_ok().event("search.completed").payload["hits"], hits.len());
+    hits.iter().map(|hit| hit["id"].as_str().unwrap().to_owned()).collect()
+}
+
+const DOCUMENTS: [(&str, &str, &str); 5] = [
+    ("kitchen", "Invoice 17", "For the renovation of the kitchen, payable until the end of March."),
+    ("garden", "The garden", "Roses and an invoice for them."),
+    ("trip", "Holiday", "We go to Zürich by train, and see the invoice later."),
+    ("empty", "", ""),
+    ("steer", "\u{1b}[31mred\u{7}", "\u{1b}]0;title\u{7} escape\n\n\tsequences"),
+];
+
+#[test]
+fn words_rank_by_where_they_are_and_by_how_many() {
+    let dir = indexed(&DOCUMENTS);
+    assert_eq!(found(&dir, "invoice", "text")[0], "kitchen", "in the subject");
+    assert_eq!(found(&dir, "invoice kitchen", "text"), ["kitchen", "garden", "trip"], "all words, then some");
+    assert_eq!(found(&dir, "zurich", "text"), ["trip"], "without its diaeresis");
+    assert_eq!(found(&dir, "reno*", "text"), ["kitchen"]);
+    assert_eq!(found(&dir, "\"end of march\"", "text"), ["kitchen"]);
+    assert!(found(&dir, "\"march of end\"", "text").is_empty());
+    assert_eq!(found(&dir, "bert@example.org", "text").len(), 5);
+    let ran = job(&dir, "invoice").param("mode", "text").param("limit", 1).run();
+    assert_eq!(ran.assert_ok().event("search.completed").payload["hits"], 1);
+    let hit = &hits(&dir)[0];
+    assert_eq!((&hit["rank"], &hit["text_rank"], &hit["vector_rank"]), (&json!(1), &json!(1), &json!(null)));
+    assert_eq!((&hit["from"], &hit["date"]), (&json!("Anna Berg <anna@example.org>"), &json!("2024-01-01T10:00:00Z")));
+}
+
+#[test]
+fn vectors_find_what_is_misspelt() {
+    let dir = indexed(&DOCUMENTS);
+    assert!(found(&dir, "invioce kitchn renovaton", "text").is_empty());
+    assert_eq!(found(&dir, "invioce kitchn renovaton", "vector").first().map(String::as_str), Some("kitchen"));
+    assert_eq!(found(&dir, "kitchen renovaton", "both")[0], "kitchen");
+    let hit = &hits(&dir)[0];
+    assert_eq!((&hit["text_rank"], &hit["vector_rank"]), (&json!(1), &json!(1)));
+    assert!(found(&dir, "qqqq wwww", "both").is_empty());
+}
+
+#[test]
+fn no_query_is_an_error_of_syntax() {
+    let dir = indexed(&DOCUMENTS);
+    for query in [
+        "AND",
+        "OR OR",
+        "NEAR(",
+        "a NOT",
+        "(",
+        "x)",
+        "title:invoice",
+        "^invoice",
+        "invoice*",
+        "-invoice",
+        "+a + b",
+        "\"",
+        "\"\"a",
+        "a\"b",
+        "'a'",
+        "{people title}: a",
+        "a AND AND b",
+        "ü*",
+        "日本",
+        "😀 a",
+        "%_",
+        "a;b--c",
+        "\\",
+    ] {
+        for mode in ["text", "vector", "both"] {
+            let ran = job(&dir, query).param("mode", mode).run();
+            match ran.error() {
+                None => {}
+                Some(error) => assert!(error.contains("there is no word in the query"), "{query}: {error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_searched_is_told() {
+    let dir = TempDir::new();
+    job(&dir, "x").run().assert_permanent("there is no index yet; run vector-projector/index_documents first");
+    let dir = indexed(&DOCUMENTS);
+    for query in ["", "  ", "***", "\"\""] {
+        job(&dir, query).run().assert_permanent("there is no word in the query");
+    }
+    job(&dir, "x").param("limit", 0).run().assert_permanent("--limit 0 is not between 1 and 1000");
+}
+
+#[test]
+fn nothing_personal_is_in_the_event_and_nothing_steers_a_terminal() {
+    let dir = indexed(&DOCUMENTS);
+    let ran = job(&dir, "escape sequences").run();
+    let payload = ran.assert_ok().event("search.completed").payload.to_string();
+    assert!(!payload.contains("escape") && !payload.contains("anna"), "{payload}");
+    let hit = &hits(&dir)[0];
+    assert_eq!(
+        (&hit["id"], &hit["title"], &hit["snippet"]),
+        (&json!("steer"), &json!("[31mred"), &json!("]0;title escape sequences"))
+    );
+    let mut out = Vec::new();
+    crate::hits::print(&[], &mut out).unwrap();
+    assert!(out.is_empty());
+}

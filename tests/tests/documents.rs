@@ -1,0 +1,185 @@
+//! The package `vector-projector`, end to end: the sample mailbox through ingester, canonizer, index and search; kills and full disks.
+
+use lorchestra_tests::small_disk::SmallDisks;
+use lorchestra_tests::{Event, Fixture, Sandbox, built, eventually};
+use rusqlite::Connection;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+
+const INDEX: [&str; 3] = ["run-job", "vector-projector", "index_documents"];
+
+fn sandbox() -> Sandbox {
+    Sandbox::with(&[Fixture::Ingester, Fixture::Canonizer, Fixture::VectorProjector])
+}
+
+/// The payload of the only event of this type in the newest run, after looking at its end.
+#[track_caller]
+fn told(sandbox: &Sandbox, event_type: &str) -> Value {
+    let events = sandbox.whole_events_of(&sandbox.runs()[0]);
+    let mut told = events.iter().filter(|event| event.event_type() == event_type).map(Event::payload);
+    let payload = told.next().unwrap_or_else(|| panic!("no {event_type} in {events:?}")).clone();
+    assert!(told.next().is_none());
+    payload
+}
+
+fn hits(sandbox: &Sandbox) -> Vec<Value> {
+    let text = fs::read_to_string(sandbox.data().join("vector-projector/search/last.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// As canonizer writes them, each of about a kilobyte.
+fn emails(path: &Path, count: u32) {
+    let mut text = String::new();
+    for n in 0..count {
+        let email = json!({
+            "id": format!("m{n}"), "subject": format!("Number {n}"), "sentAt": "2024-01-01T10:00:00Z", "from": [{"name": null, "email": "a@example.org"}],
+            "textBody": [{"partId": "1", "type": "text/plain"}], "bodyValues": {"1": {"value": format!("word{} {}", n % 97, "filler text ".repeat(80))}},
+        });
+        text.push_str(&format!("{email}\n"));
+    }
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+/// How many documents there are, after looking that documents, words and vectors agree.
+fn documents(index: &Path) -> u64 {
+    let db = Connection::open(index).unwrap();
+    db.execute_batch("INSERT INTO words (words, rank) VALUES ('integrity-check', 1)").unwrap();
+    assert_eq!(db.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0)).unwrap(), "ok");
+    let count = |table: &str| db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(count("documents"), count("vectors"));
+    count("documents").unsigned_abs()
+}
+
+#[test]
+fn the_sample_mailbox_is_found_by_words_and_by_likeness() {
+    let sandbox = sandbox();
+    let ended = sandbox.lorchestra(&INDEX).exits(1);
+    assert!(ended.err().contains("run canonizer/canonicalize_email first"), "{}", ended.shown());
+    let ended = sandbox.lorchestra(&["run-job", "vector-projector", "search", "--query", "x"]).exits(1);
+    assert!(ended.err().contains("there is no index yet; run vector-projector/index_documents first"), "{}", ended.shown());
+
+    let source = built::workspace().join("example-plugins/ingester/sample/takeout.mbox").display().to_string();
+    sandbox.lorchestra(&["run-job", "ingester", "extract_gmail", "--source", &source]).exits(0);
+    sandbox.lorchestra(&["run-job", "canonizer", "canonicalize_email"]).exits(0);
+    sandbox.lorchestra(&INDEX).exits(0);
+    let counts = told(&sandbox, "index.completed");
+    assert_eq!((&counts["read"], &counts["added"], &counts["documents"]), (&json!(34), &json!(34), &json!(34)));
+    assert_eq!(counts["set_aside"], json!({}));
+
+    let search = |query: &str, mode: &str| {
+        sandbox.lorchestra(&["run-job", "vector-projector", "search", "--query", query, "--mode", mode]).exits(0);
+        let completed = told(&sandbox, "search.completed");
+        let hits = hits(&sandbox);
+        assert_eq!(completed["hits"], hits.len());
+        let log = sandbox.lorchestra(&["runs", "logs", sandbox.runs()[0].id()]).exits(0);
+        for hit in &hits {
+            assert!(log.out().contains(hit["id"].as_str().unwrap()), "{}", log.shown());
+        }
+        hits
+    };
+    // The name of what is attached.
+    let by_words = search("vertrag", "both");
+    assert_eq!((&by_words[0]["title"], &by_words[0]["text_rank"]), (&json!("The contract"), &json!(1)));
+    assert!(by_words[0]["snippet"].as_str().unwrap().contains("Vertrag"), "{by_words:?}");
+    assert!(search("signd contrakt", "text").is_empty());
+    assert_eq!(search("signd contrakt", "both")[0]["title"], "The contract");
+    assert!(search("qqqqqqqq", "both").is_empty());
+
+    // All over again: nothing is written.
+    sandbox.lorchestra(&["run-job", "canonizer", "canonicalize_email"]).exits(0);
+    sandbox.lorchestra(&INDEX).exits(0);
+    let again = told(&sandbox, "index.completed");
+    assert_eq!((&again["unchanged"], &again["added"], &again["removed"]), (&json!(34), &json!(0), &json!(0)));
+}
+
+#[test]
+fn a_run_that_is_killed_half_way_is_completed_by_the_next() {
+    let sandbox = sandbox();
+    let input = sandbox.data().join("canonizer/email.jsonl");
+    emails(&input, 6000);
+    let index = sandbox.data().join("vector-projector/index.db");
+    for at_least in [1, 2500] {
+        let mut running = sandbox.start(&INDEX);
+        eventually("some of it is there", || {
+            let count = || -> rusqlite::Result<i64> {
+                Connection::open(&index)?.query_row("SELECT count(*) FROM documents", [], |row| row.get(0))
+            };
+            index.exists() && count().is_ok_and(|count| count >= at_least)
+        });
+        let worker = running.children();
+        running.signal(Signal::KILL);
+        eventually("all of it is gone", || {
+            running.has_ended() && !worker.iter().any(|&pid| lorchestra_tests::processes::is_alive(pid))
+        });
+        let left = documents(&index);
+        assert!((1..6000).contains(&left) && left.is_multiple_of(500), "whole batches, and it was not done: {left}");
+    }
+    sandbox.lorchestra(&INDEX).exits(0);
+    assert_eq!(documents(&index), 6000);
+    let counts = told(&sandbox, "index.completed");
+    assert_eq!(counts["unchanged"].as_u64().unwrap() + counts["added"].as_u64().unwrap(), 6000);
+    assert!(counts["unchanged"].as_u64().unwrap() >= 2500, "what was there was not made again: {counts}");
+}
+
+#[test]
+fn a_full_disk_leaves_whole_documents() {
+    let sandbox = sandbox();
+    let input = sandbox.path("email.jsonl");
+    emails(&input, 4000);
+    let data = sandbox.data();
+    let Some(disks) = SmallDisks::mount(&sandbox, &[(data.clone(), 6000)]) else { return };
+    let named = input.display().to_string();
+    let args = [&INDEX[..], &["--input", &named]].concat();
+    let ended = disks.start(&sandbox, &args).wait().exits(1);
+    assert!(ended.err().contains("index.db: writing failed") && ended.err().contains("full"), "{}", ended.shown());
+    disks.remount(&data, "size=64m");
+    disks.start(&sandbox, &args).wait().exits(0);
+    // SQLite opens no file by a path through another process.
+    let copy = sandbox.path("copy.db");
+    fs::copy(disks.path(&data.join("vector-projector/index.db")), &copy).unwrap();
+    assert_eq!(documents(&copy), 4000);
+}
+
+#[test]
+fn what_is_no_input_is_told() {
+    let sandbox = sandbox();
+    fs::write(sandbox.path("x.jsonl"), "no json\n{}\n").unwrap();
+    for (input, says) in [
+        ("nowhere.jsonl", "there is no such file"),
+        (".", "is no file"),
+        ("x.jsonl", "none of the 2 lines is a document (not_a_document: 1, not_json: 1)"),
+    ] {
+        let ended = sandbox.lorchestra(&[&INDEX[..], &["--input", input]].concat()).exits(1);
+        assert!(ended.err().contains(says), "{}", ended.shown());
+    }
+    let damaged = sandbox.data().join("vector-projector/index.db");
+    fs::write(&damaged, "x".repeat(9000)).unwrap();
+    emails(&sandbox.path("y.jsonl"), 1);
+    let ended = sandbox.lorchestra(&[&INDEX[..], &["--input", "y.jsonl"]].concat()).exits(1);
+    assert!(ended.err().contains("is damaged, or no index; move it away"), "{}", ended.shown());
+}
+
+#[test]
+fn messages_of_a_chat_are_found_beside_mail() {
+    let sandbox = sandbox();
+    let sample = built::workspace().join("example-plugins/canonizer/sample/slack.jsonl").display().to_string();
+    sandbox.lorchestra(&["run-job", "canonizer", "canonicalize_message", "--input", &sample]).exits(0);
+    emails(&sandbox.data().join("canonizer/email.jsonl"), 3);
+    sandbox.lorchestra(&INDEX).exits(0);
+    let counts = told(&sandbox, "index.completed");
+    assert_eq!((&counts["added"], &counts["set_aside"]), (&json!(14 + 3), &json!({})));
+    let text = fs::read_to_string(sandbox.data().join("canonizer/message.jsonl")).unwrap();
+    for message in text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+        // What a person would remember of it.
+        let words: Vec<&str> = message["text"].as_str().unwrap().split_whitespace().take(6).collect();
+        if words.len() < 3 {
+            continue;
+        }
+        sandbox.lorchestra(&["run-job", "vector-projector", "search", "--query", &words.join(" ")]).exits(0);
+        let found = hits(&sandbox);
+        assert!(found.iter().any(|hit| hit["id"] == message["id"] && hit["kind"] == "message"), "{words:?}: {found:?}");
+    }
+}

@@ -1,0 +1,141 @@
+//! `index_documents` and `search` of vector-projector, on documents that are made here: documents a second, what a second run costs, the
+//! latency of searches, and how all of it grows.
+
+use super::Site;
+use super::timing::{Median, met};
+use crate::{Result, cargo, plugins};
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Instant;
+
+const SIZES: [u32; 3] = [1_000, 10_000, 100_000];
+/// Words that texts are made of.
+const VOCABULARY: u64 = 20_000;
+const WORDS: u64 = 150;
+/// Searches of each mode.
+const SEARCHES: u64 = 15;
+/// Time a document, of the most to the fewest: more would not be linear.
+const LINEAR: f64 = 2.0;
+
+pub(super) fn run(site: &Site) -> Result<String> {
+    plugins::install(&site.target.join("libvector_projector.so"), &site.sandbox.plugins())?;
+    let data = site.sandbox.home().join(".local/share/lorchestra/data");
+    let input = data.join("canonizer/email.jsonl");
+    std::fs::create_dir_all(data.join("canonizer"))?;
+    let mut table = String::from(
+        "| documents | MB | documents/s, new | documents/s, unchanged | 1 % changed, s | index, bytes a document | `search`: text, ms | vector, ms | both, ms | \
+         `run-job search`, whole, ms |\n| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    );
+    let mut each = Vec::new();
+    for size in SIZES {
+        let megabytes = write_documents(&input, size, None)? as f64 / 1e6;
+        let index = data.join("vector-projector");
+        if index.exists() {
+            std::fs::remove_dir_all(&index)?;
+        }
+        let (new, counts) = index_once(site)?;
+        expect(&counts, "added", size)?;
+        let (same, counts) = index_once(site)?;
+        expect(&counts, "unchanged", size)?;
+        write_documents(&input, size, Some(100))?;
+        let (changed, counts) = index_once(site)?;
+        expect(&counts, "changed", size / 100)?;
+        let bytes = counts["index_bytes"].as_f64().ok_or("no size of the index")? / f64::from(size);
+        let mut searches = Vec::new();
+        let mut whole = Vec::new();
+        for mode in ["text", "vector", "both"] {
+            let mut times = Vec::new();
+            for n in 0..SEARCHES {
+                let query = format!("{} {}", word(n * 31 + 400), word(n * 57 + 2000));
+                let start = Instant::now();
+                let arguments = ["run-job", "-q", "vector-projector", "search", "--query", &query, "--mode", mode];
+                cargo::run(site.sandbox.lorchestra(&arguments).stdin(Stdio::null()))?;
+                whole.push(start.elapsed().as_secs_f64() * 1e6);
+                times.push(told(site, "search.completed")?["search_us"].as_f64().ok_or("no time of the search")?);
+            }
+            searches.push(Median::of(&times).in_thousands());
+        }
+        each.push(new / f64::from(size));
+        table.push_str(&format!(
+            "\n| {size} | {megabytes:.1} | {:.0} | {:.0} | {changed:.2} | {bytes:.0} | {} | {} |",
+            f64::from(size) / new,
+            f64::from(size) / same,
+            searches.join(" | "),
+            Median::of(&whole).in_thousands(),
+        ));
+    }
+    let growth = each[each.len() - 1] / each[0];
+    table.push_str(&format!(
+        "\n\nTime a new document, of {} to {}: {growth:.2}× (linear: at most {LINEAR}) {}",
+        SIZES[SIZES.len() - 1],
+        SIZES[0],
+        met(growth <= LINEAR)
+    ));
+    Ok(table)
+}
+
+/// Seconds of a whole `run-job`, and what the run told.
+fn index_once(site: &Site) -> Result<(f64, Value)> {
+    let start = Instant::now();
+    cargo::run(site.sandbox.lorchestra(&["run-job", "-q", "vector-projector", "index_documents"]).stdin(Stdio::null()))?;
+    let took = start.elapsed().as_secs_f64();
+    Ok((took, told(site, "index.completed")?))
+}
+
+/// The payload of the newest event of this type.
+fn told(site: &Site, event_type: &str) -> Result<Value> {
+    let output = site.sandbox.lorchestra(&["events", "list", "--type", event_type, "--json", "--payload"]).output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let newest: Value = serde_json::from_str(text.lines().last().ok_or_else(|| format!("no {event_type}"))?)?;
+    Ok(newest["payload"].clone())
+}
+
+fn expect(counts: &Value, key: &str, wanted: u32) -> Result {
+    if counts[key] == wanted { Ok(()) } else { Err(format!("{wanted} should be {key}: {counts}").into()) }
+}
+
+/// Emails as canonizer writes them, as far as they are read; each `changed`th has another text than without. Answers with the bytes.
+fn write_documents(path: &Path, count: u32, changed: Option<u32>) -> Result<u64> {
+    let mut out = BufWriter::new(File::create(path)?);
+    let mut random = 1u64;
+    let mut next = |below: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % below
+    };
+    for n in 0..count {
+        let mut text = String::new();
+        for _ in 0..WORDS {
+            // The product of two: few words are frequent, as in any language.
+            let at = next(VOCABULARY) * next(VOCABULARY) / VOCABULARY;
+            text.push_str(&word(at));
+            text.push(' ');
+        }
+        if changed.is_some_and(|changed| n.is_multiple_of(changed)) {
+            text.push_str("changed");
+        }
+        let sender = json!([{"name": format!("Person {}", n % 500), "email": format!("person{}@example.org", n % 500)}]);
+        let email = json!({
+            "id": format!("m{n}"), "subject": format!("{} {}", word(next(VOCABULARY)), word(next(VOCABULARY))), "from": sender,
+            "sentAt": "2024-01-01T10:00:00Z", "textBody": [{"partId": "1", "type": "text/plain"}], "bodyValues": {"1": {"value": text}},
+        });
+        writeln!(out, "{email}")?;
+    }
+    out.flush()?;
+    Ok(std::fs::metadata(path)?.len())
+}
+
+/// A word of its own for each number, of two to five syllables.
+fn word(number: u64) -> String {
+    const SYLLABLES: [&str; 16] =
+        ["ba", "ke", "li", "mo", "nu", "ras", "tel", "vin", "dor", "gup", "sha", "fre", "hil", "jo", "wen", "zar"];
+    let mut rest = number + 16;
+    let mut word = String::new();
+    while rest > 0 {
+        word.push_str(SYLLABLES[usize::try_from(rest % 16).unwrap_or(0)]);
+        rest /= 16;
+    }
+    word
+}
