@@ -1,4 +1,4 @@
-//! One line of ingester's `slack/*.jsonl`, read back: a message as Slack's Web API or an export has it, and where it was found.
+//! One line of ingester's `slack/*.jsonl`, read back: a message as Slack's Web API or an export has it, and what was known around it.
 //! What is done here is what depends on Slack's ways: what was changed or deleted, when, and whether it is spoken or noted.
 //! [`mrkdwn`] reads the text. Talks to nobody.
 
@@ -9,18 +9,21 @@ use serde::Deserialize;
 
 pub(crate) mod mrkdwn;
 
-/// A message and where it was found.
+/// A message and what ingester knew around it.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Line {
-    pub(crate) account: String,
-    pub(crate) channel: Named,
-    /// Who wrote it, if ingester could tell.
-    pub(crate) user: Option<Named>,
-    pub(crate) message: Raw,
+struct Line {
+    account: String,
+    channel_id: String,
+    /// Without `#`; of a conversation between people its id.
+    channel: Option<String>,
+    /// Id of who wrote it, a person or a bot.
+    user: Option<String>,
+    user_name: Option<String>,
+    message: Raw,
 }
 
 /// An id and what it is called.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug)]
 pub(crate) struct Named {
     pub(crate) id: String,
     pub(crate) name: Option<String>,
@@ -203,10 +206,12 @@ impl Post {
     }
 
     fn of(line: Line) -> Option<Self> {
-        let Line { account, channel, user, message } = line;
-        if account.is_empty() || channel.id.is_empty() {
+        let Line { account, channel_id, channel, user, user_name, message } = line;
+        if account.is_empty() || channel_id.is_empty() {
             return None;
         }
+        let channel = Named { name: channel.filter(|name| !name.is_empty() && *name != channel_id), id: channel_id };
+        let user = user.filter(|id| !id.is_empty()).map(|id| Named { id, name: user_name });
         let (raw, ts, mut deleted) = current(message)?;
         let ts = Ts::parse(&ts)?;
         // What stands in the place of a deleted message that has replies.
