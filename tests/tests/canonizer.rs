@@ -85,7 +85,7 @@ fn line(job: &Job, n: usize) -> String {
         }
         _ => {
             let message = format!(r#"{{"ts":"{}.000100","text":"number {n}"}}"#, 1_704_100_000 + n);
-            format!("{{\"account\":\"demo\",\"channel_id\":\"C1\",\"message\":{message}}}\n")
+            format!("{{\"account\":\"demo\",\"channel\":{{\"id\":\"C1\"}},\"message\":{message}}}\n")
         }
     }
 }

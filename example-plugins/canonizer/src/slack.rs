@@ -13,17 +13,15 @@ pub(crate) mod mrkdwn;
 #[derive(Debug, Deserialize)]
 struct Line {
     account: String,
-    channel_id: String,
-    /// Without `#`; of a conversation between people its id.
-    channel: Option<String>,
-    /// Id of who wrote it, a person or a bot.
-    user: Option<String>,
-    user_name: Option<String>,
+    /// Its name without `#`; of a conversation between people its id.
+    channel: Named,
+    /// Who wrote it, a person or a bot.
+    user: Option<Named>,
     message: Raw,
 }
 
 /// An id and what it is called.
-#[derive(Debug)]
+#[derive(Debug, Deserialize)]
 pub(crate) struct Named {
     pub(crate) id: String,
     pub(crate) name: Option<String>,
@@ -206,12 +204,12 @@ impl Post {
     }
 
     fn of(line: Line) -> Option<Self> {
-        let Line { account, channel_id, channel, user, user_name, message } = line;
-        if account.is_empty() || channel_id.is_empty() {
+        let Line { account, channel: Named { id, name }, user, message } = line;
+        if account.is_empty() || id.is_empty() {
             return None;
         }
-        let channel = Named { name: channel.filter(|name| !name.is_empty() && *name != channel_id), id: channel_id };
-        let user = user.filter(|id| !id.is_empty()).map(|id| Named { id, name: user_name });
+        let channel = Named { name: name.filter(|name| !name.is_empty() && *name != id), id };
+        let user = user.filter(|user| !user.id.is_empty());
         let (raw, ts, mut deleted) = current(message)?;
         let ts = Ts::parse(&ts)?;
         // What stands in the place of a deleted message that has replies.

@@ -34,7 +34,7 @@ fn message(line: &Value) -> Value {
 }
 
 fn line(message: &Value) -> Value {
-    json!({"account": "demo", "channel_id": "C1", "channel": "C1", "message": message})
+    json!({"account": "demo", "channel": {"id": "C1", "name": "C1"}, "message": message})
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn senders() {
     let ts = "1704100000.000200";
     let sender = |message: Value, user: Option<(&str, &str)>| {
         let mut line = line(&message);
-        (line["user"], line["user_name"]) = (json!(user.map(|user| user.0)), json!(user.map(|user| user.1)));
+        line["user"] = json!(user.map(|(id, name)| json!({"id": id, "name": name})));
         let sender = self::message(&line)["sender"].clone();
         (sender["id"].clone(), sender["name"].clone(), sender["is_bot"] == true)
     };

@@ -5,8 +5,8 @@ use lorchestra_plugin_api::serde_json::json;
 
 fn post(message: &Value) -> Result<Post, RecordFault> {
     let line = json!({
-        "sha256": "x", "channel_id": "C1", "channel": "general", "user": null, "user_name": null, "ts": "1", "date": "x",
-        "thread_ts": null, "account": "demo", "message": message,
+        "sha256": "x", "account": "demo", "channel": {"id": "C1", "name": "general"}, "user": null, "ts": "1", "date": "x",
+        "thread_ts": null, "message": message,
     });
     Post::parse(line.to_string().as_bytes())
 }
@@ -37,7 +37,7 @@ fn times_are_exact() {
 
 #[test]
 fn what_is_no_message_has_its_reason() {
-    let good = json!({"account": "a", "channel_id": "C1", "message": {"ts": "1704100000.000200"}});
+    let good = json!({"account": "a", "channel": {"id": "C1"}, "message": {"ts": "1704100000.000200"}});
     assert!(Post::parse(good.to_string().as_bytes()).is_ok(), "nothing else is needed");
     let without = |path: &str, value: Value| {
         let mut line = good.clone();
@@ -50,8 +50,8 @@ fn what_is_no_message_has_its_reason() {
         ("[1]".into(), RecordFault::NotARecord),
         ("{}".into(), RecordFault::NotARecord),
         (without("/account", json!("")), RecordFault::NotARecord),
-        (without("/channel_id", Value::Null), RecordFault::NotARecord),
-        (without("/channel_id", json!("")), RecordFault::NotARecord),
+        (without("/channel", Value::Null), RecordFault::NotARecord),
+        (without("/channel/id", json!("")), RecordFault::NotARecord),
         (without("/message", json!({"type": "message"})), RecordFault::NotARecord),
         (without("/message/ts", json!("yesterday")), RecordFault::NotARecord),
         (without("/message/ts", json!(1_704_100_000)), RecordFault::NotARecord),
