@@ -44,9 +44,17 @@ pub(crate) fn line(command: &Command) -> String {
     let mut line = shown(command.get_program());
     for arg in command.get_args() {
         line.push(' ');
-        line.push_str(&arg.to_string_lossy());
+        line.push_str(&quoted(&arg.to_string_lossy()));
     }
     line
+}
+
+fn quoted(arg: &str) -> String {
+    match arg {
+        _ if arg.contains('"') => format!("'{arg}'"),
+        _ if arg.contains(' ') => format!("\"{arg}\""),
+        _ => arg.to_owned(),
+    }
 }
 
 fn shown(program: &OsStr) -> String {

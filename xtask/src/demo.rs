@@ -1,24 +1,31 @@
-//! `cargo xtask demo`: the whole way from two libraries to events, in a sandbox, each command shown as a person would type it.
+//! `cargo xtask demo`: the whole way from libraries to events, in a sandbox, each command shown as a person would type it. With
+//! `--pipeline` the way goes on, to an index and a search in it ([`pipeline`]).
 //!
 //! Ends with an error when a command fails, or when the counts are not those of the sample mailbox: the same number of messages
 //! must come out of the second package as went into it from the first.
 
+mod pipeline;
+
 use crate::sandbox::Sandbox;
 use crate::{Result, cargo};
 use serde_json::Value;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const MAILBOX: &str = "example-plugins/ingester/sample/takeout.mbox";
 /// Messages in it that are neither empty nor a second copy of another.
 const MESSAGES: u64 = 34;
 
-pub(crate) fn run(keep: bool) -> Result {
-    println!("$ cargo build --locked -p lorchestra-cli -p ingester -p canonizer");
-    cargo::build(&["-p", "lorchestra-cli", "-p", "ingester", "-p", "canonizer"])?;
+pub(crate) fn run(pipeline: bool, keep: bool) -> Result {
+    let packages: &[&str] = if pipeline { &pipeline::PACKAGES } else { &["ingester", "canonizer"] };
+    let mut args = vec!["-p", "lorchestra-cli"];
+    args.extend(packages.iter().flat_map(|package| ["-p", package]));
+    println!("$ cargo build --locked {}", args.join(" "));
+    cargo::build(&args)?;
     let target = cargo::target("debug")?;
-    let sandbox = Sandbox::new(&std::env::temp_dir(), &target)?;
-    println!("\nsandbox: {}", sandbox.path().display());
-    let done = show(&sandbox, &target);
+    let stage = Stage { sandbox: Sandbox::new(&std::env::temp_dir(), &target)?, target };
+    println!("\nsandbox: {}", stage.sandbox.path().display());
+    let done = if pipeline { pipeline::show(&stage) } else { show(&stage) };
+    let Stage { sandbox, .. } = stage;
     if keep {
         println!("\nkept: {}", sandbox.keep().display());
     } else {
@@ -27,27 +34,59 @@ pub(crate) fn run(keep: bool) -> Result {
     done
 }
 
-fn show(sandbox: &Sandbox, target: &Path) -> Result {
-    let lorchestra = |args: &[&str]| -> Result {
-        let mut command = sandbox.lorchestra(args);
+/// Where it plays.
+struct Stage {
+    sandbox: Sandbox,
+    target: PathBuf,
+}
+
+impl Stage {
+    /// Shows a command and its output.
+    fn lorchestra(&self, args: &[&str]) -> Result {
+        let mut command = self.sandbox.lorchestra(args);
         println!("\n$ {}", cargo::line(&command));
         cargo::run(command.current_dir(cargo::root()?))
-    };
-    let library = |name: &str| target.join(name).display().to_string();
-    lorchestra(&["plugins", "install", &library("libingester.so"), &library("libcanonizer.so")])?;
-    lorchestra(&["jobs", "list"])?;
-    lorchestra(&["jobs", "show", "ingester", "extract_gmail"])?;
-    lorchestra(&["run-job", "ingester", "extract_gmail", "--source", MAILBOX, "--account", "demo"])?;
-    lorchestra(&["run-job", "canonizer", "canonicalize_email"])?;
-    lorchestra(&["runs", "list"])?;
-    lorchestra(&["events", "list"])?;
-    lorchestra(&["events", "list", "--payload", "--type", "canonicalization.completed"])?;
-    check(sandbox)
+    }
+
+    /// Installs libraries as they were built.
+    fn install(&self, packages: &[&str]) -> Result {
+        let libraries: Vec<String> = packages
+            .iter()
+            .map(|package| self.target.join(format!("lib{}.so", package.replace('-', "_"))).display().to_string())
+            .collect();
+        let mut args = vec!["plugins", "install"];
+        args.extend(libraries.iter().map(String::as_str));
+        self.lorchestra(&args)
+    }
+
+    /// Where packages keep what is theirs.
+    fn data(&self) -> PathBuf {
+        self.sandbox.home().join(".local/share/lorchestra/data")
+    }
+
+    /// The JSON lines that a command prints; it is not shown.
+    fn json(&self, args: &[&str]) -> Result<Vec<Value>> {
+        let output = self.sandbox.lorchestra(args).output()?;
+        let lines = output.stdout.split(|b| *b == b'\n').filter(|line| !line.is_empty());
+        Ok(lines.map(serde_json::from_slice).collect::<std::result::Result<_, _>>()?)
+    }
+}
+
+fn show(stage: &Stage) -> Result {
+    stage.install(&["ingester", "canonizer"])?;
+    stage.lorchestra(&["jobs", "list"])?;
+    stage.lorchestra(&["jobs", "show", "ingester", "extract_gmail"])?;
+    stage.lorchestra(&["run-job", "ingester", "extract_gmail", "--source", MAILBOX, "--account", "demo"])?;
+    stage.lorchestra(&["run-job", "canonizer", "canonicalize_email"])?;
+    stage.lorchestra(&["runs", "list"])?;
+    stage.lorchestra(&["events", "list"])?;
+    stage.lorchestra(&["events", "list", "--payload", "--type", "canonicalization.completed"])?;
+    check(stage)
 }
 
 /// Counts in the events, and lines in the files they speak of.
-fn check(sandbox: &Sandbox) -> Result {
-    let data = sandbox.home().join(".local/share/lorchestra/data");
+fn check(stage: &Stage) -> Result {
+    let data = stage.data();
     let extracted = lines(&data.join("ingester/mail/demo.jsonl"))?;
     let objects = lines(&data.join("canonizer/email.jsonl"))?;
     let set_aside = lines(&data.join("canonizer/set_aside.jsonl")).unwrap_or(0);
@@ -55,13 +94,7 @@ fn check(sandbox: &Sandbox) -> Result {
     if extracted != MESSAGES || objects + set_aside != extracted {
         return Err(format!("{MESSAGES} messages should have come through").into());
     }
-    let output = sandbox.lorchestra(&["events", "list", "--payload", "--json"]).output()?;
-    let events: Vec<Value> = output
-        .stdout
-        .split(|b| *b == b'\n')
-        .filter(|l| !l.is_empty())
-        .map(serde_json::from_slice)
-        .collect::<std::result::Result<_, _>>()?;
+    let events = stage.json(&["events", "list", "--payload", "--json"])?;
     for (event_type, wanted) in
         [("job.started", 2), ("job.completed", 2), ("extraction.completed", 1), ("canonicalization.completed", 1)]
     {

@@ -32,6 +32,9 @@ struct Args {
 enum Task {
     /// Build everything, then list, show and run the two packages in a sandbox, and look at what happened
     Demo {
+        /// The whole pipeline instead: extract, canonize, index, search
+        #[arg(long)]
+        pipeline: bool,
         /// Keep the sandbox
         #[arg(long)]
         keep: bool,
@@ -59,7 +62,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Args::parse().task {
-        Task::Demo { keep } => demo::run(keep),
+        Task::Demo { pipeline, keep } => demo::run(pipeline, keep),
         Task::Test { args } => test::run(&args),
         Task::Soak { rounds } => test::soak(rounds),
         Task::Deny => deny::run(),

@@ -109,9 +109,10 @@ impl Message {
 fn sender(post: &Post, names: &impl Names) -> Sender {
     let raw = &post.raw;
     // Slack itself put up the tombstone.
-    let user = raw.user.as_ref().filter(|id| !(post.deleted && *id == "USLACKBOT"));
+    let is_somebody = |id: &str| !(post.deleted && id == "USLACKBOT");
+    let user = raw.user.as_ref().filter(|id| is_somebody(id));
     let id = user.or(raw.bot_id.as_ref()).cloned();
-    let known = post.user.as_ref().filter(|user| id.as_ref().is_none_or(|id| *id == user.id));
+    let known = post.user.as_ref().filter(|user| is_somebody(&user.id) && id.as_ref().is_none_or(|id| *id == user.id));
     let name = [
         known.and_then(|user| user.name.as_deref()),
         raw.username.as_deref(),

@@ -110,17 +110,18 @@ fn split<'a>(body: &'a [u8], boundary: &[u8]) -> Option<Vec<&'a [u8]>> {
     let mut slices = Vec::new();
     let mut start = None;
     let mut offset = 0;
-    for line in body.split_inclusive(|&b| b == b'\n') {
-        if let Some(delimiter) = delimiter(line, boundary) {
+    let ends = memchr::memchr_iter(b'\n', body).map(|at| at + 1);
+    for end in ends.chain(Some(body.len())) {
+        if let Some(delimiter) = delimiter(&body[offset..end], boundary) {
             if let Some(start) = start.take() {
                 slices.push(without_line_end(&body[start..offset]));
             }
             if delimiter == Delimiter::Close {
                 return Some(slices).filter(|slices| !slices.is_empty());
             }
-            start = Some(offset + line.len());
+            start = Some(end);
         }
-        offset += line.len();
+        offset = end;
     }
     // Cut off: what is there of the last part is the last part.
     slices.push(&body[start?..]);

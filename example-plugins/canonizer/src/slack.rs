@@ -1,4 +1,4 @@
-//! One line of ingester's `slack/*.jsonl`, read back: a message as Slack's Web API or an export has it, and where it was found.
+//! One line of ingester's `slack/*.jsonl`, read back: a message as Slack's Web API or an export has it, and what was known around it.
 //! What is done here is what depends on Slack's ways: what was changed or deleted, when, and whether it is spoken or noted.
 //! [`mrkdwn`] reads the text. Talks to nobody.
 
@@ -9,18 +9,19 @@ use serde::Deserialize;
 
 pub(crate) mod mrkdwn;
 
-/// A message and where it was found.
+/// A message and what ingester knew around it.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Line {
-    pub(crate) account: String,
-    pub(crate) channel: Named,
-    /// Who wrote it, if ingester could tell.
-    pub(crate) user: Option<Named>,
-    pub(crate) message: Raw,
+struct Line {
+    account: String,
+    /// Its name without `#`; of a conversation between people its id.
+    channel: Named,
+    /// Who wrote it, a person or a bot.
+    user: Option<Named>,
+    message: Raw,
 }
 
 /// An id and what it is called.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Deserialize)]
 pub(crate) struct Named {
     pub(crate) id: String,
     pub(crate) name: Option<String>,
@@ -203,10 +204,12 @@ impl Post {
     }
 
     fn of(line: Line) -> Option<Self> {
-        let Line { account, channel, user, message } = line;
-        if account.is_empty() || channel.id.is_empty() {
+        let Line { account, channel: Named { id, name }, user, message } = line;
+        if account.is_empty() || id.is_empty() {
             return None;
         }
+        let channel = Named { name: name.filter(|name| !name.is_empty() && *name != id), id };
+        let user = user.filter(|user| !user.id.is_empty());
         let (raw, ts, mut deleted) = current(message)?;
         let ts = Ts::parse(&ts)?;
         // What stands in the place of a deleted message that has replies.

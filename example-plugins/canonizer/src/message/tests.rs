@@ -34,31 +34,32 @@ fn message(line: &Value) -> Value {
 }
 
 fn line(message: &Value) -> Value {
-    json!({"account": "demo", "channel": {"id": "C1", "name": null}, "message": message})
+    json!({"account": "demo", "channel": {"id": "C1", "name": "C1"}, "message": message})
 }
 
 #[test]
 fn senders() {
     let ts = "1704100000.000200";
-    let sender = |message: Value, user: Value| {
+    let sender = |message: Value, user: Option<(&str, &str)>| {
         let mut line = line(&message);
-        line["user"] = user;
+        line["user"] = json!(user.map(|(id, name)| json!({"id": id, "name": name})));
         let sender = self::message(&line)["sender"].clone();
         (sender["id"].clone(), sender["name"].clone(), sender["is_bot"] == true)
     };
-    let anna = json!({"id": "U1", "name": "Anna"});
-    assert_eq!(sender(json!({"ts": ts, "user": "U1"}), anna.clone()), (json!("U1"), json!("Anna"), false));
-    assert_eq!(sender(json!({"ts": ts, "user": "U1"}), Value::Null), (json!("U1"), Value::Null, false));
-    assert_eq!(sender(json!({"ts": ts}), anna.clone()), (json!("U1"), json!("Anna"), false));
+    let anna = Some(("U1", "Anna"));
+    assert_eq!(sender(json!({"ts": ts, "user": "U1"}), anna), (json!("U1"), json!("Anna"), false));
+    assert_eq!(sender(json!({"ts": ts, "user": "U1"}), None), (json!("U1"), Value::Null, false));
+    assert_eq!(sender(json!({"ts": ts}), anna), (json!("U1"), json!("Anna"), false));
     // The user of the line is somebody else: he is not who wrote it.
-    assert_eq!(sender(json!({"ts": ts, "user": "U2"}), anna.clone()), (json!("U2"), Value::Null, false));
+    assert_eq!(sender(json!({"ts": ts, "user": "U2"}), anna), (json!("U2"), Value::Null, false));
     let profile = json!({"display_name": "", "real_name": "Ben Cole"});
-    assert_eq!(sender(json!({"ts": ts, "user": "U2", "user_profile": profile}), Value::Null).1, "Ben Cole");
+    assert_eq!(sender(json!({"ts": ts, "user": "U2", "user_profile": profile}), None).1, "Ben Cole");
     let bot = json!({"ts": ts, "bot_id": "B1", "bot_profile": {"name": "build"}});
-    assert_eq!(sender(bot, Value::Null), (json!("B1"), json!("build"), true));
-    assert_eq!(sender(json!({"ts": ts}), Value::Null), (Value::Null, Value::Null, false));
+    assert_eq!(sender(bot, None), (json!("B1"), json!("build"), true));
+    assert_eq!(sender(json!({"ts": ts}), None), (Value::Null, Value::Null, false));
     let tombstone = json!({"ts": ts, "user": "USLACKBOT", "subtype": "tombstone", "text": "This message was deleted."});
-    assert_eq!(sender(tombstone, Value::Null), (Value::Null, Value::Null, false));
+    let slackbot = Some(("USLACKBOT", "Slackbot"));
+    assert_eq!(sender(tombstone, slackbot), (Value::Null, Value::Null, false), "it did not say what was deleted");
 }
 
 /// What a field of Slack's may be, and what it should not be.

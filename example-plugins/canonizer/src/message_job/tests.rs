@@ -16,7 +16,7 @@ fn job(sandbox: &Sandbox) -> Test {
 fn line(channel: &str, ts: &str, more: Value) -> String {
     let mut message = json!({"type": "message", "ts": ts, "text": "x"});
     message.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    json!({"key": "k", "account": "demo", "channel": {"id": channel, "name": null}, "message": message}).to_string() + "\n"
+    json!({"sha256": "k", "account": "demo", "channel": {"id": channel, "name": channel}, "message": message}).to_string() + "\n"
 }
 
 const TS: &str = "1704100000.000200";
@@ -56,8 +56,9 @@ fn names_are_known_before_they_are_read() {
     let sandbox = sandbox();
     let named = |account: &str, name: &str| {
         let message = json!({"ts": "1704100060.000000", "user": "U1", "text": "<@U1>"});
-        let channel = json!({"id": "C1", "name": "general"});
-        json!({"account": account, "channel": channel, "user": {"id": "U1", "name": name}, "message": message}).to_string() + "\n"
+        json!({"account": account, "channel": {"id": "C1", "name": "general"}, "user": {"id": "U1", "name": name}, "message": message})
+            .to_string()
+            + "\n"
     };
     let first = line("C2", TS, json!({"text": "<@U1> in <#C1>, <@U2>"}));
     sandbox.put("a.jsonl", [first, named("demo", "Anna"), named("other", "Ben")].concat());

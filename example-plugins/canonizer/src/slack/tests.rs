@@ -4,7 +4,10 @@ use super::*;
 use lorchestra_plugin_api::serde_json::json;
 
 fn post(message: &Value) -> Result<Post, RecordFault> {
-    let line = json!({"key": "x", "account": "demo", "channel": {"id": "C1", "name": "general", "is_private": true}, "user": null, "message": message});
+    let line = json!({
+        "sha256": "x", "account": "demo", "channel": {"id": "C1", "name": "general"}, "user": null, "ts": "1", "date": "x",
+        "thread_ts": null, "message": message,
+    });
     Post::parse(line.to_string().as_bytes())
 }
 

@@ -1,0 +1,60 @@
+//! `cargo xtask demo --pipeline`: extract, canonize, index, search, as jobs, on the sample mail and a sample chat; then the way to the
+//! index once more, when nothing is new.
+//!
+//! Ends with an error when documents are lost on the way, or a search does not find what it must.
+
+use super::{MAILBOX, MESSAGES, Stage};
+use crate::Result;
+use serde_json::Value;
+
+/// The packages, in the order in which the data goes through them.
+pub(super) const PACKAGES: [&str; 3] = ["ingester", "canonizer", "vector-projector"];
+
+const CHAT: &str = "example-plugins/canonizer/sample/slack.jsonl";
+/// Messages in it, the deleted ones among them.
+const CHAT_MESSAGES: u64 = 14;
+
+pub(super) fn show(stage: &Stage) -> Result {
+    stage.install(&PACKAGES)?;
+    stage.lorchestra(&["jobs", "list"])?;
+    to_the_index(stage)?;
+    search(stage, &["--query", "lunch friday", "--limit", "3"], "Lunch on Friday?")?;
+    search(stage, &["--query", "\"the meeting\"", "--mode", "text"], "The meeting is at 11")?;
+    search(stage, &["--query", "signd contrakt"], "The contract")?;
+    to_the_index(stage)?;
+    stage.lorchestra(&["runs", "list"])?;
+    for event_type in ["extraction.completed", "canonicalization.completed", "index.completed"] {
+        stage.lorchestra(&["events", "list", "--payload", "--type", event_type])?;
+    }
+    check(stage)
+}
+
+fn to_the_index(stage: &Stage) -> Result {
+    stage.lorchestra(&["run-job", "ingester", "extract_gmail", "--source", MAILBOX, "--account", "demo"])?;
+    stage.lorchestra(&["run-job", "canonizer", "canonicalize_email"])?;
+    stage.lorchestra(&["run-job", "canonizer", "canonicalize_message", "--input", CHAT])?;
+    stage.lorchestra(&["run-job", "vector-projector", "index_documents"])
+}
+
+/// A search, and its hits, which are in the log of its run.
+fn search(stage: &Stage, args: &[&str], expected: &str) -> Result {
+    stage.lorchestra(&[&["run-job", "vector-projector", "search"], args].concat())?;
+    let runs = stage.json(&["runs", "list", "--json"])?;
+    let newest = runs.first().and_then(|run| run["run_id"].as_str()).ok_or("the search is no run")?;
+    stage.lorchestra(&["runs", "logs", newest])?;
+    let hits = std::fs::read_to_string(stage.data().join("vector-projector/search/last.jsonl"))?;
+    if hits.contains(expected) { Ok(()) } else { Err(format!("{args:?} should have found {expected:?}").into()) }
+}
+
+/// All that went in is in the index, and the second time nothing was new.
+fn check(stage: &Stage) -> Result {
+    let events = stage.json(&["events", "list", "--payload", "--json", "--type", "index.completed"])?;
+    let payloads: Vec<&Value> = events.iter().map(|event| &event["payload"]).collect();
+    let [first, second] = payloads[..] else { return Err(format!("{} runs of index_documents, not two", payloads.len()).into()) };
+    let documents = MESSAGES + CHAT_MESSAGES;
+    println!("\n{documents} documents; the second time {} of them as before", second["unchanged"]);
+    if first["added"] != documents || second["unchanged"] != documents || second["documents"] != documents {
+        return Err(format!("{documents} documents should be in the index: {first} {second}").into());
+    }
+    Ok(())
+}
