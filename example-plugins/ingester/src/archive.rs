@@ -30,11 +30,11 @@ pub(crate) struct Record<'a> {
     pub(crate) message_id: Option<&'a str>,
     /// Date of the message, RFC 3339 in UTC; `null` if it has none that can be read.
     pub(crate) date: Option<String>,
-    /// When Gmail received it, RFC 3339 in UTC; `null` in a Maildir.
+    /// When it was received, RFC 3339 in UTC; `null` in a Maildir.
     pub(crate) received: Option<String>,
-    /// Gmail's labels.
+    /// Gmail's labels; of another server the folder, and flags of people's own.
     pub(crate) labels: &'a [String],
-    /// Flag letters of a Maildir; `null` in an mbox.
+    /// Flag letters as of a Maildir; `null` in an mbox.
     pub(crate) flags: Option<&'a str>,
     /// Bytes of the message.
     pub(crate) size: usize,
@@ -143,6 +143,11 @@ impl Archive {
     /// Whether a message is in it.
     pub(crate) fn contains(&self, key: &Key) -> bool {
         self.keys.contains(key)
+    }
+
+    /// Messages in it.
+    pub(crate) fn len(&self) -> usize {
+        self.keys.len()
     }
 
     /// Adds a message. It is safe from a kill once [`finish`](Self::finish) returned; before, it may have to be added again.

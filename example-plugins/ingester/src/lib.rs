@@ -4,8 +4,8 @@
 //! One job so far, `extract_gmail` in `gmail`. The way of the data:
 //!
 //! ```text
-//! mbox file | Maildir ─► source ─► message (header fields) ─► window ─► archive (mail/<account>.jsonl)
-//!                           └──────────── extraction: counts and events ───────────┘
+//! mbox file | Maildir | mail server ─► source ─► message (header fields) ─► window ─► archive (mail/<account>.jsonl)
+//!                                         └──────────── extraction: counts and events ───────────┘
 //! ```
 //!
 //! What is personal stays in the archive: events, traces and errors carry counts, places and reasons, never a subject, an
@@ -18,6 +18,7 @@ mod extraction;
 mod gmail;
 mod key;
 mod message;
+mod server;
 mod source;
 mod window;
 
