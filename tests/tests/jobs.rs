@@ -37,7 +37,14 @@ fn a_job_is_shown_with_what_it_takes_and_does() {
 fn two_packages_in_one_directory_each_show_their_own() {
     let sandbox = Sandbox::with(&SAMPLE);
     let cases = [
-        ("ingester", "extract_gmail", "example-plugins/ingester", "src/gmail.rs", "Extract mail from Gmail", "source: PathBuf"),
+        (
+            "ingester",
+            "extract_gmail",
+            "example-plugins/ingester",
+            "src/gmail.rs",
+            "Extract mail from Gmail",
+            "source: Option<PathBuf>",
+        ),
         (
             "canonizer",
             "canonicalize_email",
@@ -123,12 +130,16 @@ fn help_begins_with_examples() {
     }
     let ended = sandbox.lorchestra(&["run-job", "ingester", "extract_gmail", "--help"]).exits(0);
     assert!(ended.out().contains("--source <PATH>") && ended.out().contains("Whose mail it is"), "{}", ended.shown());
-    let begin = "Examples:\n  lorchestra run-job ingester extract_gmail --source PATH --since -7d\n";
+    let begin = "Examples:\n  lorchestra run-job ingester extract_gmail --since -7d\n";
     assert!(ended.out().starts_with(begin), "{}", ended.shown());
+    assert!(ended.out().contains("\nUsage: lorchestra run-job ingester extract_gmail [OPTIONS]\n"), "{}", ended.shown());
+    // What must be given is in both.
+    let required = Sandbox::with(&[Fixture::Kit]).lorchestra(&["run-job", "kit", "advance", "--help"]).exits(0);
+    assert!(required.out().starts_with("Examples:\n  lorchestra run-job kit advance --marker PATH\n"), "{}", required.shown());
     assert!(
-        ended.out().contains("\nUsage: lorchestra run-job ingester extract_gmail --source <PATH> [OPTIONS]\n"),
+        required.out().contains("\nUsage: lorchestra run-job kit advance --marker <PATH> [OPTIONS]\n"),
         "{}",
-        ended.shown()
+        required.shown()
     );
     // The lines of a docstring are not those of the help: a line is short only where the next word has no room.
     let lines: Vec<&str> = ended.out().lines().skip_while(|line| !line.starts_with("Writes one JSON line")).collect();
@@ -206,7 +217,7 @@ fn json_of_the_catalog() {
     let show =
         sandbox.lorchestra(&["jobs", "show", "ingester", "extract_gmail", "--json"]).exits(0).json("lorchestra.jobs-show/1");
     assert_eq!(show["params"][0]["flag"], "--source");
-    assert_eq!(show["params"][0]["required"], true);
+    assert_eq!(show["params"][0]["required"], false);
 }
 
 #[test]
