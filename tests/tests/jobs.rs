@@ -10,7 +10,10 @@ const SAMPLE: [Fixture; 2] = [Fixture::Ingester, Fixture::Canonizer];
 fn all_packages_are_listed_sorted() {
     let sandbox = Sandbox::with(&SAMPLE);
     let ended = sandbox.lorchestra(&["jobs", "list"]).exits(0);
-    assert_eq!(ended.out(), "canonizer:\n  canonicalize_email\n  canonicalize_message\ningester:\n  extract_gmail\n");
+    assert_eq!(
+        ended.out(),
+        "canonizer:\n  canonicalize_email\n  canonicalize_message\ningester:\n  extract_gmail\n  extract_slack\n"
+    );
     assert_eq!(ended.err(), "");
 }
 
@@ -18,7 +21,7 @@ fn all_packages_are_listed_sorted() {
 fn the_jobs_of_one_package_are_listed_sorted() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave, Fixture::Ingester]);
     let ended = sandbox.lorchestra(&["jobs", "list", "ingester"]).exits(0);
-    assert_eq!(ended.out(), "Jobs in ingester:\n  extract_gmail\n");
+    assert_eq!(ended.out(), "Jobs in ingester:\n  extract_gmail\n  extract_slack\n");
     let ended = sandbox.lorchestra(&["jobs", "list", "misbehave"]).exits(0);
     let mut lines: Vec<&str> = ended.out().lines().collect();
     assert_eq!(lines.remove(0), "Jobs in misbehave:");
@@ -107,7 +110,7 @@ fn an_unknown_job_is_told_with_the_nearest() {
     for args in [&["jobs", "show", "ingester", "extract_gmial"][..], &["run-job", "ingester", "extract_gmial"]] {
         let ended = sandbox.lorchestra(args).exits(1);
         let expected = format!(
-            "Unknown job: ingester/extract_gmial\n  did you mean extract_gmail?\n  looked in {}\n  lorchestra jobs list ingester\n",
+            "Unknown job: ingester/extract_gmial\n  did you mean extract_gmail, extract_slack?\n  looked in {}\n  lorchestra jobs list ingester\n",
             sandbox.plugins().join("libingester.so").display()
         );
         assert_eq!(ended.err(), expected);
@@ -174,7 +177,7 @@ fn help_without_a_job_names_the_jobs() {
     assert!(run_job.out().contains("Usage: lorchestra run-job") && !run_job.out().contains("Jobs in"), "{}", run_job.shown());
     for args in [["run-job", "ingester", "--help"], ["run-job", "-h", "ingester"]] {
         let ended = sandbox.lorchestra(&args).exits(0);
-        let jobs = "\n\nJobs in ingester:\n  extract_gmail\n\nFlags of a job: lorchestra run-job ingester JOB --help\n";
+        let jobs = "\n\nJobs in ingester:\n  extract_gmail\n  extract_slack\n\nFlags of a job: lorchestra run-job ingester JOB --help\n";
         assert_eq!(ended.out(), format!("{}{jobs}", run_job.out().trim_end()));
     }
     for args in [["run-job", "nope", "--help"], ["run-job", "--help", "nope"]] {

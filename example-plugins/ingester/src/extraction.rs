@@ -229,7 +229,7 @@ impl Extraction<'_> {
             self.counts.duplicates += 1;
             return Ok(None);
         }
-        self.archive.append(&Record {
+        let record = Record {
             sha256: key,
             message_id: summary.message_id.as_deref(),
             date: summary.date.map(rfc3339),
@@ -239,7 +239,8 @@ impl Extraction<'_> {
             size: raw.len(),
             account: self.account.name(),
             raw: Raw::of(raw),
-        })?;
+        };
+        self.archive.append(key, &record)?;
         self.counts.written += 1;
         self.counts.bytes += raw.len() as u64;
         Ok(None)

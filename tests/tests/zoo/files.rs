@@ -171,7 +171,7 @@ fn all_files_at_once() {
         put(&sandbox.plugins().join(format!("{name}.so")));
     }
     let ended = sandbox.lorchestra(&["jobs", "list"]).exits(0);
-    assert_eq!(ended.out(), "canonizer:\n  canonicalize_email\ningester:\n  extract_gmail\n");
+    assert_eq!(ended.out(), "canonizer:\n  canonicalize_email\ningester:\n  extract_gmail\n  extract_slack\n");
     assert!(ended.err().lines().count() <= 8, "{}", ended.shown());
     let more = format!("{} more files cannot be used: lorchestra jobs list --json", unusable().count() - 3);
     assert!(ended.err().contains(&more), "{}", ended.shown());
