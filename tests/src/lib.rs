@@ -9,6 +9,7 @@
 //! - [`ended`]: what a command that has ended left: status and both streams, with the rules that hold for all of them.
 //! - [`history`]: runs and events as the store shows them.
 //! - [`processes`]: what the kernel knows of processes.
+//! - [`slack`]: the Web API of Slack, with faults on demand.
 //! - [`small_disk`]: disks that can be full or read-only.
 //! - [`venv`]: what comes from PyPI: the emulator, a Singer tap, a Singer target.
 //!
@@ -25,6 +26,7 @@ pub mod history;
 pub mod processes;
 pub mod running;
 pub mod sandbox;
+pub mod slack;
 pub mod small_disk;
 pub mod terminal;
 pub mod venv;

@@ -177,7 +177,8 @@ fn help_without_a_job_names_the_jobs() {
     assert!(run_job.out().contains("Usage: lorchestra run-job") && !run_job.out().contains("Jobs in"), "{}", run_job.shown());
     for args in [["run-job", "ingester", "--help"], ["run-job", "-h", "ingester"]] {
         let ended = sandbox.lorchestra(&args).exits(0);
-        let jobs = "\n\nJobs in ingester:\n  extract_gmail\n  extract_slack\n\nFlags of a job: lorchestra run-job ingester JOB --help\n";
+        let jobs =
+            "\n\nJobs in ingester:\n  extract_gmail\n  extract_slack\n\nFlags of a job: lorchestra run-job ingester JOB --help\n";
         assert_eq!(ended.out(), format!("{}{jobs}", run_job.out().trim_end()));
     }
     for args in [["run-job", "nope", "--help"], ["run-job", "--help", "nope"]] {

@@ -20,9 +20,11 @@ mod extraction;
 mod gmail;
 mod key;
 mod message;
+mod roots;
 mod server;
 mod slack;
 mod source;
+mod whole;
 mod window;
 
 pub use gmail::extract_gmail;

@@ -4,15 +4,14 @@
 //! together with the archive it was made for: should that have lost messages, all is read again (the archive has each once).
 
 use super::ServerError;
+use crate::whole;
 use lorchestra_plugin_api::chrono::DateTime;
 use lorchestra_plugin_api::chrono::Utc;
 use lorchestra_plugin_api::serde_json;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 
 /// Grows when the file means something else.
 const VERSION: u32 = 1;
@@ -101,24 +100,12 @@ impl Bookmarks {
             self.content.mailboxes.len() - 1
         });
         self.content.mailboxes[at].folders.insert(folder.to_owned(), bookmark.clone());
-        replace(&self.path, &self.content).map_err(|source| ServerError::Bookmark {
+        whole::replace(&self.path, &self.content).map_err(|source| ServerError::Bookmark {
             path: self.path.clone(),
             doing: "writing it",
             source,
         })
     }
-}
-
-/// Writes a file that is there as a whole, or not at all.
-fn replace(path: &Path, content: &Content) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("."));
-    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    let new = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(&serde_json::to_vec(content)?)?;
-    file.sync_data()?;
-    std::fs::rename(&new, path)?;
-    File::open(directory)?.sync_data()
 }
 
 #[cfg(test)]

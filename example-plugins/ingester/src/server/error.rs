@@ -1,6 +1,7 @@
 //! Why a server cannot be read from: one line each, with its mend. Talks to nobody.
 
 use super::link::Interruption;
+use crate::roots::RootsError;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,10 +16,8 @@ pub(crate) enum ServerError {
     Missing { what: &'static str, mend: &'static str },
     #[error("--password and --token were both given; leave one out, or say with --auth which it is to be")]
     TwoSecrets,
-    #[error("{}: {reason}; give --ca-file a file of certificates in PEM", .path.display())]
-    CaFile { path: PathBuf, reason: String },
-    #[error("this machine has no root certificates; install the package ca-certificates, or give --ca-file")]
-    NoRoots,
+    #[error(transparent)]
+    Roots(#[from] RootsError),
     #[error("{place}: is not this machine, and --tls plain would show the password on the way; use --tls tls or starttls")]
     PlainElsewhere { place: String },
     #[error("{host}: no address was found for this name; see --host, and whether this machine is on the network")]
@@ -70,8 +69,7 @@ impl ServerError {
         match self {
             Self::Missing { .. }
             | Self::TwoSecrets
-            | Self::CaFile { .. }
-            | Self::NoRoots
+            | Self::Roots(_)
             | Self::PlainElsewhere { .. }
             | Self::Certificate { .. }
             | Self::NotTls { .. }

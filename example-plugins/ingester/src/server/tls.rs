@@ -2,9 +2,9 @@
 
 use super::ServerError;
 use super::link::Link;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use crate::roots;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -17,22 +17,7 @@ pub(crate) enum Stream<'a> {
 
 /// Trusts what this machine trusts, and the certificates of `ca_file`.
 pub(crate) fn config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, ServerError> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if let Some(path) = ca_file {
-        let bad = |reason: String| ServerError::CaFile { path: path.to_owned(), reason };
-        let certificates = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        let certificates = certificates.map_err(|e| bad(e.to_string()))?;
-        if certificates.is_empty() {
-            return Err(bad("there is no certificate in it".into()));
-        }
-        for certificate in certificates {
-            roots.add(certificate).map_err(|e| bad(e.to_string()))?;
-        }
-    }
-    if roots.is_empty() {
-        return Err(ServerError::NoRoots);
-    }
+    let (roots, _) = roots::load(ca_file)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

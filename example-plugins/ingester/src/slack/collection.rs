@@ -3,26 +3,55 @@
 //!
 //! Every message that is read is counted in exactly one place: `read = written + duplicates + outside_window + the sum of set_aside`.
 
+use super::api::{Api, ApiError};
 use super::export::{Export, ExportError};
 use super::found::{Found, People};
 use super::rfc3339;
+use super::workspace::{Next, Wanted, Workspace};
 use crate::account::{Account, AccountError};
 use crate::archive::{Archive, ArchiveError};
 use crate::window::{Verdict, Window};
 use lorchestra_plugin_api::serde_json::{Value, json};
-use lorchestra_plugin_api::{EmitError, JobContext, tracing};
+use lorchestra_plugin_api::{EmitError, JobContext, Secret, tracing};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// What is asked for.
 #[derive(Debug)]
 pub(crate) struct Request {
-    pub(crate) source: PathBuf,
+    pub(crate) origin: Origin,
     pub(crate) account: Option<String>,
     pub(crate) window: Window,
     /// Where the accounts' files are.
     pub(crate) directory: PathBuf,
+}
+
+/// Where the messages are.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    /// The zip of an export.
+    Export(PathBuf),
+    /// Slack.
+    Web(Box<Web>),
+}
+
+/// How to get at the Web API, and what is wanted of it.
+#[derive(Debug)]
+pub(crate) struct Web {
+    pub(crate) base_url: String,
+    pub(crate) token: Option<Secret>,
+    pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) patience: Duration,
+    pub(crate) wanted: Wanted,
+    /// Where is kept how far channels were read.
+    pub(crate) bookmark_dir: PathBuf,
+}
+
+enum Source<'a> {
+    Export(Box<Export>),
+    Workspace(Box<Workspace<'a>>),
 }
 
 /// What became of the messages.
@@ -38,6 +67,9 @@ struct Counts {
     outside_window: u64,
     /// What could not be taken, by reason.
     set_aside: BTreeMap<&'static str, u64>,
+    /// Channels that could not be read, by reason.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    channels_skipped: BTreeMap<&'static str, u64>,
 }
 
 /// Why a collection did not come to its end.
@@ -47,6 +79,8 @@ pub(crate) enum CollectionError {
     Account(#[from] AccountError),
     #[error(transparent)]
     Export(#[from] ExportError),
+    #[error(transparent)]
+    Api(#[from] ApiError),
     #[error(transparent)]
     Archive(#[from] ArchiveError),
     #[error(transparent)]
@@ -62,6 +96,7 @@ impl CollectionError {
     pub(crate) fn is_permanent(&self) -> bool {
         match self {
             Self::Account(_) | Self::Export(_) => true,
+            Self::Api(error) => error.is_permanent(),
             Self::Archive(error) => error.is_permanent(),
             Self::Emit(_) | Self::Cancelled { .. } => false,
         }
@@ -71,20 +106,38 @@ impl CollectionError {
 /// Collects all that is asked for, between the events `extraction.started` and `extraction.completed`.
 pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), CollectionError> {
     let account = Account::new(request.account.as_deref())?;
-    let mut export = Export::open(&request.source)?;
+    let unopened = |error: ApiError| match error {
+        ApiError::Cancelled => {
+            CollectionError::Cancelled { read: 0, written: 0, path: request.directory.join(account.file_name()) }
+        }
+        error => error.into(),
+    };
+    let (mut source, name, format) = match &request.origin {
+        Origin::Export(path) => (Source::Export(Box::new(Export::open(path)?)), path.to_string_lossy(), "slack-export"),
+        Origin::Web(web) => {
+            let token = web.token.clone().ok_or(ApiError::NoToken)?;
+            let api = Api::new(&web.base_url, token, web.ca_file.as_deref(), web.patience, cx)?;
+            let bookmarks = web.bookmark_dir.join(account.file_name()).with_extension("json");
+            let workspace = Workspace::open(api, web.wanted.clone(), bookmarks).map_err(unopened)?;
+            (Source::Workspace(Box::new(workspace)), web.base_url.as_str().into(), "slack-api")
+        }
+    };
     let archive = Archive::open(&request.directory, account.file_name())?;
     cx.emit(
         "extraction.started",
         json!({
-            "source": request.source.to_string_lossy(),
-            "format": "slack-export",
+            "source": name,
+            "format": format,
             "since": request.window.since.map(rfc3339),
             "until": request.window.until.map(rfc3339),
             "account": account.name(),
         }),
     )?;
     let mut collection = Collection { archive, account, window: request.window, cx, counts: Counts::default() };
-    let ended = collection.take_export(&mut export);
+    let ended = match &mut source {
+        Source::Export(export) => collection.take_export(export),
+        Source::Workspace(workspace) => collection.take_workspace(workspace),
+    };
     // On every way out: what was taken is worth keeping.
     let finished = collection.archive.finish();
     ended?;
@@ -119,6 +172,36 @@ impl Collection<'_> {
                 }
             }
             let (done, total) = export.progress();
+            self.cx.progress(done, total);
+        }
+    }
+
+    fn take_workspace(&mut self, workspace: &mut Workspace<'_>) -> Result<(), CollectionError> {
+        workspace.start(self.archive.len())?;
+        loop {
+            if self.cx.is_cancelled() {
+                return Err(self.cancelled());
+            }
+            let next = workspace.next().map_err(|error| match error {
+                ApiError::Cancelled => self.cancelled(),
+                error => error.into(),
+            })?;
+            match next {
+                None => return Ok(()),
+                Some(Next::Message(found)) => self.take(&found, workspace.people())?,
+                Some(Next::Due) => {
+                    self.archive.finish()?;
+                    workspace.checkpoint(self.archive.len())?;
+                }
+                Some(Next::Skipped { channel_id, reason }) => {
+                    *self.counts.channels_skipped.entry(reason).or_default() += 1;
+                    self.cx.emit("extraction.channel_skipped", json!({"channel_id": channel_id, "reason": reason}))?;
+                }
+                Some(Next::Restarted { reason }) => {
+                    self.cx.emit("extraction.restarted", json!({"folder": Value::Null, "reason": reason}))?;
+                }
+            }
+            let (done, total) = workspace.progress();
             self.cx.progress(done, total);
         }
     }

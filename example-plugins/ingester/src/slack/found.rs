@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 /// What others do to a message, or only one of the two ways (Web API, export) says of it: no part of its key.
-const NOT_ITS_OWN: [&str; 18] = [
+const NOT_ITS_OWN: [&str; 19] = [
     "reactions",
     "reply_count",
     "reply_users",
@@ -27,6 +27,7 @@ const NOT_ITS_OWN: [&str; 18] = [
     "source_team",
     "user_profile",
     "assistant_app_thread",
+    "root",
 ];
 
 /// Where a message was said.
