@@ -1,6 +1,7 @@
 //! `extract_slack` through the Web API, against a fake of it: all pages and threads and nothing twice, whatever ends it; the limits of
 //! Slack; and each thing that can be wrong, in a line that names it.
 
+use lorchestra_tests::built;
 use lorchestra_tests::dovecot::Dovecot;
 use lorchestra_tests::ended::redacted;
 use lorchestra_tests::slack::{Fault, Slack, TOKEN};
@@ -53,7 +54,7 @@ fn lines(sandbox: &Sandbox) -> Vec<Value> {
 
 /// Texts of a channel's lines, in the order of time.
 fn texts(sandbox: &Sandbox, channel: &str) -> Vec<String> {
-    let mut lines: Vec<Value> = lines(sandbox).into_iter().filter(|line| line["channel"] == channel).collect();
+    let mut lines: Vec<Value> = lines(sandbox).into_iter().filter(|line| line["channel"]["name"] == channel).collect();
     lines.sort_by_key(|line| line["ts"].as_str().unwrap().to_owned());
     lines.iter().map(|line| line["message"]["text"].as_str().unwrap().to_owned()).collect()
 }
@@ -97,7 +98,7 @@ fn all_pages_and_threads_and_then_what_is_new() {
     assert_eq!((&first["read"], &first["written"]), (&json!(61), &json!(61)), "{first}");
     assert_eq!(texts(&sandbox, "general"), all(45));
     let line = &lines(&sandbox)[0];
-    assert_eq!((&line["user"], &line["user_name"], &line["account"]), (&json!("U1"), &json!("Anna"), &json!("default")));
+    assert_eq!((&line["user"], &line["account"]), (&json!({"id": "U1", "name": "Anna"}), &json!("default")));
     assert!(slack.calls("conversations.history").iter().any(|params| params.contains_key("cursor")), "there were pages");
     assert!(slack.calls("conversations.list").iter().all(|params| params["types"] == "public_channel,private_channel"));
 
@@ -122,6 +123,20 @@ fn all_pages_and_threads_and_then_what_is_new() {
     let found = texts(&sandbox, "general");
     assert!(found.contains(&"new".into()) && found.contains(&"a late answer".into()) && !found.contains(&"too late".into()));
     assert!(found.contains(&"number 44".into()) && found.contains(&"number 44, changed".into()), "both are kept");
+}
+
+/// What both ways leave is what `canonizer` reads.
+#[test]
+fn an_export_and_the_web_api_go_all_the_way() {
+    let slack = workspace(5);
+    let sandbox = Sandbox::with(&[Fixture::Ingester, Fixture::Canonizer]);
+    let export = built::workspace().join("example-plugins/ingester/sample/slack-export.zip").display().to_string();
+    sandbox.lorchestra(&["run-job", "ingester", "extract_slack", "--source", &export, "--account", "export"]).exits(0);
+    counts(&sandbox, &slack, &["--account", "web"]);
+    sandbox.lorchestra(&["run-job", "canonizer", "canonicalize_message"]).exits(0);
+    let events = sandbox.events_of(sandbox.runs()[0].id());
+    let completed = events.iter().find(|event| event.event_type() == "canonicalization.completed").unwrap().payload();
+    assert_eq!((&completed["read"], &completed["set_aside"]), (&json!(8 + 9), &json!({})), "{completed}");
 }
 
 #[test]

@@ -45,8 +45,8 @@ impl Kind {
 
 /// Extract messages from Slack: through its Web API, or from a workspace export.
 ///
-/// Writes one JSON line a message into `slack/<account>.jsonl` of the package's data directory: sha256, channel_id, channel, user,
-/// user_name, ts, date, thread_ts, account, and the message as Slack gave it.
+/// Writes one JSON line a message into `slack/<account>.jsonl` of the package's data directory: sha256, account, channel and user
+/// (id and name), ts, date, thread_ts, and the message as Slack gave it.
 ///
 /// The sha256 of channel and message, without what others do to it (reactions, counts of replies), is the key: running again adds
 /// nothing twice. A message that was edited is a line of its own beside the first one; the last line of a channel and ts is the newest.

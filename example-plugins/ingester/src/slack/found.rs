@@ -48,22 +48,28 @@ pub(crate) struct Found {
     pub(crate) message: Map<String, Value>,
 }
 
+/// An id and what it is called.
+#[derive(Debug, Serialize)]
+pub(crate) struct Named<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) name: Option<&'a str>,
+}
+
 /// What is kept of a message. The field order is the order on the line.
 #[derive(Debug, Serialize)]
 pub(crate) struct Line<'a> {
     /// First: the archive looks for it there.
     pub(crate) sha256: Key,
-    pub(crate) channel_id: &'a str,
-    pub(crate) channel: &'a str,
-    pub(crate) user: Option<&'a str>,
-    pub(crate) user_name: Option<&'a str>,
+    pub(crate) account: &'a str,
+    pub(crate) channel: Named<'a>,
+    /// Who said it, a person or a bot.
+    pub(crate) user: Option<Named<'a>>,
     /// Slack's own name for the message in its channel.
     pub(crate) ts: &'a str,
     /// The same as a time, RFC 3339 in UTC.
     pub(crate) date: String,
     /// The `ts` of the message that it answers.
     pub(crate) thread_ts: Option<&'a str>,
-    pub(crate) account: &'a str,
     /// As Slack gave it.
     pub(crate) message: &'a Map<String, Value>,
 }
@@ -93,17 +99,15 @@ impl Found {
         let (ts, at) = self.ts()?;
         let text = |name: &str| self.message.get(name).and_then(Value::as_str);
         let user = text("user").or_else(|| text("bot_id"));
-        let user_name = user.and_then(|id| people.get(id)).map(String::as_str).or_else(|| text("username"));
+        let name = |id: &str| people.get(id).map(String::as_str).or_else(|| text("username"));
         Some(Line {
             sha256: key,
-            channel_id: &self.channel.id,
-            channel: &self.channel.name,
-            user,
-            user_name,
+            account,
+            channel: Named { id: &self.channel.id, name: Some(&self.channel.name) },
+            user: user.map(|id| Named { id, name: name(id) }),
             ts,
             date: super::rfc3339(at),
             thread_ts: text("thread_ts"),
-            account,
             message: &self.message,
         })
     }

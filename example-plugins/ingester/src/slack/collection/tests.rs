@@ -15,7 +15,7 @@ fn sample() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("sample/slack-export.zip")
 }
 
-fn extract(source: impl AsRef<Path>, dir: &TempDir) -> Test<extract_slack> {
+fn extract(source: impl AsRef<Path>, dir: &TempDir) -> Test {
     testing::job::<extract_slack>().data(dir).param("source", source.as_ref())
 }
 
