@@ -102,3 +102,6 @@ impl Server {
         Ok(Reading::new(session, budget, place, folders, is_gmail, window, bookmarks, mailbox))
     }
 }
+
+#[cfg(test)]
+mod tests;
