@@ -3,11 +3,13 @@
 //! - [`altered`]: libraries that are not what they should be, made of a good one.
 //! - [`bigquery`]: the servers events are delivered to: a strict fake with faults on demand, and a real emulator.
 //! - [`built`]: the binary and the fixture libraries, as `cargo xtask test` built them. Tests never run cargo.
+//! - [`dovecot`]: a real mail server; [`gate`]: a way to a server that breaks half way.
 //! - [`sandbox`]: a home directory, a plugin directory, a clean environment; starts `lorchestra` in it.
 //! - [`running`]: a started command: signals, and waiting with a deadline that fails instead of hanging.
 //! - [`ended`]: what a command that has ended left: status and both streams, with the rules that hold for all of them.
 //! - [`history`]: runs and events as the store shows them.
 //! - [`processes`]: what the kernel knows of processes.
+//! - [`slack`]: the Web API of Slack, with faults on demand.
 //! - [`small_disk`]: disks that can be full or read-only.
 //! - [`venv`]: what comes from PyPI: the emulator, a Singer tap, a Singer target.
 //!
@@ -17,11 +19,14 @@
 pub mod altered;
 pub mod bigquery;
 pub mod built;
+pub mod dovecot;
 pub mod ended;
+pub mod gate;
 pub mod history;
 pub mod processes;
 pub mod running;
 pub mod sandbox;
+pub mod slack;
 pub mod small_disk;
 pub mod terminal;
 pub mod venv;

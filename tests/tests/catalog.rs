@@ -11,7 +11,7 @@ fn a_file_that_this_user_cannot_read_is_told() {
     let path = sandbox.install(Fixture::Misbehave, "theirs.so");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
     let ended = sandbox.lorchestra(&["jobs", "list"]).exits(0);
-    assert_eq!(ended.out(), "ingester:\n  extract_gmail\n");
+    assert_eq!(ended.out(), "ingester:\n  extract_gmail\n  extract_slack\n");
     assert!(ended.err().contains("(unreadable)"), "{}", ended.shown());
     assert!(ended.err().contains(&format!("fix: chmod u+r {}", path.display())), "{}", ended.shown());
 }
@@ -30,7 +30,7 @@ fn a_directory_that_this_user_cannot_read_is_told() {
     fs::copy(Fixture::Ingester.built(), good.join("x.so")).unwrap();
     let path = format!("{}:{}", theirs.display(), good.display());
     let list = sandbox.lorchestra_with(&[("LORCHESTRA_PLUGIN_PATH", &path)], &["jobs", "list"]).exits(0);
-    assert_eq!(list.out(), "ingester:\n  extract_gmail\n");
+    assert_eq!(list.out(), "ingester:\n  extract_gmail\n  extract_slack\n");
     let warning = format!(
         "warning: {dir}: the directory cannot be read: Permission denied (os error 13) (LORCHESTRA_PLUGIN_PATH) (unreadable)\n  \
          fix: chmod u+rx {dir}, or give it to this user\n",
@@ -56,7 +56,7 @@ fn a_directory_that_is_none_or_not_there_is_told() {
     fs::write(&file, "").unwrap();
     let dirs = ["--plugin-dir", &plugins, "--plugin-dir", &file, "--plugin-dir", &missing, "jobs", "list"];
     let ended = sandbox.lorchestra(&dirs).exits(0);
-    assert_eq!(ended.out(), "ingester:\n  extract_gmail\n");
+    assert_eq!(ended.out(), "ingester:\n  extract_gmail\n  extract_slack\n");
     let warned: Vec<&str> = ended.err().lines().filter(|line| line.starts_with("warning: ")).collect();
     let expected = [
         format!("warning: {}: it is no directory (--plugin-dir) (not-a-directory)", file.replace('\n', "\\n")),
@@ -86,7 +86,7 @@ fn two_files_of_one_package_are_both_unusable_and_both_named() {
     fs::copy(&one, &other).unwrap();
     let environment = [("LORCHESTRA_PLUGIN_PATH", elsewhere.to_str().unwrap())];
     let list = sandbox.lorchestra_with(&environment, &["jobs", "list"]).exits(0);
-    assert_eq!(list.out(), "ingester:\n  extract_gmail\n", "the rest works");
+    assert_eq!(list.out(), "ingester:\n  extract_gmail\n  extract_slack\n", "the rest works");
     assert_eq!(list.err().matches("(duplicate)").count(), 2, "{}", list.shown());
     for args in [
         &["run-job", "misbehave", "noop"][..],
@@ -126,7 +126,7 @@ fn only_names_of_libraries_are_looked_at() {
     assert_eq!(sandbox.lorchestra(&["jobs", "list"]).exits(0).err(), "");
     // And a name means nothing else.
     fs::rename(sandbox.plugins().join("libingester.so"), sandbox.plugins().join("whatever it is.so")).unwrap();
-    assert_eq!(sandbox.lorchestra(&["jobs", "list"]).exits(0).out(), "ingester:\n  extract_gmail\n");
+    assert_eq!(sandbox.lorchestra(&["jobs", "list"]).exits(0).out(), "ingester:\n  extract_gmail\n  extract_slack\n");
 }
 
 #[test]

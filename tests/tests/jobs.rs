@@ -10,7 +10,10 @@ const SAMPLE: [Fixture; 2] = [Fixture::Ingester, Fixture::Canonizer];
 fn all_packages_are_listed_sorted() {
     let sandbox = Sandbox::with(&SAMPLE);
     let ended = sandbox.lorchestra(&["jobs", "list"]).exits(0);
-    assert_eq!(ended.out(), "canonizer:\n  canonicalize_email\n  canonicalize_message\ningester:\n  extract_gmail\n");
+    assert_eq!(
+        ended.out(),
+        "canonizer:\n  canonicalize_email\n  canonicalize_message\ningester:\n  extract_gmail\n  extract_slack\n"
+    );
     assert_eq!(ended.err(), "");
 }
 
@@ -18,7 +21,7 @@ fn all_packages_are_listed_sorted() {
 fn the_jobs_of_one_package_are_listed_sorted() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave, Fixture::Ingester]);
     let ended = sandbox.lorchestra(&["jobs", "list", "ingester"]).exits(0);
-    assert_eq!(ended.out(), "Jobs in ingester:\n  extract_gmail\n");
+    assert_eq!(ended.out(), "Jobs in ingester:\n  extract_gmail\n  extract_slack\n");
     let ended = sandbox.lorchestra(&["jobs", "list", "misbehave"]).exits(0);
     let mut lines: Vec<&str> = ended.out().lines().collect();
     assert_eq!(lines.remove(0), "Jobs in misbehave:");
@@ -37,7 +40,14 @@ fn a_job_is_shown_with_what_it_takes_and_does() {
 fn two_packages_in_one_directory_each_show_their_own() {
     let sandbox = Sandbox::with(&SAMPLE);
     let cases = [
-        ("ingester", "extract_gmail", "example-plugins/ingester", "src/gmail.rs", "Extract mail from Gmail", "source: PathBuf"),
+        (
+            "ingester",
+            "extract_gmail",
+            "example-plugins/ingester",
+            "src/gmail.rs",
+            "Extract mail from Gmail",
+            "source: Option<PathBuf>",
+        ),
         (
             "canonizer",
             "canonicalize_email",
@@ -100,7 +110,7 @@ fn an_unknown_job_is_told_with_the_nearest() {
     for args in [&["jobs", "show", "ingester", "extract_gmial"][..], &["run-job", "ingester", "extract_gmial"]] {
         let ended = sandbox.lorchestra(args).exits(1);
         let expected = format!(
-            "Unknown job: ingester/extract_gmial\n  did you mean extract_gmail?\n  looked in {}\n  lorchestra jobs list ingester\n",
+            "Unknown job: ingester/extract_gmial\n  did you mean extract_gmail, extract_slack?\n  looked in {}\n  lorchestra jobs list ingester\n",
             sandbox.plugins().join("libingester.so").display()
         );
         assert_eq!(ended.err(), expected);
@@ -123,12 +133,16 @@ fn help_begins_with_examples() {
     }
     let ended = sandbox.lorchestra(&["run-job", "ingester", "extract_gmail", "--help"]).exits(0);
     assert!(ended.out().contains("--source <PATH>") && ended.out().contains("Whose mail it is"), "{}", ended.shown());
-    let begin = "Examples:\n  lorchestra run-job ingester extract_gmail --source PATH --since -7d\n";
+    let begin = "Examples:\n  lorchestra run-job ingester extract_gmail --since -7d\n";
     assert!(ended.out().starts_with(begin), "{}", ended.shown());
+    assert!(ended.out().contains("\nUsage: lorchestra run-job ingester extract_gmail [OPTIONS]\n"), "{}", ended.shown());
+    // What must be given is in both.
+    let required = Sandbox::with(&[Fixture::Kit]).lorchestra(&["run-job", "kit", "advance", "--help"]).exits(0);
+    assert!(required.out().starts_with("Examples:\n  lorchestra run-job kit advance --marker PATH\n"), "{}", required.shown());
     assert!(
-        ended.out().contains("\nUsage: lorchestra run-job ingester extract_gmail --source <PATH> [OPTIONS]\n"),
+        required.out().contains("\nUsage: lorchestra run-job kit advance --marker <PATH> [OPTIONS]\n"),
         "{}",
-        ended.shown()
+        required.shown()
     );
     // The lines of a docstring are not those of the help: a line is short only where the next word has no room.
     let lines: Vec<&str> = ended.out().lines().skip_while(|line| !line.starts_with("Writes one JSON line")).collect();
@@ -163,7 +177,8 @@ fn help_without_a_job_names_the_jobs() {
     assert!(run_job.out().contains("Usage: lorchestra run-job") && !run_job.out().contains("Jobs in"), "{}", run_job.shown());
     for args in [["run-job", "ingester", "--help"], ["run-job", "-h", "ingester"]] {
         let ended = sandbox.lorchestra(&args).exits(0);
-        let jobs = "\n\nJobs in ingester:\n  extract_gmail\n\nFlags of a job: lorchestra run-job ingester JOB --help\n";
+        let jobs =
+            "\n\nJobs in ingester:\n  extract_gmail\n  extract_slack\n\nFlags of a job: lorchestra run-job ingester JOB --help\n";
         assert_eq!(ended.out(), format!("{}{jobs}", run_job.out().trim_end()));
     }
     for args in [["run-job", "nope", "--help"], ["run-job", "--help", "nope"]] {
@@ -206,7 +221,7 @@ fn json_of_the_catalog() {
     let show =
         sandbox.lorchestra(&["jobs", "show", "ingester", "extract_gmail", "--json"]).exits(0).json("lorchestra.jobs-show/1");
     assert_eq!(show["params"][0]["flag"], "--source");
-    assert_eq!(show["params"][0]["required"], true);
+    assert_eq!(show["params"][0]["required"], false);
 }
 
 #[test]

@@ -95,7 +95,7 @@ fn every_file_is_listed_with_its_state_and_reason() {
     // With a lock each is told to be in it or not.
     sandbox.lorchestra(&["plugins", "lock", "ingester"]).exits(0);
     let listed = sandbox.lorchestra(&["plugins", "list"]).exits(0);
-    assert!(listed.out().contains("usable: ingester 0.1.0, 1 job, locked\n"), "{}", listed.shown());
+    assert!(listed.out().contains("usable: ingester 0.1.0, 2 jobs, locked\n"), "{}", listed.shown());
     assert!(listed.out().contains("usable: canonizer 0.1.0, 2 jobs, not as in plugins.lock\n"), "{}", listed.shown());
 }
 

@@ -2,7 +2,7 @@
 //!
 //! End-to-end tests run the real binary and real libraries from the target directory; a test never builds. So everything is built
 //! first, once, with the features that `cargo test` will use, so that nothing is compiled twice; then the plugins of other builds (docs/compatibility.md). The BigQuery emulator and
-//! a Singer tap are set up the first time, each in a Python environment of its own below the target directory.
+//! a Singer tap are set up the first time, each in a Python environment of its own below the target directory; and Dovecot, out of Debian's packages.
 
 use crate::{Result, cargo};
 use std::ffi::{OsStr, OsString};
@@ -11,6 +11,7 @@ pub(crate) fn run(args: &[OsString]) -> Result {
     cargo::build(&["--workspace"])?;
     other_builds()?;
     from_pypi()?;
+    dovecot()?;
     let mut test = cargo::cargo("test")?;
     // `--workspace` would win over `-p`.
     let whole = !args.iter().take_while(|arg| *arg != "--").any(|arg| names_package(arg));
@@ -67,6 +68,15 @@ fn from_pypi() -> Result {
     let target = profile.parent().ok_or("xtask lies in no target directory")?;
     crate::venv::ensure(target)?;
     crate::venv::ensure_tap(target)?;
+    Ok(())
+}
+
+/// What the tests in `imap` start: forty megabytes and some seconds, once.
+fn dovecot() -> Result {
+    println!("Dovecot: unpacked once, below the target directory");
+    let profile = cargo::target("debug")?;
+    let target = profile.parent().ok_or("xtask lies in no target directory")?;
+    crate::dovecot::ensure(target)?;
     Ok(())
 }
 

@@ -24,17 +24,16 @@ const LINE_START: &[u8] = br#"{"sha256":""#;
 #[derive(Debug, Serialize)]
 pub(crate) struct Record<'a> {
     /// sha256 of the bytes, in hexadecimal. First: see [`LINE_START`].
-    #[serde(serialize_with = "display")]
     pub(crate) sha256: Key,
     /// Message-ID without angle brackets.
     pub(crate) message_id: Option<&'a str>,
     /// Date of the message, RFC 3339 in UTC; `null` if it has none that can be read.
     pub(crate) date: Option<String>,
-    /// When Gmail received it, RFC 3339 in UTC; `null` in a Maildir.
+    /// When it was received, RFC 3339 in UTC; `null` in a Maildir.
     pub(crate) received: Option<String>,
-    /// Gmail's labels.
+    /// Gmail's labels; of another server the folder, and flags of people's own.
     pub(crate) labels: &'a [String],
-    /// Flag letters of a Maildir; `null` in an mbox.
+    /// Flag letters as of a Maildir; `null` in an mbox.
     pub(crate) flags: Option<&'a str>,
     /// Bytes of the message.
     pub(crate) size: usize,
@@ -75,10 +74,6 @@ impl<'a> Raw<'a> {
     }
 }
 
-fn display<S: Serializer>(key: &Key, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(key)
-}
-
 fn base64<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&Base64Display::<GeneralPurpose>::new(bytes, &STANDARD))
 }
@@ -89,7 +84,7 @@ pub(crate) enum ArchiveError {
     #[error("{}: another run is writing it; let that one end, then run this one again", .0.display())]
     Busy(PathBuf),
     #[error(
-        "{}: line {line} was not written by extract_gmail; move the file away and run the job again, it starts a new one",
+        "{}: line {line} was not written by this job; move the file away and run the job again, it starts a new one",
         .path.display()
     )]
     Foreign { path: PathBuf, line: u64 },
@@ -145,11 +140,17 @@ impl Archive {
         self.keys.contains(key)
     }
 
+    /// Messages in it.
+    pub(crate) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
     /// Adds a message. It is safe from a kill once [`finish`](Self::finish) returned; before, it may have to be added again.
-    pub(crate) fn append(&mut self, record: &Record<'_>) -> Result<(), ArchiveError> {
+    /// The line is to start with its key, as [`Record`] does.
+    pub(crate) fn append(&mut self, key: Key, record: &impl Serialize) -> Result<(), ArchiveError> {
         let written = serde_json::to_writer(&mut self.file, record).map_err(io::Error::from);
         written.and_then(|()| self.file.write_all(b"\n")).map_err(|source| self.failed("writing to it", source))?;
-        self.keys.insert(record.sha256);
+        self.keys.insert(key);
         Ok(())
     }
 
@@ -248,7 +249,7 @@ mod tests {
     fn archive(dir: &tempfile::TempDir, messages: &[&[u8]]) -> PathBuf {
         let mut archive = Archive::open(&dir.path().join("mail"), "a.jsonl").unwrap();
         for raw in messages {
-            archive.append(&record(raw)).unwrap();
+            archive.append(Key::of(raw), &record(raw)).unwrap();
         }
         archive.finish().unwrap();
         archive.path().to_owned()

@@ -1,5 +1,5 @@
 //! One extraction, from an opened source to a complete archive: what becomes of each message, the counts, the events. Talks
-//! to [`source`](crate::source), [`archive`](crate::archive) and the run it belongs to.
+//! to [`source`](crate::source), [`server`](crate::server), [`archive`](crate::archive) and the run it belongs to.
 //!
 //! Every message that is read is counted in exactly one place: `read = written + duplicates + outside_window + the sum of
 //! set_aside`. Whatever ends the extraction, what was written before is complete and on the disk.
@@ -8,6 +8,7 @@ use crate::account::{Account, AccountError};
 use crate::archive::{Archive, ArchiveError, Raw, Record};
 use crate::key::Key;
 use crate::message::Summary;
+use crate::server::{Server, ServerError};
 use crate::source::{Entry, Place, Source, SourceError};
 use crate::window::{Verdict, Window};
 use lorchestra_plugin_api::chrono::{DateTime, SecondsFormat, Utc};
@@ -20,11 +21,32 @@ use std::path::PathBuf;
 /// What is asked for.
 #[derive(Debug)]
 pub(crate) struct Request {
-    pub(crate) source: PathBuf,
+    pub(crate) source: Origin,
     pub(crate) account: Option<String>,
     pub(crate) window: Window,
     /// Where the accounts' files are.
     pub(crate) mail_dir: PathBuf,
+    /// Where is kept how far servers were read.
+    pub(crate) bookmark_dir: PathBuf,
+}
+
+/// Where the mail is.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    /// An mbox file or a Maildir.
+    Path(PathBuf),
+    /// A server.
+    Server(Box<Server>),
+}
+
+impl Origin {
+    /// As events name it: no address of a person.
+    fn name(&self) -> String {
+        match self {
+            Self::Path(path) => path.to_string_lossy().into_owned(),
+            Self::Server(server) => server.place(),
+        }
+    }
 }
 
 /// What became of the messages.
@@ -90,12 +112,25 @@ impl ExtractionError {
 /// Extracts all that is asked for, between the events `extraction.started` and `extraction.completed`.
 pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), ExtractionError> {
     let account = Account::new(request.account.as_deref())?;
-    let source = Source::open(&request.source)?;
+    let unopened = |error: ServerError| match error {
+        ServerError::Cancelled => {
+            ExtractionError::Cancelled { read: 0, written: 0, path: request.mail_dir.join(account.file_name()) }
+        }
+        error => SourceError::from(error).into(),
+    };
+    let mut source = match &request.source {
+        Origin::Path(path) => Source::open(path)?,
+        Origin::Server(server) => {
+            let bookmarks = request.bookmark_dir.join(account.file_name()).with_extension("json");
+            Source::Server(Box::new(server.open(cx, request.window, bookmarks).map_err(unopened)?))
+        }
+    };
     let archive = Archive::open(&request.mail_dir, account.file_name())?;
+    source.start(archive.len())?;
     cx.emit(
         "extraction.started",
         json!({
-            "source": request.source.to_string_lossy(),
+            "source": request.source.name(),
             "format": source.format(),
             "since": request.window.since.map(rfc3339),
             "until": request.window.until.map(rfc3339),
@@ -107,7 +142,7 @@ pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), ExtractionEr
         Extraction { source, archive, account, window: request.window, now: Utc::now(), cx, counts: Counts::default() };
     let ended = extraction.take_all();
     // On every way out: what was taken is worth keeping.
-    let finished = extraction.archive.finish();
+    let finished = extraction.keep();
     ended?;
     finished?;
     let counts = extraction.counts;
@@ -117,7 +152,7 @@ pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), ExtractionEr
 }
 
 struct Extraction<'a> {
-    source: Source,
+    source: Source<'a>,
     archive: Archive,
     account: Account,
     window: Window,
@@ -131,21 +166,48 @@ impl Extraction<'_> {
         let mut raw = Vec::new();
         loop {
             if self.cx.is_cancelled() {
-                let Counts { read, written, .. } = self.counts;
-                return Err(ExtractionError::Cancelled { read, written, path: self.archive.path().to_owned() });
+                return Err(self.cancelled());
             }
-            let Some(entry) = self.source.next(&mut raw)? else { return Ok(()) };
+            let next = self.source.next(&mut raw).map_err(|error| match error {
+                SourceError::Server(ServerError::Cancelled) => self.cancelled(),
+                error => error.into(),
+            })?;
+            for note in self.source.take_notes() {
+                self.cx.emit("extraction.restarted", json!({"folder": note.folder, "reason": note.reason}))?;
+            }
+            let Some(entry) = next else { return Ok(()) };
             self.counts.read += 1;
-            self.take(&entry, &raw)?;
+            let left = self.take(&entry, &raw)?;
+            self.source.settle(&entry, left);
+            if self.source.is_due() {
+                self.keep()?;
+            }
+            if let Some((done, total)) = self.source.progress() {
+                self.cx.progress(done, total);
+            }
             if self.counts.read.is_multiple_of(10_000) {
                 tracing::debug!(read = self.counts.read, written = self.counts.written, "extracting");
             }
         }
     }
 
-    fn take(&mut self, entry: &Entry, raw: &[u8]) -> Result<(), ExtractionError> {
+    /// Brings the archive to the disk; then the source may remember how far it was read.
+    fn keep(&mut self) -> Result<(), ExtractionError> {
+        self.archive.finish()?;
+        self.source.checkpoint(self.archive.len())?;
+        Ok(())
+    }
+
+    fn cancelled(&self) -> ExtractionError {
+        let Counts { read, written, .. } = self.counts;
+        ExtractionError::Cancelled { read, written, path: self.archive.path().to_owned() }
+    }
+
+    /// Takes a message, or says by what date it was left.
+    fn take(&mut self, entry: &Entry, raw: &[u8]) -> Result<Option<Option<DateTime<Utc>>>, ExtractionError> {
         if let Some(fault) = entry.fault {
-            return self.set_aside(&entry.place, fault.reason());
+            self.set_aside(&entry.place, fault.reason())?;
+            return Ok(None);
         }
         let summary = Summary::of(raw);
         match self.window.judge(summary.date) {
@@ -153,31 +215,35 @@ impl Extraction<'_> {
             Verdict::Outside => {
                 self.counts.outside_window += 1;
                 if summary.date.is_some_and(|date| date > self.now) {
-                    self.note_future(&entry.place, Key::of(raw));
+                    self.note_future(&entry.place, entry.is_whole.then(|| Key::of(raw)));
                 }
-                return Ok(());
+                return Ok(Some(summary.date));
             }
-            Verdict::Undated => return self.set_aside(&entry.place, "no_date"),
+            Verdict::Undated => {
+                self.set_aside(&entry.place, "no_date")?;
+                return Ok(Some(None));
+            }
         }
         let key = Key::of(raw);
         if self.archive.contains(&key) {
             self.counts.duplicates += 1;
-            return Ok(());
+            return Ok(None);
         }
-        self.archive.append(&Record {
+        let record = Record {
             sha256: key,
             message_id: summary.message_id.as_deref(),
             date: summary.date.map(rfc3339),
             received: entry.received.map(rfc3339),
-            labels: &summary.labels,
+            labels: entry.labels.as_ref().unwrap_or(&summary.labels),
             flags: entry.flags.as_deref(),
             size: raw.len(),
             account: self.account.name(),
             raw: Raw::of(raw),
-        })?;
+        };
+        self.archive.append(key, &record)?;
         self.counts.written += 1;
         self.counts.bytes += raw.len() as u64;
-        Ok(())
+        Ok(None)
     }
 
     fn set_aside(&mut self, place: &Place, reason: &'static str) -> Result<(), ExtractionError> {
@@ -188,9 +254,11 @@ impl Extraction<'_> {
         Ok(())
     }
 
-    fn note_future(&mut self, place: &Place, key: Key) {
+    fn note_future(&mut self, place: &Place, key: Option<Key>) {
         let mut named = self.place(place);
-        named["sha256"] = key.to_string().into();
+        if let Some(key) = key {
+            named["sha256"] = key.to_string().into();
+        }
         let future = self.counts.in_future.get_or_insert_default();
         future.count += 1;
         if future.first.len() < NAMED {
@@ -203,6 +271,7 @@ impl Extraction<'_> {
         match place {
             Place::Offset(offset) => json!({"position": self.counts.read, "offset": offset}),
             Place::File(file) => json!({"position": self.counts.read, "file": file}),
+            Place::Uid { folder, uid } => json!({"position": self.counts.read, "folder": folder, "uid": uid}),
         }
     }
 }

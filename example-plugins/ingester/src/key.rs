@@ -1,5 +1,6 @@
 //! What a message is known by: the sha256 of its bytes. Talks to nobody.
 
+use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use std::fmt;
 
@@ -40,6 +41,12 @@ fn digit(c: u8) -> Option<u8> {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl Serialize for Key {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

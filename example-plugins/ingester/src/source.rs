@@ -1,8 +1,9 @@
-//! Where mail is read from: [`Source`] finds out what a path is, opens it and hands out one message at a time. It talks to
-//! the file system only; [`extraction`](crate::extraction) decides what becomes of a message.
+//! Where mail is read from: [`Source`] finds out what a path is, opens it and hands out one message at a time; a mail server is one
+//! more, opened elsewhere ([`server`](crate::server)). [`extraction`](crate::extraction) decides what becomes of a message.
 //!
-//! At most one message is in memory, and of it at most [`MAX_MESSAGE`] bytes.
+//! At most one message of a file is in memory, and of it at most [`MAX_MESSAGE`] bytes.
 
+use crate::server::{Note, Reading, ServerError};
 use lorchestra_plugin_api::chrono::{DateTime, Utc};
 use std::fs::{self, File};
 use std::io;
@@ -19,19 +20,24 @@ use mbox::Mbox;
 pub(crate) const MAX_MESSAGE: usize = 64 << 20;
 
 /// An opened mailbox.
-pub(crate) enum Source {
+pub(crate) enum Source<'a> {
     Mbox(Box<Mbox<File>>),
     Maildir(Maildir),
+    Server(Box<Reading<'a>>),
 }
 
 /// One message of a source, or something in the place of one. The bytes are in the buffer that was passed in.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) place: Place,
-    /// When Gmail received it: the date of an mbox separator line.
+    /// When it was received: the date of an mbox separator line, or a server's own.
     pub(crate) received: Option<DateTime<Utc>>,
-    /// Flag letters of a Maildir file name (`RS`); `None` in an mbox.
+    /// Flag letters as in a Maildir file name (`RS`); `None` in an mbox.
     pub(crate) flags: Option<String>,
+    /// Labels that a server has for it; `None` where the message itself has them.
+    pub(crate) labels: Option<Vec<String>>,
+    /// Whether the bytes are those of the message. A server tells the date alone of a message that is outside of the window by it.
+    pub(crate) is_whole: bool,
     /// Why there is no message.
     pub(crate) fault: Option<Fault>,
 }
@@ -43,6 +49,8 @@ pub(crate) enum Place {
     Offset(u64),
     /// Directory and name of a Maildir file, `cur/…`.
     File(String),
+    /// Folder on a server, and the message's number in it.
+    Uid { folder: String, uid: u32 },
 }
 
 /// Why a message cannot be taken. The texts are those of the `set_aside` counts: a closed set, stable.
@@ -54,7 +62,7 @@ pub(crate) enum Fault {
     TooLarge,
     /// A Maildir entry that is a directory, a pipe, a dangling link…
     NotAFile,
-    /// A Maildir file that another program moved or deleted after the directory was listed.
+    /// A Maildir file or a server's message that another program moved or deleted after it was listed.
     Gone,
     /// A Maildir file that the system does not let us read.
     Unreadable,
@@ -90,12 +98,18 @@ pub(crate) enum SourceError {
     NotAMaildir { path: PathBuf, hint: String },
     #[error("{}: reading failed at {at}; what was read before is kept, run the job again to go on", .path.display())]
     Read { path: PathBuf, at: String, source: io::Error },
+    #[error(transparent)]
+    Server(#[from] ServerError),
 }
 
 impl SourceError {
     /// Whether another attempt must end the same way.
     pub(crate) fn is_permanent(&self) -> bool {
-        !matches!(self, Self::Read { .. })
+        match self {
+            Self::Read { .. } => false,
+            Self::Server(error) => error.is_permanent(),
+            _ => true,
+        }
     }
 
     fn open(path: &Path, error: io::Error) -> Self {
@@ -108,7 +122,7 @@ impl SourceError {
     }
 }
 
-impl Source {
+impl Source<'_> {
     /// Opens a mailbox. Nothing but regular files and directories is ever opened: a pipe would block.
     pub(crate) fn open(path: &Path) -> Result<Self, SourceError> {
         let kind = fs::metadata(path).map_err(|e| SourceError::open(path, e))?.file_type();
@@ -127,11 +141,12 @@ impl Source {
         Mbox::open(path, file).map(|mbox| Self::Mbox(Box::new(mbox)))
     }
 
-    /// `mbox` or `maildir`.
+    /// `mbox`, `maildir` or `imap`.
     pub(crate) fn format(&self) -> &'static str {
         match self {
             Self::Mbox(_) => "mbox",
             Self::Maildir(_) => "maildir",
+            Self::Server(_) => "imap",
         }
     }
 
@@ -143,6 +158,51 @@ impl Source {
         match self {
             Self::Mbox(mbox) => mbox.next(raw),
             Self::Maildir(maildir) => Ok(maildir.next(raw)),
+            Self::Server(server) => Ok(server.next(raw)?),
+        }
+    }
+
+    /// The archive is open and locked, and has so many messages. To be called before the first [`next`](Self::next).
+    pub(crate) fn start(&mut self, archived: usize) -> Result<(), SourceError> {
+        match self {
+            Self::Server(server) => Ok(server.start(archived)?),
+            Self::Mbox(_) | Self::Maildir(_) => Ok(()),
+        }
+    }
+
+    /// What became of the entry that came last: `left` for its date (or the want of one), or else.
+    pub(crate) fn settle(&mut self, entry: &Entry, left: Option<Option<DateTime<Utc>>>) {
+        if let Self::Server(server) = self {
+            server.settle(entry, left);
+        }
+    }
+
+    /// Whether the source waits for the archive to be on the disk.
+    pub(crate) fn is_due(&self) -> bool {
+        matches!(self, Self::Server(server) if server.is_due())
+    }
+
+    /// The archive is on the disk, with so many messages: a source that remembers does it now.
+    pub(crate) fn checkpoint(&mut self, archived: usize) -> Result<(), SourceError> {
+        match self {
+            Self::Server(server) => Ok(server.checkpoint(archived)?),
+            Self::Mbox(_) | Self::Maildir(_) => Ok(()),
+        }
+    }
+
+    /// What the run should be told since the last call.
+    pub(crate) fn take_notes(&mut self) -> Vec<Note> {
+        match self {
+            Self::Server(server) => server.take_notes(),
+            Self::Mbox(_) | Self::Maildir(_) => Vec::new(),
+        }
+    }
+
+    /// How far it is, of how many messages that are known of; `None` where nobody counts.
+    pub(crate) fn progress(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::Server(server) => Some(server.progress()),
+            Self::Mbox(_) | Self::Maildir(_) => None,
         }
     }
 }

@@ -50,6 +50,8 @@ impl Maildir {
             place: Place::File(format!("{directory}/{shown}")),
             received: None,
             flags: Some(flags(&shown).to_owned()),
+            labels: None,
+            is_whole: true,
             fault,
         })
     }

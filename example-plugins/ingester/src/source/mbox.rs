@@ -105,7 +105,7 @@ impl<R: Read> Mbox<R> {
         } else {
             raw.is_empty().then_some(Fault::Empty)
         };
-        Ok(Some(Entry { place: Place::Offset(offset), received, flags: None, fault }))
+        Ok(Some(Entry { place: Place::Offset(offset), received, flags: None, labels: None, is_whole: true, fault }))
     }
 
     /// Makes the chunk that was read a separator, and skips the rest of its line.

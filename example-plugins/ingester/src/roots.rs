@@ -1,0 +1,35 @@
+//! Whose certificates are trusted: the machine's own, and those of a file. Talks to the file system only.
+
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use std::path::{Path, PathBuf};
+
+/// Why there is nobody to trust.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RootsError {
+    #[error("{}: {reason}; give --ca-file a file of certificates in PEM", .path.display())]
+    CaFile { path: PathBuf, reason: String },
+    #[error("this machine has no root certificates; install the package ca-certificates, or give --ca-file")]
+    None,
+}
+
+/// The certificates, each of which can be used.
+pub(crate) fn load(ca_file: Option<&Path>) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), RootsError> {
+    let mut roots = RootCertStore::empty();
+    let mut certificates = rustls_native_certs::load_native_certs().certs;
+    certificates.retain(|certificate| roots.add(certificate.clone()).is_ok());
+    if let Some(path) = ca_file {
+        let bad = |reason: String| RootsError::CaFile { path: path.to_owned(), reason };
+        let more = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let more = more.map_err(|e| bad(e.to_string()))?;
+        if more.is_empty() {
+            return Err(bad("there is no certificate in it".into()));
+        }
+        for certificate in more {
+            roots.add(certificate.clone()).map_err(|e| bad(e.to_string()))?;
+            certificates.push(certificate);
+        }
+    }
+    if roots.is_empty() { Err(RootsError::None) } else { Ok((roots, certificates)) }
+}

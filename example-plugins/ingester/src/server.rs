@@ -1,0 +1,107 @@
+//! A mail server (IMAP): what is said of one, and the way in. Owns the connection from the look-up of its name to a session; talks
+//! to the network only. [`reading`] takes the messages out.
+//!
+//! ```text
+//! Server ─► link (socket: cancellation, patience, budget) ─► tls ─► login ─► session ─► folders ─► reading ◄─► bookmarks
+//! ```
+//!
+//! The client is blocking. What makes it stop for a cancelled run, a server that is silent, or one that sends without end is the
+//! stream that it reads from.
+
+mod bookmarks;
+mod error;
+mod folders;
+mod link;
+mod login;
+mod reading;
+mod tls;
+mod utf7;
+
+pub(crate) use error::ServerError;
+pub(crate) use reading::{Note, Reading};
+
+use crate::window::Window;
+use lorchestra_plugin_api::{JobContext, ParamEnum, Secret};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How one shows who one is.
+#[derive(ParamEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Auth {
+    /// With `--password`: of the mailbox, or an app password.
+    Password,
+    /// With `--token`: an OAuth 2 access token of Google or Microsoft.
+    Xoauth2,
+}
+
+/// How the connection is kept from others.
+#[derive(ParamEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encryption {
+    /// From the first byte (port 993).
+    Tls,
+    /// After a word in the clear (port 143).
+    Starttls,
+    /// Not at all, and therefore only to this machine.
+    Plain,
+}
+
+impl Encryption {
+    fn port(self) -> u16 {
+        match self {
+            Self::Tls => 993,
+            Self::Starttls | Self::Plain => 143,
+        }
+    }
+}
+
+/// A server, and who reads there what.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) host: String,
+    pub(crate) port: Option<u16>,
+    pub(crate) tls: Encryption,
+    /// Certificates (PEM) that are trusted beside the machine's own.
+    pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) user: Option<String>,
+    /// Without it: what there is a secret for.
+    pub(crate) auth: Option<Auth>,
+    pub(crate) password: Option<Secret>,
+    pub(crate) token: Option<Secret>,
+    /// Empty: all mail; see [`folders`].
+    pub(crate) folders: Vec<String>,
+    /// How long the server may say nothing.
+    pub(crate) patience: Duration,
+}
+
+impl Server {
+    /// `host:port`.
+    pub(crate) fn place(&self) -> String {
+        let port = self.port();
+        if self.host.contains(':') { format!("[{}]:{port}", self.host) } else { format!("{}:{port}", self.host) }
+    }
+
+    fn port(&self) -> u16 {
+        self.port.unwrap_or_else(|| self.tls.port())
+    }
+
+    /// Connects, logs in, and finds the folders. Nothing is read yet.
+    pub(crate) fn open<'a>(&self, cx: &'a JobContext, window: Window, bookmarks: PathBuf) -> Result<Reading<'a>, ServerError> {
+        let credentials = login::Credentials::of(self)?;
+        let roots = match self.tls {
+            Encryption::Plain => None,
+            Encryption::Tls | Encryption::Starttls => Some(tls::config(self.ca_file.as_deref())?),
+        };
+        let place = self.place();
+        let only_here = self.tls == Encryption::Plain;
+        let link = link::Link::connect(&self.host, self.port(), &place, only_here, self.patience, cx)?;
+        let budget = link.budget();
+        let mut session = login::log_in(link, self, roots, &credentials, &budget)?;
+        budget.allow(folders::ANSWER);
+        let (folders, is_gmail) = folders::choose(&mut session, &place, &self.folders)?;
+        let mailbox = bookmarks::Mailbox { place: place.clone(), user: credentials.user.clone() };
+        Ok(Reading::new(session, budget, place, folders, is_gmail, window, bookmarks, mailbox))
+    }
+}
+
+#[cfg(test)]
+mod tests;

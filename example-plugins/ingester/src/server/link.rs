@@ -1,0 +1,156 @@
+//! The socket: a stream that ends for a cancelled run, for a server that says nothing, and for one that sends more than it was
+//! asked for. Talks to the network and to the run.
+
+use super::ServerError;
+use lorchestra_plugin_api::JobContext;
+use std::cell::Cell;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::rc::Rc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+/// Between two looks at whether the run was asked to end.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Why the stream ended before the server did. Travels inside an [`io::Error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Interruption {
+    #[error("the run was asked to end")]
+    Cancelled,
+    #[error("nothing was said for {0:?}")]
+    Silent(Duration),
+    #[error("more was sent than was asked for")]
+    TooMuch,
+}
+
+impl From<Interruption> for io::Error {
+    fn from(interruption: Interruption) -> Self {
+        Self::other(interruption)
+    }
+}
+
+/// Bytes that the server may send until it is asked for the next thing.
+#[derive(Debug, Clone)]
+pub(crate) struct Budget(Rc<Cell<u64>>);
+
+impl Budget {
+    /// For an answer of so many bytes, with room for what TLS and the protocol put around it.
+    pub(crate) fn allow(&self, bytes: u64) {
+        self.0.set(bytes + bytes / 8 + (1 << 20));
+    }
+}
+
+/// A connected socket.
+pub(crate) struct Link<'a> {
+    stream: TcpStream,
+    cx: &'a JobContext,
+    patience: Duration,
+    budget: Budget,
+}
+
+impl<'a> Link<'a> {
+    /// Looks the name up and connects, address by address.
+    ///
+    /// On a thread, because neither can be interrupted: a run that is asked to end does not wait for it. `only_here`: nothing is said to
+    /// another machine.
+    pub(crate) fn connect(
+        host: &str,
+        port: u16,
+        place: &str,
+        only_here: bool,
+        patience: Duration,
+        cx: &'a JobContext,
+    ) -> Result<Self, ServerError> {
+        let (sender, connected) = mpsc::sync_channel(1);
+        let name = host.to_owned();
+        std::thread::spawn(move || {
+            // Nobody may be there to hear it.
+            let _ = sender.send(connect(&name, port, only_here, patience));
+        });
+        let until = Instant::now() + patience;
+        let stream = loop {
+            match connected.recv_timeout(LOOK) {
+                Ok(Ok(stream)) => break stream,
+                Ok(Err(Failed::Name(source))) => return Err(ServerError::NoSuchHost { host: host.to_owned(), source }),
+                Ok(Err(Failed::Elsewhere)) => return Err(ServerError::PlainElsewhere { place: place.to_owned() }),
+                Ok(Err(Failed::Connect(source))) => return Err(ServerError::Connect { place: place.to_owned(), source }),
+                Err(_) if cx.is_cancelled() => return Err(ServerError::Cancelled),
+                Err(RecvTimeoutError::Timeout) if Instant::now() < until => {}
+                Err(_) => return Err(ServerError::Silent { place: place.to_owned(), patience }),
+            }
+        };
+        let set = stream.set_read_timeout(Some(LOOK)).and_then(|()| stream.set_write_timeout(Some(LOOK)));
+        set.map_err(|source| ServerError::Connect { place: place.to_owned(), source })?;
+        let budget = Budget(Rc::new(Cell::new(0)));
+        budget.allow(0);
+        Ok(Self { stream, cx, patience, budget })
+    }
+
+    /// What limits it.
+    pub(crate) fn budget(&self) -> Budget {
+        self.budget.clone()
+    }
+
+    /// Does `io` until it did something, the patience is over, or the run is asked to end.
+    fn patiently(&mut self, mut io: impl FnMut(&mut TcpStream) -> io::Result<usize>) -> io::Result<usize> {
+        let until = Instant::now() + self.patience;
+        loop {
+            if self.cx.is_cancelled() {
+                return Err(Interruption::Cancelled.into());
+            }
+            match io(&mut self.stream) {
+                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    if Instant::now() >= until {
+                        return Err(Interruption::Silent(self.patience).into());
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                done => return done,
+            }
+        }
+    }
+}
+
+impl Read for Link<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.patiently(|stream| stream.read(buffer))?;
+        let left = self.budget.0.get().checked_sub(n as u64).ok_or(Interruption::TooMuch)?;
+        self.budget.0.set(left);
+        Ok(n)
+    }
+}
+
+impl Write for Link<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.patiently(|stream| stream.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+enum Failed {
+    Name(io::Error),
+    Elsewhere,
+    Connect(io::Error),
+}
+
+fn connect(host: &str, port: u16, only_here: bool, patience: Duration) -> Result<TcpStream, Failed> {
+    let mut addresses: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(Failed::Name)?.collect();
+    if only_here {
+        addresses.retain(|address| address.ip().to_canonical().is_loopback());
+        if addresses.is_empty() {
+            return Err(Failed::Elsewhere);
+        }
+    }
+    let mut failed = io::Error::from(io::ErrorKind::NotFound);
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, patience) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failed = error,
+        }
+    }
+    Err(Failed::Connect(failed))
+}

@@ -1,0 +1,407 @@
+//! Messages out of a server's folders, one at a time, and the bookmarks that make the next run begin where this one ended. Talks to
+//! the server; [`extraction`](crate::extraction) says what became of each message, and when the archive is on the disk.
+//!
+//! A folder is read in chunks of UIDs: sizes first (and dates, where `since` leaves some out), then whole messages, many in one
+//! request up to [`BATCH_BYTES`] or one that is larger. In memory is one such batch.
+
+use super::ServerError;
+use super::bookmarks::{Bookmark, Bookmarks, Distrust, Mailbox};
+use super::folders::Folder;
+use super::link::Budget;
+use super::tls::Stream;
+use super::utf7;
+use crate::message::Summary;
+use crate::source::{Entry, Fault, MAX_MESSAGE, Place};
+use crate::window::{Verdict, Window};
+use imap::Session;
+use imap::types::{Fetch, Flag};
+use lorchestra_plugin_api::chrono::{DateTime, Utc};
+use lorchestra_plugin_api::tracing;
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+/// UIDs whose sizes are asked for at once.
+const CHUNK: usize = 500;
+/// Messages that are asked for at once, at most.
+const BATCH: usize = 100;
+/// Bytes that are asked for at once, at most, unless one message is larger.
+const BATCH_BYTES: u64 = 4 << 20;
+/// Bytes of a message's date field and what is around it, about, at most.
+const SURVEYED: u64 = 64 << 10;
+/// Bytes around a message in an answer: flags, labels.
+const AROUND: u64 = 16 << 10;
+
+/// Something that the run should know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Note {
+    /// The folder that is read again from its beginning; `None` for all.
+    pub(crate) folder: Option<String>,
+    /// A closed set, stable.
+    pub(crate) reason: &'static str,
+}
+
+/// An open session, and how far its folders were read.
+pub(crate) struct Reading<'a> {
+    session: Session<Stream<'a>>,
+    budget: Budget,
+    place: String,
+    is_gmail: bool,
+    window: Window,
+    folders: VecDeque<Folder>,
+    open: Option<Open>,
+    file: PathBuf,
+    mailbox: Mailbox,
+    /// From the first message on: until then nobody holds the archive's lock.
+    bookmarks: Option<Bookmarks>,
+    archived: usize,
+    notes: Vec<Note>,
+    /// A batch has come to its end: time to move the bookmark.
+    is_due: bool,
+    done: u64,
+    total: u64,
+}
+
+/// The folder that is read now.
+struct Open {
+    folder: Folder,
+    bookmark: Bookmark,
+    /// Not looked at yet, ascending.
+    unseen: VecDeque<u32>,
+    /// The last of the chunk whose messages are being handed out.
+    chunk_end: Option<u32>,
+    /// Entries without their message: outside of the window, too large, gone.
+    without: VecDeque<(Entry, Vec<u8>)>,
+    /// UID and size of messages to fetch, ascending.
+    wanted: VecDeque<(u32, u64)>,
+    /// Fetched messages, ascending.
+    batch: VecDeque<(Entry, Vec<u8>)>,
+}
+
+impl<'a> Reading<'a> {
+    #[expect(clippy::too_many_arguments, reason = "the parts of one opened server, named once, by its only caller")]
+    pub(super) fn new(
+        session: Session<Stream<'a>>,
+        budget: Budget,
+        place: String,
+        folders: Vec<Folder>,
+        is_gmail: bool,
+        window: Window,
+        file: PathBuf,
+        mailbox: Mailbox,
+    ) -> Self {
+        Self {
+            session,
+            budget,
+            place,
+            is_gmail,
+            window,
+            folders: folders.into(),
+            open: None,
+            file,
+            mailbox,
+            bookmarks: None,
+            archived: 0,
+            notes: Vec::new(),
+            is_due: false,
+            done: 0,
+            total: 0,
+        }
+    }
+
+    /// What the run should be told since the last call.
+    pub(crate) fn take_notes(&mut self) -> Vec<Note> {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// Messages looked at, of how many that are known of so far.
+    pub(crate) fn progress(&self) -> (u64, u64) {
+        (self.done, self.total)
+    }
+
+    /// Reads the bookmarks. The archive is locked now, and has so many messages.
+    pub(crate) fn start(&mut self, archived: usize) -> Result<(), ServerError> {
+        let (bookmarks, distrust) = Bookmarks::open(self.file.clone(), self.mailbox.clone(), archived)?;
+        self.bookmarks = Some(bookmarks);
+        self.archived = archived;
+        let reason = match distrust {
+            None => return Ok(()),
+            Some(Distrust::Unreadable) => "bookmarks_unreadable",
+            Some(Distrust::ArchiveShrank) => "archive_shrank",
+        };
+        tracing::warn!(reason, "the bookmarks are not used; all folders are read from their beginning");
+        self.notes.push(Note { folder: None, reason });
+        Ok(())
+    }
+
+    /// The next message; see [`Source::next`](crate::source::Source::next).
+    pub(crate) fn next(&mut self, raw: &mut Vec<u8>) -> Result<Option<Entry>, ServerError> {
+        loop {
+            let Some(open) = &mut self.open else {
+                let Some(folder) = self.folders.pop_front() else {
+                    // All is here; what becomes of the connection is nobody's loss.
+                    let _ = self.session.logout();
+                    return Ok(None);
+                };
+                self.open = Some(self.open_folder(folder)?);
+                continue;
+            };
+            if let Some((entry, bytes)) = open.without.pop_front() {
+                *raw = bytes;
+                self.done += 1;
+                return Ok(Some(entry));
+            }
+            if let Some((entry, bytes)) = open.batch.pop_front() {
+                *raw = bytes;
+                self.done += 1;
+                self.is_due = open.batch.is_empty();
+                return Ok(Some(entry));
+            }
+            if !open.wanted.is_empty() {
+                self.fetch()?;
+                continue;
+            }
+            if let Some(end) = open.chunk_end.take() {
+                open.bookmark.last_uid = open.bookmark.last_uid.max(end);
+            }
+            if !open.unseen.is_empty() {
+                self.survey()?;
+                continue;
+            }
+            self.save()?;
+            self.open = None;
+        }
+    }
+
+    /// What became of the message that was handed out last: taken (or never to be), or `left` because of its date.
+    pub(crate) fn settle(&mut self, entry: &Entry, left: Option<Option<DateTime<Utc>>>) {
+        let (Place::Uid { uid, .. }, Some(open)) = (&entry.place, &mut self.open) else { return };
+        match left {
+            Some(date) => drop(open.bookmark.left.insert(*uid, date)),
+            None => drop(open.bookmark.left.remove(uid)),
+        }
+        // Whole messages come in the order of their UIDs, behind everything else of their chunk.
+        if entry.is_whole {
+            open.bookmark.last_uid = open.bookmark.last_uid.max(*uid);
+        }
+    }
+
+    /// Whether the archive should be brought to the disk now, and [`checkpoint`](Self::checkpoint) be called.
+    pub(crate) fn is_due(&self) -> bool {
+        self.is_due
+    }
+
+    /// All that was settled is on the disk, in an archive of so many messages.
+    pub(crate) fn checkpoint(&mut self, archived: usize) -> Result<(), ServerError> {
+        self.archived = archived;
+        self.is_due = false;
+        self.save()
+    }
+
+    fn save(&mut self) -> Result<(), ServerError> {
+        match (&self.open, &mut self.bookmarks) {
+            (Some(open), Some(bookmarks)) => bookmarks.set(&open.folder.wire, &open.bookmark, self.archived),
+            _ => Ok(()),
+        }
+    }
+
+    fn open_folder(&mut self, folder: Folder) -> Result<Open, ServerError> {
+        const DOING: &str = "the opening of a folder";
+        let failed = |e| ServerError::from_imap(&self.place, DOING, e);
+        self.budget.allow(0);
+        // Read-only: nothing becomes seen by this.
+        let mailbox = self.session.examine(&folder.wire).map_err(failed)?;
+        let uid_validity =
+            mailbox.uid_validity.ok_or_else(|| ServerError::Garbled { place: self.place.clone(), doing: DOING })?;
+        let known = self.bookmarks.as_ref().and_then(|bookmarks| bookmarks.of(&folder.wire)).cloned();
+        let bookmark = match known {
+            Some(bookmark) if bookmark.uid_validity == uid_validity => bookmark,
+            Some(_) => {
+                tracing::warn!("a folder was made anew on the server (UIDVALIDITY); it is read from its beginning");
+                self.notes.push(Note { folder: Some(folder.name.clone()), reason: "uidvalidity_changed" });
+                Bookmark { uid_validity, ..Bookmark::default() }
+            }
+            None => Bookmark { uid_validity, ..Bookmark::default() },
+        };
+        let is_inside = |date: &Option<DateTime<Utc>>| self.window.judge(*date) == Verdict::Inside;
+        let mut unseen: BTreeSet<u32> = bookmark.left.iter().filter(|(_, date)| is_inside(date)).map(|(uid, _)| *uid).collect();
+        let first = bookmark.last_uid.saturating_add(1);
+        if mailbox.exists > 0 && mailbox.uid_next.is_none_or(|next| next > first) {
+            self.budget.allow(u64::from(mailbox.exists) * 11);
+            let found = self.session.uid_search(format!("UID {first}:*"));
+            let found = found.map_err(|e| ServerError::from_imap(&self.place, "the search for new messages", e))?;
+            // `n:*` has the last message, also where that is before n.
+            unseen.extend(found.into_iter().filter(|uid| *uid >= first));
+        }
+        self.total += unseen.len() as u64;
+        tracing::debug!(new = unseen.len(), "a folder was opened");
+        Ok(Open {
+            folder,
+            bookmark,
+            unseen: unseen.into_iter().collect(),
+            chunk_end: None,
+            without: VecDeque::new(),
+            wanted: VecDeque::new(),
+            batch: VecDeque::new(),
+        })
+    }
+
+    /// Finds out what is to be fetched of the next chunk.
+    fn survey(&mut self) -> Result<(), ServerError> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let chunk: BTreeSet<u32> = open.unseen.drain(..open.unseen.len().min(CHUNK)).collect();
+        // Without `since` almost all are wanted: the whole message tells its date.
+        let by_date = self.window.since.is_some();
+        let items = if by_date { "(UID RFC822.SIZE BODY.PEEK[HEADER.FIELDS (DATE)])" } else { "(UID RFC822.SIZE)" };
+        self.budget.allow(chunk.len() as u64 * if by_date { SURVEYED } else { AROUND });
+        let fetched = self.session.uid_fetch(set(&chunk), items);
+        let fetched = fetched.map_err(|e| ServerError::from_imap(&self.place, "the look at new messages", e))?;
+        let mut found: Vec<(u32, u64, Vec<u8>)> = fetched
+            .iter()
+            .filter_map(|fetch| Some((fetch.uid?, u64::from(fetch.size?), fetch.header().unwrap_or_default().to_vec())))
+            .filter(|(uid, ..)| chunk.contains(uid))
+            .collect();
+        found.sort();
+        found.dedup_by_key(|(uid, ..)| *uid);
+        for (uid, size, header) in found {
+            let without = |fault| Entry {
+                place: Place::Uid { folder: open.folder.name.clone(), uid },
+                received: None,
+                flags: None,
+                labels: None,
+                is_whole: false,
+                fault,
+            };
+            if by_date && self.window.judge(Summary::of(&header).date) != Verdict::Inside {
+                open.without.push_back((without(None), header));
+            } else if size > MAX_MESSAGE as u64 {
+                open.without.push_back((without(Some(Fault::TooLarge)), Vec::new()));
+            } else {
+                open.wanted.push_back((uid, size));
+            }
+        }
+        // What was left once and is not there any more.
+        open.bookmark.left.retain(|uid, _| {
+            !chunk.contains(uid)
+                || open.wanted.iter().any(|(wanted, _)| wanted == uid)
+                || open.without.iter().any(|(entry, _)| matches!(&entry.place, Place::Uid { uid: there, .. } if there == uid))
+        });
+        let here = (open.wanted.len() + open.without.len()) as u64;
+        self.total = self.total.saturating_sub(chunk.len() as u64 - here.min(chunk.len() as u64));
+        open.chunk_end = chunk.last().copied();
+        Ok(())
+    }
+
+    /// Fetches the next batch of what is wanted.
+    fn fetch(&mut self) -> Result<(), ServerError> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let mut batch = BTreeSet::new();
+        let mut bytes = 0;
+        while let Some(&(uid, size)) = open.wanted.front() {
+            if batch.len() == BATCH || (bytes + size > BATCH_BYTES && !batch.is_empty()) {
+                break;
+            }
+            open.wanted.pop_front();
+            batch.insert(uid);
+            bytes += size;
+        }
+        let items = if self.is_gmail {
+            "(UID FLAGS INTERNALDATE X-GM-LABELS BODY.PEEK[])"
+        } else {
+            "(UID FLAGS INTERNALDATE BODY.PEEK[])"
+        };
+        // Sizes are announced a little short by some servers.
+        self.budget.allow(bytes * 2 + batch.len() as u64 * AROUND);
+        let fetched = self.session.uid_fetch(set(&batch), items);
+        let fetched = fetched.map_err(|e| ServerError::from_imap(&self.place, "the fetching of messages", e))?;
+        let mut missing = batch.clone();
+        let mut arrived = Vec::with_capacity(batch.len());
+        for fetch in fetched.iter() {
+            let (Some(uid), Some(body)) = (fetch.uid, fetch.body()) else { continue };
+            if !missing.remove(&uid) {
+                continue;
+            }
+            let fault = match body.len() {
+                0 => Some(Fault::Empty),
+                n if n > MAX_MESSAGE => Some(Fault::TooLarge),
+                _ => None,
+            };
+            let (flags, labels) = marks(fetch, &open.folder);
+            let entry = Entry {
+                place: Place::Uid { folder: open.folder.name.clone(), uid },
+                received: fetch.internal_date().map(|at| at.to_utc()),
+                flags: Some(flags),
+                labels: Some(labels),
+                is_whole: true,
+                fault,
+            };
+            arrived.push((uid, entry, body.to_vec()));
+        }
+        arrived.extend(missing.into_iter().map(|uid| {
+            let place = Place::Uid { folder: open.folder.name.clone(), uid };
+            let entry = Entry { place, received: None, flags: None, labels: None, is_whole: true, fault: Some(Fault::Gone) };
+            (uid, entry, Vec::new())
+        }));
+        arrived.sort_by_key(|(uid, ..)| *uid);
+        open.batch = arrived.into_iter().map(|(_, entry, bytes)| (entry, bytes)).collect();
+        Ok(())
+    }
+}
+
+/// A message's flags as the letters of a Maildir, and its labels: the folder, Gmail's labels, and flags of people's own.
+fn marks(fetch: &Fetch<'_>, folder: &Folder) -> (String, Vec<String>) {
+    let mut letters = BTreeSet::new();
+    let mut labels: Vec<String> = Vec::new();
+    let mut add = |label: &str| {
+        if !label.is_empty() && !labels.iter().any(|known| known == label) {
+            labels.push(label.to_owned());
+        }
+    };
+    if !folder.is_all {
+        add(&folder.name);
+    }
+    for label in fetch.gmail_labels().into_iter().flatten() {
+        // `"\\Inbox"` and `"a \"b\""`: quoted, as they came.
+        let label = label.replace("\\\"", "\"").replace("\\\\", "\\");
+        add(&utf7::decode(label.trim_start_matches('\\')));
+    }
+    for flag in fetch.flags() {
+        match flag {
+            Flag::Draft => drop(letters.insert('D')),
+            Flag::Flagged => drop(letters.insert('F')),
+            Flag::Answered => drop(letters.insert('R')),
+            Flag::Seen => drop(letters.insert('S')),
+            Flag::Deleted => drop(letters.insert('T')),
+            Flag::Custom(keyword) if !keyword.starts_with('\\') => add(keyword),
+            _ => {}
+        }
+    }
+    (letters.into_iter().collect(), labels)
+}
+
+/// A set of UIDs as IMAP has it: `1:3,7`.
+fn set(uids: &BTreeSet<u32>) -> String {
+    let mut text = String::new();
+    let mut uids = uids.iter().copied().peekable();
+    while let Some(first) = uids.next() {
+        let mut last = first;
+        while let Some(next) = uids.next_if(|next| *next == last + 1) {
+            last = next;
+        }
+        let comma = if text.is_empty() { "" } else { "," };
+        // Writing to a String cannot fail.
+        let _ = if first == last { write!(text, "{comma}{first}") } else { write!(text, "{comma}{first}:{last}") };
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_are_short() {
+        assert_eq!(set(&BTreeSet::from([1, 2, 3, 7, 9, 10])), "1:3,7,9:10");
+        assert_eq!(set(&BTreeSet::from([u32::MAX])), "4294967295");
+    }
+}

@@ -1,0 +1,143 @@
+//! Against servers that say what they are told to: Gmail's own ways, and answers that no Dovecot gives.
+
+use crate::gmail::extract_gmail;
+use lorchestra_plugin_api::serde_json::{self, Value};
+use lorchestra_plugin_api::testing::{self, Ran, TempDir};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+
+const GREETING: &str = "* OK ready\r\n";
+const CAPABILITY: (&str, &str) = ("CAPABILITY", "* CAPABILITY IMAP4rev1 X-GM-EXT-1 AUTH=XOAUTH2\r\nTAG OK done\r\n");
+const LOGIN: (&str, &str) = ("LOGIN", "TAG OK done\r\n");
+const LIST: (&str, &str) = (
+    "LIST",
+    "* LIST (\\HasNoChildren) \"/\" \"INBOX\"\r\n\
+     * LIST (\\HasChildren \\Noselect) \"/\" \"[Gmail]\"\r\n\
+     * LIST (\\All \\HasNoChildren) \"/\" \"[Gmail]/Alle Nachrichten\"\r\n\
+     * LIST (\\HasNoChildren \\Trash) \"/\" \"[Gmail]/Papierkorb\"\r\nTAG OK done\r\n",
+);
+const EXAMINE: (&str, &str) =
+    ("EXAMINE", "* 1 EXISTS\r\n* OK [UIDVALIDITY 7] ok\r\n* OK [UIDNEXT 4] ok\r\nTAG OK [READ-ONLY] done\r\n");
+const SEARCH: (&str, &str) = ("UID SEARCH", "* SEARCH 3\r\nTAG OK done\r\n");
+const SIZES: (&str, &str) = ("UID FETCH 3 (UID RFC822.SIZE)", "* 1 FETCH (UID 3 RFC822.SIZE 20)\r\nTAG OK done\r\n");
+
+/// A server on a port of its own that greets, and answers each command with what is said to its beginning; `TAG` is the command's.
+/// A command that it has no answer to ends the connection.
+fn server(greeting: &'static str, answers: Vec<(&'static str, String)>) -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let _ = (&stream).write_all(greeting.as_bytes());
+            for line in BufReader::new(&stream).lines().map_while(Result::ok) {
+                let (tag, command) = line.split_once(' ').unwrap_or(("", &line));
+                let Some((_, answer)) = answers.iter().find(|(start, _)| command.starts_with(start)) else { break };
+                if (&stream).write_all(answer.replace("TAG", tag).as_bytes()).is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    port
+}
+
+fn run(port: u16, dir: &TempDir) -> Ran {
+    let test = testing::job::<extract_gmail>().data(dir).param("host", "127.0.0.1").param("port", port);
+    test.param("tls", "plain").param("user", "anna@gmail.com").param("patience", "2s").secret("password", "kept-secret").run()
+}
+
+fn script(answers: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {
+    answers.iter().map(|(start, answer)| (*start, (*answer).to_owned())).collect()
+}
+
+#[test]
+fn gmails_folder_of_all_mail_and_its_labels() {
+    let dir = TempDir::new();
+    let body = "Subject: x\r\n\r\n) \u{e9}\r\n";
+    let fetched = format!(
+        "* 1 FETCH (X-GM-LABELS (\"\\\\Inbox\" \"\\\\Important\" Work \"Entw&APw-rfe\" \"a &- b\") UID 3 FLAGS (\\Seen $Phishing \\Answered) \
+         INTERNALDATE \" 1-Jan-2024 10:00:00 +0100\" BODY[] {{{}}}\r\n{body})\r\nTAG OK done\r\n",
+        body.len()
+    );
+    let answers = [
+        CAPABILITY,
+        LOGIN,
+        LIST,
+        EXAMINE,
+        SEARCH,
+        SIZES,
+        ("UID FETCH 3 (UID FLAGS", &fetched),
+        ("LOGOUT", "* BYE\r\nTAG OK\r\n"),
+    ];
+    let ran = run(server(GREETING, script(&answers)), &dir);
+    ran.assert_ok().assert_keeps_secrets();
+    let line: Value = serde_json::from_str(dir.read("ingester/mail/default.jsonl").trim()).unwrap();
+    assert_eq!(line["labels"], serde_json::json!(["Inbox", "Important", "Work", "Entwürfe", "a & b", "$Phishing"]));
+    assert_eq!((&line["flags"], &line["raw"]), (&"RS".into(), &body.into()));
+    assert_eq!(line["received"], "2024-01-01T09:00:00Z");
+    let bookmarks = dir.read("ingester/imap/default.json");
+    assert!(bookmarks.contains("[Gmail]/Alle Nachrichten") && bookmarks.contains("\"last_uid\":3"), "{bookmarks}");
+    assert!(!bookmarks.contains("INBOX"), "not what all mail has already: {bookmarks}");
+}
+
+#[test]
+fn answers_that_are_none() {
+    let endless = "x".repeat(30 << 20);
+    let unavailable = "TAG NO [UNAVAILABLE] Temporary authentication failure.\r\n";
+    let garbled = "* 1 FETCH (UID 3 RFC822.SIZE many)\r\nTAG OK done\r\n";
+    let lying = format!("* 1 FETCH (UID 3 FLAGS () BODY[] {{20000000}}\r\n{}", "x".repeat(20_000_000));
+    type Case = (&'static str, &'static str, Vec<(&'static str, String)>, bool);
+    let cases: Vec<Case> = vec![
+        ("no IMAP", "HTTP/1.1 400 Bad Request\r\n", vec![], true),
+        ("nothing but an empty line", "\r\n", vec![], true),
+        ("turned away", "* BYE too many connections\r\n", vec![], false),
+        ("no passwords", GREETING, script(&[("CAPABILITY", "* CAPABILITY IMAP4rev1 LOGINDISABLED\r\nTAG OK\r\n")]), true),
+        ("login later", GREETING, script(&[CAPABILITY, ("LOGIN", unavailable)]), false),
+        ("steers the terminal", GREETING, script(&[CAPABILITY, ("LOGIN", "TAG NO \u{1b}[31mred\r\n")]), true),
+        ("endless list", GREETING, script(&[CAPABILITY, LOGIN, ("LIST", &endless)]), false),
+        ("no such mailbox any more", GREETING, script(&[CAPABILITY, LOGIN, LIST, ("EXAMINE", "TAG NO gone\r\n")]), false),
+        ("no UIDVALIDITY", GREETING, script(&[CAPABILITY, LOGIN, LIST, ("EXAMINE", "* 1 EXISTS\r\nTAG OK\r\n")]), false),
+        ("garbled sizes", GREETING, script(&[CAPABILITY, LOGIN, LIST, EXAMINE, SEARCH, ("UID FETCH", garbled)]), false),
+        (
+            "more than announced",
+            GREETING,
+            script(&[CAPABILITY, LOGIN, LIST, EXAMINE, SEARCH, SIZES, ("UID FETCH 3 (UID FLAGS", &lying)]),
+            false,
+        ),
+        ("closes instead of a message", GREETING, script(&[CAPABILITY, LOGIN, LIST, EXAMINE, SEARCH, SIZES]), false),
+    ];
+    let mut told = String::new();
+    for (what, greeting, answers, is_permanent) in cases {
+        let dir = TempDir::new();
+        let port = server(greeting, answers);
+        let ran = run(port, &dir);
+        let ran = if is_permanent { ran.assert_permanent("127.0.0.1") } else { ran.assert_retryable("127.0.0.1") };
+        let error = ran.error().unwrap().replace(&port.to_string(), "PORT");
+        assert!(!error.contains('\n') && !error.contains('\u{1b}'), "{error:?}");
+        told.push_str(&format!("{what}: {error}\n"));
+    }
+    insta::assert_snapshot!(told);
+}
+
+#[test]
+fn what_is_missing_is_said_before_anybody_is_called() {
+    let dir = TempDir::new();
+    let job = || testing::job::<extract_gmail>().data(&dir).param("host", "127.0.0.1").param("port", 1u16);
+    job().run().assert_permanent("--user is missing");
+    job().param("user", "anna").run().assert_permanent("--password is missing");
+    job().param("user", "anna").param("auth", "xoauth2").run().assert_permanent("--token is missing");
+    job()
+        .param("user", "anna")
+        .secret("password", "kept-secret")
+        .secret("token", "kept-too")
+        .run()
+        .assert_permanent("with --auth");
+    job().param("user", "anna").param("source", "/tmp").run().assert_permanent("give one of both");
+    let ca_file = dir.write("none.pem", "no certificate");
+    job()
+        .param("user", "anna")
+        .secret("password", "kept-secret")
+        .param("ca_file", ca_file)
+        .run()
+        .assert_permanent("no certificate in it");
+}

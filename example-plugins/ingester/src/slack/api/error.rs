@@ -1,0 +1,143 @@
+//! Why the Web API cannot be used: one line each, with its mend. Talks to nobody.
+
+use crate::roots::RootsError;
+use lorchestra_plugin_api::serde_json::Value;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Why the Web API cannot be used. Nothing was lost.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    #[error("--token is missing; say where it is to be found, for example --token env:SLACK_TOKEN, or give --source an export")]
+    NoToken,
+    #[error("--base-url {base:?}: is no address of the web; without it, it is https://slack.com/api")]
+    BadBase { base: String },
+    #[error("--base-url {base:?}: is not this machine, and http would show the token on the way; use https")]
+    PlainElsewhere { base: String },
+    #[error(transparent)]
+    Roots(#[from] RootsError),
+    #[error("{base}: no address was found for this name; see whether this machine is on the network")]
+    NoSuchHost { base: String },
+    #[error("{base}: cannot be connected to; see whether this machine is on the network, and whether Slack is up")]
+    Connect { base: String, source: io::Error },
+    #[error("{base}: did not answer within {patience:?}; run the job again, or allow it more with --patience")]
+    Silent { base: String, patience: Duration },
+    #[error("{base}: its certificate is not trusted; give --ca-file the certificate of who signed it, a company's proxy perhaps")]
+    Certificate { base: String, source: rustls::Error },
+    #[error("{base}: does not speak TLS; see --base-url, and whether something between is in the way")]
+    NotTls { base: String },
+    #[error("{base}: {method} broke off; what was taken before is kept, run the job again to go on")]
+    Broken { base: String, method: &'static str, source: Box<ureq::Error> },
+    #[error("{base}: {method} answered with status {status}; what was taken before is kept, run the job again later")]
+    Status { base: String, method: &'static str, status: u16 },
+    #[error(
+        "{base}: {method} answered with what is not Slack's, or not all of it; what was taken before is kept, run the job again to go on"
+    )]
+    Garbled { base: String, method: &'static str },
+    #[error("{base}: {method} answered with more than is taken; what was taken before is kept")]
+    TooLarge { base: String, method: &'static str },
+    #[error(
+        "{base}: {method} is asked too often, by all that use this token together; what was taken before is kept, run the job again later"
+    )]
+    Limited { base: String, method: &'static str },
+    #[error("{base}: refused the token ({error}); see that --token is whole, of this workspace, and not revoked")]
+    Denied { base: String, error: String },
+    #[error(
+        "{base}: the token may not call {method}; add the scope {needed} to the Slack app, install it again, and use the new token"
+    )]
+    Scope { base: String, method: &'static str, needed: String },
+    #[error("there is no channel {channel:?} that the token can see; see --channel, --kind, and whether the app was invited")]
+    NoChannel { channel: String },
+    #[error("the app is not in channel {channel}; invite it there (/invite @app), then run the job again")]
+    NotInChannel { channel: String },
+    #[error("{base}: {method} failed ({error}); what was taken before is kept, run the job again to go on")]
+    Refused { base: String, method: &'static str, error: String },
+    #[error("{}: {doing} failed; the messages before are kept, run the job again to go on", .path.display())]
+    Bookmark { path: PathBuf, doing: &'static str, source: io::Error },
+    /// The collection says how far it came.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl ApiError {
+    /// Whether another attempt must end the same way.
+    pub(crate) fn is_permanent(&self) -> bool {
+        match self {
+            Self::NoToken
+            | Self::BadBase { .. }
+            | Self::PlainElsewhere { .. }
+            | Self::Roots(_)
+            | Self::Certificate { .. }
+            | Self::NotTls { .. }
+            | Self::Denied { .. }
+            | Self::Scope { .. }
+            | Self::NoChannel { .. }
+            | Self::NotInChannel { .. } => true,
+            Self::NoSuchHost { .. }
+            | Self::Connect { .. }
+            | Self::Silent { .. }
+            | Self::Broken { .. }
+            | Self::Status { .. }
+            | Self::Garbled { .. }
+            | Self::TooLarge { .. }
+            | Self::Limited { .. }
+            | Self::Refused { .. }
+            | Self::Bookmark { .. }
+            | Self::Cancelled => false,
+        }
+    }
+
+    /// Of an answer that says `"ok": false`.
+    pub(super) fn of_slack(base: &str, method: &'static str, answer: &Value) -> Self {
+        let base = base.to_owned();
+        // A short word of Slack's; whatever it is, no more than that.
+        let word =
+            |value: &Value| value.as_str().unwrap_or_default().chars().filter(|c| !c.is_control()).take(80).collect::<String>();
+        let error = word(&answer["error"]);
+        match error.as_str() {
+            "missing_scope" => Self::Scope { base, method, needed: word(&answer["needed"]) },
+            "not_in_channel" => Self::NotInChannel { channel: String::new() },
+            "channel_not_found" => Self::NoChannel { channel: String::new() },
+            "invalid_auth"
+            | "not_authed"
+            | "account_inactive"
+            | "token_revoked"
+            | "token_expired"
+            | "no_permission"
+            | "org_login_required"
+            | "ekm_access_denied"
+            | "not_allowed_token_type"
+            | "access_denied" => Self::Denied { base, error },
+            _ => Self::Refused { base, method, error },
+        }
+    }
+
+    /// Of a call that had no answer.
+    pub(super) fn of_client(base: &str, method: &'static str, patience: Duration, error: ureq::Error) -> Self {
+        let base = base.to_owned();
+        match error {
+            ureq::Error::HostNotFound => Self::NoSuchHost { base },
+            ureq::Error::Timeout(_) => Self::Silent { base, patience },
+            ureq::Error::BodyExceedsLimit(_) => Self::TooLarge { base, method },
+            ureq::Error::ConnectionFailed => Self::Connect { base, source: io::ErrorKind::ConnectionRefused.into() },
+            ureq::Error::Rustls(source @ rustls::Error::InvalidCertificate(_)) => Self::Certificate { base, source },
+            ureq::Error::Rustls(rustls::Error::InvalidMessage(_)) => Self::NotTls { base },
+            ureq::Error::Io(error) => {
+                let tls = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()).cloned();
+                match (tls, error.kind()) {
+                    (Some(source @ rustls::Error::InvalidCertificate(_)), _) => Self::Certificate { base, source },
+                    (Some(rustls::Error::InvalidMessage(_)), _) => Self::NotTls { base },
+                    (
+                        _,
+                        io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable,
+                    ) => Self::Connect { base, source: error },
+                    // What the system's look-up says comes as an error of no kind.
+                    _ if error.to_string().contains("failed to lookup") => Self::NoSuchHost { base },
+                    _ => Self::Broken { base, method, source: Box::new(ureq::Error::Io(error)) },
+                }
+            }
+            other => Self::Broken { base, method, source: Box::new(other) },
+        }
+    }
+}

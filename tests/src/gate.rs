@@ -1,0 +1,92 @@
+//! A way to a server that lets only so many of its bytes through, and then falls silent or breaks: what a network does half way.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// What happens when the bytes are through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// Nothing more comes.
+    Silence,
+    /// The connection ends.
+    End,
+}
+
+/// A port that leads to another one.
+#[derive(Debug)]
+pub struct Gate {
+    port: u16,
+    shut: Arc<AtomicBool>,
+    open: Arc<AtomicBool>,
+}
+
+impl Gate {
+    /// Leads to this port of the machine, for this many bytes of what the server says on each connection.
+    ///
+    /// # Panics
+    /// There is no port.
+    pub fn to(port: u16, bytes: usize, then: Then) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let own = listener.local_addr().expect("an address").port();
+        let shut = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&shut);
+        let open = Arc::new(AtomicBool::new(false));
+        let all = Arc::clone(&open);
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                if let Ok(server) = TcpStream::connect(("127.0.0.1", port)) {
+                    let told = Arc::clone(&told);
+                    let bytes = if all.load(Ordering::SeqCst) { usize::MAX } else { bytes };
+                    let (from, to) = (client.try_clone().expect("a socket"), server.try_clone().expect("a socket"));
+                    std::thread::spawn(move || pass(from, to, usize::MAX, Then::End, &AtomicBool::new(false)));
+                    std::thread::spawn(move || pass(server, client, bytes, then, &told));
+                }
+            }
+        });
+        Self { port: own, shut, open }
+    }
+
+    /// Where it is.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Lets everything through, on connections that are made from now on.
+    pub fn open(&self) {
+        self.open.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether nothing more goes through.
+    pub fn is_shut(&self) -> bool {
+        self.shut.load(Ordering::SeqCst)
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, mut left: usize, then: Then, shut: &AtomicBool) {
+    let mut buffer = vec![0; 16 << 10];
+    while left > 0 {
+        let room = left.min(buffer.len());
+        match from.read(&mut buffer[..room]) {
+            Ok(n) if n > 0 => {
+                if to.write_all(&buffer[..n]).is_err() {
+                    break;
+                }
+                left -= n;
+            }
+            _ => break,
+        }
+    }
+    shut.store(left == 0, Ordering::SeqCst);
+    if left == 0 && then == Then::Silence {
+        // Both ends stay open, as long as the client does.
+        while to.peek(&mut [0]).is_ok_and(|n| n > 0) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::thread::sleep(crate::DEADLINE);
+    }
+    let _ = to.shutdown(Shutdown::Both);
+    let _ = from.shutdown(Shutdown::Both);
+}
