@@ -15,7 +15,7 @@ pub(crate) enum Code {
     /// The plugin cannot be used: broken, incompatible, not trusted, not locked, duplicate, or it failed to load in the worker; a library
     /// was not installed.
     Plugin,
-    /// The overlap lock is held, or still was after a wait: no run was recorded.
+    /// The overlap lock is held, or still was after a wait, or another run has done this one's work meanwhile: no run was recorded.
     Overlap,
     /// We were interrupted by this signal; before the run was recorded, there is none.
     Interrupted(i32),

@@ -212,7 +212,8 @@ impl From<RunError> for Failure {
                 }
             }
             RunError::AllDone { .. } => {
-                Self::new(Code::Usage, format!("{error}: there is nothing left to do; no run was recorded"))
+                // Nobody mistyped anything: another run was quicker.
+                Self::new(Code::Overlap, format!("{error}: there is nothing left to do; no run was recorded"))
                     .mend("lorchestra bookmarks show")
             }
             RunError::Interrupted { signal } => Self::new(Code::Interrupted(signal), error.to_string()),

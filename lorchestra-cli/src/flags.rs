@@ -104,8 +104,8 @@ fn command(package: &str, job: &JobManifest) -> Command {
         // Read already, and they count wherever they stand; here so that the words around them are read as they were meant.
         .args(of_all_commands())
         // After the flags of run-job, which bring a description of their own.
-        .about(printable(job.summary()))
-        .long_about(show::flowing(&printable(&job.docs)));
+        .about(described(&printable(job.summary()), job))
+        .long_about(described(&show::flowing(&printable(&job.docs)), job));
     let (usage, examples) = usage(package, job);
     command = command.override_usage(usage).before_help(examples);
     // A flag that run-job got after this plugin was built: the job's parameter keeps the name. A colon is in no parameter's.
@@ -119,6 +119,12 @@ fn command(package: &str, job: &JobManifest) -> Command {
         command = command.mut_arg(id, |arg| arg.long(format!("run-job:{long}")));
     }
     command
+}
+
+/// What the job says of itself, and of how it is run.
+fn described(docs: &str, job: &JobManifest) -> String {
+    let notes = show::source_notes(job).join("\n");
+    [docs, &notes].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n\n")
 }
 
 /// The usage line and the examples of a job: what it cannot be run without, and a window where it has one.

@@ -4,7 +4,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use lorchestra_core::catalog::problem::path_text;
 use lorchestra_core::catalog::{Package, SearchOutcome, Searched};
 use lorchestra_plugin_api::def::ParamKind;
-use lorchestra_plugin_api::manifest::{ParamManifest, printable};
+use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest, printable};
 use std::time::Duration;
 
 /// RFC 3339 with whole seconds, from microseconds since 1970.
@@ -81,6 +81,19 @@ pub(crate) fn param_help(param: &ParamManifest) -> String {
         text.push_str(&format!("\n- {}: {}", value.name, one_line(&value.docs)));
     }
     text
+}
+
+/// What a job's source says of how it is run and whether: a line each, none where it says nothing.
+pub(crate) fn source_notes(job: &JobManifest) -> Vec<String> {
+    let policy = [
+        job.timeout.as_ref().map(|timeout| format!("timeout {timeout}")),
+        job.retries.map(|retries| format!("retries {retries}")),
+        job.overlap.as_ref().map(|overlap| format!("on overlap {overlap}")),
+    ];
+    let policy: Vec<String> = policy.into_iter().flatten().collect();
+    let deprecated = job.deprecated.as_ref().map(|instead| format!("Deprecated: {}", one_line(instead)));
+    let policy = (!policy.is_empty()).then(|| format!("Unless told otherwise: {}", printable(&policy.join(", "))));
+    deprecated.into_iter().chain(policy).collect()
 }
 
 /// A plugin's text as one line.

@@ -8,13 +8,14 @@ use crate::catalog::{self, Fault};
 use crate::locks::hex;
 use lorchestra_plugin_api::manifest::Manifest;
 use rustix::fs::{MemfdFlags, SealFlags};
-use rustix::io::FdFlags;
+use rustix::io::{Errno, FdFlags};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A plugin's bytes, sealed.
 #[derive(Debug)]
@@ -48,8 +49,7 @@ impl Library {
             (&memory).write_all(&buffer[..n]).map(|()| n)
         })
         .map_err(unreadable)?;
-        let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-        rustix::fs::fcntl_add_seals(&memory, seals).map_err(|e| unreadable(e.into()))?;
+        seal(&memory).map_err(unreadable)?;
         let manifest = catalog::inspect(&memory)?;
         Ok(Self { path: path.to_owned(), memory, sha256, manifest })
     }
@@ -100,6 +100,23 @@ impl Library {
         rustix::io::fcntl_setfd(&self.memory, FdFlags::CLOEXEC)?;
         result
     }
+}
+
+/// Tries to seal before it is given up, and the wait between two.
+const SEAL_TRIES: u32 = 100;
+const SEAL_WAIT: Duration = Duration::from_millis(20);
+
+/// Makes the memory file's bytes unchangeable. The kernel refuses (EBUSY) while one of its pages is held for a moment by somebody else,
+/// as its own writing to the LRU lists of another processor, and it looks at that for a tenth of a second only (seen under load).
+fn seal(memory: &File) -> io::Result<()> {
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    for _ in 1..SEAL_TRIES {
+        match rustix::fs::fcntl_add_seals(memory, seals) {
+            Err(Errno::BUSY) => std::thread::sleep(SEAL_WAIT),
+            result => return Ok(result?),
+        }
+    }
+    Ok(rustix::fs::fcntl_add_seals(memory, seals)?)
 }
 
 /// Bytes that are read at once: few calls, and what was read is still near when it is hashed.

@@ -94,6 +94,10 @@ fn a_policy_in_the_source_is_the_last_resort() {
     assert_eq!(plan(&sandbox, &["--timeout", "1h", "--retries", "0", "--on-overlap", "fail"]), json!([3600, 0, "fail"]));
     let show = sandbox.lorchestra(&["jobs", "show", "kit", "policies"]).exits(0);
     assert!(show.out().contains("\nUnless told otherwise: timeout 30m, retries 2, on overlap skip\n"), "{}", show.shown());
+    for help in ["--help", "-h"] {
+        let help = sandbox.lorchestra(&["run-job", "kit", "policies", help]).exits(0);
+        assert!(help.out().contains("\nUnless told otherwise: timeout 30m, retries 2, on overlap skip\n"), "{}", help.shown());
+    }
     sandbox.configure("[job.\"kit/policies\"]\nretries = 5\noverlap = \"allow\"\nretry_wait = \"1s\"\n");
     assert_eq!(plan(&sandbox, &[]), json!([1800, 5, "allow"]));
     sandbox.lorchestra(&["run-job", "kit", "policies"]).exits(0);
@@ -110,6 +114,8 @@ fn what_is_deprecated_is_told_where_it_is_seen_and_used() {
     let deprecated: Vec<_> = jobs.iter().filter(|job| !job["deprecated"].is_null()).collect();
     assert!(deprecated.len() == 1 && deprecated[0]["deprecated"] == "use kinds", "{json}");
     assert!(sandbox.lorchestra(&["jobs", "show", "kit", "old"]).exits(0).out().contains("Deprecated: use kinds\n"));
+    let help = sandbox.lorchestra(&["run-job", "kit", "old", "-h"]).exits(0);
+    assert!(help.out().contains("\nDeprecated: use kinds\n"), "{}", help.shown());
     let warning = "warning: kit/old is deprecated: use kinds\n";
     assert_eq!(sandbox.lorchestra(&["run-job", "kit", "old"]).exits(0).err(), warning);
     assert_eq!(sandbox.lorchestra(&["run-job", "--dry-run", "kit", "old"]).exits(0).err(), warning);

@@ -207,8 +207,9 @@ fn a_run_that_is_killed_half_way_is_completed_by_the_next_and_nothing_is_twice()
         let marker = taps.sandbox.path(&format!("at-{at}"));
         let config = json!({"upto": 300_000, "at": at, "then": "hang", "marker": marker});
         let mut running = taps.sandbox.start(&strs(&taps.count(&[], &[], &config)));
-        eventually("the tap has written and waits", || marker.exists());
-        let pid: u32 = fs::read_to_string(&marker).unwrap().parse().unwrap();
+        let written = || fs::read_to_string(&marker).ok()?.parse::<u32>().ok();
+        eventually("the tap has written and waits", || written().is_some());
+        let pid = written().unwrap();
         let worker = running.children();
         running.signal(Signal::KILL);
         eventually("all of it is gone", || {

@@ -183,17 +183,8 @@ fn show(catalog: &Catalog, package_name: &str, job_name: &str, as_json: bool, pr
     printer.line(format_args!("{package_name}/{job_name}"));
     printer.line(format_args!("Location: {} ({}:{})", printable(&path), printable(&job.file), job.line));
     printer.line(format_args!("Signature: {}", printable(&job.signature)));
-    if let Some(instead) = &job.deprecated {
-        printer.line(format_args!("Deprecated: {}", show::one_line(instead)));
-    }
-    let policy = [
-        job.timeout.as_ref().map(|timeout| format!("timeout {timeout}")),
-        job.retries.map(|retries| format!("retries {retries}")),
-        job.overlap.as_ref().map(|overlap| format!("on overlap {overlap}")),
-    ];
-    let policy: Vec<String> = policy.into_iter().flatten().collect();
-    if !policy.is_empty() {
-        printer.line(format_args!("Unless told otherwise: {}", printable(&policy.join(", "))));
+    for note in show::source_notes(job) {
+        printer.line(note);
     }
     if !job.docs.is_empty() {
         printer.line("");

@@ -252,7 +252,10 @@ fn is_empty(dir: &Path) -> Result<bool, NewError> {
             Some(_) => Err(NewError::There(dir.to_owned())),
         },
         Err(_) if dir.symlink_metadata().is_err() => Ok(false),
-        Err(e) if e.kind() == io::ErrorKind::NotADirectory => Err(NewError::There(dir.to_owned())),
+        // A file, or a link to nothing.
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotADirectory | io::ErrorKind::NotFound) => {
+            Err(NewError::There(dir.to_owned()))
+        }
         Err(source) => Err(NewError::Io { path: dir.to_owned(), source }),
     }
 }
