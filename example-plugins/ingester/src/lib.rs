@@ -8,7 +8,7 @@
 //!                                         └──────────── extraction: counts and events ───────────┘
 //! ```
 //!
-//! Messages of Slack go the same way: `slack::export` ─► `slack::found` ─► `slack::collection` ─► archive (slack/<account>.jsonl).
+//! Messages of Slack go the same way: `slack::export` ─► `slack::found` ─► `slack::collection` ─► archive (`slack/<account>.jsonl`).
 //!
 //! What is personal stays in the archive: events, traces and errors carry counts, places and reasons, never a subject, an
 //! address or text of a message.

@@ -3,7 +3,7 @@
 //!
 //! It is derived: what is lost with it is the time to make it again. So a commit need not survive power loss, only be whole.
 //!
-//! Vectors are compared one by one. A hundred thousand of them are 51 MB and some hundredths of a second, and no other structure has to
+//! Vectors are compared one by one. A hundred thousand of them are 51 MB and about a tenth of a second, and no other structure has to
 //! be kept right when documents come and go.
 
 use crate::document::Document;
