@@ -1,7 +1,7 @@
 //! `plugins.lock`: where `locked = true` or --locked is set, the bytes that were locked run, and no others, whatever happens to the
 //! file meanwhile.
 //!
-//! The races have 100 rounds of a run each; `LORCHESTRA_TEST_ROUNDS=1000` makes them longer.
+//! The races have 1,000 rounds of a run each, half a minute; `LORCHESTRA_TEST_ROUNDS` says otherwise.
 
 use lorchestra_tests::{Ended, Fixture, Running, Sandbox};
 use serde_json::json;
@@ -17,7 +17,7 @@ const OTHER_MARKER: &str = "CONSTRUCTOR_MARKEX";
 
 #[expect(clippy::disallowed_methods, reason = "how long a soak is, is asked for from outside")]
 fn rounds() -> u32 {
-    std::env::var("LORCHESTRA_TEST_ROUNDS").map_or(100, |rounds| rounds.parse().expect("LORCHESTRA_TEST_ROUNDS is a number"))
+    std::env::var("LORCHESTRA_TEST_ROUNDS").map_or(1000, |rounds| rounds.parse().expect("LORCHESTRA_TEST_ROUNDS is a number"))
 }
 
 fn library(sandbox: &Sandbox) -> PathBuf {
