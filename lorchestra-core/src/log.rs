@@ -111,6 +111,11 @@ impl Log {
         self.lost += bytes.len() as u64;
     }
 
+    /// The longest line that [`write_line`](Self::write_line) is meant for, in bytes: one that is longer takes more than the limit.
+    pub(crate) fn longest_line(&self) -> u64 {
+        self.max / 4
+    }
+
     /// Appends one line, which stays in one file.
     pub(crate) fn write_line(&mut self, line: &[u8]) {
         if self.len > 0 && line.len() as u64 > self.room() && self.turn().is_err() {

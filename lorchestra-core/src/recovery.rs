@@ -4,7 +4,8 @@
 //! into `spool/` is all that this costs a run when there is nothing to do. Commands that have the store open look there too, and so
 //! does a run for its own job: a spool directory may have been removed, or the store copied without it. For each open run:
 //!
-//! 1. Its supervisor must be dead, and the run's lock free: else it lives, and will end the run. The lock is held here meanwhile: a run
+//! 1. Its supervisor must be dead, and the run's lock free: else it lives, and will end the run (woken, if it is stopped and its
+//!    worker is dead). The lock is held here meanwhile: a run
 //!    is closed by one process, and of several that look at the same time the others pass by.
 //! 2. The last attempt's lock must be free, or become so in 5 s: a worker outlives its supervisor by a moment at most. One that
 //!    does not is killed.
@@ -190,6 +191,7 @@ fn claim(state: &StateDir, store: &Store, run_id: &str, excludes: bool, room: &m
         return Ok(Claim::Closed);
     }
     if run.is_supervised() {
+        wake(state, &run);
         return Ok(Claim::Alive);
     }
     let path = state.run_lock(run_id);
@@ -213,6 +215,19 @@ fn claim(state: &StateDir, store: &Store, run_id: &str, excludes: bool, room: &m
             remove_spool(state, run_id);
             Ok(Claim::Closed)
         }
+    }
+}
+
+/// Lets the supervisor of a run go on if it is stopped and its worker is dead: nobody else would, and neither is the run's end recorded nor
+/// its lock free before. (One whose job goes on is stopped as whoever stopped it wants; its deadline is kept by the worker's watchdog.)
+pub(crate) fn wake(state: &StateDir, run: &Run) {
+    if !matches!(AttemptLock::holder(&state.attempt_lock(&run.run_id, run.attempts)), Ok(None)) {
+        return;
+    }
+    match run.supervisor().wake() {
+        Ok(true) => tracing::warn!(run_id = run.run_id, pid = run.supervisor_pid, "woke a supervisor that had been stopped"),
+        Ok(false) => {}
+        Err(error) => tracing::debug!(run_id = run.run_id, %error, "whether a supervisor is stopped is not known"),
     }
 }
 

@@ -99,6 +99,8 @@ impl Attempt<'_> {
             spool: spool.clone(),
             lock: site.state.attempt_lock(run_id, attempt),
             trace: site.state.trace(run_id),
+            timeout: plan.timeout,
+            grace: plan.grace,
             memory_max: plan.memory_max,
             log_max: site.log_max,
             progress: site.progress.then(|| site.state.progress(run_id)),

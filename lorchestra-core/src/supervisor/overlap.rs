@@ -8,6 +8,7 @@
 use super::{Overlap, RunError, Watcher};
 use crate::locks::{FileLock, beside_name, overlap_name};
 use crate::plan::{OnOverlap, Plan};
+use crate::recovery;
 use crate::signals::Signals;
 use crate::state::{StateDir, StateError};
 use crate::store::bookmark::Key;
@@ -54,7 +55,7 @@ pub(super) fn enter(
             Some(store) => store,
             None => &*store.insert(Store::open(state)?),
         };
-        let holder = holder(store, key, FileLock::named(&path))?;
+        let holder = holder(state, store, key, FileLock::named(&path))?;
         let waited = begun.elapsed();
         let patience = match plan.on_overlap {
             OnOverlap::Wait(limit) => limit,
@@ -96,14 +97,22 @@ pub(super) fn at_bookmark(store: &Store, plan: &Plan) -> Result<Option<Plan>, Ru
 }
 
 /// The live run that is in the way: the one that the lock names, or one that was allowed beside others.
-fn holder(store: &Store, key: (&str, &str, Option<&str>), named: Option<String>) -> Result<Option<String>, RunError> {
+fn holder(
+    state: &StateDir,
+    store: &Store,
+    key: (&str, &str, Option<&str>),
+    named: Option<String>,
+) -> Result<Option<String>, RunError> {
     let lives = |run: &Run| run.state == RunState::Running && run.has_key(key.0, key.1, key.2) && run.is_supervised();
     if let Some(named) = named
         && let Ok(run) = store.find_run(&named)?
         && lives(&run)
     {
+        recovery::wake(state, &run);
         return Ok(Some(run.run_id));
     }
     let running = store.runs(&RunFilter { running: true, limit: None })?;
-    Ok(running.into_iter().find(lives).map(|run| run.run_id))
+    let holder = running.into_iter().find(lives);
+    holder.iter().for_each(|run| recovery::wake(state, run));
+    Ok(holder.map(|run| run.run_id))
 }

@@ -34,6 +34,8 @@ struct Inner {
     /// Whether a later run would read a bookmark, and the one that was set, in microseconds since 1970.
     bookmarks: bool,
     bookmark: Mutex<Option<i64>>,
+    /// Bytes that a line of the trace may have.
+    longest_trace: usize,
     /// What keeps the run's secrets out of events, trace and last words.
     mask: Option<Mask>,
 }
@@ -47,8 +49,10 @@ impl Sink {
         bookmarks: bool,
         mask: Option<Mask>,
     ) -> Self {
+        // A line is written to one file, whatever its room: of one that a piece of the log has no room for, the limit would not hold.
+        let longest_trace = usize::try_from(trace.longest_line()).unwrap_or(usize::MAX).min(limits::MAX_PAYLOAD);
         let (writer, trace, bookmark) = (Mutex::new(writer), Mutex::new(trace), Mutex::new(None));
-        Self { inner: Arc::new(Inner { writer, trace, cancelled, meter, bookmarks, bookmark, mask }) }
+        Self { inner: Arc::new(Inner { writer, trace, cancelled, meter, bookmarks, bookmark, longest_trace, mask }) }
     }
 
     /// The bookmark that the job set last.
@@ -117,6 +121,9 @@ impl EventSink for Sink {
 
     fn trace(&self, line: RStr<'_>) {
         let _ = catch_unwind(AssertUnwindSafe(|| {
+            let most = self.inner.longest_trace;
+            let instead = (line.len() > most).then(|| too_long(line.len(), most));
+            let line = instead.as_deref().map_or(line, RStr::from);
             let line = match &self.inner.mask {
                 None => Cow::Borrowed(line.as_str()),
                 Some(mask) => match mask.json(line.as_str().as_bytes()) {
@@ -150,6 +157,13 @@ impl EventSink for Sink {
         *self.inner.bookmark.lock().unwrap_or_else(PoisonError::into_inner) = Some(at_micros);
         RResult::ROk(())
     }
+}
+
+/// What stands in the trace for a line that is too long.
+fn too_long(bytes: usize, most: usize) -> String {
+    let time = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
+    let message = format!("a line of {bytes} bytes was left out: it may have {most}");
+    serde_json::json!({"time": time, "level": "WARN", "target": "lorchestra", "message": message}).to_string()
 }
 
 fn view<'a>(event: &'a RawEvent<'a>) -> NewEvent<'a> {
@@ -226,6 +240,24 @@ mod tests {
         assert_eq!(read.bookmark(), Some(-5));
         assert!(unread.set_bookmark(1).is_err());
         assert_eq!(unread.bookmark(), None);
+    }
+
+    #[test]
+    fn a_line_of_the_trace_that_breaks_the_limit_is_told_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("trace.jsonl");
+        let trace = Log::open(&path, log::MIN_MAX).unwrap();
+        let sink = Sink::new(Writer::create(dir.path()).unwrap(), trace, Arc::default(), None, false, None);
+        let line = |bytes: usize| format!("{{\"m\":\"{}\"}}", "x".repeat(bytes - 8));
+        for bytes in [1024, 1025, 5_000_000] {
+            sink.trace(line(bytes).as_str().into());
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let messages: Vec<&str> = lines.iter().filter_map(|line| line["message"].as_str()).collect();
+        let left_out = |bytes: usize| format!("a line of {bytes} bytes was left out: it may have 1024");
+        assert_eq!(messages, [left_out(1025), left_out(5_000_000)]);
+        assert_eq!(text.lines().next(), Some(line(1024).as_str()));
     }
 
     /// A flush that did nothing would say `Ok` here: it is the writer's own, which looks at its descriptor first.

@@ -41,6 +41,7 @@ const HOSTILE: &[Specimen] = &[
     (&["--timeout", "2s", "--grace", "0s", "hostile", "spin"],           124, "timeout", 1, NOTHING),
     (&["--timeout", "2s", "--grace", "1s", "hostile", "ignore_signals"], 124, "timeout", 1, NOTHING),
     (&["--timeout", "2s", "--grace", "0s", "hostile", "stop_self"],      124, "timeout", 1, NOTHING),
+    (&["--timeout", "2s", "--grace", "0s", "hostile", "stop_supervisor"], 124, "timeout", 1, NOTHING),
     // Other ways out.
     (&["hostile", "exec"],                                1, "exit",    1, NOTHING),
     (&["hostile", "exit_in_thread"],                      1, "exit",    1, NOTHING),
@@ -120,6 +121,59 @@ fn a_worker_without_descriptors_does_not_outlive_its_supervisor() {
     let run = sandbox.run();
     assert_eq!(run.state(), "failed");
     before_is_there(&sandbox, &run);
+}
+
+/// Nobody is left who could wake its supervisor: the next command does.
+#[test]
+fn a_supervisor_that_was_stopped_ends_its_run_all_the_same() {
+    for (then, code, end) in [("return", 0, "completed"), ("die", 1, "failed")] {
+        for next in [&["runs", "list"][..], &["events", "list"], &["run-job", "hostile", "stop_supervisor", "--marker", "-"]] {
+            let sandbox = Sandbox::with(&[Fixture::Hostile]);
+            let args = ["run-job", "hostile", "stop_supervisor", "--then", then, "--marker", &sandbox.arg("marker")];
+            let running = sandbox.start(&args);
+            eventually("it is stopped", || sandbox.read("marker").ends_with('\n'));
+            let worker: u32 = sandbox.read("marker").trim().parse().expect("a pid");
+            eventually("the worker is gone", || !processes::is_alive(worker));
+            assert!(processes::is_stopped(running.pid()), "{then}, {next:?}");
+            // The lock is held still: the same job is told so.
+            sandbox.lorchestra(next).exits(if next[0] == "run-job" { 75 } else { 0 });
+            running.wait().exits(code);
+            let run = sandbox.run();
+            assert_eq!(run.state(), end, "{then}, {next:?}");
+            sandbox.whole_events_of(&run);
+        }
+    }
+}
+
+/// It hardly comes to do anything: who ends the job, and so what the end says, is a race; that it ends is none.
+#[test]
+fn a_supervisor_that_is_stopped_again_and_again_keeps_its_deadline() {
+    let sandbox = Sandbox::with(&[Fixture::Hostile]);
+    let args = ["run-job", "--timeout", "1s", "--grace", "0s", "hostile", "stop_supervisor", "--then", "again"];
+    let running = sandbox.start(&[&args[..], &["--marker", &sandbox.arg("marker")]].concat());
+    eventually("it is stopped", || sandbox.read("marker").ends_with('\n'));
+    let worker: u32 = sandbox.read("marker").trim().parse().expect("a pid");
+    eventually("the worker is gone", || !processes::is_alive(worker));
+    // The last word may have been the job's.
+    sandbox.lorchestra(&["runs", "list"]).exits(0);
+    let ended = running.wait();
+    let run = sandbox.run();
+    assert!(matches!((ended.code(), run.cause()), (Some(124), "timeout") | (Some(1), "signal")), "{}", ended.shown());
+    sandbox.whole_events_of(&run);
+}
+
+/// To end a run is to wake its supervisor, also while its job goes on.
+#[test]
+fn a_run_whose_supervisor_is_stopped_can_be_stopped() {
+    let sandbox = Sandbox::with(&[Fixture::Hostile]);
+    let args = ["run-job", "--grace", "0s", "hostile", "stop_supervisor", "--marker", &sandbox.arg("marker")];
+    let running = sandbox.start(&args);
+    eventually("it is stopped", || sandbox.read("marker").ends_with('\n'));
+    let id = sandbox.run().id().to_owned();
+    assert!(processes::is_stopped(running.pid()), "looking at a run whose job goes on wakes nobody");
+    sandbox.lorchestra(&["runs", "stop", &id]).exits(0);
+    running.wait().exits(143);
+    assert_eq!(sandbox.run().cause(), "cancelled");
 }
 
 #[track_caller]

@@ -108,6 +108,25 @@ pub(crate) fn stop_self(_cx: &JobContext, marker: PathBuf) -> JobResult {
     Ok(())
 }
 
+/// Stops its supervisor; then stays for ever, returns (`return`), kills itself (`die`), or does it again and again (`again`).
+#[job]
+pub(crate) fn stop_supervisor(_cx: &JobContext, marker: PathBuf, #[param(default = "stay")] then: String) -> JobResult {
+    let supervisor = rustix::process::getppid().ok_or("an orphan")?;
+    rustix::process::kill_process(supervisor, Signal::STOP)?;
+    let stat = format!("/proc/{}/stat", supervisor.as_raw_nonzero());
+    eventually(|| std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T ")));
+    mark(&marker)?;
+    match &*then {
+        "return" => return Ok(()),
+        "die" => rustix::process::kill_process(rustix::process::getpid(), Signal::KILL)?,
+        "again" => loop {
+            rustix::process::kill_process(supervisor, Signal::STOP)?;
+        },
+        _ => std::thread::sleep(FOR_EVER),
+    }
+    Err("survived")?
+}
+
 /// Kills its process group.
 #[job]
 pub(crate) fn kill_group(_cx: &JobContext, marker: PathBuf) -> JobResult {
