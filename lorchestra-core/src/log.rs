@@ -181,6 +181,11 @@ pub(crate) fn tail(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     Ok(tail)
 }
 
+/// Removes the pieces of a log that is to begin anew.
+pub(crate) fn remove_pieces(path: &Path) -> io::Result<()> {
+    pieces(path)?.into_iter().try_for_each(|from| crate::remove_whatever(&piece(path, from)))
+}
+
 fn piece(path: &Path, from: u64) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{from}"));

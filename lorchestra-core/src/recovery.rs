@@ -17,7 +17,7 @@
 //!
 //! A run that cannot be closed stays open and keeps nobody from anything but a run of the same job and account.
 
-use crate::locks::{AttemptLock, FileLock, overlap_name};
+use crate::locks::{self, AttemptLock, FileLock, overlap_name};
 use crate::outcome::{Death, Outcome};
 use crate::plan::{OnOverlap, Plan};
 use crate::process;
@@ -199,7 +199,7 @@ fn claim(state: &StateDir, store: &Store, run_id: &str, excludes: bool, room: &m
         Ok(Some(lock)) => Some(lock),
         Ok(None) => return Ok(Claim::Held),
         // Closed and removed since it was listed; or its spool is lost, and of its locks only the one of its job tells whether it lives.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+        Err(e) if locks::is_none(&e) => {
             let path = state.lock(&overlap_name(&run.package, &run.job, run.account.as_deref()));
             if !excludes && FileLock::try_take(&path).map_err(|source| RecoveryError::Io { path, source })?.is_none() {
                 return Ok(Claim::Alive);
@@ -275,11 +275,14 @@ fn close(state: &StateDir, store: &mut Store, dead: Vec<Claimed>, closed: &mut C
 fn end_of(state: &StateDir, store: &mut Store, run: &Run) -> Result<(Outcome, RunEnd), RecoveryError> {
     let (run_id, attempt) = (run.run_id.as_str(), run.attempts);
     // Asked before the events in it are taken in: that a run closed its own spool just now is ruled out by the lock.
-    let lost = !state.run_spool(run_id).exists();
+    let lost = !state.run_spool(run_id).is_dir();
     let mut taken = store.taken(run_id, attempt)?;
     let spool = state.attempt_spool(run_id, attempt);
     let first = taken.cursor.segment;
     let mut reader = Reader::new(&spool, taken.cursor);
+    if taken.end.is_some() {
+        reader.has_ended();
+    }
     let mut all = |store: &mut Store| take_in(store, run_id, attempt, &spool, &mut reader, &mut taken, Writing::Dead);
     // A segment with a successor is removed once it is taken in, and then the store must not lose it. The last one stays until the commit
     // of the ends, which makes what came before it safe as well.
@@ -359,9 +362,7 @@ fn open_runs(state: &StateDir) -> Result<Vec<String>, RecoveryError> {
 /// Removes a closed run's spool. Should it fail, the next command does it: the run's end is already recorded.
 pub(crate) fn remove_spool(state: &StateDir, run_id: &str) {
     let dir = state.run_spool(run_id);
-    if let Err(error) = fs::remove_dir_all(&dir)
-        && error.kind() != io::ErrorKind::NotFound
-    {
+    if let Err(error) = crate::remove_whatever(&dir) {
         tracing::warn!(dir = %dir.display(), %error, "the spool of a closed run could not be removed");
     }
 }

@@ -106,14 +106,18 @@ fn run(control: &UnixStream) -> Result<(), WorkerFault> {
         setrlimit(Resource::Data, limit).map_err(|e| ours("limit its memory")(e.into()))?;
     }
     let writer = Writer::create(&order.spool).map_err(spool)?;
-    let trace = Log::open(&order.trace, order.log_max).map_err(spool)?;
+    // Diagnostics: without them the job goes on.
+    let trace = Log::open(&order.trace, order.log_max);
+    if let Err(error) = &trace {
+        let _ = writeln!(io::stderr(), "lorchestra: this run has no trace: {}: {error}", order.trace.display());
+    }
     // A terminal's comfort: without it the job goes on.
     let meter = order.progress.as_deref().and_then(|path| Meter::create(path).ok());
     let mask = Mask::of(order.secrets.iter().filter_map(|name| order.call.params.get(name)?.as_str()));
     if mask.is_none() && !order.secrets.is_empty() {
         return Err(WorkerFault { spool: false, message: "the run's secrets could not be masked".into() });
     }
-    let sink = Sink::new(writer, trace, cancelled, meter, order.bookmarks, mask);
+    let sink = Sink::new(writer, trace.ok(), cancelled, meter, order.bookmarks, mask);
 
     let end = match loader::load(&order) {
         Err(refusal) => {

@@ -36,10 +36,23 @@ pub(super) fn enter(
         let path = path.to_owned();
         move |source| StateError::Io { path, source }
     };
-    if plan.on_overlap == OnOverlap::Allow {
-        return Ok(FileLock::share(&beside).map_err(io(&beside))?);
-    }
     let begun = Instant::now();
+    if plan.on_overlap == OnOverlap::Allow {
+        loop {
+            if let Some(lock) = FileLock::try_share(&beside).map_err(io(&beside))? {
+                return Ok(lock);
+            }
+            // Whoever holds it for himself, to see that nobody shares it, lets it go at once. (Unless it is no run that holds it.)
+            if begun.elapsed() >= HELD_BRIEFLY {
+                let (package, job, account) = (plan.package.clone(), plan.job.clone(), plan.account.clone());
+                let waited = Some(begun.elapsed());
+                return Err(RunError::Overlap(Box::new(Overlap { package, job, account, holder: None, waited })));
+            }
+            if let Some(signal) = signals.wait(LOOK[0]) {
+                return Err(RunError::Interrupted { signal });
+            }
+        }
+    }
     let mut store = None;
     let mut told = false;
     loop {

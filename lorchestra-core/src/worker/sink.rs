@@ -27,7 +27,8 @@ pub(super) struct Sink {
 struct Inner {
     /// The emit mutex: order of records, and nothing after the final one.
     writer: Mutex<Writer>,
-    trace: Mutex<Log>,
+    /// Where it could be opened.
+    trace: Option<Mutex<Log>>,
     cancelled: Arc<AtomicBool>,
     /// Where somebody looks at it.
     meter: Option<Meter>,
@@ -43,15 +44,16 @@ struct Inner {
 impl Sink {
     pub(super) fn new(
         writer: Writer,
-        trace: Log,
+        trace: Option<Log>,
         cancelled: Arc<AtomicBool>,
         meter: Option<Meter>,
         bookmarks: bool,
         mask: Option<Mask>,
     ) -> Self {
         // A line is written to one file, whatever its room: of one that a piece of the log has no room for, the limit would not hold.
-        let longest_trace = usize::try_from(trace.longest_line()).unwrap_or(usize::MAX).min(limits::MAX_PAYLOAD);
-        let (writer, trace, bookmark) = (Mutex::new(writer), Mutex::new(trace), Mutex::new(None));
+        let longest_trace = trace.as_ref().and_then(|trace| usize::try_from(trace.longest_line()).ok());
+        let longest_trace = longest_trace.map_or(limits::MAX_PAYLOAD, |longest| longest.min(limits::MAX_PAYLOAD));
+        let (writer, trace, bookmark) = (Mutex::new(writer), trace.map(Mutex::new), Mutex::new(None));
         Self { inner: Arc::new(Inner { writer, trace, cancelled, meter, bookmarks, bookmark, longest_trace, mask }) }
     }
 
@@ -120,6 +122,7 @@ impl EventSink for Sink {
     }
 
     fn trace(&self, line: RStr<'_>) {
+        let Some(trace) = &self.inner.trace else { return };
         let _ = catch_unwind(AssertUnwindSafe(|| {
             let most = self.inner.longest_trace;
             let instead = (line.len() > most).then(|| too_long(line.len(), most));
@@ -136,7 +139,7 @@ impl EventSink for Sink {
             text.extend(line.chars().map(|c| if c == '\n' { ' ' } else { c }));
             text.push('\n');
             // Diagnostics: when the disk is full, the job goes on without them.
-            self.inner.trace.lock().unwrap_or_else(PoisonError::into_inner).write_line(text.as_bytes());
+            trace.lock().unwrap_or_else(PoisonError::into_inner).write_line(text.as_bytes());
         }));
     }
 
@@ -229,7 +232,7 @@ mod tests {
             let trace = Log::open(&dir.path().join("trace.jsonl"), log::DEFAULT_MAX).unwrap();
             let spool = dir.path().join(bookmarks.to_string());
             std::fs::create_dir(&spool).unwrap();
-            Sink::new(Writer::create(&spool).unwrap(), trace, Arc::default(), None, bookmarks, None)
+            Sink::new(Writer::create(&spool).unwrap(), Some(trace), Arc::default(), None, bookmarks, None)
         };
         let (read, unread) = (sink(true), sink(false));
         assert_eq!(read.bookmark(), None);
@@ -247,7 +250,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("trace.jsonl");
         let trace = Log::open(&path, log::MIN_MAX).unwrap();
-        let sink = Sink::new(Writer::create(dir.path()).unwrap(), trace, Arc::default(), None, false, None);
+        let sink = Sink::new(Writer::create(dir.path()).unwrap(), Some(trace), Arc::default(), None, false, None);
         let line = |bytes: usize| format!("{{\"m\":\"{}\"}}", "x".repeat(bytes - 8));
         for bytes in [1024, 1025, 5_000_000] {
             sink.trace(line(bytes).as_str().into());
@@ -266,7 +269,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let writer = Writer::create(dir.path()).unwrap();
         let trace = Log::open(&dir.path().join("trace.jsonl"), log::DEFAULT_MAX).unwrap();
-        let sink = Sink::new(writer, trace, Arc::default(), None, false, None);
+        let sink = Sink::new(writer, Some(trace), Arc::default(), None, false, None);
         assert!(sink.flush().is_ok());
         let segment = crate::spool::writer::segment_path(dir.path(), 1);
         File::options().append(true).open(segment).unwrap().write_all(b"not ours").unwrap();

@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 
 /// Between two looks at the parent, where the socket was taken away: within a second of its death the group is gone.
 const ONCE: Duration = Duration::from_millis(200);
-/// Between two looks whether the parent is stopped, from the deadline on.
-const STOPPED: Duration = Duration::from_secs(1);
+/// Between two looks at the parent while the socket says nothing.
+const LOOK: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 /// How long after the grace a supervisor is waited for that is stopped again and again.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -37,7 +37,6 @@ pub(super) struct Deadline {
 pub(super) fn start(control: &UnixStream, deadline: Option<Deadline>) -> std::io::Result<()> {
     let mut control = control.try_clone()?;
     let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
-    let ident = ident(&control);
     let supervisor = Supervisor::parent();
     let began = Instant::now();
     std::thread::Builder::new().name("lorchestra-watchdog".into()).stack_size(64 << 10).spawn(move || {
@@ -47,13 +46,16 @@ pub(super) fn start(control: &UnixStream, deadline: Option<Deadline>) -> std::io
         let _ = ready.send(());
         let mut byte = [0];
         loop {
-            let wait = deadline.map(|deadline| timespec(deadline.timeout.saturating_sub(began.elapsed()).max(STOPPED)));
-            match poll(&mut [PollFd::new(&control, PollFlags::IN)], wait.as_ref()) {
+            match poll(&mut [PollFd::new(&control, PollFlags::IN)], Some(&LOOK)) {
                 // Readable, ended, or no descriptor any more: what it is, reading tells.
                 Ok(1..) => {}
+                // The descriptor's number may be another file's by now, which says nothing.
                 Ok(0) => {
                     supervisor.keep(deadline, began);
-                    continue;
+                    if supervisor.lives() {
+                        continue;
+                    }
+                    break;
                 }
                 Err(Errno::INTR) => continue,
                 Err(_) => break,
@@ -65,15 +67,15 @@ pub(super) fn start(control: &UnixStream, deadline: Option<Deadline>) -> std::io
                 Ok(0) | Err(_) => break,
             }
         }
-        if ident.is_some() && self::ident(&control) == ident {
-            end_all();
-        }
-        // Plugin code has closed the descriptor: its end says nothing about the supervisor, who must not be taken for dead.
-        while supervisor.lives() {
+        // The supervisor is dead, and this process is another's child in a moment; or plugin code has closed the descriptor, or shut
+        // the socket down, which says nothing about the supervisor: it must not be taken for dead.
+        for wait in (0..).map(|n| if n < 50 { Duration::from_millis(2) } else { ONCE }) {
+            if !supervisor.lives() {
+                end_all();
+            }
             supervisor.keep(deadline, began);
-            std::thread::sleep(ONCE);
+            std::thread::sleep(wait);
         }
-        end_all();
     })?;
     is_ready.recv().map_err(std::io::Error::other)
 }
@@ -127,15 +129,6 @@ fn is_stopped(stat: &CStr) -> bool {
     let Ok(n) = rustix::io::read(&file, &mut text) else { return false };
     // The name is in parentheses and may hold anything.
     text[..n].iter().rposition(|byte| *byte == b')').is_some_and(|at| text[at..n].starts_with(b") T"))
-}
-
-fn timespec(duration: Duration) -> Timespec {
-    Timespec { tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), tv_nsec: duration.subsec_nanos().into() }
-}
-
-/// Which file a descriptor is of.
-fn ident(control: &UnixStream) -> Option<(u64, u64)> {
-    rustix::fs::fstat(control).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 
 /// Whether the control socket has ended by now.

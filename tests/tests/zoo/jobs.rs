@@ -52,6 +52,8 @@ const HOSTILE: &[Specimen] = &[
     (&["hostile", "fork_and_return"],                     0, COMPLETED, 2, the_copy_emitted_nothing),
     // Always another process, each gone before it can be looked at.
     (&["hostile", "hydra"],                               0, COMPLETED, 1, |s, _| assert!(s.processes().is_empty())),
+    (&["hostile", "swarm"],                               0, COMPLETED, 1, |s, _| assert!(s.processes().is_empty())),
+    (&["hostile", "shut_control"],                        0, COMPLETED, 1, its_socket_was_shut),
     (&["hostile", "fork_and_return", "--bare"],           0, COMPLETED, 2, the_copy_emitted_nothing),
     // Words.
     (&["hostile", "print_much"],                          0, COMPLETED, 1, |s, run| logged(s, run, "to nobody in particular")),
@@ -72,6 +74,17 @@ const HOSTILE: &[Specimen] = &[
     // The spool, and the files around it.
     (&["hostile", "scribble"],                            1, "spool",   1, before_is_there),
     (&["hostile", "cut_spool"],                           1, "spool",   1, NOTHING),
+    (&["hostile", "cut_spool", "--abort"],                1, "signal",  1, the_cut_is_told),
+    (&["hostile", "flood_spool"],                         0, COMPLETED, 1, after_is_there),
+    (&["hostile", "flood_spool", "--full"],               0, COMPLETED, 1, after_is_there),
+    (&["--retries", "1", "hostile", "obstruct_next", "--what", "spool"],   0, COMPLETED, 1, the_second_attempt_ran),
+    (&["--retries", "1", "hostile", "obstruct_next", "--what", "segment"], 0, COMPLETED, 1, the_second_attempt_ran),
+    (&["--retries", "1", "hostile", "obstruct_next", "--what", "lock"],    0, COMPLETED, 1, the_second_attempt_ran),
+    (&["--retries", "1", "hostile", "obstruct_next", "--what", "end"],     0, COMPLETED, 1, the_second_attempt_ran),
+    (&["--retries", "1", "hostile", "obstruct_next", "--what", "out"],     0, COMPLETED, 1, the_second_attempt_ran),
+    (&["--retries", "1", "hostile", "obstruct_next", "--what", "trace"],   0, COMPLETED, 1, the_second_attempt_ran),
+    (&["--retries", "1", "hostile", "obstruct_next", "--what", "logs"],    0, COMPLETED, 1, the_second_attempt_ran),
+    (&["--retries", "1", "hostile", "obstruct_next", "--what", "no-logs"], 1, "signal",  1, NOTHING),
     (&["hostile", "remove_spool"],                        1, "spool",   1, NOTHING),
     (&["hostile", "remove_spool", "--abort"],             1, "spool",   1, NOTHING),
     (&["hostile", "obstruct", "--what", "segment"],       1, "spool",   1, NOTHING),
@@ -88,6 +101,7 @@ fn examined(specimens: &[Specimen]) -> Book {
     for (call, code, end, processes, look) in specimens {
         let name = call.join(" ");
         let sandbox = Sandbox::with(&[Fixture::Misbehave, Fixture::Hostile, Fixture::Constructor]);
+        sandbox.configure("[job.\"hostile/obstruct_next\"]\nretry_wait = \"1s\"\n");
         let ended = sandbox.lorchestra(&[&["run-job"], *call, &["--marker", &sandbox.arg("marker")]].concat());
         fired(&sandbox, &name, *processes);
         let run = ended_as(&sandbox, &name, &ended, *code, end).expect("a run");
@@ -106,6 +120,24 @@ fn a_job_that_ends_badly_ends_truly() {
 #[test]
 fn a_hostile_job_harms_its_own_run_alone() {
     insta::assert_snapshot!("hostile", examined(HOSTILE).text());
+}
+
+/// What is no lock, and a spool that is none, keep nobody from closing the run.
+#[test]
+fn a_run_whose_supervisor_was_killed_is_closed_whatever_its_job_has_put_in_the_way() {
+    for what in ["lock", "run-lock", "spool"] {
+        let sandbox = Sandbox::with(&[Fixture::Hostile]);
+        let args = ["run-job", "hostile", "obstruct_recovery", "--what", what, "--marker", &sandbox.arg("marker")];
+        let mut running = sandbox.start(&args);
+        eventually("the supervisor is dead", || running.has_ended());
+        let listed = sandbox.lorchestra(&["runs", "list"]).exits(0);
+        let run = sandbox.run();
+        assert_eq!((run.state(), run.cause()), ("failed", "abandoned"), "{what}: {}", listed.shown());
+        let worker: u32 = sandbox.read("marker").trim().parse().expect("a pid");
+        assert!(!processes::is_alive(worker), "{what}");
+        sandbox.lorchestra(&["run-job", "hostile", "shut_control", "--marker", "-"]).exits(0);
+        assert!(std::fs::read_dir(sandbox.state().join("spool")).unwrap().next().is_none(), "{what}: nothing is left of it");
+    }
 }
 
 /// Its control socket is gone with all the other descriptors, and the worker still knows when its supervisor dies.
@@ -181,6 +213,30 @@ fn logged(sandbox: &Sandbox, run: &Run, words: &str) {
     let logs = sandbox.lorchestra(&["runs", "logs", run.id()]).exits(0);
     let text = String::from_utf8_lossy(&logs.stdout);
     assert!(text.contains(words), "{}", &text[..text.len().min(1000)]);
+}
+
+#[track_caller]
+fn its_socket_was_shut(sandbox: &Sandbox, run: &Run) {
+    assert_ne!(sandbox.whole_events_of(run)[1].payload()["shut"], 0);
+}
+
+/// What was in the store before, and what came after; and that something is missing.
+#[track_caller]
+fn the_cut_is_told(sandbox: &Sandbox, run: &Run) {
+    let numbers: Vec<u64> = sandbox.whole_events_of(run).iter().filter_map(|event| event.payload()["n"].as_u64()).collect();
+    assert_eq!(numbers, (0..15).collect::<Vec<_>>());
+    assert!(run.message().contains("1 record of the spool was damaged"), "{}", run.message());
+}
+
+#[track_caller]
+fn after_is_there(sandbox: &Sandbox, run: &Run) {
+    assert_eq!(sandbox.whole_events_of(run)[1].event_type(), "after");
+}
+
+#[track_caller]
+fn the_second_attempt_ran(sandbox: &Sandbox, run: &Run) {
+    let events = sandbox.whole_events_of(run);
+    assert_eq!((events.len(), events[1].event_type(), &events[2].payload()["attempt"]), (3, "second", &2.into()));
 }
 
 #[track_caller]

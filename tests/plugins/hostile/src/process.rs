@@ -5,7 +5,7 @@ use lorchestra_plugin_api::prelude::*;
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, Signal};
 use std::io::Write;
-use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::time::Duration;
@@ -59,6 +59,42 @@ pub(crate) fn hydra(_cx: &JobContext, marker: PathBuf) -> JobResult {
             }
         }
     }
+    Ok(())
+}
+
+/// Leaves eight hundred processes, each in a session of its own and with a child.
+#[job]
+pub(crate) fn swarm(_cx: &JobContext, marker: PathBuf) -> JobResult {
+    mark(&marker)?;
+    for _ in 0..800 {
+        // SAFETY: none: the process has another thread. This is the fault.
+        if unsafe { fork() } == 0 {
+            // SAFETY: of a process that leads no group; the other one as above.
+            unsafe {
+                setsid();
+                fork();
+            }
+            loop {
+                std::thread::sleep(FOR_EVER);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Shuts its control socket down, and goes on.
+#[job]
+pub(crate) fn shut_control(cx: &JobContext, marker: PathBuf) -> JobResult {
+    let mut shut = 0;
+    for number in 3..64 {
+        // SAFETY: none: the descriptor is not ours. This is the fault.
+        let socket = unsafe { BorrowedFd::borrow_raw(number) };
+        shut += usize::from(rustix::net::shutdown(socket, rustix::net::Shutdown::Both).is_ok());
+    }
+    mark(&marker)?;
+    // Long enough for a watchdog to act on it.
+    std::thread::sleep(Duration::from_millis(1500));
+    cx.emit("after", json!({"shut": shut}))?;
     Ok(())
 }
 
