@@ -82,7 +82,7 @@ fn read(segments: &[Vec<u8>], anew: bool) -> Found {
     for (n, segment) in (1..).zip(segments) {
         std::fs::write(segment_path(DIR.path(), n), segment).expect("a segment");
     }
-    let mut reader = Reader::new(DIR.path(), Cursor::default());
+    let mut reader = Reader::with_segments_of(DIR.path(), Cursor::default(), 0);
     let (mut seqs, mut damaged) = (Vec::new(), 0);
     loop {
         let chunk = reader.read(Writing::Dead).expect("a file that is there");
@@ -94,7 +94,7 @@ fn read(segments: &[Vec<u8>], anew: bool) -> Found {
             break;
         }
         if anew {
-            reader = Reader::new(DIR.path(), end);
+            reader = Reader::with_segments_of(DIR.path(), end, 0);
         }
     }
     for n in 1..=SEGMENTS as u32 {

@@ -60,6 +60,16 @@ fn regular_file(path: &Path) -> io::Result<File> {
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::new(io::ErrorKind::NotFound, "it is not a regular file")) }
 }
 
+/// Removes what is in a place where a job may have put anything; nothing there is fine.
+fn remove_whatever(path: &Path) -> io::Result<()> {
+    let removed = match std::fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),
+        Ok(_) => std::fs::remove_file(path),
+        Err(e) => Err(e),
+    };
+    removed.or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
+}
+
 /// Microseconds since 1970, now.
 fn now_micros() -> i64 {
     chrono::Utc::now().timestamp_micros()

@@ -30,32 +30,32 @@ pub struct FileLock {
 impl FileLock {
     /// Takes the lock if it is free; `None` if somebody else holds or shares it.
     pub fn try_take(path: &Path) -> io::Result<Option<Self>> {
-        let file = open(path)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self { file })),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            Err(e) => Err(e.into()),
-        }
+        Self::attempt(path, FlockOperation::NonBlockingLockExclusive)
     }
 
     /// Takes the lock, waiting for it.
     pub fn take(path: &Path) -> io::Result<Self> {
-        Self::wait(path, FlockOperation::LockExclusive)
-    }
-
-    /// Shares the lock, waiting while somebody holds it for himself.
-    pub fn share(path: &Path) -> io::Result<Self> {
-        Self::wait(path, FlockOperation::LockShared)
-    }
-
-    fn wait(path: &Path, operation: FlockOperation) -> io::Result<Self> {
         let file = open(path)?;
         loop {
-            match rustix::fs::flock(&file, operation) {
+            match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
                 Ok(()) => return Ok(Self { file }),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(e.into()),
             }
+        }
+    }
+
+    /// Shares the lock; `None` while somebody holds it for himself.
+    pub fn try_share(path: &Path) -> io::Result<Option<Self>> {
+        Self::attempt(path, FlockOperation::NonBlockingLockShared)
+    }
+
+    fn attempt(path: &Path, operation: FlockOperation) -> io::Result<Option<Self>> {
+        let file = open(path)?;
+        match rustix::fs::flock(&file, operation) {
+            Ok(()) => Ok(Some(Self { file })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(e) => Err(e.into()),
         }
     }
 
@@ -123,9 +123,9 @@ impl AttemptLock {
 
     /// The process that holds the lock, if any.
     pub fn holder(path: &Path) -> io::Result<Option<Pid>> {
-        let file = match File::options().read(true).write(true).open(path) {
+        let file = match open_with(path, OFlags::empty()) {
             Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) if is_none(&e) => return Ok(None),
             Err(e) => return Err(e),
         };
         let wanted = Flock::from(FlockType::WriteLock);
@@ -133,9 +133,23 @@ impl AttemptLock {
     }
 }
 
+/// Whether an error of a lock's file says that there is none: nothing, or what is no file, which a job may have put in its place and on
+/// which nobody holds anything.
+pub(crate) fn is_none(error: &io::Error) -> bool {
+    let kind = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory);
+    // A socket, or a device that is not there.
+    kind || error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error())
+}
+
 fn open(path: &Path) -> io::Result<File> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-    Ok(File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?))
+    open_with(path, OFlags::CREATE)
+}
+
+/// Also what keeps whoever opens it waiting, or is another process's terminal, is told at once: it is no file.
+fn open_with(path: &Path, flags: OFlags) -> io::Result<File> {
+    let flags = flags | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?);
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::new(io::ErrorKind::NotFound, "it is not a regular file")) }
 }
 
 #[cfg(test)]
@@ -156,11 +170,30 @@ mod tests {
     fn those_who_share_keep_out_who_does_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
-        let (one, two) = (FileLock::share(&path).unwrap(), FileLock::share(&path).unwrap());
+        let share = || FileLock::try_share(&path).unwrap();
+        let (one, two) = (share().unwrap(), share().unwrap());
         drop(one);
         assert!(FileLock::try_take(&path).unwrap().is_none());
         drop(two);
-        assert!(FileLock::try_take(&path).unwrap().is_some());
+        let taken = FileLock::try_take(&path).unwrap();
+        assert!(taken.is_some() && share().is_none());
+    }
+
+    /// A job may put anything in the place of a lock.
+    #[test]
+    fn what_is_no_file_is_nobodys_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir(at("dir")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, at("fifo"), Mode::RUSR | Mode::WUSR).unwrap();
+        std::os::unix::fs::symlink("/dev/tty", at("tty")).unwrap();
+        std::fs::write(at("file"), "").unwrap();
+        for name in ["dir", "fifo", "tty", "nothing", "file/below"] {
+            assert!(matches!(AttemptLock::holder(&at(name)), Ok(None)), "{name}");
+        }
+        for name in ["dir", "fifo"] {
+            assert!(FileLock::try_take(&at(name)).is_err_and(|error| is_none(&error)), "{name}");
+        }
     }
 
     #[test]

@@ -111,6 +111,11 @@ impl Log {
         self.lost += bytes.len() as u64;
     }
 
+    /// The longest line that [`write_line`](Self::write_line) is meant for, in bytes: one that is longer takes more than the limit.
+    pub(crate) fn longest_line(&self) -> u64 {
+        self.max / 4
+    }
+
     /// Appends one line, which stays in one file.
     pub(crate) fn write_line(&mut self, line: &[u8]) {
         if self.len > 0 && line.len() as u64 > self.room() && self.turn().is_err() {
@@ -174,6 +179,11 @@ pub(crate) fn tail(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     }
     tail.drain(..tail.len().saturating_sub(most));
     Ok(tail)
+}
+
+/// Removes the pieces of a log that is to begin anew.
+pub(crate) fn remove_pieces(path: &Path) -> io::Result<()> {
+    pieces(path)?.into_iter().try_for_each(|from| crate::remove_whatever(&piece(path, from)))
 }
 
 fn piece(path: &Path, from: u64) -> PathBuf {

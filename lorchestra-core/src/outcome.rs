@@ -174,6 +174,12 @@ pub fn told_between(signal: i32, attempt: u32, last: &Failure) -> Outcome {
     failed(Failure { job_result: Some(said), signal: Some(signal), ..failure(Cause::Cancelled, message) })
 }
 
+/// The end of a run whose next attempt could not be begun, for this reason.
+pub fn not_begun(next: u32, last: &Failure, why: &str) -> Outcome {
+    let message = format!("{}; attempt {next} could not be begun: {why}", last.message);
+    failed(Failure { message, ..last.clone() })
+}
+
 /// The end of a run whose supervisor died after an attempt had failed and before the next one.
 pub fn died_between(attempt: u32, last: &Failure) -> Outcome {
     let message = format!("{}; its supervisor died before attempt {}", last.message, attempt + 1);

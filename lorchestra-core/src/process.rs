@@ -1,4 +1,5 @@
-//! What the kernel knows of processes, read from /proc: identity beyond a pid, children, processor time. Reads only.
+//! What the kernel knows of processes, read from /proc: identity beyond a pid, children, processor time. Reads, and signals what
+//! it has identified.
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
@@ -52,10 +53,22 @@ impl Identity {
     }
 }
 
+impl Identity {
+    /// Lets the process go on if a signal has stopped it; whether it had. One that a debugger holds is left alone.
+    pub fn wake(&self) -> io::Result<bool> {
+        let Some(pidfd) = self.open()? else { return Ok(false) };
+        if Stat::of(self.pid)?.state != 'T' {
+            return Ok(false);
+        }
+        rustix::process::pidfd_send_signal(pidfd, Signal::CONT)?;
+        Ok(true)
+    }
+}
+
 /// Fields of `/proc/<pid>/stat`.
 #[derive(Debug, Clone, Copy)]
 pub struct Stat {
-    /// `R`, `S`, `Z`, ….
+    /// `R`, `S`, `T`, `Z`, ….
     pub state: char,
     /// Processor time in user mode, of it and its waited-for children, in clock ticks.
     pub user: u64,

@@ -4,7 +4,8 @@
 //! into `spool/` is all that this costs a run when there is nothing to do. Commands that have the store open look there too, and so
 //! does a run for its own job: a spool directory may have been removed, or the store copied without it. For each open run:
 //!
-//! 1. Its supervisor must be dead, and the run's lock free: else it lives, and will end the run. The lock is held here meanwhile: a run
+//! 1. Its supervisor must be dead, and the run's lock free: else it lives, and will end the run (woken, if it is stopped and its
+//!    worker is dead). The lock is held here meanwhile: a run
 //!    is closed by one process, and of several that look at the same time the others pass by.
 //! 2. The last attempt's lock must be free, or become so in 5 s: a worker outlives its supervisor by a moment at most. One that
 //!    does not is killed.
@@ -16,7 +17,7 @@
 //!
 //! A run that cannot be closed stays open and keeps nobody from anything but a run of the same job and account.
 
-use crate::locks::{AttemptLock, FileLock, overlap_name};
+use crate::locks::{self, AttemptLock, FileLock, overlap_name};
 use crate::outcome::{Death, Outcome};
 use crate::plan::{OnOverlap, Plan};
 use crate::process;
@@ -190,6 +191,7 @@ fn claim(state: &StateDir, store: &Store, run_id: &str, excludes: bool, room: &m
         return Ok(Claim::Closed);
     }
     if run.is_supervised() {
+        wake(state, &run);
         return Ok(Claim::Alive);
     }
     let path = state.run_lock(run_id);
@@ -197,7 +199,7 @@ fn claim(state: &StateDir, store: &Store, run_id: &str, excludes: bool, room: &m
         Ok(Some(lock)) => Some(lock),
         Ok(None) => return Ok(Claim::Held),
         // Closed and removed since it was listed; or its spool is lost, and of its locks only the one of its job tells whether it lives.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+        Err(e) if locks::is_none(&e) => {
             let path = state.lock(&overlap_name(&run.package, &run.job, run.account.as_deref()));
             if !excludes && FileLock::try_take(&path).map_err(|source| RecoveryError::Io { path, source })?.is_none() {
                 return Ok(Claim::Alive);
@@ -213,6 +215,19 @@ fn claim(state: &StateDir, store: &Store, run_id: &str, excludes: bool, room: &m
             remove_spool(state, run_id);
             Ok(Claim::Closed)
         }
+    }
+}
+
+/// Lets the supervisor of a run go on if it is stopped and its worker is dead: nobody else would, and neither is the run's end recorded nor
+/// its lock free before. (One whose job goes on is stopped as whoever stopped it wants; its deadline is kept by the worker's watchdog.)
+pub(crate) fn wake(state: &StateDir, run: &Run) {
+    if !matches!(AttemptLock::holder(&state.attempt_lock(&run.run_id, run.attempts)), Ok(None)) {
+        return;
+    }
+    match run.supervisor().wake() {
+        Ok(true) => tracing::warn!(run_id = run.run_id, pid = run.supervisor_pid, "woke a supervisor that had been stopped"),
+        Ok(false) => {}
+        Err(error) => tracing::debug!(run_id = run.run_id, %error, "whether a supervisor is stopped is not known"),
     }
 }
 
@@ -260,11 +275,14 @@ fn close(state: &StateDir, store: &mut Store, dead: Vec<Claimed>, closed: &mut C
 fn end_of(state: &StateDir, store: &mut Store, run: &Run) -> Result<(Outcome, RunEnd), RecoveryError> {
     let (run_id, attempt) = (run.run_id.as_str(), run.attempts);
     // Asked before the events in it are taken in: that a run closed its own spool just now is ruled out by the lock.
-    let lost = !state.run_spool(run_id).exists();
+    let lost = !state.run_spool(run_id).is_dir();
     let mut taken = store.taken(run_id, attempt)?;
     let spool = state.attempt_spool(run_id, attempt);
     let first = taken.cursor.segment;
     let mut reader = Reader::new(&spool, taken.cursor);
+    if taken.end.is_some() {
+        reader.has_ended();
+    }
     let mut all = |store: &mut Store| take_in(store, run_id, attempt, &spool, &mut reader, &mut taken, Writing::Dead);
     // A segment with a successor is removed once it is taken in, and then the store must not lose it. The last one stays until the commit
     // of the ends, which makes what came before it safe as well.
@@ -344,9 +362,7 @@ fn open_runs(state: &StateDir) -> Result<Vec<String>, RecoveryError> {
 /// Removes a closed run's spool. Should it fail, the next command does it: the run's end is already recorded.
 pub(crate) fn remove_spool(state: &StateDir, run_id: &str) {
     let dir = state.run_spool(run_id);
-    if let Err(error) = fs::remove_dir_all(&dir)
-        && error.kind() != io::ErrorKind::NotFound
-    {
+    if let Err(error) = crate::remove_whatever(&dir) {
         tracing::warn!(dir = %dir.display(), %error, "the spool of a closed run could not be removed");
     }
 }

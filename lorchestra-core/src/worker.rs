@@ -40,6 +40,7 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use watchdog::Deadline;
 
 /// First argument of a worker's command line; the rest is for `ps`.
 pub const ARGUMENT: &str = "--lorchestra-worker";
@@ -80,7 +81,7 @@ fn run(control: &UnixStream) -> Result<(), WorkerFault> {
     let order = match task {
         Task::Run(order) => order,
         Task::Load(trial) => {
-            watchdog::start(control).map_err(ours("start its watchdog"))?;
+            watchdog::start(control, None).map_err(ours("start its watchdog"))?;
             return trial::run(control, &trial).map_err(ours("tell what came of loading"));
         }
     };
@@ -88,7 +89,8 @@ fn run(control: &UnixStream) -> Result<(), WorkerFault> {
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&cancelled)).map_err(ours("handle signals"))?;
     }
-    watchdog::start(control).map_err(ours("start its watchdog"))?;
+    let deadline = order.timeout.map(|timeout| Deadline { timeout, grace: order.grace });
+    watchdog::start(control, deadline).map_err(ours("start its watchdog"))?;
 
     let spool =
         |e: io::Error| WorkerFault { spool: true, message: format!("the spool {} cannot be begun: {e}", order.spool.display()) };
@@ -104,14 +106,18 @@ fn run(control: &UnixStream) -> Result<(), WorkerFault> {
         setrlimit(Resource::Data, limit).map_err(|e| ours("limit its memory")(e.into()))?;
     }
     let writer = Writer::create(&order.spool).map_err(spool)?;
-    let trace = Log::open(&order.trace, order.log_max).map_err(spool)?;
+    // Diagnostics: without them the job goes on.
+    let trace = Log::open(&order.trace, order.log_max);
+    if let Err(error) = &trace {
+        let _ = writeln!(io::stderr(), "lorchestra: this run has no trace: {}: {error}", order.trace.display());
+    }
     // A terminal's comfort: without it the job goes on.
     let meter = order.progress.as_deref().and_then(|path| Meter::create(path).ok());
     let mask = Mask::of(order.secrets.iter().filter_map(|name| order.call.params.get(name)?.as_str()));
     if mask.is_none() && !order.secrets.is_empty() {
         return Err(WorkerFault { spool: false, message: "the run's secrets could not be masked".into() });
     }
-    let sink = Sink::new(writer, trace, cancelled, meter, order.bookmarks, mask);
+    let sink = Sink::new(writer, trace.ok(), cancelled, meter, order.bookmarks, mask);
 
     let end = match loader::load(&order) {
         Err(refusal) => {

@@ -13,6 +13,13 @@ pub fn is_alive(pid: u32) -> bool {
     stat(pid).is_some_and(|state| state != 'Z' && state != 'X')
 }
 
+/// Whether the process leaves a signal to the system: ignores it, or ends by it.
+pub fn ignores_or_dies_of(pid: u32, signal: rustix::process::Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigCgt:")?.trim(), 16).ok());
+    caught.unwrap_or(0) >> (signal.as_raw() - 1) & 1 == 0
+}
+
 /// Whether the process is stopped.
 pub fn is_stopped(pid: u32) -> bool {
     stat(pid) == Some('T')

@@ -7,68 +7,86 @@ fn sandbox() -> Sandbox {
     Sandbox::with(&[Fixture::Constructor, Fixture::Misbehave])
 }
 
+/// What only looks; `built` is where the library was built.
+fn looks(built: &str) -> [Vec<&str>; 16] {
+    [
+        vec!["jobs", "list"],
+        vec!["jobs", "list", "--json"],
+        vec!["jobs", "list", "constructor"],
+        vec!["jobs", "show", "constructor", "loaded"],
+        vec!["jobs", "show", "constructor", "loaded", "--json"],
+        vec!["run-job", "--dry-run", "constructor", "loaded"],
+        vec!["run-job", "--dry-run", "--json", "constructor", "loaded"],
+        vec!["run-job", "constructor", "loaded", "--help"],
+        vec!["plugins", "list"],
+        vec!["plugins", "list", "--json"],
+        vec!["plugins", "lock"],
+        vec!["plugins", "lock", "--json", "constructor"],
+        vec!["run-job", "--dry-run", "--locked", "constructor", "loaded"],
+        vec!["plugins", "install", built],
+        vec!["plugins", "remove", "constructor"],
+        vec!["plugins", "install", "--json", built],
+    ]
+}
+
 #[test]
 fn looking_runs_no_plugin_code() {
     let sandbox = sandbox();
     let built = Fixture::Constructor.built().display().to_string();
-    let looks: [&[&str]; 17] = [
-        &["jobs", "list"],
-        &["jobs", "list", "--json"],
-        &["jobs", "list", "constructor"],
-        &["jobs", "show", "constructor", "loaded"],
-        &["jobs", "show", "constructor", "loaded", "--json"],
-        &["run-job", "--dry-run", "constructor", "loaded"],
-        &["run-job", "--dry-run", "--json", "constructor", "loaded"],
-        &["run-job", "constructor", "loaded", "--help"],
-        &["run-job", "misbehave", "noop"],
-        &["plugins", "list"],
-        &["plugins", "list", "--json"],
-        &["plugins", "lock"],
-        &["plugins", "lock", "--json", "constructor"],
-        &["run-job", "--dry-run", "--locked", "constructor", "loaded"],
-        &["plugins", "install", &built],
-        &["plugins", "remove", "constructor"],
-        &["plugins", "install", "--json", &built],
-    ];
-    for args in looks {
-        let ended = sandbox.lorchestra_with(&[("CONSTRUCTOR_MARKER", &sandbox.arg("marker"))], args).exits(0);
+    // Nor does a run of another package.
+    for args in looks(&built).into_iter().chain([vec!["run-job", "misbehave", "noop"]]) {
+        let ended = sandbox.lorchestra_with(&[("CONSTRUCTOR_MARKER", &sandbox.arg("marker"))], &args).exits(0);
         assert_eq!(sandbox.read("marker"), "", "{}", ended.shown());
     }
 }
 
-/// The same, as the kernel sees it: nothing of a library, or of a copy, is mapped. Where strace is there and may look.
+/// Whether a line names the library, or a copy of it.
+fn names_plugin(line: &str) -> bool {
+    line.contains("libconstructor.so") || line.contains("memfd:lorchestra-plugin")
+}
+
+/// The same, as the kernel sees it: nothing of a library, or of a copy, is mapped. `None` where strace is not there, or may not look.
+fn mapped(sandbox: &Sandbox, args: &[&str]) -> Option<Vec<String>> {
+    let lorchestra = sandbox.command(args);
+    let mut strace = std::process::Command::new("strace");
+    strace.env_clear().envs(lorchestra.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    strace.args(["-f", "-y", "-e", "trace=mmap", "-o"]).arg(sandbox.path("trace")).arg(lorchestra.get_program()).args(args);
+    let output = strace.output().ok()?;
+    let trace = sandbox.read("trace");
+    // It maps its own libraries: a trace without any is none.
+    let works = output.status.success() && trace.contains("libc.so.6");
+    works.then(|| trace.lines().filter(|line| names_plugin(line)).map(str::to_owned).collect())
+}
+
+/// The same, as the system's loader sees it: which files it was asked to load, in any process of the command.
+fn loaded(sandbox: &Sandbox, args: &[&str]) -> Vec<String> {
+    let dir = sandbox.path("loader");
+    std::fs::create_dir_all(&dir).expect("a directory");
+    let debug = [("LD_DEBUG", "files"), ("LD_DEBUG_OUTPUT", &*dir.join("of").display().to_string())];
+    sandbox.lorchestra_with(&debug, args).exits(0);
+    let files = std::fs::read_dir(&dir).expect("a directory");
+    let text: String = files.map(|file| std::fs::read_to_string(file.expect("an entry").path()).expect("text")).collect();
+    assert!(text.contains("libc.so.6"), "it tells of every library: {text}");
+    std::fs::remove_dir_all(&dir).expect("a directory of ours");
+    // The worker loads its copy by the number of a descriptor.
+    let of_plugin = |line: &&str| line.contains("dynamically loaded") && (names_plugin(line) || line.contains("/proc/self/fd/"));
+    text.lines().filter(of_plugin).map(str::to_owned).collect()
+}
+
 #[test]
 fn looking_maps_no_plugin() {
     let sandbox = sandbox();
-    let trace = |args: &[&str]| -> Option<Vec<String>> {
-        let lorchestra = sandbox.command(args);
-        let mut strace = std::process::Command::new("strace");
-        strace.env_clear().envs(lorchestra.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        strace.args(["-f", "-y", "-e", "trace=mmap", "-o"]).arg(sandbox.path("trace")).arg(lorchestra.get_program()).args(args);
-        let output = strace.output().ok()?;
-        let trace = sandbox.read("trace");
-        // It maps its own libraries: a trace without any is none.
-        let works = output.status.success() && trace.contains("libc.so.6");
-        let of_plugin = |line: &&str| line.contains("libconstructor.so") || line.contains("memfd:lorchestra-plugin");
-        works.then(|| trace.lines().filter(of_plugin).map(str::to_owned).collect())
-    };
-    let Some(of_a_run) = trace(&["run-job", "constructor", "loaded"]) else { return };
-    assert!(!of_a_run.is_empty(), "a run maps it");
+    let run = ["run-job", "constructor", "loaded"];
     let built = Fixture::Constructor.built().display().to_string();
-    for args in [
-        &["jobs", "list"][..],
-        &["jobs", "list", "--json"],
-        &["jobs", "show", "constructor", "loaded"],
-        &["run-job", "--dry-run", "constructor", "loaded"],
-        &["run-job", "constructor", "loaded", "--help"],
-        &["plugins", "list"],
-        &["plugins", "lock"],
-        &["run-job", "--dry-run", "--locked", "constructor", "loaded"],
-        &["plugins", "install", &built],
-        &["plugins", "remove", "constructor"],
-        &["plugins", "install", &built],
-    ] {
-        assert_eq!(trace(args), Some(Vec::new()), "{args:?}");
+    assert!(!loaded(&sandbox, &run).is_empty(), "a run loads it");
+    for args in looks(&built) {
+        assert_eq!(loaded(&sandbox, &args), Vec::<String>::new(), "{args:?}");
+    }
+    // Mapping needs no loader: where the kernel's own word can be had, it counts.
+    let Some(of_a_run) = mapped(&sandbox, &run) else { return };
+    assert!(!of_a_run.is_empty(), "a run maps it");
+    for args in looks(&built) {
+        assert_eq!(mapped(&sandbox, &args), Some(Vec::new()), "{args:?}");
     }
 }
 

@@ -105,6 +105,8 @@ fn nothing_follows_the_final_record() {
     assert!(refusal.contains("ended"), "{marker}");
     let numbers = sandbox.numbers_of(&sandbox.run());
     assert_eq!(numbers, (0..taken.parse().unwrap()).collect::<Vec<_>>(), "what was taken is there, and nothing else");
+    sandbox.install(Fixture::Constructor, "libconstructor.so");
+    sandbox.lorchestra(&["run-job", "constructor", "loaded"]).exits(0);
 }
 
 #[test]

@@ -23,6 +23,8 @@ fn a_job_that_allocates_without_end_is_ended_by_its_limit() {
     let logs = sandbox.lorchestra(&["runs", "logs", run.id()]).exits(0);
     assert!(String::from_utf8_lossy(&logs.stdout).contains("memory allocation of"), "{}", logs.shown());
     assert_eq!(sandbox.whole_events_of(&run)[0].payload()["memory_max"], 96 << 20);
+    sandbox.install(Fixture::Constructor, "libconstructor.so");
+    sandbox.lorchestra(&["run-job", "constructor", "loaded"]).exits(0);
 }
 
 /// A job that aborts for a reason of its own is not said to have run out of memory.

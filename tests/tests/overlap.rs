@@ -35,6 +35,24 @@ fn fail_names_the_run_and_records_none() {
     running.wait().exits(143);
 }
 
+/// One that is allowed beside others waits for nobody, unless something holds what they share for itself, which no run does for long.
+#[test]
+fn who_is_allowed_does_not_wait_without_end() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "misbehave", "noop", "--on-overlap", "allow"]).exits(0);
+    let beside = std::fs::File::open(sandbox.state().join("locks/beside+misbehave.noop.-")).unwrap();
+    rustix::fs::flock(&beside, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let running = sandbox.start(&["run-job", "misbehave", "noop", "--on-overlap", "allow"]);
+    eventually("it handles signals", || !processes::ignores_or_dies_of(running.pid(), Signal::TERM));
+    running.signal(Signal::TERM);
+    running.wait().exits(143);
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop", "--on-overlap", "allow"]).exits(75);
+    assert!(ended.err().contains("no run was recorded"), "{}", ended.shown());
+    drop(beside);
+    sandbox.lorchestra(&["run-job", "misbehave", "noop", "--on-overlap", "allow"]).exits(0);
+    assert_eq!(states(&sandbox), ["completed", "completed"]);
+}
+
 #[test]
 fn skip_records_a_run_that_was_skipped() {
     let sandbox = sandbox();

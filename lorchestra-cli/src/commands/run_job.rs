@@ -297,6 +297,9 @@ impl Running<'_> {
                 if let Some(lost) = ended.payload["output_lost"].as_u64() {
                     printer.warning(format_args!("{lost} bytes of what the job printed are lost: the disk did not take them"));
                 }
+                if let Some(left) = ended.payload["processes_left"].as_u64() {
+                    printer.warning(format_args!("{left} processes that the job started could not be ended"));
+                }
                 if let Outcome::Failed(failure) = &ended.outcome {
                     let host = lorchestra_core::process::host();
                     let report = failure_report(&ended.run_id, &plan.package, &plan.job, plan.account.as_deref(), &host, failure);

@@ -9,7 +9,7 @@ use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
 use lorchestra_core::log;
-use lorchestra_core::process::{Identity, ignored_by};
+use lorchestra_core::process::ignored_by;
 use lorchestra_core::recovery::close_all_abandoned;
 use lorchestra_core::state::StateDir;
 use lorchestra_core::store::{Attempt, Backlog, Moved, Run, RunFilter, RunState, Store};
@@ -273,7 +273,7 @@ fn stop(
         printer.line(format_args!("Run {} has already ended: {}", run.run_id, run.state.as_str()));
         return Ok(Code::Success);
     }
-    let supervisor = Identity { pid: run.supervisor_pid, start: run.supervisor_start, boot_id: run.boot_id.clone() };
+    let supervisor = run.supervisor();
     let failed =
         |what: &str, e: std::io::Error| Failure::new(Code::Failed, format!("{what} process {}: {e}", run.supervisor_pid));
     if let Some(pidfd) = supervisor.open().map_err(|e| failed("could not look at", e))? {
@@ -285,6 +285,8 @@ fn stop(
         rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::TERM)
             .or_else(|e| if e == rustix::io::Errno::SRCH { Ok(()) } else { Err(e) })
             .map_err(|e| failed("could not signal", e.into()))?;
+        // One that is stopped hears it only when it goes on.
+        supervisor.wake().map_err(|e| failed("could not wake", e))?;
     }
     let mut deadline = Instant::now() + STOPPING;
     let mut was_alive = true;

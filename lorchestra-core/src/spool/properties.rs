@@ -135,7 +135,7 @@ fn take_in(state: &StateDir, dir: &Path, deaths: &[Death]) -> (Vec<u64>, Taken) 
     let mut deaths = deaths.iter().copied().chain(std::iter::repeat(Death::None));
     'dead: loop {
         let mut taken = store.taken("run", 1).unwrap();
-        let mut reader = Reader::new(dir, taken.cursor);
+        let mut reader = Reader::with_segments_of(dir, taken.cursor, 0);
         loop {
             let death = deaths.next().unwrap();
             let chunk = reader.read(Writing::Dead).unwrap();

@@ -2,10 +2,14 @@
 //!
 //! Reads forward from a [`Cursor`] in chunks of about [`CHUNK_BYTES`]; the caller commits what a chunk holds together with
 //! the chunk's end, then tells [`Reader::taken`], which removes the segments that are done with.
+//!
+//! A job can put what it likes beside its segments and into them. A segment is done with when it is full and has a successor; one that is
+//! not full is left only when the worker is dead, and only once: a writer that faulted has its last word in a segment of its own. The
+//! segment that has the final record is left for none.
 
-use super::Cursor;
 use super::record::{self, Record, RecordError};
 use super::writer::segment_path;
+use super::{Cursor, SEGMENT_BYTES};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -32,6 +36,12 @@ pub struct Reader {
     cursor: Cursor,
     file: Option<File>,
     buffer: Vec<u8>,
+    segment_bytes: u64,
+    /// Whether the chunk that was read last leaves a segment that is not full, and whether one was left.
+    leaves_short: bool,
+    left_short: bool,
+    /// Whether the final record was read.
+    ended: bool,
 }
 
 /// What one read found.
@@ -50,17 +60,35 @@ pub struct Chunk<'a> {
 impl Reader {
     /// A reader of the attempt directory `dir`, from `cursor` on. Touches no file yet.
     pub fn new(dir: &Path, cursor: Cursor) -> Self {
-        Self { dir: dir.to_owned(), cursor, file: None, buffer: Vec::new() }
+        Self::with_segments_of(dir, cursor, SEGMENT_BYTES)
+    }
+
+    /// Of a spool with segments of another size: for tests.
+    pub fn with_segments_of(dir: &Path, cursor: Cursor, segment_bytes: u64) -> Self {
+        let dir = dir.to_owned();
+        Self { dir, cursor, file: None, buffer: Vec::new(), segment_bytes, leaves_short: false, left_short: false, ended: false }
+    }
+
+    /// The final record was read before, by another reader.
+    pub(crate) fn has_ended(&mut self) {
+        self.ended = true;
     }
 
     /// The next records, at most about [`CHUNK_BYTES`] of them. Does not advance: [`taken`](Self::taken) does.
     pub fn read(&mut self, writing: Writing) -> io::Result<Chunk<'_>> {
         // The successor is looked for before the segment is read: when it is there, the segment was complete by then.
         let next = std::fs::metadata(segment_path(&self.dir, self.cursor.segment + 1));
+        let len = self.fill()?;
+        if len < self.cursor.byte {
+            // Somebody cut it. What is there is read anew: the store has the events that it has already.
+            let end = Cursor { byte: 0, ..self.cursor };
+            return Ok(Chunk { records: Vec::new(), end, damaged: 1, more: true });
+        }
+        self.leaves_short = len < self.segment_bytes;
+        let may_follow = !self.leaves_short || (writing == Writing::Dead && !self.left_short);
         // What is no file was not put there by the writer, which will not get past it.
-        let has_next = next.is_ok_and(|meta| meta.is_file());
+        let has_next = may_follow && next.is_ok_and(|meta| meta.is_file());
         let complete = has_next || writing == Writing::Dead;
-        self.fill()?;
         let mut chunk = Chunk { records: Vec::new(), end: self.cursor, damaged: 0, more: false };
         let mut at = 0;
         while let Some(end) = memchr_newline(&self.buffer[at..]) {
@@ -76,6 +104,7 @@ impl Reader {
             }
             at += end + 1;
         }
+        self.ended |= chunk.records.iter().any(|record| record.end.is_some());
         chunk.end.byte += at as u64;
         let read_all = self.buffer.len() < CHUNK_BYTES;
         if at == 0
@@ -90,7 +119,7 @@ impl Reader {
             chunk.more = true;
         } else if !read_all && at > 0 {
             chunk.more = true;
-        } else if has_next && (read_all || at == 0) {
+        } else if has_next && !self.ended && (read_all || at == 0) {
             // What is left behind the last line's end was torn.
             chunk.end = Cursor { segment: self.cursor.segment + 1, byte: 0 };
             chunk.more = true;
@@ -104,6 +133,7 @@ impl Reader {
         self.cursor = end;
         if from != end.segment {
             self.file = None;
+            self.left_short |= self.leaves_short;
             for segment in from..end.segment {
                 remove(&segment_path(&self.dir, segment))?;
             }
@@ -111,19 +141,23 @@ impl Reader {
         Ok(())
     }
 
-    /// Reads from the cursor until a chunk is full or holds at least one line, or the file ends.
-    fn fill(&mut self) -> io::Result<()> {
+    /// Reads from the cursor until a chunk is full or holds at least one line, or the file ends. Answers with the length of the segment.
+    fn fill(&mut self) -> io::Result<u64> {
         self.buffer.clear();
         if self.file.is_none() {
             match crate::regular_file(&segment_path(&self.dir, self.cursor.segment)) {
                 Ok(file) => self.file = Some(file),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+                // Nothing there, or not even a directory to look in: what was cut is told by its length.
+                Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                    return Ok(self.cursor.byte);
+                }
                 Err(e) => return Err(e),
             }
         }
-        let Some(file) = &self.file else { return Ok(()) };
+        let Some(file) = &self.file else { return Ok(self.cursor.byte) };
+        let len = file.metadata()?.len();
         // No more than there is: a run with three events must not pay for the pages of a whole chunk.
-        let left = file.metadata()?.len().saturating_sub(self.cursor.byte);
+        let left = len.saturating_sub(self.cursor.byte);
         let mut want = CHUNK_BYTES.min(usize::try_from(left).unwrap_or(CHUNK_BYTES)).max(1);
         let mut have = 0;
         loop {
@@ -142,7 +176,7 @@ impl Reader {
             }
         }
         self.buffer.truncate(have);
-        Ok(())
+        Ok(len)
     }
 }
 

@@ -117,11 +117,15 @@ impl Run {
         (self.package.as_str(), self.job.as_str(), self.account.as_deref()) == (package, job, account)
     }
 
+    /// The process that supervises it.
+    pub fn supervisor(&self) -> Identity {
+        Identity { pid: self.supervisor_pid, start: self.supervisor_start, boot_id: self.boot_id.clone() }
+    }
+
     /// Whether the process that supervises it lives.
     pub fn is_supervised(&self) -> bool {
-        let identity = Identity { pid: self.supervisor_pid, start: self.supervisor_start, boot_id: self.boot_id.clone() };
         // Where that cannot be told, its lock tells.
-        !matches!(identity.open(), Ok(None))
+        !matches!(self.supervisor().open(), Ok(None))
     }
 }
 

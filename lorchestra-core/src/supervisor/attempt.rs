@@ -66,12 +66,19 @@ impl Attempt<'_> {
         Worker::start(self.site.worker, self.library, &title, &environment).map_err(failed("starting the worker"))
     }
 
-    /// Makes what the attempt needs on disk.
+    /// Makes what the attempt needs on disk, in the place of what an attempt before it may have put there.
     pub(super) fn make_files(&self, attempt: u32) -> Result<Files, RunError> {
         let state = self.site.state;
         let spool = state.attempt_spool(self.run_id, attempt);
-        make_dir(&spool)?;
         let output = state.output(self.run_id, attempt);
+        if attempt > 1 {
+            make_dir(&state.run_logs(self.run_id))?;
+            for path in [&spool, &state.attempt_lock(self.run_id, attempt), &state.attempt_note(self.run_id, attempt), &output] {
+                crate::remove_whatever(path).map_err(|source| StateError::Io { path: path.clone(), source })?;
+            }
+            log::remove_pieces(&output).map_err(|source| StateError::Io { path: output.clone(), source })?;
+        }
+        make_dir(&spool)?;
         let mut log = Log::open(&output, self.site.log_max).map_err(|source| StateError::Io { path: output.clone(), source })?;
         log.mask(self.site.secrets.mask());
         let path = state.attempt_note(self.run_id, attempt);
@@ -99,6 +106,8 @@ impl Attempt<'_> {
             spool: spool.clone(),
             lock: site.state.attempt_lock(run_id, attempt),
             trace: site.state.trace(run_id),
+            timeout: plan.timeout,
+            grace: plan.grace,
             memory_max: plan.memory_max,
             log_max: site.log_max,
             progress: site.progress.then(|| site.state.progress(run_id)),
@@ -121,7 +130,7 @@ impl Attempt<'_> {
             dispatch(&mut worker, limits, signals, &seen_read, &note, &mut log).map_err(failed("waiting for the worker"))?;
         log.finish();
         let (store, taken) = intake.finish().map_err(failed("ending the intake thread"))?;
-        let mut facts = Facts { time: seen.time, output_lost: log.lost(), ..Facts::default() };
+        let mut facts = Facts { time: seen.time, output_lost: log.lost(), processes_left: seen.left, ..Facts::default() };
         let mut bookmark = None;
         let result = taken.map(|taken| {
             bookmark = taken.end.as_ref().and_then(Final::bookmark);
@@ -145,10 +154,9 @@ impl Attempt<'_> {
 
     /// Removes what an attempt left in the spool, now that another one is recorded: recovery looks at the last one only.
     pub(super) fn remove_spool(&self, attempt: u32) {
-        let state = self.site.state;
-        let _ = std::fs::remove_dir_all(state.attempt_spool(self.run_id, attempt));
-        for file in [state.attempt_lock(self.run_id, attempt), state.attempt_note(self.run_id, attempt)] {
-            let _ = std::fs::remove_file(file);
+        let (state, run) = (self.site.state, self.run_id);
+        for path in [state.attempt_spool(run, attempt), state.attempt_lock(run, attempt), state.attempt_note(run, attempt)] {
+            let _ = crate::remove_whatever(&path);
         }
     }
 }

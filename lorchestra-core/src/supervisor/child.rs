@@ -19,8 +19,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long what re-parented to us is waited for after its SIGKILL: only the kernel can make it longer.
+/// How long what re-parented to us is waited for after its SIGKILL, from the last one that went: only the kernel can make it longer.
 const ORPHANS: Duration = Duration::from_secs(2);
+/// How long in all: what forks faster than it is killed has no end.
+const ORPHANS_IN_ALL: Duration = Duration::from_secs(30);
 
 /// A running worker.
 #[derive(Debug)]
@@ -140,42 +142,49 @@ impl Worker {
 
     /// After [`has_ended`](Self::has_ended): kills the group, reaps the worker, then kills and reaps all that became our
     /// children. On return, nothing that the job started is left, unless the kernel holds on to it (or, beside children that were here
-    /// before the worker, it had emptied its environment).
-    pub(super) fn end(&mut self) -> io::Result<(Death, ProcessorTime)> {
+    /// before the worker, it had emptied its environment). How many are left, is the last of the answers.
+    pub(super) fn end(&mut self) -> io::Result<(Death, ProcessorTime, usize)> {
         self.signal(Signal::KILL);
         let time = Stat::of(self.child.id())
             .map(|stat| ProcessorTime { user_ms: process::ticks_to_ms(stat.user), system_ms: process::ticks_to_ms(stat.system) })
             .unwrap_or_default();
         let status = self.child.wait()?;
         self.ended = true;
-        self.end_orphans();
+        let left = self.end_orphans();
         let death = match (status.code(), status.signal()) {
             (Some(code), _) => Death::Exited(code),
             (None, Some(signal)) => Death::Killed { signal, core: status.core_dumped() },
             (None, None) => Death::Unseen,
         };
-        Ok((death, time))
+        Ok((death, time, left))
     }
 
-    /// Each round kills the children there are; their own children then become ours.
-    fn end_orphans(&self) {
-        let deadline = Instant::now() + ORPHANS;
+    /// Each round kills the children there are, all of them before it waits for any; their own children then become ours. Answers with how
+    /// many are left.
+    fn end_orphans(&self) -> usize {
+        let begun = Instant::now();
+        let mut deadline = begun + ORPHANS;
         loop {
             self.reap_orphans();
             let orphans = self.orphans();
-            if orphans.is_empty() || Instant::now() > deadline {
-                return;
+            let now = Instant::now();
+            if orphans.is_empty() || now > deadline || now > begun + ORPHANS_IN_ALL {
+                return orphans.len();
             }
-            for pid in orphans {
+            for pid in &orphans {
                 // Not reaped by anyone but us, so the pid is still the orphan's.
-                if let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-                    let _ = process::kill(&pidfd);
-                    let _ = rustix::event::poll(
-                        &mut [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)],
-                        Some(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 50_000_000 }),
-                    );
-                }
-                let _ = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
+                let _ = rustix::process::kill_process(*pid, Signal::KILL);
+            }
+            if let Ok(pidfd) = rustix::process::pidfd_open(orphans[0], PidfdFlags::empty()) {
+                let _ = rustix::event::poll(
+                    &mut [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)],
+                    Some(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 50_000_000 }),
+                );
+            }
+            let reaped =
+                orphans.iter().filter(|pid| matches!(rustix::process::waitpid(Some(**pid), WaitOptions::NOHANG), Ok(Some(_))));
+            if reaped.count() > 0 {
+                deadline = Instant::now() + ORPHANS;
             }
         }
     }

@@ -32,6 +32,8 @@ pub(super) struct Seen {
     pub(super) ending: Option<Ending>,
     pub(super) death: Death,
     pub(super) time: ProcessorTime,
+    /// Processes of the job that could not be ended.
+    pub(super) left: usize,
     pub(super) fault: Option<WorkerFault>,
     /// The first signal that asked for an end, also one that came too late to be the ending.
     pub(super) told: Option<i32>,
@@ -81,13 +83,13 @@ pub(super) fn dispatch(
         }
     }
     let fault = worker.fault();
-    let (death, time) = worker.end()?;
+    let (death, time, left) = worker.end()?;
     let ending = course.ending();
     // A note that cannot be written costs a truer word in a rare case, never the run.
     let said = fault.as_ref().map(note::cut);
     let _ = note.write(&note::Seen { ending, death: Some(death), fault: said, between: None });
     drain_output(worker, log)?;
-    Ok(Seen { ending, death, time, fault, told: course.told() })
+    Ok(Seen { ending, death, time, left, fault, told: course.told() })
 }
 
 fn perform(act: Act, worker: &Worker, note: &Note) {

@@ -24,6 +24,8 @@ pub(super) struct Facts {
     pub(super) damaged: u64,
     /// Bytes of what the job printed that the disk did not take.
     pub(super) output_lost: u64,
+    /// Processes that the job started and nobody could end.
+    pub(super) processes_left: usize,
 }
 
 impl Facts {
@@ -34,6 +36,7 @@ impl Facts {
         self.max_rss_kib = self.max_rss_kib.max(attempt.max_rss_kib);
         self.damaged += attempt.damaged;
         self.output_lost += attempt.output_lost;
+        self.processes_left += attempt.processes_left;
     }
 }
 
@@ -68,6 +71,9 @@ pub(super) fn run_end(outcome: &Outcome, attempt: u32, facts: &Facts, bookmark: 
     }
     if facts.output_lost > 0 {
         payload["output_lost"] = facts.output_lost.into();
+    }
+    if facts.processes_left > 0 {
+        payload["processes_left"] = facts.processes_left.into();
     }
     if !earlier.is_empty() {
         payload["earlier_attempts"] = earlier.into();

@@ -173,7 +173,7 @@ mod tests {
         let all = segments();
         assert!(all.len() >= 3, "{all:?}");
         let mut taken = Taken::default();
-        let mut reader = Reader::new(&spool, taken.cursor);
+        let mut reader = Reader::with_segments_of(&spool, taken.cursor, 10);
         for writing in [Writing::Alive, Writing::Dead] {
             let refused = take_in(&mut store, "r1", 1, &spool, &mut reader, &mut taken, writing);
             assert!(matches!(refused, Err(IntakeError::Store(_))), "{refused:?}");

@@ -51,9 +51,9 @@ pub(super) struct Note {
 }
 
 impl Note {
-    /// Makes the file, with room for any note.
+    /// Makes the file, with room for any note. What is there already is an error: the last attempt's job may have put anything there.
     pub(super) fn create(path: &Path) -> io::Result<Self> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?);
         file.write_all_at(&[b' '; ROOM], 0)?;
         Ok(Self { file, last: RefCell::default() })

@@ -8,6 +8,7 @@
 use super::{Overlap, RunError, Watcher};
 use crate::locks::{FileLock, beside_name, overlap_name};
 use crate::plan::{OnOverlap, Plan};
+use crate::recovery;
 use crate::signals::Signals;
 use crate::state::{StateDir, StateError};
 use crate::store::bookmark::Key;
@@ -35,10 +36,23 @@ pub(super) fn enter(
         let path = path.to_owned();
         move |source| StateError::Io { path, source }
     };
-    if plan.on_overlap == OnOverlap::Allow {
-        return Ok(FileLock::share(&beside).map_err(io(&beside))?);
-    }
     let begun = Instant::now();
+    if plan.on_overlap == OnOverlap::Allow {
+        loop {
+            if let Some(lock) = FileLock::try_share(&beside).map_err(io(&beside))? {
+                return Ok(lock);
+            }
+            // Whoever holds it for himself, to see that nobody shares it, lets it go at once. (Unless it is no run that holds it.)
+            if begun.elapsed() >= HELD_BRIEFLY {
+                let (package, job, account) = (plan.package.clone(), plan.job.clone(), plan.account.clone());
+                let waited = Some(begun.elapsed());
+                return Err(RunError::Overlap(Box::new(Overlap { package, job, account, holder: None, waited })));
+            }
+            if let Some(signal) = signals.wait(LOOK[0]) {
+                return Err(RunError::Interrupted { signal });
+            }
+        }
+    }
     let mut store = None;
     let mut told = false;
     loop {
@@ -54,7 +68,7 @@ pub(super) fn enter(
             Some(store) => store,
             None => &*store.insert(Store::open(state)?),
         };
-        let holder = holder(store, key, FileLock::named(&path))?;
+        let holder = holder(state, store, key, FileLock::named(&path))?;
         let waited = begun.elapsed();
         let patience = match plan.on_overlap {
             OnOverlap::Wait(limit) => limit,
@@ -96,14 +110,22 @@ pub(super) fn at_bookmark(store: &Store, plan: &Plan) -> Result<Option<Plan>, Ru
 }
 
 /// The live run that is in the way: the one that the lock names, or one that was allowed beside others.
-fn holder(store: &Store, key: (&str, &str, Option<&str>), named: Option<String>) -> Result<Option<String>, RunError> {
+fn holder(
+    state: &StateDir,
+    store: &Store,
+    key: (&str, &str, Option<&str>),
+    named: Option<String>,
+) -> Result<Option<String>, RunError> {
     let lives = |run: &Run| run.state == RunState::Running && run.has_key(key.0, key.1, key.2) && run.is_supervised();
     if let Some(named) = named
         && let Ok(run) = store.find_run(&named)?
         && lives(&run)
     {
+        recovery::wake(state, &run);
         return Ok(Some(run.run_id));
     }
     let running = store.runs(&RunFilter { running: true, limit: None })?;
-    Ok(running.into_iter().find(lives).map(|run| run.run_id))
+    let holder = running.into_iter().find(lives);
+    holder.iter().for_each(|run| recovery::wake(state, run));
+    Ok(holder.map(|run| run.run_id))
 }

@@ -75,7 +75,7 @@ pub fn load(exe: &Path, library: &Library, limit: Duration) -> io::Result<Verdic
         }
         wait(&worker, control_open, output_open, left.min(LOOK))?;
     }
-    let (death, _) = worker.end()?;
+    let (death, ..) = worker.end()?;
     if late {
         return Ok(Verdict::Late(limit));
     }

@@ -24,7 +24,9 @@ pub(super) struct Meter {
 
 impl Meter {
     pub(super) fn create(path: &Path) -> io::Result<Self> {
-        let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        // The attempt before made one, or put something else there.
+        crate::remove_whatever(path)?;
+        let file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
         Ok(Self { file, written: Mutex::new(None) })
     }
 

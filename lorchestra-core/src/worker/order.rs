@@ -6,6 +6,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The longest order, in bytes. Parameters come from a command line, which Linux limits to less.
 const MAX_ORDER: u64 = 16 << 20;
@@ -31,6 +32,10 @@ pub struct Order {
     pub trace: PathBuf,
     /// Bytes that are kept of it.
     pub log_max: u64,
+    /// The attempt's timeout, which its supervisor keeps unless it is stopped itself.
+    pub timeout: Option<Duration>,
+    /// Between SIGTERM and SIGKILL.
+    pub grace: Duration,
     /// Bytes of memory that the worker, and each process it starts, may have.
     pub memory_max: Option<u64>,
     /// Where the job's progress is noted, where somebody looks at it.

@@ -27,13 +27,16 @@ pub(super) struct Sink {
 struct Inner {
     /// The emit mutex: order of records, and nothing after the final one.
     writer: Mutex<Writer>,
-    trace: Mutex<Log>,
+    /// Where it could be opened.
+    trace: Option<Mutex<Log>>,
     cancelled: Arc<AtomicBool>,
     /// Where somebody looks at it.
     meter: Option<Meter>,
     /// Whether a later run would read a bookmark, and the one that was set, in microseconds since 1970.
     bookmarks: bool,
     bookmark: Mutex<Option<i64>>,
+    /// Bytes that a line of the trace may have.
+    longest_trace: usize,
     /// What keeps the run's secrets out of events, trace and last words.
     mask: Option<Mask>,
 }
@@ -41,14 +44,17 @@ struct Inner {
 impl Sink {
     pub(super) fn new(
         writer: Writer,
-        trace: Log,
+        trace: Option<Log>,
         cancelled: Arc<AtomicBool>,
         meter: Option<Meter>,
         bookmarks: bool,
         mask: Option<Mask>,
     ) -> Self {
-        let (writer, trace, bookmark) = (Mutex::new(writer), Mutex::new(trace), Mutex::new(None));
-        Self { inner: Arc::new(Inner { writer, trace, cancelled, meter, bookmarks, bookmark, mask }) }
+        // A line is written to one file, whatever its room: of one that a piece of the log has no room for, the limit would not hold.
+        let longest_trace = trace.as_ref().and_then(|trace| usize::try_from(trace.longest_line()).ok());
+        let longest_trace = longest_trace.map_or(limits::MAX_PAYLOAD, |longest| longest.min(limits::MAX_PAYLOAD));
+        let (writer, trace, bookmark) = (Mutex::new(writer), trace.map(Mutex::new), Mutex::new(None));
+        Self { inner: Arc::new(Inner { writer, trace, cancelled, meter, bookmarks, bookmark, longest_trace, mask }) }
     }
 
     /// The bookmark that the job set last.
@@ -116,7 +122,11 @@ impl EventSink for Sink {
     }
 
     fn trace(&self, line: RStr<'_>) {
+        let Some(trace) = &self.inner.trace else { return };
         let _ = catch_unwind(AssertUnwindSafe(|| {
+            let most = self.inner.longest_trace;
+            let instead = (line.len() > most).then(|| too_long(line.len(), most));
+            let line = instead.as_deref().map_or(line, RStr::from);
             let line = match &self.inner.mask {
                 None => Cow::Borrowed(line.as_str()),
                 Some(mask) => match mask.json(line.as_str().as_bytes()) {
@@ -129,7 +139,7 @@ impl EventSink for Sink {
             text.extend(line.chars().map(|c| if c == '\n' { ' ' } else { c }));
             text.push('\n');
             // Diagnostics: when the disk is full, the job goes on without them.
-            self.inner.trace.lock().unwrap_or_else(PoisonError::into_inner).write_line(text.as_bytes());
+            trace.lock().unwrap_or_else(PoisonError::into_inner).write_line(text.as_bytes());
         }));
     }
 
@@ -150,6 +160,13 @@ impl EventSink for Sink {
         *self.inner.bookmark.lock().unwrap_or_else(PoisonError::into_inner) = Some(at_micros);
         RResult::ROk(())
     }
+}
+
+/// What stands in the trace for a line that is too long.
+fn too_long(bytes: usize, most: usize) -> String {
+    let time = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
+    let message = format!("a line of {bytes} bytes was left out: it may have {most}");
+    serde_json::json!({"time": time, "level": "WARN", "target": "lorchestra", "message": message}).to_string()
 }
 
 fn view<'a>(event: &'a RawEvent<'a>) -> NewEvent<'a> {
@@ -215,7 +232,7 @@ mod tests {
             let trace = Log::open(&dir.path().join("trace.jsonl"), log::DEFAULT_MAX).unwrap();
             let spool = dir.path().join(bookmarks.to_string());
             std::fs::create_dir(&spool).unwrap();
-            Sink::new(Writer::create(&spool).unwrap(), trace, Arc::default(), None, bookmarks, None)
+            Sink::new(Writer::create(&spool).unwrap(), Some(trace), Arc::default(), None, bookmarks, None)
         };
         let (read, unread) = (sink(true), sink(false));
         assert_eq!(read.bookmark(), None);
@@ -228,13 +245,31 @@ mod tests {
         assert_eq!(unread.bookmark(), None);
     }
 
+    #[test]
+    fn a_line_of_the_trace_that_breaks_the_limit_is_told_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("trace.jsonl");
+        let trace = Log::open(&path, log::MIN_MAX).unwrap();
+        let sink = Sink::new(Writer::create(dir.path()).unwrap(), Some(trace), Arc::default(), None, false, None);
+        let line = |bytes: usize| format!("{{\"m\":\"{}\"}}", "x".repeat(bytes - 8));
+        for bytes in [1024, 1025, 5_000_000] {
+            sink.trace(line(bytes).as_str().into());
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let messages: Vec<&str> = lines.iter().filter_map(|line| line["message"].as_str()).collect();
+        let left_out = |bytes: usize| format!("a line of {bytes} bytes was left out: it may have 1024");
+        assert_eq!(messages, [left_out(1025), left_out(5_000_000)]);
+        assert_eq!(text.lines().next(), Some(line(1024).as_str()));
+    }
+
     /// A flush that did nothing would say `Ok` here: it is the writer's own, which looks at its descriptor first.
     #[test]
     fn a_flush_is_the_writers() {
         let dir = tempfile::tempdir().unwrap();
         let writer = Writer::create(dir.path()).unwrap();
         let trace = Log::open(&dir.path().join("trace.jsonl"), log::DEFAULT_MAX).unwrap();
-        let sink = Sink::new(writer, trace, Arc::default(), None, false, None);
+        let sink = Sink::new(writer, Some(trace), Arc::default(), None, false, None);
         assert!(sink.flush().is_ok());
         let segment = crate::spool::writer::segment_path(dir.path(), 1);
         File::options().append(true).open(segment).unwrap().write_all(b"not ours").unwrap();

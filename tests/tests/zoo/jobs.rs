@@ -41,6 +41,7 @@ const HOSTILE: &[Specimen] = &[
     (&["--timeout", "2s", "--grace", "0s", "hostile", "spin"],           124, "timeout", 1, NOTHING),
     (&["--timeout", "2s", "--grace", "1s", "hostile", "ignore_signals"], 124, "timeout", 1, NOTHING),
     (&["--timeout", "2s", "--grace", "0s", "hostile", "stop_self"],      124, "timeout", 1, NOTHING),
+    (&["--timeout", "2s", "--grace", "0s", "hostile", "stop_supervisor"], 124, "timeout", 1, NOTHING),
     // Other ways out.
     (&["hostile", "exec"],                                1, "exit",    1, NOTHING),
     (&["hostile", "exit_in_thread"],                      1, "exit",    1, NOTHING),
@@ -51,6 +52,8 @@ const HOSTILE: &[Specimen] = &[
     (&["hostile", "fork_and_return"],                     0, COMPLETED, 2, the_copy_emitted_nothing),
     // Always another process, each gone before it can be looked at.
     (&["hostile", "hydra"],                               0, COMPLETED, 1, |s, _| assert!(s.processes().is_empty())),
+    (&["hostile", "swarm"],                               0, COMPLETED, 1, |s, _| assert!(s.processes().is_empty())),
+    (&["hostile", "shut_control"],                        0, COMPLETED, 1, its_socket_was_shut),
     (&["hostile", "fork_and_return", "--bare"],           0, COMPLETED, 2, the_copy_emitted_nothing),
     // Words.
     (&["hostile", "print_much"],                          0, COMPLETED, 1, |s, run| logged(s, run, "to nobody in particular")),
@@ -71,6 +74,17 @@ const HOSTILE: &[Specimen] = &[
     // The spool, and the files around it.
     (&["hostile", "scribble"],                            1, "spool",   1, before_is_there),
     (&["hostile", "cut_spool"],                           1, "spool",   1, NOTHING),
+    (&["hostile", "cut_spool", "--abort"],                1, "signal",  1, the_cut_is_told),
+    (&["hostile", "flood_spool"],                         0, COMPLETED, 1, after_is_there),
+    (&["hostile", "flood_spool", "--full"],               0, COMPLETED, 1, after_is_there),
+    (&["--retries", "1", "hostile", "obstruct_next", "--what", "spool"],   0, COMPLETED, 1, the_second_attempt_ran),
+    (&["--retries", "1", "hostile", "obstruct_next", "--what", "segment"], 0, COMPLETED, 1, the_second_attempt_ran),
+    (&["--retries", "1", "hostile", "obstruct_next", "--what", "lock"],    0, COMPLETED, 1, the_second_attempt_ran),
+    (&["--retries", "1", "hostile", "obstruct_next", "--what", "end"],     0, COMPLETED, 1, the_second_attempt_ran),
+    (&["--retries", "1", "hostile", "obstruct_next", "--what", "out"],     0, COMPLETED, 1, the_second_attempt_ran),
+    (&["--retries", "1", "hostile", "obstruct_next", "--what", "trace"],   0, COMPLETED, 1, the_second_attempt_ran),
+    (&["--retries", "1", "hostile", "obstruct_next", "--what", "logs"],    0, COMPLETED, 1, the_second_attempt_ran),
+    (&["--retries", "1", "hostile", "obstruct_next", "--what", "no-logs"], 1, "signal",  1, NOTHING),
     (&["hostile", "remove_spool"],                        1, "spool",   1, NOTHING),
     (&["hostile", "remove_spool", "--abort"],             1, "spool",   1, NOTHING),
     (&["hostile", "obstruct", "--what", "segment"],       1, "spool",   1, NOTHING),
@@ -87,6 +101,7 @@ fn examined(specimens: &[Specimen]) -> Book {
     for (call, code, end, processes, look) in specimens {
         let name = call.join(" ");
         let sandbox = Sandbox::with(&[Fixture::Misbehave, Fixture::Hostile, Fixture::Constructor]);
+        sandbox.configure("[job.\"hostile/obstruct_next\"]\nretry_wait = \"1s\"\n");
         let ended = sandbox.lorchestra(&[&["run-job"], *call, &["--marker", &sandbox.arg("marker")]].concat());
         fired(&sandbox, &name, *processes);
         let run = ended_as(&sandbox, &name, &ended, *code, end).expect("a run");
@@ -107,6 +122,24 @@ fn a_hostile_job_harms_its_own_run_alone() {
     insta::assert_snapshot!("hostile", examined(HOSTILE).text());
 }
 
+/// What is no lock, and a spool that is none, keep nobody from closing the run.
+#[test]
+fn a_run_whose_supervisor_was_killed_is_closed_whatever_its_job_has_put_in_the_way() {
+    for what in ["lock", "run-lock", "spool"] {
+        let sandbox = Sandbox::with(&[Fixture::Hostile]);
+        let args = ["run-job", "hostile", "obstruct_recovery", "--what", what, "--marker", &sandbox.arg("marker")];
+        let mut running = sandbox.start(&args);
+        eventually("the supervisor is dead", || running.has_ended());
+        let listed = sandbox.lorchestra(&["runs", "list"]).exits(0);
+        let run = sandbox.run();
+        assert_eq!((run.state(), run.cause()), ("failed", "abandoned"), "{what}: {}", listed.shown());
+        let worker: u32 = sandbox.read("marker").trim().parse().expect("a pid");
+        assert!(!processes::is_alive(worker), "{what}");
+        sandbox.lorchestra(&["run-job", "hostile", "shut_control", "--marker", "-"]).exits(0);
+        assert!(std::fs::read_dir(sandbox.state().join("spool")).unwrap().next().is_none(), "{what}: nothing is left of it");
+    }
+}
+
 /// Its control socket is gone with all the other descriptors, and the worker still knows when its supervisor dies.
 #[test]
 fn a_worker_without_descriptors_does_not_outlive_its_supervisor() {
@@ -122,11 +155,88 @@ fn a_worker_without_descriptors_does_not_outlive_its_supervisor() {
     before_is_there(&sandbox, &run);
 }
 
+/// Nobody is left who could wake its supervisor: the next command does.
+#[test]
+fn a_supervisor_that_was_stopped_ends_its_run_all_the_same() {
+    for (then, code, end) in [("return", 0, "completed"), ("die", 1, "failed")] {
+        for next in [&["runs", "list"][..], &["events", "list"], &["run-job", "hostile", "stop_supervisor", "--marker", "-"]] {
+            let sandbox = Sandbox::with(&[Fixture::Hostile]);
+            let args = ["run-job", "hostile", "stop_supervisor", "--then", then, "--marker", &sandbox.arg("marker")];
+            let running = sandbox.start(&args);
+            eventually("it is stopped", || sandbox.read("marker").ends_with('\n'));
+            let worker: u32 = sandbox.read("marker").trim().parse().expect("a pid");
+            eventually("the worker is gone", || !processes::is_alive(worker));
+            assert!(processes::is_stopped(running.pid()), "{then}, {next:?}");
+            // The lock is held still: the same job is told so.
+            sandbox.lorchestra(next).exits(if next[0] == "run-job" { 75 } else { 0 });
+            running.wait().exits(code);
+            let run = sandbox.run();
+            assert_eq!(run.state(), end, "{then}, {next:?}");
+            sandbox.whole_events_of(&run);
+        }
+    }
+}
+
+/// It hardly comes to do anything: who ends the job, and so what the end says, is a race; that it ends is none.
+#[test]
+fn a_supervisor_that_is_stopped_again_and_again_keeps_its_deadline() {
+    let sandbox = Sandbox::with(&[Fixture::Hostile]);
+    let args = ["run-job", "--timeout", "1s", "--grace", "0s", "hostile", "stop_supervisor", "--then", "again"];
+    let running = sandbox.start(&[&args[..], &["--marker", &sandbox.arg("marker")]].concat());
+    eventually("it is stopped", || sandbox.read("marker").ends_with('\n'));
+    let worker: u32 = sandbox.read("marker").trim().parse().expect("a pid");
+    eventually("the worker is gone", || !processes::is_alive(worker));
+    // The last word may have been the job's.
+    sandbox.lorchestra(&["runs", "list"]).exits(0);
+    let ended = running.wait();
+    let run = sandbox.run();
+    assert!(matches!((ended.code(), run.cause()), (Some(124), "timeout") | (Some(1), "signal")), "{}", ended.shown());
+    sandbox.whole_events_of(&run);
+}
+
+/// To end a run is to wake its supervisor, also while its job goes on.
+#[test]
+fn a_run_whose_supervisor_is_stopped_can_be_stopped() {
+    let sandbox = Sandbox::with(&[Fixture::Hostile]);
+    let args = ["run-job", "--grace", "0s", "hostile", "stop_supervisor", "--marker", &sandbox.arg("marker")];
+    let running = sandbox.start(&args);
+    eventually("it is stopped", || sandbox.read("marker").ends_with('\n'));
+    let id = sandbox.run().id().to_owned();
+    assert!(processes::is_stopped(running.pid()), "looking at a run whose job goes on wakes nobody");
+    sandbox.lorchestra(&["runs", "stop", &id]).exits(0);
+    running.wait().exits(143);
+    assert_eq!(sandbox.run().cause(), "cancelled");
+}
+
 #[track_caller]
 fn logged(sandbox: &Sandbox, run: &Run, words: &str) {
     let logs = sandbox.lorchestra(&["runs", "logs", run.id()]).exits(0);
     let text = String::from_utf8_lossy(&logs.stdout);
     assert!(text.contains(words), "{}", &text[..text.len().min(1000)]);
+}
+
+#[track_caller]
+fn its_socket_was_shut(sandbox: &Sandbox, run: &Run) {
+    assert_ne!(sandbox.whole_events_of(run)[1].payload()["shut"], 0);
+}
+
+/// What was in the store before, and what came after; and that something is missing.
+#[track_caller]
+fn the_cut_is_told(sandbox: &Sandbox, run: &Run) {
+    let numbers: Vec<u64> = sandbox.whole_events_of(run).iter().filter_map(|event| event.payload()["n"].as_u64()).collect();
+    assert_eq!(numbers, (0..15).collect::<Vec<_>>());
+    assert!(run.message().contains("1 record of the spool was damaged"), "{}", run.message());
+}
+
+#[track_caller]
+fn after_is_there(sandbox: &Sandbox, run: &Run) {
+    assert_eq!(sandbox.whole_events_of(run)[1].event_type(), "after");
+}
+
+#[track_caller]
+fn the_second_attempt_ran(sandbox: &Sandbox, run: &Run) {
+    let events = sandbox.whole_events_of(run);
+    assert_eq!((events.len(), events[1].event_type(), &events[2].payload()["attempt"]), (3, "second", &2.into()));
 }
 
 #[track_caller]

@@ -16,7 +16,7 @@ fn returned() -> Final {
 
 /// Everything a dead writer left, as (seq, payload), and whether it ended.
 fn read_all(dir: &Path) -> (Vec<(u64, String)>, bool) {
-    let mut reader = Reader::new(dir, Cursor::default());
+    let mut reader = Reader::with_segments_of(dir, Cursor::default(), 0);
     let (mut events, mut ended) = (Vec::new(), false);
     loop {
         let chunk = reader.read(Writing::Dead).unwrap();
@@ -41,7 +41,7 @@ fn what_was_appended_is_read_in_order_over_many_segments() {
     let taken_in = std::thread::spawn({
         let dir = dir.path().to_owned();
         move || {
-            let mut reader = Reader::new(&dir, Cursor::default());
+            let mut reader = Reader::with_segments_of(&dir, Cursor::default(), 0);
             let mut seqs = Vec::new();
             loop {
                 let chunk = reader.read(Writing::Alive).unwrap();

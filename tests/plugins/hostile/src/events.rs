@@ -50,15 +50,95 @@ pub(crate) fn scribble(cx: &JobContext, marker: PathBuf) -> JobResult {
     Ok(())
 }
 
-/// Cuts the spool off.
+/// Cuts the spool off; or waits until it was read, cuts it off whole, emits again, and aborts.
 #[job]
-pub(crate) fn cut_spool(cx: &JobContext, marker: PathBuf) -> JobResult {
+pub(crate) fn cut_spool(cx: &JobContext, marker: PathBuf, abort: bool) -> JobResult {
     for n in 0..10 {
         cx.emit("number", json!({"n": n}))?;
     }
     let (segment, _) = spool()?;
     mark(&marker)?;
+    if abort {
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        File::from(segment).set_len(0)?;
+        for n in 10..15 {
+            cx.emit("number", json!({"n": n}))?;
+        }
+        std::process::abort();
+    }
     File::from(segment).set_len(7)?;
+    Ok(())
+}
+
+/// Makes ten thousand files where segments would be, with a line in each or nothing; emits, and returns.
+#[job]
+pub(crate) fn flood_spool(cx: &JobContext, marker: PathBuf, full: bool) -> JobResult {
+    let (_, segment) = spool()?;
+    let attempt = segment.parent().ok_or("a segment lies in the directory of an attempt")?;
+    mark(&marker)?;
+    for n in 2..10_002 {
+        std::fs::write(attempt.join(n.to_string()), if full { "not a record\n" } else { "" })?;
+    }
+    cx.emit("after", json!({}))?;
+    Ok(())
+}
+
+/// In its first attempt, puts something where the next one's `spool`, `lock`, `end`, `out`, `trace`, or the run's `logs` are to be (`no-logs`: and cannot be), and dies.
+#[job]
+pub(crate) fn obstruct_next(cx: &JobContext, marker: PathBuf, what: String) -> JobResult {
+    let (_, segment) = spool()?;
+    let run = segment.ancestors().nth(2).ok_or("a segment lies in the directory of an attempt")?;
+    let state = run.ancestors().nth(2).ok_or("the spool lies in the state directory")?;
+    let logs = state.join("logs").join(cx.run_id());
+    let fifo = |path: &Path| {
+        let _ = std::fs::remove_file(path);
+        rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)
+    };
+    if cx.attempt() == 1 {
+        mark(&marker)?;
+        match &*what {
+            "spool" => fifo(&run.join("2"))?,
+            "segment" => {
+                std::fs::create_dir(run.join("2"))?;
+                fifo(&run.join("2/1"))?;
+            }
+            "lock" => std::fs::create_dir(run.join("2.lock"))?,
+            "end" => fifo(&run.join("2.end"))?,
+            "out" => fifo(&logs.join("2.out"))?,
+            "trace" => fifo(&logs.join("trace.jsonl"))?,
+            "logs" => std::fs::remove_dir_all(&logs)?,
+            "no-logs" => {
+                std::fs::remove_dir_all(&logs)?;
+                std::fs::write(&logs, "")?;
+            }
+            other => Err(format!("what is {other}?"))?,
+        }
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)?;
+    }
+    cx.emit("second", json!({}))?;
+    Ok(())
+}
+
+/// Puts something in the place of its attempt's `lock`, its run's (`run-lock`), or its run's `spool`, and kills its supervisor.
+#[job]
+pub(crate) fn obstruct_recovery(cx: &JobContext, marker: PathBuf, what: String) -> JobResult {
+    cx.emit("before", json!({}))?;
+    let (_, segment) = spool()?;
+    let run = segment.ancestors().nth(2).ok_or("a segment lies in the directory of an attempt")?;
+    let directory = |path: PathBuf| std::fs::remove_file(&path).and_then(|()| std::fs::create_dir(&path));
+    match &*what {
+        "lock" => directory(run.join("1.lock"))?,
+        "run-lock" => directory(run.join("lock"))?,
+        "spool" => {
+            std::fs::remove_dir_all(run)?;
+            rustix::fs::mkfifoat(rustix::fs::CWD, run, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
+        }
+        other => Err(format!("what is {other}?"))?,
+    }
+    mark(&marker)?;
+    let supervisor = rustix::process::getppid().ok_or("an orphan")?;
+    rustix::process::kill_process(supervisor, rustix::process::Signal::KILL)?;
+    std::thread::sleep(std::time::Duration::from_secs(3000));
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use lorchestra_plugin_api::prelude::*;
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, Signal};
 use std::io::Write;
-use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::time::Duration;
@@ -62,6 +62,42 @@ pub(crate) fn hydra(_cx: &JobContext, marker: PathBuf) -> JobResult {
     Ok(())
 }
 
+/// Leaves eight hundred processes, each in a session of its own and with a child.
+#[job]
+pub(crate) fn swarm(_cx: &JobContext, marker: PathBuf) -> JobResult {
+    mark(&marker)?;
+    for _ in 0..800 {
+        // SAFETY: none: the process has another thread. This is the fault.
+        if unsafe { fork() } == 0 {
+            // SAFETY: of a process that leads no group; the other one as above.
+            unsafe {
+                setsid();
+                fork();
+            }
+            loop {
+                std::thread::sleep(FOR_EVER);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Shuts its control socket down, and goes on.
+#[job]
+pub(crate) fn shut_control(cx: &JobContext, marker: PathBuf) -> JobResult {
+    let mut shut = 0;
+    for number in 3..64 {
+        // SAFETY: none: the descriptor is not ours. This is the fault.
+        let socket = unsafe { BorrowedFd::borrow_raw(number) };
+        shut += usize::from(rustix::net::shutdown(socket, rustix::net::Shutdown::Both).is_ok());
+    }
+    mark(&marker)?;
+    // Long enough for a watchdog to act on it.
+    std::thread::sleep(Duration::from_millis(1500));
+    cx.emit("after", json!({"shut": shut}))?;
+    Ok(())
+}
+
 fn eventually(done: impl Fn() -> bool) {
     for _ in 0..2000 {
         if done() {
@@ -106,6 +142,25 @@ pub(crate) fn stop_self(_cx: &JobContext, marker: PathBuf) -> JobResult {
     rustix::process::kill_process(rustix::process::getpid(), Signal::STOP)?;
     std::thread::sleep(FOR_EVER);
     Ok(())
+}
+
+/// Stops its supervisor; then stays for ever, returns (`return`), kills itself (`die`), or does it again and again (`again`).
+#[job]
+pub(crate) fn stop_supervisor(_cx: &JobContext, marker: PathBuf, #[param(default = "stay")] then: String) -> JobResult {
+    let supervisor = rustix::process::getppid().ok_or("an orphan")?;
+    rustix::process::kill_process(supervisor, Signal::STOP)?;
+    let stat = format!("/proc/{}/stat", supervisor.as_raw_nonzero());
+    eventually(|| std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T ")));
+    mark(&marker)?;
+    match &*then {
+        "return" => return Ok(()),
+        "die" => rustix::process::kill_process(rustix::process::getpid(), Signal::KILL)?,
+        "again" => loop {
+            rustix::process::kill_process(supervisor, Signal::STOP)?;
+        },
+        _ => std::thread::sleep(FOR_EVER),
+    }
+    Err("survived")?
 }
 
 /// Kills its process group.
