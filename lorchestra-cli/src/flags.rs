@@ -82,18 +82,17 @@ fn command(package: &str, job: &JobManifest) -> Command {
         Command::new(format!("lorchestra run-job {package} {}", job.name)).no_binary_name(true).next_help_heading("Job flags");
     for param in &job.params {
         command = if param.kind == ParamKind::Bool {
-            // The last one of the two wins, so that a script's default can be turned round at the end of its line.
-            command.arg(arg(param, id(param), param.flag()).action(ArgAction::SetTrue).overrides_with(no_id(param))).arg(
-                Arg::new(no_id(param))
-                    .long(format!("no-{}", param.flag()))
-                    .action(ArgAction::SetTrue)
-                    .overrides_with(id(param))
-                    .help(format!("Turn --{} off", param.flag())),
-            )
+            // The last one wins, so that a script's default can be turned round at the end of its line.
+            let both = [id(param), no_id(param)];
+            let no = Arg::new(no_id(param)).long(format!("no-{}", param.flag())).help(format!("Turn --{} off", param.flag()));
+            command
+                .arg(arg(param, id(param), param.flag()).action(ArgAction::SetTrue).overrides_with_all(&both))
+                .arg(no.action(ArgAction::SetTrue).overrides_with_all(&both))
         } else {
             command.arg(
+                // Also of those that take one value: the plan says what is wrong with several, wherever they were typed.
                 arg(param, id(param), param.flag())
-                    .action(if param.repeated { ArgAction::Append } else { ArgAction::Set })
+                    .action(ArgAction::Append)
                     .value_parser(value_parser!(OsString))
                     .value_name(show::value_name(param.kind)),
             )
@@ -241,9 +240,9 @@ mod tests {
             assert_eq!(values, given(&[("since", "-7d"), ("deep", "true")]), "{rest:?}");
         }
         assert_eq!(parsed(&job, &["--deep", "--no-deep"]).1, given(&[("deep", "false")]));
-        for bad in
-            [&["--since", "--deep"][..], &["--since", "1", "--since", "2"], &["stray"], &["--", "--deep"], &["--since", "-v"]]
-        {
+        assert_eq!(parsed(&job, &["--no-deep", "--deep", "--deep"]).1, given(&[("deep", "true")]));
+        assert_eq!(parsed(&job, &["--since", "1", "--since", "2"]).1, given(&[("since", "1"), ("since", "2")]));
+        for bad in [&["--since", "--deep"][..], &["stray"], &["--", "--deep"], &["--since", "-v"]] {
             refused(&job, bad);
         }
     }
