@@ -7,8 +7,9 @@ use crate::failure::Failure;
 use crate::settings::Settings;
 use lorchestra_core::plan::source::Source;
 use lorchestra_core::plan::{Given, Plan};
-use lorchestra_core::secrets::{MAX, Secrets};
+use lorchestra_core::secrets::Secrets;
 use lorchestra_plugin_api::def::ParamKind;
+use lorchestra_plugin_api::limits::MAX_SECRET;
 use lorchestra_plugin_api::manifest::JobManifest;
 use rustix::fs::{Mode, OFlags};
 use std::collections::BTreeMap;
@@ -187,7 +188,7 @@ fn file(sought: &Sought<'_>, path: &Path) -> Result<Found, Failure> {
     }
     let mut bytes = Zeroizing::new(Vec::new());
     // One byte more than any secret and its line break may have: too long is told, and not cut.
-    file.take(MAX as u64 + 3).read_to_end(&mut bytes).map_err(failed)?;
+    file.take(MAX_SECRET as u64 + 3).read_to_end(&mut bytes).map_err(failed)?;
     Ok((format!("from {shown}"), bytes))
 }
 
