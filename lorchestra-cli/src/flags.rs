@@ -8,6 +8,7 @@ use crate::argv;
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::show;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Args, Command, CommandFactory, FromArgMatches, value_parser};
 use lorchestra_core::plan::{Given, value};
 use lorchestra_plugin_api::def::ParamKind;
@@ -40,7 +41,12 @@ pub(crate) fn parse(package: &str, job: &JobManifest, rest: &[OsString]) -> Outc
         .and_then(|matches| Ok((OwnFlags::from_arg_matches(&matches)?, matches)));
     let (own, matches) = match read {
         Ok(read) => read,
-        Err(error) => return Outcome::Clap(Box::new(args::harmless(error))),
+        Err(error) => {
+            return match value_of_switch(package, job, &error) {
+                Some(failure) => Outcome::Failed(failure),
+                None => Outcome::Clap(Box::new(args::harmless(error))),
+            };
+        }
     };
     let mut given = Vec::new();
     for param in &job.params {
@@ -62,6 +68,19 @@ pub(crate) fn parse(package: &str, job: &JobManifest, rest: &[OsString]) -> Outc
         }
     }
     Outcome::Parsed(Parsed { own, given })
+}
+
+/// What to write instead of `--deep=false`; clap says only that a value was too much.
+fn value_of_switch(package: &str, job: &JobManifest, error: &clap::Error) -> Option<Failure> {
+    if error.kind() != ErrorKind::TooManyValues {
+        return None;
+    }
+    let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else { return None };
+    let bare = flag.trim_start_matches("--");
+    let param = job.params.iter().filter(|param| param.kind == ParamKind::Bool).map(ParamManifest::flag);
+    let param = param.into_iter().find(|param| bare == param || bare.strip_prefix("no-") == Some(param))?;
+    let message = format!("--{bare} is a switch and takes no value; write --{param} or --no-{param}");
+    Some(Failure::new(Code::Usage, message).mend(format!("lorchestra run-job {package} {} --help", job.name)))
 }
 
 /// Reads `--param name=value`.

@@ -162,6 +162,23 @@ fn a_flag_of_one_value_that_is_given_twice_is_told() {
 }
 
 #[test]
+fn a_switch_with_a_value_is_told() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    for typed in ["--dry=false", "--no-dry=yes"] {
+        let ended = sandbox.lorchestra(&["run-job", "misbehave", "typed", typed]).exits(2);
+        let flag = typed.split('=').next().unwrap();
+        assert_eq!(
+            ended.err(),
+            format!(
+                "error: {flag} is a switch and takes no value; write --dry or --no-dry\n  lorchestra run-job misbehave typed --help\n"
+            )
+        );
+    }
+    // By its name it takes one.
+    sandbox.lorchestra(&["run-job", "misbehave", "typed", "--dry-run", "--param", "dry=false"]).exits(0);
+}
+
+#[test]
 fn a_missing_required_parameter_is_told() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "exit"]).exits(2);
