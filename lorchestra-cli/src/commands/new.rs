@@ -135,13 +135,13 @@ pub(crate) enum NewError {
 
 pub(super) fn run(name: &str, dir: Option<&Path>, api: Option<&Path>, printer: &mut Printer) -> Result<Code, Failure> {
     check_name(name)?;
-    let api = dependency(api)?;
+    let api = api_dir(api)?;
     let dir = dir.unwrap_or(Path::new(name));
     let real = real(dir)?;
     let above = workspace::above(&real);
     let member_of = above.as_ref().filter(|above| above.takes_in.is_some()).map(|above| &*above.root);
     let library = library(name, &real, member_of);
-    make(name, dir, &api, &library, member_of.is_some())?;
+    make(name, dir, &dependency(api.as_deref()), &library, member_of.is_some())?;
     printer.good(format_args!("{name}: a job package in {}", shell(dir)));
     if let Some(Workspace { root, takes_in }) = &above {
         let root = path_text(root);
@@ -151,6 +151,18 @@ pub(super) fn run(name: &str, dir: Option<&Path>, api: Option<&Path>, printer: &
             )),
             None => printer.line(format_args!("It is a workspace of its own: the one in {root} does not name it as a member.")),
         }
+    }
+    // Only members share the workspace's dependencies.
+    let member_of = above.filter(|above| above.takes_in.is_some());
+    if let (Some(workspace), Some(api)) = (member_of, api)
+        && let Some(inner) = workspace.to_exclude(Path::new(&api))
+    {
+        let inner = path_text(&inner);
+        printer.warning(format_args!(
+            "{API} is in {inner}, which cargo would take for a part of that workspace, and build neither: write exclude = [{}] below [workspace] in {}",
+            toml::Value::from(inner.as_str()),
+            path_text(&workspace.root.join("Cargo.toml")),
+        ));
     }
     printer.line("Next:");
     for step in [
@@ -183,22 +195,25 @@ fn crate_name(package: &str) -> String {
     package.replace('-', "_")
 }
 
-/// What stands behind `lorchestra-plugin-api =` : the crate that was named, the one of the tree that this program was built from if that
-/// is still there, or the registry's.
-fn dependency(named: Option<&Path>) -> Result<String, NewError> {
+/// The crate to depend on: the one that was named, or that of the tree that this program was built from, if that is still there.
+fn api_dir(named: Option<&Path>) -> Result<Option<String>, NewError> {
     let own = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../lorchestra-plugin-api"));
-    let found = match named {
-        Some(path) => Some(api_crate(path)?),
-        None => api_crate(own).ok(),
-    };
-    Ok(match found {
+    match named {
+        Some(path) => api_crate(path).map(Some),
+        None => Ok(api_crate(own).ok()),
+    }
+}
+
+/// What stands behind `lorchestra-plugin-api =` : a crate's directory, or the registry's version.
+fn dependency(api: Option<&str>) -> String {
+    match api {
         Some(path) => format!("{{ path = {} }}", toml::Value::from(path)),
         None => {
             let version = lorchestra_plugin_api::VERSION;
             let minor = version.rsplit_once('.').map_or(version, |(minor, _)| minor);
             toml::Value::from(minor).to_string()
         }
-    })
+    }
 }
 
 /// The absolute path of the plugin API, from its directory or that of a checkout.
@@ -355,12 +370,14 @@ mod tests {
 
     #[test]
     fn the_dependency_is_a_path_as_long_as_there_is_one() {
-        let own = dependency(None).unwrap();
-        assert!(own.starts_with("{ path = \"/") && own.ends_with("/lorchestra-plugin-api\" }"), "{own}");
+        let own = api_dir(None).unwrap();
+        let written = dependency(own.as_deref());
+        assert!(written.starts_with("{ path = \"/") && written.ends_with("/lorchestra-plugin-api\" }"), "{written}");
+        assert!(dependency(None).starts_with("\"1."));
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        assert_eq!(dependency(Some(&root)).unwrap(), own);
-        let core = dependency(Some(&root.join("lorchestra-core"))).unwrap_err().to_string();
+        assert_eq!(api_dir(Some(&root)).unwrap(), own);
+        let core = api_dir(Some(&root.join("lorchestra-core"))).unwrap_err().to_string();
         assert!(core.ends_with("is not lorchestra-plugin-api: it is the crate lorchestra-core"), "{core}");
-        assert!(dependency(Some(Path::new("/no/such"))).is_err());
+        assert!(api_dir(Some(Path::new("/no/such"))).is_err());
     }
 }

@@ -39,6 +39,18 @@ pub(super) fn above(krate: &Path) -> Option<Workspace> {
     None
 }
 
+impl Workspace {
+    /// The directory of another workspace, below this one's, that holds a dependency of a member: cargo takes dependencies below the root for
+    /// members, and can build neither of the two until this one excludes it.
+    pub(super) fn to_exclude(&self, dependency: &Path) -> Option<PathBuf> {
+        let manifest = manifest(&self.root)?;
+        let inner = above(dependency)?.root;
+        let below = inner.strip_prefix(&self.root).ok().filter(|below| *below != Path::new(""))?;
+        let excluded = is_excluded(dependency, &self.root, manifest.get("workspace")?.as_table()?);
+        (!excluded).then(|| below.to_owned())
+    }
+}
+
 fn manifest(dir: &Path) -> Option<Table> {
     fs::read_to_string(dir.join("Cargo.toml")).ok()?.parse().ok()
 }
@@ -106,6 +118,25 @@ mod tests {
         assert_eq!(found(&[("all", excluded), ("", outer)]), Some((String::new(), Some("all/crates/*".into()))));
         let named = "[workspace]\nmembers = [\"crates/words\"]\nexclude = [\"crates\"]";
         assert_eq!(found(&[("all", named)]), Some(("all".into(), Some("crates/words".into()))));
+    }
+
+    #[test]
+    fn a_workspace_below_that_a_member_depends_on_is_to_be_excluded() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        fs::create_dir_all(root.join("other/api")).unwrap();
+        let write = |at: &str, text: &str| fs::write(root.join(at).join("Cargo.toml"), text).unwrap();
+        write("other", "[workspace]\nmembers = [\"api\"]");
+        let to_exclude = |text: &str| {
+            write("", text);
+            above(&root.join("words")).unwrap().to_exclude(&root.join("other/api"))
+        };
+        assert_eq!(to_exclude("[workspace]\nmembers = [\"words\"]"), Some("other".into()));
+        assert_eq!(to_exclude("[workspace]\nmembers = [\"words\"]\nexclude = [\"other\"]"), None);
+        // Of this workspace, and elsewhere.
+        fs::remove_file(root.join("other/Cargo.toml")).unwrap();
+        assert_eq!(to_exclude("[workspace]\nmembers = [\"words\"]"), None);
+        assert_eq!(above(&root.join("words")).unwrap().to_exclude(Path::new("/elsewhere/api")), None);
     }
 
     #[test]
