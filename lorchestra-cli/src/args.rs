@@ -366,15 +366,18 @@ pub(crate) enum Events {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bookmarks {
-    /// List bookmarks: all, or those of a package or job
+    /// List bookmarks: all, or those of a package, a job, an account
     #[command(
-        before_help = "Examples:\n  lorchestra bookmarks show\n  lorchestra bookmarks show ingester extract_gmail\n  lorchestra bookmarks show --json"
+        before_help = "Examples:\n  lorchestra bookmarks show\n  lorchestra bookmarks show ingester extract_gmail\n  lorchestra bookmarks show --account anna\n  lorchestra bookmarks show --json"
     )]
     Show {
         /// Only those of this package
         package: Option<String>,
         /// Only those of this job
         job: Option<String>,
+        /// Only those of this account; '' for those without one
+        #[arg(long)]
+        account: Option<String>,
         /// One JSON object a line (schema lorchestra.bookmark/1)
         #[arg(long)]
         json: bool,

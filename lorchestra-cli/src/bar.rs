@@ -3,9 +3,10 @@
 //!
 //! There is no bar until the job tells its progress, and none is left when the run ends.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, HumanFloatCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use lorchestra_core::state::StateDir;
 use lorchestra_core::supervisor::progress;
+use std::fmt;
 use std::io::IsTerminal;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -58,12 +59,6 @@ fn draw(state: &StateDir, run_id: &str, bar: &ProgressBar, ended: &Receiver<()>)
         let known = total > 0;
         if shown != Some(known) {
             bar.set_style(style(known));
-            if shown.is_none() {
-                // Rate and time left count from here, and not from when the worker was started.
-                bar.reset_eta();
-                bar.set_draw_target(ProgressDrawTarget::stderr());
-            }
-            shown = Some(known);
         }
         if known {
             bar.set_length(total);
@@ -71,20 +66,48 @@ fn draw(state: &StateDir, run_id: &str, bar: &ProgressBar, ended: &Receiver<()>)
             bar.unset_length();
         }
         bar.set_position(done);
+        if shown.is_none() {
+            // Rate and time left count from here on: not from when the worker was started, nor what was done by now as done at once.
+            bar.tick();
+            bar.reset_eta();
+            bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
+        shown = Some(known);
         bar.tick();
     }
     bar.finish_and_clear();
 }
 
 /// Of a job that knows how much there is to do, and of one that does not.
-const TEMPLATES: [&str; 2] = [
-    "{prefix} [{wide_bar}] {human_pos}/{human_len} {percent}% {per_sec} {eta} left",
-    "{prefix} {spinner} {human_pos} {per_sec} {elapsed}",
-];
+const TEMPLATES: [&str; 2] =
+    ["{prefix} [{wide_bar}] {human_pos}/{human_len} {percent}% {rate}{left}", "{prefix} {spinner} {human_pos} {rate} {elapsed}"];
 
 fn style(known: bool) -> ProgressStyle {
     let template = TEMPLATES[usize::from(!known)];
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .with_key("rate", |state: &ProgressState, text: &mut dyn fmt::Write| {
+            let _ = text.write_str(&rate(state.per_sec()));
+        })
+        .with_key("left", |state: &ProgressState, text: &mut dyn fmt::Write| {
+            // As soon as something can be said of it.
+            if state.per_sec() > 0.0 {
+                let _ = write!(text, " {:#} left", HumanDuration(state.eta()));
+            }
+        })
+        .progress_chars("=> ")
+}
+
+/// So many in a second, with as many digits as a person reads while they change; of slow ones, in a minute or an hour.
+fn rate(per_sec: f64) -> String {
+    const LEAST: f64 = 0.05;
+    let shown = [(1.0, "s"), (60.0, "min"), (3600.0, "h")].map(|(seconds, unit)| (per_sec * seconds, unit));
+    match shown.into_iter().find(|(rate, _)| *rate >= LEAST) {
+        Some((rate, unit)) if rate < 99.95 => format!("{rate:.1}/{unit}"),
+        Some((rate, unit)) => format!("{:.0}/{unit}", HumanFloatCount(rate)),
+        // Nothing, or nothing in an hour.
+        None => "0/s".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -95,6 +118,26 @@ mod tests {
     fn templates_are_understood() {
         for template in TEMPLATES {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
+        }
+    }
+
+    #[test]
+    fn a_rate_is_read_at_a_glance() {
+        for (per_sec, shown) in [
+            (0.0, "0/s"),
+            (f64::NAN, "0/s"),
+            (12.3456, "12.3/s"),
+            (1.0, "1.0/s"),
+            (0.05, "0.1/s"),
+            (99.94, "99.9/s"),
+            (99.96, "100/s"),
+            (1204.4, "1,204/s"),
+            (1_234_567.8, "1,234,568/s"),
+            (0.02, "1.2/min"),
+            (0.0003, "1.1/h"),
+            (0.000_001, "0/s"),
+        ] {
+            assert_eq!(rate(per_sec), shown, "{per_sec}");
         }
     }
 }

@@ -4,6 +4,7 @@ use crate::failure::Failure;
 use lorchestra_core::log;
 use lorchestra_core::outcome::Cause;
 use lorchestra_core::plan::retries::{MOST, RETRYABLE};
+use lorchestra_core::plan::source::Source;
 use lorchestra_core::plan::{OnOverlap, duration, size};
 use lorchestra_plugin_api::manifest::is_name;
 use rustix::fs::{Mode, OFlags};
@@ -224,6 +225,14 @@ impl Config {
                 "write [job.\"package/job\"], each of the form [a-z][a-z0-9_-]*, at most 64 long".into(),
             ));
         }
+        let secrets = config.job.iter().flat_map(|(job, config)| config.secrets.iter().map(move |secret| (job, secret)));
+        if let Some((job, (name, _))) = secrets.into_iter().find(|(_, (_, source))| Source::parse(source).is_none()) {
+            // It may be the secret itself.
+            return Err((
+                format!("{}: what stands there is not a source", secret_key(job, name)),
+                format!("write {name} = \"env:NAME\", \"file:PATH\" or \"credential:NAME\"; the secret itself belongs elsewhere"),
+            ));
+        }
         let relative = config.plugin_dirs.iter().chain(&config.state_dir).chain(&config.data_dir).find(|dir| dir.is_relative());
         if let Some(dir) = relative {
             return Err((
@@ -233,6 +242,11 @@ impl Config {
         }
         Ok(config)
     }
+}
+
+/// A secret's place in the file, for messages.
+pub(crate) fn secret_key(job: &str, name: &str) -> String {
+    format!("[job.{job:?}.secrets] {name}")
 }
 
 /// The key most like the unknown one of those that its table has: serde's message names them, "unknown field `x`, expected one of
@@ -315,11 +329,14 @@ mod tests {
             ("[job.\"a/b/c\"]\ntimeout = \"1s\"", "does not name a job", "package/job"),
             ("[job.\"a/B\"]\ntimeout = \"1s\"", "does not name a job", "package/job"),
             ("[job.\"/b\"]\ntimeout = \"1s\"", "does not name a job", "package/job"),
+            ("[job.\"a/b\".secrets]\ntoken = \"hunter22\"", "[job.\"a/b\".secrets] token: what stands there is not", "env:NAME"),
+            ("[job.\"a/b\".secrets]\ntoken = \"\"", "[job.\"a/b\".secrets] token: what stands there is not", "file:PATH"),
         ];
         for (text, what, mend) in cases {
             let error = Config::parse(text).unwrap_err();
             assert!(error.0.contains(what), "{text}: {error:?}");
             assert!(error.1.contains(mend), "{text}: {error:?}");
+            assert!(!format!("{error:?}").contains("hunter22"));
         }
     }
 

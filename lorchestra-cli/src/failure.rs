@@ -200,7 +200,7 @@ impl From<RunError> for Failure {
         match error {
             RunError::Overlap(overlap) => {
                 let Overlap { package, job, account, holder, waited } = *overlap;
-                let of = account.map(|account| format!(" for account {account}")).unwrap_or_default();
+                let of = account.map(|account| format!(" for account {}", show::account(&account))).unwrap_or_default();
                 let state = match waited {
                     Some(waited) => format!("is still running{of} after a wait of {}", show::elapsed(waited)),
                     None => format!("is running already{of}"),

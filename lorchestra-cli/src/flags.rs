@@ -8,6 +8,7 @@ use crate::argv;
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::show;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Args, Command, CommandFactory, FromArgMatches, value_parser};
 use lorchestra_core::plan::{Given, value};
 use lorchestra_plugin_api::def::ParamKind;
@@ -40,7 +41,12 @@ pub(crate) fn parse(package: &str, job: &JobManifest, rest: &[OsString]) -> Outc
         .and_then(|matches| Ok((OwnFlags::from_arg_matches(&matches)?, matches)));
     let (own, matches) = match read {
         Ok(read) => read,
-        Err(error) => return Outcome::Clap(Box::new(args::harmless(error))),
+        Err(error) => {
+            return match value_of_switch(package, job, &error) {
+                Some(failure) => Outcome::Failed(failure),
+                None => Outcome::Clap(Box::new(args::harmless(error))),
+            };
+        }
     };
     let mut given = Vec::new();
     for param in &job.params {
@@ -64,6 +70,19 @@ pub(crate) fn parse(package: &str, job: &JobManifest, rest: &[OsString]) -> Outc
     Outcome::Parsed(Parsed { own, given })
 }
 
+/// What to write instead of `--deep=false`; clap says only that a value was too much.
+fn value_of_switch(package: &str, job: &JobManifest, error: &clap::Error) -> Option<Failure> {
+    if error.kind() != ErrorKind::TooManyValues {
+        return None;
+    }
+    let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else { return None };
+    let bare = flag.trim_start_matches("--");
+    let param = job.params.iter().filter(|param| param.kind == ParamKind::Bool).map(ParamManifest::flag);
+    let param = param.into_iter().find(|param| bare == param || bare.strip_prefix("no-") == Some(param))?;
+    let message = format!("--{bare} is a switch and takes no value; write --{param} or --no-{param}");
+    Some(Failure::new(Code::Usage, message).mend(format!("lorchestra run-job {package} {} --help", job.name)))
+}
+
 /// Reads `--param name=value`.
 pub(crate) fn named(params: &[String]) -> Result<Vec<Given>, Failure> {
     let bad = |text: &str, what: &str| {
@@ -82,18 +101,17 @@ fn command(package: &str, job: &JobManifest) -> Command {
         Command::new(format!("lorchestra run-job {package} {}", job.name)).no_binary_name(true).next_help_heading("Job flags");
     for param in &job.params {
         command = if param.kind == ParamKind::Bool {
-            // The last one of the two wins, so that a script's default can be turned round at the end of its line.
-            command.arg(arg(param, id(param), param.flag()).action(ArgAction::SetTrue).overrides_with(no_id(param))).arg(
-                Arg::new(no_id(param))
-                    .long(format!("no-{}", param.flag()))
-                    .action(ArgAction::SetTrue)
-                    .overrides_with(id(param))
-                    .help(format!("Turn --{} off", param.flag())),
-            )
+            // The last one wins, so that a script's default can be turned round at the end of its line.
+            let both = [id(param), no_id(param)];
+            let no = Arg::new(no_id(param)).long(format!("no-{}", param.flag())).help(format!("Turn --{} off", param.flag()));
+            command
+                .arg(arg(param, id(param), param.flag()).action(ArgAction::SetTrue).overrides_with_all(&both))
+                .arg(no.action(ArgAction::SetTrue).overrides_with_all(&both))
         } else {
             command.arg(
+                // Also of those that take one value: the plan says what is wrong with several, wherever they were typed.
                 arg(param, id(param), param.flag())
-                    .action(if param.repeated { ArgAction::Append } else { ArgAction::Set })
+                    .action(ArgAction::Append)
                     .value_parser(value_parser!(OsString))
                     .value_name(show::value_name(param.kind)),
             )
@@ -241,9 +259,9 @@ mod tests {
             assert_eq!(values, given(&[("since", "-7d"), ("deep", "true")]), "{rest:?}");
         }
         assert_eq!(parsed(&job, &["--deep", "--no-deep"]).1, given(&[("deep", "false")]));
-        for bad in
-            [&["--since", "--deep"][..], &["--since", "1", "--since", "2"], &["stray"], &["--", "--deep"], &["--since", "-v"]]
-        {
+        assert_eq!(parsed(&job, &["--no-deep", "--deep", "--deep"]).1, given(&[("deep", "true")]));
+        assert_eq!(parsed(&job, &["--since", "1", "--since", "2"]).1, given(&[("since", "1"), ("since", "2")]));
+        for bad in [&["--since", "--deep"][..], &["stray"], &["--", "--deep"], &["--since", "-v"]] {
             refused(&job, bad);
         }
     }

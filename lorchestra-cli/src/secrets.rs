@@ -1,13 +1,18 @@
-//! Finds the secrets of a plan: in the environment, in files, in systemd's credentials. What is found is handed on and never shown; what
-//! is not found is told by its source.
+//! Finds the secrets of a plan: in the environment, in files, in systemd's credentials; where nobody typed a source, by what
+//! [`crate::config`] says. What is found is handed on and never shown; what is not found is told by its source and by who named that.
 
+use crate::config::secret_key;
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::settings::Settings;
-use lorchestra_core::plan::Plan;
 use lorchestra_core::plan::source::Source;
-use lorchestra_core::secrets::{MAX, Secrets};
+use lorchestra_core::plan::{Given, Plan};
+use lorchestra_core::secrets::Secrets;
+use lorchestra_plugin_api::def::ParamKind;
+use lorchestra_plugin_api::limits::MAX_SECRET;
+use lorchestra_plugin_api::manifest::JobManifest;
 use rustix::fs::{Mode, OFlags};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
@@ -18,57 +23,136 @@ use zeroize::Zeroizing;
 /// What was found, in words, and its bytes.
 type Found = (String, Zeroizing<Vec<u8>>);
 
-/// All secrets of the plan that are there.
-///
-/// # Errors
-/// One that the job needs is nowhere, or what is there is none. No worker was started.
-pub(crate) fn find(plan: &Plan, settings: &Settings) -> Result<Secrets, Failure> {
-    let mut secrets = Secrets::default();
-    for (param, source) in &plan.secrets {
-        let Some((place, bytes)) = look(param, source, plan, settings)? else { continue };
-        let flag = param.replace('_', "-");
-        let text = std::str::from_utf8(&bytes).map_err(|_| {
-            Failure::new(Code::Usage, format!("the secret --{flag} ({place}) is not UTF-8"))
-                .mend("a secret is a text; encode bytes as base64, and let the job decode them")
-        })?;
-        secrets.insert(param, Zeroizing::new(text.to_owned())).map_err(|why| {
-            Failure::new(Code::Usage, format!("the secret --{flag} ({place}) {why}")).mend("put the whole secret there")
-        })?;
-    }
-    Ok(secrets)
-}
+/// The sources that config.toml names and the command line does not: by parameter, the key as it is written there, and the source.
+pub(crate) struct Configured<'a>(BTreeMap<String, (&'a str, &'a str)>);
 
-fn look(param: &str, source: &Source, plan: &Plan, settings: &Settings) -> Result<Option<Found>, Failure> {
-    match source {
-        Source::Env(name) => variable(settings, name).map(Some).ok_or_else(|| {
-            missing(param, format!("the environment variable {name} is not set"))
-                .mend(format!("export {name}=…, or name another source"))
-        }),
-        Source::File(path) => file(param, path).map(Some),
-        Source::Credential(name) => match credential(settings, name) {
-            Some(path) => file(param, &path).map(Some),
-            None => Err(missing(param, "there are no credentials: CREDENTIALS_DIRECTORY is not set".into())
-                .mend(format!("run it from a systemd unit with LoadCredential={name}:PATH, or name another source"))),
-        },
-        Source::Usual { credential: name, variable: env, optional } => {
-            let path = credential(settings, name).filter(|path| path.exists());
-            match (path, variable(settings, env)) {
-                (Some(path), _) => file(param, &path).map(Some),
-                (None, Some(found)) => Ok(Some(found)),
-                (None, None) if *optional => Ok(None),
-                (None, None) => {
-                    let flag = param.replace('_', "-");
-                    Err(missing(param, format!("nobody says where it is, there is no credential {name}, and {env} is not set"))
-                        .mend(format!("--{flag} env:NAME, --{flag} file:PATH or --{flag} credential:NAME"))
-                        .mend(format!("or in config.toml: [job.\"{}/{}\".secrets] {param} = \"SOURCE\"", plan.package, plan.job)))
-                }
+impl<'a> Configured<'a> {
+    /// # Errors
+    /// The file names a secret that the job does not take, or one by two names.
+    pub(crate) fn of(package: &str, job: &JobManifest, typed: &[Given], settings: &'a Settings) -> Result<Self, Failure> {
+        let mut sources = BTreeMap::new();
+        let full_name = format!("{package}/{}", job.name);
+        for (name, source) in settings.jobs.get(&full_name).iter().flat_map(|policy| &policy.secrets) {
+            let wrong = |what: &str, mend: &str| {
+                Failure::config(&settings.config_path, &format!("{}: {what}", secret_key(&full_name, name)), mend)
+            };
+            let secrets = || job.params.iter().filter(|param| param.kind == ParamKind::Secret);
+            let Some(param) = secrets().find(|param| param.name == *name || param.flag() == *name) else {
+                let known: Vec<&str> = secrets().map(|param| param.name.as_str()).collect();
+                let there = if known.is_empty() { "it has none".to_owned() } else { format!("there are {}", known.join(", ")) };
+                let what = format!("{} has no such secret", job.name);
+                return Err(wrong(&what, &format!("{there}; mend the name, or remove the line")));
+            };
+            let is_typed = |given: &Given| given.name.replace('-', "_") == param.name.replace('-', "_");
+            if !typed.iter().any(is_typed) && sources.insert(param.name.clone(), (name.as_str(), source.as_str())).is_some() {
+                return Err(wrong("it is there by another name too", "remove one of the two lines"));
+            }
+        }
+        Ok(Self(sources))
+    }
+
+    /// The sources as values of their parameters.
+    pub(crate) fn values(&self) -> impl Iterator<Item = Given> {
+        self.0.iter().map(|(param, (name, source))| Given {
+            name: param.clone(),
+            text: (*source).to_owned(),
+            typed_as: format!("config.toml: secrets.{name} ="),
+        })
+    }
+
+    /// Makes paths of files absolute where they do not count from the working directory: `~/` is the home directory, which no shell writes out
+    /// behind `file:`, and a relative path in config.toml counts from the directory of that.
+    pub(crate) fn place(&self, plan: &mut Plan, settings: &Settings) {
+        for (param, source) in &mut plan.secrets {
+            let Source::File(path) = source else { continue };
+            if let Ok(below) = path.strip_prefix("~") {
+                *path = settings.home.join(below);
+            } else if self.0.contains_key(param) {
+                let dir = settings.config_path.parent().unwrap_or(Path::new("/"));
+                *path = dir.join(&*path);
             }
         }
     }
 }
 
-fn missing(param: &str, why: String) -> Failure {
-    Failure::new(Code::Usage, format!("the secret --{} is missing: {why}", param.replace('_', "-")))
+/// A secret that is looked for, and who said where.
+struct Sought<'a> {
+    param: &'a str,
+    /// The file that names its source, and the key.
+    config: Option<(&'a Path, String)>,
+}
+
+impl Sought<'_> {
+    /// What is wrong with it: the end of a sentence that begins with "the secret".
+    fn wrong(&self, what: &str) -> Failure {
+        match &self.config {
+            Some((path, key)) => Failure::new(Code::Config, format!("{}: {key}: the secret {what}", path.display())),
+            None => Failure::new(Code::Usage, format!("the secret --{} {what}", self.flag())),
+        }
+    }
+
+    fn missing(&self, why: &str) -> Failure {
+        self.wrong(&format!("is missing: {why}"))
+    }
+
+    fn flag(&self) -> String {
+        self.param.replace('_', "-")
+    }
+}
+
+/// All secrets of the plan that are there.
+///
+/// # Errors
+/// One that the job needs is nowhere, or what is there is none. No worker was started.
+pub(crate) fn find(plan: &Plan, configured: &Configured<'_>, settings: &Settings) -> Result<Secrets, Failure> {
+    let mut secrets = Secrets::default();
+    let job = format!("{}/{}", plan.package, plan.job);
+    for (param, source) in &plan.secrets {
+        let config = configured.0.get(param).map(|(name, _)| (&*settings.config_path, secret_key(&job, name)));
+        let sought = Sought { param, config };
+        let Some((place, bytes)) = look(&sought, source, &job, settings)? else { continue };
+        let text = std::str::from_utf8(&bytes).map_err(|_| {
+            sought
+                .wrong(&format!("({place}) is not UTF-8"))
+                .mend("a secret is a text; encode bytes as base64, and let the job decode them")
+        })?;
+        secrets
+            .insert(param, Zeroizing::new(text.to_owned()))
+            .map_err(|why| sought.wrong(&format!("({place}) {why}")).mend("put the whole secret there"))?;
+    }
+    Ok(secrets)
+}
+
+fn look(sought: &Sought<'_>, source: &Source, job: &str, settings: &Settings) -> Result<Option<Found>, Failure> {
+    match source {
+        Source::Env(name) => variable(settings, name).map(Some).ok_or_else(|| {
+            sought
+                .missing(&format!("the environment variable {name} is not set"))
+                .mend(format!("export {name}=…, or name another source"))
+        }),
+        Source::File(path) => file(sought, path).map(Some),
+        Source::Credential(name) => match credential(settings, name) {
+            Some(path) => file(sought, &path).map(Some),
+            None => Err(sought
+                .missing("there are no credentials: CREDENTIALS_DIRECTORY is not set")
+                .mend(format!("run it from a systemd unit with LoadCredential={name}:PATH, or name another source"))),
+        },
+        Source::Usual { credential: name, variable: env, optional } => {
+            let path = credential(settings, name).filter(|path| path.exists());
+            match (path, variable(settings, env)) {
+                (Some(path), _) => file(sought, &path).map(Some),
+                (None, Some(found)) => Ok(Some(found)),
+                (None, None) if *optional => Ok(None),
+                (None, None) => {
+                    let flag = sought.flag();
+                    Err(sought
+                        .missing(&format!("nobody says where it is, there is no credential {name}, and {env} is not set"))
+                        .mend(format!("--{flag} env:NAME, --{flag} file:PATH or --{flag} credential:NAME"))
+                        .mend(format!("or in config.toml: {} = \"SOURCE\"", secret_key(job, sought.param))))
+                }
+            }
+        }
+    }
 }
 
 /// An empty variable counts as one that is not set.
@@ -83,10 +167,10 @@ fn credential(settings: &Settings, name: &str) -> Option<PathBuf> {
 }
 
 /// The file's bytes. One of this user's own that others may read is no secret.
-fn file(param: &str, path: &Path) -> Result<Found, Failure> {
+fn file(sought: &Sought<'_>, path: &Path) -> Result<Found, Failure> {
     let shown = path.display();
     let failed = |e: io::Error| {
-        let failure = missing(param, format!("{shown} cannot be read: {e}"));
+        let failure = sought.missing(&format!("{shown} cannot be read: {e}"));
         match e.kind() {
             io::ErrorKind::NotFound => failure.mend("put the secret there, or name another source"),
             io::ErrorKind::PermissionDenied => failure.mend(format!("chown {} {shown}, or name another source", whoami())),
@@ -100,15 +184,11 @@ fn file(param: &str, path: &Path) -> Result<Found, Failure> {
         return Err(failed(io::Error::other("it is not a regular file")));
     }
     if meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o077 != 0 {
-        return Err(Failure::new(
-            Code::Usage,
-            format!("the secret --{} is in {shown}, which others may read or write", param.replace('_', "-")),
-        )
-        .mend(format!("chmod 600 {shown}")));
+        return Err(sought.wrong(&format!("is in {shown}, which others may read or write")).mend(format!("chmod 600 {shown}")));
     }
     let mut bytes = Zeroizing::new(Vec::new());
     // One byte more than any secret and its line break may have: too long is told, and not cut.
-    file.take(MAX as u64 + 3).read_to_end(&mut bytes).map_err(failed)?;
+    file.take(MAX_SECRET as u64 + 3).read_to_end(&mut bytes).map_err(failed)?;
     Ok((format!("from {shown}"), bytes))
 }
 

@@ -50,6 +50,10 @@ pub(crate) struct Settings {
     pub(crate) delivery_timeout: Duration,
     /// Policies by `package/job`.
     pub(crate) jobs: BTreeMap<String, JobConfig>,
+    /// The configuration file, which need not be there.
+    pub(crate) config_path: PathBuf,
+    /// The home directory.
+    pub(crate) home: PathBuf,
     /// Where systemd puts a unit's credentials.
     pub(crate) credentials: Option<PathBuf>,
     /// The most verbose level that is traced.
@@ -120,6 +124,8 @@ impl Settings {
             bigquery_warning,
             delivery_timeout: config.delivery.timeout.unwrap_or(DELIVERY),
             jobs: config.job,
+            home: base.home_dir().to_owned(),
+            config_path,
             credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from).filter(|dir| dir.is_absolute()),
             trace_level: match args.verbose {
                 0 | 1 => "info",

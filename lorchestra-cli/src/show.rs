@@ -107,6 +107,12 @@ pub(crate) fn escaped(text: &str) -> String {
     text.chars().map(|c| if harmless(c) { c.to_string() } else { c.escape_default().to_string() }).collect()
 }
 
+/// An account's name beside other words: in quotes where it could not be told from them.
+pub(crate) fn account(name: &str) -> String {
+    let plain = !name.is_empty() && name.trim() == name && name != "-" && !name.starts_with('"');
+    if plain { escaped(name) } else { format!("\"{}\"", escaped(name)) }
+}
+
 /// What came of searching a directory: `2 plugin files`, `does not exist`.
 pub(crate) fn searched(outcome: &SearchOutcome) -> String {
     match outcome {

@@ -147,7 +147,7 @@ pub fn resolve(request: Request<'_>) -> Result<Plan, PlanError> {
     for param in &job.params {
         let typed = given.remove(param.name.as_str()).unwrap_or_default();
         if param.kind == ParamKind::Secret {
-            match source_of(package, param, &typed) {
+            match source_of(param, &typed, &mark) {
                 Ok(source) => drop(secrets.insert(param.name.clone(), source)),
                 Err(mut wrong) => faults.append(&mut wrong),
             }
@@ -231,7 +231,7 @@ impl Settled {
     }
 }
 
-/// The bookmark that may be asked for.
+/// The job, and its bookmark that may be asked for.
 struct Mark<'a> {
     package: &'a str,
     job: &'a str,
@@ -240,6 +240,15 @@ struct Mark<'a> {
 }
 
 impl Mark<'_> {
+    /// A parameter of one value that was given each of these.
+    fn repeated(&self, param: &ParamManifest, typed: Vec<String>) -> Fault {
+        const LISTED: usize = 3;
+        let job = fault::whose(self.package, self.job, None);
+        let more = if typed.len() > LISTED { " and …" } else { "" };
+        let shown = format!("{}{more}", typed[..typed.len().min(LISTED)].join(" and "));
+        Fault::Repeated { flag: format!("--{}", param.flag()), times: typed.len(), typed: shown, job }
+    }
+
     /// What `at` makes of it, which is [`last::Last::at`]'s answer.
     fn settled(&self, param: &ParamManifest, at: Option<DateTime<Utc>>, origin: String) -> Result<Settled, Fault> {
         let account = self.account.as_deref();
@@ -284,8 +293,7 @@ fn settle(param: &ParamManifest, typed: &[&Given], now: DateTime<Utc>, mark: &Ma
     let mut settled = None;
     let mut list = Vec::new();
     if typed.len() > 1 && !param.repeated {
-        let all: Vec<String> = typed.iter().map(|given| given.shown(param.kind)).collect();
-        faults.push(Fault::Repeated { flag: flag(), times: typed.len(), typed: all.join(" and ") });
+        faults.push(mark.repeated(param, typed.iter().map(|given| given.shown(param.kind)).collect()));
     }
     for given in typed {
         let shown = given.shown(param.kind);
@@ -312,7 +320,7 @@ fn settle(param: &ParamManifest, typed: &[&Given], now: DateTime<Utc>, mark: &Ma
 }
 
 /// Where a secret is to be found. What was typed is not repeated unless it is a source: it may be the secret itself.
-fn source_of(package: &str, param: &ParamManifest, typed: &[&Given]) -> Result<Source, Vec<Fault>> {
+fn source_of(param: &ParamManifest, typed: &[&Given], mark: &Mark<'_>) -> Result<Source, Vec<Fault>> {
     let hidden = |given: &Given| format!("{} …", printable_flag(&given.typed_as));
     let sources: Vec<Result<Source, Fault>> = typed
         .iter()
@@ -320,13 +328,12 @@ fn source_of(package: &str, param: &ParamManifest, typed: &[&Given]) -> Result<S
         .collect();
     let mut faults: Vec<Fault> = sources.iter().filter_map(|source| source.as_ref().err().cloned()).collect();
     if typed.len() > 1 {
-        let all: Vec<String> = typed.iter().map(|given| hidden(given)).collect();
-        faults.push(Fault::Repeated { flag: format!("--{}", param.flag()), times: typed.len(), typed: all.join(" and ") });
+        faults.push(mark.repeated(param, typed.iter().map(|given| hidden(given)).collect()));
     }
     match sources.into_iter().next() {
         _ if !faults.is_empty() => Err(faults),
         Some(Ok(source)) => Ok(source),
-        _ => Ok(Source::usual(package, &param.name, param.optional)),
+        _ => Ok(Source::usual(mark.package, &param.name, param.optional)),
     }
 }
 

@@ -8,37 +8,15 @@
 //! would write it. Anything else that a job makes of it (base64, half of it) is not found: docs/security.md says so.
 
 use aho_corasick::{AhoCorasick, MatchKind};
+use lorchestra_plugin_api::limits::{self, MIN_SECRET, SecretError};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use thiserror::Error;
 use zeroize::Zeroizing;
 
 /// What stands where a secret stood.
 const STARS: &str = "***";
-/// The shortest secret, in bytes. A shorter one would be found, and masked, in texts that have nothing to do with it.
-pub const MIN: usize = 6;
-/// The longest secret, in bytes.
-pub const MAX: usize = 64 << 10;
-
-/// Why a text is not taken for a secret. The text itself is not repeated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum SecretError {
-    /// Nothing, or only a line break.
-    #[error("is empty")]
-    Empty,
-    /// Less than [`MIN`].
-    #[error("is shorter than {MIN} bytes, and could not be masked without masking other texts")]
-    Short,
-    /// More than [`MAX`].
-    #[error("is longer than {} KiB", MAX >> 10)]
-    Long,
-    /// A NUL byte.
-    #[error("holds a NUL byte")]
-    Nul,
-}
-
 /// The secrets of one run, by parameter.
 #[derive(Clone, Default)]
 pub struct Secrets {
@@ -57,15 +35,7 @@ impl Secrets {
     /// # Errors
     /// The text is none that a secret can be.
     pub fn insert(&mut self, param: &str, text: Zeroizing<String>) -> Result<(), SecretError> {
-        let value = text.strip_suffix('\n').unwrap_or(&text);
-        let value = value.strip_suffix('\r').unwrap_or(value);
-        match value.len() {
-            0 => return Err(SecretError::Empty),
-            1..MIN => return Err(SecretError::Short),
-            n if n > MAX => return Err(SecretError::Long),
-            _ if value.contains('\0') => return Err(SecretError::Nul),
-            _ => {}
-        }
+        let value = limits::secret(&text)?;
         self.values.insert(param.to_owned(), Zeroizing::new(value.to_owned()));
         Ok(())
     }
@@ -104,7 +74,7 @@ impl Mask {
     pub(crate) fn of<'a>(values: impl Iterator<Item = &'a str>) -> Option<Self> {
         let mut forms: BTreeSet<String> = BTreeSet::new();
         for value in values {
-            let lines = value.lines().map(str::trim).filter(|line| line.len() >= MIN);
+            let lines = value.lines().map(str::trim).filter(|line| line.len() >= MIN_SECRET);
             for form in std::iter::once(value).chain(lines) {
                 let json = Value::from(form).to_string();
                 forms.insert(json[1..json.len() - 1].to_owned());
@@ -252,7 +222,7 @@ mod tests {
         ] {
             assert_eq!(insert(text), result, "{text:?}");
         }
-        assert_eq!(insert(&"x".repeat(MAX + 1)), Err(SecretError::Long));
+        assert_eq!(insert(&"x".repeat(limits::MAX_SECRET + 1)), Err(SecretError::Long));
         let mut secrets = Secrets::default();
         secrets.insert("token", Zeroizing::new("hunter22\n".into())).unwrap();
         assert!(!format!("{secrets:?}").contains("hunter"));

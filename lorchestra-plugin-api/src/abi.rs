@@ -160,9 +160,17 @@ fn root<P: Plugin>() -> Root_Ref {
     .leak_into_prefix()
 }
 
-/// Definition and entry of a job: what `plugin!` lists.
-pub fn entry_of<J: Job>() -> (&'static JobDef, Entry) {
-    (&J::DEF, entry::<J>)
+/// Definition and entry of a job: what `plugin!` lists. A trait, so that a job's name is written where only a type can stand: what is none is
+/// then one error of the compiler's, and not two.
+pub trait Enter: Job {
+    /// Both.
+    fn entry() -> (&'static JobDef, Entry);
+}
+
+impl<J: Job> Enter for J {
+    fn entry() -> (&'static JobDef, Entry) {
+        (&J::DEF, entry::<J>)
+    }
 }
 
 extern "C" fn entry<J: Job>(call: RStr<'_>, sink: BoxedSink) -> RString {

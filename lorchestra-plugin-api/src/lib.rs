@@ -77,7 +77,7 @@ pub mod prelude {
 /// What the macros' expansions name. Not for authors; may change with any release, together with the macros.
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::abi::{ABI_REVISION, Entry, entry_of, header};
+    pub use crate::abi::{ABI_REVISION, Enter, Entry, header};
     pub use crate::def::{JobDef, PackageDef, ParamDef, ParamKind, ValueDef};
     pub use crate::job::{Job, Plugin};
     pub use crate::manifest::{section, section_len};

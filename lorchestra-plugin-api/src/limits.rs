@@ -1,7 +1,8 @@
-//! What an event may be: the one place that says so, for every event before it is taken. Pure. Asked by the host's spool and by
+//! What an event may be, and what a secret: the one place that says so, for each before it is taken. Pure. Asked by the host and by
 //! [`testing`](crate::testing), so that a test refuses what a run would.
 
 use serde::de::IgnoredAny;
+use std::fmt;
 
 /// The longest payload, in bytes.
 pub const MAX_PAYLOAD: usize = 1 << 20;
@@ -15,6 +16,56 @@ pub const NO_BOOKMARK: &str = "this job has no parameter `since: DateTime<Utc>`:
 pub const BOOKMARK_YEARS: &str = "a bookmark lies in the years 0001 to 9999";
 /// Levels of nesting in a payload.
 pub const MAX_DEPTH: usize = 100;
+
+/// The shortest secret, in bytes. A shorter one would be found, and masked, in texts that have nothing to do with it.
+pub const MIN_SECRET: usize = 6;
+/// The longest secret, in bytes.
+pub const MAX_SECRET: usize = 64 << 10;
+
+/// Why a text is not taken for a secret. The text itself is not repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SecretError {
+    /// Nothing, or only a line break.
+    Empty,
+    /// Less than [`MIN_SECRET`].
+    Short,
+    /// More than [`MAX_SECRET`].
+    Long,
+    /// A NUL byte.
+    Nul,
+}
+
+impl fmt::Display for SecretError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("is empty"),
+            Self::Short => {
+                write!(f, "is shorter than {MIN_SECRET} bytes, and could not be masked without masking other texts")
+            }
+            Self::Long => write!(f, "is longer than {} KiB", MAX_SECRET >> 10),
+            Self::Nul => f.write_str("holds a NUL byte"),
+        }
+    }
+}
+
+impl std::error::Error for SecretError {}
+
+/// The secret in a text: all of it but one line break at its end, since files end with one.
+///
+/// # Errors
+/// The text is none that a secret can be.
+pub fn secret(text: &str) -> Result<&str, SecretError> {
+    let value = text.strip_suffix('\n').unwrap_or(text);
+    let value = value.strip_suffix('\r').unwrap_or(value);
+    match value.len() {
+        0 => Err(SecretError::Empty),
+        1..MIN_SECRET => Err(SecretError::Short),
+        n if n > MAX_SECRET => Err(SecretError::Long),
+        _ if value.contains('\0') => Err(SecretError::Nul),
+        _ => Ok(value),
+    }
+}
 
 /// Says why an event is not taken. Empty text stands for "none".
 ///

@@ -49,3 +49,12 @@ pub use argument::{Argument, Given};
 pub use dir::TempDir;
 pub use ran::{Emitted, Ran};
 pub use test::{Running, Test, job};
+
+/// The value; or a panic whose place is the test's line. (In a closure for `unwrap_or_else` it would be this library's.)
+#[track_caller]
+fn or_panic<T>(result: Result<T, String>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(why) => panic!("{why}"),
+    }
+}

@@ -132,6 +132,10 @@ fn secrets_windows_and_bookmarks() {
     let with_secret = || testing::job::<windowed>().secret("token", "hunter22").param("since", "2024-01-01");
     let ran = with_secret().param("until", "2024-02-01").run();
     ran.assert_ok().assert_keeps_secrets();
+    // As a file has it.
+    let ran = testing::job::<windowed>().secret("token", "hunter22\n").param("since", "2024-01-01").param("how", "emits").run();
+    assert_eq!(ran.event("leak").payload, json!({ "header": ["hunter22"] }));
+    let ran = with_secret().param("until", "2024-02-01").run();
     assert_eq!(ran.bookmark(), Some("2024-02-01T00:00:00Z".parse().unwrap()));
     assert!(!format!("{ran:?}").contains("hunter22"));
     for (how, place) in [("emits", "in an event"), ("traces", "traced"), ("fails", "in its error")] {
@@ -155,16 +159,60 @@ fn mistakes_in_a_test_are_told() {
         ("`how` is given twice", told(|| test().param("how", "a").param("how", "b").attempt(1))),
         ("`since` of windowed takes an absolute time", told(|| test().param("since", "-7d").attempt(1))),
         ("windowed needs the secret `token`", told(|| test().param("since", "2024-01-01").run().is_ok())),
-        ("the default \"last:-7d\", which lorchestra reckons", told(|| test().secret("token", "x").run().is_ok())),
+        ("the default \"last:-7d\", which lorchestra reckons", told(|| test().secret("token", "hunter22").run().is_ok())),
         (
             "must lie before `until`",
-            told(|| test().secret("token", "x").param("since", "2024-01-02").param("until", "2024-01-02").run().is_ok()),
+            told(|| test().secret("token", "hunter22").param("since", "2024-01-02").param("until", "2024-01-02").run().is_ok()),
         ),
-        ("must lie before `until`", told(|| test().secret("token", "x").param("since", "3000-01-01").run().is_ok())),
+        ("must lie before `until`", told(|| test().secret("token", "hunter22").param("since", "3000-01-01").run().is_ok())),
         ("ends needs `how`", told(|| testing::job::<ends>().run().is_ok())),
+        // As a run would say, which refuses to begin.
+        (
+            "the secret `token` of windowed is shorter than 6 bytes, and could not be masked without masking other texts",
+            told(|| test().secret("token", "short\n").attempt(1)),
+        ),
+        ("the secret `token` of windowed is empty", told(|| test().secret("token", "").attempt(1))),
+        (
+            "the secret `token` of windowed is longer than 64 KiB",
+            told(|| test().secret("token", &"x".repeat(1 << 17)).attempt(1)),
+        ),
+        ("the secret `token` of windowed holds a NUL byte", told(|| test().secret("token", "hunter\0").attempt(1))),
     ] {
         assert!(mistake.contains(message), "{mistake}");
+        assert!(!mistake.contains("hunter"), "{mistake}");
     }
+}
+
+/// The place of a mistake is a line of the test, and not of the library.
+#[test]
+fn mistakes_are_told_where_they_are_made() {
+    thread_local! {
+        static PLACE: std::cell::Cell<(String, u32)> = const { std::cell::Cell::new((String::new(), 0)) };
+    }
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let place = panic.location().map(|place| (place.file().to_owned(), place.line())).unwrap_or_default();
+        PLACE.set(place);
+        before(panic);
+    }));
+    let test = testing::job::<windowed>;
+    let dir = TempDir::new();
+    let running = testing::job::<pages>().param("pages", 1).start();
+    let ran = testing::job::<pages>().param("pages", 1).run();
+    let here = line!();
+    told(|| test().param("sinse", "2024-01-01").attempt(1));
+    assert_eq!(PLACE.take(), (file!().to_owned(), here + 1));
+    told(|| test().secret("token", "short").attempt(1));
+    assert_eq!(PLACE.take(), (file!().to_owned(), here + 3));
+    told(|| test().run().is_ok());
+    assert_eq!(PLACE.take(), (file!().to_owned(), here + 5));
+    told(|| running.wait_for("other").cancel().wait_for("another"));
+    assert_eq!(PLACE.take(), (file!().to_owned(), here + 7));
+    told(|| dir.read("nothing"));
+    assert_eq!(PLACE.take(), (file!().to_owned(), here + 9));
+    told(|| ran.read("nothing"));
+    assert_eq!(PLACE.take(), (file!().to_owned(), here + 11));
+    running.wait().assert_ok();
 }
 
 /// Emits until it is told to end.

@@ -422,6 +422,55 @@ fn by_hand() {
     assert_eq!(bookmarks(&sandbox).len(), 1);
 }
 
+#[test]
+fn those_of_one_account_are_shown() {
+    let sandbox = sandbox();
+    for account in ["anna", " anna ", "-"] {
+        let set = format!("--account={account}");
+        sandbox.lorchestra(&["bookmarks", "set", "misbehave", "windowed", &set, "2024-01-10"]).exits(0);
+    }
+    sandbox.lorchestra(&["bookmarks", "set", "misbehave", "windowed", "2024-01-10"]).exits(0);
+    let show = |args: &[&str]| sandbox.lorchestra(&[&["bookmarks", "show"], args].concat()).exits(0);
+    let accounts = |args: &[&str]| -> Vec<String> {
+        let shown = show(args);
+        let lines = shown.out().lines().map(|line| line.strip_prefix("misbehave/windowed  ").unwrap());
+        lines.map(|line| line.split_once("2024-01-10T").unwrap().0.trim_end().to_owned()).collect()
+    };
+    // One that is not to be seen, and one that stands for none.
+    assert_eq!(accounts(&[]), ["-", "\" anna \"", "\"-\"", "anna"]);
+    assert_eq!(accounts(&["--account", "anna"]), ["anna"]);
+    assert_eq!(accounts(&["misbehave", "windowed", "--account", " anna "]), ["\" anna \""]);
+    assert_eq!(accounts(&["--account="]), ["-"]);
+    let json = show(&["--json", "--account", "anna"]).json_lines("lorchestra.bookmark/1");
+    assert_eq!(json.iter().map(|mark| mark["account"].clone()).collect::<Vec<_>>(), ["anna"]);
+    assert_eq!(show(&["--account", "ann "]).err(), "No bookmarks for account \"ann \".\n");
+    assert_eq!(
+        show(&["misbehave", "windowed", "--account", "ann"]).err(),
+        "No bookmarks of misbehave/windowed for account ann.\n"
+    );
+}
+
+/// A name that nobody knows is no job without a bookmark.
+#[test]
+fn a_misspelt_name_is_told_as_elsewhere() {
+    let sandbox = sandbox();
+    let show = |args: &[&str]| sandbox.lorchestra(&[&["bookmarks", "show"], args].concat());
+    for args in [&["misbehav"][..], &["misbehav", "--json"], &["misbehav", "windowed"]] {
+        let ended = show(args).exits(1);
+        let elsewhere = sandbox.lorchestra(&["jobs", "list", "misbehav"]).exits(1);
+        assert_eq!((ended.out(), ended.err()), ("", elsewhere.err()));
+        assert!(ended.err().starts_with("Unknown package: misbehav\n  did you mean misbehave?\n"), "{}", ended.shown());
+    }
+    let ended = show(&["misbehave", "windowd"]).exits(1);
+    assert!(ended.err().starts_with("Unknown job: misbehave/windowd\n  did you mean windowed?\n"), "{}", ended.shown());
+    assert!(!sandbox.state().exists(), "looking makes nothing");
+    // Who was there is known: by its runs, or by its other bookmarks.
+    sandbox.lorchestra(&["run-job", "misbehave", "bookmark_nothing"]).exits(0);
+    std::fs::remove_file(sandbox.plugins().join("libmisbehave.so")).unwrap();
+    assert_eq!(show(&["misbehave"]).exits(0).err(), "No bookmarks of misbehave.\n");
+    assert!(show(&["misbehav"]).exits(1).err().starts_with("Unknown package: misbehav\n"));
+}
+
 /// While a run goes on, a hand may do with its bookmark what it likes: the run's end looks at what is there then.
 #[test]
 fn a_hand_that_moves_it_while_a_run_goes_on_is_respected() {

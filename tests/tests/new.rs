@@ -58,6 +58,13 @@ fn of_cargo() -> Vec<(&'static str, OsString)> {
     variables
 }
 
+/// A target directory that stays.
+fn target() -> PathBuf {
+    let target = built::lorchestra().ancestors().nth(2).unwrap().join("new-crate");
+    std::fs::create_dir_all(&target).unwrap();
+    target
+}
+
 /// The steps that `new` printed.
 fn steps(printed: &str) -> Vec<&str> {
     printed.lines().filter_map(|line| line.strip_prefix("  ")).collect()
@@ -71,9 +78,7 @@ fn the_printed_steps_go_all_the_way_to_an_event() {
     let crate_dir = shell.at.join("my-words");
     // Versions that this machine has, and what was built of them the last time.
     std::fs::copy(built::workspace().join("Cargo.lock"), crate_dir.join("Cargo.lock")).unwrap();
-    let target = built::lorchestra().ancestors().nth(2).unwrap().join("new-crate");
-    std::fs::create_dir_all(&target).unwrap();
-    std::os::unix::fs::symlink(target, crate_dir.join("target")).unwrap();
+    std::os::unix::fs::symlink(target(), crate_dir.join("target")).unwrap();
 
     let steps = steps(&printed);
     let mut outputs = steps.iter().map(|step| (*step, shell.run(step)));
@@ -109,16 +114,78 @@ fn the_printed_steps_go_all_the_way_to_an_event() {
     shell.run("cargo clippy --all-targets -- -D warnings");
 }
 
+/// What a command of cargo knows: the packages of the workspace, and where that is.
+#[track_caller]
+fn metadata(shell: &mut Shell) -> (Vec<String>, String) {
+    let text = shell.run("cargo metadata --no-deps --format-version 1 2>/dev/null");
+    let metadata: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let packages = metadata["packages"].as_array().unwrap().iter();
+    let mut names: Vec<String> = packages.map(|package| package["name"].as_str().unwrap().to_owned()).collect();
+    names.sort_unstable();
+    (names, metadata["workspace_root"].as_str().unwrap().to_owned())
+}
+
+/// A workspace `all`, with a member `other`.
+fn workspace(shell: &Shell) -> PathBuf {
+    let root = shell.at.join("all");
+    std::fs::create_dir_all(root.join("crates/other/src")).unwrap();
+    let other = "[package]\nname = \"other\"\nedition = \"2024\"\n";
+    std::fs::write(root.join("crates/other/Cargo.toml"), other).unwrap();
+    std::fs::write(root.join("crates/other/src/lib.rs"), "").unwrap();
+    std::fs::write(root.join("Cargo.toml"), "[workspace]\nresolver = \"3\"\nmembers = [\"crates/*\"]\n").unwrap();
+    root
+}
+
 #[test]
-fn a_crate_inside_of_a_workspace_is_one_of_its_own() {
+fn a_crate_below_a_workspace_that_does_not_name_it_is_one_of_its_own() {
     let mut shell = Shell::new();
-    std::fs::write(shell.at.join("Cargo.toml"), "[workspace]\nmembers = []\n").unwrap();
-    shell.run("lorchestra new words --dir 'with a space'");
+    let root = workspace(&shell).canonicalize().unwrap();
+    shell.run("cd all");
+    let printed = shell.run("lorchestra new words --dir 'with a space'");
+    let told = format!("It is a workspace of its own: the one in {} does not name it as a member.\n", root.display());
+    assert!(printed.contains(&told), "{printed}");
+    assert_eq!(metadata(&mut shell).0, ["other"]);
     shell.run("cd with a space");
-    let metadata = shell.run("cargo metadata --no-deps --format-version 1");
-    assert!(metadata.contains("\"workspace_root\":\"") && metadata.contains("with a space\""), "{metadata}");
+    let own = root.join("with a space").display().to_string();
+    assert_eq!(metadata(&mut shell), (vec!["words".to_owned()], own));
     // An empty directory is taken as it is.
     shell.run("mkdir empty && cd empty && lorchestra new words --dir . && cargo metadata --no-deps --format-version 1");
+}
+
+/// The other way round both would be broken: a root is no member.
+#[test]
+fn a_crate_that_a_workspace_takes_in_is_a_member() {
+    let mut shell = Shell::new();
+    let root = workspace(&shell);
+    std::fs::copy(built::workspace().join("Cargo.lock"), root.join("Cargo.lock")).unwrap();
+    std::os::unix::fs::symlink(target(), root.join("target")).unwrap();
+    // By another name of the directory, too.
+    std::os::unix::fs::symlink(&root, shell.at.join("link")).unwrap();
+    let printed = shell.run("lorchestra new my-words --dir link/crates/my-words");
+    let root = root.canonicalize().unwrap();
+    let told = format!("It is a member of the workspace in {} (members: \"crates/*\"): ", root.display());
+    assert!(printed.contains(&told), "{printed}");
+
+    let all = (["my-words", "other"].map(str::to_owned).to_vec(), root.display().to_string());
+    shell.run("cd all");
+    assert_eq!(metadata(&mut shell), all);
+    let built_all = shell.run("cargo build --workspace");
+    shell.run("cd crates/my-words");
+    assert_eq!(metadata(&mut shell), all);
+    let built_one = shell.run("cargo build");
+    // Such as of a profile that is none of the workspace's.
+    assert!(!built_all.contains("warning") && !built_one.contains("warning"), "{built_all}{built_one}");
+    let checks = steps(&printed).into_iter().find(|step| step.contains("plugins check")).unwrap().to_owned();
+    assert_eq!(checks, "lorchestra plugins check ../../target/release/libmy_words.so");
+    let checked = shell.run(&checks.replace("release", "debug"));
+    assert!(checked.contains("package:    my-words 0.1.0"), "{checked}");
+    assert!(std::fs::read_to_string(shell.at.join("README.md")).unwrap().contains(&checks));
+    let mut files = names(&shell.at);
+    files.sort_unstable();
+    let files: Vec<_> = files.iter().map(|file| file.strip_prefix(&shell.at).unwrap().to_str().unwrap()).collect();
+    assert_eq!(files, ["Cargo.toml", "README.md", "src", "src/lib.rs", "tests", "tests/jobs.rs"]);
+    // Into an empty directory as well.
+    shell.run("mkdir ../empty && lorchestra new again --dir ../empty && cargo metadata --no-deps --format-version 1");
 }
 
 /// All names below a directory.

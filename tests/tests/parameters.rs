@@ -146,6 +146,39 @@ fn what_is_missing_of_a_parameter_by_name_is_told() {
 }
 
 #[test]
+fn a_flag_of_one_value_that_is_given_twice_is_told() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    let help = "  lorchestra run-job misbehave typed --help\n";
+    for (args, typed) in [
+        (&["--page-size", "1", "--page-size=2"][..], r#"--page-size "1" and --page-size "2""#),
+        (&["--page-size", "1", "--param", "page_size=2"], r#"--page-size "1" and --param page_size="2""#),
+    ] {
+        let ended = sandbox.lorchestra(&[&["run-job", "misbehave", "typed"], args].concat()).exits(2);
+        let told = format!("--page-size is given 2 times, as {typed}, and misbehave/typed takes it once; keep one of them");
+        assert_eq!(ended.err(), format!("error: {told}\n{help}"));
+    }
+    // A switch that is on is on.
+    sandbox.lorchestra(&["run-job", "misbehave", "typed", "--dry-run", "--dry", "--dry"]).exits(0);
+}
+
+#[test]
+fn a_switch_with_a_value_is_told() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    for typed in ["--dry=false", "--no-dry=yes"] {
+        let ended = sandbox.lorchestra(&["run-job", "misbehave", "typed", typed]).exits(2);
+        let flag = typed.split('=').next().unwrap();
+        assert_eq!(
+            ended.err(),
+            format!(
+                "error: {flag} is a switch and takes no value; write --dry or --no-dry\n  lorchestra run-job misbehave typed --help\n"
+            )
+        );
+    }
+    // By its name it takes one.
+    sandbox.lorchestra(&["run-job", "misbehave", "typed", "--dry-run", "--param", "dry=false"]).exits(0);
+}
+
+#[test]
 fn a_missing_required_parameter_is_told() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "exit"]).exits(2);

@@ -83,9 +83,70 @@ fn a_secret_that_is_not_there_is_told_before_anything_begins() {
     let ended = sandbox.lorchestra(&["run-job", "kit", "leak", "--way", "print"]).exits(2);
     said.push_str(&format!("== (none)\n{}", ended.snapshot(&sandbox)));
     insta::assert_snapshot!("not_there", said);
+    assert!(sandbox.runs().is_empty());
+}
+
+#[test]
+fn a_path_in_config_counts_from_there_and_from_home() {
+    let sandbox = kit();
+    let config = sandbox.home().join(".config/lorchestra");
+    fs::create_dir_all(config.join("secrets")).unwrap();
+    put(&config.join("secrets/token"), "0123456", 0o600);
+    put(&sandbox.home().join("token"), "01234567", 0o600);
+    put(&sandbox.path("absolute"), "012345678", 0o600);
+    let absolute = format!("file:{}", sandbox.arg("absolute"));
+    for (source, found) in [("file:secrets/token", 7), ("file:./secrets/token", 7), ("file:~/token", 8), (&*absolute, 9)] {
+        sandbox.configure(&format!("[job.\"kit/optional_secret\".secrets]\napi_token = \"{source}\"\n"));
+        assert_eq!(length(&sandbox, &[], &[]), Some(found), "{source}");
+    }
+    // What is planned is where it is.
+    sandbox.configure("[job.\"kit/optional_secret\".secrets]\napi_token = \"file:secrets/token\"\n");
+    let dry = sandbox.lorchestra(&["run-job", "--dry-run", "kit", "optional_secret"]).exits(0);
+    let place = format!("(secret from file:{})", config.join("secrets/token").display());
+    assert!(dry.out().contains(&place), "{}", dry.shown());
+    // What is typed counts from where it is typed; no shell writes ~ out behind `file:`.
+    assert_eq!(length(&sandbox, &[], &["--api-token", "file:~/token"]), Some(8));
+    let mut command = sandbox.command(&["run-job", "kit", "optional_secret", "--api-token", "file:token"]);
+    let ended = lorchestra_tests::Running::start({
+        command.current_dir(sandbox.home());
+        command
+    });
+    ended.wait().exits(0);
+    let events = sandbox.whole_events_of(&sandbox.runs()[0]);
+    assert!(events.iter().any(|event| event.payload()["length"] == 8));
+}
+
+/// By the file and the key: nobody typed a flag.
+#[test]
+fn what_config_says_wrong_is_told_as_its_fault() {
+    let sandbox = kit();
+    put(&sandbox.home().join("open"), "0123456789", 0o644);
+    put(&sandbox.home().join("short"), "12345", 0o600);
+    let mut said = String::new();
+    for line in [
+        "token = \"env:NOT_SET\"",
+        "token = \"file:nowhere\"",
+        "token = \"file:~/open\"",
+        "token = \"file:~/short\"",
+        "token = \"credential:token\"",
+        "token = \"hunter22\"",
+        "tokn = \"env:A\"",
+    ] {
+        sandbox.configure(&format!("[job.\"kit/leak\".secrets]\n{line}\n"));
+        let ended = sandbox.lorchestra(&["run-job", "kit", "leak", "--way", "print"]).exits(78);
+        assert!(!ended.err().contains("hunter22"), "{}", ended.shown());
+        said.push_str(&format!("== {}\n{}", line.replace("hunter22", "(a secret)"), ended.snapshot(&sandbox)));
+    }
+    insta::assert_snapshot!("wrong_in_config", said);
+    // A flag goes before what is there and not found, and not before what is no configuration.
+    let with_flag = |code| {
+        let args = ["run-job", "--dry-run", "kit", "leak", "--way", "print", "--token", "env:A"];
+        sandbox.lorchestra_with(&[("A", TOKEN)], &args).exits(code);
+    };
+    sandbox.configure("[job.\"kit/leak\".secrets]\ntoken = \"env:NOT_SET\"\n");
+    with_flag(0);
     sandbox.configure("[job.\"kit/leak\".secrets]\ntokn = \"env:A\"\n");
-    let ended = sandbox.lorchestra(&["run-job", "kit", "leak", "--way", "print", "--token", "env:HOME"]).exits(78);
-    assert!(ended.err().contains("there are token"), "{}", ended.shown());
+    with_flag(78);
     assert!(sandbox.runs().is_empty());
 }
 

@@ -9,7 +9,7 @@ use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
 use chrono::{DateTime, Utc};
-use lorchestra_core::catalog::Catalog;
+use lorchestra_core::catalog::{Catalog, Lookup};
 use lorchestra_core::plan::{self, last};
 use lorchestra_core::state::StateDir;
 use lorchestra_core::store::bookmark::Key;
@@ -25,10 +25,11 @@ pub(super) fn run(
     printer: &mut Printer,
 ) -> Result<Code, Failure> {
     match command {
-        Bookmarks::Show { package, job, json } => {
+        Bookmarks::Show { package, job, account, json } => {
             let history = history(settings, notices, printer)?;
             let store = history.as_ref().map(|(_, store)| store);
-            list(store, package.as_deref(), job.as_deref(), *json, printer)
+            let wanted = Wanted { package: package.as_deref(), job: job.as_deref(), account: account.as_deref() };
+            list(store, wanted, *json, settings, printer)
         }
         Bookmarks::Set { package, job, account, time } => {
             let key = Key { package, job, account: account.as_deref() };
@@ -65,17 +66,31 @@ pub(super) fn asked_for(
     Ok(bookmark.and_then(|bookmark| DateTime::from_timestamp_micros(bookmark.at)))
 }
 
+/// Which bookmarks to show; `None`: of all.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    package: Option<&'a str>,
+    job: Option<&'a str>,
+    /// Empty: those that are of none.
+    account: Option<&'a str>,
+}
+
 fn list(
     store: Option<&Store>,
-    package: Option<&str>,
-    job: Option<&str>,
+    wanted: Wanted<'_>,
     as_json: bool,
+    settings: &Settings,
     printer: &mut Printer,
 ) -> Result<Code, Failure> {
-    let bookmarks = match store {
+    let Wanted { package, job, account } = wanted;
+    let mut bookmarks = match store {
         Some(store) => store.bookmarks(package, job)?,
         None => Vec::new(),
     };
+    if bookmarks.is_empty() {
+        is_known(store, wanted, settings)?;
+    }
+    bookmarks.retain(|bookmark| account.is_none_or(|account| bookmark.account.as_deref().unwrap_or_default() == account));
     if as_json {
         for bookmark in &bookmarks {
             printer.json(&json!({
@@ -96,11 +111,16 @@ fn list(
             (Some(package), None) => format!(" of {package}"),
             (None, _) => String::new(),
         };
-        printer.note(format_args!("No bookmarks{of}."));
+        let of_account = match account {
+            Some("") => " without an account".to_owned(),
+            Some(account) => format!(" for account {}", show::account(account)),
+            None => String::new(),
+        };
+        printer.note(format_args!("No bookmarks{of}{of_account}."));
     }
     let columns: Vec<(String, String)> = bookmarks
         .iter()
-        .map(|b| (format!("{}/{}", b.package, b.job), b.account.as_deref().map_or_else(|| "-".to_owned(), show::escaped)))
+        .map(|b| (format!("{}/{}", b.package, b.job), b.account.as_deref().map_or_else(|| "-".to_owned(), show::account)))
         .collect();
     let width = |of: fn(&(String, String)) -> &String| columns.iter().map(|row| of(row).chars().count()).max().unwrap_or(0);
     let (names, accounts) = (width(|row| &row.0), width(|row| &row.1));
@@ -113,6 +133,27 @@ fn list(
         printer.line(format_args!("{name:names$}  {account:accounts$}  {at}  set {moved_at} {by}"));
     }
     Ok(Code::Success)
+}
+
+/// Whether anybody knows of what has no bookmarks: a name with a typo in it is not one that has none yet. A package that is not there any
+/// more is known by its runs.
+fn is_known(store: Option<&Store>, wanted: Wanted<'_>, settings: &Settings) -> Result<(), Failure> {
+    let Some(package) = wanted.package else { return Ok(()) };
+    let catalog = Catalog::scan(&settings.plugin_dirs);
+    let (job, unknown) = match (catalog.find(package), wanted.job) {
+        (Err(unknown @ Lookup::Unknown { .. }), _) => (None, unknown),
+        (Ok(_), Some(job)) => match catalog.find_job(package, job) {
+            Err(unknown @ Lookup::Unknown { .. }) => (Some(job), unknown),
+            _ => return Ok(()),
+        },
+        _ => return Ok(()),
+    };
+    // What is asked for of a package that is gone may still be misspelt; nobody can say.
+    let remembered = match store {
+        Some(store) => store.has_run_of(package, job)? || !store.bookmarks(Some(package), job)?.is_empty(),
+        None => false,
+    };
+    if remembered { Ok(()) } else { Err(Failure::lookup(&catalog, package, job, &unknown)) }
 }
 
 fn set(key: Key<'_>, time: &str, settings: &Settings, notices: &mut Notices<'_>, printer: &mut Printer) -> Result<Code, Failure> {
@@ -190,7 +231,7 @@ fn exactly(micros: i64) -> String {
 
 fn whose(key: Key<'_>) -> String {
     let account = key.account.filter(|account| !account.is_empty());
-    let account = account.map(|account| format!(" for account {}", show::escaped(account))).unwrap_or_default();
+    let account = account.map(|account| format!(" for account {}", show::account(account))).unwrap_or_default();
     printable(&format!("{}/{}{account}", key.package, key.job))
 }
 

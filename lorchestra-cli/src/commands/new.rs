@@ -1,14 +1,17 @@
 //! `new`: a crate that builds, tests and runs as it is, from the templates beside this file. Owns what a crate may be called, what it
-//! depends on, and that nobody ever sees half of it. Talks to the file system.
+//! depends on, and that nobody ever sees half of it. Talks to the file system, and to [`workspace`] about what lies above the crate.
+
+mod workspace;
 
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::printer::Printer;
-use lorchestra_core::catalog::problem::shell;
+use lorchestra_core::catalog::problem::{path_text, shell};
 use lorchestra_plugin_api::manifest::is_name;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use workspace::Workspace;
 
 /// Where a file is put, and its template.
 const FILES: [(&str, &str); 6] = [
@@ -19,6 +22,13 @@ const FILES: [(&str, &str); 6] = [
     ("src/lib.rs", include_str!("new/lib.txt")),
     ("tests/jobs.rs", include_str!("new/tests.txt")),
 ];
+
+/// What belongs to the top of a repository: not written where the crate is a member of a workspace.
+const OF_A_ROOT: [&str; 2] = [".github", ".gitignore"];
+
+/// What ends the manifest of a crate that is a workspace of its own, and of a member.
+const ROOT: &str = include_str!("new/root.txt");
+const MEMBER: &str = include_str!("new/member.txt");
 
 /// What is at the top of the crate, in the order in which it is moved to its place: what makes it a crate comes last.
 const TOP: [&str; 6] = ["src", "tests", ".github", ".gitignore", "README.md", "Cargo.toml"];
@@ -125,11 +135,35 @@ pub(crate) enum NewError {
 
 pub(super) fn run(name: &str, dir: Option<&Path>, api: Option<&Path>, printer: &mut Printer) -> Result<Code, Failure> {
     check_name(name)?;
-    let api = dependency(api)?;
+    let api = api_dir(api)?;
     let dir = dir.unwrap_or(Path::new(name));
-    make(name, dir, &api)?;
-    let library = format!("target/release/lib{}.so", crate_name(name));
+    let real = real(dir)?;
+    let above = workspace::above(&real);
+    let member_of = above.as_ref().filter(|above| above.takes_in.is_some()).map(|above| &*above.root);
+    let library = library(name, &real, member_of);
+    make(name, dir, &dependency(api.as_deref()), &library, member_of.is_some())?;
     printer.good(format_args!("{name}: a job package in {}", shell(dir)));
+    if let Some(Workspace { root, takes_in }) = &above {
+        let root = path_text(root);
+        match takes_in {
+            Some(entry) => printer.line(format_args!(
+                "It is a member of the workspace in {root} (members: {entry:?}): profiles and target directory are those of it."
+            )),
+            None => printer.line(format_args!("It is a workspace of its own: the one in {root} does not name it as a member.")),
+        }
+    }
+    // Only members share the workspace's dependencies.
+    let member_of = above.filter(|above| above.takes_in.is_some());
+    if let (Some(workspace), Some(api)) = (member_of, api)
+        && let Some(inner) = workspace.to_exclude(Path::new(&api))
+    {
+        let inner = path_text(&inner);
+        printer.warning(format_args!(
+            "{API} is in {inner}, which cargo would take for a part of that workspace, and build neither: write exclude = [{}] below [workspace] in {}",
+            toml::Value::from(inner.as_str()),
+            path_text(&workspace.root.join("Cargo.toml")),
+        ));
+    }
     printer.line("Next:");
     for step in [
         format!("cd {}", shell(dir)),
@@ -161,22 +195,25 @@ fn crate_name(package: &str) -> String {
     package.replace('-', "_")
 }
 
-/// What stands behind `lorchestra-plugin-api =` : the crate that was named, the one of the tree that this program was built from if that
-/// is still there, or the registry's.
-fn dependency(named: Option<&Path>) -> Result<String, NewError> {
+/// The crate to depend on: the one that was named, or that of the tree that this program was built from, if that is still there.
+fn api_dir(named: Option<&Path>) -> Result<Option<String>, NewError> {
     let own = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../lorchestra-plugin-api"));
-    let found = match named {
-        Some(path) => Some(api_crate(path)?),
-        None => api_crate(own).ok(),
-    };
-    Ok(match found {
+    match named {
+        Some(path) => api_crate(path).map(Some),
+        None => Ok(api_crate(own).ok()),
+    }
+}
+
+/// What stands behind `lorchestra-plugin-api =` : a crate's directory, or the registry's version.
+fn dependency(api: Option<&str>) -> String {
+    match api {
         Some(path) => format!("{{ path = {} }}", toml::Value::from(path)),
         None => {
             let version = lorchestra_plugin_api::VERSION;
             let minor = version.rsplit_once('.').map_or(version, |(minor, _)| minor);
             toml::Value::from(minor).to_string()
         }
-    })
+    }
 }
 
 /// The absolute path of the plugin API, from its directory or that of a checkout.
@@ -196,18 +233,44 @@ fn api_crate(named: &Path) -> Result<String, NewError> {
     dir.into_os_string().into_string().map_err(|_| wrong("its path is not UTF-8, which Cargo.toml has to be".to_owned()))
 }
 
-/// Makes the crate beside its place, and moves it there once it is whole.
-fn make(name: &str, dir: &Path, api: &str) -> Result<(), NewError> {
-    let empty = is_empty(dir)?;
-    let parent = match dir.parent() {
+/// Where the crate will really be: cargo looks from there for a workspace above it.
+fn real(dir: &Path) -> Result<PathBuf, NewError> {
+    let beside = beside(dir)?;
+    let real = beside.canonicalize().map_err(|source| NewError::Io { path: beside.to_owned(), source })?;
+    Ok(match dir.file_name() {
+        Some(name) if beside != dir => real.join(name),
+        _ => real,
+    })
+}
+
+/// The library that `cargo build --release` makes, from the crate's directory; `root`: of the workspace that the crate is a member of.
+fn library(name: &str, real: &Path, root: Option<&Path>) -> String {
+    let library = format!("target/release/lib{}.so", crate_name(name));
+    match root.map(|root| (root, real.strip_prefix(root))) {
+        None => library,
+        Some((_, Ok(below))) => format!("{}{library}", "../".repeat(below.components().count())),
+        Some((root, Err(_))) => shell(&root.join(library)),
+    }
+}
+
+/// Where the crate is built: in the directory itself where that is there and empty, since somebody may be in it; else in the one above it.
+fn beside(dir: &Path) -> Result<&Path, NewError> {
+    let beside = match dir.parent() {
+        _ if is_empty(dir)? => dir,
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    // An empty directory stays the one that it is: somebody may be in it.
-    let beside = if empty { dir } else { parent };
-    if !beside.is_dir() {
-        return Err(NewError::NoParent(beside.to_owned()));
-    }
+    if beside.is_dir() { Ok(beside) } else { Err(NewError::NoParent(beside.to_owned())) }
+}
+
+/// The name at the top of the crate below which a file is.
+fn top(file: &str) -> &str {
+    file.split('/').next().unwrap_or(file)
+}
+
+/// Makes the crate beside its place, and moves it there once it is whole.
+fn make(name: &str, dir: &Path, api: &str, library: &str, is_member: bool) -> Result<(), NewError> {
+    let beside = beside(dir)?;
     let at = |path: &Path| {
         let path = path.to_owned();
         move |source| NewError::Io { path, source }
@@ -218,13 +281,19 @@ fn make(name: &str, dir: &Path, api: &str) -> Result<(), NewError> {
     let building = building.map_err(|e| at(beside)(e.kind().into()))?;
     // The temporary directory is private; a crate has the user's usual modes.
     let whole = building.path().join(name);
-    for (file, template) in FILES {
+    let left_out = |top: &str| is_member && OF_A_ROOT.contains(&top);
+    for (file, template) in FILES.into_iter().filter(|(file, _)| !left_out(top(file))) {
         let path = whole.join(file);
-        let text = template.replace("{{package}}", name).replace("{{crate}}", &crate_name(name)).replace("{{api}}", api);
+        let text = template
+            .replace("{{root}}", if is_member { MEMBER } else { ROOT })
+            .replace("{{package}}", name)
+            .replace("{{crate}}", &crate_name(name))
+            .replace("{{library}}", library)
+            .replace("{{api}}", api);
         fs::create_dir_all(path.parent().unwrap_or(&whole)).map_err(at(dir))?;
         fs::write(&path, text).map_err(at(dir))?;
     }
-    if !empty {
+    if beside != dir {
         return match fs::rename(&whole, dir) {
             Ok(()) => Ok(()),
             // Somebody else was quicker.
@@ -232,9 +301,9 @@ fn make(name: &str, dir: &Path, api: &str) -> Result<(), NewError> {
             Err(source) => Err(NewError::Io { path: dir.to_owned(), source }),
         };
     }
-    for (n, top) in TOP.into_iter().enumerate() {
+    for (n, top) in TOP.into_iter().enumerate().filter(|(_, top)| !left_out(top)) {
         if let Err(source) = fs::rename(whole.join(top), dir.join(top)) {
-            for moved in &TOP[..n] {
+            for moved in TOP[..n].iter().filter(|top| !left_out(top)) {
                 // Back to where it is removed.
                 let _ = fs::rename(dir.join(moved), whole.join(moved));
             }
@@ -279,7 +348,7 @@ mod tests {
 
     #[test]
     fn all_that_is_made_is_moved() {
-        let mut tops: Vec<&str> = FILES.iter().filter_map(|(file, _)| file.split('/').next()).collect();
+        let mut tops: Vec<&str> = FILES.iter().map(|(file, _)| top(file)).collect();
         let mut moved = TOP.to_vec();
         tops.sort_unstable();
         moved.sort_unstable();
@@ -290,23 +359,25 @@ mod tests {
     #[test]
     fn the_release_profile_is_the_one_that_is_tested() {
         let profile = |text: &str, name: &str| {
-            let manifest: toml::Table = text.replace("{{api}}", "\"1\"").parse().unwrap();
+            let manifest: toml::Table = text.parse().unwrap();
             let mut profile = manifest["profile"][name].as_table().unwrap().clone();
             profile.retain(|key, _| key != "inherits" && key != "package");
             profile
         };
         let workspace = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml")).unwrap();
-        assert_eq!(profile(FILES[0].1, "release"), profile(&workspace, "shipped"));
+        assert_eq!(profile(ROOT, "release"), profile(&workspace, "shipped"));
     }
 
     #[test]
     fn the_dependency_is_a_path_as_long_as_there_is_one() {
-        let own = dependency(None).unwrap();
-        assert!(own.starts_with("{ path = \"/") && own.ends_with("/lorchestra-plugin-api\" }"), "{own}");
+        let own = api_dir(None).unwrap();
+        let written = dependency(own.as_deref());
+        assert!(written.starts_with("{ path = \"/") && written.ends_with("/lorchestra-plugin-api\" }"), "{written}");
+        assert!(dependency(None).starts_with("\"1."));
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        assert_eq!(dependency(Some(&root)).unwrap(), own);
-        let core = dependency(Some(&root.join("lorchestra-core"))).unwrap_err().to_string();
+        assert_eq!(api_dir(Some(&root)).unwrap(), own);
+        let core = api_dir(Some(&root.join("lorchestra-core"))).unwrap_err().to_string();
         assert!(core.ends_with("is not lorchestra-plugin-api: it is the crate lorchestra-core"), "{core}");
-        assert!(dependency(Some(Path::new("/no/such"))).is_err());
+        assert!(api_dir(Some(Path::new("/no/such"))).is_err());
     }
 }

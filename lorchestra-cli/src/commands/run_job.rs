@@ -11,7 +11,7 @@ use crate::flags;
 use crate::follow::Follower;
 use crate::notify::Notices;
 use crate::printer::Printer;
-use crate::secrets;
+use crate::secrets::{self, Configured};
 use crate::settings::Settings;
 use crate::show;
 use chrono::Utc;
@@ -19,14 +19,13 @@ use lorchestra_core::catalog::{Catalog, Package};
 use lorchestra_core::library::Library;
 use lorchestra_core::lockfile::Lockfile;
 use lorchestra_core::outcome::{Cause, Outcome};
-use lorchestra_core::plan::{self, Given, OnOverlap, Plan, Request, Retries};
+use lorchestra_core::plan::{self, OnOverlap, Plan, Request, Retries};
 use lorchestra_core::recovery::close_abandoned;
 use lorchestra_core::secrets::Secrets;
 use lorchestra_core::signals::Signals;
 use lorchestra_core::state::StateDir;
 use lorchestra_core::store::bookmark::Key;
 use lorchestra_core::supervisor::{Ended, Ran, Retrying, Site, Skipped, Watcher};
-use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::JobManifest;
 use serde_json::json;
 use std::ffi::OsString;
@@ -77,9 +76,10 @@ pub(super) fn run(
     };
     let policy = settings.jobs.get(&format!("{package_name}/{job_name}"));
     let typed: Vec<String> = values.iter().map(|given| given.name.clone()).collect();
-    values.extend(configured_secrets(job, policy, &values)?);
+    let configured = Configured::of(package_name, job, &values, settings)?;
+    values.extend(configured.values());
     let defaults = Defaults::of(job);
-    let plan = plan::resolve(Request {
+    let mut plan = plan::resolve(Request {
         package: package_name,
         version: &manifest.version,
         job,
@@ -94,11 +94,12 @@ pub(super) fn run(
     })
     .map_err(|error| bad_parameters(package_name, job, &error))?;
 
+    configured.place(&mut plan, settings);
     if !own.quiet {
         tell_deprecated(package_name, job, &plan, &typed, printer);
     }
     // Before anything begins, and also for a dry run: what would not be run is not planned.
-    let secrets = secrets::find(&plan, settings)?;
+    let secrets = secrets::find(&plan, &configured, settings)?;
     let lock = if own.locked || settings.locked { Some(locked_to(settings)?) } else { None };
     if own.dry_run {
         if lock.is_some() {
@@ -133,29 +134,6 @@ impl Defaults {
             overlap: job.overlap.as_deref().and_then(|text| text.parse().ok()),
         }
     }
-}
-
-/// Sources of secrets that config.toml names and the command line does not.
-fn configured_secrets(job: &JobManifest, policy: Option<&JobConfig>, typed: &[Given]) -> Result<Vec<Given>, Failure> {
-    let mut values = Vec::new();
-    for (name, source) in policy.iter().flat_map(|policy| &policy.secrets) {
-        let secrets = || job.params.iter().filter(|param| param.kind == ParamKind::Secret);
-        let Some(param) = secrets().find(|param| param.name == *name || param.flag() == *name) else {
-            let known: Vec<&str> = secrets().map(|param| param.name.as_str()).collect();
-            let there = if known.is_empty() { "it has none".to_owned() } else { format!("there are {}", known.join(", ")) };
-            return Err(Failure::new(
-                Code::Config,
-                format!("config.toml names a secret {name:?}, which {} does not take", job.name),
-            )
-            .mend(format!("{there}; mend the name, or remove the line")));
-        };
-        let is_typed = |given: &Given| given.name.replace('-', "_") == param.name.replace('-', "_");
-        if !typed.iter().any(is_typed) {
-            let typed_as = format!("config.toml: secrets.{name} =");
-            values.push(Given { name: param.name.clone(), text: source.clone(), typed_as });
-        }
-    }
-    Ok(values)
 }
 
 /// Tells that what is used is not to be used any more.

@@ -119,8 +119,7 @@ impl Fault {
 
     pub(crate) fn unreadable(path: &Path, error: &io::Error) -> Self {
         if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) {
-            let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            return Self::new(Reason::Unreadable, "there is no such file", format!("ls {} shows what is there", shell(dir)));
+            return Self::new(Reason::Unreadable, "there is no such file", not_there(path));
         }
         let path = shell(path);
         let fix = match error.kind() {
@@ -174,6 +173,23 @@ impl fmt::Display for Problem {
     }
 }
 
+/// How a file comes to be there: one that cargo should have made was not built yet, or as something else.
+fn not_there(path: &Path) -> String {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let look = format!("ls {} shows what is there", shell(dir));
+    let others = ["rlib", "a"].map(|extension| path.with_extension(extension));
+    if let Some(other) = others.iter().find(|other| *other != path && other.exists()) {
+        let other = path_text(Path::new(other.file_name().unwrap_or_default()));
+        return format!("there is {other}: write crate-type = [\"cdylib\", \"rlib\"] below [lib] in Cargo.toml, and build again");
+    }
+    let mut parts = path.components().map(std::path::Component::as_os_str).rev().skip(1);
+    match (parts.next().and_then(|profile| profile.to_str()), parts.any(|part| part == "target")) {
+        (Some("release"), true) => format!("cargo build --release makes it; {look}"),
+        (Some("debug"), true) => format!("cargo build makes it; {look}"),
+        _ => look,
+    }
+}
+
 /// A path for a terminal: control characters are escaped, bytes that are not UTF-8 replaced.
 pub fn path_text(path: &Path) -> String {
     path.to_string_lossy().chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
@@ -189,6 +205,25 @@ pub fn shell(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_library_that_was_not_built_is_told_how() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir_all(at("target/release")).unwrap();
+        std::fs::write(at("target/release/libonly.rlib"), "").unwrap();
+        for (file, fix) in [
+            ("target/release/libx.so", "cargo build --release makes it; ls "),
+            ("target/x86_64-unknown-linux-gnu/release/libx.so", "cargo build --release makes it; ls "),
+            ("target/debug/libx.so", "cargo build makes it; ls "),
+            ("target/release/libonly.so", "there is libonly.rlib: write crate-type = [\"cdylib\", \"rlib\"]"),
+            ("plugins/release/libx.so", "ls "),
+            ("libx.so", "ls "),
+        ] {
+            let fault = Fault::unreadable(&at(file), &io::ErrorKind::NotFound.into());
+            assert!(fault.fix.starts_with(fix), "{file}: {fault:?}");
+        }
+    }
 
     #[test]
     fn a_path_in_a_command_is_one_word() {

@@ -71,7 +71,7 @@ pub enum Fault {
         summary: String,
     },
     /// One parameter, several values.
-    #[error("{flag} is given {times} times, as {typed}; keep one of them")]
+    #[error("{flag} is given {times} times, as {typed}, and {job} takes it once; keep one of them")]
     Repeated {
         /// The flag, with its dashes.
         flag: String,
@@ -79,6 +79,8 @@ pub enum Fault {
         times: usize,
         /// Each flag and value, as typed.
         typed: String,
+        /// `package/job`.
+        job: String,
     },
     /// A window with nothing in it.
     #[error(

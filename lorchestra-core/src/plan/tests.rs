@@ -465,11 +465,14 @@ fn repeated_parameters_name_each_occurrence() {
     let job = all_kinds();
     assert_eq!(
         fault(&job, &[("u8", "1"), ("=u8", "1"), ("u8", "2")]),
-        r#"--u8 is given 3 times, as --u8 "1" and --param u8="1" and --u8 "2"; keep one of them"#
+        r#"--u8 is given 3 times, as --u8 "1" and --param u8="1" and --u8 "2", and ingester/extract takes it once; keep one of them"#
     );
     let mut switches = request(&job, &[("bool", "true"), ("bool", "false")]);
     switches.values[1].typed_as = "--no-bool".into();
-    assert_eq!(resolve(switches).unwrap_err().to_string(), "--bool is given 2 times, as --bool and --no-bool; keep one of them");
+    assert_eq!(
+        resolve(switches).unwrap_err().to_string(),
+        "--bool is given 2 times, as --bool and --no-bool, and ingester/extract takes it once; keep one of them"
+    );
     let both = faults(&job, &[("u8", "1"), ("u8", "x")]);
     assert!(both.len() == 2 && both[0].contains("2 times") && both[1].contains("is not a whole number"), "{both:?}");
 }

@@ -246,6 +246,17 @@ impl Store {
         self.select("WHERE NOT ?1 OR state = 'running' ORDER BY n DESC LIMIT ?2", params![filter.running, limit])
     }
 
+    /// Whether there is a run of the package, or of its job.
+    pub fn has_run_of(&self, package: &str, job: Option<&str>) -> Result<bool, StoreError> {
+        self.read("looking for a run", |db| {
+            db.query_row(
+                "SELECT EXISTS (SELECT 1 FROM runs WHERE package = ?1 AND (?2 IS NULL OR job = ?2))",
+                params![package, job],
+                |row| row.get(0),
+            )
+        })
+    }
+
     /// The run of that id, or the one whose id begins or ends with it. None or several: the ones there are.
     pub fn find_run(&self, text: &str) -> Result<Result<Run, Vec<Run>>, StoreError> {
         let exact = self.select("WHERE run_id = ?1", params![text])?;

@@ -50,7 +50,7 @@ pub(crate) fn expand(attributes: TokenStream, mut function: ItemFn) -> TokenStre
     check_signature(&function, &mut errors);
     let params = take_params(&mut function, &mut errors);
     let described = describe(&function, &policy, &params);
-    // With errors, the function alone is still emitted: what uses it does not fail a second time.
+    // With errors, function and type are still there: whoever calls the one or lists the other does not fail a second time.
     match errors.into_iter().reduce(|mut all, next| {
         all.combine(next);
         all
@@ -63,7 +63,35 @@ pub(crate) fn expand(attributes: TokenStream, mut function: ItemFn) -> TokenStre
         },
         Some(errors) => {
             let errors = errors.into_compile_error();
-            quote! { #function #errors }
+            let in_its_place = in_its_place(&function);
+            quote! { #function #in_its_place #errors }
+        }
+    }
+}
+
+/// What stands for the description of a job that has none. Not for a method, beside which no type can be.
+fn in_its_place(function: &ItemFn) -> TokenStream {
+    let (vis, ident) = (&function.vis, &function.sig.ident);
+    if function.sig.receiver().is_some() {
+        return TokenStream::new();
+    }
+    let api = quote!(::lorchestra_plugin_api::__private);
+    let policy = Policy::default().fields();
+    quote! {
+        #[doc(hidden)]
+        #[allow(non_camel_case_types, reason = "named like the job, so that one path names both")]
+        #vis struct #ident {}
+
+        impl #api::Job for #ident {
+            const DEF: #api::JobDef =
+                #api::JobDef { name: "job", signature: "", docs: "", file: "", line: 1, params: &[], #policy };
+
+            fn call(
+                _: &::lorchestra_plugin_api::JobContext,
+                _: &mut #api::Map<::std::string::String, #api::Value>,
+            ) -> ::core::result::Result<::lorchestra_plugin_api::JobResult, #api::ParamError> {
+                ::core::result::Result::Ok(::core::result::Result::Ok(()))
+            }
         }
     }
 }
@@ -90,7 +118,7 @@ fn check_signature(function: &ItemFn, errors: &mut Vec<syn::Error>) {
     match sig.inputs.first() {
         None => error(&sig.ident, "the first parameter of a job is `cx: &JobContext`"),
         Some(FnArg::Receiver(receiver)) => error(receiver, "a job is a free function; its first parameter is `cx: &JobContext`"),
-        Some(FnArg::Typed(typed)) if !matches!(&*typed.ty, Type::Reference(_)) => {
+        Some(FnArg::Typed(typed)) if !matches!(&*typed.ty, Type::Reference(cx) if cx.mutability.is_none()) => {
             error(&typed.ty, "the first parameter of a job is `cx: &JobContext`");
         }
         Some(FnArg::Typed(_)) => {}

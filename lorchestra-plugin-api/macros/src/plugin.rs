@@ -1,6 +1,6 @@
 //! `plugin!`: the package, its manifest section, and the header of its root module.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use quote::quote;
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
@@ -14,16 +14,22 @@ pub(crate) struct PluginInput {
 
 impl Parse for PluginInput {
     fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
+        let form = r#"write plugin! { package = "name", jobs = [first_job, second_job] }"#;
         let mut package = None;
         let mut jobs = None;
         while !input.is_empty() {
-            let key: Ident = input.parse()?;
+            let key: Ident = input.parse().map_err(|error| syn::Error::new(error.span(), form))?;
             input.parse::<Token![=]>()?;
             match key.to_string().as_str() {
                 "package" if package.is_none() => package = Some(input.parse::<LitStr>()?),
                 "jobs" if jobs.is_none() => {
                     let list;
                     bracketed!(list in input);
+                    if list.peek(LitStr) {
+                        return Err(
+                            list.error("a job is named by its path, without quotes: jobs = [first_job, module::second_job]")
+                        );
+                    }
                     jobs = Some(Punctuated::<Path, Token![,]>::parse_terminated(&list)?);
                 }
                 "package" | "jobs" => return Err(syn::Error::new(key.span(), format!("`{key}` is given twice"))),
@@ -33,9 +39,10 @@ impl Parse for PluginInput {
                 input.parse::<Token![,]>()?;
             }
         }
-        let form = r#"write plugin! { package = "name", jobs = [first_job, second_job] }"#;
-        let package = package.ok_or_else(|| input.error(format!("`package` is missing; {form}")))?;
-        let jobs: Vec<Path> = jobs.ok_or_else(|| input.error(format!("`jobs` is missing; {form}")))?.into_iter().collect();
+        // `input.error` would begin with "unexpected end of input".
+        let missing = |key: &str| syn::Error::new(Span::call_site(), format!("`{key}` is missing; {form}"));
+        let package = package.ok_or_else(|| missing("package"))?;
+        let jobs: Vec<Path> = jobs.ok_or_else(|| missing("jobs"))?.into_iter().collect();
         let this = Self { package, jobs };
         this.check()?;
         Ok(this)
@@ -89,7 +96,7 @@ pub(crate) fn expand(input: &PluginInput) -> TokenStream {
                 &'static ::lorchestra_plugin_api::__private::JobDef,
                 ::lorchestra_plugin_api::__private::Entry,
             )> {
-                ::std::vec![#(::lorchestra_plugin_api::__private::entry_of::<#jobs>()),*]
+                ::std::vec![#(<#jobs as ::lorchestra_plugin_api::__private::Enter>::entry()),*]
             }
         }
 

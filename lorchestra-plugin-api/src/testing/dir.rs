@@ -1,5 +1,6 @@
 //! A directory of a test's own, removed with it. Talks to the file system, in the system's directory for temporary files.
 
+use super::or_panic;
 use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
@@ -57,8 +58,8 @@ impl TempDir {
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.inside(name);
         let parent = path.parent().unwrap_or(&path);
-        fs::create_dir_all(parent).unwrap_or_else(|e| panic!("{}: {e}", parent.display()));
-        fs::write(&path, content).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        or_panic(fs::create_dir_all(parent).map_err(|e| format!("{}: {e}", parent.display())));
+        or_panic(fs::write(&path, content).map_err(|e| format!("{}: {e}", path.display())));
         path
     }
 
@@ -69,7 +70,7 @@ impl TempDir {
     #[track_caller]
     pub fn read(&self, name: &str) -> String {
         let path = self.inside(name);
-        fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+        or_panic(fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display())))
     }
 
     #[track_caller]

@@ -1,6 +1,7 @@
 //! What a job did under test, and assertions about it whose messages say what it did instead. Made by [`Test`](super::Test).
 
 use super::dir::TempDir;
+use super::or_panic;
 use super::recorder::{Kept, types};
 use crate::invoke::JobReturn;
 use crate::secret::Secret;
@@ -208,7 +209,7 @@ impl Ran {
     #[track_caller]
     pub fn read(&self, name: impl AsRef<Path>) -> String {
         let path = self.data_dir().join(name);
-        std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}{}", path.display(), self.instead()))
+        or_panic(std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}{}", path.display(), self.instead())))
     }
 
     /// What the job did, for the end of a message.

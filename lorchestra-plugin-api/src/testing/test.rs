@@ -2,6 +2,7 @@
 
 use super::argument::{self, Argument, Given};
 use super::dir::TempDir;
+use super::or_panic;
 use super::ran::Ran;
 use super::recorder::{Cancel, Recorder};
 use crate::abi::BoxedSink;
@@ -9,6 +10,7 @@ use crate::bridge;
 use crate::def::{JobDef, ParamDef, ParamKind};
 use crate::invoke::{Call, JobReturn, invoke};
 use crate::job::Job;
+use crate::limits;
 use crate::secret::Secret;
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
@@ -60,13 +62,18 @@ impl Test {
         self.give(name, value.given())
     }
 
-    /// Gives a parameter that is a [`Secret`] its text.
+    /// Gives a parameter that is a [`Secret`] its text, less the line break at its end, as a run does.
     ///
     /// # Panics
-    /// The job has no such parameter, or it is not a secret.
+    /// The job has no such parameter, it is not a secret, or no run would take the text for one: it has less than 6 bytes.
     #[track_caller]
     pub fn secret(mut self, name: &str, text: &str) -> Self {
-        if let Ok(param) = argument::find(self.job, name) {
+        let mut text = text;
+        // What else is wrong is told by what follows.
+        if let Ok(param) = argument::find(self.job, name)
+            && param.kind == ParamKind::Secret
+        {
+            text = or_panic(limits::secret(text).map_err(|why| format!("the secret `{name}` of {} {why}", self.job.name)));
             self.secrets.push((param.name, Secret::new(text)));
         }
         self.give(name, Given::Secret(Secret::new(text)))
@@ -75,7 +82,7 @@ impl Test {
     #[track_caller]
     fn give(mut self, name: &str, given: Given) -> Self {
         let value = argument::find(self.job, name).and_then(|param| argument::crossing(self.job, param, given));
-        let value = value.unwrap_or_else(|why| panic!("{why}"));
+        let value = or_panic(value);
         match (self.params.get_mut(name), value) {
             (Some(Value::Array(there)), Value::Array(more)) => there.extend(more),
             (Some(_), _) => panic!("`{name}` is given twice"),
@@ -138,7 +145,7 @@ impl Test {
     #[track_caller]
     pub fn start(self) -> Running {
         let Self { job: def, invoke, mut params, secrets, package, attempt, data, cancel } = self;
-        fill(def, &mut params).unwrap_or_else(|why| panic!("{why}"));
+        or_panic(fill(def, &mut params));
         let data = data.unwrap_or_else(TempDir::new);
         let call = Call {
             run_id: RUN_ID.to_owned(),
@@ -207,7 +214,7 @@ impl Running {
     /// It has not, or has ended without.
     #[track_caller]
     pub fn wait_for(&self, event_type: &str) -> &Self {
-        self.recorder.wait_for(event_type).unwrap_or_else(|why| panic!("{}: {why}", self.job));
+        or_panic(self.recorder.wait_for(event_type).map_err(|why| format!("{}: {why}", self.job)));
         self
     }
 

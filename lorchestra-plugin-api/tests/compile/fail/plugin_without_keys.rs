@@ -1,0 +1,5 @@
+use lorchestra_plugin_api::prelude::*;
+
+plugin! { "words", [count] }
+
+fn main() {}

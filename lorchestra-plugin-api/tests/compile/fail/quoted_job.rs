@@ -1,0 +1,5 @@
+use lorchestra_plugin_api::prelude::*;
+
+plugin! { package = "words", jobs = ["count"] }
+
+fn main() {}
