@@ -118,6 +118,7 @@ pub(crate) fn searched(outcome: &SearchOutcome) -> String {
     match outcome {
         SearchOutcome::Read { files: 1 } => "1 plugin file".to_owned(),
         SearchOutcome::Read { files } => format!("{files} plugin files"),
+        SearchOutcome::Before(path) => format!("the same directory as {}", path_text(path)),
         SearchOutcome::Missing => "does not exist".to_owned(),
         SearchOutcome::NotADirectory => "is not a directory".to_owned(),
         SearchOutcome::Unreadable(why) => format!("cannot be read: {why}"),

@@ -48,22 +48,18 @@ fn list(settings: &Settings, as_json: bool, printer: &mut Printer) -> Result<Cod
     let mut entries: BTreeMap<&Path, Entry<'_>> = BTreeMap::new();
     entries.extend(catalog.packages.iter().map(|package| (&*package.path, Entry::Package(package))));
     entries.extend(catalog.problems.iter().map(|problem| (&*problem.path, Entry::Problem(problem))));
-    // A directory that is searched twice has every name twice.
-    let others = catalog.aliases.iter().filter(|alias| alias.path != alias.of);
-    entries.extend(others.map(|alias| (&*alias.path, Entry::Alias(alias))));
+    entries.extend(catalog.aliases.iter().map(|alias| (&*alias.path, Entry::Alias(alias))));
     if as_json {
         let directories: Vec<Value> = catalog.searched.iter().map(directory_json).collect();
         let files: Vec<Value> = entries.iter().map(|(path, entry)| entry_json(path, entry, lock.as_ref())).collect();
         printer.json(&json!({"schema": "lorchestra.plugins-list/1", "directories": directories, "files": files}));
         return Ok(Code::Success);
     }
-    let mut told: Vec<&Path> = Vec::new();
     for Searched { dir, outcome } in &catalog.searched {
-        if told.contains(&&*dir.path) {
+        printer.line(format_args!("{} ({}): {}", path_text(&dir.path), dir.origin, show::searched(outcome)));
+        if matches!(outcome, SearchOutcome::Before(_)) {
             continue;
         }
-        told.push(&dir.path);
-        printer.line(format_args!("{} ({}): {}", path_text(&dir.path), dir.origin, show::searched(outcome)));
         let here: Vec<_> = entries.iter().filter(|(path, _)| path.parent() == Some(&dir.path)).collect();
         let name = |path: &Path| path.file_name().map(|name| path_text(Path::new(name))).unwrap_or_default();
         let width = here.iter().map(|(path, _)| name(path).chars().count()).max().unwrap_or(0);
@@ -107,7 +103,7 @@ fn is_locked(package: &Package, lock: &Lock) -> Option<bool> {
 
 fn directory_json(searched: &Searched) -> Value {
     let (state, detail) = match &searched.outcome {
-        SearchOutcome::Read { .. } => ("read", None),
+        SearchOutcome::Read { .. } | SearchOutcome::Before(_) => ("read", None),
         SearchOutcome::Missing => ("missing", None),
         SearchOutcome::NotADirectory => ("not-a-directory", None),
         SearchOutcome::Unreadable(why) => ("unreadable", Some(why)),

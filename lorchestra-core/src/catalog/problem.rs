@@ -150,7 +150,7 @@ impl Fault {
         let named = |what: &str| format!("the directory {what} ({origin})");
         let elsewhere = format!("name another directory in {origin}");
         Some(match outcome {
-            SearchOutcome::Read { .. } => return None,
+            SearchOutcome::Read { .. } | SearchOutcome::Before(_) => return None,
             SearchOutcome::Missing => Self::new(Reason::Missing, named("is not there"), format!("mkdir {path}, or {elsewhere}")),
             SearchOutcome::NotADirectory => Self::new(Reason::NotADirectory, format!("it is no directory ({origin})"), elsewhere),
             SearchOutcome::Unreadable(why) => Self::new(
