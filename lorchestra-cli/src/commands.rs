@@ -114,7 +114,7 @@ fn tell_closed(closed: Closed, notices: &mut Notices<'_>, printer: &mut Printer)
 /// Says which runs were closed, and notes the failed ones for `on_failure`: their own supervisor could not.
 fn tell_recovered(recovered: &[Recovered], notices: &mut Notices<'_>, printer: &mut Printer) {
     let told = if recovered.len() > TOLD { TOLD - 1 } else { TOLD };
-    for (i, Recovered { run, outcome, .. }) in recovered.iter().enumerate() {
+    for (i, Recovered { run, outcome }) in recovered.iter().enumerate() {
         let name = format!("run {} of {}/{}", run.run_id, run.package, run.job);
         let line = match outcome {
             Outcome::Completed => format!("{name} had completed when its supervisor died; recorded now"),

@@ -107,11 +107,6 @@ impl StateDir {
         }
     }
 
-    /// The directory itself.
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
     /// The store's file.
     pub fn store(&self) -> PathBuf {
         self.root.join("lorchestra.db")
@@ -219,7 +214,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let root = parent.path().join("a/b");
         let state = StateDir::open(&root).unwrap();
-        for dir in [state.root().to_owned(), state.spools(), root.join("locks")] {
+        for dir in [root.clone(), state.spools(), root.join("locks")] {
             assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700, "{}", dir.display());
         }
     }

@@ -565,7 +565,7 @@ pub(crate) mod tests {
         let pruned = prune(&mut store);
         assert_eq!((pruned.runs, pruned.payloads), (0, 0), "nothing is delivered");
         // Delivered, but for one that was refused.
-        let rows = store.pending_rows(10, usize::MAX).unwrap();
+        let rows = store.pending_rows(0, 10, usize::MAX).unwrap();
         let batch = |first: usize, last: usize| NewBatch {
             destination: "p.d.t".into(),
             stream: None,

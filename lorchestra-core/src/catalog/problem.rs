@@ -2,14 +2,12 @@
 
 use super::SearchOutcome;
 use lorchestra_plugin_api::manifest::printable;
-use serde::Serialize;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// The kinds of problems. A closed set; the names are part of `jobs list --json`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// A symbolic link to nothing.
     DanglingLink,

@@ -183,11 +183,6 @@ impl BigQuery {
         Ok(())
     }
 
-    /// Columns of the event that the table lacks, as last read: their values are not written. Empty before connecting.
-    pub fn left_out(&self) -> &[&'static str] {
-        self.read.as_ref().map_or(&[], |read| read.layout.left_out())
-    }
-
     /// Everything a REST call needs.
     async fn rest(&mut self) -> Result<RestCall<'_>, Refusal> {
         self.resolve().await?;

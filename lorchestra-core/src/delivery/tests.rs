@@ -267,7 +267,7 @@ fn filled(site: &Site, count: usize) -> (Store, Vec<String>) {
         .collect();
     let records: Vec<Record<'_>> = lines.iter().map(|line| record::parse(line).unwrap()).collect();
     store.take_in("run", 1, &records, Cursor::default(), 0, &mut Default::default()).unwrap();
-    let ids = store.pending_rows(usize::MAX, usize::MAX).unwrap().into_iter().map(|out| out.row.event_id).collect();
+    let ids = store.pending_rows(0, usize::MAX, usize::MAX).unwrap().into_iter().map(|out| out.row.event_id).collect();
     (store, ids)
 }
 
@@ -308,7 +308,7 @@ fn deliver_all(store: &mut Store, server: &Rc<RefCell<Server>>, streams: bool, r
                 let _ = tokio::time::timeout(Duration::from_secs(10), deliverer.drain(false)).await;
             }
         });
-        let pending = store.pending_rows(usize::MAX, usize::MAX).unwrap();
+        let pending = store.pending_rows(0, usize::MAX, usize::MAX).unwrap();
         let server = server.borrow();
         // What is to blame for itself may stay for as long as nothing lands after it.
         if pending.is_empty()

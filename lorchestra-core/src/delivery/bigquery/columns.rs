@@ -105,7 +105,6 @@ pub(super) struct Placed {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Layout {
     columns: Vec<Placed>,
-    left_out: Vec<&'static str>,
 }
 
 impl Layout {
@@ -115,10 +114,9 @@ impl Layout {
     /// # Errors
     /// [`Refusal::Denied`], naming table, column and mend.
     pub(super) fn read(table: &str, found: &[Found]) -> Result<Self, Refusal> {
-        let mut layout = Self { columns: Vec::new(), left_out: Vec::new() };
+        let mut layout = Self { columns: Vec::new() };
         for column in &ENVELOPE {
             let Some(there) = found.iter().find(|there| there.name.eq_ignore_ascii_case(column.name)) else {
-                layout.left_out.push(column.name);
                 continue;
             };
             let wire = wire(column.field, there).ok_or_else(|| {
@@ -132,7 +130,7 @@ impl Layout {
             let tag = layout.columns.len() as u32 + 1;
             layout.columns.push(Placed { field: column.field, name: there.name.clone(), wire, tag });
         }
-        if layout.left_out.contains(&"event_id") {
+        if layout.name_of(Field::EventId).is_none() {
             return Err(Refusal::Denied(format!(
                 "{table}: no column event_id: it is no table of events; `lorchestra events setup` adds it"
             )));
@@ -150,11 +148,6 @@ impl Layout {
 
     pub(super) fn columns(&self) -> &[Placed] {
         &self.columns
-    }
-
-    /// Columns of ours that the table lacks.
-    pub(super) fn left_out(&self) -> &[&'static str] {
-        &self.left_out
     }
 
     /// The table's spelling of a column of ours.
@@ -244,7 +237,8 @@ pub(super) mod tests {
     fn eight_columns_with_a_string_time() {
         let layout = Layout::read("t", &old()).unwrap();
         assert_eq!(layout.columns().len(), 8);
-        assert_eq!(layout.left_out(), ["run_id", "attempt", "package", "job"]);
+        let left_out = [Field::RunId, Field::Attempt, Field::Package, Field::Job];
+        assert!(left_out.into_iter().all(|field| layout.name_of(field).is_none()));
         assert_eq!(layout.columns()[4].wire, Wire::Rfc3339);
         assert_eq!(layout.descriptor().field[4].r#type(), Type::String);
     }

@@ -187,7 +187,7 @@ proptest! {
         let state = StateDir::open(&dir.path().join("state")).unwrap();
         let mut store = Store::open(&state).unwrap();
         store.begin_run(&new_run(), &json!({})).unwrap();
-        let first = ids(&store.pending_rows(1, usize::MAX).unwrap()).remove(0);
+        let first = ids(&store.pending_rows(0, 1, usize::MAX).unwrap()).remove(0);
         store.use_stream(TABLE, "s0").unwrap();
         let mut model =
             Model { places: vec![(first, Place::Pending)], frozen: None, mark: 0, stream: ("s0".into(), 0), streams: 1 };
@@ -200,7 +200,7 @@ proptest! {
                 }
                 Step::Next(rows, bytes) => {
                     let after = model.frozen.as_ref().map_or(0, |(batch, _)| batch.last);
-                    let next = store.pending_rows_after(after, rows, bytes).unwrap();
+                    let next = store.pending_rows(after, rows, bytes).unwrap();
                     let pending = model.at(Place::Pending);
                     prop_assert!(pending.starts_with(&ids(&next)) && next.len() <= rows, "the oldest first");
                     prop_assert_eq!(next.is_empty(), pending.is_empty(), "one goes always, however large");
