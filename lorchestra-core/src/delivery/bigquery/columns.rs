@@ -3,7 +3,6 @@
 
 use super::words::one_line;
 use crate::delivery::Refusal;
-use gcp_bigquery_client::model::table_field_schema::TableFieldSchema;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, FieldDescriptorProto};
 
@@ -66,14 +65,6 @@ pub(super) struct Found {
 impl Found {
     pub(super) fn new(name: &str, kind: &str, mode: Option<&str>) -> Self {
         Self { name: name.to_owned(), kind: kind.to_ascii_uppercase(), mode: mode.unwrap_or("NULLABLE").to_ascii_uppercase() }
-    }
-}
-
-impl From<&TableFieldSchema> for Found {
-    fn from(field: &TableFieldSchema) -> Self {
-        // The client's enumeration has the API's own names, but only for serde.
-        let kind = serde_json::to_value(&field.r#type).ok();
-        Self::new(&field.name, kind.as_ref().and_then(|kind| kind.as_str()).unwrap_or("?"), field.mode.as_deref())
     }
 }
 
@@ -276,13 +267,5 @@ pub(super) mod tests {
         assert!(text.contains("source is JSON"), "{text}");
         let text = Layout::read("p.d.t", &ours()[1..]).unwrap_err().to_string();
         assert!(text.contains("no column event_id"), "{text}");
-    }
-
-    #[test]
-    fn found_from_the_client() {
-        let mut field = TableFieldSchema::json("payload");
-        assert_eq!(Found::from(&field), Found::new("payload", "JSON", None));
-        field.mode = Some("REQUIRED".to_owned());
-        assert_eq!(Found::from(&field).mode, "REQUIRED");
     }
 }

@@ -149,7 +149,7 @@ impl Rest {
         if body.len() > LARGEST {
             return Err(Refusal::TooLarge(format!("{about}: {} bytes in one request, {LARGEST} is the most", body.len())));
         }
-        let path = format!("projects/{}/datasets/{}/tables/{}/insertAll", table.project, table.dataset, table.table);
+        let path = format!("{}/insertAll", table.resource());
         let hidden = |text: &str| words::without(text, rows);
         match self.call::<TableDataInsertAllResponse>(about, token, Method::POST, &path, Some(body)).await? {
             Ok(response) => {
@@ -301,7 +301,7 @@ impl TableName {
         Self { project: project.to_owned(), dataset: dataset.to_owned(), table: table.to_owned(), full }
     }
 
-    /// The resource name of the Storage Write API.
+    /// The table as the Storage Write API names it, which is its path in the REST API as well.
     pub(super) fn resource(&self) -> String {
         format!("projects/{}/datasets/{}/tables/{}", self.project, self.dataset, self.table)
     }
