@@ -16,14 +16,15 @@ use crate::notify::{self, Notices};
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
-use lorchestra_core::catalog::Catalog;
 use lorchestra_core::catalog::problem::path_text;
+use lorchestra_core::catalog::{Catalog, Package};
 use lorchestra_core::library;
 use lorchestra_core::lockfile::Lockfile;
 use lorchestra_core::outcome::Outcome;
 use lorchestra_core::recovery::{Closed, Recovered, close_all_abandoned};
 use lorchestra_core::state::StateDir;
 use lorchestra_core::store::{Run, Store};
+use lorchestra_plugin_api::manifest::{JobManifest, Manifest};
 use serde_json::json;
 
 /// Runs the command that was asked for.
@@ -58,6 +59,15 @@ fn locked_to(settings: &Settings) -> Result<Lockfile, Failure> {
         Failure::new(Code::Config, format!("only locked plugins may run, and there is no {}", path_text(&settings.lockfile)))
             .mend("lorchestra plugins lock writes it, for the libraries that are installed now")
     })
+}
+
+/// A job that a person named: its package, all that this says of itself, and the job in it.
+fn find_job<'a>(catalog: &'a Catalog, package: &str, job: &str) -> Result<(&'a Package, Manifest, JobManifest), Failure> {
+    let found = catalog.find(package).map_err(|lookup| Failure::lookup(catalog, package, None, &lookup))?;
+    catalog.find_job(package, job).map_err(|lookup| Failure::lookup(catalog, package, Some(job), &lookup))?;
+    let manifest = found.manifest().map_err(|problem| Failure::unusable(package, &[&problem]))?;
+    let job = manifest.job(job).cloned().ok_or_else(|| Failure::replaced(&found.path))?;
+    Ok((found, manifest, job))
 }
 
 fn hold_to(catalog: &mut Catalog, lock: &Lockfile) {

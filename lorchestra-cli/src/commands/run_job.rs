@@ -1,7 +1,7 @@
 //! `run-job`: parameters to a plan, the plan to a run, the run's end to words and an exit code.
 
 use super::jobs::unknown_policies;
-use super::{bookmarks, delivery, failure_report, locked_to, second_store, tell_closed, tell_recovered};
+use super::{bookmarks, delivery, failure_report, find_job, locked_to, second_store, tell_closed, tell_recovered};
 use crate::args::{OwnFlags, RunJob};
 use crate::bar::Bar;
 use crate::config::JobConfig;
@@ -49,12 +49,7 @@ pub(super) fn run(
         return Err(Failure::new(Code::Usage, "PACKAGE and JOB are missing").mend("lorchestra run-job --help"));
     };
     let catalog = Catalog::scan(&settings.plugin_dirs);
-    let package = catalog.find(package_name).map_err(|lookup| Failure::lookup(&catalog, package_name, None, &lookup))?;
-    catalog
-        .find_job(package_name, job_name)
-        .map_err(|lookup| Failure::lookup(&catalog, package_name, Some(job_name), &lookup))?;
-    let manifest = package.manifest().map_err(|problem| Failure::unusable(package_name, &[&problem]))?;
-    let job = manifest.job(job_name).ok_or_else(|| Failure::replaced(&package.path))?;
+    let (package, manifest, job) = &find_job(&catalog, package_name, job_name)?;
 
     unknown_policies(&catalog, settings, false, printer);
     let help = command.help.then(|| "--help".into());
@@ -103,7 +98,6 @@ pub(super) fn run(
     let lock = if own.locked || settings.locked { Some(locked_to(settings)?) } else { None };
     if own.dry_run {
         if lock.is_some() {
-            // What would not be run is not planned.
             sealed(package, lock.as_ref())?;
         }
         dry_run(package, &plan, own.json, printer);
@@ -245,8 +239,8 @@ impl Running<'_> {
             version: env!("CARGO_PKG_VERSION"),
             trace_level: settings.trace_level,
             log_max: settings.log_max,
-            // What follows the trace writes to the same terminal.
             secrets: &self.secrets,
+            // What follows the trace writes to the same terminal.
             progress: verbose == 0 && !own.quiet && Bar::is_seen(),
         };
         let mut recovered = Vec::new();
