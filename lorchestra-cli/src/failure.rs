@@ -6,7 +6,7 @@ use crate::exit::Code;
 use crate::refusal::{self, Refusal};
 use crate::show;
 use lorchestra_core::catalog::problem::{path_text, shell};
-use lorchestra_core::catalog::{Catalog, Lookup, Problem};
+use lorchestra_core::catalog::{Catalog, Fault, Lookup, Problem};
 use lorchestra_core::install::InstallError;
 use lorchestra_core::lockfile::LockfileError;
 use lorchestra_core::recovery::RecoveryError;
@@ -66,6 +66,12 @@ impl Failure {
             }
         }
         failure
+    }
+
+    /// A library file that a person named.
+    pub(crate) fn library(file: &Path, Fault { detail, reason, fix, .. }: &Fault) -> Self {
+        Self::new(Code::Plugin, format!("{} cannot be used: {detail} ({})", path_text(file), reason.as_str()))
+            .mend(format!("fix: {fix}"))
     }
 
     /// A library that is not what it was when it was listed, a moment ago.

@@ -81,10 +81,9 @@ fn entry_text(entry: &Entry<'_>, lock: Option<&Lock>) -> Vec<String> {
             let jobs = show::counted(outline.jobs.len(), "job");
             let mut line = format!("usable: {} {}, {jobs}", outline.package, printable(&outline.version));
             if let Some(lock) = lock {
-                line.push_str(match is_locked(package, lock) {
-                    Some(true) => ", locked",
-                    _ => ", not as in plugins.lock",
-                });
+                let sha256 = library::sha256(&package.path);
+                let is_locked = sha256.is_ok_and(|sha256| is_locked(package, &sha256, lock));
+                line.push_str(if is_locked { ", locked" } else { ", not as in plugins.lock" });
             }
             vec![line]
         }
@@ -95,10 +94,9 @@ fn entry_text(entry: &Entry<'_>, lock: Option<&Lock>) -> Vec<String> {
     }
 }
 
-/// Whether plugins.lock has these bytes; `None`: they cannot be read any more.
-fn is_locked(package: &Package, lock: &Lock) -> Option<bool> {
-    let sha256 = library::sha256(&package.path).ok()?;
-    Some(lock.allows_bytes(&package.outline.package, &package.outline.version, || Ok(sha256)).is_ok())
+/// Whether plugins.lock has the bytes of this checksum.
+fn is_locked(package: &Package, sha256: &str, lock: &Lock) -> bool {
+    lock.allows_bytes(&package.outline.package, &package.outline.version, || Ok(sha256.to_owned())).is_ok()
 }
 
 fn directory_json(searched: &Searched) -> Value {
@@ -114,16 +112,20 @@ fn directory_json(searched: &Searched) -> Value {
 fn entry_json(path: &Path, entry: &Entry<'_>, lock: Option<&Lock>) -> Value {
     let path = path.display().to_string();
     match entry {
-        Entry::Package(package) => json!({
-            "path": path,
-            "state": "usable",
-            "package": package.outline.package,
-            "version": package.outline.version,
-            "jobs": show::job_names(package),
-            "sha256": library::sha256(&package.path).ok(),
-            // Null where there is no plugins.lock, and none is asked for.
-            "locked": lock.and_then(|lock| is_locked(package, lock)),
-        }),
+        Entry::Package(package) => {
+            // Null when it cannot be read any more.
+            let sha256 = library::sha256(&package.path).ok();
+            json!({
+                "path": path,
+                "state": "usable",
+                "package": package.outline.package,
+                "version": package.outline.version,
+                "jobs": show::job_names(package),
+                "sha256": sha256,
+                // Null also where there is no plugins.lock, and none is asked for.
+                "locked": lock.zip(sha256.as_ref()).map(|(lock, sha256)| is_locked(package, sha256, lock)),
+            })
+        }
         Entry::Problem(problem) => {
             let mut value = jobs::problem_json(problem);
             value["state"] = "unusable".into();
