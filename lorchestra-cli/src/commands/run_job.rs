@@ -15,6 +15,7 @@ use crate::secrets::{self, Configured};
 use crate::settings::Settings;
 use crate::show;
 use chrono::Utc;
+use lorchestra_core::catalog::problem::path_text;
 use lorchestra_core::catalog::{Catalog, Package};
 use lorchestra_core::library::Library;
 use lorchestra_core::lockfile::Lockfile;
@@ -26,7 +27,7 @@ use lorchestra_core::signals::Signals;
 use lorchestra_core::state::StateDir;
 use lorchestra_core::store::bookmark::Key;
 use lorchestra_core::supervisor::{Ended, Ran, Retrying, Site, Skipped, Watcher};
-use lorchestra_plugin_api::manifest::JobManifest;
+use lorchestra_plugin_api::manifest::{JobManifest, printable};
 use serde_json::json;
 use std::ffi::OsString;
 use std::path::Path;
@@ -182,24 +183,25 @@ fn dry_run(package: &Package, plan: &Plan, as_json: bool, printer: &mut Printer)
         }));
         return;
     }
-    printer.line(format_args!("{}/{} (dry run: nothing was started)", plan.package, plan.job));
-    printer.line(format_args!("  plugin: {} {} ({})", plan.package, plan.version, package.path.display()));
+    // What the plugin says of itself, and what was typed.
+    let mut line = |text: String| printer.line(printable(&text));
+    line(format!("{}/{} (dry run: nothing was started)", plan.package, plan.job));
+    line(format!("  plugin: {} {} ({})", plan.package, plan.version, path_text(&package.path)));
     if let Some(window) = &plan.window {
-        let rfc = |t: chrono::DateTime<Utc>| t.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true);
-        let since = window.since.map_or_else(|| "the beginning".to_owned(), rfc);
+        let since = window.since.map_or_else(|| "the beginning".to_owned(), plan::time::show);
         let last = if plan.since_last { " (last)" } else { "" };
-        printer.line(format_args!("  window: from {since}{last} until {} (not included)", rfc(window.until)));
+        line(format!("  window: from {since}{last} until {} (not included)", plan::time::show(window.until)));
     }
     for (name, value) in &plan.params {
-        printer.line(format_args!("  {name} = {value}"));
+        line(format!("  {name} = {value}"));
     }
     for (name, source) in &plan.secrets {
-        printer.line(format_args!("  {name} = (secret from {source})"));
+        line(format!("  {name} = (secret from {source})"));
     }
     let timeout = plan.timeout.map_or_else(|| "none".to_owned(), plan::duration::show);
-    printer.line(format_args!("  timeout: {timeout}, grace: {}", plan::duration::show(plan.grace)));
+    line(format!("  timeout: {timeout}, grace: {}", plan::duration::show(plan.grace)));
     let memory = plan.memory_max.map_or_else(|| "not limited".to_owned(), plan::size::show);
-    printer.line(format_args!("  on overlap: {}, retries: {}, memory: {memory}", plan.on_overlap, plan.retries.limit));
+    line(format!("  on overlap: {}, retries: {}, memory: {memory}", plan.on_overlap, plan.retries.limit));
 }
 
 /// What was asked for beside the job.
