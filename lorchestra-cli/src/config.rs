@@ -1,6 +1,7 @@
 //! The configuration file: its keys, and what is wrong with a file that has others. Reads one file, no environment.
 
 use crate::failure::Failure;
+use lorchestra_core::catalog::problem::shell;
 use lorchestra_core::log;
 use lorchestra_core::outcome::Cause;
 use lorchestra_core::plan::retries::{MOST, RETRYABLE};
@@ -200,7 +201,7 @@ impl Config {
                     Some(link) => {
                         let target = std::fs::read_link(link).unwrap_or_default();
                         let what = format!("{} is a link to {}, which is not there", link.display(), target.display());
-                        Err(Failure::config(path, &what, &format!("mend the link, or remove it: rm {}", link.display())))
+                        Err(Failure::config(path, &what, &format!("mend the link, or remove it: rm {}", shell(link))))
                     }
                 };
             }

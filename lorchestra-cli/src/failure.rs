@@ -134,10 +134,10 @@ impl From<StateError> for Failure {
                 Self::refused(code, &message, path, source).mend(format!("or {choose}"))
             }
             StateError::OtherUser { path, owner, user } => Self::new(Code::Config, message)
-                .mend(format!("run the command as user {owner}, or give it away: chown -R {user} {}", path.display()))
+                .mend(format!("run the command as user {owner}, or give it away: chown -R {user} {}", shell(path)))
                 .mend(format!("or {choose}")),
             StateError::NotADirectory { path } => {
-                Self::new(Code::Config, message).mend(format!("move {} away", path.display())).mend(format!("or {choose}"))
+                Self::new(Code::Config, message).mend(format!("move {} away", shell(path))).mend(format!("or {choose}"))
             }
             StateError::Network { .. } => Self::new(Code::Config, message).mend(choose),
         }
@@ -155,7 +155,7 @@ impl From<StoreError> for Failure {
                 Self::new(Code::Config, message).mend("move the file away to begin a new history; nothing reads it meanwhile")
             }
             StoreError::Damaged { path, .. } => {
-                let path = path_text(&path);
+                let path = shell(&path);
                 Self::new(Code::Config, message)
                     .mend(format!("copy it with {path}-wal and -shm to a safe place first, while no lorchestra runs"))
                     .mend(format!("sqlite3 {path} .recover reads most of it again: docs/configuration.md, A damaged store"))

@@ -135,16 +135,12 @@ impl Fault {
     }
 
     pub(super) fn not_a_file(path: &Path, what: &str) -> Self {
-        Self::new(
-            Reason::NotAFile,
-            format!("it is {what}"),
-            format!("move {} away, or give it a name without .so", path_text(path)),
-        )
+        Self::new(Reason::NotAFile, format!("it is {what}"), format!("move {} away, or give it a name without .so", shell(path)))
     }
 
     /// A directory to search, named in `origin`.
     pub(super) fn not_searched(path: &Path, origin: &str, outcome: &SearchOutcome) -> Option<Self> {
-        let path = path_text(path);
+        let path = shell(path);
         let named = |what: &str| format!("the directory {what} ({origin})");
         let elsewhere = format!("name another directory in {origin}");
         Some(match outcome {
