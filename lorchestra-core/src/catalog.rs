@@ -1,8 +1,8 @@
 //! What is in the plugin directories, without running any of it, and without a cache.
 //!
 //! Owns discovery: search directories ([`SearchDir`]), whom a file may come from ([`trust`]), the checks of a file ([`inspect`]), the
-//! packages that can be used, and the problems of the files that cannot ([`problem`]). Talks to the file system by positioned reads only; never maps a file (a file
-//! that is truncated while mapped kills the process) and never calls dlopen.
+//! packages that can be used, and the problems of the files that cannot ([`problem`]). Talks to the file system by positioned reads
+//! only; never maps a file (a file that is truncated while mapped kills the process) and never calls dlopen.
 //!
 //! Promises: a file that cannot be used never hides one that can; every such file is a [`Problem`] with one reason and a fix; a
 //! library reached by two names (hard link, symlink, one directory named twice) is one library; two different files with one

@@ -6,6 +6,7 @@
 //! <state>/spool/<run>/lock                   held by the run's supervisor as long as it lives
 //! <state>/spool/<run>/<attempt>.lock         held by the attempt's worker ([`crate::locks`])
 //! <state>/spool/<run>/<attempt>.end          what its supervisor has seen, for recovery
+//! <state>/spool/<run>/progress               how far the job is, where somebody looks at it
 //! <state>/logs/<run>/<attempt>.out           what the job printed ([`crate::log`])
 //! <state>/logs/<run>/trace.jsonl             what the job traced ([`crate::log`])
 //! <state>/locks/<package>.<job>.<account>    the overlap lock, held by the run's supervisor; names the run

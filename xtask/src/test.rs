@@ -1,8 +1,9 @@
 //! `cargo xtask test` and `cargo xtask soak`.
 //!
 //! End-to-end tests run the real binary and real libraries from the target directory; a test never builds. So everything is built
-//! first, once, with the features that `cargo test` will use, so that nothing is compiled twice; then the plugins of other builds (docs/compatibility.md). The BigQuery emulator and
-//! a Singer tap are set up the first time, each in a Python environment of its own below the target directory; and Dovecot, out of Debian's packages.
+//! first, once, with the features that `cargo test` will use, so that nothing is compiled twice; then the plugins of other builds
+//! (docs/compatibility.md). The BigQuery emulator and a Singer tap are set up the first time, each in a Python environment of its own
+//! below the target directory; and Dovecot, out of Debian's packages.
 
 use crate::{Result, cargo};
 use std::ffi::{OsStr, OsString};
