@@ -87,14 +87,16 @@ pub(super) fn finish(live: Live, last: &Last<'_>, signals: &mut Signals, store: 
         }
         Err(error) => printer.warning(format_args!("what is delivered cannot be told: {error}")),
     }
-    let into_another = matches!(report.trouble, Some(Trouble::IntoAnother(_)));
-    if require && into_another {
-        printer.warning(format_args!(
-            "the events are not in the table that is named: {}",
-            report.trouble.as_ref().map_or_else(String::new, why)
-        ));
-    }
-    require && (into_another || store.backlog(Some(run_id)).is_ok_and(|own| own != Backlog::default()))
+    let into_another = match &report.trouble {
+        Some(trouble @ Trouble::IntoAnother(_)) if require => {
+            printer.warning(format_args!("the events are not in the table that is named: {}", why(trouble)));
+            true
+        }
+        _ => false,
+    };
+    // What cannot be told is not known to be delivered.
+    let delivered = || store.backlog(Some(run_id)).is_ok_and(|own| own == Backlog::default());
+    require && (into_another || !delivered())
 }
 
 /// One line about what is not delivered, if there is anything new to say.
