@@ -345,6 +345,20 @@ fn retention_removes_old_logs_and_old_runs() {
     assert!(!sandbox.lorchestra(&["events", "list"]).exits(0).out().contains(first.id()));
 }
 
+/// A file where a run's logs were: cleaning up fails, which changes nothing of the run, and is told with the system's reason.
+#[test]
+fn what_retention_cannot_remove_is_told_with_the_reason() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    sandbox.lorchestra(&["run-job", "misbehave", "print"]).exits(0);
+    let logs = sandbox.state().join("logs").join(sandbox.run().id());
+    fs::remove_dir_all(&logs).unwrap();
+    fs::write(&logs, "").unwrap();
+    sandbox.configure("[retention]\nlogs = \"0s\"");
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    let told = format!("warning: old runs could not be removed: {}: Not a directory", logs.display());
+    assert!(ended.err().starts_with(&told), "{}", ended.shown());
+}
+
 /// The database of something else is not written to.
 #[test]
 fn a_store_that_is_none_is_told() {

@@ -1,7 +1,7 @@
 //! Delivery as a person sees it: started beside a run, finished after it, `events flush`, `events setup`.
 
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::{Failure, chain};
 use crate::printer::Printer;
 use crate::settings::Settings;
 use lorchestra_core::delivery::bigquery::{BigQuery, BigQueryConfig, setup};
@@ -85,7 +85,7 @@ pub(super) fn finish(live: Live, last: &Last<'_>, signals: &mut Signals, store: 
                 tell(&report, backlog, printer);
             }
         }
-        Err(error) => printer.warning(format_args!("what is delivered cannot be told: {error}")),
+        Err(error) => printer.warning(format_args!("what is delivered cannot be told: {}", chain(&error))),
     }
     let into_another = match &report.trouble {
         Some(trouble @ Trouble::IntoAnother(_)) if require => {
@@ -133,7 +133,7 @@ fn why(trouble: &Trouble) -> String {
         Trouble::IntoAnother(table) => {
             format!("another process delivers for this state directory, into {table}: name one table in all of them")
         }
-        Trouble::Store(error) => error.to_string(),
+        Trouble::Store(error) => chain(error),
         Trouble::Thread(what) => format!("a fault of lorchestra: {what}"),
     }
 }

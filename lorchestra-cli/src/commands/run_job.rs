@@ -6,7 +6,7 @@ use crate::args::{OwnFlags, RunJob};
 use crate::bar::Bar;
 use crate::config::JobConfig;
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::{Failure, chain};
 use crate::flags;
 use crate::follow::Follower;
 use crate::notify::Notices;
@@ -296,7 +296,7 @@ impl Running<'_> {
         });
         match store.prune(&state, &settings.retention, Utc::now().timestamp_micros()) {
             Ok(pruned) => tracing::debug!(pruned.runs, pruned.logs, "retention"),
-            Err(error) => printer.warning(format_args!("old runs could not be removed: {error}")),
+            Err(error) => printer.warning(format_args!("old runs could not be removed: {}", chain(&error))),
         }
         // The job's own outcome goes first.
         Ok(match undelivered {
