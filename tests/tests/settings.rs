@@ -301,6 +301,15 @@ fn a_relative_home_is_refused_and_relative_xdg_variables_count_as_not_set() {
 }
 
 #[test]
+fn the_same_history_by_another_name_is_no_second_one() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    std::os::unix::fs::symlink(sandbox.state().parent().unwrap(), sandbox.path("linked")).unwrap();
+    let ended = sandbox.lorchestra_with(&[("XDG_STATE_HOME", &*sandbox.arg("linked"))], &["runs", "list"]).exits(0);
+    assert_eq!((ended.out().lines().count(), ended.err()), (1, ""), "{}", ended.shown());
+}
+
+#[test]
 fn a_second_history_is_told_of() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
