@@ -154,7 +154,7 @@ impl Rest {
         match self.call::<TableDataInsertAllResponse>(about, token, Method::POST, &path, Some(body)).await? {
             Ok(response) => {
                 let hide = |index: usize, text: &str| words::without(text, rows.get(index));
-                inserted(about, response.insert_errors.as_deref().unwrap_or_default(), hide).map_or(Ok(()), Err)
+                inserted(about, rows.len(), response.insert_errors.as_deref().unwrap_or_default(), hide).map_or(Ok(()), Err)
             }
             Err(fault) => Err(match (fault.status, fault.meaning(about, hidden)) {
                 // Something in these rows, then: which, is found by cutting.
