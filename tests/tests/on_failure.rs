@@ -72,6 +72,19 @@ fn is_called_once_for_a_run_that_recovery_closed() {
     }
 }
 
+/// The bookmark is looked up after such runs were closed, and nobody closes them a second time.
+#[test]
+fn is_called_for_a_run_that_was_closed_by_one_that_does_not_begin() {
+    let sandbox = sandbox();
+    let running = sandbox.start(&["run-job", "misbehave", "ignore_term", "--marker", &sandbox.arg("marker")]);
+    eventually("the job is entered", || sandbox.read("marker").ends_with('\n'));
+    running.signal(Signal::KILL);
+    drop(running);
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "typed", "--since", "last"]).exits(2);
+    assert!(ended.err().contains("is closed as abandoned") && ended.err().contains("there is no bookmark"), "{}", ended.shown());
+    assert_eq!(failures(&sandbox).len(), 1, "{}", ended.shown());
+}
+
 #[test]
 fn has_no_say_in_the_outcome_and_none_in_the_output() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);

@@ -45,6 +45,22 @@ pub(super) fn run(
     mut notices: Notices<'_>,
     printer: &mut Printer,
 ) -> Result<Code, Failure> {
+    let mut signals = None;
+    let result = plan_and_run(command, verbose, settings, &mut signals, &mut notices, printer);
+    // Also where no run was begun: one that a dead supervisor had left may have been closed on the way.
+    notices.send(signals.as_mut(), printer);
+    result
+}
+
+/// `signals` is set once they are handled here.
+fn plan_and_run(
+    command: &RunJob,
+    verbose: u8,
+    settings: &Settings,
+    signals: &mut Option<Signals>,
+    notices: &mut Notices<'_>,
+    printer: &mut Printer,
+) -> Result<Code, Failure> {
     let (Some(package_name), Some(job_name)) = (command.package.as_deref(), command.job.as_deref()) else {
         // Only for help, which crate::help has answered.
         return Err(Failure::new(Code::Usage, "PACKAGE and JOB are missing").mend("lorchestra run-job --help"));
@@ -66,7 +82,7 @@ pub(super) fn run(
     let bookmark = match plan::last::asked_by(job, &values) {
         Some(asked) => {
             let key = Key { package: package_name, job: job_name, account: asked.account.as_deref() };
-            bookmarks::asked_for(key, own.dry_run, settings, &mut notices, printer)?
+            bookmarks::asked_for(key, own.dry_run, settings, notices, printer)?
         }
         None => None,
     };
@@ -109,11 +125,9 @@ pub(super) fn run(
         delivery::check(settings, own.delivery_timeout.unwrap_or(settings.delivery_timeout))?;
     }
     // From here on a signal ends the run in order, not this process.
-    let mut signals = Signals::install().map_err(|e| Failure::new(Code::Internal, format!("signals cannot be handled: {e}")))?;
+    let handled = Signals::install().map_err(|e| Failure::new(Code::Internal, format!("signals cannot be handled: {e}")))?;
     let site = Running { settings, verbose, own: &own, lock, secrets };
-    let result = site.execute(package, job, &plan, &mut signals, &mut notices, printer);
-    notices.send(Some(&mut signals), printer);
-    result
+    site.execute(package, job, &plan, signals.insert(handled), notices, printer)
 }
 
 /// What the job's own source says of how it is run. The catalog has seen to it that it can be read.
