@@ -27,8 +27,8 @@ use lorchestra_core::store::{Run, Store};
 use lorchestra_plugin_api::manifest::{JobManifest, Manifest};
 use serde_json::json;
 
-/// Runs the command that was asked for.
-pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
+/// Runs the command that was asked for, and prints what went wrong.
+pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Code {
     // What was found on the way is told to `on_failure` last: whoever waits for the answer has it by then.
     let mut notices = Notices::new(settings.on_failure.as_deref());
     let result = match &args.command {
@@ -40,8 +40,9 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Re
         Command::Events(command) => events::run(command, settings, &mut notices, printer),
         Command::New { name, dir, api } => new::run(name, dir.as_deref(), api.as_deref(), printer),
     };
+    let code = printer.ended(result);
     notices.send(None, printer);
-    result
+    code
 }
 
 /// The catalog as this user may run it: with `locked = true` what plugins.lock does not allow is a problem.

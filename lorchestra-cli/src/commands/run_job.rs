@@ -38,18 +38,13 @@ const TOLD: u32 = 3;
 /// How long a job has to end when it is told to.
 const GRACE: Duration = Duration::from_secs(10);
 
-pub(super) fn run(
-    command: &RunJob,
-    verbose: u8,
-    settings: &Settings,
-    mut notices: Notices<'_>,
-    printer: &mut Printer,
-) -> Result<Code, Failure> {
+pub(super) fn run(command: &RunJob, verbose: u8, settings: &Settings, mut notices: Notices<'_>, printer: &mut Printer) -> Code {
     let mut signals = None;
     let result = plan_and_run(command, verbose, settings, &mut signals, &mut notices, printer);
+    let code = printer.ended(result);
     // Also where no run was begun: one that a dead supervisor had left may have been closed on the way.
     notices.send(signals.as_mut(), printer);
-    result
+    code
 }
 
 /// `signals` is set once they are handled here.
