@@ -313,32 +313,7 @@ pub(crate) enum Events {
     #[command(
         before_help = "Examples:\n  lorchestra events list --since -1d --type job.failed\n  lorchestra events list --run 019ab --payload"
     )]
-    List {
-        /// Only those of this run: its id, or enough of its beginning or end
-        #[arg(long)]
-        run: Option<String>,
-        /// Only those of this type
-        #[arg(long = "type", value_name = "TYPE")]
-        event_type: Option<String>,
-        /// Only those emitted at or after this time, e.g. -1d, yesterday, 2024-01-31
-        #[arg(long, value_name = "TIME")]
-        since: Option<String>,
-        /// Also payloads and subject ids, which may be personal
-        #[arg(long)]
-        payload: bool,
-        /// Only those that are still to be delivered to BigQuery
-        #[arg(long, group = "delivery")]
-        pending: bool,
-        /// Only those that BigQuery refused for good, with its reason
-        #[arg(long, group = "delivery")]
-        failed: bool,
-        /// Only those that were sent and of which it cannot be found out whether they arrived
-        #[arg(long, group = "delivery")]
-        uncertain: bool,
-        /// One JSON object a line (schema lorchestra.event/1)
-        #[arg(long)]
-        json: bool,
-    },
+    List(EventList),
     /// Deliver to BigQuery what is still to be delivered
     #[command(before_help = "Examples:\n  lorchestra events flush\n  lorchestra events flush --timeout 10m")]
     Flush {
@@ -362,6 +337,35 @@ pub(crate) enum Events {
         #[arg(long, value_parser = limit, value_name = "DURATION")]
         timeout: Option<Duration>,
     },
+}
+
+/// Which events are listed, and how.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct EventList {
+    /// Only those of this run: its id, or enough of its beginning or end
+    #[arg(long)]
+    pub(crate) run: Option<String>,
+    /// Only those of this type
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(crate) event_type: Option<String>,
+    /// Only those emitted at or after this time, e.g. -1d, yesterday, 2024-01-31
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// Also payloads and subject ids, which may be personal
+    #[arg(long)]
+    pub(crate) payload: bool,
+    /// Only those that are still to be delivered to BigQuery
+    #[arg(long, group = "delivery")]
+    pub(crate) pending: bool,
+    /// Only those that BigQuery refused for good, with its reason
+    #[arg(long, group = "delivery")]
+    pub(crate) failed: bool,
+    /// Only those that were sent and of which it cannot be found out whether they arrived
+    #[arg(long, group = "delivery")]
+    pub(crate) uncertain: bool,
+    /// One JSON object a line (schema lorchestra.event/1)
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -16,18 +16,19 @@ use crate::notify::{self, Notices};
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
-use lorchestra_core::catalog::Catalog;
 use lorchestra_core::catalog::problem::path_text;
+use lorchestra_core::catalog::{Catalog, Package};
 use lorchestra_core::library;
 use lorchestra_core::lockfile::Lockfile;
 use lorchestra_core::outcome::Outcome;
 use lorchestra_core::recovery::{Closed, Recovered, close_all_abandoned};
 use lorchestra_core::state::StateDir;
 use lorchestra_core::store::{Run, Store};
+use lorchestra_plugin_api::manifest::{JobManifest, Manifest};
 use serde_json::json;
 
-/// Runs the command that was asked for.
-pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
+/// Runs the command that was asked for, and prints what went wrong.
+pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Code {
     // What was found on the way is told to `on_failure` last: whoever waits for the answer has it by then.
     let mut notices = Notices::new(settings.on_failure.as_deref());
     let result = match &args.command {
@@ -39,8 +40,9 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Re
         Command::Events(command) => events::run(command, settings, &mut notices, printer),
         Command::New { name, dir, api } => new::run(name, dir.as_deref(), api.as_deref(), printer),
     };
+    let code = printer.ended(result);
     notices.send(None, printer);
-    result
+    code
 }
 
 /// The catalog as this user may run it: with `locked = true` what plugins.lock does not allow is a problem.
@@ -58,6 +60,15 @@ fn locked_to(settings: &Settings) -> Result<Lockfile, Failure> {
         Failure::new(Code::Config, format!("only locked plugins may run, and there is no {}", path_text(&settings.lockfile)))
             .mend("lorchestra plugins lock writes it, for the libraries that are installed now")
     })
+}
+
+/// A job that a person named: its package, all that this says of itself, and the job in it.
+fn find_job<'a>(catalog: &'a Catalog, package: &str, job: &str) -> Result<(&'a Package, Manifest, JobManifest), Failure> {
+    let found = catalog.find(package).map_err(|lookup| Failure::lookup(catalog, package, None, &lookup))?;
+    catalog.find_job(package, job).map_err(|lookup| Failure::lookup(catalog, package, Some(job), &lookup))?;
+    let manifest = found.manifest().map_err(|problem| Failure::unusable(package, &[&problem]))?;
+    let job = manifest.job(job).cloned().ok_or_else(|| Failure::replaced(&found.path))?;
+    Ok((found, manifest, job))
 }
 
 fn hold_to(catalog: &mut Catalog, lock: &Lockfile) {
@@ -114,7 +125,7 @@ fn tell_closed(closed: Closed, notices: &mut Notices<'_>, printer: &mut Printer)
 /// Says which runs were closed, and notes the failed ones for `on_failure`: their own supervisor could not.
 fn tell_recovered(recovered: &[Recovered], notices: &mut Notices<'_>, printer: &mut Printer) {
     let told = if recovered.len() > TOLD { TOLD - 1 } else { TOLD };
-    for (i, Recovered { run, outcome, .. }) in recovered.iter().enumerate() {
+    for (i, Recovered { run, outcome }) in recovered.iter().enumerate() {
         let name = format!("run {} of {}/{}", run.run_id, run.package, run.job);
         let line = match outcome {
             Outcome::Completed => format!("{name} had completed when its supervisor died; recorded now"),

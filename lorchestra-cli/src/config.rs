@@ -1,6 +1,7 @@
 //! The configuration file: its keys, and what is wrong with a file that has others. Reads one file, no environment.
 
 use crate::failure::Failure;
+use lorchestra_core::catalog::problem::shell;
 use lorchestra_core::log;
 use lorchestra_core::outcome::Cause;
 use lorchestra_core::plan::retries::{MOST, RETRYABLE};
@@ -186,7 +187,7 @@ fn text_of(path: &Path) -> io::Result<String> {
 /// The link because of which a path is not there: the file's own, or one of a directory above it.
 fn dangling(path: &Path) -> Option<&Path> {
     let (last, meta) = path.ancestors().find_map(|at| Some((at, at.symlink_metadata().ok()?)))?;
-    meta.is_symlink().then_some(last)
+    (meta.is_symlink() && !last.exists()).then_some(last)
 }
 
 impl Config {
@@ -200,7 +201,7 @@ impl Config {
                     Some(link) => {
                         let target = std::fs::read_link(link).unwrap_or_default();
                         let what = format!("{} is a link to {}, which is not there", link.display(), target.display());
-                        Err(Failure::config(path, &what, &format!("mend the link, or remove it: rm {}", link.display())))
+                        Err(Failure::config(path, &what, &format!("mend the link, or remove it: rm {}", shell(link))))
                     }
                 };
             }
@@ -367,6 +368,18 @@ mod tests {
         std::os::unix::fs::symlink("nowhere", &config).unwrap();
         let refused = Config::read(&path).unwrap_err();
         assert!(refused.message.ends_with("/lorchestra is a link to nowhere, which is not there"), "{refused:?}");
+    }
+
+    /// As who keeps his dot files elsewhere has it: a directory on the way is a link, and what it leads to is there.
+    #[test]
+    fn a_missing_file_behind_a_link_is_a_missing_file() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("dotfiles")).unwrap();
+        std::os::unix::fs::symlink("dotfiles", dir.path().join("config")).unwrap();
+        for name in ["config/config.toml", "config/lorchestra/config.toml"] {
+            let read = Config::read(&dir.path().join(name));
+            assert!(read.is_ok(), "{name}: {read:?}");
+        }
     }
 
     #[test]

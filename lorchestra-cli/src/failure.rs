@@ -6,7 +6,7 @@ use crate::exit::Code;
 use crate::refusal::{self, Refusal};
 use crate::show;
 use lorchestra_core::catalog::problem::{path_text, shell};
-use lorchestra_core::catalog::{Catalog, Lookup, Problem};
+use lorchestra_core::catalog::{Catalog, Fault, Lookup, Problem};
 use lorchestra_core::install::InstallError;
 use lorchestra_core::lockfile::LockfileError;
 use lorchestra_core::recovery::RecoveryError;
@@ -66,6 +66,12 @@ impl Failure {
             }
         }
         failure
+    }
+
+    /// A library file that a person named.
+    pub(crate) fn library(file: &Path, Fault { detail, reason, fix, .. }: &Fault) -> Self {
+        Self::new(Code::Plugin, format!("{} cannot be used: {detail} ({})", path_text(file), reason.as_str()))
+            .mend(format!("fix: {fix}"))
     }
 
     /// A library that is not what it was when it was listed, a moment ago.
@@ -128,10 +134,10 @@ impl From<StateError> for Failure {
                 Self::refused(code, &message, path, source).mend(format!("or {choose}"))
             }
             StateError::OtherUser { path, owner, user } => Self::new(Code::Config, message)
-                .mend(format!("run the command as user {owner}, or give it away: chown -R {user} {}", path.display()))
+                .mend(format!("run the command as user {owner}, or give it away: chown -R {user} {}", shell(path)))
                 .mend(format!("or {choose}")),
             StateError::NotADirectory { path } => {
-                Self::new(Code::Config, message).mend(format!("move {} away", path.display())).mend(format!("or {choose}"))
+                Self::new(Code::Config, message).mend(format!("move {} away", shell(path))).mend(format!("or {choose}"))
             }
             StateError::Network { .. } => Self::new(Code::Config, message).mend(choose),
         }
@@ -149,7 +155,7 @@ impl From<StoreError> for Failure {
                 Self::new(Code::Config, message).mend("move the file away to begin a new history; nothing reads it meanwhile")
             }
             StoreError::Damaged { path, .. } => {
-                let path = path_text(&path);
+                let path = shell(&path);
                 Self::new(Code::Config, message)
                     .mend(format!("copy it with {path}-wal and -shm to a safe place first, while no lorchestra runs"))
                     .mend(format!("sqlite3 {path} .recover reads most of it again: docs/configuration.md, A damaged store"))
@@ -306,7 +312,7 @@ fn full_or_read_only(error: &std::io::Error) -> bool {
 }
 
 /// An error and its causes, in one line.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

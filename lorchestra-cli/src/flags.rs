@@ -113,7 +113,7 @@ fn command(package: &str, job: &JobManifest) -> Command {
                 arg(param, id(param), param.flag())
                     .action(ArgAction::Append)
                     .value_parser(value_parser!(OsString))
-                    .value_name(show::value_name(param.kind)),
+                    .value_name(value::placeholder(param.kind)),
             )
         };
     }
@@ -153,7 +153,7 @@ fn usage(package: &str, job: &JobManifest) -> (String, String) {
         usage = format!("{usage} {}", show::flag(param));
         line = match param.kind {
             ParamKind::Bool => format!("{line} --{}", param.flag()),
-            kind => format!("{line} --{} {}", param.flag(), show::value_name(kind)),
+            kind => format!("{line} --{} {}", param.flag(), value::placeholder(kind)),
         };
     }
     if job.params.iter().any(|param| param.name == "since" && param.kind == ParamKind::DateTime && !param.is_required()) {

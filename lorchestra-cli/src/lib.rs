@@ -53,22 +53,13 @@ pub fn main() -> ExitCode {
     // way is closed by the next command.
     let result = catch_unwind(AssertUnwindSafe(|| match help::asked_for(&args) {
         Some(package) => help::print(package, &args, &mut printer),
-        None => Settings::read(&args).and_then(|settings| commands::run(&args, &settings, &mut printer)),
+        None => Settings::read(&args).map(|settings| commands::run(&args, &settings, &mut printer)),
     }));
-    let code = match result {
-        Ok(Ok(code)) => code,
-        Ok(Err(failure)) => {
-            printer.failure(&failure);
-            failure.code
-        }
-        Err(_) => {
-            printer.failure(
-                &Failure::new(exit::Code::Internal, "lorchestra itself failed; the lines above say where")
-                    .mend("report them with the command"),
-            );
-            exit::Code::Internal
-        }
+    let fault = |_| {
+        Err(Failure::new(exit::Code::Internal, "lorchestra itself failed; the lines above say where")
+            .mend("report them with the command"))
     };
+    let code = printer.ended(result.unwrap_or_else(fault));
     printer.finish(code)
 }
 

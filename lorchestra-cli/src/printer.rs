@@ -85,6 +85,14 @@ impl Printer {
         }
     }
 
+    /// How a command ended; what went wrong is printed.
+    pub(crate) fn ended(&mut self, result: Result<Code, Failure>) -> Code {
+        result.unwrap_or_else(|failure| {
+            self.failure(&failure);
+            failure.code
+        })
+    }
+
     /// What clap has to say: help and version are data, anything else is bad usage.
     pub(crate) fn clap(&mut self, error: &clap::Error) -> Code {
         let text = error.render();

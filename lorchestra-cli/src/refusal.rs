@@ -1,7 +1,7 @@
 //! Which directory or file is the root of it when the system refuses a path, and what mends that. Looks at the file system, at the
 //! moment of the message; [`crate::failure`] makes the message.
 
-use crate::show::escaped;
+use lorchestra_core::catalog::problem::{path_text, shell};
 use rustix::fs::{Access, access};
 use std::io::{Error, ErrorKind};
 use std::os::unix::fs::MetadataExt;
@@ -19,12 +19,12 @@ pub(crate) struct Refusal {
 /// The refusal behind an error at `path`. `None`: the error says all there is.
 pub(crate) fn of(path: &Path, error: &Error) -> Option<Refusal> {
     let (at, meta) = path.ancestors().find_map(|at| Some((at, std::fs::metadata(at).ok()?)))?;
-    let shown = escaped(&at.display().to_string());
+    let (shown, typed) = (path_text(at), shell(at));
     match error.kind() {
         ErrorKind::PermissionDenied => unwritable(at),
         ErrorKind::ReadOnlyFilesystem => Some(Refusal {
             what: format!("the file system of {shown} is mounted read-only"),
-            mend: format!("findmnt -T {shown} shows where it is mounted"),
+            mend: format!("findmnt -T {typed} shows where it is mounted"),
         }),
         ErrorKind::StorageFull => Some(full(at)),
         ErrorKind::QuotaExceeded => Some(Refusal {
@@ -37,7 +37,7 @@ pub(crate) fn of(path: &Path, error: &Error) -> Option<Refusal> {
         }),
         // Something on the way is a file.
         ErrorKind::NotADirectory if !meta.is_dir() => {
-            Some(Refusal { what: format!("{shown} is not a directory"), mend: format!("move {shown} away") })
+            Some(Refusal { what: format!("{shown} is not a directory"), mend: format!("move {typed} away") })
         }
         _ => None,
     }
@@ -50,12 +50,12 @@ pub(crate) fn of_file(path: &Path) -> Option<Refusal> {
 
 /// No room at this place.
 pub(crate) fn full(at: &Path) -> Refusal {
-    let shown = escaped(&at.display().to_string());
+    let (shown, typed) = (path_text(at), shell(at));
     let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
     let limit = limit.map(|bytes| format!("; or raise ulimit -f, which is {} KiB", bytes >> 10)).unwrap_or_default();
     Refusal {
         what: format!("the file system of {shown} is full"),
-        mend: format!("free some space or inodes: df -h {shown}; df -i {shown}{limit}"),
+        mend: format!("free some space or inodes: df -h {typed}; df -i {typed}{limit}"),
     }
 }
 
@@ -65,14 +65,14 @@ fn unwritable(at: &Path) -> Option<Refusal> {
     let needed =
         if meta.is_dir() { Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK } else { Access::READ_OK | Access::WRITE_OK };
     access(at, needed).err()?;
-    let shown = escaped(&at.display().to_string());
+    let (shown, typed) = (path_text(at), shell(at));
     let (user, owner) = (rustix::process::geteuid().as_raw(), meta.uid());
     let mode = if meta.is_dir() { "u+rwx" } else { "u+rw" };
     Some(if owner == user {
-        Refusal { what: format!("this user may not write in {shown}"), mend: format!("chmod {mode} {shown}") }
+        Refusal { what: format!("this user may not write in {shown}"), mend: format!("chmod {mode} {typed}") }
     } else {
         let what = format!("this user may not write in {shown}, which belongs to user {owner}");
-        Refusal { what, mend: format!("as user {owner} or root: chown {user} {shown}") }
+        Refusal { what, mend: format!("as user {owner} or root: chown {user} {typed}") }
     })
 }
 
@@ -100,6 +100,19 @@ mod tests {
         assert!(refusal.what.contains(&root) && refusal.what.contains("read-only"), "{refusal:?}");
         let refusal = of(&file, &error(Errno::FBIG)).unwrap();
         assert!(refusal.what.contains(&format!("{root}/file")) && refusal.mend.contains("ulimit -f"), "{refusal:?}");
+    }
+
+    #[test]
+    fn a_command_can_be_copied_whatever_the_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let spaced = dir.path().join("a b");
+        std::fs::create_dir(&spaced).unwrap();
+        let root = dir.path().display();
+        let refusal = of(&spaced.join("c"), &error(Errno::NOSPC)).unwrap();
+        assert_eq!(refusal.what, format!("the file system of {root}/a b is full"));
+        assert!(refusal.mend.contains(&format!("df -h '{root}/a b'; df -i '{root}/a b'")), "{refusal:?}");
+        let refusal = of(&spaced.join("c"), &error(Errno::ROFS)).unwrap();
+        assert!(refusal.mend.starts_with(&format!("findmnt -T '{root}/a b' ")), "{refusal:?}");
     }
 
     #[test]

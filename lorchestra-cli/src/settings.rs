@@ -102,7 +102,10 @@ impl Settings {
         let state_home = base.state_dir().map_or_else(|| base.home_dir().join(".local/state"), PathBuf::from);
         let state_dir = config.state_dir.unwrap_or_else(|| state_home.join("lorchestra"));
         let default_state = base.home_dir().join(".local/state/lorchestra");
-        let second_store = (state_dir != default_state && default_state.join("lorchestra.db").exists()).then_some(default_state);
+        // The same directory may have another name.
+        let is_default = || std::fs::canonicalize(&state_dir).ok() == std::fs::canonicalize(&default_state).ok();
+        let is_second = state_dir != default_state && default_state.join("lorchestra.db").exists() && !is_default();
+        let second_store = is_second.then_some(default_state);
         let default = Retention::default();
         Ok(Self {
             plugin_dirs,

@@ -3,6 +3,7 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use lorchestra_core::catalog::problem::path_text;
 use lorchestra_core::catalog::{Package, SearchOutcome, Searched};
+use lorchestra_core::plan::value;
 use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest, printable};
 use std::time::Duration;
@@ -28,27 +29,11 @@ pub(crate) fn elapsed(duration: Duration) -> String {
     }
 }
 
-/// What a flag's value stands for.
-pub(crate) fn value_name(kind: ParamKind) -> &'static str {
-    match kind {
-        ParamKind::String => "TEXT",
-        ParamKind::Int(_) | ParamKind::Uint(_) => "N",
-        ParamKind::Float => "NUMBER",
-        ParamKind::Bool => "BOOL",
-        ParamKind::DateTime => "TIME",
-        ParamKind::Date => "DATE",
-        ParamKind::Path => "PATH",
-        ParamKind::Duration => "DURATION",
-        ParamKind::Enum => "VALUE",
-        ParamKind::Secret => "SOURCE",
-    }
-}
-
 /// `--since <TIME>`, `--[no-]dry`.
 pub(crate) fn flag(param: &ParamManifest) -> String {
     match param.kind {
         ParamKind::Bool => format!("--[no-]{}", param.flag()),
-        kind => format!("--{} <{}>{}", param.flag(), value_name(kind), if param.repeated { "..." } else { "" }),
+        kind => format!("--{} <{}>{}", param.flag(), value::placeholder(kind), if param.repeated { "..." } else { "" }),
     }
 }
 
@@ -118,6 +103,7 @@ pub(crate) fn searched(outcome: &SearchOutcome) -> String {
     match outcome {
         SearchOutcome::Read { files: 1 } => "1 plugin file".to_owned(),
         SearchOutcome::Read { files } => format!("{files} plugin files"),
+        SearchOutcome::Before(path) => format!("the same directory as {}", path_text(path)),
         SearchOutcome::Missing => "does not exist".to_owned(),
         SearchOutcome::NotADirectory => "is not a directory".to_owned(),
         SearchOutcome::Unreadable(why) => format!("cannot be read: {why}"),

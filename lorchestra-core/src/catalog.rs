@@ -1,8 +1,8 @@
 //! What is in the plugin directories, without running any of it, and without a cache.
 //!
 //! Owns discovery: search directories ([`SearchDir`]), whom a file may come from ([`trust`]), the checks of a file ([`inspect`]), the
-//! packages that can be used, and the problems of the files that cannot ([`problem`]). Talks to the file system by positioned reads only; never maps a file (a file
-//! that is truncated while mapped kills the process) and never calls dlopen.
+//! packages that can be used, and the problems of the files that cannot ([`problem`]). Talks to the file system by positioned reads
+//! only; never maps a file (a file that is truncated while mapped kills the process) and never calls dlopen.
 //!
 //! Promises: a file that cannot be used never hides one that can; every such file is a [`Problem`] with one reason and a fix; a
 //! library reached by two names (hard link, symlink, one directory named twice) is one library; two different files with one
@@ -66,6 +66,8 @@ pub enum SearchOutcome {
         /// Number of files named `*.so`.
         files: usize,
     },
+    /// It is one that was read before, by this name: what is in it is found there.
+    Before(PathBuf),
     /// It is not there.
     Missing,
     /// It is something else.
@@ -145,8 +147,13 @@ impl Catalog {
         let mut aliases = Vec::new();
         let mut packages_by_name: BTreeMap<String, Vec<Package>> = BTreeMap::new();
         let mut seen: HashMap<(u64, u64), PathBuf> = HashMap::new();
+        let mut read: HashMap<PathBuf, PathBuf> = HashMap::new();
         for dir in dirs {
             let trusted = trust::directory(&dir.path);
+            if let Some(before) = trusted.as_ref().ok().and_then(|real| read.get(real)) {
+                searched.push(Searched { dir: dir.clone(), outcome: SearchOutcome::Before(before.clone()) });
+                continue;
+            }
             let mut take = |path: PathBuf, found: Found| match found {
                 Found::Gone => {}
                 Found::Unusable(fault) => problems.push(fault.at(path)),
@@ -169,6 +176,9 @@ impl Catalog {
                     _ => SearchOutcome::Unreadable(e.to_string()),
                 },
             };
+            if let (Ok(real), SearchOutcome::Read { .. }) = (trusted, &outcome) {
+                read.insert(real, dir.path.clone());
+            }
             searched.push(Searched { dir: dir.clone(), outcome });
         }
         let mut packages = Vec::new();
@@ -180,6 +190,8 @@ impl Catalog {
             }
         }
         problems.sort_by(|a, b| a.path.cmp(&b.path));
+        // A directory that is not trusted is read as often as it is named.
+        problems.dedup_by(|a, b| a.path == b.path);
         Self { searched, packages, problems, aliases }
     }
 

@@ -49,11 +49,6 @@ impl Changes {
         changed.sort_by(|a, b| a.job.cmp(&b.job));
         Self { added: missing(&before, &after), removed: missing(&after, &before), changed }
     }
-
-    /// Whether callers see no difference.
-    pub fn is_empty(&self) -> bool {
-        self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
-    }
 }
 
 #[cfg(test)]
@@ -95,7 +90,7 @@ mod tests {
         );
         let changed = ChangedJob { job: "b".into(), before: "(cx, n: u8)".into(), after: "(cx, n: u16)".into() };
         assert_eq!(changes.changed, [changed]);
-        assert!(Changes::between(Some(&after), &after).is_empty());
+        assert_eq!(Changes::between(Some(&after), &after), Changes::default());
         assert_eq!(Changes::between(None, &after).added.len(), 4);
     }
 }

@@ -92,7 +92,11 @@ impl Lockfile {
                 Err(io(e))
             };
         }
-        let mut file = catalog::open_trusted(path).map_err(|fault| LockfileError::Unusable { path: path.to_owned(), fault })?;
+        let mut file = catalog::open_trusted(path).map_err(|fault| {
+            // A library would be installed instead; this is written anew.
+            let fault = if fault.reason == Reason::LinkOut { Fault { fix: MEND.to_owned(), ..fault } } else { fault };
+            LockfileError::Unusable { path: path.to_owned(), fault }
+        })?;
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(io)?;
         Self::parse(&text).map(Some).map_err(|what| LockfileError::Malformed { path: path.to_owned(), what })
@@ -229,5 +233,19 @@ mod tests {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o646)).unwrap();
         let Err(LockfileError::Unusable { fault, .. }) = Lockfile::read(&path) else { panic!("it was read") };
         assert_eq!((fault.reason, fault.fix), (Reason::NotTrusted, format!("chmod o-w {}", path.display())));
+    }
+
+    /// What mends it is another thing than for a library.
+    #[test]
+    fn a_link_is_no_lock_and_writing_it_anew_mends_that() {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, path) = (dir.path().join("config"), dir.path().join("config/plugins.lock"));
+        one("1.0.0", 'a').write(&dir.path().join("elsewhere.lock")).unwrap();
+        std::fs::create_dir(&config).unwrap();
+        std::os::unix::fs::symlink("../elsewhere.lock", &path).unwrap();
+        let Err(LockfileError::Unusable { fault, .. }) = Lockfile::read(&path) else { panic!("it was read") };
+        assert_eq!((fault.reason, &*fault.fix), (Reason::LinkOut, MEND));
+        one("1.0.0", 'b').write(&path).unwrap();
+        assert_eq!(Lockfile::read(&path).unwrap(), Some(one("1.0.0", 'b')));
     }
 }

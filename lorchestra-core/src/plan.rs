@@ -6,8 +6,8 @@
 //! plan that is printed is the plan that is run; a plan holds nothing its job's types do not take; and what is wrong with
 //! a request is said all at once, one line each; and no secret is in it, only where each is to be found ([`source`]).
 //!
-//! [`time`], [`duration`] and [`size`] are the small languages, [`last`] the bookmark among the times, [`value`] is what each kind of parameter takes; [`overlap`] and [`retries`]
-//! are what a run does when it cannot begin, or has failed.
+//! [`time`], [`duration`] and [`size`] are the small languages, [`last`] the bookmark among the times, [`value`] is what each kind of
+//! parameter takes; [`overlap`] and [`retries`] are what a run does when it cannot begin, or has failed.
 
 pub mod duration;
 pub mod last;

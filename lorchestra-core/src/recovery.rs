@@ -54,8 +54,6 @@ pub struct Recovered {
     pub run: Run,
     /// How it ended.
     pub outcome: Outcome,
-    /// Payload of its terminal event.
-    pub payload: serde_json::Value,
 }
 
 /// Why a run could not be closed. It stays open, and nothing of it is lost.
@@ -258,11 +256,11 @@ fn close(state: &StateDir, store: &mut Store, dead: Vec<Claimed>, closed: &mut C
     let pairs: Vec<(&str, &RunEnd)> = ends.iter().map(|(claimed, _, end)| (claimed.run.run_id.as_str(), end)).collect();
     match store.end_runs(&pairs) {
         Ok(ended) => {
-            for ((claimed, outcome, end), ended) in ends.into_iter().zip(ended) {
+            for ((claimed, outcome, _), ended) in ends.into_iter().zip(ended) {
                 remove_spool(state, &claimed.run.run_id);
                 if ended {
                     tracing::info!(run_id = claimed.run.run_id, ?outcome, "closed a run whose supervisor had died");
-                    closed.recovered.push(Recovered { run: claimed.run, outcome, payload: end.payload });
+                    closed.recovered.push(Recovered { run: claimed.run, outcome });
                 }
             }
         }

@@ -6,6 +6,7 @@
 //! <state>/spool/<run>/lock                   held by the run's supervisor as long as it lives
 //! <state>/spool/<run>/<attempt>.lock         held by the attempt's worker ([`crate::locks`])
 //! <state>/spool/<run>/<attempt>.end          what its supervisor has seen, for recovery
+//! <state>/spool/<run>/progress               how far the job is, where somebody looks at it
 //! <state>/logs/<run>/<attempt>.out           what the job printed ([`crate::log`])
 //! <state>/logs/<run>/trace.jsonl             what the job traced ([`crate::log`])
 //! <state>/locks/<package>.<job>.<account>    the overlap lock, held by the run's supervisor; names the run
@@ -105,11 +106,6 @@ impl StateDir {
             Some(kind) => Err(StateError::Network { path: path(), kind }),
             None => Ok(Self { root: path() }),
         }
-    }
-
-    /// The directory itself.
-    pub fn root(&self) -> &Path {
-        &self.root
     }
 
     /// The store's file.
@@ -219,7 +215,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let root = parent.path().join("a/b");
         let state = StateDir::open(&root).unwrap();
-        for dir in [state.root().to_owned(), state.spools(), root.join("locks")] {
+        for dir in [root.clone(), state.spools(), root.join("locks")] {
             assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700, "{}", dir.display());
         }
     }

@@ -160,13 +160,14 @@ impl Store {
 
     /// The store, if it is there and of the present version.
     fn open_current(path: &Path) -> Result<Option<Self>, StoreError> {
-        let Some(store) = Self::open_as_it_is(path)? else { return Ok(None) };
-        let version = schema::version(&store.db).map_err(|e| StoreError::sql(path, "reading the store's version", e))?;
-        Ok(matches!(version, schema::Version::Current).then_some(store))
+        Ok(match Self::open_as_it_is(path)? {
+            Some((store, schema::Version::Current)) => Some(store),
+            _ => None,
+        })
     }
 
-    /// The store, if it is there, of the present or an older version; or a database that is empty yet.
-    fn open_as_it_is(path: &Path) -> Result<Option<Self>, StoreError> {
+    /// The store and its version, if it is there: the present or an older one. An older one may be a database that is empty yet.
+    fn open_as_it_is(path: &Path) -> Result<Option<(Self, schema::Version)>, StoreError> {
         match std::fs::metadata(path) {
             Ok(meta) if meta.is_file() => {}
             Ok(_) => return Err(StoreError::Foreign { path: path.to_owned(), why: "it is not a regular file".into() }),
@@ -178,11 +179,11 @@ impl Store {
         let store = Self { db, path: path.to_owned(), long_log: false };
         store.configure()?;
         match schema::version(&store.db).map_err(|e| StoreError::sql(path, "reading the store's version", e))? {
-            schema::Version::Current | schema::Version::Older => Ok(Some(store)),
             schema::Version::Newer(found) => Err(StoreError::Newer { path: path.to_owned(), found, known: schema::VERSION }),
             schema::Version::Foreign => {
                 Err(StoreError::Foreign { path: path.to_owned(), why: "it is another program's SQLite database".into() })
             }
+            version => Ok(Some((store, version))),
         }
     }
 
@@ -565,7 +566,7 @@ pub(crate) mod tests {
         let pruned = prune(&mut store);
         assert_eq!((pruned.runs, pruned.payloads), (0, 0), "nothing is delivered");
         // Delivered, but for one that was refused.
-        let rows = store.pending_rows(10, usize::MAX).unwrap();
+        let rows = store.pending_rows(0, 10, usize::MAX).unwrap();
         let batch = |first: usize, last: usize| NewBatch {
             destination: "p.d.t".into(),
             stream: None,

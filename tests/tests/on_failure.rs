@@ -72,6 +72,22 @@ fn is_called_once_for_a_run_that_recovery_closed() {
     }
 }
 
+/// The bookmark is looked up after such runs were closed, and nobody closes them a second time.
+#[test]
+fn is_called_for_a_run_that_was_closed_by_one_that_does_not_begin() {
+    let sandbox = sandbox();
+    sandbox.configure("on_failure = \"echo called\"");
+    let running = sandbox.start(&["run-job", "misbehave", "ignore_term", "--marker", &sandbox.arg("marker")]);
+    eventually("the job is entered", || sandbox.read("marker").ends_with('\n'));
+    running.signal(Signal::KILL);
+    drop(running);
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "typed", "--since", "last"]).exits(2);
+    // Last, when whoever waits has the answer.
+    let order = ["is closed as abandoned", "there is no bookmark", "\ncalled\n"].map(|text| ended.err().find(text));
+    assert!(order.iter().all(Option::is_some) && order.is_sorted(), "{}", ended.shown());
+    assert_eq!(ended.err().matches("called").count(), 1, "{}", ended.shown());
+}
+
 #[test]
 fn has_no_say_in_the_outcome_and_none_in_the_output() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);

@@ -301,6 +301,15 @@ fn a_relative_home_is_refused_and_relative_xdg_variables_count_as_not_set() {
 }
 
 #[test]
+fn the_same_history_by_another_name_is_no_second_one() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    std::os::unix::fs::symlink(sandbox.state().parent().unwrap(), sandbox.path("linked")).unwrap();
+    let ended = sandbox.lorchestra_with(&[("XDG_STATE_HOME", &*sandbox.arg("linked"))], &["runs", "list"]).exits(0);
+    assert_eq!((ended.out().lines().count(), ended.err()), (1, ""), "{}", ended.shown());
+}
+
+#[test]
 fn a_second_history_is_told_of() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
@@ -343,6 +352,20 @@ fn retention_removes_old_logs_and_old_runs() {
     });
     sandbox.lorchestra(&["events", "list", "--run", first.id()]).exits(1);
     assert!(!sandbox.lorchestra(&["events", "list"]).exits(0).out().contains(first.id()));
+}
+
+/// A file where a run's logs were: cleaning up fails, which changes nothing of the run, and is told with the system's reason.
+#[test]
+fn what_retention_cannot_remove_is_told_with_the_reason() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    sandbox.lorchestra(&["run-job", "misbehave", "print"]).exits(0);
+    let logs = sandbox.state().join("logs").join(sandbox.run().id());
+    fs::remove_dir_all(&logs).unwrap();
+    fs::write(&logs, "").unwrap();
+    sandbox.configure("[retention]\nlogs = \"0s\"");
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    let told = format!("warning: old runs could not be removed: {}: Not a directory", logs.display());
+    assert!(ended.err().starts_with(&told), "{}", ended.shown());
 }
 
 /// The database of something else is not written to.

@@ -65,20 +65,9 @@ enum Name {
 }
 
 impl Name {
-    fn key(self) -> &'static str {
-        match self {
-            Self::List => "list",
-            Self::Run => "run",
-            Self::Emit => "emit",
-            Self::Hello => "hello",
-            Self::Trust => "trust",
-            Self::Recovery => "recovery",
-            Self::Million => "million",
-            Self::Deliver => "deliver",
-            Self::Canonicalize => "canonicalize",
-            Self::Taps => "taps",
-            Self::Documents => "documents",
-        }
+    /// As it is typed.
+    fn key(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 }
 
@@ -96,12 +85,9 @@ impl Site {
 }
 
 pub(crate) fn run(options: &Options) -> Result {
-    let target = cargo::target("release")?;
+    let target = cargo::built("release")?;
     let names = match options {
-        Options { all: true, .. } => {
-            use Name::*;
-            vec![List, Run, Emit, Hello, Trust, Recovery, Million, Deliver, Canonicalize, Taps, Documents]
-        }
+        Options { all: true, .. } => Name::value_variants().to_vec(),
         Options { names, .. } if names.is_empty() => vec![Name::List, Name::Run, Name::Emit, Name::Trust, Name::Recovery],
         Options { names, .. } => names.clone(),
     };

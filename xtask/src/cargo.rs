@@ -11,12 +11,16 @@ pub(crate) fn root() -> Result<PathBuf> {
     Ok(here.parent().ok_or("xtask lies in no workspace")?.to_owned())
 }
 
-/// Where a profile's binaries and libraries are: beside this one, whatever CARGO_TARGET_DIR says.
-pub(crate) fn target(profile: &str) -> Result<PathBuf> {
+/// The target directory: the one that this program lies in, whatever CARGO_TARGET_DIR says.
+pub(crate) fn target() -> Result<PathBuf> {
     // <target>/<profile>/xtask
     let exe = std::env::current_exe()?;
-    let target = exe.ancestors().nth(2).ok_or("xtask lies in no target directory")?;
-    Ok(target.join(profile))
+    Ok(exe.ancestors().nth(2).ok_or("xtask lies in no target directory")?.to_owned())
+}
+
+/// Where a profile's binaries and libraries are.
+pub(crate) fn built(profile: &str) -> Result<PathBuf> {
+    Ok(target()?.join(profile))
 }
 
 /// A call of cargo in the workspace's root, with the Cargo.lock as it is.

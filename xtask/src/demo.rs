@@ -21,7 +21,7 @@ pub(crate) fn run(pipeline: bool, keep: bool) -> Result {
     args.extend(packages.iter().flat_map(|package| ["-p", package]));
     println!("$ cargo build --locked {}", args.join(" "));
     cargo::build(&args)?;
-    let target = cargo::target("debug")?;
+    let target = cargo::built("debug")?;
     let stage = Stage { sandbox: Sandbox::new(&std::env::temp_dir(), &target)?, target };
     println!("\nsandbox: {}", stage.sandbox.path().display());
     let done = if pipeline { pipeline::show(&stage) } else { show(&stage) };

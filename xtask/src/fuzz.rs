@@ -45,9 +45,7 @@ pub(crate) fn run(options: &Options) -> Result {
     if let Some(unknown) = options.targets.iter().find(|name| !known.contains(name)) {
         return Err(format!("{unknown} is no fuzz target; there are {}", known.join(", ")).into());
     }
-    // <target>/<profile>
-    let profile = cargo::target("debug")?;
-    let work = profile.parent().ok_or("xtask lies in no target directory")?.join("fuzz");
+    let work = cargo::target()?.join("fuzz");
     let programs = build(&source, &work)?;
     if options.build {
         return Ok(());

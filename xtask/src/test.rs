@@ -1,8 +1,9 @@
 //! `cargo xtask test` and `cargo xtask soak`.
 //!
 //! End-to-end tests run the real binary and real libraries from the target directory; a test never builds. So everything is built
-//! first, once, with the features that `cargo test` will use, so that nothing is compiled twice; then the plugins of other builds (docs/compatibility.md). The BigQuery emulator and
-//! a Singer tap are set up the first time, each in a Python environment of its own below the target directory; and Dovecot, out of Debian's packages.
+//! first, once, with the features that `cargo test` will use, so that nothing is compiled twice; then the plugins of other builds
+//! (docs/compatibility.md). The BigQuery emulator and a Singer tap are set up the first time, each in a Python environment of its own
+//! below the target directory; and Dovecot, out of Debian's packages.
 
 use crate::{Result, cargo};
 use std::ffi::{OsStr, OsString};
@@ -50,11 +51,10 @@ pub(crate) fn soak(rounds: u32) -> Result {
 
 /// Plugins that the dev build of the workspace does not make: of earlier ABI revisions, with a runtime, and as authors ship them.
 fn other_builds() -> Result {
-    let profile = cargo::target("debug")?;
-    let target = profile.parent().ok_or("xtask lies in no target directory")?;
+    let target = cargo::target()?;
     for manifest in ["tests/frozen/Cargo.toml", "tests/web/Cargo.toml"] {
         let mut build = cargo::cargo("build")?;
-        build.args(["--manifest-path", manifest, "--workspace", "--target-dir"]).arg(target);
+        build.args(["--manifest-path", manifest, "--workspace", "--target-dir"]).arg(&target);
         cargo::run(&mut build)?;
     }
     cargo::build(&["--profile", "shipped", "-p", "misbehave", "-p", "constructor", "-p", "hello"])
@@ -63,20 +63,16 @@ fn other_builds() -> Result {
 /// What the tests in `bigquery` start: half a gigabyte and a minute, once. And the tap of those in `taps`.
 fn from_pypi() -> Result {
     println!("the BigQuery emulator and a Singer tap: set up once, below the target directory");
-    // <target>/<profile>
-    let profile = cargo::target("debug")?;
-    let target = profile.parent().ok_or("xtask lies in no target directory")?;
-    crate::venv::ensure(target)?;
-    crate::venv::ensure_tap(target)?;
+    let target = cargo::target()?;
+    crate::venv::ensure(&target)?;
+    crate::venv::ensure_tap(&target)?;
     Ok(())
 }
 
 /// What the tests in `imap` start: forty megabytes and some seconds, once.
 fn dovecot() -> Result {
     println!("Dovecot: unpacked once, below the target directory");
-    let profile = cargo::target("debug")?;
-    let target = profile.parent().ok_or("xtask lies in no target directory")?;
-    crate::dovecot::ensure(target)?;
+    crate::dovecot::ensure(&cargo::target()?)?;
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! `bookmarks show`, `set`, `reset`; and the one bookmark that a run asks for.
 
-use super::{history, look_after, second_store};
+use super::{find_job, history, look_after, second_store};
 use crate::args::Bookmarks;
 use crate::exit::Code;
 use crate::failure::Failure;
@@ -178,10 +178,7 @@ fn set(key: Key<'_>, time: &str, settings: &Settings, notices: &mut Notices<'_>,
 fn is_read(key: Key<'_>, settings: &Settings) -> Result<(), Failure> {
     let Key { package, job: job_name, account } = key;
     let catalog = Catalog::scan(&settings.plugin_dirs);
-    let found = catalog.find(package).map_err(|lookup| Failure::lookup(&catalog, package, None, &lookup))?;
-    catalog.find_job(package, job_name).map_err(|lookup| Failure::lookup(&catalog, package, Some(job_name), &lookup))?;
-    let manifest = found.manifest().map_err(|problem| Failure::unusable(package, &[&problem]))?;
-    let job = manifest.job(job_name).ok_or_else(|| Failure::replaced(&found.path))?;
+    let (_, _, job) = find_job(&catalog, package, job_name)?;
     let useless =
         |why: &str| Failure::new(Code::Usage, format!("no run of {package}/{job_name} would read that bookmark: {why}"));
     if !job.has_since() {

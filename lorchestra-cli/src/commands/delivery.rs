@@ -1,7 +1,7 @@
 //! Delivery as a person sees it: started beside a run, finished after it, `events flush`, `events setup`.
 
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::{Failure, chain};
 use crate::printer::Printer;
 use crate::settings::Settings;
 use lorchestra_core::delivery::bigquery::{BigQuery, BigQueryConfig, setup};
@@ -85,16 +85,18 @@ pub(super) fn finish(live: Live, last: &Last<'_>, signals: &mut Signals, store: 
                 tell(&report, backlog, printer);
             }
         }
-        Err(error) => printer.warning(format_args!("what is delivered cannot be told: {error}")),
+        Err(error) => printer.warning(format_args!("what is delivered cannot be told: {}", chain(&error))),
     }
-    let into_another = matches!(report.trouble, Some(Trouble::IntoAnother(_)));
-    if require && into_another {
-        printer.warning(format_args!(
-            "the events are not in the table that is named: {}",
-            report.trouble.as_ref().map_or_else(String::new, why)
-        ));
-    }
-    require && (into_another || store.backlog(Some(run_id)).is_ok_and(|own| own != Backlog::default()))
+    let into_another = match &report.trouble {
+        Some(trouble @ Trouble::IntoAnother(_)) if require => {
+            printer.warning(format_args!("the events are not in the table that is named: {}", why(trouble)));
+            true
+        }
+        _ => false,
+    };
+    // What cannot be told is not known to be delivered.
+    let delivered = || store.backlog(Some(run_id)).is_ok_and(|own| own == Backlog::default());
+    require && (into_another || !delivered())
 }
 
 /// One line about what is not delivered, if there is anything new to say.
@@ -131,7 +133,7 @@ fn why(trouble: &Trouble) -> String {
         Trouble::IntoAnother(table) => {
             format!("another process delivers for this state directory, into {table}: name one table in all of them")
         }
-        Trouble::Store(error) => error.to_string(),
+        Trouble::Store(error) => chain(error),
         Trouble::Thread(what) => format!("a fault of lorchestra: {what}"),
     }
 }

@@ -1,7 +1,7 @@
 //! `events list`, `flush`, `setup`.
 
 use super::{delivery, find_run, history};
-use crate::args::Events;
+use crate::args::{EventList, Events};
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::notify::Notices;
@@ -28,24 +28,25 @@ pub(super) fn run(
     notices: &mut Notices<'_>,
     printer: &mut Printer,
 ) -> Result<Code, Failure> {
-    let (run, event_type, since, payload, json, delivery) = match command {
-        Events::List { run, event_type, since, payload, pending, failed, uncertain, json } => {
-            let delivery = match (pending, failed, uncertain) {
-                (true, ..) => Some(Undelivered::Pending),
-                (_, true, _) => Some(Undelivered::Refused),
-                (.., true) => Some(Undelivered::Uncertain),
-                _ => None,
-            };
-            (run, event_type, since, payload, json, delivery)
-        }
+    match command {
+        Events::List(wanted) => list(wanted, settings, notices, printer),
         Events::Flush { timeout, resend_uncertain, resend_failed } => {
             let history = history(settings, notices, printer)?;
             let resend = Resend { uncertain: *resend_uncertain, refused: *resend_failed };
-            return delivery::flush(*timeout, resend, settings, history.as_ref(), printer);
+            delivery::flush(*timeout, resend, settings, history.as_ref(), printer)
         }
-        Events::Setup { dry_run, timeout } => return delivery::set_up(*dry_run, *timeout, settings, printer),
+        Events::Setup { dry_run, timeout } => delivery::set_up(*dry_run, *timeout, settings, printer),
+    }
+}
+
+fn list(wanted: &EventList, settings: &Settings, notices: &mut Notices<'_>, printer: &mut Printer) -> Result<Code, Failure> {
+    let delivery = match (wanted.pending, wanted.failed, wanted.uncertain) {
+        (true, ..) => Some(Undelivered::Pending),
+        (_, true, _) => Some(Undelivered::Refused),
+        (.., true) => Some(Undelivered::Uncertain),
+        _ => None,
     };
-    let since = match since {
+    let since = match &wanted.since {
         None => None,
         Some(text) => Some(
             plan::time::parse(text, Utc::now())
@@ -55,7 +56,7 @@ pub(super) fn run(
     };
     let history = history(settings, notices, printer)?;
     let store = history.as_ref().map(|(_, store)| store);
-    let run_id = match run {
+    let run_id = match &wanted.run {
         None => None,
         Some(run) => Some(find_run(store, settings, run)?.run_id),
     };
@@ -63,15 +64,15 @@ pub(super) fn run(
         printer.note("No events yet.");
         return Ok(Code::Success);
     };
-    let filter = EventFilter { run_id, event_type: event_type.clone(), since, delivery };
+    let filter = EventFilter { run_id, event_type: wanted.event_type.clone(), since, delivery };
     let mut any = false;
     let each = |mut event: Event| {
         any = true;
-        if !payload {
+        if !wanted.payload {
             event.payload = None;
             event.subject_id = None;
         }
-        if *json {
+        if wanted.json {
             printer.json(&Line { schema: "lorchestra.event/1", event: &event });
         } else {
             printer.line(text(&event));

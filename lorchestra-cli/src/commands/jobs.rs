@@ -138,10 +138,7 @@ pub(super) fn problem_json(problem: &Problem) -> Value {
 }
 
 fn show(catalog: &Catalog, package_name: &str, job_name: &str, as_json: bool, printer: &mut Printer) -> Result<Code, Failure> {
-    let package = catalog.find(package_name).map_err(|lookup| Failure::lookup(catalog, package_name, None, &lookup))?;
-    catalog.find_job(package_name, job_name).map_err(|lookup| Failure::lookup(catalog, package_name, Some(job_name), &lookup))?;
-    let manifest = package.manifest().map_err(|problem| Failure::unusable(package_name, &[&problem]))?;
-    let job = manifest.job(job_name).ok_or_else(|| Failure::replaced(&package.path))?;
+    let (package, manifest, job) = super::find_job(catalog, package_name, job_name)?;
     let path = package.path.display().to_string();
     if as_json {
         let params: Vec<Value> = job
@@ -183,7 +180,7 @@ fn show(catalog: &Catalog, package_name: &str, job_name: &str, as_json: bool, pr
     printer.line(format_args!("{package_name}/{job_name}"));
     printer.line(format_args!("Location: {} ({}:{})", printable(&path), printable(&job.file), job.line));
     printer.line(format_args!("Signature: {}", printable(&job.signature)));
-    for note in show::source_notes(job) {
+    for note in show::source_notes(&job) {
         printer.line(note);
     }
     if !job.docs.is_empty() {

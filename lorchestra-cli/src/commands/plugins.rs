@@ -48,22 +48,18 @@ fn list(settings: &Settings, as_json: bool, printer: &mut Printer) -> Result<Cod
     let mut entries: BTreeMap<&Path, Entry<'_>> = BTreeMap::new();
     entries.extend(catalog.packages.iter().map(|package| (&*package.path, Entry::Package(package))));
     entries.extend(catalog.problems.iter().map(|problem| (&*problem.path, Entry::Problem(problem))));
-    // A directory that is searched twice has every name twice.
-    let others = catalog.aliases.iter().filter(|alias| alias.path != alias.of);
-    entries.extend(others.map(|alias| (&*alias.path, Entry::Alias(alias))));
+    entries.extend(catalog.aliases.iter().map(|alias| (&*alias.path, Entry::Alias(alias))));
     if as_json {
         let directories: Vec<Value> = catalog.searched.iter().map(directory_json).collect();
         let files: Vec<Value> = entries.iter().map(|(path, entry)| entry_json(path, entry, lock.as_ref())).collect();
         printer.json(&json!({"schema": "lorchestra.plugins-list/1", "directories": directories, "files": files}));
         return Ok(Code::Success);
     }
-    let mut told: Vec<&Path> = Vec::new();
     for Searched { dir, outcome } in &catalog.searched {
-        if told.contains(&&*dir.path) {
+        printer.line(format_args!("{} ({}): {}", path_text(&dir.path), dir.origin, show::searched(outcome)));
+        if matches!(outcome, SearchOutcome::Before(_)) {
             continue;
         }
-        told.push(&dir.path);
-        printer.line(format_args!("{} ({}): {}", path_text(&dir.path), dir.origin, show::searched(outcome)));
         let here: Vec<_> = entries.iter().filter(|(path, _)| path.parent() == Some(&dir.path)).collect();
         let name = |path: &Path| path.file_name().map(|name| path_text(Path::new(name))).unwrap_or_default();
         let width = here.iter().map(|(path, _)| name(path).chars().count()).max().unwrap_or(0);
@@ -85,10 +81,9 @@ fn entry_text(entry: &Entry<'_>, lock: Option<&Lock>) -> Vec<String> {
             let jobs = show::counted(outline.jobs.len(), "job");
             let mut line = format!("usable: {} {}, {jobs}", outline.package, printable(&outline.version));
             if let Some(lock) = lock {
-                line.push_str(match is_locked(package, lock) {
-                    Some(true) => ", locked",
-                    _ => ", not as in plugins.lock",
-                });
+                let sha256 = library::sha256(&package.path);
+                let is_locked = sha256.is_ok_and(|sha256| is_locked(package, &sha256, lock));
+                line.push_str(if is_locked { ", locked" } else { ", not as in plugins.lock" });
             }
             vec![line]
         }
@@ -99,15 +94,14 @@ fn entry_text(entry: &Entry<'_>, lock: Option<&Lock>) -> Vec<String> {
     }
 }
 
-/// Whether plugins.lock has these bytes; `None`: they cannot be read any more.
-fn is_locked(package: &Package, lock: &Lock) -> Option<bool> {
-    let sha256 = library::sha256(&package.path).ok()?;
-    Some(lock.allows_bytes(&package.outline.package, &package.outline.version, || Ok(sha256)).is_ok())
+/// Whether plugins.lock has the bytes of this checksum.
+fn is_locked(package: &Package, sha256: &str, lock: &Lock) -> bool {
+    lock.allows_bytes(&package.outline.package, &package.outline.version, || Ok(sha256.to_owned())).is_ok()
 }
 
 fn directory_json(searched: &Searched) -> Value {
     let (state, detail) = match &searched.outcome {
-        SearchOutcome::Read { .. } => ("read", None),
+        SearchOutcome::Read { .. } | SearchOutcome::Before(_) => ("read", None),
         SearchOutcome::Missing => ("missing", None),
         SearchOutcome::NotADirectory => ("not-a-directory", None),
         SearchOutcome::Unreadable(why) => ("unreadable", Some(why)),
@@ -118,16 +112,20 @@ fn directory_json(searched: &Searched) -> Value {
 fn entry_json(path: &Path, entry: &Entry<'_>, lock: Option<&Lock>) -> Value {
     let path = path.display().to_string();
     match entry {
-        Entry::Package(package) => json!({
-            "path": path,
-            "state": "usable",
-            "package": package.outline.package,
-            "version": package.outline.version,
-            "jobs": show::job_names(package),
-            "sha256": library::sha256(&package.path).ok(),
-            // Null where there is no plugins.lock, and none is asked for.
-            "locked": lock.and_then(|lock| is_locked(package, lock)),
-        }),
+        Entry::Package(package) => {
+            // Null when it cannot be read any more.
+            let sha256 = library::sha256(&package.path).ok();
+            json!({
+                "path": path,
+                "state": "usable",
+                "package": package.outline.package,
+                "version": package.outline.version,
+                "jobs": show::job_names(package),
+                "sha256": sha256,
+                // Null also where there is no plugins.lock, and none is asked for.
+                "locked": lock.zip(sha256.as_ref()).map(|(lock, sha256)| is_locked(package, sha256, lock)),
+            })
+        }
         Entry::Problem(problem) => {
             let mut value = jobs::problem_json(problem);
             value["state"] = "unusable".into();

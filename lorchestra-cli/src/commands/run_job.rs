@@ -1,12 +1,12 @@
 //! `run-job`: parameters to a plan, the plan to a run, the run's end to words and an exit code.
 
 use super::jobs::unknown_policies;
-use super::{bookmarks, delivery, failure_report, locked_to, second_store, tell_closed, tell_recovered};
+use super::{bookmarks, delivery, failure_report, find_job, locked_to, second_store, tell_closed, tell_recovered};
 use crate::args::{OwnFlags, RunJob};
 use crate::bar::Bar;
 use crate::config::JobConfig;
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::{Failure, chain};
 use crate::flags;
 use crate::follow::Follower;
 use crate::notify::Notices;
@@ -15,6 +15,7 @@ use crate::secrets::{self, Configured};
 use crate::settings::Settings;
 use crate::show;
 use chrono::Utc;
+use lorchestra_core::catalog::problem::path_text;
 use lorchestra_core::catalog::{Catalog, Package};
 use lorchestra_core::library::Library;
 use lorchestra_core::lockfile::Lockfile;
@@ -26,7 +27,7 @@ use lorchestra_core::signals::Signals;
 use lorchestra_core::state::StateDir;
 use lorchestra_core::store::bookmark::Key;
 use lorchestra_core::supervisor::{Ended, Ran, Retrying, Site, Skipped, Watcher};
-use lorchestra_plugin_api::manifest::JobManifest;
+use lorchestra_plugin_api::manifest::{JobManifest, printable};
 use serde_json::json;
 use std::ffi::OsString;
 use std::path::Path;
@@ -37,11 +38,22 @@ const TOLD: u32 = 3;
 /// How long a job has to end when it is told to.
 const GRACE: Duration = Duration::from_secs(10);
 
-pub(super) fn run(
+pub(super) fn run(command: &RunJob, verbose: u8, settings: &Settings, mut notices: Notices<'_>, printer: &mut Printer) -> Code {
+    let mut signals = None;
+    let result = plan_and_run(command, verbose, settings, &mut signals, &mut notices, printer);
+    let code = printer.ended(result);
+    // Also where no run was begun: one that a dead supervisor had left may have been closed on the way.
+    notices.send(signals.as_mut(), printer);
+    code
+}
+
+/// `signals` is set once they are handled here.
+fn plan_and_run(
     command: &RunJob,
     verbose: u8,
     settings: &Settings,
-    mut notices: Notices<'_>,
+    signals: &mut Option<Signals>,
+    notices: &mut Notices<'_>,
     printer: &mut Printer,
 ) -> Result<Code, Failure> {
     let (Some(package_name), Some(job_name)) = (command.package.as_deref(), command.job.as_deref()) else {
@@ -49,12 +61,7 @@ pub(super) fn run(
         return Err(Failure::new(Code::Usage, "PACKAGE and JOB are missing").mend("lorchestra run-job --help"));
     };
     let catalog = Catalog::scan(&settings.plugin_dirs);
-    let package = catalog.find(package_name).map_err(|lookup| Failure::lookup(&catalog, package_name, None, &lookup))?;
-    catalog
-        .find_job(package_name, job_name)
-        .map_err(|lookup| Failure::lookup(&catalog, package_name, Some(job_name), &lookup))?;
-    let manifest = package.manifest().map_err(|problem| Failure::unusable(package_name, &[&problem]))?;
-    let job = manifest.job(job_name).ok_or_else(|| Failure::replaced(&package.path))?;
+    let (package, manifest, job) = &find_job(&catalog, package_name, job_name)?;
 
     unknown_policies(&catalog, settings, false, printer);
     let help = command.help.then(|| "--help".into());
@@ -70,7 +77,7 @@ pub(super) fn run(
     let bookmark = match plan::last::asked_by(job, &values) {
         Some(asked) => {
             let key = Key { package: package_name, job: job_name, account: asked.account.as_deref() };
-            bookmarks::asked_for(key, own.dry_run, settings, &mut notices, printer)?
+            bookmarks::asked_for(key, own.dry_run, settings, notices, printer)?
         }
         None => None,
     };
@@ -103,7 +110,6 @@ pub(super) fn run(
     let lock = if own.locked || settings.locked { Some(locked_to(settings)?) } else { None };
     if own.dry_run {
         if lock.is_some() {
-            // What would not be run is not planned.
             sealed(package, lock.as_ref())?;
         }
         dry_run(package, &plan, own.json, printer);
@@ -114,11 +120,9 @@ pub(super) fn run(
         delivery::check(settings, own.delivery_timeout.unwrap_or(settings.delivery_timeout))?;
     }
     // From here on a signal ends the run in order, not this process.
-    let mut signals = Signals::install().map_err(|e| Failure::new(Code::Internal, format!("signals cannot be handled: {e}")))?;
+    let handled = Signals::install().map_err(|e| Failure::new(Code::Internal, format!("signals cannot be handled: {e}")))?;
     let site = Running { settings, verbose, own: &own, lock, secrets };
-    let result = site.execute(package, job, &plan, &mut signals, &mut notices, printer);
-    notices.send(Some(&mut signals), printer);
-    result
+    site.execute(package, job, &plan, signals.insert(handled), notices, printer)
 }
 
 /// What the job's own source says of how it is run. The catalog has seen to it that it can be read.
@@ -188,24 +192,25 @@ fn dry_run(package: &Package, plan: &Plan, as_json: bool, printer: &mut Printer)
         }));
         return;
     }
-    printer.line(format_args!("{}/{} (dry run: nothing was started)", plan.package, plan.job));
-    printer.line(format_args!("  plugin: {} {} ({})", plan.package, plan.version, package.path.display()));
+    // What the plugin says of itself, and what was typed.
+    let mut line = |text: String| printer.line(printable(&text));
+    line(format!("{}/{} (dry run: nothing was started)", plan.package, plan.job));
+    line(format!("  plugin: {} {} ({})", plan.package, plan.version, path_text(&package.path)));
     if let Some(window) = &plan.window {
-        let rfc = |t: chrono::DateTime<Utc>| t.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true);
-        let since = window.since.map_or_else(|| "the beginning".to_owned(), rfc);
+        let since = window.since.map_or_else(|| "the beginning".to_owned(), plan::time::show);
         let last = if plan.since_last { " (last)" } else { "" };
-        printer.line(format_args!("  window: from {since}{last} until {} (not included)", rfc(window.until)));
+        line(format!("  window: from {since}{last} until {} (not included)", plan::time::show(window.until)));
     }
     for (name, value) in &plan.params {
-        printer.line(format_args!("  {name} = {value}"));
+        line(format!("  {name} = {value}"));
     }
     for (name, source) in &plan.secrets {
-        printer.line(format_args!("  {name} = (secret from {source})"));
+        line(format!("  {name} = (secret from {source})"));
     }
     let timeout = plan.timeout.map_or_else(|| "none".to_owned(), plan::duration::show);
-    printer.line(format_args!("  timeout: {timeout}, grace: {}", plan::duration::show(plan.grace)));
+    line(format!("  timeout: {timeout}, grace: {}", plan::duration::show(plan.grace)));
     let memory = plan.memory_max.map_or_else(|| "not limited".to_owned(), plan::size::show);
-    printer.line(format_args!("  on overlap: {}, retries: {}, memory: {memory}", plan.on_overlap, plan.retries.limit));
+    line(format!("  on overlap: {}, retries: {}, memory: {memory}", plan.on_overlap, plan.retries.limit));
 }
 
 /// What was asked for beside the job.
@@ -245,8 +250,8 @@ impl Running<'_> {
             version: env!("CARGO_PKG_VERSION"),
             trace_level: settings.trace_level,
             log_max: settings.log_max,
-            // What follows the trace writes to the same terminal.
             secrets: &self.secrets,
+            // What follows the trace writes to the same terminal.
             progress: verbose == 0 && !own.quiet && Bar::is_seen(),
         };
         let mut recovered = Vec::new();
@@ -300,7 +305,7 @@ impl Running<'_> {
         });
         match store.prune(&state, &settings.retention, Utc::now().timestamp_micros()) {
             Ok(pruned) => tracing::debug!(pruned.runs, pruned.logs, "retention"),
-            Err(error) => printer.warning(format_args!("old runs could not be removed: {error}")),
+            Err(error) => printer.warning(format_args!("old runs could not be removed: {}", chain(&error))),
         }
         // The job's own outcome goes first.
         Ok(match undelivered {

@@ -41,27 +41,25 @@ pub(super) fn run(
     match command {
         Runs::List { running, limit, json } => list(store, &RunFilter { running: *running, limit: Some(*limit) }, *json, printer),
         Runs::Show { run, json } => {
-            let run = find_run(store, settings, run)?;
-            match history {
-                Some((state, store)) => show(&state, &store, &run, settings.bigquery.is_some(), *json, printer),
-                None => Ok(Code::Failed),
-            }
+            let (state, store, run) = named(history, settings, run)?;
+            show(&state, &store, &run, settings.bigquery.is_some(), *json, printer)
         }
         Runs::Logs { run, trace } => {
-            let run = find_run(store, settings, run)?;
-            match history {
-                Some((state, store)) => logs(&state, &store, &run, *trace, printer),
-                None => Ok(Code::Failed),
-            }
+            let (state, store, run) = named(history, settings, run)?;
+            logs(&state, &store, &run, *trace, printer)
         }
         Runs::Stop { run } => {
-            let run = find_run(store, settings, run)?;
-            match history {
-                Some((state, mut store)) => stop(settings, notices, &state, &mut store, &run, printer),
-                None => Ok(Code::Failed),
-            }
+            let (state, mut store, run) = named(history, settings, run)?;
+            stop(settings, notices, &state, &mut store, &run, printer)
         }
     }
+}
+
+/// The run that a person named, in its history.
+fn named(history: Option<(StateDir, Store)>, settings: &Settings, text: &str) -> Result<(StateDir, Store, Run), Failure> {
+    let run = find_run(history.as_ref().map(|(_, store)| store), settings, text)?;
+    let (state, store) = history.ok_or_else(|| Failure::new(Code::Internal, "a run was found, and no history"))?;
+    Ok((state, store, run))
 }
 
 fn list(store: Option<&Store>, filter: &RunFilter, as_json: bool, printer: &mut Printer) -> Result<Code, Failure> {

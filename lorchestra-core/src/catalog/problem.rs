@@ -2,14 +2,12 @@
 
 use super::SearchOutcome;
 use lorchestra_plugin_api::manifest::printable;
-use serde::Serialize;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// The kinds of problems. A closed set; the names are part of `jobs list --json`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// A symbolic link to nothing.
     DanglingLink,
@@ -137,20 +135,16 @@ impl Fault {
     }
 
     pub(super) fn not_a_file(path: &Path, what: &str) -> Self {
-        Self::new(
-            Reason::NotAFile,
-            format!("it is {what}"),
-            format!("move {} away, or give it a name without .so", path_text(path)),
-        )
+        Self::new(Reason::NotAFile, format!("it is {what}"), format!("move {} away, or give it a name without .so", shell(path)))
     }
 
     /// A directory to search, named in `origin`.
     pub(super) fn not_searched(path: &Path, origin: &str, outcome: &SearchOutcome) -> Option<Self> {
-        let path = path_text(path);
+        let path = shell(path);
         let named = |what: &str| format!("the directory {what} ({origin})");
         let elsewhere = format!("name another directory in {origin}");
         Some(match outcome {
-            SearchOutcome::Read { .. } => return None,
+            SearchOutcome::Read { .. } | SearchOutcome::Before(_) => return None,
             SearchOutcome::Missing => Self::new(Reason::Missing, named("is not there"), format!("mkdir {path}, or {elsewhere}")),
             SearchOutcome::NotADirectory => Self::new(Reason::NotADirectory, format!("it is no directory ({origin})"), elsewhere),
             SearchOutcome::Unreadable(why) => Self::new(

@@ -342,6 +342,22 @@ fn what_is_not_there_is_said_with_the_nearest_names() {
 }
 
 #[test]
+fn a_directory_that_is_named_twice_is_read_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (plugins, linked) = (dir.path().join("plugins"), dir.path().join("linked"));
+    std::fs::create_dir(&plugins).unwrap();
+    symlink("plugins", &linked).unwrap();
+    std::fs::write(plugins.join("a.so"), plugin("pack")).unwrap();
+    std::fs::hard_link(plugins.join("a.so"), plugins.join("b.so")).unwrap();
+    symlink("nowhere", plugins.join("c.so")).unwrap();
+    for second in [&plugins, &linked] {
+        let Catalog { searched, packages, problems, aliases } = scan(&[&plugins, second]);
+        assert_eq!((packages.len(), problems.len(), aliases.len()), (1, 1, 1), "{problems:?} {aliases:?}");
+        assert_eq!(searched[1].outcome, SearchOutcome::Before(plugins.clone()));
+    }
+}
+
+#[test]
 fn a_problem_cannot_steer_a_terminal() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("lib\u{1b}[2J.so"), "x").unwrap();

@@ -5,7 +5,7 @@
 //! contents in any error or Debug, and no connection before [`Destination::connect`].
 //!
 //! ```text
-//!  BigQuery ─┬─ rest     gcp-bigquery-client: tables.get, insertAll, query, setup ──┐
+//!  BigQuery ─┬─ rest     tables.get, insertAll, query, setup (gcp-bigquery-client) ──┐
 //!            ├─ storage  CreateWriteStream, AppendRows, FinalizeWriteStream ────────┼─ answer: what an error means
 //!            ├─ columns, encode: the table's columns, rows as bytes                 │
 //!            └─ credentials, token, dial: who we are, and the way through a proxy ──┘
@@ -33,8 +33,6 @@ use credentials::Credentials;
 use dial::Dialing;
 use endpoint::Endpoint;
 use gcp_bigquery_client::Client;
-use gcp_bigquery_client::error::BQError;
-use gcp_bigquery_client::model::table::Table;
 use rest::{Rest, TableName};
 use serde_json::Value;
 use std::collections::HashSet;
@@ -183,11 +181,6 @@ impl BigQuery {
         Ok(())
     }
 
-    /// Columns of the event that the table lacks, as last read: their values are not written. Empty before connecting.
-    pub fn left_out(&self) -> &[&'static str] {
-        self.read.as_ref().map_or(&[], |read| read.layout.left_out())
-    }
-
     /// Everything a REST call needs.
     async fn rest(&mut self) -> Result<RestCall<'_>, Refusal> {
         self.resolve().await?;
@@ -237,21 +230,8 @@ impl BigQuery {
 
     async fn read_table(&mut self) -> Result<(), Refusal> {
         let call = self.rest().await?;
-        let table = call.table;
-        let about = table.full.as_str();
-        let got = call.client().table().get(&table.project, &table.dataset, &table.table, None).await;
-        let (found, kind, location) = match got {
-            Ok(Table { schema, r#type, location, .. }) => {
-                (schema.fields.iter().flatten().map(Found::from).collect::<Vec<_>>(), r#type, location)
-            }
-            // A type that the client does not know, or an answer that is none of BigQuery's: asked again, that tells which.
-            Err(BQError::RequestError(error)) if error.is_decode() => raw_table(call.rest, table, call.token.as_deref()).await?,
-            Err(error) => return Err(answer::rest(about, &error)),
-        };
-        if let Some(kind) = kind.filter(|kind| kind != "TABLE") {
-            return Err(Refusal::Denied(format!("{about}: is a {}, and no table", words::one_line(&kind))));
-        }
-        let layout = Layout::read(about, &found)?;
+        let (found, location) = call.columns().await?;
+        let layout = Layout::read(&call.table.full, &found)?;
         // The descriptor of an open connection may be another.
         if let Some(storage) = &mut self.storage {
             let changed = storage.take_schema_changed() || self.read.as_ref().is_none_or(|read| read.layout != layout);
@@ -300,6 +280,16 @@ struct RestCall<'a> {
 impl RestCall<'_> {
     fn client(&self) -> &Client {
         self.rest.with(self.token.as_deref())
+    }
+
+    /// The table's columns, and its location.
+    async fn columns(&self) -> Result<(Vec<Found>, Option<String>), Refusal> {
+        match read_table(self.rest, self.table, self.token.as_deref()).await? {
+            (_, Some(kind), _) if kind != "TABLE" => {
+                Err(Refusal::Denied(format!("{}: is a {kind}, and no table", self.table.full)))
+            }
+            (found, _, location) => Ok((found, location)),
+        }
     }
 }
 
@@ -400,14 +390,13 @@ async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, 
     tokio::time::timeout(limit, work).await
 }
 
-/// The table's columns, kind and location past the client.
-async fn raw_table(
+/// Columns, kind and location of a table or view. Past the client, which cannot read a table that has a type it does not know.
+async fn read_table(
     rest: &Rest,
     table: &TableName,
     token: Option<&str>,
 ) -> Result<(Vec<Found>, Option<String>, Option<String>), Refusal> {
-    let path = format!("projects/{}/datasets/{}/tables/{}", table.project, table.dataset, table.table);
-    let resource = rest.raw(&table.full, token, reqwest::Method::GET, &path, None).await?;
+    let resource = rest.raw(&table.full, token, reqwest::Method::GET, &table.resource(), None).await?;
     let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
     let fields = resource.pointer("/schema/fields").and_then(Value::as_array);
     let found = fields

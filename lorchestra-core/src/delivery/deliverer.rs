@@ -298,7 +298,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
     async fn freeze(&mut self, done: Option<&Batch>) -> Result<bool, Trouble> {
         // What is `done` is still pending to the store.
         let after = done.map_or(0, |batch| batch.last);
-        let out = self.store.pending_rows_after(after, self.room, self.policy.bytes)?;
+        let out = self.store.pending_rows(after, self.room, self.policy.bytes)?;
         let stream = if out.is_empty() { None } else { self.place().await? };
         let new = match (out.first(), out.last()) {
             (Some(first), Some(last)) => Some(NewBatch {

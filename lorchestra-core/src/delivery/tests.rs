@@ -3,8 +3,8 @@
 use super::*;
 use crate::spool::Cursor;
 use crate::spool::record::{self, Record};
-use crate::state::StateDir;
-use crate::store::{NewRun, Store};
+use crate::store::Store;
+use crate::store::tests::{Site, new_run, site};
 use proptest::prelude::*;
 use serde_json::json;
 use std::cell::RefCell;
@@ -218,44 +218,10 @@ impl Server {
     }
 }
 
-struct Site {
-    _dir: tempfile::TempDir,
-    state: StateDir,
-}
-
-fn site() -> Site {
-    let dir = tempfile::tempdir().unwrap();
-    let state = StateDir::open(&dir.path().join("state")).unwrap();
-    Site { _dir: dir, state }
-}
-
-fn new_run() -> NewRun {
-    NewRun {
-        run_id: "run".into(),
-        package: "pkg".into(),
-        job: "job".into(),
-        account: None,
-        started_at: 1,
-        params: json!({}),
-        since: None,
-        until: None,
-        plugin_path: String::new(),
-        plugin_version: String::new(),
-        plugin_sha256: String::new(),
-        location: String::new(),
-        host: String::new(),
-        supervisor_pid: 1,
-        supervisor_start: 1,
-        boot_id: String::new(),
-        worker_pid: Some(1),
-        keeps_bookmark: false,
-    }
-}
-
 /// A store with `count` events of one run beside its `job.started`; the ids of all.
 fn filled(site: &Site, count: usize) -> (Store, Vec<String>) {
     let mut store = Store::open(&site.state).unwrap();
-    store.begin_run(&new_run(), &json!({})).unwrap();
+    store.begin_run(&new_run("run"), &json!({})).unwrap();
     let lines: Vec<Vec<u8>> = (0..count)
         .map(|i| {
             let mut line = Vec::new();
@@ -267,7 +233,7 @@ fn filled(site: &Site, count: usize) -> (Store, Vec<String>) {
         .collect();
     let records: Vec<Record<'_>> = lines.iter().map(|line| record::parse(line).unwrap()).collect();
     store.take_in("run", 1, &records, Cursor::default(), 0, &mut Default::default()).unwrap();
-    let ids = store.pending_rows(usize::MAX, usize::MAX).unwrap().into_iter().map(|out| out.row.event_id).collect();
+    let ids = store.pending_rows(0, usize::MAX, usize::MAX).unwrap().into_iter().map(|out| out.row.event_id).collect();
     (store, ids)
 }
 
@@ -308,7 +274,7 @@ fn deliver_all(store: &mut Store, server: &Rc<RefCell<Server>>, streams: bool, r
                 let _ = tokio::time::timeout(Duration::from_secs(10), deliverer.drain(false)).await;
             }
         });
-        let pending = store.pending_rows(usize::MAX, usize::MAX).unwrap();
+        let pending = store.pending_rows(0, usize::MAX, usize::MAX).unwrap();
         let server = server.borrow();
         // What is to blame for itself may stay for as long as nothing lands after it.
         if pending.is_empty()
@@ -515,7 +481,7 @@ fn a_finalised_stream_with_rows_of_another_is_not_mistaken_for_us() {
     let strangers = ["x", "y", "z"].map(String::from);
     server.borrow_mut().streams.get_mut("stream1").unwrap().rows.extend(strangers);
     server.borrow_mut().streams.get_mut("stream1").unwrap().finalized = true;
-    store.begin_run(&NewRun { run_id: "second".into(), ..new_run() }, &json!({})).unwrap();
+    store.begin_run(&new_run("second"), &json!({})).unwrap();
     deliver_all(&mut store, &server, true, 2);
     assert_eq!(server.borrow().rows.len(), ids.len() + 1);
 }
@@ -626,7 +592,7 @@ fn another_writer_in_the_stream_is_not_mistaken_for_us() {
     let server = server([]);
     deliver_all(&mut store, &server, true, 2);
     server.borrow_mut().streams.get_mut("stream1").unwrap().rows.extend(["x", "y", "z"].map(String::from));
-    store.begin_run(&NewRun { run_id: "second".into(), ..new_run() }, &json!({})).unwrap();
+    store.begin_run(&new_run("second"), &json!({})).unwrap();
     deliver_all(&mut store, &server, true, 2);
     assert_eq!(server.borrow().rows.len(), ids.len() + 1);
     assert_eq!(server.borrow().streams.len(), 2, "a stream of its own");

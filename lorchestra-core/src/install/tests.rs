@@ -121,3 +121,21 @@ fn names_of_a_removed_package_are_all_gone() {
     assert_eq!(place.names(), ["libstays.so"]);
     assert!(matches!(remove("pack", &place.search()), Err(InstallError::Unknown)));
 }
+
+/// A directory that is searched by two spellings has each name twice, and each of the two is the file itself.
+#[test]
+fn a_directory_that_is_searched_twice_has_each_file_once() {
+    let place = Place::new();
+    place.install(&place.library("pack", 1));
+    let linked = place.dir.path().join("linked");
+    std::os::unix::fs::symlink("plugins", &linked).unwrap();
+    for second in [place.plugins(), linked] {
+        let search = [place.plugins(), second].map(|path| SearchDir { path, origin: "test".into() });
+        let installed = install(&place.library("pack", 2), &search).unwrap();
+        assert!(installed.removed.is_empty(), "{installed:?}");
+        assert_eq!(place.names(), ["libpack.so"]);
+        assert!(matches!(install(&place.library("pack", 2), &search).unwrap().before, Before::Same));
+        assert_eq!(remove("pack", &search).unwrap().paths, [place.plugins().join("libpack.so")]);
+        place.install(&place.library("pack", 1));
+    }
+}

@@ -6,7 +6,8 @@ use super::record::{Final, parse};
 use super::writer::{NewEvent, Writer, segment_path};
 use crate::state::StateDir;
 use crate::store::event::Taken;
-use crate::store::{EventFilter, NewRun, Store};
+use crate::store::tests::new_run;
+use crate::store::{EventFilter, Store};
 use lorchestra_plugin_api::invoke::JobReturn;
 use proptest::prelude::*;
 use serde_json::json;
@@ -95,29 +96,6 @@ fn number(payload: &str) -> u64 {
     serde_json::from_str::<serde_json::Value>(payload).unwrap()["n"].as_u64().unwrap()
 }
 
-fn new_run() -> NewRun {
-    NewRun {
-        run_id: "run".into(),
-        package: "pkg".into(),
-        job: "job".into(),
-        account: None,
-        started_at: 1,
-        params: json!({}),
-        since: None,
-        until: None,
-        plugin_path: String::new(),
-        plugin_version: String::new(),
-        plugin_sha256: String::new(),
-        location: String::new(),
-        host: String::new(),
-        supervisor_pid: 1,
-        supervisor_start: 1,
-        boot_id: String::new(),
-        worker_pid: Some(1),
-        keeps_bookmark: false,
-    }
-}
-
 /// What befalls the one who takes in, at a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Death {
@@ -131,7 +109,7 @@ enum Death {
 /// Takes a spool in as a supervisor and then recovery do, dying as told; what the store has in the end.
 fn take_in(state: &StateDir, dir: &Path, deaths: &[Death]) -> (Vec<u64>, Taken) {
     let mut store = Store::open(state).unwrap();
-    store.begin_run(&new_run(), &json!({})).unwrap();
+    store.begin_run(&new_run("run"), &json!({})).unwrap();
     let mut deaths = deaths.iter().copied().chain(std::iter::repeat(Death::None));
     'dead: loop {
         let mut taken = store.taken("run", 1).unwrap();

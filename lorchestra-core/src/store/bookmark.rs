@@ -65,7 +65,7 @@ impl Store {
     /// The same of a store as it is: one that is not there, or of a version from before bookmarks, is neither made nor migrated.
     pub fn peek_bookmark(state: &StateDir, key: Key<'_>) -> Result<Option<Bookmark>, StoreError> {
         match Self::open_as_it_is(&state.store())? {
-            Some(store) => store.read("reading a bookmark", |db| match schema::has_bookmarks(db)? {
+            Some((store, _)) => store.read("reading a bookmark", |db| match schema::has_bookmarks(db)? {
                 true => find(db, key),
                 false => Ok(None),
             }),

@@ -110,13 +110,9 @@ const ROW: &str =
     e.payload, r.run_id, e.attempt FROM events e JOIN runs r ON r.n = e.run";
 
 impl Store {
-    /// The next events to send, oldest first: at most `rows` of them, and no more once `bytes` of payload are reached.
-    pub fn pending_rows(&self, rows: usize, bytes: usize) -> Result<Vec<OutRow>, StoreError> {
-        self.pending_rows_after(0, rows, bytes)
-    }
-
-    /// The same, of those after event number `after`, whose delivery is not recorded yet.
-    pub fn pending_rows_after(&self, after: i64, rows: usize, bytes: usize) -> Result<Vec<OutRow>, StoreError> {
+    /// The next events to send after event number `after`, whose delivery need not be recorded yet, oldest first: at most `rows` of them,
+    /// and no more once `bytes` of payload are reached.
+    pub fn pending_rows(&self, after: i64, rows: usize, bytes: usize) -> Result<Vec<OutRow>, StoreError> {
         let sql = format!(
             "{ROW} WHERE e.n > max(?1, (SELECT delivered_to FROM outbox)) AND NOT EXISTS (SELECT 1 FROM settled WHERE event = e.n)
              ORDER BY e.n LIMIT ?2"

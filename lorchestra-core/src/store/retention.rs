@@ -95,8 +95,10 @@ impl Store {
     }
 }
 
-/// Runs whose events are all delivered, or refused for good: none is pending or of unknown fate.
-const SETTLED: &str = "AND NOT EXISTS (SELECT 1 FROM events e WHERE e.run = runs.n AND (e.n > (SELECT delivered_to FROM outbox)
+/// Runs whose events are all delivered, or refused for good: none is pending or of unknown fate. Where nothing was ever delivered, there is
+/// none, and none is looked at.
+const SETTLED: &str = "AND (SELECT delivered_to FROM outbox) > 0
+    AND NOT EXISTS (SELECT 1 FROM events e WHERE e.run = runs.n AND (e.n > (SELECT delivered_to FROM outbox)
     OR e.n IN (SELECT event FROM settled WHERE how = 'suspect') OR EXISTS (SELECT 1 FROM batches b WHERE e.n BETWEEN b.first AND b.last)))";
 
 fn remove_dir(dir: &std::path::Path) -> Result<(), StoreError> {

@@ -4,12 +4,10 @@ use super::event::insert_own;
 use super::{Moved, Store, StoreError, bookmark};
 use crate::process::Identity;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
-use serde::Serialize;
 use serde_json::{Value, json};
 
 /// State of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum RunState {
     Running,

@@ -90,7 +90,9 @@ fn follow(
             Err(error) => {
                 // Once an outage: a full disk may last for hours.
                 if !std::mem::replace(&mut refused, true) {
-                    tracing::warn!(%error, "events stay in the spool for now");
+                    // With its causes.
+                    let error: &(dyn std::error::Error + 'static) = &error;
+                    tracing::warn!(error, "events stay in the spool for now");
                 }
                 RETRY
             }

@@ -36,10 +36,7 @@ pub(crate) fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
         arms.push(quote!(::core::option::Option::Some(#name) => ::core::result::Result::Ok(Self::#ident)));
         names.push(name);
     }
-    if let Some(error) = errors.into_iter().reduce(|mut all, next| {
-        all.combine(next);
-        all
-    }) {
+    if let Some(error) = crate::combined(errors) {
         return Err(error);
     }
     let ident = &input.ident;

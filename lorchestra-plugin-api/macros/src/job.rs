@@ -51,10 +51,7 @@ pub(crate) fn expand(attributes: TokenStream, mut function: ItemFn) -> TokenStre
     let params = take_params(&mut function, &mut errors);
     let described = describe(&function, &policy, &params);
     // With errors, function and type are still there: whoever calls the one or lists the other does not fail a second time.
-    match errors.into_iter().reduce(|mut all, next| {
-        all.combine(next);
-        all
-    }) {
+    match crate::combined(errors) {
         // Each parameter is a flag of its own, and nobody calls it with all of them in a row.
         None => quote! {
             #[allow(clippy::too_many_arguments, reason = "each is a flag")]

@@ -13,6 +13,14 @@ mod literal;
 mod plugin;
 mod policy;
 
+/// All errors of an item as one; `None` where there is none.
+fn combined(errors: Vec<syn::Error>) -> Option<syn::Error> {
+    errors.into_iter().reduce(|mut all, next| {
+        all.combine(next);
+        all
+    })
+}
+
 /// Makes a job of a function.
 ///
 /// The first parameter is `cx: &JobContext`; every other one becomes a flag. `Option<T>` may be missing, `#[param(default =

@@ -67,13 +67,7 @@ impl PluginInput {
                 errors.push(syn::Error::new_spanned(path, "two jobs of this name: `jobs show` could not tell them apart"));
             }
         }
-        errors
-            .into_iter()
-            .reduce(|mut all, next| {
-                all.combine(next);
-                all
-            })
-            .map_or(Ok(()), Err)
+        crate::combined(errors).map_or(Ok(()), Err)
     }
 }
 
@@ -81,40 +75,34 @@ pub(crate) fn expand(input: &PluginInput) -> TokenStream {
     let package = &input.package;
     let jobs = &input.jobs;
     let symbol = header_symbol(&package.value());
+    let api = quote!(::lorchestra_plugin_api::__private);
     quote! {
         #[doc(hidden)]
         struct LorchestraPlugin;
 
-        impl ::lorchestra_plugin_api::__private::Plugin for LorchestraPlugin {
-            const DEF: ::lorchestra_plugin_api::__private::PackageDef = ::lorchestra_plugin_api::__private::PackageDef {
+        impl #api::Plugin for LorchestraPlugin {
+            const DEF: #api::PackageDef = #api::PackageDef {
                 name: #package,
                 version: ::core::env!("CARGO_PKG_VERSION"),
-                jobs: &[#(<#jobs as ::lorchestra_plugin_api::__private::Job>::DEF),*],
+                jobs: &[#(<#jobs as #api::Job>::DEF),*],
             };
 
-            fn entries() -> ::std::vec::Vec<(
-                &'static ::lorchestra_plugin_api::__private::JobDef,
-                ::lorchestra_plugin_api::__private::Entry,
-            )> {
-                ::std::vec![#(<#jobs as ::lorchestra_plugin_api::__private::Enter>::entry()),*]
+            fn entries() -> ::std::vec::Vec<(&'static #api::JobDef, #api::Entry)> {
+                ::std::vec![#(<#jobs as #api::Enter>::entry()),*]
             }
         }
 
         #[allow(long_running_const_eval, reason = "a long manifest takes long to write")]
         const _: () = {
-            const PACKAGE: &::lorchestra_plugin_api::__private::PackageDef =
-                &<LorchestraPlugin as ::lorchestra_plugin_api::__private::Plugin>::DEF;
-            const LEN: usize =
-                ::lorchestra_plugin_api::__private::section_len(PACKAGE, ::lorchestra_plugin_api::__private::ABI_REVISION);
+            const PACKAGE: &#api::PackageDef = &<LorchestraPlugin as #api::Plugin>::DEF;
+            const LEN: usize = #api::section_len(PACKAGE, #api::ABI_REVISION);
 
             #[used]
             #[unsafe(link_section = ".lorchestra")]
-            static MANIFEST: [u8; LEN] =
-                ::lorchestra_plugin_api::__private::section(PACKAGE, ::lorchestra_plugin_api::__private::ABI_REVISION);
+            static MANIFEST: [u8; LEN] = #api::section(PACKAGE, #api::ABI_REVISION);
 
             #[unsafe(export_name = #symbol)]
-            static HEADER: ::lorchestra_plugin_api::__private::LibHeader =
-                ::lorchestra_plugin_api::__private::header::<LorchestraPlugin>();
+            static HEADER: #api::LibHeader = #api::header::<LorchestraPlugin>();
         };
     }
 }

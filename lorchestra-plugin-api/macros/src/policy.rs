@@ -3,7 +3,7 @@
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
 use syn::parse::{Parse, ParseStream};
-use syn::punctuated::Punctuated;
+use syn::spanned::Spanned;
 use syn::{Ident, LitInt, LitStr, Token};
 
 const FORM: &str = "there are `timeout = \"30m\"`, `retries = 2`, `overlap = \"skip\"` and `deprecated = \"use other_job\"`";
@@ -20,66 +20,44 @@ pub(crate) struct Policy {
     deprecated: Option<LitStr>,
 }
 
-/// One `key = value`.
-enum Argument {
-    Timeout(LitStr),
-    Retries(LitInt),
-    Overlap(LitStr),
-    Deprecated(LitStr),
-}
-
-impl Parse for Argument {
-    fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
-        let key: Ident = input.parse()?;
-        let unknown = || syn::Error::new(key.span(), format!("unknown; {FORM}"));
-        if !["timeout", "retries", "overlap", "deprecated"].contains(&key.to_string().as_str()) {
-            return Err(unknown());
-        }
-        input.parse::<Token![=]>()?;
-        let wrong = |error: syn::Error| syn::Error::new(error.span(), FORM);
-        Ok(match key.to_string().as_str() {
-            "timeout" => Self::Timeout(input.parse().map_err(wrong)?),
-            "retries" => Self::Retries(input.parse().map_err(wrong)?),
-            "overlap" => Self::Overlap(input.parse().map_err(wrong)?),
-            _ => Self::Deprecated(input.parse().map_err(wrong)?),
-        })
-    }
-}
-
 impl Parse for Policy {
     fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
         let mut policy = Self::default();
-        for argument in Punctuated::<Argument, Token![,]>::parse_terminated(input)? {
-            let (twice, span) = match argument {
-                Argument::Timeout(text) => {
-                    let span = text.span();
-                    (policy.timeout.replace(text).is_some(), span)
-                }
-                Argument::Retries(number) => {
-                    let span = number.span();
+        while !input.is_empty() {
+            let key: Ident = input.parse()?;
+            match key.to_string().as_str() {
+                "timeout" => drop(once(&mut policy.timeout, input)?),
+                "overlap" => drop(once(&mut policy.overlap, input)?),
+                "retries" => {
+                    let number = once(&mut policy.retries, input)?;
                     if number.base10_parse::<u32>()? > MOST {
-                        return Err(syn::Error::new(span, format!("there are at most {MOST} retries")));
+                        return Err(syn::Error::new(number.span(), format!("there are at most {MOST} retries")));
                     }
-                    (policy.retries.replace(number).is_some(), span)
                 }
-                Argument::Overlap(text) => {
-                    let span = text.span();
-                    (policy.overlap.replace(text).is_some(), span)
-                }
-                Argument::Deprecated(text) => {
-                    let span = text.span();
+                "deprecated" => {
+                    let text = once(&mut policy.deprecated, input)?;
                     if text.value().trim().is_empty() {
-                        return Err(syn::Error::new(span, "say what to use instead"));
+                        return Err(syn::Error::new(text.span(), "say what to use instead"));
                     }
-                    (policy.deprecated.replace(text).is_some(), span)
                 }
-            };
-            if twice {
-                return Err(syn::Error::new(span, "this is given twice"));
+                _ => return Err(syn::Error::new(key.span(), format!("unknown; {FORM}"))),
+            }
+            if !input.is_empty() {
+                input.parse::<Token![,]>()?;
             }
         }
         Ok(policy)
     }
+}
+
+/// The value behind a key that is given once at most.
+fn once<'a, T: Parse + Spanned>(slot: &'a mut Option<T>, input: ParseStream<'_>) -> syn::Result<&'a T> {
+    input.parse::<Token![=]>()?;
+    let value: T = input.parse().map_err(|error: syn::Error| syn::Error::new(error.span(), FORM))?;
+    if slot.is_some() {
+        return Err(syn::Error::new(value.span(), "this is given twice"));
+    }
+    Ok(slot.insert(value))
 }
 
 impl Policy {

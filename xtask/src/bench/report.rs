@@ -6,7 +6,7 @@ use std::process::Command;
 /// What was measured, and on which machine.
 pub(super) struct Report {
     machine: String,
-    tables: Vec<(&'static str, String)>,
+    tables: Vec<(String, String)>,
 }
 
 impl Report {
@@ -28,7 +28,7 @@ impl Report {
         &self.machine
     }
 
-    pub(super) fn add(&mut self, key: &'static str, table: String) {
+    pub(super) fn add(&mut self, key: String, table: String) {
         self.tables.push((key, table));
     }
 

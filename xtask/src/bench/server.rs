@@ -18,7 +18,7 @@ pub(super) struct Server {
 impl Server {
     /// The fake, which counts rows and keeps none; each answer comes `delay` milliseconds later.
     pub(super) fn acknowledging(delay: u32) -> Result<Self> {
-        let mut command = Command::new(cargo::target("release")?.join("fake-bigquery"));
+        let mut command = Command::new(cargo::built("release")?.join("fake-bigquery"));
         command.args(["--acknowledge-only", "--table", TABLE]);
         if delay > 0 {
             command.args(["--delay", &delay.to_string()]);
@@ -28,7 +28,7 @@ impl Server {
 
     /// The real emulator.
     pub(super) fn emulator() -> Result<Self> {
-        Self::start(Command::new(cargo::target("release")?.join("bigquery-emulator")).arg("bench.events"))
+        Self::start(Command::new(cargo::built("release")?.join("bigquery-emulator")).arg("bench.events"))
     }
 
     fn start(command: &mut Command) -> Result<Self> {

@@ -29,10 +29,6 @@ pub(super) fn run(
     settings: &Settings,
     printer: &mut Printer,
 ) -> Result<Code, Failure> {
-    let unusable = |fault: &Fault| {
-        Failure::new(Code::Plugin, format!("{} cannot be used: {} ({})", path_text(file), fault.detail, fault.reason.as_str()))
-            .mend(format!("fix: {}", fault.fix))
-    };
     // Loading is running: what would not be run from where it lies is not loaded from there, only read.
     let (library, problem) = match Library::open(file) {
         Ok(library) => (Ok(library), None),
@@ -46,7 +42,7 @@ pub(super) fn run(
                 let problem = jobs::problem_json(&fault.clone().at(file.to_owned()));
                 printer.json(&json!({"schema": "lorchestra.plugins-check/1", "ok": false, "problem": problem}));
             }
-            return Err(unusable(&fault));
+            return Err(Failure::library(file, &fault));
         }
     };
     let lock = Lock::read(settings, printer);
@@ -68,7 +64,7 @@ pub(super) fn run(
         facts.tell(file, &loads, printer);
     }
     match (problem, loaded) {
-        (Some(fault), _) => Err(unusable(&fault)),
+        (Some(fault), _) => Err(Failure::library(file, &fault)),
         (_, Some(Err(text))) => Err(Failure::new(Code::Plugin, format!("{} cannot be used: {text}", path_text(file)))
             .mend("each run of it would end there")),
         _ => Ok(Code::Success),

@@ -12,11 +12,12 @@ use lorchestra_core::install::{self, Before, InstallError, Installed};
 use lorchestra_core::library::Library;
 use lorchestra_plugin_api::manifest::printable;
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 pub(super) fn install(files: &[PathBuf], as_json: bool, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
-    // All are looked at before the first one is installed.
-    let libraries = files.iter().map(|file| named(file)).collect::<Result<Vec<_>, _>>()?;
+    // All are looked at before the first one is installed; whoever's they are, they become this user's by being copied.
+    let named = |file: &PathBuf| Library::named(file).map_err(|fault| Failure::library(file, &fault));
+    let libraries = files.iter().map(named).collect::<Result<Vec<_>, _>>()?;
     let lock = Lock::read(settings, printer);
     let mut told = Vec::new();
     let mut failed = None;
@@ -34,15 +35,6 @@ pub(super) fn install(files: &[PathBuf], as_json: bool, settings: &Settings, pri
         printer.json(&json!({"schema": "lorchestra.plugins-install/1", "installed": told}));
     }
     failed.map_or(Ok(Code::Success), Err)
-}
-
-/// A library that a person named: anybody's, it becomes this user's by being copied.
-fn named(file: &Path) -> Result<Library, Failure> {
-    Library::named(file).map_err(|fault| {
-        let fix = fault.fix.clone();
-        Failure::new(Code::Plugin, format!("{} cannot be used: {} ({})", path_text(file), fault.detail, fault.reason.as_str()))
-            .mend(format!("fix: {fix}"))
-    })
 }
 
 fn changes(library: &Library, installed: &Installed) -> Changes {

@@ -129,17 +129,22 @@ fn message_too_large(lower: &str) -> bool {
 
 /// insertAll's row errors: nothing of the request was written, for invalid rows are not skipped.
 ///
-/// `stopped` rows are bystanders. A row that only a passing fault hit is not refused. None: there is no error among them.
-pub(super) fn inserted(about: &str, errors: &[InsertError], hide: impl Fn(usize, &str) -> String) -> Option<Refusal> {
+/// `rows` were sent; `stopped` ones are bystanders. A row that only a passing fault hit is not refused. None: there is no error among them.
+pub(super) fn inserted(
+    about: &str,
+    rows: usize,
+    errors: &[InsertError],
+    hide: impl Fn(usize, &str) -> String,
+) -> Option<Refusal> {
     let mut refused: Vec<RefusedRow> = Vec::new();
-    let mut stopped = Vec::new();
+    let mut stopped = false;
     let mut passing = None;
     for entry in errors {
-        let index = entry.index.and_then(|index| usize::try_from(index).ok());
+        let index = entry.index.and_then(|index| usize::try_from(index).ok()).filter(|index| *index < rows);
         let reasons = entry.errors.as_deref().unwrap_or_default();
         let reason_of = |at: usize| reasons[at].reason.as_deref().unwrap_or("");
         let Some(at) = (0..reasons.len()).find(|&at| reason_of(at) != "stopped") else {
-            stopped.extend(index);
+            stopped = true;
             continue;
         };
         let error = &reasons[at];
@@ -167,10 +172,9 @@ pub(super) fn inserted(about: &str, errors: &[InsertError], hide: impl Fn(usize,
         refused.dedup_by_key(|row| row.index);
         return Some(Refusal::Rows(refused));
     }
-    match (passing, stopped.is_empty()) {
-        (Some(text), _) => Some(later(format!("{about}: {text}"))),
-        (None, false) => Some(later(format!("{about}: all rows were stopped, and none is named as the cause"))),
-        (None, true) => None,
+    match passing {
+        Some(text) => Some(later(format!("{about}: {text}"))),
+        None => stopped.then(|| later(format!("{about}: all rows were stopped, and none is named as the cause"))),
     }
 }
 

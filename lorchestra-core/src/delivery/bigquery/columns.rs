@@ -3,7 +3,6 @@
 
 use super::words::one_line;
 use crate::delivery::Refusal;
-use gcp_bigquery_client::model::table_field_schema::TableFieldSchema;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, FieldDescriptorProto};
 
@@ -69,14 +68,6 @@ impl Found {
     }
 }
 
-impl From<&TableFieldSchema> for Found {
-    fn from(field: &TableFieldSchema) -> Self {
-        // The client's enumeration has the API's own names, but only for serde.
-        let kind = serde_json::to_value(&field.r#type).ok();
-        Self::new(&field.name, kind.as_ref().and_then(|kind| kind.as_str()).unwrap_or("?"), field.mode.as_deref())
-    }
-}
-
 /// How a value is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wire {
@@ -105,7 +96,6 @@ pub(super) struct Placed {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Layout {
     columns: Vec<Placed>,
-    left_out: Vec<&'static str>,
 }
 
 impl Layout {
@@ -115,10 +105,9 @@ impl Layout {
     /// # Errors
     /// [`Refusal::Denied`], naming table, column and mend.
     pub(super) fn read(table: &str, found: &[Found]) -> Result<Self, Refusal> {
-        let mut layout = Self { columns: Vec::new(), left_out: Vec::new() };
+        let mut layout = Self { columns: Vec::new() };
         for column in &ENVELOPE {
             let Some(there) = found.iter().find(|there| there.name.eq_ignore_ascii_case(column.name)) else {
-                layout.left_out.push(column.name);
                 continue;
             };
             let wire = wire(column.field, there).ok_or_else(|| {
@@ -132,7 +121,7 @@ impl Layout {
             let tag = layout.columns.len() as u32 + 1;
             layout.columns.push(Placed { field: column.field, name: there.name.clone(), wire, tag });
         }
-        if layout.left_out.contains(&"event_id") {
+        if layout.name_of(Field::EventId).is_none() {
             return Err(Refusal::Denied(format!(
                 "{table}: no column event_id: it is no table of events; `lorchestra events setup` adds it"
             )));
@@ -150,11 +139,6 @@ impl Layout {
 
     pub(super) fn columns(&self) -> &[Placed] {
         &self.columns
-    }
-
-    /// Columns of ours that the table lacks.
-    pub(super) fn left_out(&self) -> &[&'static str] {
-        &self.left_out
     }
 
     /// The table's spelling of a column of ours.
@@ -244,7 +228,8 @@ pub(super) mod tests {
     fn eight_columns_with_a_string_time() {
         let layout = Layout::read("t", &old()).unwrap();
         assert_eq!(layout.columns().len(), 8);
-        assert_eq!(layout.left_out(), ["run_id", "attempt", "package", "job"]);
+        let left_out = [Field::RunId, Field::Attempt, Field::Package, Field::Job];
+        assert!(left_out.into_iter().all(|field| layout.name_of(field).is_none()));
         assert_eq!(layout.columns()[4].wire, Wire::Rfc3339);
         assert_eq!(layout.descriptor().field[4].r#type(), Type::String);
     }
@@ -282,13 +267,5 @@ pub(super) mod tests {
         assert!(text.contains("source is JSON"), "{text}");
         let text = Layout::read("p.d.t", &ours()[1..]).unwrap_err().to_string();
         assert!(text.contains("no column event_id"), "{text}");
-    }
-
-    #[test]
-    fn found_from_the_client() {
-        let mut field = TableFieldSchema::json("payload");
-        assert_eq!(Found::from(&field), Found::new("payload", "JSON", None));
-        field.mode = Some("REQUIRED".to_owned());
-        assert_eq!(Found::from(&field).mode, "REQUIRED");
     }
 }

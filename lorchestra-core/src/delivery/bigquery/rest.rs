@@ -149,12 +149,12 @@ impl Rest {
         if body.len() > LARGEST {
             return Err(Refusal::TooLarge(format!("{about}: {} bytes in one request, {LARGEST} is the most", body.len())));
         }
-        let path = format!("projects/{}/datasets/{}/tables/{}/insertAll", table.project, table.dataset, table.table);
+        let path = format!("{}/insertAll", table.resource());
         let hidden = |text: &str| words::without(text, rows);
         match self.call::<TableDataInsertAllResponse>(about, token, Method::POST, &path, Some(body)).await? {
             Ok(response) => {
                 let hide = |index: usize, text: &str| words::without(text, rows.get(index));
-                inserted(about, response.insert_errors.as_deref().unwrap_or_default(), hide).map_or(Ok(()), Err)
+                inserted(about, rows.len(), response.insert_errors.as_deref().unwrap_or_default(), hide).map_or(Ok(()), Err)
             }
             Err(fault) => Err(match (fault.status, fault.meaning(about, hidden)) {
                 // Something in these rows, then: which, is found by cutting.
@@ -301,7 +301,7 @@ impl TableName {
         Self { project: project.to_owned(), dataset: dataset.to_owned(), table: table.to_owned(), full }
     }
 
-    /// The resource name of the Storage Write API.
+    /// The table as the Storage Write API names it, which is its path in the REST API as well.
     pub(super) fn resource(&self) -> String {
         format!("projects/{}/datasets/{}/tables/{}", self.project, self.dataset, self.table)
     }

@@ -4,7 +4,7 @@
 
 use super::columns::{Column, ENVELOPE, Found, Layout};
 use super::rest::TableName;
-use super::{BigQuery, RestCall, WriteMethod, answer, raw_table, within};
+use super::{BigQuery, RestCall, WriteMethod, answer, read_table, within};
 use crate::delivery::{Destination, Place, Refusal, Row};
 use gcp_bigquery_client::error::BQError;
 use gcp_bigquery_client::model::clustering::Clustering;
@@ -100,7 +100,7 @@ async fn look(to: &mut BigQuery) -> Result<SetupPlan, Refusal> {
     let table = call.table.clone();
     let mut steps = Vec::new();
     let mut is_new = false;
-    match columns(&call, &table).await? {
+    match columns(&call).await? {
         Some(found) => steps.extend(missing(&table, &found)?),
         None => {
             is_new = true;
@@ -116,7 +116,7 @@ async fn look(to: &mut BigQuery) -> Result<SetupPlan, Refusal> {
     if write == WriteMethod::InsertAll {
         let once = once(&table);
         let missing = is_new || {
-            match raw_table(call.rest, &once, call.token.as_deref()).await {
+            match read_table(call.rest, &once, call.token.as_deref()).await {
                 Err(Refusal::TableMissing(_)) => true,
                 Err(refusal) => return Err(refusal),
                 Ok((_, Some(kind), _)) if kind != "VIEW" => {
@@ -186,7 +186,7 @@ async fn take(to: &mut BigQuery, step: &SetupStep) -> Result<(), Refusal> {
 async fn add(call: &RestCall<'_>, columns: &[String]) -> Result<(), Refusal> {
     let RestCall { rest, table, token, .. } = call;
     let (about, token) = (&table.full, token.as_deref());
-    let path = format!("projects/{}/datasets/{}/tables/{}", table.project, table.dataset, table.table);
+    let path = table.resource();
     let mut resource = rest.raw(about, token, Method::GET, &path, None).await?;
     let Some(Value::Array(fields)) = resource.pointer_mut("/schema/fields") else {
         return Err(Refusal::Denied(format!("{about}: the answer shows no columns")));
@@ -216,10 +216,9 @@ fn schema(column: &Column) -> TableFieldSchema {
 }
 
 /// The table's columns; None when it is not there.
-async fn columns(call: &RestCall<'_>, table: &TableName) -> Result<Option<Vec<Found>>, Refusal> {
-    match raw_table(call.rest, table, call.token.as_deref()).await {
-        Ok((_, Some(kind), _)) if kind != "TABLE" => Err(Refusal::Denied(format!("{}: is a {kind}, and no table", table.full))),
-        Ok((found, _, _)) => Ok(Some(found)),
+async fn columns(call: &RestCall<'_>) -> Result<Option<Vec<Found>>, Refusal> {
+    match call.columns().await {
+        Ok((found, _)) => Ok(Some(found)),
         Err(Refusal::TableMissing(_)) => Ok(None),
         Err(refusal) => Err(refusal),
     }
@@ -267,7 +266,7 @@ async fn create(call: &RestCall<'_>, name: &TableName, made: Table) -> Result<()
         Err(BQError::ResponseError { error }) if error.error.code == 409 => Ok(()),
         // Not every server shows a view's columns, without which the client cannot read the answer. Look for what was made.
         Err(BQError::RequestError(error)) if error.is_decode() => {
-            raw_table(call.rest, name, call.token.as_deref()).await.map(drop)
+            read_table(call.rest, name, call.token.as_deref()).await.map(drop)
         }
         Err(error) => Err(answer::rest(&name.full, &error)),
     }

@@ -4,7 +4,8 @@ use super::*;
 use crate::spool::Cursor;
 use crate::spool::record::{self, Record};
 use crate::state::StateDir;
-use crate::store::{EventFilter, NewRun, Undelivered};
+use crate::store::tests::new_run;
+use crate::store::{EventFilter, Undelivered};
 use proptest::prelude::*;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -78,29 +79,6 @@ fn emit(store: &mut Store, from: usize, count: usize) {
         .collect();
     let records: Vec<Record<'_>> = lines.iter().map(|line| record::parse(line).unwrap()).collect();
     store.take_in("run", 1, &records, Cursor::default(), 0, &mut Default::default()).unwrap();
-}
-
-fn new_run() -> NewRun {
-    NewRun {
-        run_id: "run".into(),
-        package: "pkg".into(),
-        job: "job".into(),
-        account: None,
-        started_at: 1,
-        params: json!({}),
-        since: None,
-        until: None,
-        plugin_path: String::new(),
-        plugin_version: String::new(),
-        plugin_sha256: String::new(),
-        location: String::new(),
-        host: String::new(),
-        supervisor_pid: 1,
-        supervisor_start: 1,
-        boot_id: String::new(),
-        worker_pid: Some(1),
-        keeps_bookmark: false,
-    }
 }
 
 fn ids(rows: &[OutRow]) -> Vec<String> {
@@ -186,8 +164,8 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(&dir.path().join("state")).unwrap();
         let mut store = Store::open(&state).unwrap();
-        store.begin_run(&new_run(), &json!({})).unwrap();
-        let first = ids(&store.pending_rows(1, usize::MAX).unwrap()).remove(0);
+        store.begin_run(&new_run("run"), &json!({})).unwrap();
+        let first = ids(&store.pending_rows(0, 1, usize::MAX).unwrap()).remove(0);
         store.use_stream(TABLE, "s0").unwrap();
         let mut model =
             Model { places: vec![(first, Place::Pending)], frozen: None, mark: 0, stream: ("s0".into(), 0), streams: 1 };
@@ -200,7 +178,7 @@ proptest! {
                 }
                 Step::Next(rows, bytes) => {
                     let after = model.frozen.as_ref().map_or(0, |(batch, _)| batch.last);
-                    let next = store.pending_rows_after(after, rows, bytes).unwrap();
+                    let next = store.pending_rows(after, rows, bytes).unwrap();
                     let pending = model.at(Place::Pending);
                     prop_assert!(pending.starts_with(&ids(&next)) && next.len() <= rows, "the oldest first");
                     prop_assert_eq!(next.is_empty(), pending.is_empty(), "one goes always, however large");

@@ -2,6 +2,7 @@
 //! that took.
 #![expect(clippy::print_stdout, reason = "this is what the program is for")]
 
+use bench_parts::runs;
 use lorchestra_core::state::StateDir;
 use lorchestra_core::store::{NewRun, RunEnd, RunState, Store};
 use serde_json::json;
@@ -15,26 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let micros = i64::try_from(now.as_micros())?;
     // As long as a real one, and never twice the same.
     let run_id = format!("{:032x}-{:03x}", now.as_nanos(), std::process::id() % 4096);
-    let run = NewRun {
-        run_id: run_id.clone(),
-        package: "pkg-0000".into(),
-        job: "noop".into(),
-        account: None,
-        started_at: micros,
-        params: json!({}),
-        since: None,
-        until: None,
-        plugin_path: "/plugins/libbench_plugin.so".into(),
-        plugin_version: "0.1.0".into(),
-        plugin_sha256: "0".repeat(64),
-        location: "src/lib.rs:25".into(),
-        host: "host".into(),
-        supervisor_pid: std::process::id(),
-        supervisor_start: 0,
-        boot_id: "0".repeat(36),
-        worker_pid: Some(1),
-        keeps_bookmark: false,
-    };
+    let run = NewRun { job: "noop".into(), started_at: micros, supervisor_pid: std::process::id(), ..runs::new_run(&run_id) };
     let started = json!({"parameters": {}, "since": null, "until": null, "host": "host", "plugin_sha256": run.plugin_sha256});
     let end = RunEnd {
         state: RunState::Completed,

@@ -142,7 +142,7 @@ fn entry(index: i32, errors: &[(&str, &str)]) -> InsertError {
 }
 
 fn of_rows(errors: &[InsertError]) -> Option<Refusal> {
-    inserted(TABLE, errors, |index, text| format!("[{index}] {text}"))
+    inserted(TABLE, 8, errors, |index, text| format!("[{index}] {text}"))
 }
 
 #[test]
@@ -162,10 +162,14 @@ fn row_errors_of_insert_all() {
     );
     // Nobody is to blame.
     assert_eq!(of_rows(&[entry(0, &stopped), entry(1, &stopped)]).as_ref().map(class), Some("later"));
+    let nowhere = InsertError { index: None, ..entry(0, &stopped) };
+    assert_eq!(of_rows(&[nowhere]).as_ref().map(class), Some("later"), "it did not land");
     // A passing fault is no fault of the row.
     assert_eq!(of_rows(&[entry(0, &[("backendError", "")]), entry(1, &stopped)]).as_ref().map(class), Some("later"));
     // The column has gone.
     assert_eq!(of_rows(&[entry(0, &[("invalid", "no such field: job.")])]).as_ref().map(class), Some("schema"));
+    // Of no row that was sent: taken at its word, the same rows would be sent again and again.
+    assert_eq!(of_rows(&[entry(8, &[("invalid", "bad")])]).as_ref().map(class), Some("malformed"));
     let unnamed = InsertError { index: None, ..entry(0, &[("invalid", "secret")]) };
     let refusal = of_rows(&[unnamed]).unwrap();
     assert_eq!(class(&refusal), "malformed");
