@@ -19,8 +19,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use tokenizers::Tokenizer;
 
-/// Measured with wordllama's 256 numbers on 33 queries for one of 21 mails each, without a word of it: two texts that have nothing to do
-/// with each other have 0.00 ± 0.07, and so 3 of 100 pairs are taken for near; 12 of 100 that belong together are not.
+/// Measured with wordllama's 256 numbers on 33 queries for one of 21 mails each, nearly all without a word of it. Of the right pairs, 29
+/// are nearer; of the 660 others, whose cosine is 0.00 ± 0.07, 23.
 pub(super) const NEAR: f64 = 0.15;
 /// The name begins with it; changes when the same text becomes another vector of the same model.
 const METHOD: &str = "static/1";

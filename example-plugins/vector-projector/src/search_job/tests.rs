@@ -1,7 +1,8 @@
 //! Searches in a small index.
 
 use super::search;
-use crate::embedding::small_model;
+use crate::embedding::{Embedding, small_model};
+use crate::index::Index;
 use crate::index_documents;
 use lorchestra_plugin_api::serde_json::{self, Value, json};
 use lorchestra_plugin_api::testing::{self, TempDir, Test};
@@ -131,6 +132,23 @@ fn a_search_needs_the_model_of_the_index() {
     // What is told is what mends it.
     index(&dir, &documents).run().assert_ok();
     job(&dir, "car").run().assert_ok();
+}
+
+#[test]
+fn a_search_never_meets_vectors_of_two_models() {
+    let dir = indexed(&DOCUMENTS);
+    let data_dir = dir.path().join("vector-projector");
+    let wanted = Embedding::load(None, None).unwrap().of_query("invoice kitchen").unwrap();
+    let index = Index::to_search(&data_dir).unwrap();
+    let made = index.made.clone();
+    // What a run does with another model, while the search goes on.
+    let db = rusqlite::Connection::open(data_dir.join("index.db")).unwrap();
+    db.execute_batch("BEGIN; UPDATE vectors SET vector = zeroblob(512); UPDATE about SET embedding = 'another'; COMMIT").unwrap();
+    let found = |index: &Index| index.by_vector(&wanted, 10, 0.15).unwrap().len();
+    assert!(found(&index) > 0, "those of before");
+    drop(index);
+    let index = Index::to_search(&data_dir).unwrap();
+    assert_eq!((found(&index), index.made == made), (0, false));
 }
 
 #[test]
