@@ -8,6 +8,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 const INDEX: [&str; 3] = ["run-job", "vector-projector", "index_documents"];
 
@@ -252,4 +253,43 @@ fn a_model_finds_what_is_meant_and_hashed_words_do_not() {
 
     assert_eq!(index(&["--model", "none"])["embedded_again"], MEANT.len());
     assert_eq!(best("car"), None);
+}
+
+#[test]
+fn killed_while_all_vectors_are_made_again_the_index_is_as_it_was() {
+    let sandbox = sandbox();
+    emails(&sandbox.data().join("canonizer/email.jsonl"), 400);
+    sandbox.lorchestra(&INDEX).exits(0);
+    let path = sandbox.data().join("vector-projector/index.db");
+    let vectors = || -> Vec<Vec<u8>> {
+        let db = Connection::open(&path).unwrap();
+        let mut all = db.prepare("SELECT vector FROM vectors ORDER BY document").unwrap();
+        all.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    let before = vectors();
+    let model = venv::ensure_model(&built::target()).unwrap_or_else(|error| panic!("{error}")).display().to_string();
+    let with_model = [&INDEX[..], &["--model", &model]].concat();
+    let mut running = sandbox.start(&with_model);
+    let db = Connection::open(&path).unwrap();
+    db.busy_timeout(Duration::ZERO).unwrap();
+    eventually("it is in its transaction", || {
+        let is_free = db.execute_batch("BEGIN IMMEDIATE").is_ok();
+        if is_free {
+            db.execute_batch("ROLLBACK").unwrap();
+        }
+        !is_free
+    });
+    let worker = running.children();
+    running.signal(Signal::KILL);
+    eventually("all of it is gone", || {
+        running.has_ended() && !worker.iter().any(|&pid| lorchestra_tests::processes::is_alive(pid))
+    });
+    drop(db);
+    assert!(vectors() == before, "all of the old ones");
+    // The index says so, too: nothing is to be done.
+    sandbox.lorchestra(&INDEX).exits(0);
+    assert_eq!((&told(&sandbox, "index.completed")["embedded_again"], documents(&path)), (&json!(0), 400));
+    sandbox.lorchestra(&with_model).exits(0);
+    assert_eq!(told(&sandbox, "index.completed")["embedded_again"], 400);
+    assert!(vectors().iter().all(|vector| vector.len() == 256));
 }
