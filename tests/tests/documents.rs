@@ -1,12 +1,14 @@
-//! The package `vector-projector`, end to end: the sample mailbox through ingester, canonizer, index and search; kills and full disks.
+//! The package `vector-projector`, end to end: the sample mailbox through ingester, canonizer, index and search; kills and full disks; an
+//! embedding model from PyPI.
 
 use lorchestra_tests::small_disk::SmallDisks;
-use lorchestra_tests::{Event, Fixture, Sandbox, built, eventually};
+use lorchestra_tests::{Event, Fixture, Sandbox, built, eventually, venv};
 use rusqlite::Connection;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 const INDEX: [&str; 3] = ["run-job", "vector-projector", "index_documents"];
 
@@ -182,4 +184,112 @@ fn messages_of_a_chat_are_found_beside_mail() {
         let found = hits(&sandbox);
         assert!(found.iter().any(|hit| hit["id"] == message["id"] && hit["kind"] == "message"), "{words:?}: {found:?}");
     }
+}
+
+/// Mails, each with a search that has no word of it and means it.
+const MEANT: [(&str, &str, &str); 12] = [
+    ("Sold", "The automobile needs new brakes before the winter; the garage asks 400 euros.", "car"),
+    ("The garden", "Roses and an invoice for them.", "flowers"),
+    ("Holiday", "We go to Zürich by train, and see the museum there.", "vacation"),
+    ("Appointment", "The physician can see you on Tuesday at nine; please bring your insurance card.", "medical visit"),
+    ("Lost puppy", "A small brown terrier ran away near the park. Call us if you find him.", "missing pet"),
+    ("Outage", "The database server was unreachable for ten minutes last night; a disk was full.", "computer failure"),
+    ("Invitation", "Clara and Tom are getting married in June, and we would love to have you there.", "marriage"),
+    ("Rent", "The landlord raises the rent of the apartment by two percent from January.", "housing costs"),
+    ("Tickets", "Two seats for the soccer match on Saturday, row 12.", "sports event"),
+    ("Booking confirmation", "Your plane to Lisbon departs at 7:15 from terminal 2.", "airline"),
+    ("Concert", "The orchestra plays Brahms, the violin part is by a young soloist.", "classical music"),
+    ("Tomorrow", "Heavy rain and storms are expected along the coast.", "bad weather"),
+];
+
+#[test]
+fn a_model_finds_what_is_meant_and_hashed_words_do_not() {
+    let sandbox = sandbox();
+    let mut text = String::new();
+    for (subject, body, _) in MEANT {
+        let email = json!({
+            "id": subject, "subject": subject, "sentAt": "2024-01-01T10:00:00Z", "from": [{"name": "Anna Berg", "email": "anna@example.org"}],
+            "textBody": [{"partId": "1", "type": "text/plain"}], "bodyValues": {"1": {"value": body}},
+        });
+        text.push_str(&format!("{email}\n"));
+    }
+    fs::write(sandbox.path("mail.jsonl"), text).unwrap();
+    let index = |more: &[&str]| {
+        sandbox.lorchestra(&[&INDEX[..], &["--input", "mail.jsonl"], more].concat()).exits(0);
+        told(&sandbox, "index.completed")
+    };
+    let search = |more: &[&str]| sandbox.lorchestra(&[&["run-job", "vector-projector", "search"], more].concat());
+    let best = |query: &str| {
+        search(&["--query", query]).exits(0);
+        hits(&sandbox).first().map(|hit| hit["title"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(index(&[])["embedding"], "hashed-words-and-trigrams/1/512");
+    let lexical: Vec<_> = MEANT.iter().filter(|(subject, _, query)| best(query).as_deref() == Some(*subject)).collect();
+    assert!(lexical.is_empty(), "no search has a word of what it means: {lexical:?}");
+
+    let model = venv::ensure_model(&built::target()).unwrap_or_else(|error| panic!("{error}"));
+    let place = model.display().to_string();
+    let again = index(&["--model", &place]);
+    assert_eq!((&again["embedded_again"], &again["unchanged"]), (&json!(MEANT.len()), &json!(MEANT.len())));
+    for (subject, _, query) in MEANT {
+        assert_eq!(best(query).as_deref(), Some(subject), "{query}");
+    }
+    assert_eq!(best("qqqq wwww"), None);
+    assert_eq!(index(&[])["embedded_again"], 0, "the model is remembered");
+    // By words and by meaning at once.
+    assert_eq!(best("rent of the flat").as_deref(), Some("Rent"));
+
+    let ended = search(&["--query", "car", "--model", "nowhere"]).exits(1);
+    assert!(ended.err().contains("nowhere: there is no such directory; give --model a directory with"), "{}", ended.shown());
+    // A copy that was cut.
+    let cut = sandbox.path("cut");
+    fs::create_dir(&cut).unwrap();
+    let table = fs::read(model.join("weights/l2_supercat_256.safetensors")).unwrap();
+    fs::write(cut.join("model.safetensors"), &table[..table.len() / 2]).unwrap();
+    fs::copy(model.join("tokenizers/l2_supercat_tokenizer_config.json"), cut.join("tokenizer.json")).unwrap();
+    let ended = sandbox.lorchestra(&[&INDEX[..], &["--input", "mail.jsonl", "--model", "cut"]].concat()).exits(1);
+    assert!(ended.err().contains("cut/model.safetensors: is no whole safetensors file ("), "{}", ended.shown());
+    assert_eq!(best("car").as_deref(), Some("Sold"), "the index is as it was");
+
+    assert_eq!(index(&["--model", "none"])["embedded_again"], MEANT.len());
+    assert_eq!(best("car"), None);
+}
+
+#[test]
+fn killed_while_all_vectors_are_made_again_the_index_is_as_it_was() {
+    let sandbox = sandbox();
+    emails(&sandbox.data().join("canonizer/email.jsonl"), 400);
+    sandbox.lorchestra(&INDEX).exits(0);
+    let path = sandbox.data().join("vector-projector/index.db");
+    let vectors = || -> Vec<Vec<u8>> {
+        let db = Connection::open(&path).unwrap();
+        let mut all = db.prepare("SELECT vector FROM vectors ORDER BY document").unwrap();
+        all.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    let before = vectors();
+    let model = venv::ensure_model(&built::target()).unwrap_or_else(|error| panic!("{error}")).display().to_string();
+    let with_model = [&INDEX[..], &["--model", &model]].concat();
+    let mut running = sandbox.start(&with_model);
+    let db = Connection::open(&path).unwrap();
+    db.busy_timeout(Duration::ZERO).unwrap();
+    eventually("it is in its transaction", || {
+        let is_free = db.execute_batch("BEGIN IMMEDIATE").is_ok();
+        if is_free {
+            db.execute_batch("ROLLBACK").unwrap();
+        }
+        !is_free
+    });
+    let worker = running.children();
+    running.signal(Signal::KILL);
+    eventually("all of it is gone", || {
+        running.has_ended() && !worker.iter().any(|&pid| lorchestra_tests::processes::is_alive(pid))
+    });
+    drop(db);
+    assert!(vectors() == before, "all of the old ones");
+    // The index says so, too: nothing is to be done.
+    sandbox.lorchestra(&INDEX).exits(0);
+    assert_eq!((&told(&sandbox, "index.completed")["embedded_again"], documents(&path)), (&json!(0), 400));
+    sandbox.lorchestra(&with_model).exits(0);
+    assert_eq!(told(&sandbox, "index.completed")["embedded_again"], 400);
+    assert!(vectors().iter().all(|vector| vector.len() == 256));
 }

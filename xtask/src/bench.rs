@@ -60,7 +60,7 @@ enum Name {
     Canonicalize,
     /// A Singer tap's records into files, beside a target in Python
     Taps,
-    /// An index of 1000, 10 000 and 100 000 documents, and searches in it
+    /// An index of 1000, 10 000 and 100 000 documents, and searches in it; 10 000 with an embedding model
     Documents,
 }
 

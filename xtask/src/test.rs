@@ -2,8 +2,8 @@
 //!
 //! End-to-end tests run the real binary and real libraries from the target directory; a test never builds. So everything is built
 //! first, once, with the features that `cargo test` will use, so that nothing is compiled twice; then the plugins of other builds
-//! (docs/compatibility.md). The BigQuery emulator and a Singer tap are set up the first time, each in a Python environment of its own
-//! below the target directory; and Dovecot, out of Debian's packages.
+//! (docs/compatibility.md). The BigQuery emulator, a Singer tap and an embedding model are set up the first time, each in a directory of
+//! its own below the target directory; and Dovecot, out of Debian's packages.
 
 use crate::{Result, cargo};
 use std::ffi::{OsStr, OsString};
@@ -60,12 +60,13 @@ fn other_builds() -> Result {
     cargo::build(&["--profile", "shipped", "-p", "misbehave", "-p", "constructor", "-p", "hello"])
 }
 
-/// What the tests in `bigquery` start: half a gigabyte and a minute, once. And the tap of those in `taps`.
+/// What the tests in `bigquery` start: half a gigabyte and a minute, once. The tap of those in `taps`, the model of those in `documents`.
 fn from_pypi() -> Result {
-    println!("the BigQuery emulator and a Singer tap: set up once, below the target directory");
+    println!("the BigQuery emulator, a Singer tap, an embedding model: set up once, below the target directory");
     let target = cargo::target()?;
     crate::venv::ensure(&target)?;
     crate::venv::ensure_tap(&target)?;
+    crate::venv::ensure_model(&target)?;
     Ok(())
 }
 

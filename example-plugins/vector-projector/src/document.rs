@@ -1,6 +1,5 @@
 //! A line of canonizer's files as a document: what is shown of it, and what is searched. Talks to nobody.
 
-use crate::embedding::{Embedding, Vector};
 use lorchestra_plugin_api::chrono::{DateTime, SecondsFormat, Utc};
 use lorchestra_plugin_api::serde_json;
 use mail_parser::decoders::html::html_to_text;
@@ -9,8 +8,6 @@ use std::collections::BTreeMap;
 
 /// Bytes of a document's text that are indexed. Of longer ones the beginning is.
 pub(crate) const MAX_BODY: usize = 1 << 20;
-/// Bytes of the text that the vector is made of: more words say less of each.
-const VECTOR_BODY: usize = 16 << 10;
 
 /// What is kept of a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -173,15 +170,6 @@ impl Document {
             body,
             is_cut,
         }
-    }
-
-    /// What it is compared by.
-    pub(crate) fn vector(&self) -> Vector {
-        let mut embedding = Embedding::default();
-        embedding.add(&self.title, 3.0);
-        embedding.add(&self.people, 0.5);
-        embedding.add(&self.body[..self.body.floor_char_boundary(VECTOR_BODY)], 1.0);
-        embedding.finish()
     }
 }
 

@@ -1,104 +1,141 @@
-//! A text as a vector of fixed length. Talks to nobody.
+//! A text as a vector of fixed length. Two ways, each a file: [`hashed`] words and parts of words, which need nothing and are near where
+//! texts share words; and a [`model`] that a person gives, whose vectors are near where texts mean the same. Talks to the file system
+//! where a model is loaded.
 //!
-//! **Lexical, not semantic**: the vector is made of the words and of the runs of three characters in them, each hashed to one place of
-//! the vector. Texts that share words, parts of words or misspelt words are near to each other; "car" and "automobile" are not. That
-//! needs no model, no network and no memory between documents, and is the same on every machine.
+//! Vectors of two ways, or of two models, cannot be compared. So each way has a name, the index keeps the name of what it was made
+//! with, and whoever opens it looks at that.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+mod hashed;
+mod model;
+#[cfg(test)]
+pub(crate) mod small_model;
 
-/// Numbers of a vector, a byte each.
-pub(crate) const DIMENSION: usize = 512;
-/// Changes when the same text becomes another vector: an index of another one is made anew.
-pub(crate) const NAME: &str = "hashed-words-and-trigrams/1/512";
-/// Characters of a word that are looked at.
-const WORD: usize = 40;
+use model::Model;
+pub(crate) use model::ModelError;
+use std::path::Path;
 
-/// A vector; its length says nothing, only its direction.
-pub(crate) type Vector = [i8; DIMENSION];
+/// Bytes of a document's text that its vector is made of: more words say less of each.
+pub(crate) const BODY: usize = 16 << 10;
+/// In the place of a model's directory: hashed words. A directory of this name is `./none`.
+const NO_MODEL: &str = "none";
 
-/// Gathers texts of different weight into one vector.
-#[derive(Default)]
-pub(crate) struct Embedding {
-    features: HashMap<u64, f32, BuildHasherDefault<AsItIs>>,
+/// A way to make vectors.
+pub(crate) enum Embedding {
+    Hashed,
+    Model(Box<Model>),
+}
+
+/// Why there is no such way.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EmbeddingError {
+    #[error(transparent)]
+    Given(#[from] ModelError),
+    #[error("the model that the index was made with cannot be used (--model none makes the vectors of hashed words)")]
+    OfIndex(#[source] ModelError),
+}
+
+impl EmbeddingError {
+    /// Whether another attempt must end the same way.
+    pub(crate) fn is_permanent(&self) -> bool {
+        let (Self::Given(error) | Self::OfIndex(error)) = self;
+        error.is_permanent()
+    }
 }
 
 impl Embedding {
-    /// Adds the words of a text.
-    pub(crate) fn add(&mut self, text: &str, weight: f32) {
-        let mut word: Vec<char> = Vec::with_capacity(WORD + 2);
-        for piece in text.split(|c: char| !c.is_alphanumeric()).filter(|piece| !piece.is_empty()) {
-            word.clear();
-            // Where a word begins and ends is a character of it.
-            word.push('^');
-            word.extend(piece.chars().flat_map(char::to_lowercase).take(WORD));
-            word.push('$');
-            // The short ones are in every text of a language.
-            let weight = if word.len() <= 5 { weight * 0.3 } else { weight };
-            *self.features.entry(hash(&word)).or_default() += weight;
-            let count = (word.len() - 2) as f32;
-            for three in word.windows(3) {
-                *self.features.entry(hash(three)).or_default() += 1.5 * weight / count.sqrt();
-            }
+    /// What is asked for, else what the index remembers, else hashed words.
+    pub(crate) fn load(given: Option<&Path>, of_index: Option<&Path>) -> Result<Self, EmbeddingError> {
+        let model = |dir| Ok::<_, ModelError>(Self::Model(Box::new(Model::load(dir)?)));
+        match (given, of_index) {
+            (Some(given), _) if given == Path::new(NO_MODEL) => Ok(Self::Hashed),
+            (Some(given), _) => model(given).map_err(EmbeddingError::Given),
+            (None, Some(dir)) => model(dir).map_err(EmbeddingError::OfIndex),
+            (None, None) => Ok(Self::Hashed),
         }
     }
 
-    /// The vector of all that was added; all zeros where there was no word.
-    pub(crate) fn finish(self) -> Vector {
-        let mut sums = [0f32; DIMENSION];
-        for (feature, weight) in self.features {
-            // A word of a hundred times says little more than one of ten times.
-            let value = weight.ln_1p();
-            let place = usize::try_from(feature % DIMENSION as u64).unwrap_or(0);
-            // What meets in one place does not add up.
-            sums[place] += if feature >> 63 == 0 { value } else { -value };
+    /// Another name where the same text may become another vector.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Hashed => hashed::NAME,
+            Self::Model(model) => &model.name,
         }
+    }
+
+    /// Where the model is; `None` where there is none.
+    pub(crate) fn model(&self) -> Option<&Path> {
+        match self {
+            Self::Hashed => None,
+            Self::Model(model) => Some(&model.dir),
+        }
+    }
+
+    /// The farthest that is called near, as a cosine.
+    pub(crate) fn near(&self) -> f64 {
+        match self {
+            Self::Hashed => hashed::NEAR,
+            Self::Model(_) => model::NEAR,
+        }
+    }
+
+    /// What a document is compared by.
+    pub(crate) fn of_document(&self, title: &str, people: &str, body: &str) -> Result<Vector, ModelError> {
+        let body = &body[..body.floor_char_boundary(BODY)];
+        match self {
+            Self::Hashed => Ok(hashed::vector(&[(title, 3.0), (people, 0.5), (body, 1.0)])),
+            // Names and addresses mean nothing: with them a document is farther from what it is about.
+            Self::Model(model) => model.vector(&[(title, 2.0), (body, 1.0)]),
+        }
+    }
+
+    /// What a query is compared by.
+    pub(crate) fn of_query(&self, text: &str) -> Result<Vector, ModelError> {
+        let text = &text[..text.floor_char_boundary(BODY)];
+        match self {
+            Self::Hashed => Ok(hashed::vector(&[(text, 1.0)])),
+            Self::Model(model) => model.vector(&[(text, 1.0)]),
+        }
+    }
+}
+
+/// A vector; only its direction says something. A byte a number.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Vector {
+    numbers: Vec<i8>,
+    length: f32,
+}
+
+impl Vector {
+    /// The direction of these; all zeros if they have none.
+    fn towards(sums: &[f32]) -> Self {
         let largest = sums.iter().fold(0f32, |largest, sum| largest.max(sum.abs()));
-        let mut vector = [0; DIMENSION];
-        if largest > 0.0 {
-            for (number, sum) in vector.iter_mut().zip(sums) {
-                // Between -127 and 127.
-                *number = (sum / largest * 127.0).round() as i8;
-            }
+        let has_direction = largest > 0.0 && sums.iter().all(|sum| sum.is_finite());
+        // Between -127 and 127.
+        let number = |sum: &f32| if has_direction { (sum / largest * 127.0).round() as i8 } else { 0 };
+        let numbers: Vec<i8> = sums.iter().map(number).collect();
+        let squares: i32 = numbers.iter().map(|&n| i32::from(n) * i32::from(n)).sum();
+        Self { numbers, length: (squares as f32).sqrt() }
+    }
+
+    /// As it is stored.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        self.numbers.iter().map(|number| number.cast_unsigned()).collect()
+    }
+
+    /// How near a stored one is: the cosine of their angle, from -1 to 1; 0 where one of them is all zeros, `None` where it is of
+    /// another length.
+    pub(crate) fn nearness(&self, stored: &[u8]) -> Option<f32> {
+        if stored.len() != self.numbers.len() {
+            return None;
         }
-        vector
-    }
-}
-
-/// How near two vectors are: the cosine of their angle, from -1 to 1; 0 where one of them is all zeros.
-pub(crate) fn cosine(a: &Vector, b: &Vector) -> f32 {
-    let dot = |a: &Vector, b: &Vector| -> i32 { a.iter().zip(b).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum() };
-    let lengths = (dot(a, a) as f32).sqrt() * (dot(b, b) as f32).sqrt();
-    if lengths > 0.0 { dot(a, b) as f32 / lengths } else { 0.0 }
-}
-
-/// FNV-1a, mixed: the same for ever, which the standard library's is not.
-fn hash(characters: &[char]) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for &character in characters {
-        hash = (hash ^ u64::from(u32::from(character))).wrapping_mul(0x0100_0000_01b3);
-    }
-    hash = (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    hash ^ (hash >> 29)
-}
-
-/// The keys are hashes already.
-#[derive(Default)]
-struct AsItIs(u64);
-
-impl Hasher for AsItIs {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
+        let (mut dot, mut squares) = (0i32, 0i32);
+        for (&own, &other) in self.numbers.iter().zip(stored) {
+            let other = i32::from(other.cast_signed());
+            dot += i32::from(own) * other;
+            squares += other * other;
         }
-    }
-
-    fn write_u64(&mut self, key: u64) {
-        self.0 = key;
+        let lengths = self.length * (squares as f32).sqrt();
+        Some(if lengths > 0.0 { dot as f32 / lengths } else { 0.0 })
     }
 }
 
@@ -106,32 +143,17 @@ impl Hasher for AsItIs {
 mod tests {
     use super::*;
 
-    fn vector(text: &str) -> Vector {
-        let mut embedding = Embedding::default();
-        embedding.add(text, 1.0);
-        embedding.finish()
-    }
-
     #[test]
-    fn shared_words_parts_and_misspellings_are_near_and_meanings_are_not() {
-        let invoice = vector("Invoice for the kitchen renovation, payable until March");
-        let near = |text: &str| cosine(&vector(text), &invoice);
-        assert!(near("kitchen invoice") > 0.3, "{}", near("kitchen invoice"));
-        assert!(near("KITCHEN INVOICE") == near("kitchen invoice"));
-        assert!(near("invioce kitchn") > 0.2, "{}", near("invioce kitchn"));
-        assert!(near("holiday photographs") < 0.1, "{}", near("holiday photographs"));
-        assert!(near("bill") < 0.1, "not semantic: {}", near("bill"));
+    fn only_the_direction_of_a_vector_is_kept() {
+        let vector = Vector::towards(&[1.0, -2.0, 0.0]);
+        assert_eq!(vector.bytes(), [64, 129, 0]);
+        assert_eq!(vector, Vector::towards(&[10.0, -20.0, 0.0]));
+        let near = |other: &[f32]| vector.nearness(&Vector::towards(other).bytes());
+        assert!((near(&[3.0, -6.0, 0.0]).unwrap() - 1.0).abs() < 1e-6);
+        assert!((near(&[-3.0, 6.0, 0.0]).unwrap() + 1.0).abs() < 1e-6);
+        assert_eq!((near(&[0.0, 0.0, 9.0]), near(&[0.0; 3]), near(&[1.0; 4])), (Some(0.0), Some(0.0), None));
+        for broken in [f32::NAN, f32::INFINITY] {
+            assert_eq!(Vector::towards(&[1.0, broken]).bytes(), [0, 0]);
+        }
     }
-
-    #[test]
-    fn it_is_the_same_for_ever() {
-        let vector = vector("Straße 12");
-        let first: Vec<(usize, i8)> = vector.into_iter().enumerate().filter(|(_, n)| *n != 0).take(4).collect();
-        assert_eq!(first, FIRST, "another result needs another NAME");
-        assert!((cosine(&vector, &vector) - 1.0).abs() < 1e-6);
-        assert_eq!(cosine(&vector, &[0; DIMENSION]), 0.0);
-        assert_eq!(super::Embedding::default().finish(), [0; DIMENSION]);
-    }
-
-    const FIRST: [(usize, i8); 4] = [(48, -88), (72, -51), (105, 48), (128, -88)];
 }

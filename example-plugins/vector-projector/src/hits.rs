@@ -1,7 +1,7 @@
 //! What a search finds: both rankings made one, what is shown of each hit, and the file of the last search. Talks to
 //! [`index`](crate::index).
 
-use crate::embedding::Embedding;
+use crate::embedding::Vector;
 use crate::index::{Found, Index, IndexError};
 use crate::query::Query;
 use lorchestra_plugin_api::serde_json;
@@ -14,8 +14,6 @@ use std::path::{Path, PathBuf};
 
 /// Of each ranking so many are looked at, at least.
 const LOOKED_AT: usize = 100;
-/// The farthest that is called near: three times what two texts without anything in common have by chance.
-const NEAR: f64 = 0.15;
 /// Places of both rankings are added up as 1 / (60 + place), as it is usual: the first ten say about the same.
 const DAMPED: f64 = 60.0;
 /// Characters of a snippet.
@@ -40,11 +38,18 @@ pub(crate) struct Hit {
     pub(crate) vector_rank: Option<usize>,
 }
 
-/// The hits, best first, at most `limit`.
-pub(crate) fn find(index: &Index, query: &Query, text: &str, by: (bool, bool), limit: usize) -> Result<Vec<Hit>, IndexError> {
+/// The hits, best first, at most `limit`: by words or not, by their vectors where there is one to compare with and the farthest that is
+/// near it.
+pub(crate) fn find(
+    index: &Index,
+    query: &Query,
+    is_by_words: bool,
+    vector: Option<(&Vector, f64)>,
+    limit: usize,
+) -> Result<Vec<Hit>, IndexError> {
     let looked_at = limit.max(LOOKED_AT);
     let mut by_words = Vec::new();
-    if by.0 {
+    if is_by_words {
         by_words = index.by_words(&query.all(), looked_at)?;
         if by_words.len() < limit && query.len() > 1 {
             // Behind those with all words those with some.
@@ -53,15 +58,10 @@ pub(crate) fn find(index: &Index, query: &Query, text: &str, by: (bool, bool), l
             by_words.extend(some.into_iter().filter(|found| !known.contains(&found.document)));
         }
     }
-    let mut by_vector = Vec::new();
-    if by.1 {
-        let mut embedding = Embedding::default();
-        embedding.add(text, 1.0);
-        by_vector = index.by_vector(&embedding.finish(), looked_at, NEAR)?;
-    }
-    let best = match by {
-        (true, false) => by_words.clone(),
-        (false, true) => by_vector.clone(),
+    let by_vector = vector.map(|(vector, near)| index.by_vector(vector, looked_at, near)).transpose()?.unwrap_or_default();
+    let best = match (is_by_words, vector) {
+        (true, None) => by_words.clone(),
+        (false, _) => by_vector.clone(),
         _ => both(&by_words, &by_vector),
     };
     let place = |ranking: &[Found], document: i64| Some(ranking.iter().position(|found| found.document == document)? + 1);

@@ -4,25 +4,29 @@
 //! It is derived: what is lost with it is the time to make it again. So a commit need not survive power loss, only be whole.
 //!
 //! Vectors are compared one by one. A hundred thousand of them are 51 MB and about a tenth of a second, and no other structure has to
-//! be kept right when documents come and go.
+//! be kept right when documents come and go. All of them are made in one way, which the index remembers ([`Made`]); it is changed
+//! together with all vectors, in one transaction, or not at all. A search reads in one transaction too, and so never meets both.
 
 use crate::document::Document;
-use crate::embedding::{self, DIMENSION, Vector, cosine};
+use crate::embedding::{BODY, Embedding, Vector};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
 /// Grows with the tables.
-const LAYOUT: i64 = 1;
+const LAYOUT: i64 = 2;
 
 const TABLES: &str = "
-    CREATE TABLE about (embedding TEXT NOT NULL);
+    CREATE TABLE about (embedding TEXT NOT NULL, model BLOB);
+    INSERT INTO about VALUES ('', NULL);
     CREATE TABLE sources (source INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE);
     CREATE TABLE documents (
         document INTEGER PRIMARY KEY,
@@ -69,7 +73,7 @@ pub(crate) enum IndexError {
     Missing,
     #[error("{}: is damaged, or no index; move it away and run vector-projector/index_documents, it is made anew", .path.display())]
     Damaged { path: PathBuf, source: rusqlite::Error },
-    #[error("{}: was made by another version; run vector-projector/index_documents, it is made anew", .0.display())]
+    #[error("{}: was made by another version; run vector-projector/index_documents, it makes it anew", .0.display())]
     OtherVersion(PathBuf),
     #[error("{}: {doing} failed", .path.display())]
     Io { path: PathBuf, doing: &'static str, source: io::Error },
@@ -113,10 +117,37 @@ pub(crate) struct Shown {
     pub(crate) beginning: String,
 }
 
+/// How the vectors were made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Made {
+    /// The name of the way; empty where no vector was made yet.
+    pub(crate) embedding: String,
+    /// Where the model was, if it was one.
+    pub(crate) model: Option<PathBuf>,
+}
+
+impl Made {
+    /// What is to be remembered of vectors made in this way.
+    pub(crate) fn by(embedding: &Embedding) -> Self {
+        Self { embedding: embedding.name().to_owned(), model: embedding.model().map(Path::to_owned) }
+    }
+}
+
+/// What a vector is made of.
+pub(crate) struct Texts {
+    pub(crate) document: i64,
+    pub(crate) title: String,
+    pub(crate) people: String,
+    /// Its beginning.
+    pub(crate) body: String,
+}
+
 /// The index, open.
 pub(crate) struct Index {
     path: PathBuf,
     db: Connection,
+    /// How its vectors were made.
+    pub(crate) made: Made,
     sources: HashMap<PathBuf, i64>,
     /// Whether an index of another version was thrown away.
     pub(crate) is_anew: bool,
@@ -132,14 +163,13 @@ impl Index {
         let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         made.map_err(|source| IndexError::Io { path: path.clone(), doing: "making it", source })?;
         let mut index = Self::connect(path, Some(lock))?;
-        let about = index.about()?;
-        if about.as_ref().is_none_or(|(layout, name)| (*layout, name.as_str()) != (LAYOUT, embedding::NAME)) {
-            index.is_anew = about.is_some_and(|(layout, _)| layout != 0);
-            let made = index.db.execute_batch(&format!(
-                "BEGIN IMMEDIATE; {NO_TABLES} {TABLES} INSERT INTO about VALUES ('{}'); PRAGMA user_version = {LAYOUT}; COMMIT;",
-                embedding::NAME
-            ));
-            made.map_err(|source| index.failed("making its tables", source))?;
+        match index.about()? {
+            Some((LAYOUT, made)) => index.made = made,
+            other => {
+                index.is_anew = other.is_some_and(|(layout, _)| layout != 0);
+                let tables = format!("BEGIN IMMEDIATE; {NO_TABLES} {TABLES} PRAGMA user_version = {LAYOUT}; COMMIT;");
+                index.db.execute_batch(&tables).map_err(|source| index.failed("making its tables", source))?;
+            }
         }
         Ok(index)
     }
@@ -150,12 +180,18 @@ impl Index {
         if !path.is_file() {
             return Err(IndexError::Missing);
         }
-        let index = Self::connect(path, None)?;
+        let mut index = Self::connect(path, None)?;
+        // Until it is closed: what was read of it stays true.
+        index.db.execute_batch("BEGIN").map_err(|source| index.failed("opening it", source))?;
         match index.about()? {
-            Some((LAYOUT, name)) if name == embedding::NAME => Ok(index),
-            // Made, and killed before the first tables were there.
+            // Made, and killed before the first tables or vectors were there.
             Some((0, _)) | None => Err(IndexError::Missing),
-            Some(_) => Err(IndexError::OtherVersion(index.path)),
+            Some((LAYOUT, made)) if made.embedding.is_empty() => Err(IndexError::Missing),
+            Some((LAYOUT, made)) => {
+                index.made = made;
+                Ok(index)
+            }
+            Some(_) => Err(index.other_version()),
         }
     }
 
@@ -168,19 +204,25 @@ impl Index {
             db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;")
         });
         set.map_err(|source| failed(&path, "opening it", source))?;
-        Ok(Self { path, db, sources: HashMap::new(), is_anew: false, _lock: lock })
+        Ok(Self { path, db, made: Made::default(), sources: HashMap::new(), is_anew: false, _lock: lock })
     }
 
-    /// Layout and embedding; a layout of 0 is an empty file.
-    fn about(&self) -> Result<Option<(i64, String)>, IndexError> {
-        let read = || -> rusqlite::Result<Option<(i64, String)>> {
+    /// Layout and embedding; a layout of 0 is an empty file, and of another one only the number is read.
+    fn about(&self) -> Result<Option<(i64, Made)>, IndexError> {
+        let read = || -> rusqlite::Result<Option<(i64, Made)>> {
             let layout: i64 = self.db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
             if layout == 0 {
                 let tables: i64 = self.db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-                return Ok((tables == 0).then(|| (0, String::new())));
+                return Ok((tables == 0).then(|| (0, Made::default())));
             }
-            let name = self.db.query_row("SELECT embedding FROM about", [], |row| row.get(0)).optional()?;
-            Ok(Some((layout, name.unwrap_or_default())))
+            if layout != LAYOUT {
+                return Ok(Some((layout, Made::default())));
+            }
+            let made = self.db.query_row("SELECT embedding, model FROM about", [], |row| {
+                let model: Option<Vec<u8>> = row.get(1)?;
+                Ok(Made { embedding: row.get(0)?, model: model.map(|path| PathBuf::from(OsStr::from_bytes(&path))) })
+            });
+            Ok(Some((layout, made?)))
         };
         read().map_err(|source| self.failed("looking at it", source))
     }
@@ -210,10 +252,16 @@ impl Index {
         look().map_err(|source| self.failed("reading", source))
     }
 
-    /// Writes a document in the place of `old`, or a new one. Answers with its number.
-    pub(crate) fn put(&mut self, old: Option<i64>, document: &Document, hash: &Hash, source: &Path) -> Result<i64, IndexError> {
+    /// Writes a document in the place of `old`, or a new one, and its vector. Answers with its number.
+    pub(crate) fn put(
+        &mut self,
+        old: Option<i64>,
+        document: &Document,
+        vector: &Vector,
+        hash: &Hash,
+        source: &Path,
+    ) -> Result<i64, IndexError> {
         let source = self.source(source)?;
-        let vector = bytes(&document.vector());
         let Document { id, kind, date, sender, people, title, body, .. } = document;
         let put = || -> rusqlite::Result<i64> {
             let number = match old {
@@ -231,10 +279,38 @@ impl Index {
                     insert.insert(params![id, hash, source, kind, date, sender, people, title, body])?
                 }
             };
-            self.db.prepare_cached("REPLACE INTO vectors VALUES (?1, ?2)")?.execute(params![number, vector])?;
             Ok(number)
         };
-        put().map_err(|source| self.failed("writing", source))
+        let number = put().map_err(|source| self.failed("writing", source))?;
+        self.put_vector(number, vector)?;
+        Ok(number)
+    }
+
+    /// Writes the vector of a document.
+    pub(crate) fn put_vector(&self, document: i64, vector: &Vector) -> Result<(), IndexError> {
+        let put = || self.db.prepare_cached("REPLACE INTO vectors VALUES (?1, ?2)")?.execute(params![document, vector.bytes()]);
+        put().map(drop).map_err(|source| self.failed("writing", source))
+    }
+
+    /// What the vectors of the documents after this one are made of, at most `limit` of them, in their order.
+    pub(crate) fn texts_after(&self, document: i64, limit: usize) -> Result<Vec<Texts>, IndexError> {
+        let read = || -> rusqlite::Result<Vec<Texts>> {
+            let sql = "SELECT document, title, people, substr(body, 1, ?3) FROM documents WHERE document > ?1 ORDER BY document LIMIT ?2";
+            let texts = |row: &rusqlite::Row<'_>| {
+                Ok(Texts { document: row.get(0)?, title: row.get(1)?, people: row.get(2)?, body: row.get(3)? })
+            };
+            self.db.prepare_cached(sql)?.query_map(params![document, as_limit(limit), as_limit(BODY)], texts)?.collect()
+        };
+        read().map_err(|source| self.failed("reading", source))
+    }
+
+    /// Remembers how the vectors were made: in the transaction that makes them.
+    pub(crate) fn remember(&mut self, made: Made) -> Result<(), IndexError> {
+        let model = made.model.as_ref().map(|path| path.as_os_str().as_bytes());
+        let written = self.db.execute("UPDATE about SET embedding = ?1, model = ?2", params![made.embedding, model]);
+        written.map_err(|source| self.failed("writing", source))?;
+        self.made = made;
+        Ok(())
     }
 
     fn source(&mut self, path: &Path) -> Result<i64, IndexError> {
@@ -306,11 +382,8 @@ impl Index {
             let mut found: Vec<Found> = Vec::new();
             let mut least = least;
             while let Some(row) = rows.next()? {
-                let Some(vector) = numbers(row.get_ref(1)?.as_blob().unwrap_or_default()) else { continue };
-                let score = f64::from(cosine(wanted, &vector));
-                if score < least {
-                    continue;
-                }
+                let stored = row.get_ref(1)?.as_blob().unwrap_or_default();
+                let Some(score) = wanted.nearness(stored).map(f64::from).filter(|score| *score >= least) else { continue };
                 found.push(Found { document: row.get(0)?, score });
                 if found.len() >= limit.saturating_mul(4).max(64) {
                     keep_best(&mut found, limit);
@@ -348,6 +421,11 @@ impl Index {
         read().map_err(|source| self.failed("searching", source))
     }
 
+    /// That the vectors are of a version before or after this one.
+    pub(crate) fn other_version(&self) -> IndexError {
+        IndexError::OtherVersion(self.path.clone())
+    }
+
     fn failed(&self, doing: &'static str, source: rusqlite::Error) -> IndexError {
         failed(&self.path, doing, source)
     }
@@ -368,15 +446,6 @@ fn keep_best(found: &mut Vec<Found>, limit: usize) {
 
 fn as_limit(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
-}
-
-fn bytes(vector: &Vector) -> Vec<u8> {
-    vector.iter().map(|number| number.cast_unsigned()).collect()
-}
-
-fn numbers(bytes: &[u8]) -> Option<Vector> {
-    let bytes: &[u8; DIMENSION] = bytes.try_into().ok()?;
-    Some(bytes.map(u8::cast_signed))
 }
 
 /// Waits a moment, not longer: a run that is just ending, or a process that was just started and still has our files open,

@@ -9,6 +9,10 @@ use lorchestra_plugin_api::prelude::*;
 /// and those that are no longer in a file that they came from are removed. What has not changed costs a look.
 ///
 /// A run that is killed leaves whole documents; the next one goes on.
+///
+/// The vectors are made of hashed words: texts that share words or parts of words are near, "car" finds no "automobile". With --model
+/// they are made with a static embedding model, and near is what means the same. The index remembers the model: later runs and searches
+/// need not name it. With another model, all vectors are made again, in one transaction.
 #[job]
 pub fn index_documents(
     cx: &JobContext,
@@ -16,9 +20,12 @@ pub fn index_documents(
     input: Vec<PathBuf>,
     /// Keep documents that are no longer in their file.
     keep_missing: bool,
+    /// A directory with `model.safetensors` and `tokenizer.json` of a static embedding model (model2vec, wordllama), or `none` for hashed
+    /// words. Without it: what the index was made with, and hashed words for a new one.
+    model: Option<PathBuf>,
 ) -> JobResult {
     let canonizer = cx.package_data_dir("canonizer")?;
-    let request = Request { input, keep_missing, canonizer, data_dir: cx.data_dir()? };
+    let request = Request { input, keep_missing, model, canonizer, data_dir: cx.data_dir()? };
     match projection::run(&request, cx) {
         Ok(()) => Ok(()),
         // What would fail again is not worth a retry.

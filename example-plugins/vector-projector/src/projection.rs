@@ -1,13 +1,15 @@
 //! One run of `index_documents`, from the lines of its inputs to a complete index: what becomes of each line, the counts, the events.
-//! Talks to [`input`], [`index`](crate::index) and the run it belongs to.
+//! Talks to [`input`], [`embedding`](crate::embedding), [`index`](crate::index) and the run it belongs to.
 //!
 //! Every line that is read is counted in exactly one place: `read = added + changed + unchanged + duplicates + the sum of set_aside`.
 //!
 //! Batches are transactions. Killed between two of them, the run has left whole documents; the next one finds their lines by their
-//! hashes, writes nothing for them, and goes on. Documents are removed at the end only, when all inputs were read.
+//! hashes, writes nothing for them, and goes on. Documents are removed at the end only, when all inputs were read. Where vectors are to be
+//! made in another way than before, all are made again, first of all and in one transaction.
 
 use crate::document::Document;
-use crate::index::{self, Index, IndexError};
+use crate::embedding::{Embedding, EmbeddingError};
+use crate::index::{self, Index, IndexError, Made};
 use crate::input::{self, InputError, LineState, Lines};
 use lorchestra_plugin_api::serde_json::json;
 use lorchestra_plugin_api::{EmitError, JobContext, tracing};
@@ -20,6 +22,8 @@ use std::path::{Path, PathBuf};
 const BATCH: u64 = 500;
 /// Bytes of lines of a batch, about.
 const BATCH_BYTES: usize = 8 << 20;
+/// Documents whose texts are in memory at a time while vectors are made again.
+const AGAIN: usize = 100;
 /// Lines set aside that an event names, at most.
 const NAMED: u64 = 100;
 
@@ -28,6 +32,8 @@ const NAMED: u64 = 100;
 pub(crate) struct Request {
     pub(crate) input: Vec<PathBuf>,
     pub(crate) keep_missing: bool,
+    /// A model's directory.
+    pub(crate) model: Option<PathBuf>,
     /// Where canonizer leaves its files.
     pub(crate) canonizer: PathBuf,
     /// Where the index is.
@@ -60,11 +66,15 @@ pub(crate) enum ProjectionError {
     #[error(transparent)]
     Index(#[from] IndexError),
     #[error(transparent)]
+    Embedding(#[from] EmbeddingError),
+    #[error(transparent)]
     Emit(#[from] EmitError),
+    #[error("cancelled while vectors were made again; the index is as it was, run the job again")]
+    CancelledAgain,
     #[error("cancelled after {0} lines; what was indexed is in the index, run the job again to go on")]
     Cancelled(u64),
     #[error(
-        "none of the {read} lines is a document ({reasons}); the index is as it was. Give --input files that canonizer wrote"
+        "none of the {read} lines is a document ({reasons}); the index has the documents it had. Give --input files that canonizer wrote"
     )]
     NothingTaken { read: u64, reasons: String },
 }
@@ -75,8 +85,9 @@ impl ProjectionError {
         match self {
             Self::Input(error) => error.is_permanent(),
             Self::Index(error) => error.is_permanent(),
+            Self::Embedding(error) => error.is_permanent(),
             Self::NothingTaken { .. } => true,
-            Self::Emit(_) | Self::Cancelled(_) => false,
+            Self::Emit(_) | Self::CancelledAgain | Self::Cancelled(_) => false,
         }
     }
 }
@@ -84,10 +95,13 @@ impl ProjectionError {
 /// Indexes all that is asked for, between the events `index.started` and `index.completed`.
 pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), ProjectionError> {
     let files = input::find(&request.input, &request.canonizer)?;
-    let index = Index::to_write(&request.data_dir)?;
+    let mut index = Index::to_write(&request.data_dir)?;
+    let embedding = Embedding::load(request.model.as_deref(), index.made.model.as_deref())?;
     let names: Vec<_> = files.iter().map(|path| path.to_string_lossy()).collect();
-    cx.emit("index.started", json!({"input": names, "anew": index.is_anew, "documents": index.len()?}))?;
-    let mut projection = Projection { index, cx, counts: Counts::default(), seen: Seen::default(), done: 0, total: 0 };
+    let started = json!({"input": names, "anew": index.is_anew, "documents": index.len()?, "embedding": embedding.name()});
+    cx.emit("index.started", started)?;
+    let embedded_again = embed_again(&mut index, &embedding, cx)?;
+    let mut projection = Projection { index, embedding, cx, counts: Counts::default(), seen: Seen::default(), done: 0, total: 0 };
     for file in &files {
         projection.total += Lines::open(file)?.size;
     }
@@ -107,6 +121,8 @@ pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), ProjectionEr
         projection.remove_missing(&complete)?;
     }
     let mut payload = json!(projection.counts);
+    payload["embedding"] = projection.embedding.name().into();
+    payload["embedded_again"] = embedded_again.into();
     payload["documents"] = projection.index.len()?.into();
     payload["index_bytes"] = projection.index.size()?.into();
     tracing::info!(read = projection.counts.read, added = projection.counts.added, "index completed");
@@ -114,8 +130,43 @@ pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), ProjectionEr
     Ok(())
 }
 
+/// Makes all vectors in this way, if they were made in another: all of them or none. Answers how many.
+fn embed_again(index: &mut Index, embedding: &Embedding, cx: &JobContext) -> Result<u64, ProjectionError> {
+    let made = Made::by(embedding);
+    if index.made == made {
+        return Ok(0);
+    }
+    let is_same = index.made.embedding == made.embedding;
+    index.begin()?;
+    let mut done = 0;
+    if !is_same {
+        let total = index.len()?;
+        let mut last = 0;
+        loop {
+            let batch = index.texts_after(last, AGAIN)?;
+            for texts in &batch {
+                let vector = embedding.of_document(&texts.title, &texts.people, &texts.body);
+                index.put_vector(texts.document, &vector.map_err(EmbeddingError::Given)?)?;
+            }
+            let Some(texts) = batch.last() else { break };
+            // What was begun is undone when the index is closed.
+            if cx.is_cancelled() {
+                return Err(ProjectionError::CancelledAgain);
+            }
+            last = texts.document;
+            done += batch.len() as u64;
+            cx.progress(done, total);
+        }
+    }
+    // Perhaps only the place of the model is another.
+    index.remember(made)?;
+    index.commit()?;
+    Ok(done)
+}
+
 struct Projection<'a> {
     index: Index,
+    embedding: Embedding,
     cx: &'a JobContext,
     counts: Counts,
     seen: Seen,
@@ -185,7 +236,9 @@ impl Projection<'_> {
             self.counts.duplicates += 1;
             return Ok(Ok(()));
         }
-        let number = self.index.put(old, &document, &hash, path)?;
+        let vector = self.embedding.of_document(&document.title, &document.people, &document.body);
+        let vector = vector.map_err(EmbeddingError::Given)?;
+        let number = self.index.put(old, &document, &vector, &hash, path)?;
         self.seen.add(number);
         self.counts.cut += u64::from(document.is_cut);
         let count = if old.is_some() { &mut self.counts.changed } else { &mut self.counts.added };

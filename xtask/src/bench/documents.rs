@@ -1,5 +1,5 @@
 //! `index_documents` and `search` of vector-projector, on documents that are made here: documents a second, what a second run costs, the
-//! latency of searches, and how all of it grows.
+//! latency of searches, and how all of it grows; and what a model costs instead of hashed words.
 
 use super::Site;
 use super::timing::{Median, met};
@@ -15,6 +15,8 @@ const SIZES: [u32; 3] = [1_000, 10_000, 100_000];
 /// Words that texts are made of.
 const VOCABULARY: u64 = 20_000;
 const WORDS: u64 = 150;
+/// Documents of the comparison with a model.
+const WITH_MODEL: u32 = 10_000;
 /// Searches of each mode.
 const SEARCHES: u64 = 15;
 /// Time a document, of the most to the fewest: more would not be linear.
@@ -36,35 +38,22 @@ pub(super) fn run(site: &Site) -> Result<String> {
         if index.exists() {
             std::fs::remove_dir_all(&index)?;
         }
-        let (new, counts) = index_once(site)?;
+        let (new, counts) = index_once(site, &[])?;
         expect(&counts, "added", size)?;
-        let (same, counts) = index_once(site)?;
+        let (same, counts) = index_once(site, &[])?;
         expect(&counts, "unchanged", size)?;
         write_documents(&input, size, Some(100))?;
-        let (changed, counts) = index_once(site)?;
+        let (changed, counts) = index_once(site, &[])?;
         expect(&counts, "changed", size / 100)?;
         let bytes = counts["index_bytes"].as_f64().ok_or("no size of the index")? / f64::from(size);
-        let mut searches = Vec::new();
-        let mut whole = Vec::new();
-        for mode in ["text", "vector", "both"] {
-            let mut times = Vec::new();
-            for n in 0..SEARCHES {
-                let query = format!("{} {}", word(n * 31 + 400), word(n * 57 + 2000));
-                let start = Instant::now();
-                let arguments = ["run-job", "-q", "vector-projector", "search", "--query", &query, "--mode", mode];
-                cargo::run(site.sandbox.lorchestra(&arguments).stdin(Stdio::null()))?;
-                whole.push(start.elapsed().as_secs_f64() * 1e6);
-                times.push(told(site, "search.completed")?["search_us"].as_f64().ok_or("no time of the search")?);
-            }
-            searches.push(Median::of(&times).in_thousands());
-        }
+        let (searches, whole) = searches(site, &["text", "vector", "both"])?;
         each.push(new / f64::from(size));
         table.push_str(&format!(
             "\n| {size} | {megabytes:.1} | {:.0} | {:.0} | {changed:.2} | {bytes:.0} | {} | {} |",
             f64::from(size) / new,
             f64::from(size) / same,
             searches.join(" | "),
-            Median::of(&whole).in_thousands(),
+            whole,
         ));
     }
     let growth = each[each.len() - 1] / each[0];
@@ -74,13 +63,66 @@ pub(super) fn run(site: &Site) -> Result<String> {
         SIZES[0],
         met(growth <= LINEAR)
     ));
+    table.push_str(&with_model(site, &data, &input)?);
     Ok(table)
 }
 
+/// The same documents with hashed words, and with a model; and from each to the other.
+fn with_model(site: &Site, data: &Path, input: &Path) -> Result<String> {
+    let model = crate::venv::ensure_model(site.target.parent().ok_or("no target directory")?)?.display().to_string();
+    write_documents(input, WITH_MODEL, None)?;
+    let index = data.join("vector-projector");
+    let mut rows = Vec::new();
+    // Each new and with its searches, and then all vectors again in the other way.
+    for (vectors, way, other) in [("hashed words", "none", &*model), ("wordllama 0.4.0.post1", &*model, "none")] {
+        std::fs::remove_dir_all(&index)?;
+        let (new, counts) = index_once(site, &["--model", way])?;
+        expect(&counts, "added", WITH_MODEL)?;
+        let bytes = counts["index_bytes"].as_f64().ok_or("no size of the index")? / f64::from(WITH_MODEL);
+        let (searches, whole) = searches(site, &["vector", "both"])?;
+        let (again, counts) = index_once(site, &["--model", other])?;
+        expect(&counts, "embedded_again", WITH_MODEL)?;
+        rows.push((vectors, new, bytes, searches.join(" | "), whole, again));
+    }
+    let mut table = format!(
+        "\n\n{WITH_MODEL} of these documents, their vectors made of hashed words and with a model; all vectors again: an index of the other kind is \
+         turned into this one.\n\n| vectors | documents/s, new | all vectors again, s | index, bytes a document | `search`: vector, ms | both, ms | \
+         `run-job search`, whole, ms |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    );
+    for (row, (vectors, new, bytes, searches, whole, _)) in rows.iter().enumerate() {
+        let again = rows[1 - row].5;
+        table.push_str(&format!(
+            "\n| {vectors} | {:.0} | {again:.2} | {bytes:.0} | {searches} | {whole} |",
+            f64::from(WITH_MODEL) / new
+        ));
+    }
+    Ok(table)
+}
+
+/// Milliseconds inside the job for each mode, and of whole processes in all modes.
+fn searches(site: &Site, modes: &[&str]) -> Result<(Vec<String>, String)> {
+    let mut inside = Vec::new();
+    let mut whole = Vec::new();
+    for mode in modes {
+        let mut times = Vec::new();
+        for n in 0..SEARCHES {
+            let query = format!("{} {}", word(n * 31 + 400), word(n * 57 + 2000));
+            let start = Instant::now();
+            let arguments = ["run-job", "-q", "vector-projector", "search", "--query", &query, "--mode", mode];
+            cargo::run(site.sandbox.lorchestra(&arguments).stdin(Stdio::null()))?;
+            whole.push(start.elapsed().as_secs_f64() * 1e6);
+            times.push(told(site, "search.completed")?["search_us"].as_f64().ok_or("no time of the search")?);
+        }
+        inside.push(Median::of(&times).in_thousands());
+    }
+    Ok((inside, Median::of(&whole).in_thousands()))
+}
+
 /// Seconds of a whole `run-job`, and what the run told.
-fn index_once(site: &Site) -> Result<(f64, Value)> {
+fn index_once(site: &Site, more: &[&str]) -> Result<(f64, Value)> {
     let start = Instant::now();
-    cargo::run(site.sandbox.lorchestra(&["run-job", "-q", "vector-projector", "index_documents"]).stdin(Stdio::null()))?;
+    let arguments = [&["run-job", "-q", "vector-projector", "index_documents"], more].concat();
+    cargo::run(site.sandbox.lorchestra(&arguments).stdin(Stdio::null()))?;
     let took = start.elapsed().as_secs_f64();
     Ok((took, told(site, "index.completed")?))
 }

@@ -1,5 +1,6 @@
 //! Runs of `index_documents` over small files.
 
+use crate::embedding::small_model;
 use crate::index::Index;
 use crate::index_documents;
 use lorchestra_plugin_api::serde_json::{Value, json};
@@ -35,11 +36,12 @@ fn told(counts: &Value, keys: [&str; 4]) -> [u64; 4] {
     keys.map(|key| counts[key].as_u64().unwrap())
 }
 
-/// Id, title and body of all documents; every one has a vector, and the words agree with them.
+/// Id and body of all documents; every one has a vector, all of one length, and the words agree with them.
 fn documents(dir: &TempDir) -> Vec<(String, String)> {
     let db = Connection::open(dir.path().join("vector-projector/index.db")).unwrap();
     db.execute_batch("INSERT INTO words (words, rank) VALUES ('integrity-check', 1)").unwrap();
-    let sql = "SELECT count(*) FROM documents LEFT JOIN vectors USING (document) WHERE length(vector) IS NOT 512";
+    let sql = "SELECT count(*) FROM documents LEFT JOIN vectors USING (document) WHERE length(vector) IS NOT \
+               (SELECT iif(model IS NULL, 512, 4) FROM about)";
     assert_eq!(db.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
     let vectors = db.query_row("SELECT count(*) FROM vectors", [], |row| row.get::<_, isize>(0)).unwrap();
     let mut all = db.prepare("SELECT id, body FROM documents ORDER BY id").unwrap();
@@ -96,7 +98,7 @@ fn documents_of_other_files_stay_and_those_of_a_damaged_one_too() {
     job(&dir)
         .param("input", [&other])
         .run()
-        .assert_permanent("none of the 1 lines is a document (not_json: 1); the index is as it was");
+        .assert_permanent("none of the 1 lines is a document (not_json: 1); the index has the documents it had");
     dir.write("other.jsonl", email("c", "three"));
     assert_eq!(counts(&job(&dir).param("input", [&other]).run())["removed"], 1);
     assert_eq!(ids(&dir), ["a", "b", "c"]);
@@ -122,11 +124,114 @@ fn a_file_that_is_no_index_is_told_and_one_of_another_version_is_made_anew() {
     std::fs::remove_file(&path).unwrap();
     counts(&job(&dir).run());
     let db = Connection::open(&path).unwrap();
-    db.execute_batch("UPDATE about SET embedding = 'another'").unwrap();
+    db.execute_batch("PRAGMA user_version = 1").unwrap();
     drop(db);
     assert!(matches!(Index::to_search(path.parent().unwrap()), Err(error) if error.is_permanent()));
     let ran = job(&dir).run();
     assert_eq!((&counts(&ran)["added"], &ran.event("index.started").payload["anew"]), (&json!(1), &json!(true)));
+}
+
+#[test]
+fn hashed_words_of_another_version_are_made_again() {
+    let dir = TempDir::new();
+    dir.write("canonizer/email.jsonl", email("a", "one") + &email("b", "two"));
+    let first = counts(&job(&dir).run());
+    assert_eq!((&first["embedding"], &first["embedded_again"]), (&json!("hashed-words-and-trigrams/1/512"), &json!(0)));
+    let before = vectors(&dir);
+    let db = Connection::open(dir.path().join("vector-projector/index.db")).unwrap();
+    db.execute_batch("UPDATE about SET embedding = 'another'; UPDATE vectors SET vector = x'00'").unwrap();
+    drop(db);
+    let again = counts(&job(&dir).run());
+    assert_eq!(told(&again, ["embedded_again", "unchanged", "added", "changed"]), [2, 2, 0, 0]);
+    assert_eq!(vectors(&dir), before);
+}
+
+fn vectors(dir: &TempDir) -> Vec<Vec<u8>> {
+    let db = Connection::open(dir.path().join("vector-projector/index.db")).unwrap();
+    let mut all = db.prepare("SELECT vector FROM vectors ORDER BY document").unwrap();
+    all.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+}
+
+#[test]
+fn the_model_is_remembered_and_with_another_all_vectors_are_made_again() {
+    let dir = TempDir::new();
+    let file = "canonizer/email.jsonl";
+    dir.write(file, email("a", "car") + &email("b", "a rose"));
+    counts(&job(&dir).run());
+    let model = dir.path().join("model");
+    small_model::write(&model);
+    let with = counts(&job(&dir).param("model", &model).run());
+    assert_eq!(told(&with, ["embedded_again", "unchanged", "added", "changed"]), [2, 2, 0, 0]);
+    assert!(with["embedding"].as_str().unwrap().starts_with("static/1/4/"), "{with}");
+    assert_eq!(vectors(&dir), [vec![127, 0, 0, 0], vec![0, 127, 13, 0]]);
+
+    // Not named, and remembered; what is new is of the same kind.
+    dir.write(file, email("a", "car") + &email("b", "a rose") + &email("c", "invoice"));
+    let later = counts(&job(&dir).run());
+    assert_eq!(told(&later, ["embedded_again", "unchanged", "added", "changed"]), [0, 2, 1, 0]);
+    assert_eq!((&later["embedding"], vectors(&dir)[2].clone()), (&with["embedding"], vec![0, 0, 0, 127]));
+
+    // The same one elsewhere: only the place is new.
+    let moved = dir.path().join("moved");
+    std::fs::rename(&model, &moved).unwrap();
+    let error = "the model that the index was made with cannot be used (--model none makes the vectors of hashed words): ";
+    let gone = job(&dir).run();
+    gone.assert_permanent(error);
+    assert!(gone.error().unwrap().contains("model: there is no such directory; give --model"), "{:?}", gone.error());
+    assert_eq!(
+        told(&counts(&job(&dir).param("model", &moved).run()), ["embedded_again", "unchanged", "documents", "read"]),
+        [0, 3, 3, 3]
+    );
+    assert_eq!(told(&counts(&job(&dir).run()), ["embedded_again", "unchanged", "documents", "read"]), [0, 3, 3, 3]);
+
+    // Another one in its place, and documents that are in no file any more.
+    dir.write("moved/model.safetensors", small_model::table(0.5));
+    dir.write(file, email("c", "invoice"));
+    let other = counts(&job(&dir).param("keep_missing", true).run());
+    assert_eq!(told(&other, ["embedded_again", "unchanged", "documents", "removed"]), [3, 1, 3, 0]);
+    assert_ne!(other["embedding"], with["embedding"]);
+    assert_eq!(vectors(&dir)[2], [64, 0, 0, 127]);
+
+    let without = counts(&job(&dir).param("keep_missing", true).param("model", "none").run());
+    assert_eq!((&without["embedding"], &without["embedded_again"]), (&json!("hashed-words-and-trigrams/1/512"), &json!(3)));
+    assert_eq!(ids(&dir), ["a", "b", "c"]);
+    assert_eq!(counts(&job(&dir).run())["embedded_again"], 0, "that is remembered too");
+}
+
+#[test]
+fn vectors_are_made_again_all_of_them_or_none() {
+    let dir = TempDir::new();
+    let all: String = (0..250).map(|n| email(&format!("m{n:04}"), "car")).collect();
+    dir.write("canonizer/email.jsonl", all);
+    counts(&job(&dir).run());
+    let before = vectors(&dir);
+    let model = dir.path().join("model");
+    small_model::write(&model);
+    let cancelled = job(&dir).param("model", &model).cancel_after_looks(2).run();
+    cancelled.assert_retryable("cancelled while vectors were made again; the index is as it was");
+    assert_eq!(vectors(&dir), before);
+    assert_eq!(ids(&dir).len(), 250);
+    assert_eq!(counts(&job(&dir).run())["embedded_again"], 0);
+    assert_eq!(counts(&job(&dir).param("model", &model).run())["embedded_again"], 250);
+    assert!(vectors(&dir).iter().all(|vector| *vector == [127, 0, 0, 0]));
+
+    // A model that fails half way leaves the index as it was, too.
+    let mut tokenizer = small_model::tokenizer();
+    tokenizer["model"]["unk_token"] = json!("?");
+    dir.write("model/tokenizer.json", tokenizer.to_string());
+    job(&dir).run().assert_permanent("its tokenizer fails on a text (");
+    dir.write("model/tokenizer.json", small_model::tokenizer().to_string());
+    assert_eq!(counts(&job(&dir).run())["embedded_again"], 0);
+}
+
+#[test]
+fn a_model_that_cannot_be_used_leaves_the_index_as_it_was() {
+    let dir = TempDir::new();
+    dir.write("canonizer/email.jsonl", email("a", "one"));
+    job(&dir).param("model", dir.path().join("no")).run().assert_permanent("no: there is no such directory; give --model");
+    assert_eq!(counts(&job(&dir).run())["added"], 1);
+    job(&dir).param("model", dir.path().join("no")).run().assert_permanent("no: there is no such directory; give --model");
+    assert_eq!(told(&counts(&job(&dir).run()), ["embedded_again", "unchanged", "added", "changed"]), [0, 1, 0, 0]);
 }
 
 #[test]

@@ -1,12 +1,19 @@
 //! Searches in a small index.
 
 use super::search;
+use crate::embedding::{Embedding, small_model};
+use crate::index::Index;
 use crate::index_documents;
 use lorchestra_plugin_api::serde_json::{self, Value, json};
 use lorchestra_plugin_api::testing::{self, TempDir, Test};
 
 fn indexed(documents: &[(&str, &str, &str)]) -> TempDir {
     let dir = TempDir::new();
+    index(&dir, documents).run().assert_ok();
+    dir
+}
+
+fn index(dir: &TempDir, documents: &[(&str, &str, &str)]) -> Test {
     let line = |(id, subject, text): &(&str, &str, &str)| {
         let email = json!({
             "id": id, "subject": subject, "sentAt": "2024-01-01T10:00:00Z",
@@ -16,8 +23,7 @@ fn indexed(documents: &[(&str, &str, &str)]) -> TempDir {
         format!("{email}\n")
     };
     dir.write("canonizer/email.jsonl", documents.iter().map(line).collect::<String>());
-    testing::job::<index_documents>().package("vector-projector").data(&dir).run().assert_ok();
-    dir
+    testing::job::<index_documents>().package("vector-projector").data(dir)
 }
 
 fn job(dir: &TempDir, query: &str) -> Test {
@@ -70,6 +76,95 @@ fn vectors_find_what_is_misspelt() {
     let hit = &hits(&dir)[0];
     assert_eq!((&hit["text_rank"], &hit["vector_rank"]), (&json!(1), &json!(1)));
     assert!(found(&dir, "qqqq wwww", "both").is_empty());
+}
+
+#[test]
+fn meaning_is_found_with_a_model_and_not_without() {
+    let documents =
+        [("auto", "Brakes", "The automobile needs new ones"), ("rose", "Garden", "A rose for Anna"), ("none", "Other", "things")];
+    let dir = indexed(&documents);
+    assert!(found(&dir, "car", "both").is_empty());
+    let model = dir.path().join("model");
+    small_model::write(&model);
+    index(&dir, &documents).param("model", &model).run().assert_ok();
+    assert_eq!(found(&dir, "car", "both"), ["auto"]);
+    let hit = &hits(&dir)[0];
+    assert_eq!((&hit["text_rank"], &hit["vector_rank"]), (&json!(null), &json!(1)));
+    assert_eq!(found(&dir, "flower", "vector"), ["rose"]);
+    assert!(found(&dir, "car", "text").is_empty());
+    // By words first, by meaning too.
+    assert_eq!(found(&dir, "things car", "both").len(), 2);
+    assert!(found(&dir, "unknownword", "both").is_empty());
+    let ran = job(&dir, "car").run();
+    assert!(ran.event("search.completed").payload["embedding"].as_str().unwrap().starts_with("static/1/4/"));
+}
+
+#[test]
+fn a_search_needs_the_model_of_the_index() {
+    let documents = [("auto", "Brakes", "The automobile needs new ones")];
+    let dir = indexed(&documents);
+    let (model, moved) = (dir.path().join("model"), dir.path().join("moved"));
+    small_model::write(&model);
+    let with = |model: &std::path::Path| job(&dir, "car").param("model", model).run();
+    with(&model).assert_permanent(
+        "the index was made of hashed words, without a model; run vector-projector/index_documents --model DIR",
+    );
+    job(&dir, "car").param("model", "none").run().assert_ok();
+    index(&dir, &documents).param("model", &model).run().assert_ok();
+
+    std::fs::rename(&model, &moved).unwrap();
+    let gone = job(&dir, "car").run();
+    gone.assert_permanent("the model that the index was made with cannot be used (--mode text needs none): ");
+    assert!(gone.error().unwrap().contains("model: there is no such directory; give --model a directory"), "{:?}", gone.error());
+    assert!(found(&dir, "car", "text").is_empty());
+    with(&moved).assert_ok();
+    assert_eq!(hits(&dir).len(), 1);
+    with(&dir.path().join("no")).assert_permanent("no: there is no such directory; give --model");
+    job(&dir, "car").param("model", "none").run().assert_permanent("the index was made with another model, which was in ");
+
+    small_model::write(&model);
+    std::fs::write(model.join("model.safetensors"), small_model::table(0.5)).unwrap();
+    job(&dir, "car")
+        .run()
+        .assert_permanent("model: is another model than when the index was made; run vector-projector/index_documents");
+    with(&model).assert_permanent("the index was made with another model, which was in ");
+    with(&moved).assert_ok();
+    // What is told is what mends it.
+    index(&dir, &documents).run().assert_ok();
+    job(&dir, "car").run().assert_ok();
+}
+
+#[test]
+fn a_search_never_meets_vectors_of_two_models() {
+    let dir = indexed(&DOCUMENTS);
+    let data_dir = dir.path().join("vector-projector");
+    let wanted = Embedding::load(None, None).unwrap().of_query("invoice kitchen").unwrap();
+    let index = Index::to_search(&data_dir).unwrap();
+    let made = index.made.clone();
+    // What a run does with another model, while the search goes on.
+    let db = rusqlite::Connection::open(data_dir.join("index.db")).unwrap();
+    db.execute_batch("BEGIN; UPDATE vectors SET vector = zeroblob(512); UPDATE about SET embedding = 'another'; COMMIT").unwrap();
+    let found = |index: &Index| index.by_vector(&wanted, 10, 0.15).unwrap().len();
+    assert!(found(&index) > 0, "those of before");
+    drop(index);
+    let index = Index::to_search(&data_dir).unwrap();
+    assert_eq!((found(&index), index.made == made), (0, false));
+}
+
+#[test]
+fn an_index_of_other_vectors_is_told() {
+    let dir = indexed(&DOCUMENTS);
+    let db = rusqlite::Connection::open(dir.path().join("vector-projector/index.db")).unwrap();
+    for (change, says) in [
+        (
+            "UPDATE about SET embedding = 'another'",
+            "was made by another version; run vector-projector/index_documents, it makes it anew",
+        ),
+        ("UPDATE about SET embedding = ''", "there is no index yet; run vector-projector/index_documents first"),
+    ] {
+        db.execute_batch(change).unwrap();
+        job(&dir, "invoice").run().assert_permanent(says);
+    }
 }
 
 #[test]
