@@ -28,7 +28,9 @@ pub enum Mode {
 /// directory. `"several words"` in quotes are looked for in this order, `wor*` by their beginning.
 ///
 /// The event `search.completed` has counts only. The query itself is in `job.started`, as all parameters are.
-#[job]
+///
+/// Any number of searches may run at once; the file is that of the one that ended last.
+#[job(overlap = "allow")]
 pub fn search(
     cx: &JobContext,
     /// What to look for.
@@ -56,8 +58,12 @@ enum SearchError {
     Limit(u32),
     #[error(transparent)]
     Index(#[from] IndexError),
-    #[error("the hits could not be written")]
-    Write(#[from] io::Error),
+    #[error("{}: the hits could not be written; make room for it, and see that the user who runs the job may write it", .path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("the hits could not be printed into the run's log; they are in {}", .path.display())]
+    Print { path: PathBuf, source: io::Error },
+    #[error("the data directory cannot be used")]
+    DataDir(#[source] io::Error),
     #[error(transparent)]
     Emit(#[from] EmitError),
 }
@@ -68,7 +74,7 @@ impl SearchError {
         match self {
             Self::NoWord | Self::Limit(_) => true,
             Self::Index(error) => error.is_permanent(),
-            Self::Write(_) | Self::Emit(_) => false,
+            Self::Write { .. } | Self::Print { .. } | Self::DataDir(_) | Self::Emit(_) => false,
         }
     }
 }
@@ -78,18 +84,15 @@ fn run(cx: &JobContext, text: &str, limit: u32, mode: Mode) -> Result<(), Search
     if !(1..=MOST).contains(&limit) {
         return Err(SearchError::Limit(limit));
     }
-    let data_dir = cx.data_dir()?;
+    let data_dir = cx.data_dir().map_err(SearchError::DataDir)?;
     let index = Index::to_search(&data_dir)?;
     let by = (mode != Mode::Vector, mode != Mode::Text);
     let begun = Instant::now();
     let found = hits::find(&index, &query, text, by, usize::try_from(limit).unwrap_or(usize::MAX))?;
     let took = begun.elapsed();
-    let file = hits::write(&found, &data_dir)?;
-    let mut out = io::stdout().lock();
-    if found.is_empty() {
-        io::Write::write_all(&mut out, b"Nothing was found.\n")?;
-    }
-    hits::print(&found, &mut out)?;
+    let file = hits::last(&data_dir);
+    hits::write(&found, &file).map_err(|source| SearchError::Write { path: file.clone(), source })?;
+    hits::print(&found, &mut io::stdout().lock()).map_err(|source| SearchError::Print { path: file.clone(), source })?;
     let payload = json!({
         "mode": format!("{mode:?}").to_lowercase(),
         "words": query.len(),
