@@ -146,6 +146,52 @@ fn a_full_disk_leaves_whole_documents() {
 }
 
 #[test]
+fn searches_run_beside_each_other() {
+    let sandbox = sandbox();
+    emails(&sandbox.data().join("canonizer/email.jsonl"), 3);
+    sandbox.lorchestra(&INDEX).exits(0);
+    // Who has the index to itself keeps each search waiting, until all of them are there.
+    let held = Connection::open(sandbox.data().join("vector-projector/index.db")).unwrap();
+    held.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN IMMEDIATE; DELETE FROM vectors WHERE document < 0; COMMIT;")
+        .unwrap();
+    let search = ["run-job", "vector-projector", "search", "--query", "filler"];
+    let mut searches: Vec<_> = (0..4).map(|_| sandbox.start(&search)).collect();
+    eventually("four searches run at once", || {
+        assert!(!searches.iter_mut().any(|search| search.has_ended()), "one ended that cannot have searched");
+        sandbox.runs().iter().filter(|run| run.state() == "running").count() == 4
+    });
+    drop(held);
+    for search in searches {
+        search.wait().exits(0);
+    }
+    assert_eq!(hits(&sandbox).len(), 3, "the file of the last search is whole");
+}
+
+#[test]
+fn a_full_disk_leaves_the_hits_of_the_search_before() {
+    let sandbox = sandbox();
+    emails(&sandbox.data().join("canonizer/email.jsonl"), 100);
+    sandbox.lorchestra(&INDEX).exits(0);
+    let dir = sandbox.data().join("vector-projector/search");
+    let Some(disks) = SmallDisks::mount(&sandbox, &[(dir.clone(), 16)]) else { return };
+    let search = |limit| {
+        let args = ["run-job", "vector-projector", "search", "--query", "filler", "--limit", limit];
+        disks.start(&sandbox, &args).wait()
+    };
+    search("3").exits(0);
+    let ended = search("100").exits(1);
+    assert!(
+        ended.err().contains(&format!("{}: the hits could not be written", dir.join("last.jsonl").display())),
+        "{}",
+        ended.shown()
+    );
+    assert!(ended.err().contains("make room") && ended.err().contains("No space left"), "{}", ended.shown());
+    let left: Vec<_> = fs::read_dir(disks.path(&dir)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["last.jsonl"], "nothing else is left");
+    assert_eq!(fs::read_to_string(disks.path(&dir.join("last.jsonl"))).unwrap().lines().count(), 3);
+}
+
+#[test]
 fn what_is_no_input_is_told() {
     let sandbox = sandbox();
     fs::write(sandbox.path("x.jsonl"), "no json\n{}\n").unwrap();

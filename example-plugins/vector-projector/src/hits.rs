@@ -121,6 +121,9 @@ fn one_line(text: &str) -> String {
 
 /// Writes hits for people.
 pub(crate) fn print(hits: &[Hit], out: &mut impl Write) -> io::Result<()> {
+    if hits.is_empty() {
+        out.write_all(b"Nothing was found.\n")?;
+    }
     for Hit { rank, id, date, from, title, snippet, score, .. } in hits {
         let day = date.as_deref().and_then(|date| date.get(..10)).unwrap_or("no date   ");
         writeln!(out, "{rank:>3}. {day}  {from}  {title}\n     {snippet}\n     score {score:.4}  {id}")?;
@@ -128,19 +131,22 @@ pub(crate) fn print(hits: &[Hit], out: &mut impl Write) -> io::Result<()> {
     out.flush()
 }
 
-/// Leaves hits in `search/last.jsonl` (0600): all of them, or those of the search before.
-pub(crate) fn write(hits: &[Hit], data_dir: &Path) -> io::Result<PathBuf> {
-    let dir = data_dir.join("search");
-    DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-    let mut file = BufWriter::new(tempfile::Builder::new().prefix(".last.").tempfile_in(&dir)?);
+/// The file of the last search.
+pub(crate) fn last(data_dir: &Path) -> PathBuf {
+    data_dir.join("search/last.jsonl")
+}
+
+/// Leaves hits in this file (0600), and makes its directory: all of them, or those of the search before.
+pub(crate) fn write(hits: &[Hit], path: &Path) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let mut file = BufWriter::new(tempfile::Builder::new().prefix(".last.").tempfile_in(dir)?);
     for hit in hits {
         serde_json::to_writer(&mut file, hit)?;
         file.write_all(b"\n")?;
     }
     let file = file.into_inner().map_err(|e| e.into_error())?;
     file.as_file().sync_all()?;
-    let path = dir.join("last.jsonl");
-    file.persist(&path).map_err(|e| e.error)?;
-    File::open(&dir)?.sync_all()?;
-    Ok(path)
+    file.persist(path).map_err(|e| e.error)?;
+    File::open(dir)?.sync_all()
 }

@@ -11,7 +11,6 @@ use crate::document::Document;
 use crate::embedding::{BODY, Embedding, Vector};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -21,18 +20,20 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
+mod sources;
+
 /// Grows with the tables.
 const LAYOUT: i64 = 2;
 
 const TABLES: &str = "
     CREATE TABLE about (embedding TEXT NOT NULL, model BLOB);
     INSERT INTO about VALUES ('', NULL);
-    CREATE TABLE sources (source INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE);
+    CREATE TABLE sources (source INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE);
+    CREATE TABLE origins (source INTEGER NOT NULL, document INTEGER NOT NULL, PRIMARY KEY (source, document)) WITHOUT ROWID;
     CREATE TABLE documents (
         document INTEGER PRIMARY KEY,
         id TEXT NOT NULL UNIQUE,
         hash BLOB NOT NULL UNIQUE,
-        source INTEGER NOT NULL,
         kind TEXT NOT NULL,
         date TEXT,
         sender TEXT NOT NULL,
@@ -58,7 +59,7 @@ const TABLES: &str = "
 ";
 const NO_TABLES: &str = "
     DROP TABLE IF EXISTS words; DROP TABLE IF EXISTS vectors; DROP TABLE IF EXISTS documents; DROP TABLE IF EXISTS sources;
-    DROP TABLE IF EXISTS about;
+    DROP TABLE IF EXISTS origins; DROP TABLE IF EXISTS about;
 ";
 
 /// How much more a word says in the people, the title, the body.
@@ -148,7 +149,6 @@ pub(crate) struct Index {
     db: Connection,
     /// How its vectors were made.
     pub(crate) made: Made,
-    sources: HashMap<PathBuf, i64>,
     /// Whether an index of another version was thrown away.
     pub(crate) is_anew: bool,
     _lock: Option<File>,
@@ -204,7 +204,7 @@ impl Index {
             db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;")
         });
         set.map_err(|source| failed(&path, "opening it", source))?;
-        Ok(Self { path, db, made: Made::default(), sources: HashMap::new(), is_anew: false, _lock: lock })
+        Ok(Self { path, db, made: Made::default(), is_anew: false, _lock: lock })
     }
 
     /// Layout and embedding; a layout of 0 is an empty file, and of another one only the number is read.
@@ -253,30 +253,22 @@ impl Index {
     }
 
     /// Writes a document in the place of `old`, or a new one, and its vector. Answers with its number.
-    pub(crate) fn put(
-        &mut self,
-        old: Option<i64>,
-        document: &Document,
-        vector: &Vector,
-        hash: &Hash,
-        source: &Path,
-    ) -> Result<i64, IndexError> {
-        let source = self.source(source)?;
+    pub(crate) fn put(&mut self, old: Option<i64>, document: &Document, vector: &Vector, hash: &Hash) -> Result<i64, IndexError> {
         let Document { id, kind, date, sender, people, title, body, .. } = document;
         let put = || -> rusqlite::Result<i64> {
             let number = match old {
                 Some(number) => {
-                    let sql = "UPDATE documents SET id = ?1, hash = ?2, source = ?3, kind = ?4, date = ?5, sender = ?6, people = ?7, \
-                               title = ?8, body = ?9 WHERE document = ?10";
+                    let sql = "UPDATE documents SET id = ?1, hash = ?2, kind = ?3, date = ?4, sender = ?5, people = ?6, \
+                               title = ?7, body = ?8 WHERE document = ?9";
                     let mut update = self.db.prepare_cached(sql)?;
-                    update.execute(params![id, hash, source, kind, date, sender, people, title, body, number])?;
+                    update.execute(params![id, hash, kind, date, sender, people, title, body, number])?;
                     number
                 }
                 None => {
-                    let sql = "INSERT INTO documents (id, hash, source, kind, date, sender, people, title, body) \
-                               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+                    let sql = "INSERT INTO documents (id, hash, kind, date, sender, people, title, body) \
+                               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
                     let mut insert = self.db.prepare_cached(sql)?;
-                    insert.insert(params![id, hash, source, kind, date, sender, people, title, body])?
+                    insert.insert(params![id, hash, kind, date, sender, people, title, body])?
                 }
             };
             Ok(number)
@@ -311,40 +303,6 @@ impl Index {
         written.map_err(|source| self.failed("writing", source))?;
         self.made = made;
         Ok(())
-    }
-
-    fn source(&mut self, path: &Path) -> Result<i64, IndexError> {
-        if let Some(source) = self.sources.get(path) {
-            return Ok(*source);
-        }
-        let text = path.to_string_lossy();
-        let enter = || -> rusqlite::Result<i64> {
-            self.db.execute("INSERT INTO sources (path) VALUES (?1) ON CONFLICT DO NOTHING", [&text])?;
-            self.db.query_row("SELECT source FROM sources WHERE path = ?1", [&text], |row| row.get(0))
-        };
-        let source = enter().map_err(|source| self.failed("writing", source))?;
-        self.sources.insert(path.to_owned(), source);
-        Ok(source)
-    }
-
-    /// All documents of a source.
-    pub(crate) fn of_source(&self, path: &Path) -> Result<Vec<i64>, IndexError> {
-        let read = || -> rusqlite::Result<Vec<i64>> {
-            let sql = "SELECT document FROM documents JOIN sources USING (source) WHERE path = ?1";
-            self.db.prepare(sql)?.query_map([path.to_string_lossy()], |row| row.get(0))?.collect()
-        };
-        read().map_err(|source| self.failed("reading", source))
-    }
-
-    /// Takes documents out, in one transaction.
-    pub(crate) fn remove(&self, documents: &[i64]) -> Result<(), IndexError> {
-        self.begin()?;
-        let remove = || -> rusqlite::Result<()> {
-            let mut delete = self.db.prepare_cached("DELETE FROM documents WHERE document = ?1")?;
-            documents.iter().try_for_each(|document| delete.execute([document]).map(drop))
-        };
-        remove().map_err(|source| self.failed("removing", source))?;
-        self.commit()
     }
 
     /// How many documents there are.

@@ -68,6 +68,18 @@ pub(crate) fn find(named: &[PathBuf], canonizer: &Path) -> Result<Vec<PathBuf>, 
     Ok(real)
 }
 
+/// The real path of a file that may be gone.
+pub(crate) fn real(path: &Path) -> PathBuf {
+    if let Ok(real) = fs::canonicalize(path) {
+        return real;
+    }
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    match (path.parent().map(fs::canonicalize), path.file_name()) {
+        (Some(Ok(dir)), Some(name)) => dir.join(name),
+        _ => path,
+    }
+}
+
 /// The lines of a file, from the first. One is in memory at a time.
 pub(crate) struct Lines {
     path: PathBuf,

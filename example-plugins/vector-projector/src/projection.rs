@@ -4,8 +4,8 @@
 //! Every line that is read is counted in exactly one place: `read = added + changed + unchanged + duplicates + the sum of set_aside`.
 //!
 //! Batches are transactions. Killed between two of them, the run has left whole documents; the next one finds their lines by their
-//! hashes, writes nothing for them, and goes on. Documents are removed at the end only, when all inputs were read. Where vectors are to be
-//! made in another way than before, all are made again, first of all and in one transaction.
+//! hashes, writes nothing for them, and goes on. Documents are removed at the end only, when all inputs were read, and only those that
+//! no file has any more. Where vectors are to be made in another way than before, all are made again, first of all and in one transaction.
 
 use crate::document::Document;
 use crate::embedding::{Embedding, EmbeddingError};
@@ -34,6 +34,7 @@ pub(crate) struct Request {
     pub(crate) keep_missing: bool,
     /// A model's directory.
     pub(crate) model: Option<PathBuf>,
+    pub(crate) forget: Vec<PathBuf>,
     /// Where canonizer leaves its files.
     pub(crate) canonizer: PathBuf,
     /// Where the index is.
@@ -54,7 +55,7 @@ struct Counts {
     set_aside: BTreeMap<&'static str, u64>,
     /// Documents whose text was longer than what is indexed of one.
     cut: u64,
-    /// Documents that were in the index and are not in the inputs any more.
+    /// Documents that were in the index and are in no file any more.
     removed: u64,
 }
 
@@ -77,6 +78,13 @@ pub(crate) enum ProjectionError {
         "none of the {read} lines is a document ({reasons}); the index has the documents it had. Give --input files that canonizer wrote"
     )]
     NothingTaken { read: u64, reasons: String },
+    #[error(
+        "{path}: is empty, and the index has {documents} documents of it; nothing was removed. If they are gone for good, give \
+         --forget {path}; if not, have it written again", path = .path.display()
+    )]
+    Emptied { path: PathBuf, documents: usize },
+    #[error("{}: the index has no documents of this file; it has those of {known}. Give --forget one of them", .path.display())]
+    Unknown { path: PathBuf, known: String },
 }
 
 impl ProjectionError {
@@ -86,7 +94,7 @@ impl ProjectionError {
             Self::Input(error) => error.is_permanent(),
             Self::Index(error) => error.is_permanent(),
             Self::Embedding(error) => error.is_permanent(),
-            Self::NothingTaken { .. } => true,
+            Self::NothingTaken { .. } | Self::Emptied { .. } | Self::Unknown { .. } => true,
             Self::Emit(_) | Self::CancelledAgain | Self::Cancelled(_) => false,
         }
     }
@@ -94,8 +102,13 @@ impl ProjectionError {
 
 /// Indexes all that is asked for, between the events `index.started` and `index.completed`.
 pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), ProjectionError> {
-    let files = input::find(&request.input, &request.canonizer)?;
+    let files = match input::find(&request.input, &request.canonizer) {
+        // What is gone altogether can be forgotten still.
+        Err(InputError::NothingCanonical(_)) if !request.forget.is_empty() => Vec::new(),
+        found => found?,
+    };
     let mut index = Index::to_write(&request.data_dir)?;
+    let forgotten: Vec<i64> = request.forget.iter().map(|path| known(&index, path)).collect::<Result<_, _>>()?;
     let embedding = Embedding::load(request.model.as_deref(), index.made.model.as_deref())?;
     let names: Vec<_> = files.iter().map(|path| path.to_string_lossy()).collect();
     let started = json!({"input": names, "anew": index.is_anew, "documents": index.len()?, "embedding": embedding.name()});
@@ -105,21 +118,15 @@ pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), ProjectionEr
     for file in &files {
         projection.total += Lines::open(file)?.size;
     }
-    let mut complete = Vec::new();
-    for file in &files {
-        if projection.take_file(file)? {
-            complete.push(file);
-        }
-    }
+    let taken: Vec<Taken> = files.iter().map(|file| projection.take_file(file)).collect::<Result<_, _>>()?;
     let counts = &projection.counts;
     // The wrong files, most likely: not a reason to remove what is there.
     if counts.read > 0 && counts.set_aside.values().sum::<u64>() == counts.read {
         let reasons: Vec<String> = counts.set_aside.iter().map(|(reason, n)| format!("{reason}: {n}")).collect();
         return Err(ProjectionError::NothingTaken { read: counts.read, reasons: reasons.join(", ") });
     }
-    if !request.keep_missing {
-        projection.remove_missing(&complete)?;
-    }
+    projection.remove_missing(&taken, request.keep_missing, &forgotten)?;
+    projection.tell_gone(&files)?;
     let mut payload = json!(projection.counts);
     payload["embedding"] = projection.embedding.name().into();
     payload["embedded_again"] = embedded_again.into();
@@ -164,6 +171,42 @@ fn embed_again(index: &mut Index, embedding: &Embedding, cx: &JobContext) -> Res
     Ok(done)
 }
 
+/// The number of a file that is to be forgotten.
+fn known(index: &Index, path: &Path) -> Result<i64, ProjectionError> {
+    for path in [path, &input::real(path)] {
+        if let Some(source) = index.source(path)? {
+            return Ok(source);
+        }
+    }
+    let sources = index.sources()?;
+    let mut known: Vec<String> = sources.iter().take(3).map(|path| path.display().to_string()).collect();
+    match sources.len() {
+        0 => known.push("no file".to_owned()),
+        1..=3 => {}
+        more => known.push(format!("{} more", more - 3)),
+    }
+    Err(ProjectionError::Unknown { path: path.to_owned(), known: known.join(", ") })
+}
+
+/// A file that was read.
+struct Taken {
+    path: PathBuf,
+    source: i64,
+    lines: u64,
+    /// Whether all lines were documents: only then is what is missing in it known to be gone.
+    is_complete: bool,
+    /// Documents that were in it, and are not any more.
+    missing: Vec<i64>,
+}
+
+/// The file that is being read.
+struct Current {
+    source: i64,
+    /// What was in it, ascending.
+    had: Vec<i64>,
+    has: Seen,
+}
+
 struct Projection<'a> {
     index: Index,
     embedding: Embedding,
@@ -176,9 +219,11 @@ struct Projection<'a> {
 }
 
 impl Projection<'_> {
-    /// Takes all lines of a file. Answers whether all of them were documents: only then is what is missing in it known to be gone.
-    fn take_file(&mut self, path: &Path) -> Result<bool, ProjectionError> {
+    /// Takes all lines of a file.
+    fn take_file(&mut self, path: &Path) -> Result<Taken, ProjectionError> {
         let mut lines = Lines::open(path)?;
+        let source = self.index.enter_source(path)?;
+        let mut file = Current { source, had: self.index.of_source(source)?, has: Seen::default() };
         let mut line = Vec::new();
         let mut is_complete = true;
         loop {
@@ -195,7 +240,7 @@ impl Projection<'_> {
                 };
                 self.counts.read += 1;
                 bytes += line.len();
-                if let Err(reason) = self.take(path, state, &line)? {
+                if let Err(reason) = self.take(&mut file, state, &line)? {
                     is_complete = false;
                     self.set_aside(path, lines.number, reason)?;
                 }
@@ -207,13 +252,14 @@ impl Projection<'_> {
             self.cx.progress(self.done + lines.at, self.total);
             if is_over {
                 self.done += lines.at;
-                return Ok(is_complete);
+                file.had.retain(|number| !file.has.contains(*number));
+                return Ok(Taken { path: path.to_owned(), source, lines: lines.number, is_complete, missing: file.had });
             }
         }
     }
 
     /// Puts the document of a line into the index. The inner error is the reason why there is none.
-    fn take(&mut self, path: &Path, state: LineState, line: &[u8]) -> Result<Result<(), &'static str>, ProjectionError> {
+    fn take(&mut self, file: &mut Current, state: LineState, line: &[u8]) -> Result<Result<(), &'static str>, ProjectionError> {
         match state {
             LineState::Whole => {}
             LineState::Torn => return Ok(Err("torn")),
@@ -221,6 +267,7 @@ impl Projection<'_> {
         }
         let hash = index::hash(line);
         if let Some(number) = self.index.of_line(&hash)? {
+            self.is_in(file, number)?;
             let count = if self.seen.add(number) { &mut self.counts.unchanged } else { &mut self.counts.duplicates };
             *count += 1;
             return Ok(Ok(()));
@@ -232,13 +279,15 @@ impl Projection<'_> {
             Err(_) => return Ok(Err("parser_panicked")),
         };
         let old = self.index.of_id(&document.id)?;
-        if old.is_some_and(|old| self.seen.contains(old)) {
+        if let Some(old) = old.filter(|old| self.seen.contains(*old)) {
+            self.is_in(file, old)?;
             self.counts.duplicates += 1;
             return Ok(Ok(()));
         }
         let vector = self.embedding.of_document(&document.title, &document.people, &document.body);
         let vector = vector.map_err(EmbeddingError::Given)?;
-        let number = self.index.put(old, &document, &vector, &hash, path)?;
+        let number = self.index.put(old, &document, &vector, &hash)?;
+        self.is_in(file, number)?;
         self.seen.add(number);
         self.counts.cut += u64::from(document.is_cut);
         let count = if old.is_some() { &mut self.counts.changed } else { &mut self.counts.added };
@@ -254,16 +303,58 @@ impl Projection<'_> {
         Ok(())
     }
 
-    fn remove_missing(&mut self, files: &[&PathBuf]) -> Result<(), ProjectionError> {
-        for file in files {
-            let mut missing = self.index.of_source(file)?;
-            missing.retain(|number| !self.seen.contains(*number));
-            for batch in missing.chunks(500) {
-                if self.cx.is_cancelled() {
-                    return Err(ProjectionError::Cancelled(self.counts.read));
-                }
-                self.index.remove(batch)?;
-                self.counts.removed += batch.len() as u64;
+    /// Remembers that a document is in a file; nothing is written where that was known.
+    fn is_in(&self, file: &mut Current, number: i64) -> Result<(), ProjectionError> {
+        if file.has.add(number) && file.had.binary_search(&number).is_err() {
+            self.index.add_origin(file.source, number)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what no file has any more: of the files that were read, and of those that are to be forgotten.
+    fn remove_missing(&mut self, taken: &[Taken], keep_missing: bool, forgotten: &[i64]) -> Result<(), ProjectionError> {
+        let is_forgotten = |file: &Taken| forgotten.contains(&file.source);
+        let mut leaving: Vec<&Taken> = taken.iter().filter(|file| is_forgotten(file)).collect();
+        if !keep_missing {
+            let missed = taken.iter().filter(|file| file.is_complete && !is_forgotten(file));
+            leaving.extend(missed);
+            // Whoever wrote it failed, most likely.
+            let emptied = leaving.iter().find(|file| file.lines == 0 && !file.missing.is_empty() && !is_forgotten(file));
+            if let Some(Taken { path, missing, .. }) = emptied {
+                return Err(ProjectionError::Emptied { path: path.clone(), documents: missing.len() });
+            }
+        }
+        for file in leaving {
+            self.leave(file.source, &file.missing)?;
+        }
+        for &source in forgotten {
+            if !taken.iter().any(|file| file.source == source) {
+                self.leave(source, &self.index.of_source(source)?)?;
+                self.index.drop_source(source)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self, source: i64, documents: &[i64]) -> Result<(), ProjectionError> {
+        for batch in documents.chunks(500) {
+            if self.cx.is_cancelled() {
+                return Err(ProjectionError::Cancelled(self.counts.read));
+            }
+            self.counts.removed += self.index.leave(source, batch)?;
+        }
+        Ok(())
+    }
+
+    /// Names files that are not there any more, and whose documents are: whether for a while or for good, only a person knows.
+    fn tell_gone(&self, read: &[PathBuf]) -> Result<(), ProjectionError> {
+        let sources = self.index.sources()?;
+        let gone = sources.iter().filter(|path| !read.contains(path) && matches!(path.try_exists(), Ok(false)));
+        for path in gone.take(NAMED as usize) {
+            let Some(source) = self.index.source(path)? else { continue };
+            let documents = self.index.of_source(source)?.len();
+            if documents > 0 {
+                self.cx.emit("index.file_gone", json!({"file": path.to_string_lossy(), "documents": documents}))?;
             }
         }
         Ok(())

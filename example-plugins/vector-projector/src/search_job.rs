@@ -30,7 +30,9 @@ pub enum Mode {
 /// directory. `"several words"` in quotes are looked for in this order, `wor*` by their beginning.
 ///
 /// The event `search.completed` has counts only. The query itself is in `job.started`, as all parameters are.
-#[job]
+///
+/// Any number of searches may run at once; the file is that of the one that ended last.
+#[job(overlap = "allow")]
 pub fn search(
     cx: &JobContext,
     /// What to look for.
@@ -79,8 +81,12 @@ enum SearchError {
          --model DIR, which makes all vectors again; --mode text needs no model", .0.display()
     )]
     OtherModel(PathBuf),
-    #[error("the hits could not be written")]
-    Write(#[from] io::Error),
+    #[error("{}: the hits could not be written; make room for it, and see that the user who runs the job may write it", .path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("the hits could not be printed into the run's log; they are in {}", .path.display())]
+    Print { path: PathBuf, source: io::Error },
+    #[error("the data directory cannot be used")]
+    DataDir(#[source] io::Error),
     #[error(transparent)]
     Emit(#[from] EmitError),
 }
@@ -93,7 +99,7 @@ impl SearchError {
             Self::Embedding(error) => error.is_permanent(),
             Self::ModelOfIndex(error) => error.is_permanent(),
             Self::Index(error) => error.is_permanent(),
-            Self::Write(_) | Self::Emit(_) => false,
+            Self::Write { .. } | Self::Print { .. } | Self::DataDir(_) | Self::Emit(_) => false,
         }
     }
 }
@@ -103,7 +109,7 @@ fn run(cx: &JobContext, text: &str, limit: u32, mode: Mode, model: Option<&Path>
     if !(1..=MOST).contains(&limit) {
         return Err(SearchError::Limit(limit));
     }
-    let data_dir = cx.data_dir()?;
+    let data_dir = cx.data_dir().map_err(SearchError::DataDir)?;
     let index = Index::to_search(&data_dir)?;
     let embedding = if mode == Mode::Text { None } else { Some(embedding(&index, model)?) };
     let begun = Instant::now();
@@ -113,12 +119,9 @@ fn run(cx: &JobContext, text: &str, limit: u32, mode: Mode, model: Option<&Path>
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let found = hits::find(&index, &query, mode != Mode::Vector, by_vector, limit)?;
     let took = begun.elapsed();
-    let file = hits::write(&found, &data_dir)?;
-    let mut out = io::stdout().lock();
-    if found.is_empty() {
-        io::Write::write_all(&mut out, b"Nothing was found.\n")?;
-    }
-    hits::print(&found, &mut out)?;
+    let file = hits::last(&data_dir);
+    hits::write(&found, &file).map_err(|source| SearchError::Write { path: file.clone(), source })?;
+    hits::print(&found, &mut io::stdout().lock()).map_err(|source| SearchError::Print { path: file.clone(), source })?;
     let payload = json!({
         "mode": format!("{mode:?}").to_lowercase(),
         "words": query.len(),

@@ -32,7 +32,7 @@ fn counts(ran: &Ran) -> Value {
 }
 
 #[track_caller]
-fn told(counts: &Value, keys: [&str; 4]) -> [u64; 4] {
+fn told<const N: usize>(counts: &Value, keys: [&str; N]) -> [u64; N] {
     keys.map(|key| counts[key].as_u64().unwrap())
 }
 
@@ -44,6 +44,9 @@ fn documents(dir: &TempDir) -> Vec<(String, String)> {
                (SELECT iif(model IS NULL, 512, 4) FROM about)";
     assert_eq!(db.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
     let vectors = db.query_row("SELECT count(*) FROM vectors", [], |row| row.get::<_, isize>(0)).unwrap();
+    let sql = "SELECT count(*) FROM documents FULL JOIN (SELECT DISTINCT document FROM origins) AS o USING (document) \
+               WHERE id IS NULL OR o.document IS NULL";
+    assert_eq!(db.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap(), 0, "each document is of a file, and nothing else is");
     let mut all = db.prepare("SELECT id, body FROM documents ORDER BY id").unwrap();
     let all: Vec<_> = all.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect();
     assert_eq!(all.len(), vectors.unsigned_abs(), "no vector is left over");
@@ -102,6 +105,109 @@ fn documents_of_other_files_stay_and_those_of_a_damaged_one_too() {
     dir.write("other.jsonl", email("c", "three"));
     assert_eq!(counts(&job(&dir).param("input", [&other]).run())["removed"], 1);
     assert_eq!(ids(&dir), ["a", "b", "c"]);
+}
+
+#[test]
+fn a_document_goes_with_the_last_file_that_has_it() {
+    let dir = TempDir::new();
+    let three = email("1", "one") + &email("2", "two") + &email("3", "three");
+    let a = dir.write("a.jsonl", &three);
+    let b = dir.write("b.jsonl", &three);
+    counts(&job(&dir).param("input", [&a]).run());
+    let second = counts(&job(&dir).param("input", [&b]).run());
+    assert_eq!(told(&second, ["unchanged", "added", "removed", "documents"]), [3, 0, 0, 3]);
+
+    // b was not read: what it has stays.
+    dir.write("a.jsonl", email("2", "two"));
+    assert_eq!(counts(&job(&dir).param("input", [&a]).run())["removed"], 0);
+    assert_eq!(ids(&dir), ["1", "2", "3"]);
+    // Now b was the only one that had 3, and 2 is in a still.
+    dir.write("b.jsonl", email("1", "one"));
+    assert_eq!(counts(&job(&dir).param("input", [&b]).run())["removed"], 1);
+    assert_eq!(ids(&dir), ["1", "2"]);
+    // Both in one run.
+    dir.write("a.jsonl", email("1", "one"));
+    dir.write("b.jsonl", email("4", "four"));
+    assert_eq!(told(&counts(&job(&dir).param("input", [&a, &b]).run()), ["removed", "added"]), [1, 1]);
+    assert_eq!(ids(&dir), ["1", "4"]);
+}
+
+#[test]
+fn of_two_versions_that_counts_which_was_read_last_and_in_one_run_first() {
+    let dir = TempDir::new();
+    let a = dir.write("a.jsonl", email("1", "of a"));
+    let b = dir.write("b.jsonl", email("1", "of b"));
+    let body = |dir: &TempDir| documents(dir).into_iter().map(|(_, body)| body).collect::<Vec<_>>();
+    counts(&job(&dir).param("input", [&a]).run());
+    assert_eq!(told(&counts(&job(&dir).param("input", [&b]).run()), ["changed", "removed", "added", "cut"]), [1, 0, 0, 0]);
+    assert_eq!(body(&dir), ["of b"]);
+    let both = counts(&job(&dir).param("input", [&a, &b]).run());
+    assert_eq!((told(&both, ["changed", "duplicates", "removed", "added"]), body(&dir)), ([1, 1, 0, 0], vec!["of a".to_owned()]));
+    // What is left is that of the file that has it still.
+    dir.write("a.jsonl", email("2", "other"));
+    counts(&job(&dir).param("input", [&a, &b]).run());
+    assert_eq!(body(&dir), ["of b", "other"]);
+}
+
+#[test]
+fn a_file_that_is_gone_is_told_and_forgotten_when_that_is_said() {
+    let dir = TempDir::new();
+    dir.write("canonizer/email.jsonl", email("a", "one") + &email("b", "two"));
+    let copy = dir.write("copy.jsonl", email("b", "two") + &email("c", "three"));
+    counts(&job(&dir).run());
+    counts(&job(&dir).param("input", [&copy]).run());
+    assert!(job(&dir).run().assert_ok().events_of("index.file_gone").is_empty());
+    std::fs::remove_file(&copy).unwrap();
+    let ran = job(&dir).run();
+    assert_eq!(counts(&ran)["removed"], 0);
+    let gone = &ran.event("index.file_gone").payload;
+    assert_eq!((gone["file"].as_str().unwrap().ends_with("/copy.jsonl"), &gone["documents"]), (true, &json!(2)));
+
+    let known = "the index has no documents of this file; it has those of ";
+    job(&dir).param("forget", [dir.path().join("copi.jsonl")]).run().assert_permanent(known);
+    let ran = job(&dir).param("forget", [&copy]).param("keep_missing", true).run();
+    assert_eq!(told(&counts(&ran), ["removed", "unchanged", "documents", "added"]), [1, 2, 2, 0]);
+    assert!(ran.events_of("index.file_gone").is_empty());
+    assert_eq!(ids(&dir), ["a", "b"]);
+    job(&dir).param("forget", [&copy]).run().assert_permanent(known);
+
+    // Nothing is left to be read, and what there was can be forgotten still.
+    std::fs::remove_file(dir.path().join("canonizer/email.jsonl")).unwrap();
+    job(&dir).run().assert_permanent("there is nothing to index");
+    let all = job(&dir).param("forget", [dir.path().join("canonizer/email.jsonl")]).run();
+    assert_eq!(told(&counts(&all), ["removed", "documents", "read", "added"]), [2, 0, 0, 0]);
+}
+
+#[test]
+fn an_empty_file_takes_nothing_away_unless_that_is_said() {
+    let dir = TempDir::new();
+    let file = dir.write("canonizer/email.jsonl", email("a", "one") + &email("b", "two"));
+    let empty = dir.write("empty.jsonl", "");
+    counts(&job(&dir).run());
+    assert_eq!(counts(&job(&dir).param("input", [&empty]).run())["documents"], 2, "it never had any");
+
+    dir.write("canonizer/email.jsonl", "");
+    dir.write("canonizer/message.jsonl", email("c", "three"));
+    let ran = job(&dir).run();
+    ran.assert_permanent("email.jsonl: is empty, and the index has 2 documents of it; nothing was removed. If they are gone for good, give --forget");
+    assert_eq!(ids(&dir), ["a", "b", "c"]);
+    assert_eq!(counts(&job(&dir).param("keep_missing", true).run())["removed"], 0);
+    assert_eq!(counts(&job(&dir).param("forget", [&file]).run())["removed"], 2);
+    assert_eq!(ids(&dir), ["c"]);
+    assert_eq!(counts(&job(&dir).run())["documents"], 1, "from now on it is a file like others");
+}
+
+#[test]
+fn an_index_that_knows_one_file_a_document_is_made_anew() {
+    let dir = TempDir::new();
+    dir.write("canonizer/email.jsonl", email("a", "one"));
+    counts(&job(&dir).run());
+    let db = Connection::open(dir.path().join("vector-projector/index.db")).unwrap();
+    db.execute_batch("DROP TABLE origins; ALTER TABLE documents ADD COLUMN source INTEGER; PRAGMA user_version = 1;").unwrap();
+    drop(db);
+    let ran = job(&dir).run();
+    assert_eq!((&counts(&ran)["added"], &ran.event("index.started").payload["anew"]), (&json!(1), &json!(true)));
+    assert_eq!(ids(&dir), ["a"]);
 }
 
 #[test]

@@ -229,5 +229,5 @@ fn nothing_personal_is_in_the_event_and_nothing_steers_a_terminal() {
     );
     let mut out = Vec::new();
     crate::hits::print(&[], &mut out).unwrap();
-    assert!(out.is_empty());
+    assert_eq!(out, b"Nothing was found.\n");
 }
