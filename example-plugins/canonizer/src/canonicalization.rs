@@ -56,6 +56,11 @@ pub(crate) enum CanonicalizationError {
          {extractor} wrote"
     )]
     NothingTaken { thing: &'static str, reasons: String, extractor: &'static str },
+    #[error(
+        "{}: has no lines, and would leave none; the results of the last run are untouched. Run {extractor}, or remove \
+         {results} if it is to be empty", .path.display()
+    )]
+    NothingRead { path: PathBuf, extractor: &'static str, results: &'static str },
     #[error("{}: changed while it was read; the results of the last run are untouched, run this job again", .0.display())]
     Changed(PathBuf),
 }
@@ -65,7 +70,7 @@ impl CanonicalizationError {
     pub(crate) fn is_permanent(&self) -> bool {
         match self {
             Self::Input(error) => error.is_permanent(),
-            Self::NothingTaken { .. } => true,
+            Self::NothingTaken { .. } | Self::NothingRead { .. } => true,
             Self::Output(_) | Self::Emit(_) | Self::Cancelled(_) | Self::Changed(_) => false,
         }
     }
@@ -96,6 +101,11 @@ pub(crate) fn run(request: &Request, form: impl Form, cx: &JobContext) -> Result
         let reasons: Vec<String> = counts.set_aside.iter().map(|(reason, n)| format!("{reason}: {n}")).collect();
         let (thing, extractor) = (kind.thing, kind.extractor);
         return Err(CanonicalizationError::NothingTaken { thing, reasons: reasons.join(", "), extractor });
+    }
+    // An extraction that has only begun, or lost what it had: not a reason either.
+    if counts.read == 0 && output.replaces_something() {
+        let path = files.into_iter().next().unwrap_or_default();
+        return Err(CanonicalizationError::NothingRead { path, extractor: kind.extractor, results: kind.results });
     }
     output.commit()?;
     tracing::info!(read = counts.read, written = counts.written, bytes = counts.bytes, "canonicalization completed");

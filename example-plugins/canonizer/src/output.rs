@@ -57,6 +57,11 @@ impl Output {
         line(&mut self.set_aside, row).map_err(|source| failed(&self.dir.join(self.kind.set_aside), "writing", source))
     }
 
+    /// Whether there are objects of a run before.
+    pub(crate) fn replaces_something(&self) -> bool {
+        fs::metadata(self.dir.join(self.kind.results)).is_ok_and(|metadata| metadata.len() > 0)
+    }
+
     /// Puts the files in their places. After this they survive power loss. Answers with where the objects are.
     ///
     /// The objects go last: none is there without its schema, and without the account of those that are missing. And all that

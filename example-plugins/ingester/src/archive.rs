@@ -104,6 +104,8 @@ pub(crate) struct Archive {
     path: PathBuf,
     file: BufWriter<File>,
     keys: HashSet<Key>,
+    /// What was written may not be on the disk, and the system would not say so a second time.
+    is_lost: bool,
 }
 
 impl Archive {
@@ -127,7 +129,7 @@ impl Archive {
         }
         let keys = read_keys(&mut file, &path)?;
         tracing::debug!(messages = keys.len(), "known from earlier runs");
-        Ok(Self { path, file: BufWriter::with_capacity(256 << 10, file), keys })
+        Ok(Self { path, file: BufWriter::with_capacity(256 << 10, file), keys, is_lost: false })
     }
 
     /// Where it is.
@@ -154,12 +156,17 @@ impl Archive {
         Ok(())
     }
 
-    /// Writes out what was added; it survives power loss.
+    /// Writes out what was added; it survives power loss. Once that has failed, it fails for good: a second call to the system would
+    /// be answered with all being well.
     pub(crate) fn finish(&mut self) -> Result<(), ArchiveError> {
-        self.file
-            .flush()
-            .and_then(|()| self.file.get_ref().sync_data())
-            .map_err(|source| self.failed("writing it to the disk", source))
+        const DOING: &str = "writing it to the disk";
+        if self.is_lost {
+            return Err(self.failed(DOING, io::Error::other("it failed before, in this run")));
+        }
+        self.file.flush().map_err(|source| self.failed(DOING, source))?;
+        let synced = self.file.get_ref().sync_data();
+        self.is_lost = synced.is_err();
+        synced.map_err(|source| self.failed(DOING, source))
     }
 
     fn failed(&self, doing: &'static str, source: io::Error) -> ArchiveError {
@@ -318,6 +325,21 @@ mod tests {
             assert!(error.is_permanent() && error.to_string().contains("line 2"), "{error}");
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
+    }
+
+    /// The system tells of what it could not bring to the disk once, and calls all well after that.
+    #[test]
+    fn a_failed_sync_is_not_tried_again_and_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut archive = Archive::open(dir.path(), "a.jsonl").unwrap();
+        let good = archive.file.get_ref().try_clone().unwrap();
+        // A pipe takes bytes, and cannot be brought to a disk.
+        let (_reader, pipe) = io::pipe().unwrap();
+        archive.file = BufWriter::new(File::from(std::os::fd::OwnedFd::from(pipe)));
+        assert!(archive.finish().is_err());
+        archive.file = BufWriter::new(good);
+        let error = archive.finish().expect_err("what was lost stays lost");
+        assert!(!error.is_permanent() && error.to_string().contains("writing it to the disk"), "{error}");
     }
 
     #[test]

@@ -210,14 +210,17 @@ impl Extraction<'_> {
             return Ok(None);
         }
         let summary = Summary::of(raw);
-        match self.window.judge(summary.date) {
+        // A server knows when it got a message that does not say when it was written.
+        let of_server = if let Place::Uid { .. } = entry.place { entry.received } else { None };
+        let date = summary.date.or(of_server);
+        match self.window.judge(date) {
             Verdict::Inside => {}
             Verdict::Outside => {
                 self.counts.outside_window += 1;
-                if summary.date.is_some_and(|date| date > self.now) {
+                if date.is_some_and(|date| date > self.now) {
                     self.note_future(&entry.place, entry.is_whole.then(|| Key::of(raw)));
                 }
-                return Ok(Some(summary.date));
+                return Ok(Some(date));
             }
             Verdict::Undated => {
                 self.set_aside(&entry.place, "no_date")?;

@@ -14,10 +14,11 @@ use lorchestra_plugin_api::prelude::*;
 /// Without `--source` mail is fetched from a server: `--user`, and `--password` or `--token`. It is only read there. How far
 /// each folder was read is kept in `imap/<account>.json`, so that the next run fetches what is new.
 ///
-/// `--since` and `--until` select by the message's own Date (half open). A message without a readable Date is taken,
-/// unless `--since` is given: then it is set aside, and counted as such.
+/// `--since` and `--until` select by the message's own Date (half open); on a server by the server's, where it has none. A message
+/// of which no date is known is taken, unless `--since` is given: then it is set aside, and counted as such.
 ///
-/// What cannot be taken is named in an `extraction.set_aside` event; the rest goes on. Messages of more than 64 MiB are.
+/// What cannot be taken is named in an `extraction.set_aside` event; the rest goes on. Messages of more than 64 MiB are. What a server
+/// refuses to hand out is tried once more by the next run.
 #[job]
 pub fn extract_gmail(
     cx: &JobContext,

@@ -3,7 +3,7 @@
 //! mail-parser reads the values; the fields are cut out here first, one by one. Its own walk over a header lets a damaged
 //! field (a date that ends in `UT`, for one) swallow the field behind it.
 
-use lorchestra_plugin_api::chrono::{DateTime, NaiveDate, TimeDelta, Timelike, Utc};
+use lorchestra_plugin_api::chrono::{DateTime, FixedOffset, NaiveDate, TimeDelta, Timelike, Utc};
 use mail_parser::HeaderValue;
 use mail_parser::parsers::MessageStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,7 +29,9 @@ impl Summary {
         Self {
             message_id: parsed(header, "Message-ID", |s| s.parse_id())
                 .and_then(|v| Some(v.as_text_list()?.first()?.clone().into_owned())),
-            date: strict_date(header).or_else(|| utc(&parsed(header, "Date", |s| s.parse_date())?)),
+            date: strict_date(header)
+                .or_else(|| Some(loose_date(&String::from_utf8(field(header, "Date")?).ok()?)?.to_utc()))
+                .or_else(|| utc(&parsed(header, "Date", |s| s.parse_date())?)),
             labels: parsed(header, "X-Gmail-Labels", |s| s.parse_unstructured())
                 .and_then(|v| Some(split_labels(v.as_text()?)))
                 .unwrap_or_default(),
@@ -106,6 +108,45 @@ fn strict_date(header: &[u8]) -> Option<DateTime<Utc>> {
     DateTime::parse_from_rfc2822(value.trim()).ok()?.to_utc().with_nanosecond(0)
 }
 
+/// As many programs write dates: without a zone, with names in full, or in the order of C's `asctime`. Put into the order of RFC 5322.
+fn loose_date(text: &str) -> Option<DateTime<FixedOffset>> {
+    const MONTHS: [&str; 12] = [
+        "january",
+        "february",
+        "march",
+        "april",
+        "may",
+        "june",
+        "july",
+        "august",
+        "september",
+        "october",
+        "november",
+        "december",
+    ];
+    const DAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
+    let is_in = |names: &[&str], word: &str| {
+        let word = word.to_ascii_lowercase();
+        names.iter().any(|name| word == *name || (word.len() == 3 && name.starts_with(&word)))
+    };
+    let mut words: Vec<&str> =
+        text.split(|c: char| c.is_ascii_whitespace() || c == ',').filter(|word| !word.is_empty()).collect();
+    if words.first().is_some_and(|word| is_in(&DAYS, word)) {
+        words.remove(0);
+    }
+    let is_zone = |word: &str| word.starts_with(['+', '-']) || word.bytes().all(|b| b.is_ascii_alphabetic());
+    let (day, month, year, time, zone) = match words[..] {
+        [day, month, year, time] if is_in(&MONTHS, month) => (day, month, year, time, "+0000"),
+        [day, month, year, time, zone] if is_in(&MONTHS, month) => (day, month, year, time, zone),
+        [month, day, time, year] if is_in(&MONTHS, month) => (day, month, year, time, "+0000"),
+        [month, day, time, zone, year] if is_in(&MONTHS, month) && is_zone(zone) => (day, month, year, time, zone),
+        [month, day, time, year, zone] if is_in(&MONTHS, month) => (day, month, year, time, zone),
+        _ => return None,
+    };
+    // Names of months are ASCII here.
+    DateTime::parse_from_rfc2822(&format!("{day} {} {year} {time} {zone}", &month[..3])).ok()?.with_nanosecond(0)
+}
+
 /// Splits at commas, except inside double quotes: Gmail puts a label with a comma between them.
 fn split_labels(text: &str) -> Vec<String> {
     let mut labels: Vec<String> = Vec::new();
@@ -148,6 +189,10 @@ mod tests {
             ("Thu, 29 Feb 2024 23:59:60 +0000 (leap)", "2024-02-29T23:59:59+00:00"),
             ("Fri, 1 Jan 2024 12:00:00 GMT (a Monday)", "2024-01-01T12:00:00+00:00"),
             ("Mon, 1 Jan 2024 12:00:00 +0000 (CET) with more", "2024-01-01T12:00:00+00:00"),
+            ("Mon, 01 Jan 2024 10:00:00", "2024-01-01T10:00:00+00:00"),
+            ("Monday, 1 January 2024 10:00:00 GMT", "2024-01-01T10:00:00+00:00"),
+            ("Mon Jan  1 10:00:00 2024", "2024-01-01T10:00:00+00:00"),
+            ("Mon Jan  1 10:00:00 2024 +0200", "2024-01-01T08:00:00+00:00"),
         ] {
             assert_eq!(date(text).as_deref(), Some(expected), "{text}");
         }

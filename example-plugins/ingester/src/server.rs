@@ -14,6 +14,7 @@ mod folders;
 mod link;
 mod login;
 mod reading;
+mod requests;
 mod tls;
 mod utf7;
 
@@ -99,7 +100,8 @@ impl Server {
         budget.allow(folders::ANSWER);
         let (folders, is_gmail) = folders::choose(&mut session, &place, &self.folders)?;
         let mailbox = bookmarks::Mailbox { place: place.clone(), user: credentials.user.clone() };
-        Ok(Reading::new(session, budget, place, folders, is_gmail, window, bookmarks, mailbox))
+        let requests = requests::Requests::new(session, budget, place);
+        Ok(Reading::new(requests, folders, is_gmail, window, bookmarks, mailbox))
     }
 }
 

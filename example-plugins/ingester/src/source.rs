@@ -66,6 +66,10 @@ pub(crate) enum Fault {
     Gone,
     /// A Maildir file that the system does not let us read.
     Unreadable,
+    /// A server says that it cannot hand it out.
+    Refused,
+    /// A server lists it, and says nothing of it when it is asked.
+    Unanswered,
 }
 
 impl Fault {
@@ -77,7 +81,14 @@ impl Fault {
             Self::NotAFile => "not_a_file",
             Self::Gone => "gone",
             Self::Unreadable => "unreadable",
+            Self::Refused => "refused",
+            Self::Unanswered => "unanswered",
         }
+    }
+
+    /// Whether a server may have the message another time.
+    pub(crate) fn may_pass(self) -> bool {
+        matches!(self, Self::Empty | Self::Gone | Self::Refused | Self::Unanswered)
     }
 }
 

@@ -213,9 +213,25 @@ fn a_file_of_something_else_leaves_the_old_results() {
     sandbox.put("a.jsonl", "From 1@xxx Thu Jan 05 09:09:08 +0000 2023\nSubject: an mbox\n\nFrom here on\n{}\n");
     sandbox.job().run().assert_permanent("none of the lines is a message (not_a_record: 1, not_json: 4);");
     assert_eq!(sandbox.dir.read("canonizer/email.jsonl"), before);
-    // No line at all is no wrong line.
+}
+
+#[test]
+fn nothing_read_is_put_in_the_place_of_nothing_only() {
+    let sandbox = Sandbox::new();
+    // An extraction that has just begun: no results yet, and none are fine.
     sandbox.put("a.jsonl", "");
     assert_eq!(sandbox.run().1, json!(Counts::default()));
+    assert_eq!(sandbox.run().1, json!(Counts::default()));
+    sandbox.put("a.jsonl", line(b"Subject: good\n\n", &[]) + "\n");
+    sandbox.job().run().assert_ok();
+    let before = sandbox.dir.read("canonizer/email.jsonl");
+    sandbox.put("a.jsonl", "");
+    let ran = sandbox.job().run();
+    ran.assert_permanent("a.jsonl: has no lines, and would leave none; the results of the last run are untouched. Run");
+    assert!(ran.error().is_some_and(|error| error.contains("ingester/extract_gmail") && error.contains("email.jsonl")));
+    assert_eq!(sandbox.dir.read("canonizer/email.jsonl"), before);
+    fs::remove_file(ran.data_dir().join("email.jsonl")).unwrap();
+    assert_eq!(sandbox.run().1, json!(Counts::default()), "the mend that is told");
 }
 
 #[test]

@@ -68,7 +68,7 @@ impl<'a> Content<'a> {
             Encoding::Base64 => decode_base64(self.bytes),
             Encoding::QuotedPrintable => match quoted_printable_decode(self.bytes) {
                 Some(value) => (Cow::Owned(value), false),
-                None => (Cow::Borrowed(self.bytes), true),
+                None => (Cow::Owned(decode_damaged_quoted_printable(self.bytes)), true),
             },
         };
         Decoded { value, problem: problem || !self.readable }
@@ -121,6 +121,42 @@ fn decode_whole_base64(bytes: &[u8]) -> Option<Vec<u8>> {
         start = (end + 1).min(bytes.len());
     }
     PADDED.decode(&digits).ok()
+}
+
+/// RFC 2045, section 6.7: a `=` that begins no escape stays as it is, and what follows is read. (mail-parser gives up at the first;
+/// the crate quoted_printable drops 8-bit bytes, which mail has here, and makes every line end a CRLF.)
+fn decode_damaged_quoted_printable(bytes: &[u8]) -> Vec<u8> {
+    let mut value = Vec::with_capacity(bytes.len());
+    for line in bytes.split_inclusive(|&b| b == b'\n') {
+        let content = line.trim_ascii_end();
+        let line_end: &[u8] = if line.ends_with(b"\r\n") {
+            b"\r\n"
+        } else if line.ends_with(b"\n") {
+            b"\n"
+        } else {
+            b""
+        };
+        let mut rest = content;
+        let mut is_soft = false;
+        while let Some(at) = memchr::memchr(b'=', rest) {
+            value.extend_from_slice(&rest[..at]);
+            rest = &rest[at + 1..];
+            let hex = |i: usize| rest.get(i).and_then(|&b| char::from(b).to_digit(16));
+            match (hex(0), hex(1)) {
+                (Some(high), Some(low)) => {
+                    value.push((high << 4 | low) as u8);
+                    rest = &rest[2..];
+                }
+                _ if rest.is_empty() => is_soft = true,
+                _ => value.push(b'='),
+            }
+        }
+        value.extend_from_slice(rest);
+        if !is_soft {
+            value.extend_from_slice(line_end);
+        }
+    }
+    value
 }
 
 fn decode_charset(bytes: &[u8], charset: Option<&str>) -> Decoded<String> {
@@ -178,7 +214,15 @@ mod tests {
     #[test]
     fn quoted_printable_and_the_others() {
         assert_eq!(decoded(b"a=3Db=\nc \n", "quoted-printable"), (b"a=bc\n".to_vec(), false));
-        assert_eq!(decoded(b"a==b", "quoted-printable"), (b"a==b".to_vec(), true));
+        // RFC 2045, section 6.7: what is no escape stays as it is, and the rest is read.
+        for (text, expected) in [
+            (&b"a==b"[..], &b"a==b"[..]),
+            (b"100 =% of =C3=A4 \r\n=3D=\r\nx=4", b"100 =% of \xc3\xa4\r\n=x=4"),
+            (b"a=ZZ=41 \xe4=\n=", b"a=ZZA \xe4"),
+            (b"==3D=3d\t\n", b"===\n"),
+        ] {
+            assert_eq!(decoded(text, "quoted-printable"), (expected.to_vec(), true), "{text:?}");
+        }
         assert_eq!(decoded(b"a=3D", "8bit"), (b"a=3D".to_vec(), false));
         assert_eq!(decoded(b"a=3D", "x-uuencode"), (b"a=3D".to_vec(), true));
     }

@@ -189,14 +189,18 @@ fn mailbox(addr: Addr<'_>) -> Option<Mailbox> {
     }
 }
 
-/// RFC 5322 first, then mail-parser, which takes much that is not; and never a 31st of February.
+/// RFC 5322 first, then what many programs write (mail-parser misreads some of it), then mail-parser, which takes much more; and never
+/// a 31st of February.
 fn date(value: &[u8]) -> Option<DateTime<FixedOffset>> {
-    if let Ok(text) = std::str::from_utf8(value)
-        && let Ok(date) = DateTime::parse_from_rfc2822(text.trim())
-    {
+    let text = std::str::from_utf8(value).ok();
+    if let Some(Ok(date)) = text.map(|text| DateTime::parse_from_rfc2822(text.trim())) {
         // No part of a second: that is how chrono keeps a leap second, and then writes it as `:60`.
         return date.with_nanosecond(0);
     }
+    text.and_then(loose_date).or_else(|| parsed_date(value))
+}
+
+fn parsed_date(value: &[u8]) -> Option<DateTime<FixedOffset>> {
     let value = [value, &b"\n"[..]].concat();
     let parsed = MessageStream::new(&value).parse_date();
     let date = parsed.as_datetime()?;
@@ -209,6 +213,45 @@ fn date(value: &[u8]) -> Option<DateTime<FixedOffset>> {
         .and_hms_opt(date.hour.into(), date.minute.into(), date.second.into())?
         .and_local_timezone(zone)
         .single()
+}
+
+/// As many programs write dates: without a zone, with names in full, or in the order of C's `asctime`. Put into the order of RFC 5322.
+fn loose_date(text: &str) -> Option<DateTime<FixedOffset>> {
+    const MONTHS: [&str; 12] = [
+        "january",
+        "february",
+        "march",
+        "april",
+        "may",
+        "june",
+        "july",
+        "august",
+        "september",
+        "october",
+        "november",
+        "december",
+    ];
+    const DAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
+    let is_in = |names: &[&str], word: &str| {
+        let word = word.to_ascii_lowercase();
+        names.iter().any(|name| word == *name || (word.len() == 3 && name.starts_with(&word)))
+    };
+    let mut words: Vec<&str> =
+        text.split(|c: char| c.is_ascii_whitespace() || c == ',').filter(|word| !word.is_empty()).collect();
+    if words.first().is_some_and(|word| is_in(&DAYS, word)) {
+        words.remove(0);
+    }
+    let is_zone = |word: &str| word.starts_with(['+', '-']) || word.bytes().all(|b| b.is_ascii_alphabetic());
+    let (day, month, year, time, zone) = match words[..] {
+        [day, month, year, time] if is_in(&MONTHS, month) => (day, month, year, time, "+0000"),
+        [day, month, year, time, zone] if is_in(&MONTHS, month) => (day, month, year, time, zone),
+        [month, day, time, year] if is_in(&MONTHS, month) => (day, month, year, time, "+0000"),
+        [month, day, time, zone, year] if is_in(&MONTHS, month) && is_zone(zone) => (day, month, year, time, zone),
+        [month, day, time, year, zone] if is_in(&MONTHS, month) => (day, month, year, time, zone),
+        _ => return None,
+    };
+    // Names of months are ASCII here.
+    DateTime::parse_from_rfc2822(&format!("{day} {} {year} {time} {zone}", &month[..3])).ok()?.with_nanosecond(0)
 }
 
 impl MediaType {
@@ -310,6 +353,15 @@ mod tests {
             ("Fri, 1 Jan 2024 12:00:00 -0330", Some("2024-01-01T12:00:00-03:30")),
             ("2 Feb 24 08:15 EST", Some("2024-02-02T08:15:00-05:00")),
             ("Mon, 1 Jan 2024 12:00:00 UT", Some("2024-01-01T12:00:00+00:00")),
+            ("Mon, 01 Jan 2024 10:00:00", Some("2024-01-01T10:00:00+00:00")),
+            ("Monday, 1 January 2024 10:00:00 GMT", Some("2024-01-01T10:00:00+00:00")),
+            ("Monday, 1 January 2024 10:00:00 -0330", Some("2024-01-01T10:00:00-03:30")),
+            ("Mon Jan  1 10:00:00 2024", Some("2024-01-01T10:00:00+00:00")),
+            ("Mon Jan  1 10:00:00 2024 +0200", Some("2024-01-01T10:00:00+02:00")),
+            ("Mon Jan  1 10:00:00 EST 2024", Some("2024-01-01T10:00:00-05:00")),
+            ("Sat Feb 31 10:00:00 2024", None),
+            ("Mon Jan  1 10:00:00", None),
+            ("Janus, 1 Jane 2024 10:00:00", None),
             ("Sat, 31 Feb 2024 12:00:00 +0000", None),
             ("Thu, 32 Foo 2024 99:99:99 +9999", None),
             ("soon", None),

@@ -9,7 +9,7 @@ use lorchestra_plugin_api::chrono::DateTime;
 use lorchestra_plugin_api::chrono::Utc;
 use lorchestra_plugin_api::serde_json;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 
@@ -32,6 +32,9 @@ pub(crate) struct Bookmark {
     pub(crate) last_uid: u32,
     /// Those of them that were left, because their date was outside of what was asked for: to be taken by a run that asks for them.
     pub(crate) left: BTreeMap<u32, Option<DateTime<Utc>>>,
+    /// Those that could not be had, and are to be tried once more. (Not in files of before.)
+    #[serde(default)]
+    pub(crate) again: BTreeSet<u32>,
 }
 
 /// Why what was known is not used.
@@ -120,8 +123,8 @@ mod tests {
     fn what_was_set_is_there_for_the_same_mailbox_only() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("imap/a.json");
-        let bookmark =
-            Bookmark { uid_validity: 7, last_uid: 500, left: BTreeMap::from([(3, None), (9, DateTime::from_timestamp(1, 0))]) };
+        let left = BTreeMap::from([(3, None), (9, DateTime::from_timestamp(1, 0))]);
+        let bookmark = Bookmark { uid_validity: 7, last_uid: 500, left, again: BTreeSet::from([4]) };
         let (mut bookmarks, distrust) = Bookmarks::open(path.clone(), mailbox("anna"), 0).unwrap();
         assert_eq!((bookmarks.of("INBOX"), distrust), (None, None));
         bookmarks.set("INBOX", &bookmark, 498).unwrap();

@@ -2,23 +2,21 @@
 //! the server; [`extraction`](crate::extraction) says what became of each message, and when the archive is on the disk.
 //!
 //! A folder is read in chunks of UIDs: sizes first (and dates, where `since` leaves some out), then whole messages, many in one
-//! request up to [`BATCH_BYTES`] or one that is larger. In memory is one such batch.
+//! request up to [`BATCH_BYTES`] or one that is larger. In memory is one such batch. A message that cannot be had is set aside, and
+//! tried once more by the next run.
 
 use super::ServerError;
 use super::bookmarks::{Bookmark, Bookmarks, Distrust, Mailbox};
 use super::folders::Folder;
-use super::link::Budget;
-use super::tls::Stream;
+use super::requests::{Requests, Wanted};
 use super::utf7;
 use crate::message::Summary;
 use crate::source::{Entry, Fault, MAX_MESSAGE, Place};
 use crate::window::{Verdict, Window};
-use imap::Session;
 use imap::types::{Fetch, Flag};
 use lorchestra_plugin_api::chrono::{DateTime, Utc};
 use lorchestra_plugin_api::tracing;
-use std::collections::{BTreeSet, VecDeque};
-use std::fmt::Write as _;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 
 /// UIDs whose sizes are asked for at once.
@@ -43,9 +41,7 @@ pub(crate) struct Note {
 
 /// An open session, and how far its folders were read.
 pub(crate) struct Reading<'a> {
-    session: Session<Stream<'a>>,
-    budget: Budget,
-    place: String,
+    requests: Requests<'a>,
     is_gmail: bool,
     window: Window,
     folders: VecDeque<Folder>,
@@ -78,12 +74,19 @@ struct Open {
     batch: VecDeque<(Entry, Vec<u8>)>,
 }
 
+/// What the server says of a message before it is fetched.
+#[derive(Default)]
+struct Surveyed {
+    size: Option<u64>,
+    /// The server's own date.
+    received: Option<DateTime<Utc>>,
+    /// The date field.
+    header: Vec<u8>,
+}
+
 impl<'a> Reading<'a> {
-    #[expect(clippy::too_many_arguments, reason = "the parts of one opened server, named once, by its only caller")]
     pub(super) fn new(
-        session: Session<Stream<'a>>,
-        budget: Budget,
-        place: String,
+        requests: Requests<'a>,
         folders: Vec<Folder>,
         is_gmail: bool,
         window: Window,
@@ -91,9 +94,7 @@ impl<'a> Reading<'a> {
         mailbox: Mailbox,
     ) -> Self {
         Self {
-            session,
-            budget,
-            place,
+            requests,
             is_gmail,
             window,
             folders: folders.into(),
@@ -139,8 +140,7 @@ impl<'a> Reading<'a> {
         loop {
             let Some(open) = &mut self.open else {
                 let Some(folder) = self.folders.pop_front() else {
-                    // All is here; what becomes of the connection is nobody's loss.
-                    let _ = self.session.logout();
+                    self.requests.end();
                     return Ok(None);
                 };
                 self.open = Some(self.open_folder(folder)?);
@@ -180,6 +180,10 @@ impl<'a> Reading<'a> {
             Some(date) => drop(open.bookmark.left.insert(*uid, date)),
             None => drop(open.bookmark.left.remove(uid)),
         }
+        // What was tried again is not tried a third time.
+        if !open.bookmark.again.remove(uid) && entry.fault.is_some_and(Fault::may_pass) {
+            open.bookmark.again.insert(*uid);
+        }
         // Whole messages come in the order of their UIDs, behind everything else of their chunk.
         if entry.is_whole {
             open.bookmark.last_uid = open.bookmark.last_uid.max(*uid);
@@ -206,13 +210,7 @@ impl<'a> Reading<'a> {
     }
 
     fn open_folder(&mut self, folder: Folder) -> Result<Open, ServerError> {
-        const DOING: &str = "the opening of a folder";
-        let failed = |e| ServerError::from_imap(&self.place, DOING, e);
-        self.budget.allow(0);
-        // Read-only: nothing becomes seen by this.
-        let mailbox = self.session.examine(&folder.wire).map_err(failed)?;
-        let uid_validity =
-            mailbox.uid_validity.ok_or_else(|| ServerError::Garbled { place: self.place.clone(), doing: DOING })?;
+        let (mailbox, uid_validity) = self.requests.examine(&folder.wire)?;
         let known = self.bookmarks.as_ref().and_then(|bookmarks| bookmarks.of(&folder.wire)).cloned();
         let bookmark = match known {
             Some(bookmark) if bookmark.uid_validity == uid_validity => bookmark,
@@ -225,12 +223,10 @@ impl<'a> Reading<'a> {
         };
         let is_inside = |date: &Option<DateTime<Utc>>| self.window.judge(*date) == Verdict::Inside;
         let mut unseen: BTreeSet<u32> = bookmark.left.iter().filter(|(_, date)| is_inside(date)).map(|(uid, _)| *uid).collect();
+        unseen.extend(&bookmark.again);
         let first = bookmark.last_uid.saturating_add(1);
         if mailbox.exists > 0 && mailbox.uid_next.is_none_or(|next| next > first) {
-            self.budget.allow(u64::from(mailbox.exists) * 11);
-            let found = self.session.uid_search(format!("UID {first}:*"));
-            let found = found.map_err(|e| ServerError::from_imap(&self.place, "the search for new messages", e))?;
-            // `n:*` has the last message, also where that is before n.
+            let found = self.requests.since(first, mailbox.exists)?;
             unseen.extend(found.into_iter().filter(|uid| *uid >= first));
         }
         self.total += unseen.len() as u64;
@@ -252,40 +248,55 @@ impl<'a> Reading<'a> {
         let chunk: BTreeSet<u32> = open.unseen.drain(..open.unseen.len().min(CHUNK)).collect();
         // Without `since` almost all are wanted: the whole message tells its date.
         let by_date = self.window.since.is_some();
-        let items = if by_date { "(UID RFC822.SIZE BODY.PEEK[HEADER.FIELDS (DATE)])" } else { "(UID RFC822.SIZE)" };
-        self.budget.allow(chunk.len() as u64 * if by_date { SURVEYED } else { AROUND });
-        let fetched = self.session.uid_fetch(set(&chunk), items);
-        let fetched = fetched.map_err(|e| ServerError::from_imap(&self.place, "the look at new messages", e))?;
-        let mut found: Vec<(u32, u64, Vec<u8>)> = fetched
-            .iter()
-            .filter_map(|fetch| Some((fetch.uid?, u64::from(fetch.size?), fetch.header().unwrap_or_default().to_vec())))
-            .filter(|(uid, ..)| chunk.contains(uid))
-            .collect();
-        found.sort();
-        found.dedup_by_key(|(uid, ..)| *uid);
-        for (uid, size, header) in found {
-            let without = |fault| Entry {
-                place: Place::Uid { folder: open.folder.name.clone(), uid },
-                received: None,
-                flags: None,
-                labels: None,
-                is_whole: false,
-                fault,
-            };
-            if by_date && self.window.judge(Summary::of(&header).date) != Verdict::Inside {
-                open.without.push_back((without(None), header));
+        let wanted = Wanted {
+            items: if by_date { "(UID RFC822.SIZE INTERNALDATE BODY.PEEK[HEADER.FIELDS (DATE)])" } else { "(UID RFC822.SIZE)" },
+            bytes: &|uids| uids.len() as u64 * if by_date { SURVEYED } else { AROUND },
+            doing: "the look at new messages",
+        };
+        let mut found: BTreeMap<u32, Surveyed> = BTreeMap::new();
+        let refused = self.requests.fetch(&chunk, &wanted, |fetch| {
+            if let Some(uid) = fetch.uid.filter(|uid| chunk.contains(uid)) {
+                // Of a message whose flags changed in this moment there are two answers.
+                let one = found.entry(uid).or_default();
+                one.size = one.size.or(fetch.size.map(u64::from));
+                one.received = one.received.or(fetch.internal_date().map(|at| at.to_utc()));
+                one.header.extend_from_slice(fetch.header().unwrap_or_default());
+            }
+        })?;
+        let unanswered: Vec<u32> =
+            chunk.iter().copied().filter(|uid| !found.contains_key(uid) && !refused.contains(uid)).collect();
+        // Deleted since they were listed, unless the server still lists them.
+        let there = if unanswered.is_empty() { Default::default() } else { self.requests.there(&unanswered)? };
+        let without = |uid, received, fault| Entry {
+            place: Place::Uid { folder: open.folder.name.clone(), uid },
+            received,
+            flags: None,
+            labels: None,
+            is_whole: false,
+            fault,
+        };
+        for (uid, Surveyed { size, received, header }) in found {
+            // Of one whose size is not told nothing is known: it is fetched alone, as if it were as large as one can be.
+            let size = size.unwrap_or(MAX_MESSAGE as u64);
+            if by_date && self.window.judge(Summary::of(&header).date.or(received)) != Verdict::Inside {
+                open.without.push_back((without(uid, received, None), header));
             } else if size > MAX_MESSAGE as u64 {
-                open.without.push_back((without(Some(Fault::TooLarge)), Vec::new()));
+                open.without.push_back((without(uid, received, Some(Fault::TooLarge)), Vec::new()));
             } else {
                 open.wanted.push_back((uid, size));
             }
         }
-        // What was left once and is not there any more.
-        open.bookmark.left.retain(|uid, _| {
-            !chunk.contains(uid)
-                || open.wanted.iter().any(|(wanted, _)| wanted == uid)
-                || open.without.iter().any(|(entry, _)| matches!(&entry.place, Place::Uid { uid: there, .. } if there == uid))
-        });
+        for (uids, fault) in [
+            (refused, Fault::Refused),
+            (unanswered.iter().copied().filter(|uid| there.contains(uid)).collect(), Fault::Unanswered),
+        ] {
+            open.without.extend(uids.into_iter().map(|uid| (without(uid, None, Some(fault)), Vec::new())));
+        }
+        // What was to be looked at once more, and is not there any more.
+        for uid in unanswered.iter().filter(|uid| !there.contains(uid)) {
+            open.bookmark.left.remove(uid);
+            open.bookmark.again.remove(uid);
+        }
         let here = (open.wanted.len() + open.without.len()) as u64;
         self.total = self.total.saturating_sub(chunk.len() as u64 - here.min(chunk.len() as u64));
         open.chunk_end = chunk.last().copied();
@@ -295,31 +306,32 @@ impl<'a> Reading<'a> {
     /// Fetches the next batch of what is wanted.
     fn fetch(&mut self) -> Result<(), ServerError> {
         let Some(open) = &mut self.open else { return Ok(()) };
-        let mut batch = BTreeSet::new();
+        let mut batch: BTreeMap<u32, u64> = BTreeMap::new();
         let mut bytes = 0;
         while let Some(&(uid, size)) = open.wanted.front() {
             if batch.len() == BATCH || (bytes + size > BATCH_BYTES && !batch.is_empty()) {
                 break;
             }
             open.wanted.pop_front();
-            batch.insert(uid);
+            batch.insert(uid, size);
             bytes += size;
         }
-        let items = if self.is_gmail {
-            "(UID FLAGS INTERNALDATE X-GM-LABELS BODY.PEEK[])"
-        } else {
-            "(UID FLAGS INTERNALDATE BODY.PEEK[])"
+        let wanted = Wanted {
+            items: if self.is_gmail {
+                "(UID FLAGS INTERNALDATE X-GM-LABELS BODY.PEEK[])"
+            } else {
+                "(UID FLAGS INTERNALDATE BODY.PEEK[])"
+            },
+            // Sizes are announced a little short by some servers.
+            bytes: &|uids| uids.iter().filter_map(|uid| batch.get(uid)).sum::<u64>() * 2 + uids.len() as u64 * AROUND,
+            doing: "the fetching of messages",
         };
-        // Sizes are announced a little short by some servers.
-        self.budget.allow(bytes * 2 + batch.len() as u64 * AROUND);
-        let fetched = self.session.uid_fetch(set(&batch), items);
-        let fetched = fetched.map_err(|e| ServerError::from_imap(&self.place, "the fetching of messages", e))?;
-        let mut missing = batch.clone();
+        let mut missing: BTreeSet<u32> = batch.keys().copied().collect();
         let mut arrived = Vec::with_capacity(batch.len());
-        for fetch in fetched.iter() {
-            let (Some(uid), Some(body)) = (fetch.uid, fetch.body()) else { continue };
+        let refused = self.requests.fetch(&missing.clone(), &wanted, |fetch| {
+            let (Some(uid), Some(body)) = (fetch.uid, fetch.body()) else { return };
             if !missing.remove(&uid) {
-                continue;
+                return;
             }
             let fault = match body.len() {
                 0 => Some(Fault::Empty),
@@ -336,10 +348,11 @@ impl<'a> Reading<'a> {
                 fault,
             };
             arrived.push((uid, entry, body.to_vec()));
-        }
+        })?;
         arrived.extend(missing.into_iter().map(|uid| {
             let place = Place::Uid { folder: open.folder.name.clone(), uid };
-            let entry = Entry { place, received: None, flags: None, labels: None, is_whole: true, fault: Some(Fault::Gone) };
+            let fault = Some(if refused.contains(&uid) { Fault::Refused } else { Fault::Gone });
+            let entry = Entry { place, received: None, flags: None, labels: None, is_whole: true, fault };
             (uid, entry, Vec::new())
         }));
         arrived.sort_by_key(|(uid, ..)| *uid);
@@ -377,31 +390,4 @@ fn marks(fetch: &Fetch<'_>, folder: &Folder) -> (String, Vec<String>) {
         }
     }
     (letters.into_iter().collect(), labels)
-}
-
-/// A set of UIDs as IMAP has it: `1:3,7`.
-fn set(uids: &BTreeSet<u32>) -> String {
-    let mut text = String::new();
-    let mut uids = uids.iter().copied().peekable();
-    while let Some(first) = uids.next() {
-        let mut last = first;
-        while let Some(next) = uids.next_if(|next| *next == last + 1) {
-            last = next;
-        }
-        let comma = if text.is_empty() { "" } else { "," };
-        // Writing to a String cannot fail.
-        let _ = if first == last { write!(text, "{comma}{first}") } else { write!(text, "{comma}{first}:{last}") };
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sets_are_short() {
-        assert_eq!(set(&BTreeSet::from([1, 2, 3, 7, 9, 10])), "1:3,7,9:10");
-        assert_eq!(set(&BTreeSet::from([u32::MAX])), "4294967295");
-    }
 }

@@ -6,6 +6,8 @@ use lorchestra_plugin_api::testing::{self, Ran, TempDir};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 
+mod faulty;
+
 const GREETING: &str = "* OK ready\r\n";
 const CAPABILITY: (&str, &str) = ("CAPABILITY", "* CAPABILITY IMAP4rev1 X-GM-EXT-1 AUTH=XOAUTH2\r\nTAG OK done\r\n");
 const LOGIN: (&str, &str) = ("LOGIN", "TAG OK done\r\n");
@@ -24,6 +26,11 @@ const SIZES: (&str, &str) = ("UID FETCH 3 (UID RFC822.SIZE)", "* 1 FETCH (UID 3 
 /// A server on a port of its own that greets, and answers each command with what is said to its beginning; `TAG` is the command's.
 /// A command that it has no answer to ends the connection.
 fn server(greeting: &'static str, answers: Vec<(&'static str, String)>) -> u16 {
+    serve(greeting, move |command| answers.iter().find(|(start, _)| command.starts_with(start)).map(|(_, answer)| answer.clone()))
+}
+
+/// The same, with what this makes of each command.
+fn serve(greeting: &'static str, answer: impl Fn(&str) -> Option<String> + Send + 'static) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -31,7 +38,7 @@ fn server(greeting: &'static str, answers: Vec<(&'static str, String)>) -> u16 {
             let _ = (&stream).write_all(greeting.as_bytes());
             for line in BufReader::new(&stream).lines().map_while(Result::ok) {
                 let (tag, command) = line.split_once(' ').unwrap_or(("", &line));
-                let Some((_, answer)) = answers.iter().find(|(start, _)| command.starts_with(start)) else { break };
+                let Some(answer) = answer(command) else { break };
                 if (&stream).write_all(answer.replace("TAG", tag).as_bytes()).is_err() {
                     break;
                 }
