@@ -6,6 +6,7 @@
 //!
 //! - A record is one line, `crc32c-hex SP json LF`, and reaches the file by one `write(2)` in append mode. After that write
 //!   it survives the death of every process; after a flush (file and the directories above it) also power loss.
+//! - A line that no writer writes is damaged, whatever its checksum: a job can append to these files too.
 //! - Records are numbered by `seq` from 1, in the order of the file, over all segments of the attempt.
 //! - The final record is the last: after it, the writer accepts nothing.
 //! - Segments are numbered from 1. The next one is begun when a segment has reached [`SEGMENT_BYTES`]; the reader removes a

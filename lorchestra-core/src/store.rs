@@ -349,8 +349,9 @@ pub(crate) mod tests {
         assert!(!store.end_run("r1", &end()).unwrap());
     }
 
-    fn lines(ids: &[&str]) -> Vec<Vec<u8>> {
-        let line = |(i, id): (usize, &&str)| {
+    fn lines(count: usize) -> Vec<Vec<u8>> {
+        let line = |i: usize| {
+            let id = format!("00000000-0000-7000-8000-{i:012}");
             let mut out = Vec::new();
             let json =
                 json!({"seq": i + 1, "event": {"id": id, "at": 1_700_000_000_500_000_i64, "type": "t", "payload": {"i": i}}});
@@ -358,7 +359,7 @@ pub(crate) mod tests {
             out.pop();
             out
         };
-        ids.iter().enumerate().map(line).collect()
+        (0..count).map(line).collect()
     }
 
     fn parsed(lines: &[Vec<u8>]) -> Vec<Record<'_>> {
@@ -419,7 +420,7 @@ pub(crate) mod tests {
         let site = site();
         let mut store = Store::open(&site.state).unwrap();
         store.begin_run(&new_run("r1"), &json!({})).unwrap();
-        let lines = lines(&["a", "b", "c"]);
+        let lines = lines(3);
         let mut taken = store.taken("r1", 1).unwrap();
         for _ in 0..2 {
             store.take_in("r1", 1, &parsed(&lines), Cursor { segment: 2, byte: 9 }, 0, &mut taken).unwrap();
@@ -434,15 +435,48 @@ pub(crate) mod tests {
         let site = site();
         let mut store = Store::open(&site.state).unwrap();
         store.begin_run(&new_run("r1"), &json!({})).unwrap();
-        let lines = lines(&["a"]);
+        let lines = lines(1);
         store.take_in("r1", 1, &parsed(&lines), Cursor::default(), 0, &mut event::Taken::default()).unwrap();
         let event = events(&store).pop().unwrap();
         let json = serde_json::to_value(&event).unwrap();
         let expected = json!({
-            "event_id": "a", "event_type": "t", "source": "pkg/job", "schema_ref": null, "created_at": "2023-11-14T22:13:20.500000Z",
+            "event_id": "00000000-0000-7000-8000-000000000000", "event_type": "t", "source": "pkg/job", "schema_ref": null, "created_at": "2023-11-14T22:13:20.500000Z",
             "correlation_id": "r1", "subject_id": null, "payload": {"i": 0}, "run_id": "r1", "attempt": 1, "package": "pkg", "job": "job",
         });
         assert_eq!(json, expected);
+    }
+
+    /// Rows that an older lorchestra took from a job: one of them must not hide the others.
+    #[test]
+    fn what_an_older_store_has_is_listed_as_it_is() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        store.begin_run(&new_run("r1"), &json!({})).unwrap();
+        let times = [i64::MIN, -62_135_596_800_000_001, -62_135_596_800_000_000, -1, 0, 253_402_300_800_000_000, i64::MAX];
+        for (n, at) in times.iter().enumerate() {
+            let sql =
+                "INSERT INTO events (event_id, run, attempt, event_type, created_at, payload) VALUES (?1, 1, 1, 't', ?2, ?3)";
+            let payload = if n == 0 { "[1]" } else { "not json" };
+            store.db.execute(sql, rusqlite::params![n.to_string(), at, payload]).unwrap();
+        }
+        let shown: Vec<_> = events(&store).into_iter().skip(1).map(|event| event.created_at).collect();
+        let expected = [
+            "-9223372036854775808",
+            "-62135596800000001",
+            "0001-01-01T00:00:00.000000Z",
+            "1969-12-31T23:59:59.999999Z",
+            "1970-01-01T00:00:00.000000Z",
+            "253402300800000000",
+            "9223372036854775807",
+        ];
+        assert_eq!(shown, expected);
+        let payloads: Vec<_> =
+            events(&store).into_iter().skip(1).map(|event| event.payload.map(|json| json.to_string())).collect();
+        assert_eq!((payloads[0].as_deref(), payloads[1].as_deref()), (Some("[1]"), None));
+        // The view is for other readers: such a time is NULL there.
+        let rows: i64 =
+            store.db.query_row("SELECT count(*) FROM envelope WHERE created_at IS NULL", [], |row| row.get(0)).unwrap();
+        assert!(rows >= 2, "{rows}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use serde::de::IgnoredAny;
 use std::fmt;
+use std::ops::RangeInclusive;
 
 /// The longest payload, in bytes.
 pub const MAX_PAYLOAD: usize = 1 << 20;
@@ -14,6 +15,8 @@ pub const OWN_TYPES: [&str; 4] = ["job.started", "job.completed", "job.failed", 
 pub const NO_BOOKMARK: &str = "this job has no parameter `since: DateTime<Utc>`: no run would begin at its bookmark";
 /// What is said of a bookmark that is no time.
 pub const BOOKMARK_YEARS: &str = "a bookmark lies in the years 0001 to 9999";
+/// The years 0001 to 9999, in microseconds since 1970.
+pub const YEARS: RangeInclusive<i64> = -62_135_596_800_000_000..=253_402_300_799_999_999;
 /// Levels of nesting in a payload.
 pub const MAX_DEPTH: usize = 100;
 
@@ -72,6 +75,29 @@ pub fn secret(text: &str) -> Result<&str, SecretError> {
 /// # Errors
 /// A sentence for the author.
 pub fn check(event_type: &str, payload: &[u8], schema_ref: &str, correlation_id: &str, subject_id: &str) -> Result<(), String> {
+    check_texts(event_type, schema_ref, correlation_id, subject_id)?;
+    check_size(event_type, payload)?;
+    // from_slice would not look at the bytes of strings that it skips.
+    let Ok(text) = std::str::from_utf8(payload) else {
+        return Err(format!("the payload of `{event_type}` is not UTF-8"));
+    };
+    if let Err(e) = serde_json::from_str::<IgnoredAny>(text) {
+        return Err(format!("the payload of `{event_type}` is not JSON: {e}"));
+    }
+    check_depth(event_type, payload)
+}
+
+/// The same of a payload that is known to be JSON, as one is that was read as part of a greater whole: it is not read again.
+///
+/// # Errors
+/// A sentence for the author.
+pub fn check_json(event_type: &str, json: &str, schema_ref: &str, correlation_id: &str, subject_id: &str) -> Result<(), String> {
+    check_texts(event_type, schema_ref, correlation_id, subject_id)?;
+    check_size(event_type, json.as_bytes())?;
+    check_depth(event_type, json.as_bytes())
+}
+
+fn check_texts(event_type: &str, schema_ref: &str, correlation_id: &str, subject_id: &str) -> Result<(), String> {
     if event_type.is_empty() {
         return Err("an event needs a type".into());
     }
@@ -85,6 +111,10 @@ pub fn check(event_type: &str, payload: &[u8], schema_ref: &str, correlation_id:
     if OWN_TYPES.contains(&event_type) {
         return Err(format!("`{event_type}` is emitted by lorchestra itself, once a run: choose another type"));
     }
+    Ok(())
+}
+
+fn check_size(event_type: &str, payload: &[u8]) -> Result<(), String> {
     if payload.len() > MAX_PAYLOAD {
         return Err(format!(
             "the payload of `{event_type}` has {} bytes; at most {MAX_PAYLOAD} (1 MiB) are allowed: write large results to the data directory and emit their path",
@@ -94,13 +124,11 @@ pub fn check(event_type: &str, payload: &[u8], schema_ref: &str, correlation_id:
     if payload.trim_ascii_start().first() != Some(&b'{') {
         return Err(format!("the payload of `{event_type}` is not a JSON object"));
     }
-    // from_slice would not look at the bytes of strings that it skips.
-    let Ok(text) = std::str::from_utf8(payload) else {
-        return Err(format!("the payload of `{event_type}` is not UTF-8"));
-    };
-    if let Err(e) = serde_json::from_str::<IgnoredAny>(text) {
-        return Err(format!("the payload of `{event_type}` is not JSON: {e}"));
-    }
+    Ok(())
+}
+
+/// Of valid JSON.
+fn check_depth(event_type: &str, payload: &[u8]) -> Result<(), String> {
     if payload.contains(&b'\\') && has_half_a_character(payload) {
         return Err(format!(
             "the payload of `{event_type}` has half a character (a \\u escape of a surrogate without the other one)"

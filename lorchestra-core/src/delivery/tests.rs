@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use serde_json::json;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt::Display;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -218,6 +219,11 @@ impl Server {
     }
 }
 
+/// The id of event `n`.
+fn id(n: impl Display) -> String {
+    format!("00000000-0000-7000-8000-{n:0>12}")
+}
+
 /// A store with `count` events of one run beside its `job.started`; the ids of all.
 fn filled(site: &Site, count: usize) -> (Store, Vec<String>) {
     let mut store = Store::open(&site.state).unwrap();
@@ -225,7 +231,7 @@ fn filled(site: &Site, count: usize) -> (Store, Vec<String>) {
     let lines: Vec<Vec<u8>> = (0..count)
         .map(|i| {
             let mut line = Vec::new();
-            let json = json!({"seq": i + 1, "event": {"id": format!("e{i}"), "at": 5, "type": "t", "payload": {"i": i}}});
+            let json = json!({"seq": i + 1, "event": {"id": id(i), "at": 5, "type": "t", "payload": {"i": i}}});
             record::frame(&mut line, |out| out.extend_from_slice(json.to_string().as_bytes()));
             line.pop();
             line
@@ -322,8 +328,8 @@ proptest! {
         let (mut store, ids) = filled(&site, count);
         let server = server(script);
         server.borrow_mut().limit = limit;
-        server.borrow_mut().bad = bad.iter().map(|i| format!("e{i}")).collect();
-        server.borrow_mut().poison = poison.iter().map(|(i, stumbles)| (format!("e{i}"), *stumbles)).collect();
+        server.borrow_mut().bad = bad.iter().map(id).collect();
+        server.borrow_mut().poison = poison.iter().map(|(i, stumbles)| (id(i), *stumbles)).collect();
         deliver_all(&mut store, &server, true, rows);
         let server = server.borrow();
         let innocent = |id: &&String| !server.bad.contains(*id) && !server.poison.contains_key(*id);
@@ -344,7 +350,7 @@ proptest! {
         let (mut store, ids) = filled(&site, count);
         let server = server(script);
         server.borrow_mut().limit = limit;
-        server.borrow_mut().bad = bad.iter().map(|i| format!("e{i}")).collect();
+        server.borrow_mut().bad = bad.iter().map(id).collect();
         deliver_all(&mut store, &server, false, rows);
         let server = server.borrow();
         let expected: HashSet<&String> = ids.iter().filter(|id| !server.bad.contains(*id)).collect();
@@ -360,7 +366,7 @@ fn a_row_that_poisons_its_batch_is_found_and_set_aside() {
             let site = site();
             let (mut store, ids) = filled(&site, 500);
             let server = server([]);
-            server.borrow_mut().poison = HashMap::from([("e123".to_owned(), stumbles)]);
+            server.borrow_mut().poison = HashMap::from([(id(123), stumbles)]);
             let mut session = Session::new(table(&server, streams));
             let mut progress = Progress::default();
             runtime().block_on(async {
@@ -373,7 +379,7 @@ fn a_row_that_poisons_its_batch_is_found_and_set_aside() {
             server.borrow_mut().poison.clear();
             resend_refused(&mut store, &server, streams, 500);
             assert_eq!(store.backlog(None).unwrap(), crate::store::Backlog::default());
-            assert_eq!(server.borrow().rows.iter().filter(|id| *id == "e123").count(), 1);
+            assert_eq!(server.borrow().rows.iter().filter(|row| **row == id(123)).count(), 1);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::secrets::Mask;
 use lorchestra_plugin_api::invoke::JobReturn;
+use lorchestra_plugin_api::limits;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -155,12 +156,49 @@ pub enum RecordError {
     /// The frame or the checksum is wrong: torn, or damaged on disk.
     #[error("checksum does not match")]
     Checksum,
-    /// The checksum is right and the content is not: written by another lorchestra.
+    /// The checksum is right and the content is not: written by something else than a worker, or by another lorchestra.
     #[error("content not understood: {0}")]
     Content(String),
 }
 
-/// Reads one line, without its end.
+impl Record<'_> {
+    /// Says why no writer has written this. A job can append lines with a right checksum: what is no worker's must not get into the store,
+    /// least of all what tells of runs.
+    fn check(&self) -> Result<(), String> {
+        match (&self.event, self.mark, &self.end) {
+            (Some(event), None, None) => event.check(),
+            (None, Some(_), None) => Ok(()),
+            (None, None, Some(end)) => match end.bookmark() {
+                Some(at) if !limits::YEARS.contains(&at) => Err(limits::BOOKMARK_YEARS.into()),
+                _ => Ok(()),
+            },
+            _ => Err("it is not one of event, mark and final".into()),
+        }
+    }
+}
+
+impl EventRecord<'_> {
+    fn check(&self) -> Result<(), String> {
+        let small = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-');
+        let id = if self.id.len() == 36 && self.id.bytes().all(small) { uuid::Uuid::try_parse(self.id).ok() } else { None };
+        if id.is_none_or(|id| id.get_version_num() != 7) {
+            return Err("its id is no UUIDv7".into());
+        }
+        // Before 1970 no worker is: it writes 0 then.
+        if self.at < 0 || !limits::YEARS.contains(&self.at) {
+            return Err("its time is none".into());
+        }
+        let texts = [&self.schema_ref, &self.correlation_id, &self.subject_id].map(Option::as_deref);
+        if texts.contains(&Some("")) {
+            return Err("it has an empty text, which is left out".into());
+        }
+        let [schema_ref, correlation_id, subject_id] = texts.map(Option::unwrap_or_default);
+        // That the payload is JSON, reading the record has shown.
+        limits::check_json(&self.event_type, self.payload.get(), schema_ref, correlation_id, subject_id)
+    }
+}
+
+/// Reads one line, without its end. What is answered is what a [`Writer`](super::writer::Writer) could have written.
 pub fn parse(line: &[u8]) -> Result<Record<'_>, RecordError> {
     let (prefix, json) = line.split_at_checked(PREFIX).ok_or(RecordError::Checksum)?;
     // Exactly what `frame` writes: from_str_radix alone would take capitals and a sign.
@@ -169,12 +207,15 @@ pub fn parse(line: &[u8]) -> Result<Record<'_>, RecordError> {
     if !hex || prefix[8] != b' ' || crc != Some(crc32c::crc32c(json)) {
         return Err(RecordError::Checksum);
     }
-    serde_json::from_slice(json).map_err(|e| RecordError::Content(e.to_string()))
+    let record: Record<'_> = serde_json::from_slice(json).map_err(|e| RecordError::Content(e.to_string()))?;
+    record.check().map_err(RecordError::Content)?;
+    Ok(record)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn framed(json: &str) -> Vec<u8> {
         let mut out = Vec::new();
@@ -184,10 +225,74 @@ mod tests {
 
     #[test]
     fn what_is_framed_is_parsed() {
-        let line = framed(r#"{"seq":7,"event":{"id":"x","at":5,"type":"a\"b","payload":{"n":1e400}}}"#);
+        let line = framed(
+            r#"{"seq":7,"event":{"id":"01890a5d-ac96-774b-bcce-b302099a8057","at":5,"type":"a\"b","payload":{"n":1e400}}}"#,
+        );
         let record = parse(&line[..line.len() - 1]).unwrap();
         let event = record.event.unwrap();
         assert_eq!((record.seq, &*event.event_type, event.payload.get()), (7, "a\"b", r#"{"n":1e400}"#));
+    }
+
+    /// Lines with a right checksum that no worker has written: a job can append such.
+    #[test]
+    fn what_no_writer_writes_is_no_record() {
+        let whole = json!({"id": "01890a5d-ac96-774b-bcce-b302099a8057", "at": 5, "type": "t", "payload": {}});
+        let with = |key: &str, value: serde_json::Value| {
+            let mut event = whole.clone();
+            event[key] = value;
+            json!({"seq": 1, "event": event})
+        };
+        let end = |bookmark: i64| {
+            let end = Final::Returned { returned: JobReturn::Ok, max_rss_kib: None, bookmark: Some(bookmark) };
+            json!({"seq": 1, "final": end})
+        };
+        let deep = (0..limits::MAX_DEPTH).fold(json!({}), |inner, _| json!({"a": inner}));
+        let long = "x".repeat(limits::MAX_TEXT + 1);
+        let (first, last) = limits::YEARS.into_inner();
+        let good = [
+            with("at", json!(0)),
+            with("at", json!(last)),
+            with("type", json!("job.other")),
+            with("schema_ref", json!(&long[1..])),
+            json!({"seq": 1, "mark": "entered"}),
+            end(first),
+            end(last),
+        ];
+        let bad = [
+            with("at", json!(i64::MIN)),
+            with("at", json!(-1)),
+            with("at", json!(last + 1)),
+            with("id", json!("x")),
+            with("id", json!("01890A5D-AC96-774B-BCCE-B302099A8057")),
+            with("id", json!("01890a5dac96774bbcceb302099a8057")),
+            with("id", json!("01890a5d-ac96-474b-bcce-b302099a8057")),
+            with("type", json!("job.completed")),
+            with("type", json!("job.skipped")),
+            with("type", json!("")),
+            with("type", json!(long)),
+            with("schema_ref", json!(long)),
+            with("correlation_id", json!(long)),
+            with("subject_id", json!("")),
+            with("payload", json!([1])),
+            with("payload", json!(null)),
+            with("payload", deep),
+            with("payload", json!({"a": "x".repeat(limits::MAX_PAYLOAD)})),
+            end(i64::MAX),
+            end(first - 1),
+            json!({"seq": 1}),
+            json!({"seq": 1, "mark": "entered", "event": whole}),
+        ];
+        for json in good.map(|json| json.to_string()) {
+            let line = framed(&json);
+            assert!(parse(&line[..line.len() - 1]).is_ok(), "{json}");
+        }
+        let half =
+            r#"{"seq":1,"event":{"id":"01890a5d-ac96-774b-bcce-b302099a8057","at":5,"type":"t","payload":{"a":"\ud83d"}}}"#;
+        for json in bad.map(|json| json.to_string()).into_iter().chain([half.to_owned()]) {
+            let line = framed(&json);
+            let parsed = parse(&line[..line.len() - 1]);
+            assert!(matches!(parsed, Err(RecordError::Content(_))), "{}", &json[..json.len().min(200)]);
+        }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use super::{Store, StoreError, outbox};
 use crate::spool::Cursor;
 use crate::spool::record::{Final, Mark, Record};
+use chrono::{DateTime, SecondsFormat};
+use lorchestra_plugin_api::limits;
 use rusqlite::{Row, Transaction, params};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -18,6 +20,7 @@ pub struct Event {
     pub event_type: String,
     pub source: String,
     pub schema_ref: Option<String>,
+    /// RFC 3339, UTC, with microseconds; of rows whose time is out of the years 0001 to 9999, microseconds since 1970.
     pub created_at: String,
     pub correlation_id: String,
     pub subject_id: Option<String>,
@@ -160,8 +163,11 @@ impl Store {
                     outbox::UNCERTAIN,
                 ),
             };
+            // The view `envelope` has no text for a time out of range, which older versions took in.
             let sql = format!(
-                "SELECT v.*, {reason} AS delivery_error FROM events e JOIN envelope v ON v.n = e.n WHERE {run}
+                "SELECT e.event_id, e.event_type, r.package || '/' || r.job AS source, e.schema_ref, e.created_at,
+                    coalesce(e.correlation_id, r.run_id) AS correlation_id, e.subject_id, e.payload, r.run_id, e.attempt, r.package, r.job,
+                    {reason} AS delivery_error FROM events e JOIN runs r ON r.n = e.run WHERE {run}
                     AND (?2 IS NULL OR e.event_type = ?2) AND (?3 IS NULL OR e.created_at >= ?3) AND {delivery} ORDER BY e.n"
             );
             let mut statement = db.prepare(&sql)?;
@@ -233,7 +239,7 @@ fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
         event_type: row.get("event_type")?,
         source: row.get("source")?,
         schema_ref: row.get("schema_ref")?,
-        created_at: row.get("created_at")?,
+        created_at: time(row.get("created_at")?),
         correlation_id: row.get("correlation_id")?,
         subject_id: row.get("subject_id")?,
         payload: payload.and_then(|json| RawValue::from_string(json).ok()),
@@ -243,4 +249,10 @@ fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
         job: row.get("job")?,
         delivery_error: row.get("delivery_error")?,
     })
+}
+
+/// RFC 3339 with microseconds; the number as it is where no year of four digits has it.
+fn time(micros: i64) -> String {
+    let time = DateTime::from_timestamp_micros(micros).filter(|_| limits::YEARS.contains(&micros));
+    time.map_or_else(|| micros.to_string(), |time| time.to_rfc3339_opts(SecondsFormat::Micros, true))
 }

@@ -66,12 +66,17 @@ enum Place {
 
 const TABLE: &str = "p.d.t";
 
+/// The id of event `n`.
+fn id(n: usize) -> String {
+    format!("00000000-0000-7000-8000-{n:012}")
+}
+
 fn emit(store: &mut Store, from: usize, count: usize) {
     let lines: Vec<Vec<u8>> = (from..from + count)
         .map(|n| {
             let mut line = Vec::new();
             let payload = json!({"n": n, "x": "x".repeat(n * 37 % 500)});
-            let json = json!({"seq": n + 1, "event": {"id": format!("e{n}"), "at": 5, "type": "t", "payload": payload}});
+            let json = json!({"seq": n + 1, "event": {"id": id(n), "at": 5, "type": "t", "payload": payload}});
             record::frame(&mut line, |out| out.extend_from_slice(json.to_string().as_bytes()));
             line.pop();
             line
@@ -174,7 +179,7 @@ proptest! {
                 Step::Emit(count) => {
                     let from = model.places.len() - 1;
                     emit(&mut store, from, count);
-                    model.places.extend((from..from + count).map(|n| (format!("e{n}"), Place::Pending)));
+                    model.places.extend((from..from + count).map(|n| (id(n), Place::Pending)));
                 }
                 Step::Next(rows, bytes) => {
                     let after = model.frozen.as_ref().map_or(0, |(batch, _)| batch.last);
