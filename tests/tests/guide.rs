@@ -1,4 +1,4 @@
-//! What README and docs/jobs.md show to authors is what there is: the first plugin, what `lorchestra new` writes, the async job. And the first
+//! What README and docs show is what there is: the first plugin, what `lorchestra new` writes, the async job, the packages of the pipeline. And the first
 //! plugin as it is shipped: that it runs, and stays small.
 
 use lorchestra_tests::{Fixture, Sandbox, built};
@@ -60,6 +60,14 @@ fn the_guide_shows_the_async_job() {
     let block = blocks(of_web).swap_remove(0);
     assert!(block.contains("reqwest::Client"));
     assert!(source("tests/web/src/lib.rs").contains(&block), "docs/jobs.md does not show tests/web/src/lib.rs as it is");
+}
+
+#[test]
+fn the_page_of_the_pipeline_lists_its_packages() {
+    let sandbox = Sandbox::with(&[Fixture::Ingester, Fixture::Canonizer, Fixture::VectorProjector]);
+    let listed = format!("$ lorchestra jobs list\n{}", sandbox.lorchestra(&["jobs", "list"]).exits(0).out());
+    let shown = blocks(&source("docs/pipeline.md")).iter().any(|block| block.contains(&listed));
+    assert!(shown, "docs/pipeline.md does not show:\n{listed}");
 }
 
 #[test]
