@@ -6,7 +6,7 @@
 //! ([`Archive::give_up`]), and by the next run when this one was killed.
 
 use crate::appender::Appender;
-use crate::checkpoint::{self, Checkpoint, Lengths};
+use crate::checkpoint::{self, Checkpoint, Lengths, SET_ASIDE};
 use crate::name::{self, NameError};
 use crate::stream::{Stream, Taken};
 use lorchestra_plugin_api::serde_json::{self, value::RawValue};
@@ -19,8 +19,6 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Name of the file with the records that belong to no stream.
-const SET_ASIDE: &str = "set_aside.jsonl";
 /// The state in a file of its own, for the tap.
 const FOR_TAP: &str = "state-for-tap.json";
 /// Between two checkpoints.
@@ -110,6 +108,7 @@ impl Archive {
             Some(Err(reason)) => return Err(ArchiveError::Foreign { path: dir.join(checkpoint::NAME), reason }),
         };
         kept.finish_activations(dir).map_err(failed("finishing what a killed run began"))?;
+        kept.begin_taken_anew(dir).map_err(failed("beginning anew what was taken away"))?;
         let (set_aside, mut cut) = open_set_aside(dir, kept.set_aside)?;
         let mut archive = Self {
             dir: dir.to_owned(),
@@ -333,11 +332,9 @@ impl Drop for Archive {
 
 fn open_set_aside(dir: &Path, kept: u64) -> Result<(Appender, u64), ArchiveError> {
     let path = dir.join(SET_ASIDE);
-    // Taken away by somebody who is done with it: begins anew.
-    let len = if path.exists() { kept } else { 0 };
-    match Appender::open(path.clone(), len).map_err(|source| failed(&path, "opening it", source))? {
+    match Appender::open(path.clone(), kept).map_err(|source| failed(&path, "opening it", source))? {
         Ok(opened) => Ok(opened),
-        Err(found) => Err(ArchiveError::Shorter { path, found, expected: len }),
+        Err(found) => Err(ArchiveError::Shorter { path, found, expected: kept }),
     }
 }
 

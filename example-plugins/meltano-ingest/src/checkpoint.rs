@@ -10,7 +10,8 @@
 //! | after a checkpoint that says `activate`, before or after the renames of versions | both names, or the new one only | renames what is not renamed yet, and writes a checkpoint without |
 //! | while files are cut | files of any length between | cuts the rest |
 //!
-//! A file is entered here before its first byte is written, so that a file that is not here was made by somebody else.
+//! A file is entered here before its first byte is written, so that a file that is not here was made by somebody else. One that a
+//! reader took away is entered with no bytes before it is made anew.
 
 use lorchestra_plugin_api::serde_json::{self, value::RawValue};
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,8 @@ use std::path::{Path, PathBuf};
 
 /// Its name.
 pub(crate) const NAME: &str = "state.json";
+/// Name of the file with the records that belong to no stream.
+pub(crate) const SET_ASIDE: &str = "set_aside.jsonl";
 const UNFINISHED: &str = ".unfinished";
 const SCHEMA: &str = "meltano-ingest.state/1";
 
@@ -89,6 +92,22 @@ impl Checkpoint {
         replace(dir, NAME, &serde_json::to_vec_pretty(self)?)
     }
 
+    /// Files that somebody took away begin anew. That is on the disk before they are made again: an empty file with a length here would
+    /// be one that something else has cut.
+    pub(crate) fn begin_taken_anew(&mut self, dir: &Path) -> io::Result<()> {
+        let mut any = forget_taken(&dir.join(SET_ASIDE), &mut self.set_aside)?;
+        for lengths in self.streams.values_mut() {
+            any |= forget_taken(&lengths.active_path(dir), &mut lengths.bytes)?;
+            for version in lengths.pending.keys().copied().collect::<Vec<_>>() {
+                let path = lengths.pending_path(dir, version);
+                if let Some(bytes) = lengths.pending.get_mut(&version) {
+                    any |= forget_taken(&path, bytes)?;
+                }
+            }
+        }
+        if any { self.write(dir) } else { Ok(()) }
+    }
+
     /// Does the renames that it speaks of, as far as they are not done, and forgets them. Nothing is lost if this is cut short:
     /// it can be done again.
     pub(crate) fn finish_activations(&mut self, dir: &Path) -> io::Result<()> {
@@ -117,6 +136,15 @@ impl Checkpoint {
         }
         Ok(())
     }
+}
+
+/// 0 where there is no such file: somebody took it away, who may be done with what was in it.
+fn forget_taken(path: &Path, bytes: &mut u64) -> io::Result<bool> {
+    let is_taken = *bytes > 0 && !path.try_exists()?;
+    if is_taken {
+        *bytes = 0;
+    }
+    Ok(is_taken)
 }
 
 /// Replaces a file as a whole (0600): whoever reads sees the old one or the new one, also after power loss.

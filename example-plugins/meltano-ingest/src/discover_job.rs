@@ -19,7 +19,8 @@ const MAX: usize = 256 << 20;
 ///
 /// Calls `TAP [ARG…] --config CONFIG --discover` and writes the catalog that it answers with, whole or not at all. The names of the
 /// streams are in the run's log: `lorchestra runs logs RUN`. For `run_tap --catalog`, after what is wanted of it was selected.
-#[job]
+// A catalog is replaced as a whole: no run is in the way of another.
+#[job(overlap = "allow")]
 pub fn discover(
     cx: &JobContext,
     /// The tap: a program on PATH, or a path.

@@ -176,6 +176,31 @@ fn files_that_are_no_longer_as_they_were() {
 }
 
 #[test]
+fn a_file_that_was_taken_away_begins_anew_also_after_a_run_that_keeps_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let mut archive = Archive::open(dir.path()).unwrap();
+    archive.begin_stream("a").unwrap();
+    record(&mut archive, "a", Some(5), 1);
+    record(&mut archive, "a", Some(7), 2);
+    archive.set_aside(b"{}").unwrap();
+    archive.finish().unwrap();
+    drop(archive);
+    for name in ["a.jsonl", "a~7.jsonl", SET_ASIDE] {
+        fs::remove_file(path(name)).unwrap();
+        // Killed before it kept anything.
+        drop(Archive::open(dir.path()).unwrap());
+        assert_eq!(read(dir.path(), name), "", "{name}");
+    }
+    let mut archive = Archive::open(dir.path()).unwrap();
+    record(&mut archive, "a", Some(5), 3);
+    record(&mut archive, "a", Some(7), 4);
+    archive.set_aside(b"[]").unwrap();
+    archive.finish().unwrap();
+    assert_eq!(["a.jsonl", "a~7.jsonl", SET_ASIDE].map(|name| read(dir.path(), name)), ["3 ", "4 ", "[]\n"]);
+}
+
+#[test]
 fn a_second_run_is_told_to_wait() {
     let dir = tempfile::tempdir().unwrap();
     let first = Archive::open(dir.path()).unwrap();
