@@ -72,8 +72,7 @@ impl Taps {
         self.configure(config);
         let mut args = vec!["run-job".to_owned()];
         args.extend(own.iter().map(ToString::to_string));
-        for arg in
-            ["meltano-ingest", "run_tap", "--tap", &self.python, "--arg", &self.sandbox.arg("counter.py"), "--name", name]
+        for arg in ["meltano-ingest", "run_tap", "--tap", &self.python, "--arg", &self.sandbox.arg("counter.py"), "--name", name]
         {
             args.push(arg.to_owned());
         }

@@ -78,6 +78,9 @@ pub(crate) struct Archive {
     set_aside_marked: u64,
     /// The state at the last mark.
     state: Option<Box<RawValue>>,
+    /// Whether a checkpoint is in place, and not all that has to follow was done: nothing may be cut or kept any more, the next run
+    /// does what is due.
+    is_unfinished: bool,
     /// Whether there is a mark that is not in `kept`.
     is_marked: bool,
     interval: Duration,
@@ -118,6 +121,7 @@ impl Archive {
             set_aside_marked: set_aside.len(),
             set_aside,
             state: kept.state.clone(),
+            is_unfinished: false,
             is_marked: false,
             interval,
             written: Instant::now(),
@@ -258,17 +262,24 @@ impl Archive {
         self.commit()
     }
 
-    /// The run has failed: keeps what is there up to the last mark, and takes away the rest. Answers with the bytes that went.
-    pub(crate) fn give_up(&mut self) -> Result<u64, ArchiveError> {
+    /// The run has failed: keeps what is there up to the last mark, and takes away the rest. Answers with the bytes that went;
+    /// `None` if that is left to the next run.
+    pub(crate) fn give_up(&mut self) -> Result<Option<u64>, ArchiveError> {
+        if self.is_unfinished {
+            return Ok(None);
+        }
         // Before the last mark is brought to the disk: that may be full of what goes.
         let mut gone = self.cut()?;
         if let Err(error) = self.commit() {
+            if self.is_unfinished {
+                return Ok(Some(gone));
+            }
             tracing::warn!(error = %error, "the last state could not be kept; the one before is");
             self.set_aside_marked = self.kept.set_aside;
             self.streams.iter_mut().for_each(Stream::back_to_kept);
             gone += self.cut()?;
         }
-        Ok(gone)
+        Ok(Some(gone))
     }
 
     /// Takes away what is behind the last mark.
@@ -295,8 +306,10 @@ impl Archive {
         self.kept.set_aside = self.set_aside_marked;
         self.kept.state.clone_from(&self.state);
         self.write_kept()?;
+        self.is_unfinished = true;
         let finished = self.kept.finish_activations(&self.dir);
         finished.map_err(|source| failed(&self.dir, "activating a version", source))?;
+        self.is_unfinished = false;
         for stream in &mut self.streams {
             stream.is_kept();
             if let Some((version, retired)) = stream.activated() {
@@ -308,8 +321,13 @@ impl Archive {
         Ok(())
     }
 
-    fn write_kept(&self) -> Result<(), ArchiveError> {
-        self.kept.write(&self.dir).map_err(|source| failed(&self.dir.join(checkpoint::NAME), "writing it", source))
+    fn write_kept(&mut self) -> Result<(), ArchiveError> {
+        let failed = |source| failed(&self.dir.join(checkpoint::NAME), "writing it", source);
+        self.kept.place(&self.dir).map_err(failed)?;
+        self.is_unfinished = true;
+        checkpoint::sync_dir(&self.dir).map_err(failed)?;
+        self.is_unfinished = false;
+        Ok(())
     }
 
     /// Versions that were activated since this was asked last.

@@ -89,7 +89,13 @@ impl Checkpoint {
 
     /// Puts it into the place of the one before. After this it survives power loss.
     pub(crate) fn write(&self, dir: &Path) -> io::Result<()> {
-        replace(dir, NAME, &serde_json::to_vec_pretty(self)?)
+        self.place(dir)?;
+        sync_dir(dir)
+    }
+
+    /// The same, and only [`sync_dir`] makes it survive power loss. An error says that the one before is there.
+    pub(crate) fn place(&self, dir: &Path) -> io::Result<()> {
+        place(dir, NAME, &serde_json::to_vec_pretty(self)?)
     }
 
     /// Files that somebody took away begin anew. That is on the disk before they are made again: an empty file with a length here would
@@ -149,11 +155,16 @@ fn forget_taken(path: &Path, bytes: &mut u64) -> io::Result<bool> {
 
 /// Replaces a file as a whole (0600): whoever reads sees the old one or the new one, also after power loss.
 pub(crate) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    place(dir, name, bytes)?;
+    sync_dir(dir)
+}
+
+fn place(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let mut file = tempfile::Builder::new().prefix(&format!(".{name}.")).suffix(UNFINISHED).tempfile_in(dir)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(dir.join(name)).map_err(|e| e.error)?;
-    sync_dir(dir)
+    Ok(())
 }
 
 /// Takes away what killed runs left of [`replace`]. Under the lock, so that whoever wrote it is dead.
@@ -169,7 +180,8 @@ pub(crate) fn remove_unfinished(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn sync_dir(dir: &Path) -> io::Result<()> {
+/// Brings the names in a directory to the disk.
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 

@@ -136,10 +136,13 @@ fn listen(process: &mut Process, tap: &str, idle: Duration, cx: &JobContext) -> 
             match process.output.next(&mut line).map_err(DiscoverError::Read)? {
                 Heard::Nothing => {}
                 Heard::End => is_over = true,
-                Heard::Line | Heard::Torn | Heard::TooLong => {
+                heard @ (Heard::Line | Heard::Torn | Heard::TooLong) => {
                     process.was_heard();
                     text.append(&mut line);
-                    text.push(b'\n');
+                    // A line may be longer than a message, and then comes in pieces.
+                    if heard != Heard::TooLong {
+                        text.push(b'\n');
+                    }
                     if text.len() > MAX {
                         return Err(DiscoverError::NotACatalog { tap: tap.to_owned() });
                     }

@@ -353,7 +353,7 @@ impl Ingestion<'_> {
             "messages": self.totals.messages,
             "kept_records": kept(|stream| stream.marked().1.records),
             "kept_bytes": kept(|stream| stream.marked().1.bytes),
-            "cut_bytes": cut.ok(),
+            "cut_bytes": cut.ok().flatten(),
         });
         if let Err(error) = self.cx.emit("tap.interrupted", payload) {
             tracing::warn!(error = %error, "what is kept is not told");
