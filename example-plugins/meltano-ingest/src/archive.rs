@@ -157,7 +157,8 @@ impl Archive {
 
     /// Writes the kept state into a file for the tap; `None` if there is none.
     pub(crate) fn state_file(&self) -> Result<Option<PathBuf>, ArchiveError> {
-        let Some(state) = &self.kept.state else { return Ok(None) };
+        // A tap that says `null` wants to begin anew.
+        let Some(state) = self.kept.state.as_ref().filter(|state| state.get() != "null") else { return Ok(None) };
         checkpoint::replace(&self.dir, FOR_TAP, state.get().as_bytes())
             .map_err(|source| failed(&self.dir.join(FOR_TAP), "writing it", source))?;
         Ok(Some(self.dir.join(FOR_TAP)))

@@ -52,8 +52,8 @@ enum DiscoverError {
     Name(#[from] NameError),
     #[error(transparent)]
     Tap(#[from] TapError),
-    #[error("{tap} failed ({status}); what it said is in the log of this run")]
-    Failed { tap: String, status: ExitStatus },
+    #[error("{tap} failed ({status}); {words}")]
+    Failed { tap: String, status: ExitStatus, words: String },
     #[error("{tap}: what it answered to --discover is no catalog: a JSON object with a list of streams")]
     NotACatalog { tap: String },
     #[error("{tap} was silent for {seconds} s and was ended; --idle says how long it may be")]
@@ -129,7 +129,10 @@ fn listen(process: &mut Process, tap: &str, idle: Duration, cx: &JobContext) -> 
         }
         if is_over {
             if let Some(status) = process.ended()? {
-                return if status.success() { Ok(text) } else { Err(DiscoverError::Failed { tap: tap.to_owned(), status }) };
+                if status.success() {
+                    return Ok(text);
+                }
+                return Err(DiscoverError::Failed { tap: tap.to_owned(), status, words: process.last_words() });
             }
             std::thread::sleep(Duration::from_millis(2));
         } else {
