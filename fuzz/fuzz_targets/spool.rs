@@ -1,5 +1,6 @@
 //! The segments of a dead worker, whatever became of them on the disk. The reader finds the very records that a reading line by
-//! line finds, once each; and so does one that is stopped after any chunk and begins again at its end.
+//! line finds, once each; and so does one that is stopped after any chunk and begins again at its end. What was read is taken in, and
+//! everything that was taken in can be listed: a job can append lines of its own, with right checksums.
 //!
 //! Spools that are longer than what is read at once are tried by `spool/properties.rs` of the core: they cost too much here.
 //!
@@ -16,8 +17,13 @@
 use libfuzzer_sys::fuzz_target;
 use lorchestra_core::spool::Cursor;
 use lorchestra_core::spool::reader::{Reader, Writing};
-use lorchestra_core::spool::record::{frame, parse};
+use lorchestra_core::spool::record::{Record, frame, parse};
 use lorchestra_core::spool::writer::segment_path;
+use lorchestra_core::state::StateDir;
+use lorchestra_core::store::event::Taken;
+use lorchestra_core::store::{Event, EventFilter, NewRun, Store};
+use lorchestra_plugin_api::limits::OWN_TYPES;
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 /// What an attempt may have ahead of the store.
@@ -30,7 +36,61 @@ fuzz_target!(|script: &[u8]| {
     let expected = by_lines(&segments);
     assert_eq!(read(&segments, false), expected, "in one go");
     assert_eq!(read(&segments, true), expected, "stopped after each chunk");
+    listed(&segments);
 });
+
+/// Takes the records of all lines into a store of its own, and lists everything back.
+fn listed(segments: &[Vec<u8>]) {
+    let lines = segments.iter().flat_map(|segment| segment.split(|&b| b == b'\n'));
+    let records: Vec<Record<'_>> = lines.filter_map(|line| parse(line).ok()).collect();
+    if records.is_empty() {
+        return;
+    }
+    let ids: BTreeSet<&str> = records.iter().filter_map(|record| Some(record.event.as_ref()?.id)).collect();
+    let dir = lorchestra_fuzz::directory();
+    let state = StateDir::open(dir.path()).expect("a state directory");
+    let mut store = Store::open(&state).expect("a store");
+    store.begin_run(&run(), &serde_json::json!({})).expect("a run");
+    let mut taken = Taken::default();
+    store.take_in("run", 1, &records, Cursor::default(), 0, &mut taken).expect("what was parsed is taken in");
+    let mut found = BTreeSet::new();
+    let each = |event: Event| {
+        assert!(serde_json::to_string(&event).is_ok());
+        assert!(event.created_at.len() == 27 && event.created_at.ends_with('Z'), "{event:?}");
+        if event.event_type != "job.started" {
+            assert!(!OWN_TYPES.contains(&&*event.event_type), "{event:?}");
+            assert!(event.payload.as_ref().is_some_and(|json| json.get().starts_with('{')), "{event:?}");
+            found.insert(event.event_id);
+        }
+        Ok::<(), ()>(())
+    };
+    store.events(&EventFilter::default(), each).expect("a listing").expect("no reader that goes away");
+    assert!(found.iter().map(String::as_str).eq(ids), "{found:?}");
+    assert_eq!(store.taken("run", 1).expect("an attempt"), taken);
+}
+
+fn run() -> NewRun {
+    NewRun {
+        run_id: "run".into(),
+        package: "pkg".into(),
+        job: "job".into(),
+        account: None,
+        started_at: 1,
+        params: serde_json::json!({}),
+        since: None,
+        until: None,
+        plugin_path: String::new(),
+        plugin_version: String::new(),
+        plugin_sha256: String::new(),
+        location: String::new(),
+        host: String::new(),
+        supervisor_pid: 1,
+        supervisor_start: 1,
+        boot_id: String::new(),
+        worker_pid: Some(1),
+        keeps_bookmark: false,
+    }
+}
 
 /// What was read: sequence numbers, and how many lines were damaged.
 type Found = (Vec<u64>, u64);
@@ -65,12 +125,20 @@ fn segments(script: &[u8]) -> Vec<Vec<u8>> {
 
 fn by_lines(segments: &[Vec<u8>]) -> Found {
     let (mut seqs, mut damaged) = (Vec::new(), 0);
+    let mut ended = false;
     for segment in segments {
+        if ended {
+            // The segment that has the final record is left for none.
+            break;
+        }
         // What is behind the last end of a line was torn.
         let whole = segment.iter().rposition(|&b| b == b'\n').map_or(0, |end| end + 1);
         for line in segment[..whole].split_inclusive(|&b| b == b'\n') {
             match parse(&line[..line.len() - 1]) {
-                Ok(record) => seqs.push(record.seq),
+                Ok(record) => {
+                    ended |= record.end.is_some();
+                    seqs.push(record.seq);
+                }
                 Err(_) => damaged += 1,
             }
         }
@@ -83,17 +151,19 @@ fn read(segments: &[Vec<u8>], anew: bool) -> Found {
         std::fs::write(segment_path(DIR.path(), n), segment).expect("a segment");
     }
     let mut reader = Reader::with_segments_of(DIR.path(), Cursor::default(), 0);
-    let (mut seqs, mut damaged) = (Vec::new(), 0);
+    let (mut seqs, mut damaged, mut ended) = (Vec::new(), 0, false);
     loop {
         let chunk = reader.read(Writing::Dead).expect("a file that is there");
         seqs.extend(chunk.records.iter().map(|record| record.seq));
         damaged += chunk.damaged;
+        ended |= chunk.records.iter().any(|record| record.end.is_some());
         let (end, more) = (chunk.end, chunk.more);
         reader.taken(end).expect("a segment is removed");
         if !more {
             break;
         }
-        if anew {
+        // One that begins behind the final record would be told of it.
+        if anew && !ended {
             reader = Reader::with_segments_of(DIR.path(), end, 0);
         }
     }

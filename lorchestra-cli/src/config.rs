@@ -172,15 +172,24 @@ fn log_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D
     }
 }
 
+/// Bytes of the file, at most: no more memory than a command can have, whoever wrote the file.
+const MAX_FILE: u64 = 1 << 20;
+
 /// The text of a regular file. Never waits, as a FIFO without a writer would.
 fn text_of(path: &Path) -> io::Result<String> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let mut file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
-    if !file.metadata()?.is_file() {
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let meta = file.metadata()?;
+    if !meta.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
+    if meta.len() > MAX_FILE {
+        let what = format!("it has {} bytes, and may have {MAX_FILE} (1 MiB)", meta.len());
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
+    }
     let mut text = String::new();
-    file.read_to_string(&mut text)?;
+    // It may grow while it is read.
+    file.take(MAX_FILE).read_to_string(&mut text)?;
     Ok(text)
 }
 
@@ -205,6 +214,9 @@ impl Config {
                     }
                 };
             }
+            Err(e) if e.kind() == io::ErrorKind::FileTooLarge => {
+                return Err(Failure::config(path, &e.to_string(), "see docs/configuration.md for what it may hold"));
+            }
             Err(e) => return Err(Failure::config(path, &e.to_string(), "make it a UTF-8 file that this user can read")),
         };
         Self::parse(&text).map_err(|(what, mend)| Failure::config(path, &what, &mend))
@@ -217,12 +229,12 @@ impl Config {
             let line = e.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
             let mend = nearest(&message)
                 .map_or_else(|| "see docs/configuration.md for the keys".to_owned(), |key| format!("did you mean `{key}`?"));
-            (format!("line {line}: {message}"), mend)
+            (format!("line {line}: {}", cut(message)), mend)
         })?;
         let names_a_job = |name: &str| name.split_once('/').is_some_and(|(package, job)| is_name(package) && is_name(job));
         if let Some(name) = config.job.keys().find(|name| !names_a_job(name)) {
             return Err((
-                format!("[job.{name:?}] does not name a job"),
+                format!("[job.{}] does not name a job", cut(format!("{name:?}"))),
                 "write [job.\"package/job\"], each of the form [a-z][a-z0-9_-]*, at most 64 long".into(),
             ));
         }
@@ -237,7 +249,7 @@ impl Config {
         let relative = config.plugin_dirs.iter().chain(&config.state_dir).chain(&config.data_dir).find(|dir| dir.is_relative());
         if let Some(dir) = relative {
             return Err((
-                format!("the directory {:?} is not absolute", dir.display().to_string()),
+                format!("the directory {} is not absolute", cut(format!("{:?}", dir.display().to_string()))),
                 "write it from / on: commands are run from anywhere, and ~ is not expanded".into(),
             ));
         }
@@ -250,11 +262,28 @@ pub(crate) fn secret_key(job: &str, name: &str) -> String {
     format!("[job.{job:?}.secrets] {name}")
 }
 
+/// The beginning of a text that may hold anything out of the file.
+fn cut(mut text: String) -> String {
+    const MOST: usize = 400;
+    if text.len() > MOST {
+        let more = text.len() - text.floor_char_boundary(MOST);
+        text.truncate(text.len() - more);
+        text.push_str(&format!(" … ({more} bytes more)"));
+    }
+    text
+}
+
+/// Of what is longer in bytes, no key is a neighbour.
+const LONGEST_KEY: usize = 64;
+
 /// The key most like the unknown one of those that its table has: serde's message names them, "unknown field `x`, expected one of
 /// `a`, `b`".
 fn nearest(message: &str) -> Option<&str> {
     let (unknown, expected) = message.strip_prefix("unknown field `")?.split_once("`, expected ")?;
     let known = expected.split('`').skip(1).step_by(2);
+    if unknown.len() > LONGEST_KEY {
+        return None;
+    }
     // At most half of the letters are others: of three letters any three-letter word is two away.
     let close = |distance: usize| distance <= 3 && distance * 2 <= unknown.len();
     known
@@ -352,6 +381,29 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
         assert!(refused().contains("not a regular file"), "{}", refused());
+    }
+
+    /// Whoever wrote it: no command may run out of memory on it, nor fill a screen with it.
+    #[test]
+    fn one_that_is_too_large_is_not_read_and_what_is_long_is_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        let refused = Config::read(&path).unwrap_err();
+        assert!(refused.message.ends_with(": it has 1099511627776 bytes, and may have 1048576 (1 MiB)"), "{refused:?}");
+        assert_eq!((refused.code, refused.mends.len()), (crate::exit::Code::Config, 1));
+        let long = "k".repeat(200_000);
+        for text in [
+            format!("{long} = 1"),
+            format!("[job.{long}]\ngrace = \"1s\""),
+            format!("state_dir = \"{long}\""),
+            format!("[job.\"a/b\"]\noverlap = \"{long}\""),
+            format!("bigquery = \"{long}\""),
+            format!("[logs]\nmax = \"{long}\""),
+        ] {
+            let (what, mend) = Config::parse(&text).unwrap_err();
+            assert!(what.len() + mend.len() < 600, "{} bytes: {}", what.len() + mend.len(), &what[..80]);
+        }
     }
 
     /// Somebody wrote a configuration, and it is not read: nothing that should happen without a word.

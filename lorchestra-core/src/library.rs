@@ -39,6 +39,11 @@ impl Library {
 
     fn copy(path: &Path, file: File) -> Result<Self, Fault> {
         let unreadable = |e: io::Error| Fault::unreadable(path, &e);
+        // Before anything is copied: what it has now may be as much as the memory of this host.
+        let len = file.metadata().map_err(unreadable)?.len();
+        if len > catalog::MAX_FILE {
+            return Err(catalog::too_large(len));
+        }
         // One byte more than is allowed is enough to be refused below, however fast the file grows.
         let mut file = file.take(catalog::MAX_FILE + 1);
         let memory = rustix::fs::memfd_create("lorchestra-plugin", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
@@ -162,6 +167,9 @@ mod tests {
         let path = dir.path().join("endless.so");
         File::create(&path).unwrap().set_len(1 << 40).unwrap();
         assert_eq!(sha256(&path).unwrap_err().reason, Reason::TooLarge);
+        // Nor copied: the fault has the file's own length, not that of as much of it as was copied.
+        let fault = Library::named(&path).unwrap_err();
+        assert!(fault.reason == Reason::TooLarge && fault.detail.contains(&(1_u64 << 40).to_string()), "{fault:?}");
         std::fs::write(&path, "abc").unwrap();
         assert_eq!(sha256(&path).unwrap(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     }

@@ -4,6 +4,7 @@
 //! Knows the file and compares; that what is compared are the bytes which will run is [`crate::library`]'s doing. A missing package
 //! is refused as another checksum is: what was not looked at does not run.
 
+use crate::catalog::problem::path_text;
 use crate::catalog::{self, Fault, Reason};
 use crate::library::Library;
 use lorchestra_plugin_api::manifest::is_name;
@@ -19,6 +20,9 @@ const FORMAT: u32 = 1;
 const HEAD: &str = "# Which bytes of which package may run, where `locked = true` or --locked is set.\n\
                     # Written by `lorchestra plugins lock`.\n";
 const MEND: &str = "lorchestra plugins lock, if these are the bytes that you want to run";
+
+/// Bytes of the file, at most: thousands of packages, and no more memory than a command can have whoever wrote the file.
+const MAX_FILE: u64 = 1 << 20;
 
 /// One package, as it was when it was locked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,14 +96,24 @@ impl Lockfile {
                 Err(io(e))
             };
         }
-        let mut file = catalog::open_trusted(path).map_err(|fault| {
-            // A library would be installed instead; this is written anew.
-            let fault = if fault.reason == Reason::LinkOut { Fault { fix: MEND.to_owned(), ..fault } } else { fault };
+        let malformed = |what: String| LockfileError::Malformed { path: path.to_owned(), what: cut(what) };
+        let file = catalog::open_trusted(path).map_err(|mut fault| {
+            match fault.reason {
+                // What the fault says is for a library. A link is written anew instead of installed; what is no file has to go first.
+                Reason::LinkOut => fault.fix = MEND.to_owned(),
+                Reason::NotAFile => fault.fix = format!("move {} away; lorchestra plugins lock writes it anew", path_text(path)),
+                _ => {}
+            }
             LockfileError::Unusable { path: path.to_owned(), fault }
         })?;
+        let len = file.metadata().map_err(io)?.len();
+        if len > MAX_FILE {
+            return Err(malformed(format!("it has {len} bytes, and may have {MAX_FILE} (1 MiB)")));
+        }
         let mut text = String::new();
-        file.read_to_string(&mut text).map_err(io)?;
-        Self::parse(&text).map(Some).map_err(|what| LockfileError::Malformed { path: path.to_owned(), what })
+        // It may grow while it is read.
+        file.take(MAX_FILE).read_to_string(&mut text).map_err(io)?;
+        Self::parse(&text).map(Some).map_err(malformed)
     }
 
     /// On error: what is wrong.
@@ -171,6 +185,17 @@ impl Lockfile {
             }
         }
     }
+}
+
+/// The beginning of a text that may hold anything out of a file.
+fn cut(mut text: String) -> String {
+    const MOST: usize = 300;
+    if text.len() > MOST {
+        let more = text.len() - text.floor_char_boundary(MOST);
+        text.truncate(text.len() - more);
+        text.push_str(&format!(" … ({more} bytes more)"));
+    }
+    text
 }
 
 #[cfg(test)]
@@ -247,5 +272,28 @@ mod tests {
         assert_eq!((fault.reason, &*fault.fix), (Reason::LinkOut, MEND));
         one("1.0.0", 'b').write(&path).unwrap();
         assert_eq!(Lockfile::read(&path).unwrap(), Some(one("1.0.0", 'b')));
+    }
+
+    /// Whoever wrote it: no command may run out of memory on it, nor fill a screen with it.
+    #[test]
+    fn one_that_is_too_large_is_not_read_and_a_long_key_is_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("plugins.lock");
+        File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        let error = Lockfile::read(&path).unwrap_err();
+        assert!(matches!(error, LockfileError::Malformed { .. }), "{error}");
+        assert!(error.to_string().ends_with(": it has 1099511627776 bytes, and may have 1048576 (1 MiB)"), "{error}");
+        std::fs::write(&path, format!("version = 1\n{} = 1", "k".repeat(200_000))).unwrap();
+        let error = Lockfile::read(&path).unwrap_err().to_string();
+        assert!(error.contains("unknown field `kkk") && error.len() < 500, "{} bytes", error.len());
+    }
+
+    #[test]
+    fn what_is_no_file_is_told_with_a_mend_for_a_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("plugins.lock");
+        std::fs::create_dir(&path).unwrap();
+        let Err(LockfileError::Unusable { fault, .. }) = Lockfile::read(&path) else { panic!("it was read") };
+        assert_eq!(fault.fix, format!("move {} away; lorchestra plugins lock writes it anew", path.display()));
     }
 }

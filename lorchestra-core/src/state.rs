@@ -18,7 +18,7 @@
 //! Directories 0700, files 0600. Knows paths and modes, nothing of what is in the files.
 
 use rustix::io::Errno;
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, Metadata};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -71,8 +71,9 @@ impl StateDir {
     pub fn open(root: &Path) -> Result<Self, StateError> {
         make_dir(root)?;
         let this = Self::check(root)?;
-        for dir in ["spool", "logs", "locks"] {
-            make_dir(&root.join(dir))?;
+        for dir in ["spool", "logs", "locks"].map(|name| root.join(name)) {
+            make_dir(&dir)?;
+            make_private(&dir, &look(&dir)?)?;
         }
         Ok(this)
     }
@@ -87,7 +88,7 @@ impl StateDir {
 
     fn check(root: &Path) -> Result<Self, StateError> {
         let path = || root.to_owned();
-        let meta = fs::metadata(root).map_err(|source| StateError::Io { path: path(), source })?;
+        let meta = look(root)?;
         if !meta.is_dir() {
             return Err(StateError::NotADirectory { path: path() });
         }
@@ -95,12 +96,7 @@ impl StateDir {
         if meta.uid() != user {
             return Err(StateError::OtherUser { path: path(), owner: meta.uid(), user });
         }
-        // A directory of ours from before: whoever may write in it could put other files in the place of the store's.
-        let mode = meta.mode() & 0o7777;
-        if mode & 0o022 != 0 {
-            let private = fs::Permissions::from_mode(mode & !0o022);
-            fs::set_permissions(root, private).map_err(|source| StateError::Io { path: path(), source })?;
-        }
+        make_private(root, &meta)?;
         let fs = rustix::fs::statfs(root).map_err(|e| StateError::Io { path: path(), source: e.into() })?;
         match network(fs.f_type) {
             Some(kind) => Err(StateError::Network { path: path(), kind }),
@@ -180,6 +176,21 @@ pub(crate) fn make_dir(path: &Path) -> Result<(), StateError> {
     })
 }
 
+fn look(path: &Path) -> Result<Metadata, StateError> {
+    fs::metadata(path).map_err(|source| StateError::Io { path: path.to_owned(), source })
+}
+
+/// Takes a directory of ours from others: made before lorchestra used it, or opened to them by a job. They could read what is personal in
+/// it, or put other files in the place of ours.
+fn make_private(path: &Path, meta: &Metadata) -> Result<(), StateError> {
+    let mode = meta.mode() & 0o7777;
+    if mode & 0o077 == 0 || meta.uid() != rustix::process::geteuid().as_raw() {
+        return Ok(());
+    }
+    let private = fs::Permissions::from_mode(mode & !0o077);
+    fs::set_permissions(path, private).map_err(|source| StateError::Io { path: path.to_owned(), source })
+}
+
 /// The network file system that has this magic number in statfs(2); `None` for a local one.
 fn network(f_type: rustix::fs::FsWord) -> Option<&'static str> {
     Some(match f_type {
@@ -220,14 +231,23 @@ mod tests {
         }
     }
 
+    /// A directory from before, or one that a job has opened to all.
     #[test]
-    fn what_others_may_write_in_is_taken_from_them() {
+    fn what_others_may_look_into_is_taken_from_them() {
         let parent = tempfile::tempdir().unwrap();
         let root = parent.path().join("state");
-        fs::create_dir(&root).unwrap();
-        fs::set_permissions(&root, fs::Permissions::from_mode(0o777)).unwrap();
+        let dirs = || ["", "spool", "logs", "locks"].map(|name| root.join(name));
         StateDir::open(&root).unwrap();
-        assert_eq!(fs::metadata(&root).unwrap().permissions().mode() & 0o777, 0o755);
+        for mode in [0o777, 0o755, 0o750, 0o1777] {
+            for dir in dirs() {
+                fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).unwrap();
+            }
+            StateDir::existing(&root).unwrap();
+            for dir in dirs() {
+                let now = fs::metadata(&dir).unwrap().permissions().mode() & 0o7777;
+                assert_eq!(now, mode & !0o077, "{}", dir.display());
+            }
+        }
     }
 
     #[test]

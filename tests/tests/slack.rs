@@ -267,6 +267,15 @@ fn what_is_wrong_is_said_in_a_line() {
         };
         tell(what, &sandbox, slack.port(), &ended.exits(1));
     }
+    for (method, list) in
+        [("users.list", "members"), ("conversations.history", "messages"), ("conversations.replies", "messages")]
+    {
+        let slack = workspace(12);
+        let sandbox = sandbox();
+        let again = json!({"ok": true, list: [], "has_more": true, "response_metadata": {"next_cursor": "again"}});
+        slack.state().faults.push((method, 0, 1000, Fault::Answer(again)));
+        tell(&format!("{method} without an end"), &sandbox, slack.port(), &run(&sandbox, &slack.base_url(), &[]).exits(1));
+    }
     let slack = workspace(1);
     // For what it has of TLS.
     let other = Dovecot::start();

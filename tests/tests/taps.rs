@@ -64,11 +64,15 @@ impl Taps {
 
     /// The arguments of a run of the counter, with this config.
     fn count(&self, own: &[&str], flags: &[&str], config: &Value) -> Vec<String> {
+        self.count_as("counter", own, flags, config)
+    }
+
+    /// The same, of a tap with this name.
+    fn count_as(&self, name: &str, own: &[&str], flags: &[&str], config: &Value) -> Vec<String> {
         self.configure(config);
         let mut args = vec!["run-job".to_owned()];
         args.extend(own.iter().map(ToString::to_string));
-        for arg in
-            ["meltano-ingest", "run_tap", "--tap", &self.python, "--arg", &self.sandbox.arg("counter.py"), "--name", "counter"]
+        for arg in ["meltano-ingest", "run_tap", "--tap", &self.python, "--arg", &self.sandbox.arg("counter.py"), "--name", name]
         {
             args.push(arg.to_owned());
         }
@@ -219,6 +223,40 @@ fn a_run_that_is_killed_half_way_is_completed_by_the_next_and_nothing_is_twice()
     taps.sandbox.lorchestra(&strs(&taps.count(&[], &[], &json!({"upto": 300_000})))).exits(0);
     assert_eq!(taps.numbers(), (1..=300_000).collect::<Vec<_>>());
     assert_eq!(taps.state(), json!({"n": 300_000}));
+}
+
+#[test]
+fn a_file_that_a_reader_takes_away_begins_anew_also_when_the_tap_fails() {
+    let taps = Taps::new();
+    taps.sandbox.lorchestra(&strs(&taps.count(&[], &[], &json!({"upto": 20})))).exits(0);
+    fs::remove_file(taps.data("counter/default/numbers.jsonl")).unwrap();
+    taps.sandbox.lorchestra(&strs(&taps.count(&[], &[], &json!({"upto": 40, "at": 25, "then": "die"})))).exits(1);
+    assert_eq!((taps.numbers(), taps.state()), (Vec::new(), json!({"n": 20})));
+    taps.sandbox.lorchestra(&strs(&taps.count(&[], &[], &json!({"upto": 40})))).exits(0);
+    assert_eq!((taps.numbers(), taps.state()), ((21..=40).collect(), json!({"n": 40})));
+}
+
+#[test]
+fn different_taps_run_at_once_and_the_same_tap_does_not() {
+    let taps = Taps::new();
+    let marker = taps.sandbox.path("at-work");
+    let config = json!({"upto": 100, "at": 15, "then": "hang", "marker": marker});
+    let first = taps.sandbox.start(&strs(&taps.count(&[], &[], &config)));
+    eventually("the first is at work", || fs::read_to_string(&marker).is_ok_and(|pid| !pid.is_empty()));
+
+    let config = json!({"upto": 30});
+    taps.sandbox.lorchestra(&strs(&taps.count_as("other", &[], &[], &config))).exits(0);
+    taps.sandbox.lorchestra(&strs(&taps.count(&[], &["--account", "anna"], &config))).exits(0);
+    for name in ["other/default", "counter/anna"] {
+        assert_eq!(lines(&taps.data(name).join("numbers.jsonl")).len(), 30, "{name}");
+    }
+    let same = taps.sandbox.lorchestra(&strs(&taps.count(&[], &[], &config))).exits(1);
+    let says = "counter/default: another run is writing here; let that one end, then run this one again\n";
+    assert!(same.err().contains(says), "{}", same.shown());
+    // The first was not disturbed.
+    first.signal(Signal::TERM);
+    first.wait().exits(143);
+    assert_eq!((taps.numbers(), taps.state()), ((1..=10).collect(), json!({"n": 10})));
 }
 
 #[test]

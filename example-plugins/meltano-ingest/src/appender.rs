@@ -18,6 +18,8 @@ pub(crate) struct Appender {
     buffer: Vec<u8>,
     /// Whether bytes were written that the disk may not have yet.
     unsynced: bool,
+    /// Whether the disk has refused what it had taken. It does not say so twice: a second sync would succeed without those bytes.
+    is_lost: bool,
 }
 
 impl Appender {
@@ -32,7 +34,7 @@ impl Appender {
         if found > len {
             file.set_len(len)?;
         }
-        let appender = Self { path, file, written: len, buffer: Vec::new(), unsynced: found > len };
+        let appender = Self { path, file, written: len, buffer: Vec::new(), unsynced: found > len, is_lost: false };
         Ok(Ok((appender, found - len)))
     }
 
@@ -60,9 +62,12 @@ impl Appender {
 
     /// Brings all lines to the disk: they survive power loss.
     pub(crate) fn sync(&mut self) -> io::Result<()> {
+        if self.is_lost {
+            return Err(io::Error::other("it could not be brought to the disk before"));
+        }
         self.write_out()?;
         if self.unsynced {
-            self.file.sync_data()?;
+            self.file.sync_data().inspect_err(|_| self.is_lost = true)?;
             self.unsynced = false;
         }
         Ok(())
@@ -128,6 +133,19 @@ mod tests {
         appender.line(b"three").unwrap();
         appender.sync().unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"one\nthree\n");
+    }
+
+    #[test]
+    fn a_failed_sync_is_not_tried_again_and_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.jsonl");
+        // It takes all that is written, and cannot be synced.
+        std::os::unix::fs::symlink("/dev/null", &path).unwrap();
+        let (mut appender, _) = Appender::open(path, 0).unwrap().unwrap();
+        appender.line(b"one").unwrap();
+        appender.sync().unwrap_err();
+        appender.file = tempfile::tempfile().unwrap();
+        appender.sync().unwrap_err();
     }
 
     #[test]

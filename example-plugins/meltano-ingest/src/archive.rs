@@ -6,7 +6,7 @@
 //! ([`Archive::give_up`]), and by the next run when this one was killed.
 
 use crate::appender::Appender;
-use crate::checkpoint::{self, Checkpoint, Lengths};
+use crate::checkpoint::{self, Checkpoint, Lengths, SET_ASIDE};
 use crate::name::{self, NameError};
 use crate::stream::{Stream, Taken};
 use lorchestra_plugin_api::serde_json::{self, value::RawValue};
@@ -19,8 +19,6 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Name of the file with the records that belong to no stream.
-const SET_ASIDE: &str = "set_aside.jsonl";
 /// The state in a file of its own, for the tap.
 const FOR_TAP: &str = "state-for-tap.json";
 /// Between two checkpoints.
@@ -80,6 +78,9 @@ pub(crate) struct Archive {
     set_aside_marked: u64,
     /// The state at the last mark.
     state: Option<Box<RawValue>>,
+    /// Whether a checkpoint is in place, and not all that has to follow was done: nothing may be cut or kept any more, the next run
+    /// does what is due.
+    is_unfinished: bool,
     /// Whether there is a mark that is not in `kept`.
     is_marked: bool,
     interval: Duration,
@@ -110,6 +111,7 @@ impl Archive {
             Some(Err(reason)) => return Err(ArchiveError::Foreign { path: dir.join(checkpoint::NAME), reason }),
         };
         kept.finish_activations(dir).map_err(failed("finishing what a killed run began"))?;
+        kept.begin_taken_anew(dir).map_err(failed("beginning anew what was taken away"))?;
         let (set_aside, mut cut) = open_set_aside(dir, kept.set_aside)?;
         let mut archive = Self {
             dir: dir.to_owned(),
@@ -119,6 +121,7 @@ impl Archive {
             set_aside_marked: set_aside.len(),
             set_aside,
             state: kept.state.clone(),
+            is_unfinished: false,
             is_marked: false,
             interval,
             written: Instant::now(),
@@ -154,7 +157,8 @@ impl Archive {
 
     /// Writes the kept state into a file for the tap; `None` if there is none.
     pub(crate) fn state_file(&self) -> Result<Option<PathBuf>, ArchiveError> {
-        let Some(state) = &self.kept.state else { return Ok(None) };
+        // A tap that says `null` wants to begin anew.
+        let Some(state) = self.kept.state.as_ref().filter(|state| state.get() != "null") else { return Ok(None) };
         checkpoint::replace(&self.dir, FOR_TAP, state.get().as_bytes())
             .map_err(|source| failed(&self.dir.join(FOR_TAP), "writing it", source))?;
         Ok(Some(self.dir.join(FOR_TAP)))
@@ -259,17 +263,24 @@ impl Archive {
         self.commit()
     }
 
-    /// The run has failed: keeps what is there up to the last mark, and takes away the rest. Answers with the bytes that went.
-    pub(crate) fn give_up(&mut self) -> Result<u64, ArchiveError> {
+    /// The run has failed: keeps what is there up to the last mark, and takes away the rest. Answers with the bytes that went;
+    /// `None` if that is left to the next run.
+    pub(crate) fn give_up(&mut self) -> Result<Option<u64>, ArchiveError> {
+        if self.is_unfinished {
+            return Ok(None);
+        }
         // Before the last mark is brought to the disk: that may be full of what goes.
         let mut gone = self.cut()?;
         if let Err(error) = self.commit() {
+            if self.is_unfinished {
+                return Ok(Some(gone));
+            }
             tracing::warn!(error = %error, "the last state could not be kept; the one before is");
             self.set_aside_marked = self.kept.set_aside;
             self.streams.iter_mut().for_each(Stream::back_to_kept);
             gone += self.cut()?;
         }
-        Ok(gone)
+        Ok(Some(gone))
     }
 
     /// Takes away what is behind the last mark.
@@ -296,8 +307,10 @@ impl Archive {
         self.kept.set_aside = self.set_aside_marked;
         self.kept.state.clone_from(&self.state);
         self.write_kept()?;
+        self.is_unfinished = true;
         let finished = self.kept.finish_activations(&self.dir);
         finished.map_err(|source| failed(&self.dir, "activating a version", source))?;
+        self.is_unfinished = false;
         for stream in &mut self.streams {
             stream.is_kept();
             if let Some((version, retired)) = stream.activated() {
@@ -309,8 +322,13 @@ impl Archive {
         Ok(())
     }
 
-    fn write_kept(&self) -> Result<(), ArchiveError> {
-        self.kept.write(&self.dir).map_err(|source| failed(&self.dir.join(checkpoint::NAME), "writing it", source))
+    fn write_kept(&mut self) -> Result<(), ArchiveError> {
+        let failed = |source| failed(&self.dir.join(checkpoint::NAME), "writing it", source);
+        self.kept.place(&self.dir).map_err(failed)?;
+        self.is_unfinished = true;
+        checkpoint::sync_dir(&self.dir).map_err(failed)?;
+        self.is_unfinished = false;
+        Ok(())
     }
 
     /// Versions that were activated since this was asked last.
@@ -333,11 +351,9 @@ impl Drop for Archive {
 
 fn open_set_aside(dir: &Path, kept: u64) -> Result<(Appender, u64), ArchiveError> {
     let path = dir.join(SET_ASIDE);
-    // Taken away by somebody who is done with it: begins anew.
-    let len = if path.exists() { kept } else { 0 };
-    match Appender::open(path.clone(), len).map_err(|source| failed(&path, "opening it", source))? {
+    match Appender::open(path.clone(), kept).map_err(|source| failed(&path, "opening it", source))? {
         Ok(opened) => Ok(opened),
-        Err(found) => Err(ArchiveError::Shorter { path, found, expected: len }),
+        Err(found) => Err(ArchiveError::Shorter { path, found, expected: kept }),
     }
 }
 

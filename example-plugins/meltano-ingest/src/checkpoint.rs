@@ -10,7 +10,8 @@
 //! | after a checkpoint that says `activate`, before or after the renames of versions | both names, or the new one only | renames what is not renamed yet, and writes a checkpoint without |
 //! | while files are cut | files of any length between | cuts the rest |
 //!
-//! A file is entered here before its first byte is written, so that a file that is not here was made by somebody else.
+//! A file is entered here before its first byte is written, so that a file that is not here was made by somebody else. One that a
+//! reader took away is entered with no bytes before it is made anew.
 
 use lorchestra_plugin_api::serde_json::{self, value::RawValue};
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,8 @@ use std::path::{Path, PathBuf};
 
 /// Its name.
 pub(crate) const NAME: &str = "state.json";
+/// Name of the file with the records that belong to no stream.
+pub(crate) const SET_ASIDE: &str = "set_aside.jsonl";
 const UNFINISHED: &str = ".unfinished";
 const SCHEMA: &str = "meltano-ingest.state/1";
 
@@ -86,7 +89,29 @@ impl Checkpoint {
 
     /// Puts it into the place of the one before. After this it survives power loss.
     pub(crate) fn write(&self, dir: &Path) -> io::Result<()> {
-        replace(dir, NAME, &serde_json::to_vec_pretty(self)?)
+        self.place(dir)?;
+        sync_dir(dir)
+    }
+
+    /// The same, and only [`sync_dir`] makes it survive power loss. An error says that the one before is there.
+    pub(crate) fn place(&self, dir: &Path) -> io::Result<()> {
+        place(dir, NAME, &serde_json::to_vec_pretty(self)?)
+    }
+
+    /// Files that somebody took away begin anew. That is on the disk before they are made again: an empty file with a length here would
+    /// be one that something else has cut.
+    pub(crate) fn begin_taken_anew(&mut self, dir: &Path) -> io::Result<()> {
+        let mut any = forget_taken(&dir.join(SET_ASIDE), &mut self.set_aside)?;
+        for lengths in self.streams.values_mut() {
+            any |= forget_taken(&lengths.active_path(dir), &mut lengths.bytes)?;
+            for version in lengths.pending.keys().copied().collect::<Vec<_>>() {
+                let path = lengths.pending_path(dir, version);
+                if let Some(bytes) = lengths.pending.get_mut(&version) {
+                    any |= forget_taken(&path, bytes)?;
+                }
+            }
+        }
+        if any { self.write(dir) } else { Ok(()) }
     }
 
     /// Does the renames that it speaks of, as far as they are not done, and forgets them. Nothing is lost if this is cut short:
@@ -119,13 +144,27 @@ impl Checkpoint {
     }
 }
 
+/// 0 where there is no such file: somebody took it away, who may be done with what was in it.
+fn forget_taken(path: &Path, bytes: &mut u64) -> io::Result<bool> {
+    let is_taken = *bytes > 0 && !path.try_exists()?;
+    if is_taken {
+        *bytes = 0;
+    }
+    Ok(is_taken)
+}
+
 /// Replaces a file as a whole (0600): whoever reads sees the old one or the new one, also after power loss.
 pub(crate) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    place(dir, name, bytes)?;
+    sync_dir(dir)
+}
+
+fn place(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let mut file = tempfile::Builder::new().prefix(&format!(".{name}.")).suffix(UNFINISHED).tempfile_in(dir)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(dir.join(name)).map_err(|e| e.error)?;
-    sync_dir(dir)
+    Ok(())
 }
 
 /// Takes away what killed runs left of [`replace`]. Under the lock, so that whoever wrote it is dead.
@@ -141,7 +180,8 @@ pub(crate) fn remove_unfinished(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn sync_dir(dir: &Path) -> io::Result<()> {
+/// Brings the names in a directory to the disk.
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 

@@ -19,7 +19,8 @@ const MAX: usize = 256 << 20;
 ///
 /// Calls `TAP [ARG…] --config CONFIG --discover` and writes the catalog that it answers with, whole or not at all. The names of the
 /// streams are in the run's log: `lorchestra runs logs RUN`. For `run_tap --catalog`, after what is wanted of it was selected.
-#[job]
+// A catalog is replaced as a whole: no run is in the way of another.
+#[job(overlap = "allow")]
 pub fn discover(
     cx: &JobContext,
     /// The tap: a program on PATH, or a path.
@@ -51,8 +52,8 @@ enum DiscoverError {
     Name(#[from] NameError),
     #[error(transparent)]
     Tap(#[from] TapError),
-    #[error("{tap} failed ({status}); what it said is in the log of this run")]
-    Failed { tap: String, status: ExitStatus },
+    #[error("{tap} failed ({status}); {words}")]
+    Failed { tap: String, status: ExitStatus, words: String },
     #[error("{tap}: what it answered to --discover is no catalog: a JSON object with a list of streams")]
     NotACatalog { tap: String },
     #[error("{tap} was silent for {seconds} s and was ended; --idle says how long it may be")]
@@ -128,17 +129,23 @@ fn listen(process: &mut Process, tap: &str, idle: Duration, cx: &JobContext) -> 
         }
         if is_over {
             if let Some(status) = process.ended()? {
-                return if status.success() { Ok(text) } else { Err(DiscoverError::Failed { tap: tap.to_owned(), status }) };
+                if status.success() {
+                    return Ok(text);
+                }
+                return Err(DiscoverError::Failed { tap: tap.to_owned(), status, words: process.last_words() });
             }
             std::thread::sleep(Duration::from_millis(2));
         } else {
             match process.output.next(&mut line).map_err(DiscoverError::Read)? {
                 Heard::Nothing => {}
                 Heard::End => is_over = true,
-                Heard::Line | Heard::Torn | Heard::TooLong => {
+                heard @ (Heard::Line | Heard::Torn | Heard::TooLong) => {
                     process.was_heard();
                     text.append(&mut line);
-                    text.push(b'\n');
+                    // A line may be longer than a message, and then comes in pieces.
+                    if heard != Heard::TooLong {
+                        text.push(b'\n');
+                    }
                     if text.len() > MAX {
                         return Err(DiscoverError::NotACatalog { tap: tap.to_owned() });
                     }

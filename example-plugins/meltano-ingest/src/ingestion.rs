@@ -67,8 +67,8 @@ pub(crate) enum IngestionError {
     Tap(#[from] TapError),
     #[error("reading what {tap} sends failed")]
     Read { tap: String, source: io::Error },
-    #[error("{tap} failed ({status}) after {messages} messages; what it said is in the log of this run")]
-    Failed { tap: String, status: ExitStatus, messages: u64 },
+    #[error("{tap} failed ({status}) after {messages} messages; {words}")]
+    Failed { tap: String, status: ExitStatus, messages: u64, words: String },
     #[error("{tap}: line {line} of its output {fault}; the line is in the log of this run")]
     Garbage { tap: String, line: u64, fault: Fault },
     #[error("{tap}: its output ends within a message, line {line} ({status})")]
@@ -197,7 +197,8 @@ impl Ingestion<'_> {
             if self.cx.is_cancelled() {
                 return Err(IngestionError::Cancelled(self.totals.messages));
             }
-            return Err(IngestionError::Failed { tap: self.tap.clone(), status, messages: self.totals.messages });
+            let words = self.process.last_words();
+            return Err(IngestionError::Failed { tap: self.tap.clone(), status, messages: self.totals.messages, words });
         }
         if !rest.is_empty() {
             self.totals.messages += 1;
@@ -219,8 +220,13 @@ impl Ingestion<'_> {
 
     fn take(&mut self, line: &[u8]) -> Result<(), IngestionError> {
         let number = self.totals.messages;
+        if line.trim_ascii().is_empty() {
+            self.totals.ignored += 1;
+            return Ok(());
+        }
         let message = match Message::parse(line) {
             Ok(message) => message,
+            Err(Fault::NotANumber) => return self.set_aside(line, "not_a_number"),
             Err(fault) => {
                 quote(&self.tap, number, line);
                 return Err(IngestionError::Garbage { tap: self.tap.clone(), line: number, fault });
@@ -353,7 +359,7 @@ impl Ingestion<'_> {
             "messages": self.totals.messages,
             "kept_records": kept(|stream| stream.marked().1.records),
             "kept_bytes": kept(|stream| stream.marked().1.bytes),
-            "cut_bytes": cut.ok(),
+            "cut_bytes": cut.ok().flatten(),
         });
         if let Err(error) = self.cx.emit("tap.interrupted", payload) {
             tracing::warn!(error = %error, "what is kept is not told");

@@ -43,6 +43,8 @@ pub(crate) enum Fault {
     NotJson,
     #[error("is JSON, but not a Singer message: an object with a type")]
     NotAMessage,
+    #[error("is a record with NaN or Infinity, which are not JSON")]
+    NotANumber,
     #[error("is a {0} message without {1}")]
     Incomplete(&'static str, &'static str),
 }
@@ -69,13 +71,45 @@ struct Envelope<'a> {
     key_properties: Option<&'a RawValue>,
     #[serde(borrow)]
     bookmark_properties: Option<&'a RawValue>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "given")]
     value: Option<&'a RawValue>,
+}
+
+/// A value that is there, also where it is `null`.
+fn given<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// Whether a line is a record but for numbers that only Python takes for JSON. Asked of lines that are none, so that it may cost something.
+fn has_odd_numbers(line: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(line) else { return false };
+    let (mut mended, mut in_text, mut escaped) = (String::with_capacity(text.len()), false, false);
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let odd = ["-Infinity", "Infinity", "NaN"].into_iter().find(|odd| !in_text && rest.starts_with(odd));
+        if let Some(odd) = odd {
+            mended.push_str("null");
+            rest = &rest[odd.len()..];
+            continue;
+        }
+        in_text ^= c == '"' && !escaped;
+        escaped = in_text && c == '\\' && !escaped;
+        mended.push(c);
+        rest = &rest[c.len_utf8()..];
+    }
+    mended != text && matches!(Message::parse_strictly(mended.as_bytes()), Ok(Message::Record { .. }))
 }
 
 impl<'a> Message<'a> {
     /// Reads a line, without its end.
     pub(crate) fn parse(line: &'a [u8]) -> Result<Self, Fault> {
+        match Self::parse_strictly(line) {
+            Err(Fault::NotJson) if has_odd_numbers(line) => Err(Fault::NotANumber),
+            parsed => parsed,
+        }
+    }
+
+    fn parse_strictly(line: &'a [u8]) -> Result<Self, Fault> {
         let envelope: Envelope<'a> =
             serde_json::from_slice(line).map_err(|e| if e.is_data() { Fault::NotAMessage } else { Fault::NotJson })?;
         let kind = ["RECORD", "STATE", "SCHEMA", "ACTIVATE_VERSION", "BATCH"]
@@ -135,7 +169,10 @@ mod tests {
         for (line, fault) in [
             (&b""[..], Fault::NotJson),
             (b"Traceback (most recent call last):", Fault::NotJson),
-            (br#"{"type":"RECORD","stream":"a","record":{"id":NaN}}"#, Fault::NotJson),
+            (br#"{"type":"RECORD","stream":"a","record":{"id":NaN}}"#, Fault::NotANumber),
+            (br#"{"type":"RECORD","stream":"a","record":{"x":"a \" b","y":[-Infinity,Infinity]}}"#, Fault::NotANumber),
+            (br#"{"type":"RECORD","stream":"a","record":{"x":"NaN",}}"#, Fault::NotJson),
+            (br#"{"type":"STATE","value":NaN}"#, Fault::NotJson),
             (br#"{"type":"RECORD","stream":"a","rec"#, Fault::NotJson),
             (b"{\"type\":\"RECORD\",\"stream\":\"a\",\"record\":{\"id\":\"\xff\"}}", Fault::NotJson),
             (b"[]", Fault::NotAMessage),

@@ -70,8 +70,6 @@ impl Stream {
     pub(crate) fn open(dir: &Path, name: &str, kept: &Lengths) -> io::Result<Result<(Self, u64), Shorter>> {
         let mut cut = 0;
         let mut open = |path: PathBuf, len: u64| -> io::Result<Result<Appender, Shorter>> {
-            // A file that somebody took away begins anew: they may be done with what was in it.
-            let len = if path.try_exists()? { len } else { 0 };
             Ok(match Appender::open(path.clone(), len)? {
                 Ok((appender, bytes)) => {
                     cut += bytes;

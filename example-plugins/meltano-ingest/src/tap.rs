@@ -11,8 +11,8 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,10 @@ const GRACE: Duration = Duration::from_secs(5);
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Bytes of a line on standard error that are passed on in one piece.
 const PIECE: u64 = 64 << 10;
+/// Characters of its last line there that are told with its end.
+const TOLD: usize = 200;
+/// Bytes of a text in the config that is kept out of them: what is shorter is no secret, and may be any word.
+const SECRET: usize = 6;
 
 /// How a tap is called.
 #[derive(Debug)]
@@ -91,13 +95,36 @@ impl Call {
             _ => TapError::NotRunnable { program: self.program.clone(), source },
         })?;
         let told = Arc::new(AtomicU64::new(0));
+        let last = Arc::new(Mutex::new(Vec::new()));
         let output = child.stdout.take().map(Output::new).ok_or_else(|| io::Error::other("no standard output"))?;
         let words = child.stderr.take().map(|stderr| {
-            let told = told.clone();
-            std::thread::spawn(move || pass_on(stderr, &told))
+            let (told, last) = (told.clone(), last.clone());
+            std::thread::spawn(move || pass_on(stderr, &told, &last))
         });
-        Ok(Process { child, output, words, told, told_before: 0, heard: Instant::now(), ended: None })
+        let secrets = self.config.as_deref().map(texts).unwrap_or_default();
+        Ok(Process { child, output, words, told, told_before: 0, last, secrets, heard: Instant::now(), ended: None })
     }
+}
+
+/// The texts in a config, which hold what is secret, the longest first. What cannot be read is the tap's to complain of.
+fn texts(config: &Path) -> Vec<String> {
+    use lorchestra_plugin_api::serde_json::{Value, from_slice};
+    fn gather(value: Value, texts: &mut Vec<String>) {
+        match value {
+            Value::String(text) if text.len() >= SECRET => texts.push(text),
+            Value::Array(values) => values.into_iter().for_each(|value| gather(value, texts)),
+            Value::Object(map) => map.into_iter().for_each(|(_, value)| gather(value, texts)),
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    // What is no file can be read once, by the tap.
+    if config.is_file() {
+        let value = std::fs::read(config).ok().and_then(|text| from_slice(&text).ok());
+        gather(value.unwrap_or(Value::Null), &mut found);
+    }
+    found.sort_by_key(|text| std::cmp::Reverse(text.len()));
+    found
 }
 
 /// Looks that a file holds a JSON object. What is no file is left to the tap.
@@ -126,6 +153,10 @@ pub(crate) struct Process {
     /// Bytes on its standard error so far.
     told: Arc<AtomicU64>,
     told_before: u64,
+    /// The last line there that says something.
+    last: Arc<Mutex<Vec<u8>>>,
+    /// What is kept out of it.
+    secrets: Vec<String>,
     heard: Instant,
     ended: Option<ExitStatus>,
 }
@@ -181,6 +212,19 @@ impl Process {
             sleep(Duration::from_millis(1));
         }
     }
+
+    /// What it said last on its standard error, as the end of a sentence: most programs say there why they failed. Texts of the config are
+    /// replaced by `***`; all of it is in the log.
+    pub(crate) fn last_words(&mut self) -> String {
+        self.hear_last_words();
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut words = String::from_utf8_lossy(&last).trim().to_owned();
+        for secret in &self.secrets {
+            words = words.replace(secret, "***");
+        }
+        let words: String = words.chars().filter(|c| !c.is_control()).take(TOLD).collect();
+        if words.is_empty() { "what it said is in the log of this run".to_owned() } else { format!("its last words: {words}") }
+    }
 }
 
 impl Drop for Process {
@@ -193,13 +237,16 @@ impl Drop for Process {
 }
 
 /// Line by line, so that they do not mix with what else is said.
-fn pass_on(stderr: impl Read, told: &AtomicU64) {
+fn pass_on(stderr: impl Read, told: &AtomicU64, last: &Mutex<Vec<u8>>) {
     let mut lines = BufReader::new(stderr);
     let mut line = Vec::new();
     // An end, or nobody can be told of the error.
     while let Ok(1..) = lines.by_ref().take(PIECE).read_until(b'\n', &mut line) {
         told.fetch_add(line.len() as u64, Ordering::Relaxed);
         let _ = io::stderr().lock().write_all(&line);
+        if !line.trim_ascii().is_empty() {
+            last.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&line);
+        }
         line.clear();
     }
 }

@@ -14,7 +14,8 @@ use lorchestra_plugin_api::prelude::*;
 /// fails or the run is killed. So nothing is there twice that the tap does not send twice.
 ///
 /// What the tap writes on its standard error is in the run's log: `lorchestra runs logs RUN`.
-#[job]
+// Who excludes whom is the archive's business: a run of another tap may go on beside, and the host does not know taps.
+#[job(overlap = "allow")]
 pub fn run_tap(
     cx: &JobContext,
     /// The tap: a program on PATH, or a path.

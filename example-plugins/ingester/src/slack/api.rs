@@ -5,6 +5,7 @@
 use crate::roots;
 use lorchestra_plugin_api::serde_json::{self, Value};
 use lorchestra_plugin_api::{JobContext, Secret, tracing};
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -97,6 +98,7 @@ impl<'a> Api<'a> {
     pub(crate) fn all(&self, method: &'static str, params: &[(&str, &str)], list: &str) -> Result<Vec<Value>, ApiError> {
         let mut all = Vec::new();
         let mut cursor = String::new();
+        let mut seen = HashSet::new();
         loop {
             let mut page = self.call(method, &[params, &[("limit", "200"), ("cursor", &cursor)]].concat())?;
             match page[list].take() {
@@ -107,7 +109,15 @@ impl<'a> Api<'a> {
             if cursor.is_empty() {
                 return Ok(all);
             }
+            if !seen.insert(cursor.clone()) {
+                return Err(self.circles(method));
+            }
         }
+    }
+
+    /// Says that a list has no end.
+    pub(crate) fn circles(&self, method: &'static str) -> ApiError {
+        ApiError::Circles { base: self.base.clone(), method }
     }
 
     /// Says that an answer is not what it should be.

@@ -271,7 +271,11 @@ impl<'a> Workspace<'a> {
         let params = [("channel", channel), ("limit", PAGE), ("oldest", &oldest), ("latest", &latest), ("cursor", &open.cursor)];
         let mut answer = self.api.call("conversations.history", &params)?;
         let Value::Array(messages) = answer["messages"].take() else { return Err(self.api.garbled("conversations.history")) };
-        open.cursor = next_cursor(&answer);
+        let next = next_cursor(&answer);
+        if !next.is_empty() && next == open.cursor {
+            return Err(self.api.circles("conversations.history"));
+        }
+        open.cursor = next;
         let has_more = answer["has_more"] == true || !open.cursor.is_empty();
         let times: Vec<i64> = messages.iter().filter_map(|m| micros(&m["ts"])).collect();
         let bottom = times.iter().min().copied();
@@ -314,6 +318,9 @@ impl<'a> Workspace<'a> {
         };
         let Value::Array(messages) = answer["messages"].take() else { return Err(self.api.garbled("conversations.replies")) };
         let next = next_cursor(&answer);
+        if !next.is_empty() && next == cursor {
+            return Err(self.api.circles("conversations.replies"));
+        }
         if !next.is_empty() {
             open.page.push_front(Piece::Thread { ts: ts.to_owned(), cursor: next });
         }

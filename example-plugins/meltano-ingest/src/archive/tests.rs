@@ -47,7 +47,7 @@ fn records_are_kept_up_to_the_last_state() {
             archive.streams[0].sync().unwrap();
             assert_eq!(read(dir.path(), "a.jsonl"), "1 3 ");
         } else {
-            assert_eq!(archive.give_up().unwrap(), 8 + 3);
+            assert_eq!(archive.give_up().unwrap(), Some(8 + 3));
             assert_eq!(archive.streams[0].counts.records, 1, "what is kept is counted");
         }
         drop(archive);
@@ -173,6 +173,54 @@ fn files_that_are_no_longer_as_they_were() {
     fs::remove_file(dir.path().join("state.json")).unwrap();
     fs::write(&path, "half").unwrap();
     assert!(matches!(run(4).unwrap_err(), ArchiveError::NoLine(_)));
+}
+
+#[test]
+fn a_file_that_was_taken_away_begins_anew_also_after_a_run_that_keeps_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let mut archive = Archive::open(dir.path()).unwrap();
+    archive.begin_stream("a").unwrap();
+    record(&mut archive, "a", Some(5), 1);
+    record(&mut archive, "a", Some(7), 2);
+    archive.set_aside(b"{}").unwrap();
+    archive.finish().unwrap();
+    drop(archive);
+    for name in ["a.jsonl", "a~7.jsonl", SET_ASIDE] {
+        fs::remove_file(path(name)).unwrap();
+        // Killed before it kept anything.
+        drop(Archive::open(dir.path()).unwrap());
+        assert_eq!(read(dir.path(), name), "", "{name}");
+    }
+    let mut archive = Archive::open(dir.path()).unwrap();
+    record(&mut archive, "a", Some(5), 3);
+    record(&mut archive, "a", Some(7), 4);
+    archive.set_aside(b"[]").unwrap();
+    archive.finish().unwrap();
+    assert_eq!(["a.jsonl", "a~7.jsonl", SET_ASIDE].map(|name| read(dir.path(), name)), ["3 ", "4 ", "[]\n"]);
+}
+
+#[test]
+fn what_a_checkpoint_speaks_of_is_not_cut_when_a_later_step_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut archive = Archive::open_with(dir.path(), NEVER).unwrap();
+    archive.begin_stream("a").unwrap();
+    record(&mut archive, "a", Some(5), 1);
+    record(&mut archive, "a", Some(7), 2);
+    archive.finish().unwrap();
+    record(&mut archive, "a", Some(7), 3);
+    archive.activate("a", 7).unwrap();
+    // The new version cannot take the place of the old one: a directory is there.
+    fs::rename(dir.path().join("a.jsonl"), dir.path().join("away")).unwrap();
+    fs::create_dir_all(dir.path().join("a.jsonl/in-the-way")).unwrap();
+    archive.mark(&raw("3")).unwrap_err();
+    record(&mut archive, "a", Some(7), 4);
+    let _ = archive.give_up();
+    drop(archive);
+    fs::remove_dir_all(dir.path().join("a.jsonl")).unwrap();
+    fs::rename(dir.path().join("away"), dir.path().join("a.jsonl")).unwrap();
+    assert_eq!(state_of(dir.path()).as_deref(), Some("3"));
+    assert_eq!(read(dir.path(), "a.jsonl"), "2 3 ");
 }
 
 #[test]

@@ -81,11 +81,33 @@ fn a_good_tap() {
     assert_eq!(file(&dir), "1 2 5 6 7 8 ");
 }
 
+/// What Python's json writes, and what taps print between messages.
+#[test]
+fn what_is_nearly_a_message_costs_itself_alone() {
+    let dir = TempDir::new();
+    let odd = r#"{"type":"RECORD","stream":"a","record":{"n":NaN}}"#;
+    let (one, two) = (rec(1), rec(2));
+    let ran = tap(&[SCHEMA, "", &one, odd, "  ", &two, r#"{"type":"STATE","value":null}"#], "", &dir).run();
+    ran.assert_ok();
+    assert_eq!(file(&dir), "1 2 ");
+    let aside = fs::read_to_string(dir.path().join("meltano-ingest/test/default/set_aside.jsonl")).unwrap();
+    assert_eq!(aside, format!("{odd}\n"));
+    assert_eq!(ran.event("tap.completed").payload["set_aside"], json!({"not_a_number": 1}));
+    // Nothing is handed back.
+    tap(&[SCHEMA], "[ -z \"$1\" ] || exit 9", &dir).run().assert_ok();
+}
+
 #[test]
 fn each_failure_has_its_cause_and_leaves_what_belongs_to_a_state() {
     let long = "exec sleep 100";
-    let cases: [(&[&str], &str, &str, bool); 9] = [
+    let cases: [(&[&str], &str, &str, bool); 10] = [
         (&[], "exit 3", "test failed (exit status: 3) after 4 messages; what it said is in the log of this run", false),
+        (
+            &[],
+            "echo 'Unauthorized for hunter2hunter2' >&2; echo >&2; exit 1",
+            "test failed (exit status: 1) after 4 messages; its last words: Unauthorized for ***",
+            false,
+        ),
         (&[], "kill -9 $$", "test failed (signal: 9 (SIGKILL)) after 4 messages", false),
         (&["Traceback (most recent call last):"], long, "test: line 5 of its output is not JSON; the line is in the log", false),
         (&["{\"a\":1}"], long, "test: line 5 of its output is JSON, but not a Singer message", false),
@@ -104,7 +126,8 @@ fn each_failure_has_its_cause_and_leaves_what_belongs_to_a_state() {
         let dir = TempDir::new();
         let (one, two, at) = (rec(1), rec(2), state(1));
         let lines = [&[SCHEMA, &one, &at, &two], more].concat();
-        let ran = tap(&lines, then, &dir).run();
+        let config = dir.write("config.json", "{\"auth\":{\"token\":\"hunter2hunter2\"}}");
+        let ran = tap(&lines, then, &dir).param("config", &config).run();
         if permanent {
             ran.assert_permanent(says)
         } else {

@@ -35,6 +35,10 @@ pub(crate) enum ApiError {
         "{base}: {method} answered with what is not Slack's, or not all of it; what was taken before is kept, run the job again to go on"
     )]
     Garbled { base: String, method: &'static str },
+    #[error(
+        "{base}: {method} leads back to a page that was read already; what was taken before is kept, run the job again later"
+    )]
+    Circles { base: String, method: &'static str },
     #[error("{base}: {method} answered with more than is taken; what was taken before is kept")]
     TooLarge { base: String, method: &'static str },
     #[error(
@@ -80,6 +84,7 @@ impl ApiError {
             | Self::Broken { .. }
             | Self::Status { .. }
             | Self::Garbled { .. }
+            | Self::Circles { .. }
             | Self::TooLarge { .. }
             | Self::Limited { .. }
             | Self::Refused { .. }
