@@ -5,6 +5,8 @@ use lorchestra_tests::{Event, Fixture, Sandbox, built, eventually, processes, ve
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 /// A tap that counts: records 1, 2, … up to `upto`, from its state, with a state after every `every`. Its config says what goes wrong.
@@ -202,6 +204,39 @@ fn each_failure_is_told_with_its_cause_and_nothing_is_half_kept() {
     sandbox.lorchestra(&strs(&taps.count(&[], &[], &json!({"upto": 100})))).exits(0);
     assert_eq!(taps.numbers(), (1..=100).collect::<Vec<_>>(), "complete, and nothing twice");
     assert_eq!(sandbox.processes(), [0u32; 0]);
+}
+
+/// A wrong token, a host that is down, one that speaks no TLS: the tap says it last, and so does the error, without the token. `discover` too.
+#[test]
+fn what_a_tap_says_of_its_source_is_in_the_error() {
+    let taps = Taps::new();
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in server.incoming() {
+            let mut stream = stream.unwrap();
+            // A request, or the hello of TLS, which is no request.
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let down = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let script = "import json, sys, urllib.request\nconfig = json.load(open(sys.argv[sys.argv.index('--config') + 1]))\n\
+                  try:\n    urllib.request.urlopen(config['url'])\n\
+                  except Exception as e:\n    sys.exit(f\"{e}, with {config['token']}\")\n";
+    fs::write(taps.sandbox.path("web.py"), script).unwrap();
+    for (url, says) in [
+        (format!("http://127.0.0.1:{port}/"), "its last words: HTTP Error 401: Unauthorized, with ***"),
+        (format!("http://127.0.0.1:{down}/"), "its last words: <urlopen error [Errno 111] Connection refused>, with ***"),
+        (format!("https://127.0.0.1:{port}/"), "its last words: <urlopen error [SSL"),
+    ] {
+        taps.configure(&json!({"url": url, "token": "hunter2hunter2"}));
+        for job in ["run_tap", "discover"] {
+            let args = ["run-job", "meltano-ingest", job, "--tap", &taps.python, "--arg", "web.py", "--name", "web"];
+            let ended = taps.sandbox.lorchestra(&[&args[..], &["--config", "config.json"]].concat()).exits(1);
+            assert!(ended.err().contains(says) && !ended.err().contains("hunter2"), "{job}: {}", ended.shown());
+        }
+    }
 }
 
 #[test]
