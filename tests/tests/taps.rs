@@ -1,7 +1,7 @@
 //! The package `meltano-ingest`, end to end: a real tap from PyPI, and small ones that fail in every way.
 
 use lorchestra_tests::small_disk::SmallDisks;
-use lorchestra_tests::{Event, Fixture, Sandbox, built, eventually, processes, venv};
+use lorchestra_tests::{Event, Fixture, Running, Sandbox, built, eventually, processes, venv};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fs;
@@ -235,6 +235,25 @@ fn what_a_tap_says_of_its_source_is_in_the_error() {
             let args = ["run-job", "meltano-ingest", job, "--tap", &taps.python, "--arg", "web.py", "--name", "web"];
             let ended = taps.sandbox.lorchestra(&[&args[..], &["--config", "config.json"]].concat()).exits(1);
             assert!(ended.err().contains(says) && !ended.err().contains("hunter2"), "{job}: {}", ended.shown());
+        }
+    }
+}
+
+/// More streams than a process may have open files.
+#[test]
+fn a_tap_may_have_more_streams_than_open_files() {
+    let taps = Taps::new();
+    let script = "import json\ndef say(**message): print(json.dumps(message))\n\
+                  for n in range(400):\n    say(type='SCHEMA', stream=f's{n}', schema={}, key_properties=[])\n\
+                  for n in range(800):\n    say(type='RECORD', stream=f's{n % 400}', record={'n': n})\n\
+                  \x20   if n % 400 == 399: say(type='STATE', value={'n': n})\n";
+    fs::write(taps.sandbox.path("many.py"), script).unwrap();
+    let args = ["run-job", "meltano-ingest", "run_tap", "--tap", &taps.python, "--arg", "many.py", "--name", "many"];
+    for run in 1..=2 {
+        let ended = Running::start(taps.sandbox.command_by("ulimit -n 256", &args)).wait().exits(0);
+        for stream in [0, 399] {
+            let kept = lines(&taps.data(&format!("many/default/s{stream}.jsonl")));
+            assert_eq!(kept.len(), 2 * run, "{}", ended.shown());
         }
     }
 }

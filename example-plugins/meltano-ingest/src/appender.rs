@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 /// Bytes that are gathered before they are written.
 const GATHERED: usize = 128 << 10;
 
-/// An open file and what is to be written behind its end.
+/// A file and what is to be written behind its end.
 #[derive(Debug)]
 pub(crate) struct Appender {
     path: PathBuf,
-    file: File,
+    /// Open, unless it was [released](Self::release).
+    file: Option<File>,
     /// Bytes in the file.
     written: u64,
     buffer: Vec<u8>,
@@ -34,7 +35,7 @@ impl Appender {
         if found > len {
             file.set_len(len)?;
         }
-        let appender = Self { path, file, written: len, buffer: Vec::new(), unsynced: found > len, is_lost: false };
+        let appender = Self { path, file: Some(file), written: len, buffer: Vec::new(), unsynced: found > len, is_lost: false };
         Ok(Ok((appender, found - len)))
     }
 
@@ -67,7 +68,7 @@ impl Appender {
         }
         self.write_out()?;
         if self.unsynced {
-            self.file.sync_data().inspect_err(|_| self.is_lost = true)?;
+            self.file()?.sync_data().inspect_err(|_| self.is_lost = true)?;
             self.unsynced = false;
         }
         Ok(())
@@ -81,20 +82,51 @@ impl Appender {
             return Ok(());
         }
         self.buffer.clear();
-        self.file.set_len(len)?;
+        self.file()?.set_len(len)?;
         self.written = len;
         self.unsynced = true;
         Ok(())
     }
 
+    /// Closes the file until it is needed again, if the disk has all of it: a tap may have more streams than a process may have open files.
+    pub(crate) fn release(&mut self) {
+        if !self.unsynced {
+            self.file = None;
+        }
+    }
+
+    fn file(&mut self) -> io::Result<&File> {
+        if self.file.is_none() {
+            let file = OpenOptions::new().append(true).open(&self.path)?;
+            let found = file.metadata()?.len();
+            if found != self.written {
+                let what = format!("has {found} bytes, and {} were written; something else writes it", self.written);
+                return Err(io::Error::other(what));
+            }
+            self.file = Some(file);
+        }
+        self.file.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
     fn write_out(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let file = match self.file() {
+            Ok(file) => file,
+            Err(e) => {
+                self.buffer = buffer;
+                return Err(e);
+            }
+        };
         let mut from = 0;
         // What a full disk took is counted, so that it can be cut off again.
         let result = loop {
-            if from == self.buffer.len() {
+            if from == buffer.len() {
                 break Ok(());
             }
-            match self.file.write(&self.buffer[from..]) {
+            match (&*file).write(&buffer[from..]) {
                 Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => from += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -103,7 +135,8 @@ impl Appender {
         };
         self.unsynced |= from > 0;
         self.written += from as u64;
-        self.buffer.drain(..from);
+        buffer.drain(..from);
+        self.buffer = buffer;
         result
     }
 }
@@ -144,8 +177,30 @@ mod tests {
         let (mut appender, _) = Appender::open(path, 0).unwrap().unwrap();
         appender.line(b"one").unwrap();
         appender.sync().unwrap_err();
-        appender.file = tempfile::tempfile().unwrap();
+        appender.file = Some(tempfile::tempfile().unwrap());
         appender.sync().unwrap_err();
+    }
+
+    #[test]
+    fn a_file_that_was_released_is_opened_again_if_it_is_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.jsonl");
+        let (mut appender, _) = Appender::open(path.clone(), 0).unwrap().unwrap();
+        for line in [b"one", b"two"] {
+            appender.line(line).unwrap();
+            appender.sync().unwrap();
+            appender.release();
+            assert!(appender.file.is_none());
+        }
+        appender.cut(4).unwrap();
+        appender.release();
+        assert!(appender.file.is_some(), "the disk may not have that yet");
+        appender.sync().unwrap();
+        appender.release();
+        assert_eq!(fs::read(&path).unwrap(), b"one\n");
+        appender.line(b"three").unwrap();
+        fs::write(&path, "other").unwrap();
+        assert!(appender.sync().unwrap_err().to_string().contains("has 5 bytes, and 4 were written"));
     }
 
     #[test]

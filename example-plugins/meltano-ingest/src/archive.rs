@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 
 /// The state in a file of its own, for the tap.
 const FOR_TAP: &str = "state-for-tap.json";
+/// Streams whose files stay open while nothing is written to them. With more, files are opened when they are written to.
+const OPEN: usize = 200;
 /// Between two checkpoints.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -141,7 +143,10 @@ impl Archive {
     fn open_stream(&mut self, name: &str, lengths: &Lengths) -> Result<u64, ArchiveError> {
         let opened = Stream::open(&self.dir, name, lengths);
         match opened.map_err(|source| failed(&lengths.active_path(&self.dir), "opening it", source))? {
-            Ok((stream, cut)) => {
+            Ok((mut stream, cut)) => {
+                if self.streams.len() >= OPEN {
+                    stream.release();
+                }
                 self.by_name.insert(name.to_owned(), self.streams.len());
                 self.streams.push(stream);
                 Ok(cut)
@@ -300,8 +305,12 @@ impl Archive {
             return Ok(());
         }
         self.set_aside.sync().map_err(|source| failed(self.set_aside.path(), "bringing it to the disk", source))?;
+        let many = self.streams.len() > OPEN;
         for stream in &mut self.streams {
             stream.sync().map_err(|source| failed(stream.path(), "bringing it to the disk", source))?;
+            if many {
+                stream.release();
+            }
             self.kept.streams.insert(stream.name.clone(), stream.marked().0.clone());
         }
         self.kept.set_aside = self.set_aside_marked;

@@ -27,7 +27,7 @@ pub(crate) struct Counts {
     pub(crate) last_extracted: Option<String>,
 }
 
-/// A stream and its open files.
+/// A stream and its files.
 #[derive(Debug)]
 pub(crate) struct Stream {
     pub(crate) name: String,
@@ -183,6 +183,12 @@ impl Stream {
             self.unsynced = false;
         }
         Ok(())
+    }
+
+    /// Closes its files until they are needed again, where the disk has all of them.
+    pub(crate) fn release(&mut self) {
+        self.active.release();
+        self.pending.values_mut().for_each(Appender::release);
     }
 
     /// Until here is what the next checkpoint keeps.
