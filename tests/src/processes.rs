@@ -1,6 +1,9 @@
 //! What the kernel knows of processes, from /proc.
 
+use rustix::process::Signal;
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// State and start of a process, `None` when it is gone.
 fn stat(pid: u32) -> Option<char> {
@@ -14,10 +17,23 @@ pub fn is_alive(pid: u32) -> bool {
 }
 
 /// Whether the process leaves a signal to the system: ignores it, or ends by it.
-pub fn ignores_or_dies_of(pid: u32, signal: rustix::process::Signal) -> bool {
+pub fn ignores_or_dies_of(pid: u32, signal: Signal) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let caught = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigCgt:")?.trim(), 16).ok());
     caught.unwrap_or(0) >> (signal.as_raw() - 1) & 1 == 0
+}
+
+/// What this process starts from now on hears SIGINT, also where this one was started so that it ignores it, as a shell starts what it
+/// puts into the background: what is ignored is inherited, what is handled is not.
+pub(crate) fn hear_interrupts() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let ignored = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+        if ignored.unwrap_or(0) >> (Signal::INT.as_raw() - 1) & 1 == 1 {
+            signal_hook::flag::register(Signal::INT.as_raw(), Arc::new(AtomicBool::new(false))).expect("a handler of SIGINT");
+        }
+    });
 }
 
 /// Whether the process is stopped.
@@ -62,7 +78,7 @@ pub fn kill(pid: u32) {
 }
 
 /// Sends a signal; one that is gone is fine.
-pub fn signal(pid: u32, signal: rustix::process::Signal) {
+pub fn signal(pid: u32, signal: Signal) {
     let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
     let _ = rustix::process::kill_process(pid, signal);
 }

@@ -21,6 +21,7 @@ pub struct Running {
 impl Running {
     /// Starts the command with an empty standard input.
     pub fn start(mut command: Command) -> Self {
+        processes::hear_interrupts();
         let args = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?} does not start: {e}"));
