@@ -74,6 +74,7 @@ const HOSTILE: &[Specimen] = &[
     // The spool, and the files around it.
     (&["hostile", "scribble"],                            1, "spool",   1, before_is_there),
     (&["hostile", "cut_spool"],                           1, "spool",   1, NOTHING),
+    (&["hostile", "forge"],                               1, "signal",  1, what_was_forged_is_not_there),
     (&["hostile", "cut_spool", "--abort"],                1, "signal",  1, the_cut_is_told),
     (&["hostile", "flood_spool"],                         0, COMPLETED, 1, after_is_there),
     (&["hostile", "flood_spool", "--full"],               0, COMPLETED, 1, after_is_there),
@@ -218,6 +219,13 @@ fn logged(sandbox: &Sandbox, run: &Run, words: &str) {
 #[track_caller]
 fn its_socket_was_shut(sandbox: &Sandbox, run: &Run) {
     assert_ne!(sandbox.whole_events_of(run)[1].payload()["shut"], 0);
+}
+
+#[track_caller]
+fn what_was_forged_is_not_there(sandbox: &Sandbox, run: &Run) {
+    let types: Vec<_> = sandbox.whole_events_of(run).iter().map(|event| event.event_type().to_owned()).collect();
+    assert_eq!(types, ["job.started", "before", "job.failed"]);
+    assert!(run.message().contains("2 records of the spool were damaged"), "{}", run.message());
 }
 
 /// What was in the store before, and what came after; and that something is missing.

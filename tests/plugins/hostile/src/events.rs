@@ -50,6 +50,28 @@ pub(crate) fn scribble(cx: &JobContext, marker: PathBuf) -> JobResult {
     Ok(())
 }
 
+/// Appends records of its own with right checksums, an end of the run and a time that is none among them; then aborts.
+#[job]
+pub(crate) fn forge(cx: &JobContext, marker: PathBuf) -> JobResult {
+    cx.emit("before", json!({}))?;
+    let (segment, _) = spool()?;
+    mark(&marker)?;
+    let event = |kind: &str, at: i64| json!({"seq": 9, "event": {"id": "01890a5d-ac96-774b-bcce-b302099a8057", "at": at, "type": kind, "payload": {}}});
+    let mut file = File::from(segment);
+    for record in [event("job.completed", 1), event("forged", i64::MIN)] {
+        let json = record.to_string();
+        file.write_all(format!("{:08x} {json}\n", crc32c(json.as_bytes())).as_bytes())?;
+    }
+    std::process::abort();
+}
+
+/// CRC-32C, bit by bit.
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes
+        .iter()
+        .fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| crc >> 1 ^ (crc & 1).wrapping_neg() & 0x82f6_3b78))
+}
+
 /// Cuts the spool off; or waits until it was read, cuts it off whole, emits again, and aborts.
 #[job]
 pub(crate) fn cut_spool(cx: &JobContext, marker: PathBuf, abort: bool) -> JobResult {
@@ -90,10 +112,6 @@ pub(crate) fn obstruct_next(cx: &JobContext, marker: PathBuf, what: String) -> J
     let run = segment.ancestors().nth(2).ok_or("a segment lies in the directory of an attempt")?;
     let state = run.ancestors().nth(2).ok_or("the spool lies in the state directory")?;
     let logs = state.join("logs").join(cx.run_id());
-    let fifo = |path: &Path| {
-        let _ = std::fs::remove_file(path);
-        rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)
-    };
     if cx.attempt() == 1 {
         mark(&marker)?;
         match &*what {
@@ -131,7 +149,7 @@ pub(crate) fn obstruct_recovery(cx: &JobContext, marker: PathBuf, what: String) 
         "run-lock" => directory(run.join("lock"))?,
         "spool" => {
             std::fs::remove_dir_all(run)?;
-            rustix::fs::mkfifoat(rustix::fs::CWD, run, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
+            fifo(run)?;
         }
         other => Err(format!("what is {other}?"))?,
     }
@@ -150,10 +168,6 @@ pub(crate) fn obstruct(cx: &JobContext, marker: PathBuf, what: String) -> JobRes
     let attempt = segment.parent().ok_or("a segment lies in the directory of an attempt")?;
     let state = attempt.ancestors().nth(3).ok_or("the spool lies in the state directory")?;
     let log = state.join("logs").join(cx.run_id()).join(format!("{}.out", cx.attempt()));
-    let fifo = |path: &Path| {
-        let _ = std::fs::remove_file(path);
-        rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)
-    };
     // Half of the limit, behind which a piece begins.
     let half = 32 << 20;
     mark(&marker)?;
@@ -190,4 +204,10 @@ pub(crate) fn remove_spool(cx: &JobContext, marker: PathBuf, abort: bool) -> Job
     }
     cx.emit("after", json!({}))?;
     Ok(())
+}
+
+/// A FIFO, in the place of a file.
+fn fifo(path: &Path) -> rustix::io::Result<()> {
+    let _ = std::fs::remove_file(path);
+    rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)
 }

@@ -10,7 +10,9 @@
 mod events;
 mod process;
 
-use events::{cut_spool, emit_raw, emit_sized, flood_spool, obstruct, obstruct_next, obstruct_recovery, remove_spool, scribble};
+use events::{
+    cut_spool, emit_raw, emit_sized, flood_spool, forge, obstruct, obstruct_next, obstruct_recovery, remove_spool, scribble,
+};
 use lorchestra_plugin_api::prelude::*;
 use process::{
     abort_after_end, exec, exit_in_thread, forbid_files, fork_and_return, hydra, ignore_signals, kill_group, linger, own_files,
@@ -25,7 +27,7 @@ plugin! {
     jobs = [
         panic_in_thread, panic_twice, panic_in_display, overflow_in_thread, spin, print_much, say_much, say_nothing, steer,
         abort_after_end, exec, exit_in_thread, forbid_files, fork_and_return, hydra, ignore_signals, kill_group, linger, own_files, stop_self,
-        stop_supervisor, swarm, shut_control, wander, cut_spool, emit_raw, emit_sized, flood_spool, obstruct, obstruct_next, obstruct_recovery,
+        stop_supervisor, swarm, shut_control, wander, cut_spool, emit_raw, emit_sized, flood_spool, forge, obstruct, obstruct_next, obstruct_recovery,
         remove_spool, scribble,
     ]
 }
