@@ -1,0 +1,373 @@
+//! The store on real databases; what other tests of the core begin with: a site, a run.
+
+use super::*;
+use crate::spool::Cursor;
+use crate::spool::record::{self, Record};
+use serde_json::json;
+
+pub(crate) struct Site {
+    _dir: tempfile::TempDir,
+    pub(crate) state: StateDir,
+}
+
+pub(crate) fn site() -> Site {
+    let dir = tempfile::tempdir().unwrap();
+    let state = StateDir::open(&dir.path().join("state")).unwrap();
+    Site { _dir: dir, state }
+}
+
+pub(crate) fn new_run(run_id: &str) -> NewRun {
+    NewRun {
+        run_id: run_id.into(),
+        package: "pkg".into(),
+        job: "job".into(),
+        account: None,
+        started_at: 1_700_000_000_000_000,
+        params: json!({"n": 1}),
+        since: None,
+        until: None,
+        plugin_path: "/p/lib.so".into(),
+        plugin_version: "1.0.0".into(),
+        plugin_sha256: "00".into(),
+        location: "src/lib.rs:1".into(),
+        host: "host".into(),
+        supervisor_pid: 1,
+        supervisor_start: 2,
+        boot_id: "boot".into(),
+        worker_pid: Some(7),
+        keeps_bookmark: false,
+    }
+}
+
+pub(crate) fn end() -> RunEnd {
+    RunEnd {
+        state: RunState::Completed,
+        cause: None,
+        message: None,
+        job_result: None,
+        ended_at: 1_700_000_001_000_000,
+        attempt: 1,
+        bookmark: None,
+        payload: json!({"attempt": 1}),
+    }
+}
+
+#[test]
+fn attempts_end_one_after_the_other() {
+    let site = site();
+    let mut store = Store::open(&site.state).unwrap();
+    store.begin_run(&new_run("r1"), &json!({})).unwrap();
+    let over = AttemptEnd { attempt: 1, cause: "error", message: "no".into(), ended_at: 1_700_000_000_500_000 };
+    assert!(store.end_attempt("r1", &over).unwrap());
+    assert!(store.begin_attempt("r1", 2, 1_700_000_000_600_000, 8).unwrap());
+    assert!(store.end_run("r1", &RunEnd { attempt: 2, ..end() }).unwrap());
+    assert!(!store.end_attempt("r1", &over).unwrap() && !store.begin_attempt("r1", 3, 0, 9).unwrap(), "after the end");
+    let attempts = store.attempts("r1").unwrap();
+    let ends: Vec<_> = attempts.iter().map(|a| (a.attempt, a.ended_at, a.cause.as_deref(), a.worker_pid)).collect();
+    assert_eq!(ends, [(1, Some(over.ended_at), Some("error"), Some(7)), (2, Some(end().ended_at), None, Some(8))]);
+    assert_eq!(store.find_run("r1").unwrap().unwrap().attempts, 2);
+}
+
+#[test]
+fn several_runs_end_together() {
+    let site = site();
+    let mut store = Store::open(&site.state).unwrap();
+    for id in ["r1", "r2", "r3"] {
+        store.begin_run(&new_run(id), &json!({})).unwrap();
+    }
+    store.end_run("r2", &end()).unwrap();
+    let end = end();
+    let ended = store.end_runs(&[("r1", &end), ("r2", &end), ("r3", &end), ("nobody", &end)]).unwrap();
+    assert_eq!(ended, [true, false, true, false]);
+    assert!(store.runs(&RunFilter { running: true, limit: None }).unwrap().is_empty());
+}
+
+#[test]
+fn a_skipped_run_has_one_event_and_no_attempt() {
+    let site = site();
+    let mut store = Store::open(&site.state).unwrap();
+    store.skip_run(&NewRun { worker_pid: None, ..new_run("r1") }, &json!({"held_by": "r0"})).unwrap();
+    let run = store.find_run("r1").unwrap().unwrap();
+    assert_eq!((run.state, run.ended_at, run.attempts), (RunState::Skipped, Some(run.started_at), 0));
+    let types: Vec<_> = events(&store).into_iter().map(|e| (e.event_type, e.attempt)).collect();
+    assert_eq!(types, [("job.skipped".to_owned(), 0)]);
+    assert!(!store.end_run("r1", &end()).unwrap());
+}
+
+fn lines(count: usize) -> Vec<Vec<u8>> {
+    let line = |i: usize| {
+        let id = format!("00000000-0000-7000-8000-{i:012}");
+        let mut out = Vec::new();
+        let json = json!({"seq": i + 1, "event": {"id": id, "at": 1_700_000_000_500_000_i64, "type": "t", "payload": {"i": i}}});
+        record::frame(&mut out, |out| out.extend_from_slice(json.to_string().as_bytes()));
+        out.pop();
+        out
+    };
+    (0..count).map(line).collect()
+}
+
+fn parsed(lines: &[Vec<u8>]) -> Vec<Record<'_>> {
+    lines.iter().map(|line| record::parse(line).unwrap()).collect()
+}
+
+fn events(store: &Store) -> Vec<Event> {
+    let mut found = Vec::new();
+    let each = |event| {
+        found.push(event);
+        Ok::<(), ()>(())
+    };
+    store.events(&EventFilter::default(), each).unwrap().unwrap();
+    found
+}
+
+/// That a commit survives power loss is not to be seen in a test; what makes it so is.
+#[test]
+fn commits_wait_for_the_disk() {
+    let site = site();
+    for opened in ["created", "opened again"] {
+        let mut store = Store::open(&site.state).unwrap();
+        let pragma = |name: &str| store.db.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, String>(0));
+        let synchronous: i64 = store.db.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
+        assert_eq!((pragma("journal_mode").as_deref(), synchronous), (Ok("wal"), 2), "{opened}");
+        store.deferred(|_| ()).unwrap();
+        let synchronous: i64 = store.db.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
+        assert_eq!(synchronous, 2, "{opened}: only as long as it was asked for");
+    }
+}
+
+#[test]
+fn a_run_ends_once() {
+    let site = site();
+    let mut store = Store::open(&site.state).unwrap();
+    store.begin_run(&new_run("r1"), &json!({})).unwrap();
+    assert!(store.end_run("r1", &end()).unwrap());
+    assert!(!store.end_run("r1", &end()).unwrap(), "a second end");
+    assert!(!store.end_run("nobody", &end()).unwrap());
+    let types: Vec<_> = events(&store).into_iter().map(|e| e.event_type).collect();
+    assert_eq!(types, ["job.started", "job.completed"]);
+    let run = store.find_run("r1").unwrap().unwrap();
+    assert_eq!((run.state, run.ended_at, run.attempts), (RunState::Completed, Some(1_700_000_001_000_000), 1));
+}
+
+#[test]
+fn the_database_itself_refuses_a_second_terminal_event() {
+    let site = site();
+    let mut store = Store::open(&site.state).unwrap();
+    store.begin_run(&new_run("r1"), &json!({})).unwrap();
+    store.end_run("r1", &end()).unwrap();
+    let second =
+        "INSERT INTO events (event_id, run, attempt, event_type, created_at, terminal) VALUES ('x', 1, 1, 'job.failed', 0, 1)";
+    assert!(store.db.execute(second, []).is_err());
+}
+
+#[test]
+fn taking_the_same_records_in_twice_changes_nothing() {
+    let site = site();
+    let mut store = Store::open(&site.state).unwrap();
+    store.begin_run(&new_run("r1"), &json!({})).unwrap();
+    let lines = lines(3);
+    let mut taken = store.taken("r1", 1).unwrap();
+    for _ in 0..2 {
+        store.take_in("r1", 1, &parsed(&lines), Cursor { segment: 2, byte: 9 }, 0, &mut taken).unwrap();
+    }
+    assert_eq!(events(&store).len(), 4);
+    assert_eq!(store.taken("r1", 1).unwrap(), taken);
+    assert_eq!(taken.cursor, Cursor { segment: 2, byte: 9 });
+}
+
+#[test]
+fn the_envelope_is_whole() {
+    let site = site();
+    let mut store = Store::open(&site.state).unwrap();
+    store.begin_run(&new_run("r1"), &json!({})).unwrap();
+    let lines = lines(1);
+    store.take_in("r1", 1, &parsed(&lines), Cursor::default(), 0, &mut event::Taken::default()).unwrap();
+    let event = events(&store).pop().unwrap();
+    let json = serde_json::to_value(&event).unwrap();
+    let expected = json!({
+        "event_id": "00000000-0000-7000-8000-000000000000", "event_type": "t", "source": "pkg/job", "schema_ref": null, "created_at": "2023-11-14T22:13:20.500000Z",
+        "correlation_id": "r1", "subject_id": null, "payload": {"i": 0}, "run_id": "r1", "attempt": 1, "package": "pkg", "job": "job",
+    });
+    assert_eq!(json, expected);
+}
+
+/// Rows that an older lorchestra took from a job: one of them must not hide the others.
+#[test]
+fn what_an_older_store_has_is_listed_as_it_is() {
+    let site = site();
+    let mut store = Store::open(&site.state).unwrap();
+    store.begin_run(&new_run("r1"), &json!({})).unwrap();
+    let times = [i64::MIN, -62_135_596_800_000_001, -62_135_596_800_000_000, -1, 0, 253_402_300_800_000_000, i64::MAX];
+    for (n, at) in times.iter().enumerate() {
+        let sql = "INSERT INTO events (event_id, run, attempt, event_type, created_at, payload) VALUES (?1, 1, 1, 't', ?2, ?3)";
+        let payload = if n == 0 { "[1]" } else { "not json" };
+        store.db.execute(sql, rusqlite::params![n.to_string(), at, payload]).unwrap();
+    }
+    let shown: Vec<_> = events(&store).into_iter().skip(1).map(|event| event.created_at).collect();
+    let expected = [
+        "-9223372036854775808",
+        "-62135596800000001",
+        "0001-01-01T00:00:00.000000Z",
+        "1969-12-31T23:59:59.999999Z",
+        "1970-01-01T00:00:00.000000Z",
+        "253402300800000000",
+        "9223372036854775807",
+    ];
+    assert_eq!(shown, expected);
+    let payloads: Vec<_> = events(&store).into_iter().skip(1).map(|event| event.payload.map(|json| json.to_string())).collect();
+    assert_eq!((payloads[0].as_deref(), payloads[1].as_deref()), (Some("[1]"), None));
+    // The view is for other readers: such a time is NULL there.
+    let rows: i64 = store.db.query_row("SELECT count(*) FROM envelope WHERE created_at IS NULL", [], |row| row.get(0)).unwrap();
+    assert!(rows >= 2, "{rows}");
+}
+
+#[test]
+fn runs_are_found_by_enough_of_their_id() {
+    let site = site();
+    let mut store = Store::open(&site.state).unwrap();
+    for id in ["aaaa-1111", "aaaa-2222"] {
+        store.begin_run(&new_run(id), &json!({})).unwrap();
+    }
+    assert_eq!(store.find_run("2222").unwrap().unwrap().run_id, "aaaa-2222");
+    assert_eq!(store.find_run("aaaa").unwrap().unwrap_err().len(), 2);
+    assert!(store.find_run("%").unwrap().unwrap_err().is_empty(), "no wildcards");
+    assert!(store.find_run("a").unwrap().unwrap_err().is_empty(), "too little to name one");
+}
+
+#[test]
+fn many_processes_may_create_it_at_once() {
+    let site = site();
+    let threads: Vec<_> = (0..8)
+        .map(|n| {
+            let state = site.state.clone();
+            std::thread::spawn(move || Store::open(&state).unwrap().begin_run(&new_run(&format!("r{n}")), &json!({})).unwrap())
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    assert_eq!(Store::open(&site.state).unwrap().runs(&RunFilter::default()).unwrap().len(), 8);
+}
+
+#[test]
+fn what_is_not_ours_is_left_alone() {
+    let newer = site();
+    Store::open(&newer.state).unwrap().db.pragma_update(None, "user_version", 99).unwrap();
+    assert!(matches!(Store::open(&newer.state), Err(StoreError::Newer { found: 99, .. })));
+
+    let foreign = site();
+    Connection::open(foreign.state.store()).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
+    assert!(matches!(Store::open(&foreign.state), Err(StoreError::Foreign { .. })));
+
+    let text = site();
+    std::fs::write(text.state.store(), "these are my notes, not a database\n".repeat(100)).unwrap();
+    assert!(matches!(Store::open(&text.state), Err(StoreError::Foreign { .. })));
+    assert!(std::fs::read_to_string(text.state.store()).unwrap().starts_with("these are my notes"));
+}
+
+/// A writer of another process that does not come to an end.
+#[test]
+fn a_store_that_is_kept_by_another_is_told_as_that_and_nothing_is_half_done() {
+    let site = site();
+    let mut store = Store::open(&site.state).unwrap();
+    let other = Connection::open(site.state.store()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    store.db.busy_timeout(Duration::from_millis(20)).unwrap();
+    let error = store.begin_run(&new_run("r1"), &json!({})).unwrap_err();
+    assert!(matches!(error, StoreError::Busy { .. }), "{error:?}");
+    assert!(store.runs(&RunFilter::default()).unwrap().is_empty(), "reading goes on");
+    other.execute_batch("ROLLBACK").unwrap();
+    store.begin_run(&new_run("r1"), &json!({})).unwrap();
+}
+
+/// The clock was ahead by ten years when a run ended: it is not older than it is, and its end is not before its beginning.
+#[test]
+fn what_is_dated_in_the_future_is_kept() {
+    let site = site();
+    let mut store = Store::open(&site.state).unwrap();
+    let later = crate::now_micros() + 10 * 365 * 86_400_000_000;
+    store.begin_run(&NewRun { started_at: later, ..new_run("r1") }, &json!({})).unwrap();
+    store.end_run("r1", &RunEnd { ended_at: later, ..end() }).unwrap();
+    store.begin_run(&new_run("r2"), &json!({})).unwrap();
+    let none = Duration::ZERO;
+    let retention = retention::Retention { logs: none, payloads: none, runs: none, undelivered: false };
+    assert_eq!(store.prune(&site.state, &retention, crate::now_micros()).unwrap(), retention::Pruned::default());
+    let newest_first: Vec<_> = store.runs(&RunFilter::default()).unwrap().into_iter().map(|run| run.run_id).collect();
+    assert_eq!(newest_first, ["r2", "r1"], "the order is that of their beginnings, not of clocks");
+}
+
+#[test]
+fn retention_removes_old_runs_and_logs_and_no_others() {
+    let site = site();
+    let mut store = Store::open(&site.state).unwrap();
+    let ids: Vec<String> = (0..3).map(|_| uuid::Uuid::now_v7().to_string()).collect();
+    for id in &ids {
+        store.begin_run(&new_run(id), &json!({})).unwrap();
+        std::fs::create_dir(site.state.run_logs(id)).unwrap();
+    }
+    store.end_run(&ids[0], &end()).unwrap();
+    store.end_run(&ids[1], &RunEnd { ended_at: crate::now_micros(), ..end() }).unwrap();
+    let day = Duration::from_secs(86400);
+    let retention = retention::Retention { logs: 365 * day, runs: 30 * day, ..retention::Retention::default() };
+    let pruned = store.prune(&site.state, &retention, crate::now_micros()).unwrap();
+    assert_eq!(pruned, retention::Pruned { runs: 1, logs: 0, payloads: 0 });
+    assert!(!site.state.run_logs(&ids[0]).exists());
+    assert_eq!(store.runs(&RunFilter::default()).unwrap().len(), 2, "the young one and the running one stay");
+    assert_eq!(events(&store).iter().filter(|e| e.run_id == ids[0]).count(), 0);
+    // Seen from 40 days on, all logs are old; from 800 days on, the run that still runs stays.
+    let later = |days: u32| crate::now_micros() + i64::try_from((days * day).as_micros()).unwrap();
+    let logs_only = retention::Retention { logs: 30 * day, runs: 10_000 * day, ..retention::Retention::default() };
+    assert_eq!(store.prune(&site.state, &logs_only, later(40)).unwrap(), retention::Pruned { runs: 0, logs: 1, payloads: 0 });
+    assert!(!site.state.run_logs(&ids[1]).exists() && site.state.run_logs(&ids[2]).exists(), "those of the running one stay");
+    assert_eq!(store.prune(&site.state, &logs_only, later(40)).unwrap(), retention::Pruned::default(), "once");
+    // Its end is the newest event there is: its number must not be given out again.
+    assert_eq!(store.prune(&site.state, &retention, later(800)).unwrap().runs, 0);
+    store.begin_run(&new_run("next"), &json!({})).unwrap();
+    assert_eq!(store.prune(&site.state, &retention, later(800)).unwrap().runs, 1);
+    let left: Vec<String> = store.runs(&RunFilter::default()).unwrap().into_iter().map(|run| run.run_id).collect();
+    assert_eq!(left, ["next", &ids[2]]);
+}
+
+#[test]
+fn what_is_not_delivered_is_kept_whole() {
+    let site = site();
+    let mut store = Store::open(&site.state).unwrap();
+    let day = Duration::from_secs(86400);
+    let retention = retention::Retention { undelivered: true, ..retention::Retention::default() };
+    store.begin_run(&new_run("r1"), &json!({"personal": true})).unwrap();
+    store.end_run("r1", &end()).unwrap();
+    store.begin_run(&new_run("r2"), &json!({})).unwrap();
+    let late = crate::now_micros() + i64::try_from((800 * day).as_micros()).unwrap();
+    let prune = |store: &mut Store| store.prune(&site.state, &retention, late).unwrap();
+    let pruned = prune(&mut store);
+    assert_eq!((pruned.runs, pruned.payloads), (0, 0), "nothing is delivered");
+    // Delivered, but for one that was refused.
+    let rows = store.pending_rows(0, 10, usize::MAX).unwrap();
+    let batch = |first: usize, last: usize| NewBatch {
+        destination: "p.d.t".into(),
+        stream: None,
+        first: rows[first].n,
+        last: rows[last].n,
+        rows: 1,
+    };
+    let frozen = store.advance(None, Some(&batch(0, 1))).unwrap().unwrap();
+    store.release(&frozen, &[(rows[1].n, Settled::Refused("no".into()))], 10, "").unwrap();
+    let frozen = store.advance(None, Some(&batch(0, 0))).unwrap().unwrap();
+    store.advance(Some(&frozen), None).unwrap();
+    assert_eq!(prune(&mut store).payloads, 0);
+    let refused = EventFilter { delivery: Some(Undelivered::Refused), ..EventFilter::default() };
+    let mut reasons = Vec::new();
+    let each = |event: Event| {
+        reasons.push(event.delivery_error);
+        Ok::<(), ()>(())
+    };
+    store.events(&refused, each).unwrap().unwrap();
+    assert_eq!(reasons, [Some("no".to_owned())]);
+    // All of it.
+    store.db.execute("DELETE FROM settled", []).unwrap();
+    let frozen = store.advance(None, Some(&batch(1, 2))).unwrap().unwrap();
+    store.advance(Some(&frozen), None).unwrap();
+    let keep_runs = retention::Retention { runs: 10_000 * day, ..retention };
+    assert_eq!(store.prune(&site.state, &keep_runs, late).unwrap().payloads, 1);
+    assert!(events(&store).iter().take(2).all(|event| event.payload.is_none()));
+    assert_eq!(store.prune(&site.state, &keep_runs, late).unwrap().payloads, 0, "once");
+    assert_eq!(store.prune(&site.state, &retention, late).unwrap().runs, 1);
+}
