@@ -3,7 +3,7 @@
 //! mail-parser reads the values; the fields are cut out here first, one by one. Its own walk over a header lets a damaged
 //! field (a date that ends in `UT`, for one) swallow the field behind it.
 
-use lorchestra_plugin_api::chrono::{DateTime, FixedOffset, NaiveDate, TimeDelta, Timelike, Utc};
+use lorchestra_plugin_api::chrono::{DateTime, FixedOffset, Month, NaiveDate, TimeDelta, Timelike, Utc, Weekday};
 use mail_parser::HeaderValue;
 use mail_parser::parsers::MessageStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -110,37 +110,19 @@ fn strict_date(header: &[u8]) -> Option<DateTime<Utc>> {
 
 /// As many programs write dates: without a zone, with names in full, or in the order of C's `asctime`. Put into the order of RFC 5322.
 fn loose_date(text: &str) -> Option<DateTime<FixedOffset>> {
-    const MONTHS: [&str; 12] = [
-        "january",
-        "february",
-        "march",
-        "april",
-        "may",
-        "june",
-        "july",
-        "august",
-        "september",
-        "october",
-        "november",
-        "december",
-    ];
-    const DAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
-    let is_in = |names: &[&str], word: &str| {
-        let word = word.to_ascii_lowercase();
-        names.iter().any(|name| word == *name || (word.len() == 3 && name.starts_with(&word)))
-    };
+    let is_month = |word: &str| word.parse::<Month>().is_ok();
     let mut words: Vec<&str> =
         text.split(|c: char| c.is_ascii_whitespace() || c == ',').filter(|word| !word.is_empty()).collect();
-    if words.first().is_some_and(|word| is_in(&DAYS, word)) {
+    if words.first().is_some_and(|word| word.parse::<Weekday>().is_ok()) {
         words.remove(0);
     }
     let is_zone = |word: &str| word.starts_with(['+', '-']) || word.bytes().all(|b| b.is_ascii_alphabetic());
     let (day, month, year, time, zone) = match words[..] {
-        [day, month, year, time] if is_in(&MONTHS, month) => (day, month, year, time, "+0000"),
-        [day, month, year, time, zone] if is_in(&MONTHS, month) => (day, month, year, time, zone),
-        [month, day, time, year] if is_in(&MONTHS, month) => (day, month, year, time, "+0000"),
-        [month, day, time, zone, year] if is_in(&MONTHS, month) && is_zone(zone) => (day, month, year, time, zone),
-        [month, day, time, year, zone] if is_in(&MONTHS, month) => (day, month, year, time, zone),
+        [day, month, year, time] if is_month(month) => (day, month, year, time, "+0000"),
+        [day, month, year, time, zone] if is_month(month) => (day, month, year, time, zone),
+        [month, day, time, year] if is_month(month) => (day, month, year, time, "+0000"),
+        [month, day, time, zone, year] if is_month(month) && is_zone(zone) => (day, month, year, time, zone),
+        [month, day, time, year, zone] if is_month(month) => (day, month, year, time, zone),
         _ => return None,
     };
     // Names of months are ASCII here.
