@@ -1,7 +1,7 @@
 //! The configuration file: its keys, and what is wrong with a file that has others. Reads one file, no environment.
 
 use crate::failure::Failure;
-use lorchestra_core::catalog::problem::shell;
+use lorchestra_core::catalog::problem::{cut, shell};
 use lorchestra_core::log;
 use lorchestra_core::outcome::Cause;
 use lorchestra_core::plan::retries::{MOST, RETRYABLE};
@@ -260,17 +260,6 @@ impl Config {
 /// A secret's place in the file, for messages.
 pub(crate) fn secret_key(job: &str, name: &str) -> String {
     format!("[job.{job:?}.secrets] {name}")
-}
-
-/// The beginning of a text that may hold anything out of the file.
-fn cut(mut text: String) -> String {
-    const MOST: usize = 400;
-    if text.len() > MOST {
-        let more = text.len() - text.floor_char_boundary(MOST);
-        text.truncate(text.len() - more);
-        text.push_str(&format!(" … ({more} bytes more)"));
-    }
-    text
 }
 
 /// Of what is longer in bytes, no key is a neighbour.

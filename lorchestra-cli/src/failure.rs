@@ -7,6 +7,7 @@ use crate::refusal::{self, Refusal};
 use crate::show;
 use lorchestra_core::catalog::problem::{path_text, shell};
 use lorchestra_core::catalog::{Catalog, Fault, Lookup, Problem};
+use lorchestra_core::chain;
 use lorchestra_core::install::InstallError;
 use lorchestra_core::lockfile::LockfileError;
 use lorchestra_core::recovery::RecoveryError;
@@ -14,7 +15,6 @@ use lorchestra_core::state::StateError;
 use lorchestra_core::store::StoreError;
 use lorchestra_core::supervisor::intake::IntakeError;
 use lorchestra_core::supervisor::{Overlap, RunError};
-use std::error::Error;
 use std::path::Path;
 
 /// Lines below the message, at most: with it, eight on the screen.
@@ -309,16 +309,4 @@ fn full_or_read_only(error: &std::io::Error) -> bool {
             | ErrorKind::QuotaExceeded
             | ErrorKind::FileTooLarge
     )
-}
-
-/// An error and its causes, in one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -60,6 +60,12 @@ fn regular_file(path: &Path) -> io::Result<File> {
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::new(io::ErrorKind::NotFound, "it is not a regular file")) }
 }
 
+/// An error and its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |error| error.source())
+        .fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 /// Removes what is in a place where a job may have put anything; nothing there is fine.
 fn remove_whatever(path: &Path) -> io::Result<()> {
     let removed = match std::fs::symlink_metadata(path) {

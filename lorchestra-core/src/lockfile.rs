@@ -4,7 +4,7 @@
 //! Knows the file and compares; that what is compared are the bytes which will run is [`crate::library`]'s doing. A missing package
 //! is refused as another checksum is: what was not looked at does not run.
 
-use crate::catalog::problem::path_text;
+use crate::catalog::problem::{cut, path_text};
 use crate::catalog::{self, Fault, Reason};
 use crate::library::Library;
 use lorchestra_plugin_api::manifest::is_name;
@@ -185,17 +185,6 @@ impl Lockfile {
             }
         }
     }
-}
-
-/// The beginning of a text that may hold anything out of a file.
-fn cut(mut text: String) -> String {
-    const MOST: usize = 300;
-    if text.len() > MOST {
-        let more = text.len() - text.floor_char_boundary(MOST);
-        text.truncate(text.len() - more);
-        text.push_str(&format!(" … ({more} bytes more)"));
-    }
-    text
 }
 
 #[cfg(test)]

@@ -51,9 +51,7 @@ impl Identity {
             _ => Ok(None),
         }
     }
-}
 
-impl Identity {
     /// Lets the process go on if a signal has stopped it; whether it had. One that a debugger holds is left alone.
     pub fn wake(&self) -> io::Result<bool> {
         let Some(pidfd) = self.open()? else { return Ok(false) };

@@ -279,7 +279,7 @@ fn end_of(state: &StateDir, store: &mut Store, run: &Run) -> Result<(Outcome, Ru
     let first = taken.cursor.segment;
     let mut reader = Reader::new(&spool, taken.cursor);
     if taken.end.is_some() {
-        reader.has_ended();
+        reader.end_was_read();
     }
     let mut all = |store: &mut Store| take_in(store, run_id, attempt, &spool, &mut reader, &mut taken, Writing::Dead);
     // A segment with a successor is removed once it is taken in, and then the store must not lose it. The last one stays until the commit

@@ -326,7 +326,7 @@ fn execute(
         let next = attempts.start_worker(attempt + 1);
         match next.and_then(|worker| attempts.make_files(attempt + 1).map(|files| (worker, files))) {
             Ok(next) => (worker, files) = next,
-            Err(error) => break (outcome::not_begun(attempt + 1, &failure, &whole(&error)), output, None),
+            Err(error) => break (outcome::not_begun(attempt + 1, &failure, &crate::chain(&error)), output, None),
         }
         let begun = recorded(|| store.begin_attempt(&run_id, attempt + 1, crate::now_micros(), worker.pid()));
         if !begun.map_err(|e| not_recorded(e.into()))? {
@@ -358,12 +358,6 @@ fn recorded(mut record: impl FnMut() -> Result<bool, StoreError>) -> Result<bool
         }
     }
     record()
-}
-
-/// An error with what caused it.
-fn whole(error: &dyn std::error::Error) -> String {
-    std::iter::successors(error.source(), |error| error.source())
-        .fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Whether a log has something in it.

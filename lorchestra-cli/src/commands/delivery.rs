@@ -1,9 +1,10 @@
 //! Delivery as a person sees it: started beside a run, finished after it, `events flush`, `events setup`.
 
 use crate::exit::Code;
-use crate::failure::{Failure, chain};
+use crate::failure::Failure;
 use crate::printer::Printer;
 use crate::settings::Settings;
+use lorchestra_core::chain;
 use lorchestra_core::delivery::bigquery::{BigQuery, BigQueryConfig, setup};
 use lorchestra_core::delivery::{Destination, Live, Refusal, Report, Request, Resend, Trouble};
 use lorchestra_core::plan::duration;

@@ -167,6 +167,17 @@ impl fmt::Display for Problem {
     }
 }
 
+/// The beginning of what is quoted out of a file, which may hold anything.
+pub fn cut(mut text: String) -> String {
+    const MOST: usize = 300;
+    if text.len() > MOST {
+        let more = text.len() - text.floor_char_boundary(MOST);
+        text.truncate(text.len() - more);
+        text.push_str(&format!(" … ({more} bytes more)"));
+    }
+    text
+}
+
 /// How a file comes to be there: one that cargo should have made was not built yet, or as something else.
 fn not_there(path: &Path) -> String {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));

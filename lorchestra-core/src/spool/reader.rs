@@ -70,7 +70,7 @@ impl Reader {
     }
 
     /// The final record was read before, by another reader.
-    pub(crate) fn has_ended(&mut self) {
+    pub(crate) fn end_was_read(&mut self) {
         self.ended = true;
     }
 
