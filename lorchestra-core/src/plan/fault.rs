@@ -166,9 +166,14 @@ fn bare_or_quoted(text: &str) -> String {
     if !text.is_empty() && text.len() <= SHOWN_VALUE && text.chars().all(plain) { text.to_owned() } else { quote(text) }
 }
 
-/// A typed value for a message: in double quotes, what cannot be printed escaped, cut where it is long.
+/// A typed value for a message: in double quotes, what cannot be printed escaped, cut where it is long as it is shown.
 pub(super) fn quote(text: &str) -> String {
-    match text.char_indices().nth(SHOWN_VALUE) {
+    let mut shown = 0;
+    let too_long = text.char_indices().find(|(_, c)| {
+        shown += c.escape_debug().count();
+        shown > SHOWN_VALUE
+    });
+    match too_long {
         None => format!("{text:?}"),
         Some((end, _)) => format!("{:?}…", &text[..end]),
     }

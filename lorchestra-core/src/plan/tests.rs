@@ -467,6 +467,10 @@ fn repeated_parameters_name_each_occurrence() {
         fault(&job, &[("u8", "1"), ("=u8", "1"), ("u8", "2")]),
         r#"--u8 is given 3 times, as --u8 "1" and --param u8="1" and --u8 "2", and ingester/extract takes it once; keep one of them"#
     );
+    // What is shown is short, not only what was typed.
+    let odd = "\u{1e}".repeat(100);
+    let line = faults(&job, &[("u8", &odd), ("u8", &odd), ("u8", &odd), ("u8", &odd)]).remove(0);
+    assert!(line.len() < 400 && line.matches(r"\u{1e}").count() == 30 && line.contains(" and …, and ingester"), "{line}");
     let mut switches = request(&job, &[("bool", "true"), ("bool", "false")]);
     switches.values[1].typed_as = "--no-bool".into();
     assert_eq!(
