@@ -13,7 +13,7 @@ pub(super) fn run(site: &Site) -> Result<String> {
     let mut run = site.sandbox.lorchestra(&["run-job", "-q", "pkg-0000", "noop"]);
     let mut nothing = site.part("bench-nothing");
     let mut load = site.part("bench-load");
-    load.arg(library);
+    load.arg(library).arg("pkg-0000");
     // A store of its own beside the other one: as old and as large, so that both do the same work.
     let mut store = site.part("bench-store");
     store.arg(site.sandbox.path().join("state"));

@@ -1,16 +1,29 @@
 //! Loads one plugin with the layout check, and prints how many microseconds that took.
 #![expect(clippy::print_stdout, reason = "this is what the program is for")]
+#![expect(
+    unsafe_code,
+    reason = "a symbol has the type that it is said to have: no library finds a package's header without that"
+)]
 
+use abi_stable::library::{AbiHeaderRef, RawLibrary};
 use std::error::Error;
+use std::path::Path;
 use std::time::Instant;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let path = std::env::args_os().nth(1).ok_or("usage: bench-load LIBRARY")?;
+    let mut args = std::env::args_os().skip(1);
+    let (Some(path), Some(package)) = (args.next(), args.next().and_then(|package| package.into_string().ok())) else {
+        return Err("usage: bench-load LIBRARY PACKAGE".into());
+    };
+    let symbol = lorchestra_plugin_api::abi::header_symbol(&package);
     let start = Instant::now();
-    let header = abi_stable::library::abi_header_from_path(path.as_ref()).map_err(|e| e.to_string())?;
+    let library = RawLibrary::load_at(Path::new(&path)).map_err(|e| e.to_string())?;
+    // SAFETY: the library is one that the bench has built: `plugin!` exports a valid header under this name. It is never closed.
+    let header = *unsafe { library.get::<AbiHeaderRef>(symbol.as_bytes()) }.map_err(|e| e.to_string())?;
     let root = lorchestra_plugin_api::abi::root_module(header)?;
     let jobs = root.jobs().len();
     let took = start.elapsed();
+    std::mem::forget(library);
     if jobs == 0 {
         Err("the plugin has no jobs")?;
     }
