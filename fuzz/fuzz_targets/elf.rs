@@ -5,7 +5,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use lorchestra_core::catalog::{Catalog, SearchDir, inspect};
+use lorchestra_core::packages::catalog::{Catalog, SearchDir, inspect};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::LazyLock;

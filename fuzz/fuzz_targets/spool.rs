@@ -19,7 +19,7 @@ use lorchestra_core::spool::Cursor;
 use lorchestra_core::spool::reader::{Reader, Writing};
 use lorchestra_core::spool::record::{Record, frame, parse};
 use lorchestra_core::spool::writer::segment_path;
-use lorchestra_core::state::StateDir;
+use lorchestra_core::host::state::StateDir;
 use lorchestra_core::store::event::Taken;
 use lorchestra_core::store::{Event, EventFilter, NewRun, Store};
 use lorchestra_plugin_api::limits::OWN_TYPES;

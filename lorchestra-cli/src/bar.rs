@@ -4,8 +4,8 @@
 //! There is no bar until the job tells its progress, and none is left when the run ends.
 
 use indicatif::{HumanDuration, HumanFloatCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
-use lorchestra_core::state::StateDir;
-use lorchestra_core::supervisor::progress;
+use lorchestra_core::host::state::StateDir;
+use lorchestra_core::run::supervisor::progress;
 use std::fmt;
 use std::io::IsTerminal;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};

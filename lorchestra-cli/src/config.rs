@@ -1,12 +1,12 @@
 //! The configuration file: its keys, and what is wrong with a file that has others. Reads one file, no environment.
 
 use crate::failure::Failure;
-use lorchestra_core::catalog::problem::{cut, shell};
-use lorchestra_core::log;
 use lorchestra_core::outcome::Cause;
+use lorchestra_core::packages::catalog::problem::{cut, shell};
 use lorchestra_core::plan::retries::{MOST, RETRYABLE};
 use lorchestra_core::plan::source::Source;
 use lorchestra_core::plan::{OnOverlap, duration, size};
+use lorchestra_core::run::log;
 use lorchestra_plugin_api::manifest::is_name;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Deserializer};

@@ -5,16 +5,16 @@ use crate::commands::new::NewError;
 use crate::exit::Code;
 use crate::refusal::{self, Refusal};
 use crate::show;
-use lorchestra_core::catalog::problem::{path_text, shell};
-use lorchestra_core::catalog::{Catalog, Fault, Lookup, Problem};
-use lorchestra_core::chain;
-use lorchestra_core::install::InstallError;
-use lorchestra_core::lockfile::LockfileError;
-use lorchestra_core::recovery::RecoveryError;
-use lorchestra_core::state::StateError;
+use lorchestra_core::host::state::StateError;
+use lorchestra_core::packages::catalog::problem::{path_text, shell};
+use lorchestra_core::packages::catalog::{Catalog, Fault, Lookup, Problem};
+use lorchestra_core::packages::install::InstallError;
+use lorchestra_core::packages::lockfile::LockfileError;
+use lorchestra_core::run::recovery::RecoveryError;
+use lorchestra_core::run::intake::IntakeError;
+use lorchestra_core::run::supervisor::{Overlap, RunError};
 use lorchestra_core::store::StoreError;
-use lorchestra_core::supervisor::intake::IntakeError;
-use lorchestra_core::supervisor::{Overlap, RunError};
+use lorchestra_core::text::chain;
 use std::path::Path;
 
 /// Lines below the message, at most: with it, eight on the screen.

@@ -1,7 +1,7 @@
 //! Shows a run's trace on standard error while it runs (`-v`). In a thread of its own: a terminal that does not take output
 //! (Ctrl-S) holds up this thread and nothing else.
 
-use lorchestra_core::log;
+use lorchestra_core::run::log;
 use lorchestra_plugin_api::manifest::printable;
 use serde_json::Value;
 use std::fs::File;

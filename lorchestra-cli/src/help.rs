@@ -8,7 +8,7 @@ use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
 use clap::CommandFactory;
-use lorchestra_core::catalog::Catalog;
+use lorchestra_core::packages::catalog::Catalog;
 
 /// Whether this help is what the command line asks for; and the package, if one is named.
 pub(crate) fn asked_for(args: &Args) -> Option<Option<&str>> {

@@ -35,10 +35,10 @@ use std::process::ExitCode;
 /// The process that was started: a command, or a worker.
 pub fn main() -> ExitCode {
     // For the worker as well: a spool that reaches the limit is an error that a job can see.
-    lorchestra_core::signals::file_limit_is_an_error();
+    lorchestra_core::host::signals::file_limit_is_an_error();
     // Before anything else: this process may be a worker.
-    if std::env::args_os().nth(1).is_some_and(|first| first == lorchestra_core::worker::ARGUMENT) {
-        return lorchestra_core::worker::main();
+    if std::env::args_os().nth(1).is_some_and(|first| first == lorchestra_core::run::worker::ARGUMENT) {
+        return lorchestra_core::run::worker::main();
     }
     let mut printer = Printer::new();
     let args = match args::Args::read(std::env::args_os()) {

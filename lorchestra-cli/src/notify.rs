@@ -3,7 +3,7 @@
 //! change the outcome. `LORCHESTRA_ON_FAILURE` is set for it: a run that the command starts does not start the command again.
 
 use crate::printer::Printer;
-use lorchestra_core::signals::Signals;
+use lorchestra_core::host::signals::Signals;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use rustix::time::Timespec;

@@ -7,8 +7,8 @@ use crate::config::{Config, JobConfig};
 use crate::exit::Code;
 use crate::failure::Failure;
 use directories::BaseDirs;
-use lorchestra_core::catalog::SearchDir;
 use lorchestra_core::delivery::bigquery::BigQueryConfig;
+use lorchestra_core::packages::catalog::SearchDir;
 use lorchestra_core::store::retention::Retention;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -122,7 +122,7 @@ impl Settings {
                 runs: config.retention.runs.unwrap_or(default.runs),
                 undelivered: bigquery.is_some(),
             },
-            log_max: config.logs.max.unwrap_or(lorchestra_core::log::DEFAULT_MAX),
+            log_max: config.logs.max.unwrap_or(lorchestra_core::run::log::DEFAULT_MAX),
             bigquery,
             bigquery_warning,
             delivery_timeout: config.delivery.timeout.unwrap_or(DELIVERY),

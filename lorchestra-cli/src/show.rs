@@ -1,8 +1,8 @@
 //! How values look to people: times, durations, parameters as flags.
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use lorchestra_core::catalog::problem::path_text;
-use lorchestra_core::catalog::{Package, SearchOutcome, Searched};
+use lorchestra_core::packages::catalog::problem::path_text;
+use lorchestra_core::packages::catalog::{Package, SearchOutcome, Searched};
 use lorchestra_core::plan::value;
 use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest, printable};

@@ -23,8 +23,8 @@ pub use event::{Event, EventFilter, Undelivered};
 pub use outbox::{Backlog, Batch, CIRCUIT, Circuit, NewBatch, OutRow, Settled, Was};
 pub use run::{Attempt, AttemptEnd, NewRun, Run, RunEnd, RunFilter, RunState};
 
-use crate::locks::FileLock;
-use crate::state::StateDir;
+use crate::host::locks::FileLock;
+use crate::host::state::StateDir;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -145,11 +145,13 @@ impl Store {
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         // 0600 from the first moment: SQLite gives its journal files the mode of the database.
-        crate::private_file(&path).map_err(|source| match source.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
-            Some(rustix::io::Errno::NOSPC | rustix::io::Errno::ROFS | rustix::io::Errno::ACCESS) => {
-                StoreError::NotWritable { path: path.clone(), why: source.to_string() }
+        crate::host::files::private_file(&path).map_err(|source| {
+            match source.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+                Some(rustix::io::Errno::NOSPC | rustix::io::Errno::ROFS | rustix::io::Errno::ACCESS) => {
+                    StoreError::NotWritable { path: path.clone(), why: source.to_string() }
+                }
+                _ => StoreError::Io { path: path.clone(), source },
             }
-            _ => StoreError::Io { path: path.clone(), source },
         })?;
         let db = Connection::open_with_flags(&path, flags).map_err(|e| StoreError::sql(&path, "opening the store", e))?;
         let mut store = Self { db, path, long_log: false };

@@ -4,13 +4,13 @@ use crate::exit::Code;
 use crate::failure::Failure;
 use crate::printer::Printer;
 use crate::settings::Settings;
-use lorchestra_core::chain;
 use lorchestra_core::delivery::bigquery::{BigQuery, BigQueryConfig, setup};
 use lorchestra_core::delivery::{Destination, Live, Refusal, Report, Request, Resend, Trouble};
+use lorchestra_core::host::signals::Signals;
+use lorchestra_core::host::state::StateDir;
 use lorchestra_core::plan::duration;
-use lorchestra_core::signals::Signals;
-use lorchestra_core::state::StateDir;
 use lorchestra_core::store::{Backlog, Store};
+use lorchestra_core::text::chain;
 use std::time::Duration;
 
 /// How long `events flush` tries.

@@ -6,8 +6,8 @@ use crate::failure::Failure;
 use crate::printer::Printer;
 use crate::settings::{PLUGIN_DIRECTORY, PLUGIN_FLAG, Settings};
 use crate::show;
-use lorchestra_core::catalog::{Catalog, Lookup, Problem, SearchOutcome, Searched};
-use lorchestra_core::library;
+use lorchestra_core::packages::catalog::{Catalog, Lookup, Problem, SearchOutcome, Searched};
+use lorchestra_core::packages::library;
 use lorchestra_plugin_api::manifest::{JobManifest, printable};
 use serde_json::{Value, json};
 

@@ -15,19 +15,19 @@ use crate::secrets::{self, Configured};
 use crate::settings::Settings;
 use crate::show;
 use chrono::Utc;
-use lorchestra_core::catalog::problem::path_text;
-use lorchestra_core::catalog::{Catalog, Package};
-use lorchestra_core::chain;
-use lorchestra_core::library::Library;
-use lorchestra_core::lockfile::Lockfile;
+use lorchestra_core::host::signals::Signals;
+use lorchestra_core::host::state::StateDir;
 use lorchestra_core::outcome::{Cause, Outcome};
+use lorchestra_core::packages::catalog::problem::path_text;
+use lorchestra_core::packages::catalog::{Catalog, Package};
+use lorchestra_core::packages::library::Library;
+use lorchestra_core::packages::lockfile::Lockfile;
 use lorchestra_core::plan::{self, OnOverlap, Plan, Request, Retries};
-use lorchestra_core::recovery::close_abandoned;
+use lorchestra_core::run::recovery::close_abandoned;
+use lorchestra_core::run::supervisor::{Ended, Ran, Retrying, Site, Skipped, Watcher};
 use lorchestra_core::secrets::Secrets;
-use lorchestra_core::signals::Signals;
-use lorchestra_core::state::StateDir;
 use lorchestra_core::store::bookmark::Key;
-use lorchestra_core::supervisor::{Ended, Ran, Retrying, Site, Skipped, Watcher};
+use lorchestra_core::text::chain;
 use lorchestra_plugin_api::manifest::{JobManifest, printable};
 use serde_json::json;
 use std::ffi::OsString;
@@ -267,7 +267,7 @@ impl Running<'_> {
             told: 0,
             printer: &mut *printer,
         };
-        let ran = lorchestra_core::supervisor::run(&site, plan, &library, signals, &mut recovered, &mut watch);
+        let ran = lorchestra_core::run::supervisor::run(&site, plan, &library, signals, &mut recovered, &mut watch);
         if let Some(follower) = watch.follower.take() {
             follower.finish();
         }
@@ -285,7 +285,7 @@ impl Running<'_> {
                     printer.warning(format_args!("{left} processes that the job started could not be ended"));
                 }
                 if let Outcome::Failed(failure) = &ended.outcome {
-                    let host = lorchestra_core::process::host();
+                    let host = lorchestra_core::host::process::host();
                     let report = failure_report(&ended.run_id, &plan.package, &plan.job, plan.account.as_deref(), &host, failure);
                     notices.add(report);
                 }

@@ -22,7 +22,7 @@
 use super::destination::{Destination, Landed, Place, Refusal, RefusedRow, Row};
 use super::policy::Policy;
 use super::session::Session;
-use crate::backoff::Backoff;
+use crate::host::backoff::Backoff;
 use crate::store::{Batch, Circuit, NewBatch, OutRow, Settled, Store, StoreError, Was};
 use std::collections::HashSet;
 use std::time::Instant;
@@ -197,7 +197,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         self.session.trouble = Some(reason.clone());
         let wait = self.backoff.next(after);
         if !persistent && self.backoff.failures() >= self.policy.failures {
-            let until = crate::now_micros() + i64::try_from(self.policy.circuit.as_micros()).unwrap_or(i64::MAX);
+            let until = crate::host::clock::now_micros() + i64::try_from(self.policy.circuit.as_micros()).unwrap_or(i64::MAX);
             let route = self.session.destination.route();
             self.store.set_circuit(Some(&Circuit { until, reason: reason.clone(), route }))?;
             return Err(Stopped::Unreachable(reason));
@@ -271,7 +271,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
     async fn connect(&mut self) -> Result<(), Trouble> {
         if !self.session.connected {
             self.session.connect().await.map_err(Trouble::Refused)?;
-            if self.store.circuit(&self.session.destination.route(), crate::now_micros())?.is_some() {
+            if self.store.circuit(&self.session.destination.route(), crate::host::clock::now_micros())?.is_some() {
                 self.store.set_circuit(None)?;
             }
         }
@@ -286,7 +286,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         self.connect().await?;
         let name = self.session.destination.name().to_owned();
         let idle = i64::try_from(self.policy.stream_idle.as_micros()).unwrap_or(i64::MAX);
-        if let Some(stream) = self.store.stream(&name, crate::now_micros() - idle)? {
+        if let Some(stream) = self.store.stream(&name, crate::host::clock::now_micros() - idle)? {
             return Ok(Some(stream));
         }
         let stream = self.session.destination.create_stream().await.map_err(Trouble::Refused)?;

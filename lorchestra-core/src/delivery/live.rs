@@ -10,9 +10,9 @@ use super::deliverer::{Deliverer, Progress, Stopped};
 use super::destination::{Destination, Refusal};
 use super::policy::Policy;
 use super::session::Session;
-use crate::locks::FileLock;
-use crate::signals::Signals;
-use crate::state::StateDir;
+use crate::host::locks::FileLock;
+use crate::host::signals::Signals;
+use crate::host::state::StateDir;
 use crate::store::{CIRCUIT, Circuit, Store, StoreError};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::PipeFlags;
@@ -271,7 +271,7 @@ impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
     /// The open circuit of our destination.
     fn circuit(&mut self) -> Option<Circuit> {
         let route = self.session().ok()?.destination().route();
-        self.store.circuit(&route, crate::now_micros()).ok().flatten()
+        self.store.circuit(&route, crate::host::clock::now_micros()).ok().flatten()
     }
 
     /// Delivers until nothing is pending. The lock is held.
@@ -312,7 +312,7 @@ impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
                     let server = route.split(' ').next().unwrap_or_default();
                     format!("no answer from {server} within {}", crate::plan::duration::show(request.timeout))
                 });
-                let until = crate::now_micros() + i64::try_from(CIRCUIT.as_micros()).unwrap_or(i64::MAX);
+                let until = crate::host::clock::now_micros() + i64::try_from(CIRCUIT.as_micros()).unwrap_or(i64::MAX);
                 let _ = self.store.set_circuit(Some(&Circuit { until, reason: reason.clone(), route }));
                 Some(Trouble::Deadline(Some(reason)))
             }

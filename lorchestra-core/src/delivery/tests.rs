@@ -553,9 +553,9 @@ fn a_destination_that_fails_is_left_alone() {
         .block_on(async { Deliverer::new(&mut store, &mut session, policy(5), &mut Progress::default()).drain(false).await });
     assert!(matches!(stopped, Err(Stopped::Unreachable(_))), "{stopped:?}");
     assert_eq!(server.borrow().requests, 4, "attempts are bounded");
-    let circuit = store.circuit("p.d.t", crate::now_micros()).unwrap().unwrap();
+    let circuit = store.circuit("p.d.t", crate::host::clock::now_micros()).unwrap().unwrap();
     assert_eq!(circuit.reason, "503");
-    assert!(store.circuit("p.d.t", crate::now_micros() + 61_000_000).unwrap().is_none(), "for a minute");
+    assert!(store.circuit("p.d.t", crate::host::clock::now_micros() + 61_000_000).unwrap().is_none(), "for a minute");
 }
 
 #[test]

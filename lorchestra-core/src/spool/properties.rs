@@ -4,7 +4,7 @@
 use super::reader::{Reader, Writing};
 use super::record::{Final, frame, parse};
 use super::writer::{NewEvent, Writer, segment_path};
-use crate::state::StateDir;
+use crate::host::state::StateDir;
 use crate::store::event::Taken;
 use crate::store::tests::new_run;
 use crate::store::{EventFilter, Store};

@@ -145,7 +145,7 @@ impl Reader {
     fn fill(&mut self) -> io::Result<u64> {
         self.buffer.clear();
         if self.file.is_none() {
-            match crate::regular_file(&segment_path(&self.dir, self.cursor.segment)) {
+            match crate::host::files::regular_file(&segment_path(&self.dir, self.cursor.segment)) {
                 Ok(file) => self.file = Some(file),
                 // Nothing there, or not even a directory to look in: what was cut is told by its length.
                 Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {

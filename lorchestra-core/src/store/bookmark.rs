@@ -4,7 +4,7 @@
 //! event and bookmark are one commit, whoever makes it. Set and removed by hand by the command line. Retention does not touch them.
 
 use super::{Store, StoreError, schema};
-use crate::state::StateDir;
+use crate::host::state::StateDir;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 /// Whose bookmark.
@@ -309,7 +309,7 @@ mod tests {
         store.begin_run(&new_run("r2"), &json!({})).unwrap();
         let none = Duration::ZERO;
         let retention = retention::Retention { logs: none, payloads: none, runs: none, undelivered: false };
-        assert_eq!(store.prune(&site.state, &retention, crate::now_micros()).unwrap().runs, 1);
+        assert_eq!(store.prune(&site.state, &retention, crate::host::clock::now_micros()).unwrap().runs, 1);
         assert_eq!(at(&store, None), Some(50));
     }
 

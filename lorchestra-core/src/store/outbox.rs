@@ -259,7 +259,7 @@ impl Store {
                             rows.last(),
                             i64::try_from(rows.len()).unwrap_or(i64::MAX),
                             reason,
-                            crate::now_micros()
+                            crate::host::clock::now_micros()
                         ],
                     )
                     .map(drop)
@@ -318,7 +318,7 @@ impl Store {
         self.write("recording a stream", |tx| {
             tx.execute(
                 "INSERT OR REPLACE INTO streams (destination, stream, next_offset, used_at) VALUES (?1, ?2, 0, ?3)",
-                params![destination, stream, crate::now_micros()],
+                params![destination, stream, crate::host::clock::now_micros()],
             )?;
             Ok(())
         })
@@ -469,7 +469,7 @@ fn freeze(tx: &Transaction<'_>, new: &NewBatch, was: Option<Was>) -> rusqlite::R
                     "UPDATE streams SET next_offset = next_offset + ?3, used_at = ?4 WHERE destination = ?1 AND stream = ?2
                      RETURNING next_offset - ?3",
                 )?
-                .query_row(params![new.destination, stream, new.rows, crate::now_micros()], |row| row.get(0))?;
+                .query_row(params![new.destination, stream, new.rows, crate::host::clock::now_micros()], |row| row.get(0))?;
             Some((stream.clone(), offset))
         }
     };
@@ -485,7 +485,7 @@ fn freeze(tx: &Transaction<'_>, new: &NewBatch, was: Option<Was>) -> rusqlite::R
         new.last,
         new.rows,
         was.map(Was::as_str),
-        crate::now_micros()
+        crate::host::clock::now_micros()
     ])?;
     Ok(Batch {
         id: tx.last_insert_rowid(),
@@ -501,7 +501,7 @@ fn freeze(tx: &Transaction<'_>, new: &NewBatch, was: Option<Was>) -> rusqlite::R
 fn settle(tx: &Transaction<'_>, event: i64, how: &str, reason: Option<&str>) -> rusqlite::Result<()> {
     let mut statement =
         tx.prepare_cached("INSERT INTO settled (event, how, reason, at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING")?;
-    statement.execute(params![event, how, reason, crate::now_micros()]).map(drop)
+    statement.execute(params![event, how, reason, crate::host::clock::now_micros()]).map(drop)
 }
 
 /// The rows of a batch that are not settled by themselves.

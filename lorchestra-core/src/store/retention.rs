@@ -1,7 +1,7 @@
 //! What the store forgets, and when. Called at the end of a run, after its outcome is known to whoever waits for it.
 
 use super::{Store, StoreError};
-use crate::state::StateDir;
+use crate::host::state::StateDir;
 use rusqlite::params;
 use std::time::Duration;
 

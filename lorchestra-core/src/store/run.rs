@@ -2,7 +2,7 @@
 
 use super::event::insert_own;
 use super::{Moved, Store, StoreError, bookmark};
-use crate::process::Identity;
+use crate::host::process::Identity;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 use serde_json::{Value, json};
 

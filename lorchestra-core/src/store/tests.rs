@@ -283,13 +283,13 @@ fn a_store_that_is_kept_by_another_is_told_as_that_and_nothing_is_half_done() {
 fn what_is_dated_in_the_future_is_kept() {
     let site = site();
     let mut store = Store::open(&site.state).unwrap();
-    let later = crate::now_micros() + 10 * 365 * 86_400_000_000;
+    let later = crate::host::clock::now_micros() + 10 * 365 * 86_400_000_000;
     store.begin_run(&NewRun { started_at: later, ..new_run("r1") }, &json!({})).unwrap();
     store.end_run("r1", &RunEnd { ended_at: later, ..end() }).unwrap();
     store.begin_run(&new_run("r2"), &json!({})).unwrap();
     let none = Duration::ZERO;
     let retention = retention::Retention { logs: none, payloads: none, runs: none, undelivered: false };
-    assert_eq!(store.prune(&site.state, &retention, crate::now_micros()).unwrap(), retention::Pruned::default());
+    assert_eq!(store.prune(&site.state, &retention, crate::host::clock::now_micros()).unwrap(), retention::Pruned::default());
     let newest_first: Vec<_> = store.runs(&RunFilter::default()).unwrap().into_iter().map(|run| run.run_id).collect();
     assert_eq!(newest_first, ["r2", "r1"], "the order is that of their beginnings, not of clocks");
 }
@@ -304,16 +304,16 @@ fn retention_removes_old_runs_and_logs_and_no_others() {
         std::fs::create_dir(site.state.run_logs(id)).unwrap();
     }
     store.end_run(&ids[0], &end()).unwrap();
-    store.end_run(&ids[1], &RunEnd { ended_at: crate::now_micros(), ..end() }).unwrap();
+    store.end_run(&ids[1], &RunEnd { ended_at: crate::host::clock::now_micros(), ..end() }).unwrap();
     let day = Duration::from_secs(86400);
     let retention = retention::Retention { logs: 365 * day, runs: 30 * day, ..retention::Retention::default() };
-    let pruned = store.prune(&site.state, &retention, crate::now_micros()).unwrap();
+    let pruned = store.prune(&site.state, &retention, crate::host::clock::now_micros()).unwrap();
     assert_eq!(pruned, retention::Pruned { runs: 1, logs: 0, payloads: 0 });
     assert!(!site.state.run_logs(&ids[0]).exists());
     assert_eq!(store.runs(&RunFilter::default()).unwrap().len(), 2, "the young one and the running one stay");
     assert_eq!(events(&store).iter().filter(|e| e.run_id == ids[0]).count(), 0);
     // Seen from 40 days on, all logs are old; from 800 days on, the run that still runs stays.
-    let later = |days: u32| crate::now_micros() + i64::try_from((days * day).as_micros()).unwrap();
+    let later = |days: u32| crate::host::clock::now_micros() + i64::try_from((days * day).as_micros()).unwrap();
     let logs_only = retention::Retention { logs: 30 * day, runs: 10_000 * day, ..retention::Retention::default() };
     assert_eq!(store.prune(&site.state, &logs_only, later(40)).unwrap(), retention::Pruned { runs: 0, logs: 1, payloads: 0 });
     assert!(!site.state.run_logs(&ids[1]).exists() && site.state.run_logs(&ids[2]).exists(), "those of the running one stay");
@@ -335,7 +335,7 @@ fn what_is_not_delivered_is_kept_whole() {
     store.begin_run(&new_run("r1"), &json!({"personal": true})).unwrap();
     store.end_run("r1", &end()).unwrap();
     store.begin_run(&new_run("r2"), &json!({})).unwrap();
-    let late = crate::now_micros() + i64::try_from((800 * day).as_micros()).unwrap();
+    let late = crate::host::clock::now_micros() + i64::try_from((800 * day).as_micros()).unwrap();
     let prune = |store: &mut Store| store.prune(&site.state, &retention, late).unwrap();
     let pruned = prune(&mut store);
     assert_eq!((pruned.runs, pruned.payloads), (0, 0), "nothing is delivered");

@@ -2,7 +2,7 @@
 //! catalog or (where only loading can tell) in the worker.
 
 use super::{Book, COMPLETED, NO_RUN, another_works, ended_as};
-use lorchestra_core::catalog::{Reason, inspect};
+use lorchestra_core::packages::catalog::{Reason, inspect};
 use lorchestra_tests::altered::{self, changed, cut, manifest, manifest_byte, manifest_bytes, replaced, whole};
 use lorchestra_tests::{Fixture, Sandbox, built};
 use std::collections::BTreeMap;

@@ -4,9 +4,9 @@
 use crate::failure::Failure;
 use crate::printer::Printer;
 use crate::settings::Settings;
-use lorchestra_core::catalog::{Catalog, Fault, Reason};
-use lorchestra_core::library::Library;
-use lorchestra_core::lockfile::{Lockfile, LockfileError};
+use lorchestra_core::packages::catalog::{Catalog, Fault, Reason};
+use lorchestra_core::packages::library::Library;
+use lorchestra_core::packages::lockfile::{Lockfile, LockfileError};
 use lorchestra_plugin_api::manifest::printable;
 
 /// What can be said of a library, where there is a plugins.lock or only locked libraries may run.
@@ -66,7 +66,7 @@ impl Lock {
     pub(super) fn hold(&self, catalog: &mut Catalog) {
         catalog.hold_to(|package| {
             let outline = &package.outline;
-            self.allows_bytes(&outline.package, &outline.version, || lorchestra_core::library::sha256(&package.path))
+            self.allows_bytes(&outline.package, &outline.version, || lorchestra_core::packages::library::sha256(&package.path))
         });
     }
 }

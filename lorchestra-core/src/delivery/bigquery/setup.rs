@@ -318,7 +318,7 @@ fn probe_row() -> Row {
         event_type: "lorchestra.probe".to_owned(),
         source: format!("{package}/{job}"),
         schema_ref: None,
-        created_at: crate::now_micros(),
+        created_at: crate::host::clock::now_micros(),
         correlation_id: None,
         subject_id: None,
         payload: Some("{}".to_owned()),

@@ -1,9 +1,9 @@
 //! Batching, tried on many histories: whatever becomes of its batches, each event is in one place, and none is overtaken or forgotten.
 
 use super::*;
+use crate::host::state::StateDir;
 use crate::spool::Cursor;
 use crate::spool::record::{self, Record};
-use crate::state::StateDir;
 use crate::store::tests::new_run;
 use crate::store::{EventFilter, Undelivered};
 use proptest::prelude::*;

@@ -2,10 +2,10 @@
 //! has three events in its spool that nobody has taken in, and half of a fourth.
 
 use bench_parts::{events, runs};
-use lorchestra_core::process::Identity;
+use lorchestra_core::host::process::Identity;
+use lorchestra_core::host::state::StateDir;
 use lorchestra_core::spool::record::Mark;
 use lorchestra_core::spool::writer::{NewEvent, Writer, segment_path};
-use lorchestra_core::state::StateDir;
 use lorchestra_core::store::{NewRun, Store};
 use serde_json::json;
 use std::error::Error;

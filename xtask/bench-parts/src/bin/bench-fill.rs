@@ -2,9 +2,9 @@
 //! first and last among them.
 
 use bench_parts::{events, runs};
+use lorchestra_core::host::state::StateDir;
 use lorchestra_core::spool::Cursor;
 use lorchestra_core::spool::record::{self, Record};
-use lorchestra_core::state::StateDir;
 use lorchestra_core::store::{RunEnd, RunState, Store};
 use serde_json::json;
 use std::error::Error;

@@ -2,8 +2,8 @@
 //! spools, which is the least that such a look can be.
 #![expect(clippy::print_stdout, reason = "this is what the program is for")]
 
-use lorchestra_core::recovery::close_abandoned;
-use lorchestra_core::state::StateDir;
+use lorchestra_core::host::state::StateDir;
+use lorchestra_core::run::recovery::close_abandoned;
 use std::error::Error;
 use std::time::Instant;
 

@@ -3,7 +3,7 @@
 #![expect(clippy::print_stdout, reason = "this is what the program is for")]
 
 use bench_parts::runs;
-use lorchestra_core::state::StateDir;
+use lorchestra_core::host::state::StateDir;
 use lorchestra_core::store::{NewRun, RunEnd, RunState, Store};
 use serde_json::json;
 use std::error::Error;

@@ -3,9 +3,9 @@
 //! the same bytes in memory.
 #![expect(clippy::print_stdout, reason = "this is what the program is for")]
 
-use lorchestra_core::catalog::trust;
-use lorchestra_core::library::Library;
-use lorchestra_core::lockfile::Lockfile;
+use lorchestra_core::packages::catalog::trust;
+use lorchestra_core::packages::library::Library;
+use lorchestra_core::packages::lockfile::Lockfile;
 use rustix::fs::MemfdFlags;
 use sha2::{Digest, Sha256};
 use std::error::Error;
@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: bench-trust LIBRARY LOCKFILE".into());
     };
     let (path, lockfile) = (Path::new(&library), Path::new(&lockfile));
-    let of_fault = |fault: lorchestra_core::catalog::Fault| fault.detail;
+    let of_fault = |fault: lorchestra_core::packages::catalog::Fault| fault.detail;
 
     let start = Instant::now();
     trust::directory(path.parent().ok_or("the library is in no directory")?).map_err(of_fault)?;

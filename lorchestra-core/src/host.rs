@@ -1,0 +1,11 @@
+//! What the operating system gives: files, locks, processes, signals, time, and the state directory.
+//!
+//! The lowest room. Nothing here knows a package, a job or a run except by the names of their files.
+
+pub mod backoff;
+pub(crate) mod clock;
+pub(crate) mod files;
+pub mod locks;
+pub mod process;
+pub mod signals;
+pub mod state;

@@ -1,0 +1,244 @@
+//! What the kernel knows of processes, read from /proc: identity beyond a pid, children, processor time. Reads, and signals what
+//! it has identified.
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::time::Timespec;
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+/// Looks for what runs left behind, at most.
+const ROUNDS: u32 = 10;
+/// How long what was killed is waited for, in each of them.
+const GONE: Duration = Duration::from_millis(500);
+
+/// A process beyond its pid, which is given to another one day: the boot and the moment of its start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Its pid.
+    pub pid: u32,
+    /// When it started, in clock ticks since boot.
+    pub start: u64,
+    /// The kernel's id of this boot.
+    pub boot_id: String,
+}
+
+impl Identity {
+    /// This process.
+    pub fn own() -> io::Result<Self> {
+        let pid = std::process::id();
+        Ok(Self { pid, start: Stat::of(pid)?.start, boot_id: boot_id()? })
+    }
+
+    /// A descriptor of the process if it still is the one that was recorded; `None` when it is gone.
+    pub fn open(&self) -> io::Result<Option<OwnedFd>> {
+        let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+        if boot_id()? != self.boot_id {
+            return Ok(None);
+        }
+        let fd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(fd) => fd,
+            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        // Looked at after the descriptor was opened: it is this process that the descriptor names.
+        match Stat::of(self.pid) {
+            Ok(stat) if stat.start == self.start && stat.state != 'Z' => Ok(Some(fd)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Lets the process go on if a signal has stopped it; whether it had. One that a debugger holds is left alone.
+    pub fn wake(&self) -> io::Result<bool> {
+        let Some(pidfd) = self.open()? else { return Ok(false) };
+        if Stat::of(self.pid)?.state != 'T' {
+            return Ok(false);
+        }
+        rustix::process::pidfd_send_signal(pidfd, Signal::CONT)?;
+        Ok(true)
+    }
+}
+
+/// Fields of `/proc/<pid>/stat`.
+#[derive(Debug, Clone, Copy)]
+pub struct Stat {
+    /// `R`, `S`, `T`, `Z`, ….
+    pub state: char,
+    /// Processor time in user mode, of it and its waited-for children, in clock ticks.
+    pub user: u64,
+    /// The same in the kernel.
+    pub system: u64,
+    /// Start, in clock ticks since boot.
+    pub start: u64,
+}
+
+impl Stat {
+    /// Of a process. Works for one that has ended and was not waited for yet.
+    pub fn of(pid: u32) -> io::Result<Self> {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        Self::parse(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat cannot be read")))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        // The command's name is in parentheses and may hold anything, also parentheses.
+        let (_, rest) = text.rsplit_once(')')?;
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        let number = |i: usize| fields.get(i)?.parse::<u64>().ok();
+        Some(Self {
+            state: fields.first()?.chars().next()?,
+            user: number(11)? + number(13)?,
+            system: number(12)? + number(14)?,
+            start: number(19)?,
+        })
+    }
+}
+
+/// Clock ticks as milliseconds: the kernel's interface has 100 a second on every Linux that Rust supports.
+pub fn ticks_to_ms(ticks: u64) -> u64 {
+    ticks * 10
+}
+
+/// The children of this process, also those that became its children as a subreaper.
+pub fn children() -> Vec<Pid> {
+    let Ok(tasks) = fs::read_dir("/proc/self/task") else { return Vec::new() };
+    tasks
+        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok())
+        .flat_map(|text| text.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect::<Vec<_>>())
+        .collect()
+}
+
+/// Whether a process carries `LORCHESTRA_RUN_ID=<run_id>` in its environment. Not, where that cannot be read.
+pub fn carries(pid: u32, run_id: &str) -> bool {
+    run_of(pid).is_some_and(|id| id == run_id)
+}
+
+/// The run that a process's environment names.
+fn run_of(pid: u32) -> Option<String> {
+    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    // The first counts, as for getenv.
+    let id = environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(b"LORCHESTRA_RUN_ID="))?;
+    Some(std::str::from_utf8(id).ok()?.to_owned())
+}
+
+/// Tells which signals a process ignores now; none, where that cannot be read.
+pub fn ignored_by(pid: u32) -> impl Fn(i32) -> bool {
+    ignored(&fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default())
+}
+
+fn ignored(status: &str) -> impl Fn(i32) -> bool + use<> {
+    let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    let mask = mask.unwrap_or(0);
+    // The first bit is signal 1.
+    move |signal| (1..=64).contains(&signal) && mask >> (signal - 1) & 1 == 1
+}
+
+/// Kills the processes of this user that carry `LORCHESTRA_RUN_ID` with one of these ids in their environment, whatever group or
+/// session they are in: what runs left behind when nobody was alive to end it. Looks again until it finds none, since what it
+/// kills may have forked meanwhile, and waits a moment for them to be gone. Answers with how many there were. This process is
+/// none of them, even when it was started by such a run.
+pub fn kill_remains_of(run_ids: &HashSet<&str>) -> usize {
+    let mut killed = 0;
+    for _ in 0..ROUNDS {
+        let found = carriers_of(run_ids);
+        if found.is_empty() {
+            break;
+        }
+        killed += found.iter().filter(|pidfd| kill(pidfd).is_ok()).count();
+        let until = Instant::now() + GONE;
+        for pidfd in &found {
+            let left = until.saturating_duration_since(Instant::now());
+            let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+            let _ = rustix::event::poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&left));
+        }
+    }
+    killed
+}
+
+fn carriers_of(run_ids: &HashSet<&str>) -> Vec<OwnedFd> {
+    let own = std::process::id();
+    let user = rustix::process::geteuid().as_raw();
+    // Root can read environments of others, and leaves them alone all the same.
+    let belongs = |pid: u32| {
+        fs::metadata(format!("/proc/{pid}")).is_ok_and(|meta| meta.uid() == user)
+            && run_of(pid).is_some_and(|id| run_ids.contains(id.as_str()))
+    };
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| *pid != own && belongs(*pid))
+        .filter_map(|pid| {
+            let raw = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
+            let pidfd = rustix::process::pidfd_open(raw, PidfdFlags::empty()).ok()?;
+            // Asked again with the descriptor in hand: the pid may have been given to another meanwhile.
+            belongs(pid).then_some(pidfd)
+        })
+        .collect()
+}
+
+/// Peak memory of this process in KiB.
+pub fn max_rss_kib() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse().ok())
+}
+
+/// Sends SIGKILL through a descriptor: never to another process that got the pid meanwhile.
+pub fn kill(pidfd: &OwnedFd) -> io::Result<()> {
+    match rustix::process::pidfd_send_signal(pidfd, Signal::KILL) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Name of this host.
+pub fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_is_itself_and_no_other() {
+        let own = Identity::own().unwrap();
+        assert!(own.open().unwrap().is_some());
+        assert!(Identity { start: own.start + 1, ..own.clone() }.open().unwrap().is_none(), "same pid, another start");
+        assert!(Identity { boot_id: "another".into(), ..own }.open().unwrap().is_none(), "another boot");
+    }
+
+    #[test]
+    fn a_command_name_with_parentheses_does_not_shift_the_fields() {
+        let text = "42 (a) b (c)) S 1 42 42 0 -1 4194560 1 2 3 4 50 60 7 8 20 0 1 0 12345 1 2";
+        let stat = Stat::parse(text).unwrap();
+        assert_eq!((stat.state, stat.user, stat.system, stat.start), ('S', 57, 68, 12345));
+    }
+
+    #[test]
+    fn ignored_signals_are_told_by_their_bits() {
+        let status = "Name:\tx\nSigBlk:\tffffffffffffffff\nSigIgn:\t0000000000001001\nSigCgt:\t0000000000000002\n";
+        let ignores = ignored(status);
+        let found: Vec<i32> = (-1..=65).filter(|signal| ignores(*signal)).collect();
+        assert_eq!(found, [1, 13]);
+        assert!(!ignored("Name:\tx\n")(1));
+        assert!(ignored_by(std::process::id())(13), "Rust programs ignore SIGPIPE");
+    }
+
+    #[test]
+    fn peak_memory_is_known() {
+        assert!(max_rss_kib().unwrap() > 100);
+    }
+}
+
+/// Processor time of a worker and what it waited for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ProcessorTime {
+    pub(crate) user_ms: u64,
+    pub(crate) system_ms: u64,
+}

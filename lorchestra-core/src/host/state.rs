@@ -1,0 +1,267 @@
+//! The state directory: where everything is, and whether it may be used.
+//!
+//! ```text
+//! <state>/lorchestra.db                      the store
+//! <state>/spool/<run>/<attempt>/<n>          segments of an attempt ([`crate::spool`])
+//! <state>/spool/<run>/lock                   held by the run's supervisor as long as it lives
+//! <state>/spool/<run>/<attempt>.lock         held by the attempt's worker ([`crate::host::locks`])
+//! <state>/spool/<run>/<attempt>.end          what its supervisor has seen, for recovery
+//! <state>/spool/<run>/progress               how far the job is, where somebody looks at it
+//! <state>/logs/<run>/<attempt>.out           what the job printed ([`crate::run::log`])
+//! <state>/logs/<run>/trace.jsonl             what the job traced ([`crate::run::log`])
+//! <state>/locks/<package>.<job>.<account>    the overlap lock, held by the run's supervisor; names the run
+//! <state>/locks/beside+<package>.<job>.…     shared by the supervisors of runs that are allowed beside others
+//! <state>/locks/store                        held while the store is created or migrated
+//! <state>/locks/delivery                     held by the process that delivers
+//! ```
+//!
+//! Directories 0700, files 0600. Knows paths and modes, nothing of what is in the files.
+
+use rustix::io::Errno;
+use std::fs::{self, DirBuilder, Metadata};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// A state directory that has been checked.
+#[derive(Debug, Clone)]
+pub struct StateDir {
+    root: PathBuf,
+}
+
+/// Why a directory cannot hold the state.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// It belongs to another user: locks and files of both would get into each other's way.
+    #[error("{path} belongs to user {owner}, and this is user {user}", path = path.display())]
+    OtherUser {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner's uid.
+        owner: u32,
+        /// Our uid.
+        user: u32,
+    },
+    /// It lies on a network file system, on which locks and SQLite's shared memory do not hold.
+    #[error("{path} lies on a network file system ({kind})", path = path.display())]
+    Network {
+        /// The directory.
+        path: PathBuf,
+        /// Which one.
+        kind: &'static str,
+    },
+    /// It is there and is no directory.
+    #[error("{path} is not a directory", path = path.display())]
+    NotADirectory {
+        /// The path.
+        path: PathBuf,
+    },
+    /// It cannot be made or read.
+    #[error("{path} cannot be used", path = path.display())]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+}
+
+impl StateDir {
+    /// Makes the directory where it is missing, and checks that it can hold the state.
+    pub fn open(root: &Path) -> Result<Self, StateError> {
+        make_dir(root)?;
+        let this = Self::check(root)?;
+        for dir in ["spool", "logs", "locks"].map(|name| root.join(name)) {
+            make_dir(&dir)?;
+            make_private(&dir, &look(&dir)?)?;
+        }
+        Ok(this)
+    }
+
+    /// The directory, if it is there; makes nothing.
+    pub fn existing(root: &Path) -> Result<Option<Self>, StateError> {
+        match fs::metadata(root) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            _ => Self::open(root).map(Some),
+        }
+    }
+
+    fn check(root: &Path) -> Result<Self, StateError> {
+        let path = || root.to_owned();
+        let meta = look(root)?;
+        if !meta.is_dir() {
+            return Err(StateError::NotADirectory { path: path() });
+        }
+        let user = rustix::process::geteuid().as_raw();
+        if meta.uid() != user {
+            return Err(StateError::OtherUser { path: path(), owner: meta.uid(), user });
+        }
+        make_private(root, &meta)?;
+        let fs = rustix::fs::statfs(root).map_err(|e| StateError::Io { path: path(), source: e.into() })?;
+        match network(fs.f_type) {
+            Some(kind) => Err(StateError::Network { path: path(), kind }),
+            None => Ok(Self { root: path() }),
+        }
+    }
+
+    /// The store's file.
+    pub fn store(&self) -> PathBuf {
+        self.root.join("lorchestra.db")
+    }
+
+    /// Parent of all runs' spools.
+    pub fn spools(&self) -> PathBuf {
+        self.root.join("spool")
+    }
+
+    /// Spools of a run.
+    pub fn run_spool(&self, run_id: &str) -> PathBuf {
+        self.spools().join(run_id)
+    }
+
+    /// The lock that a run's supervisor holds.
+    pub fn run_lock(&self, run_id: &str) -> PathBuf {
+        self.run_spool(run_id).join("lock")
+    }
+
+    /// Spool of an attempt.
+    pub fn attempt_spool(&self, run_id: &str, attempt: u32) -> PathBuf {
+        self.run_spool(run_id).join(attempt.to_string())
+    }
+
+    /// The lock that an attempt's worker holds.
+    pub fn attempt_lock(&self, run_id: &str, attempt: u32) -> PathBuf {
+        self.run_spool(run_id).join(format!("{attempt}.lock"))
+    }
+
+    /// What an attempt's supervisor has seen.
+    pub fn attempt_note(&self, run_id: &str, attempt: u32) -> PathBuf {
+        self.run_spool(run_id).join(format!("{attempt}.end"))
+    }
+
+    /// How far a run's job is.
+    pub fn progress(&self, run_id: &str) -> PathBuf {
+        self.run_spool(run_id).join("progress")
+    }
+
+    /// Logs of a run.
+    pub fn run_logs(&self, run_id: &str) -> PathBuf {
+        self.root.join("logs").join(run_id)
+    }
+
+    /// What an attempt printed, standard output and standard error together.
+    pub fn output(&self, run_id: &str, attempt: u32) -> PathBuf {
+        self.run_logs(run_id).join(format!("{attempt}.out"))
+    }
+
+    /// What a run traced, one JSON object a line.
+    pub fn trace(&self, run_id: &str) -> PathBuf {
+        self.run_logs(run_id).join("trace.jsonl")
+    }
+
+    /// A lock file by name.
+    pub fn lock(&self, name: &str) -> PathBuf {
+        self.root.join("locks").join(name)
+    }
+}
+
+/// Makes a directory and its parents with mode 0700; there already is fine.
+pub(crate) fn make_dir(path: &Path) -> Result<(), StateError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| {
+        if source.raw_os_error() == Some(Errno::EXIST.raw_os_error()) {
+            StateError::NotADirectory { path: path.to_owned() }
+        } else {
+            StateError::Io { path: path.to_owned(), source }
+        }
+    })
+}
+
+fn look(path: &Path) -> Result<Metadata, StateError> {
+    fs::metadata(path).map_err(|source| StateError::Io { path: path.to_owned(), source })
+}
+
+/// Takes a directory of ours from others: made before lorchestra used it, or opened to them by a job. They could read what is personal in
+/// it, or put other files in the place of ours.
+fn make_private(path: &Path, meta: &Metadata) -> Result<(), StateError> {
+    let mode = meta.mode() & 0o7777;
+    if mode & 0o077 == 0 || meta.uid() != rustix::process::geteuid().as_raw() {
+        return Ok(());
+    }
+    let private = fs::Permissions::from_mode(mode & !0o077);
+    fs::set_permissions(path, private).map_err(|source| StateError::Io { path: path.to_owned(), source })
+}
+
+/// The network file system that has this magic number in statfs(2); `None` for a local one.
+fn network(f_type: rustix::fs::FsWord) -> Option<&'static str> {
+    Some(match f_type {
+        0x6969 => "NFS",
+        0x517b => "SMB",
+        0xfe53_4d42 => "SMB2",
+        0xff53_4d42 => "CIFS",
+        0x5346_414f => "AFS",
+        0x00c3_6400 => "Ceph",
+        0x0102_1997 => "9P",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The numbers as the kernel's headers have them (linux/magic.h, and fs/smb for the last but one).
+    #[test]
+    fn network_file_systems_are_told_from_local_ones() {
+        let local = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x2fc1_2fc1, 0x794c_7630, 0x8584_58f6];
+        assert!(local.iter().all(|f_type| network(*f_type).is_none()));
+        let found: Vec<_> = [0x6969, 0x517b, 0xfe53_4d42, 0xff53_4d42, 0x5346_414f, 0x00c3_6400, 0x0102_1997]
+            .iter()
+            .filter_map(|f_type| network(*f_type))
+            .collect();
+        assert_eq!(found, ["NFS", "SMB", "SMB2", "CIFS", "AFS", "Ceph", "9P"]);
+    }
+
+    #[test]
+    fn is_made_for_its_owner_only() {
+        let parent = tempfile::tempdir().unwrap();
+        let root = parent.path().join("a/b");
+        let state = StateDir::open(&root).unwrap();
+        for dir in [root.clone(), state.spools(), root.join("locks")] {
+            assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700, "{}", dir.display());
+        }
+    }
+
+    /// A directory from before, or one that a job has opened to all.
+    #[test]
+    fn what_others_may_look_into_is_taken_from_them() {
+        let parent = tempfile::tempdir().unwrap();
+        let root = parent.path().join("state");
+        let dirs = || ["", "spool", "logs", "locks"].map(|name| root.join(name));
+        StateDir::open(&root).unwrap();
+        for mode in [0o777, 0o755, 0o750, 0o1777] {
+            for dir in dirs() {
+                fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).unwrap();
+            }
+            StateDir::existing(&root).unwrap();
+            for dir in dirs() {
+                let now = fs::metadata(&dir).unwrap().permissions().mode() & 0o7777;
+                assert_eq!(now, mode & !0o077, "{}", dir.display());
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_in_its_place_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = StateDir::open(file.path()).unwrap_err();
+        assert!(matches!(error, StateError::NotADirectory { .. }), "{error}");
+    }
+
+    #[test]
+    fn reading_makes_nothing() {
+        let parent = tempfile::tempdir().unwrap();
+        let root = parent.path().join("state");
+        assert!(StateDir::existing(&root).unwrap().is_none());
+        assert!(!root.exists());
+    }
+}

@@ -1,0 +1,288 @@
+//! `plugins.lock`: which bytes of which package may run. Written when an operator says so, and held to, where that was asked for, by
+//! `run-job` and by listings.
+//!
+//! Knows the file and compares; that what is compared are the bytes which will run is [`crate::packages::library`]'s doing. A missing package
+//! is refused as another checksum is: what was not looked at does not run.
+
+use crate::packages::catalog::problem::{cut, path_text};
+use crate::packages::catalog::{self, Fault, Reason};
+use crate::packages::library::Library;
+use lorchestra_plugin_api::manifest::is_name;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// The format this host writes, and the newest it reads.
+const FORMAT: u32 = 1;
+const HEAD: &str = "# Which bytes of which package may run, where `locked = true` or --locked is set.\n\
+                    # Written by `lorchestra plugins lock`.\n";
+const MEND: &str = "lorchestra plugins lock, if these are the bytes that you want to run";
+
+/// Bytes of the file, at most: thousands of packages, and no more memory than a command can have whoever wrote the file.
+const MAX_FILE: u64 = 1 << 20;
+
+/// One package, as it was when it was locked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Locked {
+    /// Its version: for people.
+    pub version: String,
+    /// sha256 of the library, in hexadecimal.
+    pub sha256: String,
+}
+
+/// What the file holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lockfile {
+    /// By package.
+    pub packages: BTreeMap<String, Locked>,
+}
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LockfileError {
+    /// Somebody else could have written it, or it is no file.
+    #[error("{}: {}", path.display(), fault.detail)]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and the mend.
+        fault: Fault,
+    },
+    /// It does not say what it should.
+    #[error("{}: {what}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// It cannot be read or written.
+    #[error("{}", path.display())]
+    Io {
+        /// The file or its directory.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Text {
+    version: u32,
+    #[serde(default, rename = "package")]
+    packages: Vec<TextPackage>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TextPackage {
+    name: String,
+    version: String,
+    sha256: String,
+}
+
+impl Lockfile {
+    /// Reads the file; `None` if it is not there. It is held to the rules for libraries: who may change it decides what runs.
+    pub fn read(path: &Path) -> Result<Option<Self>, LockfileError> {
+        let io = |source| LockfileError::Io { path: path.to_owned(), source };
+        if let Err(e) = path.symlink_metadata() {
+            return if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) {
+                Ok(None)
+            } else {
+                Err(io(e))
+            };
+        }
+        let malformed = |what: String| LockfileError::Malformed { path: path.to_owned(), what: cut(what) };
+        let file = catalog::open_trusted(path).map_err(|mut fault| {
+            match fault.reason {
+                // What the fault says is for a library. A link is written anew instead of installed; what is no file has to go first.
+                Reason::LinkOut => fault.fix = MEND.to_owned(),
+                Reason::NotAFile => fault.fix = format!("move {} away; lorchestra plugins lock writes it anew", path_text(path)),
+                _ => {}
+            }
+            LockfileError::Unusable { path: path.to_owned(), fault }
+        })?;
+        let len = file.metadata().map_err(io)?.len();
+        if len > MAX_FILE {
+            return Err(malformed(format!("it has {len} bytes, and may have {MAX_FILE} (1 MiB)")));
+        }
+        let mut text = String::new();
+        // It may grow while it is read.
+        file.take(MAX_FILE).read_to_string(&mut text).map_err(io)?;
+        Self::parse(&text).map(Some).map_err(malformed)
+    }
+
+    /// On error: what is wrong.
+    fn parse(text: &str) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Format {
+            version: u32,
+        }
+        let said = |e: toml::de::Error| e.message().lines().next().unwrap_or_default().to_owned();
+        // Asked for first: a newer file may have what this host does not know.
+        let format: Format = toml::from_str(text).map_err(said)?;
+        if format.version > FORMAT {
+            return Err(format!("it is of format {}, and this lorchestra reads format {FORMAT}", format.version));
+        }
+        let text: Text = toml::from_str(text).map_err(said)?;
+        let mut packages = BTreeMap::new();
+        for TextPackage { name, version, sha256 } in text.packages {
+            if !is_name(&name) {
+                return Err(format!("{name:?} is not the name of a package"));
+            }
+            if sha256.len() != 64 || !sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+                return Err(format!("the sha256 of {name} is not 64 hexadecimal digits"));
+            }
+            if packages.insert(name.clone(), Locked { version, sha256 }).is_some() {
+                return Err(format!("{name} is listed twice"));
+            }
+        }
+        Ok(Self { packages })
+    }
+
+    /// Writes the file. On return it is the new one, also after power loss; a reader meanwhile sees the old one or the new one. Makes its
+    /// directory where it is missing.
+    pub fn write(&self, path: &Path) -> Result<(), LockfileError> {
+        let io = |source| LockfileError::Io { path: path.to_owned(), source };
+        let dir = path.parent().unwrap_or(Path::new("/"));
+        let package = |(name, locked): (&String, &Locked)| TextPackage {
+            name: name.clone(),
+            version: locked.version.clone(),
+            sha256: locked.sha256.clone(),
+        };
+        let text = Text { version: FORMAT, packages: self.packages.iter().map(package).collect() };
+        let text = toml::to_string(&text).map_err(|e| io(io::Error::other(e)))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
+        // No secret: root may write it for others to be held to.
+        let mode = Permissions::from_mode(0o644);
+        let mut file = tempfile::Builder::new().prefix(".plugins.lock.").permissions(mode).tempfile_in(dir).map_err(io)?;
+        file.write_all(format!("{HEAD}{text}").as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(io)?;
+        file.persist(path).map_err(|e| io(e.error))?;
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
+    }
+
+    /// Whether these bytes are the ones that were locked.
+    pub fn allows(&self, library: &Library) -> Result<(), Fault> {
+        self.allows_bytes(&library.manifest().package, &library.manifest().version, library.sha256())
+    }
+
+    /// The same, of a checksum.
+    pub fn allows_bytes(&self, package: &str, version: &str, sha256: &str) -> Result<(), Fault> {
+        let fault = |reason, detail| Err(Fault { package: Some(package.to_owned()), ..Fault::new(reason, detail, MEND) });
+        match self.packages.get(package) {
+            None => fault(Reason::NotLocked, format!("plugins.lock does not have the package {package}")),
+            Some(locked) if locked.sha256 == sha256 => Ok(()),
+            Some(locked) if locked.version == version => {
+                fault(Reason::LockDiffers, format!("plugins.lock has other bytes of {package} {version}"))
+            }
+            Some(locked) => {
+                let locked = &locked.version;
+                fault(Reason::LockDiffers, format!("it is {package} {version}, and plugins.lock has {package} {locked}"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(version: &str, digit: char) -> Lockfile {
+        let locked = Locked { version: version.into(), sha256: String::from(digit).repeat(64) };
+        Lockfile { packages: BTreeMap::from([("pack".to_owned(), locked)]) }
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("made/plugins.lock");
+        assert_eq!(Lockfile::read(&path).unwrap(), None);
+        for lock in [Lockfile::default(), one("1.0.0", 'a'), one("2.0.0-\"x\"", 'b')] {
+            lock.write(&path).unwrap();
+            assert_eq!(Lockfile::read(&path).unwrap(), Some(lock));
+        }
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn only_the_same_bytes_are_allowed() {
+        let lock = one("1.0.0", 'a');
+        assert!(lock.allows_bytes("pack", "1.0.0", &"a".repeat(64)).is_ok());
+        for (package, version, digit, reason) in [
+            ("pack", "1.0.0", "b", Reason::LockDiffers),
+            ("pack", "1.0.1", "b", Reason::LockDiffers),
+            ("other", "1.0.0", "a", Reason::NotLocked),
+        ] {
+            let fault = lock.allows_bytes(package, version, &digit.repeat(64)).unwrap_err();
+            assert_eq!((fault.reason, fault.package.as_deref()), (reason, Some(package)), "{fault:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_file_is_said() {
+        let sha = "a".repeat(64);
+        for (text, what) in [
+            ("version = 2\nnew = 1", "format 2"),
+            ("", "missing field `version`"),
+            ("version = 1\nfurther = 1", "unknown field `further`"),
+            ("version = 1\n[[package]]\nname = \"a/b\"\nversion = \"1\"\nsha256 = \"\"", "\"a/b\" is not the name"),
+            ("version = 1\n[[package]]\nname = \"a\"\nversion = \"1\"\nsha256 = \"AA\"", "the sha256 of a is not"),
+            ("version = 1\n[[package]]\nname = \"a\"\nversion = \"1\"", "missing field `sha256`"),
+            (&format!("version = 1\n{0}{0}", format!("[[package]]\nname=\"a\"\nversion=\"1\"\nsha256=\"{sha}\"\n")), "twice"),
+        ] {
+            let error = Lockfile::parse(text).unwrap_err();
+            assert!(error.contains(what), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn one_that_others_may_write_is_no_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("plugins.lock");
+        one("1.0.0", 'a').write(&path).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o646)).unwrap();
+        let Err(LockfileError::Unusable { fault, .. }) = Lockfile::read(&path) else { panic!("it was read") };
+        assert_eq!((fault.reason, fault.fix), (Reason::NotTrusted, format!("chmod o-w {}", path.display())));
+    }
+
+    /// What mends it is another thing than for a library.
+    #[test]
+    fn a_link_is_no_lock_and_writing_it_anew_mends_that() {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, path) = (dir.path().join("config"), dir.path().join("config/plugins.lock"));
+        one("1.0.0", 'a').write(&dir.path().join("elsewhere.lock")).unwrap();
+        std::fs::create_dir(&config).unwrap();
+        std::os::unix::fs::symlink("../elsewhere.lock", &path).unwrap();
+        let Err(LockfileError::Unusable { fault, .. }) = Lockfile::read(&path) else { panic!("it was read") };
+        assert_eq!((fault.reason, &*fault.fix), (Reason::LinkOut, MEND));
+        one("1.0.0", 'b').write(&path).unwrap();
+        assert_eq!(Lockfile::read(&path).unwrap(), Some(one("1.0.0", 'b')));
+    }
+
+    /// Whoever wrote it: no command may run out of memory on it, nor fill a screen with it.
+    #[test]
+    fn one_that_is_too_large_is_not_read_and_a_long_key_is_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("plugins.lock");
+        File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        let error = Lockfile::read(&path).unwrap_err();
+        assert!(matches!(error, LockfileError::Malformed { .. }), "{error}");
+        assert!(error.to_string().ends_with(": it has 1099511627776 bytes, and may have 1048576 (1 MiB)"), "{error}");
+        std::fs::write(&path, format!("version = 1\n{} = 1", "k".repeat(200_000))).unwrap();
+        let error = Lockfile::read(&path).unwrap_err().to_string();
+        assert!(error.contains("unknown field `kkk") && error.len() < 500, "{} bytes", error.len());
+    }
+
+    #[test]
+    fn what_is_no_file_is_told_with_a_mend_for_a_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("plugins.lock");
+        std::fs::create_dir(&path).unwrap();
+        let Err(LockfileError::Unusable { fault, .. }) = Lockfile::read(&path) else { panic!("it was read") };
+        assert_eq!(fault.fix, format!("move {} away; lorchestra plugins lock writes it anew", path.display()));
+    }
+}

@@ -1,0 +1,17 @@
+//! The life of a run, from its plan to its recorded end.
+//!
+//! [`supervisor`] runs attempts in the process a person started; [`worker`] is the child that loads the library; [`recovery`] closes
+//! what a dead supervisor left open. Supervisor and recovery never import each other. What both need is here: [`decision`]
+//! (evidence to outcome), `ending` (the terminal event), [`intake`] (spool to store), `note` (what the supervisor saw), `traces`
+//! (what a run has on disk), `resume` (a stopped supervisor), and [`log`] (what jobs print).
+
+pub mod decision;
+pub(crate) mod ending;
+pub mod intake;
+pub mod log;
+pub(crate) mod note;
+pub mod recovery;
+pub(crate) mod resume;
+pub mod supervisor;
+pub(crate) mod traces;
+pub mod worker;

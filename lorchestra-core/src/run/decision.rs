@@ -1,0 +1,492 @@
+//! How a run ended: one pure function over everything that is known at its end.
+//!
+//! The order of its rules is the design's: once the run was told to end, that is the cause, whatever the job managed to say;
+//! then the final record decides, never an exit code; without one, the manner of the worker's death.
+
+use crate::host::signals::signal_name;
+use crate::outcome::{Cause, Failure, Outcome};
+use crate::plan::size::show;
+use crate::spool::record::Final;
+use lorchestra_plugin_api::invoke::JobReturn;
+use serde::{Deserialize, Serialize};
+
+/// Why the supervisor ended the run itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// The deadline passed.
+    Timeout {
+        /// The limit.
+        after: std::time::Duration,
+    },
+    /// A signal told the supervisor to end.
+    Cancelled {
+        /// Its number.
+        signal: i32,
+    },
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Death {
+    /// It exited.
+    Exited(i32),
+    /// A signal killed it.
+    Killed {
+        /// The signal's number.
+        signal: i32,
+        /// Whether it left a core.
+        core: bool,
+    },
+    /// Nobody saw it: the supervisor was dead by then.
+    Unseen,
+    /// Nobody saw it, and the spool, which might have told, is not there any more.
+    Lost,
+}
+
+/// Everything that is known at the end of an attempt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evidence {
+    /// Whether the supervisor ended it, and why.
+    pub ending: Option<Ending>,
+    /// The final record.
+    pub end: Option<Final>,
+    /// Whether the job was entered.
+    pub entered: bool,
+    /// How the worker died.
+    pub death: Death,
+    /// Spool records that could not be read although they were whole.
+    pub damaged: u64,
+    /// What the worker said of its own troubles, before it had a spool or when that did not take its final record.
+    pub fault: Option<WorkerFault>,
+    /// Whether there is something in the attempt's log.
+    pub printed: bool,
+    /// The limit of the worker's memory, where there was one.
+    pub memory: Option<Memory>,
+}
+
+/// A limit of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// Bytes.
+    pub max: u64,
+    /// Whether the last words of the process were that an allocation had failed.
+    pub refused: bool,
+}
+
+/// A trouble of the worker outside plugin code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerFault {
+    /// Whether the spool was the trouble (a full disk), or lorchestra itself.
+    pub spool: bool,
+    /// One sentence.
+    pub message: String,
+}
+
+/// Decides how the run ended.
+pub fn decide(evidence: &Evidence) -> Outcome {
+    let mut outcome = cause_of(evidence);
+    if let Outcome::Failed(failure) = &mut outcome
+        && evidence.damaged > 0
+        // Where the damage is the cause, it is told already.
+        && !(failure.cause == Cause::Spool && matches!(evidence.end, Some(Final::Returned { .. })))
+    {
+        failure.message.push_str(&format!("; besides, {}", damage(evidence.damaged)));
+    }
+    outcome
+}
+
+/// The end of a run that was told to end after an attempt had failed and before the next one.
+pub fn told_between(signal: i32, attempt: u32, last: &Failure) -> Outcome {
+    let next = attempt + 1;
+    let message = format!(
+        "it was told to end ({}) before attempt {next}; attempt {attempt} had failed: {}",
+        signal_name(signal),
+        last.message
+    );
+    let said = format!("{}: {}", last.cause.as_str(), last.message);
+    failed(Failure { job_result: Some(said), signal: Some(signal), ..failure(Cause::Cancelled, message) })
+}
+
+/// The end of a run whose next attempt could not be begun, for this reason.
+pub fn not_begun(next: u32, last: &Failure, why: &str) -> Outcome {
+    let message = format!("{}; attempt {next} could not be begun: {why}", last.message);
+    failed(Failure { message, ..last.clone() })
+}
+
+/// The end of a run whose supervisor died after an attempt had failed and before the next one.
+pub fn died_between(attempt: u32, last: &Failure) -> Outcome {
+    let message = format!("{}; its supervisor died before attempt {}", last.message, attempt + 1);
+    failed(Failure { message, ..last.clone() })
+}
+
+fn damage(records: u64) -> String {
+    format!(
+        "{records} {} of the spool {} damaged on disk",
+        if records == 1 { "record" } else { "records" },
+        if records == 1 { "was" } else { "were" }
+    )
+}
+
+fn cause_of(evidence: &Evidence) -> Outcome {
+    let said = evidence.end.as_ref().map(result_text);
+    if let Some(ending) = evidence.ending {
+        let (cause, message, signal) = match ending {
+            Ending::Timeout { after } => {
+                (Cause::Timeout, format!("it did not end within {}", crate::plan::duration::show(after)), None)
+            }
+            Ending::Cancelled { signal } => {
+                (Cause::Cancelled, format!("it was told to end ({})", signal_name(signal)), Some(signal))
+            }
+        };
+        return failed(Failure { job_result: said, signal, ..failure(cause, message) });
+    }
+    match &evidence.end {
+        Some(Final::Returned { returned, .. }) => match returned {
+            _ if evidence.damaged > 0 => failed(Failure { job_result: said, ..failure(Cause::Spool, damage(evidence.damaged)) }),
+            JobReturn::Ok => Outcome::Completed,
+            JobReturn::Error { messages, permanent } => {
+                failed(Failure { permanent: *permanent, ..failure(Cause::Error, messages.join(": ")) })
+            }
+            JobReturn::Panic { message, location } if location.is_empty() => {
+                failed(failure(Cause::Panic, format!("panicked: {message}")))
+            }
+            JobReturn::Panic { message, location } => failed(failure(Cause::Panic, format!("panicked at {location}: {message}"))),
+            JobReturn::Refused { message } => failed(Failure { permanent: true, ..failure(Cause::Load, message.clone()) }),
+        },
+        Some(Final::NotLoaded { message }) => failed(Failure { permanent: true, ..failure(Cause::Load, message.clone()) }),
+        Some(Final::SpoolFault { message }) => failed(failure(Cause::Spool, message.clone())),
+        None => failed(without_final(evidence)),
+    }
+}
+
+fn without_final(evidence: &Evidence) -> Failure {
+    if let Some(fault) = &evidence.fault {
+        let cause = if fault.spool { Cause::Spool } else { Cause::Load };
+        return failure(cause, fault.message.clone());
+    }
+    let (cause, how, signal, exit_code) = match evidence.death {
+        Death::Unseen => {
+            let message = "its supervisor and its worker died (killed, or the machine went down) before the job had ended";
+            return failure(Cause::Abandoned, message.into());
+        }
+        Death::Lost => {
+            let message = "its supervisor is dead and its spool directory is not there: nothing tells how the job ended";
+            return failure(Cause::Abandoned, message.into());
+        }
+        Death::Exited(code) => {
+            (Cause::Exit, format!("ended the process with exit code {code} instead of returning"), None, Some(code))
+        }
+        Death::Killed { signal, core } => {
+            let core = if core { ", core dumped" } else { "" };
+            let hint = match (signal, evidence.memory) {
+                (6, Some(Memory { max, refused: true })) => {
+                    &*format!(": it needed more memory than the {} that it may have (--memory-max)", show(max))
+                }
+                (6 | 11, Some(Memory { max, .. })) => {
+                    let words = if evidence.printed { ": its last words are in the log" } else { "" };
+                    &*format!("; it may have {} of memory (--memory-max){words}", show(max))
+                }
+                (6, None) if evidence.printed => "; an abort or a stack overflow: its last words are in the log",
+                (6, None) => "; an abort or a stack overflow",
+                (9, _) => "; if nobody sent it, the kernel ran out of memory (see dmesg)",
+                (11, None) => "; an invalid memory access or a stack overflow",
+                _ => "",
+            };
+            (Cause::Signal, format!("was killed by {}{core}{hint}", signal_name(signal)), Some(signal), None)
+        }
+    };
+    if evidence.entered {
+        Failure { signal, exit_code, ..failure(cause, format!("the job {how}")) }
+    } else {
+        Failure {
+            signal,
+            exit_code,
+            permanent: true,
+            ..failure(Cause::Load, format!("while it was being loaded, the plugin {how}"))
+        }
+    }
+}
+
+fn failed(mut failure: Failure) -> Outcome {
+    // The text may be a job's or a plugin's own: it is shown on terminals.
+    failure.message = lorchestra_plugin_api::manifest::printable(&failure.message);
+    if failure.message.trim().is_empty() {
+        failure.message = "it did not say why".into();
+    }
+    Outcome::Failed(failure)
+}
+
+fn failure(cause: Cause, message: String) -> Failure {
+    Failure { cause, message, permanent: false, job_result: None, signal: None, exit_code: None }
+}
+
+fn result_text(end: &Final) -> String {
+    match end {
+        Final::Returned { returned: JobReturn::Ok, .. } => "ok".into(),
+        Final::Returned { returned: JobReturn::Error { messages, .. }, .. } => format!("error: {}", messages.join(": ")),
+        Final::Returned { returned: JobReturn::Panic { message, .. }, .. } => format!("panic: {message}"),
+        Final::Returned { returned: JobReturn::Refused { message }, .. } | Final::NotLoaded { message } => {
+            format!("load: {message}")
+        }
+        Final::SpoolFault { message } => format!("spool: {message}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn returned(returned: JobReturn) -> Option<Final> {
+        Some(Final::Returned { returned, max_rss_kib: None, bookmark: None })
+    }
+
+    fn evidence() -> Evidence {
+        Evidence {
+            ending: None,
+            end: None,
+            entered: true,
+            death: Death::Exited(0),
+            damaged: 0,
+            fault: None,
+            printed: false,
+            memory: None,
+        }
+    }
+
+    fn cause(evidence: &Evidence) -> Option<Cause> {
+        match decide(evidence) {
+            Outcome::Completed => None,
+            Outcome::Failed(failure) => Some(failure.cause),
+        }
+    }
+
+    #[test]
+    fn success_is_the_final_record_whatever_the_exit() {
+        for death in [Death::Exited(0), Death::Exited(7), Death::Killed { signal: 11, core: true }, Death::Unseen] {
+            assert_eq!(cause(&Evidence { end: returned(JobReturn::Ok), death, ..evidence() }), None, "{death:?}");
+        }
+    }
+
+    #[test]
+    fn an_exit_code_of_zero_is_no_success() {
+        assert_eq!(cause(&evidence()), Some(Cause::Exit));
+    }
+
+    #[test]
+    fn once_told_to_end_nothing_else_is_the_cause() {
+        let ends = [None, returned(JobReturn::Ok), returned(JobReturn::Panic { message: "x".into(), location: String::new() })];
+        for end in ends {
+            for death in [Death::Exited(0), Death::Killed { signal: 9, core: false }] {
+                let timeout = Evidence {
+                    ending: Some(Ending::Timeout { after: Duration::from_secs(1) }),
+                    end: end.clone(),
+                    death,
+                    ..evidence()
+                };
+                assert_eq!(cause(&timeout), Some(Cause::Timeout));
+                let Outcome::Failed(failure) = decide(&timeout) else { unreachable!() };
+                assert_eq!(failure.job_result.is_some(), end.is_some());
+                let cancelled = Evidence { ending: Some(Ending::Cancelled { signal: 2 }), ..timeout };
+                assert_eq!(cause(&cancelled), Some(Cause::Cancelled));
+            }
+        }
+    }
+
+    #[test]
+    fn a_death_before_the_job_was_entered_is_a_failure_to_load() {
+        for death in [Death::Exited(0), Death::Exited(3), Death::Killed { signal: 11, core: false }] {
+            assert_eq!(cause(&Evidence { entered: false, death, ..evidence() }), Some(Cause::Load));
+        }
+    }
+
+    #[test]
+    fn what_nobody_saw_is_abandoned_unless_the_record_says_otherwise() {
+        let unseen = Evidence { death: Death::Unseen, ..evidence() };
+        assert_eq!(cause(&unseen), Some(Cause::Abandoned));
+        assert_eq!(cause(&Evidence { entered: false, ..unseen.clone() }), Some(Cause::Abandoned));
+        let error = JobReturn::Error { messages: vec!["no".into()], permanent: true };
+        assert_eq!(cause(&Evidence { end: returned(error), ..unseen }), Some(Cause::Error));
+    }
+
+    #[test]
+    fn without_a_spool_the_end_is_not_made_up() {
+        let lost = Evidence { death: Death::Lost, ..evidence() };
+        let Outcome::Failed(failure) = decide(&lost) else { unreachable!() };
+        assert_eq!(failure.cause, Cause::Abandoned);
+        assert!(failure.message.contains("spool directory is not there"), "{}", failure.message);
+        // What had been taken in before is known.
+        assert_eq!(cause(&Evidence { end: returned(JobReturn::Ok), ..lost }), None);
+    }
+
+    #[test]
+    fn a_log_is_pointed_to_when_there_is_something_in_it() {
+        for printed in [false, true] {
+            let death = Death::Killed { signal: 6, core: false };
+            let Outcome::Failed(failure) = decide(&Evidence { death, printed, ..evidence() }) else { unreachable!() };
+            assert_eq!(failure.message.contains("in the log"), printed, "{}", failure.message);
+        }
+    }
+
+    #[test]
+    fn lost_records_are_no_success() {
+        assert_eq!(cause(&Evidence { end: returned(JobReturn::Ok), damaged: 2, ..evidence() }), Some(Cause::Spool));
+        assert_eq!(cause(&Evidence { end: Some(Final::SpoolFault { message: "x".into() }), ..evidence() }), Some(Cause::Spool));
+    }
+
+    #[test]
+    fn damage_is_told_beside_any_other_cause() {
+        let Outcome::Failed(failure) = decide(&Evidence { damaged: 1, ..evidence() }) else { unreachable!() };
+        assert_eq!(failure.cause, Cause::Exit);
+        assert!(failure.message.ends_with("; besides, 1 record of the spool was damaged on disk"), "{}", failure.message);
+    }
+
+    #[test]
+    fn messages_cannot_steer_a_terminal() {
+        let error = JobReturn::Error { messages: vec!["\u{1b}[2Jgone".into()], permanent: false };
+        let Outcome::Failed(failure) = decide(&Evidence { end: returned(error), ..evidence() }) else { unreachable!() };
+        assert_eq!(failure.message, "[2Jgone");
+    }
+
+    /// Everything that can be known of an end, together with everything else.
+    fn each_evidence(mut each: impl FnMut(&Evidence)) {
+        let error = |permanent| JobReturn::Error { messages: vec!["outer".into(), "inner".into()], permanent };
+        let text = || "text".to_owned();
+        let ends = [
+            None,
+            returned(JobReturn::Ok),
+            returned(error(false)),
+            returned(error(true)),
+            returned(JobReturn::Panic { message: text(), location: "a.rs:1".into() }),
+            returned(JobReturn::Panic { message: text(), location: String::new() }),
+            returned(JobReturn::Refused { message: text() }),
+            Some(Final::NotLoaded { message: text() }),
+            Some(Final::SpoolFault { message: text() }),
+        ];
+        let endings = [None, Some(Ending::Timeout { after: Duration::from_secs(5) })]
+            .into_iter()
+            .chain([1, 2, 15].map(|signal| Some(Ending::Cancelled { signal })));
+        let killed = |signal| Death::Killed { signal, core: signal == 6 };
+        let deaths = [
+            Death::Exited(0),
+            Death::Exited(7),
+            killed(6),
+            killed(9),
+            killed(11),
+            killed(15),
+            killed(34),
+            Death::Unseen,
+            Death::Lost,
+        ];
+        let memory = |refused| Some(Memory { max: 64 << 20, refused });
+        let fault = |spool| Some(WorkerFault { spool, message: text() });
+        for ending in endings {
+            for end in &ends {
+                for death in deaths {
+                    for entered in [false, true] {
+                        for damaged in 0..=2 {
+                            for fault in [None, fault(false), fault(true)] {
+                                for memory in [None, memory(false), memory(true)] {
+                                    for printed in [false, true] {
+                                        let (end, fault) = (end.clone(), fault.clone());
+                                        each(&Evidence { ending, end, entered, death, damaged, fault, printed, memory });
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The design's rules, each for itself, over all that can be known.
+    #[test]
+    fn every_end_is_true() {
+        let mut seen = std::collections::HashSet::new();
+        each_evidence(|evidence| {
+            let outcome = decide(evidence);
+            let Evidence { ending, end, entered, death, damaged, fault, .. } = evidence;
+            let ok = matches!(end, Some(Final::Returned { returned: JobReturn::Ok, .. }));
+            // Success is the final record of a job that nobody had told to end, with nothing lost, and never anything else.
+            assert_eq!(outcome == Outcome::Completed, ok && ending.is_none() && *damaged == 0, "{evidence:?}");
+            let Outcome::Failed(failure) = outcome else { return };
+            seen.insert(failure.cause);
+            let by_death = ending.is_none() && end.is_none() && fault.is_none();
+            let cause = match (ending, end) {
+                (Some(Ending::Timeout { .. }), _) => Cause::Timeout,
+                (Some(Ending::Cancelled { .. }), _) => Cause::Cancelled,
+                (None, Some(Final::SpoolFault { .. })) => Cause::Spool,
+                (None, Some(Final::NotLoaded { .. })) => Cause::Load,
+                (None, Some(Final::Returned { .. })) if *damaged > 0 => Cause::Spool,
+                (None, Some(Final::Returned { returned: JobReturn::Panic { .. }, .. })) => Cause::Panic,
+                (None, Some(Final::Returned { returned: JobReturn::Refused { .. }, .. })) => Cause::Load,
+                (None, Some(Final::Returned { .. })) => Cause::Error,
+                (None, None) => match (fault, death) {
+                    (Some(fault), _) => {
+                        if fault.spool {
+                            Cause::Spool
+                        } else {
+                            Cause::Load
+                        }
+                    }
+                    (None, Death::Unseen | Death::Lost) => Cause::Abandoned,
+                    (None, _) if !entered => Cause::Load,
+                    (None, Death::Killed { .. }) => Cause::Signal,
+                    (None, Death::Exited(_)) => Cause::Exit,
+                },
+            };
+            assert_eq!(failure.cause, cause, "{evidence:?}");
+            // Numbers where they are the cause, and nowhere else.
+            let (signal, code) = match death {
+                Death::Killed { signal, .. } if by_death => (Some(*signal), None),
+                Death::Exited(code) if by_death => (None, Some(*code)),
+                _ => (None, None),
+            };
+            let signal = if let Some(Ending::Cancelled { signal }) = ending { Some(*signal) } else { signal };
+            assert_eq!((failure.signal, failure.exit_code), (signal, code), "{evidence:?}");
+            // What the job said is kept where it is not what the run came to.
+            let overruled = ending.is_some() || (*damaged > 0 && matches!(end, Some(Final::Returned { .. })));
+            assert_eq!(failure.job_result.is_some(), end.is_some() && overruled, "{evidence:?}");
+            assert!(!failure.permanent || matches!(cause, Cause::Error | Cause::Load), "{evidence:?}");
+            assert_eq!(failure.message.contains("damaged on disk"), *damaged > 0, "{evidence:?}: {}", failure.message);
+            assert!(!failure.message.is_empty());
+            // After a final record, or once it was told to end, nothing else has a say.
+            if end.is_some() || ending.is_some() {
+                let bare = Evidence {
+                    death: Death::Exited(0),
+                    entered: true,
+                    fault: None,
+                    printed: false,
+                    memory: None,
+                    ..evidence.clone()
+                };
+                assert_eq!(decide(&bare), Outcome::Failed(failure.clone()), "{evidence:?}");
+            }
+            // A limit of memory is told where it may be the reason, and decides nothing.
+            let Outcome::Failed(free) = decide(&Evidence { memory: None, ..evidence.clone() }) else { unreachable!() };
+            let may_be = by_death && matches!(death, Death::Killed { signal: 6 | 11, .. }) && evidence.memory.is_some();
+            assert_eq!(failure.message.contains("--memory-max"), may_be, "{evidence:?}");
+            assert_eq!(Failure { message: String::new(), ..free }, Failure { message: String::new(), ..failure });
+        });
+        assert_eq!(seen.len(), 9, "every cause there is: {seen:?}");
+    }
+
+    #[test]
+    fn between_two_attempts_the_last_one_is_told() {
+        let Outcome::Failed(last) = decide(&Evidence { death: Death::Exited(3), ..evidence() }) else { unreachable!() };
+        let Outcome::Failed(told) = told_between(15, 2, &last) else { unreachable!() };
+        assert_eq!((told.cause, told.signal, told.exit_code), (Cause::Cancelled, Some(15), None));
+        assert!(
+            told.message.starts_with("it was told to end (SIGTERM) before attempt 3; attempt 2 had failed: "),
+            "{}",
+            told.message
+        );
+        assert!(told.job_result.is_some_and(|said| said.starts_with("exit: ")));
+        let Outcome::Failed(died) = died_between(2, &last) else { unreachable!() };
+        assert_eq!((died.cause, died.exit_code), (Cause::Exit, Some(3)));
+        assert!(died.message.ends_with("; its supervisor died before attempt 3"), "{}", died.message);
+    }
+}

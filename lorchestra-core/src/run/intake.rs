@@ -1,0 +1,197 @@
+//! Takes an attempt's spool into the store while the worker writes it, in a thread of its own: a store that is busy must not
+//! keep the dispatcher from its deadlines.
+//!
+//! Owns the store and the reader while it runs and hands both back at the end. Tells the dispatcher one thing, by a byte in a
+//! pipe: that the final record was seen. When the store cannot be written (a full disk), it tries again every second: nothing
+//! is lost, it all stays in the spool.
+
+use crate::spool::reader::{Reader, Writing};
+use crate::store::event::Taken;
+use crate::store::{Store, StoreError};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Between two looks at the spool.
+const INTERVAL: Duration = Duration::from_millis(100);
+/// Between two tries of a store that refused.
+pub(crate) const RETRY: Duration = Duration::from_secs(1);
+/// Tries of what is to be recorded at a run's end, before it is left to the next command.
+pub(crate) const LAST_TRIES: u32 = 3;
+
+/// Why a spool could not be taken in. Everything that was not taken in is still there.
+#[derive(Debug, thiserror::Error)]
+pub enum IntakeError {
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The spool could not be read.
+    #[error("spool {path} cannot be read", path = path.display())]
+    Spool {
+        /// The attempt's directory.
+        path: std::path::PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+}
+
+/// The running thread.
+#[derive(Debug)]
+pub(crate) struct Intake {
+    worker_is_dead: Sender<()>,
+    thread: JoinHandle<(Store, Result<Taken, IntakeError>)>,
+}
+
+impl Intake {
+    /// Starts to take in. `final_seen` gets a byte when the final record was taken in.
+    pub(crate) fn start(store: Store, run_id: &str, attempt: u32, spool: &Path, final_seen: OwnedFd) -> io::Result<Self> {
+        let (worker_is_dead, dead) = channel();
+        let run_id = run_id.to_owned();
+        let spool = spool.to_owned();
+        let thread = std::thread::Builder::new().name("lorchestra-intake".into()).spawn(move || {
+            let mut store = store;
+            let result = follow(&mut store, &run_id, attempt, &spool, &dead, &final_seen);
+            (store, result)
+        })?;
+        Ok(Self { worker_is_dead, thread })
+    }
+
+    /// The worker is dead: takes in the rest, and hands back the store and what the spool said.
+    pub(crate) fn finish(self) -> io::Result<(Store, Result<Taken, IntakeError>)> {
+        let _ = self.worker_is_dead.send(());
+        self.thread.join().map_err(|_| io::Error::other("the intake thread panicked"))
+    }
+}
+
+fn follow(
+    store: &mut Store,
+    run_id: &str,
+    attempt: u32,
+    spool: &Path,
+    dead: &Receiver<()>,
+    final_seen: &OwnedFd,
+) -> Result<Taken, IntakeError> {
+    let mut taken = Taken::default();
+    let mut reader = Reader::new(spool, taken.cursor);
+    let mut wait = INTERVAL;
+    let mut told = false;
+    let mut refused = false;
+    while matches!(dead.recv_timeout(wait), Err(RecvTimeoutError::Timeout)) {
+        wait = match take_in(store, run_id, attempt, spool, &mut reader, &mut taken, Writing::Alive) {
+            Ok(()) => {
+                if std::mem::take(&mut refused) {
+                    tracing::warn!("the store takes events again");
+                }
+                INTERVAL
+            }
+            Err(error) => {
+                // Once an outage: a full disk may last for hours.
+                if !std::mem::replace(&mut refused, true) {
+                    // With its causes.
+                    let error: &(dyn std::error::Error + 'static) = &error;
+                    tracing::warn!(error, "events stay in the spool for now");
+                }
+                RETRY
+            }
+        };
+        if taken.end.is_some() && !told {
+            told = true;
+            let _ = rustix::io::write(final_seen, b"f");
+        }
+    }
+    for _ in 1..LAST_TRIES {
+        if take_in(store, run_id, attempt, spool, &mut reader, &mut taken, Writing::Dead).is_ok() {
+            return Ok(taken);
+        }
+        std::thread::sleep(RETRY);
+    }
+    take_in(store, run_id, attempt, spool, &mut reader, &mut taken, Writing::Dead)?;
+    Ok(taken)
+}
+
+/// Takes in everything there is now, in transactions of about 1 MiB.
+pub(crate) fn take_in(
+    store: &mut Store,
+    run_id: &str,
+    attempt: u32,
+    spool: &Path,
+    reader: &mut Reader,
+    taken: &mut Taken,
+    writing: Writing,
+) -> Result<(), IntakeError> {
+    let io = |source| IntakeError::Spool { path: spool.to_owned(), source };
+    loop {
+        let chunk = reader.read(writing).map_err(io)?;
+        let (end, more) = (chunk.end, chunk.more);
+        if writing == Writing::Dead && !more && chunk.damaged == 0 && chunk.records.iter().all(|record| record.event.is_none()) {
+            // Nothing to insert, and the run's end, with what these records say, is the next commit: one commit less for every
+            // run. A death before it finds the spool as it is.
+            taken.note(&chunk.records);
+            return Ok(());
+        }
+        if end != taken.cursor {
+            store.take_in(run_id, attempt, &chunk.records, end, chunk.damaged, taken)?;
+            // Only now: what this removes is in the store.
+            reader.taken(end).map_err(io)?;
+        }
+        if !more {
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::state::{StateDir, make_dir};
+    use crate::spool::record::Final;
+    use crate::spool::writer::{NewEvent, Writer, segment_path};
+    use crate::store::EventFilter;
+    use crate::store::tests::new_run;
+    use lorchestra_plugin_api::invoke::JobReturn;
+
+    /// Several segments, and a store that does not take them: none of them may go before it has.
+    #[test]
+    fn a_segment_stays_until_the_store_has_what_is_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let mut store = Store::open(&state).unwrap();
+        store.begin_run(&new_run("r1"), &serde_json::json!({})).unwrap();
+        let spool = state.attempt_spool("r1", 1);
+        make_dir(&spool).unwrap();
+        let mut writer = Writer::with_segments_of(&spool, 10).unwrap();
+        for _ in 0..3 {
+            let event = NewEvent { event_type: "t", payload: b"{}", schema_ref: "", correlation_id: "", subject_id: "" };
+            writer.append(&event, &|| true).unwrap();
+        }
+        writer.finish(&Final::Returned { returned: JobReturn::Ok, max_rss_kib: None, bookmark: None }).unwrap();
+
+        let other = rusqlite::Connection::open(state.store()).unwrap();
+        other.execute_batch("CREATE TRIGGER full BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'full'); END").unwrap();
+        let segments = || (1..=9).filter(|n| segment_path(&spool, *n).exists()).collect::<Vec<_>>();
+        let all = segments();
+        assert!(all.len() >= 3, "{all:?}");
+        let mut taken = Taken::default();
+        let mut reader = Reader::with_segments_of(&spool, taken.cursor, 10);
+        for writing in [Writing::Alive, Writing::Dead] {
+            let refused = take_in(&mut store, "r1", 1, &spool, &mut reader, &mut taken, writing);
+            assert!(matches!(refused, Err(IntakeError::Store(_))), "{refused:?}");
+            assert_eq!((segments(), &taken), (all.clone(), &Taken::default()));
+        }
+
+        other.execute_batch("DROP TRIGGER full").unwrap();
+        take_in(&mut store, "r1", 1, &spool, &mut reader, &mut taken, Writing::Dead).unwrap();
+        let mut types = Vec::new();
+        let each = |event: crate::store::Event| {
+            types.push(event.event_type);
+            Ok::<(), ()>(())
+        };
+        store.events(&EventFilter::default(), each).unwrap().unwrap();
+        assert_eq!(types, ["job.started", "t", "t", "t"]);
+        assert!(taken.end.is_some());
+        assert_eq!(segments(), all[all.len() - 1..], "what was taken in is gone");
+    }
+}

@@ -1,0 +1,110 @@
+//! What the supervisor has seen of an attempt, written down before it acts on it: why it ended the job, how the worker died,
+//! and what that had said of its own troubles.
+//!
+//! One small file beside the attempt's spool, its blocks taken before the job begins: a full disk does not keep it from being
+//! written. Only the supervisor writes it. Recovery reads it when the supervisor died, or could not record the end: without it a run
+//! that was told to end would be closed as abandoned. It survives the death of every process, not power loss.
+
+use crate::run::decision::{Death, Ending, WorkerFault};
+use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// Bytes of the file: one block of most file systems. A note is far shorter, but for what a worker said of a fault.
+const ROOM: usize = 4096;
+/// Bytes of what a worker said, at most: each may take six in JSON.
+const SAID: usize = 500;
+
+/// What was seen.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Seen {
+    /// Written before the first SIGTERM.
+    pub(crate) ending: Option<Ending>,
+    /// Written after the worker's death.
+    pub(crate) death: Option<Death>,
+    /// What the worker had said of its own troubles, its words cut to fit. Written with its death.
+    #[serde(default)]
+    pub(crate) fault: Option<WorkerFault>,
+    /// The signal that asked for the end after this attempt had failed and before the next one.
+    #[serde(default)]
+    pub(crate) between: Option<i32>,
+}
+
+/// What a worker said, as it fits into a note.
+pub(crate) fn cut(fault: &WorkerFault) -> WorkerFault {
+    let message = &fault.message;
+    if message.len() <= SAID {
+        return fault.clone();
+    }
+    WorkerFault { message: format!("{} …", &message[..message.floor_char_boundary(SAID)]), ..*fault }
+}
+
+/// The open file.
+#[derive(Debug)]
+pub(crate) struct Note {
+    file: File,
+    last: RefCell<Seen>,
+}
+
+impl Note {
+    /// Makes the file, with room for any note. What is there already is an error: the last attempt's job may have put anything there.
+    pub(crate) fn create(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?);
+        file.write_all_at(&[b' '; ROOM], 0)?;
+        Ok(Self { file, last: RefCell::default() })
+    }
+
+    /// Replaces the note. In place and in one write: a death in between leaves the old or the new one.
+    pub(crate) fn write(&self, seen: &Seen) -> io::Result<()> {
+        let mut text = serde_json::to_vec(seen)?;
+        text.resize(ROOM, b' ');
+        self.last.replace(seen.clone());
+        self.file.write_all_at(&text, 0)
+    }
+
+    /// Adds to the note that a signal asked for the end after the attempt had failed.
+    pub(crate) fn between(&self, signal: i32) -> io::Result<()> {
+        let seen = Seen { between: Some(signal), ..self.last.borrow().clone() };
+        self.write(&seen)
+    }
+}
+
+/// The note of an attempt whose supervisor is dead; nothing, where none was written.
+pub(crate) fn read(path: &Path) -> Seen {
+    let mut text = Vec::new();
+    match crate::host::files::regular_file(path).and_then(|file| file.take(ROOM as u64).read_to_end(&mut text)) {
+        Ok(_) => serde_json::from_slice(&text).unwrap_or_default(),
+        Err(_) => Seen::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn the_last_note_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("1.end");
+        assert_eq!(read(&path), Seen::default());
+        let note = Note::create(&path).unwrap();
+        assert_eq!(read(&path), Seen::default());
+        let mut seen = Seen { ending: Some(Ending::Timeout { after: Duration::from_secs(3) }), ..Seen::default() };
+        note.write(&seen).unwrap();
+        assert_eq!(read(&path), seen);
+        seen.death = Some(Death::Killed { signal: 9, core: false });
+        note.write(&seen).unwrap();
+        assert_eq!(read(&path), seen);
+        // The longest there can be: what it says must still be whole JSON in the same room.
+        seen.fault = Some(cut(&WorkerFault { spool: true, message: "\u{1}".repeat(100_000) }));
+        note.write(&seen).unwrap();
+        assert_eq!(read(&path), seen);
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), ROOM as u64, "no room beyond what was taken at first");
+    }
+}

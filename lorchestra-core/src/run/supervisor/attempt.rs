@@ -1,0 +1,198 @@
+//! One attempt of a run: its files, its worker, its spool taken in beside it, and what is known when both are done.
+//!
+//! Called by the run ([`super`]), once or more. Starts the worker ([`super::child`]), lets [`super::dispatch`] watch it and
+//! [`super::intake`] take its spool in.
+
+use super::child::Worker;
+use super::course::Limits;
+use super::dispatch::dispatch;
+use super::{RunError, Site};
+use crate::host::signals::Signals;
+use crate::host::state::{StateError, make_dir};
+use crate::outcome::Outcome;
+use crate::packages::library::Library;
+use crate::plan::Plan;
+use crate::run::decision::{Evidence, Memory, WorkerFault, decide};
+use crate::run::ending::Facts;
+use crate::run::intake::{Intake, IntakeError};
+use crate::run::log::{self, Log};
+use crate::run::note::Note;
+use crate::run::traces::has_content;
+use crate::run::worker::order::Order;
+use crate::spool::record::Final;
+use crate::store::Store;
+use lorchestra_plugin_api::invoke::Call;
+use lorchestra_plugin_api::manifest::JobManifest;
+use rustix::pipe::PipeFlags;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What all attempts of a run share.
+pub(super) struct Attempt<'a> {
+    pub(super) site: &'a Site<'a>,
+    pub(super) plan: &'a Plan,
+    pub(super) library: &'a Library,
+    pub(super) run_id: &'a str,
+}
+
+/// The files of one attempt, made before it is recorded.
+pub(super) struct Files {
+    pub(super) output: PathBuf,
+    spool: PathBuf,
+    log: Log,
+    note: Note,
+}
+
+/// An attempt that is over.
+pub(super) struct Over {
+    /// How it ended; or why its spool could not be taken in, which leaves the run to the next command.
+    pub(super) result: Result<Outcome, IntakeError>,
+    pub(super) facts: Facts,
+    /// How far its job said it came, in microseconds since 1970.
+    pub(super) bookmark: Option<i64>,
+    /// The first signal that asked for an end.
+    pub(super) told: Option<i32>,
+    pub(super) note: Note,
+    pub(super) store: Store,
+}
+
+fn failed(doing: &'static str) -> impl FnOnce(io::Error) -> RunError {
+    move |source| RunError::Process { doing, source }
+}
+
+impl Attempt<'_> {
+    /// Starts a worker, which waits for its order.
+    pub(super) fn start_worker(&self, attempt: u32) -> Result<Worker, RunError> {
+        let environment = [("LORCHESTRA_RUN_ID", self.run_id.to_owned()), ("LORCHESTRA_ATTEMPT", attempt.to_string())];
+        let title = format!("{}/{}", self.plan.package, self.plan.job);
+        Worker::start(self.site.worker, self.library, &title, &environment).map_err(failed("starting the worker"))
+    }
+
+    /// Makes what the attempt needs on disk, in the place of what an attempt before it may have put there.
+    pub(super) fn make_files(&self, attempt: u32) -> Result<Files, RunError> {
+        let state = self.site.state;
+        let spool = state.attempt_spool(self.run_id, attempt);
+        let output = state.output(self.run_id, attempt);
+        if attempt > 1 {
+            make_dir(&state.run_logs(self.run_id))?;
+            for path in [&spool, &state.attempt_lock(self.run_id, attempt), &state.attempt_note(self.run_id, attempt), &output] {
+                crate::host::files::remove_whatever(path).map_err(|source| StateError::Io { path: path.clone(), source })?;
+            }
+            log::remove_pieces(&output).map_err(|source| StateError::Io { path: output.clone(), source })?;
+        }
+        make_dir(&spool)?;
+        let mut log = Log::open(&output, self.site.log_max).map_err(|source| StateError::Io { path: output.clone(), source })?;
+        log.mask(self.site.secrets.mask());
+        let path = state.attempt_note(self.run_id, attempt);
+        let note = Note::create(&path).map_err(|source| StateError::Io { path, source })?;
+        Ok(Files { output, spool, log, note })
+    }
+
+    /// Sends the worker its order and sees it to its end.
+    pub(super) fn run(
+        &self,
+        attempt: u32,
+        mut worker: Worker,
+        files: Files,
+        store: Store,
+        signals: &mut Signals,
+    ) -> Result<Over, RunError> {
+        let Self { site, plan, library, run_id } = self;
+        let Files { output, spool, mut log, note } = files;
+        let mut params = plan.params.clone();
+        site.secrets.add_to(&mut params);
+        worker.order(&Order {
+            library_fd: worker.library_fd(),
+            library_path: library.path().to_owned(),
+            job: plan.job.clone(),
+            spool: spool.clone(),
+            lock: site.state.attempt_lock(run_id, attempt),
+            trace: site.state.trace(run_id),
+            timeout: plan.timeout,
+            grace: plan.grace,
+            memory_max: plan.memory_max,
+            log_max: site.log_max,
+            progress: site.progress.then(|| site.state.progress(run_id)),
+            bookmarks: library.manifest().job(&plan.job).is_some_and(JobManifest::has_since),
+            secrets: site.secrets.names(),
+            call: Call {
+                run_id: (*run_id).to_owned(),
+                attempt,
+                package: plan.package.clone(),
+                data_root: site.data_root.to_owned(),
+                trace_level: site.trace_level.to_owned(),
+                params,
+            },
+        });
+        let pipe = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK);
+        let (seen_read, seen_write) = pipe.map_err(io::Error::from).map_err(failed("making a pipe"))?;
+        let intake = Intake::start(store, run_id, attempt, &spool, seen_write).map_err(failed("starting the intake thread"))?;
+        let limits = Limits { timeout: plan.timeout, grace: plan.grace };
+        let seen =
+            dispatch(&mut worker, limits, signals, &seen_read, &note, &mut log).map_err(failed("waiting for the worker"))?;
+        log.finish();
+        let (store, taken) = intake.finish().map_err(failed("ending the intake thread"))?;
+        let mut facts = Facts { time: seen.time, output_lost: log.lost(), processes_left: seen.left, ..Facts::default() };
+        let mut bookmark = None;
+        let result = taken.map(|taken| {
+            bookmark = taken.end.as_ref().and_then(Final::bookmark);
+            facts.damaged = taken.damaged;
+            if let Some(Final::Returned { max_rss_kib, .. }) = &taken.end {
+                facts.max_rss_kib = *max_rss_kib;
+            }
+            decide(&Evidence {
+                ending: seen.ending,
+                end: taken.end,
+                entered: taken.entered,
+                death: seen.death,
+                damaged: taken.damaged,
+                fault: seen.fault.or_else(|| removed(&spool)),
+                printed: has_content(&output),
+                memory: plan.memory_max.map(|max| Memory { max, refused: allocation_failed(&output) }),
+            })
+        });
+        Ok(Over { result, facts, bookmark, told: seen.told, note, store })
+    }
+
+    /// Removes what an attempt left in the spool, now that another one is recorded: recovery looks at the last one only.
+    pub(super) fn remove_spool(&self, attempt: u32) {
+        let (state, run) = (self.site.state, self.run_id);
+        for path in [state.attempt_spool(run, attempt), state.attempt_lock(run, attempt), state.attempt_note(run, attempt)] {
+            let _ = crate::host::files::remove_whatever(&path);
+        }
+    }
+}
+
+/// The fault that the worker could not tell of: without a spool, how far it had come is not known, and what it had emitted is lost.
+fn removed(spool: &Path) -> Option<WorkerFault> {
+    let message = "something removed the spool while the job ran; events that were not in the store yet are lost";
+    (!spool.exists()).then(|| WorkerFault { spool: true, message: message.into() })
+}
+
+/// Whether the last words of what was printed are those of Rust's or C++'s runtime when an allocation has failed. The process says it to
+/// nobody else.
+fn allocation_failed(output: &Path) -> bool {
+    let last = log::tail(output, 4096).unwrap_or_default();
+    let text = String::from_utf8_lossy(&last);
+    (text.contains("memory allocation of ") && text.contains(" bytes failed")) || text.contains("std::bad_alloc")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Wherever the last words lie: across two pieces of the log, too.
+    #[test]
+    fn the_last_words_are_found_in_the_pieces_of_a_log() {
+        let words = b"memory allocation of 4194304 bytes failed\n";
+        for before in (0..6000).step_by(7) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("1.out");
+            let mut log = Log::open(&path, log::MIN_MAX).unwrap();
+            log.write(&vec![b'.'; before]);
+            assert!(!allocation_failed(&path), "nothing was said after {before} bytes");
+            log.write(words);
+            assert!(allocation_failed(&path), "after {before} bytes");
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The one loop that decides what happens to a worker, and when: it sees signals, deadlines, the worker's death, its output
+//! and the final record in one poll, and acts on them one at a time.
+//!
+//! ```text
+//!   signals ──┐
+//!   output  ──┼─► poll ─► deadline passed, TERM, INT, HUP: noted, SIGTERM to the group, after the grace SIGKILL
+//!   control ──┤           a second INT, or any TERM or INT 1 s later: SIGKILL
+//!   intake  ──┘           final record seen: 2 s, then SIGKILL
+//!                         worker dead: group killed, worker reaped, orphans killed, output drained for 1 s
+//! ```
+//!
+//! What is to be done when is [`Course`]'s to say; the loop does it. Nothing in it waits for the store or for a terminal: it does not even log.
+
+use super::child::Worker;
+use super::course::{Act, Course, Limits};
+use crate::host::process::ProcessorTime;
+use crate::host::signals::Signals;
+use crate::run::decision::{Death, Ending, WorkerFault};
+use crate::run::log::Log;
+use crate::run::note::{self, Note};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::Signal;
+use rustix::time::Timespec;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+/// How long output is read after everything was killed: a process out of reach may hold the pipe.
+const DRAIN: Duration = Duration::from_secs(1);
+/// What the loop has seen.
+pub(super) struct Seen {
+    pub(super) ending: Option<Ending>,
+    pub(super) death: Death,
+    pub(super) time: ProcessorTime,
+    /// Processes of the job that could not be ended.
+    pub(super) left: usize,
+    pub(super) fault: Option<WorkerFault>,
+    /// The first signal that asked for an end, also one that came too late to be the ending.
+    pub(super) told: Option<i32>,
+}
+
+/// Runs until the worker and everything it started are gone.
+pub(super) fn dispatch(
+    worker: &mut Worker,
+    limits: Limits,
+    signals: &mut Signals,
+    final_seen: &OwnedFd,
+    note: &Note,
+    log: &mut Log,
+) -> io::Result<Seen> {
+    let mut course = Course::new(limits, Instant::now());
+    let mut output_open = true;
+    let mut control_open = true;
+    loop {
+        let wait = course.next().map(|at| at.saturating_duration_since(Instant::now()));
+        let woken = wait_for(worker, signals, final_seen, output_open, control_open, course.lingers(), wait)?;
+        // Taken out of the pipe before the worker is looked at: a SIGCHLD that comes after that look stays in the pipe and wakes
+        // the next poll. The other way round it would be swallowed here, and nothing else might ever wake it.
+        let told = signals.endings();
+
+        if woken.output {
+            output_open = copy_output(&mut worker.output, log);
+        }
+        if woken.control {
+            // The worker's end closes with it; what it said is read after its death.
+            control_open = false;
+        }
+        if worker.has_ended()? {
+            course.signals_at_death(&told);
+            break;
+        }
+        worker.reap_orphans();
+        let now = Instant::now();
+        if let Some(act) = course.signals(&told, now) {
+            perform(act, worker, note);
+        }
+        // Seen before the deadline is looked at: a job that has ended in time is not told to end.
+        if woken.final_seen {
+            course.final_seen(now);
+        }
+        while let Some(act) = course.tick(now) {
+            perform(act, worker, note);
+        }
+    }
+    let fault = worker.fault();
+    let (death, time, left) = worker.end()?;
+    let ending = course.ending();
+    // A note that cannot be written costs a truer word in a rare case, never the run.
+    let said = fault.as_ref().map(note::cut);
+    let _ = note.write(&note::Seen { ending, death: Some(death), fault: said, between: None });
+    drain_output(worker, log)?;
+    Ok(Seen { ending, death, time, left, fault, told: course.told() })
+}
+
+fn perform(act: Act, worker: &Worker, note: &Note) {
+    match act {
+        Act::Tell(ending) => {
+            // Before the signal: once it was sent, that is the cause, whoever records it.
+            let _ = note.write(&note::Seen { ending: Some(ending), ..note::Seen::default() });
+            worker.signal(Signal::TERM);
+        }
+        Act::Kill => worker.signal(Signal::KILL),
+    }
+}
+
+#[derive(Default)]
+struct Woken {
+    output: bool,
+    control: bool,
+    final_seen: bool,
+}
+
+fn wait_for(
+    worker: &Worker,
+    signals: &Signals,
+    final_seen: &OwnedFd,
+    output: bool,
+    control: bool,
+    lingers: bool,
+    wait: Option<Duration>,
+) -> io::Result<Woken> {
+    let none = PollFlags::empty();
+    let when = |open: bool| if open { PollFlags::IN } else { none };
+    let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
+    // A closed descriptor would wake the poll for ever, even with no events asked for: it is left out instead.
+    let output = output.then(|| {
+        fds.push(PollFd::new(&worker.output, PollFlags::IN));
+        fds.len() - 1
+    });
+    let control = control.then(|| {
+        fds.push(PollFd::new(&worker.control, when(true)));
+        fds.len() - 1
+    });
+    let seen = (!lingers).then(|| {
+        fds.push(PollFd::new(final_seen, PollFlags::IN));
+        fds.len() - 1
+    });
+    match poll(&mut fds, timespec(wait).as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(e) => return Err(e.into()),
+    }
+    let ready = |index: Option<usize>| index.is_some_and(|i| !fds[i].revents().is_empty());
+    Ok(Woken { output: ready(output), control: ready(control), final_seen: ready(seen) })
+}
+
+fn timespec(wait: Option<Duration>) -> Option<Timespec> {
+    // Rounded up to the next millisecond: waking just before a deadline would only mean another round.
+    wait.map(|wait| {
+        let wait = wait + Duration::from_millis(1);
+        Timespec { tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX), tv_nsec: wait.subsec_nanos().into() }
+    })
+}
+
+/// Copies what there is to the log, at most 1 MiB a turn. `false` when the pipe has ended.
+fn copy_output(output: &mut File, log: &mut Log) -> bool {
+    let mut buffer = [0; 64 << 10];
+    for _ in 0..16 {
+        match output.read(&mut buffer) {
+            Ok(0) => return false,
+            // A full disk costs the log its end, never the job its output pipe.
+            Ok(n) => log.write(&buffer[..n]),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return e.kind() == io::ErrorKind::WouldBlock,
+        }
+    }
+    true
+}
+
+fn drain_output(worker: &mut Worker, log: &mut Log) -> io::Result<()> {
+    let until = Instant::now() + DRAIN;
+    while copy_output(&mut worker.output, log) {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        match poll(&mut [PollFd::new(&worker.output, PollFlags::IN)], timespec(Some(left)).as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}

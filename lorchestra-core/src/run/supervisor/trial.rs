@@ -1,0 +1,149 @@
+//! A library loaded on trial, by a worker that does nothing else and that is killed with all it started when it has answered, or
+//! when its time is up. Not a run: nothing is recorded, no lock is taken.
+
+use super::child::Worker;
+use crate::host::signals::signal_name;
+use crate::packages::catalog::problem::path_text;
+use crate::packages::library::Library;
+use crate::run::decision::Death;
+use crate::run::worker::order::Trial;
+use crate::run::worker::trial::Answer;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::time::Timespec;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// The longest answer that is read: what a plugin writes there may be anything.
+const MAX_ANSWER: usize = 64 << 10;
+/// How much of the end of what was printed is kept.
+const KEPT: usize = 4 << 10;
+/// How soon a death is seen that closes nothing: a descriptor may have been left to a child.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What came of loading.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It loads, and is what its manifest says.
+    Loaded {
+        /// How long that took in the worker.
+        took: Duration,
+    },
+    /// The loader refused it, or the two descriptions differ: one sentence.
+    Refused(String),
+    /// Its process ended while it was loaded: how, and the last line that it printed.
+    Died {
+        /// How.
+        how: String,
+        /// The last line that was printed.
+        printed: Option<String>,
+    },
+    /// It was still loading after this long.
+    Late(Duration),
+}
+
+/// Loads the library in a worker of its own, which has `limit` for it.
+///
+/// # Errors
+/// The worker could not be started, or not be waited for.
+pub fn load(exe: &Path, library: &Library, limit: Duration) -> io::Result<Verdict> {
+    let mut worker = Worker::start(exe, library, "plugins check", &[])?;
+    let trial = Trial { library_fd: worker.library_fd(), origin: path_text(library.path()) };
+    // A worker that died meanwhile is found dead below.
+    let sent = trial.send(&worker.control);
+    worker.control.set_nonblocking(true)?;
+    if let Err(error) = sent {
+        tracing::debug!(%error, "the worker did not take its order");
+    }
+    let until = Instant::now() + limit;
+    let (mut answer, mut printed) = (Vec::new(), Vec::new());
+    let (mut control_open, mut output_open) = (true, true);
+    let mut late = false;
+    loop {
+        // Before the rest is read: what it had said by its death is all there then.
+        let dead = worker.has_ended()?;
+        worker.reap_orphans();
+        output_open = output_open && copy(&mut worker.output, &mut printed);
+        control_open = control_open && read_answer(&worker.control, &mut answer);
+        if dead || answer.contains(&b'\n') || answer.len() >= MAX_ANSWER {
+            break;
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            late = true;
+            break;
+        }
+        wait(&worker, control_open, output_open, left.min(LOOK))?;
+    }
+    let (death, ..) = worker.end()?;
+    if late {
+        return Ok(Verdict::Late(limit));
+    }
+    let line = answer.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    Ok(match serde_json::from_slice(line) {
+        Ok(Answer::Loaded { micros }) => Verdict::Loaded { took: Duration::from_micros(micros) },
+        Ok(Answer::Refused { message }) => Verdict::Refused(message),
+        Err(_) => Verdict::Died { how: how(death), printed: last_line(&printed) },
+    })
+}
+
+fn how(death: Death) -> String {
+    match death {
+        Death::Killed { signal, .. } => format!("was killed by {}", signal_name(signal)),
+        Death::Exited(code) => format!("exited with code {code}"),
+        Death::Unseen | Death::Lost => "ended".to_owned(),
+    }
+}
+
+fn last_line(printed: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(printed);
+    text.lines().map(str::trim).rfind(|line| !line.is_empty()).map(str::to_owned)
+}
+
+fn wait(worker: &Worker, control: bool, output: bool, time: Duration) -> io::Result<()> {
+    let mut fds = Vec::new();
+    // One that is closed would wake the poll for ever.
+    if control {
+        fds.push(PollFd::new(&worker.control, PollFlags::IN));
+    }
+    if output {
+        fds.push(PollFd::new(&worker.output, PollFlags::IN));
+    }
+    let time = Timespec { tv_sec: 0, tv_nsec: time.subsec_nanos().max(1_000_000).into() };
+    match poll(&mut fds, Some(&time)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Empties the pipe, at most 1 MiB a turn, and keeps the end of it. `false` when it has ended.
+fn copy(output: &mut File, printed: &mut Vec<u8>) -> bool {
+    let mut buffer = [0; 64 << 10];
+    for _ in 0..16 {
+        match output.read(&mut buffer) {
+            Ok(0) => return false,
+            Ok(n) => {
+                printed.extend_from_slice(&buffer[..n]);
+                printed.drain(..printed.len().saturating_sub(KEPT));
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return e.kind() == ErrorKind::WouldBlock,
+        }
+    }
+    true
+}
+
+/// Reads what there is of the answer. `false` when there will be no more.
+fn read_answer(mut control: &std::os::unix::net::UnixStream, answer: &mut Vec<u8>) -> bool {
+    let mut buffer = [0; 4 << 10];
+    while answer.len() < MAX_ANSWER {
+        match control.read(&mut buffer) {
+            Ok(0) => return false,
+            Ok(n) => answer.extend_from_slice(&buffer[..n]),
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return e.kind() == ErrorKind::WouldBlock,
+        }
+    }
+    true
+}

@@ -1,0 +1,157 @@
+//! Inside the child process: one worker is one attempt of one run.
+//!
+//! Talks to its supervisor by the control socket (descriptor 0): the [`Order`] comes in; troubles from before the spool was
+//! open go out; its end of file means that the supervisor is gone. Everything else goes into the spool. No network, no store.
+//!
+//! The steps, each of which the evidence at the end can tell from the next ([`crate::run::decision`]):
+//!
+//! 1. Read the order, take descriptor 0 away from the job, take the attempt's lock, start the watchdog.
+//! 2. Limit its memory, where that was asked for; open the spool. From here on, what goes wrong is in its final record.
+//! 3. Load the library (`loader`) and compare its root module with the manifest.
+//! 4. Write the mark "entered" and call the job with a boxed sink (`sink`).
+//! 5. Write the final record under the sink's mutex. Only now has the run an outcome; nothing the process does afterwards
+//!    changes it.
+
+mod loader;
+pub mod meter;
+pub mod order;
+mod sink;
+pub(crate) mod trial;
+mod watchdog;
+
+use crate::host::locks::AttemptLock;
+use crate::run::decision::WorkerFault;
+use crate::run::log::Log;
+use crate::secrets::Mask;
+use crate::spool::record::{Final, Mark};
+use crate::spool::writer::Writer;
+use lorchestra_plugin_api::abi::{EventSink, EventSink_TO, JobEntry_Ref};
+use lorchestra_plugin_api::invoke::JobReturn;
+use meter::Meter;
+use order::{Order, Task};
+use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit, setrlimit};
+use serde_json::json;
+use sink::Sink;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use watchdog::Deadline;
+
+/// First argument of a worker's command line; the rest is for `ps`.
+pub const ARGUMENT: &str = "--lorchestra-worker";
+/// Exit code when the worker gave its supervisor a reason on the control socket instead of in the spool.
+const FAULT: u8 = 70;
+
+/// The worker's main function. Returns when the final record is written.
+pub fn main() -> ExitCode {
+    let control = match take_control() {
+        Ok(control) => control,
+        Err(_) => return ExitCode::from(FAULT),
+    };
+    match run(&control) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            // Should the supervisor not get it, it still sees a worker that ended without a final record.
+            let _ = serde_json::to_writer(&control, &fault).map_err(io::Error::from).and_then(|()| (&control).write_all(b"\n"));
+            ExitCode::from(FAULT)
+        }
+    }
+}
+
+/// The control socket, moved away from descriptor 0; the job's own standard input is empty.
+fn take_control() -> io::Result<UnixStream> {
+    let control = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    // Fails for anything that is not a socket: a person who starts this by hand ends here.
+    control.peer_addr()?;
+    rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+    Ok(control)
+}
+
+fn run(control: &UnixStream) -> Result<(), WorkerFault> {
+    let ours = |what: &'static str| {
+        move |e: io::Error| WorkerFault { spool: false, message: format!("the worker could not {what}: {e}") }
+    };
+    let task = Task::receive(control).map_err(ours("read its order"))?;
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    let order = match task {
+        Task::Run(order) => order,
+        Task::Load(trial) => {
+            watchdog::start(control, None).map_err(ours("start its watchdog"))?;
+            return trial::run(control, &trial).map_err(ours("tell what came of loading"));
+        }
+    };
+    let cancelled = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&cancelled)).map_err(ours("handle signals"))?;
+    }
+    let deadline = order.timeout.map(|timeout| Deadline { timeout, grace: order.grace });
+    watchdog::start(control, deadline).map_err(ours("start its watchdog"))?;
+
+    let spool =
+        |e: io::Error| WorkerFault { spool: true, message: format!("the spool {} cannot be begun: {e}", order.spool.display()) };
+    // Held until the process ends.
+    let _lock = AttemptLock::take(&order.lock).map_err(spool)?;
+    // Recovery begins after the supervisor's death and waits for this lock. So either it sees the lock held, or the socket
+    // has ended by now, and the run is not ours any more: nothing may be emitted into it.
+    if watchdog::supervisor_is_gone(control).map_err(ours("look at its control socket"))? {
+        return Ok(());
+    }
+    if let Some(max) = order.memory_max {
+        let limit = Rlimit { current: Some(max), maximum: Some(max) };
+        setrlimit(Resource::Data, limit).map_err(|e| ours("limit its memory")(e.into()))?;
+    }
+    let writer = Writer::create(&order.spool).map_err(spool)?;
+    // Diagnostics: without them the job goes on.
+    let trace = Log::open(&order.trace, order.log_max);
+    if let Err(error) = &trace {
+        let _ = writeln!(io::stderr(), "lorchestra: this run has no trace: {}: {error}", order.trace.display());
+    }
+    // A terminal's comfort: without it the job goes on.
+    let meter = order.progress.as_deref().and_then(|path| Meter::create(path).ok());
+    let mask = Mask::of(order.secrets.iter().filter_map(|name| order.call.params.get(name)?.as_str()));
+    if mask.is_none() && !order.secrets.is_empty() {
+        return Err(WorkerFault { spool: false, message: "the run's secrets could not be masked".into() });
+    }
+    let sink = Sink::new(writer, trace.ok(), cancelled, meter, order.bookmarks, mask);
+
+    let end = match loader::load(&order) {
+        Err(refusal) => {
+            if let Some(detail) = refusal.detail
+                && matches!(order.call.trace_level.as_str(), "debug" | "trace")
+            {
+                let time = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
+                let line = json!({"time": time, "level": "DEBUG", "target": "lorchestra", "message": refusal.message, "fields": {"layout": detail}});
+                sink.trace(line.to_string().as_str().into());
+            }
+            Final::NotLoaded { message: refusal.message }
+        }
+        Ok(job) => match sink.mark(Mark::Entered) {
+            Err(e) => Final::SpoolFault { message: e.to_string() },
+            Ok(()) => {
+                let returned = call(job, &order, &sink);
+                Final::Returned { returned, max_rss_kib: crate::host::process::max_rss_kib(), bookmark: sink.bookmark() }
+            }
+        },
+    };
+    // Plugin code may have forked without exec: the copy has come here too, and whatever happened in it is not the worker's end.
+    if loader::is_copy() {
+        return Ok(());
+    }
+    sink.finish(end).map_err(|e| WorkerFault { spool: true, message: format!("the final record could not be written: {e}") })
+}
+
+fn call(job: JobEntry_Ref, order: &Order, sink: &Sink) -> JobReturn {
+    let refused = |message: String| JobReturn::Refused { message };
+    let call = match serde_json::to_string(&order.call) {
+        Ok(call) => call,
+        Err(e) => return refused(format!("the call could not be written: {e}")),
+    };
+    let boxed = EventSink_TO::from_value(sink.clone(), abi_stable::erased_types::TD_Opaque);
+    let answer = (job.entry())(call.as_str().into(), boxed);
+    serde_json::from_str(&answer).unwrap_or_else(|e| refused(format!("the plugin's answer could not be read: {e}")))
+}

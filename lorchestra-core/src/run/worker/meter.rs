@@ -1,0 +1,82 @@
+//! How far a job is, for a person who waits: two numbers in a file that the supervisor's side reads now and then.
+//!
+//! Neither the spool nor the control socket: progress is not an event, nothing waits for it, and when it is lost nothing is. A job may
+//! tell it at every turn of its loop, so it is written at most every `INTERVAL`.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// Between two writes, at least.
+const INTERVAL: Duration = Duration::from_millis(50);
+/// Bytes of the file: `done` and `total`, little endian.
+const LEN: usize = 16;
+
+/// Where a job's progress goes.
+#[derive(Debug)]
+pub(super) struct Meter {
+    file: File,
+    written: Mutex<Option<Instant>>,
+}
+
+impl Meter {
+    pub(super) fn create(path: &Path) -> io::Result<Self> {
+        // The attempt before made one, or put something else there.
+        crate::host::files::remove_whatever(path)?;
+        let file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+        Ok(Self { file, written: Mutex::new(None) })
+    }
+
+    /// Notes `done` of `total`.
+    pub(super) fn note(&self, done: u64, total: u64) {
+        // Another thread is at it: its numbers are as good.
+        let Ok(mut written) = self.written.try_lock() else { return };
+        if written.is_some_and(|at| at.elapsed() < INTERVAL) && done != total {
+            return;
+        }
+        *written = Some(Instant::now());
+        let mut bytes = [0; LEN];
+        bytes[..8].copy_from_slice(&done.to_le_bytes());
+        bytes[8..].copy_from_slice(&total.to_le_bytes());
+        let _ = self.file.write_all_at(&bytes, 0);
+    }
+}
+
+/// What a `Meter` has written last: `done` and `total`; `None` while there is nothing.
+pub fn read(path: &Path) -> Option<(u64, u64)> {
+    let mut bytes = [0; LEN];
+    crate::host::files::regular_file(path).ok()?.read_exact_at(&mut bytes, 0).ok()?;
+    let (done, total) = bytes.split_first_chunk::<8>()?;
+    Some((u64::from_le_bytes(*done), u64::from_le_bytes(total.try_into().ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_noted_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("progress");
+        assert_eq!(read(&path), None);
+        let meter = Meter::create(&path).unwrap();
+        assert_eq!(read(&path), None, "nothing was noted");
+        meter.note(1, 10);
+        assert_eq!(read(&path), Some((1, 10)));
+        // The end is always written, however soon it comes.
+        meter.note(10, 10);
+        assert_eq!(read(&path), Some((10, 10)));
+    }
+
+    /// Whoever opened it would wait for ever.
+    #[test]
+    fn a_fifo_in_its_place_is_no_progress() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("progress");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+        assert_eq!(read(&path), None);
+    }
+}
