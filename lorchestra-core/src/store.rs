@@ -160,16 +160,8 @@ impl Store {
         Ok(store)
     }
 
-    /// The store, if it is there and of the present version.
+    /// The store, if it is there and of the present version. One of an older version, or a database that is still empty, is `None`.
     fn open_current(path: &Path) -> Result<Option<Self>, StoreError> {
-        Ok(match Self::open_as_it_is(path)? {
-            Some((store, schema::Version::Current)) => Some(store),
-            _ => None,
-        })
-    }
-
-    /// The store and its version, if it is there: the present or an older one. An older one may be a database that is empty yet.
-    fn open_as_it_is(path: &Path) -> Result<Option<(Self, schema::Version)>, StoreError> {
         match std::fs::metadata(path) {
             Ok(meta) if meta.is_file() => {}
             Ok(_) => return Err(StoreError::Foreign { path: path.to_owned(), why: "it is not a regular file".into() }),
@@ -181,11 +173,12 @@ impl Store {
         let store = Self { db, path: path.to_owned(), long_log: false };
         store.configure()?;
         match schema::version(&store.db).map_err(|e| StoreError::sql(path, "reading the store's version", e))? {
+            schema::Version::Current => Ok(Some(store)),
+            schema::Version::Older => Ok(None),
             schema::Version::Newer(found) => Err(StoreError::Newer { path: path.to_owned(), found, known: schema::VERSION }),
             schema::Version::Foreign => {
                 Err(StoreError::Foreign { path: path.to_owned(), why: "it is another program's SQLite database".into() })
             }
-            version => Ok(Some((store, version))),
         }
     }
 

@@ -493,28 +493,6 @@ fn a_hand_that_moves_it_while_a_run_goes_on_is_respected() {
     }
 }
 
-/// A store of the version before bookmarks: a dry run leaves it as it is, a run brings it up and begins where it was told to.
-#[test]
-fn a_store_from_before_bookmarks_gets_them() {
-    let sandbox = sandbox();
-    succeed(&sandbox, &["--until", "2024-01-10"]);
-    let store = sandbox.state().join("lorchestra.db");
-    let db = rusqlite::Connection::open(&store).unwrap();
-    db.execute_batch(
-        "DROP TABLE bookmarks; ALTER TABLE runs DROP COLUMN keeps_bookmark; ALTER TABLE runs DROP COLUMN bookmark_before;
-         ALTER TABLE runs DROP COLUMN bookmark_after; PRAGMA user_version = 3;",
-    )
-    .unwrap();
-    let version = || db.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).unwrap();
-    sandbox.lorchestra(&windowed(&["--dry-run", "--since", "last"])).exits(2);
-    sandbox.lorchestra(&windowed(&["--dry-run", "--since", "last:2024-01-02"])).exits(0);
-    assert_eq!(version(), 3);
-    succeed(&sandbox, &["--since", "last:2024-01-02", "--until", "2024-01-12"]);
-    assert!(version() > 3);
-    assert_eq!((window(&sandbox)["since"].as_str(), mark(&sandbox)), (Some("2024-01-02T00:00:00Z"), january(12)));
-    assert_eq!(sandbox.runs().len(), 2, "the run from before is there");
-}
-
 /// A plugin built before there were bookmarks: they are kept by the host, for whoever has a `since`.
 #[test]
 fn a_job_of_an_older_plugin_has_them_too() {

@@ -3,7 +3,7 @@
 //! Owns the rule by which a run moves one ([`after`]), which [`super::run`] applies in the transaction that ends the run: state, terminal
 //! event and bookmark are one commit, whoever makes it. Set and removed by hand by the command line. Retention does not touch them.
 
-use super::{Store, StoreError, schema};
+use super::{Store, StoreError};
 use crate::host::state::StateDir;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
@@ -62,13 +62,10 @@ impl Store {
         self.read("reading a bookmark", |db| find(db, key))
     }
 
-    /// The same of a store as it is: one that is not there, or of a version from before bookmarks, is neither made nor migrated.
+    /// The same of a store as it is: one that is not there, or of an older version, is neither made nor migrated.
     pub fn peek_bookmark(state: &StateDir, key: Key<'_>) -> Result<Option<Bookmark>, StoreError> {
-        match Self::open_as_it_is(&state.store())? {
-            Some((store, _)) => store.read("reading a bookmark", |db| match schema::has_bookmarks(db)? {
-                true => find(db, key),
-                false => Ok(None),
-            }),
+        match Self::open_current(&state.store())? {
+            Some(store) => store.bookmark(key),
             None => Ok(None),
         }
     }
@@ -321,11 +318,11 @@ mod tests {
         let mut store = Store::open(&site.state).unwrap();
         store.set_bookmark(KEY, 7, 1).unwrap();
         assert_eq!(Store::peek_bookmark(&site.state, KEY).unwrap().map(|bookmark| bookmark.at), Some(7));
-        store.db.execute_batch("DROP TABLE bookmarks; PRAGMA user_version = 3;").unwrap();
+        store.db.execute_batch("DROP TABLE bookmarks; PRAGMA user_version = 0;").unwrap();
         drop(store);
         assert_eq!(Store::peek_bookmark(&site.state, KEY).unwrap(), None);
         let version: i64 =
             Connection::open(site.state.store()).unwrap().query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
-        assert_eq!(version, 3);
+        assert_eq!(version, 0);
     }
 }
