@@ -135,7 +135,7 @@ pub(crate) fn close_predecessors(
 ) -> Result<(), RecoveryError> {
     let (package, job, account) = (plan.package.as_str(), plan.job.as_str(), plan.account.as_deref());
     for run_id in all_open_runs(state, store)? {
-        if !store.find_run(&run_id)?.is_ok_and(|run| run.has_key(package, job, account)) {
+        if !store.run(&run_id)?.is_some_and(|run| run.has_key(package, job, account)) {
             continue;
         }
         let until = Instant::now() + CLOSING;
@@ -180,7 +180,7 @@ enum Claim {
 
 /// `excludes`: the caller holds the overlap lock of the run's job. `room`: how many that were never recorded may be removed yet.
 fn claim(state: &StateDir, store: &Store, run_id: &str, excludes: bool, room: &mut usize) -> Result<Claim, RecoveryError> {
-    let Ok(run) = store.find_run(run_id)? else {
+    let Some(run) = store.run(run_id)? else {
         if *room > 0 && remove_unrecorded(state, run_id)? {
             *room -= 1;
         }
@@ -210,8 +210,8 @@ fn claim(state: &StateDir, store: &Store, run_id: &str, excludes: bool, room: &m
         Err(source) => return Err(RecoveryError::Io { path, source }),
     };
     // Read again under the lock: it may have been ended between the look into `spool/` and now.
-    match store.find_run(run_id)? {
-        Ok(run) if run.state == RunState::Running => Ok(Claim::Ours(Box::new(Claimed { run, _lock: lock }))),
+    match store.run(run_id)? {
+        Some(run) if run.state == RunState::Running => Ok(Claim::Ours(Box::new(Claimed { run, _lock: lock }))),
         _ => {
             remove_spool(state, run_id);
             Ok(Claim::Closed)
