@@ -22,7 +22,7 @@ use lorchestra_core::packages::catalog::problem::path_text;
 use lorchestra_core::packages::catalog::{Catalog, Package};
 use lorchestra_core::packages::library;
 use lorchestra_core::packages::lockfile::Lockfile;
-use lorchestra_core::run::recovery::{Closed, Recovered, close_all_abandoned};
+use lorchestra_core::run::recovery::{Closed, Recovered, close_all_abandoned, remove_all_unrecorded};
 use lorchestra_core::store::run::NAMED;
 use lorchestra_core::store::{Run, Store};
 use lorchestra_plugin_api::manifest::{JobManifest, Manifest};
@@ -94,6 +94,7 @@ fn look_after(
 ) -> Result<Option<(StateDir, Store)>, Failure> {
     let Some(state) = StateDir::existing(&settings.state_dir)? else { return Ok(None) };
     if !state.store().exists() {
+        tell_closed(remove_all_unrecorded(&state)?, notices, printer);
         return Ok(None);
     }
     let mut store = Store::open(&state)?;

@@ -44,7 +44,7 @@ enum Task {
     },
     /// Build what the tests need, then run them all; what follows goes to `cargo test`
     Test {
-        /// For example `-p lorchestra-tests --test killed`, or `-- --ignored`
+        /// For example `-p lorchestra-tests --test e2e killed::`, or `-- --ignored`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CARGO TEST ARGS")]
         args: Vec<OsString>,
     },

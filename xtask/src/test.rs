@@ -39,13 +39,21 @@ fn async_jobs() -> Result {
     Ok(())
 }
 
+/// What `cargo xtask soak` repeats: the tests that ask for LORCHESTRA_TEST_ROUNDS, and one that takes minutes.
+const SOAKED: [&str; 4] = [
+    "crash::killed::nothing_acknowledged",
+    "delivery::sending::a_kill_during_delivery",
+    "catalog::locked::swapping",
+    "crash::trouble::a_store_that_is_kept_for_longer",
+];
+
 /// The rounds in which workers and supervisors are killed at random moments, and libraries are swapped while they are run, more often
 /// than in every test run; and what takes minutes.
 pub(crate) fn soak(rounds: u32) -> Result {
     cargo::build(&["--workspace"])?;
     let mut test = cargo::cargo("test")?;
-    test.args(["-p", "lorchestra-tests", "--test", "killed", "--test", "delivery", "--test", "locked", "--test", "trouble"]);
-    test.args(["--", "--nocapture", "--include-ignored", "kill", "acknowledged", "swapping", "longer_than"]);
+    test.args(["-p", "lorchestra-tests", "--test", "e2e", "--", "--nocapture", "--include-ignored"]);
+    test.args(SOAKED);
     cargo::run(test.env("LORCHESTRA_TEST_ROUNDS", rounds.to_string()))
 }
 

@@ -3,11 +3,12 @@
 //! Enters (`overlap`), goes through one attempt after the other (`attempt`: one worker each), and decides with [`crate::run::decision`] and
 //! the plan's retries. In order, and each step done before the next begins:
 //!
-//! 1. The overlap lock is held. Runs of the same job that died without an end are closed ([`crate::run::recovery`]).
-//!    A worker is started, which waits for its order. A window that begins at the bookmark begins where that is now.
+//! 1. The overlap lock is held.
 //! 2. The run's spool directory exists, with the lock that says that its supervisor lives. From here on, a run that dies is found by
-//!    the next command.
-//! 3. The run, its first attempt and `job.started` are committed.
+//!    the next command, and so is what it started.
+//! 3. A worker is started, which waits for its order. Runs of the same job that died without an end are closed
+//!    ([`crate::run::recovery`]). A window that begins at the bookmark begins where that is now. The run, its first attempt and
+//!    `job.started` are committed.
 //! 4. The worker gets its order, and only now learns of plugin and job; its spool is taken in beside it.
 //! 5. The worker and all it started are dead; the rest of the spool is committed.
 //! 6. Failed, and worth another attempt: that the attempt is over is committed; after the wait a worker is started, the next attempt is
@@ -261,6 +262,7 @@ fn execute(
 ) -> Result<Ran, RunError> {
     let run_id = new.run_id.clone();
     let attempts = Attempt { site, plan, library, run_id: &run_id };
+    let (unrecorded, lives) = Unrecorded::begin(site.state, &run_id)?;
     // Started early, and idle until it is sent its order: its own start takes as long as what is done here meanwhile. Returning
     // before the order ends it again, without plugin code ever being loaded.
     let worker = attempts.start_worker(1)?;
@@ -272,10 +274,6 @@ fn execute(
     new.params = plan.params.clone().into();
     new.since = plan.window.and_then(|window| window.since).map(|since| since.timestamp_micros());
     let attempts = Attempt { site, plan, library, run_id: &run_id };
-    let unrecorded = Unrecorded::new(site.state, &run_id);
-    make_dir(&site.state.run_spool(&run_id))?;
-    let lock_path = site.state.run_lock(&run_id);
-    let lives = FileLock::take(&lock_path).map_err(|source| StateError::Io { path: lock_path, source })?;
     make_dir(&site.state.run_logs(&run_id))?;
     let mut files = attempts.make_files(1)?;
 

@@ -7,6 +7,7 @@ use super::child::Worker;
 use super::course::Limits;
 use super::dispatch::dispatch;
 use super::{RunError, Site};
+use crate::host::process;
 use crate::host::signals::Signals;
 use crate::host::state::{StateError, make_dir};
 use crate::outcome::Outcome;
@@ -63,7 +64,7 @@ fn failed(doing: &'static str) -> impl FnOnce(io::Error) -> RunError {
 impl Attempt<'_> {
     /// Starts a worker, which waits for its order.
     pub(super) fn start_worker(&self, attempt: u32) -> Result<Worker, RunError> {
-        let environment = [("LORCHESTRA_RUN_ID", self.run_id.to_owned()), ("LORCHESTRA_ATTEMPT", attempt.to_string())];
+        let environment = [(process::RUN, self.run_id.to_owned()), ("LORCHESTRA_ATTEMPT", attempt.to_string())];
         let title = format!("{}/{}", self.plan.package, self.plan.job);
         Worker::start(self.site.worker, self.library, &title, &environment).map_err(failed("starting the worker"))
     }

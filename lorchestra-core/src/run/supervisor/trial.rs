@@ -2,6 +2,7 @@
 //! when its time is up. Not a run: nothing is recorded, no lock is taken.
 
 use super::child::Worker;
+use crate::host::process;
 use crate::host::signals::signal_name;
 use crate::packages::catalog::problem::path_text;
 use crate::packages::library::Library;
@@ -48,7 +49,11 @@ pub enum Verdict {
 /// # Errors
 /// The worker could not be started, or not be waited for.
 pub fn load(exe: &Path, library: &Library, limit: Duration) -> io::Result<Verdict> {
-    let mut worker = Worker::start(exe, library, "plugins check", &[])?;
+    let remains = process::kill_remains_of_trials();
+    if remains > 0 {
+        tracing::warn!(remains, "killed what trials had left behind whose supervisor was killed");
+    }
+    let mut worker = Worker::start(exe, library, "plugins check", &[(process::TRIAL, process::trial_mark()?)])?;
     let trial = Trial { library_fd: worker.library_fd(), origin: path_text(library.path()) };
     // A worker that died meanwhile is found dead below.
     let sent = trial.send(&worker.control);

@@ -1,7 +1,11 @@
 //! Nothing survives a run: what its job started is gone when it has ended, or, where its supervisor was killed, after the next command.
 
 use lorchestra_tests::{Fixture, Running, Sandbox, eventually, processes};
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
+use std::fs::File;
+use std::os::unix::fs::DirBuilderExt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Jobs that leave a process behind: in the group; of a session of its own; forked twice, of a session of its own. The latter two
 /// hold the job's output open.
@@ -107,6 +111,94 @@ fn what_escaped_a_killed_supervisor_is_killed_by_the_next_command() {
         assert!(ended.err().contains("closed as abandoned"), "{}", ended.shown());
         assert!(sandbox.processes().is_empty(), "{job}");
     }
+}
+
+/// Whoever is orphaned becomes this process's child while this is there. The kernel wakes what is stopped in a process group that a death
+/// orphans (SIGHUP, SIGCONT), and to have a parent in the same session keeps a group from being an orphan: so it is in a container, whose
+/// first process is of the same session.
+struct Adopting(#[expect(dead_code, reason = "one at a time: it belongs to the process")] MutexGuard<'static, ()>);
+
+impl Adopting {
+    fn begin() -> Self {
+        static ONE: Mutex<()> = Mutex::new(());
+        let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("anybody may");
+        Self(one)
+    }
+}
+
+impl Drop for Adopting {
+    fn drop(&mut self) {
+        let _ = rustix::process::set_child_subreaper(None);
+    }
+}
+
+/// A worker that is stopped sees no end of its supervisor; killed before the run was recorded, the store knows nothing of it.
+#[test]
+fn a_stopped_worker_of_a_run_that_was_never_recorded_is_killed_by_the_next_command() {
+    let rounds = std::env::var("LORCHESTRA_TEST_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(4);
+    let _adopting = Adopting::begin();
+    for round in 0..rounds {
+        let sandbox = sandbox();
+        let locks = sandbox.state().join("locks");
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&locks).unwrap();
+        // Whoever makes the store waits for this lock, with a worker that waits for its order.
+        let held = File::create(locks.join("store")).unwrap();
+        flock(&held, FlockOperation::LockExclusive).unwrap();
+        let running = sandbox.start(&["run-job", "misbehave", "noop"]);
+        let worker = stop_worker_of(&running);
+        running.signal(Signal::KILL);
+        drop(running);
+        drop(held);
+        assert!(processes::is_stopped(worker), "it sees nothing");
+        let next: &[&str] = [&["runs", "list"][..], &["run-job", "misbehave", "noop"], &["events", "list"]][round % 3];
+        let ended = sandbox.lorchestra(next).exits(0);
+        assert!(!processes::is_alive(worker), "{}", ended.shown());
+        assert!(sandbox.processes().is_empty());
+        assert_eq!(sandbox.runs().len(), usize::from(next[0] == "run-job"), "the killed one was never recorded");
+        for dir in ["spool", "logs"] {
+            let left = std::fs::read_dir(sandbox.state().join(dir)).unwrap().count();
+            assert_eq!(left, usize::from(next[0] == "run-job" && dir == "logs"), "{dir}");
+        }
+    }
+}
+
+/// A library's trial has no run and no directory: what is left of it is found by who supervised it.
+#[test]
+fn a_stopped_worker_of_a_trial_is_killed_by_the_next_trial() {
+    let sandbox = Sandbox::with(&[Fixture::Constructor]);
+    let library = sandbox.plugins().join("libconstructor.so").display().to_string();
+    let check = |fault: &str| {
+        let mut command = sandbox.command(&["plugins", "check", &library]);
+        command.env("CONSTRUCTOR_FAULT", fault);
+        command
+    };
+    let _adopting = Adopting::begin();
+    let running = Running::start(check("sleep"));
+    let worker = stop_worker_of(&running);
+    running.signal(Signal::KILL);
+    drop(running);
+    assert!(processes::is_stopped(worker), "it sees nothing");
+    // One whose supervisor lives is left alone.
+    let alive = Running::start(check("sleep"));
+    let of_alive = stop_worker_of(&alive);
+    assert!(!processes::is_alive(worker), "killed by the second trial");
+    Running::start(check("")).wait().exits(0);
+    assert!(processes::is_alive(of_alive), "not by the third");
+    alive.signal(Signal::KILL);
+    drop(alive);
+    Running::start(check("")).wait().exits(0);
+    assert!(!processes::is_alive(of_alive) && sandbox.processes().is_empty());
+}
+
+/// Waits for the worker that a command has started, and stops it.
+fn stop_worker_of(running: &Running) -> u32 {
+    let worker = || running.children().into_iter().find(|pid| processes::is_named(*pid, "lorchestra-worker"));
+    eventually("there is a worker", || worker().is_some());
+    let worker = worker().expect("it waits");
+    processes::signal(worker, Signal::STOP);
+    eventually("the worker is stopped", || processes::is_stopped(worker));
+    worker
 }
 
 /// What belongs to a run that goes on, to no run that is known, or to another user is none of its business.

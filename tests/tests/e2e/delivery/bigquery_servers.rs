@@ -1,7 +1,6 @@
 //! The servers that deliveries are tested with do what the tests believe of them: asked with Google's own messages, through the
 //! clients that lorchestra uses.
 
-#[path = "bigquery_servers/clients.rs"]
 mod clients;
 
 use clients::{
