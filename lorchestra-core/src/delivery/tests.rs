@@ -3,7 +3,7 @@
 use super::*;
 use crate::spool::Cursor;
 use crate::spool::record::{self, Record};
-use crate::store::Store;
+use crate::store::{Outbox, Store};
 use crate::store::tests::{Site, new_run, site};
 use proptest::prelude::*;
 use serde_json::json;
@@ -95,6 +95,10 @@ impl Destination for Table {
         self.streams
     }
 
+    fn policy(&self) -> Policy {
+        policy(100)
+    }
+
     async fn connect(&mut self) -> Result<(), Refusal> {
         match self.fault() {
             Fault::Later { .. } => Err(later()),
@@ -126,10 +130,10 @@ impl Destination for Table {
             let mut guard = self.server.borrow_mut();
             let server = &mut *guard;
             match (fault, place) {
-                (Fault::Finalized, Place::Stream { stream, .. }) => {
+                (Fault::Finalized, Place::Stream(Slot { stream, .. })) => {
                     server.streams.entry(stream.into()).and_modify(|stream| stream.finalized = true);
                 }
-                (Fault::Gone, Place::Stream { stream, .. }) => drop(server.streams.remove(stream)),
+                (Fault::Gone, Place::Stream(Slot { stream, .. })) => drop(server.streams.remove(stream)),
                 (Fault::Later { done: false }, _) => return Err(later()),
                 (Fault::Stumble, _) => {
                     return Err(stumbled());
@@ -147,7 +151,7 @@ impl Destination for Table {
         }
     }
 
-    async fn finalize(&mut self, stream: &str) -> Result<i64, Refusal> {
+    async fn finalize(&mut self, Slot { stream, .. }: Slot<'_>) -> Result<i64, Refusal> {
         match self.fault() {
             Fault::Later { .. } => return Err(later()),
             Fault::Silent { .. } => std::future::pending().await,
@@ -182,8 +186,8 @@ impl Server {
             return Err(Refusal::TooLarge("413".into()));
         }
         let stream = match place {
-            Place::Table => None,
-            Place::Stream { stream, offset } => {
+            Place::Anywhere => None,
+            Place::Stream(Slot { stream, offset, .. }) => {
                 let Some(stream) = self.streams.get_mut(stream) else { return Err(Refusal::StreamGone("no stream".into())) };
                 if stream.finalized {
                     return Err(Refusal::StreamFinalized("finalized".into()));
@@ -193,7 +197,7 @@ impl Server {
                     return Ok(Landed::Before);
                 }
                 if offset > length {
-                    return Err(Refusal::OffsetBeyondEnd("beyond".into()));
+                    return Err(Refusal::StreamDamaged("beyond".into()));
                 }
                 Some(stream)
             }
@@ -219,13 +223,16 @@ impl Server {
     }
 }
 
+/// The destination's name.
+const NAME: &str = "there";
+
 /// The id of event `n`.
 fn id(n: impl Display) -> String {
     format!("00000000-0000-7000-8000-{n:0>12}")
 }
 
 /// A store with `count` events of one run beside its `job.started`; the ids of all.
-fn filled(site: &Site, count: usize) -> (Store, Vec<String>) {
+fn filled(site: &Site, count: usize) -> (Outbox, Vec<String>) {
     let mut store = Store::open(&site.state).unwrap();
     store.begin_run(&new_run("run"), &json!({})).unwrap();
     let lines: Vec<Vec<u8>> = (0..count)
@@ -239,6 +246,7 @@ fn filled(site: &Site, count: usize) -> (Store, Vec<String>) {
         .collect();
     let records: Vec<Record<'_>> = lines.iter().map(|line| record::parse(line).unwrap()).collect();
     store.take_in("run", 1, &records, Cursor::default(), 0, &mut Default::default()).unwrap();
+    let store = Outbox::open(store, NAME).unwrap();
     let ids = store.pending_rows(0, usize::MAX, usize::MAX).unwrap().into_iter().map(|out| out.row.event_id).collect();
     (store, ids)
 }
@@ -268,7 +276,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// One process after another delivers, each for twice ten seconds at most, until nothing is pending.
-fn deliver_all(store: &mut Store, server: &Rc<RefCell<Server>>, streams: bool, rows: usize) {
+fn deliver_all(store: &mut Outbox, server: &Rc<RefCell<Server>>, streams: bool, rows: usize) {
     let runtime = runtime();
     for _ in 0..200 {
         let mut session = Session::new(table(server, streams));
@@ -292,7 +300,7 @@ fn deliver_all(store: &mut Store, server: &Rc<RefCell<Server>>, streams: bool, r
     panic!("never done: {:?}", server.borrow());
 }
 
-fn resend_refused(store: &mut Store, server: &Rc<RefCell<Server>>, streams: bool, rows: usize) {
+fn resend_refused(store: &mut Outbox, server: &Rc<RefCell<Server>>, streams: bool, rows: usize) {
     let mut session = Session::new(table(server, streams));
     runtime().block_on(async {
         let mut progress = Progress::default();
@@ -338,7 +346,7 @@ proptest! {
         expected.sort();
         arrived.sort();
         prop_assert_eq!(arrived, expected);
-        let backlog = store.backlog(None).unwrap();
+        let backlog = store.store.backlog(NAME, None).unwrap();
         prop_assert_eq!((backlog.pending + backlog.refused, backlog.uncertain), ((ids.len() - server.rows.len()) as u64, 0));
     }
 
@@ -378,7 +386,7 @@ fn a_row_that_poisons_its_batch_is_found_and_set_aside() {
             // Mended, it goes on request, once.
             server.borrow_mut().poison.clear();
             resend_refused(&mut store, &server, streams, 500);
-            assert_eq!(store.backlog(None).unwrap(), crate::store::Backlog::default());
+            assert_eq!(store.store.backlog(NAME, None).unwrap(), crate::store::Backlog::default());
             assert_eq!(server.borrow().rows.iter().filter(|row| **row == id(123)).count(), 1);
         }
     }
@@ -399,7 +407,7 @@ fn a_server_that_takes_nothing_is_not_mistaken_for_bad_rows() {
             });
             let passing = matches!(stopped, Err(Stopped::Unreachable(_)));
             assert!(passing == stumbles && stopped.is_err(), "{stopped:?}");
-            let backlog = store.backlog(None).unwrap();
+            let backlog = store.store.backlog(NAME, None).unwrap();
             assert_eq!((backlog.pending, backlog.refused), (ids.len() as u64, 0));
             assert!(server.borrow().requests < 100, "{} requests", server.borrow().requests);
             // It is well again.
@@ -442,7 +450,7 @@ fn what_is_sent_on_request_and_refused_is_kept() {
     let server = server([Fault::None, Fault::None, Fault::Later { done: true }, Fault::Gone]);
     server.borrow_mut().unreadable = true;
     deliver_all(&mut store, &server, true, 5);
-    assert_eq!(store.backlog(None).unwrap().uncertain, 5);
+    assert_eq!(store.store.backlog(NAME, None).unwrap().uncertain, 5);
     // Too large now, and one of its rows refused.
     let second = store.rows_of(&store.uncertain_batches().unwrap()[0]).unwrap()[1].row.event_id.clone();
     server.borrow_mut().limit = 2;
@@ -452,7 +460,7 @@ fn what_is_sent_on_request_and_refused_is_kept() {
     runtime().block_on(async {
         Deliverer::new(&mut store, &mut session, policy(5), &mut progress).resend_uncertain().await.unwrap();
     });
-    let backlog = store.backlog(None).unwrap();
+    let backlog = store.store.backlog(NAME, None).unwrap();
     assert_eq!((backlog.pending, backlog.refused, backlog.uncertain), (0, 1, 0));
     assert_eq!(progress.delivered, 4);
 }
@@ -473,7 +481,7 @@ fn uncertain_batches_are_sent_again_once_a_call() {
         let again = Deliverer::new(&mut store, &mut session, policy(5), &mut progress).resend_uncertain().await;
         assert!(again.is_ok(), "{again:?}");
     });
-    assert_eq!((progress.uncertain, store.backlog(None).unwrap().uncertain), (5, 5));
+    assert_eq!((progress.uncertain, store.store.backlog(NAME, None).unwrap().uncertain), (5, 5));
     assert!(server.borrow().requests - before < 10);
 }
 
@@ -487,7 +495,7 @@ fn a_finalised_stream_with_rows_of_another_is_not_mistaken_for_us() {
     let strangers = ["x", "y", "z"].map(String::from);
     server.borrow_mut().streams.get_mut("stream1").unwrap().rows.extend(strangers);
     server.borrow_mut().streams.get_mut("stream1").unwrap().finalized = true;
-    store.begin_run(&new_run("second"), &json!({})).unwrap();
+    store.store.begin_run(&new_run("second"), &json!({})).unwrap();
     deliver_all(&mut store, &server, true, 2);
     assert_eq!(server.borrow().rows.len(), ids.len() + 1);
 }
@@ -504,7 +512,7 @@ fn only_a_denied_look_makes_a_batch_uncertain() {
         let stopped = runtime()
             .block_on(async { Deliverer::new(&mut store, &mut session, policy(5), &mut Progress::default()).drain(false).await });
         assert!(stopped.is_err());
-        assert_eq!(store.backlog(None).unwrap().uncertain, 0);
+        assert_eq!(store.store.backlog(NAME, None).unwrap().uncertain, 0);
         server.borrow_mut().look = None;
         deliver_all(&mut store, &server, true, 5);
         assert_eq!(server.borrow().rows, ids);
@@ -532,14 +540,14 @@ fn what_cannot_be_found_out_is_uncertain_until_it_is_sent_again() {
     let server = server([Fault::None, Fault::None, Fault::Later { done: true }, Fault::Gone]);
     server.borrow_mut().unreadable = true;
     deliver_all(&mut store, &server, true, 5);
-    let backlog = store.backlog(None).unwrap();
+    let backlog = store.store.backlog(NAME, None).unwrap();
     assert_eq!((backlog.pending, backlog.uncertain), (0, 5));
     assert_eq!(server.borrow().rows.len(), ids.len(), "they were there, which nobody may know");
     let mut session = Session::new(table(&server, true));
     runtime().block_on(async {
         Deliverer::new(&mut store, &mut session, policy(5), &mut Progress::default()).resend_uncertain().await.unwrap();
     });
-    assert_eq!(store.backlog(None).unwrap().uncertain, 0);
+    assert_eq!(store.store.backlog(NAME, None).unwrap().uncertain, 0);
     assert_eq!(server.borrow().rows.len(), ids.len() + 5, "sent again on request, and so twice");
 }
 
@@ -568,7 +576,7 @@ fn a_table_that_is_not_there_is_told_after_some_patience() {
         .block_on(async { Deliverer::new(&mut store, &mut session, policy(5), &mut Progress::default()).drain(true).await });
     assert!(matches!(stopped, Err(Stopped::Blocked(Refusal::TableMissing(_)))), "{stopped:?}");
     assert_eq!(server.borrow().requests, 4);
-    assert_eq!(store.backlog(None).unwrap().pending, 4);
+    assert_eq!(store.store.backlog(NAME, None).unwrap().pending, 4);
 }
 
 /// `tables.get` shows a table as soon as it is made; writing to it can be refused for minutes as if it were not there.
@@ -598,7 +606,7 @@ fn another_writer_in_the_stream_is_not_mistaken_for_us() {
     let server = server([]);
     deliver_all(&mut store, &server, true, 2);
     server.borrow_mut().streams.get_mut("stream1").unwrap().rows.extend(["x", "y", "z"].map(String::from));
-    store.begin_run(&new_run("second"), &json!({})).unwrap();
+    store.store.begin_run(&new_run("second"), &json!({})).unwrap();
     deliver_all(&mut store, &server, true, 2);
     assert_eq!(server.borrow().rows.len(), ids.len() + 1);
     assert_eq!(server.borrow().streams.len(), 2, "a stream of its own");

@@ -43,8 +43,79 @@ pub struct EventFilter {
     pub event_type: Option<String>,
     /// Emitted at or after, in microseconds since 1970.
     pub since: Option<i64>,
-    /// In this state of delivery.
-    pub delivery: Option<Undelivered>,
+    /// In this state of delivery, at the destination of this name.
+    pub delivery: Option<(Undelivered, String)>,
+}
+
+impl EventFilter {
+    /// The statements that read them, one after the other. Each goes by one index and looks at the rest of the filter in the rows of that: a `+`
+    /// keeps a condition from another index, and a `CROSS JOIN` the tables in their order.
+    fn statements(&self) -> Vec<String> {
+        let select = |reason: &str, from: &str, order: &str| {
+            // The view `envelope` has no text for a time that is out of range.
+            format!(
+                "SELECT e.event_id, e.event_type, r.package || '/' || r.job AS source, e.schema_ref, e.created_at,
+                    coalesce(e.correlation_id, r.run_id) AS correlation_id, e.subject_id, e.payload, r.run_id, e.attempt, r.package, r.job,
+                    {reason} AS delivery_error FROM {from} CROSS JOIN runs r ON r.n = e.run
+                 WHERE (?1 IS NULL OR r.run_id = ?1) AND (?2 IS NULL OR +e.event_type = ?2) AND (?3 IS NULL OR +e.created_at >= ?3)
+                    AND (?4 IS NULL OR TRUE)
+                 ORDER BY {order}"
+            )
+        };
+        let delivery = self.delivery.as_ref().map(|(state, _)| *state);
+        let mark = outbox::delivered_to("?4");
+        if self.run_id.is_some() {
+            let (reason, delivery) = match delivery {
+                None => ("NULL".to_owned(), "TRUE".to_owned()),
+                Some(Undelivered::Pending) => ("NULL".to_owned(), outbox::pending("?4")),
+                Some(Undelivered::Refused) => (
+                    "(SELECT reason FROM settled WHERE destination = ?4 AND event = e.n)".to_owned(),
+                    outbox::refused("?4"),
+                ),
+                Some(Undelivered::Uncertain) => (outbox::why_uncertain("?4"), outbox::uncertain("?4")),
+            };
+            let from = format!("(SELECT * FROM events e WHERE run = (SELECT n FROM runs WHERE run_id = ?1) AND {delivery}) e");
+            return vec![select(&reason, &from, "e.n")];
+        }
+        match (delivery, &self.event_type, self.since) {
+            // Suspects may be on both sides of the mark.
+            (Some(Undelivered::Pending), ..) => vec![
+                select(
+                    "NULL",
+                    &format!(
+                        "(SELECT event FROM settled WHERE destination = ?4 AND how = 'suspect' AND event <= {mark}) s
+                         CROSS JOIN events e ON e.n = s.event"
+                    ),
+                    "s.event",
+                ),
+                select(
+                    "NULL",
+                    &format!("(SELECT * FROM events e WHERE n > {mark} AND {}) e", outbox::pending("?4")),
+                    "e.n",
+                ),
+            ],
+            (Some(Undelivered::Refused), ..) => vec![select(
+                "s.reason",
+                "(SELECT event, reason FROM settled WHERE destination = ?4 AND how = 'refused') s CROSS JOIN events e ON e.n = s.event",
+                "s.event",
+            )],
+            (Some(Undelivered::Uncertain), ..) => vec![select(
+                "b.reason",
+                &format!(
+                    "(SELECT * FROM batches WHERE destination = ?4 AND state = 'uncertain') b
+                     CROSS JOIN events e ON e.n BETWEEN b.first AND b.last AND {}",
+                    outbox::unsettled("?4")
+                ),
+                "b.n, e.n",
+            )],
+            (None, Some(_), None) => vec![select("NULL", "(SELECT * FROM events WHERE event_type = ?2) e", "e.created_at, e.n")],
+            (None, Some(_), Some(_)) => {
+                vec![select("NULL", "(SELECT * FROM events WHERE event_type = ?2 AND created_at >= ?3) e", "e.created_at, e.n")]
+            }
+            (None, None, Some(_)) => vec![select("NULL", "(SELECT * FROM events WHERE created_at >= ?3) e", "e.created_at, e.n")],
+            (None, None, None) => vec![select("NULL", "events e", "e.created_at, e.n")],
+        }
+    }
 }
 
 /// Why an event is not delivered.
@@ -142,39 +213,26 @@ impl Store {
             Ok(())
         })?;
         *taken = next;
+        self.taken_in = self.taken_in.saturating_add(records.len());
         Ok(())
     }
 
-    /// Reads events oldest first, one at a time, so that any number of them takes the memory of one.
+    /// Reads events oldest first, one at a time, so that any number of them takes the memory of one. Those of one run, and those that are not
+    /// delivered, are in the order in which they were taken in, which for a run is that of being emitted.
     pub fn events<E>(
         &self,
         filter: &EventFilter,
         mut each: impl FnMut(Event) -> Result<(), E>,
     ) -> Result<Result<(), E>, StoreError> {
         self.read("reading events", |db| {
-            // A statement for each, so that it can use its index.
-            let run = if filter.run_id.is_some() { "e.run = (SELECT n FROM runs WHERE run_id = ?1)" } else { "?1 IS NULL" };
-            let (reason, delivery) = match filter.delivery {
-                None => ("NULL", "TRUE"),
-                Some(Undelivered::Pending) => ("NULL", outbox::PENDING),
-                Some(Undelivered::Refused) => ("(SELECT reason FROM settled WHERE event = e.n)", outbox::REFUSED),
-                Some(Undelivered::Uncertain) => (
-                    "(SELECT reason FROM batches b WHERE b.state = 'uncertain' AND e.n BETWEEN b.first AND b.last)",
-                    outbox::UNCERTAIN,
-                ),
-            };
-            // The view `envelope` has no text for a time out of range, which older versions took in.
-            let sql = format!(
-                "SELECT e.event_id, e.event_type, r.package || '/' || r.job AS source, e.schema_ref, e.created_at,
-                    coalesce(e.correlation_id, r.run_id) AS correlation_id, e.subject_id, e.payload, r.run_id, e.attempt, r.package, r.job,
-                    {reason} AS delivery_error FROM events e JOIN runs r ON r.n = e.run WHERE {run}
-                    AND (?2 IS NULL OR e.event_type = ?2) AND (?3 IS NULL OR e.created_at >= ?3) AND {delivery} ORDER BY e.n"
-            );
-            let mut statement = db.prepare(&sql)?;
-            let mut rows = statement.query(params![filter.run_id, filter.event_type, filter.since])?;
-            while let Some(row) = rows.next()? {
-                if let Err(e) = each(event(row)?) {
-                    return Ok(Err(e));
+            let destination = filter.delivery.as_ref().map(|(_, destination)| destination);
+            for sql in filter.statements() {
+                let mut statement = db.prepare(&sql)?;
+                let mut rows = statement.query(params![filter.run_id, filter.event_type, filter.since, destination])?;
+                while let Some(row) = rows.next()? {
+                    if let Err(e) = each(event(row)?) {
+                        return Ok(Err(e));
+                    }
                 }
             }
             Ok(Ok(()))

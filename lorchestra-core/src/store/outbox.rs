@@ -13,7 +13,7 @@ mod backlog;
 mod properties;
 
 pub use backlog::Backlog;
-pub(super) use backlog::{pending, refused, uncertain};
+pub(super) use backlog::{delivered_to, pending, refused, uncertain, unsettled, why_uncertain};
 
 use super::{Store, StoreError};
 use backlog::{unsent, UNSETTLED};
@@ -325,9 +325,9 @@ impl Outbox {
             match batch.was {
                 None => Ok(()),
                 Some(was @ (Was::Refused | Was::Suspect)) => {
-                    unsettled(tx, destination, batch)?.into_iter().try_for_each(|n| settle(n, was.as_str(), Some(reason)))
+                    rest_of(tx, destination, batch)?.into_iter().try_for_each(|n| settle(n, was.as_str(), Some(reason)))
                 }
-                Some(Was::Uncertain) => unsettled(tx, destination, batch)?.chunks(room.max(1)).try_for_each(|rows| {
+                Some(Was::Uncertain) => rest_of(tx, destination, batch)?.chunks(room.max(1)).try_for_each(|rows| {
                     tx.execute(
                         "INSERT INTO batches (destination, target, first, last, rows, state, reason, made_at)
                          VALUES (?1, ?2, ?3, ?4, ?5, 'uncertain', ?6, ?7)",
@@ -567,7 +567,7 @@ fn settle(tx: &Transaction<'_>, destination: &str, event: i64, how: &str, reason
 }
 
 /// The rows of a batch that are not settled by themselves.
-fn unsettled(tx: &Transaction<'_>, destination: &str, batch: &Batch) -> rusqlite::Result<Vec<i64>> {
+fn rest_of(tx: &Transaction<'_>, destination: &str, batch: &Batch) -> rusqlite::Result<Vec<i64>> {
     let sql = format!("SELECT e.n FROM events e WHERE e.n BETWEEN ?2 AND ?3 AND {UNSETTLED} ORDER BY e.n");
     let mut statement = tx.prepare_cached(&sql)?;
     statement.query_map(params![destination, batch.first, batch.last], |row| row.get(0))?.collect()

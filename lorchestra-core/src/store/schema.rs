@@ -44,7 +44,8 @@ pub(super) fn version(db: &Connection) -> rusqlite::Result<Version> {
 /// Brings an empty or older database to [`VERSION`]. The caller holds the store's lock.
 pub(super) fn migrate(db: &mut Connection) -> rusqlite::Result<()> {
     // Kept in the file; setting it needs the database to itself, hence here and not at every start.
-    db.execute_batch("PRAGMA journal_mode = WAL;")?;
+    // Free pages can be given back only by a file that was so from its first page on.
+    db.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;")?;
     apply(db, STEPS)
 }
 
@@ -65,6 +66,7 @@ fn apply(db: &mut Connection, steps: &[&str]) -> rusqlite::Result<()> {
 /// - `runs`, `attempts`, `events`: what repeats in the envelope of every event of a run (source, package, job, run_id) stands once, in `runs`; the
 ///   view `envelope` shows events with the columns of the BigQuery table. A run that was skipped has no attempt, and its event the attempt 0.
 /// - `bookmarks`: the account '' stands for none. A run whose job has a `since` keeps one; what it did to it stands in the run.
+/// - `retention`: for each thing that is removed from old runs, the run and event up to which the last call came.
 /// - Delivery, by destination. `outbox`: all events up to `delivered_to` are settled, the last batch went to `target`; a command that has it
 ///   configured was seen at `seen_at`; until `closed_until` nobody tries `closed_route`. `streams`: where the next batch of a target begins.
 ///   `batches` has the one that is frozen, and those of unknown fate; `was` is what the rows of one that is sent on request were before.
@@ -99,7 +101,9 @@ CREATE TABLE runs (
     logs             INTEGER NOT NULL DEFAULT 1,
     payloads         INTEGER NOT NULL DEFAULT 1
 ) STRICT;
-CREATE INDEX runs_by_start ON runs (started_at);
+CREATE INDEX runs_by_job ON runs (package, job);
+CREATE INDEX runs_by_id_end ON runs (substr(run_id, -4));
+CREATE INDEX runs_by_end ON runs (ended_at);
 CREATE INDEX runs_with_logs ON runs (ended_at) WHERE logs;
 CREATE INDEX runs_with_payloads ON runs (ended_at) WHERE payloads;
 CREATE INDEX runs_running ON runs (n) WHERE state = 'running';
@@ -134,6 +138,8 @@ CREATE TABLE events (
     terminal       INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX events_by_run ON events (run);
+CREATE INDEX events_by_time ON events (created_at);
+CREATE INDEX events_by_type ON events (event_type, created_at);
 CREATE UNIQUE INDEX one_end_per_run ON events (run) WHERE terminal;
 
 CREATE VIEW envelope AS
@@ -152,6 +158,13 @@ CREATE TABLE bookmarks (
     moved_at INTEGER NOT NULL,
     run_id   TEXT,
     PRIMARY KEY (package, job, account)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE retention (
+    what     TEXT PRIMARY KEY,
+    ended_at INTEGER NOT NULL,
+    run      INTEGER NOT NULL,
+    event    INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE outbox (
@@ -188,6 +201,7 @@ CREATE TABLE batches (
     reason      TEXT,
     made_at     INTEGER NOT NULL
 ) STRICT;
+CREATE INDEX batches_by_state ON batches (destination, state);
 
 CREATE TABLE settled (
     destination TEXT NOT NULL,
@@ -198,6 +212,7 @@ CREATE TABLE settled (
     PRIMARY KEY (destination, event)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX settled_by_event ON settled (event);
+CREATE INDEX settled_by_how ON settled (destination, how, event);
 ";
 
 #[cfg(test)]

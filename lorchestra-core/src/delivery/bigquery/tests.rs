@@ -49,7 +49,7 @@ fn an_emulator_needs_no_credentials_but_a_project_and_a_place_for_streams() {
     run(inserting.resolve()).unwrap();
     // A stream of an earlier configuration: refused, not sent to Google.
     assert!(
-        matches!(run(inserting.finalize("s")), Err(Refusal::Denied(text)) if text.starts_with("bigquery.storage_endpoint: "))
+        matches!(run(inserting.finalize(Slot { stream: "s", offset: 0, length: 1 })), Err(Refusal::Denied(text)) if text.starts_with("bigquery.storage_endpoint: "))
     );
     let storage_endpoint = Some("127.0.0.1:9060".to_owned());
     let mut nameless = BigQuery::new(BigQueryConfig { project: None, storage_endpoint, ..emulator }).unwrap();
@@ -88,7 +88,7 @@ fn nothing_is_sent_before_connecting() {
         BigQueryConfig { endpoint: Some("127.0.0.1:1".to_owned()), storage_endpoint: Some("127.0.0.1:1".to_owned()), ..config() };
     let mut unconnected = BigQuery::new(emulator).unwrap();
     let rows = [encode::tests::full()];
-    for place in [Place::Table, Place::Stream { stream: "s", offset: 0 }] {
+    for place in [Place::Anywhere, Place::Stream(Slot { stream: "s", offset: 0, length: 1 })] {
         let refusal = run(unconnected.append(place, &rows)).unwrap_err();
         assert_eq!(refusal, Refusal::Denied("p.d.t: not connected yet".to_owned()));
     }

@@ -18,34 +18,45 @@ pub struct Backlog {
 /// An event `e` is not settled by itself, at the destination `?1`.
 pub(super) const UNSETTLED: &str = "NOT EXISTS (SELECT 1 FROM settled WHERE destination = ?1 AND event = e.n)";
 
-/// Condition on an event `e`: it was not sent yet to the destination, a parameter of the statement such as `?1`.
+/// The number of the last event that is delivered to a destination, a parameter of the statement such as `?1`.
+pub(in super::super) fn delivered_to(destination: &str) -> String {
+    format!("coalesce((SELECT delivered_to FROM outbox WHERE destination = {destination}), 0)")
+}
+
+/// Condition on an event `e`, as all that follow: it is not settled by itself.
+pub(in super::super) fn unsettled(destination: &str) -> String {
+    format!("NOT EXISTS (SELECT 1 FROM settled WHERE destination = {destination} AND event = e.n)")
+}
+
+/// It was not sent yet.
 pub(super) fn unsent(destination: &str) -> String {
-    format!(
-        "e.n > coalesce((SELECT delivered_to FROM outbox WHERE destination = {destination}), 0)
-         AND NOT EXISTS (SELECT 1 FROM settled WHERE destination = {destination} AND event = e.n)"
-    )
+    format!("e.n > {} AND {}", delivered_to(destination), unsettled(destination))
 }
 
-fn suspect(destination: &str) -> String {
-    format!("e.n IN (SELECT event FROM settled WHERE destination = {destination} AND how = 'suspect')")
+fn settled_as(destination: &str, how: &str) -> String {
+    format!("EXISTS (SELECT 1 FROM settled WHERE destination = {destination} AND event = e.n AND how = '{how}')")
 }
 
-/// It is to be sent to the destination.
+/// It is to be sent; of events of which few are looked at, as in what follows.
 pub(in super::super) fn pending(destination: &str) -> String {
-    format!("(({}) OR {})", unsent(destination), suspect(destination))
+    format!("({} OR {})", unsent(destination), settled_as(destination, "suspect"))
 }
 
 /// The destination refused it.
 pub(in super::super) fn refused(destination: &str) -> String {
-    format!("e.n IN (SELECT event FROM settled WHERE destination = {destination} AND how = 'refused')")
+    settled_as(destination, "refused")
 }
 
-/// Whether it arrived at the destination is not known.
+/// Whether it arrived is not known.
 pub(in super::super) fn uncertain(destination: &str) -> String {
+    format!("{} IS NOT NULL AND {}", why_uncertain(destination), unsettled(destination))
+}
+
+/// Why that is not known.
+pub(in super::super) fn why_uncertain(destination: &str) -> String {
     format!(
-        "EXISTS (SELECT 1 FROM batches b WHERE b.destination = {destination} AND b.state = 'uncertain'
-            AND e.n BETWEEN b.first AND b.last)
-         AND NOT EXISTS (SELECT 1 FROM settled WHERE destination = {destination} AND event = e.n)"
+        "(SELECT reason FROM batches b WHERE b.destination = {destination} AND b.state = 'uncertain'
+            AND e.n BETWEEN b.first AND b.last)"
     )
 }
 
@@ -67,9 +78,12 @@ impl Store {
                 count.map(i64::unsigned_abs)
             };
             let events = |beyond: &str| count(&format!("SELECT count(*) FROM events e WHERE {run} AND {beyond}"));
+            let settled = |how: &str| {
+                events(&format!("e.n IN (SELECT event FROM settled WHERE destination = ?1 AND how = '{how}')"))
+            };
             Ok(Backlog {
-                pending: events(&unsent("?1"))? + events(&suspect("?1"))?,
-                refused: events(&refused("?1"))?,
+                pending: events(&unsent("?1"))? + settled("suspect")?,
+                refused: settled("refused")?,
                 // By the batches, which are few, and not by all events there are.
                 uncertain: count(&format!(
                     "SELECT count(*) FROM batches b CROSS JOIN events e ON e.n BETWEEN b.first AND b.last
