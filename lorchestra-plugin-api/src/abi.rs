@@ -60,7 +60,8 @@ pub struct RawEvent<'a> {
     pub subject_id: RStr<'a>,
 }
 
-/// What a job can do to the outside. Implemented by the host's worker; all methods may be called from any thread.
+/// What a job can do to the outside. Implemented by the host's worker; all methods may be called from any thread. An error is an
+/// [`EmitError`](crate::EmitError) as JSON.
 #[sabi_trait]
 pub trait EventSink: Send + Sync {
     /// Appends one event. `Ok`: it survives SIGKILL of the worker and of its supervisor. `Err`: it was not taken.
