@@ -8,6 +8,7 @@ pub(crate) mod new;
 mod plugins;
 mod run_job;
 mod runs;
+mod setup;
 
 use crate::args::{Args, Command};
 use crate::exit::Code;

@@ -242,7 +242,10 @@ impl Running<'_> {
         }
         let state = StateDir::open(&settings.state_dir)?;
         tell_closed(close_abandoned(&state)?, notices, printer);
-        let live = delivery::start(settings, &state, own.quiet, printer)?;
+        if !own.quiet && !settings.destinations.is_empty() {
+            delivery::warn_once(settings, printer);
+        }
+        let deliveries = delivery::start(settings.destinations.clone(), &state)?;
 
         let site = Site {
             state: &state,
@@ -296,22 +299,22 @@ impl Running<'_> {
         };
         // The caller knows the outcome by now; cleaning up must not change it.
         printer.flush();
-        let undelivered = live.map(|live| {
+        let undelivered = {
             let last = delivery::Last {
                 run_id: &run_id,
                 require: own.require_delivery,
                 timeout: own.delivery_timeout.unwrap_or(settings.delivery_timeout),
                 quiet: own.quiet,
             };
-            delivery::finish(live, &last, signals, &store, printer)
-        });
+            delivery::finish(deliveries, &last, signals, &store, printer)
+        };
         match store.prune(&state, &settings.retention, Utc::now().timestamp_micros()) {
             Ok(pruned) => tracing::debug!(pruned.runs, pruned.logs, "retention"),
             Err(error) => printer.warning(format_args!("old runs could not be removed: {}", chain(&error))),
         }
         // The job's own outcome goes first.
         Ok(match undelivered {
-            Some(true) if code == Code::Success => Code::Undelivered,
+            true if code == Code::Success => Code::Undelivered,
             _ => code,
         })
     }

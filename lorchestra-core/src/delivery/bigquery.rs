@@ -137,18 +137,18 @@ impl BigQuery {
     /// # Errors
     /// [`Refusal::Denied`], naming the setting.
     pub fn new(config: BigQueryConfig) -> Result<Self, Refusal> {
-        for (key, id) in [("bigquery.dataset", &config.dataset), ("bigquery.table", &config.table)] {
+        for (key, id) in [("destinations.bigquery.dataset", &config.dataset), ("destinations.bigquery.table", &config.table)] {
             check_id(key, id)?;
         }
         if let Some(project) = &config.project {
-            check_id("bigquery.project", project)?;
+            check_id("destinations.bigquery.project", project)?;
         }
-        let endpoint = Endpoint::parse(config.endpoint.as_deref().unwrap_or(REST), "bigquery.endpoint")?;
+        let endpoint = Endpoint::parse(config.endpoint.as_deref().unwrap_or(REST), "destinations.bigquery.endpoint")?;
         let storage_endpoint = match config.storage_endpoint.as_deref() {
-            Some(text) => Some(Endpoint::parse(text, "bigquery.storage_endpoint")?),
+            Some(text) => Some(Endpoint::parse(text, "destinations.bigquery.storage_endpoint")?),
             // Never from an emulator to Google.
             None if endpoint.is_plain() => None,
-            None => Some(Endpoint::parse(STORAGE, "bigquery.storage_endpoint")?),
+            None => Some(Endpoint::parse(STORAGE, "destinations.bigquery.storage_endpoint")?),
         };
         if storage_endpoint.is_none() && config.write == WriteMethod::StorageWrite {
             return Err(no_storage_endpoint());
@@ -178,7 +178,9 @@ impl BigQuery {
             (None, None) => tokens.machine_project().await?,
         };
         let project = project.ok_or_else(|| {
-            Refusal::Denied("no project: the credentials name none: set bigquery.project or BQ_EVENTS_PROJECT".to_owned())
+            Refusal::Denied(
+                "no project: the credentials name none: set destinations.bigquery.project or BQ_EVENTS_PROJECT".to_owned(),
+            )
         })?;
         check_id("the credentials' project", &project)?;
         let table = TableName::new(&project, &self.config.dataset, &self.config.table);
@@ -420,7 +422,7 @@ async fn read_table(
 
 fn no_storage_endpoint() -> Refusal {
     Refusal::Denied(
-        "bigquery.storage_endpoint: an emulator's Storage Write API has an address of its own: set it, or \
+        "destinations.bigquery.storage_endpoint: an emulator's Storage Write API has an address of its own: set it, or \
          `write = \"insert-all\"`"
             .to_owned(),
     )

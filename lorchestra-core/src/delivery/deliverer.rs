@@ -298,9 +298,8 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         if destination.uses_streams() {
             let idle = i64::try_from(self.policy.stream_idle.as_micros()).unwrap_or(i64::MAX);
             let known = self.store.stream(&new.target, crate::host::clock::now_micros().saturating_sub(idle))?;
-            let known = known.filter(|stream| {
-                destination.has_room(Slot { stream: &stream.name, offset: stream.offset, length: new.length })
-            });
+            let known = known
+                .filter(|stream| destination.has_room(Slot { stream: &stream.name, offset: stream.offset, length: new.length }));
             new.stream = match known {
                 Some(stream) => Some(stream.name),
                 None => {

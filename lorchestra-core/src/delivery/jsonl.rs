@@ -128,7 +128,9 @@ impl Destination for Jsonl {
     async fn create_stream(&mut self) -> Result<String, Refusal> {
         let path = self.create().map_err(|error| self.about(&error))?;
         // A name that is not UTF-8 could not be found again.
-        path.into_os_string().into_string().map_err(|_| Refusal::Denied(format!("{} is not UTF-8: choose another name", self.name)))
+        path.into_os_string()
+            .into_string()
+            .map_err(|_| Refusal::Denied(format!("{} is not UTF-8: choose another name", self.name)))
     }
 
     async fn append(&mut self, place: Place<'_>, rows: &[Row]) -> Result<Landed, Refusal> {
@@ -243,9 +245,10 @@ fn refusal(path: &Path, error: &io::Error) -> Refusal {
     let text = format!("{}: {error}", path.display());
     match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::NOENT) => Refusal::TableMissing(format!("{} does not exist", path.display())),
-        Some(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => Refusal::Denied(text),
+        Some(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => {
+            Refusal::Denied(text)
+        }
         // Full disks, failing ones, servers that are gone: all of them may be well again.
         _ => later(text),
     }
 }
-

@@ -3,8 +3,8 @@
 use super::*;
 use crate::spool::Cursor;
 use crate::spool::record::{self, Record};
-use crate::store::{Outbox, Store};
 use crate::store::tests::{Site, new_run, site};
+use crate::store::{Outbox, Store};
 use proptest::prelude::*;
 use serde_json::json;
 use std::cell::RefCell;

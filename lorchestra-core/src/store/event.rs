@@ -68,10 +68,9 @@ impl EventFilter {
             let (reason, delivery) = match delivery {
                 None => ("NULL".to_owned(), "TRUE".to_owned()),
                 Some(Undelivered::Pending) => ("NULL".to_owned(), outbox::pending("?4")),
-                Some(Undelivered::Refused) => (
-                    "(SELECT reason FROM settled WHERE destination = ?4 AND event = e.n)".to_owned(),
-                    outbox::refused("?4"),
-                ),
+                Some(Undelivered::Refused) => {
+                    ("(SELECT reason FROM settled WHERE destination = ?4 AND event = e.n)".to_owned(), outbox::refused("?4"))
+                }
                 Some(Undelivered::Uncertain) => (outbox::why_uncertain("?4"), outbox::uncertain("?4")),
             };
             let from = format!("(SELECT * FROM events e WHERE run = (SELECT n FROM runs WHERE run_id = ?1) AND {delivery}) e");
@@ -88,11 +87,7 @@ impl EventFilter {
                     ),
                     "s.event",
                 ),
-                select(
-                    "NULL",
-                    &format!("(SELECT * FROM events e WHERE n > {mark} AND {}) e", outbox::pending("?4")),
-                    "e.n",
-                ),
+                select("NULL", &format!("(SELECT * FROM events e WHERE n > {mark} AND {}) e", outbox::pending("?4")), "e.n"),
             ],
             (Some(Undelivered::Refused), ..) => vec![select(
                 "s.reason",

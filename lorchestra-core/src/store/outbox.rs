@@ -16,7 +16,7 @@ pub use backlog::Backlog;
 pub(super) use backlog::{delivered_to, pending, refused, uncertain, unsettled, why_uncertain};
 
 use super::{Store, StoreError};
-use backlog::{unsent, UNSETTLED};
+use backlog::{UNSETTLED, unsent};
 use rusqlite::{OptionalExtension, Transaction, params};
 use std::time::Duration;
 
@@ -161,7 +161,8 @@ impl Outbox {
     pub fn open(mut store: Store, destination: &str) -> Result<Self, StoreError> {
         let now = crate::host::clock::now_micros();
         let seen = store.read("reading the state of delivery", |db| {
-            db.query_row("SELECT seen_at FROM outbox WHERE destination = ?1", [destination], |row| row.get::<_, i64>(0)).optional()
+            db.query_row("SELECT seen_at FROM outbox WHERE destination = ?1", [destination], |row| row.get::<_, i64>(0))
+                .optional()
         })?;
         if seen.is_none_or(|seen| (now - seen).abs() > SEEN) {
             store.write("recording a destination", |tx| {
@@ -293,10 +294,8 @@ impl Outbox {
         self.store.write("recording a delivery", |tx| {
             if let Some(done) = done {
                 remove(tx, done)?;
-                tx.prepare_cached(
-                    "UPDATE outbox SET delivered_to = max(delivered_to, ?2), target = ?3 WHERE destination = ?1",
-                )?
-                .execute(params![destination, done.last, done.target])?;
+                tx.prepare_cached("UPDATE outbox SET delivered_to = max(delivered_to, ?2), target = ?3 WHERE destination = ?1")?
+                    .execute(params![destination, done.last, done.target])?;
             }
             next.map(|new| freeze(tx, destination, new, None)).transpose()
         })

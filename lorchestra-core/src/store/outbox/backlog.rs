@@ -78,9 +78,8 @@ impl Store {
                 count.map(i64::unsigned_abs)
             };
             let events = |beyond: &str| count(&format!("SELECT count(*) FROM events e WHERE {run} AND {beyond}"));
-            let settled = |how: &str| {
-                events(&format!("e.n IN (SELECT event FROM settled WHERE destination = ?1 AND how = '{how}')"))
-            };
+            let settled =
+                |how: &str| events(&format!("e.n IN (SELECT event FROM settled WHERE destination = ?1 AND how = '{how}')"));
             Ok(Backlog {
                 pending: events(&unsent("?1"))? + settled("suspect")?,
                 refused: settled("refused")?,

@@ -166,7 +166,7 @@ fn a_run_that_is_not_to_wait_does_not() {
 fn the_proxy_of_the_environment_is_used() {
     let site = Site::new(Write::InsertAll);
     site.sandbox.configure(
-        "[bigquery]\nproject = \"p1\"\ndataset = \"lorchestra\"\ntable = \"events\"\nwrite = \"insert-all\"\nendpoint = \"https://bigquery.invalid\"\n",
+        "[destinations.bigquery]\nproject = \"p1\"\ndataset = \"lorchestra\"\ntable = \"events\"\nwrite = \"insert-all\"\nendpoint = \"https://bigquery.invalid\"\n",
     );
     std::fs::write(site.sandbox.path("key.json"), site.fake.authorized_user().to_string()).unwrap();
     let key = site.sandbox.arg("key.json");
