@@ -633,3 +633,26 @@ fn a_batch_for_the_table_before_is_settled_there() {
         assert_eq!(server.borrow().rows, ids, "once, in one of the two");
     }
 }
+
+/// One server is down for an hour of failing tries; the other one is delivered to all the while, from the same store.
+#[test]
+fn a_server_that_is_down_for_an_hour_holds_up_no_other() {
+    let site = site();
+    let (mut here, _) = filled(&site, 3);
+    let mut there = Outbox::open(Store::open(&site.state).unwrap(), "other").unwrap();
+    let (up, down) = (server([]), server([Fault::Later { done: false }; 10_000]));
+    for minute in 0..60 {
+        let name = format!("run{minute}");
+        here.store.begin_run(&new_run(&name), &json!({})).unwrap();
+        let mut session = Session::new(table(&down, true));
+        let stopped = runtime()
+            .block_on(async { Deliverer::new(&mut there, &mut session, policy(5), &mut Progress::default()).drain(false).await });
+        assert!(matches!(stopped, Err(Stopped::Unreachable(_))), "{stopped:?}");
+        deliver_all(&mut here, &up, true, 5);
+        assert_eq!(here.store.backlog(NAME, None).unwrap().pending, 0, "minute {minute}");
+    }
+    down.borrow_mut().script.clear();
+    deliver_all(&mut there, &down, true, 5);
+    let ids = up.borrow().rows.clone();
+    assert_eq!((ids.len(), &ids), (64, &down.borrow().rows), "each has each, in order");
+}

@@ -11,6 +11,8 @@
 mod backlog;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod tests;
 
 pub use backlog::Backlog;
 pub(super) use backlog::{delivered_to, pending, refused, uncertain, unsettled, why_uncertain};

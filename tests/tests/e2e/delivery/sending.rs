@@ -27,7 +27,7 @@ fn a_run_delivers_its_events_with_all_columns() {
             assert_eq!(row.values["attempt"], json!(1), "{row:?}");
         }
         let shown = site.sandbox.lorchestra(&["runs", "show", run.id(), "--json"]).exits(0).json("lorchestra.runs-show/1");
-        assert_eq!(shown["delivery"], json!({"pending": 0, "failed": 0, "uncertain": 0}));
+        assert_eq!(shown["delivery"], json!({"bigquery": {"pending": 0, "failed": 0, "uncertain": 0}}));
         assert_eq!(site.flushed(), 0);
     }
 }
