@@ -161,7 +161,7 @@ pub(crate) struct OwnFlags {
     #[arg(long, overrides_with = "memory_max", value_parser = memory, value_name = "SIZE")]
     pub(crate) memory_max: Option<u64>,
 
-    /// Exit with 69 if the run's events are not in BigQuery in time, and do not start the job without credentials
+    /// Exit with 69 if the run's events are not at every destination in time, and do not start the job without credentials
     #[arg(long, overrides_with = "require_delivery")]
     pub(crate) require_delivery: bool,
 
