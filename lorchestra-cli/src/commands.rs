@@ -23,6 +23,7 @@ use lorchestra_core::packages::catalog::{Catalog, Package};
 use lorchestra_core::packages::library;
 use lorchestra_core::packages::lockfile::Lockfile;
 use lorchestra_core::run::recovery::{Closed, Recovered, close_all_abandoned, remove_all_unrecorded};
+use lorchestra_core::store::run::NAMED;
 use lorchestra_core::store::{Run, Store};
 use lorchestra_plugin_api::manifest::{JobManifest, Manifest};
 use serde_json::json;
@@ -170,8 +171,6 @@ fn failure_report(
 
 /// Lines about runs that were closed, at most: after a crash of the machine there may be thousands.
 const TOLD: usize = 4;
-/// Characters of a run's id that name it, at least.
-const SHORTEST: usize = 4;
 
 /// The run that a person named.
 fn find_run(store: Option<&Store>, settings: &Settings, text: &str) -> Result<Run, Failure> {
@@ -179,8 +178,8 @@ fn find_run(store: Option<&Store>, settings: &Settings, text: &str) -> Result<Ru
     let none = || {
         unknown().mend(format!("looked in {}", path_text(&settings.state_dir))).mend("lorchestra runs list shows the newest runs")
     };
-    if text.chars().count() < SHORTEST {
-        return Err(unknown().mend(format!("give the whole id, or at least {SHORTEST} characters of its beginning or end")));
+    if text.chars().count() < NAMED {
+        return Err(unknown().mend(format!("give the whole id, or at least {NAMED} characters of its beginning or end")));
     }
     let Some(store) = store else { return Err(none()) };
     match store.find_run(text)? {

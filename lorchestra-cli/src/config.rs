@@ -28,6 +28,7 @@ pub(crate) struct Config {
     pub(crate) on_failure: Option<String>,
     pub(crate) retention: RetentionConfig,
     pub(crate) logs: LogsConfig,
+    pub(crate) events: EventsConfig,
     pub(crate) bigquery: BigQueryConfig,
     pub(crate) delivery: DeliveryConfig,
     /// By `package/job`.
@@ -52,6 +53,13 @@ pub(crate) struct RetentionConfig {
 pub(crate) struct LogsConfig {
     #[serde(deserialize_with = "log_size")]
     pub(crate) max: Option<u64>,
+}
+
+/// `[events]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct EventsConfig {
+    pub(crate) strict_numbers: bool,
 }
 
 /// `[bigquery]`

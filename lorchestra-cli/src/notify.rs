@@ -6,7 +6,6 @@ use crate::printer::Printer;
 use lorchestra_core::host::signals::Signals;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
-use rustix::time::Timespec;
 use serde_json::Value;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -90,7 +89,7 @@ fn run(command: &str, report: &Value, deadline: Instant, mut signals: Option<&mu
         if left.is_zero() {
             return Err(killed(child, format!("the command was killed: it had not ended after {} s", TIME_BOX.as_secs())));
         }
-        let wait = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+        let wait = lorchestra_core::host::clock::timespec(left);
         let mut fds = vec![PollFd::new(&pidfd, PollFlags::IN)];
         if let Some(signals) = &signals {
             fds.push(PollFd::new(&**signals, PollFlags::IN));

@@ -42,6 +42,8 @@ pub(crate) struct Settings {
     pub(crate) retention: Retention,
     /// Bytes that are kept of what an attempt prints, and of what a run traces.
     pub(crate) log_max: u64,
+    /// Whether an event with a number that loses digits in 64 bits is refused.
+    pub(crate) strict_numbers: bool,
     /// The table that events go to; `None`: they stay in the store.
     pub(crate) bigquery: Option<BigQueryConfig>,
     /// Said once, before anything is delivered.
@@ -122,6 +124,7 @@ impl Settings {
                 runs: config.retention.runs.unwrap_or(default.runs),
                 undelivered: bigquery.is_some(),
             },
+            strict_numbers: config.events.strict_numbers,
             log_max: config.logs.max.unwrap_or(lorchestra_core::run::log::DEFAULT_MAX),
             bigquery,
             bigquery_warning,

@@ -45,6 +45,8 @@ pub struct Store {
     path: PathBuf,
     /// Whether the write-ahead log was let grow for a flood of events.
     long_log: bool,
+    /// Events that were taken in by this process.
+    taken_in: usize,
 }
 
 /// Why the store cannot be used.
@@ -154,7 +156,7 @@ impl Store {
             }
         })?;
         let db = Connection::open_with_flags(&path, flags).map_err(|e| StoreError::sql(&path, "opening the store", e))?;
-        let mut store = Self { db, path, long_log: false };
+        let mut store = Self { db, path, long_log: false, taken_in: 0 };
         store.configure()?;
         schema::migrate(&mut store.db).map_err(|e| StoreError::sql(&store.path, "creating the store", e))?;
         Ok(store)
@@ -170,7 +172,7 @@ impl Store {
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Connection::open_with_flags(path, flags).map_err(|e| StoreError::sql(path, "opening the store", e))?;
-        let store = Self { db, path: path.to_owned(), long_log: false };
+        let store = Self { db, path: path.to_owned(), long_log: false, taken_in: 0 };
         store.configure()?;
         match schema::version(&store.db).map_err(|e| StoreError::sql(path, "reading the store's version", e))? {
             schema::Version::Current => Ok(Some(store)),
@@ -248,5 +250,7 @@ impl Store {
     }
 }
 
+#[cfg(test)]
+mod plans;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -49,7 +49,7 @@ mod secret;
 pub mod testing;
 
 pub use context::JobContext;
-pub use error::{EmitError, IntoJobResult, JobError, JobResult, Permanent};
+pub use error::{EmitError, EmitErrorKind, IntoJobResult, JobError, JobResult, Permanent};
 pub use event::Event;
 pub use lorchestra_plugin_api_macros::{ParamEnum, job, plugin};
 #[cfg(feature = "async")]

@@ -252,6 +252,7 @@ impl Running<'_> {
             version: env!("CARGO_PKG_VERSION"),
             trace_level: settings.trace_level,
             log_max: settings.log_max,
+            strict_numbers: settings.strict_numbers,
             secrets: &self.secrets,
             // What follows the trace writes to the same terminal.
             progress: verbose == 0 && !own.quiet && Bar::is_seen(),

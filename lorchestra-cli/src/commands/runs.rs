@@ -50,7 +50,7 @@ pub(super) fn run(
         }
         Runs::Stop { run } => {
             let (state, mut store, run) = named(history, settings, run)?;
-            stop(settings, notices, &state, &mut store, &run, printer)
+            stop(notices, &state, &mut store, &run, printer)
         }
     }
 }
@@ -260,7 +260,6 @@ fn copy(path: &Path, printer: &mut Printer) -> Result<bool, Failure> {
 }
 
 fn stop(
-    settings: &Settings,
     notices: &mut Notices<'_>,
     state: &StateDir,
     store: &mut Store,
@@ -301,7 +300,9 @@ fn stop(
                 return Err(error.into());
             }
         }
-        let now = find_run(Some(&*store), settings, &run.run_id)?;
+        let Some(now) = store.run(&run.run_id)? else {
+            return Err(Failure::new(Code::Failed, format!("run {} has ended, and retention has removed it", run.run_id)));
+        };
         if now.state != RunState::Running {
             let why = now.cause.as_deref().map(|cause| format!(" ({cause})")).unwrap_or_default();
             printer.good(format_args!("run {} has ended: {}{why}", run.run_id, now.state.as_str()));

@@ -1,9 +1,9 @@
 //! What the kernel knows of processes, read from /proc: identity beyond a pid, children, processor time. Reads, and signals what
 //! it has identified.
 
+use crate::host::clock::timespec;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
-use rustix::time::Timespec;
 use std::collections::HashSet;
 use std::fs;
 use std::io;
@@ -180,7 +180,7 @@ fn kill_all(remains: &dyn Fn(u32) -> bool) -> usize {
         let until = Instant::now() + GONE;
         for pidfd in &found {
             let left = until.saturating_duration_since(Instant::now());
-            let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+            let left = timespec(left);
             let _ = rustix::event::poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&left));
         }
     }

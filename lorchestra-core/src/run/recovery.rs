@@ -161,7 +161,7 @@ pub(crate) fn close_predecessors(
 ) -> Result<(), RecoveryError> {
     let (package, job, account) = (plan.package.as_str(), plan.job.as_str(), plan.account.as_deref());
     for run_id in all_open_runs(state, store)? {
-        if !store.find_run(&run_id)?.is_ok_and(|run| run.has_key(package, job, account)) {
+        if !store.run(&run_id)?.is_some_and(|run| run.has_key(package, job, account)) {
             continue;
         }
         let until = Instant::now() + CLOSING;
@@ -208,7 +208,7 @@ enum Claim {
 
 /// `excludes`: the caller holds the overlap lock of the run's job. `room`: how many that were never recorded may be removed yet.
 fn claim(state: &StateDir, store: &Store, run_id: &str, excludes: bool, room: &mut usize) -> Result<Claim, RecoveryError> {
-    let Ok(run) = store.find_run(run_id)? else {
+    let Some(run) = store.run(run_id)? else {
         return if *room > 0 { claim_unrecorded(state, Some(store), run_id, room) } else { Ok(Claim::Closed) };
     };
     if run.state != RunState::Running {
@@ -235,8 +235,8 @@ fn claim(state: &StateDir, store: &Store, run_id: &str, excludes: bool, room: &m
         Err(source) => return Err(RecoveryError::Io { path, source }),
     };
     // Read again under the lock: it may have been ended between the look into `spool/` and now.
-    match store.find_run(run_id)? {
-        Ok(run) if run.state == RunState::Running => Ok(Claim::Ours(Box::new(Claimed { run, _lock: lock }))),
+    match store.run(run_id)? {
+        Some(run) if run.state == RunState::Running => Ok(Claim::Ours(Box::new(Claimed { run, _lock: lock }))),
         _ => {
             remove_spool(state, run_id);
             Ok(Claim::Closed)
@@ -376,7 +376,7 @@ fn open_runs(state: &StateDir) -> Result<Vec<String>, RecoveryError> {
 fn claim_unrecorded(state: &StateDir, store: Option<&Store>, run_id: &str, room: &mut usize) -> Result<Claim, RecoveryError> {
     let path = state.run_lock(run_id);
     let recorded = || match store {
-        Some(store) => Ok::<_, StoreError>(store.find_run(run_id)?.is_ok()),
+        Some(store) => Ok::<_, StoreError>(store.run(run_id)?.is_some()),
         None => Ok(state.store().exists()),
     };
     match FileLock::try_take_existing(&path) {

@@ -63,6 +63,8 @@ pub struct Site<'a> {
     pub trace_level: &'a str,
     /// Bytes that are kept of what an attempt prints, and of what a run traces.
     pub log_max: u64,
+    /// Whether an event with a number that loses digits in 64 bits is refused.
+    pub strict_numbers: bool,
     /// Values of the plan's secrets, as far as they were found.
     pub secrets: &'a Secrets,
     /// Whether somebody looks at the job's progress, which [`progress`] reads.

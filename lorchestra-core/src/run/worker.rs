@@ -105,7 +105,7 @@ fn run(control: &UnixStream) -> Result<(), WorkerFault> {
         let limit = Rlimit { current: Some(max), maximum: Some(max) };
         setrlimit(Resource::Data, limit).map_err(|e| ours("limit its memory")(e.into()))?;
     }
-    let writer = Writer::create(&order.spool).map_err(spool)?;
+    let writer = Writer::create(&order.spool).map_err(spool)?.with_strict_numbers(order.strict_numbers);
     // Diagnostics: without them the job goes on.
     let trace = Log::open(&order.trace, order.log_max);
     if let Err(error) = &trace {

@@ -70,14 +70,16 @@ impl Store {
         }
     }
 
-    /// All bookmarks, or those of a package, or of a job, in the order of their names.
+    /// All bookmarks, or those of a package, or of a job of it, in the order of their names.
     pub fn bookmarks(&self, package: Option<&str>, job: Option<&str>) -> Result<Vec<Bookmark>, StoreError> {
-        self.read("reading bookmarks", |db| {
-            let mut statement = db.prepare(
-                "SELECT * FROM bookmarks WHERE (?1 IS NULL OR package = ?1) AND (?2 IS NULL OR job = ?2)
-                 ORDER BY package, job, account",
-            )?;
-            statement.query_map(params![package, job], bookmark)?.collect()
+        let list = |db: &Connection, clause: &str, names: &[&str]| {
+            let mut statement = db.prepare(&format!("SELECT * FROM bookmarks {clause} ORDER BY package, job, account"))?;
+            statement.query_map(rusqlite::params_from_iter(names), bookmark)?.collect()
+        };
+        self.read("reading bookmarks", |db| match (package, job) {
+            (Some(package), Some(job)) => list(db, "WHERE package = ?1 AND job = ?2", &[package, job]),
+            (Some(package), None) => list(db, "WHERE package = ?1", &[package]),
+            (None, _) => list(db, "", &[]),
         })
     }
 

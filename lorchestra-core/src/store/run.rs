@@ -19,6 +19,10 @@ pub enum RunState {
 
 /// Characters of a run's id: so many are no part of one.
 const UUID: usize = 36;
+/// Characters of a run's id that name it, at least. The index for its end has as many.
+pub const NAMED: usize = 4;
+/// Runs of one beginning or end that are read, at most.
+const CANDIDATES: i64 = 6;
 
 impl RunState {
     /// As stored and shown.
@@ -241,31 +245,46 @@ impl Store {
     /// Runs, newest first.
     pub fn runs(&self, filter: &RunFilter) -> Result<Vec<Run>, StoreError> {
         let limit = filter.limit.map_or(-1, |n| i64::try_from(n).unwrap_or(i64::MAX));
-        self.select("WHERE NOT ?1 OR state = 'running' ORDER BY n DESC LIMIT ?2", params![filter.running, limit])
+        // A statement for each: one with a condition that may be off has no use for the index of those that run.
+        let clause = if filter.running { "WHERE state = 'running' ORDER BY n DESC LIMIT ?1" } else { "ORDER BY n DESC LIMIT ?1" };
+        self.select(clause, params![limit])
     }
 
     /// Whether there is a run of the package, or of its job.
     pub fn has_run_of(&self, package: &str, job: Option<&str>) -> Result<bool, StoreError> {
-        self.read("looking for a run", |db| {
-            db.query_row(
-                "SELECT EXISTS (SELECT 1 FROM runs WHERE package = ?1 AND (?2 IS NULL OR job = ?2))",
-                params![package, job],
-                |row| row.get(0),
-            )
+        self.read("looking for a run", |db| match job {
+            Some(job) => {
+                let sql = "SELECT EXISTS (SELECT 1 FROM runs WHERE package = ?1 AND job = ?2)";
+                db.query_row(sql, [package, job], |row| row.get(0))
+            }
+            None => db.query_row("SELECT EXISTS (SELECT 1 FROM runs WHERE package = ?1)", [package], |row| row.get(0)),
         })
     }
 
-    /// The run of that id, or the one whose id begins or ends with it. None or several: the ones there are.
+    /// The run of that id.
+    pub fn run(&self, run_id: &str) -> Result<Option<Run>, StoreError> {
+        Ok(self.select("WHERE run_id = ?1", [run_id])?.pop())
+    }
+
+    /// The run that a person named: by its id, or by at least [`NAMED`] characters of its beginning or end. None or several: the newest ones
+    /// that there are.
     pub fn find_run(&self, text: &str) -> Result<Result<Run, Vec<Run>>, StoreError> {
-        let exact = self.select("WHERE run_id = ?1", params![text])?;
-        let mut found = if exact.is_empty() && (4..UUID).contains(&text.len()) {
-            self.select(
-                "WHERE substr(run_id, 1, length(?1)) = ?1 OR substr(run_id, -length(?1)) = ?1 ORDER BY n DESC LIMIT 6",
-                params![text],
-            )?
-        } else {
-            exact
-        };
+        if let Some(run) = self.run(text)? {
+            return Ok(Ok(run));
+        }
+        let mut found = Vec::new();
+        if (NAMED..UUID).contains(&text.len()) && text.is_ascii() {
+            // By an index each: what follows the text in order, up to the last id that begins with it; and the ids of the same last
+            // characters, which are few.
+            found = self
+                .select("WHERE run_id BETWEEN ?1 AND ?1 || char(127) ORDER BY run_id DESC LIMIT ?2", params![text, CANDIDATES])?;
+            found.extend(self.select(
+                "WHERE substr(run_id, -4) = substr(?1, -4) AND substr(run_id, -length(?1)) = ?1 ORDER BY n DESC LIMIT ?2",
+                params![text, CANDIDATES],
+            )?);
+            found.sort_by(|a, b| b.run_id.cmp(&a.run_id));
+            found.dedup_by(|a, b| a.run_id == b.run_id);
+        }
         Ok(if found.len() == 1 { Ok(found.remove(0)) } else { Err(found) })
     }
 

@@ -44,7 +44,8 @@ pub(super) fn version(db: &Connection) -> rusqlite::Result<Version> {
 /// Brings an empty or older database to [`VERSION`]. The caller holds the store's lock.
 pub(super) fn migrate(db: &mut Connection) -> rusqlite::Result<()> {
     // Kept in the file; setting it needs the database to itself, hence here and not at every start.
-    db.execute_batch("PRAGMA journal_mode = WAL;")?;
+    // Free pages can be given back only by a file that was so from its first page on.
+    db.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;")?;
     apply(db, STEPS)
 }
 
@@ -65,6 +66,7 @@ fn apply(db: &mut Connection, steps: &[&str]) -> rusqlite::Result<()> {
 /// - `runs`, `attempts`, `events`: what repeats in the envelope of every event of a run (source, package, job, run_id) stands once, in `runs`; the
 ///   view `envelope` shows events with the columns of the BigQuery table. A run that was skipped has no attempt, and its event the attempt 0.
 /// - `bookmarks`: the account '' stands for none. A run whose job has a `since` keeps one; what it did to it stands in the run.
+/// - `retention`: for each thing that is removed from old runs, the run and event up to which the last call came.
 /// - `outbox` has one row: all events up to `delivered_to` are settled, the last of them in `destination`; until `closed_until` nobody tries
 ///   `closed_route`. `batches` has the one that is frozen, and those of unknown fate; `was` says what the rows of one that is sent on request
 ///   were before. `settled` has the rows that are settled by themselves.
@@ -98,7 +100,9 @@ CREATE TABLE runs (
     logs             INTEGER NOT NULL DEFAULT 1,
     payloads         INTEGER NOT NULL DEFAULT 1
 ) STRICT;
-CREATE INDEX runs_by_start ON runs (started_at);
+CREATE INDEX runs_by_job ON runs (package, job);
+CREATE INDEX runs_by_id_end ON runs (substr(run_id, -4));
+CREATE INDEX runs_by_end ON runs (ended_at);
 CREATE INDEX runs_with_logs ON runs (ended_at) WHERE logs;
 CREATE INDEX runs_with_payloads ON runs (ended_at) WHERE payloads;
 CREATE INDEX runs_running ON runs (n) WHERE state = 'running';
@@ -133,6 +137,8 @@ CREATE TABLE events (
     terminal       INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX events_by_run ON events (run);
+CREATE INDEX events_by_time ON events (created_at);
+CREATE INDEX events_by_type ON events (event_type, created_at);
 CREATE UNIQUE INDEX one_end_per_run ON events (run) WHERE terminal;
 
 CREATE VIEW envelope AS
@@ -151,6 +157,13 @@ CREATE TABLE bookmarks (
     moved_at INTEGER NOT NULL,
     run_id   TEXT,
     PRIMARY KEY (package, job, account)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE retention (
+    what     TEXT PRIMARY KEY,
+    ended_at INTEGER NOT NULL,
+    run      INTEGER NOT NULL,
+    event    INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE outbox (
@@ -183,6 +196,7 @@ CREATE TABLE batches (
     reason      TEXT,
     made_at     INTEGER NOT NULL
 ) STRICT;
+CREATE INDEX batches_by_state ON batches (state);
 
 CREATE TABLE settled (
     event  INTEGER PRIMARY KEY REFERENCES events (n) ON DELETE CASCADE,
@@ -190,6 +204,7 @@ CREATE TABLE settled (
     reason TEXT,
     at     INTEGER NOT NULL
 ) STRICT;
+CREATE INDEX settled_by_how ON settled (how);
 ";
 
 #[cfg(test)]

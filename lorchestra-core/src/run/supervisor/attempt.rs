@@ -114,6 +114,7 @@ impl Attempt<'_> {
             memory_max: plan.memory_max,
             log_max: site.log_max,
             progress: site.progress.then(|| site.state.progress(run_id)),
+            strict_numbers: site.strict_numbers,
             bookmarks: library.manifest().job(&plan.job).is_some_and(JobManifest::has_since),
             secrets: site.secrets.names(),
             call: Call {

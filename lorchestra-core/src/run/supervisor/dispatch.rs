@@ -13,6 +13,7 @@
 
 use super::child::Worker;
 use super::course::{Act, Course, Limits};
+use crate::host::clock;
 use crate::host::process::ProcessorTime;
 use crate::host::signals::Signals;
 use crate::run::decision::{Death, Ending, WorkerFault};
@@ -167,10 +168,7 @@ fn wait_for(
 
 fn timespec(wait: Option<Duration>) -> Option<Timespec> {
     // Rounded up to the next millisecond: waking just before a deadline would only mean another round.
-    wait.map(|wait| {
-        let wait = wait + Duration::from_millis(1);
-        Timespec { tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX), tv_nsec: wait.subsec_nanos().into() }
-    })
+    wait.map(|wait| clock::timespec(wait.saturating_add(Duration::from_millis(1))))
 }
 
 /// Copies what there is to the log, at most 1 MiB a turn. `false` when the pipe has ended.

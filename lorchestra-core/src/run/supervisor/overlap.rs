@@ -118,7 +118,7 @@ fn holder(
 ) -> Result<Option<String>, RunError> {
     let lives = |run: &Run| run.state == RunState::Running && run.has_key(key.0, key.1, key.2) && run.is_supervised();
     if let Some(named) = named
-        && let Ok(run) = store.find_run(&named)?
+        && let Some(run) = store.run(&named)?
         && lives(&run)
     {
         resume::wake(state, &run);

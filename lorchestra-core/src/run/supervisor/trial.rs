@@ -2,6 +2,7 @@
 //! when its time is up. Not a run: nothing is recorded, no lock is taken.
 
 use super::child::Worker;
+use crate::host::clock::timespec;
 use crate::host::process;
 use crate::host::signals::signal_name;
 use crate::packages::catalog::problem::path_text;
@@ -10,7 +11,6 @@ use crate::run::decision::Death;
 use crate::run::worker::order::Trial;
 use crate::run::worker::trial::Answer;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::time::Timespec;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
@@ -115,7 +115,7 @@ fn wait(worker: &Worker, control: bool, output: bool, time: Duration) -> io::Res
     if output {
         fds.push(PollFd::new(&worker.output, PollFlags::IN));
     }
-    let time = Timespec { tv_sec: 0, tv_nsec: time.subsec_nanos().max(1_000_000).into() };
+    let time = timespec(time.max(Duration::from_millis(1)));
     match poll(&mut fds, Some(&time)) {
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
         Err(e) => Err(e.into()),

@@ -41,6 +41,8 @@ pub struct Order {
     /// Where the job's progress is noted, where somebody looks at it.
     #[serde(with = "optional_bytes")]
     pub progress: Option<PathBuf>,
+    /// Whether an event with a number that loses digits in 64 bits is refused.
+    pub strict_numbers: bool,
     /// Whether a bookmark that the job sets would be read by a later run.
     pub bookmarks: bool,
     /// Which of the call's parameters are secrets: what the job says is masked.

@@ -17,7 +17,8 @@ pub(crate) fn emit_sized(cx: &JobContext, marker: PathBuf, bytes: u32) -> JobRes
     Ok(())
 }
 
-/// Emits what no serialiser would write: `nan`, `deep` (10,000 levels), `two`, `torn`, `latin`, `half` a character, `nul`, `breaks`.
+/// Emits what no serialiser would write: `nan`, `deep` (10,000 levels), `two`, `torn`, `latin`, `half` a character, `nul`,
+/// `breaks`, `vast` (a number), `number` (one that loses digits).
 #[job]
 pub(crate) fn emit_raw(cx: &JobContext, marker: PathBuf, what: String) -> JobResult {
     let text: Vec<u8> = match &*what {
@@ -29,6 +30,8 @@ pub(crate) fn emit_raw(cx: &JobContext, marker: PathBuf, what: String) -> JobRes
         "half" => br#"{"x":"\ud83d"}"#.to_vec(),
         "nul" => b"{\"x\":\"\0\"}".to_vec(),
         "breaks" => b"{\"x\":\n1}\n{\"seq\":99}".to_vec(),
+        "vast" => br#"{"x":[1e400]}"#.to_vec(),
+        "number" => br#"{"x":123456789012345678901}"#.to_vec(),
         other => Err(format!("what is {other}?"))?,
     };
     mark(&marker)?;

@@ -136,7 +136,7 @@ impl Drop for Adopting {
 /// A worker that is stopped sees no end of its supervisor; killed before the run was recorded, the store knows nothing of it.
 #[test]
 fn a_stopped_worker_of_a_run_that_was_never_recorded_is_killed_by_the_next_command() {
-    let rounds = std::env::var("LORCHESTRA_TEST_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(4);
+    let rounds = rounds();
     let _adopting = Adopting::begin();
     for round in 0..rounds {
         let sandbox = sandbox();
@@ -189,6 +189,11 @@ fn a_stopped_worker_of_a_trial_is_killed_by_the_next_trial() {
     drop(alive);
     Running::start(check("")).wait().exits(0);
     assert!(!processes::is_alive(of_alive) && sandbox.processes().is_empty());
+}
+
+#[expect(clippy::disallowed_methods, reason = "the number of rounds")]
+fn rounds() -> usize {
+    std::env::var("LORCHESTRA_TEST_ROUNDS").map_or(6, |rounds| rounds.parse().expect("LORCHESTRA_TEST_ROUNDS is a number"))
 }
 
 /// Waits for the worker that a command has started, and stops it.

@@ -1,4 +1,4 @@
-//! What authors have beyond the first revision: kinds of parameters, policies in the source, deprecation, progress.
+//! What the plugin API offers authors: kinds of parameters, policies in the source, deprecation, progress.
 
 use lorchestra_tests::eventually;
 use lorchestra_tests::terminal::Terminal;

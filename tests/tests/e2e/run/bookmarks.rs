@@ -492,15 +492,3 @@ fn a_hand_that_moves_it_while_a_run_goes_on_is_respected() {
         assert_eq!(mark(&sandbox), then, "{by_hand:?}");
     }
 }
-
-/// A plugin built before there were bookmarks: they are kept by the host, for whoever has a `since`.
-#[test]
-fn a_job_of_an_older_plugin_has_them_too() {
-    let sandbox = Sandbox::with(&[Fixture::Frozen1]);
-    for since in ["last:2024-01-01", "last"] {
-        sandbox.lorchestra(&["run-job", "frozen-1", "everything", "--text", "x", "--account", "a", "--since", since]).exits(0);
-    }
-    let runs = sandbox.runs();
-    assert_eq!(runs[0].0["since"], runs[1].0["until"]);
-    assert_eq!(marks(&sandbox), [("a".to_owned(), runs[0].0["until"].as_str().unwrap().to_owned())]);
-}

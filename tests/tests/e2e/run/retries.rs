@@ -41,6 +41,34 @@ fn waits(sandbox: &Sandbox, after: usize) -> Run {
     sandbox.run()
 }
 
+/// The next attempt would emit it again. What the disk did not take is another matter: that may mend.
+#[test]
+fn an_event_that_is_none_is_not_tried_again() {
+    let sandbox = Sandbox::with(&[Fixture::Hostile]);
+    let marker = sandbox.arg("marker");
+    let emit = |what: &str| {
+        let args = ["run-job", "--retries", "5", "hostile", "emit_raw", "--what", what, "--marker", &marker];
+        let _ = std::fs::remove_file(&marker);
+        let ended = sandbox.lorchestra(&args);
+        let run = sandbox.runs().remove(0);
+        (ended, shown(&sandbox, &run)["attempts"].as_array().map(Vec::len), attempts(&sandbox).len())
+    };
+    for (what, why) in [("torn", "is not JSON"), ("vast", "1e400")] {
+        let (ended, recorded, began) = emit(what);
+        assert!(ended.exits(1).err().contains(why));
+        assert_eq!((recorded, began), (Some(1), 1), "{what}");
+    }
+    // It passes, unless whoever runs it wants none that loses digits.
+    let (ended, ..) = emit("number");
+    ended.exits(0);
+    sandbox.configure("[events]\nstrict_numbers = true\n");
+    let (ended, recorded, began) = emit("number");
+    let ended = ended.exits(1);
+    assert!(ended.err().contains("123456789012345678901"), "{}", ended.shown());
+    assert!(ended.err().contains("events.strict_numbers"), "{}", ended.shown());
+    assert_eq!((recorded, began), (Some(1), 1));
+}
+
 #[test]
 fn a_run_of_three_attempts_has_one_end() {
     let sandbox = sandbox();

@@ -71,6 +71,8 @@ const HOSTILE: &[Specimen] = &[
     (&["hostile", "emit_raw", "--what", "half"],          1, "error",   1, NOTHING),
     (&["hostile", "emit_raw", "--what", "nul"],           1, "error",   1, NOTHING),
     (&["hostile", "emit_raw", "--what", "breaks"],        1, "error",   1, NOTHING),
+    (&["hostile", "emit_raw", "--what", "vast"],          1, "error",   1, NOTHING),
+    (&["hostile", "emit_raw", "--what", "number"],        0, COMPLETED, 1, NOTHING),
     // The spool, and the files around it.
     (&["hostile", "scribble"],                            1, "spool",   1, before_is_there),
     (&["hostile", "cut_spool"],                           1, "spool",   1, NOTHING),
