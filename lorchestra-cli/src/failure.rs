@@ -179,6 +179,9 @@ impl From<IntakeError> for Failure {
     fn from(error: IntakeError) -> Self {
         match error {
             IntakeError::Store(error) => error.into(),
+            IntakeError::Panicked { .. } => {
+                Self::new(Code::Internal, error.to_string()).mend("report it; nothing that was emitted is lost")
+            }
             IntakeError::Spool { ref path, ref source } => Self::refused(Code::NotWritable, &error.to_string(), path, source),
         }
     }

@@ -21,7 +21,7 @@ pub enum Cause {
     Timeout,
     /// The run was told to end.
     Cancelled,
-    /// The supervisor died, and the worker with it.
+    /// The supervisor died or failed, and the worker with it.
     Abandoned,
     /// The library could not be loaded.
     Load,

@@ -40,6 +40,7 @@ const TOLD: u32 = 3;
 const GRACE: Duration = Duration::from_secs(10);
 
 pub(super) fn run(command: &RunJob, verbose: u8, settings: &Settings, mut notices: Notices<'_>, printer: &mut Printer) -> Code {
+    printer.limit_waiting();
     let mut signals = None;
     let result = plan_and_run(command, verbose, settings, &mut signals, &mut notices, printer);
     let code = printer.ended(result);

@@ -57,6 +57,7 @@ mod run {
     mod secrets;
     mod settings;
     mod stopping;
+    mod streams;
     mod tracing;
 }
 

@@ -139,6 +139,8 @@ fn numbered(
     then: String,
     /// Waits for this file, having made it with `.wanted` at its end.
     begin: Option<PathBuf>,
+    /// Waits for this file after the last number.
+    end: Option<PathBuf>,
 ) -> JobResult {
     tracing::debug!(account, count, "numbering");
     if let Some(begin) = begin {
@@ -157,6 +159,9 @@ fn numbered(
             // One write: what is in this file was acknowledged.
             file.write_all(format!("{n}\n").as_bytes())?;
         }
+    }
+    while end.as_ref().is_some_and(|end| !end.exists()) {
+        std::thread::sleep(Duration::from_millis(5));
     }
     match &*then {
         "fail" => Err("failed after the last number")?,
