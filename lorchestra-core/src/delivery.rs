@@ -14,7 +14,7 @@ pub mod policy;
 pub mod session;
 
 pub use crate::store::Row;
-pub use configured::{AnyDestination, DestinationConfig};
+pub use configured::{AnyDestination, Deliveries, DestinationConfig};
 pub use deliverer::{Deliverer, Progress, Stopped};
 pub use destination::{Destination, Landed, Place, Refusal, RefusedRow, Slot};
 pub use live::{Live, Report, Request, Resend, Trouble};

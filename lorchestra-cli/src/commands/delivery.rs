@@ -6,10 +6,10 @@ use crate::exit::Code;
 use crate::failure::Failure;
 use crate::printer::Printer;
 use crate::settings::Settings;
-use lorchestra_core::delivery::{Destination, DestinationConfig, Live, Refusal, Report, Request, Resend, Trouble};
+use lorchestra_core::delivery::{Deliveries, Destination, DestinationConfig, Refusal, Report, Request, Resend, Trouble};
 use lorchestra_core::host::signals::Signals;
 use lorchestra_core::host::state::StateDir;
-use lorchestra_core::store::{Backlog, Store};
+use lorchestra_core::store::{Backlog, Store, StoreError};
 use lorchestra_core::text::chain;
 use std::time::Duration;
 
@@ -29,29 +29,6 @@ pub(super) fn chosen<'a>(settings: &'a Settings, name: Option<&str>) -> Result<V
     Err(Failure::new(Code::Config, what)
         .mend("set BQ_EVENTS_DATASET and BQ_EVENTS_TABLE, or [destinations.bigquery] in config.toml, for BigQuery: docs/bigquery.md")
         .mend("set [destinations.jsonl] in config.toml for files of JSON lines: docs/jsonl.md"))
-}
-
-/// The threads that deliver beside a run, and where to.
-pub(super) struct Deliveries {
-    to: Vec<DestinationConfig>,
-    lives: Vec<Live>,
-}
-
-/// Delivers to these destinations beside whatever this process does, from now on.
-pub(super) fn start(to: Vec<DestinationConfig>, state: &StateDir) -> Result<Deliveries, Failure> {
-    let start = |to: &DestinationConfig| {
-        let (name, config) = (to.name(), to.clone());
-        Live::start(state, name, move || config.open()).map_err(no_thread)
-    };
-    let lives = to.iter().map(start).collect::<Result<_, _>>()?;
-    Ok(Deliveries { to, lives })
-}
-
-impl Deliveries {
-    /// Ends them all: what came of each.
-    fn finish(self, request: &Request, signals: &mut Signals) -> Vec<(DestinationConfig, Report)> {
-        self.to.into_iter().zip(Live::finish(self.lives, request, Some(signals))).collect()
-    }
 }
 
 pub(super) fn no_thread(error: std::io::Error) -> Failure {
@@ -82,47 +59,28 @@ pub(super) fn check(settings: &Settings, limit: Duration) -> Result<(), Failure>
     Ok(())
 }
 
-/// The last delivery of a run.
-pub(super) struct Last<'a> {
-    pub(super) run_id: &'a str,
-    pub(super) require: bool,
-    pub(super) timeout: Duration,
-    pub(super) quiet: bool,
-}
-
-/// Ends the delivery beside a run, after it. Reports in one line for each destination what is not delivered. Answers whether delivery was
-/// required, and did not happen everywhere.
-pub(super) fn finish(
-    deliveries: Deliveries,
-    last: &Last<'_>,
-    signals: &mut Signals,
-    store: &Store,
+/// Prints what a run's delivery to one destination came to: one line about what is not delivered, if there is anything new.
+pub(crate) fn after_run(
+    to: &DestinationConfig,
+    report: &Report,
+    backlog: Result<Backlog, &StoreError>,
+    [required, quiet]: [bool; 2],
     printer: &mut Printer,
-) -> bool {
-    let Last { run_id, require, timeout, quiet } = *last;
-    let request = Request { timeout, insist: require, run_id: Some(run_id.to_owned()), resend: Resend::default() };
-    let mut undelivered = false;
-    for (to, report) in deliveries.finish(&request, signals) {
-        // Whoever holds the lock delivers our events too.
-        let elsewhere = matches!(report.trouble, Some(Trouble::Elsewhere)) && !require;
-        // With -q only what needs a person is printed: the next run delivers the rest.
-        let passing = matches!(report.trouble, Some(Trouble::Unreachable(_) | Trouble::Deadline(_) | Trouble::Interrupted(_)));
-        match store.backlog(to.name(), None) {
-            Ok(backlog) => {
-                if !(elsewhere || quiet && passing && !require) {
-                    tell(&to, &report, backlog, printer);
-                }
-            }
-            Err(error) => printer.warning(format_args!("what is delivered is not known: {}", chain(&error))),
-        }
-        if let (Some(trouble @ Trouble::IntoAnother(_)), true) = (&report.trouble, require) {
-            printer.warning(format_args!("the events are not where they should be: {}", why(trouble)));
-            undelivered = true;
-        }
-        // What cannot be read is not known to be delivered.
-        undelivered |= !store.backlog(to.name(), Some(run_id)).is_ok_and(|own| own == Backlog::default());
+) {
+    // Whoever holds the lock delivers our events too.
+    let elsewhere = matches!(report.trouble, Some(Trouble::Elsewhere)) && !required;
+    // With -q only what needs a person is printed: the next run delivers the rest.
+    let passing = matches!(report.trouble, Some(Trouble::Unreachable(_) | Trouble::Deadline(_) | Trouble::Interrupted(_)));
+    match backlog {
+        Ok(_) if elsewhere || quiet && passing && !required => {}
+        Ok(backlog) => tell(to, report, backlog, printer),
+        Err(error) => printer.warning(format_args!("the number of undelivered events is not known: {}", chain(error))),
     }
-    require && undelivered
+    if let Some(trouble @ Trouble::IntoAnother(_)) = &report.trouble
+        && required
+    {
+        printer.warning(format_args!("the events are not where they should be: {}", why(trouble)));
+    }
 }
 
 /// One line about what is not delivered, if there is anything new to report.
@@ -190,11 +148,12 @@ pub(super) fn flush(
     let request = Request { timeout: timeout.unwrap_or(FLUSH), insist: true, run_id: None, resend };
     let several = to.len() > 1;
     let mut failed: Option<Failure> = None;
-    for (to, report) in start(to, state)?.finish(&request, &mut signals) {
+    let deliveries = Deliveries::start(&to, state).map_err(no_thread)?;
+    for (to, report) in deliveries.finish(&request, Some(&mut signals)) {
         let backlog = store.backlog(to.name(), None)?;
         let where_to = if several { format!(" to {}", to.label()) } else { String::new() };
         printer.line(format_args!("Delivered {}{where_to}.", events(report.progress.delivered)));
-        tell(&to, &Report { trouble: None, progress: report.progress }, backlog, printer);
+        tell(to, &Report { trouble: None, progress: report.progress }, backlog, printer);
         let Some(failure) = report.trouble.as_ref().and_then(|trouble| flush_failure(trouble, backlog)) else { continue };
         // The first one is the command's; what is wrong elsewhere is not kept back.
         match failed {

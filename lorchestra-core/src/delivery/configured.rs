@@ -2,8 +2,12 @@
 
 use super::bigquery::{BigQuery, BigQueryConfig};
 use super::jsonl::{Jsonl, JsonlConfig};
+use super::live::{Live, Report, Request};
 use super::{Destination, Landed, Place, Policy, Refusal, Row, Slot};
+use crate::host::signals::Signals;
+use crate::host::state::StateDir;
 use std::collections::HashSet;
+use std::io;
 
 /// A destination that is configured. At most one of each kind.
 #[derive(Debug, Clone)]
@@ -43,6 +47,33 @@ impl DestinationConfig {
             Self::BigQuery(config) => AnyDestination::BigQuery(Box::new(BigQuery::new(config)?)),
             Self::Jsonl(config) => AnyDestination::Jsonl(Jsonl::new(config)),
         })
+    }
+}
+
+/// Threads that deliver, one for each destination.
+#[derive(Debug)]
+pub struct Deliveries<'a> {
+    to: &'a [DestinationConfig],
+    lives: Vec<Live>,
+}
+
+impl<'a> Deliveries<'a> {
+    /// Starts to deliver to each of these, beside whatever this process does.
+    ///
+    /// # Errors
+    /// A thread cannot be started.
+    pub fn start(to: &'a [DestinationConfig], state: &StateDir) -> io::Result<Self> {
+        let start = |to: &DestinationConfig| {
+            let (name, config) = (to.name(), to.clone());
+            Live::start(state, name, move || config.open())
+        };
+        let lives = to.iter().map(start).collect::<Result<_, _>>()?;
+        Ok(Self { to, lives })
+    }
+
+    /// Ends them all: what came of each.
+    pub fn finish(self, request: &Request, signals: Option<&mut Signals>) -> Vec<(&'a DestinationConfig, Report)> {
+        self.to.iter().zip(Live::finish(self.lives, request, signals)).collect()
     }
 }
 

@@ -5,7 +5,7 @@ mod server;
 use super::*;
 use crate::spool::Cursor;
 use crate::spool::record::{self, Record};
-use crate::store::tests::{Site, new_run, site};
+use crate::store::tests::{Site, new_run, site, started};
 use crate::store::{Outbox, Store};
 use proptest::prelude::*;
 use serde_json::json;
@@ -27,7 +27,7 @@ fn id(n: impl Display) -> String {
 /// A store with `count` events of one run beside its `job.started`; the ids of all.
 fn filled(site: &Site, count: usize) -> (Outbox, Vec<String>) {
     let mut store = Store::open(&site.state).unwrap();
-    store.begin_run(&new_run("run"), &json!({})).unwrap();
+    store.begin_run(&new_run("run"), &started()).unwrap();
     let lines: Vec<Vec<u8>> = (0..count)
         .map(|i| {
             let mut line = Vec::new();
@@ -288,7 +288,7 @@ fn a_finalised_stream_with_rows_of_another_is_not_mistaken_for_us() {
     let strangers = ["x", "y", "z"].map(String::from);
     server.borrow_mut().streams.get_mut("stream1").unwrap().rows.extend(strangers);
     server.borrow_mut().streams.get_mut("stream1").unwrap().finalized = true;
-    store.store.begin_run(&new_run("second"), &json!({})).unwrap();
+    store.store.begin_run(&new_run("second"), &started()).unwrap();
     deliver_all(&mut store, &server, true, 2);
     assert_eq!(server.borrow().rows.len(), ids.len() + 1);
 }
@@ -399,7 +399,7 @@ fn another_writer_in_the_stream_is_not_mistaken_for_us() {
     let server = server([]);
     deliver_all(&mut store, &server, true, 2);
     server.borrow_mut().streams.get_mut("stream1").unwrap().rows.extend(["x", "y", "z"].map(String::from));
-    store.store.begin_run(&new_run("second"), &json!({})).unwrap();
+    store.store.begin_run(&new_run("second"), &started()).unwrap();
     deliver_all(&mut store, &server, true, 2);
     assert_eq!(server.borrow().rows.len(), ids.len() + 1);
     assert_eq!(server.borrow().streams.len(), 2, "a stream of its own");
@@ -436,7 +436,7 @@ fn a_server_that_is_down_for_an_hour_holds_up_no_other() {
     let (up, down) = (server([]), server([Fault::Later { done: false }; 10_000]));
     for minute in 0..60 {
         let name = format!("run{minute}");
-        here.store.begin_run(&new_run(&name), &json!({})).unwrap();
+        here.store.begin_run(&new_run(&name), &started()).unwrap();
         let mut session = Session::new(table(&down, true));
         let stopped = runtime()
             .block_on(async { Deliverer::new(&mut there, &mut session, policy(5), &mut Progress::default()).drain(false).await });

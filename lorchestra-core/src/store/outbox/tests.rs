@@ -2,8 +2,7 @@
 
 use super::*;
 use crate::store::retention::{FORGOTTEN, Retention};
-use crate::store::tests::{end, new_run, site};
-use serde_json::json;
+use crate::store::tests::{end, new_run, site, started};
 
 fn deliver(outbox: &mut Outbox) {
     let rows = outbox.pending_rows(0, 100, usize::MAX).unwrap();
@@ -28,7 +27,7 @@ fn pending(store: &Store, destination: &str) -> u64 {
 fn each_destination_has_a_state_of_its_own() {
     let site = site();
     let mut store = Store::open(&site.state).unwrap();
-    store.begin_run(&new_run("r1"), &json!({})).unwrap();
+    store.begin_run(&new_run("r1"), &started()).unwrap();
     store.end_run("r1", &end()).unwrap();
     let open = |name| Outbox::open(Store::open(&site.state).unwrap(), name).unwrap();
     let (mut here, mut there) = (open("here"), open("there"));
@@ -52,7 +51,7 @@ fn each_destination_has_a_state_of_its_own() {
 fn what_one_destination_lacks_is_kept_until_it_is_forgotten() {
     let site = site();
     let mut store = Store::open(&site.state).unwrap();
-    store.begin_run(&new_run("r1"), &json!({"kept": true})).unwrap();
+    store.begin_run(&new_run("r1"), &started()).unwrap();
     store.end_run("r1", &end()).unwrap();
     let open = |name| Outbox::open(Store::open(&site.state).unwrap(), name).unwrap();
     deliver(&mut open("here"));
@@ -69,7 +68,7 @@ fn what_one_destination_lacks_is_kept_until_it_is_forgotten() {
     assert_eq!(payloads(&["here"], now), 0, "another command may have it configured");
     assert_eq!(payloads(&["here"], later), 1, "nobody has");
     // One that comes now is not sent what is not there any more.
-    store.begin_run(&new_run("r2"), &json!({})).unwrap();
+    store.begin_run(&new_run("r2"), &started()).unwrap();
     assert_eq!(open("late").pending_rows(0, 10, usize::MAX).unwrap().len(), 1);
     assert_eq!(pending(&store, "unknown"), 3);
 }
