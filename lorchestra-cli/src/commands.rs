@@ -15,16 +15,15 @@ use crate::failure::Failure;
 use crate::notify::{self, Notices};
 use crate::printer::Printer;
 use crate::settings::Settings;
-use crate::show;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::outcome::Outcome;
-use lorchestra_core::packages::catalog::problem::path_text;
 use lorchestra_core::packages::catalog::{Catalog, Package};
 use lorchestra_core::packages::library;
 use lorchestra_core::packages::lockfile::Lockfile;
 use lorchestra_core::run::recovery::{Closed, Recovered, close_all_abandoned, remove_all_unrecorded};
 use lorchestra_core::store::run::NAMED;
 use lorchestra_core::store::{Run, Store};
+use lorchestra_core::text::{self, path_text};
 use lorchestra_plugin_api::manifest::{JobManifest, Manifest};
 use serde_json::json;
 
@@ -134,7 +133,7 @@ fn tell_recovered(recovered: &[Recovered], notices: &mut Notices<'_>, printer: &
             Outcome::Failed(failure) => {
                 let report = failure_report(&run.run_id, &run.package, &run.job, run.account.as_deref(), &run.host, failure);
                 notices.add(report);
-                format!("{name} is closed as {}: {}", failure.cause.as_str(), show::first_line(&failure.message))
+                format!("{name} is closed as {}: {}", failure.cause.as_str(), text::first_line(&failure.message))
             }
         };
         if i < told {
@@ -161,10 +160,10 @@ fn failure_report(
         "run_id": run_id,
         "package": package,
         "job": job,
-        "account": account.map(|account| show::shortened(account, notify::TEXT)),
+        "account": account.map(|account| text::shortened(account, notify::TEXT)),
         "host": host,
         "cause": failure.cause.as_str(),
-        "message": show::shortened(&failure.message, notify::TEXT),
+        "message": text::shortened(&failure.message, notify::TEXT),
         "logs": format!("lorchestra runs logs {run_id}"),
     })
 }

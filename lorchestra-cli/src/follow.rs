@@ -2,7 +2,7 @@
 //! (Ctrl-S) holds up this thread and nothing else.
 
 use lorchestra_core::run::log;
-use lorchestra_plugin_api::manifest::printable;
+use lorchestra_core::text::printable;
 use serde_json::Value;
 use std::fs::File;
 use std::io::{Read, Write};

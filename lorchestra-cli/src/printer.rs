@@ -5,8 +5,8 @@
 
 use crate::exit::Code;
 use crate::failure::Failure;
-use crate::show::escaped;
 use anstyle::{AnsiColor, Style};
+use lorchestra_core::text::{escaped, shortened};
 use std::fmt::Display;
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
@@ -74,14 +74,15 @@ impl Printer {
     /// What went wrong, and the mend below it. Each is a line, whatever was typed into it.
     pub(crate) fn failure(&mut self, failure: &Failure) {
         self.flush();
-        let message = escaped(&failure.message);
+        let message = line(&failure.message);
         // Unknown package and job keep the words of the tool before this one, without a prefix.
         let _ = match failure.bare {
             true => writeln!(self.err, "{message}"),
             false => writeln!(self.err, "{BAD}error:{BAD:#} {message}"),
         };
         for line in &failure.mends {
-            let _ = writeln!(self.err, "  {}", escaped(line));
+            // Commands to copy: never cut where that would make other commands of them.
+            let _ = writeln!(self.err, "  {}", shortened(&escaped(line), COMMAND));
         }
     }
 
@@ -140,7 +141,16 @@ impl Printer {
     }
 }
 
+/// Characters of a line on standard error: more than any message has, unless it repeats without end what somebody else wrote.
+const LONGEST: usize = 2000;
+/// Of a command to copy, which may have several paths in it.
+const COMMAND: usize = 16_000;
+
 /// A text of lines for standard error, whatever paths and names are in it.
 fn lines(text: impl Display) -> String {
-    text.to_string().split('\n').map(escaped).collect::<Vec<_>>().join("\n")
+    text.to_string().split('\n').map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn line(text: &str) -> String {
+    shortened(&escaped(text), LONGEST)
 }

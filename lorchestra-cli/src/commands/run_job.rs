@@ -18,7 +18,6 @@ use chrono::Utc;
 use lorchestra_core::host::signals::Signals;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::outcome::{Cause, Outcome};
-use lorchestra_core::packages::catalog::problem::path_text;
 use lorchestra_core::packages::catalog::{Catalog, Package};
 use lorchestra_core::packages::library::Library;
 use lorchestra_core::packages::lockfile::Lockfile;
@@ -28,7 +27,8 @@ use lorchestra_core::run::supervisor::{Ended, Ran, Retrying, Site, Skipped, Watc
 use lorchestra_core::secrets::Secrets;
 use lorchestra_core::store::bookmark::Key;
 use lorchestra_core::text::chain;
-use lorchestra_plugin_api::manifest::{JobManifest, printable};
+use lorchestra_core::text::{self, path_text, printable};
+use lorchestra_plugin_api::manifest::JobManifest;
 use serde_json::json;
 use std::ffi::OsString;
 use std::path::Path;
@@ -144,14 +144,14 @@ impl Defaults {
 /// Tells that what is used is not to be used any more.
 fn tell_deprecated(package: &str, job: &JobManifest, plan: &Plan, typed: &[String], printer: &mut Printer) {
     if let Some(instead) = &job.deprecated {
-        printer.warning(format_args!("{package}/{} is deprecated: {}", job.name, show::one_line(instead)));
+        printer.warning(format_args!("{package}/{} is deprecated: {}", job.name, text::one_line(instead)));
     }
     for param in &job.params {
         if let Some(instead) = &param.deprecated
             && typed.iter().any(|name| name.replace('-', "_") == param.name.replace('-', "_"))
             && (plan.params.contains_key(&param.name) || plan.secrets.contains_key(&param.name))
         {
-            printer.warning(format_args!("--{} is deprecated: {}", param.flag(), show::one_line(instead)));
+            printer.warning(format_args!("--{} is deprecated: {}", param.flag(), text::one_line(instead)));
         }
     }
 }
@@ -359,7 +359,7 @@ impl Watcher for Watch<'_> {
         }
         self.told += 1;
         let rest = if self.told == TOLD && self.verbose == 0 && attempt + 1 < *of { "; later ones are in runs show" } else { "" };
-        let message = show::shortened(&show::first_line(&failure.message), 200);
+        let message = text::shortened(&text::first_line(&failure.message), 200);
         let (cause, wait) = (failure.cause.as_str(), show::elapsed(*wait));
         let printer = &mut *self.printer;
         let mut tell = || {
@@ -425,7 +425,7 @@ fn tell(plan: &Plan, ended: &Ended, own: &OwnFlags, printer: &mut Printer) -> Co
             Code::Success
         }
         Outcome::Failed(failure) => {
-            printer.bad(format_args!("{name} failed: {}", show::first_line(&failure.message)));
+            printer.bad(format_args!("{name} failed: {}", text::first_line(&failure.message)));
             printer.note(format_args!("  cause: {} after {}{in_attempt}", failure.cause.as_str(), show::elapsed(ended.duration)));
             printer.note(format_args!("  lorchestra runs show {}", ended.run_id));
             if std::fs::metadata(&ended.output).is_ok_and(|meta| meta.len() > 0) {
