@@ -12,6 +12,8 @@ use std::path::Path;
 const QUOTED: usize = 60;
 /// Characters that are shown of a line that is foreign as a whole: a message, a reason, the first line of a docstring.
 pub const LINE: usize = 400;
+/// Characters that are shown of a signature: a job with twenty parameters has a thousand.
+const SIGNATURE: usize = 2000;
 /// Characters that are shown of a path: more than any that a person made.
 const PATH: usize = 1000;
 
@@ -36,10 +38,19 @@ pub fn printable(text: &str) -> String {
 
 /// The same as one line, with single spaces, cut where it is longer than [`LINE`].
 pub fn one_line(text: &str) -> String {
+    one_line_of(text, LINE)
+}
+
+/// A job's signature as one line, which may be longer than others.
+pub fn signature(text: &str) -> String {
+    one_line_of(text, SIGNATURE)
+}
+
+fn one_line_of(text: &str, most: usize) -> String {
     // What cannot be shown is not read to its end either.
-    let beginning = beginning(text, LINE * 16);
+    let beginning = beginning(text, most * 16);
     let line = printable(beginning).split_whitespace().collect::<Vec<_>>().join(" ");
-    let short = shortened(&line, LINE);
+    let short = shortened(&line, most);
     if beginning.len() < text.len() && !short.ends_with('…') { short + " …" } else { short }
 }
 

@@ -8,7 +8,7 @@ use crate::settings::{PLUGIN_DIRECTORY, PLUGIN_FLAG, Settings};
 use crate::show;
 use lorchestra_core::packages::catalog::{Catalog, Lookup, Problem, SearchOutcome, Searched};
 use lorchestra_core::packages::library;
-use lorchestra_core::text::{one_line, printable};
+use lorchestra_core::text::{self, one_line, printable};
 use lorchestra_plugin_api::manifest::JobManifest;
 use serde_json::{Value, json};
 
@@ -180,7 +180,7 @@ fn show(catalog: &Catalog, package_name: &str, job_name: &str, as_json: bool, pr
     }
     printer.line(format_args!("{package_name}/{job_name}"));
     printer.line(format_args!("Location: {} ({}:{})", printable(&path), one_line(&job.file), job.line));
-    printer.line(format_args!("Signature: {}", printable(&job.signature)));
+    printer.line(format_args!("Signature: {}", text::signature(&job.signature)));
     for note in show::source_notes(&job) {
         printer.line(note);
     }

@@ -12,7 +12,7 @@ use lorchestra_core::packages::changes::Changes;
 use lorchestra_core::packages::library::Library;
 use lorchestra_core::plan::duration;
 use lorchestra_core::run::supervisor::trial::{self, Verdict};
-use lorchestra_core::text::{one_line, path_text, shortened};
+use lorchestra_core::text::{self, one_line, path_text, shortened};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
@@ -142,7 +142,7 @@ impl Facts<'_> {
             line("locked", lock.allows(self.library).map_or_else(|fault| format!("no: {}", fault.detail), |()| "yes".to_owned()));
         }
         for (n, job) in jobs::sorted(&manifest.jobs).into_iter().enumerate() {
-            line(if n == 0 { "jobs" } else { "" }, format!("{}{}", job.name, one_line(&job.signature)));
+            line(if n == 0 { "jobs" } else { "" }, format!("{}{}", job.name, text::signature(&job.signature)));
         }
     }
 

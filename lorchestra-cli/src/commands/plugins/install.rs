@@ -9,7 +9,7 @@ use lorchestra_core::packages::catalog::Catalog;
 use lorchestra_core::packages::changes::{ChangedJob, Changes};
 use lorchestra_core::packages::install::{self, Before, InstallError, Installed};
 use lorchestra_core::packages::library::Library;
-use lorchestra_core::text::{one_line, path_text};
+use lorchestra_core::text::{self, one_line, path_text};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -89,14 +89,14 @@ fn tell_changes(library: &Library, installed: &Installed, printer: &mut Printer)
     }
     let changes = changes(library, installed);
     for (job, signature) in &changes.added {
-        line("added", format!("{job}{}", one_line(signature)));
+        line("added", format!("{job}{}", text::signature(signature)));
     }
     for (job, signature) in &changes.removed {
-        line("removed", format!("{job}{}", one_line(signature)));
+        line("removed", format!("{job}{}", text::signature(signature)));
     }
     for ChangedJob { job, before, after } in &changes.changed {
-        line("changed", format!("{job}{}", one_line(before)));
-        line("", format!("{job}{}", one_line(after)));
+        line("changed", format!("{job}{}", text::signature(before)));
+        line("", format!("{job}{}", text::signature(after)));
     }
 }
 
