@@ -57,7 +57,9 @@ mod run {
     mod retries;
     mod secrets;
     mod settings;
+    mod spec;
     mod stopping;
+    mod streams;
     mod tracing;
 }
 
