@@ -20,6 +20,7 @@ mod follow;
 pub mod fuzzing;
 mod help;
 mod notify;
+mod observe;
 mod printer;
 mod refusal;
 mod secrets;

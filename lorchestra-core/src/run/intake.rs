@@ -187,7 +187,7 @@ mod tests {
     use crate::spool::record::Final;
     use crate::spool::writer::{NewEvent, Writer, segment_path};
     use crate::store::EventFilter;
-    use crate::store::tests::new_run;
+    use crate::store::tests::{new_run, started};
     use lorchestra_plugin_api::invoke::JobReturn;
 
     #[test]
@@ -222,7 +222,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(dir.path()).unwrap();
         let mut store = Store::open(&state).unwrap();
-        store.begin_run(&new_run("r1"), &serde_json::json!({})).unwrap();
+        store.begin_run(&new_run("r1"), &started()).unwrap();
         let spool = state.attempt_spool("r1", 1);
         make_dir(&spool).unwrap();
         let mut writer = Writer::with_segments_of(&spool, 10).unwrap();

@@ -81,9 +81,9 @@ pub(super) fn load(order: &Order) -> Result<JobEntry_Ref, Refusal> {
         .jobs()
         .as_slice()
         .iter()
-        .find(|job| job.name().as_str() == order.job)
+        .find(|job| job.name().as_str() == order.spec.job)
         .copied()
-        .ok_or_else(|| format!("its root module has no job {}", order.job).into())
+        .ok_or_else(|| format!("its root module has no job {}", order.spec.job).into())
 }
 
 /// Loads the library behind the descriptor, once, and holds its root module to its manifest. `origin` is for messages.

@@ -14,7 +14,7 @@ plugin! {
     jobs = [
         noop, fail, fail_permanently, fail_with, panic_now, panic_with_a_number, panic_in_drop, abort, null, overflow, exit, kill_self, numbered,
         burst, wait, ignore_term, leave_group, leave_child, leave_daemon, print, emit_after_end, emit_bad, hijack, typed, traced, close_all, confide,
-        fail_at_first, leave_grandchild, allocate, wait_for_file, trace_much, windowed, from_bookmark, bookmark_nothing,
+        fail_at_first, leave_grandchild, allocate, wait_for_file, trace_much, windowed, from_bookmark, bookmark_nothing, surroundings,
     ]
 }
 
@@ -553,5 +553,13 @@ fn from_bookmark(cx: &JobContext, #[param(default = "last:-30d")] since: DateTim
 fn bookmark_nothing(cx: &JobContext, until: Option<DateTime<Utc>>) -> JobResult {
     let answer = cx.set_bookmark(Utc::now()).err().map(|e| e.to_string());
     cx.emit("answered", json!({"answer": answer, "until": until}))?;
+    Ok(())
+}
+
+/// Emits its working directory and the value of an environment variable.
+#[job]
+fn surroundings(cx: &JobContext, #[param(default = "HOME")] name: String) -> JobResult {
+    let directory = std::env::current_dir()?;
+    cx.emit("surroundings", json!({"directory": directory, "value": std::env::var(name).ok()}))?;
     Ok(())
 }

@@ -63,9 +63,9 @@ const KEYS: &[(&str, &[&str])] = &[
         "package", "version", "job", "path", "file", "line", "signature", "docs", "params.name", "params.flag", "params.kind", "params.type",
         "params.required", "params.default", "params.docs",
     ]),
-    ("lorchestra.plan/1", &[
-        "path", "plan.package", "plan.version", "plan.job", "plan.account", "plan.params", "plan.window", "plan.resolved_at",
-        "plan.timeout", "plan.grace", "plan.since_last",
+    ("lorchestra.run-spec/1", &[
+        "package", "version", "sha256", "job", "account", "params", "secrets", "window", "since_last", "resolved_at", "timeout", "grace",
+        "on_overlap", "retries.limit", "retries.on", "retries.wait", "memory_max", "directory", "group", "trace_parent", "requested_by",
     ]),
     ("lorchestra.run-job/1", &["run_id", "package", "job", "state", "cause", "message", "duration_ms"]),
     ("lorchestra.run/1", &[
@@ -74,7 +74,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ]),
     ("lorchestra.runs-show/1", &[
         "run_id", "package", "job", "account", "state", "cause", "message", "job_result", "started_at", "ended_at", "since", "until",
-        "params", "bookmark", "attempts.attempt", "attempts.started_at", "attempts.ended_at", "attempts.worker_pid", "events", "logs", "delivery",
+        "params", "spec", "bookmark", "attempts.attempt", "attempts.started_at", "attempts.ended_at", "attempts.worker_pid", "events", "logs", "delivery",
         "host", "location", "plugin_path", "plugin_sha256", "plugin_version", "supervisor_pid",
     ]),
     ("lorchestra.bookmark/1", &["package", "job", "account", "at", "moved_at", "run_id"]),
@@ -108,7 +108,8 @@ const KEYS: &[(&str, &[&str])] = &[
     ("a plugins-check/1 of a file that cannot be used", &["ok", "problem.path", "problem.reason", "problem.detail", "problem.fix"]),
     // Payloads of lorchestra's own events.
     ("job.started", &[
-        "parameters", "since", "until", "host", "lorchestra_version", "plugin_path", "plugin_version", "plugin_sha256",
+        "parameters", "since", "until", "host", "lorchestra_version", "plugin_path", "plugin_version", "plugin_sha256", "requested_by",
+        "group", "trace_parent",
     ]),
     ("job.skipped", &[
         "parameters", "since", "until", "host", "lorchestra_version", "plugin_path", "plugin_version", "plugin_sha256", "held_by",
@@ -143,7 +144,7 @@ fn json_keeps_its_keys() {
     for (args, code, schema) in [
         (&["jobs", "list", "--json"][..], 0, "lorchestra.jobs-list/1"),
         (&["jobs", "show", "misbehave", "typed", "--json"], 0, "lorchestra.jobs-show/1"),
-        (&["run-job", "--dry-run", "--json", "misbehave", "typed"], 0, "lorchestra.plan/1"),
+        (&["run-job", "--dry-run", "--json", "misbehave", "typed"], 0, "lorchestra.run-spec/1"),
         (&["run-job", "--json", "misbehave", "noop"], 0, "lorchestra.run-job/1"),
         (&["run-job", "--json", "misbehave", "fail"], 1, "lorchestra.run-job/1"),
         (&["runs", "show", run.id(), "--json"], 0, "lorchestra.runs-show/1"),
