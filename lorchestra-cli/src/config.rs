@@ -5,7 +5,7 @@ use lorchestra_core::outcome::Cause;
 use lorchestra_core::packages::catalog::problem::{cut, shell};
 use lorchestra_core::plan::retries::{MOST, RETRYABLE};
 use lorchestra_core::plan::source::Source;
-use lorchestra_core::plan::{OnOverlap, duration, size};
+use lorchestra_core::plan::{OnOverlap, Policy, duration, size};
 use lorchestra_core::run::log;
 use lorchestra_plugin_api::manifest::is_name;
 use rustix::fs::{Mode, OFlags};
@@ -111,6 +111,21 @@ pub(crate) struct JobConfig {
     pub(crate) memory_max: Option<u64>,
     /// Where each secret is to be found, by parameter.
     pub(crate) secrets: BTreeMap<String, String>,
+}
+
+impl JobConfig {
+    /// Returns what it sets of a run's limits.
+    pub(crate) fn policy(&self) -> Policy {
+        Policy {
+            timeout: self.timeout,
+            grace: self.grace,
+            on_overlap: self.overlap,
+            retries: self.retries,
+            retry_on: self.retry_on.clone(),
+            retry_wait: self.retry_wait,
+            memory_max: self.memory_max,
+        }
+    }
 }
 
 fn overlap<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<OnOverlap>, D::Error> {

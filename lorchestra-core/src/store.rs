@@ -14,6 +14,7 @@
 pub mod bookmark;
 pub mod event;
 pub mod outbox;
+pub mod own;
 pub mod retention;
 pub mod run;
 mod schema;
@@ -21,6 +22,7 @@ mod schema;
 pub use bookmark::{Bookmark, Moved};
 pub use event::{Event, EventFilter, Undelivered};
 pub use outbox::{Backlog, Batch, CIRCUIT, Circuit, NewBatch, OutRow, Settled, Was};
+pub use own::{EarlierAttempt, Started, Terminal};
 pub use run::{Attempt, AttemptEnd, NewRun, Run, RunEnd, RunFilter, RunState};
 
 use crate::host::locks::FileLock;

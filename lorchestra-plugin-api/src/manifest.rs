@@ -498,7 +498,7 @@ impl<const N: usize> Writer<N> {
         self.byte(b'}');
     }
 
-    /// A key that is there only where it has a value: a host of an earlier revision never misses it.
+    /// A key that is written only where it has a value.
     const fn text(&mut self, name: &str, value: Option<&str>) {
         if let Some(value) = value {
             self.key(false, name);

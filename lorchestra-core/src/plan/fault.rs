@@ -134,6 +134,14 @@ pub enum Fault {
         /// The default, and what is wrong with it.
         reason: String,
     },
+    /// A spec that does not fit its job.
+    #[error("{field} {reason}")]
+    Spec {
+        /// The key in the spec.
+        field: String,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 fn mend(until_origin: &str) -> &'static str {

@@ -209,6 +209,28 @@ pub(super) fn default(takes: Takes<'_>, json: &Value, now: DateTime<Utc>) -> Res
     value.map(Some).map_err(|why| unfit(json, why))
 }
 
+/// Checks a value as it crosses to the job, in the one form that a spec has it in: times absolute, durations in seconds.
+pub(super) fn check_resolved(takes: Takes<'_>, json: &Value) -> Result<(), String> {
+    if takes.repeated {
+        let Value::Array(values) = json else { return Err("is not a list".into()) };
+        return values.iter().try_for_each(|value| check_resolved(Takes { repeated: false, ..takes }, value));
+    }
+    let example = match (json, takes.kind) {
+        (Value::Number(seconds), ParamKind::Duration) if seconds.is_u64() => return Ok(()),
+        (_, ParamKind::Duration) => "a whole number of seconds".to_owned(),
+        (Value::String(text), ParamKind::DateTime) => match text.parse::<DateTime<Utc>>() {
+            Ok(at) if time::show(at) == *text => return Ok(()),
+            _ => "a time in UTC such as 2024-03-30T12:00:00Z".to_owned(),
+        },
+        _ => describe(takes),
+    };
+    // Relative days would be other ones tomorrow: what is read must be what is written.
+    match default(takes, json, DateTime::UNIX_EPOCH) {
+        Ok(Some(value)) if value.to_json() == *json => Ok(()),
+        _ => Err(format!("is not {example}")),
+    }
+}
+
 /// The value that `text` says.
 pub(super) fn parse(takes: Takes<'_>, text: &str, now: DateTime<Utc>) -> Result<Fitting, ValueError> {
     let kind = takes.kind;

@@ -25,9 +25,9 @@ use crate::host::locks::{self, AttemptLock, FileLock, overlap_name};
 use crate::host::process;
 use crate::host::state::StateDir;
 use crate::outcome::Outcome;
-use crate::plan::{OnOverlap, Plan};
+use crate::plan::{OnOverlap, RunSpec};
 use crate::run::decision::Death;
-use crate::run::ending::{Left, earlier, unseen_end};
+use crate::run::ending::{DeadRun, earlier, reconstruct_end};
 use crate::run::intake::{IntakeError, take_in};
 use crate::run::note;
 use crate::run::resume::wake;
@@ -152,21 +152,17 @@ fn close_each(state: &StateDir, store: &mut Store, open: &[String]) -> Result<Cl
 }
 
 /// Closes the open runs of one job and account that are dead. The caller holds the right to run it: beside it are only such that are
-/// allowed beside others. `recovered` gets those that were closed, also when another could not be.
-pub(crate) fn close_predecessors(
-    state: &StateDir,
-    store: &mut Store,
-    plan: &Plan,
-    recovered: &mut Vec<Recovered>,
-) -> Result<(), RecoveryError> {
-    let (package, job, account) = (plan.package.as_str(), plan.job.as_str(), plan.account.as_deref());
+/// allowed beside others.
+pub(crate) fn close_predecessors(state: &StateDir, store: &mut Store, spec: &RunSpec) -> Result<Closed, RecoveryError> {
+    let mut closed = Closed::default();
+    let (package, job, account) = (spec.package.as_str(), spec.job.as_str(), spec.account.as_deref());
     for run_id in all_open_runs(state, store)? {
         if !store.run(&run_id)?.is_some_and(|run| run.has_key(package, job, account)) {
             continue;
         }
         let until = Instant::now() + CLOSING;
         let dead = loop {
-            match claim(state, store, &run_id, plan.on_overlap != OnOverlap::Allow, &mut 0)? {
+            match claim(state, store, &run_id, spec.on_overlap != OnOverlap::Allow, &mut 0)? {
                 Claim::Ours(claimed) => break vec![*claimed],
                 Claim::Alive | Claim::Closed | Claim::Unrecorded(_) => break Vec::new(),
                 // Another process closes it, and may be waiting for its worker: what it was doing must not go on beside this run. (Or its
@@ -175,14 +171,9 @@ pub(crate) fn close_predecessors(
                 Claim::Held => std::thread::sleep(Duration::from_millis(20)),
             }
         };
-        let mut closed = Closed::default();
         close(state, store, dead, &mut closed);
-        recovered.append(&mut closed.recovered);
-        if let Some((_, error)) = closed.stuck.pop() {
-            return Err(error);
-        }
     }
-    Ok(())
+    Ok(closed)
 }
 
 /// An open run that nobody else ends.
@@ -310,7 +301,7 @@ fn end_of(state: &StateDir, store: &mut Store, run: &Run) -> Result<(Outcome, Ru
         seen.death = Some(Death::Lost);
     }
     let lived = u64::try_from(crate::host::clock::now_micros() - run.started_at).unwrap_or(0);
-    let left = Left {
+    let dead = DeadRun {
         attempt,
         over,
         taken,
@@ -319,7 +310,7 @@ fn end_of(state: &StateDir, store: &mut Store, run: &Run) -> Result<(Outcome, Ru
         earlier: earlier(store, run_id, attempt)?,
         lived: Duration::from_micros(lived),
     };
-    Ok(unseen_end(left))
+    Ok(reconstruct_end(dead))
 }
 
 fn wait_for_worker(state: &StateDir, run_id: &str, attempt: u32) -> Result<(), RecoveryError> {

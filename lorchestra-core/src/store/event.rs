@@ -97,7 +97,7 @@ impl EventFilter {
                     "(SELECT * FROM batches WHERE state = 'uncertain') b CROSS JOIN events e ON e.n BETWEEN b.first AND b.last AND {}",
                     outbox::UNSETTLED
                 ),
-                "b.n, e.n",
+                "b.first, e.n",
             )],
             (None, Some(_), None) => vec![select("NULL", "(SELECT * FROM events WHERE event_type = ?2) e", "e.created_at, e.n")],
             (None, Some(_), Some(_)) => {
@@ -263,19 +263,30 @@ fn insert(tx: &Transaction<'_>, run: i64, attempt: u32, records: &[Record<'_>]) 
     Ok(())
 }
 
-/// An event that lorchestra emits itself.
-pub(super) fn insert_own(
-    tx: &Transaction<'_>,
-    run: i64,
-    attempt: u32,
-    event_type: &str,
-    at: i64,
-    payload: &serde_json::Value,
-    terminal: bool,
-) -> rusqlite::Result<()> {
+/// One of lorchestra's own events of a run.
+pub(super) struct OwnEvent<'a> {
+    pub(super) run: i64,
+    /// 0: the run was skipped.
+    pub(super) attempt: u32,
+    pub(super) event_type: &'a str,
+    pub(super) at: i64,
+    /// Whether it ends its run.
+    pub(super) terminal: bool,
+}
+
+pub(super) fn insert_own(tx: &Transaction<'_>, event: &OwnEvent<'_>, payload: &impl serde::Serialize) -> rusqlite::Result<()> {
+    let payload = serde_json::to_string(payload).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
     tx.execute(
         "INSERT INTO events (event_id, run, attempt, event_type, created_at, payload, terminal) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        params![uuid::Uuid::now_v7().to_string(), run, attempt, event_type, at, payload.to_string(), terminal],
+        params![
+            uuid::Uuid::now_v7().to_string(),
+            event.run,
+            event.attempt,
+            event.event_type,
+            event.at,
+            payload,
+            event.terminal
+        ],
     )?;
     Ok(())
 }

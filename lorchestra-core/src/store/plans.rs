@@ -3,11 +3,12 @@
 //! A walk calls every method of the store, and SQLite reports each statement that it runs. That none is missing is seen in the sources: each text
 //! that begins like a statement must be in one that was run. Plans do not depend on what is in the tables: the store never runs `ANALYZE`.
 
-use super::tests::{Site, end, lines, new_run, parsed, site};
+use super::tests::{Site, end, lines, new_run, parsed, site, spec, started};
 use super::*;
+use crate::outcome::Cause;
+use crate::plan::{RunSpec, Window};
 use proc_macro2::{TokenStream, TokenTree};
 use rusqlite::trace::{TraceEvent, TraceEventCodes};
-use serde_json::json;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
@@ -15,6 +16,7 @@ use std::sync::{Arc, Mutex};
 const ALLOWED: &[(&str, &str, &str)] = &[
     ("outbox", "SCAN outbox", "it has one row"),
     ("FROM batches b WHERE EXISTS", "SCAN b", "one is on its way; the others are of unknown fate, and few"),
+    ("FROM batches WHERE state = 'uncertain') b", "USE TEMP B-TREE FOR LAST TERM OF ORDER BY", "sorts one batch"),
     ("FROM bookmarks ORDER BY", "SCAN bookmarks", "prints all"),
     ("FROM events e CROSS JOIN runs", "SCAN e USING INDEX events_by_time", "prints all"),
     ("FROM runs ORDER BY n DESC LIMIT", "SCAN runs", "the newest ones; ends at the limit"),
@@ -94,15 +96,16 @@ fn what_refers_to_a_row_is_found_by_an_index() {
 
 /// Runs, attempts, events, bookmarks and retention.
 fn history(store: &mut Store) {
-    let windowed = |run_id| NewRun { keeps_bookmark: true, until: Some(9), ..new_run(run_id) };
+    let window = Some(Window { since: None, until: chrono::DateTime::from_timestamp_micros(9).unwrap() });
+    let windowed = |run_id| NewRun { keeps_bookmark: true, spec: RunSpec { window, ..spec() }, ..new_run(run_id) };
     for run_id in ["r1", "r2", "r3"] {
-        store.begin_run(&windowed(run_id), &json!({})).unwrap();
+        store.begin_run(&windowed(run_id), &started()).unwrap();
     }
     // More than retention looks at in one call.
     for n in 0..60 {
-        store.skip_run(&new_run(&format!("skipped-{n}")), &json!({})).unwrap();
+        store.skip_run(&new_run(&format!("skipped-{n}")), &started()).unwrap();
     }
-    let over = AttemptEnd { attempt: 1, cause: "error", message: "no".into(), ended_at: 1 };
+    let over = AttemptEnd { attempt: 1, cause: Cause::Error, message: "no".into(), ended_at: 1 };
     store.end_attempt("r1", &over).unwrap();
     store.begin_attempt("r1", 2, 1, 8).unwrap();
     let lines = lines(3);
@@ -118,7 +121,8 @@ fn history(store: &mut Store) {
     store.find_run("nobody").unwrap().unwrap_err();
     store.run("r1").unwrap().unwrap();
     store.attempts("r1").unwrap();
-    store.end_of("r1").unwrap();
+    store.terminal("r1").unwrap();
+    store.held_by("r1").unwrap();
     store.event_counts("r1").unwrap();
     store.has_run_of("pkg", None).unwrap();
     store.has_run_of("pkg", Some("job")).unwrap();
@@ -139,7 +143,7 @@ fn history(store: &mut Store) {
         store.bookmarks(package, job).unwrap();
     }
     store.reset_bookmark(key).unwrap();
-    store.begin_run(&new_run("r4"), &json!({})).unwrap();
+    store.begin_run(&new_run("r4"), &started()).unwrap();
 }
 
 /// The outbox.

@@ -83,7 +83,7 @@ CREATE TABLE runs (
     job_result       TEXT,
     started_at       INTEGER NOT NULL,
     ended_at         INTEGER,
-    params           TEXT NOT NULL,
+    spec             TEXT NOT NULL,
     since            INTEGER,
     until            INTEGER,
     plugin_path      TEXT NOT NULL,
@@ -197,6 +197,7 @@ CREATE TABLE batches (
     made_at     INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX batches_by_state ON batches (state);
+CREATE INDEX batches_by_event ON batches (state, first);
 
 CREATE TABLE settled (
     event  INTEGER PRIMARY KEY REFERENCES events (n) ON DELETE CASCADE,
@@ -209,18 +210,17 @@ CREATE INDEX settled_by_how ON settled (how);
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{end, new_run, site};
+    use super::super::tests::{end, new_run, site, started};
     use super::super::{Store, StoreError};
     use super::{V1, VERSION, apply};
     use rusqlite::Connection;
-    use serde_json::json;
 
     /// As a version 2 would do it, twice at once, and with a step that fails first.
     #[test]
     fn an_older_store_is_brought_up_as_a_whole_or_not_at_all() {
         let site = site();
         let mut store = Store::open(&site.state).unwrap();
-        store.begin_run(&new_run("r1"), &json!({})).unwrap();
+        store.begin_run(&new_run("r1"), &started()).unwrap();
         store.end_run("r1", &end()).unwrap();
         let next = "ALTER TABLE runs ADD COLUMN added INTEGER NOT NULL DEFAULT 7";
         let version = |db: &Connection| db.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).unwrap();

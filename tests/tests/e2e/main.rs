@@ -56,7 +56,9 @@ mod run {
     mod retries;
     mod secrets;
     mod settings;
+    mod spec;
     mod stopping;
+    mod streams;
     mod tracing;
 }
 

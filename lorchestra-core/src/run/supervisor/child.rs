@@ -52,9 +52,22 @@ impl Drop for Worker {
     }
 }
 
+/// How a worker is started.
+pub(super) struct Start<'a> {
+    /// The executable that becomes the worker.
+    pub(super) exe: &'a Path,
+    /// Shown in process listings.
+    pub(super) title: &'a str,
+    /// Added to its environment.
+    pub(super) environment: &'a [(&'static str, String)],
+    /// Its working directory; `None`: that of this process.
+    pub(super) directory: Option<&'a Path>,
+}
+
 impl Worker {
-    /// Starts a worker that waits for its order. The first variable of `environment` marks what belongs to it.
-    pub(super) fn start(exe: &Path, library: &Library, title: &str, environment: &[(&'static str, String)]) -> io::Result<Self> {
+    /// Starts a worker that waits for its order. The first variable of the environment marks what belongs to it.
+    pub(super) fn start(library: &Library, start: &Start<'_>) -> io::Result<Self> {
+        let Start { exe, title, environment, directory } = *start;
         // Without it orphans would go to init and out of reach. It is not inherited by the worker.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         let before = process::children();
@@ -73,6 +86,9 @@ impl Worker {
             .stderr(Stdio::from(err))
             // posix_spawn does this; a pre_exec closure would cost a fork of the whole address space.
             .process_group(0);
+        if let Some(directory) = directory {
+            command.current_dir(directory);
+        }
         let (child, library_fd) = library.inheritable(|fd| Ok((command.spawn()?, fd)))?;
         // Ours are the only copies that may stay open: the pipe ends when the worker's do.
         drop(command);

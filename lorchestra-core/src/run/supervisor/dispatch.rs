@@ -50,6 +50,7 @@ pub(super) fn dispatch(
     note: &Note,
     log: &mut Log,
 ) -> io::Result<Seen> {
+    let mut fault = FaultNote { note, ending: None, armed: true };
     let mut course = Course::new(limits, Instant::now());
     let mut output_open = true;
     let mut control_open = true;
@@ -68,6 +69,7 @@ pub(super) fn dispatch(
             control_open = false;
         }
         if worker.has_ended()? {
+            fault.armed = false;
             course.signals_at_death(&told);
             break;
         }
@@ -83,15 +85,34 @@ pub(super) fn dispatch(
         while let Some(act) = course.tick(now) {
             perform(act, worker, note);
         }
+        fault.ending = course.ending();
     }
-    let fault = worker.fault();
+    let said = worker.fault();
     let (death, time, left) = worker.end()?;
     let ending = course.ending();
     // A note that cannot be written costs a truer word in a rare case, never the run.
-    let said = fault.as_ref().map(note::cut);
-    let _ = note.write(&note::Seen { ending, death: Some(death), fault: said, between: None });
+    let cut = said.as_ref().map(note::cut);
+    let _ = note.write(&note::Seen { ending, death: Some(death), fault: cut, between: None });
     drain_output(worker, log)?;
-    Ok(Seen { ending, death, time, left, fault, told: course.told() })
+    Ok(Seen { ending, death, time, left, fault: said, told: course.told() })
+}
+
+/// While the job runs, whatever leaves the loop (an error, a panic) ends the job with it: noted before that happens, so that nobody takes
+/// the job's death for the kernel's or the job's own doing.
+struct FaultNote<'a> {
+    note: &'a Note,
+    /// Why the job is being ended already: that stays the cause.
+    ending: Option<Ending>,
+    armed: bool,
+}
+
+impl Drop for FaultNote<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            let ending = Some(self.ending.unwrap_or(Ending::SupervisorFault));
+            let _ = self.note.write(&note::Seen { ending, ..note::Seen::default() });
+        }
+    }
 }
 
 fn perform(act: Act, worker: &Worker, note: &Note) {

@@ -1,7 +1,7 @@
 //! A library loaded on trial, by a worker that does nothing else and that is killed with all it started when it has answered, or
 //! when its time is up. Not a run: nothing is recorded, no lock is taken.
 
-use super::child::Worker;
+use super::child::{Start, Worker};
 use crate::host::clock::timespec;
 use crate::host::process;
 use crate::host::signals::signal_name;
@@ -53,7 +53,10 @@ pub fn load(exe: &Path, library: &Library, limit: Duration) -> io::Result<Verdic
     if remains > 0 {
         tracing::warn!(remains, "killed what trials had left behind whose supervisor was killed");
     }
-    let mut worker = Worker::start(exe, library, "plugins check", &[(process::TRIAL, process::trial_mark()?)])?;
+    let mut worker = Worker::start(
+        library,
+        &Start { exe, title: "plugins check", environment: &[(process::TRIAL, process::trial_mark()?)], directory: None },
+    )?;
     let trial = Trial { library_fd: worker.library_fd(), origin: path_text(library.path()) };
     // A worker that died meanwhile is found dead below.
     let sent = trial.send(&worker.control);

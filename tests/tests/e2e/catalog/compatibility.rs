@@ -1,67 +1,9 @@
-//! What was published stays (docs/compatibility.md): plugins built against the first revision of the plugin API, plugins built by other
-//! profiles, and the keys of JSON. That the boundary may grow without losing plugins is shown in
-//! `lorchestra-plugin-api/tests/next_revision.rs`; newer and diverged ones are in `zoo/files.rs`.
+//! What is published stays (docs/compatibility.md): plugins built with other profiles run, and JSON keeps its keys. That a host of the
+//! next ABI revision runs plugins of this one is tested in `lorchestra-plugin-api/tests/next_revision.rs`; plugins of newer, older and
+//! diverged revisions are in `zoo/files.rs`.
 
 use lorchestra_tests::{Fixture, Sandbox, altered, eventually};
 use rustix::process::Signal;
-
-#[test]
-fn a_plugin_of_revision_1_is_listed_and_shown() {
-    let sandbox = Sandbox::with(&[Fixture::Frozen1]);
-    let listed = sandbox.lorchestra(&["jobs", "list"]).exits(0);
-    assert_eq!((listed.out(), listed.err()), ("frozen-1:\n  everything\n  fail\n  panic_now\n  wait\n", ""));
-    insta::assert_snapshot!(sandbox.lorchestra(&["jobs", "show", "frozen-1", "everything"]).exits(0).snapshot(&sandbox));
-}
-
-#[test]
-fn a_job_of_revision_1_has_all_it_had() {
-    let sandbox = Sandbox::with(&[Fixture::Frozen1]);
-    sandbox
-        .lorchestra(&["run-job", "frozen-1", "everything", "--text", "x", "--account", "a", "--dry", "--since", "2024-01-31"])
-        .exits(0);
-    let run = sandbox.run();
-    let events = sandbox.whole_events_of(&run);
-    let of = |event_type: &str| events.iter().filter(|event| event.event_type() == event_type).collect::<Vec<_>>();
-    assert_eq!(
-        *of("one")[0].payload(),
-        serde_json::json!({"text": "x", "number": 500, "since": "2024-01-31T00:00:00Z", "account": "a", "dry": true})
-    );
-    let with = &of("with")[0].0;
-    assert_eq!(
-        (&with["schema_ref"], &with["correlation_id"], &with["subject_id"]),
-        (&"schema".into(), &"correlation".into(), &"subject".into())
-    );
-    assert_eq!(
-        of("many").iter().map(|event| event.payload()["n"].as_u64().unwrap()).collect::<Vec<_>>(),
-        (0..300).collect::<Vec<_>>()
-    );
-    assert_eq!(*of("told")[0].payload(), serde_json::json!({"many": 300, "run_id": run.id(), "attempt": 1, "cancelled": false}));
-    assert_eq!(std::fs::read_to_string(sandbox.data().join("frozen-1/left")).unwrap(), "by revision 1");
-    let trace = std::fs::read_to_string(sandbox.state().join("logs").join(run.id()).join("trace.jsonl")).unwrap();
-    assert!(trace.contains("\"message\":\"traced\"") && trace.contains("\"revision\":1"), "{trace}");
-}
-
-#[test]
-fn a_job_of_revision_1_ends_as_it_did() {
-    let sandbox = Sandbox::with(&[Fixture::Frozen1]);
-    let ended = sandbox.lorchestra(&["run-job", "frozen-1", "fail"]).exits(1);
-    assert!(ended.err().contains("revision 1 gives up"), "{}", ended.shown());
-    let run = sandbox.runs().remove(0);
-    let events = sandbox.whole_events_of(&run);
-    assert_eq!((run.cause(), &events.last().unwrap().payload()["permanent"]), ("error", &true.into()));
-
-    sandbox.lorchestra(&["run-job", "frozen-1", "panic_now"]).exits(1);
-    let run = sandbox.runs().remove(0);
-    assert_eq!(run.cause(), "panic");
-    assert!(run.message().contains("lib.rs:") && run.message().contains("revision 1 panics"), "{}", run.message());
-
-    let running = sandbox.start(&["run-job", "frozen-1", "wait", "--marker", &sandbox.arg("marker")]);
-    eventually("the job is entered", || !sandbox.read("marker").is_empty());
-    running.signal(Signal::TERM);
-    running.wait().exits(143);
-    let run = sandbox.runs().remove(0);
-    assert_eq!((run.cause(), run.0["job_result"].as_str()), ("cancelled", Some("ok")), "it saw that it was cancelled");
-}
 
 /// Optimised, linked in one piece, stripped: the manifest is the same, and the panic wall stands.
 #[test]
@@ -121,9 +63,9 @@ const KEYS: &[(&str, &[&str])] = &[
         "package", "version", "job", "path", "file", "line", "signature", "docs", "params.name", "params.flag", "params.kind", "params.type",
         "params.required", "params.default", "params.docs",
     ]),
-    ("lorchestra.plan/1", &[
-        "path", "plan.package", "plan.version", "plan.job", "plan.account", "plan.params", "plan.window", "plan.resolved_at",
-        "plan.timeout", "plan.grace", "plan.since_last",
+    ("lorchestra.run-spec/1", &[
+        "package", "version", "sha256", "job", "account", "params", "secrets", "window", "since_last", "resolved_at", "timeout", "grace",
+        "on_overlap", "retries.limit", "retries.on", "retries.wait", "memory_max", "directory", "group", "trace_parent", "requested_by",
     ]),
     ("lorchestra.run-job/1", &["run_id", "package", "job", "state", "cause", "message", "duration_ms"]),
     ("lorchestra.run/1", &[
@@ -132,7 +74,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ]),
     ("lorchestra.runs-show/1", &[
         "run_id", "package", "job", "account", "state", "cause", "message", "job_result", "started_at", "ended_at", "since", "until",
-        "params", "bookmark", "attempts.attempt", "attempts.started_at", "attempts.ended_at", "attempts.worker_pid", "events", "logs", "delivery",
+        "params", "spec", "bookmark", "attempts.attempt", "attempts.started_at", "attempts.ended_at", "attempts.worker_pid", "events", "logs", "delivery",
         "host", "location", "plugin_path", "plugin_sha256", "plugin_version", "supervisor_pid",
     ]),
     ("lorchestra.bookmark/1", &["package", "job", "account", "at", "moved_at", "run_id"]),
@@ -166,7 +108,8 @@ const KEYS: &[(&str, &[&str])] = &[
     ("a plugins-check/1 of a file that cannot be used", &["ok", "problem.path", "problem.reason", "problem.detail", "problem.fix"]),
     // Payloads of lorchestra's own events.
     ("job.started", &[
-        "parameters", "since", "until", "host", "lorchestra_version", "plugin_path", "plugin_version", "plugin_sha256",
+        "parameters", "since", "until", "host", "lorchestra_version", "plugin_path", "plugin_version", "plugin_sha256", "requested_by",
+        "group", "trace_parent",
     ]),
     ("job.skipped", &[
         "parameters", "since", "until", "host", "lorchestra_version", "plugin_path", "plugin_version", "plugin_sha256", "held_by",
@@ -201,7 +144,7 @@ fn json_keeps_its_keys() {
     for (args, code, schema) in [
         (&["jobs", "list", "--json"][..], 0, "lorchestra.jobs-list/1"),
         (&["jobs", "show", "misbehave", "typed", "--json"], 0, "lorchestra.jobs-show/1"),
-        (&["run-job", "--dry-run", "--json", "misbehave", "typed"], 0, "lorchestra.plan/1"),
+        (&["run-job", "--dry-run", "--json", "misbehave", "typed"], 0, "lorchestra.run-spec/1"),
         (&["run-job", "--json", "misbehave", "noop"], 0, "lorchestra.run-job/1"),
         (&["run-job", "--json", "misbehave", "fail"], 1, "lorchestra.run-job/1"),
         (&["runs", "show", run.id(), "--json"], 0, "lorchestra.runs-show/1"),

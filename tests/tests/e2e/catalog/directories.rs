@@ -157,7 +157,7 @@ fn an_older_jobs_parameter_keeps_its_flag_wherever_it_stands() {
     fs::write(sandbox.plugins().join("older.so"), manifest("\"name\":\"seconds\"", "\"name\":\"timeout\"")).unwrap();
     let plan = |args: &[&str]| {
         let ended = sandbox.lorchestra(&[&["run-job", "--dry-run"], args].concat()).exits(0);
-        let plan = ended.json("lorchestra.plan/1")["plan"].clone();
+        let plan = ended.json("lorchestra.run-spec/1");
         (plan["timeout"].as_u64(), plan["params"]["timeout"].as_u64(), plan["params"]["return_ok"].as_bool())
     };
     for behind in [

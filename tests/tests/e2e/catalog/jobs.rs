@@ -227,8 +227,9 @@ fn json_of_the_catalog() {
 #[test]
 fn json_of_runs() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
-    let plan = sandbox.lorchestra(&["run-job", "misbehave", "typed", "--dry-run", "--json"]).exits(0).json("lorchestra.plan/1");
-    assert_eq!(plan["plan"]["params"]["page_size"], 500);
+    let plan =
+        sandbox.lorchestra(&["run-job", "misbehave", "typed", "--dry-run", "--json"]).exits(0).json("lorchestra.run-spec/1");
+    assert_eq!(plan["params"]["page_size"], 500);
     let run = sandbox.lorchestra(&["run-job", "--json", "misbehave", "typed"]).exits(0).json("lorchestra.run-job/1");
     assert_eq!((run["state"].as_str(), run["cause"].as_str()), (Some("completed"), None));
     let failed = sandbox.lorchestra(&["run-job", "--json", "misbehave", "fail"]).exits(1).json("lorchestra.run-job/1");

@@ -1,4 +1,4 @@
-//! What authors have beyond the first revision: kinds of parameters, policies in the source, deprecation, progress.
+//! What the plugin API offers authors: kinds of parameters, policies in the source, deprecation, progress.
 
 use lorchestra_tests::eventually;
 use lorchestra_tests::terminal::Terminal;
@@ -87,7 +87,7 @@ fn a_policy_in_the_source_is_the_last_resort() {
     let sandbox = kit();
     let plan = |sandbox: &Sandbox, flags: &[&str]| {
         let args: Vec<&str> = ["run-job", "--dry-run", "--json", "kit", "policies"].iter().chain(flags).copied().collect();
-        let plan = sandbox.lorchestra(&args).exits(0).json("lorchestra.plan/1")["plan"].clone();
+        let plan = sandbox.lorchestra(&args).exits(0).json("lorchestra.run-spec/1");
         json!([plan["timeout"], plan["retries"]["limit"], plan["on_overlap"]])
     };
     assert_eq!(plan(&sandbox, &[]), json!([1800, 2, "skip"]));

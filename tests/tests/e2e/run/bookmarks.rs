@@ -105,7 +105,7 @@ fn success_moves_it_and_the_next_run_begins_there() {
     );
     // The dry run says where the next one begins.
     let dry = sandbox.lorchestra(&["run-job", "--dry-run", "--json", "misbehave", "windowed", "--since", "last"]).exits(0);
-    assert_eq!(dry.json("lorchestra.plan/1")["plan"]["window"]["since"], window(&sandbox)["until"]);
+    assert_eq!(dry.json("lorchestra.run-spec/1")["window"]["since"], window(&sandbox)["until"]);
 }
 
 #[test]
@@ -294,7 +294,7 @@ fn a_success_that_nobody_saw_moves_it() {
         succeed_unseen(&sandbox, &["--since", "last", "--until", "2024-01-20", "--reached", "2024-01-19"]);
         // A dry run changes nothing, and so does not know yet.
         let dry = sandbox.lorchestra(&["run-job", "--dry-run", "--json", "misbehave", "windowed", "--since", "last"]).exits(0);
-        assert_eq!((dry.err(), &dry.json("lorchestra.plan/1")["plan"]["window"]["since"]), ("", &json!("2024-01-10T00:00:00Z")));
+        assert_eq!((dry.err(), &dry.json("lorchestra.run-spec/1")["window"]["since"]), ("", &json!("2024-01-10T00:00:00Z")));
         let ended = match next {
             "runs" => sandbox.lorchestra(&["runs", "list"]).exits(0),
             "bookmarks" => sandbox.lorchestra(&["bookmarks", "show"]).exits(0),
@@ -491,16 +491,4 @@ fn a_hand_that_moves_it_while_a_run_goes_on_is_respected() {
         running.wait().exits(0);
         assert_eq!(mark(&sandbox), then, "{by_hand:?}");
     }
-}
-
-/// A plugin built before there were bookmarks: they are kept by the host, for whoever has a `since`.
-#[test]
-fn a_job_of_an_older_plugin_has_them_too() {
-    let sandbox = Sandbox::with(&[Fixture::Frozen1]);
-    for since in ["last:2024-01-01", "last"] {
-        sandbox.lorchestra(&["run-job", "frozen-1", "everything", "--text", "x", "--account", "a", "--since", since]).exits(0);
-    }
-    let runs = sandbox.runs();
-    assert_eq!(runs[0].0["since"], runs[1].0["until"]);
-    assert_eq!(marks(&sandbox), [("a".to_owned(), runs[0].0["until"].as_str().unwrap().to_owned())]);
 }

@@ -222,8 +222,9 @@ fn the_policy_of_a_job_is_configured_and_a_flag_wins() {
     sandbox.lorchestra(&["run-job", "misbehave", "wait"]).exits(0);
     sandbox.lorchestra(&["run-job", "misbehave", "wait", "--on-overlap", "fail"]).exits(75);
     assert_eq!(states(&sandbox), ["skipped", "running"]);
-    let plan = sandbox.lorchestra(&["run-job", "misbehave", "wait", "--dry-run", "--json"]).exits(0).json("lorchestra.plan/1");
-    assert_eq!(plan["plan"]["on_overlap"], "skip");
+    let plan =
+        sandbox.lorchestra(&["run-job", "misbehave", "wait", "--dry-run", "--json"]).exits(0).json("lorchestra.run-spec/1");
+    assert_eq!(plan["on_overlap"], "skip");
     running.signal(Signal::TERM);
     running.wait().exits(143);
 }

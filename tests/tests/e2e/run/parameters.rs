@@ -114,7 +114,7 @@ fn where_an_own_flag_stands_does_not_matter() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let plan = |args: &[&str]| {
         let ended = sandbox.lorchestra(&[&["run-job", "--json"], args].concat()).exits(0);
-        let plan = ended.json("lorchestra.plan/1")["plan"].clone();
+        let plan = ended.json("lorchestra.run-spec/1");
         (plan["timeout"].as_u64(), plan["params"]["since"].clone(), plan["params"]["dry"].as_bool())
     };
     let expected = (Some(5), serde_json::json!("2024-01-31T00:00:00Z"), Some(true));

@@ -69,7 +69,7 @@ fn a_jobs_timeout_flag_before_configuration() {
     sandbox.configure("[job.\"misbehave/noop\"]\ntimeout = \"7m\"\ngrace = \"3s\"\n");
     let plan = |args: &[&str]| {
         let args = [&["run-job", "--dry-run", "--json"], args].concat();
-        let plan = sandbox.lorchestra(&args).exits(0).json("lorchestra.plan/1")["plan"].clone();
+        let plan = sandbox.lorchestra(&args).exits(0).json("lorchestra.run-spec/1");
         (plan["timeout"].as_u64(), plan["grace"].as_u64())
     };
     assert_eq!(plan(&["misbehave", "noop"]), (Some(420), Some(3)));

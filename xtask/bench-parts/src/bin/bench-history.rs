@@ -14,7 +14,7 @@ use lorchestra_core::host::state::StateDir;
 use lorchestra_core::spool::Cursor;
 use lorchestra_core::spool::record::{self, Record};
 use lorchestra_core::store::retention::{Pruned, Retention};
-use lorchestra_core::store::{NewBatch, NewRun, RunEnd, RunState, Store};
+use lorchestra_core::store::{NewBatch, NewRun, RunEnd, Store};
 use rusqlite::Connection;
 use serde_json::json;
 use std::error::Error;
@@ -61,21 +61,12 @@ fn fill(state: &StateDir, count: i64) -> Result {
 
 /// A run with its first and last event, and those between.
 fn add_run(store: &mut Store, run_id: &str, at: i64, emitted: std::ops::Range<u64>) -> Result {
-    store.begin_run(&NewRun { started_at: at, ..runs::new_run(run_id) }, &json!({"parameters": {}, "host": "host"}))?;
+    store.begin_run(&NewRun { started_at: at, ..runs::new_run(run_id) }, &runs::started())?;
     let mut taken = store.taken(run_id, 1)?;
     let lines: Vec<Vec<u8>> = emitted.map(events::record).collect();
     let records = lines.iter().map(|line| record::parse(line)).collect::<std::result::Result<Vec<Record<'_>>, _>>()?;
     store.take_in(run_id, 1, &records, Cursor { segment: 1, byte: 1 }, 0, &mut taken)?;
-    let end = RunEnd {
-        state: RunState::Completed,
-        cause: None,
-        message: None,
-        job_result: None,
-        ended_at: at + 1000,
-        attempt: 1,
-        bookmark: None,
-        payload: json!({"attempt": 1, "duration_ms": 1}),
-    };
+    let end = RunEnd { ended_at: at + 1000, ..runs::end() };
     store.end_run(run_id, &end)?;
     Ok(())
 }
