@@ -1,7 +1,6 @@
 //! What went wrong, as a person reads it: one sentence, the mend, the exit code. The only place where the errors of
 //! lorchestra-core become words and codes.
 
-use crate::commands::new::NewError;
 use crate::exit::Code;
 use crate::refusal::{self, Refusal};
 use crate::show;
@@ -51,7 +50,7 @@ impl Failure {
     }
 
     /// What the system refused at `path`: the message, then which directory is the root of it and what mends that.
-    fn refused(code: Code, message: &str, path: &Path, error: &std::io::Error) -> Self {
+    pub(crate) fn refused(code: Code, message: &str, path: &Path, error: &std::io::Error) -> Self {
         match refusal::of(path, error) {
             Some(Refusal { what, mend }) => Self::new(code, format!("{message}: {what} ({error})")).mend(mend),
             None => Self::new(code, format!("{message}: {error}")),
@@ -322,22 +321,6 @@ impl Failure {
             ),
             InstallError::Unknown => Self { bare: true, ..Self::new(Code::Failed, format!("Unknown package: {package}")) },
             InstallError::Io { path, source } => Self::refused(Code::NotWritable, &path_text(&path), &path, &source),
-        }
-    }
-}
-
-impl From<NewError> for Failure {
-    fn from(error: NewError) -> Self {
-        let message = error.to_string();
-        match error {
-            NewError::Name(_) => Self::new(Code::Usage, message).mend("for example: lorchestra new my_package"),
-            NewError::Taken(name) => Self::new(Code::Usage, message).mend(format!("for example: lorchestra new {name}_jobs")),
-            NewError::There(_) => Self::new(Code::Usage, message).mend("give another directory: --dir DIR"),
-            NewError::NoParent(path) => Self::new(Code::Usage, message).mend(format!("mkdir -p {}", shell(&path))),
-            NewError::Api { .. } => {
-                Self::new(Code::Usage, message).mend("give the directory of a checkout of lorchestra, or leave --api out")
-            }
-            NewError::Io { path, source } => Self::refused(Code::NotWritable, &message, &path, &source),
         }
     }
 }

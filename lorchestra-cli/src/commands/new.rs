@@ -133,6 +133,22 @@ pub(crate) enum NewError {
     },
 }
 
+impl From<NewError> for Failure {
+    fn from(error: NewError) -> Self {
+        let message = error.to_string();
+        match error {
+            NewError::Name(_) => Self::new(Code::Usage, message).mend("for example: lorchestra new my_package"),
+            NewError::Taken(name) => Self::new(Code::Usage, message).mend(format!("for example: lorchestra new {name}_jobs")),
+            NewError::There(_) => Self::new(Code::Usage, message).mend("give another directory: --dir DIR"),
+            NewError::NoParent(path) => Self::new(Code::Usage, message).mend(format!("mkdir -p {}", shell(&path))),
+            NewError::Api { .. } => {
+                Self::new(Code::Usage, message).mend("give the directory of a checkout of lorchestra, or leave --api out")
+            }
+            NewError::Io { path, source } => Self::refused(Code::NotWritable, &message, &path, &source),
+        }
+    }
+}
+
 pub(super) fn run(name: &str, dir: Option<&Path>, api: Option<&Path>, printer: &mut Printer) -> Result<Code, Failure> {
     check_name(name)?;
     let api = api_dir(api)?;
