@@ -97,7 +97,7 @@ impl EventFilter {
                     "(SELECT * FROM batches WHERE state = 'uncertain') b CROSS JOIN events e ON e.n BETWEEN b.first AND b.last AND {}",
                     outbox::UNSETTLED
                 ),
-                "b.n, e.n",
+                "b.first, e.n",
             )],
             (None, Some(_), None) => vec![select("NULL", "(SELECT * FROM events WHERE event_type = ?2) e", "e.created_at, e.n")],
             (None, Some(_), Some(_)) => {

@@ -197,6 +197,7 @@ CREATE TABLE batches (
     made_at     INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX batches_by_state ON batches (state);
+CREATE INDEX batches_by_event ON batches (state, first);
 
 CREATE TABLE settled (
     event  INTEGER PRIMARY KEY REFERENCES events (n) ON DELETE CASCADE,
