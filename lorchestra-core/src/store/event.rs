@@ -101,7 +101,7 @@ impl EventFilter {
                      CROSS JOIN events e ON e.n BETWEEN b.first AND b.last AND {}",
                     outbox::unsettled("?4")
                 ),
-                "b.n, e.n",
+                "b.first, e.n",
             )],
             (None, Some(_), None) => vec![select("NULL", "(SELECT * FROM events WHERE event_type = ?2) e", "e.created_at, e.n")],
             (None, Some(_), Some(_)) => {

@@ -17,6 +17,7 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("FROM outbox WHERE seen_at", "SCAN outbox", "it has a row for each destination"),
     ("SELECT destination FROM outbox ORDER BY", "SCAN outbox", "it has a row for each destination"),
     ("INSERT INTO outbox", "SCAN e", "once for each destination; ends at the first event with a payload"),
+    ("AND state = 'uncertain') b", "USE TEMP B-TREE FOR LAST TERM OF ORDER BY", "sorts one batch"),
     ("FROM bookmarks ORDER BY", "SCAN bookmarks", "prints all"),
     ("FROM events e CROSS JOIN runs", "SCAN e USING INDEX events_by_time", "prints all"),
     ("FROM runs ORDER BY n DESC LIMIT", "SCAN runs", "the newest ones; ends at the limit"),

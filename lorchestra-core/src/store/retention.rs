@@ -334,3 +334,6 @@ fn remove_dir(dir: &std::path::Path) -> Result<(), StoreError> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

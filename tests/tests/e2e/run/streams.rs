@@ -146,7 +146,7 @@ fn a_reader_that_comes_late_gets_the_whole_trace() {
     assert_eq!(exit_code(&mut child, "a late reader"), Some(0));
     let text = reader.join().unwrap();
     let text = text.trim_start_matches('.');
-    assert!(text.contains("run begins") && text.contains("run ended"), "{text}");
+    assert!(text.contains("run started") && text.contains("run ended"), "{text}");
 }
 
 /// As cron has it: standard error is a file on the disk that is full, and so is the store's, for a while.
