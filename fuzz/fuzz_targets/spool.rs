@@ -19,9 +19,11 @@ use lorchestra_core::spool::Cursor;
 use lorchestra_core::spool::reader::{Reader, Writing};
 use lorchestra_core::spool::record::{Record, frame, parse};
 use lorchestra_core::spool::writer::segment_path;
+use lorchestra_core::host::process::Identity;
 use lorchestra_core::host::state::StateDir;
+use lorchestra_core::plan::{RequestedBy, RunSpec};
 use lorchestra_core::store::event::Taken;
-use lorchestra_core::store::{Event, EventFilter, NewRun, Store};
+use lorchestra_core::store::{Event, EventFilter, NewRun, Started, Store};
 use lorchestra_plugin_api::limits::OWN_TYPES;
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -50,7 +52,7 @@ fn listed(segments: &[Vec<u8>]) {
     let dir = lorchestra_fuzz::directory();
     let state = StateDir::open(dir.path()).expect("a state directory");
     let mut store = Store::open(&state).expect("a store");
-    store.begin_run(&run(), &serde_json::json!({})).expect("a run");
+    store.begin_run(&run(), &started()).expect("a run");
     let mut taken = Taken::default();
     store.take_in("run", 1, &records, Cursor::default(), 0, &mut taken).expect("what was parsed is taken in");
     let mut found = BTreeSet::new();
@@ -72,23 +74,34 @@ fn listed(segments: &[Vec<u8>]) {
 fn run() -> NewRun {
     NewRun {
         run_id: "run".into(),
-        package: "pkg".into(),
-        job: "job".into(),
-        account: None,
+        spec: RunSpec::bare("pkg", "job", "1.0.0", chrono::DateTime::UNIX_EPOCH),
         started_at: 1,
-        params: serde_json::json!({}),
-        since: None,
-        until: None,
         plugin_path: String::new(),
-        plugin_version: String::new(),
         plugin_sha256: String::new(),
         location: String::new(),
         host: String::new(),
-        supervisor_pid: 1,
-        supervisor_start: 1,
-        boot_id: String::new(),
+        supervisor: Identity { pid: 1, start: 1, boot_id: String::new() },
         worker_pid: Some(1),
         keeps_bookmark: false,
+    }
+}
+
+fn started() -> Started {
+    Started {
+        parameters: serde_json::Map::new(),
+        since: None,
+        until: None,
+        host: String::new(),
+        lorchestra_version: String::new(),
+        plugin_path: String::new(),
+        plugin_version: String::new(),
+        plugin_sha256: String::new(),
+        retries: 0,
+        memory_max: None,
+        requested_by: RequestedBy::CommandLine,
+        group: None,
+        trace_parent: None,
+        held_by: None,
     }
 }
 

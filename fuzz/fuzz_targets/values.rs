@@ -3,11 +3,10 @@
 
 use chrono::DateTime;
 use libfuzzer_sys::fuzz_target;
-use lorchestra_core::plan::{self, OnOverlap, Request, Retries};
+use lorchestra_core::plan::{self, Context, Policy, Request, RunSpec};
 use lorchestra_plugin_api::manifest::JobManifest;
 use serde_json::{Value, json};
 use std::sync::LazyLock;
-use std::time::Duration;
 
 const KINDS: [(&str, &str); 19] = [
     ("text", "string"),
@@ -61,14 +60,15 @@ fuzz_target!(|data: &[u8]| {
         values: given,
         now: DateTime::from_timestamp(1_767_225_600, 0).expect("a time"),
         bookmark: DateTime::from_timestamp(1_735_689_600, 0),
-        timeout: None,
-        grace: Duration::from_secs(10),
-        on_overlap: OnOverlap::Fail,
-        retries: Retries::default(),
-        memory_max: None,
+        limits: Policy::default().limits(),
+        context: Context::default(),
     };
     match plan::resolve(request) {
         Ok(plan) => {
+            // What is printed is what can be run: the spec survives its JSON, and fits its job.
+            let read = RunSpec::from_json(plan.to_json().as_bytes()).expect("a spec");
+            assert_eq!(read, plan);
+            read.check(&JOB).expect("a spec that fits its job");
             for name in &names {
                 let kind =
                     |known: &[(&'static str, &'static str)]| known.iter().find(|(known, _)| known == name).map(|(_, kind)| *kind);

@@ -1,13 +1,14 @@
 //! The command line: validated, nothing more. Nothing here reads files, environment or clock.
 
 use crate::argv;
-use crate::show;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
-use lorchestra_core::plan::{OnOverlap, size};
+use lorchestra_core::plan::{OnOverlap, RequestedBy, size, spec};
+use lorchestra_core::text;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
+use uuid::Uuid;
 
 const EXAMPLES: &str = "Examples:
   lorchestra jobs list
@@ -19,7 +20,8 @@ const RUN_EXAMPLES: &str = "Examples:
   lorchestra run-job ingester extract_gmail --help
   lorchestra run-job ingester extract_gmail --source ~/takeout.mbox --since -7d
   lorchestra run-job --dry-run ingester extract_gmail --source ~/takeout.mbox
-  lorchestra run-job -q --timeout 30m canonizer canonicalize_email";
+  lorchestra run-job -q --timeout 30m canonizer canonicalize_email
+  lorchestra run-job --spec spec.json";
 
 const BOOKMARK_EXAMPLES: &str = "Examples:
   lorchestra run-job ingester extract_gmail --source ~/takeout.mbox --since last:-30d
@@ -123,12 +125,16 @@ pub(crate) struct RunJob {
     #[arg(short, long, overrides_with = "help")]
     pub(crate) help: bool,
 
+    /// Run a spec, as `--dry-run --json` prints it, from a file or `-` (standard input), instead of PACKAGE and JOB
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["package", "timeout", "grace", "on_overlap", "retries", "memory_max", "param", "group", "trace_parent", "requested_by"])]
+    pub(crate) spec: Option<PathBuf>,
+
     /// The package
-    #[arg(required_unless_present = "help")]
+    #[arg(required_unless_present_any = ["help", "spec"])]
     pub(crate) package: Option<String>,
 
     /// The job
-    #[arg(required_unless_present = "help")]
+    #[arg(required_unless_present_any = ["help", "spec"])]
     pub(crate) job: Option<String>,
 
     /// The job's own flags: `lorchestra run-job PACKAGE JOB --help` lists them
@@ -172,11 +178,27 @@ pub(crate) struct OwnFlags {
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) param: Vec<String>,
 
+    /// Id of the run; if a run of this id has ended before, report its outcome and start nothing
+    #[arg(long, overrides_with = "run_id", value_name = "UUID")]
+    pub(crate) run_id: Option<Uuid>,
+
+    /// Name of the group that the run belongs to
+    #[arg(long, overrides_with = "group", value_parser = spec::group, value_name = "NAME")]
+    pub(crate) group: Option<String>,
+
+    /// W3C trace context of the caller [default: the variable TRACEPARENT]
+    #[arg(long, overrides_with = "trace_parent", value_parser = spec::trace_parent, value_name = "TRACEPARENT")]
+    pub(crate) trace_parent: Option<String>,
+
+    /// Who asks for the run: command-line, schedule, rerun:RUN or engine:NAME [default: command-line]
+    #[arg(long, overrides_with = "requested_by", value_name = "WHO")]
+    pub(crate) requested_by: Option<RequestedBy>,
+
     /// Run only the bytes that plugins.lock names
     #[arg(long, overrides_with = "locked")]
     pub(crate) locked: bool,
 
-    /// Check the parameters and print the plan; start nothing
+    /// Check the parameters and print the plan, with --json as a spec that --spec runs; start nothing
     #[arg(long, overrides_with = "dry_run")]
     pub(crate) dry_run: bool,
 
@@ -201,6 +223,10 @@ impl OwnFlags {
             require_delivery: self.require_delivery || later.require_delivery,
             delivery_timeout: later.delivery_timeout.or(self.delivery_timeout),
             param: self.param.iter().cloned().chain(later.param).collect(),
+            run_id: later.run_id.or(self.run_id),
+            group: later.group.or_else(|| self.group.clone()),
+            trace_parent: later.trace_parent.or_else(|| self.trace_parent.clone()),
+            requested_by: later.requested_by.or_else(|| self.requested_by.clone()),
             locked: self.locked || later.locked,
             dry_run: self.dry_run || later.dry_run,
             json: self.json || later.json,
@@ -234,6 +260,9 @@ pub(crate) enum Runs {
         /// One JSON object (schema lorchestra.runs-show/1)
         #[arg(long)]
         json: bool,
+        /// Print only the run's spec, which `run-job --spec` runs again
+        #[arg(long, conflicts_with = "json")]
+        spec: bool,
     },
     /// Print what a job printed, byte for byte
     #[command(before_help = "Examples:\n  lorchestra runs logs 019ab\n  lorchestra runs logs 019ab --trace")]
@@ -469,8 +498,8 @@ pub(crate) fn harmless(mut error: clap::Error) -> clap::Error {
         .context()
         .filter_map(|(kind, value)| {
             let new = match value {
-                ContextValue::String(text) => ContextValue::String(show::escaped(text)),
-                ContextValue::Strings(texts) => ContextValue::Strings(texts.iter().map(|text| show::escaped(text)).collect()),
+                ContextValue::String(text) => ContextValue::String(text::escaped(text)),
+                ContextValue::Strings(texts) => ContextValue::Strings(texts.iter().map(|text| text::escaped(text)).collect()),
                 _ => return None,
             };
             (new != *value).then_some((kind, new))

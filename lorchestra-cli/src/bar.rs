@@ -1,14 +1,16 @@
-//! The bar of a running job's progress, on a terminal: done, rate, time left. In a thread of its own, like the trace's follower: a
-//! terminal that does not take output holds up this thread and nothing else.
+//! The bar of a running job's progress, on a terminal: done, rate, time left. In a thread of its own, like the trace's follower, and drawn
+//! through [`crate::stream`]: a terminal that does not take output holds up nothing.
 //!
 //! There is no bar until the job tells its progress, and none is left when the run ends.
 
-use indicatif::{HumanDuration, HumanFloatCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use crate::stream::STDERR;
+use indicatif::{HumanDuration, HumanFloatCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle, TermLike};
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::run::supervisor::progress;
 use std::fmt;
-use std::io::IsTerminal;
+use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -25,7 +27,8 @@ pub(crate) struct Bar {
 impl Bar {
     /// Whether there is a person to see it.
     pub(crate) fn is_seen() -> bool {
-        std::io::stderr().is_terminal()
+        // A terminal that can move its cursor.
+        !ProgressDrawTarget::stderr().is_hidden()
     }
 
     /// Draws the progress of a run that has begun. `None` when no thread can be had: the run goes on without it.
@@ -55,6 +58,9 @@ impl Bar {
 fn draw(state: &StateDir, run_id: &str, bar: &ProgressBar, ended: &Receiver<()>) {
     let mut shown = None;
     while matches!(ended.recv_timeout(INTERVAL), Err(RecvTimeoutError::Timeout)) {
+        if STDERR.is_stuck() {
+            continue;
+        }
         let Some((done, total)) = progress(state, run_id) else { continue };
         let known = total > 0;
         if shown != Some(known) {
@@ -70,12 +76,72 @@ fn draw(state: &StateDir, run_id: &str, bar: &ProgressBar, ended: &Receiver<()>)
             // Rate and time left count from here on: not from when the worker was started, nor what was done by now as done at once.
             bar.tick();
             bar.reset_eta();
-            bar.set_draw_target(ProgressDrawTarget::stderr());
+            bar.set_draw_target(ProgressDrawTarget::term_like(Box::<Screen>::default()));
         }
         shown = Some(known);
         bar.tick();
     }
     bar.finish_and_clear();
+}
+
+/// The terminal as the bar draws on it: a frame is one write.
+#[derive(Debug, Default)]
+struct Screen {
+    frame: Mutex<String>,
+}
+
+impl Screen {
+    fn add(&self, text: fmt::Arguments<'_>) -> io::Result<()> {
+        let mut frame = self.frame.lock().unwrap_or_else(PoisonError::into_inner);
+        fmt::Write::write_fmt(&mut *frame, text).map_err(io::Error::other)
+    }
+
+    /// A movement by no cell would be one by one cell.
+    fn moved(&self, cells: usize, direction: char) -> io::Result<()> {
+        if cells == 0 { Ok(()) } else { self.add(format_args!("\x1b[{cells}{direction}")) }
+    }
+}
+
+impl TermLike for Screen {
+    fn width(&self) -> u16 {
+        rustix::termios::tcgetwinsize(rustix::stdio::stderr()).map_or(80, |size| size.ws_col.max(1))
+    }
+
+    fn move_cursor_up(&self, n: usize) -> io::Result<()> {
+        self.moved(n, 'A')
+    }
+
+    fn move_cursor_down(&self, n: usize) -> io::Result<()> {
+        self.moved(n, 'B')
+    }
+
+    fn move_cursor_right(&self, n: usize) -> io::Result<()> {
+        self.moved(n, 'C')
+    }
+
+    fn move_cursor_left(&self, n: usize) -> io::Result<()> {
+        self.moved(n, 'D')
+    }
+
+    fn write_line(&self, line: &str) -> io::Result<()> {
+        self.add(format_args!("{line}\n"))
+    }
+
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        self.add(format_args!("{text}"))
+    }
+
+    fn clear_line(&self) -> io::Result<()> {
+        self.add(format_args!("\r\x1b[2K"))
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        let frame = std::mem::take(&mut *self.frame.lock().unwrap_or_else(PoisonError::into_inner));
+        if !frame.is_empty() {
+            STDERR.write(frame.as_bytes());
+        }
+        Ok(())
+    }
 }
 
 /// Of a job that knows how much there is to do, and of one that does not.

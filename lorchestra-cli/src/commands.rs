@@ -8,24 +8,26 @@ pub(crate) mod new;
 mod plugins;
 mod run_job;
 mod runs;
+mod spec_file;
+
+pub(crate) use delivery::after_run;
 
 use crate::args::{Args, Command};
 use crate::exit::Code;
 use crate::failure::Failure;
-use crate::notify::{self, Notices};
+use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
-use crate::show;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::outcome::Outcome;
-use lorchestra_core::packages::catalog::problem::path_text;
 use lorchestra_core::packages::catalog::{Catalog, Package};
 use lorchestra_core::packages::library;
 use lorchestra_core::packages::lockfile::Lockfile;
-use lorchestra_core::run::recovery::{Closed, Recovered, close_all_abandoned};
+use lorchestra_core::run::recovery::{Closed, Recovered, close_all_abandoned, remove_all_unrecorded};
+use lorchestra_core::store::run::NAMED;
 use lorchestra_core::store::{Run, Store};
+use lorchestra_core::text::{self, path_text};
 use lorchestra_plugin_api::manifest::{JobManifest, Manifest};
-use serde_json::json;
 
 /// Runs the command that was asked for, and prints what went wrong.
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Code {
@@ -93,10 +95,11 @@ fn look_after(
 ) -> Result<Option<(StateDir, Store)>, Failure> {
     let Some(state) = StateDir::existing(&settings.state_dir)? else { return Ok(None) };
     if !state.store().exists() {
+        report_recovered(&remove_all_unrecorded(&state)?, notices, printer);
         return Ok(None);
     }
     let mut store = Store::open(&state)?;
-    tell_closed(close_all_abandoned(&state, &mut store)?, notices, printer);
+    report_recovered(&close_all_abandoned(&state, &mut store)?, notices, printer);
     Ok(Some((state, store)))
 }
 
@@ -110,67 +113,39 @@ fn second_store(settings: &Settings, printer: &mut Printer) {
     }
 }
 
-/// Says which runs were closed whose supervisor had died. One that cannot be closed is a warning: it keeps nobody from reading the
-/// history, or from running another job.
-fn tell_closed(closed: Closed, notices: &mut Notices<'_>, printer: &mut Printer) {
-    tell_recovered(&closed.recovered, notices, printer);
-    let stuck = closed.stuck.len();
-    if let Some((run_id, error)) = closed.stuck.into_iter().next() {
-        let failure = Failure::from(error);
-        let others = if stuck > 1 { format!(" (and {} others)", stuck - 1) } else { String::new() };
-        printer.warning(format_args!("run {run_id}{others} stays open for now: {}", failure.message));
-    }
+/// Reports what was closed on the way: to the terminal, and the failed ones to `on_failure`.
+fn report_recovered(closed: &Closed, notices: &mut Notices<'_>, printer: &mut Printer) {
+    notices.add_recovered(closed);
+    show_recovered(closed, printer);
 }
 
-/// Says which runs were closed, and notes the failed ones for `on_failure`: their own supervisor could not.
-fn tell_recovered(recovered: &[Recovered], notices: &mut Notices<'_>, printer: &mut Printer) {
-    let told = if recovered.len() > TOLD { TOLD - 1 } else { TOLD };
-    for (i, Recovered { run, outcome }) in recovered.iter().enumerate() {
+/// Prints which runs were closed whose supervisor had died. One that cannot be closed is a warning: it keeps nobody from reading the
+/// history, or from running another job.
+pub(crate) fn show_recovered(closed: &Closed, printer: &mut Printer) {
+    let recovered = &closed.recovered;
+    let reported = if recovered.len() > TOLD { TOLD - 1 } else { TOLD };
+    for Recovered { run, outcome } in recovered.iter().take(reported) {
         let name = format!("run {} of {}/{}", run.run_id, run.package, run.job);
-        let line = match outcome {
+        printer.warning(match outcome {
             Outcome::Completed => format!("{name} had completed when its supervisor died; recorded now"),
             Outcome::Failed(failure) => {
-                let report = failure_report(&run.run_id, &run.package, &run.job, run.account.as_deref(), &run.host, failure);
-                notices.add(report);
-                format!("{name} is closed as {}: {}", failure.cause.as_str(), show::first_line(&failure.message))
+                format!("{name} is closed as {}: {}", failure.cause.as_str(), text::first_line(&failure.message))
             }
-        };
-        if i < told {
-            printer.warning(line);
-        }
+        });
     }
-    if recovered.len() > told {
-        let more = recovered.len() - told;
+    if recovered.len() > reported {
+        let more = recovered.len() - reported;
         printer.warning(format_args!("{more} more runs whose supervisors had died are closed: lorchestra runs list"));
     }
-}
-
-/// What `on_failure` is given: no parameters and no payloads, which may be personal.
-fn failure_report(
-    run_id: &str,
-    package: &str,
-    job: &str,
-    account: Option<&str>,
-    host: &str,
-    failure: &lorchestra_core::outcome::Failure,
-) -> serde_json::Value {
-    json!({
-        "schema": "lorchestra.failure/1",
-        "run_id": run_id,
-        "package": package,
-        "job": job,
-        "account": account.map(|account| show::shortened(account, notify::TEXT)),
-        "host": host,
-        "cause": failure.cause.as_str(),
-        "message": show::shortened(&failure.message, notify::TEXT),
-        "logs": format!("lorchestra runs logs {run_id}"),
-    })
+    let stuck = closed.stuck.len();
+    if let Some((run_id, error)) = closed.stuck.first() {
+        let others = if stuck > 1 { format!(" (and {} others)", stuck - 1) } else { String::new() };
+        printer.warning(format_args!("run {run_id}{others} stays open for now: {}", crate::failure::stuck(error)));
+    }
 }
 
 /// Lines about runs that were closed, at most: after a crash of the machine there may be thousands.
 const TOLD: usize = 4;
-/// Characters of a run's id that name it, at least.
-const SHORTEST: usize = 4;
 
 /// The run that a person named.
 fn find_run(store: Option<&Store>, settings: &Settings, text: &str) -> Result<Run, Failure> {
@@ -178,8 +153,8 @@ fn find_run(store: Option<&Store>, settings: &Settings, text: &str) -> Result<Ru
     let none = || {
         unknown().mend(format!("looked in {}", path_text(&settings.state_dir))).mend("lorchestra runs list shows the newest runs")
     };
-    if text.chars().count() < SHORTEST {
-        return Err(unknown().mend(format!("give the whole id, or at least {SHORTEST} characters of its beginning or end")));
+    if text.chars().count() < NAMED {
+        return Err(unknown().mend(format!("give the whole id, or at least {NAMED} characters of its beginning or end")));
     }
     let Some(store) = store else { return Err(none()) };
     match store.find_run(text)? {

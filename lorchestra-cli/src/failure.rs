@@ -1,20 +1,20 @@
 //! What went wrong, as a person reads it: one sentence, the mend, the exit code. The only place where the errors of
 //! lorchestra-core become words and codes.
 
-use crate::commands::new::NewError;
 use crate::exit::Code;
 use crate::refusal::{self, Refusal};
 use crate::show;
 use lorchestra_core::host::state::StateError;
-use lorchestra_core::packages::catalog::problem::{path_text, shell};
 use lorchestra_core::packages::catalog::{Catalog, Fault, Lookup, Problem};
 use lorchestra_core::packages::install::InstallError;
 use lorchestra_core::packages::lockfile::LockfileError;
+use lorchestra_core::run::error::{Overlap, RunError};
 use lorchestra_core::run::intake::IntakeError;
+use lorchestra_core::run::launch::LaunchError;
 use lorchestra_core::run::recovery::RecoveryError;
-use lorchestra_core::run::supervisor::{Overlap, RunError};
 use lorchestra_core::store::StoreError;
 use lorchestra_core::text::chain;
+use lorchestra_core::text::{path_text, shell};
 use std::path::Path;
 
 /// Lines below the message, at most: with it, eight on the screen.
@@ -50,7 +50,7 @@ impl Failure {
     }
 
     /// What the system refused at `path`: the message, then which directory is the root of it and what mends that.
-    fn refused(code: Code, message: &str, path: &Path, error: &std::io::Error) -> Self {
+    pub(crate) fn refused(code: Code, message: &str, path: &Path, error: &std::io::Error) -> Self {
         match refusal::of(path, error) {
             Some(Refusal { what, mend }) => Self::new(code, format!("{message}: {what} ({error})")).mend(mend),
             None => Self::new(code, format!("{message}: {error}")),
@@ -180,6 +180,9 @@ impl From<IntakeError> for Failure {
     fn from(error: IntakeError) -> Self {
         match error {
             IntakeError::Store(error) => error.into(),
+            IntakeError::Panicked { .. } => {
+                Self::new(Code::Internal, error.to_string()).mend("report it; nothing that was emitted is lost")
+            }
             IntakeError::Spool { ref path, ref source } => Self::refused(Code::NotWritable, &error.to_string(), path, source),
         }
     }
@@ -198,6 +201,40 @@ impl From<RecoveryError> for Failure {
         };
         failure.message = format!("what earlier runs left could not be looked after: {}", failure.message);
         failure
+    }
+}
+
+/// Why a run could not be closed, as the end of a warning's line.
+pub(crate) fn stuck(error: &RecoveryError) -> String {
+    let hint = match error {
+        RecoveryError::Unknown { .. } => ": move that store back, or remove the directory",
+        _ => "",
+    };
+    format!("{}{hint}", chain(error))
+}
+
+impl From<LaunchError> for Failure {
+    fn from(error: LaunchError) -> Self {
+        match error {
+            LaunchError::Unusable { package, problem } => Self::unusable(&package, &[&problem]),
+            LaunchError::OtherLibrary { what, .. } => Self::new(Code::Plugin, error.to_string())
+                .mend("install the library that the spec wants (lorchestra plugins list shows what is there)")
+                .mend(match what {
+                    "sha256" => "or set \"sha256\" to null in the spec, to run any build of that version",
+                    _ => "or plan the run again: lorchestra run-job … --dry-run --json",
+                }),
+            LaunchError::NoJob { ref path, .. } => Self::replaced(path),
+            LaunchError::Spec(error) => {
+                let failure = Self::new(Code::Usage, "the run spec does not fit the job");
+                error.to_string().lines().take(MENDS).fold(failure, |failure, line| failure.mend(line.trim()))
+            }
+            LaunchError::Directory { ref path, .. } => Self::new(Code::Usage, chain(&error))
+                .mend(format!("make {}, or set \"directory\" in the spec to another one, or to null", path_text(path))),
+            LaunchError::State(error) => error.into(),
+            LaunchError::Recovery(error) => error.into(),
+            LaunchError::Delivery(_) => Self::new(Code::Internal, chain(&error)),
+            LaunchError::Run(error) => error.into(),
+        }
     }
 }
 
@@ -221,6 +258,11 @@ impl From<RunError> for Failure {
                 // Nobody mistyped anything: another run was quicker.
                 Self::new(Code::Overlap, format!("{error}: there is nothing left to do; no run was recorded"))
                     .mend("lorchestra bookmarks show")
+            }
+            RunError::Running { ref run_id } => Self::new(Code::Overlap, format!("{error}; nothing was started"))
+                .mend(format!("lorchestra runs stop {run_id} ends it")),
+            RunError::OtherJob { .. } => {
+                Self::new(Code::Usage, format!("{error}, and not of this job and account")).mend("give another --run-id")
             }
             RunError::Interrupted { signal } => Self::new(Code::Interrupted(signal), error.to_string()),
             RunError::ClosedElsewhere { ref run_id } => Self::new(Code::Internal, error.to_string())
@@ -279,22 +321,6 @@ impl Failure {
             ),
             InstallError::Unknown => Self { bare: true, ..Self::new(Code::Failed, format!("Unknown package: {package}")) },
             InstallError::Io { path, source } => Self::refused(Code::NotWritable, &path_text(&path), &path, &source),
-        }
-    }
-}
-
-impl From<NewError> for Failure {
-    fn from(error: NewError) -> Self {
-        let message = error.to_string();
-        match error {
-            NewError::Name(_) => Self::new(Code::Usage, message).mend("for example: lorchestra new my_package"),
-            NewError::Taken(name) => Self::new(Code::Usage, message).mend(format!("for example: lorchestra new {name}_jobs")),
-            NewError::There(_) => Self::new(Code::Usage, message).mend("give another directory: --dir DIR"),
-            NewError::NoParent(path) => Self::new(Code::Usage, message).mend(format!("mkdir -p {}", shell(&path))),
-            NewError::Api { .. } => {
-                Self::new(Code::Usage, message).mend("give the directory of a checkout of lorchestra, or leave --api out")
-            }
-            NewError::Io { path, source } => Self::refused(Code::NotWritable, &message, &path, &source),
         }
     }
 }

@@ -1,11 +1,12 @@
-//! Shows a run's trace on standard error while it runs (`-v`). In a thread of its own: a terminal that does not take output
-//! (Ctrl-S) holds up this thread and nothing else.
+//! Shows a run's trace on standard error while it runs (`-v`), in a thread of its own. While a terminal does not take output (Ctrl-S), the
+//! trace waits in its file; when the run ends, nobody waits for the terminal longer than [`crate::stream`] does.
 
+use crate::stream::STDERR;
 use lorchestra_core::run::log;
-use lorchestra_plugin_api::manifest::printable;
+use lorchestra_core::text::printable;
 use serde_json::Value;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -40,13 +41,16 @@ fn follow(trace: &Path, ended: &Receiver<()>) {
     let mut text = Vec::new();
     loop {
         let last = !matches!(ended.recv_timeout(INTERVAL), Err(RecvTimeoutError::Timeout));
-        loop {
+        // What the terminal did not take before comes first.
+        while print_lines(&mut text) {
             // Looked for before the open file is read: when there is a next one, this one was complete by then.
             let parts = log::parts(trace).unwrap_or_default();
             let next = parts.iter().find(|part| open.as_ref().is_none_or(|(_, from)| part.from > *from));
             if let Some((file, _)) = &mut open {
                 let _ = file.read_to_end(&mut text);
-                print_lines(&mut text);
+                if !print_lines(&mut text) {
+                    break;
+                }
             }
             let Some(next) = next else { break };
             match next.open() {
@@ -60,14 +64,20 @@ fn follow(trace: &Path, ended: &Receiver<()>) {
     }
 }
 
-/// Prints what are whole lines, and leaves the rest.
-fn print_lines(text: &mut Vec<u8>) {
-    if let Some(end) = text.iter().rposition(|&b| b == b'\n') {
-        let lines: Vec<u8> = text.drain(..=end).collect();
-        for line in lines.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
-            let _ = writeln!(std::io::stderr(), "{}", readable(line));
+/// Prints what are whole lines, and leaves the rest. `false` while the terminal takes none.
+fn print_lines(text: &mut Vec<u8>) -> bool {
+    let mut printed = 0;
+    let mut taken = true;
+    while let Some(len) = text[printed..].iter().position(|&b| b == b'\n') {
+        let line = &text[printed..printed + len];
+        taken = line.is_empty() || STDERR.try_write(format!("{}\n", readable(line)).as_bytes());
+        if !taken {
+            break;
         }
+        printed += len + 1;
     }
+    text.drain(..printed);
+    taken
 }
 
 /// `INFO ingester::gmail: message field=value`

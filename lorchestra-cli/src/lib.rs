@@ -20,11 +20,13 @@ mod follow;
 pub mod fuzzing;
 mod help;
 mod notify;
+mod observe;
 mod printer;
 mod refusal;
 mod secrets;
 mod settings;
 mod show;
+mod stream;
 
 use failure::Failure;
 use printer::Printer;
@@ -40,6 +42,14 @@ pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == lorchestra_core::run::worker::ARGUMENT) {
         return lorchestra_core::run::worker::main();
     }
+    stream::report_panics();
+    let code = command();
+    // The last words, as far as somebody takes them.
+    stream::STDERR.finish();
+    code
+}
+
+fn command() -> ExitCode {
     let mut printer = Printer::new();
     let args = match args::Args::read(std::env::args_os()) {
         Ok(args) => args,
@@ -63,7 +73,8 @@ pub fn main() -> ExitCode {
     printer.finish(code)
 }
 
-/// lorchestra's own diagnostics, on standard error; a job's go into its trace.
+/// lorchestra's own diagnostics, on standard error; a job's go into its trace. What cannot be written is dropped: by default tracing reports
+/// a write that failed with `eprintln!`, which panics when standard error is what cannot be written.
 fn diagnostics(verbose: u8) {
     use tracing_subscriber::filter::LevelFilter;
     let level = match verbose {
@@ -72,5 +83,10 @@ fn diagnostics(verbose: u8) {
         2 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
-    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(|| stream::BestEffort(&stream::STDERR))
+        .log_internal_errors(false)
+        .with_target(false)
+        .init();
 }

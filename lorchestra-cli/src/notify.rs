@@ -1,13 +1,16 @@
-//! The `on_failure` command: a failure under cron must not be silent. Run by `/bin/sh -c`, once for each failed run, with one
+//! The `on_failure` command, an observer of runs: a failure under cron must not be silent. Run by `/bin/sh -c`, once for each failed run, with one
 //! JSON object on standard input, after whoever started lorchestra has its answer. All of them together have 30 s, and none can
 //! change the outcome. `LORCHESTRA_ON_FAILURE` is set for it: a run that the command starts does not start the command again.
 
 use crate::printer::Printer;
 use lorchestra_core::host::signals::Signals;
+use lorchestra_core::outcome::{Failure, Outcome};
+use lorchestra_core::run::event::{Observer, RunEvent};
+use lorchestra_core::run::recovery::{Closed, Recovered};
+use lorchestra_core::text;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
-use rustix::time::Timespec;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -16,7 +19,7 @@ use std::time::{Duration, Instant};
 /// What the commands may take together.
 const TIME_BOX: Duration = Duration::from_secs(30);
 /// Characters of a text in the object, at most.
-pub(crate) const TEXT: usize = 2000;
+const TEXT: usize = 2000;
 /// Set in the environment of the command.
 pub(crate) const RUNNING: &str = "LORCHESTRA_ON_FAILURE";
 
@@ -33,9 +36,32 @@ impl<'a> Notices<'a> {
         Self { command, reports: Vec::new() }
     }
 
-    /// Notes a failed run (schema lorchestra.failure/1).
-    pub(crate) fn add(&mut self, report: Value) {
-        self.reports.push(report);
+    /// Notes a failed run.
+    fn add(&mut self, run: &FailedRun<'_>, failure: &Failure) {
+        let FailedRun { run_id, package, job, account, host } = *run;
+        // No parameters and no payloads, which may be personal.
+        self.reports.push(json!({
+            "schema": "lorchestra.failure/1",
+            "run_id": run_id,
+            "package": package,
+            "job": job,
+            "account": account.map(|account| text::shortened(account, TEXT)),
+            "host": host,
+            "cause": failure.cause,
+            "message": text::shortened(&failure.message, TEXT),
+            "logs": format!("lorchestra runs logs {run_id}"),
+        }));
+    }
+
+    /// Notes the failed ones of runs that were closed here: their own supervisor could not.
+    pub(crate) fn add_recovered(&mut self, closed: &Closed) {
+        for Recovered { run, outcome } in &closed.recovered {
+            if let Outcome::Failed(failure) = outcome {
+                let account = run.account.as_deref();
+                let run = FailedRun { run_id: &run.run_id, package: &run.package, job: &run.job, account, host: &run.host };
+                self.add(&run, failure);
+            }
+        }
     }
 
     /// Runs the command for each. What it prints goes to standard error; what goes wrong with it is a warning. A signal that asks
@@ -59,6 +85,30 @@ impl<'a> Notices<'a> {
             }
         }
     }
+}
+
+impl Observer for Notices<'_> {
+    fn observe(&mut self, event: &RunEvent<'_>) {
+        match event {
+            RunEvent::Recovered(closed) => self.add_recovered(closed),
+            RunEvent::Ended { run_id, spec, terminal, .. } => {
+                if let Some(failure) = &terminal.failure {
+                    let (account, host) = (spec.account.as_deref(), lorchestra_core::host::process::host());
+                    self.add(&FailedRun { run_id, package: &spec.package, job: &spec.job, account, host: &host }, failure);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What names a failed run.
+struct FailedRun<'a> {
+    run_id: &'a str,
+    package: &'a str,
+    job: &'a str,
+    account: Option<&'a str>,
+    host: &'a str,
 }
 
 enum Trouble {
@@ -90,7 +140,7 @@ fn run(command: &str, report: &Value, deadline: Instant, mut signals: Option<&mu
         if left.is_zero() {
             return Err(killed(child, format!("the command was killed: it had not ended after {} s", TIME_BOX.as_secs())));
         }
-        let wait = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+        let wait = lorchestra_core::host::clock::timespec(left);
         let mut fds = vec![PollFd::new(&pidfd, PollFlags::IN)];
         if let Some(signals) = &signals {
             fds.push(PollFd::new(&**signals, PollFlags::IN));

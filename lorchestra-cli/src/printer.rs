@@ -1,13 +1,16 @@
 //! The only place that prints. Data on standard output; everything else on standard error.
 //!
 //! Colour only where a terminal reads it and NO_COLOR is not set. A reader that has gone away (`| head`) ends the output
-//! quietly; any other trouble with standard output is a failure, so that a full disk behind `>` does not look like success.
+//! quietly; any other error of standard output is a failure, so that a full disk behind `>` does not look like success.
+//! Standard error is best effort ([`crate::stream`]): whatever becomes of it, the command goes on and keeps its exit code.
 
 use crate::exit::Code;
 use crate::failure::Failure;
-use crate::show::escaped;
+use crate::stream::{BestEffort, Limited, STDERR};
+use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
-use std::fmt::Display;
+use lorchestra_core::text::{escaped, shortened};
+use std::fmt::{self, Display};
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 
@@ -17,14 +20,21 @@ const WARNING: Style = AnsiColor::Yellow.on_default();
 
 /// Standard output, buffered, and standard error.
 pub(crate) struct Printer {
-    out: BufWriter<anstream::AutoStream<io::Stdout>>,
-    err: anstream::AutoStream<io::Stderr>,
+    out: BufWriter<AutoStream<Box<dyn Write>>>,
+    err_color: ColorChoice,
     broken: Option<io::Error>,
 }
 
 impl Printer {
     pub(crate) fn new() -> Self {
-        Self { out: BufWriter::new(anstream::stdout()), err: anstream::stderr(), broken: None }
+        Self { out: out(Box::new(io::stdout())), err_color: AutoStream::choice(&io::stderr()), broken: None }
+    }
+
+    /// From now on nobody who does not read standard output holds up the command: after a few seconds that is an error of it. For a run,
+    /// which has things to do after it has printed its outcome.
+    pub(crate) fn limit_waiting(&mut self) {
+        self.flush();
+        self.out = out(Box::new(Limited));
     }
 
     /// A line of data.
@@ -56,33 +66,29 @@ impl Printer {
     /// `✗ text` on standard error.
     pub(crate) fn bad(&mut self, text: impl Display) {
         self.flush();
-        let _ = writeln!(self.err, "{BAD}✗{BAD:#} {}", lines(text));
+        self.err(format_args!("{BAD}✗{BAD:#} {}\n", lines(text)));
     }
 
     /// A line on standard error.
     pub(crate) fn note(&mut self, text: impl Display) {
         self.flush();
-        let _ = writeln!(self.err, "{}", lines(text));
+        self.err(format_args!("{}\n", lines(text)));
     }
 
     /// `warning: text` on standard error.
     pub(crate) fn warning(&mut self, text: impl Display) {
         self.flush();
-        let _ = writeln!(self.err, "{WARNING}warning:{WARNING:#} {}", lines(text));
+        self.err(format_args!("{WARNING}warning:{WARNING:#} {}\n", lines(text)));
     }
 
     /// What went wrong, and the mend below it. Each is a line, whatever was typed into it.
     pub(crate) fn failure(&mut self, failure: &Failure) {
         self.flush();
-        let message = escaped(&failure.message);
+        let message = line(&failure.message);
         // Unknown package and job keep the words of the tool before this one, without a prefix.
-        let _ = match failure.bare {
-            true => writeln!(self.err, "{message}"),
-            false => writeln!(self.err, "{BAD}error:{BAD:#} {message}"),
-        };
-        for line in &failure.mends {
-            let _ = writeln!(self.err, "  {}", escaped(line));
-        }
+        let prefix = if failure.bare { String::new() } else { format!("{BAD}error:{BAD:#} ") };
+        let mends: String = failure.mends.iter().map(|line| format!("  {}\n", shortened(&escaped(line), COMMAND))).collect();
+        self.err(format_args!("{prefix}{message}\n{mends}"));
     }
 
     /// How a command ended; what went wrong is printed.
@@ -98,8 +104,7 @@ impl Printer {
         let text = error.render();
         if error.use_stderr() {
             self.flush();
-            // A closed terminal is no reason for another exit code.
-            let _ = write!(self.err, "{}", text.ansi());
+            self.err(format_args!("{}", text.ansi()));
             Code::Usage
         } else {
             let result = write!(self.out, "{}", text.ansi());
@@ -122,13 +127,22 @@ impl Printer {
     /// Everything is printed: the exit code, or another one if it was not.
     pub(crate) fn finish(mut self, code: Code) -> ExitCode {
         self.flush();
-        match self.broken {
+        match &self.broken {
             Some(e) if e.kind() != io::ErrorKind::BrokenPipe && code == Code::Success => {
-                let _ = writeln!(self.err, "{BAD}error:{BAD:#} standard output could not be written: {e}");
+                let text = format!("{BAD}error:{BAD:#} standard output could not be written: {e}\n");
+                self.err(format_args!("{text}"));
                 Code::NotWritable.into()
             }
             _ => code.into(),
         }
+    }
+
+    /// One write for the whole text: other processes may print to the same terminal.
+    fn err(&self, text: fmt::Arguments<'_>) {
+        let mut shown = AutoStream::new(Vec::new(), self.err_color);
+        // Into memory: that cannot fail.
+        let _ = shown.write_fmt(text);
+        let _ = BestEffort(&STDERR).write_all(&shown.into_inner());
     }
 
     fn keep(&mut self, result: io::Result<()>) {
@@ -140,7 +154,20 @@ impl Printer {
     }
 }
 
+fn out(writer: Box<dyn Write>) -> BufWriter<AutoStream<Box<dyn Write>>> {
+    BufWriter::new(AutoStream::new(writer, AutoStream::choice(&io::stdout())))
+}
+
+/// Characters of a line on standard error: more than any message has, unless it repeats without end what somebody else wrote.
+const LONGEST: usize = 2000;
+/// Of a command to copy, which may have several paths in it: cut, it would be another command.
+const COMMAND: usize = 16_000;
+
 /// A text of lines for standard error, whatever paths and names are in it.
 fn lines(text: impl Display) -> String {
-    text.to_string().split('\n').map(escaped).collect::<Vec<_>>().join("\n")
+    text.to_string().split('\n').map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn line(text: &str) -> String {
+    shortened(&escaped(text), LONGEST)
 }

@@ -6,7 +6,7 @@ use crate::exit::Code;
 use crate::failure::Failure;
 use crate::settings::Settings;
 use lorchestra_core::plan::source::Source;
-use lorchestra_core::plan::{Given, Plan};
+use lorchestra_core::plan::{Given, RunSpec};
 use lorchestra_core::secrets::Secrets;
 use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::limits::MAX_SECRET;
@@ -24,6 +24,7 @@ use zeroize::Zeroizing;
 type Found = (String, Zeroizing<Vec<u8>>);
 
 /// The sources that config.toml names and the command line does not: by parameter, the key as it is written there, and the source.
+#[derive(Default)]
 pub(crate) struct Configured<'a>(BTreeMap<String, (&'a str, &'a str)>);
 
 impl<'a> Configured<'a> {
@@ -62,8 +63,8 @@ impl<'a> Configured<'a> {
 
     /// Makes paths of files absolute where they do not count from the working directory: `~/` is the home directory, which no shell writes out
     /// behind `file:`, and a relative path in config.toml counts from the directory of that.
-    pub(crate) fn place(&self, plan: &mut Plan, settings: &Settings) {
-        for (param, source) in &mut plan.secrets {
+    pub(crate) fn place(&self, spec: &mut RunSpec, settings: &Settings) {
+        for (param, source) in &mut spec.secrets {
             let Source::File(path) = source else { continue };
             if let Ok(below) = path.strip_prefix("~") {
                 *path = settings.home.join(below);
@@ -104,10 +105,10 @@ impl Sought<'_> {
 ///
 /// # Errors
 /// One that the job needs is nowhere, or what is there is none. No worker was started.
-pub(crate) fn find(plan: &Plan, configured: &Configured<'_>, settings: &Settings) -> Result<Secrets, Failure> {
+pub(crate) fn find(spec: &RunSpec, configured: &Configured<'_>, settings: &Settings) -> Result<Secrets, Failure> {
     let mut secrets = Secrets::default();
-    let job = format!("{}/{}", plan.package, plan.job);
-    for (param, source) in &plan.secrets {
+    let job = format!("{}/{}", spec.package, spec.job);
+    for (param, source) in &spec.secrets {
         let config = configured.0.get(param).map(|(name, _)| (&*settings.config_path, secret_key(&job, name)));
         let sought = Sought { param, config };
         let Some((place, bytes)) = look(&sought, source, &job, settings)? else { continue };

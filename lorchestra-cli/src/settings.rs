@@ -9,6 +9,7 @@ use crate::failure::Failure;
 use directories::BaseDirs;
 use lorchestra_core::delivery::bigquery::BigQueryConfig;
 use lorchestra_core::packages::catalog::SearchDir;
+use lorchestra_core::plan::spec;
 use lorchestra_core::store::retention::Retention;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -42,6 +43,8 @@ pub(crate) struct Settings {
     pub(crate) retention: Retention,
     /// Bytes that are kept of what an attempt prints, and of what a run traces.
     pub(crate) log_max: u64,
+    /// Whether an event with a number that loses digits in 64 bits is refused.
+    pub(crate) strict_numbers: bool,
     /// The table that events go to; `None`: they stay in the store.
     pub(crate) bigquery: Option<BigQueryConfig>,
     /// Said once, before anything is delivered.
@@ -58,6 +61,10 @@ pub(crate) struct Settings {
     pub(crate) credentials: Option<PathBuf>,
     /// The most verbose level that is traced.
     pub(crate) trace_level: &'static str,
+    /// The working directory, where its name is UTF-8.
+    pub(crate) directory: Option<String>,
+    /// The caller's trace context.
+    pub(crate) trace_parent: Option<String>,
 }
 
 impl Settings {
@@ -122,6 +129,7 @@ impl Settings {
                 runs: config.retention.runs.unwrap_or(default.runs),
                 undelivered: bigquery.is_some(),
             },
+            strict_numbers: config.events.strict_numbers,
             log_max: config.logs.max.unwrap_or(lorchestra_core::run::log::DEFAULT_MAX),
             bigquery,
             bigquery_warning,
@@ -135,6 +143,9 @@ impl Settings {
                 2 => "debug",
                 _ => "trace",
             },
+            directory: std::env::current_dir().ok().and_then(|directory| directory.into_os_string().into_string().ok()),
+            // What others put there is no reason to refuse a run.
+            trace_parent: variable("TRACEPARENT").and_then(|text| spec::trace_parent(&text).ok()),
         })
     }
 

@@ -3,7 +3,7 @@
 //! The lowest room. Nothing here knows a package, a job or a run except by the names of their files.
 
 pub mod backoff;
-pub(crate) mod clock;
+pub mod clock;
 pub(crate) mod files;
 pub mod locks;
 pub mod process;

@@ -21,7 +21,7 @@ pub enum Cause {
     Timeout,
     /// The run was told to end.
     Cancelled,
-    /// The supervisor died, and the worker with it.
+    /// The supervisor died or failed, and the worker with it.
     Abandoned,
     /// The library could not be loaded.
     Load,
@@ -30,6 +30,24 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Every cause.
+    pub const ALL: [Self; 9] = [
+        Self::Error,
+        Self::Panic,
+        Self::Signal,
+        Self::Exit,
+        Self::Timeout,
+        Self::Cancelled,
+        Self::Abandoned,
+        Self::Load,
+        Self::Spool,
+    ];
+
+    /// Returns the cause of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|cause| cause.as_str() == name)
+    }
+
     /// As stored, sent and shown.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -56,7 +74,7 @@ pub enum Outcome {
 }
 
 /// How and why a run failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// Why.
     pub cause: Cause,

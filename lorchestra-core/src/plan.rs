@@ -1,7 +1,7 @@
 //! A run before it exists: typed parameters, the window in absolute time, the limits it runs under.
 //!
 //! Owns the step from what was typed to what will be run, [`resolve`]. It is given the job's manifest by the catalog's user,
-//! the texts by the command line, and hands a [`Plan`] to the supervisor or to the printer of `--dry-run`. It touches
+//! the texts by the command line, and hands a [`RunSpec`] to [`crate::run::launch`] or to the printer of `--dry-run`. It touches
 //! nothing: no clock, no environment, no file; now is a value. What it promises: each time is resolved once, so that the
 //! plan that is printed is the plan that is run; a plan holds nothing its job's types do not take; and what is wrong with
 //! a request is said all at once, one line each; and no secret is in it, only where each is to be found ([`source`]).
@@ -12,9 +12,11 @@
 pub mod duration;
 pub mod last;
 pub mod overlap;
+pub mod policy;
 pub mod retries;
 pub mod size;
 pub mod source;
+pub mod spec;
 pub mod time;
 pub mod value;
 
@@ -33,17 +35,19 @@ mod tests;
 
 pub use fault::{Fault, PlanError};
 pub use overlap::OnOverlap;
+pub use policy::{Limits, Policy};
 pub use retries::Retries;
+pub use spec::{Context, RequestedBy, RunSpec, SpecError};
 pub use window::Window;
 
+use crate::text::{nearest, quote, quote_json};
 use chrono::{DateTime, Utc};
 use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest};
-use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 use source::Source;
+use spec::Resolved;
 use std::collections::BTreeMap;
-use std::time::Duration;
 use value::{Fitting, ValueError};
 use window::End;
 
@@ -65,16 +69,10 @@ pub struct Request<'a> {
     pub now: DateTime<Utc>,
     /// The bookmark that [`last::asked_by`] says is asked for, if there is one.
     pub bookmark: Option<DateTime<Utc>>,
-    /// How long an attempt of the job may take; `None`: as long as it takes.
-    pub timeout: Option<Duration>,
-    /// How long a job that was asked to end has before it is killed.
-    pub grace: Duration,
-    /// What to do when another run of the job and account goes on.
-    pub on_overlap: OnOverlap,
-    /// How the job is tried again.
-    pub retries: Retries,
-    /// Bytes of memory that each of the job's processes may have; `None`: as much as there is.
-    pub memory_max: Option<u64>,
+    /// Timeout, retries and the rest ([`policy::limits`]).
+    pub limits: Limits,
+    /// Who asks, and in which context.
+    pub context: Context,
 }
 
 /// One parameter's value as it was typed.
@@ -88,47 +86,12 @@ pub struct Given {
     pub typed_as: String,
 }
 
-/// A run that could begin: every value checked, every time absolute. As JSON, durations are seconds and times RFC 3339.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Plan {
-    /// Package of the job.
-    pub package: String,
-    /// Version of the package.
-    pub version: String,
-    /// Name of the job.
-    pub job: String,
-    /// Parameters by name, as they cross to the job. One that is optional and was not given is missing.
-    pub params: Map<String, Value>,
-    /// Parameters that are secrets, and where each is to be found. One that is optional is here too, and may not be found.
-    pub secrets: BTreeMap<String, Source>,
-    /// The `account` parameter, if the job has one of text and it has a value: runs of one account do not overlap.
-    pub account: Option<String>,
-    /// What time the run is about, if the job has a parameter `since` or `until` that is a time.
-    pub window: Option<Window>,
-    /// Whether `since` was asked to be the bookmark.
-    pub since_last: bool,
-    /// How long an attempt of the job may take; `None`: as long as it takes.
-    #[serde(serialize_with = "optional_seconds")]
-    pub timeout: Option<Duration>,
-    /// How long a job that was asked to end has before it is killed.
-    #[serde(serialize_with = "seconds")]
-    pub grace: Duration,
-    /// What to do when another run of the job and account goes on.
-    pub on_overlap: OnOverlap,
-    /// How the job is tried again.
-    pub retries: Retries,
-    /// Bytes of memory that each of the job's processes may have; `None`: as much as there is.
-    pub memory_max: Option<u64>,
-    /// The now that relative times were counted from, to the microsecond.
-    pub resolved_at: DateTime<Utc>,
-}
-
-/// Makes a plan of a request.
+/// Makes the spec of a run from a request.
 ///
 /// # Errors
 /// All that is wrong with the request. The job was not touched.
-pub fn resolve(request: Request<'_>) -> Result<Plan, PlanError> {
-    let Request { package, version, job, values, now, bookmark, timeout, grace, on_overlap, retries, memory_max } = request;
+pub fn resolve(request: Request<'_>) -> Result<RunSpec, PlanError> {
+    let Request { package, version, job, values, now, bookmark, limits, context } = request;
     let now = time::to_micros(now);
     let mut faults = Vec::new();
     let mut given: BTreeMap<&str, Vec<&Given>> = BTreeMap::new();
@@ -173,38 +136,9 @@ pub fn resolve(request: Request<'_>) -> Result<Plan, PlanError> {
     if !faults.is_empty() {
         return Err(PlanError { faults });
     }
-    let account = job
-        .params
-        .iter()
-        .find(|param| last::is_account(param))
-        .and_then(|param| params.get(&param.name)?.as_str().map(str::to_owned));
-    Ok(Plan {
-        package: package.to_owned(),
-        version: version.to_owned(),
-        job: job.name.clone(),
-        params,
-        secrets,
-        account,
-        window,
-        since_last,
-        timeout,
-        grace,
-        on_overlap,
-        retries,
-        memory_max,
-        resolved_at: now,
-    })
-}
-
-impl Plan {
-    /// The same with a window that begins at `since`; `None`: it would be empty. For a bookmark that has moved since the plan was made.
-    pub fn beginning_at(&self, since: DateTime<Utc>) -> Option<Self> {
-        let mut plan = self.clone();
-        let window = plan.window.as_mut().filter(|window| since < window.until)?;
-        window.since = Some(since);
-        plan.params.insert("since".into(), time::show(since).into());
-        Some(plan)
-    }
+    let account = spec::account(job, &params);
+    let resolved = Resolved { params, secrets, account, window, since_last, at: now };
+    Ok(RunSpec::new([package, &job.name, version], resolved, limits, context))
 }
 
 /// The parameter of that name; failing that, the one whose flag it is.
@@ -271,13 +205,13 @@ fn settle(param: &ParamManifest, typed: &[&Given], now: DateTime<Utc>, mark: &Ma
         if let Some(last) = value::default_last(&param.name, param.kind, &param.default) {
             let at = last.at(mark.at, now).map_err(|why| value::unfit(&param.default, why));
             let at = at.map_err(|reason| vec![Fault::Default { flag: flag(), reason }])?;
-            let origin = format!("the default {} of {}", fault::quote_json(&param.default), flag());
+            let origin = format!("the default {} of {}", quote_json(&param.default), flag());
             return mark.settled(param, at, origin).map(Some).map_err(|fault| vec![fault]);
         }
         let default =
             value::default(param.into(), &param.default, now).map_err(|reason| vec![Fault::Default { flag: flag(), reason }])?;
         return match default {
-            Some(value) => Ok(Some(Settled::new(value, format!("the default {}", fault::quote_json(&param.default))))),
+            Some(value) => Ok(Some(Settled::new(value, format!("the default {}", quote_json(&param.default))))),
             // The start of the run, passed on: the job and the window see the same end.
             None if is_end(param) && param.name == "until" && param.optional => {
                 let start = value::parse(param.into(), "now", now);
@@ -394,7 +328,7 @@ impl Given {
     /// Flag and value, as they were typed.
     fn shown(&self, kind: ParamKind) -> String {
         let by_name = self.typed_as.starts_with("--param ");
-        let text = fault::quote(&self.text);
+        let text = quote(&self.text);
         if by_name {
             format!("{}={text}", printable_flag(&self.typed_as))
         } else if kind == ParamKind::Bool && (self.text == "true" || self.text == "false") {
@@ -408,14 +342,14 @@ impl Given {
 
 /// What was typed before the value, as it is where that is harmless and short.
 fn printable_flag(typed_as: &str) -> String {
-    let quoted = fault::quote(typed_as);
+    let quoted = quote(typed_as);
     if quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) == Some(typed_as) { typed_as.to_owned() } else { quoted }
 }
 
 fn unknown(package: &str, job: &JobManifest, given: &Given) -> Fault {
     let flags: Vec<String> = job.params.iter().map(ParamManifest::flag).collect();
     let typed_flag = given.name.replace('_', "-");
-    let mend = match fault::nearest(&typed_flag, flags.iter().map(String::as_str)) {
+    let mend = match nearest(&typed_flag, flags.iter().map(String::as_str)).first() {
         Some(flag) => format!("did you mean --{flag}?"),
         None if flags.is_empty() => "it takes none: leave it out".to_owned(),
         None => {
@@ -429,7 +363,7 @@ fn unknown(package: &str, job: &JobManifest, given: &Given) -> Fault {
     Fault::Unknown {
         typed: given.shown(ParamKind::String),
         job: format!("{package}/{}", job.name),
-        name: fault::quote(&given.name),
+        name: quote(&given.name),
         mend,
     }
 }
@@ -446,19 +380,4 @@ fn missing(param: &ParamManifest) -> Fault {
         summary = format!("{summary}. {docs}");
     }
     Fault::Missing { flag, usage, summary }
-}
-
-fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    if duration.subsec_nanos() == 0 {
-        serializer.serialize_u64(duration.as_secs())
-    } else {
-        serializer.serialize_f64(duration.as_secs_f64())
-    }
-}
-
-fn optional_seconds<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    match duration {
-        Some(duration) => seconds(duration, serializer),
-        None => serializer.serialize_none(),
-    }
 }

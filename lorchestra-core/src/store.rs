@@ -14,6 +14,7 @@
 pub mod bookmark;
 pub mod event;
 pub mod outbox;
+pub mod own;
 pub mod retention;
 pub mod run;
 mod schema;
@@ -21,6 +22,7 @@ mod schema;
 pub use bookmark::{Bookmark, Moved};
 pub use event::{Event, EventFilter, Undelivered};
 pub use outbox::{Backlog, Batch, CIRCUIT, Circuit, NewBatch, OutRow, Settled, Was};
+pub use own::{EarlierAttempt, Started, Terminal};
 pub use run::{Attempt, AttemptEnd, NewRun, Run, RunEnd, RunFilter, RunState};
 
 use crate::host::locks::FileLock;
@@ -45,6 +47,8 @@ pub struct Store {
     path: PathBuf,
     /// Whether the write-ahead log was let grow for a flood of events.
     long_log: bool,
+    /// Events that were taken in by this process.
+    taken_in: usize,
 }
 
 /// Why the store cannot be used.
@@ -154,22 +158,14 @@ impl Store {
             }
         })?;
         let db = Connection::open_with_flags(&path, flags).map_err(|e| StoreError::sql(&path, "opening the store", e))?;
-        let mut store = Self { db, path, long_log: false };
+        let mut store = Self { db, path, long_log: false, taken_in: 0 };
         store.configure()?;
         schema::migrate(&mut store.db).map_err(|e| StoreError::sql(&store.path, "creating the store", e))?;
         Ok(store)
     }
 
-    /// The store, if it is there and of the present version.
+    /// The store, if it is there and of the present version. One of an older version, or a database that is still empty, is `None`.
     fn open_current(path: &Path) -> Result<Option<Self>, StoreError> {
-        Ok(match Self::open_as_it_is(path)? {
-            Some((store, schema::Version::Current)) => Some(store),
-            _ => None,
-        })
-    }
-
-    /// The store and its version, if it is there: the present or an older one. An older one may be a database that is empty yet.
-    fn open_as_it_is(path: &Path) -> Result<Option<(Self, schema::Version)>, StoreError> {
         match std::fs::metadata(path) {
             Ok(meta) if meta.is_file() => {}
             Ok(_) => return Err(StoreError::Foreign { path: path.to_owned(), why: "it is not a regular file".into() }),
@@ -178,14 +174,15 @@ impl Store {
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Connection::open_with_flags(path, flags).map_err(|e| StoreError::sql(path, "opening the store", e))?;
-        let store = Self { db, path: path.to_owned(), long_log: false };
+        let store = Self { db, path: path.to_owned(), long_log: false, taken_in: 0 };
         store.configure()?;
         match schema::version(&store.db).map_err(|e| StoreError::sql(path, "reading the store's version", e))? {
+            schema::Version::Current => Ok(Some(store)),
+            schema::Version::Older => Ok(None),
             schema::Version::Newer(found) => Err(StoreError::Newer { path: path.to_owned(), found, known: schema::VERSION }),
             schema::Version::Foreign => {
                 Err(StoreError::Foreign { path: path.to_owned(), why: "it is another program's SQLite database".into() })
             }
-            version => Ok(Some((store, version))),
         }
     }
 
@@ -255,5 +252,7 @@ impl Store {
     }
 }
 
+#[cfg(test)]
+mod plans;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -29,17 +29,14 @@ use std::fmt;
 
 pub use abi_stable::library::AbiHeaderRef;
 
-/// Grows by one with each additive change of this module. A host of revision N runs plugins of revision N and N − 1.
-pub const ABI_REVISION: u32 = 2;
+/// Grows by one with each additive change of this module after a release. A host of revision N runs plugins of revision N and N − 1.
+pub const ABI_REVISION: u32 = 1;
 
 /// Name of the symbol under which a package exports its [`LibHeader`]. The package is in it, so that several packages can be linked
 /// into one program, as a test of theirs: two of one name would clash. A capital is in no package's name.
 pub fn header_symbol(package: &str) -> String {
     format!("lorchestra_root_module_of_{}", package.replace('-', "H"))
 }
-
-/// Name of the same in plugins of revision 1 (abi_stable's own, NUL-terminated).
-pub const HEADER_SYMBOL: &str = abi_stable::library::ROOT_MODULE_LOADER_NAME_WITH_NUL;
 
 /// The boxed event sink that a job is handed.
 pub type BoxedSink = EventSink_TO<'static, RBox<()>>;
@@ -63,7 +60,8 @@ pub struct RawEvent<'a> {
     pub subject_id: RStr<'a>,
 }
 
-/// What a job can do to the outside. Implemented by the host's worker; all methods may be called from any thread.
+/// What a job can do to the outside. Implemented by the host's worker; all methods may be called from any thread. An error is an
+/// [`EmitError`](crate::EmitError) as JSON.
 #[sabi_trait]
 pub trait EventSink: Send + Sync {
     /// Appends one event. `Ok`: it survives SIGKILL of the worker and of its supervisor. `Err`: it was not taken.
@@ -76,13 +74,13 @@ pub trait EventSink: Send + Sync {
     /// Whether the run was asked to end.
     fn is_cancelled(&self) -> bool;
     /// One line of the run's trace: a JSON object without line breaks.
-    #[sabi(last_prefix_field)]
     fn trace(&self, line: RStr<'_>);
-    // Since revision 2.
     /// How far the job is: `done` of `total`, in whatever it counts; `total` 0 where that is not known. For a person who waits; never
     /// recorded.
     fn progress(&self, done: u64, total: u64);
     /// How far this run really got, in microseconds since 1970, should it succeed. `Err`: nothing would read it.
+    // Methods of later revisions follow this one.
+    #[sabi(last_prefix_field)]
     fn set_bookmark(&self, at_micros: i64) -> RResult<(), RString>;
 }
 

@@ -34,7 +34,7 @@ impl JobContext {
     ///
     /// # Errors
     /// The event was not taken: the payload is not an object or too large, the type is empty, the disk is full, or the
-    /// job had already ended.
+    /// job had already ended ([`EmitError::kind`]). One that can never be taken ends the run with `?`, whatever its retries.
     pub fn emit(&self, event_type: &str, payload: impl Serialize) -> Result<(), EmitError> {
         let payload = to_json(event_type, &payload)?;
         let none = "".into();
@@ -85,7 +85,7 @@ impl JobContext {
         let mut taken = 0;
         let result = sunk(self.sink.emit_all(RSlice::from_slice(&raw), &mut taken));
         *total += taken;
-        result.map_err(|e| EmitError { message: format!("after {total} events that were taken: {e}") })
+        result.map_err(|e| e.after(&format!("after {total} events that were taken")))
     }
 
     /// Waits until all events emitted so far survive power loss.
@@ -163,7 +163,7 @@ impl std::fmt::Debug for JobContext {
 fn sunk(result: RResult<(), RString>) -> Result<(), EmitError> {
     match result {
         RResult::ROk(()) => Ok(()),
-        RResult::RErr(message) => Err(EmitError { message: message.into() }),
+        RResult::RErr(error) => Err(EmitError::from_json(&error)),
     }
 }
 

@@ -1,5 +1,6 @@
 //! How a job fails. Talks to nobody; the host sees what [`crate::invoke`] makes of it.
 
+use serde::{Deserialize, Serialize};
 use std::error::Error;
 use std::fmt;
 
@@ -53,8 +54,14 @@ impl JobError {
 }
 
 impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for JobError {
+    /// Permanent where the error is, or is caused by, an [`EmitError`] of an event that is none: the next attempt would emit it again.
     fn from(error: E) -> Self {
-        Self { error: error.into(), permanent: false }
+        let error = error.into();
+        let first: &(dyn Error + 'static) = &*error;
+        let mut chain = std::iter::successors(Some(first), |&error| error.source()).take(CAUSES);
+        let invalid = |error: &EmitError| error.kind == EmitErrorKind::Invalid;
+        let permanent = chain.any(|error| error.downcast_ref().is_some_and(invalid));
+        Self { error, permanent }
     }
 }
 
@@ -100,9 +107,60 @@ impl<E: Into<JobError>> IntoJobResult for Result<(), E> {
 }
 
 /// Why an event was not taken. It is not in the spool, and will not be delivered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EmitError {
-    pub(crate) message: String,
+    kind: EmitErrorKind,
+    message: String,
+}
+
+/// What kind of reason an [`EmitError`] has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum EmitErrorKind {
+    /// The event, or bookmark, is none that lorchestra takes: too large, no JSON object, a number beyond 64 bits. It never will be: `?`
+    /// makes a [permanent](JobError::permanent) error of it.
+    Invalid,
+    /// The disk did not take it, or the spool is damaged. Another attempt may have more luck.
+    Spool,
+    /// The job has ended or is being ended; or this process is not the worker, but a copy that was forked from it.
+    Ended,
+    /// Something else, also one that this version of the API does not know.
+    #[serde(other)]
+    Other,
+}
+
+impl EmitError {
+    /// What kind of reason it is.
+    pub fn kind(&self) -> EmitErrorKind {
+        self.kind
+    }
+
+    /// Made by the host, and by [`testing`](crate::testing).
+    #[doc(hidden)]
+    pub fn new(kind: EmitErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(EmitErrorKind::Invalid, message)
+    }
+
+    /// The same with something before its message.
+    pub(crate) fn after(self, before: &str) -> Self {
+        Self { message: format!("{before}: {}", self.message), ..self }
+    }
+
+    /// As it crosses the boundary: JSON, which may grow.
+    #[doc(hidden)]
+    pub fn to_json(&self) -> String {
+        // Texts cannot fail to be written.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    pub(crate) fn from_json(json: &str) -> Self {
+        serde_json::from_str(json).unwrap_or_else(|_| Self::new(EmitErrorKind::Other, json))
+    }
 }
 
 impl fmt::Display for EmitError {
@@ -133,6 +191,38 @@ mod tests {
         assert!(io().unwrap_err().to_string().contains("No such file"));
         assert!(!text().unwrap_err().is_permanent());
         assert!(marked().unwrap_err().is_permanent());
+    }
+
+    #[test]
+    fn an_invalid_event_is_not_worth_another_attempt() {
+        #[derive(Debug)]
+        struct Page(EmitError);
+        impl fmt::Display for Page {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("page 7")
+            }
+        }
+        impl Error for Page {
+            fn source(&self) -> Option<&(dyn Error + 'static)> {
+                Some(&self.0)
+            }
+        }
+        for kind in [EmitErrorKind::Invalid, EmitErrorKind::Spool, EmitErrorKind::Ended, EmitErrorKind::Other] {
+            let error = EmitError::from_json(&EmitError::new(kind, "no").to_json());
+            assert_eq!((error.kind(), error.to_string()), (kind, "no".to_owned()));
+            let permanent = kind == EmitErrorKind::Invalid;
+            assert_eq!(JobError::from(error.clone()).is_permanent(), permanent);
+            assert_eq!(JobError::from(Page(error.after("after 3"))).is_permanent(), permanent);
+        }
+    }
+
+    /// Of a host that knows more, or less.
+    #[test]
+    fn an_answer_of_another_version_is_an_error_all_the_same() {
+        let newer = EmitError::from_json(r#"{"kind":"quota","message":"no","until":5}"#);
+        assert_eq!((newer.kind(), newer.to_string()), (EmitErrorKind::Other, "no".to_owned()));
+        let older = EmitError::from_json("the job has ended");
+        assert_eq!((older.kind(), older.to_string()), (EmitErrorKind::Other, "the job has ended".to_owned()));
     }
 
     #[test]

@@ -64,5 +64,5 @@ impl Event {
 
 pub(crate) fn to_json(event_type: &str, payload: &impl Serialize) -> Result<String, EmitError> {
     serde_json::to_string(payload)
-        .map_err(|e| EmitError { message: format!("the payload of `{event_type}` cannot be written as JSON: {e}") })
+        .map_err(|e| EmitError::invalid(format!("the payload of `{event_type}` cannot be written as JSON: {e}")))
 }

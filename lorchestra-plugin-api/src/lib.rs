@@ -42,6 +42,7 @@ pub mod job;
 #[doc(hidden)]
 pub mod limits;
 pub mod manifest;
+pub mod mask;
 pub mod param;
 #[cfg(feature = "async")]
 mod runtime;
@@ -49,7 +50,7 @@ mod secret;
 pub mod testing;
 
 pub use context::JobContext;
-pub use error::{EmitError, IntoJobResult, JobError, JobResult, Permanent};
+pub use error::{EmitError, EmitErrorKind, IntoJobResult, JobError, JobResult, Permanent};
 pub use event::Event;
 pub use lorchestra_plugin_api_macros::{ParamEnum, job, plugin};
 #[cfg(feature = "async")]

@@ -1,6 +1,8 @@
 //! What an event may be, and what a secret: the one place that says so, for each before it is taken. Pure. Asked by the host and by
 //! [`testing`](crate::testing), so that a test refuses what a run would.
 
+mod numbers;
+
 use serde::de::IgnoredAny;
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -84,7 +86,7 @@ pub fn check(event_type: &str, payload: &[u8], schema_ref: &str, correlation_id:
     if let Err(e) = serde_json::from_str::<IgnoredAny>(text) {
         return Err(format!("the payload of `{event_type}` is not JSON: {e}"));
     }
-    check_depth(event_type, payload)
+    check_content(event_type, payload)
 }
 
 /// The same of a payload that is known to be JSON, as one is that was read as part of a greater whole: it is not read again.
@@ -94,7 +96,7 @@ pub fn check(event_type: &str, payload: &[u8], schema_ref: &str, correlation_id:
 pub fn check_json(event_type: &str, json: &str, schema_ref: &str, correlation_id: &str, subject_id: &str) -> Result<(), String> {
     check_texts(event_type, schema_ref, correlation_id, subject_id)?;
     check_size(event_type, json.as_bytes())?;
-    check_depth(event_type, json.as_bytes())
+    check_content(event_type, json.as_bytes())
 }
 
 fn check_texts(event_type: &str, schema_ref: &str, correlation_id: &str, subject_id: &str) -> Result<(), String> {
@@ -127,11 +129,37 @@ fn check_size(event_type: &str, payload: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether a payload of valid JSON has a number that loses digits where 64 bits are kept: an integer beyond them, or a decimal that a double
+/// does not write back. Only asked where that is wished for.
+///
+/// # Errors
+/// A sentence for the author.
+pub fn check_exact_numbers(event_type: &str, payload: &[u8]) -> Result<(), String> {
+    match numbers::inexact(payload) {
+        None => Ok(()),
+        Some(number) => Err(format!(
+            "the payload of `{event_type}` has the number {}, which no 64-bit integer or double holds exactly, and `events.strict_numbers` is on: emit it as a string",
+            beginning(number)
+        )),
+    }
+}
+
+/// A number for a message: it may have a million digits.
+fn beginning(number: &str) -> String {
+    if number.len() <= 40 { number.to_owned() } else { format!("{}…", &number[..40]) }
+}
+
 /// Of valid JSON.
-fn check_depth(event_type: &str, payload: &[u8]) -> Result<(), String> {
+fn check_content(event_type: &str, payload: &[u8]) -> Result<(), String> {
     if payload.contains(&b'\\') && has_half_a_character(payload) {
         return Err(format!(
             "the payload of `{event_type}` has half a character (a \\u escape of a surrogate without the other one)"
+        ));
+    }
+    if let Some(number) = numbers::overflowing(payload) {
+        return Err(format!(
+            "the payload of `{event_type}` has the number {}, which is beyond what a 64-bit floating point number holds: emit it as a string",
+            beginning(number)
         ));
     }
     if depth(payload) > MAX_DEPTH {

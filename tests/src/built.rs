@@ -18,8 +18,6 @@ pub enum Fixture {
     Kit,
     /// An `async` job with an HTTP client (tests/web).
     Web,
-    /// A plugin of the first ABI revision, built from the API as it was then (tests/frozen).
-    Frozen1,
     /// `Misbehave` as authors ship libraries: optimised, linked in one piece, stripped.
     ShippedMisbehave,
     /// `Constructor` optimised for size, linked in one piece, stripped.
@@ -42,7 +40,6 @@ impl Fixture {
         match self {
             Self::Misbehave | Self::ShippedMisbehave => "libmisbehave.so",
             Self::Constructor | Self::ShippedConstructor => "libconstructor.so",
-            Self::Frozen1 => "libfrozen_1.so",
             Self::Hostile => "libhostile.so",
             Self::Stages => "libstages.so",
             Self::Kit => "libkit.so",

@@ -9,6 +9,7 @@ mod deliver;
 mod documents;
 mod emit;
 mod hello;
+mod history;
 mod list;
 mod million;
 mod recovery;
@@ -30,7 +31,7 @@ use std::process::Command;
 pub(crate) struct Options {
     /// Only these; without any, `list`, `run`, `emit`, `trust` and `recovery`
     names: Vec<Name>,
-    /// All: `million` needs some GB of disk, `deliver` and `taps` a Python with venv, `canonicalize` a Python
+    /// All: `history` and `million` need some GB of disk, `deliver` and `taps` a Python with venv, `canonicalize` a Python
     #[arg(long)]
     all: bool,
     /// Put the tables into docs/performance.md
@@ -52,6 +53,8 @@ enum Name {
     Trust,
     /// A thousand abandoned runs, and none
     Recovery,
+    /// Commands in stores of a thousand, a hundred thousand and a million runs
+    History,
     /// A job that emits five million events
     Million,
     /// Events to BigQuery: rows a second beside Python's client, backlogs, and what it costs a job
@@ -119,6 +122,7 @@ pub(crate) fn run(options: &Options) -> Result {
             Name::Hello => hello::run(&site)?,
             Name::Trust => trust::run(&site)?,
             Name::Recovery => recovery::run(&site)?,
+            Name::History => history::run(&site)?,
             Name::Million => million::run(&site)?,
             Name::Deliver => deliver::run(&site)?,
             Name::Canonicalize => canonicalize::run(&site)?,

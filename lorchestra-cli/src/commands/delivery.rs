@@ -9,7 +9,7 @@ use lorchestra_core::delivery::{Destination, Live, Refusal, Report, Request, Res
 use lorchestra_core::host::signals::Signals;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::plan::duration;
-use lorchestra_core::store::{Backlog, Store};
+use lorchestra_core::store::{Backlog, Store, StoreError};
 use lorchestra_core::text::chain;
 use std::time::Duration;
 
@@ -27,12 +27,10 @@ pub(super) fn table(settings: &Settings) -> Result<&BigQueryConfig, Failure> {
     })
 }
 
-/// Delivers beside a run, from now on.
-pub(super) fn start(settings: &Settings, state: &StateDir, quiet: bool, printer: &mut Printer) -> Result<Option<Live>, Failure> {
+/// Delivers from now on.
+fn start(settings: &Settings, state: &StateDir, printer: &mut Printer) -> Result<Option<Live>, Failure> {
     let Some(config) = settings.bigquery.clone() else { return Ok(None) };
-    if !quiet {
-        warn_once(settings, printer);
-    }
+    warn_once(settings, printer);
     let live = Live::start(state, move || BigQuery::new(config)).map_err(no_thread)?;
     Ok(Some(live))
 }
@@ -41,7 +39,7 @@ fn no_thread(error: std::io::Error) -> Failure {
     Failure::new(Code::Internal, format!("the delivery thread could not be started: {error}"))
 }
 
-fn warn_once(settings: &Settings, printer: &mut Printer) {
+pub(super) fn warn_once(settings: &Settings, printer: &mut Printer) {
     if let Some(warning) = &settings.bigquery_warning {
         printer.warning(warning);
     }
@@ -62,42 +60,27 @@ pub(super) fn check(settings: &Settings, limit: Duration) -> Result<(), Failure>
     }
 }
 
-/// The last delivery of a run.
-pub(super) struct Last<'a> {
-    pub(super) run_id: &'a str,
-    pub(super) require: bool,
-    pub(super) timeout: Duration,
-    pub(super) quiet: bool,
-}
-
-/// Ends the delivery beside a run, after it. Says in one line what is not delivered. Answers whether delivery was required, and did not
-/// happen.
-pub(super) fn finish(live: Live, last: &Last<'_>, signals: &mut Signals, store: &Store, printer: &mut Printer) -> bool {
-    let Last { run_id, require, timeout, quiet } = *last;
-    let request = Request { timeout, insist: require, run_id: Some(run_id.to_owned()), resend: Resend::default() };
-    let report = live.finish(&request, Some(signals));
+/// Prints what a run's delivery came to: one line about what is not delivered, if there is anything new.
+pub(crate) fn after_run(
+    report: &Report,
+    backlog: Result<Backlog, &StoreError>,
+    [required, quiet]: [bool; 2],
+    printer: &mut Printer,
+) {
     // Whoever holds the lock delivers our events too.
-    let elsewhere = matches!(report.trouble, Some(Trouble::Elsewhere)) && !require;
-    // With -q only what needs a person is said: the next run delivers the rest.
+    let elsewhere = matches!(report.trouble, Some(Trouble::Elsewhere)) && !required;
+    // With -q only what needs a person is printed: the next run delivers the rest.
     let passing = matches!(report.trouble, Some(Trouble::Unreachable(_) | Trouble::Deadline(_) | Trouble::Interrupted(_)));
-    match store.backlog(None) {
-        Ok(backlog) => {
-            if !(elsewhere || quiet && passing && !require) {
-                tell(&report, backlog, printer);
-            }
-        }
-        Err(error) => printer.warning(format_args!("what is delivered cannot be told: {}", chain(&error))),
+    match backlog {
+        Ok(_) if elsewhere || quiet && passing && !required => {}
+        Ok(backlog) => tell(report, backlog, printer),
+        Err(error) => printer.warning(format_args!("the number of undelivered events is not known: {}", chain(error))),
     }
-    let into_another = match &report.trouble {
-        Some(trouble @ Trouble::IntoAnother(_)) if require => {
-            printer.warning(format_args!("the events are not in the table that is named: {}", why(trouble)));
-            true
-        }
-        _ => false,
-    };
-    // What cannot be told is not known to be delivered.
-    let delivered = || store.backlog(Some(run_id)).is_ok_and(|own| own == Backlog::default());
-    require && (into_another || !delivered())
+    if let Some(trouble @ Trouble::IntoAnother(_)) = &report.trouble
+        && required
+    {
+        printer.warning(format_args!("the events are not in the table that is named: {}", why(trouble)));
+    }
 }
 
 /// One line about what is not delivered, if there is anything new to say.
@@ -161,7 +144,7 @@ pub(super) fn flush(
         return Ok(Code::Success);
     };
     let mut signals = Signals::install().map_err(|e| Failure::new(Code::Internal, format!("signals cannot be handled: {e}")))?;
-    let Some(live) = start(settings, state, false, printer)? else { return Ok(Code::Success) };
+    let Some(live) = start(settings, state, printer)? else { return Ok(Code::Success) };
     let request = Request { timeout: timeout.unwrap_or(FLUSH), insist: true, run_id: None, resend };
     let report = live.finish(&request, Some(&mut signals));
     let backlog = store.backlog(None)?;

@@ -6,7 +6,7 @@ mod workspace;
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::printer::Printer;
-use lorchestra_core::packages::catalog::problem::{path_text, shell};
+use lorchestra_core::text::{path_text, shell};
 use lorchestra_plugin_api::manifest::is_name;
 use std::fs;
 use std::io;
@@ -131,6 +131,22 @@ pub(crate) enum NewError {
         /// Its error.
         source: io::Error,
     },
+}
+
+impl From<NewError> for Failure {
+    fn from(error: NewError) -> Self {
+        let message = error.to_string();
+        match error {
+            NewError::Name(_) => Self::new(Code::Usage, message).mend("for example: lorchestra new my_package"),
+            NewError::Taken(name) => Self::new(Code::Usage, message).mend(format!("for example: lorchestra new {name}_jobs")),
+            NewError::There(_) => Self::new(Code::Usage, message).mend("give another directory: --dir DIR"),
+            NewError::NoParent(path) => Self::new(Code::Usage, message).mend(format!("mkdir -p {}", shell(&path))),
+            NewError::Api { .. } => {
+                Self::new(Code::Usage, message).mend("give the directory of a checkout of lorchestra, or leave --api out")
+            }
+            NewError::Io { path, source } => Self::refused(Code::NotWritable, &message, &path, &source),
+        }
+    }
 }
 
 pub(super) fn run(name: &str, dir: Option<&Path>, api: Option<&Path>, printer: &mut Printer) -> Result<Code, Failure> {

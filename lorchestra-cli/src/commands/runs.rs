@@ -13,7 +13,7 @@ use lorchestra_core::host::state::StateDir;
 use lorchestra_core::run::log;
 use lorchestra_core::run::recovery::close_all_abandoned;
 use lorchestra_core::store::{Attempt, Backlog, Moved, Run, RunFilter, RunState, Store};
-use lorchestra_plugin_api::manifest::printable;
+use lorchestra_core::text::{self, printable};
 use serde_json::{Value, json};
 use std::io::Read;
 use std::path::Path;
@@ -40,7 +40,12 @@ pub(super) fn run(
     let store = history.as_ref().map(|(_, store)| store);
     match command {
         Runs::List { running, limit, json } => list(store, &RunFilter { running: *running, limit: Some(*limit) }, *json, printer),
-        Runs::Show { run, json } => {
+        Runs::Show { run, spec: true, .. } => {
+            let (_, _, run) = named(history, settings, run)?;
+            printer.line(&run.spec_json);
+            Ok(Code::Success)
+        }
+        Runs::Show { run, json, .. } => {
             let (state, store, run) = named(history, settings, run)?;
             show(&state, &store, &run, settings.bigquery.is_some(), *json, printer)
         }
@@ -50,7 +55,7 @@ pub(super) fn run(
         }
         Runs::Stop { run } => {
             let (state, mut store, run) = named(history, settings, run)?;
-            stop(settings, notices, &state, &mut store, &run, printer)
+            stop(notices, &state, &mut store, &run, printer)
         }
     }
 }
@@ -80,7 +85,7 @@ fn list(store: Option<&Store>, filter: &RunFilter, as_json: bool, printer: &mut 
     let width = names.iter().map(String::len).max().unwrap_or(0);
     for (run, name) in runs.iter().zip(&names) {
         let took = duration(run).map(show::elapsed).unwrap_or_default();
-        let why = run.cause.as_deref().map(|cause| format!(" ({cause})")).unwrap_or_default();
+        let why = run.cause.map(|cause| format!(" ({})", cause.as_str())).unwrap_or_default();
         let line =
             format!("{}  {}  {name:width$}  {took:>7}  {}{why}", run.run_id, show::time(run.started_at), run.state.as_str());
         printer.line(line);
@@ -100,8 +105,7 @@ fn show(
     let delivery = if delivers { Some(store.backlog(Some(&run.run_id))?) } else { None };
     let attempts = store.attempts(&run.run_id)?;
     // The run that was in the way of one that was skipped.
-    let skipped = if run.state == RunState::Skipped { store.end_of(&run.run_id)? } else { None };
-    let held_by = skipped.as_ref().map(|end| end["held_by"].as_str());
+    let held_by = if run.state == RunState::Skipped { Some(store.held_by(&run.run_id)?) } else { None };
     let outputs: Vec<String> = attempts
         .iter()
         .map(|attempt| state.output(&run.run_id, attempt.attempt))
@@ -111,7 +115,9 @@ fn show(
         .collect();
     if as_json {
         let mut value = object("lorchestra.runs-show/1", run);
-        value["params"] = run.params.clone();
+        let spec: Value = serde_json::from_str(&run.spec_json).unwrap_or_default();
+        value["params"] = spec["params"].clone();
+        value["spec"] = spec;
         value["events"] = counts.iter().map(|(name, n)| (name.clone(), json!(n))).collect::<serde_json::Map<_, _>>().into();
         value["attempts"] = attempts
             .iter()
@@ -151,7 +157,7 @@ fn show(
         row("held by", &held_by.map_or_else(|| "a run that is not known".to_owned(), |held_by| format!("run {held_by}")));
     }
     if let Some(cause) = &run.cause {
-        row("cause", cause);
+        row("cause", cause.as_str());
     }
     if let Some(message) = &run.message {
         row("message", message);
@@ -172,16 +178,16 @@ fn show(
     if let Some(moved) = run.bookmark {
         row("bookmark", &bookmark(run, moved));
     }
-    if let Some(params) = run.params.as_object() {
-        for (name, value) in params {
+    if let Ok(spec) = run.spec() {
+        for (name, value) in &spec.params {
             // A value may be a whole text; --json has all of it.
-            row("parameter", &show::shortened(&printable(&format!("{name} = {value}")), LINE - NAME - 3));
+            row("parameter", &text::shortened(&printable(&format!("{name} = {value}")), LINE - NAME - 3));
         }
     }
     row("attempts", &run.attempts.to_string());
     // One that was alone is told by the rest of this.
     for attempt in attempts.iter().skip(attempts.len().saturating_sub(ATTEMPTS)).filter(|_| attempts.len() > 1) {
-        row("attempt", &show::shortened(&printable(&attempt_line(attempt)), LINE - NAME - 3));
+        row("attempt", &text::shortened(&printable(&attempt_line(attempt)), LINE - NAME - 3));
     }
     row("plugin", &format!("{} {}", run.plugin_version, run.plugin_path));
     row("sha256", &run.plugin_sha256);
@@ -212,9 +218,9 @@ fn logs(state: &StateDir, store: &Store, run: &Run, trace: bool, printer: &mut P
     for path in &paths {
         found |= copy(path, printer)?;
     }
-    let lost = store.end_of(&run.run_id)?.and_then(|end| end["output_lost"].as_u64());
-    if let Some(lost) = lost.filter(|_| !trace) {
-        printer.note(format_args!("{lost} bytes are missing, somewhere in this: the disk did not take them."));
+    let lost = store.terminal(&run.run_id)?.map_or(0, |terminal| terminal.output_lost);
+    if lost > 0 && !trace {
+        printer.note(format_args!("{lost} bytes of this log were lost: the disk was full."));
     }
     if !found {
         printer.note(match trace {
@@ -260,7 +266,6 @@ fn copy(path: &Path, printer: &mut Printer) -> Result<bool, Failure> {
 }
 
 fn stop(
-    settings: &Settings,
     notices: &mut Notices<'_>,
     state: &StateDir,
     store: &mut Store,
@@ -296,14 +301,16 @@ fn stop(
             let mut closed = close_all_abandoned(state, store)?;
             let ours = closed.stuck.iter().position(|(run_id, _)| *run_id == run.run_id);
             let stuck = ours.map(|at| closed.stuck.swap_remove(at).1);
-            super::tell_closed(closed, notices, printer);
+            super::report_recovered(&closed, notices, printer);
             if let Some(error) = stuck {
                 return Err(error.into());
             }
         }
-        let now = find_run(Some(&*store), settings, &run.run_id)?;
+        let Some(now) = store.run(&run.run_id)? else {
+            return Err(Failure::new(Code::Failed, format!("run {} has ended, and retention has removed it", run.run_id)));
+        };
         if now.state != RunState::Running {
-            let why = now.cause.as_deref().map(|cause| format!(" ({cause})")).unwrap_or_default();
+            let why = now.cause.map(|cause| format!(" ({})", cause.as_str())).unwrap_or_default();
             printer.good(format_args!("run {} has ended: {}{why}", run.run_id, now.state.as_str()));
             return Ok(Code::Success);
         }
@@ -325,12 +332,12 @@ fn stop(
 fn attempt_line(attempt: &Attempt) -> String {
     let took = attempt.ended_at.map(|ended| Duration::from_micros(u64::try_from(ended - attempt.started_at).unwrap_or(0)));
     let began = format!("{} at {}", attempt.attempt, show::time(attempt.started_at));
-    match (took, &attempt.cause) {
+    match (took, attempt.cause) {
         (None, _) => format!("{began}, running"),
         (Some(took), None) => format!("{began}, completed after {}", show::elapsed(took)),
         (Some(took), Some(cause)) => {
             let message = attempt.message.as_deref().unwrap_or_default().lines().next().unwrap_or_default();
-            format!("{began}, {cause} after {}: {message}", show::elapsed(took))
+            format!("{began}, {} after {}: {message}", cause.as_str(), show::elapsed(took))
         }
     }
 }

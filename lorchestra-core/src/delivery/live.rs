@@ -10,13 +10,13 @@ use super::deliverer::{Deliverer, Progress, Stopped};
 use super::destination::{Destination, Refusal};
 use super::policy::Policy;
 use super::session::Session;
+use crate::host::clock::timespec;
 use crate::host::locks::FileLock;
 use crate::host::signals::Signals;
 use crate::host::state::StateDir;
 use crate::store::{CIRCUIT, Circuit, Store, StoreError};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::PipeFlags;
-use rustix::time::Timespec;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -128,7 +128,7 @@ impl Live {
                 // It is in a call that does not end; what it has in hand is frozen in the store.
                 return Report { progress: Progress::default(), trouble: Some(trouble) };
             }
-            let wait = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+            let wait = timespec(left);
             let mut fds = vec![PollFd::new(&self.done, PollFlags::IN)];
             if let Some(signals) = &signals {
                 fds.push(PollFd::new(&**signals, PollFlags::IN));

@@ -4,7 +4,7 @@ use super::*;
 use crate::spool::Cursor;
 use crate::spool::record::{self, Record};
 use crate::store::Store;
-use crate::store::tests::{Site, new_run, site};
+use crate::store::tests::{Site, new_run, site, started};
 use proptest::prelude::*;
 use serde_json::json;
 use std::cell::RefCell;
@@ -227,7 +227,7 @@ fn id(n: impl Display) -> String {
 /// A store with `count` events of one run beside its `job.started`; the ids of all.
 fn filled(site: &Site, count: usize) -> (Store, Vec<String>) {
     let mut store = Store::open(&site.state).unwrap();
-    store.begin_run(&new_run("run"), &json!({})).unwrap();
+    store.begin_run(&new_run("run"), &started()).unwrap();
     let lines: Vec<Vec<u8>> = (0..count)
         .map(|i| {
             let mut line = Vec::new();
@@ -487,7 +487,7 @@ fn a_finalised_stream_with_rows_of_another_is_not_mistaken_for_us() {
     let strangers = ["x", "y", "z"].map(String::from);
     server.borrow_mut().streams.get_mut("stream1").unwrap().rows.extend(strangers);
     server.borrow_mut().streams.get_mut("stream1").unwrap().finalized = true;
-    store.begin_run(&new_run("second"), &json!({})).unwrap();
+    store.begin_run(&new_run("second"), &started()).unwrap();
     deliver_all(&mut store, &server, true, 2);
     assert_eq!(server.borrow().rows.len(), ids.len() + 1);
 }
@@ -598,7 +598,7 @@ fn another_writer_in_the_stream_is_not_mistaken_for_us() {
     let server = server([]);
     deliver_all(&mut store, &server, true, 2);
     server.borrow_mut().streams.get_mut("stream1").unwrap().rows.extend(["x", "y", "z"].map(String::from));
-    store.begin_run(&new_run("second"), &json!({})).unwrap();
+    store.begin_run(&new_run("second"), &started()).unwrap();
     deliver_all(&mut store, &server, true, 2);
     assert_eq!(server.borrow().rows.len(), ids.len() + 1);
     assert_eq!(server.borrow().streams.len(), 2, "a stream of its own");

@@ -31,9 +31,7 @@ impl Backoff {
     pub fn next(&mut self, asked: Option<Duration>) -> Duration {
         let whole = self.first.saturating_mul(1 << self.failures.min(20)).min(self.longest);
         self.failures = self.failures.saturating_add(1);
-        // The last bytes of a UUIDv7 are random.
-        let random = u32::from_le_bytes(uuid::Uuid::now_v7().into_bytes()[12..].try_into().unwrap_or_default());
-        let jittered = whole / 2 + (whole / 2).mul_f64(f64::from(random) / f64::from(u32::MAX));
+        let jittered = whole / 2 + (whole / 2).mul_f64(fastrand::f64());
         asked.map_or(jittered, |asked| jittered.max(asked))
     }
 }

@@ -13,9 +13,9 @@
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::process::{Flock, FlockType, Pid};
 use sha2::{Digest, Sha256};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 /// Bytes of a holder's name that are read, at most: it is the id of a run.
@@ -45,13 +45,27 @@ impl FileLock {
         }
     }
 
+    /// Takes the lock if its file is there and free; makes none.
+    pub(crate) fn try_take_existing(path: &Path) -> io::Result<Option<Self>> {
+        Self::lock(open_with(path, OFlags::empty())?, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// Whether the file that is locked still has this name. One that was removed protects nothing.
+    pub(crate) fn is_at(&self, path: &Path) -> bool {
+        let same = |a: Metadata, b: Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+        self.file.metadata().is_ok_and(|held| std::fs::symlink_metadata(path).is_ok_and(|there| same(held, there)))
+    }
+
     /// Shares the lock; `None` while somebody holds it for himself.
     pub fn try_share(path: &Path) -> io::Result<Option<Self>> {
         Self::attempt(path, FlockOperation::NonBlockingLockShared)
     }
 
     fn attempt(path: &Path, operation: FlockOperation) -> io::Result<Option<Self>> {
-        let file = open(path)?;
+        Self::lock(open(path)?, operation)
+    }
+
+    fn lock(file: File, operation: FlockOperation) -> io::Result<Option<Self>> {
         match rustix::fs::flock(&file, operation) {
             Ok(()) => Ok(Some(Self { file })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),

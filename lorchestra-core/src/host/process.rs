@@ -1,9 +1,9 @@
 //! What the kernel knows of processes, read from /proc: identity beyond a pid, children, processor time. Reads, and signals what
 //! it has identified.
 
+use crate::host::clock::timespec;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
-use rustix::time::Timespec;
 use std::collections::HashSet;
 use std::fs;
 use std::io;
@@ -111,17 +111,42 @@ pub fn children() -> Vec<Pid> {
         .collect()
 }
 
-/// Whether a process carries `LORCHESTRA_RUN_ID=<run_id>` in its environment. Not, where that cannot be read.
-pub fn carries(pid: u32, run_id: &str) -> bool {
-    run_of(pid).is_some_and(|id| id == run_id)
+/// The environment variable of what belongs to a run: the run's id.
+pub(crate) const RUN: &str = "LORCHESTRA_RUN_ID";
+/// The environment variable of what belongs to a library's trial: who supervises it ([`trial_mark`]).
+pub(crate) const TRIAL: &str = "LORCHESTRA_TRIAL";
+
+/// Whether a process carries a variable with that value in its environment. Not, where that cannot be read.
+pub(crate) fn carries(pid: u32, name: &str, value: &str) -> bool {
+    variable_of(pid, name).is_some_and(|found| found == value)
 }
 
-/// The run that a process's environment names.
-fn run_of(pid: u32) -> Option<String> {
+fn variable_of(pid: u32, name: &str) -> Option<String> {
     let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
     // The first counts, as for getenv.
-    let id = environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(b"LORCHESTRA_RUN_ID="))?;
-    Some(std::str::from_utf8(id).ok()?.to_owned())
+    let mut entries = environment.split(|byte| *byte == 0);
+    let value = entries.find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+    Some(std::str::from_utf8(value).ok()?.to_owned())
+}
+
+/// The value of [`TRIAL`] for what this process starts: its pid and its start.
+pub(crate) fn trial_mark() -> io::Result<String> {
+    let pid = std::process::id();
+    Ok(format!("{pid}.{}", Stat::of(pid)?.start))
+}
+
+/// Kills what trials left behind whose supervisor was killed: a trial has no run and no directory by which it could be found, and its
+/// worker may be stopped. Only processes of this user in this pid namespace: in another one the supervisor has another pid.
+pub(crate) fn kill_remains_of_trials() -> usize {
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let own = namespace("self");
+    kill_all(&|pid| {
+        let Some(mark) = variable_of(pid, TRIAL) else { return false };
+        let Some((supervisor, start)) = mark.split_once('.') else { return false };
+        let (Ok(supervisor), Ok(start)) = (supervisor.parse::<u32>(), start.parse::<u64>()) else { return false };
+        let lives = Stat::of(supervisor).is_ok_and(|stat| stat.start == start && stat.state != 'Z');
+        !lives && own.is_some() && namespace(&pid.to_string()) == own
+    })
 }
 
 /// Tells which signals a process ignores now; none, where that cannot be read.
@@ -141,9 +166,13 @@ fn ignored(status: &str) -> impl Fn(i32) -> bool + use<> {
 /// kills may have forked meanwhile, and waits a moment for them to be gone. Answers with how many there were. This process is
 /// none of them, even when it was started by such a run.
 pub fn kill_remains_of(run_ids: &HashSet<&str>) -> usize {
+    kill_all(&|pid| variable_of(pid, RUN).is_some_and(|id| run_ids.contains(id.as_str())))
+}
+
+fn kill_all(remains: &dyn Fn(u32) -> bool) -> usize {
     let mut killed = 0;
     for _ in 0..ROUNDS {
-        let found = carriers_of(run_ids);
+        let found = all_that(remains);
         if found.is_empty() {
             break;
         }
@@ -151,21 +180,19 @@ pub fn kill_remains_of(run_ids: &HashSet<&str>) -> usize {
         let until = Instant::now() + GONE;
         for pidfd in &found {
             let left = until.saturating_duration_since(Instant::now());
-            let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+            let left = timespec(left);
             let _ = rustix::event::poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&left));
         }
     }
     killed
 }
 
-fn carriers_of(run_ids: &HashSet<&str>) -> Vec<OwnedFd> {
+/// Processes of this user, but for this one, of which that holds.
+fn all_that(remains: &dyn Fn(u32) -> bool) -> Vec<OwnedFd> {
     let own = std::process::id();
     let user = rustix::process::geteuid().as_raw();
     // Root can read environments of others, and leaves them alone all the same.
-    let belongs = |pid: u32| {
-        fs::metadata(format!("/proc/{pid}")).is_ok_and(|meta| meta.uid() == user)
-            && run_of(pid).is_some_and(|id| run_ids.contains(id.as_str()))
-    };
+    let belongs = |pid: u32| fs::metadata(format!("/proc/{pid}")).is_ok_and(|meta| meta.uid() == user) && remains(pid);
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|pid| *pid != own && belongs(*pid))

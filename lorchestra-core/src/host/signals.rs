@@ -1,8 +1,8 @@
 //! The signals that a supervisor minds, as bytes in a pipe: whoever waits sees them in its one poll, between other things.
 
+use crate::host::clock::timespec;
 use crate::host::process;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::time::Timespec;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
@@ -55,7 +55,7 @@ impl Signals {
             if left.is_zero() {
                 return None;
             }
-            let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+            let left = timespec(left);
             // Woken by SIGCHLD, or interrupted: looked at again.
             let _ = poll(&mut [PollFd::new(&*self, PollFlags::IN)], Some(&left));
         }

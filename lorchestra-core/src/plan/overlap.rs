@@ -1,7 +1,7 @@
 //! What becomes of a run while another one of the same job and account goes on: the words of `--on-overlap`. Pure.
 
 use super::duration;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -52,6 +52,12 @@ impl fmt::Display for OnOverlap {
 impl Serialize for OnOverlap {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for OnOverlap {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 

@@ -5,6 +5,7 @@ use super::*;
 use lorchestra_plugin_api::manifest::JobManifest;
 use proptest::prelude::*;
 use serde_json::json;
+use std::time::Duration;
 
 /// Texts that are nearly times, durations or numbers: what random text would hardly ever be.
 fn almost() -> impl Strategy<Value = String> {

@@ -1,7 +1,7 @@
 //! Which ends of an attempt are worth another one, and how many there may be. Pure.
 
 use crate::outcome::{Cause, Failure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Attempts after the first, at most. With the longest wait between them, half a week.
@@ -14,14 +14,15 @@ pub const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
 pub const RETRYABLE: [Cause; 5] = [Cause::Error, Cause::Panic, Cause::Signal, Cause::Exit, Cause::Timeout];
 
 /// How a job is tried again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Retries {
     /// Attempts after the first, at most.
     pub limit: u32,
     /// Causes after which there is another attempt; each of [`RETRYABLE`].
     pub on: Vec<Cause>,
     /// The wait before the second attempt; it doubles with each, up to [`LONGEST_WAIT`].
-    #[serde(serialize_with = "super::seconds")]
+    #[serde(with = "super::spec::seconds")]
     pub wait: Duration,
 }
 

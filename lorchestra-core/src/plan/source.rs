@@ -1,7 +1,7 @@
 //! Where a secret is to be found: what is typed in its place, `env:NAME`, `file:PATH`, `credential:NAME`. Owns the form in both
 //! directions; pure. The command line looks there, just before the run.
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -55,7 +55,10 @@ impl fmt::Display for Source {
             Self::Env(name) => write!(f, "env:{name}"),
             Self::File(path) => write!(f, "file:{}", path.display()),
             Self::Credential(name) => write!(f, "credential:{name}"),
-            Self::Usual { credential, variable, .. } => write!(f, "credential:{credential}, else env:{variable}"),
+            Self::Usual { credential, variable, optional } => {
+                let none = if *optional { NONE } else { "" };
+                write!(f, "credential:{credential}{ELSE}{variable}{none}")
+            }
         }
     }
 }
@@ -63,6 +66,27 @@ impl fmt::Display for Source {
 impl Serialize for Source {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+/// Between the two places of [`Source::Usual`].
+const ELSE: &str = ", else env:";
+/// After them, where the secret is optional.
+const NONE: &str = ", else none";
+
+impl<'de> Deserialize<'de> for Source {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let usual = || {
+            let (credential, variable) = text.strip_prefix("credential:")?.split_once(ELSE)?;
+            let (variable, optional) = variable.strip_suffix(NONE).map_or((variable, false), |variable| (variable, true));
+            let named = !credential.is_empty() && !credential.contains('/') && !variable.is_empty() && !variable.contains('=');
+            named.then(|| Self::Usual { credential: credential.to_owned(), variable: variable.to_owned(), optional })
+        };
+        // The text is not repeated: it may be the secret itself.
+        usual()
+            .or_else(|| Self::parse(&text))
+            .ok_or_else(|| serde::de::Error::custom("a secret's source is env:NAME, file:PATH or credential:NAME"))
     }
 }
 
@@ -80,6 +104,20 @@ mod tests {
         {
             assert_eq!(Source::parse(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn every_source_survives_its_json() {
+        for optional in [false, true] {
+            let usual = Source::usual("slack-export", "api_token", optional);
+            for source in [usual, Source::Env("A".into()), Source::File("/a, else env:B".into()), Source::Credential("c".into())]
+            {
+                let json = serde_json::to_string(&source).unwrap();
+                assert_eq!(serde_json::from_str::<Source>(&json).unwrap(), source, "{json}");
+            }
+        }
+        let error = serde_json::from_str::<Source>("\"hunter22\"").unwrap_err().to_string();
+        assert!(!error.contains("hunter22"), "{error}");
     }
 
     #[test]

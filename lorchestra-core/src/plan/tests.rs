@@ -11,7 +11,9 @@ mod last;
 
 use super::*;
 use crate::outcome::Cause;
+use crate::text::quote;
 use serde_json::json;
+use std::time::Duration;
 
 /// A Saturday at the end of a leap year's February, with nanoseconds.
 pub(super) fn now() -> DateTime<Utc> {
@@ -57,15 +59,12 @@ pub(super) fn request<'a>(job: &'a JobManifest, values: &[(&str, &str)]) -> Requ
         values: values.iter().map(given).collect(),
         now: now(),
         bookmark: None,
-        timeout: None,
-        grace: Duration::from_secs(10),
-        on_overlap: OnOverlap::Fail,
-        retries: Retries::default(),
-        memory_max: None,
+        limits: Policy::default().limits(),
+        context: Context::default(),
     }
 }
 
-fn plan(job: &JobManifest, values: &[(&str, &str)]) -> Plan {
+fn plan(job: &JobManifest, values: &[(&str, &str)]) -> RunSpec {
     resolve(request(job, values)).unwrap_or_else(|e| panic!("{values:?}: {e}"))
 }
 
@@ -355,7 +354,7 @@ fn bad_values() {
     let job = all_kinds();
     for (name, text, says, mend) in BAD {
         let line = fault(&job, &[(name, text)]);
-        let value = fault::quote(text);
+        let value = quote(text);
         assert!(line.starts_with(&format!("--{name} {value}: ")), "flag and value: {line}");
         assert!(line.contains(says), "reason {says:?} of {text:?}: {line}");
         assert!(line.contains("write ") || line.contains("leave it out"), "a mend: {line}");
@@ -648,19 +647,21 @@ fn the_account_is_a_text_with_a_value() {
 }
 
 #[test]
-fn a_plan_as_json() {
+fn a_spec_as_json() {
     let job = window_job();
     let mut request = request(&job, &[("since", "2024-01-31")]);
-    request.timeout = Some(Duration::from_secs(5400));
-    request.grace = Duration::from_millis(1500);
-    request.on_overlap = OnOverlap::Wait(Some(Duration::from_secs(300)));
-    request.retries = Retries { limit: 2, on: vec![Cause::Timeout], ..Retries::default() };
-    request.memory_max = Some(512 << 20);
+    request.limits.timeout = Some(Duration::from_secs(5400));
+    request.limits.grace = Duration::from_millis(1500);
+    request.limits.on_overlap = OnOverlap::Wait(Some(Duration::from_secs(300)));
+    request.limits.retries = Retries { limit: 2, on: vec![Cause::Timeout], ..Retries::default() };
+    request.limits.memory_max = Some(512 << 20);
     let plan = resolve(request).unwrap();
     assert_eq!(
         serde_json::to_value(&plan).unwrap(),
         json!({
-            "package": "ingester", "version": "1.2.3", "job": "extract", "account": null,
+            "schema": "lorchestra.run-spec/1",
+            "package": "ingester", "version": "1.2.3", "sha256": null, "job": "extract", "account": null,
+            "directory": null, "group": null, "trace_parent": null, "requested_by": "command-line",
             "params": {"since": "2024-01-31T00:00:00Z", "until": "2024-03-30T12:34:56.789012Z"},
             "window": {"since": "2024-01-31T00:00:00Z", "until": "2024-03-30T12:34:56.789012Z"},
             "since_last": false, "timeout": 5400, "grace": 1.5, "on_overlap": "wait=5m",
@@ -668,4 +669,6 @@ fn a_plan_as_json() {
             "memory_max": 536_870_912, "resolved_at": "2024-03-30T12:34:56.789012Z",
         })
     );
+    assert_eq!(RunSpec::from_json(plan.to_json().as_bytes()).unwrap(), plan);
+    plan.check(&job).unwrap();
 }

@@ -187,7 +187,7 @@ pub(super) fn default_last<'a>(name: &str, kind: ParamKind, json: &'a Value) -> 
 
 /// Why a default is none.
 pub(super) fn unfit(json: &Value, why: impl std::fmt::Display) -> String {
-    format!("the default {} {why}", super::fault::quote_json(json))
+    format!("the default {} {why}", crate::text::quote_json(json))
 }
 
 /// The manifest's default; `None` where there is none.
@@ -207,6 +207,28 @@ pub(super) fn default(takes: Takes<'_>, json: &Value, now: DateTime<Utc>) -> Res
         _ => Err(format!("is not {}", describe(takes))),
     };
     value.map(Some).map_err(|why| unfit(json, why))
+}
+
+/// Checks a value as it crosses to the job, in the one form that a spec has it in: times absolute, durations in seconds.
+pub(super) fn check_resolved(takes: Takes<'_>, json: &Value) -> Result<(), String> {
+    if takes.repeated {
+        let Value::Array(values) = json else { return Err("is not a list".into()) };
+        return values.iter().try_for_each(|value| check_resolved(Takes { repeated: false, ..takes }, value));
+    }
+    let example = match (json, takes.kind) {
+        (Value::Number(seconds), ParamKind::Duration) if seconds.is_u64() => return Ok(()),
+        (_, ParamKind::Duration) => "a whole number of seconds".to_owned(),
+        (Value::String(text), ParamKind::DateTime) => match text.parse::<DateTime<Utc>>() {
+            Ok(at) if time::show(at) == *text => return Ok(()),
+            _ => "a time in UTC such as 2024-03-30T12:00:00Z".to_owned(),
+        },
+        _ => describe(takes),
+    };
+    // Relative days would be other ones tomorrow: what is read must be what is written.
+    match default(takes, json, DateTime::UNIX_EPOCH) {
+        Ok(Some(value)) if value.to_json() == *json => Ok(()),
+        _ => Err(format!("is not {example}")),
+    }
 }
 
 /// The value that `text` says.

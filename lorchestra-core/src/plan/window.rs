@@ -4,10 +4,11 @@
 use super::fault::Fault;
 use super::time;
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// From `since`, included, to `until`, excluded. Where there is a `since`, it lies before `until`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Window {
     /// The beginning; `None`: as far back as there is anything.
     pub since: Option<DateTime<Utc>>,

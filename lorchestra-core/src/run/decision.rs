@@ -24,6 +24,8 @@ pub enum Ending {
         /// Its number.
         signal: i32,
     },
+    /// The supervisor could not go on (a panic, a system call that cannot fail), and ended the job.
+    SupervisorFault,
 }
 
 /// How a process ended.
@@ -139,6 +141,11 @@ fn cause_of(evidence: &Evidence) -> Outcome {
             Ending::Cancelled { signal } => {
                 (Cause::Cancelled, format!("it was told to end ({})", signal_name(signal)), Some(signal))
             }
+            Ending::SupervisorFault => {
+                let message =
+                    "lorchestra itself failed while it supervised the job, and ended the job; the fault is not the job's";
+                (Cause::Abandoned, message.into(), None)
+            }
         };
         return failed(Failure { job_result: said, signal, ..failure(cause, message) });
     }
@@ -211,7 +218,7 @@ fn without_final(evidence: &Evidence) -> Failure {
 
 fn failed(mut failure: Failure) -> Outcome {
     // The text may be a job's or a plugin's own: it is shown on terminals.
-    failure.message = lorchestra_plugin_api::manifest::printable(&failure.message);
+    failure.message = crate::text::printable(&failure.message);
     if failure.message.trim().is_empty() {
         failure.message = "it did not say why".into();
     }
@@ -367,7 +374,8 @@ mod tests {
         ];
         let endings = [None, Some(Ending::Timeout { after: Duration::from_secs(5) })]
             .into_iter()
-            .chain([1, 2, 15].map(|signal| Some(Ending::Cancelled { signal })));
+            .chain([1, 2, 15].map(|signal| Some(Ending::Cancelled { signal })))
+            .chain([Some(Ending::SupervisorFault)]);
         let killed = |signal| Death::Killed { signal, core: signal == 6 };
         let deaths = [
             Death::Exited(0),
@@ -418,6 +426,7 @@ mod tests {
             let cause = match (ending, end) {
                 (Some(Ending::Timeout { .. }), _) => Cause::Timeout,
                 (Some(Ending::Cancelled { .. }), _) => Cause::Cancelled,
+                (Some(Ending::SupervisorFault), _) => Cause::Abandoned,
                 (None, Some(Final::SpoolFault { .. })) => Cause::Spool,
                 (None, Some(Final::NotLoaded { .. })) => Cause::Load,
                 (None, Some(Final::Returned { .. })) if *damaged > 0 => Cause::Spool,

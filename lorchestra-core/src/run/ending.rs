@@ -7,8 +7,7 @@ use crate::run::decision::{Death, Evidence, decide, died_between, told_between};
 use crate::run::note;
 use crate::spool::record::Final;
 use crate::store::event::Taken;
-use crate::store::{RunEnd, RunState, Store, StoreError};
-use serde_json::{Value, json};
+use crate::store::{EarlierAttempt, RunEnd, Store, StoreError, Terminal};
 use std::time::Duration;
 
 /// Earlier attempts that the terminal event tells of, at most: the last ones.
@@ -41,61 +40,45 @@ impl Facts {
     }
 }
 
-/// How the attempts before the last one ended, for the terminal event. They have no events of their own: what a run says of itself
-/// is one `job.started` and one end.
-pub(crate) fn earlier(store: &Store, run_id: &str, last: u32) -> Result<Vec<Value>, StoreError> {
+/// How the attempts before the last one ended, for the terminal event. They have no events of their own: a run's own events are one
+/// `job.started` and one end.
+pub(crate) fn earlier(store: &Store, run_id: &str, last: u32) -> Result<Vec<EarlierAttempt>, StoreError> {
     if last == 1 {
         return Ok(Vec::new());
     }
     let attempts: Vec<_> = store.attempts(run_id)?.into_iter().filter(|attempt| attempt.attempt < last).collect();
-    let told = attempts.iter().skip(attempts.len().saturating_sub(EARLIER));
-    Ok(told
-        .map(|attempt| {
-            let message: Option<String> = attempt.message.as_ref().map(|message| message.chars().take(SAID).collect());
-            let took = attempt.ended_at.map(|ended| (ended - attempt.started_at) / 1000);
-            json!({"attempt": attempt.attempt, "cause": attempt.cause, "message": message, "duration_ms": took})
+    let last_ones = attempts.iter().skip(attempts.len().saturating_sub(EARLIER));
+    Ok(last_ones
+        .map(|attempt| EarlierAttempt {
+            attempt: attempt.attempt,
+            cause: attempt.cause,
+            message: attempt.message.as_ref().map(|message| message.chars().take(SAID).collect()),
+            duration_ms: attempt.ended_at.map(|ended| (ended - attempt.started_at) / 1000),
         })
         .collect())
 }
 
-/// State and terminal event of an outcome, and how far the job said it came.
-pub(crate) fn run_end(outcome: &Outcome, attempt: u32, facts: &Facts, bookmark: Option<i64>, earlier: Vec<Value>) -> RunEnd {
-    let mut payload = json!({
-        "attempt": attempt,
-        "duration_ms": u64::try_from(facts.duration.as_millis()).unwrap_or(u64::MAX),
-        "user_ms": facts.time.user_ms,
-        "system_ms": facts.time.system_ms,
-        "max_rss_kib": facts.max_rss_kib,
-    });
-    if facts.damaged > 0 {
-        payload["damaged"] = facts.damaged.into();
+/// Payload of the terminal event.
+pub(crate) fn terminal(outcome: &Outcome, attempt: u32, facts: &Facts, earlier: Vec<EarlierAttempt>) -> Terminal {
+    Terminal {
+        attempt,
+        duration_ms: u64::try_from(facts.duration.as_millis()).unwrap_or(u64::MAX),
+        user_ms: facts.time.user_ms,
+        system_ms: facts.time.system_ms,
+        max_rss_kib: facts.max_rss_kib,
+        damaged: facts.damaged,
+        output_lost: facts.output_lost,
+        processes_left: facts.processes_left as u64,
+        earlier_attempts: earlier,
+        failure: match outcome {
+            Outcome::Completed => None,
+            Outcome::Failed(failure) => Some(failure.clone()),
+        },
     }
-    if facts.output_lost > 0 {
-        payload["output_lost"] = facts.output_lost.into();
-    }
-    if facts.processes_left > 0 {
-        payload["processes_left"] = facts.processes_left.into();
-    }
-    if !earlier.is_empty() {
-        payload["earlier_attempts"] = earlier.into();
-    }
-    let (state, cause, message, job_result) = match outcome {
-        Outcome::Completed => (RunState::Completed, None, None, None),
-        Outcome::Failed(failure) => {
-            payload["cause"] = failure.cause.as_str().into();
-            payload["message"] = failure.message.clone().into();
-            payload["permanent"] = failure.permanent.into();
-            payload["signal"] = failure.signal.into();
-            payload["exit_code"] = failure.exit_code.into();
-            payload["job_result"] = failure.job_result.clone().into();
-            (RunState::Failed, Some(failure.cause.as_str()), Some(failure.message.clone()), failure.job_result.clone())
-        }
-    };
-    RunEnd { state, cause, message, job_result, ended_at: crate::host::clock::now_micros(), attempt, bookmark, payload }
 }
 
 /// What is left of a run whose supervisor is dead.
-pub(crate) struct Left {
+pub(crate) struct DeadRun {
     /// Its last attempt, from 1.
     pub(crate) attempt: u32,
     /// Whether that was recorded as over: another one was to come.
@@ -107,14 +90,14 @@ pub(crate) struct Left {
     /// Whether its log has something in it.
     pub(crate) printed: bool,
     /// How the attempts before it ended.
-    pub(crate) earlier: Vec<Value>,
+    pub(crate) earlier: Vec<EarlierAttempt>,
     /// From the run's start until now.
     pub(crate) lived: Duration,
 }
 
 /// The end of a run whose supervisor is dead.
-pub(crate) fn unseen_end(left: Left) -> (Outcome, RunEnd) {
-    let Left { attempt, over, taken, seen, printed, earlier, lived } = left;
+pub(crate) fn reconstruct_end(dead: DeadRun) -> (Outcome, RunEnd) {
+    let DeadRun { attempt, over, taken, seen, printed, earlier, lived } = dead;
     let max_rss_kib = match &taken.end {
         Some(Final::Returned { max_rss_kib, .. }) => *max_rss_kib,
         _ => None,
@@ -129,7 +112,8 @@ pub(crate) fn unseen_end(left: Left) -> (Outcome, RunEnd) {
         outcome => outcome,
     };
     let facts = Facts { duration: lived, max_rss_kib, damaged, ..Facts::default() };
-    let end = run_end(&outcome, attempt, &facts, bookmark, earlier);
+    let terminal = terminal(&outcome, attempt, &facts, earlier);
+    let end = RunEnd { ended_at: crate::host::clock::now_micros(), bookmark, terminal };
     (outcome, end)
 }
 

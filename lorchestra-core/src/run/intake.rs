@@ -3,13 +3,15 @@
 //!
 //! Owns the store and the reader while it runs and hands both back at the end. Tells the dispatcher one thing, by a byte in a
 //! pipe: that the final record was seen. When the store cannot be written (a full disk), it tries again every second: nothing
-//! is lost, it all stays in the spool.
+//! is lost, it all stays in the spool. A panic in the thread is a fault of lorchestra and costs the job nothing: the thread goes on from what
+//! the store has.
 
 use crate::spool::reader::{Reader, Writing};
 use crate::store::event::Taken;
 use crate::store::{Store, StoreError};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -21,6 +23,9 @@ const INTERVAL: Duration = Duration::from_millis(100);
 pub(crate) const RETRY: Duration = Duration::from_secs(1);
 /// Tries of what is to be recorded at a run's end, before it is left to the next command.
 pub(crate) const LAST_TRIES: u32 = 3;
+
+/// Panics of the thread after which it only waits for the worker's death, to try a last time.
+const PANICS: u32 = 3;
 
 /// Why a spool could not be taken in. Everything that was not taken in is still there.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +40,12 @@ pub enum IntakeError {
         path: std::path::PathBuf,
         /// The system's error.
         source: io::Error,
+    },
+    /// lorchestra's own fault, again and again.
+    #[error("lorchestra panicked while it read spool {path}", path = path.display())]
+    Panicked {
+        /// The attempt's directory.
+        path: std::path::PathBuf,
     },
 }
 
@@ -53,7 +64,10 @@ impl Intake {
         let spool = spool.to_owned();
         let thread = std::thread::Builder::new().name("lorchestra-intake".into()).spawn(move || {
             let mut store = store;
-            let result = follow(&mut store, &run_id, attempt, &spool, &dead, &final_seen);
+            let result = catch_panics(&spool, &dead, |again| {
+                let taken = if again { store.taken(&run_id, attempt)? } else { Taken::default() };
+                follow(&mut store, &run_id, attempt, &spool, taken, &dead, &final_seen)
+            });
             (store, result)
         })?;
         Ok(Self { worker_is_dead, thread })
@@ -61,9 +75,29 @@ impl Intake {
 
     /// The worker is dead: takes in the rest, and hands back the store and what the spool said.
     pub(crate) fn finish(self) -> io::Result<(Store, Result<Taken, IntakeError>)> {
-        let _ = self.worker_is_dead.send(());
+        // Closed, not sent: a thread that begins again sees it, too.
+        drop(self.worker_is_dead);
         self.thread.join().map_err(|_| io::Error::other("the intake thread panicked"))
     }
+}
+
+/// Follows until the worker is dead, again after each panic; what is passed to `follow` is whether it is again. The thread lives as long as
+/// the worker even when there is no more hope: its pipe must not end before.
+fn catch_panics(
+    spool: &Path,
+    dead: &Receiver<()>,
+    mut follow: impl FnMut(bool) -> Result<Taken, IntakeError>,
+) -> Result<Taken, IntakeError> {
+    for panics in 0..=PANICS {
+        if panics == PANICS {
+            let _ = dead.recv();
+        }
+        // A transaction that a panic leaves is rolled back; what was read is read again.
+        if let Ok(result) = catch_unwind(AssertUnwindSafe(|| follow(panics > 0))) {
+            return result;
+        }
+    }
+    Err(IntakeError::Panicked { path: spool.to_owned() })
 }
 
 fn follow(
@@ -71,11 +105,14 @@ fn follow(
     run_id: &str,
     attempt: u32,
     spool: &Path,
+    mut taken: Taken,
     dead: &Receiver<()>,
     final_seen: &OwnedFd,
 ) -> Result<Taken, IntakeError> {
-    let mut taken = Taken::default();
     let mut reader = Reader::new(spool, taken.cursor);
+    if taken.end.is_some() {
+        reader.end_was_read();
+    }
     let mut wait = INTERVAL;
     let mut told = false;
     let mut refused = false;
@@ -150,8 +187,34 @@ mod tests {
     use crate::spool::record::Final;
     use crate::spool::writer::{NewEvent, Writer, segment_path};
     use crate::store::EventFilter;
-    use crate::store::tests::new_run;
+    use crate::store::tests::{new_run, started};
     use lorchestra_plugin_api::invoke::JobReturn;
+
+    #[test]
+    fn a_panic_is_tried_again_and_never_ends_the_thread_before_the_worker() {
+        for panics in 0..=PANICS + 1 {
+            let (alive, dead) = channel::<()>();
+            let waiter = std::thread::spawn(move || {
+                let mut tried = Vec::new();
+                let result = catch_panics(Path::new("spool"), &dead, |again| {
+                    tried.push(again);
+                    assert!(tried.len() as u32 > panics, "a panic of the test's own");
+                    while matches!(dead.recv_timeout(INTERVAL), Err(RecvTimeoutError::Timeout)) {}
+                    Ok(Taken { entered: true, ..Taken::default() })
+                });
+                (result, tried)
+            });
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(!waiter.is_finished(), "{panics}: the worker lives");
+            drop(alive);
+            let (result, tried) = waiter.join().unwrap();
+            assert_eq!(tried, (0..=panics.min(PANICS)).map(|n| n > 0).collect::<Vec<_>>());
+            match result {
+                Ok(taken) => assert!(taken.entered && panics <= PANICS),
+                Err(error) => assert!(matches!(error, IntakeError::Panicked { .. }) && panics > PANICS, "{error}"),
+            }
+        }
+    }
 
     /// Several segments, and a store that does not take them: none of them may go before it has.
     #[test]
@@ -159,7 +222,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(dir.path()).unwrap();
         let mut store = Store::open(&state).unwrap();
-        store.begin_run(&new_run("r1"), &serde_json::json!({})).unwrap();
+        store.begin_run(&new_run("r1"), &started()).unwrap();
         let spool = state.attempt_spool("r1", 1);
         make_dir(&spool).unwrap();
         let mut writer = Writer::with_segments_of(&spool, 10).unwrap();

@@ -15,15 +15,19 @@
 //!    run is abandoned.
 //! 5. State, terminal event and bookmark are committed, those of many runs together; then the spool directories are removed.
 //!
+//! A spool directory whose run is in no store, and whose lock nobody holds, is one of a supervisor that died before it recorded the
+//! run. Its worker may still be there, stopped, and was never sent an order: what carries the run's id is killed, and the directory
+//! is removed.
+//!
 //! A run that cannot be closed stays open and keeps nobody from anything but a run of the same job and account.
 
 use crate::host::locks::{self, AttemptLock, FileLock, overlap_name};
 use crate::host::process;
 use crate::host::state::StateDir;
 use crate::outcome::Outcome;
-use crate::plan::{OnOverlap, Plan};
+use crate::plan::{OnOverlap, RunSpec};
 use crate::run::decision::Death;
-use crate::run::ending::{Left, earlier, unseen_end};
+use crate::run::ending::{DeadRun, earlier, reconstruct_end};
 use crate::run::intake::{IntakeError, take_in};
 use crate::run::note;
 use crate::run::resume::wake;
@@ -44,8 +48,8 @@ const TOGETHER: usize = 250;
 const CLOSING: Duration = Duration::from_secs(15);
 /// How long a worker may outlive its supervisor.
 const WORKER: Duration = Duration::from_secs(5);
-/// A spool directory without a run is one that is just beginning, or whose supervisor died before it recorded the run. (Or the store it
-/// was recorded in is gone: then it holds events, and is not removed.)
+/// How old a spool directory without a run and without a lock must be before it is removed: its supervisor is about to take the lock,
+/// or died before it did.
 const UNRECORDED: Duration = Duration::from_secs(60 * 60);
 /// Such directories that one command removes at most: nobody waits for a disk that has thousands of them.
 const AT_ONCE: usize = 200;
@@ -108,55 +112,68 @@ pub fn close_all_abandoned(state: &StateDir, store: &mut Store) -> Result<Closed
     close_each(state, store, &open)
 }
 
+/// Removes what is left of runs that died before a store was there to record them in. Makes no store.
+pub fn remove_all_unrecorded(state: &StateDir) -> Result<Closed, RecoveryError> {
+    let mut closed = Closed::default();
+    let mut room = AT_ONCE;
+    let open = open_runs(state)?;
+    let mut unrecorded = Vec::new();
+    for run_id in &open {
+        if room == 0 {
+            break;
+        }
+        match claim_unrecorded(state, None, run_id, &mut room) {
+            Ok(Claim::Unrecorded(lock)) => unrecorded.push((run_id.as_str(), lock)),
+            Ok(_) => {}
+            Err(error) => closed.stuck.push((run_id.clone(), error)),
+        }
+    }
+    remove_unrecorded(state, unrecorded, &mut closed);
+    Ok(closed)
+}
+
 fn close_each(state: &StateDir, store: &mut Store, open: &[String]) -> Result<Closed, RecoveryError> {
     let mut closed = Closed::default();
     let mut room = AT_ONCE;
     for some in open.chunks(TOGETHER) {
-        let mut dead = Vec::new();
+        let (mut dead, mut unrecorded) = (Vec::new(), Vec::new());
         for run_id in some {
             match claim(state, store, run_id, false, &mut room) {
                 Ok(Claim::Ours(claimed)) => dead.push(*claimed),
+                Ok(Claim::Unrecorded(lock)) => unrecorded.push((run_id.as_str(), lock)),
                 Ok(Claim::Alive | Claim::Held | Claim::Closed) => {}
                 Err(error) => closed.stuck.push((run_id.clone(), error)),
             }
         }
         close(state, store, dead, &mut closed);
+        remove_unrecorded(state, unrecorded, &mut closed);
     }
     Ok(closed)
 }
 
 /// Closes the open runs of one job and account that are dead. The caller holds the right to run it: beside it are only such that are
-/// allowed beside others. `recovered` gets those that were closed, also when another could not be.
-pub(crate) fn close_predecessors(
-    state: &StateDir,
-    store: &mut Store,
-    plan: &Plan,
-    recovered: &mut Vec<Recovered>,
-) -> Result<(), RecoveryError> {
-    let (package, job, account) = (plan.package.as_str(), plan.job.as_str(), plan.account.as_deref());
+/// allowed beside others.
+pub(crate) fn close_predecessors(state: &StateDir, store: &mut Store, spec: &RunSpec) -> Result<Closed, RecoveryError> {
+    let mut closed = Closed::default();
+    let (package, job, account) = (spec.package.as_str(), spec.job.as_str(), spec.account.as_deref());
     for run_id in all_open_runs(state, store)? {
-        if !store.find_run(&run_id)?.is_ok_and(|run| run.has_key(package, job, account)) {
+        if !store.run(&run_id)?.is_some_and(|run| run.has_key(package, job, account)) {
             continue;
         }
         let until = Instant::now() + CLOSING;
         let dead = loop {
-            match claim(state, store, &run_id, plan.on_overlap != OnOverlap::Allow, &mut 0)? {
+            match claim(state, store, &run_id, spec.on_overlap != OnOverlap::Allow, &mut 0)? {
                 Claim::Ours(claimed) => break vec![*claimed],
-                Claim::Alive | Claim::Closed => break Vec::new(),
+                Claim::Alive | Claim::Closed | Claim::Unrecorded(_) => break Vec::new(),
                 // Another process closes it, and may be waiting for its worker: what it was doing must not go on beside this run. (Or its
                 // supervisor lives where it cannot be seen from here: it holds the right to run then, or is allowed beside others.)
                 Claim::Held if Instant::now() >= until => break Vec::new(),
                 Claim::Held => std::thread::sleep(Duration::from_millis(20)),
             }
         };
-        let mut closed = Closed::default();
         close(state, store, dead, &mut closed);
-        recovered.append(&mut closed.recovered);
-        if let Some((_, error)) = closed.stuck.pop() {
-            return Err(error);
-        }
     }
-    Ok(())
+    Ok(closed)
 }
 
 /// An open run that nobody else ends.
@@ -174,17 +191,16 @@ enum Claim {
     Alive,
     /// Somebody holds its lock.
     Held,
-    /// It has been closed, or was never recorded.
+    /// It was never recorded, and its supervisor is dead: what is left of it is ours to remove.
+    Unrecorded(FileLock),
+    /// It has been closed, or was never recorded and may be so yet.
     Closed,
 }
 
 /// `excludes`: the caller holds the overlap lock of the run's job. `room`: how many that were never recorded may be removed yet.
 fn claim(state: &StateDir, store: &Store, run_id: &str, excludes: bool, room: &mut usize) -> Result<Claim, RecoveryError> {
-    let Ok(run) = store.find_run(run_id)? else {
-        if *room > 0 && remove_unrecorded(state, run_id)? {
-            *room -= 1;
-        }
-        return Ok(Claim::Closed);
+    let Some(run) = store.run(run_id)? else {
+        return if *room > 0 { claim_unrecorded(state, Some(store), run_id, room) } else { Ok(Claim::Closed) };
     };
     if run.state != RunState::Running {
         // Only the removal is left, and needs no lock.
@@ -210,8 +226,8 @@ fn claim(state: &StateDir, store: &Store, run_id: &str, excludes: bool, room: &m
         Err(source) => return Err(RecoveryError::Io { path, source }),
     };
     // Read again under the lock: it may have been ended between the look into `spool/` and now.
-    match store.find_run(run_id)? {
-        Ok(run) if run.state == RunState::Running => Ok(Claim::Ours(Box::new(Claimed { run, _lock: lock }))),
+    match store.run(run_id)? {
+        Some(run) if run.state == RunState::Running => Ok(Claim::Ours(Box::new(Claimed { run, _lock: lock }))),
         _ => {
             remove_spool(state, run_id);
             Ok(Claim::Closed)
@@ -285,7 +301,7 @@ fn end_of(state: &StateDir, store: &mut Store, run: &Run) -> Result<(Outcome, Ru
         seen.death = Some(Death::Lost);
     }
     let lived = u64::try_from(crate::host::clock::now_micros() - run.started_at).unwrap_or(0);
-    let left = Left {
+    let dead = DeadRun {
         attempt,
         over,
         taken,
@@ -294,7 +310,7 @@ fn end_of(state: &StateDir, store: &mut Store, run: &Run) -> Result<(Outcome, Ru
         earlier: earlier(store, run_id, attempt)?,
         lived: Duration::from_micros(lived),
     };
-    Ok(unseen_end(left))
+    Ok(reconstruct_end(dead))
 }
 
 fn wait_for_worker(state: &StateDir, run_id: &str, attempt: u32) -> Result<(), RecoveryError> {
@@ -347,15 +363,57 @@ fn open_runs(state: &StateDir) -> Result<Vec<String>, RecoveryError> {
     Ok(runs)
 }
 
-/// Removes the spool of a run that was never recorded, once it is certain that it will not be. Nothing is emitted before a run is
-/// recorded: a spool with records in it was recorded, in a store that is gone. Answers whether it was removed.
-fn remove_unrecorded(state: &StateDir, run_id: &str) -> Result<bool, RecoveryError> {
-    let path = state.run_spool(run_id);
-    let made = fs::metadata(&path).and_then(|meta| meta.modified());
-    let old = made.is_ok_and(|made| SystemTime::now().duration_since(made).is_ok_and(|age| age > UNRECORDED));
-    if !old {
-        return Ok(false);
+/// A run that is not in the store, or without one.
+fn claim_unrecorded(state: &StateDir, store: Option<&Store>, run_id: &str, room: &mut usize) -> Result<Claim, RecoveryError> {
+    let path = state.run_lock(run_id);
+    let recorded = || match store {
+        Some(store) => Ok::<_, StoreError>(store.run(run_id)?.is_some()),
+        None => Ok(state.store().exists()),
+    };
+    match FileLock::try_take_existing(&path) {
+        // Recorded since it was looked for, and its supervisor has ended or died: the next command sees it.
+        Ok(Some(_)) if recorded()? => Ok(Claim::Closed),
+        Ok(Some(lock)) => {
+            *room -= 1;
+            Ok(Claim::Unrecorded(lock))
+        }
+        Ok(None) => Ok(Claim::Held),
+        // The lock comes before the worker: there is no process to look for.
+        Err(e) if locks::is_none(&e) => {
+            if is_old(&state.run_spool(run_id)) && remove_files(state, run_id)? {
+                *room -= 1;
+            }
+            Ok(Claim::Closed)
+        }
+        Err(source) => Err(RecoveryError::Io { path, source }),
     }
+}
+
+fn is_old(spool: &Path) -> bool {
+    let made = fs::metadata(spool).and_then(|meta| meta.modified());
+    made.is_ok_and(|made| SystemTime::now().duration_since(made).is_ok_and(|age| age > UNRECORDED))
+}
+
+/// Removes what is left of runs whose supervisor died before it recorded them: processes, then files. The locks are held until then.
+fn remove_unrecorded(state: &StateDir, unrecorded: Vec<(&str, FileLock)>, closed: &mut Closed) {
+    if unrecorded.is_empty() {
+        return;
+    }
+    let remains = process::kill_remains_of(&unrecorded.iter().map(|(run_id, _)| *run_id).collect());
+    if remains > 0 {
+        tracing::warn!(remains, "killed what runs had left behind that were never recorded");
+    }
+    for (run_id, _lock) in unrecorded {
+        if let Err(error) = remove_files(state, run_id) {
+            closed.stuck.push((run_id.to_owned(), error));
+        }
+    }
+}
+
+/// Removes the files of a run that was never recorded. Nothing is emitted before a run is recorded: a spool with records in it was
+/// recorded, in a store that is gone, and is kept. Answers whether they were removed.
+fn remove_files(state: &StateDir, run_id: &str) -> Result<bool, RecoveryError> {
+    let path = state.run_spool(run_id);
     match has_records(&path) {
         Ok(true) => Err(RecoveryError::Unknown { path }),
         Ok(false) => {
@@ -387,6 +445,30 @@ fn has_records(spool: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The lock tells a supervisor that has not come to recording its run from one that died before: not the time.
+    #[test]
+    fn the_lock_of_a_run_that_is_not_recorded_tells_whether_it_will_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let mut store = Store::open(&state).unwrap();
+        let (alive, dead) = ("0193a000-0000-7000-8000-000000000001", "0193a000-0000-7000-8000-000000000002");
+        for run_id in [alive, dead] {
+            fs::create_dir_all(state.attempt_spool(run_id, 1)).unwrap();
+            fs::create_dir(state.run_logs(run_id)).unwrap();
+        }
+        let held = FileLock::take(&state.run_lock(alive)).unwrap();
+        drop(FileLock::take(&state.run_lock(dead)).unwrap());
+        let mut left = std::process::Command::new("sleep").arg("300").env(process::RUN, dead).spawn().unwrap();
+        let closed = close_all_abandoned(&state, &mut store).unwrap();
+        assert!(closed.recovered.is_empty() && closed.stuck.is_empty(), "{closed:?}");
+        for (run_id, stays) in [(alive, true), (dead, false)] {
+            assert_eq!((state.run_spool(run_id).exists(), state.run_logs(run_id).exists()), (stays, stays), "{run_id}");
+        }
+        let ended = left.wait().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(9));
+        assert!(held.is_at(&state.run_lock(alive)));
+    }
 
     #[test]
     fn nothing_stays_of_a_run_that_was_never_recorded() {

@@ -3,11 +3,12 @@
 //! Enters (`overlap`), goes through one attempt after the other (`attempt`: one worker each), and decides with [`crate::run::decision`] and
 //! the plan's retries. In order, and each step done before the next begins:
 //!
-//! 1. The overlap lock is held. Runs of the same job that died without an end are closed ([`crate::run::recovery`]).
-//!    A worker is started, which waits for its order. A window that begins at the bookmark begins where that is now.
+//! 1. The overlap lock is held.
 //! 2. The run's spool directory exists, with the lock that says that its supervisor lives. From here on, a run that dies is found by
-//!    the next command.
-//! 3. The run, its first attempt and `job.started` are committed.
+//!    the next command, and so is what it started.
+//! 3. A worker is started, which waits for its order. Runs of the same job that died without an end are closed
+//!    ([`crate::run::recovery`]). A window that begins at the bookmark begins where that is now. The run, its first attempt and
+//!    `job.started` are committed.
 //! 4. The worker gets its order, and only now learns of plugin and job; its spool is taken in beside it.
 //! 5. The worker and all it started are dead; the rest of the spool is committed.
 //! 6. Failed, and worth another attempt: that the attempt is over is committed; after the wait a worker is started, the next attempt is
@@ -20,36 +21,36 @@ pub(crate) mod child;
 mod course;
 pub(crate) mod dispatch;
 mod overlap;
+mod run_files;
 pub mod trial;
-mod unrecorded;
 
+use super::ending::{Facts, earlier, terminal};
+use super::error::RunError;
+use super::event::{AttemptFailed, Observer, RunEvent};
+use super::intake::IntakeError;
+use super::{decision, intake, recovery, traces};
 use crate::host::backoff::Backoff;
+use crate::host::clock::now_micros;
 use crate::host::locks::FileLock;
 use crate::host::process::{self, Identity};
 use crate::host::signals::Signals;
-use crate::host::state::{StateDir, StateError, make_dir};
+use crate::host::state::{StateDir, make_dir};
 use crate::outcome::{Failure, Outcome};
 use crate::packages::library::Library;
 use crate::plan::retries::LONGEST_WAIT;
-use crate::plan::{OnOverlap, Plan, time};
-use crate::run::decision;
-use crate::run::ending::{Facts, earlier, run_end};
-use crate::run::intake::IntakeError;
-use crate::run::{intake, recovery, traces};
+use crate::plan::{OnOverlap, RunSpec};
 use crate::secrets::Secrets;
-use crate::store::{AttemptEnd, NewRun, Store, StoreError};
-use attempt::Attempt;
-use chrono::{DateTime, Utc};
-use lorchestra_plugin_api::manifest::JobManifest;
-use serde_json::{Value, json};
-use std::io;
+use crate::store::own::Place;
+use crate::store::{AttemptEnd, NewRun, Run, RunEnd, RunState, Started, Store, StoreError, Terminal};
+use attempt::{Attempt, Files};
+use child::Worker;
+use run_files::RunFilesGuard;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use unrecorded::Unrecorded;
 
 /// Everything a run needs from outside.
 #[derive(Debug)]
-pub struct Site<'a> {
+pub struct RunEnv<'a> {
     /// Where the state is kept.
     pub state: &'a StateDir,
     /// Parent of the packages' data directories.
@@ -62,13 +63,15 @@ pub struct Site<'a> {
     pub trace_level: &'a str,
     /// Bytes that are kept of what an attempt prints, and of what a run traces.
     pub log_max: u64,
-    /// Values of the plan's secrets, as far as they were found.
+    /// Whether an event with a number that loses digits in 64 bits is refused.
+    pub strict_numbers: bool,
+    /// Values of the spec's secrets, as far as they were found.
     pub secrets: &'a Secrets,
     /// Whether somebody looks at the job's progress, which [`progress`] reads.
     pub progress: bool,
 }
 
-/// What the job of a run that goes on has said of its progress last: done, and of how much (0: it does not know).
+/// Returns what the job of a running run has reported as its progress: done, and of how much (0: unknown).
 pub fn progress(state: &StateDir, run_id: &str) -> Option<(u64, u64)> {
     crate::run::worker::meter::read(&state.progress(run_id))
 }
@@ -78,277 +81,312 @@ pub fn progress(state: &StateDir, run_id: &str) -> Option<(u64, u64)> {
 pub struct Ended {
     /// Its id.
     pub run_id: String,
-    /// How.
-    pub outcome: Outcome,
-    /// How long it took, all attempts together.
-    pub duration: Duration,
-    /// The last attempt.
-    pub attempt: u32,
-    /// Where that one's output is.
+    /// How it ended, and what was measured.
+    pub terminal: Terminal,
+    /// Where the output of its last attempt is.
     pub output: PathBuf,
-    /// Its terminal event's payload.
-    pub payload: Value,
-    /// The store, for what is to be done after the run.
-    pub store: Store,
 }
 
-/// A run that was not begun, as its plan says, because another one goes on.
+/// What became of a spec.
 #[derive(Debug)]
-pub struct Skipped {
-    /// Its id.
-    pub run_id: String,
-    /// The run that goes on, where it is known.
-    pub held_by: Option<String>,
-    /// The store, for what is to be done after the run.
-    pub store: Store,
-}
-
-/// What became of a plan.
-#[derive(Debug)]
-pub enum Ran {
+pub enum RunResult {
     /// It was run, and has ended.
     Ended(Box<Ended>),
-    /// It was skipped.
-    Skipped(Skipped),
-}
-
-/// Why a run could not be begun, or its end not be recorded.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// Another run of the same job and account goes on. No run was recorded.
-    #[error("{}/{} is running already", .0.package, .0.job)]
-    Overlap(Box<Overlap>),
-    /// The run was to begin at the bookmark, and another one has moved that to its end or behind it. No run was recorded.
-    #[error(
-        "the bookmark of {package}/{job} came to {} meanwhile, which is not before until {}",
-        time::show(*bookmark),
-        time::show(*until)
-    )]
-    AllDone {
-        /// Package of the job.
-        package: String,
-        /// Name of the job.
-        job: String,
-        /// Where it is.
-        bookmark: DateTime<Utc>,
-        /// Where the window ends.
-        until: DateTime<Utc>,
-    },
-    /// A signal came before the run was recorded. No run was recorded.
-    #[error("interrupted by {} before the run began", crate::host::signals::signal_name(*signal))]
-    Interrupted {
-        /// Its number.
-        signal: i32,
-    },
-    /// Somebody else has closed the run meanwhile: another process took this one for dead.
-    #[error("run {run_id} was closed by another process while it ran")]
-    ClosedElsewhere {
-        /// The run.
+    /// It was recorded as skipped, because another run is running.
+    Skipped {
+        /// Its id.
         run_id: String,
+        /// The run that is running, where it is known.
+        held_by: Option<String>,
     },
-    /// The library changed between its listing and its start.
-    #[error("{path} was replaced while the run was being prepared", path = path.display())]
-    Changed {
-        /// The library.
-        path: PathBuf,
-    },
-    /// The state directory.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// Predecessors could not be closed.
-    #[error(transparent)]
-    Recovery(#[from] recovery::RecoveryError),
-    /// The worker could not be started or waited for.
-    #[error("{doing}")]
-    Process {
-        /// What was being done.
-        doing: &'static str,
-        /// The system's error.
-        source: io::Error,
-    },
-    /// The job has ended, and its end cannot be recorded yet; it is safe in the spool, and the next command records it.
-    #[error("the end of run {run_id} could not be recorded")]
-    NotRecorded {
-        /// The run.
-        run_id: String,
-        /// Why.
-        source: Box<IntakeError>,
-    },
+    /// A run of the id that was asked for has ended before. Nothing was started.
+    Found(Box<Run>),
 }
 
-/// Who is in the way of a run.
+/// A run that is about to begin: which, what, and from which bytes.
 #[derive(Debug)]
-pub struct Overlap {
-    /// Package of the job.
-    pub package: String,
-    /// Name of the job.
-    pub job: String,
-    /// Its account.
-    pub account: Option<String>,
-    /// The run that holds the lock, where it is known.
-    pub holder: Option<String>,
-    /// How long it was waited for, where that was asked for.
-    pub waited: Option<Duration>,
+pub struct Order<'a> {
+    /// Its id.
+    pub run_id: String,
+    /// Whether the caller chose the id: a run of this id that has ended is found then, not run again.
+    pub may_exist: bool,
+    /// What it is. The caller has held it against the library ([`RunSpec::check`]).
+    pub spec: RunSpec,
+    /// The sealed library.
+    pub library: &'a Library,
 }
 
-/// An attempt that failed, before the next one.
-#[derive(Debug)]
-pub struct Retrying<'a> {
-    /// The run.
-    pub run_id: &'a str,
-    /// The attempt, from 1.
-    pub attempt: u32,
-    /// How many there may be in all.
-    pub of: u32,
-    /// How it failed.
-    pub failure: &'a Failure,
-    /// How long until the next one.
-    pub wait: Duration,
+/// One run, from the overlap lock to its recorded end.
+struct Supervision<'a> {
+    env: &'a RunEnv<'a>,
+    run_id: String,
+    may_exist: bool,
+    spec: RunSpec,
+    library: &'a Library,
+    signals: &'a mut Signals,
+    observer: &'a mut dyn Observer,
 }
 
-/// Told what happens while a run goes on.
-pub trait Watcher {
-    /// Another run is waited for: this one.
-    fn waiting(&mut self, holder: &str);
-    /// The run is recorded; its worker has not got its order yet.
-    fn begun(&mut self, run_id: &str);
-    /// An attempt has failed, and there will be another one.
-    fn retrying(&mut self, retrying: &Retrying<'_>);
+/// A run that is recorded, and whose worker waits for its order.
+struct Recorded {
+    store: Store,
+    worker: Worker,
+    files: Files,
+    started: Instant,
+    /// Held until the end is recorded: that of the run, and the right to run.
+    locks: [FileLock; 2],
 }
 
-/// Runs `plan` with the sealed `library`, from the lock to the terminal event. `recovered` gets the runs of the same job that
-/// had died without an end, and were closed before this one began, also when this one does not.
+/// All attempts are over.
+struct Finished {
+    store: Store,
+    outcome: Outcome,
+    attempt: u32,
+    facts: Facts,
+    bookmark: Option<i64>,
+    output: PathBuf,
+}
+
+/// How an attempt ended that is not the last, or why it is.
+enum Next {
+    /// Another attempt follows: its worker and files.
+    Attempt(Worker, Files),
+    /// The run ends with this outcome.
+    End(Outcome),
+}
+
+/// Runs an order, from the lock to the terminal event. Returns the store for what is to be done after the run.
+///
+/// # Errors
+/// The run could not begin, or its end could not be recorded; what was recorded is never lost.
 pub fn run(
-    site: &Site<'_>,
-    plan: &Plan,
-    library: &Library,
+    env: &RunEnv<'_>,
+    order: Order<'_>,
     signals: &mut Signals,
-    recovered: &mut Vec<recovery::Recovered>,
-    watcher: &mut dyn Watcher,
-) -> Result<Ran, RunError> {
-    let changed = || RunError::Changed { path: library.path().to_owned() };
-    let job = library.manifest().job(&plan.job).ok_or_else(changed)?;
-    if library.manifest().package != plan.package || library.manifest().version != plan.version {
-        return Err(changed());
-    }
-    let new = new_run(plan, library, job)?;
-    match overlap::enter(site.state, plan, &new.run_id, signals, watcher) {
-        Ok(lock) => execute(site, plan, library, signals, recovered, watcher, new, lock),
-        Err(RunError::Overlap(overlap)) if plan.on_overlap == OnOverlap::Skip => {
-            let mut store = Store::open(site.state)?;
-            let mut payload = started(site, plan, &new);
-            payload["held_by"] = overlap.holder.clone().into();
-            store.skip_run(&new, &payload)?;
-            Ok(Ran::Skipped(Skipped { run_id: new.run_id, held_by: overlap.holder, store }))
-        }
-        Err(error) => Err(error),
-    }
+    observer: &mut dyn Observer,
+) -> Result<(RunResult, Store), RunError> {
+    let Order { run_id, may_exist, spec, library } = order;
+    Supervision { env, run_id, may_exist, spec, library, signals, observer }.run()
 }
 
-#[expect(clippy::too_many_arguments, reason = "all that a run has")]
-fn execute(
-    site: &Site<'_>,
-    plan: &Plan,
-    library: &Library,
-    signals: &mut Signals,
-    recovered: &mut Vec<recovery::Recovered>,
-    watcher: &mut dyn Watcher,
-    mut new: NewRun,
-    lock: FileLock,
-) -> Result<Ran, RunError> {
-    let run_id = new.run_id.clone();
-    let attempts = Attempt { site, plan, library, run_id: &run_id };
-    // Started early, and idle until it is sent its order: its own start takes as long as what is done here meanwhile. Returning
-    // before the order ends it again, without plugin code ever being loaded.
-    let worker = attempts.start_worker(1)?;
-
-    let mut store = Store::open(site.state)?;
-    recovery::close_predecessors(site.state, &mut store, plan, recovered)?;
-    let moved = overlap::at_bookmark(&store, plan)?;
-    let plan = moved.as_ref().unwrap_or(plan);
-    new.params = plan.params.clone().into();
-    new.since = plan.window.and_then(|window| window.since).map(|since| since.timestamp_micros());
-    let attempts = Attempt { site, plan, library, run_id: &run_id };
-    let unrecorded = Unrecorded::new(site.state, &run_id);
-    make_dir(&site.state.run_spool(&run_id))?;
-    let lock_path = site.state.run_lock(&run_id);
-    let lives = FileLock::take(&lock_path).map_err(|source| StateError::Io { path: lock_path, source })?;
-    make_dir(&site.state.run_logs(&run_id))?;
-    let mut files = attempts.make_files(1)?;
-
-    new.started_at = crate::host::clock::now_micros();
-    new.worker_pid = Some(worker.pid());
-    let clock = Instant::now();
-    if let Some(&signal) = signals.endings().first() {
-        return Err(RunError::Interrupted { signal });
-    }
-    store.begin_run(&new, &started(site, plan, &new))?;
-    unrecorded.keep();
-    watcher.begun(&run_id);
-
-    let not_recorded = |source: IntakeError| RunError::NotRecorded { run_id: run_id.clone(), source: Box::new(source) };
-    let closed_elsewhere = || RunError::ClosedElsewhere { run_id: run_id.clone() };
-    let mut backoff = Backoff::new(plan.retries.wait, LONGEST_WAIT.max(plan.retries.wait));
-    let mut facts = Facts::default();
-    let (mut attempt, mut worker) = (1, worker);
-    let (outcome, output, bookmark) = loop {
-        let output = files.output.clone();
-        let ended = attempts.run(attempt, worker, files, store, signals)?;
-        store = ended.store;
-        facts.add(&ended.facts);
-        let failure = match ended.result.map_err(&not_recorded)? {
-            Outcome::Failed(failure) if plan.retries.again(attempt, &failure) => failure,
-            outcome => break (outcome, output, ended.bookmark),
+impl Supervision<'_> {
+    fn run(mut self) -> Result<(RunResult, Store), RunError> {
+        let lock = match overlap::enter(&mut self) {
+            Ok(lock) => lock,
+            Err(RunError::Overlap(overlap)) if self.spec.on_overlap == OnOverlap::Skip => return self.skip(overlap.holder),
+            Err(error) => return Err(error),
         };
-        let end = AttemptEnd {
-            attempt,
-            cause: failure.cause.as_str(),
-            message: failure.message.clone(),
-            ended_at: crate::host::clock::now_micros(),
-        };
-        if !recorded(|| store.end_attempt(&run_id, &end)).map_err(|e| not_recorded(e.into()))? {
-            return Err(closed_elsewhere());
+        match self.begin(lock)? {
+            Ok(recorded) => self.supervise(recorded),
+            Err((found, store)) => Ok((RunResult::Found(found), store)),
         }
-        let wait = backoff.next(None);
-        let told = ended.told.or_else(|| {
-            watcher.retrying(&Retrying { run_id: &run_id, attempt, of: plan.retries.limit + 1, failure: &failure, wait });
-            signals.wait(wait)
-        });
+    }
+
+    fn skip(self, held_by: Option<String>) -> Result<(RunResult, Store), RunError> {
+        let mut store = Store::open(self.env.state)?;
+        if let Some(found) = self.found(&store)? {
+            return Ok((RunResult::Found(found), store));
+        }
+        let new = self.new_run(None)?;
+        store.skip_run(&new, &Started { held_by: held_by.clone(), ..self.started(&new) })?;
+        self.observer.observe(&RunEvent::Skipped { run_id: &self.run_id, spec: &self.spec, held_by: held_by.as_deref() });
+        Ok((RunResult::Skipped { run_id: self.run_id, held_by }, store))
+    }
+
+    /// Steps 2 and 3: everything up to the record of the run. `Err`: a run of this id has ended before.
+    fn begin(&mut self, lock: FileLock) -> Result<Result<Recorded, (Box<Run>, Store)>, RunError> {
+        let state = self.env.state;
+        if self.may_exist {
+            // Before any file of this run is touched: they may be those of a run that another supervisor left.
+            let mut store = Store::open(state)?;
+            self.close_predecessors(&mut store)?;
+            if let Some(found) = self.found(&store)? {
+                return Ok(Err((found, store)));
+            }
+        }
+        let run_id = self.run_id.clone();
+        let running = || RunError::Running { run_id: run_id.clone() };
+        let (guard, lives) = RunFilesGuard::begin(state, &run_id)?.ok_or_else(running)?;
+        // Started early, and idle until it is sent its order: its own start takes as long as what is done here in the meantime.
+        // Returning before the order ends it again, without plugin code ever being loaded.
+        let worker = self.attempts().start_worker(1)?;
+
+        let mut store = Store::open(state)?;
+        if self.may_exist {
+            // Of two processes that were given one id, the second finds here what the first has recorded since.
+            match self.found(&store) {
+                Ok(None) => {}
+                Ok(Some(found)) => {
+                    guard.keep();
+                    traces::remove_spool(state, &run_id);
+                    return Ok(Err((found, store)));
+                }
+                Err(error) => {
+                    guard.keep();
+                    return Err(error);
+                }
+            }
+        }
+        self.close_predecessors(&mut store)?;
+        if let Some(moved) = overlap::at_bookmark(&store, &self.spec)? {
+            self.spec = moved;
+        }
+        make_dir(&state.run_logs(&run_id))?;
+        let files = self.attempts().make_files(1)?;
+        let new = self.new_run(Some(worker.pid()))?;
+        let started = Instant::now();
+        if let Some(&signal) = self.signals.endings().first() {
+            return Err(RunError::Interrupted { signal });
+        }
+        store.begin_run(&new, &self.started(&new))?;
+        guard.keep();
+        self.observer.observe(&RunEvent::Started { run_id: &run_id, spec: &self.spec });
+        Ok(Ok(Recorded { store, worker, files, started, locks: [lives, lock] }))
+    }
+
+    fn close_predecessors(&mut self, store: &mut Store) -> Result<(), RunError> {
+        let closed = recovery::close_predecessors(self.env.state, store, &self.spec)?;
+        self.observer.observe(&RunEvent::Recovered(&closed));
+        match closed.stuck.into_iter().next() {
+            Some((_, error)) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// The run of this id, if there is one and it has ended.
+    fn found(&self, store: &Store) -> Result<Option<Box<Run>>, RunError> {
+        let Some(run) = store.run(&self.run_id)? else { return Ok(None) };
+        if !run.has_key(&self.spec.package, &self.spec.job, self.spec.account.as_deref()) {
+            return Err(RunError::OtherJob { run_id: run.run_id, package: run.package, job: run.job });
+        }
+        match run.state {
+            RunState::Running => Err(RunError::Running { run_id: run.run_id }),
+            _ => Ok(Some(Box::new(run))),
+        }
+    }
+
+    /// Steps 4 to 8.
+    fn supervise(mut self, recorded: Recorded) -> Result<(RunResult, Store), RunError> {
+        let Recorded { store, worker, files, started, locks } = recorded;
+        let Finished { mut store, outcome, attempt, mut facts, bookmark, output } =
+            self.attempt_until_done(store, worker, files)?;
+        facts.duration = started.elapsed();
+        let terminal = terminal(&outcome, attempt, &facts, earlier(&store, &self.run_id, attempt)?);
+        let end = RunEnd { ended_at: now_micros(), bookmark, terminal };
+        let ended = recorded_with_retries(|| store.end_run(&self.run_id, &end)).map_err(|e| self.not_recorded(e.into()))?;
+        traces::remove_spool(self.env.state, &self.run_id);
+        drop(locks);
+        if !ended {
+            return Err(self.closed_elsewhere());
+        }
+        let Self { run_id, spec, observer, .. } = self;
+        let terminal = end.terminal;
+        observer.observe(&RunEvent::Ended { run_id: &run_id, spec: &spec, terminal: &terminal, output: &output });
+        Ok((RunResult::Ended(Box::new(Ended { run_id, terminal, output })), store))
+    }
+
+    fn attempt_until_done(&mut self, mut store: Store, mut worker: Worker, mut files: Files) -> Result<Finished, RunError> {
+        let wait = self.spec.retries.wait;
+        let mut backoff = Backoff::new(wait, LONGEST_WAIT.max(wait));
+        let mut facts = Facts::default();
+        let mut attempt = 1;
+        loop {
+            let output = files.output.clone();
+            let attempts = Attempt { env: self.env, spec: &self.spec, library: self.library, run_id: &self.run_id };
+            let ended = attempts.run(attempt, worker, files, store, self.signals)?;
+            store = ended.store;
+            facts.add(&ended.facts);
+            let failure = match ended.result.map_err(|e| self.not_recorded(e))? {
+                Outcome::Failed(failure) if self.spec.retries.again(attempt, &failure) => failure,
+                outcome => return Ok(Finished { store, outcome, attempt, facts, bookmark: ended.bookmark, output }),
+            };
+            self.record_attempt_end(&mut store, attempt, &failure)?;
+            let next = self.next_attempt(attempt, &failure, ended.told, backoff.next(None));
+            let next = next.inspect_err(|signal| drop(ended.note.between(*signal)));
+            match next.unwrap_or_else(|signal| Next::End(decision::told_between(signal, attempt, &failure))) {
+                Next::Attempt(next_worker, next_files) => (worker, files) = (next_worker, next_files),
+                Next::End(outcome) => return Ok(Finished { store, outcome, attempt, facts, bookmark: None, output }),
+            }
+            let pid = worker.pid();
+            let begun = recorded_with_retries(|| store.begin_attempt(&self.run_id, attempt + 1, now_micros(), pid));
+            if !begun.map_err(|e| self.not_recorded(e.into()))? {
+                return Err(self.closed_elsewhere());
+            }
+            self.attempts().remove_spool(attempt);
+            attempt += 1;
+        }
+    }
+
+    fn record_attempt_end(&self, store: &mut Store, attempt: u32, failure: &Failure) -> Result<(), RunError> {
+        let end = AttemptEnd { attempt, cause: failure.cause, message: failure.message.clone(), ended_at: now_micros() };
+        match recorded_with_retries(|| store.end_attempt(&self.run_id, &end)) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.closed_elsewhere()),
+            Err(error) => Err(self.not_recorded(error.into())),
+        }
+    }
+
+    /// Waits, and prepares the attempt after this one. `Err`: the signal that asked for the end of the run.
+    fn next_attempt(&mut self, attempt: u32, failure: &Failure, told: Option<i32>, wait: Duration) -> Result<Next, i32> {
         if let Some(signal) = told {
-            let _ = ended.note.between(signal);
-            break (decision::told_between(signal, attempt, &failure), output, None);
+            return Err(signal);
         }
+        let of = self.spec.retries.limit + 1;
+        self.observer.observe(&RunEvent::AttemptFailed(AttemptFailed { run_id: &self.run_id, attempt, of, failure, wait }));
+        if let Some(signal) = self.signals.wait(wait) {
+            return Err(signal);
+        }
+        let attempts = self.attempts();
         let next = attempts.start_worker(attempt + 1);
-        match next.and_then(|worker| attempts.make_files(attempt + 1).map(|files| (worker, files))) {
-            Ok(next) => (worker, files) = next,
-            Err(error) => break (decision::not_begun(attempt + 1, &failure, &crate::text::chain(&error)), output, None),
-        }
-        let begun = recorded(|| store.begin_attempt(&run_id, attempt + 1, crate::host::clock::now_micros(), worker.pid()));
-        if !begun.map_err(|e| not_recorded(e.into()))? {
-            return Err(closed_elsewhere());
-        }
-        attempts.remove_spool(attempt);
-        attempt += 1;
-    };
-
-    facts.duration = clock.elapsed();
-    let before = earlier(&store, &run_id, attempt)?;
-    let end = run_end(&outcome, attempt, &facts, bookmark, before);
-    let ended = recorded(|| store.end_run(&run_id, &end)).map_err(|e| not_recorded(e.into()))?;
-    traces::remove_spool(site.state, &run_id);
-    drop((lives, lock));
-    if !ended {
-        return Err(closed_elsewhere());
+        Ok(match next.and_then(|worker| attempts.make_files(attempt + 1).map(|files| (worker, files))) {
+            Ok((worker, files)) => Next::Attempt(worker, files),
+            Err(error) => Next::End(decision::not_begun(attempt + 1, failure, &crate::text::chain(&error))),
+        })
     }
-    let duration = facts.duration;
-    Ok(Ran::Ended(Box::new(Ended { run_id, outcome, duration, attempt, output, payload: end.payload, store })))
+
+    fn attempts(&self) -> Attempt<'_> {
+        Attempt { env: self.env, spec: &self.spec, library: self.library, run_id: &self.run_id }
+    }
+
+    fn not_recorded(&self, source: IntakeError) -> RunError {
+        RunError::NotRecorded { run_id: self.run_id.clone(), source: Box::new(source) }
+    }
+
+    fn closed_elsewhere(&self) -> RunError {
+        RunError::ClosedElsewhere { run_id: self.run_id.clone() }
+    }
+
+    fn new_run(&self, worker_pid: Option<u32>) -> Result<NewRun, RunError> {
+        let identity = |source| RunError::Process { doing: "reading this process's identity", source };
+        let job = self.library.manifest().job(&self.spec.job);
+        let job = job.ok_or_else(|| RunError::Changed { path: self.library.path().to_owned() })?;
+        Ok(NewRun {
+            run_id: self.run_id.clone(),
+            spec: self.spec.clone(),
+            started_at: now_micros(),
+            plugin_path: self.library.path().display().to_string(),
+            plugin_sha256: self.library.sha256().to_owned(),
+            location: format!("{}:{}", job.file, job.line),
+            host: process::host(),
+            supervisor: Identity::own().map_err(identity)?,
+            worker_pid,
+            keeps_bookmark: job.has_since(),
+        })
+    }
+
+    fn started(&self, new: &NewRun) -> Started {
+        let place = Place {
+            host: &new.host,
+            lorchestra_version: self.env.version,
+            plugin_path: &new.plugin_path,
+            plugin_sha256: &new.plugin_sha256,
+        };
+        Started::of(&self.spec, place)
+    }
 }
 
 /// Records something of a run, trying again for a moment: another process may keep the store, or be about to free the disk.
-fn recorded(mut record: impl FnMut() -> Result<bool, StoreError>) -> Result<bool, StoreError> {
+fn recorded_with_retries(mut record: impl FnMut() -> Result<bool, StoreError>) -> Result<bool, StoreError> {
     for _ in 1..intake::LAST_TRIES {
         match record() {
             Err(StoreError::Busy { .. } | StoreError::NotWritable { .. }) => std::thread::sleep(intake::RETRY),
@@ -356,49 +394,4 @@ fn recorded(mut record: impl FnMut() -> Result<bool, StoreError>) -> Result<bool
         }
     }
     record()
-}
-
-fn new_run(plan: &Plan, library: &Library, job: &JobManifest) -> Result<NewRun, RunError> {
-    let identity = Identity::own().map_err(|source| RunError::Process { doing: "reading this process's identity", source })?;
-    let window = plan.window.as_ref();
-    let micros = |time: DateTime<Utc>| time.timestamp_micros();
-    Ok(NewRun {
-        run_id: uuid::Uuid::now_v7().to_string(),
-        package: plan.package.clone(),
-        job: plan.job.clone(),
-        account: plan.account.clone(),
-        started_at: crate::host::clock::now_micros(),
-        params: plan.params.clone().into(),
-        since: window.and_then(|w| w.since).map(micros),
-        until: window.map(|w| micros(w.until)),
-        plugin_path: library.path().display().to_string(),
-        plugin_version: plan.version.clone(),
-        plugin_sha256: library.sha256().to_owned(),
-        location: format!("{}:{}", job.file, job.line),
-        host: process::host(),
-        supervisor_pid: identity.pid,
-        supervisor_start: identity.start,
-        boot_id: identity.boot_id,
-        worker_pid: None,
-        keeps_bookmark: job.has_since(),
-    })
-}
-
-/// Payload of `job.started`, and most of that of `job.skipped`.
-fn started(site: &Site<'_>, plan: &Plan, run: &NewRun) -> Value {
-    let time = |micros: Option<i64>| {
-        micros.and_then(DateTime::from_timestamp_micros).map(|t| t.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true))
-    };
-    json!({
-        "parameters": run.params,
-        "since": time(run.since),
-        "until": time(run.until),
-        "host": run.host,
-        "lorchestra_version": site.version,
-        "plugin_path": run.plugin_path,
-        "plugin_version": run.plugin_version,
-        "plugin_sha256": run.plugin_sha256,
-        "retries": plan.retries.limit,
-        "memory_max": plan.memory_max,
-    })
 }

@@ -89,7 +89,7 @@ fn run(control: &UnixStream) -> Result<(), WorkerFault> {
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&cancelled)).map_err(ours("handle signals"))?;
     }
-    let deadline = order.timeout.map(|timeout| Deadline { timeout, grace: order.grace });
+    let deadline = order.spec.timeout.map(|timeout| Deadline { timeout, grace: order.spec.grace });
     watchdog::start(control, deadline).map_err(ours("start its watchdog"))?;
 
     let spool =
@@ -101,11 +101,11 @@ fn run(control: &UnixStream) -> Result<(), WorkerFault> {
     if watchdog::supervisor_is_gone(control).map_err(ours("look at its control socket"))? {
         return Ok(());
     }
-    if let Some(max) = order.memory_max {
+    if let Some(max) = order.spec.memory_max {
         let limit = Rlimit { current: Some(max), maximum: Some(max) };
         setrlimit(Resource::Data, limit).map_err(|e| ours("limit its memory")(e.into()))?;
     }
-    let writer = Writer::create(&order.spool).map_err(spool)?;
+    let writer = Writer::create(&order.spool).map_err(spool)?.with_strict_numbers(order.strict_numbers);
     // Diagnostics: without them the job goes on.
     let trace = Log::open(&order.trace, order.log_max);
     if let Err(error) = &trace {

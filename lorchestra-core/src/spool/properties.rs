@@ -6,11 +6,10 @@ use super::record::{Final, frame, parse};
 use super::writer::{NewEvent, Writer, segment_path};
 use crate::host::state::StateDir;
 use crate::store::event::Taken;
-use crate::store::tests::new_run;
+use crate::store::tests::{new_run, started};
 use crate::store::{EventFilter, Store};
 use lorchestra_plugin_api::invoke::JobReturn;
 use proptest::prelude::*;
-use serde_json::json;
 use std::path::Path;
 
 /// Bytes of a payload: most are small; some are so large that a few fill what is read at once.
@@ -133,7 +132,7 @@ enum Death {
 /// Takes a spool in as a supervisor and then recovery do, dying as told; what the store has in the end.
 fn take_in(state: &StateDir, dir: &Path, deaths: &[Death]) -> (Vec<u64>, Taken) {
     let mut store = Store::open(state).unwrap();
-    store.begin_run(&new_run("run"), &json!({})).unwrap();
+    store.begin_run(&new_run("run"), &started()).unwrap();
     let mut deaths = deaths.iter().copied().chain(std::iter::repeat(Death::None));
     'dead: loop {
         let mut taken = store.taken("run", 1).unwrap();

@@ -41,8 +41,10 @@ pub struct NewEvent<'a> {
 }
 
 impl NewEvent<'_> {
-    fn check(&self) -> Result<(), String> {
+    fn check(&self, strict_numbers: bool) -> Result<(), AppendError> {
         limits::check(self.event_type, self.payload, self.schema_ref, self.correlation_id, self.subject_id)
+            .and_then(|()| if strict_numbers { limits::check_exact_numbers(self.event_type, self.payload) } else { Ok(()) })
+            .map_err(AppendError::Invalid)
     }
 }
 
@@ -89,6 +91,8 @@ pub struct Writer {
     named: bool,
     state: State,
     segment_bytes: u64,
+    /// Whether an event with a number that loses digits in 64 bits is refused.
+    strict_numbers: bool,
     clock: Clock,
     disk: Disk,
 }
@@ -136,6 +140,12 @@ impl Writer {
         Self::with_segments_of(dir, SEGMENT_BYTES)
     }
 
+    /// Refuses events with a number that loses digits where 64 bits are kept.
+    #[must_use]
+    pub(crate) fn with_strict_numbers(self, strict_numbers: bool) -> Self {
+        Self { strict_numbers, ..self }
+    }
+
     /// With segments of another size: for tests.
     pub(crate) fn with_segments_of(dir: &Path, segment_bytes: u64) -> io::Result<Self> {
         let (file, ident) = open_segment(dir, 1)?;
@@ -151,6 +161,7 @@ impl Writer {
             named: false,
             state: State::Open,
             segment_bytes,
+            strict_numbers: false,
             clock: Clock(uuid::ContextV7::new()),
             disk: Disk::REAL,
         })
@@ -161,7 +172,7 @@ impl Writer {
     /// `cancelled` is asked while the spool is full and the store has to catch up.
     pub fn append(&mut self, event: &NewEvent<'_>, cancelled: &dyn Fn() -> bool) -> Result<(), AppendError> {
         self.ready(cancelled)?;
-        event.check().map_err(AppendError::Invalid)?;
+        event.check(self.strict_numbers)?;
         self.buffer.clear();
         write_event(&mut self.buffer, self.seq + 1, &self.clock, Clock::now(), event);
         self.write_buffer(1).map(drop).map_err(|(_, e)| e)
@@ -181,8 +192,8 @@ impl Writer {
         let mut count = 0;
         let mut invalid = Ok(());
         for event in events {
-            if let Err(why) = event.check() {
-                invalid = Err(AppendError::Invalid(why));
+            if let Err(why) = event.check(self.strict_numbers) {
+                invalid = Err(why);
                 break;
             }
             count += 1;
@@ -410,18 +421,8 @@ fn write_event(out: &mut Vec<u8>, seq: u64, clock: &Clock, at: i64, event: &NewE
     });
 }
 
-fn write_number(out: &mut Vec<u8>, mut n: u64) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (n % 10) as u8;
-        n /= 10;
-        if n == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
+fn write_number(out: &mut Vec<u8>, n: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes());
 }
 
 fn write_json(out: &mut Vec<u8>, value: &impl serde::Serialize) {

@@ -3,7 +3,7 @@
 //! Owns the rule by which a run moves one ([`after`]), which [`super::run`] applies in the transaction that ends the run: state, terminal
 //! event and bookmark are one commit, whoever makes it. Set and removed by hand by the command line. Retention does not touch them.
 
-use super::{Store, StoreError, schema};
+use super::{Store, StoreError};
 use crate::host::state::StateDir;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
@@ -62,25 +62,24 @@ impl Store {
         self.read("reading a bookmark", |db| find(db, key))
     }
 
-    /// The same of a store as it is: one that is not there, or of a version from before bookmarks, is neither made nor migrated.
+    /// The same of a store as it is: one that is not there, or of an older version, is neither made nor migrated.
     pub fn peek_bookmark(state: &StateDir, key: Key<'_>) -> Result<Option<Bookmark>, StoreError> {
-        match Self::open_as_it_is(&state.store())? {
-            Some((store, _)) => store.read("reading a bookmark", |db| match schema::has_bookmarks(db)? {
-                true => find(db, key),
-                false => Ok(None),
-            }),
+        match Self::open_current(&state.store())? {
+            Some(store) => store.bookmark(key),
             None => Ok(None),
         }
     }
 
-    /// All bookmarks, or those of a package, or of a job, in the order of their names.
+    /// All bookmarks, or those of a package, or of a job of it, in the order of their names.
     pub fn bookmarks(&self, package: Option<&str>, job: Option<&str>) -> Result<Vec<Bookmark>, StoreError> {
-        self.read("reading bookmarks", |db| {
-            let mut statement = db.prepare(
-                "SELECT * FROM bookmarks WHERE (?1 IS NULL OR package = ?1) AND (?2 IS NULL OR job = ?2)
-                 ORDER BY package, job, account",
-            )?;
-            statement.query_map(params![package, job], bookmark)?.collect()
+        let list = |db: &Connection, clause: &str, names: &[&str]| {
+            let mut statement = db.prepare(&format!("SELECT * FROM bookmarks {clause} ORDER BY package, job, account"))?;
+            statement.query_map(rusqlite::params_from_iter(names), bookmark)?.collect()
+        };
+        self.read("reading bookmarks", |db| match (package, job) {
+            (Some(package), Some(job)) => list(db, "WHERE package = ?1 AND job = ?2", &[package, job]),
+            (Some(package), None) => list(db, "WHERE package = ?1", &[package]),
+            (None, _) => list(db, "", &[]),
         })
     }
 
@@ -157,11 +156,12 @@ fn bookmark(row: &Row<'_>) -> rusqlite::Result<Bookmark> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{new_run, site};
-    use super::super::{NewRun, RunEnd, RunState, retention};
+    use super::super::tests::{new_run, site, spec, started, terminal};
+    use super::super::{NewRun, RunEnd, RunState, Terminal, retention};
     use super::*;
+    use crate::outcome::{Cause, Failure};
+    use crate::plan::{RunSpec, Window};
     use proptest::prelude::*;
-    use serde_json::json;
     use std::time::Duration;
 
     const KEY: Key<'static> = Key { package: "pkg", job: "job", account: None };
@@ -211,13 +211,23 @@ mod tests {
     }
 
     fn run(run_id: &str, account: Option<&str>, since: Option<i64>, until: i64) -> NewRun {
-        NewRun { account: account.map(str::to_owned), since, until: Some(until), keeps_bookmark: true, ..new_run(run_id) }
+        let at = |micros| chrono::DateTime::from_timestamp_micros(micros).unwrap();
+        let window = Some(Window { since: since.map(at), until: at(until) });
+        let spec = RunSpec { account: account.map(str::to_owned), window, ..spec() };
+        NewRun { spec, keeps_bookmark: true, ..new_run(run_id) }
     }
 
     fn end(state: RunState, bookmark: Option<i64>) -> RunEnd {
-        let ended_at = 1_700_000_001_000_000;
-        let payload = json!({});
-        RunEnd { state, cause: None, message: None, job_result: None, ended_at, attempt: 1, bookmark, payload }
+        let failure = Failure {
+            cause: Cause::Error,
+            message: "no".into(),
+            permanent: false,
+            job_result: None,
+            signal: None,
+            exit_code: None,
+        };
+        let terminal = Terminal { failure: (state == RunState::Failed).then_some(failure), ..terminal() };
+        RunEnd { bookmark, terminal, ..super::super::tests::end() }
     }
 
     fn at(store: &Store, account: Option<&str>) -> Option<i64> {
@@ -228,7 +238,7 @@ mod tests {
     fn success_moves_it_in_the_transaction_of_the_end() {
         let site = site();
         let mut store = Store::open(&site.state).unwrap();
-        store.begin_run(&run("r1", None, None, 50), &json!({})).unwrap();
+        store.begin_run(&run("r1", None, None, 50), &started()).unwrap();
         assert_eq!(at(&store, None), None, "only at its end");
         // What refuses the terminal event refuses the bookmark.
         store.db.execute_batch("CREATE TRIGGER no BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'no'); END").unwrap();
@@ -250,11 +260,11 @@ mod tests {
         let site = site();
         let mut store = Store::open(&site.state).unwrap();
         store.set_bookmark(KEY, 40, 1).unwrap();
-        store.begin_run(&run("failed", None, Some(40), 50), &json!({})).unwrap();
+        store.begin_run(&run("failed", None, Some(40), 50), &started()).unwrap();
         store.end_run("failed", &end(RunState::Failed, Some(50))).unwrap();
-        store.begin_run(&NewRun { keeps_bookmark: false, ..run("until", None, None, 50) }, &json!({})).unwrap();
+        store.begin_run(&NewRun { keeps_bookmark: false, ..run("until", None, None, 50) }, &started()).unwrap();
         store.end_run("until", &end(RunState::Completed, None)).unwrap();
-        store.skip_run(&run("skipped", None, Some(40), 50), &json!({})).unwrap();
+        store.skip_run(&run("skipped", None, Some(40), 50), &started()).unwrap();
         assert_eq!(at(&store, None), Some(40));
         for id in ["failed", "until", "skipped"] {
             assert_eq!(store.find_run(id).unwrap().unwrap().bookmark, None, "{id}");
@@ -266,15 +276,15 @@ mod tests {
         let site = site();
         let mut store = Store::open(&site.state).unwrap();
         for (id, account, until) in [("r1", None, 50), ("r2", Some("a"), 60), ("r3", Some("b"), 70)] {
-            store.begin_run(&run(id, account, None, until), &json!({})).unwrap();
+            store.begin_run(&run(id, account, None, until), &started()).unwrap();
         }
         // Several at once, as recovery ends them.
         let (plain, said) = (end(RunState::Completed, None), end(RunState::Completed, Some(65)));
         store.end_runs(&[("r1", &plain), ("r2", &plain), ("r3", &said)]).unwrap();
         assert_eq!([at(&store, None), at(&store, Some("a")), at(&store, Some("b"))], [Some(50), Some(60), Some(65)]);
         // A gap after a's; a backfill of b's.
-        store.begin_run(&run("r4", Some("a"), Some(61), 90), &json!({})).unwrap();
-        store.begin_run(&run("r5", Some("b"), Some(0), 10), &json!({})).unwrap();
+        store.begin_run(&run("r4", Some("a"), Some(61), 90), &started()).unwrap();
+        store.begin_run(&run("r5", Some("b"), Some(0), 10), &started()).unwrap();
         store.end_runs(&[("r4", &plain), ("r5", &plain)]).unwrap();
         assert_eq!([at(&store, Some("a")), at(&store, Some("b"))], [Some(60), Some(65)]);
         assert_eq!(store.find_run("r4").unwrap().unwrap().bookmark, Some(Moved { before: Some(60), after: None }));
@@ -304,9 +314,9 @@ mod tests {
     fn retention_leaves_bookmarks() {
         let site = site();
         let mut store = Store::open(&site.state).unwrap();
-        store.begin_run(&run("r1", None, None, 50), &json!({})).unwrap();
+        store.begin_run(&run("r1", None, None, 50), &started()).unwrap();
         store.end_run("r1", &end(RunState::Completed, None)).unwrap();
-        store.begin_run(&new_run("r2"), &json!({})).unwrap();
+        store.begin_run(&new_run("r2"), &started()).unwrap();
         let none = Duration::ZERO;
         let retention = retention::Retention { logs: none, payloads: none, runs: none, undelivered: false };
         assert_eq!(store.prune(&site.state, &retention, crate::host::clock::now_micros()).unwrap().runs, 1);
@@ -321,11 +331,11 @@ mod tests {
         let mut store = Store::open(&site.state).unwrap();
         store.set_bookmark(KEY, 7, 1).unwrap();
         assert_eq!(Store::peek_bookmark(&site.state, KEY).unwrap().map(|bookmark| bookmark.at), Some(7));
-        store.db.execute_batch("DROP TABLE bookmarks; PRAGMA user_version = 3;").unwrap();
+        store.db.execute_batch("DROP TABLE bookmarks; PRAGMA user_version = 0;").unwrap();
         drop(store);
         assert_eq!(Store::peek_bookmark(&site.state, KEY).unwrap(), None);
         let version: i64 =
             Connection::open(site.state.store()).unwrap().query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
-        assert_eq!(version, 3);
+        assert_eq!(version, 0);
     }
 }

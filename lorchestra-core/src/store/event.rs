@@ -47,6 +47,68 @@ pub struct EventFilter {
     pub delivery: Option<Undelivered>,
 }
 
+impl EventFilter {
+    /// The statements that read them, one after the other. Each goes by one index and looks at the rest of the filter in the rows of that: a `+`
+    /// keeps a condition from another index, and a `CROSS JOIN` the tables in their order.
+    fn statements(&self) -> Vec<String> {
+        let select = |reason: &str, from: &str, order: &str| {
+            // The view `envelope` has no text for a time that is out of range.
+            format!(
+                "SELECT e.event_id, e.event_type, r.package || '/' || r.job AS source, e.schema_ref, e.created_at,
+                    coalesce(e.correlation_id, r.run_id) AS correlation_id, e.subject_id, e.payload, r.run_id, e.attempt, r.package, r.job,
+                    {reason} AS delivery_error FROM {from} CROSS JOIN runs r ON r.n = e.run
+                 WHERE (?1 IS NULL OR r.run_id = ?1) AND (?2 IS NULL OR +e.event_type = ?2) AND (?3 IS NULL OR +e.created_at >= ?3)
+                 ORDER BY {order}"
+            )
+        };
+        if self.run_id.is_some() {
+            let (reason, delivery) = match self.delivery {
+                None => ("NULL", "TRUE"),
+                Some(Undelivered::Pending) => ("NULL", outbox::PENDING),
+                Some(Undelivered::Refused) => ("(SELECT reason FROM settled WHERE event = e.n)", outbox::REFUSED),
+                Some(Undelivered::Uncertain) => (outbox::WHY_UNCERTAIN, outbox::UNCERTAIN),
+            };
+            let from = format!("(SELECT * FROM events e WHERE run = (SELECT n FROM runs WHERE run_id = ?1) AND {delivery}) e");
+            return vec![select(reason, &from, "e.n")];
+        }
+        match (self.delivery, &self.event_type, self.since) {
+            // Suspects may be on both sides of the mark.
+            (Some(Undelivered::Pending), ..) => vec![
+                select(
+                    "NULL",
+                    "(SELECT event FROM settled WHERE how = 'suspect' AND event <= (SELECT delivered_to FROM outbox)) s
+                     CROSS JOIN events e ON e.n = s.event",
+                    "s.event",
+                ),
+                select(
+                    "NULL",
+                    &format!("(SELECT * FROM events e WHERE n > (SELECT delivered_to FROM outbox) AND {}) e", outbox::PENDING),
+                    "e.n",
+                ),
+            ],
+            (Some(Undelivered::Refused), ..) => vec![select(
+                "s.reason",
+                "(SELECT event, reason FROM settled WHERE how = 'refused') s CROSS JOIN events e ON e.n = s.event",
+                "s.event",
+            )],
+            (Some(Undelivered::Uncertain), ..) => vec![select(
+                "b.reason",
+                &format!(
+                    "(SELECT * FROM batches WHERE state = 'uncertain') b CROSS JOIN events e ON e.n BETWEEN b.first AND b.last AND {}",
+                    outbox::UNSETTLED
+                ),
+                "b.first, e.n",
+            )],
+            (None, Some(_), None) => vec![select("NULL", "(SELECT * FROM events WHERE event_type = ?2) e", "e.created_at, e.n")],
+            (None, Some(_), Some(_)) => {
+                vec![select("NULL", "(SELECT * FROM events WHERE event_type = ?2 AND created_at >= ?3) e", "e.created_at, e.n")]
+            }
+            (None, None, Some(_)) => vec![select("NULL", "(SELECT * FROM events WHERE created_at >= ?3) e", "e.created_at, e.n")],
+            (None, None, None) => vec![select("NULL", "events e", "e.created_at, e.n")],
+        }
+    }
+}
+
 /// Why an event is not delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Undelivered {
@@ -142,39 +204,25 @@ impl Store {
             Ok(())
         })?;
         *taken = next;
+        self.taken_in = self.taken_in.saturating_add(records.len());
         Ok(())
     }
 
-    /// Reads events oldest first, one at a time, so that any number of them takes the memory of one.
+    /// Reads events oldest first, one at a time, so that any number of them takes the memory of one. Those of one run, and those that are not
+    /// delivered, are in the order in which they were taken in, which for a run is that of being emitted.
     pub fn events<E>(
         &self,
         filter: &EventFilter,
         mut each: impl FnMut(Event) -> Result<(), E>,
     ) -> Result<Result<(), E>, StoreError> {
         self.read("reading events", |db| {
-            // A statement for each, so that it can use its index.
-            let run = if filter.run_id.is_some() { "e.run = (SELECT n FROM runs WHERE run_id = ?1)" } else { "?1 IS NULL" };
-            let (reason, delivery) = match filter.delivery {
-                None => ("NULL", "TRUE"),
-                Some(Undelivered::Pending) => ("NULL", outbox::PENDING),
-                Some(Undelivered::Refused) => ("(SELECT reason FROM settled WHERE event = e.n)", outbox::REFUSED),
-                Some(Undelivered::Uncertain) => (
-                    "(SELECT reason FROM batches b WHERE b.state = 'uncertain' AND e.n BETWEEN b.first AND b.last)",
-                    outbox::UNCERTAIN,
-                ),
-            };
-            // The view `envelope` has no text for a time out of range, which older versions took in.
-            let sql = format!(
-                "SELECT e.event_id, e.event_type, r.package || '/' || r.job AS source, e.schema_ref, e.created_at,
-                    coalesce(e.correlation_id, r.run_id) AS correlation_id, e.subject_id, e.payload, r.run_id, e.attempt, r.package, r.job,
-                    {reason} AS delivery_error FROM events e JOIN runs r ON r.n = e.run WHERE {run}
-                    AND (?2 IS NULL OR e.event_type = ?2) AND (?3 IS NULL OR e.created_at >= ?3) AND {delivery} ORDER BY e.n"
-            );
-            let mut statement = db.prepare(&sql)?;
-            let mut rows = statement.query(params![filter.run_id, filter.event_type, filter.since])?;
-            while let Some(row) = rows.next()? {
-                if let Err(e) = each(event(row)?) {
-                    return Ok(Err(e));
+            for sql in filter.statements() {
+                let mut statement = db.prepare(&sql)?;
+                let mut rows = statement.query(params![filter.run_id, filter.event_type, filter.since])?;
+                while let Some(row) = rows.next()? {
+                    if let Err(e) = each(event(row)?) {
+                        return Ok(Err(e));
+                    }
                 }
             }
             Ok(Ok(()))
@@ -215,19 +263,30 @@ fn insert(tx: &Transaction<'_>, run: i64, attempt: u32, records: &[Record<'_>]) 
     Ok(())
 }
 
-/// An event that lorchestra emits itself.
-pub(super) fn insert_own(
-    tx: &Transaction<'_>,
-    run: i64,
-    attempt: u32,
-    event_type: &str,
-    at: i64,
-    payload: &serde_json::Value,
-    terminal: bool,
-) -> rusqlite::Result<()> {
+/// One of lorchestra's own events of a run.
+pub(super) struct OwnEvent<'a> {
+    pub(super) run: i64,
+    /// 0: the run was skipped.
+    pub(super) attempt: u32,
+    pub(super) event_type: &'a str,
+    pub(super) at: i64,
+    /// Whether it ends its run.
+    pub(super) terminal: bool,
+}
+
+pub(super) fn insert_own(tx: &Transaction<'_>, event: &OwnEvent<'_>, payload: &impl serde::Serialize) -> rusqlite::Result<()> {
+    let payload = serde_json::to_string(payload).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
     tx.execute(
         "INSERT INTO events (event_id, run, attempt, event_type, created_at, payload, terminal) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        params![uuid::Uuid::now_v7().to_string(), run, attempt, event_type, at, payload.to_string(), terminal],
+        params![
+            uuid::Uuid::now_v7().to_string(),
+            event.run,
+            event.attempt,
+            event.event_type,
+            event.at,
+            payload,
+            event.terminal
+        ],
     )?;
     Ok(())
 }

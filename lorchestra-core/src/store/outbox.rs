@@ -393,7 +393,7 @@ impl Store {
             let events = |beyond: &str| count(&format!("SELECT count(*) FROM events e WHERE {run} AND {beyond}"));
             Ok(Backlog {
                 pending: events(UNSENT)? + events(SUSPECT)?,
-                refused: events(REFUSED)?,
+                refused: events(SET_ASIDE)?,
                 // By the batches, which are few, and not by all events there are.
                 uncertain: count(&format!(
                     "SELECT count(*) FROM batches b CROSS JOIN events e ON e.n BETWEEN b.first AND b.last
@@ -404,17 +404,23 @@ impl Store {
     }
 }
 
-/// Conditions on an event `e`, by its delivery.
+/// Conditions on an event `e` of which few are looked at, by its delivery.
 pub(super) const PENDING: &str =
-    "((e.n > (SELECT delivered_to FROM outbox) AND NOT EXISTS (SELECT 1 FROM settled WHERE event = e.n))
-    OR e.n IN (SELECT event FROM settled WHERE how = 'suspect'))";
-/// The two kinds of pending events, each fast to find.
-const UNSENT: &str = "e.n > (SELECT delivered_to FROM outbox) AND NOT EXISTS (SELECT 1 FROM settled WHERE event = e.n)";
-const SUSPECT: &str = "e.n IN (SELECT event FROM settled WHERE how = 'suspect')";
-pub(super) const REFUSED: &str = "e.n IN (SELECT event FROM settled WHERE how = 'refused')";
+    "(e.n > (SELECT delivered_to FROM outbox) AND NOT EXISTS (SELECT 1 FROM settled WHERE event = e.n)
+    OR EXISTS (SELECT 1 FROM settled WHERE event = e.n AND how = 'suspect'))";
+pub(super) const REFUSED: &str = "EXISTS (SELECT 1 FROM settled WHERE event = e.n AND how = 'refused')";
 pub(super) const UNCERTAIN: &str =
     "EXISTS (SELECT 1 FROM batches b WHERE b.state = 'uncertain' AND e.n BETWEEN b.first AND b.last)
     AND NOT EXISTS (SELECT 1 FROM settled WHERE event = e.n)";
+/// Why it is of unknown fate.
+pub(super) const WHY_UNCERTAIN: &str =
+    "(SELECT reason FROM batches b WHERE b.state = 'uncertain' AND e.n BETWEEN b.first AND b.last)";
+/// Not settled by itself.
+pub(super) const UNSETTLED: &str = "NOT EXISTS (SELECT 1 FROM settled WHERE event = e.n)";
+/// The kinds of events that are not delivered, each fast to find.
+const UNSENT: &str = "e.n > (SELECT delivered_to FROM outbox) AND NOT EXISTS (SELECT 1 FROM settled WHERE event = e.n)";
+const SUSPECT: &str = "e.n IN (SELECT event FROM settled WHERE how = 'suspect')";
+const SET_ASIDE: &str = "e.n IN (SELECT event FROM settled WHERE how = 'refused')";
 
 /// Bytes that a row has beside its payload, about.
 const ENVELOPE: usize = 300;

@@ -1,8 +1,17 @@
 //! What the store forgets, and when. Called at the end of a run, after its outcome is known to whoever waits for it.
+//!
+//! No run pays for a year's worth of cleaning. One call looks at [`RUNS`] runs for each thing that it removes, in the order of their ends, and
+//! changes [`EVENTS`] events, or twice as many as this process has taken in: runs with many events do not outgrow it. The rest is for the next
+//! calls. A run with more events than that loses them over several calls, its end last.
+//!
+//! A run whose events are not delivered is passed over, and the next call begins behind it: a thousand of them hold up nobody. At the end of what
+//! is old enough it begins again.
+//!
+//! Free pages are used again. What is more than a tenth of the file is given back to the disk, [`PAGES`] in one call.
 
 use super::{Store, StoreError};
 use crate::host::state::StateDir;
-use rusqlite::params;
+use rusqlite::{OptionalExtension, params};
 use std::time::Duration;
 
 /// How long things are kept after the run's end.
@@ -25,8 +34,14 @@ impl Default for Retention {
     }
 }
 
-/// Runs, and log directories, that one call removes at most: a run does not wait for a year's worth of cleaning.
-const AT_ONCE: i64 = 50;
+/// Runs that one call looks at, for each thing that it removes.
+const RUNS: usize = 50;
+/// Events that one call changes in any case, for each thing that it removes; and those of one transaction, for which others wait.
+const EVENTS: usize = 1000;
+/// Pages that one call gives back to the disk. For each of them another one is moved.
+const PAGES: u32 = 256;
+/// Free pages that are kept for what comes, at least.
+const SPARE: i64 = 1024;
 
 /// What was removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -39,67 +54,254 @@ pub struct Pruned {
     pub payloads: usize,
 }
 
+/// A run that is old enough.
+struct Old {
+    n: i64,
+    run_id: String,
+    ended_at: i64,
+}
+
+/// How far the last call came: to this run, and in it to this event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Position {
+    ended_at: i64,
+    run: i64,
+    event: i64,
+}
+
+const START: Position = Position { ended_at: i64::MIN, run: 0, event: 0 };
+
+impl Position {
+    fn after(old: &Old) -> Self {
+        Self { ended_at: old.ended_at, run: old.n, event: i64::MAX }
+    }
+}
+
+/// What became of an old run.
+enum Step {
+    Done,
+    Kept,
+    /// It has more events than may be changed; done up to this one.
+    Unfinished(i64),
+}
+
+/// How far the events of a run are delivered.
+enum Delivery {
+    Settled,
+    /// Some are of unknown fate, or suspects.
+    Open,
+    /// Some are to be sent, and so are those of the runs after it.
+    Pending,
+}
+
 impl Store {
-    /// Removes some of what is older than `retention` allows, measured at `now` (microseconds since 1970). What is left over
-    /// is removed by the next calls. Running runs are never touched. Also moves the log of a flood of events into the database.
+    /// Removes some of what is older than `retention` allows, measured at `now` (microseconds since 1970). Running runs are never touched. Also
+    /// moves the log of a flood of events into the database.
     pub fn prune(&mut self, state: &StateDir, retention: &Retention, now: i64) -> Result<Pruned, StoreError> {
         self.end_flood()?;
         let before = |age: Duration| now.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
-        // The newest event stays: its number must not be given out again, or the next one would count as delivered.
-        let sql = format!(
-            "SELECT run_id FROM runs WHERE started_at < ?1 AND ended_at < ?1 {}
-             AND n <> (SELECT run FROM events ORDER BY n DESC LIMIT 1) ORDER BY started_at LIMIT ?2",
-            if retention.undelivered { SETTLED } else { "" }
-        );
-        let runs = self.ended_before(&sql, before(retention.runs))?;
-        self.remove(state, &runs, "DELETE FROM runs WHERE run_id = ?1")?;
-        let logs = self.ended_before(
-            "SELECT run_id FROM runs WHERE logs AND ended_at < ?1 ORDER BY ended_at LIMIT ?2",
-            before(retention.logs),
-        )?;
-        self.remove(state, &logs, "UPDATE runs SET logs = 0 WHERE run_id = ?1")?;
-        let sql = format!("SELECT run_id FROM runs WHERE payloads AND ended_at < ?1 {SETTLED} ORDER BY ended_at LIMIT ?2");
-        let payloads = self.ended_before(&sql, before(retention.payloads))?;
-        if !payloads.is_empty() {
-            self.write("removing old payloads", |tx| {
-                let mut events = tx.prepare(
-                    "UPDATE events SET payload = NULL, subject_id = NULL WHERE run = (SELECT n FROM runs WHERE run_id = ?1)",
-                )?;
-                let mut run = tx.prepare("UPDATE runs SET payloads = 0 WHERE run_id = ?1")?;
-                payloads.iter().try_for_each(|id| events.execute([id]).and_then(|_| run.execute([id])).map(drop))
-            })?;
-        }
-        Ok(Pruned { runs: runs.len(), logs: logs.len(), payloads: payloads.len() })
+        let events = EVENTS.max(self.taken_in.saturating_mul(2));
+        // What power loss brings back is removed again.
+        self.deferred(|store| {
+            let runs = store.prune_runs(state, before(retention.runs), retention.undelivered, events)?;
+            let logs = store.prune_logs(state, before(retention.logs))?;
+            let payloads = store.prune_payloads(before(retention.payloads), events)?;
+            store.give_back()?;
+            Ok(Pruned { runs, logs, payloads })
+        })?
     }
 
-    fn ended_before(&self, sql: &str, limit: i64) -> Result<Vec<String>, StoreError> {
-        self.read("looking for old runs", |db| {
-            let mut statement = db.prepare(sql)?;
-            let rows = statement.query_map(params![limit, AT_ONCE], |row| row.get(0))?;
-            rows.collect()
+    fn prune_runs(&mut self, state: &StateDir, before: i64, undelivered: bool, mut left: usize) -> Result<usize, StoreError> {
+        // The newest event stays: its number must not be given out again, or the next one would count as delivered.
+        let newest: Option<i64> = self.read("looking for old runs", |db| {
+            db.query_row("SELECT run FROM events WHERE n = (SELECT max(n) FROM events)", [], |row| row.get(0)).optional()
+        })?;
+        let sql = "SELECT n, run_id, ended_at FROM runs
+            WHERE (ended_at, n) >= (?1, ?2) AND ended_at < ?3 AND started_at < ?3 ORDER BY ended_at, n LIMIT ?4";
+        self.pass("runs", sql, before, undelivered, |store, old, _| {
+            if newest == Some(old.n) {
+                return Ok(Step::Kept);
+            }
+            // Killed after it, the next call finds the run again.
+            remove_dir(&state.run_logs(&old.run_id))?;
+            loop {
+                let some = EVENTS.min(left);
+                let removed = store.write("removing an old run", |tx| {
+                    let sql =
+                        "DELETE FROM events WHERE n IN (SELECT n FROM events WHERE run = ?1 AND NOT terminal ORDER BY n LIMIT ?2)";
+                    let removed = tx.prepare_cached(sql)?.execute(params![old.n, rows(some)])?;
+                    if removed < some {
+                        tx.prepare_cached("DELETE FROM runs WHERE n = ?1")?.execute([old.n])?;
+                    }
+                    Ok(removed)
+                })?;
+                left -= removed;
+                if removed < some {
+                    return Ok(Step::Done);
+                }
+                if left == 0 {
+                    return Ok(Step::Unfinished(0));
+                }
+            }
         })
     }
 
-    /// Removes the logs of runs, then changes their rows. In this order: killed between the two, the next call finds them again.
-    fn remove(&mut self, state: &StateDir, runs: &[String], sql: &str) -> Result<(), StoreError> {
-        if runs.is_empty() {
-            return Ok(());
+    fn prune_logs(&mut self, state: &StateDir, before: i64) -> Result<usize, StoreError> {
+        let sql = "SELECT n, run_id, ended_at FROM runs
+            WHERE logs AND (ended_at, n) >= (?1, ?2) AND ended_at < ?3 ORDER BY ended_at, n LIMIT ?4";
+        let old = self.old(sql, START, before)?;
+        if old.is_empty() {
+            return Ok(0);
         }
-        for run_id in runs {
-            remove_dir(&state.run_logs(run_id))?;
+        // In this order: killed between the two, the next call finds them again.
+        old.iter().try_for_each(|old| remove_dir(&state.run_logs(&old.run_id)))?;
+        self.write("removing old logs", |tx| {
+            let mut statement = tx.prepare_cached("UPDATE runs SET logs = 0 WHERE n = ?1")?;
+            old.iter().try_for_each(|old| statement.execute([old.n]).map(drop))
+        })?;
+        Ok(old.len())
+    }
+
+    fn prune_payloads(&mut self, before: i64, mut left: usize) -> Result<usize, StoreError> {
+        // Where nothing is ever delivered, no run is looked at.
+        if self.read("reading the state of delivery", |db| db.query_row(NOTHING_DELIVERED, [], |row| row.get(0)))? {
+            return Ok(0);
         }
-        self.write("removing old runs", |tx| {
-            let mut statement = tx.prepare(sql)?;
-            runs.iter().try_for_each(|run_id| statement.execute([run_id]).map(drop))
+        let sql = "SELECT n, run_id, ended_at FROM runs
+            WHERE payloads AND (ended_at, n) >= (?1, ?2) AND ended_at < ?3 ORDER BY ended_at, n LIMIT ?4";
+        self.pass("payloads", sql, before, true, |store, old, mut after| {
+            loop {
+                let some = EVENTS.min(left);
+                let cleared: Vec<i64> = store.write("removing old payloads", |tx| {
+                    let sql = "UPDATE events SET payload = NULL, subject_id = NULL
+                        WHERE n IN (SELECT n FROM events WHERE run = ?1 AND n > ?2 ORDER BY n LIMIT ?3) RETURNING n";
+                    let mut statement = tx.prepare_cached(sql)?;
+                    let cleared: Vec<i64> =
+                        statement.query_map(params![old.n, after, rows(some)], |row| row.get(0))?.collect::<Result<_, _>>()?;
+                    if cleared.len() < some {
+                        tx.prepare_cached("UPDATE runs SET payloads = 0 WHERE n = ?1")?.execute([old.n])?;
+                    }
+                    Ok(cleared)
+                })?;
+                left -= cleared.len();
+                if cleared.len() < some {
+                    return Ok(Step::Done);
+                }
+                after = cleared.into_iter().max().unwrap_or(after);
+                if left == 0 {
+                    return Ok(Step::Unfinished(after));
+                }
+            }
+        })
+    }
+
+    /// One pass over runs that are old enough, from where the last one ended; answers for how many `each` was done. `each` is given the event
+    /// after which to go on in the run.
+    fn pass(
+        &mut self,
+        what: &'static str,
+        sql: &str,
+        before: i64,
+        only_delivered: bool,
+        mut each: impl FnMut(&mut Self, &Old, i64) -> Result<Step, StoreError>,
+    ) -> Result<usize, StoreError> {
+        let from = self.position(what)?;
+        let found = self.old(sql, from, before)?;
+        // At the end of what is old enough, the next one begins with the oldest again.
+        let mut next = found.last().filter(|_| found.len() == RUNS).map_or(START, Position::after);
+        let mut done = 0;
+        for old in &found {
+            let event = if old.n == from.run { from.event } else { 0 };
+            if event == i64::MAX {
+                continue;
+            }
+            match if only_delivered { self.delivery_of(old.n)? } else { Delivery::Settled } {
+                Delivery::Settled => match each(self, old, event)? {
+                    Step::Done => done += 1,
+                    Step::Kept => {}
+                    Step::Unfinished(event) => {
+                        next = Position { ended_at: old.ended_at, run: old.n, event };
+                        break;
+                    }
+                },
+                Delivery::Open => {}
+                Delivery::Pending => {
+                    next = START;
+                    break;
+                }
+            }
+        }
+        if next != from {
+            self.write("recording what was removed", |tx| {
+                tx.prepare_cached("INSERT OR REPLACE INTO retention (what, ended_at, run, event) VALUES (?1, ?2, ?3, ?4)")?
+                    .execute(params![what, next.ended_at, next.run, next.event])
+            })?;
+        }
+        Ok(done)
+    }
+
+    fn position(&self, what: &str) -> Result<Position, StoreError> {
+        self.read("looking for old runs", |db| {
+            let mut statement = db.prepare_cached("SELECT ended_at, run, event FROM retention WHERE what = ?1")?;
+            let position = statement
+                .query_row([what], |row| Ok(Position { ended_at: row.get(0)?, run: row.get(1)?, event: row.get(2)? }))
+                .optional()?;
+            Ok(position.unwrap_or(START))
+        })
+    }
+
+    /// Runs that ended before a time, from a position on.
+    fn old(&self, sql: &str, from: Position, before: i64) -> Result<Vec<Old>, StoreError> {
+        self.read("looking for old runs", |db| {
+            let mut statement = db.prepare_cached(sql)?;
+            let values = params![from.ended_at, from.run, before, rows(RUNS)];
+            statement.query_map(values, |row| Ok(Old { n: row.get(0)?, run_id: row.get(1)?, ended_at: row.get(2)? }))?.collect()
+        })
+    }
+
+    fn delivery_of(&self, run: i64) -> Result<Delivery, StoreError> {
+        self.read("reading the state of delivery", |db| {
+            let is = |sql: &str| db.prepare_cached(sql)?.query_row([run], |row| row.get(0));
+            Ok(match is(IS_PENDING)? {
+                true => Delivery::Pending,
+                false if is(IS_OPEN)? => Delivery::Open,
+                false => Delivery::Settled,
+            })
+        })
+    }
+
+    /// Gives free pages back to the disk, if there are many.
+    fn give_back(&mut self) -> Result<(), StoreError> {
+        self.read("giving space back to the disk", |db| {
+            let free: i64 = db.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
+            let all: i64 = db.pragma_query_value(None, "page_count", |row| row.get(0))?;
+            if free > SPARE.max(all / 10) {
+                let mut statement = db.prepare_cached(&format!("PRAGMA incremental_vacuum({PAGES})"))?;
+                let mut pages = statement.query([])?;
+                while pages.next()?.is_some() {}
+            }
+            Ok(())
         })
     }
 }
 
-/// Runs whose events are all delivered, or refused for good: none is pending or of unknown fate. Where nothing was ever delivered, there is
-/// none, and none is looked at.
-const SETTLED: &str = "AND (SELECT delivered_to FROM outbox) > 0
-    AND NOT EXISTS (SELECT 1 FROM events e WHERE e.run = runs.n AND (e.n > (SELECT delivered_to FROM outbox)
-    OR e.n IN (SELECT event FROM settled WHERE how = 'suspect') OR EXISTS (SELECT 1 FROM batches b WHERE e.n BETWEEN b.first AND b.last)))";
+const NOTHING_DELIVERED: &str = "SELECT delivered_to = 0 FROM outbox";
+
+/// Whether an event of a run is to be sent.
+const IS_PENDING: &str = "SELECT EXISTS (SELECT 1 FROM events WHERE run = ?1 AND n > (SELECT delivered_to FROM outbox))";
+
+/// Whether an event of a run is a suspect, on its way, or of unknown fate. Goes by those that are, within the numbers that the run has.
+const IS_OPEN: &str = "SELECT EXISTS (
+        SELECT 1 FROM settled s CROSS JOIN events e ON e.n = s.event WHERE s.how = 'suspect' AND e.run = ?1
+        AND s.event BETWEEN (SELECT min(n) FROM events WHERE run = ?1) AND (SELECT max(n) FROM events WHERE run = ?1)
+    ) OR EXISTS (
+        SELECT 1 FROM batches b WHERE EXISTS (SELECT 1 FROM events e WHERE e.run = ?1 AND e.n BETWEEN b.first AND b.last)
+    )";
+
+/// A number of rows, for SQL.
+fn rows(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
 
 fn remove_dir(dir: &std::path::Path) -> Result<(), StoreError> {
     match std::fs::remove_dir_all(dir) {
@@ -107,3 +309,6 @@ fn remove_dir(dir: &std::path::Path) -> Result<(), StoreError> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,13 @@
 //! Runs and attempts: begun, ended, read.
 
-use super::event::insert_own;
+use super::event::{OwnEvent, insert_own};
+use super::own::{Started, Terminal};
 use super::{Moved, Store, StoreError, bookmark};
 use crate::host::process::Identity;
+use crate::outcome::{Cause, Outcome};
+use crate::plan::{RunSpec, SpecError};
+use chrono::{DateTime, Utc};
 use rusqlite::{OptionalExtension, Row, Transaction, params};
-use serde_json::{Value, json};
 
 /// State of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +22,10 @@ pub enum RunState {
 
 /// Characters of a run's id: so many are no part of one.
 const UUID: usize = 36;
+/// Characters of a run's id that name it, at least. The index for its end has as many.
+pub const NAMED: usize = 4;
+/// Runs of one beginning or end that are read, at most.
+const CANDIDATES: i64 = 6;
 
 impl RunState {
     /// As stored and shown.
@@ -37,21 +44,13 @@ impl RunState {
 #[expect(missing_docs, reason = "documented at Run")]
 pub struct NewRun {
     pub run_id: String,
-    pub package: String,
-    pub job: String,
-    pub account: Option<String>,
+    pub spec: RunSpec,
     pub started_at: i64,
-    pub params: Value,
-    pub since: Option<i64>,
-    pub until: Option<i64>,
     pub plugin_path: String,
-    pub plugin_version: String,
     pub plugin_sha256: String,
     pub location: String,
     pub host: String,
-    pub supervisor_pid: u32,
-    pub supervisor_start: u64,
-    pub boot_id: String,
+    pub supervisor: Identity,
     /// The worker, which waits for its order already; `None` for a run that is skipped.
     pub worker_pid: Option<u32>,
     /// Whether the job has a `since`: its success may move the bookmark of job and account.
@@ -71,9 +70,9 @@ pub struct Run {
     pub account: Option<String>,
     /// Running, or how it ended.
     pub state: RunState,
-    /// Why it failed: the closed set of design's causes.
-    pub cause: Option<String>,
-    /// Why it failed, for people.
+    /// Why it failed.
+    pub cause: Option<Cause>,
+    /// The same for people.
     pub message: Option<String>,
     /// What the job itself had said when the run ended otherwise (timeout, cancelled).
     pub job_result: Option<String>,
@@ -83,8 +82,8 @@ pub struct Run {
     pub ended_at: Option<i64>,
     /// Attempts begun; none, if it was skipped.
     pub attempts: u32,
-    /// Parameters by name.
-    pub params: Value,
+    /// The JSON of its spec; [`spec`](Self::spec) reads it.
+    pub spec_json: String,
     /// Begin of its window.
     pub since: Option<i64>,
     /// End of its window.
@@ -110,6 +109,14 @@ pub struct Run {
 }
 
 impl Run {
+    /// Returns the value that describes the run, and that can be run again.
+    ///
+    /// # Errors
+    /// The stored text is no spec: the store was changed by somebody else.
+    pub fn spec(&self) -> Result<RunSpec, SpecError> {
+        RunSpec::from_json(self.spec_json.as_bytes())
+    }
+
     /// Whether it is a run of this job and account.
     pub fn has_key(&self, package: &str, job: &str, account: Option<&str>) -> bool {
         (self.package.as_str(), self.job.as_str(), self.account.as_deref()) == (package, job, account)
@@ -139,7 +146,7 @@ pub struct Attempt {
     /// The worker's process.
     pub worker_pid: Option<u32>,
     /// Why it failed; `None` while it goes on, and when it completed.
-    pub cause: Option<String>,
+    pub cause: Option<Cause>,
     /// The same for people.
     pub message: Option<String>,
 }
@@ -149,33 +156,23 @@ pub struct Attempt {
 pub struct AttemptEnd {
     /// From 1.
     pub attempt: u32,
-    /// The closed set of design's causes.
-    pub cause: &'static str,
+    /// Why it failed.
+    pub cause: Cause,
     /// For people.
     pub message: String,
     /// Microseconds since 1970.
     pub ended_at: i64,
 }
 
-/// The end of a run: its state and its terminal event.
+/// The end of a run: its terminal event, and with it the state.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunEnd {
-    /// Completed or failed.
-    pub state: RunState,
-    /// The closed set of design's causes; `None` when completed.
-    pub cause: Option<&'static str>,
-    /// For people; `None` when completed.
-    pub message: Option<String>,
-    /// What the job itself said, where that is not the outcome.
-    pub job_result: Option<String>,
     /// Microseconds since 1970.
     pub ended_at: i64,
-    /// The last attempt.
-    pub attempt: u32,
     /// How far the job said it came, in microseconds since 1970; counts when completed. `None`: to the end of its window.
     pub bookmark: Option<i64>,
-    /// Payload of `job.completed` or `job.failed`.
-    pub payload: Value,
+    /// Payload of the terminal event.
+    pub terminal: Terminal,
 }
 
 /// Which runs to read; newest first.
@@ -189,20 +186,22 @@ pub struct RunFilter {
 
 impl Store {
     /// Records a run that is about to begin, with its first attempt and its `job.started`.
-    pub fn begin_run(&mut self, run: &NewRun, started: &Value) -> Result<(), StoreError> {
+    pub fn begin_run(&mut self, run: &NewRun, started: &Started) -> Result<(), StoreError> {
         self.write("recording the run", |tx| {
             let n = insert_run(tx, run, RunState::Running)?;
             insert_attempt(tx, n, 1, run.started_at, run.worker_pid)?;
-            insert_own(tx, n, 1, "job.started", run.started_at, started, false)
+            let event = OwnEvent { run: n, attempt: 1, event_type: "job.started", at: run.started_at, terminal: false };
+            insert_own(tx, &event, started)
         })
     }
 
     /// Records a run that was skipped, with its only event.
-    pub fn skip_run(&mut self, run: &NewRun, skipped: &Value) -> Result<(), StoreError> {
+    pub fn skip_run(&mut self, run: &NewRun, skipped: &Started) -> Result<(), StoreError> {
         self.write("recording the skipped run", |tx| {
             let n = insert_run(tx, run, RunState::Skipped)?;
             tx.execute("UPDATE runs SET ended_at = started_at WHERE n = ?1", [n])?;
-            insert_own(tx, n, 0, "job.skipped", run.started_at, skipped, true)
+            let event = OwnEvent { run: n, attempt: 0, event_type: "job.skipped", at: run.started_at, terminal: true };
+            insert_own(tx, &event, skipped)
         })
     }
 
@@ -213,7 +212,7 @@ impl Store {
             let changed = tx.execute(
                 "UPDATE attempts SET ended_at = ?3, cause = ?4, message = ?5
                  WHERE run = (SELECT n FROM runs WHERE run_id = ?1 AND state = 'running') AND attempt = ?2",
-                params![run_id, attempt, ended_at, cause, message],
+                params![run_id, attempt, ended_at, cause.as_str(), message],
             )?;
             Ok(changed > 0)
         })
@@ -241,31 +240,46 @@ impl Store {
     /// Runs, newest first.
     pub fn runs(&self, filter: &RunFilter) -> Result<Vec<Run>, StoreError> {
         let limit = filter.limit.map_or(-1, |n| i64::try_from(n).unwrap_or(i64::MAX));
-        self.select("WHERE NOT ?1 OR state = 'running' ORDER BY n DESC LIMIT ?2", params![filter.running, limit])
+        // A statement for each: one with a condition that may be off has no use for the index of those that run.
+        let clause = if filter.running { "WHERE state = 'running' ORDER BY n DESC LIMIT ?1" } else { "ORDER BY n DESC LIMIT ?1" };
+        self.select(clause, params![limit])
     }
 
     /// Whether there is a run of the package, or of its job.
     pub fn has_run_of(&self, package: &str, job: Option<&str>) -> Result<bool, StoreError> {
-        self.read("looking for a run", |db| {
-            db.query_row(
-                "SELECT EXISTS (SELECT 1 FROM runs WHERE package = ?1 AND (?2 IS NULL OR job = ?2))",
-                params![package, job],
-                |row| row.get(0),
-            )
+        self.read("looking for a run", |db| match job {
+            Some(job) => {
+                let sql = "SELECT EXISTS (SELECT 1 FROM runs WHERE package = ?1 AND job = ?2)";
+                db.query_row(sql, [package, job], |row| row.get(0))
+            }
+            None => db.query_row("SELECT EXISTS (SELECT 1 FROM runs WHERE package = ?1)", [package], |row| row.get(0)),
         })
     }
 
-    /// The run of that id, or the one whose id begins or ends with it. None or several: the ones there are.
+    /// The run of that id.
+    pub fn run(&self, run_id: &str) -> Result<Option<Run>, StoreError> {
+        Ok(self.select("WHERE run_id = ?1", [run_id])?.pop())
+    }
+
+    /// The run that a person named: by its id, or by at least [`NAMED`] characters of its beginning or end. None or several: the newest ones
+    /// that there are.
     pub fn find_run(&self, text: &str) -> Result<Result<Run, Vec<Run>>, StoreError> {
-        let exact = self.select("WHERE run_id = ?1", params![text])?;
-        let mut found = if exact.is_empty() && (4..UUID).contains(&text.len()) {
-            self.select(
-                "WHERE substr(run_id, 1, length(?1)) = ?1 OR substr(run_id, -length(?1)) = ?1 ORDER BY n DESC LIMIT 6",
-                params![text],
-            )?
-        } else {
-            exact
-        };
+        if let Some(run) = self.run(text)? {
+            return Ok(Ok(run));
+        }
+        let mut found = Vec::new();
+        if (NAMED..UUID).contains(&text.len()) && text.is_ascii() {
+            // By an index each: what follows the text in order, up to the last id that begins with it; and the ids of the same last
+            // characters, which are few.
+            found = self
+                .select("WHERE run_id BETWEEN ?1 AND ?1 || char(127) ORDER BY run_id DESC LIMIT ?2", params![text, CANDIDATES])?;
+            found.extend(self.select(
+                "WHERE substr(run_id, -4) = substr(?1, -4) AND substr(run_id, -length(?1)) = ?1 ORDER BY n DESC LIMIT ?2",
+                params![text, CANDIDATES],
+            )?);
+            found.sort_by(|a, b| b.run_id.cmp(&a.run_id));
+            found.dedup_by(|a, b| a.run_id == b.run_id);
+        }
         Ok(if found.len() == 1 { Ok(found.remove(0)) } else { Err(found) })
     }
 
@@ -282,7 +296,7 @@ impl Store {
                     started_at: row.get(1)?,
                     ended_at: row.get(2)?,
                     worker_pid: row.get(3)?,
-                    cause: row.get(4)?,
+                    cause: cause(row.get(4)?),
                     message: row.get(5)?,
                 })
             })?;
@@ -291,11 +305,21 @@ impl Store {
     }
 
     /// Payload of a run's terminal event, if it has ended and retention has left it.
-    pub fn end_of(&self, run_id: &str) -> Result<Option<Value>, StoreError> {
+    pub fn terminal(&self, run_id: &str) -> Result<Option<Terminal>, StoreError> {
+        Ok(self.last_payload(run_id)?.and_then(|json| serde_json::from_str(&json).ok()))
+    }
+
+    /// The run that was in the way of this one, which was skipped, where it is known.
+    pub fn held_by(&self, run_id: &str) -> Result<Option<String>, StoreError> {
+        let skipped = self.last_payload(run_id)?.and_then(|json| serde_json::from_str::<Started>(&json).ok());
+        Ok(skipped.and_then(|skipped| skipped.held_by))
+    }
+
+    fn last_payload(&self, run_id: &str) -> Result<Option<String>, StoreError> {
         self.read("reading a run's end", |db| {
             let sql = "SELECT payload FROM events WHERE run = (SELECT n FROM runs WHERE run_id = ?1) AND terminal";
             let payload: Option<Option<String>> = db.query_row(sql, [run_id], |row| row.get(0)).optional()?;
-            Ok(payload.flatten().and_then(|json| serde_json::from_str(&json).ok()))
+            Ok(payload.flatten())
         })
     }
 
@@ -309,27 +333,29 @@ impl Store {
 }
 
 fn insert_run(tx: &Transaction<'_>, run: &NewRun, state: RunState) -> rusqlite::Result<i64> {
+    let spec = &run.spec;
+    let micros = |at: Option<DateTime<Utc>>| at.map(|at| at.timestamp_micros());
     tx.execute(
-        "INSERT INTO runs (run_id, package, job, account, state, started_at, params, since, until, plugin_path, plugin_version,
+        "INSERT INTO runs (run_id, package, job, account, state, started_at, spec, since, until, plugin_path, plugin_version,
             plugin_sha256, location, host, supervisor_pid, supervisor_start, boot_id, keeps_bookmark)
          VALUES (?1, ?2, ?3, ?4, ?17, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?18)",
         params![
             run.run_id,
-            run.package,
-            run.job,
-            run.account,
+            spec.package,
+            spec.job,
+            spec.account,
             run.started_at,
-            run.params.to_string(),
-            run.since,
-            run.until,
+            spec.to_json(),
+            micros(spec.window.and_then(|window| window.since)),
+            micros(spec.window.map(|window| window.until)),
             run.plugin_path,
-            run.plugin_version,
+            spec.version,
             run.plugin_sha256,
             run.location,
             run.host,
-            run.supervisor_pid,
-            run.supervisor_start.cast_signed(),
-            run.boot_id,
+            run.supervisor.pid,
+            run.supervisor.start.cast_signed(),
+            run.supervisor.boot_id,
             state.as_str(),
             run.keeps_bookmark,
         ],
@@ -354,24 +380,37 @@ fn running(tx: &Transaction<'_>, run_id: &str) -> rusqlite::Result<Option<i64>> 
 
 fn end_one(tx: &Transaction<'_>, run_id: &str, end: &RunEnd) -> rusqlite::Result<bool> {
     let Some(n) = running(tx, run_id)? else { return Ok(false) };
+    let RunEnd { ended_at, bookmark, terminal } = end;
+    let outcome = terminal.outcome();
+    let (state, event_type, failure) = match &outcome {
+        Outcome::Completed => (RunState::Completed, "job.completed", None),
+        Outcome::Failed(failure) => (RunState::Failed, "job.failed", Some(failure)),
+    };
+    let cause = failure.map(|failure| failure.cause.as_str());
+    let message = failure.map(|failure| &failure.message);
+    let job_result = failure.and_then(|failure| failure.job_result.as_ref());
     tx.prepare_cached("UPDATE runs SET state = ?2, cause = ?3, message = ?4, job_result = ?5, ended_at = ?6 WHERE n = ?1")?
-        .execute(params![n, end.state.as_str(), end.cause, end.message, end.job_result, end.ended_at])?;
+        .execute(params![n, state.as_str(), cause, message, job_result, ended_at])?;
     // One that is over already keeps its own end: the run was told to end, or its supervisor died, before the next one.
     tx.prepare_cached(
         "UPDATE attempts SET ended_at = ?3, cause = ?4, message = ?5 WHERE run = ?1 AND attempt = ?2 AND ended_at IS NULL",
     )?
-    .execute(params![n, end.attempt, end.ended_at, end.cause, end.message])?;
-    if end.state == RunState::Completed {
-        bookmark::advance(tx, n, end.bookmark, end.ended_at)?;
+    .execute(params![n, terminal.attempt, ended_at, cause, message])?;
+    if state == RunState::Completed {
+        bookmark::advance(tx, n, *bookmark, *ended_at)?;
     }
-    let event_type = if end.state == RunState::Completed { "job.completed" } else { "job.failed" };
-    insert_own(tx, n, end.attempt, event_type, end.ended_at, &end.payload, true)?;
+    let event = OwnEvent { run: n, attempt: terminal.attempt, event_type, at: *ended_at, terminal: true };
+    insert_own(tx, &event, terminal)?;
     Ok(true)
+}
+
+/// A stored cause. The store has only those that this version knows: a newer one has a newer store.
+fn cause(name: Option<String>) -> Option<Cause> {
+    name.and_then(|name| Cause::from_name(&name))
 }
 
 fn run(row: &Row<'_>) -> rusqlite::Result<Run> {
     let state: String = row.get("state")?;
-    let params: String = row.get("params")?;
     let kept = row.get("keeps_bookmark")? && state == "completed";
     Ok(Run {
         run_id: row.get("run_id")?,
@@ -384,13 +423,13 @@ fn run(row: &Row<'_>) -> rusqlite::Result<Run> {
             "skipped" => RunState::Skipped,
             _ => RunState::Failed,
         },
-        cause: row.get("cause")?,
+        cause: cause(row.get("cause")?),
         message: row.get("message")?,
         job_result: row.get("job_result")?,
         started_at: row.get("started_at")?,
         ended_at: row.get("ended_at")?,
         attempts: row.get("attempts")?,
-        params: serde_json::from_str(&params).unwrap_or_else(|_| json!({})),
+        spec_json: row.get("spec")?,
         since: row.get("since")?,
         until: row.get("until")?,
         plugin_path: row.get("plugin_path")?,

@@ -1,11 +1,16 @@
-//! The tables, and how an older store becomes a present one. Migrations only add.
+//! The tables, and how an older store becomes a present one.
+//!
+//! A store has a version, the number of [`STEPS`] that made it. A change of the tables after a release is one more step, which only adds;
+//! steps that were released never change.
 
 use rusqlite::{Connection, TransactionBehavior};
 
 /// Version this code reads and writes (`PRAGMA user_version`).
-pub(super) const VERSION: i64 = 4;
+pub(super) const VERSION: i64 = 1;
 /// `PRAGMA application_id`: "LORC".
 const APPLICATION: i64 = 0x4c4f_5243;
+/// What brings a store from each version to the next one; the first makes an empty database a store of version 1.
+const STEPS: &[&str] = &[V1];
 
 /// What a database is.
 pub(super) enum Version {
@@ -39,35 +44,32 @@ pub(super) fn version(db: &Connection) -> rusqlite::Result<Version> {
 /// Brings an empty or older database to [`VERSION`]. The caller holds the store's lock.
 pub(super) fn migrate(db: &mut Connection) -> rusqlite::Result<()> {
     // Kept in the file; setting it needs the database to itself, hence here and not at every start.
-    db.execute_batch("PRAGMA journal_mode = WAL;")?;
+    // Free pages can be given back only by a file that was so from its first page on.
+    db.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;")?;
+    apply(db, STEPS)
+}
+
+/// Applies the steps that the database has not had yet, in one transaction: all of them or none.
+fn apply(db: &mut Connection, steps: &[&str]) -> rusqlite::Result<()> {
     let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let version: i64 = tx.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    if version < 1 {
-        tx.execute_batch(V1)?;
-    }
-    if version < 2 {
-        tx.execute_batch(V2)?;
-    }
-    if version < 3 {
-        tx.execute_batch(V3)?;
-    }
-    if version < 4 {
-        tx.execute_batch(V4)?;
+    let had: i64 = tx.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    for (step, version) in steps.iter().zip(1..).filter(|(_, version)| *version > had) {
+        tx.execute_batch(step)?;
+        tx.pragma_update(None, "user_version", version)?;
     }
     tx.pragma_update(None, "application_id", APPLICATION)?;
-    tx.pragma_update(None, "user_version", VERSION)?;
     tx.commit()
 }
 
-/// Whether the tables of bookmarks are there: in a store that is older they need not be.
-pub(super) fn has_bookmarks(db: &Connection) -> rusqlite::Result<bool> {
-    db.query_row("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'bookmarks'", [], |row| {
-        row.get::<_, i64>(0).map(|n| n > 0)
-    })
-}
-
-/// Times are microseconds since 1970. What repeats in the envelope of every event of a run (source, package, job, run_id)
-/// stands once, in `runs`; the view `envelope` shows events with the columns of the BigQuery table.
+/// Times are microseconds since 1970.
+///
+/// - `runs`, `attempts`, `events`: what repeats in the envelope of every event of a run (source, package, job, run_id) stands once, in `runs`; the
+///   view `envelope` shows events with the columns of the BigQuery table. A run that was skipped has no attempt, and its event the attempt 0.
+/// - `bookmarks`: the account '' stands for none. A run whose job has a `since` keeps one; what it did to it stands in the run.
+/// - `retention`: for each thing that is removed from old runs, the run and event up to which the last call came.
+/// - `outbox` has one row: all events up to `delivered_to` are settled, the last of them in `destination`; until `closed_until` nobody tries
+///   `closed_route`. `batches` has the one that is frozen, and those of unknown fate; `was` says what the rows of one that is sent on request
+///   were before. `settled` has the rows that are settled by themselves.
 const V1: &str = "
 CREATE TABLE runs (
     n                INTEGER PRIMARY KEY,
@@ -81,7 +83,7 @@ CREATE TABLE runs (
     job_result       TEXT,
     started_at       INTEGER NOT NULL,
     ended_at         INTEGER,
-    params           TEXT NOT NULL,
+    spec             TEXT NOT NULL,
     since            INTEGER,
     until            INTEGER,
     plugin_path      TEXT NOT NULL,
@@ -92,10 +94,17 @@ CREATE TABLE runs (
     supervisor_pid   INTEGER NOT NULL,
     supervisor_start INTEGER NOT NULL,
     boot_id          TEXT NOT NULL,
-    logs             INTEGER NOT NULL DEFAULT 1
+    keeps_bookmark   INTEGER NOT NULL DEFAULT 0,
+    bookmark_before  INTEGER,
+    bookmark_after   INTEGER,
+    logs             INTEGER NOT NULL DEFAULT 1,
+    payloads         INTEGER NOT NULL DEFAULT 1
 ) STRICT;
-CREATE INDEX runs_by_start ON runs (started_at);
+CREATE INDEX runs_by_job ON runs (package, job);
+CREATE INDEX runs_by_id_end ON runs (substr(run_id, -4));
+CREATE INDEX runs_by_end ON runs (ended_at);
 CREATE INDEX runs_with_logs ON runs (ended_at) WHERE logs;
+CREATE INDEX runs_with_payloads ON runs (ended_at) WHERE payloads;
 CREATE INDEX runs_running ON runs (n) WHERE state = 'running';
 
 CREATE TABLE attempts (
@@ -104,6 +113,8 @@ CREATE TABLE attempts (
     started_at     INTEGER NOT NULL,
     ended_at       INTEGER,
     worker_pid     INTEGER,
+    cause          TEXT,
+    message        TEXT,
     cursor_segment INTEGER NOT NULL DEFAULT 1,
     cursor_byte    INTEGER NOT NULL DEFAULT 0,
     entered        INTEGER NOT NULL DEFAULT 0,
@@ -126,6 +137,8 @@ CREATE TABLE events (
     terminal       INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX events_by_run ON events (run);
+CREATE INDEX events_by_time ON events (created_at);
+CREATE INDEX events_by_type ON events (event_type, created_at);
 CREATE UNIQUE INDEX one_end_per_run ON events (run) WHERE terminal;
 
 CREATE VIEW envelope AS
@@ -135,12 +148,24 @@ SELECT e.n, e.event_id, e.event_type, r.package || '/' || r.job AS source, e.sch
        coalesce(e.correlation_id, r.run_id) AS correlation_id, e.subject_id, e.payload,
        r.run_id, e.attempt, r.package, r.job
 FROM events e JOIN runs r ON r.n = e.run;
-";
 
-/// Delivery. `outbox` has one row: all events up to `delivered_to` are settled, the last of them in `destination`; until `closed_until`
-/// nobody tries `closed_route`. `batches` has the one that is frozen, and those of unknown fate; `was` says what the rows of one that is
-/// sent on request were before. `settled` has the rows that are settled by themselves.
-const V2: &str = "
+CREATE TABLE bookmarks (
+    package  TEXT NOT NULL,
+    job      TEXT NOT NULL,
+    account  TEXT NOT NULL DEFAULT '',
+    at       INTEGER NOT NULL,
+    moved_at INTEGER NOT NULL,
+    run_id   TEXT,
+    PRIMARY KEY (package, job, account)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE retention (
+    what     TEXT PRIMARY KEY,
+    ended_at INTEGER NOT NULL,
+    run      INTEGER NOT NULL,
+    event    INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE outbox (
     only          INTEGER PRIMARY KEY CHECK (only = 1),
     delivered_to  INTEGER NOT NULL DEFAULT 0,
@@ -171,6 +196,8 @@ CREATE TABLE batches (
     reason      TEXT,
     made_at     INTEGER NOT NULL
 ) STRICT;
+CREATE INDEX batches_by_state ON batches (state);
+CREATE INDEX batches_by_event ON batches (state, first);
 
 CREATE TABLE settled (
     event  INTEGER PRIMARY KEY REFERENCES events (n) ON DELETE CASCADE,
@@ -178,67 +205,48 @@ CREATE TABLE settled (
     reason TEXT,
     at     INTEGER NOT NULL
 ) STRICT;
-
-ALTER TABLE runs ADD COLUMN payloads INTEGER NOT NULL DEFAULT 1;
-CREATE INDEX runs_with_payloads ON runs (ended_at) WHERE payloads;
-";
-
-/// Retries: how each attempt ended that was not the last. A run that was skipped has no attempt, and its event the attempt 0.
-const V3: &str = "
-ALTER TABLE attempts ADD COLUMN cause TEXT;
-ALTER TABLE attempts ADD COLUMN message TEXT;
-";
-
-/// Bookmarks. The account '' stands for none. A run whose job has a `since` keeps one; what it did to it stands in the run.
-const V4: &str = "
-CREATE TABLE bookmarks (
-    package  TEXT NOT NULL,
-    job      TEXT NOT NULL,
-    account  TEXT NOT NULL DEFAULT '',
-    at       INTEGER NOT NULL,
-    moved_at INTEGER NOT NULL,
-    run_id   TEXT,
-    PRIMARY KEY (package, job, account)
-) STRICT, WITHOUT ROWID;
-
-ALTER TABLE runs ADD COLUMN keeps_bookmark INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE runs ADD COLUMN bookmark_before INTEGER;
-ALTER TABLE runs ADD COLUMN bookmark_after INTEGER;
+CREATE INDEX settled_by_how ON settled (how);
 ";
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{end, new_run, site};
-    use super::super::{NewRun, RunState, Store};
-    use serde_json::json;
+    use super::super::tests::{end, new_run, site, started};
+    use super::super::{Store, StoreError};
+    use super::{V1, VERSION, apply};
+    use rusqlite::Connection;
 
-    /// A store of version 3 has runs that say nothing of a bookmark, one of version 2 runs whose attempts say nothing of their ends.
+    /// As a version 2 would do it, twice at once, and with a step that fails first.
     #[test]
-    fn a_store_of_an_older_version_is_brought_up() {
+    fn an_older_store_is_brought_up_as_a_whole_or_not_at_all() {
         let site = site();
         let mut store = Store::open(&site.state).unwrap();
-        store.begin_run(&new_run("r1"), &json!({})).unwrap();
+        store.begin_run(&new_run("r1"), &started()).unwrap();
         store.end_run("r1", &end()).unwrap();
-        let without = "DROP TABLE bookmarks; ALTER TABLE runs DROP COLUMN keeps_bookmark;
-            ALTER TABLE runs DROP COLUMN bookmark_before; ALTER TABLE runs DROP COLUMN bookmark_after;
-            PRAGMA user_version = 3;";
-        store.db.execute_batch(without).unwrap();
-        drop(store);
+        let next = "ALTER TABLE runs ADD COLUMN added INTEGER NOT NULL DEFAULT 7";
+        let version = |db: &Connection| db.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).unwrap();
+
+        apply(&mut store.db, &[V1, next, "INSERT INTO nowhere VALUES (1)"]).unwrap_err();
+        assert_eq!(version(&store.db), VERSION);
+        store.db.query_row("SELECT added FROM runs", [], |_| Ok(())).unwrap_err();
+
+        for _ in 0..2 {
+            apply(&mut store.db, &[V1, next]).unwrap();
+            assert_eq!(version(&store.db), VERSION + 1);
+            let added: i64 = store.db.query_row("SELECT added FROM runs WHERE run_id = 'r1'", [], |row| row.get(0)).unwrap();
+            assert_eq!(added, 7);
+        }
+        let refused = Store::open(&site.state).unwrap_err();
+        assert!(matches!(refused, StoreError::Newer { found: 2, known: VERSION, .. }), "{refused:?}");
+    }
+
+    /// What a command finds that comes while the first one is still at it.
+    #[test]
+    fn an_empty_database_becomes_a_store() {
+        let site = site();
+        std::fs::write(site.state.store(), "").unwrap();
         let store = Store::open(&site.state).unwrap();
         assert_eq!(store.bookmarks(None, None).unwrap(), []);
-        assert_eq!(store.find_run("r1").unwrap().unwrap().bookmark, None);
-        store.db.execute_batch(without).unwrap();
-        let without =
-            "ALTER TABLE attempts DROP COLUMN cause; ALTER TABLE attempts DROP COLUMN message; PRAGMA user_version = 2;";
-        store.db.execute_batch(without).unwrap();
-        drop(store);
-        let mut store = Store::open(&site.state).unwrap();
-        assert_eq!(store.attempts("r1").unwrap()[0].cause, None);
-        assert_eq!(store.find_run("r1").unwrap().unwrap().state, RunState::Completed);
-        // And one like any other from now on.
-        let windowed = NewRun { keeps_bookmark: true, until: Some(9), ..new_run("r2") };
-        store.begin_run(&windowed, &json!({})).unwrap();
-        store.end_run("r2", &end()).unwrap();
-        assert_eq!(store.bookmarks(None, None).unwrap().len(), 1);
+        let version: i64 = store.db.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+        assert_eq!(version, VERSION, "one step for each version");
     }
 }

@@ -1,6 +1,9 @@
 //! The store on real databases; what other tests of the core begin with: a site, a run.
 
 use super::*;
+use crate::host::process::Identity;
+use crate::outcome::Cause;
+use crate::plan::RunSpec;
 use crate::spool::Cursor;
 use crate::spool::record::{self, Record};
 use serde_json::json;
@@ -16,55 +19,52 @@ pub(crate) fn site() -> Site {
     Site { _dir: dir, state }
 }
 
+pub(crate) fn spec() -> RunSpec {
+    RunSpec::bare("pkg", "job", "1.0.0", chrono::DateTime::UNIX_EPOCH)
+}
+
 pub(crate) fn new_run(run_id: &str) -> NewRun {
     NewRun {
         run_id: run_id.into(),
-        package: "pkg".into(),
-        job: "job".into(),
-        account: None,
+        spec: spec(),
         started_at: 1_700_000_000_000_000,
-        params: json!({"n": 1}),
-        since: None,
-        until: None,
         plugin_path: "/p/lib.so".into(),
-        plugin_version: "1.0.0".into(),
         plugin_sha256: "00".into(),
         location: "src/lib.rs:1".into(),
         host: "host".into(),
-        supervisor_pid: 1,
-        supervisor_start: 2,
-        boot_id: "boot".into(),
+        supervisor: Identity { pid: 1, start: 2, boot_id: "boot".into() },
         worker_pid: Some(7),
         keeps_bookmark: false,
     }
 }
 
+pub(crate) fn started() -> Started {
+    let place = own::Place { host: "host", lorchestra_version: "0", plugin_path: "/p/lib.so", plugin_sha256: "00" };
+    Started::of(&spec(), place)
+}
+
+/// The payload of a run that completed in its first attempt.
+pub(crate) fn terminal() -> Terminal {
+    serde_json::from_value(json!({"attempt": 1, "duration_ms": 1, "user_ms": 0, "system_ms": 0, "max_rss_kib": null})).unwrap()
+}
+
 pub(crate) fn end() -> RunEnd {
-    RunEnd {
-        state: RunState::Completed,
-        cause: None,
-        message: None,
-        job_result: None,
-        ended_at: 1_700_000_001_000_000,
-        attempt: 1,
-        bookmark: None,
-        payload: json!({"attempt": 1}),
-    }
+    RunEnd { ended_at: 1_700_000_001_000_000, bookmark: None, terminal: terminal() }
 }
 
 #[test]
 fn attempts_end_one_after_the_other() {
     let site = site();
     let mut store = Store::open(&site.state).unwrap();
-    store.begin_run(&new_run("r1"), &json!({})).unwrap();
-    let over = AttemptEnd { attempt: 1, cause: "error", message: "no".into(), ended_at: 1_700_000_000_500_000 };
+    store.begin_run(&new_run("r1"), &started()).unwrap();
+    let over = AttemptEnd { attempt: 1, cause: Cause::Error, message: "no".into(), ended_at: 1_700_000_000_500_000 };
     assert!(store.end_attempt("r1", &over).unwrap());
     assert!(store.begin_attempt("r1", 2, 1_700_000_000_600_000, 8).unwrap());
-    assert!(store.end_run("r1", &RunEnd { attempt: 2, ..end() }).unwrap());
+    assert!(store.end_run("r1", &RunEnd { terminal: Terminal { attempt: 2, ..terminal() }, ..end() }).unwrap());
     assert!(!store.end_attempt("r1", &over).unwrap() && !store.begin_attempt("r1", 3, 0, 9).unwrap(), "after the end");
     let attempts = store.attempts("r1").unwrap();
-    let ends: Vec<_> = attempts.iter().map(|a| (a.attempt, a.ended_at, a.cause.as_deref(), a.worker_pid)).collect();
-    assert_eq!(ends, [(1, Some(over.ended_at), Some("error"), Some(7)), (2, Some(end().ended_at), None, Some(8))]);
+    let ends: Vec<_> = attempts.iter().map(|a| (a.attempt, a.ended_at, a.cause, a.worker_pid)).collect();
+    assert_eq!(ends, [(1, Some(over.ended_at), Some(Cause::Error), Some(7)), (2, Some(end().ended_at), None, Some(8))]);
     assert_eq!(store.find_run("r1").unwrap().unwrap().attempts, 2);
 }
 
@@ -73,7 +73,7 @@ fn several_runs_end_together() {
     let site = site();
     let mut store = Store::open(&site.state).unwrap();
     for id in ["r1", "r2", "r3"] {
-        store.begin_run(&new_run(id), &json!({})).unwrap();
+        store.begin_run(&new_run(id), &started()).unwrap();
     }
     store.end_run("r2", &end()).unwrap();
     let end = end();
@@ -86,7 +86,7 @@ fn several_runs_end_together() {
 fn a_skipped_run_has_one_event_and_no_attempt() {
     let site = site();
     let mut store = Store::open(&site.state).unwrap();
-    store.skip_run(&NewRun { worker_pid: None, ..new_run("r1") }, &json!({"held_by": "r0"})).unwrap();
+    store.skip_run(&NewRun { worker_pid: None, ..new_run("r1") }, &Started { held_by: Some("r0".into()), ..started() }).unwrap();
     let run = store.find_run("r1").unwrap().unwrap();
     assert_eq!((run.state, run.ended_at, run.attempts), (RunState::Skipped, Some(run.started_at), 0));
     let types: Vec<_> = events(&store).into_iter().map(|e| (e.event_type, e.attempt)).collect();
@@ -94,7 +94,7 @@ fn a_skipped_run_has_one_event_and_no_attempt() {
     assert!(!store.end_run("r1", &end()).unwrap());
 }
 
-fn lines(count: usize) -> Vec<Vec<u8>> {
+pub(super) fn lines(count: usize) -> Vec<Vec<u8>> {
     let line = |i: usize| {
         let id = format!("00000000-0000-7000-8000-{i:012}");
         let mut out = Vec::new();
@@ -106,17 +106,22 @@ fn lines(count: usize) -> Vec<Vec<u8>> {
     (0..count).map(line).collect()
 }
 
-fn parsed(lines: &[Vec<u8>]) -> Vec<Record<'_>> {
+pub(super) fn parsed(lines: &[Vec<u8>]) -> Vec<Record<'_>> {
     lines.iter().map(|line| record::parse(line).unwrap()).collect()
 }
 
 fn events(store: &Store) -> Vec<Event> {
+    events_of(store, None)
+}
+
+fn events_of(store: &Store, run_id: Option<&str>) -> Vec<Event> {
     let mut found = Vec::new();
     let each = |event| {
         found.push(event);
         Ok::<(), ()>(())
     };
-    store.events(&EventFilter::default(), each).unwrap().unwrap();
+    let filter = EventFilter { run_id: run_id.map(str::to_owned), ..EventFilter::default() };
+    store.events(&filter, each).unwrap().unwrap();
     found
 }
 
@@ -139,7 +144,7 @@ fn commits_wait_for_the_disk() {
 fn a_run_ends_once() {
     let site = site();
     let mut store = Store::open(&site.state).unwrap();
-    store.begin_run(&new_run("r1"), &json!({})).unwrap();
+    store.begin_run(&new_run("r1"), &started()).unwrap();
     assert!(store.end_run("r1", &end()).unwrap());
     assert!(!store.end_run("r1", &end()).unwrap(), "a second end");
     assert!(!store.end_run("nobody", &end()).unwrap());
@@ -153,7 +158,7 @@ fn a_run_ends_once() {
 fn the_database_itself_refuses_a_second_terminal_event() {
     let site = site();
     let mut store = Store::open(&site.state).unwrap();
-    store.begin_run(&new_run("r1"), &json!({})).unwrap();
+    store.begin_run(&new_run("r1"), &started()).unwrap();
     store.end_run("r1", &end()).unwrap();
     let second =
         "INSERT INTO events (event_id, run, attempt, event_type, created_at, terminal) VALUES ('x', 1, 1, 'job.failed', 0, 1)";
@@ -164,7 +169,7 @@ fn the_database_itself_refuses_a_second_terminal_event() {
 fn taking_the_same_records_in_twice_changes_nothing() {
     let site = site();
     let mut store = Store::open(&site.state).unwrap();
-    store.begin_run(&new_run("r1"), &json!({})).unwrap();
+    store.begin_run(&new_run("r1"), &started()).unwrap();
     let lines = lines(3);
     let mut taken = store.taken("r1", 1).unwrap();
     for _ in 0..2 {
@@ -179,7 +184,7 @@ fn taking_the_same_records_in_twice_changes_nothing() {
 fn the_envelope_is_whole() {
     let site = site();
     let mut store = Store::open(&site.state).unwrap();
-    store.begin_run(&new_run("r1"), &json!({})).unwrap();
+    store.begin_run(&new_run("r1"), &started()).unwrap();
     let lines = lines(1);
     store.take_in("r1", 1, &parsed(&lines), Cursor::default(), 0, &mut event::Taken::default()).unwrap();
     let event = events(&store).pop().unwrap();
@@ -196,14 +201,14 @@ fn the_envelope_is_whole() {
 fn what_an_older_store_has_is_listed_as_it_is() {
     let site = site();
     let mut store = Store::open(&site.state).unwrap();
-    store.begin_run(&new_run("r1"), &json!({})).unwrap();
+    store.begin_run(&new_run("r1"), &started()).unwrap();
     let times = [i64::MIN, -62_135_596_800_000_001, -62_135_596_800_000_000, -1, 0, 253_402_300_800_000_000, i64::MAX];
     for (n, at) in times.iter().enumerate() {
         let sql = "INSERT INTO events (event_id, run, attempt, event_type, created_at, payload) VALUES (?1, 1, 1, 't', ?2, ?3)";
         let payload = if n == 0 { "[1]" } else { "not json" };
         store.db.execute(sql, rusqlite::params![n.to_string(), at, payload]).unwrap();
     }
-    let shown: Vec<_> = events(&store).into_iter().skip(1).map(|event| event.created_at).collect();
+    let shown: Vec<_> = events_of(&store, Some("r1")).into_iter().skip(1).map(|event| event.created_at).collect();
     let expected = [
         "-9223372036854775808",
         "-62135596800000001",
@@ -214,7 +219,8 @@ fn what_an_older_store_has_is_listed_as_it_is() {
         "9223372036854775807",
     ];
     assert_eq!(shown, expected);
-    let payloads: Vec<_> = events(&store).into_iter().skip(1).map(|event| event.payload.map(|json| json.to_string())).collect();
+    let payloads: Vec<_> =
+        events_of(&store, Some("r1")).into_iter().skip(1).map(|event| event.payload.map(|json| json.to_string())).collect();
     assert_eq!((payloads[0].as_deref(), payloads[1].as_deref()), (Some("[1]"), None));
     // The view is for other readers: such a time is NULL there.
     let rows: i64 = store.db.query_row("SELECT count(*) FROM envelope WHERE created_at IS NULL", [], |row| row.get(0)).unwrap();
@@ -226,7 +232,7 @@ fn runs_are_found_by_enough_of_their_id() {
     let site = site();
     let mut store = Store::open(&site.state).unwrap();
     for id in ["aaaa-1111", "aaaa-2222"] {
-        store.begin_run(&new_run(id), &json!({})).unwrap();
+        store.begin_run(&new_run(id), &started()).unwrap();
     }
     assert_eq!(store.find_run("2222").unwrap().unwrap().run_id, "aaaa-2222");
     assert_eq!(store.find_run("aaaa").unwrap().unwrap_err().len(), 2);
@@ -240,7 +246,7 @@ fn many_processes_may_create_it_at_once() {
     let threads: Vec<_> = (0..8)
         .map(|n| {
             let state = site.state.clone();
-            std::thread::spawn(move || Store::open(&state).unwrap().begin_run(&new_run(&format!("r{n}")), &json!({})).unwrap())
+            std::thread::spawn(move || Store::open(&state).unwrap().begin_run(&new_run(&format!("r{n}")), &started()).unwrap())
         })
         .collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
@@ -271,11 +277,11 @@ fn a_store_that_is_kept_by_another_is_told_as_that_and_nothing_is_half_done() {
     let other = Connection::open(site.state.store()).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     store.db.busy_timeout(Duration::from_millis(20)).unwrap();
-    let error = store.begin_run(&new_run("r1"), &json!({})).unwrap_err();
+    let error = store.begin_run(&new_run("r1"), &started()).unwrap_err();
     assert!(matches!(error, StoreError::Busy { .. }), "{error:?}");
     assert!(store.runs(&RunFilter::default()).unwrap().is_empty(), "reading goes on");
     other.execute_batch("ROLLBACK").unwrap();
-    store.begin_run(&new_run("r1"), &json!({})).unwrap();
+    store.begin_run(&new_run("r1"), &started()).unwrap();
 }
 
 /// The clock was ahead by ten years when a run ended: it is not older than it is, and its end is not before its beginning.
@@ -284,9 +290,9 @@ fn what_is_dated_in_the_future_is_kept() {
     let site = site();
     let mut store = Store::open(&site.state).unwrap();
     let later = crate::host::clock::now_micros() + 10 * 365 * 86_400_000_000;
-    store.begin_run(&NewRun { started_at: later, ..new_run("r1") }, &json!({})).unwrap();
+    store.begin_run(&NewRun { started_at: later, ..new_run("r1") }, &started()).unwrap();
     store.end_run("r1", &RunEnd { ended_at: later, ..end() }).unwrap();
-    store.begin_run(&new_run("r2"), &json!({})).unwrap();
+    store.begin_run(&new_run("r2"), &started()).unwrap();
     let none = Duration::ZERO;
     let retention = retention::Retention { logs: none, payloads: none, runs: none, undelivered: false };
     assert_eq!(store.prune(&site.state, &retention, crate::host::clock::now_micros()).unwrap(), retention::Pruned::default());
@@ -300,7 +306,7 @@ fn retention_removes_old_runs_and_logs_and_no_others() {
     let mut store = Store::open(&site.state).unwrap();
     let ids: Vec<String> = (0..3).map(|_| uuid::Uuid::now_v7().to_string()).collect();
     for id in &ids {
-        store.begin_run(&new_run(id), &json!({})).unwrap();
+        store.begin_run(&new_run(id), &started()).unwrap();
         std::fs::create_dir(site.state.run_logs(id)).unwrap();
     }
     store.end_run(&ids[0], &end()).unwrap();
@@ -320,7 +326,7 @@ fn retention_removes_old_runs_and_logs_and_no_others() {
     assert_eq!(store.prune(&site.state, &logs_only, later(40)).unwrap(), retention::Pruned::default(), "once");
     // Its end is the newest event there is: its number must not be given out again.
     assert_eq!(store.prune(&site.state, &retention, later(800)).unwrap().runs, 0);
-    store.begin_run(&new_run("next"), &json!({})).unwrap();
+    store.begin_run(&new_run("next"), &started()).unwrap();
     assert_eq!(store.prune(&site.state, &retention, later(800)).unwrap().runs, 1);
     let left: Vec<String> = store.runs(&RunFilter::default()).unwrap().into_iter().map(|run| run.run_id).collect();
     assert_eq!(left, ["next", &ids[2]]);
@@ -332,9 +338,9 @@ fn what_is_not_delivered_is_kept_whole() {
     let mut store = Store::open(&site.state).unwrap();
     let day = Duration::from_secs(86400);
     let retention = retention::Retention { undelivered: true, ..retention::Retention::default() };
-    store.begin_run(&new_run("r1"), &json!({"personal": true})).unwrap();
+    store.begin_run(&new_run("r1"), &started()).unwrap();
     store.end_run("r1", &end()).unwrap();
-    store.begin_run(&new_run("r2"), &json!({})).unwrap();
+    store.begin_run(&new_run("r2"), &started()).unwrap();
     let late = crate::host::clock::now_micros() + i64::try_from((800 * day).as_micros()).unwrap();
     let prune = |store: &mut Store| store.prune(&site.state, &retention, late).unwrap();
     let pruned = prune(&mut store);
@@ -367,7 +373,7 @@ fn what_is_not_delivered_is_kept_whole() {
     store.advance(Some(&frozen), None).unwrap();
     let keep_runs = retention::Retention { runs: 10_000 * day, ..retention };
     assert_eq!(store.prune(&site.state, &keep_runs, late).unwrap().payloads, 1);
-    assert!(events(&store).iter().take(2).all(|event| event.payload.is_none()));
+    assert!(events_of(&store, Some("r1")).iter().all(|event| event.payload.is_none()));
     assert_eq!(store.prune(&site.state, &keep_runs, late).unwrap().payloads, 0, "once");
     assert_eq!(store.prune(&site.state, &retention, late).unwrap().runs, 1);
 }

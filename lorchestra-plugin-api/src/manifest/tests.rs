@@ -56,7 +56,7 @@ fn a_second_manifest_is_told() {
     assert_eq!(Manifest::from_section(&twice), Err(ManifestError::Two));
 }
 
-/// What revision 1 did not have is written only where it is used.
+/// Keys that may be absent are absent where a package does not use them.
 #[test]
 fn what_a_package_does_not_use_is_not_in_its_manifest() {
     let json = std::str::from_utf8(&SECTION_BYTES[HEADER_LEN..]).unwrap();
@@ -223,9 +223,4 @@ fn names() {
     for bad in ["", "A", "9a", "_a", "a.b", "a/b", "ä", &long] {
         assert!(!is_name(bad), "{bad}");
     }
-}
-
-#[test]
-fn printable_keeps_text_and_drops_what_steers_a_terminal() {
-    assert_eq!(printable("a\u{1b}[31mb\r\n\tc\u{202e}d\u{9b}e"), "a[31mb\n\tcde");
 }

@@ -3,6 +3,7 @@
 
 use super::ran::Emitted;
 use crate::abi::{BoxedSink, EventSink, EventSink_TO, RawEvent};
+use crate::error::{EmitError, EmitErrorKind};
 use crate::limits;
 use abi_stable::erased_types::TD_Opaque;
 use abi_stable::std_types::{RResult, RSlice, RStr, RString};
@@ -94,11 +95,11 @@ impl Recorder {
         self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn append(&self, kept: &mut Kept, event: &RawEvent<'_>) -> Result<(), String> {
+    fn append(&self, kept: &mut Kept, event: &RawEvent<'_>) -> Result<(), EmitError> {
         if kept.ended {
-            return Err("the job has ended; no event can follow its end".to_owned());
+            return Err(EmitError::new(EmitErrorKind::Ended, "the job has ended; no event can follow its end"));
         }
-        let emitted = Emitted::of(event)?;
+        let emitted = Emitted::of(event).map_err(EmitError::invalid)?;
         kept.events.push(emitted);
         if self.0.cancel.after_events == Some(kept.events.len()) {
             self.cancel();
@@ -144,11 +145,15 @@ impl Emitted {
     }
 }
 
+fn answered(result: Result<(), EmitError>) -> RResult<(), RString> {
+    result.map_err(|error| error.to_json().into()).into()
+}
+
 impl EventSink for Recorder {
     fn emit(&self, event: RawEvent<'_>) -> RResult<(), RString> {
         let result = self.append(&mut self.kept(), &event);
         self.0.changed.notify_all();
-        result.map_err(RString::from).into()
+        answered(result)
     }
 
     fn emit_all(&self, events: RSlice<'_, RawEvent<'_>>, taken: &mut u64) -> RResult<(), RString> {
@@ -165,7 +170,7 @@ impl EventSink for Recorder {
             }
         }
         self.0.changed.notify_all();
-        result.map_err(RString::from).into()
+        answered(result)
     }
 
     fn flush(&self) -> RResult<(), RString> {
@@ -197,14 +202,14 @@ impl EventSink for Recorder {
 
     fn set_bookmark(&self, at_micros: i64) -> RResult<(), RString> {
         if !self.0.bookmarks {
-            return RResult::RErr(limits::NO_BOOKMARK.into());
+            return answered(Err(EmitError::invalid(limits::NO_BOOKMARK)));
         }
         match DateTime::from_timestamp_micros(at_micros).filter(|at| (1..=9999).contains(&at.year())) {
             Some(at) => {
                 self.kept().bookmark = Some(at);
                 RResult::ROk(())
             }
-            None => RResult::RErr(limits::BOOKMARK_YEARS.into()),
+            None => answered(Err(EmitError::invalid(limits::BOOKMARK_YEARS))),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::fake::{Fake, Method, TableName};
 use crate::{Fixture, Sandbox};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// How events are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,13 +87,26 @@ impl Site {
         rows.iter().map(|row| row.values["event_id"].as_str().expect("a row has an id").to_owned()).collect()
     }
 
-    /// Everything the store has is in the table; by streams: once, and in order.
+    /// Everything the store has is in the table; by streams: once, and each run's events in order. (Between runs the table has the order
+    /// in which the store got the events, and a listing that of their times.)
     #[track_caller]
     pub fn all_is_delivered(&self, write: Write, told: &str) {
         let (stored, delivered) = (self.stored(), self.delivered());
         if write == Write::Storage {
             assert_eq!(delivered.len(), stored.len(), "{told}: rows and events");
-            assert!(delivered == stored, "{told}: the rows are not the events, in order");
+            let listed = self.sandbox.lorchestra(&["events", "list", "--json"]).exits(0);
+            let lines = listed.json_lines("lorchestra.event/1");
+            let run_of: HashMap<&str, &str> =
+                lines.iter().map(|event| (event["event_id"].as_str().unwrap(), event["run_id"].as_str().unwrap())).collect();
+            let by_run = |ids: &[String]| {
+                let mut runs: BTreeMap<String, Vec<String>> = BTreeMap::new();
+                for id in ids {
+                    let run = run_of.get(id.as_str()).copied().unwrap_or_default().to_owned();
+                    runs.entry(run).or_default().push(id.clone());
+                }
+                runs
+            };
+            assert!(by_run(&delivered) == by_run(&stored), "{told}: the rows are not the events, in order");
         } else {
             let distinct: HashSet<&String> = delivered.iter().collect();
             assert!(distinct == stored.iter().collect(), "{told}: {} of {} arrived", distinct.len(), stored.len());

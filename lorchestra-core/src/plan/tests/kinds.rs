@@ -1,4 +1,4 @@
-//! Parameters of the kinds that came with ABI revision 2: durations, enums, lists, secrets.
+//! Parameters of other kinds than text, number and time: durations, enums, lists, secrets.
 
 use super::*;
 

@@ -3,17 +3,19 @@
 //! Called by the run ([`super`]), once or more. Starts the worker ([`super::child`]), lets [`super::dispatch`] watch it and
 //! [`super::intake`] take its spool in.
 
-use super::child::Worker;
+use super::RunEnv;
+use super::child::{Start, Worker};
 use super::course::Limits;
 use super::dispatch::dispatch;
-use super::{RunError, Site};
+use crate::host::process;
 use crate::host::signals::Signals;
 use crate::host::state::{StateError, make_dir};
 use crate::outcome::Outcome;
 use crate::packages::library::Library;
-use crate::plan::Plan;
+use crate::plan::RunSpec;
 use crate::run::decision::{Evidence, Memory, WorkerFault, decide};
 use crate::run::ending::Facts;
+use crate::run::error::RunError;
 use crate::run::intake::{Intake, IntakeError};
 use crate::run::log::{self, Log};
 use crate::run::note::Note;
@@ -29,8 +31,8 @@ use std::path::{Path, PathBuf};
 
 /// What all attempts of a run share.
 pub(super) struct Attempt<'a> {
-    pub(super) site: &'a Site<'a>,
-    pub(super) plan: &'a Plan,
+    pub(super) env: &'a RunEnv<'a>,
+    pub(super) spec: &'a RunSpec,
     pub(super) library: &'a Library,
     pub(super) run_id: &'a str,
 }
@@ -44,7 +46,7 @@ pub(super) struct Files {
 }
 
 /// An attempt that is over.
-pub(super) struct Over {
+pub(super) struct AttemptResult {
     /// How it ended; or why its spool could not be taken in, which leaves the run to the next command.
     pub(super) result: Result<Outcome, IntakeError>,
     pub(super) facts: Facts,
@@ -63,14 +65,24 @@ fn failed(doing: &'static str) -> impl FnOnce(io::Error) -> RunError {
 impl Attempt<'_> {
     /// Starts a worker, which waits for its order.
     pub(super) fn start_worker(&self, attempt: u32) -> Result<Worker, RunError> {
-        let environment = [("LORCHESTRA_RUN_ID", self.run_id.to_owned()), ("LORCHESTRA_ATTEMPT", attempt.to_string())];
-        let title = format!("{}/{}", self.plan.package, self.plan.job);
-        Worker::start(self.site.worker, self.library, &title, &environment).map_err(failed("starting the worker"))
+        let mut environment = vec![(process::RUN, self.run_id.to_owned()), ("LORCHESTRA_ATTEMPT", attempt.to_string())];
+        // What the job starts, and libraries that know OpenTelemetry, continue the caller's trace.
+        environment.extend(self.spec.trace_parent.iter().map(|parent| ("TRACEPARENT", parent.clone())));
+        let title = format!("{}/{}", self.spec.package, self.spec.job);
+        // Where this process is already, the worker is too: entering it again may not even be allowed.
+        let elsewhere = |directory: &&Path| std::env::current_dir().ok().as_deref() != Some(*directory);
+        let start = Start {
+            exe: self.env.worker,
+            title: &title,
+            environment: &environment,
+            directory: self.spec.directory.as_deref().map(Path::new).filter(elsewhere),
+        };
+        Worker::start(self.library, &start).map_err(failed("starting the worker"))
     }
 
     /// Makes what the attempt needs on disk, in the place of what an attempt before it may have put there.
     pub(super) fn make_files(&self, attempt: u32) -> Result<Files, RunError> {
-        let state = self.site.state;
+        let state = self.env.state;
         let spool = state.attempt_spool(self.run_id, attempt);
         let output = state.output(self.run_id, attempt);
         if attempt > 1 {
@@ -81,8 +93,8 @@ impl Attempt<'_> {
             log::remove_pieces(&output).map_err(|source| StateError::Io { path: output.clone(), source })?;
         }
         make_dir(&spool)?;
-        let mut log = Log::open(&output, self.site.log_max).map_err(|source| StateError::Io { path: output.clone(), source })?;
-        log.mask(self.site.secrets.mask());
+        let mut log = Log::open(&output, self.env.log_max).map_err(|source| StateError::Io { path: output.clone(), source })?;
+        log.mask(self.env.secrets.mask());
         let path = state.attempt_note(self.run_id, attempt);
         let note = Note::create(&path).map_err(|source| StateError::Io { path, source })?;
         Ok(Files { output, spool, log, note })
@@ -96,38 +108,36 @@ impl Attempt<'_> {
         files: Files,
         store: Store,
         signals: &mut Signals,
-    ) -> Result<Over, RunError> {
-        let Self { site, plan, library, run_id } = self;
+    ) -> Result<AttemptResult, RunError> {
+        let Self { env, spec, library, run_id } = self;
         let Files { output, spool, mut log, note } = files;
-        let mut params = plan.params.clone();
-        site.secrets.add_to(&mut params);
+        let mut params = spec.params.clone();
+        env.secrets.add_to(&mut params);
         worker.order(&Order {
             library_fd: worker.library_fd(),
             library_path: library.path().to_owned(),
-            job: plan.job.clone(),
             spool: spool.clone(),
-            lock: site.state.attempt_lock(run_id, attempt),
-            trace: site.state.trace(run_id),
-            timeout: plan.timeout,
-            grace: plan.grace,
-            memory_max: plan.memory_max,
-            log_max: site.log_max,
-            progress: site.progress.then(|| site.state.progress(run_id)),
-            bookmarks: library.manifest().job(&plan.job).is_some_and(JobManifest::has_since),
-            secrets: site.secrets.names(),
+            lock: env.state.attempt_lock(run_id, attempt),
+            trace: env.state.trace(run_id),
+            spec: (*spec).clone(),
+            log_max: env.log_max,
+            progress: env.progress.then(|| env.state.progress(run_id)),
+            bookmarks: library.manifest().job(&spec.job).is_some_and(JobManifest::has_since),
+            secrets: env.secrets.names(),
+            strict_numbers: env.strict_numbers,
             call: Call {
                 run_id: (*run_id).to_owned(),
                 attempt,
-                package: plan.package.clone(),
-                data_root: site.data_root.to_owned(),
-                trace_level: site.trace_level.to_owned(),
+                package: spec.package.clone(),
+                data_root: env.data_root.to_owned(),
+                trace_level: env.trace_level.to_owned(),
                 params,
             },
         });
         let pipe = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK);
         let (seen_read, seen_write) = pipe.map_err(io::Error::from).map_err(failed("making a pipe"))?;
         let intake = Intake::start(store, run_id, attempt, &spool, seen_write).map_err(failed("starting the intake thread"))?;
-        let limits = Limits { timeout: plan.timeout, grace: plan.grace };
+        let limits = Limits { timeout: spec.timeout, grace: spec.grace };
         let seen =
             dispatch(&mut worker, limits, signals, &seen_read, &note, &mut log).map_err(failed("waiting for the worker"))?;
         log.finish();
@@ -148,15 +158,15 @@ impl Attempt<'_> {
                 damaged: taken.damaged,
                 fault: seen.fault.or_else(|| removed(&spool)),
                 printed: has_content(&output),
-                memory: plan.memory_max.map(|max| Memory { max, refused: allocation_failed(&output) }),
+                memory: spec.memory_max.map(|max| Memory { max, refused: allocation_failed(&output) }),
             })
         });
-        Ok(Over { result, facts, bookmark, told: seen.told, note, store })
+        Ok(AttemptResult { result, facts, bookmark, told: seen.told, note, store })
     }
 
     /// Removes what an attempt left in the spool, now that another one is recorded: recovery looks at the last one only.
     pub(super) fn remove_spool(&self, attempt: u32) {
-        let (state, run) = (self.site.state, self.run_id);
+        let (state, run) = (self.env.state, self.run_id);
         for path in [state.attempt_spool(run, attempt), state.attempt_lock(run, attempt), state.attempt_note(run, attempt)] {
             let _ = crate::host::files::remove_whatever(&path);
         }

@@ -35,7 +35,8 @@ pub(super) struct Worker {
     pub(super) output: File,
     /// Children this process had before, which a shell or a container's entry point left to it by `exec`: not the job's.
     before: Vec<Pid>,
-    run_id: String,
+    /// The environment variable by which what the job left behind is known.
+    mark: Option<(&'static str, String)>,
     library_fd: RawFd,
     ended: bool,
 }
@@ -51,9 +52,22 @@ impl Drop for Worker {
     }
 }
 
+/// How a worker is started.
+pub(super) struct Start<'a> {
+    /// The executable that becomes the worker.
+    pub(super) exe: &'a Path,
+    /// Shown in process listings.
+    pub(super) title: &'a str,
+    /// Added to its environment.
+    pub(super) environment: &'a [(&'static str, String)],
+    /// Its working directory; `None`: that of this process.
+    pub(super) directory: Option<&'a Path>,
+}
+
 impl Worker {
-    /// Starts a worker that waits for its order.
-    pub(super) fn start(exe: &Path, library: &Library, title: &str, environment: &[(&str, String)]) -> io::Result<Self> {
+    /// Starts a worker that waits for its order. The first variable of the environment marks what belongs to it.
+    pub(super) fn start(library: &Library, start: &Start<'_>) -> io::Result<Self> {
+        let Start { exe, title, environment, directory } = *start;
         // Without it orphans would go to init and out of reach. It is not inherited by the worker.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         let before = process::children();
@@ -72,13 +86,23 @@ impl Worker {
             .stderr(Stdio::from(err))
             // posix_spawn does this; a pre_exec closure would cost a fork of the whole address space.
             .process_group(0);
+        if let Some(directory) = directory {
+            command.current_dir(directory);
+        }
         let (child, library_fd) = library.inheritable(|fd| Ok((command.spawn()?, fd)))?;
-        let run_id = environment.iter().find(|(name, _)| *name == "LORCHESTRA_RUN_ID").map(|(_, id)| id.clone());
-        let run_id = run_id.unwrap_or_default();
         // Ours are the only copies that may stay open: the pipe ends when the worker's do.
         drop(command);
         let pid = Pid::from_child(&child);
-        Ok(Self { child, pid, library_fd, control, output: File::from(output), before, run_id, ended: false })
+        Ok(Self {
+            child,
+            pid,
+            library_fd,
+            control,
+            output: File::from(output),
+            before,
+            mark: environment.first().cloned(),
+            ended: false,
+        })
     }
 
     /// Number of the library's descriptor in the worker.
@@ -187,10 +211,11 @@ impl Worker {
 
     /// What the job left to us. Without children before the worker, all that became our child is the job's: nobody else has
     /// descendants whose parent we could become. With such children it may be theirs as well, and nothing that lorchestra did not start is killed:
-    /// only what carries the run's id counts then.
+    /// only what carries the mark counts then.
     fn orphans(&self) -> Vec<Pid> {
         let alone = self.before.is_empty();
-        let of_run = |pid: &Pid| alone || process::carries(pid.as_raw_nonzero().get().unsigned_abs(), &self.run_id);
+        let marked = |pid| self.mark.as_ref().is_some_and(|(name, value)| process::carries(pid, name, value));
+        let of_run = |pid: &Pid| alone || marked(pid.as_raw_nonzero().get().unsigned_abs());
         self.adopted().filter(of_run).collect()
     }
 

@@ -13,6 +13,7 @@
 
 use super::child::Worker;
 use super::course::{Act, Course, Limits};
+use crate::host::clock;
 use crate::host::process::ProcessorTime;
 use crate::host::signals::Signals;
 use crate::run::decision::{Death, Ending, WorkerFault};
@@ -49,6 +50,7 @@ pub(super) fn dispatch(
     note: &Note,
     log: &mut Log,
 ) -> io::Result<Seen> {
+    let mut fault = FaultNote { note, ending: None, armed: true };
     let mut course = Course::new(limits, Instant::now());
     let mut output_open = true;
     let mut control_open = true;
@@ -67,6 +69,7 @@ pub(super) fn dispatch(
             control_open = false;
         }
         if worker.has_ended()? {
+            fault.armed = false;
             course.signals_at_death(&told);
             break;
         }
@@ -82,15 +85,34 @@ pub(super) fn dispatch(
         while let Some(act) = course.tick(now) {
             perform(act, worker, note);
         }
+        fault.ending = course.ending();
     }
-    let fault = worker.fault();
+    let said = worker.fault();
     let (death, time, left) = worker.end()?;
     let ending = course.ending();
     // A note that cannot be written costs a truer word in a rare case, never the run.
-    let said = fault.as_ref().map(note::cut);
-    let _ = note.write(&note::Seen { ending, death: Some(death), fault: said, between: None });
+    let cut = said.as_ref().map(note::cut);
+    let _ = note.write(&note::Seen { ending, death: Some(death), fault: cut, between: None });
     drain_output(worker, log)?;
-    Ok(Seen { ending, death, time, left, fault, told: course.told() })
+    Ok(Seen { ending, death, time, left, fault: said, told: course.told() })
+}
+
+/// While the job runs, whatever leaves the loop (an error, a panic) ends the job with it: noted before that happens, so that nobody takes
+/// the job's death for the kernel's or the job's own doing.
+struct FaultNote<'a> {
+    note: &'a Note,
+    /// Why the job is being ended already: that stays the cause.
+    ending: Option<Ending>,
+    armed: bool,
+}
+
+impl Drop for FaultNote<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            let ending = Some(self.ending.unwrap_or(Ending::SupervisorFault));
+            let _ = self.note.write(&note::Seen { ending, ..note::Seen::default() });
+        }
+    }
 }
 
 fn perform(act: Act, worker: &Worker, note: &Note) {
@@ -146,10 +168,7 @@ fn wait_for(
 
 fn timespec(wait: Option<Duration>) -> Option<Timespec> {
     // Rounded up to the next millisecond: waking just before a deadline would only mean another round.
-    wait.map(|wait| {
-        let wait = wait + Duration::from_millis(1);
-        Timespec { tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX), tv_nsec: wait.subsec_nanos().into() }
-    })
+    wait.map(|wait| clock::timespec(wait.saturating_add(Duration::from_millis(1))))
 }
 
 /// Copies what there is to the log, at most 1 MiB a turn. `false` when the pipe has ended.

@@ -5,11 +5,12 @@
 //! begins beside any, and one that is allowed always begins. The run before may have moved the bookmark that this one is to begin at:
 //! [`at_bookmark`].
 
-use super::{Overlap, RunError, Watcher};
+use super::Supervision;
 use crate::host::locks::{FileLock, beside_name, overlap_name};
-use crate::host::signals::Signals;
 use crate::host::state::{StateDir, StateError};
-use crate::plan::{OnOverlap, Plan};
+use crate::plan::{OnOverlap, RunSpec};
+use crate::run::error::{Overlap, RunError};
+use crate::run::event::RunEvent;
 use crate::run::resume;
 use crate::store::bookmark::Key;
 use crate::store::{Run, RunFilter, RunState, Store};
@@ -22,14 +23,10 @@ const HELD_BRIEFLY: Duration = Duration::from_secs(15);
 const LOOK: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(250)];
 
 /// The right to run, until dropped. [`RunError::Overlap`] when another run goes on and the plan does not say to go on all the same.
-pub(super) fn enter(
-    state: &StateDir,
-    plan: &Plan,
-    run_id: &str,
-    signals: &mut Signals,
-    watcher: &mut dyn Watcher,
-) -> Result<FileLock, RunError> {
-    let key = (plan.package.as_str(), plan.job.as_str(), plan.account.as_deref());
+pub(super) fn enter(run: &mut Supervision<'_>) -> Result<FileLock, RunError> {
+    let Supervision { env, run_id, spec, signals, observer, .. } = run;
+    let state = env.state;
+    let key = (spec.package.as_str(), spec.job.as_str(), spec.account.as_deref());
     let path = state.lock(&overlap_name(key.0, key.1, key.2));
     let beside = state.lock(&beside_name(key.0, key.1, key.2));
     let io = |path: &std::path::Path| {
@@ -37,14 +34,14 @@ pub(super) fn enter(
         move |source| StateError::Io { path, source }
     };
     let begun = Instant::now();
-    if plan.on_overlap == OnOverlap::Allow {
+    if spec.on_overlap == OnOverlap::Allow {
         loop {
             if let Some(lock) = FileLock::try_share(&beside).map_err(io(&beside))? {
                 return Ok(lock);
             }
             // Whoever holds it for himself, to see that nobody shares it, lets it go at once. (Unless it is no run that holds it.)
             if begun.elapsed() >= HELD_BRIEFLY {
-                let (package, job, account) = (plan.package.clone(), plan.job.clone(), plan.account.clone());
+                let (package, job, account) = (spec.package.clone(), spec.job.clone(), spec.account.clone());
                 let waited = Some(begun.elapsed());
                 return Err(RunError::Overlap(Box::new(Overlap { package, job, account, holder: None, waited })));
             }
@@ -70,20 +67,20 @@ pub(super) fn enter(
         };
         let holder = holder(state, store, key, FileLock::named(&path))?;
         let waited = begun.elapsed();
-        let patience = match plan.on_overlap {
+        let patience = match spec.on_overlap {
             OnOverlap::Wait(limit) => limit,
             _ if holder.is_some() => Some(Duration::ZERO),
             _ => Some(HELD_BRIEFLY),
         };
         if patience.is_some_and(|patience| waited >= patience) {
-            let (package, job, account) = (plan.package.clone(), plan.job.clone(), plan.account.clone());
-            let waited = matches!(plan.on_overlap, OnOverlap::Wait(_)).then_some(waited);
+            let (package, job, account) = (spec.package.clone(), spec.job.clone(), spec.account.clone());
+            let waited = matches!(spec.on_overlap, OnOverlap::Wait(_)).then_some(waited);
             return Err(RunError::Overlap(Box::new(Overlap { package, job, account, holder, waited })));
         }
         if let Some(holder) = &holder
             && !std::mem::replace(&mut told, true)
         {
-            watcher.waiting(holder);
+            observer.observe(&RunEvent::Waiting { spec, holder });
         }
         let look = (waited / 10).clamp(LOOK[0], LOOK[1]);
         if let Some(signal) = signals.wait(patience.map_or(look, |patience| look.min(patience - waited))) {
@@ -92,21 +89,21 @@ pub(super) fn enter(
     }
 }
 
-/// The plan with its `since` where the bookmark is now, if it asked for that and the bookmark has moved since it was made: by the run
+/// The spec with its `since` where the bookmark is now, if it asked for that and the bookmark has moved since it was made: by the run
 /// that was waited for, or one that was just ending.
-pub(super) fn at_bookmark(store: &Store, plan: &Plan) -> Result<Option<Plan>, RunError> {
-    if !plan.since_last {
+pub(super) fn at_bookmark(store: &Store, spec: &RunSpec) -> Result<Option<RunSpec>, RunError> {
+    if !spec.since_last {
         return Ok(None);
     }
-    let key = Key { package: &plan.package, job: &plan.job, account: plan.account.as_deref() };
+    let key = Key { package: &spec.package, job: &spec.job, account: spec.account.as_deref() };
     let at = store.bookmark(key)?.and_then(|bookmark| DateTime::from_timestamp_micros(bookmark.at));
-    let (Some(at), Some(window)) = (at, plan.window) else { return Ok(None) };
+    let (Some(at), Some(window)) = (at, spec.window) else { return Ok(None) };
     if window.since == Some(at) {
         return Ok(None);
     }
     let all_done =
-        || RunError::AllDone { package: plan.package.clone(), job: plan.job.clone(), bookmark: at, until: window.until };
-    plan.beginning_at(at).ok_or_else(all_done).map(Some)
+        || RunError::AllDone { package: spec.package.clone(), job: spec.job.clone(), bookmark: at, until: window.until };
+    spec.beginning_at(at).ok_or_else(all_done).map(Some)
 }
 
 /// The live run that is in the way: the one that the lock names, or one that was allowed beside others.
@@ -118,7 +115,7 @@ fn holder(
 ) -> Result<Option<String>, RunError> {
     let lives = |run: &Run| run.state == RunState::Running && run.has_key(key.0, key.1, key.2) && run.is_supervised();
     if let Some(named) = named
-        && let Ok(run) = store.find_run(&named)?
+        && let Some(run) = store.run(&named)?
         && lives(&run)
     {
         resume::wake(state, &run);

@@ -1,15 +1,16 @@
 //! A library loaded on trial, by a worker that does nothing else and that is killed with all it started when it has answered, or
 //! when its time is up. Not a run: nothing is recorded, no lock is taken.
 
-use super::child::Worker;
+use super::child::{Start, Worker};
+use crate::host::clock::timespec;
+use crate::host::process;
 use crate::host::signals::signal_name;
-use crate::packages::catalog::problem::path_text;
 use crate::packages::library::Library;
 use crate::run::decision::Death;
 use crate::run::worker::order::Trial;
 use crate::run::worker::trial::Answer;
+use crate::text::path_text;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::time::Timespec;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
@@ -48,7 +49,14 @@ pub enum Verdict {
 /// # Errors
 /// The worker could not be started, or not be waited for.
 pub fn load(exe: &Path, library: &Library, limit: Duration) -> io::Result<Verdict> {
-    let mut worker = Worker::start(exe, library, "plugins check", &[])?;
+    let remains = process::kill_remains_of_trials();
+    if remains > 0 {
+        tracing::warn!(remains, "killed what trials had left behind whose supervisor was killed");
+    }
+    let mut worker = Worker::start(
+        library,
+        &Start { exe, title: "plugins check", environment: &[(process::TRIAL, process::trial_mark()?)], directory: None },
+    )?;
     let trial = Trial { library_fd: worker.library_fd(), origin: path_text(library.path()) };
     // A worker that died meanwhile is found dead below.
     let sent = trial.send(&worker.control);
@@ -110,7 +118,7 @@ fn wait(worker: &Worker, control: bool, output: bool, time: Duration) -> io::Res
     if output {
         fds.push(PollFd::new(&worker.output, PollFlags::IN));
     }
-    let time = Timespec { tv_sec: 0, tv_nsec: time.subsec_nanos().max(1_000_000).into() };
+    let time = timespec(time.max(Duration::from_millis(1)));
     match poll(&mut fds, Some(&time)) {
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
         Err(e) => Err(e.into()),

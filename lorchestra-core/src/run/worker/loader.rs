@@ -9,9 +9,7 @@
 
 use super::order::Order;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use lorchestra_plugin_api::abi::{
-    self, ABI_REVISION, AbiError, AbiHeaderRef, HEADER_SYMBOL, JobEntry_Ref, Root_Ref, header_symbol,
-};
+use lorchestra_plugin_api::abi::{self, ABI_REVISION, AbiError, AbiHeaderRef, JobEntry_Ref, Root_Ref, header_symbol};
 use lorchestra_plugin_api::manifest::{JobManifest, Manifest};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 use std::fs::File;
@@ -83,9 +81,9 @@ pub(super) fn load(order: &Order) -> Result<JobEntry_Ref, Refusal> {
         .jobs()
         .as_slice()
         .iter()
-        .find(|job| job.name().as_str() == order.job)
+        .find(|job| job.name().as_str() == order.spec.job)
         .copied()
-        .ok_or_else(|| format!("its root module has no job {}", order.job).into())
+        .ok_or_else(|| format!("its root module has no job {}", order.spec.job).into())
 }
 
 /// Loads the library behind the descriptor, once, and holds its root module to its manifest. `origin` is for messages.
@@ -100,7 +98,7 @@ pub(super) fn root(library_fd: RawFd, origin: &Path) -> Result<Root_Ref, Refusal
     // are a complete ELF library for this machine (inspect) and cannot change (sealed).
     let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) }
         .map_err(|e| format!("the system's loader refused it: {}", spoken(&e, &path, origin)))?;
-    let symbol = if manifest.abi == 1 { HEADER_SYMBOL.to_owned() } else { header_symbol(&manifest.package) };
+    let symbol = header_symbol(&manifest.package);
     // SAFETY: the symbol is a `LibHeader`, whose address is a valid `AbiHeaderRef`: a library with our manifest got a symbol of this
     // name from `plugin!`, which makes it one. The reference stays valid: the library is never closed.
     let header = unsafe { library.get::<AbiHeaderRef>(symbol.as_bytes()) }

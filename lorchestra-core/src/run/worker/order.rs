@@ -1,12 +1,12 @@
 //! What a supervisor orders its worker to do: one line of JSON on the control socket.
 
+use crate::plan::RunSpec;
 use lorchestra_plugin_api::invoke::Call;
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// The longest order, in bytes. Parameters come from a command line, which Linux limits to less.
 const MAX_ORDER: u64 = 16 << 20;
@@ -19,8 +19,8 @@ pub struct Order {
     /// Where the library's bytes came from: for messages.
     #[serde(with = "bytes")]
     pub library_path: PathBuf,
-    /// Name of the job.
-    pub job: String,
+    /// What the run is.
+    pub spec: RunSpec,
     /// The attempt's spool directory, empty.
     #[serde(with = "bytes")]
     pub spool: PathBuf,
@@ -32,15 +32,11 @@ pub struct Order {
     pub trace: PathBuf,
     /// Bytes that are kept of it.
     pub log_max: u64,
-    /// The attempt's timeout, which its supervisor keeps unless it is stopped itself.
-    pub timeout: Option<Duration>,
-    /// Between SIGTERM and SIGKILL.
-    pub grace: Duration,
-    /// Bytes of memory that the worker, and each process it starts, may have.
-    pub memory_max: Option<u64>,
     /// Where the job's progress is noted, where somebody looks at it.
     #[serde(with = "optional_bytes")]
     pub progress: Option<PathBuf>,
+    /// Whether an event with a number that loses digits in 64 bits is refused.
+    pub strict_numbers: bool,
     /// Whether a bookmark that the job sets would be read by a later run.
     pub bookmarks: bool,
     /// Which of the call's parameters are secrets: what the job says is masked.

@@ -11,7 +11,7 @@ use crate::spool::writer::{AppendError, NewEvent, Writer};
 use abi_stable::std_types::{RResult, RSlice, RStr, RString};
 use chrono::{DateTime, Datelike};
 use lorchestra_plugin_api::abi::{EventSink, RawEvent};
-use lorchestra_plugin_api::limits;
+use lorchestra_plugin_api::{EmitError, EmitErrorKind, limits};
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -151,11 +151,11 @@ impl EventSink for Sink {
 
     fn set_bookmark(&self, at_micros: i64) -> RResult<(), RString> {
         if !self.inner.bookmarks {
-            return RResult::RErr(limits::NO_BOOKMARK.into());
+            return refused(EmitErrorKind::Invalid, limits::NO_BOOKMARK);
         }
         let year = DateTime::from_timestamp_micros(at_micros).map(|at| at.year());
         if !year.is_some_and(|year| (1..=9999).contains(&year)) {
-            return RResult::RErr(limits::BOOKMARK_YEARS.into());
+            return refused(EmitErrorKind::Invalid, limits::BOOKMARK_YEARS);
         }
         *self.inner.bookmark.lock().unwrap_or_else(PoisonError::into_inner) = Some(at_micros);
         RResult::ROk(())
@@ -213,8 +213,20 @@ impl<'a> MaskedEvent<'a> {
 fn caught(work: impl FnOnce() -> Result<(), AppendError>) -> RResult<(), RString> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(())) => RResult::ROk(()),
-        Ok(Err(error)) => RResult::RErr(error.to_string().into()),
-        Err(_) => RResult::RErr("lorchestra's sink panicked; the event was not taken".into()),
+        Ok(Err(error)) => refused(kind(&error), error),
+        Err(_) => refused(EmitErrorKind::Other, "lorchestra's sink panicked; the event was not taken"),
+    }
+}
+
+fn refused(kind: EmitErrorKind, why: impl ToString) -> RResult<(), RString> {
+    RResult::RErr(EmitError::new(kind, why.to_string()).to_json().into())
+}
+
+fn kind(error: &AppendError) -> EmitErrorKind {
+    match error {
+        AppendError::Invalid(_) => EmitErrorKind::Invalid,
+        AppendError::Io { .. } | AppendError::Fault(_) => EmitErrorKind::Spool,
+        AppendError::Ended | AppendError::Cancelled | AppendError::Copy => EmitErrorKind::Ended,
     }
 }
 

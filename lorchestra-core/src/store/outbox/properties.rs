@@ -4,7 +4,7 @@ use super::*;
 use crate::host::state::StateDir;
 use crate::spool::Cursor;
 use crate::spool::record::{self, Record};
-use crate::store::tests::new_run;
+use crate::store::tests::{new_run, started};
 use crate::store::{EventFilter, Undelivered};
 use proptest::prelude::*;
 use serde_json::json;
@@ -169,7 +169,7 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(&dir.path().join("state")).unwrap();
         let mut store = Store::open(&state).unwrap();
-        store.begin_run(&new_run("run"), &json!({})).unwrap();
+        store.begin_run(&new_run("run"), &started()).unwrap();
         let first = ids(&store.pending_rows(0, 1, usize::MAX).unwrap()).remove(0);
         store.use_stream(TABLE, "s0").unwrap();
         let mut model =

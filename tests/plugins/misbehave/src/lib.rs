@@ -14,7 +14,7 @@ plugin! {
     jobs = [
         noop, fail, fail_permanently, fail_with, panic_now, panic_with_a_number, panic_in_drop, abort, null, overflow, exit, kill_self, numbered,
         burst, wait, ignore_term, leave_group, leave_child, leave_daemon, print, emit_after_end, emit_bad, hijack, typed, traced, close_all, confide,
-        fail_at_first, leave_grandchild, allocate, wait_for_file, trace_much, windowed, from_bookmark, bookmark_nothing,
+        fail_at_first, leave_grandchild, allocate, wait_for_file, trace_much, windowed, from_bookmark, bookmark_nothing, surroundings,
     ]
 }
 
@@ -139,6 +139,8 @@ fn numbered(
     then: String,
     /// Waits for this file, having made it with `.wanted` at its end.
     begin: Option<PathBuf>,
+    /// Waits for this file after the last number.
+    end: Option<PathBuf>,
 ) -> JobResult {
     tracing::debug!(account, count, "numbering");
     if let Some(begin) = begin {
@@ -157,6 +159,9 @@ fn numbered(
             // One write: what is in this file was acknowledged.
             file.write_all(format!("{n}\n").as_bytes())?;
         }
+    }
+    while end.as_ref().is_some_and(|end| !end.exists()) {
+        std::thread::sleep(Duration::from_millis(5));
     }
     match &*then {
         "fail" => Err("failed after the last number")?,
@@ -548,5 +553,13 @@ fn from_bookmark(cx: &JobContext, #[param(default = "last:-30d")] since: DateTim
 fn bookmark_nothing(cx: &JobContext, until: Option<DateTime<Utc>>) -> JobResult {
     let answer = cx.set_bookmark(Utc::now()).err().map(|e| e.to_string());
     cx.emit("answered", json!({"answer": answer, "until": until}))?;
+    Ok(())
+}
+
+/// Emits its working directory and the value of an environment variable.
+#[job]
+fn surroundings(cx: &JobContext, #[param(default = "HOME")] name: String) -> JobResult {
+    let directory = std::env::current_dir()?;
+    cx.emit("surroundings", json!({"directory": directory, "value": std::env::var(name).ok()}))?;
     Ok(())
 }

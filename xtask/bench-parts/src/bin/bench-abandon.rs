@@ -7,7 +7,6 @@ use lorchestra_core::host::state::StateDir;
 use lorchestra_core::spool::record::Mark;
 use lorchestra_core::spool::writer::{NewEvent, Writer, segment_path};
 use lorchestra_core::store::{NewRun, Store};
-use serde_json::json;
 use std::error::Error;
 use std::fs::{self, File};
 use std::io::Write;
@@ -25,14 +24,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         let spool = state.attempt_spool(&run_id, 1);
         fs::create_dir_all(&spool)?;
         fs::create_dir(state.run_logs(&run_id))?;
-        let run = NewRun {
-            account: Some(format!("account-{n}")),
-            supervisor_pid: identity.pid,
-            supervisor_start: identity.start + 1,
-            boot_id: identity.boot_id.clone(),
-            ..runs::new_run(&run_id)
-        };
-        store.begin_run(&run, &json!({"parameters": {}, "host": "host"}))?;
+        let mut run = NewRun { supervisor: Identity { start: identity.start + 1, ..identity.clone() }, ..runs::new_run(&run_id) };
+        run.spec.account = Some(format!("account-{n}"));
+        store.begin_run(&run, &runs::started())?;
         File::create(state.attempt_note(&run_id, 1))?.write_all(&[b' '; 512])?;
         File::create(state.attempt_lock(&run_id, 1))?;
         let mut writer = Writer::create(&spool)?;

@@ -5,8 +5,7 @@ use bench_parts::{events, runs};
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::spool::Cursor;
 use lorchestra_core::spool::record::{self, Record};
-use lorchestra_core::store::{RunEnd, RunState, Store};
-use serde_json::json;
+use lorchestra_core::store::Store;
 use std::error::Error;
 
 /// About what a supervisor takes in at once.
@@ -19,7 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let emitted = count.checked_sub(2).ok_or("a run that is done has two events at least")?;
     let mut store = Store::open(&StateDir::open(path.as_ref())?)?;
     let run_id = events::run_id();
-    store.begin_run(&runs::new_run(&run_id), &json!({"parameters": {}, "host": "host"}))?;
+    store.begin_run(&runs::new_run(&run_id), &runs::started())?;
     let mut taken = store.taken(&run_id, 1)?;
     let mut from = 0;
     while from < emitted {
@@ -29,17 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         store.take_in(&run_id, 1, &records, Cursor { segment: 1, byte: until }, 0, &mut taken)?;
         from = until;
     }
-    let end = RunEnd {
-        state: RunState::Completed,
-        cause: None,
-        message: None,
-        job_result: None,
-        ended_at: events::BEGIN,
-        attempt: 1,
-        bookmark: None,
-        payload: json!({"attempt": 1, "duration_ms": 1}),
-    };
-    if !store.end_run(&run_id, &end)? {
+    if !store.end_run(&run_id, &runs::end())? {
         return Err("the store has such a run already".into());
     }
     let pending = store.backlog(None)?.pending;

@@ -4,8 +4,7 @@
 
 use bench_parts::runs;
 use lorchestra_core::host::state::StateDir;
-use lorchestra_core::store::{NewRun, RunEnd, RunState, Store};
-use serde_json::json;
+use lorchestra_core::store::{NewRun, RunEnd, Store};
 use std::error::Error;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -16,21 +15,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let micros = i64::try_from(now.as_micros())?;
     // As long as a real one, and never twice the same.
     let run_id = format!("{:032x}-{:03x}", now.as_nanos(), std::process::id() % 4096);
-    let run = NewRun { job: "noop".into(), started_at: micros, supervisor_pid: std::process::id(), ..runs::new_run(&run_id) };
-    let started = json!({"parameters": {}, "since": null, "until": null, "host": "host", "plugin_sha256": run.plugin_sha256});
-    let end = RunEnd {
-        state: RunState::Completed,
-        cause: None,
-        message: None,
-        job_result: None,
-        ended_at: micros,
-        attempt: 1,
-        bookmark: None,
-        payload: json!({"attempt": 1, "duration_ms": 1, "user_ms": 0, "system_ms": 0, "max_rss_kib": 4096}),
-    };
+    let mut run = NewRun { started_at: micros, ..runs::new_run(&run_id) };
+    run.spec.job = "noop".into();
+    run.supervisor.pid = std::process::id();
+    let end = RunEnd { ended_at: micros, ..runs::end() };
     let start = Instant::now();
     let mut store = Store::open(&state)?;
-    store.begin_run(&run, &started)?;
+    store.begin_run(&run, &runs::started())?;
     let ended = store.end_run(&run_id, &end)?;
     drop(store);
     let took = start.elapsed();

@@ -1,0 +1,242 @@
+//! Observers of a run: what a person sees on the terminal, what `--json` prints, what goes to the diagnostics. The hook of failed runs
+//! is another one ([`crate::notify`]). Each reads the one stream of [`RunEvent`]s; none changes a run.
+
+use crate::bar::Bar;
+use crate::commands::{after_run, show_recovered};
+use crate::follow::Follower;
+use crate::printer::Printer;
+use crate::show;
+use lorchestra_core::host::state::StateDir;
+use lorchestra_core::outcome::Failure;
+use lorchestra_core::plan::{OnOverlap, RunSpec};
+use lorchestra_core::run::event::{AttemptFailed, Observer, RunEvent};
+use lorchestra_core::store::Terminal;
+use lorchestra_core::text;
+use lorchestra_core::text::chain;
+use serde_json::{Value, json};
+use std::cell::RefCell;
+use std::path::Path;
+use std::time::Duration;
+
+/// Failed attempts that are reported before the run's end, which takes four lines at most.
+const MAX_REPORTED: u32 = 3;
+
+/// Lines for a person: warnings on the way, the outcome at the end.
+pub(crate) struct TerminalObserver<'a> {
+    pub(crate) printer: &'a RefCell<&'a mut Printer>,
+    pub(crate) state_dir: &'a Path,
+    pub(crate) verbose: u8,
+    pub(crate) quiet: bool,
+    /// The outcome is printed by another observer.
+    pub(crate) json: bool,
+    /// Whether there is to be a bar.
+    pub(crate) progress: bool,
+    follower: Option<Follower>,
+    bar: Option<Bar>,
+    /// Attempts that were reported.
+    reported: u32,
+}
+
+/// How [`TerminalObserver`] shows a run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Verbosity {
+    pub(crate) verbose: u8,
+    pub(crate) quiet: bool,
+    pub(crate) json: bool,
+    pub(crate) progress: bool,
+}
+
+impl<'a> TerminalObserver<'a> {
+    pub(crate) fn new(printer: &'a RefCell<&'a mut Printer>, state_dir: &'a Path, verbosity: Verbosity) -> Self {
+        let Verbosity { verbose, quiet, json, progress } = verbosity;
+        Self { printer, state_dir, verbose, quiet, json, progress, follower: None, bar: None, reported: 0 }
+    }
+
+    fn waiting(&self, spec: &RunSpec, holder: &str) {
+        if !self.quiet && matches!(spec.on_overlap, OnOverlap::Wait(_)) {
+            let RunSpec { package, job, .. } = spec;
+            let mut printer = self.printer.borrow_mut();
+            printer.note(format_args!("{package}/{job} is running already: waiting for run {holder} to end"));
+        }
+    }
+
+    fn started(&mut self, run_id: &str, spec: &RunSpec) {
+        let Ok(Some(state)) = StateDir::existing(self.state_dir) else { return };
+        if self.verbose > 0 {
+            self.follower = Follower::start(state.trace(run_id));
+        }
+        if self.progress {
+            self.bar = Bar::start(&state, run_id, format!("{}/{}", spec.package, spec.job));
+        }
+    }
+
+    fn attempt_failed(&mut self, failed: &AttemptFailed<'_>) {
+        let AttemptFailed { attempt, of, failure, wait, .. } = *failed;
+        // With -q a run that succeeds in the end prints nothing, and one that fails prints how many attempts there were.
+        if self.quiet || (self.reported >= MAX_REPORTED && self.verbose == 0) {
+            return;
+        }
+        self.reported += 1;
+        let is_last = self.reported == MAX_REPORTED && self.verbose == 0 && attempt + 1 < of;
+        let rest = if is_last { "; later ones are in runs show" } else { "" };
+        let message = text::shortened(&text::first_line(&failure.message), 200);
+        let (cause, wait) = (failure.cause.as_str(), show::elapsed(wait));
+        let print = || {
+            let mut printer = self.printer.borrow_mut();
+            printer.warning(format_args!("attempt {attempt} of {of} failed ({cause}): {message}; the next one in {wait}{rest}"));
+        };
+        match &self.bar {
+            Some(bar) => bar.aside(print),
+            None => print(),
+        }
+    }
+
+    fn skipped(&self, spec: &RunSpec, held_by: Option<&str>) {
+        if self.json || self.quiet {
+            return;
+        }
+        let held_by = held_by.map_or_else(|| "in a run that is not known".to_owned(), |held_by| format!("run {held_by}"));
+        let name = format!("{}/{}", spec.package, spec.job);
+        self.printer.borrow_mut().line(format_args!("- {name} skipped: it is running already ({held_by})"));
+    }
+
+    fn ended(&mut self, run_id: &str, spec: &RunSpec, terminal: &Terminal, output: &Path) {
+        if let Some(follower) = self.follower.take() {
+            follower.finish();
+        }
+        if let Some(bar) = self.bar.take() {
+            bar.finish();
+        }
+        let name = format!("{}/{}", spec.package, spec.job);
+        self.outcome(&name, run_id, terminal, std::fs::metadata(output).is_ok_and(|meta| meta.len() > 0));
+        let mut printer = self.printer.borrow_mut();
+        if terminal.output_lost > 0 {
+            let lost = terminal.output_lost;
+            printer.warning(format_args!("{lost} bytes of the job's output were lost: the disk was full"));
+        }
+        if terminal.processes_left > 0 {
+            let left = terminal.processes_left;
+            printer.warning(format_args!("{left} processes that the job started could not be ended"));
+        }
+        // The caller knows the outcome by now; what follows must not change it.
+        printer.flush();
+    }
+
+    fn outcome(&self, name: &str, run_id: &str, terminal: &Terminal, has_log: bool) {
+        let mut printer = self.printer.borrow_mut();
+        let in_attempt = if terminal.attempt > 1 { format!(" in attempt {}", terminal.attempt) } else { String::new() };
+        let Some(failure) = &terminal.failure else {
+            if !self.quiet && !self.json {
+                printer.good(format_args!("{name} completed{in_attempt}"));
+            }
+            return;
+        };
+        let took = show::elapsed(Duration::from_millis(terminal.duration_ms));
+        printer.bad(format_args!("{name} failed: {}", text::first_line(&failure.message)));
+        printer.note(format_args!("  cause: {} after {took}{in_attempt}", failure.cause.as_str()));
+        printer.note(format_args!("  lorchestra runs show {run_id}"));
+        if has_log {
+            printer.note(format_args!("  lorchestra runs logs {run_id}"));
+        }
+    }
+}
+
+impl Observer for TerminalObserver<'_> {
+    fn observe(&mut self, event: &RunEvent<'_>) {
+        match event {
+            RunEvent::Recovered(closed) => show_recovered(closed, &mut self.printer.borrow_mut()),
+            RunEvent::Waiting { spec, holder } => self.waiting(spec, holder),
+            RunEvent::Started { run_id, spec } => self.started(run_id, spec),
+            RunEvent::AttemptFailed(failed) => self.attempt_failed(failed),
+            RunEvent::Skipped { spec, held_by, .. } => self.skipped(spec, *held_by),
+            RunEvent::Found { run, terminal } => {
+                let name = format!("{}/{}", run.package, run.job);
+                if !self.quiet {
+                    let ended = show::time(run.ended_at.unwrap_or(run.started_at));
+                    self.printer
+                        .borrow_mut()
+                        .note(format_args!("run {} has ended before ({ended}); nothing was started", run.run_id));
+                }
+                if let Some(terminal) = terminal {
+                    self.outcome(&name, &run.run_id, terminal, false);
+                }
+            }
+            RunEvent::Ended { run_id, spec, terminal, output } => self.ended(run_id, spec, terminal, output),
+            RunEvent::Delivered { report, backlog, required } => {
+                after_run(report, *backlog, [*required, self.quiet], &mut self.printer.borrow_mut());
+            }
+            RunEvent::Pruned(Err(error)) => {
+                self.printer.borrow_mut().warning(format_args!("old runs could not be removed: {}", chain(error)));
+            }
+            RunEvent::Pruned(Ok(_)) => {}
+        }
+    }
+}
+
+/// The one object of `--json` (schema `lorchestra.run-job/1`).
+pub(crate) struct JsonObserver<'a> {
+    pub(crate) printer: &'a RefCell<&'a mut Printer>,
+}
+
+impl JsonObserver<'_> {
+    fn print(&self, run_id: &str, [package, job]: [&str; 2], end: &Value) {
+        let mut object = json!({"schema": "lorchestra.run-job/1", "run_id": run_id, "package": package, "job": job});
+        if let (Some(object), Some(end)) = (object.as_object_mut(), end.as_object()) {
+            object.extend(end.clone());
+        }
+        self.printer.borrow_mut().json(&object);
+    }
+}
+
+fn json_end(state: &str, failure: Option<&Failure>, attempts: u32, duration_ms: u64) -> Value {
+    json!({
+        "state": state,
+        "cause": failure.map(|failure| failure.cause),
+        "message": failure.map(|failure| &failure.message),
+        "attempts": attempts,
+        "duration_ms": duration_ms,
+    })
+}
+
+impl Observer for JsonObserver<'_> {
+    fn observe(&mut self, event: &RunEvent<'_>) {
+        match event {
+            RunEvent::Skipped { run_id, spec, held_by } => {
+                let mut end = json_end("skipped", None, 0, 0);
+                end["held_by"] = json!(held_by);
+                self.print(run_id, [&spec.package, &spec.job], &end);
+            }
+            RunEvent::Ended { run_id, spec, terminal, .. } => {
+                let state = if terminal.failure.is_none() { "completed" } else { "failed" };
+                let end = json_end(state, terminal.failure.as_ref(), terminal.attempt, terminal.duration_ms);
+                self.print(run_id, [&spec.package, &spec.job], &end);
+            }
+            RunEvent::Found { run, terminal } => {
+                let failure = terminal.and_then(|terminal| terminal.failure.as_ref());
+                let took = terminal.map_or(0, |terminal| terminal.duration_ms);
+                let end = json_end(run.state.as_str(), failure, run.attempts, took);
+                self.print(&run.run_id, [&run.package, &run.job], &end);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// lorchestra's own diagnostics (`-v`).
+pub(crate) struct DiagnosticObserver;
+
+impl Observer for DiagnosticObserver {
+    fn observe(&mut self, event: &RunEvent<'_>) {
+        match event {
+            RunEvent::Started { run_id, .. } => tracing::info!(run_id, "run started"),
+            RunEvent::AttemptFailed(AttemptFailed { run_id, attempt, failure, .. }) => {
+                tracing::info!(run_id, attempt, cause = failure.cause.as_str(), "attempt failed");
+            }
+            RunEvent::Ended { run_id, terminal, .. } => {
+                tracing::info!(run_id, took = show::elapsed(Duration::from_millis(terminal.duration_ms)), "run ended");
+            }
+            RunEvent::Pruned(Ok(pruned)) => tracing::debug!(pruned.runs, pruned.logs, "retention"),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,447 @@
+//! [`RunSpec`]: everything that one run is, as a value that can be printed, stored, sent to another machine, and run again.
+//!
+//! Owns its JSON form in both directions. [`super::resolve`] makes one from what was typed; [`RunSpec::from_json`] reads one, and
+//! [`RunSpec::check`] holds it against the job that will run, so that parameters that do not fit never reach plugin code, whoever
+//! wrote the spec. A spec has no relative times and no secret values. Pure.
+//!
+//! ```text
+//! {"schema": "lorchestra.run-spec/1",
+//!  "package": "ingester", "job": "extract_gmail", "version": "0.1.0", "sha256": "9f86…" or null (any),
+//!  "params": {…}, "secrets": {"token": "env:TOKEN"}, "account": null,
+//!  "window": {"since": "2026-01-01T00:00:00Z", "until": "2026-01-02T00:00:00Z"}, "since_last": false,
+//!  "timeout": 90 or null, "grace": 10, "on_overlap": "fail",
+//!  "retries": {"limit": 0, "on": ["error", …], "wait": 1}, "memory_max": null,
+//!  "directory": "/home/anna" or null (where lorchestra is started),
+//!  "group": null, "trace_parent": null, "requested_by": "command-line",
+//!  "resolved_at": "2026-01-02T03:04:05Z"}
+//! ```
+//!
+//! Durations are seconds, sizes are bytes, times are RFC 3339 in UTC. A key that this version does not know is an error: it may
+//! change what the run is.
+
+use super::fault::{self, Fault, PlanError};
+use super::policy::Limits;
+use super::retries::{MOST, RETRYABLE};
+use super::source::Source;
+use super::{OnOverlap, Retries, Window, find, is_end, last, time, value};
+use chrono::{DateTime, Utc};
+use lorchestra_plugin_api::def::ParamKind;
+use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// The `schema` of a spec, up to its version.
+const SCHEMA: &str = "lorchestra.run-spec/";
+/// The version that this code writes and reads.
+const VERSION: u32 = 1;
+
+/// A run before it exists: every value checked, every time absolute.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a run spec")]
+pub struct RunSpec {
+    /// Version of the form.
+    pub(crate) schema: Schema,
+    /// Package of the job.
+    pub package: String,
+    /// Name of the job.
+    pub job: String,
+    /// Version of the package.
+    pub version: String,
+    /// SHA-256 of the library's bytes, in hexadecimal; `None` accepts any.
+    pub sha256: Option<String>,
+    /// Parameters by name, as they cross to the job. One that is optional and was not given is missing.
+    pub params: Map<String, Value>,
+    /// Parameters that are secrets, and where each is found. An optional one is listed too, and may not be found.
+    pub secrets: BTreeMap<String, Source>,
+    /// Value of the `account` parameter, if the job has one: runs of one account do not overlap.
+    pub account: Option<String>,
+    /// What time the run is about, if the job has a parameter `since` or `until` that is a time.
+    pub window: Option<Window>,
+    /// Whether `since` is the bookmark: the run starts where the bookmark is when it begins.
+    pub since_last: bool,
+    /// How long an attempt may take; `None`: without limit.
+    #[serde(with = "optional_seconds")]
+    pub timeout: Option<Duration>,
+    /// Time between SIGTERM and SIGKILL.
+    #[serde(with = "seconds")]
+    pub grace: Duration,
+    /// What to do when another run of the job and account is running.
+    pub on_overlap: OnOverlap,
+    /// Which failures are retried, how often, and after which wait.
+    pub retries: Retries,
+    /// Bytes of memory that each of the job's processes may have; `None`: without limit.
+    pub memory_max: Option<u64>,
+    /// Working directory of the job; `None`: that of the process that runs it.
+    pub directory: Option<String>,
+    /// The group of runs that this one belongs to.
+    pub group: Option<String>,
+    /// W3C trace context (`traceparent`) of whoever asked for the run.
+    pub trace_parent: Option<String>,
+    /// Who asked for the run.
+    pub requested_by: RequestedBy,
+    /// The time that relative times were counted from, to the microsecond.
+    pub resolved_at: DateTime<Utc>,
+}
+
+/// Who asked for a run. As text: `command-line`, `schedule`, `rerun:RUN`, `engine:NAME`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum RequestedBy {
+    /// A person, or a script.
+    #[default]
+    CommandLine,
+    /// A timer: cron, a systemd timer.
+    Schedule,
+    /// A repetition of this run.
+    Rerun(String),
+    /// An engine of this name.
+    Engine(String),
+}
+
+impl fmt::Display for RequestedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CommandLine => f.write_str("command-line"),
+            Self::Schedule => f.write_str("schedule"),
+            Self::Rerun(run_id) => write!(f, "rerun:{run_id}"),
+            Self::Engine(name) => write!(f, "engine:{name}"),
+        }
+    }
+}
+
+impl FromStr for RequestedBy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let named = |name: &str| !name.is_empty() && name.len() <= MAX_LABEL && name.bytes().all(|b| b.is_ascii_graphic());
+        match text.split_once(':') {
+            None if text == "command-line" => Ok(Self::CommandLine),
+            None if text == "schedule" => Ok(Self::Schedule),
+            Some(("rerun", run_id)) if named(run_id) => Ok(Self::Rerun(run_id.to_owned())),
+            Some(("engine", name)) if named(name) => Ok(Self::Engine(name.to_owned())),
+            _ => Err("write command-line, schedule, rerun:RUN or engine:NAME".into()),
+        }
+    }
+}
+
+impl Serialize for RequestedBy {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for RequestedBy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Characters of a group, and of a name in [`RequestedBy`], at most.
+const MAX_LABEL: usize = 128;
+
+/// Reads the name of a group: up to 128 printable ASCII characters without blanks.
+///
+/// # Errors
+/// What to write instead.
+pub fn group(text: &str) -> Result<String, String> {
+    let fits = !text.is_empty() && text.len() <= MAX_LABEL && text.bytes().all(|b| b.is_ascii_graphic());
+    if fits { Ok(text.to_owned()) } else { Err(format!("write 1 to {MAX_LABEL} printable ASCII characters without blanks")) }
+}
+
+/// Reads a W3C `traceparent`: `00-<32 hex digits>-<16 hex digits>-<2 hex digits>`, neither id all zeros.
+///
+/// # Errors
+/// What to write instead.
+pub fn trace_parent(text: &str) -> Result<String, String> {
+    let parts: Vec<&str> = text.split('-').collect();
+    let hex = |part: &str, len: usize| part.len() == len && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let some = |part: &str| part.bytes().any(|b| b != b'0');
+    match parts.as_slice() {
+        [version, trace, span, flags]
+            if hex(version, 2)
+                && *version != "ff"
+                && hex(trace, 32)
+                && some(trace)
+                && hex(span, 16)
+                && some(span)
+                && hex(flags, 2) =>
+        {
+            Ok(text.to_owned())
+        }
+        _ => Err("write a W3C traceparent, such as 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
+    }
+}
+
+/// Who asked for a run, and in which context.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[expect(missing_docs, reason = "documented at RunSpec")]
+pub struct Context {
+    pub directory: Option<String>,
+    pub group: Option<String>,
+    pub trace_parent: Option<String>,
+    pub requested_by: RequestedBy,
+}
+
+/// What [`super::resolve`] has made of the parameters.
+pub(super) struct Resolved {
+    pub(super) params: Map<String, Value>,
+    pub(super) secrets: BTreeMap<String, Source>,
+    pub(super) account: Option<String>,
+    pub(super) window: Option<Window>,
+    pub(super) since_last: bool,
+    pub(super) at: DateTime<Utc>,
+}
+
+/// Why a text is not a spec that this lorchestra can run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// Not JSON, or cut short.
+    #[error("not JSON: {0}")]
+    Json(String),
+    /// JSON of another kind.
+    #[error("not a run spec: its \"schema\" is not \"{SCHEMA}{VERSION}\"")]
+    OtherSchema,
+    /// From a newer lorchestra.
+    #[error("written by a newer lorchestra (run spec version {0}; this one reads {VERSION})")]
+    Newer(u32),
+    /// A key is missing, unknown, or of the wrong type.
+    #[error("not a valid run spec: {0}")]
+    Invalid(String),
+}
+
+impl RunSpec {
+    /// Puts a spec together.
+    pub(super) fn new(names: [&str; 3], resolved: Resolved, limits: Limits, context: Context) -> Self {
+        let [package, job, version] = names.map(str::to_owned);
+        let Resolved { params, secrets, account, window, since_last, at } = resolved;
+        let Limits { timeout, grace, on_overlap, retries, memory_max } = limits;
+        let Context { directory, group, trace_parent, requested_by } = context;
+        Self {
+            schema: Schema,
+            package,
+            job,
+            version,
+            sha256: None,
+            params,
+            secrets,
+            account,
+            window,
+            since_last,
+            timeout,
+            grace,
+            on_overlap,
+            retries,
+            memory_max,
+            directory,
+            group,
+            trace_parent,
+            requested_by,
+            resolved_at: at,
+        }
+    }
+
+    /// Returns the spec of a job without parameters, with default limits, resolved at `at`.
+    pub fn bare(package: &str, job: &str, version: &str, at: DateTime<Utc>) -> Self {
+        let resolved = Resolved {
+            params: Map::new(),
+            secrets: BTreeMap::new(),
+            account: None,
+            window: None,
+            since_last: false,
+            at: time::to_micros(at),
+        };
+        Self::new([package, job, version], resolved, super::Policy::default().limits(), Context::default())
+    }
+
+    /// Reads a spec from its JSON. It still has to be held against its job: [`check`](Self::check).
+    ///
+    /// # Errors
+    /// The text is no spec, or one of a newer version.
+    pub fn from_json(text: &[u8]) -> Result<Self, SpecError> {
+        let json: Value = serde_json::from_slice(text).map_err(|e| SpecError::Json(e.to_string()))?;
+        let version = json.get("schema").and_then(Value::as_str).and_then(|schema| schema.strip_prefix(SCHEMA));
+        match version.and_then(|version| version.parse::<u32>().ok()) {
+            Some(VERSION) => {}
+            Some(newer) if newer > VERSION => return Err(SpecError::Newer(newer)),
+            _ => return Err(SpecError::OtherSchema),
+        }
+        serde_json::from_value(json).map_err(|e| SpecError::Invalid(fault::first_line(&e.to_string()).to_owned()))
+    }
+
+    /// Returns its JSON.
+    pub fn to_json(&self) -> String {
+        // Maps with text keys, numbers and texts: nothing in it can fail.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Checks that the spec fits the job: the parameters are the job's and of its types, no required one is missing, and account and
+    /// window are those of the parameters. `job` is the manifest of the library that will run.
+    ///
+    /// # Errors
+    /// Everything that does not fit. The job was not touched.
+    pub fn check(&self, job: &JobManifest) -> Result<(), PlanError> {
+        let mut faults: Vec<Fault> = Vec::new();
+        let mut wrong = |field: String, reason: String| faults.push(Fault::Spec { field, reason });
+        let secret = |param: &&ParamManifest| param.kind == ParamKind::Secret;
+        for name in self.params.keys().filter(|name| !job.params.iter().any(|p| p.name == **name && !secret(&p))) {
+            let names: Vec<&str> = job.params.iter().filter(|p| !secret(p)).map(|p| p.name.as_str()).collect();
+            wrong(
+                format!("params.{}", crate::text::quote(name)),
+                format!("is not a parameter of {}{}", job.name, nearest(name, &names)),
+            );
+        }
+        for name in self.secrets.keys().filter(|name| !job.params.iter().any(|p| p.name == **name && secret(&p))) {
+            wrong(format!("secrets.{}", crate::text::quote(name)), format!("is not a secret of {}", job.name));
+        }
+        for param in &job.params {
+            if secret(&param) {
+                if !self.secrets.contains_key(&param.name) {
+                    wrong(format!("secrets.{}", param.name), "is missing; name a source, such as env:NAME".into());
+                }
+                continue;
+            }
+            match self.params.get(&param.name) {
+                Some(json) => {
+                    if let Err(reason) = value::check_resolved(param.into(), json) {
+                        wrong(format!("params.{}", param.name), reason);
+                    }
+                }
+                None if param.optional && !param.repeated => {}
+                None => wrong(format!("params.{}", param.name), format!("is missing; it is {}", value::describe(param.into()))),
+            }
+        }
+        let account = account(job, &self.params);
+        if self.account != account {
+            wrong("account".into(), "is not the parameter account".into());
+        }
+        let window = self.params_window(job);
+        if self.window.map(|w| (w.since, Some(w.until))) != window {
+            wrong("window".into(), "is not the one of the parameters since and until".into());
+        }
+        if self.window.is_some_and(|window| window.since.is_some_and(|since| since >= window.until)) {
+            wrong("window".into(), "is empty: since is not before until".into());
+        }
+        if self.since_last && window.is_none_or(|(since, _)| since.is_none()) {
+            wrong("since_last".into(), "is true, and there is no parameter since".into());
+        }
+        if self.retries.limit > MOST {
+            wrong("retries.limit".into(), format!("is {}; at most {MOST} are possible", self.retries.limit));
+        }
+        if let Some(cause) = self.retries.on.iter().find(|cause| !RETRYABLE.contains(cause)) {
+            wrong("retries.on".into(), format!("has {}, which is never retried", cause.as_str()));
+        }
+        if self.timeout == Some(Duration::ZERO) {
+            wrong("timeout".into(), "is 0; write null for no limit".into());
+        }
+        for (field, text, read) in [
+            ("group", &self.group, group as fn(&str) -> Result<String, String>),
+            ("trace_parent", &self.trace_parent, trace_parent),
+        ] {
+            if let Some(Err(reason)) = text.as_deref().map(read) {
+                wrong(field.into(), format!("cannot be read; {reason}"));
+            }
+        }
+        if self.directory.as_ref().is_some_and(|directory| !Path::new(directory).is_absolute()) {
+            wrong("directory".into(), "is not an absolute path".into());
+        }
+        if faults.is_empty() { Ok(()) } else { Err(PlanError { faults }) }
+    }
+
+    /// Begin and end that the parameters say; `None`: the job has no window, or one without a given end.
+    fn params_window(&self, job: &JobManifest) -> Option<(Option<DateTime<Utc>>, Option<DateTime<Utc>>)> {
+        if !job.params.iter().any(is_end) {
+            return None;
+        }
+        let at = |name: &str| {
+            let param = find(job, name).filter(|param| is_end(param))?;
+            self.params.get(&param.name)?.as_str()?.parse::<DateTime<Utc>>().ok()
+        };
+        // A job with no `until` of its own has the start of the run, which no parameter says.
+        let until = at("until").or_else(|| self.window.map(|window| window.until));
+        Some((at("since"), until))
+    }
+
+    /// Returns the same run with a window that begins at `since`; `None`: that would be empty. For a bookmark that has moved since the
+    /// spec was made.
+    pub fn beginning_at(&self, since: DateTime<Utc>) -> Option<Self> {
+        let mut spec = self.clone();
+        let window = spec.window.as_mut().filter(|window| since < window.until)?;
+        window.since = Some(since);
+        spec.params.insert("since".into(), time::show(since).into());
+        Some(spec)
+    }
+}
+
+/// Value of the job's account parameter.
+pub(super) fn account(job: &JobManifest, params: &Map<String, Value>) -> Option<String> {
+    let param = job.params.iter().find(|param| last::is_account(param))?;
+    params.get(&param.name)?.as_str().map(str::to_owned)
+}
+
+fn nearest(name: &str, names: &[&str]) -> String {
+    match crate::text::nearest(name, names.iter().copied()).first() {
+        Some(near) => format!("; did you mean {near}?"),
+        None => String::new(),
+    }
+}
+
+/// The `schema` key. Always the present version: [`RunSpec::from_json`] has looked at it before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Schema;
+
+impl Serialize for Schema {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{SCHEMA}{VERSION}"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Schema {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|_| Self)
+    }
+}
+
+/// A duration as a number of seconds.
+pub(super) mod seconds {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::time::Duration;
+
+    pub(crate) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        if duration.subsec_nanos() == 0 {
+            serializer.serialize_u64(duration.as_secs())
+        } else {
+            serializer.serialize_f64(duration.as_secs_f64())
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        of(f64::deserialize(deserializer)?)
+    }
+
+    pub(super) fn of<E: serde::de::Error>(seconds: f64) -> Result<Duration, E> {
+        Duration::try_from_secs_f64(seconds).map_err(|_| E::custom(format!("{seconds} is not a number of seconds from 0 on")))
+    }
+}
+
+mod optional_seconds {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::time::Duration;
+
+    pub(super) fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+        match duration {
+            Some(duration) => super::seconds::serialize(duration, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+        Option::<f64>::deserialize(deserializer)?.map(super::seconds::of).transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,242 @@
+//! From a spec to a run that has ended and is delivered: everything that happens around a run, in one place.
+//!
+//! [`launch`] seals the library and holds the spec against it, closes what dead supervisors left open, starts delivery, supervises
+//! the run, finishes delivery, and lets retention remove what is old. It reports each step as a [`RunEvent`] to one observer, and
+//! prints nothing itself. Whoever has a spec (a command line, a file, an engine) calls it; it reads no settings.
+
+use super::error::RunError;
+use super::event::{Observer, RunEvent};
+use super::recovery::{self, RecoveryError};
+use super::supervisor::{self, Order, RunEnv, RunResult};
+use crate::delivery::bigquery::{BigQuery, BigQueryConfig};
+use crate::delivery::{Live, Request, Resend, Trouble};
+use crate::host::clock::now_micros;
+use crate::host::signals::Signals;
+use crate::host::state::{StateDir, StateError};
+use crate::packages::catalog::Problem;
+use crate::packages::library::Library;
+use crate::packages::lockfile::Lockfile;
+use crate::plan::{PlanError, RunSpec};
+use crate::secrets::Secrets;
+use crate::store::retention::Retention;
+use crate::store::{Backlog, Store};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// A run that is asked for.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// What it is.
+    pub spec: RunSpec,
+    /// Its id; `None`: a new one. A run of this id that has ended is found instead of run again.
+    pub run_id: Option<Uuid>,
+    /// The file that holds the package.
+    pub library: &'a Path,
+    /// Where only locked libraries may run: those.
+    pub lock: Option<&'a Lockfile>,
+    /// Values of the spec's secrets.
+    pub secrets: &'a Secrets,
+    /// Whether an observer draws the job's progress.
+    pub progress: bool,
+}
+
+/// Where runs happen, as values.
+#[derive(Debug)]
+pub struct Host<'a> {
+    /// The state directory, which is made where it is missing.
+    pub state_dir: &'a Path,
+    /// Parent of the packages' data directories.
+    pub data_root: &'a Path,
+    /// The executable that becomes the worker.
+    pub worker: &'a Path,
+    /// Version of lorchestra.
+    pub version: &'a str,
+    /// The most verbose level that is traced.
+    pub trace_level: &'a str,
+    /// Bytes that are kept of what an attempt prints, and of what a run traces.
+    pub log_max: u64,
+    /// Whether an event with a number that loses digits in 64 bits is refused.
+    pub strict_numbers: bool,
+    /// How long things are kept.
+    pub retention: &'a Retention,
+    /// Where events go.
+    pub delivery: Delivery<'a>,
+}
+
+/// Delivery beside and after a run.
+#[derive(Debug, Clone, Copy)]
+pub struct Delivery<'a> {
+    /// The table; `None`: events stay in the store.
+    pub bigquery: Option<&'a BigQueryConfig>,
+    /// Whether the caller insists on it.
+    pub required: bool,
+    /// How long to wait for it after the run.
+    pub timeout: Duration,
+}
+
+/// A launch that has come to its end.
+#[derive(Debug)]
+pub struct Launched {
+    /// What became of the spec.
+    pub result: RunResult,
+    /// Delivery was required, and events of the run are not delivered.
+    pub undelivered: bool,
+}
+
+/// Why nothing could be launched, or the end of a run not be recorded.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The library cannot be used, or may not run.
+    #[error("the package {package} cannot be used")]
+    Unusable {
+        /// The package.
+        package: String,
+        /// Why, and what to do.
+        problem: Box<Problem>,
+    },
+    /// The library is not the one that the spec wants.
+    #[error("the run spec wants {what} {wanted}, and {path} has {found}", path = path.display())]
+    OtherLibrary {
+        /// `package`, `version` or `sha256`.
+        what: &'static str,
+        /// As the spec has it.
+        wanted: String,
+        /// As the library has it.
+        found: String,
+        /// The library.
+        path: PathBuf,
+    },
+    /// The library has no such job any more.
+    #[error("{path} has no job {job}", path = path.display())]
+    NoJob {
+        /// Name of the job.
+        job: String,
+        /// The library.
+        path: PathBuf,
+    },
+    /// The working directory that the spec wants.
+    #[error("the directory {path} of the run spec cannot be used", path = path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// The spec does not fit its job.
+    #[error("the run spec does not fit the job")]
+    Spec(#[source] PlanError),
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Earlier runs could not be looked at.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    /// The delivery thread could not be started.
+    #[error("the delivery thread cannot be started")]
+    Delivery(#[source] io::Error),
+    /// The run.
+    #[error(transparent)]
+    Run(#[from] RunError),
+}
+
+/// Launches a run and sees it to its end.
+///
+/// # Errors
+/// Nothing was started; or the end of the run could not be recorded yet, which the next command does.
+pub fn launch(
+    launch: Launch<'_>,
+    host: &Host<'_>,
+    signals: &mut Signals,
+    observer: &mut dyn Observer,
+) -> Result<Launched, LaunchError> {
+    let Launch { mut spec, run_id, library, lock, secrets, progress } = launch;
+    let library = seal(library, &spec.package, lock)?;
+    fit(&spec, &library)?;
+    spec.sha256 = Some(library.sha256().to_owned());
+    let state = StateDir::open(host.state_dir)?;
+    let closed = recovery::close_abandoned(&state)?;
+    observer.observe(&RunEvent::Recovered(&closed));
+    let live = host.delivery.bigquery.cloned().map(|config| Live::start(&state, move || BigQuery::new(config)));
+    let live = live.transpose().map_err(LaunchError::Delivery)?;
+    let env = RunEnv {
+        state: &state,
+        data_root: host.data_root,
+        worker: host.worker,
+        version: host.version,
+        trace_level: host.trace_level,
+        log_max: host.log_max,
+        strict_numbers: host.strict_numbers,
+        secrets,
+        progress,
+    };
+    let may_exist = run_id.is_some();
+    let run_id = run_id.unwrap_or_else(Uuid::now_v7).to_string();
+    let order = Order { run_id: run_id.clone(), may_exist, spec, library: &library };
+    let (result, mut store) = supervisor::run(&env, order, signals, observer)?;
+    if let RunResult::Found(run) = &result {
+        let terminal = store.terminal(&run.run_id).unwrap_or_default();
+        observer.observe(&RunEvent::Found { run, terminal: terminal.as_ref() });
+    }
+    let undelivered = live.is_some_and(|live| finish_delivery(live, &host.delivery, (&run_id, &store), signals, observer));
+    observer.observe(&RunEvent::Pruned(&store.prune(&state, host.retention, now_micros())));
+    Ok(Launched { result, undelivered })
+}
+
+/// Seals the bytes that will run: those that plugins.lock allows, where it is asked.
+///
+/// # Errors
+/// The library cannot be used, or is not in the lock file.
+pub fn seal(path: &Path, package: &str, lock: Option<&Lockfile>) -> Result<Library, LaunchError> {
+    Library::open(path)
+        .and_then(|library| lock.map_or(Ok(()), |lock| lock.allows(&library)).map(|()| library))
+        .map_err(|fault| LaunchError::Unusable { package: package.to_owned(), problem: Box::new(fault.at(path.to_owned())) })
+}
+
+/// Holds a spec against the library that is to run it.
+///
+/// # Errors
+/// It is not the library that the spec wants, or the spec does not fit the job in it.
+pub fn fit(spec: &RunSpec, library: &Library) -> Result<(), LaunchError> {
+    let manifest = library.manifest();
+    let sha256 = spec.sha256.as_deref().unwrap_or(library.sha256());
+    for (what, wanted, found) in [
+        ("package", spec.package.as_str(), manifest.package.as_str()),
+        ("version", &spec.version, &manifest.version),
+        ("sha256", sha256, library.sha256()),
+    ] {
+        if wanted != found {
+            let (wanted, found, path) = (wanted.to_owned(), found.to_owned(), library.path().to_owned());
+            return Err(LaunchError::OtherLibrary { what, wanted, found, path });
+        }
+    }
+    let no_job = || LaunchError::NoJob { job: spec.job.clone(), path: library.path().to_owned() };
+    spec.check(manifest.job(&spec.job).ok_or_else(no_job)?).map_err(LaunchError::Spec)?;
+    let Some(path) = spec.directory.as_ref().map(PathBuf::from) else { return Ok(()) };
+    match std::fs::metadata(&path) {
+        Ok(meta) if meta.is_dir() => Ok(()),
+        Ok(_) => Err(LaunchError::Directory { path, source: io::ErrorKind::NotADirectory.into() }),
+        Err(source) => Err(LaunchError::Directory { path, source }),
+    }
+}
+
+/// Ends the delivery beside a run. Returns whether it was required and did not happen.
+fn finish_delivery(
+    live: Live,
+    delivery: &Delivery<'_>,
+    (run_id, store): (&str, &Store),
+    signals: &mut Signals,
+    observer: &mut dyn Observer,
+) -> bool {
+    let Delivery { required, timeout, .. } = *delivery;
+    let request = Request { timeout, insist: required, run_id: Some(run_id.to_owned()), resend: Resend::default() };
+    let report = live.finish(&request, Some(signals));
+    let backlog = store.backlog(None);
+    let event = RunEvent::Delivered { report: &report, backlog: backlog.as_ref().copied(), required };
+    observer.observe(&event);
+    let elsewhere = matches!(report.trouble, Some(Trouble::IntoAnother(_)));
+    // What cannot be read is not known to be delivered.
+    let delivered = || store.backlog(Some(run_id)).is_ok_and(|own| own == Backlog::default());
+    required && (elsewhere || !delivered())
+}

@@ -1,0 +1,150 @@
+//! Payloads of lorchestra's own events, as types: what is written to `job.*` events is read back as the same type.
+
+use crate::outcome::{Failure, Outcome};
+use crate::plan::{RequestedBy, RunSpec};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// Payload of `job.started`; with `held_by`, of `job.skipped`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "documented in docs/architecture.md, or at RunSpec")]
+pub struct Started {
+    pub parameters: Map<String, Value>,
+    pub since: Option<String>,
+    pub until: Option<String>,
+    pub host: String,
+    pub lorchestra_version: String,
+    pub plugin_path: String,
+    pub plugin_version: String,
+    pub plugin_sha256: String,
+    pub retries: u32,
+    pub memory_max: Option<u64>,
+    pub requested_by: RequestedBy,
+    pub group: Option<String>,
+    pub trace_parent: Option<String>,
+    /// The run that was in the way of a skipped one, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_by: Option<String>,
+}
+
+/// Where a run happens, beside its spec.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) host: &'a str,
+    pub(crate) lorchestra_version: &'a str,
+    pub(crate) plugin_path: &'a str,
+    pub(crate) plugin_sha256: &'a str,
+}
+
+impl Started {
+    /// Returns the payload for a run of `spec`.
+    pub(crate) fn of(spec: &RunSpec, place: Place<'_>) -> Self {
+        let time = |at: chrono::DateTime<chrono::Utc>| at.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true);
+        Self {
+            parameters: spec.params.clone(),
+            since: spec.window.and_then(|window| window.since).map(time),
+            until: spec.window.map(|window| time(window.until)),
+            host: place.host.to_owned(),
+            lorchestra_version: place.lorchestra_version.to_owned(),
+            plugin_path: place.plugin_path.to_owned(),
+            plugin_version: spec.version.clone(),
+            plugin_sha256: place.plugin_sha256.to_owned(),
+            retries: spec.retries.limit,
+            memory_max: spec.memory_max,
+            requested_by: spec.requested_by.clone(),
+            group: spec.group.clone(),
+            trace_parent: spec.trace_parent.clone(),
+            held_by: None,
+        }
+    }
+}
+
+/// Payload of `job.completed` and `job.failed`: how a run ended, and what was measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Terminal {
+    /// The last attempt, from 1.
+    pub attempt: u32,
+    /// From the start of the run to its end.
+    pub duration_ms: u64,
+    /// Processor time of all attempts in user mode.
+    pub user_ms: u64,
+    /// Processor time of all attempts in the kernel.
+    pub system_ms: u64,
+    /// Peak memory of any attempt, where it is known.
+    pub max_rss_kib: Option<u64>,
+    /// Spool records that could not be read, or that no worker writes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub damaged: u64,
+    /// Bytes of output that the disk did not take.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub output_lost: u64,
+    /// Processes that the job started and that could not be ended.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub processes_left: u64,
+    /// How earlier attempts ended: the last ones, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier_attempts: Vec<EarlierAttempt>,
+    /// How it failed; `None`: it completed.
+    #[serde(flatten)]
+    pub failure: Option<Failure>,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+/// An attempt before the last one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "documented at Attempt")]
+pub struct EarlierAttempt {
+    pub attempt: u32,
+    pub cause: Option<crate::outcome::Cause>,
+    pub message: Option<String>,
+    pub duration_ms: Option<i64>,
+}
+
+impl Terminal {
+    /// Returns the outcome of the run.
+    pub fn outcome(&self) -> Outcome {
+        self.failure.clone().map_or(Outcome::Completed, Outcome::Failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::Cause;
+    use serde_json::json;
+
+    #[test]
+    fn a_terminal_payload_is_read_as_it_was_written() {
+        let completed = Terminal {
+            attempt: 1,
+            duration_ms: 2,
+            user_ms: 3,
+            system_ms: 4,
+            max_rss_kib: None,
+            damaged: 0,
+            output_lost: 0,
+            processes_left: 0,
+            earlier_attempts: Vec::new(),
+            failure: None,
+        };
+        let json = serde_json::to_value(&completed).unwrap();
+        assert_eq!(json, json!({"attempt": 1, "duration_ms": 2, "user_ms": 3, "system_ms": 4, "max_rss_kib": null}));
+        assert_eq!(serde_json::from_value::<Terminal>(json).unwrap(), completed);
+        let failure = Failure {
+            cause: Cause::Signal,
+            message: "m".into(),
+            permanent: false,
+            job_result: None,
+            signal: Some(9),
+            exit_code: None,
+        };
+        let earlier = EarlierAttempt { attempt: 1, cause: Some(Cause::Error), message: Some("x".into()), duration_ms: Some(5) };
+        let failed = Terminal { attempt: 2, damaged: 1, earlier_attempts: vec![earlier], failure: Some(failure), ..completed };
+        let json = serde_json::to_value(&failed).unwrap();
+        assert_eq!((&json["cause"], &json["signal"], &json["exit_code"]), (&json!("signal"), &json!(9), &json!(null)));
+        assert_eq!(serde_json::from_value::<Terminal>(json).unwrap(), failed);
+    }
+}

@@ -1,0 +1,264 @@
+//! Every statement of the store, and how SQLite answers it: by an index, or from the short list of those that read all there is.
+//!
+//! A walk calls every method of the store, and SQLite reports each statement that it runs. That none is missing is seen in the sources: each text
+//! that begins like a statement must be in one that was run. Plans do not depend on what is in the tables: the store never runs `ANALYZE`.
+
+use super::tests::{Site, end, lines, new_run, parsed, site, spec, started};
+use super::*;
+use crate::outcome::Cause;
+use crate::plan::{RunSpec, Window};
+use proc_macro2::{TokenStream, TokenTree};
+use rusqlite::trace::{TraceEvent, TraceEventCodes};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+/// Steps of plans that are refused elsewhere: what the statement has in it, the step, and why it may.
+const ALLOWED: &[(&str, &str, &str)] = &[
+    ("outbox", "SCAN outbox", "it has one row"),
+    ("FROM batches b WHERE EXISTS", "SCAN b", "one is on its way; the others are of unknown fate, and few"),
+    ("FROM batches WHERE state = 'uncertain') b", "USE TEMP B-TREE FOR LAST TERM OF ORDER BY", "sorts one batch"),
+    ("FROM bookmarks ORDER BY", "SCAN bookmarks", "prints all"),
+    ("FROM events e CROSS JOIN runs", "SCAN e USING INDEX events_by_time", "prints all"),
+    ("FROM runs ORDER BY n DESC LIMIT", "SCAN runs", "the newest ones; ends at the limit"),
+    ("state = 'running' ORDER BY n", "SCAN runs USING INDEX runs_running", "those that run have an index of their own"),
+    ("SELECT event_type, count(*) FROM events WHERE run =", "USE TEMP B-TREE FOR GROUP BY", "of one run"),
+    ("SELECT event_type, count(*) FROM events WHERE run =", "USE TEMP B-TREE FOR ORDER BY", "types of one run"),
+];
+
+type Seen = Arc<Mutex<BTreeSet<String>>>;
+
+fn open(site: &Site, seen: &Seen) -> Store {
+    let mut store = Store::open(&site.state).unwrap();
+    let seen = Arc::clone(seen);
+    let note = move |event: TraceEvent<'_>| {
+        if let TraceEvent::Stmt(statement, _) = event {
+            seen.lock().unwrap().insert(normal(&statement.sql()));
+        }
+    };
+    store.db.trace_v2(TraceEventCodes::SQLITE_TRACE_STMT, Some(note)).unwrap();
+    store
+}
+
+#[test]
+fn every_statement_is_answered_by_an_index() {
+    let (site, seen) = (site(), Seen::default());
+    let mut store = open(&site, &seen);
+    history(&mut store);
+    delivery(&mut store);
+    prune(&site, &mut store);
+    let db = rusqlite::Connection::open(site.state.store()).unwrap();
+    let seen: Vec<String> = seen.lock().unwrap().iter().filter(|sql| is_statement(sql)).cloned().collect();
+
+    let missed: Vec<String> = in_sources().into_iter().filter(|text| !seen.iter().any(|sql| has_in_it(sql, text))).collect();
+    assert!(missed.is_empty(), "statements that the walk does not run: {missed:#?}");
+
+    let (mut refused, mut used) = (Vec::new(), BTreeSet::new());
+    for sql in &seen {
+        for step in plan(&db, sql) {
+            match ALLOWED.iter().position(|(text, allowed, _)| sql.contains(text) && step == *allowed) {
+                Some(at) => drop(used.insert(at)),
+                None if reads_all(&step) => refused.push((sql, step)),
+                None => {}
+            }
+        }
+    }
+    assert!(refused.is_empty(), "statements that read whole tables: {refused:#?}");
+    let unused: Vec<_> = ALLOWED.iter().enumerate().filter(|(at, _)| !used.contains(at)).collect();
+    assert!(unused.is_empty(), "allowed for nothing: {unused:#?}");
+}
+
+fn plan(db: &Connection, sql: &str) -> Vec<String> {
+    let mut statement = db.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+    let bound = statement.parameter_count();
+    let values = std::iter::repeat_n(rusqlite::types::Null, bound);
+    statement.query_map(rusqlite::params_from_iter(values), |row| row.get(3)).unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+fn reads_all(step: &str) -> bool {
+    step.starts_with("SCAN") && step != "SCAN CONSTANT ROW" || step.contains("TEMP B-TREE") || step.contains("AUTOMATIC")
+}
+
+/// The removal of a row looks for what refers to it, which no plan shows.
+#[test]
+fn what_refers_to_a_row_is_found_by_an_index() {
+    let site = site();
+    let store = Store::open(&site.state).unwrap();
+    let sql = "SELECT t.name, f.\"from\" FROM sqlite_schema t JOIN pragma_foreign_key_list(t.name) f WHERE t.type = 'table'";
+    let mut statement = store.db.prepare(sql).unwrap();
+    let references = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    let references: Vec<(String, String)> = references.collect::<Result<_, _>>().unwrap();
+    assert!(references.len() >= 2, "{references:?}");
+    for (table, column) in references {
+        let steps = plan(&store.db, &format!("SELECT 1 FROM {table} WHERE {column} = ?1"));
+        assert!(steps.iter().all(|step| step.starts_with("SEARCH")), "{table}.{column}: {steps:?}");
+    }
+}
+
+/// Runs, attempts, events, bookmarks and retention.
+fn history(store: &mut Store) {
+    let window = Some(Window { since: None, until: chrono::DateTime::from_timestamp_micros(9).unwrap() });
+    let windowed = |run_id| NewRun { keeps_bookmark: true, spec: RunSpec { window, ..spec() }, ..new_run(run_id) };
+    for run_id in ["r1", "r2", "r3"] {
+        store.begin_run(&windowed(run_id), &started()).unwrap();
+    }
+    // More than retention looks at in one call.
+    for n in 0..60 {
+        store.skip_run(&new_run(&format!("skipped-{n}")), &started()).unwrap();
+    }
+    let over = AttemptEnd { attempt: 1, cause: Cause::Error, message: "no".into(), ended_at: 1 };
+    store.end_attempt("r1", &over).unwrap();
+    store.begin_attempt("r1", 2, 1, 8).unwrap();
+    let lines = lines(3);
+    let mut taken = store.taken("r1", 1).unwrap();
+    store.take_in("r1", 1, &parsed(&lines), crate::spool::Cursor::default(), 0, &mut taken).unwrap();
+    store.end_run("r1", &end()).unwrap();
+    store.end_runs(&[("r2", &end())]).unwrap();
+    for running in [false, true] {
+        for limit in [None, Some(1)] {
+            store.runs(&RunFilter { running, limit }).unwrap();
+        }
+    }
+    store.find_run("nobody").unwrap().unwrap_err();
+    store.run("r1").unwrap().unwrap();
+    store.attempts("r1").unwrap();
+    store.terminal("r1").unwrap();
+    store.held_by("r1").unwrap();
+    store.event_counts("r1").unwrap();
+    store.has_run_of("pkg", None).unwrap();
+    store.has_run_of("pkg", Some("job")).unwrap();
+    for run_id in [None, Some("r1".to_owned())] {
+        for event_type in [None, Some("t".to_owned())] {
+            for since in [None, Some(0)] {
+                for delivery in [None, Some(Undelivered::Pending), Some(Undelivered::Refused), Some(Undelivered::Uncertain)] {
+                    let filter = EventFilter { run_id: run_id.clone(), event_type: event_type.clone(), since, delivery };
+                    store.events(&filter, |_| Ok::<(), ()>(())).unwrap().unwrap();
+                }
+            }
+        }
+    }
+    let key = bookmark::Key { package: "pkg", job: "job", account: None };
+    store.set_bookmark(key, 7, 1).unwrap();
+    store.bookmark(key).unwrap();
+    for (package, job) in [(None, None), (Some("pkg"), None), (Some("pkg"), Some("job"))] {
+        store.bookmarks(package, job).unwrap();
+    }
+    store.reset_bookmark(key).unwrap();
+    store.begin_run(&new_run("r4"), &started()).unwrap();
+}
+
+/// The outbox.
+fn delivery(store: &mut Store) {
+    let (to, stream) = ("p.d.t", "s");
+    store.use_stream(to, stream).unwrap();
+    store.stream(to, 0).unwrap();
+    let rows = store.pending_rows(0, 100, usize::MAX).unwrap();
+    let numbers: Vec<i64> = rows.iter().map(|row| row.n).collect();
+    let batch = |at: usize| NewBatch {
+        destination: to.into(),
+        stream: Some(stream.into()),
+        first: numbers[at],
+        last: numbers[at],
+        rows: 1,
+    };
+    // Delivered, refused, suspect, in the table already, of unknown fate.
+    let frozen = store.advance(None, Some(&batch(0))).unwrap();
+    let frozen = store.advance(frozen.as_ref(), Some(&batch(1))).unwrap().unwrap();
+    store.rows_of(&frozen).unwrap();
+    store.frozen_batch().unwrap().unwrap();
+    let settled = [
+        (numbers[1], Settled::Refused("no".into())),
+        (numbers[2], Settled::Suspect("no".into())),
+        (numbers[3], Settled::Present),
+    ];
+    store.release(&frozen, &settled, 10, "no").unwrap();
+    let frozen = store.advance(None, Some(&batch(4))).unwrap().unwrap();
+    store.give_up(&frozen, "silence").unwrap();
+    let uncertain = store.uncertain_batches().unwrap();
+    store.send_again(&uncertain[0], to, None).unwrap();
+    let again = store.frozen_batch().unwrap().unwrap();
+    store.release(&again, &[], 10, "no").unwrap();
+    let suspect = store.suspect(0).unwrap().unwrap();
+    store.send_one_again(suspect, Was::Suspect, to, None).unwrap();
+    let again = store.frozen_batch().unwrap().unwrap();
+    store.release(&again, &[], 10, "no").unwrap();
+    store.refused_event(0).unwrap().unwrap();
+    for run_id in [None, Some("r1")] {
+        store.has_pending(run_id).unwrap();
+        store.backlog(run_id).unwrap();
+    }
+    store.has_unsent().unwrap();
+    store.pass_settled().unwrap();
+    store.delivered_into().unwrap();
+    store.set_circuit(None).unwrap();
+    store.circuit("route", 0).unwrap();
+    store.leave_stream(to).unwrap();
+}
+
+/// Retention; first of payloads and logs, then of runs.
+fn prune(site: &Site, store: &mut Store) {
+    let later = end().ended_at + 1_000_000;
+    let (now, never) = (Duration::ZERO, Duration::from_secs(u64::from(u32::MAX)));
+    for runs in [never, now] {
+        let retention = retention::Retention { logs: now, payloads: now, runs, undelivered: false };
+        store.prune(&site.state, &retention, later).unwrap();
+    }
+}
+
+/// With one space between words, as lines are broken differently in sources.
+fn normal(sql: &str) -> String {
+    sql.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn is_statement(text: &str) -> bool {
+    ["SELECT ", "INSERT ", "UPDATE ", "DELETE ", "REPLACE ", "WITH "].iter().any(|verb| text.starts_with(verb))
+}
+
+/// Whether the parts of a text between the `{}` of a format are in a statement, in their order.
+fn has_in_it(sql: &str, text: &str) -> bool {
+    let mut rest = sql;
+    text.split('{').map(|part| part.split_once('}').map_or(part, |(_, part)| part)).all(|part| match rest.find(part.trim()) {
+        Some(at) => {
+            rest = &rest[at + part.trim().len()..];
+            true
+        }
+        None => false,
+    })
+}
+
+/// Texts of the store's sources that begin like a statement, without those of tests.
+fn in_sources() -> BTreeSet<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut texts = BTreeSet::new();
+    let mut folders = vec![root.join("store")];
+    let mut files = vec![root.join("store.rs")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    // The schema's own look at tables that may be a stranger's, in a database of any kind.
+    let others = ["tests.rs", "properties.rs", "plans.rs", "schema.rs"];
+    for path in files.iter().filter(|path| !others.iter().any(|name| path.ends_with(name))) {
+        let source = std::fs::read_to_string(path).unwrap();
+        literals(source.parse().unwrap(), &mut texts);
+    }
+    texts.iter().map(|text| normal(text)).filter(|text| is_statement(text)).collect()
+}
+
+fn literals(tokens: TokenStream, texts: &mut BTreeSet<String>) {
+    let mut before = String::new();
+    for token in tokens {
+        match token {
+            TokenTree::Group(_) if before == "tests" => {}
+            TokenTree::Group(group) => literals(group.stream(), texts),
+            TokenTree::Literal(literal) => {
+                if let syn::Lit::Str(text) = syn::Lit::new(literal) {
+                    texts.insert(text.value());
+                }
+            }
+            TokenTree::Ident(ref name) => before = name.to_string(),
+            TokenTree::Punct(_) => before.clear(),
+        }
+    }
+}

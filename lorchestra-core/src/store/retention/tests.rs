@@ -1,0 +1,144 @@
+//! That retention is bounded in one call, and comes to its end over many.
+
+use super::super::tests::{Site, end, new_run, site, started};
+use super::super::{EventFilter, NewBatch, NewRun, RunFilter, Store};
+use super::{EVENTS, Pruned, RUNS, Retention};
+use std::time::Duration;
+
+const NOW: i64 = 1_800_000_000_000_000;
+
+fn store(site: &Site) -> Store {
+    Store::open(&site.state).unwrap()
+}
+
+fn prune(site: &Site, store: &mut Store, runs: bool) -> Pruned {
+    let never = Duration::from_secs(u64::from(u32::MAX));
+    let retention =
+        Retention { logs: never, payloads: Duration::ZERO, runs: if runs { Duration::ZERO } else { never }, undelivered: false };
+    store.prune(&site.state, &retention, NOW).unwrap()
+}
+
+/// A run that has ended, with so many events between its first and last.
+fn add(store: &mut Store, run_id: &str, events: usize) {
+    store.begin_run(&new_run(run_id), &started()).unwrap();
+    let sql = "INSERT INTO events (event_id, run, attempt, event_type, created_at, payload)
+        WITH RECURSIVE series (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM series WHERE i < ?2)
+        SELECT ?1 || '-' || i, (SELECT n FROM runs WHERE run_id = ?1), 1, 't', 0, '{}' FROM series WHERE ?2 > 0";
+    store.db.execute(sql, rusqlite::params![run_id, i64::try_from(events).unwrap()]).unwrap();
+    store.end_run(run_id, &end()).unwrap();
+}
+
+fn deliver_all(store: &mut Store) {
+    let last = store.db.query_row("SELECT max(n) FROM events", [], |row| row.get(0)).unwrap();
+    let all = NewBatch { destination: "p.d.t".into(), stream: None, first: 1, last, rows: last };
+    let frozen = store.advance(None, Some(&all)).unwrap();
+    store.advance(frozen.as_ref(), None).unwrap();
+}
+
+fn count(store: &Store, sql: &str) -> usize {
+    store.db.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap().try_into().unwrap()
+}
+
+#[test]
+fn a_run_of_many_events_goes_in_steps() {
+    let site = site();
+    let mut store = store(&site);
+    add(&mut store, "r1", 2 * EVENTS + 10);
+    store.begin_run(&new_run("newest"), &started()).unwrap();
+    for left in [EVENTS + 12, 12] {
+        assert_eq!(prune(&site, &mut store, true).runs, 0);
+        assert_eq!(count(&store, "SELECT count(*) FROM events WHERE run = 1"), left);
+        assert_eq!(count(&store, "SELECT count(*) FROM events WHERE run = 1 AND terminal"), 1, "its end is last");
+    }
+    assert_eq!(prune(&site, &mut store, true).runs, 1);
+    assert_eq!(store.run("r1").unwrap(), None);
+}
+
+/// Else runs with more events than one call removes would outgrow it.
+#[test]
+fn who_has_taken_in_many_events_removes_twice_as_many() {
+    let site = site();
+    let mut store = store(&site);
+    add(&mut store, "r1", 3 * EVENTS);
+    store.begin_run(&new_run("newest"), &started()).unwrap();
+    store.taken_in = 2 * EVENTS;
+    assert_eq!(prune(&site, &mut store, true).runs, 1);
+}
+
+#[test]
+fn payloads_of_many_events_go_in_steps() {
+    let site = site();
+    let mut store = store(&site);
+    add(&mut store, "r1", 2 * EVENTS + 10);
+    deliver_all(&mut store);
+    for left in [EVENTS + 12, 12] {
+        assert_eq!(prune(&site, &mut store, false).payloads, 0);
+        assert_eq!(count(&store, "SELECT count(*) FROM events WHERE payload IS NOT NULL"), left);
+    }
+    assert_eq!(prune(&site, &mut store, false).payloads, 1);
+    assert_eq!(count(&store, "SELECT count(*) FROM events WHERE payload IS NOT NULL"), 0);
+    assert_eq!(prune(&site, &mut store, false).payloads, 0, "once");
+}
+
+/// Runs that ended first have a suspect each, more of them than one call looks at.
+#[test]
+fn what_is_not_delivered_holds_up_nobody() {
+    let site = site();
+    let mut store = store(&site);
+    for n in 0..RUNS + 10 {
+        add(&mut store, &format!("suspect-{n:03}"), 0);
+    }
+    let suspects = "INSERT INTO settled (event, how, at) SELECT n, 'suspect', 0 FROM events WHERE NOT terminal";
+    store.db.execute(suspects, []).unwrap();
+    add(&mut store, "delivered", 0);
+    deliver_all(&mut store);
+    assert_eq!([0, 1].map(|_| prune(&site, &mut store, false).payloads), [0, 1]);
+    assert_eq!([0, 1].map(|_| prune(&site, &mut store, false).payloads), [0, 0], "and again, with nothing to do");
+    // One that is no suspect any more is found by the next round.
+    store.db.execute("DELETE FROM settled WHERE event = 1", []).unwrap();
+    assert_eq!((0..3).map(|_| prune(&site, &mut store, false).payloads).sum::<usize>(), 1);
+}
+
+#[test]
+fn what_is_to_be_sent_ends_the_pass() {
+    let site = site();
+    let mut store = store(&site);
+    add(&mut store, "delivered", 0);
+    deliver_all(&mut store);
+    add(&mut store, "pending", 0);
+    assert_eq!([0, 1].map(|_| prune(&site, &mut store, false).payloads), [1, 0]);
+    let mut pending = Vec::new();
+    let filter = EventFilter { run_id: Some("pending".into()), ..EventFilter::default() };
+    let each = |event: super::super::Event| {
+        pending.push(event.payload.is_some());
+        Ok::<(), ()>(())
+    };
+    store.events(&filter, each).unwrap().unwrap();
+    assert_eq!(pending, [true, true]);
+}
+
+#[test]
+fn the_file_becomes_small_again() {
+    let site = site();
+    let mut store = store(&site);
+    let size = || std::fs::metadata(site.state.store()).unwrap().len();
+    for n in 0..60 {
+        add(&mut store, &format!("r{n}"), 0);
+    }
+    store.db.execute("UPDATE events SET payload = printf('%.*c', 500000, 'x') WHERE terminal", []).unwrap();
+    store.begin_run(&NewRun { started_at: NOW, ..new_run("newest") }, &started()).unwrap();
+    let checkpoint = |store: &Store| store.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    checkpoint(&store);
+    let full = size();
+    assert!(full > 25 << 20, "{full}");
+    prune(&site, &mut store, true);
+    checkpoint(&store);
+    let step = full - size();
+    assert!(step > 0 && step <= (1 << 20) + 2 * 4096, "one call gives back no more than 1 MiB: {step}");
+    for _ in 0..40 {
+        prune(&site, &mut store, true);
+    }
+    checkpoint(&store);
+    assert_eq!(store.runs(&RunFilter::default()).unwrap().len(), 1);
+    assert!(size() < 6 << 20, "{} of {full}", size());
+}

@@ -1,0 +1,317 @@
+//! `plugins.lock`: where `locked = true` or --locked is set, the bytes that were locked run, and no others, whatever happens to the
+//! file meanwhile.
+//!
+//! The races have 200 rounds of a run each; `LORCHESTRA_TEST_ROUNDS` sets a tenth of that number, 20 unless given.
+
+use lorchestra_tests::{Ended, Fixture, Running, Sandbox};
+use serde_json::json;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// What the library's constructor reads, and what that of the other bytes reads: each leaves a marker of its own.
+const MARKER: &str = "CONSTRUCTOR_MARKER";
+const OTHER_MARKER: &str = "CONSTRUCTOR_MARKEX";
+
+#[expect(clippy::disallowed_methods, reason = "how long a soak is, is asked for from outside")]
+fn rounds() -> u32 {
+    // Shorter than the rounds that kill something, by so much.
+    10 * std::env::var("LORCHESTRA_TEST_ROUNDS")
+        .map_or(20, |rounds| rounds.parse::<u32>().expect("LORCHESTRA_TEST_ROUNDS is a number"))
+}
+
+fn library(sandbox: &Sandbox) -> PathBuf {
+    sandbox.plugins().join("libconstructor.so")
+}
+
+/// The same package of the same version, which can be loaded and run, and does something else when it is loaded.
+fn other_bytes() -> Vec<u8> {
+    let mut bytes = fs::read(Fixture::Constructor.built()).unwrap();
+    let mut found = 0;
+    for at in 0..bytes.len() - MARKER.len() {
+        if bytes[at..].starts_with(MARKER.as_bytes()) {
+            bytes[at..at + MARKER.len()].copy_from_slice(OTHER_MARKER.as_bytes());
+            found += 1;
+        }
+    }
+    assert!(found > 0, "the name of the variable is in the library");
+    bytes
+}
+
+/// Runs the job with both markers asked for.
+fn run(sandbox: &Sandbox, args: &[&str]) -> Ended {
+    let (marker, other) = (sandbox.arg("marker"), sandbox.arg("other"));
+    let args = [&["run-job"], args, &["constructor", "loaded"]].concat();
+    sandbox.lorchestra_with(&[(MARKER, &marker), (OTHER_MARKER, &other)], &args)
+}
+
+fn count(sandbox: &Sandbox, marker: &str) -> usize {
+    sandbox.read(marker).lines().count()
+}
+
+#[test]
+fn only_what_was_locked_runs() {
+    let sandbox = Sandbox::with(&[Fixture::Constructor]);
+    let locked = sandbox.lorchestra(&["plugins", "lock"]).exits(0);
+    assert!(locked.out().starts_with("✓ 1 package locked: "), "{}", locked.shown());
+    run(&sandbox, &["--locked"]).exits(0);
+    assert_eq!((count(&sandbox, "marker"), sandbox.runs().len()), (1, 1));
+
+    fs::write(library(&sandbox), other_bytes()).unwrap();
+    for args in [&["--locked"][..], &["--locked", "--dry-run"]] {
+        let ended = run(&sandbox, args).exits(126);
+        assert!(ended.err().contains("plugins.lock has other bytes of constructor 0.1.0 (lock-differs)"), "{}", ended.shown());
+        assert!(ended.err().contains("fix: lorchestra plugins lock"), "{}", ended.shown());
+    }
+    let behind = sandbox.lorchestra(&["run-job", "constructor", "loaded", "--locked"]).exits(126);
+    assert!(behind.err().contains("lock-differs"), "{}", behind.shown());
+    assert_eq!((count(&sandbox, "other"), sandbox.runs().len()), (0, 1), "nothing was loaded, and no run was recorded");
+
+    // The bytes are good ones: without the lock they run, and leave their own marker.
+    run(&sandbox, &[]).exits(0);
+    assert_eq!((count(&sandbox, "marker"), count(&sandbox, "other")), (1, 1));
+    // And once they are locked, only they do.
+    let locked = sandbox.lorchestra(&["plugins", "lock", "constructor"]).exits(0);
+    assert!(locked.out().contains("  changed: constructor 0.1.0, other bytes\n"), "{}", locked.shown());
+    run(&sandbox, &["--locked"]).exits(0);
+    fs::copy(Fixture::Constructor.built(), library(&sandbox)).unwrap();
+    run(&sandbox, &["--locked"]).exits(126);
+    assert_eq!((count(&sandbox, "marker"), count(&sandbox, "other")), (1, 2));
+}
+
+#[test]
+fn the_configuration_locks_listings_and_runs() {
+    let sandbox = Sandbox::with(&[Fixture::Constructor, Fixture::Misbehave]);
+    let json = sandbox.lorchestra(&["plugins", "lock", "--json", "constructor"]).exits(0).json("lorchestra.plugins-lock/1");
+    assert_eq!((&json["added"], &json["removed"]), (&json!(["constructor"]), &json!([])));
+    let sha256 = json["packages"][0]["sha256"].as_str().unwrap();
+    let text = sandbox.read("home/.config/lorchestra/plugins.lock");
+    assert!(text.contains(&format!("name = \"constructor\"\nversion = \"0.1.0\"\nsha256 = \"{sha256}\"")), "{text}");
+
+    sandbox.configure("locked = true");
+    let listed = sandbox.lorchestra(&["jobs", "list"]).exits(0);
+    assert_eq!(listed.out(), "constructor:\n  loaded\n");
+    assert!(listed.err().contains("plugins.lock does not have the package misbehave (not-locked)"), "{}", listed.shown());
+    let files = sandbox.lorchestra(&["plugins", "list", "--json"]).exits(0).json("lorchestra.plugins-list/1")["files"].clone();
+    assert_eq!((&files[0]["state"], &files[0]["locked"]), (&json!("usable"), &json!(true)));
+    assert_eq!((&files[1]["state"], &files[1]["reason"]), (&json!("unusable"), &json!("not-locked")));
+    sandbox.lorchestra(&["run-job", "constructor", "loaded"]).exits(0);
+    for args in [
+        &["run-job", "misbehave", "noop"][..],
+        &["run-job", "--dry-run", "misbehave", "noop"],
+        &["jobs", "show", "misbehave", "noop"],
+    ] {
+        let ended = sandbox.lorchestra(args).exits(126);
+        assert!(ended.err().contains("(not-locked)"), "{}", ended.shown());
+    }
+    // Without names all of them, and only them.
+    fs::remove_file(library(&sandbox)).unwrap();
+    let locked = sandbox.lorchestra(&["plugins", "lock"]).exits(0);
+    assert!(locked.out().ends_with("  added:   misbehave 0.3.0\n  removed: constructor 0.1.0\n"), "{}", locked.shown());
+    assert_eq!(locked.err(), "", "somebody is held to it");
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+}
+
+/// Locked from the first day, as in docs/security.md: what installs and lists must work for there to be a lock.
+#[test]
+fn a_configuration_that_locks_before_there_is_a_lock() {
+    let sandbox = Sandbox::with(&[]);
+    sandbox.configure("locked = true");
+    let built = Fixture::Constructor.built().display().to_string();
+    let installed = sandbox.lorchestra(&["plugins", "install", &built]).exits(0);
+    assert!(
+        installed.err().contains("there is no plugins.lock: lorchestra plugins lock constructor lets"),
+        "{}",
+        installed.shown()
+    );
+    let listed = sandbox.lorchestra(&["plugins", "list"]).exits(0);
+    assert!(listed.out().contains("libconstructor.so  not-locked: "), "{}", listed.shown());
+    let checked = sandbox.lorchestra(&["plugins", "check", &library(&sandbox).display().to_string()]).exits(0);
+    assert!(checked.out().contains("locked:     no: there is no plugins.lock"), "{}", checked.shown());
+    run(&sandbox, &[]).exits(78);
+    sandbox.lorchestra(&["plugins", "lock"]).exits(0);
+    run(&sandbox, &[]).exits(0);
+    assert_eq!(count(&sandbox, "marker"), 1);
+}
+
+/// A lock that cannot be relied on lets nothing run, and says so as what it is: a bad configuration.
+#[test]
+fn a_lock_that_cannot_be_relied_on_is_a_bad_configuration() {
+    let sandbox = Sandbox::with(&[Fixture::Constructor]);
+    let path = sandbox.home().join(".config/lorchestra/plugins.lock");
+    let told = |what: &str, mend: &str| {
+        let ended = run(&sandbox, &["--locked"]).exits(78);
+        assert!(ended.err().contains(what) && ended.err().contains(mend), "{}", ended.shown());
+    };
+    told("there is no ", "lorchestra plugins lock writes it");
+    sandbox.lorchestra(&["plugins", "lock"]).exits(0);
+    let text = fs::read_to_string(&path).unwrap();
+    for (bad, what) in [
+        (text.replace("version = 1", "version = 2"), "it is of format 2"),
+        (text.replace("sha256 = \"", "sha256 = \"zz"), "the sha256 of constructor is not"),
+        (text.replace("[[package]]", "[[packages]]"), "unknown field `packages`"),
+        ("<<<<<<< HEAD".to_owned(), "plugins.lock: "),
+    ] {
+        fs::write(&path, bad).unwrap();
+        told(what, "lorchestra plugins lock writes it anew");
+    }
+    let relock = sandbox.lorchestra(&["plugins", "lock"]).exits(0);
+    assert!(relock.err().starts_with("warning: "), "{}", relock.shown());
+    assert_eq!(fs::read_to_string(&path).unwrap(), text);
+    run(&sandbox, &["--locked"]).exits(0);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o646)).unwrap();
+    told("everybody may write to it", "chmod o-w");
+    assert_eq!(count(&sandbox, "marker"), 1);
+    // Who asked for no lock is not kept by a bad one.
+    run(&sandbox, &[]).exits(0);
+}
+
+/// What lists and checks says of a lock that cannot be relied on what a run says of it, with the same mend; locking anew is none.
+#[test]
+fn listings_tell_what_mends_a_lock() {
+    let sandbox = Sandbox::with(&[Fixture::Constructor]);
+    sandbox.lorchestra(&["plugins", "lock"]).exits(0);
+    let path = sandbox.home().join(".config/lorchestra/plugins.lock");
+    let file = library(&sandbox).display().to_string();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o646)).unwrap();
+    let mend = format!("chmod o-w {}", path.display());
+    for locked in [true, false] {
+        sandbox.configure(&format!("locked = {locked}"));
+        let listed = sandbox.lorchestra(&["plugins", "list"]).exits(0);
+        let checked = sandbox.lorchestra(&["plugins", "check", &file]).exits(0);
+        let installed = sandbox.lorchestra(&["plugins", "install", &file]).exits(0);
+        for ended in [&listed, &checked, &installed] {
+            assert!(ended.err().contains("everybody may write to it"), "{}", ended.shown());
+            assert!(ended.err().contains(&format!("  {mend}\n")), "{}", ended.shown());
+            let all = format!("{}{}", ended.out(), ended.err());
+            assert!(!all.contains("lorchestra plugins lock"), "the lock is not to be written anew: {}", ended.shown());
+        }
+        assert_eq!(
+            listed.out().contains("not-locked: plugins.lock cannot be relied on: everybody may"),
+            locked,
+            "{}",
+            listed.shown()
+        );
+        assert_eq!(listed.out().contains(&format!("fix: {mend}\n")), locked, "{}", listed.shown());
+        assert_eq!(checked.out().contains("locked:     no: plugins.lock cannot be relied on"), locked, "{}", checked.shown());
+    }
+    // One that is written where others may replace it is told as that at once.
+    let dir = path.parent().unwrap();
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).unwrap();
+    let locked = sandbox.lorchestra(&["plugins", "lock"]).exits(0);
+    assert!(locked.err().contains(&format!("chmod go-w {}\n", dir.display())), "{}", locked.shown());
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+    let locked = sandbox.lorchestra(&["plugins", "lock"]).exits(0);
+    assert!(!locked.err().contains("chmod"), "{}", locked.shown());
+    // Where there is none, it is not said to lack a package.
+    fs::remove_file(&path).unwrap();
+    sandbox.configure("locked = true");
+    let listed = sandbox.lorchestra(&["plugins", "list"]).exits(0);
+    assert!(listed.out().contains("not-locked: there is no plugins.lock\n"), "{}", listed.shown());
+    assert!(listed.out().contains("fix: lorchestra plugins lock"), "{}", listed.shown());
+    let json = sandbox.lorchestra(&["plugins", "list", "--json"]).exits(0).json("lorchestra.plugins-list/1");
+    assert_eq!((&json["files"][0]["state"], &json["files"][0]["reason"]), (&json!("unusable"), &json!("not-locked")));
+}
+
+#[test]
+fn nothing_of_a_file_that_cannot_be_used_is_locked() {
+    let sandbox = Sandbox::with(&[Fixture::Constructor]);
+    fs::write(sandbox.plugins().join("broken.so"), "text").unwrap();
+    let locked = sandbox.lorchestra(&["plugins", "lock"]).exits(0);
+    assert!(
+        locked.err().starts_with(&format!("warning: {}", sandbox.plugins().join("broken.so").display())),
+        "{}",
+        locked.shown()
+    );
+    let unknown = sandbox.lorchestra(&["plugins", "lock", "constructr"]).exits(1);
+    assert!(unknown.err().contains("did you mean constructor?"), "{}", unknown.shown());
+    fs::set_permissions(library(&sandbox), fs::Permissions::from_mode(0o666)).unwrap();
+    sandbox.lorchestra(&["plugins", "lock", "constructor"]).exits(126);
+}
+
+/// How the file is swapped while runs go on.
+#[derive(Clone, Copy)]
+enum Swap {
+    Rename,
+    InPlace,
+}
+
+/// Swaps the library with the other bytes, all the time, while it is run with --locked again and again. The other bytes are good ones, and
+/// leave a marker wherever they are loaded.
+fn race(swap: Swap) {
+    let sandbox = Sandbox::with(&[Fixture::Constructor]);
+    sandbox.lorchestra(&["plugins", "lock"]).exits(0);
+    let (good, other) = (fs::read(Fixture::Constructor.built()).unwrap(), other_bytes());
+    assert_eq!(good.len(), other.len());
+    let sources = [sandbox.path("good"), sandbox.path("other-bytes")];
+    fs::write(&sources[0], &good).unwrap();
+    fs::write(&sources[1], &other).unwrap();
+    let path = library(&sandbox);
+    let next = sandbox.plugins().join(".next");
+    let done = AtomicBool::new(false);
+    let (mut ran, mut refused) = (0, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut n = 0_u64;
+            while !done.load(Ordering::Relaxed) {
+                n += 1;
+                match swap {
+                    Swap::Rename => {
+                        fs::hard_link(&sources[n as usize % 2], &next).unwrap();
+                        fs::rename(&next, &path).unwrap();
+                    }
+                    // Over the bytes that are there, in pieces, so that a reader also finds some of both.
+                    Swap::InPlace => {
+                        let file = File::options().write(true).open(&path).unwrap();
+                        let bytes = if n.is_multiple_of(2) { &good } else { &other };
+                        for (piece, bytes) in bytes.chunks(1 << 20).enumerate() {
+                            file.write_all_at(bytes, (piece << 20) as u64).unwrap();
+                        }
+                    }
+                }
+                // The moments between listing, opening, reading and loading are all met by one of these.
+                std::thread::sleep(Duration::from_micros(n * 7919 % 4000));
+            }
+        });
+        for _ in 0..rounds() {
+            let ended = run(&sandbox, &["--locked"]);
+            match ended.code() {
+                Some(0) => ran += 1,
+                Some(126) => refused += 1,
+                _ => panic!("neither run nor refused: {}", ended.shown()),
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(count(&sandbox, "other"), 0, "bytes ran that were not locked");
+    assert_eq!(count(&sandbox, "marker"), ran, "each run loaded the locked bytes once");
+    assert!(ran > 0 && refused > 0, "there was no race: {ran} ran, {refused} were refused");
+    // It was these bytes that were kept from running.
+    fs::write(&path, &other).unwrap();
+    run(&sandbox, &[]).exits(0);
+    assert_eq!(count(&sandbox, "other"), 1);
+}
+
+#[test]
+fn swapping_by_rename_never_runs_other_bytes() {
+    race(Swap::Rename);
+}
+
+#[test]
+fn swapping_in_place_never_runs_other_bytes() {
+    race(Swap::InPlace);
+}
+
+/// A lock is as little a moment's thing for the person who reads it: a locking command killed half-way leaves the old one.
+#[test]
+fn many_commands_lock_at_once() {
+    let sandbox = Sandbox::with(&[Fixture::Constructor, Fixture::Misbehave]);
+    let running: Vec<Running> = (0..8).map(|_| sandbox.start(&["plugins", "lock"])).collect();
+    running.into_iter().for_each(|running| drop(running.wait().exits(0)));
+    let names: Vec<_> =
+        fs::read_dir(sandbox.home().join(".config/lorchestra")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names, ["plugins.lock"], "nothing is left beside it");
+    run(&sandbox, &["--locked"]).exits(0);
+}

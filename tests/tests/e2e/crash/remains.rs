@@ -1,0 +1,253 @@
+//! Nothing survives a run: what its job started is gone when it has ended, or, where its supervisor was killed, after the next command.
+
+use lorchestra_tests::{Fixture, Running, Sandbox, eventually, processes};
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::Signal;
+use std::fs::File;
+use std::os::unix::fs::DirBuilderExt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Jobs that leave a process behind: in the group; of a session of its own; forked twice, of a session of its own. The latter two
+/// hold the job's output open.
+const LEAVING: [&str; 3] = ["leave_child", "leave_daemon", "leave_grandchild"];
+
+fn sandbox() -> Sandbox {
+    Sandbox::with(&[Fixture::Misbehave])
+}
+
+fn left(sandbox: &Sandbox) -> u32 {
+    sandbox.read("marker").trim().parse().expect("a process was started")
+}
+
+/// A run that has left a process and goes on.
+fn leaving(sandbox: &Sandbox, job: &str) -> (Running, u32) {
+    let running = sandbox.start(&["run-job", "misbehave", job, "--stay", "--marker", &sandbox.arg("marker")]);
+    eventually("the process is started", || sandbox.read("marker").ends_with('\n'));
+    let pid = left(sandbox);
+    assert!(processes::is_alive(pid));
+    (running, pid)
+}
+
+#[test]
+fn a_run_that_ends_leaves_nothing() {
+    for job in LEAVING {
+        let sandbox = sandbox();
+        let ended = sandbox.lorchestra(&["run-job", "misbehave", job, "--marker", &sandbox.arg("marker")]).exits(0);
+        assert!(!processes::is_alive(left(&sandbox)), "{job}: {}", ended.shown());
+        assert!(sandbox.processes().is_empty(), "{job}");
+    }
+}
+
+#[test]
+fn a_run_that_is_told_to_end_leaves_nothing() {
+    for job in LEAVING {
+        let sandbox = sandbox();
+        let (running, pid) = leaving(&sandbox, job);
+        running.signal(Signal::INT);
+        running.signal(Signal::INT);
+        eventually("it is told again", || {
+            running.signal(Signal::INT);
+            !processes::is_alive(pid)
+        });
+        running.wait().exits(130);
+        assert!(sandbox.processes().is_empty(), "{job}");
+    }
+}
+
+/// An attempt is ended like a run: what the first one left does not meet the second.
+#[test]
+fn an_attempt_leaves_nothing_to_the_next_one() {
+    let sandbox = sandbox();
+    sandbox.configure("[job.\"misbehave/leave_daemon\"]\nretry_wait = \"1h\"\n");
+    let marker = sandbox.arg("marker");
+    let args = [
+        "run-job",
+        "--retries",
+        "1",
+        "--timeout",
+        "2s",
+        "--grace",
+        "0s",
+        "misbehave",
+        "leave_daemon",
+        "--stay",
+        "--marker",
+        &marker,
+    ];
+    let running = sandbox.start(&args);
+    eventually("the attempt is over", || {
+        let runs = sandbox.runs();
+        runs.first().is_some_and(|run| {
+            let shown = sandbox.lorchestra(&["runs", "show", run.id(), "--json"]).exits(0).json("lorchestra.runs-show/1");
+            shown["attempts"][0]["cause"] == "timeout"
+        })
+    });
+    assert!(!processes::is_alive(left(&sandbox)));
+    assert_eq!(sandbox.processes(), [running.pid()]);
+    running.signal(Signal::TERM);
+    running.wait().exits(143);
+}
+
+/// The group is gone by its watchdog; what had left it, by the next command that looks at runs.
+#[test]
+fn what_escaped_a_killed_supervisor_is_killed_by_the_next_command() {
+    for (job, next) in [
+        ("leave_daemon", &["runs", "list"][..]),
+        ("leave_grandchild", &["events", "list"]),
+        ("leave_daemon", &["run-job", "misbehave", "noop"]),
+    ] {
+        let sandbox = sandbox();
+        let (running, pid) = leaving(&sandbox, job);
+        let workers: Vec<u32> = running.children().into_iter().filter(|child| *child != pid).collect();
+        running.signal(Signal::KILL);
+        drop(running);
+        eventually("the worker is gone", || workers.iter().all(|pid| !processes::is_alive(*pid)));
+        assert!(processes::is_alive(pid), "{job}: out of the watchdog's reach");
+        // Commands that have nothing to do with runs leave them alone.
+        sandbox.lorchestra(&["jobs", "list"]).exits(0);
+        assert!(processes::is_alive(pid));
+        let ended = sandbox.lorchestra(next).exits(0);
+        assert!(!processes::is_alive(pid), "{job}: {}", ended.shown());
+        assert!(ended.err().contains("closed as abandoned"), "{}", ended.shown());
+        assert!(sandbox.processes().is_empty(), "{job}");
+    }
+}
+
+/// Whoever is orphaned becomes this process's child while this is there. The kernel wakes what is stopped in a process group that a death
+/// orphans (SIGHUP, SIGCONT), and to have a parent in the same session keeps a group from being an orphan: so it is in a container, whose
+/// first process is of the same session.
+struct Adopting(#[expect(dead_code, reason = "one at a time: it belongs to the process")] MutexGuard<'static, ()>);
+
+impl Adopting {
+    fn begin() -> Self {
+        static ONE: Mutex<()> = Mutex::new(());
+        let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("anybody may");
+        Self(one)
+    }
+}
+
+impl Drop for Adopting {
+    fn drop(&mut self) {
+        let _ = rustix::process::set_child_subreaper(None);
+    }
+}
+
+/// A worker that is stopped sees no end of its supervisor; killed before the run was recorded, the store knows nothing of it.
+#[test]
+fn a_stopped_worker_of_a_run_that_was_never_recorded_is_killed_by_the_next_command() {
+    let rounds = rounds();
+    let _adopting = Adopting::begin();
+    for round in 0..rounds {
+        let sandbox = sandbox();
+        let locks = sandbox.state().join("locks");
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&locks).unwrap();
+        // Whoever makes the store waits for this lock, with a worker that waits for its order.
+        let held = File::create(locks.join("store")).unwrap();
+        flock(&held, FlockOperation::LockExclusive).unwrap();
+        let running = sandbox.start(&["run-job", "misbehave", "noop"]);
+        let worker = stop_worker_of(&running);
+        running.signal(Signal::KILL);
+        drop(running);
+        drop(held);
+        assert!(processes::is_stopped(worker), "it sees nothing");
+        let next: &[&str] = [&["runs", "list"][..], &["run-job", "misbehave", "noop"], &["events", "list"]][round % 3];
+        let ended = sandbox.lorchestra(next).exits(0);
+        assert!(!processes::is_alive(worker), "{}", ended.shown());
+        assert!(sandbox.processes().is_empty());
+        assert_eq!(sandbox.runs().len(), usize::from(next[0] == "run-job"), "the killed one was never recorded");
+        for dir in ["spool", "logs"] {
+            let left = std::fs::read_dir(sandbox.state().join(dir)).unwrap().count();
+            assert_eq!(left, usize::from(next[0] == "run-job" && dir == "logs"), "{dir}");
+        }
+    }
+}
+
+/// A library's trial has no run and no directory: what is left of it is found by who supervised it.
+#[test]
+fn a_stopped_worker_of_a_trial_is_killed_by_the_next_trial() {
+    let sandbox = Sandbox::with(&[Fixture::Constructor]);
+    let library = sandbox.plugins().join("libconstructor.so").display().to_string();
+    let check = |fault: &str| {
+        let mut command = sandbox.command(&["plugins", "check", &library]);
+        command.env("CONSTRUCTOR_FAULT", fault);
+        command
+    };
+    let _adopting = Adopting::begin();
+    let running = Running::start(check("sleep"));
+    let worker = stop_worker_of(&running);
+    running.signal(Signal::KILL);
+    drop(running);
+    assert!(processes::is_stopped(worker), "it sees nothing");
+    // One whose supervisor lives is left alone.
+    let alive = Running::start(check("sleep"));
+    let of_alive = stop_worker_of(&alive);
+    assert!(!processes::is_alive(worker), "killed by the second trial");
+    Running::start(check("")).wait().exits(0);
+    assert!(processes::is_alive(of_alive), "not by the third");
+    alive.signal(Signal::KILL);
+    drop(alive);
+    Running::start(check("")).wait().exits(0);
+    assert!(!processes::is_alive(of_alive) && sandbox.processes().is_empty());
+}
+
+#[expect(clippy::disallowed_methods, reason = "the number of rounds")]
+fn rounds() -> usize {
+    std::env::var("LORCHESTRA_TEST_ROUNDS").map_or(6, |rounds| rounds.parse().expect("LORCHESTRA_TEST_ROUNDS is a number"))
+}
+
+/// Waits for the worker that a command has started, and stops it.
+fn stop_worker_of(running: &Running) -> u32 {
+    let worker = || running.children().into_iter().find(|pid| processes::is_named(*pid, "lorchestra-worker"));
+    eventually("there is a worker", || worker().is_some());
+    let worker = worker().expect("it waits");
+    processes::signal(worker, Signal::STOP);
+    eventually("the worker is stopped", || processes::is_stopped(worker));
+    worker
+}
+
+/// What belongs to a run that goes on, to no run that is known, or to another user is none of its business.
+#[test]
+fn nobody_elses_process_is_touched() {
+    let sandbox = sandbox();
+    // Of a run that lives.
+    let alive = sandbox.start(&["run-job", "misbehave", "leave_daemon", "--stay", "--marker", &sandbox.arg("alive")]);
+    eventually("the process is started", || sandbox.read("alive").ends_with('\n'));
+    let of_alive: u32 = sandbox.read("alive").trim().parse().unwrap();
+    // Of the run that dies.
+    let (dying, pid) = leaving(&sandbox, "leave_grandchild");
+    let run = sandbox.runs().remove(0);
+    assert!(sandbox.lorchestra(&["runs", "show", run.id()]).out().contains("misbehave/leave_grandchild"));
+    let sleep = |run_id: &str, user: Option<u32>| {
+        let mut command = std::process::Command::new("sleep");
+        command.arg("300").env("LORCHESTRA_RUN_ID", run_id);
+        if let Some(user) = user {
+            std::os::unix::process::CommandExt::uid(&mut command, user);
+        }
+        command.spawn().expect("sleep starts")
+    };
+    let mut strangers =
+        vec![sleep("0190a000-0000-7000-8000-000000000000", None), sleep("", None), sleep(&format!("{}x", run.id()), None)];
+    // Only root can have it both ways.
+    if processes::is_root() {
+        strangers.push(sleep(run.id(), Some(lorchestra_tests::sandbox::NOBODY)));
+    }
+    let mut own = sleep(run.id(), None);
+    dying.signal(Signal::KILL);
+    drop(dying);
+    sandbox.lorchestra(&["runs", "list"]).exits(0);
+    assert!(!processes::is_alive(pid) && !processes::is_alive(own.id()), "what carries the run's id is gone");
+    assert!(processes::is_alive(of_alive), "what belongs to a run that lives stays");
+    for stranger in &mut strangers {
+        assert!(processes::is_alive(stranger.id()));
+        let _ = stranger.kill();
+        let _ = stranger.wait();
+    }
+    let _ = own.wait();
+    alive.signal(Signal::INT);
+    eventually("it is told again", || {
+        alive.signal(Signal::INT);
+        !processes::is_alive(of_alive)
+    });
+    alive.wait().exits(130);
+}

@@ -1,0 +1,131 @@
+//! All end-to-end tests: one program, one module per topic (tests/README.md).
+//!
+//! One program, because forty would each link the same libraries, and would run one after another. Tests share a process, so no test
+//! changes what belongs to the process (environment, working directory, umask): what a command needs is given to that command.
+//!
+//! A new file needs its line here. [`every_file_is_a_module`] fails for a file that has none, because such a file is not compiled
+//! and its tests do not run.
+
+mod catalog {
+    mod compatibility;
+    mod constructor;
+    mod directories;
+    mod foreign_text;
+    mod jobs;
+    mod locked;
+    mod plugins;
+    mod trust;
+}
+
+mod crash {
+    mod kill_matrix;
+    mod killed;
+    mod remains;
+    mod trouble;
+}
+
+mod delivery {
+    mod bigquery;
+    mod bigquery_servers;
+    mod faults;
+    mod sending;
+}
+
+mod packages {
+    mod canonizer;
+    mod documents;
+    mod guide;
+    mod imap;
+    mod in_process;
+    mod kit;
+    mod mail;
+    mod new;
+    mod slack;
+    mod taps;
+    mod web;
+}
+
+mod run {
+    mod bookmarks;
+    mod concurrency;
+    mod endings;
+    mod limits;
+    mod on_failure;
+    mod output;
+    mod overlap;
+    mod parameters;
+    mod retries;
+    mod secrets;
+    mod settings;
+    mod spec;
+    mod stopping;
+    mod streams;
+    mod tracing;
+}
+
+mod zoo;
+
+use lorchestra_tests::built;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The path below this directory that `file` would have as a module: `run/stopping.rs` is `run/stopping`.
+fn module_path(root: &Path, file: &Path) -> String {
+    let relative = file.strip_prefix(root).expect("a file below the root");
+    relative.with_extension("").to_string_lossy().into_owned()
+}
+
+/// All Rust files below a directory.
+fn rust_files(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).expect("a directory of tests") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// The modules that `source` declares, as paths below `parent`; inline ones (`mod run { … }`) are only a step of the path.
+fn declared(source: &str, parent: &str) -> Vec<String> {
+    let mut inside = vec![parent.to_owned()];
+    let mut modules = Vec::new();
+    for line in source.lines() {
+        let line = line.trim();
+        let parent = inside.last().map_or("", String::as_str);
+        if let Some(name) = line.strip_prefix("mod ").and_then(|rest| rest.strip_suffix(" {")) {
+            inside.push(format!("{parent}{name}/"));
+        } else if let Some(name) = line.strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';')) {
+            modules.push(format!("{parent}{name}"));
+        } else if line == "}" && inside.len() > 1 {
+            inside.pop();
+        }
+    }
+    modules
+}
+
+/// A file without a `mod` line is not compiled, and nobody would miss its tests. `declared` reads the lines as rustfmt writes them.
+#[test]
+fn every_file_is_a_module() {
+    let tests = built::workspace().join("tests/tests");
+    let root = tests.join("e2e");
+    let mut known = declared(&fs::read_to_string(root.join("main.rs")).expect("this file"), "");
+    let mut reached = 0;
+    while reached < known.len() {
+        let module = known[reached].clone();
+        let source = fs::read_to_string(root.join(format!("{module}.rs"))).unwrap_or_else(|error| panic!("{module}.rs: {error}"));
+        known.extend(declared(&source, &format!("{module}/")));
+        reached += 1;
+    }
+    let mut files: Vec<String> = rust_files(&root).iter().map(|file| module_path(&root, file)).collect();
+    files.retain(|file| file != "main");
+    files.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(files, known, "each file of tests/tests/e2e needs a `mod` line, most in main.rs");
+
+    let programs: Vec<PathBuf> = rust_files(&tests).into_iter().filter(|file| !file.starts_with(&root)).collect();
+    assert!(programs.is_empty(), "put into tests/tests/e2e, with a `mod` line in main.rs: {programs:?}");
+}

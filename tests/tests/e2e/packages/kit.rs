@@ -1,0 +1,153 @@
+//! What the plugin API offers authors: kinds of parameters, policies in the source, deprecation, progress.
+
+use lorchestra_tests::eventually;
+use lorchestra_tests::terminal::Terminal;
+use lorchestra_tests::{Fixture, Sandbox};
+use serde_json::{Value, json};
+
+fn kit() -> Sandbox {
+    Sandbox::with(&[Fixture::Kit])
+}
+
+/// What `kit/kinds` was given.
+#[track_caller]
+fn given(sandbox: &Sandbox, flags: &[&str]) -> Value {
+    let args: Vec<&str> = ["run-job", "kit", "kinds"].iter().chain(flags).copied().collect();
+    sandbox.lorchestra(&args).exits(0);
+    let events = sandbox.whole_events_of(&sandbox.runs()[0]);
+    events.iter().find(|event| event.event_type() == "given").expect("it said so").payload().clone()
+}
+
+#[test]
+fn values_of_all_kinds_reach_the_job() {
+    let sandbox = kit();
+    let defaults =
+        json!({"every": 5400, "format": "Json", "formats": "[]", "names": [], "days": [], "wait": null, "nickname": null});
+    assert_eq!(given(&sandbox, &[]), defaults);
+    let flags = [
+        "--every",
+        "2d",
+        "--format",
+        "nd-json",
+        "--formats",
+        "json",
+        "--formats",
+        "nd-json",
+        "--names",
+        "b",
+        "--param",
+        "names=a",
+        "--days",
+        "2024-01-31",
+        "--wait",
+        "0s",
+        "--nickname",
+        "n",
+    ];
+    let all = json!({
+        "every": 172_800, "format": "NdJson", "formats": "[Json, NdJson]", "names": ["b", "a"], "days": ["2024-01-31"], "wait": 0,
+        "nickname": "n",
+    });
+    assert_eq!(given(&sandbox, &flags), all);
+}
+
+#[test]
+fn what_a_parameter_takes_is_shown() {
+    let sandbox = kit();
+    let show = sandbox.lorchestra(&["jobs", "show", "kit", "kinds"]).exits(0);
+    let help = sandbox.lorchestra(&["run-job", "kit", "kinds", "--help"]).exits(0);
+    insta::assert_snapshot!("kinds", format!("{}\n== --help\n{}", show.snapshot(&sandbox), help.out()));
+    let show = sandbox.lorchestra(&["jobs", "show", "kit", "leak"]).exits(0);
+    insta::assert_snapshot!("leak", show.snapshot(&sandbox));
+    let shown = sandbox.lorchestra(&["jobs", "show", "kit", "kinds", "--json"]).exits(0).json("lorchestra.jobs-show/1");
+    let format = shown["params"].as_array().unwrap().iter().find(|param| param["name"] == "formats").unwrap().clone();
+    assert_eq!((&format["kind"], &format["repeated"], &format["required"]), (&json!("enum"), &json!(true), &json!(false)));
+    assert_eq!(format["values"][1], json!({"name": "nd-json", "docs": "One object a line."}));
+}
+
+#[test]
+fn what_a_parameter_does_not_take_is_refused_before_the_job() {
+    let sandbox = kit();
+    for (flags, says) in [
+        (["--format", "xml"], "is not one of its values; write json or nd-json"),
+        (["--format", "NDJSON"], "is not one of its values"),
+        (["--format", "Json"], "write json"),
+        (["--every", "90"], "its unit is missing; write 90s"),
+        (["--days", "yesteday"], "--days"),
+    ] {
+        let args: Vec<&str> = ["run-job", "kit", "kinds"].iter().chain(&flags).copied().collect();
+        let ended = sandbox.lorchestra(&args).exits(2);
+        assert!(ended.err().contains(says) && ended.err().lines().count() <= 8, "{}", ended.shown());
+    }
+    assert!(sandbox.runs().is_empty());
+}
+
+#[test]
+fn a_policy_in_the_source_is_the_last_resort() {
+    let sandbox = kit();
+    let plan = |sandbox: &Sandbox, flags: &[&str]| {
+        let args: Vec<&str> = ["run-job", "--dry-run", "--json", "kit", "policies"].iter().chain(flags).copied().collect();
+        let plan = sandbox.lorchestra(&args).exits(0).json("lorchestra.run-spec/1");
+        json!([plan["timeout"], plan["retries"]["limit"], plan["on_overlap"]])
+    };
+    assert_eq!(plan(&sandbox, &[]), json!([1800, 2, "skip"]));
+    assert_eq!(plan(&sandbox, &["--timeout", "1h", "--retries", "0", "--on-overlap", "fail"]), json!([3600, 0, "fail"]));
+    let show = sandbox.lorchestra(&["jobs", "show", "kit", "policies"]).exits(0);
+    assert!(show.out().contains("\nUnless told otherwise: timeout 30m, retries 2, on overlap skip\n"), "{}", show.shown());
+    for help in ["--help", "-h"] {
+        let help = sandbox.lorchestra(&["run-job", "kit", "policies", help]).exits(0);
+        assert!(help.out().contains("\nUnless told otherwise: timeout 30m, retries 2, on overlap skip\n"), "{}", help.shown());
+    }
+    sandbox.configure("[job.\"kit/policies\"]\nretries = 5\noverlap = \"allow\"\nretry_wait = \"1s\"\n");
+    assert_eq!(plan(&sandbox, &[]), json!([1800, 5, "allow"]));
+    sandbox.lorchestra(&["run-job", "kit", "policies"]).exits(0);
+    assert_eq!(sandbox.run().0["attempts"], 3);
+}
+
+#[test]
+fn what_is_deprecated_is_told_where_it_is_seen_and_used() {
+    let sandbox = kit();
+    let list = sandbox.lorchestra(&["jobs", "list", "kit"]).exits(0);
+    assert!(list.out().contains("  old (deprecated)\n") && list.out().contains("  kinds\n"), "{}", list.shown());
+    let json = sandbox.lorchestra(&["jobs", "list", "--json"]).exits(0).json("lorchestra.jobs-list/1");
+    let jobs = json["packages"][0]["jobs"].as_array().unwrap();
+    let deprecated: Vec<_> = jobs.iter().filter(|job| !job["deprecated"].is_null()).collect();
+    assert!(deprecated.len() == 1 && deprecated[0]["deprecated"] == "use kinds", "{json}");
+    assert!(sandbox.lorchestra(&["jobs", "show", "kit", "old"]).exits(0).out().contains("Deprecated: use kinds\n"));
+    let help = sandbox.lorchestra(&["run-job", "kit", "old", "-h"]).exits(0);
+    assert!(help.out().contains("\nDeprecated: use kinds\n"), "{}", help.shown());
+    let warning = "warning: kit/old is deprecated: use kinds\n";
+    assert_eq!(sandbox.lorchestra(&["run-job", "kit", "old"]).exits(0).err(), warning);
+    assert_eq!(sandbox.lorchestra(&["run-job", "--dry-run", "kit", "old"]).exits(0).err(), warning);
+    assert_eq!(sandbox.lorchestra(&["run-job", "-q", "kit", "old"]).exits(0).err(), "", "cron mails what is printed");
+    let ended = sandbox.lorchestra(&["run-job", "kit", "kinds", "--nickname", "x"]).exits(0);
+    assert_eq!(ended.err(), "warning: --nickname is deprecated: use --names\n");
+    assert_eq!(sandbox.lorchestra(&["run-job", "kit", "kinds"]).exits(0).err(), "");
+}
+
+#[test]
+fn progress_is_a_bar_on_a_terminal_and_nothing_elsewhere() {
+    let sandbox = kit();
+    for total in ["10", "0"] {
+        let marker = sandbox.path(&format!("go-{total}"));
+        let terminal = Terminal::open();
+        let mut command =
+            sandbox.command(&["run-job", "kit", "advance", "--marker", &marker.display().to_string(), "--total", total]);
+        let mut child =
+            command.env("TERM", "xterm").stderr(terminal.stdio()).stdout(std::process::Stdio::null()).spawn().unwrap();
+        let seen = if total == "10" { "3/10" } else { " 3 " };
+        eventually("a bar", || terminal.shown().contains(seen) && terminal.shown().contains("kit/advance"));
+        // What is done at the first look was not done in no time.
+        let bar = terminal.shown();
+        assert!(
+            bar.contains(" 0/s") && !bar.contains("left") && bar.matches("/s").count() == bar.matches(" 0/s").count(),
+            "{bar:?}"
+        );
+        std::fs::write(&marker, "").unwrap();
+        assert!(child.wait().unwrap().success());
+        eventually("no bar is left", || terminal.shown().ends_with("\u{1b}[2K") || terminal.shown().ends_with('\r'));
+    }
+    let marker = sandbox.arg("go-10");
+    let ended = sandbox.lorchestra(&["run-job", "kit", "advance", "--marker", &marker]).exits(0);
+    assert_eq!((ended.out(), ended.err()), ("✓ kit/advance completed\n", ""));
+}

@@ -1,0 +1,387 @@
+//! The package `meltano-ingest`, end to end: a real tap from PyPI, and small ones that fail in every way.
+
+use lorchestra_tests::small_disk::SmallDisks;
+use lorchestra_tests::{Event, Fixture, Running, Sandbox, built, eventually, processes, venv};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+/// A tap that counts: records 1, 2, … up to `upto`, from its state, with a state after every `every`. Its config says what goes wrong.
+const COUNTER: &str = r#"
+import argparse, json, os, signal, sys, time
+parser = argparse.ArgumentParser()
+for flag in ["--config", "--state", "--catalog"]:
+    parser.add_argument(flag)
+args = parser.parse_args()
+config = json.load(open(args.config))
+start = json.load(open(args.state))["n"] if args.state else 0
+print("counter: starts at", start, file=sys.stderr, flush=True)
+def say(**message):
+    sys.stdout.write(json.dumps(message) + "\n")
+say(type="SCHEMA", stream="numbers", schema={"properties": {"n": {"type": "integer"}}}, key_properties=["n"])
+for n in range(start + 1, config["upto"] + 1):
+    say(type="RECORD", stream="numbers", record={"n": n, "pad": "x" * config.get("pad", 0)})
+    if n % config.get("every", 10) == 0:
+        say(type="STATE", value={"n": n})
+    if n == config.get("at"):
+        sys.stdout.flush()
+        if config["then"] == "die":
+            print("counter: no luck", file=sys.stderr)
+            sys.exit(3)
+        if config["then"] == "garbage":
+            print("Segmentation fault, they said")
+        if config["then"] == "half":
+            sys.stdout.write('{"type": "RECORD", "stre')
+            sys.stdout.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if config["then"] == "batch":
+            say(type="BATCH", stream="numbers", encoding={}, manifest=[])
+            sys.stdout.flush()
+        if config["then"] in ("hang", "deaf"):
+            if config["then"] == "deaf":
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            open(config["marker"], "w").write(str(os.getpid()))
+            time.sleep(1000)
+"#;
+
+struct Taps {
+    sandbox: Sandbox,
+    python: String,
+}
+
+impl Taps {
+    fn new() -> Self {
+        let venv = venv::ensure_tap(&built::target()).unwrap_or_else(|error| panic!("{error}"));
+        let sandbox = Sandbox::with(&[Fixture::MeltanoIngest]);
+        fs::write(sandbox.path("counter.py"), COUNTER).unwrap();
+        Self { sandbox, python: venv.join("bin/python").display().to_string() }
+    }
+
+    fn configure(&self, config: &Value) {
+        fs::write(self.sandbox.path("config.json"), config.to_string()).unwrap();
+    }
+
+    /// The arguments of a run of the counter, with this config.
+    fn count(&self, own: &[&str], flags: &[&str], config: &Value) -> Vec<String> {
+        self.count_as("counter", own, flags, config)
+    }
+
+    /// The same, of a tap with this name.
+    fn count_as(&self, name: &str, own: &[&str], flags: &[&str], config: &Value) -> Vec<String> {
+        self.configure(config);
+        let mut args = vec!["run-job".to_owned()];
+        args.extend(own.iter().map(ToString::to_string));
+        for arg in ["meltano-ingest", "run_tap", "--tap", &self.python, "--arg", &self.sandbox.arg("counter.py"), "--name", name]
+        {
+            args.push(arg.to_owned());
+        }
+        args.extend(["--config".to_owned(), self.sandbox.arg("config.json")]);
+        args.extend(flags.iter().map(ToString::to_string));
+        args
+    }
+
+    fn data(&self, file: &str) -> PathBuf {
+        self.sandbox.data().join("meltano-ingest").join(file)
+    }
+
+    /// The numbers that are kept, in order.
+    fn numbers(&self) -> Vec<u64> {
+        lines(&self.data("counter/default/numbers.jsonl")).iter().map(|line| line["n"].as_u64().unwrap()).collect()
+    }
+
+    /// The state that is kept.
+    fn state(&self) -> Value {
+        let text = fs::read(self.data("counter/default/state.json")).unwrap();
+        serde_json::from_slice::<Value>(&text).unwrap()["state"].clone()
+    }
+
+    /// The payloads of this type in the newest run, after looking at its end.
+    fn told(&self, event_type: &str) -> Vec<Value> {
+        let events = self.sandbox.whole_events_of(&self.sandbox.runs()[0]);
+        events.iter().filter(|event| event.event_type() == event_type).map(Event::payload).cloned().collect()
+    }
+}
+
+fn lines(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap();
+    assert!(text.is_empty() || text.ends_with('\n'), "whole lines: {}", path.display());
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn strs(args: &[String]) -> Vec<&str> {
+    args.iter().map(String::as_str).collect()
+}
+
+#[test]
+fn a_real_tap_goes_on_where_it_ended() {
+    let taps = Taps::new();
+    let sandbox = &taps.sandbox;
+    let tap = Path::new(&taps.python).with_file_name("tap-jsonfile").display().to_string();
+    fs::create_dir(sandbox.path("orders")).unwrap();
+    fs::write(sandbox.path("orders/one.json"), r#"[{"id": 1, "price": 1.10}, {"id": 2, "price": 2.20}]"#).unwrap();
+    taps.configure(&json!({"paths": [sandbox.path("orders/*.json")], "stream_name": "orders"}));
+
+    let discover = ["run-job", "meltano-ingest", "discover", "--tap", &tap, "--config", "config.json"];
+    sandbox.lorchestra(&discover).exits(0);
+    let discovered = &taps.told("catalog.discovered")[0];
+    assert_eq!((&discovered["streams"], &discovered["selected"], &discovered["properties"]), (&json!(1), &json!(1), &json!(3)));
+    let log = sandbox.lorchestra(&["runs", "logs", sandbox.runs()[0].id()]).exits(0);
+    assert!(
+        log.out().contains("\norders\n") && log.out().contains("| tap-jsonfile "),
+        "names, and what it said: {}",
+        log.shown()
+    );
+    let catalog = taps.data("tap-jsonfile/catalog.json").display().to_string();
+
+    let run = ["run-job", "meltano-ingest", "run_tap", "--tap", &tap, "--config", "config.json", "--catalog", &catalog];
+    let run = [&run[..], &["--account", "anna"]].concat();
+    let orders = taps.data("tap-jsonfile/anna/orders.jsonl");
+    sandbox.lorchestra(&run).exits(0);
+    let stream = &taps.told("tap.stream.completed")[0];
+    assert_eq!((&stream["records"], &stream["stream"]), (&json!(2), &json!("orders")));
+    assert_eq!(stream["bytes"], fs::metadata(&orders).unwrap().len());
+    assert!(stream["first_extracted"].as_str() <= stream["last_extracted"].as_str(), "{stream}");
+    assert_eq!(taps.told("tap.schema.changed")[0]["first"], true);
+    assert!(fs::read_to_string(taps.data("tap-jsonfile/anna/orders.schema.json")).unwrap().contains("\"price\""));
+
+    sandbox.lorchestra(&run).exits(0);
+    assert_eq!(taps.told("tap.completed")[0]["records"], 0, "nothing is new");
+    assert!(taps.told("tap.schema.changed").is_empty());
+
+    fs::write(sandbox.path("orders/two.json"), r#"[{"id": 3, "price": 3.30}]"#).unwrap();
+    sandbox.lorchestra(&run).exits(0);
+    assert_eq!(taps.told("tap.completed")[0]["records"], 1);
+    let ids: Vec<Value> = lines(&orders).iter().map(|line| line["id"].clone()).collect();
+    assert_eq!(ids, [1, 2, 3]);
+    let log = sandbox.lorchestra(&["runs", "logs", sandbox.runs()[0].id()]).exits(0);
+    assert!(log.out().contains("Skipped 1 unchanged files"), "its state was handed back to it: {}", log.shown());
+}
+
+#[test]
+fn each_failure_is_told_with_its_cause_and_nothing_is_half_kept() {
+    let taps = Taps::new();
+    let sandbox = &taps.sandbox;
+    let mut pages = String::new();
+    let mut page = |title: &str, args: &[&str]| {
+        let ended = sandbox.lorchestra(args).exits(1);
+        pages.push_str(&format!("== {title}\n{}\n", ended.snapshot(sandbox).replace(&taps.python, "[PYTHON]")));
+    };
+    for (n, then) in ["die", "garbage", "half", "batch"].into_iter().enumerate() {
+        let config = json!({"upto": 100, "at": 10 * n + 15, "then": then});
+        page(then, &strs(&taps.count(&[], &[], &config)));
+        let kept = 10 * (n as u64 + 1);
+        assert_eq!(taps.numbers(), (1..=kept).collect::<Vec<_>>(), "{then}");
+        assert_eq!(taps.state(), json!({"n": kept}), "{then}");
+        let interrupted = taps.told("tap.interrupted");
+        assert_eq!((interrupted.len(), &interrupted[0]["kept_records"]), (1, &json!(10)), "{then}: {interrupted:?}");
+    }
+    let log = sandbox.lorchestra(&["runs", "logs", sandbox.runs()[2].id()]).exits(0);
+    assert!(log.out().contains("counter: starts at 10\n"), "{}", log.shown());
+    assert!(log.out().contains("line 18 of counter's output: Segmentation fault, they said\n"), "{}", log.shown());
+
+    let marker = sandbox.path("hangs");
+    let hangs = json!({"upto": 100, "at": 45, "then": "hang", "marker": marker});
+    page("silent", &strs(&taps.count(&[], &["--idle", "1s"], &hangs)));
+    let pid: u32 = fs::read_to_string(&marker).unwrap().parse().unwrap();
+    assert!(!processes::is_alive(pid));
+    assert_eq!(taps.state(), json!({"n": 40}));
+
+    // Not worth a second attempt: there is none.
+    let run = ["run-job", "--retries", "2", "meltano-ingest", "run_tap", "--tap"];
+    page("not on PATH", &[&run[..], &["tap-of-nobody"]].concat());
+    page("no such program", &[&run[..], &["./tap-of-nobody"]].concat());
+    page("no program", &[&run[..], &["./counter.py"]].concat());
+    page("no config", &[&run[..], &[&taps.python, "--config", "nowhere.json"]].concat());
+    fs::write(sandbox.path("config.json"), "[]").unwrap();
+    page("a config that is none", &[&run[..], &[&taps.python, "--config", "config.json"]].concat());
+    assert!(sandbox.runs().iter().all(|run| run.0["attempts"] == 1));
+    page("no catalog", &["run-job", "meltano-ingest", "discover", "--tap", "echo"]);
+    insta::assert_snapshot!(pages);
+
+    sandbox.lorchestra(&strs(&taps.count(&[], &[], &json!({"upto": 100})))).exits(0);
+    assert_eq!(taps.numbers(), (1..=100).collect::<Vec<_>>(), "complete, and nothing twice");
+    assert_eq!(sandbox.processes(), [0u32; 0]);
+}
+
+/// A wrong token, a host that is down, one that speaks no TLS: the tap says it last, and the error names its kind. `discover` too. The tap's own
+/// words are in the log, without the token in any form.
+#[test]
+fn the_kind_of_a_taps_failure_is_in_the_error_and_its_words_in_the_log() {
+    let taps = Taps::new();
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in server.incoming() {
+            let mut stream = stream.unwrap();
+            // A request, or the hello of TLS, which is no request.
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let down = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let script = "import json, sys, urllib.request\nconfig = json.load(open(sys.argv[sys.argv.index('--config') + 1]))\n\
+                  try:\n    urllib.request.urlopen(config['url'])\n\
+                  except Exception as e:\n    sys.exit(f\"{e}, with {config['token']}\")\n";
+    fs::write(taps.sandbox.path("web.py"), script).unwrap();
+    for (url, says) in [
+        (format!("http://127.0.0.1:{port}/"), "its last line of output names HTTP 401; all of it is in the log"),
+        (format!("http://127.0.0.1:{down}/"), "names Connection refused (os error 111); all"),
+        (format!("https://127.0.0.1:{port}/"), "its last line of output names TLS "),
+    ] {
+        taps.configure(&json!({"url": url, "token": "hunter2hunter2"}));
+        for job in ["run_tap", "discover"] {
+            let args = ["run-job", "meltano-ingest", job, "--tap", &taps.python, "--arg", "web.py", "--name", "web"];
+            let ended = taps.sandbox.lorchestra(&[&args[..], &["--config", "config.json"]].concat()).exits(1);
+            assert!(ended.err().contains(says) && !ended.err().contains("hunter2"), "{job}: {}", ended.shown());
+            let log = taps.sandbox.lorchestra(&["runs", "logs", taps.sandbox.runs()[0].id()]).exits(0);
+            assert!(log.out().contains(", with ***") && !log.out().contains("hunter2"), "{}", log.shown());
+        }
+    }
+}
+
+/// A record that a tap cannot convert, and a key of its config that its traceback shows: neither is in the event, the key not in the log either.
+#[test]
+fn no_record_and_no_key_is_in_the_event_of_a_tap_that_dies() {
+    let taps = Taps::new();
+    let script = "import json, sys, urllib.parse\nconfig = json.load(open(sys.argv[sys.argv.index('--config') + 1]))\n\
+                  print(repr(config), json.dumps(config), urllib.parse.quote(config['key']), file=sys.stderr)\n\
+                  print(*config['key'].splitlines(), sep='\\n', file=sys.stderr)\nint('anna@example.com')\n";
+    fs::write(taps.sandbox.path("dies.py"), script).unwrap();
+    let key = "-----BEGIN KEY-----\nMIIabc/def+ghi=\nMIIxyz'\"uvw==\n-----END KEY-----\n";
+    taps.configure(&json!({"key": key, "pin": 12345678, "secret": {"number": 987654321}}));
+    let args = [
+        "run-job",
+        "meltano-ingest",
+        "run_tap",
+        "--tap",
+        &taps.python,
+        "--arg",
+        "dies.py",
+        "--name",
+        "dies",
+        "--config",
+        "config.json",
+    ];
+    let ended = taps.sandbox.lorchestra(&args).exits(1);
+    let events = taps.sandbox.lorchestra(&["events", "list", "--json", "--payload"]).exits(0);
+    assert!(events.out().contains("names ValueError"), "{}", events.shown());
+    let log = taps.sandbox.lorchestra(&["runs", "logs", taps.sandbox.runs()[0].id()]).exits(0);
+    for secret in ["MIIabc", "uvw", "987654321"] {
+        for shown in [ended.err(), events.out(), log.out()] {
+            assert!(!shown.contains(secret), "{secret}: {shown}");
+        }
+    }
+    for shown in [ended.err(), events.out()] {
+        assert!(!shown.contains("anna"), "{shown}");
+    }
+    assert!(log.out().contains("anna@example.com"), "the log has it: {}", log.shown());
+}
+
+/// More streams than a process may have open files.
+#[test]
+fn a_tap_may_have_more_streams_than_open_files() {
+    let taps = Taps::new();
+    let script = "import json\ndef say(**message): print(json.dumps(message))\n\
+                  for n in range(400):\n    say(type='SCHEMA', stream=f's{n}', schema={}, key_properties=[])\n\
+                  for n in range(800):\n    say(type='RECORD', stream=f's{n % 400}', record={'n': n})\n\
+                  \x20   if n % 400 == 399: say(type='STATE', value={'n': n})\n";
+    fs::write(taps.sandbox.path("many.py"), script).unwrap();
+    let args = ["run-job", "meltano-ingest", "run_tap", "--tap", &taps.python, "--arg", "many.py", "--name", "many"];
+    for run in 1..=2 {
+        let ended = Running::start(taps.sandbox.command_by("ulimit -n 256", &args)).wait().exits(0);
+        for stream in [0, 399] {
+            let kept = lines(&taps.data(&format!("many/default/s{stream}.jsonl")));
+            assert_eq!(kept.len(), 2 * run, "{}", ended.shown());
+        }
+    }
+}
+
+#[test]
+fn a_run_that_is_killed_half_way_is_completed_by_the_next_and_nothing_is_twice() {
+    let taps = Taps::new();
+    for at in [7, 1015, 250_000] {
+        let marker = taps.sandbox.path(&format!("at-{at}"));
+        let config = json!({"upto": 300_000, "at": at, "then": "hang", "marker": marker});
+        let mut running = taps.sandbox.start(&strs(&taps.count(&[], &[], &config)));
+        let written = || fs::read_to_string(&marker).ok()?.parse::<u32>().ok();
+        eventually("the tap has written and waits", || written().is_some());
+        let pid = written().unwrap();
+        let worker = running.children();
+        running.signal(Signal::KILL);
+        eventually("all of it is gone", || {
+            running.has_ended() && !processes::is_alive(pid) && !worker.iter().any(|&w| processes::is_alive(w))
+        });
+    }
+    taps.sandbox.lorchestra(&strs(&taps.count(&[], &[], &json!({"upto": 300_000})))).exits(0);
+    assert_eq!(taps.numbers(), (1..=300_000).collect::<Vec<_>>());
+    assert_eq!(taps.state(), json!({"n": 300_000}));
+}
+
+#[test]
+fn a_file_that_a_reader_takes_away_begins_anew_also_when_the_tap_fails() {
+    let taps = Taps::new();
+    taps.sandbox.lorchestra(&strs(&taps.count(&[], &[], &json!({"upto": 20})))).exits(0);
+    fs::remove_file(taps.data("counter/default/numbers.jsonl")).unwrap();
+    taps.sandbox.lorchestra(&strs(&taps.count(&[], &[], &json!({"upto": 40, "at": 25, "then": "die"})))).exits(1);
+    assert_eq!((taps.numbers(), taps.state()), (Vec::new(), json!({"n": 20})));
+    taps.sandbox.lorchestra(&strs(&taps.count(&[], &[], &json!({"upto": 40})))).exits(0);
+    assert_eq!((taps.numbers(), taps.state()), ((21..=40).collect(), json!({"n": 40})));
+}
+
+#[test]
+fn different_taps_run_at_once_and_the_same_tap_does_not() {
+    let taps = Taps::new();
+    let marker = taps.sandbox.path("at-work");
+    let config = json!({"upto": 100, "at": 15, "then": "hang", "marker": marker});
+    let first = taps.sandbox.start(&strs(&taps.count(&[], &[], &config)));
+    eventually("the first is at work", || fs::read_to_string(&marker).is_ok_and(|pid| !pid.is_empty()));
+
+    let config = json!({"upto": 30});
+    taps.sandbox.lorchestra(&strs(&taps.count_as("other", &[], &[], &config))).exits(0);
+    taps.sandbox.lorchestra(&strs(&taps.count(&[], &["--account", "anna"], &config))).exits(0);
+    for name in ["other/default", "counter/anna"] {
+        assert_eq!(lines(&taps.data(name).join("numbers.jsonl")).len(), 30, "{name}");
+    }
+    let same = taps.sandbox.lorchestra(&strs(&taps.count(&[], &[], &config))).exits(1);
+    let says = "counter/default: another run is writing here; let that one end, then run this one again\n";
+    assert!(same.err().contains(says), "{}", same.shown());
+    // The first was not disturbed.
+    first.signal(Signal::TERM);
+    first.wait().exits(143);
+    assert_eq!((taps.numbers(), taps.state()), ((1..=10).collect(), json!({"n": 10})));
+}
+
+#[test]
+fn a_deadline_ends_a_tap_that_does_not_listen() {
+    let taps = Taps::new();
+    let marker = taps.sandbox.path("deaf");
+    let config = json!({"upto": 100, "at": 15, "then": "deaf", "marker": marker});
+    let ended = taps.sandbox.lorchestra(&strs(&taps.count(&["--timeout", "3s", "--grace", "8s"], &[], &config))).exits(124);
+    assert_eq!(taps.sandbox.run().cause(), "timeout", "{}", ended.shown());
+    let pid: u32 = fs::read_to_string(&marker).unwrap().parse().unwrap();
+    assert!(!processes::is_alive(pid));
+    assert_eq!((taps.numbers(), taps.state()), ((1..=10).collect(), json!({"n": 10})));
+}
+
+#[test]
+fn a_full_disk_keeps_what_belongs_to_a_state() {
+    let taps = Taps::new();
+    let data = taps.sandbox.data();
+    let Some(disks) = SmallDisks::mount(&taps.sandbox, &[(data.clone(), 400)]) else { return };
+    let config = json!({"upto": 1000, "pad": 1000});
+    let ended = disks.start(&taps.sandbox, &strs(&taps.count(&[], &[], &config))).wait().exits(1);
+    assert!(ended.err().contains("No space left on device"), "{}", ended.shown());
+    let on_disk = disks.path(&taps.data("counter/default"));
+    let state: Value = serde_json::from_slice(&fs::read(on_disk.join("state.json")).unwrap()).unwrap();
+    let kept = lines(&on_disk.join("numbers.jsonl")).len() as u64;
+    assert_eq!(kept, state["state"]["n"].as_u64().unwrap_or(0), "{state}");
+    assert!(kept < 1000 && kept.is_multiple_of(10), "{kept}");
+
+    disks.remount(&data, "size=4m");
+    disks.start(&taps.sandbox, &strs(&taps.count(&[], &[], &config))).wait().exits(0);
+    let numbers: Vec<u64> = lines(&on_disk.join("numbers.jsonl")).iter().map(|line| line["n"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (1..=1000).collect::<Vec<_>>());
+}

@@ -1,0 +1,240 @@
+//! What becomes of a run while another one of the same job and account goes on.
+
+use lorchestra_tests::bigquery::site::{Site, Write};
+use lorchestra_tests::{Fixture, Running, Sandbox, eventually, processes};
+use rustix::process::Signal;
+
+fn sandbox() -> Sandbox {
+    Sandbox::with(&[Fixture::Misbehave])
+}
+
+/// A run of `wait` that goes on until it is told to end; its id.
+fn holder(sandbox: &Sandbox, flags: &[&str]) -> (Running, String) {
+    let before = sandbox.runs().len();
+    let running = sandbox.start(&[&["run-job", "misbehave", "wait", "--grace", "1h"], flags].concat());
+    eventually("the holder is recorded", || sandbox.runs().len() == before + 1);
+    let id = sandbox.runs()[0].id().to_owned();
+    (running, id)
+}
+
+fn states(sandbox: &Sandbox) -> Vec<String> {
+    sandbox.runs().iter().map(|run| run.state().to_owned()).collect()
+}
+
+#[test]
+fn fail_names_the_run_and_records_none() {
+    let sandbox = sandbox();
+    let (running, id) = holder(&sandbox, &[]);
+    for flags in [&[][..], &["--on-overlap", "fail"]] {
+        let ended = sandbox.lorchestra(&[&["run-job", "misbehave", "wait"], flags].concat()).exits(75);
+        assert!(ended.err().contains(&format!("it is run {id}: lorchestra runs stop {id} ends it")), "{}", ended.shown());
+        assert!(ended.err().contains("no run was recorded"), "{}", ended.shown());
+    }
+    assert_eq!(states(&sandbox), ["running"]);
+    running.signal(Signal::TERM);
+    running.wait().exits(143);
+}
+
+/// One that is allowed beside others waits for nobody, unless something holds what they share for itself, which no run does for long.
+#[test]
+fn who_is_allowed_does_not_wait_without_end() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "misbehave", "noop", "--on-overlap", "allow"]).exits(0);
+    let beside = std::fs::File::open(sandbox.state().join("locks/beside+misbehave.noop.-")).unwrap();
+    rustix::fs::flock(&beside, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let running = sandbox.start(&["run-job", "misbehave", "noop", "--on-overlap", "allow"]);
+    eventually("it handles signals", || !processes::ignores_or_dies_of(running.pid(), Signal::TERM));
+    running.signal(Signal::TERM);
+    running.wait().exits(143);
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop", "--on-overlap", "allow"]).exits(75);
+    assert!(ended.err().contains("no run was recorded"), "{}", ended.shown());
+    drop(beside);
+    sandbox.lorchestra(&["run-job", "misbehave", "noop", "--on-overlap", "allow"]).exits(0);
+    assert_eq!(states(&sandbox), ["completed", "completed"]);
+}
+
+#[test]
+fn skip_records_a_run_that_was_skipped() {
+    let sandbox = sandbox();
+    let (running, id) = holder(&sandbox, &[]);
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "wait", "--on-overlap", "skip", "--seconds", "7"]).exits(0);
+    assert_eq!(ended.out(), format!("- misbehave/wait skipped: it is running already (run {id})\n"));
+    assert_eq!(ended.err(), "");
+    let quiet = sandbox.lorchestra(&["run-job", "-q", "misbehave", "wait", "--on-overlap", "skip"]).exits(0);
+    assert_eq!((quiet.out(), quiet.err()), ("", ""));
+    let json = sandbox.lorchestra(&["run-job", "--json", "misbehave", "wait", "--on-overlap", "skip"]).exits(0);
+    let json = json.json("lorchestra.run-job/1");
+    assert_eq!((json["state"].as_str(), json["held_by"].as_str()), (Some("skipped"), Some(&*id)));
+    assert_eq!(states(&sandbox), ["skipped", "skipped", "skipped", "running"]);
+    let first = &sandbox.runs()[2];
+    let events = sandbox.whole_events_of(first);
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0].event_type(), "job.skipped");
+    assert_eq!(
+        (events[0].payload()["held_by"].as_str(), events[0].payload()["parameters"]["seconds"].as_u64()),
+        (Some(&*id), Some(7))
+    );
+    let shown = sandbox.lorchestra(&["runs", "show", first.id()]).exits(0);
+    assert!(shown.out().contains("state      skipped") && shown.out().contains("attempts   0"), "{}", shown.shown());
+    assert!(shown.out().contains(&format!("\nheld by    run {id}\n")), "{}", shown.shown());
+    let show = |id: &str| sandbox.lorchestra(&["runs", "show", id, "--json"]).exits(0).json("lorchestra.runs-show/1");
+    assert_eq!((show(first.id())["held_by"].as_str(), &show(&id)["held_by"]), (Some(&*id), &serde_json::Value::Null));
+    for trace in [&[][..], &["--trace"]] {
+        let logs = sandbox.lorchestra(&[&["runs", "logs", first.id()], trace].concat()).exits(0);
+        assert!(logs.err().contains("it was skipped, and had no attempt"), "{}", logs.shown());
+    }
+    let stop = sandbox.lorchestra(&["runs", "stop", first.id()]).exits(0);
+    assert!(stop.out().contains("has already ended: skipped"), "{}", stop.shown());
+    running.signal(Signal::TERM);
+    running.wait().exits(143);
+    // Nobody holds it any more.
+    sandbox.lorchestra(&["run-job", "misbehave", "wait", "--on-overlap", "skip", "--seconds", "0"]).exits(1);
+}
+
+/// The lock is held, and nobody knows by which run: after a while that is said as it is.
+#[test]
+fn who_holds_the_lock_may_not_be_known() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    let locks = sandbox.state().join("locks");
+    let name = std::fs::read_dir(&locks).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let [name] = &name.filter(|name| name.starts_with("misbehave.noop.")).collect::<Vec<_>>()[..] else { panic!("one lock") };
+    let lock = std::fs::File::open(locks.join(name)).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop", "--on-overlap", "skip"]).exits(0);
+    assert_eq!(ended.out(), "- misbehave/noop skipped: it is running already (in a run that is not known)\n");
+    let shown = sandbox.lorchestra(&["runs", "show", sandbox.runs()[0].id()]).exits(0);
+    assert!(shown.out().contains("\nheld by    a run that is not known\n"), "{}", shown.shown());
+}
+
+/// Its only event goes the way of all events.
+#[test]
+fn what_was_skipped_is_delivered() {
+    let site = Site::new(Write::Storage);
+    let (running, id) = holder(&site.sandbox, &[]);
+    site.sandbox.lorchestra(&["run-job", "misbehave", "wait", "--on-overlap", "skip"]).exits(0);
+    running.signal(Signal::TERM);
+    running.wait().exits(143);
+    site.sandbox.lorchestra(&["events", "flush", "--timeout", "50s"]).exits(0);
+    site.all_is_delivered(Write::Storage, "skipped");
+    let rows = site.fake.rows(&site.table);
+    let skipped = rows.iter().find(|row| row.values["event_type"] == "job.skipped").expect("a row");
+    assert_eq!(
+        (&skipped.values["attempt"], &skipped.values["source"]),
+        (&serde_json::json!(0), &serde_json::json!("misbehave/wait"))
+    );
+    assert!(skipped.values["payload"].as_str().unwrap().contains(&id));
+}
+
+#[test]
+fn wait_waits_until_the_other_has_ended() {
+    let sandbox = sandbox();
+    let (running, id) = holder(&sandbox, &[]);
+    let waiting = sandbox.start(&["run-job", "misbehave", "wait", "--on-overlap", "wait", "--return-ok", "--seconds", "0"]);
+    let bounded = sandbox.lorchestra(&["run-job", "misbehave", "wait", "--on-overlap", "wait=1s"]).exits(75);
+    assert!(bounded.err().contains(&format!("is running already: waiting for run {id} to end")), "{}", bounded.shown());
+    assert!(bounded.err().contains("is still running after a wait of 1.0"), "{}", bounded.shown());
+    assert_eq!(states(&sandbox), ["running"]);
+    running.signal(Signal::TERM);
+    running.wait().exits(143);
+    // It has run: into the end that it always has after 0 s.
+    waiting.wait().exits(1);
+    assert_eq!(states(&sandbox), ["failed", "failed"]);
+    assert_eq!(sandbox.runs()[0].message(), "nobody cancelled it");
+}
+
+#[test]
+fn who_waits_can_be_told_to_end() {
+    let sandbox = sandbox();
+    let (running, _) = holder(&sandbox, &[]);
+    let mut waiting = Vec::new();
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let command = sandbox.start(&["run-job", "-v", "misbehave", "wait", "--on-overlap", "wait"]);
+        // It has come to the lock when it has the store open.
+        eventually("it waits", || has_open(command.pid(), "lorchestra.db"));
+        command.signal(signal);
+        waiting.push((command, code));
+    }
+    for (command, code) in waiting {
+        let ended = command.wait().exits(code);
+        assert!(ended.err().contains("before the run began"), "{}", ended.shown());
+    }
+    assert_eq!(states(&sandbox), ["running"]);
+    running.signal(Signal::TERM);
+    running.wait().exits(143);
+}
+
+fn has_open(pid: u32, name: &str) -> bool {
+    let Ok(open) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    open.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok()).any(|path| path.ends_with(name))
+}
+
+/// Each lives by a lock of its own: none is taken for dead because another one is, or because nobody holds the job's lock.
+#[test]
+fn allow_runs_beside_others_and_nobody_is_taken_for_dead() {
+    let sandbox = sandbox();
+    let (exclusive, exclusive_id) = holder(&sandbox, &[]);
+    let (one, one_id) = holder(&sandbox, &["--on-overlap", "allow"]);
+    let (two, two_id) = holder(&sandbox, &["--on-overlap", "allow"]);
+    assert_eq!(states(&sandbox), ["running"; 3]);
+    exclusive.signal(Signal::TERM);
+    exclusive.wait().exits(143);
+    // The exclusive one is gone: those that were allowed still keep others out, and live.
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "wait"]).exits(75);
+    assert!(ended.err().contains(&one_id) || ended.err().contains(&two_id), "{}", ended.shown());
+    // One of them dies without an end: only it is closed.
+    let workers = one.children();
+    one.signal(Signal::KILL);
+    drop(one);
+    let listed = sandbox.lorchestra(&["runs", "list"]).exits(0);
+    assert!(listed.err().contains(&one_id) && !listed.err().contains(&two_id), "{}", listed.shown());
+    assert!(workers.iter().all(|pid| !processes::is_alive(*pid)));
+    assert_eq!(states(&sandbox), ["running", "failed", "failed"]);
+    two.signal(Signal::TERM);
+    two.wait().exits(143);
+    let mut causes: Vec<(String, String)> =
+        sandbox.runs().iter().map(|run| (run.id().to_owned(), run.cause().to_owned())).collect();
+    causes.sort();
+    let expected = [(&exclusive_id, "cancelled"), (&one_id, "abandoned"), (&two_id, "cancelled")];
+    assert!(causes.iter().map(|(id, cause)| (id, cause.as_str())).eq(expected), "{causes:?}");
+    sandbox.runs().iter().for_each(|run| drop(sandbox.whole_events_of(run)));
+    sandbox.lorchestra(&["run-job", "misbehave", "wait", "--seconds", "0"]).exits(1);
+}
+
+/// A dead run that was allowed beside others is closed by the next one of its job, also by one that is allowed.
+#[test]
+fn the_next_run_closes_what_was_allowed_and_died() {
+    for flags in [&[][..], &["--on-overlap", "allow"]] {
+        let sandbox = sandbox();
+        let (running, id) = holder(&sandbox, &["--on-overlap", "allow"]);
+        running.signal(Signal::KILL);
+        drop(running);
+        let next = sandbox.lorchestra(&[&["run-job", "misbehave", "wait", "--seconds", "0"], flags].concat()).exits(1);
+        assert!(next.err().contains(&format!("run {id} of misbehave/wait is closed as abandoned")), "{}", next.shown());
+    }
+}
+
+#[test]
+fn the_policy_of_a_job_is_configured_and_a_flag_wins() {
+    let sandbox = sandbox();
+    sandbox.configure("[job.\"misbehave/wait\"]\noverlap = \"skip\"\n");
+    let (running, _) = holder(&sandbox, &[]);
+    sandbox.lorchestra(&["run-job", "misbehave", "wait"]).exits(0);
+    sandbox.lorchestra(&["run-job", "misbehave", "wait", "--on-overlap", "fail"]).exits(75);
+    assert_eq!(states(&sandbox), ["skipped", "running"]);
+    let plan =
+        sandbox.lorchestra(&["run-job", "misbehave", "wait", "--dry-run", "--json"]).exits(0).json("lorchestra.run-spec/1");
+    assert_eq!(plan["on_overlap"], "skip");
+    running.signal(Signal::TERM);
+    running.wait().exits(143);
+}
+
+#[test]
+fn what_is_no_policy_is_bad_usage() {
+    let sandbox = sandbox();
+    for (value, what) in [("queue", "write fail, skip, wait"), ("wait=soon", "not a duration"), ("wait=5", "unit is missing")] {
+        let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop", "--on-overlap", value]).exits(2);
+        assert!(ended.err().contains(what), "{}", ended.shown());
+    }
+    assert!(sandbox.runs().is_empty());
+}

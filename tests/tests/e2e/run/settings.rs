@@ -1,0 +1,432 @@
+//! Where things are: flag before environment before configuration before default; what is refused, and with which code.
+
+use lorchestra_tests::{Ended, Fixture, Running, Sandbox, processes};
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// The directories that a listing of nothing says it looked in.
+fn looked_in(ended: &Ended, sandbox: &Sandbox) -> Vec<String> {
+    let root = format!("{}/", sandbox.root().display());
+    let lines = ended.err().lines().filter_map(|line| line.trim().strip_prefix("looked in "));
+    lines.filter_map(|line| line.rsplit_once(": ")).map(|(dir, _)| dir.replace(&root, "")).collect()
+}
+
+#[test]
+fn plugin_directories_flag_before_environment_before_configuration_before_default() {
+    let sandbox = Sandbox::with(&[]);
+    let list = ["jobs", "list"];
+    let default = "home/.local/share/lorchestra/plugins (the plugin directory)".to_owned();
+    assert_eq!(looked_in(&sandbox.lorchestra(&list), &sandbox), std::slice::from_ref(&default));
+
+    sandbox.configure(&format!("plugin_dirs = [{:?}]", sandbox.arg("configured")));
+    let configured = "configured (plugin_dirs in home/.config/lorchestra/config.toml)".to_owned();
+    assert_eq!(looked_in(&sandbox.lorchestra(&list), &sandbox), [default.clone(), configured.clone()]);
+
+    let path = format!("{}::{}", sandbox.arg("one"), sandbox.arg("two"));
+    let environment = [("LORCHESTRA_PLUGIN_PATH", &*path)];
+    let named = |dir: &str| format!("{dir} (LORCHESTRA_PLUGIN_PATH)");
+    let all = [default, named("one"), named("two"), configured];
+    assert_eq!(looked_in(&sandbox.lorchestra_with(&environment, &list), &sandbox), all);
+
+    let flag = ["--plugin-dir", &sandbox.arg("flag"), "jobs", "list"];
+    assert_eq!(looked_in(&sandbox.lorchestra_with(&environment, &flag), &sandbox), ["flag (--plugin-dir)"]);
+}
+
+#[test]
+fn xdg_variables_move_what_they_are_for() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    let (data, state, config) = (sandbox.arg("data"), sandbox.arg("state"), sandbox.arg("config"));
+    let environment = [("XDG_DATA_HOME", &*data), ("XDG_STATE_HOME", &*state), ("XDG_CONFIG_HOME", &*config)];
+    let default_plugins = sandbox.plugins().display().to_string();
+    let args = ["--plugin-dir", &default_plugins, "run-job", "misbehave", "typed"];
+    sandbox.lorchestra_with(&environment, &args).exits(0);
+    assert!(sandbox.path("state/lorchestra/lorchestra.db").is_file());
+    assert!(sandbox.path("data/lorchestra/data/misbehave").is_dir());
+    assert!(!sandbox.state().exists());
+    let listed = sandbox.lorchestra_with(&environment, &["jobs", "list"]).exits(0);
+    assert_eq!(looked_in(&listed, &sandbox), ["data/lorchestra/plugins (the plugin directory)"]);
+    fs::create_dir_all(sandbox.path("config/lorchestra")).unwrap();
+    fs::write(sandbox.path("config/lorchestra/config.toml"), "nothing = 1").unwrap();
+    sandbox.lorchestra_with(&environment, &["jobs", "list"]).exits(78);
+}
+
+#[test]
+fn the_configuration_moves_state_and_data() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    sandbox.configure(&format!("state_dir = {:?}\ndata_dir = {:?}", sandbox.arg("s"), sandbox.arg("d")));
+    sandbox.lorchestra(&["run-job", "misbehave", "typed"]).exits(0);
+    let events = sandbox.whole_events_of(&sandbox.run());
+    assert_eq!(events[1].payload()["data_dir"], sandbox.arg("d/misbehave"));
+    assert!(sandbox.path("s/lorchestra.db").is_file() && !sandbox.state().exists());
+}
+
+#[test]
+fn a_jobs_timeout_flag_before_configuration() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    sandbox.configure("[job.\"misbehave/noop\"]\ntimeout = \"7m\"\ngrace = \"3s\"\n");
+    let plan = |args: &[&str]| {
+        let args = [&["run-job", "--dry-run", "--json"], args].concat();
+        let plan = sandbox.lorchestra(&args).exits(0).json("lorchestra.run-spec/1");
+        (plan["timeout"].as_u64(), plan["grace"].as_u64())
+    };
+    assert_eq!(plan(&["misbehave", "noop"]), (Some(420), Some(3)));
+    assert_eq!(plan(&["misbehave", "noop", "--timeout", "5s"]), (Some(5), Some(3)));
+    assert_eq!(plan(&["--grace", "1m", "misbehave", "noop"]), (Some(420), Some(60)));
+    assert_eq!(plan(&["misbehave", "fail"]), (None, Some(10)), "another job");
+}
+
+#[test]
+fn a_configuration_that_cannot_be_read_is_told() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    let cases = [
+        ("plugin_dir = [\"/x\"]", "line 1: unknown field `plugin_dir`", "did you mean `plugin_dirs`?"),
+        ("\n[retention]\nlog = \"1d\"", "line 3: unknown field `log`", "did you mean `logs`?"),
+        ("[retention]\nruns = \"0s\"", "line 2: a retention of 0 would remove every run as it ends", "docs/configuration.md"),
+        ("[retention]\nstate_dirs = \"/x\"", "line 2: unknown field `state_dirs`", "docs/configuration.md"),
+        ("[job.\"misbehave/Noop\"]\ntimeout = \"1s\"", "does not name a job", "write [job.\"package/job\"]"),
+        ("state_dir = \"state\"", "is not absolute", "write it from / on"),
+        ("on_failure = 7", "line 1: ", "docs/configuration.md"),
+        ("on_failure = \"", "line 1: ", "docs/configuration.md"),
+        ("[job.\"misbehave/noop\"]\ntimeout = \"soon\"", "line 2: ", "docs/configuration.md"),
+        ("[job.\"misbehave/noop\"]\ntimeout = \"0s\"", "line 2: ", "docs/configuration.md"),
+        ("[job.noop]\ntimeout = \"1s\"", "does not name a job", "write [job.\"package/job\"]"),
+    ];
+    for (text, what, mend) in cases {
+        sandbox.configure(text);
+        let marker = sandbox.arg("marker");
+        let ended = sandbox.lorchestra(&["run-job", "misbehave", "typed", "--marker", &marker]).exits(78);
+        let lines: Vec<&str> = ended.err().lines().collect();
+        assert!(lines[0].contains("config.toml: ") && lines[0].contains(what), "{}", ended.shown());
+        assert!(lines[1].contains(mend), "{}", ended.shown());
+        assert_eq!(sandbox.read("marker"), "");
+    }
+}
+
+/// A FIFO would be waited for, for ever.
+#[test]
+fn a_configuration_that_is_no_file_is_told() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    sandbox.configure("");
+    let config = sandbox.home().join(".config/lorchestra/config.toml");
+    fs::remove_file(&config).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, &config, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(78);
+    assert!(ended.err().contains("config.toml: it is not a regular file"), "{}", ended.shown());
+}
+
+#[test]
+fn a_configured_job_that_is_not_there_is_warned_of() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    sandbox.configure("[job.\"misbehave/nop\"]\ngrace = \"1s\"\n[job.\"elsewhere/nop\"]\ngrace = \"1s\"\n[job.\"misbehave/wait\"]\ngrace = \"1s\"");
+    for args in [&["jobs", "list"][..], &["jobs", "list", "--json"], &["jobs", "show", "misbehave", "noop"]] {
+        let ended = sandbox.lorchestra(args).exits(0);
+        let elsewhere = "warning: config.toml: [job.\"elsewhere/nop\"]: there is no package elsewhere\n";
+        let expected = "warning: config.toml: [job.\"misbehave/nop\"]: misbehave has no job nop; did you mean misbehave/noop?\n";
+        assert_eq!(ended.err(), format!("{elsewhere}{expected}"));
+    }
+    // What only other hosts have is no reason for a line in each of cron's mails; nor is it here that other directories are searched.
+    sandbox.configure("[job.\"elsewhere/nop\"]\ngrace = \"1s\"");
+    assert_eq!(sandbox.lorchestra(&["run-job", "-q", "misbehave", "noop"]).exits(0).err(), "");
+    let plugins = sandbox.plugins().display().to_string();
+    assert_eq!(sandbox.lorchestra(&["--plugin-dir", &plugins, "jobs", "list"]).exits(0).err(), "");
+    // A package that is misspelt: the timeout that was meant would never come.
+    sandbox.configure("[job.\"misbehav/noop\"]\ntimeout = \"1h\"");
+    for args in [&["jobs", "list"][..], &["run-job", "-q", "misbehave", "noop"], &["run-job", "--dry-run", "misbehave", "noop"]] {
+        let ended = sandbox.lorchestra(args).exits(0);
+        let expected =
+            "warning: config.toml: [job.\"misbehav/noop\"]: there is no package misbehav; did you mean misbehave/noop?\n";
+        assert_eq!(ended.err(), expected);
+    }
+}
+
+#[test]
+fn a_configuration_that_is_a_link_to_nothing_is_told() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    sandbox.configure("");
+    let config = sandbox.home().join(".config/lorchestra/config.toml");
+    fs::remove_file(&config).unwrap();
+    std::os::unix::fs::symlink("/no/such/config.toml", &config).unwrap();
+    let ended = sandbox.lorchestra(&["jobs", "list"]).exits(78);
+    assert!(ended.err().contains("config.toml is a link to /no/such/config.toml, which is not there\n"), "{}", ended.shown());
+}
+
+/// The history is read from elsewhere.
+#[test]
+fn where_a_library_is_is_recorded_from_the_root_on() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    fs::create_dir(sandbox.path("bin")).unwrap();
+    fs::rename(sandbox.plugins().join("libmisbehave.so"), sandbox.path("bin/x.so")).unwrap();
+    sandbox.lorchestra(&["--plugin-dir", "bin", "run-job", "misbehave", "noop"]).exits(0);
+    sandbox.lorchestra_with(&[("LORCHESTRA_PLUGIN_PATH", "bin")], &["run-job", "misbehave", "noop"]).exits(0);
+    for run in sandbox.runs() {
+        let shown = sandbox.lorchestra(&["runs", "show", run.id(), "--json"]).exits(0).json("lorchestra.runs-show/1");
+        assert_eq!(shown["plugin_path"], sandbox.arg("bin/x.so"));
+    }
+    let shown = sandbox.lorchestra(&["--plugin-dir", "./bin", "jobs", "show", "misbehave", "noop"]).exits(0);
+    assert!(shown.out().contains(&format!("Location: {} (", sandbox.arg("bin/x.so"))), "{}", shown.shown());
+}
+
+#[test]
+fn a_state_directory_of_another_user_is_refused() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    // Root makes one; anybody else finds root's.
+    let dir = if processes::is_root() {
+        fs::create_dir(sandbox.path("theirs")).unwrap();
+        std::os::unix::fs::chown(sandbox.path("theirs"), Some(lorchestra_tests::sandbox::NOBODY), None).unwrap();
+        sandbox.path("theirs")
+    } else {
+        "/usr".into()
+    };
+    sandbox.configure(&format!("state_dir = {dir:?}"));
+    let marker = sandbox.arg("marker");
+    for args in [&["run-job", "misbehave", "typed", "--marker", &marker][..], &["runs", "list"], &["events", "list"]] {
+        let ended = sandbox.lorchestra(args).exits(78);
+        assert!(ended.err().contains("belongs to user"), "{}", ended.shown());
+    }
+    assert_eq!(sandbox.read("marker"), "");
+}
+
+#[test]
+fn a_file_in_place_of_the_state_directory_is_told() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    fs::write(sandbox.path("file"), "").unwrap();
+    sandbox.configure(&format!("state_dir = {:?}", sandbox.arg("file")));
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(78);
+    assert!(ended.err().contains("is not a directory"), "{}", ended.shown());
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_written_is_told() {
+    let sandbox = Sandbox::unprivileged(&[Fixture::Misbehave]);
+    // The marker's directory is writable: only the state is not.
+    let marker = sandbox.arg("marker");
+    let run = ["run-job", "misbehave", "typed", "--marker", &*marker];
+    let local = sandbox.home().join(".local");
+    set_mode(&local, 0o500);
+    let ended = sandbox.lorchestra(&run).exits(74);
+    assert!(ended.err().contains("the state directory") && ended.err().contains("ermission denied"), "{}", ended.shown());
+    // The root of it, and the mend.
+    assert!(ended.err().contains(&format!("this user may not write in {} (", local.display())), "{}", ended.shown());
+    assert!(ended.err().contains(&format!("\n  chmod u+rwx {}\n", local.display())), "{}", ended.shown());
+    assert_eq!(sandbox.read("marker"), "", "the job was not entered");
+    set_mode(&local, 0o700);
+    sandbox.lorchestra(&run).exits(0);
+    assert_ne!(sandbox.read("marker"), "");
+
+    // It was writable once, and is not any more.
+    fs::remove_file(sandbox.path("marker")).unwrap();
+    for directory in ["spool", "logs"] {
+        let directory = sandbox.state().join(directory);
+        set_mode(&directory, 0o500);
+        let ended = sandbox.lorchestra(&run).exits(74);
+        assert!(ended.err().contains(&format!("\n  chmod u+rwx {}\n", directory.display())), "{}", ended.shown());
+        assert_eq!(sandbox.read("marker"), "", "the job was not entered");
+        set_mode(&directory, 0o700);
+    }
+    sandbox.lorchestra(&run).exits(0);
+
+    // The database itself.
+    let store = sandbox.state().join("lorchestra.db");
+    set_mode(&store, 0o400);
+    let ended = sandbox.lorchestra(&run).exits(74);
+    assert!(ended.err().contains(&format!("\n  chmod u+rw {}\n", store.display())), "{}", ended.shown());
+}
+
+/// A file where a directory is needed, two levels above the state directory.
+#[test]
+fn what_stands_in_the_way_of_the_state_directory_is_named() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    fs::write(sandbox.path("file"), "").unwrap();
+    sandbox.configure(&format!("state_dir = {:?}", sandbox.arg("file/a/b")));
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(78);
+    let file = sandbox.arg("file");
+    assert!(ended.err().contains(&format!("{file} is not a directory (")), "{}", ended.shown());
+    assert!(ended.err().contains(&format!("\n  move {file} away\n")), "{}", ended.shown());
+}
+
+#[test]
+fn what_is_made_is_for_its_owner_only() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    sandbox.lorchestra(&["run-job", "misbehave", "typed"]).exits(0);
+    let mut seen = 0;
+    let mut look = vec![sandbox.state(), sandbox.data()];
+    while let Some(path) = look.pop() {
+        let meta = fs::metadata(&path).unwrap();
+        let mode = meta.permissions().mode() & 0o777;
+        assert_eq!(mode, if meta.is_dir() { 0o700 } else { 0o600 }, "{}", path.display());
+        seen += 1;
+        if meta.is_dir() {
+            look.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+    assert!(seen > 8, "{seen} files and directories");
+}
+
+/// As under cron. Only what reads is run: this home directory is not the sandbox's.
+#[test]
+fn without_home_the_passwd_file_says_where_it_is() {
+    let sandbox = Sandbox::with(&[]);
+    let user = rustix::process::geteuid().as_raw().to_string();
+    let passwd = fs::read_to_string("/etc/passwd").unwrap();
+    let entry = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| fields.get(2) == Some(&&*user));
+    let Some(home) = entry.map(|fields| fields[5].to_owned()) else { return };
+    for value in [None, Some("")] {
+        let mut command = sandbox.command(&["jobs", "list", "no-such-package"]);
+        command.env_remove("HOME").env("XDG_CONFIG_HOME", sandbox.path("config"));
+        command.envs(value.map(|home| ("HOME", home)));
+        let ended = lorchestra_tests::Running::start(command).wait().exits(1);
+        let looked = format!("looked in {home}/.local/share/lorchestra/plugins (the plugin directory)");
+        assert!(ended.err().contains(&looked), "{}", ended.shown());
+    }
+}
+
+#[test]
+fn a_relative_home_is_refused_and_relative_xdg_variables_count_as_not_set() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    let ended = sandbox.lorchestra_with(&[("HOME", "home")], &["jobs", "list"]).exits(78);
+    assert!(ended.err().contains("HOME is \"home\", which is not an absolute path"), "{}", ended.shown());
+    assert!(ended.err().contains("set HOME to"), "{}", ended.shown());
+    let environment = [("XDG_DATA_HOME", "data"), ("XDG_STATE_HOME", "./state"), ("XDG_CONFIG_HOME", "config")];
+    fs::create_dir_all(sandbox.path("config/lorchestra")).unwrap();
+    fs::write(sandbox.path("config/lorchestra/config.toml"), "nothing = 1").unwrap();
+    sandbox.lorchestra_with(&environment, &["run-job", "misbehave", "noop"]).exits(0);
+    assert!(sandbox.state().join("lorchestra.db").is_file() && !sandbox.path("state").exists() && !sandbox.path("data").exists());
+}
+
+#[test]
+fn the_same_history_by_another_name_is_no_second_one() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    std::os::unix::fs::symlink(sandbox.state().parent().unwrap(), sandbox.path("linked")).unwrap();
+    let ended = sandbox.lorchestra_with(&[("XDG_STATE_HOME", &*sandbox.arg("linked"))], &["runs", "list"]).exits(0);
+    assert_eq!((ended.out().lines().count(), ended.err()), (1, ""), "{}", ended.shown());
+}
+
+#[test]
+fn a_second_history_is_told_of() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    let elsewhere = sandbox.arg("elsewhere");
+    let environment = [("XDG_STATE_HOME", &*elsewhere)];
+    for args in [&["run-job", "misbehave", "noop"][..], &["runs", "list"], &["events", "list"]] {
+        let ended = sandbox.lorchestra_with(&environment, args).exits(0);
+        let expected = format!(
+            "warning: there is another history in {}; this command uses {elsewhere}/lorchestra\n",
+            sandbox.state().display()
+        );
+        assert_eq!(ended.err(), expected);
+    }
+    // Nothing to warn of where only one is.
+    assert_eq!(sandbox.lorchestra(&["runs", "list"]).exits(0).err(), "");
+}
+
+#[test]
+fn retention_removes_old_logs_and_old_runs() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    sandbox.lorchestra(&["run-job", "misbehave", "print"]).exits(0);
+    let first = sandbox.run();
+    let logs = sandbox.state().join("logs");
+    assert!(logs.join(first.id()).is_dir());
+
+    sandbox.configure("[retention]\nlogs = \"0s\"");
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    assert!(!logs.join(first.id()).exists(), "the logs are gone");
+    let ended = sandbox.lorchestra(&["runs", "logs", first.id()]).exits(0);
+    assert!(ended.err().contains("the retention removed it"), "{}", ended.shown());
+    assert_eq!(sandbox.runs().len(), 2, "the runs are not");
+
+    // The shortest there is. A run that ended longer ago is removed at the end of a later one.
+    sandbox.configure("[retention]\nruns = \"1s\"");
+    lorchestra_tests::eventually("the first run is removed", || {
+        sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+        let runs = sandbox.runs();
+        assert!(!runs.is_empty(), "the run itself is kept");
+        runs.iter().all(|run| run.id() != first.id())
+    });
+    sandbox.lorchestra(&["events", "list", "--run", first.id()]).exits(1);
+    assert!(!sandbox.lorchestra(&["events", "list"]).exits(0).out().contains(first.id()));
+}
+
+/// A file where a run's logs were: cleaning up fails, which changes nothing of the run, and is told with the system's reason.
+#[test]
+fn what_retention_cannot_remove_is_told_with_the_reason() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    sandbox.lorchestra(&["run-job", "misbehave", "print"]).exits(0);
+    let logs = sandbox.state().join("logs").join(sandbox.run().id());
+    fs::remove_dir_all(&logs).unwrap();
+    fs::write(&logs, "").unwrap();
+    sandbox.configure("[retention]\nlogs = \"0s\"");
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    let told = format!("warning: old runs could not be removed: {}: Not a directory", logs.display());
+    assert!(ended.err().starts_with(&told), "{}", ended.shown());
+}
+
+/// The database of something else is not written to.
+#[test]
+fn a_store_that_is_none_is_told() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    fs::create_dir_all(sandbox.state()).unwrap();
+    let store = sandbox.state().join("lorchestra.db");
+    fs::write(&store, "dear diary, ".repeat(1000)).unwrap();
+    let before = fs::read(&store).unwrap();
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(78);
+    assert!(ended.err().contains("is not a store of lorchestra"), "{}", ended.shown());
+    assert_eq!(fs::read(&store).unwrap(), before);
+}
+
+/// Damaged, and not somebody else's: the history in it is worth more than a fresh start.
+#[test]
+fn a_damaged_store_is_told_with_what_saves_it() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    // Enough for the log to be moved into the database, which is then worth damaging.
+    sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "5000"]).exits(0);
+    let store = sandbox.state().join("lorchestra.db");
+    for beside in ["lorchestra.db-wal", "lorchestra.db-shm"] {
+        fs::remove_file(sandbox.state().join(beside)).unwrap();
+    }
+    let half = fs::metadata(&store).unwrap().len() / 2;
+    fs::OpenOptions::new().write(true).open(&store).unwrap().set_len(half).unwrap();
+    for args in [&["run-job", "misbehave", "noop"][..], &["runs", "list"]] {
+        let ended = sandbox.lorchestra(args).exits(78);
+        assert!(ended.err().contains("lorchestra.db is damaged: "), "{}", ended.shown());
+        assert!(
+            ended.err().contains("lorchestra.db-wal") && ended.err().contains("lorchestra.db .recover reads"),
+            "{}",
+            ended.shown()
+        );
+    }
+    assert_eq!(fs::metadata(&store).unwrap().len(), half);
+}
+
+#[test]
+fn a_directory_in_the_place_of_the_store_is_told() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    fs::create_dir_all(sandbox.state().join("lorchestra.db")).unwrap();
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(78);
+    assert!(ended.err().contains("is not a store of lorchestra: it is not a regular file"), "{}", ended.shown());
+    assert!(!ended.err().contains("free some space"), "{}", ended.shown());
+}
+
+/// Names are bytes: what lorchestra keeps for itself may have any. Only a job is told of a directory in JSON.
+#[test]
+fn directories_need_not_be_utf8_but_for_that_of_the_jobs() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    let odd = sandbox.root().join(OsStr::from_bytes(b"odd\xff"));
+    let run = |variable: &str| {
+        let mut command =
+            sandbox.command(&["run-job", "--plugin-dir", &sandbox.plugins().display().to_string(), "misbehave", "noop"]);
+        command.env(variable, &odd);
+        Running::start(command).wait()
+    };
+    run("XDG_STATE_HOME").exits(0);
+    assert!(odd.join("lorchestra/lorchestra.db").is_file(), "the state is there");
+    let refused = run("XDG_DATA_HOME").exits(78);
+    assert!(refused.err().contains("the data directory") && refused.err().contains("set data_dir"), "{}", refused.shown());
+}

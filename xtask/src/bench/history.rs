@@ -1,0 +1,115 @@
+//! Years of history: what commands take in stores of a thousand, a hundred thousand and a million runs, and how the file shrinks again.
+
+use super::Site;
+use super::timing::{Median, inside, judged, whole};
+use crate::Result;
+use crate::cargo;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Runs of each store; three events each.
+const RUNS: [u32; 3] = [1000, 100_000, 1_000_000];
+/// Each removes 50 runs of the smallest store.
+const ROUNDS: usize = 15;
+const TARGET: f64 = 1.5;
+/// Runs of the store that is emptied.
+const DRAINED: u32 = 100_000;
+
+struct Size {
+    runs: u32,
+    state: PathBuf,
+    /// The newest of its runs.
+    run: String,
+    took: [Vec<f64>; NAMES.len()],
+}
+
+const NAMES: [&str; 8] = [
+    "`run-job` of a no-op",
+    "`runs list`",
+    "`runs show`",
+    "`events list --type`, 24 events",
+    "`events list --run`, 3 events",
+    "`bookmarks show`",
+    "retention: 50 runs with 150 events removed",
+    "open, with 10 000 undelivered events",
+];
+
+pub(super) fn run(site: &Site) -> Result<String> {
+    let mut sizes = RUNS.into_iter().map(|runs| fill(site, runs)).collect::<Result<Vec<_>>>()?;
+    // The first round is for what is read for the first time.
+    for round in 0..=ROUNDS {
+        for size in &mut sizes {
+            let took = size.round(site)?;
+            if round > 0 {
+                size.took.iter_mut().zip(took).for_each(|(all, one)| all.push(one));
+            }
+        }
+    }
+    let mut table = String::from("| ms |");
+    sizes.iter().for_each(|size| table.push_str(&format!(" {} runs |", size.runs)));
+    table.push_str(&format!(" largest to smallest (target at most {TARGET}) |\n| --- |{}", " ---: |".repeat(RUNS.len() + 1)));
+    for (at, name) in NAMES.iter().enumerate() {
+        let medians: Vec<Median> = sizes.iter().map(|size| Median::of(&size.took[at])).collect();
+        table.push_str(&format!("\n| {name} |"));
+        medians.iter().for_each(|median| table.push_str(&format!(" {} |", median.in_thousands())));
+        let ratio = medians[medians.len() - 1].middle / medians[0].middle;
+        table.push_str(&format!(" {} |", judged(ratio, ratio <= TARGET)));
+    }
+    sizes.iter().try_for_each(|size| std::fs::remove_dir_all(&size.state))?;
+    table.push_str("\n\n");
+    table.push_str(&drained(site)?);
+    Ok(table)
+}
+
+fn fill(site: &Site, runs: u32) -> Result<Size> {
+    let state = site.sandbox.path().join(format!("history-{runs}"));
+    cargo::run(site.part("bench-history").arg("fill").arg(state.join("lorchestra")).arg(runs.to_string()))?;
+    let list = at(site, &state, &["runs", "list", "--limit", "2", "--json"]).output()?;
+    // The newest is the one whose events are not delivered.
+    let run: Value = serde_json::from_slice(list.stdout.split(|b| *b == b'\n').nth(1).unwrap_or_default())?;
+    let run = run["run_id"].as_str().ok_or("runs list has no two runs")?.to_owned();
+    Ok(Size { runs, state, run, took: Default::default() })
+}
+
+/// A call of lorchestra for one of the stores.
+fn at(site: &Site, state: &Path, args: &[&str]) -> Command {
+    let mut command = site.sandbox.lorchestra(args);
+    command.env("XDG_STATE_HOME", state);
+    command
+}
+
+impl Size {
+    /// Each once, in microseconds.
+    fn round(&self, site: &Site) -> Result<[f64; NAMES.len()]> {
+        let command = |args: &[&str]| whole(&mut at(site, &self.state, args));
+        let part = |what: &str| inside(site.part("bench-history").arg(what).arg(self.state.join("lorchestra")));
+        Ok([
+            command(&["run-job", "-q", "pkg-0000", "noop"])?,
+            command(&["runs", "list"])?,
+            command(&["runs", "show", &self.run])?,
+            command(&["events", "list", "--type", "bench.rare"])?,
+            command(&["events", "list", "--run", &self.run])?,
+            command(&["bookmarks", "show"])?,
+            part("prune")?,
+            part("open")?,
+        ])
+    }
+}
+
+fn drained(site: &Site) -> Result<String> {
+    let state = site.sandbox.path().join("drained");
+    cargo::run(site.part("bench-history").arg("fill").arg(&state).arg(DRAINED.to_string()))?;
+    let output = site.part("bench-history").arg("drain").arg(&state).output()?;
+    let told: Value = serde_json::from_slice(&output.stdout)?;
+    let number = |name: &str| told[name].as_f64().ok_or_else(|| format!("no {name}: {told}"));
+    let mib = |bytes: f64| bytes / f64::from(1 << 20);
+    Ok(format!(
+        "{DRAINED} runs, of which {:.0} are removed by retention, 50 after each run: the file goes from {:.0} MiB to {:.0} MiB; {:.0} calls, the slowest of them {:.1} ms.",
+        number("runs")?,
+        mib(number("full")?),
+        mib(number("left")?),
+        number("calls")?,
+        number("slowest_ms")?,
+    ))
+}
