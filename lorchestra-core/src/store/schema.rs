@@ -201,6 +201,7 @@ CREATE TABLE batches (
     reason      TEXT,
     made_at     INTEGER NOT NULL
 ) STRICT;
+CREATE INDEX batches_by_state ON batches (destination, state);
 CREATE INDEX batches_by_event ON batches (destination, state, first);
 
 CREATE TABLE settled (
