@@ -1,10 +1,10 @@
 //! The command line: validated, nothing more. Nothing here reads files, environment or clock.
 
 use crate::argv;
-use crate::show;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
 use lorchestra_core::plan::{OnOverlap, RequestedBy, size, spec};
+use lorchestra_core::text;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -498,8 +498,8 @@ pub(crate) fn harmless(mut error: clap::Error) -> clap::Error {
         .context()
         .filter_map(|(kind, value)| {
             let new = match value {
-                ContextValue::String(text) => ContextValue::String(show::escaped(text)),
-                ContextValue::Strings(texts) => ContextValue::Strings(texts.iter().map(|text| show::escaped(text)).collect()),
+                ContextValue::String(text) => ContextValue::String(text::escaped(text)),
+                ContextValue::Strings(texts) => ContextValue::Strings(texts.iter().map(|text| text::escaped(text)).collect()),
                 _ => return None,
             };
             (new != *value).then_some((kind, new))

@@ -2,11 +2,11 @@
 
 use crate::failure::Failure;
 use lorchestra_core::outcome::Cause;
-use lorchestra_core::packages::catalog::problem::{cut, shell};
 use lorchestra_core::plan::retries::{MOST, RETRYABLE};
 use lorchestra_core::plan::source::Source;
 use lorchestra_core::plan::{OnOverlap, Policy, duration, size};
 use lorchestra_core::run::log;
+use lorchestra_core::text::{self, one_line, shell};
 use lorchestra_plugin_api::manifest::is_name;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Deserializer};
@@ -252,12 +252,12 @@ impl Config {
             let line = e.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
             let mend = nearest(&message)
                 .map_or_else(|| "see docs/configuration.md for the keys".to_owned(), |key| format!("did you mean `{key}`?"));
-            (format!("line {line}: {}", cut(message)), mend)
+            (format!("line {line}: {}", one_line(&message)), mend)
         })?;
         let names_a_job = |name: &str| name.split_once('/').is_some_and(|(package, job)| is_name(package) && is_name(job));
         if let Some(name) = config.job.keys().find(|name| !names_a_job(name)) {
             return Err((
-                format!("[job.{}] does not name a job", cut(format!("{name:?}"))),
+                format!("[job.{}] does not name a job", one_line(&format!("{name:?}"))),
                 "write [job.\"package/job\"], each of the form [a-z][a-z0-9_-]*, at most 64 long".into(),
             ));
         }
@@ -272,7 +272,7 @@ impl Config {
         let relative = config.plugin_dirs.iter().chain(&config.state_dir).chain(&config.data_dir).find(|dir| dir.is_relative());
         if let Some(dir) = relative {
             return Err((
-                format!("the directory {} is not absolute", cut(format!("{:?}", dir.display().to_string()))),
+                format!("the directory {} is not absolute", one_line(&format!("{:?}", dir.display().to_string()))),
                 "write it from / on: commands are run from anywhere, and ~ is not expanded".into(),
             ));
         }
@@ -285,24 +285,11 @@ pub(crate) fn secret_key(job: &str, name: &str) -> String {
     format!("[job.{job:?}.secrets] {name}")
 }
 
-/// Of what is longer in bytes, no key is a neighbour.
-const LONGEST_KEY: usize = 64;
-
 /// The key most like the unknown one of those that its table has: serde's message names them, "unknown field `x`, expected one of
 /// `a`, `b`".
 fn nearest(message: &str) -> Option<&str> {
     let (unknown, expected) = message.strip_prefix("unknown field `")?.split_once("`, expected ")?;
-    let known = expected.split('`').skip(1).step_by(2);
-    if unknown.len() > LONGEST_KEY {
-        return None;
-    }
-    // At most half of the letters are others: of three letters any three-letter word is two away.
-    let close = |distance: usize| distance <= 3 && distance * 2 <= unknown.len();
-    known
-        .map(|known| (strsim::damerau_levenshtein(known, unknown), known))
-        .filter(|(d, _)| close(*d))
-        .min()
-        .map(|(_, known)| known)
+    text::nearest(unknown, expected.split('`').skip(1).step_by(2)).first().copied()
 }
 
 #[cfg(test)]

@@ -4,19 +4,18 @@
 //! `Mask` replaces each of them by `***` in texts, in JSON and in a stream of bytes. The supervisor masks what the job prints, the
 //! worker masks events, trace and the job's last words before they reach the disk.
 //!
-//! A value is looked for as it is, each of its lines too (a key in several lines is logged line by line), and each of these as JSON
-//! would write it. Anything else that a job makes of it (base64, half of it) is not found: docs/security.md says so.
+//! Which texts are looked for is [`lorchestra_plugin_api::mask`]'s to say, for packages as for the host. What else a job makes of a secret
+//! (base64, half of it) is not found: docs/security.md says so.
 
 use aho_corasick::{AhoCorasick, MatchKind};
-use lorchestra_plugin_api::limits::{self, MIN_SECRET, SecretError};
+use lorchestra_plugin_api::limits::{self, SecretError};
+use lorchestra_plugin_api::mask::{self, STARS};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use zeroize::Zeroizing;
 
-/// What stands where a secret stood.
-const STARS: &str = "***";
 /// The secrets of one run, by parameter.
 #[derive(Clone, Default)]
 pub struct Secrets {
@@ -72,17 +71,7 @@ impl fmt::Debug for Mask {
 
 impl Mask {
     pub(crate) fn of<'a>(values: impl Iterator<Item = &'a str>) -> Option<Self> {
-        let mut forms: BTreeSet<String> = BTreeSet::new();
-        for value in values {
-            let lines = value.lines().map(str::trim).filter(|line| line.len() >= MIN_SECRET);
-            for form in std::iter::once(value).chain(lines) {
-                let json = Value::from(form).to_string();
-                forms.insert(json[1..json.len() - 1].to_owned());
-                forms.insert(form.to_owned());
-            }
-        }
-        let mut forms: Vec<Zeroizing<String>> = forms.into_iter().map(Zeroizing::new).collect();
-        forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
+        let forms = mask::forms(values);
         // Fails only for gigabytes of patterns; then nothing would be masked, and nothing is run.
         let automaton = AhoCorasick::builder()
             .match_kind(MatchKind::LeftmostLongest)

@@ -42,6 +42,7 @@ pub mod job;
 #[doc(hidden)]
 pub mod limits;
 pub mod manifest;
+pub mod mask;
 pub mod param;
 #[cfg(feature = "async")]
 mod runtime;

@@ -8,6 +8,7 @@ use crate::output::{Heard, MAX_LINE};
 use crate::schema::Schema;
 use crate::stream::Taken;
 use crate::tap::{self, Call, Process, TapError};
+use lorchestra_plugin_api::mask::Mask;
 use lorchestra_plugin_api::serde_json::{json, value::RawValue};
 use lorchestra_plugin_api::{EmitError, JobContext, tracing};
 use serde::Serialize;
@@ -228,7 +229,7 @@ impl Ingestion<'_> {
             Ok(message) => message,
             Err(Fault::NotANumber) => return self.set_aside(line, "not_a_number"),
             Err(fault) => {
-                quote(&self.tap, number, line);
+                quote(&self.tap, number, line, self.process.mask());
                 return Err(IngestionError::Garbage { tap: self.tap.clone(), line: number, fault });
             }
         };
@@ -368,8 +369,8 @@ impl Ingestion<'_> {
 }
 
 /// A line that is no message goes into the log, and not into the error: it may hold anything.
-fn quote(tap: &str, number: u64, line: &[u8]) {
-    let line = String::from_utf8_lossy(&line[..line.len().min(QUOTED)]);
+fn quote(tap: &str, number: u64, line: &[u8], mask: &Mask) {
+    let line = mask.text(&String::from_utf8_lossy(&line[..line.len().min(QUOTED)]));
     let _ =
         writeln!(io::stderr().lock(), "meltano-ingest: line {number} of {tap}'s output: {}", line.replace(char::is_control, "?"));
 }

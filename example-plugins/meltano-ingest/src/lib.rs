@@ -20,6 +20,7 @@
 mod appender;
 mod archive;
 mod checkpoint;
+mod diagnosis;
 mod discover_job;
 mod ingestion;
 mod message;

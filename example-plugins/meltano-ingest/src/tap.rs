@@ -1,10 +1,13 @@
 //! A tap as a process: how it is called, started, listened to and ended. Talks to the system; what it writes on its standard
-//! error goes into the run's log, line by line.
+//! error goes into the run's log, line by line, with the secrets of its config masked. None of that text is in an error or event: it may
+//! hold a person's data. What is, is the kind of failure (`crate::diagnosis`).
 //!
 //! The tap is in the job's process group: whatever ends the run ends the tap. When the job has enough of it, it gets SIGTERM,
 //! and SIGKILL some seconds later.
 
+use crate::diagnosis;
 use crate::output::Output;
+use lorchestra_plugin_api::mask::Mask;
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsString;
 use std::fs::File;
@@ -22,10 +25,6 @@ const GRACE: Duration = Duration::from_secs(5);
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Bytes of a line on standard error that are passed on in one piece.
 const PIECE: u64 = 64 << 10;
-/// Characters of its last line there that are told with its end.
-const TOLD: usize = 200;
-/// Bytes of a text in the config that is kept out of them: what is shorter is no secret, and may be any word.
-const SECRET: usize = 6;
 
 /// How a tap is called.
 #[derive(Debug)]
@@ -97,34 +96,50 @@ impl Call {
         let told = Arc::new(AtomicU64::new(0));
         let last = Arc::new(Mutex::new(Vec::new()));
         let output = child.stdout.take().map(Output::new).ok_or_else(|| io::Error::other("no standard output"))?;
+        let mask = Arc::new(self.config.as_deref().map(secrets).unwrap_or_default());
         let words = child.stderr.take().map(|stderr| {
-            let (told, last) = (told.clone(), last.clone());
-            std::thread::spawn(move || pass_on(stderr, &told, &last))
+            let (told, last, mask) = (told.clone(), last.clone(), mask.clone());
+            std::thread::spawn(move || pass_on(stderr, &told, &last, &mask))
         });
-        let secrets = self.config.as_deref().map(texts).unwrap_or_default();
-        Ok(Process { child, output, words, told, told_before: 0, last, secrets, heard: Instant::now(), ended: None })
+        Ok(Process { child, output, words, told, told_before: 0, last, mask, heard: Instant::now(), ended: None })
     }
 }
 
-/// The texts in a config, which hold what is secret, the longest first. What cannot be read is the tap's to complain of.
-fn texts(config: &Path) -> Vec<String> {
+/// Parts of a key's name in a config by which its value is a secret, or has one in it.
+const SECRET_KEYS: [&str; 12] =
+    ["pass", "pwd", "secret", "token", "key", "credential", "auth", "private", "cert", "dsn", "connection", "session"];
+
+/// The mask over the secrets of a config: what is below a key of such a name, texts of several lines, URLs with a password in them. What
+/// cannot be read is the tap's to complain of.
+fn secrets(config: &Path) -> Mask {
     use lorchestra_plugin_api::serde_json::{Value, from_slice};
-    fn gather(value: Value, texts: &mut Vec<String>) {
+    fn gather(value: &Value, secret: bool, texts: &mut Vec<String>) {
         match value {
-            Value::String(text) if text.len() >= SECRET => texts.push(text),
-            Value::Array(values) => values.into_iter().for_each(|value| gather(value, texts)),
-            Value::Object(map) => map.into_iter().for_each(|(_, value)| gather(value, texts)),
+            Value::String(text) if secret || text.trim_end().contains('\n') || has_password(text) => texts.push(text.clone()),
+            Value::Number(number) if secret => texts.push(number.to_string()),
+            Value::Array(values) => values.iter().for_each(|value| gather(value, secret, texts)),
+            Value::Object(map) => {
+                for (name, value) in map {
+                    let name = name.to_lowercase();
+                    gather(value, secret || SECRET_KEYS.iter().any(|part| name.contains(part)), texts);
+                }
+            }
             _ => {}
         }
     }
     let mut found = Vec::new();
     // What is no file can be read once, by the tap.
     if config.is_file() {
-        let value = std::fs::read(config).ok().and_then(|text| from_slice(&text).ok());
-        gather(value.unwrap_or(Value::Null), &mut found);
+        let value: Option<Value> = std::fs::read(config).ok().and_then(|text| from_slice(&text).ok());
+        gather(&value.unwrap_or(Value::Null), false, &mut found);
     }
-    found.sort_by_key(|text| std::cmp::Reverse(text.len()));
-    found
+    Mask::of(found.iter().map(String::as_str))
+}
+
+/// `https://user:password@host/`
+fn has_password(text: &str) -> bool {
+    let authority = text.split_once("://").and_then(|(_, rest)| rest.split('/').next());
+    authority.and_then(|authority| authority.rsplit_once('@')).is_some_and(|(user, _)| user.contains(':'))
 }
 
 /// Looks that a file holds a JSON object. What is no file is left to the tap.
@@ -155,8 +170,8 @@ pub(crate) struct Process {
     told_before: u64,
     /// The last line there that says something.
     last: Arc<Mutex<Vec<u8>>>,
-    /// What is kept out of it.
-    secrets: Vec<String>,
+    /// Keeps secrets out of the log.
+    mask: Arc<Mask>,
     heard: Instant,
     ended: Option<ExitStatus>,
 }
@@ -213,17 +228,22 @@ impl Process {
         }
     }
 
-    /// What it said last on its standard error, as the end of a sentence: most programs say there why they failed. Texts of the config are
-    /// replaced by `***`; all of it is in the log.
+    /// Where to read why it failed, as the end of a sentence, with the kind of failure if its last line on standard error names one.
     pub(crate) fn last_words(&mut self) -> String {
         self.hear_last_words();
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut words = String::from_utf8_lossy(&last).trim().to_owned();
-        for secret in &self.secrets {
-            words = words.replace(secret, "***");
+        if self.told.load(Ordering::Relaxed) == 0 {
+            return "it wrote nothing to standard error".to_owned();
         }
-        let words: String = words.chars().filter(|c| !c.is_control()).take(TOLD).collect();
-        if words.is_empty() { "what it said is in the log of this run".to_owned() } else { format!("its last words: {words}") }
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match diagnosis::kind(&String::from_utf8_lossy(&last)) {
+            Some(kind) => format!("its last line of output names {kind}; all of it is in the log of this run"),
+            None => "its output is in the log of this run".to_owned(),
+        }
+    }
+
+    /// What keeps the secrets of its config out of texts.
+    pub(crate) fn mask(&self) -> &Mask {
+        &self.mask
     }
 }
 
@@ -237,13 +257,15 @@ impl Drop for Process {
 }
 
 /// Line by line, so that they do not mix with what else is said.
-fn pass_on(stderr: impl Read, told: &AtomicU64, last: &Mutex<Vec<u8>>) {
+fn pass_on(stderr: impl Read, told: &AtomicU64, last: &Mutex<Vec<u8>>, mask: &Mask) {
     let mut lines = BufReader::new(stderr);
     let mut line = Vec::new();
     // An end, or nobody can be told of the error.
     while let Ok(1..) = lines.by_ref().take(PIECE).read_until(b'\n', &mut line) {
         told.fetch_add(line.len() as u64, Ordering::Relaxed);
-        let _ = io::stderr().lock().write_all(&line);
+        // What is not text is kept as it is.
+        let masked = std::str::from_utf8(&line).map(|text| mask.text(text).into_bytes());
+        let _ = io::stderr().lock().write_all(masked.as_deref().unwrap_or(&line));
         if !line.trim_ascii().is_empty() {
             last.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&line);
         }
@@ -265,6 +287,26 @@ mod tests {
         assert!(matches!(call("/no/such/tap").start(&[]), Err(TapError::Missing(_))));
         assert!(matches!(call("/etc/passwd").start(&[]), Err(TapError::NotRunnable { .. })));
         assert_eq!(call("/opt/venv/bin/tap-csv").name(), "tap-csv");
+    }
+
+    #[test]
+    fn secrets_of_a_config_are_masked_and_its_other_texts_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        let config = r#"{"api_token": "t0k3n-t0k3n", "auth": {"user": "robot-7", "pin": 12345678}, "start_date": "2026-01-01",
+            "url": "https://me:hunter22@example.com/api", "pem": "-----BEGIN KEY-----\nMIIabcdef/+=\n-----END KEY-----\n"}"#;
+        std::fs::write(&path, config).unwrap();
+        let mask = secrets(&path);
+        for (text, masked) in [
+            ("token=t0k3n-t0k3n since 2026-01-01", "token=*** since 2026-01-01"),
+            ("{'user': 'robot-7', 'pin': 12345678}", "{'user': '***', 'pin': ***}"),
+            ("MIIabcdef/+=", "***"),
+            ("key=MIIabcdef%2F%2B%3D", "key=***"),
+            (r"'-----BEGIN KEY-----\nMIIabcdef/+=\n-----END KEY-----\n'", "'***'"),
+            ("GET https://me:hunter22@example.com/api", "GET ***"),
+        ] {
+            assert_eq!(mask.text(text), masked);
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use chrono::Utc;
 use lorchestra_core::delivery::Resend;
 use lorchestra_core::plan;
 use lorchestra_core::store::{Event, EventFilter, Undelivered};
-use lorchestra_plugin_api::manifest::printable;
+use lorchestra_core::text::printable;
 use serde::Serialize;
 
 /// An event as a line of JSON.

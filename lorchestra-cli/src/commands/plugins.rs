@@ -13,11 +13,10 @@ use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
 use lock::Lock;
-use lorchestra_core::packages::catalog::problem::path_text;
 use lorchestra_core::packages::catalog::{Alias, Catalog, Package, Problem, SearchOutcome, Searched};
 use lorchestra_core::packages::library::{self, Library};
 use lorchestra_core::packages::lockfile::{Locked, Lockfile};
-use lorchestra_plugin_api::manifest::printable;
+use lorchestra_core::text::{one_line, path_text};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -79,7 +78,7 @@ fn entry_text(entry: &Entry<'_>, lock: Option<&Lock>) -> Vec<String> {
         Entry::Package(package) => {
             let outline = &package.outline;
             let jobs = show::counted(outline.jobs.len(), "job");
-            let mut line = format!("usable: {} {}, {jobs}", outline.package, printable(&outline.version));
+            let mut line = format!("usable: {} {}, {jobs}", outline.package, one_line(&outline.version));
             if let Some(lock) = lock {
                 let sha256 = library::sha256(&package.path);
                 let is_locked = sha256.is_ok_and(|sha256| is_locked(package, &sha256, lock));
@@ -203,15 +202,15 @@ fn write_lock(only: &[String], as_json: bool, settings: &Settings, printer: &mut
 fn changes(before: &Lockfile, after: &Lockfile) -> Vec<(&'static str, String, String)> {
     let mut changes = Vec::new();
     for (name, new) in &after.packages {
-        let version = printable(&new.version);
+        let version = one_line(&new.version);
         match before.packages.get(name) {
             None => changes.push(("added", name.clone(), version)),
             Some(old) if old.sha256 == new.sha256 => {}
             Some(old) if old.version == new.version => changes.push(("changed", name.clone(), format!("{version}, other bytes"))),
-            Some(old) => changes.push(("changed", name.clone(), format!("{} to {version}", printable(&old.version)))),
+            Some(old) => changes.push(("changed", name.clone(), format!("{} to {version}", one_line(&old.version)))),
         }
     }
     let gone = before.packages.iter().filter(|(name, _)| !after.packages.contains_key(*name));
-    changes.extend(gone.map(|(name, old)| ("removed", name.clone(), printable(&old.version))));
+    changes.extend(gone.map(|(name, old)| ("removed", name.clone(), one_line(&old.version))));
     changes
 }

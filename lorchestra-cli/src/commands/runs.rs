@@ -13,7 +13,7 @@ use lorchestra_core::host::state::StateDir;
 use lorchestra_core::run::log;
 use lorchestra_core::run::recovery::close_all_abandoned;
 use lorchestra_core::store::{Attempt, Backlog, Moved, Run, RunFilter, RunState, Store};
-use lorchestra_plugin_api::manifest::printable;
+use lorchestra_core::text::{self, printable};
 use serde_json::{Value, json};
 use std::io::Read;
 use std::path::Path;
@@ -181,13 +181,13 @@ fn show(
     if let Ok(spec) = run.spec() {
         for (name, value) in &spec.params {
             // A value may be a whole text; --json has all of it.
-            row("parameter", &show::shortened(&printable(&format!("{name} = {value}")), LINE - NAME - 3));
+            row("parameter", &text::shortened(&printable(&format!("{name} = {value}")), LINE - NAME - 3));
         }
     }
     row("attempts", &run.attempts.to_string());
     // One that was alone is told by the rest of this.
     for attempt in attempts.iter().skip(attempts.len().saturating_sub(ATTEMPTS)).filter(|_| attempts.len() > 1) {
-        row("attempt", &show::shortened(&printable(&attempt_line(attempt)), LINE - NAME - 3));
+        row("attempt", &text::shortened(&printable(&attempt_line(attempt)), LINE - NAME - 3));
     }
     row("plugin", &format!("{} {}", run.plugin_version, run.plugin_path));
     row("sha256", &run.plugin_sha256);

@@ -4,9 +4,9 @@
 //! Knows the file and compares; that what is compared are the bytes which will run is [`crate::packages::library`]'s doing. A missing package
 //! is refused as another checksum is: what was not looked at does not run.
 
-use crate::packages::catalog::problem::{cut, path_text};
 use crate::packages::catalog::{self, Fault, Reason};
 use crate::packages::library::Library;
+use crate::text::{one_line, path_text};
 use lorchestra_plugin_api::manifest::is_name;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -96,7 +96,7 @@ impl Lockfile {
                 Err(io(e))
             };
         }
-        let malformed = |what: String| LockfileError::Malformed { path: path.to_owned(), what: cut(what) };
+        let malformed = |what: String| LockfileError::Malformed { path: path.to_owned(), what: one_line(&what) };
         let file = catalog::open_trusted(path).map_err(|mut fault| {
             match fault.reason {
                 // What the fault says is for a library. A link is written anew instead of installed; what is no file has to go first.

@@ -290,12 +290,12 @@ impl RunSpec {
         for name in self.params.keys().filter(|name| !job.params.iter().any(|p| p.name == **name && !secret(&p))) {
             let names: Vec<&str> = job.params.iter().filter(|p| !secret(p)).map(|p| p.name.as_str()).collect();
             wrong(
-                format!("params.{}", fault::quote(name)),
+                format!("params.{}", crate::text::quote(name)),
                 format!("is not a parameter of {}{}", job.name, nearest(name, &names)),
             );
         }
         for name in self.secrets.keys().filter(|name| !job.params.iter().any(|p| p.name == **name && secret(&p))) {
-            wrong(format!("secrets.{}", fault::quote(name)), format!("is not a secret of {}", job.name));
+            wrong(format!("secrets.{}", crate::text::quote(name)), format!("is not a secret of {}", job.name));
         }
         for param in &job.params {
             if secret(&param) {
@@ -383,7 +383,7 @@ pub(super) fn account(job: &JobManifest, params: &Map<String, Value>) -> Option<
 }
 
 fn nearest(name: &str, names: &[&str]) -> String {
-    match fault::nearest(name, names.iter().copied()) {
+    match crate::text::nearest(name, names.iter().copied()).first() {
         Some(near) => format!("; did you mean {near}?"),
         None => String::new(),
     }

@@ -10,6 +10,7 @@ mod catalog {
     mod compatibility;
     mod constructor;
     mod directories;
+    mod foreign_text;
     mod jobs;
     mod locked;
     mod plugins;

@@ -101,11 +101,11 @@ fn what_is_nearly_a_message_costs_itself_alone() {
 fn each_failure_has_its_cause_and_leaves_what_belongs_to_a_state() {
     let long = "exec sleep 100";
     let cases: [(&[&str], &str, &str, bool); 10] = [
-        (&[], "exit 3", "test failed (exit status: 3) after 4 messages; what it said is in the log of this run", false),
+        (&[], "exit 3", "test failed (exit status: 3) after 4 messages; it wrote nothing to standard error", false),
         (
             &[],
             "echo 'Unauthorized for hunter2hunter2' >&2; echo >&2; exit 1",
-            "test failed (exit status: 1) after 4 messages; its last words: Unauthorized for ***",
+            "test failed (exit status: 1) after 4 messages; its output is in the log of this run",
             false,
         ),
         (&[], "kill -9 $$", "test failed (signal: 9 (SIGKILL)) after 4 messages", false),

@@ -206,9 +206,10 @@ fn each_failure_is_told_with_its_cause_and_nothing_is_half_kept() {
     assert_eq!(sandbox.processes(), [0u32; 0]);
 }
 
-/// A wrong token, a host that is down, one that speaks no TLS: the tap says it last, and so does the error, without the token. `discover` too.
+/// A wrong token, a host that is down, one that speaks no TLS: the tap says it last, and the error names its kind. `discover` too. The tap's own
+/// words are in the log, without the token in any form.
 #[test]
-fn what_a_tap_says_of_its_source_is_in_the_error() {
+fn the_kind_of_a_taps_failure_is_in_the_error_and_its_words_in_the_log() {
     let taps = Taps::new();
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = server.local_addr().unwrap().port();
@@ -226,17 +227,57 @@ fn what_a_tap_says_of_its_source_is_in_the_error() {
                   except Exception as e:\n    sys.exit(f\"{e}, with {config['token']}\")\n";
     fs::write(taps.sandbox.path("web.py"), script).unwrap();
     for (url, says) in [
-        (format!("http://127.0.0.1:{port}/"), "its last words: HTTP Error 401: Unauthorized, with ***"),
-        (format!("http://127.0.0.1:{down}/"), "its last words: <urlopen error [Errno 111] Connection refused>, with ***"),
-        (format!("https://127.0.0.1:{port}/"), "its last words: <urlopen error [SSL"),
+        (format!("http://127.0.0.1:{port}/"), "its last line of output names HTTP 401; all of it is in the log"),
+        (format!("http://127.0.0.1:{down}/"), "names Connection refused (os error 111); all"),
+        (format!("https://127.0.0.1:{port}/"), "its last line of output names TLS "),
     ] {
         taps.configure(&json!({"url": url, "token": "hunter2hunter2"}));
         for job in ["run_tap", "discover"] {
             let args = ["run-job", "meltano-ingest", job, "--tap", &taps.python, "--arg", "web.py", "--name", "web"];
             let ended = taps.sandbox.lorchestra(&[&args[..], &["--config", "config.json"]].concat()).exits(1);
             assert!(ended.err().contains(says) && !ended.err().contains("hunter2"), "{job}: {}", ended.shown());
+            let log = taps.sandbox.lorchestra(&["runs", "logs", taps.sandbox.runs()[0].id()]).exits(0);
+            assert!(log.out().contains(", with ***") && !log.out().contains("hunter2"), "{}", log.shown());
         }
     }
+}
+
+/// A record that a tap cannot convert, and a key of its config that its traceback shows: neither is in the event, the key not in the log either.
+#[test]
+fn no_record_and_no_key_is_in_the_event_of_a_tap_that_dies() {
+    let taps = Taps::new();
+    let script = "import json, sys, urllib.parse\nconfig = json.load(open(sys.argv[sys.argv.index('--config') + 1]))\n\
+                  print(repr(config), json.dumps(config), urllib.parse.quote(config['key']), file=sys.stderr)\n\
+                  print(*config['key'].splitlines(), sep='\\n', file=sys.stderr)\nint('anna@example.com')\n";
+    fs::write(taps.sandbox.path("dies.py"), script).unwrap();
+    let key = "-----BEGIN KEY-----\nMIIabc/def+ghi=\nMIIxyz'\"uvw==\n-----END KEY-----\n";
+    taps.configure(&json!({"key": key, "pin": 12345678, "secret": {"number": 987654321}}));
+    let args = [
+        "run-job",
+        "meltano-ingest",
+        "run_tap",
+        "--tap",
+        &taps.python,
+        "--arg",
+        "dies.py",
+        "--name",
+        "dies",
+        "--config",
+        "config.json",
+    ];
+    let ended = taps.sandbox.lorchestra(&args).exits(1);
+    let events = taps.sandbox.lorchestra(&["events", "list", "--json", "--payload"]).exits(0);
+    assert!(events.out().contains("names ValueError"), "{}", events.shown());
+    let log = taps.sandbox.lorchestra(&["runs", "logs", taps.sandbox.runs()[0].id()]).exits(0);
+    for secret in ["MIIabc", "uvw", "987654321"] {
+        for shown in [ended.err(), events.out(), log.out()] {
+            assert!(!shown.contains(secret), "{secret}: {shown}");
+        }
+    }
+    for shown in [ended.err(), events.out()] {
+        assert!(!shown.contains("anna"), "{shown}");
+    }
+    assert!(log.out().contains("anna@example.com"), "the log has it: {}", log.shown());
 }
 
 /// More streams than a process may have open files.
