@@ -56,7 +56,7 @@ pub(crate) enum Command {
     Jobs(Jobs),
     /// Run one job
     #[command(before_help = RUN_EXAMPLES)]
-    RunJob(RunJob),
+    RunJob(Box<RunJob>),
     /// What was run
     #[command(
         subcommand,
