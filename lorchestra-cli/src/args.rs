@@ -531,7 +531,7 @@ mod tests {
         let mut args = read(&[&["run-job"], words].concat()).unwrap();
         let empty = Command::Runs(Runs::Stop { run: String::new() });
         let Command::RunJob(command) = std::mem::replace(&mut args.command, empty) else { unreachable!() };
-        (args, command)
+        (args, *command)
     }
 
     #[test]
