@@ -8,6 +8,7 @@ pub(crate) mod new;
 mod plugins;
 mod run_job;
 mod runs;
+mod setup;
 mod spec_file;
 
 pub(crate) use delivery::after_run;

@@ -29,7 +29,7 @@ pub(crate) struct Config {
     pub(crate) retention: RetentionConfig,
     pub(crate) logs: LogsConfig,
     pub(crate) events: EventsConfig,
-    pub(crate) bigquery: BigQueryConfig,
+    pub(crate) destinations: DestinationsConfig,
     pub(crate) delivery: DeliveryConfig,
     /// By `package/job`.
     pub(crate) job: BTreeMap<String, JobConfig>,
@@ -62,7 +62,42 @@ pub(crate) struct EventsConfig {
     pub(crate) strict_numbers: bool,
 }
 
-/// `[bigquery]`
+/// `[destinations]`: a table for each of them.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct DestinationsConfig {
+    pub(crate) bigquery: BigQueryConfig,
+    pub(crate) jsonl: JsonlConfig,
+}
+
+/// `[destinations.jsonl]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct JsonlConfig {
+    pub(crate) dir: Option<PathBuf>,
+    #[serde(deserialize_with = "rotate_size")]
+    pub(crate) rotate_size: Option<u64>,
+    pub(crate) rotate: Option<Rotate>,
+}
+
+/// `destinations.jsonl.rotate`
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Rotate {
+    Day,
+    Never,
+}
+
+impl From<Rotate> for lorchestra_core::delivery::jsonl::Rotate {
+    fn from(rotate: Rotate) -> Self {
+        match rotate {
+            Rotate::Day => Self::Day,
+            Rotate::Never => Self::Never,
+        }
+    }
+}
+
+/// `[destinations.bigquery]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct BigQueryConfig {
@@ -75,7 +110,7 @@ pub(crate) struct BigQueryConfig {
     pub(crate) storage_endpoint: Option<String>,
 }
 
-/// `bigquery.write`
+/// `destinations.bigquery.write`
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Write {
@@ -195,6 +230,11 @@ fn log_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D
     }
 }
 
+fn rotate_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    size::parse(&text).map(Some).map_err(|why| serde::de::Error::custom(format!("{text:?}: {why}")))
+}
+
 /// Bytes of the file, at most: no more memory than a command can have, whoever wrote the file.
 const MAX_FILE: u64 = 1 << 20;
 
@@ -269,7 +309,8 @@ impl Config {
                 format!("write {name} = \"env:NAME\", \"file:PATH\" or \"credential:NAME\"; the secret itself belongs elsewhere"),
             ));
         }
-        let relative = config.plugin_dirs.iter().chain(&config.state_dir).chain(&config.data_dir).find(|dir| dir.is_relative());
+        let relative = config.plugin_dirs.iter().chain(&config.state_dir).chain(&config.data_dir);
+        let relative = relative.chain(&config.destinations.jsonl.dir).find(|dir| dir.is_relative());
         if let Some(dir) = relative {
             return Err((
                 format!("the directory {} is not absolute", one_line(&format!("{:?}", dir.display().to_string()))),
@@ -309,6 +350,10 @@ mod tests {
             runs = "52w"
             [logs]
             max = "256M"
+            [destinations.jsonl]
+            dir = "/var/log/lorchestra"
+            rotate_size = "16M"
+            rotate = "never"
             [job."ingester/extract_gmail"]
             timeout = "30m"
             grace = "1m"
@@ -321,6 +366,7 @@ mod tests {
         let config = Config::parse(text).unwrap();
         assert!(config.locked);
         assert_eq!((config.retention.logs, config.logs.max), (Some(Duration::from_secs(7 * 86400)), Some(256 << 20)));
+        assert_eq!(config.destinations.jsonl.rotate_size, Some(16 << 20));
         let job = &config.job["ingester/extract_gmail"];
         assert_eq!((job.timeout, job.retry_wait), (Some(Duration::from_secs(1800)), Some(Duration::from_secs(30))));
         assert_eq!(job.overlap, Some(OnOverlap::Wait(Some(Duration::from_secs(300)))));
@@ -343,6 +389,10 @@ mod tests {
             ("[job.\"a/b\"]\nretry_wait = \"0s\"", "line 2: a wait of 0 would try again without a pause", "configuration.md"),
             ("[job.\"a/b\"]\nretry_wait = \"soon\"", "line 2: ", "configuration.md"),
             ("[job.\"a/b\"]\nmemory_max = \"1M\"", "line 2: is too little", "configuration.md"),
+            ("[destinations.jsonl]\ndir = \"events\"", "not absolute", "~ is not expanded"),
+            ("[destinations.jsonl]\nrotate = \"hour\"", "line 2: unknown variant `hour`", "configuration.md"),
+            ("[destinations.jsonl]\nrotate_size = \"1MB\"", "line 2: \"1MB\": is not a size", "configuration.md"),
+            ("[destinations.bigqery]\ntable = \"t\"", "line 1: unknown field `bigqery`", "did you mean `bigquery`?"),
             ("state_dir = \"~/state\"", "not absolute", "~ is not expanded"),
             ("state_dir = ", "line 1", "configuration.md"),
             ("[retention]\nruns = \"0s\"", "line 2: a retention of 0", "configuration.md"),
@@ -397,7 +447,7 @@ mod tests {
             format!("[job.{long}]\ngrace = \"1s\""),
             format!("state_dir = \"{long}\""),
             format!("[job.\"a/b\"]\noverlap = \"{long}\""),
-            format!("bigquery = \"{long}\""),
+            format!("destinations = \"{long}\""),
             format!("[logs]\nmax = \"{long}\""),
         ] {
             let (what, mend) = Config::parse(&text).unwrap_err();

@@ -162,8 +162,8 @@ impl Observer for TerminalObserver<'_> {
                 }
             }
             RunEvent::Ended { run_id, spec, terminal, output } => self.ended(run_id, spec, terminal, output),
-            RunEvent::Delivered { report, backlog, required } => {
-                after_run(report, *backlog, [*required, self.quiet], &mut self.printer.borrow_mut());
+            RunEvent::Delivered { to, report, backlog, required } => {
+                after_run(to, report, *backlog, [*required, self.quiet], &mut self.printer.borrow_mut());
             }
             RunEvent::Pruned(Err(error)) => {
                 self.printer.borrow_mut().warning(format_args!("old runs could not be removed: {}", chain(error)));

@@ -83,7 +83,7 @@ impl Session<'_, '_> {
         if own.require_delivery {
             delivery::check(settings, timeout)?;
         }
-        if !own.quiet && settings.bigquery.is_some() {
+        if !own.quiet && !settings.destinations.is_empty() {
             delivery::warn_once(settings, self.printer);
         }
         // From here on a signal ends the run in order, not this process.
@@ -99,7 +99,7 @@ impl Session<'_, '_> {
             log_max: settings.log_max,
             strict_numbers: settings.strict_numbers,
             retention: &settings.retention,
-            delivery: Delivery { bigquery: settings.bigquery.as_ref(), required: own.require_delivery, timeout },
+            delivery: Delivery { to: &settings.destinations, required: own.require_delivery, timeout },
         };
         let what = Launch { spec, run_id: own.run_id, library: &library, lock: lock.as_ref(), secrets: &secrets, progress };
         let printer = RefCell::new(&mut *self.printer);

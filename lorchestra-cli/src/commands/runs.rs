@@ -8,6 +8,7 @@ use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
+use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::host::process::ignored_by;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::run::log;
@@ -47,7 +48,7 @@ pub(super) fn run(
         }
         Runs::Show { run, json, .. } => {
             let (state, store, run) = named(history, settings, run)?;
-            show(&state, &store, &run, settings.bigquery.is_some(), *json, printer)
+            show(&state, &store, &run, &settings.destinations, *json, printer)
         }
         Runs::Logs { run, trace } => {
             let (state, store, run) = named(history, settings, run)?;
@@ -97,12 +98,13 @@ fn show(
     state: &StateDir,
     store: &Store,
     run: &Run,
-    delivers: bool,
+    destinations: &[DestinationConfig],
     as_json: bool,
     printer: &mut Printer,
 ) -> Result<Code, Failure> {
     let counts = store.event_counts(&run.run_id)?;
-    let delivery = if delivers { Some(store.backlog(Some(&run.run_id))?) } else { None };
+    let delivery: Vec<(&DestinationConfig, Backlog)> =
+        destinations.iter().map(|to| Ok((to, store.backlog(to.name(), Some(&run.run_id))?))).collect::<Result<_, Failure>>()?;
     let attempts = store.attempts(&run.run_id)?;
     // The run that was in the way of one that was skipped.
     let held_by = if run.state == RunState::Skipped { Some(store.held_by(&run.run_id)?) } else { None };
@@ -141,7 +143,10 @@ fn show(
         value["logs"] = json!(outputs);
         value["held_by"] = json!(held_by.flatten());
         let backlog = |b: Backlog| json!({"pending": b.pending, "failed": b.refused, "uncertain": b.uncertain});
-        value["delivery"] = delivery.map_or(Value::Null, backlog);
+        value["delivery"] = match delivery.as_slice() {
+            [] => Value::Null,
+            all => all.iter().map(|(to, left)| (to.name().to_owned(), backlog(*left))).collect::<serde_json::Map<_, _>>().into(),
+        };
         printer.json(&value);
         return Ok(Code::Success);
     }
@@ -195,8 +200,8 @@ fn show(
     for (event_type, n) in &counts {
         row("events", &format!("{n} {event_type}"));
     }
-    if let Some(backlog) = delivery {
-        row("delivery", &delivered(backlog));
+    for (to, backlog) in delivery {
+        row("delivery", &delivered(to, backlog));
     }
     for path in &outputs {
         row("log", path);
@@ -357,14 +362,14 @@ fn bookmark(run: &Run, Moved { before, after }: Moved) -> String {
     }
 }
 
-fn delivered(backlog: Backlog) -> String {
+fn delivered(to: &DestinationConfig, backlog: Backlog) -> String {
     let Backlog { pending, refused, uncertain } = backlog;
     let parts: Vec<String> = [(pending, "pending"), (refused, "failed"), (uncertain, "uncertain")]
         .iter()
         .filter(|(n, _)| *n > 0)
         .map(|(n, what)| format!("{n} {what}"))
         .collect();
-    if parts.is_empty() { "all in BigQuery".into() } else { parts.join(", ") }
+    if parts.is_empty() { format!("all in {}", to.label()) } else { format!("{} to {}", parts.join(", "), to.label()) }
 }
 
 fn duration(run: &Run) -> Option<Duration> {

@@ -28,6 +28,7 @@ mod delivery {
     mod bigquery;
     mod bigquery_servers;
     mod faults;
+    mod jsonl;
     mod sending;
 }
 
