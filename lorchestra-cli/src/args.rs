@@ -57,7 +57,7 @@ pub(crate) enum Command {
     Jobs(Jobs),
     /// Run one job
     #[command(before_help = RUN_EXAMPLES)]
-    RunJob(RunJob),
+    RunJob(Box<RunJob>),
     /// What was run
     #[command(
         subcommand,
@@ -541,7 +541,7 @@ mod tests {
         let mut args = read(&[&["run-job"], words].concat()).unwrap();
         let empty = Command::Runs(Runs::Stop { run: String::new() });
         let Command::RunJob(command) = std::mem::replace(&mut args.command, empty) else { unreachable!() };
-        (args, command)
+        (args, *command)
     }
 
     #[test]

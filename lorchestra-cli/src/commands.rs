@@ -77,7 +77,7 @@ fn find_job<'a>(catalog: &'a Catalog, package: &str, job: &str) -> Result<(&'a P
 fn hold_to(catalog: &mut Catalog, lock: &Lockfile) {
     catalog.hold_to(|package| {
         let outline = &package.outline;
-        lock.allows_bytes(&outline.package, &outline.version, &library::sha256(&package.path)?)
+        lock.allows_bytes(&outline.package, &outline.version, || library::sha256(&package.path))
     });
 }
 

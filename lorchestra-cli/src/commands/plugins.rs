@@ -80,9 +80,7 @@ fn entry_text(entry: &Entry<'_>, lock: Option<&Lock>) -> Vec<String> {
             let jobs = show::counted(outline.jobs.len(), "job");
             let mut line = format!("usable: {} {}, {jobs}", outline.package, one_line(&outline.version));
             if let Some(lock) = lock {
-                let sha256 = library::sha256(&package.path);
-                let is_locked = sha256.is_ok_and(|sha256| is_locked(package, &sha256, lock));
-                line.push_str(if is_locked { ", locked" } else { ", not as in plugins.lock" });
+                line.push_str(if is_locked(package, lock) { ", locked" } else { ", not as in plugins.lock" });
             }
             vec![line]
         }
@@ -93,9 +91,9 @@ fn entry_text(entry: &Entry<'_>, lock: Option<&Lock>) -> Vec<String> {
     }
 }
 
-/// Whether plugins.lock has the bytes of this checksum.
-fn is_locked(package: &Package, sha256: &str, lock: &Lock) -> bool {
-    lock.allows_bytes(&package.outline.package, &package.outline.version, || Ok(sha256.to_owned())).is_ok()
+/// Whether plugins.lock has the bytes of the package's file, which are read only where it has the package.
+fn is_locked(package: &Package, lock: &Lock) -> bool {
+    lock.allows_bytes(&package.outline.package, &package.outline.version, || library::sha256(&package.path)).is_ok()
 }
 
 fn directory_json(searched: &Searched) -> Value {
@@ -112,17 +110,16 @@ fn entry_json(path: &Path, entry: &Entry<'_>, lock: Option<&Lock>) -> Value {
     let path = path.display().to_string();
     match entry {
         Entry::Package(package) => {
-            // Null when it cannot be read any more.
-            let sha256 = library::sha256(&package.path).ok();
             json!({
                 "path": path,
                 "state": "usable",
                 "package": package.outline.package,
                 "version": package.outline.version,
                 "jobs": show::job_names(package),
-                "sha256": sha256,
-                // Null also where there is no plugins.lock, and none is asked for.
-                "locked": lock.zip(sha256.as_ref()).map(|(lock, sha256)| is_locked(package, sha256, lock)),
+                // Null when it is not there any more.
+                "bytes": std::fs::metadata(&package.path).ok().map(|meta| meta.len()),
+                // Null where there is no plugins.lock, and none is asked for.
+                "locked": lock.map(|lock| is_locked(package, lock)),
             })
         }
         Entry::Problem(problem) => {

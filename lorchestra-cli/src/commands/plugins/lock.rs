@@ -53,7 +53,7 @@ impl Lock {
         sha256: impl FnOnce() -> Result<String, Fault>,
     ) -> Result<(), Fault> {
         match self {
-            Self::Read(lock) => lock.allows_bytes(package, version, &sha256()?),
+            Self::Read(lock) => lock.allows_bytes(package, version, sha256),
             Self::Missing => Err(none_locked(
                 "there is no plugins.lock".to_owned(),
                 "lorchestra plugins lock, if these are the bytes that you want to run".to_owned(),
