@@ -15,6 +15,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use lorchestra_core::store::Portion;
 use lorchestra_core::spool::Cursor;
 use lorchestra_core::spool::reader::{Reader, Writing};
 use lorchestra_core::spool::record::{Record, frame, parse};
@@ -54,7 +55,7 @@ fn listed(segments: &[Vec<u8>]) {
     let mut store = Store::open(&state).expect("a store");
     store.begin_run(&run(), &started()).expect("a run");
     let mut taken = Taken::default();
-    store.take_in("run", 1, &records, Cursor::default(), 0, &mut taken).expect("what was parsed is taken in");
+    store.take_in("run", 1, Portion { records: &records, end: Cursor::default(), damaged: 0 }, &mut taken).expect("what was parsed is taken in");
     let mut found = BTreeSet::new();
     let each = |event: Event| {
         assert!(serde_json::to_string(&event).is_ok());

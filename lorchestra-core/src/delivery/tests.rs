@@ -5,6 +5,7 @@ mod server;
 use super::*;
 use crate::spool::Cursor;
 use crate::spool::record::{self, Record};
+use crate::store::Portion;
 use crate::store::tests::{Site, new_run, site, started};
 use crate::store::{Outbox, Store};
 use proptest::prelude::*;
@@ -38,7 +39,7 @@ fn filled(site: &Site, count: usize) -> (Outbox, Vec<String>) {
         })
         .collect();
     let records: Vec<Record<'_>> = lines.iter().map(|line| record::parse(line).unwrap()).collect();
-    store.take_in("run", 1, &records, Cursor::default(), 0, &mut Default::default()).unwrap();
+    store.take_in("run", 1, Portion { records: &records, end: Cursor::default(), damaged: 0 }, &mut Default::default()).unwrap();
     let store = Outbox::open(store, NAME).unwrap();
     let ids = store.pending_rows(0, usize::MAX, usize::MAX).unwrap().into_iter().map(|out| out.row.event_id).collect();
     (store, ids)

@@ -7,12 +7,12 @@
 //! the store has.
 
 use crate::spool::reader::{Reader, Writing};
-use crate::store::event::Taken;
+use crate::store::event::{Portion, Taken};
 use crate::store::{Store, StoreError};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -66,7 +66,7 @@ impl Intake {
             let mut store = store;
             let result = catch_panics(&spool, &dead, |again| {
                 let taken = if again { store.taken(&run_id, attempt)? } else { Taken::default() };
-                follow(&mut store, &run_id, attempt, &spool, taken, &dead, &final_seen)
+                follow(&mut store, Ingest::new(&run_id, attempt, &spool, taken), &dead, &final_seen)
             });
             (store, result)
         })?;
@@ -100,24 +100,13 @@ fn catch_panics(
     Err(IntakeError::Panicked { path: spool.to_owned() })
 }
 
-fn follow(
-    store: &mut Store,
-    run_id: &str,
-    attempt: u32,
-    spool: &Path,
-    mut taken: Taken,
-    dead: &Receiver<()>,
-    final_seen: &OwnedFd,
-) -> Result<Taken, IntakeError> {
-    let mut reader = Reader::new(spool, taken.cursor);
-    if taken.end.is_some() {
-        reader.end_was_read();
-    }
+/// Takes in until the worker is dead, and then the rest.
+fn follow(store: &mut Store, mut ingest: Ingest, dead: &Receiver<()>, final_seen: &OwnedFd) -> Result<Taken, IntakeError> {
     let mut wait = INTERVAL;
-    let mut told = false;
+    let mut reported_final = false;
     let mut refused = false;
     while matches!(dead.recv_timeout(wait), Err(RecvTimeoutError::Timeout)) {
-        wait = match take_in(store, run_id, attempt, spool, &mut reader, &mut taken, Writing::Alive) {
+        wait = match ingest.all(store, Writing::Alive) {
             Ok(()) => {
                 if std::mem::take(&mut refused) {
                     tracing::warn!("the store takes events again");
@@ -134,48 +123,67 @@ fn follow(
                 RETRY
             }
         };
-        if taken.end.is_some() && !told {
-            told = true;
+        if ingest.taken.end.is_some() && !std::mem::replace(&mut reported_final, true) {
             let _ = rustix::io::write(final_seen, b"f");
         }
     }
     for _ in 1..LAST_TRIES {
-        if take_in(store, run_id, attempt, spool, &mut reader, &mut taken, Writing::Dead).is_ok() {
-            return Ok(taken);
+        if ingest.all(store, Writing::Dead).is_ok() {
+            return Ok(ingest.taken);
         }
         std::thread::sleep(RETRY);
     }
-    take_in(store, run_id, attempt, spool, &mut reader, &mut taken, Writing::Dead)?;
-    Ok(taken)
+    ingest.all(store, Writing::Dead)?;
+    Ok(ingest.taken)
 }
 
-/// Takes in everything there is now, in transactions of about 1 MiB.
-pub(crate) fn take_in(
-    store: &mut Store,
-    run_id: &str,
+/// The spool of one attempt on its way into the store: how far it is read, and what it said so far.
+#[derive(Debug)]
+pub(crate) struct Ingest {
+    run_id: String,
     attempt: u32,
-    spool: &Path,
-    reader: &mut Reader,
-    taken: &mut Taken,
-    writing: Writing,
-) -> Result<(), IntakeError> {
-    let io = |source| IntakeError::Spool { path: spool.to_owned(), source };
-    loop {
-        let chunk = reader.read(writing).map_err(io)?;
-        let (end, more) = (chunk.end, chunk.more);
-        if writing == Writing::Dead && !more && chunk.damaged == 0 && chunk.records.iter().all(|record| record.event.is_none()) {
-            // Nothing to insert, and the run's end, with what these records say, is the next commit: one commit less for every
-            // run. A death before it finds the spool as it is.
-            taken.note(&chunk.records);
-            return Ok(());
+    spool: PathBuf,
+    reader: Reader,
+    /// What was taken in.
+    pub(crate) taken: Taken,
+}
+
+impl Ingest {
+    /// Goes on from what the store has of the attempt.
+    pub(crate) fn new(run_id: &str, attempt: u32, spool: &Path, taken: Taken) -> Self {
+        let mut reader = Reader::new(spool, taken.cursor);
+        if taken.end.is_some() {
+            reader.end_was_read();
         }
-        if end != taken.cursor {
-            store.take_in(run_id, attempt, &chunk.records, end, chunk.damaged, taken)?;
-            // Only now: what this removes is in the store.
-            reader.taken(end).map_err(io)?;
-        }
-        if !more {
-            return Ok(());
+        Self { run_id: run_id.to_owned(), attempt, spool: spool.to_owned(), reader, taken }
+    }
+
+    /// Takes in everything there is now, in transactions of about 1 MiB.
+    pub(crate) fn all(&mut self, store: &mut Store, writing: Writing) -> Result<(), IntakeError> {
+        let Self { run_id, attempt, spool, reader, taken } = self;
+        let io = |source| IntakeError::Spool { path: spool.clone(), source };
+        loop {
+            let chunk = reader.read(writing).map_err(io)?;
+            let (end, more) = (chunk.end, chunk.more);
+            if writing == Writing::Dead
+                && !more
+                && chunk.damaged == 0
+                && chunk.records.iter().all(|record| record.event.is_none())
+            {
+                // Nothing to insert, and the run's end, with what these records say, is the next commit: one commit less for every
+                // run. A death before it finds the spool as it is.
+                taken.note(&chunk.records);
+                return Ok(());
+            }
+            if end != taken.cursor {
+                let portion = Portion { records: &chunk.records, end, damaged: chunk.damaged };
+                store.take_in(run_id, *attempt, portion, taken)?;
+                // Only now: what this removes is in the store.
+                reader.taken(end).map_err(io)?;
+            }
+            if !more {
+                return Ok(());
+            }
         }
     }
 }
@@ -237,16 +245,16 @@ mod tests {
         let segments = || (1..=9).filter(|n| segment_path(&spool, *n).exists()).collect::<Vec<_>>();
         let all = segments();
         assert!(all.len() >= 3, "{all:?}");
-        let mut taken = Taken::default();
-        let mut reader = Reader::with_segments_of(&spool, taken.cursor, 10);
+        let mut ingest = Ingest::new("r1", 1, &spool, Taken::default());
+        ingest.reader = Reader::with_segments_of(&spool, ingest.taken.cursor, 10);
         for writing in [Writing::Alive, Writing::Dead] {
-            let refused = take_in(&mut store, "r1", 1, &spool, &mut reader, &mut taken, writing);
+            let refused = ingest.all(&mut store, writing);
             assert!(matches!(refused, Err(IntakeError::Store(_))), "{refused:?}");
-            assert_eq!((segments(), &taken), (all.clone(), &Taken::default()));
+            assert_eq!((segments(), &ingest.taken), (all.clone(), &Taken::default()));
         }
 
         other.execute_batch("DROP TRIGGER full").unwrap();
-        take_in(&mut store, "r1", 1, &spool, &mut reader, &mut taken, Writing::Dead).unwrap();
+        ingest.all(&mut store, Writing::Dead).unwrap();
         let mut types = Vec::new();
         let each = |event: crate::store::Event| {
             types.push(event.event_type);
@@ -254,7 +262,7 @@ mod tests {
         };
         store.events(&EventFilter::default(), each).unwrap().unwrap();
         assert_eq!(types, ["job.started", "t", "t", "t"]);
-        assert!(taken.end.is_some());
+        assert!(ingest.taken.end.is_some());
         assert_eq!(segments(), all[all.len() - 1..], "what was taken in is gone");
     }
 }

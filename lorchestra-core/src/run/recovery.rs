@@ -28,11 +28,11 @@ use crate::outcome::Outcome;
 use crate::plan::{OnOverlap, RunSpec};
 use crate::run::decision::Death;
 use crate::run::ending::{DeadRun, earlier, reconstruct_end};
-use crate::run::intake::{IntakeError, take_in};
+use crate::run::intake::{Ingest, IntakeError};
 use crate::run::note;
 use crate::run::resume::wake;
 use crate::run::traces::{has_content, remove_spool, remove_traces};
-use crate::spool::reader::{Reader, Writing};
+use crate::spool::reader::Writing;
 use crate::spool::writer::segment_path;
 use crate::store::{Run, RunEnd, RunFilter, RunState, Store, StoreError};
 use rustix::process::PidfdFlags;
@@ -280,14 +280,11 @@ fn end_of(state: &StateDir, store: &mut Store, run: &Run) -> Result<(Outcome, Ru
     let (run_id, attempt) = (run.run_id.as_str(), run.attempts);
     // Asked before the events in it are taken in: that a run closed its own spool just now is ruled out by the lock.
     let lost = !state.run_spool(run_id).is_dir();
-    let mut taken = store.taken(run_id, attempt)?;
+    let taken = store.taken(run_id, attempt)?;
     let spool = state.attempt_spool(run_id, attempt);
     let first = taken.cursor.segment;
-    let mut reader = Reader::new(&spool, taken.cursor);
-    if taken.end.is_some() {
-        reader.end_was_read();
-    }
-    let mut all = |store: &mut Store| take_in(store, run_id, attempt, &spool, &mut reader, &mut taken, Writing::Dead);
+    let mut ingest = Ingest::new(run_id, attempt, &spool, taken);
+    let mut all = |store: &mut Store| ingest.all(store, Writing::Dead);
     // A segment with a successor is removed once it is taken in, and then the store must not lose it. The last one stays until the commit
     // of the ends, which makes what came before it safe as well.
     if segment_path(&spool, first + 1).exists() {
@@ -304,7 +301,7 @@ fn end_of(state: &StateDir, store: &mut Store, run: &Run) -> Result<(Outcome, Ru
     let dead = DeadRun {
         attempt,
         over,
-        taken,
+        taken: ingest.taken,
         seen,
         printed: has_content(&state.output(run_id, attempt)),
         earlier: earlier(store, run_id, attempt)?,

@@ -32,7 +32,7 @@ use order::{Order, Task};
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde_json::json;
-use sink::Sink;
+use sink::{Sink, SinkOptions};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -117,7 +117,7 @@ fn run(control: &UnixStream) -> Result<(), WorkerFault> {
     if mask.is_none() && !order.secrets.is_empty() {
         return Err(WorkerFault { spool: false, message: "the run's secrets could not be masked".into() });
     }
-    let sink = Sink::new(writer, trace.ok(), cancelled, meter, order.bookmarks, mask);
+    let sink = Sink::new(writer, SinkOptions { trace: trace.ok(), cancelled, meter, bookmarks: order.bookmarks, mask });
 
     let end = match loader::load(&order) {
         Err(refusal) => {

@@ -5,6 +5,7 @@ use super::reader::{Reader, Writing};
 use super::record::{Final, frame, parse};
 use super::writer::{NewEvent, Writer, segment_path};
 use crate::host::state::StateDir;
+use crate::store::Portion;
 use crate::store::event::Taken;
 use crate::store::tests::{new_run, started};
 use crate::store::{EventFilter, Store};
@@ -144,7 +145,7 @@ fn take_in(state: &StateDir, dir: &Path, deaths: &[Death]) -> (Vec<u64>, Taken) 
             if death == Death::Before {
                 continue 'dead;
             }
-            store.take_in("run", 1, &chunk.records, end, chunk.damaged, &mut taken).unwrap();
+            store.take_in("run", 1, Portion { records: &chunk.records, end, damaged: chunk.damaged }, &mut taken).unwrap();
             if death == Death::After {
                 continue 'dead;
             }

@@ -149,6 +149,17 @@ impl Taken {
     }
 }
 
+/// Some of a spool's records, as they are taken in together.
+#[derive(Debug, Clone, Copy)]
+pub struct Portion<'a> {
+    /// The records, in order.
+    pub records: &'a [Record<'a>],
+    /// Where the next portion begins.
+    pub end: Cursor,
+    /// Lines among them that are not records.
+    pub damaged: u64,
+}
+
 impl Store {
     /// What has been taken in of an attempt.
     pub fn taken(&self, run_id: &str, attempt: u32) -> Result<Taken, StoreError> {
@@ -170,17 +181,10 @@ impl Store {
         })
     }
 
-    /// Inserts the events among `records` and moves the cursor, in one transaction. `taken` is what is known so far, and is
+    /// Inserts the events of a portion and moves the cursor, in one transaction. `taken` is what is known so far, and is
     /// brought up to date once that is committed.
-    pub fn take_in(
-        &mut self,
-        run_id: &str,
-        attempt: u32,
-        records: &[Record<'_>],
-        end: Cursor,
-        damaged: u64,
-        taken: &mut Taken,
-    ) -> Result<(), StoreError> {
+    pub fn take_in(&mut self, run_id: &str, attempt: u32, portion: Portion<'_>, taken: &mut Taken) -> Result<(), StoreError> {
+        let Portion { records, end, damaged } = portion;
         let mut next = taken.clone();
         next.cursor = end;
         next.damaged += damaged;

@@ -113,7 +113,9 @@ fn history(store: &mut Store) {
     store.begin_attempt("r1", 2, 1, 8).unwrap();
     let lines = lines(3);
     let mut taken = store.taken("r1", 1).unwrap();
-    store.take_in("r1", 1, &parsed(&lines), crate::spool::Cursor::default(), 0, &mut taken).unwrap();
+    store
+        .take_in("r1", 1, Portion { records: &parsed(&lines), end: crate::spool::Cursor::default(), damaged: 0 }, &mut taken)
+        .unwrap();
     store.end_run("r1", &end()).unwrap();
     store.end_runs(&[("r2", &end())]).unwrap();
     for running in [false, true] {

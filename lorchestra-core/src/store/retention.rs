@@ -97,6 +97,19 @@ enum Delivery {
     Pending,
 }
 
+/// A pass over runs that are old enough.
+#[derive(Clone, Copy)]
+struct Pass<'a> {
+    /// Names its position.
+    what: &'static str,
+    /// Lists the runs from a position on.
+    sql: &'a str,
+    /// Microseconds since 1970: what ended before is old enough.
+    before: i64,
+    /// Destinations that must have the events.
+    waiting: &'a [String],
+}
+
 impl Store {
     /// Removes some of what is older than `retention` allows, measured at `now` (microseconds since 1970). Running runs are never touched. Also
     /// moves the log of a flood of events into the database.
@@ -137,7 +150,7 @@ impl Store {
         })?;
         let sql = "SELECT n, run_id, ended_at FROM runs
             WHERE (ended_at, n) >= (?1, ?2) AND ended_at < ?3 AND started_at < ?3 ORDER BY ended_at, n LIMIT ?4";
-        self.pass("runs", sql, before, waiting, |store, old, _| {
+        self.pass(Pass { what: "runs", sql, before, waiting }, |store, old, _| {
             if newest == Some(old.n) {
                 return Ok(Step::Kept);
             }
@@ -188,7 +201,7 @@ impl Store {
         }
         let sql = "SELECT n, run_id, ended_at FROM runs
             WHERE payloads AND (ended_at, n) >= (?1, ?2) AND ended_at < ?3 ORDER BY ended_at, n LIMIT ?4";
-        self.pass("payloads", sql, before, waiting, |store, old, mut after| {
+        self.pass(Pass { what: "payloads", sql, before, waiting }, |store, old, mut after| {
             loop {
                 let some = EVENTS.min(left);
                 let cleared: Vec<i64> = store.write("removing old payloads", |tx| {
@@ -218,12 +231,10 @@ impl Store {
     /// after which to go on in the run.
     fn pass(
         &mut self,
-        what: &'static str,
-        sql: &str,
-        before: i64,
-        waiting: &[String],
+        pass: Pass<'_>,
         mut each: impl FnMut(&mut Self, &Old, i64) -> Result<Step, StoreError>,
     ) -> Result<usize, StoreError> {
+        let Pass { what, sql, before, waiting } = pass;
         let from = self.position(what)?;
         let found = self.old(sql, from, before)?;
         // At the end of what is old enough, the next one begins with the oldest again.

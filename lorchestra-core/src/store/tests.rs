@@ -173,7 +173,9 @@ fn taking_the_same_records_in_twice_changes_nothing() {
     let lines = lines(3);
     let mut taken = store.taken("r1", 1).unwrap();
     for _ in 0..2 {
-        store.take_in("r1", 1, &parsed(&lines), Cursor { segment: 2, byte: 9 }, 0, &mut taken).unwrap();
+        store
+            .take_in("r1", 1, Portion { records: &parsed(&lines), end: Cursor { segment: 2, byte: 9 }, damaged: 0 }, &mut taken)
+            .unwrap();
     }
     assert_eq!(events(&store).len(), 4);
     assert_eq!(store.taken("r1", 1).unwrap(), taken);
@@ -186,7 +188,9 @@ fn the_envelope_is_whole() {
     let mut store = Store::open(&site.state).unwrap();
     store.begin_run(&new_run("r1"), &started()).unwrap();
     let lines = lines(1);
-    store.take_in("r1", 1, &parsed(&lines), Cursor::default(), 0, &mut event::Taken::default()).unwrap();
+    store
+        .take_in("r1", 1, Portion { records: &parsed(&lines), end: Cursor::default(), damaged: 0 }, &mut event::Taken::default())
+        .unwrap();
     let event = events(&store).pop().unwrap();
     let json = serde_json::to_value(&event).unwrap();
     let expected = json!({

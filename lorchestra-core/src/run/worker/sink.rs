@@ -41,15 +41,21 @@ struct Inner {
     mask: Option<Mask>,
 }
 
+/// What a sink has beside its spool.
+#[derive(Default)]
+pub(super) struct SinkOptions {
+    pub(super) trace: Option<Log>,
+    /// Set once the job is to end.
+    pub(super) cancelled: Arc<AtomicBool>,
+    pub(super) meter: Option<Meter>,
+    /// Whether a later run would read a bookmark.
+    pub(super) bookmarks: bool,
+    pub(super) mask: Option<Mask>,
+}
+
 impl Sink {
-    pub(super) fn new(
-        writer: Writer,
-        trace: Option<Log>,
-        cancelled: Arc<AtomicBool>,
-        meter: Option<Meter>,
-        bookmarks: bool,
-        mask: Option<Mask>,
-    ) -> Self {
+    pub(super) fn new(writer: Writer, options: SinkOptions) -> Self {
+        let SinkOptions { trace, cancelled, meter, bookmarks, mask } = options;
         // A line is written to one file, whatever its room: of one that a piece of the log has no room for, the limit would not hold.
         let longest_trace = trace.as_ref().and_then(|trace| usize::try_from(trace.longest_line()).ok());
         let longest_trace = longest_trace.map_or(limits::MAX_PAYLOAD, |longest| longest.min(limits::MAX_PAYLOAD));
@@ -244,7 +250,7 @@ mod tests {
             let trace = Log::open(&dir.path().join("trace.jsonl"), log::DEFAULT_MAX).unwrap();
             let spool = dir.path().join(bookmarks.to_string());
             std::fs::create_dir(&spool).unwrap();
-            Sink::new(Writer::create(&spool).unwrap(), Some(trace), Arc::default(), None, bookmarks, None)
+            Sink::new(Writer::create(&spool).unwrap(), SinkOptions { trace: Some(trace), bookmarks, ..SinkOptions::default() })
         };
         let (read, unread) = (sink(true), sink(false));
         assert_eq!(read.bookmark(), None);
@@ -262,7 +268,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("trace.jsonl");
         let trace = Log::open(&path, log::MIN_MAX).unwrap();
-        let sink = Sink::new(Writer::create(dir.path()).unwrap(), Some(trace), Arc::default(), None, false, None);
+        let sink = Sink::new(Writer::create(dir.path()).unwrap(), SinkOptions { trace: Some(trace), ..SinkOptions::default() });
         let line = |bytes: usize| format!("{{\"m\":\"{}\"}}", "x".repeat(bytes - 8));
         for bytes in [1024, 1025, 5_000_000] {
             sink.trace(line(bytes).as_str().into());
@@ -281,7 +287,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let writer = Writer::create(dir.path()).unwrap();
         let trace = Log::open(&dir.path().join("trace.jsonl"), log::DEFAULT_MAX).unwrap();
-        let sink = Sink::new(writer, Some(trace), Arc::default(), None, false, None);
+        let sink = Sink::new(writer, SinkOptions { trace: Some(trace), ..SinkOptions::default() });
         assert!(sink.flush().is_ok());
         let segment = crate::spool::writer::segment_path(dir.path(), 1);
         File::options().append(true).open(segment).unwrap().write_all(b"not ours").unwrap();

@@ -4,6 +4,7 @@ use super::*;
 use crate::host::state::StateDir;
 use crate::spool::Cursor;
 use crate::spool::record::{self, Record};
+use crate::store::Portion;
 use crate::store::tests::{new_run, started};
 use crate::store::{EventFilter, Undelivered};
 use proptest::prelude::*;
@@ -84,7 +85,10 @@ fn emit(store: &mut Outbox, from: usize, count: usize) {
         })
         .collect();
     let records: Vec<Record<'_>> = lines.iter().map(|line| record::parse(line).unwrap()).collect();
-    store.store.take_in("run", 1, &records, Cursor::default(), 0, &mut Default::default()).unwrap();
+    store
+        .store
+        .take_in("run", 1, Portion { records: &records, end: Cursor::default(), damaged: 0 }, &mut Default::default())
+        .unwrap();
 }
 
 fn ids(rows: &[OutRow]) -> Vec<String> {

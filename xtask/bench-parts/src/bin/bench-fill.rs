@@ -5,6 +5,7 @@ use bench_parts::{events, runs};
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::spool::Cursor;
 use lorchestra_core::spool::record::{self, Record};
+use lorchestra_core::store::Portion;
 use lorchestra_core::store::Store;
 use std::error::Error;
 
@@ -25,7 +26,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         let until = emitted.min(from + CHUNK);
         let lines: Vec<Vec<u8>> = (from..until).map(events::record).collect();
         let records = lines.iter().map(|line| record::parse(line)).collect::<Result<Vec<Record<'_>>, _>>()?;
-        store.take_in(&run_id, 1, &records, Cursor { segment: 1, byte: until }, 0, &mut taken)?;
+        store.take_in(
+            &run_id,
+            1,
+            Portion { records: &records, end: Cursor { segment: 1, byte: until }, damaged: 0 },
+            &mut taken,
+        )?;
         from = until;
     }
     if !store.end_run(&run_id, &runs::end())? {

@@ -13,6 +13,7 @@ use bench_parts::{events, runs};
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::spool::Cursor;
 use lorchestra_core::spool::record::{self, Record};
+use lorchestra_core::store::Portion;
 use lorchestra_core::store::retention::{Pruned, Retention};
 use lorchestra_core::store::{NewBatch, NewRun, Outbox, RunEnd, Store};
 use rusqlite::Connection;
@@ -68,7 +69,7 @@ fn add_run(store: &mut Store, run_id: &str, at: i64, emitted: std::ops::Range<u6
     let mut taken = store.taken(run_id, 1)?;
     let lines: Vec<Vec<u8>> = emitted.map(events::record).collect();
     let records = lines.iter().map(|line| record::parse(line)).collect::<std::result::Result<Vec<Record<'_>>, _>>()?;
-    store.take_in(run_id, 1, &records, Cursor { segment: 1, byte: 1 }, 0, &mut taken)?;
+    store.take_in(run_id, 1, Portion { records: &records, end: Cursor { segment: 1, byte: 1 }, damaged: 0 }, &mut taken)?;
     let end = RunEnd { ended_at: at + 1000, ..runs::end() };
     store.end_run(run_id, &end)?;
     Ok(())
