@@ -11,6 +11,7 @@ use std::io;
 
 /// A destination that is configured. At most one of each kind.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "a process has a handful of them")]
 pub enum DestinationConfig {
     /// A table of BigQuery.
     BigQuery(BigQueryConfig),
