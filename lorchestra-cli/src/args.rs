@@ -1,10 +1,11 @@
 //! The command line: validated, nothing more. Nothing here reads files, environment or clock.
 
 use crate::argv;
-use crate::show;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
+use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::plan::{OnOverlap, RequestedBy, size, spec};
+use lorchestra_core::text;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -56,7 +57,7 @@ pub(crate) enum Command {
     Jobs(Jobs),
     /// Run one job
     #[command(before_help = RUN_EXAMPLES)]
-    RunJob(RunJob),
+    RunJob(Box<RunJob>),
     /// What was run
     #[command(
         subcommand,
@@ -166,7 +167,7 @@ pub(crate) struct OwnFlags {
     #[arg(long, overrides_with = "memory_max", value_parser = memory, value_name = "SIZE")]
     pub(crate) memory_max: Option<u64>,
 
-    /// Exit with 69 if the run's events are not in BigQuery in time, and do not start the job without credentials
+    /// Exit with 69 if the run's events are not at every destination in time, and do not start the job without credentials
     #[arg(long, overrides_with = "require_delivery")]
     pub(crate) require_delivery: bool,
 
@@ -343,20 +344,23 @@ pub(crate) enum Events {
         before_help = "Examples:\n  lorchestra events list --since -1d --type job.failed\n  lorchestra events list --run 019ab --payload"
     )]
     List(EventList),
-    /// Deliver to BigQuery what is still to be delivered
+    /// Deliver pending events to the configured destinations
     #[command(before_help = "Examples:\n  lorchestra events flush\n  lorchestra events flush --timeout 10m")]
     Flush {
         /// How long to try [default: 60s]
         #[arg(long, value_parser = limit, value_name = "DURATION")]
         timeout: Option<Duration>,
-        /// Also send again what may have arrived: it may be in the table twice then
+        /// Deliver to this destination only
+        #[arg(long, value_parser = DestinationConfig::NAMES, value_name = "NAME")]
+        destination: Option<String>,
+        /// Also send again what may have arrived already; it may then be there twice
         #[arg(long)]
         resend_uncertain: bool,
-        /// Also send again what BigQuery refused: once the table was mended, say
+        /// Also send again what a destination refused, after the cause was fixed
         #[arg(long)]
         resend_failed: bool,
     },
-    /// Make the table in BigQuery, or what it lacks, and try it with one row
+    /// Create what the configured destinations lack (table, directory) and test them
     #[command(before_help = "Examples:\n  lorchestra events setup --dry-run\n  lorchestra events setup")]
     Setup {
         /// Say what would be made; make nothing
@@ -365,6 +369,9 @@ pub(crate) enum Events {
         /// How long to wait for the row that is written to show: a new table may take some minutes [default: 3m]
         #[arg(long, value_parser = limit, value_name = "DURATION")]
         timeout: Option<Duration>,
+        /// Set up this destination only
+        #[arg(long, value_parser = DestinationConfig::NAMES, value_name = "NAME")]
+        destination: Option<String>,
     },
 }
 
@@ -383,15 +390,18 @@ pub(crate) struct EventList {
     /// Also payloads and subject ids, which may be personal
     #[arg(long)]
     pub(crate) payload: bool,
-    /// Only those that are still to be delivered to BigQuery
+    /// Only events that are still to be delivered, of each destination
     #[arg(long, group = "delivery")]
     pub(crate) pending: bool,
-    /// Only those that BigQuery refused for good, with its reason
+    /// Only events that a destination refused for good, with its reason
     #[arg(long, group = "delivery")]
     pub(crate) failed: bool,
-    /// Only those that were sent and of which it cannot be found out whether they arrived
+    /// Only events whose delivery could not be confirmed
     #[arg(long, group = "delivery")]
     pub(crate) uncertain: bool,
+    /// With --pending, --failed or --uncertain: of this destination only
+    #[arg(long, requires = "delivery", value_parser = DestinationConfig::NAMES, value_name = "NAME")]
+    pub(crate) destination: Option<String>,
     /// One JSON object a line (schema lorchestra.event/1)
     #[arg(long)]
     pub(crate) json: bool,
@@ -498,8 +508,8 @@ pub(crate) fn harmless(mut error: clap::Error) -> clap::Error {
         .context()
         .filter_map(|(kind, value)| {
             let new = match value {
-                ContextValue::String(text) => ContextValue::String(show::escaped(text)),
-                ContextValue::Strings(texts) => ContextValue::Strings(texts.iter().map(|text| show::escaped(text)).collect()),
+                ContextValue::String(text) => ContextValue::String(text::escaped(text)),
+                ContextValue::Strings(texts) => ContextValue::Strings(texts.iter().map(|text| text::escaped(text)).collect()),
                 _ => return None,
             };
             (new != *value).then_some((kind, new))
@@ -531,7 +541,7 @@ mod tests {
         let mut args = read(&[&["run-job"], words].concat()).unwrap();
         let empty = Command::Runs(Runs::Stop { run: String::new() });
         let Command::RunJob(command) = std::mem::replace(&mut args.command, empty) else { unreachable!() };
-        (args, command)
+        (args, *command)
     }
 
     #[test]

@@ -79,7 +79,7 @@ pub(crate) fn resolve(
 
 fn half(set: &str, missing: &str, variable: &str) -> Failure {
     Failure::new(Code::Config, format!("BigQuery's {set} is set and its {missing} is not: events would have nowhere to go"))
-        .mend(format!("set BQ_EVENTS_{variable}, or bigquery.{missing} in config.toml"))
+        .mend(format!("set BQ_EVENTS_{variable}, or destinations.bigquery.{missing} in config.toml"))
         .mend("or unset both, and events stay in the store")
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod new;
 mod plugins;
 mod run_job;
 mod runs;
+mod setup;
 mod spec_file;
 
 pub(crate) use delivery::after_run;
@@ -18,16 +19,15 @@ use crate::failure::Failure;
 use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
-use crate::show;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::outcome::Outcome;
-use lorchestra_core::packages::catalog::problem::path_text;
 use lorchestra_core::packages::catalog::{Catalog, Package};
 use lorchestra_core::packages::library;
 use lorchestra_core::packages::lockfile::Lockfile;
 use lorchestra_core::run::recovery::{Closed, Recovered, close_all_abandoned, remove_all_unrecorded};
 use lorchestra_core::store::run::NAMED;
 use lorchestra_core::store::{Run, Store};
+use lorchestra_core::text::{self, path_text};
 use lorchestra_plugin_api::manifest::{JobManifest, Manifest};
 
 /// Runs the command that was asked for, and prints what went wrong.
@@ -77,7 +77,7 @@ fn find_job<'a>(catalog: &'a Catalog, package: &str, job: &str) -> Result<(&'a P
 fn hold_to(catalog: &mut Catalog, lock: &Lockfile) {
     catalog.hold_to(|package| {
         let outline = &package.outline;
-        lock.allows_bytes(&outline.package, &outline.version, &library::sha256(&package.path)?)
+        lock.allows_bytes(&outline.package, &outline.version, || library::sha256(&package.path))
     });
 }
 
@@ -130,7 +130,7 @@ pub(crate) fn show_recovered(closed: &Closed, printer: &mut Printer) {
         printer.warning(match outcome {
             Outcome::Completed => format!("{name} had completed when its supervisor died; recorded now"),
             Outcome::Failed(failure) => {
-                format!("{name} is closed as {}: {}", failure.cause.as_str(), show::first_line(&failure.message))
+                format!("{name} is closed as {}: {}", failure.cause.as_str(), text::first_line(&failure.message))
             }
         });
     }

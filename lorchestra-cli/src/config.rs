@@ -2,11 +2,11 @@
 
 use crate::failure::Failure;
 use lorchestra_core::outcome::Cause;
-use lorchestra_core::packages::catalog::problem::{cut, shell};
 use lorchestra_core::plan::retries::{MOST, RETRYABLE};
 use lorchestra_core::plan::source::Source;
 use lorchestra_core::plan::{OnOverlap, Policy, duration, size};
 use lorchestra_core::run::log;
+use lorchestra_core::text::{self, one_line, shell};
 use lorchestra_plugin_api::manifest::is_name;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Deserializer};
@@ -29,7 +29,7 @@ pub(crate) struct Config {
     pub(crate) retention: RetentionConfig,
     pub(crate) logs: LogsConfig,
     pub(crate) events: EventsConfig,
-    pub(crate) bigquery: BigQueryConfig,
+    pub(crate) destinations: DestinationsConfig,
     pub(crate) delivery: DeliveryConfig,
     /// By `package/job`.
     pub(crate) job: BTreeMap<String, JobConfig>,
@@ -62,7 +62,42 @@ pub(crate) struct EventsConfig {
     pub(crate) strict_numbers: bool,
 }
 
-/// `[bigquery]`
+/// `[destinations]`: a table for each of them.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct DestinationsConfig {
+    pub(crate) bigquery: BigQueryConfig,
+    pub(crate) jsonl: JsonlConfig,
+}
+
+/// `[destinations.jsonl]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct JsonlConfig {
+    pub(crate) dir: Option<PathBuf>,
+    #[serde(deserialize_with = "rotate_size")]
+    pub(crate) rotate_size: Option<u64>,
+    pub(crate) rotate: Option<Rotate>,
+}
+
+/// `destinations.jsonl.rotate`
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Rotate {
+    Day,
+    Never,
+}
+
+impl From<Rotate> for lorchestra_core::delivery::jsonl::Rotate {
+    fn from(rotate: Rotate) -> Self {
+        match rotate {
+            Rotate::Day => Self::Day,
+            Rotate::Never => Self::Never,
+        }
+    }
+}
+
+/// `[destinations.bigquery]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct BigQueryConfig {
@@ -75,7 +110,7 @@ pub(crate) struct BigQueryConfig {
     pub(crate) storage_endpoint: Option<String>,
 }
 
-/// `bigquery.write`
+/// `destinations.bigquery.write`
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Write {
@@ -195,6 +230,11 @@ fn log_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D
     }
 }
 
+fn rotate_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    size::parse(&text).map(Some).map_err(|why| serde::de::Error::custom(format!("{text:?}: {why}")))
+}
+
 /// Bytes of the file, at most: no more memory than a command can have, whoever wrote the file.
 const MAX_FILE: u64 = 1 << 20;
 
@@ -252,12 +292,12 @@ impl Config {
             let line = e.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
             let mend = nearest(&message)
                 .map_or_else(|| "see docs/configuration.md for the keys".to_owned(), |key| format!("did you mean `{key}`?"));
-            (format!("line {line}: {}", cut(message)), mend)
+            (format!("line {line}: {}", one_line(&message)), mend)
         })?;
         let names_a_job = |name: &str| name.split_once('/').is_some_and(|(package, job)| is_name(package) && is_name(job));
         if let Some(name) = config.job.keys().find(|name| !names_a_job(name)) {
             return Err((
-                format!("[job.{}] does not name a job", cut(format!("{name:?}"))),
+                format!("[job.{}] does not name a job", one_line(&format!("{name:?}"))),
                 "write [job.\"package/job\"], each of the form [a-z][a-z0-9_-]*, at most 64 long".into(),
             ));
         }
@@ -269,10 +309,11 @@ impl Config {
                 format!("write {name} = \"env:NAME\", \"file:PATH\" or \"credential:NAME\"; the secret itself belongs elsewhere"),
             ));
         }
-        let relative = config.plugin_dirs.iter().chain(&config.state_dir).chain(&config.data_dir).find(|dir| dir.is_relative());
+        let relative = config.plugin_dirs.iter().chain(&config.state_dir).chain(&config.data_dir);
+        let relative = relative.chain(&config.destinations.jsonl.dir).find(|dir| dir.is_relative());
         if let Some(dir) = relative {
             return Err((
-                format!("the directory {} is not absolute", cut(format!("{:?}", dir.display().to_string()))),
+                format!("the directory {} is not absolute", one_line(&format!("{:?}", dir.display().to_string()))),
                 "write it from / on: commands are run from anywhere, and ~ is not expanded".into(),
             ));
         }
@@ -285,24 +326,11 @@ pub(crate) fn secret_key(job: &str, name: &str) -> String {
     format!("[job.{job:?}.secrets] {name}")
 }
 
-/// Of what is longer in bytes, no key is a neighbour.
-const LONGEST_KEY: usize = 64;
-
 /// The key most like the unknown one of those that its table has: serde's message names them, "unknown field `x`, expected one of
 /// `a`, `b`".
 fn nearest(message: &str) -> Option<&str> {
     let (unknown, expected) = message.strip_prefix("unknown field `")?.split_once("`, expected ")?;
-    let known = expected.split('`').skip(1).step_by(2);
-    if unknown.len() > LONGEST_KEY {
-        return None;
-    }
-    // At most half of the letters are others: of three letters any three-letter word is two away.
-    let close = |distance: usize| distance <= 3 && distance * 2 <= unknown.len();
-    known
-        .map(|known| (strsim::damerau_levenshtein(known, unknown), known))
-        .filter(|(d, _)| close(*d))
-        .min()
-        .map(|(_, known)| known)
+    text::nearest(unknown, expected.split('`').skip(1).step_by(2)).first().copied()
 }
 
 #[cfg(test)]
@@ -322,6 +350,10 @@ mod tests {
             runs = "52w"
             [logs]
             max = "256M"
+            [destinations.jsonl]
+            dir = "/var/log/lorchestra"
+            rotate_size = "16M"
+            rotate = "never"
             [job."ingester/extract_gmail"]
             timeout = "30m"
             grace = "1m"
@@ -334,6 +366,7 @@ mod tests {
         let config = Config::parse(text).unwrap();
         assert!(config.locked);
         assert_eq!((config.retention.logs, config.logs.max), (Some(Duration::from_secs(7 * 86400)), Some(256 << 20)));
+        assert_eq!(config.destinations.jsonl.rotate_size, Some(16 << 20));
         let job = &config.job["ingester/extract_gmail"];
         assert_eq!((job.timeout, job.retry_wait), (Some(Duration::from_secs(1800)), Some(Duration::from_secs(30))));
         assert_eq!(job.overlap, Some(OnOverlap::Wait(Some(Duration::from_secs(300)))));
@@ -356,6 +389,10 @@ mod tests {
             ("[job.\"a/b\"]\nretry_wait = \"0s\"", "line 2: a wait of 0 would try again without a pause", "configuration.md"),
             ("[job.\"a/b\"]\nretry_wait = \"soon\"", "line 2: ", "configuration.md"),
             ("[job.\"a/b\"]\nmemory_max = \"1M\"", "line 2: is too little", "configuration.md"),
+            ("[destinations.jsonl]\ndir = \"events\"", "not absolute", "~ is not expanded"),
+            ("[destinations.jsonl]\nrotate = \"hour\"", "line 2: unknown variant `hour`", "configuration.md"),
+            ("[destinations.jsonl]\nrotate_size = \"1MB\"", "line 2: \"1MB\": is not a size", "configuration.md"),
+            ("[destinations.bigqery]\ntable = \"t\"", "line 1: unknown field `bigqery`", "did you mean `bigquery`?"),
             ("state_dir = \"~/state\"", "not absolute", "~ is not expanded"),
             ("state_dir = ", "line 1", "configuration.md"),
             ("[retention]\nruns = \"0s\"", "line 2: a retention of 0", "configuration.md"),
@@ -410,7 +447,7 @@ mod tests {
             format!("[job.{long}]\ngrace = \"1s\""),
             format!("state_dir = \"{long}\""),
             format!("[job.\"a/b\"]\noverlap = \"{long}\""),
-            format!("bigquery = \"{long}\""),
+            format!("destinations = \"{long}\""),
             format!("[logs]\nmax = \"{long}\""),
         ] {
             let (what, mend) = Config::parse(&text).unwrap_err();

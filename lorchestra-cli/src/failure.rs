@@ -5,7 +5,6 @@ use crate::exit::Code;
 use crate::refusal::{self, Refusal};
 use crate::show;
 use lorchestra_core::host::state::StateError;
-use lorchestra_core::packages::catalog::problem::{path_text, shell};
 use lorchestra_core::packages::catalog::{Catalog, Fault, Lookup, Problem};
 use lorchestra_core::packages::install::InstallError;
 use lorchestra_core::packages::lockfile::LockfileError;
@@ -15,6 +14,7 @@ use lorchestra_core::run::launch::LaunchError;
 use lorchestra_core::run::recovery::RecoveryError;
 use lorchestra_core::store::StoreError;
 use lorchestra_core::text::chain;
+use lorchestra_core::text::{path_text, shell};
 use std::path::Path;
 
 /// Lines below the message, at most: with it, eight on the screen.

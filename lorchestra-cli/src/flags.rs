@@ -11,8 +11,9 @@ use crate::show;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Args, Command, CommandFactory, FromArgMatches, value_parser};
 use lorchestra_core::plan::{Given, value};
+use lorchestra_core::text::printable;
 use lorchestra_plugin_api::def::ParamKind;
-use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest, printable};
+use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest};
 use std::ffi::OsString;
 
 /// Above what is not the job's in its help.

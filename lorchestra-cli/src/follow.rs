@@ -3,7 +3,7 @@
 
 use crate::stream::STDERR;
 use lorchestra_core::run::log;
-use lorchestra_plugin_api::manifest::printable;
+use lorchestra_core::text::printable;
 use serde_json::Value;
 use std::fs::File;
 use std::io::Read;

@@ -12,6 +12,7 @@ mod bar;
 mod bigquery;
 mod commands;
 mod config;
+mod destinations;
 mod exit;
 mod failure;
 mod flags;

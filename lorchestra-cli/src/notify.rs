@@ -3,11 +3,11 @@
 //! change the outcome. `LORCHESTRA_ON_FAILURE` is set for it: a run that the command starts does not start the command again.
 
 use crate::printer::Printer;
-use crate::show;
 use lorchestra_core::host::signals::Signals;
 use lorchestra_core::outcome::{Failure, Outcome};
 use lorchestra_core::run::event::{Observer, RunEvent};
 use lorchestra_core::run::recovery::{Closed, Recovered};
+use lorchestra_core::text;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde_json::{Value, json};
@@ -45,10 +45,10 @@ impl<'a> Notices<'a> {
             "run_id": run_id,
             "package": package,
             "job": job,
-            "account": account.map(|account| show::shortened(account, TEXT)),
+            "account": account.map(|account| text::shortened(account, TEXT)),
             "host": host,
             "cause": failure.cause,
-            "message": show::shortened(&failure.message, TEXT),
+            "message": text::shortened(&failure.message, TEXT),
             "logs": format!("lorchestra runs logs {run_id}"),
         }));
     }

@@ -11,6 +11,7 @@ use lorchestra_core::outcome::Failure;
 use lorchestra_core::plan::{OnOverlap, RunSpec};
 use lorchestra_core::run::event::{AttemptFailed, Observer, RunEvent};
 use lorchestra_core::store::Terminal;
+use lorchestra_core::text;
 use lorchestra_core::text::chain;
 use serde_json::{Value, json};
 use std::cell::RefCell;
@@ -78,7 +79,7 @@ impl<'a> TerminalObserver<'a> {
         self.reported += 1;
         let is_last = self.reported == MAX_REPORTED && self.verbose == 0 && attempt + 1 < of;
         let rest = if is_last { "; later ones are in runs show" } else { "" };
-        let message = show::shortened(&show::first_line(&failure.message), 200);
+        let message = text::shortened(&text::first_line(&failure.message), 200);
         let (cause, wait) = (failure.cause.as_str(), show::elapsed(wait));
         let print = || {
             let mut printer = self.printer.borrow_mut();
@@ -131,7 +132,7 @@ impl<'a> TerminalObserver<'a> {
             return;
         };
         let took = show::elapsed(Duration::from_millis(terminal.duration_ms));
-        printer.bad(format_args!("{name} failed: {}", show::first_line(&failure.message)));
+        printer.bad(format_args!("{name} failed: {}", text::first_line(&failure.message)));
         printer.note(format_args!("  cause: {} after {took}{in_attempt}", failure.cause.as_str()));
         printer.note(format_args!("  lorchestra runs show {run_id}"));
         if has_log {
@@ -161,8 +162,8 @@ impl Observer for TerminalObserver<'_> {
                 }
             }
             RunEvent::Ended { run_id, spec, terminal, output } => self.ended(run_id, spec, terminal, output),
-            RunEvent::Delivered { report, backlog, required } => {
-                after_run(report, *backlog, [*required, self.quiet], &mut self.printer.borrow_mut());
+            RunEvent::Delivered { to, report, backlog, required } => {
+                after_run(to, report, *backlog, [*required, self.quiet], &mut self.printer.borrow_mut());
             }
             RunEvent::Pruned(Err(error)) => {
                 self.printer.borrow_mut().warning(format_args!("old runs could not be removed: {}", chain(error)));

@@ -6,10 +6,10 @@
 
 use crate::exit::Code;
 use crate::failure::Failure;
-use crate::show::escaped;
 use crate::stream::{BestEffort, Limited, STDERR};
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
+use lorchestra_core::text::{escaped, shortened};
 use std::fmt::{self, Display};
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
@@ -84,10 +84,10 @@ impl Printer {
     /// What went wrong, and the mend below it. Each is a line, whatever was typed into it.
     pub(crate) fn failure(&mut self, failure: &Failure) {
         self.flush();
-        let message = escaped(&failure.message);
+        let message = line(&failure.message);
         // Unknown package and job keep the words of the tool before this one, without a prefix.
         let prefix = if failure.bare { String::new() } else { format!("{BAD}error:{BAD:#} ") };
-        let mends: String = failure.mends.iter().map(|line| format!("  {}\n", escaped(line))).collect();
+        let mends: String = failure.mends.iter().map(|line| format!("  {}\n", shortened(&escaped(line), COMMAND))).collect();
         self.err(format_args!("{prefix}{message}\n{mends}"));
     }
 
@@ -158,7 +158,16 @@ fn out(writer: Box<dyn Write>) -> BufWriter<AutoStream<Box<dyn Write>>> {
     BufWriter::new(AutoStream::new(writer, AutoStream::choice(&io::stdout())))
 }
 
+/// Characters of a line on standard error: more than any message has, unless it repeats without end what somebody else wrote.
+const LONGEST: usize = 2000;
+/// Of a command to copy, which may have several paths in it: cut, it would be another command.
+const COMMAND: usize = 16_000;
+
 /// A text of lines for standard error, whatever paths and names are in it.
 fn lines(text: impl Display) -> String {
-    text.to_string().split('\n').map(escaped).collect::<Vec<_>>().join("\n")
+    text.to_string().split('\n').map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn line(text: &str) -> String {
+    shortened(&escaped(text), LONGEST)
 }

@@ -1,7 +1,7 @@
 //! Which directory or file is the root of it when the system refuses a path, and what mends that. Looks at the file system, at the
 //! moment of the message; [`crate::failure`] makes the message.
 
-use lorchestra_core::packages::catalog::problem::{path_text, shell};
+use lorchestra_core::text::{path_text, shell};
 use rustix::fs::{Access, access};
 use std::io::{Error, ErrorKind};
 use std::os::unix::fs::MetadataExt;

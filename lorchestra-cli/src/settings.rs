@@ -2,12 +2,12 @@
 //! of the environment and the home directory.
 
 use crate::args::Args;
-use crate::bigquery;
 use crate::config::{Config, JobConfig};
+use crate::destinations;
 use crate::exit::Code;
 use crate::failure::Failure;
 use directories::BaseDirs;
-use lorchestra_core::delivery::bigquery::BigQueryConfig;
+use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::packages::catalog::SearchDir;
 use lorchestra_core::plan::spec;
 use lorchestra_core::store::retention::Retention;
@@ -45,10 +45,10 @@ pub(crate) struct Settings {
     pub(crate) log_max: u64,
     /// Whether an event with a number that loses digits in 64 bits is refused.
     pub(crate) strict_numbers: bool,
-    /// The table that events go to; `None`: they stay in the store.
-    pub(crate) bigquery: Option<BigQueryConfig>,
-    /// Said once, before anything is delivered.
-    pub(crate) bigquery_warning: Option<String>,
+    /// Where events go besides the store.
+    pub(crate) destinations: Vec<DestinationConfig>,
+    /// Printed once, before anything is delivered.
+    pub(crate) destinations_warning: Option<String>,
     /// How long a run waits for the delivery of its last events.
     pub(crate) delivery_timeout: Duration,
     /// Policies by `package/job`.
@@ -105,7 +105,7 @@ impl Settings {
             }
         }
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let (bigquery, bigquery_warning) = bigquery::resolve(&config.bigquery, &variable, base.config_dir())?;
+        let (destinations, destinations_warning) = destinations::resolve(&config.destinations, &variable, base.config_dir())?;
         let state_home = base.state_dir().map_or_else(|| base.home_dir().join(".local/state"), PathBuf::from);
         let state_dir = config.state_dir.unwrap_or_else(|| state_home.join("lorchestra"));
         let default_state = base.home_dir().join(".local/state/lorchestra");
@@ -127,12 +127,12 @@ impl Settings {
                 logs: config.retention.logs.unwrap_or(default.logs),
                 payloads: config.retention.payloads.unwrap_or(default.payloads),
                 runs: config.retention.runs.unwrap_or(default.runs),
-                undelivered: bigquery.is_some(),
+                destinations: destinations.iter().map(|one| one.name().to_owned()).collect(),
             },
             strict_numbers: config.events.strict_numbers,
             log_max: config.logs.max.unwrap_or(lorchestra_core::run::log::DEFAULT_MAX),
-            bigquery,
-            bigquery_warning,
+            destinations,
+            destinations_warning,
             delivery_timeout: config.delivery.timeout.unwrap_or(DELIVERY),
             jobs: config.job,
             home: base.home_dir().to_owned(),

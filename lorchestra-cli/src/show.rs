@@ -1,11 +1,11 @@
 //! How values look to people: times, durations, parameters as flags.
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use lorchestra_core::packages::catalog::problem::path_text;
 use lorchestra_core::packages::catalog::{Package, SearchOutcome, Searched};
 use lorchestra_core::plan::value;
+use lorchestra_core::text::{escaped, one_line, path_text, printable};
 use lorchestra_plugin_api::def::ParamKind;
-use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest, printable};
+use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest};
 use std::time::Duration;
 
 /// RFC 3339 with whole seconds, from microseconds since 1970.
@@ -53,8 +53,8 @@ pub(crate) fn param_help(param: &ParamManifest) -> String {
     match &param.default {
         _ if param.is_required() => notes.push("[required]".to_owned()),
         serde_json::Value::Null | serde_json::Value::Bool(false) => {}
-        serde_json::Value::String(default) => notes.push(format!("[default: {}]", printable(default))),
-        other => notes.push(format!("[default: {other}]")),
+        serde_json::Value::String(default) => notes.push(format!("[default: {}]", one_line(default))),
+        other => notes.push(format!("[default: {}]", one_line(&other.to_string()))),
     }
     if let Some(instead) = &param.deprecated {
         notes.push(format!("[deprecated: {}]", one_line(instead)));
@@ -77,19 +77,8 @@ pub(crate) fn source_notes(job: &JobManifest) -> Vec<String> {
     ];
     let policy: Vec<String> = policy.into_iter().flatten().collect();
     let deprecated = job.deprecated.as_ref().map(|instead| format!("Deprecated: {}", one_line(instead)));
-    let policy = (!policy.is_empty()).then(|| format!("Unless told otherwise: {}", printable(&policy.join(", "))));
+    let policy = (!policy.is_empty()).then(|| format!("Unless told otherwise: {}", one_line(&policy.join(", "))));
     deprecated.into_iter().chain(policy).collect()
-}
-
-/// A plugin's text as one line.
-pub(crate) fn one_line(text: &str) -> String {
-    printable(text).split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// What a person typed, or a path, for a message: what could steer a terminal or break the line is escaped, so that it can be seen.
-pub(crate) fn escaped(text: &str) -> String {
-    let harmless = |c: char| printable(c.encode_utf8(&mut [0; 4])).len() == c.len_utf8() && c != '\n' && c != '\t';
-    text.chars().map(|c| if harmless(c) { c.to_string() } else { c.escape_default().to_string() }).collect()
 }
 
 /// An account's name beside other words: in quotes where it could not be told from them.
@@ -161,21 +150,6 @@ pub(crate) fn job_names(package: &Package) -> Vec<&str> {
     names
 }
 
-/// The first line of a job's message, which may be long; the whole of it is in the run's record.
-pub(crate) fn first_line(message: &str) -> String {
-    let mut lines = message.lines().map(str::trim).filter(|line| !line.is_empty());
-    let first = shortened(lines.next().unwrap_or_default(), 400);
-    if lines.next().is_some() { first + " …" } else { first }
-}
-
-/// The beginning of a text, and a sign that there was more.
-pub(crate) fn shortened(text: &str, characters: usize) -> String {
-    match text.char_indices().nth(characters) {
-        Some((end, _)) => format!("{} …", &text[..end]),
-        None => text.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,10 +160,5 @@ mod tests {
         let flows = "Extract mail: all of it.\n\nWrites one line a message.\n- a\n- b\n    code\n```\nx\ny\n```\n1. one\n2. two";
         assert_eq!(flowing(text), flows);
         assert_eq!(flowing(""), "");
-    }
-
-    #[test]
-    fn what_was_typed_is_seen_and_harmless() {
-        assert_eq!(escaped("a\u{1b}[2J\n\t\0\u{202e}\u{9b}ü\"'"), "a\\u{1b}[2J\\n\\t\\u{0}\\u{202e}\\u{9b}ü\"'");
     }
 }

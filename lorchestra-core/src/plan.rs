@@ -40,6 +40,7 @@ pub use retries::Retries;
 pub use spec::{Context, RequestedBy, RunSpec, SpecError};
 pub use window::Window;
 
+use crate::text::{nearest, quote, quote_json};
 use chrono::{DateTime, Utc};
 use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest};
@@ -204,13 +205,13 @@ fn settle(param: &ParamManifest, typed: &[&Given], now: DateTime<Utc>, mark: &Ma
         if let Some(last) = value::default_last(&param.name, param.kind, &param.default) {
             let at = last.at(mark.at, now).map_err(|why| value::unfit(&param.default, why));
             let at = at.map_err(|reason| vec![Fault::Default { flag: flag(), reason }])?;
-            let origin = format!("the default {} of {}", fault::quote_json(&param.default), flag());
+            let origin = format!("the default {} of {}", quote_json(&param.default), flag());
             return mark.settled(param, at, origin).map(Some).map_err(|fault| vec![fault]);
         }
         let default =
             value::default(param.into(), &param.default, now).map_err(|reason| vec![Fault::Default { flag: flag(), reason }])?;
         return match default {
-            Some(value) => Ok(Some(Settled::new(value, format!("the default {}", fault::quote_json(&param.default))))),
+            Some(value) => Ok(Some(Settled::new(value, format!("the default {}", quote_json(&param.default))))),
             // The start of the run, passed on: the job and the window see the same end.
             None if is_end(param) && param.name == "until" && param.optional => {
                 let start = value::parse(param.into(), "now", now);
@@ -327,7 +328,7 @@ impl Given {
     /// Flag and value, as they were typed.
     fn shown(&self, kind: ParamKind) -> String {
         let by_name = self.typed_as.starts_with("--param ");
-        let text = fault::quote(&self.text);
+        let text = quote(&self.text);
         if by_name {
             format!("{}={text}", printable_flag(&self.typed_as))
         } else if kind == ParamKind::Bool && (self.text == "true" || self.text == "false") {
@@ -341,14 +342,14 @@ impl Given {
 
 /// What was typed before the value, as it is where that is harmless and short.
 fn printable_flag(typed_as: &str) -> String {
-    let quoted = fault::quote(typed_as);
+    let quoted = quote(typed_as);
     if quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) == Some(typed_as) { typed_as.to_owned() } else { quoted }
 }
 
 fn unknown(package: &str, job: &JobManifest, given: &Given) -> Fault {
     let flags: Vec<String> = job.params.iter().map(ParamManifest::flag).collect();
     let typed_flag = given.name.replace('_', "-");
-    let mend = match fault::nearest(&typed_flag, flags.iter().map(String::as_str)) {
+    let mend = match nearest(&typed_flag, flags.iter().map(String::as_str)).first() {
         Some(flag) => format!("did you mean --{flag}?"),
         None if flags.is_empty() => "it takes none: leave it out".to_owned(),
         None => {
@@ -362,7 +363,7 @@ fn unknown(package: &str, job: &JobManifest, given: &Given) -> Fault {
     Fault::Unknown {
         typed: given.shown(ParamKind::String),
         job: format!("{package}/{}", job.name),
-        name: fault::quote(&given.name),
+        name: quote(&given.name),
         mend,
     }
 }

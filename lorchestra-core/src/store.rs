@@ -21,7 +21,7 @@ mod schema;
 
 pub use bookmark::{Bookmark, Moved};
 pub use event::{Event, EventFilter, Undelivered};
-pub use outbox::{Backlog, Batch, CIRCUIT, Circuit, NewBatch, OutRow, Settled, Was};
+pub use outbox::{Backlog, Batch, CIRCUIT, Circuit, NewBatch, OutRow, Outbox, Row, Settled, Stream, Was};
 pub use own::{EarlierAttempt, Started, Terminal};
 pub use run::{Attempt, AttemptEnd, NewRun, Run, RunEnd, RunFilter, RunState};
 

@@ -1,7 +1,224 @@
-//! Text for people: an error with its causes, in one line.
+//! Text for people: what is foreign (typed, read from a file, sent by a server, in a plugin's manifest) made harmless and short, names
+//! that were mistyped, errors with their causes. Pure; talks to nobody.
+//!
+//! Promises: no character that cannot be seen leaves [`printable`], [`one_line`], [`escaped`] and [`quote`], nor one that steers a terminal or
+//! reorders text, whatever Unicode version the terminal knows; and only [`shortened`] decides where a text is cut.
+
+use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory};
+use icu_properties::{CodePointMapData, CodePointSetData};
+use std::path::Path;
+
+/// Characters that are shown of a value in a message.
+const QUOTED: usize = 60;
+/// Characters that are shown of a line that is foreign as a whole: a message, a reason, the first line of a docstring.
+pub const LINE: usize = 400;
+/// Characters that are shown of a signature: a job with twenty parameters has a thousand.
+const SIGNATURE: usize = 2000;
+/// Characters that are shown of a path: more than any that a person made.
+const PATH: usize = 1000;
+
+/// Whether a character is something other than a visible mark or a space: a control, format (bidirectional marks, tags, soft hyphen),
+/// surrogate, private or unassigned character, a line or paragraph separator, or one that Unicode says to ignore (fillers, variation
+/// selectors). By its properties, not by a list: a list is out of date with the next attack.
+pub fn is_invisible(c: char) -> bool {
+    if c.is_ascii() {
+        return c.is_ascii_control();
+    }
+    use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator, PrivateUse, Surrogate, Unassigned};
+    let category = CodePointMapData::<GeneralCategory>::new().get(c);
+    matches!(category, Control | Format | Surrogate | PrivateUse | Unassigned | LineSeparator | ParagraphSeparator)
+        || CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
+}
+
+/// `text` without what is invisible, but for `\n` and `\t`. Everything that a plugin says of itself passes through here, or through one of
+/// the functions below, before a person sees it.
+pub fn printable(text: &str) -> String {
+    text.chars().filter(|&c| matches!(c, '\n' | '\t') || !is_invisible(c)).collect()
+}
+
+/// The same as one line, with single spaces, cut where it is longer than [`LINE`].
+pub fn one_line(text: &str) -> String {
+    one_line_of(text, LINE)
+}
+
+/// A job's signature as one line, which may be longer than others.
+pub fn signature(text: &str) -> String {
+    one_line_of(text, SIGNATURE)
+}
+
+fn one_line_of(text: &str, most: usize) -> String {
+    // What cannot be shown is not read to its end either.
+    let beginning = beginning(text, most * 16);
+    let line = printable(beginning).split_whitespace().collect::<Vec<_>>().join(" ");
+    let short = shortened(&line, most);
+    if beginning.len() < text.len() && !short.ends_with('…') { short + " …" } else { short }
+}
+
+/// The first line that is not empty, as [`one_line`] has it; with a sign where more lines follow.
+pub fn first_line(text: &str) -> String {
+    let mut lines = text.lines().filter(|line| !line.trim().is_empty());
+    let first = one_line(lines.next().unwrap_or_default());
+    if lines.next().is_some() && !first.ends_with('…') { first + " …" } else { first }
+}
+
+/// What a person typed, or a path, for a message: what is invisible, or would break the line, is escaped, so that it is seen.
+pub fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_invisible(c) { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
+}
+
+/// A value for a message: in double quotes, escaped, cut where it is long as it is shown.
+pub fn quote(text: &str) -> String {
+    let mut shown = String::from("\"");
+    let mut count = 0;
+    for c in text.chars() {
+        let escapes = c.escape_debug();
+        // Of a combining mark or a quote `escape_debug` knows; of what is invisible to this module it may not.
+        let part: String = if is_invisible(c) && escapes.len() == 1 { c.escape_unicode().collect() } else { escapes.collect() };
+        count += part.chars().count();
+        if count > QUOTED {
+            return shown + "\"…";
+        }
+        shown.push_str(&part);
+    }
+    shown + "\""
+}
+
+/// A JSON value for a message.
+pub fn quote_json(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::String(text) => quote(text),
+        other => {
+            let text = other.to_string();
+            if text.chars().count() > QUOTED { quote(&text) } else { printable(&text) }
+        }
+    }
+}
+
+/// The beginning of a text, and a sign that there was more. The one place where a text is cut.
+pub fn shortened(text: &str, characters: usize) -> String {
+    let start = beginning(text, characters);
+    if start.len() == text.len() { text.to_owned() } else { format!("{start} …") }
+}
+
+fn beginning(text: &str, characters: usize) -> &str {
+    text.char_indices().nth(characters).map_or(text, |(end, _)| &text[..end])
+}
+
+/// A path for a message: escaped, and cut; bytes that are not UTF-8 are replaced.
+pub fn path_text(path: &Path) -> String {
+    shortened(&whole_path(path), PATH)
+}
+
+/// A path as an argument of a shell command that is shown to be copied: never cut.
+pub fn shell(path: &Path) -> String {
+    let text = whole_path(path);
+    let plain = |c: char| c.is_alphanumeric() || "_./+-@%:,=~".contains(c);
+    if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
+fn whole_path(path: &Path) -> String {
+    escaped(&path.to_string_lossy())
+}
+
+/// The names that a mistyped one most likely means, best first.
+pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+    /// Below this they have little in common.
+    const LIKE: f64 = 0.8;
+    let mut scored: Vec<(f64, &str)> = known
+        .into_iter()
+        .map(|name| (strsim::jaro_winkler(typed, name), name))
+        .filter(|(likeness, _)| *likeness >= LIKE)
+        .collect();
+    scored.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+    scored.into_iter().map(|(_, name)| name).collect()
+}
 
 /// An error and its causes, in one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
     std::iter::successors(error.source(), |error| error.source())
         .fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every character that there is. What is dropped or escaped is exactly what the categories say, and nothing that the issue of invisible
+    /// text has been seen with is missed.
+    #[test]
+    fn no_invisible_character_passes_and_every_visible_one_does() {
+        let seen = "\u{ad}\u{61c}\u{180e}\u{200b}\u{200e}\u{2028}\u{2029}\u{202e}\u{2066}\u{feff}\u{fff9}\u{e0001}\u{e0041}\u{e007f}\
+                    \u{e000}\u{f0000}\u{10ffff}\u{378}\u{7f}\u{9b}\u{3164}\u{115f}\u{fe0f}\u{e0100}\u{34f}\u{0}\u{1b}";
+        assert!(seen.chars().all(is_invisible));
+        assert!("aZ0 ~\u{a0}äñ日本語Ωж€🙂́अक्षिไทย٣".chars().all(|c| !is_invisible(c)));
+        let mut dropped = 0;
+        for c in (0..=u32::from(char::MAX)).filter_map(char::from_u32) {
+            let text = format!("a{c}b");
+            let (printed, one, shown, quoted) = (printable(&text), one_line(&text), escaped(&text), quote(&text));
+            for out in [&one, &shown, &quoted] {
+                assert!(!out.chars().any(is_invisible), "{c:?}: {out:?}");
+            }
+            if is_invisible(c) && c != '\n' && c != '\t' {
+                dropped += 1;
+                assert_eq!(printed, "ab", "{c:?}");
+                assert!(shown.contains('\\') && quoted.contains('\\'), "{c:?}: {shown} {quoted}");
+            } else {
+                assert_eq!(printed, text);
+            }
+        }
+        assert!(dropped > 900_000, "most of the code space is private or unassigned: {dropped}");
+    }
+
+    #[test]
+    fn values_stay_on_their_line() {
+        assert_eq!(quote("-7d"), "\"-7d\"");
+        assert_eq!(quote("a\nb\u{1b}[31m\u{202e}"), r#""a\nb\u{1b}[31m\u{202e}""#);
+        let long = quote(&"ü".repeat(1000));
+        assert_eq!(long.chars().count(), QUOTED + 3);
+        assert!(long.ends_with("\"…"));
+        assert_eq!(escaped("a\u{1b}[2J\n\t\0\u{202e}\u{9b}ü\"'"), "a\\u{1b}[2J\\n\\t\\u{0}\\u{202e}\\u{9b}ü\"'");
+    }
+
+    #[test]
+    fn a_foreign_text_stays_on_its_line() {
+        assert_eq!(printable("a\u{1b}[31mb\r\n\tc\u{202e}d\u{9b}e"), "a[31mb\n\tcde");
+        assert_eq!(one_line(" Which\tmailbox \u{1b}[31m.\nMore. "), "Which mailbox [31m. More.");
+        assert_eq!(first_line("\n Which\tmailbox.\nMore."), "Which mailbox. …");
+        assert_eq!(first_line("\n Which\tmailbox.\n\n"), "Which mailbox.");
+        assert_eq!(first_line(""), "");
+        for long in ["x".repeat(1 << 20), "\u{200b}".repeat(1 << 20), "x y ".repeat(1 << 20)] {
+            let line = one_line(&long);
+            assert!(line.chars().count() <= LINE + 2 && line.ends_with('…'), "{line}");
+            assert!(first_line(&format!("{long}\n{long}")).chars().count() <= LINE + 2);
+        }
+    }
+
+    #[test]
+    fn a_path_in_a_command_is_one_word() {
+        for (path, word) in [
+            ("/home/anna/lib-x_1.so", "/home/anna/lib-x_1.so"),
+            ("/home/Änne/x.so", "/home/Änne/x.so"),
+            ("/a b/x.so", "'/a b/x.so'"),
+            ("/a;rm -rf $HOME", "'/a;rm -rf $HOME'"),
+            ("/it's", "'/it'\\''s'"),
+            ("", "''"),
+        ] {
+            assert_eq!(shell(Path::new(path)), word);
+        }
+        assert!(!shell(Path::new("/a\n\u{1b}b")).contains(['\n', '\u{1b}']));
+    }
+
+    #[test]
+    fn the_nearest_name() {
+        let known = ["account", "since", "source", "until", "page_size"];
+        for (typed, meant) in [("accuont", "account"), ("acc", "account"), ("pagesize", "page_size"), ("untill", "until")] {
+            assert_eq!(nearest(typed, known).first(), Some(&meant), "{typed}");
+        }
+        assert!(nearest("colour", known).is_empty());
+        assert!(nearest("", known).is_empty());
+    }
 }

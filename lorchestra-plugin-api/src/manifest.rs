@@ -37,11 +37,14 @@ pub const HEADER_LEN: usize = 16;
 /// The longest JSON accepted, in bytes.
 pub const MAX_JSON: usize = 1 << 20;
 
+/// The longest version of a package, in bytes.
+pub const MAX_VERSION: usize = 128;
+
 /// Slow, and usable while a plugin compiles; the reader has crc32fast for the same sum.
 const CRC: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC);
 
-/// A manifest as the host reads it: strings are the author's own and may hold control characters (see
-/// [`printable`]).
+/// A manifest as the host reads it: names are short and harmless, other strings are the author's
+/// own and may hold anything: a host cuts them and removes what steers a terminal before it shows them.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(expecting = "a manifest")]
 pub struct Manifest {
@@ -114,7 +117,7 @@ pub struct ValueManifest {
 fn kind_by_name<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<ParamKind, D::Error> {
     let name = String::deserialize(deserializer)?;
     ParamKind::from_name(&name)
-        .ok_or_else(|| serde::de::Error::custom(format!("a parameter of kind {name:?}, which this host does not know")))
+        .ok_or_else(|| serde::de::Error::custom(format!("a parameter of kind {}, which this host does not know", quoted(&name))))
 }
 
 /// Why the bytes of a section are not a manifest.
@@ -185,7 +188,7 @@ impl Manifest {
     /// Reads a whole section. Bytes after the JSON (a linker's padding) are ignored.
     pub fn from_section(bytes: &[u8]) -> Result<Self, ManifestError> {
         let manifest: Self = read_json(bytes)?;
-        check_names(&manifest.package, manifest.jobs.iter().map(|job| job.name.as_str()))?;
+        check_names(&manifest.package, &manifest.version, manifest.jobs.iter().map(|job| job.name.as_str()))?;
         for job in &manifest.jobs {
             check_params(&job.name, job.params.iter().map(|param| (&*param.name, param.kind, param.repeated, &*param.values)))?;
         }
@@ -217,9 +220,13 @@ fn read_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ManifestError
     serde_json::from_str(json).map_err(|e| ManifestError::Json(e.to_string()))
 }
 
-fn check_names<'a>(package: &str, jobs: impl Iterator<Item = &'a str>) -> Result<(), ManifestError> {
+fn check_names<'a>(package: &str, version: &str, jobs: impl Iterator<Item = &'a str>) -> Result<(), ManifestError> {
     if !is_name(package) {
         return Err(bad_name("package", package));
+    }
+    if version.len() > MAX_VERSION {
+        let why = format!("the version {} has {} bytes; at most {MAX_VERSION} are allowed", quoted(version), version.len());
+        return Err(ManifestError::Name(why));
     }
     let mut seen = BTreeSet::new();
     for job in jobs {
@@ -291,7 +298,16 @@ fn flag_of(name: &str) -> Cow<'_, str> {
 }
 
 fn bad_name(what: &str, name: &str) -> ManifestError {
-    ManifestError::Name(format!("the {what} name {name:?} is not of the form [a-z][a-z0-9_-]*, at most 64 long"))
+    ManifestError::Name(format!("the {what} name {} is not of the form [a-z][a-z0-9_-]*, at most 64 long", quoted(name)))
+}
+
+/// The beginning of what should have been short.
+fn quoted(text: &str) -> String {
+    const SHOWN: usize = 64;
+    match text.char_indices().nth(SHOWN) {
+        None => format!("{text:?}"),
+        Some((end, _)) => format!("{:?}…", &text[..end]),
+    }
 }
 
 impl JobManifest {
@@ -333,17 +349,6 @@ pub const fn is_name(name: &str) -> bool {
         i += 1;
     }
     true
-}
-
-/// `text` without what could steer a terminal: control characters other than `\n` and `\t`, and the marks that reorder
-/// text. Everything a plugin says of itself passes through here before a person sees it.
-pub fn printable(text: &str) -> String {
-    text.chars()
-        .filter(|&c| {
-            let reorders = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-            c == '\n' || c == '\t' || !(c.is_control() || reorders)
-        })
-        .collect()
 }
 
 // ---- writing, at compile time -------------------------------------------------------------------------------------

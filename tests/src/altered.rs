@@ -172,3 +172,26 @@ fn number(bytes: &[u8], at: usize) -> usize {
     let bytes: [u8; 8] = bytes[at..at + 8].try_into().expect("eight bytes");
     usize::try_from(u64::from_le_bytes(bytes)).expect("a place in a file")
 }
+
+/// A library whose manifest is what `change` makes of it, however long: it lies behind what was the file's end.
+pub fn rewritten(library: &[u8], change: impl FnOnce(&mut serde_json::Value)) -> Vec<u8> {
+    const HEADER_LEN: usize = 64;
+    let mut bytes = library.to_vec();
+    let (at, len) = manifest_at(&bytes);
+    let mut json = serde_json::from_slice(&bytes[at + HEADER..at + HEADER + len]).expect("a manifest");
+    change(&mut json);
+    let json = serde_json::to_vec(&json).expect("JSON");
+    let (end, size) = (bytes.len() as u64, (HEADER + json.len()) as u64);
+    let mut section = bytes[at..at + 8].to_vec();
+    section.extend_from_slice(&u32::try_from(json.len()).expect("a length").to_le_bytes());
+    section.extend_from_slice(&crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC).checksum(&json).to_le_bytes());
+    section.extend_from_slice(&json);
+    bytes.extend_from_slice(&section);
+    // The section headers, each with its offset and size.
+    let (start, count) = (number(&bytes, 0x28), usize::from(u16::from_le_bytes([bytes[0x3c], bytes[0x3d]])));
+    let mut headers = (0..count).map(|n| start + HEADER_LEN * n);
+    let header = headers.find(|header| number(&bytes, header + 24) == at).expect("the header of the manifest's section");
+    bytes[header + 24..header + 32].copy_from_slice(&end.to_le_bytes());
+    bytes[header + 32..header + 40].copy_from_slice(&size.to_le_bytes());
+    bytes
+}

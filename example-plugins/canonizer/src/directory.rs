@@ -30,10 +30,12 @@ impl Directory {
         }
         let Some(account) = self.accounts.get_mut(&post.account) else { return };
         note(&mut account.channels, &post.channel.id, post.channel.name.as_deref());
+        // Of guests and people of other workspaces only their own messages say who they are.
+        if let Some(id) = &post.raw.user {
+            note(&mut account.users, id, post.raw.user_profile.as_ref().and_then(profile_name));
+        }
         if let Some(user) = &post.user {
             note(&mut account.users, &user.id, user.name.as_deref());
-        } else if let Some(id) = &post.raw.user {
-            note(&mut account.users, id, post.raw.user_profile.as_ref().and_then(profile_name));
         }
     }
 

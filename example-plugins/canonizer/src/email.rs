@@ -20,7 +20,7 @@ use crate::mime::{Body, Part, Refusal};
 use crate::record::{Content, Record};
 use body_lists::BodyLists;
 use lorchestra_plugin_api::chrono::{DateTime, FixedOffset, SecondsFormat, Utc};
-use mail_parser::decoders::html::html_to_text;
+use package_support::html;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -261,16 +261,15 @@ fn truncated(mut text: String, media_type: &MediaType, max: usize) -> (String, b
 
 /// The first words, as a list of messages shows them. `snippet` is what Gmail shows, for messages without a text.
 fn preview(lists: &BodyLists<'_>, values: &BTreeMap<String, EmailBodyValue>, snippet: Option<&str>) -> String {
-    let shown = lists.text.iter().find_map(|part| Some((*part, values.get(part.part_id.as_ref()?)?)));
-    let text = match (shown, snippet) {
-        (Some((_, value)), Some(snippet)) if value.value.is_empty() => html_to_text(snippet),
-        (None, Some(snippet)) => html_to_text(snippet),
-        (None, None) => return String::new(),
-        (Some((part, value)), _) => {
-            let start = &value.value[..value.value.floor_char_boundary(PREVIEW_SOURCE)];
-            if part.media_type == "text/html" { html_to_text(start) } else { start.to_owned() }
-        }
+    let text_of = |part: &&EmailBodyPart| {
+        let value = &values.get(part.part_id.as_ref()?)?.value;
+        let start = &value[..value.floor_char_boundary(PREVIEW_SOURCE)];
+        let text = if part.media_type == "text/html" { html::text(start) } else { start.to_owned() };
+        Some(text).filter(|text| text.contains(|c: char| !c.is_whitespace() && !c.is_control()))
     };
+    // Many programs leave the plain alternative empty.
+    let shown = lists.text.iter().chain(&lists.html).find_map(text_of);
+    let Some(text) = shown.or_else(|| snippet.map(html::text)) else { return String::new() };
     let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
     let mut preview = String::new();
     for word in words {

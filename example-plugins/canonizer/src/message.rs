@@ -2,13 +2,13 @@
 //!
 //! - `id` is `slack:<account>:<channel>:<ts>`: the same in every run. `thread_id` is the `id` of the first message of its thread;
 //!   of a message that nobody replied to, its own.
-//! - `text` is plain text for people and search, `raw_text` what Slack has. Where a bot left that empty, `text` is made of its
-//!   blocks.
+//! - `text` is plain text for people and search, `raw_text` what Slack has. Lines of blocks that are not in it follow it.
 //! - A deleted message keeps nothing but that it was there.
 
 use crate::directory::Directory;
 use crate::slack::mrkdwn::{self, Names};
 use crate::slack::{Attachment, File, MessageKind, Post, Profile};
+use lorchestra_plugin_api::serde_json::Value;
 use serde::Serialize;
 
 /// The object.
@@ -49,6 +49,8 @@ struct Sender {
 struct SharedFile {
     id: Option<String>,
     name: Option<String>,
+    /// What it is called where it is shown, if that is not its name.
+    title: Option<String>,
     media_type: Option<String>,
     /// Bytes.
     size: Option<u64>,
@@ -84,7 +86,8 @@ impl Message {
         // Nothing of what was said, whatever Slack still tells of it.
         let raw = if deleted { post.raw.emptied() } else { post.raw };
         let said = raw.text.as_deref().filter(|text| !text.is_empty()).map(|text| mrkdwn::plain(text, &names));
-        let text = said.or_else(|| Some(mrkdwn::of_blocks(raw.blocks.as_ref()?, &names))).unwrap_or_default();
+        let blocks = raw.blocks.as_ref().map(|blocks| mrkdwn::of_blocks(blocks, &names));
+        let text = mrkdwn::with_blocks(said.unwrap_or_default(), blocks.as_deref().unwrap_or_default());
         Self {
             id,
             source: "slack",
@@ -99,7 +102,7 @@ impl Message {
             deleted,
             text,
             raw_text: raw.text,
-            files: raw.files.into_iter().flatten().map(shared).collect(),
+            files: raw.files.unwrap_or_else(|| raw.file.into_iter().collect()).into_iter().map(shared).collect(),
             attachments: raw.attachments.into_iter().flatten().map(|attachment| shown(attachment, &names)).collect(),
             reactions: raw.reactions.into_iter().flatten().filter(|reaction| !reaction.name.is_empty()).map(reactions).collect(),
         }
@@ -134,6 +137,7 @@ pub(crate) fn profile_name(profile: &Profile) -> Option<&str> {
 fn shared(file: File) -> SharedFile {
     SharedFile {
         id: file.id,
+        title: file.title.clone().filter(|title| file.name.as_ref().is_some_and(|name| name != title)),
         name: file.name.or(file.title),
         media_type: file.mimetype,
         size: file.size,
@@ -143,13 +147,26 @@ fn shared(file: File) -> SharedFile {
 }
 
 fn shown(attachment: Attachment, names: &impl Names) -> Shown {
-    let text: Vec<String> = [attachment.pretext, attachment.text]
+    let said = |text: Option<String>| text.filter(|text| !text.is_empty()).map(|text| mrkdwn::plain(&text, names));
+    let mut lines: Vec<String> = [said(attachment.pretext), said(attachment.text)].into_iter().flatten().collect();
+    for field in attachment.fields.into_iter().flatten() {
+        match (said(field.title), said(field.value)) {
+            (Some(title), Some(value)) => lines.push(format!("{title}: {value}")),
+            (one, other) => lines.extend(one.or(other)),
+        }
+    }
+    let blocks: Vec<String> = [attachment.blocks, attachment.message_blocks.as_ref().map(blocks_of_messages)]
         .into_iter()
         .flatten()
-        .filter(|text| !text.is_empty())
-        .map(|text| mrkdwn::plain(&text, names))
+        .map(|blocks| mrkdwn::of_blocks(&blocks, names))
         .collect();
-    let text = if text.is_empty() { attachment.fallback.map(|text| mrkdwn::plain(&text, names)) } else { Some(text.join("\n")) };
+    let text = mrkdwn::with_blocks(lines.join("\n"), &blocks.join("\n"));
+    // Made by Slack of the rest, for clients that show no attachments.
+    let text = if text.is_empty() { said(attachment.fallback) } else { Some(text) };
+    let text = match (text, said(attachment.footer)) {
+        (Some(text), Some(footer)) => Some(format!("{text}\n{footer}")),
+        (text, footer) => text.or(footer),
+    };
     Shown {
         title: attachment.title.map(|title| mrkdwn::plain(&title, names)),
         text,
@@ -157,6 +174,12 @@ fn shown(attachment: Attachment, names: &impl Names) -> Shown {
         url: attachment.title_link.or(attachment.from_url).or(attachment.original_url),
         image_url: attachment.image_url,
     }
+}
+
+/// `[{"message": {"blocks": […]}}]`.
+fn blocks_of_messages(messages: &Value) -> Value {
+    let blocks = |one: &Value| one.pointer("/message/blocks").cloned();
+    Value::Array(messages.as_array().into_iter().flatten().filter_map(blocks).collect())
 }
 
 fn reactions(reaction: crate::slack::Reaction) -> Reactions {

@@ -79,9 +79,10 @@ impl Limits {
 }
 
 impl<'a> Part<'a> {
-    /// Takes a message apart. Any bytes are a message: without a header all is text, a multipart without its boundary is
+    /// Takes a message apart, from its first field on (see [`package_support::header`]). Any bytes are a message: without a header all is text, a multipart without its boundary is
     /// text, and one that is cut off ends where the bytes end.
     pub(crate) fn parse(raw: &'a [u8]) -> Result<Self, Refusal> {
+        let raw = &raw[package_support::header::start(raw)..];
         part(raw, &MediaType::text_plain(), 0, &mut Limits::default())
     }
 }

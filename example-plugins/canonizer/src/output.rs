@@ -8,12 +8,9 @@
 use crate::kind::Kind;
 use lorchestra_plugin_api::{serde_json, tracing};
 use serde::Serialize;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
-use std::time::Duration;
 use tempfile::NamedTempFile;
 
 /// Names of unfinished files: `.<name>.<random>.unfinished`.
@@ -100,20 +97,13 @@ fn line(writer: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
     writer.write_all(b"\n")
 }
 
-/// Waits a moment, not longer: a run that is just ending, or a process that was just started and still has our files open,
-/// gives the lock back at once; a run at work keeps it for long.
 fn lock(path: &Path) -> Result<File, OutputError> {
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
-    let file = file.map_err(|source| failed(path, "opening it", source))?;
-    for wait in [0, 10, 40, 150, 300] {
-        sleep(Duration::from_millis(wait));
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) => {}
-            Err(TryLockError::Error(source)) => return Err(failed(path, "locking it", source)),
-        }
+    let file = package_support::lock::open(path).map_err(|source| failed(path, "opening it", source))?;
+    match package_support::lock::acquire(&file) {
+        Ok(true) => Ok(file),
+        Ok(false) => Err(OutputError::Busy(path.to_owned())),
+        Err(source) => Err(failed(path, "locking it", source)),
     }
-    Err(OutputError::Busy(path.to_owned()))
 }
 
 /// Under the lock, so that whoever wrote them is dead.

@@ -43,6 +43,8 @@ pub(crate) struct Raw {
     pub(crate) blocks: Option<Value>,
     pub(crate) edited: Option<Edited>,
     pub(crate) files: Option<Vec<File>>,
+    /// The one file of a message of before 2018.
+    pub(crate) file: Option<File>,
     pub(crate) attachments: Option<Vec<Attachment>>,
     pub(crate) reactions: Option<Vec<Reaction>>,
     /// Of `message_deleted`.
@@ -91,6 +93,19 @@ pub(crate) struct Attachment {
     pub(crate) from_url: Option<String>,
     pub(crate) original_url: Option<String>,
     pub(crate) image_url: Option<String>,
+    pub(crate) fields: Option<Vec<Field>>,
+    pub(crate) blocks: Option<Value>,
+    /// Blocks of a message that was shared.
+    pub(crate) message_blocks: Option<Value>,
+    pub(crate) footer: Option<String>,
+}
+
+/// A line of an attachment's table.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Field {
+    pub(crate) title: Option<String>,
+    pub(crate) value: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

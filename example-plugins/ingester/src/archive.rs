@@ -10,12 +10,10 @@ use base64::engine::general_purpose::{GeneralPurpose, STANDARD};
 use lorchestra_plugin_api::{serde_json, tracing};
 use serde::{Serialize, Serializer};
 use std::collections::HashSet;
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
-use std::time::Duration;
 
 /// How each line starts: the key is found without reading the line.
 const LINE_START: &[u8] = br#"{"sha256":""#;
@@ -174,20 +172,12 @@ impl Archive {
     }
 }
 
-/// Waits a moment, not longer: a run that is just ending, or a process that was just started and still has our files open,
-/// gives the lock back at once; a run at work keeps it for hours.
 fn lock(file: &File, path: &Path) -> Result<(), ArchiveError> {
-    for wait in [0, 10, 40, 150, 300] {
-        sleep(Duration::from_millis(wait));
-        match file.try_lock() {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::WouldBlock) => {}
-            Err(TryLockError::Error(source)) => {
-                return Err(ArchiveError::Io { path: path.to_owned(), doing: "locking it", source });
-            }
-        }
+    match package_support::lock::acquire(file) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(ArchiveError::Busy(path.to_owned())),
+        Err(source) => Err(ArchiveError::Io { path: path.to_owned(), doing: "locking it", source }),
     }
-    Err(ArchiveError::Busy(path.to_owned()))
 }
 
 /// Cuts off what stands behind the last line end. Answers with how many bytes that were.

@@ -24,7 +24,6 @@ mod roots;
 mod server;
 mod slack;
 mod source;
-mod whole;
 mod window;
 
 pub use gmail::extract_gmail;

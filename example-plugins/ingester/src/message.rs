@@ -3,9 +3,10 @@
 //! mail-parser reads the values; the fields are cut out here first, one by one. Its own walk over a header lets a damaged
 //! field (a date that ends in `UT`, for one) swallow the field behind it.
 
-use lorchestra_plugin_api::chrono::{DateTime, FixedOffset, Month, NaiveDate, TimeDelta, Timelike, Utc, Weekday};
+use lorchestra_plugin_api::chrono::{DateTime, Utc};
 use mail_parser::HeaderValue;
 use mail_parser::parsers::MessageStream;
+use package_support::{date, encoded_word, header as header_start};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Bytes from the start of a message in which its header is looked for. Mail servers refuse headers of half of this.
@@ -29,9 +30,7 @@ impl Summary {
         Self {
             message_id: parsed(header, "Message-ID", |s| s.parse_id())
                 .and_then(|v| Some(v.as_text_list()?.first()?.clone().into_owned())),
-            date: strict_date(header)
-                .or_else(|| Some(loose_date(&String::from_utf8(field(header, "Date")?).ok()?)?.to_utc()))
-                .or_else(|| utc(&parsed(header, "Date", |s| s.parse_date())?)),
+            date: field(header, "Date").and_then(|value| catch_unwind(|| date::parse(&value)).ok()?).map(|date| date.to_utc()),
             labels: parsed(header, "X-Gmail-Labels", |s| s.parse_unstructured())
                 .and_then(|v| Some(split_labels(v.as_text()?)))
                 .unwrap_or_default(),
@@ -39,8 +38,9 @@ impl Summary {
     }
 }
 
-/// The lines up to the first empty one.
+/// The lines from the first field up to the first empty line.
 fn header(raw: &[u8]) -> &[u8] {
+    let raw = &raw[header_start::start(raw)..];
     let raw = &raw[..raw.len().min(MAX_HEADER)];
     let mut end = 0;
     for line in raw.split_inclusive(|&b| b == b'\n') {
@@ -81,52 +81,8 @@ fn parsed(
     name: &str,
     parse: for<'x> fn(&mut MessageStream<'x>) -> HeaderValue<'x>,
 ) -> Option<HeaderValue<'static>> {
-    let value = field(header, name)?;
+    let value = encoded_word::normalize(&field(header, name)?).into_owned();
     catch_unwind(AssertUnwindSafe(|| parse(&mut MessageStream::new(&value)).into_owned())).ok()
-}
-
-/// A date that mail-parser could read, if it is one: the parser also lets the 31st of February pass.
-fn utc(value: &HeaderValue<'_>) -> Option<DateTime<Utc>> {
-    let date = value.as_datetime()?;
-    if !(1..=9999).contains(&date.year) {
-        return None;
-    }
-    let local = NaiveDate::from_ymd_opt(date.year.into(), date.month.into(), date.day.into())?.and_hms_opt(
-        date.hour.into(),
-        date.minute.into(),
-        date.second.into(),
-    )?;
-    let offset = TimeDelta::minutes(i64::from(date.tz_hour) * 60 + i64::from(date.tz_minute));
-    let utc = if date.tz_before_gmt { local.checked_add_signed(offset) } else { local.checked_sub_signed(offset) }?;
-    Some(utc.and_utc())
-}
-
-/// A date as RFC 5322 has it. mail-parser takes much more, but not all of this: no seconds before a zone of letters.
-fn strict_date(header: &[u8]) -> Option<DateTime<Utc>> {
-    let value = String::from_utf8(field(header, "Date")?).ok()?;
-    // No part of a second: that is how chrono keeps a leap second, and then writes it as `:60`.
-    DateTime::parse_from_rfc2822(value.trim()).ok()?.to_utc().with_nanosecond(0)
-}
-
-/// As many programs write dates: without a zone, with names in full, or in the order of C's `asctime`. Put into the order of RFC 5322.
-fn loose_date(text: &str) -> Option<DateTime<FixedOffset>> {
-    let is_month = |word: &str| word.parse::<Month>().is_ok();
-    let mut words: Vec<&str> =
-        text.split(|c: char| c.is_ascii_whitespace() || c == ',').filter(|word| !word.is_empty()).collect();
-    if words.first().is_some_and(|word| word.parse::<Weekday>().is_ok()) {
-        words.remove(0);
-    }
-    let is_zone = |word: &str| word.starts_with(['+', '-']) || word.bytes().all(|b| b.is_ascii_alphabetic());
-    let (day, month, year, time, zone) = match words[..] {
-        [day, month, year, time] if is_month(month) => (day, month, year, time, "+0000"),
-        [day, month, year, time, zone] if is_month(month) => (day, month, year, time, zone),
-        [month, day, time, year] if is_month(month) => (day, month, year, time, "+0000"),
-        [month, day, time, zone, year] if is_month(month) && is_zone(zone) => (day, month, year, time, zone),
-        [month, day, time, year, zone] if is_month(month) => (day, month, year, time, zone),
-        _ => return None,
-    };
-    // Names of months are ASCII here.
-    DateTime::parse_from_rfc2822(&format!("{day} {} {year} {time} {zone}", &month[..3])).ok()?.with_nanosecond(0)
 }
 
 /// Splits at commas, except inside double quotes: Gmail puts a label with a comma between them.

@@ -2,7 +2,7 @@
 //! to the network only. [`reading`] takes the messages out.
 //!
 //! ```text
-//! Server ─► link (socket: cancellation, patience, budget) ─► tls ─► login ─► session ─► folders ─► reading ◄─► bookmarks
+//! Server ─► link (socket: cancellation, patience, budget) ─► tls ─► tolerant ─► login ─► session ─► folders ─► reading ◄─► bookmarks
 //! ```
 //!
 //! The client is blocking. What makes it stop for a cancelled run, a server that is silent, or one that sends without end is the
@@ -16,6 +16,7 @@ mod login;
 mod reading;
 mod requests;
 mod tls;
+mod tolerant;
 mod utf7;
 
 pub(crate) use error::ServerError;

@@ -12,11 +12,10 @@ use crate::stream::{Stream, Taken};
 use lorchestra_plugin_api::serde_json::{self, value::RawValue};
 use lorchestra_plugin_api::tracing;
 use std::collections::HashMap;
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// The state in a file of its own, for the tap.
@@ -388,20 +387,13 @@ fn failed(path: &Path, doing: &'static str, source: io::Error) -> ArchiveError {
     ArchiveError::Io { path: path.to_owned(), doing, source }
 }
 
-/// Waits a moment, not longer: a run that is just ending, or a process that was just started and still has our files open,
-/// gives the lock back at once; a run at work keeps it for hours.
 fn lock(path: &Path) -> Result<File, ArchiveError> {
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
-    let file = file.map_err(|source| failed(path, "opening it", source))?;
-    for wait in [0, 10, 40, 150, 300] {
-        sleep(Duration::from_millis(wait));
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) => {}
-            Err(TryLockError::Error(source)) => return Err(failed(path, "locking it", source)),
-        }
+    let file = package_support::lock::open(path).map_err(|source| failed(path, "opening it", source))?;
+    match package_support::lock::acquire(&file) {
+        Ok(true) => Ok(file),
+        Ok(false) => Err(ArchiveError::Busy(path.parent().unwrap_or(path).to_owned())),
+        Err(source) => Err(failed(path, "locking it", source)),
     }
-    Err(ArchiveError::Busy(path.parent().unwrap_or(path).to_owned()))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use lorchestra_plugin_api::chrono::{DateTime, SecondsFormat, Utc};
 use lorchestra_plugin_api::serde_json;
-use mail_parser::decoders::html::html_to_text;
+use package_support::html;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -57,6 +57,8 @@ struct Email {
     body_values: BTreeMap<String, BodyValue>,
     #[serde(default)]
     text_body: Vec<Part>,
+    #[serde(default)]
+    html_body: Vec<Part>,
     sent_at: Option<DateTime<Utc>>,
     received_at: Option<DateTime<Utc>>,
     from: Option<Vec<Address>>,
@@ -123,16 +125,21 @@ impl Document {
     fn of_email(mut email: Email) -> Self {
         let mut body = String::new();
         let mut is_cut = false;
-        for part in &email.text_body {
-            let Some(value) = part.part_id.as_ref().and_then(|id| email.body_values.remove(id)) else { continue };
-            let text = if part.media_type == "text/html" {
-                // Markup is longer than its text.
-                let html = &value.value[..value.value.floor_char_boundary(4 * MAX_BODY)];
-                html_to_text(html)
-            } else {
-                value.value
-            };
-            is_cut |= add(&mut body, &text);
+        // Many programs leave the plain alternative empty.
+        for parts in [&email.text_body, &email.html_body] {
+            for part in parts {
+                let Some(value) = part.part_id.as_ref().and_then(|id| email.body_values.remove(id)) else { continue };
+                let text = if part.media_type == "text/html" {
+                    // Markup is longer than its text.
+                    html::text(&value.value[..value.value.floor_char_boundary(4 * MAX_BODY)])
+                } else {
+                    value.value
+                };
+                is_cut |= add(&mut body, &text);
+            }
+            if !body.trim().is_empty() {
+                break;
+            }
         }
         for name in email.attachments.iter().filter_map(|attachment| attachment.name.as_ref()) {
             is_cut |= add(&mut body, name);
@@ -227,6 +234,16 @@ mod tests {
         let message = Document::parse(message.to_string().as_bytes()).unwrap();
         assert_eq!((message.kind, &*message.sender, &*message.title), ("message", "bert", "#general"));
         assert_eq!(message.body, "hello\nplan.png\nNews\nof today");
+    }
+
+    #[test]
+    fn html_is_indexed_where_the_plain_text_is_empty() {
+        let email = json!({
+            "id": "m1", "textBody": [{"partId": "1", "type": "text/plain"}], "htmlBody": [{"partId": "2", "type": "text/html"}],
+            "bodyValues": {"1": {"value": " \n"}, "2": {"value": "<div>Your payment of 4711</div><div>was received</div>"}},
+        });
+        let email = Document::parse(email.to_string().as_bytes()).unwrap();
+        assert!(email.body.ends_with("Your payment of 4711\nwas received"), "{}", email.body);
     }
 
     #[test]

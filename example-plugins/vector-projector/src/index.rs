@@ -12,12 +12,11 @@ use crate::embedding::{BODY, Embedding, Vector};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 use std::ffi::OsStr;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
 use std::time::Duration;
 
 mod sources;
@@ -406,19 +405,12 @@ fn as_limit(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-/// Waits a moment, not longer: a run that is just ending, or a process that was just started and still has our files open,
-/// gives the lock back at once; a run at work keeps it for long.
 fn lock(lock: &Path, index: &Path) -> Result<File, IndexError> {
     let failed = |doing| move |source| IndexError::Io { path: lock.to_owned(), doing, source };
-    let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(lock);
-    let file = opened.map_err(failed("opening it"))?;
-    for wait in [0, 10, 40, 150, 300] {
-        sleep(Duration::from_millis(wait));
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) => {}
-            Err(TryLockError::Error(source)) => return Err(failed("locking it")(source)),
-        }
+    let file = package_support::lock::open(lock).map_err(failed("opening it"))?;
+    if package_support::lock::acquire(&file).map_err(failed("locking it"))? {
+        Ok(file)
+    } else {
+        Err(IndexError::Busy(index.to_owned()))
     }
-    Err(IndexError::Busy(index.to_owned()))
 }

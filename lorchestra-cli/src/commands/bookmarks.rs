@@ -14,8 +14,8 @@ use lorchestra_core::packages::catalog::{Catalog, Lookup};
 use lorchestra_core::plan::{self, last};
 pub(super) use lorchestra_core::store::bookmark::Key;
 use lorchestra_core::store::{Bookmark, Store};
+use lorchestra_core::text::printable;
 use lorchestra_plugin_api::def::ParamKind;
-use lorchestra_plugin_api::manifest::printable;
 use serde_json::json;
 
 pub(super) fn run(

@@ -1,46 +1,42 @@
-//! Delivery as a person sees it: started beside a run, finished after it, `events flush`, `events setup`.
+//! Delivery as a person sees it: started beside a run, finished after it, and `events flush`. One line for each destination that has something
+//! to report.
 
+use super::setup::blocking;
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::printer::Printer;
 use crate::settings::Settings;
-use lorchestra_core::delivery::bigquery::{BigQuery, BigQueryConfig, setup};
-use lorchestra_core::delivery::{Destination, Live, Refusal, Report, Request, Resend, Trouble};
+use lorchestra_core::delivery::{Deliveries, Destination, DestinationConfig, Refusal, Report, Request, Resend, Trouble};
 use lorchestra_core::host::signals::Signals;
 use lorchestra_core::host::state::StateDir;
-use lorchestra_core::plan::duration;
 use lorchestra_core::store::{Backlog, Store, StoreError};
 use lorchestra_core::text::chain;
 use std::time::Duration;
 
 /// How long `events flush` tries.
 const FLUSH: Duration = Duration::from_secs(60);
-/// How long `events setup` waits for its row to show.
-const PROBE: Duration = Duration::from_secs(180);
 
-/// The table, or what to set.
-pub(super) fn table(settings: &Settings) -> Result<&BigQueryConfig, Failure> {
-    settings.bigquery.as_ref().ok_or_else(|| {
-        Failure::new(Code::Config, "no BigQuery table is named: events stay in the store")
-            .mend("set BQ_EVENTS_DATASET and BQ_EVENTS_TABLE, or [bigquery] in config.toml")
-            .mend("docs/bigquery.md: set-up in five minutes")
-    })
+/// The destinations that are configured, or only the one with this name; or what to configure.
+pub(super) fn chosen<'a>(settings: &'a Settings, name: Option<&str>) -> Result<Vec<&'a DestinationConfig>, Failure> {
+    let chosen: Vec<_> = settings.destinations.iter().filter(|to| name.is_none_or(|name| name == to.name())).collect();
+    if !chosen.is_empty() {
+        return Ok(chosen);
+    }
+    let what = match name {
+        Some(name) => format!("the destination {name} is not configured"),
+        None => "no destination is configured: events stay in the store".to_owned(),
+    };
+    Err(Failure::new(Code::Config, what)
+        .mend("set BQ_EVENTS_DATASET and BQ_EVENTS_TABLE, or [destinations.bigquery] in config.toml, for BigQuery: docs/bigquery.md")
+        .mend("set [destinations.jsonl] in config.toml for files of JSON lines: docs/jsonl.md"))
 }
 
-/// Delivers from now on.
-fn start(settings: &Settings, state: &StateDir, printer: &mut Printer) -> Result<Option<Live>, Failure> {
-    let Some(config) = settings.bigquery.clone() else { return Ok(None) };
-    warn_once(settings, printer);
-    let live = Live::start(state, move || BigQuery::new(config)).map_err(no_thread)?;
-    Ok(Some(live))
-}
-
-fn no_thread(error: std::io::Error) -> Failure {
+pub(super) fn no_thread(error: std::io::Error) -> Failure {
     Failure::new(Code::Internal, format!("the delivery thread could not be started: {error}"))
 }
 
 pub(super) fn warn_once(settings: &Settings, printer: &mut Printer) {
-    if let Some(warning) = &settings.bigquery_warning {
+    if let Some(warning) = &settings.destinations_warning {
         printer.warning(warning);
     }
 }
@@ -49,19 +45,23 @@ pub(super) fn warn_once(settings: &Settings, printer: &mut Printer) {
 ///
 /// Nothing has begun yet: a signal ends the process as it ends any.
 pub(super) fn check(settings: &Settings, limit: Duration) -> Result<(), Failure> {
-    let config = table(settings)?.clone();
-    let checked = blocking(async move {
-        let mut table = BigQuery::new(config)?;
-        tokio::time::timeout(limit, table.connect()).await.unwrap_or(Ok(()))
-    })?;
-    match checked {
-        Ok(()) | Err(Refusal::Later { .. }) => Ok(()),
-        Err(refusal) => Err(refused(&refusal).mend("the job was not started: --require-delivery")),
+    for to in chosen(settings, None)? {
+        let config = to.clone();
+        let checked = blocking(async move {
+            let mut destination = config.open()?;
+            tokio::time::timeout(limit, destination.connect()).await.unwrap_or(Ok(()))
+        })?;
+        match checked {
+            Ok(()) | Err(Refusal::Later { .. }) => {}
+            Err(refusal) => return Err(refused(&refusal).mend("the job was not started: --require-delivery")),
+        }
     }
+    Ok(())
 }
 
-/// Prints what a run's delivery came to: one line about what is not delivered, if there is anything new.
+/// Prints what a run's delivery to one destination came to: one line about what is not delivered, if there is anything new.
 pub(crate) fn after_run(
+    to: &DestinationConfig,
     report: &Report,
     backlog: Result<Backlog, &StoreError>,
     [required, quiet]: [bool; 2],
@@ -73,21 +73,22 @@ pub(crate) fn after_run(
     let passing = matches!(report.trouble, Some(Trouble::Unreachable(_) | Trouble::Deadline(_) | Trouble::Interrupted(_)));
     match backlog {
         Ok(_) if elsewhere || quiet && passing && !required => {}
-        Ok(backlog) => tell(report, backlog, printer),
+        Ok(backlog) => tell(to, report, backlog, printer),
         Err(error) => printer.warning(format_args!("the number of undelivered events is not known: {}", chain(error))),
     }
     if let Some(trouble @ Trouble::IntoAnother(_)) = &report.trouble
         && required
     {
-        printer.warning(format_args!("the events are not in the table that is named: {}", why(trouble)));
+        printer.warning(format_args!("the events are not where they should be: {}", why(trouble)));
     }
 }
 
-/// One line about what is not delivered, if there is anything new to say.
-fn tell(report: &Report, backlog: Backlog, printer: &mut Printer) {
+/// One line about what is not delivered, if there is anything new to report.
+fn tell(to: &DestinationConfig, report: &Report, backlog: Backlog, printer: &mut Printer) {
+    let label = to.label();
     if report.progress.refused > 0 {
         let refused = report.progress.refused;
-        printer.warning(format_args!("BigQuery refused {}: lorchestra events list --failed", events(refused)));
+        printer.warning(format_args!("{label} refused {}: lorchestra events list --failed", events(refused)));
     }
     if report.progress.uncertain > 0 {
         let uncertain = events(report.progress.uncertain);
@@ -96,11 +97,12 @@ fn tell(report: &Report, backlog: Backlog, printer: &mut Printer) {
     if backlog.pending == 0 {
         return;
     }
-    let pending = format!("{} not in BigQuery yet", are(backlog.pending));
+    let pending = format!("{} not in {label} yet", are(backlog.pending));
     match &report.trouble {
         None => {}
         Some(Trouble::Blocked(Refusal::TableMissing(reason))) => {
-            printer.warning(format_args!("{pending} ({reason}): lorchestra events setup makes the table"));
+            let what = if matches!(to, DestinationConfig::BigQuery(_)) { "table" } else { "directory" };
+            printer.warning(format_args!("{pending} ({reason}): lorchestra events setup makes the {what}"));
         }
         Some(trouble) => printer.warning(format_args!("{pending} ({}): lorchestra events flush", why(trouble))),
     }
@@ -114,8 +116,8 @@ fn why(trouble: &Trouble) -> String {
         Trouble::Deadline(Some(reason)) => reason.clone(),
         Trouble::Interrupted(_) => "interrupted".into(),
         Trouble::Elsewhere => "another process delivers".into(),
-        Trouble::IntoAnother(table) => {
-            format!("another process delivers for this state directory, into {table}: name one table in all of them")
+        Trouble::IntoAnother(target) => {
+            format!("another process delivers for this state directory, into {target}: configure the same one for all of them")
         }
         Trouble::Store(error) => chain(error),
         Trouble::Thread(what) => format!("a fault of lorchestra: {what}"),
@@ -134,85 +136,54 @@ fn are(n: u64) -> String {
 pub(super) fn flush(
     timeout: Option<Duration>,
     resend: Resend,
-    settings: &Settings,
+    to: Vec<DestinationConfig>,
     history: Option<&(StateDir, Store)>,
     printer: &mut Printer,
 ) -> Result<Code, Failure> {
-    table(settings)?;
     let Some((state, store)) = history else {
         printer.note("No events yet.");
         return Ok(Code::Success);
     };
     let mut signals = Signals::install().map_err(|e| Failure::new(Code::Internal, format!("signals cannot be handled: {e}")))?;
-    let Some(live) = start(settings, state, printer)? else { return Ok(Code::Success) };
     let request = Request { timeout: timeout.unwrap_or(FLUSH), insist: true, run_id: None, resend };
-    let report = live.finish(&request, Some(&mut signals));
-    let backlog = store.backlog(None)?;
-    printer.line(format_args!("Delivered {}.", events(report.progress.delivered)));
-    tell(&Report { trouble: None, ..report }, backlog, printer);
-    let Some(trouble) = &report.trouble else { return Ok(Code::Success) };
+    let several = to.len() > 1;
+    let mut failed: Option<Failure> = None;
+    let deliveries = Deliveries::start(&to, state).map_err(no_thread)?;
+    for (to, report) in deliveries.finish(&request, Some(&mut signals)) {
+        let backlog = store.backlog(to.name(), None)?;
+        let where_to = if several { format!(" to {}", to.label()) } else { String::new() };
+        printer.line(format_args!("Delivered {}{where_to}.", events(report.progress.delivered)));
+        tell(to, &Report { trouble: None, progress: report.progress }, backlog, printer);
+        let Some(failure) = report.trouble.as_ref().and_then(|trouble| flush_failure(trouble, backlog)) else { continue };
+        // The first one is the command's; what is wrong elsewhere is not kept back.
+        match failed {
+            None => failed = Some(failure),
+            Some(_) => printer.warning(format_args!("{}: {}", to.label(), failure.message)),
+        }
+    }
+    failed.map_or(Ok(Code::Success), Err)
+}
+
+fn flush_failure(trouble: &Trouble, backlog: Backlog) -> Option<Failure> {
     if backlog.pending == 0 && matches!(trouble, Trouble::Elsewhere) {
-        return Ok(Code::Success);
+        return None;
     }
     let failure = match trouble {
         Trouble::Blocked(refusal) => refused(refusal),
         Trouble::Interrupted(signal) => Failure::new(Code::Interrupted(*signal), why(trouble)),
         other => Failure::new(Code::Undelivered, why(other)),
     };
-    if matches!(trouble, Trouble::IntoAnother(_)) {
-        return Err(failure);
-    }
-    Err(failure.mend(format!("{} still to be delivered; nothing is lost", are(backlog.pending))))
+    Some(match trouble {
+        Trouble::IntoAnother(_) => failure,
+        _ => failure.mend(format!("{} still to be delivered; nothing is lost", are(backlog.pending))),
+    })
 }
 
-/// `events setup`.
-pub(super) fn set_up(
-    dry_run: bool,
-    timeout: Option<Duration>,
-    settings: &Settings,
-    printer: &mut Printer,
-) -> Result<Code, Failure> {
-    let config = table(settings)?.clone();
-    warn_once(settings, printer);
-    let mut table = BigQuery::new(config).map_err(|refusal| refused(&refusal))?;
-    let limit = timeout.unwrap_or(PROBE);
-    let late = || Failure::new(Code::Undelivered, format!("BigQuery did not answer within {}", duration::show(limit)));
-    let plan = blocking(async { tokio::time::timeout(limit, setup::plan(&mut table)).await })?;
-    let plan = plan.map_err(|_| late())?.map_err(|refusal| refused(&refusal))?;
-    let prefix = if dry_run { "would " } else { "" };
-    for step in &plan.steps {
-        printer.line(format_args!("{prefix}{step}"));
-    }
-    if dry_run {
-        if plan.steps.is_empty() {
-            printer.line(format_args!("{} has all it needs", plan.table));
-        }
-        return Ok(Code::Success);
-    }
-    printer.flush();
-    let done = blocking(async {
-        match tokio::time::timeout(limit, setup::apply(&mut table, &plan)).await {
-            Ok(Ok(())) => Ok(setup::probe(&mut table, limit).await),
-            Ok(Err(refusal)) => Ok(Err(refusal)),
-            Err(_) => Err(late()),
-        }
-    })??;
-    let event_id = done.map_err(|refusal| refused(&refusal))?;
-    printer.good(format_args!("{} is ready: event {event_id} was written and read back", plan.table));
-    Ok(Code::Success)
-}
-
-/// A refusal as a failure: its text has the mend where there is one.
-fn refused(refusal: &Refusal) -> Failure {
+/// A refusal as a failure: its text has the hint where there is one.
+pub(super) fn refused(refusal: &Refusal) -> Failure {
     let failure = Failure::new(Code::Undelivered, refusal.to_string());
     match refusal {
         Refusal::TableMissing(_) => failure.mend("lorchestra events setup makes it"),
         _ => failure,
     }
-}
-
-/// Waits for what the destination does, in a command that does nothing else.
-fn blocking<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_thread)?;
-    Ok(runtime.block_on(work))
 }

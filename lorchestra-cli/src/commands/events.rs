@@ -1,6 +1,6 @@
 //! `events list`, `flush`, `setup`.
 
-use super::{delivery, find_run, history};
+use super::{delivery, find_run, history, setup};
 use crate::args::{EventList, Events};
 use crate::exit::Code;
 use crate::failure::Failure;
@@ -10,8 +10,8 @@ use crate::settings::Settings;
 use chrono::Utc;
 use lorchestra_core::delivery::Resend;
 use lorchestra_core::plan;
-use lorchestra_core::store::{Event, EventFilter, Undelivered};
-use lorchestra_plugin_api::manifest::printable;
+use lorchestra_core::store::{Event, EventFilter, Store, Undelivered};
+use lorchestra_core::text::printable;
 use serde::Serialize;
 
 /// An event as a line of JSON.
@@ -20,6 +20,9 @@ struct Line<'a> {
     schema: &'static str,
     #[serde(flatten)]
     event: &'a Event,
+    /// Of events that are not delivered: where to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    destination: Option<&'a str>,
 }
 
 pub(super) fn run(
@@ -30,12 +33,17 @@ pub(super) fn run(
 ) -> Result<Code, Failure> {
     match command {
         Events::List(wanted) => list(wanted, settings, notices, printer),
-        Events::Flush { timeout, resend_uncertain, resend_failed } => {
+        Events::Flush { timeout, destination, resend_uncertain, resend_failed } => {
+            let to = delivery::chosen(settings, destination.as_deref())?.into_iter().cloned().collect();
+            delivery::warn_once(settings, printer);
             let history = history(settings, notices, printer)?;
             let resend = Resend { uncertain: *resend_uncertain, refused: *resend_failed };
-            delivery::flush(*timeout, resend, settings, history.as_ref(), printer)
+            delivery::flush(*timeout, resend, to, history.as_ref(), printer)
         }
-        Events::Setup { dry_run, timeout } => delivery::set_up(*dry_run, *timeout, settings, printer),
+        Events::Setup { dry_run, timeout, destination } => {
+            let to = delivery::chosen(settings, destination.as_deref())?.into_iter().cloned().collect();
+            setup::set_up(*dry_run, *timeout, to, settings, printer)
+        }
     }
 }
 
@@ -64,37 +72,61 @@ fn list(wanted: &EventList, settings: &Settings, notices: &mut Notices<'_>, prin
         printer.note("No events yet.");
         return Ok(Code::Success);
     };
-    let filter = EventFilter { run_id, event_type: wanted.event_type.clone(), since, delivery };
+    let filter = EventFilter { run_id, event_type: wanted.event_type.clone(), since, delivery: None };
+    let names = listed(wanted, settings, store)?;
+    let several = names.len() > 1;
     let mut any = false;
-    let each = |mut event: Event| {
+    let mut each = |mut event: Event, destination: Option<&str>| {
         any = true;
         if !wanted.payload {
             event.payload = None;
             event.subject_id = None;
         }
         if wanted.json {
-            printer.json(&Line { schema: "lorchestra.event/1", event: &event });
+            printer.json(&Line { schema: "lorchestra.event/1", event: &event, destination });
         } else {
-            printer.line(text(&event));
+            printer.line(text(&event, destination.filter(|_| several)));
         }
         // A reader that has gone away: there is no use in reading on.
         if printer.is_broken() { Err(()) } else { Ok(()) }
     };
     // Err means that the reader went away; the printer knows.
-    let _ = store.events(&filter, each)?;
+    match delivery {
+        None => drop(store.events(&filter, |event| each(event, None))?),
+        Some(state) => {
+            for name in &names {
+                let filter = EventFilter { delivery: Some((state, name.clone())), ..filter.clone() };
+                if store.events(&filter, |event| each(event, Some(name)))?.is_err() {
+                    break;
+                }
+            }
+        }
+    }
     if !any {
         printer.note("No such events.");
     }
     Ok(Code::Success)
 }
 
-fn text(event: &Event) -> String {
+/// Names of the destinations whose undelivered events are listed: those that are configured, else those that the store knows.
+fn listed(wanted: &EventList, settings: &Settings, store: &Store) -> Result<Vec<String>, Failure> {
+    if let Some(name) = &wanted.destination {
+        return Ok(vec![name.clone()]);
+    }
+    let configured: Vec<String> = settings.destinations.iter().map(|to| to.name().to_owned()).collect();
+    Ok(if configured.is_empty() { store.destinations()? } else { configured })
+}
+
+fn text(event: &Event, destination: Option<&str>) -> String {
     let mut text = format!("{}  {}  {}  run {}", event.created_at, event.event_type, event.source, event.run_id);
     if let Some(subject) = &event.subject_id {
         text.push_str(&format!("  subject {subject}"));
     }
-    if let Some(error) = &event.delivery_error {
-        text.push_str(&format!("  ({error})"));
+    match (destination, &event.delivery_error) {
+        (Some(name), Some(error)) => text.push_str(&format!("  ({name}: {error})")),
+        (Some(name), None) => text.push_str(&format!("  ({name})")),
+        (None, Some(error)) => text.push_str(&format!("  ({error})")),
+        (None, None) => {}
     }
     if let Some(payload) = &event.payload {
         text.push_str("  ");

@@ -7,8 +7,8 @@ use crate::printer::Printer;
 use crate::settings::{PLUGIN_DIRECTORY, PLUGIN_FLAG, Settings};
 use crate::show;
 use lorchestra_core::packages::catalog::{Catalog, Lookup, Problem, SearchOutcome, Searched};
-use lorchestra_core::packages::library;
-use lorchestra_plugin_api::manifest::{JobManifest, printable};
+use lorchestra_core::text::{self, one_line, printable};
+use lorchestra_plugin_api::manifest::JobManifest;
 use serde_json::{Value, json};
 
 /// Problems that are told in full.
@@ -106,12 +106,12 @@ fn list_json(catalog: &Catalog, only: Option<&str>, printer: &mut Printer) -> Re
                 "name": manifest.package,
                 "version": manifest.version,
                 "path": package.path.display().to_string(),
-                // Null when the file went away or cannot be read to its end; running it will say why.
-                "sha256": library::sha256(&package.path).ok(),
+                // Null when the file is not there any more. (Not its sha256: that would read all of it.)
+                "bytes": std::fs::metadata(&package.path).ok().map(|meta| meta.len()),
                 "jobs": sorted(&manifest.jobs).into_iter().map(|job| json!({
                     "name": job.name,
                     "summary": job.summary(),
-                    "deprecated": job.deprecated.as_deref().map(printable),
+                    "deprecated": job.deprecated.as_deref().map(one_line),
                 })).collect::<Vec<_>>(),
             })),
         }
@@ -178,8 +178,8 @@ fn show(catalog: &Catalog, package_name: &str, job_name: &str, as_json: bool, pr
         return Ok(Code::Success);
     }
     printer.line(format_args!("{package_name}/{job_name}"));
-    printer.line(format_args!("Location: {} ({}:{})", printable(&path), printable(&job.file), job.line));
-    printer.line(format_args!("Signature: {}", printable(&job.signature)));
+    printer.line(format_args!("Location: {} ({}:{})", printable(&path), one_line(&job.file), job.line));
+    printer.line(format_args!("Signature: {}", text::signature(&job.signature)));
     for note in show::source_notes(&job) {
         printer.line(note);
     }

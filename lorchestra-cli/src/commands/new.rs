@@ -6,7 +6,7 @@ mod workspace;
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::printer::Printer;
-use lorchestra_core::packages::catalog::problem::{path_text, shell};
+use lorchestra_core::text::{path_text, shell};
 use lorchestra_plugin_api::manifest::is_name;
 use std::fs;
 use std::io;

@@ -13,11 +13,10 @@ use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
 use lock::Lock;
-use lorchestra_core::packages::catalog::problem::path_text;
 use lorchestra_core::packages::catalog::{Alias, Catalog, Package, Problem, SearchOutcome, Searched};
 use lorchestra_core::packages::library::{self, Library};
 use lorchestra_core::packages::lockfile::{Locked, Lockfile};
-use lorchestra_plugin_api::manifest::printable;
+use lorchestra_core::text::{one_line, path_text};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -79,11 +78,9 @@ fn entry_text(entry: &Entry<'_>, lock: Option<&Lock>) -> Vec<String> {
         Entry::Package(package) => {
             let outline = &package.outline;
             let jobs = show::counted(outline.jobs.len(), "job");
-            let mut line = format!("usable: {} {}, {jobs}", outline.package, printable(&outline.version));
+            let mut line = format!("usable: {} {}, {jobs}", outline.package, one_line(&outline.version));
             if let Some(lock) = lock {
-                let sha256 = library::sha256(&package.path);
-                let is_locked = sha256.is_ok_and(|sha256| is_locked(package, &sha256, lock));
-                line.push_str(if is_locked { ", locked" } else { ", not as in plugins.lock" });
+                line.push_str(if is_locked(package, lock) { ", locked" } else { ", not as in plugins.lock" });
             }
             vec![line]
         }
@@ -94,9 +91,9 @@ fn entry_text(entry: &Entry<'_>, lock: Option<&Lock>) -> Vec<String> {
     }
 }
 
-/// Whether plugins.lock has the bytes of this checksum.
-fn is_locked(package: &Package, sha256: &str, lock: &Lock) -> bool {
-    lock.allows_bytes(&package.outline.package, &package.outline.version, || Ok(sha256.to_owned())).is_ok()
+/// Whether plugins.lock has the bytes of the package's file, which are read only where it has the package.
+fn is_locked(package: &Package, lock: &Lock) -> bool {
+    lock.allows_bytes(&package.outline.package, &package.outline.version, || library::sha256(&package.path)).is_ok()
 }
 
 fn directory_json(searched: &Searched) -> Value {
@@ -113,17 +110,16 @@ fn entry_json(path: &Path, entry: &Entry<'_>, lock: Option<&Lock>) -> Value {
     let path = path.display().to_string();
     match entry {
         Entry::Package(package) => {
-            // Null when it cannot be read any more.
-            let sha256 = library::sha256(&package.path).ok();
             json!({
                 "path": path,
                 "state": "usable",
                 "package": package.outline.package,
                 "version": package.outline.version,
                 "jobs": show::job_names(package),
-                "sha256": sha256,
-                // Null also where there is no plugins.lock, and none is asked for.
-                "locked": lock.zip(sha256.as_ref()).map(|(lock, sha256)| is_locked(package, sha256, lock)),
+                // Null when it is not there any more.
+                "bytes": std::fs::metadata(&package.path).ok().map(|meta| meta.len()),
+                // Null where there is no plugins.lock, and none is asked for.
+                "locked": lock.map(|lock| is_locked(package, lock)),
             })
         }
         Entry::Problem(problem) => {
@@ -203,15 +199,15 @@ fn write_lock(only: &[String], as_json: bool, settings: &Settings, printer: &mut
 fn changes(before: &Lockfile, after: &Lockfile) -> Vec<(&'static str, String, String)> {
     let mut changes = Vec::new();
     for (name, new) in &after.packages {
-        let version = printable(&new.version);
+        let version = one_line(&new.version);
         match before.packages.get(name) {
             None => changes.push(("added", name.clone(), version)),
             Some(old) if old.sha256 == new.sha256 => {}
             Some(old) if old.version == new.version => changes.push(("changed", name.clone(), format!("{version}, other bytes"))),
-            Some(old) => changes.push(("changed", name.clone(), format!("{} to {version}", printable(&old.version)))),
+            Some(old) => changes.push(("changed", name.clone(), format!("{} to {version}", one_line(&old.version)))),
         }
     }
     let gone = before.packages.iter().filter(|(name, _)| !after.packages.contains_key(*name));
-    changes.extend(gone.map(|(name, old)| ("removed", name.clone(), printable(&old.version))));
+    changes.extend(gone.map(|(name, old)| ("removed", name.clone(), one_line(&old.version))));
     changes
 }

@@ -15,7 +15,6 @@ use crate::observe::{DiagnosticObserver, JsonObserver, TerminalObserver, Verbosi
 use crate::printer::Printer;
 use crate::secrets::{self, Configured};
 use crate::settings::Settings;
-use crate::show;
 use chrono::Utc;
 use lorchestra_core::host::signals::Signals;
 use lorchestra_core::outcome::{Cause, Outcome};
@@ -27,6 +26,7 @@ use lorchestra_core::run::launch::{self, Delivery, Host, Launch, Launched, launc
 use lorchestra_core::run::supervisor::RunResult;
 use lorchestra_core::secrets::Secrets;
 use lorchestra_core::store::Run;
+use lorchestra_core::text;
 use lorchestra_plugin_api::manifest::JobManifest;
 use std::cell::RefCell;
 use std::ffi::OsString;
@@ -83,7 +83,7 @@ impl Session<'_, '_> {
         if own.require_delivery {
             delivery::check(settings, timeout)?;
         }
-        if !own.quiet && settings.bigquery.is_some() {
+        if !own.quiet && !settings.destinations.is_empty() {
             delivery::warn_once(settings, self.printer);
         }
         // From here on a signal ends the run in order, not this process.
@@ -99,7 +99,7 @@ impl Session<'_, '_> {
             log_max: settings.log_max,
             strict_numbers: settings.strict_numbers,
             retention: &settings.retention,
-            delivery: Delivery { bigquery: settings.bigquery.as_ref(), required: own.require_delivery, timeout },
+            delivery: Delivery { to: &settings.destinations, required: own.require_delivery, timeout },
         };
         let what = Launch { spec, run_id: own.run_id, library: &library, lock: lock.as_ref(), secrets: &secrets, progress };
         let printer = RefCell::new(&mut *self.printer);
@@ -210,14 +210,14 @@ fn context(own: &OwnFlags, settings: &Settings) -> Context {
 /// Warns of what is not to be used any more.
 fn warn_deprecated(job: &JobManifest, spec: &RunSpec, typed: &[String], printer: &mut Printer) {
     if let Some(instead) = &job.deprecated {
-        printer.warning(format_args!("{}/{} is deprecated: {}", spec.package, job.name, show::one_line(instead)));
+        printer.warning(format_args!("{}/{} is deprecated: {}", spec.package, job.name, text::one_line(instead)));
     }
     for param in &job.params {
         if let Some(instead) = &param.deprecated
             && typed.iter().any(|name| name.replace('-', "_") == param.name.replace('-', "_"))
             && (spec.params.contains_key(&param.name) || spec.secrets.contains_key(&param.name))
         {
-            printer.warning(format_args!("--{} is deprecated: {}", param.flag(), show::one_line(instead)));
+            printer.warning(format_args!("--{} is deprecated: {}", param.flag(), text::one_line(instead)));
         }
     }
 }

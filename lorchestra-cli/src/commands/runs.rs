@@ -8,12 +8,13 @@ use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
+use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::host::process::ignored_by;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::run::log;
 use lorchestra_core::run::recovery::close_all_abandoned;
 use lorchestra_core::store::{Attempt, Backlog, Moved, Run, RunFilter, RunState, Store};
-use lorchestra_plugin_api::manifest::printable;
+use lorchestra_core::text::{self, printable};
 use serde_json::{Value, json};
 use std::io::Read;
 use std::path::Path;
@@ -47,7 +48,7 @@ pub(super) fn run(
         }
         Runs::Show { run, json, .. } => {
             let (state, store, run) = named(history, settings, run)?;
-            show(&state, &store, &run, settings.bigquery.is_some(), *json, printer)
+            show(&state, &store, &run, &settings.destinations, *json, printer)
         }
         Runs::Logs { run, trace } => {
             let (state, store, run) = named(history, settings, run)?;
@@ -97,12 +98,13 @@ fn show(
     state: &StateDir,
     store: &Store,
     run: &Run,
-    delivers: bool,
+    destinations: &[DestinationConfig],
     as_json: bool,
     printer: &mut Printer,
 ) -> Result<Code, Failure> {
     let counts = store.event_counts(&run.run_id)?;
-    let delivery = if delivers { Some(store.backlog(Some(&run.run_id))?) } else { None };
+    let delivery: Vec<(&DestinationConfig, Backlog)> =
+        destinations.iter().map(|to| Ok((to, store.backlog(to.name(), Some(&run.run_id))?))).collect::<Result<_, Failure>>()?;
     let attempts = store.attempts(&run.run_id)?;
     // The run that was in the way of one that was skipped.
     let held_by = if run.state == RunState::Skipped { Some(store.held_by(&run.run_id)?) } else { None };
@@ -141,7 +143,10 @@ fn show(
         value["logs"] = json!(outputs);
         value["held_by"] = json!(held_by.flatten());
         let backlog = |b: Backlog| json!({"pending": b.pending, "failed": b.refused, "uncertain": b.uncertain});
-        value["delivery"] = delivery.map_or(Value::Null, backlog);
+        value["delivery"] = match delivery.as_slice() {
+            [] => Value::Null,
+            all => all.iter().map(|(to, left)| (to.name().to_owned(), backlog(*left))).collect::<serde_json::Map<_, _>>().into(),
+        };
         printer.json(&value);
         return Ok(Code::Success);
     }
@@ -181,13 +186,13 @@ fn show(
     if let Ok(spec) = run.spec() {
         for (name, value) in &spec.params {
             // A value may be a whole text; --json has all of it.
-            row("parameter", &show::shortened(&printable(&format!("{name} = {value}")), LINE - NAME - 3));
+            row("parameter", &text::shortened(&printable(&format!("{name} = {value}")), LINE - NAME - 3));
         }
     }
     row("attempts", &run.attempts.to_string());
     // One that was alone is told by the rest of this.
     for attempt in attempts.iter().skip(attempts.len().saturating_sub(ATTEMPTS)).filter(|_| attempts.len() > 1) {
-        row("attempt", &show::shortened(&printable(&attempt_line(attempt)), LINE - NAME - 3));
+        row("attempt", &text::shortened(&printable(&attempt_line(attempt)), LINE - NAME - 3));
     }
     row("plugin", &format!("{} {}", run.plugin_version, run.plugin_path));
     row("sha256", &run.plugin_sha256);
@@ -195,8 +200,8 @@ fn show(
     for (event_type, n) in &counts {
         row("events", &format!("{n} {event_type}"));
     }
-    if let Some(backlog) = delivery {
-        row("delivery", &delivered(backlog));
+    for (to, backlog) in delivery {
+        row("delivery", &delivered(to, backlog));
     }
     for path in &outputs {
         row("log", path);
@@ -357,14 +362,14 @@ fn bookmark(run: &Run, Moved { before, after }: Moved) -> String {
     }
 }
 
-fn delivered(backlog: Backlog) -> String {
+fn delivered(to: &DestinationConfig, backlog: Backlog) -> String {
     let Backlog { pending, refused, uncertain } = backlog;
     let parts: Vec<String> = [(pending, "pending"), (refused, "failed"), (uncertain, "uncertain")]
         .iter()
         .filter(|(n, _)| *n > 0)
         .map(|(n, what)| format!("{n} {what}"))
         .collect();
-    if parts.is_empty() { "all in BigQuery".into() } else { parts.join(", ") }
+    if parts.is_empty() { format!("all in {}", to.label()) } else { format!("{} to {}", parts.join(", "), to.label()) }
 }
 
 fn duration(run: &Run) -> Option<Duration> {

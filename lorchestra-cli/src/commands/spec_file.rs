@@ -3,9 +3,8 @@
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::printer::Printer;
-use lorchestra_core::packages::catalog::problem::path_text;
 use lorchestra_core::plan::{self, RunSpec, SpecError};
-use lorchestra_plugin_api::manifest::printable;
+use lorchestra_core::text::{path_text, printable};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;

@@ -27,7 +27,7 @@ mod words;
 
 pub use credentials::CredentialSources;
 
-use super::{Destination, Landed, Place, Refusal, Row};
+use super::{Destination, Landed, Place, Policy, Refusal, Row, Slot};
 use columns::{Field, Found, Layout};
 use credentials::Credentials;
 use dial::Dialing;
@@ -46,6 +46,13 @@ use tonic::codegen::http::{HeaderMap, HeaderValue};
 
 const REST: &str = "https://bigquery.googleapis.com";
 const STORAGE: &str = "https://bigquerystorage.googleapis.com";
+/// Rows of a batch for a stream (few, large requests), and of a single request: the number that Google recommends.
+const STREAM_ROWS: usize = 5000;
+const INSERT_ROWS: usize = 500;
+/// Bytes of a batch, about: less than half of what one request may have.
+const BATCH_BYTES: usize = 4 << 20;
+/// How long a stream may have been idle and still be trusted to be there: Google keeps them three days.
+const STREAM_IDLE: Duration = Duration::from_secs(60 * 60 * 60);
 /// Ids in one query of [`Destination::present`].
 const IDS: usize = 5000;
 
@@ -130,18 +137,18 @@ impl BigQuery {
     /// # Errors
     /// [`Refusal::Denied`], naming the setting.
     pub fn new(config: BigQueryConfig) -> Result<Self, Refusal> {
-        for (key, id) in [("bigquery.dataset", &config.dataset), ("bigquery.table", &config.table)] {
+        for (key, id) in [("destinations.bigquery.dataset", &config.dataset), ("destinations.bigquery.table", &config.table)] {
             check_id(key, id)?;
         }
         if let Some(project) = &config.project {
-            check_id("bigquery.project", project)?;
+            check_id("destinations.bigquery.project", project)?;
         }
-        let endpoint = Endpoint::parse(config.endpoint.as_deref().unwrap_or(REST), "bigquery.endpoint")?;
+        let endpoint = Endpoint::parse(config.endpoint.as_deref().unwrap_or(REST), "destinations.bigquery.endpoint")?;
         let storage_endpoint = match config.storage_endpoint.as_deref() {
-            Some(text) => Some(Endpoint::parse(text, "bigquery.storage_endpoint")?),
+            Some(text) => Some(Endpoint::parse(text, "destinations.bigquery.storage_endpoint")?),
             // Never from an emulator to Google.
             None if endpoint.is_plain() => None,
-            None => Some(Endpoint::parse(STORAGE, "bigquery.storage_endpoint")?),
+            None => Some(Endpoint::parse(STORAGE, "destinations.bigquery.storage_endpoint")?),
         };
         if storage_endpoint.is_none() && config.write == WriteMethod::StorageWrite {
             return Err(no_storage_endpoint());
@@ -171,7 +178,9 @@ impl BigQuery {
             (None, None) => tokens.machine_project().await?,
         };
         let project = project.ok_or_else(|| {
-            Refusal::Denied("no project: the credentials name none: set bigquery.project or BQ_EVENTS_PROJECT".to_owned())
+            Refusal::Denied(
+                "no project: the credentials name none: set destinations.bigquery.project or BQ_EVENTS_PROJECT".to_owned(),
+            )
         })?;
         check_id("the credentials' project", &project)?;
         let table = TableName::new(&project, &self.config.dataset, &self.config.table);
@@ -245,13 +254,13 @@ impl BigQuery {
 
     async fn append_to(&mut self, place: Place<'_>, rows: &[Row]) -> Result<Landed, Refusal> {
         match place {
-            Place::Stream { stream, offset } => {
+            Place::Stream(Slot { stream, offset, .. }) => {
                 let mut call = self.storage().await?;
                 let read = call.read.ok_or_else(|| not_connected(&call.table.full))?;
                 let (storage, caller) = call.parts();
                 storage.append(caller, &read.layout, stream, offset, rows).await
             }
-            Place::Table => {
+            Place::Anywhere => {
                 let RestCall { rest, table, read, token } = self.rest().await?;
                 let read = read.ok_or_else(|| not_connected(&table.full))?;
                 rest.insert_all(table, token.as_deref(), &read.layout, rows).await?;
@@ -339,6 +348,11 @@ impl Destination for BigQuery {
         self.config.write == WriteMethod::StorageWrite
     }
 
+    fn policy(&self) -> Policy {
+        let rows = if self.uses_streams() { STREAM_ROWS } else { INSERT_ROWS };
+        Policy { stream_idle: STREAM_IDLE, ..Policy::new(rows, BATCH_BYTES) }
+    }
+
     async fn connect(&mut self) -> Result<(), Refusal> {
         let done = within(self.dialing.timeout(), self.read_table()).await;
         self.settled(done)
@@ -364,12 +378,12 @@ impl Destination for BigQuery {
         self.settled(appended)
     }
 
-    async fn finalize(&mut self, stream: &str) -> Result<i64, Refusal> {
+    async fn finalize(&mut self, slot: Slot<'_>) -> Result<i64, Refusal> {
         let limit = self.dialing.timeout();
         let finalized = within(limit, async {
             let mut call = self.storage().await?;
             let (storage, caller) = call.parts();
-            storage.finalize(caller, stream).await
+            storage.finalize(caller, slot.stream).await
         });
         let finalized = finalized.await;
         self.settled(finalized)
@@ -408,7 +422,7 @@ async fn read_table(
 
 fn no_storage_endpoint() -> Refusal {
     Refusal::Denied(
-        "bigquery.storage_endpoint: an emulator's Storage Write API has an address of its own: set it, or \
+        "destinations.bigquery.storage_endpoint: an emulator's Storage Write API has an address of its own: set it, or \
          `write = \"insert-all\"`"
             .to_owned(),
     )

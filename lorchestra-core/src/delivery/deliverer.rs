@@ -1,6 +1,6 @@
 //! The order in which events leave, and what each answer means for the store.
 //!
-//! Owns nothing but the way between a [`Store`] and a [`Destination`], for as long as the caller holds the delivery lock:
+//! Owns nothing but the way between an [`Outbox`] and a [`Destination`], for as long as the caller holds the delivery lock:
 //!
 //! ```text
 //!   frozen batch of a predecessor? ── yes ─► the same rows to the same place
@@ -19,11 +19,11 @@
 //!   is alone, and others go before it. It is a *suspect* then, and still pending: when another row has landed it is sent once more, and
 //!   set aside for good if it is refused again. When none lands, it is the server that is at fault.
 
-use super::destination::{Destination, Landed, Place, Refusal, RefusedRow, Row};
+use super::destination::{Destination, Landed, Place, Refusal, RefusedRow, Slot};
 use super::policy::Policy;
 use super::session::Session;
 use crate::host::backoff::Backoff;
-use crate::store::{Batch, Circuit, NewBatch, OutRow, Settled, Store, StoreError, Was};
+use crate::store::{Batch, Circuit, NewBatch, OutRow, Outbox, Row, Settled, StoreError, Was};
 use std::collections::HashSet;
 use std::time::Instant;
 
@@ -65,7 +65,7 @@ struct Flight {
 
 /// Delivers, as long as it is asked to.
 pub struct Deliverer<'a, D> {
-    store: &'a mut Store,
+    store: &'a mut Outbox,
     session: &'a mut Session<D>,
     policy: Policy,
     backoff: Backoff,
@@ -96,7 +96,7 @@ const PATIENCE: u32 = 3;
 
 impl<'a, D: Destination> Deliverer<'a, D> {
     /// For the holder of the delivery lock. What is delivered is added to `progress`.
-    pub fn new(store: &'a mut Store, session: &'a mut Session<D>, policy: Policy, progress: &'a mut Progress) -> Self {
+    pub fn new(store: &'a mut Outbox, session: &'a mut Session<D>, policy: Policy, progress: &'a mut Progress) -> Self {
         let backoff = Backoff::new(policy.first_wait, policy.longest_wait);
         let room = policy.rows;
         Self {
@@ -145,12 +145,14 @@ impl<'a, D: Destination> Deliverer<'a, D> {
     pub async fn resend_uncertain(&mut self) -> Result<(), Stopped> {
         self.drain(true).await?;
         let mut tried = HashSet::new();
-        let next = |store: &Store, tried: &mut HashSet<(i64, i64)>| -> Result<Option<Batch>, StoreError> {
+        let next = |store: &Outbox, tried: &mut HashSet<(i64, i64)>| -> Result<Option<Batch>, StoreError> {
             Ok(store.uncertain_batches()?.into_iter().find(|batch| tried.insert((batch.first, batch.last))))
         };
         while let Some(batch) = next(self.store, &mut tried)? {
-            let stream = self.place_patiently().await?;
-            self.store.send_again(&batch, self.session.destination.name(), stream.as_deref())?;
+            let rows = self.store.rows_of(&batch)?;
+            if let Some(new) = self.place_patiently(rows).await? {
+                self.store.send_again(&batch, &new)?;
+            }
             self.drain(true).await?;
         }
         Ok(())
@@ -162,17 +164,19 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         let mut last = 0;
         while let Some(event) = self.store.refused_event(last)? {
             last = event;
-            let stream = self.place_patiently().await?;
-            self.store.send_one_again(event, Was::Refused, self.session.destination.name(), stream.as_deref())?;
+            let rows = self.store.row(event)?.into_iter().collect();
+            if let Some(new) = self.place_patiently(rows).await? {
+                self.store.send_one_again(Was::Refused, &new)?;
+            }
             self.drain(true).await?;
         }
         Ok(())
     }
 
-    async fn place_patiently(&mut self) -> Result<Option<String>, Stopped> {
+    async fn place_patiently(&mut self, rows: Vec<OutRow>) -> Result<Option<NewBatch>, Stopped> {
         loop {
-            match self.place().await {
-                Ok(stream) => return Ok(stream),
+            match self.place(&rows).await {
+                Ok(new) => return Ok(new),
                 Err(Trouble::Store(error)) => return Err(Stopped::Store(error)),
                 Err(Trouble::Refused(refusal)) => self.pause(refusal, true).await?,
             }
@@ -219,10 +223,12 @@ impl<'a, D: Destination> Deliverer<'a, D> {
                     if let Some(suspect) = self.store.suspect(after)?
                         && (self.proven || !unsent)
                     {
-                        let stream = self.place().await?;
+                        let rows: Vec<OutRow> = self.store.row(suspect)?.into_iter().collect();
+                        let new = self.place(&rows).await?;
                         self.tried = suspect;
-                        let destination = self.session.destination.name();
-                        self.store.send_one_again(suspect, Was::Suspect, destination, stream.as_deref())?;
+                        if let Some(new) = new {
+                            self.store.send_one_again(Was::Suspect, &new)?;
+                        }
                         return Ok(true);
                     }
                     if !unsent {
@@ -237,17 +243,14 @@ impl<'a, D: Destination> Deliverer<'a, D> {
             return Ok(false);
         }
         let Some(flight) = &mut self.flight else { return Ok(false) };
-        let ours = flight.batch.destination == self.session.destination.name()
+        let ours = flight.batch.target == self.session.destination.name()
             && flight.batch.place.is_some() == self.session.destination.uses_streams();
         if !ours {
             return self.settle_elsewhere().await.map(|()| true);
         }
         // Until the answer is here, its fate is unknown: this future may be dropped.
         let was_fresh = std::mem::replace(&mut flight.fresh, false);
-        let place = match &flight.batch.place {
-            Some((stream, offset)) => Place::Stream { stream, offset: *offset },
-            None => Place::Table,
-        };
+        let place = slot(&flight.batch).map_or(Place::Anywhere, Place::Stream);
         let begun = Instant::now();
         let answer = self.session.destination.append(place, &flight.rows).await;
         tracing::debug!(rows = flight.rows.len(), took = ?begun.elapsed(), ok = answer.is_ok(), "batch sent");
@@ -278,20 +281,35 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         Ok(())
     }
 
-    /// The stream for the next batch; `None`: no streams.
-    async fn place(&mut self) -> Result<Option<String>, Trouble> {
-        if !self.session.destination.uses_streams() {
-            return Ok(None);
-        }
+    /// These rows as a batch of the stream that they go to, if there are any.
+    async fn place(&mut self, out: &[OutRow]) -> Result<Option<NewBatch>, Trouble> {
+        let (Some(first), Some(last)) = (out.first(), out.last()) else { return Ok(None) };
         self.connect().await?;
-        let name = self.session.destination.name().to_owned();
-        let idle = i64::try_from(self.policy.stream_idle.as_micros()).unwrap_or(i64::MAX);
-        if let Some(stream) = self.store.stream(&name, crate::host::clock::now_micros() - idle)? {
-            return Ok(Some(stream));
+        let destination = &mut self.session.destination;
+        let rows: Vec<Row> = out.iter().map(|out| out.row.clone()).collect();
+        let mut new = NewBatch {
+            target: destination.name().to_owned(),
+            stream: None,
+            length: destination.length(&rows),
+            first: first.n,
+            last: last.n,
+            rows: i64::try_from(out.len()).unwrap_or(i64::MAX),
+        };
+        if destination.uses_streams() {
+            let idle = i64::try_from(self.policy.stream_idle.as_micros()).unwrap_or(i64::MAX);
+            let known = self.store.stream(&new.target, crate::host::clock::now_micros().saturating_sub(idle))?;
+            let known = known
+                .filter(|stream| destination.has_room(Slot { stream: &stream.name, offset: stream.offset, length: new.length }));
+            new.stream = match known {
+                Some(stream) => Some(stream.name),
+                None => {
+                    let stream = destination.create_stream().await.map_err(Trouble::Refused)?;
+                    self.store.use_stream(&new.target, &stream)?;
+                    Some(stream)
+                }
+            };
         }
-        let stream = self.session.destination.create_stream().await.map_err(Trouble::Refused)?;
-        self.store.use_stream(&name, &stream)?;
-        Ok(Some(stream))
+        Ok(Some(new))
     }
 
     /// In one transaction: `done` is delivered, and the next pending rows are frozen. `false`: there are none.
@@ -299,17 +317,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         // What is `done` is still pending to the store.
         let after = done.map_or(0, |batch| batch.last);
         let out = self.store.pending_rows(after, self.room, self.policy.bytes)?;
-        let stream = if out.is_empty() { None } else { self.place().await? };
-        let new = match (out.first(), out.last()) {
-            (Some(first), Some(last)) => Some(NewBatch {
-                destination: self.session.destination.name().to_owned(),
-                stream,
-                first: first.n,
-                last: last.n,
-                rows: i64::try_from(out.len()).unwrap_or(i64::MAX),
-            }),
-            _ => None,
-        };
+        let new = self.place(&out).await?;
         if done.is_none() && new.is_none() {
             return Ok(false);
         }
@@ -363,13 +371,15 @@ impl<'a, D: Destination> Deliverer<'a, D> {
                 self.take_back(settled, self.room, "rows beside it were refused")
             }
             Refusal::TooLarge(_) | Refusal::Malformed(_) => self.cut(refusal, 2),
-            Refusal::OffsetBeyondEnd(reason) => {
-                // The stream is shorter than what was put into it: it is not to be trusted any more, and this batch is not in it.
+            Refusal::StreamDamaged(reason) => {
+                // It is not to be trusted any more, and this batch is not in it.
                 if self.left == 0 {
-                    tracing::warn!(reason, "a stream has lost rows that had landed; a new one is begun");
+                    tracing::warn!(reason, "a stream has lost rows that had landed, or has others; a new one is begun");
                 }
-                let stream = flight.batch.place.as_ref().map(|(stream, _)| stream.clone()).unwrap_or_default();
-                let _ = self.session.destination.finalize(&stream).await;
+                if let Some(slot) = slot(&flight.batch) {
+                    // Of what is in its place nothing is ours to remove.
+                    let _ = self.session.destination.finalize(Slot { length: 0, ..slot }).await;
+                }
                 self.leave_and_take_back(Vec::new())
             }
             // Whatever is in the stream, it is not this.
@@ -384,14 +394,14 @@ impl<'a, D: Destination> Deliverer<'a, D> {
     async fn cut_in_the_dark(&mut self, refusal: Refusal) -> Result<(), Trouble> {
         let Some(flight) = &self.flight else { return Ok(()) };
         // Without a stream each event is there at least once: it may be cut although its fate is not known.
-        let Some((stream, offset)) = flight.batch.place.clone() else { return self.cut(refusal, 8) };
-        match self.session.destination.finalize(&stream).await {
-            Ok(rows) if rows >= offset + flight.batch.rows => {
-                self.store.leave_stream(&flight.batch.destination)?;
+        let Some(slot) = slot(&flight.batch) else { return self.cut(refusal, 8) };
+        match self.session.destination.finalize(slot).await {
+            Ok(length) if length >= slot.offset + slot.length => {
+                self.store.leave_stream(&flight.batch.target)?;
                 self.landed().await
             }
             Ok(_) => {
-                self.store.leave_stream(&flight.batch.destination)?;
+                self.store.leave_stream(&flight.batch.target)?;
                 self.cut(refusal, 8)
             }
             Err(Refusal::StreamGone(reason)) => self.settle_by_look(&reason).await,
@@ -453,7 +463,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
 
     fn leave_and_take_back(&mut self, settled: Vec<(i64, Settled)>) -> Result<(), Trouble> {
         if let Some(flight) = &self.flight {
-            self.store.leave_stream(&flight.batch.destination)?;
+            self.store.leave_stream(&flight.batch.target)?;
         }
         self.take_back(settled, self.room, "its stream was gone")?;
         self.left += 1;
@@ -468,13 +478,13 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         Ok(())
     }
 
-    /// The stream takes no more: its number of rows tells whether the batch is in it.
+    /// The stream takes no more: its length shows whether the batch is in it.
     async fn settle_by_count(&mut self) -> Result<(), Trouble> {
         let Some(flight) = &self.flight else { return Ok(()) };
-        let Some((stream, offset)) = flight.batch.place.clone() else { return Ok(()) };
-        match self.session.destination.finalize(&stream).await {
-            Ok(rows) if rows >= offset + flight.batch.rows => {
-                self.store.leave_stream(&flight.batch.destination)?;
+        let Some(slot) = slot(&flight.batch) else { return Ok(()) };
+        match self.session.destination.finalize(slot).await {
+            Ok(length) if length >= slot.offset + slot.length => {
+                self.store.leave_stream(&flight.batch.target)?;
                 self.landed().await
             }
             Ok(_) => self.leave_and_take_back(Vec::new()),
@@ -513,7 +523,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
 
     fn give_up(&mut self, reason: &str) -> Result<(), Trouble> {
         if let Some(flight) = self.flight.take() {
-            self.store.leave_stream(&flight.batch.destination)?;
+            self.store.leave_stream(&flight.batch.target)?;
             self.store.give_up(&flight.batch, reason)?;
             self.progress.uncertain += flight.rows.len() as u64;
         }
@@ -529,16 +539,21 @@ impl<'a, D: Destination> Deliverer<'a, D> {
                 settled => settled,
             };
         }
-        if flight.batch.destination == self.session.destination.name() {
+        if flight.batch.target == self.session.destination.name() {
             return self.settle_by_look("it was sent by single requests").await;
         }
-        self.give_up(&format!("it was sent to {} when the configuration changed", flight.batch.destination.clone()))
+        self.give_up(&format!("it was sent to {} when the configuration changed", flight.batch.target.clone()))
     }
 
     fn settle_unreadable(&mut self, refusal: &Refusal) -> Result<(), Trouble> {
-        let to = self.flight.as_ref().map(|flight| flight.batch.destination.clone()).unwrap_or_default();
+        let to = self.flight.as_ref().map(|flight| flight.batch.target.clone()).unwrap_or_default();
         self.give_up(&format!("it was on its way to {to}, of which nothing can be learned: {refusal}"))
     }
+}
+
+/// Where a batch goes, if it goes to a stream.
+fn slot(batch: &Batch) -> Option<Slot<'_>> {
+    batch.place.as_ref().map(|(stream, offset)| Slot { stream, offset: *offset, length: batch.length })
 }
 
 fn flight(batch: Batch, out: Vec<OutRow>, fresh: bool) -> Flight {

@@ -1,61 +1,40 @@
-//! Where events go: what the deliverer needs to know of a destination, and the classes of its answers.
+//! Where events go: what the deliverer needs to know of a destination, and the classes of its answers; and the enum of those there are.
 //!
 //! The deliverer owns the order (freeze in the store, then send, then record what came back); a destination owns one
 //! connection and translates. It never retries, never sleeps, and keeps nothing that a crash may not lose: whatever must
 //! survive (stream, offset, which rows) is in the store before [`Destination::append`] is called.
 
+use super::policy::Policy;
+use crate::store::Row;
 use std::collections::HashSet;
 use std::time::Duration;
-
-/// One event as it leaves: the columns of the table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
-    /// UUIDv7, the identity everywhere.
-    pub event_id: String,
-    /// Such as `job.started`.
-    pub event_type: String,
-    /// `package/job`.
-    pub source: String,
-    /// The schema of the payload, if the job named one.
-    pub schema_ref: Option<String>,
-    /// Microseconds since 1970, UTC.
-    pub created_at: i64,
-    /// The run's id, unless the job gave another.
-    pub correlation_id: Option<String>,
-    /// Personal: never in a log or an error.
-    pub subject_id: Option<String>,
-    /// A JSON object, as text: never in a log or an error.
-    pub payload: Option<String>,
-    /// UUIDv7 of the run.
-    pub run_id: Option<String>,
-    /// From 1.
-    pub attempt: Option<i64>,
-    /// Half of `source`.
-    pub package: Option<String>,
-    /// The other half.
-    pub job: Option<String>,
-}
 
 /// Where a frozen batch goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place<'a> {
-    /// At this row offset of this committed stream: landing twice is impossible.
-    Stream {
-        /// Full resource name, as the server gave it.
-        stream: &'a str,
-        /// Rows before it in the stream.
-        offset: i64,
-    },
-    /// Wherever the table takes it; `event_id` as insert id, at least once.
-    Table,
+    /// In a stream, where landing twice is impossible.
+    Stream(Slot<'a>),
+    /// Wherever the target takes it; `event_id` as insert id, at least once.
+    Anywhere,
 }
 
-/// A batch is in the table.
+/// A place in a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot<'a> {
+    /// The stream's full name, as the destination gave it.
+    pub stream: &'a str,
+    /// What is before it in the stream, in the destination's unit ([`Destination::length`]).
+    pub offset: i64,
+    /// What it takes up.
+    pub length: i64,
+}
+
+/// A batch is in the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Landed {
     /// By this request.
     Now,
-    /// By an earlier one: ALREADY_EXISTS at its offset.
+    /// By an earlier one: something is at its offset already, which was not compared.
     Before,
 }
 
@@ -92,13 +71,14 @@ pub enum Refusal {
     /// Definite: nothing was written, something in the request is wrong, and the server does not say in which row.
     #[error("{0}")]
     Malformed(String),
-    /// The offset lies beyond the stream's end: an earlier batch is not there.
+    /// The stream does not end where it should: an earlier batch is not there, or something else is in the place of this one. Definite:
+    /// this one is not in it.
     #[error("{0}")]
-    OffsetBeyondEnd(String),
-    /// The stream takes no more rows; [`Destination::finalize`] tells how many it has.
+    StreamDamaged(String),
+    /// The stream takes no more rows; [`Destination::finalize`] returns its length.
     #[error("{0}")]
     StreamFinalized(String),
-    /// The stream is not there any more (idle for three days, or its table was recreated).
+    /// The stream is not there any more (expired, removed, or its target was made again).
     #[error("{0}")]
     StreamGone(String),
     /// The table's columns are not those read when connecting: definite, nothing was written; connect again.
@@ -115,36 +95,49 @@ pub enum Refusal {
     Denied(String),
 }
 
-/// One table somewhere.
+/// One target somewhere: a table, a directory.
 ///
 /// All methods end within the destination's own request timeout; none is retried inside. A method may be called again after any
 /// error, and a future dropped half way leaves the destination usable.
 #[expect(async_fn_in_trait, reason = "used on the delivery thread's own runtime only: no Send needed")]
 pub trait Destination {
-    /// `project.dataset.table`: which table this is, for the store and for people.
+    /// Which table or directory this is, for the store and for people.
     fn name(&self) -> &str;
 
-    /// Which server and which table, as configured: known before connecting, without a secret. Says whether what befell one process
+    /// Which server and which target, as configured: known before connecting, without a secret. Says whether what befell one process
     /// is of concern to another.
     fn route(&self) -> String;
 
-    /// Whether batches go to streams ([`Place::Stream`]) or to the table.
+    /// Whether batches go to streams ([`Place::Stream`]).
     fn uses_streams(&self) -> bool;
 
-    /// Checks credentials and reads the table's columns; rows sent later have just those. Called before the first use of the others
+    /// Sizes and times of its delivery.
+    fn policy(&self) -> Policy;
+
+    /// What rows take up in a stream: their number, unless the destination counts otherwise. The same for the same rows, always.
+    fn length(&self, rows: &[Row]) -> i64 {
+        i64::try_from(rows.len()).unwrap_or(i64::MAX)
+    }
+
+    /// Whether a batch of this length may go to this stream, or a new one is to be begun.
+    fn has_room(&self, _slot: Slot<'_>) -> bool {
+        true
+    }
+
+    /// Checks credentials and reads the target's columns; rows sent later have just those. Called before the first use of the others
     /// but [`Destination::name`], and again after [`Refusal::SchemaChanged`].
     async fn connect(&mut self) -> Result<(), Refusal>;
 
-    /// A new committed stream: its full resource name.
+    /// A new stream: its full name.
     async fn create_stream(&mut self) -> Result<String, Refusal>;
 
     /// Sends one batch (all or nothing) and waits for the answer.
     async fn append(&mut self, place: Place<'_>, rows: &[Row]) -> Result<Landed, Refusal>;
 
-    /// Closes a stream for ever: the number of rows in it. Answers the same for a stream that was finalised before, where the server can
-    /// tell; [`Refusal::StreamGone`] when it cannot.
-    async fn finalize(&mut self, stream: &str) -> Result<i64, Refusal>;
+    /// Closes a stream for ever: what is in it. Of a batch that is in its slot in part, nothing is in it afterwards. Answers the same for a
+    /// stream that was finalised before, where the destination can tell; [`Refusal::StreamGone`] when it cannot.
+    async fn finalize(&mut self, slot: Slot<'_>) -> Result<i64, Refusal>;
 
-    /// Which of these are in the table. May need a permission that writing does not: [`Refusal::Denied`].
+    /// Which of these are in the target. May need a permission that writing does not: [`Refusal::Denied`].
     async fn present(&mut self, event_ids: &[&str]) -> Result<HashSet<String>, Refusal>;
 }

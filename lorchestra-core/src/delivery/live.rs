@@ -1,6 +1,7 @@
-//! The delivery thread: delivers while a job runs, and drains what is left when it is asked to. The only place with an async runtime.
+//! The delivery threads, one for each destination: each delivers while a job runs, and drains what is left when it is asked to. The only
+//! place with an async runtime. No thread knows of another one: what holds up one destination holds up no other.
 //!
-//! One process at a time delivers for a store: the holder of the lock `delivery` sends everybody's events. A run that finds it held
+//! One process at a time delivers from a store to a destination: the holder of its lock sends everybody's events. A run that finds it held
 //! leaves its events to the holder, who looks once more for new ones after it has let the lock go: so that between two of them no event
 //! is left behind.
 //!
@@ -8,13 +9,12 @@
 
 use super::deliverer::{Deliverer, Progress, Stopped};
 use super::destination::{Destination, Refusal};
-use super::policy::Policy;
 use super::session::Session;
 use crate::host::clock::timespec;
 use crate::host::locks::FileLock;
 use crate::host::signals::Signals;
 use crate::host::state::StateDir;
-use crate::store::{CIRCUIT, Circuit, Store, StoreError};
+use crate::store::{CIRCUIT, Circuit, Outbox, Store, StoreError};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::PipeFlags;
 use std::io;
@@ -70,7 +70,7 @@ pub enum Trouble {
     Interrupted(i32),
     /// Another process delivers.
     Elsewhere,
-    /// Another process has delivered, into this table, which is not ours.
+    /// Another process has delivered, into this target, which is not ours.
     IntoAnother(String),
     /// The store.
     Store(StoreError),
@@ -96,58 +96,80 @@ pub struct Live {
 }
 
 impl Live {
-    /// Starts to deliver beside whatever this process does. `make` is called in the thread, once there is something to deliver.
+    /// Starts to deliver to the destination of this name, beside whatever this process does. `make` is called in the thread, once there is something to deliver.
     pub fn start<D: Destination>(
         state: &StateDir,
+        name: &'static str,
         make: impl FnOnce() -> Result<D, Refusal> + Send + 'static,
     ) -> io::Result<Self> {
         let (requests, receiver) = unbounded_channel();
         let (done, ended) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         let state = state.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let thread = std::thread::Builder::new().name("lorchestra-delivery".into()).spawn(move || {
+        let thread = std::thread::Builder::new().name(format!("to-{name}")).spawn(move || {
             // Closed when the thread ends, however it does.
             let _ended = ended;
-            runtime.block_on(live(&state, make, receiver))
+            runtime.block_on(live(&state, name, make, receiver))
         })?;
         Ok(Self { requests, done, thread })
     }
 
-    /// Delivers what is left, and ends the thread. A signal that asks for the end ends this too.
-    pub fn finish(self, request: &Request, mut signals: Option<&mut Signals>) -> Report {
+    /// Delivers what is left to each destination, and ends the threads: a report for each, in their order. They work at the same time. A
+    /// signal that asks for the end ends this too.
+    pub fn finish(lives: Vec<Self>, request: &Request, mut signals: Option<&mut Signals>) -> Vec<Report> {
         let mut until = Instant::now() + request.timeout + MARGIN;
-        let mut trouble = Trouble::Deadline(None);
         let mut signal = None;
-        let mut sender = Some(self.requests);
-        if let Some(sender) = &sender {
-            let _ = sender.send(request.clone());
-        }
+        let mut threads: Vec<Ending> = lives.into_iter().map(|live| live.ask(request)).collect();
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                // It is in a call that does not end; what it has in hand is frozen in the store.
-                return Report { progress: Progress::default(), trouble: Some(trouble) };
+            if left.is_zero() || threads.iter().all(|thread| thread.ended) {
+                break;
             }
             let wait = timespec(left);
-            let mut fds = vec![PollFd::new(&self.done, PollFlags::IN)];
+            let open = || threads.iter().filter(|thread| !thread.ended);
+            let mut fds: Vec<PollFd<'_>> = open().map(|thread| PollFd::new(&thread.done, PollFlags::IN)).collect();
             if let Some(signals) = &signals {
                 fds.push(PollFd::new(&**signals, PollFlags::IN));
             }
             let _ = poll(&mut fds, Some(&wait));
-            if !fds[0].revents().is_empty() {
-                break;
+            let ended: Vec<bool> = fds.iter().take(open().count()).map(|fd| !fd.revents().is_empty()).collect();
+            for (thread, ended) in threads.iter_mut().filter(|thread| !thread.ended).zip(ended) {
+                thread.ended = ended;
             }
             let ending = signals.as_mut().and_then(|signals| signals.endings().first().copied());
-            if let (Some(_), Some(ending)) = (&sender, ending) {
-                // Closing the channel is what tells the thread.
-                sender = None;
+            if let (None, Some(ending)) = (signal, ending) {
+                // Closing the channels is what stops the threads.
+                threads.iter_mut().for_each(|thread| thread.requests = None);
                 signal = Some(ending);
-                trouble = Trouble::Interrupted(ending);
                 until = Instant::now() + MARGIN;
             }
         }
-        let thread = |_| Report { progress: Progress::default(), trouble: Some(Trouble::Thread("it panicked".into())) };
-        let mut report = self.thread.join().unwrap_or_else(thread);
+        threads.into_iter().map(|thread| thread.report(signal)).collect()
+    }
+
+    fn ask(self, request: &Request) -> Ending {
+        let _ = self.requests.send(request.clone());
+        Ending { requests: Some(self.requests), done: self.done, thread: self.thread, ended: false }
+    }
+}
+
+/// A thread that was asked to finish.
+struct Ending {
+    requests: Option<UnboundedSender<Request>>,
+    done: OwnedFd,
+    thread: JoinHandle<Report>,
+    ended: bool,
+}
+
+impl Ending {
+    fn report(self, signal: Option<i32>) -> Report {
+        if !self.ended {
+            // It is in a call that does not end; what it has in hand is frozen in the store.
+            let trouble = signal.map_or(Trouble::Deadline(None), Trouble::Interrupted);
+            return Report { progress: Progress::default(), trouble: Some(trouble) };
+        }
+        let panicked = |_| Report { progress: Progress::default(), trouble: Some(Trouble::Thread("it panicked".into())) };
+        let mut report = self.thread.join().unwrap_or_else(panicked);
         // The thread does not know which it was.
         if let (Some(Trouble::Interrupted(of)), Some(signal)) = (&mut report.trouble, signal) {
             *of = signal;
@@ -159,7 +181,7 @@ impl Live {
 /// Where the thread stands.
 struct Delivering<D, F> {
     lock_path: PathBuf,
-    store: Store,
+    store: Outbox,
     make: Option<F>,
     session: Option<Session<D>>,
     blocked: Option<Refusal>,
@@ -172,10 +194,11 @@ struct Delivering<D, F> {
 
 async fn live<D: Destination, F: FnOnce() -> Result<D, Refusal>>(
     state: &StateDir,
+    name: &str,
     make: F,
     mut requests: UnboundedReceiver<Request>,
 ) -> Report {
-    let store = match Store::open(state) {
+    let store = match Store::open(state).and_then(|store| Outbox::open(store, name)) {
         Ok(store) => store,
         Err(error) => {
             // Only now is there somebody to tell.
@@ -184,7 +207,7 @@ async fn live<D: Destination, F: FnOnce() -> Result<D, Refusal>>(
         }
     };
     let mut this = Delivering {
-        lock_path: state.lock("delivery"),
+        lock_path: state.lock(&format!("delivery+{name}")),
         store,
         make: Some(make),
         session: None,
@@ -278,7 +301,7 @@ impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
     async fn deliver(&mut self, persistent: bool, resend: Resend) -> Result<(), Stopped> {
         self.session().map_err(Stopped::Blocked)?;
         let Some(session) = &mut self.session else { return Ok(()) };
-        let policy = Policy::of(session.destination());
+        let policy = session.destination().policy();
         let mut deliverer = Deliverer::new(&mut self.store, session, policy, &mut self.progress);
         let mut done = deliverer.drain(persistent).await;
         if done.is_ok() && resend.refused {

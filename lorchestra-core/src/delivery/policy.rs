@@ -1,6 +1,5 @@
-//! How much is sent at once, and how long is waited. Values only.
+//! How much is sent at once, and how long is waited. Values only; sizes are the destinations' own.
 
-use super::destination::Destination;
 use crate::store::CIRCUIT;
 use std::time::Duration;
 
@@ -19,21 +18,21 @@ pub struct Policy {
     pub failures: u32,
     /// How long it stays open.
     pub circuit: Duration,
-    /// How long a stream may have been idle and still be trusted to be there: Google keeps them three days.
+    /// How long a stream may have been idle and still be trusted to be there.
     pub stream_idle: Duration,
 }
 
 impl Policy {
-    /// For streams (few, large requests), or for single requests of the recommended 500 rows.
-    pub fn of(destination: &impl Destination) -> Self {
+    /// With batches of at most so many rows and about so many bytes, streams that last, and waits that suit a server or a disk.
+    pub fn new(rows: usize, bytes: usize) -> Self {
         Self {
-            rows: if destination.uses_streams() { 5000 } else { 500 },
-            bytes: 4 << 20,
+            rows,
+            bytes,
             first_wait: Duration::from_millis(200),
             longest_wait: Duration::from_secs(30),
             failures: 6,
             circuit: CIRCUIT,
-            stream_idle: Duration::from_secs(60 * 60 * 60),
+            stream_idle: Duration::MAX,
         }
     }
 }

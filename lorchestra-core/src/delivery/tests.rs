@@ -1,223 +1,23 @@
 //! The order of deliveries, against a table in memory that fails in every way a server can, at any moment.
 
+mod server;
+
 use super::*;
 use crate::spool::Cursor;
 use crate::spool::record::{self, Record};
-use crate::store::Store;
 use crate::store::tests::{Site, new_run, site, started};
+use crate::store::{Outbox, Store};
 use proptest::prelude::*;
 use serde_json::json;
+use server::{Fault, Server, Table, later};
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// What happens to one request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    None,
-    /// Not answered well; the work was not done, or was.
-    Later {
-        done: bool,
-    },
-    /// Never answered: whoever waits is killed.
-    Silent {
-        done: bool,
-    },
-    /// The server stumbles; it may be the request.
-    Stumble,
-    /// The server finalises the stream, or loses it, before it answers.
-    Finalized,
-    Gone,
-    Missing,
-    SchemaChanged,
-}
-
-#[derive(Debug, Default)]
-struct Stream {
-    rows: Vec<String>,
-    finalized: bool,
-}
-
-/// A server: tables outlive connections.
-#[derive(Debug, Default)]
-struct Server {
-    rows: Vec<String>,
-    streams: HashMap<String, Stream>,
-    made: u32,
-    script: VecDeque<Fault>,
-    requests: u32,
-    /// Rows with these ids are refused.
-    bad: HashSet<String>,
-    /// The server will have no request with one of these in it, and does not say why: malformed, or it stumbles.
-    poison: HashMap<String, bool>,
-    /// Batches of more rows are too large.
-    limit: usize,
-    unreadable: bool,
-    /// What a look into the table is answered with.
-    look: Option<Refusal>,
-}
-
-struct Table {
-    server: Rc<RefCell<Server>>,
-    streams: bool,
-    name: String,
-}
-
-fn later() -> Refusal {
-    Refusal::Later { reason: "503".into(), after: None, perhaps_request: false }
-}
-
-fn stumbled() -> Refusal {
-    Refusal::Later { reason: "500".into(), after: None, perhaps_request: true }
-}
-
-impl Table {
-    /// What befalls the next request; the caller does its work when this says so.
-    fn fault(&self) -> Fault {
-        let mut server = self.server.borrow_mut();
-        server.requests += 1;
-        server.script.pop_front().unwrap_or(Fault::None)
-    }
-}
-
-impl Destination for Table {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn route(&self) -> String {
-        self.name.clone()
-    }
-
-    fn uses_streams(&self) -> bool {
-        self.streams
-    }
-
-    async fn connect(&mut self) -> Result<(), Refusal> {
-        match self.fault() {
-            Fault::Later { .. } => Err(later()),
-            Fault::Silent { .. } => std::future::pending().await,
-            Fault::Missing => Err(Refusal::TableMissing("no table".into())),
-            _ => Ok(()),
-        }
-    }
-
-    async fn create_stream(&mut self) -> Result<String, Refusal> {
-        let fault = self.fault();
-        let name = {
-            let mut server = self.server.borrow_mut();
-            server.made += 1;
-            let name = format!("stream{}", server.made);
-            server.streams.insert(name.clone(), Stream::default());
-            name
-        };
-        match fault {
-            Fault::Later { .. } => Err(later()),
-            Fault::Silent { .. } => std::future::pending().await,
-            _ => Ok(name),
-        }
-    }
-
-    async fn append(&mut self, place: Place<'_>, rows: &[Row]) -> Result<Landed, Refusal> {
-        let fault = self.fault();
-        let answer = {
-            let mut guard = self.server.borrow_mut();
-            let server = &mut *guard;
-            match (fault, place) {
-                (Fault::Finalized, Place::Stream { stream, .. }) => {
-                    server.streams.entry(stream.into()).and_modify(|stream| stream.finalized = true);
-                }
-                (Fault::Gone, Place::Stream { stream, .. }) => drop(server.streams.remove(stream)),
-                (Fault::Later { done: false }, _) => return Err(later()),
-                (Fault::Stumble, _) => {
-                    return Err(stumbled());
-                }
-                (Fault::Missing, _) => return Err(Refusal::TableMissing("no table".into())),
-                (Fault::SchemaChanged, _) => return Err(Refusal::SchemaChanged("columns".into())),
-                _ => {}
-            }
-            if fault != (Fault::Silent { done: false }) { server.take(place, rows) } else { Err(later()) }
-        };
-        match fault {
-            Fault::Silent { .. } => std::future::pending().await,
-            Fault::Later { .. } => Err(later()),
-            _ => answer,
-        }
-    }
-
-    async fn finalize(&mut self, stream: &str) -> Result<i64, Refusal> {
-        match self.fault() {
-            Fault::Later { .. } => return Err(later()),
-            Fault::Silent { .. } => std::future::pending().await,
-            _ => {}
-        }
-        let mut server = self.server.borrow_mut();
-        let stream = server.streams.get_mut(stream).ok_or_else(|| Refusal::StreamGone("no stream".into()))?;
-        stream.finalized = true;
-        Ok(i64::try_from(stream.rows.len()).unwrap())
-    }
-
-    async fn present(&mut self, event_ids: &[&str]) -> Result<HashSet<String>, Refusal> {
-        match self.fault() {
-            Fault::Later { .. } => return Err(later()),
-            Fault::Silent { .. } => std::future::pending().await,
-            _ => {}
-        }
-        let server = self.server.borrow();
-        if let Some(refusal) = &server.look {
-            return Err(refusal.clone());
-        }
-        if server.unreadable {
-            return Err(Refusal::Denied("no right to read".into()));
-        }
-        Ok(server.rows.iter().filter(|id| event_ids.contains(&id.as_str())).cloned().collect())
-    }
-}
-
-impl Server {
-    fn take(&mut self, place: Place<'_>, rows: &[Row]) -> Result<Landed, Refusal> {
-        if rows.len() > self.limit {
-            return Err(Refusal::TooLarge("413".into()));
-        }
-        let stream = match place {
-            Place::Table => None,
-            Place::Stream { stream, offset } => {
-                let Some(stream) = self.streams.get_mut(stream) else { return Err(Refusal::StreamGone("no stream".into())) };
-                if stream.finalized {
-                    return Err(Refusal::StreamFinalized("finalized".into()));
-                }
-                let (offset, length) = (usize::try_from(offset).unwrap(), stream.rows.len());
-                if offset < length {
-                    return Ok(Landed::Before);
-                }
-                if offset > length {
-                    return Err(Refusal::OffsetBeyondEnd("beyond".into()));
-                }
-                Some(stream)
-            }
-        };
-        if let Some(stumbles) = rows.iter().find_map(|row| self.poison.get(&row.event_id)) {
-            return Err(if *stumbles { stumbled() } else { Refusal::Malformed("400".into()) });
-        }
-        let bad: Vec<RefusedRow> = rows
-            .iter()
-            .enumerate()
-            .filter(|(_, row)| self.bad.contains(&row.event_id))
-            .map(|(index, _)| RefusedRow { index, reason: "invalid".into() })
-            .collect();
-        if !bad.is_empty() {
-            return Err(Refusal::Rows(bad));
-        }
-        let ids = rows.iter().map(|row| row.event_id.clone());
-        self.rows.extend(ids.clone());
-        if let Some(stream) = stream {
-            stream.rows.extend(ids);
-        }
-        Ok(Landed::Now)
-    }
-}
+/// The destination's name.
+const NAME: &str = "there";
 
 /// The id of event `n`.
 fn id(n: impl Display) -> String {
@@ -225,7 +25,7 @@ fn id(n: impl Display) -> String {
 }
 
 /// A store with `count` events of one run beside its `job.started`; the ids of all.
-fn filled(site: &Site, count: usize) -> (Store, Vec<String>) {
+fn filled(site: &Site, count: usize) -> (Outbox, Vec<String>) {
     let mut store = Store::open(&site.state).unwrap();
     store.begin_run(&new_run("run"), &started()).unwrap();
     let lines: Vec<Vec<u8>> = (0..count)
@@ -239,6 +39,7 @@ fn filled(site: &Site, count: usize) -> (Store, Vec<String>) {
         .collect();
     let records: Vec<Record<'_>> = lines.iter().map(|line| record::parse(line).unwrap()).collect();
     store.take_in("run", 1, &records, Cursor::default(), 0, &mut Default::default()).unwrap();
+    let store = Outbox::open(store, NAME).unwrap();
     let ids = store.pending_rows(0, usize::MAX, usize::MAX).unwrap().into_iter().map(|out| out.row.event_id).collect();
     (store, ids)
 }
@@ -268,7 +69,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// One process after another delivers, each for twice ten seconds at most, until nothing is pending.
-fn deliver_all(store: &mut Store, server: &Rc<RefCell<Server>>, streams: bool, rows: usize) {
+fn deliver_all(store: &mut Outbox, server: &Rc<RefCell<Server>>, streams: bool, rows: usize) {
     let runtime = runtime();
     for _ in 0..200 {
         let mut session = Session::new(table(server, streams));
@@ -292,7 +93,7 @@ fn deliver_all(store: &mut Store, server: &Rc<RefCell<Server>>, streams: bool, r
     panic!("never done: {:?}", server.borrow());
 }
 
-fn resend_refused(store: &mut Store, server: &Rc<RefCell<Server>>, streams: bool, rows: usize) {
+fn resend_refused(store: &mut Outbox, server: &Rc<RefCell<Server>>, streams: bool, rows: usize) {
     let mut session = Session::new(table(server, streams));
     runtime().block_on(async {
         let mut progress = Progress::default();
@@ -338,7 +139,7 @@ proptest! {
         expected.sort();
         arrived.sort();
         prop_assert_eq!(arrived, expected);
-        let backlog = store.backlog(None).unwrap();
+        let backlog = store.store.backlog(NAME, None).unwrap();
         prop_assert_eq!((backlog.pending + backlog.refused, backlog.uncertain), ((ids.len() - server.rows.len()) as u64, 0));
     }
 
@@ -378,7 +179,7 @@ fn a_row_that_poisons_its_batch_is_found_and_set_aside() {
             // Mended, it goes on request, once.
             server.borrow_mut().poison.clear();
             resend_refused(&mut store, &server, streams, 500);
-            assert_eq!(store.backlog(None).unwrap(), crate::store::Backlog::default());
+            assert_eq!(store.store.backlog(NAME, None).unwrap(), crate::store::Backlog::default());
             assert_eq!(server.borrow().rows.iter().filter(|row| **row == id(123)).count(), 1);
         }
     }
@@ -399,7 +200,7 @@ fn a_server_that_takes_nothing_is_not_mistaken_for_bad_rows() {
             });
             let passing = matches!(stopped, Err(Stopped::Unreachable(_)));
             assert!(passing == stumbles && stopped.is_err(), "{stopped:?}");
-            let backlog = store.backlog(None).unwrap();
+            let backlog = store.store.backlog(NAME, None).unwrap();
             assert_eq!((backlog.pending, backlog.refused), (ids.len() as u64, 0));
             assert!(server.borrow().requests < 100, "{} requests", server.borrow().requests);
             // It is well again.
@@ -442,7 +243,7 @@ fn what_is_sent_on_request_and_refused_is_kept() {
     let server = server([Fault::None, Fault::None, Fault::Later { done: true }, Fault::Gone]);
     server.borrow_mut().unreadable = true;
     deliver_all(&mut store, &server, true, 5);
-    assert_eq!(store.backlog(None).unwrap().uncertain, 5);
+    assert_eq!(store.store.backlog(NAME, None).unwrap().uncertain, 5);
     // Too large now, and one of its rows refused.
     let second = store.rows_of(&store.uncertain_batches().unwrap()[0]).unwrap()[1].row.event_id.clone();
     server.borrow_mut().limit = 2;
@@ -452,7 +253,7 @@ fn what_is_sent_on_request_and_refused_is_kept() {
     runtime().block_on(async {
         Deliverer::new(&mut store, &mut session, policy(5), &mut progress).resend_uncertain().await.unwrap();
     });
-    let backlog = store.backlog(None).unwrap();
+    let backlog = store.store.backlog(NAME, None).unwrap();
     assert_eq!((backlog.pending, backlog.refused, backlog.uncertain), (0, 1, 0));
     assert_eq!(progress.delivered, 4);
 }
@@ -473,7 +274,7 @@ fn uncertain_batches_are_sent_again_once_a_call() {
         let again = Deliverer::new(&mut store, &mut session, policy(5), &mut progress).resend_uncertain().await;
         assert!(again.is_ok(), "{again:?}");
     });
-    assert_eq!((progress.uncertain, store.backlog(None).unwrap().uncertain), (5, 5));
+    assert_eq!((progress.uncertain, store.store.backlog(NAME, None).unwrap().uncertain), (5, 5));
     assert!(server.borrow().requests - before < 10);
 }
 
@@ -487,7 +288,7 @@ fn a_finalised_stream_with_rows_of_another_is_not_mistaken_for_us() {
     let strangers = ["x", "y", "z"].map(String::from);
     server.borrow_mut().streams.get_mut("stream1").unwrap().rows.extend(strangers);
     server.borrow_mut().streams.get_mut("stream1").unwrap().finalized = true;
-    store.begin_run(&new_run("second"), &started()).unwrap();
+    store.store.begin_run(&new_run("second"), &started()).unwrap();
     deliver_all(&mut store, &server, true, 2);
     assert_eq!(server.borrow().rows.len(), ids.len() + 1);
 }
@@ -504,7 +305,7 @@ fn only_a_denied_look_makes_a_batch_uncertain() {
         let stopped = runtime()
             .block_on(async { Deliverer::new(&mut store, &mut session, policy(5), &mut Progress::default()).drain(false).await });
         assert!(stopped.is_err());
-        assert_eq!(store.backlog(None).unwrap().uncertain, 0);
+        assert_eq!(store.store.backlog(NAME, None).unwrap().uncertain, 0);
         server.borrow_mut().look = None;
         deliver_all(&mut store, &server, true, 5);
         assert_eq!(server.borrow().rows, ids);
@@ -532,14 +333,14 @@ fn what_cannot_be_found_out_is_uncertain_until_it_is_sent_again() {
     let server = server([Fault::None, Fault::None, Fault::Later { done: true }, Fault::Gone]);
     server.borrow_mut().unreadable = true;
     deliver_all(&mut store, &server, true, 5);
-    let backlog = store.backlog(None).unwrap();
+    let backlog = store.store.backlog(NAME, None).unwrap();
     assert_eq!((backlog.pending, backlog.uncertain), (0, 5));
     assert_eq!(server.borrow().rows.len(), ids.len(), "they were there, which nobody may know");
     let mut session = Session::new(table(&server, true));
     runtime().block_on(async {
         Deliverer::new(&mut store, &mut session, policy(5), &mut Progress::default()).resend_uncertain().await.unwrap();
     });
-    assert_eq!(store.backlog(None).unwrap().uncertain, 0);
+    assert_eq!(store.store.backlog(NAME, None).unwrap().uncertain, 0);
     assert_eq!(server.borrow().rows.len(), ids.len() + 5, "sent again on request, and so twice");
 }
 
@@ -568,7 +369,7 @@ fn a_table_that_is_not_there_is_told_after_some_patience() {
         .block_on(async { Deliverer::new(&mut store, &mut session, policy(5), &mut Progress::default()).drain(true).await });
     assert!(matches!(stopped, Err(Stopped::Blocked(Refusal::TableMissing(_)))), "{stopped:?}");
     assert_eq!(server.borrow().requests, 4);
-    assert_eq!(store.backlog(None).unwrap().pending, 4);
+    assert_eq!(store.store.backlog(NAME, None).unwrap().pending, 4);
 }
 
 /// `tables.get` shows a table as soon as it is made; writing to it can be refused for minutes as if it were not there.
@@ -598,7 +399,7 @@ fn another_writer_in_the_stream_is_not_mistaken_for_us() {
     let server = server([]);
     deliver_all(&mut store, &server, true, 2);
     server.borrow_mut().streams.get_mut("stream1").unwrap().rows.extend(["x", "y", "z"].map(String::from));
-    store.begin_run(&new_run("second"), &started()).unwrap();
+    store.store.begin_run(&new_run("second"), &started()).unwrap();
     deliver_all(&mut store, &server, true, 2);
     assert_eq!(server.borrow().rows.len(), ids.len() + 1);
     assert_eq!(server.borrow().streams.len(), 2, "a stream of its own");
@@ -624,4 +425,27 @@ fn a_batch_for_the_table_before_is_settled_there() {
         });
         assert_eq!(server.borrow().rows, ids, "once, in one of the two");
     }
+}
+
+/// One server is down for an hour of failing tries; the other one is delivered to all the while, from the same store.
+#[test]
+fn a_server_that_is_down_for_an_hour_holds_up_no_other() {
+    let site = site();
+    let (mut here, _) = filled(&site, 3);
+    let mut there = Outbox::open(Store::open(&site.state).unwrap(), "other").unwrap();
+    let (up, down) = (server([]), server([Fault::Later { done: false }; 10_000]));
+    for minute in 0..60 {
+        let name = format!("run{minute}");
+        here.store.begin_run(&new_run(&name), &started()).unwrap();
+        let mut session = Session::new(table(&down, true));
+        let stopped = runtime()
+            .block_on(async { Deliverer::new(&mut there, &mut session, policy(5), &mut Progress::default()).drain(false).await });
+        assert!(matches!(stopped, Err(Stopped::Unreachable(_))), "{stopped:?}");
+        deliver_all(&mut here, &up, true, 5);
+        assert_eq!(here.store.backlog(NAME, None).unwrap().pending, 0, "minute {minute}");
+    }
+    down.borrow_mut().script.clear();
+    deliver_all(&mut there, &down, true, 5);
+    let ids = up.borrow().rows.clone();
+    assert_eq!((ids.len(), &ids), (64, &down.borrow().rows), "each has each, in order");
 }

@@ -12,7 +12,7 @@
 //! <state>/locks/<package>.<job>.<account>    the overlap lock, held by the run's supervisor; names the run
 //! <state>/locks/beside+<package>.<job>.…     shared by the supervisors of runs that are allowed beside others
 //! <state>/locks/store                        held while the store is created or migrated
-//! <state>/locks/delivery                     held by the process that delivers
+//! <state>/locks/delivery+<destination>       held by the process that delivers to it
 //! ```
 //!
 //! Directories 0700, files 0600. Knows paths and modes, nothing of what is in the files.

@@ -21,6 +21,7 @@ pub(crate) use elf::{MAX_FILE, too_large};
 pub use inspect::{inspect, needed_glibc};
 pub use problem::{Fault, Problem, Reason};
 
+use crate::text::path_text;
 use lorchestra_plugin_api::manifest::{Manifest, Outline};
 use rustix::fs::{Mode, OFlags};
 use std::collections::hash_map::Entry;
@@ -430,7 +431,7 @@ fn duplicates(name: &str, files: &[Package]) -> Vec<Problem> {
         .iter()
         .map(|file| {
             let others = files.iter().filter(|other| other.path != file.path);
-            let mut named: Vec<String> = others.take(OTHERS).map(|other| problem::path_text(&other.path)).collect();
+            let mut named: Vec<String> = others.take(OTHERS).map(|other| path_text(&other.path)).collect();
             if let Some(more) = (files.len() - 1).checked_sub(OTHERS).filter(|more| *more > 0) {
                 named.push(format!("and {more} more"));
             }
@@ -445,10 +446,9 @@ fn duplicates(name: &str, files: &[Package]) -> Vec<Problem> {
         .collect()
 }
 
-/// The names most like `name`, best first.
+/// How many names are suggested, at most.
+const SUGGESTED: usize = 3;
+
 fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
-    let mut scored: Vec<(f64, &str)> =
-        names.map(|known| (strsim::jaro_winkler(name, known), known)).filter(|(score, _)| *score > 0.75).collect();
-    scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
-    scored.into_iter().take(3).map(|(_, known)| known.to_owned()).collect()
+    crate::text::nearest(name, names).into_iter().take(SUGGESTED).map(str::to_owned).collect()
 }

@@ -4,9 +4,9 @@
 //! Knows the file and compares; that what is compared are the bytes which will run is [`crate::packages::library`]'s doing. A missing package
 //! is refused as another checksum is: what was not looked at does not run.
 
-use crate::packages::catalog::problem::{cut, path_text};
 use crate::packages::catalog::{self, Fault, Reason};
 use crate::packages::library::Library;
+use crate::text::{one_line, path_text};
 use lorchestra_plugin_api::manifest::is_name;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -96,7 +96,7 @@ impl Lockfile {
                 Err(io(e))
             };
         }
-        let malformed = |what: String| LockfileError::Malformed { path: path.to_owned(), what: cut(what) };
+        let malformed = |what: String| LockfileError::Malformed { path: path.to_owned(), what: one_line(&what) };
         let file = catalog::open_trusted(path).map_err(|mut fault| {
             match fault.reason {
                 // What the fault says is for a library. A link is written anew instead of installed; what is no file has to go first.
@@ -167,22 +167,28 @@ impl Lockfile {
 
     /// Whether these bytes are the ones that were locked.
     pub fn allows(&self, library: &Library) -> Result<(), Fault> {
-        self.allows_bytes(&library.manifest().package, &library.manifest().version, library.sha256())
+        self.allows_bytes(&library.manifest().package, &library.manifest().version, || Ok(library.sha256().to_owned()))
     }
 
-    /// The same, of a checksum.
-    pub fn allows_bytes(&self, package: &str, version: &str, sha256: &str) -> Result<(), Fault> {
+    /// The same, of a checksum, which is asked for only where the package is locked: it takes reading the whole file.
+    pub fn allows_bytes(
+        &self,
+        package: &str,
+        version: &str,
+        sha256: impl FnOnce() -> Result<String, Fault>,
+    ) -> Result<(), Fault> {
         let fault = |reason, detail| Err(Fault { package: Some(package.to_owned()), ..Fault::new(reason, detail, MEND) });
-        match self.packages.get(package) {
-            None => fault(Reason::NotLocked, format!("plugins.lock does not have the package {package}")),
-            Some(locked) if locked.sha256 == sha256 => Ok(()),
-            Some(locked) if locked.version == version => {
-                fault(Reason::LockDiffers, format!("plugins.lock has other bytes of {package} {version}"))
-            }
-            Some(locked) => {
-                let locked = &locked.version;
-                fault(Reason::LockDiffers, format!("it is {package} {version}, and plugins.lock has {package} {locked}"))
-            }
+        let Some(locked) = self.packages.get(package) else {
+            return fault(Reason::NotLocked, format!("plugins.lock does not have the package {package}"));
+        };
+        if locked.version != version {
+            let locked = &locked.version;
+            return fault(Reason::LockDiffers, format!("it is {package} {version}, and plugins.lock has {package} {locked}"));
+        }
+        if locked.sha256 == sha256()? {
+            Ok(())
+        } else {
+            fault(Reason::LockDiffers, format!("plugins.lock has other bytes of {package} {version}"))
         }
     }
 }
@@ -211,13 +217,13 @@ mod tests {
     #[test]
     fn only_the_same_bytes_are_allowed() {
         let lock = one("1.0.0", 'a');
-        assert!(lock.allows_bytes("pack", "1.0.0", &"a".repeat(64)).is_ok());
+        assert!(lock.allows_bytes("pack", "1.0.0", || Ok("a".repeat(64))).is_ok());
         for (package, version, digit, reason) in [
             ("pack", "1.0.0", "b", Reason::LockDiffers),
             ("pack", "1.0.1", "b", Reason::LockDiffers),
             ("other", "1.0.0", "a", Reason::NotLocked),
         ] {
-            let fault = lock.allows_bytes(package, version, &digit.repeat(64)).unwrap_err();
+            let fault = lock.allows_bytes(package, version, || Ok(digit.repeat(64))).unwrap_err();
             assert_eq!((fault.reason, fault.package.as_deref()), (reason, Some(package)), "{fault:?}");
         }
     }

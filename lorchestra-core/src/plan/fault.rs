@@ -2,7 +2,7 @@
 //! flag, the value, the reason and the mend, whatever is in the value.
 
 use super::value::ValueError;
-use lorchestra_plugin_api::manifest::printable;
+use crate::text::{one_line, quote, shortened};
 use std::fmt;
 use thiserror::Error;
 
@@ -174,47 +174,9 @@ fn bare_or_quoted(text: &str) -> String {
     if !text.is_empty() && text.len() <= SHOWN_VALUE && text.chars().all(plain) { text.to_owned() } else { quote(text) }
 }
 
-/// A typed value for a message: in double quotes, what cannot be printed escaped, cut where it is long as it is shown.
-pub(super) fn quote(text: &str) -> String {
-    let mut shown = 0;
-    let too_long = text.char_indices().find(|(_, c)| {
-        shown += c.escape_debug().count();
-        shown > SHOWN_VALUE
-    });
-    match too_long {
-        None => format!("{text:?}"),
-        Some((end, _)) => format!("{:?}…", &text[..end]),
-    }
-}
-
-/// A JSON value for a message.
-pub(super) fn quote_json(value: &serde_json::Value) -> String {
-    match value {
-        serde_json::Value::String(text) => quote(text),
-        other => {
-            let text = other.to_string();
-            if text.chars().count() > SHOWN_VALUE { quote(&text) } else { printable(&text) }
-        }
-    }
-}
-
 /// The first line of what a plugin says of itself, for a message.
 pub(super) fn first_line(docs: &str) -> String {
-    let line = printable(docs.lines().next().unwrap_or_default()).replace('\t', " ");
-    match line.trim().char_indices().nth(SHOWN_DOCS) {
-        None => line.trim().to_owned(),
-        Some((end, _)) => format!("{}…", &line.trim()[..end]),
-    }
-}
-
-/// The one of `known` that a mistyped name most likely means.
-pub(super) fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    known
-        .into_iter()
-        .map(|name| (strsim::jaro_winkler(typed, name), name))
-        .filter(|(likeness, _)| *likeness >= 0.8)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map(|(_, name)| name)
+    shortened(&one_line(docs.lines().next().unwrap_or_default()), SHOWN_DOCS)
 }
 
 #[cfg(test)]
@@ -222,28 +184,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_stay_on_their_line() {
-        assert_eq!(quote("-7d"), "\"-7d\"");
-        assert_eq!(quote("a\nb\u{1b}[31m\u{202e}"), r#""a\nb\u{1b}[31m\u{202e}""#);
-        let long = quote(&"ü".repeat(1000));
-        assert_eq!(long.chars().count(), SHOWN_VALUE + 3);
-        assert!(long.ends_with("\"…"));
-    }
-
-    #[test]
     fn a_plugins_text_stays_on_its_line() {
         assert_eq!(first_line("Which\tmailbox \u{1b}[31m.\nMore."), "Which mailbox [31m.");
-        assert_eq!(first_line(&"x".repeat(500)).chars().count(), SHOWN_DOCS + 1);
+        assert_eq!(first_line(&"x".repeat(500)).chars().count(), SHOWN_DOCS + 2);
         assert_eq!(first_line(""), "");
-    }
-
-    #[test]
-    fn the_nearest_name() {
-        let known = ["account", "since", "source", "until", "page_size"];
-        for (typed, meant) in [("accuont", "account"), ("acc", "account"), ("pagesize", "page_size"), ("untill", "until")] {
-            assert_eq!(nearest(typed, known), Some(meant), "{typed}");
-        }
-        assert_eq!(nearest("colour", known), None);
-        assert_eq!(nearest("", known), None);
     }
 }

@@ -2,10 +2,10 @@
 //! not read; finds out what was meant and how to write it. Nothing here is taken as a value: a text that can be read in two
 //! ways by two people is not guessed at.
 
-use super::fault::nearest;
 use super::time::{Reader, TimeError, Wanted};
 use super::unit::split_digits;
 use super::{date, last, relative};
+use crate::text::nearest;
 use chrono::{DateTime, Days, Utc};
 
 /// The error for `text`, with what to write instead where that can be told.
@@ -129,6 +129,6 @@ fn word(text: &str, reader: Reader) -> Option<TimeError> {
         Wanted::Instant => &["now", "today", "yesterday"],
         Wanted::Day => &["today", "yesterday"],
     };
-    let meant = nearest(&text.to_lowercase(), words.iter().copied())?;
+    let meant = *nearest(&text.to_lowercase(), words.iter().copied()).first()?;
     Some(reader.instead("there is no such word", meant))
 }

@@ -290,12 +290,12 @@ impl RunSpec {
         for name in self.params.keys().filter(|name| !job.params.iter().any(|p| p.name == **name && !secret(&p))) {
             let names: Vec<&str> = job.params.iter().filter(|p| !secret(p)).map(|p| p.name.as_str()).collect();
             wrong(
-                format!("params.{}", fault::quote(name)),
+                format!("params.{}", crate::text::quote(name)),
                 format!("is not a parameter of {}{}", job.name, nearest(name, &names)),
             );
         }
         for name in self.secrets.keys().filter(|name| !job.params.iter().any(|p| p.name == **name && secret(&p))) {
-            wrong(format!("secrets.{}", fault::quote(name)), format!("is not a secret of {}", job.name));
+            wrong(format!("secrets.{}", crate::text::quote(name)), format!("is not a secret of {}", job.name));
         }
         for param in &job.params {
             if secret(&param) {
@@ -319,13 +319,13 @@ impl RunSpec {
             wrong("account".into(), "is not the parameter account".into());
         }
         let window = self.params_window(job);
-        if self.window.map(|w| (w.since, Some(w.until))) != window {
+        if self.window != window {
             wrong("window".into(), "is not the one of the parameters since and until".into());
         }
         if self.window.is_some_and(|window| window.since.is_some_and(|since| since >= window.until)) {
             wrong("window".into(), "is empty: since is not before until".into());
         }
-        if self.since_last && window.is_none_or(|(since, _)| since.is_none()) {
+        if self.since_last && window.is_none_or(|window| window.since.is_none()) {
             wrong("since_last".into(), "is true, and there is no parameter since".into());
         }
         if self.retries.limit > MOST {
@@ -351,8 +351,8 @@ impl RunSpec {
         if faults.is_empty() { Ok(()) } else { Err(PlanError { faults }) }
     }
 
-    /// Begin and end that the parameters say; `None`: the job has no window, or one without a given end.
-    fn params_window(&self, job: &JobManifest) -> Option<(Option<DateTime<Utc>>, Option<DateTime<Utc>>)> {
+    /// The window that the parameters say; `None`: the job has none. A job without an `until` of its own has the spec's.
+    fn params_window(&self, job: &JobManifest) -> Option<Window> {
         if !job.params.iter().any(is_end) {
             return None;
         }
@@ -360,9 +360,9 @@ impl RunSpec {
             let param = find(job, name).filter(|param| is_end(param))?;
             self.params.get(&param.name)?.as_str()?.parse::<DateTime<Utc>>().ok()
         };
-        // A job with no `until` of its own has the start of the run, which no parameter says.
-        let until = at("until").or_else(|| self.window.map(|window| window.until));
-        Some((at("since"), until))
+        // Without a window in the spec, any end will do: it differs from none.
+        let until = at("until").or_else(|| self.window.map(|window| window.until)).unwrap_or(self.resolved_at);
+        Some(Window { since: at("since"), until })
     }
 
     /// Returns the same run with a window that begins at `since`; `None`: that would be empty. For a bookmark that has moved since the
@@ -383,7 +383,7 @@ pub(super) fn account(job: &JobManifest, params: &Map<String, Value>) -> Option<
 }
 
 fn nearest(name: &str, names: &[&str]) -> String {
-    match fault::nearest(name, names.iter().copied()) {
+    match crate::text::nearest(name, names.iter().copied()).first() {
         Some(near) => format!("; did you mean {near}?"),
         None => String::new(),
     }

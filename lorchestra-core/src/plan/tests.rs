@@ -11,6 +11,7 @@ mod last;
 
 use super::*;
 use crate::outcome::Cause;
+use crate::text::quote;
 use serde_json::json;
 use std::time::Duration;
 
@@ -353,7 +354,7 @@ fn bad_values() {
     let job = all_kinds();
     for (name, text, says, mend) in BAD {
         let line = fault(&job, &[(name, text)]);
-        let value = fault::quote(text);
+        let value = quote(text);
         assert!(line.starts_with(&format!("--{name} {value}: ")), "flag and value: {line}");
         assert!(line.contains(says), "reason {says:?} of {text:?}: {line}");
         assert!(line.contains("write ") || line.contains("leave it out"), "a mend: {line}");

@@ -187,7 +187,7 @@ pub(super) fn default_last<'a>(name: &str, kind: ParamKind, json: &'a Value) -> 
 
 /// Why a default is none.
 pub(super) fn unfit(json: &Value, why: impl std::fmt::Display) -> String {
-    format!("the default {} {why}", super::fault::quote_json(json))
+    format!("the default {} {why}", crate::text::quote_json(json))
 }
 
 /// The manifest's default; `None` where there is none.

@@ -218,7 +218,7 @@ fn without_final(evidence: &Evidence) -> Failure {
 
 fn failed(mut failure: Failure) -> Outcome {
     // The text may be a job's or a plugin's own: it is shown on terminals.
-    failure.message = lorchestra_plugin_api::manifest::printable(&failure.message);
+    failure.message = crate::text::printable(&failure.message);
     if failure.message.trim().is_empty() {
         failure.message = "it did not say why".into();
     }

@@ -4,7 +4,7 @@
 //! what it does, and whether it fails, has no effect on the run. (These are not the job's own events, which go to the store.)
 
 use super::recovery::Closed;
-use crate::delivery::Report;
+use crate::delivery::{DestinationConfig, Report};
 use crate::outcome::Failure;
 use crate::plan::RunSpec;
 use crate::store::{Backlog, Run, StoreError, Terminal};
@@ -59,11 +59,13 @@ pub enum RunEvent<'a> {
         /// Output of its last attempt.
         output: &'a Path,
     },
-    /// Delivery beside the run has finished.
+    /// Delivery beside the run has finished, to one destination.
     Delivered {
+        /// Where to.
+        to: &'a DestinationConfig,
         /// What this process delivered, and why not everything.
         report: &'a Report,
-        /// What is not delivered, of all runs; or why that is not known.
+        /// What is not delivered there, of all runs; or why that is not known.
         backlog: Result<Backlog, &'a StoreError>,
         /// Whether the caller insists on delivery.
         required: bool,

@@ -8,8 +8,7 @@ use super::error::RunError;
 use super::event::{Observer, RunEvent};
 use super::recovery::{self, RecoveryError};
 use super::supervisor::{self, Order, RunEnv, RunResult};
-use crate::delivery::bigquery::{BigQuery, BigQueryConfig};
-use crate::delivery::{Live, Request, Resend, Trouble};
+use crate::delivery::{Deliveries, DestinationConfig, Request, Resend, Trouble};
 use crate::host::clock::now_micros;
 use crate::host::signals::Signals;
 use crate::host::state::{StateDir, StateError};
@@ -68,8 +67,8 @@ pub struct Host<'a> {
 /// Delivery beside and after a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Delivery<'a> {
-    /// The table; `None`: events stay in the store.
-    pub bigquery: Option<&'a BigQueryConfig>,
+    /// Where events go; nowhere: they stay in the store.
+    pub to: &'a [DestinationConfig],
     /// Whether the caller insists on it.
     pub required: bool,
     /// How long to wait for it after the run.
@@ -158,8 +157,7 @@ pub fn launch(
     let state = StateDir::open(host.state_dir)?;
     let closed = recovery::close_abandoned(&state)?;
     observer.observe(&RunEvent::Recovered(&closed));
-    let live = host.delivery.bigquery.cloned().map(|config| Live::start(&state, move || BigQuery::new(config)));
-    let live = live.transpose().map_err(LaunchError::Delivery)?;
+    let deliveries = Deliveries::start(host.delivery.to, &state).map_err(LaunchError::Delivery)?;
     let env = RunEnv {
         state: &state,
         data_root: host.data_root,
@@ -179,7 +177,7 @@ pub fn launch(
         let terminal = store.terminal(&run.run_id).unwrap_or_default();
         observer.observe(&RunEvent::Found { run, terminal: terminal.as_ref() });
     }
-    let undelivered = live.is_some_and(|live| finish_delivery(live, &host.delivery, (&run_id, &store), signals, observer));
+    let undelivered = finish_delivery(deliveries, &host.delivery, (&run_id, &store), signals, observer);
     observer.observe(&RunEvent::Pruned(&store.prune(&state, host.retention, now_micros())));
     Ok(Launched { result, undelivered })
 }
@@ -221,9 +219,9 @@ pub fn fit(spec: &RunSpec, library: &Library) -> Result<(), LaunchError> {
     }
 }
 
-/// Ends the delivery beside a run. Returns whether it was required and did not happen.
+/// Ends the delivery beside a run. Returns whether it was required and did not happen at every destination.
 fn finish_delivery(
-    live: Live,
+    deliveries: Deliveries<'_>,
     delivery: &Delivery<'_>,
     (run_id, store): (&str, &Store),
     signals: &mut Signals,
@@ -231,12 +229,14 @@ fn finish_delivery(
 ) -> bool {
     let Delivery { required, timeout, .. } = *delivery;
     let request = Request { timeout, insist: required, run_id: Some(run_id.to_owned()), resend: Resend::default() };
-    let report = live.finish(&request, Some(signals));
-    let backlog = store.backlog(None);
-    let event = RunEvent::Delivered { report: &report, backlog: backlog.as_ref().copied(), required };
-    observer.observe(&event);
-    let elsewhere = matches!(report.trouble, Some(Trouble::IntoAnother(_)));
-    // What cannot be read is not known to be delivered.
-    let delivered = || store.backlog(Some(run_id)).is_ok_and(|own| own == Backlog::default());
-    required && (elsewhere || !delivered())
+    let mut undelivered = false;
+    for (to, report) in deliveries.finish(&request, Some(signals)) {
+        let backlog = store.backlog(to.name(), None);
+        observer.observe(&RunEvent::Delivered { to, report: &report, backlog: backlog.as_ref().copied(), required });
+        let elsewhere = matches!(report.trouble, Some(Trouble::IntoAnother(_)));
+        // What cannot be read is not known to be delivered.
+        let delivered = || store.backlog(to.name(), Some(run_id)).is_ok_and(|own| own == Backlog::default());
+        undelivered |= required && (elsewhere || !delivered());
+    }
+    undelivered
 }

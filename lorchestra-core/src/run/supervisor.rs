@@ -150,7 +150,7 @@ struct Finished {
 /// How an attempt ended that is not the last, or why it is.
 enum Next {
     /// Another attempt follows: its worker and files.
-    Attempt(Worker, Files),
+    Attempt(Box<(Worker, Files)>),
     /// The run ends with this outcome.
     End(Outcome),
 }
@@ -304,7 +304,7 @@ impl Supervision<'_> {
             let next = self.next_attempt(attempt, &failure, ended.told, backoff.next(None));
             let next = next.inspect_err(|signal| drop(ended.note.between(*signal)));
             match next.unwrap_or_else(|signal| Next::End(decision::told_between(signal, attempt, &failure))) {
-                Next::Attempt(next_worker, next_files) => (worker, files) = (next_worker, next_files),
+                Next::Attempt(next) => (worker, files) = *next,
                 Next::End(outcome) => return Ok(Finished { store, outcome, attempt, facts, bookmark: None, output }),
             }
             let pid = worker.pid();
@@ -339,7 +339,7 @@ impl Supervision<'_> {
         let attempts = self.attempts();
         let next = attempts.start_worker(attempt + 1);
         Ok(match next.and_then(|worker| attempts.make_files(attempt + 1).map(|files| (worker, files))) {
-            Ok((worker, files)) => Next::Attempt(worker, files),
+            Ok(next) => Next::Attempt(Box::new(next)),
             Err(error) => Next::End(decision::not_begun(attempt + 1, failure, &crate::text::chain(&error))),
         })
     }

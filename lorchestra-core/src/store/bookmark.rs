@@ -318,7 +318,7 @@ mod tests {
         store.end_run("r1", &end(RunState::Completed, None)).unwrap();
         store.begin_run(&new_run("r2"), &started()).unwrap();
         let none = Duration::ZERO;
-        let retention = retention::Retention { logs: none, payloads: none, runs: none, undelivered: false };
+        let retention = retention::Retention { logs: none, payloads: none, runs: none, destinations: Vec::new() };
         assert_eq!(store.prune(&site.state, &retention, crate::host::clock::now_micros()).unwrap().runs, 1);
         assert_eq!(at(&store, None), Some(50));
     }

@@ -43,8 +43,8 @@ pub struct EventFilter {
     pub event_type: Option<String>,
     /// Emitted at or after, in microseconds since 1970.
     pub since: Option<i64>,
-    /// In this state of delivery.
-    pub delivery: Option<Undelivered>,
+    /// In this state of delivery, at the destination of this name.
+    pub delivery: Option<(Undelivered, String)>,
 }
 
 impl EventFilter {
@@ -58,44 +58,48 @@ impl EventFilter {
                     coalesce(e.correlation_id, r.run_id) AS correlation_id, e.subject_id, e.payload, r.run_id, e.attempt, r.package, r.job,
                     {reason} AS delivery_error FROM {from} CROSS JOIN runs r ON r.n = e.run
                  WHERE (?1 IS NULL OR r.run_id = ?1) AND (?2 IS NULL OR +e.event_type = ?2) AND (?3 IS NULL OR +e.created_at >= ?3)
+                    AND (?4 IS NULL OR TRUE)
                  ORDER BY {order}"
             )
         };
+        let delivery = self.delivery.as_ref().map(|(state, _)| *state);
+        let mark = outbox::delivered_to("?4");
         if self.run_id.is_some() {
-            let (reason, delivery) = match self.delivery {
-                None => ("NULL", "TRUE"),
-                Some(Undelivered::Pending) => ("NULL", outbox::PENDING),
-                Some(Undelivered::Refused) => ("(SELECT reason FROM settled WHERE event = e.n)", outbox::REFUSED),
-                Some(Undelivered::Uncertain) => (outbox::WHY_UNCERTAIN, outbox::UNCERTAIN),
+            let (reason, delivery) = match delivery {
+                None => ("NULL".to_owned(), "TRUE".to_owned()),
+                Some(Undelivered::Pending) => ("NULL".to_owned(), outbox::pending("?4")),
+                Some(Undelivered::Refused) => {
+                    ("(SELECT reason FROM settled WHERE destination = ?4 AND event = e.n)".to_owned(), outbox::refused("?4"))
+                }
+                Some(Undelivered::Uncertain) => (outbox::why_uncertain("?4"), outbox::uncertain("?4")),
             };
             let from = format!("(SELECT * FROM events e WHERE run = (SELECT n FROM runs WHERE run_id = ?1) AND {delivery}) e");
-            return vec![select(reason, &from, "e.n")];
+            return vec![select(&reason, &from, "e.n")];
         }
-        match (self.delivery, &self.event_type, self.since) {
+        match (delivery, &self.event_type, self.since) {
             // Suspects may be on both sides of the mark.
             (Some(Undelivered::Pending), ..) => vec![
                 select(
                     "NULL",
-                    "(SELECT event FROM settled WHERE how = 'suspect' AND event <= (SELECT delivered_to FROM outbox)) s
-                     CROSS JOIN events e ON e.n = s.event",
+                    &format!(
+                        "(SELECT event FROM settled WHERE destination = ?4 AND how = 'suspect' AND event <= {mark}) s
+                         CROSS JOIN events e ON e.n = s.event"
+                    ),
                     "s.event",
                 ),
-                select(
-                    "NULL",
-                    &format!("(SELECT * FROM events e WHERE n > (SELECT delivered_to FROM outbox) AND {}) e", outbox::PENDING),
-                    "e.n",
-                ),
+                select("NULL", &format!("(SELECT * FROM events e WHERE n > {mark} AND {}) e", outbox::pending("?4")), "e.n"),
             ],
             (Some(Undelivered::Refused), ..) => vec![select(
                 "s.reason",
-                "(SELECT event, reason FROM settled WHERE how = 'refused') s CROSS JOIN events e ON e.n = s.event",
+                "(SELECT event, reason FROM settled WHERE destination = ?4 AND how = 'refused') s CROSS JOIN events e ON e.n = s.event",
                 "s.event",
             )],
             (Some(Undelivered::Uncertain), ..) => vec![select(
                 "b.reason",
                 &format!(
-                    "(SELECT * FROM batches WHERE state = 'uncertain') b CROSS JOIN events e ON e.n BETWEEN b.first AND b.last AND {}",
-                    outbox::UNSETTLED
+                    "(SELECT * FROM batches WHERE destination = ?4 AND state = 'uncertain') b
+                     CROSS JOIN events e ON e.n BETWEEN b.first AND b.last AND {}",
+                    outbox::unsettled("?4")
                 ),
                 "b.first, e.n",
             )],
@@ -216,9 +220,10 @@ impl Store {
         mut each: impl FnMut(Event) -> Result<(), E>,
     ) -> Result<Result<(), E>, StoreError> {
         self.read("reading events", |db| {
+            let destination = filter.delivery.as_ref().map(|(_, destination)| destination);
             for sql in filter.statements() {
                 let mut statement = db.prepare(&sql)?;
-                let mut rows = statement.query(params![filter.run_id, filter.event_type, filter.since])?;
+                let mut rows = statement.query(params![filter.run_id, filter.event_type, filter.since, destination])?;
                 while let Some(row) = rows.next()? {
                     if let Err(e) = each(event(row)?) {
                         return Ok(Err(e));

@@ -1,19 +1,55 @@
-//! The store as an outbox: how far its events are delivered, and what is on its way.
+//! The store as the outbox of each destination: how far its events are delivered there, and what is on its way.
 //!
-//! Delivered is a mark, not a flag on every event: all events up to it are settled. Beyond it there is at most one batch that
-//! is *frozen*: which rows, at which place, committed before anything is sent, so that after any crash the very same rows can
-//! be sent to the very same place again. Single rows that the server will never take, or that turned out to be there already, are
+//! Each destination has a cursor, batches, streams, settled rows and a circuit of its own, keyed by its name; nothing that happens to one
+//! is seen by another. The cursor is a mark, not a flag on every event: all events up to it are settled. Beyond it there is at most one
+//! batch that is *frozen*: which rows, at which place, committed before anything is sent, so that after any crash the very same rows can
+//! be sent to the very same place again. Single rows that the destination will never take, or that turned out to be there already, are
 //! listed one by one.
 //!
-//! Only the holder of the delivery lock writes here; anybody may read.
+//! Only the holder of a destination's delivery lock writes to its outbox; anybody may read. Knows nothing of what destinations are.
 
+mod backlog;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod tests;
+
+pub use backlog::Backlog;
+pub(super) use backlog::{delivered_to, pending, refused, uncertain, unsettled, why_uncertain};
 
 use super::{Store, StoreError};
-use crate::delivery::Row;
+use backlog::{UNSETTLED, unsent};
 use rusqlite::{OptionalExtension, Transaction, params};
 use std::time::Duration;
+
+/// One event as it leaves: the columns of the envelope.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// UUIDv7, the identity everywhere.
+    pub event_id: String,
+    /// Such as `job.started`.
+    pub event_type: String,
+    /// `package/job`.
+    pub source: String,
+    /// The schema of the payload, if the job named one.
+    pub schema_ref: Option<String>,
+    /// Microseconds since 1970, UTC.
+    pub created_at: i64,
+    /// The run's id, unless the job gave another.
+    pub correlation_id: Option<String>,
+    /// Personal: never in a log or an error.
+    pub subject_id: Option<String>,
+    /// A JSON object, as text: never in a log or an error.
+    pub payload: Option<String>,
+    /// UUIDv7 of the run.
+    pub run_id: Option<String>,
+    /// From 1.
+    pub attempt: Option<i64>,
+    /// Half of `source`.
+    pub package: Option<String>,
+    /// The other half.
+    pub job: Option<String>,
+}
 
 /// An event on its way out, with its number in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,10 +65,12 @@ pub struct OutRow {
 pub struct Batch {
     /// Its number.
     pub id: i64,
-    /// The table, as [`crate::delivery::Destination::name`] says it.
-    pub destination: String,
-    /// Stream and row offset; `None`: into the table, at least once.
+    /// Where in the destination: a table, a directory.
+    pub target: String,
+    /// Stream and offset in it; `None`: no streams, at least once.
     pub place: Option<(String, i64)>,
+    /// What it takes up in its stream, in the destination's unit: rows, bytes.
+    pub length: i64,
     /// Number of its first event.
     pub first: i64,
     /// Number of its last event.
@@ -57,16 +95,27 @@ pub enum Was {
 /// A batch that is to be frozen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewBatch {
-    /// The table.
-    pub destination: String,
+    /// Where in the destination: a table, a directory.
+    pub target: String,
     /// The stream it goes to; its offset is what was given out before.
     pub stream: Option<String>,
+    /// What it takes up in its stream.
+    pub length: i64,
     /// Number of its first event.
     pub first: i64,
     /// Number of its last event.
     pub last: i64,
     /// How many rows it has.
     pub rows: i64,
+}
+
+/// A stream that batches go to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stream {
+    /// Its name.
+    pub name: String,
+    /// Where the next batch begins.
+    pub offset: i64,
 }
 
 /// A row that is settled by itself.
@@ -80,17 +129,6 @@ pub enum Settled {
     Present,
 }
 
-/// What is not delivered, in events.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Backlog {
-    /// To be sent.
-    pub pending: u64,
-    /// Set aside: the server refused them.
-    pub refused: u64,
-    /// Sent, and it cannot be found out whether they arrived.
-    pub uncertain: u64,
-}
-
 /// A destination that did not answer is left alone for a while, by everybody.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Circuit {
@@ -98,7 +136,7 @@ pub struct Circuit {
     pub until: i64,
     /// What had happened.
     pub reason: String,
-    /// Which destination, as [`crate::delivery::Destination::route`] says it: another one is not meant.
+    /// Which destination, by its address: one that is configured otherwise is not meant.
     pub route: String,
 }
 
@@ -109,41 +147,78 @@ const ROW: &str =
     "SELECT e.n, e.event_id, e.event_type, r.package, r.job, e.schema_ref, e.created_at, e.correlation_id, e.subject_id,
     e.payload, r.run_id, e.attempt FROM events e JOIN runs r ON r.n = e.run";
 
-impl Store {
+/// The outbox of one destination, for the holder of its delivery lock.
+#[derive(Debug)]
+pub struct Outbox {
+    pub(crate) store: Store,
+    destination: String,
+}
+
+/// Between two notes that a destination is still in use.
+const SEEN: i64 = 60 * 60 * 1_000_000;
+
+impl Outbox {
+    /// The outbox of the destination with this name. One that is new to the store begins with the oldest event whose payload is still
+    /// there.
+    pub fn open(mut store: Store, destination: &str) -> Result<Self, StoreError> {
+        let now = crate::host::clock::now_micros();
+        let seen = store.read("reading the state of delivery", |db| {
+            db.query_row("SELECT seen_at FROM outbox WHERE destination = ?1", [destination], |row| row.get::<_, i64>(0))
+                .optional()
+        })?;
+        if seen.is_none_or(|seen| (now - seen).abs() > SEEN) {
+            store.write("recording a destination", |tx| {
+                tx.execute(
+                    "INSERT INTO outbox (destination, seen_at, delivered_to) VALUES (?1, ?2, coalesce(
+                        (SELECT e.n FROM events e JOIN runs r ON r.n = e.run WHERE r.payloads ORDER BY e.n LIMIT 1) - 1,
+                        (SELECT max(n) FROM events), 0))
+                     ON CONFLICT DO UPDATE SET seen_at = excluded.seen_at",
+                    params![destination, now],
+                )
+                .map(drop)
+            })?;
+        }
+        Ok(Self { store, destination: destination.to_owned() })
+    }
+
+    /// The destination's name.
+    pub fn destination(&self) -> &str {
+        &self.destination
+    }
+
     /// The next events to send after event number `after`, whose delivery need not be recorded yet, oldest first: at most `rows` of them,
     /// and no more once `bytes` of payload are reached.
     pub fn pending_rows(&self, after: i64, rows: usize, bytes: usize) -> Result<Vec<OutRow>, StoreError> {
         let sql = format!(
-            "{ROW} WHERE e.n > max(?1, (SELECT delivered_to FROM outbox)) AND NOT EXISTS (SELECT 1 FROM settled WHERE event = e.n)
-             ORDER BY e.n LIMIT ?2"
+            "{ROW} WHERE e.n > max(?2, (SELECT delivered_to FROM outbox WHERE destination = ?1)) AND {UNSETTLED} ORDER BY e.n LIMIT ?3"
         );
         let limit = i64::try_from(rows).unwrap_or(i64::MAX);
-        self.out_rows(&sql, params![after, limit], bytes)
+        self.out_rows(&sql, params![self.destination, after, limit], bytes)
     }
 
     /// Moves the delivered mark over events that are all settled by themselves: nothing is pending.
     pub fn pass_settled(&mut self) -> Result<(), StoreError> {
-        self.write("recording a delivery", |tx| {
+        self.store.write("recording a delivery", |tx| {
             tx.execute(
                 &format!(
                     "UPDATE outbox SET delivered_to = max(delivered_to, (SELECT coalesce(max(n), 0) FROM events))
-                     WHERE NOT EXISTS (SELECT 1 FROM events e WHERE {UNSENT})"
+                     WHERE destination = ?1 AND NOT EXISTS (SELECT 1 FROM events e WHERE {})",
+                    unsent("?1")
                 ),
-                [],
-            )?;
-            Ok(())
+                [&self.destination],
+            )
+            .map(drop)
         })
     }
 
     /// The rows of a batch, as they were when it was frozen.
     pub fn rows_of(&self, batch: &Batch) -> Result<Vec<OutRow>, StoreError> {
-        let sql =
-            format!("{ROW} WHERE e.n BETWEEN ?1 AND ?2 AND NOT EXISTS (SELECT 1 FROM settled WHERE event = e.n) ORDER BY e.n");
-        self.out_rows(&sql, params![batch.first, batch.last], usize::MAX)
+        let sql = format!("{ROW} WHERE e.n BETWEEN ?2 AND ?3 AND {UNSETTLED} ORDER BY e.n");
+        self.out_rows(&sql, params![self.destination, batch.first, batch.last], usize::MAX)
     }
 
     fn out_rows(&self, sql: &str, values: impl rusqlite::Params, bytes: usize) -> Result<Vec<OutRow>, StoreError> {
-        self.read("reading events to deliver", |db| {
+        self.store.read("reading events to deliver", |db| {
             let mut statement = db.prepare_cached(sql)?;
             let mut rows = statement.query(values)?;
             let mut found = Vec::new();
@@ -180,35 +255,36 @@ impl Store {
 
     /// The batch that is frozen, if there is one.
     pub fn frozen_batch(&self) -> Result<Option<Batch>, StoreError> {
-        self.read("reading batches", |db| {
-            let mut statement = db.prepare_cached(&format!("{BATCH} WHERE state = 'frozen' ORDER BY n LIMIT 1"))?;
-            statement.query_row([], batch).optional()
+        self.store.read("reading batches", |db| {
+            let mut statement =
+                db.prepare_cached(&format!("{BATCH} WHERE destination = ?1 AND state = 'frozen' ORDER BY n LIMIT 1"))?;
+            statement.query_row([&self.destination], batch).optional()
         })
     }
 
     /// All batches of which it cannot be found out whether they arrived, oldest first.
     pub fn uncertain_batches(&self) -> Result<Vec<Batch>, StoreError> {
-        self.read("reading batches", |db| {
-            let mut statement = db.prepare(&format!("{BATCH} WHERE state = 'uncertain' ORDER BY n"))?;
-            statement.query_map([], batch)?.collect()
+        self.store.read("reading batches", |db| {
+            let mut statement = db.prepare(&format!("{BATCH} WHERE destination = ?1 AND state = 'uncertain' ORDER BY n"))?;
+            statement.query_map([&self.destination], batch)?.collect()
         })
     }
 
     /// The first suspect after event number `after`.
     pub fn suspect(&self, after: i64) -> Result<Option<i64>, StoreError> {
-        self.read("reading suspects", |db| {
-            let mut statement = db.prepare_cached("SELECT min(event) FROM settled WHERE how = 'suspect' AND event > ?1")?;
-            statement.query_row([after], |row| row.get(0))
+        self.store.read("reading suspects", |db| {
+            let sql = "SELECT min(event) FROM settled WHERE destination = ?1 AND how = 'suspect' AND event > ?2";
+            db.prepare_cached(sql)?.query_row(params![self.destination, after], |row| row.get(0))
         })
     }
 
     /// The first event after event number `after` that the server refused and whose payload is still there.
     pub fn refused_event(&self, after: i64) -> Result<Option<i64>, StoreError> {
-        self.read("reading refused events", |db| {
+        self.store.read("reading refused events", |db| {
             db.query_row(
                 "SELECT min(s.event) FROM settled s JOIN events e ON e.n = s.event JOIN runs r ON r.n = e.run
-                 WHERE s.how = 'refused' AND r.payloads AND s.event > ?1",
-                [after],
+                 WHERE s.destination = ?1 AND s.how = 'refused' AND r.payloads AND s.event > ?2",
+                params![self.destination, after],
                 |row| row.get(0),
             )
         })
@@ -216,45 +292,49 @@ impl Store {
 
     /// In one transaction: `done` is delivered, and `next` is frozen. After return, `next` may be sent.
     pub fn advance(&mut self, done: Option<&Batch>, next: Option<&NewBatch>) -> Result<Option<Batch>, StoreError> {
-        self.write("recording a delivery", |tx| {
+        let destination = &self.destination;
+        self.store.write("recording a delivery", |tx| {
             if let Some(done) = done {
                 remove(tx, done)?;
-                tx.prepare_cached("UPDATE outbox SET delivered_to = max(delivered_to, ?1), destination = ?2")?
-                    .execute(params![done.last, done.destination])?;
+                tx.prepare_cached("UPDATE outbox SET delivered_to = max(delivered_to, ?2), target = ?3 WHERE destination = ?1")?
+                    .execute(params![destination, done.last, done.target])?;
             }
-            next.map(|new| freeze(tx, new, None)).transpose()
+            next.map(|new| freeze(tx, destination, new, None)).transpose()
         })
     }
 
     /// The batch did not arrive, for certain: its place in the stream is free again, and its rows are what they were before it, but for
     /// those that are settled by themselves. Rows that were uncertain are so again in batches of `room` rows at most.
     pub fn release(&mut self, batch: &Batch, settled: &[(i64, Settled)], room: usize, reason: &str) -> Result<(), StoreError> {
-        self.write("taking a batch back", |tx| {
+        let destination = &self.destination;
+        self.store.write("taking a batch back", |tx| {
+            let settle = |n, how, reason| settle(tx, destination, n, how, reason);
             remove(tx, batch)?;
             if let Some((stream, offset)) = &batch.place {
                 tx.execute(
-                    "UPDATE streams SET next_offset = ?3 WHERE destination = ?1 AND stream = ?2",
-                    params![batch.destination, stream, offset],
+                    "UPDATE streams SET next_offset = ?4 WHERE destination = ?1 AND target = ?2 AND stream = ?3",
+                    params![destination, batch.target, stream, offset],
                 )?;
             }
             for (n, how) in settled {
                 match how {
-                    Settled::Refused(reason) => settle(tx, *n, "refused", Some(reason))?,
-                    Settled::Suspect(reason) => settle(tx, *n, "suspect", Some(reason))?,
-                    Settled::Present => settle(tx, *n, "present", None)?,
+                    Settled::Refused(reason) => settle(*n, "refused", Some(reason.as_str()))?,
+                    Settled::Suspect(reason) => settle(*n, "suspect", Some(reason.as_str()))?,
+                    Settled::Present => settle(*n, "present", None)?,
                 }
             }
             match batch.was {
                 None => Ok(()),
                 Some(was @ (Was::Refused | Was::Suspect)) => {
-                    unsettled(tx, batch)?.into_iter().try_for_each(|n| settle(tx, n, was.as_str(), Some(reason)))
+                    rest_of(tx, destination, batch)?.into_iter().try_for_each(|n| settle(n, was.as_str(), Some(reason)))
                 }
-                Some(Was::Uncertain) => unsettled(tx, batch)?.chunks(room.max(1)).try_for_each(|rows| {
+                Some(Was::Uncertain) => rest_of(tx, destination, batch)?.chunks(room.max(1)).try_for_each(|rows| {
                     tx.execute(
-                        "INSERT INTO batches (destination, first, last, rows, state, reason, made_at)
-                         VALUES (?1, ?2, ?3, ?4, 'uncertain', ?5, ?6)",
+                        "INSERT INTO batches (destination, target, first, last, rows, state, reason, made_at)
+                         VALUES (?1, ?2, ?3, ?4, ?5, 'uncertain', ?6, ?7)",
                         params![
-                            batch.destination,
+                            destination,
+                            batch.target,
                             rows.first(),
                             rows.last(),
                             i64::try_from(rows.len()).unwrap_or(i64::MAX),
@@ -270,76 +350,80 @@ impl Store {
 
     /// It cannot be found out whether the batch arrived: it is kept as uncertain, and what follows goes on.
     pub fn give_up(&mut self, batch: &Batch, reason: &str) -> Result<(), StoreError> {
-        self.write("setting a batch aside", |tx| {
+        let destination = &self.destination;
+        self.store.write("setting a batch aside", |tx| {
             tx.execute("UPDATE batches SET state = 'uncertain', reason = ?2 WHERE n = ?1", params![batch.id, reason])?;
-            tx.execute("UPDATE outbox SET delivered_to = max(delivered_to, ?1)", [batch.last])?;
-            Ok(())
+            tx.execute(
+                "UPDATE outbox SET delivered_to = max(delivered_to, ?2) WHERE destination = ?1",
+                params![destination, batch.last],
+            )
+            .map(drop)
         })
     }
 
     /// Makes an uncertain batch the frozen one again, at a new place: to be sent although it may be there.
-    pub fn send_again(&mut self, batch: &Batch, destination: &str, stream: Option<&str>) -> Result<(), StoreError> {
-        self.write("sending a batch again", |tx| {
+    pub fn send_again(&mut self, batch: &Batch, new: &NewBatch) -> Result<(), StoreError> {
+        let destination = &self.destination;
+        self.store.write("sending a batch again", |tx| {
             remove(tx, batch)?;
-            let new = NewBatch {
-                destination: destination.to_owned(),
-                stream: stream.map(str::to_owned),
-                first: batch.first,
-                last: batch.last,
-                rows: batch.rows,
-            };
-            freeze(tx, &new, Some(Was::Uncertain)).map(drop)
+            freeze(tx, destination, new, Some(Was::Uncertain)).map(drop)
         })
     }
 
     /// Makes a frozen batch of one event that was set aside, as `was` says: to be sent once more.
-    pub fn send_one_again(&mut self, event: i64, was: Was, destination: &str, stream: Option<&str>) -> Result<(), StoreError> {
-        self.write("sending an event again", |tx| {
-            tx.execute("DELETE FROM settled WHERE event = ?1", [event])?;
-            let (destination, stream) = (destination.to_owned(), stream.map(str::to_owned));
-            freeze(tx, &NewBatch { destination, stream, first: event, last: event, rows: 1 }, Some(was)).map(drop)
+    pub fn send_one_again(&mut self, was: Was, new: &NewBatch) -> Result<(), StoreError> {
+        let destination = &self.destination;
+        self.store.write("sending an event again", |tx| {
+            tx.execute("DELETE FROM settled WHERE destination = ?1 AND event = ?2", params![destination, new.first])?;
+            freeze(tx, destination, new, Some(was)).map(drop)
         })
     }
 
-    /// The stream of a table that was used after `since` (microseconds since 1970).
-    pub fn stream(&self, destination: &str, since: i64) -> Result<Option<String>, StoreError> {
-        self.read("reading streams", |db| {
+    /// The row of one event, if it is still there.
+    pub fn row(&self, event: i64) -> Result<Option<OutRow>, StoreError> {
+        Ok(self.out_rows(&format!("{ROW} WHERE e.n = ?1"), [event], usize::MAX)?.pop())
+    }
+
+    /// The stream of a target that was used after `since` (microseconds since 1970).
+    pub fn stream(&self, target: &str, since: i64) -> Result<Option<Stream>, StoreError> {
+        self.store.read("reading streams", |db| {
             db.query_row(
-                "SELECT stream FROM streams WHERE destination = ?1 AND used_at > ?2",
-                params![destination, since],
-                |row| row.get(0),
+                "SELECT stream, next_offset FROM streams WHERE destination = ?1 AND target = ?2 AND used_at > ?3",
+                params![self.destination, target, since],
+                |row| Ok(Stream { name: row.get(0)?, offset: row.get(1)? }),
             )
             .optional()
         })
     }
 
-    /// From now on, batches for this table go to this new, empty stream.
-    pub fn use_stream(&mut self, destination: &str, stream: &str) -> Result<(), StoreError> {
-        self.write("recording a stream", |tx| {
+    /// From now on, batches for this target go to this new, empty stream.
+    pub fn use_stream(&mut self, target: &str, stream: &str) -> Result<(), StoreError> {
+        let destination = &self.destination;
+        self.store.write("recording a stream", |tx| {
             tx.execute(
-                "INSERT OR REPLACE INTO streams (destination, stream, next_offset, used_at) VALUES (?1, ?2, 0, ?3)",
-                params![destination, stream, crate::host::clock::now_micros()],
-            )?;
-            Ok(())
+                "INSERT OR REPLACE INTO streams (destination, target, stream, next_offset, used_at) VALUES (?1, ?2, ?3, 0, ?4)",
+                params![destination, target, stream, crate::host::clock::now_micros()],
+            )
+            .map(drop)
         })
     }
 
-    /// No batch goes to the table's stream any more.
-    pub fn leave_stream(&mut self, destination: &str) -> Result<(), StoreError> {
-        self.write("leaving a stream", |tx| {
-            tx.execute("DELETE FROM streams WHERE destination = ?1", [destination])?;
-            Ok(())
+    /// No batch goes to the target's stream any more.
+    pub fn leave_stream(&mut self, target: &str) -> Result<(), StoreError> {
+        let destination = &self.destination;
+        self.store.write("leaving a stream", |tx| {
+            tx.execute("DELETE FROM streams WHERE destination = ?1 AND target = ?2", params![destination, target]).map(drop)
         })
     }
 
     /// The circuit of `route`, if it is open at `now` (microseconds since 1970).
     pub fn circuit(&self, route: &str, now: i64) -> Result<Option<Circuit>, StoreError> {
         let latest = now.saturating_add(i64::try_from(CIRCUIT.as_micros()).unwrap_or(i64::MAX));
-        self.read("reading the state of delivery", |db| {
+        self.store.read("reading the state of delivery", |db| {
             db.query_row(
                 "SELECT closed_until, closed_reason, closed_route FROM outbox
-                 WHERE closed_route = ?1 AND closed_until > ?2 AND closed_until <= ?3",
-                params![route, now, latest],
+                 WHERE destination = ?1 AND closed_route = ?2 AND closed_until > ?3 AND closed_until <= ?4",
+                params![self.destination, route, now, latest],
                 |row| Ok(Circuit { until: row.get(0)?, reason: row.get(1)?, route: row.get(2)? }),
             )
             .optional()
@@ -348,79 +432,45 @@ impl Store {
 
     /// Opens the circuit, or closes it.
     pub fn set_circuit(&mut self, circuit: Option<&Circuit>) -> Result<(), StoreError> {
-        self.write("recording the state of delivery", |tx| {
+        let destination = &self.destination;
+        self.store.write("recording the state of delivery", |tx| {
             tx.execute(
-                "UPDATE outbox SET closed_until = ?1, closed_reason = ?2, closed_route = ?3",
-                params![circuit.map_or(0, |c| c.until), circuit.map(|c| &c.reason), circuit.map(|c| &c.route)],
-            )?;
-            Ok(())
+                "UPDATE outbox SET closed_until = ?2, closed_reason = ?3, closed_route = ?4 WHERE destination = ?1",
+                params![destination, circuit.map_or(0, |c| c.until), circuit.map(|c| &c.reason), circuit.map(|c| &c.route)],
+            )
+            .map(drop)
         })
     }
 
-    /// The table that the last batch went to.
+    /// The target that the last batch went to.
     pub fn delivered_into(&self) -> Result<Option<String>, StoreError> {
-        self.read("reading the state of delivery", |db| db.query_row("SELECT destination FROM outbox", [], |row| row.get(0)))
+        self.store.read("reading the state of delivery", |db| {
+            db.query_row("SELECT target FROM outbox WHERE destination = ?1", [&self.destination], |row| row.get(0))
+        })
     }
 
     /// Whether there is anything that was not sent yet: suspects have been.
     pub fn has_unsent(&self) -> Result<bool, StoreError> {
-        self.read("looking for events to deliver", |db| {
-            let sql = format!("SELECT EXISTS (SELECT 1 FROM events e WHERE {UNSENT})");
-            db.prepare_cached(&sql)?.query_row([], |row| row.get(0))
+        self.store.read("looking for events to deliver", |db| {
+            let sql = format!("SELECT EXISTS (SELECT 1 FROM events e WHERE {})", unsent("?1"));
+            db.prepare_cached(&sql)?.query_row([&self.destination], |row| row.get(0))
         })
     }
 
     /// Whether there is anything to send; of one run, or at all.
     pub fn has_pending(&self, run_id: Option<&str>) -> Result<bool, StoreError> {
-        self.read("looking for events to deliver", |db| {
-            let run = if run_id.is_some() { "e.run = (SELECT n FROM runs WHERE run_id = ?1)" } else { "?1 IS NULL" };
+        self.store.read("looking for events to deliver", |db| {
+            let run = if run_id.is_some() { "e.run = (SELECT n FROM runs WHERE run_id = ?2)" } else { "?2 IS NULL" };
             let sql = format!(
-                "SELECT EXISTS (SELECT 1 FROM events e WHERE {run} AND {UNSENT})
-                    OR EXISTS (SELECT 1 FROM settled s JOIN events e ON e.n = s.event WHERE s.how = 'suspect' AND {run})"
+                "SELECT EXISTS (SELECT 1 FROM events e WHERE {run} AND {})
+                    OR EXISTS (SELECT 1 FROM settled s JOIN events e ON e.n = s.event
+                        WHERE s.destination = ?1 AND s.how = 'suspect' AND {run})",
+                unsent("?1")
             );
-            db.prepare_cached(&sql)?.query_row([run_id], |row| row.get(0))
-        })
-    }
-
-    /// All that is not delivered; of one run, or of all.
-    pub fn backlog(&self, run_id: Option<&str>) -> Result<Backlog, StoreError> {
-        self.read("counting what is not delivered", |db| {
-            let run = if run_id.is_some() { "e.run = (SELECT n FROM runs WHERE run_id = ?1)" } else { "?1 IS NULL" };
-            let count = |sql: &str| {
-                let count = db.prepare_cached(sql)?.query_row([run_id], |row| row.get::<_, i64>(0));
-                count.map(i64::unsigned_abs)
-            };
-            let events = |beyond: &str| count(&format!("SELECT count(*) FROM events e WHERE {run} AND {beyond}"));
-            Ok(Backlog {
-                pending: events(UNSENT)? + events(SUSPECT)?,
-                refused: events(SET_ASIDE)?,
-                // By the batches, which are few, and not by all events there are.
-                uncertain: count(&format!(
-                    "SELECT count(*) FROM batches b CROSS JOIN events e ON e.n BETWEEN b.first AND b.last
-                     WHERE b.state = 'uncertain' AND {run} AND NOT EXISTS (SELECT 1 FROM settled WHERE event = e.n)"
-                ))?,
-            })
+            db.prepare_cached(&sql)?.query_row(params![self.destination, run_id], |row| row.get(0))
         })
     }
 }
-
-/// Conditions on an event `e` of which few are looked at, by its delivery.
-pub(super) const PENDING: &str =
-    "(e.n > (SELECT delivered_to FROM outbox) AND NOT EXISTS (SELECT 1 FROM settled WHERE event = e.n)
-    OR EXISTS (SELECT 1 FROM settled WHERE event = e.n AND how = 'suspect'))";
-pub(super) const REFUSED: &str = "EXISTS (SELECT 1 FROM settled WHERE event = e.n AND how = 'refused')";
-pub(super) const UNCERTAIN: &str =
-    "EXISTS (SELECT 1 FROM batches b WHERE b.state = 'uncertain' AND e.n BETWEEN b.first AND b.last)
-    AND NOT EXISTS (SELECT 1 FROM settled WHERE event = e.n)";
-/// Why it is of unknown fate.
-pub(super) const WHY_UNCERTAIN: &str =
-    "(SELECT reason FROM batches b WHERE b.state = 'uncertain' AND e.n BETWEEN b.first AND b.last)";
-/// Not settled by itself.
-pub(super) const UNSETTLED: &str = "NOT EXISTS (SELECT 1 FROM settled WHERE event = e.n)";
-/// The kinds of events that are not delivered, each fast to find.
-const UNSENT: &str = "e.n > (SELECT delivered_to FROM outbox) AND NOT EXISTS (SELECT 1 FROM settled WHERE event = e.n)";
-const SUSPECT: &str = "e.n IN (SELECT event FROM settled WHERE how = 'suspect')";
-const SET_ASIDE: &str = "e.n IN (SELECT event FROM settled WHERE how = 'refused')";
 
 /// Bytes that a row has beside its payload, about.
 const ENVELOPE: usize = 300;
@@ -450,43 +500,48 @@ impl Was {
 }
 
 /// What [`batch`] reads.
-const BATCH: &str = "SELECT n, destination, stream, row_offset, first, last, rows, was FROM batches";
+const BATCH: &str = "SELECT n, target, stream, start, length, first, last, rows, was FROM batches";
 
 fn batch(row: &rusqlite::Row<'_>) -> rusqlite::Result<Batch> {
-    let was: Option<String> = row.get(7)?;
+    let was: Option<String> = row.get(8)?;
     Ok(Batch {
         id: row.get(0)?,
-        destination: row.get(1)?,
+        target: row.get(1)?,
         place: row.get::<_, Option<String>>(2)?.zip(row.get(3)?),
-        first: row.get(4)?,
-        last: row.get(5)?,
-        rows: row.get(6)?,
+        length: row.get(4)?,
+        first: row.get(5)?,
+        last: row.get(6)?,
+        rows: row.get(7)?,
         was: was.as_deref().map(Was::read),
     })
 }
 
 /// Commits a batch to its rows and to its place, the next one of its stream.
-fn freeze(tx: &Transaction<'_>, new: &NewBatch, was: Option<Was>) -> rusqlite::Result<Batch> {
+fn freeze(tx: &Transaction<'_>, destination: &str, new: &NewBatch, was: Option<Was>) -> rusqlite::Result<Batch> {
     let place = match &new.stream {
         None => None,
         Some(stream) => {
             let offset: i64 = tx
                 .prepare_cached(
-                    "UPDATE streams SET next_offset = next_offset + ?3, used_at = ?4 WHERE destination = ?1 AND stream = ?2
-                     RETURNING next_offset - ?3",
+                    "UPDATE streams SET next_offset = next_offset + ?4, used_at = ?5
+                     WHERE destination = ?1 AND target = ?2 AND stream = ?3 RETURNING next_offset - ?4",
                 )?
-                .query_row(params![new.destination, stream, new.rows, crate::host::clock::now_micros()], |row| row.get(0))?;
+                .query_row(params![destination, new.target, stream, new.length, crate::host::clock::now_micros()], |row| {
+                    row.get(0)
+                })?;
             Some((stream.clone(), offset))
         }
     };
     tx.prepare_cached(
-        "INSERT INTO batches (destination, stream, row_offset, first, last, rows, state, was, made_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'frozen', ?7, ?8)",
+        "INSERT INTO batches (destination, target, stream, start, length, first, last, rows, state, was, made_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'frozen', ?9, ?10)",
     )?
     .execute(params![
-        new.destination,
+        destination,
+        new.target,
         place.as_ref().map(|(stream, _)| stream),
         place.as_ref().map(|(_, offset)| offset),
+        new.length,
         new.first,
         new.last,
         new.rows,
@@ -495,8 +550,9 @@ fn freeze(tx: &Transaction<'_>, new: &NewBatch, was: Option<Was>) -> rusqlite::R
     ])?;
     Ok(Batch {
         id: tx.last_insert_rowid(),
-        destination: new.destination.clone(),
+        target: new.target.clone(),
         place,
+        length: new.length,
         first: new.first,
         last: new.last,
         rows: new.rows,
@@ -504,16 +560,16 @@ fn freeze(tx: &Transaction<'_>, new: &NewBatch, was: Option<Was>) -> rusqlite::R
     })
 }
 
-fn settle(tx: &Transaction<'_>, event: i64, how: &str, reason: Option<&str>) -> rusqlite::Result<()> {
-    let mut statement =
-        tx.prepare_cached("INSERT INTO settled (event, how, reason, at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING")?;
-    statement.execute(params![event, how, reason, crate::host::clock::now_micros()]).map(drop)
+fn settle(tx: &Transaction<'_>, destination: &str, event: i64, how: &str, reason: Option<&str>) -> rusqlite::Result<()> {
+    let mut statement = tx.prepare_cached(
+        "INSERT INTO settled (destination, event, how, reason, at) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
+    )?;
+    statement.execute(params![destination, event, how, reason, crate::host::clock::now_micros()]).map(drop)
 }
 
 /// The rows of a batch that are not settled by themselves.
-fn unsettled(tx: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<Vec<i64>> {
-    let mut statement = tx.prepare_cached(
-        "SELECT e.n FROM events e WHERE e.n BETWEEN ?1 AND ?2 AND NOT EXISTS (SELECT 1 FROM settled WHERE event = e.n) ORDER BY e.n",
-    )?;
-    statement.query_map([batch.first, batch.last], |row| row.get(0))?.collect()
+fn rest_of(tx: &Transaction<'_>, destination: &str, batch: &Batch) -> rusqlite::Result<Vec<i64>> {
+    let sql = format!("SELECT e.n FROM events e WHERE e.n BETWEEN ?2 AND ?3 AND {UNSETTLED} ORDER BY e.n");
+    let mut statement = tx.prepare_cached(&sql)?;
+    statement.query_map(params![destination, batch.first, batch.last], |row| row.get(0))?.collect()
 }

@@ -9,13 +9,13 @@
 //!
 //! Free pages are used again. What is more than a tenth of the file is given back to the disk, [`PAGES`] in one call.
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, outbox};
 use crate::host::state::StateDir;
 use rusqlite::{OptionalExtension, params};
 use std::time::Duration;
 
 /// How long things are kept after the run's end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retention {
     /// What jobs printed and traced.
     pub logs: Duration,
@@ -23,17 +23,20 @@ pub struct Retention {
     pub payloads: Duration,
     /// Runs with their events.
     pub runs: Duration,
-    /// Keeps runs of which an event is still to be delivered, however old they are.
-    pub undelivered: bool,
+    /// Names of the destinations that are configured: runs of which one has not had an event yet are kept, however old they are. So are
+    /// those of which another destination has not, for [`FORGOTTEN`] after the last command that had it configured.
+    pub destinations: Vec<String>,
 }
 
 impl Default for Retention {
     fn default() -> Self {
         const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-        Self { logs: 30 * DAY, payloads: 30 * DAY, runs: 365 * DAY, undelivered: false }
+        Self { logs: 30 * DAY, payloads: 30 * DAY, runs: 365 * DAY, destinations: Vec::new() }
     }
 }
 
+/// A destination that no command had configured for so long is not waited for any more.
+pub const FORGOTTEN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Runs that one call looks at, for each thing that it removes.
 const RUNS: usize = 50;
 /// Events that one call changes in any case, for each thing that it removes; and those of one transaction, for which others wait.
@@ -103,22 +106,38 @@ impl Store {
         let events = EVENTS.max(self.taken_in.saturating_mul(2));
         // What power loss brings back is removed again.
         self.deferred(|store| {
-            let runs = store.prune_runs(state, before(retention.runs), retention.undelivered, events)?;
+            let waiting = store.waiting(&retention.destinations, before(FORGOTTEN))?;
+            let runs = store.prune_runs(state, before(retention.runs), &waiting, events)?;
             let logs = store.prune_logs(state, before(retention.logs))?;
-            let payloads = store.prune_payloads(before(retention.payloads), events)?;
+            // What was delivered while there was a destination goes even when there is none any more.
+            let waiting = if waiting.is_empty() { store.destinations()? } else { waiting };
+            let payloads = store.prune_payloads(before(retention.payloads), &waiting, events)?;
             store.give_back()?;
             Ok(Pruned { runs, logs, payloads })
         })?
     }
 
-    fn prune_runs(&mut self, state: &StateDir, before: i64, undelivered: bool, mut left: usize) -> Result<usize, StoreError> {
+    /// Destinations that events are kept for.
+    fn waiting(&self, configured: &[String], seen_after: i64) -> Result<Vec<String>, StoreError> {
+        let mut names = configured.to_vec();
+        let seen: Vec<String> = self.read("reading the state of delivery", |db| {
+            let mut statement = db.prepare_cached("SELECT destination FROM outbox WHERE seen_at > ?1")?;
+            statement.query_map([seen_after], |row| row.get(0))?.collect()
+        })?;
+        names.extend(seen);
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+
+    fn prune_runs(&mut self, state: &StateDir, before: i64, waiting: &[String], mut left: usize) -> Result<usize, StoreError> {
         // The newest event stays: its number must not be given out again, or the next one would count as delivered.
         let newest: Option<i64> = self.read("looking for old runs", |db| {
             db.query_row("SELECT run FROM events WHERE n = (SELECT max(n) FROM events)", [], |row| row.get(0)).optional()
         })?;
         let sql = "SELECT n, run_id, ended_at FROM runs
             WHERE (ended_at, n) >= (?1, ?2) AND ended_at < ?3 AND started_at < ?3 ORDER BY ended_at, n LIMIT ?4";
-        self.pass("runs", sql, before, undelivered, |store, old, _| {
+        self.pass("runs", sql, before, waiting, |store, old, _| {
             if newest == Some(old.n) {
                 return Ok(Step::Kept);
             }
@@ -162,14 +181,14 @@ impl Store {
         Ok(old.len())
     }
 
-    fn prune_payloads(&mut self, before: i64, mut left: usize) -> Result<usize, StoreError> {
-        // Where nothing is ever delivered, no run is looked at.
-        if self.read("reading the state of delivery", |db| db.query_row(NOTHING_DELIVERED, [], |row| row.get(0)))? {
+    fn prune_payloads(&mut self, before: i64, waiting: &[String], mut left: usize) -> Result<usize, StoreError> {
+        // Where nothing is ever delivered, no payload goes.
+        if waiting.is_empty() {
             return Ok(0);
         }
         let sql = "SELECT n, run_id, ended_at FROM runs
             WHERE payloads AND (ended_at, n) >= (?1, ?2) AND ended_at < ?3 ORDER BY ended_at, n LIMIT ?4";
-        self.pass("payloads", sql, before, true, |store, old, mut after| {
+        self.pass("payloads", sql, before, waiting, |store, old, mut after| {
             loop {
                 let some = EVENTS.min(left);
                 let cleared: Vec<i64> = store.write("removing old payloads", |tx| {
@@ -202,7 +221,7 @@ impl Store {
         what: &'static str,
         sql: &str,
         before: i64,
-        only_delivered: bool,
+        waiting: &[String],
         mut each: impl FnMut(&mut Self, &Old, i64) -> Result<Step, StoreError>,
     ) -> Result<usize, StoreError> {
         let from = self.position(what)?;
@@ -215,7 +234,7 @@ impl Store {
             if event == i64::MAX {
                 continue;
             }
-            match if only_delivered { self.delivery_of(old.n)? } else { Delivery::Settled } {
+            match self.delivery_of(old.n, waiting)? {
                 Delivery::Settled => match each(self, old, event)? {
                     Step::Done => done += 1,
                     Step::Kept => {}
@@ -259,14 +278,20 @@ impl Store {
         })
     }
 
-    fn delivery_of(&self, run: i64) -> Result<Delivery, StoreError> {
+    /// How far the events of a run are delivered, at the destination where they are least.
+    fn delivery_of(&self, run: i64, destinations: &[String]) -> Result<Delivery, StoreError> {
         self.read("reading the state of delivery", |db| {
-            let is = |sql: &str| db.prepare_cached(sql)?.query_row([run], |row| row.get(0));
-            Ok(match is(IS_PENDING)? {
-                true => Delivery::Pending,
-                false if is(IS_OPEN)? => Delivery::Open,
-                false => Delivery::Settled,
-            })
+            let is = |sql: &str, destination: &String| {
+                db.prepare_cached(sql)?.query_row(params![run, destination], |row| row.get::<_, bool>(0))
+            };
+            let (is_pending, mut open) = (is_pending(), false);
+            for destination in destinations {
+                if is(&is_pending, destination)? {
+                    return Ok(Delivery::Pending);
+                }
+                open = open || is(IS_OPEN, destination)?;
+            }
+            Ok(if open { Delivery::Open } else { Delivery::Settled })
         })
     }
 
@@ -285,17 +310,17 @@ impl Store {
     }
 }
 
-const NOTHING_DELIVERED: &str = "SELECT delivered_to = 0 FROM outbox";
-
-/// Whether an event of a run is to be sent.
-const IS_PENDING: &str = "SELECT EXISTS (SELECT 1 FROM events WHERE run = ?1 AND n > (SELECT delivered_to FROM outbox))";
+/// Whether an event of a run is to be sent to a destination.
+fn is_pending() -> String {
+    format!("SELECT EXISTS (SELECT 1 FROM events WHERE run = ?1 AND n > {})", outbox::delivered_to("?2"))
+}
 
 /// Whether an event of a run is a suspect, on its way, or of unknown fate. Goes by those that are, within the numbers that the run has.
 const IS_OPEN: &str = "SELECT EXISTS (
-        SELECT 1 FROM settled s CROSS JOIN events e ON e.n = s.event WHERE s.how = 'suspect' AND e.run = ?1
+        SELECT 1 FROM settled s CROSS JOIN events e ON e.n = s.event WHERE s.destination = ?2 AND s.how = 'suspect' AND e.run = ?1
         AND s.event BETWEEN (SELECT min(n) FROM events WHERE run = ?1) AND (SELECT max(n) FROM events WHERE run = ?1)
     ) OR EXISTS (
-        SELECT 1 FROM batches b WHERE EXISTS (SELECT 1 FROM events e WHERE e.run = ?1 AND e.n BETWEEN b.first AND b.last)
+        SELECT 1 FROM batches b WHERE b.destination = ?2 AND EXISTS (SELECT 1 FROM events e WHERE e.run = ?1 AND e.n BETWEEN b.first AND b.last)
     )";
 
 /// A number of rows, for SQL.

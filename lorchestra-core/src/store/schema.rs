@@ -67,9 +67,10 @@ fn apply(db: &mut Connection, steps: &[&str]) -> rusqlite::Result<()> {
 ///   view `envelope` shows events with the columns of the BigQuery table. A run that was skipped has no attempt, and its event the attempt 0.
 /// - `bookmarks`: the account '' stands for none. A run whose job has a `since` keeps one; what it did to it stands in the run.
 /// - `retention`: for each thing that is removed from old runs, the run and event up to which the last call came.
-/// - `outbox` has one row: all events up to `delivered_to` are settled, the last of them in `destination`; until `closed_until` nobody tries
-///   `closed_route`. `batches` has the one that is frozen, and those of unknown fate; `was` says what the rows of one that is sent on request
-///   were before. `settled` has the rows that are settled by themselves.
+/// - Delivery, by destination. `outbox`: all events up to `delivered_to` are settled, the last batch went to `target`; a command that has it
+///   configured was seen at `seen_at`; until `closed_until` nobody tries `closed_route`. `streams`: where the next batch of a target begins.
+///   `batches` has the one that is frozen, and those of unknown fate; `was` is what the rows of one that is sent on request were before.
+///   `settled` has the rows that are settled by themselves.
 const V1: &str = "
 CREATE TABLE runs (
     n                INTEGER PRIMARY KEY,
@@ -167,27 +168,31 @@ CREATE TABLE retention (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE outbox (
-    only          INTEGER PRIMARY KEY CHECK (only = 1),
+    destination   TEXT PRIMARY KEY,
     delivered_to  INTEGER NOT NULL DEFAULT 0,
-    destination   TEXT,
+    target        TEXT,
+    seen_at       INTEGER NOT NULL,
     closed_until  INTEGER NOT NULL DEFAULT 0,
     closed_reason TEXT,
     closed_route  TEXT
-) STRICT;
-INSERT INTO outbox (only) VALUES (1);
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE streams (
-    destination TEXT PRIMARY KEY,
+    destination TEXT NOT NULL,
+    target      TEXT NOT NULL,
     stream      TEXT NOT NULL,
     next_offset INTEGER NOT NULL,
-    used_at     INTEGER NOT NULL
+    used_at     INTEGER NOT NULL,
+    PRIMARY KEY (destination, target)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE batches (
     n           INTEGER PRIMARY KEY AUTOINCREMENT,
     destination TEXT NOT NULL,
+    target      TEXT NOT NULL,
     stream      TEXT,
-    row_offset  INTEGER,
+    start       INTEGER,
+    length      INTEGER NOT NULL DEFAULT 0,
     first       INTEGER NOT NULL,
     last        INTEGER NOT NULL,
     rows        INTEGER NOT NULL,
@@ -196,16 +201,19 @@ CREATE TABLE batches (
     reason      TEXT,
     made_at     INTEGER NOT NULL
 ) STRICT;
-CREATE INDEX batches_by_state ON batches (state);
-CREATE INDEX batches_by_event ON batches (state, first);
+CREATE INDEX batches_by_state ON batches (destination, state);
+CREATE INDEX batches_by_event ON batches (destination, state, first);
 
 CREATE TABLE settled (
-    event  INTEGER PRIMARY KEY REFERENCES events (n) ON DELETE CASCADE,
-    how    TEXT NOT NULL,
-    reason TEXT,
-    at     INTEGER NOT NULL
-) STRICT;
-CREATE INDEX settled_by_how ON settled (how);
+    destination TEXT NOT NULL,
+    event       INTEGER NOT NULL REFERENCES events (n) ON DELETE CASCADE,
+    how         TEXT NOT NULL,
+    reason      TEXT,
+    at          INTEGER NOT NULL,
+    PRIMARY KEY (destination, event)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX settled_by_event ON settled (event);
+CREATE INDEX settled_by_how ON settled (destination, how, event);
 ";
 
 #[cfg(test)]

@@ -294,7 +294,7 @@ fn what_is_dated_in_the_future_is_kept() {
     store.end_run("r1", &RunEnd { ended_at: later, ..end() }).unwrap();
     store.begin_run(&new_run("r2"), &started()).unwrap();
     let none = Duration::ZERO;
-    let retention = retention::Retention { logs: none, payloads: none, runs: none, undelivered: false };
+    let retention = retention::Retention { logs: none, payloads: none, runs: none, destinations: Vec::new() };
     assert_eq!(store.prune(&site.state, &retention, crate::host::clock::now_micros()).unwrap(), retention::Pruned::default());
     let newest_first: Vec<_> = store.runs(&RunFilter::default()).unwrap().into_iter().map(|run| run.run_id).collect();
     assert_eq!(newest_first, ["r2", "r1"], "the order is that of their beginnings, not of clocks");
@@ -337,7 +337,7 @@ fn what_is_not_delivered_is_kept_whole() {
     let site = site();
     let mut store = Store::open(&site.state).unwrap();
     let day = Duration::from_secs(86400);
-    let retention = retention::Retention { undelivered: true, ..retention::Retention::default() };
+    let retention = retention::Retention { destinations: vec!["there".into()], ..retention::Retention::default() };
     store.begin_run(&new_run("r1"), &started()).unwrap();
     store.end_run("r1", &end()).unwrap();
     store.begin_run(&new_run("r2"), &started()).unwrap();
@@ -346,10 +346,12 @@ fn what_is_not_delivered_is_kept_whole() {
     let pruned = prune(&mut store);
     assert_eq!((pruned.runs, pruned.payloads), (0, 0), "nothing is delivered");
     // Delivered, but for one that was refused.
+    let mut store = Outbox::open(store, "there").unwrap();
     let rows = store.pending_rows(0, 10, usize::MAX).unwrap();
     let batch = |first: usize, last: usize| NewBatch {
-        destination: "p.d.t".into(),
+        target: "p.d.t".into(),
         stream: None,
+        length: 0,
         first: rows[first].n,
         last: rows[last].n,
         rows: 1,
@@ -358,22 +360,22 @@ fn what_is_not_delivered_is_kept_whole() {
     store.release(&frozen, &[(rows[1].n, Settled::Refused("no".into()))], 10, "").unwrap();
     let frozen = store.advance(None, Some(&batch(0, 0))).unwrap().unwrap();
     store.advance(Some(&frozen), None).unwrap();
-    assert_eq!(prune(&mut store).payloads, 0);
-    let refused = EventFilter { delivery: Some(Undelivered::Refused), ..EventFilter::default() };
+    assert_eq!(prune(&mut store.store).payloads, 0);
+    let refused = EventFilter { delivery: Some((Undelivered::Refused, "there".into())), ..EventFilter::default() };
     let mut reasons = Vec::new();
     let each = |event: Event| {
         reasons.push(event.delivery_error);
         Ok::<(), ()>(())
     };
-    store.events(&refused, each).unwrap().unwrap();
+    store.store.events(&refused, each).unwrap().unwrap();
     assert_eq!(reasons, [Some("no".to_owned())]);
     // All of it.
-    store.db.execute("DELETE FROM settled", []).unwrap();
+    store.store.db.execute("DELETE FROM settled", []).unwrap();
     let frozen = store.advance(None, Some(&batch(1, 2))).unwrap().unwrap();
     store.advance(Some(&frozen), None).unwrap();
-    let keep_runs = retention::Retention { runs: 10_000 * day, ..retention };
-    assert_eq!(store.prune(&site.state, &keep_runs, late).unwrap().payloads, 1);
-    assert!(events_of(&store, Some("r1")).iter().all(|event| event.payload.is_none()));
-    assert_eq!(store.prune(&site.state, &keep_runs, late).unwrap().payloads, 0, "once");
-    assert_eq!(store.prune(&site.state, &retention, late).unwrap().runs, 1);
+    let keep_runs = retention::Retention { runs: 10_000 * day, ..retention.clone() };
+    assert_eq!(store.store.prune(&site.state, &keep_runs, late).unwrap().payloads, 1);
+    assert!(events_of(&store.store, Some("r1")).iter().all(|event| event.payload.is_none()));
+    assert_eq!(store.store.prune(&site.state, &keep_runs, late).unwrap().payloads, 0, "once");
+    assert_eq!(store.store.prune(&site.state, &retention, late).unwrap().runs, 1);
 }

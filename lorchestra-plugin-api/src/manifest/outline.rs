@@ -101,7 +101,7 @@ impl Outline {
     /// Reads a whole section, and refuses what [`Manifest::from_section`](super::Manifest::from_section) refuses.
     pub fn from_section(bytes: &[u8]) -> Result<Self, ManifestError> {
         let outline: Self = read_json(bytes)?;
-        check_names(&outline.package, outline.jobs.iter().map(|job| job.name.as_str()))?;
+        check_names(&outline.package, &outline.version, outline.jobs.iter().map(|job| job.name.as_str()))?;
         for job in &outline.jobs {
             check_params(&job.name, job.params.iter().map(|param| (&*param.name, param.kind, param.repeated, &*param.values)))?;
         }

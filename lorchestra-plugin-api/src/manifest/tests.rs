@@ -224,8 +224,3 @@ fn names() {
         assert!(!is_name(bad), "{bad}");
     }
 }
-
-#[test]
-fn printable_keeps_text_and_drops_what_steers_a_terminal() {
-    assert_eq!(printable("a\u{1b}[31mb\r\n\tc\u{202e}d\u{9b}e"), "a[31mb\n\tcde");
-}

@@ -55,7 +55,7 @@ impl Site {
     pub fn configure(&self, write: Write, more: &str) {
         let write = if write == Write::Storage { "storage-write" } else { "insert-all" };
         self.sandbox.configure(&format!(
-            "[bigquery]\nproject = \"p1\"\ndataset = \"lorchestra\"\ntable = \"events\"\nwrite = \"{write}\"\n\
+            "[destinations.bigquery]\nproject = \"p1\"\ndataset = \"lorchestra\"\ntable = \"events\"\nwrite = \"{write}\"\n\
              endpoint = \"{}\"\nstorage_endpoint = \"{}\"\n{more}",
             self.fake.rest_endpoint(),
             self.fake.grpc_endpoint(),

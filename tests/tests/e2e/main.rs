@@ -10,6 +10,7 @@ mod catalog {
     mod compatibility;
     mod constructor;
     mod directories;
+    mod foreign_text;
     mod jobs;
     mod locked;
     mod plugins;
@@ -27,6 +28,7 @@ mod delivery {
     mod bigquery;
     mod bigquery_servers;
     mod faults;
+    mod jsonl;
     mod sending;
 }
 

@@ -47,7 +47,7 @@ impl Server {
     /// The configuration of a lorchestra that delivers to it.
     pub(super) fn config(&self) -> String {
         format!(
-            "[bigquery]\nproject = \"p1\"\ndataset = \"bench\"\ntable = \"events\"\nendpoint = \"{}\"\nstorage_endpoint = \"{}\"\n",
+            "[destinations.bigquery]\nproject = \"p1\"\ndataset = \"bench\"\ntable = \"events\"\nendpoint = \"{}\"\nstorage_endpoint = \"{}\"\n",
             self.rest, self.grpc
         )
     }

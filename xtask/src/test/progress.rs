@@ -17,8 +17,10 @@ pub(super) fn end_to_end(modules: &[String], rest: &[OsString]) -> Result {
         }
         command.arg("--exact").args(tests);
     }
-    // Tests spend much of their time waiting for processes, deadlines and retries: more of them than cores.
-    let threads = 2 * std::thread::available_parallelism()?.get();
+    // Tests spend much of their time waiting for processes, deadlines and retries: half as many again as there are cores. Not more, because
+    // some start two hundred processes, each of which has a deadline.
+    let cores = std::thread::available_parallelism()?.get();
+    let threads = cores + cores.div_ceil(2);
     if !rest.iter().any(|arg| arg.to_string_lossy().starts_with("--test-threads")) {
         command.arg(format!("--test-threads={threads}"));
     }

@@ -60,6 +60,48 @@ fn charsets_of_the_samples() {
 }
 
 #[test]
+fn a_header_after_other_things_is_a_header() {
+    for raw in [
+        &include_bytes!("../../sample/cases/header-bom-in.eml")[..],
+        include_bytes!("../../sample/cases/header-blank-line-in.eml"),
+        &[b"*** from archive ***\r\n", &include_bytes!("../../sample/cases/header-bom-in.eml")[3..]].concat(),
+    ] {
+        let email = email(raw);
+        assert_eq!((&email["subject"], &email["preview"]), (&json!("hello"), &json!("Grüße")));
+        assert_eq!(email["from"], json!([{"name": "Anna", "email": "a@x.example"}]));
+        assert!(email["sentAt"].as_str().unwrap().starts_with("2024-01-01T12:00:00"));
+    }
+}
+
+#[test]
+fn previews_of_html() {
+    let html = |name: &str| {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("sample/cases").join(name);
+        email(&std::fs::read(path).unwrap())["preview"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(html("html-div-glued-0.eml"), "Hello Ben, the invoice is attached Regards Anna");
+    assert_eq!(html("html-inline-space-0.eml"), "Invoice number 12 Amount eighty");
+    assert_eq!(html("html-inline-space-1.eml"), "Hello Room twelve");
+    assert_eq!(html("html-comment-dashes-0.eml"), "before middle");
+    assert_eq!(html("html-comment-dashes-1.eml"), "one two");
+    assert_eq!(html("html-comment-dashes-2.eml"), "x after");
+    assert_eq!(html("empty-plain-alternative-0.eml"), "Your payment of 4711 was received");
+}
+
+#[test]
+fn encoded_words_and_file_names() {
+    let words = email(include_bytes!("../../sample/cases/ew-base64-nopad-in.eml"));
+    assert_eq!((&words["subject"], &words["from"][0]["name"]), (&json!("Bücher"), &json!("Jörg Müller")));
+    let named = email(include_bytes!("../../sample/cases/filename-split-char-in.eml"));
+    assert_eq!(named["attachments"][0]["name"], "Bücher.pdf");
+    let raw = email(b"Subject: Gr\xfc\xdfe\nFrom: J\xf6rg <j@x.example>\nTo: =?utf-8?Q?B=2C_A_=3Cx=3E?= <a@x.example>\n\nx");
+    assert_eq!((&raw["subject"], &raw["from"][0]["name"]), (&json!("Grüße"), &json!("Jörg")));
+    assert_eq!(raw["to"], json!([{"name": "B, A <x>", "email": "a@x.example"}]));
+    let split = email(b"Subject: =?utf-8?B?QsM=?=\n =?utf-8?B?vGNoZXI=?=\n\nx");
+    assert_eq!(split["subject"], "Bücher");
+}
+
+#[test]
 fn ids_are_stable_and_valid() {
     let raw = &samples()[0];
     let (first, second) = (email(raw), email(raw));

@@ -62,6 +62,46 @@ fn senders() {
     assert_eq!(sender(tombstone, slackbot), (Value::Null, Value::Null, false), "it did not say what was deleted");
 }
 
+/// The messages of an export, as ingester leaves them.
+fn of_export(text: &str) -> Vec<Value> {
+    let export: Value = serde_json::from_str(text).unwrap();
+    let mut directory = Directory::default();
+    let days = export.as_object().unwrap().iter().filter(|(name, _)| name.contains('/'));
+    let lines = days.flat_map(|(_, day)| day.as_array().unwrap()).map(line);
+    for user in export["users.json"].as_array().unwrap() {
+        let mut known = line(&json!({"ts": "1704100000.000200", "user": user["id"], "user_profile": user["profile"]}));
+        known["user"] = Value::Null;
+        directory.learn(&Post::parse(known.to_string().as_bytes()).unwrap());
+    }
+    let messages: Vec<Value> = lines
+        .map(|line| serde_json::to_value(Message::of(Post::parse(line.to_string().as_bytes()).unwrap(), &directory)).unwrap())
+        .collect();
+    assert_valid(&MESSAGE, &messages);
+    messages
+}
+
+#[test]
+fn attachments_and_blocks_say_what_the_text_does_not() {
+    let fields = of_export(include_str!("../../sample/cases/slack-attachment-fields-export.json"));
+    let text = "Severity: quokka\nOwner: @Ben Cole\nprom-wombat";
+    assert_eq!((&fields[0]["attachments"][0]["title"], &fields[0]["attachments"][0]["text"]), (&json!("Alert"), &json!(text)));
+    let blocks = of_export(include_str!("../../sample/cases/slack-attachment-blocks-export.json"));
+    assert_eq!(blocks[0]["attachments"][0]["text"], "Rollout *zebra* finished by @Ben Cole");
+    let both = of_export(include_str!("../../sample/cases/slack-text-and-blocks-export.json"));
+    assert_eq!(both[0]["text"], "Details page 1 10 rows\nCustomer *Okapi GmbH* has 3 open tickets");
+    assert_eq!(both[1]["text"], "This content can't be displayed.\nYour appointment is on *Tapir* street");
+}
+
+#[test]
+fn files_of_before_and_titles() {
+    let old =
+        message(&line(&json!({"ts": "1704100000.000200", "file": {"id": "F1", "name": "image.png", "title": "Plan of March"}})));
+    assert_eq!((&old["files"][0]["name"], &old["files"][0]["title"]), (&json!("image.png"), &json!("Plan of March")));
+    let same =
+        message(&line(&json!({"ts": "1704100000.000200", "files": [{"name": "a.png", "title": "a.png"}, {"title": "b"}]})));
+    assert_eq!((&same["files"][0]["title"], &same["files"][1]["name"]), (&Value::Null, &json!("b")));
+}
+
 /// What a field of Slack's may be, and what it should not be.
 fn value(random: &mut u64, depth: u32) -> Value {
     let mut next = |n: u64| {
@@ -91,6 +131,10 @@ fn message_of_any_shape(random: &mut u64, depth: u32) -> Value {
         "subtype",
         "edited",
         "files",
+        "file",
+        "fields",
+        "message_blocks",
+        "footer",
         "attachments",
         "reactions",
         "blocks",

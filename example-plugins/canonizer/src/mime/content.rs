@@ -4,8 +4,8 @@
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use mail_parser::decoders::charsets::map::charset_decoder;
 use mail_parser::decoders::quoted_printable::quoted_printable_decode;
+use package_support::charset;
 use std::borrow::Cow;
 
 /// Base64 as it comes in mail: cut off, with or without padding.
@@ -93,6 +93,9 @@ fn decode_base64(bytes: &[u8]) -> (Cow<'static, [u8]>, bool) {
     if let Some(value) = decode_whole_base64(bytes) {
         return (Cow::Owned(value), false);
     }
+    if let Some(value) = decode_pieces_of_base64(bytes) {
+        return (Cow::Owned(value), false);
+    }
     // What follows the padding is not base64 any more: lists append their footers there.
     let end = bytes.iter().position(|&b| b == b'=').unwrap_or(bytes.len());
     let rubbish = |b: &u8| !(b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/') || b.is_ascii_whitespace());
@@ -121,6 +124,20 @@ fn decode_whole_base64(bytes: &[u8]) -> Option<Vec<u8>> {
         start = (end + 1).min(bytes.len());
     }
     PADDED.decode(&digits).ok()
+}
+
+/// Several pieces one after the other, each of them padded: what programs write that encode a file piece by piece.
+fn decode_pieces_of_base64(bytes: &[u8]) -> Option<Vec<u8>> {
+    let digits: Vec<u8> = bytes.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect();
+    let mut value = Vec::with_capacity(digits.len() / 4 * 3);
+    let mut rest = digits.as_slice();
+    while !rest.is_empty() {
+        let padding = rest.iter().position(|&b| b == b'=').unwrap_or(rest.len());
+        let end = padding + rest[padding..].iter().take_while(|&&b| b == b'=').count();
+        value.extend(PADDED.decode(&rest[..end]).ok()?);
+        rest = &rest[end..];
+    }
+    Some(value)
 }
 
 /// RFC 2045, section 6.7: a `=` that begins no escape stays as it is, and what follows is read. (mail-parser gives up at the first;
@@ -159,22 +176,13 @@ fn decode_damaged_quoted_printable(bytes: &[u8]) -> Vec<u8> {
     value
 }
 
-fn decode_charset(bytes: &[u8], charset: Option<&str>) -> Decoded<String> {
-    let charset = charset.unwrap_or("us-ascii").trim().to_ascii_lowercase();
-    let bytes = if charset == "utf-8" { bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes) } else { bytes };
-    // Most text is this, whatever it is declared as, and mail-parser would copy it byte by byte.
-    if matches!(charset.as_str(), "utf-8" | "utf8" | "us-ascii" | "ascii")
-        && let Ok(text) = std::str::from_utf8(bytes)
-    {
-        let ascii_only = charset.ends_with("ascii");
-        return Decoded { value: text.to_owned(), problem: ascii_only && !text.is_ascii() };
-    }
-    let Some(decode) = charset_decoder(charset.as_bytes()) else {
-        return Decoded { value: String::from_utf8_lossy(bytes).into_owned(), problem: true };
-    };
-    let value = decode(bytes);
-    let problem = value.contains(char::REPLACEMENT_CHARACTER) || charset.ends_with("ascii");
-    Decoded { value, problem }
+fn decode_charset(bytes: &[u8], label: Option<&str>) -> Decoded<String> {
+    let label = label.unwrap_or("us-ascii").trim();
+    let ascii_only = label.len() >= 5 && label[label.len() - 5..].eq_ignore_ascii_case("ascii");
+    // Read as Windows-1252 otherwise, like everything that is declared as ASCII.
+    let label = if ascii_only && std::str::from_utf8(bytes).is_ok() { "utf-8" } else { label };
+    let charset::Decoded { text, problem } = charset::decode(bytes, label);
+    Decoded { problem: problem || (ascii_only && !bytes.is_ascii()), value: text }
 }
 
 #[cfg(test)]
@@ -191,6 +199,8 @@ mod tests {
         for (text, expected, problem) in [
             ("SGVsbG8=", "Hello", false),
             ("SGVs\r\nbG8=\r\n", "Hello", false),
+            ("SGVsbG8=\r\nIHdvcmxk\r\nIQ==\r\n", "Hello world!", false),
+            ("SGVsbG8=\r\nUnsubscribe here\r\n", "Hello", true),
             ("SGVsbG8", "Hello", true),
             ("SGVsbG", "Hell", true),
             ("SGVsb", "Hel", true),
@@ -260,6 +270,9 @@ mod tests {
             ("ä".as_bytes(), None, "ä", true),
             (b"\xe4", None, "ä", true),
             (b"\xe4x", Some("x-made-up"), "\u{fffd}x", true),
+            (b"~{<:Ky~}.", Some("hz-gb-2312"), "己所.", false),
+            (b"\x1b$)C\x0e0!\x0f", Some("ISO-2022-KR"), "가", false),
+            (b"\xcf\xf0", Some("x-cp1251"), "Пр", false),
             (b"NUL \0", Some("us-ascii"), "NUL \0", false),
         ] {
             assert_eq!(text(bytes, charset), (expected.to_owned(), problem), "{bytes:?} {charset:?}");

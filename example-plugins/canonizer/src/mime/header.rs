@@ -1,13 +1,14 @@
 //! Header fields: cut out here, read by mail-parser one by one, so that a damaged field costs only itself.
 
 use super::{MAX_HEADER, Refusal};
-use lorchestra_plugin_api::chrono::{DateTime, FixedOffset, Month, NaiveDate, Timelike, Utc, Weekday};
+use lorchestra_plugin_api::chrono::{DateTime, FixedOffset, Utc};
 use mail_parser::parsers::MessageStream;
 use mail_parser::{Addr, Address, HeaderValue};
+use package_support::header::field_name;
+use package_support::{date, encoded_word, parameters};
 use std::borrow::Cow;
 
-/// Bytes of a field with parameters, at most; a longer one cannot be read. mail-parser needs time in the square of their
-/// number: 2.4 s for 800 kB.
+/// Bytes of a field with parameters, at most; a longer one cannot be read.
 const MAX_PARAMETERS: usize = 16 << 10;
 
 /// The fields of a message or part, in order.
@@ -50,8 +51,8 @@ impl<'a> Headers<'a> {
                     *value = &bytes[value_start..end];
                 }
             } else if let Some(name) = field_name(line) {
-                value_start = offset + name.skip;
-                fields.push((name.name, &bytes[value_start..end]));
+                value_start = offset + line.iter().position(|&b| b == b':').map_or(0, |colon| colon + 1);
+                fields.push((name, &bytes[value_start..end]));
             } else if !line.starts_with(b"From ") && !line.starts_with(b">From ") {
                 return Ok((Self { fields }, &bytes[offset..]));
             }
@@ -91,7 +92,7 @@ impl<'a> Headers<'a> {
         map: impl FnOnce(HeaderValue<'_>) -> Option<T>,
     ) -> Option<T> {
         let value = self.last(name)?;
-        map(parse(&mut MessageStream::new(&value)))
+        map(parse(&mut MessageStream::new(&encoded_word::normalize(&value))))
     }
 
     /// A field as text, encoded words decoded.
@@ -101,7 +102,7 @@ impl<'a> Headers<'a> {
 
     /// A field as it stands, unfolded.
     pub(crate) fn raw(&self, name: &str) -> Option<String> {
-        self.read(name, |s| s.parse_raw(), |v| Some(v.into_text()?.into_owned()))
+        Some(MessageStream::new(&self.last(name)?).parse_raw().into_text()?.into_owned())
     }
 
     /// Message ids without angle brackets.
@@ -133,14 +134,14 @@ impl<'a> Headers<'a> {
 
     /// A date with its zone.
     pub(crate) fn date(&self, name: &str) -> Option<DateTime<FixedOffset>> {
-        date(&self.last(name)?)
+        date::parse(&self.last(name)?)
     }
 
     /// When the last server took the message: the date of the topmost Received.
     pub(crate) fn received(&self) -> Option<DateTime<Utc>> {
         let (_, value) = self.fields.iter().find(|(name, _)| name.eq_ignore_ascii_case(b"Received"))?;
         let at = value.iter().rposition(|&b| b == b';')?;
-        Some(date(&value[at + 1..])?.to_utc())
+        Some(date::parse(&value[at + 1..])?.to_utc())
     }
 
     /// A media type or disposition with its parameters.
@@ -148,36 +149,15 @@ impl<'a> Headers<'a> {
         if self.last(name)?.len() > MAX_PARAMETERS {
             return None;
         }
-        self.read(
-            name,
-            |s| s.parse_content_type(),
-            |v| {
-                let value = v.into_content_type()?;
-                let name = match (name, value.c_subtype) {
-                    ("Content-Disposition", _) => value.c_type.trim().to_ascii_lowercase(),
-                    (_, Some(subtype)) => format!("{}/{}", value.c_type.trim(), subtype.trim()).to_ascii_lowercase(),
-                    // RFC 2045, section 5.2: what cannot be read is text/plain.
-                    (_, None) => return None,
-                };
-                let parameters = value.attributes.unwrap_or_default();
-                let parameters = parameters.into_iter().map(|a| (a.name.to_ascii_lowercase(), a.value.into_owned())).collect();
-                Some(MediaType { name, parameters })
-            },
-        )
+        let parsed = parameters::parse(&self.last(name)?);
+        let name = match parsed.token.split_once('/') {
+            Some((kind, subtype)) => format!("{}/{}", kind.trim(), subtype.trim()),
+            None if name == "Content-Disposition" => parsed.token,
+            // RFC 2045, section 5.2: what cannot be read is text/plain.
+            None => return None,
+        };
+        Some(MediaType { name, parameters: parsed.parameters })
     }
-}
-
-struct FieldName<'a> {
-    name: &'a [u8],
-    /// Bytes up to the value.
-    skip: usize,
-}
-
-/// The name of a field, if the line starts one: printable ASCII without blanks, then a colon.
-fn field_name(line: &[u8]) -> Option<FieldName<'_>> {
-    let colon = line.iter().position(|&b| b == b':')?;
-    let name = line[..colon].trim_ascii_end();
-    (!name.is_empty() && name.iter().all(u8::is_ascii_graphic)).then_some(FieldName { name, skip: colon + 1 })
 }
 
 fn mailbox(addr: Addr<'_>) -> Option<Mailbox> {
@@ -187,53 +167,6 @@ fn mailbox(addr: Addr<'_>) -> Option<Mailbox> {
         // "To: Anna": JMAP wants an email in every address, even an empty one.
         None => name.map(|name| Mailbox { name: Some(name), email: String::new() }),
     }
-}
-
-/// RFC 5322 first, then what many programs write (mail-parser misreads some of it), then mail-parser, which takes much more; and never
-/// a 31st of February.
-fn date(value: &[u8]) -> Option<DateTime<FixedOffset>> {
-    let text = std::str::from_utf8(value).ok();
-    if let Some(Ok(date)) = text.map(|text| DateTime::parse_from_rfc2822(text.trim())) {
-        // No part of a second: that is how chrono keeps a leap second, and then writes it as `:60`.
-        return date.with_nanosecond(0);
-    }
-    text.and_then(loose_date).or_else(|| parsed_date(value))
-}
-
-fn parsed_date(value: &[u8]) -> Option<DateTime<FixedOffset>> {
-    let value = [value, &b"\n"[..]].concat();
-    let parsed = MessageStream::new(&value).parse_date();
-    let date = parsed.as_datetime()?;
-    if !(1..=9999).contains(&date.year) {
-        return None;
-    }
-    let seconds = i32::from(date.tz_hour) * 3600 + i32::from(date.tz_minute) * 60;
-    let zone = FixedOffset::east_opt(if date.tz_before_gmt { -seconds } else { seconds })?;
-    NaiveDate::from_ymd_opt(date.year.into(), date.month.into(), date.day.into())?
-        .and_hms_opt(date.hour.into(), date.minute.into(), date.second.into())?
-        .and_local_timezone(zone)
-        .single()
-}
-
-/// As many programs write dates: without a zone, with names in full, or in the order of C's `asctime`. Put into the order of RFC 5322.
-fn loose_date(text: &str) -> Option<DateTime<FixedOffset>> {
-    let is_month = |word: &str| word.parse::<Month>().is_ok();
-    let mut words: Vec<&str> =
-        text.split(|c: char| c.is_ascii_whitespace() || c == ',').filter(|word| !word.is_empty()).collect();
-    if words.first().is_some_and(|word| word.parse::<Weekday>().is_ok()) {
-        words.remove(0);
-    }
-    let is_zone = |word: &str| word.starts_with(['+', '-']) || word.bytes().all(|b| b.is_ascii_alphabetic());
-    let (day, month, year, time, zone) = match words[..] {
-        [day, month, year, time] if is_month(month) => (day, month, year, time, "+0000"),
-        [day, month, year, time, zone] if is_month(month) => (day, month, year, time, zone),
-        [month, day, time, year] if is_month(month) => (day, month, year, time, "+0000"),
-        [month, day, time, zone, year] if is_month(month) && is_zone(zone) => (day, month, year, time, zone),
-        [month, day, time, year, zone] if is_month(month) => (day, month, year, time, zone),
-        _ => return None,
-    };
-    // Names of months are ASCII here.
-    DateTime::parse_from_rfc2822(&format!("{day} {} {year} {time} {zone}", &month[..3])).ok()?.with_nanosecond(0)
 }
 
 impl MediaType {

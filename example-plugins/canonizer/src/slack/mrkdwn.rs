@@ -92,11 +92,29 @@ fn unescape(text: &str, plain: &mut String) {
     plain.push_str(rest);
 }
 
-/// The texts of a message's blocks, a line each: what bots write that leave `text` empty.
+/// The texts of a message's blocks, a line each.
 pub(crate) fn of_blocks(blocks: &Value, names: &impl Names) -> String {
     let mut texts = Vec::new();
     collect(blocks, names, MAX_DEPTH, &mut texts);
     texts.join("\n")
+}
+
+/// A text and the lines of its blocks that it does not have already. Slack's own clients write the same twice; many bots write a
+/// placeholder as the text, and what they have to say into blocks.
+pub(crate) fn with_blocks(text: String, blocks: &str) -> String {
+    let words = |text: &str| text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect::<String>();
+    let known = words(&text);
+    let mut all = text;
+    for line in blocks.lines() {
+        let line_words = words(line);
+        if !line_words.is_empty() && !known.contains(&line_words) {
+            if !all.is_empty() {
+                all.push('\n');
+            }
+            all.push_str(line);
+        }
+    }
+    all
 }
 
 fn collect(value: &Value, names: &impl Names, depth: usize, texts: &mut Vec<String>) {
@@ -106,20 +124,51 @@ fn collect(value: &Value, names: &impl Names, depth: usize, texts: &mut Vec<Stri
     match value {
         Value::Array(values) => values.iter().for_each(|value| collect(value, names, depth - 1, texts)),
         Value::Object(object) => {
-            let is = |kind: &str| object.get("type").is_some_and(|t| t == kind);
-            match object.get("text") {
-                Some(Value::String(text)) if is("mrkdwn") => texts.push(plain(text, names)),
-                Some(Value::String(text)) => texts.push(text.clone()),
-                Some(value) => collect(value, names, depth - 1, texts),
-                None => {}
+            let kind = object.get("type").and_then(Value::as_str).unwrap_or_default();
+            if matches!(kind, "rich_text_section" | "rich_text_quote" | "rich_text_preformatted") {
+                let mut line = String::new();
+                for element in object.get("elements").and_then(Value::as_array).into_iter().flatten() {
+                    inline(element, names, &mut line);
+                }
+                texts.push(line);
+                return;
             }
-            for name in ["fields", "elements"] {
-                if let Some(value) = object.get(name) {
-                    collect(value, names, depth - 1, texts);
+            for name in ["title", "text", "fields", "elements", "rows", "accessory", "description", "alt_text"] {
+                match object.get(name) {
+                    Some(Value::String(text)) if kind == "mrkdwn" => texts.push(plain(text, names)),
+                    Some(Value::String(text)) => texts.push(text.clone()),
+                    Some(value) => collect(value, names, depth - 1, texts),
+                    None => {}
                 }
             }
         }
         _ => {}
+    }
+}
+
+/// A piece of rich text, in its line.
+fn inline(element: &Value, names: &impl Names, line: &mut String) {
+    let get = |name: &str| element.get(name).and_then(Value::as_str);
+    let sigil = |sigil: char, id: Option<&str>, name: Option<&str>, line: &mut String| {
+        if let Some(shown) = name.or(id) {
+            line.push(sigil);
+            line.push_str(shown.trim_start_matches(sigil));
+        }
+    };
+    match get("type").unwrap_or_default() {
+        "link" => link(get("url").unwrap_or_default(), get("text").filter(|text| !text.is_empty()), line),
+        "user" => sigil('@', get("user_id"), get("user_id").and_then(|id| names.user(id)), line),
+        "channel" => sigil('#', get("channel_id"), get("channel_id").and_then(|id| names.channel(id)), line),
+        "usergroup" => sigil('@', get("usergroup_id"), None, line),
+        "broadcast" => sigil('@', get("range"), None, line),
+        "emoji" => {
+            if let Some(name) = get("name") {
+                line.push_str(&format!(":{name}:"));
+            }
+        }
+        "date" => line.push_str(get("fallback").unwrap_or_default()),
+        "color" => line.push_str(get("value").unwrap_or_default()),
+        _ => line.push_str(get("text").unwrap_or_default()),
     }
 }
 
@@ -183,6 +232,18 @@ mod tests {
     }
 
     #[test]
+    fn blocks_say_what_the_text_does_not() {
+        for (text, blocks, expected) in [
+            ("*Hello* you", "Hello you", "*Hello* you"),
+            ("", "Hello", "Hello"),
+            ("This content can't be displayed.", "On *Tapir* street", "This content can't be displayed.\nOn *Tapir* street"),
+            ("one\nтри", "one\ntwo\nТРИ\n---", "one\nтри\ntwo"),
+        ] {
+            assert_eq!(with_blocks(text.into(), blocks), expected);
+        }
+    }
+
+    #[test]
     fn blocks() {
         let blocks = json!([
             {"type": "header", "text": {"type": "plain_text", "text": "Build & deploy"}},
@@ -190,6 +251,20 @@ mod tests {
             {"type": "divider"},
             {"type": "rich_text", "elements": [{"type": "rich_text_section", "elements": [{"type": "text", "text": "a < b"}]}]},
         ]);
+        let rich = json!([{"type": "rich_text", "elements": [
+            {"type": "rich_text_section", "elements": [
+                {"type": "text", "text": "see "}, {"type": "link", "url": "https://example.org/plan", "text": "the plan"},
+                {"type": "text", "text": " by "}, {"type": "user", "user_id": "U1"}, {"type": "text", "text": " in "},
+                {"type": "channel", "channel_id": "C1"}, {"type": "emoji", "name": "tada"}, {"type": "broadcast", "range": "here"},
+            ]},
+            {"type": "rich_text_list", "elements": [
+                {"type": "rich_text_section", "elements": [{"type": "text", "text": "one"}]},
+                {"type": "rich_text_section", "elements": [{"type": "user", "user_id": "U9"}]},
+            ]},
+        ]}, {"type": "image", "title": {"type": "plain_text", "text": "Chart"}, "alt_text": "a chart of okapis"}]);
+        let text =
+            "see the plan (https://example.org/plan) by @Anna Berg in #general:tada:@here\none\n@U9\nChart\na chart of okapis";
+        assert_eq!(of_blocks(&rich, &Book), text);
         assert_eq!(of_blocks(&blocks, &Book), "Build & deploy\nby @Anna Berg\n*ok*\na < b");
         assert_eq!(of_blocks(&json!("x"), &Book), "");
         let deep = (0..100).fold(json!({"text": "x"}), |inner, _| json!([inner]));

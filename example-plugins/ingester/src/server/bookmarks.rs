@@ -4,10 +4,10 @@
 //! together with the archive it was made for: should that have lost messages, all is read again (the archive has each once).
 
 use super::ServerError;
-use crate::whole;
 use lorchestra_plugin_api::chrono::DateTime;
 use lorchestra_plugin_api::chrono::Utc;
 use lorchestra_plugin_api::serde_json;
+use package_support::atomic_file;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -103,7 +103,7 @@ impl Bookmarks {
             self.content.mailboxes.len() - 1
         });
         self.content.mailboxes[at].folders.insert(folder.to_owned(), bookmark.clone());
-        whole::replace(&self.path, &self.content).map_err(|source| ServerError::Bookmark {
+        atomic_file::replace(&self.path, &self.content).map_err(|source| ServerError::Bookmark {
             path: self.path.clone(),
             doing: "writing it",
             source,

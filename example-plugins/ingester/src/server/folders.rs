@@ -4,6 +4,7 @@
 //! folder but trash and junk, and but those that only show what is in others.
 
 use super::tls::Stream;
+use super::tolerant::Tolerant;
 use super::{ServerError, utf7};
 use imap::Session;
 use imap_proto::NameAttribute;
@@ -30,7 +31,7 @@ struct Listed {
 
 /// The folders to read, and whether the server is Gmail's.
 pub(crate) fn choose(
-    session: &mut Session<Stream<'_>>,
+    session: &mut Session<Tolerant<Stream<'_>>>,
     place: &str,
     wanted: &[String],
 ) -> Result<(Vec<Folder>, bool), ServerError> {

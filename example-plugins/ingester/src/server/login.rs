@@ -3,6 +3,7 @@
 use super::error::said;
 use super::link::{Budget, Link};
 use super::tls::Stream;
+use super::tolerant::Tolerant;
 use super::{Auth, Encryption, Server, ServerError};
 use imap::{Authenticator, Client, Session};
 use lorchestra_plugin_api::Secret;
@@ -54,7 +55,7 @@ pub(crate) fn log_in<'a>(
     config: Option<Arc<ClientConfig>>,
     credentials: &Credentials,
     budget: &Budget,
-) -> Result<Session<Stream<'a>>, ServerError> {
+) -> Result<Session<Tolerant<Stream<'a>>>, ServerError> {
     let place = server.place();
     let mut stream = match (config, server.tls) {
         (Some(config), Encryption::Starttls) => start_tls(link, &server.host, &place, config)?,
@@ -71,7 +72,7 @@ pub(crate) fn log_in<'a>(
     };
     stream.flush().map_err(|e| ServerError::from_io(&place, "the greeting", e))?;
     budget.allow(0);
-    let mut client = Client::new(stream);
+    let mut client = Client::new(Tolerant::new(stream));
     let capabilities = client.capabilities().map_err(|e| ServerError::from_imap(&place, "the greeting", e))?;
     let offers = |name: &str| capabilities.has_str(name);
     let denied = |error: imap::Error, hint| denied(&place, error, credentials.auth, hint);

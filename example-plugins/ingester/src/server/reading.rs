@@ -9,6 +9,7 @@ use super::ServerError;
 use super::bookmarks::{Bookmark, Bookmarks, Distrust, Mailbox};
 use super::folders::Folder;
 use super::requests::{Requests, Wanted};
+use super::tolerant::keyword;
 use super::utf7;
 use crate::message::Summary;
 use crate::source::{Entry, Fault, MAX_MESSAGE, Place};
@@ -385,7 +386,7 @@ fn marks(fetch: &Fetch<'_>, folder: &Folder) -> (String, Vec<String>) {
             Flag::Answered => drop(letters.insert('R')),
             Flag::Seen => drop(letters.insert('S')),
             Flag::Deleted => drop(letters.insert('T')),
-            Flag::Custom(keyword) if !keyword.starts_with('\\') => add(keyword),
+            Flag::Custom(custom) if !custom.starts_with('\\') => add(&keyword(custom)),
             _ => {}
         }
     }

@@ -7,6 +7,7 @@
 use super::ServerError;
 use super::link::Budget;
 use super::tls::Stream;
+use super::tolerant::Tolerant;
 use imap::Session;
 use imap::types::{Fetch, Mailbox, Uid};
 use std::collections::{BTreeSet, HashSet};
@@ -20,7 +21,7 @@ const FOUND: u64 = 11;
 
 /// An open session, and what it was refused.
 pub(super) struct Requests<'a> {
-    session: Session<Stream<'a>>,
+    session: Session<Tolerant<Stream<'a>>>,
     budget: Budget,
     place: String,
     refused_in_a_row: usize,
@@ -37,7 +38,7 @@ pub(super) struct Wanted<'w> {
 }
 
 impl<'a> Requests<'a> {
-    pub(super) fn new(session: Session<Stream<'a>>, budget: Budget, place: String) -> Self {
+    pub(super) fn new(session: Session<Tolerant<Stream<'a>>>, budget: Budget, place: String) -> Self {
         Self { session, budget, place, refused_in_a_row: 0 }
     }
 

@@ -18,6 +18,33 @@ pub(crate) fn decode(wire: &str) -> String {
     try_decode(wire).unwrap_or_else(|| wire.to_owned())
 }
 
+/// The name as IMAP sends it.
+pub(crate) fn encode(name: &str) -> String {
+    let mut wire = String::with_capacity(name.len());
+    let mut units: Vec<u8> = Vec::new();
+    let end_run = |units: &mut Vec<u8>, wire: &mut String| {
+        if !units.is_empty() {
+            wire.push('&');
+            BASE64.encode_string(&units, wire);
+            wire.push('-');
+            units.clear();
+        }
+    };
+    for c in name.chars() {
+        if matches!(c, ' '..='~') {
+            end_run(&mut units, &mut wire);
+            wire.push(c);
+            if c == '&' {
+                wire.push('-');
+            }
+        } else {
+            units.extend(c.encode_utf16(&mut [0; 2]).iter().flat_map(|unit| unit.to_be_bytes()));
+        }
+    }
+    end_run(&mut units, &mut wire);
+    wire
+}
+
 fn try_decode(wire: &str) -> Option<String> {
     let mut pieces = wire.split('&');
     let mut name = pieces.next()?.to_owned();
@@ -51,7 +78,7 @@ mod tests {
             ("Tom &- Jerry", "Tom & Jerry"),
             ("&2D3cxA-", "📄"),
         ] {
-            assert_eq!(decode(wire), name);
+            assert_eq!((decode(wire), encode(name)), (name.to_owned(), wire.to_owned()));
         }
     }
 

@@ -4,8 +4,8 @@
 //! was made for.
 
 use super::api::ApiError;
-use crate::whole;
 use lorchestra_plugin_api::serde_json;
+use package_support::atomic_file;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
@@ -81,7 +81,7 @@ impl Bookmarks {
         }
         self.content.archived = archived;
         self.content.teams.entry(self.team.clone()).or_default().insert(channel.to_owned(), bookmark.clone());
-        whole::replace(&self.path, &self.content).map_err(|source| ApiError::Bookmark {
+        atomic_file::replace(&self.path, &self.content).map_err(|source| ApiError::Bookmark {
             path: self.path.clone(),
             doing: "writing it",
             source,

@@ -124,7 +124,10 @@ pub(crate) fn time(ts: &str) -> Option<DateTime<Utc>> {
 pub(crate) fn person(user: &Value) -> Option<(String, String)> {
     let name = |value: &Value| value.as_str().filter(|name| !name.is_empty()).map(str::to_owned);
     let profile = &user["profile"];
-    let shown = name(&profile["display_name"]).or_else(|| name(&profile["real_name"])).or_else(|| name(&user["name"]))?;
+    let shown = name(&profile["display_name"])
+        .or_else(|| name(&profile["real_name"]))
+        .or_else(|| name(&user["real_name"]))
+        .or_else(|| name(&user["name"]))?;
     Some((name(&user["id"])?, shown))
 }
 

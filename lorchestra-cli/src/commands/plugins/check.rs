@@ -7,14 +7,12 @@ use crate::exit::Code;
 use crate::failure::Failure;
 use crate::printer::Printer;
 use crate::settings::Settings;
-use crate::show;
-use lorchestra_core::packages::catalog::problem::path_text;
 use lorchestra_core::packages::catalog::{Catalog, Fault, Package, Reason};
 use lorchestra_core::packages::changes::Changes;
 use lorchestra_core::packages::library::Library;
 use lorchestra_core::plan::duration;
 use lorchestra_core::run::supervisor::trial::{self, Verdict};
-use lorchestra_plugin_api::manifest::printable;
+use lorchestra_core::text::{self, one_line, path_text, shortened};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
@@ -75,9 +73,9 @@ pub(super) fn run(
 fn words(verdict: &Verdict) -> Result<String, String> {
     match verdict {
         Verdict::Loaded { took } => Ok(format!("in {:.1} ms", took.as_secs_f64() * 1e3)),
-        Verdict::Refused(message) => Err(printable(message)),
+        Verdict::Refused(message) => Err(one_line(message)),
         Verdict::Died { how, printed } => {
-            let said = printed.as_ref().map(|line| format!("; it printed: {}", show::shortened(&printable(line), 200)));
+            let said = printed.as_ref().map(|line| format!("; it printed: {}", shortened(&one_line(line), 200)));
             Err(format!("the process that loads it {how}{}", said.unwrap_or_default()))
         }
         Verdict::Late(limit) => Err(format!("it was still loading after {}", duration::show(*limit))),
@@ -114,7 +112,7 @@ impl Facts<'_> {
         };
         format!(
             "{}, {path}{}{}{}",
-            printable(&old.manifest().version),
+            one_line(&old.manifest().version),
             names("adds", changes.added.iter().map(|(job, _)| job).collect()),
             names("removes", changes.removed.iter().map(|(job, _)| job).collect()),
             names("changes", changes.changed.iter().map(|change| &change.job).collect()),
@@ -128,12 +126,12 @@ impl Facts<'_> {
             let what = if what.is_empty() { String::new() } else { format!("{what}:") };
             printer.line(format_args!("  {what:12}{text}"));
         };
-        line("package", format!("{} {}", manifest.package, printable(&manifest.version)));
+        line("package", format!("{} {}", manifest.package, one_line(&manifest.version)));
         line("sha256", self.library.sha256().to_owned());
         if let Ok(size) = self.library.size() {
             line("size", format!("{:.1} MB", size as f64 / 1e6));
         }
-        line("built", format!("{} for {}", printable(&manifest.rustc), printable(&manifest.target)));
+        line("built", format!("{} for {}", one_line(&manifest.rustc), one_line(&manifest.target)));
         line("plugin ABI", manifest.abi.to_string());
         if let (Some(needed), Some(host)) = self.library.needed_glibc() {
             line("glibc", format!("{needed} or newer; this host has {host}"));
@@ -144,7 +142,7 @@ impl Facts<'_> {
             line("locked", lock.allows(self.library).map_or_else(|fault| format!("no: {}", fault.detail), |()| "yes".to_owned()));
         }
         for (n, job) in jobs::sorted(&manifest.jobs).into_iter().enumerate() {
-            line(if n == 0 { "jobs" } else { "" }, format!("{}{}", job.name, printable(&job.signature)));
+            line(if n == 0 { "jobs" } else { "" }, format!("{}{}", job.name, text::signature(&job.signature)));
         }
     }
 

@@ -6,11 +6,10 @@ use crate::failure::Failure;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use lorchestra_core::packages::catalog::Catalog;
-use lorchestra_core::packages::catalog::problem::path_text;
 use lorchestra_core::packages::changes::{ChangedJob, Changes};
 use lorchestra_core::packages::install::{self, Before, InstallError, Installed};
 use lorchestra_core::packages::library::Library;
-use lorchestra_plugin_api::manifest::printable;
+use lorchestra_core::text::{self, one_line, path_text};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -47,7 +46,7 @@ fn changes(library: &Library, installed: &Installed) -> Changes {
 
 fn tell(library: &Library, installed: &Installed, lock: Option<&Lock>, printer: &mut Printer) {
     let manifest = library.manifest();
-    let name = format!("{} {}", manifest.package, printable(&manifest.version));
+    let name = format!("{} {}", manifest.package, one_line(&manifest.version));
     let path = path_text(&installed.path);
     if matches!(installed.before, Before::Same) {
         printer.good(format_args!("{name} is installed already: {path}"));
@@ -74,9 +73,9 @@ fn tell_changes(library: &Library, installed: &Installed, printer: &mut Printer)
     line("sha256", library.sha256().to_owned());
     match &installed.before {
         Before::Package(old) if old.version == library.manifest().version => {
-            line("replaces", format!("other bytes of {} {}", old.package, printable(&old.version)));
+            line("replaces", format!("other bytes of {} {}", old.package, one_line(&old.version)));
         }
-        Before::Package(old) => line("replaces", format!("{} {}", old.package, printable(&old.version))),
+        Before::Package(old) => line("replaces", format!("{} {}", old.package, one_line(&old.version))),
         Before::Unusable(problems) => {
             for problem in problems {
                 let reason = problem.reason.as_str();
@@ -90,14 +89,14 @@ fn tell_changes(library: &Library, installed: &Installed, printer: &mut Printer)
     }
     let changes = changes(library, installed);
     for (job, signature) in &changes.added {
-        line("added", format!("{job}{}", printable(signature)));
+        line("added", format!("{job}{}", text::signature(signature)));
     }
     for (job, signature) in &changes.removed {
-        line("removed", format!("{job}{}", printable(signature)));
+        line("removed", format!("{job}{}", text::signature(signature)));
     }
     for ChangedJob { job, before, after } in &changes.changed {
-        line("changed", format!("{job}{}", printable(before)));
-        line("", format!("{job}{}", printable(after)));
+        line("changed", format!("{job}{}", text::signature(before)));
+        line("", format!("{job}{}", text::signature(after)));
     }
 }
 

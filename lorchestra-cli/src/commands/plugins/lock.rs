@@ -7,7 +7,7 @@ use crate::settings::Settings;
 use lorchestra_core::packages::catalog::{Catalog, Fault, Reason};
 use lorchestra_core::packages::library::Library;
 use lorchestra_core::packages::lockfile::{Lockfile, LockfileError};
-use lorchestra_plugin_api::manifest::printable;
+use lorchestra_core::text::one_line;
 
 /// What can be said of a library, where there is a plugins.lock or only locked libraries may run.
 pub(super) enum Lock {
@@ -29,7 +29,7 @@ impl Lock {
             Err(error) => {
                 let what = match &error {
                     LockfileError::Unusable { fault, .. } => fault.detail.clone(),
-                    LockfileError::Malformed { what, .. } => printable(what),
+                    LockfileError::Malformed { what, .. } => one_line(what),
                     LockfileError::Io { source, .. } => source.to_string(),
                 };
                 let mends = warn(error, printer);
@@ -53,7 +53,7 @@ impl Lock {
         sha256: impl FnOnce() -> Result<String, Fault>,
     ) -> Result<(), Fault> {
         match self {
-            Self::Read(lock) => lock.allows_bytes(package, version, &sha256()?),
+            Self::Read(lock) => lock.allows_bytes(package, version, sha256),
             Self::Missing => Err(none_locked(
                 "there is no plugins.lock".to_owned(),
                 "lorchestra plugins lock, if these are the bytes that you want to run".to_owned(),

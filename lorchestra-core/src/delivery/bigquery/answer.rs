@@ -267,7 +267,7 @@ impl Fault {
         for storage in self.storage {
             return Err(match storage {
                 S::OffsetAlreadyExists if call == Call::Append => return Ok(Landed::Before),
-                S::OffsetOutOfRange => Refusal::OffsetBeyondEnd(text),
+                S::OffsetOutOfRange => Refusal::StreamDamaged(text),
                 S::StreamFinalized | S::StreamAlreadyCommitted | S::InvalidStreamState if call == Call::Finalize => {
                     Refusal::StreamGone(text)
                 }
@@ -289,7 +289,7 @@ impl Fault {
             Code::InvalidArgument if too_large(&lower) => Refusal::TooLarge(text),
             // gRPC libraries answer so to a message over their own limit.
             Code::OutOfRange | Code::ResourceExhausted if message_too_large(&lower) => Refusal::TooLarge(text),
-            Code::OutOfRange => Refusal::OffsetBeyondEnd(text),
+            Code::OutOfRange => Refusal::StreamDamaged(text),
             // A proxy's 413 has no code of its own in gRPC.
             Code::Unknown | Code::Internal if self.bare && lower.ends_with("http status code 413") => Refusal::TooLarge(text),
             // It may be a row on which the server stumbles.

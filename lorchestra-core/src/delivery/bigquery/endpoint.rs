@@ -77,8 +77,11 @@ mod tests {
     #[test]
     fn refused() {
         for text in ["", "http://", "ftp://host", "http://user:hunter2@host", "http://host/?q=1", "a b"] {
-            let refusal = Endpoint::parse(text, "bigquery.endpoint").unwrap_err();
-            assert!(matches!(&refusal, Refusal::Denied(why) if why.starts_with("bigquery.endpoint: ")), "{text}: {refusal}");
+            let refusal = Endpoint::parse(text, "destinations.bigquery.endpoint").unwrap_err();
+            assert!(
+                matches!(&refusal, Refusal::Denied(why) if why.starts_with("destinations.bigquery.endpoint: ")),
+                "{text}: {refusal}"
+            );
             assert!(!refusal.to_string().contains("hunter2"));
         }
     }

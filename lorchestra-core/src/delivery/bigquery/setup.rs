@@ -5,7 +5,7 @@
 use super::columns::{Column, ENVELOPE, Found, Layout};
 use super::rest::TableName;
 use super::{BigQuery, RestCall, WriteMethod, answer, read_table, within};
-use crate::delivery::{Destination, Place, Refusal, Row};
+use crate::delivery::{Destination, Place, Refusal, Row, Slot};
 use gcp_bigquery_client::error::BQError;
 use gcp_bigquery_client::model::clustering::Clustering;
 use gcp_bigquery_client::model::dataset::Dataset;
@@ -289,14 +289,14 @@ pub async fn probe(to: &mut BigQuery, deadline: Duration) -> Result<String, Refu
                 Some(stream) => stream,
                 None => stream.insert(to.create_stream().await?),
             };
-            to.append(Place::Stream { stream, offset: 0 }, std::slice::from_ref(&row)).await
+            to.append(Place::Stream(Slot { stream, offset: 0, length: 1 }), std::slice::from_ref(&row)).await
         } else {
-            to.append(Place::Table, std::slice::from_ref(&row)).await
+            to.append(Place::Anywhere, std::slice::from_ref(&row)).await
         }
     })
     .await?;
     if let Some(stream) = &stream {
-        let rows = patiently(ended, async || to.finalize(stream).await).await?;
+        let rows = patiently(ended, async || to.finalize(Slot { stream, offset: 0, length: 1 }).await).await?;
         if rows != 1 {
             return Err(Refusal::Denied(format!("{}: the probe's stream has {rows} rows, and 1 was written", to.name())));
         }

@@ -68,10 +68,10 @@ impl Storage {
     /// Connects when it is first used.
     pub(super) fn new(endpoint: &Endpoint, dialing: &Dialing) -> Result<Self, Refusal> {
         let wrong = |error: tonic::transport::Error| {
-            Refusal::Denied(format!("bigquery.storage_endpoint: {}", super::answer::cause(&error)))
+            Refusal::Denied(format!("destinations.bigquery.storage_endpoint: {}", super::answer::cause(&error)))
         };
         let mut to = Channel::from_shared(endpoint.url().to_owned())
-            .map_err(|_| Refusal::Denied("bigquery.storage_endpoint: not an address".to_owned()))?
+            .map_err(|_| Refusal::Denied("destinations.bigquery.storage_endpoint: not an address".to_owned()))?
             .connect_timeout(dialing.connect_timeout())
             .http2_keep_alive_interval(PING)
             .keep_alive_timeout(PONG)

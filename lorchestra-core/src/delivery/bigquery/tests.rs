@@ -43,13 +43,13 @@ fn the_name_with_and_without_a_project() {
 fn an_emulator_needs_no_credentials_but_a_project_and_a_place_for_streams() {
     let emulator = BigQueryConfig { endpoint: Some("127.0.0.1:9050".to_owned()), ..config() };
     let Err(Refusal::Denied(text)) = BigQuery::new(emulator.clone()) else { panic!() };
-    assert!(text.starts_with("bigquery.storage_endpoint: "), "{text}");
+    assert!(text.starts_with("destinations.bigquery.storage_endpoint: "), "{text}");
     let mut inserting = BigQuery::new(BigQueryConfig { write: WriteMethod::InsertAll, ..emulator.clone() }).unwrap();
     assert!(!inserting.uses_streams());
     run(inserting.resolve()).unwrap();
     // A stream of an earlier configuration: refused, not sent to Google.
     assert!(
-        matches!(run(inserting.finalize("s")), Err(Refusal::Denied(text)) if text.starts_with("bigquery.storage_endpoint: "))
+        matches!(run(inserting.finalize(Slot { stream: "s", offset: 0, length: 1 })), Err(Refusal::Denied(text)) if text.starts_with("destinations.bigquery.storage_endpoint: "))
     );
     let storage_endpoint = Some("127.0.0.1:9060".to_owned());
     let mut nameless = BigQuery::new(BigQueryConfig { project: None, storage_endpoint, ..emulator }).unwrap();
@@ -69,11 +69,11 @@ fn google_is_not_asked_without_credentials() {
 #[test]
 fn refused_settings_name_their_key() {
     for (key, wrong) in [
-        ("bigquery.table", BigQueryConfig { table: "a`b".to_owned(), ..config() }),
-        ("bigquery.dataset", BigQueryConfig { dataset: String::new(), ..config() }),
-        ("bigquery.project", BigQueryConfig { project: Some("a/b".to_owned()), ..config() }),
-        ("bigquery.endpoint", BigQueryConfig { endpoint: Some("http://".to_owned()), ..config() }),
-        ("bigquery.storage_endpoint", BigQueryConfig { storage_endpoint: Some("x://y".to_owned()), ..config() }),
+        ("destinations.bigquery.table", BigQueryConfig { table: "a`b".to_owned(), ..config() }),
+        ("destinations.bigquery.dataset", BigQueryConfig { dataset: String::new(), ..config() }),
+        ("destinations.bigquery.project", BigQueryConfig { project: Some("a/b".to_owned()), ..config() }),
+        ("destinations.bigquery.endpoint", BigQueryConfig { endpoint: Some("http://".to_owned()), ..config() }),
+        ("destinations.bigquery.storage_endpoint", BigQueryConfig { storage_endpoint: Some("x://y".to_owned()), ..config() }),
         ("HTTPS_PROXY", BigQueryConfig { proxy: Some("socks5://hunter2@h".to_owned()), ..config() }),
     ] {
         assert!(!format!("{wrong:?}").contains("hunter2"));
@@ -88,7 +88,7 @@ fn nothing_is_sent_before_connecting() {
         BigQueryConfig { endpoint: Some("127.0.0.1:1".to_owned()), storage_endpoint: Some("127.0.0.1:1".to_owned()), ..config() };
     let mut unconnected = BigQuery::new(emulator).unwrap();
     let rows = [encode::tests::full()];
-    for place in [Place::Table, Place::Stream { stream: "s", offset: 0 }] {
+    for place in [Place::Anywhere, Place::Stream(Slot { stream: "s", offset: 0, length: 1 })] {
         let refusal = run(unconnected.append(place, &rows)).unwrap_err();
         assert_eq!(refusal, Refusal::Denied("p.d.t: not connected yet".to_owned()));
     }

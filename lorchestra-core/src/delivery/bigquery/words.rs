@@ -119,7 +119,7 @@ const PLAIN: &[&str] = &[
 
 /// One line of at most [`LONGEST`] characters, without control characters.
 pub(super) fn one_line(text: &str) -> String {
-    let spaced: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let spaced: String = text.chars().map(|c| if crate::text::is_invisible(c) { ' ' } else { c }).collect();
     let line = spaced.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}…", &line[..end]),

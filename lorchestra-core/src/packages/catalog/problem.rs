@@ -1,7 +1,7 @@
 //! Why a file cannot be used, and what to do about it.
 
 use super::SearchOutcome;
-use lorchestra_plugin_api::manifest::printable;
+use crate::text::{one_line, path_text, shell};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -112,7 +112,7 @@ pub struct Problem {
 
 impl Fault {
     pub(crate) fn new(reason: Reason, detail: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { reason, package: None, detail: printable(&detail.into()).replace('\n', " "), fix: fix.into() }
+        Self { reason, package: None, detail: one_line(&detail.into()), fix: fix.into() }
     }
 
     pub(crate) fn unreadable(path: &Path, error: &io::Error) -> Self {
@@ -167,17 +167,6 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The beginning of what is quoted out of a file, which may hold anything.
-pub fn cut(mut text: String) -> String {
-    const MOST: usize = 300;
-    if text.len() > MOST {
-        let more = text.len() - text.floor_char_boundary(MOST);
-        text.truncate(text.len() - more);
-        text.push_str(&format!(" … ({more} bytes more)"));
-    }
-    text
-}
-
 /// How a file comes to be there: one that cargo should have made was not built yet, or as something else.
 fn not_there(path: &Path) -> String {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -193,18 +182,6 @@ fn not_there(path: &Path) -> String {
         (Some("debug"), true) => format!("cargo build makes it; {look}"),
         _ => look,
     }
-}
-
-/// A path for a terminal: control characters are escaped, bytes that are not UTF-8 replaced.
-pub fn path_text(path: &Path) -> String {
-    path.to_string_lossy().chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
-}
-
-/// A path as an argument of a shell command that is shown to be copied.
-pub fn shell(path: &Path) -> String {
-    let text = path_text(path);
-    let plain = |c: char| c.is_alphanumeric() || "_./+-@%:,=~".contains(c);
-    if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 #[cfg(test)]
@@ -228,20 +205,5 @@ mod tests {
             let fault = Fault::unreadable(&at(file), &io::ErrorKind::NotFound.into());
             assert!(fault.fix.starts_with(fix), "{file}: {fault:?}");
         }
-    }
-
-    #[test]
-    fn a_path_in_a_command_is_one_word() {
-        for (path, word) in [
-            ("/home/anna/lib-x_1.so", "/home/anna/lib-x_1.so"),
-            ("/home/Änne/x.so", "/home/Änne/x.so"),
-            ("/a b/x.so", "'/a b/x.so'"),
-            ("/a;rm -rf $HOME", "'/a;rm -rf $HOME'"),
-            ("/it's", "'/it'\\''s'"),
-            ("", "''"),
-        ] {
-            assert_eq!(shell(Path::new(path)), word);
-        }
-        assert!(!shell(Path::new("/a\n\u{1b}b")).contains(['\n', '\u{1b}']));
     }
 }

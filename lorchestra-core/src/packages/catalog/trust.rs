@@ -15,7 +15,8 @@
 //! is looked at through its descriptor. So a check that was passed cannot be undone by somebody else before the file is read.
 
 use super::accounts;
-use super::problem::{Fault, Reason, path_text, shell};
+use super::problem::{Fault, Reason};
+use crate::text::{path_text, shell};
 use std::ffi::OsString;
 use std::fs::Metadata;
 use std::io;

@@ -65,13 +65,14 @@ enum Place {
 }
 
 const TABLE: &str = "p.d.t";
+const NAME: &str = "there";
 
 /// The id of event `n`.
 fn id(n: usize) -> String {
     format!("00000000-0000-7000-8000-{n:012}")
 }
 
-fn emit(store: &mut Store, from: usize, count: usize) {
+fn emit(store: &mut Outbox, from: usize, count: usize) {
     let lines: Vec<Vec<u8>> = (from..from + count)
         .map(|n| {
             let mut line = Vec::new();
@@ -83,22 +84,38 @@ fn emit(store: &mut Store, from: usize, count: usize) {
         })
         .collect();
     let records: Vec<Record<'_>> = lines.iter().map(|line| record::parse(line).unwrap()).collect();
-    store.take_in("run", 1, &records, Cursor::default(), 0, &mut Default::default()).unwrap();
+    store.store.take_in("run", 1, &records, Cursor::default(), 0, &mut Default::default()).unwrap();
 }
 
 fn ids(rows: &[OutRow]) -> Vec<String> {
     rows.iter().map(|out| out.row.event_id.clone()).collect()
 }
 
-fn listed(store: &Store, delivery: Undelivered) -> Vec<String> {
+fn listed(store: &Outbox, delivery: Undelivered) -> Vec<String> {
     let mut found = Vec::new();
-    let filter = EventFilter { delivery: Some(delivery), ..EventFilter::default() };
+    let filter = EventFilter { delivery: Some((delivery, NAME.to_owned())), ..EventFilter::default() };
     let each = |event: crate::store::Event| {
         found.push(event.event_id);
         Ok::<(), ()>(())
     };
-    store.events(&filter, each).unwrap().unwrap();
+    store.store.events(&filter, each).unwrap().unwrap();
     found
+}
+
+/// Of one row.
+const UNIT: i64 = 7;
+const ANY: Batch = Batch { id: 0, target: String::new(), place: None, length: 0, first: 0, last: 0, rows: 0, was: None };
+
+/// A batch, to be sent once more.
+fn again(model: &Model, batch: &Batch, streams: bool) -> NewBatch {
+    NewBatch {
+        target: TABLE.into(),
+        stream: streams.then(|| model.stream.0.clone()),
+        length: UNIT * batch.rows,
+        first: batch.first,
+        last: batch.last,
+        rows: batch.rows,
+    }
 }
 
 /// What should be, beside the store.
@@ -123,18 +140,18 @@ impl Model {
     }
 
     /// These rows are frozen once more.
-    fn again(&mut self, store: &Store, rows: Vec<String>) -> Result<(), TestCaseError> {
+    fn again(&mut self, store: &Outbox, rows: Vec<String>) -> Result<(), TestCaseError> {
         let frozen = store.frozen_batch().unwrap().unwrap();
         self.put(&rows, Place::Again);
         if let Some((_, offset)) = &frozen.place {
             prop_assert_eq!(*offset, self.stream.1);
-            self.stream.1 += frozen.rows;
+            self.stream.1 += frozen.length;
         }
         self.frozen = Some((frozen, rows));
         Ok(())
     }
 
-    fn check(&self, store: &Store) -> Result<(), TestCaseError> {
+    fn check(&self, store: &Outbox) -> Result<(), TestCaseError> {
         let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
         for (n, (_, place)) in (1..).zip(&self.places) {
             let name = match place {
@@ -148,7 +165,7 @@ impl Model {
         }
         let count = |name: &str| counts.get(name).copied().unwrap_or(0);
         let expected = Backlog { pending: count("pending"), refused: count("refused"), uncertain: count("uncertain") };
-        prop_assert_eq!(store.backlog(None).unwrap(), expected);
+        prop_assert_eq!(store.store.backlog(NAME, None).unwrap(), expected);
         prop_assert_eq!(listed(store, Undelivered::Refused), self.at(Place::Refused));
         prop_assert_eq!(listed(store, Undelivered::Uncertain), self.at(Place::Uncertain));
         prop_assert_eq!(store.suspect(0).unwrap().is_some(), !self.at(Place::Suspect).is_empty());
@@ -168,8 +185,8 @@ proptest! {
     fn each_event_is_in_one_place(steps in prop::collection::vec(step(), 0..40), streams in any::<bool>()) {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(&dir.path().join("state")).unwrap();
-        let mut store = Store::open(&state).unwrap();
-        store.begin_run(&new_run("run"), &started()).unwrap();
+        let mut store = Outbox::open(Store::open(&state).unwrap(), NAME).unwrap();
+        store.store.begin_run(&new_run("run"), &started()).unwrap();
         let first = ids(&store.pending_rows(0, 1, usize::MAX).unwrap()).remove(0);
         store.use_stream(TABLE, "s0").unwrap();
         let mut model =
@@ -188,8 +205,10 @@ proptest! {
                     prop_assert!(pending.starts_with(&ids(&next)) && next.len() <= rows, "the oldest first");
                     prop_assert_eq!(next.is_empty(), pending.is_empty(), "one goes always, however large");
                     let new = next.first().zip(next.last()).map(|(first, last)| NewBatch {
-                        destination: TABLE.into(),
+                        target: TABLE.into(),
                         stream: streams.then(|| model.stream.0.clone()),
+                        // In a unit of its own, as bytes are.
+                        length: UNIT * i64::try_from(next.len()).unwrap(),
                         first: first.n,
                         last: last.n,
                         rows: i64::try_from(next.len()).unwrap(),
@@ -205,7 +224,7 @@ proptest! {
                         model.put(&rows, Place::Frozen);
                         if let Some((stream, offset)) = &batch.place {
                             prop_assert_eq!((stream, *offset), (&model.stream.0, model.stream.1), "behind the one before it");
-                            model.stream.1 += batch.rows;
+                            model.stream.1 += batch.length;
                         }
                         model.frozen = Some((batch, rows));
                     }
@@ -262,7 +281,7 @@ proptest! {
                         let uncertain = model.at(Place::Uncertain);
                         prop_assert!(!rows.is_empty() && rows.iter().all(|id| uncertain.contains(id)));
                         prop_assert_eq!(batch.rows, i64::try_from(rows.len()).unwrap());
-                        store.send_again(&batch, TABLE, streams.then_some(&*model.stream.0)).unwrap();
+                        store.send_again(&batch, &again(&model, &batch, streams)).unwrap();
                         model.again(&store, rows)?;
                     }
                 }
@@ -276,7 +295,8 @@ proptest! {
                     if model.frozen.is_none()
                         && let Some(event) = event.filter(|event| !older(*event))
                     {
-                        store.send_one_again(event, was, TABLE, streams.then_some(&*model.stream.0)).unwrap();
+                        let one = NewBatch { first: event, last: event, rows: 1, length: UNIT, ..again(&model, &ANY, streams) };
+                        store.send_one_again(was, &one).unwrap();
                         let rows = ids(&store.rows_of(&store.frozen_batch().unwrap().unwrap()).unwrap());
                         let place = if suspect { Place::Suspect } else { Place::Refused };
                         prop_assert_eq!(&rows[..], &model.at(place)[..1], "the first");
@@ -302,7 +322,7 @@ proptest! {
                         model.mark = i64::try_from(model.places.len()).unwrap();
                     }
                 }
-                Step::Reopen => store = Store::open(&state).unwrap(),
+                Step::Reopen => store = Outbox::open(Store::open(&state).unwrap(), NAME).unwrap(),
             }
             model.check(&store)?;
         }

@@ -1,7 +1,7 @@
 //! That retention is bounded in one call, and comes to its end over many.
 
 use super::super::tests::{Site, end, new_run, site, started};
-use super::super::{EventFilter, NewBatch, NewRun, RunFilter, Store};
+use super::super::{EventFilter, NewBatch, NewRun, Outbox, RunFilter, Store};
 use super::{EVENTS, Pruned, RUNS, Retention};
 use std::time::Duration;
 
@@ -13,8 +13,12 @@ fn store(site: &Site) -> Store {
 
 fn prune(site: &Site, store: &mut Store, runs: bool) -> Pruned {
     let never = Duration::from_secs(u64::from(u32::MAX));
-    let retention =
-        Retention { logs: never, payloads: Duration::ZERO, runs: if runs { Duration::ZERO } else { never }, undelivered: false };
+    let retention = Retention {
+        logs: never,
+        payloads: Duration::ZERO,
+        runs: if runs { Duration::ZERO } else { never },
+        destinations: Vec::new(),
+    };
     store.prune(&site.state, &retention, NOW).unwrap()
 }
 
@@ -28,11 +32,12 @@ fn add(store: &mut Store, run_id: &str, events: usize) {
     store.end_run(run_id, &end()).unwrap();
 }
 
-fn deliver_all(store: &mut Store) {
-    let last = store.db.query_row("SELECT max(n) FROM events", [], |row| row.get(0)).unwrap();
-    let all = NewBatch { destination: "p.d.t".into(), stream: None, first: 1, last, rows: last };
-    let frozen = store.advance(None, Some(&all)).unwrap();
-    store.advance(frozen.as_ref(), None).unwrap();
+fn deliver_all(site: &Site) {
+    let mut outbox = Outbox::open(store(site), "there").unwrap();
+    let last = outbox.store.db.query_row("SELECT max(n) FROM events", [], |row| row.get(0)).unwrap();
+    let all = NewBatch { target: "p.d.t".into(), stream: None, length: 0, first: 1, last, rows: last };
+    let frozen = outbox.advance(None, Some(&all)).unwrap();
+    outbox.advance(frozen.as_ref(), None).unwrap();
 }
 
 fn count(store: &Store, sql: &str) -> usize {
@@ -70,7 +75,7 @@ fn payloads_of_many_events_go_in_steps() {
     let site = site();
     let mut store = store(&site);
     add(&mut store, "r1", 2 * EVENTS + 10);
-    deliver_all(&mut store);
+    deliver_all(&site);
     for left in [EVENTS + 12, 12] {
         assert_eq!(prune(&site, &mut store, false).payloads, 0);
         assert_eq!(count(&store, "SELECT count(*) FROM events WHERE payload IS NOT NULL"), left);
@@ -88,10 +93,11 @@ fn what_is_not_delivered_holds_up_nobody() {
     for n in 0..RUNS + 10 {
         add(&mut store, &format!("suspect-{n:03}"), 0);
     }
-    let suspects = "INSERT INTO settled (event, how, at) SELECT n, 'suspect', 0 FROM events WHERE NOT terminal";
+    let suspects =
+        "INSERT INTO settled (destination, event, how, at) SELECT 'there', n, 'suspect', 0 FROM events WHERE NOT terminal";
     store.db.execute(suspects, []).unwrap();
     add(&mut store, "delivered", 0);
-    deliver_all(&mut store);
+    deliver_all(&site);
     assert_eq!([0, 1].map(|_| prune(&site, &mut store, false).payloads), [0, 1]);
     assert_eq!([0, 1].map(|_| prune(&site, &mut store, false).payloads), [0, 0], "and again, with nothing to do");
     // One that is no suspect any more is found by the next round.
@@ -104,7 +110,7 @@ fn what_is_to_be_sent_ends_the_pass() {
     let site = site();
     let mut store = store(&site);
     add(&mut store, "delivered", 0);
-    deliver_all(&mut store);
+    deliver_all(&site);
     add(&mut store, "pending", 0);
     assert_eq!([0, 1].map(|_| prune(&site, &mut store, false).payloads), [1, 0]);
     let mut pending = Vec::new();

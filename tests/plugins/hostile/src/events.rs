@@ -18,7 +18,7 @@ pub(crate) fn emit_sized(cx: &JobContext, marker: PathBuf, bytes: u32) -> JobRes
 }
 
 /// Emits what no serialiser would write: `nan`, `deep` (10,000 levels), `two`, `torn`, `latin`, `half` a character, `nul`,
-/// `breaks`, `vast` (a number), `number` (one that loses digits).
+/// `breaks`, `vast` (a number), `number` (one that loses digits), `invisible` (characters).
 #[job]
 pub(crate) fn emit_raw(cx: &JobContext, marker: PathBuf, what: String) -> JobResult {
     let text: Vec<u8> = match &*what {
@@ -32,13 +32,19 @@ pub(crate) fn emit_raw(cx: &JobContext, marker: PathBuf, what: String) -> JobRes
         "breaks" => b"{\"x\":\n1}\n{\"seq\":99}".to_vec(),
         "vast" => br#"{"x":[1e400]}"#.to_vec(),
         "number" => br#"{"x":123456789012345678901}"#.to_vec(),
+        "invisible" => {
+            let text: String =
+                (0..=0xe_0fff).filter_map(char::from_u32).filter(|c| !matches!(c, '"' | '\\') && *c >= ' ').collect();
+            format!("{{\"invisible\":\"{}\"}}", text.chars().filter(|c| !c.is_alphanumeric()).take(200_000).collect::<String>())
+                .into_bytes()
+        }
         other => Err(format!("what is {other}?"))?,
     };
     mark(&marker)?;
     // SAFETY: none: what is no JSON is made a value of a type that promises it, and of bytes that are no text a text. This is the
     // fault. `RawValue` is a transparent `str`.
     let raw: Box<RawValue> = unsafe { std::mem::transmute::<Box<str>, Box<RawValue>>(String::from_utf8_unchecked(text).into()) };
-    cx.emit("raw", raw)?;
+    cx.emit(if what == "invisible" { "r\u{1b}[2J\u{202e}a\u{ad}w\u{e0041}" } else { "raw" }, raw)?;
     Ok(())
 }
 

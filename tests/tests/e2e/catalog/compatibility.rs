@@ -56,7 +56,7 @@ fn a_library_optimised_for_size_is_as_good() {
 #[rustfmt::skip]
 const KEYS: &[(&str, &[&str])] = &[
     ("lorchestra.jobs-list/1", &[
-        "packages.name", "packages.version", "packages.path", "packages.sha256", "packages.jobs.name", "packages.jobs.summary",
+        "packages.name", "packages.version", "packages.path", "packages.bytes", "packages.jobs.name", "packages.jobs.summary",
         "packages.jobs.deprecated", "problems.path", "problems.reason", "problems.detail", "problems.fix",
     ]),
     ("lorchestra.jobs-show/1", &[
@@ -102,7 +102,7 @@ const KEYS: &[(&str, &[&str])] = &[
     // What is more in objects that are not all alike.
     ("a run-job/1 that was skipped", &["run_id", "package", "job", "state", "cause", "message", "duration_ms", "held_by"]),
     ("a runs-show/1 that was skipped", &["state", "held_by"]),
-    ("a usable file of plugins-list/1", &["path", "state", "package", "version", "jobs", "sha256", "locked"]),
+    ("a usable file of plugins-list/1", &["path", "state", "package", "version", "jobs", "bytes", "locked"]),
     ("an unusable file of plugins-list/1", &["path", "state", "reason", "detail", "fix", "package"]),
     ("an alias of plugins-list/1", &["path", "state", "of"]),
     ("a plugins-check/1 of a file that cannot be used", &["ok", "problem.path", "problem.reason", "problem.detail", "problem.fix"]),

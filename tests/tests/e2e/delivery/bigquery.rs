@@ -10,7 +10,7 @@ const WRITES: [&str; 2] = ["storage-write", "insert-all"];
 fn sandbox(emulator: &Emulator, dataset: &str, write: &str) -> Sandbox {
     let sandbox = Sandbox::with(&[Fixture::Misbehave, Fixture::Ingester]);
     sandbox.configure(&format!(
-        "[bigquery]\nproject = \"{}\"\ndataset = \"{dataset}\"\ntable = \"events\"\nwrite = \"{write}\"\nendpoint = \"{}\"\n\
+        "[destinations.bigquery]\nproject = \"{}\"\ndataset = \"{dataset}\"\ntable = \"events\"\nwrite = \"{write}\"\nendpoint = \"{}\"\n\
          storage_endpoint = \"{}\"\n[delivery]\ntimeout = \"50s\"\n",
         emulator.project(),
         emulator.rest_endpoint(),

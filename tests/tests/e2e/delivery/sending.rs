@@ -27,7 +27,7 @@ fn a_run_delivers_its_events_with_all_columns() {
             assert_eq!(row.values["attempt"], json!(1), "{row:?}");
         }
         let shown = site.sandbox.lorchestra(&["runs", "show", run.id(), "--json"]).exits(0).json("lorchestra.runs-show/1");
-        assert_eq!(shown["delivery"], json!({"pending": 0, "failed": 0, "uncertain": 0}));
+        assert_eq!(shown["delivery"], json!({"bigquery": {"pending": 0, "failed": 0, "uncertain": 0}}));
         assert_eq!(site.flushed(), 0);
     }
 }
@@ -166,7 +166,7 @@ fn a_run_that_is_not_to_wait_does_not() {
 fn the_proxy_of_the_environment_is_used() {
     let site = Site::new(Write::InsertAll);
     site.sandbox.configure(
-        "[bigquery]\nproject = \"p1\"\ndataset = \"lorchestra\"\ntable = \"events\"\nwrite = \"insert-all\"\nendpoint = \"https://bigquery.invalid\"\n",
+        "[destinations.bigquery]\nproject = \"p1\"\ndataset = \"lorchestra\"\ntable = \"events\"\nwrite = \"insert-all\"\nendpoint = \"https://bigquery.invalid\"\n",
     );
     std::fs::write(site.sandbox.path("key.json"), site.fake.authorized_user().to_string()).unwrap();
     let key = site.sandbox.arg("key.json");

@@ -31,6 +31,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     if !store.end_run(&run_id, &runs::end())? {
         return Err("the store has such a run already".into());
     }
-    let pending = store.backlog(None)?.pending;
+    let pending = store.backlog("bigquery", None)?.pending;
     if pending == count { Ok(()) } else { Err(format!("{pending} of {count} events are pending").into()) }
 }

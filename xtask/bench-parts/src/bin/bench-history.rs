@@ -14,7 +14,7 @@ use lorchestra_core::host::state::StateDir;
 use lorchestra_core::spool::Cursor;
 use lorchestra_core::spool::record::{self, Record};
 use lorchestra_core::store::retention::{Pruned, Retention};
-use lorchestra_core::store::{NewBatch, NewRun, RunEnd, Store};
+use lorchestra_core::store::{NewBatch, NewRun, Outbox, RunEnd, Store};
 use rusqlite::Connection;
 use serde_json::json;
 use std::error::Error;
@@ -23,6 +23,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
+const DESTINATION: &str = "bigquery";
 const UNDELIVERED: u64 = 10_000;
 /// The runs end this long ago, at even distances.
 const SINCE: Duration = Duration::from_secs(20 * 24 * 60 * 60);
@@ -50,12 +51,14 @@ fn fill(state: &StateDir, count: i64) -> Result {
     add_run(&mut store, &events::id(1), begin, 0..1)?;
     copy(&Connection::open(state.store())?, count - 1, i64::try_from(SINCE.as_micros())? / count)?;
     // All of them are delivered, by one batch; what comes now is not.
-    let last = store.pending_rows(0, 1, 1)?.first().map_or(1, |row| row.n) + 3 * count - 1;
-    let all = NewBatch { destination: "bench".into(), stream: None, first: 1, last, rows: 3 * count };
-    let frozen = store.advance(None, Some(&all))?;
-    store.advance(frozen.as_ref(), None)?;
+    let mut outbox = Outbox::open(store, DESTINATION)?;
+    let last = outbox.pending_rows(0, 1, 1)?.first().map_or(1, |row| row.n) + 3 * count - 1;
+    let all = NewBatch { target: "bench".into(), stream: None, length: 0, first: 1, last, rows: 3 * count };
+    let frozen = outbox.advance(None, Some(&all))?;
+    outbox.advance(frozen.as_ref(), None)?;
+    let mut store = Store::open(state)?;
     add_run(&mut store, &events::id(2), now_micros() - 1_000_000, 1..UNDELIVERED - 1)?;
-    let pending = store.backlog(None)?.pending;
+    let pending = store.backlog(DESTINATION, None)?.pending;
     if pending == UNDELIVERED { Ok(()) } else { Err(format!("{pending} events are pending").into()) }
 }
 
@@ -120,8 +123,8 @@ fn copy(db: &Connection, count: i64, apart: i64) -> Result {
 fn open(state: &StateDir) -> Result {
     let start = Instant::now();
     let store = Store::open(state)?;
-    let backlog = store.backlog(None)?;
-    let rows = store.pending_rows(0, 500, 1 << 20)?;
+    let backlog = store.backlog(DESTINATION, None)?;
+    let rows = Outbox::open(store, DESTINATION)?.pending_rows(0, 500, 1 << 20)?;
     let took = start.elapsed();
     if backlog.pending < UNDELIVERED || rows.len() != 500 {
         return Err(format!("{backlog:?}, {} rows", rows.len()).into());
@@ -133,7 +136,7 @@ fn open(state: &StateDir) -> Result {
 /// Everything is older than this retention allows.
 fn prune_once(state: &StateDir, store: &mut Store, before: i64) -> Result<Pruned> {
     let none = Duration::ZERO;
-    let retention = Retention { logs: none, payloads: none, runs: none, undelivered: false };
+    let retention = Retention { logs: none, payloads: none, runs: none, destinations: Vec::new() };
     Ok(store.prune(state, &retention, before)?)
 }
 

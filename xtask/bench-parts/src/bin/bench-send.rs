@@ -7,7 +7,7 @@
 
 use bench_parts::events;
 use lorchestra_core::delivery::bigquery::{BigQuery, BigQueryConfig, CredentialSources, WriteMethod};
-use lorchestra_core::delivery::{Destination, Landed, Place, Policy, Row};
+use lorchestra_core::delivery::{Destination, Landed, Place, Row, Slot};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 use std::error::Error;
@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 async fn send(mut table: BigQuery, rows: &[Row]) -> Result<(), Box<dyn Error>> {
     table.connect().await?;
     let stream = if table.uses_streams() { Some(table.create_stream().await?) } else { None };
-    let size = Policy::of(&table).rows;
+    let size = table.policy().rows;
     // The first opens the connection.
     let warm: Vec<Row> = (u64::from(u32::MAX)..).take(size).map(events::row).collect();
     let mut sent = 0;
@@ -62,11 +62,12 @@ async fn send(mut table: BigQuery, rows: &[Row]) -> Result<(), Box<dyn Error>> {
 }
 
 async fn append(table: &mut BigQuery, stream: Option<&str>, sent: &mut i64, rows: &[Row]) -> Result<(), Box<dyn Error>> {
-    let place = stream.map_or(Place::Table, |stream| Place::Stream { stream, offset: *sent });
+    let length = table.length(rows);
+    let place = stream.map_or(Place::Anywhere, |stream| Place::Stream(Slot { stream, offset: *sent, length }));
     if table.append(place, rows).await? != Landed::Now {
         return Err("there was something in the stream already".into());
     }
-    *sent += i64::try_from(rows.len())?;
+    *sent += length;
     Ok(())
 }
 

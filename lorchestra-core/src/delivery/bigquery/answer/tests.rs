@@ -25,7 +25,7 @@ fn class(refusal: &Refusal) -> &'static str {
         Refusal::Rows(_) => "rows",
         Refusal::TooLarge(_) => "too large",
         Refusal::Malformed(_) => "malformed",
-        Refusal::OffsetBeyondEnd(_) => "beyond",
+        Refusal::StreamDamaged(_) => "beyond",
         Refusal::StreamFinalized(_) => "finalized",
         Refusal::StreamGone(_) => "gone",
         Refusal::SchemaChanged(_) => "schema",

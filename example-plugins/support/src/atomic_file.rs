@@ -1,6 +1,5 @@
-//! Small files of JSON that are there as a whole, or not at all. Talks to the file system only.
+//! Small JSON files that are replaced as a whole or not at all. Talks to the file system only.
 
-use lorchestra_plugin_api::serde_json;
 use serde::Serialize;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -8,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Replaces a file (0600, in a directory of 0700); it survives power loss when this returned.
-pub(crate) fn replace(path: &Path, content: &impl Serialize) -> io::Result<()> {
+pub fn replace(path: &Path, content: &impl Serialize) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     let new = path.with_extension("new");

@@ -1,0 +1,204 @@
+//! Encoded words of header fields (RFC 2047), as mail has them: without padding, split inside a character, in any charset; and bytes that
+//! should have been encoded and are not. Talks to nobody.
+//!
+//! Two ways out: [`decode`] for a text, and [`normalize`] for a field with a structure, such as addresses, whose encoded words must not
+//! become commas and angle brackets before it is taken apart.
+
+use crate::charset;
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::general_purpose::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use std::borrow::Cow;
+
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true).with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Returns the field in UTF-8, each run of encoded words as one word in UTF-8 and padded base64: what every parser reads.
+pub fn normalize(value: &[u8]) -> Cow<'_, [u8]> {
+    let value = utf8(value);
+    if !value.contains("=?") {
+        return match value {
+            Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+            Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+        };
+    }
+    Cow::Owned(
+        rewrite(&value, |text, out| {
+            out.push_str("=?utf-8?B?");
+            STANDARD.encode_string(text.as_bytes(), out);
+            out.push_str("?=");
+        })
+        .into_bytes(),
+    )
+}
+
+/// Returns the text of a field without structure.
+pub fn decode(value: &str) -> String {
+    rewrite(value, |text, out| out.push_str(text))
+}
+
+/// Bytes of a header that are not UTF-8 are Latin-1, most likely.
+fn utf8(value: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(value) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => Cow::Owned(charset::guess(value)),
+    }
+}
+
+/// Encoded words next to each other, and what they come to.
+#[derive(Default)]
+struct Run {
+    text: String,
+    charset: String,
+    /// In `charset`, not read yet: a character may go on in the next word.
+    bytes: Vec<u8>,
+}
+
+impl Run {
+    fn add(&mut self, word: Word<'_>) {
+        if !word.charset.eq_ignore_ascii_case(&self.charset) {
+            self.read();
+            word.charset.clone_into(&mut self.charset);
+        }
+        self.bytes.extend_from_slice(&word.bytes);
+    }
+
+    fn read(&mut self) {
+        let text = charset::decode(&self.bytes, &self.charset).text;
+        // A line end in a word would end the field.
+        self.text.extend(text.chars().map(|c| if matches!(c, '\r' | '\n' | '\0') { ' ' } else { c }));
+        self.bytes.clear();
+    }
+}
+
+/// The text with each run of encoded words as `emit` has it.
+fn rewrite(value: &str, mut emit: impl FnMut(&str, &mut String)) -> String {
+    let mut out = String::with_capacity(value.len());
+    let mut run: Option<Run> = None;
+    let mut rest = value;
+    loop {
+        let at = rest.find("=?");
+        let before = &rest[..at.unwrap_or(rest.len())];
+        let word = at.and_then(|at| Word::read(&rest[at..]));
+        // Blanks between two words are there to separate them, and no text.
+        if let Some(mut ended) = run.take_if(|_| word.is_none() || !before.trim().is_empty()) {
+            ended.read();
+            emit(&ended.text, &mut out);
+        }
+        if run.is_none() {
+            out.push_str(before);
+        }
+        match (at, word) {
+            (Some(at), Some(word)) => {
+                let end = at + word.len;
+                run.get_or_insert_default().add(word);
+                rest = &rest[end..];
+            }
+            (Some(at), None) => {
+                out.push_str("=?");
+                rest = &rest[at + 2..];
+            }
+            (None, _) => return out,
+        }
+    }
+}
+
+/// One encoded word, transfer encoding undone.
+struct Word<'a> {
+    charset: &'a str,
+    bytes: Vec<u8>,
+    /// Bytes of the whole word.
+    len: usize,
+}
+
+impl<'a> Word<'a> {
+    /// Reads the word that a text starts with.
+    fn read(text: &'a str) -> Option<Self> {
+        let (charset, rest) = text.strip_prefix("=?")?.split_once('?')?;
+        // RFC 2231: a language may follow.
+        let charset = charset.split('*').next().filter(|name| name.len() > 1 && name.bytes().all(|b| b.is_ascii_graphic()))?;
+        let (encoding, rest) = rest.split_once('?')?;
+        let (data, after) = rest.split_once("?=")?;
+        let bytes = match encoding {
+            "b" | "B" => base64(data)?,
+            "q" | "Q" => quoted(data),
+            _ => return None,
+        };
+        Some(Self { charset, bytes, len: text.len() - after.len() })
+    }
+}
+
+/// Base64 with or without padding, or several pieces of it one after the other, each padded.
+fn base64(data: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(data.len());
+    let digits: String = data.chars().filter(|c| !c.is_ascii_whitespace()).collect();
+    for piece in digits.split('=').filter(|piece| !piece.is_empty()) {
+        // Six bits are no byte: cut off.
+        let whole = if piece.len() % 4 == 1 { piece.len() - 1 } else { piece.len() };
+        if whole == 0 {
+            return None;
+        }
+        bytes.extend(LENIENT.decode(piece.as_bytes().get(..whole)?).ok()?);
+    }
+    Some(bytes)
+}
+
+fn quoted(data: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(data.len());
+    let mut rest = data.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        let hex = |i: usize| tail.get(i).and_then(|&b| char::from(b).to_digit(16));
+        match (byte, hex(0), hex(1)) {
+            (b'=', Some(high), Some(low)) => {
+                bytes.push((high << 4 | low) as u8);
+                rest = &tail[2..];
+            }
+            (b'_', ..) => bytes.push(b' '),
+            _ => bytes.push(byte),
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_as_mail_has_them() {
+        for (value, expected) in [
+            ("plain =? text", "plain =? text"),
+            ("=?utf-8?B?QsO8Y2hlcg?=", "Bücher"),
+            ("=?utf-8?B?QsO8Y2hlcg==?= und =?iso-8859-1?Q?K=E4se?=", "Bücher und Käse"),
+            // Split inside a character, and a charset in another case.
+            ("=?utf-8?B?QsM=?=\r\n =?UTF-8?B?vGNoZXI=?=", "Bücher"),
+            ("=?utf-8?Q?B=C3?= =?utf-8?Q?=BCcher?=", "Bücher"),
+            ("=?iso-8859-1?Q?=FC?= =?utf-8?Q?=C3=BC?=", "üü"),
+            ("=?utf-8*de?q?Gr=C3=BC=C3=9Fe_an_alle?=", "Grüße an alle"),
+            ("=?utf-8?B?SGFs?= =?utf-8?B?bG8=?= x", "Hallo x"),
+            ("=?utf-8?B?SGVs=bG8=?=", "Hello"),
+            ("=?gb2312?B?xOO6ww==?=", "你好"),
+            ("=?hz-gb-2312?Q?~{<:Ky~}?=", "己所"),
+            ("=?utf-8?X?abc?= =?utf-8?B?%?=", "=?utf-8?X?abc?= =?utf-8?B?%?="),
+            ("=?utf-8?Q?with space?=", "with space"),
+            ("=?utf-8?Q??=x", "x"),
+            ("=?x-made-up?Q?Total_42=FF?=", "Total 42\u{fffd}"),
+            ("=?utf-8?Q?a=0D=0AX:_y?=", "a  X: y"),
+        ] {
+            assert_eq!(decode(value), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn what_every_parser_reads() {
+        let normal = |value: &[u8]| String::from_utf8(normalize(value).into_owned()).unwrap();
+        assert_eq!(normal(b"=?utf-8?B?SsO2cmcgTcO8bGxlcg?= <j@x.example>"), "=?utf-8?B?SsO2cmcgTcO8bGxlcg==?= <j@x.example>");
+        assert_eq!(normal(b"\"=?utf-8?Q?a,_b?=\" <a@x>"), "\"=?utf-8?B?YSwgYg==?=\" <a@x>");
+        assert_eq!(normal(b"J\xf6rg <j@x.example>"), "Jörg <j@x.example>");
+        assert!(matches!(normalize("Jörg".as_bytes()), Cow::Borrowed(_)));
+    }
+}

@@ -1,0 +1,142 @@
+//! The destinations there are, by what is configured: the one place that lists them.
+
+use super::bigquery::{BigQuery, BigQueryConfig};
+use super::jsonl::{Jsonl, JsonlConfig};
+use super::live::{Live, Report, Request};
+use super::{Destination, Landed, Place, Policy, Refusal, Row, Slot};
+use crate::host::signals::Signals;
+use crate::host::state::StateDir;
+use std::collections::HashSet;
+use std::io;
+
+/// A destination that is configured. At most one of each kind.
+#[derive(Debug, Clone)]
+pub enum DestinationConfig {
+    /// A table of BigQuery.
+    BigQuery(BigQueryConfig),
+    /// A directory of JSON lines.
+    Jsonl(JsonlConfig),
+}
+
+impl DestinationConfig {
+    /// Names of all kinds, in the order in which they are listed.
+    pub const NAMES: [&'static str; 2] = ["bigquery", "jsonl"];
+
+    /// Its name: in the store, in the configuration, on the command line.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::BigQuery(_) => "bigquery",
+            Self::Jsonl(_) => "jsonl",
+        }
+    }
+
+    /// Its name in a sentence.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::BigQuery(_) => "BigQuery",
+            Self::Jsonl(_) => "jsonl",
+        }
+    }
+
+    /// The destination. Makes no connection and reads no file.
+    ///
+    /// # Errors
+    /// [`Refusal::Denied`], naming the setting.
+    pub fn open(self) -> Result<AnyDestination, Refusal> {
+        Ok(match self {
+            Self::BigQuery(config) => AnyDestination::BigQuery(Box::new(BigQuery::new(config)?)),
+            Self::Jsonl(config) => AnyDestination::Jsonl(Jsonl::new(config)),
+        })
+    }
+}
+
+/// Threads that deliver, one for each destination.
+#[derive(Debug)]
+pub struct Deliveries<'a> {
+    to: &'a [DestinationConfig],
+    lives: Vec<Live>,
+}
+
+impl<'a> Deliveries<'a> {
+    /// Starts to deliver to each of these, beside whatever this process does.
+    ///
+    /// # Errors
+    /// A thread cannot be started.
+    pub fn start(to: &'a [DestinationConfig], state: &StateDir) -> io::Result<Self> {
+        let start = |to: &DestinationConfig| {
+            let (name, config) = (to.name(), to.clone());
+            Live::start(state, name, move || config.open())
+        };
+        let lives = to.iter().map(start).collect::<Result<_, _>>()?;
+        Ok(Self { to, lives })
+    }
+
+    /// Ends them all: what came of each.
+    pub fn finish(self, request: &Request, signals: Option<&mut Signals>) -> Vec<(&'a DestinationConfig, Report)> {
+        self.to.iter().zip(Live::finish(self.lives, request, signals)).collect()
+    }
+}
+
+/// One of them.
+#[derive(Debug)]
+pub enum AnyDestination {
+    /// A table of BigQuery.
+    BigQuery(Box<BigQuery>),
+    /// A directory of JSON lines.
+    Jsonl(Jsonl),
+}
+
+macro_rules! each {
+    ($of:expr, $one:ident => $call:expr) => {
+        match $of {
+            AnyDestination::BigQuery($one) => $call,
+            AnyDestination::Jsonl($one) => $call,
+        }
+    };
+}
+
+impl Destination for AnyDestination {
+    fn name(&self) -> &str {
+        each!(self, one => one.name())
+    }
+
+    fn route(&self) -> String {
+        each!(self, one => one.route())
+    }
+
+    fn uses_streams(&self) -> bool {
+        each!(self, one => one.uses_streams())
+    }
+
+    fn policy(&self) -> Policy {
+        each!(self, one => one.policy())
+    }
+
+    fn length(&self, rows: &[Row]) -> i64 {
+        each!(self, one => one.length(rows))
+    }
+
+    fn has_room(&self, slot: Slot<'_>) -> bool {
+        each!(self, one => one.has_room(slot))
+    }
+
+    async fn connect(&mut self) -> Result<(), Refusal> {
+        each!(self, one => one.connect().await)
+    }
+
+    async fn create_stream(&mut self) -> Result<String, Refusal> {
+        each!(self, one => one.create_stream().await)
+    }
+
+    async fn append(&mut self, place: Place<'_>, rows: &[Row]) -> Result<Landed, Refusal> {
+        each!(self, one => one.append(place, rows).await)
+    }
+
+    async fn finalize(&mut self, slot: Slot<'_>) -> Result<i64, Refusal> {
+        each!(self, one => one.finalize(slot).await)
+    }
+
+    async fn present(&mut self, event_ids: &[&str]) -> Result<HashSet<String>, Refusal> {
+        each!(self, one => one.present(event_ids).await)
+    }
+}

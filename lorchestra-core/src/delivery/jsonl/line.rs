@@ -1,0 +1,59 @@
+//! An event as a line: the columns of the envelope as JSON, the payload as the object that it is. The same bytes for the same row, always: a batch
+//! is sent again by writing the rest of them.
+
+use crate::store::Row;
+use chrono::{DateTime, SecondsFormat};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+#[derive(Serialize)]
+struct Line<'a> {
+    event_id: &'a str,
+    event_type: &'a str,
+    source: &'a str,
+    schema_ref: Option<&'a str>,
+    created_at: String,
+    correlation_id: Option<&'a str>,
+    subject_id: Option<&'a str>,
+    payload: Option<&'a RawValue>,
+    run_id: Option<&'a str>,
+    attempt: Option<i64>,
+    package: Option<&'a str>,
+    job: Option<&'a str>,
+}
+
+/// All rows, one a line.
+pub(super) fn lines(rows: &[Row]) -> Vec<u8> {
+    let mut lines = Vec::new();
+    for row in rows {
+        // A line break in JSON is between values: in a string it would be escaped.
+        let payload = row.payload.as_ref().map(|json| json.replace(['\n', '\r'], " "));
+        let line = Line {
+            event_id: &row.event_id,
+            event_type: &row.event_type,
+            source: &row.source,
+            schema_ref: row.schema_ref.as_deref(),
+            created_at: time(row.created_at),
+            correlation_id: row.correlation_id.as_deref(),
+            subject_id: row.subject_id.as_deref(),
+            // It was parsed when it came into the store.
+            payload: payload.as_deref().and_then(|json| serde_json::from_str(json).ok()),
+            run_id: row.run_id.as_deref(),
+            attempt: row.attempt,
+            package: row.package.as_deref(),
+            job: row.job.as_deref(),
+        };
+        // Writing strings and numbers to memory does not fail.
+        if serde_json::to_writer(&mut lines, &line).is_ok() {
+            lines.push(b'\n');
+        }
+    }
+    lines
+}
+
+/// RFC 3339 with microseconds. What no calendar has is at its end.
+fn time(micros: i64) -> String {
+    let time = DateTime::from_timestamp_micros(micros);
+    let end = if micros < 0 { DateTime::UNIX_EPOCH } else { DateTime::from_timestamp_nanos(i64::MAX) };
+    time.unwrap_or(end).to_rfc3339_opts(SecondsFormat::Micros, true)
+}

@@ -1,0 +1,159 @@
+//! What a file may have become between two batches, and what is made of it.
+
+use super::*;
+use std::fs;
+
+fn row(n: u32) -> Row {
+    Row {
+        event_id: format!("00000000-0000-7000-8000-{n:012}"),
+        event_type: "t".into(),
+        source: "p/j".into(),
+        schema_ref: None,
+        created_at: 5,
+        correlation_id: None,
+        subject_id: None,
+        payload: Some("{\"text\":\"two\\nlines\",\n\"n\":1e400}".into()),
+        run_id: None,
+        attempt: Some(1),
+        package: None,
+        job: None,
+    }
+}
+
+fn run<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work)
+}
+
+struct Place {
+    dir: tempfile::TempDir,
+    to: Jsonl,
+    stream: String,
+    first: Vec<Row>,
+    second: Vec<Row>,
+}
+
+/// A file with a first batch in it.
+fn begun() -> Place {
+    let dir = tempfile::tempdir().unwrap();
+    let mut to = Jsonl::new(JsonlConfig { dir: dir.path().to_owned(), rotate_size: 10_000, rotate: Rotate::Day });
+    run(to.connect()).unwrap();
+    let stream = run(to.create_stream()).unwrap();
+    let (first, second) = (vec![row(1), row(2)], vec![row(3), row(4), row(5)]);
+    let mut place = Place { dir, to, stream, first, second };
+    assert_eq!(place.append(0, &place.first.clone()), Ok(Landed::Now));
+    place
+}
+
+impl Place {
+    fn append(&mut self, offset: i64, rows: &[Row]) -> Result<Landed, Refusal> {
+        let length = self.to.length(rows);
+        run(self.to.append(super::Place::Stream(Slot { stream: &self.stream, offset, length }), rows))
+    }
+
+    fn second(&mut self) -> Result<Landed, Refusal> {
+        self.append(self.to.length(&self.first), &self.second.clone())
+    }
+
+    fn text(&self) -> Vec<u8> {
+        fs::read(&self.stream).unwrap()
+    }
+
+    fn whole(&self) -> Vec<u8> {
+        line::lines(&[self.first.clone(), self.second.clone()].concat())
+    }
+
+    fn set(&self, tail: &[u8]) {
+        fs::write(&self.stream, [&line::lines(&self.first), tail].concat()).unwrap();
+    }
+}
+
+#[test]
+fn a_line_is_one_line_of_json() {
+    let text = String::from_utf8(line::lines(&[row(1), row(2)])).unwrap();
+    assert_eq!(text.lines().count(), 2);
+    assert!(text.lines().all(|line| line.contains(r#""payload":{"text":"two\nlines", "n":1e400}"#)), "{text}");
+    assert!(text.contains(r#""created_at":"1970-01-01T00:00:00.000005Z""#), "{text}");
+}
+
+/// Cut at every byte, as a crash may have left it; with zeros after it, as a power loss may; or whole.
+#[test]
+fn what_a_crash_left_is_completed() {
+    let mut place = begun();
+    let second = line::lines(&place.second);
+    for cut in 0..=second.len() {
+        for zeros in [0, 1, second.len() - cut] {
+            let mut tail = second[..cut].to_vec();
+            tail.resize((cut + zeros).min(second.len()), 0);
+            place.set(&tail);
+            assert_eq!(place.second(), Ok(Landed::Now), "cut at {cut}, {zeros} zeros");
+            assert_eq!(place.text(), place.whole(), "cut at {cut}, {zeros} zeros");
+        }
+    }
+    // What follows a batch does not make it less there.
+    let more = [place.whole(), b"{}\n".to_vec()].concat();
+    fs::write(&place.stream, &more).unwrap();
+    assert_eq!((place.second(), place.text()), (Ok(Landed::Now), more));
+}
+
+#[test]
+fn what_others_wrote_is_left_alone() {
+    let mut place = begun();
+    for tail in [&b"x"[..], b"{\"event_id\":\"another\"}\n", &[b'x'; 2000]] {
+        place.set(tail);
+        let before = place.text();
+        assert!(matches!(place.second(), Err(Refusal::StreamDamaged(_))));
+        assert_eq!(place.text(), before);
+    }
+}
+
+#[test]
+fn a_file_that_was_cut_or_removed_is_gone() {
+    let mut place = begun();
+    let slot = |place: &Place| (place.to.length(&place.first), place.to.length(&place.second));
+    let (offset, length) = slot(&place);
+    assert!(place.to.has_room(Slot { stream: &place.stream, offset, length }));
+    fs::write(&place.stream, "").unwrap();
+    assert!(matches!(place.second(), Err(Refusal::StreamGone(_))));
+    assert!(!place.to.has_room(Slot { stream: &place.stream, offset, length }), "a new one at once");
+    fs::remove_file(&place.stream).unwrap();
+    assert!(matches!(place.second(), Err(Refusal::StreamGone(_))));
+    std::os::unix::fs::symlink("/dev/zero", &place.stream).unwrap();
+    assert!(matches!(place.second(), Err(Refusal::StreamGone(_))));
+    let stream = place.stream.clone();
+    let closed = run(place.to.finalize(Slot { stream: &stream, offset, length }));
+    assert!(matches!(closed, Err(Refusal::StreamGone(_))));
+    assert!(matches!(run(place.to.present(&["x"])), Err(Refusal::Denied(_))));
+    drop(place.dir);
+    assert!(matches!(run(place.to.connect()), Err(Refusal::TableMissing(_))));
+}
+
+/// The configuration names another directory, and half a batch is in the first.
+#[test]
+fn a_file_that_is_left_has_whole_batches() {
+    let mut place = begun();
+    let (offset, length) = (place.to.length(&place.first), place.to.length(&place.second));
+    let second = line::lines(&place.second);
+    let stream = place.stream.clone();
+    let finalize = |place: &mut Place| run(place.to.finalize(Slot { stream: &stream, offset, length }));
+    place.set(&second[..20]);
+    assert_eq!(finalize(&mut place), Ok(offset));
+    assert_eq!(place.text(), line::lines(&place.first));
+    place.set(&second);
+    assert_eq!(finalize(&mut place), Ok(offset + length));
+    assert_eq!(place.text(), place.whole());
+}
+
+#[test]
+fn a_new_file_begins_by_size_and_by_day() {
+    let mut place = begun();
+    let room = |place: &Place, stream: &str, length| {
+        place.to.has_room(Slot { stream, offset: i64::try_from(fs::metadata(stream).unwrap().len()).unwrap(), length })
+    };
+    let stream = place.stream.clone();
+    assert!(room(&place, &stream, 1) && !room(&place, &stream, 10_000));
+    let old = place.dir.path().join("events-2020-02-02-x.jsonl").display().to_string();
+    fs::write(&old, "").unwrap();
+    assert!(!room(&place, &old, 1));
+    place.to.config.rotate = Rotate::Never;
+    assert!(room(&place, &old, 1_000_000), "an empty file takes whatever comes");
+}

@@ -1,0 +1,74 @@
+//! Several destinations in one store.
+
+use super::*;
+use crate::store::retention::{FORGOTTEN, Retention};
+use crate::store::tests::{end, new_run, site, started};
+
+fn deliver(outbox: &mut Outbox) {
+    let rows = outbox.pending_rows(0, 100, usize::MAX).unwrap();
+    let new = NewBatch {
+        target: "t".into(),
+        stream: None,
+        length: 0,
+        first: rows[0].n,
+        last: rows[rows.len() - 1].n,
+        rows: i64::try_from(rows.len()).unwrap(),
+    };
+    let frozen = outbox.advance(None, Some(&new)).unwrap().unwrap();
+    outbox.advance(Some(&frozen), None).unwrap();
+}
+
+fn pending(store: &Store, destination: &str) -> u64 {
+    store.backlog(destination, None).unwrap().pending
+}
+
+/// Delivered, refused, uncertain and circuits of one are nothing to the other.
+#[test]
+fn each_destination_has_a_state_of_its_own() {
+    let site = site();
+    let mut store = Store::open(&site.state).unwrap();
+    store.begin_run(&new_run("r1"), &started()).unwrap();
+    store.end_run("r1", &end()).unwrap();
+    let open = |name| Outbox::open(Store::open(&site.state).unwrap(), name).unwrap();
+    let (mut here, mut there) = (open("here"), open("there"));
+    let down = Circuit { until: i64::MAX, reason: "down".into(), route: "r".into() };
+    here.set_circuit(Some(&Circuit { until: crate::host::clock::now_micros() + 1_000_000, ..down })).unwrap();
+    assert!(there.circuit("r", crate::host::clock::now_micros()).unwrap().is_none());
+    let rows = here.pending_rows(0, 1, usize::MAX).unwrap();
+    let new = NewBatch { target: "t".into(), stream: None, length: 0, first: rows[0].n, last: rows[0].n, rows: 1 };
+    let frozen = here.advance(None, Some(&new)).unwrap().unwrap();
+    assert_eq!(there.frozen_batch().unwrap(), None);
+    deliver(&mut there);
+    assert_eq!((pending(&store, "here"), pending(&store, "there")), (2, 0));
+    here.release(&frozen, &[(rows[0].n, Settled::Refused("no".into()))], 1, "no").unwrap();
+    let refused = |name| store.backlog(name, None).unwrap().refused;
+    assert_eq!((refused("here"), refused("there")), (1, 0));
+    assert_eq!(store.destinations().unwrap(), ["here", "there"]);
+}
+
+/// What one destination has not had is kept, for as long as any command has it configured, and a week.
+#[test]
+fn what_one_destination_lacks_is_kept_until_it_is_forgotten() {
+    let site = site();
+    let mut store = Store::open(&site.state).unwrap();
+    store.begin_run(&new_run("r1"), &started()).unwrap();
+    store.end_run("r1", &end()).unwrap();
+    let open = |name| Outbox::open(Store::open(&site.state).unwrap(), name).unwrap();
+    deliver(&mut open("here"));
+    drop(open("there"));
+    let retention = |names: &[&str]| Retention {
+        payloads: Duration::ZERO,
+        destinations: names.iter().map(|name| (*name).to_owned()).collect(),
+        ..Retention::default()
+    };
+    let now = crate::host::clock::now_micros();
+    let later = now + i64::try_from(FORGOTTEN.as_micros()).unwrap() + 1_000_000;
+    let mut payloads = |names: &[&str], at| store.prune(&site.state, &retention(names), at).unwrap().payloads;
+    assert_eq!(payloads(&["here", "there"], later), 0, "it is configured");
+    assert_eq!(payloads(&["here"], now), 0, "another command may have it configured");
+    assert_eq!(payloads(&["here"], later), 1, "nobody has");
+    // One that comes now is not sent what is not there any more.
+    store.begin_run(&new_run("r2"), &started()).unwrap();
+    assert_eq!(open("late").pending_rows(0, 10, usize::MAX).unwrap().len(), 1);
+    assert_eq!(pending(&store, "unknown"), 3);
+}

@@ -1,0 +1,199 @@
+//! What a library says of itself is shown to people, and anybody may have written it: no character of it that cannot be seen, or that
+//! steers a terminal, comes out of a command, and nothing of it is longer than a line unless somebody asked for all of it.
+
+use lorchestra_tests::altered::rewritten;
+use lorchestra_tests::{Ended, Fixture, Sandbox};
+use serde_json::{Value, json};
+use std::fs;
+use unicode_general_category::GeneralCategory::{
+    Control, Format, LineSeparator, ParagraphSeparator, PrivateUse, Surrogate, Unassigned,
+};
+use unicode_general_category::get_general_category;
+
+/// By another implementation of Unicode's database than the one under test; which may be of a newer version, and knows what has been assigned
+/// since below the planes that are empty.
+fn is_invisible(c: char) -> bool {
+    if get_general_category(c) == Unassigned && c < '\u{40000}' {
+        return matches!(u32::from(c) & 0xfffe, 0xfffe) || ('\u{fdd0}'..='\u{fdef}').contains(&c);
+    }
+    let unseen = [Control, Format, LineSeparator, ParagraphSeparator, PrivateUse, Surrogate, Unassigned];
+    unseen.contains(&get_general_category(c))
+}
+
+fn invisible() -> impl Iterator<Item = char> {
+    (0..=u32::from(char::MAX)).filter_map(char::from_u32).filter(|c| is_invisible(*c) && *c != '\n' && *c != '\t')
+}
+
+/// Those that people know attacks by.
+fn known() -> String {
+    let known: String = invisible().filter(|c| !matches!(get_general_category(*c), PrivateUse | Unassigned)).collect();
+    assert!(
+        known.chars().count() > 200
+            && "\u{ad}\u{61c}\u{200b}\u{2028}\u{202e}\u{feff}\u{e0041}".chars().all(|c| known.contains(c))
+    );
+    known + "\u{e000}\u{10ffff}\u{40000}\u{e0fff}"
+}
+
+fn is_harmless(ended: &Ended) {
+    for text in [ended.out(), ended.err()] {
+        let bad = text.chars().find(|c| is_invisible(*c) && *c != '\n');
+        assert_eq!(bad, None, "{}", ended.shown());
+    }
+}
+
+fn install(sandbox: &Sandbox, fixture: Fixture, change: impl FnOnce(&mut Value)) -> String {
+    let path = sandbox.install(fixture, "lib.so");
+    let library = fs::read(fixture.built()).unwrap();
+    fs::write(&path, rewritten(&library, change)).unwrap();
+    path.display().to_string()
+}
+
+/// All commands that show something of the package `kit`.
+fn shown(sandbox: &Sandbox, path: &str) -> Vec<Ended> {
+    let commands: [&[&str]; 11] = [
+        &["jobs", "list"],
+        &["jobs", "list", "kit"],
+        &["jobs", "show", "kit", "kinds"],
+        &["jobs", "show", "kit", "old"],
+        &["plugins", "list"],
+        &["plugins", "check", path],
+        &["plugins", "lock"],
+        &["run-job", "kit", "kinds", "--help"],
+        &["run-job", "kit", "kinds", "--formats", "x"],
+        &["run-job", "kit", "kinds", "--dry-run"],
+        &["run-job", "kit", "kinds"],
+    ];
+    commands.iter().map(|args| sandbox.lorchestra(args)).collect()
+}
+
+/// Every text of a manifest.
+fn each_text(value: &mut Value, change: &dyn Fn(&str, &mut String)) {
+    fn walk(key: &str, value: &mut Value, change: &dyn Fn(&str, &mut String)) {
+        match value {
+            Value::String(text) => change(key, text),
+            Value::Array(all) => all.iter_mut().for_each(|value| walk(key, value, change)),
+            Value::Object(all) => all.iter_mut().for_each(|(key, value)| walk(key, value, change)),
+            _ => {}
+        }
+    }
+    walk("", value, change);
+}
+
+/// Keys whose texts a host reads, and refuses when they are others.
+const READ: [&str; 6] = ["name", "package", "kind", "timeout", "overlap", "default"];
+
+#[test]
+fn nothing_invisible_of_a_manifest_comes_out() {
+    let sandbox = Sandbox::with(&[]);
+    let known = known();
+    let path = install(&sandbox, Fixture::Kit, |manifest| {
+        each_text(manifest, &|key, text| match key {
+            "version" => text.push_str("\u{202e}\u{ad}\u{e0041}\u{1b}[2J"),
+            key if READ.contains(&key) => {}
+            _ => *text = format!("a{known}{text}{known}"),
+        });
+    });
+    for ended in shown(&sandbox, &path) {
+        is_harmless(&ended);
+    }
+    // Where the host reads them, they are in the reason why it cannot be used.
+    for key in READ {
+        let path = install(&sandbox, Fixture::Kit, |manifest| {
+            each_text(manifest, &|at, text| {
+                if at == key {
+                    text.insert_str(1, &known)
+                }
+            });
+        });
+        for ended in shown(&sandbox, &path) {
+            is_harmless(&ended);
+        }
+        let listed = sandbox.lorchestra(&["jobs", "list"]).exits(0);
+        assert!(key == "default" || listed.err().contains("(bad-manifest)"), "{key}: {}", listed.shown());
+    }
+}
+
+/// All that is a control or a mark, and some of each stretch that is private or unassigned. (All of it: the tests of `text`.)
+#[test]
+fn no_character_that_is_invisible_comes_out_of_documentation() {
+    let sandbox = Sandbox::with(&[]);
+    let text: String = known().chars().chain(invisible().step_by(97)).collect();
+    let docs = format!("Beginning.\n\n{text}\n\nEnd.");
+    let path = install(&sandbox, Fixture::Kit, |manifest| manifest["jobs"][0]["docs"] = json!(docs));
+    let show = sandbox.lorchestra(&["jobs", "show", "kit", "kinds"]).exits(0);
+    assert!(show.out().contains("Beginning.") && show.out().contains("End."), "{}", show.shown());
+    is_harmless(&show);
+    is_harmless(&sandbox.lorchestra(&["run-job", "kit", "kinds", "--help"]).exits(0));
+    is_harmless(&sandbox.lorchestra(&["plugins", "check", &path]));
+}
+
+#[test]
+fn nothing_invisible_of_a_jobs_event_or_message_comes_out() {
+    let sandbox = Sandbox::with(&[Fixture::Hostile, Fixture::Misbehave]);
+    let marker = sandbox.arg("marker");
+    is_harmless(&sandbox.lorchestra(&["run-job", "hostile", "emit_raw", "--what", "invisible", "--marker", &marker]).exits(0));
+    // A command line has no NUL.
+    let message = known().replace('\0', "");
+    is_harmless(&sandbox.lorchestra(&["run-job", "misbehave", "fail_with", "--message", &format!("no{message}x")]).exits(1));
+    let list = sandbox.lorchestra(&["events", "list", "--payload"]).exits(0);
+    assert!(list.out().contains("invisible"), "{}", list.shown());
+    is_harmless(&list);
+    is_harmless(&sandbox.lorchestra(&["runs", "list"]).exits(0));
+    for run in sandbox.runs() {
+        is_harmless(&sandbox.lorchestra(&["runs", "show", run.id()]).exits(0));
+    }
+    // What was typed is seen, and harmless.
+    for args in [["jobs", "list", &message], ["runs", "show", &message], ["run-job", "misbehave", &message]] {
+        is_harmless(&sandbox.lorchestra(&args));
+    }
+}
+
+/// A text of a megabyte in each place of a manifest in turn, and the same of names.
+#[test]
+fn nothing_of_a_manifest_makes_a_message_long() {
+    const ALLOWED: usize = 3000;
+    let sandbox = Sandbox::with(&[Fixture::Kit]);
+    let long = "x".repeat(150_000);
+    let usual: Vec<usize> = shown(&sandbox, &sandbox.install(Fixture::Kit, "lib.so").display().to_string())
+        .iter()
+        .map(|ended| ended.out().len() + ended.err().len())
+        .collect();
+    fs::remove_file(sandbox.plugins().join("lib.so")).unwrap();
+    let places = [
+        "/package",
+        "/version",
+        "/rustc",
+        "/target",
+        "/jobs/0/name",
+        "/jobs/0/signature",
+        "/jobs/0/file",
+        "/jobs/0/timeout",
+        "/jobs/0/overlap",
+        "/jobs/0/deprecated",
+        "/jobs/0/line",
+        "/jobs/0/params/0/name",
+        "/jobs/0/params/0/kind",
+        "/jobs/0/params/0/rust_type",
+        "/jobs/0/params/0/default",
+        "/jobs/0/params/0/deprecated",
+        "/jobs/0/params/1/values/0/name",
+        "/jobs/0/params/1/values/0/docs",
+        "/jobs/0/params/1/default",
+        "/abi",
+        "/jobs",
+    ];
+    for place in places {
+        let path = install(&sandbox, Fixture::Kit, |manifest| {
+            if let Some(value) = manifest.pointer_mut(place) {
+                *value = json!(long);
+            } else {
+                let (object, key) = place.rsplit_once('/').unwrap();
+                manifest.pointer_mut(object).unwrap()[key] = json!(long);
+            }
+        });
+        for (ended, usual) in shown(&sandbox, &path).iter().zip(&usual) {
+            let len = ended.out().len() + ended.err().len();
+            assert!(len <= usual + ALLOWED, "{place}: {len} bytes, {usual} usually: {:.2000}", ended.shown());
+        }
+    }
+}

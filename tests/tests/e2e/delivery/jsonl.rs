@@ -1,0 +1,237 @@
+//! Files of JSON lines, alone and next to BigQuery: whatever is killed, full, moved away or down, each event is at each destination once.
+
+use lorchestra_tests::bigquery::site::{Site, Write};
+use lorchestra_tests::small_disk::SmallDisks;
+use lorchestra_tests::{Fixture, Sandbox, eventually};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const EVENTS: &str = "files";
+
+fn table(sandbox: &Sandbox, more: &str) -> String {
+    format!("[destinations.jsonl]\ndir = \"{}\"\n{more}", sandbox.path(EVENTS).display())
+}
+
+/// A sandbox whose events go to files.
+fn sandbox(more: &str) -> Sandbox {
+    let sandbox = Sandbox::with_binary(&[Fixture::Misbehave]);
+    sandbox.configure(&table(&sandbox, more));
+    fs::create_dir(sandbox.path(EVENTS)).unwrap();
+    sandbox
+}
+
+/// The files of a directory, in the order in which they were begun.
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|end| end == "jsonl"));
+    files.sort();
+    files
+}
+
+/// Every line of these files; each must be whole.
+#[track_caller]
+fn lines(files: &[PathBuf]) -> Vec<Value> {
+    let mut lines = Vec::new();
+    for path in files {
+        let text = fs::read_to_string(path).unwrap();
+        assert!(text.is_empty() || text.ends_with('\n'), "{} ends in the middle of a line", path.display());
+        lines.extend(text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()));
+    }
+    lines
+}
+
+fn ids(events: &[Value]) -> Vec<String> {
+    events.iter().map(|event| event["event_id"].as_str().expect("an event has an id").to_owned()).collect()
+}
+
+/// Whatever the store has is in the files, once.
+#[track_caller]
+fn all_is_there(sandbox: &Sandbox, files: &[PathBuf], told: &str) {
+    let stored = sandbox.lorchestra(&["events", "list", "--json"]).exits(0).json_lines("lorchestra.event/1");
+    let (mut stored, mut there) = (ids(&stored), ids(&lines(files)));
+    stored.sort();
+    there.sort();
+    assert_eq!(there.len(), stored.len(), "{told}: lines and events");
+    assert!(there == stored, "{told}: the lines are not the events");
+}
+
+#[test]
+fn each_of_two_destinations_has_each_event_once() {
+    let site = Site::new(Write::Storage);
+    let sandbox = &site.sandbox;
+    site.configure(Write::Storage, &table(sandbox, ""));
+    let setup = sandbox.lorchestra(&["events", "setup", "--destination", "jsonl"]).exits(0);
+    assert!(setup.out().starts_with("create directory "), "{}", setup.shown());
+    let ended = sandbox.lorchestra(&["run-job", "--require-delivery", "misbehave", "numbered", "--count", "50"]).exits(0);
+    assert_eq!(ended.err(), "", "nothing to report");
+    site.all_is_delivered(Write::Storage, "BigQuery");
+    let files = files(&sandbox.path(EVENTS));
+    all_is_there(sandbox, &files, "files");
+    // The columns of the envelope, with the payload as it is.
+    let run = sandbox.run();
+    for (line, event) in lines(&files).iter().zip(sandbox.events_of(run.id())) {
+        for column in
+            ["event_type", "source", "schema_ref", "created_at", "correlation_id", "run_id", "attempt", "package", "job"]
+        {
+            assert_eq!(line[column], event.0[column], "{column}");
+        }
+        assert_eq!(line["payload"], event.0["payload"]);
+    }
+    let shown = sandbox.lorchestra(&["runs", "show", run.id(), "--json"]).exits(0).json("lorchestra.runs-show/1");
+    let none = json!({"pending": 0, "failed": 0, "uncertain": 0});
+    assert_eq!(shown["delivery"], json!({"bigquery": none, "jsonl": none}));
+}
+
+/// A server that refuses connections, and one that never answers; then the directory instead.
+#[test]
+fn one_that_is_down_does_not_hold_up_the_other() {
+    let site = Site::new(Write::Storage);
+    let sandbox = &site.sandbox;
+    site.configure(Write::Storage, &table(sandbox, ""));
+    let dir = sandbox.path(EVENTS);
+    fs::create_dir(&dir).unwrap();
+    site.fake.go_down();
+    let job = ["run-job", "--delivery-timeout", "2s", "misbehave", "numbered", "--count", "20"];
+    for _ in 0..2 {
+        let ended = sandbox.lorchestra(&job).exits(0);
+        assert!(ended.err().contains("not in BigQuery yet"), "{}", ended.shown());
+        assert!(!ended.err().contains("not in jsonl"), "{}", ended.shown());
+        all_is_there(sandbox, &files(&dir), "while BigQuery is down");
+    }
+    let pending = |name: &str| {
+        let listed = sandbox.lorchestra(&["events", "list", "--pending", "--destination", name, "--json"]).exits(0);
+        listed.json_lines("lorchestra.event/1").len()
+    };
+    assert_eq!((pending("bigquery"), pending("jsonl")), (44, 0));
+    sandbox.lorchestra(&["events", "flush", "--destination", "jsonl"]).exits(0);
+    sandbox.lorchestra(&["events", "flush", "--timeout", "2s"]).exits(69);
+    site.fake.come_up();
+    fs::rename(&dir, sandbox.path("elsewhere")).unwrap();
+    let ended = sandbox.lorchestra(&["run-job", "--delivery-timeout", "20s", "misbehave", "noop"]).exits(0);
+    assert!(ended.err().contains("2 events are not in jsonl yet"), "{}", ended.shown());
+    eventually("BigQuery has all", || {
+        sandbox.lorchestra(&["events", "flush", "--destination", "bigquery"]).code() == Some(0) && pending("bigquery") == 0
+    });
+    site.all_is_delivered(Write::Storage, "while the directory is gone");
+    let required = sandbox.lorchestra(&["run-job", "--require-delivery", "misbehave", "noop"]).exits(69);
+    assert!(required.err().contains("lorchestra events setup"), "{}", required.shown());
+    fs::rename(sandbox.path("elsewhere"), &dir).unwrap();
+    sandbox.lorchestra(&["events", "flush"]).exits(0);
+    all_is_there(sandbox, &files(&dir), "in the end");
+}
+
+/// Killed at any moment of a run or a flush, again and again.
+#[test]
+fn whatever_is_killed_nothing_is_lost_or_twice() {
+    let sandbox = sandbox("rotate_size = \"64K\"\n");
+    let dir = sandbox.path(EVENTS);
+    for round in 0..25_u64 {
+        let run = sandbox.start(&["run-job", "misbehave", "numbered", "--count", "400"]);
+        std::thread::sleep(Duration::from_millis(30 + round * 37 % 400));
+        run.signal(Signal::KILL);
+        run.wait();
+        // What a flush writes is written in a moment: killed as soon as a file grows.
+        let size = || files(&dir).iter().filter_map(|path| path.metadata().ok()).map(|meta| meta.len()).sum::<u64>();
+        let (before, until) = (size(), Instant::now() + Duration::from_millis(400));
+        let flush = sandbox.start(&["events", "flush", "--timeout", "20s"]);
+        while size() == before && Instant::now() < until {
+            std::hint::spin_loop();
+        }
+        flush.signal(Signal::KILL);
+        flush.wait();
+    }
+    eventually("no run goes on", || sandbox.runs().iter().all(|run| run.state() != "running"));
+    sandbox.lorchestra(&["events", "flush"]).exits(0);
+    let files = files(&dir);
+    all_is_there(&sandbox, &files, "after the kills");
+    assert!(files.len() > 3, "rotated by size: {files:?}");
+    assert!(files.iter().all(|path| path.metadata().unwrap().len() <= 64 << 10 || lines(&[path.clone()]).len() > 100));
+    assert_eq!(sandbox.lorchestra(&["events", "list", "--uncertain"]).exits(0).out(), "");
+}
+
+#[test]
+fn runs_at_the_same_time_take_turns() {
+    let sandbox = sandbox("");
+    let start = |n: usize| {
+        let account = format!("a{n}");
+        sandbox.start(&["run-job", "misbehave", "numbered", "--count", "300", "--account", &account])
+    };
+    let runs: Vec<_> = (0..6).map(start).collect();
+    for run in runs {
+        run.wait().exits(0);
+    }
+    sandbox.lorchestra(&["events", "flush"]).exits(0);
+    all_is_there(&sandbox, &files(&sandbox.path(EVENTS)), "of six runs");
+}
+
+/// A shipper has taken the file: what follows goes to a new one, and what was taken is not written again.
+#[test]
+fn a_file_that_was_moved_away_is_followed_by_a_new_one() {
+    let sandbox = sandbox("");
+    let dir = sandbox.path(EVENTS);
+    let mut taken = Vec::new();
+    for round in 0..3 {
+        sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "5"]).exits(0);
+        let there = files(&dir);
+        assert_eq!(there.len(), 1, "round {round}");
+        let to = sandbox.path(&format!("taken{round}.jsonl"));
+        fs::rename(&there[0], &to).unwrap();
+        if round == 1 {
+            // As `logrotate` does it: an empty one in its place.
+            fs::write(&there[0], "").unwrap();
+            fs::set_permissions(&there[0], std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+            taken.push(there[0].clone());
+        }
+        taken.push(to);
+        if round == 1 {
+            sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+            let new: Vec<PathBuf> = files(&dir).into_iter().filter(|path| *path != there[0]).collect();
+            assert_eq!(new.len(), 1, "a new one next to it");
+            let to = sandbox.path("taken-too.jsonl");
+            fs::rename(&new[0], &to).unwrap();
+            taken.push(to);
+            fs::remove_file(&there[0]).unwrap();
+            taken.retain(|path| *path != there[0]);
+        }
+    }
+    all_is_there(&sandbox, &taken, "in what was taken");
+}
+
+#[test]
+fn a_full_disk_is_waited_for() {
+    let sandbox = sandbox("");
+    let dir = sandbox.path(EVENTS);
+    let Some(disks) = SmallDisks::mount(&sandbox, &[(dir.clone(), 64)]) else { return };
+    let job = ["run-job", "--delivery-timeout", "2s", "misbehave", "numbered", "--count", "2000"];
+    let ended = disks.start(&sandbox, &job).wait().exits(0);
+    assert!(ended.err().contains("No space left on device"), "{}", ended.shown());
+    disks.start(&sandbox, &["events", "flush", "--timeout", "2s"]).wait().exits(69);
+    // Half a batch is there, and its rest goes where there is room, in the same file.
+    let half = files(&disks.path(&dir)).iter().map(|path| path.metadata().unwrap().len()).sum::<u64>();
+    assert!(half > 0);
+    disks.remount(&dir, "size=4096k");
+    disks.start(&sandbox, &["events", "flush"]).wait().exits(0);
+    all_is_there(&sandbox, &files(&disks.path(&dir)), "with room again");
+}
+
+/// A destination that comes later begins with the oldest event; one that goes leaves nothing that is waited for.
+#[test]
+fn a_destination_may_come_and_go() {
+    let sandbox = Sandbox::with_binary(&[Fixture::Misbehave]);
+    sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "5"]).exits(0);
+    let refused = sandbox.lorchestra(&["events", "flush"]).exits(78);
+    assert!(refused.err().contains("no destination is configured"), "{}", refused.shown());
+    sandbox.configure(&table(&sandbox, ""));
+    sandbox.lorchestra(&["events", "setup"]).exits(0);
+    sandbox.lorchestra(&["events", "flush"]).exits(0);
+    all_is_there(&sandbox, &files(&sandbox.path(EVENTS)), "from before it was named");
+    sandbox.configure("");
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    assert_eq!(ended.err(), "");
+    sandbox.configure(&table(&sandbox, ""));
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    all_is_there(&sandbox, &files(&sandbox.path(EVENTS)), "and while it was not");
+}
