@@ -37,8 +37,8 @@ use std::process::ExitCode;
 
 /// The process that was started: a command, or a worker.
 pub fn main() -> ExitCode {
-    // For the worker as well: a spool that reaches the limit is an error that a job can see.
-    lorchestra_core::host::signals::file_limit_is_an_error();
+    // For the worker as well: what it was started with is not what a job expects.
+    lorchestra_core::host::signals::reset();
     // Before anything else: this process may be a worker.
     if std::env::args_os().nth(1).is_some_and(|first| first == lorchestra_core::run::worker::ARGUMENT) {
         return lorchestra_core::run::worker::main();

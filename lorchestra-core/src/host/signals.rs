@@ -3,7 +3,7 @@
 use crate::host::clock::timespec;
 use crate::host::process;
 use rustix::event::{PollFd, PollFlags, poll};
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 use std::io;
@@ -18,11 +18,31 @@ pub fn signal_name(signal: i32) -> String {
     signal_hook::low_level::signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned)
 }
 
-/// From now on a file that reaches the process's limit (`ulimit -f`) is an error of the write, as a full disk is: the signal that comes
-/// with it would end the process without a word. What the process starts has its own default again.
-pub fn file_limit_is_an_error() {
-    // Where that fails, the limit ends the process, as it does others.
-    let _ = signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
+/// Signals that a run has to be ignored for: a person who says `nohup`, or a shell that puts a job into the background, wants that.
+const KEPT: [i32; 3] = [SIGHUP, SIGINT, SIGTERM];
+/// Signals whose action cannot be changed, or must not be: SIGKILL, SIGSTOP, SIGILL, SIGFPE, SIGSEGV.
+const FIXED: [i32; 5] = [9, 19, 4, 8, 11];
+/// The last signal that has a name.
+const LAST: i32 = 31;
+
+/// Sets what signals do in this process, supervisor or worker, whatever whoever started it had blocked or ignored. Called once, before there
+/// are threads.
+///
+/// - None is blocked: a blocked SIGTERM would make a run deaf, and its children too.
+/// - SIGCHLD, SIGPIPE and SIGXFSZ have a handler that does nothing: children can be waited for, and a pipe without a reader and a file at
+///   its limit (`ulimit -f`) are errors of the write. A handler, and not to be ignored: what is started by `exec` has its default then.
+/// - Of all others, only SIGHUP, SIGINT and SIGTERM stay ignored if they were.
+pub fn reset() {
+    // Each fails only for a signal that is none.
+    let _ = nix::sys::signal::SigSet::all().thread_unblock();
+    let ignored = process::ignored_by(std::process::id());
+    for signal in [SIGCHLD, SIGPIPE, SIGXFSZ] {
+        let _ = signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)));
+    }
+    let others = (1..=LAST).filter(|signal| !KEPT.contains(signal) && !FIXED.contains(signal));
+    for signal in others.filter(|signal| ![SIGCHLD, SIGPIPE, SIGXFSZ].contains(signal) && ignored(*signal)) {
+        let _ = signal_hook::flag::register_conditional_default(signal, Arc::new(AtomicBool::new(true)));
+    }
 }
 
 /// SIGHUP, SIGINT, SIGTERM and SIGCHLD, from [`Signals::install`] on; of the first three, those that were not ignored before.
@@ -39,7 +59,7 @@ impl Signals {
         read.set_nonblocking(true)?;
         write.set_nonblocking(true)?;
         let ignored = process::ignored_by(std::process::id());
-        let minded = [SIGHUP, SIGINT, SIGTERM].into_iter().filter(|signal| !ignored(*signal));
+        let minded = KEPT.into_iter().filter(|signal| !ignored(*signal));
         let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, minded.chain([SIGCHLD]).collect::<Vec<_>>())?;
         Ok(Self { delivery })
     }

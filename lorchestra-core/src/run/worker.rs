@@ -49,6 +49,10 @@ const FAULT: u8 = 70;
 
 /// The worker's main function. Returns when the final record is written.
 pub fn main() -> ExitCode {
+    // A session without a terminal, and with it a process group of its own: a job that reads a password from the terminal gets an error
+    // instead of being stopped for ever, and Ctrl-C reaches the supervisor alone. posix_spawn knows no sessions, and a pre_exec closure would
+    // cost a fork of the supervisor's whole address space. Fails for nobody that a supervisor has started.
+    let _ = rustix::process::setsid();
     let control = match take_control() {
         Ok(control) => control,
         Err(_) => return ExitCode::from(FAULT),

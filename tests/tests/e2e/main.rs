@@ -58,6 +58,7 @@ mod run {
     mod retries;
     mod secrets;
     mod settings;
+    mod signals;
     mod spec;
     mod stopping;
     mod streams;

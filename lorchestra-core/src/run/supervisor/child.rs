@@ -1,6 +1,7 @@
 //! One worker process: started with its order, watched, ended with everything it started.
 //!
-//! Only the main thread calls this. The worker leads a process group of its own; what leaves the group is found again because
+//! Only the main thread calls this. The worker makes itself the leader of a session of its own, without a terminal, as the first thing it does
+//! ([`worker::main`]); its group has its pid then. Until that it is in the supervisor's group, and has no plugin code. What leaves the group is found again because
 //! the supervisor is a subreaper: orphans become its children.
 
 use crate::host::process::{self, Stat};
@@ -83,9 +84,7 @@ impl Worker {
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::from(out))
-            .stderr(Stdio::from(err))
-            // posix_spawn does this; a pre_exec closure would cost a fork of the whole address space.
-            .process_group(0);
+            .stderr(Stdio::from(err));
         if let Some(directory) = directory {
             command.current_dir(directory);
         }
@@ -138,6 +137,12 @@ impl Worker {
                 Err(e) => return Err(e.into()),
             }
         }
+    }
+
+    /// Whether the worker is stopped, and by which signal; each stop is reported once. What a job's own children are is between them and it.
+    pub(super) fn was_stopped(&self) -> Option<i32> {
+        let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
+        rustix::process::waitid(WaitId::Pid(self.pid), options).ok().flatten().and_then(|status| status.stopping_signal())
     }
 
     /// Sends a signal to all in the worker's group, and to the worker, which a job may have moved to another. Both ids stay

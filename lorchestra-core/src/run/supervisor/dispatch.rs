@@ -9,7 +9,8 @@
 //!                         worker dead: group killed, worker reaped, orphans killed, output drained for 1 s
 //! ```
 //!
-//! What is to be done when is [`Course`]'s to say; the loop does it. Nothing in it waits for the store or for a terminal: it does not even log.
+//! What is to be done when is [`Course`]'s to say; the loop does it. Nothing in it waits for the store or for a terminal; it prints one thing, that
+//! the worker was stopped, and a subscriber must not keep it waiting for that.
 
 use super::child::Worker;
 use super::course::{Act, Course, Limits};
@@ -74,6 +75,11 @@ pub(super) fn dispatch(
             break;
         }
         worker.reap_orphans();
+        if let Some(signal) = worker.was_stopped() {
+            // The one thing that is printed here. The timeout goes on.
+            let signal = crate::host::signals::signal_name(signal);
+            tracing::warn!(pid = worker.pid(), "the job was stopped by {signal}; it goes on when it gets SIGCONT");
+        }
         let now = Instant::now();
         if let Some(act) = course.signals(&told, now) {
             perform(act, worker, note);

@@ -13,7 +13,7 @@ plugin! {
     package = "misbehave",
     jobs = [
         noop, fail, fail_permanently, fail_with, panic_now, panic_with_a_number, panic_in_drop, abort, null, overflow, exit, kill_self, numbered,
-        burst, wait, ignore_term, leave_group, leave_child, leave_daemon, print, emit_after_end, emit_bad, hijack, typed, traced, close_all, confide,
+        burst, wait, ignore_term, leave_group, ask_terminal, shell, leave_child, leave_daemon, print, emit_after_end, emit_bad, hijack, typed, traced, close_all, confide,
         fail_at_first, leave_grandchild, allocate, wait_for_file, trace_much, windowed, from_bookmark, bookmark_nothing, surroundings,
     ]
 }
@@ -118,6 +118,29 @@ fn exit(_cx: &JobContext, code: i32, marker: Option<PathBuf>) -> JobResult {
     std::process::exit(code);
 }
 
+/// Reads a password from the terminal, as getpass does.
+#[job]
+fn ask_terminal(_cx: &JobContext, marker: PathBuf) -> JobResult {
+    mark(Some(&marker))?;
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(std::fs::File::open("/dev/tty")?), &mut line)?;
+    Ok(())
+}
+
+/// Runs a shell command by C's `system`, which passes on what signals do in this process; Rust's own `Command` resets SIGPIPE.
+#[job]
+fn shell(_cx: &JobContext, command: String) -> JobResult {
+    unsafe extern "C" {
+        fn system(command: *const std::ffi::c_char) -> std::ffi::c_int;
+    }
+    let command = std::ffi::CString::new(command)?;
+    // SAFETY: POSIX's function, with a text that ends with NUL and lives as long as the call.
+    match unsafe { system(command.as_ptr()) } {
+        0 => Ok(()),
+        status => Err(format!("the command ended with {status}").into()),
+    }
+}
+
 /// Kills itself with SIGKILL.
 #[job]
 fn kill_self(_cx: &JobContext, marker: Option<PathBuf>) -> JobResult {
@@ -218,11 +241,14 @@ fn ignore_term(_cx: &JobContext, marker: Option<PathBuf>, #[param(default = 60)]
     Ok(())
 }
 
-/// Leaves its process group for its supervisor's, and does not look whether it is cancelled.
+/// Tries to leave its process group for its supervisor's, and does not look whether it is cancelled.
 #[job]
 fn leave_group(_cx: &JobContext, marker: PathBuf) -> JobResult {
     let parents = rustix::process::getpgid(rustix::process::getppid())?;
-    rustix::process::setpgid(None, Some(parents))?;
+    // It leads a session, which the kernel does not let it leave.
+    if rustix::process::setpgid(None, Some(parents)).is_ok() {
+        return Err("a session's leader left its group".into());
+    }
     mark(Some(&marker))?;
     std::thread::sleep(Duration::from_secs(300));
     Ok(())

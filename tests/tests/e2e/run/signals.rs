@@ -1,0 +1,80 @@
+//! Terminal and signals as whoever starts `run-job` leaves them: a terminal that a job must not read, signals that are blocked or ignored,
+//! a worker that somebody stops.
+
+use lorchestra_tests::{Fixture, Running, Sandbox, eventually, processes};
+use rustix::process::Signal;
+use std::fs;
+use std::process::Command;
+
+fn sandbox() -> Sandbox {
+    Sandbox::with(&[Fixture::Misbehave])
+}
+
+/// A command of the sandbox, become by Python after these statements: what no shell can do.
+fn by_python(sandbox: &Sandbox, statements: &str, args: &[&str]) -> Command {
+    let plain = sandbox.command(args);
+    let mut command = Command::new("python3");
+    let script = format!("import os, signal, sys\n{statements}\nos.execv(sys.argv[1], sys.argv[1:])");
+    command.args(["-c", &script]).arg(plain.get_program()).args(args).current_dir(sandbox.root()).env_clear();
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
+}
+
+/// `getpass` in a job used to stop it for ever by SIGTTIN. Under a real terminal, which is the session's.
+#[test]
+fn a_job_that_reads_the_terminal_gets_an_error_and_is_not_stopped() {
+    let sandbox = sandbox();
+    // The child of a new session whose terminal is the pty's other side: as a login shell has it.
+    let terminal = "pid, master = os.forkpty()\nif pid:\n    data = b''\n    try:\n        while True:\n            piece = os.read(master, 4096)\n            \
+                    if not piece: break\n            data += piece\n    except OSError: pass\n    status = os.waitpid(pid, 0)[1]\n    \
+                    sys.stderr.write('done')\n    sys.exit(os.waitstatus_to_exitcode(status))";
+    let marker = sandbox.arg("marker");
+    let args = ["run-job", "--timeout", "30s", "misbehave", "ask_terminal", "--marker", &marker];
+    Running::start(by_python(&sandbox, terminal, &args)).wait().exits(1);
+    assert!(!sandbox.read("marker").is_empty(), "the job was entered");
+    let run = sandbox.run();
+    assert_eq!(run.cause(), "error");
+    assert!(run.message().contains("No such device or address"), "{}", run.message());
+}
+
+#[test]
+fn a_blocked_signal_ends_a_run_all_the_same() {
+    let sandbox = sandbox();
+    let block = "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})";
+    let marker = sandbox.arg("marker");
+    let running = Running::start(by_python(&sandbox, block, &["run-job", "misbehave", "wait", "--marker", &marker]));
+    eventually("the job is at work", || !sandbox.read("marker").is_empty());
+    running.signal(Signal::TERM);
+    running.wait().exits(128 + 15);
+    assert_eq!(sandbox.run().cause(), "cancelled");
+}
+
+#[test]
+fn ignored_signals_are_the_jobs_defaults_again_but_for_those_of_nohup() {
+    let sandbox = sandbox();
+    let ignore = "for n in ('SIGCHLD', 'SIGPIPE', 'SIGQUIT', 'SIGUSR1', 'SIGTTIN', 'SIGALRM', 'SIGHUP'): \
+                  signal.signal(getattr(signal, n), signal.SIG_IGN)\nsignal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})";
+    let path = sandbox.plugins().join("libmisbehave.so").display().to_string();
+    Running::start(by_python(&sandbox, ignore, &["plugins", "check", &path])).wait().exits(0);
+    let status = "exec grep -E '^Sig(Blk|Ign)' /proc/self/status > status";
+    Running::start(by_python(&sandbox, ignore, &["run-job", "misbehave", "shell", "--command", status])).wait().exits(0);
+    // The two that the C library has for itself come from wherever this test was started.
+    let status = sandbox.read("status").replace("0000000180000000", "0000000000000000");
+    assert_eq!(status, "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
+}
+
+#[test]
+fn that_somebody_stopped_the_job_is_printed_within_seconds() {
+    let sandbox = sandbox();
+    let (marker, err) = (sandbox.arg("marker"), sandbox.path("err"));
+    let script = format!("exec 2>'{}'", err.display());
+    let mut running = Running::start(sandbox.command_by(&script, &["run-job", "misbehave", "wait", "--marker", &marker]));
+    eventually("the job is at work", || !sandbox.read("marker").is_empty());
+    let worker = running.children()[0];
+    processes::signal(worker, Signal::STOP);
+    eventually("it is printed", || fs::read_to_string(&err).is_ok_and(|text| text.contains("stopped by SIGSTOP")));
+    processes::signal(worker, Signal::CONT);
+    running.signal(Signal::TERM);
+    eventually("the run ends", || running.has_ended());
+    assert_eq!(sandbox.run().cause(), "cancelled");
+}
