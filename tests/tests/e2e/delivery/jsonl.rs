@@ -148,7 +148,7 @@ fn whatever_is_killed_nothing_is_lost_or_twice() {
     let files = files(&dir);
     all_is_there(&sandbox, &files, "after the kills");
     assert!(files.len() > 3, "rotated by size: {files:?}");
-    assert!(files.iter().all(|path| path.metadata().unwrap().len() <= 64 << 10 || lines(&[path.clone()]).len() > 100));
+    assert!(files.iter().all(|path| path.metadata().unwrap().len() <= 64 << 10 || lines(std::slice::from_ref(path)).len() > 100));
     assert_eq!(sandbox.lorchestra(&["events", "list", "--uncertain"]).exits(0).out(), "");
 }
 
