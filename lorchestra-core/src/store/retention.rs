@@ -1,13 +1,13 @@
 //! What the store forgets, and when. Called at the end of a run, after its outcome is known to whoever waits for it.
 //!
-//! No run pays for a year's worth of cleaning. One call looks at [`RUNS`] runs for each thing that it removes, in the order of their ends, and
-//! changes [`EVENTS`] events, or twice as many as this process has taken in: runs with many events do not outgrow it. The rest is for the next
+//! No run pays for a year's worth of cleaning. One call looks at `RUNS` runs for each thing that it removes, in the order of their ends, and
+//! changes `EVENTS` events, or twice as many as this process has taken in: runs with many events do not outgrow it. The rest is for the next
 //! calls. A run with more events than that loses them over several calls, its end last.
 //!
 //! A run whose events are not delivered is passed over, and the next call begins behind it: a thousand of them hold up nobody. At the end of what
 //! is old enough it begins again.
 //!
-//! Free pages are used again. What is more than a tenth of the file is given back to the disk, [`PAGES`] in one call.
+//! Free pages are used again. What is more than a tenth of the file is given back to the disk, `PAGES` in one call.
 
 use super::{Store, StoreError, outbox};
 use crate::host::state::StateDir;
