@@ -131,11 +131,11 @@ fn a_full_log_costs_its_end_and_nothing_else() {
     let mut expected: Vec<u8> = (0..30000).flat_map(|n| format!("out {n}\nerr {n}\n").into_bytes()).collect();
     expected.extend_from_slice(b"\xff\xfe without an end");
     let lost: usize = ended.err().split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or_default();
-    assert!(ended.err().contains("bytes of what the job printed are lost: the disk did not take them"), "{}", ended.shown());
+    assert!(ended.err().contains("bytes of the job's output were lost: the disk was full"), "{}", ended.shown());
     let logs = run(&disks, &sandbox, &["runs", "logs", "--", &run_id(&disks, &sandbox)]).exits(0);
     assert!(logs.stdout.len() > 100_000 && expected.starts_with(&logs.stdout), "{} bytes", logs.stdout.len());
     assert_eq!(logs.stdout.len() + lost, expected.len());
-    assert!(logs.err().contains(&format!("{lost} bytes are missing")), "{}", logs.err());
+    assert!(logs.err().contains(&format!("{lost} bytes of this log were lost")), "{}", logs.err());
     let (state, ..) = only_run(&disks, &sandbox, "number");
     assert_eq!(state, "completed");
 }
