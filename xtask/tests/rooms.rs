@@ -131,9 +131,7 @@ fn core_imports_only_from_rooms_before_its_own() {
         for (file, imports) in imports_of(&src, room) {
             for import in imports {
                 match rooms.iter().position(|other| *other == import) {
-                    Some(other) if other > place => {
-                        wrong.push(format!("{} ({room}) imports {import}", file.display()))
-                    }
+                    Some(other) if other > place => wrong.push(format!("{} ({room}) imports {import}", file.display())),
                     Some(_) => looked_at += 1,
                     None => wrong.push(format!("{} imports {import}, which is no room", file.display())),
                 }

@@ -48,7 +48,7 @@ pub(super) fn run(
         }
         Runs::Show { run, json, .. } => {
             let (state, store, run) = named(history, settings, run)?;
-            show(&state, &store, &run, &settings.destinations, *json, printer)
+            show((&state, &store), &run, &settings.destinations, *json, printer)
         }
         Runs::Logs { run, trace } => {
             let (state, store, run) = named(history, settings, run)?;
@@ -95,8 +95,7 @@ fn list(store: Option<&Store>, filter: &RunFilter, as_json: bool, printer: &mut 
 }
 
 fn show(
-    state: &StateDir,
-    store: &Store,
+    (state, store): (&StateDir, &Store),
     run: &Run,
     destinations: &[DestinationConfig],
     as_json: bool,

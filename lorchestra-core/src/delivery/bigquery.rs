@@ -33,7 +33,7 @@ use credentials::Credentials;
 use dial::Dialing;
 use endpoint::Endpoint;
 use gcp_bigquery_client::Client;
-use rest::{Rest, TableName};
+use rest::{Call, LookUp, Rest, TableName};
 use serde_json::Value;
 use std::collections::HashSet;
 use std::fmt;
@@ -258,7 +258,7 @@ impl BigQuery {
                 let mut call = self.storage().await?;
                 let read = call.read.ok_or_else(|| not_connected(&call.table.full))?;
                 let (storage, caller) = call.parts();
-                storage.append(caller, &read.layout, stream, offset, rows).await
+                storage.append(caller, &read.layout, (stream, offset), rows).await
             }
             Place::Anywhere => {
                 let RestCall { rest, table, read, token } = self.rest().await?;
@@ -274,7 +274,7 @@ impl BigQuery {
         let column = read.and_then(|read| read.layout.name_of(Field::EventId)).unwrap_or("event_id");
         let location = read.and_then(|read| read.location.as_deref());
         let query = format!("SELECT DISTINCT `{column}` FROM `{}` WHERE `{column}` IN UNNEST(@ids)", table.full);
-        rest.query(table, token.as_deref(), location, query, ids).await
+        rest.query(table, token.as_deref(), LookUp { location, sql: query, ids }).await
     }
 }
 
@@ -410,7 +410,8 @@ async fn read_table(
     table: &TableName,
     token: Option<&str>,
 ) -> Result<(Vec<Found>, Option<String>, Option<String>), Refusal> {
-    let resource = rest.raw(&table.full, token, reqwest::Method::GET, &table.resource(), None).await?;
+    let resource =
+        rest.raw(Call { about: &table.full, token, method: reqwest::Method::GET, path: &table.resource() }, None).await?;
     let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
     let fields = resource.pointer("/schema/fields").and_then(Value::as_array);
     let found = fields

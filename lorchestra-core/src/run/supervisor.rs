@@ -42,8 +42,7 @@ use crate::plan::{OnOverlap, RunSpec};
 use crate::secrets::Secrets;
 use crate::store::own::Place;
 use crate::store::{AttemptEnd, NewRun, Run, RunEnd, RunState, Started, Store, StoreError, Terminal};
-use attempt::{Attempt, Files};
-use child::Worker;
+use attempt::{Attempt, Prepared};
 use run_files::RunFilesGuard;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -130,8 +129,7 @@ struct Supervision<'a> {
 /// A run that is recorded, and whose worker waits for its order.
 struct Recorded {
     store: Store,
-    worker: Worker,
-    files: Files,
+    prepared: Prepared,
     started: Instant,
     /// Held until the end is recorded: that of the run, and the right to run.
     locks: [FileLock; 2],
@@ -150,7 +148,7 @@ struct Finished {
 /// How an attempt ended that is not the last, or why it is.
 enum Next {
     /// Another attempt follows: its worker and files.
-    Attempt(Box<(Worker, Files)>),
+    Attempt(Box<Prepared>),
     /// The run ends with this outcome.
     End(Outcome),
 }
@@ -241,7 +239,7 @@ impl Supervision<'_> {
         store.begin_run(&new, &self.started(&new))?;
         guard.keep();
         self.observer.observe(&RunEvent::Started { run_id: &run_id, spec: &self.spec });
-        Ok(Ok(Recorded { store, worker, files, started, locks: [lives, lock] }))
+        Ok(Ok(Recorded { store, prepared: Prepared { worker, files }, started, locks: [lives, lock] }))
     }
 
     fn close_predecessors(&mut self, store: &mut Store) -> Result<(), RunError> {
@@ -267,9 +265,8 @@ impl Supervision<'_> {
 
     /// Steps 4 to 8.
     fn supervise(mut self, recorded: Recorded) -> Result<(RunResult, Store), RunError> {
-        let Recorded { store, worker, files, started, locks } = recorded;
-        let Finished { mut store, outcome, attempt, mut facts, bookmark, output } =
-            self.attempt_until_done(store, worker, files)?;
+        let Recorded { store, prepared, started, locks } = recorded;
+        let Finished { mut store, outcome, attempt, mut facts, bookmark, output } = self.attempt_until_done(store, prepared)?;
         facts.duration = started.elapsed();
         let terminal = terminal(&outcome, attempt, &facts, earlier(&store, &self.run_id, attempt)?);
         let end = RunEnd { ended_at: now_micros(), bookmark, terminal };
@@ -285,15 +282,15 @@ impl Supervision<'_> {
         Ok((RunResult::Ended(Box::new(Ended { run_id, terminal, output })), store))
     }
 
-    fn attempt_until_done(&mut self, mut store: Store, mut worker: Worker, mut files: Files) -> Result<Finished, RunError> {
+    fn attempt_until_done(&mut self, mut store: Store, mut prepared: Prepared) -> Result<Finished, RunError> {
         let wait = self.spec.retries.wait;
         let mut backoff = Backoff::new(wait, LONGEST_WAIT.max(wait));
         let mut facts = Facts::default();
         let mut attempt = 1;
         loop {
-            let output = files.output.clone();
+            let output = prepared.files.output.clone();
             let attempts = Attempt { env: self.env, spec: &self.spec, library: self.library, run_id: &self.run_id };
-            let ended = attempts.run(attempt, worker, files, store, self.signals)?;
+            let ended = attempts.run(attempt, prepared, store, self.signals)?;
             store = ended.store;
             facts.add(&ended.facts);
             let failure = match ended.result.map_err(|e| self.not_recorded(e))? {
@@ -304,10 +301,10 @@ impl Supervision<'_> {
             let next = self.next_attempt(attempt, &failure, ended.told, backoff.next(None));
             let next = next.inspect_err(|signal| drop(ended.note.between(*signal)));
             match next.unwrap_or_else(|signal| Next::End(decision::told_between(signal, attempt, &failure))) {
-                Next::Attempt(next) => (worker, files) = *next,
+                Next::Attempt(next) => prepared = *next,
                 Next::End(outcome) => return Ok(Finished { store, outcome, attempt, facts, bookmark: None, output }),
             }
-            let pid = worker.pid();
+            let pid = prepared.worker.pid();
             let begun = recorded_with_retries(|| store.begin_attempt(&self.run_id, attempt + 1, now_micros(), pid));
             if !begun.map_err(|e| self.not_recorded(e.into()))? {
                 return Err(self.closed_elsewhere());
@@ -338,7 +335,7 @@ impl Supervision<'_> {
         }
         let attempts = self.attempts();
         let next = attempts.start_worker(attempt + 1);
-        Ok(match next.and_then(|worker| attempts.make_files(attempt + 1).map(|files| (worker, files))) {
+        Ok(match next.and_then(|worker| attempts.make_files(attempt + 1).map(|files| Prepared { worker, files })) {
             Ok(next) => Next::Attempt(Box::new(next)),
             Err(error) => Next::End(decision::not_begun(attempt + 1, failure, &crate::text::chain(&error))),
         })

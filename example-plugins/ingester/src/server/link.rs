@@ -54,6 +54,7 @@ impl<'a> Link<'a> {
     ///
     /// On a thread, because neither can be interrupted: a run that is asked to end does not wait for it. `only_here`: nothing is said to
     /// another machine.
+    #[expect(clippy::too_many_arguments, reason = "what a connection is about")]
     pub(crate) fn connect(
         host: &str,
         port: u16,

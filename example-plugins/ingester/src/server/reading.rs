@@ -86,6 +86,7 @@ struct Surveyed {
 }
 
 impl<'a> Reading<'a> {
+    #[expect(clippy::too_many_arguments, reason = "what a connection is about")]
     pub(super) fn new(
         requests: Requests<'a>,
         folders: Vec<Folder>,

@@ -63,6 +63,24 @@ impl fmt::Debug for Rest {
     }
 }
 
+/// One request past the client.
+pub(super) struct Call<'a> {
+    /// What it is about, for messages.
+    pub(super) about: &'a str,
+    pub(super) token: Option<&'a str>,
+    pub(super) method: Method,
+    pub(super) path: &'a str,
+}
+
+/// One query for ids.
+pub(super) struct LookUp<'a> {
+    /// Where the data set is, where it is known.
+    pub(super) location: Option<&'a str>,
+    pub(super) sql: String,
+    /// The array parameter `@ids`.
+    pub(super) ids: &'a [&'a str],
+}
+
 impl Rest {
     /// No call is made. `base` ends in `/bigquery/v2`.
     pub(super) async fn new(base: String, http: reqwest::Client, timeout: Duration) -> Result<Self, Refusal> {
@@ -84,34 +102,22 @@ impl Rest {
     /// A call past the client, where its model would lose something: a schema that is sent back must keep what the client does
     /// not know (policy tags, lengths, defaults), or BigQuery takes it for a change; and a schema with a type it does not know
     /// cannot be read.
-    pub(super) async fn raw(
-        &self,
-        about: &str,
-        token: Option<&str>,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Result<Value, Refusal> {
+    pub(super) async fn raw(&self, call: Call<'_>, body: Option<&Value>) -> Result<Value, Refusal> {
+        let about = call.about;
         let body = match body.map(serde_json::to_vec) {
             None => None,
             Some(Ok(body)) => Some(body),
             Some(Err(error)) => return Err(Refusal::Denied(format!("{about}: {}", words::one_line(&error.to_string())))),
         };
-        match self.call(about, token, method, path, body).await? {
+        match self.call(call, body).await? {
             Ok(answer) => Ok(answer),
             Err(fault) => Err(fault.meaning(about, str::to_owned)),
         }
     }
 
     /// Sends one request, and reads the answer as JSON. The inner error is an answer of the server's that says no.
-    async fn call<T: DeserializeOwned>(
-        &self,
-        about: &str,
-        token: Option<&str>,
-        method: Method,
-        path: &str,
-        body: Option<Vec<u8>>,
-    ) -> Result<Result<T, HttpFault>, Refusal> {
+    async fn call<T: DeserializeOwned>(&self, call: Call<'_>, body: Option<Vec<u8>>) -> Result<Result<T, HttpFault>, Refusal> {
+        let Call { about, token, method, path } = call;
         let mut request = self.http.request(method, format!("{}/{path}", self.base)).bearer_auth(token.unwrap_or(NO_TOKEN));
         if let Some(body) = body {
             request = request.header(CONTENT_TYPE, "application/json").body(body);
@@ -151,7 +157,8 @@ impl Rest {
         }
         let path = format!("{}/insertAll", table.resource());
         let hidden = |text: &str| words::without(text, rows);
-        match self.call::<TableDataInsertAllResponse>(about, token, Method::POST, &path, Some(body)).await? {
+        let call = Call { about, token, method: Method::POST, path: &path };
+        match self.call::<TableDataInsertAllResponse>(call, Some(body)).await? {
             Ok(response) => {
                 let hide = |index: usize, text: &str| words::without(text, rows.get(index));
                 inserted(about, rows.len(), response.insert_errors.as_deref().unwrap_or_default(), hide).map_or(Ok(()), Err)
@@ -165,18 +172,12 @@ impl Rest {
     }
 
     /// The first column of a query's rows. `ids` is the array parameter `@ids`.
-    pub(super) async fn query(
-        &self,
-        table: &TableName,
-        token: Option<&str>,
-        location: Option<&str>,
-        query: String,
-        ids: &[&str],
-    ) -> Result<Vec<String>, Refusal> {
+    pub(super) async fn query(&self, table: &TableName, token: Option<&str>, query: LookUp<'_>) -> Result<Vec<String>, Refusal> {
+        let LookUp { location, sql, ids } = query;
         let about = table.full.as_str();
         let ended = Instant::now() + self.timeout;
         let client = self.with(token);
-        let mut request = QueryRequest::new(query);
+        let mut request = QueryRequest::new(sql);
         request.location = location.map(str::to_owned);
         // The table is written to all the time; an answer of yesterday is of no use.
         request.use_query_cache = Some(false);

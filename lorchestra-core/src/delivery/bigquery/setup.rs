@@ -3,7 +3,7 @@
 //! altered.
 
 use super::columns::{Column, ENVELOPE, Found, Layout};
-use super::rest::TableName;
+use super::rest::{Call, TableName};
 use super::{BigQuery, RestCall, WriteMethod, answer, read_table, within};
 use crate::delivery::{Destination, Place, Refusal, Row, Slot};
 use gcp_bigquery_client::error::BQError;
@@ -187,7 +187,7 @@ async fn add(call: &RestCall<'_>, columns: &[String]) -> Result<(), Refusal> {
     let RestCall { rest, table, token, .. } = call;
     let (about, token) = (&table.full, token.as_deref());
     let path = table.resource();
-    let mut resource = rest.raw(about, token, Method::GET, &path, None).await?;
+    let mut resource = rest.raw(Call { about, token, method: Method::GET, path: &path }, None).await?;
     let Some(Value::Array(fields)) = resource.pointer_mut("/schema/fields") else {
         return Err(Refusal::Denied(format!("{about}: the answer shows no columns")));
     };
@@ -199,7 +199,7 @@ async fn add(call: &RestCall<'_>, columns: &[String]) -> Result<(), Refusal> {
         }
     }
     let patch = json!({ "schema": { "fields": fields } });
-    rest.raw(about, token, Method::PATCH, &path, Some(&patch)).await.map(drop)
+    rest.raw(Call { about, token, method: Method::PATCH, path: &path }, Some(&patch)).await.map(drop)
 }
 
 fn schema(column: &Column) -> TableFieldSchema {

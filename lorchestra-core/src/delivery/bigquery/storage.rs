@@ -131,8 +131,7 @@ impl Storage {
         &mut self,
         caller: Caller<'_>,
         layout: &Layout,
-        stream: &str,
-        offset: i64,
+        (stream, offset): (&str, i64),
         rows: &[Row],
     ) -> Result<Landed, Refusal> {
         let serialized_rows: Vec<Vec<u8>> = rows.iter().map(|row| encode::proto(layout, row)).collect();

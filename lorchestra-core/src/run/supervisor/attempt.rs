@@ -6,7 +6,7 @@
 use super::RunEnv;
 use super::child::{Start, Worker};
 use super::course::Limits;
-use super::dispatch::dispatch;
+use super::dispatch::{Watched, dispatch};
 use crate::host::process;
 use crate::host::signals::Signals;
 use crate::host::state::{StateError, make_dir};
@@ -43,6 +43,12 @@ pub(super) struct Files {
     spool: PathBuf,
     log: Log,
     note: Note,
+}
+
+/// A worker that waits for its order, and the files of its attempt.
+pub(super) struct Prepared {
+    pub(super) worker: Worker,
+    pub(super) files: Files,
 }
 
 /// An attempt that is over.
@@ -104,12 +110,12 @@ impl Attempt<'_> {
     pub(super) fn run(
         &self,
         attempt: u32,
-        mut worker: Worker,
-        files: Files,
+        prepared: Prepared,
         store: Store,
         signals: &mut Signals,
     ) -> Result<AttemptResult, RunError> {
         let Self { env, spec, library, run_id } = self;
+        let Prepared { mut worker, files } = prepared;
         let Files { output, spool, mut log, note } = files;
         let mut params = spec.params.clone();
         env.secrets.add_to(&mut params);
@@ -137,9 +143,9 @@ impl Attempt<'_> {
         let pipe = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK);
         let (seen_read, seen_write) = pipe.map_err(io::Error::from).map_err(failed("making a pipe"))?;
         let intake = Intake::start(store, run_id, attempt, &spool, seen_write).map_err(failed("starting the intake thread"))?;
+        let watched = Watched { worker: &mut worker, final_seen: &seen_read, note: &note, log: &mut log };
         let limits = Limits { timeout: spec.timeout, grace: spec.grace };
-        let seen =
-            dispatch(&mut worker, limits, signals, &seen_read, &note, &mut log).map_err(failed("waiting for the worker"))?;
+        let seen = dispatch(watched, limits, signals).map_err(failed("waiting for the worker"))?;
         log.finish();
         let (store, taken) = intake.finish().map_err(failed("ending the intake thread"))?;
         let mut facts = Facts { time: seen.time, output_lost: log.lost(), processes_left: seen.left, ..Facts::default() };

@@ -42,22 +42,26 @@ pub(super) struct Seen {
     pub(super) told: Option<i32>,
 }
 
+/// What the loop watches and writes to.
+pub(super) struct Watched<'a> {
+    pub(super) worker: &'a mut Worker,
+    /// Has a byte once the final record was taken in.
+    pub(super) final_seen: &'a OwnedFd,
+    pub(super) note: &'a Note,
+    pub(super) log: &'a mut Log,
+}
+
 /// Runs until the worker and everything it started are gone.
-pub(super) fn dispatch(
-    worker: &mut Worker,
-    limits: Limits,
-    signals: &mut Signals,
-    final_seen: &OwnedFd,
-    note: &Note,
-    log: &mut Log,
-) -> io::Result<Seen> {
+pub(super) fn dispatch(watched: Watched<'_>, limits: Limits, signals: &mut Signals) -> io::Result<Seen> {
+    let Watched { worker, final_seen, note, log } = watched;
     let mut fault = FaultNote { note, ending: None, armed: true };
     let mut course = Course::new(limits, Instant::now());
     let mut output_open = true;
     let mut control_open = true;
     loop {
         let wait = course.next().map(|at| at.saturating_duration_since(Instant::now()));
-        let woken = wait_for(worker, signals, final_seen, output_open, control_open, course.lingers(), wait)?;
+        let look_at = Ready { output: output_open, control: control_open, final_seen: !course.lingers() };
+        let woken = wait_for(worker, signals, final_seen, &look_at, wait)?;
         // Taken out of the pipe before the worker is looked at: a SIGCHLD that comes after that look stays in the pipe and wakes
         // the next poll. The other way round it would be swallowed here, and nothing else might ever wake it.
         let told = signals.endings();
@@ -78,7 +82,7 @@ pub(super) fn dispatch(
         if let Some(signal) = worker.was_stopped() {
             // The one thing that is printed here. The timeout goes on.
             let signal = crate::host::signals::signal_name(signal);
-            tracing::warn!(pid = worker.pid(), "the job was stopped by {signal}; it goes on when it gets SIGCONT");
+            tracing::warn!("the job was stopped by {signal}; it goes on when it gets SIGCONT");
         }
         let now = Instant::now();
         if let Some(act) = course.signals(&told, now) {
@@ -132,8 +136,8 @@ fn perform(act: Act, worker: &Worker, note: &Note) {
     }
 }
 
-#[derive(Default)]
-struct Woken {
+/// What is looked at, or what is ready.
+struct Ready {
     output: bool,
     control: bool,
     final_seen: bool,
@@ -143,24 +147,22 @@ fn wait_for(
     worker: &Worker,
     signals: &Signals,
     final_seen: &OwnedFd,
-    output: bool,
-    control: bool,
-    lingers: bool,
+    look_at: &Ready,
     wait: Option<Duration>,
-) -> io::Result<Woken> {
+) -> io::Result<Ready> {
     let none = PollFlags::empty();
     let when = |open: bool| if open { PollFlags::IN } else { none };
     let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
     // A closed descriptor would wake the poll for ever, even with no events asked for: it is left out instead.
-    let output = output.then(|| {
+    let output = look_at.output.then(|| {
         fds.push(PollFd::new(&worker.output, PollFlags::IN));
         fds.len() - 1
     });
-    let control = control.then(|| {
+    let control = look_at.control.then(|| {
         fds.push(PollFd::new(&worker.control, when(true)));
         fds.len() - 1
     });
-    let seen = (!lingers).then(|| {
+    let seen = look_at.final_seen.then(|| {
         fds.push(PollFd::new(final_seen, PollFlags::IN));
         fds.len() - 1
     });
@@ -169,7 +171,7 @@ fn wait_for(
         Err(e) => return Err(e.into()),
     }
     let ready = |index: Option<usize>| index.is_some_and(|i| !fds[i].revents().is_empty());
-    Ok(Woken { output: ready(output), control: ready(control), final_seen: ready(seen) })
+    Ok(Ready { output: ready(output), control: ready(control), final_seen: ready(seen) })
 }
 
 fn timespec(wait: Option<Duration>) -> Option<Timespec> {

@@ -87,6 +87,7 @@ fn asked(parts: &Parts) -> (Method, Target) {
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "the parts of one request")]
 async fn answer(shared: &Shared, door: &Door, parts: &Parts, method: Method, target: &Target, body: Bytes) -> Answer {
     let fault = shared.meet(method);
     shared.before(fault.as_ref(), door).await;
@@ -101,6 +102,7 @@ async fn answer(shared: &Shared, door: &Door, parts: &Parts, method: Method, tar
     answer
 }
 
+#[expect(clippy::too_many_arguments, reason = "the parts of one request")]
 fn work(shared: &Shared, parts: &Parts, method: Method, target: &Target, body: &Bytes, fault: Option<&Fault>) -> Answer {
     if matches!(method, Method::Token | Method::Metadata) {
         return credentials::answer(shared, parts, method, body);
