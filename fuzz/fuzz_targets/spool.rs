@@ -15,14 +15,14 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use lorchestra_core::store::Portion;
+use lorchestra_core::host::process::Identity;
+use lorchestra_core::host::state::StateDir;
+use lorchestra_core::plan::{RequestedBy, RunSpec};
 use lorchestra_core::spool::Cursor;
 use lorchestra_core::spool::reader::{Reader, Writing};
 use lorchestra_core::spool::record::{Record, frame, parse};
 use lorchestra_core::spool::writer::segment_path;
-use lorchestra_core::host::process::Identity;
-use lorchestra_core::host::state::StateDir;
-use lorchestra_core::plan::{RequestedBy, RunSpec};
+use lorchestra_core::store::Portion;
 use lorchestra_core::store::event::Taken;
 use lorchestra_core::store::{Event, EventFilter, NewRun, Started, Store};
 use lorchestra_plugin_api::limits::OWN_TYPES;
@@ -55,7 +55,9 @@ fn listed(segments: &[Vec<u8>]) {
     let mut store = Store::open(&state).expect("a store");
     store.begin_run(&run(), &started()).expect("a run");
     let mut taken = Taken::default();
-    store.take_in("run", 1, Portion { records: &records, end: Cursor::default(), damaged: 0 }, &mut taken).expect("what was parsed is taken in");
+    store
+        .take_in("run", 1, Portion { records: &records, end: Cursor::default(), damaged: 0 }, &mut taken)
+        .expect("what was parsed is taken in");
     let mut found = BTreeSet::new();
     let each = |event: Event| {
         assert!(serde_json::to_string(&event).is_ok());
