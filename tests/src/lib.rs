@@ -23,6 +23,7 @@ pub mod dovecot;
 pub mod ended;
 pub mod gate;
 pub mod history;
+pub mod jsonl;
 pub mod processes;
 pub mod running;
 pub mod sandbox;

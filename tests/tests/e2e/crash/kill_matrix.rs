@@ -1,12 +1,12 @@
 //! Every stage of a run × who is killed there × by what × whether BigQuery answers: one true end, every acknowledged event in the table
-//! once, all locks free, no process left.
+//! and in the files of a second destination once, all locks free, no process left.
 //!
 //! Stages are reached by what can be seen of them, not by time: a lock that the test holds, a marker of the job `staged`, requests
 //! that the fake has got.
 
 use lorchestra_tests::bigquery::fake::{Fault, Method};
 use lorchestra_tests::bigquery::site::{Site, Write};
-use lorchestra_tests::{Fixture, Run, Running, eventually, processes};
+use lorchestra_tests::{Fixture, Run, Running, eventually, jsonl, processes};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 use std::fs::File;
@@ -88,6 +88,9 @@ impl Case {
     fn begin(cell: Cell) -> Self {
         let site = Site::new(Write::Storage);
         site.sandbox.install(Fixture::Stages, "libstages.so");
+        // A second destination, which is up in every cell.
+        site.configure(Write::Storage, &jsonl::table(&site.sandbox, ""));
+        std::fs::create_dir(site.sandbox.path(jsonl::EVENTS)).unwrap();
         Self { cell, site, told: format!("{cell:?}") }
     }
 
@@ -119,6 +122,7 @@ impl Case {
         }
         site.sandbox.lorchestra(&["events", "flush", "--timeout", "50s"]).exits(0);
         site.all_is_delivered(Write::Storage, told);
+        jsonl::all_is_there(&site.sandbox, &jsonl::files(&site.sandbox.path(jsonl::EVENTS)), told);
     }
 
     fn start(&self, stage: &str, flags: &[&str]) -> Running {

@@ -1,19 +1,14 @@
 //! Files of JSON lines, alone and next to BigQuery: whatever is killed, full, moved away or down, each event is at each destination once.
 
 use lorchestra_tests::bigquery::site::{Site, Write};
+use lorchestra_tests::jsonl::{EVENTS, all_is_there, files, lines, table};
 use lorchestra_tests::small_disk::SmallDisks;
 use lorchestra_tests::{Fixture, Sandbox, eventually};
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
-
-const EVENTS: &str = "files";
-
-fn table(sandbox: &Sandbox, more: &str) -> String {
-    format!("[destinations.jsonl]\ndir = \"{}\"\n{more}", sandbox.path(EVENTS).display())
-}
 
 /// A sandbox whose events go to files.
 fn sandbox(more: &str) -> Sandbox {
@@ -21,41 +16,6 @@ fn sandbox(more: &str) -> Sandbox {
     sandbox.configure(&table(&sandbox, more));
     fs::create_dir(sandbox.path(EVENTS)).unwrap();
     sandbox
-}
-
-/// The files of a directory, in the order in which they were begun.
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.retain(|path| path.extension().is_some_and(|end| end == "jsonl"));
-    files.sort();
-    files
-}
-
-/// Every line of these files; each must be whole.
-#[track_caller]
-fn lines(files: &[PathBuf]) -> Vec<Value> {
-    let mut lines = Vec::new();
-    for path in files {
-        let text = fs::read_to_string(path).unwrap();
-        assert!(text.is_empty() || text.ends_with('\n'), "{} ends in the middle of a line", path.display());
-        lines.extend(text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()));
-    }
-    lines
-}
-
-fn ids(events: &[Value]) -> Vec<String> {
-    events.iter().map(|event| event["event_id"].as_str().expect("an event has an id").to_owned()).collect()
-}
-
-/// Whatever the store has is in the files, once.
-#[track_caller]
-fn all_is_there(sandbox: &Sandbox, files: &[PathBuf], told: &str) {
-    let stored = sandbox.lorchestra(&["events", "list", "--json"]).exits(0).json_lines("lorchestra.event/1");
-    let (mut stored, mut there) = (ids(&stored), ids(&lines(files)));
-    stored.sort();
-    there.sort();
-    assert_eq!(there.len(), stored.len(), "{told}: lines and events");
-    assert!(there == stored, "{told}: the lines are not the events");
 }
 
 #[test]
