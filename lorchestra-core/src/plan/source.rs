@@ -43,7 +43,9 @@ impl Source {
             "env" if !name.contains('=') => Some(Self::Env(name.to_owned())),
             "file" => Some(Self::File(name.into())),
             // A name, and no way out of the directory.
-            "credential" if !name.contains('/') && name != "." && name != ".." && !name.contains(ELSE) => Some(Self::Credential(name.to_owned())),
+            "credential" if !name.contains('/') && name != "." && name != ".." && !name.contains(ELSE) => {
+                Some(Self::Credential(name.to_owned()))
+            }
             _ => None,
         }
     }
