@@ -1,24 +1,24 @@
 //! Commands: each takes values and a printer, and returns how it ended.
 
-mod bookmarks;
+pub(crate) mod bookmarks;
 mod delivery;
 mod events;
 mod jobs;
 pub(crate) mod new;
 mod plugins;
-mod run_job;
-mod runs;
+pub(crate) mod run_job;
+pub(crate) mod runs;
 mod setup;
 mod spec_file;
 
 pub(crate) use delivery::after_run;
 
-use crate::args::{Args, Command};
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
+use clap::Subcommand;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::outcome::Outcome;
 use lorchestra_core::packages::catalog::{Catalog, Package};
@@ -30,18 +30,49 @@ use lorchestra_core::store::{Run, Store};
 use lorchestra_core::text::{self, path_text};
 use lorchestra_plugin_api::manifest::{JobManifest, Manifest};
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// What there is to run
+    #[command(subcommand, before_help = "Examples:\n  lorchestra jobs list\n  lorchestra jobs show ingester extract_gmail")]
+    Jobs(jobs::Jobs),
+    /// Run one job
+    #[command(before_help = run_job::EXAMPLES)]
+    RunJob(Box<run_job::RunJob>),
+    /// What was run
+    #[command(
+        subcommand,
+        before_help = "Examples:\n  lorchestra runs list\n  lorchestra runs show 019ab\n  lorchestra runs logs 019ab"
+    )]
+    Runs(runs::Runs),
+    /// The plugin libraries themselves
+    #[command(
+        subcommand,
+        before_help = "Examples:\n  lorchestra plugins check target/release/libingester.so\n  lorchestra plugins install target/release/libingester.so\n  lorchestra plugins list"
+    )]
+    Plugins(plugins::Plugins),
+    /// What was emitted
+    #[command(subcommand, before_help = "Example:\n  lorchestra events list --since -1d --type job.failed")]
+    Events(events::Events),
+    /// Up to where jobs have done their work: what `--since last` begins at
+    #[command(subcommand, before_help = bookmarks::EXAMPLES, after_help = bookmarks::RULE)]
+    Bookmarks(bookmarks::Bookmarks),
+    /// Make a new job package: a crate that builds, tests and runs as it is
+    #[command(before_help = "Examples:\n  lorchestra new words\n  lorchestra new words --dir ~/packages/words")]
+    New(new::New),
+}
+
 /// Runs the command that was asked for, and prints what went wrong.
-pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Code {
+pub(crate) fn run(command: &Command, verbose: u8, settings: &Settings, printer: &mut Printer) -> Code {
     // What was found on the way is told to `on_failure` last: whoever waits for the answer has it by then.
     let mut notices = Notices::new(settings.on_failure.as_deref());
-    let result = match &args.command {
+    let result = match command {
         Command::Jobs(command) => jobs::run(command, settings, printer),
-        Command::RunJob(command) => return run_job::run(command, args.verbose, settings, notices, printer),
+        Command::RunJob(command) => return run_job::run(command, verbose, settings, notices, printer),
         Command::Plugins(command) => plugins::run(command, settings, printer),
         Command::Runs(command) => runs::run(command, settings, &mut notices, printer),
         Command::Bookmarks(command) => bookmarks::run(command, settings, &mut notices, printer),
         Command::Events(command) => events::run(command, settings, &mut notices, printer),
-        Command::New { name, dir, api } => new::run(name, dir.as_deref(), api.as_deref(), printer),
+        Command::New(command) => new::run(command, printer),
     };
     let code = printer.ended(result);
     notices.send(None, printer);

@@ -187,7 +187,7 @@ fn causes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Cause
 
 fn memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     let text = String::deserialize(deserializer)?;
-    crate::args::memory(&text).map(Some).map_err(serde::de::Error::custom)
+    crate::values::memory(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
@@ -197,7 +197,7 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duratio
 
 fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(deserializer)?;
-    crate::args::limit(&text).map(Some).map_err(serde::de::Error::custom)
+    crate::values::limit(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
 /// The wait before another attempt: without one, whatever made an attempt fail is still there at the next.

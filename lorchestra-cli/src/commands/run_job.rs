@@ -4,18 +4,19 @@
 use super::jobs::unknown_policies;
 use super::spec_file;
 use super::{bookmarks, delivery, find_job, locked_to, second_store};
-use crate::args::{OwnFlags, RunJob};
 use crate::bar::Bar;
 use crate::config::JobConfig;
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::flags;
+use crate::flags::OwnFlags;
 use crate::notify::Notices;
 use crate::observe::{DiagnosticObserver, JsonObserver, TerminalObserver, Verbosity};
 use crate::printer::Printer;
 use crate::secrets::{self, Configured};
 use crate::settings::Settings;
 use chrono::Utc;
+use clap::Args;
 use lorchestra_core::host::signals::Signals;
 use lorchestra_core::outcome::{Cause, Outcome};
 use lorchestra_core::packages::catalog::Catalog;
@@ -50,6 +51,42 @@ struct Planned {
     own: OwnFlags,
     /// Where only locked libraries may run: those.
     lock: Option<Lockfile>,
+}
+
+pub(super) const EXAMPLES: &str = "Examples:
+  lorchestra run-job ingester extract_gmail --help
+  lorchestra run-job ingester extract_gmail --source ~/takeout.mbox --since -7d
+  lorchestra run-job --dry-run ingester extract_gmail --source ~/takeout.mbox
+  lorchestra run-job -q --timeout 30m canonizer canonicalize_email
+  lorchestra run-job --spec spec.json";
+
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct RunJob {
+    #[command(flatten)]
+    pub(crate) own: OwnFlags,
+
+    /// Print help; after PACKAGE and JOB, that of the job
+    // Not clap's own: that would answer for run-job where the job was asked for.
+    #[arg(short, long, overrides_with = "help")]
+    pub(crate) help: bool,
+
+    /// Run a spec, as `--dry-run --json` prints it, from a file or `-` (standard input), instead of PACKAGE and JOB
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["package", "timeout", "grace", "on_overlap", "retries", "memory_max", "param", "group", "trace_parent", "requested_by"])]
+    pub(crate) spec: Option<PathBuf>,
+
+    /// The package
+    #[arg(required_unless_present_any = ["help", "spec"])]
+    pub(crate) package: Option<String>,
+
+    /// The job
+    #[arg(required_unless_present_any = ["help", "spec"])]
+    pub(crate) job: Option<String>,
+
+    /// The job's own flags: `lorchestra run-job PACKAGE JOB --help` lists them
+    // Here for the help only: [`argv::cut`] takes them off before clap reads the rest.
+    #[arg(value_name = "JOB FLAGS")]
+    pub(crate) rest: Vec<OsString>,
 }
 
 pub(super) fn run(command: &RunJob, verbose: u8, settings: &Settings, mut notices: Notices<'_>, printer: &mut Printer) -> Code {
