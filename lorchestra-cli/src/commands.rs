@@ -11,23 +11,21 @@ pub(crate) mod runs;
 mod setup;
 mod spec_file;
 
-pub(crate) use delivery::after_run;
-
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::notify::Notices;
+use crate::observe::recovered;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use clap::Subcommand;
 use lorchestra_core::host::state::StateDir;
-use lorchestra_core::outcome::Outcome;
 use lorchestra_core::packages::catalog::{Catalog, Package};
 use lorchestra_core::packages::library;
 use lorchestra_core::packages::lockfile::Lockfile;
-use lorchestra_core::run::recovery::{Closed, Recovered, close_all_abandoned, remove_all_unrecorded};
+use lorchestra_core::run::recovery::{Closed, close_all_abandoned, remove_all_unrecorded};
 use lorchestra_core::store::run::NAMED;
 use lorchestra_core::store::{Run, Store};
-use lorchestra_core::text::{self, path_text};
+use lorchestra_core::text::path_text;
 use lorchestra_plugin_api::manifest::{JobManifest, Manifest};
 
 #[derive(Debug, Subcommand)]
@@ -148,36 +146,8 @@ fn second_store(settings: &Settings, printer: &mut Printer) {
 /// Reports what was closed on the way: to the terminal, and the failed ones to `on_failure`.
 fn report_recovered(closed: &Closed, notices: &mut Notices<'_>, printer: &mut Printer) {
     notices.add_recovered(closed);
-    show_recovered(closed, printer);
+    recovered::show(closed, printer);
 }
-
-/// Prints which runs were closed whose supervisor had died. One that cannot be closed is a warning: it keeps nobody from reading the
-/// history, or from running another job.
-pub(crate) fn show_recovered(closed: &Closed, printer: &mut Printer) {
-    let recovered = &closed.recovered;
-    let reported = if recovered.len() > TOLD { TOLD - 1 } else { TOLD };
-    for Recovered { run, outcome } in recovered.iter().take(reported) {
-        let name = format!("run {} of {}/{}", run.run_id, run.package, run.job);
-        printer.warning(match outcome {
-            Outcome::Completed => format!("{name} had completed when its supervisor died; recorded now"),
-            Outcome::Failed(failure) => {
-                format!("{name} is closed as {}: {}", failure.cause.as_str(), text::first_line(&failure.message))
-            }
-        });
-    }
-    if recovered.len() > reported {
-        let more = recovered.len() - reported;
-        printer.warning(format_args!("{more} more runs whose supervisors had died are closed: lorchestra runs list"));
-    }
-    let stuck = closed.stuck.len();
-    if let Some((run_id, error)) = closed.stuck.first() {
-        let others = if stuck > 1 { format!(" (and {} others)", stuck - 1) } else { String::new() };
-        printer.warning(format_args!("run {run_id}{others} stays open for now: {}", crate::failure::stuck(error)));
-    }
-}
-
-/// Lines about runs that were closed, at most: after a crash of the machine there may be thousands.
-const TOLD: usize = 4;
 
 /// The run that a person named.
 fn find_run(store: Option<&Store>, settings: &Settings, text: &str) -> Result<Run, Failure> {

@@ -24,7 +24,7 @@ use lorchestra_core::packages::lockfile::Lockfile;
 use lorchestra_core::plan::{self, Context, Policy, Request, RunSpec};
 use lorchestra_core::run::event::Observers;
 use lorchestra_core::run::launch::{self, Delivery, Host, Launch, Launched, launch};
-use lorchestra_core::run::supervisor::RunResult;
+use lorchestra_core::run::supervisor::{RunResult, WorkerEnv};
 use lorchestra_core::secrets::Secrets;
 use lorchestra_core::store::Run;
 use lorchestra_core::text;
@@ -129,12 +129,14 @@ impl Session<'_, '_> {
         let progress = self.verbose == 0 && !own.quiet && Bar::is_seen();
         let host = Host {
             state_dir: &settings.state_dir,
-            data_root: settings.data_root()?,
-            worker: Path::new("/proc/self/exe"),
-            version: env!("CARGO_PKG_VERSION"),
-            trace_level: settings.trace_level,
-            log_max: settings.log_max,
-            strict_numbers: settings.strict_numbers,
+            worker: WorkerEnv {
+                executable: Path::new("/proc/self/exe"),
+                data_root: settings.data_root()?,
+                version: env!("CARGO_PKG_VERSION"),
+                trace_level: settings.trace_level,
+                log_max: settings.log_max,
+                strict_numbers: settings.strict_numbers,
+            },
             retention: &settings.retention,
             delivery: Delivery { to: &settings.destinations, required: own.require_delivery, timeout },
         };
