@@ -48,15 +48,13 @@ use run_files::RunFilesGuard;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Everything a run needs from outside.
-#[derive(Debug)]
-pub struct RunEnv<'a> {
-    /// Where the state is kept.
-    pub state: &'a StateDir,
+/// What a worker is started with on this host, whatever the run.
+#[derive(Debug, Clone, Copy)]
+pub struct WorkerEnv<'a> {
     /// Parent of the packages' data directories.
     pub data_root: &'a Path,
     /// The executable that becomes the worker: `/proc/self/exe`, which stays right when the file is replaced.
-    pub worker: &'a Path,
+    pub executable: &'a Path,
     /// Version of lorchestra.
     pub version: &'a str,
     /// The most verbose level that is traced.
@@ -65,6 +63,15 @@ pub struct RunEnv<'a> {
     pub log_max: u64,
     /// Whether an event with a number that loses digits in 64 bits is refused.
     pub strict_numbers: bool,
+}
+
+/// Everything a run needs from outside.
+#[derive(Debug)]
+pub struct RunEnv<'a> {
+    /// Where the state is kept.
+    pub state: &'a StateDir,
+    /// What the worker needs.
+    pub worker: WorkerEnv<'a>,
     /// Values of the spec's secrets, as far as they were found.
     pub secrets: &'a Secrets,
     /// Whether somebody looks at the job's progress, which [`progress`] reads.
@@ -375,7 +382,7 @@ impl Supervision<'_> {
     fn started(&self, new: &NewRun) -> Started {
         let place = Place {
             host: &new.host,
-            lorchestra_version: self.env.version,
+            lorchestra_version: self.env.worker.version,
             plugin_path: &new.plugin_path,
             plugin_sha256: &new.plugin_sha256,
         };
