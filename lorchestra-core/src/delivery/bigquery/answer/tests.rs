@@ -31,6 +31,8 @@ fn class(refusal: &Refusal) -> &'static str {
         Refusal::SchemaChanged(_) => "schema",
         Refusal::TableMissing(_) => "table missing",
         Refusal::Unauthenticated(_) => "unauthenticated",
+        Refusal::Precondition(_) => "precondition",
+        Refusal::EveryRow(_) => "every row",
         Refusal::Denied(_) => "denied",
     }
 }
@@ -239,7 +241,11 @@ fn storage_errors_by_code_and_words() {
         (Code::InvalidArgument, "Schema mismatch due to extra fields in user schema", "schema"),
         (Code::InvalidArgument, "Missing writer schema", "malformed"),
         (Code::FailedPrecondition, "Stream is FINALIZED", "finalized"),
-        (Code::FailedPrecondition, "Billing is off", "denied"),
+        (Code::FailedPrecondition, "Billing is off", "precondition"),
+        (Code::FailedPrecondition, "", "precondition"),
+        (Code::FailedPrecondition, "Entity not found: s", "gone"),
+        (Code::InvalidArgument, "Invalid stream name. Entity: s", "gone"),
+        (Code::InvalidArgument, "Requested entity was not found. Entity: s", "gone"),
         (Code::NotFound, "Requested entity was not found. Entity: projects/p/datasets/d/tables/t/streams/s", "gone"),
         (Code::NotFound, "Table not found: t", "table missing"),
         (Code::PermissionDenied, "Permission 'TABLES_UPDATE_DATA' denied", "denied"),
@@ -260,6 +266,9 @@ fn storage_errors_by_code_and_words() {
     }
     assert_eq!(means(Code::NotFound, "Requested entity was not found", Vec::new(), Call::Create), "table missing");
     assert_eq!(means(Code::AlreadyExists, "", Vec::new(), Call::Create), "later");
+    assert_eq!(means(Code::FailedPrecondition, "Billing is off", Vec::new(), Call::Create), "denied");
+    assert_eq!(means(Code::FailedPrecondition, "no", Vec::new(), Call::Finalize), "precondition");
+    assert_eq!(means(Code::InvalidArgument, "no", Vec::new(), Call::Finalize), "gone");
     assert_eq!(means(Code::FailedPrecondition, "stream is finalized", Vec::new(), Call::Finalize), "gone");
 }
 
