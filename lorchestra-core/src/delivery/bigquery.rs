@@ -173,11 +173,14 @@ impl BigQuery {
         }
         let plain = self.endpoint.is_plain() && self.storage_endpoint.as_ref().is_none_or(Endpoint::is_plain);
         let found = Credentials::find(&self.config.credentials, plain)?;
+        if let Some(domain) = &found.universe_domain {
+            self.move_to(domain)?;
+        }
+        let project = self.config.project.clone().or_else(|| found.project.clone());
         let mut tokens = Tokens::new(found, self.dialing.clone());
-        let project = match (&self.config.project, tokens.credentials().project()) {
-            (Some(project), _) => Some(project.clone()),
-            (None, Some(project)) => Some(project.to_owned()),
-            (None, None) => tokens.machine_project().await?,
+        let project = match project {
+            Some(project) => Some(project),
+            None => tokens.machine_project().await?,
         };
         let project = project.ok_or_else(|| {
             Refusal::Denied(
@@ -192,13 +195,26 @@ impl BigQuery {
         Ok(())
     }
 
+    /// The services of another universe have other addresses, unless the configuration names them.
+    fn move_to(&mut self, universe_domain: &str) -> Result<(), Refusal> {
+        check_id("universe_domain", universe_domain)?;
+        let at = |service: &str| Endpoint::parse(&format!("https://{service}.{universe_domain}"), "universe_domain");
+        if self.config.endpoint.is_none() {
+            self.endpoint = at("bigquery")?;
+            if self.config.storage_endpoint.is_none() {
+                self.storage_endpoint = Some(at("bigquerystorage")?);
+            }
+        }
+        Ok(())
+    }
+
     /// Everything a REST call needs.
     async fn rest(&mut self) -> Result<RestCall<'_>, Refusal> {
         self.resolve().await?;
         let (Some(tokens), Some(table)) = (&mut self.tokens, &self.table) else { return Err(not_connected(&self.name)) };
         if self.rest.is_none() {
             let mut headers = HeaderMap::new();
-            if let Some(project) = tokens.credentials().quota_project()
+            if let Some(project) = tokens.quota_project()
                 && let Ok(project) = HeaderValue::from_str(project)
             {
                 headers.insert("x-goog-user-project", project);
@@ -221,7 +237,7 @@ impl BigQuery {
         }
         let storage = self.storage.as_mut().ok_or_else(|| not_connected(&self.name))?;
         let token = if anonymous(endpoint, &self.config.credentials) { None } else { tokens.bearer().await? };
-        let quota_project = tokens.credentials().quota_project().map(str::to_owned);
+        let quota_project = tokens.quota_project().map(str::to_owned);
         Ok(StorageCall { storage, table, read: self.read.as_ref(), token, quota_project })
     }
 
