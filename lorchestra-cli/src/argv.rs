@@ -1,6 +1,8 @@
 //! The words of the command line before clap reads them: which are ours, and which stand behind a job that is not known yet. Called by
 //! [`crate::args`] and, for what stands behind the job, by [`crate::flags`].
 
+use clap::error::{ContextKind, ContextValue};
+use lorchestra_core::text;
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -89,6 +91,29 @@ fn is_flag(word: &OsStr) -> bool {
 fn is_bare_flag(word: &OsStr) -> bool {
     let bytes = word.as_encoded_bytes();
     bytes.len() > 2 && bytes.starts_with(b"--") && !bytes.contains(&b'=')
+}
+
+/// The error with what was typed made fit for a terminal.
+pub(crate) fn harmless(mut error: clap::Error) -> clap::Error {
+    let escaped: Vec<(ContextKind, ContextValue)> = error
+        .context()
+        .filter_map(|(kind, value)| {
+            let new = match value {
+                ContextValue::String(text) => ContextValue::String(text::escaped(text)),
+                ContextValue::Strings(texts) => ContextValue::Strings(texts.iter().map(|text| text::escaped(text)).collect()),
+                _ => return None,
+            };
+            (new != *value).then_some((kind, new))
+        })
+        .collect();
+    if !escaped.is_empty() {
+        // Proposals repeat the text, in a form that cannot be rewritten.
+        error.insert(ContextKind::Suggested, ContextValue::None);
+    }
+    for (kind, value) in escaped {
+        error.insert(kind, value);
+    }
+    error
 }
 
 #[cfg(test)]

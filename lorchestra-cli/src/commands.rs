@@ -1,47 +1,75 @@
 //! Commands: each takes values and a printer, and returns how it ended.
 
-mod bookmarks;
+pub(crate) mod bookmarks;
 mod delivery;
 mod events;
 mod jobs;
 pub(crate) mod new;
 mod plugins;
-mod run_job;
-mod runs;
+pub(crate) mod run_job;
+pub(crate) mod runs;
 mod setup;
 mod spec_file;
 
-pub(crate) use delivery::after_run;
-
-use crate::args::{Args, Command};
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::notify::Notices;
+use crate::observe::recovered;
 use crate::printer::Printer;
 use crate::settings::Settings;
+use clap::Subcommand;
 use lorchestra_core::host::state::StateDir;
-use lorchestra_core::outcome::Outcome;
 use lorchestra_core::packages::catalog::{Catalog, Package};
-use lorchestra_core::packages::library;
 use lorchestra_core::packages::lockfile::Lockfile;
-use lorchestra_core::run::recovery::{Closed, Recovered, close_all_abandoned, remove_all_unrecorded};
+use lorchestra_core::run::recovery::{Closed, close_all_abandoned, remove_all_unrecorded};
 use lorchestra_core::store::run::NAMED;
 use lorchestra_core::store::{Run, Store};
-use lorchestra_core::text::{self, path_text};
+use lorchestra_core::text::path_text;
 use lorchestra_plugin_api::manifest::{JobManifest, Manifest};
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// What there is to run
+    #[command(subcommand, before_help = "Examples:\n  lorchestra jobs list\n  lorchestra jobs show ingester extract_gmail")]
+    Jobs(jobs::Jobs),
+    /// Run one job
+    #[command(before_help = run_job::EXAMPLES)]
+    RunJob(Box<run_job::RunJob>),
+    /// What was run
+    #[command(
+        subcommand,
+        before_help = "Examples:\n  lorchestra runs list\n  lorchestra runs show 019ab\n  lorchestra runs logs 019ab"
+    )]
+    Runs(runs::Runs),
+    /// The plugin libraries themselves
+    #[command(
+        subcommand,
+        before_help = "Examples:\n  lorchestra plugins check target/release/libingester.so\n  lorchestra plugins install target/release/libingester.so\n  lorchestra plugins list"
+    )]
+    Plugins(plugins::Plugins),
+    /// What was emitted
+    #[command(subcommand, before_help = "Example:\n  lorchestra events list --since -1d --type job.failed")]
+    Events(events::Events),
+    /// Up to where jobs have done their work: what `--since last` begins at
+    #[command(subcommand, before_help = bookmarks::EXAMPLES, after_help = bookmarks::RULE)]
+    Bookmarks(bookmarks::Bookmarks),
+    /// Make a new job package: a crate that builds, tests and runs as it is
+    #[command(before_help = "Examples:\n  lorchestra new words\n  lorchestra new words --dir ~/packages/words")]
+    New(new::New),
+}
+
 /// Runs the command that was asked for, and prints what went wrong.
-pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Code {
+pub(crate) fn run(command: &Command, verbose: u8, settings: &Settings, printer: &mut Printer) -> Code {
     // What was found on the way is told to `on_failure` last: whoever waits for the answer has it by then.
     let mut notices = Notices::new(settings.on_failure.as_deref());
-    let result = match &args.command {
+    let result = match command {
         Command::Jobs(command) => jobs::run(command, settings, printer),
-        Command::RunJob(command) => return run_job::run(command, args.verbose, settings, notices, printer),
+        Command::RunJob(command) => return run_job::run(command, verbose, settings, notices, printer),
         Command::Plugins(command) => plugins::run(command, settings, printer),
         Command::Runs(command) => runs::run(command, settings, &mut notices, printer),
         Command::Bookmarks(command) => bookmarks::run(command, settings, &mut notices, printer),
         Command::Events(command) => events::run(command, settings, &mut notices, printer),
-        Command::New { name, dir, api } => new::run(name, dir.as_deref(), api.as_deref(), printer),
+        Command::New(command) => new::run(command, printer),
     };
     let code = printer.ended(result);
     notices.send(None, printer);
@@ -75,10 +103,7 @@ fn find_job<'a>(catalog: &'a Catalog, package: &str, job: &str) -> Result<(&'a P
 }
 
 fn hold_to(catalog: &mut Catalog, lock: &Lockfile) {
-    catalog.hold_to(|package| {
-        let outline = &package.outline;
-        lock.allows_bytes(&outline.package, &outline.version, || library::sha256(&package.path))
-    });
+    catalog.hold_to(|package| lock.allows_file(package));
 }
 
 /// The state directory and its store, after what an earlier supervisor's death left open is closed. `None`: there is no
@@ -117,36 +142,8 @@ fn second_store(settings: &Settings, printer: &mut Printer) {
 /// Reports what was closed on the way: to the terminal, and the failed ones to `on_failure`.
 fn report_recovered(closed: &Closed, notices: &mut Notices<'_>, printer: &mut Printer) {
     notices.add_recovered(closed);
-    show_recovered(closed, printer);
+    recovered::show(closed, printer);
 }
-
-/// Prints which runs were closed whose supervisor had died. One that cannot be closed is a warning: it keeps nobody from reading the
-/// history, or from running another job.
-pub(crate) fn show_recovered(closed: &Closed, printer: &mut Printer) {
-    let recovered = &closed.recovered;
-    let reported = if recovered.len() > TOLD { TOLD - 1 } else { TOLD };
-    for Recovered { run, outcome } in recovered.iter().take(reported) {
-        let name = format!("run {} of {}/{}", run.run_id, run.package, run.job);
-        printer.warning(match outcome {
-            Outcome::Completed => format!("{name} had completed when its supervisor died; recorded now"),
-            Outcome::Failed(failure) => {
-                format!("{name} is closed as {}: {}", failure.cause.as_str(), text::first_line(&failure.message))
-            }
-        });
-    }
-    if recovered.len() > reported {
-        let more = recovered.len() - reported;
-        printer.warning(format_args!("{more} more runs whose supervisors had died are closed: lorchestra runs list"));
-    }
-    let stuck = closed.stuck.len();
-    if let Some((run_id, error)) = closed.stuck.first() {
-        let others = if stuck > 1 { format!(" (and {} others)", stuck - 1) } else { String::new() };
-        printer.warning(format_args!("run {run_id}{others} stays open for now: {}", crate::failure::stuck(error)));
-    }
-}
-
-/// Lines about runs that were closed, at most: after a crash of the machine there may be thousands.
-const TOLD: usize = 4;
 
 /// The run that a person named.
 fn find_run(store: Option<&Store>, settings: &Settings, text: &str) -> Result<Run, Failure> {

@@ -1,6 +1,7 @@
 //! The configuration file: its keys, and what is wrong with a file that has others. Reads one file, no environment.
 
 use crate::failure::Failure;
+use lorchestra_core::host::files;
 use lorchestra_core::outcome::Cause;
 use lorchestra_core::plan::retries::{MOST, RETRYABLE};
 use lorchestra_core::plan::source::Source;
@@ -8,10 +9,9 @@ use lorchestra_core::plan::{OnOverlap, Policy, duration, size};
 use lorchestra_core::run::log;
 use lorchestra_core::text::{self, one_line, shell};
 use lorchestra_plugin_api::manifest::is_name;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -187,7 +187,7 @@ fn causes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Cause
 
 fn memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     let text = String::deserialize(deserializer)?;
-    crate::args::memory(&text).map(Some).map_err(serde::de::Error::custom)
+    crate::values::memory(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
@@ -197,7 +197,7 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duratio
 
 fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(deserializer)?;
-    crate::args::limit(&text).map(Some).map_err(serde::de::Error::custom)
+    crate::values::limit(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
 /// The wait before another attempt: without one, whatever made an attempt fail is still there at the next.
@@ -240,12 +240,8 @@ const MAX_FILE: u64 = 1 << 20;
 
 /// The text of a regular file. Never waits, as a FIFO without a writer would.
 fn text_of(path: &Path) -> io::Result<String> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let file = files::open_regular(path, OFlags::RDONLY)?;
     let meta = file.metadata()?;
-    if !meta.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
     if meta.len() > MAX_FILE {
         let what = format!("it has {} bytes, and may have {MAX_FILE} (1 MiB)", meta.len());
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
@@ -424,7 +420,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.toml");
         assert!(Config::read(&path).unwrap().plugin_dirs.is_empty(), "a missing file is an empty one");
-        rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
         let refused = || Config::read(&path).unwrap_err().message;
         assert!(refused().contains("not a regular file"), "{}", refused());
         std::fs::remove_file(&path).unwrap();
@@ -437,7 +433,7 @@ mod tests {
     fn one_that_is_too_large_is_not_read_and_what_is_long_is_cut() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.toml");
-        File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        std::fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
         let refused = Config::read(&path).unwrap_err();
         assert!(refused.message.ends_with(": it has 1099511627776 bytes, and may have 1048576 (1 MiB)"), "{refused:?}");
         assert_eq!((refused.code, refused.mends.len()), (crate::exit::Code::Config, 1));

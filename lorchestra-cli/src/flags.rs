@@ -3,13 +3,16 @@
 //! Values are only cut out of argv here; what they mean is `lorchestra_core::plan`'s to say. The catalog has seen to it that no two
 //! parameters share a flag, and that none has the name of a flag that every command takes (`--help`, `--verbose`, …).
 
-use crate::args::{self, OwnFlags};
+mod own;
+
+pub(crate) use own::{GlobalFlags, OwnFlags};
+
 use crate::argv;
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::show;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgAction, Args, Command, CommandFactory, FromArgMatches, value_parser};
+use clap::{Arg, ArgAction, Args, Command, FromArgMatches, value_parser};
 use lorchestra_core::plan::{Given, value};
 use lorchestra_core::text::printable;
 use lorchestra_plugin_api::def::ParamKind;
@@ -45,7 +48,7 @@ pub(crate) fn parse(package: &str, job: &JobManifest, rest: &[OsString]) -> Outc
         Err(error) => {
             return match value_of_switch(package, job, &error) {
                 Some(failure) => Outcome::Failed(failure),
-                None => Outcome::Clap(Box::new(args::harmless(error))),
+                None => Outcome::Clap(Box::new(argv::harmless(error))),
             };
         }
     };
@@ -165,7 +168,7 @@ fn usage(package: &str, job: &JobManifest) -> (String, String) {
 
 /// `-v`, `--plugin-dir`.
 fn of_all_commands() -> Vec<Arg> {
-    let all = args::Args::command();
+    let all = GlobalFlags::augment_args(Command::new("all"));
     let global = all.get_arguments().filter(|arg| arg.is_global_set());
     global.map(|arg| arg.clone().global(false).help_heading(OWN)).collect()
 }
@@ -286,7 +289,7 @@ mod tests {
     /// Whatever the catalog lets through is a command line: clap finds its own contradictions in debug builds.
     #[test]
     fn any_parameters_make_a_command_line() {
-        let mut names: Vec<String> = args::Args::command()
+        let mut names: Vec<String> = <crate::args::Args as clap::CommandFactory>::command()
             .find_subcommand("run-job")
             .unwrap()
             .get_arguments()

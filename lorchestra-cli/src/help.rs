@@ -1,7 +1,8 @@
 //! `run-job --help` where no JOB is named: of run-job itself, and with PACKAGE also which jobs there are. With a JOB it is the job's
 //! help, which [`crate::flags`] makes.
 
-use crate::args::{Args, Command};
+use crate::args::Args;
+use crate::commands::Command;
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::printer::Printer;
@@ -23,7 +24,7 @@ pub(crate) fn print(package: Option<&str>, args: &Args, printer: &mut Printer) -
     let mut jobs = None;
     if let Some(name) = package {
         // Read only now: who asks for the help alone gets it with a broken configuration too.
-        let catalog = Catalog::scan(&Settings::read(args)?.plugin_dirs);
+        let catalog = Catalog::scan(&Settings::read(&args.global)?.plugin_dirs);
         let package = catalog.find(name).map_err(|lookup| Failure::lookup(&catalog, name, None, &lookup))?;
         jobs = Some((name, show::job_names(package).join("\n  ")));
     }

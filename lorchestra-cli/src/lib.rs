@@ -28,6 +28,7 @@ mod secrets;
 mod settings;
 mod show;
 mod stream;
+mod values;
 
 use failure::Failure;
 use printer::Printer;
@@ -59,12 +60,13 @@ fn command() -> ExitCode {
             return printer.finish(code);
         }
     };
-    diagnostics(args.verbose);
+    diagnostics(args.global.verbose);
     // A panic in here is a fault of lorchestra, and has its own exit code; the hook has printed where it was. A run that was under
     // way is closed by the next command.
     let result = catch_unwind(AssertUnwindSafe(|| match help::asked_for(&args) {
         Some(package) => help::print(package, &args, &mut printer),
-        None => Settings::read(&args).map(|settings| commands::run(&args, &settings, &mut printer)),
+        None => Settings::read(&args.global)
+            .map(|settings| commands::run(&args.command, args.global.verbose, &settings, &mut printer)),
     }));
     let fault = |_| {
         Err(Failure::new(exit::Code::Internal, "lorchestra itself failed; the lines above say where")

@@ -1,8 +1,10 @@
 //! Observers of a run: what a person sees on the terminal, what `--json` prints, what goes to the diagnostics. The hook of failed runs
 //! is another one ([`crate::notify`]). Each reads the one stream of [`RunEvent`]s; none changes a run.
 
+pub(crate) mod recovered;
+pub(crate) mod undelivered;
+
 use crate::bar::Bar;
-use crate::commands::{after_run, show_recovered};
 use crate::follow::Follower;
 use crate::printer::Printer;
 use crate::show;
@@ -144,7 +146,7 @@ impl<'a> TerminalObserver<'a> {
 impl Observer for TerminalObserver<'_> {
     fn observe(&mut self, event: &RunEvent<'_>) {
         match event {
-            RunEvent::Recovered(closed) => show_recovered(closed, &mut self.printer.borrow_mut()),
+            RunEvent::Recovered(closed) => recovered::show(closed, &mut self.printer.borrow_mut()),
             RunEvent::Waiting { spec, holder } => self.waiting(spec, holder),
             RunEvent::Started { run_id, spec } => self.started(run_id, spec),
             RunEvent::AttemptFailed(failed) => self.attempt_failed(failed),
@@ -163,7 +165,7 @@ impl Observer for TerminalObserver<'_> {
             }
             RunEvent::Ended { run_id, spec, terminal, output } => self.ended(run_id, spec, terminal, output),
             RunEvent::Delivered { to, report, backlog, required } => {
-                after_run(to, report, *backlog, [*required, self.quiet], &mut self.printer.borrow_mut());
+                undelivered::after_run(to, report, *backlog, [*required, self.quiet], &mut self.printer.borrow_mut());
             }
             RunEvent::Pruned(Err(error)) => {
                 self.printer.borrow_mut().warning(format_args!("old runs could not be removed: {}", chain(error)));

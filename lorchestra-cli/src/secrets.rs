@@ -5,16 +5,16 @@ use crate::config::secret_key;
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::settings::Settings;
+use lorchestra_core::host::files;
 use lorchestra_core::plan::source::Source;
 use lorchestra_core::plan::{Given, RunSpec};
 use lorchestra_core::secrets::Secrets;
 use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::limits::MAX_SECRET;
 use lorchestra_plugin_api::manifest::JobManifest;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -178,12 +178,8 @@ fn file(sought: &Sought<'_>, path: &Path) -> Result<Found, Failure> {
             _ => failure.mend("name a file that holds the secret and nothing else"),
         }
     };
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(|e| failed(e.into()))?);
+    let file = files::open_regular(path, OFlags::RDONLY).map_err(failed)?;
     let meta = file.metadata().map_err(failed)?;
-    if !meta.is_file() {
-        return Err(failed(io::Error::other("it is not a regular file")));
-    }
     if meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o077 != 0 {
         return Err(sought.wrong(&format!("is in {shown}, which others may read or write")).mend(format!("chmod 600 {shown}")));
     }

@@ -1,11 +1,11 @@
 //! Where everything is: flags, environment, configuration file and defaults, in that order of precedence. The only reader
 //! of the environment and the home directory.
 
-use crate::args::Args;
 use crate::config::{Config, JobConfig};
 use crate::destinations;
 use crate::exit::Code;
 use crate::failure::Failure;
+use crate::flags::GlobalFlags;
 use directories::BaseDirs;
 use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::packages::catalog::SearchDir;
@@ -69,7 +69,7 @@ pub(crate) struct Settings {
 
 impl Settings {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
-    pub(crate) fn read(args: &Args) -> Result<Self, Failure> {
+    pub(crate) fn read(args: &GlobalFlags) -> Result<Self, Failure> {
         // HOME unset or empty, as under cron: the passwd entry.
         let base = BaseDirs::new().ok_or_else(|| {
             Failure::new(Code::Config, "there is no home directory: HOME is not set, and this user has none in the passwd file")

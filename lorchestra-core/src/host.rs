@@ -4,7 +4,7 @@
 
 pub mod backoff;
 pub mod clock;
-pub(crate) mod files;
+pub mod files;
 pub mod locks;
 pub mod process;
 pub mod signals;

@@ -1,7 +1,6 @@
 //! `bookmarks show`, `set`, `reset`; and the one bookmark that a run asks for.
 
 use super::{find_job, history, look_after, second_store};
-use crate::args::Bookmarks;
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::notify::Notices;
@@ -9,6 +8,7 @@ use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
 use chrono::{DateTime, Utc};
+use clap::Subcommand;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::packages::catalog::{Catalog, Lookup};
 use lorchestra_core::plan::{self, last};
@@ -17,6 +17,63 @@ use lorchestra_core::store::{Bookmark, Store};
 use lorchestra_core::text::printable;
 use lorchestra_plugin_api::def::ParamKind;
 use serde_json::json;
+
+pub(super) const EXAMPLES: &str = "Examples:
+  lorchestra run-job ingester extract_gmail --source ~/takeout.mbox --since last:-30d
+  lorchestra bookmarks show
+  lorchestra bookmarks set ingester extract_gmail 2024-01-31
+  lorchestra bookmarks reset ingester extract_gmail";
+
+pub(super) const RULE: &str = "There is one for each package, job and account. A run that succeeds moves it to its until, or to where its job \
+says that it came; nothing else does but set and reset. A run moves it forward only, and only if it began at the bookmark or \
+before it: what lies before a bookmark is done, all of it. So neither a backfill nor a run that leaves a gap moves it.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bookmarks {
+    /// List bookmarks: all, or those of a package, a job, an account
+    #[command(
+        before_help = "Examples:\n  lorchestra bookmarks show\n  lorchestra bookmarks show ingester extract_gmail\n  lorchestra bookmarks show --account anna\n  lorchestra bookmarks show --json"
+    )]
+    Show {
+        /// Only those of this package
+        package: Option<String>,
+        /// Only those of this job
+        job: Option<String>,
+        /// Only those of this account; '' for those without one
+        #[arg(long)]
+        account: Option<String>,
+        /// One JSON object a line (schema lorchestra.bookmark/1)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Set a bookmark by hand: the next run with `--since last` begins there
+    #[command(
+        before_help = "Examples:\n  lorchestra bookmarks set ingester extract_gmail 2024-01-31\n  lorchestra bookmarks set ingester extract_gmail --account anna -7d"
+    )]
+    Set {
+        /// The package
+        package: String,
+        /// The job
+        job: String,
+        /// Where to set it, e.g. 2024-01-31, -7d, now
+        #[arg(allow_hyphen_values = true)]
+        time: String,
+        /// The account, as the runs have it
+        #[arg(long)]
+        account: Option<String>,
+    },
+    /// Remove a bookmark: the next run with `--since last:TIME` begins at TIME again
+    #[command(before_help = "Example:\n  lorchestra bookmarks reset ingester extract_gmail --account anna")]
+    Reset {
+        /// The package
+        package: String,
+        /// The job
+        job: String,
+        /// The account, as the runs had it
+        #[arg(long)]
+        account: Option<String>,
+    },
+}
 
 pub(super) fn run(
     command: &Bookmarks,

@@ -4,13 +4,13 @@
 use super::setup::blocking;
 use crate::exit::Code;
 use crate::failure::Failure;
+use crate::observe::undelivered::{self, are, events, why};
 use crate::printer::Printer;
 use crate::settings::Settings;
 use lorchestra_core::delivery::{Deliveries, Destination, DestinationConfig, Refusal, Report, Request, Resend, Trouble};
 use lorchestra_core::host::signals::Signals;
 use lorchestra_core::host::state::StateDir;
-use lorchestra_core::store::{Backlog, Store, StoreError};
-use lorchestra_core::text::chain;
+use lorchestra_core::store::{Backlog, Store};
 use std::time::Duration;
 
 /// How long `events flush` tries.
@@ -59,79 +59,6 @@ pub(super) fn check(settings: &Settings, limit: Duration) -> Result<(), Failure>
     Ok(())
 }
 
-/// Prints what a run's delivery to one destination came to: one line about what is not delivered, if there is anything new.
-pub(crate) fn after_run(
-    to: &DestinationConfig,
-    report: &Report,
-    backlog: Result<Backlog, &StoreError>,
-    [required, quiet]: [bool; 2],
-    printer: &mut Printer,
-) {
-    // Whoever holds the lock delivers our events too.
-    let elsewhere = matches!(report.trouble, Some(Trouble::Elsewhere)) && !required;
-    // With -q only what needs a person is printed: the next run delivers the rest.
-    let passing = matches!(report.trouble, Some(Trouble::Unreachable(_) | Trouble::Deadline(_) | Trouble::Interrupted(_)));
-    match backlog {
-        Ok(_) if elsewhere || quiet && passing && !required => {}
-        Ok(backlog) => tell(to, report, backlog, printer),
-        Err(error) => printer.warning(format_args!("the number of undelivered events is not known: {}", chain(error))),
-    }
-    if let Some(trouble @ Trouble::IntoAnother(_)) = &report.trouble
-        && required
-    {
-        printer.warning(format_args!("the events are not where they should be: {}", why(trouble)));
-    }
-}
-
-/// One line about what is not delivered, if there is anything new to report.
-fn tell(to: &DestinationConfig, report: &Report, backlog: Backlog, printer: &mut Printer) {
-    let label = to.label();
-    if report.progress.refused > 0 {
-        let refused = report.progress.refused;
-        printer.warning(format_args!("{label} refused {}: lorchestra events list --failed", events(refused)));
-    }
-    if report.progress.uncertain > 0 {
-        let uncertain = events(report.progress.uncertain);
-        printer.warning(format_args!("whether {uncertain} arrived is not known: lorchestra events list --uncertain"));
-    }
-    if backlog.pending == 0 {
-        return;
-    }
-    let pending = format!("{} not in {label} yet", are(backlog.pending));
-    match &report.trouble {
-        None => {}
-        Some(Trouble::Blocked(Refusal::TableMissing(reason))) => {
-            let what = if matches!(to, DestinationConfig::BigQuery(_)) { "table" } else { "directory" };
-            printer.warning(format_args!("{pending} ({reason}): lorchestra events setup makes the {what}"));
-        }
-        Some(trouble) => printer.warning(format_args!("{pending} ({}): lorchestra events flush", why(trouble))),
-    }
-}
-
-fn why(trouble: &Trouble) -> String {
-    match trouble {
-        Trouble::Blocked(refusal) => refusal.to_string(),
-        Trouble::Unreachable(reason) => reason.clone(),
-        Trouble::Deadline(None) => "there was no more time".into(),
-        Trouble::Deadline(Some(reason)) => reason.clone(),
-        Trouble::Interrupted(_) => "interrupted".into(),
-        Trouble::Elsewhere => "another process delivers".into(),
-        Trouble::IntoAnother(target) => {
-            format!("another process delivers for this state directory, into {target}: configure the same one for all of them")
-        }
-        Trouble::Store(error) => chain(error),
-        Trouble::Thread(what) => format!("a fault of lorchestra: {what}"),
-    }
-}
-
-fn events(n: u64) -> String {
-    if n == 1 { "1 event".into() } else { format!("{n} events") }
-}
-
-fn are(n: u64) -> String {
-    if n == 1 { "1 event is".into() } else { format!("{n} events are") }
-}
-
 /// `events flush`.
 pub(super) fn flush(
     timeout: Option<Duration>,
@@ -153,7 +80,7 @@ pub(super) fn flush(
         let backlog = store.backlog(to.name(), None)?;
         let where_to = if several { format!(" to {}", to.label()) } else { String::new() };
         printer.line(format_args!("Delivered {}{where_to}.", events(report.progress.delivered)));
-        tell(to, &Report { trouble: None, progress: report.progress }, backlog, printer);
+        undelivered::report(to, &Report { trouble: None, progress: report.progress }, backlog, printer);
         let Some(failure) = report.trouble.as_ref().and_then(|trouble| flush_failure(trouble, backlog)) else { continue };
         // The first one is the command's; what is wrong elsewhere is not kept back.
         match failed {

@@ -1,18 +1,20 @@
 //! `events list`, `flush`, `setup`.
 
 use super::{delivery, find_run, history, setup};
-use crate::args::{EventList, Events};
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
+use crate::values;
 use chrono::Utc;
-use lorchestra_core::delivery::Resend;
+use clap::{Args, Subcommand};
+use lorchestra_core::delivery::{DestinationConfig, Resend};
 use lorchestra_core::plan;
 use lorchestra_core::store::{Event, EventFilter, Store, Undelivered};
 use lorchestra_core::text::printable;
 use serde::Serialize;
+use std::time::Duration;
 
 /// An event as a line of JSON.
 #[derive(Serialize)]
@@ -23,6 +25,76 @@ struct Line<'a> {
     /// Of events that are not delivered: where to.
     #[serde(skip_serializing_if = "Option::is_none")]
     destination: Option<&'a str>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Events {
+    /// List events, oldest first
+    #[command(
+        before_help = "Examples:\n  lorchestra events list --since -1d --type job.failed\n  lorchestra events list --run 019ab --payload"
+    )]
+    List(EventList),
+    /// Deliver pending events to the configured destinations
+    #[command(before_help = "Examples:\n  lorchestra events flush\n  lorchestra events flush --timeout 10m")]
+    Flush {
+        /// How long to try [default: 60s]
+        #[arg(long, value_parser = values::limit, value_name = "DURATION")]
+        timeout: Option<Duration>,
+        /// Deliver to this destination only
+        #[arg(long, value_parser = DestinationConfig::NAMES, value_name = "NAME")]
+        destination: Option<String>,
+        /// Also send again what may have arrived already; it may then be there twice
+        #[arg(long)]
+        resend_uncertain: bool,
+        /// Also send again what a destination refused, after the cause was fixed
+        #[arg(long)]
+        resend_failed: bool,
+    },
+    /// Create what the configured destinations lack (table, directory) and test them
+    #[command(before_help = "Examples:\n  lorchestra events setup --dry-run\n  lorchestra events setup")]
+    Setup {
+        /// Say what would be made; make nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// How long to wait for the row that is written to show: a new table may take some minutes [default: 3m]
+        #[arg(long, value_parser = values::limit, value_name = "DURATION")]
+        timeout: Option<Duration>,
+        /// Set up this destination only
+        #[arg(long, value_parser = DestinationConfig::NAMES, value_name = "NAME")]
+        destination: Option<String>,
+    },
+}
+
+/// Which events are listed, and how.
+#[derive(Debug, Args)]
+pub(crate) struct EventList {
+    /// Only those of this run: its id, or enough of its beginning or end
+    #[arg(long)]
+    pub(crate) run: Option<String>,
+    /// Only those of this type
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(crate) event_type: Option<String>,
+    /// Only those emitted at or after this time, e.g. -1d, yesterday, 2024-01-31
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// Also payloads and subject ids, which may be personal
+    #[arg(long)]
+    pub(crate) payload: bool,
+    /// Only events that are still to be delivered, of each destination
+    #[arg(long, group = "delivery")]
+    pub(crate) pending: bool,
+    /// Only events that a destination refused for good, with its reason
+    #[arg(long, group = "delivery")]
+    pub(crate) failed: bool,
+    /// Only events whose delivery could not be confirmed
+    #[arg(long, group = "delivery")]
+    pub(crate) uncertain: bool,
+    /// With --pending, --failed or --uncertain: of this destination only
+    #[arg(long, requires = "delivery", value_parser = DestinationConfig::NAMES, value_name = "NAME")]
+    pub(crate) destination: Option<String>,
+    /// One JSON object a line (schema lorchestra.event/1)
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 pub(super) fn run(

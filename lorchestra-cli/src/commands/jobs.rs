@@ -1,11 +1,11 @@
 //! `jobs list` and `jobs show`: what is in the libraries, without running any of their code.
 
-use crate::args::Jobs;
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::printer::Printer;
 use crate::settings::{PLUGIN_DIRECTORY, PLUGIN_FLAG, Settings};
 use crate::show;
+use clap::Subcommand;
 use lorchestra_core::packages::catalog::{Catalog, Lookup, Problem, SearchOutcome, Searched};
 use lorchestra_core::text::{self, one_line, printable};
 use lorchestra_plugin_api::manifest::JobManifest;
@@ -13,6 +13,30 @@ use serde_json::{Value, json};
 
 /// Problems that are told in full.
 const PROBLEMS: usize = 3;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Jobs {
+    /// List all packages and their jobs, or those of one package
+    #[command(before_help = "Examples:\n  lorchestra jobs list\n  lorchestra jobs list ingester\n  lorchestra jobs list --json")]
+    List {
+        /// Only this package
+        package: Option<String>,
+        /// One JSON object (schema lorchestra.jobs-list/1)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a job: where it is, what it takes, what it does
+    #[command(before_help = "Example:\n  lorchestra jobs show ingester extract_gmail")]
+    Show {
+        /// The package
+        package: String,
+        /// The job
+        job: String,
+        /// One JSON object (schema lorchestra.jobs-show/1)
+        #[arg(long)]
+        json: bool,
+    },
+}
 
 pub(super) fn run(command: &Jobs, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
     let catalog = super::catalog(settings)?;

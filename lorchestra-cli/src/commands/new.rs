@@ -6,6 +6,7 @@ mod workspace;
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::printer::Printer;
+use clap::Args;
 use lorchestra_core::text::{path_text, shell};
 use lorchestra_plugin_api::manifest::is_name;
 use std::fs;
@@ -149,10 +150,25 @@ impl From<NewError> for Failure {
     }
 }
 
-pub(super) fn run(name: &str, dir: Option<&Path>, api: Option<&Path>, printer: &mut Printer) -> Result<Code, Failure> {
+/// `new NAME`.
+#[derive(Debug, Args)]
+pub(crate) struct New {
+    /// The package's name: [a-z][a-z0-9_-]*, at most 64 characters
+    name: String,
+    /// The directory to make, or an empty one [default: NAME]
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// The lorchestra-plugin-api it depends on: its directory, or that of a checkout [default: the one that this lorchestra was built
+    /// with, if it is still there, or the registry's]
+    #[arg(long, value_name = "PATH")]
+    api: Option<PathBuf>,
+}
+
+pub(super) fn run(command: &New, printer: &mut Printer) -> Result<Code, Failure> {
+    let name = &*command.name;
     check_name(name)?;
-    let api = api_dir(api)?;
-    let dir = dir.unwrap_or(Path::new(name));
+    let api = api_dir(command.api.as_deref())?;
+    let dir = command.dir.as_deref().unwrap_or(Path::new(name));
     let real = real(dir)?;
     let above = workspace::above(&real);
     let member_of = above.as_ref().filter(|above| above.takes_in.is_some()).map(|above| &*above.root);

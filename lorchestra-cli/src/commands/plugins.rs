@@ -5,21 +5,79 @@ mod check;
 mod install;
 mod lock;
 
-use crate::args::Plugins;
 use crate::commands::jobs;
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
+use crate::values;
+use clap::Subcommand;
 use lock::Lock;
 use lorchestra_core::packages::catalog::{Alias, Catalog, Package, Problem, SearchOutcome, Searched};
-use lorchestra_core::packages::library::{self, Library};
+use lorchestra_core::packages::library::Library;
 use lorchestra_core::packages::lockfile::{Locked, Lockfile};
 use lorchestra_core::text::{one_line, path_text};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Plugins {
+    /// List every library file: whether it can be used, and why not
+    #[command(before_help = "Examples:\n  lorchestra plugins list\n  lorchestra plugins list --json")]
+    List {
+        /// One JSON object (schema lorchestra.plugins-list/1)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell all about a library before it is installed: loads it, in a process of its own that is thrown away
+    #[command(
+        before_help = "Examples:\n  lorchestra plugins check target/release/libingester.so\n  lorchestra plugins check --json libingester.so"
+    )]
+    Check {
+        /// The library
+        file: PathBuf,
+        /// How long it has to load [default: 10s]
+        #[arg(long, value_parser = values::limit, value_name = "DURATION")]
+        timeout: Option<Duration>,
+        /// One JSON object (schema lorchestra.plugins-check/1)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Copy libraries into the plugin directory, each in the place of the file that held its package
+    #[command(
+        before_help = "Examples:\n  lorchestra plugins install target/release/libingester.so\n  lorchestra --plugin-dir /opt/lorchestra/plugins plugins install libingester.so"
+    )]
+    Install {
+        /// The libraries
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// One JSON object (schema lorchestra.plugins-install/1)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove the file that holds a package; what its jobs made and what is known of its runs stays
+    #[command(before_help = "Example:\n  lorchestra plugins remove ingester")]
+    Remove {
+        /// The package
+        package: String,
+        /// One JSON object (schema lorchestra.plugins-remove/1)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write plugins.lock: with `locked = true` or --locked only the bytes that are there now will run
+    #[command(before_help = "Examples:\n  lorchestra plugins lock\n  lorchestra plugins lock ingester")]
+    Lock {
+        /// Only these packages; the others stay as they are in the file
+        packages: Vec<String>,
+        /// One JSON object (schema lorchestra.plugins-lock/1)
+        #[arg(long)]
+        json: bool,
+    },
+}
 
 pub(super) fn run(command: &Plugins, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
     match command {
@@ -91,9 +149,9 @@ fn entry_text(entry: &Entry<'_>, lock: Option<&Lock>) -> Vec<String> {
     }
 }
 
-/// Whether plugins.lock has the bytes of the package's file, which are read only where it has the package.
+/// Whether plugins.lock has the bytes of the package's file.
 fn is_locked(package: &Package, lock: &Lock) -> bool {
-    lock.allows_bytes(&package.outline.package, &package.outline.version, || library::sha256(&package.path)).is_ok()
+    lock.allows_file(package).is_ok()
 }
 
 fn directory_json(searched: &Searched) -> Value {
@@ -150,7 +208,9 @@ fn write_lock(only: &[String], as_json: bool, settings: &Settings, printer: &mut
         let package = catalog.find(name).map_err(|lookup| Failure::lookup(&catalog, name, None, &lookup))?;
         let library =
             Library::open(&package.path).map_err(|fault| Failure::unusable(name, &[&fault.at(package.path.clone())]))?;
-        let locked = Locked { version: library.manifest().version.clone(), sha256: library.sha256().to_owned() };
+        let bytes =
+            library.size().map_err(|e| Failure::refused(Code::Plugin, "the library cannot be read", &package.path, &e))?;
+        let locked = Locked { version: library.manifest().version.clone(), bytes, sha256: library.sha256().to_owned() };
         after.packages.insert(name.to_owned(), locked);
     }
     after.write(&settings.lockfile)?;
@@ -165,7 +225,9 @@ fn write_lock(only: &[String], as_json: bool, settings: &Settings, printer: &mut
         let packages: Vec<Value> = after
             .packages
             .iter()
-            .map(|(name, locked)| json!({"name": name, "version": locked.version, "sha256": locked.sha256}))
+            .map(
+                |(name, locked)| json!({"name": name, "version": locked.version, "bytes": locked.bytes, "sha256": locked.sha256}),
+            )
             .collect();
         let of = |wanted: &str| -> Vec<&str> {
             changes.iter().filter(|(kind, ..)| *kind == wanted).map(|(_, name, _)| name.as_str()).collect()

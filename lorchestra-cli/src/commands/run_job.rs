@@ -4,18 +4,19 @@
 use super::jobs::unknown_policies;
 use super::spec_file;
 use super::{bookmarks, delivery, find_job, locked_to, second_store};
-use crate::args::{OwnFlags, RunJob};
 use crate::bar::Bar;
 use crate::config::JobConfig;
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::flags;
+use crate::flags::OwnFlags;
 use crate::notify::Notices;
 use crate::observe::{DiagnosticObserver, JsonObserver, TerminalObserver, Verbosity};
 use crate::printer::Printer;
 use crate::secrets::{self, Configured};
 use crate::settings::Settings;
 use chrono::Utc;
+use clap::Args;
 use lorchestra_core::host::signals::Signals;
 use lorchestra_core::outcome::{Cause, Outcome};
 use lorchestra_core::packages::catalog::Catalog;
@@ -23,9 +24,8 @@ use lorchestra_core::packages::lockfile::Lockfile;
 use lorchestra_core::plan::{self, Context, Policy, Request, RunSpec};
 use lorchestra_core::run::event::Observers;
 use lorchestra_core::run::launch::{self, Delivery, Host, Launch, Launched, launch};
-use lorchestra_core::run::supervisor::RunResult;
+use lorchestra_core::run::supervisor::{RunResult, WorkerEnv};
 use lorchestra_core::secrets::Secrets;
-use lorchestra_core::store::Run;
 use lorchestra_core::text;
 use lorchestra_plugin_api::manifest::JobManifest;
 use std::cell::RefCell;
@@ -50,6 +50,42 @@ struct Planned {
     own: OwnFlags,
     /// Where only locked libraries may run: those.
     lock: Option<Lockfile>,
+}
+
+pub(super) const EXAMPLES: &str = "Examples:
+  lorchestra run-job ingester extract_gmail --help
+  lorchestra run-job ingester extract_gmail --source ~/takeout.mbox --since -7d
+  lorchestra run-job --dry-run ingester extract_gmail --source ~/takeout.mbox
+  lorchestra run-job -q --timeout 30m canonizer canonicalize_email
+  lorchestra run-job --spec spec.json";
+
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct RunJob {
+    #[command(flatten)]
+    pub(crate) own: OwnFlags,
+
+    /// Print help; after PACKAGE and JOB, that of the job
+    // Not clap's own: that would answer for run-job where the job was asked for.
+    #[arg(short, long, overrides_with = "help")]
+    pub(crate) help: bool,
+
+    /// Run a spec, as `--dry-run --json` prints it, from a file or `-` (standard input), instead of PACKAGE and JOB
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["package", "timeout", "grace", "on_overlap", "retries", "memory_max", "param", "group", "trace_parent", "requested_by"])]
+    pub(crate) spec: Option<PathBuf>,
+
+    /// The package
+    #[arg(required_unless_present_any = ["help", "spec"])]
+    pub(crate) package: Option<String>,
+
+    /// The job
+    #[arg(required_unless_present_any = ["help", "spec"])]
+    pub(crate) job: Option<String>,
+
+    /// The job's own flags: `lorchestra run-job PACKAGE JOB --help` lists them
+    // Here for the help only: [`argv::cut`] takes them off before clap reads the rest.
+    #[arg(value_name = "JOB FLAGS")]
+    pub(crate) rest: Vec<OsString>,
 }
 
 pub(super) fn run(command: &RunJob, verbose: u8, settings: &Settings, mut notices: Notices<'_>, printer: &mut Printer) -> Code {
@@ -92,12 +128,14 @@ impl Session<'_, '_> {
         let progress = self.verbose == 0 && !own.quiet && Bar::is_seen();
         let host = Host {
             state_dir: &settings.state_dir,
-            data_root: settings.data_root()?,
-            worker: Path::new("/proc/self/exe"),
-            version: env!("CARGO_PKG_VERSION"),
-            trace_level: settings.trace_level,
-            log_max: settings.log_max,
-            strict_numbers: settings.strict_numbers,
+            worker: WorkerEnv {
+                executable: Path::new("/proc/self/exe"),
+                data_root: settings.data_root()?,
+                version: env!("CARGO_PKG_VERSION"),
+                trace_level: settings.trace_level,
+                log_max: settings.log_max,
+                strict_numbers: settings.strict_numbers,
+            },
             retention: &settings.retention,
             delivery: Delivery { to: &settings.destinations, required: own.require_delivery, timeout },
         };
@@ -262,13 +300,12 @@ fn code(launched: &Launched) -> Code {
     let code = match &launched.result {
         RunResult::Ended(ended) => of_outcome(&ended.terminal.outcome()),
         RunResult::Skipped { .. } => Code::Success,
-        RunResult::Found(run) => of_run(run),
+        RunResult::Found { run, terminal } => {
+            let signal = terminal.as_ref().and_then(|terminal| terminal.failure.as_ref()?.signal);
+            run.cause.map_or(Code::Success, |cause| of_failure(cause, signal))
+        }
     };
     if code == Code::Success && launched.undelivered { Code::Undelivered } else { code }
-}
-
-fn of_run(run: &Run) -> Code {
-    run.cause.map_or(Code::Success, |cause| of_failure(cause, None))
 }
 
 fn of_failure(cause: Cause, signal: Option<i32>) -> Code {

@@ -1,13 +1,13 @@
 //! `runs list`, `show`, `logs`, `stop`.
 
 use super::{find_run, history};
-use crate::args::Runs;
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
+use clap::Subcommand;
 use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::host::process::ignored_by;
 use lorchestra_core::host::state::StateDir;
@@ -30,6 +30,52 @@ const ATTEMPTS: usize = 20;
 const LINE: usize = 120;
 /// Characters before the value of a line of `runs show`.
 const NAME: usize = 10;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Runs {
+    /// List runs, newest first
+    #[command(
+        before_help = "Examples:\n  lorchestra runs list\n  lorchestra runs list --running\n  lorchestra runs list --limit 100 --json"
+    )]
+    List {
+        /// Only those that are running
+        #[arg(long)]
+        running: bool,
+        /// At most so many
+        #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        limit: u64,
+        /// One JSON object a line (schema lorchestra.run/1)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a run: its parameters, how it ended, what it emitted, where its logs are
+    #[command(before_help = "Example:\n  lorchestra runs show 019ab")]
+    Show {
+        /// Id of the run, or enough of its beginning or end
+        run: String,
+        /// One JSON object (schema lorchestra.runs-show/1)
+        #[arg(long)]
+        json: bool,
+        /// Print only the run's spec, which `run-job --spec` runs again
+        #[arg(long, conflicts_with = "json")]
+        spec: bool,
+    },
+    /// Print what a job printed, byte for byte
+    #[command(before_help = "Examples:\n  lorchestra runs logs 019ab\n  lorchestra runs logs 019ab --trace")]
+    Logs {
+        /// Id of the run, or enough of its beginning or end
+        run: String,
+        /// What the job traced instead, one JSON object a line
+        #[arg(long)]
+        trace: bool,
+    },
+    /// Tell a running job to end, and wait for it
+    #[command(before_help = "Example:\n  lorchestra runs stop 019ab")]
+    Stop {
+        /// Id of the run, or enough of its beginning or end
+        run: String,
+    },
+}
 
 pub(super) fn run(
     command: &Runs,

@@ -16,6 +16,7 @@ mod tests;
 pub use setup::{missing, set_up};
 
 use super::{Destination, Landed, Place, Policy, Refusal, Row, Slot};
+use crate::host::files::open_regular;
 use chrono::Utc;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -223,13 +224,11 @@ fn write(file: &File, path: &Path, slot: Slot<'_>, lines: &[u8]) -> Result<(), F
 
 /// A file that was begun before, to be read and written.
 fn opened(path: &Path) -> Result<File, Refusal> {
-    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    match rustix::fs::open(path, flags, Mode::empty()).map(File::from) {
-        Ok(file) if file.metadata().is_ok_and(|meta| meta.is_file()) => Ok(file),
-        Ok(_) => Err(Refusal::StreamGone(format!("{} is not a regular file any more", path.display()))),
-        Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => Err(Refusal::StreamGone(format!("{} is gone", path.display()))),
-        Err(error) => Err(refusal(path, &error.into())),
-    }
+    open_regular(path, OFlags::RDWR | OFlags::NOFOLLOW).map_err(|error| match Errno::from_io_error(&error) {
+        None => Refusal::StreamGone(format!("{} is not a regular file any more", path.display())),
+        Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => Refusal::StreamGone(format!("{} is gone", path.display())),
+        Some(_) => refusal(path, &error),
+    })
 }
 
 fn shorter(path: &Path, length: u64, slot: Slot<'_>) -> Refusal {

@@ -10,7 +10,8 @@
 //! - [`AttemptLock`]: POSIX record lock, taken by the worker itself. Unlike flock it is not inherited by what the job forks,
 //!   so that a daemon left behind cannot hold it; and it tells who holds it.
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use super::files::{absent_if_not_regular, open_regular};
+use rustix::fs::{FlockOperation, OFlags};
 use rustix::process::{Flock, FlockType, Pid};
 use sha2::{Digest, Sha256};
 use std::fs::{File, Metadata};
@@ -161,9 +162,7 @@ fn open(path: &Path) -> io::Result<File> {
 
 /// Also what keeps whoever opens it waiting, or is another process's terminal, is told at once: it is no file.
 fn open_with(path: &Path, flags: OFlags) -> io::Result<File> {
-    let flags = flags | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?);
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::new(io::ErrorKind::NotFound, "it is not a regular file")) }
+    open_regular(path, flags | OFlags::RDWR).map_err(absent_if_not_regular)
 }
 
 #[cfg(test)]
@@ -199,7 +198,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         std::fs::create_dir(at("dir")).unwrap();
-        rustix::fs::mkfifoat(rustix::fs::CWD, at("fifo"), Mode::RUSR | Mode::WUSR).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, at("fifo"), rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
         std::os::unix::fs::symlink("/dev/tty", at("tty")).unwrap();
         std::fs::write(at("file"), "").unwrap();
         for name in ["dir", "fifo", "tty", "nothing", "file/below"] {

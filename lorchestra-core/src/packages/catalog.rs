@@ -21,9 +21,11 @@ pub(crate) use elf::{MAX_FILE, too_large};
 pub use inspect::{inspect, needed_glibc};
 pub use problem::{Fault, Problem, Reason};
 
+use crate::host::files::{NotRegular, open_regular};
 use crate::text::path_text;
 use lorchestra_plugin_api::manifest::{Manifest, Outline};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
@@ -370,7 +372,7 @@ enum NotOpened {
 impl NotOpened {
     fn fault(self, path: &Path) -> Fault {
         match self {
-            Self::Gone => Fault::unreadable(path, &rustix::io::Errno::NOENT.into()),
+            Self::Gone => Fault::unreadable(path, &Errno::NOENT.into()),
             Self::Other(fault) => fault,
         }
     }
@@ -378,27 +380,13 @@ impl NotOpened {
 
 impl Opened {
     fn at(path: &Path) -> Result<Self, NotOpened> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let open = |flags| rustix::fs::open(path, flags, Mode::empty()).map(File::from);
-        let (opened, linked) = match open(flags | OFlags::NOFOLLOW) {
-            Err(rustix::io::Errno::LOOP) => (open(flags), true),
+        let (opened, linked) = match open_regular(path, OFlags::RDONLY | OFlags::NOFOLLOW) {
+            Err(e) if Errno::from_io_error(&e) == Some(Errno::LOOP) => (open_regular(path, OFlags::RDONLY), true),
             opened => (opened, false),
         };
-        let file = opened.map_err(|e| not_opened(path, e.into()))?;
+        let file = opened.map_err(|e| not_opened(path, e))?;
         let meta = file.metadata().map_err(|e| NotOpened::Other(Fault::unreadable(path, &e)))?;
-        let kind = meta.file_type();
-        let what = if kind.is_dir() {
-            "a directory"
-        } else if kind.is_fifo() {
-            "a FIFO"
-        } else if kind.is_block_device() || kind.is_char_device() {
-            "a device"
-        } else if kind.is_file() {
-            return Ok(Self { file, meta, linked });
-        } else {
-            "not a regular file"
-        };
-        Err(NotOpened::Other(Fault::not_a_file(path, what)))
+        Ok(Self { file, meta, linked })
     }
 
     /// `dir` is what [`trust::directory`] says of its directory.
@@ -412,6 +400,18 @@ impl Opened {
 }
 
 fn not_opened(path: &Path, error: io::Error) -> NotOpened {
+    if let Some(NotRegular(kind)) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        let what = if kind.is_dir() {
+            "a directory"
+        } else if kind.is_fifo() {
+            "a FIFO"
+        } else if kind.is_block_device() || kind.is_char_device() {
+            "a device"
+        } else {
+            "not a regular file"
+        };
+        return NotOpened::Other(Fault::not_a_file(path, what));
+    }
     let missing = error.kind() == io::ErrorKind::NotFound;
     NotOpened::Other(match std::fs::symlink_metadata(path) {
         Ok(meta) if meta.file_type().is_symlink() && missing => Fault::dangling(path),

@@ -7,7 +7,7 @@
 use super::error::RunError;
 use super::event::{Observer, RunEvent};
 use super::recovery::{self, RecoveryError};
-use super::supervisor::{self, Order, RunEnv, RunResult};
+use super::supervisor::{self, Order, RunEnv, RunResult, WorkerEnv};
 use crate::delivery::{Deliveries, DestinationConfig, Request, Resend, Trouble};
 use crate::host::clock::now_micros;
 use crate::host::signals::Signals;
@@ -46,18 +46,8 @@ pub struct Launch<'a> {
 pub struct Host<'a> {
     /// The state directory, which is made where it is missing.
     pub state_dir: &'a Path,
-    /// Parent of the packages' data directories.
-    pub data_root: &'a Path,
-    /// The executable that becomes the worker.
-    pub worker: &'a Path,
-    /// Version of lorchestra.
-    pub version: &'a str,
-    /// The most verbose level that is traced.
-    pub trace_level: &'a str,
-    /// Bytes that are kept of what an attempt prints, and of what a run traces.
-    pub log_max: u64,
-    /// Whether an event with a number that loses digits in 64 bits is refused.
-    pub strict_numbers: bool,
+    /// What the worker needs.
+    pub worker: WorkerEnv<'a>,
     /// How long things are kept.
     pub retention: &'a Retention,
     /// Where events go.
@@ -158,24 +148,13 @@ pub fn launch(
     let closed = recovery::close_abandoned(&state)?;
     observer.observe(&RunEvent::Recovered(&closed));
     let deliveries = Deliveries::start(host.delivery.to, &state).map_err(LaunchError::Delivery)?;
-    let env = RunEnv {
-        state: &state,
-        data_root: host.data_root,
-        worker: host.worker,
-        version: host.version,
-        trace_level: host.trace_level,
-        log_max: host.log_max,
-        strict_numbers: host.strict_numbers,
-        secrets,
-        progress,
-    };
+    let env = RunEnv { state: &state, worker: host.worker, secrets, progress };
     let may_exist = run_id.is_some();
     let run_id = run_id.unwrap_or_else(Uuid::now_v7).to_string();
     let order = Order { run_id: run_id.clone(), may_exist, spec, library: &library };
     let (result, mut store) = supervisor::run(&env, order, signals, observer)?;
-    if let RunResult::Found(run) = &result {
-        let terminal = store.terminal(&run.run_id).unwrap_or_default();
-        observer.observe(&RunEvent::Found { run, terminal: terminal.as_ref() });
+    if let RunResult::Found { run, terminal } = &result {
+        observer.observe(&RunEvent::Found { run, terminal: terminal.as_deref() });
     }
     let undelivered = finish_delivery(deliveries, &host.delivery, (&run_id, &store), signals, observer);
     observer.observe(&RunEvent::Pruned(&store.prune(&state, host.retention, now_micros())));

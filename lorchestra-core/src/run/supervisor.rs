@@ -47,15 +47,13 @@ use run_files::RunFilesGuard;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Everything a run needs from outside.
-#[derive(Debug)]
-pub struct RunEnv<'a> {
-    /// Where the state is kept.
-    pub state: &'a StateDir,
+/// What a worker is started with on this host, whatever the run.
+#[derive(Debug, Clone, Copy)]
+pub struct WorkerEnv<'a> {
     /// Parent of the packages' data directories.
     pub data_root: &'a Path,
     /// The executable that becomes the worker: `/proc/self/exe`, which stays right when the file is replaced.
-    pub worker: &'a Path,
+    pub executable: &'a Path,
     /// Version of lorchestra.
     pub version: &'a str,
     /// The most verbose level that is traced.
@@ -64,6 +62,15 @@ pub struct RunEnv<'a> {
     pub log_max: u64,
     /// Whether an event with a number that loses digits in 64 bits is refused.
     pub strict_numbers: bool,
+}
+
+/// Everything a run needs from outside.
+#[derive(Debug)]
+pub struct RunEnv<'a> {
+    /// Where the state is kept.
+    pub state: &'a StateDir,
+    /// What the worker needs.
+    pub worker: WorkerEnv<'a>,
     /// Values of the spec's secrets, as far as they were found.
     pub secrets: &'a Secrets,
     /// Whether somebody looks at the job's progress, which [`progress`] reads.
@@ -99,7 +106,19 @@ pub enum RunResult {
         held_by: Option<String>,
     },
     /// A run of the id that was asked for has ended before. Nothing was started.
-    Found(Box<Run>),
+    Found {
+        /// The run.
+        run: Box<Run>,
+        /// Its end, unless retention has removed the payload.
+        terminal: Option<Box<Terminal>>,
+    },
+}
+
+impl RunResult {
+    fn found(run: Box<Run>, store: Store) -> (Self, Store) {
+        let terminal = store.terminal(&run.run_id).unwrap_or_default().map(Box::new);
+        (Self::Found { run, terminal }, store)
+    }
 }
 
 /// A run that is about to begin: which, what, and from which bytes.
@@ -176,14 +195,14 @@ impl Supervision<'_> {
         };
         match self.begin(lock)? {
             Ok(recorded) => self.supervise(recorded),
-            Err((found, store)) => Ok((RunResult::Found(found), store)),
+            Err((found, store)) => Ok(RunResult::found(found, store)),
         }
     }
 
     fn skip(self, held_by: Option<String>) -> Result<(RunResult, Store), RunError> {
         let mut store = Store::open(self.env.state)?;
         if let Some(found) = self.found(&store)? {
-            return Ok((RunResult::Found(found), store));
+            return Ok(RunResult::found(found, store));
         }
         let new = self.new_run(None)?;
         store.skip_run(&new, &Started { held_by: held_by.clone(), ..self.started(&new) })?;
@@ -374,7 +393,7 @@ impl Supervision<'_> {
     fn started(&self, new: &NewRun) -> Started {
         let place = Place {
             host: &new.host,
-            lorchestra_version: self.env.version,
+            lorchestra_version: self.env.worker.version,
             plugin_path: &new.plugin_path,
             plugin_sha256: &new.plugin_sha256,
         };

@@ -208,7 +208,7 @@ fn what_is_no_file_is_named_and_never_hides_the_rest() {
     std::fs::write(path("libgood.so"), plugin("good")).unwrap();
     std::fs::create_dir(path("a-directory.so")).unwrap();
     symlink("/nowhere/lib.so", path("b-dangling.so")).unwrap();
-    rustix::fs::mknodat(rustix::fs::CWD, path("c-fifo.so"), rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, path("c-fifo.so"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
     let _socket = UnixListener::bind(path("d-socket.so")).unwrap();
     std::fs::write(path("e-empty.so"), "").unwrap();
     std::fs::write(path(".hidden.so"), "").unwrap();

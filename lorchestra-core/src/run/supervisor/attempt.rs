@@ -78,7 +78,7 @@ impl Attempt<'_> {
         // Where this process is already, the worker is too: entering it again may not even be allowed.
         let elsewhere = |directory: &&Path| std::env::current_dir().ok().as_deref() != Some(*directory);
         let start = Start {
-            exe: self.env.worker,
+            exe: self.env.worker.executable,
             title: &title,
             environment: &environment,
             directory: self.spec.directory.as_deref().map(Path::new).filter(elsewhere),
@@ -99,7 +99,8 @@ impl Attempt<'_> {
             log::remove_pieces(&output).map_err(|source| StateError::Io { path: output.clone(), source })?;
         }
         make_dir(&spool)?;
-        let mut log = Log::open(&output, self.env.log_max).map_err(|source| StateError::Io { path: output.clone(), source })?;
+        let mut log =
+            Log::open(&output, self.env.worker.log_max).map_err(|source| StateError::Io { path: output.clone(), source })?;
         log.mask(self.env.secrets.mask());
         let path = state.attempt_note(self.run_id, attempt);
         let note = Note::create(&path).map_err(|source| StateError::Io { path, source })?;
@@ -126,17 +127,17 @@ impl Attempt<'_> {
             lock: env.state.attempt_lock(run_id, attempt),
             trace: env.state.trace(run_id),
             spec: (*spec).clone(),
-            log_max: env.log_max,
+            log_max: env.worker.log_max,
             progress: env.progress.then(|| env.state.progress(run_id)),
             bookmarks: library.manifest().job(&spec.job).is_some_and(JobManifest::has_since),
             secrets: env.secrets.names(),
-            strict_numbers: env.strict_numbers,
+            strict_numbers: env.worker.strict_numbers,
             call: Call {
                 run_id: (*run_id).to_owned(),
                 attempt,
                 package: spec.package.clone(),
-                data_root: env.data_root.to_owned(),
-                trace_level: env.trace_level.to_owned(),
+                data_root: env.worker.data_root.to_owned(),
+                trace_level: env.worker.trace_level.to_owned(),
                 params,
             },
         });

@@ -1,0 +1,34 @@
+//! Runs that were closed because their supervisor had died: a line each, up to a limit.
+
+use crate::printer::Printer;
+use lorchestra_core::outcome::Outcome;
+use lorchestra_core::run::recovery::{Closed, Recovered};
+use lorchestra_core::text;
+
+/// Prints which runs were closed whose supervisor had died. One that cannot be closed is a warning: it keeps nobody from reading the
+/// history, or from running another job.
+pub(crate) fn show(closed: &Closed, printer: &mut Printer) {
+    let recovered = &closed.recovered;
+    let reported = if recovered.len() > MAX_REPORTED { MAX_REPORTED - 1 } else { MAX_REPORTED };
+    for Recovered { run, outcome } in recovered.iter().take(reported) {
+        let name = format!("run {} of {}/{}", run.run_id, run.package, run.job);
+        printer.warning(match outcome {
+            Outcome::Completed => format!("{name} had completed when its supervisor died; recorded now"),
+            Outcome::Failed(failure) => {
+                format!("{name} is closed as {}: {}", failure.cause.as_str(), text::first_line(&failure.message))
+            }
+        });
+    }
+    if recovered.len() > reported {
+        let more = recovered.len() - reported;
+        printer.warning(format_args!("{more} more runs whose supervisors had died are closed: lorchestra runs list"));
+    }
+    let stuck = closed.stuck.len();
+    if let Some((run_id, error)) = closed.stuck.first() {
+        let others = if stuck > 1 { format!(" (and {} others)", stuck - 1) } else { String::new() };
+        printer.warning(format_args!("run {run_id}{others} stays open for now: {}", crate::failure::stuck(error)));
+    }
+}
+
+/// Lines about runs that were closed, at most: after a crash of the machine there may be thousands.
+const MAX_REPORTED: usize = 4;

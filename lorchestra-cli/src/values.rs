@@ -1,0 +1,31 @@
+//! Values that flags and the configuration file share: durations, limits, sizes, counts. Each reader returns the reason why a text is none.
+
+use lorchestra_core::plan::{duration as durations, retries as policy, size};
+use std::time::Duration;
+
+/// How often a job may be tried again.
+pub(crate) fn retries() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(..=i64::from(policy::MOST))
+}
+
+/// A size in which a worker can at least begin.
+pub(crate) fn memory(text: &str) -> Result<u64, String> {
+    let least = size::LEAST;
+    match size::parse(text)? {
+        bytes if bytes < least => Err(format!("is too little to load a plugin; write {} or more", size::show(least))),
+        bytes => Ok(bytes),
+    }
+}
+
+/// A duration that can be a limit: a job that may take no time could never run.
+pub(crate) fn limit(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("a limit of 0 would end every job at once; leave it out for no limit".into()),
+        limit => Ok(limit),
+    }
+}
+
+/// A length of time, such as 90s, 30m or 2h.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    durations::parse(text).map_err(|e| e.to_string())
+}
