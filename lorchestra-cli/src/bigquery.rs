@@ -53,7 +53,11 @@ pub(crate) fn resolve(
     let gcloud = variable("CLOUDSDK_CONFIG").map_or_else(|| config_home.join("gcloud"), PathBuf::from);
     let credentials = CredentialSources {
         file: variable("GOOGLE_APPLICATION_CREDENTIALS").map(PathBuf::from),
-        gcloud: Some(gcloud.join("application_default_credentials.json")),
+        gcloud: Some(gcloud),
+        gcloud_configuration: variable("CLOUDSDK_ACTIVE_CONFIG_NAME"),
+        gcloud_project: variable("CLOUDSDK_CORE_PROJECT"),
+        quota_project: variable("GOOGLE_CLOUD_QUOTA_PROJECT"),
+        universe_domain: variable("GOOGLE_CLOUD_UNIVERSE_DOMAIN"),
         metadata: true,
         metadata_host: variable("GCE_METADATA_HOST"),
     };

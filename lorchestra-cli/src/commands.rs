@@ -20,7 +20,6 @@ use crate::settings::Settings;
 use clap::Subcommand;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::packages::catalog::{Catalog, Package};
-use lorchestra_core::packages::library;
 use lorchestra_core::packages::lockfile::Lockfile;
 use lorchestra_core::run::recovery::{Closed, close_all_abandoned, remove_all_unrecorded};
 use lorchestra_core::store::run::NAMED;
@@ -104,10 +103,7 @@ fn find_job<'a>(catalog: &'a Catalog, package: &str, job: &str) -> Result<(&'a P
 }
 
 fn hold_to(catalog: &mut Catalog, lock: &Lockfile) {
-    catalog.hold_to(|package| {
-        let outline = &package.outline;
-        lock.allows_bytes(&outline.package, &outline.version, || library::sha256(&package.path))
-    });
+    catalog.hold_to(|package| lock.allows_file(package));
 }
 
 /// The state directory and its store, after what an earlier supervisor's death left open is closed. `None`: there is no

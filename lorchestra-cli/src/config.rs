@@ -422,7 +422,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.toml");
         assert!(Config::read(&path).unwrap().plugin_dirs.is_empty(), "a missing file is an empty one");
-        rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
         let refused = || Config::read(&path).unwrap_err().message;
         assert!(refused().contains("not a regular file"), "{}", refused());
         std::fs::remove_file(&path).unwrap();
@@ -435,7 +435,7 @@ mod tests {
     fn one_that_is_too_large_is_not_read_and_what_is_long_is_cut() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.toml");
-        File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        std::fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
         let refused = Config::read(&path).unwrap_err();
         assert!(refused.message.ends_with(": it has 1099511627776 bytes, and may have 1048576 (1 MiB)"), "{refused:?}");
         assert_eq!((refused.code, refused.mends.len()), (crate::exit::Code::Config, 1));

@@ -104,6 +104,12 @@ pub fn shortened(text: &str, characters: usize) -> String {
     if start.len() == text.len() { text.to_owned() } else { format!("{start} …") }
 }
 
+/// The same, where what counts are bytes: at most so many, without the sign.
+pub fn shortened_to_bytes(text: &str, bytes: usize) -> String {
+    let start = &text[..text.floor_char_boundary(bytes)];
+    if start.len() == text.len() { text.to_owned() } else { format!("{start} …") }
+}
+
 fn beginning(text: &str, characters: usize) -> &str {
     text.char_indices().nth(characters).map_or(text, |(end, _)| &text[..end])
 }

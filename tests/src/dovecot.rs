@@ -1,11 +1,11 @@
-//! A real mail server: Dovecot, unpacked by `cargo xtask test` ([`packages`]), with a configuration, a certificate, mail and ports of its
+//! A real mail server: Dovecot, unpacked by `cargo xtask test` ([`lorchestra_test_setup::dovecot`]), with a configuration, a certificate, mail and ports of its
 //! own; one for each test. Dovecot asks a small server of ours whether a token of XOAUTH2 is good, as it would ask Google's.
 
-pub mod packages;
 mod tokens;
 
 use crate::sandbox::NOBODY;
 use crate::{DEADLINE, processes};
+use lorchestra_test_setup::dovecot as setup;
 use rcgen::{CertificateParams, KeyPair};
 use rustix::process::Signal;
 use std::fs;
@@ -43,7 +43,7 @@ impl Dovecot {
     pub fn start() -> Self {
         let exe = std::env::current_exe().expect("a test knows its own executable");
         let target = exe.ancestors().nth(3).expect("a test executable lies in target/<profile>/deps");
-        let root = packages::ensure(target).unwrap_or_else(|error| panic!("{error}"));
+        let root = setup::ensure(target).unwrap_or_else(|error| panic!("{error}"));
         let dir = tempfile::Builder::new().prefix("lorchestra-dovecot-").tempdir().expect("a temporary directory");
         let at = |name: &str| dir.path().join(name);
         for name in ["run", "mail"] {
@@ -66,7 +66,7 @@ impl Dovecot {
         let mut command = Command::new(root.join("usr/bin/doveconf"));
         command.args(["-f", "service=master", "-m", "master", "-p", "-c"]).arg(at("conf"));
         command.arg("-e").arg(root.join("usr/sbin/dovecot")).arg("-F");
-        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LD_LIBRARY_PATH", packages::library_path(&root));
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LD_LIBRARY_PATH", setup::library_path(&root));
         command.stdin(Stdio::null()).stdout(fs::File::create(at("out")).expect("a file")).stderr(Stdio::null());
         let master = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let mut server = Self { dir, master, tls, plain, _tokens: tokens };

@@ -30,7 +30,6 @@ pub mod sandbox;
 pub mod slack;
 pub mod small_disk;
 pub mod terminal;
-pub mod venv;
 
 pub use built::Fixture;
 pub use ended::Ended;

@@ -5,16 +5,10 @@ mod bench;
 mod cargo;
 mod demo;
 mod deny;
-#[path = "../../tests/src/dovecot/packages.rs"]
-#[expect(unreachable_pub, reason = "the file is of the tests' library, which may not be built yet")]
-mod dovecot;
 mod fuzz;
 mod plugins;
 mod sandbox;
 mod test;
-#[path = "../../tests/src/venv.rs"]
-#[expect(unreachable_pub, reason = "the file is of the tests' library, which may not be built yet")]
-mod venv;
 
 use clap::{Parser, Subcommand};
 use std::error::Error;

@@ -146,16 +146,16 @@ fn other_builds() -> Result {
 fn from_pypi() -> Result {
     println!("the BigQuery emulator, a Singer tap, an embedding model: set up once, below the target directory");
     let target = cargo::target()?;
-    crate::venv::ensure(&target)?;
-    crate::venv::ensure_tap(&target)?;
-    crate::venv::ensure_model(&target)?;
+    lorchestra_test_setup::venv::ensure(&target)?;
+    lorchestra_test_setup::venv::ensure_tap(&target)?;
+    lorchestra_test_setup::venv::ensure_model(&target)?;
     Ok(())
 }
 
 /// What the tests in `imap` start: forty megabytes and some seconds, once.
 fn dovecot() -> Result {
     println!("Dovecot: unpacked once, below the target directory");
-    crate::dovecot::ensure(&cargo::target()?)?;
+    lorchestra_test_setup::dovecot::ensure(&cargo::target()?)?;
     Ok(())
 }
 

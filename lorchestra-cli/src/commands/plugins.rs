@@ -15,7 +15,7 @@ use crate::values;
 use clap::Subcommand;
 use lock::Lock;
 use lorchestra_core::packages::catalog::{Alias, Catalog, Package, Problem, SearchOutcome, Searched};
-use lorchestra_core::packages::library::{self, Library};
+use lorchestra_core::packages::library::Library;
 use lorchestra_core::packages::lockfile::{Locked, Lockfile};
 use lorchestra_core::text::{one_line, path_text};
 use serde_json::{Value, json};
@@ -149,9 +149,9 @@ fn entry_text(entry: &Entry<'_>, lock: Option<&Lock>) -> Vec<String> {
     }
 }
 
-/// Whether plugins.lock has the bytes of the package's file, which are read only where it has the package.
+/// Whether plugins.lock has the bytes of the package's file.
 fn is_locked(package: &Package, lock: &Lock) -> bool {
-    lock.allows_bytes(&package.outline.package, &package.outline.version, || library::sha256(&package.path)).is_ok()
+    lock.allows_file(package).is_ok()
 }
 
 fn directory_json(searched: &Searched) -> Value {
@@ -208,7 +208,9 @@ fn write_lock(only: &[String], as_json: bool, settings: &Settings, printer: &mut
         let package = catalog.find(name).map_err(|lookup| Failure::lookup(&catalog, name, None, &lookup))?;
         let library =
             Library::open(&package.path).map_err(|fault| Failure::unusable(name, &[&fault.at(package.path.clone())]))?;
-        let locked = Locked { version: library.manifest().version.clone(), sha256: library.sha256().to_owned() };
+        let bytes =
+            library.size().map_err(|e| Failure::refused(Code::Plugin, "the library cannot be read", &package.path, &e))?;
+        let locked = Locked { version: library.manifest().version.clone(), bytes, sha256: library.sha256().to_owned() };
         after.packages.insert(name.to_owned(), locked);
     }
     after.write(&settings.lockfile)?;
@@ -223,7 +225,9 @@ fn write_lock(only: &[String], as_json: bool, settings: &Settings, printer: &mut
         let packages: Vec<Value> = after
             .packages
             .iter()
-            .map(|(name, locked)| json!({"name": name, "version": locked.version, "sha256": locked.sha256}))
+            .map(
+                |(name, locked)| json!({"name": name, "version": locked.version, "bytes": locked.bytes, "sha256": locked.sha256}),
+            )
             .collect();
         let of = |wanted: &str| -> Vec<&str> {
             changes.iter().filter(|(kind, ..)| *kind == wanted).map(|(_, name, _)| name.as_str()).collect()

@@ -26,7 +26,6 @@ use lorchestra_core::run::event::Observers;
 use lorchestra_core::run::launch::{self, Delivery, Host, Launch, Launched, launch};
 use lorchestra_core::run::supervisor::{RunResult, WorkerEnv};
 use lorchestra_core::secrets::Secrets;
-use lorchestra_core::store::Run;
 use lorchestra_core::text;
 use lorchestra_plugin_api::manifest::JobManifest;
 use std::cell::RefCell;
@@ -301,13 +300,12 @@ fn code(launched: &Launched) -> Code {
     let code = match &launched.result {
         RunResult::Ended(ended) => of_outcome(&ended.terminal.outcome()),
         RunResult::Skipped { .. } => Code::Success,
-        RunResult::Found(run) => of_run(run),
+        RunResult::Found { run, terminal } => {
+            let signal = terminal.as_ref().and_then(|terminal| terminal.failure.as_ref()?.signal);
+            run.cause.map_or(Code::Success, |cause| of_failure(cause, signal))
+        }
     };
     if code == Code::Success && launched.undelivered { Code::Undelivered } else { code }
-}
-
-fn of_run(run: &Run) -> Code {
-    run.cause.map_or(Code::Success, |cause| of_failure(cause, None))
 }
 
 fn of_failure(cause: Cause, signal: Option<i32>) -> Code {

@@ -53,6 +53,8 @@ const INSERT_ROWS: usize = 500;
 const BATCH_BYTES: usize = 4 << 20;
 /// How long a stream may have been idle and still be trusted to be there: Google keeps them three days.
 const STREAM_IDLE: Duration = Duration::from_secs(60 * 60 * 60);
+/// The limit of creating a stream: Google's clients wait twenty minutes.
+const CREATE: Duration = Duration::from_secs(120);
 /// Ids in one query of [`Destination::present`].
 const IDS: usize = 5000;
 
@@ -171,11 +173,14 @@ impl BigQuery {
         }
         let plain = self.endpoint.is_plain() && self.storage_endpoint.as_ref().is_none_or(Endpoint::is_plain);
         let found = Credentials::find(&self.config.credentials, plain)?;
+        if let Some(domain) = &found.universe_domain {
+            self.move_to(domain)?;
+        }
+        let project = self.config.project.clone().or_else(|| found.project.clone());
         let mut tokens = Tokens::new(found, self.dialing.clone());
-        let project = match (&self.config.project, tokens.credentials().project()) {
-            (Some(project), _) => Some(project.clone()),
-            (None, Some(project)) => Some(project.to_owned()),
-            (None, None) => tokens.machine_project().await?,
+        let project = match project {
+            Some(project) => Some(project),
+            None => tokens.machine_project().await?,
         };
         let project = project.ok_or_else(|| {
             Refusal::Denied(
@@ -190,13 +195,26 @@ impl BigQuery {
         Ok(())
     }
 
+    /// The services of another universe have other addresses, unless the configuration names them.
+    fn move_to(&mut self, universe_domain: &str) -> Result<(), Refusal> {
+        check_id("universe_domain", universe_domain)?;
+        let at = |service: &str| Endpoint::parse(&format!("https://{service}.{universe_domain}"), "universe_domain");
+        if self.config.endpoint.is_none() {
+            self.endpoint = at("bigquery")?;
+            if self.config.storage_endpoint.is_none() {
+                self.storage_endpoint = Some(at("bigquerystorage")?);
+            }
+        }
+        Ok(())
+    }
+
     /// Everything a REST call needs.
     async fn rest(&mut self) -> Result<RestCall<'_>, Refusal> {
         self.resolve().await?;
         let (Some(tokens), Some(table)) = (&mut self.tokens, &self.table) else { return Err(not_connected(&self.name)) };
         if self.rest.is_none() {
             let mut headers = HeaderMap::new();
-            if let Some(project) = tokens.credentials().quota_project()
+            if let Some(project) = tokens.quota_project()
                 && let Ok(project) = HeaderValue::from_str(project)
             {
                 headers.insert("x-goog-user-project", project);
@@ -219,7 +237,7 @@ impl BigQuery {
         }
         let storage = self.storage.as_mut().ok_or_else(|| not_connected(&self.name))?;
         let token = if anonymous(endpoint, &self.config.credentials) { None } else { tokens.bearer().await? };
-        let quota_project = tokens.credentials().quota_project().map(str::to_owned);
+        let quota_project = tokens.quota_project().map(str::to_owned);
         Ok(StorageCall { storage, table, read: self.read.as_ref(), token, quota_project })
     }
 
@@ -239,8 +257,18 @@ impl BigQuery {
 
     async fn read_table(&mut self) -> Result<(), Refusal> {
         let call = self.rest().await?;
-        let (found, location) = call.columns().await?;
-        let layout = Layout::read(&call.table.full, &found)?;
+        let Seen { columns, location, needs_filter, .. } = call.seen().await?;
+        let layout = Layout::read(&call.table.full, &columns)?;
+        if let Some(by) = needs_filter
+            && layout.timestamp(Field::CreatedAt).is_none_or(|column| !column.eq_ignore_ascii_case(&by))
+        {
+            let by = if by.is_empty() { "the time of ingestion".to_owned() } else { format!("column {by}") };
+            return Err(Refusal::Denied(format!(
+                "{}: it requires a partition filter on {by}, and events are looked up by created_at: partition it by created_at, or set \
+                 require_partition_filter to false",
+                call.table.full
+            )));
+        }
         // The descriptor of an open connection may be another.
         if let Some(storage) = &mut self.storage {
             let changed = storage.take_schema_changed() || self.read.as_ref().is_none_or(|read| read.layout != layout);
@@ -269,12 +297,21 @@ impl BigQuery {
         }
     }
 
-    async fn present_among(&mut self, ids: &[&str]) -> Result<Vec<String>, Refusal> {
+    /// Bounded by the rows' `created_at`, so that only their partitions are read, and a table that requires a partition filter has one.
+    async fn present_among(&mut self, rows: &[Row]) -> Result<Vec<String>, Refusal> {
         let RestCall { rest, table, read, token } = self.rest().await?;
         let column = read.and_then(|read| read.layout.name_of(Field::EventId)).unwrap_or("event_id");
         let location = read.and_then(|read| read.location.as_deref());
-        let query = format!("SELECT DISTINCT `{column}` FROM `{}` WHERE `{column}` IN UNNEST(@ids)", table.full);
-        rest.query(table, token.as_deref(), LookUp { location, sql: query, ids }).await
+        let mut sql = format!("SELECT DISTINCT `{column}` FROM `{}` WHERE `{column}` IN UNNEST(@ids)", table.full);
+        let times = rows.iter().map(|row| row.created_at);
+        let extremes = times.clone().min().and_then(encode::rfc3339).zip(times.max().and_then(encode::rfc3339));
+        let between = extremes.zip(read.and_then(|read| read.layout.timestamp(Field::CreatedAt)));
+        let between = between.map(|((first, last), column)| {
+            sql.push_str(&format!(" AND `{column}` BETWEEN @first AND @last"));
+            [first, last]
+        });
+        let ids: Vec<&str> = rows.iter().map(|row| row.event_id.as_str()).collect();
+        rest.query(table, token.as_deref(), LookUp { location, sql, ids: &ids, between }).await
     }
 }
 
@@ -291,13 +328,15 @@ impl RestCall<'_> {
         self.rest.with(self.token.as_deref())
     }
 
-    /// The table's columns, and its location.
-    async fn columns(&self) -> Result<(Vec<Found>, Option<String>), Refusal> {
-        match read_table(self.rest, self.table, self.token.as_deref()).await? {
-            (_, Some(kind), _) if kind != "TABLE" => {
-                Err(Refusal::Denied(format!("{}: is a {kind}, and no table", self.table.full)))
+    /// The table. A view cannot be written to.
+    async fn seen(&self) -> Result<Seen, Refusal> {
+        let seen = read_table(self.rest, self.table, self.token.as_deref()).await?;
+        match seen.kind.as_deref() {
+            None | Some("TABLE") => Ok(seen),
+            Some(kind) => {
+                let name = &self.table.full;
+                Err(Refusal::Denied(format!("{name}: is a {kind}: name the table that events are to be written to")))
             }
-            (found, _, location) => Ok((found, location)),
         }
     }
 }
@@ -359,7 +398,8 @@ impl Destination for BigQuery {
     }
 
     async fn create_stream(&mut self) -> Result<String, Refusal> {
-        let limit = self.dialing.timeout();
+        // Google takes its time when many are created at once; one that nobody waits for any more costs nothing.
+        let limit = self.dialing.timeout().max(CREATE);
         let created = within(limit, async {
             let mut call = self.storage().await?;
             let parent = call.table.resource();
@@ -390,10 +430,10 @@ impl Destination for BigQuery {
     }
 
     /// Each 5000 ids are one query, with a limit of its own.
-    async fn present(&mut self, event_ids: &[&str]) -> Result<HashSet<String>, Refusal> {
+    async fn present(&mut self, rows: &[Row]) -> Result<HashSet<String>, Refusal> {
         let mut found = HashSet::new();
-        for ids in event_ids.chunks(IDS) {
-            let answered = within(self.dialing.timeout(), self.present_among(ids)).await;
+        for rows in rows.chunks(IDS) {
+            let answered = within(self.dialing.timeout(), self.present_among(rows)).await;
             found.extend(self.settled(answered)?);
         }
         Ok(found)
@@ -404,12 +444,18 @@ async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, 
     tokio::time::timeout(limit, work).await
 }
 
-/// Columns, kind and location of a table or view. Past the client, which cannot read a table that has a type it does not know.
-async fn read_table(
-    rest: &Rest,
-    table: &TableName,
-    token: Option<&str>,
-) -> Result<(Vec<Found>, Option<String>, Option<String>), Refusal> {
+/// What is asked of a table or view.
+struct Seen {
+    columns: Vec<Found>,
+    /// TABLE, VIEW and so on.
+    kind: Option<String>,
+    location: Option<String>,
+    /// The column by which every query has to say which partitions it reads; empty: the time of ingestion.
+    needs_filter: Option<String>,
+}
+
+/// Reads a table or view. Past the client, which cannot read a table that has a type it does not know.
+async fn read_table(rest: &Rest, table: &TableName, token: Option<&str>) -> Result<Seen, Refusal> {
     let resource =
         rest.raw(Call { about: &table.full, token, method: reqwest::Method::GET, path: &table.resource() }, None).await?;
     let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
@@ -418,7 +464,17 @@ async fn read_table(
         .into_iter()
         .flatten()
         .filter_map(|field| Some(Found::new(&text(field, "name")?, &text(field, "type")?, text(field, "mode").as_deref())));
-    Ok((found.collect(), text(&resource, "type").map(|kind| words::one_line(&kind)), text(&resource, "location")))
+    let requires = |at: &str| resource.pointer(at).and_then(Value::as_bool) == Some(true);
+    let column =
+        ["/timePartitioning/field", "/rangePartitioning/field"].into_iter().find_map(|at| resource.pointer(at)?.as_str());
+    let needs_filter = (requires("/requirePartitionFilter") || requires("/timePartitioning/requirePartitionFilter"))
+        .then(|| words::one_line(column.unwrap_or_default()));
+    Ok(Seen {
+        columns: found.collect(),
+        kind: text(&resource, "type").map(|kind| words::one_line(&kind)),
+        location: text(&resource, "location"),
+        needs_filter,
+    })
 }
 
 fn no_storage_endpoint() -> Refusal {

@@ -137,7 +137,7 @@ impl Destination for AnyDestination {
         each!(self, one => one.finalize(slot).await)
     }
 
-    async fn present(&mut self, event_ids: &[&str]) -> Result<HashSet<String>, Refusal> {
-        each!(self, one => one.present(event_ids).await)
+    async fn present(&mut self, rows: &[Row]) -> Result<HashSet<String>, Refusal> {
+        each!(self, one => one.present(rows).await)
     }
 }

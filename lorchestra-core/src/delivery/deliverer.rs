@@ -6,24 +6,33 @@
 //!   frozen batch of a predecessor? ── yes ─► the same rows to the same place
 //!          │ no
 //!   next pending rows ─► freeze (committed) ─► send ─┬─ landed, or had landed before ─► delivered mark moves (committed)
-//!                                                    ├─ rows refused, too large ──────► taken back; bad rows set aside; the rest again
-//!                                                    ├─ stream finalised, gone ───────► its row count, or the table itself, tells
+//!                                                    ├─ rows refused, too large ──────► verdict: bad rows set aside; the rest again
+//!                                                    ├─ stream finalized, gone, odd ──► settle: fenced; its length, or the table, decides
 //!                                                    └─ no answer ────────────────────► the same again, later
 //! ```
 //!
-//! - A batch that was sent and not answered is never resized and never sent anywhere else until its fate is known.
-//! - A definite refusal takes it back. *Fresh* means that every answer about it so far was definite: then a stream that is gone
-//!   needs no look into the table.
+//! What a stream is, which states it has and what the parts promise each other about it is in [`super::destination`]. `verdict` has what a
+//! refusal means for the rows, `settle` how the fate of a batch is found out.
+//!
+//! - A batch that was sent and not answered is never resized and never sent anywhere else until its fate is known: its stream is fenced
+//!   first, so that a request that is still on its way cannot land afterwards.
+//! - A definite refusal takes it back. *Fresh* means that every answer about it so far was definite: then nothing of it can still arrive.
+//! - That something is at the place of a batch of unknown fate is no proof that it is this batch: its first and last event are looked up,
+//!   where reading is permitted. A state directory that was copied or restored shows in that way, and by [`Outbox::doubtful_to`].
 //! - No event is skipped: what is not delivered is pending, set aside with the server's reason, or uncertain.
+//! - Rows that are refused all together for one reason are not set aside: it is the table or this host. Delivery stops, they stay pending.
 //! - One row never blocks the others. A batch that the server will not have, without saying which row is to blame, is cut until that row
 //!   is alone, and others go before it. It is a *suspect* then, and still pending: when another row has landed it is sent once more, and
 //!   set aside for good if it is refused again. When none lands, it is the server that is at fault.
 
-use super::destination::{Destination, Landed, Place, Refusal, RefusedRow, Slot};
+mod settle;
+mod verdict;
+
+use super::destination::{Destination, Landed, Place, Refusal, Slot};
 use super::policy::Policy;
 use super::session::Session;
 use crate::host::backoff::Backoff;
-use crate::store::{Batch, Circuit, NewBatch, OutRow, Outbox, Row, Settled, StoreError, Was};
+use crate::store::{Batch, Circuit, NewBatch, OutRow, Outbox, Row, StoreError, Was};
 use std::collections::HashSet;
 use std::time::Instant;
 
@@ -63,6 +72,13 @@ struct Flight {
     stumbles: u32,
 }
 
+impl Flight {
+    /// Where it ends in its stream.
+    fn end(&self) -> i64 {
+        self.batch.place.as_ref().map_or(0, |(_, offset)| offset.saturating_add(self.batch.length))
+    }
+}
+
 /// Delivers, as long as it is asked to.
 pub struct Deliverer<'a, D> {
     store: &'a mut Outbox,
@@ -74,10 +90,16 @@ pub struct Deliverer<'a, D> {
     /// Streams left in a row, without a batch that landed.
     left: u32,
     /// Rows in the next batch: halved when a server finds one too large.
-    room: usize,
+    batch_limit: usize,
     flight: Option<Flight>,
     /// A batch has landed: the server takes rows.
     proven: bool,
+    /// The last answer of the stream in use was that a batch landed.
+    stream_works: bool,
+    /// A stream was left because of a refusal without a reason, and nothing has landed since.
+    renewed: bool,
+    /// Events up to this one may be in the target by another store's doing; `None`: not asked yet.
+    doubtful_to: Option<i64>,
     /// Suspects since a batch landed last.
     suspects: u32,
     /// What was answered to the last of them.
@@ -98,7 +120,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
     /// For the holder of the delivery lock. What is delivered is added to `progress`.
     pub fn new(store: &'a mut Outbox, session: &'a mut Session<D>, policy: Policy, progress: &'a mut Progress) -> Self {
         let backoff = Backoff::new(policy.first_wait, policy.longest_wait);
-        let room = policy.rows;
+        let batch_limit = policy.rows;
         Self {
             store,
             session,
@@ -106,9 +128,12 @@ impl<'a, D: Destination> Deliverer<'a, D> {
             backoff,
             patience: 0,
             left: 0,
-            room,
+            batch_limit,
             flight: None,
             proven: false,
+            stream_works: false,
+            renewed: false,
+            doubtful_to: None,
             suspects: 0,
             suspicion: None,
             tried: 0,
@@ -186,6 +211,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
     async fn pause(&mut self, refusal: Refusal, persistent: bool) -> Result<(), Stopped> {
         let (reason, after) = match refusal {
             Refusal::Later { reason, after, .. } => (reason, after),
+            Refusal::Precondition(reason) => (reason, None),
             // A column that was just added, or a table that was just made and was seen on connecting, is unknown to those who write for some
             // minutes; whoever has them, waits.
             Refusal::TableMissing(_) | Refusal::SchemaChanged(_)
@@ -221,7 +247,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
                     let unsent = self.store.has_unsent()?;
                     let after = if self.proven { 0 } else { self.tried };
                     if let Some(suspect) = self.store.suspect(after)?
-                        && (self.proven || !unsent)
+                        && (self.proven || !unsent && self.suspects < SUSPECTS)
                     {
                         let rows: Vec<OutRow> = self.store.row(suspect)?.into_iter().collect();
                         let new = self.place(&rows).await?;
@@ -257,10 +283,9 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         match answer {
             // Nobody has sent it yet, and there is something in its place: the state directory is a copy of another one that goes on
             // writing, say. What is there is not this.
-            Ok(Landed::Before) if was_fresh => {
-                self.settle_by_look("something else is in its place in the stream").await.map(|()| true)
-            }
-            Ok(_) => self.landed().await.map(|()| true),
+            Ok(Landed::Before) if was_fresh => self.settle_by_query(settle::ANOTHER).await.map(|()| true),
+            Ok(Landed::Before) => self.confirm(false).await.map(|()| true),
+            Ok(Landed::Now) => self.landed().await.map(|()| true),
             Err(refusal) => {
                 let definite = !matches!(refusal, Refusal::Later { .. });
                 if let Some(flight) = &mut self.flight {
@@ -305,6 +330,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
                 None => {
                     let stream = destination.create_stream().await.map_err(Trouble::Refused)?;
                     self.store.use_stream(&new.target, &stream)?;
+                    self.stream_works = false;
                     Some(stream)
                 }
             };
@@ -316,7 +342,16 @@ impl<'a, D: Destination> Deliverer<'a, D> {
     async fn freeze(&mut self, done: Option<&Batch>) -> Result<bool, Trouble> {
         // What is `done` is still pending to the store.
         let after = done.map_or(0, |batch| batch.last);
-        let out = self.store.pending_rows(after, self.room, self.policy.bytes)?;
+        let mut out = self.store.pending_rows(after, self.batch_limit, self.policy.bytes)?;
+        while out.first().is_some_and(|out| self.doubtful_to.is_none_or(|to| out.n <= to)) {
+            let rest = self.without_doubtful(out).await?;
+            let is_settled = rest.is_empty();
+            out = rest;
+            if !is_settled {
+                break;
+            }
+            out = self.store.pending_rows(after, self.batch_limit, self.policy.bytes)?;
+        }
         let new = self.place(&out).await?;
         if done.is_none() && new.is_none() {
             return Ok(false);
@@ -324,6 +359,27 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         let batch = self.store.advance(done, new.as_ref())?;
         self.flight = batch.map(|batch| flight(batch, out, true));
         Ok(self.flight.is_some())
+    }
+
+    /// Leaves out the rows that another store may have delivered and that are in the target.
+    async fn without_doubtful(&mut self, out: Vec<OutRow>) -> Result<Vec<OutRow>, Trouble> {
+        let to = *self.doubtful_to.insert(self.store.doubtful_to()?);
+        let doubtful: Vec<Row> = out.iter().filter(|out| out.n <= to).map(|out| out.row.clone()).collect();
+        if doubtful.is_empty() {
+            return Ok(out);
+        }
+        self.connect().await?;
+        let there = match self.session.destination.present(&doubtful).await {
+            Ok(there) => there,
+            // The stream that both stores know takes each batch once.
+            Err(Refusal::Denied(_)) => return Ok(out),
+            Err(other) => return Err(Trouble::Refused(other)),
+        };
+        let (present, rest): (Vec<_>, Vec<_>) = out.into_iter().partition(|out| there.contains(&out.row.event_id));
+        let present: Vec<i64> = present.iter().map(|out| out.n).collect();
+        self.progress.delivered += present.len() as u64;
+        self.store.settle_present(&present)?;
+        Ok(rest)
     }
 
     fn load(&mut self, batch: Batch) -> Result<Flight, StoreError> {
@@ -335,11 +391,13 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         let Some(flight) = self.flight.take() else { return Ok(()) };
         self.progress.delivered += flight.rows.len() as u64;
         self.left = 0;
+        self.stream_works = true;
+        self.renewed = false;
         self.session.trouble = None;
         self.suspicion = None;
         self.suspects = 0;
         self.proven = true;
-        self.room = (self.room * 2).min(self.policy.rows);
+        self.batch_limit = (self.batch_limit * 2).min(self.policy.rows);
         if self.store.suspect(0)?.is_some() {
             self.store.advance(Some(&flight.batch), None)?;
             return Ok(());
@@ -354,200 +412,6 @@ impl<'a, D: Destination> Deliverer<'a, D> {
                 Err(trouble)
             }
         }
-    }
-
-    async fn refused(&mut self, refusal: Refusal) -> Result<(), Trouble> {
-        let Some(flight) = &mut self.flight else { return Ok(()) };
-        match refusal {
-            Refusal::Later { perhaps_request: true, .. } => {
-                flight.stumbles += 1;
-                if flight.stumbles < STUMBLES {
-                    return Err(Trouble::Refused(refusal));
-                }
-                self.cut_in_the_dark(refusal).await
-            }
-            Refusal::Rows(rows) => {
-                let settled = self.set_aside(&rows);
-                self.take_back(settled, self.room, "rows beside it were refused")
-            }
-            Refusal::TooLarge(_) | Refusal::Malformed(_) => self.cut(refusal, 2),
-            Refusal::StreamDamaged(reason) => {
-                // It is not to be trusted any more, and this batch is not in it.
-                if self.left == 0 {
-                    tracing::warn!(reason, "a stream has lost rows that had landed, or has others; a new one is begun");
-                }
-                if let Some(slot) = slot(&flight.batch) {
-                    // Of what is in its place nothing is ours to remove.
-                    let _ = self.session.destination.finalize(Slot { length: 0, ..slot }).await;
-                }
-                self.leave_and_take_back(Vec::new())
-            }
-            // Whatever is in the stream, it is not this.
-            Refusal::StreamFinalized(_) | Refusal::StreamGone(_) if flight.fresh => self.leave_and_take_back(Vec::new()),
-            Refusal::StreamFinalized(_) => self.settle_by_count().await,
-            Refusal::StreamGone(reason) => self.settle_by_look(&reason).await,
-            other => Err(Trouble::Refused(other)),
-        }
-    }
-
-    /// The server stumbles on the batch, and whether it is there is not known: that is found out first.
-    async fn cut_in_the_dark(&mut self, refusal: Refusal) -> Result<(), Trouble> {
-        let Some(flight) = &self.flight else { return Ok(()) };
-        // Without a stream each event is there at least once: it may be cut although its fate is not known.
-        let Some(slot) = slot(&flight.batch) else { return self.cut(refusal, 8) };
-        match self.session.destination.finalize(slot).await {
-            Ok(length) if length >= slot.offset + slot.length => {
-                self.store.leave_stream(&flight.batch.target)?;
-                self.landed().await
-            }
-            Ok(_) => {
-                self.store.leave_stream(&flight.batch.target)?;
-                self.cut(refusal, 8)
-            }
-            Err(Refusal::StreamGone(reason)) => self.settle_by_look(&reason).await,
-            // The server itself is not well.
-            Err(other) => Err(Trouble::Refused(other)),
-        }
-    }
-
-    /// Takes the batch, which is not there, back to send it in `parts`. One row cannot be cut: it is set aside, on suspicion.
-    fn cut(&mut self, refusal: Refusal, parts: usize) -> Result<(), Trouble> {
-        let Some(flight) = &self.flight else { return Ok(()) };
-        let (rows, was) = (flight.rows.len(), flight.batch.was);
-        let reason = refusal.to_string();
-        match (flight.numbers.as_slice(), was) {
-            ([], _) | ([_, _, ..], _) => self.take_back(Vec::new(), rows / parts, &reason),
-            // It was sent on request, and is what it was.
-            ([_], Some(Was::Uncertain)) => self.give_up(&reason),
-            ([_], Some(Was::Refused)) => {
-                self.progress.refused += 1;
-                self.take_back(Vec::new(), self.room, &reason)
-            }
-            (&[n], Some(Was::Suspect)) if self.proven => {
-                self.progress.refused += 1;
-                self.take_back(vec![(n, Settled::Refused(reason.clone()))], self.room, &reason)
-            }
-            ([_], Some(Was::Suspect)) => {
-                self.take_back(Vec::new(), self.room, &reason)?;
-                self.suspicion = Some(refusal);
-                Ok(())
-            }
-            ([_], None) if self.suspects == SUSPECTS => {
-                self.take_back(Vec::new(), self.room, &reason)?;
-                Err(Trouble::Refused(refusal))
-            }
-            (&[n], None) => {
-                self.take_back(vec![(n, Settled::Suspect(reason.clone()))], self.room, &reason)?;
-                self.suspects += 1;
-                self.suspicion = Some(refusal);
-                Ok(())
-            }
-        }
-    }
-
-    fn set_aside(&mut self, rows: &[RefusedRow]) -> Vec<(i64, Settled)> {
-        let numbers = self.flight.as_ref().map(|flight| flight.numbers.as_slice()).unwrap_or_default();
-        let settled: Vec<_> =
-            rows.iter().filter_map(|row| numbers.get(row.index).map(|n| (*n, Settled::Refused(row.reason.clone())))).collect();
-        self.progress.refused += settled.len() as u64;
-        settled
-    }
-
-    fn take_back(&mut self, settled: Vec<(i64, Settled)>, room: usize, reason: &str) -> Result<(), Trouble> {
-        if let Some(flight) = self.flight.take() {
-            self.room = room.max(1);
-            self.store.release(&flight.batch, &settled, self.room, reason)?;
-        }
-        Ok(())
-    }
-
-    fn leave_and_take_back(&mut self, settled: Vec<(i64, Settled)>) -> Result<(), Trouble> {
-        if let Some(flight) = &self.flight {
-            self.store.leave_stream(&flight.batch.target)?;
-        }
-        self.take_back(settled, self.room, "its stream was gone")?;
-        self.left += 1;
-        if self.left > PATIENCE {
-            // Streams are not for free, and this server takes none.
-            return Err(Trouble::Refused(Refusal::Later {
-                reason: "it refused one new stream after the other".into(),
-                after: None,
-                perhaps_request: false,
-            }));
-        }
-        Ok(())
-    }
-
-    /// The stream takes no more: its length shows whether the batch is in it.
-    async fn settle_by_count(&mut self) -> Result<(), Trouble> {
-        let Some(flight) = &self.flight else { return Ok(()) };
-        let Some(slot) = slot(&flight.batch) else { return Ok(()) };
-        match self.session.destination.finalize(slot).await {
-            Ok(length) if length >= slot.offset + slot.length => {
-                self.store.leave_stream(&flight.batch.target)?;
-                self.landed().await
-            }
-            Ok(_) => self.leave_and_take_back(Vec::new()),
-            Err(Refusal::StreamGone(reason)) => self.settle_by_look(&reason).await,
-            Err(other) => Err(Trouble::Refused(other)),
-        }
-    }
-
-    /// The stream is gone: the table itself tells which rows are there.
-    async fn settle_by_look(&mut self, gone: &str) -> Result<(), Trouble> {
-        let Some(flight) = &self.flight else { return Ok(()) };
-        let ids: Vec<&str> = flight.rows.iter().map(|row| row.event_id.as_str()).collect();
-        let there = match self.session.destination.present(&ids).await {
-            Ok(there) => there,
-            Err(Refusal::Denied(denied)) => {
-                return self.give_up(&format!("{gone}; and whether its rows are in the table cannot be read: {denied}"));
-            }
-            // It may be answered yet.
-            Err(other) => return Err(Trouble::Refused(other)),
-        };
-        self.leave_with(&there)
-    }
-
-    fn leave_with(&mut self, there: &HashSet<String>) -> Result<(), Trouble> {
-        let Some(flight) = &self.flight else { return Ok(()) };
-        let present: Vec<_> = flight
-            .numbers
-            .iter()
-            .zip(&flight.rows)
-            .filter(|(_, row)| there.contains(&row.event_id))
-            .map(|(n, _)| (*n, Settled::Present))
-            .collect();
-        self.progress.delivered += present.len() as u64;
-        self.leave_and_take_back(present)
-    }
-
-    fn give_up(&mut self, reason: &str) -> Result<(), Trouble> {
-        if let Some(flight) = self.flight.take() {
-            self.store.leave_stream(&flight.batch.target)?;
-            self.store.give_up(&flight.batch, reason)?;
-            self.progress.uncertain += flight.rows.len() as u64;
-        }
-        Ok(())
-    }
-
-    /// A batch that was frozen for another table, or for the other way of writing, before the configuration changed.
-    async fn settle_elsewhere(&mut self) -> Result<(), Trouble> {
-        let Some(flight) = &self.flight else { return Ok(()) };
-        if flight.batch.place.is_some() {
-            return match self.settle_by_count().await {
-                Err(Trouble::Refused(refusal)) if !matches!(refusal, Refusal::Later { .. }) => self.settle_unreadable(&refusal),
-                settled => settled,
-            };
-        }
-        if flight.batch.target == self.session.destination.name() {
-            return self.settle_by_look("it was sent by single requests").await;
-        }
-        self.give_up(&format!("it was sent to {} when the configuration changed", flight.batch.target.clone()))
-    }
-
-    fn settle_unreadable(&mut self, refusal: &Refusal) -> Result<(), Trouble> {
-        let to = self.flight.as_ref().map(|flight| flight.batch.target.clone()).unwrap_or_default();
-        self.give_up(&format!("it was on its way to {to}, of which nothing can be learned: {refusal}"))
     }
 }
 

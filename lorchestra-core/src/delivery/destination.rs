@@ -3,6 +3,28 @@
 //! The deliverer owns the order (freeze in the store, then send, then record what came back); a destination owns one
 //! connection and translates. It never retries, never sleeps, and keeps nothing that a crash may not lose: whatever must
 //! survive (stream, offset, which rows) is in the store before [`Destination::append`] is called.
+//!
+//! # Streams
+//!
+//! A stream is an append-only log in the destination. One is in use for each target, and a batch has a fixed place in it.
+//!
+//! ```text
+//!   create ─► open ◄──────────────────── landed (the age of the stream begins again) ────┐
+//!              └─► appending ─┬──────────────────────────────────────────────────────────┤
+//!                             ├─ refused for certain ─► open; the rows are free again ───┘
+//!                             ├─ no answer ───────────► unknown fate: the same rows to the same offset, again
+//!                             └─ finalized, gone, or refused without a reason ─► fenced ─► left
+//!
+//!   fenced: `finalize` was answered. With a length: the length shows whether a batch is in it. With
+//!           [`Refusal::StreamGone`]: the table is asked. Either way the stream takes no more rows.
+//!   left:   the store has forgotten it; the next batch begins a new one.
+//! ```
+//!
+//! | part | promises |
+//! | --- | --- |
+//! | store | A batch is committed with stream, offset and rows before it is sent, and is never resized. The age of a stream counts from its last batch that landed. |
+//! | deliverer | A batch of unknown fate is taken back only after its stream was fenced: no request that is still on its way can land afterwards. A row is suspected only after its stream was fenced and left once. |
+//! | destination | [`Destination::append`] is all or nothing. After [`Destination::finalize`] has returned a length or [`Refusal::StreamGone`], nothing is added to the stream. |
 
 use super::policy::Policy;
 use crate::store::Row;
@@ -90,7 +112,14 @@ pub enum Refusal {
     /// Credentials are missing, broken or refused. The text names the form that was tried and the mend.
     #[error("{0}")]
     Unauthenticated(String),
-    /// Not allowed, API disabled, billing: no retry will help.
+    /// Definite: nothing was written. The server gives no reason that can be read: the stream may be one that it has forgotten, or a
+    /// permission may be about to come. Retried; then the stream is left; then it counts as [`Refusal::Denied`].
+    #[error("{0}")]
+    Precondition(String),
+    /// Definite: nothing was written. Every row of a batch was refused, for one reason: it is the table or this host, not the rows.
+    #[error("{0}")]
+    EveryRow(String),
+    /// Not allowed, API disabled, billing: no retry within the next minute will help.
     #[error("{0}")]
     Denied(String),
 }
@@ -138,6 +167,6 @@ pub trait Destination {
     /// stream that was finalised before, where the destination can tell; [`Refusal::StreamGone`] when it cannot.
     async fn finalize(&mut self, slot: Slot<'_>) -> Result<i64, Refusal>;
 
-    /// Which of these are in the target. May need a permission that writing does not: [`Refusal::Denied`].
-    async fn present(&mut self, event_ids: &[&str]) -> Result<HashSet<String>, Refusal>;
+    /// The `event_id`s of those of these rows that are in the target. May need a permission that writing does not: [`Refusal::Denied`].
+    async fn present(&mut self, rows: &[Row]) -> Result<HashSet<String>, Refusal>;
 }

@@ -170,7 +170,7 @@ impl Destination for Jsonl {
     }
 
     /// Files are moved away and removed by others: nothing can be learned from those that are left.
-    async fn present(&mut self, _: &[&str]) -> Result<HashSet<String>, Refusal> {
+    async fn present(&mut self, _: &[Row]) -> Result<HashSet<String>, Refusal> {
         Err(Refusal::Denied("whoever took the file knows".into()))
     }
 }

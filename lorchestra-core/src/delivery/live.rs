@@ -184,7 +184,10 @@ struct Delivering<D, F> {
     store: Outbox,
     make: Option<F>,
     session: Option<Session<D>>,
-    blocked: Option<Refusal>,
+    /// The destination's settings cannot be used.
+    unusable: Option<Refusal>,
+    /// The destination refused in a way that a person has to look at: it is left alone until then.
+    blocked_until: Option<Instant>,
     /// We hold the lock, and the destination is being asked.
     asking: bool,
     /// It was this process that opened the circuit.
@@ -211,7 +214,8 @@ async fn live<D: Destination, F: FnOnce() -> Result<D, Refusal>>(
         store,
         make: Some(make),
         session: None,
-        blocked: None,
+        unusable: None,
+        blocked_until: None,
         asking: false,
         opened: false,
         progress: Progress::default(),
@@ -244,7 +248,8 @@ impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
                 since = None;
                 continue;
             }
-            if self.blocked.is_some() || self.circuit().is_some() {
+            let is_blocked = self.blocked_until.is_some_and(|until| until > Instant::now());
+            if is_blocked || self.unusable.is_some() || self.circuit().is_some() {
                 // Somebody else may be luckier: `events flush`, say.
                 lock = None;
                 continue;
@@ -266,8 +271,9 @@ impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
             };
             match stopped {
                 Ok(()) | Err(Stopped::Unreachable(_) | Stopped::Store(_)) => {}
-                Err(Stopped::Blocked(refusal)) => {
-                    self.blocked = Some(refusal);
+                // A permission may be granted, a table made, while the job runs.
+                Err(Stopped::Blocked(_)) => {
+                    self.blocked_until = Some(Instant::now() + CIRCUIT);
                     lock = None;
                 }
             }
@@ -278,12 +284,12 @@ impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
     fn session(&mut self) -> Result<&mut Session<D>, Refusal> {
         if self.session.is_none() {
             let Some(make) = self.make.take() else {
-                return Err(self.blocked.clone().unwrap_or_else(|| Refusal::Denied("there is no destination".into())));
+                return Err(self.unusable.clone().unwrap_or_else(|| Refusal::Denied("there is no destination".into())));
             };
             match make() {
                 Ok(destination) => self.session = Some(Session::new(destination)),
                 Err(refusal) => {
-                    self.blocked = Some(refusal.clone());
+                    self.unusable = Some(refusal.clone());
                     return Err(refusal);
                 }
             }

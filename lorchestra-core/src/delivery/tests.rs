@@ -1,5 +1,6 @@
 //! The order of deliveries, against a table in memory that fails in every way a server can, at any moment.
 
+mod lifecycle;
 mod server;
 
 use super::*;
@@ -10,7 +11,7 @@ use crate::store::tests::{Site, new_run, site, started};
 use crate::store::{Outbox, Store};
 use proptest::prelude::*;
 use serde_json::json;
-use server::{Fault, Server, Table, later};
+use server::{Fault, Server, Table, Unknown, later};
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
@@ -113,6 +114,11 @@ fn faults() -> impl Strategy<Value = Vec<Fault>> {
         1 => Just(Fault::Gone),
         1 => Just(Fault::Missing),
         1 => Just(Fault::SchemaChanged),
+        1 => Just(Fault::GoneForAMoment),
+        2 => (0_u8..8).prop_map(Fault::Slow),
+        1 => Just(Fault::Restart),
+        1 => Just(Fault::Precondition),
+        1 => Just(Fault::Overtaken),
     ];
     prop::collection::vec(fault, 0..40)
 }
@@ -125,11 +131,13 @@ proptest! {
     fn streams_deliver_exactly_once(
         script in faults(), count in 0_usize..60, rows in 1_usize..20, limit in 1_usize..20, bad in prop::collection::hash_set(0_usize..60, 0..4),
         poison in prop::collection::hash_map(0_usize..60, any::<bool>(), 0..3),
+        unknown in prop_oneof![Just(Unknown::Gone), Just(Unknown::Malformed), Just(Unknown::Precondition)],
     ) {
         let site = site();
         let (mut store, ids) = filled(&site, count);
         let server = server(script);
         server.borrow_mut().limit = limit;
+        server.borrow_mut().unknown = unknown;
         server.borrow_mut().bad = bad.iter().map(id).collect();
         server.borrow_mut().poison = poison.iter().map(|(i, stumbles)| (id(i), *stumbles)).collect();
         deliver_all(&mut store, &server, true, rows);

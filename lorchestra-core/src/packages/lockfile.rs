@@ -4,10 +4,10 @@
 //! Knows the file and compares; that what is compared are the bytes which will run is [`crate::packages::library`]'s doing. A missing package
 //! is refused as another checksum is: what was not looked at does not run.
 
-use crate::packages::catalog::{self, Fault, Reason};
-use crate::packages::library::Library;
+use crate::packages::catalog::{self, Fault, Package, Reason};
+use crate::packages::library::{self, Library};
 use crate::text::{one_line, path_text};
-use lorchestra_plugin_api::manifest::is_name;
+use lorchestra_plugin_api::manifest::{Manifest, is_name};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, Permissions};
@@ -29,6 +29,8 @@ const MAX_FILE: u64 = 1 << 20;
 pub struct Locked {
     /// Its version: for people.
     pub version: String,
+    /// Bytes of the library: a file of another size need not be read.
+    pub bytes: u64,
     /// sha256 of the library, in hexadecimal.
     pub sha256: String,
 }
@@ -82,6 +84,7 @@ struct Text {
 struct TextPackage {
     name: String,
     version: String,
+    bytes: u64,
     sha256: String,
 }
 
@@ -130,14 +133,14 @@ impl Lockfile {
         }
         let text: Text = toml::from_str(text).map_err(said)?;
         let mut packages = BTreeMap::new();
-        for TextPackage { name, version, sha256 } in text.packages {
+        for TextPackage { name, version, bytes, sha256 } in text.packages {
             if !is_name(&name) {
                 return Err(format!("{name:?} is not the name of a package"));
             }
             if sha256.len() != 64 || !sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
                 return Err(format!("the sha256 of {name} is not 64 hexadecimal digits"));
             }
-            if packages.insert(name.clone(), Locked { version, sha256 }).is_some() {
+            if packages.insert(name.clone(), Locked { version, bytes, sha256 }).is_some() {
                 return Err(format!("{name} is listed twice"));
             }
         }
@@ -152,6 +155,7 @@ impl Lockfile {
         let package = |(name, locked): (&String, &Locked)| TextPackage {
             name: name.clone(),
             version: locked.version.clone(),
+            bytes: locked.bytes,
             sha256: locked.sha256.clone(),
         };
         let text = Text { version: FORMAT, packages: self.packages.iter().map(package).collect() };
@@ -167,14 +171,23 @@ impl Lockfile {
 
     /// Whether these bytes are the ones that were locked.
     pub fn allows(&self, library: &Library) -> Result<(), Fault> {
-        self.allows_bytes(&library.manifest().package, &library.manifest().version, || Ok(library.sha256().to_owned()))
+        let Manifest { package, version, .. } = library.manifest();
+        let bytes = library.size().map_err(|e| Fault::unreadable(library.path(), &e))?;
+        self.check(package, version, bytes, || Ok(library.sha256().to_owned()))
     }
 
-    /// The same, of a checksum, which is asked for only where the package is locked: it takes reading the whole file.
-    pub fn allows_bytes(
+    /// The same, of the file of a package. It is read, whole, only where its version and its size are those that were locked.
+    pub fn allows_file(&self, package: &Package) -> Result<(), Fault> {
+        let outline = &package.outline;
+        let bytes = package.path.metadata().map_err(|e| Fault::unreadable(&package.path, &e))?.len();
+        self.check(&outline.package, &outline.version, bytes, || library::sha256(&package.path))
+    }
+
+    fn check(
         &self,
         package: &str,
         version: &str,
+        bytes: u64,
         sha256: impl FnOnce() -> Result<String, Fault>,
     ) -> Result<(), Fault> {
         let fault = |reason, detail| Err(Fault { package: Some(package.to_owned()), ..Fault::new(reason, detail, MEND) });
@@ -185,7 +198,7 @@ impl Lockfile {
             let locked = &locked.version;
             return fault(Reason::LockDiffers, format!("it is {package} {version}, and plugins.lock has {package} {locked}"));
         }
-        if locked.sha256 == sha256()? {
+        if locked.bytes == bytes && locked.sha256 == sha256()? {
             Ok(())
         } else {
             fault(Reason::LockDiffers, format!("plugins.lock has other bytes of {package} {version}"))
@@ -198,7 +211,7 @@ mod tests {
     use super::*;
 
     fn one(version: &str, digit: char) -> Lockfile {
-        let locked = Locked { version: version.into(), sha256: String::from(digit).repeat(64) };
+        let locked = Locked { version: version.into(), bytes: 7, sha256: String::from(digit).repeat(64) };
         Lockfile { packages: BTreeMap::from([("pack".to_owned(), locked)]) }
     }
 
@@ -217,15 +230,21 @@ mod tests {
     #[test]
     fn only_the_same_bytes_are_allowed() {
         let lock = one("1.0.0", 'a');
-        assert!(lock.allows_bytes("pack", "1.0.0", || Ok("a".repeat(64))).is_ok());
+        assert!(lock.check("pack", "1.0.0", 7, || Ok("a".repeat(64))).is_ok());
         for (package, version, digit, reason) in [
             ("pack", "1.0.0", "b", Reason::LockDiffers),
             ("pack", "1.0.1", "b", Reason::LockDiffers),
             ("other", "1.0.0", "a", Reason::NotLocked),
         ] {
-            let fault = lock.allows_bytes(package, version, || Ok(digit.repeat(64))).unwrap_err();
+            let fault = lock.check(package, version, 7, || Ok(digit.repeat(64))).unwrap_err();
             assert_eq!((fault.reason, fault.package.as_deref()), (reason, Some(package)), "{fault:?}");
         }
+    }
+
+    #[test]
+    fn a_file_of_another_size_is_not_read() {
+        let fault = one("1.0.0", 'a').check("pack", "1.0.0", 8, || unreachable!("it was read")).unwrap_err();
+        assert_eq!(fault.reason, Reason::LockDiffers, "{fault:?}");
     }
 
     #[test]
@@ -235,10 +254,13 @@ mod tests {
             ("version = 2\nnew = 1", "format 2"),
             ("", "missing field `version`"),
             ("version = 1\nfurther = 1", "unknown field `further`"),
-            ("version = 1\n[[package]]\nname = \"a/b\"\nversion = \"1\"\nsha256 = \"\"", "\"a/b\" is not the name"),
-            ("version = 1\n[[package]]\nname = \"a\"\nversion = \"1\"\nsha256 = \"AA\"", "the sha256 of a is not"),
-            ("version = 1\n[[package]]\nname = \"a\"\nversion = \"1\"", "missing field `sha256`"),
-            (&format!("version = 1\n{0}{0}", format!("[[package]]\nname=\"a\"\nversion=\"1\"\nsha256=\"{sha}\"\n")), "twice"),
+            ("version = 1\n[[package]]\nname = \"a/b\"\nversion = \"1\"\nbytes = 1\nsha256 = \"\"", "\"a/b\" is not the name"),
+            ("version = 1\n[[package]]\nname = \"a\"\nversion = \"1\"\nbytes = 1\nsha256 = \"AA\"", "the sha256 of a is not"),
+            ("version = 1\n[[package]]\nname = \"a\"\nversion = \"1\"\nbytes = 1", "missing field `sha256`"),
+            (
+                &format!("version = 1\n{0}{0}", format!("[[package]]\nname=\"a\"\nversion=\"1\"\nbytes=1\nsha256=\"{sha}\"\n")),
+                "twice",
+            ),
         ] {
             let error = Lockfile::parse(text).unwrap_err();
             assert!(error.contains(what), "{text}: {error}");

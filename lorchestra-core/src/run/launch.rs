@@ -153,9 +153,8 @@ pub fn launch(
     let run_id = run_id.unwrap_or_else(Uuid::now_v7).to_string();
     let order = Order { run_id: run_id.clone(), may_exist, spec, library: &library };
     let (result, mut store) = supervisor::run(&env, order, signals, observer)?;
-    if let RunResult::Found(run) = &result {
-        let terminal = store.terminal(&run.run_id).unwrap_or_default();
-        observer.observe(&RunEvent::Found { run, terminal: terminal.as_ref() });
+    if let RunResult::Found { run, terminal } = &result {
+        observer.observe(&RunEvent::Found { run, terminal: terminal.as_deref() });
     }
     let undelivered = finish_delivery(deliveries, &host.delivery, (&run_id, &store), signals, observer);
     observer.observe(&RunEvent::Pruned(&store.prune(&state, host.retention, now_micros())));

@@ -6,6 +6,7 @@
 //! that was told to end would be closed as abandoned. It survives the death of every process, not power loss.
 
 use crate::run::decision::{Death, Ending, WorkerFault};
+use crate::text;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
@@ -36,11 +37,7 @@ pub(crate) struct Seen {
 
 /// What a worker said, as it fits into a note.
 pub(crate) fn cut(fault: &WorkerFault) -> WorkerFault {
-    let message = &fault.message;
-    if message.len() <= SAID {
-        return fault.clone();
-    }
-    WorkerFault { message: format!("{} …", &message[..message.floor_char_boundary(SAID)]), ..*fault }
+    WorkerFault { message: text::shortened_to_bytes(&fault.message, SAID), ..*fault }
 }
 
 /// The open file.

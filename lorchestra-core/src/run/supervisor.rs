@@ -107,7 +107,19 @@ pub enum RunResult {
         held_by: Option<String>,
     },
     /// A run of the id that was asked for has ended before. Nothing was started.
-    Found(Box<Run>),
+    Found {
+        /// The run.
+        run: Box<Run>,
+        /// Its end, unless retention has removed the payload.
+        terminal: Option<Box<Terminal>>,
+    },
+}
+
+impl RunResult {
+    fn found(run: Box<Run>, store: Store) -> (Self, Store) {
+        let terminal = store.terminal(&run.run_id).unwrap_or_default().map(Box::new);
+        (Self::Found { run, terminal }, store)
+    }
 }
 
 /// A run that is about to begin: which, what, and from which bytes.
@@ -184,14 +196,14 @@ impl Supervision<'_> {
         };
         match self.begin(lock)? {
             Ok(recorded) => self.supervise(recorded),
-            Err((found, store)) => Ok((RunResult::Found(found), store)),
+            Err((found, store)) => Ok(RunResult::found(found, store)),
         }
     }
 
     fn skip(self, held_by: Option<String>) -> Result<(RunResult, Store), RunError> {
         let mut store = Store::open(self.env.state)?;
         if let Some(found) = self.found(&store)? {
-            return Ok((RunResult::Found(found), store));
+            return Ok(RunResult::found(found, store));
         }
         let new = self.new_run(None)?;
         store.skip_run(&new, &Started { held_by: held_by.clone(), ..self.started(&new) })?;

@@ -20,7 +20,9 @@ pub(super) use backlog::{delivered_to, pending, refused, uncertain, unsettled, w
 use super::{Store, StoreError};
 use backlog::{UNSETTLED, unsent};
 use rusqlite::{OptionalExtension, Transaction, params};
-use std::time::Duration;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// One event as it leaves: the columns of the envelope.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,6 +156,14 @@ pub struct Outbox {
     destination: String,
 }
 
+/// The store's file: another one where the state directory was copied or restored. Not its device, whose number changes when the machine
+/// starts.
+fn identity(path: &Path) -> Option<String> {
+    let meta = std::fs::metadata(path).ok()?;
+    let born = meta.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map_or(0, |at| at.as_nanos());
+    Some(format!("{}-{born}", meta.ino()))
+}
+
 /// Between two notes that a destination is still in use.
 const SEEN: i64 = 60 * 60 * 1_000_000;
 
@@ -162,18 +172,22 @@ impl Outbox {
     /// there.
     pub fn open(mut store: Store, destination: &str) -> Result<Self, StoreError> {
         let now = crate::host::clock::now_micros();
-        let seen = store.read("reading the state of delivery", |db| {
-            db.query_row("SELECT seen_at FROM outbox WHERE destination = ?1", [destination], |row| row.get::<_, i64>(0))
-                .optional()
+        let file = identity(&store.path);
+        let known = store.read("reading the state of delivery", |db| {
+            let mut statement = db.prepare("SELECT seen_at, file FROM outbox WHERE destination = ?1")?;
+            statement.query_row([destination], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Option<String>>(1)?))).optional()
         })?;
-        if seen.is_none_or(|seen| (now - seen).abs() > SEEN) {
+        let is_same = |known: &Option<String>| file.is_none() || *known == file;
+        if known.is_none_or(|(seen, known)| (now - seen).abs() > SEEN || !is_same(&known)) {
             store.write("recording a destination", |tx| {
                 tx.execute(
-                    "INSERT INTO outbox (destination, seen_at, delivered_to) VALUES (?1, ?2, coalesce(
+                    "INSERT INTO outbox (destination, seen_at, file, delivered_to) VALUES (?1, ?2, ?3, coalesce(
                         (SELECT e.n FROM events e JOIN runs r ON r.n = e.run WHERE r.payloads ORDER BY e.n LIMIT 1) - 1,
                         (SELECT max(n) FROM events), 0))
-                     ON CONFLICT DO UPDATE SET seen_at = excluded.seen_at",
-                    params![destination, now],
+                     ON CONFLICT DO UPDATE SET seen_at = excluded.seen_at, file = excluded.file,
+                        doubtful_to = CASE WHEN file = excluded.file THEN doubtful_to
+                            ELSE (SELECT coalesce(max(n), 0) FROM events) END",
+                    params![destination, now, file],
                 )
                 .map(drop)
             })?;
@@ -184,6 +198,23 @@ impl Outbox {
     /// The destination's name.
     pub fn destination(&self) -> &str {
         &self.destination
+    }
+
+    /// The event up to which another store may have delivered as well: the state directory is a copy, or was restored, and these were in it
+    /// then. 0 where it is the first one.
+    pub fn doubtful_to(&self) -> Result<i64, StoreError> {
+        self.store.read("reading the state of delivery", |db| {
+            let sql = "SELECT doubtful_to FROM outbox WHERE destination = ?1";
+            db.prepare_cached(sql)?.query_row([&self.destination], |row| row.get(0))
+        })
+    }
+
+    /// Lists events as in the destination already.
+    pub fn settle_present(&mut self, events: &[i64]) -> Result<(), StoreError> {
+        let destination = &self.destination;
+        self.store.write("recording a delivery", |tx| {
+            events.iter().try_for_each(|event| settle(tx, destination, *event, "present", None))
+        })
     }
 
     /// The next events to send after event number `after`, whose delivery need not be recorded yet, oldest first: at most `rows` of them,
@@ -298,6 +329,11 @@ impl Outbox {
                 remove(tx, done)?;
                 tx.prepare_cached("UPDATE outbox SET delivered_to = max(delivered_to, ?2), target = ?3 WHERE destination = ?1")?
                     .execute(params![destination, done.last, done.target])?;
+                if let Some((stream, _)) = &done.place {
+                    // The age of a stream counts from here.
+                    tx.prepare_cached("UPDATE streams SET used_at = ?4 WHERE destination = ?1 AND target = ?2 AND stream = ?3")?
+                        .execute(params![destination, done.target, stream, crate::host::clock::now_micros()])?;
+                }
             }
             next.map(|new| freeze(tx, destination, new, None)).transpose()
         })
@@ -384,7 +420,7 @@ impl Outbox {
         Ok(self.out_rows(&format!("{ROW} WHERE e.n = ?1"), [event], usize::MAX)?.pop())
     }
 
-    /// The stream of a target that was used after `since` (microseconds since 1970).
+    /// The stream of a target, if a batch landed in it after `since` (microseconds since 1970), or it was created after that.
     pub fn stream(&self, target: &str, since: i64) -> Result<Option<Stream>, StoreError> {
         self.store.read("reading streams", |db| {
             db.query_row(
@@ -523,12 +559,10 @@ fn freeze(tx: &Transaction<'_>, destination: &str, new: &NewBatch, was: Option<W
         Some(stream) => {
             let offset: i64 = tx
                 .prepare_cached(
-                    "UPDATE streams SET next_offset = next_offset + ?4, used_at = ?5
+                    "UPDATE streams SET next_offset = next_offset + ?4
                      WHERE destination = ?1 AND target = ?2 AND stream = ?3 RETURNING next_offset - ?4",
                 )?
-                .query_row(params![destination, new.target, stream, new.length, crate::host::clock::now_micros()], |row| {
-                    row.get(0)
-                })?;
+                .query_row(params![destination, new.target, stream, new.length], |row| row.get(0))?;
             Some((stream.clone(), offset))
         }
     };

@@ -198,6 +198,8 @@ fn delivery(store: &mut Outbox) {
     store.has_unsent().unwrap();
     store.pass_settled().unwrap();
     store.delivered_into().unwrap();
+    assert_eq!(store.doubtful_to().unwrap(), 0);
+    store.settle_present(&[]).unwrap();
     store.set_circuit(None).unwrap();
     store.circuit("route", 0).unwrap();
     store.leave_stream(to).unwrap();

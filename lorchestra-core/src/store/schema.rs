@@ -68,7 +68,9 @@ fn apply(db: &mut Connection, steps: &[&str]) -> rusqlite::Result<()> {
 /// - `bookmarks`: the account '' stands for none. A run whose job has a `since` keeps one; what it did to it stands in the run.
 /// - `retention`: for each thing that is removed from old runs, the run and event up to which the last call came.
 /// - Delivery, by destination. `outbox`: all events up to `delivered_to` are settled, the last batch went to `target`; a command that has it
-///   configured was seen at `seen_at`; until `closed_until` nobody tries `closed_route`. `streams`: where the next batch of a target begins.
+///   configured was seen at `seen_at`; until `closed_until` nobody tries `closed_route`. `file` is the store's file then: where it is another
+///   now, this is a copy, and events up to `doubtful_to` may have been delivered from the other one too. `streams`: where the next batch of a
+///   target begins, and when a batch landed in it last.
 ///   `batches` has the one that is frozen, and those of unknown fate; `was` is what the rows of one that is sent on request were before.
 ///   `settled` has the rows that are settled by themselves.
 const V1: &str = "
@@ -172,6 +174,8 @@ CREATE TABLE outbox (
     delivered_to  INTEGER NOT NULL DEFAULT 0,
     target        TEXT,
     seen_at       INTEGER NOT NULL,
+    file          TEXT,
+    doubtful_to   INTEGER NOT NULL DEFAULT 0,
     closed_until  INTEGER NOT NULL DEFAULT 0,
     closed_reason TEXT,
     closed_route  TEXT

@@ -4,7 +4,7 @@
 //! It ends with this process, whatever ends that: its standard input is a pipe of ours, and it goes when that closes. So one emulator
 //! can be shared by all tests of a binary ([`shared`]), each with a dataset of its own.
 
-use crate::venv;
+use lorchestra_test_setup::venv;
 use serde_json::{Map, Value, json};
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;

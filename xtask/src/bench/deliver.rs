@@ -47,7 +47,7 @@ impl Sender {
 }
 
 pub(super) fn run(site: &Site) -> Result<String> {
-    let python = crate::venv::ensure(&cargo::target()?)?.join("bin/python");
+    let python = lorchestra_test_setup::venv::ensure(&cargo::target()?)?.join("bin/python");
     let mut table = String::from("Into a server that only acknowledges:\n\n");
     table.push_str(&senders(site, &Server::acknowledging(0)?, &python, ROWS, true)?);
     table.push_str("\n\nInto the emulator:\n\n");

@@ -69,7 +69,7 @@ pub(super) fn run(site: &Site) -> Result<String> {
 
 /// The same documents with hashed words, and with a model; and from each to the other.
 fn with_model(site: &Site, data: &Path, input: &Path) -> Result<String> {
-    let model = crate::venv::ensure_model(&cargo::target()?)?.display().to_string();
+    let model = lorchestra_test_setup::venv::ensure_model(&cargo::target()?)?.display().to_string();
     write_documents(input, WITH_MODEL, None)?;
     let index = data.join("vector-projector");
     let mut rows = Vec::new();

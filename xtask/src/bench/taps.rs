@@ -17,7 +17,7 @@ const EVERY: u32 = 1000;
 const TARGET: f64 = 10.0;
 
 pub(super) fn run(site: &Site) -> Result<String> {
-    let venv = crate::venv::ensure_target(&cargo::target()?)?;
+    let venv = lorchestra_test_setup::venv::ensure_target(&cargo::target()?)?;
     plugins::install(&site.target.join("libmeltano_ingest.so"), &site.sandbox.plugins())?;
     let stream = site.sandbox.path().join("stream.jsonl");
     let bytes = write_stream(&stream)?;

@@ -4,7 +4,7 @@
 use crate::failure::Failure;
 use crate::printer::Printer;
 use crate::settings::Settings;
-use lorchestra_core::packages::catalog::{Catalog, Fault, Reason};
+use lorchestra_core::packages::catalog::{Catalog, Fault, Package, Reason};
 use lorchestra_core::packages::library::Library;
 use lorchestra_core::packages::lockfile::{Lockfile, LockfileError};
 use lorchestra_core::text::one_line;
@@ -42,18 +42,17 @@ impl Lock {
 
     /// Whether these bytes are locked; if not, why.
     pub(super) fn allows(&self, library: &Library) -> Result<(), Fault> {
-        self.allows_bytes(&library.manifest().package, &library.manifest().version, || Ok(library.sha256().to_owned()))
+        self.read_lock()?.allows(library)
     }
 
-    /// The same of a package with this checksum, which is asked for where it matters.
-    pub(super) fn allows_bytes(
-        &self,
-        package: &str,
-        version: &str,
-        sha256: impl FnOnce() -> Result<String, Fault>,
-    ) -> Result<(), Fault> {
+    /// The same, of the file of a package.
+    pub(super) fn allows_file(&self, package: &Package) -> Result<(), Fault> {
+        self.read_lock()?.allows_file(package)
+    }
+
+    fn read_lock(&self) -> Result<&Lockfile, Fault> {
         match self {
-            Self::Read(lock) => lock.allows_bytes(package, version, sha256),
+            Self::Read(lock) => Ok(lock),
             Self::Missing => Err(none_locked(
                 "there is no plugins.lock".to_owned(),
                 "lorchestra plugins lock, if these are the bytes that you want to run".to_owned(),
@@ -64,10 +63,7 @@ impl Lock {
 
     /// Makes what is not locked a problem.
     pub(super) fn hold(&self, catalog: &mut Catalog) {
-        catalog.hold_to(|package| {
-            let outline = &package.outline;
-            self.allows_bytes(&outline.package, &outline.version, || lorchestra_core::packages::library::sha256(&package.path))
-        });
+        catalog.hold_to(|package| self.allows_file(package));
     }
 }
 

@@ -304,6 +304,13 @@ impl Fault {
                 }
             }
             Code::InvalidArgument | Code::FailedPrecondition if schema_mismatch(&lower) => Refusal::SchemaChanged(text),
+            // A server that was started again, or that never had it. Of finalize's request nothing but the name can be wrong.
+            Code::InvalidArgument | Code::FailedPrecondition if call != Call::Create && unknown_stream(&lower) => {
+                Refusal::StreamGone(text)
+            }
+            Code::InvalidArgument if call == Call::Finalize => Refusal::StreamGone(text),
+            // Google's client for Go retries it, "per guidance from backend team".
+            Code::FailedPrecondition if call != Call::Create => Refusal::Precondition(text),
             Code::NotFound if call == Call::Create => Refusal::TableMissing(text),
             Code::NotFound if lower.contains("table not found") || lower.contains("not found: table") => {
                 Refusal::TableMissing(text)
@@ -316,6 +323,13 @@ impl Fault {
             _ => retry(text, false),
         })
     }
+}
+
+/// How servers name a stream that they do not have, next to NOT_FOUND.
+fn unknown_stream(lower: &str) -> bool {
+    ["invalid stream name", "entity not found", "entity was not found", "stream not found"]
+        .iter()
+        .any(|words| lower.contains(words))
 }
 
 fn schema_mismatch(lower: &str) -> bool {

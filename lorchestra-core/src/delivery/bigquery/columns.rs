@@ -146,6 +146,12 @@ impl Layout {
         self.columns.iter().find(|column| column.field == field).map(|column| column.name.as_str())
     }
 
+    /// The table's spelling of a column of ours that is a TIMESTAMP there.
+    pub(super) fn timestamp(&self, field: Field) -> Option<&str> {
+        let is = |column: &&Placed| column.field == field && column.wire == Wire::Micros;
+        self.columns.iter().find(is).map(|column| column.name.as_str())
+    }
+
     /// The row's message type, for the Storage Write API.
     pub(super) fn descriptor(&self) -> DescriptorProto {
         let field = |column: &Placed| FieldDescriptorProto {

@@ -1,5 +1,5 @@
-//! Who we are to Google: found where Google's own tools look. Reads one file; talks to no network (tokens are
-//! [`super::token`]'s). Promises that what is secret in them is in no error and no Debug, and that what cannot be used says in
+//! Who we are to Google: found where Google's own tools look. Reads one file, and gcloud's configuration; talks to no network (tokens
+//! are [`super::token`]'s). Promises that what is secret in them is in no error and no Debug, and that what cannot be used says in
 //! one sentence what was tried and how to mend it.
 
 use crate::delivery::Refusal;
@@ -16,8 +16,16 @@ use tonic::codegen::http::Uri;
 pub struct CredentialSources {
     /// GOOGLE_APPLICATION_CREDENTIALS. When given, it alone counts.
     pub file: Option<PathBuf>,
-    /// Where gcloud puts `application_default_credentials.json`; need not exist.
+    /// gcloud's directory, with `application_default_credentials.json` and its configurations; need not exist.
     pub gcloud: Option<PathBuf>,
+    /// CLOUDSDK_ACTIVE_CONFIG_NAME: which of gcloud's configurations counts.
+    pub gcloud_configuration: Option<String>,
+    /// CLOUDSDK_CORE_PROJECT: wins over the project of gcloud's configuration.
+    pub gcloud_project: Option<String>,
+    /// GOOGLE_CLOUD_QUOTA_PROJECT: wins over the `quota_project_id` of a file.
+    pub quota_project: Option<String>,
+    /// GOOGLE_CLOUD_UNIVERSE_DOMAIN: wins over the `universe_domain` of a file.
+    pub universe_domain: Option<String>,
     /// Whether the metadata server of Google's machines may be asked.
     pub metadata: bool,
     /// GCE_METADATA_HOST: its `host` or `host:port`.
@@ -31,7 +39,6 @@ pub(super) enum Credentials {
     ServiceAccount {
         file: PathBuf,
         key: Box<ServiceAccountKey>,
-        quota_project: Option<String>,
     },
     User {
         file: PathBuf,
@@ -40,6 +47,62 @@ pub(super) enum Credentials {
     Metadata {
         host: String,
     },
+    /// A form whose tokens Google's own crate fetches.
+    Federated {
+        file: PathBuf,
+        form: Form,
+        /// The file's content: secret.
+        json: Box<Value>,
+    },
+}
+
+/// The forms that are left to Google's crate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Workload identity federation: a token of somebody else's, exchanged.
+    ExternalAccount,
+    /// Workforce identity federation, of `gcloud auth application-default login --login-config`.
+    ExternalAccountAuthorizedUser,
+    /// Of `gcloud auth application-default login --impersonate-service-account`.
+    ImpersonatedServiceAccount,
+    /// A key of another universe, where tokens are signed and not fetched.
+    ServiceAccount,
+}
+
+impl Form {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::ExternalAccount => "external_account",
+            Self::ExternalAccountAuthorizedUser => "external_account_authorized_user",
+            Self::ImpersonatedServiceAccount => "impersonated_service_account",
+            Self::ServiceAccount => "service_account",
+        }
+    }
+}
+
+/// What was found, and what goes with it.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) credentials: Credentials,
+    /// The project, where file or gcloud name one.
+    pub(super) project: Option<String>,
+    /// The project that pays for the requests, if one is named.
+    pub(super) quota_project: Option<String>,
+    /// Where Google's services are, if not at googleapis.com.
+    pub(super) universe_domain: Option<String>,
+}
+
+impl Found {
+    /// Without a file.
+    fn new(credentials: Credentials, sources: &CredentialSources) -> Self {
+        let quota_project = sources.quota_project.clone();
+        Self { credentials, project: None, quota_project, universe_domain: universe(sources.universe_domain.clone()) }
+    }
+}
+
+/// The universe that all of this is written for is none that has to be named.
+fn universe(domain: Option<String>) -> Option<String> {
+    domain.map(|domain| domain.trim().to_owned()).filter(|domain| !domain.is_empty() && domain != "googleapis.com")
 }
 
 /// The form `authorized_user`, of `gcloud auth application-default login`.
@@ -50,8 +113,6 @@ pub(super) struct User {
     pub(super) refresh_token: String,
     #[serde(default)]
     pub(super) token_uri: Option<String>,
-    #[serde(default)]
-    pub(super) quota_project_id: Option<String>,
 }
 
 impl fmt::Debug for Credentials {
@@ -61,11 +122,13 @@ impl fmt::Debug for Credentials {
             Self::ServiceAccount { file, .. } => write!(f, "ServiceAccount({})", file.display()),
             Self::User { file, .. } => write!(f, "User({})", file.display()),
             Self::Metadata { host } => write!(f, "Metadata({host})"),
+            Self::Federated { file, form, .. } => write!(f, "{form:?}({})", file.display()),
         }
     }
 }
 
 const LOGIN: &str = "`gcloud auth application-default login`";
+const ADC: &str = "application_default_credentials.json";
 const METADATA_HOST: &str = "metadata.google.internal";
 
 impl Credentials {
@@ -73,49 +136,52 @@ impl Credentials {
     ///
     /// # Errors
     /// [`Refusal::Unauthenticated`].
-    pub(super) fn find(sources: &CredentialSources, plain: bool) -> Result<Self, Refusal> {
+    pub(super) fn find(sources: &CredentialSources, plain: bool) -> Result<Found, Refusal> {
         if let Some(file) = &sources.file {
-            return read(file, true);
+            return read(file, sources, true);
         }
         if plain {
-            return Ok(Self::None);
+            return Ok(Found::new(Self::None, sources));
         }
-        if let Some(file) = &sources.gcloud
+        let adc = sources.gcloud.as_ref().map(|gcloud| gcloud.join(ADC));
+        if let Some(file) = &adc
             && file.try_exists().unwrap_or(true)
         {
-            return read(file, false);
+            return read(file, sources, false);
         }
         if sources.metadata {
             let host = sources.metadata_host.as_deref().map(str::trim).filter(|host| !host.is_empty()).unwrap_or(METADATA_HOST);
-            return Ok(Self::Metadata { host: host.to_owned() });
+            return Ok(Found::new(Self::Metadata { host: host.to_owned() }, sources));
         }
-        let looked = sources.gcloud.as_ref().map(|file| format!(", there is no {}", file.display())).unwrap_or_default();
+        let looked = adc.map(|file| format!(", there is no {}", file.display())).unwrap_or_default();
         Err(Refusal::Unauthenticated(format!(
             "no credentials: GOOGLE_APPLICATION_CREDENTIALS is not set{looked}, and the metadata server is not to be asked: \
              run {LOGIN}"
         )))
     }
-
-    /// The project they belong to, where the file tells.
-    pub(super) fn project(&self) -> Option<&str> {
-        match self {
-            Self::ServiceAccount { key, quota_project, .. } => key.project_id.as_deref().or(quota_project.as_deref()),
-            Self::User { user, .. } => user.quota_project_id.as_deref(),
-            Self::None | Self::Metadata { .. } => None,
-        }
-    }
-
-    /// The project that pays for the requests, if the file names one.
-    pub(super) fn quota_project(&self) -> Option<&str> {
-        match self {
-            Self::ServiceAccount { quota_project, .. } => quota_project.as_deref(),
-            Self::User { user, .. } => user.quota_project_id.as_deref(),
-            Self::None | Self::Metadata { .. } => None,
-        }
-    }
 }
 
-fn read(file: &Path, named: bool) -> Result<Credentials, Refusal> {
+/// The project of gcloud's active configuration, as `gcloud config get project` prints it. What cannot be read names none.
+fn gcloud_project(sources: &CredentialSources) -> Option<String> {
+    let named = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
+    if let Some(project) = sources.gcloud_project.as_deref().and_then(named) {
+        return Some(project);
+    }
+    let gcloud = sources.gcloud.as_ref()?;
+    let active = || named(&std::fs::read_to_string(gcloud.join("active_config")).ok()?);
+    let name = sources.gcloud_configuration.as_deref().and_then(named).or_else(active).unwrap_or_else(|| "default".to_owned());
+    let text = std::fs::read_to_string(gcloud.join("configurations").join(format!("config_{name}"))).ok()?;
+    let mut section = "";
+    text.lines().map(str::trim).find_map(|line| {
+        if let Some(header) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            section = header.trim();
+        }
+        let (key, value) = line.split_once('=').filter(|_| section == "core")?;
+        if key.trim() == "project" { named(value) } else { None }
+    })
+}
+
+fn read(file: &Path, sources: &CredentialSources, named: bool) -> Result<Found, Refusal> {
     let shown = file.display();
     let whence = if named { "the file of GOOGLE_APPLICATION_CREDENTIALS" } else { "gcloud's file" };
     let refuse = |what: String| Err(Refusal::Unauthenticated(format!("credentials: {whence}, {shown}, {what}")));
@@ -131,7 +197,10 @@ fn read(file: &Path, named: bool) -> Result<Credentials, Refusal> {
     // serde's errors may quote the value they stumbled over: they are never shown.
     let Ok(Value::Object(object)) = serde_json::from_str(&text) else { return refuse(format!("is not JSON: {again}")) };
     let form = object.get("type").and_then(Value::as_str).unwrap_or("").to_owned();
-    let quota_project = object.get("quota_project_id").and_then(Value::as_str).map(str::to_owned);
+    let text_of = |name: &str| object.get(name).and_then(Value::as_str).map(str::to_owned);
+    let quota_project = sources.quota_project.clone().or_else(|| text_of("quota_project_id"));
+    let universe_domain = universe(sources.universe_domain.clone().or_else(|| text_of("universe_domain")));
+    let project = text_of("project_id").filter(|_| form == "service_account").or_else(|| gcloud_project(sources));
     let missing = |needed: &[&str]| {
         needed
             .iter()
@@ -141,12 +210,15 @@ fn read(file: &Path, named: bool) -> Result<Credentials, Refusal> {
     let needed: &[&str] = match form.as_str() {
         "service_account" => &["client_email", "private_key", "token_uri"],
         "authorized_user" => &["client_id", "client_secret", "refresh_token"],
+        "external_account" => &["audience", "subject_token_type", "token_url"],
+        "external_account_authorized_user" => &["client_id", "client_secret", "refresh_token"],
+        "impersonated_service_account" => &["service_account_impersonation_url"],
         "" => return refuse(format!("is no credentials file (it has no `type`): {again}")),
         other => {
             let other = super::words::one_line(other);
             return refuse(format!(
-                "has the form {other}, which lorchestra cannot use: name a service_account key, \
-                 or an authorized_user file made by {LOGIN}"
+                "has the form {other}, which lorchestra does not know: name a service_account key, a file of workload identity \
+                 federation, or one made by {LOGIN}"
             ));
         }
     };
@@ -158,16 +230,25 @@ fn read(file: &Path, named: bool) -> Result<Credentials, Refusal> {
         return refuse(format!("has the form {form}, but its `token_uri` is no address: {again}"));
     }
     let file = file.to_owned();
-    if form == "service_account" {
-        let Ok(key) = serde_json::from_value(Value::Object(object)) else {
-            return refuse(format!("has the form {form}, but is not complete: {again}"));
-        };
-        return Ok(Credentials::ServiceAccount { file, key: Box::new(key), quota_project });
-    }
-    let Ok(user) = serde_json::from_value(Value::Object(object)) else {
-        return refuse(format!("has the form {form}, but is not complete: {again}"));
+    let found = |credentials| Ok(Found { credentials, project, quota_project, universe_domain: universe_domain.clone() });
+    let incomplete = || refuse(format!("has the form {form}, but is not complete: {again}"));
+    let federated = match form.as_str() {
+        "external_account" => Some(Form::ExternalAccount),
+        "external_account_authorized_user" => Some(Form::ExternalAccountAuthorizedUser),
+        "impersonated_service_account" => Some(Form::ImpersonatedServiceAccount),
+        // Keys of another universe sign their tokens themselves.
+        "service_account" if universe_domain.is_some() => Some(Form::ServiceAccount),
+        _ => None,
     };
-    Ok(Credentials::User { file, user: Box::new(user) })
+    if let Some(form) = federated {
+        return found(Credentials::Federated { file, form, json: Box::new(Value::Object(object)) });
+    }
+    if form == "service_account" {
+        let Ok(key) = serde_json::from_value(Value::Object(object)) else { return incomplete() };
+        return found(Credentials::ServiceAccount { file, key: Box::new(key) });
+    }
+    let Ok(user) = serde_json::from_value(Value::Object(object)) else { return incomplete() };
+    found(Credentials::User { file, user: Box::new(user) })
 }
 
 #[cfg(test)]
@@ -194,22 +275,79 @@ mod tests {
     fn the_forms_we_know() {
         let dir = TempDir::new().unwrap();
         let found = Credentials::find(&named(put(&dir, "s", SERVICE)), false).unwrap();
-        assert!(matches!(&found, Credentials::ServiceAccount { key, .. } if key.client_email == "a@b"));
-        assert_eq!((found.project(), found.quota_project()), (Some("proj"), None));
+        assert!(matches!(&found.credentials, Credentials::ServiceAccount { key, .. } if key.client_email == "a@b"));
+        assert_eq!((found.project.as_deref(), found.quota_project.as_deref()), (Some("proj"), None));
         assert!(!format!("{found:?}").contains("hunter2"));
 
         let found = Credentials::find(&named(put(&dir, "u", USER)), true).unwrap();
-        assert!(matches!(&found, Credentials::User { user, .. } if user.refresh_token == "hunter2-refresh"));
-        assert_eq!((found.project(), found.quota_project()), (Some("pays"), Some("pays")));
+        assert!(matches!(&found.credentials, Credentials::User { user, .. } if user.refresh_token == "hunter2-refresh"));
+        // Who pays is not where the table is.
+        assert_eq!((found.project.as_deref(), found.quota_project.as_deref()), (None, Some("pays")));
         assert!(!format!("{found:?}").contains("hunter2"));
+
+        for (form, json) in [
+            (
+                Form::ExternalAccount,
+                r#"{"type":"external_account","audience":"a","subject_token_type":"t","token_url":"hunter2"}"#,
+            ),
+            (
+                Form::ExternalAccountAuthorizedUser,
+                r#"{"type":"external_account_authorized_user","client_id":"a","client_secret":"hunter2","refresh_token":"hunter2"}"#,
+            ),
+            (
+                Form::ImpersonatedServiceAccount,
+                r#"{"type":"impersonated_service_account","service_account_impersonation_url":"hunter2"}"#,
+            ),
+            (Form::ServiceAccount, &SERVICE.replace("\"proj\"", "\"proj\",\"universe_domain\":\"cloud.example\"")),
+        ] {
+            let found = Credentials::find(&named(put(&dir, "f", json)), true).unwrap();
+            assert!(matches!(&found.credentials, Credentials::Federated { form: is, .. } if *is == form), "{found:?}");
+            assert!(!format!("{found:?}").contains("hunter2"));
+            assert_eq!(found.universe_domain.is_some(), form == Form::ServiceAccount);
+        }
+    }
+
+    #[test]
+    fn what_the_environment_says_wins_over_the_file() {
+        let dir = TempDir::new().unwrap();
+        let sources = CredentialSources {
+            quota_project: Some("other".to_owned()),
+            universe_domain: Some("cloud.example".to_owned()),
+            ..named(put(&dir, "u", USER))
+        };
+        let found = Credentials::find(&sources, false).unwrap();
+        assert_eq!((found.quota_project.as_deref(), found.universe_domain.as_deref()), (Some("other"), Some("cloud.example")));
+        let google = CredentialSources { universe_domain: Some("googleapis.com".to_owned()), ..sources };
+        assert_eq!(Credentials::find(&google, false).unwrap().universe_domain, None);
+    }
+
+    #[test]
+    fn the_project_of_gclouds_configuration() {
+        let dir = TempDir::new().unwrap();
+        put(&dir, ADC, USER);
+        std::fs::create_dir(dir.path().join("configurations")).unwrap();
+        put(&dir, "configurations/config_default", "[compute]\nproject = no\n[core]\naccount = a\nproject = ours\n");
+        put(&dir, "configurations/config_work", "[core]\nproject=theirs\n");
+        let mut sources = CredentialSources { gcloud: Some(dir.path().to_owned()), ..CredentialSources::default() };
+        let project = |sources: &CredentialSources| Credentials::find(sources, false).unwrap().project;
+        assert_eq!(project(&sources).as_deref(), Some("ours"));
+        put(&dir, "active_config", "work\n");
+        assert_eq!(project(&sources).as_deref(), Some("theirs"));
+        sources.gcloud_configuration = Some("default".to_owned());
+        assert_eq!(project(&sources).as_deref(), Some("ours"));
+        sources.gcloud_configuration = Some("none".to_owned());
+        assert_eq!(project(&sources), None);
+        sources.gcloud_project = Some("named".to_owned());
+        assert_eq!(project(&sources).as_deref(), Some("named"));
     }
 
     #[test]
     fn order_of_the_sources() {
         let dir = TempDir::new().unwrap();
         let mut sources = named(put(&dir, "s", SERVICE));
-        sources.gcloud = Some(put(&dir, "u", USER));
-        let form = |sources: &CredentialSources, plain| format!("{:?}", Credentials::find(sources, plain).unwrap());
+        put(&dir, ADC, USER);
+        sources.gcloud = Some(dir.path().to_owned());
+        let form = |sources: &CredentialSources, plain| format!("{:?}", Credentials::find(sources, plain).unwrap().credentials);
         assert!(form(&sources, false).starts_with("ServiceAccount("));
         sources.file = None;
         assert!(form(&sources, false).starts_with("User("));
@@ -228,7 +366,8 @@ mod tests {
     fn refused_with_file_form_and_mend_and_without_secrets() {
         let dir = TempDir::new().unwrap();
         for (name, text, said) in [
-            ("external", r#"{"type":"external_account","audience":"hunter2"}"#, "has the form external_account, which"),
+            ("external", r#"{"type":"external_account","audience":"hunter2"}"#, "but no `subject_token_type`"),
+            ("gdch", r#"{"type":"gdch_service_account","x":"hunter2"}"#, "has the form gdch_service_account, which"),
             (
                 "impersonated",
                 r#"{"type":"impersonated_service_account","x":"hunter2"}"#,
@@ -260,7 +399,8 @@ mod tests {
         assert!(shown.contains("is not there: correct the path"), "{shown}");
         let shown = Credentials::find(&named(dir.path().to_owned()), true).unwrap_err().to_string();
         assert!(shown.contains("cannot be read"), "{shown}");
-        let sources = CredentialSources { gcloud: Some(put(&dir, "g", "{}")), ..CredentialSources::default() };
+        let sources =
+            CredentialSources { gcloud: Some(put(&dir, ADC, "{}").parent().unwrap().to_owned()), ..CredentialSources::default() };
         let shown = Credentials::find(&sources, false).unwrap_err().to_string();
         assert!(shown.contains("gcloud's file") && shown.contains("login` again"), "{shown}");
     }

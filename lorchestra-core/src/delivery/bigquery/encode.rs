@@ -111,7 +111,7 @@ fn text(field: Field, row: &Row) -> Option<&String> {
 }
 
 /// None beyond the years that chrono knows: the server then names the missing value.
-fn rfc3339(micros: i64) -> Option<String> {
+pub(super) fn rfc3339(micros: i64) -> Option<String> {
     DateTime::from_timestamp_micros(micros).map(|time| time.to_rfc3339_opts(SecondsFormat::Micros, true))
 }
 

@@ -79,6 +79,8 @@ pub(super) struct LookUp<'a> {
     pub(super) sql: String,
     /// The array parameter `@ids`.
     pub(super) ids: &'a [&'a str],
+    /// The parameters `@first` and `@last`: times as RFC 3339.
+    pub(super) between: Option<[String; 2]>,
 }
 
 impl Rest {
@@ -173,7 +175,7 @@ impl Rest {
 
     /// The first column of a query's rows. `ids` is the array parameter `@ids`.
     pub(super) async fn query(&self, table: &TableName, token: Option<&str>, query: LookUp<'_>) -> Result<Vec<String>, Refusal> {
-        let LookUp { location, sql, ids } = query;
+        let LookUp { location, sql, ids, between } = query;
         let about = table.full.as_str();
         let ended = Instant::now() + self.timeout;
         let client = self.with(token);
@@ -184,7 +186,8 @@ impl Rest {
         // Answered before our own limit, so that the job's name is known.
         request.timeout_ms = Some(wait(self.timeout / 2));
         request.parameter_mode = Some("NAMED".to_owned());
-        request.query_parameters = Some(vec![ids_parameter(ids)]);
+        let times = between.into_iter().flat_map(|[first, last]| [time_parameter("first", first), time_parameter("last", last)]);
+        request.query_parameters = Some(std::iter::once(ids_parameter(ids)).chain(times).collect());
         let mut answer = client.job().query(&table.project, request).await.map_err(|error| answer::rest(about, &error))?;
         let mut found = Vec::new();
         loop {
@@ -229,6 +232,15 @@ fn failed(about: &str, answer: &QueryResponse) -> Result<(), Refusal> {
 
 fn wait(limit: Duration) -> i32 {
     i32::try_from(limit.as_millis()).unwrap_or(i32::MAX).max(1)
+}
+
+fn time_parameter(name: &str, at: String) -> QueryParameter {
+    let kind = QueryParameterType { r#type: "TIMESTAMP".to_owned(), array_type: None, struct_types: None };
+    QueryParameter {
+        name: Some(name.to_owned()),
+        parameter_type: Some(kind),
+        parameter_value: Some(QueryParameterValue { value: Some(at), ..QueryParameterValue::default() }),
+    }
 }
 
 fn ids_parameter(ids: &[&str]) -> QueryParameter {

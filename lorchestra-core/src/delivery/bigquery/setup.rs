@@ -4,7 +4,7 @@
 
 use super::columns::{Column, ENVELOPE, Found, Layout};
 use super::rest::{Call, TableName};
-use super::{BigQuery, RestCall, WriteMethod, answer, read_table, within};
+use super::{BigQuery, RestCall, Seen, WriteMethod, answer, read_table, within};
 use crate::delivery::{Destination, Place, Refusal, Row, Slot};
 use gcp_bigquery_client::error::BQError;
 use gcp_bigquery_client::model::clustering::Clustering;
@@ -119,7 +119,7 @@ async fn look(to: &mut BigQuery) -> Result<SetupPlan, Refusal> {
             match read_table(call.rest, &once, call.token.as_deref()).await {
                 Err(Refusal::TableMissing(_)) => true,
                 Err(refusal) => return Err(refusal),
-                Ok((_, Some(kind), _)) if kind != "VIEW" => {
+                Ok(Seen { kind: Some(kind), .. }) if kind != "VIEW" => {
                     return Err(Refusal::Denied(format!(
                         "{}: is a {kind}, and a view is to be made there: rename it",
                         once.full
@@ -217,8 +217,8 @@ fn schema(column: &Column) -> TableFieldSchema {
 
 /// The table's columns; None when it is not there.
 async fn columns(call: &RestCall<'_>) -> Result<Option<Vec<Found>>, Refusal> {
-    match call.columns().await {
-        Ok((found, _)) => Ok(Some(found)),
+    match call.seen().await {
+        Ok(seen) => Ok(Some(seen.columns)),
         Err(Refusal::TableMissing(_)) => Ok(None),
         Err(refusal) => Err(refusal),
     }
@@ -239,10 +239,12 @@ fn once(table: &TableName) -> TableName {
     TableName::new(&table.project, &table.dataset, &format!("{}_once", table.table))
 }
 
+/// Copies of an event have the same `created_at`. That it is one of the columns that rows are numbered by lets BigQuery apply a filter on
+/// it before it numbers them: only the partitions that are asked for are read, and a table that requires such a filter has it.
 fn once_query(table: &TableName) -> String {
     format!(
         "SELECT * EXCEPT (copy) FROM (\n  \
-         SELECT *, ROW_NUMBER() OVER (PARTITION BY event_id ORDER BY created_at) AS copy\n  FROM `{}`\n)\n\
+         SELECT *, ROW_NUMBER() OVER (PARTITION BY created_at, event_id) AS copy\n  FROM `{}`\n)\n\
          WHERE copy = 1",
         table.full
     )
@@ -302,7 +304,7 @@ pub async fn probe(to: &mut BigQuery, deadline: Duration) -> Result<String, Refu
         }
     }
     patiently(ended, async || {
-        if to.present(&[&row.event_id]).await?.contains(&row.event_id) {
+        if to.present(std::slice::from_ref(&row)).await?.contains(&row.event_id) {
             return Ok(());
         }
         Err(answer::later(format!("{}: the probe {} was written, and no query shows it", to.name(), row.event_id)))

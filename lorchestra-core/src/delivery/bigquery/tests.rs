@@ -32,10 +32,14 @@ fn the_name_with_and_without_a_project() {
         "quota_project_id":"pays"}"#;
     std::fs::write(&file, user).unwrap();
     let credentials = CredentialSources { file: Some(file), ..CredentialSources::default() };
+    let nameless = BigQueryConfig { project: None, credentials: credentials.clone(), ..config() };
+    let refusal = run(BigQuery::new(nameless).unwrap().resolve()).unwrap_err();
+    assert!(refusal.to_string().starts_with("no project: "), "who pays is not where the table is: {refusal}");
+    let credentials = CredentialSources { gcloud_project: Some("gclouds".to_owned()), ..credentials };
     let mut unnamed = BigQuery::new(BigQueryConfig { project: None, credentials, ..config() }).unwrap();
     assert_eq!(unnamed.name(), "?.d.t");
     run(unnamed.resolve()).unwrap();
-    assert_eq!(unnamed.name(), "pays.d.t");
+    assert_eq!(unnamed.name(), "gclouds.d.t");
     assert!(!format!("{unnamed:?}").contains("hunter2"));
 }
 
@@ -59,11 +63,25 @@ fn an_emulator_needs_no_credentials_but_a_project_and_a_place_for_streams() {
 
 #[test]
 fn google_is_not_asked_without_credentials() {
-    let gcloud = Some(PathBuf::from("/nowhere/adc.json"));
+    let gcloud = Some(PathBuf::from("/nowhere"));
     let credentials = CredentialSources { gcloud, ..CredentialSources::default() };
     let mut lost = BigQuery::new(BigQueryConfig { credentials, ..config() }).unwrap();
     let Err(Refusal::Unauthenticated(text)) = run(lost.connect()) else { panic!() };
-    assert!(text.contains("there is no /nowhere/adc.json") && !text.contains('\n'), "{text}");
+    assert!(text.contains("there is no /nowhere/application_default_credentials.json") && !text.contains('\n'), "{text}");
+}
+
+#[test]
+fn another_universe_has_its_own_addresses_unless_they_are_named() {
+    let credentials =
+        CredentialSources { universe_domain: Some("cloud.example".to_owned()), metadata: true, ..CredentialSources::default() };
+    let mut moved = BigQuery::new(BigQueryConfig { credentials: credentials.clone(), ..config() }).unwrap();
+    run(moved.resolve()).unwrap();
+    assert_eq!(moved.endpoint.url(), "https://bigquery.cloud.example");
+    assert_eq!(moved.storage_endpoint.as_ref().map(Endpoint::url), Some("https://bigquerystorage.cloud.example"));
+    let endpoint = Some("https://private.example".to_owned());
+    let mut named = BigQuery::new(BigQueryConfig { credentials, endpoint, ..config() }).unwrap();
+    run(named.resolve()).unwrap();
+    assert_eq!(named.endpoint.url(), "https://private.example");
 }
 
 #[test]

@@ -2,10 +2,12 @@
 //! name, or to the metadata server; promises that no token, key or assertion is in an error or a Debug.
 //!
 //! A service account's assertion is signed and exchanged by yup-oauth2, over our connector. The two other forms are one request
-//! each, made here, because yup-oauth2 has their addresses built in.
+//! each, made here, because yup-oauth2 has their addresses built in. Federation and impersonation are `federated`'s.
+
+mod federated;
 
 use super::answer::{cause, later, unanswered};
-use super::credentials::{Credentials, User};
+use super::credentials::{Credentials, Found, User};
 use super::dial::{Dialer, Dialing};
 use super::words::one_line;
 use crate::delivery::Refusal;
@@ -13,6 +15,7 @@ use gcp_bigquery_client::yup_oauth2::authenticator::Authenticator;
 use gcp_bigquery_client::yup_oauth2::error::{AuthError, AuthErrorCode};
 use gcp_bigquery_client::yup_oauth2::hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use gcp_bigquery_client::yup_oauth2::{CustomHyperClientBuilder, Error, ServiceAccountAuthenticator, ServiceAccountKey};
+use google_cloud_auth::credentials::AccessTokenCredentials;
 use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
@@ -33,6 +36,8 @@ type Signed = Authenticator<HttpsConnector<Dialer>>;
 /// The source of bearer tokens for one set of credentials.
 pub(super) struct Tokens {
     credentials: Credentials,
+    quota_project: Option<String>,
+    federated: Option<AccessTokenCredentials>,
     dialing: Dialing,
     signed: Option<Signed>,
     http: Option<reqwest::Client>,
@@ -67,12 +72,15 @@ struct Granted {
 }
 
 impl Tokens {
-    pub(super) fn new(credentials: Credentials, dialing: Dialing) -> Self {
-        Self { credentials, dialing, signed: None, http: None, kept: None, last: None, was_kept: false, stale: false }
+    pub(super) fn new(found: Found, dialing: Dialing) -> Self {
+        let Found { credentials, quota_project, .. } = found;
+        let (federated, signed, http, kept, last) = (None, None, None, None, None);
+        Self { credentials, quota_project, federated, dialing, signed, http, kept, last, was_kept: false, stale: false }
     }
 
-    pub(super) fn credentials(&self) -> &Credentials {
-        &self.credentials
+    /// The project that pays for the requests, if one is named.
+    pub(super) fn quota_project(&self) -> Option<&str> {
+        self.quota_project.as_deref()
     }
 
     /// The last token was not accepted.
@@ -111,10 +119,10 @@ impl Tokens {
     }
 
     async fn fetch(&mut self) -> Result<String, Refusal> {
-        let Self { credentials, dialing, signed, http, .. } = self;
+        let Self { credentials, dialing, signed, http, federated, .. } = self;
         let granted = match credentials {
             Credentials::None => return Err(Refusal::Unauthenticated("no credentials".to_owned())),
-            Credentials::ServiceAccount { file, key, .. } => {
+            Credentials::ServiceAccount { file, key } => {
                 let signed = match signed {
                     Some(signed) => signed,
                     None => signed.insert(signer(file, key, dialing).await?),
@@ -124,6 +132,17 @@ impl Tokens {
                 let fetched = if self.stale { signed.force_refreshed_token(&scopes).await } else { signed.token(&scopes).await };
                 let token = fetched.map_err(|error| refused_by_yup(file, &error))?;
                 return token.token().map(str::to_owned).ok_or_else(|| no_token(&shown(file)));
+            }
+            Credentials::Federated { file, form, json } => {
+                // It keeps its token itself, and has no other way to fetch one before its time.
+                if self.stale {
+                    *federated = None;
+                }
+                let source = match federated {
+                    Some(source) => source,
+                    None => federated.insert(federated::source(file, *form, json)?),
+                };
+                return federated::token(file, *form, source).await;
             }
             Credentials::User { file, user } => {
                 let http = client(http, dialing, false)?;

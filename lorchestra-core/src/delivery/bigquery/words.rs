@@ -121,10 +121,7 @@ const PLAIN: &[&str] = &[
 pub(super) fn one_line(text: &str) -> String {
     let spaced: String = text.chars().map(|c| if crate::text::is_invisible(c) { ' ' } else { c }).collect();
     let line = spaced.split_whitespace().collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line,
-    }
+    crate::text::shortened(&line, LONGEST)
 }
 
 /// One line, and `…` for every word that stands in a payload or subject of these rows.
@@ -203,7 +200,7 @@ mod tests {
     fn one_line_and_not_too_long() {
         assert_eq!(one_line(" a\n\tb\u{1b}[31m  c "), "a b [31m c");
         assert_eq!(one_line(&"x".repeat(240)), "x".repeat(240));
-        assert_eq!(one_line(&"ü".repeat(241)), "ü".repeat(240) + "…");
+        assert_eq!(one_line(&"ü".repeat(241)), "ü".repeat(240) + " …");
     }
 
     #[test]

@@ -24,6 +24,34 @@ pub(super) enum Fault {
     Gone,
     Missing,
     SchemaChanged,
+    /// As [`Fault::Gone`], but the stream is still there.
+    GoneForAMoment,
+    /// Not answered, and the work is done after so many more requests, if the stream takes it then.
+    Slow(u8),
+    /// The server was started again: it has no streams any more.
+    Restart,
+    /// Refused without a reason; the work was not done.
+    Precondition,
+    /// Not answered, and another writer's rows are in the place.
+    Overtaken,
+}
+
+/// How a server answers for a stream that it does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Unknown {
+    #[default]
+    Gone,
+    Malformed,
+    Precondition,
+}
+
+/// An append that the server has not come to yet.
+#[derive(Debug)]
+pub(super) struct Slow {
+    after: u8,
+    stream: String,
+    offset: i64,
+    rows: Vec<Row>,
 }
 
 #[derive(Debug, Default)]
@@ -47,6 +75,13 @@ pub(super) struct Server {
     /// Batches of more rows are too large.
     pub(super) limit: usize,
     pub(super) unreadable: bool,
+    /// What an append to a stream that is not there is answered with.
+    pub(super) unknown: Unknown,
+    pub(super) slow: Vec<Slow>,
+    /// Every row is refused for this reason, with a number of its own.
+    pub(super) every_row: Option<&'static str>,
+    /// Rows of other writers.
+    pub(super) strangers: usize,
     /// What a look into the table is answered with.
     pub(super) look: Option<Refusal>,
 }
@@ -70,6 +105,7 @@ impl Table {
     fn fault(&self) -> Fault {
         let mut server = self.server.borrow_mut();
         server.requests += 1;
+        server.come_to_slow();
         server.script.pop_front().unwrap_or(Fault::None)
     }
 }
@@ -130,6 +166,17 @@ impl Destination for Table {
                 (Fault::Stumble, _) => {
                     return Err(stumbled());
                 }
+                (Fault::GoneForAMoment, Place::Stream(_)) => return Err(Refusal::StreamGone("no stream, it says".into())),
+                (Fault::Precondition, _) => return Err(Refusal::Precondition("no".into())),
+                (Fault::Restart, _) => server.streams.clear(),
+                (Fault::Slow(after), Place::Stream(Slot { stream, offset, .. })) => {
+                    server.slow.push(Slow { after, stream: stream.to_owned(), offset, rows: rows.to_vec() });
+                    return Err(later());
+                }
+                (Fault::Overtaken, Place::Stream(Slot { stream, offset, length })) => {
+                    server.overtake(stream, offset, length);
+                    return Err(later());
+                }
                 (Fault::Missing, _) => return Err(Refusal::TableMissing("no table".into())),
                 (Fault::SchemaChanged, _) => return Err(Refusal::SchemaChanged("columns".into())),
                 _ => {}
@@ -147,6 +194,7 @@ impl Destination for Table {
         match self.fault() {
             Fault::Later { .. } => return Err(later()),
             Fault::Silent { .. } => std::future::pending().await,
+            Fault::Precondition => return Err(Refusal::Precondition("no".into())),
             _ => {}
         }
         let mut server = self.server.borrow_mut();
@@ -155,7 +203,7 @@ impl Destination for Table {
         Ok(i64::try_from(stream.rows.len()).unwrap())
     }
 
-    async fn present(&mut self, event_ids: &[&str]) -> Result<HashSet<String>, Refusal> {
+    async fn present(&mut self, rows: &[Row]) -> Result<HashSet<String>, Refusal> {
         match self.fault() {
             Fault::Later { .. } => return Err(later()),
             Fault::Silent { .. } => std::future::pending().await,
@@ -168,11 +216,31 @@ impl Destination for Table {
         if server.unreadable {
             return Err(Refusal::Denied("no right to read".into()));
         }
-        Ok(server.rows.iter().filter(|id| event_ids.contains(&id.as_str())).cloned().collect())
+        Ok(server.rows.iter().filter(|id| rows.iter().any(|row| row.event_id == **id)).cloned().collect())
     }
 }
 
 impl Server {
+    /// Does what it has not come to yet, when it is time.
+    fn come_to_slow(&mut self) {
+        let (due, mut rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.slow).into_iter().partition(|slow| slow.after == 0);
+        rest.iter_mut().for_each(|slow| slow.after -= 1);
+        self.slow = rest;
+        for Slow { stream, offset, rows, .. } in due {
+            let length = i64::try_from(rows.len()).unwrap();
+            let _ = self.take(Place::Stream(Slot { stream: &stream, offset, length }), &rows);
+        }
+    }
+
+    /// Another writer fills just this place.
+    fn overtake(&mut self, stream: &str, offset: i64, length: i64) {
+        let Some(stream) = self.streams.get_mut(stream) else { return };
+        if !stream.finalized && i64::try_from(stream.rows.len()).unwrap() == offset {
+            stream.rows.extend((0..length).map(|n| format!("stranger {offset} {n}")));
+            self.strangers += usize::try_from(length).unwrap();
+        }
+    }
+
     fn take(&mut self, place: Place<'_>, rows: &[Row]) -> Result<Landed, Refusal> {
         if rows.len() > self.limit {
             return Err(Refusal::TooLarge("413".into()));
@@ -180,7 +248,13 @@ impl Server {
         let stream = match place {
             Place::Anywhere => None,
             Place::Stream(Slot { stream, offset, .. }) => {
-                let Some(stream) = self.streams.get_mut(stream) else { return Err(Refusal::StreamGone("no stream".into())) };
+                let Some(stream) = self.streams.get_mut(stream) else {
+                    return Err(match self.unknown {
+                        Unknown::Gone => Refusal::StreamGone("no stream".into()),
+                        Unknown::Malformed => Refusal::Malformed("400".into()),
+                        Unknown::Precondition => Refusal::Precondition("no".into()),
+                    });
+                };
                 if stream.finalized {
                     return Err(Refusal::StreamFinalized("finalized".into()));
                 }
@@ -196,6 +270,10 @@ impl Server {
         };
         if let Some(stumbles) = rows.iter().find_map(|row| self.poison.get(&row.event_id)) {
             return Err(if *stumbles { stumbled() } else { Refusal::Malformed("400".into()) });
+        }
+        if let Some(reason) = self.every_row {
+            let refused = |index: usize| RefusedRow { index, reason: format!("{reason} {index}") };
+            return Err(Refusal::Rows((0..rows.len()).map(refused).collect()));
         }
         let bad: Vec<RefusedRow> = rows
             .iter()

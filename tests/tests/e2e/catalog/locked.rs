@@ -87,8 +87,12 @@ fn the_configuration_locks_listings_and_runs() {
     let json = sandbox.lorchestra(&["plugins", "lock", "--json", "constructor"]).exits(0).json("lorchestra.plugins-lock/1");
     assert_eq!((&json["added"], &json["removed"]), (&json!(["constructor"]), &json!([])));
     let sha256 = json["packages"][0]["sha256"].as_str().unwrap();
+    let bytes = &json["packages"][0]["bytes"];
     let text = sandbox.read("home/.config/lorchestra/plugins.lock");
-    assert!(text.contains(&format!("name = \"constructor\"\nversion = \"0.1.0\"\nsha256 = \"{sha256}\"")), "{text}");
+    assert!(
+        text.contains(&format!("name = \"constructor\"\nversion = \"0.1.0\"\nbytes = {bytes}\nsha256 = \"{sha256}\"")),
+        "{text}"
+    );
 
     sandbox.configure("locked = true");
     let listed = sandbox.lorchestra(&["jobs", "list"]).exits(0);

@@ -3,6 +3,7 @@
 
 use lorchestra_tests::bigquery::fake::{Fault, Method, StorageErrorCode};
 use lorchestra_tests::bigquery::site::{Site, Write, carrier};
+use lorchestra_tests::eventually;
 use tonic::Code;
 
 /// Every fault of every request, on both ways of writing: the run's outcome is its own, attempts are bounded, and afterwards all
@@ -26,6 +27,13 @@ fn no_fault_loses_or_doubles_an_event() {
             Fault::InBand(Code::InvalidArgument, "extra fields", Some(StorageErrorCode::SchemaMismatchExtraFields)),
         ),
         (Method::AppendRows, Fault::InBand(Code::OutOfRange, "beyond", Some(StorageErrorCode::OffsetOutOfRange))),
+        (Method::AppendRows, Fault::Grpc(Code::NotFound, "in passing", Some(StorageErrorCode::StreamNotFound))),
+        (Method::AppendRows, Fault::InBand(Code::InvalidArgument, "Invalid stream name. Entity: s", None)),
+        (Method::AppendRows, Fault::InBand(Code::InvalidArgument, "no", None)),
+        (Method::AppendRows, Fault::Grpc(Code::FailedPrecondition, "no", None)),
+        (Method::AppendRows, Fault::Grpc(Code::PermissionDenied, "no", None)),
+        (Method::AppendRows, Fault::RowErrors((0..5000).collect())),
+        (Method::CreateStream, Fault::Grpc(Code::FailedPrecondition, "no", None)),
         (Method::CreateStream, Fault::Grpc(Code::Unavailable, "try again", None)),
         (Method::CreateStream, Fault::Grpc(Code::NotFound, "not yet", Some(StorageErrorCode::TableNotFound))),
         (Method::CreateStream, Fault::CloseHalfWay),
@@ -47,6 +55,7 @@ fn no_fault_loses_or_doubles_an_event() {
         (Method::InsertAll, Fault::CloseHalfWay),
         (Method::InsertAll, Fault::CommitThenDrop),
         (Method::InsertAll, Fault::VanishTable(2)),
+        (Method::InsertAll, Fault::RowErrors((0..500).collect())),
     ];
     let connecting = [
         rest(Fault::Status(503, "backendError")),
@@ -87,6 +96,12 @@ fn meets(write: Write, method: Method, fault: &Fault, times: usize) {
     let requests =
         site.fake.requests(Method::AppendRows) + site.fake.requests(Method::InsertAll) + site.fake.requests(Method::TablesGet);
     assert!(requests <= 40, "{told}: {requests} requests");
+    // What a person has to look at ends a flush: it is said, and the next one tries again.
+    for _ in 0..times {
+        let ended = site.sandbox.lorchestra(&["events", "flush", "--timeout", "50s"]);
+        let is_said = || ended.code() == Some(69) && ended.err().contains("nothing is lost");
+        assert!(ended.code() == Some(0) || is_said(), "{told}: {}", ended.shown());
+    }
     site.flushed();
     assert_eq!(site.fake.faults().left(method), 0, "{told}: all faults were met");
     site.all_is_delivered(write, &told);
@@ -105,6 +120,9 @@ fn a_fault_that_lasts_costs_a_line_and_no_event() {
         (Write::Storage, Fault::Grpc(Code::Unauthenticated, "no", None)),
         (Write::Storage, Fault::Grpc(Code::Unavailable, "try again", None)),
         (Write::Storage, Fault::InBand(Code::InvalidArgument, "something is wrong", None)),
+        (Write::Storage, Fault::InBand(Code::FailedPrecondition, "something is wrong", None)),
+        (Write::Storage, Fault::Grpc(Code::InvalidArgument, "Invalid stream name. Entity: s", None)),
+        (Write::Storage, Fault::RowErrors((0..5000).collect())),
         (Write::Storage, Fault::CloseHalfWay),
         (Write::InsertAll, Fault::Status(400, "invalid")),
         (Write::InsertAll, Fault::Status(401, "authError")),
@@ -115,6 +133,7 @@ fn a_fault_that_lasts_costs_a_line_and_no_event() {
         (Write::InsertAll, Fault::Html(502)),
         (Write::InsertAll, Fault::Empty(429, None)),
         (Write::InsertAll, Fault::CloseHalfWay),
+        (Write::InsertAll, Fault::RowErrors((0..500).collect())),
     ];
     let next = std::sync::atomic::AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -126,6 +145,21 @@ fn a_fault_that_lasts_costs_a_line_and_no_event() {
             });
         }
     });
+}
+
+/// An append that is not answered, then a stream that is not found for a moment, and then the append is done after all: once.
+#[test]
+fn a_slow_append_lands_once() {
+    let site = Site::new(Write::Storage);
+    let faults = site.fake.faults();
+    faults.next(Method::AppendRows, Fault::Silent);
+    faults.next(Method::AppendRows, Fault::Grpc(Code::NotFound, "in passing", Some(StorageErrorCode::StreamNotFound)));
+    let running = site.sandbox.start(&["run-job", "--delivery-timeout", "40s", "misbehave", "numbered", "--count", "300"]);
+    eventually("the stream was not found", || faults.left(Method::AppendRows) == 0);
+    faults.release();
+    running.wait().exits(0);
+    site.flushed();
+    site.all_is_delivered(Write::Storage, "a slow append");
 }
 
 fn outlasts(write: Write, fault: &Fault) {

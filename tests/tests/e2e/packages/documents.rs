@@ -1,8 +1,9 @@
 //! The package `vector-projector`, end to end: the sample mailbox through ingester, canonizer, index and search; kills and full disks; an
 //! embedding model from PyPI.
 
+use lorchestra_test_setup::venv;
 use lorchestra_tests::small_disk::SmallDisks;
-use lorchestra_tests::{Event, Fixture, Sandbox, built, eventually, venv};
+use lorchestra_tests::{Event, Fixture, Sandbox, built, eventually};
 use rusqlite::Connection;
 use rustix::process::Signal;
 use serde_json::{Value, json};

@@ -1,7 +1,8 @@
 //! The package `meltano-ingest`, end to end: a real tap from PyPI, and small ones that fail in every way.
 
+use lorchestra_test_setup::venv;
 use lorchestra_tests::small_disk::SmallDisks;
-use lorchestra_tests::{Event, Fixture, Running, Sandbox, built, eventually, processes, venv};
+use lorchestra_tests::{Event, Fixture, Running, Sandbox, built, eventually, processes};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fs;

@@ -169,6 +169,21 @@ fn a_run_that_was_killed_is_found_by_its_id() {
     sandbox.whole_events_of(&sandbox.run());
 }
 
+/// Its caller gets the exit code that the run's own process had.
+#[test]
+fn a_run_that_was_cancelled_is_found_with_its_signal() {
+    for (signal, code) in [(Signal::INT, 130), (Signal::HUP, 129), (Signal::TERM, 143)] {
+        let sandbox = sandbox();
+        let args = ["run-job", "misbehave", "wait", "--run-id", ID];
+        let running = sandbox.start(&args);
+        eventually("the run is recorded", || sandbox.runs().len() == 1);
+        running.signal(signal);
+        assert_eq!(running.wait().code(), Some(code));
+        sandbox.lorchestra(&args).exits(code);
+        assert_eq!(sandbox.runs().len(), 1);
+    }
+}
+
 #[test]
 fn the_caller_s_trace_reaches_the_run() {
     let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";

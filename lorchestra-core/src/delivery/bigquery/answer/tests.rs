@@ -31,6 +31,8 @@ fn class(refusal: &Refusal) -> &'static str {
         Refusal::SchemaChanged(_) => "schema",
         Refusal::TableMissing(_) => "table missing",
         Refusal::Unauthenticated(_) => "unauthenticated",
+        Refusal::Precondition(_) => "precondition",
+        Refusal::EveryRow(_) => "every row",
         Refusal::Denied(_) => "denied",
     }
 }
@@ -239,7 +241,11 @@ fn storage_errors_by_code_and_words() {
         (Code::InvalidArgument, "Schema mismatch due to extra fields in user schema", "schema"),
         (Code::InvalidArgument, "Missing writer schema", "malformed"),
         (Code::FailedPrecondition, "Stream is FINALIZED", "finalized"),
-        (Code::FailedPrecondition, "Billing is off", "denied"),
+        (Code::FailedPrecondition, "Billing is off", "precondition"),
+        (Code::FailedPrecondition, "", "precondition"),
+        (Code::FailedPrecondition, "Entity not found: s", "gone"),
+        (Code::InvalidArgument, "Invalid stream name. Entity: s", "gone"),
+        (Code::InvalidArgument, "Requested entity was not found. Entity: s", "gone"),
         (Code::NotFound, "Requested entity was not found. Entity: projects/p/datasets/d/tables/t/streams/s", "gone"),
         (Code::NotFound, "Table not found: t", "table missing"),
         (Code::PermissionDenied, "Permission 'TABLES_UPDATE_DATA' denied", "denied"),
@@ -260,6 +266,9 @@ fn storage_errors_by_code_and_words() {
     }
     assert_eq!(means(Code::NotFound, "Requested entity was not found", Vec::new(), Call::Create), "table missing");
     assert_eq!(means(Code::AlreadyExists, "", Vec::new(), Call::Create), "later");
+    assert_eq!(means(Code::FailedPrecondition, "Billing is off", Vec::new(), Call::Create), "denied");
+    assert_eq!(means(Code::FailedPrecondition, "no", Vec::new(), Call::Finalize), "precondition");
+    assert_eq!(means(Code::InvalidArgument, "no", Vec::new(), Call::Finalize), "gone");
     assert_eq!(means(Code::FailedPrecondition, "stream is finalized", Vec::new(), Call::Finalize), "gone");
 }
 
@@ -270,4 +279,88 @@ fn retry_info_is_kept() {
         prost_types::Any { type_url: "type.googleapis.com/google.rpc.RetryInfo".to_owned(), value: delay.encode_to_vec() };
     let refusal = Fault::from(in_band(Code::ResourceExhausted, "quota", vec![detail])).meaning(TABLE, Call::Append).unwrap_err();
     assert!(matches!(refusal, Refusal::Later { after: Some(after), .. } if after == Duration::from_secs(7)), "{refusal:?}");
+}
+
+/// What lorchestra does, as docs/bigquery-errors.md says it.
+fn action(meaning: &Result<Landed, Refusal>, call: Call) -> &'static str {
+    let Err(refusal) = meaning else { return "landed before" };
+    match (class(refusal), call) {
+        ("later", _) | ("later, perhaps the request", Call::Create | Call::Finalize) => "retry",
+        ("later, perhaps the request", Call::Append) => "retry, then split",
+        ("too large", Call::Append) => "split",
+        ("malformed", Call::Append) => "new stream, then split",
+        ("beyond", Call::Append) => "new stream",
+        ("finalized" | "gone", Call::Append) => "fence",
+        ("gone", Call::Finalize) => "query",
+        ("precondition", Call::Append) => "retry, then fence, then stop",
+        ("precondition", Call::Finalize) => "retry, then query",
+        ("schema", _) => "reconnect",
+        _ => "stop",
+    }
+}
+
+fn actions(code: Code, details: &[prost_types::Any]) -> String {
+    let of = |call| action(&Fault::from(in_band(code, "", details.to_vec())).meaning(TABLE, call), call);
+    [Call::Append, Call::Finalize, Call::Create].map(of).join(" | ")
+}
+
+fn of_storage_error(code: StorageErrorCode) -> &'static str {
+    use StorageErrorCode as S;
+    match code {
+        S::Unspecified => "The gRPC code decides, see below",
+        S::TableNotFound => "Run `lorchestra events setup`; a new table may take some minutes",
+        S::StreamAlreadyCommitted | S::StreamFinalized | S::InvalidStreamState => "Nothing: somebody else closed the stream",
+        S::StreamNotFound => "Nothing: the stream expired, or the table was made again",
+        S::InvalidStreamType => "Report it: lorchestra creates committed streams only",
+        S::SchemaMismatchExtraFields => "Nothing, if a column was just added; else run `lorchestra events setup`",
+        S::OffsetAlreadyExists => "Nothing: an earlier request had arrived; its first and last event are looked up",
+        S::OffsetOutOfRange => "Nothing, unless it repeats: is the state directory used twice?",
+        S::CmekNotProvided | S::InvalidCmekProvided | S::CmekEncryptionError | S::KmsPermissionDenied => {
+            "Check the table's encryption key, and that BigQuery's service account may use it"
+        }
+        S::KmsServiceError => "Nothing: it passes",
+    }
+}
+
+fn of_code(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "An answer that says neither yes nor no",
+        Code::Cancelled | Code::Aborted | Code::Unavailable | Code::DeadlineExceeded => "Nothing: it passes",
+        Code::Unknown => "Look for a proxy that answers in BigQuery's place",
+        Code::InvalidArgument => "Look at `events list --failed`: a row may be refused without being named",
+        Code::NotFound => "Nothing: the stream expired, or the table was made again",
+        Code::AlreadyExists => "Nothing: an earlier request had arrived; its first and last event are looked up",
+        Code::PermissionDenied => "Grant `roles/bigquery.dataEditor` on the table; tried again within a minute",
+        Code::ResourceExhausted => "Nothing, or ask for more quota",
+        Code::FailedPrecondition => "Is billing on, is the API enabled? Tried again within a minute",
+        Code::OutOfRange => "Nothing, unless it repeats: is the state directory used twice?",
+        Code::Unimplemented => "Set `write = \"insert-all\"`: there is no Storage Write API there",
+        Code::Internal => "Nothing, unless an event is set aside: the server fails on it",
+        Code::DataLoss => "Nothing, unless it lasts: ask Google",
+        Code::Unauthenticated => "Check the credentials",
+    }
+}
+
+/// The reference says what this code decides.
+#[test]
+fn the_table_of_answers_is_the_documented_one() {
+    use StorageErrorCode as S;
+    let storage: Vec<S> = (0..100).filter_map(|code| S::try_from(code).ok()).collect();
+    assert!(storage.len() >= 15, "all are looked at: {storage:?}");
+    let head =
+        "| answer | AppendRows | FinalizeWriteStream | CreateWriteStream | what to do |\n| --- | --- | --- | --- | --- |\n";
+    let mut expected = format!("With a StorageError in the details:\n\n{head}");
+    for code in storage {
+        // With the code that decides least by itself.
+        let actions = actions(Code::Unavailable, &[detail(code)]);
+        expected.push_str(&format!("| `{}` | {actions} | {} |\n", code.as_str_name(), of_storage_error(code)));
+    }
+    expected.push_str(&format!("\nWithout:\n\n{head}"));
+    for code in (0..17).map(Code::from_i32) {
+        expected.push_str(&format!("| `{code:?}` | {} | {} |\n", actions(code, &[]), of_code(code)));
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/bigquery-errors.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let table = page.split("<!-- answers -->\n").nth(1).unwrap_or_default();
+    assert_eq!(table.trim(), expected.trim(), "put this into {path}:\n{expected}");
 }

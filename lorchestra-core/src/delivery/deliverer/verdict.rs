@@ -1,0 +1,187 @@
+//! What a refusal means for the rows of a batch, and which of them are to blame.
+//!
+//! Talks to the store, for the [`Deliverer`]. Promises that no row is set aside for the fault of a stream, of the table or of this host.
+
+use super::{Deliverer, STUMBLES, SUSPECTS, Trouble, slot};
+use crate::delivery::{Destination, Refusal, RefusedRow, Slot};
+use crate::store::{Settled, Was};
+
+impl<D: Destination> Deliverer<'_, D> {
+    pub(super) async fn refused(&mut self, refusal: Refusal) -> Result<(), Trouble> {
+        let worked = std::mem::take(&mut self.stream_works);
+        let blames_stream = self.blames_stream(worked);
+        let Some(flight) = &mut self.flight else { return Ok(()) };
+        match refusal {
+            Refusal::Later { perhaps_request: true, .. } => {
+                flight.stumbles += 1;
+                if flight.stumbles < STUMBLES {
+                    return Err(Trouble::Refused(refusal));
+                }
+                self.split_after_unknown(refusal).await
+            }
+            Refusal::Precondition(ref reason) => {
+                flight.stumbles += 1;
+                if flight.stumbles < STUMBLES {
+                    return Err(Trouble::Refused(refusal));
+                }
+                if self.renewed || flight.batch.place.is_none() {
+                    return Err(Trouble::Refused(Refusal::Denied(reason.clone())));
+                }
+                self.renew().await
+            }
+            Refusal::Rows(rows) => {
+                if !self.clear_place().await? {
+                    return Ok(());
+                }
+                if let Some(reason) = self.one_reason(&rows) {
+                    return self.every_row(&reason);
+                }
+                let settled = self.set_aside(&rows);
+                self.take_back(settled, self.batch_limit, "rows beside it were refused")
+            }
+            Refusal::Malformed(_) if blames_stream => self.renew().await,
+            Refusal::TooLarge(_) | Refusal::Malformed(_) => {
+                if self.clear_place().await? {
+                    self.cut(refusal, 2)
+                } else {
+                    Ok(())
+                }
+            }
+            Refusal::StreamDamaged(reason) => {
+                // It is not to be trusted any more, and this batch is not in it.
+                if self.left == 0 {
+                    tracing::warn!(reason, "a stream has lost rows that had landed, or has others; a new one is begun");
+                }
+                if let Some(slot) = slot(&flight.batch) {
+                    // Of what is in its place nothing is ours to remove.
+                    let _ = self.session.destination.finalize(Slot { length: 0, ..slot }).await;
+                }
+                self.leave_and_take_back(Vec::new())
+            }
+            Refusal::StreamFinalized(_) | Refusal::StreamGone(_) => self.settle().await,
+            other => Err(Trouble::Refused(other)),
+        }
+    }
+
+    /// Before rows are suspected, the stream is: one in which nothing has landed yet, at once; one that worked, when a row is alone.
+    fn blames_stream(&self, worked: bool) -> bool {
+        let Some(flight) = &self.flight else { return false };
+        flight.batch.place.is_some() && !self.renewed && !worked && (!self.proven || flight.rows.len() == 1)
+    }
+
+    /// Fences the stream and leaves it: the batch goes to a new one.
+    async fn renew(&mut self) -> Result<(), Trouble> {
+        let is_clear = self.clear_unknown().await?;
+        self.renewed = true;
+        if is_clear { self.leave_and_take_back(Vec::new()) } else { Ok(()) }
+    }
+
+    /// The server stumbles on the batch, and whether it is there is not known: that is found out first.
+    async fn split_after_unknown(&mut self, refusal: Refusal) -> Result<(), Trouble> {
+        // Without a stream each event is there at least once: it may be cut although its fate is not known.
+        if self.clear_place().await? { self.cut(refusal, 8) } else { Ok(()) }
+    }
+
+    /// Takes the batch, which is not there, back to send it in `parts`. One row cannot be cut: it is set aside, on suspicion.
+    fn cut(&mut self, refusal: Refusal, parts: usize) -> Result<(), Trouble> {
+        let Some(flight) = &self.flight else { return Ok(()) };
+        let (rows, was) = (flight.rows.len(), flight.batch.was);
+        let reason = refusal.to_string();
+        match (flight.numbers.as_slice(), was) {
+            ([], _) | ([_, _, ..], _) => self.take_back(Vec::new(), rows / parts, &reason),
+            // It was sent on request, and is what it was.
+            ([_], Some(Was::Uncertain)) => self.give_up(&reason),
+            ([_], Some(Was::Refused)) => {
+                self.progress.refused += 1;
+                self.take_back(Vec::new(), self.batch_limit, &reason)
+            }
+            (&[n], Some(Was::Suspect)) if self.proven => {
+                self.progress.refused += 1;
+                self.take_back(vec![(n, Settled::Refused(reason.clone()))], self.batch_limit, &reason)
+            }
+            ([_], Some(Was::Suspect)) => self.still_suspect(refusal),
+            ([_], None) if self.suspects == SUSPECTS => {
+                self.take_back(Vec::new(), self.batch_limit, &reason)?;
+                Err(Trouble::Refused(refusal))
+            }
+            (&[n], None) => self.suspect(&[n], &reason, refusal),
+        }
+    }
+
+    /// They are set aside on suspicion: other rows go before them.
+    fn suspect(&mut self, numbers: &[i64], reason: &str, refusal: Refusal) -> Result<(), Trouble> {
+        let settled = numbers.iter().map(|n| (*n, Settled::Suspect(reason.to_owned()))).collect();
+        self.take_back(settled, self.batch_limit, reason)?;
+        self.suspects += 1;
+        self.suspicion = Some(refusal);
+        Ok(())
+    }
+
+    fn still_suspect(&mut self, refusal: Refusal) -> Result<(), Trouble> {
+        self.take_back(Vec::new(), self.batch_limit, &refusal.to_string())?;
+        self.suspects += 1;
+        self.suspicion = Some(refusal);
+        Ok(())
+    }
+
+    /// The reason for which all rows of the batch were refused, if it is one. Numbers in it are not compared: they may be of the rows.
+    fn one_reason(&self, refused: &[RefusedRow]) -> Option<String> {
+        let flight = self.flight.as_ref()?;
+        let alike = |reason: &str| reason.chars().filter(|c| !c.is_ascii_digit() && *c != '…').collect::<String>();
+        let first = refused.first()?;
+        let kind = alike(&first.reason);
+        let all = refused.len() == flight.rows.len() && refused.iter().all(|row| alike(&row.reason) == kind);
+        all.then(|| first.reason.clone())
+    }
+
+    /// All rows were refused for one reason: it may be the table, or this host's clock.
+    fn every_row(&mut self, reason: &str) -> Result<(), Trouble> {
+        let Some(flight) = &self.flight else { return Ok(()) };
+        let (name, count, last) = (self.session.destination.name(), flight.rows.len(), flight.batch.last);
+        let numbers = flight.numbers.clone();
+        let text = match count {
+            1 => format!("{name}: an event was refused, and none was accepted after it: {reason}"),
+            _ => format!(
+                "{name}: all {count} events of a batch were refused for one reason: {reason}: check the columns of the table, and the \
+                 clock of this host"
+            ),
+        };
+        let refusal = Refusal::EveryRow(text);
+        match self.was() {
+            // Other rows have landed: it is this one.
+            None if count == 1 && self.proven => self.refuse(&numbers, reason),
+            Some(Was::Suspect) if self.proven => self.refuse(&numbers, reason),
+            Some(Was::Refused | Was::Uncertain) => self.refuse(&numbers, reason),
+            Some(Was::Suspect) => self.still_suspect(refusal),
+            None if self.suspects < SUSPECTS && (count == 1 || !self.store.pending_rows(last, 1, usize::MAX)?.is_empty()) => {
+                self.suspect(&numbers, reason, refusal)
+            }
+            None => {
+                self.take_back(Vec::new(), self.batch_limit, reason)?;
+                Err(Trouble::Refused(refusal))
+            }
+        }
+    }
+
+    fn refuse(&mut self, numbers: &[i64], reason: &str) -> Result<(), Trouble> {
+        self.progress.refused += numbers.len() as u64;
+        let settled = numbers.iter().map(|n| (*n, Settled::Refused(reason.to_owned()))).collect();
+        self.take_back(settled, self.batch_limit, reason)
+    }
+
+    fn set_aside(&mut self, rows: &[RefusedRow]) -> Vec<(i64, Settled)> {
+        let numbers = self.flight.as_ref().map(|flight| flight.numbers.as_slice()).unwrap_or_default();
+        let settled: Vec<_> =
+            rows.iter().filter_map(|row| numbers.get(row.index).map(|n| (*n, Settled::Refused(row.reason.clone())))).collect();
+        self.progress.refused += settled.len() as u64;
+        settled
+    }
+
+    pub(super) fn take_back(&mut self, settled: Vec<(i64, Settled)>, batch_limit: usize, reason: &str) -> Result<(), Trouble> {
+        if let Some(flight) = self.flight.take() {
+            self.batch_limit = batch_limit.max(1);
+            self.store.release(&flight.batch, &settled, self.batch_limit, reason)?;
+        }
+        Ok(())
+    }
+}
