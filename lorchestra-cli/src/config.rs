@@ -274,7 +274,7 @@ impl Config {
                 };
             }
             Err(e) if e.kind() == io::ErrorKind::FileTooLarge => {
-                return Err(Failure::config(path, &e.to_string(), "see docs/configuration.md for what it may hold"));
+                return Err(Failure::config(path, &e.to_string(), "see docs/reference/configuration.md for what it may hold"));
             }
             Err(e) => return Err(Failure::config(path, &e.to_string(), "make it a UTF-8 file that this user can read")),
         };
@@ -286,8 +286,10 @@ impl Config {
         let config: Self = toml::from_str(text).map_err(|e| {
             let message = e.message().lines().next().unwrap_or_default().to_owned();
             let line = e.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-            let mend = nearest(&message)
-                .map_or_else(|| "see docs/configuration.md for the keys".to_owned(), |key| format!("did you mean `{key}`?"));
+            let mend = nearest(&message).map_or_else(
+                || "see docs/reference/configuration.md for the keys".to_owned(),
+                |key| format!("did you mean `{key}`?"),
+            );
             (format!("line {line}: {}", one_line(&message)), mend)
         })?;
         let names_a_job = |name: &str| name.split_once('/').is_some_and(|(package, job)| is_name(package) && is_name(job));

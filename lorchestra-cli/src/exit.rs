@@ -1,4 +1,4 @@
-//! Exit codes. Public: scripts and timers depend on them; docs/configuration.md has the same table.
+//! Exit codes. Public: scripts and timers depend on them; docs/reference/configuration.md has the same table.
 
 use std::process::ExitCode;
 

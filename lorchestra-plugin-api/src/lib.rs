@@ -103,5 +103,5 @@ pub mod __private {
 
 /// Compiles the guide's examples, some of which are `async`.
 #[cfg(all(doctest, feature = "async"))]
-#[doc = include_str!("../../docs/jobs.md")]
+#[doc = include_str!("../../docs/guides/jobs.md")]
 struct JobsGuide;

@@ -321,7 +321,7 @@ fn describe(layout: &'static TypeLayout, seen: &mut Vec<&'static TypeLayout>, ty
 }
 
 /// The types at the boundary are those recorded in `boundary.txt`: a change of them is seen. Before the first release, record the new
-/// ones. After it, a plugin in the field has the old ones: raise `ABI_REVISION` with the change (docs/compatibility.md).
+/// ones. After it, a plugin in the field has the old ones: raise `ABI_REVISION` with the change (docs/explanation/compatibility.md).
 #[test]
 fn the_boundary_does_not_change_unseen() {
     let mut types = BTreeSet::new();

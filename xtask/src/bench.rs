@@ -2,7 +2,7 @@
 //!
 //! Each bench alternates what it compares, round by round, and reports medians and their ratio: a busy neighbour meets both sides.
 //! Everything is a release build and runs in a sandbox inside the target directory, on one disk. `--write` puts the tables between
-//! the markers of docs/performance.md.
+//! the markers of docs/explanation/performance.md.
 
 mod canonicalize;
 mod deliver;
@@ -34,7 +34,7 @@ pub(crate) struct Options {
     /// All: `history` and `million` need some GB of disk, `deliver` and `taps` a Python with venv, `canonicalize` a Python
     #[arg(long)]
     all: bool,
-    /// Put the tables into docs/performance.md
+    /// Put the tables into docs/explanation/performance.md
     #[arg(long)]
     write: bool,
 }

@@ -48,7 +48,7 @@ enum Task {
     Deny,
     /// Give bytes that nobody would write to what reads them, and look whether it holds
     Fuzz(fuzz::Options),
-    /// Measure lorchestra against its parts; the figures of docs/performance.md
+    /// Measure lorchestra against its parts; the figures of docs/explanation/performance.md
     Bench(bench::Options),
 }
 

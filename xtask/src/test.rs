@@ -2,7 +2,7 @@
 //!
 //! End-to-end tests run the real binary and real libraries from the target directory; a test never builds. So everything is built
 //! first, once, with the features that `cargo test` will use, so that nothing is compiled twice; then the plugins of other builds
-//! (docs/compatibility.md). The BigQuery emulator, a Singer tap and an embedding model are set up the first time, each in a directory of
+//! (docs/explanation/compatibility.md). The BigQuery emulator, a Singer tap and an embedding model are set up the first time, each in a directory of
 //! its own below the target directory; and Dovecot, out of Debian's packages.
 //!
 //! Each step reports its time, and the run its total. A step that fails does not keep the following ones from running with

@@ -27,8 +27,8 @@ pub(super) fn chosen<'a>(settings: &'a Settings, name: Option<&str>) -> Result<V
         None => "no destination is configured: events stay in the store".to_owned(),
     };
     Err(Failure::new(Code::Config, what)
-        .mend("set BQ_EVENTS_DATASET and BQ_EVENTS_TABLE, or [destinations.bigquery] in config.toml, for BigQuery: docs/bigquery.md")
-        .mend("set [destinations.jsonl] in config.toml for files of JSON lines: docs/jsonl.md"))
+        .mend("set BQ_EVENTS_DATASET and BQ_EVENTS_TABLE, or [destinations.bigquery] in config.toml, for BigQuery: docs/guides/bigquery.md")
+        .mend("set [destinations.jsonl] in config.toml for files of JSON lines: docs/guides/jsonl.md"))
 }
 
 pub(super) fn no_thread(error: std::io::Error) -> Failure {

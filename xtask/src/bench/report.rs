@@ -1,4 +1,4 @@
-//! The tables, and their place in docs/performance.md.
+//! The tables, and their place in docs/explanation/performance.md.
 
 use crate::{Result, cargo};
 use std::process::Command;
@@ -34,7 +34,7 @@ impl Report {
 
     /// Replaces what stands between `<!-- bench:KEY -->` and `<!-- /bench:KEY -->`, for each table.
     pub(super) fn write(&self) -> Result {
-        let path = cargo::root()?.join("docs/performance.md");
+        let path = cargo::root()?.join("docs/explanation/performance.md");
         let mut text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
         for (key, table) in &self.tables {
             let (begin, end) = (format!("<!-- bench:{key} -->"), format!("<!-- /bench:{key} -->"));

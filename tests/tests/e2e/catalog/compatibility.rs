@@ -1,4 +1,4 @@
-//! What is published stays (docs/compatibility.md): plugins built with other profiles run, and JSON keeps its keys. That a host of the
+//! What is published stays (docs/explanation/compatibility.md): plugins built with other profiles run, and JSON keeps its keys. That a host of the
 //! next ABI revision runs plugins of this one is tested in `lorchestra-plugin-api/tests/next_revision.rs`; plugins of newer, older and
 //! diverged revisions are in `zoo/files.rs`.
 

@@ -1,4 +1,4 @@
-//! The same deliveries against a real emulator: set-up, both ways of writing, and the queries of docs/sql.
+//! The same deliveries against a real emulator: set-up, both ways of writing, and the queries of docs/guides/sql.
 
 use lorchestra_tests::bigquery::emulator::{self, Emulator, Turn};
 use lorchestra_tests::{Fixture, Running, Sandbox, built, processes};
@@ -127,7 +127,7 @@ fn without_a_storage_endpoint_an_emulator_is_written_by_insert_all() {
     assert_eq!(counts(&emulator, &dataset, &sandbox), (4, 4, 4));
 }
 
-/// Each file of docs/sql runs as it is, but for the table's name, and finds what it is for.
+/// Each file of docs/guides/sql runs as it is, but for the table's name, and finds what it is for.
 #[test]
 fn the_documented_queries_answer() {
     let (emulator, dataset, sandbox) = set_up("storage-write");
@@ -147,11 +147,11 @@ fn the_documented_queries_answer() {
         ));
     }
     let query = |name: &str| -> Vec<Value> {
-        let path = built::workspace().join("docs/sql").join(name);
+        let path = built::workspace().join("docs/guides/sql").join(name);
         let sql = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         emulator.rows(&sql.replace("lorchestra.events", &format!("{dataset}.events")).replace("@run_id", &format!("'{run}'")))
     };
-    let files = std::fs::read_dir(built::workspace().join("docs/sql")).unwrap().count();
+    let files = std::fs::read_dir(built::workspace().join("docs/guides/sql")).unwrap().count();
     assert_eq!(files, 7, "a query that is not looked at here");
 
     let failed = query("failed_last_night.sql");

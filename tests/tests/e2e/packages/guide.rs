@@ -3,7 +3,7 @@
 
 use lorchestra_tests::{Fixture, Sandbox, built};
 
-/// The most that `hello` may have as it is shipped, in bytes; docs/performance.md has the figure. It had 692 kB when this was set. Most of it is
+/// The most that `hello` may have as it is shipped, in bytes; docs/explanation/performance.md has the figure. It had 692 kB when this was set. Most of it is
 /// what the plugin API brings along: a new dependency there, or one of its features, is what makes it grow.
 const MOST: u64 = 720_000;
 
@@ -38,14 +38,14 @@ fn the_readme_shows_the_first_plugin() {
 fn the_guide_shows_what_new_writes_and_says() {
     let sandbox = Sandbox::with(&[]);
     let ended = sandbox.lorchestra(&["new", "words"]).exits(0);
-    for document in ["README.md", "docs/jobs.md"] {
+    for document in ["README.md", "docs/guides/jobs.md"] {
         let said = format!("$ lorchestra new words\n{}", ended.out());
         assert!(blocks(&source(document)).contains(&said), "{document} does not show:\n{said}");
     }
-    let guide = blocks(&source("docs/jobs.md"));
+    let guide = blocks(&source("docs/guides/jobs.md"));
     for file in ["src/lib.rs", "tests/jobs.rs"] {
         let written = sandbox.read(&format!("words/{file}"));
-        assert!(!written.is_empty() && guide.contains(&written), "docs/jobs.md does not show what new writes into {file}");
+        assert!(!written.is_empty() && guide.contains(&written), "docs/guides/jobs.md does not show what new writes into {file}");
     }
     let manifest = sandbox.read("words/Cargo.toml");
     let profile = guide.iter().find(|block| block.starts_with("[profile.release]")).expect("the guide shows the profile");
@@ -55,19 +55,19 @@ fn the_guide_shows_what_new_writes_and_says() {
 /// A block that needs an HTTP client is compiled where there is one.
 #[test]
 fn the_guide_shows_the_async_job() {
-    let guide = source("docs/jobs.md");
+    let guide = source("docs/guides/jobs.md");
     let (_, of_web) = guide.split_once("<!-- of tests/web/src/lib.rs -->\n").expect("the guide has it");
     let block = blocks(of_web).swap_remove(0);
     assert!(block.contains("reqwest::Client"));
-    assert!(source("tests/web/src/lib.rs").contains(&block), "docs/jobs.md does not show tests/web/src/lib.rs as it is");
+    assert!(source("tests/web/src/lib.rs").contains(&block), "docs/guides/jobs.md does not show tests/web/src/lib.rs as it is");
 }
 
 #[test]
 fn the_page_of_the_pipeline_lists_its_packages() {
     let sandbox = Sandbox::with(&[Fixture::Ingester, Fixture::Canonizer, Fixture::VectorProjector]);
     let listed = format!("$ lorchestra jobs list\n{}", sandbox.lorchestra(&["jobs", "list"]).exits(0).out());
-    let shown = blocks(&source("docs/pipeline.md")).iter().any(|block| block.contains(&listed));
-    assert!(shown, "docs/pipeline.md does not show:\n{listed}");
+    let shown = blocks(&source("docs/tutorial/pipeline.md")).iter().any(|block| block.contains(&listed));
+    assert!(shown, "docs/tutorial/pipeline.md does not show:\n{listed}");
 }
 
 #[test]

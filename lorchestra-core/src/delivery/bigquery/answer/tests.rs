@@ -281,7 +281,7 @@ fn retry_info_is_kept() {
     assert!(matches!(refusal, Refusal::Later { after: Some(after), .. } if after == Duration::from_secs(7)), "{refusal:?}");
 }
 
-/// What lorchestra does, as docs/bigquery-errors.md says it.
+/// What lorchestra does, as docs/reference/bigquery-errors.md says it.
 fn action(meaning: &Result<Landed, Refusal>, call: Call) -> &'static str {
     let Err(refusal) = meaning else { return "landed before" };
     match (class(refusal), call) {
@@ -359,7 +359,7 @@ fn the_table_of_answers_is_the_documented_one() {
     for code in (0..17).map(Code::from_i32) {
         expected.push_str(&format!("| `{code:?}` | {} | {} |\n", actions(code, &[]), of_code(code)));
     }
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/bigquery-errors.md");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/bigquery-errors.md");
     let page = std::fs::read_to_string(path).unwrap();
     let table = page.split("<!-- answers -->\n").nth(1).unwrap_or_default();
     assert_eq!(table.trim(), expected.trim(), "put this into {path}:\n{expected}");
