@@ -1,4 +1,4 @@
-//! Exit codes. Public: scripts and timers depend on them; docs/reference/configuration.md has the same table.
+//! Exit codes. Public: scripts and timers depend on them; `cargo xtask docs` writes docs/reference/exit-codes.md from this enum.
 
 use std::process::ExitCode;
 

@@ -171,9 +171,7 @@ impl From<StoreError> for Failure {
                 let path = shell(&path);
                 Self::new(Code::Config, message)
                     .mend(format!("copy it with {path}-wal and -shm to a safe place first, while no lorchestra runs"))
-                    .mend(format!(
-                        "sqlite3 {path} .recover reads most of it again: docs/reference/configuration.md, A damaged store"
-                    ))
+                    .mend(format!("sqlite3 {path} .recover reads most of it again: docs/guides/store.md"))
                     .mend("or move the three away to begin a new history")
             }
             StoreError::NotWritable { path, .. } => {

@@ -5,7 +5,7 @@
 //! worker masks events, trace and the job's last words before they reach the disk.
 //!
 //! Which texts are looked for is [`lorchestra_plugin_api::mask`]'s to say, for packages as for the host. What else a job makes of a secret
-//! (base64, half of it) is not found: docs/explanation/security.md says so.
+//! (base64, half of it) is not found: docs/guides/secrets.md says so.
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use lorchestra_plugin_api::limits::{self, SecretError};

@@ -101,7 +101,9 @@ pub mod __private {
     pub use serde_json::{Map, Value};
 }
 
-/// Compiles the guide's examples, some of which are `async`.
+/// Compiles the examples of the guides and the tutorial, some of which are `async`.
 #[cfg(all(doctest, feature = "async"))]
 #[doc = include_str!("../../docs/guides/jobs.md")]
-struct JobsGuide;
+#[doc = include_str!("../../docs/guides/python.md")]
+#[doc = include_str!("../../docs/tutorial/first-package.md")]
+struct Guides;

@@ -1,14 +1,16 @@
-//! The project's own tasks: `cargo xtask demo|test|soak|fuzz|deny|bench`. What each does is said in its module.
+//! The project's own tasks: `cargo xtask demo|test|docs|lint-words|soak|fuzz|deny|bench`. What each does is said in its module.
 #![expect(clippy::print_stdout, reason = "telling what it does is what it is for")]
 
 mod bench;
 mod cargo;
 mod demo;
 mod deny;
+mod docs;
 mod fuzz;
 mod plugins;
 mod sandbox;
 mod test;
+mod words;
 
 use clap::{Parser, Subcommand};
 use std::error::Error;
@@ -37,6 +39,10 @@ enum Task {
     },
     /// Build what the tests need, then run all of them, or only some topics
     Test(test::Options),
+    /// Write the generated reference pages and check all pages: links, width, names, drift
+    Docs(docs::Options),
+    /// Find phrases to avoid (xtask/words) in docs and messages
+    LintWords,
     /// Kill workers, supervisors and deliveries at random moments, and swap libraries, many times; keep the store for minutes; count
     /// events and what ran
     Soak {
@@ -56,6 +62,8 @@ fn main() -> ExitCode {
     let done = match Args::parse().task {
         Task::Demo { pipeline, keep } => demo::run(pipeline, keep),
         Task::Test(options) => test::run(&options),
+        Task::Docs(options) => docs::run(&options),
+        Task::LintWords => words::run(),
         Task::Soak { rounds } => test::soak(rounds),
         Task::Deny => deny::run(),
         Task::Fuzz(options) => fuzz::run(&options),

@@ -14,7 +14,7 @@ const MANY: usize = 500;
 
 /// One event, as the envelope has it. `payload` and `subject_id` may be personal.
 #[derive(Debug, Serialize)]
-#[expect(missing_docs, reason = "the columns of the envelope, documented in docs/explanation/architecture.md")]
+#[expect(missing_docs, reason = "the columns of the envelope, documented in docs/reference/events.md")]
 pub struct Event {
     pub event_id: String,
     pub event_type: String,

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 /// Payload of `job.started`; with `held_by`, of `job.skipped`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "documented in docs/explanation/architecture.md, or at RunSpec")]
+#[expect(missing_docs, reason = "documented in docs/reference/events.md, or at RunSpec")]
 pub struct Started {
     pub parameters: Map<String, Value>,
     pub since: Option<String>,

@@ -82,9 +82,8 @@ fn senders(site: &Site, server: &Server, python: &Path, rows: u32, judge: bool) 
         whole.note(f64::from(rows), drained.seconds, drained.cpu);
     }
     let base = (Median::of(&google.rate).middle, Median::of(&google.cpu).middle);
-    let mut table = String::from(
-        "| | rows a second | beside Python | CPU s a million rows | beside Python |\n| --- | ---: | ---: | ---: | ---: |",
-    );
+    let mut table =
+        String::from("| | rows a second | vs. Python | CPU s a million rows | vs. Python |\n| --- | ---: | ---: | ---: | ---: |");
     let mut row = |name: &str, sender: &Sender, at_least: Option<f64>, judge_cpu: bool| {
         let (rate, cpu) = (Median::of(&sender.rate), Median::of(&sender.cpu));
         let (times, share) = (rate.middle / base.0, cpu.middle / base.1);
@@ -202,7 +201,7 @@ fn beside_a_job(site: &Site) -> Result<String> {
         }
     }
     let off = Median::of(&took[0]).middle;
-    let mut table = String::from("| delivery | ms | beside delivery off (target at most 1.2) |\n| --- | ---: | ---: |");
+    let mut table = String::from("| delivery | ms | vs. delivery off (target at most 1.2) |\n| --- | ---: | ---: |");
     for (name, took) in ["off", "on", "on, the server answers half a second late"].iter().zip(&took) {
         let took = Median::of(took);
         let ratio = took.middle / off;

@@ -58,7 +58,7 @@ pub(super) fn run(site: &Site) -> Result<String> {
     }
     let ratio = Median::of(&ratios).middle;
     let mut table = format!(
-        "{RECORDS} records, {:.1} MB of messages, a state after every {EVERY}; {ROUNDS} rounds.\n\n| | records a second | beside target-jsonl |\n\
+        "{RECORDS} records, {:.1} MB of messages, a state after every {EVERY}; {ROUNDS} rounds.\n\n| | records a second | vs. target-jsonl |\n\
          | --- | ---: | ---: |",
         bytes as f64 / 1e6
     );

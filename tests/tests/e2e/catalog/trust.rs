@@ -277,13 +277,13 @@ fn what_is_not_trusted_is_in_nobodys_way() {
     sandbox.lorchestra(&RUN).exits(0);
 }
 
-/// The units of docs/explanation/security.md, as systemd reads them, where it is there to ask.
+/// The units of docs/guides/sandbox.md, as systemd reads them, where it is there to ask.
 #[test]
 fn the_units_in_the_docs_are_units() {
     if Command::new("systemd-analyze").arg("--version").output().is_err() {
         return;
     }
-    let page = fs::read_to_string(lorchestra_tests::built::workspace().join("docs/explanation/security.md")).unwrap();
+    let page = fs::read_to_string(lorchestra_tests::built::workspace().join("docs/guides/sandbox.md")).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let mut units = 0;
     for (name, text) in page.split("`/etc/systemd/system/").skip(1).filter_map(|rest| rest.split_once("`:\n\n```ini\n")) {

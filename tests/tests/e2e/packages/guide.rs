@@ -38,14 +38,16 @@ fn the_readme_shows_the_first_plugin() {
 fn the_guide_shows_what_new_writes_and_says() {
     let sandbox = Sandbox::with(&[]);
     let ended = sandbox.lorchestra(&["new", "words"]).exits(0);
-    for document in ["README.md", "docs/guides/jobs.md"] {
-        let said = format!("$ lorchestra new words\n{}", ended.out());
-        assert!(blocks(&source(document)).contains(&said), "{document} does not show:\n{said}");
-    }
-    let guide = blocks(&source("docs/guides/jobs.md"));
+    let tutorial = blocks(&source("docs/tutorial/first-package.md"));
+    let printed = format!("$ lorchestra new words\n{}", ended.out());
+    assert!(tutorial.contains(&printed), "docs/tutorial/first-package.md does not show:\n{printed}");
+    let guide = [tutorial, blocks(&source("docs/guides/jobs.md"))].concat();
     for file in ["src/lib.rs", "tests/jobs.rs"] {
         let written = sandbox.read(&format!("words/{file}"));
-        assert!(!written.is_empty() && guide.contains(&written), "docs/guides/jobs.md does not show what new writes into {file}");
+        assert!(
+            !written.is_empty() && guide.contains(&written),
+            "neither the tutorial nor docs/guides/jobs.md shows what new writes into {file}"
+        );
     }
     let manifest = sandbox.read("words/Cargo.toml");
     let profile = guide.iter().find(|block| block.starts_with("[profile.release]")).expect("the guide shows the profile");

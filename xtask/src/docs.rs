@@ -1,0 +1,80 @@
+//! `cargo xtask docs`: writes the generated reference pages, checks all pages, builds the site.
+//!
+//! Generated: `docs/reference/commands.md` from the `--help` of the built binary, and the table in `docs/reference/exit-codes.md`
+//! from the enum in the source. Compared with the source: the names of environment variables, configuration keys, causes and JSON
+//! schemas that the reference pages list. Checked on every page: links and anchors, lines of at most 100 columns, and that
+//! `docs/README.md` lists it.
+//!
+//! Reads the source as text instead of linking the command line, so that xtask stays quick to build.
+
+mod help;
+mod names;
+mod pages;
+mod site;
+
+use crate::{Result, cargo};
+use pages::Page;
+use std::path::Path;
+
+/// What `cargo xtask docs` takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Change nothing; fail if a generated page is out of date or a page has an error
+    #[arg(long, conflicts_with = "open")]
+    check: bool,
+    /// Build the site with mdbook and open it in a browser
+    #[arg(long)]
+    open: bool,
+}
+
+pub(crate) fn run(options: &Options) -> Result {
+    let root = cargo::root()?;
+    // The packages of the demo, so that CI compiles nothing twice: with others, cargo unifies other features.
+    cargo::build(&["-p", "lorchestra-cli", "-p", "ingester", "-p", "canonizer"])?;
+    let lorchestra = cargo::built("debug")?.join("lorchestra");
+    let mut errors = Vec::new();
+    for (path, text) in [("docs/reference/commands.md", help::page(&lorchestra)?), exit_codes(&root)?] {
+        generated(&root, path, &text, options.check, &mut errors)?;
+    }
+    let pages = Page::all(&root)?;
+    for page in &pages {
+        page.check(&root, &mut errors)?;
+    }
+    pages::check_index(&pages, &mut errors);
+    names::check(&root, &mut errors)?;
+    if !errors.is_empty() {
+        for error in &errors {
+            println!("{error}");
+        }
+        return Err(format!("{} errors in the documentation", errors.len()).into());
+    }
+    println!("{} pages checked", pages.len());
+    if options.open { site::open(&root, &pages) } else { Ok(()) }
+}
+
+/// Writes a generated page, or with `check` compares it.
+fn generated(root: &Path, path: &str, text: &str, check: bool, errors: &mut Vec<String>) -> Result {
+    let file = root.join(path);
+    if std::fs::read_to_string(&file).is_ok_and(|current| current == text) {
+        return Ok(());
+    }
+    if check {
+        errors.push(format!("{path}: out of date: run cargo xtask docs"));
+    } else {
+        std::fs::write(&file, text).map_err(|e| format!("{path}: {e}"))?;
+        println!("written: {path}");
+    }
+    Ok(())
+}
+
+/// Returns the page of exit codes with its table generated from the source.
+fn exit_codes(root: &Path) -> Result<(&'static str, String)> {
+    let path = "docs/reference/exit-codes.md";
+    let text = pages::read(root, path)?;
+    let (begin, end) = ("<!-- generated: exit codes -->\n", "<!-- /generated -->");
+    let marker = || format!("{path} has no {} … {end}", begin.trim_end());
+    let from = text.find(begin).ok_or_else(marker)? + begin.len();
+    let to = from + text[from..].find(end).ok_or_else(marker)?;
+    let table = names::exit_codes(&pages::read(root, "lorchestra-cli/src/exit.rs")?)?;
+    Ok((path, format!("{}{table}{}", &text[..from], &text[to..])))
+}

@@ -1,0 +1,152 @@
+//! `cargo xtask lint-words`: finds phrases that a reader has to read twice, in prose for people.
+//!
+//! Three files in `xtask/words` govern it: `phrases.txt` (what is not to be written, and what to write instead), `paths.txt` (the
+//! files and directories that are checked: Markdown as prose, Rust in its doc comments and string literals), and `allowed.txt` (lines
+//! that are right all the same).
+
+use crate::{Result, cargo};
+use std::path::{Path, PathBuf};
+
+/// A phrase, and what to write instead.
+struct Phrase {
+    words: Vec<String>,
+    instead: String,
+}
+
+/// A line that may have a phrase.
+struct Allowed {
+    path: String,
+    text: String,
+    used: bool,
+}
+
+pub(crate) fn run() -> Result {
+    let root = cargo::root()?;
+    let phrases = lines(&root, "phrases.txt")?;
+    let phrases: Vec<Phrase> = phrases.iter().map(|line| phrase(line)).collect::<Result<_>>()?;
+    let mut allowed = lines(&root, "allowed.txt")?.iter().map(|line| allowance(line)).collect::<Result<Vec<_>>>()?;
+    let mut found = 0;
+    for path in files(&root)? {
+        let text = std::fs::read_to_string(root.join(&path)).map_err(|e| format!("{}: {e}", path.display()))?;
+        let rust = path.extension().is_some_and(|extension| extension == "rs");
+        let name = path.display().to_string();
+        for (number, line) in if rust { rust_prose(&text) } else { markdown_prose(&text) } {
+            for phrase in phrases.iter().filter(|phrase| has(&line, &phrase.words)) {
+                if let Some(rule) = allowed.iter_mut().find(|rule| rule.path == name && line.contains(&rule.text)) {
+                    rule.used = true;
+                    continue;
+                }
+                found += 1;
+                println!("{name}:{number}: \"{}\": {}", phrase.words.join(" "), phrase.instead);
+            }
+        }
+    }
+    for rule in allowed.iter().filter(|rule| !rule.used) {
+        found += 1;
+        println!("xtask/words/allowed.txt: {}: {}: no such line has a phrase: remove it", rule.path, rule.text);
+    }
+    if found == 0 { Ok(()) } else { Err(format!("{found} phrases to replace (xtask/words)").into()) }
+}
+
+/// The lines of a list, without comments.
+fn lines(root: &Path, file: &str) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(root.join("xtask/words").join(file)).map_err(|e| format!("xtask/words/{file}: {e}"))?;
+    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect())
+}
+
+/// `PHRASE => INSTEAD`
+fn phrase(line: &str) -> Result<Phrase> {
+    let (words, instead) = line.split_once("=>").ok_or_else(|| format!("phrases.txt: {line}: write PHRASE => INSTEAD"))?;
+    Ok(Phrase { words: words.split_whitespace().map(str::to_lowercase).collect(), instead: instead.trim().to_owned() })
+}
+
+/// `PATH: TEXT OF THE LINE`
+fn allowance(line: &str) -> Result<Allowed> {
+    let (path, text) = line.split_once(": ").ok_or_else(|| format!("allowed.txt: {line}: write PATH: PART OF THE LINE"))?;
+    Ok(Allowed { path: path.to_owned(), text: text.to_owned(), used: false })
+}
+
+/// The Markdown and Rust files that `paths.txt` names, or that are below its directories.
+fn files(root: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut open: Vec<PathBuf> = lines(root, "paths.txt")?.into_iter().map(PathBuf::from).collect();
+    while let Some(path) = open.pop() {
+        let full = root.join(&path);
+        if full.is_dir() {
+            for entry in std::fs::read_dir(&full)? {
+                open.push(path.join(entry?.file_name()));
+            }
+        } else if !full.exists() {
+            return Err(format!("xtask/words/paths.txt: there is no {}", path.display()).into());
+        } else if path.extension().is_some_and(|extension| extension == "md" || extension == "rs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Whether a line has these words in a row, in any case.
+fn has(line: &str, words: &[String]) -> bool {
+    let lower = line.to_lowercase();
+    let all: Vec<&str> =
+        lower.split(|c: char| !(c.is_alphanumeric() || c == '\'' || c == '-' || c == '_')).filter(|w| !w.is_empty()).collect();
+    all.windows(words.len()).any(|window| window.iter().zip(words).all(|(a, b)| a == b))
+}
+
+/// Lines outside code blocks, without `code`.
+fn markdown_prose(text: &str) -> Vec<(usize, String)> {
+    let mut fenced = false;
+    let mut prose = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let fence = line.trim_start().starts_with("```");
+        fenced ^= fence;
+        if !fence && !fenced && !line.starts_with("    ") {
+            // Every second piece between backquotes is code.
+            prose.push((index + 1, line.split('`').step_by(2).collect::<Vec<_>>().join(" ` ")));
+        }
+    }
+    prose
+}
+
+/// Doc comments and string literals, up to the tests.
+fn rust_prose(text: &str) -> Vec<(usize, String)> {
+    let mut prose = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let trimmed = line.trim_start();
+        if trimmed.starts_with("#[cfg(test)]") {
+            break;
+        }
+        if trimmed.starts_with("///") || trimmed.starts_with("//!") {
+            prose.push((index + 1, trimmed.split('`').step_by(2).collect::<Vec<_>>().join(" ` ")));
+        } else if !trimmed.starts_with("//") {
+            let literals = trimmed.split('"').skip(1).step_by(2).collect::<Vec<_>>().join(" ; ");
+            prose.push((index + 1, literals));
+        }
+    }
+    prose
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{has, markdown_prose, phrase, rust_prose};
+
+    fn found(line: &str, what: &str) -> bool {
+        has(line, &phrase(&format!("{what} => x")).unwrap().words)
+    }
+
+    #[test]
+    fn a_phrase_is_whole_words_in_a_row() {
+        assert!(found("It is Told, so often.", "told") && found("It is Told, so often.", "so often"));
+        assert!(!found("untold", "told") && !found("so very often", "so often"));
+    }
+
+    #[test]
+    fn code_is_not_read() {
+        let lines = markdown_prose("say `told` here\n```\ntold\n```\n");
+        assert!(lines.iter().all(|(_, line)| !found(line, "told")) && lines.len() == 1);
+        let lines = rust_prose("let told = \"left\"; // told\n/// mend\n#[cfg(test)]\n/// told\n");
+        assert!(lines.iter().all(|(_, line)| !found(line, "told")));
+        assert!(found(&lines[0].1, "left") && found(&lines[1].1, "mend"));
+    }
+}
