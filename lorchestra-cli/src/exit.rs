@@ -2,32 +2,30 @@
 
 use std::process::ExitCode;
 
-/// How the command ends, as its caller sees it. First match wins, in this order.
+/// The exit code of a command. If several apply, the first one in this order wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Code {
-    /// All is well.
+    /// The command succeeded; the job returned `Ok`.
     Success,
-    /// Bad usage or parameters: plugin code was never entered.
+    /// Invalid usage or parameters; no plugin code ran.
     Usage,
-    /// Bad configuration, a plugins.lock that is asked for and cannot be used, or a state directory that cannot: plugin code was never
-    /// entered.
+    /// Invalid configuration, or a `plugins.lock` or state directory that cannot be used; no plugin code ran.
     Config,
-    /// The plugin cannot be used: broken, incompatible, not trusted, not locked, duplicate, or it failed to load in the worker; a library
-    /// was not installed.
+    /// The plugin cannot be used (broken, incompatible, not trusted, not locked, duplicate, failed to load), or was not installed.
     Plugin,
-    /// The overlap lock is held, or still was after a wait, or another run has done this one's work meanwhile: no run was recorded.
+    /// Another run of the same job and account holds the overlap lock, or has already done this run's work; no run was recorded.
     Overlap,
-    /// We were interrupted by this signal; before the run was recorded, there is none.
+    /// Interrupted by SIGHUP, SIGINT or SIGTERM; before the run was recorded, there is no run.
     Interrupted(i32),
-    /// The run's last attempt was ended by its timeout.
+    /// The last attempt of the run reached its timeout.
     Timeout,
-    /// The job failed, panicked, crashed; unknown package, job or run.
+    /// The job failed, panicked or crashed; or the package, job or run does not exist.
     Failed,
-    /// The job succeeded, and its events could not be delivered where that was required; or a command that delivers could not.
+    /// The job succeeded, but required deliveries did not; or `events flush` or `events setup` could not reach a destination.
     Undelivered,
-    /// The state directory, or with `plugins` the plugin directory, cannot be written (full, read-only, a limit on the size of files).
+    /// The state directory, or for `plugins` the plugin directory, cannot be written (full, read-only, file size limit).
     NotWritable,
-    /// A fault of lorchestra.
+    /// An internal error of lorchestra.
     Internal,
 }
 

@@ -113,9 +113,20 @@ pub(super) fn exit_codes(source: &str) -> Result<String> {
         let variant = line.trim_end_matches(',').split('(').next().unwrap_or_default();
         let number = if variant == "Interrupted" { "129, 130, 143".to_owned() } else { number(source, variant)? };
         let meaning = std::mem::take(&mut doc).join(" ");
-        writeln!(table, "| {number} | `{}` | {} |", variant.to_lowercase(), meaning.trim_end_matches('.'))?;
+        writeln!(table, "| {number} | `{}` | {} |", kebab(variant), meaning.trim_end_matches('.'))?;
     }
     Ok(table)
+}
+
+fn kebab(variant: &str) -> String {
+    let mut name = String::new();
+    for c in variant.chars() {
+        if c.is_ascii_uppercase() && !name.is_empty() {
+            name.push('-');
+        }
+        name.push(c.to_ascii_lowercase());
+    }
+    name
 }
 
 fn number(source: &str, variant: &str) -> Result<String> {
