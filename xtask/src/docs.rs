@@ -10,6 +10,7 @@
 mod help;
 mod names;
 mod pages;
+mod recording;
 mod site;
 
 use crate::{Result, cargo};
@@ -22,6 +23,9 @@ pub(crate) struct Options {
     /// Change nothing; fail if a generated page is out of date or a page has an error
     #[arg(long, conflicts_with = "open")]
     check: bool,
+    /// Also run a session in a sandbox and write its picture, docs/first-run.svg
+    #[arg(long, conflicts_with = "check")]
+    record: bool,
     /// Build the site with mdbook and open it in a browser
     #[arg(long)]
     open: bool,
@@ -32,6 +36,9 @@ pub(crate) fn run(options: &Options) -> Result {
     // The packages of the demo, so that CI compiles nothing twice: with others, cargo unifies other features.
     cargo::build(&["-p", "lorchestra-cli", "-p", "ingester", "-p", "canonizer"])?;
     let lorchestra = cargo::built("debug")?.join("lorchestra");
+    if options.record {
+        recording::write(&root)?;
+    }
     let mut errors = Vec::new();
     for (path, text) in [("docs/reference/commands.md", help::page(&lorchestra)?), exit_codes(&root)?] {
         generated(&root, path, &text, options.check, &mut errors)?;

@@ -1,5 +1,6 @@
 //! The site: a copy of the pages below the target directory, with a table of contents made of `docs/README.md`, built by mdbook. The
-//! copy keeps the places of all files, so that links between pages hold.
+//! copy keeps the places of all files, so that links between pages hold. Only `README.md` is called `index.md` there, as mdbook would
+//! call it without changing the links to it.
 
 use super::pages::Page;
 use crate::{Result, cargo};
@@ -20,17 +21,24 @@ pub(super) fn open(root: &Path, pages: &[Page]) -> Result {
         std::fs::remove_dir_all(&src)?;
     }
     for page in pages {
-        let to = src.join(&page.path);
+        let to = src.join(renamed(&page.path.display().to_string()));
         if let Some(parent) = to.parent() {
             std::fs::create_dir_all(parent)?;
         }
-        std::fs::write(to, &page.text)?;
+        std::fs::write(to, renamed(&page.text))?;
     }
+    std::fs::copy(root.join("docs/first-run.svg"), src.join("docs/first-run.svg"))?;
     copy_dir(&root.join("docs/guides/sql"), &src.join("docs/guides/sql"))?;
     let index = pages.iter().find(|page| page.path == Path::new("docs/README.md")).ok_or("docs/README.md is missing")?;
-    std::fs::write(src.join("SUMMARY.md"), summary(&index.text)?)?;
+    std::fs::write(src.join("SUMMARY.md"), renamed(&summary(&index.text)?))?;
     std::fs::write(site.join("book.toml"), BOOK)?;
     cargo::run(Command::new("mdbook").args(["build", "--open"]).arg(&site))
+}
+
+/// Paths and links to a README lead to an index instead. Other mentions of the name are not at the end of a path.
+fn renamed(text: &str) -> String {
+    let links = text.replace("README.md)", "index.md)").replace("README.md#", "index.md#");
+    links.strip_suffix("README.md").map(|path| format!("{path}index.md")).unwrap_or(links)
 }
 
 fn copy_dir(from: &Path, to: &Path) -> Result {
@@ -63,7 +71,13 @@ fn summary(index: &str) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::summary;
+    use super::{renamed, summary};
+
+    #[test]
+    fn links_to_a_readme_lead_to_an_index() {
+        assert_eq!(renamed("see [docs](docs/README.md) and README.md."), "see [docs](docs/index.md) and README.md.");
+        assert_eq!(renamed("docs/README.md"), "docs/index.md");
+    }
 
     #[test]
     fn the_index_becomes_the_table_of_contents() {
