@@ -307,36 +307,36 @@ fn actions(code: Code, details: &[prost_types::Any]) -> String {
 fn of_storage_error(code: StorageErrorCode) -> &'static str {
     use StorageErrorCode as S;
     match code {
-        S::Unspecified => "The gRPC code decides, see below",
+        S::Unspecified => "Nothing: the gRPC code decides, see below",
         S::TableNotFound => "Run `lorchestra events setup`; a new table may take some minutes",
-        S::StreamAlreadyCommitted | S::StreamFinalized | S::InvalidStreamState => "Nothing: somebody else closed the stream",
-        S::StreamNotFound => "Nothing: the stream expired, or the table was made again",
+        S::StreamAlreadyCommitted | S::StreamFinalized | S::InvalidStreamState => "Nothing: another client closed the stream",
+        S::StreamNotFound => "Nothing: the stream expired, or the table was recreated",
         S::InvalidStreamType => "Report it: lorchestra creates committed streams only",
         S::SchemaMismatchExtraFields => "Nothing, if a column was just added; else run `lorchestra events setup`",
-        S::OffsetAlreadyExists => "Nothing: an earlier request had arrived; its first and last event are looked up",
-        S::OffsetOutOfRange => "Nothing, unless it repeats: is the state directory used twice?",
+        S::OffsetAlreadyExists => "Nothing: an earlier request arrived; lorchestra looks up its first and last event",
+        S::OffsetOutOfRange => "Nothing; if it repeats, check that no copy of the state directory is in use",
         S::CmekNotProvided | S::InvalidCmekProvided | S::CmekEncryptionError | S::KmsPermissionDenied => {
             "Check the table's encryption key, and that BigQuery's service account may use it"
         }
-        S::KmsServiceError => "Nothing: it passes",
+        S::KmsServiceError => "Nothing: the problem is temporary",
     }
 }
 
 fn of_code(code: Code) -> &'static str {
     match code {
-        Code::Ok => "An answer that says neither yes nor no",
-        Code::Cancelled | Code::Aborted | Code::Unavailable | Code::DeadlineExceeded => "Nothing: it passes",
-        Code::Unknown => "Look for a proxy that answers in BigQuery's place",
-        Code::InvalidArgument => "Look at `events list --failed`: a row may be refused without being named",
-        Code::NotFound => "Nothing: the stream expired, or the table was made again",
-        Code::AlreadyExists => "Nothing: an earlier request had arrived; its first and last event are looked up",
-        Code::PermissionDenied => "Grant `roles/bigquery.dataEditor` on the table; tried again within a minute",
+        Code::Ok => "Nothing: the answer is inconclusive",
+        Code::Cancelled | Code::Aborted | Code::Unavailable | Code::DeadlineExceeded => "Nothing: the problem is temporary",
+        Code::Unknown => "Check for a proxy that answers instead of BigQuery",
+        Code::InvalidArgument => "Check `events list --failed`: BigQuery may refuse a row without naming it",
+        Code::NotFound => "Nothing: the stream expired, or the table was recreated",
+        Code::AlreadyExists => "Nothing: an earlier request arrived; lorchestra looks up its first and last event",
+        Code::PermissionDenied => "Grant `roles/bigquery.dataEditor` on the table; lorchestra retries within a minute",
         Code::ResourceExhausted => "Nothing, or ask for more quota",
-        Code::FailedPrecondition => "Is billing on, is the API enabled? Tried again within a minute",
-        Code::OutOfRange => "Nothing, unless it repeats: is the state directory used twice?",
-        Code::Unimplemented => "Set `write = \"insert-all\"`: there is no Storage Write API there",
-        Code::Internal => "Nothing, unless an event is set aside: the server fails on it",
-        Code::DataLoss => "Nothing, unless it lasts: ask Google",
+        Code::FailedPrecondition => "Check that billing and the API are enabled; lorchestra retries within a minute",
+        Code::OutOfRange => "Nothing; if it repeats, check that no copy of the state directory is in use",
+        Code::Unimplemented => "Set `write = \"insert-all\"`: the endpoint has no Storage Write API",
+        Code::Internal => "Nothing; if an event is set aside, the server fails on it",
+        Code::DataLoss => "Nothing; if it lasts, ask Google",
         Code::Unauthenticated => "Check the credentials",
     }
 }
