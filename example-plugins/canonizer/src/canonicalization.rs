@@ -49,19 +49,19 @@ pub(crate) enum CanonicalizationError {
     Output(#[from] OutputError),
     #[error(transparent)]
     Emit(#[from] EmitError),
-    #[error("cancelled after {0} lines; the results of the last run are untouched")]
+    #[error("cancelled after {0} lines; the previous results are unchanged")]
     Cancelled(u64),
     #[error(
-        "none of the lines is {thing} ({reasons}); the results of the last run are untouched. Give --input what \
-         {extractor} wrote"
+        "none of the lines is {thing} ({reasons}); the previous results are unchanged. Set --input to the \
+         output of {extractor}"
     )]
     NothingTaken { thing: &'static str, reasons: String, extractor: &'static str },
     #[error(
-        "{}: has no lines, and would leave none; the results of the last run are untouched. Run {extractor}, or remove \
-         {results} if it is to be empty", .path.display()
+        "{}: has no lines, so the result would be empty; the previous results are unchanged. Run {extractor}, or \
+         remove {results} if it should be empty", .path.display()
     )]
     NothingRead { path: PathBuf, extractor: &'static str, results: &'static str },
-    #[error("{}: changed while it was read; the results of the last run are untouched, run this job again", .0.display())]
+    #[error("{}: was modified while it was being read; the previous results are unchanged, run the job again", .0.display())]
     Changed(PathBuf),
 }
 

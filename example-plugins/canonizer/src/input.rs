@@ -13,20 +13,20 @@ pub(crate) const MAX_LINE: usize = 104 << 20;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InputError {
     #[error(
-        "there is no {} to canonicalize in {}; run {} first, or give --input a file", .kind.subject, .path.display(), .kind.extractor
+        "there is no {} to canonicalize in {}; run {} first, or set --input to a file", .kind.subject, .path.display(), .kind.extractor
     )]
     NothingExtracted { path: PathBuf, kind: &'static Kind },
-    #[error("{}: there is no such file or directory; give --input a file of JSON Lines", .0.display())]
+    #[error("{}: no such file or directory; set --input to a JSON Lines file", .0.display())]
     Missing(PathBuf),
-    #[error("{}: is neither a file nor a directory; give --input a file of JSON Lines", .0.display())]
+    #[error("{}: is neither a file nor a directory; set --input to a JSON Lines file", .0.display())]
     Kind(PathBuf),
     #[error(
-        "{}: there is no *.jsonl file in this directory; give --input a file that {} wrote", .path.display(), .kind.extractor
+        "{}: there is no *.jsonl file in this directory; set --input to a file written by {}", .path.display(), .kind.extractor
     )]
     EmptyDirectory { path: PathBuf, kind: &'static Kind },
-    #[error("{}: cannot be opened; see that the user who runs the job may read it", .path.display())]
+    #[error("{}: cannot open it; check that the user running the job may read it", .path.display())]
     Denied { path: PathBuf, source: io::Error },
-    #[error("{}: reading failed; the results of the last run are untouched", .path.display())]
+    #[error("{}: reading failed; the previous results are unchanged", .path.display())]
     Read { path: PathBuf, source: io::Error },
 }
 

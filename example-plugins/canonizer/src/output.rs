@@ -19,9 +19,9 @@ const UNFINISHED: &str = ".unfinished";
 /// Why nothing was left. The files of the last run are untouched.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OutputError {
-    #[error("{}: another run is writing here; let that one end, then run this one again", .0.display())]
+    #[error("{}: another run is writing to this directory; wait for it to end, then run the job again", .0.display())]
     Busy(PathBuf),
-    #[error("{}: {doing} failed; the results of the last run are untouched", .path.display())]
+    #[error("{}: {doing} failed; the previous results are unchanged", .path.display())]
     Io { path: PathBuf, doing: &'static str, source: io::Error },
 }
 
@@ -115,7 +115,7 @@ fn remove_unfinished(dir: &Path, kind: &Kind) -> io::Result<()> {
         let ours = [kind.results, kind.set_aside, kind.schema_file];
         if name.ends_with(UNFINISHED) && ours.iter().any(|ours| name.starts_with(&format!(".{ours}."))) {
             fs::remove_file(entry.path())?;
-            tracing::warn!("took away an unfinished file that a killed run had left");
+            tracing::warn!("removed a temporary file left by a killed run");
         }
     }
     Ok(())

@@ -79,14 +79,14 @@ fn base64<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error>
 /// Why the file of an account cannot be used. Nothing was lost.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ArchiveError {
-    #[error("{}: another run is writing it; let that one end, then run this one again", .0.display())]
+    #[error("{}: another run is writing to this file; wait for it to end, then run the job again", .0.display())]
     Busy(PathBuf),
     #[error(
-        "{}: line {line} was not written by this job; move the file away and run the job again, it starts a new one",
+        "{}: line {line} was not written by this job; move the file away and run the job again to start a new file",
         .path.display()
     )]
     Foreign { path: PathBuf, line: u64 },
-    #[error("{}: {doing} failed; the messages before are kept, run the job again to go on", .path.display())]
+    #[error("{}: {doing} failed; messages already read are saved, run the job again to continue", .path.display())]
     Io { path: PathBuf, doing: &'static str, source: io::Error },
 }
 
@@ -111,7 +111,7 @@ impl Archive {
     pub(crate) fn open(directory: &Path, file_name: &str) -> Result<Self, ArchiveError> {
         let path = directory.join(file_name);
         let failed = |doing| move |source| ArchiveError::Io { path: path.clone(), doing, source };
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed.clone()("making its directory"))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed.clone()("creating its directory"))?;
         let mut file = OpenOptions::new()
             .read(true)
             .append(true)
@@ -121,12 +121,12 @@ impl Archive {
             .map_err(failed.clone()("opening it"))?;
         let path = directory.join(file_name);
         lock(&file, &path)?;
-        let torn = mend(&mut file).map_err(failed.clone()("mending its end"))?;
+        let torn = mend(&mut file).map_err(failed.clone()("repairing its last line"))?;
         if torn > 0 {
-            tracing::warn!(bytes = torn, "took away a last line that a killed run had left unfinished");
+            tracing::warn!(bytes = torn, "removed an incomplete last line left by a killed run");
         }
         let keys = read_keys(&mut file, &path)?;
-        tracing::debug!(messages = keys.len(), "known from earlier runs");
+        tracing::debug!(messages = keys.len(), "messages known from earlier runs");
         Ok(Self { path, file: BufWriter::with_capacity(256 << 10, file), keys, is_lost: false })
     }
 
@@ -157,9 +157,9 @@ impl Archive {
     /// Writes out what was added; it survives power loss. Once that has failed, it fails for good: a second call to the system would
     /// be answered with all being well.
     pub(crate) fn finish(&mut self) -> Result<(), ArchiveError> {
-        const DOING: &str = "writing it to the disk";
+        const DOING: &str = "syncing it to disk";
         if self.is_lost {
-            return Err(self.failed(DOING, io::Error::other("it failed before, in this run")));
+            return Err(self.failed(DOING, io::Error::other("it failed earlier in this run")));
         }
         self.file.flush().map_err(|source| self.failed(DOING, source))?;
         let synced = self.file.get_ref().sync_data();
@@ -329,7 +329,7 @@ mod tests {
         assert!(archive.finish().is_err());
         archive.file = BufWriter::new(good);
         let error = archive.finish().expect_err("what was lost stays lost");
-        assert!(!error.is_permanent() && error.to_string().contains("writing it to the disk"), "{error}");
+        assert!(!error.is_permanent() && error.to_string().contains("syncing it to disk"), "{error}");
     }
 
     #[test]

@@ -92,7 +92,7 @@ pub(crate) enum ExtractionError {
     #[error(transparent)]
     Emit(#[from] EmitError),
     #[error(
-        "cancelled after {read} messages; {written} new ones are complete in {}, run the job again to go on", .path.display()
+        "cancelled after {read} messages; {written} new ones are saved in {}, run the job again to continue", .path.display()
     )]
     Cancelled { read: u64, written: u64, path: PathBuf },
 }

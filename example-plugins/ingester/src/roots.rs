@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 /// Why there is nobody to trust.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RootsError {
-    #[error("{}: {reason}; give --ca-file a file of certificates in PEM", .path.display())]
+    #[error("{}: {reason}; set --ca-file to a file with PEM certificates", .path.display())]
     CaFile { path: PathBuf, reason: String },
-    #[error("this machine has no root certificates; install the package ca-certificates, or give --ca-file")]
+    #[error("this host has no root certificates; install the package ca-certificates, or set --ca-file")]
     None,
 }
 
@@ -24,7 +24,7 @@ pub(crate) fn load(ca_file: Option<&Path>) -> Result<(RootCertStore, Vec<Certifi
         let more = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         let more = more.map_err(|e| bad(e.to_string()))?;
         if more.is_empty() {
-            return Err(bad("there is no certificate in it".into()));
+            return Err(bad("it contains no certificate".into()));
         }
         for certificate in more {
             roots.add(certificate.clone()).map_err(|e| bad(e.to_string()))?;

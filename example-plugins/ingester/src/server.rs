@@ -27,23 +27,23 @@ use lorchestra_plugin_api::{JobContext, ParamEnum, Secret};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How one shows who one is.
+/// Login method.
 #[derive(ParamEnum, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Auth {
-    /// With `--password`: of the mailbox, or an app password.
+    /// With `--password`, the password of the mailbox or an app password
     Password,
-    /// With `--token`: an OAuth 2 access token of Google or Microsoft.
+    /// With `--token`, an OAuth 2 access token of Google or Microsoft
     Xoauth2,
 }
 
-/// How the connection is kept from others.
+/// Encryption of the connection.
 #[derive(ParamEnum, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encryption {
-    /// From the first byte (port 993).
+    /// Implicit TLS (port 993)
     Tls,
-    /// After a word in the clear (port 143).
+    /// STARTTLS (port 143)
     Starttls,
-    /// Not at all, and therefore only to this machine.
+    /// No encryption, allowed only for localhost
     Plain,
 }
 

@@ -95,19 +95,19 @@ impl Fault {
 /// Why a source cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SourceError {
-    #[error("{}: there is no such file or directory; give --source the path of a Takeout mbox file or of a Maildir", .path.display())]
+    #[error("{}: no such file or directory; set --source to a Takeout mbox file or a Maildir", .path.display())]
     Missing { path: PathBuf },
-    #[error("{}: cannot be opened; see that the user who runs the job may read it", .path.display())]
+    #[error("{}: cannot open it; check that the user running the job may read it", .path.display())]
     Denied { path: PathBuf, source: io::Error },
-    #[error("{}: is {kind}, not a file; give --source an mbox file or a Maildir", .path.display())]
+    #[error("{}: is {kind}, not a file; set --source to an mbox file or a Maildir", .path.display())]
     Kind { path: PathBuf, kind: &'static str },
-    #[error("{}: is empty; an mbox file has at least one message. Was it unpacked to the end?", .path.display())]
+    #[error("{}: is empty, but an mbox file has at least one message; check that it was unpacked completely", .path.display())]
     Empty { path: PathBuf },
-    #[error("{}: is {looks}; give --source {wanted}", .path.display())]
+    #[error("{}: is {looks}; set --source to {wanted}", .path.display())]
     NotAnMbox { path: PathBuf, looks: &'static str, wanted: &'static str },
-    #[error("{}: is a directory but no Maildir, it has no `cur` and `new` in it; {hint}", .path.display())]
+    #[error("{}: is a directory without `cur` and `new`, so not a Maildir; {hint}", .path.display())]
     NotAMaildir { path: PathBuf, hint: String },
-    #[error("{}: reading failed at {at}; what was read before is kept, run the job again to go on", .path.display())]
+    #[error("{}: reading failed at {at}; messages already read are saved, run the job again to continue", .path.display())]
     Read { path: PathBuf, at: String, source: io::Error },
     #[error(transparent)]
     Server(#[from] ServerError),
@@ -264,7 +264,7 @@ mod tests {
     #[test]
     fn a_directory_that_is_no_maildir_names_the_mbox_in_it() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(error(dir.path()).ends_with("give the directory that has both, or an mbox file"));
+        assert!(error(dir.path()).ends_with("use the directory that contains both, or an mbox file"));
         fs::create_dir(dir.path().join("cur")).unwrap();
         assert!(error(dir.path()).contains("no Maildir"), "half a Maildir is none");
         fs::create_dir(dir.path().join("Mail")).unwrap();

@@ -100,7 +100,7 @@ impl Appender {
             let file = OpenOptions::new().append(true).open(&self.path)?;
             let found = file.metadata()?.len();
             if found != self.written {
-                let what = format!("has {found} bytes, and {} were written; something else writes it", self.written);
+                let what = format!("has {found} bytes, but {} were written; another program is writing to it", self.written);
                 return Err(io::Error::other(what));
             }
             self.file = Some(file);

@@ -28,21 +28,21 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Why the archive cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ArchiveError {
-    #[error("{}: another run is writing here; let that one end, then run this one again", .0.display())]
+    #[error("{}: another run is writing to this directory; wait for it to end, then run the job again", .0.display())]
     Busy(PathBuf),
     #[error(
-        "{}: cannot be read as the state of a tap ({reason}); move it away to begin from the start, the records stay",
+        "{}: cannot parse the tap state ({reason}); move it away to start over, the records are kept",
         .path.display()
     )]
     Foreign { path: PathBuf, reason: serde_json::Error },
     #[error(
-        "{}: has {found} bytes, and {expected} belong to the state of the tap; something else wrote it. Move it away, a new one is begun",
+        "{}: has {found} bytes, but {expected} belong to the tap state; another program modified it. Move it away to start a new file",
         .path.display()
     )]
     Shorter { path: PathBuf, found: u64, expected: u64 },
-    #[error("{}: does not end with a line end; mend it or move it away, a new one is begun", .0.display())]
+    #[error("{}: does not end with a line break; repair it, or move it away to start a new file", .0.display())]
     NoLine(PathBuf),
-    #[error("{0}; it cannot be kept")]
+    #[error("cannot store it: {0}")]
     Name(#[from] NameError),
     #[error("{}: {doing} failed", .path.display())]
     Io { path: PathBuf, doing: &'static str, source: io::Error },
@@ -98,9 +98,9 @@ impl Archive {
 
     pub(crate) fn open_with(dir: &Path, interval: Duration) -> Result<Self, ArchiveError> {
         let failed = |doing| move |source| failed(dir, doing, source);
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("making it"))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("creating it"))?;
         let lock = lock(&dir.join(".lock"))?;
-        checkpoint::remove_unfinished(dir).map_err(failed("taking away what a killed run left"))?;
+        checkpoint::remove_unfinished(dir).map_err(failed("removing the files of a killed run"))?;
         let mut kept = match Checkpoint::read(dir).map_err(failed("reading its state.json"))? {
             None => {
                 // At once: what is behind its lengths is this run's, whatever becomes of it.
@@ -111,8 +111,8 @@ impl Archive {
             Some(Ok(kept)) => kept,
             Some(Err(reason)) => return Err(ArchiveError::Foreign { path: dir.join(checkpoint::NAME), reason }),
         };
-        kept.finish_activations(dir).map_err(failed("finishing what a killed run began"))?;
-        kept.begin_taken_anew(dir).map_err(failed("beginning anew what was taken away"))?;
+        kept.finish_activations(dir).map_err(failed("completing the changes of a killed run"))?;
+        kept.begin_taken_anew(dir).map_err(failed("restarting streams whose files were removed"))?;
         let (set_aside, mut cut) = open_set_aside(dir, kept.set_aside)?;
         let mut archive = Self {
             dir: dir.to_owned(),
@@ -134,7 +134,7 @@ impl Archive {
             cut += archive.open_stream(&name, &lengths)?;
         }
         if cut > 0 {
-            tracing::warn!(bytes = cut, "cut off what a killed run had written after its last state");
+            tracing::warn!(bytes = cut, "removed what a killed run had written after its last state");
         }
         Ok(archive)
     }
@@ -279,7 +279,7 @@ impl Archive {
             if self.is_unfinished {
                 return Ok(Some(gone));
             }
-            tracing::warn!(error = %error, "the last state could not be kept; the one before is");
+            tracing::warn!(error = %error, "could not store the last state; keeping the one before it");
             self.set_aside_marked = self.kept.set_aside;
             self.streams.iter_mut().for_each(Stream::back_to_kept);
             gone += self.cut()?;

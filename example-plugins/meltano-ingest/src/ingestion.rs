@@ -60,29 +60,29 @@ const QUOTED: usize = 500;
 /// Why a tap did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum IngestionError {
-    #[error("{0}; give it another one")]
+    #[error("{0}; choose another with --name")]
     Name(#[from] NameError),
     #[error(transparent)]
     Archive(#[from] ArchiveError),
     #[error(transparent)]
     Tap(#[from] TapError),
-    #[error("reading what {tap} sends failed")]
+    #[error("cannot read the output of {tap}")]
     Read { tap: String, source: io::Error },
     #[error("{tap} failed ({status}) after {messages} messages; {words}")]
     Failed { tap: String, status: ExitStatus, messages: u64, words: String },
-    #[error("{tap}: line {line} of its output {fault}; the line is in the log of this run")]
+    #[error("{tap}: line {line} of its output {fault}; see the line in the log of this run")]
     Garbage { tap: String, line: u64, fault: Fault },
-    #[error("{tap}: its output ends within a message, line {line} ({status})")]
+    #[error("{tap}: its output ends in the middle of a message, in line {line} ({status})")]
     Torn { tap: String, line: u64, status: ExitStatus },
     #[error("{tap}: line {line} of its output is longer than {} MiB", MAX_LINE >> 20)]
     TooLong { tap: String, line: u64 },
-    #[error("{tap} sends records as BATCH files (line {line}), and not as messages; take batch_config out of its config")]
+    #[error("{tap} sends records as BATCH files (line {line}), which is not supported; remove batch_config from its config")]
     Batch { tap: String, line: u64 },
-    #[error("{tap} was silent for {seconds} s, after {messages} messages, and was ended; --idle says how long it may be")]
+    #[error("stopped {tap} after {seconds} s without output ({messages} messages received); raise --idle to allow more")]
     Silent { tap: String, seconds: u64, messages: u64 },
-    #[error("cancelled after {0} messages; what was kept is complete, run the job again to go on")]
+    #[error("cancelled after {0} messages; everything up to the last state is saved, run the job again to continue")]
     Cancelled(u64),
-    #[error("keeping the schema of stream {stream} failed")]
+    #[error("cannot write the schema of stream {stream}")]
     Schema { stream: String, source: io::Error },
     #[error(transparent)]
     Emit(#[from] EmitError),
@@ -263,9 +263,9 @@ impl Ingestion<'_> {
             }
             Message::ActivateVersion { stream, version } => match self.archive.activate(&stream, version)? {
                 Some(Taken::Retired) => {
-                    tracing::warn!(stream = &*stream, version, "a version older than the active one; ignored")
+                    tracing::warn!(stream = &*stream, version, "ignoring a version older than the active one")
                 }
-                None => tracing::warn!(stream = &*stream, version, "a version of a stream without a schema; ignored"),
+                None => tracing::warn!(stream = &*stream, version, "ignoring a version of a stream without a schema"),
                 Some(_) => {}
             },
             Message::Batch => return Err(IngestionError::Batch { tap: self.tap.clone(), line: number }),
@@ -352,7 +352,7 @@ impl Ingestion<'_> {
         self.process.hear_last_words();
         let cut = self.archive.give_up();
         if let Err(error) = &cut {
-            tracing::warn!(error = %error, "what is behind the last state stays until the next run");
+            tracing::warn!(error = %error, "could not remove the records after the last state; the next run removes them");
         }
         let kept = |f: fn(&crate::stream::Stream) -> u64| self.archive.streams().iter().map(f).sum::<u64>();
         let payload = json!({
@@ -363,7 +363,7 @@ impl Ingestion<'_> {
             "cut_bytes": cut.ok().flatten(),
         });
         if let Err(error) = self.cx.emit("tap.interrupted", payload) {
-            tracing::warn!(error = %error, "what is kept is not told");
+            tracing::warn!(error = %error, "could not emit the summary of the saved records");
         }
     }
 }

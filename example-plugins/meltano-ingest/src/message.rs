@@ -41,9 +41,9 @@ pub(crate) enum Message<'a> {
 pub(crate) enum Fault {
     #[error("is not JSON")]
     NotJson,
-    #[error("is JSON, but not a Singer message: an object with a type")]
+    #[error("is JSON, but not a Singer message (an object with a type)")]
     NotAMessage,
-    #[error("is a record with NaN or Infinity, which are not JSON")]
+    #[error("is a record with NaN or Infinity, which JSON does not allow")]
     NotANumber,
     #[error("is a {0} message without {1}")]
     Incomplete(&'static str, &'static str),

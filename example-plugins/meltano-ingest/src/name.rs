@@ -13,7 +13,7 @@ const OURS: [&str; 1] = ["set_aside"];
 pub(crate) enum NameError {
     #[error("the name of {0} is empty")]
     Empty(&'static str),
-    #[error("the name of {0} needs {1} bytes as a file name, and {MAX} is the most")]
+    #[error("the name of {0} needs {1} bytes as a file name, but the limit is {MAX}")]
     TooLong(&'static str, usize),
 }
 

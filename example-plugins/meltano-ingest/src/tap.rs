@@ -40,15 +40,15 @@ pub(crate) struct Call {
 /// Why a tap was not started, or cannot be waited for.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TapError {
-    #[error("there is no program {} on PATH; install the tap, or give --tap a path", .0.display())]
+    #[error("there is no program {} on PATH; install the tap, or set --tap to a path", .0.display())]
     NotOnPath(PathBuf),
-    #[error("{}: there is no such program", .0.display())]
+    #[error("{}: no such program", .0.display())]
     Missing(PathBuf),
-    #[error("{}: cannot be run; see that it is a program, and that the user who runs the job may run it", .program.display())]
+    #[error("{}: cannot run it; check that it is a program, and that the user running the job may execute it", .program.display())]
     NotRunnable { program: PathBuf, source: io::Error },
-    #[error("{what} {}: cannot be read", .path.display())]
+    #[error("cannot read {what} {}", .path.display())]
     Unreadable { what: &'static str, path: PathBuf, source: io::Error },
-    #[error("{what} {}: is not a JSON object; see what the tap wants there", .path.display())]
+    #[error("{what} {} is not a JSON object; check the tap's documentation", .path.display())]
     NotAnObject { what: &'static str, path: PathBuf },
     #[error("waiting for the tap failed")]
     Wait(#[from] io::Error),
@@ -236,8 +236,8 @@ impl Process {
         }
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match diagnosis::kind(&String::from_utf8_lossy(&last)) {
-            Some(kind) => format!("its last line of output names {kind}; all of it is in the log of this run"),
-            None => "its output is in the log of this run".to_owned(),
+            Some(kind) => format!("the last line of its output contains {kind}; see the log of this run"),
+            None => "see its output in the log of this run".to_owned(),
         }
     }
 

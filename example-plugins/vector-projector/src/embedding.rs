@@ -30,7 +30,7 @@ pub(crate) enum Embedding {
 pub(crate) enum EmbeddingError {
     #[error(transparent)]
     Given(#[from] ModelError),
-    #[error("the model that the index was made with cannot be used (--model none makes the vectors of hashed words)")]
+    #[error("cannot use the model of the index (--model none uses hashed words instead)")]
     OfIndex(#[source] ModelError),
 }
 

@@ -67,17 +67,17 @@ const WEIGHTS: &str = "2.0, 4.0, 1.0";
 /// Why the index cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum IndexError {
-    #[error("{}: another run is writing it; let that one end, then run this one again", .0.display())]
+    #[error("{}: another run is writing to it; wait for it to end, then run the job again", .0.display())]
     Busy(PathBuf),
     #[error("there is no index yet; run vector-projector/index_documents first")]
     Missing,
-    #[error("{}: is damaged, or no index; move it away and run vector-projector/index_documents, it is made anew", .path.display())]
+    #[error("{}: is corrupt or not an index; move it away and run vector-projector/index_documents to rebuild it", .path.display())]
     Damaged { path: PathBuf, source: rusqlite::Error },
-    #[error("{}: was made by another version; run vector-projector/index_documents, it makes it anew", .0.display())]
+    #[error("{}: was created by another version; run vector-projector/index_documents to rebuild it", .0.display())]
     OtherVersion(PathBuf),
     #[error("{}: {doing} failed", .path.display())]
     Io { path: PathBuf, doing: &'static str, source: io::Error },
-    #[error("{}: {doing} failed; what was committed is whole, run the job again to go on", .path.display())]
+    #[error("{}: {doing} failed; committed documents are saved, run the job again to continue", .path.display())]
     Sql { path: PathBuf, doing: &'static str, source: rusqlite::Error },
 }
 
@@ -160,14 +160,14 @@ impl Index {
         let lock = lock(&dir.join(".index.lock"), &path)?;
         // SQLite would make it as the umask has it, and its companions as the file is.
         let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-        made.map_err(|source| IndexError::Io { path: path.clone(), doing: "making it", source })?;
+        made.map_err(|source| IndexError::Io { path: path.clone(), doing: "creating it", source })?;
         let mut index = Self::connect(path, Some(lock))?;
         match index.about()? {
             Some((LAYOUT, made)) => index.made = made,
             other => {
                 index.is_anew = other.is_some_and(|(layout, _)| layout != 0);
                 let tables = format!("BEGIN IMMEDIATE; {NO_TABLES} {TABLES} PRAGMA user_version = {LAYOUT}; COMMIT;");
-                index.db.execute_batch(&tables).map_err(|source| index.failed("making its tables", source))?;
+                index.db.execute_batch(&tables).map_err(|source| index.failed("creating its tables", source))?;
             }
         }
         Ok(index)
@@ -223,7 +223,7 @@ impl Index {
             });
             Ok(Some((layout, made?)))
         };
-        read().map_err(|source| self.failed("looking at it", source))
+        read().map_err(|source| self.failed("reading its size", source))
     }
 
     /// Begins a batch: all of it is written, or nothing.
@@ -316,7 +316,7 @@ impl Index {
         let folded = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
         folded.map_err(|source| self.failed("writing", source))?;
         let size = std::fs::metadata(&self.path).map(|metadata| metadata.len());
-        size.map_err(|source| IndexError::Io { path: self.path.clone(), doing: "looking at it", source })
+        size.map_err(|source| IndexError::Io { path: self.path.clone(), doing: "reading its size", source })
     }
 
     /// The best by words, best first. `terms`: as FTS5 takes it.

@@ -13,15 +13,15 @@ const DEFAULTS: [&str; 2] = ["email.jsonl", "message.jsonl"];
 /// Why there is nothing to read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InputError {
-    #[error("there is nothing to index in {}; run canonizer/canonicalize_email first, or give --input a file", .0.display())]
+    #[error("there is nothing to index in {}; run canonizer/canonicalize_email first, or set --input to a file", .0.display())]
     NothingCanonical(PathBuf),
-    #[error("{}: there is no such file; give --input a file of JSON Lines that canonizer wrote", .0.display())]
+    #[error("{}: no such file; set --input to a JSON Lines file written by canonizer", .0.display())]
     Missing(PathBuf),
-    #[error("{}: is no file; give --input files of JSON Lines that canonizer wrote", .0.display())]
+    #[error("{}: is not a file; set --input to JSON Lines files written by canonizer", .0.display())]
     Kind(PathBuf),
-    #[error("{}: cannot be opened; see that the user who runs the job may read it", .path.display())]
+    #[error("{}: cannot open it; check that the user running the job may read it", .path.display())]
     Denied { path: PathBuf, source: io::Error },
-    #[error("{}: reading failed; run the job again to go on", .path.display())]
+    #[error("{}: reading failed; run the job again to continue", .path.display())]
     Read { path: PathBuf, source: io::Error },
 }
 

@@ -70,20 +70,20 @@ pub(crate) enum ProjectionError {
     Embedding(#[from] EmbeddingError),
     #[error(transparent)]
     Emit(#[from] EmitError),
-    #[error("cancelled while vectors were made again; the index is as it was, run the job again")]
+    #[error("cancelled while recomputing vectors; the index is unchanged, run the job again")]
     CancelledAgain,
-    #[error("cancelled after {0} lines; what was indexed is in the index, run the job again to go on")]
+    #[error("cancelled after {0} lines; documents indexed so far are saved, run the job again to continue")]
     Cancelled(u64),
     #[error(
-        "none of the {read} lines is a document ({reasons}); the index has the documents it had. Give --input files that canonizer wrote"
+        "none of the {read} lines is a document ({reasons}); the index is unchanged. Set --input to files written by canonizer"
     )]
     NothingTaken { read: u64, reasons: String },
     #[error(
-        "{path}: is empty, and the index has {documents} documents of it; nothing was removed. If they are gone for good, give \
-         --forget {path}; if not, have it written again", path = .path.display()
+        "{path}: is empty, but the index has {documents} documents from it; nothing was removed. Run with --forget {path} \
+         to remove them, or write the file again", path = .path.display()
     )]
     Emptied { path: PathBuf, documents: usize },
-    #[error("{}: the index has no documents of this file; it has those of {known}. Give --forget one of them", .path.display())]
+    #[error("{}: the index has no documents from this file; it has documents from {known}. Set --forget to one of these", .path.display())]
     Unknown { path: PathBuf, known: String },
 }
 

@@ -6,7 +6,7 @@ use crate::key::Key;
 use crate::kind::EMAIL;
 use crate::kind::tests::assert_valid;
 use lorchestra_plugin_api::serde_json::{self, Value};
-use lorchestra_plugin_api::testing::{self, Ran, TempDir, Test};
+use lorchestra_plugin_api::testing::{self, TempDir, Test, TestRun};
 use std::fs;
 
 /// The messages of the sample mailbox, in order; the empty one is left out.
@@ -70,14 +70,14 @@ impl Sandbox {
     }
 
     #[track_caller]
-    fn run(&self) -> (Ran, Value) {
+    fn run(&self) -> (TestRun, Value) {
         self.completed(self.job())
     }
 
     /// The run and what became of the lines, after looking that each was counted once, that the files say the same, and that
     /// every object is what the schema says that the event names.
     #[track_caller]
-    pub(crate) fn completed(&self, job: Test) -> (Ran, Value) {
+    pub(crate) fn completed(&self, job: Test) -> (TestRun, Value) {
         let ran = job.run();
         let completed = ran.assert_ok().event("canonicalization.completed");
         let counts = completed.payload.clone();
@@ -197,7 +197,7 @@ fn a_cancelled_run_leaves_the_old_results() {
     sandbox.job().run().assert_ok();
     let before = sandbox.dir.read("canonizer/email.jsonl");
     for lines in [0, 1, 20] {
-        let ran = sandbox.job().cancel_after_looks(lines).run();
+        let ran = sandbox.job().cancel_after_checks(lines).run();
         ran.assert_retryable(&format!("cancelled after {lines} lines;"));
         assert_eq!(sandbox.dir.read("canonizer/email.jsonl"), before);
         assert_eq!(fs::read_dir(ran.data_dir()).unwrap().count(), 4, "no unfinished file is left");
@@ -227,7 +227,7 @@ fn nothing_read_is_put_in_the_place_of_nothing_only() {
     let before = sandbox.dir.read("canonizer/email.jsonl");
     sandbox.put("a.jsonl", "");
     let ran = sandbox.job().run();
-    ran.assert_permanent("a.jsonl: has no lines, and would leave none; the results of the last run are untouched. Run");
+    ran.assert_permanent("a.jsonl: has no lines, and would leave none; the previous results are unchanged. Run");
     assert!(ran.error().is_some_and(|error| error.contains("ingester/extract_gmail") && error.contains("email.jsonl")));
     assert_eq!(sandbox.dir.read("canonizer/email.jsonl"), before);
     fs::remove_file(ran.data_dir().join("email.jsonl")).unwrap();

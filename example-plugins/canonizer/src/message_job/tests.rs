@@ -89,13 +89,13 @@ fn a_run_that_does_not_come_to_its_end_leaves_the_old_results() {
     sandbox.put("a.jsonl", line("C3", TS, json!({})));
     // Before, while and after the lines are read the first time, and while they are the second.
     for looks in [0, 1, 2] {
-        let ran = job(&sandbox).cancel_after_looks(looks).run();
+        let ran = job(&sandbox).cancel_after_checks(looks).run();
         ran.assert_retryable("cancelled after");
         assert_eq!(sandbox.read(MESSAGE.results), before);
         assert_eq!(std::fs::read_dir(ran.data_dir()).unwrap().count(), 4, "no unfinished file is left");
     }
     sandbox.put("a.jsonl", "{\"sha256\":\"12\"}\n");
-    let text = "none of the lines is a message of Slack (not_a_record: 1); the results of the last run are untouched. Give \
+    let text = "none of the lines is a message of Slack (not_a_record: 1); the previous results are unchanged. Give \
                 --input what ingester/extract_slack wrote";
     job(&sandbox).run().assert_permanent(text);
     assert_eq!(sandbox.read(MESSAGE.results), before);
@@ -133,7 +133,7 @@ fn a_file_that_changes_while_it_is_read_is_no_result() {
         let input = sandbox.put("a.jsonl", &two);
         let job = testing::job::<changing::change_while_reading>().data(&sandbox.dir).param("input", input).param("after", after);
         if is_changed {
-            job.run().assert_retryable("a.jsonl: changed while it was read; the results of the last run are untouched");
+            job.run().assert_retryable("a.jsonl: was modified while it was being read; the previous results are unchanged");
         } else {
             let (_, counts) = sandbox.completed(job);
             assert_eq!(counts["written"], 2, "what was added is for the next run");

@@ -3,7 +3,7 @@
 use super::*;
 use crate::gmail::extract_gmail;
 use lorchestra_plugin_api::serde_json;
-use lorchestra_plugin_api::testing::{self, Emitted, Ran, TempDir, Test};
+use lorchestra_plugin_api::testing::{self, Emitted, TempDir, Test, TestRun};
 use std::fs;
 use std::path::Path;
 
@@ -17,7 +17,7 @@ fn extract(source: impl AsRef<Path>, dir: &TempDir) -> Test {
 
 /// What became of the messages, after looking that each was counted once.
 #[track_caller]
-fn counts(ran: &Ran) -> Value {
+fn counts(ran: &TestRun) -> Value {
     let counts = ran.assert_ok().event("extraction.completed").payload.clone();
     let n = |key: &str| counts[key].as_u64().unwrap();
     let set_aside: u64 = counts["set_aside"].as_object().unwrap().values().filter_map(Value::as_u64).sum();
@@ -123,7 +123,7 @@ fn cancelled_after_any_message_and_run_again_is_complete() {
     };
     for messages in 0..12 {
         let dir = TempDir::new();
-        let ran = extract(sample("takeout.mbox"), &dir).cancel_after_looks(messages).run();
+        let ran = extract(sample("takeout.mbox"), &dir).cancel_after_checks(messages).run();
         ran.assert_retryable(&format!("cancelled after {messages} messages; ")).assert_types(&["extraction.started"]);
         let so_far = dir.read(ARCHIVE);
         assert!(whole.starts_with(&so_far) && (so_far.is_empty() || so_far.ends_with('\n')));

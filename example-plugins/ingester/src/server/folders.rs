@@ -35,7 +35,7 @@ pub(crate) fn choose(
     place: &str,
     wanted: &[String],
 ) -> Result<(Vec<Folder>, bool), ServerError> {
-    let failed = |e| ServerError::from_imap(place, "the list of folders", e);
+    let failed = |e| ServerError::from_imap(place, "listing folders", e);
     let is_gmail = session.capabilities().map_err(failed)?.has_str("X-GM-EXT-1");
     let names = session.list(Some(""), Some("*")).map_err(failed)?;
     let listed: Vec<Listed> = names.iter().map(listed).collect();

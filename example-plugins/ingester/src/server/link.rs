@@ -16,11 +16,11 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Why the stream ended before the server did. Travels inside an [`io::Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Interruption {
-    #[error("the run was asked to end")]
+    #[error("the run was cancelled")]
     Cancelled,
-    #[error("nothing was said for {0:?}")]
+    #[error("nothing was received for {0:?}")]
     Silent(Duration),
-    #[error("more was sent than was asked for")]
+    #[error("the server sent too much data")]
     TooMuch,
 }
 

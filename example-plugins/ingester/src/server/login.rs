@@ -26,7 +26,7 @@ impl Credentials {
     /// What the parameters say, which may leave out what follows from the others.
     pub(crate) fn of(server: &Server) -> Result<Self, ServerError> {
         let Some(user) = server.user.clone().filter(|user| !user.is_empty()) else {
-            let mend = "give the mail address to log in with, or --source for a mailbox on this machine";
+            let mend = "set it to the mail address to log in with, or set --source to a local mailbox";
             return Err(ServerError::Missing { what: "user", mend });
         };
         let auth = match (server.auth, &server.password, &server.token) {
@@ -36,12 +36,10 @@ impl Credentials {
             (None, ..) => Auth::Password,
         };
         let (secret, what, mend) = match auth {
-            Auth::Password => (
-                &server.password,
-                "password",
-                "say where it is to be found, for example --password file:PATH; of Gmail an app password",
-            ),
-            Auth::Xoauth2 => (&server.token, "token", "say where it is to be found, for example --token env:NAME"),
+            Auth::Password => {
+                (&server.password, "password", "set its source, for example --password file:PATH (for Gmail, an app password)")
+            }
+            Auth::Xoauth2 => (&server.token, "token", "set its source, for example --token env:NAME"),
         };
         let secret = secret.clone().ok_or(ServerError::Missing { what, mend })?;
         Ok(Self { user, auth, secret })
@@ -81,13 +79,17 @@ pub(crate) fn log_in<'a>(
         Auth::Password => client.login(&credentials.user, credentials.secret.expose()).map_err(|(error, _)| {
             denied(
                 error,
-                if server.host.ends_with("gmail.com") { "; Gmail takes an app password here, not the account's own" } else { "" },
+                if server.host.ends_with("gmail.com") {
+                    "; Gmail requires an app password, not the account's password"
+                } else {
+                    ""
+                },
             )
         }),
         Auth::Xoauth2 if !offers("AUTH=XOAUTH2") => Err(ServerError::NoXoauth2 { place: place.clone() }),
         Auth::Xoauth2 => {
             let exchange = Exchange { credentials, answered: Cell::new(false) };
-            let hint = "; access tokens end after an hour, most of them";
+            let hint = "; most access tokens expire after an hour";
             client.authenticate("XOAUTH2", &exchange).map_err(|(error, _)| denied(error, hint))
         }
     }
@@ -129,9 +131,12 @@ fn denied(place: &str, error: imap::Error, auth: Auth, hint: &'static str) -> Se
             ServerError::Denied { place, said, secret, hint }
         }
         // Line ends and the like, which no server would take.
-        imap::Error::Validate(_) => {
-            ServerError::Denied { place: place.to_owned(), said: "it has characters that cannot be sent".into(), secret, hint }
-        }
+        imap::Error::Validate(_) => ServerError::Denied {
+            place: place.to_owned(),
+            said: "it contains characters that cannot be sent".into(),
+            secret,
+            hint,
+        },
         error => ServerError::from_imap(place, "the login", error),
     }
 }
@@ -160,7 +165,7 @@ fn greeting(stream: &mut impl Read, place: &str) -> Result<(), ServerError> {
     } else if let Some(words) = line.strip_prefix("* BYE") {
         Err(ServerError::Busy { place, said: said(words.trim()) })
     } else {
-        let said = if line.trim().is_empty() { String::new() } else { format!(" (it says {:?})", said(&line)) };
+        let said = if line.trim().is_empty() { String::new() } else { format!(" (its greeting: {:?})", said(&line)) };
         Err(ServerError::NotImap { place, said })
     }
 }

@@ -132,7 +132,7 @@ impl<'a> Reading<'a> {
             Some(Distrust::Unreadable) => "bookmarks_unreadable",
             Some(Distrust::ArchiveShrank) => "archive_shrank",
         };
-        tracing::warn!(reason, "the bookmarks are not used; all folders are read from their beginning");
+        tracing::warn!(reason, "ignoring the bookmarks: reading all folders from the start");
         self.notes.push(Note { folder: None, reason });
         Ok(())
     }
@@ -217,7 +217,7 @@ impl<'a> Reading<'a> {
         let bookmark = match known {
             Some(bookmark) if bookmark.uid_validity == uid_validity => bookmark,
             Some(_) => {
-                tracing::warn!("a folder was made anew on the server (UIDVALIDITY); it is read from its beginning");
+                tracing::warn!("a folder was recreated on the server (UIDVALIDITY changed): reading it from the start");
                 self.notes.push(Note { folder: Some(folder.name.clone()), reason: "uidvalidity_changed" });
                 Bookmark { uid_validity, ..Bookmark::default() }
             }
@@ -232,7 +232,7 @@ impl<'a> Reading<'a> {
             unseen.extend(found.into_iter().filter(|uid| *uid >= first));
         }
         self.total += unseen.len() as u64;
-        tracing::debug!(new = unseen.len(), "a folder was opened");
+        tracing::debug!(new = unseen.len(), "opened a folder");
         Ok(Open {
             folder,
             bookmark,
@@ -253,7 +253,7 @@ impl<'a> Reading<'a> {
         let wanted = Wanted {
             items: if by_date { "(UID RFC822.SIZE INTERNALDATE BODY.PEEK[HEADER.FIELDS (DATE)])" } else { "(UID RFC822.SIZE)" },
             bytes: &|uids| uids.len() as u64 * if by_date { SURVEYED } else { AROUND },
-            doing: "the look at new messages",
+            doing: "the search for new messages",
         };
         let mut found: BTreeMap<u32, Surveyed> = BTreeMap::new();
         let refused = self.requests.fetch(&chunk, &wanted, |fetch| {
@@ -326,7 +326,7 @@ impl<'a> Reading<'a> {
             },
             // Sizes are announced a little short by some servers.
             bytes: &|uids| uids.iter().filter_map(|uid| batch.get(uid)).sum::<u64>() * 2 + uids.len() as u64 * AROUND,
-            doing: "the fetching of messages",
+            doing: "fetching messages",
         };
         let mut missing: BTreeSet<u32> = batch.keys().copied().collect();
         let mut arrived = Vec::with_capacity(batch.len());

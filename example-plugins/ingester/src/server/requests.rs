@@ -44,7 +44,7 @@ impl<'a> Requests<'a> {
 
     /// Opens a folder, read-only: nothing becomes seen by this. With its UIDVALIDITY.
     pub(super) fn examine(&mut self, folder: &str) -> Result<(Mailbox, u32), ServerError> {
-        const DOING: &str = "the opening of a folder";
+        const DOING: &str = "opening a folder";
         self.budget.allow(0);
         let mailbox = self.session.examine(folder).map_err(|e| ServerError::from_imap(&self.place, DOING, e))?;
         let garbled = || ServerError::Garbled { place: self.place.clone(), doing: DOING };

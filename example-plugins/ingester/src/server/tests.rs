@@ -2,7 +2,7 @@
 
 use crate::gmail::extract_gmail;
 use lorchestra_plugin_api::serde_json::{self, Value};
-use lorchestra_plugin_api::testing::{self, Ran, TempDir};
+use lorchestra_plugin_api::testing::{self, TempDir, TestRun};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 
@@ -48,7 +48,7 @@ fn serve(greeting: &'static str, answer: impl Fn(&str) -> Option<String> + Send 
     port
 }
 
-fn run(port: u16, dir: &TempDir) -> Ran {
+fn run(port: u16, dir: &TempDir) -> TestRun {
     let test = testing::job::<extract_gmail>().data(dir).param("host", "127.0.0.1").param("port", port);
     test.param("tls", "plain").param("user", "anna@gmail.com").param("patience", "2s").secret("password", "kept-secret").run()
 }

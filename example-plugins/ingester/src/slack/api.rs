@@ -129,7 +129,7 @@ impl<'a> Api<'a> {
         if wait > LONGEST_WAIT {
             return Err(ApiError::Limited { base: self.base.clone(), method });
         }
-        tracing::info!(method, seconds = wait.as_secs(), "Slack asks to wait");
+        tracing::info!(method, seconds = wait.as_secs(), "rate limited by Slack, waiting");
         let until = Instant::now() + wait;
         while Instant::now() < until {
             if self.cx.is_cancelled() {

@@ -25,17 +25,17 @@ const LISTS: [(&str, &str); 4] = [("channels.json", "name"), ("groups.json", "na
 /// Why an export cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExportError {
-    #[error("{}: cannot be opened; give --source the path of the zip that Slack made, readable for the user who runs the job", .path.display())]
+    #[error("{}: cannot open it; set --source to the zip from Slack, and check that the user running the job may read it", .path.display())]
     Open { path: PathBuf, source: io::Error },
-    #[error("{}: is a directory; give --source the zip itself, not what was unpacked from it", .path.display())]
+    #[error("{}: is a directory; set --source to the zip itself, not to the unpacked files", .path.display())]
     Directory { path: PathBuf },
-    #[error("{}: is no zip file, or not all of it; was it downloaded to the end?", .path.display())]
+    #[error("{}: is not a zip file or is incomplete; check that the download finished", .path.display())]
     NotAZip { path: PathBuf },
-    #[error("{}: has no channels.json and users.json; give --source the zip that Slack made under Settings, Import/Export Data", .path.display())]
+    #[error("{}: has no channels.json and users.json; set --source to the zip that Slack creates under Settings, Import/Export Data", .path.display())]
     NotAnExport { path: PathBuf },
-    #[error("{}: {file:?} in it would become too large ({limit} MiB are the limit); such a zip is not Slack's", .path.display())]
+    #[error("{}: {file:?} in it exceeds the limit of {limit} MiB when unpacked; this is not an export from Slack", .path.display())]
     Bomb { path: PathBuf, file: String, limit: u64 },
-    #[error("{}: {file:?} in it is damaged; download the export again", .path.display())]
+    #[error("{}: {file:?} in it is corrupt; download the export again", .path.display())]
     Damaged { path: PathBuf, file: String, source: io::Error },
 }
 

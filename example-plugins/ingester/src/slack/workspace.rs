@@ -116,7 +116,7 @@ impl<'a> Workspace<'a> {
         let people: People = match api.all("users.list", &[], "members") {
             Ok(people) => people.iter().filter_map(person).collect(),
             Err(ApiError::Scope { .. }) => {
-                tracing::warn!("the token has no scope users:read: messages are without the names of people");
+                tracing::warn!("the token lacks the scope users:read: messages will not include user names");
                 People::new()
             }
             Err(error) => return Err(error),

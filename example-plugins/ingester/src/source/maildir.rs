@@ -100,9 +100,9 @@ fn hint(root: &Path) -> String {
     };
     let found = ["", "Mail", "Takeout/Mail"].iter().map(|directory| mboxes(Path::new(directory))).find(|names| !names.is_empty());
     match found.as_deref() {
-        Some([one]) => format!("there is `{one}`: give that"),
-        Some([first, rest @ ..]) => format!("there is `{first}` and {} more such: give one of them", rest.len()),
-        _ => "give the directory that has both, or an mbox file".into(),
+        Some([one]) => format!("use `{one}` in it"),
+        Some([first, rest @ ..]) => format!("use `{first}` or one of {} others in it", rest.len()),
+        _ => "use the directory that contains both, or an mbox file".into(),
     }
 }
 

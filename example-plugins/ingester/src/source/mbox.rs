@@ -47,15 +47,15 @@ impl<R: Read> Mbox<R> {
         match mbox.chunk.as_slice() {
             [] => Err(SourceError::Empty { path: path.to_owned() }),
             line if has_bare_cr(line) => {
-                not_an_mbox("a file whose lines end in CR alone", "a copy whose lines end in LF: tr '\\r' '\\n' <old >new")
+                not_an_mbox("a file with CR line endings", "a copy whose lines end in LF: tr '\\r' '\\n' <old >new")
             }
             line if line.starts_with(b"From ") => {
                 mbox.separator = Some(mbox.take_separator(0)?);
                 Ok(mbox)
             }
-            line if line.starts_with(b"PK\x03\x04") => not_an_mbox("a zip archive", "the mbox file that is packed in it"),
-            line if line.starts_with(b"\x1f\x8b") => not_an_mbox("a gzip archive", "the mbox file that is packed in it"),
-            _ => not_an_mbox("no mbox file, its first line does not start with `From `", "an mbox file or a Maildir"),
+            line if line.starts_with(b"PK\x03\x04") => not_an_mbox("a zip archive", "the mbox file inside it"),
+            line if line.starts_with(b"\x1f\x8b") => not_an_mbox("a gzip archive", "the mbox file inside it"),
+            _ => not_an_mbox("not an mbox file: its first line does not start with `From `", "an mbox file or a Maildir"),
         }
     }
 
@@ -215,7 +215,7 @@ mod tests {
     fn lines_that_end_in_cr_alone_are_refused() {
         let open = |text: &str| Mbox::open(Path::new("mac.mbox"), text.as_bytes()).err().map(|error| error.to_string());
         for text in ["From a\rA: 1\r\rbody\r\rFrom b\rB: 2\r", "From a\r", "From a\rA: 1\n\nbody\n"] {
-            let refused = "mac.mbox: is a file whose lines end in CR alone; \
+            let refused = "mac.mbox: is a file with CR line endings; \
                            give --source a copy whose lines end in LF: tr '\\r' '\\n' <old >new";
             assert_eq!(open(text).as_deref(), Some(refused), "{text:?}");
         }

@@ -105,7 +105,7 @@ fn each_failure_has_its_cause_and_leaves_what_belongs_to_a_state() {
         (
             &[],
             "echo 'Unauthorized for hunter2hunter2' >&2; echo >&2; exit 1",
-            "test failed (exit status: 1) after 4 messages; its output is in the log of this run",
+            "test failed (exit status: 1) after 4 messages; see its output in the log of this run",
             false,
         ),
         (&[], "kill -9 $$", "test failed (signal: 9 (SIGKILL)) after 4 messages", false),

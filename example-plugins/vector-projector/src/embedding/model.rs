@@ -31,40 +31,40 @@ const MOST_NUMBERS: usize = 8192;
 /// Bytes of a file, at most: it is read into memory.
 const MOST_BYTES: u64 = 2 << 30;
 
-const WHAT: &str = "give --model a directory with model.safetensors and tokenizer.json of a static embedding model";
+const WHAT: &str = "set --model to a directory with model.safetensors and tokenizer.json of a static embedding model";
 
 /// Why a model cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ModelError {
-    #[error("{}: there is no such directory; {WHAT}", .0.display())]
+    #[error("{}: no such directory; {WHAT}", .0.display())]
     Missing(PathBuf),
-    #[error("{}: is no directory; {WHAT}", .0.display())]
+    #[error("{}: is not a directory; {WHAT}", .0.display())]
     NotADirectory(PathBuf),
-    #[error("{}: reading failed; see that it is readable for the user who runs the job", .path.display())]
+    #[error("{}: reading failed; check that the user running the job may read it", .path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("{}: has no {kind}; {WHAT}", .dir.display())]
     NoFile { dir: PathBuf, kind: &'static str },
-    #[error("{}: which file is its {wanted}, {}? {WHAT}", .dir.display(), .among.join(" or "))]
+    #[error("{}: cannot choose its {wanted}: {}; {WHAT}", .dir.display(), .among.join(" or "))]
     ManyFiles { dir: PathBuf, wanted: &'static str, among: Vec<String> },
-    #[error("{}: has more than {} GiB, which no static embedding model has; {WHAT}", .0.display(), MOST_BYTES >> 30)]
+    #[error("{}: is larger than {} GiB, too large for a static embedding model; {WHAT}", .0.display(), MOST_BYTES >> 30)]
     Large(PathBuf),
-    #[error("{}: is no whole safetensors file ({reason}); copy it there again", .path.display())]
+    #[error("{}: is not a complete safetensors file ({reason}); copy it again", .path.display())]
     NotSafetensors { path: PathBuf, reason: String },
     #[error("{}: has no tensor `embeddings` or `embedding.weight`, but {tensors}; {WHAT}", .path.display())]
     NoTable { path: PathBuf, tensors: String },
-    #[error("{}: has a tensor `{tensor}` beside its table, as models have whose vocabulary is quantised; save the model without that", .path.display())]
+    #[error("{}: has a tensor `{tensor}` for vocabulary quantization, which is not supported; save the model without it", .path.display())]
     Quantised { path: PathBuf, tensor: &'static str },
-    #[error("{}: its table has the shape {shape:?}, not word pieces × 1 to {MOST_NUMBERS} numbers; {WHAT}", .path.display())]
+    #[error("{}: its embedding table has the shape {shape:?}, expected tokens × 1 to {MOST_NUMBERS}; {WHAT}", .path.display())]
     Shape { path: PathBuf, shape: Vec<usize> },
-    #[error("{}: its table has numbers of the type {dtype:?}, not F32, F16, BF16 or I8; save the model with one of those", .path.display())]
+    #[error("{}: its embedding table has the type {dtype:?}, expected F32, F16, BF16 or I8; save the model with one of these", .path.display())]
     Number { path: PathBuf, dtype: Dtype },
-    #[error("{}: is no tokenizer as the library tokenizers writes them ({reason}); take the tokenizer.json that belongs to the model", .path.display())]
+    #[error("{}: is not a tokenizer file of the tokenizers library ({reason}); use the model's own tokenizer.json", .path.display())]
     NotATokenizer { path: PathBuf, reason: String },
     #[error(
-        "{}: has a word piece {id}, and the table of {} has {rows}; take the two files of one model", .path.display(), .table.display()
+        "{}: has a token {id}, but the table of {} has {rows} rows; use two files of the same model", .path.display(), .table.display()
     )]
     OtherVocabulary { path: PathBuf, table: PathBuf, id: u32, rows: usize },
-    #[error("{}: its tokenizer fails on a text ({reason}); take the tokenizer.json that belongs to the model", .dir.display())]
+    #[error("{}: its tokenizer failed ({reason}); use the model's own tokenizer.json", .dir.display())]
     Tokenize { dir: PathBuf, reason: String },
 }
 

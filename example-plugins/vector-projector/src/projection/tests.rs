@@ -4,7 +4,7 @@ use crate::embedding::small_model;
 use crate::index::Index;
 use crate::index_documents;
 use lorchestra_plugin_api::serde_json::{Value, json};
-use lorchestra_plugin_api::testing::{self, Ran, TempDir, Test};
+use lorchestra_plugin_api::testing::{self, TempDir, Test, TestRun};
 use rusqlite::Connection;
 use std::os::unix::fs::PermissionsExt;
 
@@ -23,7 +23,7 @@ fn job(dir: &TempDir) -> Test {
 
 /// What became of the lines, after looking that each was counted once.
 #[track_caller]
-fn counts(ran: &Ran) -> Value {
+fn counts(ran: &TestRun) -> Value {
     let counts = ran.assert_ok().event("index.completed").payload.clone();
     let n = |key: &str| counts[key].as_u64().unwrap();
     let set_aside: u64 = counts["set_aside"].as_object().unwrap().values().filter_map(Value::as_u64).sum();
@@ -215,7 +215,7 @@ fn a_run_that_is_ended_half_way_is_completed_by_the_next() {
     let dir = TempDir::new();
     let all: String = (0..1200).map(|n| email(&format!("m{n:04}"), "text")).collect();
     dir.write("canonizer/email.jsonl", all);
-    job(&dir).cancel_after_looks(2).run().assert_retryable("cancelled after 1000 lines; what was indexed is in the index");
+    job(&dir).cancel_after_checks(2).run().assert_retryable("cancelled after 1000 lines; what was indexed is in the index");
     assert_eq!(ids(&dir).len(), 1000, "whole batches");
     let rest = counts(&job(&dir).run());
     assert_eq!(told(&rest, ["unchanged", "added", "removed", "documents"]), [1000, 200, 0, 1200]);
@@ -280,7 +280,7 @@ fn the_model_is_remembered_and_with_another_all_vectors_are_made_again() {
     // The same one elsewhere: only the place is new.
     let moved = dir.path().join("moved");
     std::fs::rename(&model, &moved).unwrap();
-    let error = "the model that the index was made with cannot be used (--model none makes the vectors of hashed words): ";
+    let error = "cannot use the model of the index (--model none uses hashed words instead): ";
     let gone = job(&dir).run();
     gone.assert_permanent(error);
     assert!(gone.error().unwrap().contains("model: there is no such directory; give --model"), "{:?}", gone.error());
@@ -313,7 +313,7 @@ fn vectors_are_made_again_all_of_them_or_none() {
     let before = vectors(&dir);
     let model = dir.path().join("model");
     small_model::write(&model);
-    let cancelled = job(&dir).param("model", &model).cancel_after_looks(2).run();
+    let cancelled = job(&dir).param("model", &model).cancel_after_checks(2).run();
     cancelled.assert_retryable("cancelled while vectors were made again; the index is as it was");
     assert_eq!(vectors(&dir), before);
     assert_eq!(ids(&dir).len(), 250);

@@ -114,7 +114,7 @@ fn a_search_needs_the_model_of_the_index() {
 
     std::fs::rename(&model, &moved).unwrap();
     let gone = job(&dir, "car").run();
-    gone.assert_permanent("the model that the index was made with cannot be used (--mode text needs none): ");
+    gone.assert_permanent("cannot use the model of the index (--mode text needs no model): ");
     assert!(gone.error().unwrap().contains("model: there is no such directory; give --model a directory"), "{:?}", gone.error());
     assert!(found(&dir, "car", "text").is_empty());
     with(&moved).assert_ok();
@@ -158,7 +158,7 @@ fn an_index_of_other_vectors_is_told() {
     for (change, says) in [
         (
             "UPDATE about SET embedding = 'another'",
-            "was made by another version; run vector-projector/index_documents, it makes it anew",
+            "was created by another version; run vector-projector/index_documents to rebuild it",
         ),
         ("UPDATE about SET embedding = ''", "there is no index yet; run vector-projector/index_documents first"),
     ] {

@@ -104,7 +104,7 @@ fn change(mailbox: &Mailbox, uid: u32, to: Kept) {
 }
 
 /// The counts, and the UIDs that were set aside with their reasons.
-fn told(ran: &Ran) -> (Value, Vec<(u64, String)>) {
+fn told(ran: &TestRun) -> (Value, Vec<(u64, String)>) {
     ran.assert_ok();
     let counts = ran.event("extraction.completed").payload.clone();
     let n = |key: &str| counts[key].as_u64().unwrap();
@@ -161,7 +161,7 @@ fn a_message_that_is_refused_is_set_aside_and_tried_once_more() {
 fn a_server_that_refuses_all_is_an_error_and_nothing_is_given_up() {
     let dir = TempDir::new();
     let (port, mailbox) = start((1..=150).map(|uid| (uid, if uid > 50 { Kept::Refused } else { Kept::Well })));
-    let error = run(port, &dir).assert_retryable("refused the fetching of messages: Some messages could not be FETCHed").error();
+    let error = run(port, &dir).assert_retryable("refused fetching messages: Some messages could not be FETCHed").error();
     assert!(error.is_some_and(|error| !error.contains('\n')));
     for uid in 51..=150 {
         change(&mailbox, uid, Kept::Well);

@@ -3,7 +3,7 @@
 use super::*;
 use crate::slack::extract_slack;
 use lorchestra_plugin_api::serde_json;
-use lorchestra_plugin_api::testing::{self, Ran, TempDir, Test};
+use lorchestra_plugin_api::testing::{self, TempDir, Test, TestRun};
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -21,7 +21,7 @@ fn extract(source: impl AsRef<Path>, dir: &TempDir) -> Test {
 
 /// What became of the messages, after looking that each was counted once.
 #[track_caller]
-fn counts(ran: &Ran) -> Value {
+fn counts(ran: &TestRun) -> Value {
     let counts = ran.assert_ok().event("extraction.completed").payload.clone();
     let n = |key: &str| counts[key].as_u64().unwrap();
     let set_aside: u64 = counts["set_aside"].as_object().unwrap().values().filter_map(Value::as_u64).sum();
