@@ -1,11 +1,11 @@
-//! Whose certificates are trusted: the machine's own, and those of a file. Talks to the file system only.
+//! Trusted root certificates: those of the system, and those of a file.
 
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use std::path::{Path, PathBuf};
 
-/// Why there is nobody to trust.
+/// Why there are no root certificates.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RootsError {
     #[error("{}: {reason}; set --ca-file to a file with PEM certificates", .path.display())]
@@ -14,7 +14,7 @@ pub(crate) enum RootsError {
     None,
 }
 
-/// The certificates, each of which can be used.
+/// Returns the certificates that can be parsed.
 pub(crate) fn load(ca_file: Option<&Path>) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), RootsError> {
     let mut roots = RootCertStore::empty();
     let mut certificates = rustls_native_certs::load_native_certs().certs;

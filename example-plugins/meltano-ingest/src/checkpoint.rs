@@ -1,17 +1,17 @@
-//! `state.json`: the last state of the tap that is kept, and how much of each file belongs to it. Talks to the file system only.
+//! `state.json`: the tap's last stored state, and the valid length of each file.
 //!
-//! It is replaced as a whole, and only when all that it speaks of is on the disk. What a crash leaves:
+//! It is replaced atomically, and only after everything it refers to is on disk. After a crash:
 //!
 //! | killed | on the disk | the next run |
 //! | --- | --- | --- |
-//! | while records are written | the checkpoint before, files that are longer | cuts the files to their lengths in it |
-//! | after the files were synced, before the rename | the same, and `.state.….unfinished` | the same, and removes that |
-//! | after the rename | the new checkpoint, files at least as long | cuts what was written after the new one |
-//! | after a checkpoint that says `activate`, before or after the renames of versions | both names, or the new one only | renames what is not renamed yet, and writes a checkpoint without |
-//! | while files are cut | files of any length between | cuts the rest |
+//! | while records are written | the previous checkpoint, longer files | truncates the files to the stored lengths |
+//! | after the sync of the files, before the rename | the same, and `.state.….unfinished` | the same, and removes that |
+//! | after the rename | the new checkpoint, files at least as long | removes what was written after the new checkpoint |
+//! | after a checkpoint with `activate`, before or after the renames of versions | both names, or the new one only | completes the renames, and writes a checkpoint without `activate` |
+//! | while files are truncated | files of any length in between | truncates the rest |
 //!
-//! A file is entered here before its first byte is written, so that a file that is not here was made by somebody else. One that a
-//! reader took away is entered with no bytes before it is made anew.
+//! A file is recorded here before its first byte is written, so a file that is not recorded was created by another program. A file that
+//! was moved away is recorded with length 0 before it is created again.
 
 use lorchestra_plugin_api::serde_json::{self, value::RawValue};
 use serde::{Deserialize, Serialize};

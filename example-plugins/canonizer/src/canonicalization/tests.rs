@@ -9,7 +9,7 @@ use lorchestra_plugin_api::serde_json::{self, Value};
 use lorchestra_plugin_api::testing::{self, TempDir, Test, TestRun};
 use std::fs;
 
-/// The messages of the sample mailbox, in order; the empty one is left out.
+/// The messages of the sample mailbox in order, without the empty one.
 pub(crate) fn samples() -> Vec<Vec<u8>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ingester/sample/takeout.mbox");
     let mut messages: Vec<Vec<u8>> = Vec::new();
@@ -31,7 +31,7 @@ pub(crate) fn samples() -> Vec<Vec<u8>> {
     messages
 }
 
-/// A line as ingester writes it.
+/// A line as written by ingester.
 pub(crate) fn line(raw: &[u8], labels: &[&str]) -> String {
     let mut line = json!({"sha256": Key::of(raw).to_string(), "labels": labels, "received": null, "flags": null});
     match std::str::from_utf8(raw) {
@@ -41,11 +41,11 @@ pub(crate) fn line(raw: &[u8], labels: &[&str]) -> String {
     line.to_string()
 }
 
-/// Data directories with what ingester left for a job.
+/// Data directories with input from ingester.
 pub(crate) struct Sandbox {
     pub(crate) dir: TempDir,
     kind: &'static Kind,
-    /// Below ingester's directory.
+    /// Path inside ingester's directory.
     input: &'static str,
 }
 
@@ -60,7 +60,7 @@ impl Sandbox {
         Self::of(&EMAIL, "mail")
     }
 
-    /// A file of lines to read.
+    /// An input file.
     pub(crate) fn put(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
         self.dir.write(&format!("ingester/{}/{name}", self.input), bytes)
     }
@@ -74,8 +74,8 @@ impl Sandbox {
         self.completed(self.job())
     }
 
-    /// The run and what became of the lines, after looking that each was counted once, that the files say the same, and that
-    /// every object is what the schema says that the event names.
+    /// Runs the job and returns the counts, after checking that each line was counted once, that the files agree, and that
+    /// every object matches the schema named in the event.
     #[track_caller]
     pub(crate) fn completed(&self, job: Test) -> (TestRun, Value) {
         let ran = job.run();
@@ -93,7 +93,7 @@ impl Sandbox {
         (ran, counts)
     }
 
-    /// A file of the results.
+    /// Reads a result file.
     pub(crate) fn read(&self, name: &str) -> String {
         self.dir.read(&format!("canonizer/{name}"))
     }
@@ -103,7 +103,7 @@ impl Sandbox {
     }
 }
 
-/// Those counts of them.
+/// Returns these counts.
 pub(crate) fn some(counts: &Value, keys: &[&str]) -> Vec<u64> {
     keys.iter().map(|key| counts[*key].as_u64().unwrap()).collect()
 }
@@ -218,7 +218,7 @@ fn a_file_of_something_else_leaves_the_old_results() {
 #[test]
 fn nothing_read_is_put_in_the_place_of_nothing_only() {
     let sandbox = Sandbox::new();
-    // An extraction that has just begun: no results yet, and none are fine.
+    // An extraction that has just started: there are no results yet, so empty ones are fine.
     sandbox.put("a.jsonl", "");
     assert_eq!(sandbox.run().1, json!(Counts::default()));
     assert_eq!(sandbox.run().1, json!(Counts::default()));

@@ -1,4 +1,4 @@
-//! Runs of many lines: what is newest, who is who, and what cannot be read.
+//! Runs with many lines: latest versions, names, and invalid lines.
 
 use super::*;
 use crate::canonicalization::tests::{Sandbox, some};
@@ -35,7 +35,7 @@ fn of_the_lines_of_a_message_the_newest_is_taken() {
         (vec![[&plain[..], &old, &new].concat()], vec!["new"]),
         (vec![[&new[..], &old, &plain].concat()], vec!["new"]),
         (vec![old.clone(), new.clone(), plain.clone()], vec!["new"]),
-        // Of equals the last: reactions change nothing else.
+        // Of equal versions, the last: reactions change nothing else.
         (vec![[&plain[..], &again].concat()], vec!["again"]),
         (vec![[&plain[..], &elsewhere].concat()], vec!["plain", "elsewhere"]),
         (vec![line("C1", TS, json!({"subtype": "tombstone"})), new.clone()], vec![""]),
@@ -87,7 +87,7 @@ fn a_run_that_does_not_come_to_its_end_leaves_the_old_results() {
     job(&sandbox).run().assert_ok();
     let before = sandbox.read(MESSAGE.results);
     sandbox.put("a.jsonl", line("C3", TS, json!({})));
-    // Before, while and after the lines are read the first time, and while they are the second.
+    // Before and during the first pass, and during the second.
     for looks in [0, 1, 2] {
         let ran = job(&sandbox).cancel_after_checks(looks).run();
         ran.assert_retryable("cancelled after");
@@ -101,7 +101,7 @@ fn a_run_that_does_not_come_to_its_end_leaves_the_old_results() {
     assert_eq!(sandbox.read(MESSAGE.results), before);
 }
 
-/// A job whose file becomes another between the two readings.
+/// A job whose input file changes between the two passes.
 mod changing {
     use super::*;
 

@@ -1,4 +1,4 @@
-//! Why a server cannot be read from: one line each, with its mend. Talks to nobody.
+//! Errors of mail servers: one line each, with a hint.
 
 use super::link::Interruption;
 use crate::roots::RootsError;
@@ -6,10 +6,10 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Bytes of a server's own words that are told, at most.
+/// Maximum length of a server's message in an error.
 const SAID: usize = 200;
 
-/// Why a server cannot be read from. Nothing was lost.
+/// Why a server cannot be read. No data was lost.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServerError {
     #[error("--{what} is missing; {mend}")]
@@ -58,13 +58,13 @@ pub(crate) enum ServerError {
     Broken { place: String, doing: &'static str, source: io::Error },
     #[error("{}: {doing} failed; messages already read are saved, run the job again to continue", .path.display())]
     Bookmark { path: PathBuf, doing: &'static str, source: io::Error },
-    /// The extraction says how far it came.
+    /// The extraction adds how many messages it has read.
     #[error("cancelled")]
     Cancelled,
 }
 
 impl ServerError {
-    /// Whether another attempt must end the same way.
+    /// Returns whether a retry would fail in the same way.
     pub(crate) fn is_permanent(&self) -> bool {
         match self {
             Self::Missing { .. }
@@ -94,7 +94,7 @@ impl ServerError {
         }
     }
 
-    /// What a broken stream was broken by.
+    /// Converts the error of a broken stream.
     pub(crate) fn from_io(place: &str, doing: &'static str, error: io::Error) -> Self {
         let place = place.to_owned();
         let inner = error.get_ref();
@@ -124,7 +124,7 @@ impl ServerError {
         }
     }
 
-    /// What the client says of a command that failed.
+    /// Converts the client's error of a failed command.
     pub(crate) fn from_imap(place: &str, doing: &'static str, error: imap::Error) -> Self {
         let place_of = || place.to_owned();
         match error {
@@ -132,7 +132,7 @@ impl ServerError {
             imap::Error::ConnectionLost => Self::Closed { place: place_of(), doing },
             imap::Error::No(no) => Self::Refused { place: place_of(), doing, said: said(&no.information) },
             imap::Error::Bad(bad) => Self::Refused { place: place_of(), doing, said: said(&bad.information) },
-            // The client's word for what it cannot read, too.
+            // The client also uses this for responses that it cannot parse.
             imap::Error::Bye(bye) if bye.information == "no explanation given" => Self::Garbled { place: place_of(), doing },
             imap::Error::Bye(_) => Self::Closed { place: place_of(), doing },
             _ => Self::Garbled { place: place_of(), doing },
@@ -140,7 +140,7 @@ impl ServerError {
     }
 }
 
-/// A server's own words: one line, without what steers a terminal, not endless.
+/// Returns a server's message as one line of limited length, without control characters.
 pub(crate) fn said(text: &str) -> String {
     let mut said: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SAID).collect();
     said.truncate(said.trim_end_matches([' ', '.']).len());

@@ -1,7 +1,7 @@
-//! Which folders are read. Talks to the server.
+//! Selection of folders.
 //!
-//! Without `--folder`: where a folder holds all mail (`\All`, as Gmail's `[Gmail]/All Mail` in any language) that one; elsewhere every
-//! folder but trash and junk, and but those that only show what is in others.
+//! Without `--folder`, this is the folder with all mail if there is one (`\All`, such as Gmail's `[Gmail]/All Mail` in any
+//! language). Otherwise it is every folder except trash, junk, and virtual folders that show messages of others.
 
 use super::tls::Stream;
 use super::tolerant::Tolerant;
@@ -9,17 +9,17 @@ use super::{ServerError, utf7};
 use imap::Session;
 use imap_proto::NameAttribute;
 
-/// Bytes of the list of all folders, about, at most.
+/// Approximate maximum size of the folder list, in bytes.
 pub(crate) const ANSWER: u64 = 16 << 20;
 
-/// A folder that is read.
+/// A folder to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Folder {
-    /// As the server spells it.
+    /// The name as spelled by the server.
     pub(crate) wire: String,
-    /// As people see it.
+    /// The decoded name.
     pub(crate) name: String,
-    /// Whether it holds all mail: then its name says nothing about a message.
+    /// Whether this is the folder with all mail, whose name is not a label.
     pub(crate) is_all: bool,
 }
 
@@ -29,7 +29,7 @@ struct Listed {
     is_left_out: bool,
 }
 
-/// The folders to read, and whether the server is Gmail's.
+/// Returns the folders to read, and whether the server is Gmail.
 pub(crate) fn choose(
     session: &mut Session<Tolerant<Stream<'_>>>,
     place: &str,
@@ -74,7 +74,7 @@ fn listed(name: &imap::types::Name<'_>) -> Listed {
     Listed { folder, is_readable: !is_absent, is_left_out }
 }
 
-/// Those that may have been meant; never all there are, for the names of folders are personal.
+/// Returns similar folder names for an error message. Never all of them, because folder names are personal data.
 fn near<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> String {
     let low = wanted.to_lowercase();
     let last = |name: &str| name.rsplit(['/', '.']).next().unwrap_or_default().to_lowercase();

@@ -1,30 +1,30 @@
-//! Mailboxes with messages that the server does not hand out, as Gmail has them: they cost nobody but themselves, are named, and are
-//! tried once more.
+//! Mailboxes with messages that the server does not send, as Gmail has them. Only those messages are set aside, and the next
+//! run retries them once.
 
 use super::*;
 use std::sync::{Arc, Mutex};
 
-/// What a server does with a message.
+/// How the server treats a message.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kept {
     Well,
-    /// `NO` to every request that has it.
+    /// `NO` to every request that includes it.
     Refused,
-    /// `NO` to every request, of its size too.
+    /// `NO` to every request, including its size.
     RefusedAlways,
-    /// It is found, and nothing is said of its size.
+    /// Found by the search, but no response for its size.
     Unanswered,
-    /// All but its size is said.
+    /// All responses but the size.
     WithoutSize,
     /// `BODY[] NIL`.
     Nil,
     /// `BODY[] {0}`.
     Empty,
-    /// Not found any more, but it was there when the folder was opened.
+    /// Not found by the search, but counted when the folder was opened.
     Expunged,
 }
 
-/// Messages by UID, which a test can change between two runs.
+/// Messages by UID. A test can change them between two runs.
 type Mailbox = Arc<Mutex<Vec<(u32, Kept)>>>;
 
 const NO: &str = "TAG NO Some messages could not be FETCHed (Failure)\r\n";
@@ -103,7 +103,7 @@ fn change(mailbox: &Mailbox, uid: u32, to: Kept) {
     mailbox.lock().unwrap().iter_mut().filter(|(its, _)| *its == uid).for_each(|(_, kept)| *kept = to);
 }
 
-/// The counts, and the UIDs that were set aside with their reasons.
+/// Returns the counts, and the UIDs that were set aside with their reasons.
 fn told(ran: &TestRun) -> (Value, Vec<(u64, String)>) {
     ran.assert_ok();
     let counts = ran.event("extraction.completed").payload.clone();

@@ -1,4 +1,4 @@
-//! Why the Web API cannot be used: one line each, with its mend. Talks to nobody.
+//! Errors of the Web API: one line each, with a hint.
 
 use crate::roots::RootsError;
 use lorchestra_plugin_api::serde_json::Value;
@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Why the Web API cannot be used. Nothing was lost.
+/// Why the Web API cannot be used. No data was lost.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
     #[error("--token is missing; set its source, for example --token env:SLACK_TOKEN, or set --source to an export")]
@@ -61,13 +61,13 @@ pub(crate) enum ApiError {
     Refused { base: String, method: &'static str, error: String },
     #[error("{}: {doing} failed; messages already read are saved, run the job again to continue", .path.display())]
     Bookmark { path: PathBuf, doing: &'static str, source: io::Error },
-    /// The collection says how far it came.
+    /// The collection adds how many messages it has read.
     #[error("cancelled")]
     Cancelled,
 }
 
 impl ApiError {
-    /// Whether another attempt must end the same way.
+    /// Returns whether a retry would fail in the same way.
     pub(crate) fn is_permanent(&self) -> bool {
         match self {
             Self::NoToken
@@ -95,10 +95,10 @@ impl ApiError {
         }
     }
 
-    /// Of an answer that says `"ok": false`.
+    /// Converts a response with `"ok": false`.
     pub(super) fn of_slack(base: &str, method: &'static str, answer: &Value) -> Self {
         let base = base.to_owned();
-        // A short word of Slack's; whatever it is, no more than that.
+        // Slack's error code, limited to a short word.
         let word =
             |value: &Value| value.as_str().unwrap_or_default().chars().filter(|c| !c.is_control()).take(80).collect::<String>();
         let error = word(&answer["error"]);
@@ -120,7 +120,7 @@ impl ApiError {
         }
     }
 
-    /// Of a call that had no answer.
+    /// Converts the error of a call without a response.
     pub(super) fn of_client(base: &str, method: &'static str, patience: Duration, error: ureq::Error) -> Self {
         let base = base.to_owned();
         match error {
@@ -139,7 +139,7 @@ impl ApiError {
                         _,
                         io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable,
                     ) => Self::Connect { base, source: error },
-                    // What the system's look-up says comes as an error of no kind.
+                    // The system's name lookup returns an error without a kind.
                     _ if error.to_string().contains("failed to lookup") => Self::NoSuchHost { base },
                     _ => Self::Broken { base, method, source: Box::new(ureq::Error::Io(error)) },
                 }

@@ -1,4 +1,4 @@
-//! Collections out of the sample export, and out of zips that are none.
+//! Collections of the sample export, and of invalid zips.
 
 use super::*;
 use crate::slack::extract_slack;
@@ -19,7 +19,7 @@ fn extract(source: impl AsRef<Path>, dir: &TempDir) -> Test {
     testing::job::<extract_slack>().data(dir).param("source", source.as_ref())
 }
 
-/// What became of the messages, after looking that each was counted once.
+/// Returns the counts, after checking that each message was counted once.
 #[track_caller]
 fn counts(ran: &TestRun) -> Value {
     let counts = ran.assert_ok().event("extraction.completed").payload.clone();
@@ -73,7 +73,7 @@ fn a_window_is_half_open_and_by_ts() {
     assert_eq!((&counts["written"], &counts["outside_window"]), (&json!(3), &json!(6)), "{counts}");
 }
 
-/// A zip with these files.
+/// Creates a zip with these files.
 fn zip(path: &Path, files: &[(&str, Vec<u8>)]) {
     let mut zip = zip::ZipWriter::new(File::create(path).unwrap());
     for (name, bytes) in files {
@@ -95,7 +95,7 @@ fn what_is_no_export_is_said_with_its_mend() {
     let mut damaged = Vec::new();
     zip(&at("damaged.zip"), &[("users.json", list()), ("channels.json", list()), ("general/2024-01-01.json", vec![b' '; 5000])]);
     damaged.extend(std::fs::read(at("damaged.zip")).unwrap());
-    // In the middle of what the last file is packed into.
+    // In the middle of the last file's compressed data.
     let name = b"general/2024-01-01.json";
     let place = damaged.windows(name.len()).position(|window| window == name).unwrap() + name.len() + 3;
     damaged[place] ^= 0xff;
