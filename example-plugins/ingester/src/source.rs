@@ -260,7 +260,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pipe");
         mknodat(CWD, &path, FileType::Fifo, Mode::RUSR, 0).unwrap();
-        assert_eq!(error(&path), "PATH: is a named pipe, not a file; give --source an mbox file or a Maildir");
+        assert_eq!(error(&path), "PATH: is a named pipe, not a file; set --source to an mbox file or a Maildir");
     }
 
     #[test]
@@ -268,9 +268,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(error(dir.path()).ends_with("use the directory that contains both, or an mbox file"));
         fs::create_dir(dir.path().join("cur")).unwrap();
-        assert!(error(dir.path()).contains("no Maildir"), "half a Maildir is none");
+        assert!(error(dir.path()).contains("not a Maildir"), "half a Maildir is not one");
         fs::create_dir(dir.path().join("Mail")).unwrap();
         fs::write(dir.path().join("Mail/All mail.mbox"), "From ").unwrap();
-        assert!(error(dir.path()).ends_with("there is `Mail/All mail.mbox`: give that"), "{}", error(dir.path()));
+        assert!(error(dir.path()).ends_with("use `Mail/All mail.mbox` in it"), "{}", error(dir.path()));
     }
 }

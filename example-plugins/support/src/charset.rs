@@ -9,6 +9,7 @@ use mail_parser::decoders::charsets::map::charset_decoder;
 /// A text, and whether all bytes were valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decoded {
+    /// The decoded text.
     pub text: String,
     /// Whether some bytes were invalid, or the charset is unknown.
     pub problem: bool,

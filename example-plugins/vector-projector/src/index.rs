@@ -1,11 +1,11 @@
-//! `index.db`: documents, their words (FTS5) and their vectors, in SQLite. Owns the file; one run writes it at a time, under a lock,
-//! and any number search it meanwhile. Talks to the file system only.
+//! `index.db`: documents, a full-text index (FTS5) and vectors, in SQLite. Owns the file. One run writes it at a time, under a
+//! lock; any number may search it at the same time.
 //!
-//! It is derived: what is lost with it is the time to make it again. So a commit need not survive power loss, only be whole.
+//! The index can be rebuilt from its sources, so a commit must be consistent but need not survive power loss.
 //!
-//! Vectors are compared one by one. A hundred thousand of them are 51 MB and about a tenth of a second, and no other structure has to
-//! be kept right when documents come and go. All of them are made in one way, which the index remembers ([`Made`]); it is changed
-//! together with all vectors, in one transaction, or not at all. A search reads in one transaction too, and so never meets both.
+//! Vectors are compared one by one: 100,000 of them take 51 MB and about a tenth of a second, and no other data structure must
+//! be maintained. All vectors are computed with one method, which the index stores ([`Made`]). The method changes only
+//! together with all vectors, in one transaction. A search also reads in one transaction, so it never sees a mixture.
 
 use crate::document::Document;
 use crate::embedding::{BODY, Embedding, Vector};
@@ -21,7 +21,7 @@ use std::time::Duration;
 
 mod sources;
 
-/// Grows with the tables.
+/// Incremented when the tables change.
 const LAYOUT: i64 = 2;
 
 const TABLES: &str = "
@@ -61,7 +61,7 @@ const NO_TABLES: &str = "
     DROP TABLE IF EXISTS origins; DROP TABLE IF EXISTS about;
 ";
 
-/// How much more a word says in the people, the title, the body.
+/// Weights of matches in people, title and body.
 const WEIGHTS: &str = "2.0, 4.0, 1.0";
 
 /// Why the index cannot be used.
@@ -82,30 +82,30 @@ pub(crate) enum IndexError {
 }
 
 impl IndexError {
-    /// Whether another attempt must end the same way.
+    /// Returns whether a retry would fail in the same way.
     pub(crate) fn is_permanent(&self) -> bool {
         matches!(self, Self::Missing | Self::Damaged { .. } | Self::OtherVersion(_))
     }
 }
 
-/// What a line is known by.
+/// Identity of a line.
 pub(crate) type Hash = [u8; 32];
 
-/// The hash of a line.
+/// Returns the hash of a line.
 pub(crate) fn hash(line: &[u8]) -> Hash {
     Sha256::digest(line).into()
 }
 
-/// A document that was found.
+/// A search result.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Found {
-    /// Its number in the index.
+    /// Number of the document in the index.
     pub(crate) document: i64,
-    /// The larger, the better.
+    /// Higher is better.
     pub(crate) score: f64,
 }
 
-/// What is shown of a document.
+/// The displayed fields of a document.
 #[derive(Debug, Clone)]
 pub(crate) struct Shown {
     pub(crate) id: String,
@@ -113,52 +113,52 @@ pub(crate) struct Shown {
     pub(crate) date: Option<String>,
     pub(crate) sender: String,
     pub(crate) title: String,
-    /// The beginning of its text.
+    /// The start of its text.
     pub(crate) beginning: String,
 }
 
-/// How the vectors were made.
+/// The method with which the vectors were computed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Made {
-    /// The name of the way; empty where no vector was made yet.
+    /// Name of the method; empty if there are no vectors yet.
     pub(crate) embedding: String,
-    /// Where the model was, if it was one.
+    /// Directory of the model, if there is one.
     pub(crate) model: Option<PathBuf>,
 }
 
 impl Made {
-    /// What is to be remembered of vectors made in this way.
+    /// Returns the description of a method, to be stored.
     pub(crate) fn by(embedding: &Embedding) -> Self {
         Self { embedding: embedding.name().to_owned(), model: embedding.model().map(Path::to_owned) }
     }
 }
 
-/// What a vector is made of.
+/// The input for a vector.
 pub(crate) struct Texts {
     pub(crate) document: i64,
     pub(crate) title: String,
     pub(crate) people: String,
-    /// Its beginning.
+    /// The start of the text.
     pub(crate) body: String,
 }
 
-/// The index, open.
+/// An open index.
 pub(crate) struct Index {
     path: PathBuf,
     db: Connection,
-    /// How its vectors were made.
+    /// The method with which the vectors were computed.
     pub(crate) made: Made,
-    /// Whether an index of another version was thrown away.
+    /// Whether an index with an old layout was discarded.
     pub(crate) is_anew: bool,
     _lock: Option<File>,
 }
 
 impl Index {
-    /// The index of a directory, to be written; made if it is not there (0600).
+    /// Opens the index of a directory for writing. Creates it with mode 0600 if necessary.
     pub(crate) fn to_write(dir: &Path) -> Result<Self, IndexError> {
         let path = dir.join("index.db");
         let lock = lock(&dir.join(".index.lock"), &path)?;
-        // SQLite would make it as the umask has it, and its companions as the file is.
+        // SQLite would create it with the umask's mode; its auxiliary files inherit the mode of this file.
         let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         made.map_err(|source| IndexError::Io { path: path.clone(), doing: "creating it", source })?;
         let mut index = Self::connect(path, Some(lock))?;
@@ -173,17 +173,17 @@ impl Index {
         Ok(index)
     }
 
-    /// The index of a directory, to be searched.
+    /// Opens the index of a directory for searching.
     pub(crate) fn to_search(dir: &Path) -> Result<Self, IndexError> {
         let path = dir.join("index.db");
         if !path.is_file() {
             return Err(IndexError::Missing);
         }
         let mut index = Self::connect(path, None)?;
-        // Until it is closed: what was read of it stays true.
+        // One read transaction until it is closed, for consistent results.
         index.db.execute_batch("BEGIN").map_err(|source| index.failed("opening it", source))?;
         match index.about()? {
-            // Made, and killed before the first tables or vectors were there.
+            // Created, but killed before it had tables or vectors.
             Some((0, _)) | None => Err(IndexError::Missing),
             Some((LAYOUT, made)) if made.embedding.is_empty() => Err(IndexError::Missing),
             Some((LAYOUT, made)) => {
@@ -206,7 +206,7 @@ impl Index {
         Ok(Self { path, db, made: Made::default(), is_anew: false, _lock: lock })
     }
 
-    /// Layout and embedding; a layout of 0 is an empty file, and of another one only the number is read.
+    /// Reads layout and method. Layout 0 is an empty file; of an unknown layout only the number is read.
     fn about(&self) -> Result<Option<(i64, Made)>, IndexError> {
         let read = || -> rusqlite::Result<Option<(i64, Made)>> {
             let layout: i64 = self.db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
@@ -226,22 +226,22 @@ impl Index {
         read().map_err(|source| self.failed("reading its size", source))
     }
 
-    /// Begins a batch: all of it is written, or nothing.
+    /// Starts a batch, which is a transaction.
     pub(crate) fn begin(&self) -> Result<(), IndexError> {
         self.db.execute_batch("BEGIN IMMEDIATE").map_err(|source| self.failed("writing", source))
     }
 
-    /// Ends a batch.
+    /// Commits a batch.
     pub(crate) fn commit(&self) -> Result<(), IndexError> {
         self.db.execute_batch("COMMIT").map_err(|source| self.failed("writing", source))
     }
 
-    /// The document that was made of this line.
+    /// Returns the document of a line with this hash.
     pub(crate) fn of_line(&self, hash: &Hash) -> Result<Option<i64>, IndexError> {
         self.number("SELECT document FROM documents WHERE hash = ?1", hash.as_slice())
     }
 
-    /// The document of this id.
+    /// Returns the document with this id.
     pub(crate) fn of_id(&self, id: &str) -> Result<Option<i64>, IndexError> {
         self.number("SELECT document FROM documents WHERE id = ?1", id)
     }
@@ -251,7 +251,7 @@ impl Index {
         look().map_err(|source| self.failed("reading", source))
     }
 
-    /// Writes a document in the place of `old`, or a new one, and its vector. Answers with its number.
+    /// Writes a document and its vector, replacing `old` if given. Returns its number.
     pub(crate) fn put(&mut self, old: Option<i64>, document: &Document, vector: &Vector, hash: &Hash) -> Result<i64, IndexError> {
         let Document { id, kind, date, sender, people, title, body, .. } = document;
         let put = || -> rusqlite::Result<i64> {
@@ -283,7 +283,7 @@ impl Index {
         put().map(drop).map_err(|source| self.failed("writing", source))
     }
 
-    /// What the vectors of the documents after this one are made of, at most `limit` of them, in their order.
+    /// Returns the vector inputs of at most `limit` documents after this one, in order.
     pub(crate) fn texts_after(&self, document: i64, limit: usize) -> Result<Vec<Texts>, IndexError> {
         let read = || -> rusqlite::Result<Vec<Texts>> {
             let sql = "SELECT document, title, people, substr(body, 1, ?3) FROM documents WHERE document > ?1 ORDER BY document LIMIT ?2";
@@ -295,7 +295,7 @@ impl Index {
         read().map_err(|source| self.failed("reading", source))
     }
 
-    /// Remembers how the vectors were made: in the transaction that makes them.
+    /// Stores the method, in the transaction that recomputes the vectors.
     pub(crate) fn remember(&mut self, made: Made) -> Result<(), IndexError> {
         let model = made.model.as_ref().map(|path| path.as_os_str().as_bytes());
         let written = self.db.execute("UPDATE about SET embedding = ?1, model = ?2", params![made.embedding, model]);
@@ -304,22 +304,22 @@ impl Index {
         Ok(())
     }
 
-    /// How many documents there are.
+    /// Returns the number of documents.
     pub(crate) fn len(&self) -> Result<u64, IndexError> {
         let count = self.db.query_row("SELECT count(*) FROM documents", [], |row| row.get::<_, i64>(0));
         count.map(i64::unsigned_abs).map_err(|source| self.failed("reading", source))
     }
 
-    /// Bytes of the file, after what is beside it was put into it.
+    /// Returns the size of the file after a checkpoint of the write-ahead log.
     pub(crate) fn size(&self) -> Result<u64, IndexError> {
-        // Where somebody searches, a part of it stays outside: no error.
+        // The checkpoint is incomplete during a search, which is not an error.
         let folded = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
         folded.map_err(|source| self.failed("writing", source))?;
         let size = std::fs::metadata(&self.path).map(|metadata| metadata.len());
         size.map_err(|source| IndexError::Io { path: self.path.clone(), doing: "reading its size", source })
     }
 
-    /// The best by words, best first. `terms`: as FTS5 takes it.
+    /// Returns the best matches by words, best first. `terms` is an FTS5 query.
     pub(crate) fn by_words(&self, terms: &str, limit: usize) -> Result<Vec<Found>, IndexError> {
         let sql = format!(
             "SELECT rowid, -bm25(words, {WEIGHTS}) AS score FROM words WHERE words MATCH ?1 ORDER BY score DESC, rowid LIMIT ?2"
@@ -331,7 +331,7 @@ impl Index {
         read().map_err(|source| self.failed("searching", source))
     }
 
-    /// The nearest to a vector, nearest first; none that is farther than `least`.
+    /// Returns the most similar documents with a similarity of at least `least`, best first.
     pub(crate) fn by_vector(&self, wanted: &Vector, limit: usize, least: f64) -> Result<Vec<Found>, IndexError> {
         let read = || -> rusqlite::Result<Vec<Found>> {
             let mut select = self.db.prepare_cached("SELECT document, vector FROM vectors")?;
@@ -353,7 +353,7 @@ impl Index {
         read().map_err(|source| self.failed("searching", source))
     }
 
-    /// What is shown of a document.
+    /// Returns the displayed fields of a document.
     pub(crate) fn shown(&self, document: i64) -> Result<Shown, IndexError> {
         let read = || -> rusqlite::Result<Shown> {
             let sql = "SELECT id, kind, date, sender, title, substr(body, 1, 400) FROM documents WHERE document = ?1";
@@ -371,14 +371,14 @@ impl Index {
         read().map_err(|source| self.failed("reading", source))
     }
 
-    /// The place in a document's text where the words are; `None` if they are not in it.
+    /// Returns the offset of the words in a document's text; `None` if they are not in it.
     pub(crate) fn snippet(&self, terms: &str, document: i64) -> Result<Option<String>, IndexError> {
         let sql = "SELECT snippet(words, 2, '', '', '…', 24) FROM words WHERE words MATCH ?1 AND rowid = ?2";
         let read = || self.db.prepare_cached(sql)?.query_row(params![terms, document], |row| row.get(0)).optional();
         read().map_err(|source| self.failed("searching", source))
     }
 
-    /// That the vectors are of a version before or after this one.
+    /// The error for vectors of another version.
     pub(crate) fn other_version(&self) -> IndexError {
         IndexError::OtherVersion(self.path.clone())
     }

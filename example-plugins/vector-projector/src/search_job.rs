@@ -135,7 +135,7 @@ fn run(cx: &JobContext, text: &str, limit: u32, mode: Mode, model: Option<&Path>
     Ok(())
 }
 
-/// The way in which the vectors of the index were made.
+/// The method of the index's vectors.
 fn embedding(index: &Index, given: Option<&Path>) -> Result<Embedding, SearchError> {
     let embedding = Embedding::load(given, index.made.model.as_deref()).map_err(|error| match error {
         EmbeddingError::OfIndex(error) => SearchError::ModelOfIndex(error),

@@ -227,7 +227,7 @@ fn nothing_read_is_put_in_the_place_of_nothing_only() {
     let before = sandbox.dir.read("canonizer/email.jsonl");
     sandbox.put("a.jsonl", "");
     let ran = sandbox.job().run();
-    ran.assert_permanent("a.jsonl: has no lines, and would leave none; the previous results are unchanged. Run");
+    ran.assert_permanent("a.jsonl: has no lines, so the result would be empty; the previous results are unchanged. Run");
     assert!(ran.error().is_some_and(|error| error.contains("ingester/extract_gmail") && error.contains("email.jsonl")));
     assert_eq!(sandbox.dir.read("canonizer/email.jsonl"), before);
     fs::remove_file(ran.data_dir().join("email.jsonl")).unwrap();
@@ -238,7 +238,7 @@ fn nothing_read_is_put_in_the_place_of_nothing_only() {
 fn nothing_extracted_yet_is_a_permanent_error() {
     let sandbox = Sandbox::new();
     let ran = sandbox.job().run();
-    ran.assert_permanent("/mail; run ingester/extract_gmail first, or give --input a file").assert_types(&[]);
+    ran.assert_permanent("/mail; run ingester/extract_gmail first, or set --input to a file").assert_types(&[]);
 }
 
 #[test]

@@ -178,7 +178,7 @@ fn what_is_missing_is_said_before_anybody_is_called() {
         .secret("token", "kept-too")
         .run()
         .assert_permanent("with --auth");
-    job().param("user", "anna").param("source", "/tmp").run().assert_permanent("give one of both");
+    job().param("user", "anna").param("source", "/tmp").run().assert_permanent("remove one side");
     let ca_file = dir.write("none.pem", "no certificate");
     job()
         .param("user", "anna")

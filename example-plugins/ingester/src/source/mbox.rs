@@ -217,7 +217,7 @@ mod tests {
         let open = |text: &str| Mbox::open(Path::new("mac.mbox"), text.as_bytes()).err().map(|error| error.to_string());
         for text in ["From a\rA: 1\r\rbody\r\rFrom b\rB: 2\r", "From a\r", "From a\rA: 1\n\nbody\n"] {
             let refused = "mac.mbox: is a file with CR line endings; \
-                           give --source a copy whose lines end in LF: tr '\\r' '\\n' <old >new";
+                           set --source to a copy whose lines end in LF: tr '\\r' '\\n' <old >new";
             assert_eq!(open(text).as_deref(), Some(refused), "{text:?}");
         }
         for text in ["From a\r\nA: 1\r\n", "From a\nA: \r 1\n", "From a"] {

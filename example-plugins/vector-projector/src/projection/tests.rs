@@ -1,4 +1,4 @@
-//! Runs of `index_documents` over small files.
+//! Runs of `index_documents` on small files.
 
 use crate::embedding::small_model;
 use crate::index::Index;
@@ -21,7 +21,7 @@ fn job(dir: &TempDir) -> Test {
     testing::job::<index_documents>().package("vector-projector").data(dir)
 }
 
-/// What became of the lines, after looking that each was counted once.
+/// Returns the counts, after checking that each line was counted once.
 #[track_caller]
 fn counts(ran: &TestRun) -> Value {
     let counts = ran.assert_ok().event("index.completed").payload.clone();
@@ -36,7 +36,8 @@ fn told<const N: usize>(counts: &Value, keys: [&str; N]) -> [u64; N] {
     keys.map(|key| counts[key].as_u64().unwrap())
 }
 
-/// Id and body of all documents; every one has a vector, all of one length, and the words agree with them.
+/// Returns id and body of all documents, after checking that each has a vector of the same length, and that the full-text
+/// index matches.
 fn documents(dir: &TempDir) -> Vec<(String, String)> {
     let db = Connection::open(dir.path().join("vector-projector/index.db")).unwrap();
     db.execute_batch("INSERT INTO words (words, rank) VALUES ('integrity-check', 1)").unwrap();
@@ -101,7 +102,7 @@ fn documents_of_other_files_stay_and_those_of_a_damaged_one_too() {
     job(&dir)
         .param("input", [&other])
         .run()
-        .assert_permanent("none of the 1 lines is a document (not_json: 1); the index has the documents it had");
+        .assert_permanent("none of the 1 lines is a document (not_json: 1); the index is unchanged");
     dir.write("other.jsonl", email("c", "three"));
     assert_eq!(counts(&job(&dir).param("input", [&other]).run())["removed"], 1);
     assert_eq!(ids(&dir), ["a", "b", "c"]);
@@ -117,11 +118,11 @@ fn a_document_goes_with_the_last_file_that_has_it() {
     let second = counts(&job(&dir).param("input", [&b]).run());
     assert_eq!(told(&second, ["unchanged", "added", "removed", "documents"]), [3, 0, 0, 3]);
 
-    // b was not read: what it has stays.
+    // b was not read, so its documents stay.
     dir.write("a.jsonl", email("2", "two"));
     assert_eq!(counts(&job(&dir).param("input", [&a]).run())["removed"], 0);
     assert_eq!(ids(&dir), ["1", "2", "3"]);
-    // Now b was the only one that had 3, and 2 is in a still.
+    // Now only b contained 3, and a still contains 2.
     dir.write("b.jsonl", email("1", "one"));
     assert_eq!(counts(&job(&dir).param("input", [&b]).run())["removed"], 1);
     assert_eq!(ids(&dir), ["1", "2"]);
@@ -143,7 +144,7 @@ fn of_two_versions_that_counts_which_was_read_last_and_in_one_run_first() {
     assert_eq!(body(&dir), ["of b"]);
     let both = counts(&job(&dir).param("input", [&a, &b]).run());
     assert_eq!((told(&both, ["changed", "duplicates", "removed", "added"]), body(&dir)), ([1, 1, 0, 0], vec!["of a".to_owned()]));
-    // What is left is that of the file that has it still.
+    // The remaining version is that of the file that still contains it.
     dir.write("a.jsonl", email("2", "other"));
     counts(&job(&dir).param("input", [&a, &b]).run());
     assert_eq!(body(&dir), ["of b", "other"]);
@@ -163,7 +164,7 @@ fn a_file_that_is_gone_is_told_and_forgotten_when_that_is_said() {
     let gone = &ran.event("index.file_gone").payload;
     assert_eq!((gone["file"].as_str().unwrap().ends_with("/copy.jsonl"), &gone["documents"]), (true, &json!(2)));
 
-    let known = "the index has no documents of this file; it has those of ";
+    let known = "the index has no documents from this file; it has documents from ";
     job(&dir).param("forget", [dir.path().join("copi.jsonl")]).run().assert_permanent(known);
     let ran = job(&dir).param("forget", [&copy]).param("keep_missing", true).run();
     assert_eq!(told(&counts(&ran), ["removed", "unchanged", "documents", "added"]), [1, 2, 2, 0]);
@@ -171,7 +172,7 @@ fn a_file_that_is_gone_is_told_and_forgotten_when_that_is_said() {
     assert_eq!(ids(&dir), ["a", "b"]);
     job(&dir).param("forget", [&copy]).run().assert_permanent(known);
 
-    // Nothing is left to be read, and what there was can be forgotten still.
+    // Nothing is left to read, but --forget still works.
     std::fs::remove_file(dir.path().join("canonizer/email.jsonl")).unwrap();
     job(&dir).run().assert_permanent("there is nothing to index");
     let all = job(&dir).param("forget", [dir.path().join("canonizer/email.jsonl")]).run();
@@ -189,7 +190,7 @@ fn an_empty_file_takes_nothing_away_unless_that_is_said() {
     dir.write("canonizer/email.jsonl", "");
     dir.write("canonizer/message.jsonl", email("c", "three"));
     let ran = job(&dir).run();
-    ran.assert_permanent("email.jsonl: is empty, and the index has 2 documents of it; nothing was removed. If they are gone for good, give --forget");
+    ran.assert_permanent("email.jsonl: is empty, but the index has 2 documents from it; nothing was removed. Run with --forget");
     assert_eq!(ids(&dir), ["a", "b", "c"]);
     assert_eq!(counts(&job(&dir).param("keep_missing", true).run())["removed"], 0);
     assert_eq!(counts(&job(&dir).param("forget", [&file]).run())["removed"], 2);
@@ -215,7 +216,7 @@ fn a_run_that_is_ended_half_way_is_completed_by_the_next() {
     let dir = TempDir::new();
     let all: String = (0..1200).map(|n| email(&format!("m{n:04}"), "text")).collect();
     dir.write("canonizer/email.jsonl", all);
-    job(&dir).cancel_after_checks(2).run().assert_retryable("cancelled after 1000 lines; what was indexed is in the index");
+    job(&dir).cancel_after_checks(2).run().assert_retryable("cancelled after 1000 lines; documents indexed so far are saved");
     assert_eq!(ids(&dir).len(), 1000, "whole batches");
     let rest = counts(&job(&dir).run());
     assert_eq!(told(&rest, ["unchanged", "added", "removed", "documents"]), [1000, 200, 0, 1200]);
@@ -226,7 +227,7 @@ fn a_file_that_is_no_index_is_told_and_one_of_another_version_is_made_anew() {
     let dir = TempDir::new();
     dir.write("canonizer/email.jsonl", email("a", "one"));
     let path = dir.write("vector-projector/index.db", "x".repeat(5000));
-    job(&dir).run().assert_permanent("is damaged, or no index; move it away and run vector-projector/index_documents");
+    job(&dir).run().assert_permanent("is corrupt or not an index; move it away and run vector-projector/index_documents");
     std::fs::remove_file(&path).unwrap();
     counts(&job(&dir).run());
     let db = Connection::open(&path).unwrap();
@@ -271,26 +272,26 @@ fn the_model_is_remembered_and_with_another_all_vectors_are_made_again() {
     assert!(with["embedding"].as_str().unwrap().starts_with("static/1/4/"), "{with}");
     assert_eq!(vectors(&dir), [vec![127, 0, 0, 0], vec![0, 127, 13, 0]]);
 
-    // Not named, and remembered; what is new is of the same kind.
+    // Without --model the stored method is used, also for new documents.
     dir.write(file, email("a", "car") + &email("b", "a rose") + &email("c", "invoice"));
     let later = counts(&job(&dir).run());
     assert_eq!(told(&later, ["embedded_again", "unchanged", "added", "changed"]), [0, 2, 1, 0]);
     assert_eq!((&later["embedding"], vectors(&dir)[2].clone()), (&with["embedding"], vec![0, 0, 0, 127]));
 
-    // The same one elsewhere: only the place is new.
+    // The same model in another directory: only the directory changes.
     let moved = dir.path().join("moved");
     std::fs::rename(&model, &moved).unwrap();
     let error = "cannot use the model of the index (--model none uses hashed words instead): ";
     let gone = job(&dir).run();
     gone.assert_permanent(error);
-    assert!(gone.error().unwrap().contains("model: there is no such directory; give --model"), "{:?}", gone.error());
+    assert!(gone.error().unwrap().contains("model: no such directory; set --model"), "{:?}", gone.error());
     assert_eq!(
         told(&counts(&job(&dir).param("model", &moved).run()), ["embedded_again", "unchanged", "documents", "read"]),
         [0, 3, 3, 3]
     );
     assert_eq!(told(&counts(&job(&dir).run()), ["embedded_again", "unchanged", "documents", "read"]), [0, 3, 3, 3]);
 
-    // Another one in its place, and documents that are in no file any more.
+    // Another model in its place, and documents that are in no file any more.
     dir.write("moved/model.safetensors", small_model::table(0.5));
     dir.write(file, email("c", "invoice"));
     let other = counts(&job(&dir).param("keep_missing", true).run());
@@ -314,18 +315,18 @@ fn vectors_are_made_again_all_of_them_or_none() {
     let model = dir.path().join("model");
     small_model::write(&model);
     let cancelled = job(&dir).param("model", &model).cancel_after_checks(2).run();
-    cancelled.assert_retryable("cancelled while vectors were made again; the index is as it was");
+    cancelled.assert_retryable("cancelled while recomputing vectors; the index is unchanged");
     assert_eq!(vectors(&dir), before);
     assert_eq!(ids(&dir).len(), 250);
     assert_eq!(counts(&job(&dir).run())["embedded_again"], 0);
     assert_eq!(counts(&job(&dir).param("model", &model).run())["embedded_again"], 250);
     assert!(vectors(&dir).iter().all(|vector| *vector == [127, 0, 0, 0]));
 
-    // A model that fails half way leaves the index as it was, too.
+    // A model that fails half way also leaves the index unchanged.
     let mut tokenizer = small_model::tokenizer();
     tokenizer["model"]["unk_token"] = json!("?");
     dir.write("model/tokenizer.json", tokenizer.to_string());
-    job(&dir).run().assert_permanent("its tokenizer fails on a text (");
+    job(&dir).run().assert_permanent("its tokenizer failed (");
     dir.write("model/tokenizer.json", small_model::tokenizer().to_string());
     assert_eq!(counts(&job(&dir).run())["embedded_again"], 0);
 }
@@ -334,9 +335,9 @@ fn vectors_are_made_again_all_of_them_or_none() {
 fn a_model_that_cannot_be_used_leaves_the_index_as_it_was() {
     let dir = TempDir::new();
     dir.write("canonizer/email.jsonl", email("a", "one"));
-    job(&dir).param("model", dir.path().join("no")).run().assert_permanent("no: there is no such directory; give --model");
+    job(&dir).param("model", dir.path().join("no")).run().assert_permanent("no: no such directory; set --model to");
     assert_eq!(counts(&job(&dir).run())["added"], 1);
-    job(&dir).param("model", dir.path().join("no")).run().assert_permanent("no: there is no such directory; give --model");
+    job(&dir).param("model", dir.path().join("no")).run().assert_permanent("no: no such directory; set --model to");
     assert_eq!(told(&counts(&job(&dir).run()), ["embedded_again", "unchanged", "added", "changed"]), [0, 1, 0, 0]);
 }
 
@@ -346,5 +347,5 @@ fn a_second_writer_is_told_to_wait() {
     dir.write("canonizer/email.jsonl", email("a", "one"));
     counts(&job(&dir).run());
     let _first = Index::to_write(&dir.path().join("vector-projector")).unwrap();
-    job(&dir).run().assert_retryable("another run is writing it");
+    job(&dir).run().assert_retryable("another run is writing to it");
 }
