@@ -37,7 +37,105 @@ pub mod testing;
 pub use context::JobContext;
 pub use error::{EmitError, EmitErrorKind, IntoJobResult, JobError, JobResult, Permanent};
 pub use event::Event;
-pub use lorchestra_plugin_api_macros::{ParamEnum, job, plugin};
+/// Lets an enum be the type of a parameter.
+///
+/// Each variant is a value, named after the variant in kebab case or with `#[param(name = "…")]`. Doc comments become the help
+/// text.
+///
+/// ```
+/// use lorchestra_plugin_api::prelude::*;
+///
+/// #[derive(ParamEnum, Clone, Copy, Debug)]
+/// enum Format {
+///     /// One JSON array
+///     Json,
+///     /// One JSON object per line (`--format nd-json`)
+///     NdJson,
+///     /// Comma-separated values
+///     #[param(name = "csv")]
+///     CommaSeparated,
+/// }
+///
+/// /// Export records.
+/// #[job]
+/// fn export(cx: &JobContext, #[param(default = "nd-json")] format: Format) -> JobResult {
+///     cx.emit("records.exported", json!({ "format": format!("{format:?}") }))?;
+///     Ok(())
+/// }
+/// # use lorchestra_plugin_api::testing;
+/// # fn main() {
+/// # assert_eq!(testing::job::<export>().run().event("records.exported").payload["format"], "NdJson");
+/// # assert_eq!(testing::job::<export>().param("format", "csv").run().event("records.exported").payload["format"], "CommaSeparated");
+/// # }
+/// ```
+pub use lorchestra_plugin_api_macros::ParamEnum;
+/// Turns a function into a job.
+///
+/// ```
+/// use lorchestra_plugin_api::prelude::*;
+///
+/// /// Copy a mailbox.
+/// #[job(timeout = "30m", retries = 2, overlap = "skip")]
+/// pub fn copy_mailbox(
+///     cx: &JobContext,
+///     /// Mailbox to read
+///     source: PathBuf,
+///     /// Account to label the messages with
+///     account: Option<String>,
+///     /// Messages per request
+///     #[param(default = 500)]
+///     page_size: u32,
+/// ) -> JobResult {
+///     cx.emit("mailbox.copied", json!({ "source": source, "account": account, "page_size": page_size }))?;
+///     Ok(())
+/// }
+/// # fn main() {}
+/// ```
+///
+/// - The first parameter is `cx: &JobContext`. Every other parameter becomes a flag (`--page-size`).
+/// - Doc comments on the function and its parameters become the help text.
+/// - `Option<T>` and `Vec<T>` parameters may be omitted. `#[param(default = LITERAL)]` sets a default. The parameter types are
+///   listed in [`param`].
+/// - The function returns `JobResult`, or `Result<(), E>` with any error type. With the feature `async` it may be an `async fn`.
+///
+/// Arguments of the attribute, all optional. Flags and `config.toml` override the first three:
+///
+/// | argument | meaning |
+/// | --- | --- |
+/// | `timeout = "30m"` | time limit of an attempt |
+/// | `retries = 2` | maximum number of retries after a retryable error |
+/// | `overlap = "skip"` | what to do if the job already runs for this account: `fail`, `skip`, `wait`, `wait=5m`, `allow` |
+/// | `deprecated = "use other_job"` | warning for everyone who shows or runs the job; also as `#[param(deprecated = "…")]` |
+pub use lorchestra_plugin_api_macros::job;
+/// Declares the package and lists its jobs.
+///
+/// Use it once, in the root module of a `cdylib`. It adds the manifest section and the root module to the library.
+///
+/// ```
+/// use lorchestra_plugin_api::prelude::*;
+///
+/// plugin! { package = "greetings", jobs = [hello, slow::goodbye] }
+///
+/// /// Say hello.
+/// #[job]
+/// pub fn hello(cx: &JobContext) -> JobResult {
+///     cx.emit("greeting.sent", json!({ "text": "hello" }))?;
+///     Ok(())
+/// }
+///
+/// mod slow {
+///     use lorchestra_plugin_api::prelude::*;
+///
+///     /// Say goodbye.
+///     #[job]
+///     pub fn goodbye(cx: &JobContext) -> JobResult {
+///         cx.emit("greeting.sent", json!({ "text": "goodbye" }))?;
+///         Ok(())
+///     }
+/// }
+/// # fn main() {}
+/// ```
+pub use lorchestra_plugin_api_macros::plugin;
 #[cfg(feature = "async")]
 pub use runtime::Cancelled;
 pub use secret::Secret;

@@ -88,15 +88,15 @@ fn a_run_that_does_not_come_to_its_end_leaves_the_old_results() {
     let before = sandbox.read(MESSAGE.results);
     sandbox.put("a.jsonl", line("C3", TS, json!({})));
     // Before and during the first pass, and during the second.
-    for looks in [0, 1, 2] {
-        let ran = job(&sandbox).cancel_after_checks(looks).run();
+    for checks in [0, 1, 2] {
+        let ran = job(&sandbox).cancel_after_checks(checks).run();
         ran.assert_retryable("cancelled after");
         assert_eq!(sandbox.read(MESSAGE.results), before);
         assert_eq!(std::fs::read_dir(ran.data_dir()).unwrap().count(), 4, "no unfinished file is left");
     }
     sandbox.put("a.jsonl", "{\"sha256\":\"12\"}\n");
-    let text = "none of the lines is a message of Slack (not_a_record: 1); the previous results are unchanged. Give \
-                --input what ingester/extract_slack wrote";
+    let text = "none of the lines is a message of Slack (not_a_record: 1); the previous results are unchanged. Set \
+                --input to the output of ingester/extract_slack";
     job(&sandbox).run().assert_permanent(text);
     assert_eq!(sandbox.read(MESSAGE.results), before);
 }
