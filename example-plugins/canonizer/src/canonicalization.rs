@@ -1,5 +1,5 @@
 //! One canonicalization, from the input lines to the replaced result files: the counts, the events, and the lines that cannot
-//! be converted. Uses [`input`], [`output`](crate::output) and the job's context. A [`Form`] converts the lines.
+//! be converted. Uses [`input`], [`output`](crate::output) and the job's context. A [`Converter`] converts the lines.
 //!
 //! Every line is counted exactly once: `read = written + duplicates + the sum of set_aside`.
 
@@ -77,25 +77,25 @@ impl CanonicalizationError {
 }
 
 /// The conversion of lines to objects, which differs between jobs.
-pub(crate) trait Form {
+pub(crate) trait Converter {
     /// Names of files and texts for messages.
     fn kind(&self) -> &'static Kind;
 
-    /// Reads the files with [`Course::each_line`], and writes the objects.
-    fn canonicalize(self, files: &[PathBuf], course: &mut Course<'_>) -> Result<(), CanonicalizationError>;
+    /// Reads the files with [`Canonicalization::each_line`], and writes the objects.
+    fn canonicalize(self, files: &[PathBuf], run: &mut Canonicalization<'_>) -> Result<(), CanonicalizationError>;
 }
 
 /// Runs the canonicalization, between the events `canonicalization.started` and `canonicalization.completed`.
-pub(crate) fn run(request: &Request, form: impl Form, cx: &JobContext) -> Result<(), CanonicalizationError> {
-    let kind = form.kind();
+pub(crate) fn run(request: &Request, converter: impl Converter, cx: &JobContext) -> Result<(), CanonicalizationError> {
+    let kind = converter.kind();
     let files = input::find(kind, request.input.as_deref(), &request.default_input)?;
     let output = Output::begin(&request.data_dir, kind)?;
     let names: Vec<_> = files.iter().map(|path| path.to_string_lossy()).collect();
     cx.emit("canonicalization.started", json!({ "input": names }))?;
     tracing::info!(files = files.len(), "canonicalization started");
-    let mut course = Course { output, cx, counts: Counts::default() };
-    form.canonicalize(&files, &mut course)?;
-    let Course { output, counts, .. } = course;
+    let mut run = Canonicalization { output, cx, counts: Counts::default() };
+    converter.canonicalize(&files, &mut run)?;
+    let Canonicalization { output, counts, .. } = run;
     // Probably the wrong file, so do not replace the results with nothing.
     if counts.read > 0 && counts.written == 0 {
         let reasons: Vec<String> = counts.set_aside.iter().map(|(reason, n)| format!("{reason}: {n}")).collect();
@@ -114,14 +114,14 @@ pub(crate) fn run(request: &Request, form: impl Form, cx: &JobContext) -> Result
 }
 
 /// A canonicalization in progress.
-pub(crate) struct Course<'a> {
+pub(crate) struct Canonicalization<'a> {
     pub(crate) output: Output,
     pub(crate) counts: Counts,
     cx: &'a JobContext,
 }
 
 /// A complete line.
-pub(crate) struct Found<'a> {
+pub(crate) struct InputLine<'a> {
     /// Line number over all files, from 1.
     pub(crate) number: u64,
     pub(crate) bytes: &'a [u8],
@@ -130,13 +130,13 @@ pub(crate) struct Found<'a> {
 /// Why a line is set aside.
 pub(crate) type Reason = &'static str;
 
-impl Course<'_> {
+impl Canonicalization<'_> {
     /// Reads and counts the lines of all files, passes the complete ones to `take`, and sets aside those for which it returns
     /// a reason.
     pub(crate) fn each_line(
         &mut self,
         files: &[PathBuf],
-        mut take: impl FnMut(&mut Self, &Found<'_>) -> Result<Result<(), Reason>, CanonicalizationError>,
+        mut take: impl FnMut(&mut Self, &InputLine<'_>) -> Result<Result<(), Reason>, CanonicalizationError>,
     ) -> Result<(), CanonicalizationError> {
         let mut bytes = Vec::new();
         for path in files {
@@ -144,7 +144,7 @@ impl Course<'_> {
             while let Some(line) = self.next(&mut lines, &mut bytes)? {
                 self.counts.read += 1;
                 let taken = match line.state {
-                    LineState::Whole => take(self, &Found { number: self.counts.read, bytes: &bytes })?,
+                    LineState::Whole => take(self, &InputLine { number: self.counts.read, bytes: &bytes })?,
                     LineState::Torn => Err("torn"),
                     LineState::TooLong => Err("too_long"),
                 };
@@ -165,7 +165,7 @@ impl Course<'_> {
         &mut self,
         files: &[PathBuf],
         numbers: &[u64],
-        mut take: impl FnMut(&mut Self, &Found<'_>) -> Result<bool, CanonicalizationError>,
+        mut take: impl FnMut(&mut Self, &InputLine<'_>) -> Result<bool, CanonicalizationError>,
     ) -> Result<(), CanonicalizationError> {
         let mut numbers = numbers.iter().copied().peekable();
         let (mut bytes, mut number) = (Vec::new(), 0);
@@ -177,7 +177,7 @@ impl Course<'_> {
                 if numbers.next_if_eq(&number).is_none() {
                     continue;
                 }
-                if line.state != LineState::Whole || !take(self, &Found { number, bytes: &bytes })? {
+                if line.state != LineState::Whole || !take(self, &InputLine { number, bytes: &bytes })? {
                     return Err(CanonicalizationError::Changed(path.clone()));
                 }
             }
@@ -228,7 +228,7 @@ struct SetAside<'a> {
 
 /// Catches a panic of a parser, so that it affects one message and not the run. The panic message is dropped, because it may
 /// quote the mail.
-pub(crate) fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
+pub(crate) fn catch_panic<T>(work: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(work)).ok()
 }
 

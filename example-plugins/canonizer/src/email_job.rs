@@ -1,6 +1,8 @@
 //! The job `canonicalize_email`: its parameter, and the conversion of lines to Email objects. [`canonicalization`] does the rest.
 
-use crate::canonicalization::{self, CanonicalizationError, Course, Form, Found, Reason, Request, guarded};
+use crate::canonicalization::{
+    self, Canonicalization, CanonicalizationError, Converter, InputLine, Reason, Request, catch_panic,
+};
 use crate::email::Email;
 use crate::key::Key;
 use crate::kind::{EMAIL, Kind};
@@ -23,7 +25,7 @@ pub fn canonicalize_email(
     input: Option<PathBuf>,
 ) -> JobResult {
     let request = Request { input, default_input: cx.package_data_dir("ingester")?.join("mail"), data_dir: cx.data_dir()? };
-    match canonicalization::run(&request, EmailForm::default(), cx) {
+    match canonicalization::run(&request, EmailConverter::default(), cx) {
         Ok(()) => Ok(()),
         // Retrying would fail in the same way.
         Err(error) if error.is_permanent() => Err(error).permanent(),
@@ -33,41 +35,45 @@ pub fn canonicalize_email(
 
 /// Each line is one message and becomes one object. Of duplicates, the first is used.
 #[derive(Default)]
-pub(crate) struct EmailForm {
+pub(crate) struct EmailConverter {
     /// Keys of the messages written so far.
     known: HashSet<Key>,
 }
 
-impl Form for EmailForm {
+impl Converter for EmailConverter {
     fn kind(&self) -> &'static Kind {
         &EMAIL
     }
 
-    fn canonicalize(mut self, files: &[PathBuf], course: &mut Course<'_>) -> Result<(), CanonicalizationError> {
-        course.each_line(files, |course, line| self.take(course, line))
+    fn canonicalize(mut self, files: &[PathBuf], run: &mut Canonicalization<'_>) -> Result<(), CanonicalizationError> {
+        run.each_line(files, |run, line| self.take(run, line))
     }
 }
 
-impl EmailForm {
-    fn take(&mut self, course: &mut Course<'_>, line: &Found<'_>) -> Result<Result<(), Reason>, CanonicalizationError> {
+impl EmailConverter {
+    fn take(
+        &mut self,
+        run: &mut Canonicalization<'_>,
+        line: &InputLine<'_>,
+    ) -> Result<Result<(), Reason>, CanonicalizationError> {
         let record = match Record::parse(line.bytes) {
             Ok(record) => record,
             Err(fault) => return Ok(Err(fault.reason())),
         };
         let keys = [Some(record.key), record.second_key];
         if keys.iter().flatten().any(|key| self.known.contains(key)) {
-            course.counts.duplicates += 1;
+            run.counts.duplicates += 1;
             return Ok(Ok(()));
         }
-        let email = match guarded(|| Email::of(&record)) {
+        let email = match catch_panic(|| Email::of(&record)) {
             Some(Ok(email)) => email,
             Some(Err(refusal)) => return Ok(Err(refusal.reason())),
             None => return Ok(Err("parser_panicked")),
         };
-        course.output.result(&email)?;
+        run.output.result(&email)?;
         self.known.extend(keys.into_iter().flatten());
-        course.counts.written += 1;
-        course.counts.bytes += record.size() as u64;
+        run.counts.written += 1;
+        run.counts.bytes += record.size() as u64;
         Ok(Ok(()))
     }
 }

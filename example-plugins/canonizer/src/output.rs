@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn files_appear_whole_private_and_at_once() {
+    fn files_are_replaced_atomically_with_private_modes() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(EMAIL.results), "old\n").unwrap();
         let mut output = Output::begin(dir.path(), &EMAIL).unwrap();
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_run_left_is_taken_away_and_nothing_else() {
+    fn only_temporary_files_of_killed_runs_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         for name in [
             ".email.jsonl.abc.unfinished",
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_run_is_told_to_wait() {
+    fn a_second_run_fails() {
         let dir = tempfile::tempdir().unwrap();
         let first = Output::begin(dir.path(), &EMAIL).unwrap();
         assert!(matches!(Output::begin(dir.path(), &EMAIL).err().unwrap(), OutputError::Busy(_)));

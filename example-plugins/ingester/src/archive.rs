@@ -121,7 +121,7 @@ impl Archive {
             .map_err(failed.clone()("opening it"))?;
         let path = directory.join(file_name);
         lock(&file, &path)?;
-        let torn = mend(&mut file).map_err(failed.clone()("repairing its last line"))?;
+        let torn = remove_incomplete_line(&mut file).map_err(failed.clone()("repairing its last line"))?;
         if torn > 0 {
             tracing::warn!(bytes = torn, "removed an incomplete last line left by a killed run");
         }
@@ -181,7 +181,7 @@ fn lock(file: &File, path: &Path) -> Result<(), ArchiveError> {
 }
 
 /// Truncates the file after its last line break. Returns the number of removed bytes.
-fn mend(file: &mut File) -> io::Result<u64> {
+fn remove_incomplete_line(file: &mut File) -> io::Result<u64> {
     const BLOCK: u64 = 64 << 10;
     let len = file.metadata()?.len();
     let mut end = len;
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn every_torn_end_is_mended() {
+    fn every_incomplete_last_line_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = archive(&dir, &[b"one", b"two"]);
         let whole = fs::read(&path).unwrap();
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_line_longer_than_a_block_is_mended() {
+    fn an_incomplete_line_longer_than_a_block_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = archive(&dir, &[b"one"]);
         let whole = fs::read(&path).unwrap();
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_writer_is_told_to_wait() {
+    fn a_second_writer_fails() {
         let dir = tempfile::tempdir().unwrap();
         let first = Archive::open(dir.path(), "a.jsonl").unwrap();
         let error = Archive::open(dir.path(), "a.jsonl").err().unwrap();

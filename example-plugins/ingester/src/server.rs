@@ -94,8 +94,8 @@ impl Server {
             Encryption::Tls | Encryption::Starttls => Some(tls::config(self.ca_file.as_deref())?),
         };
         let place = self.place();
-        let only_here = self.tls == Encryption::Plain;
-        let link = link::Link::connect(&self.host, self.port(), &place, only_here, self.patience, cx)?;
+        let local_only = self.tls == Encryption::Plain;
+        let link = link::Link::connect(&self.host, self.port(), &place, local_only, self.patience, cx)?;
         let budget = link.budget();
         let mut session = login::log_in(link, self, roots, &credentials, &budget)?;
         budget.allow(folders::ANSWER);

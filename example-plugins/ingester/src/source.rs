@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_mailbox_is_said_with_its_mend() {
+    fn errors_for_invalid_mailboxes() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str, bytes: &[u8]| {
             let path = dir.path().join(name);
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_is_no_maildir_names_the_mbox_in_it() {
+    fn a_directory_without_a_maildir_suggests_its_mbox() {
         let dir = tempfile::tempdir().unwrap();
         assert!(error(dir.path()).ends_with("use the directory that contains both, or an mbox file"));
         fs::create_dir(dir.path().join("cur")).unwrap();

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_behind_the_length_goes_and_what_is_shorter_is_told() {
+    fn a_longer_file_is_truncated_and_a_shorter_one_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.jsonl");
         fs::write(&path, "one\ntw").unwrap();

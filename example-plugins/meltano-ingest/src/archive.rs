@@ -3,7 +3,7 @@
 //!
 //! A transaction ends at each mark: a STATE of the tap, or its end. Marks are written to disk once per second and not
 //! individually, because taps may send a state after every record. Records after the last mark are removed when the run fails
-//! ([`Archive::give_up`]), or by the next run if this one was killed.
+//! ([`Archive::roll_back`]), or by the next run if this one was killed.
 
 use crate::appender::Appender;
 use crate::checkpoint::{self, Checkpoint, Lengths, SET_ASIDE};
@@ -112,7 +112,7 @@ impl Archive {
             Some(Err(reason)) => return Err(ArchiveError::Foreign { path: dir.join(checkpoint::NAME), reason }),
         };
         kept.finish_activations(dir).map_err(failed("completing the changes of a killed run"))?;
-        kept.begin_taken_anew(dir).map_err(failed("restarting streams whose files were removed"))?;
+        kept.reset_missing_files(dir).map_err(failed("restarting streams whose files were removed"))?;
         let (set_aside, mut cut) = open_set_aside(dir, kept.set_aside)?;
         let mut archive = Self {
             dir: dir.to_owned(),
@@ -269,7 +269,7 @@ impl Archive {
 
     /// Handles a failed run: stores everything up to the last mark, and removes the rest. Returns the number of removed bytes,
     /// or `None` if the next run must remove them.
-    pub(crate) fn give_up(&mut self) -> Result<Option<u64>, ArchiveError> {
+    pub(crate) fn roll_back(&mut self) -> Result<Option<u64>, ArchiveError> {
         if self.is_unfinished {
             return Ok(None);
         }

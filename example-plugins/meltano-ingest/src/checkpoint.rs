@@ -100,14 +100,14 @@ impl Checkpoint {
 
     /// Resets the lengths of files that were moved away. This is written to disk before the files are created again: otherwise
     /// an empty file with a stored length would look truncated by another program.
-    pub(crate) fn begin_taken_anew(&mut self, dir: &Path) -> io::Result<()> {
-        let mut any = forget_taken(&dir.join(SET_ASIDE), &mut self.set_aside)?;
+    pub(crate) fn reset_missing_files(&mut self, dir: &Path) -> io::Result<()> {
+        let mut any = reset_if_missing(&dir.join(SET_ASIDE), &mut self.set_aside)?;
         for lengths in self.streams.values_mut() {
-            any |= forget_taken(&lengths.active_path(dir), &mut lengths.bytes)?;
+            any |= reset_if_missing(&lengths.active_path(dir), &mut lengths.bytes)?;
             for version in lengths.pending.keys().copied().collect::<Vec<_>>() {
                 let path = lengths.pending_path(dir, version);
                 if let Some(bytes) = lengths.pending.get_mut(&version) {
-                    any |= forget_taken(&path, bytes)?;
+                    any |= reset_if_missing(&path, bytes)?;
                 }
             }
         }
@@ -144,7 +144,7 @@ impl Checkpoint {
 }
 
 /// Returns the valid length, or 0 if the file was moved away.
-fn forget_taken(path: &Path, bytes: &mut u64) -> io::Result<bool> {
+fn reset_if_missing(path: &Path, bytes: &mut u64) -> io::Result<bool> {
     let is_taken = *bytes > 0 && !path.try_exists()?;
     if is_taken {
         *bytes = 0;
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn another_file_is_told() {
+    fn a_file_of_another_format_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         for text in ["", "{}", "[]", r#"{"schema":"x/1","state":null,"streams":{},"set_aside":0}"#] {
             fs::write(dir.path().join(NAME), text).unwrap();

@@ -2,7 +2,7 @@
 
 use crate::checkpoint;
 use crate::name::{self, NameError};
-use crate::output::Heard;
+use crate::output::OutputEvent;
 use crate::tap::{Call, Process, TapError};
 use lorchestra_plugin_api::prelude::*;
 use lorchestra_plugin_api::serde_json::{self, Map, Value};
@@ -52,8 +52,8 @@ enum DiscoverError {
     Name(#[from] NameError),
     #[error(transparent)]
     Tap(#[from] TapError),
-    #[error("{tap} failed ({status}); {words}")]
-    Failed { tap: String, status: ExitStatus, words: String },
+    #[error("{tap} failed ({status}); {hint}")]
+    Failed { tap: String, status: ExitStatus, hint: String },
     #[error("{tap}: its output for --discover is not a catalog (a JSON object with a list of streams)")]
     NotACatalog { tap: String },
     #[error("stopped {tap} after {seconds} s without output; raise --idle to allow more")]
@@ -92,7 +92,7 @@ fn run(call: &Call, name: Option<String>, out: Option<PathBuf>, idle: Duration, 
     if answered.is_err() {
         process.stop()?;
     }
-    process.hear_last_words();
+    process.drain_stderr();
     let text = answered?;
     let not = || DiscoverError::NotACatalog { tap: tap.clone() };
     let catalog: Map<String, Value> = serde_json::from_slice(&text).map_err(|_| not())?;
@@ -132,18 +132,18 @@ fn listen(process: &mut Process, tap: &str, idle: Duration, cx: &JobContext) -> 
                 if status.success() {
                     return Ok(text);
                 }
-                return Err(DiscoverError::Failed { tap: tap.to_owned(), status, words: process.last_words() });
+                return Err(DiscoverError::Failed { tap: tap.to_owned(), status, hint: process.failure_hint() });
             }
             std::thread::sleep(Duration::from_millis(2));
         } else {
             match process.output.next(&mut line).map_err(DiscoverError::Read)? {
-                Heard::Nothing => {}
-                Heard::End => is_over = true,
-                heard @ (Heard::Line | Heard::Torn | Heard::TooLong) => {
-                    process.was_heard();
+                OutputEvent::Nothing => {}
+                OutputEvent::End => is_over = true,
+                heard @ (OutputEvent::Line | OutputEvent::Torn | OutputEvent::TooLong) => {
+                    process.reset_idle_time();
                     text.append(&mut line);
                     // A line longer than the limit for messages arrives in pieces.
-                    if heard != Heard::TooLong {
+                    if heard != OutputEvent::TooLong {
                         text.push(b'\n');
                     }
                     if text.len() > MAX {
@@ -152,9 +152,9 @@ fn listen(process: &mut Process, tap: &str, idle: Duration, cx: &JobContext) -> 
                 }
             }
         }
-        let silence = process.silence();
-        if !idle.is_zero() && silence >= idle {
-            return Err(DiscoverError::Silent { tap: tap.to_owned(), seconds: silence.as_secs() });
+        let idle_time = process.idle_time();
+        if !idle.is_zero() && idle_time >= idle {
+            return Err(DiscoverError::Silent { tap: tap.to_owned(), seconds: idle_time.as_secs() });
         }
     }
 }

@@ -4,7 +4,7 @@
 use crate::archive::{Archive, ArchiveError};
 use crate::message::{Fault, Message};
 use crate::name::{self, NameError};
-use crate::output::{Heard, MAX_LINE};
+use crate::output::{MAX_LINE, OutputEvent};
 use crate::schema::Schema;
 use crate::stream::Taken;
 use crate::tap::{self, Call, Process, TapError};
@@ -68,8 +68,8 @@ pub(crate) enum IngestionError {
     Tap(#[from] TapError),
     #[error("cannot read the output of {tap}")]
     Read { tap: String, source: io::Error },
-    #[error("{tap} failed ({status}) after {messages} messages; {words}")]
-    Failed { tap: String, status: ExitStatus, messages: u64, words: String },
+    #[error("{tap} failed ({status}) after {messages} messages; {hint}")]
+    Failed { tap: String, status: ExitStatus, messages: u64, hint: String },
     #[error("{tap}: line {line} of its output {fault}; see the line in the log of this run")]
     Garbage { tap: String, line: u64, fault: Fault },
     #[error("{tap}: its output ends in the middle of a message, in line {line} ({status})")]
@@ -157,14 +157,14 @@ impl Ingestion<'_> {
             }
             let heard = self.process.output.next(&mut line);
             match heard.map_err(|source| IngestionError::Read { tap: self.tap.clone(), source })? {
-                Heard::Line => {
-                    self.process.was_heard();
+                OutputEvent::Line => {
+                    self.process.reset_idle_time();
                     self.totals.messages += 1;
                     self.take(&line)?;
                     line.clear();
                     quiet_since = None;
                 }
-                Heard::Nothing => {
+                OutputEvent::Nothing => {
                     self.archive.tick()?;
                     self.tell_activations()?;
                     self.look_at_silence()?;
@@ -173,10 +173,10 @@ impl Ingestion<'_> {
                         return self.look_at_end(&line);
                     }
                 }
-                Heard::TooLong => {
+                OutputEvent::TooLong => {
                     return Err(IngestionError::TooLong { tap: self.tap.clone(), line: self.totals.messages + 1 });
                 }
-                Heard::Torn | Heard::End => return self.look_at_end(&line),
+                OutputEvent::Torn | OutputEvent::End => return self.look_at_end(&line),
             }
         }
     }
@@ -198,8 +198,8 @@ impl Ingestion<'_> {
             if self.cx.is_cancelled() {
                 return Err(IngestionError::Cancelled(self.totals.messages));
             }
-            let words = self.process.last_words();
-            return Err(IngestionError::Failed { tap: self.tap.clone(), status, messages: self.totals.messages, words });
+            let hint = self.process.failure_hint();
+            return Err(IngestionError::Failed { tap: self.tap.clone(), status, messages: self.totals.messages, hint });
         }
         if !rest.is_empty() {
             self.totals.messages += 1;
@@ -212,11 +212,11 @@ impl Ingestion<'_> {
     }
 
     fn look_at_silence(&mut self) -> Result<(), IngestionError> {
-        let silence = self.process.silence();
-        if self.idle.is_zero() || silence < self.idle {
+        let idle_time = self.process.idle_time();
+        if self.idle.is_zero() || idle_time < self.idle {
             return Ok(());
         }
-        Err(IngestionError::Silent { tap: self.tap.clone(), seconds: silence.as_secs(), messages: self.totals.messages })
+        Err(IngestionError::Silent { tap: self.tap.clone(), seconds: idle_time.as_secs(), messages: self.totals.messages })
     }
 
     fn take(&mut self, line: &[u8]) -> Result<(), IngestionError> {
@@ -326,7 +326,7 @@ impl Ingestion<'_> {
 
     /// Everything is stored: emits an event for each stream, and one for the run.
     fn complete(mut self) -> Result<(), IngestionError> {
-        self.process.hear_last_words();
+        self.process.drain_stderr();
         let schemas = &self.schemas;
         let told = |stream: &&crate::stream::Stream| schemas.contains_key(&stream.name) || stream.counts.records > 0;
         for stream in self.archive.streams().iter().filter(told) {
@@ -349,8 +349,8 @@ impl Ingestion<'_> {
     /// logged, because the reason of the failure is more important, and the next run completes the cleanup.
     fn interrupt(&mut self) {
         let _ = self.process.stop();
-        self.process.hear_last_words();
-        let cut = self.archive.give_up();
+        self.process.drain_stderr();
+        let cut = self.archive.roll_back();
         if let Err(error) = &cut {
             tracing::warn!(error = %error, "could not remove the records after the last state; the next run removes them");
         }

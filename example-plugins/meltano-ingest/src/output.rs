@@ -12,7 +12,7 @@ const WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// The result of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Heard {
+pub(crate) enum OutputEvent {
     /// The buffer contains a complete line, without its line ending.
     Line,
     /// The output has ended, and the buffer contains the rest, without a line ending.
@@ -34,20 +34,20 @@ impl Output {
         Self(BufReader::with_capacity(256 << 10, Waiting(pipe)))
     }
 
-    /// Reads the next line. After any result except [`Heard::Nothing`], the caller must clear the buffer.
-    pub(crate) fn next(&mut self, line: &mut Vec<u8>) -> io::Result<Heard> {
+    /// Reads the next line. After any result except [`OutputEvent::Nothing`], the caller must clear the buffer.
+    pub(crate) fn next(&mut self, line: &mut Vec<u8>) -> io::Result<OutputEvent> {
         let room = (MAX_LINE + 1).saturating_sub(line.len() as u64);
         match self.0.by_ref().take(room).read_until(b'\n', line) {
             // Earlier bytes are in the buffer.
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Heard::Nothing),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(OutputEvent::Nothing),
             Err(e) => Err(e),
             Ok(_) if line.ends_with(b"\n") => {
                 line.pop();
-                Ok(Heard::Line)
+                Ok(OutputEvent::Line)
             }
-            Ok(_) if line.len() as u64 > MAX_LINE => Ok(Heard::TooLong),
-            Ok(_) if line.is_empty() => Ok(Heard::End),
-            Ok(_) => Ok(Heard::Torn),
+            Ok(_) if line.len() as u64 > MAX_LINE => Ok(OutputEvent::TooLong),
+            Ok(_) if line.is_empty() => Ok(OutputEvent::End),
+            Ok(_) => Ok(OutputEvent::Torn),
         }
     }
 }
@@ -82,17 +82,18 @@ mod tests {
         let mut heard = Vec::new();
         loop {
             match output.next(&mut line).unwrap() {
-                Heard::End => break,
+                OutputEvent::End => break,
                 // Prints nothing until it is told to continue.
-                Heard::Nothing if line == b"tw" => drop(child.stdin.take()),
-                Heard::Nothing => {}
+                OutputEvent::Nothing if line == b"tw" => drop(child.stdin.take()),
+                OutputEvent::Nothing => {}
                 other => {
                     heard.push((other, String::from_utf8(std::mem::take(&mut line)).unwrap()));
                 }
             }
         }
         child.wait().unwrap();
-        let expected = [(Heard::Line, "one"), (Heard::Line, ""), (Heard::Line, "two"), (Heard::Torn, "half")];
+        let expected =
+            [(OutputEvent::Line, "one"), (OutputEvent::Line, ""), (OutputEvent::Line, "two"), (OutputEvent::Torn, "half")];
         assert_eq!(heard, expected.map(|(heard, line)| (heard, line.to_owned())));
     }
 }

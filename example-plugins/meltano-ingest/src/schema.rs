@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_is_told_by_name() {
+    fn changes_are_reported_by_name() {
         let old = schema(r#"{"properties":{"a":{"type":["null","string"]},"b":{},"c":{"type":"integer"}}}"#, "[]").unwrap();
         let same = schema(r#"{"properties":{"c":{"type":"integer"},"b":{},"a":{"type":["string","null"]}}}"#, "[]").unwrap();
         assert_eq!(same.change_from(Some(&old)), None, "order says nothing");

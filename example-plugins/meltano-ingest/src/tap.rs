@@ -93,15 +93,25 @@ impl Call {
             io::ErrorKind::NotFound => TapError::Missing(self.program.clone()),
             _ => TapError::NotRunnable { program: self.program.clone(), source },
         })?;
-        let told = Arc::new(AtomicU64::new(0));
+        let stderr_bytes = Arc::new(AtomicU64::new(0));
         let last = Arc::new(Mutex::new(Vec::new()));
         let output = child.stdout.take().map(Output::new).ok_or_else(|| io::Error::other("no standard output"))?;
         let mask = Arc::new(self.config.as_deref().map(secrets).unwrap_or_default());
-        let words = child.stderr.take().map(|stderr| {
-            let (told, last, mask) = (told.clone(), last.clone(), mask.clone());
-            std::thread::spawn(move || pass_on(stderr, &told, &last, &mask))
+        let stderr_thread = child.stderr.take().map(|stderr| {
+            let (stderr_bytes, last, mask) = (stderr_bytes.clone(), last.clone(), mask.clone());
+            std::thread::spawn(move || pass_on(stderr, &stderr_bytes, &last, &mask))
         });
-        Ok(Process { child, output, words, told, told_before: 0, last, mask, heard: Instant::now(), ended: None })
+        Ok(Process {
+            child,
+            output,
+            stderr_thread,
+            stderr_bytes,
+            stderr_bytes_before: 0,
+            last,
+            mask,
+            last_output: Instant::now(),
+            ended: None,
+        })
     }
 }
 
@@ -164,32 +174,32 @@ pub(crate) fn check_object(what: &'static str, path: &Path) -> Result<(), TapErr
 pub(crate) struct Process {
     child: Child,
     pub(crate) output: Output,
-    words: Option<JoinHandle<()>>,
+    stderr_thread: Option<JoinHandle<()>>,
     /// Number of bytes read from stderr.
-    told: Arc<AtomicU64>,
-    told_before: u64,
+    stderr_bytes: Arc<AtomicU64>,
+    stderr_bytes_before: u64,
     /// The last non-empty line of stderr.
     last: Arc<Mutex<Vec<u8>>>,
     /// Removes secrets from the log.
     mask: Arc<Mask>,
-    heard: Instant,
+    last_output: Instant,
     ended: Option<ExitStatus>,
 }
 
 impl Process {
     /// Records that stdout has produced output.
-    pub(crate) fn was_heard(&mut self) {
-        self.heard = Instant::now();
+    pub(crate) fn reset_idle_time(&mut self) {
+        self.last_output = Instant::now();
     }
 
     /// Returns the time since the last output on stdout or stderr.
-    pub(crate) fn silence(&mut self) -> Duration {
-        let told = self.told.load(Ordering::Relaxed);
-        if told != self.told_before {
-            self.told_before = told;
-            self.was_heard();
+    pub(crate) fn idle_time(&mut self) -> Duration {
+        let stderr_bytes = self.stderr_bytes.load(Ordering::Relaxed);
+        if stderr_bytes != self.stderr_bytes_before {
+            self.stderr_bytes_before = stderr_bytes;
+            self.reset_idle_time();
         }
-        self.heard.elapsed()
+        self.last_output.elapsed()
     }
 
     /// Returns the exit status if the process has ended.
@@ -221,18 +231,18 @@ impl Process {
     }
 
     /// Waits until the last output on stderr has been logged.
-    pub(crate) fn hear_last_words(&mut self) {
+    pub(crate) fn drain_stderr(&mut self) {
         let until = Instant::now() + LAST_WORDS;
-        while self.words.as_ref().is_some_and(|words| !words.is_finished()) && Instant::now() < until {
+        while self.stderr_thread.as_ref().is_some_and(|stderr_thread| !stderr_thread.is_finished()) && Instant::now() < until {
             sleep(Duration::from_millis(1));
         }
     }
 
     /// Returns where to read why it failed, as the end of a sentence, with the kind of failure if the last line of stderr
     /// contains one.
-    pub(crate) fn last_words(&mut self) -> String {
-        self.hear_last_words();
-        if self.told.load(Ordering::Relaxed) == 0 {
+    pub(crate) fn failure_hint(&mut self) -> String {
+        self.drain_stderr();
+        if self.stderr_bytes.load(Ordering::Relaxed) == 0 {
             return "it wrote nothing to standard error".to_owned();
         }
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -258,12 +268,12 @@ impl Drop for Process {
 }
 
 /// Forwards line by line, so that lines do not mix with other output.
-fn pass_on(stderr: impl Read, told: &AtomicU64, last: &Mutex<Vec<u8>>, mask: &Mask) {
+fn pass_on(stderr: impl Read, stderr_bytes: &AtomicU64, last: &Mutex<Vec<u8>>, mask: &Mask) {
     let mut lines = BufReader::new(stderr);
     let mut line = Vec::new();
     // The end, or an error that nobody can receive.
     while let Ok(1..) = lines.by_ref().take(PIECE).read_until(b'\n', &mut line) {
-        told.fetch_add(line.len() as u64, Ordering::Relaxed);
+        stderr_bytes.fetch_add(line.len() as u64, Ordering::Relaxed);
         // Invalid UTF-8 is forwarded unchanged.
         let masked = std::str::from_utf8(&line).map(|text| mask.text(text).into_bytes());
         let _ = io::stderr().lock().write_all(masked.as_deref().unwrap_or(&line));
@@ -283,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tap_that_is_not_there_is_told_by_where_it_was_looked_for() {
+    fn a_missing_tap_is_reported_with_its_path() {
         assert!(matches!(call("no-such-tap-anywhere").start(&[]), Err(TapError::NotOnPath(_))));
         assert!(matches!(call("/no/such/tap").start(&[]), Err(TapError::Missing(_))));
         assert!(matches!(call("/etc/passwd").start(&[]), Err(TapError::NotRunnable { .. })));
@@ -311,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_config_that_is_no_object_is_told_before_the_tap_is_started() {
+    fn an_invalid_config_fails_before_the_tap_starts() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.json");
         let check = || Call { config: Some(path.clone()), ..call("x") }.check();
@@ -329,7 +339,7 @@ mod tests {
         let mut process =
             Call { args: vec!["-c".into(), "trap '' TERM; echo; exec sleep 100".into()], ..call("sh") }.start(&[]).unwrap();
         let mut line = Vec::new();
-        while !matches!(process.output.next(&mut line).unwrap(), crate::output::Heard::Line) {}
+        while !matches!(process.output.next(&mut line).unwrap(), crate::output::OutputEvent::Line) {}
         process.child.kill().unwrap();
         assert!(!process.stop().unwrap().success());
     }

@@ -73,8 +73,8 @@ impl Embedding {
     /// Returns the minimum cosine similarity of a hit.
     pub(crate) fn near(&self) -> f64 {
         match self {
-            Self::Hashed => hashed::NEAR,
-            Self::Model(_) => model::NEAR,
+            Self::Hashed => hashed::MIN_SIMILARITY,
+            Self::Model(_) => model::MIN_SIMILARITY,
         }
     }
 
@@ -107,7 +107,7 @@ pub(crate) struct Vector {
 
 impl Vector {
     /// Normalizes numbers; all zeros if they have no direction.
-    fn towards(sums: &[f32]) -> Self {
+    fn normalized(sums: &[f32]) -> Self {
         let largest = sums.iter().fold(0f32, |largest, sum| largest.max(sum.abs()));
         let has_direction = largest > 0.0 && sums.iter().all(|sum| sum.is_finite());
         // Between -127 and 127.
@@ -145,15 +145,15 @@ mod tests {
 
     #[test]
     fn only_the_direction_of_a_vector_is_kept() {
-        let vector = Vector::towards(&[1.0, -2.0, 0.0]);
+        let vector = Vector::normalized(&[1.0, -2.0, 0.0]);
         assert_eq!(vector.bytes(), [64, 129, 0]);
-        assert_eq!(vector, Vector::towards(&[10.0, -20.0, 0.0]));
-        let near = |other: &[f32]| vector.nearness(&Vector::towards(other).bytes());
+        assert_eq!(vector, Vector::normalized(&[10.0, -20.0, 0.0]));
+        let near = |other: &[f32]| vector.nearness(&Vector::normalized(other).bytes());
         assert!((near(&[3.0, -6.0, 0.0]).unwrap() - 1.0).abs() < 1e-6);
         assert!((near(&[-3.0, 6.0, 0.0]).unwrap() + 1.0).abs() < 1e-6);
         assert_eq!((near(&[0.0, 0.0, 9.0]), near(&[0.0; 3]), near(&[1.0; 4])), (Some(0.0), Some(0.0), None));
         for broken in [f32::NAN, f32::INFINITY] {
-            assert_eq!(Vector::towards(&[1.0, broken]).bytes(), [0, 0]);
+            assert_eq!(Vector::normalized(&[1.0, broken]).bytes(), [0, 0]);
         }
     }
 }

@@ -2,7 +2,7 @@
 //! [`index`](crate::index).
 
 use crate::embedding::Vector;
-use crate::index::{Found, Index, IndexError};
+use crate::index::{Index, IndexError, Match};
 use crate::query::Query;
 use lorchestra_plugin_api::serde_json;
 use serde::Serialize;
@@ -64,7 +64,7 @@ pub(crate) fn find(
         (false, _) => by_vector.clone(),
         _ => both(&by_words, &by_vector),
     };
-    let place = |ranking: &[Found], document: i64| Some(ranking.iter().position(|found| found.document == document)? + 1);
+    let place = |ranking: &[Match], document: i64| Some(ranking.iter().position(|found| found.document == document)? + 1);
     let mut hits = Vec::new();
     for (at, found) in best.into_iter().take(limit).enumerate() {
         let shown = index.shown(found.document)?;
@@ -90,14 +90,14 @@ pub(crate) fn find(
 }
 
 /// Merges two rankings by rank.
-fn both(by_words: &[Found], by_vector: &[Found]) -> Vec<Found> {
+fn both(by_words: &[Match], by_vector: &[Match]) -> Vec<Match> {
     let mut scores: BTreeMap<i64, f64> = BTreeMap::new();
     for ranking in [by_words, by_vector] {
         for (at, found) in ranking.iter().enumerate() {
             *scores.entry(found.document).or_default() += 1.0 / (DAMPED + at as f64 + 1.0);
         }
     }
-    let mut both: Vec<Found> = scores.into_iter().map(|(document, score)| Found { document, score }).collect();
+    let mut both: Vec<Match> = scores.into_iter().map(|(document, score)| Match { document, score }).collect();
     // The sort is stable: of equal hits, the older document comes first.
     both.sort_by(|a, b| b.score.total_cmp(&a.score));
     both

@@ -4,7 +4,7 @@
 //! The index can be rebuilt from its sources, so a commit must be consistent but need not survive power loss.
 //!
 //! Vectors are compared one by one: 100,000 of them take 51 MB and about a tenth of a second, and no other data structure must
-//! be maintained. All vectors are computed with one method, which the index stores ([`Made`]). The method changes only
+//! be maintained. All vectors are computed with one method, which the index stores ([`EmbeddingInfo`]). The method changes only
 //! together with all vectors, in one transaction. A search also reads in one transaction, so it never sees a mixture.
 
 use crate::document::Document;
@@ -98,7 +98,7 @@ pub(crate) fn hash(line: &[u8]) -> Hash {
 
 /// A search result.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Found {
+pub(crate) struct Match {
     /// Number of the document in the index.
     pub(crate) document: i64,
     /// Higher is better.
@@ -119,14 +119,14 @@ pub(crate) struct Shown {
 
 /// The method with which the vectors were computed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Made {
+pub(crate) struct EmbeddingInfo {
     /// Name of the method; empty if there are no vectors yet.
     pub(crate) embedding: String,
     /// Directory of the model, if there is one.
     pub(crate) model: Option<PathBuf>,
 }
 
-impl Made {
+impl EmbeddingInfo {
     /// Returns the description of a method, to be stored.
     pub(crate) fn by(embedding: &Embedding) -> Self {
         Self { embedding: embedding.name().to_owned(), model: embedding.model().map(Path::to_owned) }
@@ -147,7 +147,7 @@ pub(crate) struct Index {
     path: PathBuf,
     db: Connection,
     /// The method with which the vectors were computed.
-    pub(crate) made: Made,
+    pub(crate) made: EmbeddingInfo,
     /// Whether an index with an old layout was discarded.
     pub(crate) is_anew: bool,
     _lock: Option<File>,
@@ -203,23 +203,23 @@ impl Index {
             db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;")
         });
         set.map_err(|source| failed(&path, "opening it", source))?;
-        Ok(Self { path, db, made: Made::default(), is_anew: false, _lock: lock })
+        Ok(Self { path, db, made: EmbeddingInfo::default(), is_anew: false, _lock: lock })
     }
 
     /// Reads layout and method. Layout 0 is an empty file; of an unknown layout only the number is read.
-    fn about(&self) -> Result<Option<(i64, Made)>, IndexError> {
-        let read = || -> rusqlite::Result<Option<(i64, Made)>> {
+    fn about(&self) -> Result<Option<(i64, EmbeddingInfo)>, IndexError> {
+        let read = || -> rusqlite::Result<Option<(i64, EmbeddingInfo)>> {
             let layout: i64 = self.db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
             if layout == 0 {
                 let tables: i64 = self.db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-                return Ok((tables == 0).then(|| (0, Made::default())));
+                return Ok((tables == 0).then(|| (0, EmbeddingInfo::default())));
             }
             if layout != LAYOUT {
-                return Ok(Some((layout, Made::default())));
+                return Ok(Some((layout, EmbeddingInfo::default())));
             }
             let made = self.db.query_row("SELECT embedding, model FROM about", [], |row| {
                 let model: Option<Vec<u8>> = row.get(1)?;
-                Ok(Made { embedding: row.get(0)?, model: model.map(|path| PathBuf::from(OsStr::from_bytes(&path))) })
+                Ok(EmbeddingInfo { embedding: row.get(0)?, model: model.map(|path| PathBuf::from(OsStr::from_bytes(&path))) })
             });
             Ok(Some((layout, made?)))
         };
@@ -296,7 +296,7 @@ impl Index {
     }
 
     /// Stores the method, in the transaction that recomputes the vectors.
-    pub(crate) fn remember(&mut self, made: Made) -> Result<(), IndexError> {
+    pub(crate) fn remember(&mut self, made: EmbeddingInfo) -> Result<(), IndexError> {
         let model = made.model.as_ref().map(|path| path.as_os_str().as_bytes());
         let written = self.db.execute("UPDATE about SET embedding = ?1, model = ?2", params![made.embedding, model]);
         written.map_err(|source| self.failed("writing", source))?;
@@ -320,28 +320,28 @@ impl Index {
     }
 
     /// Returns the best matches by words, best first. `terms` is an FTS5 query.
-    pub(crate) fn by_words(&self, terms: &str, limit: usize) -> Result<Vec<Found>, IndexError> {
+    pub(crate) fn by_words(&self, terms: &str, limit: usize) -> Result<Vec<Match>, IndexError> {
         let sql = format!(
             "SELECT rowid, -bm25(words, {WEIGHTS}) AS score FROM words WHERE words MATCH ?1 ORDER BY score DESC, rowid LIMIT ?2"
         );
-        let read = || -> rusqlite::Result<Vec<Found>> {
-            let found = |row: &rusqlite::Row<'_>| Ok(Found { document: row.get(0)?, score: row.get(1)? });
+        let read = || -> rusqlite::Result<Vec<Match>> {
+            let found = |row: &rusqlite::Row<'_>| Ok(Match { document: row.get(0)?, score: row.get(1)? });
             self.db.prepare_cached(&sql)?.query_map(params![terms, as_limit(limit)], found)?.collect()
         };
         read().map_err(|source| self.failed("searching", source))
     }
 
     /// Returns the most similar documents with a similarity of at least `least`, best first.
-    pub(crate) fn by_vector(&self, wanted: &Vector, limit: usize, least: f64) -> Result<Vec<Found>, IndexError> {
-        let read = || -> rusqlite::Result<Vec<Found>> {
+    pub(crate) fn by_vector(&self, wanted: &Vector, limit: usize, least: f64) -> Result<Vec<Match>, IndexError> {
+        let read = || -> rusqlite::Result<Vec<Match>> {
             let mut select = self.db.prepare_cached("SELECT document, vector FROM vectors")?;
             let mut rows = select.query([])?;
-            let mut found: Vec<Found> = Vec::new();
+            let mut found: Vec<Match> = Vec::new();
             let mut least = least;
             while let Some(row) = rows.next()? {
                 let stored = row.get_ref(1)?.as_blob().unwrap_or_default();
                 let Some(score) = wanted.nearness(stored).map(f64::from).filter(|score| *score >= least) else { continue };
-                found.push(Found { document: row.get(0)?, score });
+                found.push(Match { document: row.get(0)?, score });
                 if found.len() >= limit.saturating_mul(4).max(64) {
                     keep_best(&mut found, limit);
                     least = found.last().map_or(least, |worst| worst.score);
@@ -396,7 +396,7 @@ fn failed(path: &Path, doing: &'static str, source: rusqlite::Error) -> IndexErr
     }
 }
 
-fn keep_best(found: &mut Vec<Found>, limit: usize) {
+fn keep_best(found: &mut Vec<Match>, limit: usize) {
     found.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.document.cmp(&b.document)));
     found.truncate(limit);
 }

@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_canonizer_left_or_what_is_named_each_once() {
+    fn default_or_given_files_without_duplicates() {
         let dir = tempfile::tempdir().unwrap();
         let error = find(&[], dir.path()).unwrap_err();
         assert!(error.is_permanent() && error.to_string().contains("run canonizer/canonicalize_email first"), "{error}");

@@ -10,7 +10,7 @@
 
 use crate::document::Document;
 use crate::embedding::{Embedding, EmbeddingError};
-use crate::index::{self, Index, IndexError, Made};
+use crate::index::{self, EmbeddingInfo, Index, IndexError};
 use crate::input::{self, InputError, LineState, Lines};
 use lorchestra_plugin_api::serde_json::json;
 use lorchestra_plugin_api::{EmitError, JobContext, tracing};
@@ -140,7 +140,7 @@ pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), ProjectionEr
 
 /// Recomputes all vectors if the method has changed, in one transaction. Returns their number.
 fn embed_again(index: &mut Index, embedding: &Embedding, cx: &JobContext) -> Result<u64, ProjectionError> {
-    let made = Made::by(embedding);
+    let made = EmbeddingInfo::by(embedding);
     if index.made == made {
         return Ok(0);
     }

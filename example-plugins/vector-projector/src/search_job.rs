@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Instant;
 
 /// Maximum value of `--limit`.
-const MOST: u32 = 1000;
+const MAX_HITS: u32 = 1000;
 
 /// What the search compares.
 #[derive(ParamEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ pub fn search(
 enum SearchError {
     #[error("the query contains no words; set --query to a text with letters or digits")]
     NoWord,
-    #[error("--limit {0} must be between 1 and {MOST}")]
+    #[error("--limit {0} must be between 1 and {MAX_HITS}")]
     Limit(u32),
     #[error(transparent)]
     Index(#[from] IndexError),
@@ -106,7 +106,7 @@ impl SearchError {
 
 fn run(cx: &JobContext, text: &str, limit: u32, mode: Mode, model: Option<&Path>) -> Result<(), SearchError> {
     let query = Query::parse(text).ok_or(SearchError::NoWord)?;
-    if !(1..=MOST).contains(&limit) {
+    if !(1..=MAX_HITS).contains(&limit) {
         return Err(SearchError::Limit(limit));
     }
     let data_dir = cx.data_dir().map_err(SearchError::DataDir)?;

@@ -123,7 +123,7 @@ fn the_sample_mailbox() {
 }
 
 #[test]
-fn messages_are_taken_once_over_all_files() {
+fn duplicates_in_all_files_are_skipped() {
     let sandbox = Sandbox::new();
     let lines: Vec<String> = samples().iter().take(3).map(|raw| line(raw, &[]) + "\n").collect();
     sandbox.put("a.jsonl", lines.concat());
@@ -133,7 +133,7 @@ fn messages_are_taken_once_over_all_files() {
 }
 
 #[test]
-fn a_message_in_two_formats_of_the_api_is_taken_once() {
+fn a_message_in_two_api_formats_is_written_once() {
     let full =
         r#"{"id":"18c","payload":{"mimeType":"text/plain","headers":[{"name":"Subject","value":"full"}],"body":{"size":0}}}"#;
     let raw = r#"{"id":"18c","raw":"U3ViamVjdDogcmF3Cgo="}"#;
@@ -186,8 +186,8 @@ fn what_cannot_be_read_is_named_kept_and_the_rest_goes_on() {
 
 #[test]
 fn a_panic_costs_one_message() {
-    assert_eq!(guarded(|| -> u8 { panic!("the parser gave up") }), None);
-    assert_eq!(guarded(|| 1), Some(1));
+    assert_eq!(catch_panic(|| -> u8 { panic!("the parser gave up") }), None);
+    assert_eq!(catch_panic(|| 1), Some(1));
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn a_file_of_something_else_leaves_the_old_results() {
 }
 
 #[test]
-fn nothing_read_is_put_in_the_place_of_nothing_only() {
+fn an_empty_input_replaces_only_empty_results() {
     let sandbox = Sandbox::new();
     // An extraction that has just started: there are no results yet, so empty ones are fine.
     sandbox.put("a.jsonl", "");
@@ -231,7 +231,7 @@ fn nothing_read_is_put_in_the_place_of_nothing_only() {
     assert!(ran.error().is_some_and(|error| error.contains("ingester/extract_gmail") && error.contains("email.jsonl")));
     assert_eq!(sandbox.dir.read("canonizer/email.jsonl"), before);
     fs::remove_file(ran.data_dir().join("email.jsonl")).unwrap();
-    assert_eq!(sandbox.run().1, json!(Counts::default()), "the mend that is told");
+    assert_eq!(sandbox.run().1, json!(Counts::default()), "the suggested fix");
 }
 
 #[test]

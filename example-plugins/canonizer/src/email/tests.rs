@@ -195,7 +195,7 @@ fn the_lists_of_the_rfcs_example() {
 }
 
 #[test]
-fn one_kind_stands_for_both_and_named_text_is_an_attachment() {
+fn a_single_kind_is_used_for_both_and_named_text_is_an_attachment() {
     assert_eq!(lists("Content-Type: text/html\n\nx"), ["1", "1", ""]);
     assert_eq!(lists("Content-Type: application/pdf\n\nx"), ["", "", "1"]);
     let alternative =

@@ -62,7 +62,7 @@ fn comparable(mut email: Value) -> Value {
 }
 
 #[test]
-fn every_sample_is_the_same_email_taken_apart_and_as_bytes() {
+fn every_sample_is_the_same_email_from_the_api_and_from_bytes() {
     let mut compared = 0;
     for (i, raw) in samples().iter().enumerate() {
         let full = full(raw);

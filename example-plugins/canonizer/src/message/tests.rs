@@ -162,7 +162,7 @@ fn message_of_any_shape(random: &mut u64, depth: u32) -> Value {
 }
 
 #[test]
-fn what_is_taken_is_valid_whatever_it_was() {
+fn every_accepted_line_becomes_a_valid_object() {
     let (mut taken, mut objects) = (0, Vec::new());
     for seed in 1..20_000_u64 {
         let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;

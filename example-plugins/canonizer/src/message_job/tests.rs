@@ -26,7 +26,7 @@ fn texts(sandbox: &Sandbox) -> Vec<String> {
 }
 
 #[test]
-fn of_the_lines_of_a_message_the_newest_is_taken() {
+fn the_newest_line_of_a_message_is_used() {
     let edited = |ts: &str, text: &str| line("C1", TS, json!({"text": text, "edited": {"ts": ts}}));
     let (old, new) = (edited("1704100060.000000", "old"), edited("1704100120.000000", "new"));
     let (plain, again) = (line("C1", TS, json!({"text": "plain"})), line("C1", TS, json!({"text": "again"})));
@@ -81,7 +81,7 @@ fn what_cannot_be_read_is_named_kept_and_the_rest_goes_on() {
 }
 
 #[test]
-fn a_run_that_does_not_come_to_its_end_leaves_the_old_results() {
+fn an_incomplete_run_keeps_the_previous_results() {
     let sandbox = sandbox();
     sandbox.put("a.jsonl", [line("C1", TS, json!({})), line("C2", TS, json!({}))].concat());
     job(&sandbox).run().assert_ok();
@@ -107,20 +107,20 @@ mod changing {
 
     #[job]
     pub(super) fn change_while_reading(cx: &JobContext, input: PathBuf, after: String) -> JobResult {
-        struct Changing(MessageForm, String);
-        impl Form for Changing {
+        struct Changing(MessageConverter, String);
+        impl Converter for Changing {
             fn kind(&self) -> &'static Kind {
                 &MESSAGE
             }
 
-            fn canonicalize(mut self, files: &[PathBuf], course: &mut Course<'_>) -> Result<(), CanonicalizationError> {
-                self.0.survey(files, course)?;
+            fn canonicalize(mut self, files: &[PathBuf], run: &mut Canonicalization<'_>) -> Result<(), CanonicalizationError> {
+                self.0.survey(files, run)?;
                 std::fs::write(&files[0], &self.1).unwrap();
-                self.0.write(files, course)
+                self.0.write(files, run)
             }
         }
         let request = Request { input: Some(input), default_input: PathBuf::new(), data_dir: cx.data_dir()? };
-        Ok(canonicalization::run(&request, Changing(MessageForm::default(), after), cx)?)
+        Ok(canonicalization::run(&request, Changing(MessageConverter::default(), after), cx)?)
     }
 }
 

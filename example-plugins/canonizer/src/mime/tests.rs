@@ -89,7 +89,7 @@ fn nested(depth: usize, kind: &str) -> String {
 }
 
 #[test]
-fn fifty_levels_are_taken_and_a_hundred_thousand_refused() {
+fn fifty_levels_are_accepted_and_a_hundred_thousand_refused() {
     let text = nested(50, "mixed");
     let mut part = Part::parse(text.as_bytes()).unwrap();
     let mut depth = 0;

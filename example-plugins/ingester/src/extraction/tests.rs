@@ -168,7 +168,7 @@ fn a_window_is_half_open_and_the_undated_are_named() {
 }
 
 #[test]
-fn mail_dated_in_the_future_is_named_where_it_is_left_out() {
+fn excluded_mail_from_the_future_is_reported() {
     let dir = TempDir::new();
     let wrong_clock = "Date: Fri, 01 Jan 2999 00:00:00 +0000";
     let mut dates = vec!["Date: Mon, 01 Jan 2024 00:00:00 +0000"; 2];

@@ -12,8 +12,8 @@ const SAID: usize = 200;
 /// Why a server cannot be read. No data was lost.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServerError {
-    #[error("--{what} is missing; {mend}")]
-    Missing { what: &'static str, mend: &'static str },
+    #[error("--{what} is missing; {hint}")]
+    Missing { what: &'static str, hint: &'static str },
     #[error("--password and --token are both set; remove one, or choose with --auth")]
     TwoSecrets,
     #[error(transparent)]

@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_near_name_is_told_and_no_other() {
+    fn only_similar_names_are_suggested() {
         let names = ["INBOX", "Clients/Berg", "[Gmail]/Sent Mail"];
         assert_eq!(near("inbox", names.into_iter()), r#", but "INBOX""#);
         assert_eq!(near("berg", names.into_iter()), r#", but "Clients/Berg""#);

@@ -52,14 +52,14 @@ pub(crate) struct Link<'a> {
 impl<'a> Link<'a> {
     /// Resolves the name and connects, trying each address.
     ///
-    /// Runs on a separate thread, because neither can be interrupted and a cancelled run must not wait for it. `only_here`:
+    /// Runs on a separate thread, because neither can be interrupted and a cancelled run must not wait for it. `local_only`:
     /// connect only to localhost.
     #[expect(clippy::too_many_arguments, reason = "what a connection is about")]
     pub(crate) fn connect(
         host: &str,
         port: u16,
         place: &str,
-        only_here: bool,
+        local_only: bool,
         patience: Duration,
         cx: &'a JobContext,
     ) -> Result<Self, ServerError> {
@@ -67,7 +67,7 @@ impl<'a> Link<'a> {
         let name = host.to_owned();
         std::thread::spawn(move || {
             // The receiver may be gone.
-            let _ = sender.send(connect(&name, port, only_here, patience));
+            let _ = sender.send(connect(&name, port, local_only, patience));
         });
         let until = Instant::now() + patience;
         let stream = loop {
@@ -138,9 +138,9 @@ enum Failed {
     Connect(io::Error),
 }
 
-fn connect(host: &str, port: u16, only_here: bool, patience: Duration) -> Result<TcpStream, Failed> {
+fn connect(host: &str, port: u16, local_only: bool, patience: Duration) -> Result<TcpStream, Failed> {
     let mut addresses: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(Failed::Name)?.collect();
-    if only_here {
+    if local_only {
         addresses.retain(|address| address.ip().to_canonical().is_loopback());
         if addresses.is_empty() {
             return Err(Failed::Elsewhere);

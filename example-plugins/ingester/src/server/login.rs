@@ -26,8 +26,8 @@ impl Credentials {
     /// Derives the credentials from the parameters, some of which are optional.
     pub(crate) fn of(server: &Server) -> Result<Self, ServerError> {
         let Some(user) = server.user.clone().filter(|user| !user.is_empty()) else {
-            let mend = "set it to the mail address to log in with, or set --source to a local mailbox";
-            return Err(ServerError::Missing { what: "user", mend });
+            let hint = "set it to the mail address to log in with, or set --source to a local mailbox";
+            return Err(ServerError::Missing { what: "user", hint });
         };
         let auth = match (server.auth, &server.password, &server.token) {
             (Some(auth), ..) => auth,
@@ -35,13 +35,13 @@ impl Credentials {
             (None, None, Some(_)) => Auth::Xoauth2,
             (None, ..) => Auth::Password,
         };
-        let (secret, what, mend) = match auth {
+        let (secret, what, hint) = match auth {
             Auth::Password => {
                 (&server.password, "password", "set its source, for example --password file:PATH (for Gmail, an app password)")
             }
             Auth::Xoauth2 => (&server.token, "token", "set its source, for example --token env:NAME"),
         };
-        let secret = secret.clone().ok_or(ServerError::Missing { what, mend })?;
+        let secret = secret.clone().ok_or(ServerError::Missing { what, hint })?;
         Ok(Self { user, auth, secret })
     }
 }

@@ -129,7 +129,7 @@ fn a_line_that_is_not_as_the_grammar_has_it_costs_nothing() {
 }
 
 #[test]
-fn answers_that_are_none() {
+fn invalid_responses() {
     let endless = "x".repeat(30 << 20);
     let unavailable = "TAG NO [UNAVAILABLE] Temporary authentication failure.\r\n";
     let lying = format!("* 1 FETCH (UID 3 FLAGS () BODY[] {{20000000}}\r\n{}", "x".repeat(20_000_000));
@@ -166,7 +166,7 @@ fn answers_that_are_none() {
 }
 
 #[test]
-fn what_is_missing_is_said_before_anybody_is_called() {
+fn missing_parameters_fail_before_connecting() {
     let dir = TempDir::new();
     let job = || testing::job::<extract_gmail>().data(&dir).param("host", "127.0.0.1").param("port", 1u16);
     job().run().assert_permanent("--user is missing");

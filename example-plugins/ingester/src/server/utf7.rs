@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none_stays() {
+    fn invalid_names_are_unchanged() {
         for wire in ["Tom & Jerry", "&", "&AP-", "&2D0-", "&!!-", "a&b-&"] {
             assert_eq!(decode(wire), wire);
         }

@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn one_quote_is_taken_away() {
+    fn one_quote_is_removed() {
         let text = "From a\n>From head\n\n>From x\n>>From y\n> From z\n>from q\n>\n>>From\n>From ";
         assert_eq!(messages(text), ["From head\n\nFrom x\n>From y\n> From z\n>from q\n>\n>>From\nFrom "]);
     }

@@ -47,7 +47,7 @@ fn records_are_kept_up_to_the_last_state() {
             archive.streams[0].sync().unwrap();
             assert_eq!(read(dir.path(), "a.jsonl"), "1 3 ");
         } else {
-            assert_eq!(archive.give_up().unwrap(), Some(8 + 3));
+            assert_eq!(archive.roll_back().unwrap(), Some(8 + 3));
             assert_eq!(archive.streams[0].counts.records, 1, "what is kept is counted");
         }
         drop(archive);
@@ -176,7 +176,7 @@ fn files_that_are_no_longer_as_they_were() {
 }
 
 #[test]
-fn a_file_that_was_taken_away_begins_anew_also_after_a_run_that_keeps_nothing() {
+fn a_file_moved_away_is_recreated_even_after_a_failed_run() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let mut archive = Archive::open(dir.path()).unwrap();
@@ -215,7 +215,7 @@ fn what_a_checkpoint_speaks_of_is_not_cut_when_a_later_step_fails() {
     fs::create_dir_all(dir.path().join("a.jsonl/in-the-way")).unwrap();
     archive.mark(&raw("3")).unwrap_err();
     record(&mut archive, "a", Some(7), 4);
-    let _ = archive.give_up();
+    let _ = archive.roll_back();
     drop(archive);
     fs::remove_dir_all(dir.path().join("a.jsonl")).unwrap();
     fs::rename(dir.path().join("away"), dir.path().join("a.jsonl")).unwrap();
@@ -224,7 +224,7 @@ fn what_a_checkpoint_speaks_of_is_not_cut_when_a_later_step_fails() {
 }
 
 #[test]
-fn a_second_run_is_told_to_wait() {
+fn a_second_run_fails() {
     let dir = tempfile::tempdir().unwrap();
     let first = Archive::open(dir.path()).unwrap();
     let error = Archive::open(dir.path()).unwrap_err();

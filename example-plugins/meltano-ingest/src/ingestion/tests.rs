@@ -98,7 +98,7 @@ fn what_is_nearly_a_message_costs_itself_alone() {
 }
 
 #[test]
-fn each_failure_has_its_cause_and_leaves_what_belongs_to_a_state() {
+fn each_failure_has_its_cause_and_keeps_complete_transactions() {
     let long = "exec sleep 100";
     let cases: [(&[&str], &str, &str, bool); 10] = [
         (&[], "exit 3", "test failed (exit status: 3) after 4 messages; it wrote nothing to standard error", false),
@@ -141,7 +141,7 @@ fn each_failure_has_its_cause_and_leaves_what_belongs_to_a_state() {
 }
 
 #[test]
-fn a_tap_that_is_silent_is_ended() {
+fn an_idle_tap_is_stopped() {
     for then in ["exec sleep 100", "exec 1>&-; exec sleep 100"] {
         let dir = TempDir::new();
         let ran = tap(&[SCHEMA, &rec(1), &state(1), &rec(2)], then, &dir).param("idle", Duration::from_secs(1)).run();
@@ -162,7 +162,7 @@ fn a_tap_that_leaves_its_output_to_another_process_has_ended() {
 }
 
 #[test]
-fn a_run_that_is_told_to_end_ends_the_tap() {
+fn a_cancelled_run_stops_the_tap() {
     let dir = TempDir::new();
     let running = tap(&[&rec(0), SCHEMA, &rec(1)], "exec sleep 100", &dir).start();
     running.wait_for("tap.schema.changed").cancel();

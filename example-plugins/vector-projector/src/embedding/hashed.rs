@@ -12,7 +12,7 @@ const DIMENSION: usize = 512;
 /// Changes when the same text gets another vector.
 pub(super) const NAME: &str = "hashed-words-and-trigrams/1/512";
 /// Three times the similarity that unrelated texts have by chance.
-pub(super) const NEAR: f64 = 0.15;
+pub(super) const MIN_SIMILARITY: f64 = 0.15;
 /// Maximum number of characters of a word that are used.
 const WORD: usize = 40;
 
@@ -44,7 +44,7 @@ pub(super) fn vector(texts: &[(&str, f32)]) -> Vector {
         // With random signs, colliding hashes cancel out instead of adding up.
         sums[place] += if feature >> 63 == 0 { value } else { -value };
     }
-    Vector::towards(&sums)
+    Vector::normalized(&sums)
 }
 
 /// FNV-1a with mixing: stable across versions, unlike the standard library's hash.

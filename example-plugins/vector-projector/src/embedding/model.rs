@@ -21,15 +21,15 @@ use tokenizers::Tokenizer;
 
 /// Measured with wordllama's 256 dimensions on 33 queries for one of 21 mails each, nearly all without a common word: 29 of
 /// the 33 right pairs exceed it, and 23 of the 660 other pairs, whose cosine is 0.00 ± 0.07.
-pub(super) const NEAR: f64 = 0.15;
+pub(super) const MIN_SIMILARITY: f64 = 0.15;
 /// Prefix of the name; changes when the same text gets another vector with the same model.
 const METHOD: &str = "static/1";
 /// Names of the table in common libraries.
 const TABLES: [&str; 2] = ["embeddings", "embedding.weight"];
 /// Maximum number of dimensions. No embedding has more.
-const MOST_NUMBERS: usize = 8192;
+const MAX_DIMENSIONS: usize = 8192;
 /// Maximum size of a file in bytes, because it is read into memory.
-const MOST_BYTES: u64 = 2 << 30;
+const MAX_BYTES: u64 = 2 << 30;
 
 const WHAT: &str = "set --model to a directory with model.safetensors and tokenizer.json of a static embedding model";
 
@@ -46,7 +46,7 @@ pub(crate) enum ModelError {
     NoFile { dir: PathBuf, kind: &'static str },
     #[error("{}: cannot choose its {wanted}: {}; {WHAT}", .dir.display(), .among.join(" or "))]
     ManyFiles { dir: PathBuf, wanted: &'static str, among: Vec<String> },
-    #[error("{}: is larger than {} GiB, too large for a static embedding model; {WHAT}", .0.display(), MOST_BYTES >> 30)]
+    #[error("{}: is larger than {} GiB, too large for a static embedding model; {WHAT}", .0.display(), MAX_BYTES >> 30)]
     Large(PathBuf),
     #[error("{}: is not a complete safetensors file ({reason}); copy it again", .path.display())]
     NotSafetensors { path: PathBuf, reason: String },
@@ -54,7 +54,7 @@ pub(crate) enum ModelError {
     NoTable { path: PathBuf, tensors: String },
     #[error("{}: has a tensor `{tensor}` for vocabulary quantization, which is not supported; save the model without it", .path.display())]
     Quantised { path: PathBuf, tensor: &'static str },
-    #[error("{}: its embedding table has the shape {shape:?}, expected tokens × 1 to {MOST_NUMBERS}; {WHAT}", .path.display())]
+    #[error("{}: its embedding table has the shape {shape:?}, expected tokens × 1 to {MAX_DIMENSIONS}; {WHAT}", .path.display())]
     Shape { path: PathBuf, shape: Vec<usize> },
     #[error("{}: its embedding table has the type {dtype:?}, expected F32, F16, BF16 or I8; save the model with one of these", .path.display())]
     Number { path: PathBuf, dtype: Dtype },
@@ -132,7 +132,7 @@ impl Model {
             }
         }
         // The mean has the same direction as the sum.
-        Ok(Vector::towards(&sums))
+        Ok(Vector::normalized(&sums))
     }
 }
 
@@ -175,7 +175,7 @@ impl Table {
         if let Some(tensor) = ["mapping", "weights"].into_iter().find(|name| metadata.info(name).is_some()) {
             return Err(ModelError::Quantised { path: path(), tensor });
         }
-        let &[rows, dimension @ 1..=MOST_NUMBERS] = &table.shape[..] else {
+        let &[rows, dimension @ 1..=MAX_DIMENSIONS] = &table.shape[..] else {
             return Err(ModelError::Shape { path: path(), shape: table.shape.clone() });
         };
         if !matches!(table.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::I8) {
@@ -298,7 +298,7 @@ fn entries(dir: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), ModelError> {
 
 fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
     let failed = |source| ModelError::Read { path: path.to_owned(), source };
-    if fs::metadata(path).map_err(failed)?.len() > MOST_BYTES {
+    if fs::metadata(path).map_err(failed)?.len() > MAX_BYTES {
         return Err(ModelError::Large(path.to_owned()));
     }
     fs::read(path).map_err(failed)

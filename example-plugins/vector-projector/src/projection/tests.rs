@@ -32,7 +32,7 @@ fn counts(ran: &TestRun) -> Value {
 }
 
 #[track_caller]
-fn told<const N: usize>(counts: &Value, keys: [&str; N]) -> [u64; N] {
+fn values<const N: usize>(counts: &Value, keys: [&str; N]) -> [u64; N] {
     keys.map(|key| counts[key].as_u64().unwrap())
 }
 
@@ -64,20 +64,20 @@ fn only_what_has_changed_is_written_and_what_is_gone_is_removed() {
     let file = "canonizer/email.jsonl";
     dir.write(file, email("a", "one") + &email("b", "two") + &email("a", "one") + &email("b", "again") + &email("c", "three"));
     let first = counts(&job(&dir).run());
-    assert_eq!(told(&first, ["added", "duplicates", "documents", "removed"]), [3, 2, 3, 0]);
+    assert_eq!(values(&first, ["added", "duplicates", "documents", "removed"]), [3, 2, 3, 0]);
     let path = dir.path().join("vector-projector/index.db");
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 
     let before = std::fs::read(&path).unwrap();
     let same = counts(&job(&dir).run());
-    assert_eq!(told(&same, ["unchanged", "added", "changed", "removed"]), [3, 0, 0, 0]);
+    assert_eq!(values(&same, ["unchanged", "added", "changed", "removed"]), [3, 0, 0, 0]);
     assert!(std::fs::read(&path).unwrap() == before, "nothing was written");
 
     dir.write(file, email("b", "two") + &email("c", "other") + &email("d", "four"));
     let kept = counts(&job(&dir).param("keep_missing", true).run());
-    assert_eq!(told(&kept, ["unchanged", "changed", "added", "documents"]), [1, 1, 1, 4]);
+    assert_eq!(values(&kept, ["unchanged", "changed", "added", "documents"]), [1, 1, 1, 4]);
     let removed = counts(&job(&dir).run());
-    assert_eq!(told(&removed, ["unchanged", "removed", "documents", "added"]), [3, 1, 3, 0]);
+    assert_eq!(values(&removed, ["unchanged", "removed", "documents", "added"]), [3, 1, 3, 0]);
     let expected = [("b", "two"), ("c", "other"), ("d", "four")].map(|(id, body)| (id.to_owned(), body.to_owned()));
     assert_eq!(documents(&dir), expected);
 }
@@ -116,7 +116,7 @@ fn a_document_goes_with_the_last_file_that_has_it() {
     let b = dir.write("b.jsonl", &three);
     counts(&job(&dir).param("input", [&a]).run());
     let second = counts(&job(&dir).param("input", [&b]).run());
-    assert_eq!(told(&second, ["unchanged", "added", "removed", "documents"]), [3, 0, 0, 3]);
+    assert_eq!(values(&second, ["unchanged", "added", "removed", "documents"]), [3, 0, 0, 3]);
 
     // b was not read, so its documents stay.
     dir.write("a.jsonl", email("2", "two"));
@@ -129,7 +129,7 @@ fn a_document_goes_with_the_last_file_that_has_it() {
     // Both in one run.
     dir.write("a.jsonl", email("1", "one"));
     dir.write("b.jsonl", email("4", "four"));
-    assert_eq!(told(&counts(&job(&dir).param("input", [&a, &b]).run()), ["removed", "added"]), [1, 1]);
+    assert_eq!(values(&counts(&job(&dir).param("input", [&a, &b]).run()), ["removed", "added"]), [1, 1]);
     assert_eq!(ids(&dir), ["1", "4"]);
 }
 
@@ -140,10 +140,13 @@ fn of_two_versions_that_counts_which_was_read_last_and_in_one_run_first() {
     let b = dir.write("b.jsonl", email("1", "of b"));
     let body = |dir: &TempDir| documents(dir).into_iter().map(|(_, body)| body).collect::<Vec<_>>();
     counts(&job(&dir).param("input", [&a]).run());
-    assert_eq!(told(&counts(&job(&dir).param("input", [&b]).run()), ["changed", "removed", "added", "cut"]), [1, 0, 0, 0]);
+    assert_eq!(values(&counts(&job(&dir).param("input", [&b]).run()), ["changed", "removed", "added", "cut"]), [1, 0, 0, 0]);
     assert_eq!(body(&dir), ["of b"]);
     let both = counts(&job(&dir).param("input", [&a, &b]).run());
-    assert_eq!((told(&both, ["changed", "duplicates", "removed", "added"]), body(&dir)), ([1, 1, 0, 0], vec!["of a".to_owned()]));
+    assert_eq!(
+        (values(&both, ["changed", "duplicates", "removed", "added"]), body(&dir)),
+        ([1, 1, 0, 0], vec!["of a".to_owned()])
+    );
     // The remaining version is that of the file that still contains it.
     dir.write("a.jsonl", email("2", "other"));
     counts(&job(&dir).param("input", [&a, &b]).run());
@@ -151,7 +154,7 @@ fn of_two_versions_that_counts_which_was_read_last_and_in_one_run_first() {
 }
 
 #[test]
-fn a_file_that_is_gone_is_told_and_forgotten_when_that_is_said() {
+fn a_missing_file_is_reported_and_removed_with_forget() {
     let dir = TempDir::new();
     dir.write("canonizer/email.jsonl", email("a", "one") + &email("b", "two"));
     let copy = dir.write("copy.jsonl", email("b", "two") + &email("c", "three"));
@@ -167,7 +170,7 @@ fn a_file_that_is_gone_is_told_and_forgotten_when_that_is_said() {
     let known = "the index has no documents from this file; it has documents from ";
     job(&dir).param("forget", [dir.path().join("copi.jsonl")]).run().assert_permanent(known);
     let ran = job(&dir).param("forget", [&copy]).param("keep_missing", true).run();
-    assert_eq!(told(&counts(&ran), ["removed", "unchanged", "documents", "added"]), [1, 2, 2, 0]);
+    assert_eq!(values(&counts(&ran), ["removed", "unchanged", "documents", "added"]), [1, 2, 2, 0]);
     assert!(ran.events_of("index.file_gone").is_empty());
     assert_eq!(ids(&dir), ["a", "b"]);
     job(&dir).param("forget", [&copy]).run().assert_permanent(known);
@@ -176,11 +179,11 @@ fn a_file_that_is_gone_is_told_and_forgotten_when_that_is_said() {
     std::fs::remove_file(dir.path().join("canonizer/email.jsonl")).unwrap();
     job(&dir).run().assert_permanent("there is nothing to index");
     let all = job(&dir).param("forget", [dir.path().join("canonizer/email.jsonl")]).run();
-    assert_eq!(told(&counts(&all), ["removed", "documents", "read", "added"]), [2, 0, 0, 0]);
+    assert_eq!(values(&counts(&all), ["removed", "documents", "read", "added"]), [2, 0, 0, 0]);
 }
 
 #[test]
-fn an_empty_file_takes_nothing_away_unless_that_is_said() {
+fn an_empty_file_removes_nothing_without_forget() {
     let dir = TempDir::new();
     let file = dir.write("canonizer/email.jsonl", email("a", "one") + &email("b", "two"));
     let empty = dir.write("empty.jsonl", "");
@@ -199,7 +202,7 @@ fn an_empty_file_takes_nothing_away_unless_that_is_said() {
 }
 
 #[test]
-fn an_index_that_knows_one_file_a_document_is_made_anew() {
+fn an_index_with_the_old_layout_is_rebuilt() {
     let dir = TempDir::new();
     dir.write("canonizer/email.jsonl", email("a", "one"));
     counts(&job(&dir).run());
@@ -212,18 +215,18 @@ fn an_index_that_knows_one_file_a_document_is_made_anew() {
 }
 
 #[test]
-fn a_run_that_is_ended_half_way_is_completed_by_the_next() {
+fn the_next_run_completes_an_interrupted_one() {
     let dir = TempDir::new();
     let all: String = (0..1200).map(|n| email(&format!("m{n:04}"), "text")).collect();
     dir.write("canonizer/email.jsonl", all);
     job(&dir).cancel_after_checks(2).run().assert_retryable("cancelled after 1000 lines; documents indexed so far are saved");
     assert_eq!(ids(&dir).len(), 1000, "whole batches");
     let rest = counts(&job(&dir).run());
-    assert_eq!(told(&rest, ["unchanged", "added", "removed", "documents"]), [1000, 200, 0, 1200]);
+    assert_eq!(values(&rest, ["unchanged", "added", "removed", "documents"]), [1000, 200, 0, 1200]);
 }
 
 #[test]
-fn a_file_that_is_no_index_is_told_and_one_of_another_version_is_made_anew() {
+fn an_invalid_index_is_an_error_and_an_old_one_is_rebuilt() {
     let dir = TempDir::new();
     dir.write("canonizer/email.jsonl", email("a", "one"));
     let path = dir.write("vector-projector/index.db", "x".repeat(5000));
@@ -249,7 +252,7 @@ fn hashed_words_of_another_version_are_made_again() {
     db.execute_batch("UPDATE about SET embedding = 'another'; UPDATE vectors SET vector = x'00'").unwrap();
     drop(db);
     let again = counts(&job(&dir).run());
-    assert_eq!(told(&again, ["embedded_again", "unchanged", "added", "changed"]), [2, 2, 0, 0]);
+    assert_eq!(values(&again, ["embedded_again", "unchanged", "added", "changed"]), [2, 2, 0, 0]);
     assert_eq!(vectors(&dir), before);
 }
 
@@ -260,7 +263,7 @@ fn vectors(dir: &TempDir) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn the_model_is_remembered_and_with_another_all_vectors_are_made_again() {
+fn the_model_is_stored_and_another_one_recomputes_all_vectors() {
     let dir = TempDir::new();
     let file = "canonizer/email.jsonl";
     dir.write(file, email("a", "car") + &email("b", "a rose"));
@@ -268,14 +271,14 @@ fn the_model_is_remembered_and_with_another_all_vectors_are_made_again() {
     let model = dir.path().join("model");
     small_model::write(&model);
     let with = counts(&job(&dir).param("model", &model).run());
-    assert_eq!(told(&with, ["embedded_again", "unchanged", "added", "changed"]), [2, 2, 0, 0]);
+    assert_eq!(values(&with, ["embedded_again", "unchanged", "added", "changed"]), [2, 2, 0, 0]);
     assert!(with["embedding"].as_str().unwrap().starts_with("static/1/4/"), "{with}");
     assert_eq!(vectors(&dir), [vec![127, 0, 0, 0], vec![0, 127, 13, 0]]);
 
     // Without --model the stored method is used, also for new documents.
     dir.write(file, email("a", "car") + &email("b", "a rose") + &email("c", "invoice"));
     let later = counts(&job(&dir).run());
-    assert_eq!(told(&later, ["embedded_again", "unchanged", "added", "changed"]), [0, 2, 1, 0]);
+    assert_eq!(values(&later, ["embedded_again", "unchanged", "added", "changed"]), [0, 2, 1, 0]);
     assert_eq!((&later["embedding"], vectors(&dir)[2].clone()), (&with["embedding"], vec![0, 0, 0, 127]));
 
     // The same model in another directory: only the directory changes.
@@ -286,16 +289,16 @@ fn the_model_is_remembered_and_with_another_all_vectors_are_made_again() {
     gone.assert_permanent(error);
     assert!(gone.error().unwrap().contains("model: no such directory; set --model"), "{:?}", gone.error());
     assert_eq!(
-        told(&counts(&job(&dir).param("model", &moved).run()), ["embedded_again", "unchanged", "documents", "read"]),
+        values(&counts(&job(&dir).param("model", &moved).run()), ["embedded_again", "unchanged", "documents", "read"]),
         [0, 3, 3, 3]
     );
-    assert_eq!(told(&counts(&job(&dir).run()), ["embedded_again", "unchanged", "documents", "read"]), [0, 3, 3, 3]);
+    assert_eq!(values(&counts(&job(&dir).run()), ["embedded_again", "unchanged", "documents", "read"]), [0, 3, 3, 3]);
 
     // Another model in its place, and documents that are in no file any more.
     dir.write("moved/model.safetensors", small_model::table(0.5));
     dir.write(file, email("c", "invoice"));
     let other = counts(&job(&dir).param("keep_missing", true).run());
-    assert_eq!(told(&other, ["embedded_again", "unchanged", "documents", "removed"]), [3, 1, 3, 0]);
+    assert_eq!(values(&other, ["embedded_again", "unchanged", "documents", "removed"]), [3, 1, 3, 0]);
     assert_ne!(other["embedding"], with["embedding"]);
     assert_eq!(vectors(&dir)[2], [64, 0, 0, 127]);
 
@@ -306,7 +309,7 @@ fn the_model_is_remembered_and_with_another_all_vectors_are_made_again() {
 }
 
 #[test]
-fn vectors_are_made_again_all_of_them_or_none() {
+fn recomputing_vectors_is_atomic() {
     let dir = TempDir::new();
     let all: String = (0..250).map(|n| email(&format!("m{n:04}"), "car")).collect();
     dir.write("canonizer/email.jsonl", all);
@@ -332,17 +335,17 @@ fn vectors_are_made_again_all_of_them_or_none() {
 }
 
 #[test]
-fn a_model_that_cannot_be_used_leaves_the_index_as_it_was() {
+fn an_invalid_model_leaves_the_index_unchanged() {
     let dir = TempDir::new();
     dir.write("canonizer/email.jsonl", email("a", "one"));
     job(&dir).param("model", dir.path().join("no")).run().assert_permanent("no: no such directory; set --model to");
     assert_eq!(counts(&job(&dir).run())["added"], 1);
     job(&dir).param("model", dir.path().join("no")).run().assert_permanent("no: no such directory; set --model to");
-    assert_eq!(told(&counts(&job(&dir).run()), ["embedded_again", "unchanged", "added", "changed"]), [0, 1, 0, 0]);
+    assert_eq!(values(&counts(&job(&dir).run()), ["embedded_again", "unchanged", "added", "changed"]), [0, 1, 0, 0]);
 }
 
 #[test]
-fn a_second_writer_is_told_to_wait() {
+fn a_second_writer_fails() {
     let dir = TempDir::new();
     dir.write("canonizer/email.jsonl", email("a", "one"));
     counts(&job(&dir).run());

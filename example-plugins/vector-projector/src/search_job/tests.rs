@@ -150,7 +150,7 @@ fn a_search_never_meets_vectors_of_two_models() {
 }
 
 #[test]
-fn an_index_of_other_vectors_is_told() {
+fn an_index_with_other_vectors_is_an_error() {
     let dir = indexed(&DOCUMENTS);
     let db = rusqlite::Connection::open(dir.path().join("vector-projector/index.db")).unwrap();
     for (change, says) in [
@@ -171,7 +171,7 @@ fn no_query_is_an_error_of_syntax() {
     for query in [
         "AND",
         "OR OR",
-        "NEAR(",
+        "MIN_SIMILARITY(",
         "a NOT",
         "(",
         "x)",
@@ -204,7 +204,7 @@ fn no_query_is_an_error_of_syntax() {
 }
 
 #[test]
-fn what_cannot_be_searched_is_told() {
+fn an_impossible_search_is_an_error() {
     let dir = TempDir::new();
     job(&dir, "x").run().assert_permanent("there is no index yet; run vector-projector/index_documents first");
     let dir = indexed(&DOCUMENTS);

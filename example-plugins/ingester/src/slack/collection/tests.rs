@@ -52,7 +52,7 @@ fn the_sample_export() {
 }
 
 #[test]
-fn running_again_adds_nothing_and_a_torn_line_is_mended() {
+fn a_second_run_adds_nothing_and_repairs_the_last_line() {
     let dir = TempDir::new();
     let first = counts(&extract(sample(), &dir).run());
     let whole = dir.read(ARCHIVE);
@@ -84,7 +84,7 @@ fn zip(path: &Path, files: &[(&str, Vec<u8>)]) {
 }
 
 #[test]
-fn what_is_no_export_is_said_with_its_mend() {
+fn errors_for_invalid_exports() {
     let dir = TempDir::new();
     let at = |name: &str| dir.path().join(name);
     let whole = std::fs::read(sample()).unwrap();
@@ -114,7 +114,7 @@ fn what_is_no_export_is_said_with_its_mend() {
 }
 
 #[test]
-fn nothing_that_was_said_is_in_events() {
+fn events_contain_no_message_text() {
     let dir = TempDir::new();
     let path = dir.path().join("private.zip");
     let day = br#"[{"ts":"1704103200.000100","text":"SECRET","user":"SECRET"},{"text":"SECRET"}]"#.to_vec();

@@ -117,7 +117,7 @@ fn the_files_are_found_where_libraries_put_them() {
 }
 
 #[test]
-fn what_is_no_model_is_told() {
+fn an_invalid_model_directory_is_an_error() {
     let dir = written();
     let hint = "set --model to a directory with model.safetensors and tokenizer.json";
     refused(&dir.path().join("no"), &["no: no such directory", hint]);
@@ -130,12 +130,12 @@ fn what_is_no_model_is_told() {
     fs::write(empty.path().join("b.safetensors"), table(0.0)).unwrap();
     refused(empty.path(), &["cannot choose its model.safetensors: a.safetensors or b.safetensors;", hint]);
     let large = written();
-    fs::File::options().write(true).open(large.path().join("model.safetensors")).unwrap().set_len(MOST_BYTES + 1).unwrap();
+    fs::File::options().write(true).open(large.path().join("model.safetensors")).unwrap().set_len(MAX_BYTES + 1).unwrap();
     refused(large.path(), &["model.safetensors: is larger than 2 GiB", hint]);
 }
 
 #[test]
-fn a_table_that_is_none_is_told() {
+fn an_invalid_table_is_an_error() {
     let dir = written();
     let whole = table(0.0);
     let cut: Vec<Vec<u8>> = [0, 4, 8, 60, whole.len() - 1].iter().map(|&at| whole[..at].to_vec()).collect();
@@ -172,7 +172,7 @@ fn a_table_that_is_none_is_told() {
 }
 
 #[test]
-fn a_tokenizer_that_is_none_or_of_another_model_is_told() {
+fn an_invalid_or_foreign_tokenizer_is_an_error() {
     let dir = written();
     let path = dir.path().join("tokenizer.json");
     let without = |key: &str| {
