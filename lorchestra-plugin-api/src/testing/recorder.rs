@@ -97,7 +97,7 @@ impl Recorder {
 
     fn append(&self, recorded: &mut Recorded, event: &RawEvent<'_>) -> Result<(), EmitError> {
         if recorded.ended {
-            return Err(EmitError::new(EmitErrorKind::Ended, "the job has ended: it cannot emit more events"));
+            return Err(EmitError::new(EmitErrorKind::Ended, "the job has ended, so it cannot emit events"));
         }
         let emitted = Emitted::of(event).map_err(EmitError::invalid)?;
         recorded.events.push(emitted);
