@@ -24,7 +24,7 @@ mod tables;
 mod wire;
 
 pub use faults::{Fault, Faults, Method, StorageErrorCode};
-pub use state::Stream;
+pub use state::{Exchange, Stream};
 pub use tables::{Row, TableName, WritePath};
 
 use serde_json::{Value, json};
@@ -239,6 +239,16 @@ impl Fake {
     /// The stream is gone, its rows stay.
     pub fn drop_stream(&self, name: &str) {
         self.shared.state().stream(name).into_iter().for_each(|stream| stream.dropped = true);
+    }
+
+    /// From now on every request is kept as it came.
+    pub fn record(&self) {
+        self.shared.state().recorded = Some(Vec::new());
+    }
+
+    /// What came since [`Fake::record`], in order.
+    pub fn recorded(&self) -> Vec<Exchange> {
+        self.shared.state().recorded.clone().unwrap_or_default()
     }
 
     /// How many requests of this method have come, also those that went wrong.

@@ -497,6 +497,38 @@ fn the_python_tools_table_keeps_working() {
     }
 }
 
+/// Tables that cannot be written to are refused in one sentence that says what to change; nothing is lost, and a fit one gets it all.
+#[test]
+fn tables_that_do_not_fit_are_refused_in_a_sentence() {
+    let fields = || lorchestra_tests::bigquery::fake::event_columns();
+    let mut required = fields();
+    required.as_array_mut().unwrap().push(json!({"name": "tenant", "type": "STRING", "mode": "REQUIRED"}));
+    let mut loaded = fields();
+    loaded.as_array_mut().unwrap().push(json!({"name": "loaded_at", "type": "TIMESTAMP"}));
+    let partition = |by: &str| json!({"schema": {"fields": loaded}, "timePartitioning": {"type": "DAY", "field": by}, "requirePartitionFilter": true});
+    let view = json!({"view": {"query": "SELECT 1 AS event_id", "useLegacySql": false}});
+    for write in BOTH {
+        for (resource, said) in [
+            (
+                json!({"schema": {"fields": required}}),
+                "column tenant is REQUIRED, and events have nothing for it: make it NULLABLE",
+            ),
+            (view.clone(), "is a VIEW: name the table that events are to be written to"),
+            (partition("loaded_at"), "requires a partition filter on column loaded_at"),
+        ] {
+            let site = Site::without_table(write);
+            site.fake.create_table(&site.table, &resource);
+            let ended = site.sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+            assert_eq!(ended.err().lines().count(), 1, "{}", ended.shown());
+            assert!(ended.err().contains(said) && ended.err().contains("2 events are not in BigQuery yet"), "{}", ended.shown());
+            site.fake.drop_table(&site.table);
+            site.fake.create_table(&site.table, &partition("created_at"));
+            assert_eq!(site.flushed(), 2, "{write:?} {said}");
+            site.all_is_delivered(write, said);
+        }
+    }
+}
+
 #[test]
 fn events_from_before_bigquery_was_named_are_delivered_too() {
     let site = Site::new(Write::Storage);
