@@ -4,6 +4,7 @@
 use crate::exit::Code;
 use crate::refusal::{self, Refusal};
 use crate::show;
+use lorchestra_core::host::rights::{self, Change, Kind, Target};
 use lorchestra_core::host::state::StateError;
 use lorchestra_core::packages::catalog::{Catalog, Fault, Lookup, Problem};
 use lorchestra_core::packages::install::InstallError;
@@ -133,9 +134,21 @@ impl From<StateError> for Failure {
                 let code = if full_or_read_only(source) { Code::NotWritable } else { Code::Config };
                 Self::refused(code, &message, path, source).mend(format!("or {choose}"))
             }
-            StateError::OtherUser { path, owner, user } => Self::new(Code::Config, message)
-                .mend(format!("run the command as user {owner}, or give it away: chown -R {user} {}", shell(path)))
-                .mend(format!("or {choose}")),
+            StateError::OtherUser { path, owner, user } => {
+                let target = Target { path, owner: *owner, kind: Kind::Directory };
+                let give = rights::command(target, Change::OwnerOfAll(*user), *user);
+                let failure = match (rights::is_mapped(*owner), give) {
+                    (false, _) => {
+                        Self::new(Code::Config, format!("{message}: user {owner} is here {}", rights::owner_text(*owner)))
+                    }
+                    (true, None) => Self::new(Code::Config, message).mend(format!("run the command as user {owner}")),
+                    (true, Some(give)) => {
+                        Self::new(Code::Config, message).mend(format!("run the command as user {owner}, or give it away: {give}"))
+                    }
+                };
+                let or = if failure.mends.is_empty() { "" } else { "or " };
+                failure.mend(format!("{or}{choose}"))
+            }
             StateError::NotADirectory { path } => {
                 Self::new(Code::Config, message).mend(format!("move {} away", shell(path))).mend(format!("or {choose}"))
             }

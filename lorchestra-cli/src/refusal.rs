@@ -1,6 +1,7 @@
 //! Which directory or file is the root of it when the system refuses a path, and what mends that. Looks at the file system, at the
 //! moment of the message; [`crate::failure`] makes the message.
 
+use lorchestra_core::host::rights::{self, Change, Kind, Target};
 use lorchestra_core::text::{path_text, shell};
 use rustix::fs::{Access, access};
 use std::io::{Error, ErrorKind};
@@ -21,7 +22,7 @@ pub(crate) fn of(path: &Path, error: &Error) -> Option<Refusal> {
     let (at, meta) = path.ancestors().find_map(|at| Some((at, std::fs::metadata(at).ok()?)))?;
     let (shown, typed) = (path_text(at), shell(at));
     match error.kind() {
-        ErrorKind::PermissionDenied => unwritable(at),
+        ErrorKind::PermissionDenied => unwritable(at, path),
         ErrorKind::ReadOnlyFilesystem => Some(Refusal {
             what: format!("the file system of {shown} is mounted read-only"),
             mend: format!("findmnt -T {typed} shows where it is mounted"),
@@ -45,7 +46,7 @@ pub(crate) fn of(path: &Path, error: &Error) -> Option<Refusal> {
 
 /// The refusal of a file that cannot be written: its own, or that of its directory.
 pub(crate) fn of_file(path: &Path) -> Option<Refusal> {
-    path.ancestors().take(2).filter(|at| at.exists()).find_map(unwritable)
+    path.ancestors().take(2).filter(|at| at.exists()).find_map(|at| unwritable(at, path))
 }
 
 /// No room at this place.
@@ -59,21 +60,26 @@ pub(crate) fn full(at: &Path) -> Refusal {
     }
 }
 
-/// Something that is there and that this user may not use.
-fn unwritable(at: &Path) -> Option<Refusal> {
+/// Something that is there and that this user may not use, on the way to `wanted`.
+fn unwritable(at: &Path, wanted: &Path) -> Option<Refusal> {
     let meta = std::fs::metadata(at).ok()?;
     let needed =
         if meta.is_dir() { Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK } else { Access::READ_OK | Access::WRITE_OK };
     access(at, needed).err()?;
-    let (shown, typed) = (path_text(at), shell(at));
     let (user, owner) = (rustix::process::geteuid().as_raw(), meta.uid());
-    let mode = if meta.is_dir() { "u+rwx" } else { "u+rw" };
-    Some(if owner == user {
-        Refusal { what: format!("this user may not write in {shown}"), mend: format!("chmod {mode} {typed}") }
+    let (kind, rights) = if meta.is_dir() { (Kind::Directory, "rwx") } else { (Kind::File, "rw") };
+    let (change, whose) = if owner == user {
+        (Change::OwnerMay(rights), String::new())
     } else {
-        let what = format!("this user may not write in {shown}, which belongs to user {owner}");
-        Refusal { what, mend: format!("as user {owner} or root: chown {user} {typed}") }
-    })
+        (Change::Owner(user), format!(", which belongs to {}", rights::owner_text(owner)))
+    };
+    // What is another user's file is his, whatever is in it.
+    let of_another = kind == Kind::File && owner != user && !at.parent().is_some_and(rights::is_ours);
+    let command = rights::command(Target { path: at, owner, kind }, change, user).filter(|_| !of_another);
+    let mend = command.or_else(|| rights::make_for(wanted, user).filter(|_| at != Path::new("/"))).unwrap_or_else(|| {
+        format!("choose a place where user {user} may write; ls -ld {} shows who may write in this one", shell(at))
+    });
+    Some(Refusal { what: format!("this user may not write in {}{whose}", path_text(at)), mend })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use crate::exit::Code;
 use crate::failure::Failure;
 use crate::settings::Settings;
 use lorchestra_core::host::files;
+use lorchestra_core::host::rights::{self, Change, Kind, Target};
 use lorchestra_core::plan::source::Source;
 use lorchestra_core::plan::{Given, RunSpec};
 use lorchestra_core::secrets::Secrets;
@@ -174,21 +175,20 @@ fn file(sought: &Sought<'_>, path: &Path) -> Result<Found, Failure> {
         let failure = sought.missing(&format!("{shown} cannot be read: {e}"));
         match e.kind() {
             io::ErrorKind::NotFound => failure.mend("put the secret there, or name another source"),
-            io::ErrorKind::PermissionDenied => failure.mend(format!("chown {} {shown}, or name another source", whoami())),
+            io::ErrorKind::PermissionDenied => failure.mend(format!("{}, or name another source", rights::readable(path))),
             _ => failure.mend("name a file that holds the secret and nothing else"),
         }
     };
     let file = files::open_regular(path, OFlags::RDONLY).map_err(failed)?;
     let meta = file.metadata().map_err(failed)?;
-    if meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o077 != 0 {
-        return Err(sought.wrong(&format!("is in {shown}, which others may read or write")).mend(format!("chmod 600 {shown}")));
+    let user = rustix::process::geteuid().as_raw();
+    if meta.uid() == user && meta.mode() & 0o077 != 0 {
+        let failure = sought.wrong(&format!("is in {shown}, which others may read or write"));
+        let private = rights::command(Target { path, owner: user, kind: Kind::File }, Change::Private, user);
+        return Err(private.into_iter().fold(failure, Failure::mend));
     }
     let mut bytes = Zeroizing::new(Vec::new());
     // One byte more than any secret and its line break may have: too long is told, and not cut.
     file.take(MAX_SECRET as u64 + 3).read_to_end(&mut bytes).map_err(failed)?;
     Ok((format!("from {shown}"), bytes))
-}
-
-fn whoami() -> String {
-    rustix::process::geteuid().as_raw().to_string()
 }

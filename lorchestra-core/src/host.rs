@@ -7,5 +7,6 @@ pub mod clock;
 pub mod files;
 pub mod locks;
 pub mod process;
+pub mod rights;
 pub mod signals;
 pub mod state;

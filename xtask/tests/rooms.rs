@@ -3,6 +3,8 @@
 //! - `lorchestra-core`: a module imports only from rooms that stand before its own in the list of `src/lib.rs`. So the rooms form a DAG.
 //! - `lorchestra-cli`: its modules form a DAG too, so what every command uses imports no command.
 //!
+//! - Commands that change an owner or a mode are written in one module, which decides where a hint may have one.
+//!
 //! Imports of tests do not count: a test may look at anything.
 
 #![expect(clippy::expect_used, reason = "a test that cannot go on has failed")]
@@ -170,4 +172,28 @@ fn a_source_is_read_as_rustc_reads_it() {
     let (code, test_files) = code(source);
     assert_eq!(test_files, ["more"]);
     assert_eq!(imports(&code), ["one", "two", "three", "five"]);
+}
+
+/// A hint is copied into a shell, often by root: `host::rights` alone decides what it may change.
+#[test]
+fn one_module_writes_commands_that_change_owners_and_modes() {
+    let mut pending: Vec<PathBuf> = ["lorchestra-core/src", "lorchestra-cli/src", "lorchestra-plugin-api/src", "example-plugins"]
+        .map(|at| workspace().join(at))
+        .into();
+    let mut found = BTreeSet::new();
+    while let Some(path) = pending.pop() {
+        if path.is_dir() {
+            pending.extend(fs::read_dir(&path).expect("a directory").map(|entry| entry.expect("an entry").path()));
+            continue;
+        }
+        let is_test = path.components().any(|part| part.as_os_str() == "tests") || path.ends_with("tests.rs");
+        if path.extension().is_some_and(|extension| extension == "rs") && !is_test {
+            let (code, _) = code(&fs::read_to_string(&path).expect("a source"));
+            if ["chmod ", "chown ", "setfacl ", "install -d", "chgrp "].iter().any(|command| code.contains(command)) {
+                found.insert(path.strip_prefix(workspace()).expect("below the workspace").to_owned());
+            }
+        }
+    }
+    let only = PathBuf::from("lorchestra-core/src/host/rights.rs");
+    assert_eq!(found, BTreeSet::from([only]), "use host::rights::command, which knows what a hint may change");
 }

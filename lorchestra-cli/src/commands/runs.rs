@@ -12,7 +12,7 @@ use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::host::process::ignored_by;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::run::log;
-use lorchestra_core::run::recovery::close_all_abandoned;
+use lorchestra_core::run::recovery::{close_all_abandoned, is_locked, worker_is_elsewhere};
 use lorchestra_core::store::{Attempt, Backlog, Moved, Run, RunFilter, RunState, Store};
 use lorchestra_core::text::{self, printable};
 use serde_json::{Value, json};
@@ -38,41 +38,41 @@ pub(crate) enum Runs {
         before_help = "Examples:\n  lorchestra runs list\n  lorchestra runs list --running\n  lorchestra runs list --limit 100 --json"
     )]
     List {
-        /// Only those that are running
+        /// Show only runs that are still running
         #[arg(long)]
         running: bool,
-        /// At most so many
+        /// Maximum number of runs to show
         #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         limit: u64,
-        /// One JSON object a line (schema lorchestra.run/1)
+        /// Print one JSON object per line (schema lorchestra.run/1)
         #[arg(long)]
         json: bool,
     },
-    /// Show a run: its parameters, how it ended, what it emitted, where its logs are
+    /// Show a run: parameters, outcome, events and log files
     #[command(before_help = "Example:\n  lorchestra runs show 019ab")]
     Show {
-        /// Id of the run, or enough of its beginning or end
+        /// Run id, or a unique prefix or suffix of it
         run: String,
-        /// One JSON object (schema lorchestra.runs-show/1)
+        /// Print one JSON object (schema lorchestra.runs-show/1)
         #[arg(long)]
         json: bool,
-        /// Print only the run's spec, which `run-job --spec` runs again
+        /// Print only the run's spec, ready for `run-job --spec`
         #[arg(long, conflicts_with = "json")]
         spec: bool,
     },
-    /// Print what a job printed, byte for byte
+    /// Print the output of a job, byte for byte
     #[command(before_help = "Examples:\n  lorchestra runs logs 019ab\n  lorchestra runs logs 019ab --trace")]
     Logs {
-        /// Id of the run, or enough of its beginning or end
+        /// Run id, or a unique prefix or suffix of it
         run: String,
-        /// What the job traced instead, one JSON object a line
+        /// Print the job's trace instead, one JSON object per line
         #[arg(long)]
         trace: bool,
     },
-    /// Tell a running job to end, and wait for it
+    /// Stop a running job and wait for it to end
     #[command(before_help = "Example:\n  lorchestra runs stop 019ab")]
     Stop {
-        /// Id of the run, or enough of its beginning or end
+        /// Run id, or a unique prefix or suffix of it
         run: String,
     },
 }
@@ -345,6 +345,9 @@ fn stop(
     let mut was_alive = true;
     loop {
         if was_alive && !run.is_supervised() {
+            if worker_is_elsewhere(state, run) {
+                return Err(elsewhere(run));
+            }
             // Killed, now or between the look at the open runs and the one above: nobody but us ends the run.
             was_alive = false;
             deadline = Instant::now() + CLOSING;
@@ -370,12 +373,28 @@ fn stop(
                 failure
                     .mend("its grace may be long: lorchestra runs list --running")
                     .mend(format!("kill -TERM {} a second time kills the job at once", run.supervisor_pid))
+            } else if is_locked(state, run) {
+                elsewhere(run)
             } else {
-                failure.mend("its supervisor is dead; lorchestra runs list closes the run, or says what is in the way")
+                failure.mend("its supervisor is not there; lorchestra runs list closes the run, or says what is in the way")
             });
         }
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// A run whose supervisor lives where this process cannot see it.
+fn elsewhere(run: &Run) -> Failure {
+    let what =
+        format!("run {} cannot be stopped from here: its supervisor lives in another PID namespace (a container)", run.run_id);
+    Failure::new(Code::Failed, what)
+        .mend(format!(
+            "its lock is held, and process {} of host {} is not to be seen here",
+            run.supervisor_pid,
+            printable(&run.host)
+        ))
+        .mend(format!("run the command where the run was started: lorchestra runs stop {}", run.run_id))
+        .mend("or stop that container")
 }
 
 /// `1 at 2024-01-31T12:00:00Z, error after 0.31s: the message`

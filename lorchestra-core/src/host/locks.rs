@@ -136,16 +136,26 @@ impl AttemptLock {
         Ok(Self { _file: file })
     }
 
-    /// The process that holds the lock, if any.
-    pub fn holder(path: &Path) -> io::Result<Option<Pid>> {
+    /// Who holds the lock, if anybody does.
+    pub fn holder(path: &Path) -> io::Result<Option<Holder>> {
         let file = match open_with(path, OFlags::empty()) {
             Ok(file) => file,
             Err(e) if is_none(&e) => return Ok(None),
             Err(e) => return Err(e),
         };
         let wanted = Flock::from(FlockType::WriteLock);
-        Ok(rustix::process::fcntl_getlk(&file, &wanted)?.and_then(|held| held.pid))
+        let held = rustix::process::fcntl_getlk(&file, &wanted)?;
+        Ok(held.map(|held| held.pid.map_or(Holder::Elsewhere, Holder::Process)))
     }
+}
+
+/// Who holds an [`AttemptLock`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// This process.
+    Process(Pid),
+    /// A process of another PID namespace, which has no number here.
+    Elsewhere,
 }
 
 /// Whether an error of a lock's file says that there is none: nothing, or what is no file, which a job may have put in its place and on

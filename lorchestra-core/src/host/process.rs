@@ -74,6 +74,8 @@ pub struct Stat {
     pub system: u64,
     /// Start, in clock ticks since boot.
     pub start: u64,
+    /// The signal that has stopped it, where the kernel (5.17 or newer) says so and nobody has waited for the stop.
+    pub stop_signal: Option<i32>,
 }
 
 impl Stat {
@@ -93,6 +95,8 @@ impl Stat {
             user: number(11)? + number(13)?,
             system: number(12)? + number(14)?,
             start: number(19)?,
+            // As for wait(2). Of a process that has ended it is the exit code.
+            stop_signal: number(49).filter(|code| (1..=64).contains(code)).and_then(|code| i32::try_from(code).ok()),
         })
     }
 }
@@ -104,10 +108,20 @@ pub fn ticks_to_ms(ticks: u64) -> u64 {
 
 /// The children of this process, also those that became its children as a subreaper.
 pub fn children() -> Vec<Pid> {
-    let Ok(tasks) = fs::read_dir("/proc/self/task") else { return Vec::new() };
+    // Not by its pid: /proc may be that of another PID namespace.
+    children_in("self").into_iter().filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?)).collect()
+}
+
+/// The children of a process, of all its threads; none, where that cannot be read.
+pub fn children_of(pid: u32) -> Vec<u32> {
+    children_in(&pid.to_string())
+}
+
+fn children_in(process: &str) -> Vec<u32> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{process}/task")) else { return Vec::new() };
     tasks
         .filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok())
-        .flat_map(|text| text.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect::<Vec<_>>())
+        .flat_map(|text| text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
         .collect()
 }
 

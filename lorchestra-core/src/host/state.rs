@@ -17,6 +17,7 @@
 //!
 //! Directories 0700, files 0600. Knows paths and modes, nothing of what is in the files.
 
+use crate::host::rights;
 use rustix::io::Errno;
 use std::fs::{self, DirBuilder, Metadata};
 use std::io;
@@ -96,7 +97,10 @@ impl StateDir {
         if meta.uid() != user {
             return Err(StateError::OtherUser { path: path(), owner: meta.uid(), user });
         }
-        make_private(root, &meta)?;
+        // Not `/tmp`, which somebody may have named: only the directories in it are ours then.
+        if rights::is_ours(root) || fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_none()) {
+            make_private(root, &meta)?;
+        }
         let fs = rustix::fs::statfs(root).map_err(|e| StateError::Io { path: path(), source: e.into() })?;
         match network(fs.f_type) {
             Some(kind) => Err(StateError::Network { path: path(), kind }),
@@ -247,6 +251,21 @@ mod tests {
                 let now = fs::metadata(&dir).unwrap().permissions().mode() & 0o7777;
                 assert_eq!(now, mode & !0o077, "{}", dir.display());
             }
+        }
+    }
+
+    /// A directory that others use was named: those who may use it still may, and what is lorchestra's is closed to them.
+    #[test]
+    fn a_directory_that_others_use_keeps_its_mode() {
+        let parent = tempfile::tempdir().unwrap();
+        let root = parent.path().join("shared");
+        fs::create_dir(&root).unwrap();
+        fs::write(root.join("notes.txt"), "").unwrap();
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o1777)).unwrap();
+        for _ in 0..2 {
+            StateDir::open(&root).unwrap();
+            let mode = |name: &str| fs::metadata(root.join(name)).unwrap().permissions().mode() & 0o7777;
+            assert_eq!(["", "spool", "logs", "locks"].map(mode), [0o1777, 0o700, 0o700, 0o700]);
         }
     }
 

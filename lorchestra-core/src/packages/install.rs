@@ -23,7 +23,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Held while a directory is changed. Never removed: a lock on a file that is gone protects nothing.
-const LOCK: &str = ".lorchestra.lock";
+const LOCK: &str = crate::host::rights::PLUGIN_LOCK;
 /// Files of a command that is under way begin like this.
 const UNFINISHED: &str = ".lorchestra-install-";
 

@@ -18,6 +18,9 @@ pub enum Ending {
     Timeout {
         /// The limit.
         after: std::time::Duration,
+        /// What of the job was stopped at that moment.
+        #[serde(default)]
+        stopped: Option<Stop>,
     },
     /// A signal told the supervisor to end.
     Cancelled {
@@ -26,6 +29,29 @@ pub enum Ending {
     },
     /// The supervisor could not go on (a panic, a system call that cannot fail), and ended the job.
     SupervisorFault,
+}
+
+/// A process of a job that a signal has stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stop {
+    /// The signal; not known of every process.
+    pub signal: Option<i32>,
+    /// A process that the job started; `None`: the worker itself.
+    pub process: Option<u32>,
+}
+
+impl std::fmt::Display for Stop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.process {
+            Some(pid) => write!(f, "process {pid}, which it started, was stopped by ")?,
+            None => write!(f, "it was stopped by ")?,
+        }
+        match self.signal {
+            Some(signal) => f.write_str(&signal_name(signal))?,
+            None => f.write_str("a signal")?,
+        }
+        f.write_str(" and not continued")
+    }
 }
 
 /// How a process ended.
@@ -135,8 +161,9 @@ fn cause_of(evidence: &Evidence) -> Outcome {
     let said = evidence.end.as_ref().map(result_text);
     if let Some(ending) = evidence.ending {
         let (cause, message, signal) = match ending {
-            Ending::Timeout { after } => {
-                (Cause::Timeout, format!("it did not end within {}", crate::plan::duration::show(after)), None)
+            Ending::Timeout { after, stopped } => {
+                let stopped = stopped.map(|stop| format!(": {stop}")).unwrap_or_default();
+                (Cause::Timeout, format!("it did not end within {}{stopped}", crate::plan::duration::show(after)), None)
             }
             Ending::Cancelled { signal } => {
                 (Cause::Cancelled, format!("it was told to end ({})", signal_name(signal)), Some(signal))
@@ -288,7 +315,7 @@ mod tests {
         for end in ends {
             for death in [Death::Exited(0), Death::Killed { signal: 9, core: false }] {
                 let timeout = Evidence {
-                    ending: Some(Ending::Timeout { after: Duration::from_secs(1) }),
+                    ending: Some(Ending::Timeout { after: Duration::from_secs(1), stopped: None }),
                     end: end.clone(),
                     death,
                     ..evidence()
@@ -372,7 +399,7 @@ mod tests {
             Some(Final::NotLoaded { message: text() }),
             Some(Final::SpoolFault { message: text() }),
         ];
-        let endings = [None, Some(Ending::Timeout { after: Duration::from_secs(5) })]
+        let endings = [None, Some(Ending::Timeout { after: Duration::from_secs(5), stopped: None })]
             .into_iter()
             .chain([1, 2, 15].map(|signal| Some(Ending::Cancelled { signal })))
             .chain([Some(Ending::SupervisorFault)]);

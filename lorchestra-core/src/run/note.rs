@@ -83,6 +83,7 @@ pub(crate) fn read(path: &Path) -> Seen {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::decision::Stop;
     use std::time::Duration;
 
     #[test]
@@ -92,7 +93,8 @@ mod tests {
         assert_eq!(read(&path), Seen::default());
         let note = Note::create(&path).unwrap();
         assert_eq!(read(&path), Seen::default());
-        let mut seen = Seen { ending: Some(Ending::Timeout { after: Duration::from_secs(3) }), ..Seen::default() };
+        let stopped = Some(Stop { signal: Some(19), process: Some(u32::MAX) });
+        let mut seen = Seen { ending: Some(Ending::Timeout { after: Duration::from_secs(3), stopped }), ..Seen::default() };
         note.write(&seen).unwrap();
         assert_eq!(read(&path), seen);
         seen.death = Some(Death::Killed { signal: 9, core: false });

@@ -21,7 +21,7 @@
 //!
 //! A run that cannot be closed stays open and keeps nobody from anything but a run of the same job and account.
 
-use crate::host::locks::{self, AttemptLock, FileLock, overlap_name};
+use crate::host::locks::{self, AttemptLock, FileLock, Holder, overlap_name};
 use crate::host::process;
 use crate::host::state::StateDir;
 use crate::outcome::Outcome;
@@ -235,6 +235,17 @@ fn claim(state: &StateDir, store: &Store, run_id: &str, excludes: bool, room: &m
     }
 }
 
+/// Whether a run's worker lives in another PID namespace (a container that shares the state directory): it holds its lock, and has no number
+/// here.
+pub fn worker_is_elsewhere(state: &StateDir, run: &Run) -> bool {
+    matches!(AttemptLock::holder(&state.attempt_lock(&run.run_id, run.attempts)), Ok(Some(Holder::Elsewhere)))
+}
+
+/// Whether somebody holds a run's lock: its supervisor, or for some seconds a command that closes it.
+pub fn is_locked(state: &StateDir, run: &Run) -> bool {
+    matches!(FileLock::try_take_existing(&state.run_lock(&run.run_id)), Ok(None))
+}
+
 /// Closes runs.
 fn close(state: &StateDir, store: &mut Store, dead: Vec<Claimed>, closed: &mut Closed) {
     let mut quiet = Vec::new();
@@ -315,14 +326,19 @@ fn wait_for_worker(state: &StateDir, run_id: &str, attempt: u32) -> Result<(), R
     let io = |source| RecoveryError::Io { path: path.clone(), source };
     let deadline = Instant::now() + WORKER;
     let mut killed = false;
-    while let Some(pid) = AttemptLock::holder(&path).map_err(io)? {
+    while let Some(holder) = AttemptLock::holder(&path).map_err(io)? {
         if Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(10));
-        } else if !killed {
+            continue;
+        }
+        let Holder::Process(pid) = holder else {
+            return Err(io(io::Error::other("a process of another PID namespace (a container) holds it")));
+        };
+        if !killed {
             killed = true;
             if let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty())
                 // Asked again with the descriptor in hand: it is the holder that is killed, not who got its pid.
-                && AttemptLock::holder(&path).map_err(io)? == Some(pid)
+                && AttemptLock::holder(&path).map_err(io)? == Some(holder)
             {
                 tracing::warn!(run_id, pid = pid.as_raw_nonzero(), "killing a worker that outlived its supervisor");
                 process::kill(&pidfd).map_err(io)?;

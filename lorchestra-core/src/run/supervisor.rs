@@ -22,6 +22,7 @@ mod course;
 pub(crate) mod dispatch;
 mod overlap;
 mod run_files;
+mod stops;
 pub mod trial;
 
 use super::ending::{Facts, earlier, terminal};

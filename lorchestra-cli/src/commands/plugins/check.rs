@@ -11,6 +11,7 @@ use lorchestra_core::packages::catalog::{Catalog, Fault, Package, Reason};
 use lorchestra_core::packages::changes::Changes;
 use lorchestra_core::packages::library::Library;
 use lorchestra_core::plan::duration;
+use lorchestra_core::run::decision::Stop;
 use lorchestra_core::run::supervisor::trial::{self, Verdict};
 use lorchestra_core::text::{self, one_line, path_text, shortened};
 use serde_json::{Value, json};
@@ -78,8 +79,13 @@ fn words(verdict: &Verdict) -> Result<String, String> {
             let said = printed.as_ref().map(|line| format!("; it printed: {}", shortened(&one_line(line), 200)));
             Err(format!("the process that loads it {how}{}", said.unwrap_or_default()))
         }
-        Verdict::Late(limit) => Err(format!("it was still loading after {}", duration::show(*limit))),
+        Verdict::Late { limit, stopped } => Err(late(*limit, *stopped)),
     }
+}
+
+fn late(limit: Duration, stopped: Option<Stop>) -> String {
+    let stopped = stopped.map(|stop| format!(": {stop}")).unwrap_or_default();
+    format!("it was still loading after {}{stopped}", duration::show(limit))
 }
 
 /// What is known of the library without loading it.
@@ -156,7 +162,7 @@ impl Facts<'_> {
             }
             Some(Verdict::Refused(message)) => json!({"state": "refused", "detail": message}),
             Some(Verdict::Died { how, printed }) => json!({"state": "died", "detail": how, "printed": printed}),
-            Some(Verdict::Late(limit)) => json!({"state": "late", "detail": duration::show(*limit)}),
+            Some(Verdict::Late { limit, stopped }) => json!({"state": "late", "detail": late(*limit, *stopped)}),
         };
         let jobs: Vec<Value> = jobs::sorted(&manifest.jobs)
             .into_iter()

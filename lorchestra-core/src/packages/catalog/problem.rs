@@ -1,6 +1,7 @@
 //! Why a file cannot be used, and what to do about it.
 
 use super::SearchOutcome;
+use crate::host::rights;
 use crate::text::{one_line, path_text, shell};
 use std::fmt;
 use std::io;
@@ -119,9 +120,10 @@ impl Fault {
         if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) {
             return Self::new(Reason::Unreadable, "there is no such file", not_there(path));
         }
+        let denied = path;
         let path = shell(path);
         let fix = match error.kind() {
-            io::ErrorKind::PermissionDenied => format!("chmod u+r {path}, or give it to this user"),
+            io::ErrorKind::PermissionDenied => rights::readable(denied),
             // Met when it is copied into memory, before it is run.
             io::ErrorKind::FileTooLarge => format!("raise ulimit -f above the size of {path}"),
             _ => format!("copy {path} again"),
@@ -140,6 +142,7 @@ impl Fault {
 
     /// A directory to search, named in `origin`.
     pub(super) fn not_searched(path: &Path, origin: &str, outcome: &SearchOutcome) -> Option<Self> {
+        let directory = path;
         let path = shell(path);
         let named = |what: &str| format!("the directory {what} ({origin})");
         let elsewhere = format!("name another directory in {origin}");
@@ -150,7 +153,7 @@ impl Fault {
             SearchOutcome::Unreadable(why) => Self::new(
                 Reason::Unreadable,
                 named(&format!("cannot be read: {why}")),
-                format!("chmod u+rx {path}, or give it to this user"),
+                format!("{}, or {elsewhere}", rights::readable(directory)),
             ),
         })
     }

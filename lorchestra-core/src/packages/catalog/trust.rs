@@ -16,6 +16,7 @@
 
 use super::accounts;
 use super::problem::{Fault, Reason};
+use crate::host::rights::{self, Change, Kind, Target};
 use crate::text::{path_text, shell};
 use std::ffi::OsString;
 use std::fs::Metadata;
@@ -186,7 +187,7 @@ fn has_access_list(path: &Path) -> bool {
 }
 
 fn fault(seen: Seen, flaw: Flaw, at: &Path, user: u32) -> Fault {
-    let (shown, typed) = (path_text(at), shell(at));
+    let shown = path_text(at);
     let group = || accounts::group_name(seen.group);
     let (it, write) = match seen.what {
         What::File => ("it".to_owned(), "write to it".to_owned()),
@@ -195,26 +196,34 @@ fn fault(seen: Seen, flaw: Flaw, at: &Path, user: u32) -> Fault {
         What::Link => (format!("the link {shown} on the way to it"), String::new()),
     };
     let detail = match flaw {
-        Flaw::Owner => format!("{it} belongs to user {}, who could change what is run", seen.owner),
+        Flaw::Owner => format!("{it} belongs to {}, who could change what is run", rights::owner_text(seen.owner)),
         Flaw::Others => format!("everybody may {write}"),
         Flaw::Group => format!("everybody in the group {} may {write}", group()),
         Flaw::List => format!("those in its access list may {write}"),
     };
-    let command = match (flaw, seen.what) {
-        (Flaw::Owner, What::File | What::Directory) => format!("chown {user} {typed}"),
-        (Flaw::Owner, What::Parent) => format!("chown root {typed}"),
-        (Flaw::Owner, What::Link) => format!("chown -h root {typed}"),
-        (Flaw::Others, _) if seen.mode & 0o020 != 0 => format!("chmod go-w {typed}"),
-        (Flaw::Others, _) => format!("chmod o-w {typed}"),
-        (Flaw::Group, _) => format!("chmod g-w {typed}"),
-        (Flaw::List, _) => format!("setfacl -b {typed}"),
+    let change = match (flaw, seen.what) {
+        (Flaw::Owner, What::File | What::Directory) => Change::Owner(user),
+        (Flaw::Owner, What::Parent | What::Link) => Change::Owner(0),
+        (Flaw::Others, _) if seen.mode & 0o020 != 0 => Change::NotWritableBy("go"),
+        (Flaw::Others, _) => Change::NotWritableBy("o"),
+        (Flaw::Group, _) => Change::NotWritableBy("g"),
+        (Flaw::List, _) => Change::NoList,
     };
-    // Who may run it, where that is not this user.
-    let command = if user != 0 && (flaw == Flaw::Owner || seen.owner != user) { format!("as root: {command}") } else { command };
-    let fix = match (flaw, seen.what) {
+    let kind = match seen.what {
+        What::File => Kind::File,
+        What::Directory | What::Parent => Kind::Directory,
+        What::Link => Kind::Link,
+    };
+    let elsewhere = "keep it in a directory that only this user and root can change (--plugin-dir, plugin_dirs in config.toml)";
+    let fix = match rights::command(Target { path: at, owner: seen.owner, kind }, change, user) {
+        _ if flaw == Flaw::Owner && !rights::is_mapped(seen.owner) => {
+            "run it in a user namespace that maps that user (see /proc/self/uid_map), or outside of any".to_owned()
+        }
         // Another user's home is not to be given away for a plugin.
-        (Flaw::Owner, What::Parent) => format!("run it as user {}; or, if it is to be root's, {command}", seen.owner),
-        _ => command,
+        _ if flaw == Flaw::Owner && seen.what == What::Parent => format!("run it as user {}, or {elsewhere}", seen.owner),
+        Some(command) => command,
+        // Others use it, too: who may write there is not for lorchestra to say.
+        None => format!("{elsewhere}; ls -ld {} shows this one", shell(at)),
     };
     Fault::new(Reason::NotTrusted, detail, fix)
 }
@@ -259,10 +268,10 @@ mod tests {
         fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
     }
 
-    /// A directory as `root/a/b/plugins`, all of it for its owner only.
+    /// A directory as `root/a/lorchestra/plugins`, all of it for its owner only.
     fn tree() -> (tempfile::TempDir, PathBuf) {
         let root = tempfile::tempdir().unwrap();
-        let dir = root.path().join("a/b/plugins");
+        let dir = root.path().join("a/lorchestra/plugins");
         fs::create_dir_all(&dir).unwrap();
         for dir in dir.ancestors().take(4) {
             mode(dir, 0o755);
@@ -274,12 +283,18 @@ mod tests {
     fn every_parent_counts_and_the_mend_names_it() {
         let (root, dir) = tree();
         assert_eq!(directory(&dir).unwrap(), fs::canonicalize(&dir).unwrap());
-        for (name, own) in [("a", false), ("a/b", false), ("a/b/plugins", true)] {
+        for (name, own) in [("a", false), ("a/lorchestra", false), ("a/lorchestra/plugins", true)] {
             let bad = root.path().join(name);
             for (bits, fix) in [(0o757, "chmod o-w"), (0o777, "chmod go-w")] {
                 mode(&bad, bits);
                 let fault = directory(&dir).unwrap_err();
-                assert_eq!((fault.reason, fault.fix), (Reason::NotTrusted, format!("{fix} {}", bad.display())));
+                let shown = format!("ls -ld {} shows this one", bad.display());
+                assert_eq!(fault.reason, Reason::NotTrusted);
+                if name == "a" {
+                    assert!(fault.fix.ends_with(&shown) && !fault.fix.contains("chmod"), "others use it: {fault:?}");
+                } else {
+                    assert_eq!(fault.fix, format!("{fix} {}", bad.display()));
+                }
                 assert!(fault.detail.starts_with("everybody may ") && fault.detail.contains(&*bad.display().to_string()));
             }
             // Sticky protects what lies in it from being replaced, not from company.
@@ -316,13 +331,13 @@ mod tests {
         let (root, dir) = tree();
         let open = root.path().join("open");
         fs::create_dir(&open).unwrap();
-        symlink("../a/./b/../b", open.join("relative")).unwrap();
+        symlink("../a/./lorchestra/../lorchestra", open.join("relative")).unwrap();
         symlink(open.join("relative"), root.path().join("absolute")).unwrap();
         let through = root.path().join("absolute/plugins");
         assert_eq!(directory(&through).unwrap(), fs::canonicalize(&dir).unwrap());
         mode(&open, 0o777);
         let fault = directory(&through).unwrap_err();
-        assert!(fault.fix.ends_with(&*open.display().to_string()), "somebody could turn the link round: {fault:?}");
+        assert!(fault.fix.contains(&format!("ls -ld {} ", open.display())), "somebody could turn the link round: {fault:?}");
         mode(&open, 0o755);
         symlink("loop", root.path().join("loop")).unwrap();
         let fault = directory(&root.path().join("loop")).unwrap_err();
@@ -356,7 +371,7 @@ mod tests {
             fs::remove_file(&name).unwrap();
         }
         // A name that only begins like the directory's.
-        let beside = root.path().join("a/b/plugins2");
+        let beside = root.path().join("a/lorchestra/plugins2");
         fs::create_dir(&beside).unwrap();
         fs::write(beside.join("libx.so"), "").unwrap();
         symlink(beside.join("libx.so"), dir.join("link.so")).unwrap();

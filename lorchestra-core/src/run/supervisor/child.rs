@@ -53,6 +53,15 @@ impl Drop for Worker {
     }
 }
 
+/// What happened to a worker that goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StopChange {
+    /// This signal stopped it.
+    Stopped(i32),
+    /// SIGCONT.
+    Continued,
+}
+
 /// How a worker is started.
 pub(super) struct Start<'a> {
     /// The executable that becomes the worker.
@@ -139,10 +148,16 @@ impl Worker {
         }
     }
 
-    /// Whether the worker is stopped, and by which signal; each stop is reported once. What a job's own children are is between them and it.
-    pub(super) fn was_stopped(&self) -> Option<i32> {
-        let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
-        rustix::process::waitid(WaitId::Pid(self.pid), options).ok().flatten().and_then(|status| status.stopping_signal())
+    /// Whether the worker was stopped or continued since the last call.
+    pub(super) fn stop_change(&self) -> Option<StopChange> {
+        let options = WaitIdOptions::STOPPED | WaitIdOptions::CONTINUED | WaitIdOptions::NOHANG;
+        let status = rustix::process::waitid(WaitId::Pid(self.pid), options).ok().flatten()?;
+        status.stopping_signal().map(StopChange::Stopped).or_else(|| status.continued().then_some(StopChange::Continued))
+    }
+
+    /// The pids of what re-parented to us.
+    pub(super) fn orphan_pids(&self) -> impl Iterator<Item = u32> {
+        self.orphans().into_iter().map(|pid| pid.as_raw_nonzero().get().unsigned_abs())
     }
 
     /// Sends a signal to all in the worker's group, and to the worker, which a job may have moved to another. Both ids stay

@@ -4,7 +4,7 @@
 //! What it knows at the worker's death is half of the evidence ([`crate::run::decision`]); the tests below go through every order in which
 //! things can happen.
 
-use crate::run::decision::Ending;
+use crate::run::decision::{Ending, Stop};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::time::{Duration, Instant};
 
@@ -41,12 +41,13 @@ pub(super) struct Course {
     kill_at: Option<Instant>,
     lingers: bool,
     told: Option<i32>,
+    stopped: Option<Stop>,
 }
 
 impl Course {
     /// An attempt that starts now.
     pub(super) fn new(limits: Limits, now: Instant) -> Self {
-        Self { limits, started: now, ending: None, ended_at: now, kill_at: None, lingers: false, told: None }
+        Self { limits, started: now, ending: None, ended_at: now, kill_at: None, lingers: false, told: None, stopped: None }
     }
 
     /// Why the job was told to end, if it was.
@@ -71,6 +72,16 @@ impl Course {
 
     fn deadline(&self) -> Option<Instant> {
         self.limits.timeout.filter(|_| self.ending.is_none() && !self.lingers).map(|timeout| self.started + timeout)
+    }
+
+    /// Whether the time limit has passed and the job was not ended yet.
+    pub(super) fn is_overdue(&self, now: Instant) -> bool {
+        self.deadline().is_some_and(|at| now >= at)
+    }
+
+    /// What of the job is stopped now: part of the ending when the time limit has passed.
+    pub(super) fn stopped(&mut self, stopped: Option<Stop>) {
+        self.stopped = stopped;
     }
 
     /// These signals came, the most telling first.
@@ -102,10 +113,10 @@ impl Course {
 
     /// The time has come to look what time it is.
     pub(super) fn tick(&mut self, now: Instant) -> Option<Act> {
-        if self.deadline().is_some_and(|at| now >= at)
+        if self.is_overdue(now)
             && let Some(after) = self.limits.timeout
         {
-            return Some(self.end(Ending::Timeout { after }, now));
+            return Some(self.end(Ending::Timeout { after, stopped: self.stopped }, now));
         }
         if self.kill_at.is_some_and(|at| now >= at) {
             self.kill_at = None;

@@ -9,11 +9,12 @@
 //!                         worker dead: group killed, worker reaped, orphans killed, output drained for 1 s
 //! ```
 //!
-//! What is to be done when is [`Course`]'s to say; the loop does it. Nothing in it waits for the store or for a terminal; it prints one thing, that
-//! the worker was stopped, and a subscriber must not keep it waiting for that.
+//! What is to be done when is [`Course`]'s to say; the loop does it. Nothing in it waits for the store or for a terminal; the one thing that it
+//! prints is what of the job was stopped ([`Stops`]), and a subscriber must not keep it waiting for that.
 
 use super::child::Worker;
 use super::course::{Act, Course, Limits};
+use super::stops::Stops;
 use crate::host::clock;
 use crate::host::process::ProcessorTime;
 use crate::host::signals::Signals;
@@ -56,10 +57,12 @@ pub(super) fn dispatch(watched: Watched<'_>, limits: Limits, signals: &mut Signa
     let Watched { worker, final_seen, note, log } = watched;
     let mut fault = FaultNote { note, ending: None, armed: true };
     let mut course = Course::new(limits, Instant::now());
+    let mut stops = Stops::new(Instant::now());
     let mut output_open = true;
     let mut control_open = true;
     loop {
-        let wait = course.next().map(|at| at.saturating_duration_since(Instant::now()));
+        let next = course.next().map_or(stops.next(), |at| at.min(stops.next()));
+        let wait = Some(next.saturating_duration_since(Instant::now()));
         let look_at = Ready { output: output_open, control: control_open, final_seen: !course.lingers() };
         let woken = wait_for(worker, signals, final_seen, &look_at, wait)?;
         // Taken out of the pipe before the worker is looked at: a SIGCHLD that comes after that look stays in the pipe and wakes
@@ -79,18 +82,17 @@ pub(super) fn dispatch(watched: Watched<'_>, limits: Limits, signals: &mut Signa
             break;
         }
         worker.reap_orphans();
-        if let Some(signal) = worker.was_stopped() {
-            // The one thing that is printed here. The timeout goes on.
-            let signal = crate::host::signals::signal_name(signal);
-            tracing::warn!("the job was stopped by {signal}; it goes on when it gets SIGCONT");
-        }
         let now = Instant::now();
+        stops.look(worker, now);
         if let Some(act) = course.signals(&told, now) {
             perform(act, worker, note);
         }
         // Seen before the deadline is looked at: a job that has ended in time is not told to end.
         if woken.final_seen {
             course.final_seen(now);
+        }
+        if course.is_overdue(now) {
+            course.stopped(stops.now(worker));
         }
         while let Some(act) = course.tick(now) {
             perform(act, worker, note);
@@ -131,6 +133,8 @@ fn perform(act: Act, worker: &Worker, note: &Note) {
             // Before the signal: once it was sent, that is the cause, whoever records it.
             let _ = note.write(&note::Seen { ending: Some(ending), ..note::Seen::default() });
             worker.signal(Signal::TERM);
+            // What is stopped hears the other signal only then.
+            worker.signal(Signal::CONT);
         }
         Act::Kill => worker.signal(Signal::KILL),
     }

@@ -2,11 +2,12 @@
 //! when its time is up. Not a run: nothing is recorded, no lock is taken.
 
 use super::child::{Start, Worker};
+use super::stops::Stops;
 use crate::host::clock::timespec;
 use crate::host::process;
 use crate::host::signals::signal_name;
 use crate::packages::library::Library;
-use crate::run::decision::Death;
+use crate::run::decision::{Death, Stop};
 use crate::run::worker::order::Trial;
 use crate::run::worker::trial::Answer;
 use crate::text::path_text;
@@ -40,8 +41,13 @@ pub enum Verdict {
         /// The last line that was printed.
         printed: Option<String>,
     },
-    /// It was still loading after this long.
-    Late(Duration),
+    /// It was still loading when its time was up.
+    Late {
+        /// How long it had.
+        limit: Duration,
+        /// What of it was stopped by then.
+        stopped: Option<Stop>,
+    },
 }
 
 /// Loads the library in a worker of its own, which has `limit` for it.
@@ -67,7 +73,8 @@ pub fn load(exe: &Path, library: &Library, limit: Duration) -> io::Result<Verdic
     let until = Instant::now() + limit;
     let (mut answer, mut printed) = (Vec::new(), Vec::new());
     let (mut control_open, mut output_open) = (true, true);
-    let mut late = false;
+    let mut late = None;
+    let mut stops = Stops::new(Instant::now());
     loop {
         // Before the rest is read: what it had said by its death is all there then.
         let dead = worker.has_ended()?;
@@ -79,14 +86,15 @@ pub fn load(exe: &Path, library: &Library, limit: Duration) -> io::Result<Verdic
         }
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            late = true;
+            late = Some(stops.now(&worker));
             break;
         }
+        stops.look(&worker, Instant::now());
         wait(&worker, control_open, output_open, left.min(LOOK))?;
     }
     let (death, ..) = worker.end()?;
-    if late {
-        return Ok(Verdict::Late(limit));
+    if let Some(stopped) = late {
+        return Ok(Verdict::Late { limit, stopped });
     }
     let line = answer.split(|byte| *byte == b'\n').next().unwrap_or_default();
     Ok(match serde_json::from_slice(line) {

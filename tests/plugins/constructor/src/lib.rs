@@ -65,6 +65,14 @@ extern "C" fn constructor() {
             }
             _ => wait_for_copy(),
         },
+        // SAFETY: as above. Both sleep.
+        Ok("pair") => match unsafe { fork() } {
+            0 => {
+                mark();
+                std::thread::sleep(FOR_EVER);
+            }
+            _ => std::thread::sleep(FOR_EVER),
+        },
         // SAFETY: as above. Both go on as the worker.
         Ok("double") => match unsafe { fork() } {
             0 => mark(),

@@ -78,3 +78,82 @@ fn that_somebody_stopped_the_job_is_printed_within_seconds() {
     eventually("the run ends", || running.has_ended());
     assert_eq!(sandbox.run().cause(), "cancelled");
 }
+
+/// The job waits for its child, and the child waits for SIGCONT: nothing would ever be printed of it.
+#[test]
+fn that_a_process_of_the_job_is_stopped_is_printed_within_seconds_and_is_in_the_timeouts_message() {
+    for (stop, signal) in [("STOP", "SIGSTOP"), ("TTIN", "SIGTTIN")] {
+        let sandbox = sandbox();
+        // Below another process, and in a group of its own: in the worker's, whose leader has no parent in its session, nothing is stopped by SIGTTIN
+        // (POSIX: an orphaned group).
+        let child = format!("echo $$ > pid; kill -{stop} $$");
+        let command = format!(
+            "python3 -c 'import subprocess, os; subprocess.Popen([\"sh\", \"-c\", \"{child}\"], preexec_fn=os.setpgrp).wait()'"
+        );
+        let err = sandbox.path("err");
+        let script = format!("exec 2>'{}'", err.display());
+        let args = ["run-job", "--timeout", "6s", "misbehave", "shell", "--command", &command];
+        let mut running = Running::start(sandbox.command_by(&script, &args));
+        let printed = || fs::read_to_string(&err).unwrap_or_default();
+        eventually("it is printed", || printed().contains("was stopped by SIG"));
+        assert!(!running.has_ended(), "before the time limit");
+        let pid = sandbox.read("pid").trim().to_owned();
+        assert!(printed().contains(&format!("process {pid}, which the job started, was stopped by {signal}")), "{}", printed());
+        eventually("the run ends", || running.has_ended());
+        let run = sandbox.run();
+        assert_eq!(run.cause(), "timeout");
+        let expected =
+            format!("it did not end within 6s: process {pid}, which it started, was stopped by {signal} and not continued");
+        assert_eq!(run.message(), expected);
+        assert_eq!(printed().matches("was stopped by").count(), 2, "once while it runs, once in its end: {}", printed());
+    }
+}
+
+#[test]
+fn a_timeout_of_a_stopped_job_says_that_it_was_stopped_and_the_job_hears_its_sigterm() {
+    let sandbox = sandbox();
+    let marker = sandbox.arg("marker");
+    let mut running = sandbox.start(&["run-job", "--timeout", "3s", "misbehave", "wait", "--marker", &marker]);
+    eventually("the job is at work", || !sandbox.read("marker").is_empty());
+    let worker = running.children()[0];
+    processes::signal(worker, Signal::STOP);
+    eventually("the run ends", || running.has_ended());
+    let run = sandbox.run();
+    assert_eq!(
+        (run.cause(), run.message()),
+        ("timeout", "it did not end within 3s: it was stopped by SIGSTOP and not continued")
+    );
+    // Woken for its SIGTERM: it had its grace, and what it emitted then is there.
+    let events = sandbox.whole_events_of(&run);
+    assert_eq!(events.iter().filter(|event| event.event_type() == "cancelled.seen").count(), 1);
+    // One that was continued is no explanation.
+    fs::remove_file(sandbox.path("marker")).unwrap();
+    let mut running = sandbox.start(&["run-job", "--timeout", "3s", "misbehave", "wait", "--marker", &marker]);
+    eventually("the job is at work", || !sandbox.read("marker").is_empty());
+    let worker = running.children()[0];
+    processes::signal(worker, Signal::STOP);
+    eventually("it is stopped", || processes::is_stopped(worker));
+    processes::signal(worker, Signal::CONT);
+    eventually("the run ends", || running.has_ended());
+    assert_eq!(sandbox.runs()[0].message(), "it did not end within 3s");
+}
+
+#[test]
+fn a_library_that_is_stopped_while_it_is_loaded_is_told_from_one_that_is_slow() {
+    // The worker itself, and a copy of it: of the second nobody but its parent hears.
+    for (fault, pids, expected) in
+        [("sleep", 1, "it was stopped by SIGSTOP"), ("pair", 2, "which it started, was stopped by SIGSTOP")]
+    {
+        let sandbox = Sandbox::with(&[Fixture::Constructor]);
+        let path = sandbox.plugins().join("libconstructor.so").display().to_string();
+        let mut command = sandbox.command(&["plugins", "check", "--timeout", "4s", &path]);
+        command.env("CONSTRUCTOR_MARKER", sandbox.path("marker")).env("CONSTRUCTOR_FAULT", fault);
+        let running = Running::start(command);
+        eventually("it is being loaded", || sandbox.read("marker").lines().count() == pids);
+        let last: u32 = sandbox.read("marker").lines().last().unwrap().parse().unwrap();
+        processes::signal(last, Signal::STOP);
+        let checked = running.wait().exits(126);
+        assert!(checked.err().contains("it was still loading after 4s: "), "{}", checked.shown());
+        assert!(checked.err().contains(&format!("{expected} and not continued")), "{}", checked.shown());
+    }
+}
