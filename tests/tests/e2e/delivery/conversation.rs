@@ -166,10 +166,10 @@ fn differences(ours: &Value, theirs: &Value) -> Vec<(String, [Value; 2])> {
                 .collect()
         }
         (Value::Array(ours), Value::Array(theirs)) if ours.len() == theirs.len() => {
-            let inner = ours.iter().zip(theirs).enumerate();
+            let inner = ours.iter().zip(theirs);
             // Of all items of a list the same is said.
             let mut found: Vec<(String, [Value; 2])> = inner
-                .flat_map(|(_, (ours, theirs))| differences(ours, theirs))
+                .flat_map(|(ours, theirs)| differences(ours, theirs))
                 .map(|(path, sides)| (format!("[]{path}"), sides))
                 .collect();
             found.dedup_by(|one, other| one.0 == other.0);
