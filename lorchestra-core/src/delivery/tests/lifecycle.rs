@@ -284,3 +284,18 @@ fn answers_that_were_left_are_not_those_of_a_later_batch() {
     });
     assert_eq!(sorted(&server.borrow().rows), all_ids(&store));
 }
+
+/// A permission that is missing for a while blocks for a minute, not for the rest of the run.
+#[test]
+fn a_passing_denial_blocks_for_a_minute_and_not_for_the_run() {
+    for (seconds, delivered) in [(50, 0), (70, 4)] {
+        let site = site();
+        let (store, _) = filled(&site, 3);
+        let server = server([Fault::None, Fault::None, Fault::Denied]);
+        let lock = site.state.lock("delivery+there");
+        std::fs::create_dir_all(lock.parent().unwrap()).unwrap();
+        let limit = Duration::from_secs(seconds);
+        let progress = runtime().block_on(super::super::live::tests::beside(store, table(&server, true), lock, limit));
+        assert_eq!(progress.delivered, delivered, "after {seconds} s");
+    }
+}

@@ -32,6 +32,8 @@ pub(super) enum Fault {
     Restart,
     /// Refused without a reason; the work was not done.
     Precondition,
+    /// Not allowed; the work was not done.
+    Denied,
     /// Not answered, and another writer's rows are in the place.
     Overtaken,
 }
@@ -128,6 +130,7 @@ impl Table {
                     return Err(stumbled());
                 }
                 (Fault::GoneForAMoment, Place::Stream(_)) => return Err(Refusal::StreamGone("no stream, it says".into())),
+                (Fault::Denied, _) => return Err(Refusal::Denied("403".into())),
                 (Fault::Precondition, _) => return Err(Refusal::Precondition("no".into())),
                 (Fault::Restart, _) => server.streams.clear(),
                 (Fault::Slow(after), Place::Stream(Slot { stream, offset, .. })) => {
