@@ -150,6 +150,12 @@ impl Fake {
         credentials::authorized_user(&self.rest_endpoint())
     }
 
+    /// A file of workload identity federation whose token server is here. The identity provider's token, in the file `subject`, is to be
+    /// `fake-subject-token`.
+    pub fn external_account(&self, subject: &str) -> Value {
+        credentials::external_account(&self.rest_endpoint(), subject)
+    }
+
     /// Every token issued so far is refused from now on.
     pub fn expire_tokens(&self) {
         self.shared.state().tokens.clear();

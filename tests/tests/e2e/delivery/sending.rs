@@ -395,6 +395,31 @@ fn required_delivery_without_credentials_starts_no_job() {
     site.all_is_delivered(Write::Storage, "with credentials");
 }
 
+/// Workload identity federation, from the file to the rows; and who pays is in every request.
+#[test]
+fn a_federated_identity_delivers_and_names_who_pays() {
+    for write in BOTH {
+        let site = Site::new(write);
+        site.fake.require_auth(true);
+        std::fs::write(site.sandbox.path("oidc"), "wrong").unwrap();
+        let key = site.fake.external_account(&site.sandbox.arg("oidc"));
+        std::fs::write(site.sandbox.path("google.json"), key.to_string()).unwrap();
+        let file = site.sandbox.arg("google.json");
+        let environment = [("GOOGLE_APPLICATION_CREDENTIALS", file.as_str()), ("GOOGLE_CLOUD_QUOTA_PROJECT", "payer")];
+        let ended = site.sandbox.lorchestra_with(&environment, &["run-job", "misbehave", "noop"]).exits(0);
+        assert!(ended.err().contains("invalid_grant (The subject token is not the identity provider's.)"), "{}", ended.shown());
+        assert_eq!(ended.err().lines().count(), 1, "{}", ended.shown());
+        std::fs::write(site.sandbox.path("oidc"), "fake-subject-token").unwrap();
+        site.fake.record();
+        site.sandbox.lorchestra_with(&environment, &["events", "flush"]).exits(0);
+        site.all_is_delivered(write, "by a federated identity");
+        assert_eq!(site.fake.grants(), ["external_account https://www.googleapis.com/auth/bigquery"]);
+        let asked = site.fake.recorded().into_iter().filter(|exchange| exchange.method != Method::Token);
+        let payers: Vec<_> = asked.map(|exchange| exchange.headers.get("x-goog-user-project").cloned()).collect();
+        assert!(payers.len() >= 2 && payers.iter().all(|payer| payer.as_deref() == Some("payer")), "{payers:?}");
+    }
+}
+
 /// Neither tokens, nor keys, nor subjects, nor payloads are in what lorchestra prints or logs, at the most verbose; nor in the reasons
 /// it keeps, although the server quotes what it refuses.
 #[test]
