@@ -16,7 +16,7 @@ pub(crate) struct Account {
 /// Why an account cannot be one.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum AccountError {
-    #[error("the account is empty; give it a name, or leave --account out")]
+    #[error("the account is empty; give it a name, or omit --account")]
     Empty,
     #[error("the account needs {0} bytes as a file name, and {MAX_FILE_NAME} is the most; give a shorter one")]
     TooLong(usize),

@@ -194,7 +194,7 @@ fn taken(param: &ParamDef) -> String {
         ParamKind::Bool => "true or false".to_owned(),
         ParamKind::DateTime => "an absolute time (\"2024-01-31\", \"2024-01-31T12:00:00Z\", a DateTime<Utc>)".to_owned(),
         ParamKind::Date => "a day (\"2024-01-31\", a NaiveDate)".to_owned(),
-        ParamKind::Path => "a path that is UTF-8 and not empty".to_owned(),
+        ParamKind::Path => "a path that is UTF-8 and is not empty".to_owned(),
         ParamKind::Duration => "whole seconds (\"1h30m\", a Duration)".to_owned(),
         ParamKind::Enum => {
             let names: Vec<&str> = param.values.iter().map(|value| value.name).collect();

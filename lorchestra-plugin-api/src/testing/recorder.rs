@@ -97,7 +97,7 @@ impl Recorder {
 
     fn append(&self, kept: &mut Kept, event: &RawEvent<'_>) -> Result<(), EmitError> {
         if kept.ended {
-            return Err(EmitError::new(EmitErrorKind::Ended, "the job has ended; no event can follow its end"));
+            return Err(EmitError::new(EmitErrorKind::Ended, "the job has ended, so it cannot emit events"));
         }
         let emitted = Emitted::of(event).map_err(EmitError::invalid)?;
         kept.events.push(emitted);

@@ -191,7 +191,7 @@ impl Storage {
         if size > LARGEST {
             let (about, count) = (caller.about, rows.len());
             return Err(Refusal::TooLarge(format!(
-                "{about}: {size} bytes in one request of {count} rows, {LARGEST} is the most"
+                "{about}: {size} bytes in one request of {count} rows; the maximum is {LARGEST}"
             )));
         }
         // Taken out: whatever ends this early, the connection is not used again.
@@ -293,7 +293,7 @@ impl Storage {
             Some(Response::Error(status)) => {
                 Fault::from(status).hide(|text| words::without(text, rows)).meaning(caller.about, Call::Append)
             }
-            None => Err(later(format!("{}: the answer says neither yes nor no", caller.about))),
+            None => Err(later(format!("{}: the response has neither a result nor an error", caller.about))),
         }
     }
 }
@@ -310,7 +310,7 @@ impl Connection {
             self.answers = Answers::Open(Box::new(begun?));
         }
         let Answers::Open(answers) = &mut self.answers else { return Err(Status::unavailable("the call has no answers")) };
-        answers.message().await?.ok_or_else(|| Status::unavailable("the server closed the connection without an answer"))
+        answers.message().await?.ok_or_else(|| Status::unavailable("the server closed the connection without a response"))
     }
 }
 
