@@ -27,6 +27,7 @@ mod crash {
 mod delivery {
     mod bigquery;
     mod bigquery_servers;
+    mod conversation;
     mod faults;
     mod jsonl;
     mod sending;
