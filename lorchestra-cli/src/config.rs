@@ -332,8 +332,6 @@ fn nearest(message: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::fs::Mode;
-    use std::fs::File;
 
     #[test]
     fn all_keys_are_read() {

@@ -50,6 +50,7 @@ mod run {
     mod bookmarks;
     mod concurrency;
     mod endings;
+    mod hosts;
     mod limits;
     mod on_failure;
     mod output;

@@ -28,6 +28,7 @@ pub(super) fn run(
     settings: &Settings,
     printer: &mut Printer,
 ) -> Result<Code, Failure> {
+    Failure::unless_files_suffice()?;
     // Loading is running: what would not be run from where it lies is not loaded from there, only read.
     let (library, problem) = match Library::open(file) {
         Ok(library) => (Ok(library), None),
@@ -48,9 +49,10 @@ pub(super) fn run(
     let facts = Facts { library: &library, lock: lock.as_ref(), catalog: &Catalog::scan(&settings.plugin_dirs) };
     let verdict = match &problem {
         Some(_) => None,
-        None => Some(trial::load(Path::new("/proc/self/exe"), &library, timeout.unwrap_or(LIMIT)).map_err(|e| {
-            Failure::new(Code::Internal, format!("the process that should load it could not be started or waited for: {e}"))
-        })?),
+        None => Some(
+            trial::load(Path::new("/proc/self/exe"), &library, timeout.unwrap_or(LIMIT))
+                .map_err(|e| Failure::not_started("the process that should load it could not be started or waited for", &e))?,
+        ),
     };
     let loaded = verdict.as_ref().map(words);
     if as_json {
