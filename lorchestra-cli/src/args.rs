@@ -14,7 +14,7 @@ const EXAMPLES: &str = "Examples:
   lorchestra run-job ingester extract_gmail --source ~/takeout.mbox --since -7d
   lorchestra runs list";
 
-/// Lists, shows and runs the jobs of plugin libraries, and keeps what happened.
+/// Run jobs from plugin libraries and keep a record of every run and event.
 #[derive(Debug, Parser)]
 #[command(name = "lorchestra", version, before_help = EXAMPLES)]
 pub(crate) struct Args {

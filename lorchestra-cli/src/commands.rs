@@ -29,31 +29,31 @@ use lorchestra_plugin_api::manifest::{JobManifest, Manifest};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// What there is to run
+    /// List and inspect jobs
     #[command(subcommand, before_help = "Examples:\n  lorchestra jobs list\n  lorchestra jobs show ingester extract_gmail")]
     Jobs(jobs::Jobs),
     /// Run one job
     #[command(before_help = run_job::EXAMPLES)]
     RunJob(Box<run_job::RunJob>),
-    /// What was run
+    /// List, show and stop runs
     #[command(
         subcommand,
         before_help = "Examples:\n  lorchestra runs list\n  lorchestra runs show 019ab\n  lorchestra runs logs 019ab"
     )]
     Runs(runs::Runs),
-    /// The plugin libraries themselves
+    /// Check, install, remove and lock plugin libraries
     #[command(
         subcommand,
         before_help = "Examples:\n  lorchestra plugins check target/release/libingester.so\n  lorchestra plugins install target/release/libingester.so\n  lorchestra plugins list"
     )]
     Plugins(plugins::Plugins),
-    /// What was emitted
+    /// List events and deliver them to destinations
     #[command(subcommand, before_help = "Example:\n  lorchestra events list --since -1d --type job.failed")]
     Events(events::Events),
-    /// Up to where jobs have done their work: what `--since last` begins at
+    /// Show or change bookmarks (where `--since last` starts)
     #[command(subcommand, before_help = bookmarks::EXAMPLES, after_help = bookmarks::RULE)]
     Bookmarks(bookmarks::Bookmarks),
-    /// Make a new job package: a crate that builds, tests and runs as it is
+    /// Create a new job package
     #[command(before_help = "Examples:\n  lorchestra new words\n  lorchestra new words --dir ~/packages/words")]
     New(new::New),
 }

@@ -36,7 +36,7 @@ pub(crate) fn run(options: &Options) -> Result {
     let all = options.topics.is_empty();
     let end_to_end = all || !chosen.modules.is_empty();
     // Whatever is chosen, `--workspace`: with a package named, its dependencies are built with other features, and again.
-    run.step("build", || cargo::build(&["--workspace"]))?;
+    run.step("build", || cargo::build(&TESTED))?;
     // Tests of packages load a library of the workspace at most.
     if end_to_end {
         run.step("build plugins with other profiles", other_builds)?;
@@ -92,10 +92,13 @@ impl Steps {
     }
 }
 
+/// All but what only benches run. It asks for no features that others have not, so nothing is compiled twice.
+const TESTED: [&str; 5] = ["--workspace", "--exclude", "bench-parts", "--exclude", "bench-plugin"];
+
 /// `cargo test` over the workspace.
 fn test(args: &[&str]) -> Result<std::process::Command> {
     let mut test = cargo::cargo("test")?;
-    test.args(["--workspace", "--no-fail-fast"]).args(args);
+    test.args(TESTED).arg("--no-fail-fast").args(args);
     // A snapshot that differs is a failure for a machine, and a `.snap.new` to look at for a person.
     if is_ci() {
         test.env("INSTA_UPDATE", "no");
@@ -129,7 +132,7 @@ const SOAKED: [&str; 4] = [
 /// The rounds in which workers and supervisors are killed at random moments, and libraries are swapped while they are run, more often
 /// than in every test run; and what takes minutes.
 pub(crate) fn soak(rounds: u32) -> Result {
-    cargo::build(&["--workspace"])?;
+    cargo::build(&TESTED)?;
     let mut test = test(&["--test", "e2e", "--", "--nocapture", "--include-ignored"])?;
     cargo::run(test.args(SOAKED).env("LORCHESTRA_TEST_ROUNDS", rounds.to_string()))
 }

@@ -24,52 +24,52 @@ pub(super) const EXAMPLES: &str = "Examples:
   lorchestra bookmarks set ingester extract_gmail 2024-01-31
   lorchestra bookmarks reset ingester extract_gmail";
 
-pub(super) const RULE: &str = "There is one for each package, job and account. A run that succeeds moves it to its until, or to where its job \
-says that it came; nothing else does but set and reset. A run moves it forward only, and only if it began at the bookmark or \
-before it: what lies before a bookmark is done, all of it. So neither a backfill nor a run that leaves a gap moves it.";
+pub(super) const RULE: &str = "Each package, job and account has one bookmark. A successful run moves it to the run's --until, or to the position that \
+the job reports. A run never moves a bookmark back, and moves it only if the run started at or before the bookmark. Everything before \
+a bookmark is therefore done: a backfill, or a run that leaves a gap, does not move it.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bookmarks {
-    /// List bookmarks: all, or those of a package, a job, an account
+    /// List bookmarks
     #[command(
         before_help = "Examples:\n  lorchestra bookmarks show\n  lorchestra bookmarks show ingester extract_gmail\n  lorchestra bookmarks show --account anna\n  lorchestra bookmarks show --json"
     )]
     Show {
-        /// Only those of this package
+        /// Show only bookmarks of this package
         package: Option<String>,
-        /// Only those of this job
+        /// Show only bookmarks of this job
         job: Option<String>,
-        /// Only those of this account; '' for those without one
+        /// Show only bookmarks of this account ('' for no account)
         #[arg(long)]
         account: Option<String>,
-        /// One JSON object a line (schema lorchestra.bookmark/1)
+        /// Print one JSON object per line (schema lorchestra.bookmark/1)
         #[arg(long)]
         json: bool,
     },
-    /// Set a bookmark by hand: the next run with `--since last` begins there
+    /// Set a bookmark, so that the next `--since last` starts there
     #[command(
         before_help = "Examples:\n  lorchestra bookmarks set ingester extract_gmail 2024-01-31\n  lorchestra bookmarks set ingester extract_gmail --account anna -7d"
     )]
     Set {
-        /// The package
+        /// Package name
         package: String,
-        /// The job
+        /// Job name
         job: String,
-        /// Where to set it, e.g. 2024-01-31, -7d, now
+        /// New position, e.g. 2024-01-31, -7d, now
         #[arg(allow_hyphen_values = true)]
         time: String,
-        /// The account, as the runs have it
+        /// Account, as in the job's runs
         #[arg(long)]
         account: Option<String>,
     },
-    /// Remove a bookmark: the next run with `--since last:TIME` begins at TIME again
+    /// Remove a bookmark, so that the next `--since last:TIME` starts at TIME
     #[command(before_help = "Example:\n  lorchestra bookmarks reset ingester extract_gmail --account anna")]
     Reset {
-        /// The package
+        /// Package name
         package: String,
-        /// The job
+        /// Job name
         job: String,
-        /// The account, as the runs had it
+        /// Account, as in the job's runs
         #[arg(long)]
         account: Option<String>,
     },

@@ -37,62 +37,62 @@ pub(crate) enum Events {
     /// Deliver pending events to the configured destinations
     #[command(before_help = "Examples:\n  lorchestra events flush\n  lorchestra events flush --timeout 10m")]
     Flush {
-        /// How long to try [default: 60s]
+        /// Stop after this long [default: 60s]
         #[arg(long, value_parser = values::limit, value_name = "DURATION")]
         timeout: Option<Duration>,
-        /// Deliver to this destination only
+        /// Deliver only to this destination
         #[arg(long, value_parser = DestinationConfig::NAMES, value_name = "NAME")]
         destination: Option<String>,
-        /// Also send again what may have arrived already; it may then be there twice
+        /// Also resend events whose delivery could not be confirmed (may create duplicates)
         #[arg(long)]
         resend_uncertain: bool,
-        /// Also send again what a destination refused, after the cause was fixed
+        /// Also resend events that a destination refused (once the cause is fixed)
         #[arg(long)]
         resend_failed: bool,
     },
-    /// Create what the configured destinations lack (table, directory) and test them
+    /// Create missing tables and directories of the configured destinations, and test them
     #[command(before_help = "Examples:\n  lorchestra events setup --dry-run\n  lorchestra events setup")]
     Setup {
-        /// Say what would be made; make nothing
+        /// Print what would be created without creating it
         #[arg(long)]
         dry_run: bool,
-        /// How long to wait for the row that is written to show: a new table may take some minutes [default: 3m]
+        /// Wait this long for the test row to appear (a new table can take minutes) [default: 3m]
         #[arg(long, value_parser = values::limit, value_name = "DURATION")]
         timeout: Option<Duration>,
-        /// Set up this destination only
+        /// Set up only this destination
         #[arg(long, value_parser = DestinationConfig::NAMES, value_name = "NAME")]
         destination: Option<String>,
     },
 }
 
-/// Which events are listed, and how.
+/// Filters and format of `events list`.
 #[derive(Debug, Args)]
 pub(crate) struct EventList {
-    /// Only those of this run: its id, or enough of its beginning or end
+    /// Show only events of this run (id, or a unique prefix or suffix of it)
     #[arg(long)]
     pub(crate) run: Option<String>,
-    /// Only those of this type
+    /// Show only events of this type
     #[arg(long = "type", value_name = "TYPE")]
     pub(crate) event_type: Option<String>,
-    /// Only those emitted at or after this time, e.g. -1d, yesterday, 2024-01-31
+    /// Show only events emitted at or after this time, e.g. -1d, yesterday, 2024-01-31
     #[arg(long, value_name = "TIME")]
     pub(crate) since: Option<String>,
-    /// Also payloads and subject ids, which may be personal
+    /// Show payloads and subject ids as well (they may contain personal data)
     #[arg(long)]
     pub(crate) payload: bool,
-    /// Only events that are still to be delivered, of each destination
+    /// Show only events that are not delivered yet, per destination
     #[arg(long, group = "delivery")]
     pub(crate) pending: bool,
-    /// Only events that a destination refused for good, with its reason
+    /// Show only events that a destination refused, with the reason
     #[arg(long, group = "delivery")]
     pub(crate) failed: bool,
-    /// Only events whose delivery could not be confirmed
+    /// Show only events whose delivery could not be confirmed
     #[arg(long, group = "delivery")]
     pub(crate) uncertain: bool,
-    /// With --pending, --failed or --uncertain: of this destination only
+    /// With --pending, --failed or --uncertain: show only this destination
     #[arg(long, requires = "delivery", value_parser = DestinationConfig::NAMES, value_name = "NAME")]
     pub(crate) destination: Option<String>,
-    /// One JSON object a line (schema lorchestra.event/1)
+    /// Print one JSON object per line (schema lorchestra.event/1)
     #[arg(long)]
     pub(crate) json: bool,
 }

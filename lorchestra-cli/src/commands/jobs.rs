@@ -16,23 +16,23 @@ const PROBLEMS: usize = 3;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Jobs {
-    /// List all packages and their jobs, or those of one package
+    /// List packages and their jobs
     #[command(before_help = "Examples:\n  lorchestra jobs list\n  lorchestra jobs list ingester\n  lorchestra jobs list --json")]
     List {
-        /// Only this package
+        /// List only this package's jobs
         package: Option<String>,
-        /// One JSON object (schema lorchestra.jobs-list/1)
+        /// Print one JSON object (schema lorchestra.jobs-list/1)
         #[arg(long)]
         json: bool,
     },
-    /// Show a job: where it is, what it takes, what it does
+    /// Show a job: its library, parameters and description
     #[command(before_help = "Example:\n  lorchestra jobs show ingester extract_gmail")]
     Show {
-        /// The package
+        /// Package name
         package: String,
-        /// The job
+        /// Job name
         job: String,
-        /// One JSON object (schema lorchestra.jobs-show/1)
+        /// Print one JSON object (schema lorchestra.jobs-show/1)
         #[arg(long)]
         json: bool,
     },

@@ -153,13 +153,13 @@ impl From<NewError> for Failure {
 /// `new NAME`.
 #[derive(Debug, Args)]
 pub(crate) struct New {
-    /// The package's name: [a-z][a-z0-9_-]*, at most 64 characters
+    /// Package name: [a-z][a-z0-9_-]*, at most 64 characters
     name: String,
-    /// The directory to make, or an empty one [default: NAME]
+    /// Directory to create (may exist if empty) [default: NAME]
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// The lorchestra-plugin-api it depends on: its directory, or that of a checkout [default: the one that this lorchestra was built
-    /// with, if it is still there, or the registry's]
+    /// Path of lorchestra-plugin-api, or of a checkout of lorchestra [default: the sources that this binary was built from, if they
+    /// still exist, else the registry]
     #[arg(long, value_name = "PATH")]
     api: Option<PathBuf>,
 }

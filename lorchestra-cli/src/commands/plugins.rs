@@ -26,54 +26,54 @@ use std::time::Duration;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Plugins {
-    /// List every library file: whether it can be used, and why not
+    /// List library files and whether they can be used
     #[command(before_help = "Examples:\n  lorchestra plugins list\n  lorchestra plugins list --json")]
     List {
-        /// One JSON object (schema lorchestra.plugins-list/1)
+        /// Print one JSON object (schema lorchestra.plugins-list/1)
         #[arg(long)]
         json: bool,
     },
-    /// Tell all about a library before it is installed: loads it, in a process of its own that is thrown away
+    /// Check a library before installing it, by loading it in a separate process
     #[command(
         before_help = "Examples:\n  lorchestra plugins check target/release/libingester.so\n  lorchestra plugins check --json libingester.so"
     )]
     Check {
-        /// The library
+        /// Library file
         file: PathBuf,
-        /// How long it has to load [default: 10s]
+        /// Give up if the library takes longer than this to load [default: 10s]
         #[arg(long, value_parser = values::limit, value_name = "DURATION")]
         timeout: Option<Duration>,
-        /// One JSON object (schema lorchestra.plugins-check/1)
+        /// Print one JSON object (schema lorchestra.plugins-check/1)
         #[arg(long)]
         json: bool,
     },
-    /// Copy libraries into the plugin directory, each in the place of the file that held its package
+    /// Copy libraries into the plugin directory, replacing older files of the same packages
     #[command(
         before_help = "Examples:\n  lorchestra plugins install target/release/libingester.so\n  lorchestra --plugin-dir /opt/lorchestra/plugins plugins install libingester.so"
     )]
     Install {
-        /// The libraries
+        /// Library files
         #[arg(required = true)]
         files: Vec<PathBuf>,
-        /// One JSON object (schema lorchestra.plugins-install/1)
+        /// Print one JSON object (schema lorchestra.plugins-install/1)
         #[arg(long)]
         json: bool,
     },
-    /// Remove the file that holds a package; what its jobs made and what is known of its runs stays
+    /// Remove a package's library (its data and its runs are kept)
     #[command(before_help = "Example:\n  lorchestra plugins remove ingester")]
     Remove {
-        /// The package
+        /// Package name
         package: String,
-        /// One JSON object (schema lorchestra.plugins-remove/1)
+        /// Print one JSON object (schema lorchestra.plugins-remove/1)
         #[arg(long)]
         json: bool,
     },
-    /// Write plugins.lock: with `locked = true` or --locked only the bytes that are there now will run
+    /// Write plugins.lock, which pins installed libraries for `locked = true` and --locked
     #[command(before_help = "Examples:\n  lorchestra plugins lock\n  lorchestra plugins lock ingester")]
     Lock {
-        /// Only these packages; the others stay as they are in the file
+        /// Lock only these packages and keep the other entries of the file
         packages: Vec<String>,
-        /// One JSON object (schema lorchestra.plugins-lock/1)
+        /// Print one JSON object (schema lorchestra.plugins-lock/1)
         #[arg(long)]
         json: bool,
     },

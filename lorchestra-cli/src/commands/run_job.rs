@@ -65,24 +65,24 @@ pub(crate) struct RunJob {
     #[command(flatten)]
     pub(crate) own: OwnFlags,
 
-    /// Print help; after PACKAGE and JOB, that of the job
+    /// Print help (after PACKAGE and JOB: the job's help)
     // Not clap's own: that would answer for run-job where the job was asked for.
     #[arg(short, long, overrides_with = "help")]
     pub(crate) help: bool,
 
-    /// Run a spec, as `--dry-run --json` prints it, from a file or `-` (standard input), instead of PACKAGE and JOB
+    /// Run a spec printed by `--dry-run --json`, from FILE or `-` for stdin, instead of PACKAGE and JOB
     #[arg(long, value_name = "FILE", conflicts_with_all = ["package", "timeout", "grace", "on_overlap", "retries", "memory_max", "param", "group", "trace_parent", "requested_by"])]
     pub(crate) spec: Option<PathBuf>,
 
-    /// The package
+    /// Package name
     #[arg(required_unless_present_any = ["help", "spec"])]
     pub(crate) package: Option<String>,
 
-    /// The job
+    /// Job name
     #[arg(required_unless_present_any = ["help", "spec"])]
     pub(crate) job: Option<String>,
 
-    /// The job's own flags: `lorchestra run-job PACKAGE JOB --help` lists them
+    /// Flags of the job (see `lorchestra run-job PACKAGE JOB --help`)
     // Here for the help only: [`argv::cut`] takes them off before clap reads the rest.
     #[arg(value_name = "JOB FLAGS")]
     pub(crate) rest: Vec<OsString>,

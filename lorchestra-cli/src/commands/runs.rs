@@ -38,41 +38,41 @@ pub(crate) enum Runs {
         before_help = "Examples:\n  lorchestra runs list\n  lorchestra runs list --running\n  lorchestra runs list --limit 100 --json"
     )]
     List {
-        /// Only those that are running
+        /// Show only runs that are still running
         #[arg(long)]
         running: bool,
-        /// At most so many
+        /// Maximum number of runs to show
         #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         limit: u64,
-        /// One JSON object a line (schema lorchestra.run/1)
+        /// Print one JSON object per line (schema lorchestra.run/1)
         #[arg(long)]
         json: bool,
     },
-    /// Show a run: its parameters, how it ended, what it emitted, where its logs are
+    /// Show a run: parameters, outcome, events and log files
     #[command(before_help = "Example:\n  lorchestra runs show 019ab")]
     Show {
-        /// Id of the run, or enough of its beginning or end
+        /// Run id, or a unique prefix or suffix of it
         run: String,
-        /// One JSON object (schema lorchestra.runs-show/1)
+        /// Print one JSON object (schema lorchestra.runs-show/1)
         #[arg(long)]
         json: bool,
-        /// Print only the run's spec, which `run-job --spec` runs again
+        /// Print only the run's spec, ready for `run-job --spec`
         #[arg(long, conflicts_with = "json")]
         spec: bool,
     },
-    /// Print what a job printed, byte for byte
+    /// Print the output of a job, byte for byte
     #[command(before_help = "Examples:\n  lorchestra runs logs 019ab\n  lorchestra runs logs 019ab --trace")]
     Logs {
-        /// Id of the run, or enough of its beginning or end
+        /// Run id, or a unique prefix or suffix of it
         run: String,
-        /// What the job traced instead, one JSON object a line
+        /// Print the job's trace instead, one JSON object per line
         #[arg(long)]
         trace: bool,
     },
-    /// Tell a running job to end, and wait for it
+    /// Stop a running job and wait for it to end
     #[command(before_help = "Example:\n  lorchestra runs stop 019ab")]
     Stop {
-        /// Id of the run, or enough of its beginning or end
+        /// Run id, or a unique prefix or suffix of it
         run: String,
     },
 }
