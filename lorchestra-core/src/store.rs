@@ -121,6 +121,15 @@ impl StoreError {
     fn sql(path: &Path, doing: &'static str, source: rusqlite::Error) -> Self {
         use rusqlite::ErrorCode as Code;
         let path = path.to_owned();
+        // Only what lorchestra wrote is in there: a value of another kind is one that something else has changed.
+        use rusqlite::Error as Sql;
+        if let Sql::Utf8Error(..)
+        | Sql::FromSqlConversionFailure(..)
+        | Sql::InvalidColumnType(..)
+        | Sql::IntegralValueOutOfRange(..) = source
+        {
+            return Self::Damaged { path, why: format!("{doing}: {source}") };
+        }
         let code = source.sqlite_error_code();
         match code {
             Some(Code::DatabaseBusy | Code::DatabaseLocked) => Self::Busy { path, doing },

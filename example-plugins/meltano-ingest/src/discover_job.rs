@@ -1,6 +1,7 @@
 //! The job `discover`: asks a tap for its catalog, and keeps that. Talks to [`tap`](crate::tap).
 
 use crate::checkpoint;
+use crate::ingestion;
 use crate::name::{self, NameError};
 use crate::output::Heard;
 use crate::tap::{Call, Process, TapError};
@@ -56,6 +57,12 @@ enum DiscoverError {
     Failed { tap: String, status: ExitStatus, words: String },
     #[error("{tap}: what it answered to --discover is no catalog: a JSON object with a list of streams")]
     NotACatalog { tap: String },
+    #[error(
+        "{tap}: its answer to --discover has a line before the catalog that is not JSON, and that line is in the log of this run; a tap has to log to standard error"
+    )]
+    LogLine { tap: String },
+    #[error("{tap}: it answered nothing to --discover; {words}")]
+    Nothing { tap: String, words: String },
     #[error("{tap} was silent for {seconds} s and was ended; --idle says how long it may be")]
     Silent { tap: String, seconds: u64 },
     #[error("cancelled; no catalog was written")]
@@ -72,7 +79,7 @@ impl DiscoverError {
     /// Whether another attempt must end the same way.
     fn is_permanent(&self) -> bool {
         match self {
-            Self::Name(_) | Self::NotACatalog { .. } => true,
+            Self::Name(_) | Self::NotACatalog { .. } | Self::LogLine { .. } | Self::Nothing { .. } => true,
             Self::Tap(error) => error.is_permanent(),
             _ => false,
         }
@@ -95,7 +102,7 @@ fn run(call: &Call, name: Option<String>, out: Option<PathBuf>, idle: Duration, 
     process.hear_last_words();
     let text = answered?;
     let not = || DiscoverError::NotACatalog { tap: tap.clone() };
-    let catalog: Map<String, Value> = serde_json::from_slice(&text).map_err(|_| not())?;
+    let catalog: Map<String, Value> = serde_json::from_slice(&text).map_err(|_| no_catalog(&text, &tap, &mut process))?;
     let streams = catalog.get("streams").and_then(Value::as_array).ok_or_else(not)?;
     write(&path, &text).map_err(|source| DiscoverError::Write { path: path.clone(), source })?;
     let mut log = io::stdout().lock();
@@ -116,6 +123,28 @@ fn run(call: &Call, name: Option<String>, out: Option<PathBuf>, idle: Duration, 
     });
     cx.emit("catalog.discovered", payload)?;
     Ok(())
+}
+
+/// Why an answer is no catalog: by what there is in it.
+fn no_catalog(text: &[u8], tap: &str, process: &mut Process) -> DiscoverError {
+    let tap = tap.to_owned();
+    if text.trim_ascii().is_empty() {
+        return DiscoverError::Nothing { words: process.last_words(), tap };
+    }
+    let is_catalog = |text: &[u8]| serde_json::from_slice::<Map<String, Value>>(text).is_ok_and(|it| it.contains_key("streams"));
+    let mut rest = text;
+    let mut number = 0;
+    // Log lines come first, and there are few of them.
+    while let Some(end) = rest.iter().position(|byte| *byte == b'\n').filter(|_| number < 20) {
+        number += 1;
+        let line;
+        (line, rest) = rest.split_at(end + 1);
+        if !line.trim_ascii().is_empty() && is_catalog(rest) {
+            ingestion::quote(&tap, number, line, process.mask());
+            return DiscoverError::LogLine { tap };
+        }
+    }
+    DiscoverError::NotACatalog { tap }
 }
 
 /// All that the tap writes, once it has ended well.

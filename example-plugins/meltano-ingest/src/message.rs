@@ -47,7 +47,12 @@ pub(crate) enum Fault {
     NotANumber,
     #[error("is a {0} message without {1}")]
     Incomplete(&'static str, &'static str),
+    #[error("is a SCHEMA message whose schema is nested deeper than {DEEPEST} levels")]
+    TooDeep,
 }
+
+/// Levels of JSON that are read.
+pub(crate) const DEEPEST: usize = 127;
 
 /// Text that borrows where it can: an `Option<Cow>` would not.
 #[derive(Deserialize)]

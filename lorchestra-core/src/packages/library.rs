@@ -45,6 +45,8 @@ impl Library {
         if len > catalog::MAX_FILE {
             return Err(catalog::too_large(len));
         }
+        // What is refused by its header or its manifest is not copied. Looked at again in the copy: it may change until then.
+        catalog::inspect(&file)?;
         // One byte more than is allowed is enough to be refused below, however fast the file grows.
         let mut file = file.take(catalog::MAX_FILE + 1);
         let memory = rustix::fs::memfd_create("lorchestra-plugin", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)

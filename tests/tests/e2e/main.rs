@@ -20,6 +20,7 @@ mod catalog {
 mod crash {
     mod kill_matrix;
     mod killed;
+    mod mutations;
     mod remains;
     mod trouble;
 }

@@ -15,6 +15,7 @@ use lorchestra_core::run::decision::Stop;
 use lorchestra_core::run::supervisor::trial::{self, Verdict};
 use lorchestra_core::text::{self, one_line, path_text, shortened};
 use serde_json::{Value, json};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -85,6 +86,11 @@ fn words(verdict: &Verdict) -> Result<String, String> {
     }
 }
 
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    let ident = |path: &Path| std::fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
+    ident(a).is_ok_and(|a| ident(b).is_ok_and(|b| a == b))
+}
+
 fn late(limit: Duration, stopped: Option<Stop>) -> String {
     let stopped = stopped.map(|stop| format!(": {stop}")).unwrap_or_default();
     format!("it was still loading after {}{stopped}", duration::show(limit))
@@ -106,6 +112,10 @@ impl Facts<'_> {
     fn change(&self) -> String {
         let Some(installed) = self.installed() else { return "not installed".to_owned() };
         let path = path_text(&installed.path);
+        // The file that was read just now: once is enough, it may have a gigabyte.
+        if is_same_file(&installed.path, self.library.path()) {
+            return format!("these very bytes, {path}");
+        }
         let old = match Library::open(&installed.path) {
             Ok(old) => old,
             Err(fault) => return format!("{path}, which cannot be used: {}", fault.detail),
