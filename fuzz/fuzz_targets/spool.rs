@@ -25,7 +25,7 @@ use lorchestra_core::spool::writer::segment_path;
 use lorchestra_core::store::Portion;
 use lorchestra_core::store::event::Taken;
 use lorchestra_core::store::{Event, EventFilter, NewRun, Started, Store};
-use lorchestra_plugin_api::limits::OWN_TYPES;
+use lorchestra_plugin_api::limits::RESERVED_TYPES;
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
@@ -63,7 +63,7 @@ fn listed(segments: &[Vec<u8>]) {
         assert!(serde_json::to_string(&event).is_ok());
         assert!(event.created_at.len() == 27 && event.created_at.ends_with('Z'), "{event:?}");
         if event.event_type != "job.started" {
-            assert!(!OWN_TYPES.contains(&&*event.event_type), "{event:?}");
+            assert!(!RESERVED_TYPES.contains(&&*event.event_type), "{event:?}");
             assert!(event.payload.as_ref().is_some_and(|json| json.get().starts_with('{')), "{event:?}");
             found.insert(event.event_id);
         }

@@ -36,7 +36,7 @@ impl Args {
         let mut args = Self::try_parse_from(argv::join_negative(words)).map_err(|mut error| {
             if is_run_job && error.kind() == ErrorKind::UnknownArgument {
                 // Instead of clap's, which would have it passed as a value.
-                let tip = vec!["the flags of a job stand behind JOB".into()];
+                let tip = vec!["flags of a job go after JOB".into()];
                 error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tip));
             }
             argv::harmless(error)
@@ -130,7 +130,7 @@ mod tests {
             (&["runs", "list", "--since", "2d"], false),
         ] {
             let text = read(bad).unwrap_err().render().to_string();
-            assert_eq!(text.contains("the flags of a job stand behind JOB"), tip, "{text}");
+            assert_eq!(text.contains("flags of a job go after JOB"), tip, "{text}");
             assert!(text.contains("'--since'") && !text.contains("as a value"), "{text}");
         }
     }

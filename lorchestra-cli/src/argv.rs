@@ -99,8 +99,8 @@ pub(crate) fn harmless(mut error: clap::Error) -> clap::Error {
         .context()
         .filter_map(|(kind, value)| {
             let new = match value {
-                ContextValue::String(text) => ContextValue::String(text::escaped(text)),
-                ContextValue::Strings(texts) => ContextValue::Strings(texts.iter().map(|text| text::escaped(text)).collect()),
+                ContextValue::String(text) => ContextValue::String(shown(text)),
+                ContextValue::Strings(texts) => ContextValue::Strings(texts.iter().map(|text| shown(text)).collect()),
                 _ => return None,
             };
             (new != *value).then_some((kind, new))
@@ -115,6 +115,14 @@ pub(crate) fn harmless(mut error: clap::Error) -> clap::Error {
     }
     error
 }
+
+/// What was typed, escaped and no longer than a person reads.
+fn shown(text: &str) -> String {
+    text::shortened(&text::escaped(text), TYPED)
+}
+
+/// Characters of what was typed that an error repeats, at most.
+const TYPED: usize = 200;
 
 #[cfg(test)]
 mod tests {

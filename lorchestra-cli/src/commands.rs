@@ -88,8 +88,8 @@ fn catalog(settings: &Settings) -> Result<Catalog, Failure> {
 /// What plugins.lock says; that there is none is a failure: somebody has asked for it.
 fn locked_to(settings: &Settings) -> Result<Lockfile, Failure> {
     Lockfile::read(&settings.lockfile)?.ok_or_else(|| {
-        Failure::new(Code::Config, format!("only locked plugins may run, and there is no {}", path_text(&settings.lockfile)))
-            .mend("lorchestra plugins lock writes it, for the libraries that are installed now")
+        Failure::new(Code::Config, format!("only locked plugins may run, but {} does not exist", path_text(&settings.lockfile)))
+            .mend("run lorchestra plugins lock to create it for the installed libraries")
     })
 }
 
@@ -132,7 +132,7 @@ fn look_after(
 fn second_store(settings: &Settings, printer: &mut Printer) {
     if let Some(other) = &settings.second_store {
         printer.warning(format_args!(
-            "there is another history in {}; this command uses {}",
+            "{} also contains a run history; this command uses {}",
             other.display(),
             settings.state_dir.display()
         ));
@@ -149,17 +149,19 @@ fn report_recovered(closed: &Closed, notices: &mut Notices<'_>, printer: &mut Pr
 fn find_run(store: Option<&Store>, settings: &Settings, text: &str) -> Result<Run, Failure> {
     let unknown = || Failure { bare: true, ..Failure::new(Code::Failed, format!("Unknown run: {text}")) };
     let none = || {
-        unknown().mend(format!("looked in {}", path_text(&settings.state_dir))).mend("lorchestra runs list shows the newest runs")
+        unknown()
+            .mend(format!("looked in {}", path_text(&settings.state_dir)))
+            .mend("run lorchestra runs list to see the newest runs")
     };
     if text.chars().count() < NAMED {
-        return Err(unknown().mend(format!("give the whole id, or at least {NAMED} characters of its beginning or end")));
+        return Err(unknown().mend(format!("give the full id, or at least {NAMED} characters of its start or end")));
     }
     let Some(store) = store else { return Err(none()) };
     match store.find_run(text)? {
         Ok(run) => Ok(run),
         Err(found) if found.is_empty() => Err(none()),
         Err(found) => {
-            let failure = Failure::new(Code::Failed, format!("{text} names several runs: give more of the id"));
+            let failure = Failure::new(Code::Failed, format!("{text} matches several runs: give more of the id"));
             Err(found
                 .iter()
                 .take(5)

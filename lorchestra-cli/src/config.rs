@@ -179,7 +179,7 @@ fn causes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Cause
     match causes.iter().find(|cause| !RETRYABLE.contains(cause)) {
         Some(cause) => {
             let known = RETRYABLE.map(Cause::as_str).join(", ");
-            Err(serde::de::Error::custom(format!("a job is never tried again after {}; there are {known}", cause.as_str())))
+            Err(serde::de::Error::custom(format!("a job is never retried after {}; valid causes are {known}", cause.as_str())))
         }
         None => Ok(Some(causes)),
     }
@@ -203,9 +203,9 @@ fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>,
 /// The wait before another attempt: without one, whatever made an attempt fail is still there at the next.
 fn wait<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     match duration(deserializer)? {
-        Some(Duration::ZERO) => Err(serde::de::Error::custom(
-            "a wait of 0 would try again without a pause; write how long to wait, or leave it out for 1s",
-        )),
+        Some(Duration::ZERO) => {
+            Err(serde::de::Error::custom("a wait of 0 would retry without a pause; set a duration, or omit it for 1s"))
+        }
         wait => Ok(wait),
     }
 }
@@ -214,7 +214,7 @@ fn wait<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, 
 fn kept<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     match duration(deserializer)? {
         Some(Duration::ZERO) => Err(serde::de::Error::custom(
-            "a retention of 0 would remove every run as it ends; write how long to keep them, or leave it out for 365d",
+            "a retention of 0 would remove every run as it ends; set a duration, or omit it for 365d",
         )),
         kept => Ok(kept),
     }
@@ -224,7 +224,7 @@ fn log_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D
     let text = String::deserialize(deserializer)?;
     match size::parse(&text) {
         Ok(bytes) if bytes < log::MIN_MAX => {
-            Err(serde::de::Error::custom(format!("a log of {text} is too short; write {} or more", size::show(log::MIN_MAX))))
+            Err(serde::de::Error::custom(format!("a log of {text} is too small; use {} or more", size::show(log::MIN_MAX))))
         }
         parsed => parsed.map(Some).map_err(|why| serde::de::Error::custom(format!("{text:?}: {why}"))),
     }
@@ -243,7 +243,7 @@ fn text_of(path: &Path) -> io::Result<String> {
     let file = files::open_regular(path, OFlags::RDONLY)?;
     let meta = file.metadata()?;
     if meta.len() > MAX_FILE {
-        let what = format!("it has {} bytes, and may have {MAX_FILE} (1 MiB)", meta.len());
+        let what = format!("it is {} bytes long; the maximum is {MAX_FILE} (1 MiB)", meta.len());
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
     }
     let mut text = String::new();
@@ -268,13 +268,13 @@ impl Config {
                     None => Ok(Self::default()),
                     Some(link) => {
                         let target = std::fs::read_link(link).unwrap_or_default();
-                        let what = format!("{} is a link to {}, which is not there", link.display(), target.display());
-                        Err(Failure::config(path, &what, &format!("mend the link, or remove it: rm {}", shell(link))))
+                        let what = format!("{} is a symbolic link to {}, which does not exist", link.display(), target.display());
+                        Err(Failure::config(path, &what, &format!("fix the link, or remove it: rm {}", shell(link))))
                     }
                 };
             }
             Err(e) if e.kind() == io::ErrorKind::FileTooLarge => {
-                return Err(Failure::config(path, &e.to_string(), "see docs/configuration.md for what it may hold"));
+                return Err(Failure::config(path, &e.to_string(), "see the configuration reference for the keys it may have"));
             }
             Err(e) => return Err(Failure::config(path, &e.to_string(), "make it a UTF-8 file that this user can read")),
         };
@@ -301,8 +301,8 @@ impl Config {
         if let Some((job, (name, _))) = secrets.into_iter().find(|(_, (_, source))| Source::parse(source).is_none()) {
             // It may be the secret itself.
             return Err((
-                format!("{}: what stands there is not a source", secret_key(job, name)),
-                format!("write {name} = \"env:NAME\", \"file:PATH\" or \"credential:NAME\"; the secret itself belongs elsewhere"),
+                format!("{}: not a source of a secret", secret_key(job, name)),
+                format!("write {name} = \"env:NAME\", \"file:PATH\" or \"credential:NAME\"; do not put the secret itself here"),
             ));
         }
         let relative = config.plugin_dirs.iter().chain(&config.state_dir).chain(&config.data_dir);
@@ -310,7 +310,7 @@ impl Config {
         if let Some(dir) = relative {
             return Err((
                 format!("the directory {} is not absolute", one_line(&format!("{:?}", dir.display().to_string()))),
-                "write it from / on: commands are run from anywhere, and ~ is not expanded".into(),
+                "use an absolute path: commands run from any directory, and ~ is not expanded".into(),
             ));
         }
         Ok(config)
@@ -397,7 +397,7 @@ mod tests {
             ("[job.\"a/b\"]\ntimeuot = \"1d\"", "line 2: unknown field `timeuot`", "did you mean `timeout`?"),
             ("log = \"1d\"", "line 1: unknown field `log`", "did you mean `logs`?"),
             ("logs = \"1d\"", "line 1: invalid type: string", "configuration.md"),
-            ("[logs]\nmax = \"1K\"", "line 2: a log of 1K is too short; write 4K or more", "configuration.md"),
+            ("[logs]\nmax = \"1K\"", "line 2: a log of 1K is too small; use 4K or more", "configuration.md"),
             ("[logs]\nmax = \"64MB\"", "line 2: \"64MB\": is not a size", "configuration.md"),
             ("[retention]\nstate_dirs = \"/x\"", "line 2: unknown field `state_dirs`", "configuration.md"),
             ("[job.\"a/b\"]\nlogs = \"1d\"", "line 2: unknown field `logs`", "configuration.md"),
@@ -435,7 +435,7 @@ mod tests {
         let path = dir.path().join("config.toml");
         std::fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
         let refused = Config::read(&path).unwrap_err();
-        assert!(refused.message.ends_with(": it has 1099511627776 bytes, and may have 1048576 (1 MiB)"), "{refused:?}");
+        assert!(refused.message.ends_with(": it is 1099511627776 bytes long; the maximum is 1048576 (1 MiB)"), "{refused:?}");
         assert_eq!((refused.code, refused.mends.len()), (crate::exit::Code::Config, 1));
         let long = "k".repeat(200_000);
         for text in [

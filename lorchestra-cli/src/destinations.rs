@@ -29,10 +29,8 @@ fn jsonl(config: &JsonlConfig) -> Result<Option<jsonl::JsonlConfig>, Failure> {
             rotate_size: rotate_size.unwrap_or(ROTATE_SIZE),
             rotate: rotate.map(Into::into).unwrap_or_default(),
         })),
-        None if rotate_size.is_some() || rotate.is_some() => {
-            Err(Failure::new(Code::Config, "[destinations.jsonl] has no dir: events would have nowhere to go")
-                .mend("set destinations.jsonl.dir in config.toml, or remove the table"))
-        }
+        None if rotate_size.is_some() || rotate.is_some() => Err(Failure::new(Code::Config, "[destinations.jsonl] has no `dir`")
+            .mend("set destinations.jsonl.dir in config.toml, or remove the table")),
         None => Ok(None),
     }
 }

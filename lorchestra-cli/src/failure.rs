@@ -74,7 +74,7 @@ impl Failure {
 
     /// A package in files with problems.
     pub(crate) fn unusable(package: &str, problems: &[&Problem]) -> Self {
-        let mut failure = Self::new(Code::Plugin, format!("the package {package} cannot be used"));
+        let mut failure = Self::new(Code::Plugin, format!("package {package} cannot be used"));
         for problem in problems.iter().take(3) {
             for line in problem.to_string().lines() {
                 failure = failure.mend(line.trim());
@@ -118,8 +118,7 @@ impl Failure {
                 match catalog.problems.as_slice() {
                     [] => {}
                     [problem] => {
-                        failure =
-                            failure.mend(format!("one file cannot be used: {}: {}", path_text(&problem.path), problem.detail))
+                        failure = failure.mend(format!("1 file cannot be used: {}: {}", path_text(&problem.path), problem.detail))
                     }
                     problems => {
                         failure = failure.mend(format!("{} files cannot be used: lorchestra jobs list --json", problems.len()))
@@ -141,7 +140,7 @@ impl Failure {
 
 impl From<StateError> for Failure {
     fn from(error: StateError) -> Self {
-        let choose = "set state_dir in config.toml, or XDG_STATE_HOME, to a directory of this user on a local disk";
+        let choose = "set state_dir in config.toml, or XDG_STATE_HOME, to a directory that this user owns on a local disk";
         let message = format!("the state directory {error}");
         match &error {
             StateError::Io { path, source } => {
@@ -156,9 +155,8 @@ impl From<StateError> for Failure {
                         Self::new(Code::Config, format!("{message}: user {owner} is here {}", rights::owner_text(*owner)))
                     }
                     (true, None) => Self::new(Code::Config, message).mend(format!("run the command as user {owner}")),
-                    (true, Some(give)) => {
-                        Self::new(Code::Config, message).mend(format!("run the command as user {owner}, or give it away: {give}"))
-                    }
+                    (true, Some(give)) => Self::new(Code::Config, message)
+                        .mend(format!("run the command as user {owner}, or change the owner: {give}")),
                 };
                 let or = if failure.mends.is_empty() { "" } else { "or " };
                 failure.mend(format!("{or}{choose}"))
@@ -178,23 +176,21 @@ impl From<StoreError> for Failure {
             StoreError::Newer { .. } => {
                 Self::new(Code::Config, message).mend("upgrade lorchestra, or use another state directory")
             }
-            StoreError::Foreign { .. } => {
-                Self::new(Code::Config, message).mend("move the file away to begin a new history; nothing reads it meanwhile")
-            }
+            StoreError::Foreign { .. } => Self::new(Code::Config, message).mend("move the file away to start a new history"),
             StoreError::Damaged { path, .. } => {
                 let path = shell(&path);
                 Self::new(Code::Config, message)
-                    .mend(format!("copy it with {path}-wal and -shm to a safe place first, while no lorchestra runs"))
-                    .mend(format!("sqlite3 {path} .recover reads most of it again: docs/configuration.md, A damaged store"))
-                    .mend("or move the three away to begin a new history")
+                    .mend(format!("first back up the file with {path}-wal and -shm, while no lorchestra process runs"))
+                    .mend(format!("then run sqlite3 {path} .recover to salvage most of it (docs: A damaged store)"))
+                    .mend("or move all three files away to start a new history")
             }
             StoreError::NotWritable { path, .. } => {
                 // SQLite does not say which of its files it means.
                 let refusal = refusal::of_file(&path).unwrap_or_else(|| refusal::full(path.parent().unwrap_or(&path)));
-                Self::new(Code::NotWritable, message).mend(refusal.mend).mend("nothing that was emitted is lost")
+                Self::new(Code::NotWritable, message).mend(refusal.mend).mend("no emitted event is lost")
             }
             StoreError::Busy { .. } => Self::new(Code::NotWritable, message)
-                .mend("see which process has it open (lsof, fuser), and run the command again; nothing that was emitted is lost"),
+                .mend("find the process that has it open (lsof, fuser), then run the command again; no emitted event is lost"),
             StoreError::Io { path, source }
                 if full_or_read_only(&source) || limits::behind(&source, Doing::Opening).is_some() =>
             {
@@ -210,7 +206,7 @@ impl From<IntakeError> for Failure {
         match error {
             IntakeError::Store(error) => error.into(),
             IntakeError::Panicked { .. } => {
-                Self::new(Code::Internal, error.to_string()).mend("report it; nothing that was emitted is lost")
+                Self::new(Code::Internal, error.to_string()).mend("report this as a bug; no emitted event is lost")
             }
             IntakeError::Spool { ref path, ref source } => Self::refused(Code::NotWritable, &error.to_string(), path, source),
         }
@@ -228,7 +224,7 @@ impl From<RecoveryError> for Failure {
             }
             RecoveryError::Io { path, source } => Self::refused(Code::NotWritable, &path.display().to_string(), &path, &source),
         };
-        failure.message = format!("what earlier runs left could not be looked after: {}", failure.message);
+        failure.message = format!("cannot recover earlier runs: {}", failure.message);
         failure
     }
 }
@@ -247,10 +243,10 @@ impl From<LaunchError> for Failure {
         match error {
             LaunchError::Unusable { package, problem } => Self::unusable(&package, &[&problem]),
             LaunchError::OtherLibrary { what, .. } => Self::new(Code::Plugin, error.to_string())
-                .mend("install the library that the spec wants (lorchestra plugins list shows what is there)")
+                .mend("install the library that the spec names (run lorchestra plugins list to see the installed ones)")
                 .mend(match what {
                     "sha256" => "or set \"sha256\" to null in the spec, to run any build of that version",
-                    _ => "or plan the run again: lorchestra run-job … --dry-run --json",
+                    _ => "or create the spec again: lorchestra run-job … --dry-run --json",
                 }),
             LaunchError::NoJob { ref path, .. } => Self::replaced(path),
             LaunchError::Spec(error) => {
@@ -274,29 +270,29 @@ impl From<RunError> for Failure {
                 let Overlap { package, job, account, holder, waited } = *overlap;
                 let of = account.map(|account| format!(" for account {}", show::account(&account))).unwrap_or_default();
                 let state = match waited {
-                    Some(waited) => format!("is still running{of} after a wait of {}", show::elapsed(waited)),
-                    None => format!("is running already{of}"),
+                    Some(waited) => format!("is still running{of} after waiting {}", show::elapsed(waited)),
+                    None => format!("is already running{of}"),
                 };
                 let failure = Self::new(Code::Overlap, format!("{package}/{job} {state}; no run was recorded"));
                 match holder {
-                    Some(run) => failure.mend(format!("it is run {run}: lorchestra runs stop {run} ends it")),
-                    None => failure.mend("lorchestra runs list --running shows what runs"),
+                    Some(run) => failure.mend(format!("run lorchestra runs stop {run} to stop it")),
+                    None => failure.mend("run lorchestra runs list --running to see what is running"),
                 }
             }
             RunError::AllDone { .. } => {
                 // Nobody mistyped anything: another run was quicker.
-                Self::new(Code::Overlap, format!("{error}: there is nothing left to do; no run was recorded"))
+                Self::new(Code::Overlap, format!("{error}; there is nothing left to do, and no run was recorded"))
                     .mend("lorchestra bookmarks show")
             }
             RunError::Running { ref run_id } => Self::new(Code::Overlap, format!("{error}; nothing was started"))
-                .mend(format!("lorchestra runs stop {run_id} ends it")),
+                .mend(format!("run lorchestra runs stop {run_id} to stop it")),
             RunError::OtherJob { .. } => {
-                Self::new(Code::Usage, format!("{error}, and not of this job and account")).mend("give another --run-id")
+                Self::new(Code::Usage, format!("{error}, not of this job and account")).mend("use another --run-id")
             }
             RunError::Interrupted { signal } => Self::new(Code::Interrupted(signal), error.to_string()),
             RunError::ClosedElsewhere { ref run_id } => Self::new(Code::Internal, error.to_string())
-                .mend(format!("what is recorded of it: lorchestra runs show {run_id}"))
-                .mend("two systems or containers that do not see each other's processes must not share a state directory"),
+                .mend(format!("run lorchestra runs show {run_id} to see its record"))
+                .mend("do not share a state directory between hosts or containers that cannot see each other's processes"),
             RunError::Changed { .. } => Self::new(Code::Plugin, error.to_string()).mend("run it again"),
             RunError::State(error) => error.into(),
             RunError::Store(error) => error.into(),
@@ -304,8 +300,8 @@ impl From<RunError> for Failure {
             RunError::Process { doing, ref source } => Self::not_started(doing, source),
             RunError::NotRecorded { run_id, source } => {
                 let mut failure: Self = (*source).into();
-                failure.message = format!("the end of run {run_id} could not be recorded: {}", failure.message);
-                failure.mend("it is safe in the spool: the next run-job, runs or events command records it")
+                failure.message = format!("cannot record the end of run {run_id}: {}", failure.message);
+                failure.mend("it is kept in the spool; the next run-job, runs or events command records it")
             }
         }
     }
@@ -316,7 +312,9 @@ impl From<LockfileError> for Failure {
         let message = chain(&error);
         match error {
             LockfileError::Unusable { fault, .. } => Self::new(Code::Config, message).mend(fault.fix),
-            LockfileError::Malformed { .. } => Self::new(Code::Config, message).mend("lorchestra plugins lock writes it anew"),
+            LockfileError::Malformed { .. } => {
+                Self::new(Code::Config, message).mend("run lorchestra plugins lock to create it again")
+            }
             LockfileError::Io { path, source } => {
                 let code = if full_or_read_only(&source) { Code::NotWritable } else { Code::Config };
                 Self::refused(code, &path_text(&path), &path, &source)
@@ -330,11 +328,12 @@ impl Failure {
     pub(crate) fn not_installed(package: &str, error: InstallError) -> Self {
         match error {
             InstallError::NotTrusted { dir, fault } => {
-                Self::new(Code::Plugin, format!("libraries in {} are not run: {}", path_text(&dir), fault.detail)).mend(fault.fix)
+                Self::new(Code::Plugin, format!("libraries in {} would not run: {}", path_text(&dir), fault.detail))
+                    .mend(fault.fix)
             }
             InstallError::Taken { path, package: other } => Self::new(
                 Code::Plugin,
-                format!("{} is the package {other}, and {package} would take its place", path_text(&path)),
+                format!("{} contains the package {other}, which {package} would replace", path_text(&path)),
             )
             .mend(format!("give it another name: mv {} {}", shell(&path), shell(&path.with_file_name(format!("{other}.so")))))
             .mend(format!("or: lorchestra plugins remove {other}")),
@@ -345,7 +344,10 @@ impl Failure {
                     .mend(format!("or: lorchestra plugins remove {package}"))
             }
             InstallError::Several { paths } => paths.iter().take(MENDS).fold(
-                Self::new(Code::Plugin, format!("{} files have the package {package}: remove the ones you mean", paths.len())),
+                Self::new(
+                    Code::Plugin,
+                    format!("{} files contain the package {package}: remove those you do not want", paths.len()),
+                ),
                 |failure, path| failure.mend(format!("rm {}", shell(path))),
             ),
             InstallError::Unknown => Self { bare: true, ..Self::new(Code::Failed, format!("Unknown package: {package}")) },

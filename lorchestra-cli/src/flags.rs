@@ -195,8 +195,8 @@ fn no_id(param: &ParamManifest) -> String {
 }
 
 fn not_utf8(flag: &str) -> Failure {
-    Failure::new(Code::Usage, format!("the value of {flag} is not UTF-8"))
-        .mend("rename the file, or name it by a link whose name is UTF-8")
+    Failure::new(Code::Usage, format!("the value of {flag} is not valid UTF-8"))
+        .mend("rename the file, or use a link with a UTF-8 name")
 }
 
 #[cfg(test)]

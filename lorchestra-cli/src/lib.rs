@@ -69,8 +69,8 @@ fn command() -> ExitCode {
             .map(|settings| commands::run(&args.command, args.global.verbose, &settings, &mut printer)),
     }));
     let fault = |_| {
-        Err(Failure::new(exit::Code::Internal, "lorchestra itself failed; the lines above say where")
-            .mend("report them with the command"))
+        Err(Failure::new(exit::Code::Internal, "internal error in lorchestra; see the lines above")
+            .mend("report this as a bug, with those lines and the command"))
     };
     let code = printer.ended(result.unwrap_or_else(fault));
     printer.finish(code)

@@ -127,18 +127,18 @@ fn run(command: &str, report: &Value, deadline: Instant, mut signals: Option<&mu
         .stderr(stderr())
         .process_group(0)
         .spawn()
-        .map_err(ended("/bin/sh could not be started"))?;
+        .map_err(ended("cannot start /bin/sh"))?;
     if let Some(mut stdin) = child.stdin.take() {
         let line = format!("{report}\n");
         // In a thread of its own: a command that does not read must not hold us. One that closes its input early may do so.
         let _ = std::thread::Builder::new().spawn(move || drop(stdin.write_all(line.as_bytes())));
     }
     let pidfd = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty())
-        .map_err(|e| ended("the command cannot be watched")(e.into()))?;
+        .map_err(|e| ended("cannot watch the command")(e.into()))?;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(killed(child, format!("the command was killed: it had not ended after {} s", TIME_BOX.as_secs())));
+            return Err(killed(child, format!("the command was killed: it did not finish within {} s", TIME_BOX.as_secs())));
         }
         let wait = lorchestra_core::host::clock::timespec(left);
         let mut fds = vec![PollFd::new(&pidfd, PollFlags::IN)];
@@ -147,13 +147,13 @@ fn run(command: &str, report: &Value, deadline: Instant, mut signals: Option<&mu
         }
         // Woken for nothing: looked at again.
         let _ = poll(&mut fds, Some(&wait));
-        match child.try_wait().map_err(ended("the command cannot be waited for"))? {
+        match child.try_wait().map_err(ended("cannot wait for the command"))? {
             Some(status) if status.success() => return Ok(()),
             Some(status) => return Err(Trouble::Ended(format!("the command ended with {status}"))),
             None => {}
         }
         if signals.as_mut().is_some_and(|signals| !signals.endings().is_empty()) {
-            return Err(killed(child, "the command was killed: a signal asked for the end".into()));
+            return Err(killed(child, "the command was killed: lorchestra received a signal".into()));
         }
     }
 }

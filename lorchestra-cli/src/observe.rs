@@ -58,7 +58,7 @@ impl<'a> TerminalObserver<'a> {
         if !self.quiet && matches!(spec.on_overlap, OnOverlap::Wait(_)) {
             let RunSpec { package, job, .. } = spec;
             let mut printer = self.printer.borrow_mut();
-            printer.note(format_args!("{package}/{job} is running already: waiting for run {holder} to end"));
+            printer.note(format_args!("{package}/{job} is already running: waiting for run {holder} to end"));
         }
     }
 
@@ -80,12 +80,12 @@ impl<'a> TerminalObserver<'a> {
         }
         self.reported += 1;
         let is_last = self.reported == MAX_REPORTED && self.verbose == 0 && attempt + 1 < of;
-        let rest = if is_last { "; later ones are in runs show" } else { "" };
+        let rest = if is_last { "; see runs show for later attempts" } else { "" };
         let message = text::shortened(&text::first_line(&failure.message), 200);
         let (cause, wait) = (failure.cause.as_str(), show::elapsed(wait));
         let print = || {
             let mut printer = self.printer.borrow_mut();
-            printer.warning(format_args!("attempt {attempt} of {of} failed ({cause}): {message}; the next one in {wait}{rest}"));
+            printer.warning(format_args!("attempt {attempt} of {of} failed ({cause}): {message}; next attempt in {wait}{rest}"));
         };
         match &self.bar {
             Some(bar) => bar.aside(print),
@@ -97,9 +97,9 @@ impl<'a> TerminalObserver<'a> {
         if self.json || self.quiet {
             return;
         }
-        let held_by = held_by.map_or_else(|| "in a run that is not known".to_owned(), |held_by| format!("run {held_by}"));
+        let held_by = held_by.map_or_else(|| "in an unknown run".to_owned(), |held_by| format!("run {held_by}"));
         let name = format!("{}/{}", spec.package, spec.job);
-        self.printer.borrow_mut().line(format_args!("- {name} skipped: it is running already ({held_by})"));
+        self.printer.borrow_mut().line(format_args!("- {name} skipped: already running ({held_by})"));
     }
 
     fn ended(&mut self, run_id: &str, spec: &RunSpec, terminal: &Terminal, output: &Path) {
@@ -118,7 +118,7 @@ impl<'a> TerminalObserver<'a> {
         }
         if terminal.processes_left > 0 {
             let left = terminal.processes_left;
-            printer.warning(format_args!("{left} processes that the job started could not be ended"));
+            printer.warning(format_args!("{left} processes started by the job could not be stopped"));
         }
         // The caller knows the outcome by now; what follows must not change it.
         printer.flush();
@@ -157,18 +157,18 @@ impl Observer for TerminalObserver<'_> {
                     let ended = show::time(run.ended_at.unwrap_or(run.started_at));
                     self.printer
                         .borrow_mut()
-                        .note(format_args!("run {} has ended before ({ended}); nothing was started", run.run_id));
+                        .note(format_args!("run {} has already ended ({ended}); nothing was started", run.run_id));
                 }
                 if let Some(terminal) = terminal {
                     self.outcome(&name, &run.run_id, terminal, false);
                 }
             }
             RunEvent::Ended { run_id, spec, terminal, output } => self.ended(run_id, spec, terminal, output),
-            RunEvent::Delivered { to, report, backlog, required } => {
-                undelivered::after_run(to, report, *backlog, [*required, self.quiet], &mut self.printer.borrow_mut());
+            RunEvent::Delivered { to, report, pending, required } => {
+                undelivered::after_run(to, report, *pending, [*required, self.quiet], &mut self.printer.borrow_mut());
             }
             RunEvent::Pruned(Err(error)) => {
-                self.printer.borrow_mut().warning(format_args!("old runs could not be removed: {}", chain(error)));
+                self.printer.borrow_mut().warning(format_args!("cannot remove old runs: {}", chain(error)));
             }
             RunEvent::Pruned(Ok(_)) => {}
         }

@@ -129,7 +129,7 @@ impl Printer {
         self.flush();
         match &self.broken {
             Some(e) if e.kind() != io::ErrorKind::BrokenPipe && code == Code::Success => {
-                let text = format!("{BAD}error:{BAD:#} standard output could not be written: {e}\n");
+                let text = format!("{BAD}error:{BAD:#} cannot write to stdout: {e}\n");
                 self.err(format_args!("{text}"));
                 Code::NotWritable.into()
             }

@@ -29,16 +29,16 @@ pub(crate) fn of(path: &Path, error: &Error) -> Option<Refusal> {
         ErrorKind::PermissionDenied => unwritable(at, path),
         ErrorKind::ReadOnlyFilesystem => Some(Refusal {
             what: format!("the file system of {shown} is mounted read-only"),
-            mend: format!("findmnt -T {typed} shows where it is mounted"),
+            mend: format!("run findmnt -T {typed} to see the mount"),
         }),
         ErrorKind::StorageFull => Some(full(at)),
         ErrorKind::QuotaExceeded => Some(Refusal {
             what: format!("this user's quota on the file system of {shown} is used up"),
-            mend: "see quota -s".into(),
+            mend: "run quota -s to see it".into(),
         }),
         ErrorKind::FileTooLarge => Some(Refusal {
-            what: format!("{shown} would get larger than this process may make a file"),
-            mend: "raise the limit: ulimit -f shows it (of a systemd unit: LimitFSIZE=)".into(),
+            what: format!("{shown} would exceed this process's file size limit"),
+            mend: "raise the limit (ulimit -f, or LimitFSIZE= in a systemd unit)".into(),
         }),
         // Something on the way is a file.
         ErrorKind::NotADirectory if !meta.is_dir() => {
@@ -57,10 +57,10 @@ pub(crate) fn of_file(path: &Path) -> Option<Refusal> {
 pub(crate) fn full(at: &Path) -> Refusal {
     let (shown, typed) = (path_text(at), shell(at));
     let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
-    let limit = limit.map(|bytes| format!("; or raise ulimit -f, which is {} KiB", bytes >> 10)).unwrap_or_default();
+    let limit = limit.map(|bytes| format!("; or raise ulimit -f (now {} KiB)", bytes >> 10)).unwrap_or_default();
     Refusal {
         what: format!("the file system of {shown} is full"),
-        mend: format!("free some space or inodes: df -h {typed}; df -i {typed}{limit}"),
+        mend: format!("free space or inodes (check with: df -h {typed}; df -i {typed}){limit}"),
     }
 }
 
@@ -75,15 +75,15 @@ fn unwritable(at: &Path, wanted: &Path) -> Option<Refusal> {
     let (change, whose) = if owner == user {
         (Change::OwnerMay(rights), String::new())
     } else {
-        (Change::Owner(user), format!(", which belongs to {}", rights::owner_text(owner)))
+        (Change::Owner(user), format!(", owned by {}", rights::owner_text(owner)))
     };
     // What is another user's file is his, whatever is in it.
     let of_another = kind == Kind::File && owner != user && !at.parent().is_some_and(rights::is_ours);
     let command = rights::command(Target { path: at, owner, kind }, change, user).filter(|_| !of_another);
     let mend = command.or_else(|| rights::make_for(wanted, user).filter(|_| at != Path::new("/"))).unwrap_or_else(|| {
-        format!("choose a place where user {user} may write; ls -ld {} shows who may write in this one", shell(at))
+        format!("choose a directory that user {user} may write to; run ls -ld {} to see the permissions of this one", shell(at))
     });
-    Some(Refusal { what: format!("this user may not write in {}{whose}", path_text(at)), mend })
+    Some(Refusal { what: format!("this user may not write to {}{whose}", path_text(at)), mend })
 }
 
 #[cfg(test)]

@@ -43,11 +43,11 @@ impl<'a> Configured<'a> {
                 let known: Vec<&str> = secrets().map(|param| param.name.as_str()).collect();
                 let there = if known.is_empty() { "it has none".to_owned() } else { format!("there are {}", known.join(", ")) };
                 let what = format!("{} has no such secret", job.name);
-                return Err(wrong(&what, &format!("{there}; mend the name, or remove the line")));
+                return Err(wrong(&what, &format!("{there}; fix the name, or remove the line")));
             };
             let is_typed = |given: &Given| given.name.replace('-', "_") == param.name.replace('-', "_");
             if !typed.iter().any(is_typed) && sources.insert(param.name.clone(), (name.as_str(), source.as_str())).is_some() {
-                return Err(wrong("it is there by another name too", "remove one of the two lines"));
+                return Err(wrong("it is also set under another name", "remove one of the two lines"));
             }
         }
         Ok(Self(sources))
@@ -116,11 +116,11 @@ pub(crate) fn find(spec: &RunSpec, configured: &Configured<'_>, settings: &Setti
         let text = std::str::from_utf8(&bytes).map_err(|_| {
             sought
                 .wrong(&format!("({place}) is not UTF-8"))
-                .mend("a secret is a text; encode bytes as base64, and let the job decode them")
+                .mend("secrets are text; encode binary data as base64 and decode it in the job")
         })?;
         secrets
             .insert(param, Zeroizing::new(text.to_owned()))
-            .map_err(|why| sought.wrong(&format!("({place}) {why}")).mend("put the whole secret there"))?;
+            .map_err(|why| sought.wrong(&format!("({place}) {why}")).mend("store the complete secret there"))?;
     }
     Ok(secrets)
 }
@@ -130,14 +130,14 @@ fn look(sought: &Sought<'_>, source: &Source, job: &str, settings: &Settings) ->
         Source::Env(name) => variable(settings, name).map(Some).ok_or_else(|| {
             sought
                 .missing(&format!("the environment variable {name} is not set"))
-                .mend(format!("export {name}=…, or name another source"))
+                .mend(format!("export {name}=…, or use another source"))
         }),
         Source::File(path) => file(sought, path).map(Some),
         Source::Credential(name) => match credential(settings, name) {
             Some(path) => file(sought, &path).map(Some),
             None => Err(sought
-                .missing("there are no credentials: CREDENTIALS_DIRECTORY is not set")
-                .mend(format!("run it from a systemd unit with LoadCredential={name}:PATH, or name another source"))),
+                .missing("CREDENTIALS_DIRECTORY is not set")
+                .mend(format!("run it from a systemd unit with LoadCredential={name}:PATH, or use another source"))),
         },
         Source::Usual { credential: name, variable: env, optional } => {
             let path = credential(settings, name).filter(|path| path.exists());
@@ -148,7 +148,7 @@ fn look(sought: &Sought<'_>, source: &Source, job: &str, settings: &Settings) ->
                 (None, None) => {
                     let flag = sought.flag();
                     Err(sought
-                        .missing(&format!("nobody says where it is, there is no credential {name}, and {env} is not set"))
+                        .missing(&format!("no source is given, credential {name} does not exist, and {env} is not set"))
                         .mend(format!("--{flag} env:NAME, --{flag} file:PATH or --{flag} credential:NAME"))
                         .mend(format!("or in config.toml: {} = \"SOURCE\"", secret_key(job, sought.param))))
                 }
@@ -174,16 +174,16 @@ fn file(sought: &Sought<'_>, path: &Path) -> Result<Found, Failure> {
     let failed = |e: io::Error| {
         let failure = sought.missing(&format!("{shown} cannot be read: {e}"));
         match e.kind() {
-            io::ErrorKind::NotFound => failure.mend("put the secret there, or name another source"),
-            io::ErrorKind::PermissionDenied => failure.mend(format!("{}, or name another source", rights::readable(path))),
-            _ => failure.mend("name a file that holds the secret and nothing else"),
+            io::ErrorKind::NotFound => failure.mend("create the file with the secret, or use another source"),
+            io::ErrorKind::PermissionDenied => failure.mend(format!("{}, or use another source", rights::readable(path))),
+            _ => failure.mend("use a file that contains only the secret"),
         }
     };
     let file = files::open_regular(path, OFlags::RDONLY).map_err(failed)?;
     let meta = file.metadata().map_err(failed)?;
     let user = rustix::process::geteuid().as_raw();
     if meta.uid() == user && meta.mode() & 0o077 != 0 {
-        let failure = sought.wrong(&format!("is in {shown}, which others may read or write"));
+        let failure = sought.wrong(&format!("is in {shown}, which other users may read or write"));
         let private = rights::command(Target { path, owner: user, kind: Kind::File }, Change::Private, user);
         return Err(private.into_iter().fold(failure, Failure::mend));
     }

@@ -77,7 +77,7 @@ pub(crate) fn source_notes(job: &JobManifest) -> Vec<String> {
     ];
     let policy: Vec<String> = policy.into_iter().flatten().collect();
     let deprecated = job.deprecated.as_ref().map(|instead| format!("Deprecated: {}", one_line(instead)));
-    let policy = (!policy.is_empty()).then(|| format!("Unless told otherwise: {}", one_line(&policy.join(", "))));
+    let policy = (!policy.is_empty()).then(|| format!("Defaults: {}", one_line(&policy.join(", "))));
     deprecated.into_iter().chain(policy).collect()
 }
 

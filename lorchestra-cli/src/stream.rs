@@ -184,7 +184,7 @@ impl Stream {
             state.written += 1;
             state.error = error;
             if state.dropped > 0 && state.queue.is_empty() {
-                let note = format!("({} bytes of lorchestra's output were not shown: nobody read them)\n", state.dropped);
+                let note = format!("({} bytes of lorchestra's output were dropped: nothing read them)\n", state.dropped);
                 state.dropped = 0;
                 state.queued += note.len();
                 state.pushed += 1;
@@ -199,8 +199,7 @@ impl Stream {
     fn write_here(&self, mut state: MutexGuard<'_, State>, text: &[u8], patience: Duration) -> Option<io::Result<()>> {
         let patience = if state.stuck { Duration::ZERO } else { patience };
         for piece in text.chunks(PIECE) {
-            let wait =
-                rustix::time::Timespec { tv_sec: patience.as_secs().cast_signed(), tv_nsec: patience.subsec_nanos().into() };
+            let wait = lorchestra_core::host::clock::timespec(patience);
             let ready = poll(&mut [PollFd::from_borrowed_fd((self.fd)(), PollFlags::OUT)], Some(&wait));
             state.stuck = !matches!(ready, Ok(1..));
             if state.stuck {
@@ -219,7 +218,7 @@ impl Stream {
 }
 
 fn timed_out() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, format!("nobody read it for {} s", LAST.as_secs()))
+    io::Error::new(io::ErrorKind::TimedOut, format!("nothing read it for {} s", LAST.as_secs()))
 }
 
 /// A stream as a writer: whatever becomes of a text, writing it is no error.
@@ -290,7 +289,7 @@ mod tests {
         // Somebody reads again: what was queued comes, then how much did not.
         let mut shown = Vec::new();
         let mut buffer = [0; 8192];
-        while !shown.ends_with(b"nobody read them)\n") {
+        while !shown.ends_with(b"nothing read them)\n") {
             let n = read.read(&mut buffer).unwrap();
             shown.extend_from_slice(&buffer[..n]);
         }

@@ -12,7 +12,7 @@ pub(crate) fn retries() -> clap::builder::RangedI64ValueParser<u32> {
 pub(crate) fn memory(text: &str) -> Result<u64, String> {
     let least = size::LEAST;
     match size::parse(text)? {
-        bytes if bytes < least => Err(format!("is too little to load a plugin; write {} or more", size::show(least))),
+        bytes if bytes < least => Err(format!("is too small to load a plugin; use {} or more", size::show(least))),
         bytes => Ok(bytes),
     }
 }
@@ -20,7 +20,7 @@ pub(crate) fn memory(text: &str) -> Result<u64, String> {
 /// A duration that can be a limit: a job that may take no time could never run.
 pub(crate) fn limit(text: &str) -> Result<Duration, String> {
     match duration(text)? {
-        Duration::ZERO => Err("a limit of 0 would end every job at once; leave it out for no limit".into()),
+        Duration::ZERO => Err("a limit of 0 would stop every job at once; omit it for no limit".into()),
         limit => Ok(limit),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`launch`] takes a [`RunSpec`](crate::plan::RunSpec) and does everything up to the last flush, reporting one stream of
 //! [`event::RunEvent`]s. [`supervisor`] runs attempts in the process a person started; [`worker`] is the child that loads the library; [`recovery`] closes
-//! what a dead supervisor left open. Supervisor and recovery never import each other. What both need is here: [`decision`]
+//! what a dead supervisor left open. The supervisor calls recovery before its own run; recovery imports nothing of the supervisor. What both need is here: [`decision`]
 //! (evidence to outcome), `ending` (the terminal event), [`intake`] (spool to store), `note` (what the supervisor saw), `traces`
 //! (what a run has on disk), `resume` (a stopped supervisor), and [`log`] (what jobs print).
 

@@ -21,7 +21,7 @@ mod schema;
 
 pub use bookmark::{Bookmark, Moved};
 pub use event::{Event, EventFilter, Portion, Undelivered};
-pub use outbox::{Backlog, Batch, CIRCUIT, Circuit, NewBatch, OutRow, Outbox, Row, Settled, Stream, Was};
+pub use outbox::{Backlog, Batch, CIRCUIT, COUNTED, Circuit, NewBatch, OutRow, Outbox, Row, Settled, Stream, Was};
 pub use own::{EarlierAttempt, Started, Terminal};
 pub use run::{Attempt, AttemptEnd, NewRun, Run, RunEnd, RunFilter, RunState};
 
@@ -56,7 +56,7 @@ pub struct Store {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Written by a later version.
-    #[error("{path} was written by a newer lorchestra (store version {found}; this one knows {known})", path = path.display())]
+    #[error("{path} was written by a newer lorchestra (store version {found}; this one supports {known})", path = path.display())]
     Newer {
         /// The database.
         path: PathBuf,
@@ -66,7 +66,7 @@ pub enum StoreError {
         known: i64,
     },
     /// A database of something else, or none at all.
-    #[error("{path} is not a store of lorchestra: {why}", path = path.display())]
+    #[error("{path} is not a lorchestra store: {why}", path = path.display())]
     Foreign {
         /// The file.
         path: PathBuf,
@@ -90,7 +90,7 @@ pub enum StoreError {
         why: String,
     },
     /// Another process keeps it for itself, for longer than a writer waits.
-    #[error("{path} is kept by another process ({doing})", path = path.display())]
+    #[error("{path} is locked by another process ({doing})", path = path.display())]
     Busy {
         /// The database.
         path: PathBuf,
@@ -137,7 +137,7 @@ impl StoreError {
             Some(Code::ReadOnly) => Self::NotWritable { path, why: "it is read-only".into() },
             Some(Code::CannotOpen) => match limit_of_files(&path) {
                 Some(source) => Self::Io { path, source },
-                None => Self::NotWritable { path, why: "it cannot be opened (permissions?)".into() },
+                None => Self::NotWritable { path, why: "it cannot be opened (check its permissions)".into() },
             },
             Some(Code::SystemIoFailure) => Self::NotWritable { path, why: source.to_string() },
             Some(Code::NotADatabase) => Self::Foreign { path, why: "it is not an SQLite database".into() },

@@ -1,8 +1,8 @@
-//! A plugin's `tracing` events, on their way to the host.
+//! Forwards a plugin's `tracing` events to the host.
 //!
-//! `tracing` keeps its dispatcher in a static, and every library has its own statics: without this, a plugin's events
-//! would go nowhere. [`install`] sets this library's global subscriber, which writes each event as one line of JSON and
-//! hands it to the sink. A subscriber that the job sets for a scope of its own stays in force there.
+//! `tracing` keeps its dispatcher in a static, and every library has its own statics, so without this a plugin's events would be
+//! lost. [`install`] sets this library's global subscriber, which passes each event to the sink as one line of JSON. If the job
+//! sets its own subscriber for a scope, that one is used there.
 
 use crate::abi::BoxedSink;
 use serde_json::{Map, Value};
@@ -15,17 +15,17 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Sends this library's events of at least `level` to `sink`, for the rest of the process's life.
+/// Sends this library's events of at least `level` to `sink`, until the process ends.
 pub(crate) fn install(sink: &Arc<BoxedSink>, level: &str) {
     let Ok(level) = level.parse::<LevelFilter>() else { return };
     if level == LevelFilter::OFF {
         return;
     }
-    // Refused only where the job's own code was quicker (a constructor): then its choice stands.
+    // Fails only if the job's own code (a constructor) has set a subscriber first; keep that one.
     let _ = tracing::subscriber::set_global_default(subscriber(sink, level));
 }
 
-/// What [`install`] installs.
+/// The subscriber that [`install`] sets.
 pub(crate) fn subscriber(sink: &Arc<BoxedSink>, level: LevelFilter) -> impl Subscriber + Send + Sync + use<> {
     tracing_subscriber::registry().with(Bridge { sink: Arc::clone(sink), level })
 }
@@ -35,7 +35,7 @@ struct Bridge {
     level: LevelFilter,
 }
 
-/// A span's name and fields, kept beside it in the registry.
+/// A span's fields, stored in the registry.
 struct SpanFields(Map<String, Value>);
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Bridge {
@@ -123,7 +123,7 @@ impl Visit for Fields {
         self.0.insert(field.name().into(), value.into());
     }
     fn record_f64(&mut self, field: &Field, value: f64) {
-        // JSON has no NaN and no infinity: as text they stay what they are.
+        // JSON has no NaN and no infinity: write them as strings.
         let json = serde_json::Number::from_f64(value).map_or_else(|| value.to_string().into(), Value::Number);
         self.0.insert(field.name().into(), json);
     }

@@ -1,4 +1,4 @@
-//! What a job is handed: the run it belongs to, and the way out for its events.
+//! [`JobContext`], the first argument of every job: the run it belongs to and the sink for its events.
 
 use crate::abi::{BoxedSink, RawEvent};
 use crate::error::EmitError;
@@ -13,12 +13,43 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Events that [`JobContext::emit_all`] hands over at once, at most.
+/// Maximum number of events that [`JobContext::emit_all`] passes to the host in one call.
 const CHUNK_EVENTS: usize = 256;
-/// Bytes that [`JobContext::emit_all`] hands over at once, about.
+/// Size in bytes after which [`JobContext::emit_all`] passes a chunk to the host.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// The running job's view of lorchestra. Usable from all threads of the job.
+/// A job's handle to its run: emit events, report progress, check for cancellation, find data directories.
+///
+/// It is `Send` and `Sync`: every thread of the job can use it.
+///
+/// ```
+/// use lorchestra_plugin_api::prelude::*;
+/// use std::{fs, io::Write};
+///
+/// /// Write numbered records to a file.
+/// #[job]
+/// fn export(cx: &JobContext, #[param(default = 3)] records: u64) -> JobResult {
+///     let path = cx.data_dir()?.join("records.jsonl");
+///     let mut file = fs::File::create(&path)?;
+///     for n in 0..records {
+///         if cx.is_cancelled() {
+///             return Err("cancelled".into());
+///         }
+///         writeln!(file, "{}", json!({ "n": n }))?;
+///         cx.progress(n + 1, records);
+///     }
+///     file.sync_all()?;
+///     cx.emit("records.exported", json!({ "path": path, "records": records }))?;
+///     Ok(())
+/// }
+/// # use lorchestra_plugin_api::testing;
+/// # fn main() {
+/// let run = testing::job::<export>().run();
+/// run.assert_ok();
+/// assert_eq!(run.event("records.exported").payload["records"], 3);
+/// assert_eq!(run.read("records.jsonl").lines().count(), 3);
+/// # }
+/// ```
 pub struct JobContext {
     call: Call,
     sink: Arc<BoxedSink>,
@@ -29,16 +60,19 @@ impl JobContext {
         Self { call, sink }
     }
 
-    /// Emits an event: a type such as `extraction.completed`, and a payload that serialises to a JSON object of at most
-    /// 1 MiB. When this returns `Ok`, the event survives the death of the process; see [`flush`](Self::flush) for power loss.
+    /// Emits an event: a type such as `extraction.completed`, and a payload that serializes to a JSON object of at most 1 MiB.
+    ///
+    /// When this returns `Ok`, the event survives a crash of the process. Call [`flush`](Self::flush) if it must also survive
+    /// power loss.
     ///
     /// # Errors
-    /// The event was not taken: the payload is not an object or too large, the type is empty, the disk is full, or the
-    /// job had already ended ([`EmitError::kind`]). One that can never be taken ends the run with `?`, whatever its retries.
+    /// Fails if the event is invalid (the type is empty, the payload is not an object or is too large), if the disk is full, or
+    /// if the job has already ended (see [`EmitError::kind`]). For an invalid event, `?` makes the job fail permanently:
+    /// lorchestra does not retry it.
     pub fn emit(&self, event_type: &str, payload: impl Serialize) -> Result<(), EmitError> {
         let payload = to_json(event_type, &payload)?;
         let none = "".into();
-        sunk(self.sink.emit(RawEvent {
+        sink_result(self.sink.emit(RawEvent {
             event_type: event_type.into(),
             payload: payload.as_bytes().into(),
             schema_ref: none,
@@ -47,19 +81,28 @@ impl JobContext {
         }))
     }
 
-    /// Emits an event with its optional fields.
+    /// Emits an [`Event`], which can have a schema reference, a correlation id and a subject id.
     ///
     /// # Errors
-    /// As [`emit`](Self::emit).
+    /// Same as [`emit`](Self::emit).
     pub fn emit_with(&self, event: Event) -> Result<(), EmitError> {
-        sunk(self.sink.emit(event.raw()))
+        sink_result(self.sink.emit(event.raw()))
     }
 
-    /// Emits many events at a fraction of the cost of one call each. Answers with how many there were.
+    /// Emits many events, in order, and returns their number. This costs much less than one [`emit`](Self::emit) per event.
+    ///
+    /// ```
+    /// # use lorchestra_plugin_api::prelude::*;
+    /// # fn example(cx: &JobContext) -> JobResult {
+    /// let events: Vec<Event> = (0..1000).map(|n| Event::new("row.read", json!({ "n": n }))).collect::<Result<_, _>>()?;
+    /// let count = cx.emit_all(events)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// As [`emit`](Self::emit). Events are taken in order, and the message says how many were: those are safe, the others
-    /// were not taken.
+    /// Same as [`emit`](Self::emit). On an error the events before the failing one have been recorded, and the error message
+    /// gives their number; the others have not.
     pub fn emit_all(&self, events: impl IntoIterator<Item = Event>) -> Result<u64, EmitError> {
         let mut total = 0;
         let mut chunk = Vec::with_capacity(CHUNK_EVENTS);
@@ -82,66 +125,86 @@ impl JobContext {
             return Ok(());
         }
         let raw: Vec<RawEvent<'_>> = chunk.iter().map(Event::raw).collect();
-        let mut taken = 0;
-        let result = sunk(self.sink.emit_all(RSlice::from_slice(&raw), &mut taken));
-        *total += taken;
-        result.map_err(|e| e.after(&format!("after {total} events that were taken")))
+        let mut accepted = 0;
+        let result = sink_result(self.sink.emit_all(RSlice::from_slice(&raw), &mut accepted));
+        *total += accepted;
+        result.map_err(|e| e.with_context(&format!("after {total} recorded events")))
     }
 
-    /// Waits until all events emitted so far survive power loss.
+    /// Writes all events emitted so far to disk (`fsync`), so that they survive power loss.
     ///
     /// # Errors
-    /// The disk did not take them.
+    /// Fails if the disk reports an error.
     pub fn flush(&self) -> Result<(), EmitError> {
-        sunk(self.sink.flush())
+        sink_result(self.sink.flush())
     }
 
-    /// Whether the run was asked to end (deadline, Ctrl-C, `runs stop`). A job that looks at this in its loop and returns
-    /// in time is not killed.
+    /// Returns whether the run has been cancelled (time limit, Ctrl-C, `runs stop`).
+    ///
+    /// Check this in long loops. A job that returns within the grace period is not killed.
     pub fn is_cancelled(&self) -> bool {
         self.sink.is_cancelled()
     }
 
-    /// Says how far the job is, to a person who waits for it: `done` of `total`, in whatever it counts (messages, bytes); a `total` of 0
-    /// where that is not known. On a terminal it becomes a bar with rate and time left; under cron it is nothing. Cheap enough for
-    /// every turn of a loop.
+    /// Reports progress: `done` of `total` units (messages, bytes, …). Pass 0 as `total` if it is unknown.
+    ///
+    /// On a terminal, lorchestra shows a progress bar with rate and remaining time; elsewhere it shows nothing. Progress is not
+    /// recorded. A call is cheap enough for every iteration of a loop.
     pub fn progress(&self, done: u64, total: u64) {
         self.sink.progress(done, total);
     }
 
-    /// Says how far this run got: should it succeed, the next `--since last` begins there, and not at the end of this run's window.
-    /// For a source that lags behind, or a job that stops early. The last call counts.
+    /// Sets where the next run with `--since last` starts, if this run succeeds. The default is the end of this run's window.
+    ///
+    /// Use it when the source lags behind or the job stops early. If it is called more than once, the last call counts.
+    ///
+    /// ```
+    /// use lorchestra_plugin_api::chrono::TimeDelta;
+    /// use lorchestra_plugin_api::prelude::*;
+    ///
+    /// /// Extract what is new.
+    /// #[job]
+    /// fn extract(cx: &JobContext, since: DateTime<Utc>, until: Option<DateTime<Utc>>) -> JobResult {
+    ///     // The source may publish records up to an hour late.
+    ///     let complete = until.unwrap_or_else(Utc::now) - TimeDelta::hours(1);
+    ///     cx.emit("range.read", json!({ "from": since, "to": complete }))?;
+    ///     cx.set_bookmark(complete)?;
+    ///     Ok(())
+    /// }
+    /// # fn main() {}
+    /// ```
     ///
     /// # Errors
-    /// The job has no parameter `since: DateTime<Utc>` (or `Option` of it): nothing would read the bookmark.
+    /// Fails if the job has no parameter `since` of type `DateTime<Utc>` or `Option<DateTime<Utc>>`, because nothing would read
+    /// the bookmark.
     pub fn set_bookmark(&self, at: DateTime<Utc>) -> Result<(), EmitError> {
-        sunk(self.sink.set_bookmark(at.timestamp_micros()))
+        sink_result(self.sink.set_bookmark(at.timestamp_micros()))
     }
 
-    /// Id of the run, a UUIDv7. The same for all attempts.
+    /// Returns the id of the run, a UUIDv7. All attempts of a run share it.
     pub fn run_id(&self) -> &str {
         &self.call.run_id
     }
 
-    /// Which attempt of the run this is, from 1.
+    /// Returns the number of this attempt, starting at 1.
     pub fn attempt(&self) -> u32 {
         self.call.attempt
     }
 
-    /// This package's own directory for results, made on first use with mode 0700.
+    /// Returns this package's directory for results. It is created on first use, with mode 0700.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// Fails if the directory cannot be created.
     pub fn data_dir(&self) -> io::Result<PathBuf> {
         let dir = self.call.data_root.join(&self.call.package);
-        DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|e| at(&dir, e))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|e| with_path(&dir, e))?;
         Ok(dir)
     }
 
-    /// Another package's directory, to read what it left there. It need not exist.
+    /// Returns another package's directory, to read its results. The directory may not exist.
     ///
     /// # Errors
-    /// `package` is not a package name.
+    /// Fails if `package` is not a valid package name.
     pub fn package_data_dir(&self, package: &str) -> io::Result<PathBuf> {
         if crate::manifest::is_name(package) {
             Ok(self.call.data_root.join(package))
@@ -160,13 +223,13 @@ impl std::fmt::Debug for JobContext {
     }
 }
 
-fn sunk(result: RResult<(), RString>) -> Result<(), EmitError> {
+fn sink_result(result: RResult<(), RString>) -> Result<(), EmitError> {
     match result {
         RResult::ROk(()) => Ok(()),
         RResult::RErr(error) => Err(EmitError::from_json(&error)),
     }
 }
 
-fn at(path: &Path, error: io::Error) -> io::Error {
+fn with_path(path: &Path, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }

@@ -1,10 +1,10 @@
-//! What a package says of itself, as constants.
+//! Descriptions of packages, jobs and parameters as constants.
 //!
-//! `#[job]` and `plugin!` expand to these structs. They are the one source of both descriptions a library carries: the
-//! [manifest section](crate::manifest) that the host reads without running anything, and the jobs of the root module
-//! ([`crate::abi`]) that the worker sees after loading. Nothing here allocates or runs at load time.
+//! `#[job]` and `plugin!` expand to these structs. Both descriptions in a library are generated from them: the
+//! [manifest section](crate::manifest), which the host reads without running code, and the jobs of the root module
+//! ([`crate::abi`]), which the worker reads after loading. Nothing here allocates or runs at load time.
 
-/// A package: what `plugin!` was given, and what the compiler knew.
+/// A package: the arguments of `plugin!`, and the version of its crate.
 #[derive(Debug)]
 pub struct PackageDef {
     /// Name of the package: `[a-z][a-z0-9_-]{0,63}`.
@@ -20,59 +20,59 @@ pub struct PackageDef {
 pub struct JobDef {
     /// Name of the function, `[a-z][a-z0-9_-]{0,63}`.
     pub name: &'static str,
-    /// `(cx, account: Option<String> = None)`: for people.
+    /// Signature for display: `(cx, account: Option<String> = None)`.
     pub signature: &'static str,
-    /// The doc comment, lines joined by `\n`, one leading space of each line removed.
+    /// The doc comment. Lines are joined by `\n`, and one leading space is removed from each.
     pub docs: &'static str,
-    /// Source file, relative to the crate where that is possible.
+    /// Source file, relative to the crate if it is inside.
     pub file: &'static str,
     /// Line of the function's name, from 1.
     pub line: u32,
     /// Parameters without `cx`, in order.
     pub params: &'static [ParamDef],
-    /// How long an attempt may take where nobody says otherwise: `30m`.
+    /// Default time limit of an attempt, such as `30m`.
     pub timeout: Option<&'static str>,
-    /// How often it is tried again where nobody says otherwise.
+    /// Default number of retries.
     pub retries: Option<u32>,
-    /// What happens beside another run where nobody says otherwise: `fail`, `skip`, `wait`, `wait=5m`, `allow`.
+    /// Default overlap policy: `fail`, `skip`, `wait`, `wait=5m` or `allow`.
     pub overlap: Option<&'static str>,
-    /// Why it is not to be used any more, and what is instead.
+    /// Deprecation message: why, and what to use instead.
     pub deprecated: Option<&'static str>,
 }
 
 /// One parameter of a job.
 #[derive(Debug)]
 pub struct ParamDef {
-    /// Name as in the source; the flag is `--` and the name with `-` for `_`.
+    /// Name as in the source. The flag is `--` and the name with `_` replaced by `-`.
     pub name: &'static str,
-    /// The type as the author wrote it: for people.
+    /// The type as written in the source, for display.
     pub rust_type: &'static str,
-    /// What values it takes.
+    /// Which values it accepts.
     pub kind: ParamKind,
     /// Whether the job runs without a value (`Option<T>`).
     pub optional: bool,
-    /// The default as JSON text; `None` where there is none.
+    /// The default as JSON text.
     pub default: Option<&'static str>,
     /// The parameter's doc comment.
     pub docs: &'static str,
-    /// Whether it takes any number of values (`Vec<T>`); `kind` is that of each.
+    /// Whether it accepts any number of values (`Vec<T>`). `kind` is the kind of each value.
     pub repeated: bool,
-    /// The values there are, for [`ParamKind::Enum`].
+    /// The allowed values, if `kind` is [`ParamKind::Enum`].
     pub values: &'static [ValueDef],
-    /// Why it is not to be used any more, and what is instead.
+    /// Deprecation message: why, and what to use instead.
     pub deprecated: Option<&'static str>,
 }
 
 /// One value of an enum that derives `ParamEnum`.
 #[derive(Debug)]
 pub struct ValueDef {
-    /// As it is typed: `[a-z][a-z0-9_-]{0,63}`.
+    /// The value on the command line: `[a-z][a-z0-9_-]{0,63}`.
     pub name: &'static str,
     /// The variant's doc comment.
     pub docs: &'static str,
 }
 
-/// What values a parameter takes. The names in [`ParamKind::as_str`] are part of the manifest's format.
+/// Which values a parameter accepts. The names in [`ParamKind::as_str`] are part of the manifest's format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ParamKind {
     /// UTF-8 text.
@@ -85,22 +85,22 @@ pub enum ParamKind {
     Float,
     /// `--name` or `--no-name`.
     Bool,
-    /// An instant in UTC; crosses the boundary as RFC 3339.
+    /// A point in time in UTC, sent to the plugin as RFC 3339.
     DateTime,
     /// A calendar day, `2024-01-31`.
     Date,
     /// A path, as UTF-8.
     Path,
-    /// A length of time, `1h30m`; crosses the boundary as whole seconds.
+    /// A duration such as `1h30m`, sent to the plugin in whole seconds.
     Duration,
     /// One of a closed set of names.
     Enum,
-    /// A text that is never typed, shown or recorded: what is typed is where it is to be found.
+    /// A text that is never typed, shown or recorded: the caller gives its source.
     Secret,
 }
 
 impl ParamKind {
-    /// The name in the manifest.
+    /// Returns the name used in the manifest.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::String => "string",
@@ -123,7 +123,7 @@ impl ParamKind {
         }
     }
 
-    /// The kind a manifest names; `None` for a name this host does not know.
+    /// Returns the kind with this name, or `None` if this host does not know it.
     pub fn from_name(name: &str) -> Option<Self> {
         Some(match name {
             "string" => Self::String,

@@ -1,51 +1,78 @@
-//! How a job fails. Talks to nobody; the host sees what [`crate::invoke`] makes of it.
+//! Errors of jobs ([`JobError`]) and of emitting ([`EmitError`]). The host receives them as text and a `permanent` flag.
 
 use serde::{Deserialize, Serialize};
 use std::error::Error;
 use std::fmt;
 
-/// Causes of an error that are looked at, at most.
-const CAUSES: usize = 16;
+/// Maximum number of causes read from an error's `source()` chain, which may be endless.
+const MAX_CAUSES: usize = 16;
 
-/// What a job returns.
+/// The return type of a job.
+///
+/// A job may also return `Result<(), E>` with any error that converts to [`JobError`].
 pub type JobResult = Result<(), JobError>;
 
-/// A job's failure. `?` makes one of any error, of `String` and of `&str`.
+/// The error of a failed job. `?` converts any error, `String` or `&str` into one.
 ///
-/// Retryable unless marked [`permanent`](JobError::permanent): most failures of jobs are the network's.
+/// An error is retryable unless it is marked [`permanent`](JobError::permanent): most jobs fail because of the network. lorchestra
+/// retries only retryable errors, up to the run's `--retries`.
 ///
-/// Like anyhow's, this type does not implement [`Error`] itself; that is what lets `?` take every error.
+/// ```
+/// use lorchestra_plugin_api::prelude::*;
+///
+/// /// Count the lines of a file.
+/// #[job]
+/// fn count_lines(cx: &JobContext, input: PathBuf) -> JobResult {
+///     // A missing file is still missing on the next attempt.
+///     let text = std::fs::read_to_string(&input).map_err(|e| format!("{}: {e}", input.display())).permanent()?;
+///     if text.is_empty() {
+///         // Retryable: the file may be filled later.
+///         return Err(format!("{} is empty", input.display()).into());
+///     }
+///     cx.emit("lines.counted", json!({ "lines": text.lines().count() }))?;
+///     Ok(())
+/// }
+/// # use lorchestra_plugin_api::testing;
+/// # fn main() {
+/// let dir = testing::TempDir::new();
+/// let empty = dir.write("empty.txt", "");
+/// testing::job::<count_lines>().param("input", empty).run().assert_retryable("is empty");
+/// testing::job::<count_lines>().param("input", "/no/such/file").run().assert_permanent("No such file");
+/// # }
+/// ```
+///
+/// Like `anyhow::Error`, this type does not implement [`Error`] itself, because then `?` could not convert every error.
 pub struct JobError {
     error: Box<dyn Error + Send + Sync>,
     permanent: bool,
 }
 
 impl JobError {
-    /// Trying again would not help: wrong input, missing permission, a bug.
+    /// Marks the error as permanent, so that lorchestra does not retry the job: wrong input, missing permission, a bug.
     #[must_use]
     pub fn permanent(mut self) -> Self {
         self.permanent = true;
         self
     }
 
-    /// Whether trying again would not help.
+    /// Returns whether the error is marked as permanent.
     pub fn is_permanent(&self) -> bool {
         self.permanent
     }
 
-    /// What went wrong, and each cause below it, outermost first; of an endless chain of causes the first [`CAUSES`] are looked at.
-    /// None begins or ends with empty lines: whoever shows only the first line shows the reason.
+    /// The messages of the error and its causes (up to [`MAX_CAUSES`]), outermost first. They are trimmed, so that the first line is never
+    /// empty when only the first line is shown.
     pub(crate) fn messages(&self) -> Vec<String> {
         let text = |error: &dyn Error| error.to_string().trim().to_owned();
         let mut messages = vec![text(&*self.error)];
         let causes = std::iter::successors(self.error.source(), |&cause| cause.source());
-        for message in causes.take(CAUSES).map(text) {
+        for message in causes.take(MAX_CAUSES).map(text) {
             // Many errors repeat their cause in their own text.
             if !messages.last().is_some_and(|last| last.ends_with(&message)) {
                 messages.push(message);
             }
         }
-        // One that says nothing itself leaves the word to its causes.
+        // An error with an empty message is represented by its causes.
         if messages.len() > 1 && messages[0].is_empty() {
             messages.remove(0);
         }
@@ -54,11 +81,12 @@ impl JobError {
 }
 
 impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for JobError {
-    /// Permanent where the error is, or is caused by, an [`EmitError`] of an event that is none: the next attempt would emit it again.
+    /// Converts any error. The result is permanent if the error is, or is caused by, an [`EmitError`] for an invalid event: the next
+    /// attempt would emit the same event.
     fn from(error: E) -> Self {
         let error = error.into();
         let first: &(dyn Error + 'static) = &*error;
-        let mut chain = std::iter::successors(Some(first), |&error| error.source()).take(CAUSES);
+        let mut chain = std::iter::successors(Some(first), |&error| error.source()).take(MAX_CAUSES);
         let invalid = |error: &EmitError| error.kind == EmitErrorKind::Invalid;
         let permanent = chain.any(|error| error.downcast_ref().is_some_and(invalid));
         Self { error, permanent }
@@ -77,9 +105,17 @@ impl fmt::Display for JobError {
     }
 }
 
-/// `.permanent()?` on a result.
+/// Adds `.permanent()?` to every `Result`.
+///
+/// ```
+/// # use lorchestra_plugin_api::prelude::*;
+/// fn port(text: &str) -> Result<u16, JobError> {
+///     text.parse::<u16>().permanent()
+/// }
+/// assert!(port("http").is_err_and(|error| error.is_permanent()));
+/// ```
 pub trait Permanent<T> {
-    /// Turns the error into a [`JobError`] that is not worth a retry.
+    /// Converts the error into a permanent [`JobError`], which lorchestra does not retry.
     fn permanent(self) -> Result<T, JobError>;
 }
 
@@ -89,14 +125,14 @@ impl<T, E: Into<JobError>> Permanent<T> for Result<T, E> {
     }
 }
 
-/// What a function marked with `#[job]` may return.
+/// The types that a function marked with `#[job]` may return: `Result<(), E>` where `E` converts to [`JobError`].
 #[diagnostic::on_unimplemented(
-    message = "a job returns a result, not `{Self}`",
-    label = "should be `JobResult`",
-    note = "write `-> JobResult` and end the job with `Ok(())`; what it found out goes into events"
+    message = "a job returns a `Result`, not `{Self}`",
+    label = "expected `JobResult`",
+    note = "write `-> JobResult` and end the job with `Ok(())`; emit results as events"
 )]
 pub trait IntoJobResult {
-    /// As a [`JobResult`].
+    /// Converts the value into a [`JobResult`].
     fn into_job_result(self) -> JobResult;
 }
 
@@ -106,37 +142,37 @@ impl<E: Into<JobError>> IntoJobResult for Result<(), E> {
     }
 }
 
-/// Why an event was not taken. It is not in the spool, and will not be delivered.
+/// An event, bookmark or flush that failed. A failed event is not recorded and will not be delivered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EmitError {
     kind: EmitErrorKind,
     message: String,
 }
 
-/// What kind of reason an [`EmitError`] has.
+/// The kind of an [`EmitError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum EmitErrorKind {
-    /// The event, or bookmark, is none that lorchestra takes: too large, no JSON object, a number beyond 64 bits. It never will be: `?`
-    /// makes a [permanent](JobError::permanent) error of it.
+    /// The event or bookmark breaks a rule: too large, not a JSON object, a number beyond 64 bits. Retrying cannot help, so `?` converts it
+    /// into a [permanent](JobError::permanent) error.
     Invalid,
-    /// The disk did not take it, or the spool is damaged. Another attempt may have more luck.
+    /// The spool file could not be written: the disk is full, or the file is damaged. Another attempt may succeed.
     Spool,
-    /// The job has ended or is being ended; or this process is not the worker, but a copy that was forked from it.
+    /// The job has ended or is being stopped, or this process is a fork of the worker.
     Ended,
-    /// Something else, also one that this version of the API does not know.
+    /// Any other kind, including kinds added after this version of the API.
     #[serde(other)]
     Other,
 }
 
 impl EmitError {
-    /// What kind of reason it is.
+    /// Returns the kind of error.
     pub fn kind(&self) -> EmitErrorKind {
         self.kind
     }
 
-    /// Made by the host, and by [`testing`](crate::testing).
+    /// Creates an error. Used by the host and by [`testing`](crate::testing).
     #[doc(hidden)]
     pub fn new(kind: EmitErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
@@ -146,15 +182,15 @@ impl EmitError {
         Self::new(EmitErrorKind::Invalid, message)
     }
 
-    /// The same with something before its message.
-    pub(crate) fn after(self, before: &str) -> Self {
+    /// Puts a text and a colon before the message.
+    pub(crate) fn with_context(self, before: &str) -> Self {
         Self { message: format!("{before}: {}", self.message), ..self }
     }
 
-    /// As it crosses the boundary: JSON, which may grow.
+    /// Serializes the error for the plugin boundary. JSON, because fields may be added later.
     #[doc(hidden)]
     pub fn to_json(&self) -> String {
-        // Texts cannot fail to be written.
+        // Serializing strings cannot fail.
         serde_json::to_string(self).unwrap_or_default()
     }
 
@@ -194,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_event_is_not_worth_another_attempt() {
+    fn an_invalid_event_is_a_permanent_error() {
         #[derive(Debug)]
         struct Page(EmitError);
         impl fmt::Display for Page {
@@ -212,7 +248,7 @@ mod tests {
             assert_eq!((error.kind(), error.to_string()), (kind, "no".to_owned()));
             let permanent = kind == EmitErrorKind::Invalid;
             assert_eq!(JobError::from(error.clone()).is_permanent(), permanent);
-            assert_eq!(JobError::from(Page(error.after("after 3"))).is_permanent(), permanent);
+            assert_eq!(JobError::from(Page(error.with_context("after 3"))).is_permanent(), permanent);
         }
     }
 
@@ -269,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_line_is_the_reason() {
+    fn the_first_line_of_a_message_is_never_empty() {
         assert_eq!(JobError::from("\n\n  no such mailbox\nlook again\n").messages(), ["no such mailbox\nlook again"]);
         let silent = Chained("\n", Some(Box::new(Chained("\ndisk on fire", None))));
         assert_eq!(JobError::from(silent).messages(), ["disk on fire"]);

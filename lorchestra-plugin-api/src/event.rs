@@ -1,10 +1,33 @@
-//! An event as an author makes it. Crosses the boundary as a [`RawEvent`].
+//! [`Event`], the author's form of an event. At the plugin boundary it becomes a `RawEvent`.
 
 use crate::abi::RawEvent;
 use crate::error::EmitError;
 use serde::Serialize;
 
-/// An event with its optional fields; [`JobContext::emit`](crate::JobContext::emit) is the short way without them.
+/// An event with optional envelope fields: a schema reference, a correlation id, a subject id.
+///
+/// For an event with only a type and a payload, [`JobContext::emit`](crate::JobContext::emit) is shorter. Pass an `Event` to
+/// [`emit_with`](crate::JobContext::emit_with), or many to [`emit_all`](crate::JobContext::emit_all).
+///
+/// ```
+/// use lorchestra_plugin_api::prelude::*;
+///
+/// /// Read one page of messages.
+/// #[job]
+/// fn read_page(cx: &JobContext) -> JobResult {
+///     let event = Event::new("message.received", json!({ "bytes": 512 }))?
+///         .schema_ref("https://example.com/schemas/message/1")
+///         .correlation_id("thread-17")
+///         .subject_id("anna@example.com");
+///     cx.emit_with(event)?;
+///     Ok(())
+/// }
+/// # use lorchestra_plugin_api::testing;
+/// # fn main() {
+/// # let run = testing::job::<read_page>().run();
+/// # assert_eq!(run.event("message.received").correlation_id.as_deref(), Some("thread-17"));
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Event {
     event_type: String,
@@ -15,31 +38,32 @@ pub struct Event {
 }
 
 impl Event {
-    /// An event of a type with a payload, which must serialise to a JSON object.
+    /// Creates an event from a type, such as `message.received`, and a payload that serializes to a JSON object.
     ///
     /// # Errors
-    /// The payload cannot be serialised (a map whose keys are not text, an error of its own `Serialize`).
+    /// Fails if the payload cannot be serialized to JSON, for example a map whose keys are not strings. Limits (size, nesting,
+    /// numbers) are checked when the event is emitted.
     pub fn new(event_type: impl Into<String>, payload: impl Serialize) -> Result<Self, EmitError> {
         let event_type = event_type.into();
         let payload = to_json(&event_type, &payload)?;
         Ok(Self { event_type, payload, schema_ref: String::new(), correlation_id: String::new(), subject_id: String::new() })
     }
 
-    /// Where the payload's schema is found.
+    /// Sets a reference to the payload's schema, usually a URL.
     #[must_use]
     pub fn schema_ref(mut self, schema_ref: impl Into<String>) -> Self {
         self.schema_ref = schema_ref.into();
         self
     }
 
-    /// What the event belongs to; without it, the run's id.
+    /// Sets the id that groups related events, also across runs. The default is the run's id.
     #[must_use]
     pub fn correlation_id(mut self, id: impl Into<String>) -> Self {
         self.correlation_id = id.into();
         self
     }
 
-    /// The person the event is about. Personal: never shown unless asked for.
+    /// Sets the id of the person the event is about. This is personal data: lorchestra shows it only on request.
     #[must_use]
     pub fn subject_id(mut self, id: impl Into<String>) -> Self {
         self.subject_id = id.into();
@@ -56,7 +80,7 @@ impl Event {
         }
     }
 
-    /// Bytes of text in it.
+    /// Total size of all fields in bytes.
     pub(crate) fn size(&self) -> usize {
         self.payload.len() + self.event_type.len() + self.schema_ref.len() + self.correlation_id.len() + self.subject_id.len()
     }
@@ -64,5 +88,5 @@ impl Event {
 
 pub(crate) fn to_json(event_type: &str, payload: &impl Serialize) -> Result<String, EmitError> {
     serde_json::to_string(payload)
-        .map_err(|e| EmitError::invalid(format!("the payload of `{event_type}` cannot be written as JSON: {e}")))
+        .map_err(|e| EmitError::invalid(format!("cannot serialize the payload of `{event_type}` to JSON: {e}")))
 }

@@ -1,7 +1,7 @@
-//! One call of a job, inside the plugin: the panic wall.
+//! One call of a job, inside the plugin, with panics caught.
 //!
-//! Owns what the host sends ([`Call`]) and what it gets back ([`JobReturn`]), both JSON so that they may grow. Whatever the
-//! job does short of ending the process comes back as a `JobReturn`; nothing unwinds past [`invoke`].
+//! Owns the messages of a call: [`Call`] from the host and [`JobReturn`] back, both JSON so that fields can be added. Unless the job
+//! ends the process, every outcome is returned as a `JobReturn`; no panic unwinds past [`invoke`].
 
 use crate::abi::BoxedSink;
 use crate::bridge;
@@ -15,24 +15,24 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Once};
 
-/// What the host sends with a call.
+/// A call of a job, sent by the host.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Call {
     /// Id of the run.
     pub run_id: String,
-    /// Attempt, from 1.
+    /// Number of the attempt, starting at 1.
     pub attempt: u32,
     /// Package of the job.
     pub package: String,
-    /// Parent of all packages' data directories.
+    /// Parent directory of all packages' data directories.
     pub data_root: PathBuf,
     /// The most verbose level the host records: `error`, `warn`, `info`, `debug`, `trace` or `off`.
     pub trace_level: String,
-    /// Parameters by name; those without a value are missing. Taken out before the job is called.
+    /// Parameters by name. Parameters without a value are absent.
     pub params: Map<String, Value>,
 }
 
-/// What the host gets back.
+/// How a call of a job ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "status", rename_all = "snake_case")]
 pub enum JobReturn {
@@ -40,9 +40,9 @@ pub enum JobReturn {
     Ok,
     /// The job returned an error.
     Error {
-        /// What went wrong, outermost first; never empty.
+        /// Messages of the error and its causes, outermost first; never empty.
         messages: Vec<String>,
-        /// Whether trying again would not help.
+        /// Whether the error is permanent: a retry would not help.
         permanent: bool,
     },
     /// The job panicked.
@@ -52,26 +52,26 @@ pub enum JobReturn {
         /// `file:line` of the panic.
         location: String,
     },
-    /// The call itself could not be read or a parameter did not fit: host and plugin disagree. The job was not entered.
+    /// The job was not called: the call or a parameter could not be decoded, because host and plugin disagree.
     Refused {
-        /// Why.
+        /// Why the call was refused.
         message: String,
     },
 }
 
-/// Calls the job. `call` is a [`Call`] as JSON; the answer is a [`JobReturn`] as JSON.
+/// Calls the job. `call` is a [`Call`] as JSON; the return value is a [`JobReturn`] as JSON.
 pub fn invoke<J: Job>(call: &str, sink: BoxedSink) -> String {
     install_hook();
     let returned = catch_unwind(AssertUnwindSafe(|| call_job::<J>(call, sink))).unwrap_or_else(panicked);
-    // Writing plain strings as JSON cannot fail; should it, the answer is still an answer.
+    // Serializing strings cannot fail; if it did, the host would still get a valid answer.
     serde_json::to_string(&returned)
-        .unwrap_or_else(|_| r#"{"status":"refused","message":"the job's result could not be written as JSON"}"#.into())
+        .unwrap_or_else(|_| r#"{"status":"refused","message":"cannot serialize the job's result to JSON"}"#.into())
 }
 
 fn call_job<J: Job>(call: &str, sink: BoxedSink) -> JobReturn {
     let mut call: Call = match serde_json::from_str(call) {
         Ok(call) => call,
-        Err(e) => return JobReturn::Refused { message: format!("the call cannot be read: {e}") },
+        Err(e) => return JobReturn::Refused { message: format!("cannot decode the call: {e}") },
     };
     let sink = Arc::new(sink);
     bridge::install(&sink, &call.trace_level);
@@ -85,7 +85,7 @@ fn call_job<J: Job>(call: &str, sink: BoxedSink) -> JobReturn {
 }
 
 thread_local! {
-    /// Message and location of this thread's last panic: the hook sees the location, the wall does not.
+    /// Message and location of this thread's last panic. Only the panic hook sees the location; `catch_unwind` does not.
     static LAST_PANIC: RefCell<Option<(String, String)>> = const { RefCell::new(None) };
 }
 
@@ -109,8 +109,8 @@ fn install_hook() {
 
 fn panicked(payload: Box<dyn Any + Send>) -> JobReturn {
     let text = payload_text(&*payload);
-    // The payload is the job's own type: its Drop may panic, which would end the process here.
-    #[expect(clippy::mem_forget, reason = "dropping a foreign panic payload may panic again")]
+    // The payload's type is defined by the job. If its Drop panicked here, the process would abort.
+    #[expect(clippy::mem_forget, reason = "dropping an unknown panic payload may panic again")]
     std::mem::forget(payload);
     let (message, location) =
         LAST_PANIC.with(|last| last.try_borrow_mut().ok().and_then(|mut last| last.take())).unwrap_or((text, String::new()));
@@ -122,5 +122,5 @@ fn payload_text(payload: &(dyn Any + Send)) -> String {
         .downcast_ref::<&str>()
         .map(|s| (*s).to_owned())
         .or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic whose payload is not text".to_owned())
+        .unwrap_or_else(|| "(panic payload is not a string)".to_owned())
 }

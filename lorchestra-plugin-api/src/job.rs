@@ -1,5 +1,4 @@
-//! The traits that `#[job]` and `plugin!` implement. Authors never name them; they are what a job *is* to the rest of
-//! this crate.
+//! The traits that `#[job]` and `plugin!` implement. Authors do not name them.
 
 use crate::abi::Entry;
 use crate::context::JobContext;
@@ -8,28 +7,29 @@ use crate::error::JobError;
 use crate::param::ParamError;
 use serde_json::Value;
 
-/// A function marked with `#[job]`.
+/// A function marked with `#[job]`. The macro implements this trait for a type of the same name as the function.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a job",
     label = "not marked with `#[job]`",
     note = "put `#[job]` above the function, and name the function here"
 )]
 pub trait Job {
-    /// What is known of it at compile time.
+    /// Description of the job, known at compile time.
     const DEF: JobDef;
 
     /// Converts the parameters and calls the function.
     ///
     /// # Errors
-    /// The outer error: a parameter does not fit, the function was not entered. The inner one is the job's own.
+    /// The outer error means that a parameter could not be converted and the function was not called. The inner result is what
+    /// the function returned.
     fn call(cx: &JobContext, params: &mut serde_json::Map<String, Value>) -> Result<Result<(), JobError>, ParamError>;
 }
 
-/// The package: implemented once in a library, by `plugin!`.
+/// A package. `plugin!` implements this trait once per library.
 pub trait Plugin {
-    /// What is known of it at compile time.
+    /// Description of the package, known at compile time.
     const DEF: PackageDef;
 
-    /// Each job's definition and entry, in the order of [`PackageDef::jobs`].
+    /// Definition and entry point of each job, in the order of [`PackageDef::jobs`].
     fn entries() -> Vec<(&'static JobDef, Entry)>;
 }

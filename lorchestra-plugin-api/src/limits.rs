@@ -1,5 +1,5 @@
-//! What an event may be, and what a secret: the one place that says so, for each before it is taken. Pure. Asked by the host and by
-//! [`testing`](crate::testing), so that a test refuses what a run would.
+//! Limits of events and secrets. Pure functions, used by the host and by [`testing`](crate::testing), so that a test refuses exactly what
+//! a run refuses.
 
 mod numbers;
 
@@ -7,37 +7,38 @@ use serde::de::IgnoredAny;
 use std::fmt;
 use std::ops::RangeInclusive;
 
-/// The longest payload, in bytes.
+/// Maximum size of a payload, in bytes.
 pub const MAX_PAYLOAD: usize = 1 << 20;
-/// The longest event type and other texts of an event, in bytes.
+/// Maximum length of an event's type, schema reference and ids, in bytes.
 pub const MAX_TEXT: usize = 1024;
-/// Types that tell of runs: a job's own event of such a type would be taken for one of lorchestra's.
-pub const OWN_TYPES: [&str; 4] = ["job.started", "job.completed", "job.failed", "job.skipped"];
-/// What is said where a bookmark is set that nothing would read.
-pub const NO_BOOKMARK: &str = "this job has no parameter `since: DateTime<Utc>`: no run would begin at its bookmark";
-/// What is said of a bookmark that is no time.
-pub const BOOKMARK_YEARS: &str = "a bookmark lies in the years 0001 to 9999";
+/// Event types that only lorchestra emits. A job's event of such a type could be mistaken for one of them.
+pub const RESERVED_TYPES: [&str; 4] = ["job.started", "job.completed", "job.failed", "job.skipped"];
+/// Error message for a bookmark that nothing would read.
+pub const NO_BOOKMARK: &str =
+    "cannot set a bookmark: no run would start at it, because the job has no parameter `since: DateTime<Utc>`";
+/// Error message for a bookmark outside of [`YEARS`].
+pub const BOOKMARK_YEARS: &str = "a bookmark must be in the years 0001 to 9999";
 /// The years 0001 to 9999, in microseconds since 1970.
 pub const YEARS: RangeInclusive<i64> = -62_135_596_800_000_000..=253_402_300_799_999_999;
-/// Levels of nesting in a payload.
+/// Maximum nesting depth of a payload.
 pub const MAX_DEPTH: usize = 100;
 
-/// The shortest secret, in bytes. A shorter one would be found, and masked, in texts that have nothing to do with it.
+/// Minimum length of a secret, in bytes. A shorter one would match, and mask, unrelated text.
 pub const MIN_SECRET: usize = 6;
-/// The longest secret, in bytes.
+/// Maximum length of a secret, in bytes.
 pub const MAX_SECRET: usize = 64 << 10;
 
-/// Why a text is not taken for a secret. The text itself is not repeated.
+/// Why a text is not a valid secret. The message does not contain the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SecretError {
-    /// Nothing, or only a line break.
+    /// Empty, or only a line break.
     Empty,
-    /// Less than [`MIN_SECRET`].
+    /// Shorter than [`MIN_SECRET`].
     Short,
-    /// More than [`MAX_SECRET`].
+    /// Longer than [`MAX_SECRET`].
     Long,
-    /// A NUL byte.
+    /// Contains a NUL byte.
     Nul,
 }
 
@@ -46,20 +47,20 @@ impl fmt::Display for SecretError {
         match self {
             Self::Empty => f.write_str("is empty"),
             Self::Short => {
-                write!(f, "is shorter than {MIN_SECRET} bytes, and could not be masked without masking other texts")
+                write!(f, "is shorter than {MIN_SECRET} bytes: masking it would mask unrelated text")
             }
             Self::Long => write!(f, "is longer than {} KiB", MAX_SECRET >> 10),
-            Self::Nul => f.write_str("holds a NUL byte"),
+            Self::Nul => f.write_str("contains a NUL byte"),
         }
     }
 }
 
 impl std::error::Error for SecretError {}
 
-/// The secret in a text: all of it but one line break at its end, since files end with one.
+/// Returns the secret in a text, without one trailing line break, because files end with one.
 ///
 /// # Errors
-/// The text is none that a secret can be.
+/// Fails if the text is too short, too long, or contains a NUL byte.
 pub fn secret(text: &str) -> Result<&str, SecretError> {
     let value = text.strip_suffix('\n').unwrap_or(text);
     let value = value.strip_suffix('\r').unwrap_or(value);
@@ -72,14 +73,14 @@ pub fn secret(text: &str) -> Result<&str, SecretError> {
     }
 }
 
-/// Says why an event is not taken. Empty text stands for "none".
+/// Checks an event. An empty string means "none".
 ///
 /// # Errors
-/// A sentence for the author.
+/// Returns a message for the author of the job.
 pub fn check(event_type: &str, payload: &[u8], schema_ref: &str, correlation_id: &str, subject_id: &str) -> Result<(), String> {
     check_texts(event_type, schema_ref, correlation_id, subject_id)?;
     check_size(event_type, payload)?;
-    // from_slice would not look at the bytes of strings that it skips.
+    // from_slice does not validate the UTF-8 of strings that it skips.
     let Ok(text) = std::str::from_utf8(payload) else {
         return Err(format!("the payload of `{event_type}` is not UTF-8"));
     };
@@ -89,10 +90,10 @@ pub fn check(event_type: &str, payload: &[u8], schema_ref: &str, correlation_id:
     check_content(event_type, payload)
 }
 
-/// The same of a payload that is known to be JSON, as one is that was read as part of a greater whole: it is not read again.
+/// Checks an event whose payload is known to be valid JSON, because it was parsed as part of a larger document.
 ///
 /// # Errors
-/// A sentence for the author.
+/// Returns a message for the author of the job.
 pub fn check_json(event_type: &str, json: &str, schema_ref: &str, correlation_id: &str, subject_id: &str) -> Result<(), String> {
     check_texts(event_type, schema_ref, correlation_id, subject_id)?;
     check_size(event_type, json.as_bytes())?;
@@ -107,11 +108,11 @@ fn check_texts(event_type: &str, schema_ref: &str, correlation_id: &str, subject
         [("type", event_type), ("schema_ref", schema_ref), ("correlation_id", correlation_id), ("subject_id", subject_id)]
     {
         if text.len() > MAX_TEXT {
-            return Err(format!("the event's {what} has {} bytes; at most {MAX_TEXT} are allowed", text.len()));
+            return Err(format!("the event's {what} has {} bytes, but at most {MAX_TEXT} are allowed", text.len()));
         }
     }
-    if OWN_TYPES.contains(&event_type) {
-        return Err(format!("`{event_type}` is emitted by lorchestra itself, once a run: choose another type"));
+    if RESERVED_TYPES.contains(&event_type) {
+        return Err(format!("`{event_type}` is reserved for lorchestra, which emits it once per run: choose another type"));
     }
     Ok(())
 }
@@ -119,7 +120,7 @@ fn check_texts(event_type: &str, schema_ref: &str, correlation_id: &str, subject
 fn check_size(event_type: &str, payload: &[u8]) -> Result<(), String> {
     if payload.len() > MAX_PAYLOAD {
         return Err(format!(
-            "the payload of `{event_type}` has {} bytes; at most {MAX_PAYLOAD} (1 MiB) are allowed: write large results to the data directory and emit their path",
+            "the payload of `{event_type}` has {} bytes, but at most {MAX_PAYLOAD} (1 MiB) are allowed: write large results to the data directory and emit the path",
             payload.len()
         ));
     }
@@ -129,37 +130,35 @@ fn check_size(event_type: &str, payload: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a payload of valid JSON has a number that loses digits where 64 bits are kept: an integer beyond them, or a decimal that a double
-/// does not write back. Only asked where that is wished for.
+/// Checks that no number in a valid JSON payload loses digits in 64 bits: an integer that is too large, or a decimal that does not
+/// round-trip through a double. Used only with `events.strict_numbers`.
 ///
 /// # Errors
-/// A sentence for the author.
+/// Returns a message for the author of the job.
 pub fn check_exact_numbers(event_type: &str, payload: &[u8]) -> Result<(), String> {
     match numbers::inexact(payload) {
         None => Ok(()),
         Some(number) => Err(format!(
-            "the payload of `{event_type}` has the number {}, which no 64-bit integer or double holds exactly, and `events.strict_numbers` is on: emit it as a string",
-            beginning(number)
+            "the payload of `{event_type}` has the number {}, which a 64-bit integer or double cannot represent exactly (`events.strict_numbers` is on): emit it as a string",
+            abbreviated(number)
         )),
     }
 }
 
-/// A number for a message: it may have a million digits.
-fn beginning(number: &str) -> String {
+/// Truncates a number for a message. It may have a million digits.
+fn abbreviated(number: &str) -> String {
     if number.len() <= 40 { number.to_owned() } else { format!("{}…", &number[..40]) }
 }
 
-/// Of valid JSON.
+/// Checks the content of a payload that is valid JSON.
 fn check_content(event_type: &str, payload: &[u8]) -> Result<(), String> {
-    if payload.contains(&b'\\') && has_half_a_character(payload) {
-        return Err(format!(
-            "the payload of `{event_type}` has half a character (a \\u escape of a surrogate without the other one)"
-        ));
+    if payload.contains(&b'\\') && has_lone_surrogate(payload) {
+        return Err(format!("the payload of `{event_type}` has a lone surrogate: a \\u escape of one half of a surrogate pair"));
     }
     if let Some(number) = numbers::overflowing(payload) {
         return Err(format!(
-            "the payload of `{event_type}` has the number {}, which is beyond what a 64-bit floating point number holds: emit it as a string",
-            beginning(number)
+            "the payload of `{event_type}` has the number {}, which is too large for a 64-bit floating point number: emit it as a string",
+            abbreviated(number)
         ));
     }
     if depth(payload) > MAX_DEPTH {
@@ -168,9 +167,9 @@ fn check_content(event_type: &str, payload: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether valid JSON has an escaped surrogate without its other half. Its grammar allows that, and no text can hold it: strict readers, and
-/// BigQuery, refuse the whole payload.
-fn has_half_a_character(json: &[u8]) -> bool {
+/// Returns whether valid JSON has an escaped surrogate without its other half. The JSON grammar allows it, but it is not valid Unicode:
+/// strict parsers and BigQuery reject the whole payload.
+fn has_lone_surrogate(json: &[u8]) -> bool {
     let unit = |at: usize| {
         let escape = json.get(at..at + 6)?.strip_prefix(b"\\u")?;
         u16::from_str_radix(std::str::from_utf8(escape).ok()?, 16).ok()
@@ -188,11 +187,11 @@ fn has_half_a_character(json: &[u8]) -> bool {
     false
 }
 
-/// Levels of nesting of valid JSON, or a number that is not below them and small enough. serde_json skips a value without recursion, so it does not limit this by itself; who
-/// reads the event later (another serde_json, BigQuery) does.
+/// Returns an upper bound of the nesting depth of valid JSON, exact above [`MAX_DEPTH`]. serde_json skips values without recursion, so it
+/// does not limit the depth here, but later readers of the event (serde_json, BigQuery) do.
 fn depth(json: &[u8]) -> usize {
-    // Nothing is deeper than it has opening brackets, and counting those is what a processor does sixteen at a time; in blocks
-    // of which a byte can hold the count.
+    // The depth is at most the number of opening brackets. Counting those in blocks of 255, so that a u8 can hold the count, lets the
+    // compiler use SIMD.
     let opening = |block: &[u8]| block.iter().map(|b| u8::from(matches!(b, b'{' | b'['))).sum::<u8>();
     let brackets = json.chunks(255).map(|block| usize::from(opening(block))).sum();
     if brackets <= MAX_DEPTH {
@@ -225,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_character_is_refused_and_a_whole_one_is_not() {
+    fn a_lone_surrogate_is_refused_and_a_pair_is_not() {
         for bad in [r#"{"a":"\ud83d"}"#, r#"{"a":"\uDE00\ud83d"}"#, r#"{"\ud83dx\ude00":1}"#, r#"{"a":"\\\ud83d\\ude00"}"#] {
             assert!(serde_json::from_str::<serde_json::Value>(bad).is_err(), "{bad}");
             assert!(refused(bad), "{bad}");

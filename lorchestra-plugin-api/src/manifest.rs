@@ -1,7 +1,7 @@
-//! The static description inside a library: one ELF section, readable without running any of its code.
+//! The manifest of a package: one ELF section that can be read without running the library's code.
 //!
-//! Owns the format in both directions, so that the two cannot drift apart: [`section`] writes it at compile time from a
-//! [`PackageDef`], [`Manifest::from_section`] reads it in the host. Talks to nobody else.
+//! Owns both directions of the format, so that they cannot diverge: [`section`] writes it at compile time from a [`PackageDef`],
+//! [`Manifest::from_section`] reads it in the host.
 //!
 //! ```text
 //! section .lorchestra
@@ -12,7 +12,7 @@
 //!  16  JSON      UTF-8
 //! ```
 //!
-//! A reader of format 1 ignores JSON keys it does not know; a change that it could not ignore is format 2.
+//! A reader of format 1 ignores unknown JSON keys. A change that it could not ignore would be format 2.
 
 mod outline;
 #[cfg(test)]
@@ -28,23 +28,23 @@ use std::fmt;
 
 /// Name of the ELF section.
 pub const SECTION: &str = ".lorchestra";
-/// First bytes of the section.
+/// The first bytes of the section.
 pub const MAGIC: [u8; 6] = *b"LORCH\0";
-/// The format this crate writes and reads.
+/// The format version that this crate writes and reads.
 pub const FORMAT: u16 = 1;
-/// Bytes before the JSON.
+/// Length of the header before the JSON, in bytes.
 pub const HEADER_LEN: usize = 16;
-/// The longest JSON accepted, in bytes.
+/// Maximum length of the JSON, in bytes.
 pub const MAX_JSON: usize = 1 << 20;
 
-/// The longest version of a package, in bytes.
+/// Maximum length of a package version, in bytes.
 pub const MAX_VERSION: usize = 128;
 
-/// Slow, and usable while a plugin compiles; the reader has crc32fast for the same sum.
+/// Slow, but usable in const evaluation. The reader uses crc32fast for the same checksum.
 const CRC: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC);
 
-/// A manifest as the host reads it: names are short and harmless, other strings are the author's
-/// own and may hold anything: a host cuts them and removes what steers a terminal before it shows them.
+/// A manifest as read by the host. Names have been validated. Other strings come from the author unchecked: a host must truncate
+/// them and remove terminal control characters before it shows them.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(expecting = "a manifest")]
 pub struct Manifest {
@@ -62,9 +62,8 @@ pub struct Manifest {
     pub jobs: Vec<JobManifest>,
 }
 
-/// One job of a [`Manifest`]; fields as in [`JobDef`].
+/// One job of a [`Manifest`]. The fields are those of [`JobDef`].
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[expect(missing_docs, reason = "documented at JobDef")]
 #[serde(expecting = "a job")]
 pub struct JobManifest {
     pub name: String,
@@ -83,18 +82,16 @@ pub struct JobManifest {
     pub deprecated: Option<String>,
 }
 
-/// One parameter of a [`JobManifest`]; fields as in [`ParamDef`].
+/// One parameter of a [`JobManifest`]. The fields are those of [`ParamDef`].
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[expect(missing_docs, reason = "documented at ParamDef")]
 #[serde(expecting = "a parameter")]
 pub struct ParamManifest {
     pub name: String,
     pub rust_type: String,
-    /// A [`ParamKind`] by name.
     #[serde(deserialize_with = "kind_by_name")]
     pub kind: ParamKind,
     pub optional: bool,
-    /// The default; `null` where there is none.
+    /// The default; `null` if there is none.
     pub default: serde_json::Value,
     pub docs: String,
     #[serde(default)]
@@ -105,9 +102,8 @@ pub struct ParamManifest {
     pub deprecated: Option<String>,
 }
 
-/// One value of a [`ParamManifest`] that is an enum; fields as in [`ValueDef`].
+/// One value of an enum parameter. The fields are those of [`ValueDef`].
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[expect(missing_docs, reason = "documented at ValueDef")]
 #[serde(expecting = "a value")]
 pub struct ValueManifest {
     pub name: String,
@@ -116,49 +112,47 @@ pub struct ValueManifest {
 
 fn kind_by_name<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<ParamKind, D::Error> {
     let name = String::deserialize(deserializer)?;
-    ParamKind::from_name(&name)
-        .ok_or_else(|| serde::de::Error::custom(format!("a parameter of kind {}, which this host does not know", quoted(&name))))
+    ParamKind::from_name(&name).ok_or_else(|| {
+        serde::de::Error::custom(format!("unknown parameter kind {}: the plugin may need a newer lorchestra", quoted(&name)))
+    })
 }
 
-/// Why the bytes of a section are not a manifest.
+/// Why a section is not a valid manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ManifestError {
-    /// Shorter than its header or than the length in the header.
+    /// Shorter than the header, or than the length given in the header.
     Short {
-        /// Bytes there are.
         have: usize,
-        /// Bytes there should be.
         need: usize,
     },
-    /// Does not begin with [`MAGIC`].
+    /// Does not start with [`MAGIC`].
     Magic,
-    /// A format from a newer plugin API.
+    /// An unknown format version, probably from a newer plugin API.
     Format(u16),
-    /// The header claims more than [`MAX_JSON`].
+    /// The header announces more than [`MAX_JSON`] bytes.
     TooLong(usize),
-    /// The checksum does not match.
     Checksum,
-    /// There is another manifest behind it.
-    Two,
-    /// The JSON is not what it should be (not UTF-8, not JSON, a key missing).
+    /// Another manifest follows.
+    Multiple,
+    /// Not UTF-8, not JSON, or a key is missing.
     Json(String),
-    /// A package, job or parameter name outside `[a-z][a-z0-9_-]{0,63}`, or used twice; a parameter whose flag is another's.
+    /// An invalid or duplicate name, or two parameters with the same flag.
     Name(String),
 }
 
 impl fmt::Display for ManifestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Short { have, need } => write!(f, "the manifest has {have} bytes of {need}"),
-            Self::Magic => write!(f, "the manifest does not begin with its magic bytes"),
-            Self::Format(n) => write!(f, "manifest format {n}; this host reads format {FORMAT}"),
-            Self::TooLong(n) => write!(f, "the manifest claims {n} bytes; at most {MAX_JSON} are allowed"),
-            Self::Two => write!(
+            Self::Short { have, need } => write!(f, "the manifest is truncated: {have} of {need} bytes"),
+            Self::Magic => write!(f, "the manifest does not start with the magic bytes LORCH"),
+            Self::Format(n) => write!(f, "the manifest has format {n}, but this host reads only format {FORMAT}"),
+            Self::TooLong(n) => write!(f, "the manifest announces {n} bytes, but at most {MAX_JSON} are allowed"),
+            Self::Multiple => write!(
                 f,
-                "it holds two manifests, as it links the library of another package: put what they share into a crate of its own"
+                "the library has two manifests because it links another package: move the shared code to a separate crate"
             ),
-            Self::Checksum => write!(f, "the manifest's checksum does not match its content"),
-            Self::Json(why) => write!(f, "the manifest's JSON cannot be read: {why}"),
+            Self::Checksum => write!(f, "the manifest's checksum does not match"),
+            Self::Json(why) => write!(f, "the manifest's JSON is invalid: {why}"),
             Self::Name(why) => write!(f, "{why}"),
         }
     }
@@ -167,9 +161,10 @@ impl fmt::Display for ManifestError {
 impl std::error::Error for ManifestError {}
 
 impl Manifest {
-    /// The length of the JSON that a section header announces. `header` holds at least the first [`HEADER_LEN`] bytes.
+    /// Returns the length of the JSON given in a section header. `header` must hold at least the first [`HEADER_LEN`] bytes.
     ///
-    /// For readers that fetch the JSON separately; bounds are checked here, so that a claim of 1 GiB allocates nothing.
+    /// For readers that read the JSON separately. The length is checked against [`MAX_JSON`], so that a header that announces 1 GiB
+    /// allocates nothing.
     pub fn json_len(header: &[u8]) -> Result<usize, ManifestError> {
         let Some(header) = header.first_chunk::<HEADER_LEN>() else {
             return Err(ManifestError::Short { have: header.len(), need: HEADER_LEN });
@@ -185,7 +180,7 @@ impl Manifest {
         if len > MAX_JSON { Err(ManifestError::TooLong(len)) } else { Ok(len) }
     }
 
-    /// Reads a whole section. Bytes after the JSON (a linker's padding) are ignored.
+    /// Parses a whole section. Bytes after the JSON (a linker's padding) are ignored.
     pub fn from_section(bytes: &[u8]) -> Result<Self, ManifestError> {
         let manifest: Self = read_json(bytes)?;
         check_names(&manifest.package, &manifest.version, manifest.jobs.iter().map(|job| job.name.as_str()))?;
@@ -195,13 +190,13 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The job of that name.
+    /// Returns the job with this name.
     pub fn job(&self, name: &str) -> Option<&JobManifest> {
         self.jobs.iter().find(|job| job.name == name)
     }
 }
 
-/// Checks header and checksum, and reads the JSON between them.
+/// Checks the header and the checksum, and parses the JSON.
 fn read_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ManifestError> {
     let len = Manifest::json_len(bytes)?;
     let crc = u32::from_le_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]);
@@ -211,11 +206,11 @@ fn read_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ManifestError
     if crc32fast::hash(json) != crc {
         return Err(ManifestError::Checksum);
     }
-    // A package that is linked into another one brings its manifest along, and the first is not always the right one.
+    // A package that links another package has both manifests, in an undefined order.
     if bytes[HEADER_LEN + len..].starts_with(&MAGIC) {
-        return Err(ManifestError::Two);
+        return Err(ManifestError::Multiple);
     }
-    // Known to be UTF-8 as a whole, no string is looked at for that again.
+    // Checking UTF-8 once for the whole text is faster than for each string.
     let json = std::str::from_utf8(json).map_err(|e| ManifestError::Json(format!("not UTF-8: {e}")))?;
     serde_json::from_str(json).map_err(|e| ManifestError::Json(e.to_string()))
 }
@@ -225,7 +220,7 @@ fn check_names<'a>(package: &str, version: &str, jobs: impl Iterator<Item = &'a 
         return Err(bad_name("package", package));
     }
     if version.len() > MAX_VERSION {
-        let why = format!("the version {} has {} bytes; at most {MAX_VERSION} are allowed", quoted(version), version.len());
+        let why = format!("the version {} has {} bytes, but at most {MAX_VERSION} are allowed", quoted(version), version.len());
         return Err(ManifestError::Name(why));
     }
     let mut seen = BTreeSet::new();
@@ -240,13 +235,13 @@ fn check_names<'a>(package: &str, version: &str, jobs: impl Iterator<Item = &'a 
     Ok(())
 }
 
-/// Flags that every command of lorchestra takes, wherever they stand: no parameter can have them.
-const FLAGS_OF_ALL_COMMANDS: [&str; 4] = ["help", "version", "verbose", "plugin-dir"];
+/// Flags that every lorchestra command accepts in any position. No parameter can have such a flag.
+const GLOBAL_FLAGS: [&str; 4] = ["help", "version", "verbose", "plugin-dir"];
 
-/// Parameters by which a run is known: its account and its window.
-const ONE_OF: [&str; 3] = ["account", "since", "until"];
+/// Parameters that cannot be lists: a run has one account and one window.
+const SINGLE_VALUED: [&str; 3] = ["account", "since", "until"];
 
-/// Names that are names, and no flag that is two parameters' or lorchestra's own: `#[job]` makes no such manifest, others may.
+/// Checks names and flags of the parameters. `#[job]` refuses the same mistakes; other tools may write manifests too.
 fn check_params<'a>(
     job: &str,
     params: impl Iterator<Item = (&'a str, ParamKind, bool, &'a [ValueManifest])>,
@@ -257,23 +252,26 @@ fn check_params<'a>(
             return Err(bad_name("parameter", name));
         }
         if (kind == ParamKind::Enum) == values.is_empty() {
-            let why =
-                format!("the parameter {name:?} of {job:?} has {} values, and is of kind {:?}", values.len(), kind.as_str());
+            let why = format!(
+                "the parameter {name:?} of {job:?} has {} enum values, but its kind is {:?}",
+                values.len(),
+                kind.as_str()
+            );
             return Err(ManifestError::Name(why));
         }
         if repeated && matches!(kind, ParamKind::Bool | ParamKind::Secret) {
             return Err(ManifestError::Name(format!("the parameter {name:?} of {job:?} is a list of {}s", kind.as_str())));
         }
-        if repeated && ONE_OF.contains(&name) {
-            return Err(ManifestError::Name(format!("the parameter {name:?} of {job:?} is a list: a run has one")));
+        if repeated && SINGLE_VALUED.contains(&name) {
+            return Err(ManifestError::Name(format!("the parameter {name:?} of {job:?} cannot be a list")));
         }
         if let Some(value) = values.iter().find(|value| !is_name(&value.name)) {
             return Err(bad_name("value", &value.name));
         }
         let flag = flag_of(name);
-        if FLAGS_OF_ALL_COMMANDS.contains(&&*flag) {
+        if GLOBAL_FLAGS.contains(&&*flag) {
             return Err(ManifestError::Name(format!(
-                "the parameter {name:?} of {job:?} has a flag of lorchestra itself, --{flag}"
+                "the parameter {name:?} of {job:?} has the flag --{flag}, which lorchestra itself uses"
             )));
         }
         let off = (kind == ParamKind::Bool).then(|| Cow::Owned(format!("no-{flag}")));
@@ -298,10 +296,10 @@ fn flag_of(name: &str) -> Cow<'_, str> {
 }
 
 fn bad_name(what: &str, name: &str) -> ManifestError {
-    ManifestError::Name(format!("the {what} name {} is not of the form [a-z][a-z0-9_-]*, at most 64 long", quoted(name)))
+    ManifestError::Name(format!("the {what} name {} must match [a-z][a-z0-9_-]* and have at most 64 characters", quoted(name)))
 }
 
-/// The beginning of what should have been short.
+/// Quotes a text and truncates it to 64 characters.
 fn quoted(text: &str) -> String {
     const SHOWN: usize = 64;
     match text.char_indices().nth(SHOWN) {
@@ -311,30 +309,30 @@ fn quoted(text: &str) -> String {
 }
 
 impl JobManifest {
-    /// Whether it has a parameter `since` that is a time: then it has bookmarks.
+    /// Returns whether the job has a `since` of type time, and therefore a bookmark.
     pub fn has_since(&self) -> bool {
         self.params.iter().any(|param| param.name == "since" && param.kind == ParamKind::DateTime)
     }
 
-    /// First line of the docstring.
+    /// Returns the first line of the documentation.
     pub fn summary(&self) -> &str {
         self.docs.lines().next().unwrap_or_default().trim()
     }
 }
 
 impl ParamManifest {
-    /// Whether the job cannot run without a value from the caller.
+    /// Returns whether the caller must give a value.
     pub fn is_required(&self) -> bool {
         !self.optional && !self.repeated && self.default.is_null()
     }
 
-    /// The flag, without the two dashes.
+    /// Returns the flag, without the two dashes.
     pub fn flag(&self) -> String {
         flag_of(&self.name).into_owned()
     }
 }
 
-/// Whether `name` may name a package, a job or a parameter: `[a-z][a-z0-9_-]{0,63}`.
+/// Returns whether `name` is a valid name for a package, job or parameter: `[a-z][a-z0-9_-]{0,63}`.
 pub const fn is_name(name: &str) -> bool {
     let bytes = name.as_bytes();
     if bytes.is_empty() || bytes.len() > 64 || !bytes[0].is_ascii_lowercase() {
@@ -353,18 +351,18 @@ pub const fn is_name(name: &str) -> bool {
 
 // ---- writing, at compile time -------------------------------------------------------------------------------------
 
-/// Bytes of the section for `package`, in all.
+/// Returns the total length of the section for `package`.
 pub const fn section_len(package: &PackageDef, abi: u32) -> usize {
     let mut out = Writer::<0> { bytes: [], len: 0 };
     out.package(package, abi);
     HEADER_LEN + out.len
 }
 
-/// The section for `package`; `N` must be [`section_len`].
+/// Returns the section for `package`. `N` must be [`section_len`].
 pub const fn section<const N: usize>(package: &PackageDef, abi: u32) -> [u8; N] {
     let mut out = Writer::<N> { bytes: [0; N], len: HEADER_LEN };
     out.package(package, abi);
-    assert!(out.len == N, "the section's length is not the one given");
+    assert!(out.len == N, "N is not section_len(package)");
     let json_len = N - HEADER_LEN;
     assert!(json_len <= MAX_JSON, "plugin!: the descriptions of all jobs together exceed 1 MiB");
     let mut bytes = out.bytes;
@@ -385,7 +383,7 @@ pub const fn section<const N: usize>(package: &PackageDef, abi: u32) -> [u8; N] 
     bytes
 }
 
-/// Writes JSON in const evaluation; with `N == 0` it only counts.
+/// Writes JSON in const evaluation. With `N == 0` it only counts bytes.
 struct Writer<const N: usize> {
     bytes: [u8; N],
     len: usize,
@@ -503,7 +501,7 @@ impl<const N: usize> Writer<N> {
         self.byte(b'}');
     }
 
-    /// A key that is written only where it has a value.
+    /// Writes a key only if it has a value.
     const fn text(&mut self, name: &str, value: Option<&str>) {
         if let Some(value) = value {
             self.key(false, name);

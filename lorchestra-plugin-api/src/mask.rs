@@ -1,10 +1,10 @@
-//! The forms in which a secret appears in texts, and a mask that replaces them.
+//! Masking of secrets in text.
 //!
-//! Owns the one list of forms that host and packages look for: the host masks what a job prints, traces and emits, a package what another
-//! program prints that it started with secrets of its own (a config file). Talks to nothing.
+//! Owns the list of encodings in which host and packages search for a secret. The host masks everything it captures from a job. A
+//! package uses [`Mask`] for the output of another program to which it passed secrets.
 //!
-//! A value is found as it is, as each of its lines (a key is often logged line by line), and each of these as JSON, Python and Rust quote
-//! it and as URLs encode it. What a program computes from it (base64, a hash, half of it) is not found.
+//! A secret is found verbatim, line by line (programs often log a key one line at a time), and in each of these forms as JSON, Python
+//! or Rust escape it and as URLs encode it. Values derived from it (base64, a hash, a part of it) are not found.
 
 use crate::limits::MIN_SECRET;
 use serde_json::Value;
@@ -12,11 +12,11 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use zeroize::Zeroizing;
 
-/// What stands where a secret stood.
+/// The text that replaces a secret.
 pub const STARS: &str = "***";
 
-/// The texts to look for where these values must not appear, the longest first. A value shorter than [`MIN_SECRET`] bytes has none: it would
-/// be found in texts that have nothing to do with it.
+/// Returns the texts to search for to find these values, longest first. Values shorter than 6 bytes are skipped, because they would
+/// match unrelated text.
 #[must_use]
 pub fn forms<'a>(values: impl IntoIterator<Item = &'a str>) -> Vec<Zeroizing<String>> {
     let mut forms: BTreeSet<String> = BTreeSet::new();
@@ -34,14 +34,14 @@ pub fn forms<'a>(values: impl IntoIterator<Item = &'a str>) -> Vec<Zeroizing<Str
 
 fn add_forms(value: &str, forms: &mut BTreeSet<String>) {
     forms.insert(value.to_owned());
-    // Most tokens are made of these, and have no other form.
+    // Most tokens have only these characters, and no other encoding.
     if value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~')) {
         return;
     }
     let json = json(value);
-    // JSON in a string of JSON, as loggers write what a server answered.
+    // JSON inside a JSON string, as loggers write a server's response.
     forms.insert(self::json(&json));
-    // Python's json escapes all that is not ASCII, and its repr escapes one kind of quote or none.
+    // Python's json module escapes all non-ASCII characters; its repr escapes one kind of quote or none.
     let ascii = ascii(&json);
     forms.insert(ascii);
     forms.insert(json.replace("\\\"", "\""));
@@ -58,7 +58,7 @@ fn add_forms(value: &str, forms: &mut BTreeSet<String>) {
     }
 }
 
-/// As a JSON string, without its quotes.
+/// Encodes as a JSON string, without the quotes.
 fn json(value: &str) -> String {
     let json = Value::from(value).to_string();
     json[1..json.len() - 1].to_owned()
@@ -71,7 +71,7 @@ fn ascii(json: &str) -> String {
             text.push(c);
         } else {
             for unit in c.encode_utf16(&mut [0; 2]) {
-                // Into memory: that cannot fail.
+                // Writing to a String cannot fail.
                 let _ = write!(text, "\\u{unit:04x}");
             }
         }
@@ -91,7 +91,14 @@ fn percent(value: &str, kept: &str, lower: bool) -> String {
     text
 }
 
-/// Replaces secrets by `***` in the output of a program that a package starts.
+/// Replaces secrets with `***`, for the output of a program that a package starts.
+///
+/// ```
+/// use lorchestra_plugin_api::mask::Mask;
+///
+/// let mask = Mask::of(["p@ss word"]);
+/// assert_eq!(mask.text("GET /?key=p%40ss%20word"), "GET /?key=***");
+/// ```
 #[derive(Clone, Default)]
 pub struct Mask {
     forms: Vec<Zeroizing<String>>,
@@ -104,13 +111,13 @@ impl std::fmt::Debug for Mask {
 }
 
 impl Mask {
-    /// Masks these values.
+    /// Creates a mask for these secrets.
     #[must_use]
     pub fn of<'a>(values: impl IntoIterator<Item = &'a str>) -> Self {
         Self { forms: forms(values) }
     }
 
-    /// The text without secrets.
+    /// Returns the text with all secrets replaced.
     #[must_use]
     pub fn text(&self, text: &str) -> String {
         self.forms.iter().fold(text.to_owned(), |text, form| {
@@ -124,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_is_found_in_the_forms_that_programs_print() {
+    fn a_secret_is_found_in_every_encoding() {
         let key = "-----BEGIN KEY-----\nab+/cd \"x\" y's=é\n-----END KEY-----\n";
         let mask = Mask::of([key, "1234567", "p@ss word/1"]);
         for (text, masked) in [
@@ -145,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_short_for_a_secret_is_not_looked_for() {
+    fn short_values_are_not_searched_for() {
         assert!(forms(["12345", "", "a\nb\nc"]).iter().all(|form| form.len() >= MIN_SECRET - 1));
         assert!(forms(["12345"]).is_empty());
     }

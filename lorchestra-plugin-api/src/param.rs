@@ -1,7 +1,24 @@
-//! Parameter types: what a job may take, and how a checked value becomes the author's type.
+//! Parameter types: which types a job may take, and how a value becomes the author's type.
 //!
-//! The host has already checked every value against the manifest (type, range, format) when it gets here; a value that
-//! still does not fit means that host and plugin disagree, and is reported as such.
+//! | type | on the command line | default in `#[param(default = …)]` |
+//! | --- | --- | --- |
+//! | `String` | any UTF-8 text | `"text"` |
+//! | `i8` … `i64`, `u8` … `u64` | an integer in the type's range | `500` |
+//! | `f64` | a finite number | `0.5` |
+//! | `bool` | `--name` or `--no-name`; off if neither is given | `true` |
+//! | `DateTime<Utc>` | `2024-01-31`, RFC 3339, or relative to now: `-7d`, `-30min`, `now`, `today`, `yesterday`; for `since` also `last` | the same as text |
+//! | `NaiveDate` | `2024-01-31`, `-7d`, `today`, `yesterday` | the same as text |
+//! | `Duration` | `90s`, `30m`, `1h30m` (units `w d h m s`, largest first) | `"30m"` |
+//! | `PathBuf` | a path in UTF-8 | `"file.csv"` |
+//! | [`Secret`] | where the secret is: `env:NAME`, `file:PATH`, `credential:NAME` | none |
+//! | an enum that derives [`ParamEnum`](crate::ParamEnum) | the name of a variant | `"nd-json"` |
+//! | `Option<T>` of the above | as `T`; `None` if the flag is missing | none |
+//! | `Vec<T>` of the above, except `bool` and `Secret` | as `T`, repeatable; empty if the flag is missing | none |
+//!
+//! A parameter without a default that is not a `bool`, `Option` or `Vec` is required.
+//!
+//! The host checks every value against the manifest (type, range, format) before the job starts. If a value still cannot be
+//! converted here, host and plugin disagree, and the call fails with a [`ParamError`].
 
 use crate::def::{ParamKind, ValueDef};
 use crate::secret::Secret;
@@ -11,58 +28,62 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A type that a job may take as a parameter.
+/// A type that a job may take as a parameter. See the [module](self) for the list.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a parameter of a job",
     label = "unsupported parameter type",
-    note = "supported: String, i8 to i64, u8 to u64, f64, bool, DateTime<Utc>, NaiveDate, Duration, PathBuf, Secret, enums that derive ParamEnum; Option<T> and Vec<T> of these"
+    note = "supported: String, i8 to i64, u8 to u64, f64, bool, DateTime<Utc>, NaiveDate, Duration, PathBuf, Secret, enums that derive ParamEnum, and Option<T> or Vec<T> of these"
 )]
 pub trait Param: Sized {
-    /// What values it takes.
+    /// Which values the parameter accepts.
     const KIND: ParamKind;
     /// Whether the job runs without a value.
     const OPTIONAL: bool = false;
-    /// Whether it takes any number of values.
+    /// Whether the flag may be given any number of times.
     const REPEATED: bool = false;
-    /// The values there are, for [`ParamKind::Enum`].
+    /// The allowed values of an enum.
     const VALUES: &'static [ValueDef] = &[];
-    /// The type of a default in the source.
+    /// The type of the literal in `#[param(default = …)]`.
     type Literal;
 
-    /// The value, from what the host sent; `None` where it sent nothing.
+    /// Converts the value that the host sent. `None` means that it sent no value.
     fn from_value(value: Option<Value>) -> Result<Self, ParamError>;
 }
 
-/// A type that takes one value: what an `Option` may be of.
+/// A type with exactly one value, which `Option` can wrap.
+#[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "`Option<{Self}>` cannot be a parameter of a job",
-    label = "not a type that takes one value",
-    note = "a Vec is empty where nothing is given: it needs no Option"
+    label = "not a single-value type",
+    note = "use `Vec<T>` without `Option`: it is empty if the flag is not given"
 )]
-pub trait One: Param {}
+pub trait Scalar: Param {}
 
-/// A type that a `Vec` may be of: its flag may be given any number of times.
+/// A type that `Vec` can hold.
+#[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "`Vec<{Self}>` cannot be a parameter of a job",
-    label = "not a type that a list can be made of",
-    note = "supported: a Vec of String, numbers, DateTime<Utc>, NaiveDate, Duration, PathBuf, or an enum that derives ParamEnum"
+    label = "unsupported list item type",
+    note = "supported: Vec of String, numbers, DateTime<Utc>, NaiveDate, Duration, PathBuf, or an enum that derives ParamEnum"
 )]
-pub trait Listed: One {}
+pub trait ListItem: Scalar {}
 
-/// The type of a `Vec`'s default, of which there is no value: it is empty where nothing is given.
+/// The literal type of a `Vec`. It has no values, because a list cannot have a default: without a flag it is empty.
+#[doc(hidden)]
 #[derive(Debug)]
 pub enum ListsHaveNoDefault {}
 
-/// The type of a `Secret`'s default, of which there is no value: it would stand in the library.
+/// The literal type of a `Secret`. It has no values, because a default secret would be readable in the library file.
+#[doc(hidden)]
 #[derive(Debug)]
 pub enum SecretsHaveNoDefault {}
 
-/// A value that does not fit its parameter, although the host had checked it.
+/// A value that could not be converted, although the host had checked it.
 #[derive(Debug)]
 pub struct ParamError {
-    /// The parameter.
+    /// Name of the parameter.
     pub name: &'static str,
-    /// What was wrong.
+    /// The expected type and the type of the value.
     pub reason: String,
 }
 
@@ -80,16 +101,18 @@ fn mismatch(expected: &str, got: Option<&Value>) -> ParamError {
         Some(Value::String(_)) => "text",
         Some(_) => "a list or object",
     };
-    ParamError { name: "", reason: format!("expected {expected}, got {got} of another kind or size") }
+    ParamError { name: "", reason: format!("expected {expected}, got {got} of a different type or size") }
 }
 
-/// A name that is none of an enum's values. Called by the code that `ParamEnum` makes.
+/// Creates the error for a text that is not a value of the enum. Called by code that `ParamEnum` generates.
+#[doc(hidden)]
 pub fn no_such_value<T: Param>(value: Option<&Value>) -> ParamError {
     let names: Vec<&str> = T::VALUES.iter().map(|value| value.name).collect();
     mismatch(&format!("one of {}", names.join(", ")), value)
 }
 
-/// Takes `name` out of `params` as a `T`. Called by the code that `#[job]` makes.
+/// Removes `name` from `params` and converts it to `T`. Called by code that `#[job]` generates.
+#[doc(hidden)]
 pub fn take<T: Param>(name: &'static str, params: &mut serde_json::Map<String, Value>) -> Result<T, ParamError> {
     T::from_value(params.remove(name)).map_err(|e| ParamError { name, ..e })
 }
@@ -104,8 +127,8 @@ macro_rules! integer {
                     .ok_or_else(|| mismatch(stringify!($ty), value.as_ref()))
             }
         }
-        impl One for $ty {}
-        impl Listed for $ty {}
+        impl Scalar for $ty {}
+        impl ListItem for $ty {}
     )*};
 }
 
@@ -132,8 +155,8 @@ macro_rules! text {
                 }
             }
         }
-        impl One for $ty {}
-        impl Listed for $ty {}
+        impl Scalar for $ty {}
+        impl ListItem for $ty {}
     )*};
 }
 
@@ -154,10 +177,10 @@ impl Param for f64 {
     }
 }
 
-impl One for f64 {}
-impl Listed for f64 {}
+impl Scalar for f64 {}
+impl ListItem for f64 {}
 
-/// A length of time; whole seconds, as `30m` or `1h30m`.
+/// Whole seconds, written as `30m` or `1h30m`.
 impl Param for Duration {
     const KIND: ParamKind = ParamKind::Duration;
     type Literal = &'static str;
@@ -170,8 +193,8 @@ impl Param for Duration {
     }
 }
 
-impl One for Duration {}
-impl Listed for Duration {}
+impl Scalar for Duration {}
+impl ListItem for Duration {}
 
 impl Param for Secret {
     const KIND: ParamKind = ParamKind::Secret;
@@ -184,7 +207,7 @@ impl Param for Secret {
     }
 }
 
-impl One for Secret {}
+impl Scalar for Secret {}
 
 impl Param for bool {
     const KIND: ParamKind = ParamKind::Bool;
@@ -194,9 +217,9 @@ impl Param for bool {
     }
 }
 
-impl One for bool {}
+impl Scalar for bool {}
 
-impl<T: Listed> Param for Vec<T> {
+impl<T: ListItem> Param for Vec<T> {
     const KIND: ParamKind = T::KIND;
     const REPEATED: bool = true;
     const VALUES: &'static [ValueDef] = T::VALUES;
@@ -210,7 +233,7 @@ impl<T: Listed> Param for Vec<T> {
     }
 }
 
-impl<T: One> Param for Option<T> {
+impl<T: Scalar> Param for Option<T> {
     const KIND: ParamKind = T::KIND;
     const OPTIONAL: bool = true;
     const VALUES: &'static [ValueDef] = T::VALUES;
@@ -225,7 +248,8 @@ impl<T: One> Param for Option<T> {
 
 // ---- defaults, at compile time --------------------------------------------------------------------------------------
 
-/// Whether a text default can be read as the parameter's kind; checked while the plugin compiles.
+/// Returns whether a text default is valid for the parameter's kind. Evaluated while the plugin compiles.
+#[doc(hidden)]
 pub const fn is_default(kind: ParamKind, values: &[ValueDef], text: &str) -> bool {
     match kind {
         ParamKind::Duration => is_duration(text),
@@ -248,7 +272,8 @@ pub const fn is_default(kind: ParamKind, values: &[ValueDef], text: &str) -> boo
     }
 }
 
-/// The default that the manifest carries: a `bool` without one is off unless its flag is given.
+/// Returns the default for the manifest: a `bool` without one defaults to `false`.
+#[doc(hidden)]
 pub const fn default_or_off(kind: ParamKind, optional: bool, default: Option<&'static str>) -> Option<&'static str> {
     match (kind, default) {
         (ParamKind::Bool, None) if !optional => Some("false"),
@@ -270,7 +295,9 @@ const fn same(a: &[u8], b: &[u8]) -> bool {
     true
 }
 
-/// `1h30m`: whole numbers, each with a unit of `w d h m s`, largest first, each unit once; at most seven digits each.
+/// Returns whether the text is a duration such as `1h30m`: integers of at most seven digits, each with one of the units `w d h m s`,
+/// largest first, each unit at most once.
+#[doc(hidden)]
 pub const fn is_duration(text: &str) -> bool {
     const UNITS: [u8; 5] = *b"wdhms";
     let text = text.as_bytes();
@@ -296,7 +323,8 @@ pub const fn is_duration(text: &str) -> bool {
     !text.is_empty()
 }
 
-/// A duration that is not nothing.
+/// Returns whether the text is a duration greater than zero.
+#[doc(hidden)]
 pub const fn is_limit(text: &str) -> bool {
     let bytes = text.as_bytes();
     let mut i = 0;
@@ -308,7 +336,8 @@ pub const fn is_limit(text: &str) -> bool {
     any && is_duration(text)
 }
 
-/// `fail`, `skip`, `allow`, `wait`, `wait=5m`.
+/// Returns whether the text is an overlap policy: `fail`, `skip`, `allow`, `wait` or `wait=5m`.
+#[doc(hidden)]
 pub const fn is_overlap(text: &str) -> bool {
     match text.as_bytes() {
         b"fail" | b"skip" | b"allow" | b"wait" => true,
@@ -320,7 +349,7 @@ pub const fn is_overlap(text: &str) -> bool {
     }
 }
 
-/// `2024-01-31`, by form and range of the numbers; a day that the month does not have is found when the job is run.
+/// `2024-01-31`. Checks the form, the month and a day up to 31; a day such as February 30 is only detected when the job runs.
 const fn is_date(text: &[u8]) -> bool {
     if text.len() != 10 || text[4] != b'-' || text[7] != b'-' {
         return false;
@@ -337,12 +366,12 @@ const fn is_date(text: &[u8]) -> bool {
     1 <= month && month <= 12 && 1 <= day && day <= 31
 }
 
-/// `-` digits and a unit of whole days.
+/// `-`, digits, and a unit of whole days.
 const fn is_days_ago(text: &[u8]) -> bool {
     is_relative(text) && matches!(text, [b'-', .., b'd' | b'w' | b'y'] | [b'-', .., b'm', b'o'])
 }
 
-/// `last`, or `last:` and a time. That only a `since` takes it is found when the library is listed.
+/// `last`, or `last:` and a time. Only `since` accepts it; the host checks that when it lists the library.
 const fn is_last(text: &[u8]) -> bool {
     match text {
         b"last" => true,
@@ -351,7 +380,7 @@ const fn is_last(text: &[u8]) -> bool {
     }
 }
 
-/// `now`, `today`, `yesterday`, or `-` digits and one of the units `s h d w min mo y`.
+/// `now`, `today`, `yesterday`, or `-`, digits, and one of the units `s h d w min mo y`.
 const fn is_relative(text: &[u8]) -> bool {
     if let b"now" | b"today" | b"yesterday" = text {
         return true;
@@ -383,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_names_the_parameter() {
+    fn a_conversion_error_names_the_parameter() {
         let mut params = json!({"n": 256}).as_object().unwrap().clone();
         let error = take::<u8>("n", &mut params).unwrap_err().to_string();
         assert!(error.contains("`n`") && error.contains("u8"), "{error}");

@@ -1,7 +1,7 @@
-//! Jobs that are `async`: a runtime of the plugin's own, on the job's thread.
+//! Support for `async` jobs: a Tokio runtime inside the plugin, on the job's thread.
 //!
-//! Owns the runtime of one call: a current-thread one, with timers and sockets. Nothing of it outlives the call: what was spawned and
-//! not awaited is dropped with it, and a name look-up that hangs in the system is not waited for. Talks to the sink, through
+//! Each call gets a current-thread runtime with timers and sockets. It ends with the call: spawned tasks that were not awaited are
+//! dropped, and a blocking name lookup is not waited for. Cancellation is read from the sink through
 //! [`JobContext::is_cancelled`].
 
 use crate::context::JobContext;
@@ -10,13 +10,13 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
-/// Between two looks at whether the run was asked to end.
-const LOOK: Duration = Duration::from_millis(20);
+/// Interval between two checks for cancellation.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Runs an `async` job to its end. Called by the code that `#[job]` makes.
+/// Runs an `async` job to completion. Called by code that `#[job]` generates.
 ///
 /// # Errors
-/// The system has no resources for a runtime.
+/// Fails if the system has no resources for a runtime.
 pub fn block_on<F: Future>(job: F) -> Result<F::Output, JobError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let output = runtime.block_on(job);
@@ -24,33 +24,34 @@ pub fn block_on<F: Future>(job: F) -> Result<F::Output, JobError> {
     Ok(output)
 }
 
-/// The run was asked to end before the awaited thing did.
+/// The run was cancelled before the awaited future completed. Returned by [`JobContext::until_cancelled`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cancelled;
 
 impl fmt::Display for Cancelled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the run was asked to end")
+        f.write_str("the run was cancelled")
     }
 }
 
 impl std::error::Error for Cancelled {}
 
 impl JobContext {
-    /// Ends when the run is asked to end (deadline, Ctrl-C, `runs stop`): for `tokio::select!`.
+    /// Completes when the run is cancelled (time limit, Ctrl-C, `runs stop`). Meant for `tokio::select!`.
     pub async fn cancelled(&self) {
         while !self.is_cancelled() {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Awaits `work`, or the request to end: whichever comes first. `work` is dropped where it stands when the run is asked to end.
+    /// Awaits `work` until it completes or the run is cancelled, whichever comes first. On cancellation `work` is dropped.
     ///
     /// # Errors
-    /// The run was asked to end. `cx.until_cancelled(request.send()).await??` ends the job.
+    /// Returns [`Cancelled`] if the run was cancelled first. `cx.until_cancelled(request.send()).await??` then ends the job with
+    /// an error.
     pub async fn until_cancelled<F: Future>(&self, work: F) -> Result<F::Output, Cancelled> {
         tokio::select! {
-            // What is ready is taken: it was paid for.
+            // If both are ready, keep the result: the work is already done.
             biased;
             output = work => Ok(output),
             () = self.cancelled() => Err(Cancelled),

@@ -1,26 +1,44 @@
-//! A text that must not get out: a token, a password, a key.
+//! [`Secret`], a parameter whose value must not leak: a token, a password, a key.
 //!
-//! Owns the author's side of it. The host finds the value (environment, file, systemd credential), hands it over with the call, and
-//! masks it wherever it captures what the job says.
+//! The host resolves the value (environment, file, systemd credential), passes it with the call, and masks it in everything it
+//! captures from the job.
 
 use std::fmt;
 use zeroize::Zeroizing;
 
-/// A parameter whose value is never typed, shown or recorded. What is typed is where it is to be found (`env:NAME`, `file:PATH`,
-/// `credential:NAME`).
+/// A parameter whose value is never typed, shown or recorded.
 ///
-/// It prints as `***`, cannot be serialised, and is overwritten in memory when it is dropped. [`expose`](Self::expose) is the one way
-/// to its text, so that a search for that word finds every use.
+/// The caller gives a source instead of the value: `--token env:NAME`, `file:PATH` or `credential:NAME` (systemd).
+///
+/// A `Secret` prints as `***`, does not implement `Serialize`, and is overwritten in memory when it is dropped.
+/// [`expose`](Self::expose) is the only way to read the text, so searching for that name finds every use.
+///
+/// ```
+/// use lorchestra_plugin_api::prelude::*;
+///
+/// /// Upload a file.
+/// #[job]
+/// fn upload(cx: &JobContext, token: Secret) -> JobResult {
+///     let header = format!("Bearer {}", token.expose());
+///     cx.emit("upload.started", json!({ "header_bytes": header.len() }))?;
+///     assert_eq!(format!("{token} {token:?}"), "*** Secret(***)");
+///     Ok(())
+/// }
+/// # use lorchestra_plugin_api::testing;
+/// # fn main() {
+/// testing::job::<upload>().secret("token", "hunter22").run().assert_ok().assert_keeps_secrets();
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// A secret of this text: for tests. In a job it comes in as a parameter.
+    /// Creates a secret from text. Meant for tests: a job receives its secrets as parameters.
     pub fn new(text: impl Into<String>) -> Self {
         Self(Zeroizing::new(text.into()))
     }
 
-    /// The text.
+    /// Returns the secret text.
     pub fn expose(&self) -> &str {
         &self.0
     }

@@ -1,8 +1,8 @@
-//! Tests of jobs: a job is run in the test's own process, and what it did is there to be looked at.
+//! Runs jobs inside tests, and checks what they did.
 //!
-//! Owns the test's side of a call: values that are checked against the job's own description as lorchestra checks what is typed, a
-//! sink that records and refuses what a run would refuse, a temporary data directory. The job is entered by the same way as in a
-//! worker ([`invoke`](crate::invoke)), panic wall included. Talks to nothing outside the process.
+//! [`job`] creates a [`Test`]. Give it parameters and call [`run`](Test::run): the job runs in the test's process, through the same code as in a
+//! worker, with panics caught. The returned [`TestRun`] has the events, the error, the progress and the files of the job, and assertions.
+//! Parameters are checked as lorchestra checks the command line. Events that a run would refuse are refused.
 //!
 //! ```
 //! use lorchestra_plugin_api::{prelude::*, testing};
@@ -20,37 +20,43 @@
 //! let dir = testing::TempDir::new();
 //! let input = dir.write("input.txt", "two words");
 //!
-//! let ran = testing::job::<count_words>().param("input", &input).run();
-//! ran.assert_ok();
-//! assert_eq!(ran.event("words.counted").payload, json!({ "words": 2 }));
+//! let run = testing::job::<count_words>().param("input", &input).run();
+//! run.assert_ok();
+//! assert_eq!(run.event("words.counted").payload, json!({ "words": 2 }));
 //!
-//! let ran = testing::job::<count_words>().param("input", &input).param("at_least", 3).run();
-//! ran.assert_retryable("only 2 words");
+//! let run = testing::job::<count_words>().param("input", &input).param("at_least", 3).run();
+//! run.assert_retryable("only 2 words");
 //!
-//! let ran = testing::job::<count_words>().param("input", "/no/such/file").run();
-//! ran.assert_permanent("No such file");
+//! let run = testing::job::<count_words>().param("input", "/no/such/file").run();
+//! run.assert_permanent("No such file");
 //! # }
 //! ```
 //!
-//! The test lies in the crate of the job, or in `tests/` where the crate is also an `rlib` and the job `pub`:
-//! `crate-type = ["cdylib", "rlib"]`. Several packages may be linked into one test.
+//! Put the test into the crate of the job. For tests in `tests/`, the crate must also be an `rlib`
+//! (`crate-type = ["cdylib", "rlib"]`) and the job `pub`. A test may link several packages.
 //!
-//! What is not as in a run: the job shares process, statics, environment and standard output with the test; its secrets are not masked
-//! ([`Ran::assert_keeps_secrets`] looks whether that would have been needed); limits, retries and overlap are the host's and not here;
-//! of its `tracing` events, those of other threads than its own are not recorded.
+//! Differences from a real run:
+//!
+//! - The job shares process, statics, environment and standard output with the test.
+//! - Secrets are not masked. [`TestRun::assert_keeps_secrets`] checks whether masking would have been needed.
+//! - There are no time limits, retries or overlap locks: those belong to the host.
+//! - `tracing` events are recorded only from the job's own thread.
 
 mod argument;
 mod dir;
-mod ran;
 mod recorder;
 mod test;
+mod test_run;
 
-pub use argument::{Argument, Given};
+pub use crate::invoke::JobReturn;
+pub use crate::job::Job;
+pub use argument::{Argument, ArgumentValue};
 pub use dir::TempDir;
-pub use ran::{Emitted, Ran};
-pub use test::{Running, Test, job};
+pub use test::{RunningTest, Test, job};
+pub use test_run::{Emitted, TestRun};
 
-/// The value; or a panic whose place is the test's line. (In a closure for `unwrap_or_else` it would be this library's.)
+/// Returns the value, or panics with the location of the test's line. `#[track_caller]` does not work through a closure for
+/// `unwrap_or_else`.
 #[track_caller]
 fn or_panic<T>(result: Result<T, String>) -> T {
     match result {

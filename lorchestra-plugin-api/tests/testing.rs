@@ -1,5 +1,5 @@
-//! `lorchestra_plugin_api::testing`, as an author meets it: what a job did is seen, what it should not is refused as in a run, and each
-//! mistake in a test is told.
+//! `lorchestra_plugin_api::testing` from an author's side: results are recorded, what a run refuses is refused, and each
+//! mistake in a test fails with a message.
 
 use lorchestra_plugin_api::prelude::*;
 use lorchestra_plugin_api::testing::{self, TempDir};
@@ -67,20 +67,20 @@ fn values_and_defaults_arrive_as_in_a_run() {
     assert_eq!(ran.event("seen").payload, given);
 }
 
-/// Ends as it is told, after an event.
+/// Ends as requested, after emitting an event.
 #[job]
 fn ends(cx: &JobContext, how: String) -> JobResult {
     cx.emit("ended", json!({ "how": how }))?;
     match how.as_str() {
         "well" => Ok(()),
-        "panics" => panic!("as it was told"),
+        "panics" => panic!("as requested"),
         "permanent" => Err("no such mailbox").permanent(),
         _ => Err("no network")?,
     }
 }
 
 /// The message of a panic in `work`.
-fn told<T>(work: impl FnOnce() -> T) -> String {
+fn panic_message<T>(work: impl FnOnce() -> T) -> String {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(_) => "nothing was told".to_owned(),
         Err(panic) => panic.downcast::<String>().map_or_else(|_| "no text".to_owned(), |text| *text),
@@ -88,25 +88,28 @@ fn told<T>(work: impl FnOnce() -> T) -> String {
 }
 
 #[test]
-fn ends_are_told_apart_and_what_was_instead_is_said() {
+fn assertions_distinguish_endings_and_print_the_actual_one() {
     let run = |how: &str| testing::job::<ends>().param("how", how).run();
     let (well, panics, permanent, retryable) = (run("well"), run("panics"), run("permanent"), run("again"));
     well.assert_ok().assert_types(&["ended"]);
-    panics.assert_panicked("as it was told");
+    panics.assert_panicked("as requested");
     permanent.assert_permanent("no such mailbox");
     retryable.assert_retryable("no network");
     assert_eq!((well.error(), retryable.error().as_deref()), (None, Some("no network")));
 
     assert_eq!(
-        told(|| permanent.assert_ok().is_ok()),
-        "ends should have ended well\n  it ended with a permanent error: no such mailbox\n  events: ended"
+        panic_message(|| permanent.assert_ok().is_ok()),
+        "ends should have returned Ok\n  it returned a permanent error: no such mailbox\n  events: ended"
     );
-    assert!(told(|| permanent.assert_retryable("no such").is_ok()).contains("a retryable error that says \"no such\""));
-    assert!(told(|| retryable.assert_retryable("no disk").is_ok()).contains("a retryable error: no network"));
-    assert!(told(|| well.assert_panicked("").is_ok()).contains("it ended well"));
-    assert!(told(|| panics.assert_ok().is_ok()).contains("it panicked at lorchestra-plugin-api/tests/testing.rs:"));
-    assert!(told(|| well.event("other").payload.clone()).contains("emitted 0 events `other`, not one"));
-    assert!(told(|| well.assert_types(&["ended", "more"]).is_ok()).contains("event 2 is the end, not `more`"));
+    assert!(
+        panic_message(|| permanent.assert_retryable("no such").is_ok())
+            .contains("a retryable error with \"no such\" in its message")
+    );
+    assert!(panic_message(|| retryable.assert_retryable("no disk").is_ok()).contains("a retryable error: no network"));
+    assert!(panic_message(|| well.assert_panicked("").is_ok()).contains("it returned Ok"));
+    assert!(panic_message(|| panics.assert_ok().is_ok()).contains("it panicked at lorchestra-plugin-api/tests/testing.rs:"));
+    assert!(panic_message(|| well.event("other").payload.clone()).contains("emitted 0 events `other`, expected 1"));
+    assert!(panic_message(|| well.assert_types(&["ended", "more"]).is_ok()).contains("event 2 is the end, expected `more`"));
 }
 
 /// Needs a window and a secret.
@@ -132,7 +135,7 @@ fn secrets_windows_and_bookmarks() {
     let with_secret = || testing::job::<windowed>().secret("token", "hunter22").param("since", "2024-01-01");
     let ran = with_secret().param("until", "2024-02-01").run();
     ran.assert_ok().assert_keeps_secrets();
-    // As a file has it.
+    // With a line break at the end, as in a file.
     let ran = testing::job::<windowed>().secret("token", "hunter22\n").param("since", "2024-01-01").param("how", "emits").run();
     assert_eq!(ran.event("leak").payload, json!({ "header": ["hunter22"] }));
     let ran = with_secret().param("until", "2024-02-01").run();
@@ -140,52 +143,60 @@ fn secrets_windows_and_bookmarks() {
     assert!(!format!("{ran:?}").contains("hunter22"));
     for (how, place) in [("emits", "in an event"), ("traces", "traced"), ("fails", "in its error")] {
         let ran = with_secret().param("how", how).run();
-        let message = told(|| ran.assert_keeps_secrets().is_ok());
+        let message = panic_message(|| ran.assert_keeps_secrets().is_ok());
         assert!(message.contains(place) && message.contains("`token`") && !message.contains("hunter22"), "{message}");
     }
 }
 
 #[test]
-fn mistakes_in_a_test_are_told() {
+fn mistakes_in_a_test_fail_with_a_message() {
     let test = testing::job::<windowed>;
     for (message, mistake) in [
         (
-            "windowed has no parameter `sinse`; it has since, until, token, how",
-            told(|| test().param("sinse", "2024-01-01").attempt(1)),
+            "windowed has no parameter `sinse`: its parameters are since, until, token, how",
+            panic_message(|| test().param("sinse", "2024-01-01").attempt(1)),
         ),
-        ("windowed has no parameter `tokn`", told(|| test().secret("tokn", "x").attempt(1))),
-        ("is a secret: .secret(\"token\", …)", told(|| test().param("token", "x").attempt(1))),
-        ("`how` of windowed takes text without NUL, not a secret", told(|| test().secret("how", "x").attempt(1))),
-        ("`how` is given twice", told(|| test().param("how", "a").param("how", "b").attempt(1))),
-        ("`since` of windowed takes an absolute time", told(|| test().param("since", "-7d").attempt(1))),
-        ("windowed needs the secret `token`", told(|| test().param("since", "2024-01-01").run().is_ok())),
-        ("the default \"last:-7d\", which lorchestra reckons", told(|| test().secret("token", "hunter22").run().is_ok())),
+        ("windowed has no parameter `tokn`", panic_message(|| test().secret("tokn", "x").attempt(1))),
+        ("is a secret: use .secret(\"token\", …)", panic_message(|| test().param("token", "x").attempt(1))),
+        ("`how` of windowed takes a string without NUL, not a secret", panic_message(|| test().secret("how", "x").attempt(1))),
+        ("`how` is set twice", panic_message(|| test().param("how", "a").param("how", "b").attempt(1))),
+        ("`since` of windowed takes an absolute time", panic_message(|| test().param("since", "-7d").attempt(1))),
+        ("windowed requires the secret `token`", panic_message(|| test().param("since", "2024-01-01").run().is_ok())),
         (
-            "must lie before `until`",
-            told(|| test().secret("token", "hunter22").param("since", "2024-01-02").param("until", "2024-01-02").run().is_ok()),
+            "the default \"last:-7d\" of `since` depends on the time",
+            panic_message(|| test().secret("token", "hunter22").run().is_ok()),
         ),
-        ("must lie before `until`", told(|| test().secret("token", "hunter22").param("since", "3000-01-01").run().is_ok())),
-        ("ends needs `how`", told(|| testing::job::<ends>().run().is_ok())),
-        // As a run would say, which refuses to begin.
         (
-            "the secret `token` of windowed is shorter than 6 bytes, and could not be masked without masking other texts",
-            told(|| test().secret("token", "short\n").attempt(1)),
+            "must be before `until`",
+            panic_message(|| {
+                test().secret("token", "hunter22").param("since", "2024-01-02").param("until", "2024-01-02").run().is_ok()
+            }),
         ),
-        ("the secret `token` of windowed is empty", told(|| test().secret("token", "").attempt(1))),
+        (
+            "must be before `until`",
+            panic_message(|| test().secret("token", "hunter22").param("since", "3000-01-01").run().is_ok()),
+        ),
+        ("ends requires `how`", panic_message(|| testing::job::<ends>().run().is_ok())),
+        // A run would refuse to start with the same reason.
+        (
+            "the secret `token` of windowed is shorter than 6 bytes: masking it would mask unrelated text",
+            panic_message(|| test().secret("token", "short\n").attempt(1)),
+        ),
+        ("the secret `token` of windowed is empty", panic_message(|| test().secret("token", "").attempt(1))),
         (
             "the secret `token` of windowed is longer than 64 KiB",
-            told(|| test().secret("token", &"x".repeat(1 << 17)).attempt(1)),
+            panic_message(|| test().secret("token", &"x".repeat(1 << 17)).attempt(1)),
         ),
-        ("the secret `token` of windowed holds a NUL byte", told(|| test().secret("token", "hunter\0").attempt(1))),
+        ("the secret `token` of windowed contains a NUL byte", panic_message(|| test().secret("token", "hunter\0").attempt(1))),
     ] {
         assert!(mistake.contains(message), "{mistake}");
         assert!(!mistake.contains("hunter"), "{mistake}");
     }
 }
 
-/// The place of a mistake is a line of the test, and not of the library.
+/// The location of the panic is a line of the test, not of the library.
 #[test]
-fn mistakes_are_told_where_they_are_made() {
+fn a_mistake_is_reported_at_its_line_in_the_test() {
     thread_local! {
         static PLACE: std::cell::Cell<(String, u32)> = const { std::cell::Cell::new((String::new(), 0)) };
     }
@@ -200,22 +211,22 @@ fn mistakes_are_told_where_they_are_made() {
     let running = testing::job::<pages>().param("pages", 1).start();
     let ran = testing::job::<pages>().param("pages", 1).run();
     let here = line!();
-    told(|| test().param("sinse", "2024-01-01").attempt(1));
+    panic_message(|| test().param("sinse", "2024-01-01").attempt(1));
     assert_eq!(PLACE.take(), (file!().to_owned(), here + 1));
-    told(|| test().secret("token", "short").attempt(1));
+    panic_message(|| test().secret("token", "short").attempt(1));
     assert_eq!(PLACE.take(), (file!().to_owned(), here + 3));
-    told(|| test().run().is_ok());
+    panic_message(|| test().run().is_ok());
     assert_eq!(PLACE.take(), (file!().to_owned(), here + 5));
-    told(|| running.wait_for("other").cancel().wait_for("another"));
+    panic_message(|| running.wait_for("other").cancel().wait_for("another"));
     assert_eq!(PLACE.take(), (file!().to_owned(), here + 7));
-    told(|| dir.read("nothing"));
+    panic_message(|| dir.read("nothing"));
     assert_eq!(PLACE.take(), (file!().to_owned(), here + 9));
-    told(|| ran.read("nothing"));
+    panic_message(|| ran.read("nothing"));
     assert_eq!(PLACE.take(), (file!().to_owned(), here + 11));
     running.wait().assert_ok();
 }
 
-/// Emits until it is told to end.
+/// Emits until it is cancelled.
 #[job]
 fn pages(cx: &JobContext, #[param(default = 1_000_000)] pages: u64) -> JobResult {
     for page in 0..pages {
@@ -230,12 +241,12 @@ fn pages(cx: &JobContext, #[param(default = 1_000_000)] pages: u64) -> JobResult
 }
 
 #[test]
-fn a_job_is_told_to_end() {
+fn a_job_is_cancelled() {
     testing::job::<pages>().cancelled().run().assert_retryable("cancelled at page 0").assert_types(&[]);
     let ran = testing::job::<pages>().param("pages", 5).cancel_after_events(3).run();
     ran.assert_retryable("cancelled at page 3").assert_types(&["page.read"; 3]);
     assert_eq!((ran.progress(), ran.flushed()), (&[(1, 5), (2, 5), (3, 5)][..], 3));
-    testing::job::<pages>().cancel_after_looks(2).run().assert_retryable("cancelled at page 2");
+    testing::job::<pages>().cancel_after_checks(2).run().assert_retryable("cancelled at page 2");
     assert_eq!(testing::job::<pages>().param("pages", 3).run().assert_ok().events_of("page.read").len(), 3);
 
     let running = testing::job::<pages>().start();
@@ -245,12 +256,12 @@ fn a_job_is_told_to_end() {
     assert_eq!(ran.events().len(), ran.flushed());
 
     let running = testing::job::<pages>().param("pages", 1).start();
-    let message = told(|| running.wait_for("other").cancel().wait_for("x").cancel().wait_for("y"));
-    assert!(message.contains("no event `other` was emitted before it ended; there were: page.read"), "{message}");
+    let message = panic_message(|| running.wait_for("other").cancel().wait_for("x").cancel().wait_for("y"));
+    assert!(message.contains("no event `other` was emitted before the job ended; emitted: page.read"), "{message}");
     running.wait().assert_ok();
 }
 
-/// Emits what no run takes, and answers with the reasons.
+/// Emits invalid events, and returns the error messages.
 #[job]
 fn refused(cx: &JobContext) -> JobResult {
     let deep = serde_json::from_str::<serde_json::Value>(&format!("{}1{}", "[".repeat(110), "]".repeat(110)))?;
@@ -276,18 +287,18 @@ fn what_a_run_refuses_is_refused() {
     ran.assert_types(&["t"]);
     for reason in [
         "an event needs a type",
-        "is emitted by lorchestra itself",
+        "is reserved for lorchestra",
         "is not a JSON object",
         "nested deeper than 100 levels",
         "at most 1048576",
-        "no run would begin at its bookmark",
-        "after 1 events that were taken",
+        "no run would start at it",
+        "after 1 recorded events",
     ] {
         ran.assert_retryable(reason);
     }
 }
 
-/// Takes what another package left, and leaves something.
+/// Reads a file of another package, and writes one.
 #[job]
 fn copies(cx: &JobContext) -> JobResult {
     let text = std::fs::read_to_string(cx.package_data_dir("other")?.join("in.txt")).permanent()?;
@@ -307,7 +318,7 @@ fn data_directories_envelopes_and_traces() {
     let ran = testing::job::<copies>().data(&dir).attempt(2).package("mine").run();
     ran.assert_ok();
     assert_eq!((ran.read("out.txt").as_str(), dir.read("mine/out.txt").as_str()), ("text 2 36", "text 2 36"));
-    // The crate's name, where nobody says otherwise.
+    // The default package name is the name of the crate.
     assert_eq!(testing::job::<copies>().data(&dir).run().data_dir(), dir.path().join("testing"));
     let event = ran.event("copied");
     let envelope = [&event.schema_ref, &event.subject_id, &event.correlation_id].map(|text| text.as_deref().unwrap());
@@ -322,7 +333,7 @@ fn data_directories_envelopes_and_traces() {
 
 /// Two tests at once in one process: each has its own events and traces.
 #[test]
-fn jobs_beside_each_other_do_not_mix() {
+fn concurrent_tests_do_not_mix() {
     let dir = TempDir::new();
     dir.write("other/in.txt", "text");
     std::thread::scope(|scope| {

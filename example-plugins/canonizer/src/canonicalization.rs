@@ -1,7 +1,7 @@
-//! One canonicalization, from the lines that were found to the files that are put in place: the counts, the events, and what
-//! becomes of a line that nothing can be made of. Talks to [`input`], [`output`](crate::output) and the run it belongs to. What is made of the other lines is the business of a [`Form`].
+//! One canonicalization, from the input lines to the replaced result files: the counts, the events, and the lines that cannot
+//! be converted. Uses [`input`], [`output`](crate::output) and the job's context. A [`Converter`] converts the lines.
 //!
-//! Every line that is read is counted in exactly one place: `read = written + duplicates + the sum of set_aside`.
+//! Every line is counted exactly once: `read = written + duplicates + the sum of set_aside`.
 
 use crate::input::{self, InputError, Line, LineState, Lines};
 use crate::kind::Kind;
@@ -15,32 +15,32 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-/// What is asked for.
+/// What to canonicalize.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) input: Option<PathBuf>,
-    /// Where ingester leaves its lines.
+    /// Where ingester writes its lines.
     pub(crate) default_input: PathBuf,
-    /// Where the results go.
+    /// Where to write the results.
     pub(crate) data_dir: PathBuf,
 }
 
-/// What became of the lines.
+/// Counts of the lines by outcome.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Counts {
-    /// Lines in the input, whatever became of them.
+    /// All lines in the input.
     pub(crate) read: u64,
-    /// Objects.
+    /// Objects written.
     pub(crate) written: u64,
-    /// Lines of what another line, of this or another file, has the object of.
+    /// Lines whose object was already written for another line, in this or another file.
     pub(crate) duplicates: u64,
-    /// Lines that no object could be made of, by reason.
+    /// Lines that could not be converted, by reason.
     pub(crate) set_aside: BTreeMap<&'static str, u64>,
-    /// Bytes of the messages that objects were made of.
+    /// Size of the messages converted, in bytes.
     pub(crate) bytes: u64,
 }
 
-/// Why a canonicalization did not come to its end.
+/// Why a canonicalization failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CanonicalizationError {
     #[error(transparent)]
@@ -49,24 +49,24 @@ pub(crate) enum CanonicalizationError {
     Output(#[from] OutputError),
     #[error(transparent)]
     Emit(#[from] EmitError),
-    #[error("cancelled after {0} lines; the results of the last run are untouched")]
+    #[error("cancelled after {0} lines; the previous results are unchanged")]
     Cancelled(u64),
     #[error(
-        "none of the lines is {thing} ({reasons}); the results of the last run are untouched. Give --input what \
-         {extractor} wrote"
+        "none of the lines is {thing} ({reasons}); the previous results are unchanged. Set --input to the \
+         output of {extractor}"
     )]
     NothingTaken { thing: &'static str, reasons: String, extractor: &'static str },
     #[error(
-        "{}: has no lines, and would leave none; the results of the last run are untouched. Run {extractor}, or remove \
-         {results} if it is to be empty", .path.display()
+        "{}: has no lines, so the result would be empty; the previous results are unchanged. Run {extractor}, or \
+         remove {results} if it should be empty", .path.display()
     )]
     NothingRead { path: PathBuf, extractor: &'static str, results: &'static str },
-    #[error("{}: changed while it was read; the results of the last run are untouched, run this job again", .0.display())]
+    #[error("{}: was modified while it was being read; the previous results are unchanged, run the job again", .0.display())]
     Changed(PathBuf),
 }
 
 impl CanonicalizationError {
-    /// Whether another attempt must end the same way.
+    /// Returns whether a retry would fail in the same way.
     pub(crate) fn is_permanent(&self) -> bool {
         match self {
             Self::Input(error) => error.is_permanent(),
@@ -76,33 +76,33 @@ impl CanonicalizationError {
     }
 }
 
-/// What is made of lines, and how: the part of a canonicalization that differs from job to job.
-pub(crate) trait Form {
-    /// Names and words.
+/// The conversion of lines to objects, which differs between jobs.
+pub(crate) trait Converter {
+    /// Names of files and texts for messages.
     fn kind(&self) -> &'static Kind;
 
-    /// Reads the files by [`Course::each_line`], and writes the objects.
-    fn canonicalize(self, files: &[PathBuf], course: &mut Course<'_>) -> Result<(), CanonicalizationError>;
+    /// Reads the files with [`Canonicalization::each_line`], and writes the objects.
+    fn canonicalize(self, files: &[PathBuf], run: &mut Canonicalization<'_>) -> Result<(), CanonicalizationError>;
 }
 
-/// Canonicalizes all that is asked for, between the events `canonicalization.started` and `canonicalization.completed`.
-pub(crate) fn run(request: &Request, form: impl Form, cx: &JobContext) -> Result<(), CanonicalizationError> {
-    let kind = form.kind();
+/// Runs the canonicalization, between the events `canonicalization.started` and `canonicalization.completed`.
+pub(crate) fn run(request: &Request, converter: impl Converter, cx: &JobContext) -> Result<(), CanonicalizationError> {
+    let kind = converter.kind();
     let files = input::find(kind, request.input.as_deref(), &request.default_input)?;
     let output = Output::begin(&request.data_dir, kind)?;
     let names: Vec<_> = files.iter().map(|path| path.to_string_lossy()).collect();
     cx.emit("canonicalization.started", json!({ "input": names }))?;
     tracing::info!(files = files.len(), "canonicalization started");
-    let mut course = Course { output, cx, counts: Counts::default() };
-    form.canonicalize(&files, &mut course)?;
-    let Course { output, counts, .. } = course;
-    // The wrong file, most likely: not a reason to put nothing in the place of what is there.
+    let mut run = Canonicalization { output, cx, counts: Counts::default() };
+    converter.canonicalize(&files, &mut run)?;
+    let Canonicalization { output, counts, .. } = run;
+    // Probably the wrong file, so do not replace the results with nothing.
     if counts.read > 0 && counts.written == 0 {
         let reasons: Vec<String> = counts.set_aside.iter().map(|(reason, n)| format!("{reason}: {n}")).collect();
         let (thing, extractor) = (kind.thing, kind.extractor);
         return Err(CanonicalizationError::NothingTaken { thing, reasons: reasons.join(", "), extractor });
     }
-    // An extraction that has only begun, or lost what it had: not a reason either.
+    // Perhaps an extraction that has just started or lost its data: keep the results as well.
     if counts.read == 0 && output.replaces_something() {
         let path = files.into_iter().next().unwrap_or_default();
         return Err(CanonicalizationError::NothingRead { path, extractor: kind.extractor, results: kind.results });
@@ -113,16 +113,16 @@ pub(crate) fn run(request: &Request, form: impl Form, cx: &JobContext) -> Result
     Ok(())
 }
 
-/// A canonicalization on its way.
-pub(crate) struct Course<'a> {
+/// A canonicalization in progress.
+pub(crate) struct Canonicalization<'a> {
     pub(crate) output: Output,
     pub(crate) counts: Counts,
     cx: &'a JobContext,
 }
 
-/// A line that is there as it was written.
-pub(crate) struct Found<'a> {
-    /// From 1, over all files.
+/// A complete line.
+pub(crate) struct InputLine<'a> {
+    /// Line number over all files, from 1.
     pub(crate) number: u64,
     pub(crate) bytes: &'a [u8],
 }
@@ -130,12 +130,13 @@ pub(crate) struct Found<'a> {
 /// Why a line is set aside.
 pub(crate) type Reason = &'static str;
 
-impl Course<'_> {
-    /// Reads the lines of all files, counts them, hands over those that are whole, and sets aside those with a reason for it.
+impl Canonicalization<'_> {
+    /// Reads and counts the lines of all files, passes the complete ones to `take`, and sets aside those for which it returns
+    /// a reason.
     pub(crate) fn each_line(
         &mut self,
         files: &[PathBuf],
-        mut take: impl FnMut(&mut Self, &Found<'_>) -> Result<Result<(), Reason>, CanonicalizationError>,
+        mut take: impl FnMut(&mut Self, &InputLine<'_>) -> Result<Result<(), Reason>, CanonicalizationError>,
     ) -> Result<(), CanonicalizationError> {
         let mut bytes = Vec::new();
         for path in files {
@@ -143,7 +144,7 @@ impl Course<'_> {
             while let Some(line) = self.next(&mut lines, &mut bytes)? {
                 self.counts.read += 1;
                 let taken = match line.state {
-                    LineState::Whole => take(self, &Found { number: self.counts.read, bytes: &bytes })?,
+                    LineState::Whole => take(self, &InputLine { number: self.counts.read, bytes: &bytes })?,
                     LineState::Torn => Err("torn"),
                     LineState::TooLong => Err("too_long"),
                 };
@@ -158,13 +159,13 @@ impl Course<'_> {
         Ok(())
     }
 
-    /// Reads the files once more, and hands over the lines of these numbers, which are sorted. `take` answers whether it is
-    /// the line that it was.
+    /// Reads the files again, and passes the lines with these numbers, which are sorted, to `take`. It returns whether the
+    /// line is unchanged.
     pub(crate) fn again(
         &mut self,
         files: &[PathBuf],
         numbers: &[u64],
-        mut take: impl FnMut(&mut Self, &Found<'_>) -> Result<bool, CanonicalizationError>,
+        mut take: impl FnMut(&mut Self, &InputLine<'_>) -> Result<bool, CanonicalizationError>,
     ) -> Result<(), CanonicalizationError> {
         let mut numbers = numbers.iter().copied().peekable();
         let (mut bytes, mut number) = (Vec::new(), 0);
@@ -176,7 +177,7 @@ impl Course<'_> {
                 if numbers.next_if_eq(&number).is_none() {
                     continue;
                 }
-                if line.state != LineState::Whole || !take(self, &Found { number, bytes: &bytes })? {
+                if line.state != LineState::Whole || !take(self, &InputLine { number, bytes: &bytes })? {
                     return Err(CanonicalizationError::Changed(path.clone()));
                 }
             }
@@ -210,23 +211,24 @@ impl Course<'_> {
     }
 }
 
-/// One line that no object was made of, with the line itself: mending it needs nothing else.
+/// A line that could not be converted, stored with its content so that it can be fixed and read again.
 #[derive(Serialize)]
 struct SetAside<'a> {
     file: String,
-    /// From 1.
+    /// Line number in the file, from 1.
     line: u64,
-    /// Where the line starts, in bytes.
+    /// Offset of the line, in bytes.
     offset: u64,
     reason: &'static str,
-    /// The line; `null` if it is not UTF-8, or longer than any line of ingester's.
+    /// The line; `null` if it is not UTF-8, or longer than any line of ingester.
     text: Option<&'a str>,
-    /// The line, if it is not UTF-8.
+    /// The line in base64, if it is not UTF-8.
     base64: Option<String>,
 }
 
-/// Lets a panic of the parser cost one message, and not the run. Its message is not used: it may quote the mail.
-pub(crate) fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
+/// Catches a panic of a parser, so that it affects one message and not the run. The panic message is dropped, because it may
+/// quote the mail.
+pub(crate) fn catch_panic<T>(work: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(work)).ok()
 }
 

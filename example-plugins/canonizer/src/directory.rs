@@ -1,12 +1,12 @@
-//! What people and channels are called: learned from all lines before the first message is made, because a message may speak of
-//! somebody who writes much later. Talks to nobody.
+//! Names of users and channels. They are collected from all lines before the first message is converted, because a message may
+//! mention a user whose name is on a later line.
 
 use crate::message::profile_name;
 use crate::slack::Post;
 use crate::slack::mrkdwn::Names;
 use std::collections::HashMap;
 
-/// Names by account and id. The one that was read last counts.
+/// Names by account and id. The last name read is used.
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
     accounts: HashMap<String, Account>,
@@ -18,19 +18,19 @@ struct Account {
     channels: HashMap<String, String>,
 }
 
-/// The names that one account knows.
+/// The names in one account.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NamesOf<'a>(Option<&'a Account>);
 
 impl Directory {
-    /// Learns what a message says of who wrote it, and where.
+    /// Collects the names of a message's sender and channel.
     pub(crate) fn learn(&mut self, post: &Post) {
         if !self.accounts.contains_key(&post.account) {
             self.accounts.insert(post.account.clone(), Account::default());
         }
         let Some(account) = self.accounts.get_mut(&post.account) else { return };
         note(&mut account.channels, &post.channel.id, post.channel.name.as_deref());
-        // Of guests and people of other workspaces only their own messages say who they are.
+        // For guests and users of other workspaces, only their own messages contain a name.
         if let Some(id) = &post.raw.user {
             note(&mut account.users, id, post.raw.user_profile.as_ref().and_then(profile_name));
         }
@@ -44,7 +44,7 @@ impl Directory {
     }
 }
 
-/// Most lines say what is known already.
+/// Most lines repeat known names.
 fn note(names: &mut HashMap<String, String>, id: &str, name: Option<&str>) {
     let Some(name) = name.filter(|name| !name.is_empty()) else { return };
     match names.get_mut(id) {

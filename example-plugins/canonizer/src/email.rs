@@ -1,18 +1,18 @@
-//! A message as JMAP's Email object (RFC 8621, section 4.1), with the property names of the RFC. [`body_lists`] decides what
-//! is shown, [`mailboxes`] what Gmail's labels and a Maildir's flags mean.
+//! A message as a JMAP Email object (RFC 8621, section 4.1), with the property names of the RFC. [`body_lists`] selects the
+//! displayed parts, [`mailboxes`] converts Gmail's labels and Maildir flags.
 //!
-//! What JMAP leaves to the server is decided so:
-//! - `id` is `m` and the sha256 of the message, `blobId` `b` and the sha256 of the bytes it stands for: the same message has
-//!   the same ids on every machine, and equal attachments have one blob.
-//! - Where the bytes are not there, because the Gmail API took the message apart, `id` is `mg` and Gmail's id of the message,
-//!   its `blobId` `bg` and the same, and the one of an attachment that was not fetched `bg`, that id, `_` and Gmail's part id.
-//!   `size` is then Gmail's estimate.
-//! - `threadId` is Gmail's thread (`X-GM-THRID`, or `threadId` of its API) where there is one; else it is made of the first message id of References,
-//!   of In-Reply-To, or of the message itself. A reply that names only its parent, and not the first of its thread, is in a
-//!   thread of its own.
-//! - `receivedAt` is what ingester knows, else the date of the topmost Received, else that of the message; else `null`, which
-//!   JMAP does not know.
-//! - Body values are cut at [`MAX_BODY_VALUE`].
+//! Where JMAP leaves the choice to the server:
+//! - `id` is `m` and the sha256 of the message, `blobId` is `b` and the sha256 of the blob: the same message has the same ids
+//!   on every machine, and equal attachments share a blob.
+//! - If the bytes are not available, because the message comes from the Gmail API in parsed form, `id` is `mg` and Gmail's
+//!   message id, its `blobId` is `bg` and the same id, and an attachment that was not fetched has `bg`, that id, `_` and
+//!   Gmail's part id. `size` is then Gmail's estimate.
+//! - `threadId` is Gmail's thread (`X-GM-THRID`, or `threadId` of its API) if available; otherwise it is derived from the
+//!   first message id in References or In-Reply-To, or of the message itself. A reply that names only its parent, and not the
+//!   first message of its thread, gets its own thread.
+//! - `receivedAt` comes from ingester, the topmost Received field, or the Date field, in this order; otherwise it is `null`,
+//!   which JMAP does not allow.
+//! - Body values are truncated at [`MAX_BODY_VALUE`].
 
 use crate::key::Key;
 use crate::mime::header::{Headers, Mailbox, MediaType};
@@ -27,11 +27,11 @@ use std::collections::BTreeMap;
 mod body_lists;
 mod mailboxes;
 
-/// The longest body value, in bytes. The whole is in the message.
+/// Maximum size of a body value, in bytes. The message contains the full text.
 const MAX_BODY_VALUE: usize = 4 << 20;
-/// Characters of a preview (RFC 8621: at most 256).
+/// Maximum length of a preview in characters (RFC 8621: at most 256).
 const PREVIEW: usize = 256;
-/// Bytes of a body that a preview is made of.
+/// Number of bytes of a body used for a preview.
 const PREVIEW_SOURCE: usize = 64 << 10;
 
 /// JMAP's Email object.
@@ -80,7 +80,7 @@ struct EmailBodyPart {
     part_id: Option<String>,
     /// `null` for a multipart.
     blob_id: Option<String>,
-    /// Bytes, decoded.
+    /// Size after decoding, in bytes.
     size: usize,
     name: Option<String>,
     #[serde(rename = "type")]
@@ -104,7 +104,7 @@ struct EmailBodyValue {
 }
 
 impl Email {
-    /// Makes the object of a message.
+    /// Converts a message.
     pub(crate) fn of(record: &Record) -> Result<Self, Refusal> {
         let message = record.part()?;
         let headers = &message.headers;
@@ -158,7 +158,7 @@ fn owned(parts: &[&EmailBodyPart]) -> Vec<EmailBodyPart> {
     parts.iter().map(|part| (*part).clone()).collect()
 }
 
-/// What Takeout and IMAP put into the header.
+/// Fields that Takeout and IMAP add to the header.
 fn gmail_thread(headers: &Headers<'_>) -> Option<u64> {
     headers.raw("X-GM-THRID").filter(|id| id.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()
 }
@@ -184,7 +184,7 @@ fn addresses(headers: &Headers<'_>, name: &str) -> Option<Vec<EmailAddress>> {
     Some(mailboxes.into_iter().map(|Mailbox { name, email }| EmailAddress { name, email }).collect())
 }
 
-/// Describes a part and those in it; leaves are numbered from 1, in order, and collected.
+/// Describes a part and its subparts. Numbers the leaves from 1, in order, and collects them.
 fn describe<'p, 'a>(part: &'p Part<'a>, leaves: &mut Vec<&'p Part<'a>>) -> EmailBodyPart {
     let Part { headers, media_type, body } = part;
     let disposition = headers.media_type("Content-Disposition");
@@ -221,7 +221,7 @@ fn describe<'p, 'a>(part: &'p Part<'a>, leaves: &mut Vec<&'p Part<'a>>) -> Email
     described
 }
 
-/// The texts of all parts that are shown.
+/// Returns the texts of all displayed parts.
 fn body_values(lists: &BodyLists<'_>, leaves: &[&Part<'_>]) -> BTreeMap<String, EmailBodyValue> {
     let mut values = BTreeMap::new();
     for shown in lists.text.iter().chain(&lists.html) {
@@ -236,7 +236,7 @@ fn body_values(lists: &BodyLists<'_>, leaves: &[&Part<'_>]) -> BTreeMap<String, 
             let (value, is_truncated) = truncated(text.value, media_type, MAX_BODY_VALUE);
             values.insert(id.clone(), EmailBodyValue { value, is_encoding_problem: text.problem, is_truncated });
         } else {
-            // There is a text, and none of it is here.
+            // There is a text, but its bytes are not available.
             let value = EmailBodyValue { value: String::new(), is_encoding_problem: false, is_truncated: true };
             values.insert(id.clone(), value);
         }
@@ -244,7 +244,7 @@ fn body_values(lists: &BodyLists<'_>, leaves: &[&Part<'_>]) -> BTreeMap<String, 
     values
 }
 
-/// At most `max` bytes of a text: whole characters, and of HTML no half tag.
+/// Truncates a text to at most `max` bytes, without splitting a character or, in HTML, a tag.
 fn truncated(mut text: String, media_type: &MediaType, max: usize) -> (String, bool) {
     if text.len() <= max {
         return (text, false);
@@ -259,7 +259,7 @@ fn truncated(mut text: String, media_type: &MediaType, max: usize) -> (String, b
     (text, true)
 }
 
-/// The first words, as a list of messages shows them. `snippet` is what Gmail shows, for messages without a text.
+/// Returns the start of the text, as shown in a list of messages. `snippet` is Gmail's preview, for messages without a text.
 fn preview(lists: &BodyLists<'_>, values: &BTreeMap<String, EmailBodyValue>, snippet: Option<&str>) -> String {
     let text_of = |part: &&EmailBodyPart| {
         let value = &values.get(part.part_id.as_ref()?)?.value;
@@ -267,7 +267,7 @@ fn preview(lists: &BodyLists<'_>, values: &BTreeMap<String, EmailBodyValue>, sni
         let text = if part.media_type == "text/html" { html::text(start) } else { start.to_owned() };
         Some(text).filter(|text| text.contains(|c: char| !c.is_whitespace() && !c.is_control()))
     };
-    // Many programs leave the plain alternative empty.
+    // Many programs leave the plain text alternative empty.
     let shown = lists.text.iter().chain(&lists.html).find_map(text_of);
     let Some(text) = shown.or_else(|| snippet.map(html::text)) else { return String::new() };
     let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());

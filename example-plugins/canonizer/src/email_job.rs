@@ -1,6 +1,8 @@
-//! The job `canonicalize_email`: its parameter, and how lines become Email objects. [`canonicalization`] does the rest.
+//! The job `canonicalize_email`: its parameter, and the conversion of lines to Email objects. [`canonicalization`] does the rest.
 
-use crate::canonicalization::{self, CanonicalizationError, Course, Form, Found, Reason, Request, guarded};
+use crate::canonicalization::{
+    self, Canonicalization, CanonicalizationError, Converter, InputLine, Reason, Request, catch_panic,
+};
 use crate::email::Email;
 use crate::key::Key;
 use crate::kind::{EMAIL, Kind};
@@ -8,65 +10,70 @@ use crate::record::Record;
 use lorchestra_plugin_api::prelude::*;
 use std::collections::HashSet;
 
-/// Canonicalize email: JMAP Email objects (RFC 8621) of all mail that ingester/extract_gmail left.
+/// Convert the mail of ingester/extract_gmail to JMAP Email objects (RFC 8621).
 ///
-/// Reads its JSON Lines, and messages of the Gmail API (one `users.messages` a line, in the formats full and raw), and writes
-/// `email.jsonl` into the package's data directory, one object a message, each message once; `email.schema.json` beside it says
-/// what is in them. The file is replaced as a whole at the end: a run that fails or is killed leaves the old one.
+/// Reads the JSON Lines of that job, and messages of the Gmail API (one `users.messages` object per line, in the formats full and raw).
+/// Writes `email.jsonl` to the package's data directory, one object per message, without duplicates. `email.schema.json` next to it
+/// describes the objects. The file is replaced as a whole at the end: a run that fails or is killed leaves the previous one unchanged.
 ///
-/// What cannot be read is named in a `canonicalization.set_aside` event and kept in `set_aside.jsonl`; the rest goes on.
+/// A line that cannot be converted is reported in a `canonicalization.set_aside` event and stored in `set_aside.jsonl`, and the job
+/// continues.
 #[job]
 pub fn canonicalize_email(
     cx: &JobContext,
-    /// A file of JSON Lines, or a directory of such; without it, all that ingester has extracted.
+    /// JSON Lines file, or a directory of such files [default: everything that ingester has extracted]
     input: Option<PathBuf>,
 ) -> JobResult {
     let request = Request { input, default_input: cx.package_data_dir("ingester")?.join("mail"), data_dir: cx.data_dir()? };
-    match canonicalization::run(&request, EmailForm::default(), cx) {
+    match canonicalization::run(&request, EmailConverter::default(), cx) {
         Ok(()) => Ok(()),
-        // What would fail again is not worth a retry.
+        // Retrying would fail in the same way.
         Err(error) if error.is_permanent() => Err(error).permanent(),
         Err(error) => Err(error.into()),
     }
 }
 
-/// One line, one message, one object; of a message that comes again the first is taken.
+/// Each line is one message and becomes one object. Of duplicates, the first is used.
 #[derive(Default)]
-pub(crate) struct EmailForm {
-    /// Messages that objects were made of.
+pub(crate) struct EmailConverter {
+    /// Keys of the messages written so far.
     known: HashSet<Key>,
 }
 
-impl Form for EmailForm {
+impl Converter for EmailConverter {
     fn kind(&self) -> &'static Kind {
         &EMAIL
     }
 
-    fn canonicalize(mut self, files: &[PathBuf], course: &mut Course<'_>) -> Result<(), CanonicalizationError> {
-        course.each_line(files, |course, line| self.take(course, line))
+    fn canonicalize(mut self, files: &[PathBuf], run: &mut Canonicalization<'_>) -> Result<(), CanonicalizationError> {
+        run.each_line(files, |run, line| self.take(run, line))
     }
 }
 
-impl EmailForm {
-    fn take(&mut self, course: &mut Course<'_>, line: &Found<'_>) -> Result<Result<(), Reason>, CanonicalizationError> {
+impl EmailConverter {
+    fn take(
+        &mut self,
+        run: &mut Canonicalization<'_>,
+        line: &InputLine<'_>,
+    ) -> Result<Result<(), Reason>, CanonicalizationError> {
         let record = match Record::parse(line.bytes) {
             Ok(record) => record,
             Err(fault) => return Ok(Err(fault.reason())),
         };
         let keys = [Some(record.key), record.second_key];
         if keys.iter().flatten().any(|key| self.known.contains(key)) {
-            course.counts.duplicates += 1;
+            run.counts.duplicates += 1;
             return Ok(Ok(()));
         }
-        let email = match guarded(|| Email::of(&record)) {
+        let email = match catch_panic(|| Email::of(&record)) {
             Some(Ok(email)) => email,
             Some(Err(refusal)) => return Ok(Err(refusal.reason())),
             None => return Ok(Err("parser_panicked")),
         };
-        course.output.result(&email)?;
+        run.output.result(&email)?;
         self.known.extend(keys.into_iter().flatten());
-        course.counts.written += 1;
-        course.counts.bytes += record.size() as u64;
+        run.counts.written += 1;
+        run.counts.bytes += record.size() as u64;
         Ok(Ok(()))
     }
 }

@@ -1,9 +1,9 @@
-//! The resource `users.messages` of the Gmail API: its values read, and its `payload` made the same tree of parts that
-//! [`mime`](crate::mime) makes of bytes. Talks to nobody.
+//! The `users.messages` resource of the Gmail API: parses its values, and converts its `payload` to the same tree of parts
+//! that [`mime`](crate::mime) builds from bytes.
 //!
-//! In the format `full` Gmail has undone the transfer encoding of every part, and made UTF-8 of texts without changing their
-//! header. What it holds back are the bytes of the whole message and of large attachments: those are fetched one by one, with
-//! an `attachmentId` that is another one every time. A blob of that kind is named after message and part instead.
+//! In the format `full`, Gmail has decoded the transfer encoding of every part and converted texts to UTF-8 without changing
+//! their headers. It does not include the bytes of the whole message and of large attachments. Those must be fetched
+//! separately, with an `attachmentId` that changes with every request, so such a blob is named after message and part instead.
 
 use crate::mime::content::Content;
 use crate::mime::header::{Headers, MediaType};
@@ -16,23 +16,23 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 use std::borrow::Cow;
 
-/// Bytes of an id, at most; Gmail's have 16.
+/// Maximum length of an id, in bytes. Gmail's have 16.
 const MAX_ID: usize = 100;
 
-/// Gmail writes the padding, some of its clients do not.
+/// Gmail writes padding, but some of its clients do not.
 const BASE64URL: GeneralPurpose = GeneralPurpose::new(
     &alphabet::URL_SAFE,
     GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true).with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Labels, by the names of Takeout or by those of the API.
+/// Labels, by Takeout's names or by the API's ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Labels {
     Takeout(Vec<String>),
     Api(Vec<String>),
 }
 
-/// A message or part as Gmail took it apart.
+/// A message or part as parsed by Gmail.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Payload {
@@ -53,27 +53,27 @@ struct Field {
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 struct Data {
     size: Option<usize>,
-    /// Decoded.
+    /// Decoded content.
     #[serde(default, deserialize_with = "data")]
     data: Option<Vec<u8>>,
 }
 
-/// Whether JMAP would take it as an id, with room for what is put around it.
+/// Returns whether the text is valid in a JMAP id, including the prefix and suffix added to it.
 pub(crate) fn is_id(id: &str) -> bool {
     !id.is_empty() && id.len() <= MAX_ID && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
 }
 
-/// The number that Takeout and IMAP have in `X-GM-THRID`: the API writes it in hexadecimal.
+/// Returns the number in `X-GM-THRID` of Takeout and IMAP, which the API writes in hexadecimal.
 pub(crate) fn thread_number(thread_id: &str) -> Option<u64> {
     u64::from_str_radix(thread_id, 16).ok()
 }
 
-/// Decoded; `None`: not base64url.
+/// Decodes base64url; `None` if it is invalid.
 pub(crate) fn base64url(text: &str) -> Option<Vec<u8>> {
     BASE64URL.decode(text).ok()
 }
 
-/// Milliseconds since 1970, as text (the API's way of writing numbers of 64 bits) or as a number.
+/// Parses milliseconds since 1970, as a string (how the API encodes 64-bit integers) or as a number.
 pub(crate) fn internal_date<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -87,7 +87,7 @@ pub(crate) fn internal_date<'de, D: Deserializer<'de>>(deserializer: D) -> Resul
         Some(Millis::Text(text)) => text.parse().ok(),
     };
     let date = millis.and_then(DateTime::from_timestamp_millis);
-    // To the second: as Takeout and IMAP have it, and so is the same message the same object.
+    // Rounded to seconds, as in Takeout and IMAP, so that the same message becomes the same object.
     let date = date.and_then(|date| DateTime::from_timestamp(date.timestamp(), 0));
     date.map(Some).ok_or_else(|| D::Error::custom("not a time in milliseconds"))
 }
@@ -98,12 +98,12 @@ fn data<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u8>>, D
 }
 
 impl Payload {
-    /// The message as a tree. `id` is what Gmail calls it.
+    /// Converts the message to a tree. `id` is Gmail's message id.
     pub(crate) fn part(&self, id: &str) -> Result<Part<'_>, Refusal> {
         self.part_within(id, &mut Limits::default(), 0)
     }
 
-    /// Bytes of all parts.
+    /// Total size of all parts, in bytes.
     pub(crate) fn size(&self) -> usize {
         let own = self.body.as_ref().map_or(0, |body| body.data.as_ref().map_or(body.size.unwrap_or(0), Vec::len));
         own + self.parts.iter().flatten().map(Self::size).sum::<usize>()
@@ -116,12 +116,12 @@ impl Payload {
         let media_type = self.media_type(&headers);
         if media_type.is_multipart() {
             Limits::descend(depth)?;
-            // In the format `metadata` there are none.
+            // The format `metadata` has no parts.
             let parts = self.parts.iter().flatten().map(|part| part.part_within(id, limits, depth + 1));
             let parts = parts.collect::<Result<_, _>>()?;
             return Ok(Part { headers, media_type, body: Body::Parts(parts) });
         }
-        // A nested message is a leaf, whatever Gmail took out of it.
+        // A nested message is a leaf, even if Gmail has parsed it.
         let body = match &self.body {
             Some(Data { data: Some(data), .. }) => Body::Leaf(Content::undone(data)),
             // An empty part has no data.
@@ -141,14 +141,14 @@ impl Payload {
             (None, Some(name)) => MediaType::of(&name),
             (None, None) => MediaType::text_plain(),
         };
-        // Gmail's own reading of the name; where the header has one, that counts.
+        // Gmail's version of the file name; the one in the header takes precedence.
         match self.filename.as_deref().filter(|name| !name.is_empty()) {
             Some(name) => media_type.or_parameter("name", name),
             None => media_type,
         }
     }
 
-    /// Message and part, in the letters of JMAP's ids.
+    /// Builds a JMAP id from message and part.
     fn blob_id(&self, id: &str) -> String {
         let part: String = self.part_id.iter().flat_map(|part| part.chars()).take(MAX_ID).collect();
         let part = part.replace(|c: char| !c.is_ascii_alphanumeric(), "_");

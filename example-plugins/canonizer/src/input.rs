@@ -1,37 +1,37 @@
-//! What is read: the files, and their lines one at a time. Talks to the file system only.
+//! The input: finds the files and reads their lines one at a time.
 
 use crate::kind::Kind;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-/// The longest line that is taken, in bytes. The longest that ingester writes is a message of 64 MiB in base64, and what it
-/// read out of a header of 1 MiB.
+/// Maximum length of a line, in bytes. The longest line of ingester contains a message of 64 MiB in base64, and fields from a
+/// header of 1 MiB.
 pub(crate) const MAX_LINE: usize = 104 << 20;
 
-/// Why there is nothing to read.
+/// Why the input cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InputError {
     #[error(
-        "there is no {} to canonicalize in {}; run {} first, or give --input a file", .kind.subject, .path.display(), .kind.extractor
+        "there is no {} to canonicalize in {}; run {} first, or set --input to a file", .kind.subject, .path.display(), .kind.extractor
     )]
     NothingExtracted { path: PathBuf, kind: &'static Kind },
-    #[error("{}: there is no such file or directory; give --input a file of JSON Lines", .0.display())]
+    #[error("{}: no such file or directory; set --input to a JSON Lines file", .0.display())]
     Missing(PathBuf),
-    #[error("{}: is neither a file nor a directory; give --input a file of JSON Lines", .0.display())]
+    #[error("{}: is neither a file nor a directory; set --input to a JSON Lines file", .0.display())]
     Kind(PathBuf),
     #[error(
-        "{}: there is no *.jsonl file in this directory; give --input a file that {} wrote", .path.display(), .kind.extractor
+        "{}: there is no *.jsonl file in this directory; set --input to a file written by {}", .path.display(), .kind.extractor
     )]
     EmptyDirectory { path: PathBuf, kind: &'static Kind },
-    #[error("{}: cannot be opened; see that the user who runs the job may read it", .path.display())]
+    #[error("{}: cannot open it; check that the user running the job may read it", .path.display())]
     Denied { path: PathBuf, source: io::Error },
-    #[error("{}: reading failed; the results of the last run are untouched", .path.display())]
+    #[error("{}: reading failed; the previous results are unchanged", .path.display())]
     Read { path: PathBuf, source: io::Error },
 }
 
 impl InputError {
-    /// Whether another attempt must end the same way.
+    /// Returns whether a retry would fail in the same way.
     pub(crate) fn is_permanent(&self) -> bool {
         !matches!(self, Self::Read { .. })
     }
@@ -46,7 +46,7 @@ impl InputError {
     }
 }
 
-/// The files to read, sorted: `input`, or what is in it, or else what is in `default`.
+/// Returns the files to read, sorted: `input`, or the files in it, or those in `default`.
 pub(crate) fn find(kind: &'static Kind, input: Option<&Path>, default: &Path) -> Result<Vec<PathBuf>, InputError> {
     let Some(input) = input else {
         return match list(default) {
@@ -60,7 +60,7 @@ pub(crate) fn find(kind: &'static Kind, input: Option<&Path>, default: &Path) ->
         return Ok(vec![input.to_owned()]);
     }
     if !file_type.is_dir() {
-        // A pipe would block for ever when nobody writes into it.
+        // Opening a pipe without a writer would block forever.
         return Err(InputError::Kind(input.to_owned()));
     }
     let files = list(input)?;
@@ -80,7 +80,7 @@ fn list(directory: &Path) -> Result<Vec<PathBuf>, InputError> {
     Ok(files)
 }
 
-/// The lines of a file, from the first. One is in memory at a time, and of it at most the limit.
+/// The lines of a file. One is in memory at a time, up to the limit.
 pub(crate) struct Lines<R> {
     path: PathBuf,
     reader: BufReader<R>,
@@ -89,29 +89,29 @@ pub(crate) struct Lines<R> {
     max: usize,
 }
 
-/// A line; its bytes, without the line end, are in the buffer that was passed in.
+/// A line. Its bytes, without the line ending, are in the buffer passed by the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Line {
-    /// From 1.
+    /// Line number, from 1.
     pub(crate) number: u64,
-    /// Where it starts in the file, in bytes.
+    /// Offset in the file, in bytes.
     pub(crate) offset: u64,
-    /// Whether the line is there as it was written.
+    /// Whether the line is complete.
     pub(crate) state: LineState,
 }
 
-/// What there is of a line.
+/// State of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LineState {
     Whole,
-    /// The file ends in it: its writer was killed, or is at work.
+    /// The file ends in this line: its writer was killed, or is still writing.
     Torn,
-    /// Longer than the limit; none of it is in the buffer.
+    /// Longer than the limit; the buffer is empty.
     TooLong,
 }
 
 impl Lines<File> {
-    /// The lines of the file of this path.
+    /// Opens the lines of a file.
     pub(crate) fn open(path: &Path) -> Result<Self, InputError> {
         let file = File::open(path).map_err(|e| InputError::at(path, e))?;
         Ok(Self::with(path, file, MAX_LINE))
@@ -123,7 +123,7 @@ impl<R: Read> Lines<R> {
         Self { path: path.to_owned(), reader: BufReader::with_capacity(256 << 10, reader), number: 0, offset: 0, max }
     }
 
-    /// The next line: it replaces what is in `line`. `None` at the end.
+    /// Reads the next line into `line`. Returns `None` at the end.
     pub(crate) fn next(&mut self, line: &mut Vec<u8>) -> Result<Option<Line>, InputError> {
         line.clear();
         let failed = |path: &Path, source| InputError::Read { path: path.to_owned(), source };

@@ -1,14 +1,14 @@
-//! What bytes are known by: their sha256. Talks to nobody.
+//! [`Key`], the identity of bytes: their sha256.
 
 use sha2::{Digest, Sha256};
 use std::fmt;
 
-/// Same bytes, same key. Written as 64 hexadecimal digits.
+/// Equal bytes have equal keys. Formatted as 64 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Key([u8; 32]);
 
 impl Key {
-    /// The key of some bytes.
+    /// Returns the key of some bytes.
     pub(crate) fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }

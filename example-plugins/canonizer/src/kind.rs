@@ -1,29 +1,29 @@
-//! The kinds of objects that are made: the names of their files, their schemas, and words for people. Talks to nobody.
+//! The kinds of objects: names of their files, schemas, and texts for messages.
 
-/// A kind of objects.
+/// A kind of object.
 #[derive(Debug)]
 pub(crate) struct Kind {
-    /// Of these it is made, for people.
+    /// What the objects are made from, for messages.
     pub(crate) subject: &'static str,
-    /// One of them, with its article.
+    /// A single object with its article, for messages.
     pub(crate) thing: &'static str,
-    /// Package and job that leave them.
+    /// Package and job that write the input.
     pub(crate) extractor: &'static str,
     /// File of the objects.
     pub(crate) results: &'static str,
-    /// File of what could not be made one.
+    /// File of the lines that could not be converted.
     pub(crate) set_aside: &'static str,
-    /// File that one run at a time locks.
+    /// Lock file: one run at a time.
     pub(crate) lock: &'static str,
     /// File of the schema.
     pub(crate) schema_file: &'static str,
     /// JSON Schema (2020-12) of an object.
     pub(crate) schema: &'static str,
-    /// What the schema is known by: its `$id`, and `schema_ref` of events. A change that a reader must know of raises it.
+    /// Identifier of the schema: its `$id`, and the `schema_ref` of events. Incremented by changes that affect readers.
     pub(crate) schema_ref: &'static str,
 }
 
-/// JMAP's Email.
+/// JMAP Email objects.
 pub(crate) const EMAIL: Kind = Kind {
     subject: "mail",
     thing: "a message",
@@ -36,7 +36,7 @@ pub(crate) const EMAIL: Kind = Kind {
     schema_ref: "iglu:lorchestra.canonizer/email/jsonschema/1-0-0",
 };
 
-/// A message of a chat.
+/// Chat messages.
 pub(crate) const MESSAGE: Kind = Kind {
     subject: "chat",
     thing: "a message of Slack",

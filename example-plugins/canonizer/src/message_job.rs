@@ -1,9 +1,11 @@
-//! The job `canonicalize_message`: its parameter, and how lines become messages of a chat. [`canonicalization`] does the rest.
+//! The job `canonicalize_message`: its parameter, and the conversion of lines to chat messages. [`canonicalization`] does the rest.
 //!
-//! The files are read twice. The first time tells which line of a message is the newest, and what people are called; what is
-//! kept of a line is 32 bytes of key, its version and its number. The second time the newest lines become objects.
+//! The job reads the files twice. The first pass finds the newest line of each message and the names of users; it keeps a 32-byte key,
+//! the version and the number of each line in memory. The second pass converts the newest lines.
 
-use crate::canonicalization::{self, CanonicalizationError, Course, Form, Found, Reason, Request, guarded};
+use crate::canonicalization::{
+    self, Canonicalization, CanonicalizationError, Converter, InputLine, Reason, Request, catch_panic,
+};
 use crate::directory::Directory;
 use crate::key::Key;
 use crate::kind::{Kind, MESSAGE};
@@ -13,31 +15,32 @@ use lorchestra_plugin_api::prelude::*;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-/// Canonicalize chat: messages of one schema of all that ingester/extract_slack left.
+/// Convert the chat messages of ingester/extract_slack to one schema.
 ///
-/// Reads its JSON Lines and writes `message.jsonl` into the package's data directory, one object a message, as it is after the
-/// last change; `message.schema.json` beside it says what is in them. The file is replaced as a whole at the end: a run that
-/// fails or is killed leaves the old one.
+/// Reads the JSON Lines of that job and writes `message.jsonl` to the package's data directory, one object per message, in its latest
+/// version. `message.schema.json` next to it describes the objects. The file is replaced as a whole at the end: a run that fails or
+/// is killed leaves the previous one unchanged.
 ///
-/// What cannot be read is named in a `canonicalization.set_aside` event and kept in `message_set_aside.jsonl`; the rest goes on.
+/// A line that cannot be converted is reported in a `canonicalization.set_aside` event and stored in `message_set_aside.jsonl`, and
+/// the job continues.
 #[job]
 pub fn canonicalize_message(
     cx: &JobContext,
-    /// A file of JSON Lines, or a directory of such; without it, all that ingester has extracted.
+    /// JSON Lines file, or a directory of such files [default: everything that ingester has extracted]
     input: Option<PathBuf>,
 ) -> JobResult {
     let request = Request { input, default_input: cx.package_data_dir("ingester")?.join("slack"), data_dir: cx.data_dir()? };
-    match canonicalization::run(&request, MessageForm::default(), cx) {
+    match canonicalization::run(&request, MessageConverter::default(), cx) {
         Ok(()) => Ok(()),
-        // What would fail again is not worth a retry.
+        // Retrying would fail in the same way.
         Err(error) if error.is_permanent() => Err(error).permanent(),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Many lines, one message, one object: the newest line is taken, of equals the last.
+/// Several lines may be versions of one message. The newest becomes the object; of equal versions, the last line.
 #[derive(Default)]
-pub(crate) struct MessageForm {
+pub(crate) struct MessageConverter {
     newest: HashMap<Key, Newest>,
     directory: Directory,
 }
@@ -48,39 +51,39 @@ struct Newest {
     number: u64,
 }
 
-impl Form for MessageForm {
+impl Converter for MessageConverter {
     fn kind(&self) -> &'static Kind {
         &MESSAGE
     }
 
-    fn canonicalize(mut self, files: &[PathBuf], course: &mut Course<'_>) -> Result<(), CanonicalizationError> {
-        self.survey(files, course)?;
-        self.write(files, course)
+    fn canonicalize(mut self, files: &[PathBuf], run: &mut Canonicalization<'_>) -> Result<(), CanonicalizationError> {
+        self.survey(files, run)?;
+        self.write(files, run)
     }
 }
 
-impl MessageForm {
-    /// The first reading.
-    fn survey(&mut self, files: &[PathBuf], course: &mut Course<'_>) -> Result<(), CanonicalizationError> {
-        course.each_line(files, |course, line| Ok(self.look(course, line)))
+impl MessageConverter {
+    /// The first pass.
+    fn survey(&mut self, files: &[PathBuf], run: &mut Canonicalization<'_>) -> Result<(), CanonicalizationError> {
+        run.each_line(files, |run, line| Ok(self.look(run, line)))
     }
 
-    /// The second.
-    fn write(self, files: &[PathBuf], course: &mut Course<'_>) -> Result<(), CanonicalizationError> {
+    /// The second pass.
+    fn write(self, files: &[PathBuf], run: &mut Canonicalization<'_>) -> Result<(), CanonicalizationError> {
         let Self { newest, directory } = self;
         let mut numbers: Vec<u64> = newest.into_values().map(|newest| newest.number).collect();
         numbers.sort_unstable();
-        course.again(files, &numbers, |course, line| {
-            let Some(Ok(post)) = guarded(|| Post::parse(line.bytes)) else { return Ok(false) };
-            course.output.result(&Message::of(post, &directory))?;
-            course.counts.written += 1;
-            course.counts.bytes += line.bytes.len() as u64;
+        run.again(files, &numbers, |run, line| {
+            let Some(Ok(post)) = catch_panic(|| Post::parse(line.bytes)) else { return Ok(false) };
+            run.output.result(&Message::of(post, &directory))?;
+            run.counts.written += 1;
+            run.counts.bytes += line.bytes.len() as u64;
             Ok(true)
         })
     }
 
-    fn look(&mut self, course: &mut Course<'_>, line: &Found<'_>) -> Result<(), Reason> {
-        let post = match guarded(|| Post::parse(line.bytes)) {
+    fn look(&mut self, run: &mut Canonicalization<'_>, line: &InputLine<'_>) -> Result<(), Reason> {
+        let post = match catch_panic(|| Post::parse(line.bytes)) {
             Some(Ok(post)) => post,
             Some(Err(fault)) => return Err(fault.reason()),
             None => return Err("parser_panicked"),
@@ -90,7 +93,7 @@ impl MessageForm {
         match self.newest.entry(Key::of(post.id().as_bytes())) {
             Entry::Vacant(entry) => drop(entry.insert(newest)),
             Entry::Occupied(mut entry) => {
-                course.counts.duplicates += 1;
+                run.counts.duplicates += 1;
                 if newest.version >= entry.get().version {
                     entry.insert(newest);
                 }

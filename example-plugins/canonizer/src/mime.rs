@@ -1,10 +1,10 @@
-//! A message taken apart: a tree of [`Part`]s that borrow its bytes. [`header`] reads the fields, [`content`] decodes a leaf.
-//! Talks to mail-parser for everything that is a value or an encoding.
+//! MIME parsing: a tree of [`Part`]s that borrow the bytes of the message. [`header`] parses the fields, [`content`] decodes a
+//! leaf. mail-parser parses all values and encodings.
 //!
-//! The tree is walked here and not by mail-parser. Its 0.11 keeps nested messages inside one another without a limit: a mail
-//! of 1.5 MB, fifty thousand levels deep, overflows the stack and ends the process, which no `catch_unwind` stops. (Its 1.0
-//! has limits, and needs a newer rustc than this workspace.) JMAP wants less than it gives: a nested message is a leaf.
-//! Here depth, parts and header size have limits; a message beyond them is refused as a whole.
+//! The tree is built here and not by mail-parser. Its version 0.11 nests messages without a limit: a mail of 1.5 MB with
+//! 50,000 levels overflows the stack and aborts the process, which `catch_unwind` cannot prevent. (Version 1.0 has limits, but
+//! needs a newer rustc than this workspace.) JMAP also needs less: a nested message is a leaf. Here depth, number of parts and
+//! header size are limited; a message beyond a limit is refused as a whole.
 
 use content::Content;
 use header::{Headers, MediaType};
@@ -12,11 +12,11 @@ use header::{Headers, MediaType};
 pub(crate) mod content;
 pub(crate) mod header;
 
-/// Multiparts inside one another, at most. The JSON of this depth is still read by serde_json with its own limit of 128.
+/// Maximum nesting of multiparts. serde_json can still read the resulting JSON within its limit of 128 levels.
 pub(crate) const MAX_DEPTH: usize = 60;
-/// Parts of a message, at most.
+/// Maximum number of parts of a message.
 pub(crate) const MAX_PARTS: usize = 10_000;
-/// Bytes of one header, at most; mail servers refuse half of it.
+/// Maximum size of a header, in bytes. Mail servers refuse half of that.
 pub(crate) const MAX_HEADER: usize = 1 << 20;
 
 /// A part of a message, or the message itself.
@@ -27,31 +27,31 @@ pub(crate) struct Part<'a> {
     pub(crate) body: Body<'a>,
 }
 
-/// What is in a part.
+/// The content of a part.
 #[derive(Debug)]
 pub(crate) enum Body<'a> {
-    /// Content, still encoded.
+    /// Encoded content.
     Leaf(Content<'a>),
     /// Parts of a multipart.
     Parts(Vec<Part<'a>>),
-    /// Content that is not here: so many bytes, known by this name.
+    /// Content that is not available: its size and its name.
     Elsewhere { size: usize, blob_id: String },
 }
 
-/// What a message has used up of what it may have.
+/// Resources used while parsing a message.
 #[derive(Debug, Default)]
 pub(crate) struct Limits {
     parts: usize,
 }
 
-/// Why a message is not taken apart. The texts are those of the `set_aside` counts.
+/// Why a message is refused. The names are those of the `set_aside` counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// More than [`MAX_HEADER`] bytes.
+    /// A header is larger than [`MAX_HEADER`] bytes.
     HeaderTooLarge,
-    /// Deeper than [`MAX_DEPTH`].
+    /// Nested deeper than [`MAX_DEPTH`].
     NestedTooDeep,
-    /// More than [`MAX_PARTS`].
+    /// More than [`MAX_PARTS`] parts.
     TooManyParts,
 }
 
@@ -66,21 +66,22 @@ impl Refusal {
 }
 
 impl Limits {
-    /// For each part.
+    /// Counts a part.
     pub(crate) fn enter(&mut self) -> Result<(), Refusal> {
         self.parts += 1;
         if self.parts > MAX_PARTS { Err(Refusal::TooManyParts) } else { Ok(()) }
     }
 
-    /// Before the parts of a multipart of this depth.
+    /// Checks the depth before a multipart is parsed.
     pub(crate) fn descend(depth: usize) -> Result<(), Refusal> {
         if depth == MAX_DEPTH { Err(Refusal::NestedTooDeep) } else { Ok(()) }
     }
 }
 
 impl<'a> Part<'a> {
-    /// Takes a message apart, from its first field on (see [`package_support::header`]). Any bytes are a message: without a header all is text, a multipart without its boundary is
-    /// text, and one that is cut off ends where the bytes end.
+    /// Parses a message, starting at its first field (see [`package_support::header`]). Any bytes are a valid message: without
+    /// a header everything is text, a multipart without a boundary is text, and a truncated multipart ends where the bytes
+    /// end.
     pub(crate) fn parse(raw: &'a [u8]) -> Result<Self, Refusal> {
         let raw = &raw[package_support::header::start(raw)..];
         part(raw, &MediaType::text_plain(), 0, &mut Limits::default())
@@ -105,8 +106,8 @@ fn part<'a>(bytes: &'a [u8], default: &MediaType, depth: usize, limits: &mut Lim
     Ok(Part { headers, media_type, body: Body::Leaf(content) })
 }
 
-/// The slices between the delimiter lines of a multipart; `None` if there is no delimiter. The line break before a delimiter
-/// belongs to it (RFC 2046, section 5.1.1).
+/// Splits a multipart at its delimiter lines; `None` if there is no delimiter. The line break before a delimiter belongs to it
+/// (RFC 2046, section 5.1.1).
 fn split<'a>(body: &'a [u8], boundary: &[u8]) -> Option<Vec<&'a [u8]>> {
     let mut slices = Vec::new();
     let mut start = None;
@@ -124,7 +125,7 @@ fn split<'a>(body: &'a [u8], boundary: &[u8]) -> Option<Vec<&'a [u8]>> {
         }
         offset = end;
     }
-    // Cut off: what is there of the last part is the last part.
+    // Truncated: what remains is the last part.
     slices.push(&body[start?..]);
     Some(slices)
 }

@@ -1,9 +1,7 @@
-//! What a run leaves: two files of JSON Lines that are replaced as a whole when all is done, and the schema of the first.
-//! Talks to the file system only.
+//! The result files: two JSON Lines files that are replaced at the end of a run, and the schema of the first.
 //!
-//! They are written beside the old ones under other names, brought to the disk, then renamed: whoever reads sees the old or
-//! the new, and a run that is killed changes nothing but leaves its unfinished file behind, which the next run takes away.
-//! One run at a time, by a lock on a file of its own.
+//! They are written under temporary names, synced to disk, then renamed: readers see the old or the new files. A killed run
+//! changes nothing and leaves its temporary files, which the next run removes. A lock file ensures one run at a time.
 
 use crate::kind::Kind;
 use lorchestra_plugin_api::{serde_json, tracing};
@@ -13,19 +11,19 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
-/// Names of unfinished files: `.<name>.<random>.unfinished`.
+/// Suffix of temporary files: `.<name>.<random>.unfinished`.
 const UNFINISHED: &str = ".unfinished";
 
-/// Why nothing was left. The files of the last run are untouched.
+/// Why the results could not be written. The previous results are unchanged.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OutputError {
-    #[error("{}: another run is writing here; let that one end, then run this one again", .0.display())]
+    #[error("{}: another run is writing to this directory; wait for it to end, then run the job again", .0.display())]
     Busy(PathBuf),
-    #[error("{}: {doing} failed; the results of the last run are untouched", .path.display())]
+    #[error("{}: {doing} failed; the previous results are unchanged", .path.display())]
     Io { path: PathBuf, doing: &'static str, source: io::Error },
 }
 
-/// The files of a run. Dropped before [`commit`](Self::commit), they are gone.
+/// The files of a run. They are removed if this is dropped before [`commit`](Self::commit).
 pub(crate) struct Output {
     dir: PathBuf,
     kind: &'static Kind,
@@ -36,7 +34,7 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Starts the files of a run in an existing directory.
+    /// Creates the files of a run in an existing directory.
     pub(crate) fn begin(dir: &Path, kind: &'static Kind) -> Result<Self, OutputError> {
         let lock = lock(&dir.join(kind.lock))?;
         remove_unfinished(dir, kind).map_err(|source| failed(dir, "taking away what a killed run left", source))?;
@@ -44,25 +42,25 @@ impl Output {
         Ok(Self { dir: dir.to_owned(), kind, results, set_aside, _lock: lock })
     }
 
-    /// Adds a line to the objects.
+    /// Appends an object.
     pub(crate) fn result(&mut self, object: &impl Serialize) -> Result<(), OutputError> {
         line(&mut self.results, object).map_err(|source| failed(&self.dir.join(self.kind.results), "writing", source))
     }
 
-    /// Adds a line to what was set aside.
+    /// Appends a line that was set aside.
     pub(crate) fn set_aside(&mut self, row: &impl Serialize) -> Result<(), OutputError> {
         line(&mut self.set_aside, row).map_err(|source| failed(&self.dir.join(self.kind.set_aside), "writing", source))
     }
 
-    /// Whether there are objects of a run before.
+    /// Returns whether there are objects of an earlier run.
     pub(crate) fn replaces_something(&self) -> bool {
         fs::metadata(self.dir.join(self.kind.results)).is_ok_and(|metadata| metadata.len() > 0)
     }
 
-    /// Puts the files in their places. After this they survive power loss. Answers with where the objects are.
+    /// Puts the files in place, durably. Returns the path of the objects.
     ///
-    /// The objects go last: none is there without its schema, and without the account of those that are missing. And all that
-    /// can fail for want of room has been done before the first takes its place.
+    /// The objects come last, so that they never appear without their schema and the lines set aside. Everything that can fail
+    /// for lack of disk space is done before the first rename.
     pub(crate) fn commit(self) -> Result<PathBuf, OutputError> {
         let Self { dir, kind, results, set_aside, _lock } = self;
         let mut schema = start(&dir, kind.schema_file)?;
@@ -83,7 +81,7 @@ impl Output {
 }
 
 fn start(dir: &Path, name: &str) -> Result<BufWriter<NamedTempFile>, OutputError> {
-    // tempfile makes files of mode 0600.
+    // tempfile creates files with mode 0600.
     let file = tempfile::Builder::new().prefix(&format!(".{name}.")).suffix(UNFINISHED).tempfile_in(dir);
     Ok(BufWriter::with_capacity(256 << 10, file.map_err(|source| failed(&dir.join(name), "making it", source))?))
 }
@@ -106,7 +104,7 @@ fn lock(path: &Path) -> Result<File, OutputError> {
     }
 }
 
-/// Under the lock, so that whoever wrote them is dead.
+/// Safe because of the lock: the process that wrote them is dead.
 fn remove_unfinished(dir: &Path, kind: &Kind) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -115,7 +113,7 @@ fn remove_unfinished(dir: &Path, kind: &Kind) -> io::Result<()> {
         let ours = [kind.results, kind.set_aside, kind.schema_file];
         if name.ends_with(UNFINISHED) && ours.iter().any(|ours| name.starts_with(&format!(".{ours}."))) {
             fs::remove_file(entry.path())?;
-            tracing::warn!("took away an unfinished file that a killed run had left");
+            tracing::warn!("removed a temporary file left by a killed run");
         }
     }
     Ok(())
@@ -135,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn files_appear_whole_private_and_at_once() {
+    fn files_are_replaced_atomically_with_private_modes() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(EMAIL.results), "old\n").unwrap();
         let mut output = Output::begin(dir.path(), &EMAIL).unwrap();
@@ -161,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_run_left_is_taken_away_and_nothing_else() {
+    fn only_temporary_files_of_killed_runs_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         for name in [
             ".email.jsonl.abc.unfinished",
@@ -189,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_run_is_told_to_wait() {
+    fn a_second_run_fails() {
         let dir = tempfile::tempdir().unwrap();
         let first = Output::begin(dir.path(), &EMAIL).unwrap();
         assert!(matches!(Output::begin(dir.path(), &EMAIL).err().unwrap(), OutputError::Busy(_)));

@@ -1,6 +1,5 @@
-//! One line that mail is made of, read back: the message, and what was known of it. Two forms are taken: what ingester writes,
-//! which is the exact bytes with their sha256, and the resource `users.messages` of the Gmail API. Talks to [`gmail`] for the
-//! second.
+//! Parsing of one input line for mail: the message and its metadata. Two formats are supported: the output of ingester, which
+//! contains the exact bytes and their sha256, and the `users.messages` resource of the Gmail API, parsed by [`gmail`].
 
 use crate::gmail::{self, Labels, Payload};
 use crate::key::Key;
@@ -12,12 +11,12 @@ use lorchestra_plugin_api::serde_json;
 use serde::Deserialize;
 use std::borrow::Cow;
 
-/// A message as it was found.
+/// A message with its metadata.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Record {
-    /// What the message is known by: sha256 of its bytes; where there are none, of what Gmail calls it.
+    /// Identity of the message: the sha256 of its bytes, or of Gmail's id if the bytes are not available.
     pub(crate) key: Key,
-    /// The same message has one key more when it came from the Gmail API, in whichever format.
+    /// A second key for messages from the Gmail API, independent of the format.
     pub(crate) second_key: Option<Key>,
     pub(crate) content: Content,
     /// When the mail service received it.
@@ -26,45 +25,45 @@ pub(crate) struct Record {
     pub(crate) labels: Labels,
     /// Flag letters of a Maildir; `None` for other sources.
     pub(crate) flags: Option<String>,
-    /// Gmail's number of the thread, if it came beside the message.
+    /// Gmail's thread number, if it is not in the message itself.
     pub(crate) gmail_thread: Option<u64>,
 }
 
-/// What there is of a message.
+/// The available form of a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Content {
     /// The exact bytes.
     Bytes(Vec<u8>),
-    /// Gmail took it apart.
+    /// Parsed by Gmail.
     Apart(Apart),
 }
 
-/// A message that Gmail took apart; its bytes as a whole are not there.
+/// A message parsed by Gmail, whose bytes are not available.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Apart {
-    /// What Gmail calls it; letters of JMAP's ids only.
+    /// Gmail's id, with characters valid in JMAP ids only.
     pub(crate) id: String,
     pub(crate) payload: Payload,
-    /// Bytes of the message, about.
+    /// Approximate size of the message, in bytes.
     pub(crate) size: usize,
-    /// The first words, in HTML.
+    /// The preview, in HTML.
     pub(crate) snippet: Option<String>,
 }
 
-/// Why a line is no record. The texts are those of the `set_aside` counts.
+/// Why a line is not a record. The names are those of the `set_aside` counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RecordFault {
     /// Not JSON, or not UTF-8.
     NotJson,
-    /// JSON, but none of the two forms: no bytes, a value of another type.
+    /// JSON, but neither format: no bytes, or a value of the wrong type.
     NotARecord,
-    /// The bytes are not those that the sha256 was taken of.
+    /// The bytes do not match the sha256.
     Damaged,
     /// No bytes.
     Empty,
-    /// Gmail's `minimal` format: a message is spoken of, and not there.
+    /// Gmail's `minimal` format, which has no content.
     NoContent,
-    /// JSON inside of JSON, deeper than it is read.
+    /// JSON nested deeper than the parser allows.
     NestedTooDeep,
 }
 
@@ -80,7 +79,7 @@ impl RecordFault {
         }
     }
 
-    /// What a line that serde_json does not read is.
+    /// Classifies a line that serde_json cannot parse.
     pub(crate) fn of(error: &serde_json::Error) -> Self {
         if error.is_data() {
             Self::NotARecord
@@ -92,7 +91,7 @@ impl RecordFault {
     }
 }
 
-/// The fields of both forms. `raw` is the message as text in the one, and base64url in the other.
+/// The fields of both formats. `raw` is the message as text in one, and as base64url in the other.
 #[derive(Deserialize)]
 struct Fields<'a> {
     #[serde(borrow)]
@@ -103,7 +102,7 @@ struct Fields<'a> {
     raw: Option<String>,
     #[serde(borrow)]
     raw_base64: Option<Cow<'a, str>>,
-    // Those of Gmail. Not flattened: that would copy every line.
+    // Gmail's fields. Not flattened, because that would copy every line.
     id: Option<String>,
     #[serde(rename = "threadId")]
     thread_id: Option<String>,
@@ -118,7 +117,7 @@ struct Fields<'a> {
 }
 
 impl Record {
-    /// Reads a line.
+    /// Parses a line.
     pub(crate) fn parse(line: &[u8]) -> Result<Self, RecordFault> {
         let fields: Fields<'_> = serde_json::from_slice(line).map_err(|e| RecordFault::of(&e))?;
         match fields.sha256 {
@@ -179,7 +178,7 @@ impl Record {
         })
     }
 
-    /// The message as a tree.
+    /// Returns the message as a tree.
     pub(crate) fn part(&self) -> Result<Part<'_>, Refusal> {
         match &self.content {
             Content::Bytes(raw) => Part::parse(raw),
@@ -187,7 +186,7 @@ impl Record {
         }
     }
 
-    /// Bytes of the message; of one that is not there as a whole, about.
+    /// Returns the size of the message in bytes, approximate if the bytes are not available.
     pub(crate) fn size(&self) -> usize {
         match &self.content {
             Content::Bytes(raw) => raw.len(),

@@ -1,6 +1,5 @@
-//! One line of ingester's `slack/*.jsonl`, read back: a message as Slack's Web API or an export has it, and what was known around it.
-//! What is done here is what depends on Slack's ways: what was changed or deleted, when, and whether it is spoken or noted.
-//! [`mrkdwn`] reads the text. Talks to nobody.
+//! Parsing of one line of ingester's `slack/*.jsonl`: a message from Slack's Web API or an export, with its context. Handles
+//! everything specific to Slack: edits, deletions, times, and system messages. [`mrkdwn`] parses the text.
 
 use crate::record::RecordFault;
 use lorchestra_plugin_api::chrono::{DateTime, SecondsFormat};
@@ -9,25 +8,25 @@ use serde::Deserialize;
 
 pub(crate) mod mrkdwn;
 
-/// A message and what ingester knew around it.
+/// A message with the context added by ingester.
 #[derive(Debug, Deserialize)]
 struct Line {
     account: String,
-    /// Its name without `#`; of a conversation between people its id.
+    /// Channel name without `#`; for a direct conversation, its id.
     channel: Named,
-    /// Who wrote it, a person or a bot.
+    /// The sender, a user or a bot.
     user: Option<Named>,
     message: Raw,
 }
 
-/// An id and what it is called.
+/// An id with its name.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Named {
     pub(crate) id: String,
     pub(crate) name: Option<String>,
 }
 
-/// Slack's message. Whatever is not spoken of here stays in ingester's file.
+/// Slack's message. Other fields stay only in ingester's file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Raw {
@@ -43,15 +42,15 @@ pub(crate) struct Raw {
     pub(crate) blocks: Option<Value>,
     pub(crate) edited: Option<Edited>,
     pub(crate) files: Option<Vec<File>>,
-    /// The one file of a message of before 2018.
+    /// The only file of a message before 2018.
     pub(crate) file: Option<File>,
     pub(crate) attachments: Option<Vec<Attachment>>,
     pub(crate) reactions: Option<Vec<Reaction>>,
     /// Of `message_deleted`.
     deleted_ts: Option<String>,
-    /// Of `message_changed`: the message as it is now.
+    /// Of `message_changed`: the current message.
     message: Option<Box<Raw>>,
-    /// Of `message_deleted`: as it was.
+    /// Of `message_deleted`: the previous message.
     previous_message: Option<Box<Raw>>,
 }
 
@@ -95,12 +94,12 @@ pub(crate) struct Attachment {
     pub(crate) image_url: Option<String>,
     pub(crate) fields: Option<Vec<Field>>,
     pub(crate) blocks: Option<Value>,
-    /// Blocks of a message that was shared.
+    /// Blocks of a shared message.
     pub(crate) message_blocks: Option<Value>,
     pub(crate) footer: Option<String>,
 }
 
-/// A line of an attachment's table.
+/// A row of an attachment's table.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Field {
@@ -115,18 +114,18 @@ pub(crate) struct Reaction {
     pub(crate) users: Option<Vec<String>>,
 }
 
-/// Slack's time, which is also the number of a message in its channel: seconds since 1970 and six digits.
+/// Slack's time, which also identifies a message in its channel: seconds since 1970 and six digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Ts {
     micros: i64,
 }
 
-/// A message as it was last known.
+/// A message in its latest known version.
 #[derive(Debug)]
 pub(crate) struct Post {
     pub(crate) account: String,
     pub(crate) channel: Named,
-    /// What ingester calls who wrote it.
+    /// Ingester's name of the sender.
     pub(crate) user: Option<Named>,
     pub(crate) ts: Ts,
     pub(crate) thread: Ts,
@@ -135,23 +134,23 @@ pub(crate) struct Post {
     pub(crate) raw: Raw,
 }
 
-/// How new what is known of a message is. A deleted message does not come back.
+/// Version of a message. A deletion is final.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Version {
-    /// Written or changed at this time.
+    /// Created or edited at this time.
     At(Ts),
     Deleted,
 }
 
-/// What kind of message a subtype is.
+/// The kind of message of a subtype.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum MessageKind {
-    /// Somebody said it.
+    /// Written by a user.
     Message,
     Join,
     Leave,
-    /// Slack itself says it: a topic was set, a channel archived.
+    /// Written by Slack itself: a topic was set, a channel archived.
     Notice,
 }
 
@@ -183,7 +182,7 @@ impl Ts {
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (seconds, micros) = text.split_once('.')?;
         let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
-        // Ten digits are enough until 2286; twelve are years of four digits.
+        // Ten digits are enough until 2286; twelve give years with four digits.
         if !(1..=12).contains(&seconds.len()) || micros.len() != 6 || !digits(seconds) || !digits(micros) {
             return None;
         }
@@ -192,7 +191,7 @@ impl Ts {
         (ts.micros > 0 && DateTime::from_timestamp_micros(ts.micros)?.format("%Y").to_string().len() == 4).then_some(ts)
     }
 
-    /// RFC 3339 in UTC, always to the microsecond: such texts sort as the times do.
+    /// RFC 3339 in UTC, always with microseconds, so that the texts sort like the times.
     pub(crate) fn rfc3339(self) -> String {
         DateTime::from_timestamp_micros(self.micros).unwrap_or_default().to_rfc3339_opts(SecondsFormat::Micros, true)
     }
@@ -205,14 +204,14 @@ impl std::fmt::Display for Ts {
 }
 
 impl Raw {
-    /// What is left of a deleted message.
+    /// Clears the content of a deleted message.
     pub(crate) fn emptied(self) -> Self {
         Self { subtype: self.subtype, ..Self::default() }
     }
 }
 
 impl Post {
-    /// Reads a line.
+    /// Parses a line.
     pub(crate) fn parse(line: &[u8]) -> Result<Self, RecordFault> {
         let line: Line = serde_json::from_slice(line).map_err(|e| RecordFault::of(&e))?;
         Self::of(line).ok_or(RecordFault::NotARecord)
@@ -227,7 +226,7 @@ impl Post {
         let user = user.filter(|user| !user.id.is_empty());
         let (raw, ts, mut deleted) = current(message)?;
         let ts = Ts::parse(&ts)?;
-        // What stands in the place of a deleted message that has replies.
+        // The placeholder for a deleted message with replies.
         deleted |= raw.subtype.as_deref() == Some("tombstone");
         let thread = raw.thread_ts.as_deref().and_then(Ts::parse).unwrap_or(ts);
         let edited = raw.edited.as_ref().and_then(|edited| Ts::parse(edited.ts.as_deref()?));
@@ -238,12 +237,12 @@ impl Post {
         if self.deleted { Version::Deleted } else { Version::At(self.edited.unwrap_or(self.ts)) }
     }
 
-    /// What the message is known by, in every run.
+    /// Returns the message's id, the same in every run.
     pub(crate) fn id(&self) -> String {
         self.id_of(self.ts)
     }
 
-    /// The same of the first message of its thread.
+    /// Returns the id of the first message in the thread.
     pub(crate) fn thread_id(&self) -> String {
         self.id_of(self.thread)
     }
@@ -253,7 +252,7 @@ impl Post {
     }
 }
 
-/// The message that is spoken of, its number, and whether it was deleted. Slack tells changes as messages around messages.
+/// Returns the affected message, its ts, and whether it was deleted. Slack wraps changes in messages of their own.
 fn current(mut raw: Raw) -> Option<(Raw, String, bool)> {
     match raw.subtype.as_deref() {
         Some("message_changed" | "message_replied") => {

@@ -1,30 +1,30 @@
-//! Whose mail it is, and the file name made of that. Talks to nobody.
+//! The account that mail belongs to, and the file name derived from it.
 
 use std::fmt::Write as _;
 
-/// Bytes of a file name without `.jsonl`, at most; file systems take 255.
+/// Maximum length of a file name without `.jsonl`, in bytes. File systems allow 255.
 const MAX_FILE_NAME: usize = 200;
 
-/// An account with its file name. Two accounts never have the same file name, not even where a file system does not tell
-/// `A` from `a`.
+/// An account with its file name. Two accounts never have the same file name, not even on a case-insensitive file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Account {
     name: String,
     file_name: String,
 }
 
-/// Why an account cannot be one.
+/// Why an account name is invalid.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum AccountError {
-    #[error("the account is empty; give it a name, or leave --account out")]
+    #[error("the account is empty; give it a name, or omit --account")]
     Empty,
 }
 
 impl Account {
-    /// The account of this name; `default` without one.
+    /// Returns the account with this name, or `default` if there is none.
     ///
-    /// The file name keeps `a-z 0-9 @ + - _` and `.` (not in front, that would hide the file); every other byte, `%` and
-    /// capitals among them, becomes `%` and two hexadecimal digits. One that would get too long is cut, and ends with its sha256.
+    /// The file name keeps `a-z 0-9 @ + - _` and `.` (except at the start, which would hide the file). Every other byte,
+    /// including `%` and capitals, becomes `%` and two hexadecimal digits. A name that gets too long is
+    /// cut, and ends with its sha256.
     pub(crate) fn new(name: Option<&str>) -> Result<Self, AccountError> {
         let name = name.unwrap_or("default");
         if name.is_empty() {
@@ -44,12 +44,12 @@ impl Account {
         Ok(Self { name: name.to_owned(), file_name })
     }
 
-    /// As it was given.
+    /// The name as given.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Name of its file, without a directory.
+    /// The file name, without a directory.
     pub(crate) fn file_name(&self) -> &str {
         &self.file_name
     }

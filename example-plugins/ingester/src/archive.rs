@@ -1,8 +1,8 @@
-//! What was extracted: one file of JSON Lines an account. [`Archive`] owns the file while a run lasts, under an exclusive
-//! lock, and knows the keys of all lines in it. Talks to the file system only.
+//! The archive of an account: one JSON Lines file. [`Archive`] owns the file during a run, under an exclusive lock, and knows
+//! the keys of all lines. Uses only the file system.
 //!
-//! A line is appended or it is not: one that was cut short by a kill is the last of the file and has no line end; the next
-//! run takes it away before it looks for keys. In memory are the keys, 32 bytes a message, and never a line.
+//! Appending a line is atomic: if a run is killed while writing one, the line is the last in the file and has no line break,
+//! and the next run removes it before it reads the keys. The archive keeps only the keys in memory, 32 bytes per message.
 
 use crate::key::Key;
 use base64::display::Base64Display;
@@ -15,47 +15,46 @@ use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// How each line starts: the key is found without reading the line.
+/// The start of each line, so that the key can be found without parsing the line.
 const LINE_START: &[u8] = br#"{"sha256":""#;
 
-/// One message as it is kept. The field order is the order on the line.
+/// A message in the archive. The order of the fields is their order in the line.
 #[derive(Debug, Serialize)]
 pub(crate) struct Record<'a> {
-    /// sha256 of the bytes, in hexadecimal. First: see [`LINE_START`].
+    /// sha256 of the bytes, in hexadecimal. Must be first, see [`LINE_START`].
     pub(crate) sha256: Key,
     /// Message-ID without angle brackets.
     pub(crate) message_id: Option<&'a str>,
-    /// Date of the message, RFC 3339 in UTC; `null` if it has none that can be read.
+    /// Date of the message, RFC 3339 in UTC; `null` if it has no valid date.
     pub(crate) date: Option<String>,
     /// When it was received, RFC 3339 in UTC; `null` in a Maildir.
     pub(crate) received: Option<String>,
-    /// Gmail's labels; of another server the folder, and flags of people's own.
+    /// Gmail's labels; for other servers, the folder and user-defined flags.
     pub(crate) labels: &'a [String],
-    /// Flag letters as of a Maildir; `null` in an mbox.
+    /// Flag letters as in a Maildir; `null` for an mbox.
     pub(crate) flags: Option<&'a str>,
-    /// Bytes of the message.
+    /// Size of the message in bytes.
     pub(crate) size: usize,
-    /// Whose mail it is.
+    /// Account of the mail.
     pub(crate) account: &'a str,
-    /// The bytes.
+    /// Content of the message.
     #[serde(flatten)]
     pub(crate) raw: Raw<'a>,
 }
 
-/// The exact bytes of a message, in the shorter of two ways: JSON needs six bytes for a control character.
+/// The exact bytes of a message in the shorter of two encodings: JSON needs six bytes for a control character.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Raw<'a> {
-    /// As text.
     #[serde(rename = "raw")]
     Text(&'a str),
-    /// In base64: not UTF-8, or longer as text.
+    /// For bytes that are not UTF-8, or shorter in base64.
     #[serde(rename = "raw_base64", serialize_with = "base64")]
     Base64(&'a [u8]),
 }
 
 impl<'a> Raw<'a> {
-    /// Of the two ways, the one for these bytes.
+    /// Chooses the encoding for these bytes.
     pub(crate) fn of(bytes: &'a [u8]) -> Self {
         let escapes: usize = bytes
             .iter()
@@ -76,42 +75,43 @@ fn base64<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error>
     serializer.collect_str(&Base64Display::<GeneralPurpose>::new(bytes, &STANDARD))
 }
 
-/// Why the file of an account cannot be used. Nothing was lost.
+/// Why an account's file cannot be used. No data was lost.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ArchiveError {
-    #[error("{}: another run is writing it; let that one end, then run this one again", .0.display())]
+    #[error("{}: another run is writing to this file; wait for it to end, then run the job again", .0.display())]
     Busy(PathBuf),
     #[error(
-        "{}: line {line} was not written by this job; move the file away and run the job again, it starts a new one",
+        "{}: line {line} was not written by this job; move the file away and run the job again to start a new file",
         .path.display()
     )]
     Foreign { path: PathBuf, line: u64 },
-    #[error("{}: {doing} failed; the messages before are kept, run the job again to go on", .path.display())]
+    #[error("{}: {doing} failed; messages already read are saved, run the job again to continue", .path.display())]
     Io { path: PathBuf, doing: &'static str, source: io::Error },
 }
 
 impl ArchiveError {
-    /// Whether another attempt must end the same way.
+    /// Returns whether a retry would fail in the same way.
     pub(crate) fn is_permanent(&self) -> bool {
         matches!(self, Self::Foreign { .. })
     }
 }
 
-/// The file of an account, locked until this is dropped.
+/// The file of an account, locked until this value is dropped.
 pub(crate) struct Archive {
     path: PathBuf,
     file: BufWriter<File>,
     keys: HashSet<Key>,
-    /// What was written may not be on the disk, and the system would not say so a second time.
+    /// Set after a failed sync: the system would not report the lost data again.
     is_lost: bool,
 }
 
 impl Archive {
-    /// Opens or makes the file (0600, in a directory of 0700), mends its end and learns its keys.
+    /// Opens or creates the file (mode 0600, in a directory with mode 0700), removes an incomplete last line, and reads the
+    /// keys.
     pub(crate) fn open(directory: &Path, file_name: &str) -> Result<Self, ArchiveError> {
         let path = directory.join(file_name);
         let failed = |doing| move |source| ArchiveError::Io { path: path.clone(), doing, source };
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed.clone()("making its directory"))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed.clone()("creating its directory"))?;
         let mut file = OpenOptions::new()
             .read(true)
             .append(true)
@@ -121,32 +121,32 @@ impl Archive {
             .map_err(failed.clone()("opening it"))?;
         let path = directory.join(file_name);
         lock(&file, &path)?;
-        let torn = mend(&mut file).map_err(failed.clone()("mending its end"))?;
+        let torn = remove_incomplete_line(&mut file).map_err(failed.clone()("repairing its last line"))?;
         if torn > 0 {
-            tracing::warn!(bytes = torn, "took away a last line that a killed run had left unfinished");
+            tracing::warn!(bytes = torn, "removed an incomplete last line left by a killed run");
         }
         let keys = read_keys(&mut file, &path)?;
-        tracing::debug!(messages = keys.len(), "known from earlier runs");
+        tracing::debug!(messages = keys.len(), "messages known from earlier runs");
         Ok(Self { path, file: BufWriter::with_capacity(256 << 10, file), keys, is_lost: false })
     }
 
-    /// Where it is.
+    /// Returns the path of the file.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether a message is in it.
+    /// Returns whether the archive contains a message.
     pub(crate) fn contains(&self, key: &Key) -> bool {
         self.keys.contains(key)
     }
 
-    /// Messages in it.
+    /// Returns the number of messages.
     pub(crate) fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// Adds a message. It is safe from a kill once [`finish`](Self::finish) returned; before, it may have to be added again.
-    /// The line is to start with its key, as [`Record`] does.
+    /// Appends a message. It is durable only after [`finish`](Self::finish) has returned. The serialized record must start
+    /// with its key, as [`Record`] does.
     pub(crate) fn append(&mut self, key: Key, record: &impl Serialize) -> Result<(), ArchiveError> {
         let written = serde_json::to_writer(&mut self.file, record).map_err(io::Error::from);
         written.and_then(|()| self.file.write_all(b"\n")).map_err(|source| self.failed("writing to it", source))?;
@@ -154,12 +154,12 @@ impl Archive {
         Ok(())
     }
 
-    /// Writes out what was added; it survives power loss. Once that has failed, it fails for good: a second call to the system would
-    /// be answered with all being well.
+    /// Syncs appended messages to disk. After a failure, all later calls fail too, because a second `fsync` would succeed
+    /// without having written the lost data.
     pub(crate) fn finish(&mut self) -> Result<(), ArchiveError> {
-        const DOING: &str = "writing it to the disk";
+        const DOING: &str = "syncing it to disk";
         if self.is_lost {
-            return Err(self.failed(DOING, io::Error::other("it failed before, in this run")));
+            return Err(self.failed(DOING, io::Error::other("it failed earlier in this run")));
         }
         self.file.flush().map_err(|source| self.failed(DOING, source))?;
         let synced = self.file.get_ref().sync_data();
@@ -180,8 +180,8 @@ fn lock(file: &File, path: &Path) -> Result<(), ArchiveError> {
     }
 }
 
-/// Cuts off what stands behind the last line end. Answers with how many bytes that were.
-fn mend(file: &mut File) -> io::Result<u64> {
+/// Truncates the file after its last line break. Returns the number of removed bytes.
+fn remove_incomplete_line(file: &mut File) -> io::Result<u64> {
     const BLOCK: u64 = 64 << 10;
     let len = file.metadata()?.len();
     let mut end = len;
@@ -203,7 +203,7 @@ fn mend(file: &mut File) -> io::Result<u64> {
     Ok(len - end)
 }
 
-/// The key of each line, from its first bytes.
+/// Reads the key of each line from its first bytes.
 fn read_keys(file: &mut File, path: &Path) -> Result<HashSet<Key>, ArchiveError> {
     let failed = |source| ArchiveError::Io { path: path.to_owned(), doing: "reading it", source };
     file.seek(SeekFrom::Start(0)).map_err(failed)?;
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn every_torn_end_is_mended() {
+    fn every_incomplete_last_line_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = archive(&dir, &[b"one", b"two"]);
         let whole = fs::read(&path).unwrap();
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_line_longer_than_a_block_is_mended() {
+    fn an_incomplete_line_longer_than_a_block_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = archive(&dir, &[b"one"]);
         let whole = fs::read(&path).unwrap();
@@ -317,23 +317,23 @@ mod tests {
         }
     }
 
-    /// The system tells of what it could not bring to the disk once, and calls all well after that.
+    /// The system reports lost writes once, and reports success after that.
     #[test]
     fn a_failed_sync_is_not_tried_again_and_believed() {
         let dir = tempfile::tempdir().unwrap();
         let mut archive = Archive::open(dir.path(), "a.jsonl").unwrap();
         let good = archive.file.get_ref().try_clone().unwrap();
-        // A pipe takes bytes, and cannot be brought to a disk.
+        // A pipe can be written to, but not synced.
         let (_reader, pipe) = io::pipe().unwrap();
         archive.file = BufWriter::new(File::from(std::os::fd::OwnedFd::from(pipe)));
         assert!(archive.finish().is_err());
         archive.file = BufWriter::new(good);
         let error = archive.finish().expect_err("what was lost stays lost");
-        assert!(!error.is_permanent() && error.to_string().contains("writing it to the disk"), "{error}");
+        assert!(!error.is_permanent() && error.to_string().contains("syncing it to disk"), "{error}");
     }
 
     #[test]
-    fn a_second_writer_is_told_to_wait() {
+    fn a_second_writer_fails() {
         let dir = tempfile::tempdir().unwrap();
         let first = Archive::open(dir.path(), "a.jsonl").unwrap();
         let error = Archive::open(dir.path(), "a.jsonl").err().unwrap();

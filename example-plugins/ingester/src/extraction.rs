@@ -1,8 +1,8 @@
-//! One extraction, from an opened source to a complete archive: what becomes of each message, the counts, the events. Talks
-//! to [`source`](crate::source), [`server`](crate::server), [`archive`](crate::archive) and the run it belongs to.
+//! One extraction, from an opened source to a complete archive: what happens to each message, the counts, the events. Uses
+//! [`source`](crate::source), [`server`](crate::server), [`archive`](crate::archive) and the job's context.
 //!
-//! Every message that is read is counted in exactly one place: `read = written + duplicates + outside_window + the sum of
-//! set_aside`. Whatever ends the extraction, what was written before is complete and on the disk.
+//! Every message is counted exactly once: `read = written + duplicates + outside_window + the sum of set_aside`. However the
+//! extraction ends, everything written so far is complete and on disk.
 
 use crate::account::{Account, AccountError};
 use crate::archive::{Archive, ArchiveError, Raw, Record};
@@ -18,29 +18,29 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// What is asked for.
+/// What to extract.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) source: Origin,
     pub(crate) account: Option<String>,
     pub(crate) window: Window,
-    /// Where the accounts' files are.
+    /// Directory of the accounts' archives.
     pub(crate) mail_dir: PathBuf,
-    /// Where is kept how far servers were read.
+    /// Directory of the bookmarks for servers.
     pub(crate) bookmark_dir: PathBuf,
 }
 
-/// Where the mail is.
+/// Where to read mail from.
 #[derive(Debug)]
 pub(crate) enum Origin {
     /// An mbox file or a Maildir.
     Path(PathBuf),
-    /// A server.
+    /// A mail server.
     Server(Box<Server>),
 }
 
 impl Origin {
-    /// As events name it: no address of a person.
+    /// Name of the source for events. Contains no personal address.
     fn name(&self) -> String {
         match self {
             Self::Path(path) => path.to_string_lossy().into_owned(),
@@ -49,38 +49,38 @@ impl Origin {
     }
 }
 
-/// What became of the messages.
+/// Counts of the messages by outcome.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
 struct Counts {
-    /// Messages in the source, whatever became of them.
+    /// All messages in the source.
     pub(crate) read: u64,
     /// Messages added to the archive.
     pub(crate) written: u64,
-    /// Messages that the archive has already, or twice in the source.
+    /// Messages that were already in the archive, or are repeated in the source.
     pub(crate) duplicates: u64,
-    /// Messages whose date is outside of what was asked for.
+    /// Messages with a date outside of the window.
     pub(crate) outside_window: u64,
-    /// Messages that could not be taken, by reason.
+    /// Messages that could not be extracted, by reason.
     pub(crate) set_aside: BTreeMap<&'static str, u64>,
-    /// Bytes of the messages added, as they are in the source.
+    /// Size of the added messages in the source, in bytes.
     pub(crate) bytes: u64,
-    /// Those of `outside_window` that are dated later than now. Where no `until` was asked for, nobody meant to leave them out.
+    /// The part of `outside_window` with a date in the future. Without `--until`, excluding them was probably not intended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) in_future: Option<InFuture>,
 }
 
-/// Messages of a date that is still to come: by a sender's wrong clock, mostly.
+/// Messages with a date in the future, usually because of a sender's wrong clock.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
 struct InFuture {
     pub(crate) count: u64,
-    /// Where the first of them are, at most [`NAMED`].
+    /// Positions of the first ones, at most [`NAMED`].
     pub(crate) first: Vec<Value>,
 }
 
-/// Messages that an event names, at most.
+/// Maximum number of messages that an event lists.
 const NAMED: usize = 100;
 
-/// Why an extraction did not come to its end.
+/// Why an extraction failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExtractionError {
     #[error(transparent)]
@@ -92,13 +92,13 @@ pub(crate) enum ExtractionError {
     #[error(transparent)]
     Emit(#[from] EmitError),
     #[error(
-        "cancelled after {read} messages; {written} new ones are complete in {}, run the job again to go on", .path.display()
+        "cancelled after {read} messages; {written} new ones are saved in {}, run the job again to continue", .path.display()
     )]
     Cancelled { read: u64, written: u64, path: PathBuf },
 }
 
 impl ExtractionError {
-    /// Whether another attempt must end the same way.
+    /// Returns whether a retry would fail in the same way.
     pub(crate) fn is_permanent(&self) -> bool {
         match self {
             Self::Account(_) => true,
@@ -109,7 +109,7 @@ impl ExtractionError {
     }
 }
 
-/// Extracts all that is asked for, between the events `extraction.started` and `extraction.completed`.
+/// Runs the extraction, between the events `extraction.started` and `extraction.completed`.
 pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), ExtractionError> {
     let account = Account::new(request.account.as_deref())?;
     let unopened = |error: ServerError| match error {
@@ -141,7 +141,7 @@ pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), ExtractionEr
     let mut extraction =
         Extraction { source, archive, account, window: request.window, now: Utc::now(), cx, counts: Counts::default() };
     let ended = extraction.take_all();
-    // On every way out: what was taken is worth keeping.
+    // Also after an error: the messages written so far are worth keeping.
     let finished = extraction.keep();
     ended?;
     finished?;
@@ -191,7 +191,7 @@ impl Extraction<'_> {
         }
     }
 
-    /// Brings the archive to the disk; then the source may remember how far it was read.
+    /// Syncs the archive to disk; after that the source may store its position.
     fn keep(&mut self) -> Result<(), ExtractionError> {
         self.archive.finish()?;
         self.source.checkpoint(self.archive.len())?;
@@ -203,14 +203,14 @@ impl Extraction<'_> {
         ExtractionError::Cancelled { read, written, path: self.archive.path().to_owned() }
     }
 
-    /// Takes a message, or says by what date it was left.
+    /// Adds a message, or returns the date because of which it was skipped.
     fn take(&mut self, entry: &Entry, raw: &[u8]) -> Result<Option<Option<DateTime<Utc>>>, ExtractionError> {
         if let Some(fault) = entry.fault {
             self.set_aside(&entry.place, fault.reason())?;
             return Ok(None);
         }
         let summary = Summary::of(raw);
-        // A server knows when it got a message that does not say when it was written.
+        // A server knows when it received a message without a date.
         let of_server = if let Place::Uid { .. } = entry.place { entry.received } else { None };
         let date = summary.date.or(of_server);
         match self.window.judge(date) {
@@ -269,7 +269,7 @@ impl Extraction<'_> {
         }
     }
 
-    /// Where the message that was read last is.
+    /// Position of the message that was read last.
     fn place(&self, place: &Place) -> Value {
         match place {
             Place::Offset(offset) => json!({"position": self.counts.read, "offset": offset}),

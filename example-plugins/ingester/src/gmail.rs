@@ -1,4 +1,4 @@
-//! The job `extract_gmail`: its parameters, and nothing else. [`extraction`] does the work.
+//! The job `extract_gmail`: its parameters. [`extraction`] does the work.
 
 use crate::extraction::{self, Origin, Request};
 use crate::server::{Auth, Encryption, Server};
@@ -7,56 +7,57 @@ use lorchestra_plugin_api::prelude::*;
 
 /// Extract mail from Gmail or another mail server over IMAP, a Google Takeout mbox file, or a Maildir.
 ///
-/// Writes one JSON line a message into `mail/<account>.jsonl` of the package's data directory: sha256, message_id, date,
+/// Writes one JSON line per message to `mail/<account>.jsonl` in the package's data directory: sha256, message_id, date,
 /// received, labels, flags, size, account, and the exact bytes as `raw` (text) or `raw_base64`. The sha256 of the bytes is
-/// the key: running again adds nothing twice, and a run that was killed is completed by the next one.
+/// the key: running the job again adds no duplicates, and the next run completes a killed one.
 ///
-/// Without `--source` mail is fetched from a server: `--user`, and `--password` or `--token`. It is only read there. How far
-/// each folder was read is kept in `imap/<account>.json`, so that the next run fetches what is new.
+/// Without `--source`, the job reads mail from a server with `--user` and `--password` or `--token`, and changes nothing
+/// there. It stores its position in each folder in `imap/<account>.json`, so that the next run fetches only new mail.
 ///
-/// `--since` and `--until` select by the message's own Date (half open); on a server by the server's, where it has none. A message
-/// of which no date is known is taken, unless `--since` is given: then it is set aside, and counted as such.
+/// `--since` and `--until` select messages by their Date header (`--since` inclusive, `--until` exclusive). A message from a server
+/// without a valid Date uses the server's date. A message without any date is extracted unless `--since` is set; then it is
+/// set aside.
 ///
-/// What cannot be taken is named in an `extraction.set_aside` event; the rest goes on. Messages of more than 64 MiB are. What a server
-/// refuses to hand out is tried once more by the next run.
+/// A message that cannot be extracted, for example one larger than 64 MiB, is reported in an `extraction.set_aside` event, and
+/// the job continues. The next run retries once what the server refused to send.
 #[job]
 pub fn extract_gmail(
     cx: &JobContext,
-    /// An unpacked Takeout file (`All mail Including Spam and Trash.mbox`), or a directory with `cur/` and `new/`.
+    /// Local mailbox: an unpacked Takeout file (`All mail Including Spam and Trash.mbox`) or a Maildir (`cur/`, `new/`)
     source: Option<PathBuf>,
-    /// Whose mail it is; names the output file. Without it: `default`.
+    /// Account name, used for the output file [default: `default`]
     account: Option<String>,
-    /// Only messages dated at or after this time.
+    /// Extract only messages dated at or after this time
     since: Option<DateTime<Utc>>,
-    /// Only messages dated before this time. Without it: before now; `extraction.completed` names mail dated in the future.
+    /// Extract only messages dated before this time [default: now; `extraction.completed` counts mail dated in the future]
     until: Option<DateTime<Utc>>,
-    /// The mail server.
+    /// Mail server
     #[param(default = "imap.gmail.com")]
     host: String,
-    /// Its port. Without it: 993, or 143 with `--tls starttls` and `plain`.
+    /// Port of the mail server [default: 993, or 143 with `--tls starttls` or `plain`]
     port: Option<u16>,
-    /// Who logs in: the mail address, mostly.
+    /// User name for the login, usually the mail address
     user: Option<String>,
-    /// Password of the mailbox; of Gmail an app password.
+    /// Password of the mailbox (for Gmail, an app password)
     password: Option<Secret>,
-    /// OAuth 2 access token with the scope `https://mail.google.com/`.
+    /// OAuth 2 access token with the scope `https://mail.google.com/`
     token: Option<Secret>,
-    /// How to log in. Without it: as there is a password or a token.
+    /// Login method [default: depends on whether a password or a token is set]
     auth: Option<Auth>,
-    /// A folder on the server; again for each. Without it: all mail but trash and junk.
+    /// Folder to read (repeatable) [default: all mail except trash and junk]
     folder: Vec<String>,
-    /// How the connection is encrypted.
+    /// Encryption of the connection
     #[param(default = "tls")]
     tls: Encryption,
-    /// Certificates (PEM) to trust beside the machine's own: a company's.
+    /// Additional root certificates (PEM), for example a company's
     ca_file: Option<PathBuf>,
-    /// How long the server may say nothing.
+    /// Give up when the server sends nothing for this long
     #[param(default = "1m")]
     patience: Duration,
 ) -> JobResult {
     let origin = match source {
         Some(_) if user.is_some() || password.is_some() || token.is_some() || !folder.is_empty() => {
-            return Err("--source is a mailbox on this machine, and --user, --password, --token, --folder are for a server; give one of both")
+            return Err("--source reads a local mailbox, but --user, --password, --token and --folder read from a server; remove one side")
                 .permanent();
         }
         Some(path) => Origin::Path(path),
@@ -74,7 +75,7 @@ pub fn extract_gmail(
     };
     match extraction::run(&request, cx) {
         Ok(()) => Ok(()),
-        // What would fail again is not worth a retry.
+        // Retrying would fail in the same way.
         Err(error) if error.is_permanent() => Err(error).permanent(),
         Err(error) => Err(error.into()),
     }

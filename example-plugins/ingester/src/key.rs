@@ -1,23 +1,23 @@
-//! What a message is known by: the sha256 of its bytes. Talks to nobody.
+//! [`Key`], the identity of a message: the sha256 of its bytes.
 
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use std::fmt;
 
-/// Same bytes, same key.
+/// Equal bytes have equal keys.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Key([u8; 32]);
 
 impl Key {
-    /// Hexadecimal digits of its text.
+    /// Length of the hexadecimal form.
     pub(crate) const TEXT_LEN: usize = 64;
 
-    /// The key of a message.
+    /// Returns the key of a message.
     pub(crate) fn of(raw: &[u8]) -> Self {
         Self(Sha256::digest(raw).into())
     }
 
-    /// Reads 64 lower-case hexadecimal digits.
+    /// Parses 64 lowercase hexadecimal digits.
     pub(crate) fn parse(text: &[u8]) -> Option<Self> {
         let mut bytes = [0; 32];
         if text.len() != Self::TEXT_LEN {

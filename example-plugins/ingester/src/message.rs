@@ -1,7 +1,7 @@
-//! What is read out of a message's header: enough to select it and to find it again. Talks to nobody.
+//! Parsing of the header fields that are needed to select a message.
 //!
-//! mail-parser reads the values; the fields are cut out here first, one by one. Its own walk over a header lets a damaged
-//! field (a date that ends in `UT`, for one) swallow the field behind it.
+//! Fields are split here before mail-parser parses their values, because its own header parser lets a damaged field (for
+//! example a date that ends in `UT`) swallow the next one.
 
 use lorchestra_plugin_api::chrono::{DateTime, Utc};
 use mail_parser::HeaderValue;
@@ -9,22 +9,22 @@ use mail_parser::parsers::MessageStream;
 use package_support::{date, encoded_word, header as header_start};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Bytes from the start of a message in which its header is looked for. Mail servers refuse headers of half of this.
+/// Length of the start of a message in which the header is searched. Mail servers refuse headers of half this size.
 const MAX_HEADER: usize = 1 << 20;
 
-/// Read out of a message's header.
+/// The parsed header fields.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Summary {
     /// Message-ID, without angle brackets.
     pub(crate) message_id: Option<String>,
-    /// Date; `None` if there is none, or none that can be read.
+    /// Date; `None` if it is missing or invalid.
     pub(crate) date: Option<DateTime<Utc>>,
-    /// X-Gmail-Labels, decoded and split, each once.
+    /// X-Gmail-Labels, decoded, split, without duplicates.
     pub(crate) labels: Vec<String>,
 }
 
 impl Summary {
-    /// Reads the header of a message. Never fails: what is not there or cannot be read is missing.
+    /// Parses the header of a message. Never fails: missing or invalid fields are `None`.
     pub(crate) fn of(raw: &[u8]) -> Self {
         let header = header(raw);
         Self {
@@ -38,7 +38,7 @@ impl Summary {
     }
 }
 
-/// The lines from the first field up to the first empty line.
+/// Returns the lines from the first field to the first empty line.
 fn header(raw: &[u8]) -> &[u8] {
     let raw = &raw[header_start::start(raw)..];
     let raw = &raw[..raw.len().min(MAX_HEADER)];
@@ -52,7 +52,7 @@ fn header(raw: &[u8]) -> &[u8] {
     &raw[..end]
 }
 
-/// The first field of a name, its folded lines included, ending in a line feed as the parser expects.
+/// Returns the first field with this name, including folded lines, ending in a line feed as the parser expects.
 fn field(header: &[u8], name: &str) -> Option<Vec<u8>> {
     let mut value: Option<Vec<u8>> = None;
     for line in header.split_inclusive(|&b| b == b'\n') {
@@ -75,7 +75,7 @@ fn field(header: &[u8], name: &str) -> Option<Vec<u8>> {
     Some(value)
 }
 
-/// A field read by mail-parser. A panic of the parser means that this field cannot be read, not that the run is over.
+/// Parses a field with mail-parser. A panic in the parser makes this field invalid and does not end the run.
 fn parsed(
     header: &[u8],
     name: &str,
@@ -85,7 +85,7 @@ fn parsed(
     catch_unwind(AssertUnwindSafe(|| parse(&mut MessageStream::new(&value)).into_owned())).ok()
 }
 
-/// Splits at commas, except inside double quotes: Gmail puts a label with a comma between them.
+/// Splits at commas, except in double quotes: Gmail quotes labels that contain a comma.
 fn split_labels(text: &str) -> Vec<String> {
     let mut labels: Vec<String> = Vec::new();
     let mut label = String::new();
@@ -103,7 +103,7 @@ fn split_labels(text: &str) -> Vec<String> {
             c => label.push(c),
         }
     }
-    // A quote that is never closed: better one long label than none.
+    // A quote that is never closed: one long label is better than none.
     let rest = label.trim().trim_end_matches(',');
     if !rest.is_empty() {
         labels.push(rest.to_owned());

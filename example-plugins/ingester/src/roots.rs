@@ -1,20 +1,20 @@
-//! Whose certificates are trusted: the machine's own, and those of a file. Talks to the file system only.
+//! Trusted root certificates: those of the system, and those of a file.
 
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use std::path::{Path, PathBuf};
 
-/// Why there is nobody to trust.
+/// Why there are no root certificates.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RootsError {
-    #[error("{}: {reason}; give --ca-file a file of certificates in PEM", .path.display())]
+    #[error("{}: {reason}; set --ca-file to a file with PEM certificates", .path.display())]
     CaFile { path: PathBuf, reason: String },
-    #[error("this machine has no root certificates; install the package ca-certificates, or give --ca-file")]
+    #[error("this host has no root certificates; install the package ca-certificates, or set --ca-file")]
     None,
 }
 
-/// The certificates, each of which can be used.
+/// Returns the certificates that can be parsed.
 pub(crate) fn load(ca_file: Option<&Path>) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), RootsError> {
     let mut roots = RootCertStore::empty();
     let mut certificates = rustls_native_certs::load_native_certs().certs;
@@ -24,7 +24,7 @@ pub(crate) fn load(ca_file: Option<&Path>) -> Result<(RootCertStore, Vec<Certifi
         let more = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         let more = more.map_err(|e| bad(e.to_string()))?;
         if more.is_empty() {
-            return Err(bad("there is no certificate in it".into()));
+            return Err(bad("it contains no certificate".into()));
         }
         for certificate in more {
             roots.add(certificate.clone()).map_err(|e| bad(e.to_string()))?;

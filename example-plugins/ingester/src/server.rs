@@ -1,12 +1,12 @@
-//! A mail server (IMAP): what is said of one, and the way in. Owns the connection from the look-up of its name to a session; talks
-//! to the network only. [`reading`] takes the messages out.
+//! A mail server (IMAP): its parameters and the login. Owns the connection from the name lookup to the session. [`reading`]
+//! fetches the messages.
 //!
 //! ```text
-//! Server ─► link (socket: cancellation, patience, budget) ─► tls ─► tolerant ─► login ─► session ─► folders ─► reading ◄─► bookmarks
+//! Server ─► link (socket: cancellation, timeout, byte limit) ─► tls ─► tolerant ─► login ─► session ─► folders ─► reading ◄─► bookmarks
 //! ```
 //!
-//! The client is blocking. What makes it stop for a cancelled run, a server that is silent, or one that sends without end is the
-//! stream that it reads from.
+//! The IMAP client is blocking. Cancellation, timeouts and the limit for endless responses are implemented in the stream that
+//! it reads from.
 
 mod bookmarks;
 mod error;
@@ -27,23 +27,23 @@ use lorchestra_plugin_api::{JobContext, ParamEnum, Secret};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How one shows who one is.
+/// Login method.
 #[derive(ParamEnum, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Auth {
-    /// With `--password`: of the mailbox, or an app password.
+    /// With `--password`, the password of the mailbox or an app password
     Password,
-    /// With `--token`: an OAuth 2 access token of Google or Microsoft.
+    /// With `--token`, an OAuth 2 access token of Google or Microsoft
     Xoauth2,
 }
 
-/// How the connection is kept from others.
+/// Encryption of the connection.
 #[derive(ParamEnum, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encryption {
-    /// From the first byte (port 993).
+    /// Implicit TLS (port 993)
     Tls,
-    /// After a word in the clear (port 143).
+    /// STARTTLS (port 143)
     Starttls,
-    /// Not at all, and therefore only to this machine.
+    /// No encryption, allowed only for localhost
     Plain,
 }
 
@@ -56,27 +56,27 @@ impl Encryption {
     }
 }
 
-/// A server, and who reads there what.
+/// A server, the login, and the folders to read.
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) host: String,
     pub(crate) port: Option<u16>,
     pub(crate) tls: Encryption,
-    /// Certificates (PEM) that are trusted beside the machine's own.
+    /// Additional trusted certificates (PEM).
     pub(crate) ca_file: Option<PathBuf>,
     pub(crate) user: Option<String>,
-    /// Without it: what there is a secret for.
+    /// Default: depends on which secret is set.
     pub(crate) auth: Option<Auth>,
     pub(crate) password: Option<Secret>,
     pub(crate) token: Option<Secret>,
-    /// Empty: all mail; see [`folders`].
+    /// Empty means all mail, see [`folders`].
     pub(crate) folders: Vec<String>,
-    /// How long the server may say nothing.
+    /// Maximum time without data from the server.
     pub(crate) patience: Duration,
 }
 
 impl Server {
-    /// `host:port`.
+    /// Returns `host:port`.
     pub(crate) fn place(&self) -> String {
         let port = self.port();
         if self.host.contains(':') { format!("[{}]:{port}", self.host) } else { format!("{}:{port}", self.host) }
@@ -86,7 +86,7 @@ impl Server {
         self.port.unwrap_or_else(|| self.tls.port())
     }
 
-    /// Connects, logs in, and finds the folders. Nothing is read yet.
+    /// Connects, logs in, and selects the folders. Reads no messages yet.
     pub(crate) fn open<'a>(&self, cx: &'a JobContext, window: Window, bookmarks: PathBuf) -> Result<Reading<'a>, ServerError> {
         let credentials = login::Credentials::of(self)?;
         let roots = match self.tls {
@@ -94,8 +94,8 @@ impl Server {
             Encryption::Tls | Encryption::Starttls => Some(tls::config(self.ca_file.as_deref())?),
         };
         let place = self.place();
-        let only_here = self.tls == Encryption::Plain;
-        let link = link::Link::connect(&self.host, self.port(), &place, only_here, self.patience, cx)?;
+        let local_only = self.tls == Encryption::Plain;
+        let link = link::Link::connect(&self.host, self.port(), &place, local_only, self.patience, cx)?;
         let budget = link.budget();
         let mut session = login::log_in(link, self, roots, &credentials, &budget)?;
         budget.allow(folders::ANSWER);

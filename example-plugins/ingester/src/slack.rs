@@ -1,4 +1,4 @@
-//! The job `extract_slack`: its parameters, and nothing else. [`collection`] does the work.
+//! The job `extract_slack`: its parameters. [`collection`] does the work.
 //!
 //! ```text
 //! export (zip) ──────────────┐
@@ -19,16 +19,16 @@ use lorchestra_plugin_api::chrono::SecondsFormat;
 use lorchestra_plugin_api::prelude::*;
 use workspace::Wanted;
 
-/// A kind of conversation.
+/// Kind of conversation.
 #[derive(ParamEnum, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Channels that everybody may join (scopes channels:read, channels:history).
+    /// Channels that everyone may join (scopes channels:read, channels:history)
     Public,
-    /// Channels by invitation (groups:read, groups:history).
+    /// Channels by invitation (groups:read, groups:history)
     Private,
-    /// Conversations of several people (mpim:read, mpim:history).
+    /// Direct messages between several people (mpim:read, mpim:history)
     Group,
-    /// Conversations of two (im:read, im:history).
+    /// Direct messages between two people (im:read, im:history)
     Direct,
 }
 
@@ -43,46 +43,48 @@ impl Kind {
     }
 }
 
-/// Extract messages from Slack: through its Web API, or from a workspace export.
+/// Extract messages from Slack, through its Web API or from a workspace export.
 ///
-/// Writes one JSON line a message into `slack/<account>.jsonl` of the package's data directory: sha256, account, channel and user
-/// (id and name), ts, date, thread_ts, and the message as Slack gave it.
+/// Writes one JSON line per message to `slack/<account>.jsonl` in the package's data directory: sha256, account, channel and user
+/// (id and name), ts, date, thread_ts, and the message as received from Slack.
 ///
-/// The sha256 of channel and message, without what others do to it (reactions, counts of replies), is the key: running again adds
-/// nothing twice. A message that was edited is a line of its own beside the first one; the last line of a channel and ts is the newest.
+/// The key is the sha256 of channel and message, excluding what other users change (reactions, reply counts). Running the job again
+/// adds no duplicates. An edited message gets a new line after the original one; the last line with the same channel and ts is the
+/// current version.
 ///
-/// Without `--source` messages are fetched from Slack, with `--token`. How far each channel was read is kept in
-/// `slack-api/<account>.json`; the next run fetches what is new, and looks for edits and answers as far back as `--look-back`.
+/// Without `--source`, the job fetches messages from Slack with `--token`. It stores its position in each channel in
+/// `slack-api/<account>.json`. The next run fetches new messages, and checks for edits and replies as far back as `--look-back`.
 ///
-/// `--since` and `--until` select by the message's ts (half open).
+/// `--since` and `--until` select messages by ts (`--since` inclusive, `--until` exclusive).
 ///
-/// What cannot be taken is named in an `extraction.set_aside` or `extraction.channel_skipped` event; the rest goes on.
+/// A message that cannot be extracted is reported in an `extraction.set_aside` event, a channel in an
+/// `extraction.channel_skipped` event, and the job continues.
 #[job]
 pub fn extract_slack(
     cx: &JobContext,
-    /// The zip of a workspace export.
+    /// Zip file of a workspace export
     source: Option<PathBuf>,
-    /// Whose messages they are; names the output file. Without it: `default`.
+    /// Account name, used for the output file [default: `default`]
     account: Option<String>,
-    /// Only messages said at or after this time.
+    /// Extract only messages sent at or after this time
     since: Option<DateTime<Utc>>,
-    /// Only messages said before this time. Without it: before now.
+    /// Extract only messages sent before this time [default: now]
     until: Option<DateTime<Utc>>,
-    /// Token of a Slack app, `xoxb-…` or `xoxp-…`.
+    /// Token of a Slack app (`xoxb-…` or `xoxp-…`)
     token: Option<Secret>,
-    /// A channel, by name or id; again for each. Without it: all that the app is in.
+    /// Channel to read, by name or id (repeatable) [default: all channels the app is in]
     channel: Vec<String>,
-    /// A kind of conversation to read; again for each. Without it: public and private channels.
+    /// Kind of conversation to read (repeatable) [default: public and private channels]
     kind: Vec<Kind>,
-    /// How far before the last message that is known it is looked for edits and answers.
+    /// How far before the last known message to check for edits and replies
     #[param(default = "1w")]
     look_back: Duration,
-    /// How long one answer may take.
+    /// Give up when a response takes longer than this
     #[param(default = "1m")]
     patience: Duration,
-    /// Certificates (PEM) to trust beside the machine's own: a company's.
+    /// Additional root certificates (PEM), for example a company's
     ca_file: Option<PathBuf>,
-    /// Where the Web API is.
+    /// URL of the Web API
     #[param(default = "https://slack.com/api")]
     base_url: String,
 ) -> JobResult {
@@ -90,10 +92,8 @@ pub fn extract_slack(
     let data_dir = cx.data_dir()?;
     let origin = match source {
         Some(_) if token.is_some() || !channel.is_empty() || !kind.is_empty() => {
-            return Err(
-                "--source is an export on this machine, and --token, --channel, --kind are for Slack itself; give one of both",
-            )
-            .permanent();
+            return Err("--source reads an export file, but --token, --channel and --kind read from Slack; remove one side")
+                .permanent();
         }
         Some(path) => Origin::Export(path),
         None => {
@@ -105,7 +105,7 @@ pub fn extract_slack(
     let request = Request { origin, account, window, directory: data_dir.join("slack") };
     match collection::run(&request, cx) {
         Ok(()) => Ok(()),
-        // What would fail again is not worth a retry.
+        // Retrying would fail in the same way.
         Err(error) if error.is_permanent() => Err(error).permanent(),
         Err(error) => Err(error.into()),
     }

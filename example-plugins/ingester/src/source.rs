@@ -1,7 +1,8 @@
-//! Where mail is read from: [`Source`] finds out what a path is, opens it and hands out one message at a time; a mail server is one
-//! more, opened elsewhere ([`server`](crate::server)). [`extraction`](crate::extraction) decides what becomes of a message.
+//! Sources of mail. [`Source`] detects the type of a path, opens it and returns one message at a time. A mail server is a
+//! source as well, opened in [`server`](crate::server). [`extraction`](crate::extraction) decides what happens to each
+//! message.
 //!
-//! At most one message of a file is in memory, and of it at most [`MAX_MESSAGE`] bytes.
+//! At most one message of a file is in memory, and at most [`MAX_MESSAGE`] bytes of it.
 
 use crate::server::{Note, Reading, ServerError};
 use lorchestra_plugin_api::chrono::{DateTime, Utc};
@@ -16,7 +17,7 @@ mod mbox;
 use maildir::Maildir;
 use mbox::Mbox;
 
-/// The largest message that is taken, in bytes. Gmail takes 50 MB; what is larger is not mail.
+/// Maximum size of a message, in bytes. Gmail accepts 50 MB; anything larger is not mail.
 pub(crate) const MAX_MESSAGE: usize = 64 << 20;
 
 /// An opened mailbox.
@@ -26,54 +27,54 @@ pub(crate) enum Source<'a> {
     Server(Box<Reading<'a>>),
 }
 
-/// One message of a source, or something in the place of one. The bytes are in the buffer that was passed in.
+/// One message of a source, or an entry without one. The bytes are in the buffer passed to [`Source::next`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) place: Place,
-    /// When it was received: the date of an mbox separator line, or a server's own.
+    /// Time of receipt: the date of an mbox separator line, or the server's date.
     pub(crate) received: Option<DateTime<Utc>>,
     /// Flag letters as in a Maildir file name (`RS`); `None` in an mbox.
     pub(crate) flags: Option<String>,
-    /// Labels that a server has for it; `None` where the message itself has them.
+    /// Labels from the server; `None` if the labels are in the message itself.
     pub(crate) labels: Option<Vec<String>>,
-    /// Whether the bytes are those of the message. A server tells the date alone of a message that is outside of the window by it.
+    /// Whether the buffer contains the message. For a message outside of the window, a server sends only the date.
     pub(crate) is_whole: bool,
     /// Why there is no message.
     pub(crate) fault: Option<Fault>,
 }
 
-/// Where a message is. Not personal: it names no person and no content.
+/// Position of a message. Not personal: contains no person and no content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Place {
     /// Byte offset of the separator line in an mbox.
     Offset(u64),
     /// Directory and name of a Maildir file, `cur/…`.
     File(String),
-    /// Folder on a server, and the message's number in it.
+    /// Folder on a server, and the UID of the message.
     Uid { folder: String, uid: u32 },
 }
 
-/// Why a message cannot be taken. The texts are those of the `set_aside` counts: a closed set, stable.
+/// Why a message cannot be extracted. The names are those of the `set_aside` counts and are stable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// No bytes at all.
+    /// The message has no bytes.
     Empty,
-    /// More than [`MAX_MESSAGE`] bytes.
+    /// Larger than [`MAX_MESSAGE`] bytes.
     TooLarge,
-    /// A Maildir entry that is a directory, a pipe, a dangling link…
+    /// A Maildir entry that is not a regular file (a directory, a pipe, a dangling link).
     NotAFile,
-    /// A Maildir file or a server's message that another program moved or deleted after it was listed.
+    /// A Maildir file or server message that was moved or deleted after it was listed.
     Gone,
-    /// A Maildir file that the system does not let us read.
+    /// A Maildir file without read permission.
     Unreadable,
-    /// A server says that it cannot hand it out.
+    /// The server refused to send the message.
     Refused,
-    /// A server lists it, and says nothing of it when it is asked.
+    /// The server lists the message but sends no response for it.
     Unanswered,
 }
 
 impl Fault {
-    /// The reason as it is counted.
+    /// Returns the name used in the counts.
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Empty => "empty",
@@ -86,7 +87,7 @@ impl Fault {
         }
     }
 
-    /// Whether a server may have the message another time.
+    /// Returns whether a server may send the message later.
     pub(crate) fn may_pass(self) -> bool {
         matches!(self, Self::Empty | Self::Gone | Self::Refused | Self::Unanswered)
     }
@@ -95,26 +96,26 @@ impl Fault {
 /// Why a source cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SourceError {
-    #[error("{}: there is no such file or directory; give --source the path of a Takeout mbox file or of a Maildir", .path.display())]
+    #[error("{}: no such file or directory; set --source to a Takeout mbox file or a Maildir", .path.display())]
     Missing { path: PathBuf },
-    #[error("{}: cannot be opened; see that the user who runs the job may read it", .path.display())]
+    #[error("{}: cannot open it; check that the user running the job may read it", .path.display())]
     Denied { path: PathBuf, source: io::Error },
-    #[error("{}: is {kind}, not a file; give --source an mbox file or a Maildir", .path.display())]
+    #[error("{}: is {kind}, not a file; set --source to an mbox file or a Maildir", .path.display())]
     Kind { path: PathBuf, kind: &'static str },
-    #[error("{}: is empty; an mbox file has at least one message. Was it unpacked to the end?", .path.display())]
+    #[error("{}: is empty, but an mbox file has at least one message; check that it was unpacked completely", .path.display())]
     Empty { path: PathBuf },
-    #[error("{}: is {looks}; give --source {wanted}", .path.display())]
+    #[error("{}: is {looks}; set --source to {wanted}", .path.display())]
     NotAnMbox { path: PathBuf, looks: &'static str, wanted: &'static str },
-    #[error("{}: is a directory but no Maildir, it has no `cur` and `new` in it; {hint}", .path.display())]
+    #[error("{}: is a directory without `cur` and `new`, so not a Maildir; {hint}", .path.display())]
     NotAMaildir { path: PathBuf, hint: String },
-    #[error("{}: reading failed at {at}; what was read before is kept, run the job again to go on", .path.display())]
+    #[error("{}: reading failed at {at}; messages already read are saved, run the job again to continue", .path.display())]
     Read { path: PathBuf, at: String, source: io::Error },
     #[error(transparent)]
     Server(#[from] ServerError),
 }
 
 impl SourceError {
-    /// Whether another attempt must end the same way.
+    /// Returns whether a retry would fail in the same way.
     pub(crate) fn is_permanent(&self) -> bool {
         match self {
             Self::Read { .. } => false,
@@ -134,7 +135,7 @@ impl SourceError {
 }
 
 impl Source<'_> {
-    /// Opens a mailbox. Nothing but regular files and directories is ever opened: a pipe would block.
+    /// Opens a mailbox. Only regular files and directories are opened, because a pipe would block.
     pub(crate) fn open(path: &Path) -> Result<Self, SourceError> {
         let kind = fs::metadata(path).map_err(|e| SourceError::open(path, e))?.file_type();
         if kind.is_dir() {
@@ -152,7 +153,7 @@ impl Source<'_> {
         Mbox::open(path, file).map(|mbox| Self::Mbox(Box::new(mbox)))
     }
 
-    /// `mbox`, `maildir` or `imap`.
+    /// Returns `mbox`, `maildir` or `imap`.
     pub(crate) fn format(&self) -> &'static str {
         match self {
             Self::Mbox(_) => "mbox",
@@ -161,10 +162,10 @@ impl Source<'_> {
         }
     }
 
-    /// The next message: its bytes replace what is in `raw`. `None` at the end.
+    /// Returns the next message, and writes its bytes to `raw`. Returns `None` at the end.
     ///
     /// # Errors
-    /// The source itself cannot be read on. A message that cannot is no error but an entry with a fault.
+    /// Fails if the source itself cannot be read. A message that cannot be read is returned as an entry with a fault.
     pub(crate) fn next(&mut self, raw: &mut Vec<u8>) -> Result<Option<Entry>, SourceError> {
         match self {
             Self::Mbox(mbox) => mbox.next(raw),
@@ -173,7 +174,8 @@ impl Source<'_> {
         }
     }
 
-    /// The archive is open and locked, and has so many messages. To be called before the first [`next`](Self::next).
+    /// Reports that the archive is open and locked, and its number of messages. Must be called before the first
+    /// [`next`](Self::next).
     pub(crate) fn start(&mut self, archived: usize) -> Result<(), SourceError> {
         match self {
             Self::Server(server) => Ok(server.start(archived)?),
@@ -181,19 +183,19 @@ impl Source<'_> {
         }
     }
 
-    /// What became of the entry that came last: `left` for its date (or the want of one), or else.
+    /// Reports the outcome of the last entry: `left` because of its date, or anything else.
     pub(crate) fn settle(&mut self, entry: &Entry, left: Option<Option<DateTime<Utc>>>) {
         if let Self::Server(server) = self {
             server.settle(entry, left);
         }
     }
 
-    /// Whether the source waits for the archive to be on the disk.
+    /// Returns whether the source waits for the archive to be synced.
     pub(crate) fn is_due(&self) -> bool {
         matches!(self, Self::Server(server) if server.is_due())
     }
 
-    /// The archive is on the disk, with so many messages: a source that remembers does it now.
+    /// Reports that the archive is on disk, with this number of messages. The source may now store its position.
     pub(crate) fn checkpoint(&mut self, archived: usize) -> Result<(), SourceError> {
         match self {
             Self::Server(server) => Ok(server.checkpoint(archived)?),
@@ -201,7 +203,7 @@ impl Source<'_> {
         }
     }
 
-    /// What the run should be told since the last call.
+    /// Returns the notes for the run since the last call.
     pub(crate) fn take_notes(&mut self) -> Vec<Note> {
         match self {
             Self::Server(server) => server.take_notes(),
@@ -209,7 +211,7 @@ impl Source<'_> {
         }
     }
 
-    /// How far it is, of how many messages that are known of; `None` where nobody counts.
+    /// Returns the number of messages read and the total known so far, or `None` if the total is unknown.
     pub(crate) fn progress(&self) -> Option<(u64, u64)> {
         match self {
             Self::Server(server) => Some(server.progress()),
@@ -234,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_mailbox_is_said_with_its_mend() {
+    fn errors_for_invalid_mailboxes() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str, bytes: &[u8]| {
             let path = dir.path().join(name);
@@ -258,17 +260,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pipe");
         mknodat(CWD, &path, FileType::Fifo, Mode::RUSR, 0).unwrap();
-        assert_eq!(error(&path), "PATH: is a named pipe, not a file; give --source an mbox file or a Maildir");
+        assert_eq!(error(&path), "PATH: is a named pipe, not a file; set --source to an mbox file or a Maildir");
     }
 
     #[test]
-    fn a_directory_that_is_no_maildir_names_the_mbox_in_it() {
+    fn a_directory_without_a_maildir_suggests_its_mbox() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(error(dir.path()).ends_with("give the directory that has both, or an mbox file"));
+        assert!(error(dir.path()).ends_with("use the directory that contains both, or an mbox file"));
         fs::create_dir(dir.path().join("cur")).unwrap();
-        assert!(error(dir.path()).contains("no Maildir"), "half a Maildir is none");
+        assert!(error(dir.path()).contains("not a Maildir"), "half a Maildir is not one");
         fs::create_dir(dir.path().join("Mail")).unwrap();
         fs::write(dir.path().join("Mail/All mail.mbox"), "From ").unwrap();
-        assert!(error(dir.path()).ends_with("there is `Mail/All mail.mbox`: give that"), "{}", error(dir.path()));
+        assert!(error(dir.path()).ends_with("use `Mail/All mail.mbox` in it"), "{}", error(dir.path()));
     }
 }

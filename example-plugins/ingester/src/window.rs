@@ -1,28 +1,28 @@
-//! The span of time that was asked for. Talks to nobody.
+//! The time window of a run.
 
 use lorchestra_plugin_api::chrono::{DateTime, Utc};
 
-/// Half open, `[since, until)`; a side that is missing is open.
+/// The window `[since, until)`. A missing bound is open.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Window {
     pub(crate) since: Option<DateTime<Utc>>,
     pub(crate) until: Option<DateTime<Utc>>,
 }
 
-/// Where a message stands.
+/// Whether a message is in the window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Inside,
     Outside,
-    /// It has no readable date, and a window was asked for.
+    /// The message has no valid date, but the window needs one.
     Undated,
 }
 
 impl Window {
-    /// Judges a message by its date.
+    /// Classifies a message by its date.
     ///
-    /// Only `since` makes a window that needs a date: every run has an `until` (its own start, unless given), and "all mail
-    /// up to now" includes what carries no date.
+    /// Only `since` makes the window need a date: every run has an `until` (its start by default), and "all mail up to now"
+    /// includes messages without a date.
     pub(crate) fn judge(&self, date: Option<DateTime<Utc>>) -> Verdict {
         match date {
             Some(date) if self.since.is_some_and(|since| date < since) => Verdict::Outside,

@@ -1,31 +1,31 @@
-//! One file that lines are added to, and cut off again. Talks to the file system only.
+//! A file to which lines are appended, and which can be truncated again.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Bytes that are gathered before they are written.
+/// Size of the write buffer, in bytes.
 const GATHERED: usize = 128 << 10;
 
-/// A file and what is to be written behind its end.
+/// A file with a buffer of lines to append.
 #[derive(Debug)]
 pub(crate) struct Appender {
     path: PathBuf,
     /// Open, unless it was [released](Self::release).
     file: Option<File>,
-    /// Bytes in the file.
+    /// Length of the file, in bytes.
     written: u64,
     buffer: Vec<u8>,
-    /// Whether bytes were written that the disk may not have yet.
+    /// Whether bytes were written that may not be on disk yet.
     unsynced: bool,
-    /// Whether the disk has refused what it had taken. It does not say so twice: a second sync would succeed without those bytes.
+    /// Whether a sync has failed. The system reports lost writes only once: a second sync would succeed without them.
     is_lost: bool,
 }
 
 impl Appender {
-    /// Opens or makes the file (0600), and cuts off what is behind `len` bytes. Answers also with how many bytes that were;
-    /// a file that is shorter is the inner error, with its length.
+    /// Opens or creates the file (mode 0600), and truncates it to `len` bytes. Also returns the number of removed bytes. The
+    /// inner error is the length of a file that is shorter than `len`.
     pub(crate) fn open(path: PathBuf, len: u64) -> io::Result<Result<(Self, u64), u64>> {
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
         let found = file.metadata()?.len();
@@ -39,29 +39,29 @@ impl Appender {
         Ok(Ok((appender, found - len)))
     }
 
-    /// Where it is.
+    /// Returns the path of the file.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// It has another name now.
+    /// Updates the path after a rename.
     pub(crate) fn renamed(&mut self, path: PathBuf) {
         self.path = path;
     }
 
-    /// Bytes of the file, with those that are still to be written.
+    /// Returns the length of the file, including buffered lines.
     pub(crate) fn len(&self) -> u64 {
         self.written + self.buffer.len() as u64
     }
 
-    /// Adds a line, and its end.
+    /// Appends a line and a line break.
     pub(crate) fn line(&mut self, line: &[u8]) -> io::Result<()> {
         self.buffer.extend_from_slice(line);
         self.buffer.push(b'\n');
         if self.buffer.len() >= GATHERED { self.write_out() } else { Ok(()) }
     }
 
-    /// Brings all lines to the disk: they survive power loss.
+    /// Syncs all lines to disk.
     pub(crate) fn sync(&mut self) -> io::Result<()> {
         if self.is_lost {
             return Err(io::Error::other("it could not be brought to the disk before"));
@@ -74,10 +74,10 @@ impl Appender {
         Ok(())
     }
 
-    /// Takes away all that is behind `len` bytes.
+    /// Truncates the file to `len` bytes.
     pub(crate) fn cut(&mut self, len: u64) -> io::Result<()> {
         if len >= self.written {
-            // A buffer is not longer than what fits into memory.
+            // A buffer fits into memory, so its length fits into usize.
             self.buffer.truncate(usize::try_from(len - self.written).unwrap_or(usize::MAX));
             return Ok(());
         }
@@ -88,7 +88,8 @@ impl Appender {
         Ok(())
     }
 
-    /// Closes the file until it is needed again, if the disk has all of it: a tap may have more streams than a process may have open files.
+    /// Closes the file until it is needed again, if everything is on disk: a tap may have more streams than a process may have
+    /// open files.
     pub(crate) fn release(&mut self) {
         if !self.unsynced {
             self.file = None;
@@ -100,7 +101,7 @@ impl Appender {
             let file = OpenOptions::new().append(true).open(&self.path)?;
             let found = file.metadata()?.len();
             if found != self.written {
-                let what = format!("has {found} bytes, and {} were written; something else writes it", self.written);
+                let what = format!("has {found} bytes, but {} were written; another program is writing to it", self.written);
                 return Err(io::Error::other(what));
             }
             self.file = Some(file);
@@ -121,7 +122,7 @@ impl Appender {
             }
         };
         let mut from = 0;
-        // What a full disk took is counted, so that it can be cut off again.
+        // Count partial writes on a full disk, so that they can be removed again.
         let result = loop {
             if from == buffer.len() {
                 break Ok(());
@@ -172,7 +173,7 @@ mod tests {
     fn a_failed_sync_is_not_tried_again_and_believed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.jsonl");
-        // It takes all that is written, and cannot be synced.
+        // Accepts all writes, and cannot be synced.
         std::os::unix::fs::symlink("/dev/null", &path).unwrap();
         let (mut appender, _) = Appender::open(path, 0).unwrap().unwrap();
         appender.line(b"one").unwrap();
@@ -200,11 +201,11 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"one\n");
         appender.line(b"three").unwrap();
         fs::write(&path, "other").unwrap();
-        assert!(appender.sync().unwrap_err().to_string().contains("has 5 bytes, and 4 were written"));
+        assert!(appender.sync().unwrap_err().to_string().contains("has 5 bytes, but 4 were written"));
     }
 
     #[test]
-    fn what_is_behind_the_length_goes_and_what_is_shorter_is_told() {
+    fn a_longer_file_is_truncated_and_a_shorter_one_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.jsonl");
         fs::write(&path, "one\ntw").unwrap();

@@ -1,9 +1,9 @@
-//! What a tap has sent for an account: a directory with a file a stream, what was set aside, and the [`checkpoint`]. Owned by
-//! one run at a time, under a lock. Talks to [`stream`](crate::stream) and the file system.
+//! The data of a tap and an account: a directory with one file per stream, the records set aside, and the [`checkpoint`].
+//! Owned by one run at a time, under a lock. Uses [`stream`](crate::stream).
 //!
-//! A transaction ends at each mark: a STATE of the tap, or its end. Marks are brought to the disk once a second, not each of
-//! them: taps may send a state with every record. What is added behind the last mark is taken away when the run fails
-//! ([`Archive::give_up`]), and by the next run when this one was killed.
+//! A transaction ends at each mark: a STATE of the tap, or its end. Marks are written to disk once per second and not
+//! individually, because taps may send a state after every record. Records after the last mark are removed when the run fails
+//! ([`Archive::roll_back`]), or by the next run if this one was killed.
 
 use crate::appender::Appender;
 use crate::checkpoint::{self, Checkpoint, Lengths, SET_ASIDE};
@@ -18,49 +18,49 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The state in a file of its own, for the tap.
+/// A file with the state, to pass to the tap.
 const FOR_TAP: &str = "state-for-tap.json";
-/// Streams whose files stay open while nothing is written to them. With more, files are opened when they are written to.
+/// Maximum number of idle streams whose files stay open. With more streams, files are opened for each write.
 const OPEN: usize = 200;
-/// Between two checkpoints.
+/// Interval between two checkpoints.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why the archive cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ArchiveError {
-    #[error("{}: another run is writing here; let that one end, then run this one again", .0.display())]
+    #[error("{}: another run is writing to this directory; wait for it to end, then run the job again", .0.display())]
     Busy(PathBuf),
     #[error(
-        "{}: cannot be read as the state of a tap ({reason}); move it away to begin from the start, the records stay",
+        "{}: cannot parse the tap state ({reason}); move it away to start over, the records are kept",
         .path.display()
     )]
     Foreign { path: PathBuf, reason: serde_json::Error },
     #[error(
-        "{}: has {found} bytes, and {expected} belong to the state of the tap; something else wrote it. Move it away, a new one is begun",
+        "{}: has {found} bytes, but {expected} belong to the tap state; another program modified it. Move it away to start a new file",
         .path.display()
     )]
     Shorter { path: PathBuf, found: u64, expected: u64 },
-    #[error("{}: does not end with a line end; mend it or move it away, a new one is begun", .0.display())]
+    #[error("{}: does not end with a line break; repair it, or move it away to start a new file", .0.display())]
     NoLine(PathBuf),
-    #[error("{0}; it cannot be kept")]
+    #[error("cannot store it: {0}")]
     Name(#[from] NameError),
     #[error("{}: {doing} failed", .path.display())]
     Io { path: PathBuf, doing: &'static str, source: io::Error },
 }
 
 impl ArchiveError {
-    /// Whether another attempt must end the same way.
+    /// Returns whether a retry would fail in the same way.
     pub(crate) fn is_permanent(&self) -> bool {
         !matches!(self, Self::Busy(_) | Self::Io { .. })
     }
 }
 
-/// A version that took the place of another one.
+/// A version that replaced another one.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Activated {
     pub(crate) stream: String,
     pub(crate) version: i64,
-    /// Bytes of what it replaced.
+    /// Size of the replaced records, in bytes.
     pub(crate) retired: u64,
 }
 
@@ -68,19 +68,19 @@ pub(crate) struct Activated {
 #[derive(Debug)]
 pub(crate) struct Archive {
     dir: PathBuf,
-    /// As it is on the disk.
+    /// The checkpoint on disk.
     kept: Checkpoint,
     streams: Vec<Stream>,
     by_name: HashMap<String, usize>,
-    /// Where the last record went.
+    /// The stream of the last record.
     last: usize,
     set_aside: Appender,
-    /// Bytes of `set_aside` at the last mark.
+    /// Length of `set_aside` at the last mark.
     set_aside_marked: u64,
     /// The state at the last mark.
     state: Option<Box<RawValue>>,
-    /// Whether a checkpoint is in place, and not all that has to follow was done: nothing may be cut or kept any more, the next run
-    /// does what is due.
+    /// Whether a checkpoint was written but the renames it requires are not complete. Nothing may be truncated or stored any
+    /// more; the next run completes them.
     is_unfinished: bool,
     /// Whether there is a mark that is not in `kept`.
     is_marked: bool,
@@ -91,19 +91,19 @@ pub(crate) struct Archive {
 }
 
 impl Archive {
-    /// Opens or makes the directory (0700), and takes away what a killed run added after the last checkpoint.
+    /// Opens or creates the directory (mode 0700), and removes what a killed run wrote after the last checkpoint.
     pub(crate) fn open(dir: &Path) -> Result<Self, ArchiveError> {
         Self::open_with(dir, INTERVAL)
     }
 
     pub(crate) fn open_with(dir: &Path, interval: Duration) -> Result<Self, ArchiveError> {
         let failed = |doing| move |source| failed(dir, doing, source);
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("making it"))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("creating it"))?;
         let lock = lock(&dir.join(".lock"))?;
-        checkpoint::remove_unfinished(dir).map_err(failed("taking away what a killed run left"))?;
+        checkpoint::remove_unfinished(dir).map_err(failed("removing the files of a killed run"))?;
         let mut kept = match Checkpoint::read(dir).map_err(failed("reading its state.json"))? {
             None => {
-                // At once: what is behind its lengths is this run's, whatever becomes of it.
+                // Immediately: everything after these lengths belongs to this run, however it ends.
                 let first = Checkpoint::first(adopted(&dir.join(SET_ASIDE))?);
                 first.write(dir).map_err(failed("writing its state.json"))?;
                 first
@@ -111,8 +111,8 @@ impl Archive {
             Some(Ok(kept)) => kept,
             Some(Err(reason)) => return Err(ArchiveError::Foreign { path: dir.join(checkpoint::NAME), reason }),
         };
-        kept.finish_activations(dir).map_err(failed("finishing what a killed run began"))?;
-        kept.begin_taken_anew(dir).map_err(failed("beginning anew what was taken away"))?;
+        kept.finish_activations(dir).map_err(failed("completing the changes of a killed run"))?;
+        kept.reset_missing_files(dir).map_err(failed("restarting streams whose files were removed"))?;
         let (set_aside, mut cut) = open_set_aside(dir, kept.set_aside)?;
         let mut archive = Self {
             dir: dir.to_owned(),
@@ -134,7 +134,7 @@ impl Archive {
             cut += archive.open_stream(&name, &lengths)?;
         }
         if cut > 0 {
-            tracing::warn!(bytes = cut, "cut off what a killed run had written after its last state");
+            tracing::warn!(bytes = cut, "removed what a killed run had written after its last state");
         }
         Ok(archive)
     }
@@ -154,21 +154,21 @@ impl Archive {
         }
     }
 
-    /// Where it is.
+    /// Returns the path of the directory.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Writes the kept state into a file for the tap; `None` if there is none.
+    /// Writes the stored state to a file for the tap; `None` if there is none.
     pub(crate) fn state_file(&self) -> Result<Option<PathBuf>, ArchiveError> {
-        // A tap that says `null` wants to begin anew.
+        // A tap that sends `null` wants to start over.
         let Some(state) = self.kept.state.as_ref().filter(|state| state.get() != "null") else { return Ok(None) };
         checkpoint::replace(&self.dir, FOR_TAP, state.get().as_bytes())
             .map_err(|source| failed(&self.dir.join(FOR_TAP), "writing it", source))?;
         Ok(Some(self.dir.join(FOR_TAP)))
     }
 
-    /// The tap has told of a stream: it is entered into the checkpoint, if it is new.
+    /// Records a stream of the tap in the checkpoint, if it is new.
     pub(crate) fn begin_stream(&mut self, name: &str) -> Result<(), ArchiveError> {
         if self.by_name.contains_key(name) {
             return Ok(());
@@ -176,14 +176,14 @@ impl Archive {
         let file = name::file_name("a stream", name)?;
         let mut lengths = Lengths { file, ..Lengths::default() };
         let path = lengths.active_path(&self.dir);
-        // A file that is there and in no checkpoint is of before a checkpoint was moved away: what is in it stays.
+        // A file without a checkpoint dates from before the checkpoint was moved away: keep its content.
         lengths.bytes = adopted(&path)?;
         self.enter(name, lengths.clone())?;
         self.open_stream(name, &lengths)?;
         Ok(())
     }
 
-    /// Adds a record. `None`: the tap has not told of this stream.
+    /// Appends a record. `None`: the tap has not announced this stream.
     pub(crate) fn record(
         &mut self,
         stream: &str,
@@ -210,7 +210,7 @@ impl Archive {
         }
     }
 
-    /// The tap is done with a version of a stream. `None`: the tap has not told of this stream.
+    /// Activates a version of a stream. `None`: the tap has not announced this stream.
     pub(crate) fn activate(&mut self, stream: &str, version: i64) -> Result<Option<Taken>, ArchiveError> {
         let Some(&index) = self.by_name.get(stream) else { return Ok(None) };
         if let Taken::NewVersion(version) = self.streams[index].activate(version) {
@@ -228,18 +228,18 @@ impl Archive {
         stream.begin_version(version).map_err(|source| failed(stream.path(), "beginning a version", source))
     }
 
-    /// Enters a stream's files into the checkpoint on the disk, which stays as it is otherwise.
+    /// Adds a stream's files to the checkpoint on disk, which is otherwise unchanged.
     fn enter(&mut self, name: &str, lengths: Lengths) -> Result<(), ArchiveError> {
         self.kept.streams.insert(name.to_owned(), lengths);
         self.write_kept()
     }
 
-    /// Adds a line to what was set aside.
+    /// Appends a line that was set aside.
     pub(crate) fn set_aside(&mut self, line: &[u8]) -> Result<(), ArchiveError> {
         self.set_aside.line(line).map_err(|source| failed(self.set_aside.path(), "writing to it", source))
     }
 
-    /// The tap has sent a state: what was added before it belongs to it.
+    /// Handles a state of the tap: the records before it belong to it.
     pub(crate) fn mark(&mut self, state: &RawValue) -> Result<(), ArchiveError> {
         self.state = Some(state.to_owned());
         self.mark_files()
@@ -256,30 +256,30 @@ impl Archive {
         if activates || self.written.elapsed() >= self.interval { self.commit() } else { Ok(()) }
     }
 
-    /// Brings the last mark to the disk if that is due.
+    /// Writes the last mark to disk if that is due.
     pub(crate) fn tick(&mut self) -> Result<(), ArchiveError> {
         if self.written.elapsed() >= self.interval { self.commit() } else { Ok(()) }
     }
 
-    /// The tap has ended well: all it sent is kept, also what is behind its last state.
+    /// Handles the successful end of the tap: all records are kept, including those after its last state.
     pub(crate) fn finish(&mut self) -> Result<(), ArchiveError> {
         self.mark_files()?;
         self.commit()
     }
 
-    /// The run has failed: keeps what is there up to the last mark, and takes away the rest. Answers with the bytes that went;
-    /// `None` if that is left to the next run.
-    pub(crate) fn give_up(&mut self) -> Result<Option<u64>, ArchiveError> {
+    /// Handles a failed run: stores everything up to the last mark, and removes the rest. Returns the number of removed bytes,
+    /// or `None` if the next run must remove them.
+    pub(crate) fn roll_back(&mut self) -> Result<Option<u64>, ArchiveError> {
         if self.is_unfinished {
             return Ok(None);
         }
-        // Before the last mark is brought to the disk: that may be full of what goes.
+        // Before the last mark is written, because the disk may be full of the bytes removed here.
         let mut gone = self.cut()?;
         if let Err(error) = self.commit() {
             if self.is_unfinished {
                 return Ok(Some(gone));
             }
-            tracing::warn!(error = %error, "the last state could not be kept; the one before is");
+            tracing::warn!(error = %error, "could not store the last state; keeping the one before it");
             self.set_aside_marked = self.kept.set_aside;
             self.streams.iter_mut().for_each(Stream::back_to_kept);
             gone += self.cut()?;
@@ -287,7 +287,7 @@ impl Archive {
         Ok(Some(gone))
     }
 
-    /// Takes away what is behind the last mark.
+    /// Removes everything after the last mark.
     fn cut(&mut self) -> Result<u64, ArchiveError> {
         let mut gone = self.set_aside.len() - self.set_aside_marked;
         let cut = self.set_aside.cut(self.set_aside_marked);
@@ -339,12 +339,12 @@ impl Archive {
         Ok(())
     }
 
-    /// Versions that were activated since this was asked last.
+    /// Returns the versions activated since the last call.
     pub(crate) fn take_activated(&mut self) -> Vec<Activated> {
         std::mem::take(&mut self.activated)
     }
 
-    /// All streams that are known, also from earlier runs.
+    /// Returns all known streams, including those of earlier runs.
     pub(crate) fn streams(&self) -> &[Stream] {
         &self.streams
     }
@@ -352,7 +352,7 @@ impl Archive {
 
 impl Drop for Archive {
     fn drop(&mut self) {
-        // The tap has read it. What is left of a killed run is replaced by the next.
+        // The tap has read it. A file left by a killed run is replaced by the next one.
         let _ = std::fs::remove_file(self.dir.join(FOR_TAP));
     }
 }
@@ -365,7 +365,7 @@ fn open_set_aside(dir: &Path, kept: u64) -> Result<(Appender, u64), ArchiveError
     }
 }
 
-/// Bytes of a file that no checkpoint knows; 0 if it is not there.
+/// Returns the length of a file that is in no checkpoint; 0 if it does not exist.
 fn adopted(path: &Path) -> Result<u64, ArchiveError> {
     use std::os::unix::fs::FileExt;
     let look = || -> io::Result<Option<u64>> {

@@ -1,17 +1,17 @@
-//! `state.json`: the last state of the tap that is kept, and how much of each file belongs to it. Talks to the file system only.
+//! `state.json`: the tap's last stored state, and the valid length of each file.
 //!
-//! It is replaced as a whole, and only when all that it speaks of is on the disk. What a crash leaves:
+//! It is replaced atomically, and only after everything it refers to is on disk. After a crash:
 //!
 //! | killed | on the disk | the next run |
 //! | --- | --- | --- |
-//! | while records are written | the checkpoint before, files that are longer | cuts the files to their lengths in it |
-//! | after the files were synced, before the rename | the same, and `.state.….unfinished` | the same, and removes that |
-//! | after the rename | the new checkpoint, files at least as long | cuts what was written after the new one |
-//! | after a checkpoint that says `activate`, before or after the renames of versions | both names, or the new one only | renames what is not renamed yet, and writes a checkpoint without |
-//! | while files are cut | files of any length between | cuts the rest |
+//! | while records are written | the previous checkpoint, longer files | truncates the files to the stored lengths |
+//! | after the sync of the files, before the rename | the same, and `.state.….unfinished` | the same, and removes that |
+//! | after the rename | the new checkpoint, files at least as long | removes what was written after the new checkpoint |
+//! | after a checkpoint with `activate`, before or after the renames of versions | both names, or the new one only | completes the renames, and writes a checkpoint without `activate` |
+//! | while files are truncated | files of any length in between | truncates the rest |
 //!
-//! A file is entered here before its first byte is written, so that a file that is not here was made by somebody else. One that a
-//! reader took away is entered with no bytes before it is made anew.
+//! A file is recorded here before its first byte is written, so a file that is not recorded was created by another program. A file that
+//! was moved away is recorded with length 0 before it is created again.
 
 use lorchestra_plugin_api::serde_json::{self, value::RawValue};
 use serde::{Deserialize, Serialize};
@@ -20,62 +20,62 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// Its name.
+/// Name of the checkpoint file.
 pub(crate) const NAME: &str = "state.json";
-/// Name of the file with the records that belong to no stream.
+/// Name of the file with records that were set aside.
 pub(crate) const SET_ASIDE: &str = "set_aside.jsonl";
 const UNFINISHED: &str = ".unfinished";
 const SCHEMA: &str = "meltano-ingest.state/1";
 
-/// What is kept.
+/// The content of the checkpoint.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Checkpoint {
     schema: String,
-    /// The tap's state, as it wrote it; `null` before the first.
+    /// The tap's state as the tap wrote it; `null` before the first.
     pub(crate) state: Option<Box<RawValue>>,
-    /// By name of the stream.
+    /// Streams by name.
     pub(crate) streams: BTreeMap<String, Lengths>,
-    /// Bytes of `set_aside.jsonl`.
+    /// Valid length of `set_aside.jsonl`.
     pub(crate) set_aside: u64,
 }
 
-/// How much of a stream's files is kept.
+/// The valid lengths of a stream's files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Lengths {
-    /// Name of its files, without the ending.
+    /// Name of its files, without the extension.
     pub(crate) file: String,
-    /// Bytes of `<file>.jsonl`.
+    /// Valid length of `<file>.jsonl`.
     pub(crate) bytes: u64,
-    /// The version that is in it, for a tap that has versions.
+    /// The active version, if the tap uses versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) version: Option<i64>,
-    /// Bytes of `<file>~<version>.jsonl`: versions that are not active yet.
+    /// Valid lengths of `<file>~<version>.jsonl`: versions that are not active yet.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) pending: BTreeMap<i64, u64>,
-    /// The pending version that is to take the place of the active one.
+    /// The pending version that is to replace the active one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) activate: Option<i64>,
 }
 
 impl Lengths {
-    /// The file of the active version.
+    /// Returns the file name of the active version.
     pub(crate) fn active_path(&self, dir: &Path) -> PathBuf {
         dir.join(format!("{}.jsonl", self.file))
     }
 
-    /// The file of a version that is not active yet. `~` is in no other name.
+    /// Returns the file name of a pending version. No other name contains `~`.
     pub(crate) fn pending_path(&self, dir: &Path, version: i64) -> PathBuf {
         dir.join(format!("{}~{version}.jsonl", self.file))
     }
 }
 
 impl Checkpoint {
-    /// Of a tap that has not run yet; `set_aside` bytes are there all the same.
+    /// Creates the checkpoint of a tap that has not run yet, with an existing `set_aside` of this length.
     pub(crate) fn first(set_aside: u64) -> Self {
         Self { schema: SCHEMA.into(), state: None, streams: BTreeMap::new(), set_aside }
     }
 
-    /// Reads the one of a directory; `None` if there is none. The inner error: it is not one of ours.
+    /// Reads the checkpoint of a directory; `None` if there is none. The inner error means that it has another format.
     pub(crate) fn read(dir: &Path) -> io::Result<Option<Result<Self, serde_json::Error>>> {
         let text = match fs::read(dir.join(NAME)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -87,42 +87,41 @@ impl Checkpoint {
         })))
     }
 
-    /// Puts it into the place of the one before. After this it survives power loss.
+    /// Replaces the checkpoint durably.
     pub(crate) fn write(&self, dir: &Path) -> io::Result<()> {
         self.place(dir)?;
         sync_dir(dir)
     }
 
-    /// The same, and only [`sync_dir`] makes it survive power loss. An error says that the one before is there.
+    /// Replaces the checkpoint, which becomes durable only with [`sync_dir`]. After an error the previous one is in place.
     pub(crate) fn place(&self, dir: &Path) -> io::Result<()> {
         place(dir, NAME, &serde_json::to_vec_pretty(self)?)
     }
 
-    /// Files that somebody took away begin anew. That is on the disk before they are made again: an empty file with a length here would
-    /// be one that something else has cut.
-    pub(crate) fn begin_taken_anew(&mut self, dir: &Path) -> io::Result<()> {
-        let mut any = forget_taken(&dir.join(SET_ASIDE), &mut self.set_aside)?;
+    /// Resets the lengths of files that were moved away. This is written to disk before the files are created again: otherwise
+    /// an empty file with a stored length would look truncated by another program.
+    pub(crate) fn reset_missing_files(&mut self, dir: &Path) -> io::Result<()> {
+        let mut any = reset_if_missing(&dir.join(SET_ASIDE), &mut self.set_aside)?;
         for lengths in self.streams.values_mut() {
-            any |= forget_taken(&lengths.active_path(dir), &mut lengths.bytes)?;
+            any |= reset_if_missing(&lengths.active_path(dir), &mut lengths.bytes)?;
             for version in lengths.pending.keys().copied().collect::<Vec<_>>() {
                 let path = lengths.pending_path(dir, version);
                 if let Some(bytes) = lengths.pending.get_mut(&version) {
-                    any |= forget_taken(&path, bytes)?;
+                    any |= reset_if_missing(&path, bytes)?;
                 }
             }
         }
         if any { self.write(dir) } else { Ok(()) }
     }
 
-    /// Does the renames that it speaks of, as far as they are not done, and forgets them. Nothing is lost if this is cut short:
-    /// it can be done again.
+    /// Completes the renames recorded in the checkpoint, and removes them from it. Can be repeated if it is interrupted.
     pub(crate) fn finish_activations(&mut self, dir: &Path) -> io::Result<()> {
         let mut renamed = false;
         for lengths in self.streams.values_mut() {
             let Some(version) = lengths.activate.take() else { continue };
             renamed = true;
             match fs::rename(lengths.pending_path(dir, version), lengths.active_path(dir)) {
-                // Done before the kill.
+                // Renamed before the kill.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 other => other?,
             }
@@ -144,8 +143,8 @@ impl Checkpoint {
     }
 }
 
-/// 0 where there is no such file: somebody took it away, who may be done with what was in it.
-fn forget_taken(path: &Path, bytes: &mut u64) -> io::Result<bool> {
+/// Returns the valid length, or 0 if the file was moved away.
+fn reset_if_missing(path: &Path, bytes: &mut u64) -> io::Result<bool> {
     let is_taken = *bytes > 0 && !path.try_exists()?;
     if is_taken {
         *bytes = 0;
@@ -153,7 +152,7 @@ fn forget_taken(path: &Path, bytes: &mut u64) -> io::Result<bool> {
     Ok(is_taken)
 }
 
-/// Replaces a file as a whole (0600): whoever reads sees the old one or the new one, also after power loss.
+/// Replaces a file (mode 0600) atomically and durably.
 pub(crate) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     place(dir, name, bytes)?;
     sync_dir(dir)
@@ -167,7 +166,7 @@ fn place(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes away what killed runs left of [`replace`]. Under the lock, so that whoever wrote it is dead.
+/// Removes temporary files of [`replace`] left by killed runs. Requires the lock, so that their writers are dead.
 pub(crate) fn remove_unfinished(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -180,7 +179,7 @@ pub(crate) fn remove_unfinished(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Brings the names in a directory to the disk.
+/// Syncs the entries of a directory to disk.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
@@ -204,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn another_file_is_told() {
+    fn a_file_of_another_format_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         for text in ["", "{}", "[]", r#"{"schema":"x/1","state":null,"streams":{},"set_aside":0}"#] {
             fs::write(dir.path().join(NAME), text).unwrap();

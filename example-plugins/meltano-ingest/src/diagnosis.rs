@@ -1,23 +1,23 @@
-//! What kind of failure the last line of a tap's standard error names. Pure.
+//! Extracts the kind of failure from the last line of a tap's stderr. Pure.
 //!
-//! The line itself may quote a record (`invalid literal for int() with base 10: 'anna@example.com'`) or a secret, and an error of a job becomes
-//! an event that is sent elsewhere. So only names out of closed sets leave here: an exception's class, an HTTP status, the system's error
-//! number, a reason of the TLS library. The line is in the run's log.
+//! The line itself may quote a record (`invalid literal for int() with base 10: 'anna@example.com'`) or a secret, and a job's
+//! error becomes an event that is sent elsewhere. Therefore only names from closed sets are returned: an exception class, an
+//! HTTP status, a system error number, a reason of the TLS library. The line itself is in the run's log.
 
 use std::io;
 
-/// Ends of a class name by which it is one.
+/// Suffixes that identify an exception class.
 const CLASSES: [&str; 6] = ["Error", "Exception", "Exit", "Interrupt", "Timeout", "Failure"];
-/// The longest class name that is repeated.
+/// Maximum length of a class name in the result.
 const LONGEST: usize = 100;
 
-/// The kinds that a line names, as one text; `None` if it names none.
+/// Returns the kinds found in a line, as one text; `None` if there are none.
 pub(crate) fn kind(line: &str) -> Option<String> {
     let kinds: Vec<String> = [class(line), status(line), errno(line), tls(line)].into_iter().flatten().collect();
     (!kinds.is_empty()).then(|| kinds.join(", "))
 }
 
-/// `requests.exceptions.HTTPError` at the beginning of the line, as Python ends a traceback.
+/// `requests.exceptions.HTTPError` at the start of the line, as Python ends a traceback.
 fn class(line: &str) -> Option<String> {
     let name = line.trim().split([':', ' ']).next()?;
     let is_name = |part: &str| {
@@ -46,7 +46,7 @@ fn status(line: &str) -> Option<String> {
 fn errno(line: &str) -> Option<String> {
     let (number, _) = line.split_once("[Errno ")?.1.split_once(']')?;
     let number: i32 = number.parse().ok()?;
-    // Negative ones are the resolver's.
+    // Negative numbers are errors of the resolver.
     Some(if number > 0 { io::Error::from_raw_os_error(number).to_string() } else { format!("resolver error {number}") })
 }
 

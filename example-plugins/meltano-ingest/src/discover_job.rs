@@ -1,9 +1,9 @@
-//! The job `discover`: asks a tap for its catalog, and keeps that. Talks to [`tap`](crate::tap).
+//! The job `discover`: gets a tap's catalog and stores it. Uses [`tap`](crate::tap) to run the tap.
 
 use crate::checkpoint;
 use crate::ingestion;
 use crate::name::{self, NameError};
-use crate::output::Heard;
+use crate::output::OutputEvent;
 use crate::tap::{Call, Process, TapError};
 use lorchestra_plugin_api::prelude::*;
 use lorchestra_plugin_api::serde_json::{self, Map, Value};
@@ -13,28 +13,28 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::ExitStatus;
 
-/// The largest catalog that is taken, in bytes.
+/// Maximum size of a catalog, in bytes.
 const MAX: usize = 256 << 20;
 
-/// Ask a Singer tap which streams there are.
+/// List the streams of a Singer tap.
 ///
-/// Calls `TAP [ARG…] --config CONFIG --discover` and writes the catalog that it answers with, whole or not at all. The names of the
-/// streams are in the run's log: `lorchestra runs logs RUN`. For `run_tap --catalog`, after what is wanted of it was selected.
-// A catalog is replaced as a whole: no run is in the way of another.
+/// Calls `TAP [ARG…] --config CONFIG --discover` and writes the tap's catalog to a file, completely or not at all. Prints the names of the
+/// streams to the run's log: `lorchestra runs logs RUN`. Select streams in the file, then pass it to `run_tap --catalog`.
+// The catalog is replaced atomically, so concurrent runs do not conflict.
 #[job(overlap = "allow")]
 pub fn discover(
     cx: &JobContext,
-    /// The tap: a program on PATH, or a path.
+    /// Tap to run: a program on PATH, or a path
     tap: PathBuf,
-    /// An argument for the tap, before those of this job; repeat it for more. `--arg=--flag` for one that begins with a dash.
+    /// Additional argument for the tap (repeatable); write `--arg=--flag` for one that starts with a dash
     arg: Vec<String>,
-    /// The tap's config, a JSON file. It holds secrets: mode 0600.
+    /// The tap's config, a JSON file; use mode 0600 if it contains secrets
     config: Option<PathBuf>,
-    /// The file to write. Without it: `<tap>/catalog.json` in the package's data directory.
+    /// File to write [default: `<tap>/catalog.json` in the package's data directory]
     out: Option<PathBuf>,
-    /// What the tap is called where its data is kept. Without it: the name of its program.
+    /// Directory name for the tap's data [default: the name of its program]
     name: Option<String>,
-    /// End a tap that says nothing for so long; `0s` for no limit.
+    /// Stop the tap when it prints nothing for this long (`0s`: no limit)
     #[param(default = "1h")]
     idle: Duration,
 ) -> JobResult {
@@ -46,37 +46,37 @@ pub fn discover(
     }
 }
 
-/// Why there is no catalog.
+/// Why discovery failed.
 #[derive(Debug, thiserror::Error)]
 enum DiscoverError {
-    #[error("{0}; give it another one")]
+    #[error("{0}; choose another with --name")]
     Name(#[from] NameError),
     #[error(transparent)]
     Tap(#[from] TapError),
-    #[error("{tap} failed ({status}); {words}")]
-    Failed { tap: String, status: ExitStatus, words: String },
-    #[error("{tap}: what it answered to --discover is no catalog: a JSON object with a list of streams")]
+    #[error("{tap} failed ({status}); {hint}")]
+    Failed { tap: String, status: ExitStatus, hint: String },
+    #[error("{tap}: its output for --discover is not a catalog (a JSON object with a list of streams)")]
     NotACatalog { tap: String },
     #[error(
-        "{tap}: its answer to --discover has a line before the catalog that is not JSON, and that line is in the log of this run; a tap has to log to standard error"
+        "{tap}: its output for --discover has a line before the catalog that is not JSON (see the log of this run); taps must log to stderr"
     )]
     LogLine { tap: String },
-    #[error("{tap}: it answered nothing to --discover; {words}")]
-    Nothing { tap: String, words: String },
-    #[error("{tap} was silent for {seconds} s and was ended; --idle says how long it may be")]
+    #[error("{tap}: it printed nothing for --discover; {hint}")]
+    Nothing { tap: String, hint: String },
+    #[error("stopped {tap} after {seconds} s without output; raise --idle to allow more")]
     Silent { tap: String, seconds: u64 },
     #[error("cancelled; no catalog was written")]
     Cancelled,
-    #[error("{}: writing the catalog failed", .path.display())]
+    #[error("cannot write the catalog {}", .path.display())]
     Write { path: PathBuf, source: io::Error },
-    #[error("reading what the tap says failed")]
+    #[error("cannot read the output of the tap")]
     Read(#[source] io::Error),
     #[error(transparent)]
     Job(#[from] lorchestra_plugin_api::EmitError),
 }
 
 impl DiscoverError {
-    /// Whether another attempt must end the same way.
+    /// Returns whether a retry would fail in the same way.
     fn is_permanent(&self) -> bool {
         match self {
             Self::Name(_) | Self::NotACatalog { .. } | Self::LogLine { .. } | Self::Nothing { .. } => true,
@@ -99,7 +99,7 @@ fn run(call: &Call, name: Option<String>, out: Option<PathBuf>, idle: Duration, 
     if answered.is_err() {
         process.stop()?;
     }
-    process.hear_last_words();
+    process.drain_stderr();
     let text = answered?;
     let not = || DiscoverError::NotACatalog { tap: tap.clone() };
     let catalog: Map<String, Value> = serde_json::from_slice(&text).map_err(|_| no_catalog(&text, &tap, &mut process))?;
@@ -107,8 +107,8 @@ fn run(call: &Call, name: Option<String>, out: Option<PathBuf>, idle: Duration, 
     write(&path, &text).map_err(|source| DiscoverError::Write { path: path.clone(), source })?;
     let mut log = io::stdout().lock();
     for stream in streams {
-        let name = ["tap_stream_id", "stream"].iter().find_map(|key| stream[key].as_str()).unwrap_or("(without a name)");
-        // A log that is full keeps the catalog.
+        let name = ["tap_stream_id", "stream"].iter().find_map(|key| stream[key].as_str()).unwrap_or("(unnamed)");
+        // Ignore a full log: the catalog is already written.
         let _ = writeln!(log, "{}", name.replace(char::is_control, "?"));
     }
     let selected = streams.iter().filter(|stream| is_selected(stream)).count();
@@ -125,11 +125,11 @@ fn run(call: &Call, name: Option<String>, out: Option<PathBuf>, idle: Duration, 
     Ok(())
 }
 
-/// Why an answer is no catalog: by what there is in it.
+/// Returns why an output is not a catalog, by what it contains.
 fn no_catalog(text: &[u8], tap: &str, process: &mut Process) -> DiscoverError {
     let tap = tap.to_owned();
     if text.trim_ascii().is_empty() {
-        return DiscoverError::Nothing { words: process.last_words(), tap };
+        return DiscoverError::Nothing { hint: process.failure_hint(), tap };
     }
     let is_catalog = |text: &[u8]| serde_json::from_slice::<Map<String, Value>>(text).is_ok_and(|it| it.contains_key("streams"));
     let mut rest = text;
@@ -147,7 +147,7 @@ fn no_catalog(text: &[u8], tap: &str, process: &mut Process) -> DiscoverError {
     DiscoverError::NotACatalog { tap }
 }
 
-/// All that the tap writes, once it has ended well.
+/// Returns the output of the tap after it has exited successfully.
 fn listen(process: &mut Process, tap: &str, idle: Duration, cx: &JobContext) -> Result<Vec<u8>, DiscoverError> {
     let mut text = Vec::new();
     let mut line = Vec::new();
@@ -161,18 +161,18 @@ fn listen(process: &mut Process, tap: &str, idle: Duration, cx: &JobContext) -> 
                 if status.success() {
                     return Ok(text);
                 }
-                return Err(DiscoverError::Failed { tap: tap.to_owned(), status, words: process.last_words() });
+                return Err(DiscoverError::Failed { tap: tap.to_owned(), status, hint: process.failure_hint() });
             }
             std::thread::sleep(Duration::from_millis(2));
         } else {
             match process.output.next(&mut line).map_err(DiscoverError::Read)? {
-                Heard::Nothing => {}
-                Heard::End => is_over = true,
-                heard @ (Heard::Line | Heard::Torn | Heard::TooLong) => {
-                    process.was_heard();
+                OutputEvent::Nothing => {}
+                OutputEvent::End => is_over = true,
+                heard @ (OutputEvent::Line | OutputEvent::Torn | OutputEvent::TooLong) => {
+                    process.reset_idle_time();
                     text.append(&mut line);
-                    // A line may be longer than a message, and then comes in pieces.
-                    if heard != Heard::TooLong {
+                    // A line longer than the limit for messages arrives in pieces.
+                    if heard != OutputEvent::TooLong {
                         text.push(b'\n');
                     }
                     if text.len() > MAX {
@@ -181,15 +181,15 @@ fn listen(process: &mut Process, tap: &str, idle: Duration, cx: &JobContext) -> 
                 }
             }
         }
-        let silence = process.silence();
-        if !idle.is_zero() && silence >= idle {
-            return Err(DiscoverError::Silent { tap: tap.to_owned(), seconds: silence.as_secs() });
+        let idle_time = process.idle_time();
+        if !idle.is_zero() && idle_time >= idle {
+            return Err(DiscoverError::Silent { tap: tap.to_owned(), seconds: idle_time.as_secs() });
         }
     }
 }
 
 fn write(path: &Path, text: &[u8]) -> io::Result<()> {
-    let name = path.file_name().ok_or_else(|| io::Error::other("it names no file"))?;
+    let name = path.file_name().ok_or_else(|| io::Error::other("the path has no file name"))?;
     let dir = match path.parent() {
         Some(dir) if dir != Path::new("") => dir,
         _ => Path::new("."),
@@ -198,7 +198,7 @@ fn write(path: &Path, text: &[u8]) -> io::Result<()> {
     checkpoint::replace(dir, &name.to_string_lossy(), text)
 }
 
-/// By the stream itself, as old taps have it, or by the metadata of the stream.
+/// Old taps mark selected streams in the stream itself, newer ones in the metadata of the stream.
 fn is_selected(stream: &Value) -> bool {
     let of_stream = |metadata: &&Value| metadata["breadcrumb"].as_array().is_some_and(Vec::is_empty);
     let metadata = stream["metadata"].as_array().and_then(|all| all.iter().find(of_stream));

@@ -1,10 +1,10 @@
-//! One run of a tap, from its start to what is kept of it: what becomes of each message, the counts, the events. Talks to
-//! [`tap`](crate::tap), [`archive`](crate::archive) and the run it belongs to.
+//! One run of a tap, from its start to the stored data: what happens to each message, the counts, the events. Uses
+//! [`tap`](crate::tap), [`archive`](crate::archive) and the job's context.
 
 use crate::archive::{Archive, ArchiveError};
 use crate::message::{Fault, Message};
 use crate::name::{self, NameError};
-use crate::output::{Heard, MAX_LINE};
+use crate::output::{MAX_LINE, OutputEvent};
 use crate::schema::Schema;
 use crate::stream::Taken;
 use crate::tap::{self, Call, Process, TapError};
@@ -19,77 +19,77 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-/// What is asked for.
+/// What to run.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) call: Call,
     pub(crate) name: Option<String>,
     pub(crate) account: Option<String>,
     pub(crate) state: Option<PathBuf>,
-    /// The longest silence; zero for no limit.
+    /// Maximum time without output; zero means no limit.
     pub(crate) idle: Duration,
     pub(crate) data_dir: PathBuf,
 }
 
-/// What a run did, over all streams.
+/// Counts of a run, over all streams.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
 struct Totals {
     /// Lines of the tap's output.
     messages: u64,
     /// Records in the files.
     records: u64,
-    /// Bytes of their lines.
+    /// Size of their lines, in bytes.
     bytes: u64,
-    /// Streams that records were added to.
+    /// Streams with new records.
     streams: u64,
-    /// States that the tap sent.
+    /// States sent by the tap.
     states: u64,
-    /// Messages of types that the specification does not know.
+    /// Messages of types that are not in the specification.
     ignored: u64,
-    /// Records that are in no stream's file, by reason.
+    /// Records that were set aside, by reason.
     set_aside: BTreeMap<&'static str, u64>,
 }
 
-/// Records set aside that an event names, at most.
+/// Maximum number of set-aside records that an event lists.
 const NAMED: u64 = 100;
-/// Time a closed output has to become an ended tap, and an ended tap a closed output.
+/// Maximum time between the end of the tap's output and the end of its process, in either order.
 const BETWEEN_ENDS: Duration = Duration::from_secs(2);
-/// Bytes of a line that is no message which go into the log.
+/// Maximum number of bytes of an invalid line that are logged.
 const QUOTED: usize = 500;
 
-/// Why a tap did not come to its end.
+/// Why a run of a tap failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum IngestionError {
-    #[error("{0}; give it another one")]
+    #[error("{0}; choose another with --name")]
     Name(#[from] NameError),
     #[error(transparent)]
     Archive(#[from] ArchiveError),
     #[error(transparent)]
     Tap(#[from] TapError),
-    #[error("reading what {tap} sends failed")]
+    #[error("cannot read the output of {tap}")]
     Read { tap: String, source: io::Error },
-    #[error("{tap} failed ({status}) after {messages} messages; {words}")]
-    Failed { tap: String, status: ExitStatus, messages: u64, words: String },
-    #[error("{tap}: line {line} of its output {fault}; the line is in the log of this run")]
+    #[error("{tap} failed ({status}) after {messages} messages; {hint}")]
+    Failed { tap: String, status: ExitStatus, messages: u64, hint: String },
+    #[error("{tap}: line {line} of its output {fault}; see the line in the log of this run")]
     Garbage { tap: String, line: u64, fault: Fault },
-    #[error("{tap}: its output ends within a message, line {line} ({status})")]
+    #[error("{tap}: its output ends in the middle of a message, in line {line} ({status})")]
     Torn { tap: String, line: u64, status: ExitStatus },
     #[error("{tap}: line {line} of its output is longer than {} MiB", MAX_LINE >> 20)]
     TooLong { tap: String, line: u64 },
-    #[error("{tap} sends records as BATCH files (line {line}), and not as messages; take batch_config out of its config")]
+    #[error("{tap} sends records as BATCH files (line {line}), which is not supported; remove batch_config from its config")]
     Batch { tap: String, line: u64 },
-    #[error("{tap} was silent for {seconds} s, after {messages} messages, and was ended; --idle says how long it may be")]
+    #[error("stopped {tap} after {seconds} s without output ({messages} messages received); raise --idle to allow more")]
     Silent { tap: String, seconds: u64, messages: u64 },
-    #[error("cancelled after {0} messages; what was kept is complete, run the job again to go on")]
+    #[error("cancelled after {0} messages; everything up to the last state is saved, run the job again to continue")]
     Cancelled(u64),
-    #[error("keeping the schema of stream {stream} failed")]
+    #[error("cannot write the schema of stream {stream}")]
     Schema { stream: String, source: io::Error },
     #[error(transparent)]
     Emit(#[from] EmitError),
 }
 
 impl IngestionError {
-    /// Whether another attempt must end the same way.
+    /// Returns whether a retry would fail in the same way.
     pub(crate) fn is_permanent(&self) -> bool {
         match self {
             Self::Name(_) | Self::Batch { .. } => true,
@@ -141,13 +141,13 @@ struct Ingestion<'a> {
     process: Process,
     cx: &'a JobContext,
     idle: Duration,
-    /// The SCHEMA message that each stream had last in this run: most taps send it again and again.
+    /// The last SCHEMA message of each stream in this run: most taps repeat them often.
     schemas: HashMap<String, Vec<u8>>,
     totals: Totals,
 }
 
 impl Ingestion<'_> {
-    /// Takes all that the tap sends, and looks how it ends.
+    /// Processes all output of the tap, and checks how it ends.
     fn take_all(&mut self) -> Result<(), IngestionError> {
         let mut line = Vec::new();
         let mut quiet_since: Option<Instant> = None;
@@ -157,31 +157,31 @@ impl Ingestion<'_> {
             }
             let heard = self.process.output.next(&mut line);
             match heard.map_err(|source| IngestionError::Read { tap: self.tap.clone(), source })? {
-                Heard::Line => {
-                    self.process.was_heard();
+                OutputEvent::Line => {
+                    self.process.reset_idle_time();
                     self.totals.messages += 1;
                     self.take(&line)?;
                     line.clear();
                     quiet_since = None;
                 }
-                Heard::Nothing => {
+                OutputEvent::Nothing => {
                     self.archive.tick()?;
                     self.tell_activations()?;
                     self.look_at_silence()?;
-                    // It has ended, and a process that it left holds its output open.
+                    // The tap has exited, but a child process holds its output open.
                     if self.process.ended()?.is_some() && quiet_since.get_or_insert_with(Instant::now).elapsed() > BETWEEN_ENDS {
                         return self.look_at_end(&line);
                     }
                 }
-                Heard::TooLong => {
+                OutputEvent::TooLong => {
                     return Err(IngestionError::TooLong { tap: self.tap.clone(), line: self.totals.messages + 1 });
                 }
-                Heard::Torn | Heard::End => return self.look_at_end(&line),
+                OutputEvent::Torn | OutputEvent::End => return self.look_at_end(&line),
             }
         }
     }
 
-    /// Its output has ended: waits for its own end. `rest` is what is behind the last line end.
+    /// The output has ended: waits for the process to end. `rest` is the text after the last line break.
     fn look_at_end(&mut self, rest: &[u8]) -> Result<(), IngestionError> {
         let status = loop {
             if let Some(status) = self.process.ended()? {
@@ -194,12 +194,12 @@ impl Ingestion<'_> {
             std::thread::sleep(Duration::from_millis(2));
         };
         if !status.success() {
-            // What ends the run ends the tap as well, and it may be seen first.
+            // A signal that cancels the run also ends the tap, which may be noticed first.
             if self.cx.is_cancelled() {
                 return Err(IngestionError::Cancelled(self.totals.messages));
             }
-            let words = self.process.last_words();
-            return Err(IngestionError::Failed { tap: self.tap.clone(), status, messages: self.totals.messages, words });
+            let hint = self.process.failure_hint();
+            return Err(IngestionError::Failed { tap: self.tap.clone(), status, messages: self.totals.messages, hint });
         }
         if !rest.is_empty() {
             self.totals.messages += 1;
@@ -212,11 +212,11 @@ impl Ingestion<'_> {
     }
 
     fn look_at_silence(&mut self) -> Result<(), IngestionError> {
-        let silence = self.process.silence();
-        if self.idle.is_zero() || silence < self.idle {
+        let idle_time = self.process.idle_time();
+        if self.idle.is_zero() || idle_time < self.idle {
             return Ok(());
         }
-        Err(IngestionError::Silent { tap: self.tap.clone(), seconds: silence.as_secs(), messages: self.totals.messages })
+        Err(IngestionError::Silent { tap: self.tap.clone(), seconds: idle_time.as_secs(), messages: self.totals.messages })
     }
 
     fn take(&mut self, line: &[u8]) -> Result<(), IngestionError> {
@@ -244,7 +244,7 @@ impl Ingestion<'_> {
                     Some(_) => {
                         self.totals.records += 1;
                         if self.totals.records.is_multiple_of(1000) {
-                            // How many there are, nobody knows.
+                            // The total is unknown.
                             self.cx.progress(self.totals.records, 0);
                         }
                     }
@@ -263,9 +263,9 @@ impl Ingestion<'_> {
             }
             Message::ActivateVersion { stream, version } => match self.archive.activate(&stream, version)? {
                 Some(Taken::Retired) => {
-                    tracing::warn!(stream = &*stream, version, "a version older than the active one; ignored")
+                    tracing::warn!(stream = &*stream, version, "ignoring a version older than the active one")
                 }
-                None => tracing::warn!(stream = &*stream, version, "a version of a stream without a schema; ignored"),
+                None => tracing::warn!(stream = &*stream, version, "ignoring a version of a stream without a schema"),
                 Some(_) => {}
             },
             Message::Batch => return Err(IngestionError::Batch { tap: self.tap.clone(), line: number }),
@@ -289,7 +289,7 @@ impl Ingestion<'_> {
         self.archive.begin_stream(stream)?;
         let file = name::file_name("a stream", stream)?;
         if let Some(change) = schema.change_from(Schema::read(self.archive.dir(), &file).as_ref()) {
-            // Told first: killed in between, it is told again.
+            // Emit the event first: after a kill in between, it is emitted again.
             let changed = json!({
                 "stream": stream,
                 "first": change.is_first,
@@ -322,9 +322,9 @@ impl Ingestion<'_> {
         Ok(())
     }
 
-    /// All is kept: tells of each stream, and of the whole.
+    /// Everything is stored: emits an event for each stream, and one for the run.
     fn complete(mut self) -> Result<(), IngestionError> {
-        self.process.hear_last_words();
+        self.process.drain_stderr();
         let schemas = &self.schemas;
         let told = |stream: &&crate::stream::Stream| schemas.contains_key(&stream.name) || stream.counts.records > 0;
         for stream in self.archive.streams().iter().filter(told) {
@@ -343,14 +343,14 @@ impl Ingestion<'_> {
         Ok(())
     }
 
-    /// The run has failed: ends the tap, takes away what belongs to no state, and tells what is left. Why it failed is more
-    /// important than what goes wrong here; the next run does what was not done.
+    /// Handles a failed run: stops the tap, removes records that belong to no state, and emits a summary. Errors here are only
+    /// logged, because the reason of the failure is more important, and the next run completes the cleanup.
     fn interrupt(&mut self) {
         let _ = self.process.stop();
-        self.process.hear_last_words();
-        let cut = self.archive.give_up();
+        self.process.drain_stderr();
+        let cut = self.archive.roll_back();
         if let Err(error) = &cut {
-            tracing::warn!(error = %error, "what is behind the last state stays until the next run");
+            tracing::warn!(error = %error, "could not remove the records after the last state; the next run removes them");
         }
         let kept = |f: fn(&crate::stream::Stream) -> u64| self.archive.streams().iter().map(f).sum::<u64>();
         let payload = json!({
@@ -361,12 +361,12 @@ impl Ingestion<'_> {
             "cut_bytes": cut.ok().flatten(),
         });
         if let Err(error) = self.cx.emit("tap.interrupted", payload) {
-            tracing::warn!(error = %error, "what is kept is not told");
+            tracing::warn!(error = %error, "could not emit the summary of the saved records");
         }
     }
 }
 
-/// A line that is no message goes into the log, and not into the error: it may hold anything.
+/// Writes an invalid line to the log and not to the error, because it may contain anything.
 pub(crate) fn quote(tap: &str, number: u64, line: &[u8], mask: &Mask) {
     let line = mask.text(&String::from_utf8_lossy(&line[..line.len().min(QUOTED)]));
     let _ =

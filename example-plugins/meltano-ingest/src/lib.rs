@@ -3,7 +3,7 @@
 //! Two jobs: `run_tap`, and `discover`, which asks a tap for its catalog. The way of the data:
 //!
 //! ```text
-//! tap (a process) ─► output (lines, and silence) ─► message ─► ingestion: counts and events
+//! tap (a process) ─► output (lines, and idle_time) ─► message ─► ingestion: counts and events
 //!                                                                  │
 //!                      archive: state.json, locked ◄───────────────┤
 //!                         └─► stream (versions) ─► appender (<stream>.jsonl)

@@ -1,49 +1,49 @@
-//! One line of a tap's output as a message of the Singer specification. Talks to nobody.
+//! Parsing of one line of a tap's output as a Singer message.
 //!
-//! Records, schemas and states are not taken apart: their text is passed on as the tap wrote it, to the last digit of a number.
+//! Records, schemas and states are not parsed: their text is passed on exactly as the tap wrote it.
 
 use lorchestra_plugin_api::serde_json::{self, value::RawValue};
 use serde::Deserialize;
 use std::borrow::Cow;
 
-/// A message. Types are told whatever their case is.
+/// A message. Types are case-insensitive.
 #[derive(Debug)]
 pub(crate) enum Message<'a> {
-    /// A data point of a stream.
+    /// A record of a stream.
     Record {
         stream: Cow<'a, str>,
-        /// Any JSON value: that it is an object is for others to look at.
+        /// Any JSON value; the caller checks that it is an object.
         record: &'a RawValue,
-        /// The version of the stream that it belongs to.
+        /// The version of the stream to which it belongs.
         version: Option<i64>,
-        /// When it was seen in the source, as the tap says it.
+        /// Time of extraction, as sent by the tap.
         time_extracted: Option<Cow<'a, str>>,
     },
-    /// What the records of a stream look like.
+    /// The schema of a stream's records.
     Schema {
         stream: Cow<'a, str>,
         schema: &'a RawValue,
         key_properties: Option<&'a RawValue>,
         bookmark_properties: Option<&'a RawValue>,
     },
-    /// What the tap wants to be given next time.
+    /// The state to pass to the tap in the next run.
     State(&'a RawValue),
-    /// Of this stream only this version is to be left.
+    /// Activates a version of a stream; older versions are deleted.
     ActivateVersion { stream: Cow<'a, str>, version: i64 },
-    /// Records in files beside the stream of messages.
+    /// Records in separate files.
     Batch,
-    /// Of a type that the specification does not know; it permits them.
+    /// A type that is not in the specification, which allows such types.
     Other,
 }
 
-/// Why a line is no message.
+/// Why a line is not a valid message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Fault {
     #[error("is not JSON")]
     NotJson,
-    #[error("is JSON, but not a Singer message: an object with a type")]
+    #[error("is JSON, but not a Singer message (an object with a type)")]
     NotAMessage,
-    #[error("is a record with NaN or Infinity, which are not JSON")]
+    #[error("is a record with NaN or Infinity, which JSON does not allow")]
     NotANumber,
     #[error("is a {0} message without {1}")]
     Incomplete(&'static str, &'static str),
@@ -51,10 +51,10 @@ pub(crate) enum Fault {
     TooDeep,
 }
 
-/// Levels of JSON that are read.
+/// The deepest JSON that is read, in levels.
 pub(crate) const DEEPEST: usize = 127;
 
-/// Text that borrows where it can: an `Option<Cow>` would not.
+/// Text that is borrowed if possible; an `Option<Cow>` field would always be owned.
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
@@ -80,12 +80,13 @@ struct Envelope<'a> {
     value: Option<&'a RawValue>,
 }
 
-/// A value that is there, also where it is `null`.
+/// Deserializes a value that is present, even if it is `null`.
 fn given<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// Whether a line is a record but for numbers that only Python takes for JSON. Asked of lines that are none, so that it may cost something.
+/// Returns whether a line is a record except for numbers that only Python accepts as JSON. Called only for invalid lines, so
+/// it may be slow.
 fn has_odd_numbers(line: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(line) else { return false };
     let (mut mended, mut in_text, mut escaped) = (String::with_capacity(text.len()), false, false);
@@ -106,7 +107,7 @@ fn has_odd_numbers(line: &[u8]) -> bool {
 }
 
 impl<'a> Message<'a> {
-    /// Reads a line, without its end.
+    /// Parses a line without its line ending.
     pub(crate) fn parse(line: &'a [u8]) -> Result<Self, Fault> {
         match Self::parse_strictly(line) {
             Err(Fault::NotJson) if has_odd_numbers(line) => Err(Fault::NotANumber),

@@ -1,25 +1,25 @@
-//! Names of taps, accounts and streams as names of files. Talks to nobody.
+//! Conversion of the names of taps, accounts and streams to file names.
 
 use std::fmt::Write as _;
 
-/// Bytes of a file name without its ending, at most; file systems take 255.
+/// Maximum length of a file name without its extension, in bytes. File systems allow 255.
 const MAX: usize = 200;
 
-/// File names, without an ending, that are the archive's own.
+/// Reserved file names, without extension, used by the archive.
 const OURS: [&str; 1] = ["set_aside"];
 
-/// Why a name cannot be one of a file.
+/// Why a name cannot be converted to a file name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum NameError {
     #[error("the name of {0} is empty")]
     Empty(&'static str),
 }
 
-/// The file name of a tap, an account or a stream (`what`).
+/// Returns the file name for a tap, an account or a stream (`what`).
 ///
-/// It keeps `a-z 0-9 @ + - _` and `.` (not in front, that would hide the file); every other byte, `%`, `~` and capitals among
-/// them, becomes `%` and two hexadecimal digits. Two names never have the same file name, not even where a file system does
-/// not tell `A` from `a`. A name that would get too long so (a hundred capitals) is cut, and ends with its sha256.
+/// It keeps `a-z 0-9 @ + - _` and `.` (except at the start, which would hide the file). Every other byte, including `%`, `~`
+/// and capitals, becomes `%` and two hexadecimal digits. Two names never have the same file name, not even on a
+/// case-insensitive file system. A name that gets too long is cut, and ends with its sha256.
 pub(crate) fn file_name(what: &'static str, name: &str) -> Result<String, NameError> {
     if name.is_empty() {
         return Err(NameError::Empty(what));

@@ -1,27 +1,27 @@
-//! What a tap writes on its standard output: lines, silence, the end. Talks to the pipe.
+//! A tap's stdout: lines, pauses, the end.
 //!
-//! A read waits a tenth of a second at most: whoever listens can look at other things in between.
+//! A read waits for at most a tenth of a second, so that the caller can do other checks in between.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, BufRead, BufReader, Read};
 use std::process::ChildStdout;
 
-/// The longest message that is taken, in bytes.
+/// Maximum length of a message, in bytes.
 pub(crate) const MAX_LINE: u64 = 64 << 20;
 const WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
-/// What was heard.
+/// The result of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Heard {
-    /// A whole line is in the buffer, without its end.
+pub(crate) enum OutputEvent {
+    /// The buffer contains a complete line, without its line ending.
     Line,
-    /// The output ends with what is in the buffer, which has no line end.
+    /// The output has ended, and the buffer contains the rest, without a line ending.
     Torn,
-    /// Nothing new, or not a whole line yet.
+    /// Nothing new, or an incomplete line.
     Nothing,
     /// The line is longer than [`MAX_LINE`].
     TooLong,
-    /// There will be no more.
+    /// The output has ended.
     End,
 }
 
@@ -34,25 +34,25 @@ impl Output {
         Self(BufReader::with_capacity(256 << 10, Waiting(pipe)))
     }
 
-    /// The next line. After anything but [`Heard::Nothing`] the buffer is to be cleared; it gathers the line.
-    pub(crate) fn next(&mut self, line: &mut Vec<u8>) -> io::Result<Heard> {
+    /// Reads the next line. After any result except [`OutputEvent::Nothing`], the caller must clear the buffer.
+    pub(crate) fn next(&mut self, line: &mut Vec<u8>) -> io::Result<OutputEvent> {
         let room = (MAX_LINE + 1).saturating_sub(line.len() as u64);
         match self.0.by_ref().take(room).read_until(b'\n', line) {
-            // What came before is in the buffer.
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Heard::Nothing),
+            // Earlier bytes are in the buffer.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(OutputEvent::Nothing),
             Err(e) => Err(e),
             Ok(_) if line.ends_with(b"\n") => {
                 line.pop();
-                Ok(Heard::Line)
+                Ok(OutputEvent::Line)
             }
-            Ok(_) if line.len() as u64 > MAX_LINE => Ok(Heard::TooLong),
-            Ok(_) if line.is_empty() => Ok(Heard::End),
-            Ok(_) => Ok(Heard::Torn),
+            Ok(_) if line.len() as u64 > MAX_LINE => Ok(OutputEvent::TooLong),
+            Ok(_) if line.is_empty() => Ok(OutputEvent::End),
+            Ok(_) => Ok(OutputEvent::Torn),
         }
     }
 }
 
-/// A pipe whose reads end with `WouldBlock` when nothing comes.
+/// A pipe whose reads return `WouldBlock` after a timeout.
 #[derive(Debug)]
 struct Waiting(ChildStdout);
 
@@ -61,7 +61,7 @@ impl Read for Waiting {
         let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
         match poll(&mut fds, Some(&WAIT)) {
             Ok(0) => Err(io::ErrorKind::WouldBlock.into()),
-            // Interrupted: tried again by the reader.
+            // Interrupted: the reader retries.
             Err(e) => Err(e.into()),
             Ok(_) => self.0.read(buffer),
         }
@@ -82,17 +82,18 @@ mod tests {
         let mut heard = Vec::new();
         loop {
             match output.next(&mut line).unwrap() {
-                Heard::End => break,
-                // It says nothing until it is told to go on.
-                Heard::Nothing if line == b"tw" => drop(child.stdin.take()),
-                Heard::Nothing => {}
+                OutputEvent::End => break,
+                // Prints nothing until it is told to continue.
+                OutputEvent::Nothing if line == b"tw" => drop(child.stdin.take()),
+                OutputEvent::Nothing => {}
                 other => {
                     heard.push((other, String::from_utf8(std::mem::take(&mut line)).unwrap()));
                 }
             }
         }
         child.wait().unwrap();
-        let expected = [(Heard::Line, "one"), (Heard::Line, ""), (Heard::Line, "two"), (Heard::Torn, "half")];
+        let expected =
+            [(OutputEvent::Line, "one"), (OutputEvent::Line, ""), (OutputEvent::Line, "two"), (OutputEvent::Torn, "half")];
         assert_eq!(heard, expected.map(|(heard, line)| (heard, line.to_owned())));
     }
 }

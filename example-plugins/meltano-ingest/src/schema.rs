@@ -1,4 +1,4 @@
-//! The last schema of a stream, kept beside its records, and what another one changes in it. Talks to the file system only.
+//! The last schema of a stream, stored next to its records, and the differences to a new one.
 
 use crate::checkpoint;
 use crate::message::Fault;
@@ -8,27 +8,27 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-/// A schema as it is kept: `<stream>.schema.json`.
+/// A schema as stored in `<stream>.schema.json`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Schema(Value);
 
-/// What is different in a new schema: names of top-level properties.
+/// The changes in a new schema: names of top-level properties.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Change {
-    /// There was none before.
+    /// There was no schema before.
     pub(crate) is_first: bool,
     pub(crate) added: Vec<String>,
     pub(crate) removed: Vec<String>,
     pub(crate) changed: Vec<String>,
-    /// Key or bookmark properties, or what is said of all properties together.
+    /// Key or bookmark properties, or keywords that apply to all properties.
     pub(crate) other: bool,
 }
 
 impl Schema {
-    /// The schema of a SCHEMA message.
+    /// Returns the schema of a SCHEMA message.
     ///
     /// # Errors
-    /// It is no object, or nested too deep to be compared.
+    /// It is not an object, or nested too deep to be compared.
     pub(crate) fn of(
         stream: &str,
         schema: &RawValue,
@@ -50,17 +50,17 @@ impl Schema {
         })))
     }
 
-    /// The one that is kept; `None` if there is none that can be read.
+    /// Reads the stored schema; `None` if it does not exist or is invalid.
     pub(crate) fn read(dir: &Path, file: &str) -> Option<Self> {
         fs::read(dir.join(name(file))).ok().and_then(|text| serde_json::from_slice(&text).ok()).map(Self)
     }
 
-    /// Keeps it.
+    /// Stores the schema.
     pub(crate) fn write(&self, dir: &Path, file: &str) -> io::Result<()> {
         checkpoint::replace(dir, &name(file), &serde_json::to_vec_pretty(&self.0)?)
     }
 
-    /// What is different from the one before; `None` if nothing is.
+    /// Returns the changes since another schema; `None` if there are none.
     pub(crate) fn change_from(&self, before: Option<&Self>) -> Option<Change> {
         if before == Some(self) {
             return None;
@@ -91,12 +91,12 @@ impl Schema {
     }
 }
 
-/// Name of the file, for a stream's file name without ending.
+/// Returns the file name, for a stream's file name without extension.
 fn name(file: &str) -> String {
     format!("{file}.schema.json")
 }
 
-/// Taps write sets as lists, some in another order every time.
+/// Taps write sets as lists, some in a different order each time.
 fn sort_sets(schema: &mut Value) {
     match schema {
         Value::Object(map) => {
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_is_told_by_name() {
+    fn changes_are_reported_by_name() {
         let old = schema(r#"{"properties":{"a":{"type":["null","string"]},"b":{},"c":{"type":"integer"}}}"#, "[]").unwrap();
         let same = schema(r#"{"properties":{"c":{"type":"integer"},"b":{},"a":{"type":["string","null"]}}}"#, "[]").unwrap();
         assert_eq!(same.change_from(Some(&old)), None, "order says nothing");

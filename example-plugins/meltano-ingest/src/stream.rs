@@ -1,8 +1,8 @@
-//! One stream of a tap: its files, one a version, and its counts. Talks to [`appender`](crate::appender).
+//! One stream of a tap: its files, one per version, and its counts. Uses [`appender`](crate::appender).
 //!
-//! Without versions there is one file. With them, records of a new version wait in a file of their own until the tap says
-//! ACTIVATE_VERSION; then that file takes the place of the old one, and the records of the old version are gone, as the
-//! specification wants it. When exactly is [`archive`](crate::archive)'s business.
+//! Without versions there is one file. With versions, records of a new version go to a separate file until the tap sends
+//! ACTIVATE_VERSION. Then that file replaces the old one, and the records of the old version are deleted, as the specification
+//! requires. [`archive`](crate::archive) decides when.
 
 use crate::appender::Appender;
 use crate::checkpoint::Lengths;
@@ -11,15 +11,15 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The longest text of a time that is passed on.
+/// Maximum length of a time text that is passed on.
 const MAX_TIME: usize = 40;
 
 /// What a run has added to a stream.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Counts {
-    /// Records.
+    /// Number of records.
     pub(crate) records: u64,
-    /// Bytes of their lines.
+    /// Size of their lines, in bytes.
     pub(crate) bytes: u64,
     /// `time_extracted` of the first record that has one.
     pub(crate) first_extracted: Option<String>,
@@ -37,27 +37,27 @@ pub(crate) struct Stream {
     pending: BTreeMap<i64, Appender>,
     activate: Option<i64>,
     pub(crate) counts: Counts,
-    /// What there was at the last mark: lengths and counts.
+    /// Lengths and counts at the last mark.
     marked: (Lengths, Counts),
-    /// What there was at the mark that is in the checkpoint.
+    /// Lengths and counts at the mark that is in the checkpoint.
     kept: (Lengths, Counts),
-    /// Whether anything was added since the mark.
+    /// Whether anything was added since the last mark.
     pub(crate) is_dirty: bool,
     /// Whether anything was added since the last sync.
     unsynced: bool,
 }
 
-/// What becomes of a record.
+/// What happened to a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Taken {
     Kept,
-    /// Its version was retired before: not kept.
+    /// Its version was retired: the record is not stored.
     Retired,
-    /// A file must be entered into the checkpoint first: call [`Stream::begin_version`].
+    /// A new file must be added to the checkpoint first: call [`Stream::begin_version`].
     NewVersion(i64),
 }
 
-/// A file that is shorter than the checkpoint says.
+/// A file that is shorter than its length in the checkpoint.
 #[derive(Debug)]
 pub(crate) struct Shorter {
     pub(crate) path: PathBuf,
@@ -66,7 +66,7 @@ pub(crate) struct Shorter {
 }
 
 impl Stream {
-    /// Opens its files, and cuts them to what is kept. Answers also with how many bytes were cut off.
+    /// Opens the stream's files, and truncates them to their valid lengths. Also returns the number of removed bytes.
     pub(crate) fn open(dir: &Path, name: &str, kept: &Lengths) -> io::Result<Result<(Self, u64), Shorter>> {
         let mut cut = 0;
         let mut open = |path: PathBuf, len: u64| -> io::Result<Result<Appender, Shorter>> {
@@ -107,9 +107,9 @@ impl Stream {
         Ok(Ok((stream, cut)))
     }
 
-    /// Adds a record to the file of its version.
+    /// Appends a record to the file of its version.
     pub(crate) fn record(&mut self, version: Option<i64>, record: &[u8], extracted: Option<&str>) -> io::Result<Taken> {
-        // Those without a version go where the reader will look.
+        // Records without a version go to the active file.
         let version = version.or(self.activate).or(self.version);
         let appender = match version {
             Some(version) if self.version != Some(version) => {
@@ -117,7 +117,7 @@ impl Stream {
                     return Ok(Taken::Retired);
                 }
                 if self.version.is_none() && self.active.len() == 0 {
-                    // Nothing is there that the new version would replace.
+                    // There is nothing that the new version would replace.
                     self.version = Some(version);
                     &mut self.active
                 } else {
@@ -145,7 +145,7 @@ impl Stream {
         Ok(Taken::Kept)
     }
 
-    /// The tap is done with a version: at the next mark it takes the place of the active one. `Retired` if it is older than that.
+    /// Activates a version: at the next mark it replaces the active one. `Retired` if it is older than that.
     pub(crate) fn activate(&mut self, version: i64) -> Taken {
         if self.version == Some(version) {
             return Taken::Kept;
@@ -164,10 +164,10 @@ impl Stream {
         Taken::Kept
     }
 
-    /// Makes the file of a version; the checkpoint knows of it.
+    /// Creates the file of a version that is already in the checkpoint.
     pub(crate) fn begin_version(&mut self, version: i64) -> io::Result<()> {
         let path = self.marked.0.pending_path(&self.dir, version);
-        // What is there without being in the checkpoint was left by a version that was retired.
+        // An existing file that is not in the checkpoint belongs to a retired version.
         if let Ok((appender, _)) = Appender::open(path, 0)? {
             self.pending.insert(version, appender);
         }
@@ -175,7 +175,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Brings all to the disk.
+    /// Syncs all files to disk.
     pub(crate) fn sync(&mut self) -> io::Result<()> {
         if self.unsynced {
             self.active.sync()?;
@@ -185,13 +185,13 @@ impl Stream {
         Ok(())
     }
 
-    /// Closes its files until they are needed again, where the disk has all of them.
+    /// Closes files until they are needed again, if everything is on disk.
     pub(crate) fn release(&mut self) {
         self.active.release();
         self.pending.values_mut().for_each(Appender::release);
     }
 
-    /// Until here is what the next checkpoint keeps.
+    /// Sets the mark: the next checkpoint includes everything up to here.
     pub(crate) fn mark(&mut self) {
         let lengths = Lengths {
             file: std::mem::take(&mut self.marked.0.file),
@@ -204,22 +204,22 @@ impl Stream {
         self.is_dirty = false;
     }
 
-    /// What there was at the last mark.
+    /// Returns the lengths at the last mark.
     pub(crate) fn marked(&self) -> (&Lengths, &Counts) {
         (&self.marked.0, &self.marked.1)
     }
 
-    /// The last mark is in the checkpoint.
+    /// The last mark is now in the checkpoint.
     pub(crate) fn is_kept(&mut self) {
         self.kept.clone_from(&self.marked);
     }
 
-    /// The last mark cannot be kept: the one in the checkpoint is the last.
+    /// The last mark cannot be stored: returns to the one in the checkpoint.
     pub(crate) fn back_to_kept(&mut self) {
         self.marked.clone_from(&self.kept);
     }
 
-    /// The version that is active at the last mark, and how many bytes of another one it has replaced. For after
+    /// Returns the active version at the last mark, and the size of the version that it replaced. Call it after
     /// [`Checkpoint::finish_activations`](crate::checkpoint::Checkpoint::finish_activations).
     pub(crate) fn activated(&mut self) -> Option<(i64, u64)> {
         let version = self.marked.0.activate.take()?;
@@ -239,7 +239,7 @@ impl Stream {
         Some((version, retired))
     }
 
-    /// Takes away what was added after the last mark.
+    /// Removes everything after the last mark.
     pub(crate) fn cut(&mut self) -> io::Result<()> {
         self.active.cut(self.marked.0.bytes)?;
         for (version, appender) in &mut self.pending {
@@ -250,12 +250,12 @@ impl Stream {
         Ok(())
     }
 
-    /// The file of the active version.
+    /// Returns the file of the active version.
     pub(crate) fn path(&self) -> &Path {
         self.active.path()
     }
 
-    /// Records of versions that wait to be activated: their number of files.
+    /// Returns the number of versions that are not active yet.
     pub(crate) fn waiting(&self) -> usize {
         self.pending.len()
     }

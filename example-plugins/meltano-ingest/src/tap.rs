@@ -1,9 +1,9 @@
-//! A tap as a process: how it is called, started, listened to and ended. Talks to the system; what it writes on its standard
-//! error goes into the run's log, line by line, with the secrets of its config masked. None of that text is in an error or event: it may
-//! hold a person's data. What is, is the kind of failure (`crate::diagnosis`).
+//! A tap process: arguments, start, output and end. The tap's stderr goes to the run's log, line by line, with the secrets of
+//! its config masked. None of that text appears in errors or events, because it may contain personal data; they contain only
+//! the kind of failure (`crate::diagnosis`).
 //!
-//! The tap is in the job's process group: whatever ends the run ends the tap. When the job has enough of it, it gets SIGTERM,
-//! and SIGKILL some seconds later.
+//! The tap runs in the job's process group, so it ends with the run. To stop it earlier, the job sends SIGTERM, and SIGKILL
+//! some seconds later.
 
 use crate::diagnosis;
 use crate::output::Output;
@@ -19,17 +19,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-/// Time that a tap has between SIGTERM and SIGKILL. Less than a run's grace.
+/// Time between SIGTERM and SIGKILL. Shorter than a run's grace period.
 const GRACE: Duration = Duration::from_secs(5);
-/// Time that the rest of its standard error has after its end; a process that it left behind may hold it open.
+/// Time for reading the rest of stderr after the tap's end; a child process may hold it open.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// Bytes of a line on standard error that are passed on in one piece.
+/// Maximum length of a stderr line that is forwarded in one piece, in bytes.
 const PIECE: u64 = 64 << 10;
 
-/// How a tap is called.
+/// How to call a tap.
 #[derive(Debug)]
 pub(crate) struct Call {
-    /// A path, or a name that is looked for on PATH.
+    /// A path, or a name to search on PATH.
     pub(crate) program: PathBuf,
     /// Arguments before those of the specification.
     pub(crate) args: Vec<String>,
@@ -37,43 +37,43 @@ pub(crate) struct Call {
     pub(crate) catalog: Option<PathBuf>,
 }
 
-/// Why a tap was not started, or cannot be waited for.
+/// Why a tap cannot be started or waited for.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TapError {
-    #[error("there is no program {} on PATH; install the tap, or give --tap a path", .0.display())]
+    #[error("there is no program {} on PATH; install the tap, or set --tap to a path", .0.display())]
     NotOnPath(PathBuf),
-    #[error("{}: there is no such program", .0.display())]
+    #[error("{}: no such program", .0.display())]
     Missing(PathBuf),
-    #[error("{}: it is there, and the interpreter that its first line names is not: {interpreter}; install that, or mend the line", .program.display())]
+    #[error("{}: the interpreter in its first line does not exist: {interpreter}; install it, or fix the line", .program.display())]
     NoInterpreter { program: PathBuf, interpreter: String },
-    #[error("{}: its first line ends with a carriage return, as Windows writes lines, and names no interpreter then; run dos2unix on it", .0.display())]
+    #[error("{}: its first line ends with a carriage return (Windows line endings), so its interpreter is not found; run dos2unix on it", .0.display())]
     CarriageReturn(PathBuf),
-    #[error("{}: it is a program for another system: what should load it is not there", .0.display())]
+    #[error("{}: it is a program for another system: its loader does not exist here", .0.display())]
     NoLoader(PathBuf),
-    #[error("{}: cannot be run; see that it is a program, and that the user who runs the job may run it", .program.display())]
+    #[error("{}: cannot run it; check that it is a program, and that the user running the job may execute it", .program.display())]
     NotRunnable { program: PathBuf, source: io::Error },
-    #[error("{what} {}: cannot be read", .path.display())]
+    #[error("cannot read {what} {}", .path.display())]
     Unreadable { what: &'static str, path: PathBuf, source: io::Error },
-    #[error("{what} {}: is not a JSON object; see what the tap wants there", .path.display())]
+    #[error("{what} {} is not a JSON object; check the tap's documentation", .path.display())]
     NotAnObject { what: &'static str, path: PathBuf },
     #[error("waiting for the tap failed")]
     Wait(#[from] io::Error),
 }
 
 impl TapError {
-    /// Whether another attempt must end the same way.
+    /// Returns whether a retry would fail in the same way.
     pub(crate) fn is_permanent(&self) -> bool {
         !matches!(self, Self::Wait(_))
     }
 }
 
 impl Call {
-    /// The tap's name: that of its program.
+    /// Returns the tap's name: the name of its program.
     pub(crate) fn name(&self) -> String {
         self.program.file_name().unwrap_or(self.program.as_os_str()).to_string_lossy().into_owned()
     }
 
-    /// Looks that config and catalog are what a tap can read: taps say it less clearly.
+    /// Checks that config and catalog are JSON objects. Errors of taps are less clear.
     pub(crate) fn check(&self) -> Result<(), TapError> {
         for (what, path) in [("config", &self.config), ("catalog", &self.catalog)] {
             if let Some(path) = path {
@@ -83,7 +83,7 @@ impl Call {
         Ok(())
     }
 
-    /// Starts it, with these arguments behind those of the call.
+    /// Starts the tap, with these arguments after those of the call.
     pub(crate) fn start(&self, more: &[OsString]) -> Result<Process, TapError> {
         let mut command = Command::new(&self.program);
         command.args(&self.args);
@@ -98,20 +98,30 @@ impl Call {
             io::ErrorKind::NotFound => self.not_found(),
             _ => TapError::NotRunnable { program: self.program.clone(), source },
         })?;
-        let told = Arc::new(AtomicU64::new(0));
+        let stderr_bytes = Arc::new(AtomicU64::new(0));
         let last = Arc::new(Mutex::new(Vec::new()));
         let output = child.stdout.take().map(Output::new).ok_or_else(|| io::Error::other("no standard output"))?;
         let mask = Arc::new(self.config.as_deref().map(secrets).unwrap_or_default());
-        let words = child.stderr.take().map(|stderr| {
-            let (told, last, mask) = (told.clone(), last.clone(), mask.clone());
-            std::thread::spawn(move || pass_on(stderr, &told, &last, &mask))
+        let stderr_thread = child.stderr.take().map(|stderr| {
+            let (stderr_bytes, last, mask) = (stderr_bytes.clone(), last.clone(), mask.clone());
+            std::thread::spawn(move || pass_on(stderr, &stderr_bytes, &last, &mask))
         });
-        Ok(Process { child, output, words, told, told_before: 0, last, mask, heard: Instant::now(), ended: None })
+        Ok(Process {
+            child,
+            output,
+            stderr_thread,
+            stderr_bytes,
+            stderr_bytes_before: 0,
+            last,
+            mask,
+            last_output: Instant::now(),
+            ended: None,
+        })
     }
 }
 
 impl Call {
-    /// The system says "not found" of a program, and of what should run it.
+    /// Returns why the program was not found: the system reports the same error if its interpreter is missing.
     fn not_found(&self) -> TapError {
         let named = self.program.components().count() == 1;
         #[expect(clippy::disallowed_methods, reason = "where the system has looked for the program")]
@@ -138,12 +148,12 @@ impl Call {
     }
 }
 
-/// Parts of a key's name in a config by which its value is a secret, or has one in it.
+/// Substrings of config keys whose values are secrets or contain some.
 const SECRET_KEYS: [&str; 12] =
     ["pass", "pwd", "secret", "token", "key", "credential", "auth", "private", "cert", "dsn", "connection", "session"];
 
-/// The mask over the secrets of a config: what is below a key of such a name, texts of several lines, URLs with a password in them. What
-/// cannot be read is the tap's to complain of.
+/// Creates the mask for the secrets of a config: values below such keys, multi-line texts, and URLs with a password. An
+/// unreadable config is left to the tap to report.
 fn secrets(config: &Path) -> Mask {
     use lorchestra_plugin_api::serde_json::{Value, from_slice};
     fn gather(value: &Value, secret: bool, texts: &mut Vec<String>) {
@@ -161,7 +171,7 @@ fn secrets(config: &Path) -> Mask {
         }
     }
     let mut found = Vec::new();
-    // What is no file can be read once, by the tap.
+    // A pipe can be read only once, by the tap.
     if config.is_file() {
         let value: Option<Value> = std::fs::read(config).ok().and_then(|text| from_slice(&text).ok());
         gather(&value.unwrap_or(Value::Null), false, &mut found);
@@ -175,13 +185,13 @@ fn has_password(text: &str) -> bool {
     authority.and_then(|authority| authority.rsplit_once('@')).is_some_and(|(user, _)| user.contains(':'))
 }
 
-/// Looks that a file holds a JSON object. What is no file is left to the tap.
+/// Checks that a file contains a JSON object. Anything but a regular file is left to the tap.
 pub(crate) fn check_object(what: &'static str, path: &Path) -> Result<(), TapError> {
     use lorchestra_plugin_api::serde_json::{Map, Value, from_slice};
     let unreadable = |source| TapError::Unreadable { what, path: path.to_owned(), source };
     let kind = std::fs::metadata(path).map_err(unreadable)?.file_type();
     if !kind.is_file() && !kind.is_dir() {
-        // A pipe can be read once, by the tap.
+        // A pipe can be read only once, by the tap.
         return Ok(());
     }
     let mut text = Vec::new();
@@ -192,40 +202,40 @@ pub(crate) fn check_object(what: &'static str, path: &Path) -> Result<(), TapErr
     }
 }
 
-/// A tap that was started. Dropped before its end, it is killed.
+/// A running tap. It is killed if this is dropped before its end.
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
     pub(crate) output: Output,
-    words: Option<JoinHandle<()>>,
-    /// Bytes on its standard error so far.
-    told: Arc<AtomicU64>,
-    told_before: u64,
-    /// The last line there that says something.
+    stderr_thread: Option<JoinHandle<()>>,
+    /// Number of bytes read from stderr.
+    stderr_bytes: Arc<AtomicU64>,
+    stderr_bytes_before: u64,
+    /// The last non-empty line of stderr.
     last: Arc<Mutex<Vec<u8>>>,
-    /// Keeps secrets out of the log.
+    /// Removes secrets from the log.
     mask: Arc<Mask>,
-    heard: Instant,
+    last_output: Instant,
     ended: Option<ExitStatus>,
 }
 
 impl Process {
-    /// Something came from its standard output.
-    pub(crate) fn was_heard(&mut self) {
-        self.heard = Instant::now();
+    /// Records that stdout has produced output.
+    pub(crate) fn reset_idle_time(&mut self) {
+        self.last_output = Instant::now();
     }
 
-    /// How long nothing has come from it, on neither of its outputs.
-    pub(crate) fn silence(&mut self) -> Duration {
-        let told = self.told.load(Ordering::Relaxed);
-        if told != self.told_before {
-            self.told_before = told;
-            self.was_heard();
+    /// Returns the time since the last output on stdout or stderr.
+    pub(crate) fn idle_time(&mut self) -> Duration {
+        let stderr_bytes = self.stderr_bytes.load(Ordering::Relaxed);
+        if stderr_bytes != self.stderr_bytes_before {
+            self.stderr_bytes_before = stderr_bytes;
+            self.reset_idle_time();
         }
-        self.heard.elapsed()
+        self.last_output.elapsed()
     }
 
-    /// Its status, if it has ended.
+    /// Returns the exit status if the process has ended.
     pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>, TapError> {
         if self.ended.is_none() {
             self.ended = self.child.try_wait()?;
@@ -233,13 +243,13 @@ impl Process {
         Ok(self.ended)
     }
 
-    /// Ends it: SIGTERM, and SIGKILL when that is not enough.
+    /// Stops the process with SIGTERM, then SIGKILL if necessary.
     pub(crate) fn stop(&mut self) -> Result<ExitStatus, TapError> {
         let until = Instant::now() + GRACE;
         if self.ended()?.is_none()
             && let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
         {
-            // It was not waited for, so that the number is still its own.
+            // The process has not been waited for, so its id is still its own.
             let _ = kill_process(pid, Signal::TERM);
         }
         loop {
@@ -253,29 +263,30 @@ impl Process {
         }
     }
 
-    /// Lets what it wrote on its standard error last come into the log.
-    pub(crate) fn hear_last_words(&mut self) {
+    /// Waits until the last output on stderr has been logged.
+    pub(crate) fn drain_stderr(&mut self) {
         let until = Instant::now() + LAST_WORDS;
-        while self.words.as_ref().is_some_and(|words| !words.is_finished()) && Instant::now() < until {
+        while self.stderr_thread.as_ref().is_some_and(|stderr_thread| !stderr_thread.is_finished()) && Instant::now() < until {
             sleep(Duration::from_millis(1));
         }
     }
 
-    /// Where to read why it failed, as the end of a sentence, with the kind of failure if its last line on standard error names one.
-    pub(crate) fn last_words(&mut self) -> String {
-        self.hear_last_words();
+    /// Returns where to read why it failed, as the end of a sentence, with the kind of failure if the last line of stderr
+    /// contains one.
+    pub(crate) fn failure_hint(&mut self) -> String {
+        self.drain_stderr();
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
         // Empty lines tell as little.
         if last.is_empty() {
             return "it wrote nothing to standard error".to_owned();
         }
         match diagnosis::kind(&String::from_utf8_lossy(&last)) {
-            Some(kind) => format!("its last line of output names {kind}; all of it is in the log of this run"),
-            None => "its output is in the log of this run".to_owned(),
+            Some(kind) => format!("the last line of its output contains {kind}; see the log of this run"),
+            None => "see its output in the log of this run".to_owned(),
         }
     }
 
-    /// What keeps the secrets of its config out of texts.
+    /// Creates the mask for the secrets of its config.
     pub(crate) fn mask(&self) -> &Mask {
         &self.mask
     }
@@ -290,14 +301,14 @@ impl Drop for Process {
     }
 }
 
-/// Line by line, so that they do not mix with what else is said.
-fn pass_on(stderr: impl Read, told: &AtomicU64, last: &Mutex<Vec<u8>>, mask: &Mask) {
+/// Forwards line by line, so that lines do not mix with other output.
+fn pass_on(stderr: impl Read, stderr_bytes: &AtomicU64, last: &Mutex<Vec<u8>>, mask: &Mask) {
     let mut lines = BufReader::new(stderr);
     let mut line = Vec::new();
-    // An end, or nobody can be told of the error.
+    // The end, or an error that nobody can receive.
     while let Ok(1..) = lines.by_ref().take(PIECE).read_until(b'\n', &mut line) {
-        told.fetch_add(line.len() as u64, Ordering::Relaxed);
-        // What is not text is kept as it is.
+        stderr_bytes.fetch_add(line.len() as u64, Ordering::Relaxed);
+        // Invalid UTF-8 is forwarded unchanged.
         let masked = std::str::from_utf8(&line).map(|text| mask.text(text).into_bytes());
         let _ = io::stderr().lock().write_all(masked.as_deref().unwrap_or(&line));
         if !line.trim_ascii().is_empty() {
@@ -316,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tap_that_is_not_there_is_told_by_where_it_was_looked_for() {
+    fn a_missing_tap_is_reported_with_its_path() {
         assert!(matches!(call("no-such-tap-anywhere").start(&[]), Err(TapError::NotOnPath(_))));
         assert!(matches!(call("/no/such/tap").start(&[]), Err(TapError::Missing(_))));
         assert!(matches!(call("/etc/passwd").start(&[]), Err(TapError::NotRunnable { .. })));
@@ -344,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_config_that_is_no_object_is_told_before_the_tap_is_started() {
+    fn an_invalid_config_fails_before_the_tap_starts() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.json");
         let check = || Call { config: Some(path.clone()), ..call("x") }.check();
@@ -362,7 +373,7 @@ mod tests {
         let mut process =
             Call { args: vec!["-c".into(), "trap '' TERM; echo; exec sleep 100".into()], ..call("sh") }.start(&[]).unwrap();
         let mut line = Vec::new();
-        while !matches!(process.output.next(&mut line).unwrap(), crate::output::Heard::Line) {}
+        while !matches!(process.output.next(&mut line).unwrap(), crate::output::OutputEvent::Line) {}
         process.child.kill().unwrap();
         assert!(!process.stop().unwrap().success());
     }

@@ -1,4 +1,4 @@
-//! Small JSON files that are replaced as a whole or not at all. Talks to the file system only.
+//! Small JSON files that are replaced atomically.
 
 use serde::Serialize;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Replaces a file (0600, in a directory of 0700); it survives power loss when this returned.
+/// Replaces a file (mode 0600, in a directory with mode 0700). The change is durable after this returns.
 pub fn replace(path: &Path, content: &impl Serialize) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     DirBuilder::new().recursive(true).mode(0o700).create(directory)?;

@@ -1,21 +1,21 @@
-//! Bytes of a charset as text. Talks to encoding_rs, whose labels and decoders are those of the WHATWG list, and to mail-parser for
-//! what that list has not (UTF-7).
+//! Conversion of bytes in a charset to text. Uses encoding_rs, which implements the WHATWG list, and mail-parser for UTF-7,
+//! which that list does not contain.
 //!
-//! Nothing here fails, and the ASCII in the bytes is always in the text.
+//! Nothing here fails, and ASCII characters are always preserved.
 
 use encoding_rs::{EUC_KR, Encoding, GBK, REPLACEMENT, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252};
 use mail_parser::decoders::charsets::map::charset_decoder;
 
-/// A text, and whether all bytes were as the charset has them.
+/// A text, and whether all bytes were valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decoded {
-    /// The text.
+    /// The decoded text.
     pub text: String,
-    /// Whether some bytes could not be read, or the charset is not known.
+    /// Whether some bytes were invalid, or the charset is unknown.
     pub problem: bool,
 }
 
-/// Labels that mail has and the WHATWG list has not.
+/// Labels used in mail that are missing in the WHATWG list.
 const MORE_LABELS: [(&str, &str); 12] = [
     ("cp932", "shift_jis"),
     ("windows-932", "shift_jis"),
@@ -31,7 +31,7 @@ const MORE_LABELS: [(&str, &str); 12] = [
     ("unicode-1-1-utf-8", "utf-8"),
 ];
 
-/// Reads bytes in the charset of this label.
+/// Converts bytes in the charset with this label.
 pub fn decode(bytes: &[u8], label: &str) -> Decoded {
     let label = label.trim().trim_matches(['"', '\'']).to_ascii_lowercase();
     match label.as_str() {
@@ -51,7 +51,7 @@ pub fn decode(bytes: &[u8], label: &str) -> Decoded {
     }
 }
 
-/// Reads bytes that nothing is known of: UTF-8 if they are, else Windows-1252.
+/// Converts bytes in an unknown charset: UTF-8 if valid, otherwise Windows-1252.
 pub fn guess(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) => text.to_owned(),
@@ -64,7 +64,7 @@ fn encoding(label: &str) -> Option<&'static Encoding> {
         let more = MORE_LABELS.iter().find(|(theirs, _)| *theirs == label).map(|(_, listed)| *listed);
         Encoding::for_label(more.unwrap_or(label).as_bytes())
     };
-    // `utf_8`, `iso8859_15`, `x-windows-1251`, `windows1252`: spellings of programs.
+    // Other spellings: `utf_8`, `iso8859_15`, `x-windows-1251`, `windows1252`.
     known(label)
         .or_else(|| known(&label.replace('_', "-")))
         .or_else(|| known(label.strip_prefix("x-")?))
@@ -74,14 +74,14 @@ fn encoding(label: &str) -> Option<&'static Encoding> {
 fn by(encoding: &'static Encoding, bytes: &[u8]) -> Decoded {
     let is_utf_16 = encoding == UTF_16LE || encoding == UTF_16BE;
     let has_mark = bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
-    // Declared as what it was before somebody made it UTF-8.
+    // Declared with the original charset, but converted to UTF-8 in the meantime.
     let encoding =
         if is_utf_16 && !has_mark && !bytes.contains(&0) && std::str::from_utf8(bytes).is_ok() { UTF_8 } else { encoding };
     let (text, _, problem) = encoding.decode(bytes);
     Decoded { text: text.into_owned(), problem }
 }
 
-/// RFC 1843: ASCII, and GB 2312 between `~{` and `~}`; `~~` is a tilde.
+/// RFC 1843: ASCII, with GB 2312 between `~{` and `~}`; `~~` is a tilde.
 fn hz(bytes: &[u8]) -> Decoded {
     let mut gbk = Vec::with_capacity(bytes.len());
     let (mut rest, mut in_gb) = (bytes, false);
@@ -92,7 +92,7 @@ fn hz(bytes: &[u8]) -> Decoded {
             (b'~', Some(b'}')) if in_gb => in_gb = false,
             (b'~', Some(b'~')) if !in_gb => gbk.push(b'~'),
             (b'~', Some(b'\n')) if !in_gb => {}
-            // A line ends what was not ended.
+            // The end of the line also ends an open sequence.
             (b'\n', _) => {
                 in_gb = false;
                 gbk.push(byte);
@@ -111,7 +111,7 @@ fn hz(bytes: &[u8]) -> Decoded {
     by(GBK, &gbk)
 }
 
-/// RFC 1557: ASCII, and KS X 1001 between SO and SI; the announcement `ESC $ ) C` is no text.
+/// RFC 1557: ASCII, with KS X 1001 between SO and SI; the header `ESC $ ) C` is dropped.
 fn iso_2022_kr(bytes: &[u8]) -> Decoded {
     let mut euc = Vec::with_capacity(bytes.len());
     let (mut rest, mut shifted) = (bytes, false);
@@ -175,7 +175,7 @@ mod tests {
                     continue;
                 }
                 let text = decode(bytes, label).text;
-                // A broken first byte may take the one after it.
+                // An invalid first byte may consume the next one.
                 assert!(text.contains("otal 42"), "{label} {bytes:?} {text:?}");
             }
         }

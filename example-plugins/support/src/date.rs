@@ -1,16 +1,16 @@
-//! The date of a mail. Talks to nobody.
+//! Parsing of date fields in mail.
 
 use chrono::{DateTime, FixedOffset, Month, NaiveDate, Timelike, Weekday};
 use mail_parser::parsers::MessageStream;
 
-/// Reads the value of a date field, with its zone.
+/// Parses the value of a date field, with its time zone.
 ///
-/// RFC 5322 first, then what many programs write (mail-parser misreads some of it), then mail-parser, which takes much more; and never
-/// a 31st of February.
+/// Tries RFC 5322 first, then common variants (some of which mail-parser misreads), then mail-parser, which accepts many more.
+/// Never accepts invalid days such as February 31.
 pub fn parse(value: &[u8]) -> Option<DateTime<FixedOffset>> {
     let text = std::str::from_utf8(value).ok();
     if let Some(Ok(date)) = text.map(|text| DateTime::parse_from_rfc2822(text.trim())) {
-        // No part of a second: that is how chrono keeps a leap second, and then writes it as `:60`.
+        // Fractions are dropped, because chrono represents a leap second as a fraction and formats it as `:60`.
         return date.with_nanosecond(0);
     }
     text.and_then(loose).or_else(|| by_mail_parser(value))
@@ -31,7 +31,7 @@ fn by_mail_parser(value: &[u8]) -> Option<DateTime<FixedOffset>> {
         .single()
 }
 
-/// As many programs write dates: without a zone, with names in full, or in the order of C's `asctime`. Put into the order of RFC 5322.
+/// Converts common variants to RFC 5322: without a time zone, with full names, or in the order of C's `asctime`.
 fn loose(text: &str) -> Option<DateTime<FixedOffset>> {
     let is_month = |word: &str| word.parse::<Month>().is_ok();
     let mut words: Vec<&str> =

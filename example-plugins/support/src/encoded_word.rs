@@ -1,8 +1,8 @@
-//! Encoded words of header fields (RFC 2047), as mail has them: without padding, split inside a character, in any charset; and bytes that
-//! should have been encoded and are not. Talks to nobody.
+//! Encoded words in header fields (RFC 2047), including common violations: without padding, split inside a character, in any
+//! charset; and unencoded 8-bit bytes.
 //!
-//! Two ways out: [`decode`] for a text, and [`normalize`] for a field with a structure, such as addresses, whose encoded words must not
-//! become commas and angle brackets before it is taken apart.
+//! [`decode`] returns a text. [`normalize`] is for structured fields such as addresses, in which decoded words must not become
+//! commas and angle brackets before the field is parsed.
 
 use crate::charset;
 use base64::Engine as _;
@@ -40,7 +40,7 @@ pub fn decode(value: &str) -> String {
     rewrite(value, |text, out| out.push_str(text))
 }
 
-/// Bytes of a header that are not UTF-8 are Latin-1, most likely.
+/// Bytes in a header that are not UTF-8 are probably Latin-1.
 fn utf8(value: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(value) {
         Ok(text) => Cow::Borrowed(text),
@@ -48,12 +48,12 @@ fn utf8(value: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// Encoded words next to each other, and what they come to.
+/// Adjacent encoded words, and their decoded text.
 #[derive(Default)]
 struct Run {
     text: String,
     charset: String,
-    /// In `charset`, not read yet: a character may go on in the next word.
+    /// Bytes in `charset` that are not decoded yet: a character may continue in the next word.
     bytes: Vec<u8>,
 }
 
@@ -68,13 +68,13 @@ impl Run {
 
     fn read(&mut self) {
         let text = charset::decode(&self.bytes, &self.charset).text;
-        // A line end in a word would end the field.
+        // A line break in a word would end the field.
         self.text.extend(text.chars().map(|c| if matches!(c, '\r' | '\n' | '\0') { ' ' } else { c }));
         self.bytes.clear();
     }
 }
 
-/// The text with each run of encoded words as `emit` has it.
+/// Returns the text with each run of encoded words replaced by the result of `emit`.
 fn rewrite(value: &str, mut emit: impl FnMut(&str, &mut String)) -> String {
     let mut out = String::with_capacity(value.len());
     let mut run: Option<Run> = None;
@@ -83,7 +83,7 @@ fn rewrite(value: &str, mut emit: impl FnMut(&str, &mut String)) -> String {
         let at = rest.find("=?");
         let before = &rest[..at.unwrap_or(rest.len())];
         let word = at.and_then(|at| Word::read(&rest[at..]));
-        // Blanks between two words are there to separate them, and no text.
+        // Spaces between two encoded words are separators and not part of the text.
         if let Some(mut ended) = run.take_if(|_| word.is_none() || !before.trim().is_empty()) {
             ended.read();
             emit(&ended.text, &mut out);
@@ -106,16 +106,16 @@ fn rewrite(value: &str, mut emit: impl FnMut(&str, &mut String)) -> String {
     }
 }
 
-/// One encoded word, transfer encoding undone.
+/// An encoded word with its transfer encoding decoded.
 struct Word<'a> {
     charset: &'a str,
     bytes: Vec<u8>,
-    /// Bytes of the whole word.
+    /// Length of the whole word, in bytes.
     len: usize,
 }
 
 impl<'a> Word<'a> {
-    /// Reads the word that a text starts with.
+    /// Parses the encoded word at the start of a text.
     fn read(text: &'a str) -> Option<Self> {
         let (charset, rest) = text.strip_prefix("=?")?.split_once('?')?;
         // RFC 2231: a language may follow.
@@ -131,12 +131,12 @@ impl<'a> Word<'a> {
     }
 }
 
-/// Base64 with or without padding, or several pieces of it one after the other, each padded.
+/// Decodes base64 with or without padding, or several concatenated padded pieces.
 fn base64(data: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(data.len());
     let digits: String = data.chars().filter(|c| !c.is_ascii_whitespace()).collect();
     for piece in digits.split('=').filter(|piece| !piece.is_empty()) {
-        // Six bits are no byte: cut off.
+        // Six bits are less than a byte: truncated.
         let whole = if piece.len() % 4 == 1 { piece.len() - 1 } else { piece.len() };
         if whole == 0 {
             return None;
@@ -174,7 +174,7 @@ mod tests {
             ("plain =? text", "plain =? text"),
             ("=?utf-8?B?QsO8Y2hlcg?=", "Bücher"),
             ("=?utf-8?B?QsO8Y2hlcg==?= und =?iso-8859-1?Q?K=E4se?=", "Bücher und Käse"),
-            // Split inside a character, and a charset in another case.
+            // Split inside a character, with the charset in different case.
             ("=?utf-8?B?QsM=?=\r\n =?UTF-8?B?vGNoZXI=?=", "Bücher"),
             ("=?utf-8?Q?B=C3?= =?utf-8?Q?=BCcher?=", "Bücher"),
             ("=?iso-8859-1?Q?=FC?= =?utf-8?Q?=C3=BC?=", "üü"),

@@ -1,16 +1,16 @@
-//! Where the header of a message begins, and its fields. Talks to nobody.
+//! Finds the header of a message and its fields.
 //!
-//! Mail that was saved, forwarded or moved by scripts has things before its first field: a byte order mark, an empty line, a
-//! banner. Every mail program shows such a message as what it is; so does this.
+//! Mail that was saved, forwarded or moved by scripts may have a byte order mark, an empty line or a banner before its first
+//! field. Mail programs accept this, and so does this module.
 
-/// Lines with text before the first field, at most. More of them are a text without a header.
+/// Maximum number of text lines before the first field. With more, the message is a text without a header.
 const BANNER_LINES: usize = 3;
-/// Lines before the first field, at most.
+/// Maximum number of lines before the first field.
 const PRELUDE_LINES: usize = 10;
-/// Bytes in which the first field must begin.
+/// Number of bytes in which the first field must start.
 const PRELUDE: usize = 8 << 10;
 
-/// Fields that make a header of what follows a banner. Any other name may be in a text as well ("Note: …").
+/// Fields that identify a header after a banner. Other names may also occur in a text ("Note: …").
 const KNOWN: [&str; 18] = [
     "bcc",
     "cc",
@@ -32,9 +32,9 @@ const KNOWN: [&str; 18] = [
     "to",
 ];
 
-/// Returns where the header of a message begins: 0, or what follows a byte order mark, empty lines and a banner.
+/// Returns the offset of a message's header: 0, or after a byte order mark, empty lines and a banner.
 ///
-/// Of a message only: a part of a multipart that begins with an empty line has no header.
+/// Only for messages: a part of a multipart that starts with an empty line has no header.
 pub fn start(message: &[u8]) -> usize {
     let mark = if message.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
     let looked_at = &message[mark..message.len().min(PRELUDE)];
@@ -52,7 +52,7 @@ pub fn start(message: &[u8]) -> usize {
     mark
 }
 
-/// The name of a field, if the line begins one: printable ASCII without blanks, then a colon.
+/// Returns the name of a field if the line starts one: printable ASCII without spaces, then a colon.
 pub fn field_name(line: &[u8]) -> Option<&[u8]> {
     let colon = line.iter().position(|&b| b == b':')?;
     let name = line[..colon].trim_ascii_end();
@@ -63,7 +63,7 @@ fn is_known(name: &[u8]) -> bool {
     KNOWN.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
 }
 
-/// Known fields up to the first line that cannot be in a header.
+/// Counts known fields up to the first line that cannot be part of a header.
 fn known_fields(header: &[u8]) -> usize {
     let header = &header[..header.len().min(PRELUDE)];
     let mut known = 0;

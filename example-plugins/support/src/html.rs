@@ -1,7 +1,7 @@
-//! HTML as text: what a person sees, a line for each block. Used for previews and for the index alike. Talks to nobody.
+//! Conversion of HTML to text as a person sees it, one line per block. Used for previews and for the index.
 //!
-//! The tokenizer is html5ever's, which is the HTML standard's: comments, stray `<` and unclosed tags are read as browsers read them.
-//! There is no tree: nothing grows with how deep elements are nested.
+//! Uses html5ever's tokenizer, which implements the HTML standard: comments, stray `<` and unclosed tags are handled as in
+//! browsers. No tree is built, so memory does not grow with nesting.
 
 use html5ever::TokenizerResult;
 use html5ever::tendril::StrTendril;
@@ -9,14 +9,14 @@ use html5ever::tokenizer::states::RawKind;
 use html5ever::tokenizer::{BufferQueue, Tag, TagKind, Token, TokenSink, TokenSinkResult, Tokenizer, TokenizerOpts};
 use std::cell::RefCell;
 
-/// Returns the text of HTML. Blocks, rows and list items are lines, cells are apart by a blank; scripts, styles and the title are
-/// left out.
+/// Returns the text of HTML. Blocks, rows and list items become lines, and cells are separated by a space. Scripts, styles and
+/// the title are omitted.
 pub fn text(html: &str) -> String {
     let sink = Sink(RefCell::new(Text { shown: String::with_capacity(html.len() / 2), ..Text::default() }));
     let tokenizer = Tokenizer::new(sink, TokenizerOpts::default());
     let input = BufferQueue::default();
     input.push_back(StrTendril::from_slice(html));
-    // It pauses where a browser would run a script.
+    // The tokenizer pauses where a browser would run a script.
     while !matches!(tokenizer.feed(&input), TokenizerResult::Done) {}
     tokenizer.end();
     let mut shown = tokenizer.sink.0.into_inner().shown;
@@ -30,13 +30,13 @@ struct Sink(RefCell<Text>);
 struct Text {
     shown: String,
     gap: Gap,
-    /// `<pre>` inside one another.
+    /// Nesting level of `<pre>`.
     preformatted: u32,
-    /// The element whose content is not shown, until its end tag.
+    /// The element whose content is hidden, until its end tag.
     hidden: Option<&'static str>,
 }
 
-/// What is between the last character and the next.
+/// What to write before the next character.
 #[derive(Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Gap {
     #[default]
@@ -45,10 +45,10 @@ enum Gap {
     Line,
 }
 
-/// Elements whose content is not shown.
+/// Elements with hidden content.
 const HIDDEN: [&str; 7] = ["script", "style", "title", "iframe", "noembed", "noframes", "template"];
 
-/// Elements that begin and end a line.
+/// Elements that start and end a line.
 fn is_block(name: &str) -> bool {
     matches!(
         name,
@@ -106,7 +106,7 @@ fn is_block(name: &str) -> bool {
     )
 }
 
-/// Elements that stand apart from what is around them, in the same line.
+/// Elements separated from their surroundings by a space.
 fn is_box(name: &str) -> bool {
     matches!(name, "td" | "th" | "button" | "select" | "textarea" | "input" | "img" | "object" | "video" | "audio" | "rt" | "rp")
 }

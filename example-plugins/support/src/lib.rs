@@ -1,7 +1,7 @@
-//! What the example packages share, so that two of them never disagree: what a date field means, where a header begins, how HTML,
-//! charsets and encoded words become text, and how a data directory is locked. A plain library; no plugin, no state, no events.
+//! Code shared by the example packages, so that they agree on date fields, the start of headers, conversion of HTML, charsets
+//! and encoded words to text, and locking of data directories. A plain library: not a plugin, without state and events.
 //!
-//! Talks to nobody, but [`lock`] and [`atomic_file`] to the file system.
+//! Only [`lock`] and [`atomic_file`] access the file system.
 #![forbid(unsafe_code)]
 
 pub mod atomic_file;

@@ -1,4 +1,4 @@
-//! The lock of a data directory: one run writes, others are turned away. Talks to the file system only.
+//! The lock of a data directory: one run writes, and others fail.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -12,10 +12,10 @@ pub fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
-/// Locks a file exclusively, and returns whether it could. The lock lasts until the file is closed.
+/// Locks a file exclusively, and returns whether it succeeded. The lock lasts until the file is closed.
 ///
-/// Waits half a second, not longer: a run that is just ending, or a process that was just started and still has our files open,
-/// gives the lock back at once; a run at work keeps it for hours.
+/// Waits for at most half a second: a run that is ending, or a process that was just started and still has our files open,
+/// releases the lock quickly; a working run keeps it for hours.
 pub fn acquire(file: &File) -> io::Result<bool> {
     for wait in [0, 10, 40, 150, 300] {
         sleep(Duration::from_millis(wait));

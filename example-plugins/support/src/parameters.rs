@@ -1,7 +1,7 @@
-//! The value of Content-Type and Content-Disposition: a token and parameters (RFC 2045, RFC 2231), as mail has them. Talks to nobody.
+//! Parsing of Content-Type and Content-Disposition: a token and parameters (RFC 2045, RFC 2231), including common violations.
 //!
-//! mail-parser decodes each section of a split parameter for itself, which breaks characters that are split, and lets `filename`
-//! win over `filename*`.
+//! mail-parser is not used: it decodes each section of a split parameter separately, which breaks split characters, and
+//! prefers `filename` to `filename*`.
 
 use crate::{charset, encoded_word};
 use std::collections::BTreeMap;
@@ -9,13 +9,13 @@ use std::collections::BTreeMap;
 /// A token and its parameters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parameterized {
-    /// Lower case.
+    /// The token in lower case.
     pub token: String,
-    /// Names in lower case, each once; values decoded.
+    /// Names in lower case, without duplicates; values decoded.
     pub parameters: Vec<(String, String)>,
 }
 
-/// How a parameter was given.
+/// The syntax of a parameter.
 #[derive(Default)]
 struct Given {
     plain: Option<String>,
@@ -25,12 +25,12 @@ struct Given {
     sections: BTreeMap<u32, (String, bool)>,
 }
 
-/// Reads a field. Never fails; what cannot be read is missing.
+/// Parses a field. Never fails; invalid parameters are dropped.
 pub fn parse(value: &[u8]) -> Parameterized {
     let text = charset::guess(value).replace(['\r', '\n'], "");
     let mut pieces = pieces(&text).into_iter();
     let first = pieces.next().unwrap_or_default();
-    // `text/html charset=utf-8`: the semicolon was forgotten.
+    // `text/html charset=utf-8`: the semicolon is missing.
     let (token, forgotten) = match first.find('=').map(|at| first[..at].trim_end().rfind([' ', '\t'])) {
         Some(Some(at)) => (first[..at].to_owned(), Some(first[at..].to_owned())),
         Some(None) => (String::new(), Some(first)),
@@ -71,7 +71,7 @@ impl Given {
         if let Some(extended) = self.extended {
             return Some(decoded([(extended, true)]));
         }
-        // Without a first section the others mean nothing, if there is something else.
+        // Without a first section, the others are ignored if the parameter has another form.
         if self.sections.contains_key(&0) || (self.plain.is_none() && !self.sections.is_empty()) {
             return Some(decoded(self.sections.into_values()));
         }
@@ -79,7 +79,7 @@ impl Given {
     }
 }
 
-/// Joins sections, then reads the bytes: a character may be split between two.
+/// Joins sections before decoding, because a character may be split between two.
 fn decoded(sections: impl IntoIterator<Item = (String, bool)>) -> String {
     let mut label = None;
     let mut bytes = Vec::new();
@@ -119,7 +119,7 @@ fn percent_decoded(text: &str, bytes: &mut Vec<u8>) {
     }
 }
 
-/// The value of a quoted string, or the token as it stands.
+/// Returns the value of a quoted string, or the token unchanged.
 fn unquoted(value: &str) -> String {
     let Some(quoted) = value.strip_prefix('"') else { return value.to_owned() };
     let mut text = String::with_capacity(quoted.len());
@@ -127,7 +127,7 @@ fn unquoted(value: &str) -> String {
     while let Some(c) = chars.next() {
         match c {
             '"' => break,
-            // Only what must be escaped: `C:\files` is what some programs write.
+            // Only escapes that are necessary: some programs write `C:\files`.
             '\\' => match chars.next() {
                 Some(escaped @ ('"' | '\\')) => text.push(escaped),
                 Some(other) => text.extend(['\\', other]),
@@ -139,11 +139,11 @@ fn unquoted(value: &str) -> String {
     text
 }
 
-/// What is between the semicolons, without comments.
+/// Returns the text between semicolons, without comments.
 fn pieces(text: &str) -> Vec<String> {
     let mut pieces = vec![String::new()];
     let (mut is_quoted, mut comments, mut is_escaped) = (false, 0_usize, false);
-    // A parenthesis that is not closed is no comment.
+    // An unclosed parenthesis is not a comment.
     let mut closing = text.matches(')').count();
     for c in text.chars() {
         closing -= usize::from(c == ')');
@@ -175,7 +175,7 @@ fn pieces(text: &str) -> Vec<String> {
     pieces
 }
 
-/// `filename=plan(2).pdf` has no comment, whatever RFC 2045 says of it.
+/// `filename=plan(2).pdf` has no comment, despite RFC 2045.
 fn is_comment_start(piece: Option<&String>) -> bool {
     piece.is_none_or(|piece| piece.is_empty() || piece.ends_with([' ', '\t', '"']))
 }
@@ -218,7 +218,7 @@ mod tests {
             ("a; filename*=utf-8''B%C3%BCcher.pdf", "Bücher.pdf"),
             ("a; filename*=iso-8859-1'de'B%FCcher.pdf", "Bücher.pdf"),
             ("a; filename*=\"utf-8''B%C3%BCcher.pdf\"", "Bücher.pdf"),
-            // The better one counts, wherever it is.
+            // The better form is used, in any order.
             ("a; filename*=utf-8''B%C3%BCcher.pdf; filename=Bucher.pdf", "Bücher.pdf"),
             ("a; filename=Bucher.pdf; filename*=utf-8''B%C3%BCcher.pdf", "Bücher.pdf"),
             ("a; filename*0*=UTF-8''B%C3;\n filename*1*=%BCcher.pdf", "Bücher.pdf"),

@@ -1,4 +1,4 @@
-//! A line of canonizer's files as a document: what is shown of it, and what is searched. Talks to nobody.
+//! Conversion of canonizer's lines to documents: what is displayed, and what is searched.
 
 use lorchestra_plugin_api::chrono::{DateTime, SecondsFormat, Utc};
 use lorchestra_plugin_api::serde_json;
@@ -6,10 +6,10 @@ use package_support::html;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
-/// Bytes of a document's text that are indexed. Of longer ones the beginning is.
+/// Maximum size of a document's indexed text, in bytes. Longer texts are truncated.
 pub(crate) const MAX_BODY: usize = 1 << 20;
 
-/// What is kept of a document.
+/// A document in the index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Document {
     pub(crate) id: String,
@@ -17,25 +17,25 @@ pub(crate) struct Document {
     pub(crate) kind: &'static str,
     /// RFC 3339 in UTC.
     pub(crate) date: Option<String>,
-    /// Who it is from, as it is shown.
+    /// Sender, for display.
     pub(crate) sender: String,
-    /// All whom it names, to be searched.
+    /// All people in the document, for search.
     pub(crate) people: String,
-    /// The subject, or the channel.
+    /// Subject or channel.
     pub(crate) title: String,
-    /// The text, and the names of what is attached.
+    /// Text, and the names of attachments.
     pub(crate) body: String,
-    /// Whether the text was longer than [`MAX_BODY`].
+    /// Whether the text was truncated to [`MAX_BODY`].
     pub(crate) is_cut: bool,
 }
 
-/// Why a line is no document. The texts are those of the `set_aside` counts.
+/// Why a line is not a document. The names are those of the `set_aside` counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     NotJson,
-    /// JSON, but neither an Email of canonizer's nor a message.
+    /// JSON, but neither an Email nor a message of canonizer.
     NotADocument,
-    /// Its id is empty.
+    /// The id is empty.
     NoId,
 }
 
@@ -49,7 +49,7 @@ impl Fault {
     }
 }
 
-/// What is looked at of JMAP's Email.
+/// The fields read from a JMAP Email.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Email {
@@ -89,7 +89,7 @@ struct Address {
     email: String,
 }
 
-/// What is looked at of a message of a chat.
+/// The fields read from a chat message.
 #[derive(Deserialize)]
 struct Message {
     id: String,
@@ -112,7 +112,7 @@ struct Named {
 }
 
 impl Document {
-    /// Reads a line.
+    /// Parses a line.
     pub(crate) fn parse(line: &[u8]) -> Result<Self, Fault> {
         let document = match serde_json::from_slice::<Email>(line) {
             Ok(email) => Self::of_email(email),
@@ -125,12 +125,12 @@ impl Document {
     fn of_email(mut email: Email) -> Self {
         let mut body = String::new();
         let mut is_cut = false;
-        // Many programs leave the plain alternative empty.
+        // Many programs leave the plain text alternative empty.
         for parts in [&email.text_body, &email.html_body] {
             for part in parts {
                 let Some(value) = part.part_id.as_ref().and_then(|id| email.body_values.remove(id)) else { continue };
                 let text = if part.media_type == "text/html" {
-                    // Markup is longer than its text.
+                    // HTML is longer than its text.
                     html::text(&value.value[..value.value.floor_char_boundary(4 * MAX_BODY)])
                 } else {
                     value.value
@@ -180,7 +180,7 @@ impl Document {
     }
 }
 
-/// Adds a paragraph; answers whether it had to be cut.
+/// Appends a paragraph; returns whether it had to be truncated.
 fn add(body: &mut String, text: &str) -> bool {
     if !body.is_empty() {
         body.push('\n');

@@ -1,9 +1,9 @@
-//! A text as a vector of fixed length. Two ways, each a file: [`hashed`] words and parts of words, which need nothing and are near where
-//! texts share words; and a [`model`] that a person gives, whose vectors are near where texts mean the same. Talks to the file system
-//! where a model is loaded.
+//! Embeddings: texts as vectors of fixed length. There are two methods: [`hashed`] words and parts of words, which need no
+//! data and are similar if texts share words; and a [`model`] provided by the user, whose vectors are similar if texts have
+//! similar meaning.
 //!
-//! Vectors of two ways, or of two models, cannot be compared. So each way has a name, the index keeps the name of what it was made
-//! with, and whoever opens it looks at that.
+//! Vectors of different methods or models cannot be compared. Therefore each method has a name, the index stores the name of
+//! its method, and every user of the index checks it.
 
 mod hashed;
 mod model;
@@ -14,28 +14,28 @@ use model::Model;
 pub(crate) use model::ModelError;
 use std::path::Path;
 
-/// Bytes of a document's text that its vector is made of: more words say less of each.
+/// Number of bytes of a document's text used for its vector. More words would dilute each of them.
 pub(crate) const BODY: usize = 16 << 10;
-/// In the place of a model's directory: hashed words. A directory of this name is `./none`.
+/// Value of `--model` for hashed words. A directory with this name is `./none`.
 const NO_MODEL: &str = "none";
 
-/// A way to make vectors.
+/// A method to compute vectors.
 pub(crate) enum Embedding {
     Hashed,
     Model(Box<Model>),
 }
 
-/// Why there is no such way.
+/// Why a method cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EmbeddingError {
     #[error(transparent)]
     Given(#[from] ModelError),
-    #[error("the model that the index was made with cannot be used (--model none makes the vectors of hashed words)")]
+    #[error("cannot use the model of the index (--model none uses hashed words instead)")]
     OfIndex(#[source] ModelError),
 }
 
 impl EmbeddingError {
-    /// Whether another attempt must end the same way.
+    /// Returns whether a retry would fail in the same way.
     pub(crate) fn is_permanent(&self) -> bool {
         let (Self::Given(error) | Self::OfIndex(error)) = self;
         error.is_permanent()
@@ -43,7 +43,7 @@ impl EmbeddingError {
 }
 
 impl Embedding {
-    /// What is asked for, else what the index remembers, else hashed words.
+    /// Chooses the requested method, or the one of the index, or hashed words.
     pub(crate) fn load(given: Option<&Path>, of_index: Option<&Path>) -> Result<Self, EmbeddingError> {
         let model = |dir| Ok::<_, ModelError>(Self::Model(Box::new(Model::load(dir)?)));
         match (given, of_index) {
@@ -54,7 +54,7 @@ impl Embedding {
         }
     }
 
-    /// Another name where the same text may become another vector.
+    /// Returns the method's name, which changes whenever the same text may get another vector.
     pub(crate) fn name(&self) -> &str {
         match self {
             Self::Hashed => hashed::NAME,
@@ -62,7 +62,7 @@ impl Embedding {
         }
     }
 
-    /// Where the model is; `None` where there is none.
+    /// Returns the directory of the model, if there is one.
     pub(crate) fn model(&self) -> Option<&Path> {
         match self {
             Self::Hashed => None,
@@ -70,25 +70,25 @@ impl Embedding {
         }
     }
 
-    /// The farthest that is called near, as a cosine.
+    /// Returns the minimum cosine similarity of a hit.
     pub(crate) fn near(&self) -> f64 {
         match self {
-            Self::Hashed => hashed::NEAR,
-            Self::Model(_) => model::NEAR,
+            Self::Hashed => hashed::MIN_SIMILARITY,
+            Self::Model(_) => model::MIN_SIMILARITY,
         }
     }
 
-    /// What a document is compared by.
+    /// Returns the vector of a document.
     pub(crate) fn of_document(&self, title: &str, people: &str, body: &str) -> Result<Vector, ModelError> {
         let body = &body[..body.floor_char_boundary(BODY)];
         match self {
             Self::Hashed => Ok(hashed::vector(&[(title, 3.0), (people, 0.5), (body, 1.0)])),
-            // Names and addresses mean nothing: with them a document is farther from what it is about.
+            // Without names and addresses: they have no meaning, and would make documents on the same topic less similar.
             Self::Model(model) => model.vector(&[(title, 2.0), (body, 1.0)]),
         }
     }
 
-    /// What a query is compared by.
+    /// Returns the vector of a query.
     pub(crate) fn of_query(&self, text: &str) -> Result<Vector, ModelError> {
         let text = &text[..text.floor_char_boundary(BODY)];
         match self {
@@ -98,7 +98,7 @@ impl Embedding {
     }
 }
 
-/// A vector; only its direction says something. A byte a number.
+/// A vector with one byte per dimension. Only its direction matters.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Vector {
     numbers: Vec<i8>,
@@ -106,8 +106,8 @@ pub(crate) struct Vector {
 }
 
 impl Vector {
-    /// The direction of these; all zeros if they have none.
-    fn towards(sums: &[f32]) -> Self {
+    /// Normalizes numbers; all zeros if they have no direction.
+    fn normalized(sums: &[f32]) -> Self {
         let largest = sums.iter().fold(0f32, |largest, sum| largest.max(sum.abs()));
         let has_direction = largest > 0.0 && sums.iter().all(|sum| sum.is_finite());
         // Between -127 and 127.
@@ -117,13 +117,13 @@ impl Vector {
         Self { numbers, length: (squares as f32).sqrt() }
     }
 
-    /// As it is stored.
+    /// Returns the stored form.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         self.numbers.iter().map(|number| number.cast_unsigned()).collect()
     }
 
-    /// How near a stored one is: the cosine of their angle, from -1 to 1; 0 where one of them is all zeros, `None` where it is of
-    /// another length.
+    /// Returns the cosine similarity to a stored vector, from -1 to 1; 0 if one of them is all zeros, `None` if the lengths
+    /// differ.
     pub(crate) fn nearness(&self, stored: &[u8]) -> Option<f32> {
         if stored.len() != self.numbers.len() {
             return None;
@@ -145,15 +145,15 @@ mod tests {
 
     #[test]
     fn only_the_direction_of_a_vector_is_kept() {
-        let vector = Vector::towards(&[1.0, -2.0, 0.0]);
+        let vector = Vector::normalized(&[1.0, -2.0, 0.0]);
         assert_eq!(vector.bytes(), [64, 129, 0]);
-        assert_eq!(vector, Vector::towards(&[10.0, -20.0, 0.0]));
-        let near = |other: &[f32]| vector.nearness(&Vector::towards(other).bytes());
+        assert_eq!(vector, Vector::normalized(&[10.0, -20.0, 0.0]));
+        let near = |other: &[f32]| vector.nearness(&Vector::normalized(other).bytes());
         assert!((near(&[3.0, -6.0, 0.0]).unwrap() - 1.0).abs() < 1e-6);
         assert!((near(&[-3.0, 6.0, 0.0]).unwrap() + 1.0).abs() < 1e-6);
         assert_eq!((near(&[0.0, 0.0, 9.0]), near(&[0.0; 3]), near(&[1.0; 4])), (Some(0.0), Some(0.0), None));
         for broken in [f32::NAN, f32::INFINITY] {
-            assert_eq!(Vector::towards(&[1.0, broken]).bytes(), [0, 0]);
+            assert_eq!(Vector::normalized(&[1.0, broken]).bytes(), [0, 0]);
         }
     }
 }

@@ -1,8 +1,8 @@
-//! What a search finds: both rankings made one, what is shown of each hit, and the file of the last search. Talks to
+//! The result of a search: merging the two rankings, displaying hits, and the file of the last search. Uses
 //! [`index`](crate::index).
 
 use crate::embedding::Vector;
-use crate::index::{Found, Index, IndexError};
+use crate::index::{Index, IndexError, Match};
 use crate::query::Query;
 use lorchestra_plugin_api::serde_json;
 use serde::Serialize;
@@ -12,17 +12,17 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-/// Of each ranking so many are looked at, at least.
+/// Minimum number of hits read from each ranking.
 const LOOKED_AT: usize = 100;
-/// Places of both rankings are added up as 1 / (60 + place), as it is usual: the first ten say about the same.
+/// Constant of reciprocal rank fusion: scores are sums of 1 / (60 + rank).
 const DAMPED: f64 = 60.0;
-/// Characters of a snippet.
+/// Maximum length of a snippet in characters.
 const SNIPPET: usize = 160;
 
-/// A hit. The field order is the order on the line.
+/// A hit. The order of the fields is their order in the line.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Hit {
-    /// From 1.
+    /// Rank, from 1.
     pub(crate) rank: usize,
     pub(crate) id: String,
     pub(crate) kind: String,
@@ -30,16 +30,16 @@ pub(crate) struct Hit {
     pub(crate) from: String,
     pub(crate) title: String,
     pub(crate) snippet: String,
-    /// The larger, the better; to be compared within one search only.
+    /// Higher is better. Comparable only within one search.
     pub(crate) score: f64,
-    /// Its place by words.
+    /// Rank by words.
     pub(crate) text_rank: Option<usize>,
-    /// Its place by vectors.
+    /// Rank by vectors.
     pub(crate) vector_rank: Option<usize>,
 }
 
-/// The hits, best first, at most `limit`: by words or not, by their vectors where there is one to compare with and the farthest that is
-/// near it.
+/// Returns at most `limit` hits, best first: by words if requested, and by similarity if there is a query vector with a
+/// minimum similarity.
 pub(crate) fn find(
     index: &Index,
     query: &Query,
@@ -52,7 +52,7 @@ pub(crate) fn find(
     if is_by_words {
         by_words = index.by_words(&query.all(), looked_at)?;
         if by_words.len() < limit && query.len() > 1 {
-            // Behind those with all words those with some.
+            // Documents with some of the words come after those with all of them.
             let known: HashSet<i64> = by_words.iter().map(|found| found.document).collect();
             let some = index.by_words(&query.any(), looked_at)?;
             by_words.extend(some.into_iter().filter(|found| !known.contains(&found.document)));
@@ -64,7 +64,7 @@ pub(crate) fn find(
         (false, _) => by_vector.clone(),
         _ => both(&by_words, &by_vector),
     };
-    let place = |ranking: &[Found], document: i64| Some(ranking.iter().position(|found| found.document == document)? + 1);
+    let place = |ranking: &[Match], document: i64| Some(ranking.iter().position(|found| found.document == document)? + 1);
     let mut hits = Vec::new();
     for (at, found) in best.into_iter().take(limit).enumerate() {
         let shown = index.shown(found.document)?;
@@ -89,21 +89,21 @@ pub(crate) fn find(
     Ok(hits)
 }
 
-/// One ranking of two, by the places in them.
-fn both(by_words: &[Found], by_vector: &[Found]) -> Vec<Found> {
+/// Merges two rankings by rank.
+fn both(by_words: &[Match], by_vector: &[Match]) -> Vec<Match> {
     let mut scores: BTreeMap<i64, f64> = BTreeMap::new();
     for ranking in [by_words, by_vector] {
         for (at, found) in ranking.iter().enumerate() {
             *scores.entry(found.document).or_default() += 1.0 / (DAMPED + at as f64 + 1.0);
         }
     }
-    let mut both: Vec<Found> = scores.into_iter().map(|(document, score)| Found { document, score }).collect();
-    // Stable: of equal ones the older document.
+    let mut both: Vec<Match> = scores.into_iter().map(|(document, score)| Match { document, score }).collect();
+    // The sort is stable: of equal hits, the older document comes first.
     both.sort_by(|a, b| b.score.total_cmp(&a.score));
     both
 }
 
-/// The words of a text on one line, and nothing that steers a terminal.
+/// Returns a text on one line, without control characters.
 fn one_line(text: &str) -> String {
     let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
     let mut line = String::new();
@@ -119,7 +119,7 @@ fn one_line(text: &str) -> String {
     line.chars().take(SNIPPET).collect()
 }
 
-/// Writes hits for people.
+/// Prints hits for people.
 pub(crate) fn print(hits: &[Hit], out: &mut impl Write) -> io::Result<()> {
     if hits.is_empty() {
         out.write_all(b"Nothing was found.\n")?;
@@ -131,12 +131,12 @@ pub(crate) fn print(hits: &[Hit], out: &mut impl Write) -> io::Result<()> {
     out.flush()
 }
 
-/// The file of the last search.
+/// Returns the path of the last search's file.
 pub(crate) fn last(data_dir: &Path) -> PathBuf {
     data_dir.join("search/last.jsonl")
 }
 
-/// Leaves hits in this file (0600), and makes its directory: all of them, or those of the search before.
+/// Writes hits to a file (mode 0600) and creates its directory. The file is replaced atomically.
 pub(crate) fn write(hits: &[Hit], path: &Path) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;

@@ -1,11 +1,11 @@
-//! `index.db`: documents, their words (FTS5) and their vectors, in SQLite. Owns the file; one run writes it at a time, under a lock,
-//! and any number search it meanwhile. Talks to the file system only.
+//! `index.db`: documents, a full-text index (FTS5) and vectors, in SQLite. Owns the file. One run writes it at a time, under a
+//! lock; any number may search it at the same time.
 //!
-//! It is derived: what is lost with it is the time to make it again. So a commit need not survive power loss, only be whole.
+//! The index can be rebuilt from its sources, so a commit must be consistent but need not survive power loss.
 //!
-//! Vectors are compared one by one. A hundred thousand of them are 51 MB and about a tenth of a second, and no other structure has to
-//! be kept right when documents come and go. All of them are made in one way, which the index remembers ([`Made`]); it is changed
-//! together with all vectors, in one transaction, or not at all. A search reads in one transaction too, and so never meets both.
+//! Vectors are compared one by one: 100,000 of them take 51 MB and about a tenth of a second, and no other data structure must
+//! be maintained. All vectors are computed with one method, which the index stores ([`EmbeddingInfo`]). The method changes only
+//! together with all vectors, in one transaction. A search also reads in one transaction, so it never sees a mixture.
 
 use crate::document::Document;
 use crate::embedding::{BODY, Embedding, Vector};
@@ -21,7 +21,7 @@ use std::time::Duration;
 
 mod sources;
 
-/// Grows with the tables.
+/// Incremented when the tables change.
 const LAYOUT: i64 = 2;
 
 const TABLES: &str = "
@@ -61,51 +61,51 @@ const NO_TABLES: &str = "
     DROP TABLE IF EXISTS origins; DROP TABLE IF EXISTS about;
 ";
 
-/// How much more a word says in the people, the title, the body.
+/// Weights of matches in people, title and body.
 const WEIGHTS: &str = "2.0, 4.0, 1.0";
 
 /// Why the index cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum IndexError {
-    #[error("{}: another run is writing it; let that one end, then run this one again", .0.display())]
+    #[error("{}: another run is writing to it; wait for it to end, then run the job again", .0.display())]
     Busy(PathBuf),
     #[error("there is no index yet; run vector-projector/index_documents first")]
     Missing,
-    #[error("{}: is damaged, or no index; move it away and run vector-projector/index_documents, it is made anew", .path.display())]
+    #[error("{}: is corrupt or not an index; move it away and run vector-projector/index_documents to rebuild it", .path.display())]
     Damaged { path: PathBuf, source: rusqlite::Error },
-    #[error("{}: was made by another version; run vector-projector/index_documents, it makes it anew", .0.display())]
+    #[error("{}: was created by another version; run vector-projector/index_documents to rebuild it", .0.display())]
     OtherVersion(PathBuf),
     #[error("{}: {doing} failed", .path.display())]
     Io { path: PathBuf, doing: &'static str, source: io::Error },
-    #[error("{}: {doing} failed; what was committed is whole, run the job again to go on", .path.display())]
+    #[error("{}: {doing} failed; committed documents are saved, run the job again to continue", .path.display())]
     Sql { path: PathBuf, doing: &'static str, source: rusqlite::Error },
 }
 
 impl IndexError {
-    /// Whether another attempt must end the same way.
+    /// Returns whether a retry would fail in the same way.
     pub(crate) fn is_permanent(&self) -> bool {
         matches!(self, Self::Missing | Self::Damaged { .. } | Self::OtherVersion(_))
     }
 }
 
-/// What a line is known by.
+/// Identity of a line.
 pub(crate) type Hash = [u8; 32];
 
-/// The hash of a line.
+/// Returns the hash of a line.
 pub(crate) fn hash(line: &[u8]) -> Hash {
     Sha256::digest(line).into()
 }
 
-/// A document that was found.
+/// A search result.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Found {
-    /// Its number in the index.
+pub(crate) struct Match {
+    /// Number of the document in the index.
     pub(crate) document: i64,
-    /// The larger, the better.
+    /// Higher is better.
     pub(crate) score: f64,
 }
 
-/// What is shown of a document.
+/// The displayed fields of a document.
 #[derive(Debug, Clone)]
 pub(crate) struct Shown {
     pub(crate) id: String,
@@ -113,77 +113,77 @@ pub(crate) struct Shown {
     pub(crate) date: Option<String>,
     pub(crate) sender: String,
     pub(crate) title: String,
-    /// The beginning of its text.
+    /// The start of its text.
     pub(crate) beginning: String,
 }
 
-/// How the vectors were made.
+/// The method with which the vectors were computed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Made {
-    /// The name of the way; empty where no vector was made yet.
+pub(crate) struct EmbeddingInfo {
+    /// Name of the method; empty if there are no vectors yet.
     pub(crate) embedding: String,
-    /// Where the model was, if it was one.
+    /// Directory of the model, if there is one.
     pub(crate) model: Option<PathBuf>,
 }
 
-impl Made {
-    /// What is to be remembered of vectors made in this way.
+impl EmbeddingInfo {
+    /// Returns the description of a method, to be stored.
     pub(crate) fn by(embedding: &Embedding) -> Self {
         Self { embedding: embedding.name().to_owned(), model: embedding.model().map(Path::to_owned) }
     }
 }
 
-/// What a vector is made of.
+/// The input for a vector.
 pub(crate) struct Texts {
     pub(crate) document: i64,
     pub(crate) title: String,
     pub(crate) people: String,
-    /// Its beginning.
+    /// The start of the text.
     pub(crate) body: String,
 }
 
-/// The index, open.
+/// An open index.
 pub(crate) struct Index {
     path: PathBuf,
     db: Connection,
-    /// How its vectors were made.
-    pub(crate) made: Made,
-    /// Whether an index of another version was thrown away.
+    /// The method with which the vectors were computed.
+    pub(crate) made: EmbeddingInfo,
+    /// Whether an index with an old layout was discarded.
     pub(crate) is_anew: bool,
     _lock: Option<File>,
 }
 
 impl Index {
-    /// The index of a directory, to be written; made if it is not there (0600).
+    /// Opens the index of a directory for writing. Creates it with mode 0600 if necessary.
     pub(crate) fn to_write(dir: &Path) -> Result<Self, IndexError> {
         let path = dir.join("index.db");
         let lock = lock(&dir.join(".index.lock"), &path)?;
-        // SQLite would make it as the umask has it, and its companions as the file is.
+        // SQLite would create it with the umask's mode; its auxiliary files inherit the mode of this file.
         let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-        made.map_err(|source| IndexError::Io { path: path.clone(), doing: "making it", source })?;
+        made.map_err(|source| IndexError::Io { path: path.clone(), doing: "creating it", source })?;
         let mut index = Self::connect(path, Some(lock))?;
         match index.about()? {
             Some((LAYOUT, made)) => index.made = made,
             other => {
                 index.is_anew = other.is_some_and(|(layout, _)| layout != 0);
                 let tables = format!("BEGIN IMMEDIATE; {NO_TABLES} {TABLES} PRAGMA user_version = {LAYOUT}; COMMIT;");
-                index.db.execute_batch(&tables).map_err(|source| index.failed("making its tables", source))?;
+                index.db.execute_batch(&tables).map_err(|source| index.failed("creating its tables", source))?;
             }
         }
         Ok(index)
     }
 
-    /// The index of a directory, to be searched.
+    /// Opens the index of a directory for searching.
     pub(crate) fn to_search(dir: &Path) -> Result<Self, IndexError> {
         let path = dir.join("index.db");
         if !path.is_file() {
             return Err(IndexError::Missing);
         }
         let mut index = Self::connect(path, None)?;
-        // Until it is closed: what was read of it stays true.
+        // One read transaction until it is closed, for consistent results.
         index.db.execute_batch("BEGIN").map_err(|source| index.failed("opening it", source))?;
         match index.about()? {
-            // Made, and killed before the first tables or vectors were there.
+            // Created, but killed before it had tables or vectors.
             Some((0, _)) | None => Err(IndexError::Missing),
             Some((LAYOUT, made)) if made.embedding.is_empty() => Err(IndexError::Missing),
             Some((LAYOUT, made)) => {
@@ -203,45 +203,45 @@ impl Index {
             db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;")
         });
         set.map_err(|source| failed(&path, "opening it", source))?;
-        Ok(Self { path, db, made: Made::default(), is_anew: false, _lock: lock })
+        Ok(Self { path, db, made: EmbeddingInfo::default(), is_anew: false, _lock: lock })
     }
 
-    /// Layout and embedding; a layout of 0 is an empty file, and of another one only the number is read.
-    fn about(&self) -> Result<Option<(i64, Made)>, IndexError> {
-        let read = || -> rusqlite::Result<Option<(i64, Made)>> {
+    /// Reads layout and method. Layout 0 is an empty file; of an unknown layout only the number is read.
+    fn about(&self) -> Result<Option<(i64, EmbeddingInfo)>, IndexError> {
+        let read = || -> rusqlite::Result<Option<(i64, EmbeddingInfo)>> {
             let layout: i64 = self.db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
             if layout == 0 {
                 let tables: i64 = self.db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-                return Ok((tables == 0).then(|| (0, Made::default())));
+                return Ok((tables == 0).then(|| (0, EmbeddingInfo::default())));
             }
             if layout != LAYOUT {
-                return Ok(Some((layout, Made::default())));
+                return Ok(Some((layout, EmbeddingInfo::default())));
             }
             let made = self.db.query_row("SELECT embedding, model FROM about", [], |row| {
                 let model: Option<Vec<u8>> = row.get(1)?;
-                Ok(Made { embedding: row.get(0)?, model: model.map(|path| PathBuf::from(OsStr::from_bytes(&path))) })
+                Ok(EmbeddingInfo { embedding: row.get(0)?, model: model.map(|path| PathBuf::from(OsStr::from_bytes(&path))) })
             });
             Ok(Some((layout, made?)))
         };
-        read().map_err(|source| self.failed("looking at it", source))
+        read().map_err(|source| self.failed("reading its size", source))
     }
 
-    /// Begins a batch: all of it is written, or nothing.
+    /// Starts a batch, which is a transaction.
     pub(crate) fn begin(&self) -> Result<(), IndexError> {
         self.db.execute_batch("BEGIN IMMEDIATE").map_err(|source| self.failed("writing", source))
     }
 
-    /// Ends a batch.
+    /// Commits a batch.
     pub(crate) fn commit(&self) -> Result<(), IndexError> {
         self.db.execute_batch("COMMIT").map_err(|source| self.failed("writing", source))
     }
 
-    /// The document that was made of this line.
+    /// Returns the document of a line with this hash.
     pub(crate) fn of_line(&self, hash: &Hash) -> Result<Option<i64>, IndexError> {
         self.number("SELECT document FROM documents WHERE hash = ?1", hash.as_slice())
     }
 
-    /// The document of this id.
+    /// Returns the document with this id.
     pub(crate) fn of_id(&self, id: &str) -> Result<Option<i64>, IndexError> {
         self.number("SELECT document FROM documents WHERE id = ?1", id)
     }
@@ -251,7 +251,7 @@ impl Index {
         look().map_err(|source| self.failed("reading", source))
     }
 
-    /// Writes a document in the place of `old`, or a new one, and its vector. Answers with its number.
+    /// Writes a document and its vector, replacing `old` if given. Returns its number.
     pub(crate) fn put(&mut self, old: Option<i64>, document: &Document, vector: &Vector, hash: &Hash) -> Result<i64, IndexError> {
         let Document { id, kind, date, sender, people, title, body, .. } = document;
         let put = || -> rusqlite::Result<i64> {
@@ -283,7 +283,7 @@ impl Index {
         put().map(drop).map_err(|source| self.failed("writing", source))
     }
 
-    /// What the vectors of the documents after this one are made of, at most `limit` of them, in their order.
+    /// Returns the vector inputs of at most `limit` documents after this one, in order.
     pub(crate) fn texts_after(&self, document: i64, limit: usize) -> Result<Vec<Texts>, IndexError> {
         let read = || -> rusqlite::Result<Vec<Texts>> {
             let sql = "SELECT document, title, people, substr(body, 1, ?3) FROM documents WHERE document > ?1 ORDER BY document LIMIT ?2";
@@ -295,8 +295,8 @@ impl Index {
         read().map_err(|source| self.failed("reading", source))
     }
 
-    /// Remembers how the vectors were made: in the transaction that makes them.
-    pub(crate) fn remember(&mut self, made: Made) -> Result<(), IndexError> {
+    /// Stores the method, in the transaction that recomputes the vectors.
+    pub(crate) fn remember(&mut self, made: EmbeddingInfo) -> Result<(), IndexError> {
         let model = made.model.as_ref().map(|path| path.as_os_str().as_bytes());
         let written = self.db.execute("UPDATE about SET embedding = ?1, model = ?2", params![made.embedding, model]);
         written.map_err(|source| self.failed("writing", source))?;
@@ -304,44 +304,44 @@ impl Index {
         Ok(())
     }
 
-    /// How many documents there are.
+    /// Returns the number of documents.
     pub(crate) fn len(&self) -> Result<u64, IndexError> {
         let count = self.db.query_row("SELECT count(*) FROM documents", [], |row| row.get::<_, i64>(0));
         count.map(i64::unsigned_abs).map_err(|source| self.failed("reading", source))
     }
 
-    /// Bytes of the file, after what is beside it was put into it.
+    /// Returns the size of the file after a checkpoint of the write-ahead log.
     pub(crate) fn size(&self) -> Result<u64, IndexError> {
-        // Where somebody searches, a part of it stays outside: no error.
+        // The checkpoint is incomplete during a search, which is not an error.
         let folded = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
         folded.map_err(|source| self.failed("writing", source))?;
         let size = std::fs::metadata(&self.path).map(|metadata| metadata.len());
-        size.map_err(|source| IndexError::Io { path: self.path.clone(), doing: "looking at it", source })
+        size.map_err(|source| IndexError::Io { path: self.path.clone(), doing: "reading its size", source })
     }
 
-    /// The best by words, best first. `terms`: as FTS5 takes it.
-    pub(crate) fn by_words(&self, terms: &str, limit: usize) -> Result<Vec<Found>, IndexError> {
+    /// Returns the best matches by words, best first. `terms` is an FTS5 query.
+    pub(crate) fn by_words(&self, terms: &str, limit: usize) -> Result<Vec<Match>, IndexError> {
         let sql = format!(
             "SELECT rowid, -bm25(words, {WEIGHTS}) AS score FROM words WHERE words MATCH ?1 ORDER BY score DESC, rowid LIMIT ?2"
         );
-        let read = || -> rusqlite::Result<Vec<Found>> {
-            let found = |row: &rusqlite::Row<'_>| Ok(Found { document: row.get(0)?, score: row.get(1)? });
+        let read = || -> rusqlite::Result<Vec<Match>> {
+            let found = |row: &rusqlite::Row<'_>| Ok(Match { document: row.get(0)?, score: row.get(1)? });
             self.db.prepare_cached(&sql)?.query_map(params![terms, as_limit(limit)], found)?.collect()
         };
         read().map_err(|source| self.failed("searching", source))
     }
 
-    /// The nearest to a vector, nearest first; none that is farther than `least`.
-    pub(crate) fn by_vector(&self, wanted: &Vector, limit: usize, least: f64) -> Result<Vec<Found>, IndexError> {
-        let read = || -> rusqlite::Result<Vec<Found>> {
+    /// Returns the most similar documents with a similarity of at least `least`, best first.
+    pub(crate) fn by_vector(&self, wanted: &Vector, limit: usize, least: f64) -> Result<Vec<Match>, IndexError> {
+        let read = || -> rusqlite::Result<Vec<Match>> {
             let mut select = self.db.prepare_cached("SELECT document, vector FROM vectors")?;
             let mut rows = select.query([])?;
-            let mut found: Vec<Found> = Vec::new();
+            let mut found: Vec<Match> = Vec::new();
             let mut least = least;
             while let Some(row) = rows.next()? {
                 let stored = row.get_ref(1)?.as_blob().unwrap_or_default();
                 let Some(score) = wanted.nearness(stored).map(f64::from).filter(|score| *score >= least) else { continue };
-                found.push(Found { document: row.get(0)?, score });
+                found.push(Match { document: row.get(0)?, score });
                 if found.len() >= limit.saturating_mul(4).max(64) {
                     keep_best(&mut found, limit);
                     least = found.last().map_or(least, |worst| worst.score);
@@ -353,7 +353,7 @@ impl Index {
         read().map_err(|source| self.failed("searching", source))
     }
 
-    /// What is shown of a document.
+    /// Returns the displayed fields of a document.
     pub(crate) fn shown(&self, document: i64) -> Result<Shown, IndexError> {
         let read = || -> rusqlite::Result<Shown> {
             let sql = "SELECT id, kind, date, sender, title, substr(body, 1, 400) FROM documents WHERE document = ?1";
@@ -371,14 +371,14 @@ impl Index {
         read().map_err(|source| self.failed("reading", source))
     }
 
-    /// The place in a document's text where the words are; `None` if they are not in it.
+    /// Returns the offset of the words in a document's text; `None` if they are not in it.
     pub(crate) fn snippet(&self, terms: &str, document: i64) -> Result<Option<String>, IndexError> {
         let sql = "SELECT snippet(words, 2, '', '', '…', 24) FROM words WHERE words MATCH ?1 AND rowid = ?2";
         let read = || self.db.prepare_cached(sql)?.query_row(params![terms, document], |row| row.get(0)).optional();
         read().map_err(|source| self.failed("searching", source))
     }
 
-    /// That the vectors are of a version before or after this one.
+    /// The error for vectors of another version.
     pub(crate) fn other_version(&self) -> IndexError {
         IndexError::OtherVersion(self.path.clone())
     }
@@ -396,7 +396,7 @@ fn failed(path: &Path, doing: &'static str, source: rusqlite::Error) -> IndexErr
     }
 }
 
-fn keep_best(found: &mut Vec<Found>, limit: usize) {
+fn keep_best(found: &mut Vec<Match>, limit: usize) {
     found.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.document.cmp(&b.document)));
     found.truncate(limit);
 }

@@ -1,32 +1,32 @@
-//! What is read: the files, and their lines one at a time. Talks to the file system only.
+//! The input: finds the files and reads their lines one at a time.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-/// The longest line that is taken, in bytes: more than canonizer writes.
+/// Maximum length of a line, in bytes: more than canonizer writes.
 pub(crate) const MAX_LINE: u64 = 128 << 20;
 
-/// The files of canonizer that are read where none are named.
+/// The files of canonizer that are read by default.
 const DEFAULTS: [&str; 2] = ["email.jsonl", "message.jsonl"];
 
-/// Why there is nothing to read.
+/// Why the input cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InputError {
-    #[error("there is nothing to index in {}; run canonizer/canonicalize_email first, or give --input a file", .0.display())]
+    #[error("there is nothing to index in {}; run canonizer/canonicalize_email first, or set --input to a file", .0.display())]
     NothingCanonical(PathBuf),
-    #[error("{}: there is no such file; give --input a file of JSON Lines that canonizer wrote", .0.display())]
+    #[error("{}: no such file; set --input to a JSON Lines file written by canonizer", .0.display())]
     Missing(PathBuf),
-    #[error("{}: is no file; give --input files of JSON Lines that canonizer wrote", .0.display())]
+    #[error("{}: is not a file; set --input to JSON Lines files written by canonizer", .0.display())]
     Kind(PathBuf),
-    #[error("{}: cannot be opened; see that the user who runs the job may read it", .path.display())]
+    #[error("{}: cannot open it; check that the user running the job may read it", .path.display())]
     Denied { path: PathBuf, source: io::Error },
-    #[error("{}: reading failed; run the job again to go on", .path.display())]
+    #[error("{}: reading failed; run the job again to continue", .path.display())]
     Read { path: PathBuf, source: io::Error },
 }
 
 impl InputError {
-    /// Whether another attempt must end the same way.
+    /// Returns whether a retry would fail in the same way.
     pub(crate) fn is_permanent(&self) -> bool {
         !matches!(self, Self::Read { .. })
     }
@@ -41,7 +41,7 @@ impl InputError {
     }
 }
 
-/// The files to read, by their real paths, each once: those that are named, or what canonizer left.
+/// Returns the real paths of the files to read, without duplicates: the given ones, or those of canonizer.
 pub(crate) fn find(named: &[PathBuf], canonizer: &Path) -> Result<Vec<PathBuf>, InputError> {
     let mut files = Vec::new();
     if named.is_empty() {
@@ -53,7 +53,7 @@ pub(crate) fn find(named: &[PathBuf], canonizer: &Path) -> Result<Vec<PathBuf>, 
     for path in named {
         let kind = fs::metadata(path).map_err(|e| InputError::at(path, e))?.file_type();
         if !kind.is_file() {
-            // A pipe would block for ever when nobody writes into it.
+            // Opening a pipe without a writer would block forever.
             return Err(InputError::Kind(path.clone()));
         }
         files.push(path.clone());
@@ -68,7 +68,7 @@ pub(crate) fn find(named: &[PathBuf], canonizer: &Path) -> Result<Vec<PathBuf>, 
     Ok(real)
 }
 
-/// The real path of a file that may be gone.
+/// Returns the real path of a file that may not exist.
 pub(crate) fn real(path: &Path) -> PathBuf {
     if let Ok(real) = fs::canonicalize(path) {
         return real;
@@ -80,37 +80,37 @@ pub(crate) fn real(path: &Path) -> PathBuf {
     }
 }
 
-/// The lines of a file, from the first. One is in memory at a time.
+/// The lines of a file. One is in memory at a time.
 pub(crate) struct Lines {
     path: PathBuf,
     reader: BufReader<File>,
-    /// Of the line that was read last, from 1.
+    /// Number of the last line, from 1.
     pub(crate) number: u64,
-    /// Bytes of the file.
+    /// Size of the file, in bytes.
     pub(crate) size: u64,
-    /// Bytes that were read.
+    /// Number of bytes read.
     pub(crate) at: u64,
 }
 
-/// What there is of a line.
+/// State of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LineState {
     Whole,
-    /// The file ends in it: its writer was killed, or is at work.
+    /// The file ends in this line: its writer was killed, or is still writing.
     Torn,
-    /// Longer than [`MAX_LINE`]; none of it is in the buffer.
+    /// Longer than [`MAX_LINE`]; the buffer is empty.
     TooLong,
 }
 
 impl Lines {
-    /// The lines of the file of this path.
+    /// Opens the lines of a file.
     pub(crate) fn open(path: &Path) -> Result<Self, InputError> {
         let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
         let (size, file) = opened.map_err(|e| InputError::at(path, e))?;
         Ok(Self { path: path.to_owned(), reader: BufReader::with_capacity(256 << 10, file), number: 0, size, at: 0 })
     }
 
-    /// The next line: it replaces what is in `line`. `None` at the end.
+    /// Reads the next line into `line`. Returns `None` at the end.
     pub(crate) fn next(&mut self, line: &mut Vec<u8>) -> Result<Option<LineState>, InputError> {
         line.clear();
         let failed = |source| InputError::Read { path: self.path.clone(), source };
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_canonizer_left_or_what_is_named_each_once() {
+    fn default_or_given_files_without_duplicates() {
         let dir = tempfile::tempdir().unwrap();
         let error = find(&[], dir.path()).unwrap_err();
         assert!(error.is_permanent() && error.to_string().contains("run canonizer/canonicalize_email first"), "{error}");
@@ -150,7 +150,7 @@ mod tests {
         assert_eq!(names(find(&[], dir.path()).unwrap()), ["email.jsonl", "message.jsonl"]);
         let twice = [dir.path().join("set_aside.jsonl"), dir.path().join("./set_aside.jsonl")];
         assert_eq!(names(find(&twice, dir.path()).unwrap()), ["set_aside.jsonl"]);
-        for (path, text) in [(dir.path().join("no"), "no such file"), (dir.path().to_owned(), "is no file")] {
+        for (path, text) in [(dir.path().join("no"), "no such file"), (dir.path().to_owned(), "is not a file")] {
             let error = find(&[path], dir.path()).unwrap_err();
             assert!(error.is_permanent() && error.to_string().contains(text), "{error}");
         }

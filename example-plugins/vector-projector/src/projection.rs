@@ -1,15 +1,16 @@
-//! One run of `index_documents`, from the lines of its inputs to a complete index: what becomes of each line, the counts, the events.
-//! Talks to [`input`], [`embedding`](crate::embedding), [`index`](crate::index) and the run it belongs to.
+//! One run of `index_documents`, from the input lines to a complete index: what happens to each line, the counts, the events.
+//! Uses [`input`], [`embedding`](crate::embedding), [`index`](crate::index) and the job's context.
 //!
-//! Every line that is read is counted in exactly one place: `read = added + changed + unchanged + duplicates + the sum of set_aside`.
+//! Every line is counted exactly once: `read = added + changed + unchanged + duplicates + the sum of set_aside`.
 //!
-//! Batches are transactions. Killed between two of them, the run has left whole documents; the next one finds their lines by their
-//! hashes, writes nothing for them, and goes on. Documents are removed at the end only, when all inputs were read, and only those that
-//! no file has any more. Where vectors are to be made in another way than before, all are made again, first of all and in one transaction.
+//! Batches are transactions. A run killed between two batches leaves complete documents; the next run recognizes their lines
+//! by hash, does not write them again, and continues. Documents are removed only at the end, after all inputs have been read,
+//! and only if no file contains them any more. If the method for vectors has changed, all vectors are recomputed first, in one
+//! transaction.
 
 use crate::document::Document;
 use crate::embedding::{Embedding, EmbeddingError};
-use crate::index::{self, Index, IndexError, Made};
+use crate::index::{self, EmbeddingInfo, Index, IndexError};
 use crate::input::{self, InputError, LineState, Lines};
 use lorchestra_plugin_api::serde_json::json;
 use lorchestra_plugin_api::{EmitError, JobContext, tracing};
@@ -18,48 +19,48 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-/// Documents of a batch.
+/// Number of documents per batch.
 const BATCH: u64 = 500;
-/// Bytes of lines of a batch, about.
+/// Approximate size of a batch's lines, in bytes.
 const BATCH_BYTES: usize = 8 << 20;
-/// Documents whose texts are in memory at a time while vectors are made again.
+/// Number of documents in memory at a time while vectors are recomputed.
 const AGAIN: usize = 100;
-/// Lines set aside that an event names, at most.
+/// Maximum number of set-aside lines that an event lists.
 const NAMED: u64 = 100;
 
-/// What is asked for.
+/// What to index.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) input: Vec<PathBuf>,
     pub(crate) keep_missing: bool,
-    /// A model's directory.
+    /// Directory of a model.
     pub(crate) model: Option<PathBuf>,
     pub(crate) forget: Vec<PathBuf>,
-    /// Where canonizer leaves its files.
+    /// Directory of canonizer's files.
     pub(crate) canonizer: PathBuf,
-    /// Where the index is.
+    /// Directory of the index.
     pub(crate) data_dir: PathBuf,
 }
 
-/// What became of the lines.
+/// Counts of the lines by outcome.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
 struct Counts {
-    /// Lines in the inputs, whatever became of them.
+    /// All lines in the inputs.
     read: u64,
     added: u64,
     changed: u64,
     unchanged: u64,
-    /// Lines of a document that was in this run before.
+    /// Lines of documents that were already read in this run.
     duplicates: u64,
-    /// Lines that no document could be made of, by reason.
+    /// Lines that are not documents, by reason.
     set_aside: BTreeMap<&'static str, u64>,
-    /// Documents whose text was longer than what is indexed of one.
+    /// Documents with a truncated text.
     cut: u64,
-    /// Documents that were in the index and are in no file any more.
+    /// Documents that were removed because no file contains them any more.
     removed: u64,
 }
 
-/// Why an index was not completed.
+/// Why indexing failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProjectionError {
     #[error(transparent)]
@@ -70,25 +71,25 @@ pub(crate) enum ProjectionError {
     Embedding(#[from] EmbeddingError),
     #[error(transparent)]
     Emit(#[from] EmitError),
-    #[error("cancelled while vectors were made again; the index is as it was, run the job again")]
+    #[error("cancelled while recomputing vectors; the index is unchanged, run the job again")]
     CancelledAgain,
-    #[error("cancelled after {0} lines; what was indexed is in the index, run the job again to go on")]
+    #[error("cancelled after {0} lines; documents indexed so far are saved, run the job again to continue")]
     Cancelled(u64),
     #[error(
-        "none of the {read} lines is a document ({reasons}); the index has the documents it had. Give --input files that canonizer wrote"
+        "none of the {read} lines is a document ({reasons}); the index is unchanged. Set --input to files written by canonizer"
     )]
     NothingTaken { read: u64, reasons: String },
     #[error(
-        "{path}: is empty, and the index has {documents} documents of it; nothing was removed. If they are gone for good, give \
-         --forget {path}; if not, have it written again", path = .path.display()
+        "{path}: is empty, but the index has {documents} documents from it; nothing was removed. Run with --forget {path} \
+         to remove them, or write the file again", path = .path.display()
     )]
     Emptied { path: PathBuf, documents: usize },
-    #[error("{}: the index has no documents of this file; it has those of {known}. Give --forget one of them", .path.display())]
+    #[error("{}: the index has no documents from this file; it has documents from {known}. Set --forget to one of these", .path.display())]
     Unknown { path: PathBuf, known: String },
 }
 
 impl ProjectionError {
-    /// Whether another attempt must end the same way.
+    /// Returns whether a retry would fail in the same way.
     pub(crate) fn is_permanent(&self) -> bool {
         match self {
             Self::Input(error) => error.is_permanent(),
@@ -100,10 +101,10 @@ impl ProjectionError {
     }
 }
 
-/// Indexes all that is asked for, between the events `index.started` and `index.completed`.
+/// Runs the indexing, between the events `index.started` and `index.completed`.
 pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), ProjectionError> {
     let files = match input::find(&request.input, &request.canonizer) {
-        // What is gone altogether can be forgotten still.
+        // --forget works even if there is no input.
         Err(InputError::NothingCanonical(_)) if !request.forget.is_empty() => Vec::new(),
         found => found?,
     };
@@ -120,7 +121,7 @@ pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), ProjectionEr
     }
     let taken: Vec<Taken> = files.iter().map(|file| projection.take_file(file)).collect::<Result<_, _>>()?;
     let counts = &projection.counts;
-    // The wrong files, most likely: not a reason to remove what is there.
+    // Probably the wrong files, so do not remove existing documents.
     if counts.read > 0 && counts.set_aside.values().sum::<u64>() == counts.read {
         let reasons: Vec<String> = counts.set_aside.iter().map(|(reason, n)| format!("{reason}: {n}")).collect();
         return Err(ProjectionError::NothingTaken { read: counts.read, reasons: reasons.join(", ") });
@@ -137,9 +138,9 @@ pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), ProjectionEr
     Ok(())
 }
 
-/// Makes all vectors in this way, if they were made in another: all of them or none. Answers how many.
+/// Recomputes all vectors if the method has changed, in one transaction. Returns their number.
 fn embed_again(index: &mut Index, embedding: &Embedding, cx: &JobContext) -> Result<u64, ProjectionError> {
-    let made = Made::by(embedding);
+    let made = EmbeddingInfo::by(embedding);
     if index.made == made {
         return Ok(0);
     }
@@ -156,7 +157,7 @@ fn embed_again(index: &mut Index, embedding: &Embedding, cx: &JobContext) -> Res
                 index.put_vector(texts.document, &vector.map_err(EmbeddingError::Given)?)?;
             }
             let Some(texts) = batch.last() else { break };
-            // What was begun is undone when the index is closed.
+            // The transaction is rolled back when the index is closed.
             if cx.is_cancelled() {
                 return Err(ProjectionError::CancelledAgain);
             }
@@ -165,13 +166,13 @@ fn embed_again(index: &mut Index, embedding: &Embedding, cx: &JobContext) -> Res
             cx.progress(done, total);
         }
     }
-    // Perhaps only the place of the model is another.
+    // Perhaps only the model's directory has changed.
     index.remember(made)?;
     index.commit()?;
     Ok(done)
 }
 
-/// The number of a file that is to be forgotten.
+/// Returns the number of a file to forget.
 fn known(index: &Index, path: &Path) -> Result<i64, ProjectionError> {
     for path in [path, &input::real(path)] {
         if let Some(source) = index.source(path)? {
@@ -193,16 +194,16 @@ struct Taken {
     path: PathBuf,
     source: i64,
     lines: u64,
-    /// Whether all lines were documents: only then is what is missing in it known to be gone.
+    /// Whether all lines were documents. Only then is a missing document known to be gone.
     is_complete: bool,
-    /// Documents that were in it, and are not any more.
+    /// Documents that are no longer in it.
     missing: Vec<i64>,
 }
 
-/// The file that is being read.
+/// The file being read.
 struct Current {
     source: i64,
-    /// What was in it, ascending.
+    /// Its documents in the index, ascending.
     had: Vec<i64>,
     has: Seen,
 }
@@ -213,13 +214,13 @@ struct Projection<'a> {
     cx: &'a JobContext,
     counts: Counts,
     seen: Seen,
-    /// Bytes of the inputs: read, and all.
+    /// Size of the inputs in bytes: read so far, and total.
     done: u64,
     total: u64,
 }
 
 impl Projection<'_> {
-    /// Takes all lines of a file.
+    /// Processes all lines of a file.
     fn take_file(&mut self, path: &Path) -> Result<Taken, ProjectionError> {
         let mut lines = Lines::open(path)?;
         let source = self.index.enter_source(path)?;
@@ -258,7 +259,7 @@ impl Projection<'_> {
         }
     }
 
-    /// Puts the document of a line into the index. The inner error is the reason why there is none.
+    /// Adds the document of a line to the index. The inner error is the reason why the line is not a document.
     fn take(&mut self, file: &mut Current, state: LineState, line: &[u8]) -> Result<Result<(), &'static str>, ProjectionError> {
         match state {
             LineState::Whole => {}
@@ -272,7 +273,7 @@ impl Projection<'_> {
             *count += 1;
             return Ok(Ok(()));
         }
-        // A panic of a parser costs one document. Its message is not used: it may quote it.
+        // A panic of a parser affects one document. The panic message is dropped, because it may quote the document.
         let document = match catch_unwind(AssertUnwindSafe(|| Document::parse(line))) {
             Ok(Ok(document)) => document,
             Ok(Err(fault)) => return Ok(Err(fault.reason())),
@@ -303,7 +304,7 @@ impl Projection<'_> {
         Ok(())
     }
 
-    /// Remembers that a document is in a file; nothing is written where that was known.
+    /// Records that a document is in a file; writes nothing if that is already known.
     fn is_in(&self, file: &mut Current, number: i64) -> Result<(), ProjectionError> {
         if file.has.add(number) && file.had.binary_search(&number).is_err() {
             self.index.add_origin(file.source, number)?;
@@ -311,14 +312,14 @@ impl Projection<'_> {
         Ok(())
     }
 
-    /// Removes what no file has any more: of the files that were read, and of those that are to be forgotten.
+    /// Removes documents that are no longer in any file: of the files read, and of those to forget.
     fn remove_missing(&mut self, taken: &[Taken], keep_missing: bool, forgotten: &[i64]) -> Result<(), ProjectionError> {
         let is_forgotten = |file: &Taken| forgotten.contains(&file.source);
         let mut leaving: Vec<&Taken> = taken.iter().filter(|file| is_forgotten(file)).collect();
         if !keep_missing {
             let missed = taken.iter().filter(|file| file.is_complete && !is_forgotten(file));
             leaving.extend(missed);
-            // Whoever wrote it failed, most likely.
+            // Its writer has probably failed.
             let emptied = leaving.iter().find(|file| file.lines == 0 && !file.missing.is_empty() && !is_forgotten(file));
             if let Some(Taken { path, missing, .. }) = emptied {
                 return Err(ProjectionError::Emptied { path: path.clone(), documents: missing.len() });
@@ -346,7 +347,7 @@ impl Projection<'_> {
         Ok(())
     }
 
-    /// Names files that are not there any more, and whose documents are: whether for a while or for good, only a person knows.
+    /// Reports files that no longer exist but have documents: only the user knows whether they are gone permanently.
     fn tell_gone(&self, read: &[PathBuf]) -> Result<(), ProjectionError> {
         let sources = self.index.sources()?;
         let gone = sources.iter().filter(|path| !read.contains(path) && matches!(path.try_exists(), Ok(false)));
@@ -361,12 +362,12 @@ impl Projection<'_> {
     }
 }
 
-/// Numbers of documents: a bit each, they are dense.
+/// A set of document numbers, with one bit each because they are dense.
 #[derive(Default)]
 struct Seen(Vec<u64>);
 
 impl Seen {
-    /// Adds a number; answers whether it was not there.
+    /// Adds a number; returns whether it was new.
     fn add(&mut self, number: i64) -> bool {
         let (at, bit) = place(number);
         if at >= self.0.len() {
@@ -383,7 +384,7 @@ impl Seen {
     }
 }
 
-/// SQLite counts from 1.
+/// SQLite numbers rows from 1.
 fn place(number: i64) -> (usize, u64) {
     let number = number.unsigned_abs();
     (usize::try_from(number / 64).unwrap_or(usize::MAX), 1 << (number % 64))

@@ -1,9 +1,9 @@
-//! What a person types, as a query that FTS5 takes. Talks to nobody.
+//! Conversion of a user's query to FTS5 syntax.
 //!
-//! Words are looked for as they are, `"several words"` in this order, `wor*` by their beginning. Everything else that FTS5 gives a
-//! meaning (AND, NEAR, parentheses, colons) has none here: each word is quoted, so that no input is an error of syntax.
+//! Words match as they are, `"several words"` as a phrase, `wor*` as a prefix. All other FTS5 syntax (AND, MIN_SIMILARITY, parentheses,
+//! colons) has no meaning here: each word is quoted, so that no input is a syntax error.
 
-/// Words of a query that are looked at.
+/// Maximum number of words in a query.
 const WORDS: usize = 64;
 
 /// The words of a query.
@@ -14,7 +14,7 @@ pub(crate) struct Query {
 }
 
 impl Query {
-    /// Reads a query; `None` where no word is in it.
+    /// Parses a query; `None` if it contains no words.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut terms = Vec::new();
         for (n, piece) in text.split('"').enumerate() {
@@ -30,28 +30,28 @@ impl Query {
         if terms.is_empty() { None } else { Some(Self { terms }) }
     }
 
-    /// Documents with all of the words.
+    /// Returns an FTS5 query for documents with all words.
     pub(crate) fn all(&self) -> String {
         self.terms.join(" AND ")
     }
 
-    /// Documents with any of them.
+    /// Returns an FTS5 query for documents with any of the words.
     pub(crate) fn any(&self) -> String {
         self.terms.join(" OR ")
     }
 
-    /// How many words there are.
+    /// Returns the number of words.
     pub(crate) fn len(&self) -> usize {
         self.terms.len()
     }
 }
 
-/// What has no letter or digit is nothing to FTS5 either.
+/// FTS5 also ignores text without letters and digits.
 fn quoted(text: &str, is_prefix: bool) -> Option<String> {
     if !text.contains(char::is_alphanumeric) {
         return None;
     }
-    // FTS5 reads to the first NUL.
+    // FTS5 stops at the first NUL.
     let text = text.replace(['"', '\0'], " ");
     Some(format!("\"{}\"{}", text.trim(), if is_prefix { "*" } else { "" }))
 }

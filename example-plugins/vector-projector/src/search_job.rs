@@ -1,4 +1,4 @@
-//! The job `search`: from its parameters to hits. Talks to [`index`](crate::index), [`embedding`](crate::embedding) and [`hits`].
+//! The job `search`: its parameters, and the search from query to hits. Uses [`index`](crate::index), [`embedding`](crate::embedding) and [`hits`].
 
 use crate::embedding::{Embedding, EmbeddingError, ModelError};
 use crate::hits;
@@ -10,40 +10,40 @@ use std::io;
 use std::path::Path;
 use std::time::Instant;
 
-/// The most hits that are asked for.
-const MOST: u32 = 1000;
+/// Maximum value of `--limit`.
+const MAX_HITS: u32 = 1000;
 
-/// What documents are compared by.
+/// What the search compares.
 #[derive(ParamEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// The words that are in them.
+    /// Words (full-text search)
     Text,
-    /// Their vectors: likeness of words and parts of words, or of meaning where the index was made with a model.
+    /// Vectors: similar words, or similar meaning if the index has a model
     Vector,
-    /// Both rankings, made one.
+    /// Both, merged into one ranking
     Both,
 }
 
-/// Search the index that index_documents made.
+/// Search the index of index_documents.
 ///
-/// The hits are in the run's log (`lorchestra runs logs RUN`) and, one JSON object a line, in `search/last.jsonl` of the package's data
-/// directory. `"several words"` in quotes are looked for in this order, `wor*` by their beginning.
+/// Prints the hits to the run's log (`lorchestra runs logs RUN`) and writes them to `search/last.jsonl` in the package's data directory,
+/// one JSON object per line. `"several words"` in quotes match as a phrase, `wor*` matches the start of a word.
 ///
-/// The event `search.completed` has counts only. The query itself is in `job.started`, as all parameters are.
+/// The event `search.completed` contains only counts. The query itself is in `job.started`, like all parameters.
 ///
-/// Any number of searches may run at once; the file is that of the one that ended last.
+/// Searches may run concurrently; the file then contains the hits of the one that finished last.
 #[job(overlap = "allow")]
 pub fn search(
     cx: &JobContext,
-    /// What to look for.
+    /// Text to search for
     query: String,
-    /// How many hits, 1 to 1000.
+    /// Maximum number of hits, 1 to 1000
     #[param(default = 10)]
     limit: u32,
-    /// What documents are compared by.
+    /// What the search compares
     #[param(default = "both")]
     mode: Mode,
-    /// Where the model is now that the index was made with; without it, it is looked for where it was then.
+    /// Current directory of the index's model [default: its directory when the index was built]
     model: Option<PathBuf>,
 ) -> JobResult {
     match run(cx, &query, limit, mode, model.as_deref()) {
@@ -53,46 +53,46 @@ pub fn search(
     }
 }
 
-/// Why there are no hits, not even none.
+/// Why a search failed.
 #[derive(Debug, thiserror::Error)]
 enum SearchError {
-    #[error("there is no word in the query; give --query letters or digits to look for")]
+    #[error("the query contains no words; set --query to a text with letters or digits")]
     NoWord,
-    #[error("--limit {0} is not between 1 and {MOST}")]
+    #[error("--limit {0} must be between 1 and {MAX_HITS}")]
     Limit(u32),
     #[error(transparent)]
     Index(#[from] IndexError),
     #[error(transparent)]
     Embedding(EmbeddingError),
-    #[error("the model that the index was made with cannot be used (--mode text needs none)")]
+    #[error("cannot use the model of the index (--mode text needs no model)")]
     ModelOfIndex(#[source] ModelError),
     #[error(
-        "the index was made of hashed words, without a model; run vector-projector/index_documents --model DIR, or search without \
+        "the index uses hashed words, not a model; run vector-projector/index_documents --model DIR, or search without \
          --model"
     )]
     NoModel,
     #[error(
-        "{}: is another model than when the index was made; run vector-projector/index_documents, which makes all vectors again, \
-         or put the old one back; --mode text needs no model", .0.display()
+        "{}: has changed since the index was built; run vector-projector/index_documents to recompute all vectors, \
+         or restore the old model; --mode text needs no model", .0.display()
     )]
     ChangedModel(PathBuf),
     #[error(
-        "the index was made with another model, which was in {}; give --model that one, or run vector-projector/index_documents \
-         --model DIR, which makes all vectors again; --mode text needs no model", .0.display()
+        "the index was built with another model, in {}; set --model to that one, or run vector-projector/index_documents \
+         --model DIR to recompute all vectors; --mode text needs no model", .0.display()
     )]
     OtherModel(PathBuf),
-    #[error("{}: the hits could not be written; make room for it, and see that the user who runs the job may write it", .path.display())]
+    #[error("{}: cannot write the hits; check the free disk space, and that the user running the job may write the file", .path.display())]
     Write { path: PathBuf, source: io::Error },
-    #[error("the hits could not be printed into the run's log; they are in {}", .path.display())]
+    #[error("cannot print the hits to the run's log; they are in {}", .path.display())]
     Print { path: PathBuf, source: io::Error },
-    #[error("the data directory cannot be used")]
+    #[error("cannot use the data directory")]
     DataDir(#[source] io::Error),
     #[error(transparent)]
     Emit(#[from] EmitError),
 }
 
 impl SearchError {
-    /// Whether another attempt must end the same way.
+    /// Returns whether a retry would fail in the same way.
     fn is_permanent(&self) -> bool {
         match self {
             Self::NoWord | Self::Limit(_) | Self::NoModel | Self::ChangedModel(_) | Self::OtherModel(_) => true,
@@ -106,7 +106,7 @@ impl SearchError {
 
 fn run(cx: &JobContext, text: &str, limit: u32, mode: Mode, model: Option<&Path>) -> Result<(), SearchError> {
     let query = Query::parse(text).ok_or(SearchError::NoWord)?;
-    if !(1..=MOST).contains(&limit) {
+    if !(1..=MAX_HITS).contains(&limit) {
         return Err(SearchError::Limit(limit));
     }
     let data_dir = cx.data_dir().map_err(SearchError::DataDir)?;
@@ -135,7 +135,7 @@ fn run(cx: &JobContext, text: &str, limit: u32, mode: Mode, model: Option<&Path>
     Ok(())
 }
 
-/// The way in which the vectors of the index were made.
+/// The method of the index's vectors.
 fn embedding(index: &Index, given: Option<&Path>) -> Result<Embedding, SearchError> {
     let embedding = Embedding::load(given, index.made.model.as_deref()).map_err(|error| match error {
         EmbeddingError::OfIndex(error) => SearchError::ModelOfIndex(error),

@@ -226,7 +226,7 @@ fn set(key: Key<'_>, time: &str, settings: &Settings, notices: &mut Notices<'_>,
     let before = before.map_or_else(|| "none".to_owned(), |bookmark| exactly(bookmark.at));
     printer.line(format_args!("bookmark of {}: {before} → {}", whose(key), plan::time::show(at)));
     if at > now {
-        printer.warning("that lies ahead: until then a run with --since last finds nothing to do");
+        printer.warning("that is in the future: until then, runs with --since last have nothing to do");
     }
     Ok(Code::Success)
 }
@@ -236,21 +236,20 @@ fn is_read(key: Key<'_>, settings: &Settings) -> Result<(), Failure> {
     let Key { package, job: job_name, account } = key;
     let catalog = Catalog::scan(&settings.plugin_dirs);
     let (_, _, job) = find_job(&catalog, package, job_name)?;
-    let useless =
-        |why: &str| Failure::new(Code::Usage, format!("no run of {package}/{job_name} would read that bookmark: {why}"));
+    let useless = |why: &str| Failure::new(Code::Usage, format!("no run of {package}/{job_name} would use that bookmark: {why}"));
     if !job.has_since() {
-        return Err(useless("it has no parameter since that is a time"));
+        return Err(useless("the job has no datetime parameter `since`"));
     }
     match (job.params.iter().find(|param| last::is_account(param)), account) {
-        (None, Some(_)) => Err(useless("it has no parameter account").mend("leave --account out")),
+        (None, Some(_)) => Err(useless("the job has no parameter `account`").mend("omit --account")),
         (Some(param), Some(account))
             if param.kind == ParamKind::Enum && param.values.iter().all(|value| value.name != account) =>
         {
             let values: Vec<&str> = param.values.iter().map(|value| value.name.as_str()).collect();
-            Err(useless("it takes no such account").mend(format!("there are {}", values.join(", "))))
+            Err(useless("the job does not accept this account").mend(format!("there are {}", values.join(", "))))
         }
         (Some(param), None) if !param.optional => {
-            Err(useless("each is for an account").mend("add --account, as the runs have it"))
+            Err(useless("its bookmarks are per account").mend("add --account, as in the job's runs"))
         }
         _ => Ok(()),
     }
@@ -270,10 +269,10 @@ fn reset(store: Option<Store>, key: Key<'_>, printer: &mut Printer) -> Result<Co
             Ok(Code::Success)
         }
         Err(others) => {
-            let failure = Failure::new(Code::Failed, format!("there is no bookmark of {}", whose(key)));
+            let failure = Failure::new(Code::Failed, format!("{} has no bookmark", whose(key)));
             let failure =
-                others.iter().take(4).fold(failure, |failure, other| failure.mend(format!("there is one of {}", of(other))));
-            Err(failure.mend("lorchestra bookmarks show lists them"))
+                others.iter().take(4).fold(failure, |failure, other| failure.mend(format!("found one of {}", of(other))));
+            Err(failure.mend("run lorchestra bookmarks show to list all bookmarks"))
         }
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn chosen<'a>(settings: &'a Settings, name: Option<&str>) -> Result<V
 }
 
 pub(super) fn no_thread(error: std::io::Error) -> Failure {
-    Failure::new(Code::Internal, format!("the delivery thread could not be started: {error}"))
+    Failure::new(Code::Internal, format!("cannot start the delivery thread: {error}"))
 }
 
 pub(super) fn warn_once(settings: &Settings, printer: &mut Printer) {
@@ -71,7 +71,8 @@ pub(super) fn flush(
         printer.note("No events yet.");
         return Ok(Code::Success);
     };
-    let mut signals = Signals::install().map_err(|e| Failure::new(Code::Internal, format!("signals cannot be handled: {e}")))?;
+    let mut signals =
+        Signals::install().map_err(|e| Failure::new(Code::Internal, format!("cannot install signal handlers: {e}")))?;
     let request = Request { timeout: timeout.unwrap_or(FLUSH), insist: true, run_id: None, resend };
     let several = to.len() > 1;
     let mut failed: Option<Failure> = None;
@@ -80,7 +81,7 @@ pub(super) fn flush(
         let backlog = store.backlog(to.name(), None)?;
         let where_to = if several { format!(" to {}", to.label()) } else { String::new() };
         printer.line(format_args!("Delivered {}{where_to}.", events(report.progress.delivered)));
-        undelivered::report(to, &Report { trouble: None, progress: report.progress }, backlog, printer);
+        undelivered::report(to, &Report { trouble: None, progress: report.progress }, backlog.pending, printer);
         let Some(failure) = report.trouble.as_ref().and_then(|trouble| flush_failure(trouble, backlog)) else { continue };
         // The first one is the command's; what is wrong elsewhere is not kept back.
         match failed {
@@ -102,7 +103,7 @@ fn flush_failure(trouble: &Trouble, backlog: Backlog) -> Option<Failure> {
     };
     Some(match trouble {
         Trouble::IntoAnother(_) => failure,
-        _ => failure.mend(format!("{} still to be delivered; nothing is lost", are(backlog.pending))),
+        _ => failure.mend(format!("{} not delivered yet; nothing is lost", are(backlog.pending))),
     })
 }
 
@@ -110,7 +111,7 @@ fn flush_failure(trouble: &Trouble, backlog: Backlog) -> Option<Failure> {
 pub(super) fn refused(refusal: &Refusal) -> Failure {
     let failure = Failure::new(Code::Undelivered, refusal.to_string());
     match refusal {
-        Refusal::TableMissing(_) => failure.mend("lorchestra events setup makes it"),
+        Refusal::TableMissing(_) => failure.mend("run lorchestra events setup to create it"),
         _ => failure,
     }
 }

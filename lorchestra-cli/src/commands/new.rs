@@ -105,16 +105,16 @@ const TAKEN: [&str; 58] = [
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NewError {
     /// Not the name of a package.
-    #[error("{0:?} is not a package's name: those are of the form [a-z][a-z0-9_-]*, at most 64 characters")]
+    #[error("{0:?} is not a valid package name: use [a-z][a-z0-9_-]*, at most 64 characters")]
     Name(String),
     /// A name that stands for something else.
-    #[error("a package cannot be called {0}: cargo or the compiler take that for something else")]
+    #[error("a package cannot be named {0}: the name has a meaning for cargo or the compiler")]
     Taken(String),
     /// There is something already.
-    #[error("{path} is there already{what}", path = .0.display(), what = if .0.is_dir() { " and not empty" } else { "" })]
+    #[error("{path} already exists{what}", path = .0.display(), what = if .0.is_dir() { " and is not empty" } else { "" })]
     There(PathBuf),
     /// The directory it should be made in is not there.
-    #[error("there is no directory {path} to make it in", path = .0.display())]
+    #[error("directory {path} does not exist", path = .0.display())]
     NoParent(PathBuf),
     /// What should be the plugin API is something else.
     #[error("{path} is not {API}: {why}", path = .path.display())]
@@ -140,10 +140,10 @@ impl From<NewError> for Failure {
         match error {
             NewError::Name(_) => Self::new(Code::Usage, message).mend("for example: lorchestra new my_package"),
             NewError::Taken(name) => Self::new(Code::Usage, message).mend(format!("for example: lorchestra new {name}_jobs")),
-            NewError::There(_) => Self::new(Code::Usage, message).mend("give another directory: --dir DIR"),
+            NewError::There(_) => Self::new(Code::Usage, message).mend("choose another directory with --dir DIR"),
             NewError::NoParent(path) => Self::new(Code::Usage, message).mend(format!("mkdir -p {}", shell(&path))),
             NewError::Api { .. } => {
-                Self::new(Code::Usage, message).mend("give the directory of a checkout of lorchestra, or leave --api out")
+                Self::new(Code::Usage, message).mend("pass the directory of a lorchestra checkout, or omit --api")
             }
             NewError::Io { path, source } => Self::refused(Code::NotWritable, &message, &path, &source),
         }
@@ -174,14 +174,14 @@ pub(super) fn run(command: &New, printer: &mut Printer) -> Result<Code, Failure>
     let member_of = above.as_ref().filter(|above| above.takes_in.is_some()).map(|above| &*above.root);
     let library = library(name, &real, member_of);
     make(name, dir, &dependency(api.as_deref()), &library, member_of.is_some())?;
-    printer.good(format_args!("{name}: a job package in {}", shell(dir)));
+    printer.good(format_args!("created the job package {name} in {}", shell(dir)));
     if let Some(Workspace { root, takes_in }) = &above {
         let root = path_text(root);
         match takes_in {
             Some(entry) => printer.line(format_args!(
-                "It is a member of the workspace in {root} (members: {entry:?}): profiles and target directory are those of it."
+                "It is a member of the workspace in {root} (members: {entry:?}), and uses that workspace's profiles and target directory."
             )),
-            None => printer.line(format_args!("It is a workspace of its own: the one in {root} does not name it as a member.")),
+            None => printer.line(format_args!("It is its own workspace: the workspace in {root} does not list it as a member.")),
         }
     }
     // Only members share the workspace's dependencies.
@@ -259,7 +259,7 @@ fn api_crate(named: &Path) -> Result<String, NewError> {
     match manifest.get("package").and_then(|package| package.get("name")).and_then(toml::Value::as_str) {
         Some(API) => {}
         Some(other) => return Err(wrong(format!("it is the crate {other}"))),
-        None => return Err(wrong("it is no crate".to_owned())),
+        None => return Err(wrong("it is not a crate".to_owned())),
     }
     let dir = dir.canonicalize().map_err(|e| wrong(e.to_string()))?;
     dir.into_os_string().into_string().map_err(|_| wrong("its path is not UTF-8, which Cargo.toml has to be".to_owned()))

@@ -252,7 +252,7 @@ fn write_lock(only: &[String], as_json: bool, settings: &Settings, printer: &mut
         jobs::problems(&catalog.problems, printer);
     }
     if !settings.locked {
-        printer.note("Nothing is held to it until config.toml has `locked = true`, or a run has --locked.");
+        printer.note("It is enforced once config.toml has `locked = true`, or a run uses --locked.");
     }
     Ok(Code::Success)
 }

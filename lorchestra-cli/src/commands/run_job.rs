@@ -26,6 +26,7 @@ use lorchestra_core::run::event::Observers;
 use lorchestra_core::run::launch::{self, Delivery, Host, Launch, Launched, launch};
 use lorchestra_core::run::supervisor::{RunResult, WorkerEnv};
 use lorchestra_core::secrets::Secrets;
+use lorchestra_core::store::bookmark::Key;
 use lorchestra_core::text;
 use lorchestra_plugin_api::manifest::JobManifest;
 use std::cell::RefCell;
@@ -105,28 +106,60 @@ impl Session<'_, '_> {
         let settings = self.settings;
         Failure::unless_files_suffice()?;
         let planned = match &command.spec {
-            Some(file) => self.read_spec(file, command)?,
-            None => match self.plan(command)? {
-                Ok(planned) => planned,
-                Err(code) => return Ok(code),
-            },
+            Some(file) => self.read_spec(file, command, signals)?,
+            None => self.plan(command, signals)?,
+        };
+        let planned = match planned {
+            Ok(planned) => planned,
+            Err(code) => return Ok(code),
         };
         let Planned { spec, library, secrets, own, lock } = planned;
         if own.dry_run {
             return dry_run(spec, &library, lock.as_ref(), own.json, self.printer);
         }
         second_store(settings, self.printer);
-        let timeout = own.delivery_timeout.unwrap_or(settings.delivery_timeout);
         if own.require_delivery {
-            delivery::check(settings, timeout)?;
+            delivery::check(settings, own.delivery_timeout.unwrap_or(settings.delivery_timeout))?;
         }
         if !own.quiet && !settings.destinations.is_empty() {
             delivery::warn_once(settings, self.printer);
         }
+        let (run_id, progress) = (own.run_id, self.has_bar(&own));
+        let what = Launch { spec, run_id, library: &library, lock: lock.as_ref(), secrets: &secrets, progress };
+        let launched = self.observed(&own, signals, |host, signals, observer| launch(what, host, signals, observer))?;
+        Ok(code(&launched))
+    }
+
+    /// Whether the run has a progress bar. What follows the trace writes to the same terminal.
+    fn has_bar(&self, own: &OwnFlags) -> bool {
+        self.verbose == 0 && !own.quiet && Bar::is_seen()
+    }
+
+    /// How a run of the id that the caller chose has ended, where it has.
+    fn ended(&mut self, own: &OwnFlags, key: Key<'_>, signals: &mut Option<Signals>) -> Result<Option<Code>, Failure> {
+        let Some(run_id) = own.run_id.filter(|_| !own.dry_run) else { return Ok(None) };
+        let found = self.observed(own, signals, |host, signals, observer| launch::find(run_id, key, host, signals, observer))?;
+        Ok(found.as_ref().map(code))
+    }
+
+    /// Does that on this host, with signals handled, and with what a person sees of it.
+    fn observed<T>(
+        &mut self,
+        own: &OwnFlags,
+        signals: &mut Option<Signals>,
+        work: impl FnOnce(&Host<'_>, &mut Signals, &mut Observers<'_>) -> Result<T, launch::LaunchError>,
+    ) -> Result<T, Failure> {
+        let settings = self.settings;
+        let timeout = own.delivery_timeout.unwrap_or(settings.delivery_timeout);
+        let progress = self.has_bar(own);
         // From here on a signal ends the run in order, not this process.
-        let handled = Signals::install().map_err(|e| Failure::new(Code::Internal, format!("signals cannot be handled: {e}")))?;
-        // What follows the trace writes to the same terminal.
-        let progress = self.verbose == 0 && !own.quiet && Bar::is_seen();
+        let installed = match signals.take() {
+            Some(installed) => installed,
+            None => {
+                Signals::install().map_err(|e| Failure::new(Code::Internal, format!("cannot install signal handlers: {e}")))?
+            }
+        };
+        let handled = signals.insert(installed);
         let host = Host {
             state_dir: &settings.state_dir,
             worker: WorkerEnv {
@@ -140,7 +173,6 @@ impl Session<'_, '_> {
             retention: &settings.retention,
             delivery: Delivery { to: &settings.destinations, required: own.require_delivery, timeout },
         };
-        let what = Launch { spec, run_id: own.run_id, library: &library, lock: lock.as_ref(), secrets: &secrets, progress };
         let printer = RefCell::new(&mut *self.printer);
         let verbosity = Verbosity { verbose: self.verbose, quiet: own.quiet, json: own.json, progress };
         let mut terminal = TerminalObserver::new(&printer, &settings.state_dir, verbosity);
@@ -151,16 +183,15 @@ impl Session<'_, '_> {
             observers.0.push(&mut json);
         }
         observers.0.push(&mut terminal);
-        let launched = launch(what, &host, signals.insert(handled), &mut observers)?;
-        Ok(code(&launched))
+        Ok(work(&host, handled, &mut observers)?)
     }
 
     /// The run that the arguments describe; or how the command ends without one.
-    fn plan(&mut self, command: &RunJob) -> Result<Result<Planned, Code>, Failure> {
+    fn plan(&mut self, command: &RunJob, signals: &mut Option<Signals>) -> Result<Result<Planned, Code>, Failure> {
         let settings = self.settings;
         let (Some(package_name), Some(job_name)) = (command.package.as_deref(), command.job.as_deref()) else {
             // Only for help, which crate::help has answered.
-            return Err(Failure::new(Code::Usage, "PACKAGE and JOB are missing").mend("lorchestra run-job --help"));
+            return Err(Failure::new(Code::Usage, "missing arguments PACKAGE and JOB").mend("lorchestra run-job --help"));
         };
         let catalog = Catalog::scan(&settings.plugin_dirs);
         let (package, manifest, job) = &find_job(&catalog, package_name, job_name)?;
@@ -177,7 +208,7 @@ impl Session<'_, '_> {
         values.extend(flags::named(&own.param)?);
         let bookmark = match plan::last::asked_by(job, &values) {
             Some(asked) => {
-                let key = bookmarks::Key { package: package_name, job: job_name, account: asked.account.as_deref() };
+                let key = Key { package: package_name, job: job_name, account: asked.account.as_deref() };
                 bookmarks::asked_for(key, own.dry_run, settings, self.notices, self.printer)?
             }
             None => None,
@@ -197,6 +228,11 @@ impl Session<'_, '_> {
             context: context(&own, settings),
         })
         .map_err(|error| bad_parameters(package_name, job, &error))?;
+        // Before anything is asked of this host: a run that has ended needs nothing any more.
+        let key = Key { package: package_name, job: job_name, account: spec.account.as_deref() };
+        if let Some(code) = self.ended(&own, key, signals)? {
+            return Ok(Err(code));
+        }
         configured.place(&mut spec, settings);
         if !own.quiet {
             warn_deprecated(job, &spec, &typed, self.printer);
@@ -208,9 +244,18 @@ impl Session<'_, '_> {
     }
 
     /// The run that a spec describes.
-    fn read_spec(&mut self, file: &Path, command: &RunJob) -> Result<Planned, Failure> {
+    fn read_spec(
+        &mut self,
+        file: &Path,
+        command: &RunJob,
+        signals: &mut Option<Signals>,
+    ) -> Result<Result<Planned, Code>, Failure> {
         let settings = self.settings;
         let spec = spec_file::read(file)?;
+        let key = Key { package: &spec.package, job: &spec.job, account: spec.account.as_deref() };
+        if let Some(code) = self.ended(&command.own, key, signals)? {
+            return Ok(Err(code));
+        }
         let catalog = Catalog::scan(&settings.plugin_dirs);
         let (package, _, job) = &find_job(&catalog, &spec.package, &spec.job)?;
         // Held against the job before anything else, so that no secret is looked for that the job does not have.
@@ -218,7 +263,7 @@ impl Session<'_, '_> {
         let secrets = secrets::find(&spec, &Configured::default(), settings)?;
         let own = command.own.clone();
         let lock = self.lock(&own)?;
-        Ok(Planned { spec, library: package.path.clone(), secrets, own, lock })
+        Ok(Ok(Planned { spec, library: package.path.clone(), secrets, own, lock }))
     }
 
     fn lock(&self, own: &OwnFlags) -> Result<Option<Lockfile>, Failure> {

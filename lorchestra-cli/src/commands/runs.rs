@@ -204,7 +204,7 @@ fn show(
     row("job", &format!("{}/{} ({})", run.package, run.job, run.location));
     row("state", run.state.as_str());
     if let Some(held_by) = held_by {
-        row("held by", &held_by.map_or_else(|| "a run that is not known".to_owned(), |held_by| format!("run {held_by}")));
+        row("held by", &held_by.map_or_else(|| "an unknown run".to_owned(), |held_by| format!("run {held_by}")));
     }
     if let Some(cause) = &run.cause {
         row("cause", cause.as_str());
@@ -223,7 +223,7 @@ fn show(
     if run.since.is_some() || run.until.is_some() {
         let since = run.since.map_or_else(|| "the beginning".to_owned(), show::time);
         let until = run.until.map(show::time).unwrap_or_default();
-        row("window", &format!("from {since} until {until} (not included)"));
+        row("window", &format!("from {since} up to {until}"));
     }
     if let Some(moved) = run.bookmark {
         row("bookmark", &bookmark(run, moved));
@@ -257,7 +257,7 @@ fn show(
 fn logs(state: &StateDir, store: &Store, run: &Run, trace: bool, printer: &mut Printer) -> Result<Code, Failure> {
     if run.state == RunState::Skipped {
         let what = if trace { "trace" } else { "log" };
-        printer.note(format_args!("There is no {what} of this run: it was skipped, and had no attempt."));
+        printer.note(format_args!("This run has no {what}: it was skipped."));
         return Ok(Code::Success);
     }
     let paths: Vec<_> = match trace {
@@ -274,8 +274,8 @@ fn logs(state: &StateDir, store: &Store, run: &Run, trace: bool, printer: &mut P
     }
     if !found {
         printer.note(match trace {
-            true => "There is no trace of this run: its job traced nothing, or the retention removed it.",
-            false => "There is no log of this run any more: the retention removed it, or something else did.",
+            true => "This run has no trace: the job wrote none, or retention removed it.",
+            false => "The log of this run no longer exists (removed by retention, or by another program).",
         });
     }
     Ok(Code::Success)
@@ -329,17 +329,20 @@ fn stop(
     let supervisor = run.supervisor();
     let failed =
         |what: &str, e: std::io::Error| Failure::new(Code::Failed, format!("{what} process {}: {e}", run.supervisor_pid));
-    if let Some(pidfd) = supervisor.open().map_err(|e| failed("could not look at", e))? {
+    if let Some(pidfd) = supervisor.open().map_err(|e| failed("cannot inspect", e))? {
         if ignored_by(run.supervisor_pid)(rustix::process::Signal::TERM.as_raw()) {
             let pid = run.supervisor_pid;
-            return Err(Failure::new(Code::Failed, format!("run {} was started so that it ignores SIGTERM", run.run_id))
-                .mend(format!("kill -KILL {pid} ends it at once; the next lorchestra runs list records that")));
+            return Err(Failure::new(
+                Code::Failed,
+                format!("run {} ignores SIGTERM: it was started with the signal ignored", run.run_id),
+            )
+            .mend(format!("run kill -KILL {pid} to end it at once; the next lorchestra runs list records its end")));
         }
         rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::TERM)
             .or_else(|e| if e == rustix::io::Errno::SRCH { Ok(()) } else { Err(e) })
-            .map_err(|e| failed("could not signal", e.into()))?;
+            .map_err(|e| failed("cannot signal", e.into()))?;
         // One that is stopped hears it only when it goes on.
-        supervisor.wake().map_err(|e| failed("could not wake", e))?;
+        supervisor.wake().map_err(|e| failed("cannot resume", e))?;
     }
     let mut deadline = Instant::now() + STOPPING;
     let mut was_alive = true;
@@ -368,15 +371,15 @@ fn stop(
             return Ok(Code::Success);
         }
         if Instant::now() >= deadline {
-            let failure = Failure::new(Code::Failed, format!("run {} was told to end and has not yet", run.run_id));
+            let failure = Failure::new(Code::Failed, format!("run {} was asked to stop and has not ended yet", run.run_id));
             return Err(if was_alive {
                 failure
-                    .mend("its grace may be long: lorchestra runs list --running")
-                    .mend(format!("kill -TERM {} a second time kills the job at once", run.supervisor_pid))
+                    .mend("it may have a long grace period; run lorchestra runs list --running to check")
+                    .mend(format!("run kill -TERM {} again to kill the job at once", run.supervisor_pid))
             } else if is_locked(state, run) {
                 elsewhere(run)
             } else {
-                failure.mend("its supervisor is not there; lorchestra runs list closes the run, or says what is in the way")
+                failure.mend("its supervisor is gone; run lorchestra runs list to close the run, or to see what prevents it")
             });
         }
         std::thread::sleep(Duration::from_millis(50));
@@ -389,11 +392,11 @@ fn elsewhere(run: &Run) -> Failure {
         format!("run {} cannot be stopped from here: its supervisor lives in another PID namespace (a container)", run.run_id);
     Failure::new(Code::Failed, what)
         .mend(format!(
-            "its lock is held, and process {} of host {} is not to be seen here",
+            "its lock is held, but process {} of host {} is not visible from here",
             run.supervisor_pid,
             printable(&run.host)
         ))
-        .mend(format!("run the command where the run was started: lorchestra runs stop {}", run.run_id))
+        .mend(format!("run lorchestra runs stop {} where the run was started", run.run_id))
         .mend("or stop that container")
 }
 
@@ -418,9 +421,9 @@ fn bookmark(run: &Run, Moved { before, after }: Moved) -> String {
         (Some(before), None) => match run.since {
             Some(since) if since > before => {
                 let (before, since) = (show::time(before), show::time(since));
-                format!("stays at {before}: what lies between that and {since}, where this run began, is not covered")
+                format!("stays at {before}: the time from there to the start of this run's window ({since}) is not covered")
             }
-            _ => format!("stays at {}: this run did not come past it", show::time(before)),
+            _ => format!("stays at {}: this run did not get past it", show::time(before)),
         },
         (None, None) => "none".to_owned(),
     }

@@ -34,7 +34,7 @@ pub(super) fn set_up(
 
 fn table(config: BigQueryConfig, dry_run: bool, limit: Duration, printer: &mut Printer) -> Result<(), Failure> {
     let mut table = BigQuery::new(config).map_err(|refusal| refused(&refusal))?;
-    let late = || Failure::new(Code::Undelivered, format!("BigQuery did not answer within {}", duration::show(limit)));
+    let late = || Failure::new(Code::Undelivered, format!("BigQuery did not respond within {}", duration::show(limit)));
     let plan = blocking(async { tokio::time::timeout(limit, setup::plan(&mut table)).await })?;
     let plan = plan.map_err(|_| late())?.map_err(|refusal| refused(&refusal))?;
     let prefix = if dry_run { "would " } else { "" };
@@ -43,7 +43,7 @@ fn table(config: BigQueryConfig, dry_run: bool, limit: Duration, printer: &mut P
     }
     if dry_run {
         if plan.steps.is_empty() {
-            printer.line(format_args!("{} has all it needs", plan.table));
+            printer.line(format_args!("{} needs no changes", plan.table));
         }
         return Ok(());
     }
@@ -56,7 +56,7 @@ fn table(config: BigQueryConfig, dry_run: bool, limit: Duration, printer: &mut P
         }
     })??;
     let event_id = done.map_err(|refusal| refused(&refusal))?;
-    printer.good(format_args!("{} is ready: event {event_id} was written and read back", plan.table));
+    printer.good(format_args!("{} is ready: wrote event {event_id} and read it back", plan.table));
     Ok(())
 }
 
@@ -68,12 +68,12 @@ fn directory(config: &JsonlConfig, dry_run: bool, printer: &mut Printer) -> Resu
     }
     if dry_run {
         if !missing {
-            printer.line(format_args!("{dir} has all it needs"));
+            printer.line(format_args!("{dir} needs no changes"));
         }
         return Ok(());
     }
     jsonl::set_up(config).map_err(|refusal| refused(&refusal))?;
-    printer.good(format_args!("{dir} is ready: a file was written and removed"));
+    printer.good(format_args!("{dir} is ready: wrote and removed a test file"));
     Ok(())
 }
 

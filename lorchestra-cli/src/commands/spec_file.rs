@@ -22,15 +22,15 @@ pub(super) fn read(file: &Path) -> Result<RunSpec, Failure> {
     let text = if stdin { bounded(io::stdin().lock()) } else { File::open(file).and_then(bounded) };
     let text = text.map_err(|e| {
         Failure::new(Code::Usage, format!("{name} cannot be read: {e}"))
-            .mend("lorchestra run-job PACKAGE JOB … --dry-run --json > spec.json writes a spec")
+            .mend("run lorchestra run-job PACKAGE JOB … --dry-run --json > spec.json to write a spec")
     })?;
     if text.len() as u64 > MAX {
-        return Err(Failure::new(Code::Usage, format!("{name} is no run spec: it is longer than {} MiB", MAX >> 20)));
+        return Err(Failure::new(Code::Usage, format!("{name} is not a run spec: it is larger than {} MiB", MAX >> 20)));
     }
     RunSpec::from_json(&text).map_err(|error| {
         let hint = match error {
-            SpecError::Newer(_) => "upgrade lorchestra, or write the spec with this one: run-job … --dry-run --json",
-            _ => "lorchestra run-job PACKAGE JOB … --dry-run --json prints one",
+            SpecError::Newer(_) => "upgrade lorchestra, or create the spec with this version: run-job … --dry-run --json",
+            _ => "run lorchestra run-job PACKAGE JOB … --dry-run --json to print a spec",
         };
         Failure::new(Code::Usage, format!("{name}: {}", printable(&error.to_string()))).mend(hint)
     })
@@ -52,7 +52,7 @@ pub(super) fn print(spec: &RunSpec, library: &Path, printer: &mut Printer) {
     if let Some(window) = &spec.window {
         let since = window.since.map_or_else(|| "the beginning".to_owned(), plan::time::show);
         let last = if spec.since_last { " (last)" } else { "" };
-        line(format!("  window: from {since}{last} until {} (not included)", plan::time::show(window.until)));
+        line(format!("  window: from {since}{last} up to {}", plan::time::show(window.until)));
     }
     for (name, value) in &spec.params {
         line(format!("  {name} = {value}"));

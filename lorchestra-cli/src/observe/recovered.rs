@@ -13,20 +13,20 @@ pub(crate) fn show(closed: &Closed, printer: &mut Printer) {
     for Recovered { run, outcome } in recovered.iter().take(reported) {
         let name = format!("run {} of {}/{}", run.run_id, run.package, run.job);
         printer.warning(match outcome {
-            Outcome::Completed => format!("{name} had completed when its supervisor died; recorded now"),
+            Outcome::Completed => format!("{name} completed before its supervisor died; recorded now"),
             Outcome::Failed(failure) => {
-                format!("{name} is closed as {}: {}", failure.cause.as_str(), text::first_line(&failure.message))
+                format!("{name} was closed as {}: {}", failure.cause.as_str(), text::first_line(&failure.message))
             }
         });
     }
     if recovered.len() > reported {
         let more = recovered.len() - reported;
-        printer.warning(format_args!("{more} more runs whose supervisors had died are closed: lorchestra runs list"));
+        printer.warning(format_args!("{more} more runs with dead supervisors were closed (see lorchestra runs list)"));
     }
     let stuck = closed.stuck.len();
     if let Some((run_id, error)) = closed.stuck.first() {
         let others = if stuck > 1 { format!(" (and {} others)", stuck - 1) } else { String::new() };
-        printer.warning(format_args!("run {run_id}{others} stays open for now: {}", crate::failure::stuck(error)));
+        printer.warning(format_args!("cannot close run {run_id}{others} yet: {}", crate::failure::stuck(error)));
     }
 }
 

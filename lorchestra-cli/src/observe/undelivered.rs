@@ -2,14 +2,14 @@
 
 use crate::printer::Printer;
 use lorchestra_core::delivery::{DestinationConfig, Refusal, Report, Trouble};
-use lorchestra_core::store::{Backlog, StoreError};
+use lorchestra_core::store::{COUNTED, StoreError};
 use lorchestra_core::text::chain;
 
 /// Prints what a run's delivery to one destination came to: one line about what is not delivered, if there is anything new.
 pub(super) fn after_run(
     to: &DestinationConfig,
     report: &Report,
-    backlog: Result<Backlog, &StoreError>,
+    pending: Result<u64, &StoreError>,
     [required, quiet]: [bool; 2],
     printer: &mut Printer,
 ) {
@@ -17,40 +17,41 @@ pub(super) fn after_run(
     let elsewhere = matches!(report.trouble, Some(Trouble::Elsewhere)) && !required;
     // With -q only what needs a person is printed: the next run delivers the rest.
     let passing = matches!(report.trouble, Some(Trouble::Unreachable(_) | Trouble::Deadline(_) | Trouble::Interrupted(_)));
-    match backlog {
+    match pending {
         Ok(_) if elsewhere || quiet && passing && !required => {}
-        Ok(backlog) => self::report(to, report, backlog, printer),
-        Err(error) => printer.warning(format_args!("the number of undelivered events is not known: {}", chain(error))),
+        Ok(pending) => self::report(to, report, pending, printer),
+        Err(error) => printer.warning(format_args!("cannot count undelivered events: {}", chain(error))),
     }
     if let Some(trouble @ Trouble::IntoAnother(_)) = &report.trouble
         && required
     {
-        printer.warning(format_args!("the events are not where they should be: {}", why(trouble)));
+        printer.warning(format_args!("the events went to another destination: {}", why(trouble)));
     }
 }
 
 /// One line about what is not delivered, if there is anything new to report.
-pub(crate) fn report(to: &DestinationConfig, report: &Report, backlog: Backlog, printer: &mut Printer) {
+pub(crate) fn report(to: &DestinationConfig, report: &Report, pending: u64, printer: &mut Printer) {
     let label = to.label();
     if report.progress.refused > 0 {
         let refused = report.progress.refused;
-        printer.warning(format_args!("{label} refused {}: lorchestra events list --failed", events(refused)));
+        printer.warning(format_args!("{label} refused {} (see lorchestra events list --failed)", events(refused)));
     }
     if report.progress.uncertain > 0 {
         let uncertain = events(report.progress.uncertain);
-        printer.warning(format_args!("whether {uncertain} arrived is not known: lorchestra events list --uncertain"));
+        printer
+            .warning(format_args!("{label}: cannot confirm that {uncertain} arrived (see lorchestra events list --uncertain)"));
     }
-    if backlog.pending == 0 {
+    if pending == 0 {
         return;
     }
-    let pending = format!("{} not in {label} yet", are(backlog.pending));
+    let pending = format!("{} not in {label} yet", are(pending));
     match &report.trouble {
         None => {}
         Some(Trouble::Blocked(Refusal::TableMissing(reason))) => {
             let what = if matches!(to, DestinationConfig::BigQuery(_)) { "table" } else { "directory" };
-            printer.warning(format_args!("{pending} ({reason}): lorchestra events setup makes the {what}"));
+            printer.warning(format_args!("{pending} ({reason}): run lorchestra events setup to create the {what}"));
         }
-        Some(trouble) => printer.warning(format_args!("{pending} ({}): lorchestra events flush", why(trouble))),
+        Some(trouble) => printer.warning(format_args!("{pending} ({}): run lorchestra events flush", why(trouble))),
     }
 }
 
@@ -59,15 +60,17 @@ pub(crate) fn why(trouble: &Trouble) -> String {
     match trouble {
         Trouble::Blocked(refusal) => refusal.to_string(),
         Trouble::Unreachable(reason) => reason.clone(),
-        Trouble::Deadline(None) => "there was no more time".into(),
+        Trouble::Deadline(None) => "time ran out".into(),
         Trouble::Deadline(Some(reason)) => reason.clone(),
         Trouble::Interrupted(_) => "interrupted".into(),
-        Trouble::Elsewhere => "another process delivers".into(),
+        Trouble::Elsewhere => "another process is delivering".into(),
         Trouble::IntoAnother(target) => {
-            format!("another process delivers for this state directory, into {target}: configure the same one for all of them")
+            format!(
+                "another process is delivering for this state directory, to {target}: use the same configuration for all processes"
+            )
         }
         Trouble::Store(error) => chain(error),
-        Trouble::Thread(what) => format!("a fault of lorchestra: {what}"),
+        Trouble::Thread(what) => format!("internal error in lorchestra: {what}"),
     }
 }
 
@@ -78,5 +81,9 @@ pub(crate) fn events(n: u64) -> String {
 
 /// The same, with its verb.
 pub(crate) fn are(n: u64) -> String {
-    if n == 1 { "1 event is".into() } else { format!("{n} events are") }
+    match n {
+        1 => "1 event is".into(),
+        n if n > COUNTED => format!("more than {COUNTED} events are"),
+        n => format!("{n} events are"),
+    }
 }

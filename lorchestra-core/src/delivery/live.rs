@@ -42,7 +42,7 @@ pub struct Request {
     pub timeout: Duration,
     /// Keeps trying until then, whatever the circuit says, and waits for another process that delivers.
     pub insist: bool,
-    /// What is waited for when another process delivers: the events of this run, or all.
+    /// What is waited for when another process is delivering: the events of this run, or all.
     pub run_id: Option<String>,
     /// What is sent besides what is pending.
     pub resend: Resend,
@@ -328,7 +328,7 @@ impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
         let before = self.progress.delivered;
         match tokio::time::timeout_at(until, self.drain_all(request)).await {
             Ok(trouble) => trouble,
-            Err(_) if !self.asking => Some(Trouble::Deadline(Some("another process delivers, and is not done".into()))),
+            Err(_) if !self.asking => Some(Trouble::Deadline(Some("another process is still delivering".into()))),
             Err(_) => {
                 let session = self.session.as_ref();
                 let route = session.map(|session| session.destination().route()).unwrap_or_default();
@@ -339,7 +339,7 @@ impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
                 // Not one batch in all this time: the others need not wait as long.
                 let reason = told.unwrap_or_else(|| {
                     let server = route.split(' ').next().unwrap_or_default();
-                    format!("no answer from {server} within {}", crate::plan::duration::show(request.timeout))
+                    format!("no response from {server} within {}", crate::plan::duration::show(request.timeout))
                 });
                 let until = crate::host::clock::now_micros() + i64::try_from(CIRCUIT.as_micros()).unwrap_or(i64::MAX);
                 let _ = self.store.set_circuit(Some(&Circuit { until, reason: reason.clone(), route }));

@@ -127,6 +127,9 @@ fn children_in(process: &str) -> Vec<u32> {
 
 /// The environment variable of what belongs to a run: the run's id.
 pub(crate) const RUN: &str = "LORCHESTRA_RUN_ID";
+/// The environment variable of what belongs to a run: the state directory that has the run. A copy of that directory has runs of the same ids,
+/// and must not end those of the original.
+pub(crate) const STATE: &str = "LORCHESTRA_STATE_ID";
 /// The environment variable of what belongs to a library's trial: who supervises it ([`trial_mark`]).
 pub(crate) const TRIAL: &str = "LORCHESTRA_TRIAL";
 
@@ -175,12 +178,12 @@ fn ignored(status: &str) -> impl Fn(i32) -> bool + use<> {
     move |signal| (1..=64).contains(&signal) && mask >> (signal - 1) & 1 == 1
 }
 
-/// Kills the processes of this user that carry `LORCHESTRA_RUN_ID` with one of these ids in their environment, whatever group or
-/// session they are in: what runs left behind when nobody was alive to end it. Looks again until it finds none, since what it
+/// Kills the processes of this user that carry `LORCHESTRA_RUN_ID` with one of these ids, and `LORCHESTRA_STATE_ID` with the id of this state
+/// directory, in their environment, whatever group or session they are in: what runs left behind when nobody was alive to end it. Looks again until it finds none, since what it
 /// kills may have forked meanwhile, and waits a moment for them to be gone. Answers with how many there were. This process is
 /// none of them, even when it was started by such a run.
-pub fn kill_remains_of(run_ids: &HashSet<&str>) -> usize {
-    kill_all(&|pid| variable_of(pid, RUN).is_some_and(|id| run_ids.contains(id.as_str())))
+pub fn kill_remains_of(state_id: &str, run_ids: &HashSet<&str>) -> usize {
+    kill_all(&|pid| carries(pid, STATE, state_id) && variable_of(pid, RUN).is_some_and(|id| run_ids.contains(id.as_str())))
 }
 
 fn kill_all(remains: &dyn Fn(u32) -> bool) -> usize {

@@ -28,6 +28,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone)]
 pub struct StateDir {
     root: PathBuf,
+    /// Device and inode: what a copy of the directory does not share.
+    id: String,
 }
 
 /// Why a directory cannot hold the state.
@@ -44,7 +46,7 @@ pub enum StateError {
         user: u32,
     },
     /// It lies on a network file system, on which locks and SQLite's shared memory do not hold.
-    #[error("{path} lies on a network file system ({kind})", path = path.display())]
+    #[error("{path} is on a network file system ({kind})", path = path.display())]
     Network {
         /// The directory.
         path: PathBuf,
@@ -87,6 +89,11 @@ impl StateDir {
         }
     }
 
+    /// Identifies this directory on this host. A copy has another one, a directory that was renamed the same.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     fn check(root: &Path) -> Result<Self, StateError> {
         let path = || root.to_owned();
         let meta = look(root)?;
@@ -104,7 +111,7 @@ impl StateDir {
         let fs = rustix::fs::statfs(root).map_err(|e| StateError::Io { path: path(), source: e.into() })?;
         match network(fs.f_type) {
             Some(kind) => Err(StateError::Network { path: path(), kind }),
-            None => Ok(Self { root: path() }),
+            None => Ok(Self { root: path(), id: format!("{:x}.{:x}", meta.dev(), meta.ino()) }),
         }
     }
 

@@ -101,7 +101,7 @@ impl Package {
         } else {
             Err(of_package(Fault::new(
                 Reason::BadManifest,
-                "it was replaced by another package meanwhile",
+                "another package replaced it in the meantime",
                 "run the command again",
             )))
         }
@@ -438,8 +438,8 @@ fn duplicates(name: &str, files: &[Package]) -> Vec<Problem> {
             Fault {
                 reason: Reason::Duplicate,
                 package: Some(name.to_owned()),
-                detail: format!("the package {name} is also in {}", named.join(", ")),
-                fix: "keep one of them and remove the others from the search path".into(),
+                detail: format!("package {name} is also in {}", named.join(", ")),
+                fix: "keep one file and remove the others from the search path".into(),
             }
             .at(file.path.clone())
         })

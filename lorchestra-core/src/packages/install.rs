@@ -70,7 +70,7 @@ pub enum InstallError {
         fault: Fault,
     },
     /// The library's name in the directory is another package's.
-    #[error("{} is the package {package}", path.display())]
+    #[error("{} contains the package {package}", path.display())]
     Taken {
         /// The name.
         path: PathBuf,
@@ -84,7 +84,7 @@ pub enum InstallError {
         path: PathBuf,
     },
     /// Several files have the package.
-    #[error("{} files have the package", paths.len())]
+    #[error("{} files contain the package", paths.len())]
     Several {
         /// Those.
         paths: Vec<PathBuf>,

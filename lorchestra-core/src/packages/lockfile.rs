@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 const FORMAT: u32 = 1;
 const HEAD: &str = "# Which bytes of which package may run, where `locked = true` or --locked is set.\n\
                     # Written by `lorchestra plugins lock`.\n";
-const MEND: &str = "lorchestra plugins lock, if these are the bytes that you want to run";
+const MEND: &str = "run lorchestra plugins lock, if these are the bytes you want to run";
 
 /// Bytes of the file, at most: thousands of packages, and no more memory than a command can have whoever wrote the file.
 const MAX_FILE: u64 = 1 << 20;
@@ -104,14 +104,16 @@ impl Lockfile {
             match fault.reason {
                 // What the fault says is for a library. A link is written anew instead of installed; what is no file has to go first.
                 Reason::LinkOut => fault.fix = MEND.to_owned(),
-                Reason::NotAFile => fault.fix = format!("move {} away; lorchestra plugins lock writes it anew", path_text(path)),
+                Reason::NotAFile => {
+                    fault.fix = format!("move {} away; run lorchestra plugins lock to create it again", path_text(path))
+                }
                 _ => {}
             }
             LockfileError::Unusable { path: path.to_owned(), fault }
         })?;
         let len = file.metadata().map_err(io)?.len();
         if len > MAX_FILE {
-            return Err(malformed(format!("it has {len} bytes, and may have {MAX_FILE} (1 MiB)")));
+            return Err(malformed(format!("it is {len} bytes long; the maximum is {MAX_FILE} (1 MiB)")));
         }
         let mut text = String::new();
         // It may grow while it is read.
@@ -129,7 +131,7 @@ impl Lockfile {
         // Asked for first: a newer file may have what this host does not know.
         let format: Format = toml::from_str(text).map_err(said)?;
         if format.version > FORMAT {
-            return Err(format!("it is of format {}, and this lorchestra reads format {FORMAT}", format.version));
+            return Err(format!("its format is {}; this lorchestra reads format {FORMAT}", format.version));
         }
         let text: Text = toml::from_str(text).map_err(said)?;
         let mut packages = BTreeMap::new();
@@ -192,16 +194,16 @@ impl Lockfile {
     ) -> Result<(), Fault> {
         let fault = |reason, detail| Err(Fault { package: Some(package.to_owned()), ..Fault::new(reason, detail, MEND) });
         let Some(locked) = self.packages.get(package) else {
-            return fault(Reason::NotLocked, format!("plugins.lock does not have the package {package}"));
+            return fault(Reason::NotLocked, format!("plugins.lock does not list the package {package}"));
         };
         if locked.version != version {
             let locked = &locked.version;
-            return fault(Reason::LockDiffers, format!("it is {package} {version}, and plugins.lock has {package} {locked}"));
+            return fault(Reason::LockDiffers, format!("it is {package} {version}; plugins.lock lists {package} {locked}"));
         }
         if locked.bytes == bytes && locked.sha256 == sha256()? {
             Ok(())
         } else {
-            fault(Reason::LockDiffers, format!("plugins.lock has other bytes of {package} {version}"))
+            fault(Reason::LockDiffers, format!("its bytes differ from the {package} {version} in plugins.lock"))
         }
     }
 }
@@ -299,7 +301,7 @@ mod tests {
         File::create(&path).unwrap().set_len(1 << 40).unwrap();
         let error = Lockfile::read(&path).unwrap_err();
         assert!(matches!(error, LockfileError::Malformed { .. }), "{error}");
-        assert!(error.to_string().ends_with(": it has 1099511627776 bytes, and may have 1048576 (1 MiB)"), "{error}");
+        assert!(error.to_string().ends_with(": it is 1099511627776 bytes long; the maximum is 1048576 (1 MiB)"), "{error}");
         std::fs::write(&path, format!("version = 1\n{} = 1", "k".repeat(200_000))).unwrap();
         let error = Lockfile::read(&path).unwrap_err().to_string();
         assert!(error.contains("unknown field `kkk") && error.len() < 500, "{} bytes", error.len());
@@ -311,6 +313,6 @@ mod tests {
         let path = dir.path().join("plugins.lock");
         std::fs::create_dir(&path).unwrap();
         let Err(LockfileError::Unusable { fault, .. }) = Lockfile::read(&path) else { panic!("it was read") };
-        assert_eq!(fault.fix, format!("move {} away; lorchestra plugins lock writes it anew", path.display()));
+        assert_eq!(fault.fix, format!("move {} away; run lorchestra plugins lock to create it again", path.display()));
     }
 }

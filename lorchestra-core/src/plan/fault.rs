@@ -71,7 +71,7 @@ pub enum Fault {
         summary: String,
     },
     /// One parameter, several values.
-    #[error("{flag} is given {times} times, as {typed}, and {job} takes it once; keep one of them")]
+    #[error("{flag} is given {times} times, as {typed}, but {job} accepts it once; keep one")]
     Repeated {
         /// The flag, with its dashes.
         flag: String,
@@ -98,7 +98,7 @@ pub enum Fault {
         until_origin: String,
     },
     /// A bookmark was asked for, and there is none.
-    #[error("{typed}: there is no bookmark of {whose} yet; write --{flag} last:-30d to begin there, or set one: {command}")]
+    #[error("{typed}: {whose} has no bookmark yet; use --{flag} last:-30d to start there, or set one: {command}")]
     NoBookmark {
         /// Flag and value, or the default.
         typed: String,
@@ -127,7 +127,7 @@ pub enum Fault {
         until_origin: String,
     },
     /// The manifest's own default does not fit its parameter: the plugin is broken.
-    #[error("{flag}: {reason}; this is a fault of the plugin: give {flag} yourself, and tell its author")]
+    #[error("{flag}: {reason}; this is a bug in the plugin: pass {flag} explicitly, and report the bug to its author")]
     Default {
         /// The flag, with its dashes.
         flag: String,
@@ -145,14 +145,14 @@ pub enum Fault {
 }
 
 fn mend(until_origin: &str) -> &'static str {
-    if until_origin == super::START { "write an earlier since" } else { "write an earlier since or a later until" }
+    if until_origin == super::START { "use an earlier since" } else { "use an earlier since or a later until" }
 }
 
 fn all_done(until_origin: &str) -> &'static str {
     if until_origin == super::START {
-        "there is nothing new, or the clock went back; lorchestra bookmarks set moves it"
+        "there is nothing new, or the clock went back; use lorchestra bookmarks set to move it"
     } else {
-        "all of it is done; write a later until, or another since to do it again"
+        "the whole window is done; use a later until, or another since to repeat it"
     }
 }
 

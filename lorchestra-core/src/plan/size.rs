@@ -20,9 +20,7 @@ pub fn parse(text: &str) -> Result<u64, String> {
     let shift = UNITS.iter().find(|(letter, _)| unit == Some(*letter)).map(|(_, shift)| *shift);
     match (number.parse::<u64>(), shift, letters.as_str()) {
         (Ok(_), None, "") if unit.is_none() => Err(format!("its unit is missing; write {text}M or {text}G")),
-        (Ok(number), Some(shift), "" | "iB" | "ib") => {
-            number.checked_mul(1 << shift).ok_or_else(|| "is more than there can be".into())
-        }
+        (Ok(number), Some(shift), "" | "iB" | "ib") => number.checked_mul(1 << shift).ok_or_else(|| "is too large".into()),
         _ => Err("is not a size; write a whole number and K, M, G or T, such as 512M or 2G".into()),
     }
 }
@@ -58,7 +56,7 @@ mod tests {
             ("-1M", "not a size"),
             ("1MB", "not a size"),
             ("1 M", "not a size"),
-            ("99999999999T", "more than there can be"),
+            ("99999999999T", "is too large"),
             ("99999999999999999999999M", "not a size"),
         ] {
             let told = parse(text).unwrap_err();

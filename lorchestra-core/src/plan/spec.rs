@@ -23,7 +23,7 @@ use super::fault::{self, Fault, PlanError};
 use super::policy::Limits;
 use super::retries::{MOST, RETRYABLE};
 use super::source::Source;
-use super::{OnOverlap, Retries, Window, find, is_end, last, time, value};
+use super::{OnOverlap, Retries, Window, find, is_end, last, size, time, value};
 use chrono::{DateTime, Utc};
 use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest};
@@ -207,7 +207,7 @@ pub enum SpecError {
     OtherSchema,
     /// From a newer lorchestra.
     #[error("written by a newer lorchestra (run spec version {0}; this one reads {VERSION})")]
-    Newer(u32),
+    Newer(String),
     /// A key is missing, unknown, or of the wrong type.
     #[error("not a valid run spec: {0}")]
     Invalid(String),
@@ -264,10 +264,12 @@ impl RunSpec {
     pub fn from_json(text: &[u8]) -> Result<Self, SpecError> {
         let json: Value = serde_json::from_slice(text).map_err(|e| SpecError::Json(e.to_string()))?;
         let version = json.get("schema").and_then(Value::as_str).and_then(|schema| schema.strip_prefix(SCHEMA));
-        match version.and_then(|version| version.parse::<u32>().ok()) {
-            Some(VERSION) => {}
-            Some(newer) if newer > VERSION => return Err(SpecError::Newer(newer)),
-            _ => return Err(SpecError::OtherSchema),
+        // As text: a version of more digits than any number here is a newer one too.
+        let is_version = |text: &&str| text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0') && !text.is_empty();
+        match version.filter(is_version) {
+            Some(version) if version == VERSION.to_string() => {}
+            Some(newer) => return Err(SpecError::Newer(crate::text::shortened(newer, 20))),
+            None => return Err(SpecError::OtherSchema),
         }
         serde_json::from_value(json).map_err(|e| SpecError::Invalid(fault::first_line(&e.to_string()).to_owned()))
     }
@@ -300,7 +302,7 @@ impl RunSpec {
         for param in &job.params {
             if secret(&param) {
                 if !self.secrets.contains_key(&param.name) {
-                    wrong(format!("secrets.{}", param.name), "is missing; name a source, such as env:NAME".into());
+                    wrong(format!("secrets.{}", param.name), "is missing; set a source, such as env:NAME".into());
                 }
                 continue;
             }
@@ -316,26 +318,29 @@ impl RunSpec {
         }
         let account = account(job, &self.params);
         if self.account != account {
-            wrong("account".into(), "is not the parameter account".into());
+            wrong("account".into(), "differs from params.account".into());
         }
         let window = self.params_window(job);
         if self.window != window {
-            wrong("window".into(), "is not the one of the parameters since and until".into());
+            wrong("window".into(), "differs from params.since and params.until".into());
         }
         if self.window.is_some_and(|window| window.since.is_some_and(|since| since >= window.until)) {
-            wrong("window".into(), "is empty: since is not before until".into());
+            wrong("window".into(), "is empty: `since` is not before `until`".into());
         }
         if self.since_last && window.is_none_or(|window| window.since.is_none()) {
-            wrong("since_last".into(), "is true, and there is no parameter since".into());
+            wrong("since_last".into(), "is true, but params.since is missing".into());
         }
         if self.retries.limit > MOST {
-            wrong("retries.limit".into(), format!("is {}; at most {MOST} are possible", self.retries.limit));
+            wrong("retries.limit".into(), format!("is {}; the maximum is {MOST}", self.retries.limit));
         }
         if let Some(cause) = self.retries.on.iter().find(|cause| !RETRYABLE.contains(cause)) {
             wrong("retries.on".into(), format!("has {}, which is never retried", cause.as_str()));
         }
         if self.timeout == Some(Duration::ZERO) {
             wrong("timeout".into(), "is 0; write null for no limit".into());
+        }
+        if let Some(bytes) = self.memory_max.filter(|bytes| *bytes < size::LEAST) {
+            wrong("memory_max".into(), format!("is {bytes}; a worker needs at least {}", size::LEAST));
         }
         for (field, text, read) in [
             ("group", &self.group, group as fn(&str) -> Result<String, String>),
@@ -407,6 +412,7 @@ impl<'de> Deserialize<'de> for Schema {
 
 /// A duration as a number of seconds.
 pub(super) mod seconds {
+    use crate::plan::duration::MAX;
     use serde::{Deserialize, Deserializer, Serializer};
     use std::time::Duration;
 
@@ -423,7 +429,9 @@ pub(super) mod seconds {
     }
 
     pub(super) fn of<E: serde::de::Error>(seconds: f64) -> Result<Duration, E> {
-        Duration::try_from_secs_f64(seconds).map_err(|_| E::custom(format!("{seconds} is not a number of seconds from 0 on")))
+        // No longer than flags and configuration may have it: sums of such durations never overflow.
+        let duration = Duration::try_from_secs_f64(seconds).ok().filter(|duration| *duration <= MAX);
+        duration.ok_or_else(|| E::custom(format!("{seconds} is not a duration in seconds from 0 to {}", MAX.as_secs())))
     }
 }
 

@@ -274,9 +274,9 @@ const BAD: &[(&str, &str, &str, &str)] = &[
     ("datetime", "Wed, 31 Jan 2024 10:00:00 +0100", "the dates of mails are not read", "2024-01-31T09:00:00Z"),
     ("datetime", "yesteday", "there is no such word", "yesterday"),
     ("datetime", "NOW", "there is no such word", "now"),
-    ("datetime", "last", "stands for a job's bookmark, which only its own since takes", ""),
-    ("datetime", "last:-30d", "stands for a job's bookmark", ""),
-    ("date", "last", "stands for a job's bookmark", ""),
+    ("datetime", "last", "means the job's bookmark, and only its `since` accepts it", ""),
+    ("datetime", "last:-30d", "means the job's bookmark", ""),
+    ("date", "last", "means the job's bookmark", ""),
     ("datetime", "last-30d", "is not a time; write 2024-01-31", ""),
     ("datetime", "2024-W05", "is not a time; write 2024-01-31", ""),
     ("datetime", "\u{664}d", "is not a time; write 2024-01-31", ""),
@@ -345,9 +345,9 @@ const BAD: &[(&str, &str, &str, &str)] = &[
     ("bool", "False", "a switch is true or false", "false"),
     ("bool", "0", "a switch is true or false", "false"),
     ("bool", "maybe", "is not a switch's value; write true or false", ""),
-    ("string", "a\u{0}b", "holds a NUL character, which texts and paths cannot; leave it out", ""),
+    ("string", "a\u{0}b", "contains a NUL character; remove it", ""),
     ("path", "", "is empty; write a path", ""),
-    ("path", "a\u{0}b", "holds a NUL character", ""),
+    ("path", "a\u{0}b", "contains a NUL character", ""),
 ];
 
 #[test]
@@ -358,7 +358,7 @@ fn bad_values() {
         let value = quote(text);
         assert!(line.starts_with(&format!("--{name} {value}: ")), "flag and value: {line}");
         assert!(line.contains(says), "reason {says:?} of {text:?}: {line}");
-        assert!(line.contains("write ") || line.contains("leave it out"), "a mend: {line}");
+        assert!(line.contains("write ") || line.contains("remove it"), "a mend: {line}");
         if !mend.is_empty() {
             assert!(line.contains(&format!(" {mend}")), "mend {mend:?} of {text:?}: {line}");
             plan(&job, &[(name, mend)]);
@@ -465,7 +465,7 @@ fn repeated_parameters_name_each_occurrence() {
     let job = all_kinds();
     assert_eq!(
         fault(&job, &[("u8", "1"), ("=u8", "1"), ("u8", "2")]),
-        r#"--u8 is given 3 times, as --u8 "1" and --param u8="1" and --u8 "2", and ingester/extract takes it once; keep one of them"#
+        r#"--u8 is given 3 times, as --u8 "1" and --param u8="1" and --u8 "2", and ingester/extract accepts it once; keep one"#
     );
     // What is shown is short, not only what was typed.
     let odd = "\u{1e}".repeat(100);
@@ -475,7 +475,7 @@ fn repeated_parameters_name_each_occurrence() {
     switches.values[1].typed_as = "--no-bool".into();
     assert_eq!(
         resolve(switches).unwrap_err().to_string(),
-        "--bool is given 2 times, as --bool and --no-bool, and ingester/extract takes it once; keep one of them"
+        "--bool is given 2 times, as --bool and --no-bool, and ingester/extract accepts it once; keep one"
     );
     let both = faults(&job, &[("u8", "1"), ("u8", "x")]);
     assert!(both.len() == 2 && both[0].contains("2 times") && both[1].contains("is not a whole number"), "{both:?}");
@@ -518,8 +518,8 @@ fn defaults_are_resolved_like_typed_values() {
 #[test]
 fn defaults_that_do_not_fit_are_the_plugins_fault() {
     for (kind, default, says) in [
-        ("u8", json!(256), "the default 256 lies outside the range of u8"),
-        ("u8", json!(-1), "the default -1 lies outside the range of u8"),
+        ("u8", json!(256), "the default 256 is outside the range of u8"),
+        ("u8", json!(-1), "the default -1 is outside the range of u8"),
         ("u8", json!(1.5), "the default 1.5 is not a whole number from 0 to 255"),
         ("u8", json!("5"), "the default \"5\" is not a whole number from 0 to 255"),
         ("string", json!(5), "the default 5 is not text"),
@@ -531,7 +531,7 @@ fn defaults_that_do_not_fit_are_the_plugins_fault() {
         ("datetime", json!("2024-02-30"), "the month has no such day"),
         ("datetime", json!("-7m"), "m may be minutes or months"),
         ("datetime", json!("-999999y"), "outside the years 0001 to 9999"),
-        ("datetime", json!("last:-30d"), "stands for a job's bookmark, which only its own since takes"),
+        ("datetime", json!("last:-30d"), "means the job's bookmark, and only its `since` accepts it"),
         ("datetime", json!(1_706_659_200), "the default 1706659200 is not a time"),
         ("path", json!(""), "the default \"\" is empty"),
         ("path", json!({"a": [1]}), "the default {\"a\":[1]} is not a path"),
@@ -542,10 +542,7 @@ fn defaults_that_do_not_fit_are_the_plugins_fault() {
         let error = resolve(request(&job, &[])).unwrap_err();
         assert!(error.is_of_plugin());
         let line = error.to_string();
-        assert!(
-            line.starts_with("--a-b: the default ") && line.contains(says) && line.contains("a fault of the plugin"),
-            "{line}"
-        );
+        assert!(line.starts_with("--a-b: the default ") && line.contains(says) && line.contains("a bug in the plugin"), "{line}");
     }
     // Who gives a value does not need the default; and who adds a fault of his own hears of both.
     let job = job(vec![param("n", "u8", false, json!(256), ""), param("m", "u8", true, Value::Null, "")]);

@@ -47,10 +47,10 @@ pub enum TimeError {
     #[error("{0}")]
     Field(String),
     /// `last`, where it is not a job's `since` that is asked for.
-    #[error("stands for a job's bookmark, which only its own since takes; write a time such as -7d or 2024-01-31")]
+    #[error("means the job's bookmark, and only its `since` accepts it; write a time such as -7d or 2024-01-31")]
     Last,
     /// Before year 1 or after year 9999.
-    #[error("lies outside the years 0001 to 9999, which are all that can be stored; write a time within them, such as -7d")]
+    #[error("is outside the years 0001 to 9999; write a time within them, such as -7d")]
     Range,
     /// Nothing of the above, where a time was asked for.
     #[error("is not a time; write 2024-01-31, 2024-01-31T10:00:00Z, -7d (units s min h d w mo y), now, today or yesterday")]

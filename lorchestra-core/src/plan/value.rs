@@ -38,7 +38,7 @@ pub enum ValueError {
         example: &'static str,
     },
     /// A whole number that the author's type does not hold.
-    #[error("lies outside the range of {kind}; write a number from {min} to {max}")]
+    #[error("is outside the range of {kind}; write a number from {min} to {max}")]
     Range {
         /// The type.
         kind: &'static str,
@@ -51,7 +51,7 @@ pub enum ValueError {
     #[error("is not a finite number; write a number between -1.79e308 and 1.79e308")]
     NotFinite,
     /// A NUL byte in a text or path.
-    #[error("holds a NUL character, which texts and paths cannot; leave it out")]
+    #[error("contains a NUL character; remove it")]
     Nul,
     /// None of an enum's values.
     #[error("is not one of its values; write {values}")]
@@ -63,12 +63,10 @@ pub enum ValueError {
     #[error(transparent)]
     Duration(#[from] DurationError),
     /// What may be a secret, where its source is asked for: it is not repeated.
-    #[error(
-        "is not a source; a secret is not typed, since others can read a command line: write env:NAME, file:PATH or credential:NAME"
-    )]
+    #[error("is not a source of a secret; other users can read a command line, so write env:NAME, file:PATH or credential:NAME")]
     Source,
     /// Not a time, behind `last:`.
-    #[error("what follows last: {0}")]
+    #[error("after last: {0}")]
     AfterLast(TimeError),
     /// Not a time or a day.
     #[error(transparent)]
@@ -131,7 +129,7 @@ pub fn describe(takes: Takes<'_>) -> String {
         ParamKind::Path => "a path".into(),
         ParamKind::Duration => "a duration".into(),
         ParamKind::Enum => format!("one of {}", names(takes.values)),
-        ParamKind::Secret => "where a secret is to be found".into(),
+        ParamKind::Secret => "the source of a secret".into(),
     }
 }
 

@@ -128,18 +128,15 @@ pub fn decide(evidence: &Evidence) -> Outcome {
 /// The end of a run that was told to end after an attempt had failed and before the next one.
 pub fn told_between(signal: i32, attempt: u32, last: &Failure) -> Outcome {
     let next = attempt + 1;
-    let message = format!(
-        "it was told to end ({}) before attempt {next}; attempt {attempt} had failed: {}",
-        signal_name(signal),
-        last.message
-    );
+    let message =
+        format!("cancelled by {} before attempt {next}; attempt {attempt} had failed: {}", signal_name(signal), last.message);
     let said = format!("{}: {}", last.cause.as_str(), last.message);
     failed(Failure { job_result: Some(said), signal: Some(signal), ..failure(Cause::Cancelled, message) })
 }
 
 /// The end of a run whose next attempt could not be begun, for this reason.
 pub fn not_begun(next: u32, last: &Failure, why: &str) -> Outcome {
-    let message = format!("{}; attempt {next} could not be begun: {why}", last.message);
+    let message = format!("{}; cannot start attempt {next}: {why}", last.message);
     failed(Failure { message, ..last.clone() })
 }
 
@@ -163,14 +160,12 @@ fn cause_of(evidence: &Evidence) -> Outcome {
         let (cause, message, signal) = match ending {
             Ending::Timeout { after, stopped } => {
                 let stopped = stopped.map(|stop| format!(": {stop}")).unwrap_or_default();
-                (Cause::Timeout, format!("it did not end within {}{stopped}", crate::plan::duration::show(after)), None)
+                (Cause::Timeout, format!("it did not finish within {}{stopped}", crate::plan::duration::show(after)), None)
             }
-            Ending::Cancelled { signal } => {
-                (Cause::Cancelled, format!("it was told to end ({})", signal_name(signal)), Some(signal))
-            }
+            Ending::Cancelled { signal } => (Cause::Cancelled, format!("cancelled by {}", signal_name(signal)), Some(signal)),
             Ending::SupervisorFault => {
                 let message =
-                    "lorchestra itself failed while it supervised the job, and ended the job; the fault is not the job's";
+                    "lorchestra failed internally while supervising the job, and stopped it; this is not the job's fault";
                 (Cause::Abandoned, message.into(), None)
             }
         };
@@ -202,11 +197,11 @@ fn without_final(evidence: &Evidence) -> Failure {
     }
     let (cause, how, signal, exit_code) = match evidence.death {
         Death::Unseen => {
-            let message = "its supervisor and its worker died (killed, or the machine went down) before the job had ended";
+            let message = "supervisor and worker died before the job finished (killed, or the host went down)";
             return failure(Cause::Abandoned, message.into());
         }
         Death::Lost => {
-            let message = "its supervisor is dead and its spool directory is not there: nothing tells how the job ended";
+            let message = "the supervisor died and the spool directory is missing, so the outcome is unknown";
             return failure(Cause::Abandoned, message.into());
         }
         Death::Exited(code) => {
@@ -216,15 +211,15 @@ fn without_final(evidence: &Evidence) -> Failure {
             let core = if core { ", core dumped" } else { "" };
             let hint = match (signal, evidence.memory) {
                 (6, Some(Memory { max, refused: true })) => {
-                    &*format!(": it needed more memory than the {} that it may have (--memory-max)", show(max))
+                    &*format!(": it exceeded its memory limit of {} (--memory-max)", show(max))
                 }
                 (6 | 11, Some(Memory { max, .. })) => {
-                    let words = if evidence.printed { ": its last words are in the log" } else { "" };
-                    &*format!("; it may have {} of memory (--memory-max){words}", show(max))
+                    let words = if evidence.printed { ": see the end of the log" } else { "" };
+                    &*format!("; its memory limit is {} (--memory-max){words}", show(max))
                 }
-                (6, None) if evidence.printed => "; an abort or a stack overflow: its last words are in the log",
+                (6, None) if evidence.printed => "; an abort or a stack overflow: see the end of the log",
                 (6, None) => "; an abort or a stack overflow",
-                (9, _) => "; if nobody sent it, the kernel ran out of memory (see dmesg)",
+                (9, _) => "; if nobody sent the signal, the kernel ran out of memory (see dmesg)",
                 (11, None) => "; an invalid memory access or a stack overflow",
                 _ => "",
             };
@@ -238,7 +233,7 @@ fn without_final(evidence: &Evidence) -> Failure {
             signal,
             exit_code,
             permanent: true,
-            ..failure(Cause::Load, format!("while it was being loaded, the plugin {how}"))
+            ..failure(Cause::Load, format!("the plugin {how} while it was being loaded"))
         }
     }
 }
@@ -247,7 +242,7 @@ fn failed(mut failure: Failure) -> Outcome {
     // The text may be a job's or a plugin's own: it is shown on terminals.
     failure.message = crate::text::printable(&failure.message);
     if failure.message.trim().is_empty() {
-        failure.message = "it did not say why".into();
+        failure.message = "no reason given".into();
     }
     Outcome::Failed(failure)
 }
@@ -350,7 +345,7 @@ mod tests {
         let lost = Evidence { death: Death::Lost, ..evidence() };
         let Outcome::Failed(failure) = decide(&lost) else { unreachable!() };
         assert_eq!(failure.cause, Cause::Abandoned);
-        assert!(failure.message.contains("spool directory is not there"), "{}", failure.message);
+        assert!(failure.message.contains("spool directory is missing"), "{}", failure.message);
         // What had been taken in before is known.
         assert_eq!(cause(&Evidence { end: returned(JobReturn::Ok), ..lost }), None);
     }
@@ -360,7 +355,7 @@ mod tests {
         for printed in [false, true] {
             let death = Death::Killed { signal: 6, core: false };
             let Outcome::Failed(failure) = decide(&Evidence { death, printed, ..evidence() }) else { unreachable!() };
-            assert_eq!(failure.message.contains("in the log"), printed, "{}", failure.message);
+            assert_eq!(failure.message.contains("end of the log"), printed, "{}", failure.message);
         }
     }
 
@@ -515,11 +510,7 @@ mod tests {
         let Outcome::Failed(last) = decide(&Evidence { death: Death::Exited(3), ..evidence() }) else { unreachable!() };
         let Outcome::Failed(told) = told_between(15, 2, &last) else { unreachable!() };
         assert_eq!((told.cause, told.signal, told.exit_code), (Cause::Cancelled, Some(15), None));
-        assert!(
-            told.message.starts_with("it was told to end (SIGTERM) before attempt 3; attempt 2 had failed: "),
-            "{}",
-            told.message
-        );
+        assert!(told.message.starts_with("cancelled by SIGTERM before attempt 3; attempt 2 had failed: "), "{}", told.message);
         assert!(told.job_result.is_some_and(|said| said.starts_with("exit: ")));
         let Outcome::Failed(died) = died_between(2, &last) else { unreachable!() };
         assert_eq!((died.cause, died.exit_code), (Cause::Exit, Some(3)));

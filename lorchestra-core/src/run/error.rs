@@ -14,11 +14,11 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// Another run of the same job and account goes on. No run was recorded.
-    #[error("{}/{} is running already", .0.package, .0.job)]
+    #[error("{}/{} is already running", .0.package, .0.job)]
     Overlap(Box<Overlap>),
     /// The run was to begin at the bookmark, and another one has moved that to its end or behind it. No run was recorded.
     #[error(
-        "the bookmark of {package}/{job} came to {} meanwhile, which is not before until {}",
+        "another run has already moved the bookmark of {package}/{job} to {}, which is at or past this run's end ({})",
         time::show(*bookmark),
         time::show(*until)
     )]
@@ -33,7 +33,7 @@ pub enum RunError {
         until: DateTime<Utc>,
     },
     /// A run of the id that was asked for is running, or just beginning, in another process. No run was recorded.
-    #[error("run {run_id} is running already")]
+    #[error("run {run_id} is already running")]
     Running {
         /// The id.
         run_id: String,
@@ -49,7 +49,7 @@ pub enum RunError {
         job: String,
     },
     /// A signal came before the run was recorded. No run was recorded.
-    #[error("interrupted by {} before the run began", crate::host::signals::signal_name(*signal))]
+    #[error("interrupted by {} before the run started", crate::host::signals::signal_name(*signal))]
     Interrupted {
         /// Its number.
         signal: i32,

@@ -1,13 +1,15 @@
 //! The one stream of typed events about a run, which every observer reads: terminal, JSON, progress bar, failure hook, diagnostics.
 //!
-//! [`super::launch`] sends them in the order of the enum, from the thread that called it. An observer sees values and changes nothing:
+//! [`super::launch`] sends them from the thread that called it: `Recovered` (where there was anything to close, and again right before the run if
+//! its own job was), `Waiting`, then either `Skipped`, `Found`, or `Started` with its `AttemptFailed`s and `Ended`; then a `Delivered` for each
+//! destination and `Pruned`. How far a job is comes by another way ([`super::supervisor::progress`]): it is read as often as somebody looks. An observer sees values and changes nothing:
 //! what it does, and whether it fails, has no effect on the run. (These are not the job's own events, which go to the store.)
 
 use super::recovery::Closed;
 use crate::delivery::{DestinationConfig, Report};
 use crate::outcome::Failure;
 use crate::plan::RunSpec;
-use crate::store::{Backlog, Run, StoreError, Terminal};
+use crate::store::{Run, StoreError, Terminal};
 use std::path::Path;
 use std::time::Duration;
 
@@ -65,8 +67,8 @@ pub enum RunEvent<'a> {
         to: &'a DestinationConfig,
         /// What this process delivered, and why not everything.
         report: &'a Report,
-        /// What is not delivered there, of all runs; or why that is not known.
-        backlog: Result<Backlog, &'a StoreError>,
+        /// Events of all runs that are pending there, counted up to [`COUNTED`](crate::store::COUNTED); or why that is not known.
+        pending: Result<u64, &'a StoreError>,
         /// Whether the caller insists on delivery.
         required: bool,
     },

@@ -17,8 +17,9 @@ use crate::packages::library::Library;
 use crate::packages::lockfile::Lockfile;
 use crate::plan::{PlanError, RunSpec};
 use crate::secrets::Secrets;
+use crate::store::bookmark::Key;
 use crate::store::retention::Retention;
-use crate::store::{Backlog, Store};
+use crate::store::{Backlog, RunState, Store};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -78,7 +79,7 @@ pub struct Launched {
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
     /// The library cannot be used, or may not run.
-    #[error("the package {package} cannot be used")]
+    #[error("package {package} cannot be used")]
     Unusable {
         /// The package.
         package: String,
@@ -86,7 +87,7 @@ pub enum LaunchError {
         problem: Box<Problem>,
     },
     /// The library is not the one that the spec wants.
-    #[error("the run spec wants {what} {wanted}, and {path} has {found}", path = path.display())]
+    #[error("the run spec requires {what} {wanted}, but {path} has {found}", path = path.display())]
     OtherLibrary {
         /// `package`, `version` or `sha256`.
         what: &'static str,
@@ -130,6 +131,28 @@ pub enum LaunchError {
     Run(#[from] RunError),
 }
 
+/// Looks for a run of an id that the caller chose, which has ended. It needs neither the library nor the secrets of its job, and waits for no
+/// other run: what a run has come to can be asked for whatever is installed now. `None`: there is none, or it is still running.
+///
+/// # Errors
+/// The run is one of another job or account, or the state cannot be read.
+pub fn find(
+    run_id: Uuid,
+    key: Key<'_>,
+    host: &Host<'_>,
+    signals: &mut Signals,
+    observer: &mut dyn Observer,
+) -> Result<Option<Launched>, LaunchError> {
+    let Some(state) = StateDir::existing(host.state_dir)?.filter(|state| state.store().exists()) else { return Ok(None) };
+    recover(&state, observer)?;
+    let store = Store::open(&state).map_err(RunError::Store)?;
+    let ended = supervisor::run_of(&store, &run_id.to_string(), key)?.filter(|run| run.state != RunState::Running);
+    let Some(run) = ended else { return Ok(None) };
+    let closing = Closing::begin(host, state)?;
+    let result = RunResult::found(Box::new(run), &store).map_err(RunError::Store)?;
+    Ok(Some(closing.finish(result, store, signals, observer)))
+}
+
 /// Launches a run and sees it to its end.
 ///
 /// # Errors
@@ -145,20 +168,47 @@ pub fn launch(
     fit(&spec, &library)?;
     spec.sha256 = Some(library.sha256().to_owned());
     let state = StateDir::open(host.state_dir)?;
-    let closed = recovery::close_abandoned(&state)?;
-    observer.observe(&RunEvent::Recovered(&closed));
-    let deliveries = Deliveries::start(host.delivery.to, &state).map_err(LaunchError::Delivery)?;
-    let env = RunEnv { state: &state, worker: host.worker, secrets, progress };
+    recover(&state, observer)?;
+    let closing = Closing::begin(host, state)?;
+    let env = RunEnv { state: &closing.state, worker: host.worker, secrets, progress };
     let may_exist = run_id.is_some();
     let run_id = run_id.unwrap_or_else(Uuid::now_v7).to_string();
-    let order = Order { run_id: run_id.clone(), may_exist, spec, library: &library };
-    let (result, mut store) = supervisor::run(&env, order, signals, observer)?;
-    if let RunResult::Found { run, terminal } = &result {
-        observer.observe(&RunEvent::Found { run, terminal: terminal.as_deref() });
+    let order = Order { run_id, may_exist, spec, library: &library };
+    let (result, store) = supervisor::run(&env, order, signals, observer)?;
+    Ok(closing.finish(result, store, signals, observer))
+}
+
+/// Closes what dead supervisors left open. Nothing is reported where there was nothing.
+fn recover(state: &StateDir, observer: &mut dyn Observer) -> Result<(), LaunchError> {
+    let closed = recovery::close_abandoned(state)?;
+    if !closed.is_empty() {
+        observer.observe(&RunEvent::Recovered(&closed));
     }
-    let undelivered = finish_delivery(deliveries, &host.delivery, (&run_id, &store), signals, observer);
-    observer.observe(&RunEvent::Pruned(&store.prune(&state, host.retention, now_micros())));
-    Ok(Launched { result, undelivered })
+    Ok(())
+}
+
+/// What goes on beside a run and follows it: delivery, then retention.
+struct Closing<'a> {
+    host: &'a Host<'a>,
+    state: StateDir,
+    deliveries: Deliveries<'a>,
+}
+
+impl<'a> Closing<'a> {
+    fn begin(host: &'a Host<'a>, state: StateDir) -> Result<Self, LaunchError> {
+        let deliveries = Deliveries::start(host.delivery.to, &state).map_err(LaunchError::Delivery)?;
+        Ok(Self { host, state, deliveries })
+    }
+
+    fn finish(self, result: RunResult, mut store: Store, signals: &mut Signals, observer: &mut dyn Observer) -> Launched {
+        if let RunResult::Found { run, terminal } = &result {
+            observer.observe(&RunEvent::Found { run, terminal: terminal.as_deref() });
+        }
+        let Self { host, state, deliveries } = self;
+        let undelivered = finish_delivery(deliveries, &host.delivery, (result.run_id(), &store), signals, observer);
+        observer.observe(&RunEvent::Pruned(&store.prune(&state, host.retention, now_micros())));
+        Launched { result, undelivered }
+    }
 }
 
 /// Seals the bytes that will run: those that plugins.lock allows, where it is asked.
@@ -210,8 +260,8 @@ fn finish_delivery(
     let request = Request { timeout, insist: required, run_id: Some(run_id.to_owned()), resend: Resend::default() };
     let mut undelivered = false;
     for (to, report) in deliveries.finish(&request, Some(signals)) {
-        let backlog = store.backlog(to.name(), None);
-        observer.observe(&RunEvent::Delivered { to, report: &report, backlog: backlog.as_ref().copied(), required });
+        let pending = store.pending(to.name());
+        observer.observe(&RunEvent::Delivered { to, report: &report, pending: pending.as_ref().copied(), required });
         let elsewhere = matches!(report.trouble, Some(Trouble::IntoAnother(_)));
         // What cannot be read is not known to be delivered.
         let delivered = || store.backlog(to.name(), Some(run_id)).is_ok_and(|own| own == Backlog::default());

@@ -97,6 +97,13 @@ pub struct Closed {
     pub stuck: Vec<(String, RecoveryError)>,
 }
 
+impl Closed {
+    /// Whether there was nothing to close.
+    pub fn is_empty(&self) -> bool {
+        self.recovered.is_empty() && self.stuck.is_empty()
+    }
+}
+
 /// Closes every open run whose supervisor is dead, as `spool/` has them. Opens the store only if there is one to close.
 pub fn close_abandoned(state: &StateDir) -> Result<Closed, RecoveryError> {
     let open = open_runs(state)?;
@@ -259,7 +266,7 @@ fn close(state: &StateDir, store: &mut Store, dead: Vec<Claimed>, closed: &mut C
         return;
     }
     let ids: HashSet<&str> = quiet.iter().map(|claimed| claimed.run.run_id.as_str()).collect();
-    let remains = process::kill_remains_of(&ids);
+    let remains = process::kill_remains_of(state.id(), &ids);
     if remains > 0 {
         tracing::warn!(remains, "killed what dead runs had left behind");
     }
@@ -412,7 +419,7 @@ fn remove_unrecorded(state: &StateDir, unrecorded: Vec<(&str, FileLock)>, closed
     if unrecorded.is_empty() {
         return;
     }
-    let remains = process::kill_remains_of(&unrecorded.iter().map(|(run_id, _)| *run_id).collect());
+    let remains = process::kill_remains_of(state.id(), &unrecorded.iter().map(|(run_id, _)| *run_id).collect());
     if remains > 0 {
         tracing::warn!(remains, "killed what runs had left behind that were never recorded");
     }
@@ -472,7 +479,12 @@ mod tests {
         }
         let held = FileLock::take(&state.run_lock(alive)).unwrap();
         drop(FileLock::take(&state.run_lock(dead)).unwrap());
-        let mut left = std::process::Command::new("sleep").arg("300").env(process::RUN, dead).spawn().unwrap();
+        let mut left = std::process::Command::new("sleep")
+            .arg("300")
+            .env(process::RUN, dead)
+            .env(process::STATE, state.id())
+            .spawn()
+            .unwrap();
         let closed = close_all_abandoned(&state, &mut store).unwrap();
         assert!(closed.recovered.is_empty() && closed.stuck.is_empty(), "{closed:?}");
         for (run_id, stays) in [(alive, true), (dead, false)] {

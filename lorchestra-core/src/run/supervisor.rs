@@ -41,6 +41,7 @@ use crate::packages::library::Library;
 use crate::plan::retries::LONGEST_WAIT;
 use crate::plan::{OnOverlap, RunSpec};
 use crate::secrets::Secrets;
+use crate::store::bookmark::Key;
 use crate::store::own::Place;
 use crate::store::{AttemptEnd, NewRun, Run, RunEnd, RunState, Started, Store, StoreError, Terminal};
 use attempt::{Attempt, Prepared};
@@ -116,9 +117,18 @@ pub enum RunResult {
 }
 
 impl RunResult {
-    fn found(run: Box<Run>, store: Store) -> (Self, Store) {
-        let terminal = store.terminal(&run.run_id).unwrap_or_default().map(Box::new);
-        (Self::Found { run, terminal }, store)
+    /// Its id.
+    pub fn run_id(&self) -> &str {
+        match self {
+            Self::Ended(ended) => &ended.run_id,
+            Self::Skipped { run_id, .. } => run_id,
+            Self::Found { run, .. } => &run.run_id,
+        }
+    }
+
+    pub(crate) fn found(run: Box<Run>, store: &Store) -> Result<Self, StoreError> {
+        let terminal = store.terminal(&run.run_id)?.map(Box::new);
+        Ok(Self::Found { run, terminal })
     }
 }
 
@@ -173,6 +183,19 @@ enum Next {
     End(Outcome),
 }
 
+/// The run of this id.
+///
+/// # Errors
+/// It is a run of another job or account.
+pub(crate) fn run_of(store: &Store, run_id: &str, key: Key<'_>) -> Result<Option<Run>, RunError> {
+    match store.run(run_id)? {
+        Some(run) if !run.has_key(key.package, key.job, key.account) => {
+            Err(RunError::OtherJob { run_id: run.run_id, package: run.package, job: run.job })
+        }
+        run => Ok(run),
+    }
+}
+
 /// Runs an order, from the lock to the terminal event. Returns the store for what is to be done after the run.
 ///
 /// # Errors
@@ -196,14 +219,14 @@ impl Supervision<'_> {
         };
         match self.begin(lock)? {
             Ok(recorded) => self.supervise(recorded),
-            Err((found, store)) => Ok(RunResult::found(found, store)),
+            Err((found, store)) => Ok((RunResult::found(found, &store)?, store)),
         }
     }
 
     fn skip(self, held_by: Option<String>) -> Result<(RunResult, Store), RunError> {
         let mut store = Store::open(self.env.state)?;
         if let Some(found) = self.found(&store)? {
-            return Ok(RunResult::found(found, store));
+            return Ok((RunResult::found(found, &store)?, store));
         }
         let new = self.new_run(None)?;
         store.skip_run(&new, &Started { held_by: held_by.clone(), ..self.started(&new) })?;
@@ -264,7 +287,9 @@ impl Supervision<'_> {
 
     fn close_predecessors(&mut self, store: &mut Store) -> Result<(), RunError> {
         let closed = recovery::close_predecessors(self.env.state, store, &self.spec)?;
-        self.observer.observe(&RunEvent::Recovered(&closed));
+        if !closed.is_empty() {
+            self.observer.observe(&RunEvent::Recovered(&closed));
+        }
         match closed.stuck.into_iter().next() {
             Some((_, error)) => Err(error.into()),
             None => Ok(()),
@@ -273,13 +298,10 @@ impl Supervision<'_> {
 
     /// The run of this id, if there is one and it has ended.
     fn found(&self, store: &Store) -> Result<Option<Box<Run>>, RunError> {
-        let Some(run) = store.run(&self.run_id)? else { return Ok(None) };
-        if !run.has_key(&self.spec.package, &self.spec.job, self.spec.account.as_deref()) {
-            return Err(RunError::OtherJob { run_id: run.run_id, package: run.package, job: run.job });
-        }
-        match run.state {
-            RunState::Running => Err(RunError::Running { run_id: run.run_id }),
-            _ => Ok(Some(Box::new(run))),
+        let RunSpec { package, job, account, .. } = &self.spec;
+        match run_of(store, &self.run_id, Key { package, job, account: account.as_deref() })? {
+            Some(run) if run.state == RunState::Running => Err(RunError::Running { run_id: run.run_id }),
+            run => Ok(run.map(Box::new)),
         }
     }
 

@@ -23,7 +23,7 @@ const CHECK_EVERY: u32 = 64;
 /// What is said of a descriptor that is none any more.
 const CLOSED: &str = "the plugin closed the spool's file descriptor";
 /// What is said of a segment without a name.
-const REMOVED: &str = "something removed the spool while the job ran";
+const REMOVED: &str = "another program removed the spool while the job ran";
 
 /// One event to append. Empty text stands for "none".
 #[derive(Debug, Clone, Copy)]
@@ -63,13 +63,13 @@ pub enum AppendError {
         source: io::Error,
     },
     /// The final record is written.
-    #[error("the job has ended; no event can follow its end")]
+    #[error("the job has ended, so it cannot emit events")]
     Ended,
     /// The run is being ended, and the store does not keep up.
-    #[error("the run is being ended while its spool is full")]
+    #[error("the run is being stopped while its spool is full")]
     Cancelled,
     /// This process is a copy of the worker, made by fork: its records would stand among the worker's own.
-    #[error("only the worker itself can emit, not a copy that was forked from it")]
+    #[error("only the worker itself can emit, not a process forked from it")]
     Copy,
     /// The spool cannot be trusted any more.
     #[error("the spool is out of order: {0}")]
@@ -329,7 +329,7 @@ impl Writer {
             Err(_) => CLOSED,
         };
         let why = match why {
-            REMOVED => format!("{why}; events that were not in the store yet are lost"),
+            REMOVED => format!("{why}; events not yet in the store are lost"),
             _ => format!("{why}; up to {CHECK_EVERY} events before this may be missing"),
         };
         self.state = State::Faulted(why.clone());

@@ -14,7 +14,7 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
-pub use backlog::Backlog;
+pub use backlog::{Backlog, COUNTED};
 pub(super) use backlog::{delivered_to, pending, refused, uncertain, unsettled, why_uncertain};
 
 use super::{Store, StoreError};

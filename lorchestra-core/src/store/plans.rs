@@ -194,6 +194,7 @@ fn delivery(store: &mut Outbox) {
     for run_id in [None, Some("r1")] {
         store.has_pending(run_id).unwrap();
         store.store.backlog("there", run_id).unwrap();
+        store.store.pending("there").unwrap();
     }
     store.has_unsent().unwrap();
     store.pass_settled().unwrap();
@@ -220,8 +221,11 @@ fn normal(sql: &str) -> String {
     sql.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// A statement, or a clause that is put into one.
 fn is_statement(text: &str) -> bool {
-    ["SELECT ", "INSERT ", "UPDATE ", "DELETE ", "REPLACE ", "WITH "].iter().any(|verb| text.starts_with(verb))
+    let verbs = ["SELECT ", "INSERT ", "UPDATE ", "DELETE ", "REPLACE ", "WITH "];
+    let clauses = ["WHERE ", "ORDER BY ", "EXISTS ", "NOT EXISTS "];
+    verbs.iter().chain(&clauses).any(|verb| text.starts_with(verb))
 }
 
 /// Whether the parts of a text between the `{}` of a format are in a statement, in their order.

@@ -1,8 +1,8 @@
-//! `#[job]`: one function, read and described.
+//! Expansion of `#[job]`.
 //!
-//! The function itself stays as it was, less the attributes and doc comments of its parameters. Beside it stands a type of
-//! the same name (types and functions have different namespaces), which implements `Job` and is what `plugin!` lists:
-//! whoever imports the function imports both.
+//! The function is kept, without the attributes and doc comments of its parameters. The expansion adds a type of the same name (types
+//! and functions have different namespaces) that implements `Job`. `plugin!` lists that type. Importing the function imports
+//! both.
 
 use crate::literal;
 use crate::policy::{Policy, option};
@@ -11,7 +11,7 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Attribute, Expr, FnArg, ItemFn, LitStr, Meta, Pat, ReturnType, Token, Type};
 
-/// Flags that `run-job` itself has, now or planned: a parameter of that name could not be reached.
+/// Flags of `run-job` itself, including planned ones. A parameter with such a name could not be set.
 const RESERVED: &[&str] = &[
     "timeout",
     "grace",
@@ -50,9 +50,9 @@ pub(crate) fn expand(attributes: TokenStream, mut function: ItemFn) -> TokenStre
     check_signature(&function, &mut errors);
     let params = take_params(&mut function, &mut errors);
     let described = describe(&function, &policy, &params);
-    // With errors, function and type are still there: whoever calls the one or lists the other does not fail a second time.
+    // On errors the function and the type are still generated, so that uses of them cause no further errors.
     match crate::combined(errors) {
-        // Each parameter is a flag of its own, and nobody calls it with all of them in a row.
+        // Each parameter is a flag; no Rust code passes them all positionally.
         None => quote! {
             #[allow(clippy::too_many_arguments, reason = "each is a flag")]
             #function
@@ -60,14 +60,14 @@ pub(crate) fn expand(attributes: TokenStream, mut function: ItemFn) -> TokenStre
         },
         Some(errors) => {
             let errors = errors.into_compile_error();
-            let in_its_place = in_its_place(&function);
-            quote! { #function #in_its_place #errors }
+            let placeholder = placeholder(&function);
+            quote! { #function #placeholder #errors }
         }
     }
 }
 
-/// What stands for the description of a job that has none. Not for a method, beside which no type can be.
-fn in_its_place(function: &ItemFn) -> TokenStream {
+/// An empty `Job` implementation for a function with errors. Not for a method, because an impl block cannot hold a type.
+fn placeholder(function: &ItemFn) -> TokenStream {
     let (vis, ident) = (&function.vis, &function.sig.ident);
     if function.sig.receiver().is_some() {
         return TokenStream::new();
@@ -97,32 +97,34 @@ fn check_signature(function: &ItemFn, errors: &mut Vec<syn::Error>) {
     let sig = &function.sig;
     let mut error = |at: &dyn quote::ToTokens, message: &str| errors.push(syn::Error::new_spanned(at, message));
     if let syn::Safety::Unsafe(token) = &sig.safety {
-        error(token, "a job is not `unsafe`");
+        error(token, "a job cannot be `unsafe`");
     }
     if !sig.generics.params.is_empty() {
-        error(&sig.generics, "a job has no generic parameters: its manifest is written before anyone calls it");
+        error(&sig.generics, "a job cannot have generic parameters: its parameter types must be known at compile time");
     }
     if let Some(variadic) = &sig.variadic {
-        error(variadic, "a job has a fixed list of parameters");
+        error(variadic, "a job cannot have variadic parameters");
     }
     let name = ident_text(&sig.ident);
     if !is_name(&name) {
-        error(&sig.ident, "a job's name is of the form [a-z][a-z0-9_]*, at most 64 characters");
+        error(&sig.ident, "a job's name must match [a-z][a-z0-9_]* and have at most 64 characters");
     }
     if matches!(sig.output, ReturnType::Default) {
-        error(&sig.ident, "a job returns a result: write `-> JobResult` and end with `Ok(())`");
+        error(&sig.ident, "a job must return a result: write `-> JobResult` and end with `Ok(())`");
     }
     match sig.inputs.first() {
-        None => error(&sig.ident, "the first parameter of a job is `cx: &JobContext`"),
-        Some(FnArg::Receiver(receiver)) => error(receiver, "a job is a free function; its first parameter is `cx: &JobContext`"),
+        None => error(&sig.ident, "the first parameter of a job must be `cx: &JobContext`"),
+        Some(FnArg::Receiver(receiver)) => {
+            error(receiver, "a job must be a free function, and its first parameter must be `cx: &JobContext`")
+        }
         Some(FnArg::Typed(typed)) if !matches!(&*typed.ty, Type::Reference(cx) if cx.mutability.is_none()) => {
-            error(&typed.ty, "the first parameter of a job is `cx: &JobContext`");
+            error(&typed.ty, "the first parameter of a job must be `cx: &JobContext`");
         }
         Some(FnArg::Typed(_)) => {}
     }
 }
 
-/// Reads the parameters after `cx` and removes from them what only we understand.
+/// Reads the parameters after `cx` and removes their `#[param]` attributes and doc comments.
 fn take_params(function: &mut ItemFn, errors: &mut Vec<syn::Error>) -> Vec<Param> {
     let mut params: Vec<Param> = Vec::new();
     for (i, input) in function.sig.inputs.iter_mut().enumerate() {
@@ -135,7 +137,10 @@ fn take_params(function: &mut ItemFn, errors: &mut Vec<syn::Error>) -> Vec<Param
             continue;
         }
         let Pat::Ident(pattern) = &*typed.pat else {
-            errors.push(syn::Error::new_spanned(&typed.pat, "a parameter of a job has a plain name: it becomes a flag"));
+            errors.push(syn::Error::new_spanned(
+                &typed.pat,
+                "a parameter of a job must have a plain name, because it becomes a flag",
+            ));
             continue;
         };
         let name = ident_text(&pattern.ident);
@@ -143,25 +148,25 @@ fn take_params(function: &mut ItemFn, errors: &mut Vec<syn::Error>) -> Vec<Param
         if !is_name(&name) {
             errors.push(syn::Error::new(
                 at,
-                "a parameter's name is of the form [a-z][a-z0-9_]*, at most 64 characters: it becomes a flag",
+                "a parameter's name must match [a-z][a-z0-9_]* and have at most 64 characters, because it becomes a flag",
             ));
         }
         if RESERVED.contains(&name.as_str()) {
             let flag = name.replace('_', "-");
-            errors.push(syn::Error::new(at, format!("`--{flag}` is a flag of run-job itself; give the parameter another name")));
+            errors.push(syn::Error::new(at, format!("`--{flag}` is a flag of run-job itself: rename the parameter")));
         }
         if let Some(other) =
             params.iter().find(|p| p.name.strip_prefix("no_") == Some(&name) || name.strip_prefix("no_") == Some(&p.name))
         {
             errors.push(syn::Error::new(
                 at,
-                format!("`{name}` and `{}` would share a flag: a bool `--x` is turned off by `--no-x`", other.name),
+                format!("`{name}` and `{}` would share a flag, because `--no-x` turns off a bool `--x`: rename one", other.name),
             ));
         }
         if params.iter().any(|p| p.name == name) {
-            errors.push(syn::Error::new(at, format!("two parameters are called `{name}`")));
+            errors.push(syn::Error::new(at, format!("two parameters are named `{name}`")));
         }
-        let (default, deprecated) = said_of(&ours).unwrap_or_else(|error| {
+        let (default, deprecated) = param_attributes(&ours).unwrap_or_else(|error| {
             errors.push(error);
             (None, None)
         });
@@ -177,9 +182,9 @@ fn take_params(function: &mut ItemFn, errors: &mut Vec<syn::Error>) -> Vec<Param
     params
 }
 
-/// What `#[param(…)]` says: the literal of the default, with the same as JSON; and why the parameter is not to be used any more.
-#[expect(clippy::type_complexity, reason = "taken apart at once")]
-fn said_of(attributes: &[Attribute]) -> syn::Result<(Option<(Expr, String)>, Option<LitStr>)> {
+/// Reads `#[param(…)]`: the default as a literal and as JSON, and the deprecation message.
+#[expect(clippy::type_complexity, reason = "the only caller destructures it at once")]
+fn param_attributes(attributes: &[Attribute]) -> syn::Result<(Option<(Expr, String)>, Option<LitStr>)> {
     let mut default = None;
     let mut deprecated = None;
     for attribute in attributes.iter().filter(|a| a.path().is_ident("param")) {
@@ -190,10 +195,10 @@ fn said_of(attributes: &[Attribute]) -> syn::Result<(Option<(Expr, String)>, Opt
                 return Ok(());
             }
             if !meta.path.is_ident("default") {
-                return Err(meta.error("unknown; there are `default = LITERAL` and `deprecated = \"use --other\"`"));
+                return Err(meta.error("unknown key: use `default = LITERAL` or `deprecated = \"use --other\"`"));
             }
             if default.is_some() {
-                return Err(meta.error("the default is given twice"));
+                return Err(meta.error("`default` is given twice"));
             }
             meta.input.parse::<Token![=]>()?;
             let expr: Expr = meta.input.parse()?;
@@ -205,7 +210,7 @@ fn said_of(attributes: &[Attribute]) -> syn::Result<(Option<(Expr, String)>, Opt
     Ok((default, deprecated))
 }
 
-/// The type beside the function, with its `Job` implementation and the checks of the defaults.
+/// Generates the type with its `Job` implementation, and the compile-time checks of the defaults.
 fn describe(function: &ItemFn, policy: &Policy, params: &[Param]) -> TokenStream {
     let api = quote!(::lorchestra_plugin_api::__private);
     let vis = &function.vis;
@@ -240,13 +245,13 @@ fn describe(function: &ItemFn, policy: &Policy, params: &[Param]) -> TokenStream
         let (expr, _) = p.default.as_ref()?;
         let typed = quote_spanned!(expr.span()=> const _: <#ty as #api::Param>::Literal = #expr;);
         let optional = quote_spanned!(expr.span()=> const _: () = ::core::assert!(
-            !<#ty as #api::Param>::OPTIONAL, "a parameter with a default is not an Option: it always has a value"
+            !<#ty as #api::Param>::OPTIONAL, "a parameter with a default always has a value: remove `Option` or the default"
         ););
         let readable = match expr {
             Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(_), .. }) => quote_spanned!(expr.span()=> const _: () = ::core::assert!(
                 #api::is_default(<#ty as #api::Param>::KIND, <#ty as #api::Param>::VALUES, #expr),
-                "this default cannot be read: times are `2024-01-31`, `-7d` (s min h d w mo y), `now`, `today`, `yesterday`; \
-                 durations `90s`, `1h30m`; an enum's are its values"
+                "invalid default: a time is `2024-01-31`, `-7d` (s min h d w mo y), `now`, `today` or `yesterday`; \
+                 a duration is `90s` or `1h30m`; an enum's default is one of its values"
             );),
             _ => TokenStream::new(),
         };
@@ -255,7 +260,7 @@ fn describe(function: &ItemFn, policy: &Policy, params: &[Param]) -> TokenStream
     let single = params.iter().filter(|p| ["account", "since", "until"].contains(&p.name.as_str())).map(|p| {
         let ty = &p.ty;
         quote_spanned!(ty.span()=> const _: () = ::core::assert!(
-            !<#ty as #api::Param>::REPEATED, "a run has one account and one window: `account`, `since` and `until` are not lists"
+            !<#ty as #api::Param>::REPEATED, "`account`, `since` and `until` cannot be lists: a run has one account and one window"
         );)
     });
     let values: Vec<_> = params.iter().map(|p| format_ident!("param_{}", ident_text(&p.ident))).collect();
@@ -274,7 +279,7 @@ fn describe(function: &ItemFn, policy: &Policy, params: &[Param]) -> TokenStream
         None => (TokenStream::new(), quote!(#returned(#call))),
         Some(token) => (
             quote_spanned!(token.span()=> const _: () = ::core::assert!(
-                #api::ASYNC, "an async job needs a runtime: lorchestra-plugin-api = {{ …, features = [\"async\"] }}"
+                #api::ASYNC, "an async job needs the feature `async`: lorchestra-plugin-api = {{ …, features = [\"async\"] }}"
             );),
             quote!(#api::block_on(#call).and_then(#returned)),
         ),
@@ -331,7 +336,7 @@ fn signature(params: &[Param]) -> String {
     text
 }
 
-/// A type as a person would write it; token streams print with spaces everywhere.
+/// Formats a type without the spaces that a token stream prints between tokens.
 fn type_text(ty: &Type) -> String {
     let spaced = quote!(#ty).to_string();
     let mut text = String::with_capacity(spaced.len());
@@ -345,7 +350,7 @@ fn type_text(ty: &Type) -> String {
     text
 }
 
-/// The text of doc comments: lines joined, the one space after `///` removed.
+/// Joins the lines of doc comments and removes one space after `///`.
 pub(crate) fn docs(attributes: &[Attribute]) -> String {
     let lines: Vec<String> = attributes
         .iter()
@@ -363,7 +368,7 @@ pub(crate) fn docs(attributes: &[Attribute]) -> String {
     lines.join("\n").trim_matches('\n').to_owned()
 }
 
-/// File and line of a name; the file relative to its crate where it lies inside it.
+/// File and line of a name. The path is relative to the crate if the file is inside it.
 fn location(span: Span) -> (String, u32) {
     let span = span.unwrap();
     let line = u32::try_from(span.line()).unwrap_or(0);
@@ -375,18 +380,18 @@ fn location(span: Span) -> (String, u32) {
     (inside.unwrap_or(file).display().to_string(), line)
 }
 
-#[expect(clippy::disallowed_methods, reason = "cargo tells a macro through the environment which crate it expands in")]
+#[expect(clippy::disallowed_methods, reason = "cargo passes the crate being compiled to a macro in an environment variable")]
 fn crate_dir() -> Option<std::ffi::OsString> {
     std::env::var_os("CARGO_MANIFEST_DIR")
 }
 
-/// A name without the `r#` that lets a keyword be one.
+/// A name without the `r#` prefix of raw identifiers.
 fn ident_text(ident: &syn::Ident) -> String {
     let text = ident.to_string();
     text.strip_prefix("r#").unwrap_or(&text).to_owned()
 }
 
-/// The rule of `lorchestra_plugin_api::manifest::is_name`, which checks it again when the manifest is read.
+/// Same rule as `lorchestra_plugin_api::manifest::is_name`, which checks names again when the manifest is read.
 pub(crate) fn is_name(name: &str) -> bool {
     name.len() <= 64
         && name.starts_with(|c: char| c.is_ascii_lowercase())

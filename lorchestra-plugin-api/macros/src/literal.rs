@@ -1,8 +1,8 @@
-//! A default's literal, as JSON text and as Rust.
+//! Conversion of a default's literal to JSON.
 
 use syn::{Expr, ExprLit, ExprUnary, Lit, UnOp};
 
-/// The literal as JSON text; an error names what is allowed.
+/// Converts the literal to JSON text.
 pub(crate) fn to_json(expr: &Expr) -> syn::Result<String> {
     let (negative, lit) = match expr {
         Expr::Lit(ExprLit { lit, .. }) => (false, lit),
@@ -30,7 +30,7 @@ pub(crate) fn to_json(expr: &Expr) -> syn::Result<String> {
 }
 
 fn not_a_literal(at: &Expr) -> syn::Error {
-    syn::Error::new_spanned(at, "a default is a literal: a number, a text, `true` or `false`")
+    syn::Error::new_spanned(at, "a default must be a literal: a number, a string, `true` or `false`")
 }
 
 fn json_string(text: &str) -> String {

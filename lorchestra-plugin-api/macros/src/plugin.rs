@@ -1,4 +1,4 @@
-//! `plugin!`: the package, its manifest section, and the header of its root module.
+//! Expansion of `plugin!`: the package definition, its manifest section, and the header of its root module.
 
 use proc_macro2::{Span, TokenStream};
 use quote::quote;
@@ -6,7 +6,7 @@ use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
 use syn::{Ident, LitStr, Path, Token, bracketed};
 
-/// What stands between the braces.
+/// The arguments of `plugin!`.
 pub(crate) struct PluginInput {
     package: LitStr,
     jobs: Vec<Path>,
@@ -26,14 +26,13 @@ impl Parse for PluginInput {
                     let list;
                     bracketed!(list in input);
                     if list.peek(LitStr) {
-                        return Err(
-                            list.error("a job is named by its path, without quotes: jobs = [first_job, module::second_job]")
-                        );
+                        return Err(list
+                            .error("remove the quotes: jobs are listed by path, as in jobs = [first_job, module::second_job]"));
                     }
                     jobs = Some(Punctuated::<Path, Token![,]>::parse_terminated(&list)?);
                 }
                 "package" | "jobs" => return Err(syn::Error::new(key.span(), format!("`{key}` is given twice"))),
-                _ => return Err(syn::Error::new(key.span(), format!("unknown key `{key}`; there are `package` and `jobs`"))),
+                _ => return Err(syn::Error::new(key.span(), format!("unknown key `{key}`: expected `package` or `jobs`"))),
             }
             if !input.is_empty() {
                 input.parse::<Token![,]>()?;
@@ -55,16 +54,16 @@ impl PluginInput {
         if !crate::job::is_name(&self.package.value()) {
             errors.push(syn::Error::new(
                 self.package.span(),
-                "a package's name is of the form [a-z][a-z0-9_-]*, at most 64 characters",
+                "a package's name must match [a-z][a-z0-9_-]* and have at most 64 characters",
             ));
         }
         if self.jobs.is_empty() {
-            errors.push(syn::Error::new(self.package.span(), "a package has at least one job"));
+            errors.push(syn::Error::new(self.package.span(), "a package must have at least one job"));
         }
         for (i, path) in self.jobs.iter().enumerate() {
             let name = |path: &Path| path.segments.last().map(|segment| segment.ident.to_string());
             if self.jobs[..i].iter().any(|other| name(other) == name(path)) {
-                errors.push(syn::Error::new_spanned(path, "two jobs of this name: `jobs show` could not tell them apart"));
+                errors.push(syn::Error::new_spanned(path, "two jobs have this name: rename one"));
             }
         }
         crate::combined(errors).map_or(Ok(()), Err)
@@ -92,7 +91,7 @@ pub(crate) fn expand(input: &PluginInput) -> TokenStream {
             }
         }
 
-        #[allow(long_running_const_eval, reason = "a long manifest takes long to write")]
+        #[allow(long_running_const_eval, reason = "writing a long manifest takes many steps")]
         const _: () = {
             const PACKAGE: &#api::PackageDef = &<LorchestraPlugin as #api::Plugin>::DEF;
             const LEN: usize = #api::section_len(PACKAGE, #api::ABI_REVISION);
@@ -107,7 +106,8 @@ pub(crate) fn expand(input: &PluginInput) -> TokenStream {
     }
 }
 
-/// The rule of `lorchestra_plugin_api::abi::header_symbol`, by which the worker looks it up; every load test compares the two.
+/// Same rule as `lorchestra_plugin_api::abi::header_symbol`, which the worker uses to find the symbol. Every test that loads a library
+/// compares the two.
 fn header_symbol(package: &str) -> String {
     format!("lorchestra_root_module_of_{}", package.replace('-', "H"))
 }

@@ -1,14 +1,14 @@
-//! Numbers of a payload that its readers cannot keep. Pure; works on the text of valid JSON, since a payload passes through as it was
-//! written. JSON limits no number; BigQuery, and nearly every other reader, keeps integers of 64 bits and IEEE doubles.
+//! Finds numbers in a payload that readers cannot represent. Pure; works on the text of valid JSON, because payloads are forwarded as
+//! text. JSON has no limit for numbers, but BigQuery and nearly every other reader use 64-bit integers and IEEE doubles.
 
-/// Bytes from which on digits alone may overflow a double: its largest number has 309.
+/// Number of digits from which a number without an exponent may overflow a double. The largest double has 309.
 const LONG: usize = 300;
-/// Between two looks for a long run of digits: at least two of them hit it.
+/// Step of the search for a long run of digits. At least two steps fall into a run of [`LONG`].
 const STRIDE: usize = LONG / 2;
-/// Significant digits that tell every double from its neighbours.
+/// Significant digits that distinguish every double from its neighbours.
 const DIGITS: usize = 17;
 
-/// The first number that is infinite as a double, such as `1e400`.
+/// Returns the first number that is infinite as a double, such as `1e400`.
 pub(super) fn overflowing(json: &[u8]) -> Option<&str> {
     if !may_overflow(json) {
         return None;
@@ -16,15 +16,15 @@ pub(super) fn overflowing(json: &[u8]) -> Option<&str> {
     numbers(json).find(|number| number.parse::<f64>().is_ok_and(f64::is_infinite))
 }
 
-/// The first number that is neither an integer of 64 bits nor a decimal whose digits a double keeps.
+/// Returns the first number that is neither a 64-bit integer nor a decimal that round-trips through a double.
 pub(super) fn inexact(json: &[u8]) -> Option<&str> {
     numbers(json).find(|number| !is_exact(number))
 }
 
-/// Whether there is anything in it, also in a text, that looks like an exponent or a very long number: what most payloads have not. Runs
-/// for each event.
+/// Returns whether anything, even inside a string, looks like an exponent or a very long number. A fast filter that runs for every event;
+/// most payloads have neither.
 fn may_overflow(json: &[u8]) -> bool {
-    // In blocks of which a byte can hold the count: so a processor looks at sixteen pairs at a time.
+    // Blocks of 255, so that a u8 can hold the count and the compiler can use SIMD.
     let next = json.get(1..).unwrap_or_default();
     let exponents =
         |(a, b): (&[u8], &[u8])| a.iter().zip(b).map(|(a, b)| u8::from(a.is_ascii_digit() & (b | 0x20 == b'e'))).sum::<u8>() > 0;
@@ -35,7 +35,7 @@ fn may_overflow(json: &[u8]) -> bool {
     json.chunks(255).zip(next.chunks(255)).any(exponents) || (json.len() > LONG && is_long())
 }
 
-/// The numbers of valid JSON, as they are written.
+/// Returns the numbers of valid JSON as text.
 fn numbers(json: &[u8]) -> impl Iterator<Item = &str> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -56,7 +56,7 @@ fn numbers(json: &[u8]) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Behind the closing quote of a text, of which `at` is the first byte.
+/// Returns the index after the closing quote of a string whose first byte is at `at`.
 fn end_of_text(json: &[u8], mut at: usize) -> usize {
     while let Some(byte) = json.get(at) {
         match byte {
@@ -72,17 +72,17 @@ fn is_exact(number: &str) -> bool {
     if number.parse::<i64>().is_ok() || number.parse::<u64>().is_ok() {
         return true;
     }
-    // An integer beyond 64 bits is refused also where a double happens to hold it: it comes back as `1e20`, or with other digits.
+    // An integer beyond 64 bits is refused even if a double can represent it: readers return it as `1e20`, or with other digits.
     let whole = !number.contains(['.', 'e', 'E']);
     let Ok(double) = number.parse::<f64>() else { return false };
     let written = decimal(number);
-    // The double has these digits when it is rounded to as many. (Not: when it is written as short as can be. Of two that are as short,
-    // writers choose differently.)
+    // Compare with the double rounded to the same number of digits. Its shortest form would not do: of two equally short forms,
+    // serializers choose different ones.
     let places = written.0.len().saturating_sub(1);
     !whole && double.is_finite() && places < DIGITS && written == decimal(&format!("{double:.places$e}"))
 }
 
-/// Digits without zeros at either end, and the power of ten of the last one. Without the sign, which a double keeps.
+/// Digits without leading and trailing zeros, and the power of ten of the last digit. The sign is dropped: a double always keeps it.
 fn decimal(number: &str) -> (String, i64) {
     let number = number.trim_start_matches('-');
     let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));

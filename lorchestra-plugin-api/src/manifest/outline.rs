@@ -1,12 +1,12 @@
-//! The manifest as a listing reads it: all of it is checked, and only names are kept.
+//! [`Outline`], the part of a manifest that a listing needs. The whole manifest is validated, but most texts are dropped.
 
 use super::{ManifestError, ValueManifest, check_names, check_params, kind_by_name, read_json};
 use crate::def::ParamKind;
 use serde::Deserialize;
 use std::fmt;
 
-/// What a listing needs of a [`Manifest`](super::Manifest): read without keeping the texts of all jobs, which is most of the time of listing many
-/// packages. What is no manifest is no outline either: both are checked by the same rules.
+/// The part of a [`Manifest`](super::Manifest) that a listing needs. Allocating the texts of all jobs would be most of the time of listing many
+/// packages. The same rules are checked as for a `Manifest`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(expecting = "a manifest")]
 pub struct Outline {
@@ -24,11 +24,10 @@ pub struct Outline {
     pub jobs: Vec<JobOutline>,
 }
 
-/// One job of an [`Outline`].
+/// One job of an [`Outline`]. The fields are those of [`JobDef`](crate::def::JobDef).
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(expecting = "a job")]
 pub struct JobOutline {
-    /// Its name.
     pub name: String,
     #[serde(rename = "signature")]
     _signature: Unread,
@@ -38,25 +37,19 @@ pub struct JobOutline {
     _file: Unread,
     #[serde(rename = "line")]
     _line: u32,
-    /// Its parameters, in order.
     pub params: Vec<ParamOutline>,
-    /// As in [`JobDef`](crate::def::JobDef).
     #[serde(default)]
     pub timeout: Option<String>,
-    /// As in [`JobDef`](crate::def::JobDef).
     #[serde(default)]
     pub retries: Option<u32>,
-    /// As in [`JobDef`](crate::def::JobDef).
     #[serde(default)]
     pub overlap: Option<String>,
-    /// Why it is not to be used any more.
     #[serde(default)]
     pub deprecated: Option<String>,
 }
 
-/// One parameter of a [`JobOutline`]; fields as in [`ParamManifest`](super::ParamManifest).
+/// One parameter of a [`JobOutline`]. The fields are those of [`ParamManifest`](super::ParamManifest).
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[expect(missing_docs, reason = "documented at ParamDef")]
 #[serde(expecting = "a parameter")]
 pub struct ParamOutline {
     pub name: String,
@@ -77,7 +70,7 @@ pub struct ParamOutline {
     _deprecated: Option<Unread>,
 }
 
-/// A text that must be there and is not kept.
+/// A text that must be present and is not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Unread;
 
@@ -98,7 +91,7 @@ impl<'de> Deserialize<'de> for Unread {
 }
 
 impl Outline {
-    /// Reads a whole section, and refuses what [`Manifest::from_section`](super::Manifest::from_section) refuses.
+    /// Parses a whole section. Fails where [`Manifest::from_section`](super::Manifest::from_section) fails.
     pub fn from_section(bytes: &[u8]) -> Result<Self, ManifestError> {
         let outline: Self = read_json(bytes)?;
         check_names(&outline.package, &outline.version, outline.jobs.iter().map(|job| job.name.as_str()))?;

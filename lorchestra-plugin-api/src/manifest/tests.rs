@@ -53,7 +53,7 @@ fn padding_behind_the_json_is_ignored() {
 #[test]
 fn a_second_manifest_is_told() {
     let twice = [SECTION_BYTES, SECTION_BYTES].concat();
-    assert_eq!(Manifest::from_section(&twice), Err(ManifestError::Two));
+    assert_eq!(Manifest::from_section(&twice), Err(ManifestError::Multiple));
 }
 
 /// Keys that may be absent are absent where a package does not use them.
@@ -120,13 +120,13 @@ fn every_truncation_and_every_flipped_byte_is_an_error() {
 }
 
 #[test]
-fn a_claim_of_a_gigabyte_is_refused_by_its_header() {
+fn an_announced_gigabyte_is_refused() {
     let mut bytes = SECTION_BYTES;
     bytes[8..12].copy_from_slice(&(1u32 << 30).to_le_bytes());
     assert_eq!(Manifest::json_len(&bytes), Err(ManifestError::TooLong(1 << 30)));
 }
 
-/// The section around this JSON.
+/// Returns a section with this JSON.
 fn section_of(json: &serde_json::Value) -> Vec<u8> {
     let json = json.to_string();
     let mut bytes = MAGIC.to_vec();
@@ -146,18 +146,18 @@ fn with_params(params: &[(&str, &str)]) -> serde_json::Value {
 }
 
 #[test]
-fn parameters_that_share_a_flag_are_refused_and_both_named() {
+fn conflicting_flags_are_refused_and_named() {
     let twice = "the parameter \"a\" of \"a_job\" is listed twice";
-    let own = "the parameter \"plugin_dir\" of \"a_job\" has a flag of lorchestra itself, --plugin-dir";
+    let own = "the parameter \"plugin_dir\" of \"a_job\" has the flag --plugin-dir, which lorchestra itself uses";
     for (params, why) in [
         (&[("a_b", "u8"), ("a-b", "u8")][..], "the parameters \"a_b\" and \"a-b\" of \"a_job\" share the flag --a-b"),
         (&[("x", "bool"), ("no_x", "u8")], "the parameters \"x\" and \"no_x\" of \"a_job\" share the flag --no-x"),
         (&[("no-x", "bool"), ("x", "bool")], "the parameters \"no-x\" and \"x\" of \"a_job\" share the flag --no-x"),
         (&[("a", "u8"), ("b", "u8"), ("a", "bool")], twice),
         (&[("a", "bool"), ("a", "bool")], twice),
-        (&[("help", "string")], "the parameter \"help\" of \"a_job\" has a flag of lorchestra itself, --help"),
-        (&[("version", "string")], "has a flag of lorchestra itself, --version"),
-        (&[("verbose", "bool")], "has a flag of lorchestra itself, --verbose"),
+        (&[("help", "string")], "the parameter \"help\" of \"a_job\" has the flag --help, which lorchestra itself uses"),
+        (&[("version", "string")], "has the flag --version, which lorchestra itself uses"),
+        (&[("verbose", "bool")], "has the flag --verbose, which lorchestra itself uses"),
         (&[("plugin_dir", "path")], own),
         (&[("A", "u8")], "the parameter name \"A\""),
     ] {
@@ -166,14 +166,14 @@ fn parameters_that_share_a_flag_are_refused_and_both_named() {
             assert!(error.to_string().contains(why), "{params:?}: {error}");
         }
     }
-    // A text is not turned off.
+    // Only a bool has a `--no-` flag.
     let bytes = section_of(&with_params(&[("x", "string"), ("no_x", "string"), ("timeout", "u8"), ("helper", "bool")]));
     assert!(Manifest::from_section(&bytes).is_ok() && Outline::from_section(&bytes).is_ok());
 }
 
-/// Each value in the JSON, one after the other, is left out or replaced.
+/// Removes or replaces each value in the JSON, one at a time.
 #[test]
-fn what_is_no_manifest_is_no_outline() {
+fn manifest_and_outline_refuse_the_same_sections() {
     use serde_json::{Value, json};
     fn paths(value: &Value, at: String, all: &mut Vec<String>) {
         match value {

@@ -1,5 +1,5 @@
-//! Values of parameters as a test writes them, and as they cross to the job. Owns the checks that the host makes of what is typed, for
-//! values that have a type already; times relative to now are the host's language, and are not read here.
+//! Conversion of parameter values from a test to JSON for the job. Makes the checks that the host makes for the command line. Relative times
+//! (`-7d`) are not supported: the host resolves those before a run.
 
 use crate::def::{JobDef, ParamDef, ParamKind};
 use crate::param::is_duration;
@@ -9,21 +9,21 @@ use serde_json::{Number, Value};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A value that a test can give a parameter.
+/// A value that a test can pass to [`Test::param`](super::Test::param).
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no value of a job's parameter",
-    note = "there are texts, numbers, bool, paths, DateTime<Utc>, NaiveDate, Duration, and lists of them; an enum's value is its name"
+    message = "`{Self}` cannot be the value of a job's parameter",
+    note = "supported: strings, numbers, bool, paths, DateTime<Utc>, NaiveDate, Duration, and lists of these; pass an enum's value by name"
 )]
 pub trait Argument {
-    /// The value, whatever its type.
-    fn given(self) -> Given;
+    /// Converts the value.
+    fn into_value(self) -> ArgumentValue;
 }
 
-/// A value of any type.
+/// The value of a parameter, of any supported type.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-#[expect(missing_docs, reason = "named like what they hold")]
-pub enum Given {
+#[expect(missing_docs, reason = "named after their content")]
+pub enum ArgumentValue {
     Text(String),
     Integer(i128),
     Float(f64),
@@ -39,7 +39,7 @@ pub enum Given {
 macro_rules! arguments {
     ($($ty:ty, |$value:ident| $given:expr;)*) => {$(
         impl Argument for $ty {
-            fn given(self) -> Given {
+            fn into_value(self) -> ArgumentValue {
                 let $value = self;
                 $given
             }
@@ -48,153 +48,154 @@ macro_rules! arguments {
 }
 
 arguments! {
-    &str, |text| Given::Text(text.to_owned());
-    String, |text| Given::Text(text);
-    bool, |on| Given::Bool(on);
-    i8, |n| Given::Integer(n.into());
-    i16, |n| Given::Integer(n.into());
-    i32, |n| Given::Integer(n.into());
-    i64, |n| Given::Integer(n.into());
-    u8, |n| Given::Integer(n.into());
-    u16, |n| Given::Integer(n.into());
-    u32, |n| Given::Integer(n.into());
-    u64, |n| Given::Integer(n.into());
-    usize, |n| Given::Integer(n as i128);
-    f64, |n| Given::Float(n);
-    &Path, |path| Given::Path(path.to_owned());
-    PathBuf, |path| Given::Path(path);
-    DateTime<Utc>, |at| Given::Time(at);
-    NaiveDate, |day| Given::Date(day);
-    Duration, |time| Given::Duration(time);
-    Given, |given| given;
+    &str, |text| ArgumentValue::Text(text.to_owned());
+    String, |text| ArgumentValue::Text(text);
+    bool, |on| ArgumentValue::Bool(on);
+    i8, |n| ArgumentValue::Integer(n.into());
+    i16, |n| ArgumentValue::Integer(n.into());
+    i32, |n| ArgumentValue::Integer(n.into());
+    i64, |n| ArgumentValue::Integer(n.into());
+    u8, |n| ArgumentValue::Integer(n.into());
+    u16, |n| ArgumentValue::Integer(n.into());
+    u32, |n| ArgumentValue::Integer(n.into());
+    u64, |n| ArgumentValue::Integer(n.into());
+    usize, |n| ArgumentValue::Integer(n as i128);
+    f64, |n| ArgumentValue::Float(n);
+    &Path, |path| ArgumentValue::Path(path.to_owned());
+    PathBuf, |path| ArgumentValue::Path(path);
+    DateTime<Utc>, |at| ArgumentValue::Time(at);
+    NaiveDate, |day| ArgumentValue::Date(day);
+    Duration, |time| ArgumentValue::Duration(time);
+    ArgumentValue, |given| given;
 }
 
 impl<A: Argument + Clone> Argument for &A {
-    fn given(self) -> Given {
-        self.clone().given()
+    fn into_value(self) -> ArgumentValue {
+        self.clone().into_value()
     }
 }
 
 impl<A: Argument + Clone> Argument for &[A] {
-    fn given(self) -> Given {
-        Given::List(self.iter().map(Argument::given).collect())
+    fn into_value(self) -> ArgumentValue {
+        ArgumentValue::List(self.iter().map(Argument::into_value).collect())
     }
 }
 
 impl<A: Argument> Argument for Vec<A> {
-    fn given(self) -> Given {
-        Given::List(self.into_iter().map(Argument::given).collect())
+    fn into_value(self) -> ArgumentValue {
+        ArgumentValue::List(self.into_iter().map(Argument::into_value).collect())
     }
 }
 
 impl<A: Argument, const N: usize> Argument for [A; N] {
-    fn given(self) -> Given {
-        Given::List(self.into_iter().map(Argument::given).collect())
+    fn into_value(self) -> ArgumentValue {
+        ArgumentValue::List(self.into_iter().map(Argument::into_value).collect())
     }
 }
 
-/// The parameter of that name.
+/// Finds a parameter by name.
 pub(super) fn find<'a>(job: &'a JobDef, name: &str) -> Result<&'a ParamDef, String> {
     job.params.iter().find(|param| param.name == name).ok_or_else(|| {
         let names: Vec<&str> = job.params.iter().map(|param| param.name).collect();
         match names.as_slice() {
-            [] => format!("{} has no parameter `{name}`; it has none at all", job.name),
-            names => format!("{} has no parameter `{name}`; it has {}", job.name, names.join(", ")),
+            [] => format!("{} has no parameter `{name}`: it has no parameters", job.name),
+            names => format!("{} has no parameter `{name}`: its parameters are {}", job.name, names.join(", ")),
         }
     })
 }
 
-/// The value as it crosses to the job.
-pub(super) fn crossing(job: &JobDef, param: &ParamDef, given: Given) -> Result<Value, String> {
+/// Converts a value to the JSON that the job receives.
+pub(super) fn to_json(job: &JobDef, param: &ParamDef, given: ArgumentValue) -> Result<Value, String> {
     match given {
-        Given::List(values) if param.repeated => {
-            values.into_iter().map(|value| one(job, param, value)).collect::<Result<Vec<_>, _>>().map(Value::Array)
+        ArgumentValue::List(values) if param.repeated => {
+            values.into_iter().map(|value| scalar_to_json(job, param, value)).collect::<Result<Vec<_>, _>>().map(Value::Array)
         }
-        value if param.repeated => Ok(Value::Array(vec![one(job, param, value)?])),
-        value => one(job, param, value),
+        value if param.repeated => Ok(Value::Array(vec![scalar_to_json(job, param, value)?])),
+        value => scalar_to_json(job, param, value),
     }
 }
 
-/// What the job gets where the test gives nothing; `None` where that is nothing.
-pub(super) fn unsaid(job: &JobDef, param: &ParamDef, now: DateTime<Utc>) -> Result<Option<Value>, String> {
+/// Returns the JSON for a parameter without a value in the test: its default, or `None` if it is optional.
+pub(super) fn default_value(job: &JobDef, param: &ParamDef, now: DateTime<Utc>) -> Result<Option<Value>, String> {
     let name = param.name;
     let Some(default) = param.default else {
         return match param.kind {
-            // The host passes the start of the run on.
+            // The host passes the start of the run.
             ParamKind::DateTime if name == "until" && param.optional => Ok(Some(show(now).into())),
             _ if param.repeated => Ok(Some(Value::Array(Vec::new()))),
             _ if param.optional => Ok(None),
-            ParamKind::Secret => Err(format!("{} needs the secret `{name}`: .secret({name:?}, …)", job.name)),
-            _ => Err(format!("{} needs `{name}`: .param({name:?}, …)", job.name)),
+            ParamKind::Secret => Err(format!("{} requires the secret `{name}`: add .secret({name:?}, …)", job.name)),
+            _ => Err(format!("{} requires `{name}`: add .param({name:?}, …)", job.name)),
         };
     };
     let given = match serde_json::from_str(default) {
-        Ok(Value::String(text)) => Given::Text(text),
-        Ok(Value::Bool(on)) => Given::Bool(on),
+        Ok(Value::String(text)) => ArgumentValue::Text(text),
+        Ok(Value::Bool(on)) => ArgumentValue::Bool(on),
         Ok(Value::Number(number)) => match number.as_i128() {
-            Some(number) => Given::Integer(number),
-            None => Given::Float(number.as_f64().unwrap_or(f64::NAN)),
+            Some(number) => ArgumentValue::Integer(number),
+            None => ArgumentValue::Float(number.as_f64().unwrap_or(f64::NAN)),
         },
-        _ => return Err(format!("the default of `{name}` cannot be read: {default}")),
+        _ => return Err(format!("cannot parse the default of `{name}`: {default}")),
     };
-    crossing(job, param, given).map(Some).map_err(|why| match param.kind {
+    to_json(job, param, given).map(Some).map_err(|why| match param.kind {
         ParamKind::DateTime | ParamKind::Date => format!(
-            "`{name}` has the default {default}, which lorchestra reckons from the start of the run, or from a bookmark: give it a value \
-             in the test: .param({name:?}, …)"
+            "the default {default} of `{name}` depends on the time of the run or on a bookmark: set a value in the test with \
+             .param({name:?}, …)"
         ),
         _ => why,
     })
 }
 
-fn one(job: &JobDef, param: &ParamDef, given: Given) -> Result<Value, String> {
-    let misfit = |given: &Given| format!("`{}` of {} takes {}, not {}", param.name, job.name, taken(param), shown(given));
+fn scalar_to_json(job: &JobDef, param: &ParamDef, given: ArgumentValue) -> Result<Value, String> {
+    let mismatch =
+        |given: &ArgumentValue| format!("`{}` of {} takes {}, not {}", param.name, job.name, expected(param), describe(given));
     Ok(match (param.kind, given) {
-        (ParamKind::String, Given::Text(text)) if !text.contains('\0') => text.into(),
-        (ParamKind::Path, Given::Text(text)) if !text.is_empty() && !text.contains('\0') => text.into(),
-        (ParamKind::Path, Given::Path(path)) => match path.to_str() {
+        (ParamKind::String, ArgumentValue::Text(text)) if !text.contains('\0') => text.into(),
+        (ParamKind::Path, ArgumentValue::Text(text)) if !text.is_empty() && !text.contains('\0') => text.into(),
+        (ParamKind::Path, ArgumentValue::Path(path)) => match path.to_str() {
             Some(text) if !text.is_empty() && !text.contains('\0') => text.into(),
-            _ => return Err(misfit(&Given::Path(path))),
+            _ => return Err(mismatch(&ArgumentValue::Path(path))),
         },
-        (ParamKind::Int(_) | ParamKind::Uint(_), Given::Integer(number)) if holds(param.kind, number) => {
-            Number::from_i128(number).map(Value::Number).ok_or_else(|| misfit(&Given::Integer(number)))?
+        (ParamKind::Int(_) | ParamKind::Uint(_), ArgumentValue::Integer(number)) if holds(param.kind, number) => {
+            Number::from_i128(number).map(Value::Number).ok_or_else(|| mismatch(&ArgumentValue::Integer(number)))?
         }
-        (ParamKind::Float, Given::Integer(number)) => Value::from(number as f64),
-        (ParamKind::Float, Given::Float(number)) if number.is_finite() => Value::from(number),
-        (ParamKind::Bool, Given::Bool(on)) => on.into(),
-        (ParamKind::DateTime, Given::Time(at)) if is_writable(at.naive_utc().date()) => show(at).into(),
-        (ParamKind::DateTime, Given::Text(text)) => match time(&text) {
-            Some(at) if is_writable(at.naive_utc().date()) => show(at).into(),
-            _ => return Err(misfit(&Given::Text(text))),
+        (ParamKind::Float, ArgumentValue::Integer(number)) => Value::from(number as f64),
+        (ParamKind::Float, ArgumentValue::Float(number)) if number.is_finite() => Value::from(number),
+        (ParamKind::Bool, ArgumentValue::Bool(on)) => on.into(),
+        (ParamKind::DateTime, ArgumentValue::Time(at)) if has_four_digit_year(at.naive_utc().date()) => show(at).into(),
+        (ParamKind::DateTime, ArgumentValue::Text(text)) => match time(&text) {
+            Some(at) if has_four_digit_year(at.naive_utc().date()) => show(at).into(),
+            _ => return Err(mismatch(&ArgumentValue::Text(text))),
         },
-        (ParamKind::Date, Given::Date(day)) if is_writable(day) => day.to_string().into(),
-        (ParamKind::Date, Given::Text(text)) => match text.parse::<NaiveDate>() {
-            Ok(day) if is_writable(day) => day.to_string().into(),
-            _ => return Err(misfit(&Given::Text(text))),
+        (ParamKind::Date, ArgumentValue::Date(day)) if has_four_digit_year(day) => day.to_string().into(),
+        (ParamKind::Date, ArgumentValue::Text(text)) => match text.parse::<NaiveDate>() {
+            Ok(day) if has_four_digit_year(day) => day.to_string().into(),
+            _ => return Err(mismatch(&ArgumentValue::Text(text))),
         },
-        (ParamKind::Duration, Given::Duration(time)) if time.subsec_nanos() == 0 => time.as_secs().into(),
-        (ParamKind::Duration, Given::Text(text)) if is_duration(&text) => seconds(&text).into(),
-        (ParamKind::Enum, Given::Text(text)) if param.values.iter().any(|value| value.name == text) => text.into(),
-        (ParamKind::Secret, Given::Secret(secret)) => secret.expose().into(),
+        (ParamKind::Duration, ArgumentValue::Duration(time)) if time.subsec_nanos() == 0 => time.as_secs().into(),
+        (ParamKind::Duration, ArgumentValue::Text(text)) if is_duration(&text) => seconds(&text).into(),
+        (ParamKind::Enum, ArgumentValue::Text(text)) if param.values.iter().any(|value| value.name == text) => text.into(),
+        (ParamKind::Secret, ArgumentValue::Secret(secret)) => secret.expose().into(),
         (ParamKind::Secret, _) => {
-            return Err(format!("`{}` of {} is a secret: .secret({:?}, …)", param.name, job.name, param.name));
+            return Err(format!("`{}` of {} is a secret: use .secret({:?}, …)", param.name, job.name, param.name));
         }
-        (_, given) => return Err(misfit(&given)),
+        (_, given) => return Err(mismatch(&given)),
     })
 }
 
-/// What a value of the parameter is, in a test.
-fn taken(param: &ParamDef) -> String {
+/// Describes the values that the parameter accepts in a test.
+fn expected(param: &ParamDef) -> String {
     match param.kind {
-        ParamKind::String => "text without NUL".to_owned(),
+        ParamKind::String => "a string without NUL".to_owned(),
         ParamKind::Int(_) | ParamKind::Uint(_) => {
             let (min, max) = range(param.kind);
-            format!("a whole number from {min} to {max}")
+            format!("an integer from {min} to {max}")
         }
         ParamKind::Float => "a finite number".to_owned(),
         ParamKind::Bool => "true or false".to_owned(),
         ParamKind::DateTime => "an absolute time (\"2024-01-31\", \"2024-01-31T12:00:00Z\", a DateTime<Utc>)".to_owned(),
         ParamKind::Date => "a day (\"2024-01-31\", a NaiveDate)".to_owned(),
-        ParamKind::Path => "a path that is UTF-8 and not empty".to_owned(),
+        ParamKind::Path => "a non-empty UTF-8 path".to_owned(),
         ParamKind::Duration => "whole seconds (\"1h30m\", a Duration)".to_owned(),
         ParamKind::Enum => {
             let names: Vec<&str> = param.values.iter().map(|value| value.name).collect();
@@ -204,18 +205,18 @@ fn taken(param: &ParamDef) -> String {
     }
 }
 
-fn shown(given: &Given) -> String {
+fn describe(given: &ArgumentValue) -> String {
     match given {
-        Given::Text(text) => format!("the text {text:?}"),
-        Given::Integer(number) => number.to_string(),
-        Given::Float(number) => number.to_string(),
-        Given::Bool(on) => on.to_string(),
-        Given::Path(path) => format!("the path {path:?}"),
-        Given::Time(at) => format!("the time {at}"),
-        Given::Date(day) => format!("the day {day}"),
-        Given::Duration(time) => format!("a duration of {time:?}"),
-        Given::Secret(_) => "a secret".to_owned(),
-        Given::List(_) => "a list".to_owned(),
+        ArgumentValue::Text(text) => format!("the string {text:?}"),
+        ArgumentValue::Integer(number) => number.to_string(),
+        ArgumentValue::Float(number) => number.to_string(),
+        ArgumentValue::Bool(on) => on.to_string(),
+        ArgumentValue::Path(path) => format!("the path {path:?}"),
+        ArgumentValue::Time(at) => format!("the time {at}"),
+        ArgumentValue::Date(day) => format!("the day {day}"),
+        ArgumentValue::Duration(time) => format!("a duration of {time:?}"),
+        ArgumentValue::Secret(_) => "a secret".to_owned(),
+        ArgumentValue::List(_) => "a list".to_owned(),
     }
 }
 
@@ -237,17 +238,17 @@ fn time(text: &str) -> Option<DateTime<Utc>> {
     DateTime::parse_from_rfc3339(text).ok().map(|at| at.to_utc()).or_else(midnight)
 }
 
-/// As times cross to the job: microseconds, UTC.
+/// Formats a time as the host does: UTC, microseconds.
 fn show(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
-/// Years of four digits.
-fn is_writable(day: NaiveDate) -> bool {
+/// Returns whether the year has at most four digits and is positive.
+fn has_four_digit_year(day: NaiveDate) -> bool {
     (1..=9999).contains(&day.year())
 }
 
-/// Seconds of a text that is a duration.
+/// Returns the seconds of a valid duration text.
 fn seconds(text: &str) -> u64 {
     let mut total = 0;
     let mut number = 0;
@@ -305,59 +306,59 @@ mod tests {
     }
 
     #[test]
-    fn values_cross_as_the_hosts_do() {
+    fn values_convert_as_in_the_host() {
         let day = NaiveDate::from_ymd_opt(2024, 1, 31).unwrap();
         for (kind, given, crossed) in [
-            (ParamKind::String, "x".given(), json!("x")),
-            (ParamKind::Path, Path::new("/x").given(), json!("/x")),
-            (ParamKind::Uint(8), 255.given(), json!(255)),
-            (ParamKind::Int(64), i64::MIN.given(), json!(i64::MIN)),
-            (ParamKind::Uint(64), u64::MAX.given(), json!(u64::MAX)),
-            (ParamKind::Uint(32), "four".len().given(), json!(4)),
-            (ParamKind::Float, 2.given(), json!(2.0)),
-            (ParamKind::DateTime, "2024-01-31".given(), json!("2024-01-31T00:00:00.000000Z")),
-            (ParamKind::DateTime, "2024-01-31T01:00:00+01:00".given(), json!("2024-01-31T00:00:00.000000Z")),
-            (ParamKind::Date, day.given(), json!("2024-01-31")),
-            (ParamKind::Duration, "1w1d1h1m1s".given(), json!(694_861)),
-            (ParamKind::Duration, Duration::from_secs(90).given(), json!(90)),
-            (ParamKind::Enum, "csv".given(), json!("csv")),
+            (ParamKind::String, "x".into_value(), json!("x")),
+            (ParamKind::Path, Path::new("/x").into_value(), json!("/x")),
+            (ParamKind::Uint(8), 255.into_value(), json!(255)),
+            (ParamKind::Int(64), i64::MIN.into_value(), json!(i64::MIN)),
+            (ParamKind::Uint(64), u64::MAX.into_value(), json!(u64::MAX)),
+            (ParamKind::Uint(32), "four".len().into_value(), json!(4)),
+            (ParamKind::Float, 2.into_value(), json!(2.0)),
+            (ParamKind::DateTime, "2024-01-31".into_value(), json!("2024-01-31T00:00:00.000000Z")),
+            (ParamKind::DateTime, "2024-01-31T01:00:00+01:00".into_value(), json!("2024-01-31T00:00:00.000000Z")),
+            (ParamKind::Date, day.into_value(), json!("2024-01-31")),
+            (ParamKind::Duration, "1w1d1h1m1s".into_value(), json!(694_861)),
+            (ParamKind::Duration, Duration::from_secs(90).into_value(), json!(90)),
+            (ParamKind::Enum, "csv".into_value(), json!("csv")),
         ] {
-            assert_eq!(crossing(&JOB, &param(kind), given).unwrap(), crossed, "{kind:?}");
+            assert_eq!(to_json(&JOB, &param(kind), given).unwrap(), crossed, "{kind:?}");
         }
         let list = ParamDef { repeated: true, ..param(ParamKind::Uint(8)) };
-        assert_eq!(crossing(&JOB, &list, [1, 2].given()).unwrap(), json!([1, 2]));
-        assert_eq!(crossing(&JOB, &list, 1.given()).unwrap(), json!([1]));
-        assert_eq!(crossing(&JOB, &list, [1_u8, 2][..].given()).unwrap(), json!([1, 2]));
-        assert_eq!(crossing(&JOB, &list, (&vec![3]).given()).unwrap(), json!([3]));
+        assert_eq!(to_json(&JOB, &list, [1, 2].into_value()).unwrap(), json!([1, 2]));
+        assert_eq!(to_json(&JOB, &list, 1.into_value()).unwrap(), json!([1]));
+        assert_eq!(to_json(&JOB, &list, [1_u8, 2][..].into_value()).unwrap(), json!([1, 2]));
+        assert_eq!(to_json(&JOB, &list, (&vec![3]).into_value()).unwrap(), json!([3]));
     }
 
     #[test]
-    fn what_does_not_fit_is_told_with_what_would() {
-        for (kind, given, told) in [
-            (ParamKind::String, 1.given(), "`p` of a_job takes text without NUL, not 1"),
-            (ParamKind::Uint(8), 256.given(), "from 0 to 255, not 256"),
-            (ParamKind::Int(8), "1".given(), "from -128 to 127, not the text \"1\""),
-            (ParamKind::Float, f64::NAN.given(), "a finite number"),
-            (ParamKind::Bool, "true".given(), "true or false"),
-            (ParamKind::DateTime, "-7d".given(), "an absolute time"),
-            (ParamKind::Date, "yesterday".given(), "a day"),
-            (ParamKind::Path, "".given(), "not empty"),
-            (ParamKind::Duration, "1 h".given(), "whole seconds"),
-            (ParamKind::Duration, Duration::from_millis(1500).given(), "whole seconds"),
-            (ParamKind::Enum, "xml".given(), "one of json, csv"),
-            (ParamKind::Secret, "hunter22".given(), "is a secret: .secret(\"p\", …)"),
-            (ParamKind::Uint(8), [1].given(), "not a list"),
+    fn a_wrong_value_is_reported_with_the_accepted_ones() {
+        for (kind, given, expected) in [
+            (ParamKind::String, 1.into_value(), "`p` of a_job takes a string without NUL, not 1"),
+            (ParamKind::Uint(8), 256.into_value(), "from 0 to 255, not 256"),
+            (ParamKind::Int(8), "1".into_value(), "from -128 to 127, not the string \"1\""),
+            (ParamKind::Float, f64::NAN.into_value(), "a finite number"),
+            (ParamKind::Bool, "true".into_value(), "true or false"),
+            (ParamKind::DateTime, "-7d".into_value(), "an absolute time"),
+            (ParamKind::Date, "yesterday".into_value(), "a day"),
+            (ParamKind::Path, "".into_value(), "a non-empty UTF-8 path"),
+            (ParamKind::Duration, "1 h".into_value(), "whole seconds"),
+            (ParamKind::Duration, Duration::from_millis(1500).into_value(), "whole seconds"),
+            (ParamKind::Enum, "xml".into_value(), "one of json, csv"),
+            (ParamKind::Secret, "hunter22".into_value(), "is a secret: use .secret(\"p\", …)"),
+            (ParamKind::Uint(8), [1].into_value(), "not a list"),
         ] {
-            let why = crossing(&JOB, &param(kind), given).unwrap_err();
-            assert!(why.contains(told), "{why}");
+            let why = to_json(&JOB, &param(kind), given).unwrap_err();
+            assert!(why.contains(expected), "{why}");
             assert!(!why.contains("hunter22"));
         }
     }
 
     #[test]
-    fn defaults_are_the_hosts_or_asked_for() {
+    fn relative_defaults_must_be_set_in_the_test() {
         let now = time("2024-01-31").unwrap();
-        let with = |kind, default| unsaid(&JOB, &ParamDef { default: Some(default), ..param(kind) }, now);
+        let with = |kind, default| default_value(&JOB, &ParamDef { default: Some(default), ..param(kind) }, now);
         assert_eq!(with(ParamKind::Uint(32), "500").unwrap(), Some(json!(500)));
         assert_eq!(with(ParamKind::Duration, "\"30m\"").unwrap(), Some(json!(1800)));
         assert_eq!(with(ParamKind::DateTime, "\"2024-01-01\"").unwrap(), Some(json!("2024-01-01T00:00:00.000000Z")));
@@ -366,7 +367,7 @@ mod tests {
             assert!(why.contains(".param(\"p\", …)") && why.contains(relative), "{why}");
         }
         let until = ParamDef { name: "until", optional: true, ..param(ParamKind::DateTime) };
-        assert_eq!(unsaid(&JOB, &until, now).unwrap(), Some(json!("2024-01-31T00:00:00.000000Z")));
-        assert!(unsaid(&JOB, &param(ParamKind::Bool), now).unwrap_err().contains("needs `p`"));
+        assert_eq!(default_value(&JOB, &until, now).unwrap(), Some(json!("2024-01-31T00:00:00.000000Z")));
+        assert!(default_value(&JOB, &param(ParamKind::Bool), now).unwrap_err().contains("requires `p`"));
     }
 }

@@ -1,4 +1,4 @@
-//! A directory of a test's own, removed with it. Talks to the file system, in the system's directory for temporary files.
+//! [`TempDir`], a temporary directory that is removed at the end of a test.
 
 use super::or_panic;
 use std::fs::{self, DirBuilder};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A temporary directory, for input files or as the parent of all packages' data directories
-/// ([`Test::data`](super::Test::data)). Its clones are one; it is removed with the last of them.
+/// ([`Test::data`](super::Test::data)). Clones share the directory; it is removed when the last clone is dropped.
 #[derive(Debug, Clone)]
 pub struct TempDir(Arc<Owned>);
 
@@ -18,17 +18,17 @@ struct Owned(PathBuf);
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        // What a test has made unremovable stays: failing here would hide why the test failed.
+        // Ignore errors: a panic here would hide why the test failed.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
 impl TempDir {
-    /// Makes one, with mode 0700.
+    /// Creates a directory with mode 0700 in the system's temporary directory.
     ///
     /// # Panics
-    /// The system does not let it be made.
-    #[expect(clippy::new_without_default, reason = "it makes something")]
+    /// Panics if the directory cannot be created.
+    #[expect(clippy::new_without_default, reason = "new() creates a directory; Default should not")]
     #[track_caller]
     pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -38,22 +38,22 @@ impl TempDir {
             let path = parent.join(format!("lorchestra-test-{}-{n}", std::process::id()));
             match DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => return Self(Arc::new(Owned(path))),
-                // Of an earlier process with this id.
+                // Left over from an earlier process with the same id.
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
                 Err(e) => panic!("{}: {e}", path.display()),
             }
         }
     }
 
-    /// Where it is.
+    /// Returns the path of the directory.
     pub fn path(&self) -> &Path {
         &self.0.0
     }
 
-    /// Writes a file in it, and the directories above that: `dir.write("ingester/mail/default.jsonl", "…")`.
+    /// Writes a file, creating parent directories as needed, and returns its path: `dir.write("ingester/mail/default.jsonl", "…")`.
     ///
     /// # Panics
-    /// It cannot be written, or `name` leads out of the directory.
+    /// Panics if the file cannot be written, or if `name` is outside of the directory.
     #[track_caller]
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.inside(name);
@@ -63,10 +63,10 @@ impl TempDir {
         path
     }
 
-    /// The text of a file in it.
+    /// Reads a file as text.
     ///
     /// # Panics
-    /// It cannot be read, or is not UTF-8.
+    /// Panics if the file cannot be read or is not UTF-8.
     #[track_caller]
     pub fn read(&self, name: &str) -> String {
         let path = self.inside(name);
@@ -76,7 +76,7 @@ impl TempDir {
     #[track_caller]
     fn inside(&self, name: &str) -> PathBuf {
         let inside = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
-        assert!(inside && !name.is_empty(), "{name:?} is no file in the temporary directory");
+        assert!(inside && !name.is_empty(), "{name:?} is not a path inside the temporary directory");
         self.path().join(name)
     }
 }
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_there_and_gone() {
+    fn the_directory_is_removed_with_the_last_clone() {
         let dir = TempDir::new();
         let (path, other) = (dir.path().to_owned(), TempDir::new());
         assert_ne!(path, other.path());
@@ -100,8 +100,8 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "is no file in the temporary directory")]
-    fn it_writes_nowhere_else() {
+    #[should_panic(expected = "is not a path inside the temporary directory")]
+    fn a_path_outside_is_refused() {
         TempDir::new().write("../x", "");
     }
 }

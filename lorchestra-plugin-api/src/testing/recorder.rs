@@ -1,7 +1,7 @@
-//! The sink of a job under test: keeps what it is given, refuses what a run would refuse, and says when the job is to end. Its methods
-//! are called by the job's threads, those of [`Running`](super::Running) by the test's.
+//! The sink of a job under test: records events, refuses what a run would refuse, and reports cancellation. The job's threads call the sink;
+//! the test's thread calls the methods used by [`RunningTest`](super::RunningTest).
 
-use super::ran::Emitted;
+use super::test_run::Emitted;
 use crate::abi::{BoxedSink, EventSink, EventSink_TO, RawEvent};
 use crate::error::{EmitError, EmitErrorKind};
 use crate::limits;
@@ -13,47 +13,47 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a test waits for an event before it fails.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long [`Recorder::wait_for`] waits for an event.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The sink; its clones are one.
+/// The sink. Clones share their state.
 #[derive(Clone)]
 pub(super) struct Recorder(Arc<Inner>);
 
 struct Inner {
-    kept: Mutex<Kept>,
+    recorded: Mutex<Recorded>,
     changed: Condvar,
     cancelled: AtomicBool,
     cancel: Cancel,
-    /// Whether the job has a `since`: whether a later run would read a bookmark.
+    /// Whether the job has a `since`, so that a later run would read a bookmark.
     bookmarks: bool,
 }
 
-/// When the job is told to end by itself.
+/// When the recorder cancels the job.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Cancel {
-    /// Once it has emitted so many events.
+    /// After this number of events.
     pub(super) after_events: Option<usize>,
-    /// Once it has looked so often.
-    pub(super) after_looks: Option<u64>,
+    /// After this number of calls of `is_cancelled`.
+    pub(super) after_checks: Option<u64>,
 }
 
-/// What the job did.
+/// What the job did, as recorded by the sink.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+pub(super) struct Recorded {
     pub(super) events: Vec<Emitted>,
     pub(super) flushed: usize,
     pub(super) progress: Vec<(u64, u64)>,
     pub(super) bookmark: Option<DateTime<Utc>>,
     pub(super) traces: Vec<Value>,
-    looks: u64,
+    checks: u64,
     ended: bool,
 }
 
 impl Recorder {
     pub(super) fn new(cancel: Cancel, bookmarks: bool) -> Self {
         let cancelled = AtomicBool::new(cancel.after_events == Some(0));
-        Self(Arc::new(Inner { kept: Mutex::default(), changed: Condvar::new(), cancelled, cancel, bookmarks }))
+        Self(Arc::new(Inner { recorded: Mutex::default(), changed: Condvar::new(), cancelled, cancel, bookmarks }))
     }
 
     pub(super) fn boxed(&self) -> BoxedSink {
@@ -64,51 +64,51 @@ impl Recorder {
         self.0.cancelled.store(true, Ordering::Relaxed);
     }
 
-    /// Nothing more comes.
+    /// Marks the job as ended.
     pub(super) fn end(&self) {
-        self.kept().ended = true;
+        self.recorded().ended = true;
         self.0.changed.notify_all();
     }
 
-    /// Waits until an event of that type was emitted.
+    /// Waits until an event of this type has been emitted.
     pub(super) fn wait_for(&self, event_type: &str) -> Result<(), String> {
-        let until = Instant::now() + PATIENCE;
-        let mut kept = self.kept();
+        let until = Instant::now() + WAIT_TIMEOUT;
+        let mut recorded = self.recorded();
         loop {
-            if kept.events.iter().any(|event| event.event_type == event_type) {
+            if recorded.events.iter().any(|event| event.event_type == event_type) {
                 return Ok(());
             }
             let left = until.saturating_duration_since(Instant::now());
-            if kept.ended || left.is_zero() {
-                let when = if kept.ended { "before it ended".to_owned() } else { format!("within {PATIENCE:?}") };
-                return Err(format!("no event `{event_type}` was emitted {when}; there were: {}", types(&kept.events)));
+            if recorded.ended || left.is_zero() {
+                let when = if recorded.ended { "before the job ended".to_owned() } else { format!("within {WAIT_TIMEOUT:?}") };
+                return Err(format!("no event `{event_type}` was emitted {when}; emitted: {}", types(&recorded.events)));
             }
-            kept = self.0.changed.wait_timeout(kept, left).unwrap_or_else(PoisonError::into_inner).0;
+            recorded = self.0.changed.wait_timeout(recorded, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    pub(super) fn take(&self) -> Kept {
-        std::mem::take(&mut *self.kept())
+    pub(super) fn take(&self) -> Recorded {
+        std::mem::take(&mut *self.recorded())
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn recorded(&self) -> MutexGuard<'_, Recorded> {
+        self.0.recorded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn append(&self, kept: &mut Kept, event: &RawEvent<'_>) -> Result<(), EmitError> {
-        if kept.ended {
-            return Err(EmitError::new(EmitErrorKind::Ended, "the job has ended; no event can follow its end"));
+    fn append(&self, recorded: &mut Recorded, event: &RawEvent<'_>) -> Result<(), EmitError> {
+        if recorded.ended {
+            return Err(EmitError::new(EmitErrorKind::Ended, "the job has ended, so it cannot emit events"));
         }
         let emitted = Emitted::of(event).map_err(EmitError::invalid)?;
-        kept.events.push(emitted);
-        if self.0.cancel.after_events == Some(kept.events.len()) {
+        recorded.events.push(emitted);
+        if self.0.cancel.after_events == Some(recorded.events.len()) {
             self.cancel();
         }
         Ok(())
     }
 }
 
-/// Types of events, each once, with how often where that is more.
+/// Lists event types in order of first use, with a count if there are several.
 pub(super) fn types(events: &[Emitted]) -> String {
     let mut counts: Vec<(&str, usize)> = Vec::new();
     for event in events {
@@ -145,45 +145,45 @@ impl Emitted {
     }
 }
 
-fn answered(result: Result<(), EmitError>) -> RResult<(), RString> {
+fn to_abi(result: Result<(), EmitError>) -> RResult<(), RString> {
     result.map_err(|error| error.to_json().into()).into()
 }
 
 impl EventSink for Recorder {
     fn emit(&self, event: RawEvent<'_>) -> RResult<(), RString> {
-        let result = self.append(&mut self.kept(), &event);
+        let result = self.append(&mut self.recorded(), &event);
         self.0.changed.notify_all();
-        answered(result)
+        to_abi(result)
     }
 
-    fn emit_all(&self, events: RSlice<'_, RawEvent<'_>>, taken: &mut u64) -> RResult<(), RString> {
-        *taken = 0;
+    fn emit_all(&self, events: RSlice<'_, RawEvent<'_>>, accepted: &mut u64) -> RResult<(), RString> {
+        *accepted = 0;
         let mut result = Ok(());
         {
-            let mut kept = self.kept();
+            let mut recorded = self.recorded();
             for event in events.as_slice() {
-                result = self.append(&mut kept, event);
+                result = self.append(&mut recorded, event);
                 if result.is_err() {
                     break;
                 }
-                *taken += 1;
+                *accepted += 1;
             }
         }
         self.0.changed.notify_all();
-        answered(result)
+        to_abi(result)
     }
 
     fn flush(&self) -> RResult<(), RString> {
-        let mut kept = self.kept();
-        kept.flushed = kept.events.len();
+        let mut recorded = self.recorded();
+        recorded.flushed = recorded.events.len();
         RResult::ROk(())
     }
 
     fn is_cancelled(&self) -> bool {
-        if let Some(after) = self.0.cancel.after_looks {
-            let mut kept = self.kept();
-            kept.looks += 1;
-            if kept.looks > after {
+        if let Some(after) = self.0.cancel.after_checks {
+            let mut recorded = self.recorded();
+            recorded.checks += 1;
+            if recorded.checks > after {
                 self.cancel();
             }
         }
@@ -192,24 +192,24 @@ impl EventSink for Recorder {
 
     fn trace(&self, line: RStr<'_>) {
         if let Ok(line) = serde_json::from_str(line.as_str()) {
-            self.kept().traces.push(line);
+            self.recorded().traces.push(line);
         }
     }
 
     fn progress(&self, done: u64, total: u64) {
-        self.kept().progress.push((done, total));
+        self.recorded().progress.push((done, total));
     }
 
     fn set_bookmark(&self, at_micros: i64) -> RResult<(), RString> {
         if !self.0.bookmarks {
-            return answered(Err(EmitError::invalid(limits::NO_BOOKMARK)));
+            return to_abi(Err(EmitError::invalid(limits::NO_BOOKMARK)));
         }
         match DateTime::from_timestamp_micros(at_micros).filter(|at| (1..=9999).contains(&at.year())) {
             Some(at) => {
-                self.kept().bookmark = Some(at);
+                self.recorded().bookmark = Some(at);
                 RResult::ROk(())
             }
-            None => answered(Err(EmitError::invalid(limits::BOOKMARK_YEARS))),
+            None => to_abi(Err(EmitError::invalid(limits::BOOKMARK_YEARS))),
         }
     }
 }

@@ -6,10 +6,10 @@ use crate::key::Key;
 use crate::kind::EMAIL;
 use crate::kind::tests::assert_valid;
 use lorchestra_plugin_api::serde_json::{self, Value};
-use lorchestra_plugin_api::testing::{self, Ran, TempDir, Test};
+use lorchestra_plugin_api::testing::{self, TempDir, Test, TestRun};
 use std::fs;
 
-/// The messages of the sample mailbox, in order; the empty one is left out.
+/// The messages of the sample mailbox in order, without the empty one.
 pub(crate) fn samples() -> Vec<Vec<u8>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ingester/sample/takeout.mbox");
     let mut messages: Vec<Vec<u8>> = Vec::new();
@@ -31,7 +31,7 @@ pub(crate) fn samples() -> Vec<Vec<u8>> {
     messages
 }
 
-/// A line as ingester writes it.
+/// A line as written by ingester.
 pub(crate) fn line(raw: &[u8], labels: &[&str]) -> String {
     let mut line = json!({"sha256": Key::of(raw).to_string(), "labels": labels, "received": null, "flags": null});
     match std::str::from_utf8(raw) {
@@ -41,11 +41,11 @@ pub(crate) fn line(raw: &[u8], labels: &[&str]) -> String {
     line.to_string()
 }
 
-/// Data directories with what ingester left for a job.
+/// Data directories with input from ingester.
 pub(crate) struct Sandbox {
     pub(crate) dir: TempDir,
     kind: &'static Kind,
-    /// Below ingester's directory.
+    /// Path inside ingester's directory.
     input: &'static str,
 }
 
@@ -60,7 +60,7 @@ impl Sandbox {
         Self::of(&EMAIL, "mail")
     }
 
-    /// A file of lines to read.
+    /// An input file.
     pub(crate) fn put(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
         self.dir.write(&format!("ingester/{}/{name}", self.input), bytes)
     }
@@ -70,14 +70,14 @@ impl Sandbox {
     }
 
     #[track_caller]
-    fn run(&self) -> (Ran, Value) {
+    fn run(&self) -> (TestRun, Value) {
         self.completed(self.job())
     }
 
-    /// The run and what became of the lines, after looking that each was counted once, that the files say the same, and that
-    /// every object is what the schema says that the event names.
+    /// Runs the job and returns the counts, after checking that each line was counted once, that the files agree, and that
+    /// every object matches the schema named in the event.
     #[track_caller]
-    pub(crate) fn completed(&self, job: Test) -> (Ran, Value) {
+    pub(crate) fn completed(&self, job: Test) -> (TestRun, Value) {
         let ran = job.run();
         let completed = ran.assert_ok().event("canonicalization.completed");
         let counts = completed.payload.clone();
@@ -93,7 +93,7 @@ impl Sandbox {
         (ran, counts)
     }
 
-    /// A file of the results.
+    /// Reads a result file.
     pub(crate) fn read(&self, name: &str) -> String {
         self.dir.read(&format!("canonizer/{name}"))
     }
@@ -103,7 +103,7 @@ impl Sandbox {
     }
 }
 
-/// Those counts of them.
+/// Returns these counts.
 pub(crate) fn some(counts: &Value, keys: &[&str]) -> Vec<u64> {
     keys.iter().map(|key| counts[*key].as_u64().unwrap()).collect()
 }
@@ -123,7 +123,7 @@ fn the_sample_mailbox() {
 }
 
 #[test]
-fn messages_are_taken_once_over_all_files() {
+fn duplicates_in_all_files_are_skipped() {
     let sandbox = Sandbox::new();
     let lines: Vec<String> = samples().iter().take(3).map(|raw| line(raw, &[]) + "\n").collect();
     sandbox.put("a.jsonl", lines.concat());
@@ -133,7 +133,7 @@ fn messages_are_taken_once_over_all_files() {
 }
 
 #[test]
-fn a_message_in_two_formats_of_the_api_is_taken_once() {
+fn a_message_in_two_api_formats_is_written_once() {
     let full =
         r#"{"id":"18c","payload":{"mimeType":"text/plain","headers":[{"name":"Subject","value":"full"}],"body":{"size":0}}}"#;
     let raw = r#"{"id":"18c","raw":"U3ViamVjdDogcmF3Cgo="}"#;
@@ -186,8 +186,8 @@ fn what_cannot_be_read_is_named_kept_and_the_rest_goes_on() {
 
 #[test]
 fn a_panic_costs_one_message() {
-    assert_eq!(guarded(|| -> u8 { panic!("the parser gave up") }), None);
-    assert_eq!(guarded(|| 1), Some(1));
+    assert_eq!(catch_panic(|| -> u8 { panic!("the parser gave up") }), None);
+    assert_eq!(catch_panic(|| 1), Some(1));
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn a_cancelled_run_leaves_the_old_results() {
     sandbox.job().run().assert_ok();
     let before = sandbox.dir.read("canonizer/email.jsonl");
     for lines in [0, 1, 20] {
-        let ran = sandbox.job().cancel_after_looks(lines).run();
+        let ran = sandbox.job().cancel_after_checks(lines).run();
         ran.assert_retryable(&format!("cancelled after {lines} lines;"));
         assert_eq!(sandbox.dir.read("canonizer/email.jsonl"), before);
         assert_eq!(fs::read_dir(ran.data_dir()).unwrap().count(), 4, "no unfinished file is left");
@@ -216,9 +216,9 @@ fn a_file_of_something_else_leaves_the_old_results() {
 }
 
 #[test]
-fn nothing_read_is_put_in_the_place_of_nothing_only() {
+fn an_empty_input_replaces_only_empty_results() {
     let sandbox = Sandbox::new();
-    // An extraction that has just begun: no results yet, and none are fine.
+    // An extraction that has just started: there are no results yet, so empty ones are fine.
     sandbox.put("a.jsonl", "");
     assert_eq!(sandbox.run().1, json!(Counts::default()));
     assert_eq!(sandbox.run().1, json!(Counts::default()));
@@ -227,18 +227,18 @@ fn nothing_read_is_put_in_the_place_of_nothing_only() {
     let before = sandbox.dir.read("canonizer/email.jsonl");
     sandbox.put("a.jsonl", "");
     let ran = sandbox.job().run();
-    ran.assert_permanent("a.jsonl: has no lines, and would leave none; the results of the last run are untouched. Run");
+    ran.assert_permanent("a.jsonl: has no lines, so the result would be empty; the previous results are unchanged. Run");
     assert!(ran.error().is_some_and(|error| error.contains("ingester/extract_gmail") && error.contains("email.jsonl")));
     assert_eq!(sandbox.dir.read("canonizer/email.jsonl"), before);
     fs::remove_file(ran.data_dir().join("email.jsonl")).unwrap();
-    assert_eq!(sandbox.run().1, json!(Counts::default()), "the mend that is told");
+    assert_eq!(sandbox.run().1, json!(Counts::default()), "the suggested fix");
 }
 
 #[test]
 fn nothing_extracted_yet_is_a_permanent_error() {
     let sandbox = Sandbox::new();
     let ran = sandbox.job().run();
-    ran.assert_permanent("/mail; run ingester/extract_gmail first, or give --input a file").assert_types(&[]);
+    ran.assert_permanent("/mail; run ingester/extract_gmail first, or set --input to a file").assert_types(&[]);
 }
 
 #[test]

@@ -1,9 +1,9 @@
-//! Which parts are shown as text, which as HTML, and which are attachments: the algorithm of RFC 8621, section 4.1.4, step
-//! by step. (mail-parser 0.11 makes such lists too, and differs: an inline image is both body and attachment.)
+//! Selection of text bodies, HTML bodies and attachments: the algorithm of RFC 8621, section 4.1.4, step by step. (mail-parser
+//! 0.11 provides such lists too, but differs: an inline image is both body and attachment.)
 
 use super::EmailBodyPart;
 
-/// The three lists; parts are borrowed from the structure.
+/// The three lists, which borrow the parts.
 #[derive(Debug, Default)]
 pub(super) struct BodyLists<'a> {
     pub(super) text: Vec<&'a EmailBodyPart>,
@@ -11,10 +11,10 @@ pub(super) struct BodyLists<'a> {
     pub(super) attachments: Vec<&'a EmailBodyPart>,
 }
 
-/// What a part is in.
+/// The context of a part.
 #[derive(Clone, Copy)]
 struct Place<'t> {
-    /// The kind of multipart directly around it.
+    /// Type of the directly enclosing multipart.
     multipart: &'t str,
     in_alternative: bool,
 }
@@ -26,7 +26,7 @@ impl<'a> BodyLists<'a> {
         lists
     }
 
-    /// `text` and `html`: whether the list still takes parts; the RFC's null is false.
+    /// `text` and `html`: whether the list still accepts parts; the RFC's null is false.
     fn add(&mut self, parts: &'a [EmailBodyPart], place: Place<'_>, mut text: bool, mut html: bool) {
         let (text_before, html_before) = (self.text.len(), self.html.len());
         for (i, part) in parts.iter().enumerate() {
@@ -62,7 +62,7 @@ impl<'a> BodyLists<'a> {
             }
         }
         if place.multipart == "alternative" && text && html {
-            // Only one kind was found: it is shown in the place of the other.
+            // Only one kind was found: show it in place of the other.
             if self.text.len() == text_before {
                 self.text.extend_from_slice(&self.html[html_before..]);
             } else if self.html.len() == html_before {
@@ -75,7 +75,7 @@ impl<'a> BodyLists<'a> {
 fn is_inline(part: &EmailBodyPart, position: usize, multipart: &str) -> bool {
     part.disposition.as_deref() != Some("attachment")
         && (matches!(part.media_type.as_str(), "text/plain" | "text/html") || is_inline_media(part))
-        // Not the first of a multipart/related: it is there for the first. Text with a file name is an attachment.
+        // Not the first part of a multipart/related, so it belongs to the first. Text with a file name is an attachment.
         && (position == 0 || (multipart != "related" && (is_inline_media(part) || part.name.is_none())))
 }
 

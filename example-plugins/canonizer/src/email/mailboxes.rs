@@ -1,4 +1,4 @@
-//! What Gmail's labels and a Maildir's flags mean in JMAP: mailboxes and keywords.
+//! Conversion of Gmail's labels and Maildir flags to JMAP mailboxes and keywords.
 //!
 //! | Gmail's label | becomes |
 //! | --- | --- |
@@ -6,20 +6,20 @@
 //! | Opened, Starred, Important, Draft(s), Spam | keyword `$seen`, `$flagged`, `$important`, `$draft`, `$junk` |
 //! | Sent, without Unread | keyword `$seen` |
 //! | Unread | no `$seen` |
-//! | any other | mailbox `label_<label>`, or `label64_<base64url>` where JMAP's ids have no room for a character |
+//! | any other | mailbox `label_<label>`, or `label64_<base64url>` if JMAP ids cannot contain a character |
 //!
-//! Over IMAP the folder is a label too: INBOX and Junk are mailboxes `inbox` and `junk`, and flags of people's own that start
-//! with `$` (RFC 5788: `$Forwarded`) are keywords.
+//! Over IMAP the folder is a label too: INBOX and Junk become the mailboxes `inbox` and `junk`, and user-defined flags that start with
+//! `$` (RFC 5788: `$Forwarded`) become keywords.
 //!
 //! | the API's label | becomes |
 //! | --- | --- |
 //! | INBOX, SENT, DRAFT, TRASH, SPAM | as above |
 //! | STARRED, IMPORTANT | as above |
-//! | CHAT, CATEGORY_…, `Label_…` (made by a person; its name is elsewhere) | mailbox `label_…` |
+//! | CHAT, CATEGORY_…, `Label_…` (created by a user; its name is not in the message) | mailbox `label_…` |
 //! | none of UNREAD | keyword `$seen` |
 //!
-//! Takeout writes the labels in the language of the account; only the English ones are known, others are labels like any
-//! other. A message without a mailbox is in `archive`: JMAP wants one.
+//! Takeout writes labels in the language of the account. Only the English names of system labels are recognized; others become
+//! ordinary labels. A message without a mailbox is in `archive`, because JMAP requires one.
 
 use crate::gmail::Labels;
 use crate::key::Key;
@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 
 type Set = BTreeMap<String, bool>;
 
-/// `mailboxIds` and `keywords`.
+/// Returns `mailboxIds` and `keywords`.
 pub(super) fn of(labels: &Labels, flags: Option<&str>) -> (Set, Set) {
     let (mut mailboxes, mut keywords) = (Set::new(), Set::new());
     let labels: Vec<&str> = match labels {
@@ -107,7 +107,7 @@ fn add(set: &mut Set, name: &str) {
     set.insert(name.to_owned(), true);
 }
 
-/// JMAP's ids are of `A-Z a-z 0-9 - _`, and 255 bytes at most.
+/// JMAP ids consist of `A-Z a-z 0-9 - _` and have at most 255 bytes.
 fn label_id(label: &str) -> String {
     let plain = label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
     let id = if plain { format!("label_{label}") } else { format!("label64_{}", URL_SAFE_NO_PAD.encode(label)) };

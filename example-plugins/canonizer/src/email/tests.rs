@@ -6,7 +6,7 @@ use crate::kind::EMAIL;
 use crate::kind::tests::assert_valid;
 use lorchestra_plugin_api::serde_json::{self, Value, json};
 
-/// Valid, as all that is made of bytes here.
+/// Parses a message and validates the object, as for all messages here.
 pub(crate) fn email(raw: &[u8]) -> Value {
     let record = Record::parse(line(raw, &[]).as_bytes()).unwrap();
     let email = serde_json::to_value(Email::of(&record).unwrap()).unwrap();
@@ -14,7 +14,7 @@ pub(crate) fn email(raw: &[u8]) -> Value {
     email
 }
 
-/// A message of the sample mailbox by its number; 35, the empty one, is not there.
+/// Returns a message of the sample mailbox by its number; 35, the empty one, is missing.
 fn sample(number: usize) -> Value {
     email(&samples()[if number > 35 { number - 2 } else { number - 1 }])
 }
@@ -41,7 +41,7 @@ snapshots! {
     sample_delivery_report = 33;
 }
 
-/// Text of the first body value, and whether it had a problem.
+/// Returns the text of the first body value, and whether it had a problem.
 fn text(email: &Value) -> (&str, bool) {
     let value = &email["bodyValues"]["1"];
     (value["value"].as_str().unwrap(), value["isEncodingProblem"].as_bool().unwrap())
@@ -126,7 +126,7 @@ fn threads() {
     assert_eq!(thread("X-GM-THRID: 1788\nMessage-ID: <1@example.org>"), "tg1788");
     assert_eq!(thread("X-GM-THRID: 17/88\nMessage-ID: <1@example.org>"), root);
     assert_eq!(sample(1)["threadId"], sample(2)["threadId"]);
-    // The reply to message 2 that has no thread of Gmail's and no References.
+    // The reply to message 2, without a Gmail thread and without References.
     assert_ne!(sample(36)["threadId"], sample(2)["threadId"]);
 }
 
@@ -162,7 +162,7 @@ fn lists(raw: &str) -> [String; 3] {
     })
 }
 
-/// The example of RFC 8621, section 4.1.4, whose lists the RFC gives.
+/// The example of RFC 8621, section 4.1.4, with the lists given in the RFC.
 #[test]
 fn the_lists_of_the_rfcs_example() {
     let open = |kind: &str, b: &str| format!("Content-Type: multipart/{kind}; boundary={b}\n\n");
@@ -190,12 +190,12 @@ fn the_lists_of_the_rfcs_example() {
         "--m1--\n".into(),
     ]
     .concat();
-    // Parts A to K are numbered 1 to 10: text A B C D K, html A E K, attachments C F G H J.
+    // Parts A to K have the numbers 1 to 10: text A B C D K, html A E K, attachments C F G H J.
     assert_eq!(lists(&raw), ["1 2 3 4 10", "1 5 10", "3 6 7 8 9"]);
 }
 
 #[test]
-fn one_kind_stands_for_both_and_named_text_is_an_attachment() {
+fn a_single_kind_is_used_for_both_and_named_text_is_an_attachment() {
     assert_eq!(lists("Content-Type: text/html\n\nx"), ["1", "1", ""]);
     assert_eq!(lists("Content-Type: application/pdf\n\nx"), ["", "", "1"]);
     let alternative =
@@ -218,7 +218,7 @@ fn long_values_are_cut_between_characters_and_tags() {
     assert_eq!(truncated("<p>a<b>c".into(), &plain, 6), ("<p>a<b".into(), true));
 }
 
-/// Pieces of mail in any order. A header, or the start of one, comes first, or there would be text only.
+/// Pieces of mail in any order. It starts with a header, or a part of one; otherwise everything would be text.
 #[test]
 fn what_any_bytes_become_is_valid() {
     let pieces: [&[u8]; 28] = [

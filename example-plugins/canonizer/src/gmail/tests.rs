@@ -1,4 +1,4 @@
-//! Messages that Gmail took apart, beside the same messages as bytes.
+//! Messages parsed by Gmail, compared with the same messages as bytes.
 
 use super::*;
 use crate::canonicalization::tests::samples;
@@ -9,7 +9,7 @@ use crate::record::Record;
 use base64::engine::general_purpose::URL_SAFE;
 use lorchestra_plugin_api::serde_json::{self, Value, json};
 
-/// What the API says of a message in the format `full`. Texts of a kind are made UTF-8, headers are left as they are.
+/// Converts a message as the API does in the format `full`. Texts of some charsets become UTF-8, headers are unchanged.
 fn full(raw: &[u8]) -> Value {
     let part = Part::parse(raw).unwrap();
     json!({
@@ -45,7 +45,7 @@ fn email(line: &Value) -> Value {
     email
 }
 
-/// Without what is known of bytes only, and may differ: ids, sizes and line ends of texts that were made UTF-8.
+/// Removes what depends on the bytes and may differ: ids, sizes and line endings of texts converted to UTF-8.
 fn comparable(mut email: Value) -> Value {
     fn strip(value: &mut Value) {
         match value {
@@ -62,7 +62,7 @@ fn comparable(mut email: Value) -> Value {
 }
 
 #[test]
-fn every_sample_is_the_same_email_taken_apart_and_as_bytes() {
+fn every_sample_is_the_same_email_from_the_api_and_from_bytes() {
     let mut compared = 0;
     for (i, raw) in samples().iter().enumerate() {
         let full = full(raw);
@@ -73,7 +73,7 @@ fn every_sample_is_the_same_email_taken_apart_and_as_bytes() {
         assert_eq!(apart["id"], "mg18c8f5dc3c6c3734");
         assert_eq!(bytes["id"], format!("m{}", crate::key::Key::of(raw)));
         assert_eq!((&bytes["threadId"], &bytes["receivedAt"]), (&json!("tg1788185122253291524"), &json!("2024-01-04T08:04:00Z")));
-        // An empty text has Gmail's snippet for a preview.
+        // An empty text has Gmail's snippet as its preview.
         let (mut apart, bytes) = (comparable(apart), comparable(bytes));
         if bytes["preview"] == "" {
             assert_eq!(apart["preview"], "the & snippet");

@@ -1,4 +1,4 @@
-//! The schemas themselves, and what other tests hold their objects against.
+//! Tests of the schemas, and the validation used by other tests.
 
 use super::*;
 use jsonschema::Validator;
@@ -9,7 +9,7 @@ fn validator(kind: &Kind) -> Validator {
     jsonschema::draft202012::options().should_validate_formats(true).build(&schema).unwrap()
 }
 
-/// Fails unless the objects are what the schema of their kind says.
+/// Panics if an object does not match the schema of its kind.
 pub(crate) fn assert_valid<'a>(kind: &Kind, objects: impl IntoIterator<Item = &'a Value>) {
     let validator = validator(kind);
     for object in objects {
@@ -30,8 +30,8 @@ fn schemas_are_schemas_and_known_by_one_name() {
     }
 }
 
-/// Every property of the objects is in its schema, and every property of the schema is required: a change of one side only is
-/// seen. Here it is shown that the schemas refuse what is wrong.
+/// Every property of the objects must be in the schema, and every property of the schema is required, so that a change on one
+/// side only is detected. This test shows that the schemas refuse invalid objects.
 #[test]
 fn what_is_wrong_is_refused() {
     let email = crate::canonicalization::tests::samples();

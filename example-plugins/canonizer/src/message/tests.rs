@@ -1,4 +1,4 @@
-//! Messages of the sample, and of any shape.
+//! Messages of the sample, and generated ones.
 
 use super::*;
 use crate::canonicalization::tests::Sandbox;
@@ -50,7 +50,7 @@ fn senders() {
     assert_eq!(sender(json!({"ts": ts, "user": "U1"}), anna), (json!("U1"), json!("Anna"), false));
     assert_eq!(sender(json!({"ts": ts, "user": "U1"}), None), (json!("U1"), Value::Null, false));
     assert_eq!(sender(json!({"ts": ts}), anna), (json!("U1"), json!("Anna"), false));
-    // The user of the line is somebody else: he is not who wrote it.
+    // The line's user is not the sender of the message.
     assert_eq!(sender(json!({"ts": ts, "user": "U2"}), anna), (json!("U2"), Value::Null, false));
     let profile = json!({"display_name": "", "real_name": "Ben Cole"});
     assert_eq!(sender(json!({"ts": ts, "user": "U2", "user_profile": profile}), None).1, "Ben Cole");
@@ -62,7 +62,7 @@ fn senders() {
     assert_eq!(sender(tombstone, slackbot), (Value::Null, Value::Null, false), "it did not say what was deleted");
 }
 
-/// The messages of an export, as ingester leaves them.
+/// The messages of an export, in ingester's format.
 fn of_export(text: &str) -> Vec<Value> {
     let export: Value = serde_json::from_str(text).unwrap();
     let mut directory = Directory::default();
@@ -102,7 +102,7 @@ fn files_of_before_and_titles() {
     assert_eq!((&same["files"][0]["title"], &same["files"][1]["name"]), (&Value::Null, &json!("b")));
 }
 
-/// What a field of Slack's may be, and what it should not be.
+/// Valid and invalid values of Slack's fields.
 fn value(random: &mut u64, depth: u32) -> Value {
     let mut next = |n: u64| {
         *random ^= *random << 13;
@@ -162,7 +162,7 @@ fn message_of_any_shape(random: &mut u64, depth: u32) -> Value {
 }
 
 #[test]
-fn what_is_taken_is_valid_whatever_it_was() {
+fn every_accepted_line_becomes_a_valid_object() {
     let (mut taken, mut objects) = (0, Vec::new());
     for seed in 1..20_000_u64 {
         let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;

@@ -1,4 +1,4 @@
-//! Runs of many lines: what is newest, who is who, and what cannot be read.
+//! Runs with many lines: latest versions, names, and invalid lines.
 
 use super::*;
 use crate::canonicalization::tests::{Sandbox, some};
@@ -26,7 +26,7 @@ fn texts(sandbox: &Sandbox) -> Vec<String> {
 }
 
 #[test]
-fn of_the_lines_of_a_message_the_newest_is_taken() {
+fn the_newest_line_of_a_message_is_used() {
     let edited = |ts: &str, text: &str| line("C1", TS, json!({"text": text, "edited": {"ts": ts}}));
     let (old, new) = (edited("1704100060.000000", "old"), edited("1704100120.000000", "new"));
     let (plain, again) = (line("C1", TS, json!({"text": "plain"})), line("C1", TS, json!({"text": "again"})));
@@ -35,7 +35,7 @@ fn of_the_lines_of_a_message_the_newest_is_taken() {
         (vec![[&plain[..], &old, &new].concat()], vec!["new"]),
         (vec![[&new[..], &old, &plain].concat()], vec!["new"]),
         (vec![old.clone(), new.clone(), plain.clone()], vec!["new"]),
-        // Of equals the last: reactions change nothing else.
+        // Of equal versions, the last: reactions change nothing else.
         (vec![[&plain[..], &again].concat()], vec!["again"]),
         (vec![[&plain[..], &elsewhere].concat()], vec!["plain", "elsewhere"]),
         (vec![line("C1", TS, json!({"subtype": "tombstone"})), new.clone()], vec![""]),
@@ -81,46 +81,46 @@ fn what_cannot_be_read_is_named_kept_and_the_rest_goes_on() {
 }
 
 #[test]
-fn a_run_that_does_not_come_to_its_end_leaves_the_old_results() {
+fn an_incomplete_run_keeps_the_previous_results() {
     let sandbox = sandbox();
     sandbox.put("a.jsonl", [line("C1", TS, json!({})), line("C2", TS, json!({}))].concat());
     job(&sandbox).run().assert_ok();
     let before = sandbox.read(MESSAGE.results);
     sandbox.put("a.jsonl", line("C3", TS, json!({})));
-    // Before, while and after the lines are read the first time, and while they are the second.
-    for looks in [0, 1, 2] {
-        let ran = job(&sandbox).cancel_after_looks(looks).run();
+    // Before and during the first pass, and during the second.
+    for checks in [0, 1, 2] {
+        let ran = job(&sandbox).cancel_after_checks(checks).run();
         ran.assert_retryable("cancelled after");
         assert_eq!(sandbox.read(MESSAGE.results), before);
         assert_eq!(std::fs::read_dir(ran.data_dir()).unwrap().count(), 4, "no unfinished file is left");
     }
     sandbox.put("a.jsonl", "{\"sha256\":\"12\"}\n");
-    let text = "none of the lines is a message of Slack (not_a_record: 1); the results of the last run are untouched. Give \
-                --input what ingester/extract_slack wrote";
+    let text = "none of the lines is a message of Slack (not_a_record: 1); the previous results are unchanged. Set \
+                --input to the output of ingester/extract_slack";
     job(&sandbox).run().assert_permanent(text);
     assert_eq!(sandbox.read(MESSAGE.results), before);
 }
 
-/// A job whose file becomes another between the two readings.
+/// A job whose input file changes between the two passes.
 mod changing {
     use super::*;
 
     #[job]
     pub(super) fn change_while_reading(cx: &JobContext, input: PathBuf, after: String) -> JobResult {
-        struct Changing(MessageForm, String);
-        impl Form for Changing {
+        struct Changing(MessageConverter, String);
+        impl Converter for Changing {
             fn kind(&self) -> &'static Kind {
                 &MESSAGE
             }
 
-            fn canonicalize(mut self, files: &[PathBuf], course: &mut Course<'_>) -> Result<(), CanonicalizationError> {
-                self.0.survey(files, course)?;
+            fn canonicalize(mut self, files: &[PathBuf], run: &mut Canonicalization<'_>) -> Result<(), CanonicalizationError> {
+                self.0.survey(files, run)?;
                 std::fs::write(&files[0], &self.1).unwrap();
-                self.0.write(files, course)
+                self.0.write(files, run)
             }
         }
         let request = Request { input: Some(input), default_input: PathBuf::new(), data_dir: cx.data_dir()? };
-        Ok(canonicalization::run(&request, Changing(MessageForm::default(), after), cx)?)
+        Ok(canonicalization::run(&request, Changing(MessageConverter::default(), after), cx)?)
     }
 }
 
@@ -133,7 +133,7 @@ fn a_file_that_changes_while_it_is_read_is_no_result() {
         let input = sandbox.put("a.jsonl", &two);
         let job = testing::job::<changing::change_while_reading>().data(&sandbox.dir).param("input", input).param("after", after);
         if is_changed {
-            job.run().assert_retryable("a.jsonl: changed while it was read; the results of the last run are untouched");
+            job.run().assert_retryable("a.jsonl: was modified while it was being read; the previous results are unchanged");
         } else {
             let (_, counts) = sandbox.completed(job);
             assert_eq!(counts["written"], 2, "what was added is for the next run");

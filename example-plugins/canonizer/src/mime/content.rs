@@ -1,5 +1,5 @@
-//! The content of a leaf: transfer encoding and charset undone, as far as they can be. Nothing here fails; what was damaged
-//! is read as well as possible, and said to be damaged.
+//! Content of a leaf: decodes transfer encoding and charset as far as possible. Nothing here fails; damaged content is decoded
+//! on a best-effort basis and marked as damaged.
 
 use base64::Engine as _;
 use base64::alphabet;
@@ -8,17 +8,17 @@ use mail_parser::decoders::quoted_printable::quoted_printable_decode;
 use package_support::charset;
 use std::borrow::Cow;
 
-/// Base64 as it comes in mail: cut off, with or without padding.
+/// Base64 as found in mail: truncated, with or without padding.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true).with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Base64 as it should be.
+/// Strict base64.
 const PADDED: GeneralPurpose =
     GeneralPurpose::new(&alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
 
-/// The content of a leaf as it is in the message.
+/// The content of a leaf, as in the message.
 #[derive(Debug)]
 pub(crate) struct Content<'a> {
     bytes: &'a [u8],
@@ -33,11 +33,11 @@ enum Encoding {
     Base64,
     QuotedPrintable,
     Unknown,
-    /// Undone by who took the message apart.
+    /// Already decoded by the source of the message.
     Undone,
 }
 
-/// Something decoded, and whether all of it was as it should be.
+/// Decoded content, and whether it was valid.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Decoded<T> {
     pub(crate) value: T,
@@ -55,12 +55,12 @@ impl<'a> Content<'a> {
         Self { bytes, encoding, readable }
     }
 
-    /// Content whose transfer encoding is undone, and which is UTF-8 most likely, whatever its header says of it.
+    /// Creates content whose transfer encoding is already decoded, and which is probably UTF-8 regardless of its header.
     pub(crate) fn undone(bytes: &'a [u8]) -> Self {
         Self { bytes, encoding: Encoding::Undone, readable: true }
     }
 
-    /// The bytes, transfer encoding undone.
+    /// Returns the bytes with the transfer encoding decoded.
     pub(crate) fn decode(&self) -> Decoded<Cow<'a, [u8]>> {
         let (value, problem) = match self.encoding {
             Encoding::Identity | Encoding::Undone => (Cow::Borrowed(self.bytes), false),
@@ -74,7 +74,7 @@ impl<'a> Content<'a> {
         Decoded { value, problem: problem || !self.readable }
     }
 
-    /// The text, transfer encoding and charset undone, lines ending in LF.
+    /// Returns the text with transfer encoding and charset decoded, and LF line endings.
     pub(crate) fn text(&self, charset: Option<&str>) -> Decoded<String> {
         let bytes = self.decode();
         let charset = if self.encoding == Encoding::Undone && is_utf8(&bytes.value) { Some("utf-8") } else { charset };
@@ -84,7 +84,7 @@ impl<'a> Content<'a> {
     }
 }
 
-/// Text in another charset is not, but for those that switch by ESC, whose bytes are ASCII.
+/// Text in another charset is rarely valid UTF-8, except for charsets with escape sequences, which consist of ASCII bytes.
 fn is_utf8(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_ok() && (!bytes.is_ascii() || !bytes.contains(&0x1b))
 }
@@ -96,14 +96,14 @@ fn decode_base64(bytes: &[u8]) -> (Cow<'static, [u8]>, bool) {
     if let Some(value) = decode_pieces_of_base64(bytes) {
         return (Cow::Owned(value), false);
     }
-    // What follows the padding is not base64 any more: lists append their footers there.
+    // Text after the padding is not base64: mailing lists append their footers there.
     let end = bytes.iter().position(|&b| b == b'=').unwrap_or(bytes.len());
     let rubbish = |b: &u8| !(b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/') || b.is_ascii_whitespace());
     let after = bytes[end..].iter().any(|b| *b != b'=' && !b.is_ascii_whitespace());
     let mut problem = after || bytes[..end].iter().any(rubbish);
     let mut digits: Vec<u8> = bytes[..end].iter().copied().filter(|b| !rubbish(b) && !b.is_ascii_whitespace()).collect();
     if digits.len() % 4 == 1 {
-        // Six bits are no byte: cut off.
+        // Six bits are less than a byte: truncated.
         digits.pop();
         problem = true;
     }
@@ -114,7 +114,7 @@ fn decode_base64(bytes: &[u8]) -> (Cow<'static, [u8]>, bool) {
     }
 }
 
-/// Nothing but lines of base64, padded: what nearly all mail has, without a look at each byte.
+/// Fast path for padded base64 lines, which nearly all mail has.
 fn decode_whole_base64(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut digits = Vec::with_capacity(bytes.len());
     let mut start = 0;
@@ -126,7 +126,7 @@ fn decode_whole_base64(bytes: &[u8]) -> Option<Vec<u8>> {
     PADDED.decode(&digits).ok()
 }
 
-/// Several pieces one after the other, each of them padded: what programs write that encode a file piece by piece.
+/// Several concatenated pieces, each padded: some programs encode a file piece by piece.
 fn decode_pieces_of_base64(bytes: &[u8]) -> Option<Vec<u8>> {
     let digits: Vec<u8> = bytes.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect();
     let mut value = Vec::with_capacity(digits.len() / 4 * 3);
@@ -140,8 +140,8 @@ fn decode_pieces_of_base64(bytes: &[u8]) -> Option<Vec<u8>> {
     Some(value)
 }
 
-/// RFC 2045, section 6.7: a `=` that begins no escape stays as it is, and what follows is read. (mail-parser gives up at the first;
-/// the crate quoted_printable drops 8-bit bytes, which mail has here, and makes every line end a CRLF.)
+/// RFC 2045, section 6.7: a `=` that does not start an escape is kept, and decoding continues. (mail-parser stops at the first
+/// one; the crate quoted_printable drops 8-bit bytes, which occur in mail, and converts every line ending to CRLF.)
 fn decode_damaged_quoted_printable(bytes: &[u8]) -> Vec<u8> {
     let mut value = Vec::with_capacity(bytes.len());
     for line in bytes.split_inclusive(|&b| b == b'\n') {
@@ -179,7 +179,7 @@ fn decode_damaged_quoted_printable(bytes: &[u8]) -> Vec<u8> {
 fn decode_charset(bytes: &[u8], label: Option<&str>) -> Decoded<String> {
     let label = label.unwrap_or("us-ascii").trim();
     let ascii_only = label.len() >= 5 && label[label.len() - 5..].eq_ignore_ascii_case("ascii");
-    // Read as Windows-1252 otherwise, like everything that is declared as ASCII.
+    // Otherwise read as Windows-1252, like everything declared as ASCII.
     let label = if ascii_only && std::str::from_utf8(bytes).is_ok() { "utf-8" } else { label };
     let charset::Decoded { text, problem } = charset::decode(bytes, label);
     Decoded { problem: problem || (ascii_only && !bytes.is_ascii()), value: text }
@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn quoted_printable_and_the_others() {
         assert_eq!(decoded(b"a=3Db=\nc \n", "quoted-printable"), (b"a=bc\n".to_vec(), false));
-        // RFC 2045, section 6.7: what is no escape stays as it is, and the rest is read.
+        // RFC 2045, section 6.7: an invalid escape is kept, and decoding continues.
         for (text, expected) in [
             (&b"a==b"[..], &b"a==b"[..]),
             (b"100 =% of =C3=A4 \r\n=3D=\r\nx=4", b"100 =% of \xc3\xa4\r\n=x=4"),

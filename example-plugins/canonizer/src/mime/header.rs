@@ -1,4 +1,4 @@
-//! Header fields: cut out here, read by mail-parser one by one, so that a damaged field costs only itself.
+//! Header fields. They are split here and parsed one by one with mail-parser, so that a damaged field affects only itself.
 
 use super::{MAX_HEADER, Refusal};
 use lorchestra_plugin_api::chrono::{DateTime, FixedOffset, Utc};
@@ -8,17 +8,17 @@ use package_support::header::field_name;
 use package_support::{date, encoded_word, parameters};
 use std::borrow::Cow;
 
-/// Bytes of a field with parameters, at most; a longer one cannot be read.
+/// Maximum size of a field with parameters, in bytes; a longer one is ignored.
 const MAX_PARAMETERS: usize = 16 << 10;
 
 /// The fields of a message or part, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Headers<'a> {
-    /// Name and value, folds and the last line end included.
+    /// Name and value, including folds and the last line ending.
     fields: Vec<(&'a [u8], &'a [u8])>,
 }
 
-/// A person or a list in an address field.
+/// A person or a mailing list in an address field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mailbox {
     pub(crate) name: Option<String>,
@@ -33,10 +33,10 @@ pub(crate) struct MediaType {
 }
 
 impl<'a> Headers<'a> {
-    /// The header of some bytes, and the rest of them, the body. Without a single field, all is body.
+    /// Splits bytes into header and body. Without any field, everything is body.
     ///
-    /// The header ends at the first empty line; or, in damaged mail, at the first line that cannot be in a header. A line
-    /// `From …` is skipped: old mailboxes have it inside of messages.
+    /// The header ends at the first empty line or, in damaged mail, at the first line that cannot be part of a header. A line
+    /// `From …` is skipped: old mailboxes contain it inside messages.
     pub(crate) fn split(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), Refusal> {
         let mut fields: Vec<(&[u8], &[u8])> = Vec::new();
         let mut value_start = 0;
@@ -64,13 +64,13 @@ impl<'a> Headers<'a> {
         Ok((Self { fields }, &bytes[offset..]))
     }
 
-    /// Fields that somebody else cut out: names and values.
+    /// Creates a header from fields that are already split into names and values.
     pub(crate) fn of(fields: Vec<(&'a [u8], &'a [u8])>) -> Result<Self, Refusal> {
         let bytes: usize = fields.iter().map(|(name, value)| name.len() + value.len() + ": \n".len()).sum();
         if bytes > MAX_HEADER { Err(Refusal::HeaderTooLarge) } else { Ok(Self { fields }) }
     }
 
-    /// All fields, as somebody who took the message apart would give them: unfolded, without blanks around the value.
+    /// Returns all fields as a parser would provide them: unfolded, without spaces around the value.
     #[cfg(test)]
     pub(crate) fn all(&self) -> impl Iterator<Item = (String, String)> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -79,7 +79,7 @@ impl<'a> Headers<'a> {
         })
     }
 
-    /// The last field of a name, as RFC 8621 reads it, ending in a line feed as mail-parser expects.
+    /// Returns the last field with this name, as RFC 8621 requires, ending in a line feed as mail-parser expects.
     fn last(&self, name: &str) -> Option<Cow<'a, [u8]>> {
         let (_, value) = self.fields.iter().rev().find(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes()))?;
         Some(if value.ends_with(b"\n") { Cow::Borrowed(*value) } else { Cow::Owned([value, &b"\n"[..]].concat()) })
@@ -95,27 +95,27 @@ impl<'a> Headers<'a> {
         map(parse(&mut MessageStream::new(&encoded_word::normalize(&value))))
     }
 
-    /// A field as text, encoded words decoded.
+    /// Returns a field as text, with encoded words decoded.
     pub(crate) fn text(&self, name: &str) -> Option<String> {
         self.read(name, |s| s.parse_unstructured(), |v| Some(v.into_text()?.into_owned()))
     }
 
-    /// A field as it stands, unfolded.
+    /// Returns a field unchanged except for unfolding.
     pub(crate) fn raw(&self, name: &str) -> Option<String> {
         Some(MessageStream::new(&self.last(name)?).parse_raw().into_text()?.into_owned())
     }
 
-    /// Message ids without angle brackets.
+    /// Returns message ids without angle brackets.
     pub(crate) fn ids(&self, name: &str) -> Option<Vec<String>> {
         self.read(name, |s| s.parse_id(), |v| Some(v.into_text_list()?.into_iter().map(Cow::into_owned).collect()))
     }
 
-    /// Comma-separated words.
+    /// Returns comma-separated words.
     pub(crate) fn list(&self, name: &str) -> Option<Vec<String>> {
         self.read(name, |s| s.parse_comma_separared(), |v| Some(v.into_text_list()?.into_iter().map(Cow::into_owned).collect()))
     }
 
-    /// Addresses, groups dissolved. `Some` and empty: the field is there, and nobody in it.
+    /// Returns addresses, with groups flattened. `Some` and empty: the field exists but is empty.
     pub(crate) fn addresses(&self, name: &str) -> Option<Vec<Mailbox>> {
         self.last(name)?;
         let mailboxes = self.read(
@@ -132,19 +132,19 @@ impl<'a> Headers<'a> {
         Some(mailboxes.unwrap_or_default())
     }
 
-    /// A date with its zone.
+    /// Returns a date with its time zone.
     pub(crate) fn date(&self, name: &str) -> Option<DateTime<FixedOffset>> {
         date::parse(&self.last(name)?)
     }
 
-    /// When the last server took the message: the date of the topmost Received.
+    /// Returns when the last server received the message: the date of the topmost Received field.
     pub(crate) fn received(&self) -> Option<DateTime<Utc>> {
         let (_, value) = self.fields.iter().find(|(name, _)| name.eq_ignore_ascii_case(b"Received"))?;
         let at = value.iter().rposition(|&b| b == b';')?;
         Some(date::parse(&value[at + 1..])?.to_utc())
     }
 
-    /// A media type or disposition with its parameters.
+    /// Returns a media type or disposition with its parameters.
     pub(crate) fn media_type(&self, name: &str) -> Option<MediaType> {
         if self.last(name)?.len() > MAX_PARAMETERS {
             return None;
@@ -153,7 +153,7 @@ impl<'a> Headers<'a> {
         let name = match parsed.token.split_once('/') {
             Some((kind, subtype)) => format!("{}/{}", kind.trim(), subtype.trim()),
             None if name == "Content-Disposition" => parsed.token,
-            // RFC 2045, section 5.2: what cannot be read is text/plain.
+            // RFC 2045, section 5.2: an invalid type is read as text/plain.
             None => return None,
         };
         Some(MediaType { name, parameters: parsed.parameters })
@@ -164,7 +164,7 @@ fn mailbox(addr: Addr<'_>) -> Option<Mailbox> {
     let name = addr.name.map(Cow::into_owned);
     match addr.address {
         Some(email) => Some(Mailbox { name, email: email.into_owned() }),
-        // "To: Anna": JMAP wants an email in every address, even an empty one.
+        // "To: Anna": JMAP requires an email in every address, even an empty one.
         None => name.map(|name| Mailbox { name: Some(name), email: String::new() }),
     }
 }
@@ -175,12 +175,12 @@ impl MediaType {
         Self { name: name.to_owned(), parameters: Vec::new() }
     }
 
-    /// What a part is that says nothing of itself.
+    /// The default type of a part.
     pub(crate) fn text_plain() -> Self {
         Self::of("text/plain")
     }
 
-    /// With a parameter, unless it has it.
+    /// Adds a parameter unless it exists.
     pub(crate) fn or_parameter(mut self, name: &str, value: &str) -> Self {
         if self.parameter(name).is_none() {
             self.parameters.retain(|(n, _)| n != name);
@@ -206,7 +206,7 @@ impl MediaType {
         self.name.starts_with("text/")
     }
 
-    /// A parameter, decoded (RFC 2231 and, as many programs write it, RFC 2047). An empty one is none.
+    /// Returns a parameter, decoded (RFC 2231 or, as many programs write it, RFC 2047). An empty one counts as missing.
     pub(crate) fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
     }

@@ -1,8 +1,8 @@
-//! Messages of all shapes, taken apart.
+//! Parsing of many forms of messages.
 
 use super::*;
 
-/// The tree in one line: types, and of leaves the decoded text.
+/// The tree in one line: types, and the decoded text of leaves.
 fn shape(part: &Part<'_>) -> String {
     match &part.body {
         Body::Leaf(content) => {
@@ -89,7 +89,7 @@ fn nested(depth: usize, kind: &str) -> String {
 }
 
 #[test]
-fn fifty_levels_are_taken_and_a_hundred_thousand_refused() {
+fn fifty_levels_are_accepted_and_a_hundred_thousand_refused() {
     let text = nested(50, "mixed");
     let mut part = Part::parse(text.as_bytes()).unwrap();
     let mut depth = 0;
@@ -103,7 +103,7 @@ fn fifty_levels_are_taken_and_a_hundred_thousand_refused() {
     assert_eq!(Part::parse(nested(10_000, "alternative").as_bytes()).unwrap_err(), Refusal::NestedTooDeep);
 }
 
-/// The mail that ends the process when mail-parser walks it.
+/// The mail that aborts the process if mail-parser builds the tree.
 #[test]
 fn messages_within_messages_are_one_leaf() {
     let text = "Content-Type: message/rfc822\n\n".repeat(100_000) + "Subject: x\n\nbody\n";
@@ -157,7 +157,7 @@ fn any_bytes_are_a_message() {
     }
 }
 
-/// Where mail is well formed, mail-parser's own walk and this one see the same leaves.
+/// For well-formed mail, mail-parser's tree and this one have the same leaves.
 #[test]
 fn the_samples_have_the_leaves_that_mail_parser_sees() {
     fn leaves<'p, 'a>(part: &'p Part<'a>, found: &mut Vec<&'p Content<'a>>) {
@@ -169,7 +169,7 @@ fn the_samples_have_the_leaves_that_mail_parser_sees() {
     }
     let samples = crate::canonicalization::tests::samples();
     let mut compared = 0;
-    // Well formed, all text in UTF-8 (mail-parser hands text out decoded), without nested messages.
+    // Well-formed, with all text in UTF-8 (mail-parser returns decoded text), without nested messages.
     for number in [3, 4, 5] {
         let raw = &samples[number - 1];
         let part = Part::parse(raw).unwrap();

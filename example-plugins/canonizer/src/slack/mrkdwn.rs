@@ -1,25 +1,25 @@
-//! Slack's mrkdwn as plain text: what stands between `<` and `>` is resolved, `&amp;`, `&lt;` and `&gt;` are undone. Stars and
-//! underscores stay: they are also what people write. Talks to whoever knows [`Names`].
+//! Conversion of Slack's mrkdwn to plain text: resolves `<…>`, and unescapes `&amp;`, `&lt;` and `&gt;`. Keeps stars and
+//! underscores, because people also write them as text. [`Names`] provides the names.
 
 use lorchestra_plugin_api::serde_json::Value;
 
-/// Where the names of ids are.
+/// Access to names by id.
 pub(crate) trait Names {
     fn user(&self, id: &str) -> Option<&str>;
     fn channel(&self, id: &str) -> Option<&str>;
 }
 
-/// Arrays and objects inside one another in which text is looked for, at most; Slack has a dozen.
+/// Maximum nesting in which text is searched for. Slack uses about a dozen levels.
 const MAX_DEPTH: usize = 40;
 
-/// The text as a person reads it.
+/// Returns the text as a person reads it.
 pub(crate) fn plain(text: &str, names: &impl Names) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(start) = rest.find('<') {
         unescape(&rest[..start], &mut plain);
         let inside = &rest[start + 1..];
-        // People's own are escaped; one that is not closed is text.
+        // Users' own `<` are escaped; one that is not closed is text.
         let Some(end) = inside.find(['<', '>']).filter(|&end| inside[end..].starts_with('>')) else {
             plain.push('<');
             rest = inside;
@@ -49,7 +49,7 @@ fn entity(inside: &str, names: &impl Names, plain: &mut String) {
         named('#', label.or_else(|| names.channel(id)).unwrap_or(id), plain);
     } else if let Some(command) = what.strip_prefix('!') {
         match (command.split_once('^'), label) {
-            // A date in the reader's own zone, and what to show where there is none.
+            // A date in the reader's time zone, with a fallback text.
             (Some(("date", _)), Some(label)) => unescape(label, plain),
             (Some((_, id)), None) => named('@', id, plain),
             (_, Some(label)) => named('@', label, plain),
@@ -60,7 +60,7 @@ fn entity(inside: &str, names: &impl Names, plain: &mut String) {
     }
 }
 
-/// The address, and what it was called where that says more.
+/// The URL, with its label if that adds information.
 fn link(url: &str, label: Option<&str>, plain: &mut String) {
     let shown = ["mailto:", "tel:"].iter().find_map(|scheme| url.strip_prefix(scheme)).unwrap_or(url);
     let bare = shown.split_once("://").map_or(shown, |(_, bare)| bare);
@@ -92,15 +92,15 @@ fn unescape(text: &str, plain: &mut String) {
     plain.push_str(rest);
 }
 
-/// The texts of a message's blocks, a line each.
+/// Returns the texts of a message's blocks, one line each.
 pub(crate) fn of_blocks(blocks: &Value, names: &impl Names) -> String {
     let mut texts = Vec::new();
     collect(blocks, names, MAX_DEPTH, &mut texts);
     texts.join("\n")
 }
 
-/// A text and the lines of its blocks that it does not have already. Slack's own clients write the same twice; many bots write a
-/// placeholder as the text, and what they have to say into blocks.
+/// Returns a text with those lines of its blocks that it does not include yet. Slack's own clients write the same text twice;
+/// many bots write a placeholder as the text, and the content in blocks.
 pub(crate) fn with_blocks(text: String, blocks: &str) -> String {
     let words = |text: &str| text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect::<String>();
     let known = words(&text);
@@ -146,7 +146,7 @@ fn collect(value: &Value, names: &impl Names, depth: usize, texts: &mut Vec<Stri
     }
 }
 
-/// A piece of rich text, in its line.
+/// Appends a piece of rich text to its line.
 fn inline(element: &Value, names: &impl Names, line: &mut String) {
     let get = |name: &str| element.get(name).and_then(Value::as_str);
     let sigil = |sigil: char, id: Option<&str>, name: Option<&str>, line: &mut String| {

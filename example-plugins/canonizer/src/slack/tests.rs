@@ -1,4 +1,4 @@
-//! Lines of Slack's messages, as they come and as they should not.
+//! Valid and invalid lines of Slack messages.
 
 use super::*;
 use lorchestra_plugin_api::serde_json::json;

@@ -1,9 +1,9 @@
-//! Extractions of the sample mailboxes and of small ones made here.
+//! Extractions of the sample mailboxes and of small generated ones.
 
 use super::*;
 use crate::gmail::extract_gmail;
 use lorchestra_plugin_api::serde_json;
-use lorchestra_plugin_api::testing::{self, Emitted, Ran, TempDir, Test};
+use lorchestra_plugin_api::testing::{self, Emitted, TempDir, Test, TestRun};
 use std::fs;
 use std::path::Path;
 
@@ -15,9 +15,9 @@ fn extract(source: impl AsRef<Path>, dir: &TempDir) -> Test {
     testing::job::<extract_gmail>().data(dir).param("source", source.as_ref())
 }
 
-/// What became of the messages, after looking that each was counted once.
+/// Returns the counts, after checking that each message was counted once.
 #[track_caller]
-fn counts(ran: &Ran) -> Value {
+fn counts(ran: &TestRun) -> Value {
     let counts = ran.assert_ok().event("extraction.completed").payload.clone();
     let n = |key: &str| counts[key].as_u64().unwrap();
     let set_aside: u64 = counts["set_aside"].as_object().unwrap().values().filter_map(Value::as_u64).sum();
@@ -25,7 +25,7 @@ fn counts(ran: &Ran) -> Value {
     counts
 }
 
-/// Those counts of them.
+/// Returns these counts.
 fn some(counts: &Value, keys: &[&str]) -> Vec<u64> {
     keys.iter().map(|key| counts[*key].as_u64().unwrap()).collect()
 }
@@ -40,10 +40,10 @@ fn lines(dir: &TempDir) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The archive of no account.
+/// The archive of the default account.
 const ARCHIVE: &str = "ingester/mail/default.jsonl";
 
-/// The bytes of a line's message, checked against its key and size.
+/// Returns the bytes of a line's message, checked against its key and size.
 fn bytes(line: &Value) -> Vec<u8> {
     use base64::Engine as _;
     let bytes = match line["raw"].as_str() {
@@ -105,7 +105,7 @@ fn killed_anywhere_and_run_again_is_complete() {
     extract(sample("maildir"), &dir).run().assert_ok();
     let path = dir.path().join(ARCHIVE);
     let whole = fs::read(&path).unwrap();
-    // Around each line end, and here and there between: each run waits for the disk.
+    // Only around line breaks and at some other offsets, because each run syncs to disk.
     let line_ends = whole.iter().enumerate().filter(|(_, b)| **b == b'\n').flat_map(|(i, _)| [i, i + 1, i + 2]);
     for cut in line_ends.chain((0..whole.len()).step_by(31)).filter(|&cut| cut < whole.len()) {
         fs::write(&path, &whole[..cut]).unwrap();
@@ -123,7 +123,7 @@ fn cancelled_after_any_message_and_run_again_is_complete() {
     };
     for messages in 0..12 {
         let dir = TempDir::new();
-        let ran = extract(sample("takeout.mbox"), &dir).cancel_after_looks(messages).run();
+        let ran = extract(sample("takeout.mbox"), &dir).cancel_after_checks(messages).run();
         ran.assert_retryable(&format!("cancelled after {messages} messages; ")).assert_types(&["extraction.started"]);
         let so_far = dir.read(ARCHIVE);
         assert!(whole.starts_with(&so_far) && (so_far.is_empty() || so_far.ends_with('\n')));
@@ -168,13 +168,13 @@ fn a_window_is_half_open_and_the_undated_are_named() {
 }
 
 #[test]
-fn mail_dated_in_the_future_is_named_where_it_is_left_out() {
+fn excluded_mail_from_the_future_is_reported() {
     let dir = TempDir::new();
     let wrong_clock = "Date: Fri, 01 Jan 2999 00:00:00 +0000";
     let mut dates = vec!["Date: Mon, 01 Jan 2024 00:00:00 +0000"; 2];
     dates.extend([wrong_clock; NAMED + 2]);
     let source = mbox(&dir, &dates);
-    // Without an `until`, it is the start of the run.
+    // Without `until`, it is the start of the run.
     let counts_of_all = counts(&extract(&source, &dir).run());
     assert_eq!(some(&counts_of_all, &["written", "outside_window"]), [2, 102]);
     let told = &counts_of_all["in_future"];

@@ -1,7 +1,8 @@
-//! How far the folders of an account were read: one small file of JSON, beside the archive. Talks to the file system.
+//! Positions in the folders of an account: a small JSON file next to the archive.
 //!
-//! A bookmark is moved only after the messages before it are on the disk, and the file is replaced as a whole. It is believed only
-//! together with the archive it was made for: should that have lost messages, all is read again (the archive has each once).
+//! A bookmark is updated only after the messages before it are on disk, and the file is replaced atomically. It is used only
+//! if it matches the archive: if the archive has lost messages, everything is read again (the archive stores each message
+//! once).
 
 use super::ServerError;
 use lorchestra_plugin_api::chrono::DateTime;
@@ -13,43 +14,43 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 
-/// Grows when the file means something else.
+/// Incremented when the meaning of the file changes.
 const VERSION: u32 = 1;
 
-/// A mailbox on a server: the same folder names mean other mail elsewhere.
+/// A mailbox on a server. The same folder names on another server contain other mail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Mailbox {
     pub(crate) place: String,
     pub(crate) user: String,
 }
 
-/// How far a folder was read.
+/// Position in a folder.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Bookmark {
-    /// While it stays, a UID means the same message.
+    /// As long as it does not change, a UID identifies the same message.
     pub(crate) uid_validity: u32,
-    /// All messages up to this one were looked at.
+    /// All messages up to this UID have been processed.
     pub(crate) last_uid: u32,
-    /// Those of them that were left, because their date was outside of what was asked for: to be taken by a run that asks for them.
+    /// UIDs up to `last` that were skipped because of their date. A run with a window that includes them reads them.
     pub(crate) left: BTreeMap<u32, Option<DateTime<Utc>>>,
-    /// Those that could not be had, and are to be tried once more. (Not in files of before.)
+    /// UIDs that the server did not send, to be retried once. Absent in older files.
     #[serde(default)]
     pub(crate) again: BTreeSet<u32>,
 }
 
-/// Why what was known is not used.
+/// Why bookmarks are ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Distrust {
-    /// The file is not one of ours, or damaged.
+    /// The file has another format, or is corrupt.
     Unreadable,
-    /// The archive holds fewer messages than when the bookmarks were moved.
+    /// The archive has fewer messages than when the bookmarks were updated.
     ArchiveShrank,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Content {
     version: u32,
-    /// Messages in the archive.
+    /// Number of messages in the archive.
     archived: usize,
     mailboxes: Vec<Entry>,
 }
@@ -58,11 +59,11 @@ struct Content {
 struct Entry {
     #[serde(flatten)]
     mailbox: Mailbox,
-    /// By the server's own spelling of the folder.
+    /// Folders by the name as spelled by the server.
     folders: BTreeMap<String, Bookmark>,
 }
 
-/// The file of an account. Who has the archive's lock has this, too.
+/// The file of an account. The archive's lock protects it as well.
 #[derive(Debug)]
 pub(crate) struct Bookmarks {
     path: PathBuf,
@@ -71,7 +72,7 @@ pub(crate) struct Bookmarks {
 }
 
 impl Bookmarks {
-    /// Reads the file, for an archive of so many messages.
+    /// Reads the file, for an archive with this number of messages.
     pub(crate) fn open(path: PathBuf, mailbox: Mailbox, archived: usize) -> Result<(Self, Option<Distrust>), ServerError> {
         let none = Content { version: VERSION, archived, mailboxes: Vec::new() };
         let (content, distrust) = match std::fs::read(&path) {
@@ -87,12 +88,12 @@ impl Bookmarks {
         Ok((Self { path, mailbox, content }, distrust))
     }
 
-    /// Of a folder.
+    /// Returns the bookmark of a folder.
     pub(crate) fn of(&self, folder: &str) -> Option<&Bookmark> {
         self.content.mailboxes.iter().find(|entry| entry.mailbox == self.mailbox)?.folders.get(folder)
     }
 
-    /// Moves it. Call it when the messages before it are on the disk; `archived` of them are in the archive.
+    /// Updates a bookmark. Call it after the messages before it are on disk; the archive then has `archived` messages.
     pub(crate) fn set(&mut self, folder: &str, bookmark: &Bookmark, archived: usize) -> Result<(), ServerError> {
         if self.of(folder) == Some(bookmark) && self.content.archived == archived {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Why a server cannot be read from: one line each, with its mend. Talks to nobody.
+//! Errors of mail servers: one line each, with a hint.
 
 use super::link::Interruption;
 use crate::roots::RootsError;
@@ -6,65 +6,65 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Bytes of a server's own words that are told, at most.
+/// Maximum length of a server's message in an error.
 const SAID: usize = 200;
 
-/// Why a server cannot be read from. Nothing was lost.
+/// Why a server cannot be read. No data was lost.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServerError {
-    #[error("--{what} is missing; {mend}")]
-    Missing { what: &'static str, mend: &'static str },
-    #[error("--password and --token were both given; leave one out, or say with --auth which it is to be")]
+    #[error("--{what} is missing; {hint}")]
+    Missing { what: &'static str, hint: &'static str },
+    #[error("--password and --token are both set; remove one, or choose with --auth")]
     TwoSecrets,
     #[error(transparent)]
     Roots(#[from] RootsError),
-    #[error("{place}: is not this machine, and --tls plain would show the password on the way; use --tls tls or starttls")]
+    #[error("{place}: is a remote host, and --tls plain would send the password unencrypted; use --tls tls or --tls starttls")]
     PlainElsewhere { place: String },
-    #[error("{host}: no address was found for this name; see --host, and whether this machine is on the network")]
+    #[error("{host}: cannot resolve the host name; check --host and the network connection")]
     NoSuchHost { host: String, source: io::Error },
-    #[error("{place}: cannot be connected to; see --host and --port, and whether the server is up")]
+    #[error("{place}: cannot connect; check --host, --port, and that the server is running")]
     Connect { place: String, source: io::Error },
-    #[error("{place}: said nothing for {patience:?}; run the job again, or allow it more with --patience")]
+    #[error("{place}: sent nothing for {patience:?}; run the job again, or raise --patience")]
     Silent { place: String, patience: Duration },
-    #[error("{place}: its certificate is not trusted; see --host, or give --ca-file the certificate of who signed it")]
+    #[error("{place}: the server's certificate is not trusted; check --host, or set --ca-file to the issuer's certificate")]
     Certificate { place: String, source: rustls::Error },
-    #[error("{place}: does not speak TLS; use --tls starttls (port 143), or see --port")]
+    #[error("{place}: does not speak TLS; use --tls starttls (port 143), or check --port")]
     NotTls { place: String },
-    #[error("{place}: TLS failed; run the job again, and see whether something between is in the way")]
+    #[error("{place}: the TLS handshake failed; run the job again, or check for a proxy or firewall in between")]
     Tls { place: String, source: rustls::Error },
-    #[error("{place}: does not speak IMAP{}; see --host, --port and --tls", .said)]
+    #[error("{place}: does not speak IMAP{}; check --host, --port and --tls", .said)]
     NotImap { place: String, said: String },
-    #[error("{place}: turns visitors away: {said}; run the job again later")]
+    #[error("{place}: refused the connection: {said}; run the job again later")]
     Busy { place: String, said: String },
     #[error("{place}: does not offer STARTTLS; use --tls tls (port 993)")]
     NoStartTls { place: String },
-    #[error("{place}: does not take passwords this way; use --tls tls or starttls, or --auth xoauth2")]
+    #[error("{place}: does not accept password logins on this connection; use --tls tls or starttls, or --auth xoauth2")]
     NoPasswords { place: String },
-    #[error("{place}: does not know XOAUTH2; use --auth password")]
+    #[error("{place}: does not support XOAUTH2; use --auth password")]
     NoXoauth2 { place: String },
-    #[error("{place}: refused the login: {said}; see --user, and whether the {secret} is right and not withdrawn{hint}")]
+    #[error("{place}: refused the login: {said}; check --user, and that the {secret} is correct and not revoked{hint}")]
     Denied { place: String, said: String, secret: &'static str, hint: &'static str },
-    #[error("{place}: has no folder {folder:?}{near}; see --folder")]
+    #[error("{place}: has no folder {folder:?}{near}; check --folder")]
     NoFolder { place: String, folder: String, near: String },
-    #[error("{place}: closed the connection during {doing}; what was taken before is kept, run the job again to go on")]
+    #[error("{place}: closed the connection during {doing}; messages already read are saved, run the job again to continue")]
     Closed { place: String, doing: &'static str },
-    #[error("{place}: refused {doing}: {said}; what was taken before is kept, run the job again to go on")]
+    #[error("{place}: refused {doing}: {said}; messages already read are saved, run the job again to continue")]
     Refused { place: String, doing: &'static str, said: String },
-    #[error("{place}: sent what cannot be understood, during {doing}; what was taken before is kept, run the job again to go on")]
+    #[error("{place}: sent an invalid response during {doing}; messages already read are saved, run the job again to continue")]
     Garbled { place: String, doing: &'static str },
-    #[error("{place}: sent more than was asked for, during {doing}; what was taken before is kept")]
+    #[error("{place}: sent too much data during {doing}; messages already read are saved")]
     TooMuch { place: String, doing: &'static str },
-    #[error("{place}: the connection broke during {doing}; what was taken before is kept, run the job again to go on")]
+    #[error("{place}: the connection broke during {doing}; messages already read are saved, run the job again to continue")]
     Broken { place: String, doing: &'static str, source: io::Error },
-    #[error("{}: {doing} failed; the messages before are kept, run the job again to go on", .path.display())]
+    #[error("{}: {doing} failed; messages already read are saved, run the job again to continue", .path.display())]
     Bookmark { path: PathBuf, doing: &'static str, source: io::Error },
-    /// The extraction says how far it came.
+    /// The extraction adds how many messages it has read.
     #[error("cancelled")]
     Cancelled,
 }
 
 impl ServerError {
-    /// Whether another attempt must end the same way.
+    /// Returns whether a retry would fail in the same way.
     pub(crate) fn is_permanent(&self) -> bool {
         match self {
             Self::Missing { .. }
@@ -94,7 +94,7 @@ impl ServerError {
         }
     }
 
-    /// What a broken stream was broken by.
+    /// Converts the error of a broken stream.
     pub(crate) fn from_io(place: &str, doing: &'static str, error: io::Error) -> Self {
         let place = place.to_owned();
         let inner = error.get_ref();
@@ -124,7 +124,7 @@ impl ServerError {
         }
     }
 
-    /// What the client says of a command that failed.
+    /// Converts the client's error of a failed command.
     pub(crate) fn from_imap(place: &str, doing: &'static str, error: imap::Error) -> Self {
         let place_of = || place.to_owned();
         match error {
@@ -132,7 +132,7 @@ impl ServerError {
             imap::Error::ConnectionLost => Self::Closed { place: place_of(), doing },
             imap::Error::No(no) => Self::Refused { place: place_of(), doing, said: said(&no.information) },
             imap::Error::Bad(bad) => Self::Refused { place: place_of(), doing, said: said(&bad.information) },
-            // The client's word for what it cannot read, too.
+            // The client also uses this for responses that it cannot parse.
             imap::Error::Bye(bye) if bye.information == "no explanation given" => Self::Garbled { place: place_of(), doing },
             imap::Error::Bye(_) => Self::Closed { place: place_of(), doing },
             _ => Self::Garbled { place: place_of(), doing },
@@ -140,9 +140,9 @@ impl ServerError {
     }
 }
 
-/// A server's own words: one line, without what steers a terminal, not endless.
+/// Returns a server's message as one line of limited length, without control characters.
 pub(crate) fn said(text: &str) -> String {
     let mut said: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SAID).collect();
     said.truncate(said.trim_end_matches([' ', '.']).len());
-    if said.is_empty() { "no reason was given".into() } else { said }
+    if said.is_empty() { "no reason given".into() } else { said }
 }

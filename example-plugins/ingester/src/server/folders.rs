@@ -1,7 +1,7 @@
-//! Which folders are read. Talks to the server.
+//! Selection of folders.
 //!
-//! Without `--folder`: where a folder holds all mail (`\All`, as Gmail's `[Gmail]/All Mail` in any language) that one; elsewhere every
-//! folder but trash and junk, and but those that only show what is in others.
+//! Without `--folder`, this is the folder with all mail if there is one (`\All`, such as Gmail's `[Gmail]/All Mail` in any
+//! language). Otherwise it is every folder except trash, junk, and virtual folders that show messages of others.
 
 use super::tls::Stream;
 use super::tolerant::Tolerant;
@@ -9,17 +9,17 @@ use super::{ServerError, utf7};
 use imap::Session;
 use imap_proto::NameAttribute;
 
-/// Bytes of the list of all folders, about, at most.
+/// Approximate maximum size of the folder list, in bytes.
 pub(crate) const ANSWER: u64 = 16 << 20;
 
-/// A folder that is read.
+/// A folder to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Folder {
-    /// As the server spells it.
+    /// The name as spelled by the server.
     pub(crate) wire: String,
-    /// As people see it.
+    /// The decoded name.
     pub(crate) name: String,
-    /// Whether it holds all mail: then its name says nothing about a message.
+    /// Whether this is the folder with all mail, whose name is not a label.
     pub(crate) is_all: bool,
 }
 
@@ -29,13 +29,13 @@ struct Listed {
     is_left_out: bool,
 }
 
-/// The folders to read, and whether the server is Gmail's.
+/// Returns the folders to read, and whether the server is Gmail.
 pub(crate) fn choose(
     session: &mut Session<Tolerant<Stream<'_>>>,
     place: &str,
     wanted: &[String],
 ) -> Result<(Vec<Folder>, bool), ServerError> {
-    let failed = |e| ServerError::from_imap(place, "the list of folders", e);
+    let failed = |e| ServerError::from_imap(place, "listing folders", e);
     let is_gmail = session.capabilities().map_err(failed)?.has_str("X-GM-EXT-1");
     let names = session.list(Some(""), Some("*")).map_err(failed)?;
     let listed: Vec<Listed> = names.iter().map(listed).collect();
@@ -74,7 +74,7 @@ fn listed(name: &imap::types::Name<'_>) -> Listed {
     Listed { folder, is_readable: !is_absent, is_left_out }
 }
 
-/// Those that may have been meant; never all there are, for the names of folders are personal.
+/// Returns similar folder names for an error message. Never all of them, because folder names are personal data.
 fn near<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> String {
     let low = wanted.to_lowercase();
     let last = |name: &str| name.rsplit(['/', '.']).next().unwrap_or_default().to_lowercase();
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_near_name_is_told_and_no_other() {
+    fn only_similar_names_are_suggested() {
         let names = ["INBOX", "Clients/Berg", "[Gmail]/Sent Mail"];
         assert_eq!(near("inbox", names.into_iter()), r#", but "INBOX""#);
         assert_eq!(near("berg", names.into_iter()), r#", but "Clients/Berg""#);

@@ -1,5 +1,5 @@
-//! The socket: a stream that ends for a cancelled run, for a server that says nothing, and for one that sends more than it was
-//! asked for. Talks to the network and to the run.
+//! The socket: a stream that ends when the run is cancelled, when the server sends nothing for too long, or when it sends more
+//! than was requested.
 
 use super::ServerError;
 use lorchestra_plugin_api::JobContext;
@@ -10,17 +10,17 @@ use std::rc::Rc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-/// Between two looks at whether the run was asked to end.
+/// Interval between two checks for cancellation.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Why the stream ended before the server did. Travels inside an [`io::Error`].
+/// Why the stream ended early. Wrapped in an [`io::Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Interruption {
-    #[error("the run was asked to end")]
+    #[error("the run was cancelled")]
     Cancelled,
-    #[error("nothing was said for {0:?}")]
+    #[error("nothing was received for {0:?}")]
     Silent(Duration),
-    #[error("more was sent than was asked for")]
+    #[error("the server sent too much data")]
     TooMuch,
 }
 
@@ -30,12 +30,12 @@ impl From<Interruption> for io::Error {
     }
 }
 
-/// Bytes that the server may send until it is asked for the next thing.
+/// Number of bytes that the server may send until the next request.
 #[derive(Debug, Clone)]
 pub(crate) struct Budget(Rc<Cell<u64>>);
 
 impl Budget {
-    /// For an answer of so many bytes, with room for what TLS and the protocol put around it.
+    /// Allows a response of this size, plus overhead of TLS and the protocol.
     pub(crate) fn allow(&self, bytes: u64) {
         self.0.set(bytes + bytes / 8 + (1 << 20));
     }
@@ -50,24 +50,24 @@ pub(crate) struct Link<'a> {
 }
 
 impl<'a> Link<'a> {
-    /// Looks the name up and connects, address by address.
+    /// Resolves the name and connects, trying each address.
     ///
-    /// On a thread, because neither can be interrupted: a run that is asked to end does not wait for it. `only_here`: nothing is said to
-    /// another machine.
+    /// Runs on a separate thread, because neither can be interrupted and a cancelled run must not wait for it. `local_only`:
+    /// connect only to localhost.
     #[expect(clippy::too_many_arguments, reason = "what a connection is about")]
     pub(crate) fn connect(
         host: &str,
         port: u16,
         place: &str,
-        only_here: bool,
+        local_only: bool,
         patience: Duration,
         cx: &'a JobContext,
     ) -> Result<Self, ServerError> {
         let (sender, connected) = mpsc::sync_channel(1);
         let name = host.to_owned();
         std::thread::spawn(move || {
-            // Nobody may be there to hear it.
-            let _ = sender.send(connect(&name, port, only_here, patience));
+            // The receiver may be gone.
+            let _ = sender.send(connect(&name, port, local_only, patience));
         });
         let until = Instant::now() + patience;
         let stream = loop {
@@ -88,12 +88,12 @@ impl<'a> Link<'a> {
         Ok(Self { stream, cx, patience, budget })
     }
 
-    /// What limits it.
+    /// Limits shared with the reader.
     pub(crate) fn budget(&self) -> Budget {
         self.budget.clone()
     }
 
-    /// Does `io` until it did something, the patience is over, or the run is asked to end.
+    /// Repeats `io` until it succeeds, times out, or the run is cancelled.
     fn patiently(&mut self, mut io: impl FnMut(&mut TcpStream) -> io::Result<usize>) -> io::Result<usize> {
         let until = Instant::now() + self.patience;
         loop {
@@ -138,9 +138,9 @@ enum Failed {
     Connect(io::Error),
 }
 
-fn connect(host: &str, port: u16, only_here: bool, patience: Duration) -> Result<TcpStream, Failed> {
+fn connect(host: &str, port: u16, local_only: bool, patience: Duration) -> Result<TcpStream, Failed> {
     let mut addresses: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(Failed::Name)?.collect();
-    if only_here {
+    if local_only {
         addresses.retain(|address| address.ip().to_canonical().is_loopback());
         if addresses.is_empty() {
             return Err(Failed::Elsewhere);

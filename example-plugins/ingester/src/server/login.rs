@@ -1,4 +1,4 @@
-//! From a socket to a session: greeting, STARTTLS, and showing who one is. Talks to the server.
+//! From a socket to a session: greeting, STARTTLS, authentication.
 
 use super::error::said;
 use super::link::{Budget, Link};
@@ -12,10 +12,10 @@ use std::cell::Cell;
 use std::io::{Read, Write};
 use std::sync::Arc;
 
-/// Bytes of a line before the login, at most.
+/// Maximum length of a line before the login, in bytes.
 const LINE: usize = 8 << 10;
 
-/// Who one is.
+/// Credentials.
 pub(crate) struct Credentials {
     pub(crate) user: String,
     auth: Auth,
@@ -23,11 +23,11 @@ pub(crate) struct Credentials {
 }
 
 impl Credentials {
-    /// What the parameters say, which may leave out what follows from the others.
+    /// Derives the credentials from the parameters, some of which are optional.
     pub(crate) fn of(server: &Server) -> Result<Self, ServerError> {
         let Some(user) = server.user.clone().filter(|user| !user.is_empty()) else {
-            let mend = "give the mail address to log in with, or --source for a mailbox on this machine";
-            return Err(ServerError::Missing { what: "user", mend });
+            let hint = "set it to the mail address to log in with, or set --source to a local mailbox";
+            return Err(ServerError::Missing { what: "user", hint });
         };
         let auth = match (server.auth, &server.password, &server.token) {
             (Some(auth), ..) => auth,
@@ -35,20 +35,18 @@ impl Credentials {
             (None, None, Some(_)) => Auth::Xoauth2,
             (None, ..) => Auth::Password,
         };
-        let (secret, what, mend) = match auth {
-            Auth::Password => (
-                &server.password,
-                "password",
-                "say where it is to be found, for example --password file:PATH; of Gmail an app password",
-            ),
-            Auth::Xoauth2 => (&server.token, "token", "say where it is to be found, for example --token env:NAME"),
+        let (secret, what, hint) = match auth {
+            Auth::Password => {
+                (&server.password, "password", "set its source, for example --password file:PATH (for Gmail, an app password)")
+            }
+            Auth::Xoauth2 => (&server.token, "token", "set its source, for example --token env:NAME"),
         };
-        let secret = secret.clone().ok_or(ServerError::Missing { what, mend })?;
+        let secret = secret.clone().ok_or(ServerError::Missing { what, hint })?;
         Ok(Self { user, auth, secret })
     }
 }
 
-/// Greets and logs in.
+/// Reads the greeting and logs in.
 pub(crate) fn log_in<'a>(
     link: Link<'a>,
     server: &Server,
@@ -81,19 +79,23 @@ pub(crate) fn log_in<'a>(
         Auth::Password => client.login(&credentials.user, credentials.secret.expose()).map_err(|(error, _)| {
             denied(
                 error,
-                if server.host.ends_with("gmail.com") { "; Gmail takes an app password here, not the account's own" } else { "" },
+                if server.host.ends_with("gmail.com") {
+                    "; Gmail requires an app password, not the account's password"
+                } else {
+                    ""
+                },
             )
         }),
         Auth::Xoauth2 if !offers("AUTH=XOAUTH2") => Err(ServerError::NoXoauth2 { place: place.clone() }),
         Auth::Xoauth2 => {
             let exchange = Exchange { credentials, answered: Cell::new(false) };
-            let hint = "; access tokens end after an hour, most of them";
+            let hint = "; most access tokens expire after an hour";
             client.authenticate("XOAUTH2", &exchange).map_err(|(error, _)| denied(error, hint))
         }
     }
 }
 
-/// The answer to XOAUTH2's one challenge, and the empty one that the telling of an error wants.
+/// Answers XOAUTH2's challenge, and then the server's error report with an empty line, as the protocol requires.
 struct Exchange<'a> {
     credentials: &'a Credentials,
     answered: Cell<bool>,
@@ -110,7 +112,7 @@ impl Authenticator for Exchange<'_> {
     }
 }
 
-/// What a failed login was.
+/// Classifies a failed login.
 fn denied(place: &str, error: imap::Error, auth: Auth, hint: &'static str) -> ServerError {
     let secret = match auth {
         Auth::Password => "password",
@@ -121,17 +123,20 @@ fn denied(place: &str, error: imap::Error, auth: Auth, hint: &'static str) -> Se
             let words = no.information.to_ascii_uppercase();
             let place = place.to_owned();
             let said = said(&no.information);
-            // Not about who one is: RFC 5530, and what Gmail says to one connection too many.
+            // Not an authentication failure: RFC 5530 codes, and Gmail's response to too many connections.
             let later = ["UNAVAILABLE", "INUSE", "SERVERBUG", "LIMIT", "TOO MANY", "TEMPORAR", "TRY AGAIN"];
             if later.iter().any(|word| words.contains(word)) {
                 return ServerError::Busy { place, said };
             }
             ServerError::Denied { place, said, secret, hint }
         }
-        // Line ends and the like, which no server would take.
-        imap::Error::Validate(_) => {
-            ServerError::Denied { place: place.to_owned(), said: "it has characters that cannot be sent".into(), secret, hint }
-        }
+        // Characters such as line breaks, which no server accepts.
+        imap::Error::Validate(_) => ServerError::Denied {
+            place: place.to_owned(),
+            said: "it contains characters that cannot be sent".into(),
+            secret,
+            hint,
+        },
         error => ServerError::from_imap(place, "the login", error),
     }
 }
@@ -143,7 +148,7 @@ fn start_tls<'a>(mut link: Link<'a>, host: &str, place: &str, config: Arc<Client
     loop {
         let line = line(&mut link, place, "STARTTLS")?;
         if line.starts_with("s OK") {
-            // One byte at a time was read: nothing that came before the handshake can be taken for what comes after it.
+            // Bytes were read one at a time, so nothing sent before the handshake can be mistaken for data after it.
             return Stream::secure(link, host, place, config);
         }
         if !line.starts_with("* ") {
@@ -160,12 +165,12 @@ fn greeting(stream: &mut impl Read, place: &str) -> Result<(), ServerError> {
     } else if let Some(words) = line.strip_prefix("* BYE") {
         Err(ServerError::Busy { place, said: said(words.trim()) })
     } else {
-        let said = if line.trim().is_empty() { String::new() } else { format!(" (it says {:?})", said(&line)) };
+        let said = if line.trim().is_empty() { String::new() } else { format!(" (its greeting: {:?})", said(&line)) };
         Err(ServerError::NotImap { place, said })
     }
 }
 
-/// A line, read byte by byte: what is behind it is not ours yet.
+/// Reads a line byte by byte, so that bytes after it stay in the socket.
 fn line(stream: &mut impl Read, place: &str, doing: &'static str) -> Result<String, ServerError> {
     let mut line = Vec::new();
     let mut byte = [0];

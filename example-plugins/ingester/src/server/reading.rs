@@ -1,9 +1,9 @@
-//! Messages out of a server's folders, one at a time, and the bookmarks that make the next run begin where this one ended. Talks to
-//! the server; [`extraction`](crate::extraction) says what became of each message, and when the archive is on the disk.
+//! Reads messages from a server's folders, one at a time, and maintains the bookmarks with which the next run starts.
+//! [`extraction`](crate::extraction) reports what happened to each message, and when the archive is on disk.
 //!
-//! A folder is read in chunks of UIDs: sizes first (and dates, where `since` leaves some out), then whole messages, many in one
-//! request up to [`BATCH_BYTES`] or one that is larger. In memory is one such batch. A message that cannot be had is set aside, and
-//! tried once more by the next run.
+//! A folder is read in chunks of UIDs. The first request fetches sizes (and dates, if `since` excludes some); then whole
+//! messages are fetched in batches of up to [`BATCH_BYTES`], or one larger message. One batch is in memory. A message that the
+//! server does not send is set aside, and the next run retries it once.
 
 use super::ServerError;
 use super::bookmarks::{Bookmark, Bookmarks, Distrust, Mailbox};
@@ -20,27 +20,27 @@ use lorchestra_plugin_api::tracing;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 
-/// UIDs whose sizes are asked for at once.
+/// Number of UIDs per request for sizes.
 const CHUNK: usize = 500;
-/// Messages that are asked for at once, at most.
+/// Maximum number of messages per request.
 const BATCH: usize = 100;
-/// Bytes that are asked for at once, at most, unless one message is larger.
+/// Maximum size of a batch in bytes, unless a single message is larger.
 const BATCH_BYTES: u64 = 4 << 20;
-/// Bytes of a message's date field and what is around it, about, at most.
+/// Approximate maximum size of a date field with its overhead, in bytes.
 const SURVEYED: u64 = 64 << 10;
-/// Bytes around a message in an answer: flags, labels.
+/// Overhead of a message in a response: flags, labels.
 const AROUND: u64 = 16 << 10;
 
-/// Something that the run should know.
+/// A note for the run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Note {
-    /// The folder that is read again from its beginning; `None` for all.
+    /// The folder that is read again from the start; `None` means all.
     pub(crate) folder: Option<String>,
-    /// A closed set, stable.
+    /// Reason, from a stable set.
     pub(crate) reason: &'static str,
 }
 
-/// An open session, and how far its folders were read.
+/// An open session with the bookmarks of its folders.
 pub(crate) struct Reading<'a> {
     requests: Requests<'a>,
     is_gmail: bool,
@@ -49,25 +49,25 @@ pub(crate) struct Reading<'a> {
     open: Option<Open>,
     file: PathBuf,
     mailbox: Mailbox,
-    /// From the first message on: until then nobody holds the archive's lock.
+    /// Set with the first message: before that, the archive is not locked.
     bookmarks: Option<Bookmarks>,
     archived: usize,
     notes: Vec<Note>,
-    /// A batch has come to its end: time to move the bookmark.
+    /// A batch is complete, so the bookmark can be updated.
     is_due: bool,
     done: u64,
     total: u64,
 }
 
-/// The folder that is read now.
+/// The folder being read.
 struct Open {
     folder: Folder,
     bookmark: Bookmark,
-    /// Not looked at yet, ascending.
+    /// UIDs not processed yet, ascending.
     unseen: VecDeque<u32>,
-    /// The last of the chunk whose messages are being handed out.
+    /// Last UID of the current chunk.
     chunk_end: Option<u32>,
-    /// Entries without their message: outside of the window, too large, gone.
+    /// Entries without a message: outside of the window, too large, gone.
     without: VecDeque<(Entry, Vec<u8>)>,
     /// UID and size of messages to fetch, ascending.
     wanted: VecDeque<(u32, u64)>,
@@ -75,13 +75,13 @@ struct Open {
     batch: VecDeque<(Entry, Vec<u8>)>,
 }
 
-/// What the server says of a message before it is fetched.
+/// What is known about a message before it is fetched.
 #[derive(Default)]
 struct Surveyed {
     size: Option<u64>,
-    /// The server's own date.
+    /// The server's date.
     received: Option<DateTime<Utc>>,
-    /// The date field.
+    /// The Date field.
     header: Vec<u8>,
 }
 
@@ -112,17 +112,17 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// What the run should be told since the last call.
+    /// Returns the notes for the run since the last call.
     pub(crate) fn take_notes(&mut self) -> Vec<Note> {
         std::mem::take(&mut self.notes)
     }
 
-    /// Messages looked at, of how many that are known of so far.
+    /// Returns the number of messages processed and the total known so far.
     pub(crate) fn progress(&self) -> (u64, u64) {
         (self.done, self.total)
     }
 
-    /// Reads the bookmarks. The archive is locked now, and has so many messages.
+    /// Reads the bookmarks. The archive is now locked and has this number of messages.
     pub(crate) fn start(&mut self, archived: usize) -> Result<(), ServerError> {
         let (bookmarks, distrust) = Bookmarks::open(self.file.clone(), self.mailbox.clone(), archived)?;
         self.bookmarks = Some(bookmarks);
@@ -132,12 +132,12 @@ impl<'a> Reading<'a> {
             Some(Distrust::Unreadable) => "bookmarks_unreadable",
             Some(Distrust::ArchiveShrank) => "archive_shrank",
         };
-        tracing::warn!(reason, "the bookmarks are not used; all folders are read from their beginning");
+        tracing::warn!(reason, "ignoring the bookmarks: reading all folders from the start");
         self.notes.push(Note { folder: None, reason });
         Ok(())
     }
 
-    /// The next message; see [`Source::next`](crate::source::Source::next).
+    /// Returns the next message, see [`Source::next`](crate::source::Source::next).
     pub(crate) fn next(&mut self, raw: &mut Vec<u8>) -> Result<Option<Entry>, ServerError> {
         loop {
             let Some(open) = &mut self.open else {
@@ -175,29 +175,29 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// What became of the message that was handed out last: taken (or never to be), or `left` because of its date.
+    /// Reports the outcome of the last message: done (extracted or permanently refused), or `left` because of its date.
     pub(crate) fn settle(&mut self, entry: &Entry, left: Option<Option<DateTime<Utc>>>) {
         let (Place::Uid { uid, .. }, Some(open)) = (&entry.place, &mut self.open) else { return };
         match left {
             Some(date) => drop(open.bookmark.left.insert(*uid, date)),
             None => drop(open.bookmark.left.remove(uid)),
         }
-        // What was tried again is not tried a third time.
+        // A message is retried only once.
         if !open.bookmark.again.remove(uid) && entry.fault.is_some_and(Fault::may_pass) {
             open.bookmark.again.insert(*uid);
         }
-        // Whole messages come in the order of their UIDs, behind everything else of their chunk.
+        // Whole messages arrive in the order of their UIDs, after all other entries of their chunk.
         if entry.is_whole {
             open.bookmark.last_uid = open.bookmark.last_uid.max(*uid);
         }
     }
 
-    /// Whether the archive should be brought to the disk now, and [`checkpoint`](Self::checkpoint) be called.
+    /// Returns whether to sync the archive and call [`checkpoint`](Self::checkpoint).
     pub(crate) fn is_due(&self) -> bool {
         self.is_due
     }
 
-    /// All that was settled is on the disk, in an archive of so many messages.
+    /// Reports that all processed messages are on disk, in an archive with this number of messages.
     pub(crate) fn checkpoint(&mut self, archived: usize) -> Result<(), ServerError> {
         self.archived = archived;
         self.is_due = false;
@@ -217,7 +217,7 @@ impl<'a> Reading<'a> {
         let bookmark = match known {
             Some(bookmark) if bookmark.uid_validity == uid_validity => bookmark,
             Some(_) => {
-                tracing::warn!("a folder was made anew on the server (UIDVALIDITY); it is read from its beginning");
+                tracing::warn!("a folder was recreated on the server (UIDVALIDITY changed): reading it from the start");
                 self.notes.push(Note { folder: Some(folder.name.clone()), reason: "uidvalidity_changed" });
                 Bookmark { uid_validity, ..Bookmark::default() }
             }
@@ -232,7 +232,7 @@ impl<'a> Reading<'a> {
             unseen.extend(found.into_iter().filter(|uid| *uid >= first));
         }
         self.total += unseen.len() as u64;
-        tracing::debug!(new = unseen.len(), "a folder was opened");
+        tracing::debug!(new = unseen.len(), "opened a folder");
         Ok(Open {
             folder,
             bookmark,
@@ -244,21 +244,21 @@ impl<'a> Reading<'a> {
         })
     }
 
-    /// Finds out what is to be fetched of the next chunk.
+    /// Determines what to fetch of the next chunk.
     fn survey(&mut self) -> Result<(), ServerError> {
         let Some(open) = &mut self.open else { return Ok(()) };
         let chunk: BTreeSet<u32> = open.unseen.drain(..open.unseen.len().min(CHUNK)).collect();
-        // Without `since` almost all are wanted: the whole message tells its date.
+        // Without `since`, almost all messages are extracted, and the whole message contains its date.
         let by_date = self.window.since.is_some();
         let wanted = Wanted {
             items: if by_date { "(UID RFC822.SIZE INTERNALDATE BODY.PEEK[HEADER.FIELDS (DATE)])" } else { "(UID RFC822.SIZE)" },
             bytes: &|uids| uids.len() as u64 * if by_date { SURVEYED } else { AROUND },
-            doing: "the look at new messages",
+            doing: "the search for new messages",
         };
         let mut found: BTreeMap<u32, Surveyed> = BTreeMap::new();
         let refused = self.requests.fetch(&chunk, &wanted, |fetch| {
             if let Some(uid) = fetch.uid.filter(|uid| chunk.contains(uid)) {
-                // Of a message whose flags changed in this moment there are two answers.
+                // If a message's flags change at this moment, the server sends two responses for it.
                 let one = found.entry(uid).or_default();
                 one.size = one.size.or(fetch.size.map(u64::from));
                 one.received = one.received.or(fetch.internal_date().map(|at| at.to_utc()));
@@ -267,7 +267,7 @@ impl<'a> Reading<'a> {
         })?;
         let unanswered: Vec<u32> =
             chunk.iter().copied().filter(|uid| !found.contains_key(uid) && !refused.contains(uid)).collect();
-        // Deleted since they were listed, unless the server still lists them.
+        // Deleted after they were listed, unless the server still lists them.
         let there = if unanswered.is_empty() { Default::default() } else { self.requests.there(&unanswered)? };
         let without = |uid, received, fault| Entry {
             place: Place::Uid { folder: open.folder.name.clone(), uid },
@@ -278,7 +278,7 @@ impl<'a> Reading<'a> {
             fault,
         };
         for (uid, Surveyed { size, received, header }) in found {
-            // Of one whose size is not told nothing is known: it is fetched alone, as if it were as large as one can be.
+            // A message of unknown size is fetched alone, assuming the maximum size.
             let size = size.unwrap_or(MAX_MESSAGE as u64);
             if by_date && self.window.judge(Summary::of(&header).date.or(received)) != Verdict::Inside {
                 open.without.push_back((without(uid, received, None), header));
@@ -294,7 +294,7 @@ impl<'a> Reading<'a> {
         ] {
             open.without.extend(uids.into_iter().map(|uid| (without(uid, None, Some(fault)), Vec::new())));
         }
-        // What was to be looked at once more, and is not there any more.
+        // Messages to retry that no longer exist.
         for uid in unanswered.iter().filter(|uid| !there.contains(uid)) {
             open.bookmark.left.remove(uid);
             open.bookmark.again.remove(uid);
@@ -305,7 +305,7 @@ impl<'a> Reading<'a> {
         Ok(())
     }
 
-    /// Fetches the next batch of what is wanted.
+    /// Fetches the next batch.
     fn fetch(&mut self) -> Result<(), ServerError> {
         let Some(open) = &mut self.open else { return Ok(()) };
         let mut batch: BTreeMap<u32, u64> = BTreeMap::new();
@@ -324,9 +324,9 @@ impl<'a> Reading<'a> {
             } else {
                 "(UID FLAGS INTERNALDATE BODY.PEEK[])"
             },
-            // Sizes are announced a little short by some servers.
+            // Some servers report sizes that are slightly too small.
             bytes: &|uids| uids.iter().filter_map(|uid| batch.get(uid)).sum::<u64>() * 2 + uids.len() as u64 * AROUND,
-            doing: "the fetching of messages",
+            doing: "fetching messages",
         };
         let mut missing: BTreeSet<u32> = batch.keys().copied().collect();
         let mut arrived = Vec::with_capacity(batch.len());
@@ -363,7 +363,7 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// A message's flags as the letters of a Maildir, and its labels: the folder, Gmail's labels, and flags of people's own.
+/// Returns a message's flags as Maildir letters, and its labels: the folder, Gmail's labels, and user-defined flags.
 fn marks(fetch: &Fetch<'_>, folder: &Folder) -> (String, Vec<String>) {
     let mut letters = BTreeSet::new();
     let mut labels: Vec<String> = Vec::new();
@@ -376,7 +376,7 @@ fn marks(fetch: &Fetch<'_>, folder: &Folder) -> (String, Vec<String>) {
         add(&folder.name);
     }
     for label in fetch.gmail_labels().into_iter().flatten() {
-        // `"\\Inbox"` and `"a \"b\""`: quoted, as they came.
+        // Quoted, as received: `"\\Inbox"` and `"a \"b\""`.
         let label = label.replace("\\\"", "\"").replace("\\\\", "\\");
         add(&utf7::decode(label.trim_start_matches('\\')));
     }

@@ -1,8 +1,8 @@
-//! What is asked of a server that one is logged in to: a folder opened, UIDs searched, messages fetched. Owns the session. Talks to
-//! the server; [`reading`](super::reading) decides what is asked for.
+//! Requests to a server after login: open a folder, search UIDs, fetch messages. Owns the session. [`reading`](super::reading)
+//! decides what to request.
 //!
-//! Gmail answers `NO` to a request with one message in it that it cannot hand out, and to the same request ever after. So what is
-//! refused is asked for in halves, down to the message that is the reason.
+//! Gmail permanently answers `NO` to a request that includes a message it cannot send. A refused request is therefore split in
+//! halves, down to the message that causes the refusal.
 
 use super::ServerError;
 use super::link::Budget;
@@ -13,13 +13,13 @@ use imap::types::{Fetch, Mailbox, Uid};
 use std::collections::{BTreeSet, HashSet};
 use std::fmt::Write as _;
 
-/// Messages refused one after the other that are about each of them, at most. More are about something else: nothing is given up then.
+/// Maximum number of consecutively refused messages. More mean that the problem is not the messages, and none is given up.
 const REFUSED_IN_A_ROW: usize = 20;
 
-/// Bytes of a UID in an answer to a search.
+/// Size of a UID in a search response, in bytes.
 const FOUND: u64 = 11;
 
-/// An open session, and what it was refused.
+/// An open session with its count of refusals.
 pub(super) struct Requests<'a> {
     session: Session<Tolerant<Stream<'a>>>,
     budget: Budget,
@@ -27,13 +27,13 @@ pub(super) struct Requests<'a> {
     refused_in_a_row: usize,
 }
 
-/// What is asked for of messages.
+/// What to fetch.
 pub(super) struct Wanted<'w> {
-    /// As `UID FETCH` has it.
+    /// Items in the syntax of `UID FETCH`.
     pub(super) items: &'static str,
-    /// Bytes of the answer, about, at most.
+    /// Approximate maximum size of the response, in bytes.
     pub(super) bytes: &'w dyn Fn(&[Uid]) -> u64,
-    /// For messages of ours.
+    /// Name of the request for error messages.
     pub(super) doing: &'static str,
 }
 
@@ -42,9 +42,9 @@ impl<'a> Requests<'a> {
         Self { session, budget, place, refused_in_a_row: 0 }
     }
 
-    /// Opens a folder, read-only: nothing becomes seen by this. With its UIDVALIDITY.
+    /// Opens a folder read-only, so that no message is marked as seen. Returns its UIDVALIDITY.
     pub(super) fn examine(&mut self, folder: &str) -> Result<(Mailbox, u32), ServerError> {
-        const DOING: &str = "the opening of a folder";
+        const DOING: &str = "opening a folder";
         self.budget.allow(0);
         let mailbox = self.session.examine(folder).map_err(|e| ServerError::from_imap(&self.place, DOING, e))?;
         let garbled = || ServerError::Garbled { place: self.place.clone(), doing: DOING };
@@ -52,12 +52,13 @@ impl<'a> Requests<'a> {
         Ok((mailbox, uid_validity))
     }
 
-    /// UIDs of messages that are there from this one on; `exists` are in the folder. (`n:*` has the last message, also where that is before n.)
+    /// Returns the UIDs from this one on; the folder has `exists` messages. (`n:*` always includes the last message, even if
+    /// its UID is less than n.)
     pub(super) fn since(&mut self, first: Uid, exists: u32) -> Result<HashSet<Uid>, ServerError> {
         self.search(&format!("{first}:*"), u64::from(exists))
     }
 
-    /// Those of these messages that are there.
+    /// Returns which of these messages exist.
     pub(super) fn there(&mut self, uids: &[Uid]) -> Result<HashSet<Uid>, ServerError> {
         self.search(&set(uids), uids.len() as u64)
     }
@@ -68,7 +69,7 @@ impl<'a> Requests<'a> {
         found.map_err(|e| ServerError::from_imap(&self.place, "the search for new messages", e))
     }
 
-    /// Fetches messages, hands over what is said of them, and answers with those that were refused.
+    /// Fetches messages, passes the responses to the caller, and returns the refused UIDs.
     pub(super) fn fetch(
         &mut self,
         uids: &BTreeSet<Uid>,
@@ -77,7 +78,7 @@ impl<'a> Requests<'a> {
     ) -> Result<Vec<Uid>, ServerError> {
         let uids: Vec<Uid> = uids.iter().copied().collect();
         let mut refused = Vec::new();
-        // The next to ask for is the last: ascending, for what is said to come in order.
+        // A stack: the last range is fetched next, so that UIDs are ascending.
         let mut to_ask: Vec<&[Uid]> = vec![&uids];
         while let Some(uids) = to_ask.pop() {
             self.budget.allow((wanted.bytes)(uids));
@@ -101,13 +102,13 @@ impl<'a> Requests<'a> {
         Ok(refused)
     }
 
-    /// All is here; what becomes of the connection is nobody's loss.
+    /// Everything has been read, so errors on closing do not matter.
     pub(super) fn end(&mut self) {
         let _ = self.session.logout();
     }
 }
 
-/// Whether a refusal is about the hour and not about the message: RFC 5530, and what Gmail says to who fetched too much.
+/// Returns whether a refusal is temporary and not about a message: RFC 5530 codes, and Gmail's response to too many downloads.
 fn is_for_now(said: &str) -> bool {
     let said = said.to_ascii_uppercase();
     ["UNAVAILABLE", "INUSE", "LIMIT", "TOO MANY", "TEMPORAR", "TRY AGAIN", "THROTTLED", "BANDWIDTH", "OVERQUOTA"]
@@ -115,7 +116,7 @@ fn is_for_now(said: &str) -> bool {
         .any(|word| said.contains(word))
 }
 
-/// A set of UIDs, ascending, as IMAP has it: `1:3,7`.
+/// Formats ascending UIDs as an IMAP set: `1:3,7`.
 fn set(uids: &[Uid]) -> String {
     let mut text = String::new();
     let mut uids = uids.iter().copied().peekable();

@@ -1,8 +1,8 @@
-//! Against servers that say what they are told to: Gmail's own ways, and answers that no Dovecot gives.
+//! Tests with scripted servers: Gmail's peculiarities, and responses that Dovecot does not send.
 
 use crate::gmail::extract_gmail;
 use lorchestra_plugin_api::serde_json::{self, Value};
-use lorchestra_plugin_api::testing::{self, Ran, TempDir};
+use lorchestra_plugin_api::testing::{self, TempDir, TestRun};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 
@@ -23,13 +23,13 @@ const EXAMINE: (&str, &str) =
 const SEARCH: (&str, &str) = ("UID SEARCH", "* SEARCH 3\r\nTAG OK done\r\n");
 const SIZES: (&str, &str) = ("UID FETCH 3 (UID RFC822.SIZE)", "* 1 FETCH (UID 3 RFC822.SIZE 20)\r\nTAG OK done\r\n");
 
-/// A server on a port of its own that greets, and answers each command with what is said to its beginning; `TAG` is the command's.
-/// A command that it has no answer to ends the connection.
+/// Starts a server that greets, and answers each command with the response for its prefix. `TAG` stands for the command's tag.
+/// A command without a response ends the connection.
 fn server(greeting: &'static str, answers: Vec<(&'static str, String)>) -> u16 {
     serve(greeting, move |command| answers.iter().find(|(start, _)| command.starts_with(start)).map(|(_, answer)| answer.clone()))
 }
 
-/// The same, with what this makes of each command.
+/// Starts a server that answers each command with the result of a closure.
 fn serve(greeting: &'static str, answer: impl Fn(&str) -> Option<String> + Send + 'static) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -48,7 +48,7 @@ fn serve(greeting: &'static str, answer: impl Fn(&str) -> Option<String> + Send 
     port
 }
 
-fn run(port: u16, dir: &TempDir) -> Ran {
+fn run(port: u16, dir: &TempDir) -> TestRun {
     let test = testing::job::<extract_gmail>().data(dir).param("host", "127.0.0.1").param("port", port);
     test.param("tls", "plain").param("user", "anna@gmail.com").param("patience", "2s").secret("password", "kept-secret").run()
 }
@@ -87,7 +87,7 @@ fn gmails_folder_of_all_mail_and_its_labels() {
     assert!(!bookmarks.contains("INBOX"), "not what all mail has already: {bookmarks}");
 }
 
-/// Each line of the file is what a real server sends as the flags of one message.
+/// Each line of the file is a real server's flags of one message.
 #[test]
 fn a_line_that_is_not_as_the_grammar_has_it_costs_nothing() {
     for flags in include_str!("../../sample/imap-keyword-flags.txt").lines() {
@@ -105,7 +105,7 @@ fn a_line_that_is_not_as_the_grammar_has_it_costs_nothing() {
             ("CAPABILITY", "* CAPABILITY  IMAP4rev1 \r\nTAG OK done\r\n".to_owned()),
             ("LOGIN", "TAG OK Willkommen, J\u{f6}rg\r\n".to_owned()),
             ("LIST", "* LIST (\\HasNoChildren)\t\"/\" \"Entw\u{fc}rfe\"\r\nTAG OK done\r\n".to_owned()),
-            // Under the name that the server gave.
+            // Under the server's spelling of the name.
             (
                 "EXAMINE \"Entw\u{fc}rfe\"",
                 format!(
@@ -129,7 +129,7 @@ fn a_line_that_is_not_as_the_grammar_has_it_costs_nothing() {
 }
 
 #[test]
-fn answers_that_are_none() {
+fn invalid_responses() {
     let endless = "x".repeat(30 << 20);
     let unavailable = "TAG NO [UNAVAILABLE] Temporary authentication failure.\r\n";
     let lying = format!("* 1 FETCH (UID 3 FLAGS () BODY[] {{20000000}}\r\n{}", "x".repeat(20_000_000));
@@ -166,7 +166,7 @@ fn answers_that_are_none() {
 }
 
 #[test]
-fn what_is_missing_is_said_before_anybody_is_called() {
+fn missing_parameters_fail_before_connecting() {
     let dir = TempDir::new();
     let job = || testing::job::<extract_gmail>().data(&dir).param("host", "127.0.0.1").param("port", 1u16);
     job().run().assert_permanent("--user is missing");
@@ -178,7 +178,7 @@ fn what_is_missing_is_said_before_anybody_is_called() {
         .secret("token", "kept-too")
         .run()
         .assert_permanent("with --auth");
-    job().param("user", "anna").param("source", "/tmp").run().assert_permanent("give one of both");
+    job().param("user", "anna").param("source", "/tmp").run().assert_permanent("remove one side");
     let ca_file = dir.write("none.pem", "no certificate");
     job()
         .param("user", "anna")

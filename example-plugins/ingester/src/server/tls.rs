@@ -1,4 +1,4 @@
-//! TLS: whose certificates are trusted, and the stream with or without it. Talks to the file system for the certificates.
+//! TLS: trusted certificates, and the stream with or without TLS.
 
 use super::ServerError;
 use super::link::Link;
@@ -9,13 +9,13 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-/// The connection as the client sees it.
+/// The connection as seen by the client.
 pub(crate) enum Stream<'a> {
     Plain(Link<'a>),
     Tls(Box<StreamOwned<ClientConnection, Link<'a>>>),
 }
 
-/// Trusts what this machine trusts, and the certificates of `ca_file`.
+/// Trusts the system's root certificates and those in `ca_file`.
 pub(crate) fn config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, ServerError> {
     let (roots, _) = roots::load(ca_file)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -26,7 +26,7 @@ pub(crate) fn config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, Server
 }
 
 impl<'a> Stream<'a> {
-    /// Shakes hands now, so that what is wrong is known before anything is said.
+    /// Performs the handshake now, so that errors are known before any data is sent.
     pub(crate) fn secure(link: Link<'a>, host: &str, place: &str, config: Arc<ClientConfig>) -> Result<Self, ServerError> {
         let name = ServerName::try_from(host.to_owned()).map_err(|_| ServerError::NoSuchHost {
             host: host.to_owned(),

@@ -1,10 +1,10 @@
-//! Answers of a server, one at a time, each made readable before the client sees it. Owns the buffer between the socket and the client.
+//! Normalizes a server's responses before the client parses them. Owns the buffer between the socket and the client.
 //!
-//! The parsers of IMAP in Rust (imap-proto, which imap and async-imap share, and imap-codec) hold servers to the grammar, and one line
-//! that breaks it ends the session: a keyword in Latin-1 or in quotes, a tab in LIST, two blanks in CAPABILITY. Servers send such
-//! lines for years. How answers are framed (lines and literals) they get right; so here only that is relied on. What imap-proto reads is
-//! passed on as it is. Of other answers the parts that are needed are written again in their strict form, and the rest is left out: a
-//! line that cannot be read costs itself, and no folder.
+//! The IMAP parsers in Rust (imap-proto, used by imap and async-imap; imap-codec) are strict, and one malformed line ends the
+//! session: a keyword in Latin-1 or in quotes, a tab in LIST, two spaces in CAPABILITY. Real servers send such lines. But they
+//! frame responses (lines and literals) correctly, so this module relies only on framing. A response that imap-proto can parse
+//! is passed on unchanged. From other responses, the required parts are rewritten in strict form and the rest is dropped. So a
+//! malformed line affects only itself, not its folder.
 
 use super::utf7;
 use imap_proto::parser::parse_response;
@@ -12,20 +12,20 @@ use package_support::charset;
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 
-/// Keywords that are no atoms travel through the client in hexadecimal.
+/// Keywords that are not valid atoms are passed through the client in hexadecimal.
 const ODD_KEYWORD: &str = "x-odd-keyword-";
 
-/// A stream of answers that the client can read.
+/// A stream of responses that the client can parse.
 pub(crate) struct Tolerant<S: Read> {
     stream: BufReader<S>,
     answer: Vec<u8>,
-    /// Bytes of it that were handed out.
+    /// Number of bytes already returned.
     read: usize,
-    /// Folder names as the client has them, and as the server spells them, both in quotes.
+    /// Folder names as passed to the client, and as spelled by the server, both quoted.
     spellings: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
-/// The keyword that a flag stands for.
+/// Returns the keyword of a flag.
 pub(super) fn keyword(flag: &str) -> String {
     let hex = flag.strip_prefix(ODD_KEYWORD).unwrap_or_default();
     let digits = hex.as_bytes().chunks_exact(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
@@ -40,7 +40,7 @@ impl<S: Read> Tolerant<S> {
         Self { stream: BufReader::new(stream), answer: Vec::new(), read: 0, spellings: BTreeMap::new() }
     }
 
-    /// Reads the next answer, literals included. Empty at the end of the stream.
+    /// Reads the next response, including literals. Empty at the end of the stream.
     fn next(&mut self) -> io::Result<()> {
         self.read = 0;
         self.answer.clear();
@@ -67,7 +67,7 @@ impl<S: Read> Read for Tolerant<S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.read == self.answer.len() {
             self.next()?;
-            // Left out as a whole, or the end.
+            // Dropped completely, or the end of the stream.
             if self.answer.is_empty() && self.stream.fill_buf()?.is_empty() {
                 return Ok(0);
             }
@@ -80,7 +80,7 @@ impl<S: Read> Read for Tolerant<S> {
 }
 
 impl<S: Read + Write> Write for Tolerant<S> {
-    /// The client writes whole commands. A folder goes by the name that the server gave it.
+    /// The client writes complete commands. Replaces a folder's name with the server's spelling.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let found = self.spellings.iter().find_map(|(ours, theirs)| {
             let at = bytes.windows(ours.len()).position(|window| window == ours)?;
@@ -95,7 +95,7 @@ impl<S: Read + Write> Write for Tolerant<S> {
     }
 }
 
-/// Answers that are a sentence for people may end like a literal.
+/// Human-readable responses may end like a literal.
 fn may_have_literals(line: &[u8]) -> bool {
     line.starts_with(b"* ")
         && !["OK", "NO", "BAD", "BYE", "PREAUTH"].iter().any(|status| {
@@ -104,7 +104,7 @@ fn may_have_literals(line: &[u8]) -> bool {
         })
 }
 
-/// The size of the literal that a line announces.
+/// Returns the size of the literal that a line announces.
 fn literal(line: &[u8]) -> Option<u64> {
     let line = line.strip_suffix(b"\n")?;
     let line = line.strip_suffix(b"\r").unwrap_or(line).strip_suffix(b"}")?;
@@ -121,7 +121,7 @@ enum Token<'a> {
     Text(Vec<u8>),
 }
 
-/// What is in an answer, whatever its characters are.
+/// Splits a response into tokens, whatever their characters are.
 fn tokens(answer: &[u8]) -> Vec<Token<'_>> {
     let mut tokens = Vec::new();
     let mut rest = answer;
@@ -164,7 +164,7 @@ fn quoted(rest: &[u8]) -> (Vec<u8>, &[u8]) {
     while let Some(&byte) = rest.get(i) {
         match byte {
             b'"' => return (text, &rest[i + 1..]),
-            // Not closed: the line ends it.
+            // Not closed: it ends with the line.
             b'\r' | b'\n' => break,
             b'\\' if i + 1 < rest.len() => {
                 text.push(rest[i + 1]);
@@ -185,7 +185,7 @@ fn literal_at(rest: &[u8]) -> Option<(&[u8], &[u8])> {
 
 type Spelling = Option<(Vec<u8>, Vec<u8>)>;
 
-/// An answer in its strict form, as far as it is needed; nothing, if it is not. What is no answer of IMAP's stays as it is.
+/// Rewrites the required parts of a response in strict form; empty if nothing is required. Non-IMAP responses are unchanged.
 fn rewritten(answer: &[u8]) -> (Vec<u8>, Spelling) {
     let words = tokens(answer);
     let atom = |n: usize| match words.get(n) {
@@ -198,7 +198,7 @@ fn rewritten(answer: &[u8]) -> (Vec<u8>, Spelling) {
         return (answer.to_vec(), None);
     }
     if first != b"*" {
-        // The end of a command, whose words for people are not as they should be. The first word is the tag.
+        // The end of a command with an invalid human-readable text. The first word is the tag.
         let is_tag = matches!(words.first(), Some(Token::Atom(tag)) if tag.iter().all(u8::is_ascii_alphanumeric));
         if !is_tag || !status(&second) {
             return (answer.to_vec(), None);
@@ -219,12 +219,12 @@ fn rewritten(answer: &[u8]) -> (Vec<u8>, Spelling) {
             (Some(fetch).filter(|fetch| matches!(parse_response(fetch), Ok((b"", _)))).unwrap_or_default(), None)
         }
         (number, b"EXISTS" | b"RECENT" | b"EXPUNGE") => ([b"* ", number, b" ", &third, b"\r\n"].concat(), None),
-        // `FLAGS`, and what nobody asked for.
+        // `FLAGS`, and unsolicited responses.
         _ => (Vec::new(), None),
     }
 }
 
-/// Tag and status, and the words for people in ASCII.
+/// Tag, status, and the human-readable text in ASCII.
 fn sentence(answer: &[u8], start: &[Token<'_>]) -> Vec<u8> {
     let mut sentence = Vec::new();
     for token in start {
@@ -235,13 +235,13 @@ fn sentence(answer: &[u8], start: &[Token<'_>]) -> Vec<u8> {
     }
     let words = answer.splitn(3, |b| matches!(b, b' ' | b'\t')).nth(2).unwrap_or_default();
     let readable = |&b: &u8| if b.is_ascii_graphic() { b } else { b' ' };
-    // A code in brackets that could not be read is not read the second time.
+    // Drop the brackets of a response code that could not be parsed.
     sentence.extend(words.trim_ascii().iter().map(readable).map(|b| if b == b'[' { b'(' } else { b }));
     sentence.extend_from_slice(b".\r\n");
     sentence
 }
 
-/// `(attributes) delimiter name`.
+/// Parses `(attributes) delimiter name`.
 fn list(words: &[Token<'_>]) -> Option<(Vec<u8>, Spelling)> {
     let close = words.iter().position(|word| *word == Token::Close)?;
     let attributes = words[..close].iter().filter_map(|word| match word {
@@ -264,7 +264,7 @@ fn list(words: &[Token<'_>]) -> Option<(Vec<u8>, Spelling)> {
     Some((answer, (ours != theirs).then_some((ours, theirs))))
 }
 
-/// What is asked for of messages, and can be read.
+/// Returns the requested items of a message that can be parsed.
 fn items(words: &[Token<'_>]) -> Vec<u8> {
     let mut items: Vec<Vec<u8>> = Vec::new();
     let mut words = words.iter().skip_while(|word| **word == Token::Open).peekable();
@@ -314,7 +314,7 @@ fn items(words: &[Token<'_>]) -> Vec<u8> {
     items.join(&b' ')
 }
 
-/// A system flag or a keyword; one that is no atom in hexadecimal.
+/// A system flag or a keyword; one that is not a valid atom in hexadecimal.
 fn strict_flag(flag: &Token<'_>) -> Option<Vec<u8>> {
     let flag: &[u8] = match flag {
         Token::Atom(flag) => flag,
@@ -335,7 +335,7 @@ fn strict_flag(flag: &Token<'_>) -> Option<Vec<u8>> {
     }
 }
 
-/// Text that ought to be modified UTF-7 and is not.
+/// Encodes text that should be modified UTF-7 but is not.
 fn ascii(text: &[u8]) -> Vec<u8> {
     if text.iter().all(|b| (0x20..0x7f).contains(b)) { text.to_vec() } else { utf7::encode(&charset::guess(text)).into_bytes() }
 }

@@ -1,10 +1,10 @@
-//! Folder names as IMAP sends them: modified UTF-7 (RFC 3501, 5.1.3), and back. Talks to nobody.
+//! Encoding of folder names in IMAP: modified UTF-7 (RFC 3501, section 5.1.3).
 
 use base64::Engine as _;
 use base64::alphabet::IMAP_MUTF7;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
-/// Without padding, and not strict about the bits that fill up the last character.
+/// Without padding, and ignoring unused bits in the last character.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &IMAP_MUTF7,
     GeneralPurposeConfig::new()
@@ -13,12 +13,12 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// The name that people see. What is not modified UTF-7 stays as it is.
+/// Decodes a name. Invalid modified UTF-7 is returned unchanged.
 pub(crate) fn decode(wire: &str) -> String {
     try_decode(wire).unwrap_or_else(|| wire.to_owned())
 }
 
-/// The name as IMAP sends it.
+/// Encodes a name for IMAP.
 pub(crate) fn encode(name: &str) -> String {
     let mut wire = String::with_capacity(name.len());
     let mut units: Vec<u8> = Vec::new();
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none_stays() {
+    fn invalid_names_are_unchanged() {
         for wire in ["Tom & Jerry", "&", "&AP-", "&2D0-", "&!!-", "a&b-&"] {
             assert_eq!(decode(wire), wire);
         }

@@ -1,6 +1,6 @@
-//! Slack's Web API: one call at a time, with its limits and its errors. Talks to the network and to the run.
+//! Slack's Web API: one call at a time, with rate limits and errors.
 //!
-//! A call waits for nobody who was told to end: it goes on on a thread of its own, which nobody hears any more.
+//! A cancelled run does not wait for a call: the call continues on its own thread, and its result is ignored.
 
 use crate::roots;
 use lorchestra_plugin_api::serde_json::{self, Value};
@@ -18,18 +18,18 @@ mod error;
 
 pub(crate) use error::ApiError;
 
-/// Between two looks at whether the run was asked to end.
+/// Interval between two checks for cancellation.
 const LOOK: Duration = Duration::from_millis(50);
-/// Bytes of an answer, at most: a page of a thousand messages is a few megabytes.
+/// Maximum size of a response in bytes. A page of a thousand messages has a few megabytes.
 const MAX_ANSWER: u64 = 64 << 20;
-/// What is waited for where Slack does not say how long.
+/// Wait if Slack does not say how long.
 const USUAL_WAIT: Duration = Duration::from_secs(30);
-/// How long Slack may ask to wait: more is left to another attempt of the run.
+/// Maximum wait that Slack may request. Longer ones are left to another attempt of the run.
 const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
-/// How often in a row one call may be told to wait.
+/// Maximum number of consecutive waits for one call.
 const WAITS: u32 = 20;
 
-/// What calls are made with.
+/// The client.
 pub(crate) struct Api<'a> {
     agent: Agent,
     base: String,
@@ -44,7 +44,7 @@ enum Answer {
 }
 
 impl<'a> Api<'a> {
-    /// Nothing is called yet.
+    /// Creates the client. Makes no call yet.
     pub(crate) fn new(
         base: &str,
         token: Secret,
@@ -72,13 +72,13 @@ impl<'a> Api<'a> {
             .tls_config(tls.build())
             .timeout_global(Some(patience))
             .http_status_as_error(false)
-            // The token is for Slack.
+            // Never send the token to another host.
             .max_redirects(0)
             .build();
         Ok(Self { agent: config.into(), base, token, patience, cx })
     }
 
-    /// The answer of a method, after as many waits as Slack asks for.
+    /// Calls a method, and waits as often as Slack requests it.
     pub(crate) fn call(&self, method: &'static str, params: &[(&str, &str)]) -> Result<Value, ApiError> {
         for _ in 0..WAITS {
             match self.once(method, params)? {
@@ -94,7 +94,7 @@ impl<'a> Api<'a> {
         Err(ApiError::Limited { base: self.base.clone(), method })
     }
 
-    /// All pages of a list, from the first on.
+    /// Returns all pages of a list.
     pub(crate) fn all(&self, method: &'static str, params: &[(&str, &str)], list: &str) -> Result<Vec<Value>, ApiError> {
         let mut all = Vec::new();
         let mut cursor = String::new();
@@ -115,12 +115,12 @@ impl<'a> Api<'a> {
         }
     }
 
-    /// Says that a list has no end.
+    /// The error for a list without an end.
     pub(crate) fn circles(&self, method: &'static str) -> ApiError {
         ApiError::Circles { base: self.base.clone(), method }
     }
 
-    /// Says that an answer is not what it should be.
+    /// The error for an invalid response.
     pub(crate) fn garbled(&self, method: &'static str) -> ApiError {
         ApiError::Garbled { base: self.base.clone(), method }
     }
@@ -129,7 +129,7 @@ impl<'a> Api<'a> {
         if wait > LONGEST_WAIT {
             return Err(ApiError::Limited { base: self.base.clone(), method });
         }
-        tracing::info!(method, seconds = wait.as_secs(), "Slack asks to wait");
+        tracing::info!(method, seconds = wait.as_secs(), "rate limited by Slack, waiting");
         let until = Instant::now() + wait;
         while Instant::now() < until {
             if self.cx.is_cancelled() {
@@ -149,14 +149,14 @@ impl<'a> Api<'a> {
             .header(header::AUTHORIZATION, format!("Bearer {}", self.token.expose()));
         let (sender, answered) = mpsc::sync_channel(1);
         std::thread::spawn(move || {
-            // Nobody may be there to hear it.
+            // The receiver may be gone.
             let _ = sender.send(request.call().and_then(|mut response| {
                 let wait = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
                 let body = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec()?;
                 Ok((response.status().as_u16(), wait, body))
             }));
         });
-        // A little more than the client's own limit, should that not hold.
+        // Slightly more than the client's own timeout, in case that fails.
         let until = Instant::now() + self.patience + Duration::from_secs(5);
         let (status, wait, body) = loop {
             match answered.recv_timeout(LOOK) {
@@ -175,7 +175,7 @@ impl<'a> Api<'a> {
     }
 }
 
-/// Where the next page begins; empty if there is none.
+/// Returns the cursor of the next page; empty if there is none.
 pub(crate) fn next_cursor(page: &Value) -> String {
     page["response_metadata"]["next_cursor"].as_str().unwrap_or_default().to_owned()
 }

@@ -1,7 +1,7 @@
-//! How far the channels of an account were read: one small file of JSON, beside the archive. Talks to the file system.
+//! Positions in the channels of an account: a small JSON file next to the archive.
 //!
-//! As with mail, a bookmark is moved only after the messages before it are on the disk, and is believed only together with the archive it
-//! was made for.
+//! As with mail, a bookmark is updated only after the messages before it are on disk, and is used only if it matches the
+//! archive.
 
 use super::api::ApiError;
 use lorchestra_plugin_api::serde_json;
@@ -11,41 +11,41 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
-/// Grows when the file means something else.
+/// Incremented when the meaning of the file changes.
 const VERSION: u32 = 1;
 
-/// How far a channel was read. Times are microseconds since 1970, as Slack's `ts` without the dot.
+/// Position in a channel. Times are microseconds since 1970, as Slack's `ts` without the dot.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Bookmark {
-    /// All from here (`None`: from the beginning)…
+    /// Start of the range that has been read; `None` means the start of the channel.
     pub(crate) from: Option<i64>,
-    /// …to before here was read, but for what `rising` says.
+    /// End of the range that has been read (exclusive), except for `rising`.
     pub(crate) to: i64,
-    /// What is being read, newest first.
+    /// Ranges being read, newest first.
     pub(crate) rising: Option<Rising>,
 }
 
-/// A stretch that is read from its end down.
+/// A range that is read backward from its end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Rising {
-    /// Where it begins; `None`: at the beginning of the channel.
+    /// Start of the range; `None` means the start of the channel.
     pub(crate) low: Option<i64>,
-    /// All from here on was read.
+    /// Everything from here to the end has been read.
     pub(crate) at: i64,
-    /// Where it ends.
+    /// End of the range.
     pub(crate) high: i64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Content {
     version: u32,
-    /// Messages in the archive.
+    /// Number of messages in the archive.
     archived: usize,
     /// By workspace, then by channel.
     teams: BTreeMap<String, BTreeMap<String, Bookmark>>,
 }
 
-/// The file of an account. Who has the archive's lock has this, too.
+/// The file of an account. The archive's lock protects it as well.
 #[derive(Debug)]
 pub(crate) struct Bookmarks {
     path: PathBuf,
@@ -54,7 +54,7 @@ pub(crate) struct Bookmarks {
 }
 
 impl Bookmarks {
-    /// Reads the file, for an archive of so many messages; and why what was in it is not used.
+    /// Reads the file, for an archive with this number of messages. Also returns why its content is ignored.
     pub(crate) fn open(path: PathBuf, team: String, archived: usize) -> Result<(Self, Option<&'static str>), ApiError> {
         let none = Content { version: VERSION, archived, teams: BTreeMap::new() };
         let (content, distrust) = match std::fs::read(&path) {
@@ -69,12 +69,12 @@ impl Bookmarks {
         Ok((Self { path, team, content }, distrust))
     }
 
-    /// Of a channel.
+    /// Returns the bookmark of a channel.
     pub(crate) fn of(&self, channel: &str) -> Option<&Bookmark> {
         self.content.teams.get(&self.team)?.get(channel)
     }
 
-    /// Moves it. Call it when the messages before it are on the disk; `archived` of them are in the archive.
+    /// Updates a bookmark. Call it after the messages before it are on disk; the archive then has `archived` messages.
     pub(crate) fn set(&mut self, channel: &str, bookmark: &Bookmark, archived: usize) -> Result<(), ApiError> {
         if self.of(channel) == Some(bookmark) && self.content.archived == archived {
             return Ok(());

@@ -1,7 +1,7 @@
-//! One collection of Slack messages, from an opened source to a complete archive: what becomes of each message, the counts, the events.
-//! Talks to the source, the [`archive`](crate::archive), and the run it belongs to.
+//! One collection of Slack messages, from an opened source to a complete archive: what happens to each message, the counts,
+//! the events. Uses the source, the [`archive`](crate::archive), and the job's context.
 //!
-//! Every message that is read is counted in exactly one place: `read = written + duplicates + outside_window + the sum of set_aside`.
+//! Every message is counted exactly once: `read = written + duplicates + outside_window + the sum of set_aside`.
 
 use super::api::{Api, ApiError};
 use super::export::{Export, ExportError};
@@ -18,26 +18,26 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What is asked for.
+/// What to collect.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) origin: Origin,
     pub(crate) account: Option<String>,
     pub(crate) window: Window,
-    /// Where the accounts' files are.
+    /// Directory of the accounts' archives.
     pub(crate) directory: PathBuf,
 }
 
-/// Where the messages are.
+/// Where to read messages from.
 #[derive(Debug)]
 pub(crate) enum Origin {
     /// The zip of an export.
     Export(PathBuf),
-    /// Slack.
+    /// Slack's Web API.
     Web(Box<Web>),
 }
 
-/// How to get at the Web API, and what is wanted of it.
+/// Access to the Web API, and what to read from it.
 #[derive(Debug)]
 pub(crate) struct Web {
     pub(crate) base_url: String,
@@ -45,7 +45,7 @@ pub(crate) struct Web {
     pub(crate) ca_file: Option<PathBuf>,
     pub(crate) patience: Duration,
     pub(crate) wanted: Wanted,
-    /// Where is kept how far channels were read.
+    /// Directory of the bookmarks.
     pub(crate) bookmark_dir: PathBuf,
 }
 
@@ -54,25 +54,25 @@ enum Source<'a> {
     Workspace(Box<Workspace<'a>>),
 }
 
-/// What became of the messages.
+/// Counts of the messages by outcome.
 #[derive(Debug, Default, Serialize)]
 struct Counts {
-    /// Messages in the source, whatever became of them.
+    /// All messages in the source.
     read: u64,
     /// Messages added to the archive.
     written: u64,
-    /// Messages that the archive has already, or twice in the source.
+    /// Messages that were already in the archive, or are repeated in the source.
     duplicates: u64,
-    /// Messages whose time is outside of what was asked for.
+    /// Messages with a time outside of the window.
     outside_window: u64,
-    /// What could not be taken, by reason.
+    /// Messages that could not be extracted, by reason.
     set_aside: BTreeMap<&'static str, u64>,
     /// Channels that could not be read, by reason.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     channels_skipped: BTreeMap<&'static str, u64>,
 }
 
-/// Why a collection did not come to its end.
+/// Why a collection failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CollectionError {
     #[error(transparent)]
@@ -86,13 +86,13 @@ pub(crate) enum CollectionError {
     #[error(transparent)]
     Emit(#[from] EmitError),
     #[error(
-        "cancelled after {read} messages; {written} new ones are complete in {}, run the job again to go on", .path.display()
+        "cancelled after {read} messages; {written} new ones are saved in {}, run the job again to continue", .path.display()
     )]
     Cancelled { read: u64, written: u64, path: PathBuf },
 }
 
 impl CollectionError {
-    /// Whether another attempt must end the same way.
+    /// Returns whether a retry would fail in the same way.
     pub(crate) fn is_permanent(&self) -> bool {
         match self {
             Self::Account(_) | Self::Export(_) => true,
@@ -103,7 +103,7 @@ impl CollectionError {
     }
 }
 
-/// Collects all that is asked for, between the events `extraction.started` and `extraction.completed`.
+/// Runs the collection, between the events `extraction.started` and `extraction.completed`.
 pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), CollectionError> {
     let account = Account::new(request.account.as_deref())?;
     let unopened = |error: ApiError| match error {
@@ -138,7 +138,7 @@ pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), CollectionEr
         Source::Export(export) => collection.take_export(export),
         Source::Workspace(workspace) => collection.take_workspace(workspace),
     };
-    // On every way out: what was taken is worth keeping.
+    // Also after an error: the messages written so far are worth keeping.
     let finished = collection.archive.finish();
     ended?;
     finished?;
@@ -166,7 +166,7 @@ impl Collection<'_> {
                 None => return Ok(()),
                 Some(Ok(found)) => self.take(&found, export.people())?,
                 Some(Err(unreadable)) => {
-                    // A file in the place of its messages: nobody knows how many.
+                    // A file that should contain messages, whose number is unknown.
                     self.counts.read += 1;
                     self.set_aside("not_messages", json!({"file": unreadable.file}))?;
                 }

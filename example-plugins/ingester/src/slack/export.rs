@@ -1,7 +1,7 @@
-//! A workspace export: the zip that Slack makes, read without unpacking it. Talks to the file system only.
+//! A workspace export: the zip from Slack, read without unpacking it.
 //!
-//! In it are lists of people and channels, and for each channel a directory with a file of JSON for each day. At most one such file is
-//! in memory, of at most [`MAX_FILE`] bytes; a zip that grows out of all proportion is not read to its end.
+//! It contains lists of users and channels, and for each channel a directory with one JSON file per day. At most one such file
+//! is in memory, of at most [`MAX_FILE`] bytes. Reading stops if the zip unpacks to an excessive size.
 
 use super::found::{Channel, Found, People, person};
 use lorchestra_plugin_api::serde_json::{self, Value};
@@ -13,33 +13,33 @@ use std::rc::Rc;
 use zip::ZipArchive;
 use zip::result::ZipError;
 
-/// The largest file inside that is read, in bytes: a day of a channel is a few megabytes.
+/// Maximum size of a file in the zip, in bytes. A day of a channel has a few megabytes.
 const MAX_FILE: u64 = 128 << 20;
-/// What a byte of the zip may become. JSON shrinks to a twentieth, where it is all alike to a hundredth.
+/// Maximum compression ratio. JSON typically compresses 20:1, and very repetitive JSON 100:1.
 const MAX_RATIO: u64 = 200;
-/// Bytes that may come out of any zip.
+/// Unpacked size in bytes that is always allowed.
 const FREE: u64 = 16 << 20;
-/// The lists of channels, and by what their directories are named.
+/// The channel lists, with the field that names their directories.
 const LISTS: [(&str, &str); 4] = [("channels.json", "name"), ("groups.json", "name"), ("mpims.json", "name"), ("dms.json", "id")];
 
 /// Why an export cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExportError {
-    #[error("{}: cannot be opened; give --source the path of the zip that Slack made, readable for the user who runs the job", .path.display())]
+    #[error("{}: cannot open it; set --source to the zip from Slack, and check that the user running the job may read it", .path.display())]
     Open { path: PathBuf, source: io::Error },
-    #[error("{}: is a directory; give --source the zip itself, not what was unpacked from it", .path.display())]
+    #[error("{}: is a directory; set --source to the zip itself, not to the unpacked files", .path.display())]
     Directory { path: PathBuf },
-    #[error("{}: is no zip file, or not all of it; was it downloaded to the end?", .path.display())]
+    #[error("{}: is not a zip file or is incomplete; check that the download finished", .path.display())]
     NotAZip { path: PathBuf },
-    #[error("{}: has no channels.json and users.json; give --source the zip that Slack made under Settings, Import/Export Data", .path.display())]
+    #[error("{}: has no channels.json and users.json; set --source to the zip that Slack creates under Settings, Import/Export Data", .path.display())]
     NotAnExport { path: PathBuf },
-    #[error("{}: {file:?} in it would become too large ({limit} MiB are the limit); such a zip is not Slack's", .path.display())]
+    #[error("{}: {file:?} in it exceeds the limit of {limit} MiB when unpacked; this is not an export from Slack", .path.display())]
     Bomb { path: PathBuf, file: String, limit: u64 },
-    #[error("{}: {file:?} in it is damaged; download the export again", .path.display())]
+    #[error("{}: {file:?} in it is corrupt; download the export again", .path.display())]
     Damaged { path: PathBuf, file: String, source: io::Error },
 }
 
-/// A file of the export that could not be taken.
+/// A file of the export that could not be read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Unreadable {
     pub(crate) file: String,
@@ -49,12 +49,12 @@ pub(crate) struct Unreadable {
 pub(crate) struct Export {
     path: PathBuf,
     zip: ZipArchive<BufReader<File>>,
-    /// Bytes that may still come out of it.
+    /// Remaining number of bytes that may be unpacked.
     budget: u64,
     people: People,
-    /// By the directory.
+    /// Channels by directory.
     channels: HashMap<String, Rc<Channel>>,
-    /// Of a channel and a day each: directory, and place in the zip.
+    /// Files, one per channel and day: directory, and index in the zip.
     days: VecDeque<(String, usize)>,
     total: u64,
     channel: Option<Rc<Channel>>,
@@ -62,7 +62,7 @@ pub(crate) struct Export {
 }
 
 impl Export {
-    /// Opens it, and reads who and where.
+    /// Opens the export and reads the users and channels.
     pub(crate) fn open(path: &Path) -> Result<Self, ExportError> {
         let owned = || path.to_owned();
         let unopened = |source| ExportError::Open { path: owned(), source };
@@ -111,21 +111,21 @@ impl Export {
         Ok(export)
     }
 
-    /// Who is who.
+    /// Returns the users.
     pub(crate) fn people(&self) -> &People {
         &self.people
     }
 
-    /// Files read, of how many.
+    /// Returns the number of files read, and the total.
     pub(crate) fn progress(&self) -> (u64, u64) {
         (self.total - self.days.len() as u64, self.total)
     }
 
-    /// The next message, or a file that is none of Slack's. `None` at the end.
+    /// Returns the next message, or a file that contains none. `None` at the end.
     pub(crate) fn next(&mut self) -> Result<Option<Result<Found, Unreadable>>, ExportError> {
         loop {
             if let (Some(message), Some(channel)) = (self.messages.pop_front(), &self.channel) {
-                // What is no object has no ts either, and is counted as such.
+                // A value that is not an object has no ts, and is counted as such.
                 let message = message.as_object().cloned().unwrap_or_default();
                 return Ok(Some(Ok(Found { channel: Rc::clone(channel), message })));
             }
@@ -135,14 +135,14 @@ impl Export {
                 return Ok(Some(Err(Unreadable { file })));
             };
             self.messages = messages;
-            // A directory that no list names: its name is all that is known.
+            // A directory that is in no list: only its name is known.
             let channel = self.channels.entry(directory.clone());
             self.channel =
                 Some(Rc::clone(channel.or_insert_with(|| Rc::new(Channel { id: directory.clone(), name: directory }))));
         }
     }
 
-    /// A list at the top of the zip; `None` if there is none of this name.
+    /// Reads a list at the top level of the zip; `None` if it does not exist.
     fn list(&mut self, name: &str) -> Result<Option<Vec<Value>>, ExportError> {
         let Some(at) = self.zip.index_for_name(name) else { return Ok(None) };
         let (file, bytes) = self.read(at)?;
@@ -159,7 +159,7 @@ impl Export {
             ZipError::Io(source) => damaged(source),
             other => damaged(io::Error::other(other)),
         })?;
-        // What the zip says of its sizes is not believed.
+        // The sizes in the zip's directory are not trusted.
         entry.take(limit + 1).read_to_end(&mut bytes).map_err(damaged)?;
         if bytes.len() as u64 > limit {
             return Err(ExportError::Bomb { path: self.path.clone(), file, limit: limit >> 20 });

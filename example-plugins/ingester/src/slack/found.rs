@@ -1,4 +1,4 @@
-//! One Slack message with what is known around it, the line that is kept of it, and the key that it is known by. Talks to nobody.
+//! One Slack message with its context, its line in the archive, and its key.
 
 use crate::key::Key;
 use lorchestra_plugin_api::chrono::{DateTime, Utc};
@@ -7,7 +7,7 @@ use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
-/// What others do to a message, or only one of the two ways (Web API, export) says of it: no part of its key.
+/// Fields that other users change, or that only the Web API or only the export contains: not part of the key.
 const NOT_ITS_OWN: [&str; 19] = [
     "reactions",
     "reply_count",
@@ -30,58 +30,59 @@ const NOT_ITS_OWN: [&str; 19] = [
     "root",
 ];
 
-/// Where a message was said.
+/// A channel or conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Channel {
     pub(crate) id: String,
-    /// Without `#`; of a conversation between people its id.
+    /// Without `#`; for a direct conversation, its id.
     pub(crate) name: String,
 }
 
-/// Names of people by their ids.
+/// User names by id.
 pub(crate) type People = HashMap<String, String>;
 
-/// A message as it was found.
+/// A message with its context.
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) channel: Rc<Channel>,
     pub(crate) message: Map<String, Value>,
 }
 
-/// An id and what it is called.
+/// An id with its name.
 #[derive(Debug, Serialize)]
 pub(crate) struct Named<'a> {
     pub(crate) id: &'a str,
     pub(crate) name: Option<&'a str>,
 }
 
-/// What is kept of a message. The field order is the order on the line.
+/// A message in the archive. The order of the fields is their order in the line.
 #[derive(Debug, Serialize)]
 pub(crate) struct Line<'a> {
-    /// First: the archive looks for it there.
+    /// Must be first: the archive searches for it there.
     pub(crate) sha256: Key,
     pub(crate) account: &'a str,
     pub(crate) channel: Named<'a>,
-    /// Who said it, a person or a bot.
+    /// The sender, a user or a bot.
     pub(crate) user: Option<Named<'a>>,
-    /// Slack's own name for the message in its channel.
+    /// Slack's id of the message in its channel.
     pub(crate) ts: &'a str,
-    /// The same as a time, RFC 3339 in UTC.
+    /// `ts` as a time, RFC 3339 in UTC.
     pub(crate) date: String,
-    /// The `ts` of the message that it answers.
+    /// The `ts` of the thread's first message.
     pub(crate) thread_ts: Option<&'a str>,
-    /// As Slack gave it.
+    /// The message as received from Slack.
     pub(crate) message: &'a Map<String, Value>,
 }
 
 impl Found {
-    /// Slack's name of it, and the time that this is; `None` in what is no message.
+    /// Returns the message's ts and its time; `None` if it has no valid one.
     pub(crate) fn ts(&self) -> Option<(&str, DateTime<Utc>)> {
         let ts = self.message.get("ts")?.as_str()?;
         Some((ts, time(ts)?))
     }
 
-    /// sha256 of channel and message, in one spelling, without [`NOT_ITS_OWN`]. A message that its author changed is another one.
+    /// Returns the sha256 of channel and message, in canonical JSON, without [`NOT_ITS_OWN`]. An edited message has a
+    /// different key.
     pub(crate) fn key(&self) -> Key {
         let own: BTreeMap<&String, &Value> =
             self.message.iter().filter(|(name, _)| !NOT_ITS_OWN.contains(&name.as_str())).collect();
@@ -94,7 +95,7 @@ impl Found {
         Key::of(text.as_bytes())
     }
 
-    /// The line to keep.
+    /// Returns the line for the archive.
     pub(crate) fn line<'a>(&'a self, key: Key, people: &'a People, account: &'a str) -> Option<Line<'a>> {
         let (ts, at) = self.ts()?;
         let text = |name: &str| self.message.get(name).and_then(Value::as_str);
@@ -113,14 +114,14 @@ impl Found {
     }
 }
 
-/// The time of a `ts`, `1704103200.000100`.
+/// Parses a `ts` such as `1704103200.000100`.
 pub(crate) fn time(ts: &str) -> Option<DateTime<Utc>> {
     let (seconds, fraction) = ts.split_once('.').unwrap_or((ts, ""));
     let micros: u32 = format!("{fraction:0<6}").get(..6)?.parse().ok()?;
     DateTime::from_timestamp(seconds.parse().ok()?, micros * 1000)
 }
 
-/// The name of a person, of what Slack knows: the one that is shown, or the one of the account.
+/// Returns a user's display name, or the account name.
 pub(crate) fn person(user: &Value) -> Option<(String, String)> {
     let name = |value: &Value| value.as_str().filter(|name| !name.is_empty()).map(str::to_owned);
     let profile = &user["profile"];
@@ -131,7 +132,7 @@ pub(crate) fn person(user: &Value) -> Option<(String, String)> {
     Some((name(&user["id"])?, shown))
 }
 
-/// JSON in one spelling: sorted fields, no space.
+/// Serializes canonical JSON: sorted fields, no spaces.
 fn spell(value: &Value, text: &mut String) {
     match value {
         Value::Object(fields) => {

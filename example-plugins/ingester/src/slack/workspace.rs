@@ -1,8 +1,8 @@
-//! A workspace as the Web API shows it: channel by channel, page by page from the newest down, and the threads of each page. Talks to the
-//! [`api`](super::api); the [`collection`](super::collection) says when the archive is on the disk.
+//! A workspace in the Web API: reads each channel page by page from the newest message back, with the threads of each page.
+//! Uses the [`api`](super::api); the [`collection`](super::collection) reports when the archive is on disk.
 //!
-//! A page is the step: when all of it is in the archive, the bookmark moves below it. What changes in messages that were read already,
-//! and answers to them, are seen as far back as `look_back`.
+//! After each page is in the archive, the bookmark moves to its start. Edits of known messages and replies to them are found
+//! as far back as `look_back`.
 
 use super::Kind;
 use super::api::{Api, ApiError, next_cursor};
@@ -17,13 +17,13 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Messages of a page. Slack recommends no more than 200.
+/// Number of messages per page. Slack recommends at most 200.
 const PAGE: &str = "200";
 
-/// What is asked for of a workspace.
+/// What to read from a workspace.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
-    /// Empty: all of these kinds that the app is in.
+    /// Empty means all channels of these kinds that the app is in.
     pub(crate) channels: Vec<String>,
     pub(crate) kinds: Vec<Kind>,
     pub(crate) window: Window,
@@ -31,7 +31,7 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// What is to be read beyond a bookmark: a new one, or one that is known.
+    /// Returns the range to read beyond a bookmark, which may be new or existing.
     fn stretch(&self, bookmark: &Bookmark, is_known: bool) -> Option<Rising> {
         let since = self.window.since.map(|at| at.timestamp_micros());
         let until = self.window.until.unwrap_or_else(Utc::now).timestamp_micros();
@@ -40,7 +40,7 @@ impl Wanted {
         }
         let back = i64::try_from(self.look_back.as_micros()).unwrap_or(i64::MAX);
         let low = if is_known {
-            // Not below what was asked for, now or then.
+            // Not before the start of the window, now or in an earlier run.
             Some(bookmark.to.saturating_sub(back)).max(bookmark.from).max(since).filter(|low| *low > 0)
         } else {
             since
@@ -49,20 +49,20 @@ impl Wanted {
     }
 }
 
-/// What comes next.
+/// The next item.
 #[derive(Debug)]
 pub(crate) enum Next {
     Message(Found),
-    /// A channel that is not read, and why: a closed set, stable.
+    /// A channel that is not read, and the reason, from a stable set.
     Skipped {
         channel_id: String,
         reason: &'static str,
     },
-    /// What was known is not used, and why.
+    /// The bookmarks are ignored, for this reason.
     Restarted {
         reason: &'static str,
     },
-    /// A page was handed out: bring the archive to the disk, then call [`Workspace::checkpoint`].
+    /// A page is complete: sync the archive, then call [`Workspace::checkpoint`].
     Due,
 }
 
@@ -73,7 +73,7 @@ pub(crate) struct Workspace<'a> {
     team: String,
     people: People,
     channels: VecDeque<Rc<Channel>>,
-    /// To be said before anything else.
+    /// Items to return before anything else.
     told: VecDeque<Next>,
     total: u64,
     open: Option<Open>,
@@ -82,26 +82,26 @@ pub(crate) struct Workspace<'a> {
     archived: usize,
 }
 
-/// The channel that is read now.
+/// The channel being read.
 struct Open {
     channel: Rc<Channel>,
     bookmark: Bookmark,
-    /// Answers from here on are new.
+    /// Replies from this time on are new.
     known: Option<i64>,
-    /// What an earlier run left half read comes first, and then what is new.
+    /// Ranges to read: those that an earlier run left incomplete first, then the new one.
     is_resumed: bool,
-    /// Where the next page is, of those before this time. Empty: not asked for yet.
+    /// Cursor of the next page before this time. Empty: not requested yet.
     cursor: String,
     latest: i64,
-    /// Messages and threads of the page, in the order of time.
+    /// Messages and threads of the page, in order of time.
     page: VecDeque<Piece>,
-    /// Where the page begins, and whether one is below it.
+    /// Start of the page, and whether there is another page before it.
     bottom: Option<(i64, bool)>,
 }
 
 enum Piece {
     Message(Map<String, Value>),
-    /// The answers to the message of this `ts`, from this cursor on.
+    /// The replies to the message with this `ts`, starting at this cursor.
     Thread {
         ts: String,
         cursor: String,
@@ -109,14 +109,14 @@ enum Piece {
 }
 
 impl<'a> Workspace<'a> {
-    /// Shows the token, and lists people and channels.
+    /// Checks the token, and lists users and channels.
     pub(crate) fn open(api: Api<'a>, wanted: Wanted, file: PathBuf) -> Result<Self, ApiError> {
         let me = api.call("auth.test", &[])?;
         let team = me["team_id"].as_str().unwrap_or_default().to_owned();
         let people: People = match api.all("users.list", &[], "members") {
             Ok(people) => people.iter().filter_map(person).collect(),
             Err(ApiError::Scope { .. }) => {
-                tracing::warn!("the token has no scope users:read: messages are without the names of people");
+                tracing::warn!("the token lacks the scope users:read: messages will not include user names");
                 People::new()
             }
             Err(error) => return Err(error),
@@ -165,18 +165,18 @@ impl<'a> Workspace<'a> {
         Ok(())
     }
 
-    /// Who is who.
+    /// Returns the users.
     pub(crate) fn people(&self) -> &People {
         &self.people
     }
 
-    /// Channels read, of how many.
+    /// Returns the number of channels read, and the total.
     pub(crate) fn progress(&self) -> (u64, u64) {
         let left = self.channels.len() as u64 + u64::from(self.open.is_some());
         (self.total.saturating_sub(left), self.total)
     }
 
-    /// Reads the bookmarks. The archive is locked now, and has so many messages.
+    /// Reads the bookmarks. The archive is now locked and has this number of messages.
     pub(crate) fn start(&mut self, archived: usize) -> Result<(), ApiError> {
         let (bookmarks, distrust) = Bookmarks::open(self.file.clone(), self.team.clone(), archived)?;
         self.bookmarks = Some(bookmarks);
@@ -185,7 +185,7 @@ impl<'a> Workspace<'a> {
         Ok(())
     }
 
-    /// All that was handed out before is on the disk, in an archive of so many messages.
+    /// Reports that everything returned so far is on disk, in an archive with this number of messages.
     pub(crate) fn checkpoint(&mut self, archived: usize) -> Result<(), ApiError> {
         self.archived = archived;
         match (&self.open, &mut self.bookmarks) {
@@ -194,7 +194,7 @@ impl<'a> Workspace<'a> {
         }
     }
 
-    /// The next message. `None` at the end.
+    /// Returns the next item. `None` at the end.
     pub(crate) fn next(&mut self) -> Result<Option<Next>, ApiError> {
         loop {
             if let Some(next) = self.told.pop_front() {
@@ -228,7 +228,7 @@ impl<'a> Workspace<'a> {
         }
     }
 
-    /// Decides where to begin: where the last run came to, unless more is asked for than that has read.
+    /// Decides where to start: at the bookmark, unless the window starts before the range that has been read.
     fn begin(&self, channel: Rc<Channel>) -> Open {
         let since = self.wanted.window.since.map(|at| at.timestamp_micros());
         let usable = |bookmark: &&Bookmark| match (bookmark.from, since) {
@@ -247,7 +247,7 @@ impl<'a> Workspace<'a> {
         Open { channel, bookmark, known, is_resumed, cursor: String::new(), latest: 0, page: VecDeque::new(), bottom: None }
     }
 
-    /// Goes below the page that was handed out, and fetches the next one. Answers with whether there is more of the channel.
+    /// Moves the bookmark to the start of the page, and fetches the next page. Returns whether the channel has more.
     fn page(&mut self) -> Result<bool, ApiError> {
         let Some(open) = &mut self.open else { return Ok(false) };
         let Some(rising) = &mut open.bookmark.rising else { return Ok(false) };
@@ -280,11 +280,11 @@ impl<'a> Workspace<'a> {
         let times: Vec<i64> = messages.iter().filter_map(|m| micros(&m["ts"])).collect();
         let bottom = times.iter().min().copied();
         if has_more && open.cursor.is_empty() && bottom.is_none_or(|bottom| bottom >= rising.at) {
-            // More of nothing would be asked for for ever.
+            // An empty page with a cursor would be requested forever.
             return Err(self.api.garbled("conversations.history"));
         }
         if rising.at == rising.high {
-            // What Slack calls now, not this machine: nothing that comes yet is before it.
+            // Use Slack's clock, not this host's: no later message can be older than this.
             rising.high = times.iter().max().map_or(open.bookmark.to.max(rising.low.unwrap_or(0)), |newest| newest + 1);
             rising.at = rising.high;
         }
@@ -307,12 +307,12 @@ impl<'a> Workspace<'a> {
         Ok(true)
     }
 
-    /// Fetches a page of a thread, in front of what is there.
+    /// Fetches a page of a thread and puts it before the remaining items.
     fn thread(&mut self, ts: &str, cursor: &str) -> Result<bool, ApiError> {
         let Some(open) = &mut self.open else { return Ok(false) };
         let params = [("channel", open.channel.id.as_str()), ("ts", ts), ("limit", PAGE), ("cursor", cursor)];
         let mut answer = match self.api.call("conversations.replies", &params) {
-            // Deleted since.
+            // Deleted in the meantime.
             Err(ApiError::Refused { error, .. }) if error == "thread_not_found" => return Ok(true),
             answer => answer?,
         };
@@ -326,7 +326,7 @@ impl<'a> Workspace<'a> {
         }
         for message in messages.into_iter().rev() {
             let Value::Object(message) = message else { return Err(self.api.garbled("conversations.replies")) };
-            // The first of each page is what is answered.
+            // The first message of each page is the parent.
             if message.get("ts").and_then(Value::as_str) != Some(ts) {
                 open.page.push_front(Piece::Message(message));
             }
@@ -339,7 +339,7 @@ fn micros(ts: &Value) -> Option<i64> {
     time(ts.as_str()?).map(|at| at.timestamp_micros())
 }
 
-/// A time as Slack has it.
+/// Formats a time as Slack does.
 fn spelled(micros: i64) -> String {
     DateTime::from_timestamp_micros(micros.max(0))
         .map_or_else(String::new, |at| format!("{}.{:06}", at.timestamp(), at.timestamp_subsec_micros()))

@@ -1,12 +1,12 @@
-//! A Maildir: one file a message, in `new/` (not seen yet) and `cur/` (flags in the name). Folders inside it (`.Sent`) are
-//! Maildirs of their own, and not read.
+//! A Maildir: one file per message, in `new/` (unseen) and `cur/` (flags in the name). Folders inside it (`.Sent`) are
+//! separate Maildirs and are not read.
 
 use super::{Entry, Fault, MAX_MESSAGE, Place, SourceError};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// The files of a Maildir as they were when it was opened, sorted: two runs take them in the same order.
+/// The files of a Maildir when it was opened, sorted so that every run reads them in the same order.
 pub(crate) struct Maildir {
     root: PathBuf,
     /// Directory and name of each file.
@@ -26,7 +26,7 @@ impl Maildir {
             let mut names = Vec::new();
             for entry in fs::read_dir(&path).map_err(|e| SourceError::open(&path, e))? {
                 let name = entry.map_err(|e| SourceError::open(&path, e))?.file_name();
-                // Servers keep their own files there, all hidden.
+                // Servers store their own hidden files there.
                 if !name.as_encoded_bytes().starts_with(b".") {
                     names.push(name);
                 }
@@ -37,7 +37,7 @@ impl Maildir {
         Ok(Self { root: root.to_owned(), files: files.into_iter(), max_message: MAX_MESSAGE })
     }
 
-    /// The next message; see [`Source::next`](super::Source::next).
+    /// Returns the next message, see [`Source::next`](super::Source::next).
     pub(crate) fn next(&mut self, raw: &mut Vec<u8>) -> Option<Entry> {
         raw.clear();
         let (directory, name) = self.files.next()?;
@@ -72,7 +72,7 @@ fn read(path: &Path, raw: &mut Vec<u8>, max: usize) -> Result<(), Fault> {
     if metadata.len() > max as u64 {
         return Err(Fault::TooLarge);
     }
-    // A file that grows while it is read is cut off by the limit, not by memory.
+    // Read with a limit, in case the file grows.
     let file = File::open(path).map_err(|e| fault(&e))?;
     file.take(max as u64 + 1).read_to_end(raw).map_err(|e| fault(&e))?;
     match raw.len() {
@@ -82,12 +82,12 @@ fn read(path: &Path, raw: &mut Vec<u8>, max: usize) -> Result<(), Fault> {
     }
 }
 
-/// The letters behind `:2,` of a file name.
+/// Returns the letters after `:2,` in a file name.
 fn flags(name: &str) -> &str {
     name.rsplit_once(":2,").map_or("", |(_, flags)| flags)
 }
 
-/// What a directory that is no Maildir holds that could have been meant: Takeout's unpacked directory, most of the time.
+/// Suggests what may have been meant by a directory that is not a Maildir, usually the unpacked Takeout directory.
 fn hint(root: &Path) -> String {
     let mboxes = |directory: &Path| -> Vec<String> {
         let entries = fs::read_dir(root.join(directory)).into_iter().flatten().flatten();
@@ -100,9 +100,9 @@ fn hint(root: &Path) -> String {
     };
     let found = ["", "Mail", "Takeout/Mail"].iter().map(|directory| mboxes(Path::new(directory))).find(|names| !names.is_empty());
     match found.as_deref() {
-        Some([one]) => format!("there is `{one}`: give that"),
-        Some([first, rest @ ..]) => format!("there is `{first}` and {} more such: give one of them", rest.len()),
-        _ => "give the directory that has both, or an mbox file".into(),
+        Some([one]) => format!("use `{one}` in it"),
+        Some([first, rest @ ..]) => format!("use `{first}` or one of {} others in it", rest.len()),
+        _ => "use the directory that contains both, or an mbox file".into(),
     }
 }
 
@@ -120,7 +120,7 @@ mod tests {
         dir
     }
 
-    /// Name, flags, fault and bytes of a message.
+    /// Returns name, flags, fault and bytes of each message.
     type Found = (String, Option<String>, Option<Fault>, Vec<u8>);
 
     fn all(mut maildir: Maildir) -> Vec<Found> {

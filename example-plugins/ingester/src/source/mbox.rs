@@ -1,29 +1,29 @@
-//! An mbox file, read as a stream: the mboxrd dialect that Google Takeout writes.
+//! An mbox file, read as a stream, in the mboxrd dialect of Google Takeout.
 //!
-//! - A message starts behind a line `From …` at the start of the file or after an empty line. Takeout's is
-//!   `From 1754173012221210512@xxx Thu Jan 05 09:09:08 +0000 2023`.
-//! - Of a line `>From …`, `>>From …` one `>` is taken away.
-//! - The empty line before the next separator, or before the end of the file, belongs to the file and not to the message.
-//! - Lines end in LF or CRLF, also mixed, and keep their ends.
+//! - A message starts after a line `From …` at the start of the file or after an empty line. Takeout writes `From
+//!   1754173012221210512@xxx Thu Jan 05 09:09:08 +0000 2023`.
+//! - One `>` is removed from lines `>From …`, `>>From …`.
+//! - The empty line before the next separator or before the end of the file is not part of the message.
+//! - Lines end in LF or CRLF, possibly mixed, and keep their line endings.
 //!
-//! Not mail-parser's reader of mailboxes: it holds messages of any size, splits at every `From `, and does not say where
-//! in the file it is.
+//! mail-parser's mailbox reader is not used: it reads messages of any size into memory, splits at every `From `, and does not
+//! provide offsets.
 
 use super::{Entry, Fault, MAX_MESSAGE, Place, SourceError};
 use lorchestra_plugin_api::chrono::{DateTime, NaiveDateTime, Utc};
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-/// Of a longer line, this much is read at once. A line may be as long as a message, and longer.
+/// Maximum length of a line that is read at once. A line may be as long as a message, or longer.
 const CHUNK: u64 = 64 << 10;
 
-/// A reader at a separator line, or at the end.
+/// A reader positioned at a separator line or at the end.
 pub(crate) struct Mbox<R> {
     path: PathBuf,
     reader: BufReader<R>,
-    /// Bytes read so far.
+    /// Number of bytes read so far.
     offset: u64,
-    /// The separator in front of the next message.
+    /// The separator before the next message.
     separator: Option<Separator>,
     chunk: Vec<u8>,
     max_message: usize,
@@ -47,24 +47,24 @@ impl<R: Read> Mbox<R> {
         match mbox.chunk.as_slice() {
             [] => Err(SourceError::Empty { path: path.to_owned() }),
             line if has_bare_cr(line) => {
-                not_an_mbox("a file whose lines end in CR alone", "a copy whose lines end in LF: tr '\\r' '\\n' <old >new")
+                not_an_mbox("a file with CR line endings", "a copy whose lines end in LF: tr '\\r' '\\n' <old >new")
             }
             line if line.starts_with(b"From ") => {
                 mbox.separator = Some(mbox.take_separator(0)?);
                 Ok(mbox)
             }
-            line if line.starts_with(b"PK\x03\x04") => not_an_mbox("a zip archive", "the mbox file that is packed in it"),
-            line if line.starts_with(b"\x1f\x8b") => not_an_mbox("a gzip archive", "the mbox file that is packed in it"),
-            _ => not_an_mbox("no mbox file, its first line does not start with `From `", "an mbox file or a Maildir"),
+            line if line.starts_with(b"PK\x03\x04") => not_an_mbox("a zip archive", "the mbox file inside it"),
+            line if line.starts_with(b"\x1f\x8b") => not_an_mbox("a gzip archive", "the mbox file inside it"),
+            _ => not_an_mbox("not an mbox file: its first line does not start with `From `", "an mbox file or a Maildir"),
         }
     }
 
-    /// The next message; see [`Source::next`](super::Source::next).
+    /// Returns the next message, see [`Source::next`](super::Source::next).
     pub(crate) fn next(&mut self, raw: &mut Vec<u8>) -> Result<Option<Entry>, SourceError> {
         raw.clear();
         let Some(Separator { offset, received }) = self.separator.take() else { return Ok(None) };
         let mut at_line_start = true;
-        // The line before, its end included, if it was empty: it is the separator's, should one follow.
+        // The previous line with its line ending, if it was empty: it belongs to the separator if one follows.
         let mut empty_line: &[u8] = b"";
         let mut too_large = false;
         loop {
@@ -78,7 +78,7 @@ impl<R: Read> Mbox<R> {
                 break;
             }
             let line = if at_line_start { unquoted(&self.chunk) } else { &self.chunk };
-            // The empty line at the end comes off again, so it does not count.
+            // The empty line at the end is removed again, so it is not counted.
             if raw.len() + line.len() > self.max_message + 2 {
                 too_large = true;
             }
@@ -108,7 +108,7 @@ impl<R: Read> Mbox<R> {
         Ok(Some(Entry { place: Place::Offset(offset), received, flags: None, labels: None, is_whole: true, fault }))
     }
 
-    /// Makes the chunk that was read a separator, and skips the rest of its line.
+    /// Parses the chunk as a separator, and skips the rest of its line.
     fn take_separator(&mut self, offset: u64) -> Result<Separator, SourceError> {
         let received = received(&self.chunk);
         while !self.chunk.is_empty() && !self.chunk.ends_with(b"\n") {
@@ -117,7 +117,7 @@ impl<R: Read> Mbox<R> {
         Ok(Separator { offset, received })
     }
 
-    /// Reads a line, or as much of it as fits: empty at the end of the file.
+    /// Reads a line, or as much of it as fits. Empty at the end of the file.
     fn read_chunk(&mut self) -> Result<(), SourceError> {
         self.chunk.clear();
         match self.reader.by_ref().take(CHUNK).read_until(b'\n', &mut self.chunk) {
@@ -134,18 +134,19 @@ impl<R: Read> Mbox<R> {
     }
 }
 
-/// Whether there is a CR before the line's end. It would be read as one line, and a mailbox of such lines as one empty message.
+/// Returns whether there is a CR before the end of the line. A file with CR line endings would look like one line, and so like
+/// one empty message.
 fn has_bare_cr(line: &[u8]) -> bool {
     line.strip_suffix(b"\n").map_or(line, |line| line.strip_suffix(b"\r").unwrap_or(line)).contains(&b'\r')
 }
 
-/// A line without the `>` that protects a `From ` in it.
+/// Returns a line without the `>` that escapes `From `.
 fn unquoted(line: &[u8]) -> &[u8] {
     let quotes = line.iter().take_while(|&&b| b == b'>').count();
     if quotes > 0 && line[quotes..].starts_with(b"From ") { &line[1..] } else { line }
 }
 
-/// The date of a separator line: `From id@xxx Thu Jan 05 09:09:08 +0000 2023`, or without a zone, which means UTC.
+/// Parses the date of a separator line: `From id@xxx Thu Jan 05 09:09:08 +0000 2023`, or without a zone, which means UTC.
 fn received(line: &[u8]) -> Option<DateTime<Utc>> {
     let line = std::str::from_utf8(line).ok()?;
     let words: Vec<&str> = line.split_ascii_whitespace().skip(2).collect();
@@ -164,7 +165,7 @@ mod tests {
         Mbox::with(Path::new("test.mbox"), BufReader::with_capacity(buffer, reader), 10_000).unwrap()
     }
 
-    /// Offset, fault and bytes of each message.
+    /// Returns offset, fault and bytes of each message.
     fn all<R: Read>(mut mbox: Mbox<R>) -> Vec<(u64, Option<Fault>, Vec<u8>)> {
         let mut found = Vec::new();
         let mut raw = b"left over".to_vec();
@@ -201,12 +202,12 @@ mod tests {
         let text = "From a\nSubject: x\nFrom me\n\nHello\nFrom here on\n > From\n\nfrom below\n\nFROM x\n\nFromage\n";
         assert_eq!(messages(text).len(), 1);
         assert_eq!(messages("From a\n\nFrom b\n").len(), 2, "a message may be empty");
-        // An empty line with CR alone or blanks in it is not empty.
+        // A line with only a CR or spaces is not empty.
         assert_eq!(messages("From a\nx\n \nFrom b\n\r \nFrom c\n").len(), 1);
     }
 
     #[test]
-    fn one_quote_is_taken_away() {
+    fn one_quote_is_removed() {
         let text = "From a\n>From head\n\n>From x\n>>From y\n> From z\n>from q\n>\n>>From\n>From ";
         assert_eq!(messages(text), ["From head\n\nFrom x\n>From y\n> From z\n>from q\n>\n>>From\nFrom "]);
     }
@@ -215,8 +216,8 @@ mod tests {
     fn lines_that_end_in_cr_alone_are_refused() {
         let open = |text: &str| Mbox::open(Path::new("mac.mbox"), text.as_bytes()).err().map(|error| error.to_string());
         for text in ["From a\rA: 1\r\rbody\r\rFrom b\rB: 2\r", "From a\r", "From a\rA: 1\n\nbody\n"] {
-            let refused = "mac.mbox: is a file whose lines end in CR alone; \
-                           give --source a copy whose lines end in LF: tr '\\r' '\\n' <old >new";
+            let refused = "mac.mbox: is a file with CR line endings; \
+                           set --source to a copy whose lines end in LF: tr '\\r' '\\n' <old >new";
             assert_eq!(open(text).as_deref(), Some(refused), "{text:?}");
         }
         for text in ["From a\r\nA: 1\r\n", "From a\nA: \r 1\n", "From a"] {
@@ -276,7 +277,7 @@ mod tests {
         }
     }
 
-    /// Hands out pieces of random lengths, with interruptions in between.
+    /// Returns pieces of random lengths, with interruptions in between.
     struct Ragged<'a> {
         rest: &'a [u8],
         random: u64,

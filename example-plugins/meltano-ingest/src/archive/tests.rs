@@ -1,4 +1,4 @@
-//! What is kept and what is taken away, in one process: an archive that is dropped is one whose run was killed.
+//! What is stored and what is removed, in one process: dropping an archive simulates a killed run.
 
 use super::*;
 use std::fs;
@@ -43,11 +43,11 @@ fn records_are_kept_up_to_the_last_state() {
         record(&mut archive, "a", None, 3);
         archive.set_aside(b"{}").unwrap();
         if killed {
-            // As far as it came to the disk.
+            // Everything that reached the disk.
             archive.streams[0].sync().unwrap();
             assert_eq!(read(dir.path(), "a.jsonl"), "1 3 ");
         } else {
-            assert_eq!(archive.give_up().unwrap(), Some(8 + 3));
+            assert_eq!(archive.roll_back().unwrap(), Some(8 + 3));
             assert_eq!(archive.streams[0].counts.records, 1, "what is kept is counted");
         }
         drop(archive);
@@ -91,7 +91,7 @@ fn a_new_version_waits_and_then_takes_the_place_of_the_old_one() {
     let dir = tempfile::tempdir().unwrap();
     let mut archive = Archive::open_with(dir.path(), NEVER).unwrap();
     archive.begin_stream("a").unwrap();
-    // Nothing to replace: it is active at once.
+    // Nothing to replace: it is active immediately.
     record(&mut archive, "a", Some(5), 1);
     archive.finish().unwrap();
     for n in [2, 3] {
@@ -105,7 +105,7 @@ fn a_new_version_waits_and_then_takes_the_place_of_the_old_one() {
     assert!(archive.take_activated().is_empty());
     drop(archive);
 
-    // Killed, in a run that went on with the new version.
+    // Killed in a run that continued with the new version.
     let mut archive = Archive::open_with(dir.path(), NEVER).unwrap();
     archive.begin_stream("a").unwrap();
     record(&mut archive, "a", Some(7), 5);
@@ -116,7 +116,7 @@ fn a_new_version_waits_and_then_takes_the_place_of_the_old_one() {
     let mut archive = Archive::open_with(dir.path(), NEVER).unwrap();
     record(&mut archive, "a", Some(7), 6);
     archive.activate("a", 7).unwrap();
-    // Without a version: where the reader will look.
+    // Without a version: the active file.
     record(&mut archive, "a", None, 7);
     archive.mark(&raw("2")).unwrap();
     assert_eq!(archive.take_activated(), [Activated { stream: "a".into(), version: 7, retired: 16 }]);
@@ -161,7 +161,7 @@ fn files_that_are_no_longer_as_they_were() {
     assert_eq!(read(dir.path(), "a.jsonl"), "2 ", "taken away by a reader: begins anew");
     fs::write(&path, "").unwrap();
     let error = run(3).unwrap_err();
-    assert!(error.is_permanent() && error.to_string().contains("has 0 bytes, and 8 belong to"), "{error}");
+    assert!(error.is_permanent() && error.to_string().contains("has 0 bytes, but 8 belong to"), "{error}");
     fs::write(&path, "{\"n\":2}\n").unwrap();
 
     fs::write(dir.path().join("state.json"), "{}").unwrap();
@@ -176,7 +176,7 @@ fn files_that_are_no_longer_as_they_were() {
 }
 
 #[test]
-fn a_file_that_was_taken_away_begins_anew_also_after_a_run_that_keeps_nothing() {
+fn a_file_moved_away_is_recreated_even_after_a_failed_run() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let mut archive = Archive::open(dir.path()).unwrap();
@@ -188,7 +188,7 @@ fn a_file_that_was_taken_away_begins_anew_also_after_a_run_that_keeps_nothing() 
     drop(archive);
     for name in ["a.jsonl", "a~7.jsonl", SET_ASIDE] {
         fs::remove_file(path(name)).unwrap();
-        // Killed before it kept anything.
+        // Killed before anything was stored.
         drop(Archive::open(dir.path()).unwrap());
         assert_eq!(read(dir.path(), name), "", "{name}");
     }
@@ -210,12 +210,12 @@ fn what_a_checkpoint_speaks_of_is_not_cut_when_a_later_step_fails() {
     archive.finish().unwrap();
     record(&mut archive, "a", Some(7), 3);
     archive.activate("a", 7).unwrap();
-    // The new version cannot take the place of the old one: a directory is there.
+    // The new version cannot replace the old one, because a directory is in the way.
     fs::rename(dir.path().join("a.jsonl"), dir.path().join("away")).unwrap();
     fs::create_dir_all(dir.path().join("a.jsonl/in-the-way")).unwrap();
     archive.mark(&raw("3")).unwrap_err();
     record(&mut archive, "a", Some(7), 4);
-    let _ = archive.give_up();
+    let _ = archive.roll_back();
     drop(archive);
     fs::remove_dir_all(dir.path().join("a.jsonl")).unwrap();
     fs::rename(dir.path().join("away"), dir.path().join("a.jsonl")).unwrap();
@@ -224,7 +224,7 @@ fn what_a_checkpoint_speaks_of_is_not_cut_when_a_later_step_fails() {
 }
 
 #[test]
-fn a_second_run_is_told_to_wait() {
+fn a_second_run_fails() {
     let dir = tempfile::tempdir().unwrap();
     let first = Archive::open(dir.path()).unwrap();
     let error = Archive::open(dir.path()).unwrap_err();

@@ -1,4 +1,4 @@
-//! Runs of small taps, written in sh.
+//! Runs of small taps, written as shell scripts.
 
 use crate::run_tap;
 use lorchestra_plugin_api::serde_json::{self, Value, json};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 const SCHEMA: &str = r#"{"type":"SCHEMA","stream":"a","schema":{"properties":{"n":{}}},"key_properties":["n"]}"#;
 
-/// A tap that writes these lines and then does this. `$@` are its arguments.
+/// A tap that prints these lines and then runs this command. `$@` are its arguments.
 fn tap(lines: &[&str], then: &str, dir: &TempDir) -> Test {
     let script = format!("cat <<'END'\n{}\nEND\n{then}", lines.join("\n"));
     let job = testing::job::<run_tap>().package("meltano-ingest").data(dir);
@@ -64,7 +64,7 @@ fn a_good_tap() {
     assert_eq!(stream["first_extracted"], "2024-01-01T00:00:00Z");
     assert_eq!(ran.events_of("tap.schema.changed").len(), 1, "and not for the same once more");
 
-    // The next run: the kept state is handed back, and what comes is added.
+    // The next run passes the stored state and appends records.
     let other = r#"{"type":"SCHEMA","stream":"a","schema":{"properties":{"m":{}}},"key_properties":["n"]}"#;
     let then =
         r#"[ "$1" = --state ] && [ "$(cat "$2")" = '{"at":2}' ] && echo '{"type":"RECORD","stream":"a","record":{"n":7}}'"#;
@@ -74,14 +74,14 @@ fn a_good_tap() {
     let changed = &ran.event("tap.schema.changed").payload;
     assert_eq!((&changed["added"], &changed["removed"], &changed["first"]), (&json!(["m"]), &json!(["n"]), &json!(false)));
 
-    // A state by hand.
+    // A state given with --state.
     let by_hand = dir.write("by-hand.json", "{\"at\":9}");
     let then = format!("[ \"$2\" = {} ] && echo '{}'", by_hand.display(), rec(8));
     tap(&[SCHEMA], &then, &dir).param("state", &by_hand).run().assert_ok();
     assert_eq!(file(&dir), "1 2 5 6 7 8 ");
 }
 
-/// What Python's json writes, and what taps print between messages.
+/// Output of Python's json module, and text that taps print between messages.
 #[test]
 fn what_is_nearly_a_message_costs_itself_alone() {
     let dir = TempDir::new();
@@ -93,23 +93,23 @@ fn what_is_nearly_a_message_costs_itself_alone() {
     let aside = fs::read_to_string(dir.path().join("meltano-ingest/test/default/set_aside.jsonl")).unwrap();
     assert_eq!(aside, format!("{odd}\n"));
     assert_eq!(ran.event("tap.completed").payload["set_aside"], json!({"not_a_number": 1}));
-    // Nothing is handed back.
+    // No state is passed.
     tap(&[SCHEMA], "[ -z \"$1\" ] || exit 9", &dir).run().assert_ok();
 }
 
 #[test]
-fn each_failure_has_its_cause_and_leaves_what_belongs_to_a_state() {
+fn each_failure_has_its_cause_and_keeps_complete_transactions() {
     let long = "exec sleep 100";
     let cases: [(&[&str], &str, &str, bool); 10] = [
         (&[], "exit 3", "test failed (exit status: 3) after 4 messages; it wrote nothing to standard error", false),
         (
             &[],
             "echo 'Unauthorized for hunter2hunter2' >&2; echo >&2; exit 1",
-            "test failed (exit status: 1) after 4 messages; its output is in the log of this run",
+            "test failed (exit status: 1) after 4 messages; see its output in the log of this run",
             false,
         ),
         (&[], "kill -9 $$", "test failed (signal: 9 (SIGKILL)) after 4 messages", false),
-        (&["Traceback (most recent call last):"], long, "test: line 5 of its output is not JSON; the line is in the log", false),
+        (&["Traceback (most recent call last):"], long, "test: line 5 of its output is not JSON; see the line in the log", false),
         (&["{\"a\":1}"], long, "test: line 5 of its output is JSON, but not a Singer message", false),
         (&[r#"{"type":"STATE"}"#], long, "test: line 5 of its output is a STATE message without value", false),
         (
@@ -141,11 +141,11 @@ fn each_failure_has_its_cause_and_leaves_what_belongs_to_a_state() {
 }
 
 #[test]
-fn a_tap_that_is_silent_is_ended() {
+fn an_idle_tap_is_stopped() {
     for then in ["exec sleep 100", "exec 1>&-; exec sleep 100"] {
         let dir = TempDir::new();
         let ran = tap(&[SCHEMA, &rec(1), &state(1), &rec(2)], then, &dir).param("idle", Duration::from_secs(1)).run();
-        ran.assert_retryable("test was silent for 1 s, after 4 messages, and was ended");
+        ran.assert_retryable("stopped test after 1 s without output (4 messages received)");
         assert_eq!(file(&dir), "1 ");
     }
 }
@@ -162,10 +162,10 @@ fn a_tap_that_leaves_its_output_to_another_process_has_ended() {
 }
 
 #[test]
-fn a_run_that_is_told_to_end_ends_the_tap() {
+fn a_cancelled_run_stops_the_tap() {
     let dir = TempDir::new();
     let running = tap(&[&rec(0), SCHEMA, &rec(1)], "exec sleep 100", &dir).start();
     running.wait_for("tap.schema.changed").cancel();
-    running.wait().assert_retryable("what was kept is complete, run the job again to go on");
+    running.wait().assert_retryable("everything up to the last state is saved, run the job again to continue");
     assert_eq!(file(&dir), "");
 }

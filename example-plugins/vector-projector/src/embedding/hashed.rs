@@ -1,34 +1,33 @@
-//! Vectors without a model: the words of a text and the runs of three characters in them, each hashed to one place of the vector. Talks
-//! to nobody.
+//! Vectors without a model: each word of a text, and each sequence of three characters in a word, is hashed to one dimension.
 //!
-//! **Lexical, not semantic**: texts that share words, parts of words or misspelt words are near to each other; "car" and "automobile"
-//! are not. That needs no network and no memory between documents, and is the same on every machine.
+//! **Lexical, not semantic**: texts that share words, parts of words or misspelled words are similar; "car" and "automobile"
+//! are not. This needs no network and no state between documents, and gives the same result on every machine.
 
 use super::Vector;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// Numbers of a vector.
+/// Number of dimensions.
 const DIMENSION: usize = 512;
-/// Changes when the same text becomes another vector.
+/// Changes when the same text gets another vector.
 pub(super) const NAME: &str = "hashed-words-and-trigrams/1/512";
-/// Three times what two texts without anything in common have by chance.
-pub(super) const NEAR: f64 = 0.15;
-/// Characters of a word that are looked at.
+/// Three times the similarity that unrelated texts have by chance.
+pub(super) const MIN_SIMILARITY: f64 = 0.15;
+/// Maximum number of characters of a word that are used.
 const WORD: usize = 40;
 
-/// One vector of texts, each with its weight; all zeros where there is no word.
+/// Returns the vector of weighted texts; all zeros if there are no words.
 pub(super) fn vector(texts: &[(&str, f32)]) -> Vector {
     let mut features: HashMap<u64, f32, BuildHasherDefault<AsItIs>> = HashMap::default();
     let mut word: Vec<char> = Vec::with_capacity(WORD + 2);
     for (text, weight) in texts {
         for piece in text.split(|c: char| !c.is_alphanumeric()).filter(|piece| !piece.is_empty()) {
             word.clear();
-            // Where a word begins and ends is a character of it.
+            // The start and the end of a word count as characters.
             word.push('^');
             word.extend(piece.chars().flat_map(char::to_lowercase).take(WORD));
             word.push('$');
-            // The short ones are in every text of a language.
+            // Short words occur in every text of a language.
             let weight = if word.len() <= 5 { weight * 0.3 } else { *weight };
             *features.entry(hash(&word)).or_default() += weight;
             let count = (word.len() - 2) as f32;
@@ -39,16 +38,16 @@ pub(super) fn vector(texts: &[(&str, f32)]) -> Vector {
     }
     let mut sums = [0f32; DIMENSION];
     for (feature, weight) in features {
-        // A word of a hundred times says little more than one of ten times.
+        // A word that occurs a hundred times means little more than one that occurs ten times.
         let value = weight.ln_1p();
         let place = usize::try_from(feature % DIMENSION as u64).unwrap_or(0);
-        // What meets in one place does not add up.
+        // With random signs, colliding hashes cancel out instead of adding up.
         sums[place] += if feature >> 63 == 0 { value } else { -value };
     }
-    Vector::towards(&sums)
+    Vector::normalized(&sums)
 }
 
-/// FNV-1a, mixed: the same for ever, which the standard library's is not.
+/// FNV-1a with mixing: stable across versions, unlike the standard library's hash.
 fn hash(characters: &[char]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for &character in characters {

@@ -1,9 +1,9 @@
-//! A static embedding model: a table with a vector for each word piece, and the tokenizer that finds the pieces of a text. The vector of a
-//! text is the mean of those of its pieces, so no other word changes what a word means; it needs neither a network nor a graphics card.
-//! Talks to the file system, once, when it is loaded.
+//! A static embedding model: a table with a vector for each token, and a tokenizer. The vector of a text is the mean of its
+//! tokens' vectors, so the meaning of a word does not depend on its context, and neither a network nor a GPU is needed. The
+//! model is loaded once.
 //!
-//! As such models are shipped: `model.safetensors` and `tokenizer.json` in one directory (model2vec, sentence-transformers), or one file
-//! of each kind in it or in directories in it (wordllama's wheel).
+//! Supports the usual layouts: `model.safetensors` and `tokenizer.json` in one directory (model2vec, sentence-transformers),
+//! or one file of each kind in it or in its subdirectories (wordllama's wheel).
 
 use super::Vector;
 use half::slice::HalfFloatSliceExt;
@@ -19,57 +19,57 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use tokenizers::Tokenizer;
 
-/// Measured with wordllama's 256 numbers on 33 queries for one of 21 mails each, nearly all without a word of it. Of the right pairs, 29
-/// are nearer; of the 660 others, whose cosine is 0.00 ± 0.07, 23.
-pub(super) const NEAR: f64 = 0.15;
-/// The name begins with it; changes when the same text becomes another vector of the same model.
+/// Measured with wordllama's 256 dimensions on 33 queries for one of 21 mails each, nearly all without a common word: 29 of
+/// the 33 right pairs exceed it, and 23 of the 660 other pairs, whose cosine is 0.00 ± 0.07.
+pub(super) const MIN_SIMILARITY: f64 = 0.15;
+/// Prefix of the name; changes when the same text gets another vector with the same model.
 const METHOD: &str = "static/1";
-/// What libraries call the table.
+/// Names of the table in common libraries.
 const TABLES: [&str; 2] = ["embeddings", "embedding.weight"];
-/// Numbers of a vector, at most: what is longer is no embedding.
-const MOST_NUMBERS: usize = 8192;
-/// Bytes of a file, at most: it is read into memory.
-const MOST_BYTES: u64 = 2 << 30;
+/// Maximum number of dimensions. No embedding has more.
+const MAX_DIMENSIONS: usize = 8192;
+/// Maximum size of a file in bytes, because it is read into memory.
+const MAX_BYTES: u64 = 2 << 30;
 
-const WHAT: &str = "give --model a directory with model.safetensors and tokenizer.json of a static embedding model";
+const WHAT: &str = "set --model to a directory with model.safetensors and tokenizer.json of a static embedding model";
 
 /// Why a model cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ModelError {
-    #[error("{}: there is no such directory; {WHAT}", .0.display())]
+    #[error("{}: no such directory; {WHAT}", .0.display())]
     Missing(PathBuf),
-    #[error("{}: is no directory; {WHAT}", .0.display())]
+    #[error("{}: is not a directory; {WHAT}", .0.display())]
     NotADirectory(PathBuf),
-    #[error("{}: reading failed; see that it is readable for the user who runs the job", .path.display())]
+    #[error("{}: reading failed; check that the user running the job may read it", .path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("{}: has no {kind}; {WHAT}", .dir.display())]
     NoFile { dir: PathBuf, kind: &'static str },
-    #[error("{}: which file is its {wanted}, {}? {WHAT}", .dir.display(), .among.join(" or "))]
+    #[error("{}: cannot choose its {wanted}: {}; {WHAT}", .dir.display(), .among.join(" or "))]
     ManyFiles { dir: PathBuf, wanted: &'static str, among: Vec<String> },
-    #[error("{}: has more than {} GiB, which no static embedding model has; {WHAT}", .0.display(), MOST_BYTES >> 30)]
+    #[error("{}: is larger than {} GiB, too large for a static embedding model; {WHAT}", .0.display(), MAX_BYTES >> 30)]
     Large(PathBuf),
-    #[error("{}: is no whole safetensors file ({reason}); copy it there again", .path.display())]
+    #[error("{}: is not a complete safetensors file ({reason}); copy it again", .path.display())]
     NotSafetensors { path: PathBuf, reason: String },
     #[error("{}: has no tensor `embeddings` or `embedding.weight`, but {tensors}; {WHAT}", .path.display())]
     NoTable { path: PathBuf, tensors: String },
-    #[error("{}: has a tensor `{tensor}` beside its table, as models have whose vocabulary is quantised; save the model without that", .path.display())]
+    #[error("{}: has a tensor `{tensor}` for vocabulary quantization, which is not supported; save the model without it", .path.display())]
     Quantised { path: PathBuf, tensor: &'static str },
-    #[error("{}: its table has the shape {shape:?}, not word pieces × 1 to {MOST_NUMBERS} numbers; {WHAT}", .path.display())]
+    #[error("{}: its embedding table has the shape {shape:?}, expected tokens × 1 to {MAX_DIMENSIONS}; {WHAT}", .path.display())]
     Shape { path: PathBuf, shape: Vec<usize> },
-    #[error("{}: its table has numbers of the type {dtype:?}, not F32, F16, BF16 or I8; save the model with one of those", .path.display())]
+    #[error("{}: its embedding table has the type {dtype:?}, expected F32, F16, BF16 or I8; save the model with one of these", .path.display())]
     Number { path: PathBuf, dtype: Dtype },
-    #[error("{}: is no tokenizer as the library tokenizers writes them ({reason}); take the tokenizer.json that belongs to the model", .path.display())]
+    #[error("{}: is not a tokenizer file of the tokenizers library ({reason}); use the model's own tokenizer.json", .path.display())]
     NotATokenizer { path: PathBuf, reason: String },
     #[error(
-        "{}: has a word piece {id}, and the table of {} has {rows}; take the two files of one model", .path.display(), .table.display()
+        "{}: has a token {id}, but the table of {} has {rows} rows; use two files of the same model", .path.display(), .table.display()
     )]
     OtherVocabulary { path: PathBuf, table: PathBuf, id: u32, rows: usize },
-    #[error("{}: its tokenizer fails on a text ({reason}); take the tokenizer.json that belongs to the model", .dir.display())]
+    #[error("{}: its tokenizer failed ({reason}); use the model's own tokenizer.json", .dir.display())]
     Tokenize { dir: PathBuf, reason: String },
 }
 
 impl ModelError {
-    /// Whether another attempt must end the same way.
+    /// Returns whether a retry would fail in the same way.
     pub(crate) fn is_permanent(&self) -> bool {
         !matches!(self, Self::Read { source, .. } if source.kind() != io::ErrorKind::PermissionDenied)
     }
@@ -77,18 +77,18 @@ impl ModelError {
 
 /// A model in memory.
 pub(crate) struct Model {
-    /// Its real path.
+    /// The real path of its directory.
     pub(super) dir: PathBuf,
-    /// Says what is in both files.
+    /// Hash of both files.
     pub(super) name: String,
     tokenizer: Tokenizer,
-    /// The piece that stands for what is not in the vocabulary: it means nothing.
+    /// The token for unknown words, which has no meaning.
     unknown: Option<u32>,
     table: Table,
 }
 
 impl Model {
-    /// The model of a directory.
+    /// Loads the model of a directory.
     pub(super) fn load(dir: &Path) -> Result<Self, ModelError> {
         let dir = real(dir)?;
         let table_file = file(&dir, "model.safetensors", "model.safetensors, and no other *.safetensors", |name| {
@@ -100,7 +100,7 @@ impl Model {
         let bytes = read(&table_file)?;
         let json = read(&tokenizer_file)?;
         let mut digest = Sha256::new();
-        // Where one ends and the other begins is part of it.
+        // Include the lengths, so that the boundary between the files matters.
         digest.update((bytes.len() as u64).to_le_bytes());
         digest.update(&bytes);
         digest.update(&json);
@@ -110,14 +110,14 @@ impl Model {
             return Err(ModelError::OtherVocabulary { path: tokenizer_file, table: table_file, id, rows: table.rows });
         }
         let mut name = format!("{METHOD}/{}/", table.dimension);
-        // Half of it tells models apart.
+        // Half of the hash is enough to distinguish models.
         for byte in &digest.finalize()[..16] {
             let _ = write!(name, "{byte:02x}");
         }
         Ok(Self { dir, name, tokenizer, unknown, table })
     }
 
-    /// One vector of texts, each with its weight: the mean of the vectors of their pieces.
+    /// Returns the vector of weighted texts: the mean of their tokens' vectors.
     pub(super) fn vector(&self, texts: &[(&str, f32)]) -> Result<Vector, ModelError> {
         let mut sums = vec![0f32; self.table.dimension];
         let mut row = Row::default();
@@ -132,21 +132,21 @@ impl Model {
             }
         }
         // The mean has the same direction as the sum.
-        Ok(Vector::towards(&sums))
+        Ok(Vector::normalized(&sums))
     }
 }
 
-/// The vectors of all pieces, as they are in the file.
+/// The vectors of all tokens, as in the file.
 struct Table {
     bytes: Vec<u8>,
-    /// The place of the numbers in it.
+    /// The position of the numbers in the file.
     place: Range<usize>,
     dtype: Dtype,
     rows: usize,
     dimension: usize,
 }
 
-/// A row on its way to numbers.
+/// Buffer for a row.
 #[derive(Default)]
 struct Row {
     f16: Vec<f16>,
@@ -175,25 +175,25 @@ impl Table {
         if let Some(tensor) = ["mapping", "weights"].into_iter().find(|name| metadata.info(name).is_some()) {
             return Err(ModelError::Quantised { path: path(), tensor });
         }
-        let &[rows, dimension @ 1..=MOST_NUMBERS] = &table.shape[..] else {
+        let &[rows, dimension @ 1..=MAX_DIMENSIONS] = &table.shape[..] else {
             return Err(ModelError::Shape { path: path(), shape: table.shape.clone() });
         };
         if !matches!(table.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::I8) {
             return Err(ModelError::Number { path: path(), dtype: table.dtype });
         }
-        // They count from the end of the header, which comes after its own length.
+        // Offsets count from the end of the header, which follows its own length.
         let begin = size_of::<u64>() + header;
         let place = begin + table.data_offsets.0..begin + table.data_offsets.1;
         let dtype = table.dtype;
         Ok(Self { bytes, place, dtype, rows, dimension })
     }
 
-    /// The vector of a piece; empty if it has none.
+    /// Returns the vector of a token; empty if it has none.
     fn row<'a>(&self, piece: u32, row: &'a mut Row) -> &'a [f32] {
         let length = self.dimension * self.dtype.bitsize() / 8;
         let at = self.place.start + piece as usize * length;
         row.numbers.clear();
-        // A file need not have them where memory wants them.
+        // The numbers in a file may be unaligned.
         let Some(bytes) = self.bytes[..self.place.end].get(at..at + length) else { return &[] };
         let pairs = || bytes.as_chunks::<2>().0.iter();
         match self.dtype {
@@ -216,7 +216,7 @@ impl Table {
     }
 }
 
-/// What is not in `Tokenizer`'s interface for every kind of model.
+/// Settings that `Tokenizer`'s interface does not provide for every kind of model.
 #[derive(Deserialize)]
 struct TokenizerFile {
     model: TokenizerModel,
@@ -231,7 +231,7 @@ struct TokenizerModel {
 fn tokenizer(json: &[u8], path: &Path) -> Result<(Tokenizer, Option<u32>), ModelError> {
     let broken = |reason: String| ModelError::NotATokenizer { path: path.to_owned(), reason: short(&reason) };
     let mut tokenizer = Tokenizer::from_bytes(json).map_err(|error| broken(error.to_string()))?;
-    // They serve batches for networks; here each text is alone, and whole.
+    // Padding and truncation are for batches; here each text is processed alone and completely.
     tokenizer.with_padding(None);
     tokenizer.with_truncation(None).map_err(|error| broken(error.to_string()))?;
     let file: TokenizerFile = serde_json::from_slice(json).map_err(|error| broken(error.to_string()))?;
@@ -248,12 +248,12 @@ fn real(dir: &Path) -> Result<PathBuf, ModelError> {
     if real.is_dir() { Ok(real) } else { Err(ModelError::NotADirectory(dir.to_owned())) }
 }
 
-/// The file of this name, or the only one that fits: in the directory, or else in the directories in it.
+/// Returns the file with this name, or the only file of its kind: in the directory, or otherwise in its subdirectories.
 fn file(dir: &Path, exact: &'static str, kind: &'static str, fits: impl Fn(&str) -> bool) -> Result<PathBuf, ModelError> {
     let (own, below) = entries(dir)?;
     let mut lower = Vec::new();
     for dir in &below {
-        // One that cannot be read may not concern the model.
+        // An unreadable subdirectory may be unrelated to the model.
         lower.extend(entries(dir).map(|(files, _)| files).unwrap_or_default());
     }
     let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -273,7 +273,7 @@ fn file(dir: &Path, exact: &'static str, kind: &'static str, fits: impl Fn(&str)
     Err(ModelError::NoFile { dir: dir.to_owned(), kind })
 }
 
-/// Files and directories of a directory, by name; not the hidden ones.
+/// Lists files and directories by name, without hidden ones.
 fn entries(dir: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), ModelError> {
     let failed = |source| ModelError::Read { path: dir.to_owned(), source };
     let mut files = Vec::new();
@@ -284,7 +284,7 @@ fn entries(dir: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), ModelError> {
             continue;
         }
         let path = entry.path();
-        // Caches have links in the place of files. What is neither is not opened: a pipe would block.
+        // Caches use symbolic links. Other types are not opened, because a pipe would block.
         match fs::metadata(&path) {
             Ok(metadata) if metadata.is_file() => files.push(path),
             Ok(metadata) if metadata.is_dir() => directories.push(path),
@@ -298,13 +298,13 @@ fn entries(dir: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), ModelError> {
 
 fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
     let failed = |source| ModelError::Read { path: path.to_owned(), source };
-    if fs::metadata(path).map_err(failed)?.len() > MOST_BYTES {
+    if fs::metadata(path).map_err(failed)?.len() > MAX_BYTES {
         return Err(ModelError::Large(path.to_owned()));
     }
     fs::read(path).map_err(failed)
 }
 
-/// The beginning of a text that others wrote, on one line.
+/// Returns the start of an untrusted text, on one line.
 fn short(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(120).collect()
 }

@@ -92,7 +92,7 @@ fn meaning_is_found_with_a_model_and_not_without() {
     assert_eq!((&hit["text_rank"], &hit["vector_rank"]), (&json!(null), &json!(1)));
     assert_eq!(found(&dir, "flower", "vector"), ["rose"]);
     assert!(found(&dir, "car", "text").is_empty());
-    // By words first, by meaning too.
+    // By words first, then by meaning.
     assert_eq!(found(&dir, "things car", "both").len(), 2);
     assert!(found(&dir, "unknownword", "both").is_empty());
     let ran = job(&dir, "car").run();
@@ -106,21 +106,19 @@ fn a_search_needs_the_model_of_the_index() {
     let (model, moved) = (dir.path().join("model"), dir.path().join("moved"));
     small_model::write(&model);
     let with = |model: &std::path::Path| job(&dir, "car").param("model", model).run();
-    with(&model).assert_permanent(
-        "the index was made of hashed words, without a model; run vector-projector/index_documents --model DIR",
-    );
+    with(&model).assert_permanent("the index uses hashed words, not a model; run vector-projector/index_documents --model DIR");
     job(&dir, "car").param("model", "none").run().assert_ok();
     index(&dir, &documents).param("model", &model).run().assert_ok();
 
     std::fs::rename(&model, &moved).unwrap();
     let gone = job(&dir, "car").run();
-    gone.assert_permanent("the model that the index was made with cannot be used (--mode text needs none): ");
-    assert!(gone.error().unwrap().contains("model: there is no such directory; give --model a directory"), "{:?}", gone.error());
+    gone.assert_permanent("cannot use the model of the index (--mode text needs no model): ");
+    assert!(gone.error().unwrap().contains("model: no such directory; set --model to a directory"), "{:?}", gone.error());
     assert!(found(&dir, "car", "text").is_empty());
     with(&moved).assert_ok();
     assert_eq!(hits(&dir).len(), 1);
-    with(&dir.path().join("no")).assert_permanent("no: there is no such directory; give --model");
-    job(&dir, "car").param("model", "none").run().assert_permanent("the index was made with another model, which was in ");
+    with(&dir.path().join("no")).assert_permanent("no: no such directory; set --model to");
+    job(&dir, "car").param("model", "none").run().assert_permanent("the index was built with another model, in ");
 
     small_model::write(&model);
     std::fs::write(model.join("model.safetensors"), small_model::table(0.5)).unwrap();
@@ -129,7 +127,7 @@ fn a_search_needs_the_model_of_the_index() {
         .assert_permanent("model: is another model than when the index was made; run vector-projector/index_documents");
     with(&model).assert_permanent("the index was made with another model, which was in ");
     with(&moved).assert_ok();
-    // What is told is what mends it.
+    // The error contains the command that fixes it.
     index(&dir, &documents).run().assert_ok();
     job(&dir, "car").run().assert_ok();
 }
@@ -141,7 +139,7 @@ fn a_search_never_meets_vectors_of_two_models() {
     let wanted = Embedding::load(None, None).unwrap().of_query("invoice kitchen").unwrap();
     let index = Index::to_search(&data_dir).unwrap();
     let made = index.made.clone();
-    // What a run does with another model, while the search goes on.
+    // What a run with another model does during the search.
     let db = rusqlite::Connection::open(data_dir.join("index.db")).unwrap();
     db.execute_batch("BEGIN; UPDATE vectors SET vector = zeroblob(512); UPDATE about SET embedding = 'another'; COMMIT").unwrap();
     let found = |index: &Index| index.by_vector(&wanted, 10, 0.15).unwrap().len();
@@ -152,13 +150,13 @@ fn a_search_never_meets_vectors_of_two_models() {
 }
 
 #[test]
-fn an_index_of_other_vectors_is_told() {
+fn an_index_with_other_vectors_is_an_error() {
     let dir = indexed(&DOCUMENTS);
     let db = rusqlite::Connection::open(dir.path().join("vector-projector/index.db")).unwrap();
     for (change, says) in [
         (
             "UPDATE about SET embedding = 'another'",
-            "was made by another version; run vector-projector/index_documents, it makes it anew",
+            "was created by another version; run vector-projector/index_documents to rebuild it",
         ),
         ("UPDATE about SET embedding = ''", "there is no index yet; run vector-projector/index_documents first"),
     ] {
@@ -173,7 +171,7 @@ fn no_query_is_an_error_of_syntax() {
     for query in [
         "AND",
         "OR OR",
-        "NEAR(",
+        "MIN_SIMILARITY(",
         "a NOT",
         "(",
         "x)",
@@ -199,19 +197,19 @@ fn no_query_is_an_error_of_syntax() {
             let ran = job(&dir, query).param("mode", mode).run();
             match ran.error() {
                 None => {}
-                Some(error) => assert!(error.contains("there is no word in the query"), "{query}: {error}"),
+                Some(error) => assert!(error.contains("the query contains no words"), "{query}: {error}"),
             }
         }
     }
 }
 
 #[test]
-fn what_cannot_be_searched_is_told() {
+fn an_impossible_search_is_an_error() {
     let dir = TempDir::new();
     job(&dir, "x").run().assert_permanent("there is no index yet; run vector-projector/index_documents first");
     let dir = indexed(&DOCUMENTS);
     for query in ["", "  ", "***", "\"\""] {
-        job(&dir, query).run().assert_permanent("there is no word in the query");
+        job(&dir, query).run().assert_permanent("the query contains no words");
     }
     job(&dir, "x").param("limit", 0).run().assert_permanent("--limit 0 is not between 1 and 1000");
 }

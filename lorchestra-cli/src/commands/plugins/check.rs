@@ -52,7 +52,7 @@ pub(super) fn run(
         Some(_) => None,
         None => Some(
             trial::load(Path::new("/proc/self/exe"), &library, timeout.unwrap_or(LIMIT))
-                .map_err(|e| Failure::not_started("the process that should load it could not be started or waited for", &e))?,
+                .map_err(|e| Failure::not_started("cannot start the process that loads it", &e))?,
         ),
     };
     let loaded = verdict.as_ref().map(words);
@@ -68,7 +68,7 @@ pub(super) fn run(
     match (problem, loaded) {
         (Some(fault), _) => Err(Failure::library(file, &fault)),
         (_, Some(Err(text))) => Err(Failure::new(Code::Plugin, format!("{} cannot be used: {text}", path_text(file)))
-            .mend("each run of it would end there")),
+            .mend("every run of it would fail in the same way")),
         _ => Ok(Code::Success),
     }
 }
@@ -79,7 +79,7 @@ fn words(verdict: &Verdict) -> Result<String, String> {
         Verdict::Loaded { took } => Ok(format!("in {:.1} ms", took.as_secs_f64() * 1e3)),
         Verdict::Refused(message) => Err(one_line(message)),
         Verdict::Died { how, printed } => {
-            let said = printed.as_ref().map(|line| format!("; it printed: {}", shortened(&one_line(line), 200)));
+            let said = printed.as_ref().map(|line| format!("; output: {}", shortened(&one_line(line), 200)));
             Err(format!("the process that loads it {how}{}", said.unwrap_or_default()))
         }
         Verdict::Late { limit, stopped } => Err(late(*limit, *stopped)),
@@ -121,7 +121,7 @@ impl Facts<'_> {
             Err(fault) => return format!("{path}, which cannot be used: {}", fault.detail),
         };
         if old.sha256() == self.library.sha256() {
-            return format!("these very bytes, {path}");
+            return format!("identical to {path}");
         }
         let changes = Changes::between(Some(old.manifest()), self.library.manifest());
         let names = |what: &str, names: Vec<&String>| match &*names {

@@ -49,7 +49,7 @@ fn tell(library: &Library, installed: &Installed, lock: Option<&Lock>, printer: 
     let name = format!("{} {}", manifest.package, one_line(&manifest.version));
     let path = path_text(&installed.path);
     if matches!(installed.before, Before::Same) {
-        printer.good(format_args!("{name} is installed already: {path}"));
+        printer.good(format_args!("{name} is already installed: {path}"));
     } else {
         printer.good(format_args!("{name} installed: {path}"));
         tell_changes(library, installed, printer);
@@ -59,7 +59,7 @@ fn tell(library: &Library, installed: &Installed, lock: Option<&Lock>, printer: 
         && let Err(fault) = lock.allows(library)
     {
         printer.note(format_args!(
-            "{}: lorchestra plugins lock {} lets these run where only locked ones may",
+            "{}: run lorchestra plugins lock {} to allow these libraries where only locked ones may run",
             fault.detail, manifest.package
         ));
     }
@@ -146,7 +146,7 @@ pub(super) fn remove(package: &str, as_json: bool, settings: &Settings, printer:
     printer.good(format_args!("{package} removed: {}", paths.join(", ")));
     let data = settings.data_root.join(package);
     if data.is_dir() {
-        printer.note(format_args!("What its jobs made stays in {}.", path_text(&data)));
+        printer.note(format_args!("The data of its jobs is kept in {}.", path_text(&data)));
     }
     Ok(Code::Success)
 }

@@ -33,8 +33,7 @@ impl Lock {
                     LockfileError::Io { source, .. } => source.to_string(),
                 };
                 let mends = warn(error, printer);
-                let fix =
-                    mends.into_iter().next().unwrap_or_else(|| "make plugins.lock a file that this user can read".to_owned());
+                let fix = mends.into_iter().next().unwrap_or_else(|| "make plugins.lock readable by this user".to_owned());
                 settings.locked.then(|| Self::Unreliable(none_locked(format!("plugins.lock cannot be relied on: {what}"), fix)))
             }
         }
@@ -55,7 +54,7 @@ impl Lock {
             Self::Read(lock) => Ok(lock),
             Self::Missing => Err(none_locked(
                 "there is no plugins.lock".to_owned(),
-                "lorchestra plugins lock, if these are the bytes that you want to run".to_owned(),
+                "run lorchestra plugins lock, if these are the bytes you want to run".to_owned(),
             )),
             Self::Unreliable(fault) => Err(fault.clone()),
         }

@@ -58,7 +58,7 @@ pub(super) fn request(about: &str, error: &reqwest::Error) -> Refusal {
         return Refusal::Denied(format!("{about}: {}", cause(error)));
     }
     if error.is_decode() {
-        return later(format!("{about}: the answer was not one of BigQuery's (a proxy's page?)"));
+        return later(format!("{about}: the response is not from BigQuery (a proxy?)"));
     }
     later(format!("{about}: {}", unanswered(error)))
 }
@@ -68,9 +68,9 @@ pub(super) fn unanswered(error: &reqwest::Error) -> String {
     let how = if error.is_connect() {
         "no connection to"
     } else if error.is_timeout() {
-        "no answer in time from"
+        "no response in time from"
     } else {
-        "the connection broke off:"
+        "the connection was lost:"
     };
     let authority = error.url().map(|url| url.authority().to_owned()).unwrap_or_default();
     format!("{how} {authority}: {}", cause(error))
@@ -83,7 +83,7 @@ pub(super) fn http(about: &str, code: i64, reasons: &[&str], message: &str, afte
     let text = format!("{about}: {code}{named}: {}", one_line(message));
     let retry = Refusal::Later { reason: text.clone(), after, perhaps_request: false };
     match code {
-        401 => Refusal::Unauthenticated(format!("{text}: the credentials were not accepted")),
+        401 => Refusal::Unauthenticated(format!("{text}: credentials not accepted")),
         403 if has(&RETRYABLE) => retry,
         403 => Refusal::Denied(text),
         404 => Refusal::TableMissing(text),
@@ -162,7 +162,7 @@ pub(super) fn inserted(
             Some(index) => refused.push(RefusedRow { index, reason: text }),
             None => {
                 return Some(Refusal::Malformed(format!(
-                    "{about}: a row was refused, and the answer does not say which: {text}"
+                    "{about}: a row was refused, and the response does not say which one: {text}"
                 )));
             }
         }
@@ -174,7 +174,7 @@ pub(super) fn inserted(
     }
     match passing {
         Some(text) => Some(later(format!("{about}: {text}"))),
-        None => stopped.then(|| later(format!("{about}: all rows were stopped, and none is named as the cause"))),
+        None => stopped.then(|| later(format!("{about}: all rows were rejected, and the response names no cause"))),
     }
 }
 
@@ -316,7 +316,7 @@ impl Fault {
                 Refusal::TableMissing(text)
             }
             Code::NotFound => Refusal::StreamGone(text),
-            Code::Unauthenticated => Refusal::Unauthenticated(format!("{text}: the credentials were not accepted")),
+            Code::Unauthenticated => Refusal::Unauthenticated(format!("{text}: credentials not accepted")),
             Code::Unimplemented => Refusal::Denied(format!("{text}: no Storage Write API there: try `write = \"insert-all\"`")),
             Code::InvalidArgument if call == Call::Append => Refusal::Malformed(text),
             Code::PermissionDenied | Code::InvalidArgument | Code::FailedPrecondition => Refusal::Denied(text),

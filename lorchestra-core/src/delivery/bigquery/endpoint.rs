@@ -15,7 +15,7 @@ impl Endpoint {
     pub(super) fn parse(text: &str, key: &str) -> Result<Self, Refusal> {
         let text = text.trim();
         let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-        let wrong = |why: &str| Refusal::Denied(format!("{key}: {why}: give host:port, http://host:port or https://host"));
+        let wrong = |why: &str| Refusal::Denied(format!("{key}: {why}: use host:port, http://host:port or https://host"));
         let uri: Uri = url.parse().map_err(|_| wrong("not an address"))?;
         let authority = uri.authority().ok_or_else(|| wrong("no host"))?;
         if authority.host().is_empty() {

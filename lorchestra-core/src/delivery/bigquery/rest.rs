@@ -129,7 +129,7 @@ impl Rest {
         let after = response.headers().get("retry-after").and_then(|after| after.to_str().ok()?.trim().parse().ok());
         let text = response.bytes().await.map_err(|error| answer::request(about, &error))?;
         if status.is_success() {
-            let unreadable = |_| later(format!("{about}: HTTP {}, and no answer of BigQuery's", status.as_u16()));
+            let unreadable = |_| later(format!("{about}: HTTP {}, and the response is not from BigQuery", status.as_u16()));
             return serde_json::from_slice(&text).map(Ok).map_err(unreadable);
         }
         let (reasons, message) = google_error(&text);
@@ -149,13 +149,13 @@ impl Rest {
     ) -> Result<(), Refusal> {
         let about = table.full.as_str();
         if rows.len() > MOST_ROWS {
-            return Err(Refusal::TooLarge(format!("{about}: {} rows in one request, {MOST_ROWS} is the most", rows.len())));
+            return Err(Refusal::TooLarge(format!("{about}: {} rows in one request; the maximum is {MOST_ROWS}", rows.len())));
         }
         // What is made of texts and numbers can be written.
         let request = encode::InsertAll::of(layout, rows);
         let body = serde_json::to_vec(&request).map_err(|error| Refusal::Denied(format!("{about}: {error}")))?;
         if body.len() > LARGEST {
-            return Err(Refusal::TooLarge(format!("{about}: {} bytes in one request, {LARGEST} is the most", body.len())));
+            return Err(Refusal::TooLarge(format!("{about}: {} bytes in one request; the maximum is {LARGEST}", body.len())));
         }
         let path = format!("{}/insertAll", table.resource());
         let hidden = |text: &str| words::without(text, rows);
@@ -227,7 +227,7 @@ fn failed(about: &str, answer: &QueryResponse) -> Result<(), Refusal> {
     }
     let has_columns =
         answer.schema.as_ref().is_some_and(|schema| schema.fields.as_ref().is_some_and(|fields| !fields.is_empty()));
-    if has_columns { Ok(()) } else { Err(later(format!("{about}: the answer to a query has no columns"))) }
+    if has_columns { Ok(()) } else { Err(later(format!("{about}: the query result has no columns"))) }
 }
 
 fn wait(limit: Duration) -> i32 {
@@ -288,7 +288,7 @@ fn google_error(text: &[u8]) -> (Vec<String>, String) {
         errors: Vec<Value>,
     }
     let Ok(Outer { error }) = serde_json::from_slice(text) else {
-        return (Vec::new(), "an answer that is none of BigQuery's".to_owned());
+        return (Vec::new(), "a response that is not from BigQuery".to_owned());
     };
     let mut reasons: Vec<String> =
         error.errors.iter().filter_map(|error| error.get("reason")?.as_str().map(str::to_owned)).collect();

@@ -149,7 +149,7 @@ impl Storage {
         if size > LARGEST {
             let (about, count) = (caller.about, rows.len());
             return Err(Refusal::TooLarge(format!(
-                "{about}: {size} bytes in one request of {count} rows, {LARGEST} is the most"
+                "{about}: {size} bytes in one request of {count} rows; the maximum is {LARGEST}"
             )));
         }
         // Taken out: whatever ends this early, an open connection is not used with an answer still to come.
@@ -258,7 +258,7 @@ impl Storage {
             Some(Response::Error(status)) => {
                 Fault::from(status).hide(|text| words::without(text, rows)).meaning(caller.about, Call::Append)
             }
-            None => Err(later(format!("{}: the answer says neither yes nor no", caller.about))),
+            None => Err(later(format!("{}: the response has neither a result nor an error", caller.about))),
         }
     }
 }
@@ -281,7 +281,7 @@ impl Connection {
     }
 
     async fn answer(&mut self) -> Result<api::AppendRowsResponse, Status> {
-        self.answers.message().await?.ok_or_else(|| Status::unavailable("the server closed the connection without an answer"))
+        self.answers.message().await?.ok_or_else(|| Status::unavailable("the server closed the connection without a response"))
     }
 }
 

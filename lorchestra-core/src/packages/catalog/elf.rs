@@ -36,7 +36,7 @@ impl<'f> Elf<'f> {
     /// Checks the file, which has `len` bytes.
     pub(super) fn open(file: &'f File, len: u64) -> Result<Self, Fault> {
         if len == 0 {
-            return Err(Fault::new(Reason::Empty, "it has no bytes", COPY_AGAIN));
+            return Err(Fault::new(Reason::Empty, "it is empty", COPY_AGAIN));
         }
         if len > MAX_FILE {
             return Err(too_large(len));
@@ -166,11 +166,11 @@ impl<'f> Elf<'f> {
     }
 
     fn behind(&self, what: &str, need: u64) -> Fault {
-        Fault::new(Reason::Truncated, format!("it has {} bytes, and {what} should end at {need}", self.len), COPY_AGAIN)
+        Fault::new(Reason::Truncated, format!("it is {} bytes long, but {what} should end at {need}", self.len), COPY_AGAIN)
     }
 }
 
-const COPY_AGAIN: &str = "copy it again: to another name first, then rename it, so that a half copied file is never seen";
+const COPY_AGAIN: &str = "copy it again, to a temporary name first, then rename it";
 
 /// The NUL-terminated text at an offset of a string table.
 pub(super) fn text_at(table: &[u8], offset: usize) -> Option<&[u8]> {
@@ -180,7 +180,7 @@ pub(super) fn text_at(table: &[u8], offset: usize) -> Option<&[u8]> {
 pub(crate) fn too_large(len: u64) -> Fault {
     Fault::new(
         Reason::TooLarge,
-        format!("it has {len} bytes, and a library at most {MAX_FILE} (1 GiB)"),
+        format!("it is {len} bytes long; the maximum is {MAX_FILE} (1 GiB)"),
         "build it with strip = true, and copy it again",
     )
 }
@@ -189,7 +189,7 @@ pub(super) fn broken(error: &io::Error) -> Fault {
     Fault::new(
         Reason::Unreadable,
         format!("it cannot be read: {error}"),
-        "copy it again; the disk or its file system may be broken",
+        "copy it again; the disk or its file system may be damaged",
     )
 }
 
@@ -202,7 +202,7 @@ fn check_machine(header: &FileHeader64<LE>) -> Result<(), Fault> {
         let host = MACHINE.1;
         Fault::new(
             Reason::WrongArchitecture,
-            format!("it is built for {what}, and this host is 64-bit {host}"),
+            format!("built for {what}; this host is 64-bit {host}"),
             format!("build it with cargo build --release --target {host}-unknown-linux-gnu"),
         )
     };

@@ -22,7 +22,7 @@ pub(super) fn check(elf: &Elf<'_>) -> Result<(), Fault> {
     match host() {
         Some(host) if needed > host => Err(Fault::new(
             Reason::NeedsNewerGlibc,
-            format!("it needs glibc {}.{}, and this host has {}.{}", needed.0, needed.1, host.0, host.1),
+            format!("it needs glibc {}.{}; this host has {}.{}", needed.0, needed.1, host.0, host.1),
             "build it on this host or on one with an older glibc, or upgrade this host",
         )),
         _ => Ok(()),

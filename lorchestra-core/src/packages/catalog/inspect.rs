@@ -95,7 +95,7 @@ fn unreadable(bytes: &[u8], error: &ManifestError) -> Fault {
         (Some(Err(fault)), _) => fault,
         (_, ManifestError::Format(_)) => Fault::new(Reason::AbiTooNew, error.to_string(), "upgrade lorchestra"),
         (_, ManifestError::Name(_)) => {
-            Fault::new(Reason::BadManifest, error.to_string(), "mend the name in the package's source and build it again")
+            Fault::new(Reason::BadManifest, error.to_string(), "fix the name in the package's source and build it again")
         }
         _ => Fault::new(Reason::BadManifest, error.to_string(), "build the package again, and copy the library again"),
     };
@@ -107,15 +107,15 @@ fn check_revision(abi: u32) -> Result<(), Fault> {
     if abi > ABI_REVISION {
         return Err(Fault::new(
             Reason::AbiTooNew,
-            format!("it is built for plugin ABI {abi}, and this lorchestra runs up to {ABI_REVISION}"),
+            format!("built for plugin ABI {abi}; this lorchestra supports up to {ABI_REVISION}"),
             "upgrade lorchestra",
         ));
     }
     if abi < OLDEST_REVISION {
         return Err(Fault::new(
             Reason::AbiTooOld,
-            format!("it is built for plugin ABI {abi}, and this lorchestra runs none before {OLDEST_REVISION}"),
-            "build the package again with the present lorchestra-plugin-api",
+            format!("built for plugin ABI {abi}; this lorchestra supports {OLDEST_REVISION} or newer"),
+            "build the package again with the current lorchestra-plugin-api",
         ));
     }
     Ok(())
@@ -127,13 +127,13 @@ fn check_job(job: &str, timeout: Option<&str>, retries: Option<u32>, overlap: Op
         Fault::new(
             Reason::BadManifest,
             format!("the {what} of {job} cannot be used: {why}"),
-            format!("mend the {what} in the package's source and build it again"),
+            format!("fix the {what} in the package's source and build it again"),
         )
     };
     if let Some(text) = timeout {
         let limit = duration::parse(text).map_err(|why| bad("timeout", why.to_string()))?;
         if limit.is_zero() {
-            return Err(bad("timeout", "it would end every run at once".to_owned()));
+            return Err(bad("timeout", "it would stop every run at once".to_owned()));
         }
     }
     if retries.is_some_and(|retries| retries > MOST) {
@@ -152,7 +152,7 @@ fn check_defaults<'a>(job: &str, params: impl Iterator<Item = (Takes<'a>, &'a Va
             Fault::new(
                 Reason::BadManifest,
                 format!("the default of {} in {job} cannot be used: {why}", param.name),
-                "mend the default in the package's source and build it again",
+                "fix the default in the package's source and build it again",
             )
         })?;
     }

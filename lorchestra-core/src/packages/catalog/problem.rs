@@ -137,7 +137,11 @@ impl Fault {
 
     pub(super) fn dangling(path: &Path) -> Self {
         let target = std::fs::read_link(path).map(|target| path_text(&target)).unwrap_or_default();
-        Self::new(Reason::DanglingLink, format!("it is a link to {target}, which is not there"), format!("rm {}", shell(path)))
+        Self::new(
+            Reason::DanglingLink,
+            format!("it is a symbolic link to {target}, which does not exist"),
+            format!("rm {}", shell(path)),
+        )
     }
 
     pub(super) fn not_a_file(path: &Path, what: &str) -> Self {
@@ -177,7 +181,7 @@ impl fmt::Display for Problem {
 /// How a file comes to be there: one that cargo should have made was not built yet, or as something else.
 fn not_there(path: &Path) -> String {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let look = format!("ls {} shows what is there", shell(dir));
+    let look = format!("run ls {} to see the files", shell(dir));
     let others = ["rlib", "a"].map(|extension| path.with_extension(extension));
     if let Some(other) = others.iter().find(|other| *other != path && other.exists()) {
         let other = path_text(Path::new(other.file_name().unwrap_or_default()));
@@ -185,8 +189,8 @@ fn not_there(path: &Path) -> String {
     }
     let mut parts = path.components().map(std::path::Component::as_os_str).rev().skip(1);
     match (parts.next().and_then(|profile| profile.to_str()), parts.any(|part| part == "target")) {
-        (Some("release"), true) => format!("cargo build --release makes it; {look}"),
-        (Some("debug"), true) => format!("cargo build makes it; {look}"),
+        (Some("release"), true) => format!("run cargo build --release to create it; {look}"),
+        (Some("debug"), true) => format!("run cargo build to create it; {look}"),
         _ => look,
     }
 }
@@ -202,9 +206,9 @@ mod tests {
         std::fs::create_dir_all(at("target/release")).unwrap();
         std::fs::write(at("target/release/libonly.rlib"), "").unwrap();
         for (file, fix) in [
-            ("target/release/libx.so", "cargo build --release makes it; ls "),
-            ("target/x86_64-unknown-linux-gnu/release/libx.so", "cargo build --release makes it; ls "),
-            ("target/debug/libx.so", "cargo build makes it; ls "),
+            ("target/release/libx.so", "run cargo build --release to create it; ls "),
+            ("target/x86_64-unknown-linux-gnu/release/libx.so", "run cargo build --release to create it; ls "),
+            ("target/debug/libx.so", "run cargo build to create it; ls "),
             ("target/release/libonly.so", "there is libonly.rlib: write crate-type = [\"cdylib\", \"rlib\"]"),
             ("plugins/release/libx.so", "ls "),
             ("libx.so", "ls "),

@@ -109,19 +109,15 @@ pub(super) fn link(path: &Path, dir: &Path) -> Result<(), Fault> {
     }
     Err(Fault::new(
         Reason::LinkOut,
-        format!("it is a link to {}, which lies outside of its directory", path_text(&target)),
-        format!("lorchestra plugins install {}, which copies it; or add its directory to plugin_dirs", shell(&target)),
+        format!("it is a symbolic link to {}, outside its directory", path_text(&target)),
+        format!("run lorchestra plugins install {} to copy it, or add its directory to plugin_dirs", shell(&target)),
     ))
 }
 
 /// Follows a path from `/` down, and checks what it meets on the way.
 fn walk(path: &Path) -> Result<PathBuf, Fault> {
     let unseen = |at: &Path, error: io::Error| {
-        Fault::new(
-            Reason::NotTrusted,
-            format!("{} cannot be looked at: {error}", path_text(at)),
-            format!("see ls -ld {}", shell(at)),
-        )
+        Fault::new(Reason::NotTrusted, format!("cannot inspect {}: {error}", path_text(at)), format!("see ls -ld {}", shell(at)))
     };
     let path = std::path::absolute(path).map_err(|e| unseen(path, e))?;
     let mut at = PathBuf::from("/");
@@ -199,10 +195,10 @@ fn fault(seen: Seen, flaw: Flaw, at: &Path, user: u32) -> Fault {
         What::Link => (format!("the link {shown} on the way to it"), String::new()),
     };
     let detail = match flaw {
-        Flaw::Owner => format!("{it} belongs to {}, who could change what is run", rights::owner_text(seen.owner)),
-        Flaw::Others => format!("everybody may {write}"),
-        Flaw::Group => format!("everybody in the group {} may {write}", group()),
-        Flaw::List => format!("those in its access list may {write}"),
+        Flaw::Owner => format!("{it} belongs to {}, who could change what runs", rights::owner_text(seen.owner)),
+        Flaw::Others => format!("any user may {write}"),
+        Flaw::Group => format!("any member of group {} may {write}", group()),
+        Flaw::List => format!("users in its access control list may {write}"),
     };
     let change = match (flaw, seen.what) {
         (Flaw::Owner, What::File | What::Directory) => Change::Owner(user),
@@ -217,7 +213,7 @@ fn fault(seen: Seen, flaw: Flaw, at: &Path, user: u32) -> Fault {
         What::Directory | What::Parent => Kind::Directory,
         What::Link => Kind::Link,
     };
-    let elsewhere = "keep it in a directory that only this user and root can change (--plugin-dir, plugin_dirs in config.toml)";
+    let elsewhere = "move it to a directory that only this user and root can change (--plugin-dir, plugin_dirs in config.toml)";
     let fix = match rights::command(Target { path: at, owner: seen.owner, kind }, change, user) {
         _ if flaw == Flaw::Owner && !rights::is_mapped(seen.owner) => {
             "run it in a user namespace that maps that user (see /proc/self/uid_map), or outside of any".to_owned()
@@ -298,7 +294,7 @@ mod tests {
                 } else {
                     assert_eq!(fault.fix, format!("{fix} {}", bad.display()));
                 }
-                assert!(fault.detail.starts_with("everybody may ") && fault.detail.contains(&*bad.display().to_string()));
+                assert!(fault.detail.starts_with("any user may ") && fault.detail.contains(&*bad.display().to_string()));
             }
             // Sticky protects what lies in it from being replaced, not from company.
             mode(&bad, 0o1777);

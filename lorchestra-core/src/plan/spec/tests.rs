@@ -49,13 +49,20 @@ fn a_newer_one_and_other_json_are_refused_in_one_sentence() {
     let mut newer = a_spec();
     newer["schema"] = "lorchestra.run-spec/2".into();
     newer["something_new"] = 1.into();
-    assert_eq!(read(&newer), Err(SpecError::Newer(2)));
+    assert_eq!(read(&newer), Err(SpecError::Newer("2".into())));
     assert_eq!(read(&newer).unwrap_err().to_string(), "written by a newer lorchestra (run spec version 2; this one reads 1)");
-    for other in
-        [json!({}), json!([]), json!(null), json!({"schema": "lorchestra.run-spec/0"}), json!({"schema": "lorchestra.run/1"})]
-    {
+    for other in [
+        json!({}),
+        json!([]),
+        json!(null),
+        json!({"schema": "lorchestra.run-spec/0"}),
+        json!({"schema": "lorchestra.run-spec/01"}),
+        json!({"schema": "lorchestra.run/1"}),
+    ] {
         assert_eq!(read(&other), Err(SpecError::OtherSchema), "{other}");
     }
+    newer["schema"] = "lorchestra.run-spec/99999999999999999999".into();
+    assert_eq!(read(&newer), Err(SpecError::Newer("99999999999999999999".into())));
     assert!(matches!(RunSpec::from_json(b"{\"schema\": "), Err(SpecError::Json(_))));
     assert!(matches!(RunSpec::from_json(b"\xff\xfe"), Err(SpecError::Json(_))));
 }
@@ -82,9 +89,25 @@ fn a_key_that_is_missing_unknown_or_of_the_wrong_type_is_named() {
     assert!(error.contains("env:NAME") && !error.contains("hunter22"), "{error}");
 }
 
+/// What is added to a time must stay a time.
+#[test]
+fn no_duration_is_longer_than_a_flag_may_have_it() {
+    for (place, key) in [("", "timeout"), ("", "grace"), ("retries", "wait")] {
+        for bad in [json!(1.8e19), json!(1e300), json!(36_501 * 24 * 60 * 60_u64), json!(-1)] {
+            let mut json = a_spec();
+            match place {
+                "" => json[key] = bad.clone(),
+                place => json[place][key] = bad.clone(),
+            }
+            let error = read(&json).expect_err(key).to_string();
+            assert!(error.contains("is not a duration in seconds"), "{key} = {bad}: {error}");
+        }
+    }
+}
+
 #[test]
 fn what_does_not_fit_the_job_is_named() {
-    let cases: [(&str, &str, Value, &str); 20] = [
+    let cases: [(&str, &str, Value, &str); 21] = [
         ("params", "n", json!(256), "params.n is not a whole number from 0 to 255"),
         ("params", "n", json!("3"), "params.n is not a whole number"),
         ("params", "n", json!(3.0), "params.n is not"),
@@ -98,12 +121,13 @@ fn what_does_not_fit_the_job_is_named() {
         ("params", "pause", json!(-1), "params.pause is not"),
         ("params", "labels", json!("a"), "params.labels is not a list"),
         ("params", "labels", json!(["a", 1]), "params.labels is not text"),
-        ("params", "account", json!("ben"), "account is not the parameter account"),
+        ("params", "account", json!("ben"), "account differs from params.account"),
         ("secrets", "tokem", json!("env:A"), "secrets.\"tokem\" is not a secret of extract"),
-        ("window", "since", json!("2024-01-01T00:00:00Z"), "window is not the one of the parameters"),
+        ("window", "since", json!("2024-01-01T00:00:00Z"), "window differs from params"),
         ("retries", "limit", json!(1001), "retries.limit is 1001"),
         ("retries", "on", json!(["cancelled"]), "retries.on has cancelled, which is never retried"),
         ("", "timeout", json!(0), "timeout is 0"),
+        ("", "memory_max", json!(1), "memory_max is 1; a worker needs at least"),
         ("", "directory", json!("here"), "directory is not an absolute path"),
     ];
     for (place, key, value, expected) in cases {

@@ -93,7 +93,7 @@ fn defaults_that_are_none() {
     for (bad, says) in [
         (param("a", "duration", false, json!("90"), ""), "unit is missing"),
         (param("a", "duration", false, json!(90), ""), "is not a duration"),
-        (param("a", "secret", false, json!("hunter22"), ""), "is not where a secret is to be found"),
+        (param("a", "secret", false, json!("hunter22"), ""), "is not the source of a secret"),
         (with(param("a", "enum", false, json!("xml"), ""), json!({"values": formats()})), "is not one of its values"),
         (with(param("a", "u8", false, json!(1), ""), json!({"repeated": true})), "a list has none"),
     ] {

@@ -73,25 +73,22 @@ fn last_without_a_bookmark_says_whose_and_what_to_do() {
     let line = |values: &[(&str, &str)]| since_last(&job, values, None).unwrap_err().to_string();
     assert_eq!(
         line(&[("since", "last")]),
-        "--since \"last\": there is no bookmark of ingester/extract yet; write --since last:-30d to begin there, or set one: \
+        "--since \"last\": ingester/extract has no bookmark yet; use --since last:-30d to start there, or set one: \
          lorchestra bookmarks set ingester extract TIME"
     );
     assert_eq!(
         line(&[("since", "last"), ("account", "a@example.org")]),
-        "--since \"last\": there is no bookmark of ingester/extract for account a@example.org yet; write --since last:-30d to begin \
+        "--since \"last\": ingester/extract for account a@example.org has no bookmark yet; use --since last:-30d to start \
          there, or set one: lorchestra bookmarks set ingester extract --account a@example.org TIME"
     );
     assert!(line(&[("since", "last"), ("account", "a\nb")]).contains(r#"--account "a\nb" TIME"#));
     let by_default = super::job(vec![param("since", "datetime", false, json!("last"), "")]);
     let error = since_last(&by_default, &[], None).unwrap_err();
-    assert!(
-        error.to_string().starts_with("the default \"last\" of --since: there is no bookmark of ingester/extract yet"),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with("the default \"last\" of --since: ingester/extract has no bookmark yet"), "{error}");
     assert!(!error.is_of_plugin());
     // What follows is looked at also where it is not needed.
     let line = since_last(&job, &[("since", "last:7d")], Some("2024-03-01T00:00:00Z")).unwrap_err().to_string();
-    assert_eq!(line, "--since \"last:7d\": what follows last: a time in the past begins with a minus; write -7d");
+    assert_eq!(line, "--since \"last:7d\": after last: a time in the past begins with a minus; write -7d");
 }
 
 #[test]
@@ -105,7 +102,7 @@ fn last_that_is_not_before_the_end_is_told_as_that() {
          lorchestra bookmarks set moves it"
     );
     let until = line(&[("since", "last:-30d"), ("until", "2024-01-31")], "2024-03-01T00:00:00Z");
-    assert!(until.contains("until 2024-01-31T00:00:00Z (--until \"2024-01-31\"): all of it is done"), "{until}");
+    assert!(until.contains("until 2024-01-31T00:00:00Z (--until \"2024-01-31\"): the whole window is done"), "{until}");
     // Not the bookmark: an empty window like any other.
     let line = since_last(&job, &[("since", "last:now")], None).unwrap_err().to_string();
     assert!(line.starts_with("the window is empty"), "{line}");

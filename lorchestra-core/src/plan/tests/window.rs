@@ -37,10 +37,7 @@ fn window_exists_only_where_the_job_has_one() {
     }
     let only_since = job(vec![param("since", "datetime", true, null(), "")]);
     let line = fault(&only_since, &[("since", "2030-01-01")]);
-    assert!(
-        line.contains("until 2024-03-30T12:34:56.789012Z (not given: the start of the run); write an earlier since"),
-        "{line}"
-    );
+    assert!(line.contains("until 2024-03-30T12:34:56.789012Z (not given: the start of the run); use an earlier since"), "{line}");
 }
 
 #[test]
@@ -49,7 +46,7 @@ fn window_that_is_empty_names_both_ends_and_their_origins() {
     assert_eq!(
         fault(&typed, &[("since", "-1d"), ("=until", "-7d")]),
         "the window is empty: since 2024-03-29T12:34:56.789012Z (--since \"-1d\") is not before until \
-         2024-03-23T12:34:56.789012Z (--param until=\"-7d\"); write an earlier since or a later until"
+         2024-03-23T12:34:56.789012Z (--param until=\"-7d\"); use an earlier since or a later until"
     );
     assert!(fault(&typed, &[("since", "2024-01-31"), ("until", "2024-01-31T01:00:00+01:00")]).contains("is empty"), "equal ends");
     assert!(fault(&typed, &[("since", "now")]).contains("(not given: the start of the run)"));

@@ -72,7 +72,11 @@ fn failed(doing: &'static str) -> impl FnOnce(io::Error) -> RunError {
 impl Attempt<'_> {
     /// Starts a worker, which waits for its order.
     pub(super) fn start_worker(&self, attempt: u32) -> Result<Worker, RunError> {
-        let mut environment = vec![(process::RUN, self.run_id.to_owned()), ("LORCHESTRA_ATTEMPT", attempt.to_string())];
+        let mut environment = vec![
+            (process::RUN, self.run_id.to_owned()),
+            (process::STATE, self.env.state.id().to_owned()),
+            ("LORCHESTRA_ATTEMPT", attempt.to_string()),
+        ];
         // What the job starts, and libraries that know OpenTelemetry, continue the caller's trace.
         environment.extend(self.spec.trace_parent.iter().map(|parent| ("TRACEPARENT", parent.clone())));
         let title = format!("{}/{}", self.spec.package, self.spec.job);
@@ -185,7 +189,7 @@ impl Attempt<'_> {
 
 /// The fault that the worker could not tell of: without a spool, how far it had come is not known, and what it had emitted is lost.
 fn removed(spool: &Path) -> Option<WorkerFault> {
-    let message = "something removed the spool while the job ran; events that were not in the store yet are lost";
+    let message = "another program removed the spool while the job ran; events not yet in the store are lost";
     (!spool.exists()).then(|| WorkerFault { spool: true, message: message.into() })
 }
 

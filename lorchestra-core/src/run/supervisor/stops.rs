@@ -44,7 +44,7 @@ impl Stops {
                 self.worker = Some(Stop { signal: Some(signal), process: None });
                 let signal = signal_name(signal);
                 // The time limit goes on.
-                tracing::warn!("the job was stopped by {signal}; it goes on when it gets SIGCONT");
+                tracing::warn!("the job was stopped by {signal}; it continues when it receives SIGCONT");
             }
             Some(StopChange::Continued) => self.worker = None,
             None => {}
@@ -57,7 +57,7 @@ impl Stops {
         for (pid, (start, stop)) in &found {
             if self.below.get(pid).is_none_or(|(known, _)| known != start) {
                 let by = stop.signal.map_or_else(|| "a signal".to_owned(), signal_name);
-                tracing::warn!("process {pid}, which the job started, was stopped by {by}; it goes on when it gets SIGCONT");
+                tracing::warn!("process {pid}, started by the job, was stopped by {by}; it continues when it receives SIGCONT");
             }
         }
         self.below = found;

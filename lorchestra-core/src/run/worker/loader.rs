@@ -97,7 +97,7 @@ pub(super) fn root(library_fd: RawFd, origin: &Path) -> Result<Root_Ref, Refusal
     // SAFETY: this runs the library's constructors, which may do anything: that is what this process is for. The bytes
     // are a complete ELF library for this machine (inspect) and cannot change (sealed).
     let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) }
-        .map_err(|e| format!("the system's loader refused it: {}", spoken(&e, &path, origin)))?;
+        .map_err(|e| format!("the dynamic loader refused it: {}", spoken(&e, &path, origin)))?;
     let symbol = header_symbol(&manifest.package);
     // SAFETY: the symbol is a `LibHeader`, whose address is a valid `AbiHeaderRef`: a library with our manifest got a symbol of this
     // name from `plugin!`, which makes it one. The reference stays valid: the library is never closed.
@@ -108,7 +108,7 @@ pub(super) fn root(library_fd: RawFd, origin: &Path) -> Result<Root_Ref, Refusal
     #[expect(clippy::mem_forget, reason = "a loaded plugin is never unloaded")]
     std::mem::forget(library);
     let root = abi::root_module(header).map_err(|e| Refusal {
-        message: format!("{e}; rebuild it against the lorchestra-plugin-api of this lorchestra (ABI revision {ABI_REVISION})"),
+        message: format!("{e}; rebuild it with the lorchestra-plugin-api of this lorchestra (ABI revision {ABI_REVISION})"),
         detail: if let AbiError::Layout(detail) = e { Some(detail) } else { None },
     })?;
     compare(root, &manifest)?;

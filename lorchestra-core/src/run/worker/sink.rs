@@ -171,7 +171,7 @@ impl EventSink for Sink {
 /// What stands in the trace for a line that is too long.
 fn too_long(bytes: usize, most: usize) -> String {
     let time = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
-    let message = format!("a line of {bytes} bytes was left out: it may have {most}");
+    let message = format!("a line of {bytes} bytes was dropped: the maximum is {most}");
     serde_json::json!({"time": time, "level": "WARN", "target": "lorchestra", "message": message}).to_string()
 }
 
@@ -220,7 +220,7 @@ fn caught(work: impl FnOnce() -> Result<(), AppendError>) -> RResult<(), RString
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(())) => RResult::ROk(()),
         Ok(Err(error)) => refused(kind(&error), error),
-        Err(_) => refused(EmitErrorKind::Other, "lorchestra's sink panicked; the event was not taken"),
+        Err(_) => refused(EmitErrorKind::Other, "lorchestra's event sink panicked; the event was not stored"),
     }
 }
 
@@ -276,7 +276,7 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let messages: Vec<&str> = lines.iter().filter_map(|line| line["message"].as_str()).collect();
-        let left_out = |bytes: usize| format!("a line of {bytes} bytes was left out: it may have 1024");
+        let left_out = |bytes: usize| format!("a line of {bytes} bytes was dropped: the maximum is 1024");
         assert_eq!(messages, [left_out(1025), left_out(5_000_000)]);
         assert_eq!(text.lines().next(), Some(line(1024).as_str()));
     }

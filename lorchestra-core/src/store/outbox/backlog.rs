@@ -60,12 +60,27 @@ pub(in super::super) fn why_uncertain(destination: &str) -> String {
     )
 }
 
+/// Pending events that are counted after each run. What a run costs does not grow with what is left to be delivered.
+pub const COUNTED: u64 = 10_000;
+
 impl Store {
     /// Names of the destinations that the store knows, in alphabetical order: those that something was or is to be delivered to.
     pub fn destinations(&self) -> Result<Vec<String>, StoreError> {
         self.read("reading the state of delivery", |db| {
             let mut statement = db.prepare_cached("SELECT destination FROM outbox ORDER BY destination")?;
             statement.query_map([], |row| row.get(0))?.collect()
+        })
+    }
+
+    /// Pending events of a destination, at most one more than [`COUNTED`]. Events that a destination could not accept by themselves are among them.
+    pub fn pending(&self, destination: &str) -> Result<u64, StoreError> {
+        self.read("counting what is not delivered", |db| {
+            let sql = format!("SELECT count(*) FROM (SELECT 1 FROM events e WHERE {} LIMIT ?2)", unsent("?1"));
+            let most = COUNTED.cast_signed() + 1;
+            let unsent: i64 = db.prepare_cached(&sql)?.query_row(params![destination, most], |row| row.get(0))?;
+            let suspects = "SELECT count(*) FROM (SELECT 1 FROM settled WHERE destination = ?1 AND how = 'suspect' LIMIT ?2)";
+            let suspects: i64 = db.prepare_cached(suspects)?.query_row(params![destination, most], |row| row.get(0))?;
+            Ok((unsent + suspects).min(most).unsigned_abs())
         })
     }
 

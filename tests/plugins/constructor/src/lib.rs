@@ -1,5 +1,5 @@
-//! A library whose constructor runs at dlopen: it appends its process's pid to the file named by `CONSTRUCTOR_MARKER`, then
-//! does what `CONSTRUCTOR_FAULT` says.
+//! A library with a constructor that runs at dlopen. It appends the process id to the file `CONSTRUCTOR_MARKER`, then causes the
+//! fault in `CONSTRUCTOR_FAULT`.
 #![expect(unsafe_code, reason = "a constructor, and faults that safe code cannot make")]
 #![expect(clippy::disallowed_methods, reason = "a constructor has no other way to be told anything")]
 
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 plugin! { package = "constructor", jobs = [loaded] }
 
-/// Shows that the library was loaded.
+/// Does nothing; running it shows that the library was loaded.
 #[job]
 fn loaded(cx: &JobContext) -> JobResult {
     cx.emit("loaded", json!({"pid": std::process::id()}))?;
@@ -32,7 +32,7 @@ const SIGCHLD: i64 = 17;
 const FOR_EVER: Duration = Duration::from_secs(3000);
 
 #[used]
-// SAFETY: functions in this section are called by the loader without arguments that we read.
+// SAFETY: the loader calls the functions in this section; they do not read its arguments.
 #[unsafe(link_section = ".init_array")]
 static CONSTRUCTOR: extern "C" fn() = constructor;
 
@@ -40,10 +40,10 @@ extern "C" fn constructor() {
     mark();
     match std::env::var("CONSTRUCTOR_FAULT").as_deref() {
         Ok("abort") => std::process::abort(),
-        // SAFETY: none. This is the fault.
+        // SAFETY: none. This is the intended fault.
         Ok("null") => unsafe { std::ptr::without_provenance_mut::<u8>(8).write_volatile(1) },
         Ok("exit") => std::process::exit(0),
-        // SAFETY: leaves without cleaning up, which is the fault.
+        // SAFETY: exits without cleanup, which is the intended fault.
         Ok("leave") => unsafe { _exit(0) },
         Ok("panic") => panic!("a constructor has nobody who would catch it"),
         Ok("overflow") => {
@@ -52,12 +52,12 @@ extern "C" fn constructor() {
         Ok("sleep") => std::thread::sleep(FOR_EVER),
         Ok("deaf") => {
             for number in [1, 2, 15] {
-                // SAFETY: none: the handlers are not ours. This is the fault.
+                // SAFETY: none: the handlers are not ours. This is the intended fault.
                 unsafe { signal(number, 1) };
             }
             std::thread::sleep(FOR_EVER);
         }
-        // SAFETY: none: the process has another thread. This is the fault. The copy sleeps and holds what it inherited.
+        // SAFETY: none: the process has another thread. This is the intended fault. The child sleeps and keeps the inherited descriptors.
         Ok("fork") => match unsafe { fork() } {
             0 => {
                 mark();
@@ -73,25 +73,25 @@ extern "C" fn constructor() {
             }
             _ => std::thread::sleep(FOR_EVER),
         },
-        // SAFETY: as above. Both go on as the worker.
+        // SAFETY: as above. Both processes continue as the worker.
         Ok("double") => match unsafe { fork() } {
             0 => mark(),
             _ => wait_for_copy(),
         },
-        // SAFETY: as above. The copy goes on in the place of the worker, which sleeps.
+        // SAFETY: as above. The child continues as the worker, while the worker sleeps.
         Ok("instead") => match unsafe { fork() } {
             0 => mark(),
             _ => std::thread::sleep(FOR_EVER),
         },
-        // SAFETY: as above, and the C library does not hear of it: nothing that is to be called around a fork is called.
+        // SAFETY: as above, and the raw system call skips the C library's fork handlers.
         Ok("clone") => match unsafe { syscall(SYS_CLONE, SIGCHLD, 0, 0, 0, 0) } {
             0 => mark(),
             _ => std::thread::sleep(FOR_EVER),
         },
-        // SAFETY: as above. The copy leaves the group, and holds what it inherited.
+        // SAFETY: as above. The child leaves the process group and keeps the inherited descriptors.
         Ok("daemon") => match unsafe { fork() } {
             0 => {
-                // SAFETY: of a process that leads no group.
+                // SAFETY: the process is not a group leader.
                 unsafe { setsid() };
                 mark();
                 std::thread::sleep(FOR_EVER);
@@ -100,12 +100,12 @@ extern "C" fn constructor() {
         },
         Ok("exec") => drop(std::process::Command::new("/bin/true").exec()),
         Ok("close") => {
-            // Less the library's own, which the loader closes itself: a build with debug assertions aborts when that fails.
+            // Except the library's own descriptor, which the loader closes: a build with debug assertions aborts if that fails.
             let is_library = |fd: &i32| {
                 std::fs::read_link(format!("/proc/self/fd/{fd}")).is_ok_and(|path| path.to_string_lossy().contains("memfd"))
             };
             for fd in (0..256).filter(|fd| !is_library(fd)) {
-                // SAFETY: none: the descriptors are not ours. This is the fault.
+                // SAFETY: none: the descriptors are not ours. This is the intended fault.
                 unsafe { close(fd) };
             }
         }
@@ -128,12 +128,12 @@ fn mark() {
     if let Some(path) = std::env::var_os("CONSTRUCTOR_MARKER")
         && let Ok(mut file) = std::fs::OpenOptions::new().create(true).append(true).open(path)
     {
-        // One write: a copy of this process writes at the same time.
+        // A single write, because a forked child writes at the same time.
         let _ = file.write_all(format!("{}\n", std::process::id()).as_bytes());
     }
 }
 
-/// Until the other process has left its mark, too.
+/// Waits until the other process has written its marker.
 fn wait_for_copy() {
     let Some(path) = std::env::var_os("CONSTRUCTOR_MARKER") else { return };
     for _ in 0..2000 {

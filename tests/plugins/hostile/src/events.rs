@@ -1,4 +1,4 @@
-//! Jobs that emit what is no event, and jobs that lay hands on the spool.
+//! Jobs that emit invalid events, and jobs that tamper with the spool.
 
 use super::mark;
 use super::process::spool;
@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-/// Emits a payload of exactly this many bytes.
+/// Emits a payload of exactly this size in bytes.
 #[job]
 pub(crate) fn emit_sized(cx: &JobContext, marker: PathBuf, bytes: u32) -> JobResult {
     mark(&marker)?;
@@ -17,7 +17,7 @@ pub(crate) fn emit_sized(cx: &JobContext, marker: PathBuf, bytes: u32) -> JobRes
     Ok(())
 }
 
-/// Emits what no serialiser would write: `nan`, `deep` (10,000 levels), `two`, `torn`, `latin`, `half` a character, `nul`,
+/// Emits a payload that no serializer would write: `nan`, `deep` (10,000 levels), `two`, `torn`, `latin`, `half` a surrogate pair, `nul`,
 /// `breaks`, `vast` (a number), `number` (one that loses digits), `invisible` (characters).
 #[job]
 pub(crate) fn emit_raw(cx: &JobContext, marker: PathBuf, what: String) -> JobResult {
@@ -41,14 +41,14 @@ pub(crate) fn emit_raw(cx: &JobContext, marker: PathBuf, what: String) -> JobRes
         other => Err(format!("what is {other}?"))?,
     };
     mark(&marker)?;
-    // SAFETY: none: what is no JSON is made a value of a type that promises it, and of bytes that are no text a text. This is the
-    // fault. `RawValue` is a transparent `str`.
+    // SAFETY: none: this creates a RawValue from invalid JSON and a str from invalid UTF-8. This is the intended fault. `RawValue` is a
+    // transparent `str`.
     let raw: Box<RawValue> = unsafe { std::mem::transmute::<Box<str>, Box<RawValue>>(String::from_utf8_unchecked(text).into()) };
     cx.emit(if what == "invisible" { "r\u{1b}[2J\u{202e}a\u{ad}w\u{e0041}" } else { "raw" }, raw)?;
     Ok(())
 }
 
-/// Writes lines of its own into the spool.
+/// Writes its own lines to the spool.
 #[job]
 pub(crate) fn scribble(cx: &JobContext, marker: PathBuf) -> JobResult {
     cx.emit("before", json!({}))?;
@@ -59,7 +59,7 @@ pub(crate) fn scribble(cx: &JobContext, marker: PathBuf) -> JobResult {
     Ok(())
 }
 
-/// Appends records of its own with right checksums, an end of the run and a time that is none among them; then aborts.
+/// Appends forged records with correct checksums, including an end of the run and an invalid time; then aborts.
 #[job]
 pub(crate) fn forge(cx: &JobContext, marker: PathBuf) -> JobResult {
     cx.emit("before", json!({}))?;
@@ -81,7 +81,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
         .fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| crc >> 1 ^ (crc & 1).wrapping_neg() & 0x82f6_3b78))
 }
 
-/// Cuts the spool off; or waits until it was read, cuts it off whole, emits again, and aborts.
+/// Truncates the spool; or waits until it has been read, truncates it to zero, emits again, and aborts.
 #[job]
 pub(crate) fn cut_spool(cx: &JobContext, marker: PathBuf, abort: bool) -> JobResult {
     for n in 0..10 {
@@ -101,7 +101,7 @@ pub(crate) fn cut_spool(cx: &JobContext, marker: PathBuf, abort: bool) -> JobRes
     Ok(())
 }
 
-/// Makes ten thousand files where segments would be, with a line in each or nothing; emits, and returns.
+/// Creates 10,000 files named like segments, empty or with one line; emits, and returns.
 #[job]
 pub(crate) fn flood_spool(cx: &JobContext, marker: PathBuf, full: bool) -> JobResult {
     let (_, segment) = spool()?;
@@ -114,7 +114,7 @@ pub(crate) fn flood_spool(cx: &JobContext, marker: PathBuf, full: bool) -> JobRe
     Ok(())
 }
 
-/// In its first attempt, puts something where the next one's `spool`, `lock`, `end`, `out`, `trace`, or the run's `logs` are to be (`no-logs`: and cannot be), and dies.
+/// In the first attempt, creates something at the path of the next attempt's `spool`, `lock`, `end`, `out` or `trace`; or removes the run's `logs` (`no-logs`: and puts a file there). Then dies.
 #[job]
 pub(crate) fn obstruct_next(cx: &JobContext, marker: PathBuf, what: String) -> JobResult {
     let (_, segment) = spool()?;
@@ -146,7 +146,7 @@ pub(crate) fn obstruct_next(cx: &JobContext, marker: PathBuf, what: String) -> J
     Ok(())
 }
 
-/// Puts something in the place of its attempt's `lock`, its run's (`run-lock`), or its run's `spool`, and kills its supervisor.
+/// Replaces its attempt's `lock`, its run's lock (`run-lock`) or its run's `spool` with something else, and kills its supervisor.
 #[job]
 pub(crate) fn obstruct_recovery(cx: &JobContext, marker: PathBuf, what: String) -> JobResult {
     cx.emit("before", json!({}))?;
@@ -169,15 +169,15 @@ pub(crate) fn obstruct_recovery(cx: &JobContext, marker: PathBuf, what: String) 
     Ok(())
 }
 
-/// Puts something in the way that keeps whoever opens it waiting for ever, or never comes to an end: a FIFO in the place of the spool's
-/// `segment`, of the `next` one, of the `log` or its next `piece`; `zero`s without an end as the next segment. Emits before and after.
+/// Creates files that block a reader forever: a FIFO in place of the spool's `segment`, of the `next` one, of the `log` or its next
+/// `piece`; or an endless file (`zero`) as the next segment. Emits before and after.
 #[job]
 pub(crate) fn obstruct(cx: &JobContext, marker: PathBuf, what: String) -> JobResult {
     let (_, segment) = spool()?;
     let attempt = segment.parent().ok_or("a segment lies in the directory of an attempt")?;
     let state = attempt.ancestors().nth(3).ok_or("the spool lies in the state directory")?;
     let log = state.join("logs").join(cx.run_id()).join(format!("{}.out", cx.attempt()));
-    // Half of the limit, behind which a piece begins.
+    // Half of the limit, after which a new piece starts.
     let half = 32 << 20;
     mark(&marker)?;
     match &*what {
@@ -193,19 +193,19 @@ pub(crate) fn obstruct(cx: &JobContext, marker: PathBuf, what: String) -> JobRes
         let mut out = std::io::stdout().lock();
         out.write_all(&"nothing to say, at length\n".repeat(half / 20).into_bytes())?;
     }
-    // Until the supervisor has looked.
+    // Wait until the supervisor has read it.
     std::thread::sleep(std::time::Duration::from_millis(300));
     cx.emit("after", json!({}))?;
     Ok(())
 }
 
-/// Removes the spool's directory; goes on, or aborts.
+/// Removes the spool's directory; continues or aborts.
 #[job]
 pub(crate) fn remove_spool(cx: &JobContext, marker: PathBuf, abort: bool) -> JobResult {
     cx.emit("before", json!({}))?;
     let (_, path) = spool()?;
     mark(&marker)?;
-    // The attempt's, and with it the run's.
+    // The attempt's directory, and with it the run's.
     let run = path.ancestors().nth(2).ok_or("a segment lies in the directory of an attempt")?;
     std::fs::remove_dir_all(run)?;
     if abort {
@@ -215,7 +215,7 @@ pub(crate) fn remove_spool(cx: &JobContext, marker: PathBuf, abort: bool) -> Job
     Ok(())
 }
 
-/// A FIFO, in the place of a file.
+/// Replaces a file with a FIFO.
 fn fifo(path: &Path) -> rustix::io::Result<()> {
     let _ = std::fs::remove_file(path);
     rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)

@@ -1,9 +1,9 @@
-//! Jobs that turn against what runs them, where those of `misbehave` only end badly. Each writes its pid into `marker` just before
-//! its fault, so that a test which sees an outcome can also see that the fault was what caused it.
+//! Jobs that attack the process that runs them, while those of `misbehave` only end badly. Each writes its process id to `marker` just
+//! before its fault, so that a test can check that the fault caused the outcome.
 //!
-//! - here: panics, loops, floods, and what is said at the end
+//! - here: panics, loops, floods, and error messages
 //! - `process.rs`: forks, descriptors, signals, limits
-//! - `events.rs`: what is emitted, and what is done to the spool behind lorchestra's back
+//! - `events.rs`: invalid events, and tampering with the spool
 #![expect(unsafe_code, reason = "faults that safe code cannot make")]
 #![expect(clippy::disallowed_methods, reason = "leaving the process is what some of these jobs are for")]
 
@@ -32,13 +32,13 @@ plugin! {
     ]
 }
 
-/// Writes this process's pid, in one write, as a copy of this process writes at the same time: the fault comes next.
+/// Writes this process's id just before the fault. A single write, because a forked child writes at the same time.
 fn mark(marker: &Path) -> std::io::Result<()> {
     let mut file = std::fs::OpenOptions::new().create(true).append(true).open(marker)?;
     file.write_all(format!("{}\n", std::process::id()).as_bytes())
 }
 
-/// Panics in a thread; passes the panic on, or returns as if nothing had happened.
+/// Panics in a thread; propagates the panic, or ignores it and returns.
 #[job]
 fn panic_in_thread(_cx: &JobContext, marker: PathBuf, pass_on: bool) -> JobResult {
     mark(&marker)?;
@@ -57,7 +57,7 @@ impl Drop for PanicsInDrop {
     }
 }
 
-/// Panics while it unwinds from a panic, which ends the process.
+/// Panics while unwinding from a panic, which aborts the process.
 #[job]
 fn panic_twice(_cx: &JobContext, marker: PathBuf) -> JobResult {
     mark(&marker)?;
@@ -76,14 +76,14 @@ impl fmt::Display for PanicsInDisplay {
 
 impl std::error::Error for PanicsInDisplay {}
 
-/// Returns an error that panics when it is asked what it is.
+/// Returns an error whose Display panics.
 #[job]
 fn panic_in_display(_cx: &JobContext, marker: PathBuf) -> JobResult {
     mark(&marker)?;
     Err(PanicsInDisplay)?
 }
 
-/// Overflows the stack of a thread of its own.
+/// Overflows the stack of another thread.
 #[job]
 fn overflow_in_thread(_cx: &JobContext, marker: PathBuf) -> JobResult {
     fn deeper(n: u64) -> u64 {
@@ -95,7 +95,7 @@ fn overflow_in_thread(_cx: &JobContext, marker: PathBuf) -> JobResult {
     Err(format!("the stack did not overflow: {depth:?}"))?
 }
 
-/// Works for ever, and looks at nothing.
+/// Loops forever and ignores cancellation.
 #[job]
 fn spin(_cx: &JobContext, marker: PathBuf) -> JobResult {
     mark(&marker)?;
@@ -104,7 +104,7 @@ fn spin(_cx: &JobContext, marker: PathBuf) -> JobResult {
     }
 }
 
-/// Prints this many megabytes, in lines.
+/// Prints this many megabytes of lines.
 #[job]
 fn print_much(_cx: &JobContext, marker: PathBuf, #[param(default = 100)] megabytes: u32) -> JobResult {
     mark(&marker)?;
@@ -120,14 +120,14 @@ fn print_much(_cx: &JobContext, marker: PathBuf, #[param(default = 100)] megabyt
     Ok(())
 }
 
-/// Returns an error of four megabytes in many lines, and would steer a terminal.
+/// Returns a four-megabyte error with many lines and terminal control sequences.
 #[job]
 fn say_much(_cx: &JobContext, marker: PathBuf) -> JobResult {
     mark(&marker)?;
     Err("\u{1b}[2J\u{9b}31m\u{202e}It is a long story.\r\n\u{7}".repeat(120_000))?
 }
 
-/// Returns an error without a word.
+/// Returns an error with an empty message.
 #[job]
 fn say_nothing(_cx: &JobContext, marker: PathBuf) -> JobResult {
     mark(&marker)?;

@@ -1,4 +1,4 @@
-//! Jobs that turn against their process: forks, descriptors, signals, limits, and what happens after the end.
+//! Jobs that attack their process: forks, descriptors, signals, limits, and actions after the end of the job.
 
 use super::mark;
 use lorchestra_plugin_api::prelude::*;
@@ -25,36 +25,36 @@ const SIGCHLD: i64 = 17;
 const SIG_IGN: usize = 1;
 const FOR_EVER: Duration = Duration::from_secs(3000);
 
-/// Forks, with the C library or behind its back; both processes go on, emit, and return.
+/// Forks, with the C library or with a raw system call. Both processes emit and return.
 #[job]
 pub(crate) fn fork_and_return(cx: &JobContext, marker: PathBuf, bare: bool) -> JobResult {
     cx.emit("before", json!({}))?;
-    // SAFETY: none: the process has another thread. This is the fault.
+    // SAFETY: none: the process has another thread. This is the intended fault.
     let child = if bare { unsafe { syscall(SYS_CLONE, SIGCHLD, 0, 0, 0, 0) } } else { unsafe { fork() }.into() };
     mark(&marker)?;
     let taken = (0..100).filter(|n| cx.emit("number", json!({"n": n})).is_ok()).count();
     if child == 0 {
         std::fs::write(marker.with_extension("copy"), taken.to_string())?;
     } else {
-        // The copy gets as far as it can before the worker ends and takes its group with it.
+        // Gives the child time before the worker ends and its process group is killed.
         eventually(|| marker.with_extension("copy").exists());
         std::thread::sleep(Duration::from_millis(50));
     }
     Ok(())
 }
 
-/// Leaves a process in a session of its own that is gone before anybody has seen it, and has left another one like it.
+/// Leaves a process in a session of its own that keeps forking a successor and exiting, so that a scan rarely sees it.
 #[job]
 pub(crate) fn hydra(_cx: &JobContext, marker: PathBuf) -> JobResult {
     mark(&marker)?;
-    // SAFETY: none: the process has another thread. This is the fault.
+    // SAFETY: none: the process has another thread. This is the intended fault.
     if unsafe { fork() } == 0 {
-        // SAFETY: of a process that leads no group.
+        // SAFETY: the process is not a group leader.
         unsafe { setsid() };
         loop {
             // SAFETY: as above.
             if unsafe { fork() } != 0 {
-                // SAFETY: leaves without cleaning up, as what cleans up is the other process's.
+                // SAFETY: exits without cleanup, which belongs to the parent.
                 unsafe { _exit(0) };
             }
         }
@@ -62,14 +62,14 @@ pub(crate) fn hydra(_cx: &JobContext, marker: PathBuf) -> JobResult {
     Ok(())
 }
 
-/// Leaves eight hundred processes, each in a session of its own and with a child.
+/// Leaves 800 processes, each in its own session and with a child.
 #[job]
 pub(crate) fn swarm(_cx: &JobContext, marker: PathBuf) -> JobResult {
     mark(&marker)?;
     for _ in 0..800 {
-        // SAFETY: none: the process has another thread. This is the fault.
+        // SAFETY: none: the process has another thread. This is the intended fault.
         if unsafe { fork() } == 0 {
-            // SAFETY: of a process that leads no group; the other one as above.
+            // SAFETY: the process is not a group leader; the fork is as above.
             unsafe {
                 setsid();
                 fork();
@@ -82,17 +82,17 @@ pub(crate) fn swarm(_cx: &JobContext, marker: PathBuf) -> JobResult {
     Ok(())
 }
 
-/// Shuts its control socket down, and goes on.
+/// Shuts down its control socket and continues.
 #[job]
 pub(crate) fn shut_control(cx: &JobContext, marker: PathBuf) -> JobResult {
     let mut shut = 0;
     for number in 3..64 {
-        // SAFETY: none: the descriptor is not ours. This is the fault.
+        // SAFETY: none: the descriptor is not ours. This is the intended fault.
         let socket = unsafe { BorrowedFd::borrow_raw(number) };
         shut += usize::from(rustix::net::shutdown(socket, rustix::net::Shutdown::Both).is_ok());
     }
     mark(&marker)?;
-    // Long enough for a watchdog to act on it.
+    // Long enough for a watchdog to react.
     std::thread::sleep(Duration::from_millis(1500));
     cx.emit("after", json!({"shut": shut}))?;
     Ok(())
@@ -107,14 +107,14 @@ fn eventually(done: impl Fn() -> bool) {
     }
 }
 
-/// Becomes another program.
+/// Replaces itself with another program (exec).
 #[job]
 pub(crate) fn exec(_cx: &JobContext, marker: PathBuf) -> JobResult {
     mark(&marker)?;
     Err(std::process::Command::new("/bin/true").exec())?
 }
 
-/// Leaves the process from a thread.
+/// Exits the process from another thread.
 #[job]
 pub(crate) fn exit_in_thread(_cx: &JobContext, marker: PathBuf) -> JobResult {
     mark(&marker)?;
@@ -123,11 +123,11 @@ pub(crate) fn exit_in_thread(_cx: &JobContext, marker: PathBuf) -> JobResult {
     Ok(())
 }
 
-/// Does not hear any signal that can be ignored.
+/// Ignores every signal that can be ignored.
 #[job]
 pub(crate) fn ignore_signals(_cx: &JobContext, marker: PathBuf) -> JobResult {
     for number in (1..32).filter(|n| ![9, 19].contains(n)) {
-        // SAFETY: none: the handlers are not ours. This is the fault.
+        // SAFETY: none: the handlers are not ours. This is the intended fault.
         unsafe { signal(number, SIG_IGN) };
     }
     mark(&marker)?;
@@ -135,7 +135,7 @@ pub(crate) fn ignore_signals(_cx: &JobContext, marker: PathBuf) -> JobResult {
     Ok(())
 }
 
-/// Stops itself.
+/// Stops itself with SIGSTOP.
 #[job]
 pub(crate) fn stop_self(_cx: &JobContext, marker: PathBuf) -> JobResult {
     mark(&marker)?;
@@ -144,7 +144,7 @@ pub(crate) fn stop_self(_cx: &JobContext, marker: PathBuf) -> JobResult {
     Ok(())
 }
 
-/// Stops its supervisor; then stays for ever, returns (`return`), kills itself (`die`), or does it again and again (`again`).
+/// Stops its supervisor, then hangs, returns (`return`), kills itself (`die`), or repeats it (`again`).
 #[job]
 pub(crate) fn stop_supervisor(_cx: &JobContext, marker: PathBuf, #[param(default = "stay")] then: String) -> JobResult {
     let supervisor = rustix::process::getppid().ok_or("an orphan")?;
@@ -171,7 +171,7 @@ pub(crate) fn kill_group(_cx: &JobContext, marker: PathBuf) -> JobResult {
     Err("survived")?
 }
 
-/// Allows itself no files, and emits.
+/// Sets its limit of open files to 0, and emits.
 #[job]
 pub(crate) fn forbid_files(cx: &JobContext, marker: PathBuf) -> JobResult {
     mark(&marker)?;
@@ -180,19 +180,19 @@ pub(crate) fn forbid_files(cx: &JobContext, marker: PathBuf) -> JobResult {
     Ok(())
 }
 
-/// Closes every descriptor, and opens files of its own in their places; then goes on, or stays for ever.
+/// Closes every descriptor and opens other files with the same numbers, then continues or hangs.
 #[job]
 pub(crate) fn own_files(cx: &JobContext, marker: PathBuf, stay: bool) -> JobResult {
     cx.emit("before", json!({}))?;
     mark(&marker)?;
     for fd in 0..256 {
-        // SAFETY: none: the descriptors are not ours. This is the fault.
+        // SAFETY: none: the descriptors are not ours. This is the intended fault.
         unsafe { close(fd) };
     }
     for n in 0..32 {
         let mut file = std::fs::File::create(marker.with_extension(n.to_string()))?;
         file.write_all(b"mine\n")?;
-        // Open as long as the process lives.
+        // Keep open until the process ends.
         let _ = file.into_raw_fd();
     }
     if stay {
@@ -205,7 +205,7 @@ pub(crate) fn own_files(cx: &JobContext, marker: PathBuf, stay: bool) -> JobResu
     Ok(())
 }
 
-/// Moves to `/`, lets everybody read and write what is made from now on, and goes on.
+/// Changes to `/`, sets the umask to 0, and continues.
 #[job]
 pub(crate) fn wander(cx: &JobContext, marker: PathBuf) -> JobResult {
     mark(&marker)?;
@@ -218,7 +218,7 @@ pub(crate) fn wander(cx: &JobContext, marker: PathBuf) -> JobResult {
     Ok(())
 }
 
-/// What is done when the process ends, after the final record.
+/// What to do at process exit, after the final record.
 struct AtEnd(fn());
 
 impl Drop for AtEnd {
@@ -232,21 +232,21 @@ thread_local! {
     static LINGERS: AtEnd = const { AtEnd(|| std::thread::sleep(FOR_EVER)) };
 }
 
-/// Aborts when the job has returned and its end is written.
+/// Aborts after the job has returned and the final record is written.
 #[job]
 pub(crate) fn abort_after_end(_cx: &JobContext, marker: PathBuf) -> JobResult {
     mark(&marker)?;
     ABORTS.with(|_| Ok(()))
 }
 
-/// Does not let the process end when the job has returned.
+/// Keeps the process alive after the job has returned.
 #[job]
 pub(crate) fn linger(_cx: &JobContext, marker: PathBuf) -> JobResult {
     mark(&marker)?;
     LINGERS.with(|_| Ok(()))
 }
 
-/// The descriptor of the spool's open segment, and its path.
+/// Returns the descriptor and the path of the spool's open segment.
 pub(crate) fn spool() -> std::io::Result<(OwnedFd, std::path::PathBuf)> {
     for entry in std::fs::read_dir("/proc/self/fd")? {
         let entry = entry?;
@@ -254,7 +254,7 @@ pub(crate) fn spool() -> std::io::Result<(OwnedFd, std::path::PathBuf)> {
         let is_segment = target.file_name().is_some_and(|name| name.to_string_lossy().parse::<u32>().is_ok());
         if is_segment && in_spool(&target) {
             let number = entry.file_name().to_string_lossy().parse().map_err(std::io::Error::other)?;
-            // SAFETY: the number is of an open descriptor; it is not ours and only borrowed for the copy.
+            // SAFETY: the descriptor is open; it is not owned here, and only borrowed to duplicate it.
             let borrowed = unsafe { rustix::fd::BorrowedFd::borrow_raw(number) };
             return Ok((borrowed.try_clone_to_owned()?, target));
         }

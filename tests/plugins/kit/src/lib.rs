@@ -1,4 +1,4 @@
-//! Jobs that use what the plugin API has for authors: parameters of all kinds, policies, secrets, progress.
+//! Jobs that use every feature of the plugin API: all parameter types, policies, secrets, progress.
 
 use lorchestra_plugin_api::prelude::*;
 use lorchestra_plugin_api::tracing;
@@ -6,27 +6,27 @@ use std::io::Write;
 
 plugin! { package = "kit", jobs = [kinds, policies, old, leak, optional_secret, advance] }
 
-/// What comes out.
+/// Output format
 #[derive(ParamEnum, Clone, Copy, Debug)]
 enum Format {
-    /// One object.
+    /// One object
     Json,
-    /// One object a line.
+    /// One object per line
     NdJson,
 }
 
-/// Says what it was given.
+/// Emits its parameters.
 #[job]
 fn kinds(
     cx: &JobContext,
-    /// How often.
+    /// Interval
     #[param(default = "1h30m")]
     every: Duration,
-    /// What comes out.
+    /// Output format
     #[param(default = "json")]
     format: Format,
     formats: Vec<Format>,
-    /// Whom.
+    /// Names
     names: Vec<String>,
     days: Vec<NaiveDate>,
     wait: Option<Duration>,
@@ -45,7 +45,7 @@ fn kinds(
     Ok(())
 }
 
-/// Fails until it is tried for the third time.
+/// Fails until the third attempt.
 #[job(timeout = "30m", retries = 2, overlap = "skip")]
 fn policies(cx: &JobContext) -> JobResult {
     match cx.attempt() {
@@ -54,31 +54,31 @@ fn policies(cx: &JobContext) -> JobResult {
     }
 }
 
-/// Does what it always did.
+/// Does nothing. Deprecated.
 #[job(deprecated = "use kinds")]
 fn old(_cx: &JobContext) -> JobResult {
     Ok(())
 }
 
-/// How a secret gets out.
+/// How a job leaks its secret.
 #[derive(ParamEnum, Clone, Copy)]
 enum Way {
     Print,
-    /// In pieces of a few bytes, each a write of its own.
+    /// In pieces of three bytes, each in a separate write
     Pieces,
-    /// The beginning of it is the last that is printed.
+    /// All but its last byte, at the very end of the output
     Begin,
     Emit,
-    /// Each field of an event, and many events at once.
+    /// In each field of an event, and in a batch of events
     Fields,
     Error,
     Panic,
     Trace,
-    /// Line by line.
+    /// Line by line
     Lines,
 }
 
-/// Does with its secret what no job should.
+/// Leaks its secret.
 #[job]
 fn leak(cx: &JobContext, token: Secret, way: Way) -> JobResult {
     let text = token.expose();
@@ -122,14 +122,14 @@ fn leak(cx: &JobContext, token: Secret, way: Way) -> JobResult {
     Ok(())
 }
 
-/// Says whether it has a secret.
+/// Emits the length of its secret.
 #[job]
 fn optional_secret(cx: &JobContext, api_token: Option<Secret>) -> JobResult {
     cx.emit("secret", json!({"length": api_token.map(|token| token.expose().len())}))?;
     Ok(())
 }
 
-/// Tells its progress, and goes on when the marker is there.
+/// Reports progress, waits for the marker file, and reports progress again.
 #[job]
 fn advance(cx: &JobContext, marker: PathBuf, #[param(default = 10)] total: u64, token: Option<Secret>) -> JobResult {
     let _kept = token;

@@ -1,5 +1,5 @@
-//! Jobs that end in every way a job can. Each writes a marker file just before its fault, so that a test which sees an
-//! outcome can also see that the fault was what caused it.
+//! Jobs that end in every possible way. Each writes a marker file just before its fault, so that a test can check that the fault
+//! caused the outcome.
 #![expect(unsafe_code, reason = "faults that safe code cannot make")]
 #![expect(clippy::disallowed_methods, reason = "leaving the process is what these jobs are for")]
 
@@ -40,14 +40,14 @@ fn fail(_cx: &JobContext, marker: Option<PathBuf>) -> JobResult {
     Ok(())
 }
 
-/// Returns an error that is not worth a retry.
+/// Returns a permanent error.
 #[job]
 fn fail_permanently(_cx: &JobContext, marker: Option<PathBuf>) -> JobResult {
     mark(marker.as_deref())?;
     Err("the mailbox is not yours").permanent()
 }
 
-/// Returns an error of these words.
+/// Returns an error with this message.
 #[job]
 fn fail_with(_cx: &JobContext, message: String) -> JobResult {
     Err(message)?
@@ -60,7 +60,7 @@ fn panic_now(_cx: &JobContext, marker: Option<PathBuf>) -> JobResult {
     panic!("the answer was {}", 43);
 }
 
-/// Panics with a payload that is not text and whose drop panics again.
+/// Panics with a payload that is not a string and whose drop panics again.
 #[job]
 fn panic_with_a_number(_cx: &JobContext, marker: Option<PathBuf>) -> JobResult {
     mark(marker.as_deref())?;
@@ -94,7 +94,7 @@ fn abort(_cx: &JobContext, marker: Option<PathBuf>) -> JobResult {
 #[job]
 fn null(_cx: &JobContext, marker: Option<PathBuf>) -> JobResult {
     mark(marker.as_deref())?;
-    // SAFETY: none. This is the fault.
+    // SAFETY: none. This is the intended fault.
     unsafe { std::ptr::without_provenance_mut::<u8>(8).write_volatile(1) };
     Ok(())
 }
@@ -111,7 +111,7 @@ fn overflow(_cx: &JobContext, marker: Option<PathBuf>) -> JobResult {
     Err(format!("the stack did not overflow: {depth}"))?
 }
 
-/// Leaves the process.
+/// Exits the process.
 #[job]
 fn exit(_cx: &JobContext, code: i32, marker: Option<PathBuf>) -> JobResult {
     mark(marker.as_deref())?;
@@ -127,14 +127,14 @@ fn ask_terminal(_cx: &JobContext, marker: PathBuf) -> JobResult {
     Ok(())
 }
 
-/// Runs a shell command by C's `system`, which passes on what signals do in this process; Rust's own `Command` resets SIGPIPE.
+/// Runs a shell command with C's `system`, which inherits signal dispositions; Rust's `Command` resets SIGPIPE.
 #[job]
 fn shell(_cx: &JobContext, command: String) -> JobResult {
     unsafe extern "C" {
         fn system(command: *const std::ffi::c_char) -> std::ffi::c_int;
     }
     let command = std::ffi::CString::new(command)?;
-    // SAFETY: POSIX's function, with a text that ends with NUL and lives as long as the call.
+    // SAFETY: a POSIX function, called with a NUL-terminated string that outlives the call.
     match unsafe { system(command.as_ptr()) } {
         0 => Ok(()),
         status => Err(format!("the command ended with {status}").into()),
@@ -149,20 +149,20 @@ fn kill_self(_cx: &JobContext, marker: Option<PathBuf>) -> JobResult {
     Err("survived")?
 }
 
-/// Emits numbered events one by one; each number is written to `acknowledged` after its emit returned.
+/// Emits numbered events one by one, and writes each number to `acknowledged` after `emit` returned.
 #[job]
 fn numbered(
     cx: &JobContext,
     #[param(default = 100)] count: u64,
     acknowledged: Option<PathBuf>,
-    /// Runs of different accounts do not exclude each other.
+    /// Account; runs for different accounts do not exclude each other
     account: Option<String>,
-    /// What to do after the last number: `return`, `fail`, `panic` or `abort`.
+    /// What to do after the last number: `return`, `fail`, `panic` or `abort`
     #[param(default = "return")]
     then: String,
-    /// Waits for this file, having made it with `.wanted` at its end.
+    /// Create `<file>.wanted`, then wait for this file before the first number
     begin: Option<PathBuf>,
-    /// Waits for this file after the last number.
+    /// Wait for this file after the last number
     end: Option<PathBuf>,
 ) -> JobResult {
     tracing::debug!(account, count, "numbering");
@@ -179,7 +179,7 @@ fn numbered(
     for n in 0..count {
         cx.emit("number", json!({"n": n}))?;
         if let Some(file) = &mut file {
-            // One write: what is in this file was acknowledged.
+            // A single write, so that every number in the file was acknowledged.
             file.write_all(format!("{n}\n").as_bytes())?;
         }
     }
@@ -194,7 +194,7 @@ fn numbered(
     }
 }
 
-/// Emits many events at once.
+/// Emits many events with `emit_all`.
 #[job]
 fn burst(cx: &JobContext, #[param(default = 1000)] count: u64, #[param(default = 0)] bytes: u64) -> JobResult {
     let filler = "x".repeat(usize::try_from(bytes)?);
@@ -204,7 +204,7 @@ fn burst(cx: &JobContext, #[param(default = 1000)] count: u64, #[param(default =
     if taken == count { Ok(()) } else { Err(format!("{taken} of {count} events were taken; {failed:?}"))? }
 }
 
-/// Waits until it is cancelled, and ends in good order.
+/// Waits until it is cancelled, and ends cleanly.
 #[job]
 fn wait(cx: &JobContext, marker: Option<PathBuf>, #[param(default = 60)] seconds: u64, return_ok: bool) -> JobResult {
     mark(marker.as_deref())?;
@@ -219,7 +219,7 @@ fn wait(cx: &JobContext, marker: Option<PathBuf>, #[param(default = 60)] seconds
     Err("nobody cancelled it")?
 }
 
-/// Waits until a file is there.
+/// Waits until a file exists.
 #[job]
 fn wait_for_file(_cx: &JobContext, marker: Option<PathBuf>, file: PathBuf) -> JobResult {
     mark(marker.as_deref())?;
@@ -233,7 +233,7 @@ fn wait_for_file(_cx: &JobContext, marker: Option<PathBuf>, file: PathBuf) -> Jo
     Ok(())
 }
 
-/// Does not look whether it is cancelled.
+/// Ignores cancellation.
 #[job]
 fn ignore_term(_cx: &JobContext, marker: Option<PathBuf>, #[param(default = 60)] seconds: u64) -> JobResult {
     mark(marker.as_deref())?;
@@ -241,11 +241,11 @@ fn ignore_term(_cx: &JobContext, marker: Option<PathBuf>, #[param(default = 60)]
     Ok(())
 }
 
-/// Tries to leave its process group for its supervisor's, and does not look whether it is cancelled.
+/// Tries to join its supervisor's process group, and ignores cancellation.
 #[job]
 fn leave_group(_cx: &JobContext, marker: PathBuf) -> JobResult {
     let parents = rustix::process::getpgid(rustix::process::getppid())?;
-    // It leads a session, which the kernel does not let it leave.
+    // The worker is a session leader, which the kernel does not allow to change its group.
     if rustix::process::setpgid(None, Some(parents)).is_ok() {
         return Err("a session's leader left its group".into());
     }
@@ -254,7 +254,7 @@ fn leave_group(_cx: &JobContext, marker: PathBuf) -> JobResult {
     Ok(())
 }
 
-/// Starts a process in its own group and waits; or ends at once and leaves it.
+/// Starts a process in its own group, then waits or returns at once.
 #[job]
 fn leave_child(_cx: &JobContext, marker: PathBuf, stay: bool) -> JobResult {
     let child = std::process::Command::new("sleep").arg("300").spawn()?;
@@ -265,7 +265,7 @@ fn leave_child(_cx: &JobContext, marker: PathBuf, stay: bool) -> JobResult {
     Ok(())
 }
 
-/// Starts a daemon that leaves the session, holds the output pipe and is nobody's child; and waits, or ends at once.
+/// Starts an orphaned daemon in another session that keeps the output pipe open, then waits or returns at once.
 #[job]
 fn leave_daemon(_cx: &JobContext, marker: PathBuf, stay: bool) -> JobResult {
     let script = format!("setsid sh -c 'echo $$ > {}; sleep 300' &", marker.display());
@@ -280,7 +280,7 @@ fn leave_daemon(_cx: &JobContext, marker: PathBuf, stay: bool) -> JobResult {
     Ok(())
 }
 
-/// Prints to both streams, not all of it UTF-8.
+/// Prints to stdout and stderr, including invalid UTF-8.
 #[job]
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "this is what the job is for")]
 fn print(_cx: &JobContext, #[param(default = 1)] lines: u32) -> JobResult {
@@ -293,11 +293,11 @@ fn print(_cx: &JobContext, #[param(default = 1)] lines: u32) -> JobResult {
     Ok(())
 }
 
-/// Emits from a thread that outlives the job, until it is refused; the marker then says how many were taken, and the refusal.
+/// Emits from a thread that outlives the job until an event is refused. The marker then holds the number of accepted events and the error.
 #[job]
 fn emit_after_end(cx: &JobContext, marker: PathBuf) -> JobResult {
-    // SAFETY: none: the context is dropped when the job has returned. The sink behind it is not, since the trace's bridge
-    // holds it too, and emitting uses nothing else of the copy.
+    // SAFETY: none: the context is dropped when the job returns. The sink behind it is still alive, because the tracing bridge holds it
+    // too, and emitting uses nothing else of the copy.
     let copy = std::mem::ManuallyDrop::new(unsafe { std::ptr::read(cx) });
     std::thread::Builder::new().spawn(move || {
         for taken in 0.. {
@@ -308,7 +308,7 @@ fn emit_after_end(cx: &JobContext, marker: PathBuf) -> JobResult {
             std::thread::sleep(Duration::from_micros(200));
         }
     })?;
-    // The process goes on for a moment after the final record, in which the thread is refused.
+    // The process lives for a moment after the final record. In this time the thread is refused.
     LINGERS.with(|_| std::thread::sleep(Duration::from_millis(5)));
     Ok(())
 }
@@ -325,7 +325,7 @@ thread_local! {
     static LINGERS: Lingers = const { Lingers };
 }
 
-/// Emits what is not an event, and says what each was answered.
+/// Emits invalid events, and emits the error for each.
 #[job]
 fn emit_bad(cx: &JobContext) -> JobResult {
     let deep = format!("{}1{}", "[".repeat(10_000), "]".repeat(10_000));
@@ -347,14 +347,14 @@ fn emit_bad(cx: &JobContext) -> JobResult {
     Ok(())
 }
 
-/// Closes the spool's descriptor and lets another file have its number. With `flush`, a flush that does not notice ends the process.
+/// Closes the spool's descriptor and opens another file with the same number. With `flush`, exits if a flush does not notice.
 #[job]
 fn hijack(cx: &JobContext, other: PathBuf, flush: bool) -> JobResult {
     cx.emit("before", json!({}))?;
     let spool = descriptors()?.into_iter().find(|(_, target)| target.contains("/spool/") && !target.ends_with(".lock"));
     let (fd, _) = spool.ok_or("no spool descriptor was found")?;
     let file = std::fs::File::create(other)?;
-    // SAFETY: none: the descriptor is not ours. This is the fault.
+    // SAFETY: none: the descriptor is not ours. This is the intended fault.
     let mut stolen = unsafe { <rustix::fd::OwnedFd as rustix::fd::FromRawFd>::from_raw_fd(fd) };
     rustix::io::dup2(&file, &mut stolen)?;
     #[expect(clippy::mem_forget, reason = "the number stays in use")]
@@ -376,7 +376,7 @@ fn hijack(cx: &JobContext, other: PathBuf, flush: bool) -> JobResult {
 fn close_all(cx: &JobContext) -> JobResult {
     cx.emit("before", json!({}))?;
     for (fd, _) in descriptors()?.into_iter().filter(|(fd, _)| *fd > 2) {
-        // SAFETY: none: the descriptors are not ours. This is the fault. (Dropping an OwnedFd of a closed number would abort.)
+        // SAFETY: none: the descriptors are not ours. This is the intended fault. (Dropping an OwnedFd for a closed descriptor would abort.)
         drop(unsafe { <rustix::fd::OwnedFd as rustix::fd::FromRawFd>::from_raw_fd(fd) });
     }
     Ok(())
@@ -397,14 +397,14 @@ fn descriptors() -> std::io::Result<Vec<(i32, String)>> {
     Ok(found)
 }
 
-/// Takes one parameter of every type, and emits what it got.
+/// Takes a parameter of every type, and emits the values.
 ///
 /// The second paragraph.
 #[job]
 #[expect(clippy::too_many_arguments, reason = "one of each")]
 fn typed(
     cx: &JobContext,
-    /// Any text.
+    /// Any text
     text: Option<String>,
     small: Option<i8>,
     #[param(default = 500)] page_size: u32,
@@ -443,7 +443,7 @@ fn traced(_cx: &JobContext) -> JobResult {
     Ok(())
 }
 
-/// Emits events about a person, whose name and secret are `about` and `secret`.
+/// Emits events about a person with the name `about` and the secret `secret`.
 #[job]
 fn confide(cx: &JobContext, about: String, secret: String, #[param(default = 3)] count: u32) -> JobResult {
     for n in 0..count {
@@ -452,15 +452,15 @@ fn confide(cx: &JobContext, about: String, secret: String, #[param(default = 3)]
     Ok(())
 }
 
-/// Fails in its first attempts, in some way, and not in later ones. Emits what it was given.
+/// Fails in the first attempts, in a chosen way, and succeeds later. Emits its parameters.
 #[job]
 fn fail_at_first(
     cx: &JobContext,
     marker: Option<PathBuf>,
-    /// How many attempts fail.
+    /// Number of attempts that fail
     #[param(default = 1)]
     times: u32,
-    /// `error`, `permanent`, `panic`, `abort`, `exit`, or `hang`, which ends when it is told to.
+    /// `error`, `permanent`, `panic`, `abort`, `exit`, or `hang` (until cancelled)
     #[param(default = "error")]
     how: String,
     until: Option<DateTime<Utc>>,
@@ -487,8 +487,8 @@ fn fail_at_first(
     }
 }
 
-/// Starts a daemon in the manner of daemons: forked twice, of a session of its own, with the job's output held open; and waits, or
-/// ends at once.
+/// Starts a daemon with a double fork, in a session of its own, that keeps the job's output open; then waits or returns at
+/// once.
 #[job]
 fn leave_grandchild(_cx: &JobContext, marker: PathBuf, stay: bool) -> JobResult {
     let script = format!("(setsid sh -c '(exec sh -c \"echo \\$\\$ > {}; exec sleep 300\") &' &)", marker.display());
@@ -503,7 +503,7 @@ fn leave_grandchild(_cx: &JobContext, marker: PathBuf, stay: bool) -> JobResult 
     Ok(())
 }
 
-/// Allocates and uses memory until there is none left for it; the marker says how many MiB it had.
+/// Allocates and uses memory until allocation fails. The marker holds the number of MiB.
 #[job]
 fn allocate(_cx: &JobContext, marker: PathBuf) -> JobResult {
     const STEP: usize = 4;
@@ -523,7 +523,7 @@ fn trace_much(_cx: &JobContext, #[param(default = 1000)] count: u64) -> JobResul
     Ok(())
 }
 
-/// Does the work of a window, and says what it was given.
+/// Emits its window and parameters.
 #[job]
 #[expect(clippy::too_many_arguments, reason = "one for each thing that may be with a window")]
 fn windowed(
@@ -531,13 +531,13 @@ fn windowed(
     account: Option<String>,
     since: Option<DateTime<Utc>>,
     until: Option<DateTime<Utc>>,
-    /// How far it says that it came; in its first attempt only.
+    /// Bookmark to set, in the first attempt only
     reached: Option<DateTime<Utc>>,
-    /// What to do then: `return`, `fail`, `fail_at_first`, `panic`, `abort`, or `wait`, until it is told to end, and return then.
+    /// What to do then: `return`, `fail`, `fail_at_first`, `panic`, `abort`, or `wait` (until cancelled, then return)
     #[param(default = "return")]
     then: String,
     marker: Option<PathBuf>,
-    /// Waits for this file.
+    /// Wait for this file
     go: Option<PathBuf>,
 ) -> JobResult {
     cx.emit("window.seen", json!({"since": since, "until": until, "account": account}))?;
@@ -567,14 +567,14 @@ fn windowed(
     Ok(())
 }
 
-/// Begins at its bookmark, unless it is told otherwise.
+/// Starts at its bookmark by default.
 #[job]
 fn from_bookmark(cx: &JobContext, #[param(default = "last:-30d")] since: DateTime<Utc>) -> JobResult {
     cx.emit("window.seen", json!({"since": since}))?;
     Ok(())
 }
 
-/// Sets a bookmark that nobody would read: it has no `since`. Emits the answer.
+/// Sets a bookmark without having a `since`, and emits the error.
 #[job]
 fn bookmark_nothing(cx: &JobContext, until: Option<DateTime<Utc>>) -> JobResult {
     let answer = cx.set_bookmark(Utc::now()).err().map(|e| e.to_string());

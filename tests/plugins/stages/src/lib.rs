@@ -1,4 +1,4 @@
-//! A job that says which stage of its life it has come to, by a line in a file, and stays there until it is killed or told to end.
+//! A job that writes the stage it has reached to a file, and stays there until it is killed or cancelled.
 #![expect(unsafe_code, reason = "a constructor")]
 #![expect(clippy::disallowed_methods, reason = "a constructor has no other way to be told anything")]
 
@@ -10,11 +10,11 @@ use std::time::Duration;
 
 plugin! { package = "stages", jobs = [staged] }
 
-/// Events before any stage.
+/// Number of events before the first stage.
 const BEFORE: u64 = 50;
-/// Events in a stage, at most: then the job waits.
+/// Maximum number of events in a stage; then the job waits.
 const WITHIN: u64 = 20_000;
-/// Flushes in a stage, at most.
+/// Maximum number of flushes in a stage.
 const FLUSHES: u64 = 2_000;
 
 fn mark(path: &Path, stage: &str) {
@@ -23,11 +23,11 @@ fn mark(path: &Path, stage: &str) {
     }
 }
 
-/// Emits numbers, each written to `acknowledged` after its emit returned, and stays at a stage.
+/// Emits numbers, writes each to `acknowledged` after `emit` returned, and stays at a stage.
 #[job]
 fn staged(
     cx: &JobContext,
-    /// `emitting`, `flushing`, `final` (it returns at once), `after` (the process stays after it has returned); else none.
+    /// `emitting`, `flushing`, `final` (returns at once), `after` (the process stays after the job has returned); otherwise none
     stage: String,
     marker: PathBuf,
     acknowledged: PathBuf,
@@ -36,7 +36,7 @@ fn staged(
     let mut n = 0;
     let mut emit = || -> JobResult {
         cx.emit("number", json!({"n": n}))?;
-        // One write: what is in this file was acknowledged.
+        // A single write, so that every number in the file was acknowledged.
         file.write_all(format!("{n}\n").as_bytes())?;
         n += 1;
         Ok(())
@@ -73,7 +73,7 @@ fn staged(
     Err("told to end")?
 }
 
-/// Dropped when the worker's main thread ends, after the final record.
+/// Dropped at the end of the worker's main thread, after the final record.
 struct Lingers(RefCell<Option<PathBuf>>);
 
 impl Drop for Lingers {
@@ -90,11 +90,11 @@ thread_local! {
 }
 
 #[used]
-// SAFETY: functions in this section are called by the loader without arguments that we read.
+// SAFETY: the loader calls the functions in this section; they do not read its arguments.
 #[unsafe(link_section = ".init_array")]
 static CONSTRUCTOR: extern "C" fn() = constructor;
 
-/// Waits while the file `STAGES_LOADING` is there, having written its own marker beside it.
+/// Writes a marker next to the file `STAGES_LOADING`, then waits until that file is removed.
 extern "C" fn constructor() {
     if let Some(path) = std::env::var_os("STAGES_LOADING").map(std::path::PathBuf::from)
         && path.exists()

@@ -62,8 +62,12 @@ fn only_what_was_locked_runs() {
     fs::write(library(&sandbox), other_bytes()).unwrap();
     for args in [&["--locked"][..], &["--locked", "--dry-run"]] {
         let ended = run(&sandbox, args).exits(126);
-        assert!(ended.err().contains("plugins.lock has other bytes of constructor 0.1.0 (lock-differs)"), "{}", ended.shown());
-        assert!(ended.err().contains("fix: lorchestra plugins lock"), "{}", ended.shown());
+        assert!(
+            ended.err().contains("its bytes differ from the constructor 0.1.0 in plugins.lock (lock-differs)"),
+            "{}",
+            ended.shown()
+        );
+        assert!(ended.err().contains("fix: run lorchestra plugins lock"), "{}", ended.shown());
     }
     let behind = sandbox.lorchestra(&["run-job", "constructor", "loaded", "--locked"]).exits(126);
     assert!(behind.err().contains("lock-differs"), "{}", behind.shown());
@@ -97,7 +101,7 @@ fn the_configuration_locks_listings_and_runs() {
     sandbox.configure("locked = true");
     let listed = sandbox.lorchestra(&["jobs", "list"]).exits(0);
     assert_eq!(listed.out(), "constructor:\n  loaded\n");
-    assert!(listed.err().contains("plugins.lock does not have the package misbehave (not-locked)"), "{}", listed.shown());
+    assert!(listed.err().contains("plugins.lock does not list the package misbehave (not-locked)"), "{}", listed.shown());
     let files = sandbox.lorchestra(&["plugins", "list", "--json"]).exits(0).json("lorchestra.plugins-list/1")["files"].clone();
     assert_eq!((&files[0]["state"], &files[0]["locked"]), (&json!("usable"), &json!(true)));
     assert_eq!((&files[1]["state"], &files[1]["reason"]), (&json!("unusable"), &json!("not-locked")));
@@ -126,7 +130,7 @@ fn a_configuration_that_locks_before_there_is_a_lock() {
     let built = Fixture::Constructor.built().display().to_string();
     let installed = sandbox.lorchestra(&["plugins", "install", &built]).exits(0);
     assert!(
-        installed.err().contains("there is no plugins.lock: lorchestra plugins lock constructor lets"),
+        installed.err().contains("there is no plugins.lock: run lorchestra plugins lock constructor to allow"),
         "{}",
         installed.shown()
     );
@@ -149,24 +153,24 @@ fn a_lock_that_cannot_be_relied_on_is_a_bad_configuration() {
         let ended = run(&sandbox, &["--locked"]).exits(78);
         assert!(ended.err().contains(what) && ended.err().contains(mend), "{}", ended.shown());
     };
-    told("there is no ", "lorchestra plugins lock writes it");
+    told("there is no ", "run lorchestra plugins lock to create it");
     sandbox.lorchestra(&["plugins", "lock"]).exits(0);
     let text = fs::read_to_string(&path).unwrap();
     for (bad, what) in [
-        (text.replace("version = 1", "version = 2"), "it is of format 2"),
+        (text.replace("version = 1", "version = 2"), "its format is 2"),
         (text.replace("sha256 = \"", "sha256 = \"zz"), "the sha256 of constructor is not"),
         (text.replace("[[package]]", "[[packages]]"), "unknown field `packages`"),
         ("<<<<<<< HEAD".to_owned(), "plugins.lock: "),
     ] {
         fs::write(&path, bad).unwrap();
-        told(what, "lorchestra plugins lock writes it anew");
+        told(what, "run lorchestra plugins lock to create it again");
     }
     let relock = sandbox.lorchestra(&["plugins", "lock"]).exits(0);
     assert!(relock.err().starts_with("warning: "), "{}", relock.shown());
     assert_eq!(fs::read_to_string(&path).unwrap(), text);
     run(&sandbox, &["--locked"]).exits(0);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o646)).unwrap();
-    told("everybody may write to it", "chmod o-w");
+    told("any user may write to it", "chmod o-w");
     assert_eq!(count(&sandbox, "marker"), 1);
     // Who asked for no lock is not kept by a bad one.
     run(&sandbox, &[]).exits(0);
@@ -187,13 +191,13 @@ fn listings_tell_what_mends_a_lock() {
         let checked = sandbox.lorchestra(&["plugins", "check", &file]).exits(0);
         let installed = sandbox.lorchestra(&["plugins", "install", &file]).exits(0);
         for ended in [&listed, &checked, &installed] {
-            assert!(ended.err().contains("everybody may write to it"), "{}", ended.shown());
+            assert!(ended.err().contains("any user may write to it"), "{}", ended.shown());
             assert!(ended.err().contains(&format!("  {mend}\n")), "{}", ended.shown());
             let all = format!("{}{}", ended.out(), ended.err());
             assert!(!all.contains("lorchestra plugins lock"), "the lock is not to be written anew: {}", ended.shown());
         }
         assert_eq!(
-            listed.out().contains("not-locked: plugins.lock cannot be relied on: everybody may"),
+            listed.out().contains("not-locked: plugins.lock cannot be relied on: any user may"),
             locked,
             "{}",
             listed.shown()
@@ -214,7 +218,7 @@ fn listings_tell_what_mends_a_lock() {
     sandbox.configure("locked = true");
     let listed = sandbox.lorchestra(&["plugins", "list"]).exits(0);
     assert!(listed.out().contains("not-locked: there is no plugins.lock\n"), "{}", listed.shown());
-    assert!(listed.out().contains("fix: lorchestra plugins lock"), "{}", listed.shown());
+    assert!(listed.out().contains("fix: run lorchestra plugins lock"), "{}", listed.shown());
     let json = sandbox.lorchestra(&["plugins", "list", "--json"]).exits(0).json("lorchestra.plugins-list/1");
     assert_eq!((&json["files"][0]["state"], &json["files"][0]["reason"]), (&json!("unusable"), &json!("not-locked")));
 }

@@ -85,7 +85,7 @@ fn what_others_may_write_is_not_run_until_the_mend_is_made() {
 /// The mend of a directory that others use: nothing that changes it.
 #[track_caller]
 fn assert_elsewhere(fix: &str, at: &Path) {
-    let expected = "keep it in a directory that only this user and root can change (--plugin-dir, plugin_dirs in config.toml)";
+    let expected = "move it to a directory that only this user and root can change (--plugin-dir, plugin_dirs in config.toml)";
     assert_eq!(fix, format!("{expected}; ls -ld {} shows this one", at.display()));
 }
 
@@ -129,14 +129,14 @@ fn what_belongs_to_another_user_is_not_run() {
         (sandbox.plugins(), format!("as root: chown {NOBODY} {}", sandbox.plugins().display())),
         (
             sandbox.home(),
-            "run it as user 1, or keep it in a directory that only this user and root can change (--plugin-dir, plugin_dirs in \
+            "run it as user 1, or move it to a directory that only this user and root can change (--plugin-dir, plugin_dirs in \
              config.toml)"
                 .to_owned(),
         ),
     ] {
         chown(&at, Some(1), None).unwrap();
         let run = refused(&sandbox, &[], "not-trusted");
-        assert!(run.err().contains("belongs to user 1, who could change what is run"), "{}", run.shown());
+        assert!(run.err().contains("belongs to user 1, who could change what runs"), "{}", run.shown());
         assert_eq!(fix(&run), mend);
         // Root's is as good as one's own.
         chown(&at, Some(0), None).unwrap();
@@ -148,7 +148,7 @@ fn what_belongs_to_another_user_is_not_run() {
     let mut command = Command::new(lorchestra_tests::built::lorchestra());
     command.args(RUN).env_clear().env("HOME", sandbox.home());
     let ended = Running::start(command).wait().exits(126);
-    assert!(ended.err().contains(&format!("belongs to user {NOBODY}, who could change what is run")), "{}", ended.shown());
+    assert!(ended.err().contains(&format!("belongs to user {NOBODY}, who could change what runs")), "{}", ended.shown());
 }
 
 /// Whether the group of what this process makes has nobody else in it, as the two files say.
@@ -207,7 +207,7 @@ fn a_group_with_others_in_it_may_not_write() {
         let before = fs::metadata(&at).unwrap().mode() & 0o777;
         set_mode(&at, before | 0o020);
         let run = refused(&sandbox, &[], "not-trusted");
-        assert!(run.err().contains("everybody in the group daemon may "), "{}", run.shown());
+        assert!(run.err().contains("any member of group daemon may "), "{}", run.shown());
         if at == sandbox.home() {
             assert_elsewhere(&fix(&run), &at);
             set_mode(&at, before);
@@ -227,10 +227,10 @@ fn no_link_leads_out_of_the_directory() {
     fs::rename(&library, &outside).unwrap();
     symlink(&outside, &library).unwrap();
     let run = refused(&sandbox, &[], "link-out");
-    assert!(run.err().contains(&format!("it is a link to {}, which lies outside", outside.display())), "{}", run.shown());
+    assert!(run.err().contains(&format!("it is a symbolic link to {}, outside", outside.display())), "{}", run.shown());
     // The mend copies it.
     let command = fix(&run);
-    assert!(command.starts_with(&format!("lorchestra plugins install {}", outside.display())), "{command}");
+    assert!(command.starts_with(&format!("run lorchestra plugins install {}", outside.display())), "{command}");
     sandbox.lorchestra(&["plugins", "install", &outside.display().to_string()]).exits(0);
     assert!(!library.is_symlink());
     sandbox.lorchestra(&RUN).exits(0);
@@ -261,7 +261,7 @@ fn a_sticky_parent_protects_what_is_in_it() {
     sandbox.lorchestra(&RUN).exits(0);
     set_mode(&sandbox.plugins(), 0o1777);
     let run = refused_alone(&sandbox);
-    assert!(run.err().contains("everybody may put files into its directory"), "{}", run.shown());
+    assert!(run.err().contains("any user may put files into its directory"), "{}", run.shown());
 }
 
 /// A file that others could have written does not make a duplicate of a good one, nor does it hide it.

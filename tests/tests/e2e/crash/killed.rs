@@ -141,7 +141,7 @@ fn a_run_whose_job_had_ended_is_completed_not_abandoned() {
     drop(running);
 
     let ended = sandbox.lorchestra(&["runs", "list"]).exits(0);
-    assert!(ended.err().contains("had completed when its supervisor died"), "{}", ended.shown());
+    assert!(ended.err().contains("completed before its supervisor died"), "{}", ended.shown());
     let run = sandbox.run();
     assert_eq!((run.state(), run.cause()), ("completed", ""));
     assert_eq!(sandbox.numbers_of(&run), (0..count).collect::<Vec<_>>());
@@ -236,7 +236,7 @@ fn a_run_that_was_told_to_end_is_not_abandoned() {
     running.signal(Signal::KILL);
     drop(running);
     let run = sandbox.run();
-    assert_eq!((run.cause(), run.message()), ("cancelled", "it was told to end (SIGINT)"));
+    assert_eq!((run.cause(), run.message()), ("cancelled", "cancelled by SIGINT"));
     sandbox.whole_events_of(&run);
 }
 
@@ -276,7 +276,7 @@ fn a_run_that_cannot_be_closed_is_a_warning() {
     let mode = |mode| std::fs::set_permissions(&segment, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
     mode(0o000);
     let listed = sandbox.lorchestra(&["runs", "list"]).exits(0);
-    assert!(listed.err().contains("stays open for now") && listed.out().contains("running"), "{}", listed.shown());
+    assert!(listed.err().contains("cannot close run") && listed.out().contains("running"), "{}", listed.shown());
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     sandbox.lorchestra(&["run-job", "misbehave", "ignore_term", "--seconds", "0"]).exits(74);
     let run = listed.out().lines().find_map(|line| Some(line.split_once("  ")?.0)).unwrap();
@@ -314,7 +314,7 @@ fn a_run_whose_spool_is_gone_is_closed() {
         let args: Vec<&str> = next.iter().map(|arg| if *arg == "RUN" { run.id() } else { arg }).collect();
         let ended = sandbox.lorchestra(&args).exits(0);
         assert!(
-            ended.err().contains("is closed as abandoned") && ended.err().contains("spool directory is not there"),
+            ended.err().contains("is closed as abandoned") && ended.err().contains("spool directory is missing"),
             "{}",
             ended.shown()
         );

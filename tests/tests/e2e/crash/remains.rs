@@ -206,6 +206,44 @@ fn stop_worker_of(running: &Running) -> u32 {
     worker
 }
 
+/// As lorchestra identifies it: by device and inode.
+fn state_id(state: &std::path::Path) -> String {
+    use std::os::unix::fs::MetadataExt;
+    let meta = std::fs::metadata(state).expect("the state directory");
+    format!("{:x}.{:x}", meta.dev(), meta.ino())
+}
+
+/// Somebody copies the state directory while a run is under way, and uses the copy: in the copy the run has lost its supervisor, and in the
+/// original it goes on.
+#[test]
+fn a_copy_of_the_state_directory_ends_no_run_of_the_original() {
+    let original = sandbox();
+    let running = original.start(&["run-job", "misbehave", "wait"]);
+    eventually("the run is recorded", || original.runs().len() == 1);
+    let run = original.runs().remove(0);
+    for with_store in [true, false] {
+        let copy = sandbox();
+        copy.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+        let from = if with_store { original.state() } else { original.state().join("spool") };
+        let copied = std::process::Command::new("cp").arg("-a").arg(from.join(".")).arg(copy.state().join(if with_store {
+            ""
+        } else {
+            "spool"
+        }));
+        assert!({ copied }.status().expect("cp").success());
+        let listed = copy.lorchestra(&["runs", "list"]).exits(0);
+        if with_store {
+            assert!(listed.out().contains("failed"), "closed in the copy: {}", listed.shown());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        assert_eq!(original.runs().len(), 1);
+        assert_eq!(original.runs()[0].state(), "running", "with the store: {with_store}");
+        assert!(processes::is_alive(running.pid()), "with the store: {with_store}");
+    }
+    running.signal(Signal::TERM);
+    assert_eq!(running.wait().code(), Some(143), "{}", run.id());
+}
+
 /// What belongs to a run that goes on, to no run that is known, or to another user is none of its business.
 #[test]
 fn nobody_elses_process_is_touched() {
@@ -218,16 +256,20 @@ fn nobody_elses_process_is_touched() {
     let (dying, pid) = leaving(&sandbox, "leave_grandchild");
     let run = sandbox.runs().remove(0);
     assert!(sandbox.lorchestra(&["runs", "show", run.id()]).out().contains("misbehave/leave_grandchild"));
-    let sleep = |run_id: &str, user: Option<u32>| {
+    let state_id = state_id(&sandbox.state());
+    let sleep_of = |state_id: &str, run_id: &str, user: Option<u32>| {
         let mut command = std::process::Command::new("sleep");
-        command.arg("300").env("LORCHESTRA_RUN_ID", run_id);
+        command.arg("300").env("LORCHESTRA_RUN_ID", run_id).env("LORCHESTRA_STATE_ID", state_id);
         if let Some(user) = user {
             std::os::unix::process::CommandExt::uid(&mut command, user);
         }
         command.spawn().expect("sleep starts")
     };
+    let sleep = |run_id: &str, user: Option<u32>| sleep_of(&state_id, run_id, user);
     let mut strangers =
         vec![sleep("0190a000-0000-7000-8000-000000000000", None), sleep("", None), sleep(&format!("{}x", run.id()), None)];
+    // Of the run of the same id in another state directory, of which this one may be a copy.
+    strangers.push(sleep_of("1.2", run.id(), None));
     // Only root can have it both ways.
     if processes::is_root() {
         strangers.push(sleep(run.id(), Some(lorchestra_tests::sandbox::NOBODY)));

@@ -101,7 +101,7 @@ fn a_store_that_becomes_full_loses_nothing() {
     assert!(ended.err().contains("it is safe in the spool"), "{}", ended.shown());
     // Still full: said, and what can be read is read.
     let listed = run(&disks, &sandbox, &["runs", "list"]).exits(0);
-    assert!(listed.err().contains("stays open for now") && listed.out().contains("running"), "{}", listed.shown());
+    assert!(listed.err().contains("cannot close run") && listed.out().contains("running"), "{}", listed.shown());
     fs::remove_file(ballast).unwrap();
     let (state, cause, _, seen) = only_run(&disks, &sandbox, "cancelled.seen");
     assert_eq!((&*state, &*cause, seen), ("failed", "cancelled", 1), "what it was told, and what it emitted then");
@@ -259,8 +259,8 @@ fn a_store_that_cannot_be_ours_is_told_with_its_mend() {
             "another program's",
             "move the file away",
         ),
-        ("cut off", |sandbox| cut(sandbox, 5000), "is damaged", "move the three away"),
-        ("overwritten", overwrite, "is damaged", "move the three away"),
+        ("cut off", |sandbox| cut(sandbox, 5000), "is damaged", "move all three files away"),
+        ("overwritten", overwrite, "is damaged", "move all three files away"),
     ];
     for (name, spoil, what, mend) in cases {
         let sandbox = sandbox();

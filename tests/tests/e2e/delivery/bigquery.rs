@@ -26,7 +26,7 @@ fn set_up(write: &str) -> (Turn, String, Sandbox) {
     let dataset = emulator.own_dataset();
     let sandbox = sandbox(&emulator, &dataset, write);
     let ended = sandbox.lorchestra(&["events", "setup"]).exits(0);
-    assert!(ended.out().contains("was written and read back"), "{}", ended.shown());
+    assert!(ended.out().contains("and read it back"), "{}", ended.shown());
     (emulator, dataset, sandbox)
 }
 

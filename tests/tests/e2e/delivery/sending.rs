@@ -94,7 +94,7 @@ fn waiting_for_another_deliverer_opens_no_circuit() {
     eventually("it holds the lock", || site.fake.requests(Method::AppendRows) > 0);
     let args = ["run-job", "--require-delivery", "--delivery-timeout", "1s", "misbehave", "noop"];
     let ended = site.sandbox.lorchestra(&args).exits(69);
-    assert!(ended.err().contains("another process delivers"), "{}", ended.shown());
+    assert!(ended.err().contains("another process is delivering"), "{}", ended.shown());
     holder.signal(Signal::INT);
     let holder = holder.wait().exits(130);
     assert!(holder.err().contains("nothing is lost"), "{}", holder.shown());
@@ -217,13 +217,13 @@ fn a_network_that_is_down_for_a_whole_run_costs_one_line() {
         assert_eq!(ended.out(), "✓ misbehave/numbered completed\n");
         assert_eq!(ended.err().lines().count(), 1, "{}", ended.shown());
         assert!(ended.err().starts_with("warning: 12 events are not in BigQuery yet ("), "{}", ended.shown());
-        assert!(ended.err().ends_with("): lorchestra events flush\n"), "{}", ended.shown());
+        assert!(ended.err().ends_with("): run lorchestra events flush\n"), "{}", ended.shown());
         let pending = site.sandbox.lorchestra(&["events", "list", "--pending", "--json"]).exits(0);
         assert_eq!(pending.json_lines("lorchestra.event/1").len(), 12);
         let quiet = site.sandbox.lorchestra(&["run-job", "-q", "misbehave", "noop"]).exits(0);
         assert_eq!((quiet.out(), quiet.err()), ("", ""), "the next run delivers it");
         let down = site.sandbox.lorchestra(&["events", "flush", "--timeout", "1s"]).exits(69);
-        assert!(down.err().contains("14 events are still to be delivered; nothing is lost"), "{}", down.shown());
+        assert!(down.err().contains("14 events are not delivered yet; nothing is lost"), "{}", down.shown());
         site.fake.come_up();
         assert_eq!(site.flushed(), 14);
         assert_eq!(site.flushed(), 0);
@@ -237,7 +237,7 @@ fn rows_that_are_refused_are_set_aside_and_block_nothing() {
         let site = Site::new(write);
         site.fake.faults().next(carrier(write), Fault::RowErrors(vec![1, 3]));
         let ended = site.sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "10"]).exits(0);
-        assert_eq!(ended.err(), "warning: BigQuery refused 2 events: lorchestra events list --failed\n", "{write:?}");
+        assert_eq!(ended.err(), "warning: BigQuery refused 2 events (see lorchestra events list --failed)\n", "{write:?}");
         let failed = site.sandbox.lorchestra(&["events", "list", "--failed", "--json"]).exits(0);
         let failed = failed.json_lines("lorchestra.event/1");
         assert_eq!(failed.len(), 2, "{write:?}");
@@ -260,7 +260,7 @@ fn what_cannot_be_found_out_is_uncertain_and_sent_again_on_request_only() {
     faults.next(Method::AppendRows, Fault::DropStream);
     faults.forever(Method::Query, Fault::Status(403, "accessDenied"));
     let ended = site.sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "10"]).exits(0);
-    assert!(ended.err().contains("arrived is not known: lorchestra events list --uncertain"), "{}", ended.shown());
+    assert!(ended.err().contains("arrived (see lorchestra events list --uncertain)"), "{}", ended.shown());
     let listed = site.sandbox.lorchestra(&["events", "list", "--uncertain"]).exits(0);
     let uncertain = listed.out().lines().count();
     assert!(uncertain > 0 && listed.out().contains("403"), "{}", listed.shown());
@@ -435,7 +435,7 @@ fn a_signal_while_draining_ends_the_draining_and_not_the_outcome() {
     site.sandbox.lorchestra(&["run-job", "--delivery-timeout", "1s", "misbehave", "noop"]).exits(0);
     running.signal(Signal::INT);
     let ended = running.wait().exits(0);
-    assert!(ended.err().contains("(interrupted): lorchestra events flush"), "{}", ended.shown());
+    assert!(ended.err().contains("(interrupted): run lorchestra events flush"), "{}", ended.shown());
     site.fake.faults().clear(Method::AppendRows);
     site.fake.faults().release();
     site.flushed();
@@ -462,9 +462,9 @@ fn setup_makes_what_is_missing_and_says_so_before() {
         assert_eq!(table["clustering"]["fields"], json!(["event_type", "source"]));
         let once = TableName::parse("p1.lorchestra.events_once");
         assert_eq!(site.fake.table_resource(&once).is_some(), write == Write::InsertAll);
-        assert!(site.delivered().len() == 1 && done.out().contains("was written and read back"), "{}", done.shown());
+        assert!(site.delivered().len() == 1 && done.out().contains("and read it back"), "{}", done.shown());
         let again = site.sandbox.lorchestra(&["events", "setup", "--dry-run"]).exits(0);
-        assert_eq!(again.out(), "p1.lorchestra.events has all it needs\n");
+        assert_eq!(again.out(), "p1.lorchestra.events needs no changes\n");
         assert_eq!(site.flushed(), 2);
     }
 }

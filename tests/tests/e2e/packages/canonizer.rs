@@ -162,7 +162,7 @@ fn what_may_not_be_read_is_told() {
         fs::set_permissions(&input, fs::Permissions::from_mode(0o000)).unwrap();
         let ended = job.run(&sandbox, &sandbox.arg("input.jsonl")).exits(1);
         assert!(
-            ended.err().contains("input.jsonl: cannot be opened; see that the user who runs the job may read it"),
+            ended.err().contains("input.jsonl: cannot open it; check that the user running the job may read it"),
             "{}",
             ended.shown()
         );
@@ -190,7 +190,7 @@ fn a_full_disk_leaves_the_old_results_and_nothing_half_written() {
         let before = list();
         fs::write(sandbox.path("large.jsonl"), (0..2000).map(|n| line(&job, n)).collect::<String>()).unwrap();
         let ended = run(&sandbox.arg("large.jsonl")).exits(1);
-        let message = format!("canonizer/{}: writing failed; the results of the last run are untouched", job.results);
+        let message = format!("canonizer/{}: writing failed; the previous results are unchanged", job.results);
         assert!(ended.err().contains(&message) && ended.err().contains("No space left on device"), "{}", ended.shown());
         assert_eq!(list(), before);
         // Full to the last byte: not even the first file can be made whole.

@@ -27,7 +27,7 @@ fn a_mailbox_that_is_cancelled_half_way_is_gone_on_with() {
     let data = TempDir::new();
     let mailbox = built::workspace().join("example-plugins/ingester/sample/takeout.mbox");
     let extract = || testing::job::<extract_gmail>().data(&data).param("source", &mailbox);
-    extract().cancel_after_looks(10).run().assert_retryable("cancelled after 10 messages");
+    extract().cancel_after_checks(10).run().assert_retryable("cancelled after 10 messages");
     let rest = extract().run();
     assert_eq!(rest.assert_ok().event("extraction.completed").payload["duplicates"], 11);
     assert_eq!(data.read("ingester/mail/default.jsonl").lines().count(), 34);

@@ -93,10 +93,10 @@ fn a_policy_in_the_source_is_the_last_resort() {
     assert_eq!(plan(&sandbox, &[]), json!([1800, 2, "skip"]));
     assert_eq!(plan(&sandbox, &["--timeout", "1h", "--retries", "0", "--on-overlap", "fail"]), json!([3600, 0, "fail"]));
     let show = sandbox.lorchestra(&["jobs", "show", "kit", "policies"]).exits(0);
-    assert!(show.out().contains("\nUnless told otherwise: timeout 30m, retries 2, on overlap skip\n"), "{}", show.shown());
+    assert!(show.out().contains("\nDefaults: timeout 30m, retries 2, on overlap skip\n"), "{}", show.shown());
     for help in ["--help", "-h"] {
         let help = sandbox.lorchestra(&["run-job", "kit", "policies", help]).exits(0);
-        assert!(help.out().contains("\nUnless told otherwise: timeout 30m, retries 2, on overlap skip\n"), "{}", help.shown());
+        assert!(help.out().contains("\nDefaults: timeout 30m, retries 2, on overlap skip\n"), "{}", help.shown());
     }
     sandbox.configure("[job.\"kit/policies\"]\nretries = 5\noverlap = \"allow\"\nretry_wait = \"1s\"\n");
     assert_eq!(plan(&sandbox, &[]), json!([1800, 5, "allow"]));

@@ -74,7 +74,7 @@ fn steps(printed: &str) -> Vec<&str> {
 fn the_printed_steps_go_all_the_way_to_an_event() {
     let mut shell = Shell::new();
     let printed = shell.run("lorchestra new my-words");
-    assert!(printed.starts_with("✓ my-words: a job package in my-words\nNext:\n  cd my-words\n"), "{printed}");
+    assert!(printed.starts_with("✓ created the job package my-words in my-words\nNext:\n  cd my-words\n"), "{printed}");
     let crate_dir = shell.at.join("my-words");
     // Versions that this machine has, and what was built of them the last time.
     std::fs::copy(built::workspace().join("Cargo.lock"), crate_dir.join("Cargo.lock")).unwrap();
@@ -142,7 +142,7 @@ fn a_crate_below_a_workspace_that_does_not_name_it_is_one_of_its_own() {
     let root = workspace(&shell).canonicalize().unwrap();
     shell.run("cd all");
     let printed = shell.run("lorchestra new words --dir 'with a space'");
-    let told = format!("It is a workspace of its own: the one in {} does not name it as a member.\n", root.display());
+    let told = format!("It is its own workspace: the workspace in {} does not list it as a member.\n", root.display());
     assert!(printed.contains(&told), "{printed}");
     assert_eq!(metadata(&mut shell).0, ["other"]);
     shell.run("cd with a space");
@@ -214,15 +214,15 @@ fn what_cannot_be_made_is_refused_and_leaves_nothing() {
     let before = names(&work);
     for (args, code, told) in [
         (&["Words"][..], 2, "\"Words\" is not a package's name"),
-        (&["test"], 2, "a package cannot be called test"),
+        (&["test"], 2, "a package cannot be named test"),
         (&["fn"], 2, "lorchestra new fn_jobs"),
-        (&["full"], 2, "full is there already and not empty"),
+        (&["full"], 2, "full is there already and is not empty"),
         (&["file"], 2, "file is there already\n"),
         (&["x", "--dir", "no/such/x"], 2, "mkdir -p no/such"),
         (&["x", "--api", "full"], 2, "full is not lorchestra-plugin-api"),
         (&["x", "--dir", "read-only/x"], 74, "read-only"),
-        (&["x", "--dir", "read-only"], 74, "read-only: this user may not write in read-only"),
-        (&["x", "--dir", "file/x"], 2, "there is no directory file"),
+        (&["x", "--dir", "read-only"], 74, "read-only: this user may not write to read-only"),
+        (&["x", "--dir", "file/x"], 2, "directory file does not exist"),
     ] {
         let mut command = sandbox.command(&[&["new"], args].concat());
         let ended = lorchestra_tests::Running::start({

@@ -347,7 +347,7 @@ fn different_taps_run_at_once_and_the_same_tap_does_not() {
         assert_eq!(lines(&taps.data(name).join("numbers.jsonl")).len(), 30, "{name}");
     }
     let same = taps.sandbox.lorchestra(&strs(&taps.count(&[], &[], &config))).exits(1);
-    let says = "counter/default: another run is writing here; let that one end, then run this one again\n";
+    let says = "counter/default: another run is writing to this directory; wait for it to end, then run the job again\n";
     assert!(same.err().contains(says), "{}", same.shown());
     // The first was not disturbed.
     first.signal(Signal::TERM);

@@ -60,7 +60,7 @@ fn it_ends_when_it_is_asked_to() {
     let ended = running.wait().exits(130);
     let run = sandbox.run();
     assert_eq!(run.cause(), "cancelled", "{}", ended.shown());
-    assert_eq!(run.0["job_result"], "error: the run was asked to end");
+    assert_eq!(run.0["job_result"], "error: the run was cancelled");
     let pages = sandbox.whole_events_of(&run).iter().filter(|event| event.event_type() == "page.fetched").count();
     assert_eq!(pages, 50, "what was fetched was told");
     assert!(sandbox.processes().is_empty());

@@ -116,7 +116,7 @@ fn without_a_bookmark_last_is_refused_and_nothing_is_made() {
         assert_eq!(
             ended.err().lines().next(),
             Some(
-                "error: --since \"last\": there is no bookmark of misbehave/windowed yet; write --since last:-30d to begin there, \
+                "error: --since \"last\": misbehave/windowed has no bookmark yet; use --since last:-30d to start there, \
                  or set one: lorchestra bookmarks set misbehave windowed TIME"
             )
         );
@@ -126,11 +126,11 @@ fn without_a_bookmark_last_is_refused_and_nothing_is_made() {
     assert!(ended.err().contains("of misbehave/windowed for account anna yet") && ended.err().contains("--account anna TIME"));
     // What is wrong besides is said as well, and what follows the colon is looked at.
     let ended = sandbox.lorchestra(&windowed(&["--since", "last:30d", "--until", "last"])).exits(2);
-    assert!(ended.err().contains("what follows last: a time in the past begins with a minus; write -30d"), "{}", ended.shown());
-    assert!(ended.err().contains("--until \"last\": stands for a job's bookmark, which only its own since takes"));
+    assert!(ended.err().contains("after last: a time in the past begins with a minus; write -30d"), "{}", ended.shown());
+    assert!(ended.err().contains("--until \"last\": means the job's bookmark, and only its `since` accepts it"));
     for elsewhere in [&["events", "list", "--since", "last"][..], &["run-job", "misbehave", "typed", "--horizon", "last"]] {
         let ended = sandbox.lorchestra(elsewhere).exits(2);
-        assert!(ended.err().contains("stands for a job's bookmark"), "{}", ended.shown());
+        assert!(ended.err().contains("means the job's bookmark"), "{}", ended.shown());
     }
     succeed(&sandbox, &["--since", "last:2024-01-05", "--until", "2024-01-10"]);
     assert_eq!((window(&sandbox)["since"].as_str(), mark(&sandbox)), (Some("2024-01-05T00:00:00Z"), january(10)));
@@ -267,7 +267,7 @@ fn who_waited_begins_where_the_other_came() {
             assert_eq!(sandbox.whole_events_of(&run)[0].payload()["parameters"]["since"], "2024-01-15T00:00:00Z");
             assert_eq!(mark(&sandbox), january(20));
         } else {
-            assert!(ended.err().contains("there is nothing left to do; no run was recorded"), "{}", ended.shown());
+            assert!(ended.err().contains("there is nothing left to do, and no run was recorded"), "{}", ended.shown());
             assert_eq!(sandbox.runs().len(), 2);
         }
     }
@@ -300,7 +300,7 @@ fn a_success_that_nobody_saw_moves_it() {
             "bookmarks" => sandbox.lorchestra(&["bookmarks", "show"]).exits(0),
             _ => sandbox.lorchestra(&windowed(&["--since", "last", "--until", "2024-01-25"])).exits(0),
         };
-        assert!(ended.err().contains("had completed when its supervisor died"), "{next}: {}", ended.shown());
+        assert!(ended.err().contains("completed before its supervisor died"), "{next}: {}", ended.shown());
         if next == "run-job" {
             assert_eq!(window(&sandbox)["since"], "2024-01-19T00:00:00Z");
             assert_eq!(mark(&sandbox), january(25));
@@ -338,11 +338,11 @@ fn a_backfill_and_a_gap_leave_it_and_say_so() {
     succeed(&sandbox, &["--until", "2024-01-10"]);
     let before = bookmarks(&sandbox);
     succeed(&sandbox, &["--since", "2024-01-01", "--until", "2024-01-05"]);
-    assert_eq!(shown(&sandbox), "bookmark   stays at 2024-01-10T00:00:00Z: this run did not come past it");
+    assert_eq!(shown(&sandbox), "bookmark   stays at 2024-01-10T00:00:00Z: this run did not get past it");
     succeed(&sandbox, &["--since", "2024-01-15", "--until", "2024-01-20"]);
     assert_eq!(
         shown(&sandbox),
-        "bookmark   stays at 2024-01-10T00:00:00Z: what lies between that and 2024-01-15T00:00:00Z, where this run began, is not covered"
+        "bookmark   stays at 2024-01-10T00:00:00Z: the time from there to the start of this run's window (2024-01-15T00:00:00Z) is not covered"
     );
     assert_eq!(bookmarks(&sandbox), before);
     // Over the bookmark, from before it.
@@ -353,7 +353,7 @@ fn a_backfill_and_a_gap_leave_it_and_say_so() {
     assert_eq!(mark(&sandbox), january(20));
     let ended = sandbox.lorchestra(&windowed(&["--since", "last", "--until", "2024-01-20"])).exits(2);
     assert!(ended.err().contains("the bookmark of misbehave/windowed is at 2024-01-20T00:00:00Z, which is not before until"));
-    assert!(ended.err().contains("all of it is done"), "{}", ended.shown());
+    assert!(ended.err().contains("the whole window is done"), "{}", ended.shown());
 }
 
 #[test]
@@ -380,7 +380,7 @@ fn by_hand() {
     let show = |args: &[&str]| sandbox.lorchestra(&[&["bookmarks", "show"], args].concat()).exits(0);
     assert_eq!(show(&[]).err(), "No bookmarks.\n");
     let none = sandbox.lorchestra(&["bookmarks", "reset", "misbehave", "windowed"]).exits(1);
-    assert!(none.err().starts_with("error: there is no bookmark of misbehave/windowed\n"), "{}", none.shown());
+    assert!(none.err().starts_with("error: misbehave/windowed has no bookmark\n"), "{}", none.shown());
     assert!(!sandbox.state().exists(), "looking makes nothing");
 
     let set = |args: &[&str]| sandbox.lorchestra(&[&["bookmarks", "set", "misbehave"], args].concat());
@@ -396,16 +396,16 @@ fn by_hand() {
     assert_eq!(show(&["misbehave", "from_bookmark"]).err(), "No bookmarks of misbehave/from_bookmark.\n");
     assert_eq!(show(&["misbehave", "windowed"]).out(), show(&["misbehave"]).out());
     let ahead = set(&["from_bookmark", "2999-01-01"]).exits(0);
-    assert!(ahead.err().contains("that lies ahead"), "{}", ahead.shown());
+    assert!(ahead.err().contains("that is in the future"), "{}", ahead.shown());
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "from_bookmark"]).exits(2);
     assert!(ended.err().contains("there is nothing new, or the clock went back"), "{}", ended.shown());
 
     // What no run would read.
     for (args, code, says) in [
         (&["windowd", "2024-01-10"][..], 1, "did you mean windowed?"),
-        (&["bookmark_nothing", "2024-01-10"], 2, "it has no parameter since that is a time"),
-        (&["from_bookmark", "2024-01-10", "--account", "anna"], 2, "it has no parameter account"),
-        (&["windowed", "last"], 2, "stands for a job's bookmark"),
+        (&["bookmark_nothing", "2024-01-10"], 2, "the job has no datetime parameter `since`"),
+        (&["from_bookmark", "2024-01-10", "--account", "anna"], 2, "the job has no parameter `account`"),
+        (&["windowed", "last"], 2, "means the job's bookmark"),
         (&["windowed", "7d"], 2, "write -7d"),
     ] {
         let ended = set(args).exits(code);
@@ -415,7 +415,7 @@ fn by_hand() {
     // A bookmark outlives its package, and can be removed then.
     std::fs::remove_file(sandbox.plugins().join("libmisbehave.so")).unwrap();
     let other = sandbox.lorchestra(&["bookmarks", "reset", "misbehave", "windowed", "--account", "ann"]).exits(1);
-    assert!(other.err().contains("there is one of misbehave/windowed for account anna"), "{}", other.shown());
+    assert!(other.err().contains("found one of misbehave/windowed for account anna"), "{}", other.shown());
     let reset = sandbox.lorchestra(&["bookmarks", "reset", "misbehave", "windowed"]).exits(0);
     assert_eq!(reset.out(), "bookmark of misbehave/windowed removed: it was 2024-01-10T00:00:00Z\n");
     sandbox.lorchestra(&["bookmarks", "reset", "misbehave", "windowed", "--account", "anna"]).exits(0);

@@ -46,7 +46,7 @@ fn of_one_account_one_runs_and_the_others_are_refused() {
     });
     for loser in refused {
         let ended = loser.wait().exits(75);
-        assert!(ended.err().contains("misbehave/wait is running already; no run was recorded"), "{}", ended.shown());
+        assert!(ended.err().contains("misbehave/wait is already running; no run was recorded"), "{}", ended.shown());
     }
     eventually("the winner is recorded", || sandbox.runs().len() == 1);
     let winner = running.remove(0);

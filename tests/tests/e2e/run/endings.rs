@@ -162,7 +162,7 @@ fn nothing_stays_of_a_run_that_is_refused() {
     mode(0o500);
     for _ in 0..3 {
         let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(74);
-        assert!(ended.err().contains("may not write in") && ended.err().contains("/logs"), "{}", ended.shown());
+        assert!(ended.err().contains("may not write to") && ended.err().contains("/logs"), "{}", ended.shown());
     }
     mode(0o700);
     let count = |name: &str| std::fs::read_dir(sandbox.state().join(name)).unwrap().count();
@@ -173,10 +173,10 @@ fn nothing_stays_of_a_run_that_is_refused() {
 fn an_empty_log_is_not_pointed_to() {
     let sandbox = sandbox();
     let run = fails(&sandbox, &["abort"], 1, "signal");
-    assert!(!run.message().contains("in the log"), "{}", run.message());
+    assert!(!run.message().contains("end of the log"), "{}", run.message());
     assert_eq!(sandbox.lorchestra(&["runs", "logs", run.id()]).exits(0).out(), "");
     let run = fails(&sandbox, &["overflow"], 1, "signal");
-    assert!(run.message().ends_with("its last words are in the log"), "{}", run.message());
+    assert!(run.message().ends_with("see the end of the log"), "{}", run.message());
     assert!(sandbox.lorchestra(&["runs", "logs", run.id()]).exits(0).out().contains("overflow"));
 }
 

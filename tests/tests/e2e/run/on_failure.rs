@@ -139,7 +139,7 @@ fn a_signal_ends_it_and_not_the_outcome() {
     eventually("the command runs", || sandbox.read("called").ends_with('\n'));
     running.signal(Signal::TERM);
     let ended = running.wait().exits(1);
-    assert!(ended.err().contains("the command was killed: a signal asked for the end"), "{}", ended.shown());
+    assert!(ended.err().contains("the command was killed: lorchestra received a signal"), "{}", ended.shown());
     let command = sandbox.read("called").trim().parse().unwrap();
     assert!(!lorchestra_tests::processes::is_alive(command));
 }

@@ -239,7 +239,7 @@ fn a_full_disk_behind_standard_output_is_a_failure() {
         let output = command.output().unwrap();
         let err = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(74), "{args:?}: {err}");
-        assert!(err.contains("standard output could not be written") && err.lines().count() == 1, "{err}");
+        assert!(err.contains("cannot write to stdout") && err.lines().count() == 1, "{err}");
     }
     sandbox.lorchestra(&["run-job", "-q", "misbehave", "numbered", "--count", "5000"]).exits(0);
     let mut command = sandbox.command(&["events", "list"]);

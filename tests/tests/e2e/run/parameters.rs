@@ -154,7 +154,7 @@ fn a_flag_of_one_value_that_is_given_twice_is_told() {
         (&["--page-size", "1", "--param", "page_size=2"], r#"--page-size "1" and --param page_size="2""#),
     ] {
         let ended = sandbox.lorchestra(&[&["run-job", "misbehave", "typed"], args].concat()).exits(2);
-        let told = format!("--page-size is given 2 times, as {typed}, and misbehave/typed takes it once; keep one of them");
+        let told = format!("--page-size is given 2 times, as {typed}, and misbehave/typed accepts it once; keep one");
         assert_eq!(ended.err(), format!("error: {told}\n{help}"));
     }
     // A switch that is on is on.
@@ -266,5 +266,5 @@ fn a_missing_until_is_the_start_of_the_run_and_is_passed_on() {
     let recorded = run.0["until"].as_str().unwrap();
     // The job's form leaves trailing zeros out.
     assert_eq!(job_saw.as_str().unwrap()[..19], recorded[..19], "{job_saw} {recorded}");
-    assert!(run.0["started_at"].as_str() >= Some(recorded), "resolved before the run began");
+    assert!(run.0["started_at"].as_str() >= Some(recorded), "resolved before the run started");
 }

@@ -78,7 +78,7 @@ fn a_run_of_three_attempts_has_one_end() {
     assert_eq!(lines.len(), 2, "{}", ended.shown());
     for (i, line) in lines.iter().enumerate() {
         let n = i + 1;
-        let begin = format!("warning: attempt {n} of 6 failed (error): not in attempt {n}; the next one in ");
+        let begin = format!("warning: attempt {n} of 6 failed (error): not in attempt {n}; next attempt in ");
         assert!(line.starts_with(&begin), "{line}");
     }
     let pids = attempts(&sandbox);
@@ -184,10 +184,7 @@ fn whoever_wants_it_to_end_need_not_wait_for_the_next_attempt() {
         running.wait().exits(code);
         let run = sandbox.run();
         assert_eq!(run.cause(), "cancelled");
-        assert_eq!(
-            run.message(),
-            format!("it was told to end ({name}) before attempt 2; attempt 1 had failed: not in attempt 1")
-        );
+        assert_eq!(run.message(), format!("cancelled by {name} before attempt 2; attempt 1 had failed: not in attempt 1"));
         assert_eq!(run.0["job_result"], "error: not in attempt 1");
         assert_eq!(sandbox.whole_events_of(&run).len(), 3);
         assert_eq!(attempts(&sandbox).len(), 1);

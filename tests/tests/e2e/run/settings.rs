@@ -87,7 +87,7 @@ fn a_configuration_that_cannot_be_read_is_told() {
         ("[retention]\nruns = \"0s\"", "line 2: a retention of 0 would remove every run as it ends", "docs/configuration.md"),
         ("[retention]\nstate_dirs = \"/x\"", "line 2: unknown field `state_dirs`", "docs/configuration.md"),
         ("[job.\"misbehave/Noop\"]\ntimeout = \"1s\"", "does not name a job", "write [job.\"package/job\"]"),
-        ("state_dir = \"state\"", "is not absolute", "write it from / on"),
+        ("state_dir = \"state\"", "is not absolute", "use an absolute path"),
         ("on_failure = 7", "line 1: ", "docs/configuration.md"),
         ("on_failure = \"", "line 1: ", "docs/configuration.md"),
         ("[job.\"misbehave/noop\"]\ntimeout = \"soon\"", "line 2: ", "docs/configuration.md"),
@@ -213,7 +213,7 @@ fn a_state_directory_that_cannot_be_written_is_told() {
     let ended = sandbox.lorchestra(&run).exits(74);
     assert!(ended.err().contains("the state directory") && ended.err().contains("ermission denied"), "{}", ended.shown());
     // The root of it, and the mend.
-    assert!(ended.err().contains(&format!("this user may not write in {} (", local.display())), "{}", ended.shown());
+    assert!(ended.err().contains(&format!("this user may not write to {} (", local.display())), "{}", ended.shown());
     // `.local` is not lorchestra's: what is to be made in it is.
     let user = fs::metadata(&local).unwrap().uid();
     let make = format!("\n  as root: install -d -m 700 -o {user} {}\n", sandbox.state().display());
@@ -321,7 +321,7 @@ fn a_second_history_is_told_of() {
     for args in [&["run-job", "misbehave", "noop"][..], &["runs", "list"], &["events", "list"]] {
         let ended = sandbox.lorchestra_with(&environment, args).exits(0);
         let expected = format!(
-            "warning: there is another history in {}; this command uses {elsewhere}/lorchestra\n",
+            "warning: {} also contains a run history; this command uses {elsewhere}/lorchestra\n",
             sandbox.state().display()
         );
         assert_eq!(ended.err(), expected);
@@ -342,7 +342,7 @@ fn retention_removes_old_logs_and_old_runs() {
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     assert!(!logs.join(first.id()).exists(), "the logs are gone");
     let ended = sandbox.lorchestra(&["runs", "logs", first.id()]).exits(0);
-    assert!(ended.err().contains("the retention removed it"), "{}", ended.shown());
+    assert!(ended.err().contains("retention removed it"), "{}", ended.shown());
     assert_eq!(sandbox.runs().len(), 2, "the runs are not");
 
     // The shortest there is. A run that ended longer ago is removed at the end of a later one.
@@ -367,7 +367,7 @@ fn what_retention_cannot_remove_is_told_with_the_reason() {
     fs::write(&logs, "").unwrap();
     sandbox.configure("[retention]\nlogs = \"0s\"");
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
-    let told = format!("warning: old runs could not be removed: {}: Not a directory", logs.display());
+    let told = format!("warning: cannot remove old runs: {}: Not a directory", logs.display());
     assert!(ended.err().starts_with(&told), "{}", ended.shown());
 }
 
@@ -380,7 +380,7 @@ fn a_store_that_is_none_is_told() {
     fs::write(&store, "dear diary, ".repeat(1000)).unwrap();
     let before = fs::read(&store).unwrap();
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(78);
-    assert!(ended.err().contains("is not a store of lorchestra"), "{}", ended.shown());
+    assert!(ended.err().contains("is not a lorchestra store"), "{}", ended.shown());
     assert_eq!(fs::read(&store).unwrap(), before);
 }
 
@@ -413,8 +413,8 @@ fn a_directory_in_the_place_of_the_store_is_told() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     fs::create_dir_all(sandbox.state().join("lorchestra.db")).unwrap();
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(78);
-    assert!(ended.err().contains("is not a store of lorchestra: it is not a regular file"), "{}", ended.shown());
-    assert!(!ended.err().contains("free some space"), "{}", ended.shown());
+    assert!(ended.err().contains("is not a lorchestra store: it is not a regular file"), "{}", ended.shown());
+    assert!(!ended.err().contains("free space"), "{}", ended.shown());
 }
 
 /// Names are bytes: what lorchestra keeps for itself may have any. Only a job is told of a directory in JSON.

@@ -98,12 +98,12 @@ fn that_a_process_of_the_job_is_stopped_is_printed_within_seconds_and_is_in_the_
         eventually("it is printed", || printed().contains("was stopped by SIG"));
         assert!(!running.has_ended(), "before the time limit");
         let pid = sandbox.read("pid").trim().to_owned();
-        assert!(printed().contains(&format!("process {pid}, which the job started, was stopped by {signal}")), "{}", printed());
+        assert!(printed().contains(&format!("process {pid}, started by the job, was stopped by {signal}")), "{}", printed());
         eventually("the run ends", || running.has_ended());
         let run = sandbox.run();
         assert_eq!(run.cause(), "timeout");
         let expected =
-            format!("it did not end within 6s: process {pid}, which it started, was stopped by {signal} and not continued");
+            format!("it did not finish within 6s: process {pid}, which it started, was stopped by {signal} and not continued");
         assert_eq!(run.message(), expected);
         assert_eq!(printed().matches("was stopped by").count(), 2, "once while it runs, once in its end: {}", printed());
     }
@@ -121,7 +121,7 @@ fn a_timeout_of_a_stopped_job_says_that_it_was_stopped_and_the_job_hears_its_sig
     let run = sandbox.run();
     assert_eq!(
         (run.cause(), run.message()),
-        ("timeout", "it did not end within 3s: it was stopped by SIGSTOP and not continued")
+        ("timeout", "it did not finish within 3s: it was stopped by SIGSTOP and not continued")
     );
     // Woken for its SIGTERM: it had its grace, and what it emitted then is there.
     let events = sandbox.whole_events_of(&run);
@@ -135,7 +135,7 @@ fn a_timeout_of_a_stopped_job_says_that_it_was_stopped_and_the_job_hears_its_sig
     eventually("it is stopped", || processes::is_stopped(worker));
     processes::signal(worker, Signal::CONT);
     eventually("the run ends", || running.has_ended());
-    assert_eq!(sandbox.runs()[0].message(), "it did not end within 3s");
+    assert_eq!(sandbox.runs()[0].message(), "it did not finish within 3s");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A run as a value: printed, stored, run again; and found again by the id that its caller chose.
 
-use lorchestra_tests::{Fixture, Sandbox, eventually};
+use lorchestra_tests::{Fixture, Sandbox, eventually, processes};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::io::Write;
@@ -95,8 +95,8 @@ fn a_spec_that_is_not_this_job_s_starts_nothing() {
         (2, "params.count is missing", &|s| drop(s["params"].as_object_mut().unwrap().remove("count"))),
         (1, "Unknown package: nobody", &|s| s["package"] = "nobody".into()),
         (1, "Unknown job: misbehave/nothing", &|s| s["job"] = "nothing".into()),
-        (126, "the run spec wants version 9.9.9", &|s| s["version"] = "9.9.9".into()),
-        (126, "the run spec wants sha256 00", &|s| s["sha256"] = "00".into()),
+        (126, "the run spec requires version 9.9.9", &|s| s["version"] = "9.9.9".into()),
+        (126, "the run spec requires sha256 00", &|s| s["sha256"] = "00".into()),
         (2, "the directory /nowhere of the run spec cannot be used", &|s| s["directory"] = "/nowhere".into()),
     ] {
         with(change);
@@ -139,6 +139,38 @@ fn a_run_of_the_chosen_id_that_has_ended_is_found() {
     sandbox.lorchestra(&["run-job", "misbehave", "noop", "--run-id", "nonsense"]).exits(2);
 }
 
+/// The caller asks what its run came to: that another run of the job is under way is no answer.
+#[test]
+fn an_ended_run_is_found_while_another_one_of_its_job_runs() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "misbehave", "wait", "--seconds", "0", "--run-id", ID]).exits(1);
+    let other = sandbox.start(&["run-job", "misbehave", "wait"]);
+    eventually("the other run is recorded", || sandbox.runs().len() == 2);
+    for policy in ["fail", "skip", "wait", "allow"] {
+        let args = ["run-job", "misbehave", "wait", "--run-id", ID, "--on-overlap", policy, "--json"];
+        let found = sandbox.lorchestra(&args).exits(1).json("lorchestra.run-job/1");
+        assert_eq!((found["run_id"].as_str(), found["state"].as_str()), (Some(ID), Some("failed")), "{policy}");
+        assert!(processes::is_alive(other.pid()), "{policy}: it was not waited for");
+    }
+    other.signal(Signal::TERM);
+    assert_eq!(other.wait().code(), Some(143));
+    assert_eq!(sandbox.runs().len(), 2);
+}
+
+/// What has run needs no library, no directory and no secret any more.
+#[test]
+fn an_ended_run_is_found_by_its_spec_whatever_is_installed_now() {
+    let sandbox = sandbox();
+    plan(&sandbox, &["misbehave", "noop"]);
+    let file = sandbox.arg("spec.json");
+    let args = ["run-job", "--spec", &file, "--run-id", ID, "--json"];
+    sandbox.lorchestra(&args).exits(0);
+    sandbox.lorchestra(&["plugins", "remove", "misbehave"]).exits(0);
+    let found = sandbox.lorchestra(&args).exits(0).json("lorchestra.run-job/1");
+    assert_eq!((found["run_id"].as_str(), found["state"].as_str()), (Some(ID), Some("completed")));
+    sandbox.lorchestra(&args[..3]).exits(1);
+}
+
 /// Whatever the overlap policy: one id, one run.
 #[test]
 fn of_several_processes_with_one_id_one_runs() {
@@ -161,7 +193,7 @@ fn a_run_that_was_killed_is_found_by_its_id() {
     let running = sandbox.start(&args);
     eventually("the run is recorded", || sandbox.runs().len() == 1);
     let other = sandbox.lorchestra(&args).exits(75);
-    assert!(other.err().contains("is running already"), "{}", other.shown());
+    assert!(other.err().contains("is already running"), "{}", other.shown());
     running.signal(Signal::KILL);
     running.wait();
     let again = sandbox.lorchestra(&[&args[..], &["--json"]].concat()).exits(1).json("lorchestra.run-job/1");

@@ -20,7 +20,7 @@ fn started(sandbox: &Sandbox, args: &[&str]) -> (Running, u32) {
 fn a_job_that_listens_ends_in_order_at_its_timeout() {
     let sandbox = sandbox();
     let ended = sandbox.lorchestra(&["run-job", "--timeout", "1s", "misbehave", "wait"]).exits(124);
-    assert!(ended.err().contains("it did not end within 1s"), "{}", ended.shown());
+    assert!(ended.err().contains("it did not finish within 1s"), "{}", ended.shown());
     let run = sandbox.run();
     assert_eq!(run.cause(), "timeout");
     // What the job itself said is kept, and is not the outcome.
@@ -58,7 +58,7 @@ fn signals_end_the_run_with_their_own_codes() {
         let (running, pid) = started(&sandbox, &["wait"]);
         running.signal(signal);
         let ended = running.wait().exits(code);
-        assert!(ended.err().contains(&format!("it was told to end ({name})")), "{}", ended.shown());
+        assert!(ended.err().contains(&format!("cancelled by {name}")), "{}", ended.shown());
         let run = sandbox.run();
         assert_eq!((run.cause(), run.0["job_result"].as_str()), ("cancelled", Some("error: cancelled")));
         assert!(!processes::is_alive(pid));
@@ -106,7 +106,7 @@ fn a_run_that_is_not_there_is_told() {
     for command in ["show", "stop", "logs"] {
         let ended = sandbox.lorchestra(&["runs", command, "0123"]).exits(1);
         let looked = format!("  looked in {}\n", sandbox.state().display());
-        assert_eq!(ended.err(), format!("Unknown run: 0123\n{looked}  lorchestra runs list shows the newest runs\n"));
+        assert_eq!(ended.err(), format!("Unknown run: 0123\n{looked}  run lorchestra runs list to see the newest runs\n"));
     }
 }
 

@@ -1,30 +1,30 @@
-//! Mailboxes with messages that the server does not hand out, as Gmail has them: they cost nobody but themselves, are named, and are
-//! tried once more.
+//! Mailboxes with messages that the server does not send, as Gmail has them. Only those messages are set aside, and the next
+//! run retries them once.
 
 use super::*;
 use std::sync::{Arc, Mutex};
 
-/// What a server does with a message.
+/// How the server treats a message.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kept {
     Well,
-    /// `NO` to every request that has it.
+    /// `NO` to every request that includes it.
     Refused,
-    /// `NO` to every request, of its size too.
+    /// `NO` to every request, including its size.
     RefusedAlways,
-    /// It is found, and nothing is said of its size.
+    /// Found by the search, but no response for its size.
     Unanswered,
-    /// All but its size is said.
+    /// All responses but the size.
     WithoutSize,
     /// `BODY[] NIL`.
     Nil,
     /// `BODY[] {0}`.
     Empty,
-    /// Not found any more, but it was there when the folder was opened.
+    /// Not found by the search, but counted when the folder was opened.
     Expunged,
 }
 
-/// Messages by UID, which a test can change between two runs.
+/// Messages by UID. A test can change them between two runs.
 type Mailbox = Arc<Mutex<Vec<(u32, Kept)>>>;
 
 const NO: &str = "TAG NO Some messages could not be FETCHed (Failure)\r\n";
@@ -103,8 +103,8 @@ fn change(mailbox: &Mailbox, uid: u32, to: Kept) {
     mailbox.lock().unwrap().iter_mut().filter(|(its, _)| *its == uid).for_each(|(_, kept)| *kept = to);
 }
 
-/// The counts, and the UIDs that were set aside with their reasons.
-fn told(ran: &Ran) -> (Value, Vec<(u64, String)>) {
+/// Returns the counts, and the UIDs that were set aside with their reasons.
+fn outcome(ran: &TestRun) -> (Value, Vec<(u64, String)>) {
     ran.assert_ok();
     let counts = ran.event("extraction.completed").payload.clone();
     let n = |key: &str| counts[key].as_u64().unwrap();
@@ -137,7 +137,7 @@ fn a_message_that_is_refused_is_set_aside_and_tried_once_more() {
         let dir = TempDir::new();
         let (port, mailbox) = start((1..=250).map(|uid| (uid, if [3, 99, 250].contains(&uid) { kept } else { Kept::Well })));
         let all = |without: &[u32]| (1..=250).filter(|uid| !without.contains(uid)).collect::<Vec<u32>>();
-        let (counts, aside) = told(&run(port, &dir));
+        let (counts, aside) = outcome(&run(port, &dir));
         assert_eq!((&counts["read"], &counts["written"]), (&250.into(), &247.into()), "{reason}: {counts}");
         assert_eq!(counts["set_aside"], serde_json::json!({reason: 3}));
         let mut sorted = aside;
@@ -146,13 +146,13 @@ fn a_message_that_is_refused_is_set_aside_and_tried_once_more() {
         assert_eq!(subjects(&dir), all(&[3, 99, 250]));
 
         change(&mailbox, 99, Kept::Well);
-        let (counts, mut aside) = told(&run(port, &dir));
+        let (counts, mut aside) = outcome(&run(port, &dir));
         aside.sort();
         assert_eq!((&counts["read"], &counts["written"]), (&3.into(), &1.into()), "{reason}: they are tried once more: {counts}");
         assert_eq!(aside, [(3, reason.to_owned()), (250, reason.to_owned())]);
         assert_eq!(subjects(&dir), all(&[3, 250]));
 
-        let (counts, aside) = told(&run(port, &dir));
+        let (counts, aside) = outcome(&run(port, &dir));
         assert_eq!((&counts["read"], aside.len()), (&0.into(), 0), "{reason}: and that was it: {counts}");
     }
 }
@@ -161,44 +161,44 @@ fn a_message_that_is_refused_is_set_aside_and_tried_once_more() {
 fn a_server_that_refuses_all_is_an_error_and_nothing_is_given_up() {
     let dir = TempDir::new();
     let (port, mailbox) = start((1..=150).map(|uid| (uid, if uid > 50 { Kept::Refused } else { Kept::Well })));
-    let error = run(port, &dir).assert_retryable("refused the fetching of messages: Some messages could not be FETCHed").error();
+    let error = run(port, &dir).assert_retryable("refused fetching messages: Some messages could not be FETCHed").error();
     assert!(error.is_some_and(|error| !error.contains('\n')));
     for uid in 51..=150 {
         change(&mailbox, uid, Kept::Well);
     }
-    let (counts, aside) = told(&run(port, &dir));
+    let (counts, aside) = outcome(&run(port, &dir));
     assert_eq!((counts["set_aside"].to_string(), aside.len()), ("{}".to_owned(), 0), "{counts}");
     assert_eq!(subjects(&dir), (1..=150).collect::<Vec<u32>>());
 }
 
 #[test]
-fn a_size_that_is_not_told_is_no_reason_to_leave_a_message() {
+fn a_message_without_a_size_is_fetched() {
     let dir = TempDir::new();
     let (port, _) = start([(3, Kept::Well), (4, Kept::WithoutSize), (5, Kept::Well)]);
-    let (counts, _) = told(&run(port, &dir));
+    let (counts, _) = outcome(&run(port, &dir));
     assert_eq!((&counts["read"], &counts["written"]), (&3.into(), &3.into()), "{counts}");
     assert_eq!(subjects(&dir), [3, 4, 5]);
 }
 
 #[test]
-fn what_was_deleted_meanwhile_is_nobodys_loss() {
+fn a_message_deleted_during_the_run_is_not_an_error() {
     let dir = TempDir::new();
     let (port, mailbox) = start([(3, Kept::Well), (4, Kept::Expunged), (5, Kept::Refused)]);
-    let (counts, aside) = told(&run(port, &dir));
+    let (counts, aside) = outcome(&run(port, &dir));
     assert_eq!((&counts["read"], aside), (&2.into(), vec![(5, "refused".to_owned())]), "{counts}");
     mailbox.lock().unwrap().retain(|(uid, _)| *uid == 3);
-    let (counts, aside) = told(&run(port, &dir));
+    let (counts, aside) = outcome(&run(port, &dir));
     assert_eq!((&counts["read"], aside.len()), (&0.into(), 0), "the refused one was deleted, too: {counts}");
 }
 
 #[test]
-fn a_window_goes_by_the_servers_date_where_the_message_has_none() {
+fn the_window_uses_the_servers_date_if_the_message_has_none() {
     let dir = TempDir::new();
     let (port, _) = start([(3, Kept::Well), (77, Kept::Well)]);
     let run = |since: &str| {
         let test = testing::job::<extract_gmail>().data(&dir).param("host", "127.0.0.1").param("port", port);
         let test = test.param("tls", "plain").param("user", "anna@gmail.com").secret("password", "kept-secret");
-        told(&test.param("since", since).run()).0
+        outcome(&test.param("since", since).run()).0
     };
     let later = run("2024-01-02");
     assert_eq!((&later["outside_window"], later["set_aside"].to_string()), (&2.into(), "{}".to_owned()), "{later}");

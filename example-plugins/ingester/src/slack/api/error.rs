@@ -1,4 +1,4 @@
-//! Why the Web API cannot be used: one line each, with its mend. Talks to nobody.
+//! Errors of the Web API: one line each, with a hint.
 
 use crate::roots::RootsError;
 use lorchestra_plugin_api::serde_json::Value;
@@ -6,66 +6,68 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Why the Web API cannot be used. Nothing was lost.
+/// Why the Web API cannot be used. No data was lost.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
-    #[error("--token is missing; say where it is to be found, for example --token env:SLACK_TOKEN, or give --source an export")]
+    #[error("--token is missing; set its source, for example --token env:SLACK_TOKEN, or set --source to an export")]
     NoToken,
-    #[error("--base-url {base:?}: is no address of the web; without it, it is https://slack.com/api")]
+    #[error("--base-url {base:?}: is not a URL; the default is https://slack.com/api")]
     BadBase { base: String },
-    #[error("--base-url {base:?}: is not this machine, and http would show the token on the way; use https")]
+    #[error("--base-url {base:?}: is a remote host, and http would send the token unencrypted; use https")]
     PlainElsewhere { base: String },
     #[error(transparent)]
     Roots(#[from] RootsError),
-    #[error("{base}: no address was found for this name; see whether this machine is on the network")]
+    #[error("{base}: cannot resolve the host name; check the network connection")]
     NoSuchHost { base: String },
-    #[error("{base}: cannot be connected to; see whether this machine is on the network, and whether Slack is up")]
+    #[error("{base}: cannot connect; check the network connection, and that Slack is up")]
     Connect { base: String, source: io::Error },
-    #[error("{base}: did not answer within {patience:?}; run the job again, or allow it more with --patience")]
+    #[error("{base}: did not answer within {patience:?}; run the job again, or raise --patience")]
     Silent { base: String, patience: Duration },
-    #[error("{base}: its certificate is not trusted; give --ca-file the certificate of who signed it, a company's proxy perhaps")]
+    #[error(
+        "{base}: the server's certificate is not trusted; set --ca-file to the issuer's certificate, for example a company proxy's"
+    )]
     Certificate { base: String, source: rustls::Error },
-    #[error("{base}: does not speak TLS; see --base-url, and whether something between is in the way")]
+    #[error("{base}: does not speak TLS; check --base-url, or check for a proxy in between")]
     NotTls { base: String },
-    #[error("{base}: {method} broke off; what was taken before is kept, run the job again to go on")]
+    #[error("{base}: {method}: the connection broke; messages already read are saved, run the job again to continue")]
     Broken { base: String, method: &'static str, source: Box<ureq::Error> },
-    #[error("{base}: {method} answered with status {status}; what was taken before is kept, run the job again later")]
+    #[error("{base}: {method} returned HTTP status {status}; messages already read are saved, run the job again later")]
     Status { base: String, method: &'static str, status: u16 },
     #[error(
-        "{base}: {method} answered with what is not Slack's, or not all of it; what was taken before is kept, run the job again to go on"
+        "{base}: {method} returned an invalid or incomplete response; messages already read are saved, run the job again to continue"
     )]
     Garbled { base: String, method: &'static str },
     #[error(
-        "{base}: {method} leads back to a page that was read already; what was taken before is kept, run the job again later"
+        "{base}: {method} returned the cursor of a page that was already read; messages already read are saved, run the job again later"
     )]
     Circles { base: String, method: &'static str },
-    #[error("{base}: {method} answered with more than is taken; what was taken before is kept")]
+    #[error("{base}: {method} returned a response that is too large; messages already read are saved")]
     TooLarge { base: String, method: &'static str },
     #[error(
-        "{base}: {method} is asked too often, by all that use this token together; what was taken before is kept, run the job again later"
+        "{base}: {method} is rate limited, counting all users of this token; messages already read are saved, run the job again later"
     )]
     Limited { base: String, method: &'static str },
-    #[error("{base}: refused the token ({error}); see that --token is whole, of this workspace, and not revoked")]
+    #[error("{base}: refused the token ({error}); check that --token is complete, for this workspace, and not revoked")]
     Denied { base: String, error: String },
     #[error(
-        "{base}: the token may not call {method}; add the scope {needed} to the Slack app, install it again, and use the new token"
+        "{base}: the token may not call {method}; add the scope {needed} to the Slack app, reinstall it, and use the new token"
     )]
     Scope { base: String, method: &'static str, needed: String },
-    #[error("there is no channel {channel:?} that the token can see; see --channel, --kind, and whether the app was invited")]
+    #[error("the token cannot see a channel {channel:?}; check --channel and --kind, and that the app was invited")]
     NoChannel { channel: String },
-    #[error("the app is not in channel {channel}; invite it there (/invite @app), then run the job again")]
+    #[error("the app is not in channel {channel}; invite it (/invite @app), then run the job again")]
     NotInChannel { channel: String },
-    #[error("{base}: {method} failed ({error}); what was taken before is kept, run the job again to go on")]
+    #[error("{base}: {method} failed ({error}); messages already read are saved, run the job again to continue")]
     Refused { base: String, method: &'static str, error: String },
-    #[error("{}: {doing} failed; the messages before are kept, run the job again to go on", .path.display())]
+    #[error("{}: {doing} failed; messages already read are saved, run the job again to continue", .path.display())]
     Bookmark { path: PathBuf, doing: &'static str, source: io::Error },
-    /// The collection says how far it came.
+    /// The collection adds how many messages it has read.
     #[error("cancelled")]
     Cancelled,
 }
 
 impl ApiError {
-    /// Whether another attempt must end the same way.
+    /// Returns whether a retry would fail in the same way.
     pub(crate) fn is_permanent(&self) -> bool {
         match self {
             Self::NoToken
@@ -93,10 +95,10 @@ impl ApiError {
         }
     }
 
-    /// Of an answer that says `"ok": false`.
+    /// Converts a response with `"ok": false`.
     pub(super) fn of_slack(base: &str, method: &'static str, answer: &Value) -> Self {
         let base = base.to_owned();
-        // A short word of Slack's; whatever it is, no more than that.
+        // Slack's error code, limited to a short word.
         let word =
             |value: &Value| value.as_str().unwrap_or_default().chars().filter(|c| !c.is_control()).take(80).collect::<String>();
         let error = word(&answer["error"]);
@@ -118,7 +120,7 @@ impl ApiError {
         }
     }
 
-    /// Of a call that had no answer.
+    /// Converts the error of a call without a response.
     pub(super) fn of_client(base: &str, method: &'static str, patience: Duration, error: ureq::Error) -> Self {
         let base = base.to_owned();
         match error {
@@ -137,7 +139,7 @@ impl ApiError {
                         _,
                         io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable,
                     ) => Self::Connect { base, source: error },
-                    // What the system's look-up says comes as an error of no kind.
+                    // The system's name lookup returns an error without a kind.
                     _ if error.to_string().contains("failed to lookup") => Self::NoSuchHost { base },
                     _ => Self::Broken { base, method, source: Box::new(ureq::Error::Io(error)) },
                 }

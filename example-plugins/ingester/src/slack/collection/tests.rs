@@ -1,9 +1,9 @@
-//! Collections out of the sample export, and out of zips that are none.
+//! Collections of the sample export, and of invalid zips.
 
 use super::*;
 use crate::slack::extract_slack;
 use lorchestra_plugin_api::serde_json;
-use lorchestra_plugin_api::testing::{self, Ran, TempDir, Test};
+use lorchestra_plugin_api::testing::{self, TempDir, Test, TestRun};
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -19,9 +19,9 @@ fn extract(source: impl AsRef<Path>, dir: &TempDir) -> Test {
     testing::job::<extract_slack>().data(dir).param("source", source.as_ref())
 }
 
-/// What became of the messages, after looking that each was counted once.
+/// Returns the counts, after checking that each message was counted once.
 #[track_caller]
-fn counts(ran: &Ran) -> Value {
+fn counts(ran: &TestRun) -> Value {
     let counts = ran.assert_ok().event("extraction.completed").payload.clone();
     let n = |key: &str| counts[key].as_u64().unwrap();
     let set_aside: u64 = counts["set_aside"].as_object().unwrap().values().filter_map(Value::as_u64).sum();
@@ -52,7 +52,7 @@ fn the_sample_export() {
 }
 
 #[test]
-fn running_again_adds_nothing_and_a_torn_line_is_mended() {
+fn a_second_run_adds_nothing_and_repairs_the_last_line() {
     let dir = TempDir::new();
     let first = counts(&extract(sample(), &dir).run());
     let whole = dir.read(ARCHIVE);
@@ -73,7 +73,7 @@ fn a_window_is_half_open_and_by_ts() {
     assert_eq!((&counts["written"], &counts["outside_window"]), (&json!(3), &json!(6)), "{counts}");
 }
 
-/// A zip with these files.
+/// Creates a zip with these files.
 fn zip(path: &Path, files: &[(&str, Vec<u8>)]) {
     let mut zip = zip::ZipWriter::new(File::create(path).unwrap());
     for (name, bytes) in files {
@@ -84,7 +84,7 @@ fn zip(path: &Path, files: &[(&str, Vec<u8>)]) {
 }
 
 #[test]
-fn what_is_no_export_is_said_with_its_mend() {
+fn errors_for_invalid_exports() {
     let dir = TempDir::new();
     let at = |name: &str| dir.path().join(name);
     let whole = std::fs::read(sample()).unwrap();
@@ -95,7 +95,7 @@ fn what_is_no_export_is_said_with_its_mend() {
     let mut damaged = Vec::new();
     zip(&at("damaged.zip"), &[("users.json", list()), ("channels.json", list()), ("general/2024-01-01.json", vec![b' '; 5000])]);
     damaged.extend(std::fs::read(at("damaged.zip")).unwrap());
-    // In the middle of what the last file is packed into.
+    // In the middle of the last file's compressed data.
     let name = b"general/2024-01-01.json";
     let place = damaged.windows(name.len()).position(|window| window == name).unwrap() + name.len() + 3;
     damaged[place] ^= 0xff;
@@ -114,7 +114,7 @@ fn what_is_no_export_is_said_with_its_mend() {
 }
 
 #[test]
-fn nothing_that_was_said_is_in_events() {
+fn events_contain_no_message_text() {
     let dir = TempDir::new();
     let path = dir.path().join("private.zip");
     let day = br#"[{"ts":"1704103200.000100","text":"SECRET","user":"SECRET"},{"text":"SECRET"}]"#.to_vec();

@@ -1,4 +1,4 @@
-//! Models that are as they should be, in the shapes they are shipped in, and those that are not.
+//! Valid models in the usual layouts, and invalid ones.
 
 use super::*;
 use crate::embedding::small_model::{self, WORDS, table, tensors, tokenizer};
@@ -56,7 +56,7 @@ fn every_type_of_number_gives_the_same_direction() {
     let mut names = Vec::new();
     for (dtype, bytes) in types {
         for name in TABLES {
-            // Before the table something else, so that it does not begin where the numbers begin.
+            // Another tensor before the table, so that its offset is not zero.
             let header = json!({
                 "a": {"dtype": "I8", "shape": [3], "data_offsets": [0, 3]},
                 name: {"dtype": dtype, "shape": [WORDS.len(), 4], "data_offsets": [3, 3 + bytes.len()]},
@@ -103,12 +103,12 @@ fn the_files_are_found_where_libraries_put_them() {
         fs::write(dir.path().join(".hidden.safetensors"), "").unwrap();
         Model::load(dir.path()).unwrap_or_else(|error| panic!("{weights}: {error}"));
     }
-    // The right name wins over any other.
+    // The standard name takes precedence.
     let dir = written();
     fs::write(dir.path().join("tokenizer_config.json"), "{}").unwrap();
     fs::write(dir.path().join("other.safetensors"), "").unwrap();
     Model::load(dir.path()).unwrap();
-    // Caches have links.
+    // Caches use symbolic links.
     let links = tempfile::tempdir().unwrap();
     for name in ["model.safetensors", "tokenizer.json"] {
         symlink(dir.path().join(name), links.path().join(name)).unwrap();
@@ -117,32 +117,32 @@ fn the_files_are_found_where_libraries_put_them() {
 }
 
 #[test]
-fn what_is_no_model_is_told() {
+fn an_invalid_model_directory_is_an_error() {
     let dir = written();
-    let mend = "give --model a directory with model.safetensors and tokenizer.json";
-    refused(&dir.path().join("no"), &["no: there is no such directory", mend]);
-    refused(&dir.path().join("tokenizer.json"), &["tokenizer.json: is no directory", mend]);
-    refused(&dir.path().join("tokenizer.json/x"), &["x: is no directory", mend]);
+    let hint = "set --model to a directory with model.safetensors and tokenizer.json";
+    refused(&dir.path().join("no"), &["no: no such directory", hint]);
+    refused(&dir.path().join("tokenizer.json"), &["tokenizer.json: is not a directory", hint]);
+    refused(&dir.path().join("tokenizer.json/x"), &["x: is not a directory", hint]);
     let empty = tempfile::tempdir().unwrap();
-    refused(empty.path(), &["has no model.safetensors, and no other *.safetensors", mend]);
+    refused(empty.path(), &["has no model.safetensors, and no other *.safetensors", hint]);
     fs::write(empty.path().join("a.safetensors"), table(0.0)).unwrap();
-    refused(empty.path(), &["has no tokenizer.json", mend]);
+    refused(empty.path(), &["has no tokenizer.json", hint]);
     fs::write(empty.path().join("b.safetensors"), table(0.0)).unwrap();
-    refused(empty.path(), &["which file is its model.safetensors, a.safetensors or b.safetensors?", mend]);
+    refused(empty.path(), &["cannot choose its model.safetensors: a.safetensors or b.safetensors;", hint]);
     let large = written();
-    fs::File::options().write(true).open(large.path().join("model.safetensors")).unwrap().set_len(MOST_BYTES + 1).unwrap();
-    refused(large.path(), &["model.safetensors: has more than 2 GiB", mend]);
+    fs::File::options().write(true).open(large.path().join("model.safetensors")).unwrap().set_len(MAX_BYTES + 1).unwrap();
+    refused(large.path(), &["model.safetensors: is larger than 2 GiB", hint]);
 }
 
 #[test]
-fn a_table_that_is_none_is_told() {
+fn an_invalid_table_is_an_error() {
     let dir = written();
     let whole = table(0.0);
     let cut: Vec<Vec<u8>> = [0, 4, 8, 60, whole.len() - 1].iter().map(|&at| whole[..at].to_vec()).collect();
     let not = [b"<!DOCTYPE html>".repeat(10), [&whole[..], b"x"].concat(), vec![0; 100], u64::MAX.to_le_bytes().repeat(9)];
     for bytes in cut.iter().chain(&not) {
         fs::write(dir.path().join("model.safetensors"), bytes).unwrap();
-        refused(dir.path(), &["model.safetensors: is no whole safetensors file (", "copy it there again"]);
+        refused(dir.path(), &["model.safetensors: is not a complete safetensors file (", "copy it again"]);
     }
     let one = |name: &str, dtype: &str, shape: Value, bytes: usize| {
         tensors(&json!({name: {"dtype": dtype, "shape": shape, "data_offsets": [0, bytes]}}), &vec![0; bytes])
@@ -155,19 +155,16 @@ fn a_table_that_is_none_is_told() {
     for (bytes, says) in [
         (tensors(&json!({}), &[]), "has no tensor `embeddings` or `embedding.weight`, but nothing; give --model"),
         (tensors(&(0..3).map(layer).collect(), &[0; 3]), "but `layer.0` and 2 more; give --model"),
-        (one("embeddings", "F32", json!([32]), 128), "its table has the shape [32], not word pieces × 1 to 8192 numbers"),
-        (one("embeddings", "F32", json!([8, 2, 2]), 128), "its table has the shape [8, 2, 2]"),
-        (one("embeddings", "I8", json!([8, 0]), 0), "its table has the shape [8, 0]"),
-        (one("embeddings", "I8", json!([1, 8193]), 8193), "its table has the shape [1, 8193]"),
+        (one("embeddings", "F32", json!([32]), 128), "its embedding table has the shape [32], expected tokens × 1 to 8192"),
+        (one("embeddings", "F32", json!([8, 2, 2]), 128), "its embedding table has the shape [8, 2, 2]"),
+        (one("embeddings", "I8", json!([8, 0]), 0), "its embedding table has the shape [8, 0]"),
+        (one("embeddings", "I8", json!([1, 8193]), 8193), "its embedding table has the shape [1, 8193]"),
         (
             one("embeddings", "F64", json!([8, 2]), 128),
-            "numbers of the type F64, not F32, F16, BF16 or I8; save the model with one",
+            "has the type F64, expected F32, F16, BF16 or I8; save the model with one",
         ),
-        (
-            beside("mapping"),
-            "has a tensor `mapping` beside its table, as models have whose vocabulary is quantised; save the model without",
-        ),
-        (beside("weights"), "has a tensor `weights` beside its table"),
+        (beside("mapping"), "has a tensor `mapping` for vocabulary quantization, which is not supported; save the model without"),
+        (beside("weights"), "has a tensor `weights` for vocabulary quantization"),
     ] {
         fs::write(dir.path().join("model.safetensors"), bytes).unwrap();
         refused(dir.path(), &["model.safetensors: ", says]);
@@ -175,7 +172,7 @@ fn a_table_that_is_none_is_told() {
 }
 
 #[test]
-fn a_tokenizer_that_is_none_or_of_another_model_is_told() {
+fn an_invalid_or_foreign_tokenizer_is_an_error() {
     let dir = written();
     let path = dir.path().join("tokenizer.json");
     let without = |key: &str| {
@@ -195,7 +192,7 @@ fn a_tokenizer_that_is_none_or_of_another_model_is_told() {
         fs::write(&path, text).unwrap();
         refused(
             dir.path(),
-            &["tokenizer.json: is no tokenizer as the library tokenizers writes them (", "that belongs to the model"],
+            &["tokenizer.json: is not a tokenizer file of the tokenizers library (", "use the model's own tokenizer.json"],
         );
     }
     let mut larger = tokenizer();
@@ -203,14 +200,14 @@ fn a_tokenizer_that_is_none_or_of_another_model_is_told() {
     fs::write(&path, larger.to_string()).unwrap();
     refused(
         dir.path(),
-        &["tokenizer.json: has a word piece 8, and the table of", "model.safetensors has 8; take the two files of one model"],
+        &["tokenizer.json: has a token 8, but the table of", "model.safetensors has 8 rows; use two files of the same model"],
     );
 
-    // Without a piece for what is unknown, it fails on the first text that has something unknown.
+    // Without a token for unknown words, it fails on the first unknown word.
     let mut without = tokenizer();
     without["model"]["unk_token"] = json!("?");
     fs::write(&path, without.to_string()).unwrap();
     let model = Model::load(dir.path()).unwrap();
     let error = model.vector(&[("zebra", 1.0)]).unwrap_err().to_string();
-    assert!(error.contains("its tokenizer fails on a text ("), "{error}");
+    assert!(error.contains("its tokenizer failed ("), "{error}");
 }

@@ -1,4 +1,4 @@
-//! `#[derive(ParamEnum)]`: a closed set of names as a parameter.
+//! Expansion of `#[derive(ParamEnum)]`.
 
 use crate::job::{docs, is_name};
 use proc_macro2::TokenStream;
@@ -7,13 +7,13 @@ use syn::{Data, DeriveInput, Fields, LitStr, Token, Variant};
 
 pub(crate) fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
     let Data::Enum(data) = &input.data else {
-        return Err(syn::Error::new_spanned(&input.ident, "`ParamEnum` is derived for an enum: each variant is a value"));
+        return Err(syn::Error::new_spanned(&input.ident, "`ParamEnum` can only be derived for an enum"));
     };
     if !input.generics.params.is_empty() {
-        return Err(syn::Error::new_spanned(&input.generics, "a parameter's type has no generic parameters"));
+        return Err(syn::Error::new_spanned(&input.generics, "a parameter's type cannot have generic parameters"));
     }
     if data.variants.is_empty() {
-        return Err(syn::Error::new_spanned(&input.ident, "an enum without variants has no value to give"));
+        return Err(syn::Error::new_spanned(&input.ident, "the enum needs at least one variant: each variant is a value"));
     }
     let mut errors: Vec<syn::Error> = Vec::new();
     let mut names: Vec<String> = Vec::new();
@@ -28,7 +28,7 @@ pub(crate) fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
             }
         };
         if names.contains(&name) {
-            errors.push(syn::Error::new_spanned(variant, format!("two variants are called `{name}`")));
+            errors.push(syn::Error::new_spanned(variant, format!("two variants are named `{name}`")));
         }
         let docs = docs(&variant.attrs);
         let ident = &variant.ident;
@@ -57,21 +57,21 @@ pub(crate) fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
             }
         }
 
-        impl #api::One for #ident {}
-        impl #api::Listed for #ident {}
+        impl #api::Scalar for #ident {}
+        impl #api::ListItem for #ident {}
     })
 }
 
-/// The value's name: `#[param(name = "…")]`, or the variant's in kebab case.
+/// The value's name: from `#[param(name = "…")]`, or the variant's name in kebab case.
 fn name(variant: &Variant) -> syn::Result<String> {
     if !matches!(variant.fields, Fields::Unit) {
-        return Err(syn::Error::new_spanned(variant, "a value is a variant without fields"));
+        return Err(syn::Error::new_spanned(variant, "a variant of a `ParamEnum` cannot have fields"));
     }
     let mut given: Option<LitStr> = None;
     for attribute in variant.attrs.iter().filter(|attribute| attribute.path().is_ident("param")) {
         attribute.parse_nested_meta(|meta| {
             if !meta.path.is_ident("name") {
-                return Err(meta.error("unknown; there is `#[param(name = \"json\")]`"));
+                return Err(meta.error("unknown key: use `#[param(name = \"json\")]`"));
             }
             meta.input.parse::<Token![=]>()?;
             given = Some(meta.input.parse()?);
@@ -82,7 +82,7 @@ fn name(variant: &Variant) -> syn::Result<String> {
     if is_name(&name) {
         return Ok(name);
     }
-    let message = format!("the value `{name}` is not of the form [a-z][a-z0-9_-]*: write #[param(name = \"…\")] above it");
+    let message = format!("the value `{name}` does not match [a-z][a-z0-9_-]*: set a name with #[param(name = \"…\")]");
     Err(syn::Error::new_spanned(&variant.ident, message))
 }
 
