@@ -228,10 +228,8 @@ fn a_copy_of_the_state_directory_ends_no_run_of_the_original() {
         let (from, to) = (original.state().join(part).join("."), copy.state().join(part));
         let copied = std::process::Command::new("cp").arg("-a").args([from, to]).status().expect("cp");
         assert!(copied.success());
-        let listed = copy.lorchestra(&["runs", "list"]).exits(0);
-        if with_store {
-            assert!(listed.out().contains("failed"), "closed in the copy: {}", listed.shown());
-        }
+        // Whatever the copy makes of it: as long as the supervisor of the original lives, the run may not be closed there either.
+        copy.lorchestra(&["runs", "list"]).exits(0);
         std::thread::sleep(std::time::Duration::from_millis(300));
         assert_eq!(original.runs().len(), 1);
         assert_eq!(original.runs()[0].state(), "running", "with the store: {with_store}");

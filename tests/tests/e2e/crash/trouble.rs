@@ -97,8 +97,8 @@ fn a_store_that_becomes_full_loses_nothing() {
     let ballast = disks.fill(&sandbox.state());
     running.signal(Signal::TERM);
     let ended = running.wait().exits(74);
-    assert!(ended.err().contains("could not be recorded"), "{}", ended.shown());
-    assert!(ended.err().contains("it is safe in the spool"), "{}", ended.shown());
+    assert!(ended.err().contains("cannot record the end of run"), "{}", ended.shown());
+    assert!(ended.err().contains("it is kept in the spool"), "{}", ended.shown());
     // Still full: said, and what can be read is read.
     let listed = run(&disks, &sandbox, &["runs", "list"]).exits(0);
     assert!(listed.err().contains("cannot close run") && listed.out().contains("running"), "{}", listed.shown());
@@ -220,7 +220,11 @@ fn a_store_that_is_kept_for_longer_than_anybody_waits_loses_nothing() {
     let begins = patiently(begins).exits(74);
     assert!(begins.err().contains("another process") && begins.err().contains("lsof"), "{}", begins.shown());
     let ends = patiently(ends).exits(74);
-    assert!(ends.err().contains("could not be recorded") && ends.err().contains("it is safe in the spool"), "{}", ends.shown());
+    assert!(
+        ends.err().contains("cannot record the end of run") && ends.err().contains("it is kept in the spool"),
+        "{}",
+        ends.shown()
+    );
     assert_eq!(sandbox.read("entered"), "", "it was not entered");
     other.execute_batch("ROLLBACK").unwrap();
     // Of the one there is nothing, of the other all.
@@ -368,7 +372,7 @@ fn a_clock_that_was_put_back_stops_nothing_and_removes_nothing() {
     .unwrap();
     drop(db);
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
-    assert!(ended.err().contains("is closed as abandoned"), "{}", ended.shown());
+    assert!(ended.err().contains("was closed as abandoned"), "{}", ended.shown());
     let runs = sandbox.runs();
     assert_eq!(runs.len(), 3, "none is removed");
     let states: Vec<_> = runs.iter().map(|run| (run.state(), run.cause())).collect();
@@ -426,4 +430,38 @@ fn strange_things_in_the_spool_directory_are_left_alone() {
 
 fn uuid_like() -> &'static str {
     "01890000-0000-7000-8000-00000000000a"
+}
+
+/// Disks of every size from too small for anything to large enough: whichever write is the first that finds no room, the command says so, and what
+/// was acknowledged is there once there is room.
+#[test]
+fn whichever_write_finds_the_disk_full_nothing_acknowledged_is_lost() {
+    let (mut before, mut during, mut completed) = (0, 0, 0);
+    for kib in [16, 64, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 1024, 4096] {
+        let (sandbox, Some(disks)) = on_disks(&[("", kib)]) else { return };
+        let marker = sandbox.arg("acknowledged");
+        let args = ["run-job", "misbehave", "numbered", "--count", "3000", "--acknowledged", &marker];
+        let ended = run(&disks, &sandbox, &args);
+        let safe = acknowledged(&sandbox);
+        match ended.code() {
+            Some(0) => completed += 1,
+            Some(74) if safe == 0 => before += 1,
+            Some(1 | 74) => during += 1,
+            _ => panic!("{kib} KiB: {}", ended.shown()),
+        }
+        let told =
+            ["full", "No space left", "could not be recorded", "free some space"].iter().any(|words| ended.err().contains(words));
+        assert!(ended.code() == Some(0) || told, "{kib} KiB: {}", ended.shown());
+        disks.remount(&sandbox.state(), "size=16m");
+        let runs = run(&disks, &sandbox, &["runs", "list", "--json"]).exits(0).json_lines("lorchestra.run/1");
+        assert!(runs.len() <= 1 && (safe == 0 || runs.len() == 1), "{kib} KiB: {runs:?}");
+        if runs.len() == 1 {
+            let (state, cause, message, events) = only_run(&disks, &sandbox, "number");
+            assert!(events == safe, "{kib} KiB: {events} events, {safe} acknowledged: {state} {cause} {message}");
+            assert_eq!(state == "completed", safe == 3000 && cause.is_empty(), "{kib} KiB: {state} {cause} {message}");
+        }
+        // And the next run has all the room it needs.
+        run(&disks, &sandbox, &["run-job", "misbehave", "noop"]).exits(0);
+    }
+    assert!(before > 0 && during > 0 && completed > 0, "{before} before, {during} during, {completed} completed");
 }
