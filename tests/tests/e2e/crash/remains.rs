@@ -225,12 +225,9 @@ fn a_copy_of_the_state_directory_ends_no_run_of_the_original() {
         let copy = sandbox();
         copy.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
         let from = if with_store { original.state() } else { original.state().join("spool") };
-        let copied = std::process::Command::new("cp").arg("-a").arg(from.join(".")).arg(copy.state().join(if with_store {
-            ""
-        } else {
-            "spool"
-        }));
-        assert!({ copied }.status().expect("cp").success());
+        let to = if with_store { copy.state() } else { copy.state().join("spool") };
+        let copied = std::process::Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status();
+        assert!(copied.expect("cp").success());
         let listed = copy.lorchestra(&["runs", "list"]).exits(0);
         if with_store {
             assert!(listed.out().contains("failed"), "closed in the copy: {}", listed.shown());
