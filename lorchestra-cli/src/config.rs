@@ -459,12 +459,12 @@ mod tests {
         std::fs::create_dir(&config).unwrap();
         std::os::unix::fs::symlink("/nowhere/config.toml", &path).unwrap();
         let refused = Config::read(&path).unwrap_err();
-        assert!(refused.message.ends_with("is a link to /nowhere/config.toml, which is not there"), "{refused:?}");
+        assert!(refused.message.ends_with("is a symbolic link to /nowhere/config.toml, which does not exist"), "{refused:?}");
         std::fs::remove_dir_all(&config).unwrap();
         assert!(Config::read(&path).is_ok());
         std::os::unix::fs::symlink("nowhere", &config).unwrap();
         let refused = Config::read(&path).unwrap_err();
-        assert!(refused.message.ends_with("/lorchestra is a link to nowhere, which is not there"), "{refused:?}");
+        assert!(refused.message.ends_with("/lorchestra is a symbolic link to nowhere, which does not exist"), "{refused:?}");
     }
 
     /// As who keeps his dot files elsewhere has it: a directory on the way is a link, and what it leads to is there.

@@ -431,7 +431,7 @@ pub(super) mod seconds {
     pub(super) fn of<E: serde::de::Error>(seconds: f64) -> Result<Duration, E> {
         // No longer than flags and configuration may have it: sums of such durations never overflow.
         let duration = Duration::try_from_secs_f64(seconds).ok().filter(|duration| *duration <= MAX);
-        duration.ok_or_else(|| E::custom(format!("{seconds} is not a duration in seconds from 0 to {}", MAX.as_secs())))
+        duration.ok_or_else(|| E::custom(format!("{seconds:e} is not a duration in seconds from 0 to {}", MAX.as_secs())))
     }
 }
 

@@ -22,6 +22,7 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("FROM events e CROSS JOIN runs", "SCAN e USING INDEX events_by_time", "prints all"),
     ("FROM runs ORDER BY n DESC LIMIT", "SCAN runs", "the newest ones; ends at the limit"),
     ("state = 'running' ORDER BY n", "SCAN runs USING INDEX runs_running", "those that run have an index of their own"),
+    ("SELECT count(*) FROM (SELECT 1 FROM", "SCAN (subquery-", "counts up to the limit"),
     ("SELECT event_type, count(*) FROM events WHERE run =", "USE TEMP B-TREE FOR GROUP BY", "of one run"),
     ("SELECT event_type, count(*) FROM events WHERE run =", "USE TEMP B-TREE FOR ORDER BY", "types of one run"),
 ];
@@ -58,7 +59,7 @@ fn every_statement_is_answered_by_an_index() {
     let (mut refused, mut used) = (Vec::new(), BTreeSet::new());
     for sql in &seen {
         for step in plan(&db, sql) {
-            match ALLOWED.iter().position(|(text, allowed, _)| sql.contains(text) && step == *allowed) {
+            match ALLOWED.iter().position(|(text, allowed, _)| sql.contains(text) && is_step(&step, allowed)) {
                 Some(at) => drop(used.insert(at)),
                 None if reads_all(&step) => refused.push((sql, step)),
                 None => {}
@@ -75,6 +76,11 @@ fn plan(db: &Connection, sql: &str) -> Vec<String> {
     let bound = statement.parameter_count();
     let values = std::iter::repeat_n(rusqlite::types::Null, bound);
     statement.query_map(rusqlite::params_from_iter(values), |row| row.get(3)).unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+/// The number of a subquery depends on what was planned before it.
+fn is_step(step: &str, allowed: &str) -> bool {
+    step == allowed || allowed.ends_with('-') && step.starts_with(allowed)
 }
 
 fn reads_all(step: &str) -> bool {

@@ -337,7 +337,7 @@ mod tests {
         mode(&open, 0o755);
         symlink("loop", root.path().join("loop")).unwrap();
         let fault = directory(&root.path().join("loop")).unwrap_err();
-        assert!(fault.detail.contains("cannot be looked at"), "{fault:?}");
+        assert!(fault.detail.contains("cannot inspect"), "{fault:?}");
         assert!(directory(&root.path().join("missing")).is_err());
     }
 

@@ -176,7 +176,7 @@ fn an_abandoned_run_is_told_by_the_next_command() {
     assert_eq!(sandbox.lorchestra(&["jobs", "list", "misbehave"]).exits(0).err(), "");
     assert_eq!(sandbox.lorchestra(&["run-job", "--dry-run", "misbehave", "noop"]).exits(0).err(), "");
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "ignore_term", "--seconds", "0"]).exits(0);
-    assert!(ended.err().lines().next().is_some_and(|line| line.contains("is closed as abandoned")), "{}", ended.shown());
+    assert!(ended.err().lines().next().is_some_and(|line| line.contains("was closed as abandoned")), "{}", ended.shown());
     let causes: Vec<String> = sandbox.runs().iter().map(|run| run.cause().to_owned()).collect();
     assert_eq!(causes, ["", "abandoned"]);
 }
@@ -314,7 +314,7 @@ fn a_run_whose_spool_is_gone_is_closed() {
         let args: Vec<&str> = next.iter().map(|arg| if *arg == "RUN" { run.id() } else { arg }).collect();
         let ended = sandbox.lorchestra(&args).exits(0);
         assert!(
-            ended.err().contains("is closed as abandoned") && ended.err().contains("spool directory is missing"),
+            ended.err().contains("was closed as abandoned") && ended.err().contains("spool directory is missing"),
             "{}",
             ended.shown()
         );

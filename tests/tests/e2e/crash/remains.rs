@@ -224,17 +224,12 @@ fn a_copy_of_the_state_directory_ends_no_run_of_the_original() {
     for with_store in [true, false] {
         let copy = sandbox();
         copy.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
-        let from = if with_store { original.state() } else { original.state().join("spool") };
-        let copied = std::process::Command::new("cp").arg("-a").arg(from.join(".")).arg(copy.state().join(if with_store {
-            ""
-        } else {
-            "spool"
-        }));
-        assert!({ copied }.status().expect("cp").success());
-        let listed = copy.lorchestra(&["runs", "list"]).exits(0);
-        if with_store {
-            assert!(listed.out().contains("failed"), "closed in the copy: {}", listed.shown());
-        }
+        let part = if with_store { "." } else { "spool" };
+        let (from, to) = (original.state().join(part).join("."), copy.state().join(part));
+        let copied = std::process::Command::new("cp").arg("-a").args([from, to]).status().expect("cp");
+        assert!(copied.success());
+        // Whatever the copy makes of it: as long as the supervisor of the original lives, the run may not be closed there either.
+        copy.lorchestra(&["runs", "list"]).exits(0);
         std::thread::sleep(std::time::Duration::from_millis(300));
         assert_eq!(original.runs().len(), 1);
         assert_eq!(original.runs()[0].state(), "running", "with the store: {with_store}");

@@ -97,8 +97,8 @@ fn a_store_that_becomes_full_loses_nothing() {
     let ballast = disks.fill(&sandbox.state());
     running.signal(Signal::TERM);
     let ended = running.wait().exits(74);
-    assert!(ended.err().contains("could not be recorded"), "{}", ended.shown());
-    assert!(ended.err().contains("it is safe in the spool"), "{}", ended.shown());
+    assert!(ended.err().contains("cannot record the end of run"), "{}", ended.shown());
+    assert!(ended.err().contains("it is kept in the spool"), "{}", ended.shown());
     // Still full: said, and what can be read is read.
     let listed = run(&disks, &sandbox, &["runs", "list"]).exits(0);
     assert!(listed.err().contains("cannot close run") && listed.out().contains("running"), "{}", listed.shown());
@@ -220,7 +220,11 @@ fn a_store_that_is_kept_for_longer_than_anybody_waits_loses_nothing() {
     let begins = patiently(begins).exits(74);
     assert!(begins.err().contains("another process") && begins.err().contains("lsof"), "{}", begins.shown());
     let ends = patiently(ends).exits(74);
-    assert!(ends.err().contains("could not be recorded") && ends.err().contains("it is safe in the spool"), "{}", ends.shown());
+    assert!(
+        ends.err().contains("cannot record the end of run") && ends.err().contains("it is kept in the spool"),
+        "{}",
+        ends.shown()
+    );
     assert_eq!(sandbox.read("entered"), "", "it was not entered");
     other.execute_batch("ROLLBACK").unwrap();
     // Of the one there is nothing, of the other all.
@@ -368,7 +372,7 @@ fn a_clock_that_was_put_back_stops_nothing_and_removes_nothing() {
     .unwrap();
     drop(db);
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
-    assert!(ended.err().contains("is closed as abandoned"), "{}", ended.shown());
+    assert!(ended.err().contains("was closed as abandoned"), "{}", ended.shown());
     let runs = sandbox.runs();
     assert_eq!(runs.len(), 3, "none is removed");
     let states: Vec<_> = runs.iter().map(|run| (run.state(), run.cause())).collect();

@@ -144,7 +144,7 @@ fn a_file_that_may_not_grow_is_told_as_what_it_is() {
     assert!(ended.err().contains("could not be recorded"), "{}", ended.shown());
     let count = sandbox.read("acknowledged").lines().count() as u64;
     let listed = sandbox.lorchestra(&["runs", "list"]).exits(0);
-    assert!(listed.err().contains("is closed as spool: "), "{}", listed.shown());
+    assert!(listed.err().contains("was closed as spool: "), "{}", listed.shown());
     let run = sandbox.runs().remove(0);
     assert_eq!(run.cause(), "spool", "{}", run.message());
     assert!(run.message().contains("the final record could not be written"), "{}", run.message());

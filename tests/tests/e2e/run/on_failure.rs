@@ -83,7 +83,7 @@ fn is_called_for_a_run_that_was_closed_by_one_that_does_not_begin() {
     drop(running);
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "typed", "--since", "last"]).exits(2);
     // Last, when whoever waits has the answer.
-    let order = ["is closed as abandoned", "there is no bookmark", "\ncalled\n"].map(|text| ended.err().find(text));
+    let order = ["was closed as abandoned", "has no bookmark", "\ncalled\n"].map(|text| ended.err().find(text));
     assert!(order.iter().all(Option::is_some) && order.is_sorted(), "{}", ended.shown());
     assert_eq!(ended.err().matches("called").count(), 1, "{}", ended.shown());
 }

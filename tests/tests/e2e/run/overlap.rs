@@ -210,7 +210,7 @@ fn the_next_run_closes_what_was_allowed_and_died() {
         running.signal(Signal::KILL);
         drop(running);
         let next = sandbox.lorchestra(&[&["run-job", "misbehave", "wait", "--seconds", "0"], flags].concat()).exits(1);
-        assert!(next.err().contains(&format!("run {id} of misbehave/wait is closed as abandoned")), "{}", next.shown());
+        assert!(next.err().contains(&format!("run {id} of misbehave/wait was closed as abandoned")), "{}", next.shown());
     }
 }
 

@@ -150,7 +150,11 @@ fn a_configuration_that_is_a_link_to_nothing_is_told() {
     fs::remove_file(&config).unwrap();
     std::os::unix::fs::symlink("/no/such/config.toml", &config).unwrap();
     let ended = sandbox.lorchestra(&["jobs", "list"]).exits(78);
-    assert!(ended.err().contains("config.toml is a link to /no/such/config.toml, which is not there\n"), "{}", ended.shown());
+    assert!(
+        ended.err().contains("config.toml is a symbolic link to /no/such/config.toml, which does not exist\n"),
+        "{}",
+        ended.shown()
+    );
 }
 
 /// The history is read from elsewhere.
