@@ -20,6 +20,7 @@ mod catalog {
 mod crash {
     mod kill_matrix;
     mod killed;
+    mod mutations;
     mod remains;
     mod trouble;
 }
@@ -51,6 +52,7 @@ mod run {
     mod bookmarks;
     mod concurrency;
     mod endings;
+    mod hosts;
     mod limits;
     mod on_failure;
     mod output;
