@@ -4,6 +4,7 @@
 use crate::exit::Code;
 use crate::refusal::{self, Refusal};
 use crate::show;
+use lorchestra_core::host::limits::{self, Doing};
 use lorchestra_core::host::rights::{self, Change, Kind, Target};
 use lorchestra_core::host::state::StateError;
 use lorchestra_core::packages::catalog::{Catalog, Fault, Lookup, Problem};
@@ -56,6 +57,19 @@ impl Failure {
             Some(Refusal { what, mend }) => Self::new(code, format!("{message}: {what} ({error})")).mend(mend),
             None => Self::new(code, format!("{message}: {error}")),
         }
+    }
+
+    /// A process or a thread that could not be started.
+    pub(crate) fn not_started(doing: &str, error: &std::io::Error) -> Self {
+        match limits::behind(error, Doing::Starting) {
+            Some(limit) => Self::new(Code::Config, format!("{doing}: {} ({error})", limit.what)).mend(limit.hint),
+            None => Self::new(Code::Internal, format!("{doing}: {error}")),
+        }
+    }
+
+    /// Fails where this process may have too few files open for a run: it would fail at any of them, with words of that one.
+    pub(crate) fn unless_files_suffice() -> Result<(), Self> {
+        limits::too_few_files().map_or(Ok(()), |limit| Err(Self::new(Code::Config, limit.what).mend(limit.hint)))
     }
 
     /// A package in files with problems.
@@ -177,7 +191,9 @@ impl From<StoreError> for Failure {
             }
             StoreError::Busy { .. } => Self::new(Code::NotWritable, message)
                 .mend("find the process that has it open (lsof, fuser), then run the command again; no emitted event is lost"),
-            StoreError::Io { path, source } if full_or_read_only(&source) => {
+            StoreError::Io { path, source }
+                if full_or_read_only(&source) || limits::behind(&source, Doing::Opening).is_some() =>
+            {
                 Self::refused(Code::NotWritable, &format!("the store {}", path.display()), &path, &source)
             }
             StoreError::Io { .. } | StoreError::Sql { .. } => Self::new(Code::Internal, message),
@@ -241,7 +257,7 @@ impl From<LaunchError> for Failure {
                 .mend(format!("make {}, or set \"directory\" in the spec to another one, or to null", path_text(path))),
             LaunchError::State(error) => error.into(),
             LaunchError::Recovery(error) => error.into(),
-            LaunchError::Delivery(_) => Self::new(Code::Internal, chain(&error)),
+            LaunchError::Delivery(ref source) => Self::not_started(&error.to_string(), source),
             LaunchError::Run(error) => error.into(),
         }
     }
@@ -281,7 +297,7 @@ impl From<RunError> for Failure {
             RunError::State(error) => error.into(),
             RunError::Store(error) => error.into(),
             RunError::Recovery(error) => error.into(),
-            RunError::Process { .. } => Self::new(Code::Internal, chain(&error)),
+            RunError::Process { doing, ref source } => Self::not_started(doing, source),
             RunError::NotRecorded { run_id, source } => {
                 let mut failure: Self = (*source).into();
                 failure.message = format!("cannot record the end of run {run_id}: {}", failure.message);

@@ -1,6 +1,7 @@
 //! Which directory or file is the root of it when the system refuses a path, and what mends that. Looks at the file system, at the
 //! moment of the message; [`crate::failure`] makes the message.
 
+use lorchestra_core::host::limits::{self, Doing};
 use lorchestra_core::host::rights::{self, Change, Kind, Target};
 use lorchestra_core::text::{path_text, shell};
 use rustix::fs::{Access, access};
@@ -19,6 +20,9 @@ pub(crate) struct Refusal {
 
 /// The refusal behind an error at `path`. `None`: the error says all there is.
 pub(crate) fn of(path: &Path, error: &Error) -> Option<Refusal> {
+    if let Some(limit) = limits::behind(error, Doing::Opening) {
+        return Some(Refusal { what: limit.what, mend: limit.hint });
+    }
     let (at, meta) = path.ancestors().find_map(|at| Some((at, std::fs::metadata(at).ok()?)))?;
     let (shown, typed) = (path_text(at), shell(at));
     match error.kind() {

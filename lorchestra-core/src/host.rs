@@ -5,6 +5,7 @@
 pub mod backoff;
 pub mod clock;
 pub mod files;
+pub mod limits;
 pub mod locks;
 pub mod process;
 pub mod rights;

@@ -25,6 +25,7 @@ pub use outbox::{Backlog, Batch, CIRCUIT, COUNTED, Circuit, NewBatch, OutRow, Ou
 pub use own::{EarlierAttempt, Started, Terminal};
 pub use run::{Attempt, AttemptEnd, NewRun, Run, RunEnd, RunFilter, RunState};
 
+use crate::host::limits::{self, Doing};
 use crate::host::locks::FileLock;
 use crate::host::state::StateDir;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
@@ -120,18 +121,35 @@ impl StoreError {
     fn sql(path: &Path, doing: &'static str, source: rusqlite::Error) -> Self {
         use rusqlite::ErrorCode as Code;
         let path = path.to_owned();
+        // Only what lorchestra wrote is in there: a value of another kind is one that something else has changed.
+        use rusqlite::Error as Sql;
+        if let Sql::Utf8Error(..)
+        | Sql::FromSqlConversionFailure(..)
+        | Sql::InvalidColumnType(..)
+        | Sql::IntegralValueOutOfRange(..) = source
+        {
+            return Self::Damaged { path, why: format!("{doing}: {source}") };
+        }
         let code = source.sqlite_error_code();
         match code {
             Some(Code::DatabaseBusy | Code::DatabaseLocked) => Self::Busy { path, doing },
             Some(Code::DiskFull) => Self::NotWritable { path, why: "the disk is full".into() },
             Some(Code::ReadOnly) => Self::NotWritable { path, why: "it is read-only".into() },
-            Some(Code::CannotOpen) => Self::NotWritable { path, why: "it cannot be opened (check its permissions)".into() },
+            Some(Code::CannotOpen) => match limit_of_files(&path) {
+                Some(source) => Self::Io { path, source },
+                None => Self::NotWritable { path, why: "it cannot be opened (check its permissions)".into() },
+            },
             Some(Code::SystemIoFailure) => Self::NotWritable { path, why: source.to_string() },
             Some(Code::NotADatabase) => Self::Foreign { path, why: "it is not an SQLite database".into() },
             Some(Code::DatabaseCorrupt) => Self::Damaged { path, why: source.to_string() },
             _ => Self::Sql { path, doing, source },
         }
     }
+}
+
+/// The limit that keeps a file from being opened, which SQLite does not tell from other reasons.
+fn limit_of_files(path: &Path) -> Option<io::Error> {
+    std::fs::File::open(path).err().filter(|error| limits::behind(error, Doing::Opening).is_some())
 }
 
 impl Store {

@@ -36,11 +36,16 @@ impl Sandbox {
     /// The same, whose commands are not root's: where this is root they are [`NOBODY`]'s, and so is all that is in it now.
     /// Permissions mean nothing to root.
     pub fn unprivileged(fixtures: &[Fixture]) -> Self {
+        Self::of_user(fixtures, NOBODY)
+    }
+
+    /// The same, whose commands are this user's where this is root.
+    pub fn of_user(fixtures: &[Fixture], user: u32) -> Self {
         // Another user may not get at the target directory.
         let mut sandbox = Self::with_binary(fixtures);
         if processes::is_root() {
-            give_all(sandbox.root());
-            sandbox.user = Some(NOBODY);
+            give_all(sandbox.root(), user);
+            sandbox.user = Some(user);
         }
         sandbox
     }
@@ -160,12 +165,12 @@ impl Sandbox {
     }
 }
 
-/// Gives a directory and all in it to [`NOBODY`].
-fn give_all(path: &Path) {
-    std::os::unix::fs::lchown(path, Some(NOBODY), Some(NOBODY)).expect("root may give files away");
+/// Gives a directory and all in it to a user.
+fn give_all(path: &Path, user: u32) {
+    std::os::unix::fs::lchown(path, Some(user), Some(user)).expect("root may give files away");
     if path.is_dir() && !path.is_symlink() {
         for entry in fs::read_dir(path).expect("a directory") {
-            give_all(&entry.expect("an entry").path());
+            give_all(&entry.expect("an entry").path(), user);
         }
     }
 }

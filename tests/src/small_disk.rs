@@ -91,6 +91,21 @@ impl SmallDisks {
         command
     }
 
+    /// The command of a sandbox among these disks, become from a shell that has run `script`: with the rights of an administrator of its
+    /// namespaces, to take more from the host than disks.
+    pub fn command_by(&self, sandbox: &Sandbox, script: &str, args: &[&str]) -> Command {
+        let plain = self.command(sandbox, args);
+        let (before, after): (Vec<_>, Vec<_>) = {
+            let all: Vec<_> = plain.get_args().map(std::ffi::OsStr::to_owned).collect();
+            let at = all.len() - args.len() - 1;
+            (all[..at].to_vec(), all[at..].to_vec())
+        };
+        let mut command = Command::new(plain.get_program());
+        command.args(before).args(["sh", "-c", &format!("{script}\nexec \"$0\" \"$@\"")]).args(after);
+        command.env_clear().envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command
+    }
+
     /// Starts the command among these disks.
     pub fn start(&self, sandbox: &Sandbox, args: &[&str]) -> Running {
         Running::start(self.command(sandbox, args))

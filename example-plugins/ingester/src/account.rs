@@ -17,15 +17,14 @@ pub(crate) struct Account {
 pub(crate) enum AccountError {
     #[error("the account is empty; give it a name, or omit --account")]
     Empty,
-    #[error("the account needs {0} bytes as a file name, but the limit is {MAX_FILE_NAME}; use a shorter name")]
-    TooLong(usize),
 }
 
 impl Account {
     /// Returns the account with this name, or `default` if there is none.
     ///
     /// The file name keeps `a-z 0-9 @ + - _` and `.` (except at the start, which would hide the file). Every other byte,
-    /// including `%` and capitals, becomes `%` and two hexadecimal digits.
+    /// including `%` and capitals, becomes `%` and two hexadecimal digits. A name that gets too long is
+    /// cut, and ends with its sha256.
     pub(crate) fn new(name: Option<&str>) -> Result<Self, AccountError> {
         let name = name.unwrap_or("default");
         if name.is_empty() {
@@ -40,9 +39,7 @@ impl Account {
                 _ => drop(write!(file_name, "%{byte:02x}")),
             }
         }
-        if file_name.len() > MAX_FILE_NAME {
-            return Err(AccountError::TooLong(file_name.len()));
-        }
+        let mut file_name = package_support::file_name::cut(file_name, name, MAX_FILE_NAME);
         file_name.push_str(".jsonl");
         Ok(Self { name: name.to_owned(), file_name })
     }
@@ -106,7 +103,9 @@ mod tests {
     #[test]
     fn empty_and_endless_names_are_refused() {
         assert_eq!(Account::new(Some("")), Err(AccountError::Empty));
-        assert_eq!(Account::new(Some(&"a".repeat(201))), Err(AccountError::TooLong(201)));
-        assert_eq!(Account::new(Some(&"/".repeat(67))), Err(AccountError::TooLong(201)));
+        let long = ["a".repeat(201), "a".repeat(202), "A".repeat(67), "A".repeat(68), "/".repeat(67)];
+        let files: std::collections::BTreeSet<String> =
+            long.iter().map(|name| Account::new(Some(name)).unwrap().file_name().to_owned()).collect();
+        assert!(files.len() == long.len() && files.iter().all(|file| file.len() <= MAX_FILE_NAME + 6), "{files:?}");
     }
 }

@@ -1,6 +1,7 @@
 //! The job `discover`: gets a tap's catalog and stores it. Uses [`tap`](crate::tap) to run the tap.
 
 use crate::checkpoint;
+use crate::ingestion;
 use crate::name::{self, NameError};
 use crate::output::OutputEvent;
 use crate::tap::{Call, Process, TapError};
@@ -56,6 +57,12 @@ enum DiscoverError {
     Failed { tap: String, status: ExitStatus, hint: String },
     #[error("{tap}: its output for --discover is not a catalog (a JSON object with a list of streams)")]
     NotACatalog { tap: String },
+    #[error(
+        "{tap}: its output for --discover has a line before the catalog that is not JSON (see the log of this run); taps must log to stderr"
+    )]
+    LogLine { tap: String },
+    #[error("{tap}: it printed nothing for --discover; {hint}")]
+    Nothing { tap: String, hint: String },
     #[error("stopped {tap} after {seconds} s without output; raise --idle to allow more")]
     Silent { tap: String, seconds: u64 },
     #[error("cancelled; no catalog was written")]
@@ -72,7 +79,7 @@ impl DiscoverError {
     /// Returns whether a retry would fail in the same way.
     fn is_permanent(&self) -> bool {
         match self {
-            Self::Name(_) | Self::NotACatalog { .. } => true,
+            Self::Name(_) | Self::NotACatalog { .. } | Self::LogLine { .. } | Self::Nothing { .. } => true,
             Self::Tap(error) => error.is_permanent(),
             _ => false,
         }
@@ -95,7 +102,7 @@ fn run(call: &Call, name: Option<String>, out: Option<PathBuf>, idle: Duration, 
     process.drain_stderr();
     let text = answered?;
     let not = || DiscoverError::NotACatalog { tap: tap.clone() };
-    let catalog: Map<String, Value> = serde_json::from_slice(&text).map_err(|_| not())?;
+    let catalog: Map<String, Value> = serde_json::from_slice(&text).map_err(|_| no_catalog(&text, &tap, &mut process))?;
     let streams = catalog.get("streams").and_then(Value::as_array).ok_or_else(not)?;
     write(&path, &text).map_err(|source| DiscoverError::Write { path: path.clone(), source })?;
     let mut log = io::stdout().lock();
@@ -116,6 +123,28 @@ fn run(call: &Call, name: Option<String>, out: Option<PathBuf>, idle: Duration, 
     });
     cx.emit("catalog.discovered", payload)?;
     Ok(())
+}
+
+/// Returns why an output is not a catalog, by what it contains.
+fn no_catalog(text: &[u8], tap: &str, process: &mut Process) -> DiscoverError {
+    let tap = tap.to_owned();
+    if text.trim_ascii().is_empty() {
+        return DiscoverError::Nothing { hint: process.failure_hint(), tap };
+    }
+    let is_catalog = |text: &[u8]| serde_json::from_slice::<Map<String, Value>>(text).is_ok_and(|it| it.contains_key("streams"));
+    let mut rest = text;
+    let mut number = 0;
+    // Log lines come first, and there are few of them.
+    while let Some(end) = rest.iter().position(|byte| *byte == b'\n').filter(|_| number < 20) {
+        number += 1;
+        let line;
+        (line, rest) = rest.split_at(end + 1);
+        if !line.trim_ascii().is_empty() && is_catalog(rest) {
+            ingestion::quote(&tap, number, line, process.mask());
+            return DiscoverError::LogLine { tap };
+        }
+    }
+    DiscoverError::NotACatalog { tap }
 }
 
 /// Returns the output of the tap after it has exited successfully.

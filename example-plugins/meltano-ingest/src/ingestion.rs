@@ -282,11 +282,9 @@ impl Ingestion<'_> {
         bookmark_properties: Option<&RawValue>,
     ) -> Result<(), IngestionError> {
         let number = self.totals.messages;
-        let fault = Fault::Incomplete("SCHEMA", "a schema that is an object");
-        let schema = Schema::of(stream, schema, key_properties, bookmark_properties).ok_or_else(|| IngestionError::Garbage {
-            tap: self.tap.clone(),
-            line: number,
-            fault,
+        let schema = Schema::of(stream, schema, key_properties, bookmark_properties).map_err(|fault| {
+            quote(&self.tap, number, schema.get().as_bytes(), self.process.mask());
+            IngestionError::Garbage { tap: self.tap.clone(), line: number, fault }
         })?;
         self.archive.begin_stream(stream)?;
         let file = name::file_name("a stream", stream)?;
@@ -369,7 +367,7 @@ impl Ingestion<'_> {
 }
 
 /// Writes an invalid line to the log and not to the error, because it may contain anything.
-fn quote(tap: &str, number: u64, line: &[u8], mask: &Mask) {
+pub(crate) fn quote(tap: &str, number: u64, line: &[u8], mask: &Mask) {
     let line = mask.text(&String::from_utf8_lossy(&line[..line.len().min(QUOTED)]));
     let _ =
         writeln!(io::stderr().lock(), "meltano-ingest: line {number} of {tap}'s output: {}", line.replace(char::is_control, "?"));

@@ -47,7 +47,12 @@ pub(crate) enum Fault {
     NotANumber,
     #[error("is a {0} message without {1}")]
     Incomplete(&'static str, &'static str),
+    #[error("is a SCHEMA message whose schema is nested deeper than {DEEPEST} levels")]
+    TooDeep,
 }
+
+/// The deepest JSON that is read, in levels.
+pub(crate) const DEEPEST: usize = 127;
 
 /// Text that is borrowed if possible; an `Option<Cow>` field would always be owned.
 #[derive(Deserialize)]

@@ -13,15 +13,13 @@ const OURS: [&str; 1] = ["set_aside"];
 pub(crate) enum NameError {
     #[error("the name of {0} is empty")]
     Empty(&'static str),
-    #[error("the name of {0} needs {1} bytes as a file name, but the limit is {MAX}")]
-    TooLong(&'static str, usize),
 }
 
 /// Returns the file name for a tap, an account or a stream (`what`).
 ///
 /// It keeps `a-z 0-9 @ + - _` and `.` (except at the start, which would hide the file). Every other byte, including `%`, `~`
 /// and capitals, becomes `%` and two hexadecimal digits. Two names never have the same file name, not even on a
-/// case-insensitive file system.
+/// case-insensitive file system. A name that gets too long is cut, and ends with its sha256.
 pub(crate) fn file_name(what: &'static str, name: &str) -> Result<String, NameError> {
     if name.is_empty() {
         return Err(NameError::Empty(what));
@@ -37,10 +35,7 @@ pub(crate) fn file_name(what: &'static str, name: &str) -> Result<String, NameEr
             _ => drop(write!(file_name, "%{byte:02x}")),
         }
     }
-    if file_name.len() > MAX {
-        return Err(NameError::TooLong(what, file_name.len()));
-    }
-    Ok(file_name)
+    Ok(package_support::file_name::cut(file_name, name, MAX))
 }
 
 #[cfg(test)]
@@ -88,8 +83,12 @@ mod tests {
     }
 
     #[test]
-    fn empty_and_endless_names_are_refused() {
+    fn empty_names_are_refused_and_long_ones_are_kept_apart() {
         assert_eq!(file_name("a stream", ""), Err(NameError::Empty("a stream")));
-        assert_eq!(file_name("a stream", &"A".repeat(67)), Err(NameError::TooLong("a stream", 201)));
+        let capitals = "PUBLIC_ORDER_ITEMS_".repeat(10);
+        let names = [capitals.clone(), format!("{capitals}A"), format!("{capitals}a"), "ä".repeat(200), "x".repeat(5000)];
+        let files: std::collections::BTreeSet<String> = names.iter().map(|name| file(name)).collect();
+        assert_eq!(files.len(), names.len(), "{files:?}");
+        assert!(files.iter().all(|file| file.len() <= MAX && *file == file.to_lowercase()), "{files:?}");
     }
 }

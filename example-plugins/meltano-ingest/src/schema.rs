@@ -1,6 +1,7 @@
 //! The last schema of a stream, stored next to its records, and the differences to a new one.
 
 use crate::checkpoint;
+use crate::message::Fault;
 use lorchestra_plugin_api::serde_json::{self, Map, Value, json, value::RawValue};
 use std::collections::BTreeSet;
 use std::fs;
@@ -24,17 +25,24 @@ pub(crate) struct Change {
 }
 
 impl Schema {
-    /// Returns the schema of a SCHEMA message. `None`: not an object.
+    /// Returns the schema of a SCHEMA message.
+    ///
+    /// # Errors
+    /// It is not an object, or nested too deep to be compared.
     pub(crate) fn of(
         stream: &str,
         schema: &RawValue,
         key_properties: Option<&RawValue>,
         bookmark_properties: Option<&RawValue>,
-    ) -> Option<Self> {
+    ) -> Result<Self, Fault> {
         let parse = |text: &RawValue| serde_json::from_str::<Value>(text.get()).ok();
-        let mut schema = parse(schema).filter(Value::is_object)?;
+        // The text is JSON already: what cannot be read of it is too deep.
+        let mut schema = parse(schema).ok_or(Fault::TooDeep)?;
+        if !schema.is_object() {
+            return Err(Fault::Incomplete("SCHEMA", "a schema that is an object"));
+        }
         sort_sets(&mut schema);
-        Some(Self(json!({
+        Ok(Self(json!({
             "stream": stream,
             "key_properties": key_properties.and_then(parse),
             "bookmark_properties": bookmark_properties.and_then(parse),
@@ -110,7 +118,7 @@ mod tests {
 
     fn schema(text: &str, keys: &str) -> Option<Schema> {
         let raw = |text: &str| RawValue::from_string(text.to_owned()).unwrap();
-        Schema::of("a", &raw(text), Some(&raw(keys)), None)
+        Schema::of("a", &raw(text), Some(&raw(keys)), None).ok()
     }
 
     #[test]
@@ -128,6 +136,9 @@ mod tests {
             schema(r#"{"properties":{"c":{"type":"integer"},"b":{},"a":{"type":["string","null"]}}}"#, "[\"a\"]").unwrap();
         assert_eq!(keyed.change_from(Some(&old)), Some(Change { other: true, ..Change::default() }));
         assert!(schema("true", "[]").is_none());
+        let deep = |levels: usize| RawValue::from_string("{\"a\":".repeat(levels) + "1" + &"}".repeat(levels)).unwrap();
+        assert!(Schema::of("a", &deep(crate::message::DEEPEST), None, None).is_ok());
+        assert_eq!(Schema::of("a", &deep(crate::message::DEEPEST + 1), None, None), Err(Fault::TooDeep));
     }
 
     #[test]

@@ -44,6 +44,12 @@ pub(crate) enum TapError {
     NotOnPath(PathBuf),
     #[error("{}: no such program", .0.display())]
     Missing(PathBuf),
+    #[error("{}: the interpreter in its first line does not exist: {interpreter}; install it, or fix the line", .program.display())]
+    NoInterpreter { program: PathBuf, interpreter: String },
+    #[error("{}: its first line ends with a carriage return (Windows line endings), so its interpreter is not found; run dos2unix on it", .0.display())]
+    CarriageReturn(PathBuf),
+    #[error("{}: it is a program for another system: its loader does not exist here", .0.display())]
+    NoLoader(PathBuf),
     #[error("{}: cannot run it; check that it is a program, and that the user running the job may execute it", .program.display())]
     NotRunnable { program: PathBuf, source: io::Error },
     #[error("cannot read {what} {}", .path.display())]
@@ -89,8 +95,7 @@ impl Call {
         }
         command.args(more).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound if self.program.components().count() == 1 => TapError::NotOnPath(self.program.clone()),
-            io::ErrorKind::NotFound => TapError::Missing(self.program.clone()),
+            io::ErrorKind::NotFound => self.not_found(),
             _ => TapError::NotRunnable { program: self.program.clone(), source },
         })?;
         let stderr_bytes = Arc::new(AtomicU64::new(0));
@@ -112,6 +117,34 @@ impl Call {
             last_output: Instant::now(),
             ended: None,
         })
+    }
+}
+
+impl Call {
+    /// Returns why the program was not found: the system reports the same error if its interpreter is missing.
+    fn not_found(&self) -> TapError {
+        let named = self.program.components().count() == 1;
+        #[expect(clippy::disallowed_methods, reason = "where the system has looked for the program")]
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let on_path = || std::env::split_paths(&path).map(|dir| dir.join(&self.program)).find(|file| file.is_file());
+        let file = if named { on_path() } else { Some(self.program.clone()).filter(|file| file.is_file()) };
+        let Some(program) = file else {
+            let program = self.program.clone();
+            return if named { TapError::NotOnPath(program) } else { TapError::Missing(program) };
+        };
+        let mut first = Vec::new();
+        // As much as the kernel reads of it.
+        let read = std::fs::File::open(&program).map(|file| BufReader::new(file).take(255).read_until(b'\n', &mut first));
+        let text = String::from_utf8_lossy(&first);
+        match text.strip_prefix("#!").map(|line| line.trim_end_matches('\n')) {
+            Some(line) if line.ends_with('\r') => TapError::CarriageReturn(program),
+            Some(line) => {
+                let interpreter = line.split_whitespace().next().unwrap_or_default().replace(char::is_control, "?");
+                TapError::NoInterpreter { program, interpreter }
+            }
+            None if read.is_ok() => TapError::NoLoader(program),
+            None => TapError::Missing(program),
+        }
     }
 }
 
@@ -242,10 +275,11 @@ impl Process {
     /// contains one.
     pub(crate) fn failure_hint(&mut self) -> String {
         self.drain_stderr();
-        if self.stderr_bytes.load(Ordering::Relaxed) == 0 {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // Empty lines tell as little.
+        if last.is_empty() {
             return "it wrote nothing to standard error".to_owned();
         }
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match diagnosis::kind(&String::from_utf8_lossy(&last)) {
             Some(kind) => format!("the last line of its output contains {kind}; see the log of this run"),
             None => "see its output in the log of this run".to_owned(),

@@ -8,6 +8,7 @@ pub mod atomic_file;
 pub mod charset;
 pub mod date;
 pub mod encoded_word;
+pub mod file_name;
 pub mod header;
 pub mod html;
 pub mod lock;

@@ -104,6 +104,7 @@ impl Session<'_, '_> {
     /// `signals` is set once they are handled here.
     fn plan_and_run(&mut self, command: &RunJob, signals: &mut Option<Signals>) -> Result<Code, Failure> {
         let settings = self.settings;
+        Failure::unless_files_suffice()?;
         let planned = match &command.spec {
             Some(file) => self.read_spec(file, command, signals)?,
             None => self.plan(command, signals)?,

@@ -133,6 +133,22 @@ impl Destination for AnyDestination {
         each!(self, one => one.append(place, rows).await)
     }
 
+    fn depth(&self) -> usize {
+        each!(self, one => one.depth())
+    }
+
+    fn hang_up(&mut self) {
+        each!(self, one => one.hang_up());
+    }
+
+    async fn send(&mut self, slot: Slot<'_>, rows: &[Row]) -> Result<(), Refusal> {
+        each!(self, one => one.send(slot, rows).await)
+    }
+
+    async fn answer(&mut self, rows: &[Row]) -> Result<Landed, Refusal> {
+        each!(self, one => one.answer(rows).await)
+    }
+
     async fn finalize(&mut self, slot: Slot<'_>) -> Result<i64, Refusal> {
         each!(self, one => one.finalize(slot).await)
     }

@@ -11,6 +11,10 @@
 //!                                                    └─ no answer ────────────────────► the same again, later
 //! ```
 //!
+//! Where a destination takes it, several batches are on their way in one stream (`pipeline`), each frozen, with its offset, before it is sent.
+//! Answers are awaited in order. After the first one that is not "landed" the others are of unknown fate: the connection is given up, and they
+//! are settled one after the other, as those of a process that died are.
+//!
 //! What a stream is, which states it has and what the parts promise each other about it is in [`super::destination`]. `verdict` has what a
 //! refusal means for the rows, `settle` how the fate of a batch is found out.
 //!
@@ -25,6 +29,7 @@
 //!   is alone, and others go before it. It is a *suspect* then, and still pending: when another row has landed it is sent once more, and
 //!   set aside for good if it is refused again. When none lands, it is the server that is at fault.
 
+mod pipeline;
 mod settle;
 mod verdict;
 
@@ -33,7 +38,7 @@ use super::policy::Policy;
 use super::session::Session;
 use crate::host::backoff::Backoff;
 use crate::store::{Batch, Circuit, NewBatch, OutRow, Outbox, Row, StoreError, Was};
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::time::Instant;
 
 /// Why delivery stopped although something is pending.
@@ -70,9 +75,17 @@ struct Flight {
     fresh: bool,
     /// Tries that failed in a way that may be the batch's own.
     stumbles: u32,
+    /// It was sent over the connection that is open.
+    sent: bool,
+    /// Bytes, about.
+    size: usize,
 }
 
 impl Flight {
+    fn stream(&self) -> Option<&String> {
+        self.batch.place.as_ref().map(|(stream, _)| stream)
+    }
+
     /// Where it ends in its stream.
     fn end(&self) -> i64 {
         self.batch.place.as_ref().map_or(0, |(_, offset)| offset.saturating_add(self.batch.length))
@@ -91,7 +104,20 @@ pub struct Deliverer<'a, D> {
     left: u32,
     /// Rows in the next batch: halved when a server finds one too large.
     batch_limit: usize,
-    flight: Option<Flight>,
+    /// The batches that are frozen, in their order.
+    flights: VecDeque<Flight>,
+    /// One at a time, until none is frozen: the fate of some is unknown.
+    one_by_one: bool,
+    /// Batches are on their way, and an answer is waited for.
+    is_waiting: bool,
+    /// There was more to freeze than the last batch has.
+    has_more: bool,
+    /// A stream that takes no more rows, and what is in it.
+    fenced: Option<(String, settle::Fenced)>,
+    /// A stream that another store writes to as well.
+    shared: Option<String>,
+    /// The stream that was left last.
+    left_stream: Option<String>,
     /// A batch has landed: the server takes rows.
     proven: bool,
     /// The last answer of the stream in use was that a batch landed.
@@ -121,6 +147,8 @@ impl<'a, D: Destination> Deliverer<'a, D> {
     pub fn new(store: &'a mut Outbox, session: &'a mut Session<D>, policy: Policy, progress: &'a mut Progress) -> Self {
         let backoff = Backoff::new(policy.first_wait, policy.longest_wait);
         let batch_limit = policy.rows;
+        // The one before this may have been dropped while it waited, and what it sent has been settled by another process since.
+        session.destination.hang_up();
         Self {
             store,
             session,
@@ -129,7 +157,13 @@ impl<'a, D: Destination> Deliverer<'a, D> {
             patience: 0,
             left: 0,
             batch_limit,
-            flight: None,
+            flights: VecDeque::new(),
+            one_by_one: false,
+            is_waiting: false,
+            has_more: false,
+            fenced: None,
+            shared: None,
+            left_stream: None,
             proven: false,
             stream_works: false,
             renewed: false,
@@ -239,41 +273,53 @@ impl<'a, D: Destination> Deliverer<'a, D> {
 
     /// One batch, or one step towards it. `false`: nothing is pending.
     async fn step(&mut self) -> Result<bool, Trouble> {
-        if self.flight.is_none() {
-            match self.store.frozen_batch()? {
-                // Its sender died: whether it was sent is not known.
-                Some(batch) => self.flight = Some(self.load(batch)?),
-                None => {
-                    let unsent = self.store.has_unsent()?;
-                    let after = if self.proven { 0 } else { self.tried };
-                    if let Some(suspect) = self.store.suspect(after)?
-                        && (self.proven || !unsent && self.suspects < SUSPECTS)
-                    {
-                        let rows: Vec<OutRow> = self.store.row(suspect)?.into_iter().collect();
-                        let new = self.place(&rows).await?;
-                        self.tried = suspect;
-                        if let Some(new) = new {
-                            self.store.send_one_again(Was::Suspect, &new)?;
-                        }
-                        return Ok(true);
-                    }
-                    if !unsent {
-                        self.store.pass_settled()?;
-                        return Ok(false);
-                    }
+        if self.flights.is_empty() {
+            let frozen = self.store.frozen_batches()?;
+            // Their sender died: whether they were sent is not known.
+            self.one_by_one = !frozen.is_empty();
+            for batch in frozen {
+                let out = self.store.rows_of(&batch)?;
+                self.flights.push_back(flight(batch, out, false));
+            }
+        }
+        if self.flights.is_empty() {
+            let unsent = self.store.has_unsent()?;
+            let after = if self.proven { 0 } else { self.tried };
+            if let Some(suspect) = self.store.suspect(after)?
+                && (self.proven || !unsent && self.suspects < SUSPECTS)
+            {
+                let rows: Vec<OutRow> = self.store.row(suspect)?.into_iter().collect();
+                let new = self.place(&rows).await?;
+                self.tried = suspect;
+                if let Some(new) = new {
+                    self.store.send_one_again(Was::Suspect, &new)?;
                 }
+                return Ok(true);
+            }
+            if !unsent {
+                self.store.pass_settled()?;
+                return Ok(false);
             }
         }
         self.connect().await?;
-        if self.flight.is_none() && !self.freeze(None).await? {
+        if self.flights.is_empty() && !self.freeze(None).await? {
             return Ok(false);
         }
-        let Some(flight) = &mut self.flight else { return Ok(false) };
+        let Some(flight) = self.flights.front() else { return Ok(false) };
         let ours = flight.batch.target == self.session.destination.name()
             && flight.batch.place.is_some() == self.session.destination.uses_streams();
         if !ours {
             return self.settle_elsewhere().await.map(|()| true);
         }
+        if self.fenced.as_ref().is_some_and(|(stream, _)| flight.stream() == Some(stream)) {
+            return self.settle_behind().await.map(|()| true);
+        }
+        if self.may_pipeline() { self.pipeline().await } else { self.send_one().await }.map(|()| true)
+    }
+
+    /// Sends the first batch, and waits for the answer.
+    async fn send_one(&mut self) -> Result<(), Trouble> {
+        let Some(flight) = self.flights.front_mut() else { return Ok(()) };
         // Until the answer is here, its fate is unknown: this future may be dropped.
         let was_fresh = std::mem::replace(&mut flight.fresh, false);
         let place = slot(&flight.batch).map_or(Place::Anywhere, Place::Stream);
@@ -283,15 +329,15 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         match answer {
             // Nobody has sent it yet, and there is something in its place: the state directory is a copy of another one that goes on
             // writing, say. What is there is not this.
-            Ok(Landed::Before) if was_fresh => self.settle_by_query(settle::ANOTHER).await.map(|()| true),
-            Ok(Landed::Before) => self.confirm(false).await.map(|()| true),
-            Ok(Landed::Now) => self.landed().await.map(|()| true),
+            Ok(Landed::Before) if was_fresh => self.overtaken().await,
+            Ok(Landed::Before) => self.confirm(false).await,
+            Ok(Landed::Now) => self.landed().await,
             Err(refusal) => {
                 let definite = !matches!(refusal, Refusal::Later { .. });
-                if let Some(flight) = &mut self.flight {
+                if let Some(flight) = self.flights.front_mut() {
                     flight.fresh = was_fresh && definite;
                 }
-                self.refused(refusal).await.map(|()| true)
+                self.refused(refusal).await
             }
         }
     }
@@ -341,7 +387,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
     /// In one transaction: `done` is delivered, and the next pending rows are frozen. `false`: there are none.
     async fn freeze(&mut self, done: Option<&Batch>) -> Result<bool, Trouble> {
         // What is `done` is still pending to the store.
-        let after = done.map_or(0, |batch| batch.last);
+        let after = self.flights.back().map(|flight| &flight.batch).or(done).map_or(0, |batch| batch.last);
         let mut out = self.store.pending_rows(after, self.batch_limit, self.policy.bytes)?;
         while out.first().is_some_and(|out| self.doubtful_to.is_none_or(|to| out.n <= to)) {
             let rest = self.without_doubtful(out).await?;
@@ -357,8 +403,13 @@ impl<'a, D: Destination> Deliverer<'a, D> {
             return Ok(false);
         }
         let batch = self.store.advance(done, new.as_ref())?;
-        self.flight = batch.map(|batch| flight(batch, out, true));
-        Ok(self.flight.is_some())
+        let is_frozen = batch.is_some();
+        if let Some(batch) = batch {
+            let flight = flight(batch, out, true);
+            self.has_more = flight.rows.len() >= self.batch_limit || flight.size >= self.policy.bytes / 2;
+            self.flights.push_back(flight);
+        }
+        Ok(is_frozen)
     }
 
     /// Leaves out the rows that another store may have delivered and that are in the target.
@@ -382,13 +433,8 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         Ok(rest)
     }
 
-    fn load(&mut self, batch: Batch) -> Result<Flight, StoreError> {
-        let out = self.store.rows_of(&batch)?;
-        Ok(flight(batch, out, false))
-    }
-
     async fn landed(&mut self) -> Result<(), Trouble> {
-        let Some(flight) = self.flight.take() else { return Ok(()) };
+        let Some(flight) = self.flights.pop_front() else { return Ok(()) };
         self.progress.delivered += flight.rows.len() as u64;
         self.left = 0;
         self.stream_works = true;
@@ -398,7 +444,9 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         self.suspects = 0;
         self.proven = true;
         self.batch_limit = (self.batch_limit * 2).min(self.policy.rows);
-        if self.store.suspect(0)?.is_some() {
+        // Suspects are next, or those that are frozen already.
+        let others_wait = self.one_by_one && !self.flights.is_empty();
+        if others_wait || self.store.suspect(0)?.is_some() {
             self.store.advance(Some(&flight.batch), None)?;
             return Ok(());
         }
@@ -415,14 +463,18 @@ impl<'a, D: Destination> Deliverer<'a, D> {
     }
 }
 
+/// Bytes that a row has besides its payload, about.
+const ENVELOPE: usize = 300;
+
 /// Where a batch goes, if it goes to a stream.
 fn slot(batch: &Batch) -> Option<Slot<'_>> {
     batch.place.as_ref().map(|(stream, offset)| Slot { stream, offset: *offset, length: batch.length })
 }
 
 fn flight(batch: Batch, out: Vec<OutRow>, fresh: bool) -> Flight {
-    let (numbers, rows) = out.into_iter().map(|out| (out.n, out.row)).unzip();
-    Flight { batch, numbers, rows, fresh, stumbles: 0 }
+    let (numbers, rows): (Vec<i64>, Vec<Row>) = out.into_iter().map(|out| (out.n, out.row)).unzip();
+    let size = rows.iter().map(|row| row.payload.as_ref().map_or(0, String::len) + ENVELOPE).sum();
+    Flight { batch, numbers, rows, fresh, stumbles: 0, sent: false, size }
 }
 
 /// Why a step did not go on.

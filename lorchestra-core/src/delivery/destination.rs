@@ -163,6 +163,26 @@ pub trait Destination {
     /// Sends one batch (all or nothing) and waits for the answer.
     async fn append(&mut self, place: Place<'_>, rows: &[Row]) -> Result<Landed, Refusal>;
 
+    /// How many batches may be on their way in one stream. With 1, neither [`Destination::send`] nor [`Destination::answer`] is called.
+    fn depth(&self) -> usize {
+        1
+    }
+
+    /// Sends one batch after those that were sent before to the same stream, without waiting for an answer. After an error, all that were
+    /// sent and not answered are of unknown fate; but [`Refusal::TooLarge`] means that nothing was sent.
+    async fn send(&mut self, slot: Slot<'_>, _rows: &[Row]) -> Result<(), Refusal> {
+        Err(Refusal::Denied(format!("{}: one batch at a time", slot.stream)))
+    }
+
+    /// Waits for the answer to the oldest batch that was sent and not answered: these rows. After any answer but [`Landed::Now`] all others
+    /// are of unknown fate, and the next call of [`Destination::send`] or [`Destination::append`] uses a new connection.
+    async fn answer(&mut self, _rows: &[Row]) -> Result<Landed, Refusal> {
+        Err(Refusal::Denied("nothing was sent".into()))
+    }
+
+    /// What was sent and not answered will not be asked for any more: an answer to it is nobody else's.
+    fn hang_up(&mut self) {}
+
     /// Closes a stream for ever: what is in it. Of a batch that is in its slot in part, nothing is in it afterwards. Answers the same for a
     /// stream that was finalised before, where the destination can tell; [`Refusal::StreamGone`] when it cannot.
     async fn finalize(&mut self, slot: Slot<'_>) -> Result<i64, Refusal>;

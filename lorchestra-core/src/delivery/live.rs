@@ -187,7 +187,7 @@ struct Delivering<D, F> {
     /// The destination's settings cannot be used.
     unusable: Option<Refusal>,
     /// The destination refused in a way that a person has to look at: it is left alone until then.
-    blocked_until: Option<Instant>,
+    blocked_until: Option<tokio::time::Instant>,
     /// We hold the lock, and the destination is being asked.
     asking: bool,
     /// It was this process that opened the circuit.
@@ -209,17 +209,7 @@ async fn live<D: Destination, F: FnOnce() -> Result<D, Refusal>>(
             return Report { progress: Progress::default(), trouble: Some(Trouble::Store(error)) };
         }
     };
-    let mut this = Delivering {
-        lock_path: state.lock(&format!("delivery+{name}")),
-        store,
-        make: Some(make),
-        session: None,
-        unusable: None,
-        blocked_until: None,
-        asking: false,
-        opened: false,
-        progress: Progress::default(),
-    };
+    let mut this = Delivering::new(state.lock(&format!("delivery+{name}")), store, make);
     let request = this.beside_a_run(&mut requests).await;
     let trouble = match request {
         None => Some(Trouble::Interrupted(TERM)),
@@ -236,6 +226,12 @@ async fn live<D: Destination, F: FnOnce() -> Result<D, Refusal>>(
 }
 
 impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
+    fn new(lock_path: PathBuf, store: Outbox, make: F) -> Self {
+        let (session, unusable, blocked_until, progress) = (None, None, None, Progress::default());
+        let make = Some(make);
+        Self { lock_path, store, make, session, unusable, blocked_until, asking: false, opened: false, progress }
+    }
+
     /// Delivers what gathers, until there is a request. Whatever goes wrong here is tried again at the end.
     async fn beside_a_run(&mut self, requests: &mut UnboundedReceiver<Request>) -> Option<Request> {
         let mut since = None;
@@ -248,13 +244,13 @@ impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
                 since = None;
                 continue;
             }
-            let is_blocked = self.blocked_until.is_some_and(|until| until > Instant::now());
+            let is_blocked = self.blocked_until.is_some_and(|until| until > tokio::time::Instant::now());
             if is_blocked || self.unusable.is_some() || self.circuit().is_some() {
                 // Somebody else may be luckier: `events flush`, say.
                 lock = None;
                 continue;
             }
-            if since.get_or_insert_with(Instant::now).elapsed() < GATHER {
+            if since.get_or_insert_with(tokio::time::Instant::now).elapsed() < GATHER {
                 continue;
             }
             since = None;
@@ -273,7 +269,7 @@ impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
                 Ok(()) | Err(Stopped::Unreachable(_) | Stopped::Store(_)) => {}
                 // A permission may be granted, a table made, while the job runs.
                 Err(Stopped::Blocked(_)) => {
-                    self.blocked_until = Some(Instant::now() + CIRCUIT);
+                    self.blocked_until = Some(tokio::time::Instant::now() + CIRCUIT);
                     lock = None;
                 }
             }
@@ -410,5 +406,23 @@ impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
             Err(refusal) => return Some(Trouble::Blocked(refusal)),
         };
         (into != ours).then_some(Trouble::IntoAnother(into))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// What is delivered next to a run within this time, without a request.
+    pub(in crate::delivery) async fn beside<D: Destination>(
+        store: Outbox,
+        destination: D,
+        lock: PathBuf,
+        limit: Duration,
+    ) -> Progress {
+        let (_open, mut requests) = unbounded_channel();
+        let mut this = Delivering::new(lock, store, || Ok(destination));
+        let _ = tokio::time::timeout(limit, this.beside_a_run(&mut requests)).await;
+        this.progress
     }
 }

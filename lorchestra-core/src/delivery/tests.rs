@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use serde_json::json;
 use server::{Fault, Server, Table, Unknown, later};
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt::Display;
 use std::rc::Rc;
 use std::time::Duration;
@@ -59,11 +59,11 @@ fn policy(rows: usize) -> Policy {
 }
 
 fn server(script: impl IntoIterator<Item = Fault>) -> Rc<RefCell<Server>> {
-    Rc::new(RefCell::new(Server { script: script.into_iter().collect(), limit: usize::MAX, ..Server::default() }))
+    Rc::new(RefCell::new(Server { script: script.into_iter().collect(), limit: usize::MAX, depth: 4, ..Server::default() }))
 }
 
 fn table(server: &Rc<RefCell<Server>>, streams: bool) -> Table {
-    Table { server: Rc::clone(server), streams, name: "p.d.t".into() }
+    Table { server: Rc::clone(server), streams, name: "p.d.t".into(), answers: VecDeque::new() }
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -131,13 +131,14 @@ proptest! {
     fn streams_deliver_exactly_once(
         script in faults(), count in 0_usize..60, rows in 1_usize..20, limit in 1_usize..20, bad in prop::collection::hash_set(0_usize..60, 0..4),
         poison in prop::collection::hash_map(0_usize..60, any::<bool>(), 0..3),
-        unknown in prop_oneof![Just(Unknown::Gone), Just(Unknown::Malformed), Just(Unknown::Precondition)],
+        depth in 1_usize..6, unknown in prop_oneof![Just(Unknown::Gone), Just(Unknown::Malformed), Just(Unknown::Precondition)],
     ) {
         let site = site();
         let (mut store, ids) = filled(&site, count);
         let server = server(script);
         server.borrow_mut().limit = limit;
         server.borrow_mut().unknown = unknown;
+        server.borrow_mut().depth = depth;
         server.borrow_mut().bad = bad.iter().map(id).collect();
         server.borrow_mut().poison = poison.iter().map(|(i, stumbles)| (id(i), *stumbles)).collect();
         deliver_all(&mut store, &server, true, rows);
@@ -250,6 +251,7 @@ fn what_is_sent_on_request_and_refused_is_kept() {
     let site = site();
     let (mut store, _) = filled(&site, 9);
     let server = server([Fault::None, Fault::None, Fault::Later { done: true }, Fault::Gone]);
+    server.borrow_mut().depth = 1;
     server.borrow_mut().unreadable = true;
     deliver_all(&mut store, &server, true, 5);
     assert_eq!(store.store.backlog(NAME, None).unwrap().uncertain, 5);
@@ -273,6 +275,7 @@ fn uncertain_batches_are_sent_again_once_a_call() {
     let site = site();
     let (mut store, _) = filled(&site, 9);
     let server = server([Fault::None, Fault::None, Fault::Later { done: true }, Fault::Gone]);
+    server.borrow_mut().depth = 1;
     server.borrow_mut().unreadable = true;
     deliver_all(&mut store, &server, true, 5);
     let before = server.borrow().requests;
@@ -340,6 +343,7 @@ fn what_cannot_be_found_out_is_uncertain_until_it_is_sent_again() {
     let site = site();
     let (mut store, ids) = filled(&site, 9);
     let server = server([Fault::None, Fault::None, Fault::Later { done: true }, Fault::Gone]);
+    server.borrow_mut().depth = 1;
     server.borrow_mut().unreadable = true;
     deliver_all(&mut store, &server, true, 5);
     let backlog = store.store.backlog(NAME, None).unwrap();
@@ -428,7 +432,7 @@ fn a_batch_for_the_table_before_is_settled_there() {
             let mut deliverer = Deliverer::new(&mut store, &mut first, policy(100), &mut progress);
             assert!(tokio::time::timeout(Duration::from_secs(1), deliverer.drain(false)).await.is_err());
         });
-        let mut second = Session::new(Table { server: Rc::clone(&server), streams: true, name: "p.d.other".into() });
+        let mut second = Session::new(Table { name: "p.d.other".into(), ..table(&server, true) });
         runtime.block_on(async {
             Deliverer::new(&mut store, &mut second, policy(100), &mut Progress::default()).drain(false).await.unwrap();
         });

@@ -16,6 +16,8 @@ const STATE: [&str; 6] = ["lorchestra.db", "lorchestra.db-wal", "lorchestra.db-s
 pub(crate) const PLUGIN_LOCK: &str = ".lorchestra.lock";
 /// Entries of a directory that are looked at, at most: one of ours has few, or they are libraries.
 const ENTRIES: usize = 10_000;
+/// The number of users that have none here (`/proc/sys/kernel/overflowuid`, which nobody changes).
+const OVERFLOW: u32 = 65534;
 
 /// A change of an owner or a mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,14 +149,18 @@ pub fn is_mapped(uid: u32) -> bool {
     fs::read_to_string("/proc/self/uid_map").map_or(true, |map| maps(&map, uid))
 }
 
+/// The map is empty until somebody has written it: nobody is mapped then.
 fn maps(map: &str, uid: u32) -> bool {
-    let ranges = map.lines().filter_map(|line| {
+    map.lines().any(|line| {
         let mut numbers = line.split_whitespace().map(|number| number.parse::<u64>().ok());
-        let (first, _, count) = (numbers.next()??, numbers.next()??, numbers.next()??);
-        Some(first..first.saturating_add(count))
-    });
-    let ranges: Vec<_> = ranges.collect();
-    ranges.is_empty() || ranges.iter().any(|range| range.contains(&u64::from(uid)))
+        let (Some(Some(first)), Some(Some(count))) = (numbers.next(), numbers.nth(1)) else { return false };
+        (first..first.saturating_add(count)).contains(&u64::from(uid))
+    })
+}
+
+/// Whether the owner of a file is a user that this user namespace does not map: anybody, then, also where the number is this user's own.
+pub(crate) fn is_unknown(owner: u32) -> bool {
+    owner == OVERFLOW && !is_mapped(owner)
 }
 
 /// The user that a path belongs to, for a message.
@@ -258,6 +264,6 @@ mod tests {
         assert!(maps(one, 1000) && !maps(one, 0) && !maps(one, 65534));
         let two = "0 100000 1000\n65534 165534 1\n";
         assert!(maps(two, 65534) && maps(two, 999) && !maps(two, 1000));
-        assert!(maps("", 5), "not known: nothing is made up");
+        assert!(!maps("", 0) && !maps("", 65534));
     }
 }

@@ -4,8 +4,9 @@
 //! exactly those bytes. Whatever happens to the file on disk meanwhile (replaced, overwritten in place, truncated) cannot
 //! change what runs, nor kill the worker.
 
+use crate::host::limits::{self, Doing, Limit};
 use crate::host::locks::hex;
-use crate::packages::catalog::{self, Fault};
+use crate::packages::catalog::{self, Fault, Reason};
 use lorchestra_plugin_api::manifest::Manifest;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::{Errno, FdFlags};
@@ -44,11 +45,13 @@ impl Library {
         if len > catalog::MAX_FILE {
             return Err(catalog::too_large(len));
         }
+        // What is refused by its header or its manifest is not copied. Looked at again in the copy: it may change until then.
+        catalog::inspect(&file)?;
         // One byte more than is allowed is enough to be refused below, however fast the file grows.
         let mut file = file.take(catalog::MAX_FILE + 1);
         let memory = rustix::fs::memfd_create("lorchestra-plugin", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
             .map(File::from)
-            .map_err(|e| unreadable(e.into()))?;
+            .map_err(|e| no_memory_file(path, e.into()))?;
         let sha256 = digest(|buffer| {
             let n = file.read(buffer)?;
             (&memory).write_all(&buffer[..n]).map(|()| n)
@@ -107,6 +110,14 @@ impl Library {
     }
 }
 
+/// The library cannot be copied into memory; it may be as good as any.
+fn no_memory_file(path: &Path, error: io::Error) -> Fault {
+    match limits::behind(&error, Doing::Memory) {
+        Some(Limit { what, hint }) => Fault::new(Reason::Unreadable, format!("{what}: {error}"), hint),
+        None => Fault::unreadable(path, &error),
+    }
+}
+
 /// Tries to seal before it is given up, and the wait between two.
 const SEAL_TRIES: u32 = 100;
 const SEAL_WAIT: Duration = Duration::from_millis(20);
@@ -158,7 +169,6 @@ pub fn sha256(path: &Path) -> Result<String, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packages::catalog::Reason;
 
     /// A file that was put in the place of a library after it was listed: a terabyte of nothing is not read to its end.
     #[test]

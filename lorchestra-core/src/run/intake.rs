@@ -49,35 +49,64 @@ pub enum IntakeError {
     },
 }
 
+/// A thread that has nothing to take in yet. Made before anything of an attempt is recorded: a host that has no thread left refuses the
+/// run then, and does not end a job.
+#[derive(Debug)]
+pub(crate) struct Idle {
+    work: Sender<(Work, Receiver<()>)>,
+    thread: JoinHandle<Option<(Store, Result<Taken, IntakeError>)>>,
+}
+
+/// What the thread is to do.
+#[derive(Debug)]
+pub(crate) struct Work {
+    pub(crate) store: Store,
+    pub(crate) run_id: String,
+    pub(crate) attempt: u32,
+    pub(crate) spool: PathBuf,
+    /// Gets a byte when the final record was taken in.
+    pub(crate) final_seen: OwnedFd,
+}
+
 /// The running thread.
 #[derive(Debug)]
 pub(crate) struct Intake {
     worker_is_dead: Sender<()>,
-    thread: JoinHandle<(Store, Result<Taken, IntakeError>)>,
+    thread: JoinHandle<Option<(Store, Result<Taken, IntakeError>)>>,
+}
+
+impl Idle {
+    /// Starts the thread. It ends when this is dropped.
+    pub(crate) fn new() -> io::Result<Self> {
+        let (work, ordered) = channel::<(Work, Receiver<()>)>();
+        let thread = std::thread::Builder::new().name("lorchestra-intake".into()).spawn(move || {
+            let (work, worker_is_dead) = ordered.recv().ok()?;
+            let Work { mut store, run_id, attempt, spool, final_seen } = work;
+            let result = catch_panics(&spool, &worker_is_dead, |again| {
+                let taken = if again { store.taken(&run_id, attempt)? } else { Taken::default() };
+                follow(&mut store, Ingest::new(&run_id, attempt, &spool, taken), &worker_is_dead, &final_seen)
+            });
+            Some((store, result))
+        })?;
+        Ok(Self { work, thread })
+    }
+
+    /// Starts to take in.
+    pub(crate) fn start(self, work: Work) -> Intake {
+        let (worker_is_dead, dead) = channel();
+        // The thread waits for this and for nothing else.
+        let _ = self.work.send((work, dead));
+        Intake { worker_is_dead, thread: self.thread }
+    }
 }
 
 impl Intake {
-    /// Starts to take in. `final_seen` gets a byte when the final record was taken in.
-    pub(crate) fn start(store: Store, run_id: &str, attempt: u32, spool: &Path, final_seen: OwnedFd) -> io::Result<Self> {
-        let (worker_is_dead, dead) = channel();
-        let run_id = run_id.to_owned();
-        let spool = spool.to_owned();
-        let thread = std::thread::Builder::new().name("lorchestra-intake".into()).spawn(move || {
-            let mut store = store;
-            let result = catch_panics(&spool, &dead, |again| {
-                let taken = if again { store.taken(&run_id, attempt)? } else { Taken::default() };
-                follow(&mut store, Ingest::new(&run_id, attempt, &spool, taken), &dead, &final_seen)
-            });
-            (store, result)
-        })?;
-        Ok(Self { worker_is_dead, thread })
-    }
-
     /// The worker is dead: takes in the rest, and hands back the store and what the spool said.
     pub(crate) fn finish(self) -> io::Result<(Store, Result<Taken, IntakeError>)> {
         // Closed, not sent: a thread that begins again sees it, too.
         drop(self.worker_is_dead);
-        self.thread.join().map_err(|_| io::Error::other("the intake thread panicked"))
+        let ended = self.thread.join().ok().flatten();
+        ended.ok_or_else(|| io::Error::other("the intake thread panicked"))
     }
 }
 

@@ -17,6 +17,8 @@ use std::path::Path;
 
 /// Bytes of the file: one block of most file systems. A note is far shorter, but for what a worker said of a fault.
 const ROOM: usize = 4096;
+/// Digits of the checksum (crc32c, hexadecimal) before it.
+const SUM: usize = 8;
 /// Bytes of what a worker said, at most: each may take six in JSON.
 const SAID: usize = 500;
 
@@ -58,7 +60,9 @@ impl Note {
 
     /// Replaces the note. In place and in one write: a death in between leaves the old or the new one.
     pub(crate) fn write(&self, seen: &Seen) -> io::Result<()> {
-        let mut text = serde_json::to_vec(seen)?;
+        let json = serde_json::to_vec(seen)?;
+        let mut text = format!("{:08x} ", crc32c::crc32c(&json)).into_bytes();
+        text.extend(json);
         text.resize(ROOM, b' ');
         self.last.replace(seen.clone());
         self.file.write_all_at(&text, 0)
@@ -71,13 +75,32 @@ impl Note {
     }
 }
 
-/// The note of an attempt whose supervisor is dead; nothing, where none was written.
+/// The note of an attempt whose supervisor is dead; nothing, where none was written, or where it is not what was written: a flipped digit in
+/// it would be another cause.
 pub(crate) fn read(path: &Path) -> Seen {
     let mut text = Vec::new();
     match crate::host::files::regular_file(path).and_then(|file| file.take(ROOM as u64).read_to_end(&mut text)) {
-        Ok(_) => serde_json::from_slice(&text).unwrap_or_default(),
+        Ok(_) => parse(&text).unwrap_or_else(|| {
+            let path = path.display();
+            tracing::warn!("{path} is damaged: why its run was ended, and how its worker died, is not known from it");
+            Seen::default()
+        }),
         Err(_) => Seen::default(),
     }
+}
+
+/// `None`: damaged.
+fn parse(text: &[u8]) -> Option<Seen> {
+    if text.len() != ROOM {
+        return None;
+    }
+    let text = text.trim_ascii_end();
+    if text.is_empty() {
+        return Some(Seen::default());
+    }
+    let (sum, json) = (text.get(..SUM)?, text.get(SUM + 1..)?);
+    let sum = u32::from_str_radix(std::str::from_utf8(sum).ok()?, 16).ok()?;
+    (sum == crc32c::crc32c(json)).then(|| serde_json::from_slice(json).ok()).flatten()
 }
 
 #[cfg(test)]
@@ -85,6 +108,32 @@ mod tests {
     use super::*;
     use crate::run::decision::Stop;
     use std::time::Duration;
+
+    /// Two hundred changes of each kind: never another note than the one that was written.
+    #[test]
+    fn a_damaged_note_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("1.end");
+        let note = Note::create(&path).unwrap();
+        let seen = Seen { ending: Some(Ending::Cancelled { signal: 15 }), death: Some(Death::Exited(0)), ..Seen::default() };
+        note.write(&seen).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        let mut random = fastrand::Rng::with_seed(12);
+        for n in 0..800 {
+            let mut text = whole.clone();
+            // Most of a note is blank.
+            let at = random.usize(..120);
+            match n % 4 {
+                0 => text.truncate(random.usize(..ROOM)),
+                1 => text[at] ^= 1 << random.u8(..8),
+                2 => text.swap(at, random.usize(..120)),
+                _ => text[at..at + random.usize(1..80)].fill(0),
+            }
+            std::fs::write(&path, &text).unwrap();
+            let found = read(&path);
+            assert!(found == seen || found == Seen::default(), "{n}: {found:?}");
+        }
+    }
 
     #[test]
     fn the_last_note_is_read() {

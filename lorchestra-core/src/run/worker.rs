@@ -19,6 +19,7 @@ mod sink;
 pub(crate) mod trial;
 mod watchdog;
 
+use crate::host::limits::{self, Doing};
 use crate::host::locks::AttemptLock;
 use crate::run::decision::WorkerFault;
 use crate::run::log::Log;
@@ -72,13 +73,20 @@ fn take_control() -> io::Result<UnixStream> {
     let control = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     // Fails for anything that is not a socket: a person who starts this by hand ends here.
     control.peer_addr()?;
-    rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+    match File::open("/dev/null") {
+        Ok(null) => rustix::stdio::dup2_stdin(null)?,
+        // A chroot without devices: a pipe that nobody writes to is as empty.
+        Err(_) => rustix::stdio::dup2_stdin(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?.0)?,
+    }
     Ok(control)
 }
 
 fn run(control: &UnixStream) -> Result<(), WorkerFault> {
     let ours = |what: &'static str| {
-        move |e: io::Error| WorkerFault { spool: false, message: format!("the worker could not {what}: {e}") }
+        move |e: io::Error| {
+            let limit = limits::behind(&e, Doing::Starting).map(|limit| format!(": {}; {}", limit.what, limit.hint));
+            WorkerFault { spool: false, message: format!("the worker could not {what}: {e}{}", limit.unwrap_or_default()) }
+        }
     };
     let task = Task::receive(control).map_err(ours("read its order"))?;
     rustix::process::umask(Mode::RWXG | Mode::RWXO);

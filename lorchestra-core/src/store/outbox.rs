@@ -1,10 +1,11 @@
 //! The store as the outbox of each destination: how far its events are delivered there, and what is on its way.
 //!
 //! Each destination has a cursor, batches, streams, settled rows and a circuit of its own, keyed by its name; nothing that happens to one
-//! is seen by another. The cursor is a mark, not a flag on every event: all events up to it are settled. Beyond it there is at most one
-//! batch that is *frozen*: which rows, at which place, committed before anything is sent, so that after any crash the very same rows can
-//! be sent to the very same place again. Single rows that the destination will never take, or that turned out to be there already, are
-//! listed one by one.
+//! is seen by another. The cursor is a mark, not a flag on every event: all events up to it are settled. Beyond it are the batches that are
+//! *frozen*: which rows, at which place, committed before anything is sent, so that after any crash the very same rows can be sent to the
+//! very same place again. Several may be frozen, one after the other in one stream; they are settled in their order. The mark never
+//! passes an event that is pending. Single rows that the destination will never take, or that turned out to be there already, are listed
+//! one by one.
 //!
 //! Only the holder of a destination's delivery lock writes to its outbox; anybody may read. Knows nothing of what destinations are.
 
@@ -284,13 +285,18 @@ impl Outbox {
         })
     }
 
-    /// The batch that is frozen, if there is one.
-    pub fn frozen_batch(&self) -> Result<Option<Batch>, StoreError> {
+    /// All batches that are frozen, oldest first.
+    pub fn frozen_batches(&self) -> Result<Vec<Batch>, StoreError> {
         self.store.read("reading batches", |db| {
-            let mut statement =
-                db.prepare_cached(&format!("{BATCH} WHERE destination = ?1 AND state = 'frozen' ORDER BY n LIMIT 1"))?;
-            statement.query_row([&self.destination], batch).optional()
+            let mut statement = db.prepare_cached(&format!("{BATCH} WHERE destination = ?1 AND state = 'frozen' ORDER BY n"))?;
+            statement.query_map([&self.destination], batch)?.collect()
         })
+    }
+
+    /// The oldest batch that is frozen, if there is one.
+    #[cfg(test)]
+    pub(crate) fn frozen_batch(&self) -> Result<Option<Batch>, StoreError> {
+        Ok(self.frozen_batches()?.into_iter().next())
     }
 
     /// All batches of which it cannot be found out whether they arrived, oldest first.
@@ -327,8 +333,14 @@ impl Outbox {
         self.store.write("recording a delivery", |tx| {
             if let Some(done) = done {
                 remove(tx, done)?;
+                let mut mark = done.last;
+                if !pending_before(tx, destination, done)?.is_empty() {
+                    // One before it was taken back: its rows are settled by themselves.
+                    rest_of(tx, destination, done)?.into_iter().try_for_each(|n| settle(tx, destination, n, "present", None))?;
+                    mark = 0;
+                }
                 tx.prepare_cached("UPDATE outbox SET delivered_to = max(delivered_to, ?2), target = ?3 WHERE destination = ?1")?
-                    .execute(params![destination, done.last, done.target])?;
+                    .execute(params![destination, mark, done.target])?;
                 if let Some((stream, _)) = &done.place {
                     // The age of a stream counts from here.
                     tx.prepare_cached("UPDATE streams SET used_at = ?4 WHERE destination = ?1 AND target = ?2 AND stream = ?3")?
@@ -347,10 +359,18 @@ impl Outbox {
             let settle = |n, how, reason| settle(tx, destination, n, how, reason);
             remove(tx, batch)?;
             if let Some((stream, offset)) = &batch.place {
-                tx.execute(
-                    "UPDATE streams SET next_offset = ?4 WHERE destination = ?1 AND target = ?2 AND stream = ?3",
-                    params![destination, batch.target, stream, offset],
-                )?;
+                // What is frozen after it has its place behind it: nothing else may come to its own.
+                let followed = tx
+                    .prepare_cached(
+                        "SELECT EXISTS (SELECT 1 FROM batches WHERE destination = ?1 AND state = 'frozen' AND n > ?2)",
+                    )?
+                    .query_row(params![destination, batch.id], |row| row.get(0))?;
+                let sql = if followed {
+                    "DELETE FROM streams WHERE destination = ?1 AND target = ?2 AND stream = ?3 AND ?4 IS NOT NULL"
+                } else {
+                    "UPDATE streams SET next_offset = ?4 WHERE destination = ?1 AND target = ?2 AND stream = ?3"
+                };
+                tx.execute(sql, params![destination, batch.target, stream, offset])?;
             }
             for (n, how) in settled {
                 match how {
@@ -388,6 +408,10 @@ impl Outbox {
     pub fn give_up(&mut self, batch: &Batch, reason: &str) -> Result<(), StoreError> {
         let destination = &self.destination;
         self.store.write("setting a batch aside", |tx| {
+            // They stay pending, and the mark passes them: as suspects do.
+            pending_before(tx, destination, batch)?
+                .into_iter()
+                .try_for_each(|n| settle(tx, destination, n, "suspect", Some("a batch after it is of unknown fate")))?;
             tx.execute("UPDATE batches SET state = 'uncertain', reason = ?2 WHERE n = ?1", params![batch.id, reason])?;
             tx.execute(
                 "UPDATE outbox SET delivered_to = max(delivered_to, ?2) WHERE destination = ?1",
@@ -599,6 +623,12 @@ fn settle(tx: &Transaction<'_>, destination: &str, event: i64, how: &str, reason
         "INSERT INTO settled (destination, event, how, reason, at) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
     )?;
     statement.execute(params![destination, event, how, reason, crate::host::clock::now_micros()]).map(drop)
+}
+
+/// Pending events before a batch, which is the oldest of the frozen ones: a batch before it was taken back.
+fn pending_before(tx: &Transaction<'_>, destination: &str, batch: &Batch) -> rusqlite::Result<Vec<i64>> {
+    let sql = format!("SELECT e.n FROM events e WHERE e.n < ?2 AND {} ORDER BY e.n", unsent("?1"));
+    tx.prepare_cached(&sql)?.query_map(params![destination, batch.first], |row| row.get(0))?.collect()
 }
 
 /// The rows of a batch that are not settled by themselves.

@@ -184,7 +184,16 @@ fn delivery(store: &mut Outbox) {
         (numbers[3], Settled::Present),
     ];
     store.release(&frozen, &settled, 10, "no").unwrap();
-    let frozen = store.advance(None, Some(&batch(4))).unwrap().unwrap();
+    // Two at once, of which the first is taken back: its stream is left.
+    let first = store.advance(None, Some(&batch(4))).unwrap().unwrap();
+    let second = store.advance(None, Some(&batch(5))).unwrap().unwrap();
+    store.release(&first, &[], 10, "no").unwrap();
+    store.give_up(&second, "silence").unwrap();
+    store.send_again(&second, &NewBatch { stream: None, ..batch(5) }).unwrap();
+    let again = store.frozen_batch().unwrap().unwrap();
+    store.advance(Some(&again), None).unwrap();
+    store.use_stream(to, stream).unwrap();
+    let frozen = store.advance(None, Some(&batch(6))).unwrap().unwrap();
     store.give_up(&frozen, "silence").unwrap();
     let uncertain = store.uncertain_batches().unwrap();
     store.row(numbers[0]).unwrap().unwrap();

@@ -71,7 +71,7 @@ fn apply(db: &mut Connection, steps: &[&str]) -> rusqlite::Result<()> {
 ///   configured was seen at `seen_at`; until `closed_until` nobody tries `closed_route`. `file` is the store's file then: where it is another
 ///   now, this is a copy, and events up to `doubtful_to` may have been delivered from the other one too. `streams`: where the next batch of a
 ///   target begins, and when a batch landed in it last.
-///   `batches` has the one that is frozen, and those of unknown fate; `was` is what the rows of one that is sent on request were before.
+///   `batches` has those that are frozen, and those of unknown fate; `was` is what the rows of one that is sent on request were before.
 ///   `settled` has the rows that are settled by themselves.
 const V1: &str = "
 CREATE TABLE runs (

@@ -88,47 +88,47 @@ impl Emulator {
     /// If it does not come up; with its log.
     pub fn start(venv: &Path) -> Self {
         let place = tempfile::tempdir().expect("a directory for the emulator");
-        let log = File::create(place.path().join("log")).expect("the emulator's log");
-        let errors = log.try_clone().expect("the log twice");
-        let child = Command::new(venv.join("bin/python"))
-            .args([
-                "-c",
-                MAIN,
-                "start",
-                "--rest-host",
-                "127.0.0.1",
-                "--rest-port",
-                "0",
-                "--grpc-host",
-                "127.0.0.1",
-                "--grpc-port",
-                "0",
-            ])
-            .args(["--project", PROJECT, "--log-format", "json"])
-            .current_dir(place.path())
-            .env("HOME", venv.join("home"))
-            .env("PYTHONNOUSERSITE", "1")
-            .env_remove("PYTHONPATH")
-            .env_remove("PYTHONHOME")
-            .env_remove("BIGQUERY_EMULATOR_HOST")
-            .stdin(Stdio::piped())
-            .stdout(log)
-            .stderr(errors)
-            .process_group(0)
-            .spawn()
-            .expect("the emulator's python starts");
-        let mut emulator = Self { child, rest: 0, grpc: 0, place, datasets: AtomicU32::new(0) };
-        let mut ended = None;
-        crate::eventually("the emulator listens, or ends", || {
-            ended = emulator.child.try_wait().expect("the emulator is our child");
-            let log = emulator.log();
-            emulator.rest = port(&log, "rest.listen").unwrap_or_default();
-            emulator.grpc = port(&log, "grpc.listen").unwrap_or_default();
-            ended.is_some() || (emulator.rest != 0 && emulator.grpc != 0)
-        });
-        assert!(ended.is_none(), "the emulator ended with {}:\n{}", ended.unwrap_or_default(), emulator.log());
-        crate::eventually("the emulator answers", || emulator.ask("GET", "/bigquery/v2/projects/p1/datasets", None).is_ok());
+        let (child, rest, grpc) = launch(venv, place.path(), &["--rest-port", "0", "--grpc-port", "0"]);
+        let emulator = Self { child, rest, grpc, place, datasets: AtomicU32::new(0) };
+        emulator.wait_for_answer();
         emulator
+    }
+
+    /// One whose tables are in files, so that they are there after [`Emulator::restart`].
+    ///
+    /// # Panics
+    /// If it does not come up; with its log.
+    pub fn start_persistent(venv: &Path) -> Self {
+        let mut emulator = Self::start(venv);
+        emulator.restart(venv);
+        emulator
+    }
+
+    /// Kills it, as a machine that goes down does, and starts it again on the same ports. Tables are kept by one that was started here
+    /// before; streams are gone.
+    ///
+    /// # Panics
+    /// If it does not come up; with its log.
+    pub fn restart(&mut self, venv: &Path) {
+        self.kill();
+        let data = self.place.path().join("data").display().to_string();
+        let (rest, grpc) = (self.rest.to_string(), self.grpc.to_string());
+        let more = ["--rest-port", &rest, "--grpc-port", &grpc, "--persistent", "--data-dir", &data];
+        (self.child, self.rest, self.grpc) = launch(venv, self.place.path(), &more);
+        self.wait_for_answer();
+    }
+
+    fn wait_for_answer(&self) {
+        crate::eventually("the emulator answers", || self.ask("GET", "/bigquery/v2/projects/p1/datasets", None).is_ok());
+    }
+
+    fn kill(&mut self) {
+        let group = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        if let Some(group) = group {
+            // An error: it has ended.
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+        let _ = self.child.wait();
     }
 
     /// `http://127.0.0.1:PORT`: what `BIGQUERY_EMULATOR_HOST` takes; the API is under `/bigquery/v2`.
@@ -250,13 +250,41 @@ impl Emulator {
 
 impl Drop for Emulator {
     fn drop(&mut self) {
-        let group = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
-        if let Some(group) = group {
-            // An error: it has ended.
-            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-        }
-        let _ = self.child.wait();
+        self.kill();
     }
+}
+
+/// Starts the process, and waits until it listens: on which ports, of REST and of gRPC.
+fn launch(venv: &Path, place: &Path, more: &[&str]) -> (Child, u16, u16) {
+    let path = place.join("log");
+    let log = File::create(&path).expect("the emulator's log");
+    let errors = log.try_clone().expect("the log twice");
+    let mut child = Command::new(venv.join("bin/python"))
+        .args(["-c", MAIN, "start", "--rest-host", "127.0.0.1", "--grpc-host", "127.0.0.1"])
+        .args(["--project", PROJECT, "--log-format", "json"])
+        .args(more)
+        .current_dir(place)
+        .env("HOME", venv.join("home"))
+        .env("PYTHONNOUSERSITE", "1")
+        .env_remove("PYTHONPATH")
+        .env_remove("PYTHONHOME")
+        .env_remove("BIGQUERY_EMULATOR_HOST")
+        .stdin(Stdio::piped())
+        .stdout(log)
+        .stderr(errors)
+        .process_group(0)
+        .spawn()
+        .expect("the emulator's python starts");
+    let (mut ended, mut rest, mut grpc) = (None, None, None);
+    let log = || fs::read(&path).map(|log| String::from_utf8_lossy(&log).into_owned()).unwrap_or_default();
+    crate::eventually("the emulator listens, or ends", || {
+        ended = child.try_wait().expect("the emulator is our child");
+        let log = log();
+        (rest, grpc) = (port(&log, "rest.listen"), port(&log, "grpc.listen"));
+        ended.is_some() || (rest.is_some() && grpc.is_some())
+    });
+    assert!(ended.is_none(), "the emulator ended with {}:\n{}", ended.unwrap_or_default(), log());
+    (child, rest.unwrap_or_default(), grpc.unwrap_or_default())
 }
 
 /// The port that the log tells with this event.

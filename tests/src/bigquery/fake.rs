@@ -24,7 +24,7 @@ mod tables;
 mod wire;
 
 pub use faults::{Fault, Faults, Method, StorageErrorCode};
-pub use state::Stream;
+pub use state::{Exchange, Stream};
 pub use tables::{Row, TableName, WritePath};
 
 use serde_json::{Value, json};
@@ -150,6 +150,12 @@ impl Fake {
         credentials::authorized_user(&self.rest_endpoint())
     }
 
+    /// A file of workload identity federation whose token server is here. The identity provider's token, in the file `subject`, is to be
+    /// `fake-subject-token`.
+    pub fn external_account(&self, subject: &str) -> Value {
+        credentials::external_account(&self.rest_endpoint(), subject)
+    }
+
     /// Every token issued so far is refused from now on.
     pub fn expire_tokens(&self) {
         self.shared.state().tokens.clear();
@@ -239,6 +245,16 @@ impl Fake {
     /// The stream is gone, its rows stay.
     pub fn drop_stream(&self, name: &str) {
         self.shared.state().stream(name).into_iter().for_each(|stream| stream.dropped = true);
+    }
+
+    /// From now on every request is kept as it came.
+    pub fn record(&self) {
+        self.shared.state().recorded = Some(Vec::new());
+    }
+
+    /// What came since [`Fake::record`], in order.
+    pub fn recorded(&self) -> Vec<Exchange> {
+        self.shared.state().recorded.clone().unwrap_or_default()
     }
 
     /// How many requests of this method have come, also those that went wrong.

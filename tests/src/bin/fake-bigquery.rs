@@ -13,9 +13,8 @@ fn main() -> ExitCode {
         Ok(Asked { options, tables, delay }) => {
             let fake = Fake::start_with(options);
             if let Some(delay) = delay {
-                for method in [Method::AppendRows, Method::InsertAll] {
-                    fake.faults().forever(method, Fault::Delay(delay));
-                }
+                fake.faults().forever(Method::AppendRows, Fault::Latency(delay));
+                fake.faults().forever(Method::InsertAll, Fault::Delay(delay));
             }
             tables.iter().for_each(|table| fake.create_event_table(table));
             println!("REST={} GRPC={}", fake.rest_endpoint(), fake.grpc_endpoint());

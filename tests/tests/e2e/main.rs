@@ -20,6 +20,7 @@ mod catalog {
 mod crash {
     mod kill_matrix;
     mod killed;
+    mod mutations;
     mod remains;
     mod trouble;
 }
@@ -27,6 +28,7 @@ mod crash {
 mod delivery {
     mod bigquery;
     mod bigquery_servers;
+    mod conversation;
     mod faults;
     mod jsonl;
     mod sending;
@@ -50,6 +52,7 @@ mod run {
     mod bookmarks;
     mod concurrency;
     mod endings;
+    mod hosts;
     mod limits;
     mod on_failure;
     mod output;

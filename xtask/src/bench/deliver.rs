@@ -14,6 +14,8 @@ const ROUNDS: usize = 5;
 const ROWS: u32 = 100_000;
 /// Into the emulator, where everybody is slow.
 const FEW: u32 = 10_000;
+/// How late the answers of a server that is far away are, ms.
+const DELAY: u32 = 50;
 /// Whole backlogs, drained by `events flush`.
 const BACKLOGS: [u32; 3] = [10_000, 100_000, 1_000_000];
 const MEMORY_KIB: u64 = 128 << 10;
@@ -52,6 +54,8 @@ pub(super) fn run(site: &Site) -> Result<String> {
     table.push_str(&senders(site, &Server::acknowledging(0)?, &python, ROWS, true)?);
     table.push_str("\n\nInto the emulator:\n\n");
     table.push_str(&senders(site, &Server::emulator()?, &python, FEW, false)?);
+    table.push_str("\n\nEach answer of the server comes 50 ms late:\n\n");
+    table.push_str(&far_away(site)?);
     table.push_str("\n\nA backlog, by one `events flush`:\n\n");
     table.push_str(&backlogs(site)?);
     table.push_str("\n\nA job that emits 10 000 events a second for five seconds, duration of its attempt:\n\n");
@@ -110,6 +114,36 @@ fn senders(site: &Site, server: &Server, python: &Path, rows: u32, judge: bool) 
         let rate = Median::of(&whole.rate).middle;
         table.push_str(&format!("\n\nFrom the store: {rate:.0} rows/s (target at least 60 000) {}", met(rate >= 60_000.0)));
     }
+    Ok(table)
+}
+
+/// A server that is far away: several batches on their way, and one at a time, in turns.
+fn far_away(site: &Site) -> Result<String> {
+    let server = Server::acknowledging(DELAY)?;
+    let send = |how: &str| {
+        let mut command = site.part("bench-send");
+        command.args([how, &server.rest, &server.grpc, TABLE, &ROWS.to_string()]);
+        command
+    };
+    let [mut one, mut several, mut whole] = [const { None::<Sender> }; 3].map(Option::unwrap_or_default);
+    for round in 0..ROUNDS {
+        one.add(&mut send("storage-write"))?;
+        several.add(&mut send("pipelined"))?;
+        let drained = drain(site, &server, ROWS, &format!("late-{round}"))?;
+        whole.note(f64::from(ROWS), drained.seconds, drained.cpu);
+    }
+    let [one, several, whole] = [&one, &several, &whole].map(|sender| Median::of(&sender.rate));
+    let times = several.middle / one.middle;
+    let mut table = String::from("| | rows a second | beside one at a time |\n| --- | ---: | ---: |");
+    let shown = |rate: &Median| format!("{:.0} ({:.0}–{:.0})", rate.middle, rate.low, rate.high);
+    table.push_str(&format!("\n| Storage Write, one batch at a time | {} | 1.00× |", shown(&one)));
+    table.push_str(&format!(
+        "\n| several batches on their way | {} | {} (target at least 5) |",
+        shown(&several),
+        judged(times, times >= 5.0)
+    ));
+    let times = whole.middle / one.middle;
+    table.push_str(&format!("\n| `events flush`, from the store, whole process | {} | {times:.2}× |", shown(&whole)));
     Ok(table)
 }
 

@@ -15,6 +15,7 @@ use lorchestra_core::run::decision::Stop;
 use lorchestra_core::run::supervisor::trial::{self, Verdict};
 use lorchestra_core::text::{self, one_line, path_text, shortened};
 use serde_json::{Value, json};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ pub(super) fn run(
     settings: &Settings,
     printer: &mut Printer,
 ) -> Result<Code, Failure> {
+    Failure::unless_files_suffice()?;
     // Loading is running: what would not be run from where it lies is not loaded from there, only read.
     let (library, problem) = match Library::open(file) {
         Ok(library) => (Ok(library), None),
@@ -50,7 +52,7 @@ pub(super) fn run(
         Some(_) => None,
         None => Some(
             trial::load(Path::new("/proc/self/exe"), &library, timeout.unwrap_or(LIMIT))
-                .map_err(|e| Failure::new(Code::Internal, format!("cannot start the process that loads it: {e}")))?,
+                .map_err(|e| Failure::not_started("cannot start the process that loads it", &e))?,
         ),
     };
     let loaded = verdict.as_ref().map(words);
@@ -84,6 +86,11 @@ fn words(verdict: &Verdict) -> Result<String, String> {
     }
 }
 
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    let ident = |path: &Path| std::fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
+    ident(a).is_ok_and(|a| ident(b).is_ok_and(|b| a == b))
+}
+
 fn late(limit: Duration, stopped: Option<Stop>) -> String {
     let stopped = stopped.map(|stop| format!(": {stop}")).unwrap_or_default();
     format!("it was still loading after {}{stopped}", duration::show(limit))
@@ -105,6 +112,10 @@ impl Facts<'_> {
     fn change(&self) -> String {
         let Some(installed) = self.installed() else { return "not installed".to_owned() };
         let path = path_text(&installed.path);
+        // The file that was read just now: once is enough, it may have a gigabyte.
+        if is_same_file(&installed.path, self.library.path()) {
+            return format!("these very bytes, {path}");
+        }
         let old = match Library::open(&installed.path) {
             Ok(old) => old,
             Err(fault) => return format!("{path}, which cannot be used: {}", fault.detail),

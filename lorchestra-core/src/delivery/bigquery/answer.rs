@@ -252,11 +252,6 @@ impl Fault {
         self
     }
 
-    /// Whether the token was not accepted.
-    pub(super) fn is_unauthenticated(&self) -> bool {
-        self.code == Code::Unauthenticated
-    }
-
     /// What it means. Ok only for an append whose rows are at their offset already.
     pub(super) fn meaning(self, about: &str, call: Call) -> Result<Landed, Refusal> {
         use StorageErrorCode as S;

@@ -1,6 +1,6 @@
 //! The Storage Write API: one channel, and one AppendRows connection kept open for the stream in use. Talks to one table's server
-//! with the client's generated code; promises that a batch goes out with its offset, once for each call, and that a connection
-//! which may be out of step (an error, a dropped future) is never used again.
+//! with the client's generated code; promises that a batch goes out with its offset, once for each call, that answers are given out in the
+//! order of the requests, and that a connection which may be out of step (an error, a dropped future) is never used again.
 
 use super::answer::{Call, Fault, channel_is_dead, later};
 use super::columns::Layout;
@@ -18,6 +18,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tonic::codegen::tokio_stream::Stream;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, ClientTlsConfig};
@@ -61,7 +62,24 @@ pub(super) struct Caller<'a> {
 struct Connection {
     stream: String,
     requests: mpsc::Sender<api::AppendRowsRequest>,
-    answers: Streaming<api::AppendRowsResponse>,
+    answers: Answers,
+    /// Requests without an answer.
+    unanswered: usize,
+}
+
+/// A server may begin its answer to the call with the first answer to a request: whoever waited for the one before sending the next would
+/// wait for both.
+enum Answers {
+    Beginning(JoinHandle<Result<Streaming<api::AppendRowsResponse>, Status>>),
+    Open(Box<Streaming<api::AppendRowsResponse>>),
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Answers::Beginning(call) = &self.answers {
+            call.abort();
+        }
+    }
 }
 
 impl Storage {
@@ -95,6 +113,11 @@ impl Storage {
     /// Ends the open connection: what is sent next goes over a new one.
     pub(super) fn close(&mut self) {
         self.open = None;
+    }
+
+    /// Ends the open connection if answers are still to come over it: they are to what nobody waits for any more.
+    pub(super) fn hang_up(&mut self) {
+        self.open = self.open.take().filter(|open| open.unanswered == 0);
     }
 
     /// Whether the server has told of new columns since this was last asked.
@@ -131,11 +154,30 @@ impl Storage {
         &mut self,
         caller: Caller<'_>,
         layout: &Layout,
-        (stream, offset): (&str, i64),
+        place: (&str, i64),
         rows: &[Row],
     ) -> Result<Landed, Refusal> {
+        self.hang_up();
+        let reused = self.send(caller, layout, place, rows).await?;
+        match self.answer(caller, rows).await {
+            // A token may end while its connection lives: a new connection gets a new one.
+            Err(Refusal::Unauthenticated(_)) if reused => {
+                Err(later(format!("{}: the connection's token has ended", caller.about)))
+            }
+            answer => answer,
+        }
+    }
+
+    /// Sends rows to their offset in a stream, after those that were sent before: whether over a connection that was open before.
+    pub(super) async fn send(
+        &mut self,
+        caller: Caller<'_>,
+        layout: &Layout,
+        (stream, offset): (&str, i64),
+        rows: &[Row],
+    ) -> Result<bool, Refusal> {
         let serialized_rows: Vec<Vec<u8>> = rows.iter().map(|row| encode::proto(layout, row)).collect();
-        let request = api::AppendRowsRequest {
+        let mut request = api::AppendRowsRequest {
             write_stream: stream.to_owned(),
             offset: Some(offset),
             trace_id: TRACE_ID.to_owned(),
@@ -152,44 +194,43 @@ impl Storage {
                 "{about}: {size} bytes in one request of {count} rows; the maximum is {LARGEST}"
             )));
         }
-        // Taken out: whatever ends this early, an open connection is not used with an answer still to come.
-        let mut reused = true;
-        let (connection, answer) = match self.usable(stream).await {
-            Some(mut connection) => {
-                let answer = connection.send(request).await;
-                (Some(connection), answer)
-            }
+        // Taken out: whatever ends this early, the connection is not used again.
+        let (mut connection, reused) = match self.usable(stream).await {
+            Some(connection) => (connection, true),
             None => {
-                reused = false;
-                match self.connect(caller, layout, stream, request).await {
-                    Ok(mut connection) => {
-                        let answer = connection.answer().await;
-                        (Some(connection), answer)
-                    }
-                    Err(Failed::Status(status)) => (None, Err(status)),
-                    Err(Failed::Refused(refusal)) => return Err(refusal),
+                if let Some(api::append_rows_request::Rows::ProtoRows(data)) = &mut request.rows {
+                    data.writer_schema = Some(api::ProtoSchema { proto_descriptor: Some(layout.descriptor()) });
                 }
+                (self.connect(caller, stream)?, false)
             }
         };
+        // Closed: then the answer tells why.
+        let _ = connection.requests.send(request).await;
+        connection.unanswered += 1;
+        self.open = Some(connection);
+        Ok(reused)
+    }
+
+    /// The answer to the oldest request that has none: these rows.
+    pub(super) async fn answer(&mut self, caller: Caller<'_>, rows: &[Row]) -> Result<Landed, Refusal> {
+        let Some(mut connection) = self.open.take() else {
+            return Err(later(format!("{}: the connection was given up", caller.about)));
+        };
         let hide = |text: &str| words::without(text, rows);
-        match answer {
+        match connection.answer().await {
             Ok(answer) => {
                 let landed = self.landed(caller, answer, rows);
+                connection.unanswered -= 1;
                 // After an error a server may have forgotten the descriptor, or never have looked at it: a new connection is
                 // certain.
                 if landed == Ok(Landed::Now) {
-                    self.open = connection;
+                    self.open = Some(connection);
                 }
                 landed
             }
             Err(status) => {
                 self.look_at(&status);
-                let fault = Fault::from(&status).hide(hide);
-                // A token may end while its connection lives: a new connection gets a new one.
-                if reused && fault.is_unauthenticated() {
-                    return Err(later(format!("{}: the connection's token has ended", caller.about)));
-                }
-                fault.meaning(caller.about, Call::Append)
+                Fault::from(&status).hide(hide).meaning(caller.about, Call::Append)
             }
         }
     }
@@ -197,11 +238,15 @@ impl Storage {
     /// The open connection, if it is this stream's and still open. It is no longer ours then.
     async fn usable(&mut self, stream: &str) -> Option<Connection> {
         let mut connection = self.open.take().filter(|open| open.stream == stream)?;
+        if connection.unanswered > 0 {
+            return Some(connection);
+        }
+        let Answers::Open(answers) = &mut connection.answers else { return None };
         // The server may have closed it while we were idle. On a runtime that stood still meanwhile that shows only after the
         // connection's own task has run: give way to it.
         for _ in 0..3 {
             tokio::task::yield_now().await;
-            let mut next = pin!(connection.answers.message());
+            let mut next = pin!(answers.message());
             // Nothing was asked, so anything but silence means that it is of no more use.
             if poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx).is_ready())).await {
                 return None;
@@ -210,23 +255,13 @@ impl Storage {
         Some(connection)
     }
 
-    /// Opens a connection with its first request, which brings the descriptor: a server may answer the call only after that.
-    async fn connect(
-        &mut self,
-        caller: Caller<'_>,
-        layout: &Layout,
-        stream: &str,
-        mut first: api::AppendRowsRequest,
-    ) -> Result<Connection, Failed> {
-        if let Some(api::append_rows_request::Rows::ProtoRows(data)) = &mut first.rows {
-            data.writer_schema = Some(api::ProtoSchema { proto_descriptor: Some(layout.descriptor()) });
-        }
+    /// Opens a connection. Its first request brings the descriptor: a server may answer the call only after that.
+    fn connect(&mut self, caller: Caller<'_>, stream: &str) -> Result<Connection, Refusal> {
         let (requests, queue) = mpsc::channel(1);
-        // One place, and this is the first.
-        let _ = requests.try_send(first);
-        let request = caller.request(Requests(queue), &format!("write_stream={}", escaped(stream))).map_err(Failed::Refused)?;
-        let answers = self.client.append_rows(request).await.map_err(Failed::Status)?.into_inner();
-        Ok(Connection { stream: stream.to_owned(), requests, answers })
+        let request = caller.request(Requests(queue), &format!("write_stream={}", escaped(stream)))?;
+        let mut client = self.client.clone();
+        let call = tokio::spawn(async move { client.append_rows(request).await.map(tonic::Response::into_inner) });
+        Ok(Connection { stream: stream.to_owned(), requests, answers: Answers::Beginning(call), unanswered: 0 })
     }
 
     fn refused(&mut self, status: &Status, caller: Caller<'_>, call: Call) -> Refusal {
@@ -268,20 +303,14 @@ fn client(to: &tonic::transport::Endpoint, dialer: &Dialer) -> BigQueryWriteClie
     BigQueryWriteClient::new(channel).max_decoding_message_size(LARGEST_ANSWER).max_encoding_message_size(usize::MAX)
 }
 
-enum Failed {
-    Status(Status),
-    Refused(Refusal),
-}
-
 impl Connection {
-    async fn send(&mut self, request: api::AppendRowsRequest) -> Result<api::AppendRowsResponse, Status> {
-        // Closed: then the answer tells why.
-        let _ = self.requests.send(request).await;
-        self.answer().await
-    }
-
     async fn answer(&mut self) -> Result<api::AppendRowsResponse, Status> {
-        self.answers.message().await?.ok_or_else(|| Status::unavailable("the server closed the connection without a response"))
+        if let Answers::Beginning(call) = &mut self.answers {
+            let begun = call.await.map_err(|error| Status::unavailable(error.to_string()))?;
+            self.answers = Answers::Open(Box::new(begun?));
+        }
+        let Answers::Open(answers) = &mut self.answers else { return Err(Status::unavailable("the call has no answers")) };
+        answers.message().await?.ok_or_else(|| Status::unavailable("the server closed the connection without a response"))
     }
 }
 

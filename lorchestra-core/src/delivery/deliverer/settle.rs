@@ -4,14 +4,15 @@
 //! of it can arrive any more: its stream was fenced, or something else is in its place.
 
 use super::{Deliverer, PATIENCE, STUMBLES, Trouble, slot};
-use crate::delivery::{Destination, Refusal, Row};
+use crate::delivery::{Destination, Refusal, Row, Slot};
 use crate::store::{Settled, Was};
 use std::collections::HashSet;
 
 pub(super) const ANOTHER: &str = "something else is in its place in the stream";
 
 /// A stream that takes no more rows.
-enum Fenced {
+#[derive(Debug, Clone)]
+pub(super) enum Fenced {
     /// It is there, and this long.
     Length(i64),
     /// It is not.
@@ -21,18 +22,41 @@ enum Fenced {
 impl<D: Destination> Deliverer<'_, D> {
     /// Closes the stream of the batch for ever.
     async fn fence(&mut self) -> Result<Option<Fenced>, Trouble> {
-        let Some(flight) = &mut self.flight else { return Ok(None) };
+        let Some(flight) = self.flights.front_mut() else { return Ok(None) };
         let Some(slot) = slot(&flight.batch) else { return Ok(None) };
-        match self.session.destination.finalize(slot).await {
-            Ok(length) => Ok(Some(Fenced::Length(length))),
-            Err(Refusal::StreamGone(gone)) => Ok(Some(Fenced::Gone(gone))),
+        if let Some((_, fenced)) = self.fenced.as_ref().filter(|(stream, _)| stream == slot.stream) {
+            return Ok(Some(fenced.clone()));
+        }
+        let fenced = match self.session.destination.finalize(slot).await {
+            Ok(length) => Fenced::Length(length),
+            Err(Refusal::StreamGone(gone)) => Fenced::Gone(gone),
             // It may be that the server has forgotten the stream; but then it says so always.
-            Err(Refusal::Precondition(reason)) if flight.stumbles >= 2 * STUMBLES => Ok(Some(Fenced::Gone(reason))),
+            Err(Refusal::Precondition(reason)) if flight.stumbles >= 2 * STUMBLES => Fenced::Gone(reason),
             Err(refusal) => {
                 flight.stumbles += u32::from(matches!(refusal, Refusal::Precondition(_)));
-                Err(Trouble::Refused(refusal))
+                return Err(Trouble::Refused(refusal));
             }
+        };
+        self.fenced = Some((slot.stream.to_owned(), fenced.clone()));
+        Ok(Some(fenced))
+    }
+
+    /// Of a stream in which a batch is not: it takes no more rows, if that can be had. With others of unknown fate behind it, it must.
+    pub(super) async fn fence_damaged(&mut self) -> Result<(), Trouble> {
+        if self.flights.len() > 1 {
+            return self.fence().await.map(drop);
         }
+        if let Some(slot) = self.flights.front().and_then(|flight| slot(&flight.batch)) {
+            // Of what is in its place nothing is ours to remove.
+            let _ = self.session.destination.finalize(Slot { length: 0, ..slot }).await;
+        }
+        Ok(())
+    }
+
+    /// The batch was never sent before, and something is in its place.
+    pub(super) async fn overtaken(&mut self) -> Result<(), Trouble> {
+        self.shared = self.flights.front().and_then(|flight| flight.stream().cloned());
+        self.settle_by_query(ANOTHER).await
     }
 
     /// Fences the stream, and finds out whether the batch is in it. The stream is left.
@@ -43,23 +67,36 @@ impl<D: Destination> Deliverer<'_, D> {
         Ok(())
     }
 
+    /// The same of a batch behind one whose stream was fenced.
+    pub(super) async fn settle_behind(&mut self) -> Result<(), Trouble> {
+        if self.clear_place().await? {
+            return self.take_back(Vec::new(), self.batch_limit, "its stream was left");
+        }
+        Ok(())
+    }
+
     /// Makes certain that nothing of the batch is in its place and nothing of it can arrive there any more. `false`: it was there, or its
     /// rows are in the table, and all is recorded.
     pub(super) async fn clear_place(&mut self) -> Result<bool, Trouble> {
-        let Some(flight) = &self.flight else { return Ok(false) };
-        if flight.fresh || flight.batch.place.is_none() {
+        let Some(flight) = self.flights.front() else { return Ok(false) };
+        if flight.batch.place.is_none() || flight.fresh && self.flights.len() == 1 {
             return Ok(true);
         }
         self.clear_unknown().await
     }
 
-    /// The same of a batch that is not fresh.
+    /// The same, and the stream is fenced for it: of a batch that is not fresh, or before others of unknown fate.
     pub(super) async fn clear_unknown(&mut self) -> Result<bool, Trouble> {
         let Some(fenced) = self.fence().await? else { return Ok(true) };
         let doubtful = self.is_doubtful()?;
-        let Some(flight) = &self.flight else { return Ok(false) };
+        let Some(flight) = self.flights.front() else { return Ok(false) };
         match fenced {
             Fenced::Length(length) if length >= flight.end() => self.confirm(true).await.map(|()| false),
+            // Every request for it was answered with a refusal.
+            _ if flight.fresh => {
+                self.store.leave_stream(&flight.batch.target)?;
+                Ok(true)
+            }
             // The other store may have taken it back from here and sent it elsewhere.
             Fenced::Length(_) if doubtful => {
                 self.settle_by_query("the state directory is a copy of another one").await.map(|()| false)
@@ -74,13 +111,14 @@ impl<D: Destination> Deliverer<'_, D> {
 
     fn is_doubtful(&mut self) -> Result<bool, Trouble> {
         let to = *self.doubtful_to.insert(self.store.doubtful_to()?);
-        Ok(self.flight.as_ref().is_some_and(|flight| flight.batch.first <= to))
+        let is_shared = |flight: &super::Flight| self.shared.is_some() && flight.stream() == self.shared.as_ref();
+        Ok(self.flights.front().is_some_and(|flight| flight.batch.first <= to || is_shared(flight)))
     }
 
     /// Something is in the place of the batch, whose fate was unknown: where reading is permitted, its first and last row are looked up.
     pub(super) async fn confirm(&mut self, leave: bool) -> Result<(), Trouble> {
         let doubtful = self.is_doubtful()?;
-        let Some(flight) = &self.flight else { return Ok(()) };
+        let Some(flight) = self.flights.front() else { return Ok(()) };
         let ends: Vec<Row> = flight.rows.first().into_iter().chain(flight.rows.last()).cloned().collect();
         // The table that it went to is another one: it cannot be asked.
         if flight.batch.target == self.session.destination.name() {
@@ -94,7 +132,7 @@ impl<D: Destination> Deliverer<'_, D> {
                 Err(other) => return Err(Trouble::Refused(other)),
             }
         }
-        if leave && let Some(flight) = &self.flight {
+        if leave && let Some(flight) = self.flights.front() {
             self.store.leave_stream(&flight.batch.target)?;
         }
         self.landed().await
@@ -102,7 +140,7 @@ impl<D: Destination> Deliverer<'_, D> {
 
     /// Which rows are there, the table itself shows. The stream is left.
     pub(super) async fn settle_by_query(&mut self, why: &str) -> Result<(), Trouble> {
-        let Some(flight) = &self.flight else { return Ok(()) };
+        let Some(flight) = self.flights.front() else { return Ok(()) };
         let there = match self.session.destination.present(&flight.rows).await {
             Ok(there) => there,
             Err(Refusal::Denied(denied)) => {
@@ -115,7 +153,7 @@ impl<D: Destination> Deliverer<'_, D> {
     }
 
     fn leave_with(&mut self, there: &HashSet<String>) -> Result<(), Trouble> {
-        let Some(flight) = &self.flight else { return Ok(()) };
+        let Some(flight) = self.flights.front() else { return Ok(()) };
         let present: Vec<_> = flight
             .numbers
             .iter()
@@ -128,11 +166,14 @@ impl<D: Destination> Deliverer<'_, D> {
     }
 
     pub(super) fn leave_and_take_back(&mut self, settled: Vec<(i64, Settled)>) -> Result<(), Trouble> {
-        if let Some(flight) = &self.flight {
+        if let Some(flight) = self.flights.front() {
             self.store.leave_stream(&flight.batch.target)?;
+            if flight.stream() != self.left_stream.as_ref() {
+                self.left_stream = flight.stream().cloned();
+                self.left += 1;
+            }
         }
         self.take_back(settled, self.batch_limit, "its stream was gone")?;
-        self.left += 1;
         if self.left > PATIENCE {
             // Streams are not for free, and this server takes none.
             return Err(Trouble::Refused(Refusal::Later {
@@ -145,7 +186,7 @@ impl<D: Destination> Deliverer<'_, D> {
     }
 
     pub(super) fn give_up(&mut self, reason: &str) -> Result<(), Trouble> {
-        if let Some(flight) = self.flight.take() {
+        if let Some(flight) = self.flights.pop_front() {
             self.store.leave_stream(&flight.batch.target)?;
             self.store.give_up(&flight.batch, reason)?;
             self.progress.uncertain += flight.rows.len() as u64;
@@ -155,7 +196,7 @@ impl<D: Destination> Deliverer<'_, D> {
 
     /// A batch that was frozen for another table, or for the other way of writing, before the configuration changed.
     pub(super) async fn settle_elsewhere(&mut self) -> Result<(), Trouble> {
-        let Some(flight) = &self.flight else { return Ok(()) };
+        let Some(flight) = self.flights.front() else { return Ok(()) };
         if flight.batch.place.is_some() {
             return match self.clear_unknown().await {
                 Ok(true) => self.leave_and_take_back(Vec::new()),
@@ -172,12 +213,12 @@ impl<D: Destination> Deliverer<'_, D> {
     }
 
     fn settle_unreadable(&mut self, refusal: &Refusal) -> Result<(), Trouble> {
-        let to = self.flight.as_ref().map(|flight| flight.batch.target.clone()).unwrap_or_default();
+        let to = self.flights.front().map(|flight| flight.batch.target.clone()).unwrap_or_default();
         self.give_up(&format!("it was on its way to {to}, of which nothing can be learned: {refusal}"))
     }
 
     /// What it was before it was sent.
     pub(super) fn was(&self) -> Option<Was> {
-        self.flight.as_ref().and_then(|flight| flight.batch.was)
+        self.flights.front().and_then(|flight| flight.batch.was)
     }
 }

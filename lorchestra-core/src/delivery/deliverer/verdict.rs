@@ -2,15 +2,15 @@
 //!
 //! Talks to the store, for the [`Deliverer`]. Promises that no row is set aside for the fault of a stream, of the table or of this host.
 
-use super::{Deliverer, STUMBLES, SUSPECTS, Trouble, slot};
-use crate::delivery::{Destination, Refusal, RefusedRow, Slot};
+use super::{Deliverer, STUMBLES, SUSPECTS, Trouble};
+use crate::delivery::{Destination, Refusal, RefusedRow};
 use crate::store::{Settled, Was};
 
 impl<D: Destination> Deliverer<'_, D> {
     pub(super) async fn refused(&mut self, refusal: Refusal) -> Result<(), Trouble> {
         let worked = std::mem::take(&mut self.stream_works);
         let blames_stream = self.blames_stream(worked);
-        let Some(flight) = &mut self.flight else { return Ok(()) };
+        let Some(flight) = self.flights.front_mut() else { return Ok(()) };
         match refusal {
             Refusal::Later { perhaps_request: true, .. } => {
                 flight.stumbles += 1;
@@ -52,10 +52,7 @@ impl<D: Destination> Deliverer<'_, D> {
                 if self.left == 0 {
                     tracing::warn!(reason, "a stream has lost rows that had landed, or has others; a new one is begun");
                 }
-                if let Some(slot) = slot(&flight.batch) {
-                    // Of what is in its place nothing is ours to remove.
-                    let _ = self.session.destination.finalize(Slot { length: 0, ..slot }).await;
-                }
+                self.fence_damaged().await?;
                 self.leave_and_take_back(Vec::new())
             }
             Refusal::StreamFinalized(_) | Refusal::StreamGone(_) => self.settle().await,
@@ -65,7 +62,7 @@ impl<D: Destination> Deliverer<'_, D> {
 
     /// Before rows are suspected, the stream is: one in which nothing has landed yet, at once; one that worked, when a row is alone.
     fn blames_stream(&self, worked: bool) -> bool {
-        let Some(flight) = &self.flight else { return false };
+        let Some(flight) = self.flights.front() else { return false };
         flight.batch.place.is_some() && !self.renewed && !worked && (!self.proven || flight.rows.len() == 1)
     }
 
@@ -84,7 +81,7 @@ impl<D: Destination> Deliverer<'_, D> {
 
     /// Takes the batch, which is not there, back to send it in `parts`. One row cannot be cut: it is set aside, on suspicion.
     fn cut(&mut self, refusal: Refusal, parts: usize) -> Result<(), Trouble> {
-        let Some(flight) = &self.flight else { return Ok(()) };
+        let Some(flight) = self.flights.front() else { return Ok(()) };
         let (rows, was) = (flight.rows.len(), flight.batch.was);
         let reason = refusal.to_string();
         match (flight.numbers.as_slice(), was) {
@@ -126,7 +123,7 @@ impl<D: Destination> Deliverer<'_, D> {
 
     /// The reason for which all rows of the batch were refused, if it is one. Numbers in it are not compared: they may be of the rows.
     fn one_reason(&self, refused: &[RefusedRow]) -> Option<String> {
-        let flight = self.flight.as_ref()?;
+        let flight = self.flights.front()?;
         let alike = |reason: &str| reason.chars().filter(|c| !c.is_ascii_digit() && *c != '…').collect::<String>();
         let first = refused.first()?;
         let kind = alike(&first.reason);
@@ -136,7 +133,7 @@ impl<D: Destination> Deliverer<'_, D> {
 
     /// All rows were refused for one reason: it may be the table, or this host's clock.
     fn every_row(&mut self, reason: &str) -> Result<(), Trouble> {
-        let Some(flight) = &self.flight else { return Ok(()) };
+        let Some(flight) = self.flights.front() else { return Ok(()) };
         let (name, count, last) = (self.session.destination.name(), flight.rows.len(), flight.batch.last);
         let numbers = flight.numbers.clone();
         let text = match count {
@@ -170,7 +167,7 @@ impl<D: Destination> Deliverer<'_, D> {
     }
 
     fn set_aside(&mut self, rows: &[RefusedRow]) -> Vec<(i64, Settled)> {
-        let numbers = self.flight.as_ref().map(|flight| flight.numbers.as_slice()).unwrap_or_default();
+        let numbers = self.flights.front().map(|flight| flight.numbers.as_slice()).unwrap_or_default();
         let settled: Vec<_> =
             rows.iter().filter_map(|row| numbers.get(row.index).map(|n| (*n, Settled::Refused(row.reason.clone())))).collect();
         self.progress.refused += settled.len() as u64;
@@ -178,7 +175,7 @@ impl<D: Destination> Deliverer<'_, D> {
     }
 
     pub(super) fn take_back(&mut self, settled: Vec<(i64, Settled)>, batch_limit: usize, reason: &str) -> Result<(), Trouble> {
-        if let Some(flight) = self.flight.take() {
+        if let Some(flight) = self.flights.pop_front() {
             self.batch_limit = batch_limit.max(1);
             self.store.release(&flight.batch, &settled, self.batch_limit, reason)?;
         }

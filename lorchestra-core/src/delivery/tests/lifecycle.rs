@@ -244,3 +244,58 @@ fn the_age_of_a_stream_counts_from_what_landed() {
     deliver_all(&mut store, &server, true, 10);
     assert!(store.stream("p.d.t", landed).unwrap().is_some());
 }
+
+/// Whoever gives up waiting for an answer and goes on later does not take the answer to another batch for it.
+#[test]
+fn an_answer_that_was_not_waited_for_is_nobody_elses() {
+    let site = site();
+    let (mut store, ids) = filled(&site, 6);
+    let server = server([Fault::None, Fault::None, Fault::Silent { done: true }, Fault::Restart]);
+    let mut session = Session::new(table(&server, true));
+    let mut progress = Progress::default();
+    runtime().block_on(async {
+        let mut deliverer = Deliverer::new(&mut store, &mut session, policy(1), &mut progress);
+        for _ in 0..2 {
+            let _ = tokio::time::timeout(Duration::from_secs(10), deliverer.drain(false)).await;
+        }
+    });
+    assert_eq!(sorted(&server.borrow().rows), sorted(&ids));
+}
+
+/// One process gives up in the middle, another one delivers all of it, and the first goes on with what came since: over a connection on
+/// which answers were left.
+#[test]
+fn answers_that_were_left_are_not_those_of_a_later_batch() {
+    let site = site();
+    let (mut store, _) = filled(&site, 3);
+    let server = server([Fault::None, Fault::None, Fault::Silent { done: true }]);
+    let mut session = Session::new(table(&server, true));
+    runtime().block_on(async {
+        let mut progress = Progress::default();
+        let mut deliverer = Deliverer::new(&mut store, &mut session, policy(1), &mut progress);
+        let _ = tokio::time::timeout(Duration::from_secs(10), deliverer.drain(false)).await;
+    });
+    deliver_all(&mut store, &server, true, 1);
+    emit(&mut store, "more");
+    server.borrow_mut().script = VecDeque::from([Fault::Later { done: false }]);
+    runtime().block_on(async {
+        let mut progress = Progress::default();
+        Deliverer::new(&mut store, &mut session, policy(1), &mut progress).drain(false).await.unwrap();
+    });
+    assert_eq!(sorted(&server.borrow().rows), all_ids(&store));
+}
+
+/// A permission that is missing for a while blocks for a minute, not for the rest of the run.
+#[test]
+fn a_passing_denial_blocks_for_a_minute_and_not_for_the_run() {
+    for (seconds, delivered) in [(50, 0), (70, 4)] {
+        let site = site();
+        let (store, _) = filled(&site, 3);
+        let server = server([Fault::None, Fault::None, Fault::Denied]);
+        let lock = site.state.lock("delivery+there");
+        std::fs::create_dir_all(lock.parent().unwrap()).unwrap();
+        let limit = Duration::from_secs(seconds);
+        let progress = runtime().block_on(super::super::live::tests::beside(store, table(&server, true), lock, limit));
+        assert_eq!(progress.delivered, delivered, "after {seconds} s");
+    }
+}

@@ -32,6 +32,8 @@ pub(super) enum Fault {
     Restart,
     /// Refused without a reason; the work was not done.
     Precondition,
+    /// Not allowed; the work was not done.
+    Denied,
     /// Not answered, and another writer's rows are in the place.
     Overtaken,
 }
@@ -80,6 +82,8 @@ pub(super) struct Server {
     pub(super) slow: Vec<Slow>,
     /// Every row is refused for this reason, with a number of its own.
     pub(super) every_row: Option<&'static str>,
+    /// Batches on their way at once.
+    pub(super) depth: usize,
     /// Rows of other writers.
     pub(super) strangers: usize,
     /// What a look into the table is answered with.
@@ -90,6 +94,8 @@ pub(super) struct Table {
     pub(super) server: Rc<RefCell<Server>>,
     pub(super) streams: bool,
     pub(super) name: String,
+    /// Answers that nobody has waited for yet; `None`: there will be none.
+    pub(super) answers: VecDeque<Option<Result<Landed, Refusal>>>,
 }
 
 pub(super) fn later() -> Refusal {
@@ -107,6 +113,45 @@ impl Table {
         server.requests += 1;
         server.come_to_slow();
         server.script.pop_front().unwrap_or(Fault::None)
+    }
+
+    async fn appended(&self, place: Place<'_>, rows: &[Row]) -> Result<Landed, Refusal> {
+        let fault = self.fault();
+        let answer = {
+            let mut guard = self.server.borrow_mut();
+            let server = &mut *guard;
+            match (fault, place) {
+                (Fault::Finalized, Place::Stream(Slot { stream, .. })) => {
+                    server.streams.entry(stream.into()).and_modify(|stream| stream.finalized = true);
+                }
+                (Fault::Gone, Place::Stream(Slot { stream, .. })) => drop(server.streams.remove(stream)),
+                (Fault::Later { done: false }, _) => return Err(later()),
+                (Fault::Stumble, _) => {
+                    return Err(stumbled());
+                }
+                (Fault::GoneForAMoment, Place::Stream(_)) => return Err(Refusal::StreamGone("no stream, it says".into())),
+                (Fault::Denied, _) => return Err(Refusal::Denied("403".into())),
+                (Fault::Precondition, _) => return Err(Refusal::Precondition("no".into())),
+                (Fault::Restart, _) => server.streams.clear(),
+                (Fault::Slow(after), Place::Stream(Slot { stream, offset, .. })) => {
+                    server.slow.push(Slow { after, stream: stream.to_owned(), offset, rows: rows.to_vec() });
+                    return Err(later());
+                }
+                (Fault::Overtaken, Place::Stream(Slot { stream, offset, length })) => {
+                    server.overtake(stream, offset, length);
+                    return Err(later());
+                }
+                (Fault::Missing, _) => return Err(Refusal::TableMissing("no table".into())),
+                (Fault::SchemaChanged, _) => return Err(Refusal::SchemaChanged("columns".into())),
+                _ => {}
+            }
+            if fault != (Fault::Silent { done: false }) { server.take(place, rows) } else { Err(later()) }
+        };
+        match fault {
+            Fault::Silent { .. } => std::future::pending().await,
+            Fault::Later { .. } => Err(later()),
+            _ => answer,
+        }
     }
 }
 
@@ -152,42 +197,43 @@ impl Destination for Table {
         }
     }
 
-    async fn append(&mut self, place: Place<'_>, rows: &[Row]) -> Result<Landed, Refusal> {
-        let fault = self.fault();
-        let answer = {
-            let mut guard = self.server.borrow_mut();
-            let server = &mut *guard;
-            match (fault, place) {
-                (Fault::Finalized, Place::Stream(Slot { stream, .. })) => {
-                    server.streams.entry(stream.into()).and_modify(|stream| stream.finalized = true);
-                }
-                (Fault::Gone, Place::Stream(Slot { stream, .. })) => drop(server.streams.remove(stream)),
-                (Fault::Later { done: false }, _) => return Err(later()),
-                (Fault::Stumble, _) => {
-                    return Err(stumbled());
-                }
-                (Fault::GoneForAMoment, Place::Stream(_)) => return Err(Refusal::StreamGone("no stream, it says".into())),
-                (Fault::Precondition, _) => return Err(Refusal::Precondition("no".into())),
-                (Fault::Restart, _) => server.streams.clear(),
-                (Fault::Slow(after), Place::Stream(Slot { stream, offset, .. })) => {
-                    server.slow.push(Slow { after, stream: stream.to_owned(), offset, rows: rows.to_vec() });
-                    return Err(later());
-                }
-                (Fault::Overtaken, Place::Stream(Slot { stream, offset, length })) => {
-                    server.overtake(stream, offset, length);
-                    return Err(later());
-                }
-                (Fault::Missing, _) => return Err(Refusal::TableMissing("no table".into())),
-                (Fault::SchemaChanged, _) => return Err(Refusal::SchemaChanged("columns".into())),
-                _ => {}
-            }
-            if fault != (Fault::Silent { done: false }) { server.take(place, rows) } else { Err(later()) }
+    fn depth(&self) -> usize {
+        if self.streams { self.server.borrow().depth } else { 1 }
+    }
+
+    fn hang_up(&mut self) {
+        self.answers.clear();
+    }
+
+    async fn send(&mut self, slot: Slot<'_>, rows: &[Row]) -> Result<(), Refusal> {
+        let mut appending = Box::pin(self.appended(Place::Stream(slot), rows));
+        let answer = std::future::poll_fn(|cx| {
+            std::task::Poll::Ready(match appending.as_mut().poll(cx) {
+                std::task::Poll::Ready(answer) => Some(answer),
+                std::task::Poll::Pending => None,
+            })
+        })
+        .await;
+        drop(appending);
+        self.answers.push_back(answer);
+        Ok(())
+    }
+
+    async fn answer(&mut self, _: &[Row]) -> Result<Landed, Refusal> {
+        let answer = match self.answers.pop_front() {
+            Some(Some(answer)) => answer,
+            Some(None) => std::future::pending().await,
+            None => Err(later()),
         };
-        match fault {
-            Fault::Silent { .. } => std::future::pending().await,
-            Fault::Later { .. } => Err(later()),
-            _ => answer,
+        if answer != Ok(Landed::Now) {
+            self.answers.clear();
         }
+        answer
+    }
+
+    async fn append(&mut self, place: Place<'_>, rows: &[Row]) -> Result<Landed, Refusal> {
+        self.answers.clear();
+        self.appended(place, rows).await
     }
 
     async fn finalize(&mut self, Slot { stream, .. }: Slot<'_>) -> Result<i64, Refusal> {

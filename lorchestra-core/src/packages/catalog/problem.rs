@@ -1,6 +1,7 @@
 //! Why a file cannot be used, and what to do about it.
 
 use super::SearchOutcome;
+use crate::host::limits::{self, Doing, Limit};
 use crate::host::rights;
 use crate::text::{one_line, path_text, shell};
 use std::fmt;
@@ -119,6 +120,9 @@ impl Fault {
     pub(crate) fn unreadable(path: &Path, error: &io::Error) -> Self {
         if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) {
             return Self::new(Reason::Unreadable, "there is no such file", not_there(path));
+        }
+        if let Some(Limit { what, hint }) = limits::behind(error, Doing::Opening) {
+            return Self::new(Reason::Unreadable, format!("{what}: {error}"), hint);
         }
         let denied = path;
         let path = shell(path);

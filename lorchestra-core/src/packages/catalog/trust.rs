@@ -167,6 +167,9 @@ fn push(pending: &mut Vec<OsString>, path: &Path) {
 fn look(what: What, at: &Path, meta: &Metadata) -> Result<(), Fault> {
     let seen = Seen::of(what, meta);
     let user = rustix::process::geteuid().as_raw();
+    if rights::is_unknown(seen.owner) {
+        return Err(fault(seen, Flaw::Owner, at, user));
+    }
     match seen.flaw(user, |group| accounts::is_own_group(group, user), || has_access_list(at)) {
         None => Ok(()),
         Some(flaw) => Err(fault(seen, flaw, at, user)),

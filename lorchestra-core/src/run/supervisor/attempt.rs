@@ -16,7 +16,7 @@ use crate::plan::RunSpec;
 use crate::run::decision::{Evidence, Memory, WorkerFault, decide};
 use crate::run::ending::Facts;
 use crate::run::error::RunError;
-use crate::run::intake::{Intake, IntakeError};
+use crate::run::intake::{Idle, IntakeError, Work};
 use crate::run::log::{self, Log};
 use crate::run::note::Note;
 use crate::run::traces::has_content;
@@ -43,6 +43,7 @@ pub(super) struct Files {
     spool: PathBuf,
     log: Log,
     note: Note,
+    intake: Idle,
 }
 
 /// A worker that waits for its order, and the files of its attempt.
@@ -108,7 +109,8 @@ impl Attempt<'_> {
         log.mask(self.env.secrets.mask());
         let path = state.attempt_note(self.run_id, attempt);
         let note = Note::create(&path).map_err(|source| StateError::Io { path, source })?;
-        Ok(Files { output, spool, log, note })
+        let intake = Idle::new().map_err(failed("starting the intake thread"))?;
+        Ok(Files { output, spool, log, note, intake })
     }
 
     /// Sends the worker its order and sees it to its end.
@@ -121,7 +123,7 @@ impl Attempt<'_> {
     ) -> Result<AttemptResult, RunError> {
         let Self { env, spec, library, run_id } = self;
         let Prepared { mut worker, files } = prepared;
-        let Files { output, spool, mut log, note } = files;
+        let Files { output, spool, mut log, note, intake } = files;
         let mut params = spec.params.clone();
         env.secrets.add_to(&mut params);
         worker.order(&Order {
@@ -147,7 +149,8 @@ impl Attempt<'_> {
         });
         let pipe = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK);
         let (seen_read, seen_write) = pipe.map_err(io::Error::from).map_err(failed("making a pipe"))?;
-        let intake = Intake::start(store, run_id, attempt, &spool, seen_write).map_err(failed("starting the intake thread"))?;
+        let intake =
+            intake.start(Work { store, run_id: (*run_id).to_owned(), attempt, spool: spool.clone(), final_seen: seen_write });
         let watched = Watched { worker: &mut worker, final_seen: &seen_read, note: &note, log: &mut log };
         let limits = Limits { timeout: spec.timeout, grace: spec.grace };
         let seen = dispatch(watched, limits, signals).map_err(failed("waiting for the worker"))?;

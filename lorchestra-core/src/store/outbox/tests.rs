@@ -72,3 +72,60 @@ fn what_one_destination_lacks_is_kept_until_it_is_forgotten() {
     assert_eq!(open("late").pending_rows(0, 10, usize::MAX).unwrap().len(), 1);
     assert_eq!(pending(&store, "unknown"), 3);
 }
+
+/// Two batches of which each has one event, frozen one after the other in one stream; and a third event.
+fn two_frozen(site: &crate::store::tests::Site) -> (Outbox, [Batch; 2]) {
+    let mut store = Store::open(&site.state).unwrap();
+    store.begin_run(&new_run("r1"), &started()).unwrap();
+    store.end_run("r1", &end()).unwrap();
+    store.begin_run(&new_run("r2"), &started()).unwrap();
+    let mut outbox = Outbox::open(store, "there").unwrap();
+    outbox.use_stream("t", "s").unwrap();
+    let rows = outbox.pending_rows(0, 10, usize::MAX).unwrap();
+    assert_eq!(rows.len(), 3);
+    let new = |n: i64| NewBatch { target: "t".into(), stream: Some("s".into()), length: 7, first: n, last: n, rows: 1 };
+    let batches = [rows[0].n, rows[1].n].map(|n| outbox.advance(None, Some(&new(n))).unwrap().unwrap());
+    assert_eq!(outbox.frozen_batches().unwrap(), batches);
+    assert_eq!(batches.each_ref().map(|batch| batch.place.as_ref().unwrap().1), [0, 7]);
+    (outbox, batches)
+}
+
+fn pending_numbers(outbox: &Outbox) -> Vec<i64> {
+    outbox.pending_rows(0, 10, usize::MAX).unwrap().into_iter().map(|row| row.n).collect()
+}
+
+/// The first was taken back, and the second landed all the same: the mark does not pass the first.
+#[test]
+fn what_lands_behind_a_batch_that_was_taken_back_does_not_hide_it() {
+    let site = site();
+    let (mut outbox, [first, second]) = two_frozen(&site);
+    outbox.release(&first, &[], 10, "no").unwrap();
+    assert_eq!(outbox.stream("t", 0).unwrap(), None, "nothing else may come to the second one's place");
+    outbox.advance(Some(&second), None).unwrap();
+    assert_eq!(pending_numbers(&outbox), [first.first, second.last + 1]);
+    assert_eq!(pending(&outbox.store, "there"), 2);
+}
+
+/// The first was taken back, and of the second nobody knows: both are what they are.
+#[test]
+fn what_is_uncertain_behind_a_batch_that_was_taken_back_does_not_hide_it() {
+    let site = site();
+    let (mut outbox, [first, second]) = two_frozen(&site);
+    outbox.release(&first, &[], 10, "no").unwrap();
+    outbox.give_up(&second, "silence").unwrap();
+    let backlog = outbox.store.backlog("there", None).unwrap();
+    assert_eq!((backlog.pending, backlog.uncertain, backlog.refused), (2, 1, 0));
+    assert_eq!((outbox.suspect(0).unwrap(), pending_numbers(&outbox)), (Some(first.first), vec![second.last + 1]));
+}
+
+/// In their order, as they are answered.
+#[test]
+fn batches_that_are_frozen_together_are_delivered_one_after_the_other() {
+    let site = site();
+    let (mut outbox, [first, second]) = two_frozen(&site);
+    outbox.advance(Some(&first), None).unwrap();
+    assert_eq!(outbox.frozen_batches().unwrap(), std::slice::from_ref(&second));
+    outbox.release(&second, &[], 10, "no").unwrap();
+    assert_eq!(outbox.stream("t", 0).unwrap().map(|stream| stream.offset), Some(7), "its place is free again");
+    assert_eq!(pending_numbers(&outbox), [second.first, second.last + 1]);
+}

@@ -16,6 +16,8 @@ const PRIVATE_KEY: &str = include_str!("test-key.pem");
 const CLIENT_EMAIL: &str = "tester@fake-project.iam.gserviceaccount.com";
 /// The refresh token that is good.
 const REFRESH_TOKEN: &str = "fake-refresh-token";
+/// What an identity provider's token is.
+const SUBJECT_TOKEN: &str = "fake-subject-token";
 /// The metadata server's project.
 const PROJECT: &str = "fake-project";
 
@@ -48,6 +50,17 @@ pub(super) fn authorized_user(endpoint: &str) -> Value {
     })
 }
 
+/// Workload identity federation: a token in a file, exchanged at this endpoint.
+pub(super) fn external_account(endpoint: &str, subject: &str) -> Value {
+    json!({
+        "type": "external_account",
+        "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/tests/providers/fake",
+        "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+        "token_url": format!("{endpoint}/token"),
+        "credential_source": {"file": subject},
+    })
+}
+
 pub(super) fn answer(shared: &Shared, parts: &Parts, method: Method, body: &[u8]) -> Answer {
     let mut state = shared.state();
     match method {
@@ -61,7 +74,8 @@ fn issue(state: &mut State, grant: String) -> Answer {
     let token = format!("fake-token-{}", state.tokens_issued);
     state.tokens.insert(token.clone());
     state.grants.push(grant);
-    Answer::Json(200, json!({"access_token": token, "expires_in": 3599, "token_type": "Bearer"}))
+    let kind = "urn:ietf:params:oauth:token-type:access_token";
+    Answer::Json(200, json!({"access_token": token, "expires_in": 3599, "token_type": "Bearer", "issued_token_type": kind}))
 }
 
 fn token(state: &mut State, body: &[u8]) -> Answer {
@@ -94,6 +108,10 @@ fn token(state: &mut State, body: &[u8]) -> Answer {
             refuse("invalid_request", "Could not determine client ID from request.")
         }
         "refresh_token" => issue(state, "authorized_user".to_owned()),
+        "urn:ietf:params:oauth:grant-type:token-exchange" if field("subject_token") != SUBJECT_TOKEN => {
+            refuse("invalid_grant", "The subject token is not the identity provider's.")
+        }
+        "urn:ietf:params:oauth:grant-type:token-exchange" => issue(state, format!("external_account {}", field("scope"))),
         other => refuse("unsupported_grant_type", &format!("Invalid grant_type: {other}")),
     }
 }

@@ -74,6 +74,8 @@ pub enum Fault {
     CommitThenDrop,
     /// Everything as always, this much later.
     Delay(Duration),
+    /// The work is done at once, and its answer comes this much later; what comes in between is worked on. AppendRows only.
+    Latency(Duration),
     /// The rows with these indices are refused, so none is written. InsertAll and AppendRows only.
     RowErrors(Vec<usize>),
     /// The stream is finalised by somebody else first; then as always. AppendRows and Finalize only.
@@ -93,7 +95,7 @@ impl Fault {
         match self {
             Self::Status(..) | Self::Html(_) | Self::Empty(..) => !method.is_grpc() && method != Method::Other,
             Self::Grpc(..) => method.is_grpc(),
-            Self::InBand(..) => method == AppendRows,
+            Self::InBand(..) | Self::Latency(_) => method == AppendRows,
             Self::Silent | Self::CommitThenSilent | Self::CloseHalfWay | Self::CommitThenDrop | Self::Delay(_) => {
                 method != Method::Other
             }

@@ -14,7 +14,9 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder, Streaming};
 use tonic::codegen::{BoxFuture, Service, http};
 use tonic::{Code, Request, Response, Status};
@@ -113,6 +115,8 @@ impl Service<Request<Bytes>> for Unary {
         let method = self.method;
         let authorized = self.call.authorize(&request);
         Box::pin(async move {
+            let headers = request.metadata().clone().into_headers();
+            shared.state().record(method, &headers, request.get_ref());
             let fault = shared.meet(method);
             shared.before(fault.as_ref(), &door).await;
             authorized?;
@@ -177,8 +181,9 @@ impl Service<Request<Streaming<Bytes>>> for Append {
             let routing =
                 request.metadata().get("x-goog-request-params").and_then(|value| value.to_str().ok()).unwrap_or_default();
             shared.state().routing.push(routing.to_owned());
+            let headers = request.metadata().clone().into_headers();
             let (answers, mut answered) = mpsc::channel(16);
-            tokio::spawn(answer_all(shared, door, request.into_inner(), answers));
+            tokio::spawn(answer_all(shared, door, (headers, request.into_inner()), answers));
             // Google's servers send their headers with the first answer: who waits for them before sending waits for ever.
             match answered.recv().await {
                 Some(Err(status)) => Err(status),
@@ -228,38 +233,56 @@ impl Drop for Open {
 async fn answer_all(
     shared: Arc<Shared>,
     door: Door,
-    mut messages: Streaming<Bytes>,
+    (headers, mut messages): (http::HeaderMap, Streaming<Bytes>),
     answers: mpsc::Sender<Result<Bytes, Status>>,
 ) {
     let open = Open::new(Arc::clone(&shared));
-    let answering = async {
+    // Worked on in their order; each answer goes out when it is due, after those before it.
+    let (worked, mut due) = mpsc::unbounded_channel::<(Instant, Result<Bytes, Status>)>();
+    let working = async {
         let mut appending = Appending::new();
         while let Ok(Some(message)) = messages.message().await {
-            let answer = answer(&shared, &door, &mut appending, &message).await;
+            shared.state().record(Method::AppendRows, &headers, &message);
+            let (late, answer) = answer(&shared, &door, &mut appending, &message).await;
             let last = answer.is_err();
-            if answers.send(answer).await.is_err() || last {
+            if worked.send((Instant::now() + late, answer)).is_err() || last {
+                break;
+            }
+        }
+        drop(worked);
+    };
+    let answering = async {
+        while let Some((at, answer)) = due.recv().await {
+            tokio::time::sleep_until(at).await;
+            if answers.send(answer).await.is_err() {
                 return;
             }
         }
     };
     // A client that is gone ends a silence.
     tokio::select! {
-        () = answering => {}
+        ((), ()) = async { tokio::join!(working, answering) } => {}
         () = answers.closed() => {}
     }
     drop(open);
 }
 
-/// An `Err` ends the call.
-async fn answer(shared: &Shared, door: &Door, appending: &mut Appending, message: &Bytes) -> Result<Bytes, Status> {
+/// How late it is, and the answer; an `Err` ends the call.
+async fn answer(shared: &Shared, door: &Door, appending: &mut Appending, message: &Bytes) -> (Duration, Result<Bytes, Status>) {
     let fault = shared.meet(Method::AppendRows);
     shared.before(fault.as_ref(), door).await;
-    let appended = match fault {
-        Some(Fault::Grpc(code, words, storage)) => return Err(Refused::scripted(code, words, storage).into_status()),
-        Some(Fault::InBand(code, words, storage)) => Err(Refused::scripted(code, words, storage)),
-        ref other => appending.append(shared, message, other.as_ref()),
-    };
+    let late = if let Some(Fault::Latency(late)) = fault { late } else { Duration::ZERO };
+    let answer = answered(shared, appending, message, fault.as_ref());
     shared.after(fault.as_ref(), door).await;
+    (late, answer)
+}
+
+fn answered(shared: &Shared, appending: &mut Appending, message: &Bytes, fault: Option<&Fault>) -> Result<Bytes, Status> {
+    let appended = match fault {
+        Some(Fault::Grpc(code, words, storage)) => return Err(Refused::scripted(*code, words, *storage).into_status()),
+        Some(Fault::InBand(code, words, storage)) => Err(Refused::scripted(*code, words, *storage)),
+        other => appending.append(shared, message, other),
+    };
     let response = match appended {
         Ok(response) => response,
         Err(refused) if shared.state().errors_end_calls => return Err(refused.into_status()),

@@ -55,7 +55,11 @@ pub(super) async fn serve(
     let (parts, body) = request.into_parts();
     let (method, target) = asked(&parts);
     let answer = match Limited::new(body, LARGEST_BODY).collect().await {
-        Ok(body) => answer(&shared, &door, &parts, method, &target, body.to_bytes()).await,
+        Ok(body) => {
+            let body = body.to_bytes();
+            shared.state().record(method, &parts.headers, &body);
+            answer(&shared, &door, &parts, method, &target, body).await
+        }
         Err(_) => Answer::Html(413),
     };
     Ok(response(answer))

@@ -4,6 +4,7 @@ use super::faults::{Fault, Faults, Method};
 use super::refusal::Refusal;
 use super::serving::Door;
 use super::tables::{Table, TableName};
+use hyper::header::{HeaderMap, HeaderValue};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -21,6 +22,17 @@ pub struct Stream {
     pub finalized: bool,
     /// Gone: nobody can write to it or ask for it.
     pub dropped: bool,
+}
+
+/// One request as it came: of AppendRows, one message of a call.
+#[derive(Debug, Clone)]
+pub struct Exchange {
+    /// What it asks for.
+    pub method: Method,
+    /// Its headers, by lower-case name; of AppendRows those of the call.
+    pub headers: BTreeMap<String, String>,
+    /// JSON, or a message of protobuf.
+    pub body: Vec<u8>,
 }
 
 /// A dataset: project and id.
@@ -46,9 +58,19 @@ pub(super) struct State {
     pub(super) require_auth: bool,
     /// In-band errors end the call as well.
     pub(super) errors_end_calls: bool,
+    /// What came, if it is to be kept.
+    pub(super) recorded: Option<Vec<Exchange>>,
 }
 
 impl State {
+    pub(super) fn record(&mut self, method: Method, headers: &HeaderMap, body: &[u8]) {
+        if let Some(recorded) = &mut self.recorded {
+            let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_owned();
+            let headers = headers.iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect();
+            recorded.push(Exchange { method, headers, body: body.to_vec() });
+        }
+    }
+
     /// The table of a request; called once for each request that needs one.
     pub(super) fn table(&mut self, name: &TableName) -> Result<&mut Table, Refusal> {
         if self.vanished > 0 {

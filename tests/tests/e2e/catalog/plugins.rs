@@ -420,3 +420,40 @@ fn a_job_goes_on_while_its_package_is_replaced_and_removed() {
     running.wait().exits(143);
     assert_eq!(sandbox.run().cause(), "cancelled");
 }
+
+/// What was read by a command that has ended, in bytes: also by its threads, and not by its children.
+fn read_by(mut command: std::process::Command) -> (Option<i32>, u64) {
+    use rustix::process::{WaitId, WaitIdOptions};
+    let mut child = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    // Not reaped yet: what it did can be read.
+    rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
+    let io = fs::read_to_string(format!("/proc/{}/io", child.id())).unwrap();
+    let read = io.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse().ok()).unwrap();
+    (child.wait().unwrap().code(), read)
+}
+
+/// A library with a hole costs no disk, and time for each of its bytes.
+#[test]
+fn a_large_library_is_read_once_and_one_that_its_header_refuses_not_at_all() {
+    const SIZE: u64 = 256 << 20;
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    let path = sandbox.plugins().join("libmisbehave.so");
+    let grow = |path: &Path| fs::File::options().write(true).open(path).unwrap().set_len(SIZE).unwrap();
+    grow(&path);
+    let check = |path: &Path| read_by(sandbox.command(&["plugins", "check", &path.display().to_string()]));
+    let (code, read) = check(&path);
+    assert_eq!(code, Some(0));
+    assert!((SIZE..SIZE + (64 << 20)).contains(&read), "{read} bytes were read");
+    for (name, change) in [("arm.so", 18), ("other.so", 0)] {
+        let other = sandbox.path(name);
+        fs::copy(Fixture::Misbehave.built(), &other).unwrap();
+        let mut bytes = fs::read(&other).unwrap();
+        // The machine, or the magic number.
+        bytes[change] = 183;
+        fs::write(&other, bytes).unwrap();
+        grow(&other);
+        let (code, read) = check(&other);
+        assert!(code == Some(126) && read < 4 << 20, "{name}: {code:?}, {read} bytes were read");
+    }
+}

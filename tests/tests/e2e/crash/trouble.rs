@@ -431,3 +431,37 @@ fn strange_things_in_the_spool_directory_are_left_alone() {
 fn uuid_like() -> &'static str {
     "01890000-0000-7000-8000-00000000000a"
 }
+
+/// Disks of every size from too small for anything to large enough: whichever write is the first that finds no room, the command says so, and what
+/// was acknowledged is there once there is room.
+#[test]
+fn whichever_write_finds_the_disk_full_nothing_acknowledged_is_lost() {
+    let (mut before, mut during, mut completed) = (0, 0, 0);
+    for kib in [16, 64, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 1024, 4096] {
+        let (sandbox, Some(disks)) = on_disks(&[("", kib)]) else { return };
+        let marker = sandbox.arg("acknowledged");
+        let args = ["run-job", "misbehave", "numbered", "--count", "3000", "--acknowledged", &marker];
+        let ended = run(&disks, &sandbox, &args);
+        let safe = acknowledged(&sandbox);
+        match ended.code() {
+            Some(0) => completed += 1,
+            Some(74) if safe == 0 => before += 1,
+            Some(1 | 74) => during += 1,
+            _ => panic!("{kib} KiB: {}", ended.shown()),
+        }
+        let told =
+            ["full", "No space left", "could not be recorded", "free some space"].iter().any(|words| ended.err().contains(words));
+        assert!(ended.code() == Some(0) || told, "{kib} KiB: {}", ended.shown());
+        disks.remount(&sandbox.state(), "size=16m");
+        let runs = run(&disks, &sandbox, &["runs", "list", "--json"]).exits(0).json_lines("lorchestra.run/1");
+        assert!(runs.len() <= 1 && (safe == 0 || runs.len() == 1), "{kib} KiB: {runs:?}");
+        if runs.len() == 1 {
+            let (state, cause, message, events) = only_run(&disks, &sandbox, "number");
+            assert!(events == safe, "{kib} KiB: {events} events, {safe} acknowledged: {state} {cause} {message}");
+            assert_eq!(state == "completed", safe == 3000 && cause.is_empty(), "{kib} KiB: {state} {cause} {message}");
+        }
+        // And the next run has all the room it needs.
+        run(&disks, &sandbox, &["run-job", "misbehave", "noop"]).exits(0);
+    }
+    assert!(before > 0 && during > 0 && completed > 0, "{before} before, {during} during, {completed} completed");
+}

@@ -92,6 +92,56 @@ fn kills_in_a_crowd_lose_and_double_nothing() {
     assert_eq!((rows, distinct), (stored, stored));
 }
 
+/// The server is killed while rows are on their way, and started again without its streams, round after round; and a deliverer is killed.
+#[test]
+fn a_server_that_is_restarted_in_the_middle_has_each_event_once() {
+    let venv = emulator::ensure_venv();
+    let mut emulator = Emulator::start_persistent(&venv);
+    let dataset = emulator.own_dataset();
+    let sandbox = sandbox(&emulator, &dataset, "storage-write");
+    sandbox.lorchestra(&["events", "setup"]).exits(0);
+    for round in 0..2_u64 {
+        let count = "12000";
+        let running = sandbox.start(&["run-job", "--delivery-timeout", "20s", "misbehave", "numbered", "--count", count]);
+        std::thread::sleep(std::time::Duration::from_millis(600 + 900 * round));
+        if round == 1 {
+            let workers = running.children();
+            running.signal(Signal::KILL);
+            lorchestra_tests::eventually("its worker is gone", || workers.iter().all(|pid| !processes::is_alive(*pid)));
+        }
+        emulator.restart(&venv);
+        let ended = running.wait();
+        assert_eq!(ended.code() == Some(0), round == 0, "{}", ended.shown());
+        sandbox.lorchestra(&["runs", "list"]).exits(0);
+        sandbox.lorchestra(&["events", "flush", "--timeout", "50s"]).exits(0);
+        let failed = sandbox.lorchestra(&["events", "list", "--failed"]).exits(0);
+        assert_eq!(failed.out(), "", "no row is to blame");
+        let (rows, distinct, stored) = counts(&emulator, &dataset, &sandbox);
+        assert_eq!((rows, distinct), (stored, stored), "round {round}");
+    }
+}
+
+/// Twelve processes with three stores into one table.
+#[test]
+fn three_stores_write_into_one_table() {
+    let (emulator, dataset, first) = set_up("storage-write");
+    let sandboxes = [first, sandbox(&emulator, &dataset, "storage-write"), sandbox(&emulator, &dataset, "storage-write")];
+    let running: Vec<Running> = (0..12)
+        .map(|i| {
+            let account = format!("a{i}");
+            sandboxes[i % 3].start(&["run-job", "misbehave", "numbered", "--count", "300", "--account", &account])
+        })
+        .collect();
+    for running in running {
+        running.wait().exits(0);
+    }
+    for sandbox in &sandboxes {
+        sandbox.lorchestra(&["events", "flush", "--timeout", "50s"]).exits(0);
+    }
+    let (rows, distinct, _) = counts(&emulator, &dataset, &sandboxes[0]);
+    assert_eq!((rows, distinct), (12 * 302, 12 * 302));
+}
+
 /// Insert-all writes an event twice now and then; the view that set-up makes shows it once.
 #[test]
 fn the_view_shows_each_event_once() {

@@ -395,6 +395,31 @@ fn required_delivery_without_credentials_starts_no_job() {
     site.all_is_delivered(Write::Storage, "with credentials");
 }
 
+/// Workload identity federation, from the file to the rows; and who pays is in every request.
+#[test]
+fn a_federated_identity_delivers_and_names_who_pays() {
+    for write in BOTH {
+        let site = Site::new(write);
+        site.fake.require_auth(true);
+        std::fs::write(site.sandbox.path("oidc"), "wrong").unwrap();
+        let key = site.fake.external_account(&site.sandbox.arg("oidc"));
+        std::fs::write(site.sandbox.path("google.json"), key.to_string()).unwrap();
+        let file = site.sandbox.arg("google.json");
+        let environment = [("GOOGLE_APPLICATION_CREDENTIALS", file.as_str()), ("GOOGLE_CLOUD_QUOTA_PROJECT", "payer")];
+        let ended = site.sandbox.lorchestra_with(&environment, &["run-job", "misbehave", "noop"]).exits(0);
+        assert!(ended.err().contains("invalid_grant (The subject token is not the identity provider's.)"), "{}", ended.shown());
+        assert_eq!(ended.err().lines().count(), 1, "{}", ended.shown());
+        std::fs::write(site.sandbox.path("oidc"), "fake-subject-token").unwrap();
+        site.fake.record();
+        site.sandbox.lorchestra_with(&environment, &["events", "flush"]).exits(0);
+        site.all_is_delivered(write, "by a federated identity");
+        assert_eq!(site.fake.grants(), ["external_account https://www.googleapis.com/auth/bigquery"]);
+        let asked = site.fake.recorded().into_iter().filter(|exchange| exchange.method != Method::Token);
+        let payers: Vec<_> = asked.map(|exchange| exchange.headers.get("x-goog-user-project").cloned()).collect();
+        assert!(payers.len() >= 2 && payers.iter().all(|payer| payer.as_deref() == Some("payer")), "{payers:?}");
+    }
+}
+
 /// Neither tokens, nor keys, nor subjects, nor payloads are in what lorchestra prints or logs, at the most verbose; nor in the reasons
 /// it keeps, although the server quotes what it refuses.
 #[test]
@@ -494,6 +519,38 @@ fn the_python_tools_table_keeps_working() {
         let table = site.fake.table_resource(&site.table).unwrap();
         let created = table["schema"]["fields"].as_array().unwrap().iter().find(|f| f["name"] == "created_at").unwrap().clone();
         assert_eq!(created["type"], "STRING", "nothing is altered");
+    }
+}
+
+/// Tables that cannot be written to are refused in one sentence that says what to change; nothing is lost, and a fit one gets it all.
+#[test]
+fn tables_that_do_not_fit_are_refused_in_a_sentence() {
+    let fields = || lorchestra_tests::bigquery::fake::event_columns();
+    let mut required = fields();
+    required.as_array_mut().unwrap().push(json!({"name": "tenant", "type": "STRING", "mode": "REQUIRED"}));
+    let mut loaded = fields();
+    loaded.as_array_mut().unwrap().push(json!({"name": "loaded_at", "type": "TIMESTAMP"}));
+    let partition = |by: &str| json!({"schema": {"fields": loaded}, "timePartitioning": {"type": "DAY", "field": by}, "requirePartitionFilter": true});
+    let view = json!({"view": {"query": "SELECT 1 AS event_id", "useLegacySql": false}});
+    for write in BOTH {
+        for (resource, said) in [
+            (
+                json!({"schema": {"fields": required}}),
+                "column tenant is REQUIRED, and events have nothing for it: make it NULLABLE",
+            ),
+            (view.clone(), "is a VIEW: name the table that events are to be written to"),
+            (partition("loaded_at"), "requires a partition filter on column loaded_at"),
+        ] {
+            let site = Site::without_table(write);
+            site.fake.create_table(&site.table, &resource);
+            let ended = site.sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+            assert_eq!(ended.err().lines().count(), 1, "{}", ended.shown());
+            assert!(ended.err().contains(said) && ended.err().contains("2 events are not in BigQuery yet"), "{}", ended.shown());
+            site.fake.drop_table(&site.table);
+            site.fake.create_table(&site.table, &partition("created_at"));
+            assert_eq!(site.flushed(), 2, "{write:?} {said}");
+            site.all_is_delivered(write, said);
+        }
     }
 }
 

@@ -386,3 +386,46 @@ fn a_full_disk_keeps_what_belongs_to_a_state() {
     let numbers: Vec<u64> = lines(&on_disk.join("numbers.jsonl")).iter().map(|line| line["n"].as_u64().unwrap()).collect();
     assert_eq!(numbers, (1..=1000).collect::<Vec<_>>());
 }
+
+/// What the system calls "not found", and what an answer really has in it. Each error that points to the log has something there.
+#[test]
+fn what_is_wrong_with_a_tap_is_named_by_what_is_there() {
+    use std::os::unix::fs::PermissionsExt;
+    let sandbox = Sandbox::with(&[Fixture::MeltanoIngest]);
+    let deep = format!("{}1{}", r#"{"properties":{"a":"#.repeat(70), "}}".repeat(70));
+    let schema = format!(r#"{{"type":"SCHEMA","stream":"deep","schema":{deep},"key_properties":[]}}"#);
+    let loud = "#!/bin/sh\necho 'INFO starting'\necho '{\"streams\":[]}'\n";
+    for (name, job, text, expected, logged) in [
+        (
+            "gone",
+            "run_tap",
+            "#!/opt/no/such/python -u\n",
+            "the interpreter that its first line names is not: /opt/no/such/python;",
+            "",
+        ),
+        ("windows", "run_tap", "#!/bin/sh\r\necho\r\n", "its first line ends with a carriage return", ""),
+        ("silent", "run_tap", "#!/bin/sh\necho >&2\nexit 3\n", "it wrote nothing to standard error", ""),
+        (
+            "deep",
+            "run_tap",
+            &format!("#!/bin/sh\necho '{schema}'\n"),
+            "is nested deeper than 127 levels; the line is in the log",
+            "properties",
+        ),
+        ("loud", "discover", loud, "a line before the catalog that is not JSON, and that line is in the log", "INFO starting"),
+        ("mute", "discover", "#!/bin/sh\n", "it answered nothing to --discover; it wrote nothing to standard error", ""),
+    ] {
+        let path = sandbox.path(name);
+        // By another process: what this one's other tests fork could hold it open for writing.
+        let made = std::process::Command::new("sh").args(["-c", "printf %s \"$1\" > \"$0\""]).arg(&path).arg(text).status();
+        assert!(made.unwrap().success());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let tap = path.display().to_string();
+        let ended = sandbox.lorchestra(&["run-job", "meltano-ingest", job, "--tap", &tap]).exits(1);
+        assert!(ended.err().contains(expected) && !ended.err().contains("no such program"), "{name}: {}", ended.shown());
+        let run = sandbox.runs().remove(0);
+        let log = sandbox.lorchestra(&["runs", "logs", run.id()]).exits(0);
+        assert!(log.out().contains(logged) && (logged.is_empty() || !log.out().is_empty()), "{name}: {}", log.shown());
+        assert_eq!(ended.err().contains("in the log of this run"), !logged.is_empty(), "{name}: {}", ended.shown());
+    }
+}

@@ -1,5 +1,6 @@
 //! Sends events that are in memory to a table, as the delivery thread sends those of the store, and prints what that took:
-//! `bench-send storage-write|insert-all REST GRPC PROJECT.DATASET.TABLE EVENTS`.
+//! `bench-send storage-write|pipelined|insert-all REST GRPC PROJECT.DATASET.TABLE EVENTS`. `pipelined` has as many batches on their way as the
+//! delivery thread has, the others one.
 //!
 //! Between the two moments that are measured lie encoding, sending, and waiting for each answer; the connection is there, and so
 //! are the rows.
@@ -10,16 +11,18 @@ use lorchestra_core::delivery::bigquery::{BigQuery, BigQueryConfig, CredentialSo
 use lorchestra_core::delivery::{Destination, Landed, Place, Row, Slot};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
+use std::collections::VecDeque;
 use std::error::Error;
 use std::time::{Duration, Instant};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [write, rest, grpc, table, count] = args.as_slice() else {
-        return Err("usage: bench-send storage-write|insert-all REST GRPC TABLE EVENTS".into());
+        return Err("usage: bench-send storage-write|pipelined|insert-all REST GRPC TABLE EVENTS".into());
     };
+    let pipelined = write == "pipelined";
     let write = match write.as_str() {
-        "storage-write" => WriteMethod::StorageWrite,
+        "storage-write" | "pipelined" => WriteMethod::StorageWrite,
         "insert-all" => WriteMethod::InsertAll,
         other => return Err(format!("what is {other}?").into()),
     };
@@ -41,10 +44,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     })?;
     let rows: Vec<Row> = (0..count.parse()?).map(events::row).collect();
     // The runtime of the delivery thread.
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(send(table, &rows))
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(send(table, &rows, pipelined))
 }
 
-async fn send(mut table: BigQuery, rows: &[Row]) -> Result<(), Box<dyn Error>> {
+async fn send(mut table: BigQuery, rows: &[Row], pipelined: bool) -> Result<(), Box<dyn Error>> {
     table.connect().await?;
     let stream = if table.uses_streams() { Some(table.create_stream().await?) } else { None };
     let size = table.policy().rows;
@@ -53,8 +56,13 @@ async fn send(mut table: BigQuery, rows: &[Row]) -> Result<(), Box<dyn Error>> {
     let mut sent = 0;
     append(&mut table, stream.as_deref(), &mut sent, &warm).await?;
     let (start, used) = (Instant::now(), processor());
-    for batch in rows.chunks(size) {
-        append(&mut table, stream.as_deref(), &mut sent, batch).await?;
+    match stream.as_deref().filter(|_| pipelined) {
+        Some(stream) => pipeline(&mut table, stream, sent, rows.chunks(size)).await?,
+        None => {
+            for batch in rows.chunks(size) {
+                append(&mut table, stream.as_deref(), &mut sent, batch).await?;
+            }
+        }
     }
     let (seconds, cpu) = (start.elapsed().as_secs_f64(), processor() - used);
     println!("{}", json!({"rows": rows.len(), "seconds": seconds, "cpu_seconds": cpu}));
@@ -68,6 +76,33 @@ async fn append(table: &mut BigQuery, stream: Option<&str>, sent: &mut i64, rows
         return Err("there was something in the stream already".into());
     }
     *sent += length;
+    Ok(())
+}
+
+/// As the delivery thread does it.
+async fn pipeline<'a>(
+    table: &mut BigQuery,
+    stream: &str,
+    mut sent: i64,
+    batches: impl Iterator<Item = &'a [Row]>,
+) -> Result<(), Box<dyn Error>> {
+    let mut on_their_way = VecDeque::new();
+    let mut batches = batches.peekable();
+    while batches.peek().is_some() || !on_their_way.is_empty() {
+        while on_their_way.len() < table.depth()
+            && let Some(batch) = batches.next()
+        {
+            let length = table.length(batch);
+            table.send(Slot { stream, offset: sent, length }, batch).await?;
+            sent += length;
+            on_their_way.push_back(batch);
+        }
+        if let Some(batch) = on_their_way.pop_front()
+            && table.answer(batch).await? != Landed::Now
+        {
+            return Err("there was something in the stream already".into());
+        }
+    }
     Ok(())
 }
 
