@@ -84,18 +84,14 @@ fn a_configuration_that_cannot_be_read_is_told() {
     let cases = [
         ("plugin_dir = [\"/x\"]", "line 1: unknown field `plugin_dir`", "did you mean `plugin_dirs`?"),
         ("\n[retention]\nlog = \"1d\"", "line 3: unknown field `log`", "did you mean `logs`?"),
-        (
-            "[retention]\nruns = \"0s\"",
-            "line 2: a retention of 0 would remove every run as it ends",
-            "docs/reference/configuration.md",
-        ),
-        ("[retention]\nstate_dirs = \"/x\"", "line 2: unknown field `state_dirs`", "docs/reference/configuration.md"),
+        ("[retention]\nruns = \"0s\"", "line 2: a retention of 0 would remove every run as it ends", "docs/configuration.md"),
+        ("[retention]\nstate_dirs = \"/x\"", "line 2: unknown field `state_dirs`", "docs/configuration.md"),
         ("[job.\"misbehave/Noop\"]\ntimeout = \"1s\"", "does not name a job", "write [job.\"package/job\"]"),
         ("state_dir = \"state\"", "is not absolute", "use an absolute path"),
-        ("on_failure = 7", "line 1: ", "docs/reference/configuration.md"),
-        ("on_failure = \"", "line 1: ", "docs/reference/configuration.md"),
-        ("[job.\"misbehave/noop\"]\ntimeout = \"soon\"", "line 2: ", "docs/reference/configuration.md"),
-        ("[job.\"misbehave/noop\"]\ntimeout = \"0s\"", "line 2: ", "docs/reference/configuration.md"),
+        ("on_failure = 7", "line 1: ", "docs/configuration.md"),
+        ("on_failure = \"", "line 1: ", "docs/configuration.md"),
+        ("[job.\"misbehave/noop\"]\ntimeout = \"soon\"", "line 2: ", "docs/configuration.md"),
+        ("[job.\"misbehave/noop\"]\ntimeout = \"0s\"", "line 2: ", "docs/configuration.md"),
         ("[job.noop]\ntimeout = \"1s\"", "does not name a job", "write [job.\"package/job\"]"),
     ];
     for (text, what, mend) in cases {
@@ -350,7 +346,7 @@ fn retention_removes_old_logs_and_old_runs() {
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     assert!(!logs.join(first.id()).exists(), "the logs are gone");
     let ended = sandbox.lorchestra(&["runs", "logs", first.id()]).exits(0);
-    assert!(ended.err().contains("retention removed it"), "{}", ended.shown());
+    assert!(ended.err().contains("removed by retention"), "{}", ended.shown());
     assert_eq!(sandbox.runs().len(), 2, "the runs are not");
 
     // The shortest there is. A run that ended longer ago is removed at the end of a later one.
@@ -408,7 +404,7 @@ fn a_damaged_store_is_told_with_what_saves_it() {
         let ended = sandbox.lorchestra(args).exits(78);
         assert!(ended.err().contains("lorchestra.db is damaged: "), "{}", ended.shown());
         assert!(
-            ended.err().contains("lorchestra.db-wal") && ended.err().contains("lorchestra.db .recover reads"),
+            ended.err().contains("lorchestra.db-wal") && ended.err().contains("lorchestra.db .recover to salvage"),
             "{}",
             ended.shown()
         );
