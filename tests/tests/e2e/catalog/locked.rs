@@ -122,7 +122,7 @@ fn the_configuration_locks_listings_and_runs() {
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
 }
 
-/// Locked from the first day, as in docs/security.md: what installs and lists must work for there to be a lock.
+/// Locked from the first day, as in docs/guides/sandbox.md: what installs and lists must work for there to be a lock.
 #[test]
 fn a_configuration_that_locks_before_there_is_a_lock() {
     let sandbox = Sandbox::with(&[]);
