@@ -185,5 +185,5 @@ fn missing_parameters_fail_before_connecting() {
         .secret("password", "kept-secret")
         .param("ca_file", ca_file)
         .run()
-        .assert_permanent("no certificate in it");
+        .assert_permanent("it contains no certificate");
 }

@@ -166,7 +166,7 @@ fn files_that_are_no_longer_as_they_were() {
 
     fs::write(dir.path().join("state.json"), "{}").unwrap();
     let error = run(3).unwrap_err();
-    assert!(error.is_permanent() && error.to_string().contains("move it away to begin from the start"), "{error}");
+    assert!(error.is_permanent() && error.to_string().contains("move it away to start over"), "{error}");
     fs::remove_file(dir.path().join("state.json")).unwrap();
     run(3).unwrap();
     assert_eq!(read(dir.path(), "a.jsonl"), "2 3 ", "the records of before stay");

@@ -119,8 +119,8 @@ fn each_failure_has_its_cause_and_keeps_complete_transactions() {
             false,
         ),
         (&[r#"{"type":"BATCH","stream":"a"}"#], long, "test sends records as BATCH files (line 5)", true),
-        (&[r#"{"type":"SCHEMA","stream":"","schema":{}}"#], long, "the name of a stream is empty; it cannot be kept", true),
-        (&[], "printf '{\"type\":\"REC'", "test: its output ends within a message, line 5 (exit status: 0)", false),
+        (&[r#"{"type":"SCHEMA","stream":"","schema":{}}"#], long, "cannot store it: the name of a stream is empty", true),
+        (&[], "printf '{\"type\":\"REC'", "test: its output ends in the middle of a message, in line 5 (exit status: 0)", false),
     ];
     for (more, then, says, permanent) in cases {
         let dir = TempDir::new();

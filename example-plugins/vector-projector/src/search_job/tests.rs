@@ -122,10 +122,8 @@ fn a_search_needs_the_model_of_the_index() {
 
     small_model::write(&model);
     std::fs::write(model.join("model.safetensors"), small_model::table(0.5)).unwrap();
-    job(&dir, "car")
-        .run()
-        .assert_permanent("model: is another model than when the index was made; run vector-projector/index_documents");
-    with(&model).assert_permanent("the index was made with another model, which was in ");
+    job(&dir, "car").run().assert_permanent("model: has changed since the index was built; run vector-projector/index_documents");
+    with(&model).assert_permanent("the index was built with another model, in ");
     with(&moved).assert_ok();
     // The error contains the command that fixes it.
     index(&dir, &documents).run().assert_ok();
@@ -211,7 +209,7 @@ fn an_impossible_search_is_an_error() {
     for query in ["", "  ", "***", "\"\""] {
         job(&dir, query).run().assert_permanent("the query contains no words");
     }
-    job(&dir, "x").param("limit", 0).run().assert_permanent("--limit 0 is not between 1 and 1000");
+    job(&dir, "x").param("limit", 0).run().assert_permanent("--limit 0 must be between 1 and 1000");
 }
 
 #[test]

@@ -153,8 +153,8 @@ fn an_invalid_table_is_an_error() {
         tensors(&json!({"embeddings": table, name: {"dtype": "I8", "shape": [8], "data_offsets": [8, 16]}}), &[0; 16])
     };
     for (bytes, says) in [
-        (tensors(&json!({}), &[]), "has no tensor `embeddings` or `embedding.weight`, but nothing; give --model"),
-        (tensors(&(0..3).map(layer).collect(), &[0; 3]), "but `layer.0` and 2 more; give --model"),
+        (tensors(&json!({}), &[]), "has no tensor `embeddings` or `embedding.weight`, but nothing; set --model"),
+        (tensors(&(0..3).map(layer).collect(), &[0; 3]), "but `layer.0` and 2 more; set --model"),
         (one("embeddings", "F32", json!([32]), 128), "its embedding table has the shape [32], expected tokens × 1 to 8192"),
         (one("embeddings", "F32", json!([8, 2, 2]), 128), "its embedding table has the shape [8, 2, 2]"),
         (one("embeddings", "I8", json!([8, 0]), 0), "its embedding table has the shape [8, 0]"),
