@@ -46,12 +46,12 @@ impl Converter for EmailConverter {
     }
 
     fn canonicalize(mut self, files: &[PathBuf], run: &mut Canonicalization<'_>) -> Result<(), CanonicalizationError> {
-        run.each_line(files, |run, line| self.take(run, line))
+        run.each_line(files, |run, line| self.convert(run, line))
     }
 }
 
 impl EmailConverter {
-    fn take(
+    fn convert(
         &mut self,
         run: &mut Canonicalization<'_>,
         line: &InputLine<'_>,

@@ -133,11 +133,11 @@ impl Payload {
     }
 
     fn media_type(&self, headers: &Headers<'_>) -> MediaType {
-        let said = headers.media_type("Content-Type");
+        let declared = headers.media_type("Content-Type");
         let mime_type = self.mime_type.as_deref().filter(|name| name.contains('/')).map(str::to_ascii_lowercase);
-        let media_type = match (said, mime_type) {
-            (Some(said), Some(name)) if !said.is(&name) => MediaType::of(&name),
-            (Some(said), _) => said,
+        let media_type = match (declared, mime_type) {
+            (Some(declared), Some(name)) if !declared.is(&name) => MediaType::of(&name),
+            (Some(declared), _) => declared,
             (None, Some(name)) => MediaType::of(&name),
             (None, None) => MediaType::text_plain(),
         };

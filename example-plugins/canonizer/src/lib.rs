@@ -1,7 +1,7 @@
-//! Job package `canonizer`: turns what ingester left into one canonical form.
+//! Job package `canonizer`: converts the output of ingester to canonical schemas.
 //!
-//! `canonicalize_email` makes JMAP's Email objects (RFC 8621, section 4) of mail, `canonicalize_message` one kind of chat
-//! message of Slack's. The way of the data:
+//! `canonicalize_email` converts mail to JMAP Email objects (RFC 8621, section 4), `canonicalize_message` Slack messages to a chat
+//! schema. Data flow:
 //!
 //! ```text
 //! mail/*.jsonl  ─► input (lines) ─► record (bytes, or gmail) ─► mime (parts) ─► email (JMAP) ─► output (email.jsonl)
@@ -9,8 +9,8 @@
 //!                     └────────────────── canonicalization: counts and events ──────────────────┘
 //! ```
 //!
-//! What is personal stays in the files: events, traces and errors carry counts, places and reasons, never a subject, an
-//! address or text of a message.
+//! Personal data stays in the files: events, traces and errors contain counts, positions and reasons, but never a subject, an
+//! address or the text of a message.
 #![forbid(unsafe_code)]
 
 mod canonicalization;

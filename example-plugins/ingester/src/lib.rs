@@ -1,17 +1,16 @@
-//! Job package `ingester`: takes personal data out of where it lies, and leaves it as JSON Lines in the package's data
-//! directory.
+//! Job package `ingester`: extracts personal mail and chat messages to JSON Lines files in the package's data directory.
 //!
-//! Two jobs: `extract_gmail` in `gmail`, `extract_slack` in `slack`. The way of the data, of mail:
+//! Two jobs: `extract_gmail` in `gmail`, `extract_slack` in `slack`. Data flow for mail:
 //!
 //! ```text
 //! mbox file | Maildir | mail server ─► source ─► message (header fields) ─► window ─► archive (mail/<account>.jsonl)
 //!                                         └──────────── extraction: counts and events ───────────┘
 //! ```
 //!
-//! Messages of Slack go the same way: `slack::export` ─► `slack::found` ─► `slack::collection` ─► archive (`slack/<account>.jsonl`).
+//! Data flow for Slack messages: `slack::export` ─► `slack::found` ─► `slack::collection` ─► archive (`slack/<account>.jsonl`).
 //!
-//! What is personal stays in the archive: events, traces and errors carry counts, places and reasons, never a subject, an
-//! address or text of a message.
+//! Personal data stays in the archive: events, traces and errors contain counts, positions and reasons, but never a subject, an
+//! address or the text of a message.
 #![forbid(unsafe_code)]
 
 mod account;

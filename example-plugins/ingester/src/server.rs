@@ -98,7 +98,7 @@ impl Server {
         let link = link::Link::connect(&self.host, self.port(), &place, local_only, self.patience, cx)?;
         let budget = link.budget();
         let mut session = login::log_in(link, self, roots, &credentials, &budget)?;
-        budget.allow(folders::ANSWER);
+        budget.allow(folders::MAX_LIST_SIZE);
         let (folders, is_gmail) = folders::choose(&mut session, &place, &self.folders)?;
         let mailbox = bookmarks::Mailbox { place: place.clone(), user: credentials.user.clone() };
         let requests = requests::Requests::new(session, budget, place);

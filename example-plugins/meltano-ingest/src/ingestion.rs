@@ -326,8 +326,8 @@ impl Ingestion<'_> {
     fn complete(mut self) -> Result<(), IngestionError> {
         self.process.drain_stderr();
         let schemas = &self.schemas;
-        let told = |stream: &&crate::stream::Stream| schemas.contains_key(&stream.name) || stream.counts.records > 0;
-        for stream in self.archive.streams().iter().filter(told) {
+        let is_reported = |stream: &&crate::stream::Stream| schemas.contains_key(&stream.name) || stream.counts.records > 0;
+        for stream in self.archive.streams().iter().filter(is_reported) {
             let mut payload = json!(stream.counts);
             payload["stream"] = stream.name.clone().into();
             payload["file"] = stream.path().to_string_lossy().into();

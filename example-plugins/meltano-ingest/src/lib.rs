@@ -1,20 +1,20 @@
-//! Job package `meltano-ingest`: runs a Singer tap and keeps what it sends, as JSON Lines in the package's data directory.
+//! Job package `meltano-ingest`: runs a Singer tap and stores its records as JSON Lines in the package's data directory.
 //!
-//! Two jobs: `run_tap`, and `discover`, which asks a tap for its catalog. The way of the data:
+//! Two jobs: `run_tap`, and `discover`, which stores a tap's catalog. Data flow:
 //!
 //! ```text
-//! tap (a process) ─► output (lines, and idle_time) ─► message ─► ingestion: counts and events
+//! tap (a process) ─► output (lines, timeouts) ─► message ─► ingestion: counts and events
 //!                                                                  │
 //!                      archive: state.json, locked ◄───────────────┤
 //!                         └─► stream (versions) ─► appender (<stream>.jsonl)
 //! ```
 //!
-//! A STATE of the tap is the end of a transaction: it is kept only when all records before it are on the disk, and what was
-//! written after the last kept one is cut off again. So a run that ends in any way leaves the records up to a state, and the
-//! next one goes on from there.
+//! A STATE message of the tap ends a transaction: the state is stored only after all records before it are on disk, and records
+//! after the last stored state are removed. However a run ends, it leaves the records up to a state, and the next run continues
+//! from there.
 //!
-//! Records stay in the files: events, traces and errors carry counts, places and reasons, never a value of a record, a state
-//! or a config.
+//! Records stay in the files: events, traces and errors contain counts, positions and reasons, but never a value of a record, a
+//! state or a config.
 #![forbid(unsafe_code)]
 
 mod appender;

@@ -149,7 +149,7 @@ pub(crate) struct Index {
     /// The method with which the vectors were computed.
     pub(crate) made: EmbeddingInfo,
     /// Whether an index with an old layout was discarded.
-    pub(crate) is_anew: bool,
+    pub(crate) is_rebuilt: bool,
     _lock: Option<File>,
 }
 
@@ -165,7 +165,7 @@ impl Index {
         match index.about()? {
             Some((LAYOUT, made)) => index.made = made,
             other => {
-                index.is_anew = other.is_some_and(|(layout, _)| layout != 0);
+                index.is_rebuilt = other.is_some_and(|(layout, _)| layout != 0);
                 let tables = format!("BEGIN IMMEDIATE; {NO_TABLES} {TABLES} PRAGMA user_version = {LAYOUT}; COMMIT;");
                 index.db.execute_batch(&tables).map_err(|source| index.failed("creating its tables", source))?;
             }
@@ -203,7 +203,7 @@ impl Index {
             db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;")
         });
         set.map_err(|source| failed(&path, "opening it", source))?;
-        Ok(Self { path, db, made: EmbeddingInfo::default(), is_anew: false, _lock: lock })
+        Ok(Self { path, db, made: EmbeddingInfo::default(), is_rebuilt: false, _lock: lock })
     }
 
     /// Reads layout and method. Layout 0 is an empty file; of an unknown layout only the number is read.

@@ -1,15 +1,15 @@
-//! Job package `vector-projector`: an index of canonical documents, and a search in it.
+//! Job package `vector-projector`: full-text and similarity search in canonical documents.
 //!
-//! Two jobs, `index_documents` and `search`. The way of the data:
+//! Two jobs, `index_documents` and `search`. Data flow:
 //!
 //! ```text
 //! email.jsonl, message.jsonl ─► input (lines) ─► document ─► embedding ─► index (SQLite: FTS5, vectors)
 //!                                  └── projection: counts and events ──┘          │
-//! words of a person ─► query ─────────────────────────────────────────────► search: hits
+//! query text ────────► query ─────────────────────────────────────────────► search: hits
 //! ```
 //!
-//! What is personal stays in the index, in the file of hits and in the run's log: events, traces and errors carry counts, places and
-//! reasons.
+//! Personal data stays in the index, in the file of hits and in the run's log: events, traces and errors contain only counts,
+//! positions and reasons.
 #![forbid(unsafe_code)]
 
 mod document;

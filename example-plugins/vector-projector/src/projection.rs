@@ -112,7 +112,7 @@ pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), ProjectionEr
     let forgotten: Vec<i64> = request.forget.iter().map(|path| known(&index, path)).collect::<Result<_, _>>()?;
     let embedding = Embedding::load(request.model.as_deref(), index.made.model.as_deref())?;
     let names: Vec<_> = files.iter().map(|path| path.to_string_lossy()).collect();
-    let started = json!({"input": names, "anew": index.is_anew, "documents": index.len()?, "embedding": embedding.name()});
+    let started = json!({"input": names, "anew": index.is_rebuilt, "documents": index.len()?, "embedding": embedding.name()});
     cx.emit("index.started", started)?;
     let embedded_again = embed_again(&mut index, &embedding, cx)?;
     let mut projection = Projection { index, embedding, cx, counts: Counts::default(), seen: Seen::default(), done: 0, total: 0 };

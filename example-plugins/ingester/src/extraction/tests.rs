@@ -177,12 +177,12 @@ fn excluded_mail_from_the_future_is_reported() {
     // Without `until`, it is the start of the run.
     let counts_of_all = counts(&extract(&source, &dir).run());
     assert_eq!(some(&counts_of_all, &["written", "outside_window"]), [2, 102]);
-    let told = &counts_of_all["in_future"];
-    assert_eq!((&told["count"], told["first"].as_array().map(Vec::len)), (&json!(102), Some(NAMED)), "{told}");
-    let offset = told["first"][0]["offset"].as_u64().unwrap() as usize;
+    let future = &counts_of_all["in_future"];
+    assert_eq!((&future["count"], future["first"].as_array().map(Vec::len)), (&json!(102), Some(NAMED)), "{future}");
+    let offset = future["first"][0]["offset"].as_u64().unwrap() as usize;
     assert!(fs::read(&source).unwrap()[offset..].starts_with(b"From x\nSubject: 2\n"));
     let key = Key::of(format!("Subject: 2\n{wrong_clock}\n\nbody\n").as_bytes());
-    assert_eq!((&told["first"][0]["position"], &told["first"][0]["sha256"]), (&json!(3), &json!(key.to_string())));
+    assert_eq!((&future["first"][0]["position"], &future["first"][0]["sha256"]), (&json!(3), &json!(key.to_string())));
 
     let past = counts(&extract(mbox(&dir, &dates[..2]), &dir).param("until", "2024-01-01").run());
     assert_eq!(some(&past, &["outside_window"]), [2]);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Maximum length of a server's message in an error.
-const SAID: usize = 200;
+const MAX_REPLY: usize = 200;
 
 /// Why a server cannot be read. No data was lost.
 #[derive(Debug, thiserror::Error)]
@@ -32,24 +32,24 @@ pub(crate) enum ServerError {
     NotTls { place: String },
     #[error("{place}: the TLS handshake failed; run the job again, or check for a proxy or firewall in between")]
     Tls { place: String, source: rustls::Error },
-    #[error("{place}: does not speak IMAP{}; check --host, --port and --tls", .said)]
-    NotImap { place: String, said: String },
-    #[error("{place}: refused the connection: {said}; run the job again later")]
-    Busy { place: String, said: String },
+    #[error("{place}: does not speak IMAP{}; check --host, --port and --tls", .reply)]
+    NotImap { place: String, reply: String },
+    #[error("{place}: refused the connection: {reply}; run the job again later")]
+    Busy { place: String, reply: String },
     #[error("{place}: does not offer STARTTLS; use --tls tls (port 993)")]
     NoStartTls { place: String },
     #[error("{place}: does not accept password logins on this connection; use --tls tls or starttls, or --auth xoauth2")]
     NoPasswords { place: String },
     #[error("{place}: does not support XOAUTH2; use --auth password")]
     NoXoauth2 { place: String },
-    #[error("{place}: refused the login: {said}; check --user, and that the {secret} is correct and not revoked{hint}")]
-    Denied { place: String, said: String, secret: &'static str, hint: &'static str },
+    #[error("{place}: refused the login: {reply}; check --user, and that the {secret} is correct and not revoked{hint}")]
+    Denied { place: String, reply: String, secret: &'static str, hint: &'static str },
     #[error("{place}: has no folder {folder:?}{near}; check --folder")]
     NoFolder { place: String, folder: String, near: String },
     #[error("{place}: closed the connection during {doing}; messages already read are saved, run the job again to continue")]
     Closed { place: String, doing: &'static str },
-    #[error("{place}: refused {doing}: {said}; messages already read are saved, run the job again to continue")]
-    Refused { place: String, doing: &'static str, said: String },
+    #[error("{place}: refused {doing}: {reply}; messages already read are saved, run the job again to continue")]
+    Refused { place: String, doing: &'static str, reply: String },
     #[error("{place}: sent an invalid response during {doing}; messages already read are saved, run the job again to continue")]
     Garbled { place: String, doing: &'static str },
     #[error("{place}: sent too much data during {doing}; messages already read are saved")]
@@ -130,8 +130,8 @@ impl ServerError {
         match error {
             imap::Error::Io(error) => Self::from_io(place, doing, error),
             imap::Error::ConnectionLost => Self::Closed { place: place_of(), doing },
-            imap::Error::No(no) => Self::Refused { place: place_of(), doing, said: said(&no.information) },
-            imap::Error::Bad(bad) => Self::Refused { place: place_of(), doing, said: said(&bad.information) },
+            imap::Error::No(no) => Self::Refused { place: place_of(), doing, reply: reply(&no.information) },
+            imap::Error::Bad(bad) => Self::Refused { place: place_of(), doing, reply: reply(&bad.information) },
             // The client also uses this for responses that it cannot parse.
             imap::Error::Bye(bye) if bye.information == "no explanation given" => Self::Garbled { place: place_of(), doing },
             imap::Error::Bye(_) => Self::Closed { place: place_of(), doing },
@@ -141,8 +141,8 @@ impl ServerError {
 }
 
 /// Returns a server's message as one line of limited length, without control characters.
-pub(crate) fn said(text: &str) -> String {
-    let mut said: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SAID).collect();
-    said.truncate(said.trim_end_matches([' ', '.']).len());
-    if said.is_empty() { "no reason given".into() } else { said }
+pub(crate) fn reply(text: &str) -> String {
+    let mut reply: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_REPLY).collect();
+    reply.truncate(reply.trim_end_matches([' ', '.']).len());
+    if reply.is_empty() { "no reason given".into() } else { reply }
 }

@@ -10,7 +10,7 @@ use imap::Session;
 use imap_proto::NameAttribute;
 
 /// Approximate maximum size of the folder list, in bytes.
-pub(crate) const ANSWER: u64 = 16 << 20;
+pub(crate) const MAX_LIST_SIZE: u64 = 16 << 20;
 
 /// A folder to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub(crate) struct Folder {
 struct Listed {
     folder: Folder,
     is_readable: bool,
-    is_left_out: bool,
+    is_excluded_by_default: bool,
 }
 
 /// Returns the folders to read, and whether the server is Gmail.
@@ -42,7 +42,11 @@ pub(crate) fn choose(
     let readable = || listed.iter().filter(|listed| listed.is_readable);
     if wanted.is_empty() {
         let all: Vec<Folder> = readable().filter(|l| l.folder.is_all).map(|l| l.folder.clone()).collect();
-        let chosen = if all.is_empty() { readable().filter(|l| !l.is_left_out).map(|l| l.folder.clone()).collect() } else { all };
+        let chosen = if all.is_empty() {
+            readable().filter(|l| !l.is_excluded_by_default).map(|l| l.folder.clone()).collect()
+        } else {
+            all
+        };
         return Ok((chosen, is_gmail));
     }
     let mut chosen: Vec<Folder> = Vec::new();
@@ -70,8 +74,8 @@ fn listed(name: &imap::types::Name<'_>) -> Listed {
     });
     let wire = name.name().to_owned();
     let folder = Folder { name: utf7::decode(&wire), wire, is_all: has(&NameAttribute::All) };
-    let is_left_out = [NameAttribute::Trash, NameAttribute::Junk, NameAttribute::Flagged].iter().any(has);
-    Listed { folder, is_readable: !is_absent, is_left_out }
+    let is_excluded_by_default = [NameAttribute::Trash, NameAttribute::Junk, NameAttribute::Flagged].iter().any(has);
+    Listed { folder, is_readable: !is_absent, is_excluded_by_default }
 }
 
 /// Returns similar folder names for an error message. Never all of them, because folder names are personal data.

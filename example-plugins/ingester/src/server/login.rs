@@ -1,6 +1,6 @@
 //! From a socket to a session: greeting, STARTTLS, authentication.
 
-use super::error::said;
+use super::error::reply;
 use super::link::{Budget, Link};
 use super::tls::Stream;
 use super::tolerant::Tolerant;
@@ -122,18 +122,18 @@ fn denied(place: &str, error: imap::Error, auth: Auth, hint: &'static str) -> Se
         imap::Error::No(no) => {
             let words = no.information.to_ascii_uppercase();
             let place = place.to_owned();
-            let said = said(&no.information);
+            let reply = reply(&no.information);
             // Not an authentication failure: RFC 5530 codes, and Gmail's response to too many connections.
             let later = ["UNAVAILABLE", "INUSE", "SERVERBUG", "LIMIT", "TOO MANY", "TEMPORAR", "TRY AGAIN"];
             if later.iter().any(|word| words.contains(word)) {
-                return ServerError::Busy { place, said };
+                return ServerError::Busy { place, reply };
             }
-            ServerError::Denied { place, said, secret, hint }
+            ServerError::Denied { place, reply, secret, hint }
         }
         // Characters such as line breaks, which no server accepts.
         imap::Error::Validate(_) => ServerError::Denied {
             place: place.to_owned(),
-            said: "it contains characters that cannot be sent".into(),
+            reply: "it contains characters that cannot be sent".into(),
             secret,
             hint,
         },
@@ -163,10 +163,10 @@ fn greeting(stream: &mut impl Read, place: &str) -> Result<(), ServerError> {
     if line.starts_with("* OK") {
         Ok(())
     } else if let Some(words) = line.strip_prefix("* BYE") {
-        Err(ServerError::Busy { place, said: said(words.trim()) })
+        Err(ServerError::Busy { place, reply: reply(words.trim()) })
     } else {
-        let said = if line.trim().is_empty() { String::new() } else { format!(" (its greeting: {:?})", said(&line)) };
-        Err(ServerError::NotImap { place, said })
+        let reply = if line.trim().is_empty() { String::new() } else { format!(" (its greeting: {:?})", reply(&line)) };
+        Err(ServerError::NotImap { place, reply })
     }
 }
 

@@ -268,7 +268,7 @@ impl<'a> Reading<'a> {
         let unanswered: Vec<u32> =
             chunk.iter().copied().filter(|uid| !found.contains_key(uid) && !refused.contains(uid)).collect();
         // Deleted after they were listed, unless the server still lists them.
-        let there = if unanswered.is_empty() { Default::default() } else { self.requests.there(&unanswered)? };
+        let there = if unanswered.is_empty() { Default::default() } else { self.requests.existing(&unanswered)? };
         let without = |uid, received, fault| Entry {
             place: Place::Uid { folder: open.folder.name.clone(), uid },
             received,

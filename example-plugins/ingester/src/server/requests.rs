@@ -13,18 +13,19 @@ use imap::types::{Fetch, Mailbox, Uid};
 use std::collections::{BTreeSet, HashSet};
 use std::fmt::Write as _;
 
-/// Maximum number of consecutively refused messages. More mean that the problem is not the messages, and none is given up.
-const REFUSED_IN_A_ROW: usize = 20;
+/// Maximum number of consecutive refusals of single messages. After more, the refusal is treated as an error of the server, and no message is
+/// set aside.
+const MAX_CONSECUTIVE_REFUSALS: usize = 20;
 
 /// Size of a UID in a search response, in bytes.
-const FOUND: u64 = 11;
+const UID_SIZE: u64 = 11;
 
 /// An open session with its count of refusals.
 pub(super) struct Requests<'a> {
     session: Session<Tolerant<Stream<'a>>>,
     budget: Budget,
     place: String,
-    refused_in_a_row: usize,
+    consecutive_refusals: usize,
 }
 
 /// What to fetch.
@@ -39,7 +40,7 @@ pub(super) struct Wanted<'w> {
 
 impl<'a> Requests<'a> {
     pub(super) fn new(session: Session<Tolerant<Stream<'a>>>, budget: Budget, place: String) -> Self {
-        Self { session, budget, place, refused_in_a_row: 0 }
+        Self { session, budget, place, consecutive_refusals: 0 }
     }
 
     /// Opens a folder read-only, so that no message is marked as seen. Returns its UIDVALIDITY.
@@ -59,12 +60,12 @@ impl<'a> Requests<'a> {
     }
 
     /// Returns which of these messages exist.
-    pub(super) fn there(&mut self, uids: &[Uid]) -> Result<HashSet<Uid>, ServerError> {
+    pub(super) fn existing(&mut self, uids: &[Uid]) -> Result<HashSet<Uid>, ServerError> {
         self.search(&set(uids), uids.len() as u64)
     }
 
     fn search(&mut self, set: &str, count: u64) -> Result<HashSet<Uid>, ServerError> {
-        self.budget.allow(count * FOUND);
+        self.budget.allow(count * UID_SIZE);
         let found = self.session.uid_search(format!("UID {set}"));
         found.map_err(|e| ServerError::from_imap(&self.place, "the search for new messages", e))
     }
@@ -79,21 +80,23 @@ impl<'a> Requests<'a> {
         let uids: Vec<Uid> = uids.iter().copied().collect();
         let mut refused = Vec::new();
         // A stack: the last range is fetched next, so that UIDs are ascending.
-        let mut to_ask: Vec<&[Uid]> = vec![&uids];
-        while let Some(uids) = to_ask.pop() {
+        let mut pending: Vec<&[Uid]> = vec![&uids];
+        while let Some(uids) = pending.pop() {
             self.budget.allow((wanted.bytes)(uids));
             match self.session.uid_fetch(set(uids), wanted.items) {
                 Ok(fetched) => {
-                    self.refused_in_a_row = 0;
+                    self.consecutive_refusals = 0;
                     fetched.iter().for_each(&mut take);
                 }
-                Err(imap::Error::No(no)) if !is_for_now(&no.information) && self.refused_in_a_row < REFUSED_IN_A_ROW => {
+                Err(imap::Error::No(no))
+                    if !is_temporary(&no.information) && self.consecutive_refusals < MAX_CONSECUTIVE_REFUSALS =>
+                {
                     if let [uid] = uids {
                         refused.push(*uid);
-                        self.refused_in_a_row += 1;
+                        self.consecutive_refusals += 1;
                     } else {
                         let (first, second) = uids.split_at(uids.len() / 2);
-                        to_ask.extend([second, first]);
+                        pending.extend([second, first]);
                     }
                 }
                 Err(error) => return Err(ServerError::from_imap(&self.place, wanted.doing, error)),
@@ -109,11 +112,11 @@ impl<'a> Requests<'a> {
 }
 
 /// Returns whether a refusal is temporary and not about a message: RFC 5530 codes, and Gmail's response to too many downloads.
-fn is_for_now(said: &str) -> bool {
-    let said = said.to_ascii_uppercase();
+fn is_temporary(reply: &str) -> bool {
+    let reply = reply.to_ascii_uppercase();
     ["UNAVAILABLE", "INUSE", "LIMIT", "TOO MANY", "TEMPORAR", "TRY AGAIN", "THROTTLED", "BANDWIDTH", "OVERQUOTA"]
         .iter()
-        .any(|word| said.contains(word))
+        .any(|word| reply.contains(word))
 }
 
 /// Formats ascending UIDs as an IMAP set: `1:3,7`.

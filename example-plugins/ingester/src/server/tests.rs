@@ -152,7 +152,7 @@ fn invalid_responses() {
         ),
         ("closes instead of a message", GREETING, script(&[CAPABILITY, LOGIN, LIST, EXAMINE, SEARCH, SIZES]), false),
     ];
-    let mut told = String::new();
+    let mut messages = String::new();
     for (what, greeting, answers, is_permanent) in cases {
         let dir = TempDir::new();
         let port = server(greeting, answers);
@@ -160,9 +160,9 @@ fn invalid_responses() {
         let ran = if is_permanent { ran.assert_permanent("127.0.0.1") } else { ran.assert_retryable("127.0.0.1") };
         let error = ran.error().unwrap().replace(&port.to_string(), "PORT");
         assert!(!error.contains('\n') && !error.contains('\u{1b}'), "{error:?}");
-        told.push_str(&format!("{what}: {error}\n"));
+        messages.push_str(&format!("{what}: {error}\n"));
     }
-    insta::assert_snapshot!(told);
+    insta::assert_snapshot!(messages);
 }
 
 #[test]

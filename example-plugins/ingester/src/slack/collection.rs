@@ -135,8 +135,8 @@ pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), CollectionEr
     )?;
     let mut collection = Collection { archive, account, window: request.window, cx, counts: Counts::default() };
     let ended = match &mut source {
-        Source::Export(export) => collection.take_export(export),
-        Source::Workspace(workspace) => collection.take_workspace(workspace),
+        Source::Export(export) => collection.read_export(export),
+        Source::Workspace(workspace) => collection.read_workspace(workspace),
     };
     // Also after an error: the messages written so far are worth keeping.
     let finished = collection.archive.finish();
@@ -157,16 +157,16 @@ struct Collection<'a> {
 }
 
 impl Collection<'_> {
-    fn take_export(&mut self, export: &mut Export) -> Result<(), CollectionError> {
+    fn read_export(&mut self, export: &mut Export) -> Result<(), CollectionError> {
         loop {
             if self.cx.is_cancelled() {
                 return Err(self.cancelled());
             }
             match export.next()? {
                 None => return Ok(()),
-                Some(Ok(found)) => self.take(&found, export.people())?,
+                Some(Ok(found)) => self.add(&found, export.people())?,
                 Some(Err(unreadable)) => {
-                    // A file that should contain messages, whose number is unknown.
+                    // Counted as one, because the number of messages in the file is unknown.
                     self.counts.read += 1;
                     self.set_aside("not_messages", json!({"file": unreadable.file}))?;
                 }
@@ -176,7 +176,7 @@ impl Collection<'_> {
         }
     }
 
-    fn take_workspace(&mut self, workspace: &mut Workspace<'_>) -> Result<(), CollectionError> {
+    fn read_workspace(&mut self, workspace: &mut Workspace<'_>) -> Result<(), CollectionError> {
         workspace.start(self.archive.len())?;
         loop {
             if self.cx.is_cancelled() {
@@ -188,8 +188,8 @@ impl Collection<'_> {
             })?;
             match next {
                 None => return Ok(()),
-                Some(Next::Message(found)) => self.take(&found, workspace.people())?,
-                Some(Next::Due) => {
+                Some(Next::Message(found)) => self.add(&found, workspace.people())?,
+                Some(Next::CheckpointDue) => {
                     self.archive.finish()?;
                     workspace.checkpoint(self.archive.len())?;
                 }
@@ -211,7 +211,7 @@ impl Collection<'_> {
         CollectionError::Cancelled { read, written, path: self.archive.path().to_owned() }
     }
 
-    fn take(&mut self, found: &Found, people: &People) -> Result<(), CollectionError> {
+    fn add(&mut self, found: &Found, people: &People) -> Result<(), CollectionError> {
         self.counts.read += 1;
         let key = found.key();
         let Some((line, (_, at))) = found.line(key, people, self.account.name()).zip(found.ts()) else {

@@ -63,7 +63,7 @@ pub(crate) enum Next {
         reason: &'static str,
     },
     /// A page is complete: sync the archive, then call [`Workspace::checkpoint`].
-    Due,
+    CheckpointDue,
 }
 
 /// An opened workspace.
@@ -74,7 +74,7 @@ pub(crate) struct Workspace<'a> {
     people: People,
     channels: VecDeque<Rc<Channel>>,
     /// Items to return before anything else.
-    told: VecDeque<Next>,
+    pending: VecDeque<Next>,
     total: u64,
     open: Option<Open>,
     file: PathBuf,
@@ -127,7 +127,7 @@ impl<'a> Workspace<'a> {
             team,
             people,
             channels: VecDeque::new(),
-            told: VecDeque::new(),
+            pending: VecDeque::new(),
             total: 0,
             open: None,
             file,
@@ -150,7 +150,7 @@ impl<'a> Workspace<'a> {
             missing.retain(|wanted| !is_it(wanted));
             if self.wanted.channels.is_empty() {
                 if channel["is_member"] == false {
-                    self.told.push_back(Next::Skipped { channel_id: id.to_owned(), reason: "not_in_channel" });
+                    self.pending.push_back(Next::Skipped { channel_id: id.to_owned(), reason: "not_in_channel" });
                     continue;
                 }
             } else if !self.wanted.channels.iter().any(|wanted| is_it(wanted)) {
@@ -181,7 +181,7 @@ impl<'a> Workspace<'a> {
         let (bookmarks, distrust) = Bookmarks::open(self.file.clone(), self.team.clone(), archived)?;
         self.bookmarks = Some(bookmarks);
         self.archived = archived;
-        self.told.extend(distrust.map(|reason| Next::Restarted { reason }));
+        self.pending.extend(distrust.map(|reason| Next::Restarted { reason }));
         Ok(())
     }
 
@@ -197,7 +197,7 @@ impl<'a> Workspace<'a> {
     /// Returns the next item. `None` at the end.
     pub(crate) fn next(&mut self) -> Result<Option<Next>, ApiError> {
         loop {
-            if let Some(next) = self.told.pop_front() {
+            if let Some(next) = self.pending.pop_front() {
                 return Ok(Some(next));
             }
             let Some(open) = &mut self.open else {
@@ -260,7 +260,7 @@ impl<'a> Workspace<'a> {
                     open.bookmark.rising = self.wanted.stretch(&open.bookmark, true);
                 }
             }
-            self.told.push_back(Next::Due);
+            self.pending.push_back(Next::CheckpointDue);
             return Ok(true);
         }
         if open.cursor.is_empty() {

@@ -1,7 +1,7 @@
 //! A library with a constructor that runs at dlopen. It appends the process id to the file `CONSTRUCTOR_MARKER`, then causes the
 //! fault in `CONSTRUCTOR_FAULT`.
 #![expect(unsafe_code, reason = "a constructor, and faults that safe code cannot make")]
-#![expect(clippy::disallowed_methods, reason = "a constructor has no other way to be told anything")]
+#![expect(clippy::disallowed_methods, reason = "a constructor has no other way to receive parameters")]
 
 use lorchestra_plugin_api::prelude::*;
 use std::io::Write;
@@ -45,7 +45,7 @@ extern "C" fn constructor() {
         Ok("exit") => std::process::exit(0),
         // SAFETY: exits without cleanup, which is the intended fault.
         Ok("leave") => unsafe { _exit(0) },
-        Ok("panic") => panic!("a constructor has nobody who would catch it"),
+        Ok("panic") => panic!("nothing catches a panic in a constructor"),
         Ok("overflow") => {
             std::hint::black_box(deeper(0));
         }

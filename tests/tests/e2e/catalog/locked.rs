@@ -153,7 +153,7 @@ fn a_lock_that_cannot_be_relied_on_is_a_bad_configuration() {
         let ended = run(&sandbox, &["--locked"]).exits(78);
         assert!(ended.err().contains(what) && ended.err().contains(mend), "{}", ended.shown());
     };
-    told("there is no ", "run lorchestra plugins lock to create it");
+    told("does not exist", "run lorchestra plugins lock to create it");
     sandbox.lorchestra(&["plugins", "lock"]).exits(0);
     let text = fs::read_to_string(&path).unwrap();
     for (bad, what) in [

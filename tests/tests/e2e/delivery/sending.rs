@@ -94,7 +94,7 @@ fn waiting_for_another_deliverer_opens_no_circuit() {
     eventually("it holds the lock", || site.fake.requests(Method::AppendRows) > 0);
     let args = ["run-job", "--require-delivery", "--delivery-timeout", "1s", "misbehave", "noop"];
     let ended = site.sandbox.lorchestra(&args).exits(69);
-    assert!(ended.err().contains("another process is delivering"), "{}", ended.shown());
+    assert!(ended.err().contains("another process is still delivering"), "{}", ended.shown());
     holder.signal(Signal::INT);
     let holder = holder.wait().exits(130);
     assert!(holder.err().contains("nothing is lost"), "{}", holder.shown());
@@ -131,7 +131,7 @@ fn required_delivery_means_the_table_that_is_named() {
     let ended = waiting.wait();
     if site.fake.rows(&other).is_empty() {
         assert_eq!(ended.code(), Some(69), "{}", ended.shown());
-        assert!(ended.err().contains("into p1.lorchestra.events"), "{}", ended.shown());
+        assert!(ended.err().contains("to p1.lorchestra.events"), "{}", ended.shown());
     } else {
         // The holder's last look came before the second's events: then they went where they should.
         assert_eq!(ended.code(), Some(0), "{}", ended.shown());
@@ -472,7 +472,7 @@ fn setup_makes_what_is_missing_and_says_so_before() {
     for write in BOTH {
         let site = Site::without_table(write);
         let ended = site.sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
-        assert!(ended.err().contains("lorchestra events setup makes the table"), "{}", ended.shown());
+        assert!(ended.err().contains("run lorchestra events setup to create the table"), "{}", ended.shown());
         let dry = site.sandbox.lorchestra(&["events", "setup", "--dry-run"]).exits(0);
         assert!(site.fake.table_resource(&site.table).is_none(), "nothing was made");
         let done = site.sandbox.lorchestra(&["events", "setup"]).exits(0);

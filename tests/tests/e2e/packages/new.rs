@@ -163,7 +163,7 @@ fn a_crate_that_a_workspace_takes_in_is_a_member() {
     std::os::unix::fs::symlink(&root, shell.at.join("link")).unwrap();
     let printed = shell.run("lorchestra new my-words --dir link/crates/my-words");
     let root = root.canonicalize().unwrap();
-    let told = format!("It is a member of the workspace in {} (members: \"crates/*\"): ", root.display());
+    let told = format!("It is a member of the workspace in {} (members: \"crates/*\"), ", root.display());
     assert!(printed.contains(&told), "{printed}");
 
     let all = (["my-words", "other"].map(str::to_owned).to_vec(), root.display().to_string());
@@ -213,7 +213,7 @@ fn what_cannot_be_made_is_refused_and_leaves_nothing() {
     }
     let before = names(&work);
     for (args, code, told) in [
-        (&["Words"][..], 2, "\"Words\" is not a package's name"),
+        (&["Words"][..], 2, "\"Words\" is not a valid package name"),
         (&["test"], 2, "a package cannot be named test"),
         (&["fn"], 2, "lorchestra new fn_jobs"),
         (&["full"], 2, "full already exists and is not empty"),

@@ -123,7 +123,10 @@ fn without_a_bookmark_last_is_refused_and_nothing_is_made() {
         assert!(!sandbox.state().exists(), "{}", ended.shown());
     }
     let ended = sandbox.lorchestra(&windowed(&["--since", "last", "--param", "account=anna"])).exits(2);
-    assert!(ended.err().contains("of misbehave/windowed for account anna yet") && ended.err().contains("--account anna TIME"));
+    assert!(
+        ended.err().contains("misbehave/windowed for account anna has no bookmark yet")
+            && ended.err().contains("--account anna TIME")
+    );
     // What is wrong besides is said as well, and what follows the colon is looked at.
     let ended = sandbox.lorchestra(&windowed(&["--since", "last:30d", "--until", "last"])).exits(2);
     assert!(ended.err().contains("after last: a time in the past begins with a minus; write -30d"), "{}", ended.shown());

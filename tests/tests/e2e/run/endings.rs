@@ -141,7 +141,7 @@ fn a_file_that_may_not_grow_is_told_as_what_it_is() {
     processes::limit_files(running.pid(), 4 << 10);
     std::fs::write(&begin, "").unwrap();
     let ended = running.wait().exits(74);
-    assert!(ended.err().contains("could not be recorded"), "{}", ended.shown());
+    assert!(ended.err().contains("cannot record the end of run"), "{}", ended.shown());
     let count = sandbox.read("acknowledged").lines().count() as u64;
     let listed = sandbox.lorchestra(&["runs", "list"]).exits(0);
     assert!(listed.err().contains("was closed as spool: "), "{}", listed.shown());

@@ -30,7 +30,7 @@ fn an_abort_under_a_limit_is_not_blamed_on_it() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "--memory-max", "1G", "misbehave", "abort"]).exits(1);
     let message = sandbox.run().message().to_owned();
-    assert!(message.contains("it may have 1G of memory") && !message.contains("it exceeded its memory limit of"), "{message}");
+    assert!(message.contains("its memory limit is 1G") && !message.contains("it exceeded its memory limit of"), "{message}");
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn with_the_least_memory_a_plugin_can_be_loaded() {
     sandbox.lorchestra(&["run-job", "--memory-max", "16M", "misbehave", "numbered", "--count", "100"]).exits(0);
     let run = sandbox.run();
     assert_eq!(sandbox.numbers_of(&run).len(), 100);
-    for (bad, what) in [("15M", "write 16M or more"), ("512", "unit is missing"), ("lots", "is not a size")] {
+    for (bad, what) in [("15M", "use 16M or more"), ("512", "unit is missing"), ("lots", "is not a size")] {
         let ended = sandbox.lorchestra(&["run-job", "--memory-max", bad, "misbehave", "noop"]).exits(2);
         assert!(ended.err().contains(what), "{}", ended.shown());
     }

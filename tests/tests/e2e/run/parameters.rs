@@ -154,7 +154,7 @@ fn a_flag_of_one_value_that_is_given_twice_is_told() {
         (&["--page-size", "1", "--param", "page_size=2"], r#"--page-size "1" and --param page_size="2""#),
     ] {
         let ended = sandbox.lorchestra(&[&["run-job", "misbehave", "typed"], args].concat()).exits(2);
-        let told = format!("--page-size is given 2 times, as {typed}, and misbehave/typed accepts it once; keep one");
+        let told = format!("--page-size is given 2 times, as {typed}, but misbehave/typed accepts it once; keep one");
         assert_eq!(ended.err(), format!("error: {told}\n{help}"));
     }
     // A switch that is on is on.

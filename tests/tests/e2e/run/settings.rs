@@ -346,7 +346,7 @@ fn retention_removes_old_logs_and_old_runs() {
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     assert!(!logs.join(first.id()).exists(), "the logs are gone");
     let ended = sandbox.lorchestra(&["runs", "logs", first.id()]).exits(0);
-    assert!(ended.err().contains("retention removed it"), "{}", ended.shown());
+    assert!(ended.err().contains("removed by retention"), "{}", ended.shown());
     assert_eq!(sandbox.runs().len(), 2, "the runs are not");
 
     // The shortest there is. A run that ended longer ago is removed at the end of a later one.
@@ -404,7 +404,7 @@ fn a_damaged_store_is_told_with_what_saves_it() {
         let ended = sandbox.lorchestra(args).exits(78);
         assert!(ended.err().contains("lorchestra.db is damaged: "), "{}", ended.shown());
         assert!(
-            ended.err().contains("lorchestra.db-wal") && ended.err().contains("lorchestra.db .recover reads"),
+            ended.err().contains("lorchestra.db-wal") && ended.err().contains("lorchestra.db .recover to salvage"),
             "{}",
             ended.shown()
         );

@@ -102,15 +102,15 @@ fn errors_for_invalid_exports() {
     std::fs::write(at("damaged.zip"), damaged).unwrap();
     let bomb = vec![b'['; 40 << 20];
     zip(&at("bomb.zip"), &[("users.json", list()), ("channels.json", list()), ("general/2024-01-01.json", bomb)]);
-    let mut told = String::new();
+    let mut messages = String::new();
     for name in ["missing.zip", "", "half.zip", "text.zip", "other.zip", "damaged.zip", "bomb.zip"] {
         let ran = extract(at(name), &dir).run();
         ran.assert_permanent("zip");
         let error = ran.error().unwrap();
-        told.push_str(&format!("{}\n", error.replace(&dir.path().display().to_string(), "DIR")));
+        messages.push_str(&format!("{}\n", error.replace(&dir.path().display().to_string(), "DIR")));
         assert!(ran.events_of("extraction.completed").is_empty());
     }
-    insta::assert_snapshot!(told);
+    insta::assert_snapshot!(messages);
 }
 
 #[test]
