@@ -83,7 +83,13 @@ fn deliver_all(store: &mut Outbox, server: &Rc<RefCell<Server>>, streams: bool, 
                 let _ = tokio::time::timeout(Duration::from_secs(10), deliverer.drain(false)).await;
             }
         });
-        let pending = store.pending_rows(0, usize::MAX, usize::MAX).unwrap();
+        let mut pending = store.pending_rows(0, usize::MAX, usize::MAX).unwrap();
+        // Suspects are pending too: the next one may acquit them.
+        let mut last = 0;
+        while let Some(suspect) = store.suspect(last).unwrap() {
+            pending.extend(store.row(suspect).unwrap());
+            last = suspect;
+        }
         let server = server.borrow();
         // What is to blame for itself may stay for as long as nothing lands after it.
         if pending.is_empty()

@@ -169,6 +169,8 @@ impl<D: Destination> Deliverer<'_, D> {
         if let Some(flight) = self.flights.front() {
             self.store.leave_stream(&flight.batch.target)?;
             if flight.stream() != self.left_stream.as_ref() {
+                // The next one may be at fault as well, for a reason of its own.
+                self.renewed = false;
                 self.left_stream = flight.stream().cloned();
                 self.left += 1;
             }

@@ -68,9 +68,9 @@ impl<D: Destination> Deliverer<'_, D> {
 
     /// Fences the stream and leaves it: the batch goes to a new one.
     async fn renew(&mut self) -> Result<(), Trouble> {
-        let is_clear = self.clear_unknown().await?;
+        let left = if self.clear_unknown().await? { self.leave_and_take_back(Vec::new()) } else { Ok(()) };
         self.renewed = true;
-        if is_clear { self.leave_and_take_back(Vec::new()) } else { Ok(()) }
+        left
     }
 
     /// The server stumbles on the batch, and whether it is there is not known: that is found out first.
