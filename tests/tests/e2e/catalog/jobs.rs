@@ -53,7 +53,7 @@ fn two_packages_in_one_directory_each_show_their_own() {
             "canonicalize_email",
             "example-plugins/canonizer",
             "src/email_job.rs",
-            "Canonicalize email",
+            "Convert the mail",
             "input: Option<PathBuf>",
         ),
     ];
@@ -132,7 +132,7 @@ fn help_begins_with_examples() {
         assert!(ended.out().starts_with("Example"), "{}", ended.shown());
     }
     let ended = sandbox.lorchestra(&["run-job", "ingester", "extract_gmail", "--help"]).exits(0);
-    assert!(ended.out().contains("--source <PATH>") && ended.out().contains("Whose mail it is"), "{}", ended.shown());
+    assert!(ended.out().contains("--source <PATH>") && ended.out().contains("Account name"), "{}", ended.shown());
     let begin = "Examples:\n  lorchestra run-job ingester extract_gmail --since -7d\n";
     assert!(ended.out().starts_with(begin), "{}", ended.shown());
     assert!(ended.out().contains("\nUsage: lorchestra run-job ingester extract_gmail [OPTIONS]\n"), "{}", ended.shown());

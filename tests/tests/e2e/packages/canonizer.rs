@@ -196,7 +196,7 @@ fn a_full_disk_leaves_the_old_results_and_nothing_half_written() {
         // Full to the last byte: not even the first file can be made whole.
         let ballast = disks.fill(&data);
         let ended = run(&sample).exits(1);
-        assert!(ended.err().contains("untouched") && ended.err().contains("No space left on device"), "{}", ended.shown());
+        assert!(ended.err().contains("unchanged") && ended.err().contains("No space left on device"), "{}", ended.shown());
         fs::remove_file(ballast).unwrap();
         assert_eq!(list(), before);
         disks.remount(&data, "ro");

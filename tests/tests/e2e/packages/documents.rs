@@ -181,11 +181,7 @@ fn a_full_disk_leaves_the_hits_of_the_search_before() {
     };
     search("3").exits(0);
     let ended = search("100").exits(1);
-    assert!(
-        ended.err().contains(&format!("{}: the hits could not be written", dir.join("last.jsonl").display())),
-        "{}",
-        ended.shown()
-    );
+    assert!(ended.err().contains(&format!("{}: cannot write the hits", dir.join("last.jsonl").display())), "{}", ended.shown());
     assert!(ended.err().contains("make room") && ended.err().contains("No space left"), "{}", ended.shown());
     let left: Vec<_> = fs::read_dir(disks.path(&dir)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["last.jsonl"], "nothing else is left");
@@ -197,8 +193,8 @@ fn what_is_no_input_is_told() {
     let sandbox = sandbox();
     fs::write(sandbox.path("x.jsonl"), "no json\n{}\n").unwrap();
     for (input, says) in [
-        ("nowhere.jsonl", "there is no such file"),
-        (".", "is no file"),
+        ("nowhere.jsonl", "no such file"),
+        (".", "is not a file"),
         ("x.jsonl", "none of the 2 lines is a document (not_a_document: 1, not_json: 1)"),
     ] {
         let ended = sandbox.lorchestra(&[&INDEX[..], &["--input", input]].concat()).exits(1);
@@ -287,7 +283,7 @@ fn a_model_finds_what_is_meant_and_hashed_words_do_not() {
     assert_eq!(best("rent of the flat").as_deref(), Some("Rent"));
 
     let ended = search(&["--query", "car", "--model", "nowhere"]).exits(1);
-    assert!(ended.err().contains("nowhere: there is no such directory; give --model a directory with"), "{}", ended.shown());
+    assert!(ended.err().contains("nowhere: no such directory; set --model to a directory with"), "{}", ended.shown());
     // A copy that was cut.
     let cut = sandbox.path("cut");
     fs::create_dir(&cut).unwrap();

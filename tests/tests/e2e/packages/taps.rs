@@ -228,9 +228,9 @@ fn the_kind_of_a_taps_failure_is_in_the_error_and_its_words_in_the_log() {
                   except Exception as e:\n    sys.exit(f\"{e}, with {config['token']}\")\n";
     fs::write(taps.sandbox.path("web.py"), script).unwrap();
     for (url, says) in [
-        (format!("http://127.0.0.1:{port}/"), "its last line of output names HTTP 401; all of it is in the log"),
-        (format!("http://127.0.0.1:{down}/"), "names Connection refused (os error 111); all"),
-        (format!("https://127.0.0.1:{port}/"), "its last line of output names TLS "),
+        (format!("http://127.0.0.1:{port}/"), "the last line of its output contains HTTP 401; see the log"),
+        (format!("http://127.0.0.1:{down}/"), "contains Connection refused (os error 111); see"),
+        (format!("https://127.0.0.1:{port}/"), "the last line of its output contains TLS "),
     ] {
         taps.configure(&json!({"url": url, "token": "hunter2hunter2"}));
         for job in ["run_tap", "discover"] {
@@ -268,7 +268,7 @@ fn no_record_and_no_key_is_in_the_event_of_a_tap_that_dies() {
     ];
     let ended = taps.sandbox.lorchestra(&args).exits(1);
     let events = taps.sandbox.lorchestra(&["events", "list", "--json", "--payload"]).exits(0);
-    assert!(events.out().contains("names ValueError"), "{}", events.shown());
+    assert!(events.out().contains("contains ValueError"), "{}", events.shown());
     let log = taps.sandbox.lorchestra(&["runs", "logs", taps.sandbox.runs()[0].id()]).exits(0);
     for secret in ["MIIabc", "uvw", "987654321"] {
         for shown in [ended.err(), events.out(), log.out()] {
