@@ -382,11 +382,15 @@ mod tests {
             ("[job.extract]\ntimeout = \"1s\"", "does not name a job", "package/job"),
             ("[job.\"a/b\"]\noverlap = \"queue\"", "line 2: write fail, skip, wait", "configuration.md"),
             ("[job.\"a/b\"]\nretries = 5000", "line 2: at most 1000", "configuration.md"),
-            ("[job.\"a/b\"]\nretry_on = [\"load\"]", "never tried again after load; there are error, panic", "configuration.md"),
+            (
+                "[job.\"a/b\"]\nretry_on = [\"load\"]",
+                "never retried after load; valid causes are error, panic",
+                "configuration.md",
+            ),
             ("[job.\"a/b\"]\nretry_on = [\"errors\"]", "line 2: unknown variant `errors`", "configuration.md"),
-            ("[job.\"a/b\"]\nretry_wait = \"0s\"", "line 2: a wait of 0 would try again without a pause", "configuration.md"),
+            ("[job.\"a/b\"]\nretry_wait = \"0s\"", "line 2: a wait of 0 would retry without a pause", "configuration.md"),
             ("[job.\"a/b\"]\nretry_wait = \"soon\"", "line 2: ", "configuration.md"),
-            ("[job.\"a/b\"]\nmemory_max = \"1M\"", "line 2: is too little", "configuration.md"),
+            ("[job.\"a/b\"]\nmemory_max = \"1M\"", "line 2: is too small", "configuration.md"),
             ("[destinations.jsonl]\ndir = \"events\"", "not absolute", "~ is not expanded"),
             ("[destinations.jsonl]\nrotate = \"hour\"", "line 2: unknown variant `hour`", "configuration.md"),
             ("[destinations.jsonl]\nrotate_size = \"1MB\"", "line 2: \"1MB\": is not a size", "configuration.md"),
@@ -406,8 +410,8 @@ mod tests {
             ("[job.\"a/b/c\"]\ntimeout = \"1s\"", "does not name a job", "package/job"),
             ("[job.\"a/B\"]\ntimeout = \"1s\"", "does not name a job", "package/job"),
             ("[job.\"/b\"]\ntimeout = \"1s\"", "does not name a job", "package/job"),
-            ("[job.\"a/b\".secrets]\ntoken = \"hunter22\"", "[job.\"a/b\".secrets] token: what stands there is not", "env:NAME"),
-            ("[job.\"a/b\".secrets]\ntoken = \"\"", "[job.\"a/b\".secrets] token: what stands there is not", "file:PATH"),
+            ("[job.\"a/b\".secrets]\ntoken = \"hunter22\"", "[job.\"a/b\".secrets] token: not a source of a secret", "env:NAME"),
+            ("[job.\"a/b\".secrets]\ntoken = \"\"", "[job.\"a/b\".secrets] token: not a source of a secret", "file:PATH"),
         ];
         for (text, what, mend) in cases {
             let error = Config::parse(text).unwrap_err();

@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(refusal.what, format!("the file system of {root}/a b is full"));
         assert!(refusal.mend.contains(&format!("df -h '{root}/a b'; df -i '{root}/a b'")), "{refusal:?}");
         let refusal = of(&spaced.join("c"), &error(Errno::ROFS)).unwrap();
-        assert!(refusal.mend.starts_with(&format!("findmnt -T '{root}/a b' ")), "{refusal:?}");
+        assert!(refusal.mend.starts_with(&format!("run findmnt -T '{root}/a b' ")), "{refusal:?}");
     }
 
     #[test]

@@ -253,7 +253,7 @@ mod tests {
     fn what_is_wrong_with_the_file_is_said() {
         let sha = "a".repeat(64);
         for (text, what) in [
-            ("version = 2\nnew = 1", "format 2"),
+            ("version = 2\nnew = 1", "format is 2"),
             ("", "missing field `version`"),
             ("version = 1\nfurther = 1", "unknown field `further`"),
             ("version = 1\n[[package]]\nname = \"a/b\"\nversion = \"1\"\nbytes = 1\nsha256 = \"\"", "\"a/b\" is not the name"),

@@ -465,17 +465,17 @@ fn repeated_parameters_name_each_occurrence() {
     let job = all_kinds();
     assert_eq!(
         fault(&job, &[("u8", "1"), ("=u8", "1"), ("u8", "2")]),
-        r#"--u8 is given 3 times, as --u8 "1" and --param u8="1" and --u8 "2", and ingester/extract accepts it once; keep one"#
+        r#"--u8 is given 3 times, as --u8 "1" and --param u8="1" and --u8 "2", but ingester/extract accepts it once; keep one"#
     );
     // What is shown is short, not only what was typed.
     let odd = "\u{1e}".repeat(100);
     let line = faults(&job, &[("u8", &odd), ("u8", &odd), ("u8", &odd), ("u8", &odd)]).remove(0);
-    assert!(line.len() < 400 && line.matches(r"\u{1e}").count() == 30 && line.contains(" and …, and ingester"), "{line}");
+    assert!(line.len() < 400 && line.matches(r"\u{1e}").count() == 30 && line.contains(" and …, but ingester"), "{line}");
     let mut switches = request(&job, &[("bool", "true"), ("bool", "false")]);
     switches.values[1].typed_as = "--no-bool".into();
     assert_eq!(
         resolve(switches).unwrap_err().to_string(),
-        "--bool is given 2 times, as --bool and --no-bool, and ingester/extract accepts it once; keep one"
+        "--bool is given 2 times, as --bool and --no-bool, but ingester/extract accepts it once; keep one"
     );
     let both = faults(&job, &[("u8", "1"), ("u8", "x")]);
     assert!(both.len() == 2 && both[0].contains("2 times") && both[1].contains("is not a whole number"), "{both:?}");
@@ -523,7 +523,7 @@ fn defaults_that_do_not_fit_are_the_plugins_fault() {
         ("u8", json!(1.5), "the default 1.5 is not a whole number from 0 to 255"),
         ("u8", json!("5"), "the default \"5\" is not a whole number from 0 to 255"),
         ("string", json!(5), "the default 5 is not text"),
-        ("string", json!("a\u{0}"), "the default \"a\\0\" holds a NUL"),
+        ("string", json!("a\u{0}"), "the default \"a\\0\" contains a NUL"),
         ("bool", json!("true"), "the default \"true\" is not true or false"),
         ("bool", json!(1), "the default 1 is not true or false"),
         ("f64", json!("1.5"), "is not a number"),

@@ -206,12 +206,12 @@ mod tests {
         std::fs::create_dir_all(at("target/release")).unwrap();
         std::fs::write(at("target/release/libonly.rlib"), "").unwrap();
         for (file, fix) in [
-            ("target/release/libx.so", "run cargo build --release to create it; ls "),
-            ("target/x86_64-unknown-linux-gnu/release/libx.so", "run cargo build --release to create it; ls "),
-            ("target/debug/libx.so", "run cargo build to create it; ls "),
+            ("target/release/libx.so", "run cargo build --release to create it; run ls "),
+            ("target/x86_64-unknown-linux-gnu/release/libx.so", "run cargo build --release to create it; run ls "),
+            ("target/debug/libx.so", "run cargo build to create it; run ls "),
             ("target/release/libonly.so", "there is libonly.rlib: write crate-type = [\"cdylib\", \"rlib\"]"),
-            ("plugins/release/libx.so", "ls "),
-            ("libx.so", "ls "),
+            ("plugins/release/libx.so", "run ls "),
+            ("libx.so", "run ls "),
         ] {
             let fault = Fault::unreadable(&at(file), &io::ErrorKind::NotFound.into());
             assert!(fault.fix.starts_with(fix), "{file}: {fault:?}");

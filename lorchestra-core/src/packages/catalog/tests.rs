@@ -285,13 +285,13 @@ fn many_files_of_one_package_are_counted() {
         scan(&[dir.path()]).problems.first().map(|problem| problem.detail.replace(&dir.path().display().to_string(), "D"))
     };
     assert_eq!(detail(0), None);
-    assert_eq!(detail(1).as_deref(), Some("the package pack is also in D/lib1.so"));
-    assert_eq!(detail(2).as_deref(), Some("the package pack is also in D/lib1.so, D/lib2.so"));
-    assert_eq!(detail(3).as_deref(), Some("the package pack is also in D/lib1.so, D/lib2.so, and 1 more"));
+    assert_eq!(detail(1).as_deref(), Some("package pack is also in D/lib1.so"));
+    assert_eq!(detail(2).as_deref(), Some("package pack is also in D/lib1.so, D/lib2.so"));
+    assert_eq!(detail(3).as_deref(), Some("package pack is also in D/lib1.so, D/lib2.so, and 1 more"));
     for n in 4..40 {
         detail(n);
     }
-    assert_eq!(detail(40).as_deref(), Some("the package pack is also in D/lib1.so, D/lib10.so, and 38 more"));
+    assert_eq!(detail(40).as_deref(), Some("package pack is also in D/lib1.so, D/lib10.so, and 38 more"));
 }
 
 /// A listing and the run of a job see the same packages: a file that one refuses is refused by the other, for the same reason.

@@ -99,7 +99,7 @@ fn last_that_is_not_before_the_end_is_told_as_that() {
         line(&[("since", "last")], "2024-03-30T12:34:56.789012Z"),
         "--since \"last\": the bookmark of ingester/extract is at 2024-03-30T12:34:56.789012Z, which is not before until \
          2024-03-30T12:34:56.789012Z (not given: the start of the run): there is nothing new, or the clock went back; \
-         lorchestra bookmarks set moves it"
+         use lorchestra bookmarks set to move it"
     );
     let until = line(&[("since", "last:-30d"), ("until", "2024-01-31")], "2024-03-01T00:00:00Z");
     assert!(until.contains("until 2024-01-31T00:00:00Z (--until \"2024-01-31\"): the whole window is done"), "{until}");

@@ -78,5 +78,5 @@ fn a_clock_beyond_what_can_be_stored_is_said() {
     let mut request = request(&job, &[]);
     request.now = DateTime::from_timestamp(300_000_000_000, 0).unwrap();
     let line = resolve(request).unwrap_err().to_string();
-    assert!(line.starts_with("until (not given: the start of the run): lies outside the years 0001 to 9999"), "{line}");
+    assert!(line.starts_with("until (not given: the start of the run): is outside the years 0001 to 9999"), "{line}");
 }

@@ -449,8 +449,7 @@ fn whichever_write_finds_the_disk_full_nothing_acknowledged_is_lost() {
             Some(1 | 74) => during += 1,
             _ => panic!("{kib} KiB: {}", ended.shown()),
         }
-        let told =
-            ["full", "No space left", "could not be recorded", "free some space"].iter().any(|words| ended.err().contains(words));
+        let told = ["full", "No space left", "cannot record", "free space"].iter().any(|words| ended.err().contains(words));
         assert!(ended.code() == Some(0) || told, "{kib} KiB: {}", ended.shown());
         disks.remount(&sandbox.state(), "size=16m");
         let runs = run(&disks, &sandbox, &["runs", "list", "--json"]).exits(0).json_lines("lorchestra.run/1");
