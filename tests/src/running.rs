@@ -54,8 +54,16 @@ impl Running {
     ///
     /// # Panics
     /// If it does not end within [`DEADLINE`], or breaks a rule.
-    pub fn wait(mut self) -> Ended {
-        let until = Instant::now() + DEADLINE;
+    pub fn wait(self) -> Ended {
+        self.wait_within(DEADLINE)
+    }
+
+    /// The same, for one of many processes that share the processors.
+    ///
+    /// # Panics
+    /// If it does not end in that time, or breaks a rule.
+    pub fn wait_within(mut self, limit: Duration) -> Ended {
+        let until = Instant::now() + limit;
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("waiting for a child") {
                 break status;
@@ -63,7 +71,7 @@ impl Running {
             if Instant::now() > until {
                 let _ = self.child.kill();
                 let _ = self.child.wait();
-                panic!("`lorchestra {}` did not end within {DEADLINE:?}", self.args.join(" "));
+                panic!("`lorchestra {}` did not end within {limit:?}", self.args.join(" "));
             }
             std::thread::sleep(Duration::from_millis(2));
         };

@@ -182,7 +182,7 @@ fn a_full_disk_leaves_the_hits_of_the_search_before() {
     search("3").exits(0);
     let ended = search("100").exits(1);
     assert!(ended.err().contains(&format!("{}: cannot write the hits", dir.join("last.jsonl").display())), "{}", ended.shown());
-    assert!(ended.err().contains("make room") && ended.err().contains("No space left"), "{}", ended.shown());
+    assert!(ended.err().contains("check the free disk space") && ended.err().contains("No space left"), "{}", ended.shown());
     let left: Vec<_> = fs::read_dir(disks.path(&dir)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["last.jsonl"], "nothing else is left");
     assert_eq!(fs::read_to_string(disks.path(&dir.join("last.jsonl"))).unwrap().lines().count(), 3);
@@ -204,7 +204,7 @@ fn what_is_no_input_is_told() {
     fs::write(&damaged, "x".repeat(9000)).unwrap();
     emails(&sandbox.path("y.jsonl"), 1);
     let ended = sandbox.lorchestra(&[&INDEX[..], &["--input", "y.jsonl"]].concat()).exits(1);
-    assert!(ended.err().contains("is damaged, or no index; move it away"), "{}", ended.shown());
+    assert!(ended.err().contains("is corrupt or not an index; move it away"), "{}", ended.shown());
 }
 
 #[test]
@@ -291,7 +291,7 @@ fn a_model_finds_what_is_meant_and_hashed_words_do_not() {
     fs::write(cut.join("model.safetensors"), &table[..table.len() / 2]).unwrap();
     fs::copy(model.join("tokenizers/l2_supercat_tokenizer_config.json"), cut.join("tokenizer.json")).unwrap();
     let ended = sandbox.lorchestra(&[&INDEX[..], &["--input", "mail.jsonl", "--model", "cut"]].concat()).exits(1);
-    assert!(ended.err().contains("cut/model.safetensors: is no whole safetensors file ("), "{}", ended.shown());
+    assert!(ended.err().contains("cut/model.safetensors: is not a complete safetensors file ("), "{}", ended.shown());
     assert_eq!(best("car").as_deref(), Some("Sold"), "the index is as it was");
 
     assert_eq!(index(&["--model", "none"])["embedded_again"], MEANT.len());

@@ -62,7 +62,7 @@ fn what_a_parameter_takes_is_shown() {
     let shown = sandbox.lorchestra(&["jobs", "show", "kit", "kinds", "--json"]).exits(0).json("lorchestra.jobs-show/1");
     let format = shown["params"].as_array().unwrap().iter().find(|param| param["name"] == "formats").unwrap().clone();
     assert_eq!((&format["kind"], &format["repeated"], &format["required"]), (&json!("enum"), &json!(true), &json!(false)));
-    assert_eq!(format["values"][1], json!({"name": "nd-json", "docs": "One object a line."}));
+    assert_eq!(format["values"][1], json!({"name": "nd-json", "docs": "One object per line"}));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Many commands at once, on one store.
 
 use lorchestra_tests::bigquery::site::{Site, Write};
-use lorchestra_tests::{Fixture, Running, Sandbox, eventually};
+use lorchestra_tests::{DEADLINE, Fixture, Running, Sandbox, eventually};
 use std::collections::HashSet;
 
 fn sandbox() -> Sandbox {
@@ -136,7 +136,7 @@ fn two_hundred_runs_of_twenty_jobs_at_once() {
     };
     let running: Vec<Running> = (0..JOBS.len() * EACH).map(start).collect();
     let ended: Vec<_> = std::thread::scope(|scope| {
-        let waiting: Vec<_> = running.into_iter().map(|running| scope.spawn(|| running.wait())).collect();
+        let waiting: Vec<_> = running.into_iter().map(|running| scope.spawn(|| running.wait_within(DEADLINE * 4))).collect();
         waiting.into_iter().map(|thread| thread.join().expect("it ends within its deadline")).collect()
     });
     for (i, ended) in ended.into_iter().enumerate() {

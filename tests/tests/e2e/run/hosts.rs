@@ -281,7 +281,7 @@ fn a_user_without_a_home_is_not_told_to_take_the_root_directory() {
         command.env("HOME", home).uid(123_456).gid(0);
         let ended = Running::start(command).wait().exits(74);
         assert!(!ended.err().contains("chown") && !ended.err().contains("chmod"), "{}", ended.shown());
-        assert!(ended.err().contains("this user may not write in /"), "{}", ended.shown());
+        assert!(ended.err().contains("this user may not write to /"), "{}", ended.shown());
         assert!(ended.err().contains("or set state_dir in config.toml, or XDG_STATE_HOME"), "{}", ended.shown());
     }
 }
