@@ -412,7 +412,25 @@ impl Outbox {
             pending_before(tx, destination, batch)?
                 .into_iter()
                 .try_for_each(|n| settle(tx, destination, n, "suspect", Some("a batch after it is of unknown fate")))?;
-            tx.execute("UPDATE batches SET state = 'uncertain', reason = ?2 WHERE n = ?1", params![batch.id, reason])?;
+            // In its range may be events that were settled by themselves and may be sent again, as refused ones. Its parts between them are kept,
+            // so that no event is ever in two batches.
+            let rest = rest_of(tx, destination, batch)?;
+            let mut parts = rest.chunk_by(|one, next| next - one == 1);
+            let head = parts.next().unwrap_or_default();
+            let (first, last) = head.first().zip(head.last()).unwrap_or((&batch.first, &batch.last));
+            tx.execute(
+                "UPDATE batches SET state = 'uncertain', reason = ?2, first = ?3, last = ?4, rows = ?5 WHERE n = ?1",
+                params![batch.id, reason, first, last, last - first + 1],
+            )?;
+            for part in parts {
+                let ([first, ..], [.., last]) = (part, part) else { continue };
+                tx.prepare_cached(
+                    "INSERT INTO batches (destination, target, stream, start, length, first, last, rows, state, was, reason, made_at)
+                     SELECT destination, target, stream, start, length, ?2, ?3, ?4, 'uncertain', was, ?5, made_at
+                     FROM batches WHERE n = ?1",
+                )?
+                .execute(params![batch.id, first, last, last - first + 1, reason])?;
+            }
             tx.execute(
                 "UPDATE outbox SET delivered_to = max(delivered_to, ?2) WHERE destination = ?1",
                 params![destination, batch.last],

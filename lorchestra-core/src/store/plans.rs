@@ -193,7 +193,11 @@ fn delivery(store: &mut Outbox) {
     let again = store.frozen_batch().unwrap().unwrap();
     store.advance(Some(&again), None).unwrap();
     store.use_stream(to, stream).unwrap();
-    let frozen = store.advance(None, Some(&batch(6))).unwrap().unwrap();
+    // With an event in the middle that is settled by itself.
+    let wide = NewBatch { last: numbers[8], rows: 3, length: 3, ..batch(6) };
+    let frozen = store.advance(None, Some(&wide)).unwrap().unwrap();
+    store.release(&frozen, &[(numbers[7], Settled::Present)], 10, "no").unwrap();
+    let frozen = store.advance(None, Some(&NewBatch { rows: 2, length: 2, ..wide })).unwrap().unwrap();
     store.give_up(&frozen, "silence").unwrap();
     let uncertain = store.uncertain_batches().unwrap();
     store.row(numbers[0]).unwrap().unwrap();

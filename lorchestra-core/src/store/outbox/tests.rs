@@ -46,6 +46,45 @@ fn each_destination_has_a_state_of_its_own() {
     assert_eq!(store.destinations().unwrap(), ["here", "there"]);
 }
 
+/// A refused event between those of an uncertain batch is sent once more by itself: it is not part of the batch then, nor afterwards.
+#[test]
+fn no_event_is_in_two_batches() {
+    let site = site();
+    let mut store = Store::open(&site.state).unwrap();
+    for run in ["r1", "r2"] {
+        store.begin_run(&new_run(run), &started()).unwrap();
+        store.end_run(run, &end()).unwrap();
+    }
+    let mut outbox = Outbox::open(Store::open(&site.state).unwrap(), "here").unwrap();
+    let all = outbox.pending_rows(0, 100, usize::MAX).unwrap();
+    assert_eq!(all.len(), 4);
+    let batch = |rows: &[OutRow]| NewBatch {
+        target: "t".into(),
+        stream: None,
+        length: 0,
+        first: rows[0].n,
+        last: rows[rows.len() - 1].n,
+        rows: i64::try_from(rows.len()).unwrap(),
+    };
+    let first = outbox.advance(None, Some(&batch(&all))).unwrap().unwrap();
+    outbox.release(&first, &[(all[1].n, Settled::Refused("no".into()))], 10, "no").unwrap();
+    let rest = outbox.pending_rows(0, 100, usize::MAX).unwrap();
+    let second = outbox.advance(None, Some(&batch(&rest))).unwrap().unwrap();
+    assert_eq!(outbox.rows_of(&second).unwrap().len(), 3);
+    outbox.give_up(&second, "silence").unwrap();
+    let uncertain = |outbox: &Outbox| {
+        let batches = outbox.uncertain_batches().unwrap();
+        let rows: Vec<usize> = batches.iter().map(|batch| outbox.rows_of(batch).unwrap().len()).collect();
+        (rows, store.backlog("here", None).unwrap().uncertain)
+    };
+    assert_eq!(uncertain(&outbox), (vec![1, 2], 3));
+    outbox.send_one_again(Was::Refused, &batch(&all[1..2])).unwrap();
+    assert_eq!(uncertain(&outbox), (vec![1, 2], 3), "while it is on its way");
+    let again = outbox.frozen_batch().unwrap().unwrap();
+    outbox.advance(Some(&again), None).unwrap();
+    assert_eq!(uncertain(&outbox), (vec![1, 2], 3), "when it is there");
+}
+
 /// What one destination has not had is kept, for as long as any command has it configured, and a week.
 #[test]
 fn what_one_destination_lacks_is_kept_until_it_is_forgotten() {
