@@ -11,7 +11,7 @@
 //! - [`processes`]: what the kernel knows of processes.
 //! - [`slack`]: the Web API of Slack, with faults on demand.
 //! - [`small_disk`]: disks that can be full or read-only.
-//! - [`venv`]: what comes from PyPI: the emulator, a Singer tap, a Singer target, an embedding model.
+//! - [`lorchestra_test_setup`]: what comes from PyPI: the emulator, a Singer tap, a Singer target, an embedding model.
 //!
 //! Rules that every command is held to, wherever it is started from ([`ended::Ended::check`]): a failure is told in at most
 //! eight lines, no escape sequence reaches a pipe, and nothing looks like a crash of lorchestra itself.

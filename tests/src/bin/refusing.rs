@@ -1,6 +1,8 @@
 //! Becomes a program to which the kernel refuses some system calls, as container runtimes and systemd's `SystemCallFilter=` do.
 //!
-//!     refusing ERRNO NAME[,NAME…] PROGRAM [ARG…]
+//! ```text
+//! refusing ERRNO NAME[,NAME…] PROGRAM [ARG…]
+//! ```
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
