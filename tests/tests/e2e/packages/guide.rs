@@ -3,9 +3,9 @@
 
 use lorchestra_tests::{Fixture, Sandbox, built};
 
-/// The most that `hello` may have as it is shipped, in bytes; docs/explanation/performance.md has the figure. It had 692 kB when this was set. Most of it is
+/// The most that `hello` may have as it is shipped, in bytes; docs/explanation/performance.md has the figure. It had 724 kB when this was set (exact floats in JSON are the latest of it). Most of it is
 /// what the plugin API brings along: a new dependency there, or one of its features, is what makes it grow.
-const MOST: u64 = 720_000;
+const MOST: u64 = 740_000;
 
 fn source(path: &str) -> String {
     std::fs::read_to_string(built::workspace().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
