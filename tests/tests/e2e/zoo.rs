@@ -52,7 +52,7 @@ impl Book {
         const RULES: &[(&str, &str)] = &[
             (r"lib\.rs:\d+|process\.rs:\d+|events\.rs:\d+", "[SOURCE]"),
             (r"has 2\.\d+", "has [HOST]"),
-            (r"the next one in \d+(\.\d+)?s", "the next one in [DURATION]"),
+            (r"next attempt in \d+(\.\d+)?s", "next attempt in [DURATION]"),
             (r"glibc 9\.\d+", "glibc [NEWER]"),
             // Sizes of libraries and places in them.
             (r"\b(it has|end at|manifest has) \d{4,}", "$1 [N]"),

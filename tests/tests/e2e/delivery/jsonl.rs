@@ -165,7 +165,7 @@ fn a_full_disk_is_waited_for() {
     let sandbox = sandbox("");
     let dir = sandbox.path(EVENTS);
     let Some(disks) = SmallDisks::mount(&sandbox, &[(dir.clone(), 64)]) else { return };
-    let job = ["run-job", "--delivery-timeout", "2s", "misbehave", "numbered", "--count", "2000"];
+    let job = ["run-job", "--delivery-timeout", "6s", "misbehave", "numbered", "--count", "2000"];
     let ended = disks.start(&sandbox, &job).wait().exits(0);
     assert!(ended.err().contains("No space left on device"), "{}", ended.shown());
     disks.start(&sandbox, &["events", "flush", "--timeout", "2s"]).wait().exits(69);
