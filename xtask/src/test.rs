@@ -122,9 +122,10 @@ fn async_jobs() -> Result {
 }
 
 /// What `cargo xtask soak` repeats: the tests that ask for LORCHESTRA_TEST_ROUNDS, and one that takes minutes.
-const SOAKED: [&str; 4] = [
+const SOAKED: [&str; 5] = [
     "crash::killed::nothing_acknowledged",
     "delivery::sending::a_kill_during_delivery",
+    "delivery::jsonl::whatever_is_killed",
     "catalog::locked::swapping",
     "crash::trouble::a_store_that_is_kept_for_longer",
 ];

@@ -88,7 +88,7 @@ fn one_that_is_down_does_not_hold_up_the_other() {
 fn whatever_is_killed_nothing_is_lost_or_twice() {
     let sandbox = sandbox("rotate_size = \"64K\"\n");
     let dir = sandbox.path(EVENTS);
-    for round in 0..25_u64 {
+    for round in 0..u64::from(super::sending::rounds().max(25)) {
         let run = sandbox.start(&["run-job", "misbehave", "numbered", "--count", "400"]);
         std::thread::sleep(Duration::from_millis(30 + round * 37 % 400));
         run.signal(Signal::KILL);

@@ -273,7 +273,7 @@ fn what_cannot_be_found_out_is_uncertain_and_sent_again_on_request_only() {
 }
 
 #[expect(clippy::disallowed_methods, reason = "how long a soak is, is asked for from outside")]
-fn rounds() -> u32 {
+pub(crate) fn rounds() -> u32 {
     std::env::var("LORCHESTRA_TEST_ROUNDS").map_or(20, |rounds| rounds.parse().expect("LORCHESTRA_TEST_ROUNDS is a number"))
 }
 
