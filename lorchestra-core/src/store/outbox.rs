@@ -10,6 +10,7 @@
 //! Only the holder of a destination's delivery lock writes to its outbox; anybody may read. Knows nothing of what destinations are.
 
 mod backlog;
+mod batch;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
@@ -17,120 +18,15 @@ mod tests;
 
 pub use backlog::{Backlog, COUNTED};
 pub(super) use backlog::{delivered_to, pending, refused, uncertain, unsettled, why_uncertain};
+pub use batch::{Batch, NewBatch, OutRow, Row, Settled, Stream, Was};
 
 use super::{Store, StoreError};
 use backlog::{UNSETTLED, unsent};
+use batch::{BATCH, batch};
 use rusqlite::{OptionalExtension, Transaction, params};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
-
-/// One event as it leaves: the columns of the envelope.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
-    /// UUIDv7, the identity everywhere.
-    pub event_id: String,
-    /// Such as `job.started`.
-    pub event_type: String,
-    /// `package/job`.
-    pub source: String,
-    /// The schema of the payload, if the job named one.
-    pub schema_ref: Option<String>,
-    /// Microseconds since 1970, UTC.
-    pub created_at: i64,
-    /// The run's id, unless the job gave another.
-    pub correlation_id: Option<String>,
-    /// Personal: never in a log or an error.
-    pub subject_id: Option<String>,
-    /// A JSON object, as text: never in a log or an error.
-    pub payload: Option<String>,
-    /// UUIDv7 of the run.
-    pub run_id: Option<String>,
-    /// From 1.
-    pub attempt: Option<i64>,
-    /// Half of `source`.
-    pub package: Option<String>,
-    /// The other half.
-    pub job: Option<String>,
-}
-
-/// An event on its way out, with its number in the store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OutRow {
-    /// Its number, which orders all events of a store.
-    pub n: i64,
-    /// What is sent.
-    pub row: Row,
-}
-
-/// Rows that are sent together: all that are not settled, from `first` to `last`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Batch {
-    /// Its number.
-    pub id: i64,
-    /// Where in the destination: a table, a directory.
-    pub target: String,
-    /// Stream and offset in it; `None`: no streams, at least once.
-    pub place: Option<(String, i64)>,
-    /// What it takes up in its stream, in the destination's unit: rows, bytes.
-    pub length: i64,
-    /// Number of its first event.
-    pub first: i64,
-    /// Number of its last event.
-    pub last: i64,
-    /// How many rows it has.
-    pub rows: i64,
-    /// What its rows were, if it is sent on request; `None`: pending.
-    pub was: Option<Was>,
-}
-
-/// What rows were before they were sent once more on request. They lie behind the delivered mark: taken back, they must become that again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Was {
-    /// Set aside: the server had refused them.
-    Refused,
-    /// Set aside on suspicion: the server had refused them, and nothing landed after that.
-    Suspect,
-    /// Of unknown fate.
-    Uncertain,
-}
-
-/// A batch that is to be frozen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewBatch {
-    /// Where in the destination: a table, a directory.
-    pub target: String,
-    /// The stream it goes to; its offset is what was given out before.
-    pub stream: Option<String>,
-    /// What it takes up in its stream.
-    pub length: i64,
-    /// Number of its first event.
-    pub first: i64,
-    /// Number of its last event.
-    pub last: i64,
-    /// How many rows it has.
-    pub rows: i64,
-}
-
-/// A stream that batches go to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stream {
-    /// Its name.
-    pub name: String,
-    /// Where the next batch begins.
-    pub offset: i64,
-}
-
-/// A row that is settled by itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Settled {
-    /// The server will never take it, for this reason.
-    Refused(String),
-    /// The server refused it, and that may be the server's fault: it counts as pending, and others go before it.
-    Suspect(String),
-    /// It is in the table already.
-    Present,
-}
 
 /// A destination that did not answer is left alone for a while, by everybody.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -384,22 +280,24 @@ impl Outbox {
                 Some(was @ (Was::Refused | Was::Suspect)) => {
                     rest_of(tx, destination, batch)?.into_iter().try_for_each(|n| settle(n, was.as_str(), Some(reason)))
                 }
-                Some(Was::Uncertain) => rest_of(tx, destination, batch)?.chunks(room.max(1)).try_for_each(|rows| {
-                    tx.execute(
-                        "INSERT INTO batches (destination, target, first, last, rows, state, reason, made_at)
+                Some(Was::Uncertain) => without_holes(&rest_of(tx, destination, batch)?)
+                    .flat_map(|part| part.chunks(room.max(1)))
+                    .try_for_each(|rows| {
+                        tx.execute(
+                            "INSERT INTO batches (destination, target, first, last, rows, state, reason, made_at)
                          VALUES (?1, ?2, ?3, ?4, ?5, 'uncertain', ?6, ?7)",
-                        params![
-                            destination,
-                            batch.target,
-                            rows.first(),
-                            rows.last(),
-                            i64::try_from(rows.len()).unwrap_or(i64::MAX),
-                            reason,
-                            crate::host::clock::now_micros()
-                        ],
-                    )
-                    .map(drop)
-                }),
+                            params![
+                                destination,
+                                batch.target,
+                                rows.first(),
+                                rows.last(),
+                                i64::try_from(rows.len()).unwrap_or(i64::MAX),
+                                reason,
+                                crate::host::clock::now_micros()
+                            ],
+                        )
+                        .map(drop)
+                    }),
             }
         })
     }
@@ -412,10 +310,8 @@ impl Outbox {
             pending_before(tx, destination, batch)?
                 .into_iter()
                 .try_for_each(|n| settle(tx, destination, n, "suspect", Some("a batch after it is of unknown fate")))?;
-            // In its range may be events that were settled by themselves and may be sent again, as refused ones. Its parts between them are kept,
-            // so that no event is ever in two batches.
             let rest = rest_of(tx, destination, batch)?;
-            let mut parts = rest.chunk_by(|one, next| next - one == 1);
+            let mut parts = without_holes(&rest);
             let head = parts.next().unwrap_or_default();
             let (first, last) = head.first().zip(head.last()).unwrap_or((&batch.first, &batch.last));
             tx.execute(
@@ -559,41 +455,6 @@ fn remove(tx: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
     if removed == 1 { Ok(()) } else { Err(rusqlite::Error::QueryReturnedNoRows) }
 }
 
-impl Was {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Refused => "refused",
-            Self::Suspect => "suspect",
-            Self::Uncertain => "uncertain",
-        }
-    }
-
-    fn read(text: &str) -> Self {
-        match text {
-            "refused" => Self::Refused,
-            "suspect" => Self::Suspect,
-            _ => Self::Uncertain,
-        }
-    }
-}
-
-/// What [`batch`] reads.
-const BATCH: &str = "SELECT n, target, stream, start, length, first, last, rows, was FROM batches";
-
-fn batch(row: &rusqlite::Row<'_>) -> rusqlite::Result<Batch> {
-    let was: Option<String> = row.get(8)?;
-    Ok(Batch {
-        id: row.get(0)?,
-        target: row.get(1)?,
-        place: row.get::<_, Option<String>>(2)?.zip(row.get(3)?),
-        length: row.get(4)?,
-        first: row.get(5)?,
-        last: row.get(6)?,
-        rows: row.get(7)?,
-        was: was.as_deref().map(Was::read),
-    })
-}
-
 /// Commits a batch to its rows and to its place, the next one of its stream.
 fn freeze(tx: &Transaction<'_>, destination: &str, new: &NewBatch, was: Option<Was>) -> rusqlite::Result<Batch> {
     let place = match &new.stream {
@@ -654,4 +515,10 @@ fn rest_of(tx: &Transaction<'_>, destination: &str, batch: &Batch) -> rusqlite::
     let sql = format!("SELECT e.n FROM events e WHERE e.n BETWEEN ?2 AND ?3 AND {UNSETTLED} ORDER BY e.n");
     let mut statement = tx.prepare_cached(&sql)?;
     statement.query_map(params![destination, batch.first, batch.last], |row| row.get(0))?.collect()
+}
+
+/// The parts of a batch between rows that are settled by themselves. Such a row may be sent again, as one that was refused: an uncertain batch,
+/// which is a range of events, must not have it in its range, so that no event is ever in two batches.
+fn without_holes(rows: &[i64]) -> impl Iterator<Item = &[i64]> {
+    rows.chunk_by(|one, next| next - one == 1)
 }

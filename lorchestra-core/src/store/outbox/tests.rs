@@ -4,16 +4,20 @@ use super::*;
 use crate::store::retention::{FORGOTTEN, Retention};
 use crate::store::tests::{end, new_run, site, started};
 
-fn deliver(outbox: &mut Outbox) {
-    let rows = outbox.pending_rows(0, 100, usize::MAX).unwrap();
-    let new = NewBatch {
+/// A batch of these rows, without a stream.
+fn batch(rows: &[OutRow]) -> NewBatch {
+    NewBatch {
         target: "t".into(),
         stream: None,
         length: 0,
         first: rows[0].n,
         last: rows[rows.len() - 1].n,
         rows: i64::try_from(rows.len()).unwrap(),
-    };
+    }
+}
+
+fn deliver(outbox: &mut Outbox) {
+    let new = batch(&outbox.pending_rows(0, 100, usize::MAX).unwrap());
     let frozen = outbox.advance(None, Some(&new)).unwrap().unwrap();
     outbox.advance(Some(&frozen), None).unwrap();
 }
@@ -35,7 +39,7 @@ fn each_destination_has_a_state_of_its_own() {
     here.set_circuit(Some(&Circuit { until: crate::host::clock::now_micros() + 1_000_000, ..down })).unwrap();
     assert!(there.circuit("r", crate::host::clock::now_micros()).unwrap().is_none());
     let rows = here.pending_rows(0, 1, usize::MAX).unwrap();
-    let new = NewBatch { target: "t".into(), stream: None, length: 0, first: rows[0].n, last: rows[0].n, rows: 1 };
+    let new = batch(&rows);
     let frozen = here.advance(None, Some(&new)).unwrap().unwrap();
     assert_eq!(there.frozen_batch().unwrap(), None);
     deliver(&mut there);
@@ -51,38 +55,39 @@ fn each_destination_has_a_state_of_its_own() {
 fn no_event_is_in_two_batches() {
     let site = site();
     let mut store = Store::open(&site.state).unwrap();
-    for run in ["r1", "r2"] {
+    for run in ["r1", "r2", "r3"] {
         store.begin_run(&new_run(run), &started()).unwrap();
         store.end_run(run, &end()).unwrap();
     }
     let mut outbox = Outbox::open(Store::open(&site.state).unwrap(), "here").unwrap();
     let all = outbox.pending_rows(0, 100, usize::MAX).unwrap();
-    assert_eq!(all.len(), 4);
-    let batch = |rows: &[OutRow]| NewBatch {
-        target: "t".into(),
-        stream: None,
-        length: 0,
-        first: rows[0].n,
-        last: rows[rows.len() - 1].n,
-        rows: i64::try_from(rows.len()).unwrap(),
-    };
+    assert_eq!(all.len(), 6);
     let first = outbox.advance(None, Some(&batch(&all))).unwrap().unwrap();
     outbox.release(&first, &[(all[1].n, Settled::Refused("no".into()))], 10, "no").unwrap();
     let rest = outbox.pending_rows(0, 100, usize::MAX).unwrap();
     let second = outbox.advance(None, Some(&batch(&rest))).unwrap().unwrap();
-    assert_eq!(outbox.rows_of(&second).unwrap().len(), 3);
+    assert_eq!(outbox.rows_of(&second).unwrap().len(), 5);
     outbox.give_up(&second, "silence").unwrap();
     let uncertain = |outbox: &Outbox| {
         let batches = outbox.uncertain_batches().unwrap();
         let rows: Vec<usize> = batches.iter().map(|batch| outbox.rows_of(batch).unwrap().len()).collect();
         (rows, store.backlog("here", None).unwrap().uncertain)
     };
-    assert_eq!(uncertain(&outbox), (vec![1, 2], 3));
+    assert_eq!(uncertain(&outbox), (vec![1, 4], 5));
     outbox.send_one_again(Was::Refused, &batch(&all[1..2])).unwrap();
-    assert_eq!(uncertain(&outbox), (vec![1, 2], 3), "while it is on its way");
+    assert_eq!(uncertain(&outbox), (vec![1, 4], 5), "while it is on its way");
     let again = outbox.frozen_batch().unwrap().unwrap();
     outbox.advance(Some(&again), None).unwrap();
-    assert_eq!(uncertain(&outbox), (vec![1, 2], 3), "when it is there");
+    assert_eq!(uncertain(&outbox), (vec![1, 4], 5), "when it is there");
+    // Nor where the row is refused while the batch is sent once more.
+    let last = outbox.uncertain_batches().unwrap().pop().unwrap();
+    let rows = outbox.rows_of(&last).unwrap();
+    outbox.send_again(&last, &batch(&rows)).unwrap();
+    let frozen = outbox.frozen_batch().unwrap().unwrap();
+    outbox.release(&frozen, &[(rows[1].n, Settled::Refused("no".into()))], 10, "no").unwrap();
+    assert_eq!(uncertain(&outbox), (vec![1, 1, 2], 4));
+    outbox.send_one_again(Was::Refused, &batch(&rows[1..2])).unwrap();
+    assert_eq!(uncertain(&outbox), (vec![1, 1, 2], 4));
 }
 
 /// What one destination has not had is kept, for as long as any command has it configured, and a week.
