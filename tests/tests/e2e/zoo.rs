@@ -56,6 +56,7 @@ impl Book {
             (r"glibc 9\.\d+", "glibc [NEWER]"),
             // Sizes of libraries and places in them.
             (r"\b(it has|end at|manifest has) \d{4,}", "$1 [N]"),
+            (r"it is \d{6,9} bytes", "it is [N] bytes"),
             (r"(column|index) \d+", "$1 [N]"),
         ];
         let mut text = self.0;
