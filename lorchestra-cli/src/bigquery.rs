@@ -83,8 +83,8 @@ pub(crate) fn resolve(
 
 fn half(set: &str, missing: &str, variable: &str) -> Failure {
     Failure::new(Code::Config, format!("BigQuery's {set} is set and its {missing} is not: events would have nowhere to go"))
-        .mend(format!("set BQ_EVENTS_{variable}, or destinations.bigquery.{missing} in config.toml"))
-        .mend("or unset both, and events stay in the store")
+        .hint(format!("set BQ_EVENTS_{variable}, or destinations.bigquery.{missing} in config.toml"))
+        .hint("or unset both, and events stay in the store")
 }
 
 #[cfg(test)]
@@ -126,7 +126,7 @@ mod tests {
     fn half_a_table_is_an_error_that_names_the_other_half() {
         let error = with(&[("BQ_EVENTS_DATASET", "d")], &config::BigQueryConfig::default()).unwrap_err();
         assert_eq!(error.code, Code::Config);
-        assert!(error.mends[0].contains("BQ_EVENTS_TABLE"), "{error:?}");
+        assert!(error.hints[0].contains("BQ_EVENTS_TABLE"), "{error:?}");
     }
 
     #[test]

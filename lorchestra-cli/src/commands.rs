@@ -80,7 +80,7 @@ pub(crate) fn run(command: &Command, verbose: u8, settings: &Settings, printer: 
 fn catalog(settings: &Settings) -> Result<Catalog, Failure> {
     let mut catalog = Catalog::scan(&settings.plugin_dirs);
     if settings.locked {
-        hold_to(&mut catalog, &locked_to(settings)?);
+        apply_lockfile(&mut catalog, &locked_to(settings)?);
     }
     Ok(catalog)
 }
@@ -89,7 +89,7 @@ fn catalog(settings: &Settings) -> Result<Catalog, Failure> {
 fn locked_to(settings: &Settings) -> Result<Lockfile, Failure> {
     Lockfile::read(&settings.lockfile)?.ok_or_else(|| {
         Failure::new(Code::Config, format!("only locked plugins may run, but {} does not exist", path_text(&settings.lockfile)))
-            .mend("run lorchestra plugins lock to create it for the installed libraries")
+            .hint("run lorchestra plugins lock to create it for the installed libraries")
     })
 }
 
@@ -102,19 +102,19 @@ fn find_job<'a>(catalog: &'a Catalog, package: &str, job: &str) -> Result<(&'a P
     Ok((found, manifest, job))
 }
 
-fn hold_to(catalog: &mut Catalog, lock: &Lockfile) {
-    catalog.hold_to(|package| lock.allows_file(package));
+fn apply_lockfile(catalog: &mut Catalog, lock: &Lockfile) {
+    catalog.apply_lockfile(|package| lock.allows_file(package));
 }
 
 /// The state directory and its store, after what an earlier supervisor's death left open is closed. `None`: there is no
 /// history yet, and looking for one made none.
 fn history(settings: &Settings, notices: &mut Notices<'_>, printer: &mut Printer) -> Result<Option<(StateDir, Store)>, Failure> {
     second_store(settings, printer);
-    look_after(settings, notices, printer)
+    open_and_recover(settings, notices, printer)
 }
 
 /// The same, for a command that has warned of a second history already, or will.
-fn look_after(
+fn open_and_recover(
     settings: &Settings,
     notices: &mut Notices<'_>,
     printer: &mut Printer,
@@ -150,11 +150,11 @@ fn find_run(store: Option<&Store>, settings: &Settings, text: &str) -> Result<Ru
     let unknown = || Failure { bare: true, ..Failure::new(Code::Failed, format!("Unknown run: {text}")) };
     let none = || {
         unknown()
-            .mend(format!("looked in {}", path_text(&settings.state_dir)))
-            .mend("run lorchestra runs list to see the newest runs")
+            .hint(format!("looked in {}", path_text(&settings.state_dir)))
+            .hint("run lorchestra runs list to see the newest runs")
     };
     if text.chars().count() < NAMED {
-        return Err(unknown().mend(format!("give the full id, or at least {NAMED} characters of its start or end")));
+        return Err(unknown().hint(format!("give the full id, or at least {NAMED} characters of its start or end")));
     }
     let Some(store) = store else { return Err(none()) };
     match store.find_run(text)? {
@@ -165,7 +165,7 @@ fn find_run(store: Option<&Store>, settings: &Settings, text: &str) -> Result<Ru
             Err(found
                 .iter()
                 .take(5)
-                .fold(failure, |failure, run| failure.mend(format!("{}  {}/{}", run.run_id, run.package, run.job))))
+                .fold(failure, |failure, run| failure.hint(format!("{}  {}/{}", run.run_id, run.package, run.job))))
         }
     }
 }

@@ -173,7 +173,7 @@ fn tries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::E
     if number > MOST { Err(serde::de::Error::custom(format!("at most {MOST} retries"))) } else { Ok(Some(number)) }
 }
 
-/// Causes that another attempt may mend.
+/// Causes that another attempt may fix.
 fn causes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Cause>>, D::Error> {
     let causes = Vec::<Cause>::deserialize(deserializer)?;
     match causes.iter().find(|cause| !RETRYABLE.contains(cause)) {
@@ -278,19 +278,19 @@ impl Config {
             }
             Err(e) => return Err(Failure::config(path, &e.to_string(), "make it a UTF-8 file that this user can read")),
         };
-        Self::parse(&text).map_err(|(what, mend)| Failure::config(path, &what, &mend))
+        Self::parse(&text).map_err(|(what, hint)| Failure::config(path, &what, &hint))
     }
 
-    /// On error: what is wrong and how to mend it.
+    /// On error: what is wrong and how to fix it.
     pub(crate) fn parse(text: &str) -> Result<Self, (String, String)> {
         let config: Self = toml::from_str(text).map_err(|e| {
             let message = e.message().lines().next().unwrap_or_default().to_owned();
             let line = e.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-            let mend = nearest(&message).map_or_else(
+            let hint = nearest(&message).map_or_else(
                 || "see docs/reference/configuration.md for the keys".to_owned(),
                 |key| format!("did you mean `{key}`?"),
             );
-            (format!("line {line}: {}", one_line(&message)), mend)
+            (format!("line {line}: {}", one_line(&message)), hint)
         })?;
         let names_a_job = |name: &str| name.split_once('/').is_some_and(|(package, job)| is_name(package) && is_name(job));
         if let Some(name) = config.job.keys().find(|name| !names_a_job(name)) {
@@ -413,10 +413,10 @@ mod tests {
             ("[job.\"a/b\".secrets]\ntoken = \"hunter22\"", "[job.\"a/b\".secrets] token: not a source of a secret", "env:NAME"),
             ("[job.\"a/b\".secrets]\ntoken = \"\"", "[job.\"a/b\".secrets] token: not a source of a secret", "file:PATH"),
         ];
-        for (text, what, mend) in cases {
+        for (text, what, hint) in cases {
             let error = Config::parse(text).unwrap_err();
             assert!(error.0.contains(what), "{text}: {error:?}");
-            assert!(error.1.contains(mend), "{text}: {error:?}");
+            assert!(error.1.contains(hint), "{text}: {error:?}");
             assert!(!format!("{error:?}").contains("hunter22"));
         }
     }
@@ -442,7 +442,7 @@ mod tests {
         std::fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
         let refused = Config::read(&path).unwrap_err();
         assert!(refused.message.ends_with(": it is 1099511627776 bytes long; the maximum is 1048576 (1 MiB)"), "{refused:?}");
-        assert_eq!((refused.code, refused.mends.len()), (crate::exit::Code::Config, 1));
+        assert_eq!((refused.code, refused.hints.len()), (crate::exit::Code::Config, 1));
         let long = "k".repeat(200_000);
         for text in [
             format!("{long} = 1"),
@@ -452,8 +452,8 @@ mod tests {
             format!("destinations = \"{long}\""),
             format!("[logs]\nmax = \"{long}\""),
         ] {
-            let (what, mend) = Config::parse(&text).unwrap_err();
-            assert!(what.len() + mend.len() < 600, "{} bytes: {}", what.len() + mend.len(), &what[..80]);
+            let (what, hint) = Config::parse(&text).unwrap_err();
+            assert!(what.len() + hint.len() < 600, "{} bytes: {}", what.len() + hint.len(), &what[..80]);
         }
     }
 

@@ -30,7 +30,7 @@ fn jsonl(config: &JsonlConfig) -> Result<Option<jsonl::JsonlConfig>, Failure> {
             rotate: rotate.map(Into::into).unwrap_or_default(),
         })),
         None if rotate_size.is_some() || rotate.is_some() => Err(Failure::new(Code::Config, "[destinations.jsonl] has no `dir`")
-            .mend("set destinations.jsonl.dir in config.toml, or remove the table")),
+            .hint("set destinations.jsonl.dir in config.toml, or remove the table")),
         None => Ok(None),
     }
 }
@@ -54,6 +54,6 @@ mod tests {
         assert_eq!(found(jsonl).unwrap(), ["jsonl"]);
         assert_eq!(found(&format!("{jsonl}{bigquery}")).unwrap(), ["bigquery", "jsonl"]);
         let error = found("[destinations.jsonl]\nrotate = \"never\"\n").unwrap_err();
-        assert!(error.mends[0].contains("destinations.jsonl.dir"), "{error:?}");
+        assert!(error.hints[0].contains("destinations.jsonl.dir"), "{error:?}");
     }
 }

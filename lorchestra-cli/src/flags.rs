@@ -84,13 +84,13 @@ fn value_of_switch(package: &str, job: &JobManifest, error: &clap::Error) -> Opt
     let param = job.params.iter().filter(|param| param.kind == ParamKind::Bool).map(ParamManifest::flag);
     let param = param.into_iter().find(|param| bare == param || bare.strip_prefix("no-") == Some(param))?;
     let message = format!("--{bare} is a switch and takes no value; write --{param} or --no-{param}");
-    Some(Failure::new(Code::Usage, message).mend(format!("lorchestra run-job {package} {} --help", job.name)))
+    Some(Failure::new(Code::Usage, message).hint(format!("lorchestra run-job {package} {} --help", job.name)))
 }
 
 /// Reads `--param name=value`.
 pub(crate) fn named(params: &[String]) -> Result<Vec<Given>, Failure> {
     let bad = |text: &str, what: &str| {
-        Failure::new(Code::Usage, format!("--param {text}: there is no {what}")).mend("write --param name=value")
+        Failure::new(Code::Usage, format!("--param {text}: there is no {what}")).hint("write --param name=value")
     };
     let read = |text: &String| match text.split_once('=') {
         None => Err(bad(text, "value")),
@@ -196,7 +196,7 @@ fn no_id(param: &ParamManifest) -> String {
 
 fn not_utf8(flag: &str) -> Failure {
     Failure::new(Code::Usage, format!("the value of {flag} is not valid UTF-8"))
-        .mend("rename the file, or use a link with a UTF-8 name")
+        .hint("rename the file, or use a link with a UTF-8 name")
 }
 
 #[cfg(test)]

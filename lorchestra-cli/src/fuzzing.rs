@@ -6,7 +6,7 @@ use lorchestra_core::plan::Given;
 use lorchestra_plugin_api::manifest::JobManifest;
 use std::ffi::OsString;
 
-/// Reads the text of a configuration file. On error: what is wrong, and how to mend it.
+/// Reads the text of a configuration file. On error: what is wrong, and how to fix it.
 ///
 /// # Errors
 /// The first thing that is wrong.

@@ -81,14 +81,14 @@ impl Printer {
         self.err(format_args!("{WARNING}warning:{WARNING:#} {}\n", lines(text)));
     }
 
-    /// What went wrong, and the mend below it. Each is a line, whatever was typed into it.
+    /// What went wrong, and the hint below it. Each is a line, whatever was typed into it.
     pub(crate) fn failure(&mut self, failure: &Failure) {
         self.flush();
         let message = line(&failure.message);
         // Unknown package and job keep the words of the tool before this one, without a prefix.
         let prefix = if failure.bare { String::new() } else { format!("{BAD}error:{BAD:#} ") };
-        let mends: String = failure.mends.iter().map(|line| format!("  {}\n", shortened(&escaped(line), COMMAND))).collect();
-        self.err(format_args!("{prefix}{message}\n{mends}"));
+        let hints: String = failure.hints.iter().map(|line| format!("  {}\n", shortened(&escaped(line), COMMAND))).collect();
+        self.err(format_args!("{prefix}{message}\n{hints}"));
     }
 
     /// How a command ended; what went wrong is printed.

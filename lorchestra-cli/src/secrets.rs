@@ -35,8 +35,8 @@ impl<'a> Configured<'a> {
         let mut sources = BTreeMap::new();
         let full_name = format!("{package}/{}", job.name);
         for (name, source) in settings.jobs.get(&full_name).iter().flat_map(|policy| &policy.secrets) {
-            let wrong = |what: &str, mend: &str| {
-                Failure::config(&settings.config_path, &format!("{}: {what}", secret_key(&full_name, name)), mend)
+            let wrong = |what: &str, hint: &str| {
+                Failure::config(&settings.config_path, &format!("{}: {what}", secret_key(&full_name, name)), hint)
             };
             let secrets = || job.params.iter().filter(|param| param.kind == ParamKind::Secret);
             let Some(param) = secrets().find(|param| param.name == *name || param.flag() == *name) else {
@@ -116,11 +116,11 @@ pub(crate) fn find(spec: &RunSpec, configured: &Configured<'_>, settings: &Setti
         let text = std::str::from_utf8(&bytes).map_err(|_| {
             sought
                 .wrong(&format!("({place}) is not UTF-8"))
-                .mend("secrets are text; encode binary data as base64 and decode it in the job")
+                .hint("secrets are text; encode binary data as base64 and decode it in the job")
         })?;
         secrets
             .insert(param, Zeroizing::new(text.to_owned()))
-            .map_err(|why| sought.wrong(&format!("({place}) {why}")).mend("store the complete secret there"))?;
+            .map_err(|why| sought.wrong(&format!("({place}) {why}")).hint("store the complete secret there"))?;
     }
     Ok(secrets)
 }
@@ -130,14 +130,14 @@ fn look(sought: &Sought<'_>, source: &Source, job: &str, settings: &Settings) ->
         Source::Env(name) => variable(settings, name).map(Some).ok_or_else(|| {
             sought
                 .missing(&format!("the environment variable {name} is not set"))
-                .mend(format!("export {name}=…, or use another source"))
+                .hint(format!("export {name}=…, or use another source"))
         }),
         Source::File(path) => file(sought, path).map(Some),
         Source::Credential(name) => match credential(settings, name) {
             Some(path) => file(sought, &path).map(Some),
             None => Err(sought
                 .missing("CREDENTIALS_DIRECTORY is not set")
-                .mend(format!("run it from a systemd unit with LoadCredential={name}:PATH, or use another source"))),
+                .hint(format!("run it from a systemd unit with LoadCredential={name}:PATH, or use another source"))),
         },
         Source::Usual { credential: name, variable: env, optional } => {
             let path = credential(settings, name).filter(|path| path.exists());
@@ -149,8 +149,8 @@ fn look(sought: &Sought<'_>, source: &Source, job: &str, settings: &Settings) ->
                     let flag = sought.flag();
                     Err(sought
                         .missing(&format!("no source is given, credential {name} does not exist, and {env} is not set"))
-                        .mend(format!("--{flag} env:NAME, --{flag} file:PATH or --{flag} credential:NAME"))
-                        .mend(format!("or in config.toml: {} = \"SOURCE\"", secret_key(job, sought.param))))
+                        .hint(format!("--{flag} env:NAME, --{flag} file:PATH or --{flag} credential:NAME"))
+                        .hint(format!("or in config.toml: {} = \"SOURCE\"", secret_key(job, sought.param))))
                 }
             }
         }
@@ -174,9 +174,9 @@ fn file(sought: &Sought<'_>, path: &Path) -> Result<Found, Failure> {
     let failed = |e: io::Error| {
         let failure = sought.missing(&format!("{shown} cannot be read: {e}"));
         match e.kind() {
-            io::ErrorKind::NotFound => failure.mend("create the file with the secret, or use another source"),
-            io::ErrorKind::PermissionDenied => failure.mend(format!("{}, or use another source", rights::readable(path))),
-            _ => failure.mend("use a file that contains only the secret"),
+            io::ErrorKind::NotFound => failure.hint("create the file with the secret, or use another source"),
+            io::ErrorKind::PermissionDenied => failure.hint(format!("{}, or use another source", rights::readable(path))),
+            _ => failure.hint("use a file that contains only the secret"),
         }
     };
     let file = files::open_regular(path, OFlags::RDONLY).map_err(failed)?;
@@ -185,7 +185,7 @@ fn file(sought: &Sought<'_>, path: &Path) -> Result<Found, Failure> {
     if meta.uid() == user && meta.mode() & 0o077 != 0 {
         let failure = sought.wrong(&format!("is in {shown}, which other users may read or write"));
         let private = rights::command(Target { path, owner: user, kind: Kind::File }, Change::Private, user);
-        return Err(private.into_iter().fold(failure, Failure::mend));
+        return Err(private.into_iter().fold(failure, Failure::hint));
     }
     let mut bytes = Zeroizing::new(Vec::new());
     // One byte more than any secret and its line break may have: too long is told, and not cut.

@@ -72,14 +72,14 @@ impl Settings {
     pub(crate) fn read(args: &GlobalFlags) -> Result<Self, Failure> {
         // HOME unset or empty, as under cron: the passwd entry.
         let base = BaseDirs::new().ok_or_else(|| {
-            Failure::new(Code::Config, "no home directory: HOME is not set, and the passwd entry has none").mend("set HOME")
+            Failure::new(Code::Config, "no home directory: HOME is not set, and the passwd entry has none").hint("set HOME")
         })?;
         if base.home_dir().is_relative() {
             // Elsewhere the next command would find another history, and other plugins. (XDG variables that are relative count as not
             // set, as the XDG specification has it.)
             let home = base.home_dir().display().to_string();
             return Err(Failure::new(Code::Config, format!("HOME is {home:?}, which is not an absolute path"))
-                .mend("set HOME to an absolute path, or unset it"));
+                .hint("set HOME to an absolute path, or unset it"));
         }
         let config_path = base.config_dir().join("lorchestra/config.toml");
         let config = Config::read(&config_path)?;
@@ -161,7 +161,7 @@ impl Settings {
             Some(_) => Ok(&self.data_root),
             None => {
                 let message = format!("the data directory {} is not UTF-8", self.data_root.display());
-                Err(Failure::new(Code::Config, message).mend("set data_dir in config.toml to a directory with a UTF-8 name"))
+                Err(Failure::new(Code::Config, message).hint("set data_dir in config.toml to a directory with a UTF-8 name"))
             }
         }
     }

@@ -21,8 +21,8 @@ pub mod time;
 pub mod value;
 
 mod date;
+mod diagnose;
 mod fault;
-mod foreign;
 mod instant;
 mod relative;
 mod unit;
@@ -48,7 +48,7 @@ use serde_json::{Map, Value};
 use source::Source;
 use spec::Resolved;
 use std::collections::BTreeMap;
-use value::{Fitting, ValueError};
+use value::{TypedValue, ValueError};
 use window::End;
 
 /// Where an `until` comes from that nobody gave.
@@ -151,16 +151,16 @@ fn find<'a>(job: &'a JobManifest, name: &str) -> Option<&'a ParamManifest> {
 }
 
 /// A parameter's value.
-struct Settled {
-    value: Fitting,
+struct ResolvedValue {
+    value: TypedValue,
     /// In words, where it came from.
     origin: String,
     /// Whether it is the bookmark.
     is_bookmark: bool,
 }
 
-impl Settled {
-    fn new(value: Fitting, origin: impl Into<String>) -> Self {
+impl ResolvedValue {
+    fn new(value: TypedValue, origin: impl Into<String>) -> Self {
         Self { value, origin: origin.into(), is_bookmark: false }
     }
 }
@@ -184,10 +184,10 @@ impl Mark<'_> {
     }
 
     /// What `at` makes of it, which is [`last::Last::at`]'s answer.
-    fn settled(&self, param: &ParamManifest, at: Option<DateTime<Utc>>, origin: String) -> Result<Settled, Fault> {
+    fn settled(&self, param: &ParamManifest, at: Option<DateTime<Utc>>, origin: String) -> Result<ResolvedValue, Fault> {
         let account = self.account.as_deref();
         match at {
-            Some(at) => Ok(Settled { value: Fitting::Instant(at), origin, is_bookmark: self.at.is_some() }),
+            Some(at) => Ok(ResolvedValue { value: TypedValue::Instant(at), origin, is_bookmark: self.at.is_some() }),
             None => Err(Fault::NoBookmark {
                 typed: origin,
                 flag: param.flag(),
@@ -199,7 +199,12 @@ impl Mark<'_> {
 }
 
 /// A parameter's value; `Ok(None)` where it is left to the job.
-fn settle(param: &ParamManifest, typed: &[&Given], now: DateTime<Utc>, mark: &Mark<'_>) -> Result<Option<Settled>, Vec<Fault>> {
+fn settle(
+    param: &ParamManifest,
+    typed: &[&Given],
+    now: DateTime<Utc>,
+    mark: &Mark<'_>,
+) -> Result<Option<ResolvedValue>, Vec<Fault>> {
     let flag = || format!("--{}", param.flag());
     if typed.is_empty() {
         if let Some(last) = value::default_last(&param.name, param.kind, &param.default) {
@@ -211,14 +216,14 @@ fn settle(param: &ParamManifest, typed: &[&Given], now: DateTime<Utc>, mark: &Ma
         let default =
             value::default(param.into(), &param.default, now).map_err(|reason| vec![Fault::Default { flag: flag(), reason }])?;
         return match default {
-            Some(value) => Ok(Some(Settled::new(value, format!("the default {}", quote_json(&param.default))))),
+            Some(value) => Ok(Some(ResolvedValue::new(value, format!("the default {}", quote_json(&param.default))))),
             // The start of the run, passed on: the job and the window see the same end.
             None if is_end(param) && param.name == "until" && param.optional => {
                 let start = value::parse(param.into(), "now", now);
                 let typed = format!("until ({START})");
-                start.map(|value| Some(Settled::new(value, START))).map_err(|reason| vec![Fault::Value { typed, reason }])
+                start.map(|value| Some(ResolvedValue::new(value, START))).map_err(|reason| vec![Fault::Value { typed, reason }])
             }
-            None if param.repeated => Ok(Some(Settled::new(Fitting::Json(Value::Array(Vec::new())), "nothing"))),
+            None if param.repeated => Ok(Some(ResolvedValue::new(TypedValue::Json(Value::Array(Vec::new())), "nothing"))),
             None if param.is_required() => Err(vec![missing(param)]),
             None => Ok(None),
         };
@@ -237,7 +242,7 @@ fn settle(param: &ParamManifest, typed: &[&Given], now: DateTime<Utc>, mark: &Ma
                 Err(reason) => Err(Fault::Value { typed: shown, reason }),
             },
             None => match value::parse(param.into(), &given.text, now) {
-                Ok(value) => Ok(Settled::new(value, shown)),
+                Ok(value) => Ok(ResolvedValue::new(value, shown)),
                 Err(reason) => Err(Fault::Value { typed: shown, reason }),
             },
         };
@@ -248,7 +253,7 @@ fn settle(param: &ParamManifest, typed: &[&Given], now: DateTime<Utc>, mark: &Ma
         }
     }
     if param.repeated {
-        settled = Some(Settled::new(Fitting::Json(list.into()), "its values"));
+        settled = Some(ResolvedValue::new(TypedValue::Json(list.into()), "its values"));
     }
     if faults.is_empty() { Ok(settled) } else { Err(faults) }
 }
@@ -290,12 +295,12 @@ struct Ends {
 }
 
 impl Ends {
-    fn see(&mut self, param: &ParamManifest, value: Option<Settled>) {
+    fn see(&mut self, param: &ParamManifest, value: Option<ResolvedValue>) {
         if !is_end(param) {
             return;
         }
         self.declared = true;
-        if let Some(Settled { value: Fitting::Instant(at), origin, is_bookmark }) = value {
+        if let Some(ResolvedValue { value: TypedValue::Instant(at), origin, is_bookmark }) = value {
             let end = Some(End { at, origin });
             if param.name == "since" {
                 self.since = end
@@ -349,7 +354,7 @@ fn printable_flag(typed_as: &str) -> String {
 fn unknown(package: &str, job: &JobManifest, given: &Given) -> Fault {
     let flags: Vec<String> = job.params.iter().map(ParamManifest::flag).collect();
     let typed_flag = given.name.replace('_', "-");
-    let mend = match nearest(&typed_flag, flags.iter().map(String::as_str)).first() {
+    let hint = match nearest(&typed_flag, flags.iter().map(String::as_str)).first() {
         Some(flag) => format!("did you mean --{flag}?"),
         None if flags.is_empty() => "it takes none: leave it out".to_owned(),
         None => {
@@ -364,7 +369,7 @@ fn unknown(package: &str, job: &JobManifest, given: &Given) -> Fault {
         typed: given.shown(ParamKind::String),
         job: format!("{package}/{}", job.name),
         name: quote(&given.name),
-        mend,
+        hint,
     }
 }
 

@@ -16,12 +16,12 @@
 //! Rules that every command is held to, wherever it is started from ([`ended::Ended::check`]): a failure is told in at most
 //! eight lines, no escape sequence reaches a pipe, and nothing looks like a crash of lorchestra itself.
 
-pub mod altered;
 pub mod bigquery;
 pub mod built;
+pub mod corrupt;
 pub mod dovecot;
 pub mod ended;
-pub mod gate;
+pub mod flaky_proxy;
 pub mod history;
 pub mod jsonl;
 pub mod processes;

@@ -1,6 +1,6 @@
 //! `bookmarks show`, `set`, `reset`; and the one bookmark that a run asks for.
 
-use super::{find_job, history, look_after, second_store};
+use super::{find_job, history, open_and_recover, second_store};
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::notify::Notices;
@@ -115,7 +115,7 @@ pub(super) fn asked_for(
             None => None,
         }
     } else {
-        match look_after(settings, notices, printer)? {
+        match open_and_recover(settings, notices, printer)? {
             Some((_, store)) => store.bookmark(key)?,
             None => None,
         }
@@ -218,7 +218,7 @@ fn set(key: Key<'_>, time: &str, settings: &Settings, notices: &mut Notices<'_>,
     let now = Utc::now();
     let at = plan::time::parse(time, now).map_err(|e| Failure::new(Code::Usage, format!("{time:?} {e}")))?;
     second_store(settings, printer);
-    let mut store = match look_after(settings, notices, printer)? {
+    let mut store = match open_and_recover(settings, notices, printer)? {
         Some((_, store)) => store,
         None => Store::open(&StateDir::open(&settings.state_dir)?)?,
     };
@@ -241,15 +241,15 @@ fn is_read(key: Key<'_>, settings: &Settings) -> Result<(), Failure> {
         return Err(useless("the job has no datetime parameter `since`"));
     }
     match (job.params.iter().find(|param| last::is_account(param)), account) {
-        (None, Some(_)) => Err(useless("the job has no parameter `account`").mend("omit --account")),
+        (None, Some(_)) => Err(useless("the job has no parameter `account`").hint("omit --account")),
         (Some(param), Some(account))
             if param.kind == ParamKind::Enum && param.values.iter().all(|value| value.name != account) =>
         {
             let values: Vec<&str> = param.values.iter().map(|value| value.name.as_str()).collect();
-            Err(useless("the job does not accept this account").mend(format!("there are {}", values.join(", "))))
+            Err(useless("the job does not accept this account").hint(format!("there are {}", values.join(", "))))
         }
         (Some(param), None) if !param.optional => {
-            Err(useless("its bookmarks are per account").mend("add --account, as in the job's runs"))
+            Err(useless("its bookmarks are per account").hint("add --account, as in the job's runs"))
         }
         _ => Ok(()),
     }
@@ -271,8 +271,8 @@ fn reset(store: Option<Store>, key: Key<'_>, printer: &mut Printer) -> Result<Co
         Err(others) => {
             let failure = Failure::new(Code::Failed, format!("{} has no bookmark", whose(key)));
             let failure =
-                others.iter().take(4).fold(failure, |failure, other| failure.mend(format!("found one of {}", of(other))));
-            Err(failure.mend("run lorchestra bookmarks show to list all bookmarks"))
+                others.iter().take(4).fold(failure, |failure, other| failure.hint(format!("found one of {}", of(other))));
+            Err(failure.hint("run lorchestra bookmarks show to list all bookmarks"))
         }
     }
 }

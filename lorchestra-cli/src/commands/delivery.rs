@@ -27,8 +27,8 @@ pub(super) fn chosen<'a>(settings: &'a Settings, name: Option<&str>) -> Result<V
         None => "no destination is configured: events stay in the store".to_owned(),
     };
     Err(Failure::new(Code::Config, what)
-        .mend("set BQ_EVENTS_DATASET and BQ_EVENTS_TABLE, or [destinations.bigquery] in config.toml, for BigQuery: docs/guides/bigquery.md")
-        .mend("set [destinations.jsonl] in config.toml for files of JSON lines: docs/guides/jsonl.md"))
+        .hint("set BQ_EVENTS_DATASET and BQ_EVENTS_TABLE, or [destinations.bigquery] in config.toml, for BigQuery: docs/guides/bigquery.md")
+        .hint("set [destinations.jsonl] in config.toml for files of JSON lines: docs/guides/jsonl.md"))
 }
 
 pub(super) fn no_thread(error: std::io::Error) -> Failure {
@@ -53,7 +53,7 @@ pub(super) fn check(settings: &Settings, limit: Duration) -> Result<(), Failure>
         })?;
         match checked {
             Ok(()) | Err(Refusal::Later { .. }) => {}
-            Err(refusal) => return Err(refused(&refusal).mend("the job was not started: --require-delivery")),
+            Err(refusal) => return Err(refused(&refusal).hint("the job was not started: --require-delivery")),
         }
     }
     Ok(())
@@ -103,7 +103,7 @@ fn flush_failure(trouble: &Trouble, backlog: Backlog) -> Option<Failure> {
     };
     Some(match trouble {
         Trouble::IntoAnother(_) => failure,
-        _ => failure.mend(format!("{} not delivered yet; nothing is lost", are(backlog.pending))),
+        _ => failure.hint(format!("{} not delivered yet; nothing is lost", are(backlog.pending))),
     })
 }
 
@@ -111,7 +111,7 @@ fn flush_failure(trouble: &Trouble, backlog: Backlog) -> Option<Failure> {
 pub(super) fn refused(refusal: &Refusal) -> Failure {
     let failure = Failure::new(Code::Undelivered, refusal.to_string());
     match refusal {
-        Refusal::TableMissing(_) => failure.mend("run lorchestra events setup to create it"),
+        Refusal::TableMissing(_) => failure.hint("run lorchestra events setup to create it"),
         _ => failure,
     }
 }

@@ -138,12 +138,12 @@ impl From<NewError> for Failure {
     fn from(error: NewError) -> Self {
         let message = error.to_string();
         match error {
-            NewError::Name(_) => Self::new(Code::Usage, message).mend("for example: lorchestra new my_package"),
-            NewError::Taken(name) => Self::new(Code::Usage, message).mend(format!("for example: lorchestra new {name}_jobs")),
-            NewError::There(_) => Self::new(Code::Usage, message).mend("choose another directory with --dir DIR"),
-            NewError::NoParent(path) => Self::new(Code::Usage, message).mend(format!("mkdir -p {}", shell(&path))),
+            NewError::Name(_) => Self::new(Code::Usage, message).hint("for example: lorchestra new my_package"),
+            NewError::Taken(name) => Self::new(Code::Usage, message).hint(format!("for example: lorchestra new {name}_jobs")),
+            NewError::There(_) => Self::new(Code::Usage, message).hint("choose another directory with --dir DIR"),
+            NewError::NoParent(path) => Self::new(Code::Usage, message).hint(format!("mkdir -p {}", shell(&path))),
             NewError::Api { .. } => {
-                Self::new(Code::Usage, message).mend("pass the directory of a lorchestra checkout, or omit --api")
+                Self::new(Code::Usage, message).hint("pass the directory of a lorchestra checkout, or omit --api")
             }
             NewError::Io { path, source } => Self::refused(Code::NotWritable, &message, &path, &source),
         }

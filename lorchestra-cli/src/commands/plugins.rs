@@ -215,7 +215,7 @@ fn write_lock(only: &[String], as_json: bool, settings: &Settings, printer: &mut
     }
     after.write(&settings.lockfile)?;
     match (Lockfile::read(&settings.lockfile), trouble) {
-        // Who may write in its directory, say: that is not mended by writing it.
+        // Who may write in its directory, say: that is not fixed by writing it.
         (Err(error), _) => drop(lock::warn(error, printer)),
         (Ok(_), Some(error)) => printer.warning(Failure::from(error).message),
         (Ok(_), None) => {}

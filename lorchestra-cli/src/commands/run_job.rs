@@ -191,7 +191,7 @@ impl Session<'_, '_> {
         let settings = self.settings;
         let (Some(package_name), Some(job_name)) = (command.package.as_deref(), command.job.as_deref()) else {
             // Only for help, which crate::help has answered.
-            return Err(Failure::new(Code::Usage, "missing arguments PACKAGE and JOB").mend("lorchestra run-job --help"));
+            return Err(Failure::new(Code::Usage, "missing arguments PACKAGE and JOB").hint("lorchestra run-job --help"));
         };
         let catalog = Catalog::scan(&settings.plugin_dirs);
         let (package, manifest, job) = &find_job(&catalog, package_name, job_name)?;
@@ -314,8 +314,8 @@ fn bad_parameters(package: &str, job: &JobManifest, error: &plan::PlanError) -> 
     let failure = Failure::new(code, lines.next().unwrap_or_default());
     lines
         .take(6)
-        .fold(failure, |failure, line| failure.mend(line.trim()))
-        .mend(format!("lorchestra run-job {package} {} --help", job.name))
+        .fold(failure, |failure, line| failure.hint(line.trim()))
+        .hint(format!("lorchestra run-job {package} {} --help", job.name))
 }
 
 /// Prints the spec of the run that the bytes there are now would make, and starts nothing.

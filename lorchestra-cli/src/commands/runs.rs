@@ -336,13 +336,13 @@ fn stop(
                 Code::Failed,
                 format!("run {} ignores SIGTERM: it was started with the signal ignored", run.run_id),
             )
-            .mend(format!("run kill -KILL {pid} to end it at once; the next lorchestra runs list records its end")));
+            .hint(format!("run kill -KILL {pid} to end it at once; the next lorchestra runs list records its end")));
         }
         rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::TERM)
             .or_else(|e| if e == rustix::io::Errno::SRCH { Ok(()) } else { Err(e) })
             .map_err(|e| failed("cannot signal", e.into()))?;
         // One that is stopped hears it only when it goes on.
-        supervisor.wake().map_err(|e| failed("cannot resume", e))?;
+        supervisor.resume_if_stopped().map_err(|e| failed("cannot resume", e))?;
     }
     let mut deadline = Instant::now() + STOPPING;
     let mut was_alive = true;
@@ -374,12 +374,12 @@ fn stop(
             let failure = Failure::new(Code::Failed, format!("run {} was asked to stop and has not ended yet", run.run_id));
             return Err(if was_alive {
                 failure
-                    .mend("it may have a long grace period; run lorchestra runs list --running to check")
-                    .mend(format!("run kill -TERM {} again to kill the job at once", run.supervisor_pid))
+                    .hint("it may have a long grace period; run lorchestra runs list --running to check")
+                    .hint(format!("run kill -TERM {} again to kill the job at once", run.supervisor_pid))
             } else if is_locked(state, run) {
                 elsewhere(run)
             } else {
-                failure.mend("its supervisor is gone; run lorchestra runs list to close the run, or to see what prevents it")
+                failure.hint("its supervisor is gone; run lorchestra runs list to close the run, or to see what prevents it")
             });
         }
         std::thread::sleep(Duration::from_millis(50));
@@ -391,13 +391,13 @@ fn elsewhere(run: &Run) -> Failure {
     let what =
         format!("run {} cannot be stopped from here: its supervisor lives in another PID namespace (a container)", run.run_id);
     Failure::new(Code::Failed, what)
-        .mend(format!(
+        .hint(format!(
             "its lock is held, but process {} of host {} is not visible from here",
             run.supervisor_pid,
             printable(&run.host)
         ))
-        .mend(format!("run lorchestra runs stop {} where the run was started", run.run_id))
-        .mend("or stop that container")
+        .hint(format!("run lorchestra runs stop {} where the run was started", run.run_id))
+        .hint("or stop that container")
 }
 
 /// `1 at 2024-01-31T12:00:00Z, error after 0.31s: the message`

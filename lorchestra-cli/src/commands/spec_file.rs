@@ -22,7 +22,7 @@ pub(super) fn read(file: &Path) -> Result<RunSpec, Failure> {
     let text = if stdin { bounded(io::stdin().lock()) } else { File::open(file).and_then(bounded) };
     let text = text.map_err(|e| {
         Failure::new(Code::Usage, format!("{name} cannot be read: {e}"))
-            .mend("run lorchestra run-job PACKAGE JOB … --dry-run --json > spec.json to write a spec")
+            .hint("run lorchestra run-job PACKAGE JOB … --dry-run --json > spec.json to write a spec")
     })?;
     if text.len() as u64 > MAX {
         return Err(Failure::new(Code::Usage, format!("{name} is not a run spec: it is larger than {} MiB", MAX >> 20)));
@@ -32,7 +32,7 @@ pub(super) fn read(file: &Path) -> Result<RunSpec, Failure> {
             SpecError::Newer(_) => "upgrade lorchestra, or create the spec with this version: run-job … --dry-run --json",
             _ => "run lorchestra run-job PACKAGE JOB … --dry-run --json to print a spec",
         };
-        Failure::new(Code::Usage, format!("{name}: {}", printable(&error.to_string()))).mend(hint)
+        Failure::new(Code::Usage, format!("{name}: {}", printable(&error.to_string()))).hint(hint)
     })
 }
 

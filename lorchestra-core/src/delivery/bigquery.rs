@@ -13,24 +13,24 @@
 
 mod answer;
 mod columns;
+mod connect;
 mod credentials;
-mod dial;
 mod encode;
 mod endpoint;
+mod redact;
 mod rest;
 pub mod setup;
 mod storage;
 #[cfg(test)]
 mod tests;
 mod token;
-mod words;
 
 pub use credentials::CredentialSources;
 
 use super::{Destination, Landed, Place, Policy, Refusal, Row, Slot};
 use columns::{Field, Found, Layout};
+use connect::Dialing;
 use credentials::Credentials;
-use dial::Dialing;
 use endpoint::Endpoint;
 use gcp_bigquery_client::Client;
 use rest::{Call, LookUp, Rest, TableName};
@@ -507,10 +507,10 @@ async fn read_table(rest: &Rest, table: &TableName, token: Option<&str>) -> Resu
     let column =
         ["/timePartitioning/field", "/rangePartitioning/field"].into_iter().find_map(|at| resource.pointer(at)?.as_str());
     let needs_filter = (requires("/requirePartitionFilter") || requires("/timePartitioning/requirePartitionFilter"))
-        .then(|| words::one_line(column.unwrap_or_default()));
+        .then(|| redact::one_line(column.unwrap_or_default()));
     Ok(Seen {
         columns: found.collect(),
-        kind: text(&resource, "type").map(|kind| words::one_line(&kind)),
+        kind: text(&resource, "type").map(|kind| redact::one_line(&kind)),
         location: text(&resource, "location"),
         needs_filter,
     })
@@ -532,7 +532,7 @@ fn not_connected(name: &str) -> Refusal {
 fn check_id(key: &str, id: &str) -> Result<(), Refusal> {
     let legal = |c: char| c.is_alphanumeric() || "-_:.".contains(c);
     if id.is_empty() || id.len() > 1024 || !id.chars().all(legal) {
-        return Err(Refusal::Denied(format!("{key}: `{}` is not an id", words::one_line(id))));
+        return Err(Refusal::Denied(format!("{key}: `{}` is not an id", redact::one_line(id))));
     }
     Ok(())
 }

@@ -109,7 +109,7 @@ pub enum Refusal {
     /// Dataset or table are not there.
     #[error("{0}")]
     TableMissing(String),
-    /// Credentials are missing, broken or refused. The text names the form that was tried and the mend.
+    /// Credentials are missing, broken or refused. The text names the form that was tried and the hint.
     #[error("{0}")]
     Unauthenticated(String),
     /// Definite: nothing was written. The server gives no reason that can be read: the stream may be one that it has forgotten, or a

@@ -199,7 +199,7 @@ impl Catalog {
     }
 
     /// Makes problems of the packages that `allowed` refuses.
-    pub fn hold_to(&mut self, allowed: impl Fn(&Package) -> Result<(), Fault>) {
+    pub fn apply_lockfile(&mut self, allowed: impl Fn(&Package) -> Result<(), Fault>) {
         let packages = std::mem::take(&mut self.packages);
         for package in packages {
             match allowed(&package) {

@@ -66,7 +66,7 @@ pub enum InstallError {
     NotTrusted {
         /// The directory.
         dir: PathBuf,
-        /// What is wrong with it, and the mend.
+        /// What is wrong with it, and the hint.
         fault: Fault,
     },
     /// The library's name in the directory is another package's.

@@ -1,7 +1,7 @@
 //! An instant of RFC 3339: date, time of day, offset. Called by [`super::time`].
 //!
 //! chrono reads the instant; what stands here decides what is handed to it. Its own reader takes more than we can explain
-//! (a real minus sign in the offset) and says less than a person needs to mend a text.
+//! (a real minus sign in the offset) and says less than a person needs to fix a text.
 
 use super::date;
 use super::time::{Reader, TimeError, Wanted};

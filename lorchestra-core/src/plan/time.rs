@@ -9,10 +9,10 @@
 //! | `now` `today` `yesterday` | the instant; the last two midnights, UTC |
 //!
 //! Times are kept to the microsecond, as the event table keeps them; what is finer is cut off. The forms themselves are
-//! read by `plan::relative`, `plan::date` and `plan::instant`; what is none of them goes to `plan::foreign`,
+//! read by `plan::relative`, `plan::date` and `plan::instant`; what is none of them goes to `plan::diagnose`,
 //! which finds out what was meant.
 
-use super::{date, foreign, instant, relative};
+use super::{date, diagnose, instant, relative};
 use chrono::{DateTime, Datelike, Days, NaiveDate, NaiveTime, SecondsFormat, Utc};
 use thiserror::Error;
 
@@ -112,7 +112,7 @@ impl Reader {
         if text.trim() != text {
             return Err(self.instead("there are spaces around it", text.trim()));
         }
-        if let Some(error) = foreign::dash(text, self) {
+        if let Some(error) = diagnose::dash(text, self) {
             return Err(error);
         }
         let today = self.now.date_naive();
@@ -130,7 +130,7 @@ impl Reader {
                 } else if let Some(instant) = instant::read(text, self) {
                     fits(Some(instant?))
                 } else {
-                    Err(foreign::diagnose(text, self))
+                    Err(diagnose::diagnose(text, self))
                 }
             }
         }

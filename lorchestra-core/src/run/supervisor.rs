@@ -18,10 +18,10 @@
 
 mod attempt;
 pub(crate) mod child;
-mod course;
 pub(crate) mod dispatch;
 mod overlap;
 mod run_files;
+mod stop_state;
 mod stops;
 pub mod trial;
 
@@ -336,13 +336,13 @@ impl Supervision<'_> {
             store = ended.store;
             facts.add(&ended.facts);
             let failure = match ended.result.map_err(|e| self.not_recorded(e))? {
-                Outcome::Failed(failure) if self.spec.retries.again(attempt, &failure) => failure,
+                Outcome::Failed(failure) if self.spec.retries.allows_retry(attempt, &failure) => failure,
                 outcome => return Ok(Finished { store, outcome, attempt, facts, bookmark: ended.bookmark, output }),
             };
             self.record_attempt_end(&mut store, attempt, &failure)?;
-            let next = self.next_attempt(attempt, &failure, ended.told, backoff.next(None));
+            let next = self.next_attempt(attempt, &failure, ended.stop_signal, backoff.next(None));
             let next = next.inspect_err(|signal| drop(ended.note.between(*signal)));
-            match next.unwrap_or_else(|signal| Next::End(decision::told_between(signal, attempt, &failure))) {
+            match next.unwrap_or_else(|signal| Next::End(decision::cancelled_between_attempts(signal, attempt, &failure))) {
                 Next::Attempt(next) => prepared = *next,
                 Next::End(outcome) => return Ok(Finished { store, outcome, attempt, facts, bookmark: None, output }),
             }
@@ -366,8 +366,8 @@ impl Supervision<'_> {
     }
 
     /// Waits, and prepares the attempt after this one. `Err`: the signal that asked for the end of the run.
-    fn next_attempt(&mut self, attempt: u32, failure: &Failure, told: Option<i32>, wait: Duration) -> Result<Next, i32> {
-        if let Some(signal) = told {
+    fn next_attempt(&mut self, attempt: u32, failure: &Failure, stop_signal: Option<i32>, wait: Duration) -> Result<Next, i32> {
+        if let Some(signal) = stop_signal {
             return Err(signal);
         }
         let of = self.spec.retries.limit + 1;

@@ -6,7 +6,7 @@ use super::record::{Final, frame, parse};
 use super::writer::{NewEvent, Writer, segment_path};
 use crate::host::state::StateDir;
 use crate::store::Portion;
-use crate::store::event::Taken;
+use crate::store::event::IngestState;
 use crate::store::tests::{new_run, started};
 use crate::store::{EventFilter, Store};
 use lorchestra_plugin_api::invoke::JobReturn;
@@ -131,7 +131,7 @@ enum Death {
 }
 
 /// Takes a spool in as a supervisor and then recovery do, dying as told; what the store has in the end.
-fn take_in(state: &StateDir, dir: &Path, deaths: &[Death]) -> (Vec<u64>, Taken) {
+fn ingest(state: &StateDir, dir: &Path, deaths: &[Death]) -> (Vec<u64>, IngestState) {
     let mut store = Store::open(state).unwrap();
     store.begin_run(&new_run("run"), &started()).unwrap();
     let mut deaths = deaths.iter().copied().chain(std::iter::repeat(Death::None));
@@ -145,7 +145,7 @@ fn take_in(state: &StateDir, dir: &Path, deaths: &[Death]) -> (Vec<u64>, Taken) 
             if death == Death::Before {
                 continue 'dead;
             }
-            store.take_in("run", 1, Portion { records: &chunk.records, end, damaged: chunk.damaged }, &mut taken).unwrap();
+            store.ingest("run", 1, Portion { records: &chunk.records, end, damaged: chunk.damaged }, &mut taken).unwrap();
             if death == Death::After {
                 continue 'dead;
             }
@@ -211,7 +211,7 @@ proptest! {
             // What is before the cut.
             Damage::Cut(..) => prop_assert!(before.0.starts_with(&expected.0) && expected.1 == 0),
         }
-        let (numbers, taken) = take_in(&state, &dir, &deaths);
+        let (numbers, taken) = ingest(&state, &dir, &deaths);
         prop_assert_eq!(numbers, expected.0);
         prop_assert_eq!((taken.damaged, taken.end.is_some()), (found.1, expected.2));
     }

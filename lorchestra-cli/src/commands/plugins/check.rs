@@ -68,7 +68,7 @@ pub(super) fn run(
     match (problem, loaded) {
         (Some(fault), _) => Err(Failure::library(file, &fault)),
         (_, Some(Err(text))) => Err(Failure::new(Code::Plugin, format!("{} cannot be used: {text}", path_text(file)))
-            .mend("every run of it would fail in the same way")),
+            .hint("every run of it would fail in the same way")),
         _ => Ok(Code::Success),
     }
 }

@@ -1,4 +1,4 @@
-//! plugins.lock as the commands for library files show it. They are how it comes to be, and how it is mended: that it is missing or cannot
+//! plugins.lock as the commands for library files show it. They are how it comes to be, and how it is fixed: that it is missing or cannot
 //! be relied on keeps none of them. Reads the file; `run-job` and `jobs`, which are held to it, read it by themselves.
 
 use crate::failure::Failure;
@@ -15,13 +15,13 @@ pub(super) enum Lock {
     Read(Lockfile),
     /// Only locked libraries may run, and there is none.
     Missing,
-    /// Only locked libraries may run, and what is in it means nothing: why, and what mends that.
+    /// Only locked libraries may run, and what is in it means nothing: why, and what fixes that.
     Unreliable(Fault),
 }
 
 impl Lock {
     /// The file; `None` where there is none, or none that can be used, and nobody is held to it. What is wrong with it is told with its
-    /// mend.
+    /// fix.
     pub(super) fn read(settings: &Settings, printer: &mut Printer) -> Option<Self> {
         match Lockfile::read(&settings.lockfile) {
             Ok(Some(lock)) => Some(Self::Read(lock)),
@@ -32,8 +32,8 @@ impl Lock {
                     LockfileError::Malformed { what, .. } => one_line(what),
                     LockfileError::Io { source, .. } => source.to_string(),
                 };
-                let mends = warn(error, printer);
-                let fix = mends.into_iter().next().unwrap_or_else(|| "make plugins.lock readable by this user".to_owned());
+                let hints = warn(error, printer);
+                let fix = hints.into_iter().next().unwrap_or_else(|| "make plugins.lock readable by this user".to_owned());
                 settings.locked.then(|| Self::Unreliable(none_locked(format!("plugins.lock cannot be relied on: {what}"), fix)))
             }
         }
@@ -62,16 +62,16 @@ impl Lock {
 
     /// Makes what is not locked a problem.
     pub(super) fn hold(&self, catalog: &mut Catalog) {
-        catalog.hold_to(|package| self.allows_file(package));
+        catalog.apply_lockfile(|package| self.allows_file(package));
     }
 }
 
-/// Tells what is wrong with the file, and what mends it, which is answered too.
+/// Tells what is wrong with the file, and what fixes it, which is answered too.
 pub(super) fn warn(error: LockfileError, printer: &mut Printer) -> Vec<String> {
-    let Failure { message, mends, .. } = error.into();
-    let lines: Vec<String> = [message].into_iter().chain(mends.iter().map(|mend| format!("  {mend}"))).collect();
+    let Failure { message, hints, .. } = error.into();
+    let lines: Vec<String> = [message].into_iter().chain(hints.iter().map(|hint| format!("  {hint}"))).collect();
     printer.warning(lines.join("\n"));
-    mends
+    hints
 }
 
 fn none_locked(detail: String, fix: String) -> Fault {

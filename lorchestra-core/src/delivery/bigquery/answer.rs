@@ -1,12 +1,12 @@
 //! What an answer means: every error of the client and every gRPC status as a [`Refusal`]. Talks to nobody; promises that nothing
 //! is called definite that may have been written, and that no text holds row contents (the callers pass the rows of a batch
-//! through [`super::words`] first) or a token.
+//! through [`super::redact`] first) or a token.
 //!
 //! gcp-bigquery-client reads the body of a failure as Google's JSON and drops status and headers. An answer of another shape (a
 //! proxy's HTML 502, an empty 429) is a decode error without its status; so is a 200 that cannot be read. That is [`Refusal::Later`].
 //! Rows are therefore sent past it (see [`super::rest`]), where a 413 is seen as one and a Retry-After is kept, as gRPC's RetryInfo is.
 
-use super::words::one_line;
+use super::redact::one_line;
 use crate::delivery::{Landed, Refusal, RefusedRow};
 use gcp_bigquery_client::error::{BQError, NestedResponseError};
 use gcp_bigquery_client::google::cloud::bigquery::storage::v1::StorageError;

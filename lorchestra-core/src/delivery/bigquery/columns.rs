@@ -1,7 +1,7 @@
 //! The columns of an event: as a table of ours has them, and as the table that is there has them. Talks to nobody; promises that
 //! a [`Layout`] names no column that the table lacks, and each with a type that its values fit.
 
-use super::words::one_line;
+use super::redact::one_line;
 use crate::delivery::Refusal;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, FieldDescriptorProto};
@@ -109,7 +109,7 @@ impl Layout {
     /// `event_id` it must have, for all promises rest on it.
     ///
     /// # Errors
-    /// [`Refusal::Denied`], naming table, column and mend.
+    /// [`Refusal::Denied`], naming table, column and fix.
     pub(super) fn read(table: &str, found: &[Found]) -> Result<Self, Refusal> {
         let mut layout = Self { columns: Vec::new() };
         for column in &ENVELOPE {

@@ -1,6 +1,6 @@
 //! Who we are to Google: found where Google's own tools look. Reads one file, and gcloud's configuration; talks to no network (tokens
 //! are [`super::token`]'s). Promises that what is secret in them is in no error and no Debug, and that what cannot be used says in
-//! one sentence what was tried and how to mend it.
+//! one sentence what was tried and how to fix it.
 
 use crate::delivery::Refusal;
 use gcp_bigquery_client::yup_oauth2::ServiceAccountKey;
@@ -215,7 +215,7 @@ fn read(file: &Path, sources: &CredentialSources, named: bool) -> Result<Found, 
         "impersonated_service_account" => &["service_account_impersonation_url"],
         "" => return refuse(format!("is no credentials file (it has no `type`): {again}")),
         other => {
-            let other = super::words::one_line(other);
+            let other = super::redact::one_line(other);
             return refuse(format!(
                 "has the form {other}, which lorchestra does not know: name a service_account key, a file of workload identity \
                  federation, or one made by {LOGIN}"

@@ -7,7 +7,7 @@
 
 use super::answer::{self, inserted, later};
 use super::columns::Layout;
-use super::{encode, words};
+use super::{encode, redact};
 use crate::delivery::{Refusal, Row};
 use gcp_bigquery_client::Client;
 use gcp_bigquery_client::auth::Authenticator;
@@ -90,7 +90,7 @@ impl Rest {
         let mut builder = ClientBuilder::new();
         builder.with_v2_base_url(base.clone()).with_client(http.clone());
         let built = builder.build_from_authenticator(Arc::new(token.clone())).await;
-        let client = built.map_err(|error| Refusal::Denied(format!("no client: {}", words::one_line(&error.to_string()))))?;
+        let client = built.map_err(|error| Refusal::Denied(format!("no client: {}", redact::one_line(&error.to_string()))))?;
         Ok(Self { client, http, base, token, timeout })
     }
 
@@ -109,7 +109,7 @@ impl Rest {
         let body = match body.map(serde_json::to_vec) {
             None => None,
             Some(Ok(body)) => Some(body),
-            Some(Err(error)) => return Err(Refusal::Denied(format!("{about}: {}", words::one_line(&error.to_string())))),
+            Some(Err(error)) => return Err(Refusal::Denied(format!("{about}: {}", redact::one_line(&error.to_string())))),
         };
         match self.call(call, body).await? {
             Ok(answer) => Ok(answer),
@@ -158,11 +158,11 @@ impl Rest {
             return Err(Refusal::TooLarge(format!("{about}: {} bytes in one request; the maximum is {LARGEST}", body.len())));
         }
         let path = format!("{}/insertAll", table.resource());
-        let hidden = |text: &str| words::without(text, rows);
+        let hidden = |text: &str| redact::without(text, rows);
         let call = Call { about, token, method: Method::POST, path: &path };
         match self.call::<TableDataInsertAllResponse>(call, Some(body)).await? {
             Ok(response) => {
-                let hide = |index: usize, text: &str| words::without(text, rows.get(index));
+                let hide = |index: usize, text: &str| redact::without(text, rows.get(index));
                 inserted(about, rows.len(), response.insert_errors.as_deref().unwrap_or_default(), hide).map_or(Ok(()), Err)
             }
             Err(fault) => Err(match (fault.status, fault.meaning(about, hidden)) {

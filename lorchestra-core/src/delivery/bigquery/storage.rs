@@ -4,10 +4,10 @@
 
 use super::answer::{Call, Fault, channel_is_dead, later};
 use super::columns::Layout;
-use super::dial::{Dialer, Dialing};
+use super::connect::{Dialer, Dialing};
 use super::endpoint::Endpoint;
 use super::rest::LARGEST;
-use super::{encode, words};
+use super::{encode, redact};
 use crate::delivery::{Landed, Refusal, RefusedRow, Row};
 use gcp_bigquery_client::google::cloud::bigquery::storage::v1 as api;
 use gcp_bigquery_client::google::cloud::bigquery::storage::v1::big_query_write_client::BigQueryWriteClient;
@@ -216,7 +216,7 @@ impl Storage {
         let Some(mut connection) = self.open.take() else {
             return Err(later(format!("{}: the connection was given up", caller.about)));
         };
-        let hide = |text: &str| words::without(text, rows);
+        let hide = |text: &str| redact::without(text, rows);
         match connection.answer().await {
             Ok(answer) => {
                 let landed = self.landed(caller, answer, rows);
@@ -269,7 +269,7 @@ impl Storage {
         match Fault::from(status).meaning(caller.about, call) {
             Err(refusal) => refusal,
             // Only an append has landed before.
-            Ok(_) => later(format!("{}: {}", caller.about, words::one_line(status.message()))),
+            Ok(_) => later(format!("{}: {}", caller.about, redact::one_line(status.message()))),
         }
     }
 
@@ -279,7 +279,7 @@ impl Storage {
         if !answer.row_errors.is_empty() {
             let refused = |error: &api::RowError| {
                 let index = usize::try_from(error.index).ok().filter(|index| *index < rows.len())?;
-                Some(RefusedRow { index, reason: words::without(&error.message, rows.get(index)) })
+                Some(RefusedRow { index, reason: redact::without(&error.message, rows.get(index)) })
             };
             let mut refused: Vec<RefusedRow> = answer.row_errors.iter().filter_map(refused).collect();
             refused.sort_by_key(|row| row.index);
@@ -291,7 +291,7 @@ impl Storage {
         match answer.response {
             Some(Response::AppendResult(_)) => Ok(Landed::Now),
             Some(Response::Error(status)) => {
-                Fault::from(status).hide(|text| words::without(text, rows)).meaning(caller.about, Call::Append)
+                Fault::from(status).hide(|text| redact::without(text, rows)).meaning(caller.about, Call::Append)
             }
             None => Err(later(format!("{}: the response has neither a result nor an error", caller.about))),
         }

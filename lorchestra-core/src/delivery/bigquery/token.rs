@@ -7,9 +7,9 @@
 mod federated;
 
 use super::answer::{cause, later, unanswered};
+use super::connect::{Dialer, Dialing};
 use super::credentials::{Credentials, Found, User};
-use super::dial::{Dialer, Dialing};
-use super::words::one_line;
+use super::redact::one_line;
 use crate::delivery::Refusal;
 use gcp_bigquery_client::yup_oauth2::authenticator::Authenticator;
 use gcp_bigquery_client::yup_oauth2::error::{AuthError, AuthErrorCode};
@@ -204,7 +204,7 @@ fn refused_by_yup(file: &Path, error: &Error) -> Refusal {
     match error {
         Error::AuthError(AuthError { error, error_description, .. }) => {
             let passing = matches!(error, AuthErrorCode::Other(_));
-            refused(&shown(file), error.as_str(), error_description.as_deref(), passing, "make a new key, or mend the clock")
+            refused(&shown(file), error.as_str(), error_description.as_deref(), passing, "make a new key, or hint the clock")
         }
         Error::HttpError(_) | Error::HttpClientError(_) | Error::LowLevelError(_) => {
             later(format!("{}: token request: {}", shown(file), cause(error)))
@@ -215,11 +215,11 @@ fn refused_by_yup(file: &Path, error: &Error) -> Refusal {
 }
 
 /// An OAuth error. An unknown one (`passing`) counts as definite unless it says that it passes.
-fn refused(whose: &str, code: &str, description: Option<&str>, passing: bool, mend: &str) -> Refusal {
+fn refused(whose: &str, code: &str, description: Option<&str>, passing: bool, hint: &str) -> Refusal {
     let said = description.map(|text| format!(" ({})", one_line(text))).unwrap_or_default();
     let text = format!("{whose}: the token endpoint answered {}{said}", one_line(code));
     let passes = ["internal_failure", "server_error", "temporarily_unavailable", "rate_limit_exceeded", "backendError"];
-    if passing && passes.contains(&code) { later(text) } else { Refusal::Unauthenticated(format!("{text}: {mend}")) }
+    if passing && passes.contains(&code) { later(text) } else { Refusal::Unauthenticated(format!("{text}: {hint}")) }
 }
 
 #[derive(Deserialize)]
@@ -247,8 +247,8 @@ async fn refresh(http: &reqwest::Client, file: &Path, user: &User) -> Result<Gra
     }
     match serde_json::from_str::<Denied>(&body) {
         Ok(Denied { error, error_description }) => {
-            let mend = "run `gcloud auth application-default login` again";
-            Err(refused(&whose, &error, error_description.as_deref(), true, mend))
+            let hint = "run `gcloud auth application-default login` again";
+            Err(refused(&whose, &error, error_description.as_deref(), true, hint))
         }
         Err(_) => Err(later(format!("{whose}: token request: HTTP {}", status.as_u16()))),
     }

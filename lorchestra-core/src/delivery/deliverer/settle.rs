@@ -5,7 +5,7 @@
 
 use super::{Deliverer, PATIENCE, STUMBLES, Trouble, slot};
 use crate::delivery::{Destination, Refusal, Row, Slot};
-use crate::store::{Settled, Was};
+use crate::store::{RowDisposition, Was};
 use std::collections::HashSet;
 
 pub(super) const ANOTHER: &str = "something else is in its place in the stream";
@@ -159,13 +159,13 @@ impl<D: Destination> Deliverer<'_, D> {
             .iter()
             .zip(&flight.rows)
             .filter(|(_, row)| there.contains(&row.event_id))
-            .map(|(n, _)| (*n, Settled::Present))
+            .map(|(n, _)| (*n, RowDisposition::Present))
             .collect();
         self.progress.delivered += present.len() as u64;
         self.leave_and_take_back(present)
     }
 
-    pub(super) fn leave_and_take_back(&mut self, settled: Vec<(i64, Settled)>) -> Result<(), Trouble> {
+    pub(super) fn leave_and_take_back(&mut self, settled: Vec<(i64, RowDisposition)>) -> Result<(), Trouble> {
         if let Some(flight) = self.flights.front() {
             self.store.leave_stream(&flight.batch.target)?;
             if flight.stream() != self.left_stream.as_ref() {

@@ -4,7 +4,7 @@
 
 use super::{Deliverer, STUMBLES, SUSPECTS, Trouble};
 use crate::delivery::{Destination, Refusal, RefusedRow};
-use crate::store::{Settled, Was};
+use crate::store::{RowDisposition, Was};
 
 impl<D: Destination> Deliverer<'_, D> {
     pub(super) async fn refused(&mut self, refusal: Refusal) -> Result<(), Trouble> {
@@ -94,7 +94,7 @@ impl<D: Destination> Deliverer<'_, D> {
             }
             (&[n], Some(Was::Suspect)) if self.proven => {
                 self.progress.refused += 1;
-                self.take_back(vec![(n, Settled::Refused(reason.clone()))], self.batch_limit, &reason)
+                self.take_back(vec![(n, RowDisposition::Refused(reason.clone()))], self.batch_limit, &reason)
             }
             ([_], Some(Was::Suspect)) => self.still_suspect(refusal),
             ([_], None) if self.suspects == SUSPECTS => {
@@ -107,7 +107,7 @@ impl<D: Destination> Deliverer<'_, D> {
 
     /// They are set aside on suspicion: other rows go before them.
     fn suspect(&mut self, numbers: &[i64], reason: &str, refusal: Refusal) -> Result<(), Trouble> {
-        let settled = numbers.iter().map(|n| (*n, Settled::Suspect(reason.to_owned()))).collect();
+        let settled = numbers.iter().map(|n| (*n, RowDisposition::Suspect(reason.to_owned()))).collect();
         self.take_back(settled, self.batch_limit, reason)?;
         self.suspects += 1;
         self.suspicion = Some(refusal);
@@ -162,19 +162,26 @@ impl<D: Destination> Deliverer<'_, D> {
 
     fn refuse(&mut self, numbers: &[i64], reason: &str) -> Result<(), Trouble> {
         self.progress.refused += numbers.len() as u64;
-        let settled = numbers.iter().map(|n| (*n, Settled::Refused(reason.to_owned()))).collect();
+        let settled = numbers.iter().map(|n| (*n, RowDisposition::Refused(reason.to_owned()))).collect();
         self.take_back(settled, self.batch_limit, reason)
     }
 
-    fn set_aside(&mut self, rows: &[RefusedRow]) -> Vec<(i64, Settled)> {
+    fn set_aside(&mut self, rows: &[RefusedRow]) -> Vec<(i64, RowDisposition)> {
         let numbers = self.flights.front().map(|flight| flight.numbers.as_slice()).unwrap_or_default();
-        let settled: Vec<_> =
-            rows.iter().filter_map(|row| numbers.get(row.index).map(|n| (*n, Settled::Refused(row.reason.clone())))).collect();
+        let settled: Vec<_> = rows
+            .iter()
+            .filter_map(|row| numbers.get(row.index).map(|n| (*n, RowDisposition::Refused(row.reason.clone()))))
+            .collect();
         self.progress.refused += settled.len() as u64;
         settled
     }
 
-    pub(super) fn take_back(&mut self, settled: Vec<(i64, Settled)>, batch_limit: usize, reason: &str) -> Result<(), Trouble> {
+    pub(super) fn take_back(
+        &mut self,
+        settled: Vec<(i64, RowDisposition)>,
+        batch_limit: usize,
+        reason: &str,
+    ) -> Result<(), Trouble> {
         if let Some(flight) = self.flights.pop_front() {
             self.batch_limit = batch_limit.max(1);
             self.store.release(&flight.batch, &settled, self.batch_limit, reason)?;

@@ -5,8 +5,8 @@
 
 use super::RunEnv;
 use super::child::{Start, Worker};
-use super::course::Limits;
 use super::dispatch::{Watched, dispatch};
+use super::stop_state::Limits;
 use crate::host::process;
 use crate::host::signals::Signals;
 use crate::host::state::{StateError, make_dir};
@@ -60,7 +60,7 @@ pub(super) struct AttemptResult {
     /// How far its job said it came, in microseconds since 1970.
     pub(super) bookmark: Option<i64>,
     /// The first signal that asked for an end.
-    pub(super) told: Option<i32>,
+    pub(super) stop_signal: Option<i32>,
     pub(super) note: Note,
     pub(super) store: Store,
 }
@@ -175,7 +175,7 @@ impl Attempt<'_> {
                 memory: spec.memory_max.map(|max| Memory { max, refused: allocation_failed(&output) }),
             })
         });
-        Ok(AttemptResult { result, facts, bookmark, told: seen.told, note, store })
+        Ok(AttemptResult { result, facts, bookmark, stop_signal: seen.stop_signal, note, store })
     }
 
     /// Removes what an attempt left in the spool, now that another one is recorded: recovery looks at the last one only.

@@ -194,7 +194,7 @@ impl Worker {
         let death = match (status.code(), status.signal()) {
             (Some(code), _) => Death::Exited(code),
             (None, Some(signal)) => Death::Killed { signal, core: status.core_dumped() },
-            (None, None) => Death::Unseen,
+            (None, None) => Death::Unknown,
         };
         Ok((death, time, left))
     }

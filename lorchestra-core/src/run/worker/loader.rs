@@ -142,17 +142,17 @@ fn same(entry: JobEntry_Ref, job: &JobManifest) -> bool {
         && entry.line() == job.line
 }
 
-/// dlerror's text, with the file's real path, and what mends it.
+/// dlerror's text, with the file's real path, and what fixes it.
 fn spoken(error: &libloading::Error, path: &str, origin: &Path) -> String {
     use std::error::Error;
     let text = error.source().map_or_else(|| error.to_string(), ToString::to_string);
     let text = text.replace(path, &origin.display().to_string());
-    let mend = if text.contains("cannot open shared object file") {
+    let hint = if text.contains("cannot open shared object file") {
         "; install that library on this host, or build the package without it"
     } else if text.contains("undefined symbol") {
         "; build the package on this host, or install the version of that library it was built with"
     } else {
         ""
     };
-    text + mend
+    text + hint
 }

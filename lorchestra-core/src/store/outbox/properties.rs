@@ -41,7 +41,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0_usize..8).prop_map(Step::Emit),
         6 => (1_usize..6, prop_oneof![Just(usize::MAX), 1_usize..2000]).prop_map(|(rows, bytes)| Step::Next(rows, bytes)),
         2 => Just(Step::Deliver),
-        3 => (any::<u16>(), 1_usize..6).prop_map(|(bits, room)| Step::Release(bits, room)),
+        3 => (any::<u16>(), 1_usize..6).prop_map(|(bits, batch_limit)| Step::Release(bits, batch_limit)),
         1 => Just(Step::GiveUp),
         1 => Just(Step::SendAgain),
         2 => any::<bool>().prop_map(Step::SendOneAgain),
@@ -87,7 +87,7 @@ fn emit(store: &mut Outbox, from: usize, count: usize) {
     let records: Vec<Record<'_>> = lines.iter().map(|line| record::parse(line).unwrap()).collect();
     store
         .store
-        .take_in("run", 1, Portion { records: &records, end: Cursor::default(), damaged: 0 }, &mut Default::default())
+        .ingest("run", 1, Portion { records: &records, end: Cursor::default(), damaged: 0 }, &mut Default::default())
         .unwrap();
 }
 
@@ -240,7 +240,7 @@ proptest! {
                         model.mark = model.mark.max(batch.last);
                     }
                 }
-                Step::Release(bits, room) => {
+                Step::Release(bits, batch_limit) => {
                     if let Some((batch, rows)) = model.frozen.take() {
                         let numbers: Vec<i64> = store.rows_of(&batch).unwrap().iter().map(|out| out.n).collect();
                         let mut settled = Vec::new();
@@ -254,15 +254,15 @@ proptest! {
                         model.put(&rows, before);
                         for (i, (id, n)) in rows.iter().zip(numbers).enumerate() {
                             let (how, place) = match bits >> (2 * i) & 3 {
-                                1 => (Settled::Refused("no".into()), Place::Refused),
-                                2 => (Settled::Present, Place::Present),
-                                3 => (Settled::Suspect("perhaps".into()), Place::Suspect),
+                                1 => (RowDisposition::Refused("no".into()), Place::Refused),
+                                2 => (RowDisposition::Present, Place::Present),
+                                3 => (RowDisposition::Suspect("perhaps".into()), Place::Suspect),
                                 _ => continue,
                             };
                             settled.push((n, how));
                             model.put(std::slice::from_ref(id), place);
                         }
-                        store.release(&batch, &settled, room, "no").unwrap();
+                        store.release(&batch, &settled, batch_limit, "no").unwrap();
                         if let Some((stream, offset)) = batch.place
                             && stream == model.stream.0
                         {

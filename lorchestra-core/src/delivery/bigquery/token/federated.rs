@@ -9,7 +9,7 @@ use super::{SCOPE, later, shown};
 use crate::delivery::Refusal;
 use crate::delivery::bigquery::answer::cause;
 use crate::delivery::bigquery::credentials::Form;
-use crate::delivery::bigquery::words::one_line;
+use crate::delivery::bigquery::redact::one_line;
 use google_cloud_auth::credentials::service_account::AccessSpecifier;
 use google_cloud_auth::credentials::{
     AccessTokenCredentials, external_account, external_account_authorized_user, impersonated, service_account,
