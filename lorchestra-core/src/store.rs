@@ -13,6 +13,7 @@
 
 pub mod bookmark;
 pub mod event;
+pub mod history;
 pub mod outbox;
 pub mod own;
 pub mod retention;
@@ -21,6 +22,7 @@ mod schema;
 
 pub use bookmark::{Bookmark, Moved};
 pub use event::{Event, EventFilter, Portion, Undelivered};
+pub use history::{RunKey, RunQuery, short_id};
 pub use outbox::{Backlog, Batch, CIRCUIT, COUNTED, Circuit, NewBatch, OutRow, Outbox, Row, RowDisposition, Stream, Was};
 pub use own::{EarlierAttempt, Started, Terminal};
 pub use run::{Attempt, AttemptEnd, NewRun, Run, RunEnd, RunFilter, RunState};
