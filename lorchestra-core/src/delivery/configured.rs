@@ -2,8 +2,8 @@
 
 use super::bigquery::{BigQuery, BigQueryConfig};
 use super::jsonl::{Jsonl, JsonlConfig};
-use super::live::{Live, Report, Request};
-use super::{Destination, Landed, Place, Policy, Refusal, Row, Slot};
+use super::live::{FlushRequest, Live, Report};
+use super::{BatchTarget, DeliveryError, DeliveryPolicy, Destination, Landed, Row, Slot};
 use crate::host::signals::Signals;
 use crate::host::state::StateDir;
 use std::collections::HashSet;
@@ -42,8 +42,8 @@ impl DestinationConfig {
     /// The destination. Makes no connection and reads no file.
     ///
     /// # Errors
-    /// [`Refusal::Denied`], naming the setting.
-    pub fn open(self) -> Result<AnyDestination, Refusal> {
+    /// [`DeliveryError::Denied`], naming the setting.
+    pub fn open(self) -> Result<AnyDestination, DeliveryError> {
         Ok(match self {
             Self::BigQuery(config) => AnyDestination::BigQuery(Box::new(BigQuery::new(config)?)),
             Self::Jsonl(config) => AnyDestination::Jsonl(Jsonl::new(config)),
@@ -73,7 +73,7 @@ impl<'a> Deliveries<'a> {
     }
 
     /// Ends them all: what came of each.
-    pub fn finish(self, request: &Request, signals: Option<&mut Signals>) -> Vec<(&'a DestinationConfig, Report)> {
+    pub fn finish(self, request: &FlushRequest, signals: Option<&mut Signals>) -> Vec<(&'a DestinationConfig, Report)> {
         self.to.iter().zip(Live::finish(self.lives, request, signals)).collect()
     }
 }
@@ -109,7 +109,7 @@ impl Destination for AnyDestination {
         each!(self, one => one.uses_streams())
     }
 
-    fn policy(&self) -> Policy {
+    fn policy(&self) -> DeliveryPolicy {
         each!(self, one => one.policy())
     }
 
@@ -121,15 +121,15 @@ impl Destination for AnyDestination {
         each!(self, one => one.has_room(slot))
     }
 
-    async fn connect(&mut self) -> Result<(), Refusal> {
+    async fn connect(&mut self) -> Result<(), DeliveryError> {
         each!(self, one => one.connect().await)
     }
 
-    async fn create_stream(&mut self) -> Result<String, Refusal> {
+    async fn create_stream(&mut self) -> Result<String, DeliveryError> {
         each!(self, one => one.create_stream().await)
     }
 
-    async fn append(&mut self, place: Place<'_>, rows: &[Row]) -> Result<Landed, Refusal> {
+    async fn append(&mut self, place: BatchTarget<'_>, rows: &[Row]) -> Result<Landed, DeliveryError> {
         each!(self, one => one.append(place, rows).await)
     }
 
@@ -141,19 +141,19 @@ impl Destination for AnyDestination {
         each!(self, one => one.hang_up());
     }
 
-    async fn send(&mut self, slot: Slot<'_>, rows: &[Row]) -> Result<(), Refusal> {
+    async fn send(&mut self, slot: Slot<'_>, rows: &[Row]) -> Result<(), DeliveryError> {
         each!(self, one => one.send(slot, rows).await)
     }
 
-    async fn answer(&mut self, rows: &[Row]) -> Result<Landed, Refusal> {
+    async fn answer(&mut self, rows: &[Row]) -> Result<Landed, DeliveryError> {
         each!(self, one => one.answer(rows).await)
     }
 
-    async fn finalize(&mut self, slot: Slot<'_>) -> Result<i64, Refusal> {
+    async fn finalize(&mut self, slot: Slot<'_>) -> Result<i64, DeliveryError> {
         each!(self, one => one.finalize(slot).await)
     }
 
-    async fn present(&mut self, rows: &[Row]) -> Result<HashSet<String>, Refusal> {
+    async fn present(&mut self, rows: &[Row]) -> Result<HashSet<String>, DeliveryError> {
         each!(self, one => one.present(rows).await)
     }
 }

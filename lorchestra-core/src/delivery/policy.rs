@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// Sizes and times of delivery.
 #[derive(Debug, Clone)]
-pub struct Policy {
+pub struct DeliveryPolicy {
     /// Rows in a batch, at most.
     pub rows: usize,
     /// Bytes of a batch, about.
@@ -22,7 +22,7 @@ pub struct Policy {
     pub stream_idle: Duration,
 }
 
-impl Policy {
+impl DeliveryPolicy {
     /// With batches of at most so many rows and about so many bytes, streams that last, and waits that suit a server or a disk.
     pub fn new(rows: usize, bytes: usize) -> Self {
         Self {

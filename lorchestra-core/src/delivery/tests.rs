@@ -11,7 +11,7 @@ use crate::store::tests::{Site, new_run, site, started};
 use crate::store::{Outbox, Store};
 use proptest::prelude::*;
 use serde_json::json;
-use server::{Fault, Server, Table, Unknown, later};
+use server::{InjectedFault, Server, Table, Unknown, later};
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt::Display;
@@ -46,8 +46,8 @@ fn filled(site: &Site, count: usize) -> (Outbox, Vec<String>) {
     (store, ids)
 }
 
-fn policy(rows: usize) -> Policy {
-    Policy {
+fn policy(rows: usize) -> DeliveryPolicy {
+    DeliveryPolicy {
         rows,
         bytes: usize::MAX,
         first_wait: Duration::from_millis(10),
@@ -58,7 +58,7 @@ fn policy(rows: usize) -> Policy {
     }
 }
 
-fn server(script: impl IntoIterator<Item = Fault>) -> Rc<RefCell<Server>> {
+fn server(script: impl IntoIterator<Item = InjectedFault>) -> Rc<RefCell<Server>> {
     Rc::new(RefCell::new(Server { script: script.into_iter().collect(), limit: usize::MAX, depth: 4, ..Server::default() }))
 }
 
@@ -110,21 +110,21 @@ fn resend_refused(store: &mut Outbox, server: &Rc<RefCell<Server>>, streams: boo
     });
 }
 
-fn faults() -> impl Strategy<Value = Vec<Fault>> {
+fn faults() -> impl Strategy<Value = Vec<InjectedFault>> {
     let fault = prop_oneof![
-        3 => Just(Fault::None),
-        2 => any::<bool>().prop_map(|done| Fault::Later { done }),
-        2 => any::<bool>().prop_map(|done| Fault::Silent { done }),
-        1 => Just(Fault::Stumble),
-        1 => Just(Fault::Finalized),
-        1 => Just(Fault::Gone),
-        1 => Just(Fault::Missing),
-        1 => Just(Fault::SchemaChanged),
-        1 => Just(Fault::GoneForAMoment),
-        2 => (0_u8..8).prop_map(Fault::Slow),
-        1 => Just(Fault::Restart),
-        1 => Just(Fault::Precondition),
-        1 => Just(Fault::Overtaken),
+        3 => Just(InjectedFault::None),
+        2 => any::<bool>().prop_map(|done| InjectedFault::Later { done }),
+        2 => any::<bool>().prop_map(|done| InjectedFault::Silent { done }),
+        1 => Just(InjectedFault::Stumble),
+        1 => Just(InjectedFault::Finalized),
+        1 => Just(InjectedFault::Gone),
+        1 => Just(InjectedFault::Missing),
+        1 => Just(InjectedFault::SchemaChanged),
+        1 => Just(InjectedFault::GoneForAMoment),
+        2 => (0_u8..8).prop_map(InjectedFault::Slow),
+        1 => Just(InjectedFault::Restart),
+        1 => Just(InjectedFault::Precondition),
+        1 => Just(InjectedFault::Overtaken),
     ];
     prop::collection::vec(fault, 0..40)
 }
@@ -237,7 +237,7 @@ fn suspects_of_a_bad_hour_are_acquitted() {
     let site = site();
     let (mut store, ids) = filled(&site, 5);
     // Three tries of the whole, three of each of the first two, and then it is well.
-    let server = server([Fault::None].into_iter().chain(std::iter::repeat_n(Fault::Stumble, 9)));
+    let server = server([InjectedFault::None].into_iter().chain(std::iter::repeat_n(InjectedFault::Stumble, 9)));
     let mut session = Session::new(table(&server, false));
     let mut progress = Progress::default();
     runtime().block_on(async {
@@ -256,7 +256,7 @@ fn suspects_of_a_bad_hour_are_acquitted() {
 fn what_is_sent_on_request_and_refused_is_kept() {
     let site = site();
     let (mut store, _) = filled(&site, 9);
-    let server = server([Fault::None, Fault::None, Fault::Later { done: true }, Fault::Gone]);
+    let server = server([InjectedFault::None, InjectedFault::None, InjectedFault::Later { done: true }, InjectedFault::Gone]);
     server.borrow_mut().depth = 1;
     server.borrow_mut().unreadable = true;
     deliver_all(&mut store, &server, true, 5);
@@ -280,12 +280,12 @@ fn what_is_sent_on_request_and_refused_is_kept() {
 fn uncertain_batches_are_sent_again_once_a_call() {
     let site = site();
     let (mut store, _) = filled(&site, 9);
-    let server = server([Fault::None, Fault::None, Fault::Later { done: true }, Fault::Gone]);
+    let server = server([InjectedFault::None, InjectedFault::None, InjectedFault::Later { done: true }, InjectedFault::Gone]);
     server.borrow_mut().depth = 1;
     server.borrow_mut().unreadable = true;
     deliver_all(&mut store, &server, true, 5);
     let before = server.borrow().requests;
-    server.borrow_mut().script = std::iter::repeat_n(Fault::Gone, 100).collect();
+    server.borrow_mut().script = std::iter::repeat_n(InjectedFault::Gone, 100).collect();
     let mut session = Session::new(table(&server, true));
     let mut progress = Progress::default();
     runtime().block_on(async {
@@ -314,10 +314,10 @@ fn a_finalised_stream_with_rows_of_another_is_not_mistaken_for_us() {
 /// Whoever cannot ask for credentials' sake asks again later: what can be found out is not given up.
 #[test]
 fn only_a_denied_look_makes_a_batch_uncertain() {
-    for refusal in [Refusal::Unauthenticated("401".into()), later()] {
+    for refusal in [DeliveryError::Unauthenticated("401".into()), later()] {
         let site = site();
         let (mut store, ids) = filled(&site, 9);
-        let server = server([Fault::None, Fault::None, Fault::Later { done: true }, Fault::Gone]);
+        let server = server([InjectedFault::None, InjectedFault::None, InjectedFault::Later { done: true }, InjectedFault::Gone]);
         server.borrow_mut().look = Some(refusal);
         let mut session = Session::new(table(&server, true));
         let stopped = runtime()
@@ -348,7 +348,7 @@ fn a_circuit_is_of_one_server_and_of_one_minute() {
 fn what_cannot_be_found_out_is_uncertain_until_it_is_sent_again() {
     let site = site();
     let (mut store, ids) = filled(&site, 9);
-    let server = server([Fault::None, Fault::None, Fault::Later { done: true }, Fault::Gone]);
+    let server = server([InjectedFault::None, InjectedFault::None, InjectedFault::Later { done: true }, InjectedFault::Gone]);
     server.borrow_mut().depth = 1;
     server.borrow_mut().unreadable = true;
     deliver_all(&mut store, &server, true, 5);
@@ -367,7 +367,7 @@ fn what_cannot_be_found_out_is_uncertain_until_it_is_sent_again() {
 fn a_destination_that_fails_is_left_alone() {
     let site = site();
     let (mut store, _) = filled(&site, 3);
-    let server = server([Fault::Later { done: false }; 100]);
+    let server = server([InjectedFault::Later { done: false }; 100]);
     let mut session = Session::new(table(&server, true));
     let stopped = runtime()
         .block_on(async { Deliverer::new(&mut store, &mut session, policy(5), &mut Progress::default()).drain(false).await });
@@ -382,11 +382,11 @@ fn a_destination_that_fails_is_left_alone() {
 fn a_table_that_is_not_there_is_told_after_some_patience() {
     let site = site();
     let (mut store, _) = filled(&site, 3);
-    let server = server([Fault::Missing; 100]);
+    let server = server([InjectedFault::Missing; 100]);
     let mut session = Session::new(table(&server, false));
     let stopped = runtime()
         .block_on(async { Deliverer::new(&mut store, &mut session, policy(5), &mut Progress::default()).drain(true).await });
-    assert!(matches!(stopped, Err(Stopped::Blocked(Refusal::TableMissing(_)))), "{stopped:?}");
+    assert!(matches!(stopped, Err(Stopped::Blocked(DeliveryError::TableMissing(_)))), "{stopped:?}");
     assert_eq!(server.borrow().requests, 4);
     assert_eq!(store.store.backlog(NAME, None).unwrap().pending, 4);
 }
@@ -394,7 +394,7 @@ fn a_table_that_is_not_there_is_told_after_some_patience() {
 /// `tables.get` shows a table as soon as it is made; writing to it can be refused for minutes as if it were not there.
 #[test]
 fn a_table_that_was_just_made_is_waited_for_by_who_has_time() {
-    let not_yet = [Fault::None, Fault::Missing].repeat(8);
+    let not_yet = [InjectedFault::None, InjectedFault::Missing].repeat(8);
     for (persistent, delivered) in [(true, true), (false, false)] {
         let site = site();
         let (mut store, ids) = filled(&site, 3);
@@ -430,7 +430,7 @@ fn a_batch_for_the_table_before_is_settled_there() {
     for done in [true, false] {
         let site = site();
         let (mut store, ids) = filled(&site, 4);
-        let server = server([Fault::None, Fault::None, Fault::Silent { done }]);
+        let server = server([InjectedFault::None, InjectedFault::None, InjectedFault::Silent { done }]);
         let runtime = runtime();
         let mut first = Session::new(table(&server, true));
         runtime.block_on(async {
@@ -452,7 +452,7 @@ fn a_server_that_is_down_for_an_hour_holds_up_no_other() {
     let site = site();
     let (mut here, _) = filled(&site, 3);
     let mut there = Outbox::open(Store::open(&site.state).unwrap(), "other").unwrap();
-    let (up, down) = (server([]), server([Fault::Later { done: false }; 10_000]));
+    let (up, down) = (server([]), server([InjectedFault::Later { done: false }; 10_000]));
     for minute in 0..60 {
         let name = format!("run{minute}");
         here.store.begin_run(&new_run(&name), &started()).unwrap();

@@ -3,8 +3,8 @@
 //! Talks to the destination and to the store, for the [`Deliverer`]. Promises that a batch of unknown fate is taken back only when nothing
 //! of it can arrive any more: its stream was fenced, or something else is in its place.
 
-use super::{Deliverer, PATIENCE, STUMBLES, Trouble, slot};
-use crate::delivery::{Destination, Refusal, Row, Slot};
+use super::{Deliverer, PATIENCE, STUMBLES, StepError, slot};
+use crate::delivery::{DeliveryError, Destination, Row, Slot};
 use crate::store::{RowDisposition, Was};
 use std::collections::HashSet;
 
@@ -21,7 +21,7 @@ pub(super) enum Fenced {
 
 impl<D: Destination> Deliverer<'_, D> {
     /// Closes the stream of the batch for ever.
-    async fn fence(&mut self) -> Result<Option<Fenced>, Trouble> {
+    async fn fence(&mut self) -> Result<Option<Fenced>, StepError> {
         let Some(flight) = self.flights.front_mut() else { return Ok(None) };
         let Some(slot) = slot(&flight.batch) else { return Ok(None) };
         if let Some((_, fenced)) = self.fenced.as_ref().filter(|(stream, _)| stream == slot.stream) {
@@ -29,12 +29,12 @@ impl<D: Destination> Deliverer<'_, D> {
         }
         let fenced = match self.session.destination.finalize(slot).await {
             Ok(length) => Fenced::Length(length),
-            Err(Refusal::StreamGone(gone)) => Fenced::Gone(gone),
+            Err(DeliveryError::StreamGone(gone)) => Fenced::Gone(gone),
             // It may be that the server has forgotten the stream; but then it says so always.
-            Err(Refusal::Precondition(reason)) if flight.stumbles >= 2 * STUMBLES => Fenced::Gone(reason),
+            Err(DeliveryError::Precondition(reason)) if flight.stumbles >= 2 * STUMBLES => Fenced::Gone(reason),
             Err(refusal) => {
-                flight.stumbles += u32::from(matches!(refusal, Refusal::Precondition(_)));
-                return Err(Trouble::Refused(refusal));
+                flight.stumbles += u32::from(matches!(refusal, DeliveryError::Precondition(_)));
+                return Err(StepError::Refused(refusal));
             }
         };
         self.fenced = Some((slot.stream.to_owned(), fenced.clone()));
@@ -42,7 +42,7 @@ impl<D: Destination> Deliverer<'_, D> {
     }
 
     /// Of a stream in which a batch is not: it takes no more rows, if that can be had. With others of unknown fate behind it, it must.
-    pub(super) async fn fence_damaged(&mut self) -> Result<(), Trouble> {
+    pub(super) async fn fence_damaged(&mut self) -> Result<(), StepError> {
         if self.flights.len() > 1 {
             return self.fence().await.map(drop);
         }
@@ -54,13 +54,13 @@ impl<D: Destination> Deliverer<'_, D> {
     }
 
     /// The batch was never sent before, and something is in its place.
-    pub(super) async fn overtaken(&mut self) -> Result<(), Trouble> {
+    pub(super) async fn overtaken(&mut self) -> Result<(), StepError> {
         self.shared = self.flights.front().and_then(|flight| flight.stream().cloned());
         self.settle_by_query(ANOTHER).await
     }
 
     /// Fences the stream, and finds out whether the batch is in it. The stream is left.
-    pub(super) async fn settle(&mut self) -> Result<(), Trouble> {
+    pub(super) async fn settle(&mut self) -> Result<(), StepError> {
         if self.clear_place().await? {
             return self.leave_and_take_back(Vec::new());
         }
@@ -68,7 +68,7 @@ impl<D: Destination> Deliverer<'_, D> {
     }
 
     /// The same of a batch behind one whose stream was fenced.
-    pub(super) async fn settle_behind(&mut self) -> Result<(), Trouble> {
+    pub(super) async fn settle_behind(&mut self) -> Result<(), StepError> {
         if self.clear_place().await? {
             return self.take_back(Vec::new(), self.batch_limit, "its stream was left");
         }
@@ -77,7 +77,7 @@ impl<D: Destination> Deliverer<'_, D> {
 
     /// Makes certain that nothing of the batch is in its place and nothing of it can arrive there any more. `false`: it was there, or its
     /// rows are in the table, and all is recorded.
-    pub(super) async fn clear_place(&mut self) -> Result<bool, Trouble> {
+    pub(super) async fn clear_place(&mut self) -> Result<bool, StepError> {
         let Some(flight) = self.flights.front() else { return Ok(false) };
         if flight.batch.place.is_none() || flight.fresh && self.flights.len() == 1 {
             return Ok(true);
@@ -86,7 +86,7 @@ impl<D: Destination> Deliverer<'_, D> {
     }
 
     /// The same, and the stream is fenced for it: of a batch that is not fresh, or before others of unknown fate.
-    pub(super) async fn clear_unknown(&mut self) -> Result<bool, Trouble> {
+    pub(super) async fn clear_unknown(&mut self) -> Result<bool, StepError> {
         let Some(fenced) = self.fence().await? else { return Ok(true) };
         let doubtful = self.is_doubtful()?;
         let Some(flight) = self.flights.front() else { return Ok(false) };
@@ -109,14 +109,14 @@ impl<D: Destination> Deliverer<'_, D> {
         }
     }
 
-    fn is_doubtful(&mut self) -> Result<bool, Trouble> {
+    fn is_doubtful(&mut self) -> Result<bool, StepError> {
         let to = *self.doubtful_to.insert(self.store.doubtful_to()?);
         let is_shared = |flight: &super::Flight| self.shared.is_some() && flight.stream() == self.shared.as_ref();
         Ok(self.flights.front().is_some_and(|flight| flight.batch.first <= to || is_shared(flight)))
     }
 
     /// Something is in the place of the batch, whose fate was unknown: where reading is permitted, its first and last row are looked up.
-    pub(super) async fn confirm(&mut self, leave: bool) -> Result<(), Trouble> {
+    pub(super) async fn confirm(&mut self, leave: bool) -> Result<(), StepError> {
         let doubtful = self.is_doubtful()?;
         let Some(flight) = self.flights.front() else { return Ok(()) };
         let ends: Vec<Row> = flight.rows.first().into_iter().chain(flight.rows.last()).cloned().collect();
@@ -125,11 +125,11 @@ impl<D: Destination> Deliverer<'_, D> {
             match self.session.destination.present(&ends).await {
                 Ok(there) if ends.iter().all(|row| there.contains(&row.event_id)) => {}
                 Ok(_) => return self.settle_by_query(ANOTHER).await,
-                Err(Refusal::Denied(denied)) if doubtful => {
+                Err(DeliveryError::Denied(denied)) if doubtful => {
                     return self.give_up(&format!("{ANOTHER}, or it is; and that cannot be read: {denied}"));
                 }
-                Err(Refusal::Denied(_)) => {}
-                Err(other) => return Err(Trouble::Refused(other)),
+                Err(DeliveryError::Denied(_)) => {}
+                Err(other) => return Err(StepError::Refused(other)),
             }
         }
         if leave && let Some(flight) = self.flights.front() {
@@ -139,20 +139,20 @@ impl<D: Destination> Deliverer<'_, D> {
     }
 
     /// Which rows are there, the table itself shows. The stream is left.
-    pub(super) async fn settle_by_query(&mut self, why: &str) -> Result<(), Trouble> {
+    pub(super) async fn settle_by_query(&mut self, why: &str) -> Result<(), StepError> {
         let Some(flight) = self.flights.front() else { return Ok(()) };
         let there = match self.session.destination.present(&flight.rows).await {
             Ok(there) => there,
-            Err(Refusal::Denied(denied)) => {
+            Err(DeliveryError::Denied(denied)) => {
                 return self.give_up(&format!("{why}; and whether its rows are in the table cannot be read: {denied}"));
             }
             // It may be answered yet.
-            Err(other) => return Err(Trouble::Refused(other)),
+            Err(other) => return Err(StepError::Refused(other)),
         };
         self.leave_with(&there)
     }
 
-    fn leave_with(&mut self, there: &HashSet<String>) -> Result<(), Trouble> {
+    fn leave_with(&mut self, there: &HashSet<String>) -> Result<(), StepError> {
         let Some(flight) = self.flights.front() else { return Ok(()) };
         let present: Vec<_> = flight
             .numbers
@@ -165,7 +165,7 @@ impl<D: Destination> Deliverer<'_, D> {
         self.leave_and_take_back(present)
     }
 
-    pub(super) fn leave_and_take_back(&mut self, settled: Vec<(i64, RowDisposition)>) -> Result<(), Trouble> {
+    pub(super) fn leave_and_take_back(&mut self, settled: Vec<(i64, RowDisposition)>) -> Result<(), StepError> {
         if let Some(flight) = self.flights.front() {
             self.store.leave_stream(&flight.batch.target)?;
             if flight.stream() != self.left_stream.as_ref() {
@@ -178,7 +178,7 @@ impl<D: Destination> Deliverer<'_, D> {
         self.take_back(settled, self.batch_limit, "its stream was gone")?;
         if self.left > PATIENCE {
             // Streams are not for free, and this server takes none.
-            return Err(Trouble::Refused(Refusal::Later {
+            return Err(StepError::Refused(DeliveryError::Later {
                 reason: "it refused one new stream after the other".into(),
                 after: None,
                 perhaps_request: false,
@@ -187,7 +187,7 @@ impl<D: Destination> Deliverer<'_, D> {
         Ok(())
     }
 
-    pub(super) fn give_up(&mut self, reason: &str) -> Result<(), Trouble> {
+    pub(super) fn give_up(&mut self, reason: &str) -> Result<(), StepError> {
         if let Some(flight) = self.flights.pop_front() {
             self.store.leave_stream(&flight.batch.target)?;
             self.store.give_up(&flight.batch, reason)?;
@@ -197,12 +197,14 @@ impl<D: Destination> Deliverer<'_, D> {
     }
 
     /// A batch that was frozen for another table, or for the other way of writing, before the configuration changed.
-    pub(super) async fn settle_elsewhere(&mut self) -> Result<(), Trouble> {
+    pub(super) async fn settle_elsewhere(&mut self) -> Result<(), StepError> {
         let Some(flight) = self.flights.front() else { return Ok(()) };
         if flight.batch.place.is_some() {
             return match self.clear_unknown().await {
                 Ok(true) => self.leave_and_take_back(Vec::new()),
-                Err(Trouble::Refused(refusal)) if !matches!(refusal, Refusal::Later { .. } | Refusal::Precondition(_)) => {
+                Err(StepError::Refused(refusal))
+                    if !matches!(refusal, DeliveryError::Later { .. } | DeliveryError::Precondition(_)) =>
+                {
                     self.settle_unreadable(&refusal)
                 }
                 settled => settled.map(drop),
@@ -214,7 +216,7 @@ impl<D: Destination> Deliverer<'_, D> {
         self.give_up(&format!("it was sent to {} when the configuration changed", flight.batch.target.clone()))
     }
 
-    fn settle_unreadable(&mut self, refusal: &Refusal) -> Result<(), Trouble> {
+    fn settle_unreadable(&mut self, refusal: &DeliveryError) -> Result<(), StepError> {
         let to = self.flights.front().map(|flight| flight.batch.target.clone()).unwrap_or_default();
         self.give_up(&format!("it was on its way to {to}, of which nothing can be learned: {refusal}"))
     }
