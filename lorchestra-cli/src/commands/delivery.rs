@@ -113,7 +113,7 @@ fn flush_failure(trouble: &Incomplete, backlog: Backlog) -> Option<CommandError>
 pub(super) fn refused(refusal: &DeliveryError) -> CommandError {
     let failure = CommandError::new(Code::Undelivered, refusal.to_string());
     match refusal {
-        DeliveryError::TableMissing(_) => failure.hint("run lorchestra events setup to create it"),
+        DeliveryError::TargetMissing(_) => failure.hint("run lorchestra events setup to create it"),
         _ => failure,
     }
 }

@@ -48,8 +48,8 @@ pub(crate) fn report(to: &DestinationConfig, report: &Report, pending: u64, prin
     let pending = format!("{} not in {label} yet", are(pending));
     match &report.trouble {
         None => {}
-        Some(Incomplete::Blocked(DeliveryError::TableMissing(reason))) => {
-            let what = if matches!(to, DestinationConfig::BigQuery(_)) { "table" } else { "directory" };
+        Some(Incomplete::Blocked(DeliveryError::TargetMissing(reason))) => {
+            let what = to.target_kind();
             printer.warning(format_args!("{pending} ({reason}): run lorchestra events setup to create the {what}"));
         }
         Some(trouble) => printer.warning(format_args!("{pending} ({}): run lorchestra events flush", why(trouble))),

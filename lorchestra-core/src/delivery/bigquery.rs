@@ -53,6 +53,8 @@ const INSERT_ROWS: usize = 500;
 const DEPTH: usize = 8;
 /// Bytes of a batch, about: less than half of what one request may have.
 const BATCH_BYTES: usize = 4 << 20;
+/// Retries while Google does not know a table or column that was just created.
+const PATIENCE: u32 = 3;
 /// How long a stream may have been idle and still be trusted to be there: Google keeps them three days.
 const STREAM_IDLE: Duration = Duration::from_secs(60 * 60 * 60);
 /// The limit of creating a stream: Google's clients wait twenty minutes.
@@ -273,7 +275,7 @@ impl BigQuery {
         }
         // The descriptor of an open connection may be another.
         if let Some(storage) = &mut self.storage {
-            let changed = storage.take_schema_changed() || self.read.as_ref().is_none_or(|read| read.layout != layout);
+            let changed = storage.take_layout_changed() || self.read.as_ref().is_none_or(|read| read.layout != layout);
             if changed {
                 storage.close();
             }
@@ -385,13 +387,21 @@ impl Destination for BigQuery {
         route
     }
 
+    fn server(&self) -> &str {
+        self.endpoint.url()
+    }
+
+    fn advice(&self) -> &'static str {
+        "check the columns of the table, and the clock of this host"
+    }
+
     fn uses_streams(&self) -> bool {
         self.config.write == WriteMethod::StorageWrite
     }
 
     fn policy(&self) -> DeliveryPolicy {
         let rows = if self.uses_streams() { STREAM_ROWS } else { INSERT_ROWS };
-        DeliveryPolicy { stream_idle: STREAM_IDLE, ..DeliveryPolicy::new(rows, BATCH_BYTES) }
+        DeliveryPolicy { stream_idle: STREAM_IDLE, patience: PATIENCE, ..DeliveryPolicy::new(rows, BATCH_BYTES) }
     }
 
     async fn connect(&mut self) -> Result<(), DeliveryError> {
@@ -457,7 +467,7 @@ impl Destination for BigQuery {
         }
     }
 
-    async fn finalize(&mut self, slot: Slot<'_>) -> Result<i64, DeliveryError> {
+    async fn finalize(&mut self, slot: Slot<'_>, _rows: &[Row]) -> Result<i64, DeliveryError> {
         let limit = self.dialing.timeout();
         let finalized = within(limit, async {
             let mut call = self.storage().await?;

@@ -39,6 +39,14 @@ impl DestinationConfig {
         }
     }
 
+    /// What events are written to: what `events setup` creates.
+    pub fn target_kind(&self) -> &'static str {
+        match self {
+            Self::BigQuery(_) => "table",
+            Self::Jsonl(_) => "directory",
+        }
+    }
+
     /// The destination. Makes no connection and reads no file.
     ///
     /// # Errors
@@ -105,6 +113,14 @@ impl Destination for AnyDestination {
         each!(self, one => one.route())
     }
 
+    fn server(&self) -> &str {
+        each!(self, one => one.server())
+    }
+
+    fn advice(&self) -> &'static str {
+        each!(self, one => one.advice())
+    }
+
     fn uses_streams(&self) -> bool {
         each!(self, one => one.uses_streams())
     }
@@ -149,8 +165,8 @@ impl Destination for AnyDestination {
         each!(self, one => one.answer(rows).await)
     }
 
-    async fn finalize(&mut self, slot: Slot<'_>) -> Result<i64, DeliveryError> {
-        each!(self, one => one.finalize(slot).await)
+    async fn finalize(&mut self, slot: Slot<'_>, rows: &[Row]) -> Result<i64, DeliveryError> {
+        each!(self, one => one.finalize(slot, rows).await)
     }
 
     async fn present(&mut self, rows: &[Row]) -> Result<HashSet<String>, DeliveryError> {

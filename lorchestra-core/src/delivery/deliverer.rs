@@ -98,7 +98,7 @@ pub struct Deliverer<'a, D> {
     session: &'a mut Session<D>,
     policy: DeliveryPolicy,
     backoff: Backoff,
-    /// Reconnections, and looks at a table that is not there, in a row.
+    /// Retries of a target that is missing or was changed, in a row.
     patience: u32,
     /// Streams left in a row, without a batch that landed.
     left: u32,
@@ -139,8 +139,8 @@ pub struct Deliverer<'a, D> {
 const STUMBLES: u32 = 3;
 /// Suspects in a row. With more of them it is not the rows.
 const SUSPECTS: u32 = 3;
-/// Tries of what may need a moment on the server's side: a table that was just created, a column that was just added.
-const PATIENCE: u32 = 3;
+/// Streams left in a row. With more of them it is the server that takes none.
+const STREAMS: u32 = 3;
 
 impl<'a, D: Destination> Deliverer<'a, D> {
     /// For the holder of the delivery lock. What is delivered is added to `progress`.
@@ -246,11 +246,10 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         let (reason, after) = match refusal {
             DeliveryError::Later { reason, after, .. } => (reason, after),
             DeliveryError::Precondition(reason) => (reason, None),
-            // A column that was just added, or a table that was just made and was seen on connecting, is unknown to those who write for some
-            // minutes; whoever has them, waits.
-            DeliveryError::TableMissing(_) | DeliveryError::SchemaChanged(_)
-                if self.patience < PATIENCE
-                    || persistent && (self.session.connected || matches!(refusal, DeliveryError::SchemaChanged(_))) =>
+            // What was just created is unknown to some servers for some minutes: whoever has the time, waits.
+            DeliveryError::TargetMissing(_) | DeliveryError::LayoutChanged(_)
+                if self.patience < self.policy.patience
+                    || persistent && (self.session.connected || matches!(refusal, DeliveryError::LayoutChanged(_))) =>
             {
                 self.patience = self.patience.saturating_add(1);
                 self.session.connected = false;
@@ -345,7 +344,11 @@ impl<'a, D: Destination> Deliverer<'a, D> {
     async fn connect(&mut self) -> Result<(), StepError> {
         if !self.session.connected {
             self.session.connect().await.map_err(StepError::Refused)?;
-            if self.store.circuit(&self.session.destination.route(), crate::host::clock::now_micros())?.is_some() {
+            if self
+                .store
+                .circuit(&self.session.destination.route(), crate::host::clock::now_micros(), self.policy.circuit)?
+                .is_some()
+            {
                 self.store.set_circuit(None)?;
             }
         }

@@ -103,12 +103,12 @@ pub enum DeliveryError {
     /// The stream is not there any more (expired, removed, or its target was made again).
     #[error("{0}")]
     StreamGone(String),
-    /// The table's columns are not those read when connecting: definite, nothing was written; connect again.
+    /// The target is not laid out as it was when connecting (its columns, say): definite, nothing was written; connect again.
     #[error("{0}")]
-    SchemaChanged(String),
-    /// Dataset or table are not there.
+    LayoutChanged(String),
+    /// The target does not exist.
     #[error("{0}")]
-    TableMissing(String),
+    TargetMissing(String),
     /// Credentials are missing, broken or refused. The text names the form that was tried and the hint.
     #[error("{0}")]
     Unauthenticated(String),
@@ -137,6 +137,16 @@ pub trait Destination {
     /// is of concern to another.
     fn route(&self) -> String;
 
+    /// Who does not answer when a request takes too long: a server's address, a directory.
+    fn server(&self) -> &str {
+        self.name()
+    }
+
+    /// What to check when every row of a batch is refused for one reason: a clause, without a period.
+    fn advice(&self) -> &'static str {
+        "check the target, and the clock of this host"
+    }
+
     /// Whether batches go to streams ([`BatchTarget::Stream`]).
     fn uses_streams(&self) -> bool;
 
@@ -154,7 +164,7 @@ pub trait Destination {
     }
 
     /// Checks credentials and reads the target's columns; rows sent later have just those. Called before the first use of the others
-    /// but [`Destination::name`], and again after [`DeliveryError::SchemaChanged`].
+    /// but [`Destination::name`], and again after [`DeliveryError::LayoutChanged`].
     async fn connect(&mut self) -> Result<(), DeliveryError>;
 
     /// A new stream: its full name.
@@ -183,9 +193,10 @@ pub trait Destination {
     /// What was sent and not answered will not be asked for any more: an answer to it is nobody else's.
     fn hang_up(&mut self) {}
 
-    /// Closes a stream for ever: what is in it. Of a batch that is in its slot in part, nothing is in it afterwards. Answers the same for a
-    /// stream that was finalised before, where the destination can tell; [`DeliveryError::StreamGone`] when it cannot.
-    async fn finalize(&mut self, slot: Slot<'_>) -> Result<i64, DeliveryError>;
+    /// Closes a stream for ever and returns its length. `rows` is the batch of the slot (empty: of none): when a part of it is in the
+    /// stream, all of it is afterwards. Returns the same for a stream that was finalized before, where the destination can tell;
+    /// [`DeliveryError::StreamGone`] when it cannot.
+    async fn finalize(&mut self, slot: Slot<'_>, rows: &[Row]) -> Result<i64, DeliveryError>;
 
     /// The `event_id`s of those of these rows that are in the target. May need a permission that writing does not: [`DeliveryError::Denied`].
     async fn present(&mut self, rows: &[Row]) -> Result<HashSet<String>, DeliveryError>;

@@ -138,40 +138,34 @@ impl Destination for Jsonl {
         let BatchTarget::Stream(slot) = place else {
             return Err(DeliveryError::Denied("a batch of JSON lines without a file".into()));
         };
-        let lines = line::lines(rows);
-        if i64::try_from(lines.len()).ok() != Some(slot.length) {
-            return Err(DeliveryError::StreamFinalized(format!(
-                "{}: it was begun by another version of lorchestra",
-                slot.stream
-            )));
-        }
         let path = Path::new(slot.stream);
+        let lines = lines_of(slot, rows)?;
         let file = opened(path)?;
-        write(&file, path, slot, &lines).map_err(|failed| match failed {
-            Failed::Refused(refusal) => refusal,
-            Failed::Io(error) => refusal(path, &error),
-        })?;
+        locked(&file, path)?;
+        write(&file, path, slot, &lines).map_err(|failed| failed.about(path))?;
         Ok(Landed::Now)
     }
 
-    async fn finalize(&mut self, slot: Slot<'_>) -> Result<i64, DeliveryError> {
+    async fn finalize(&mut self, slot: Slot<'_>, rows: &[Row]) -> Result<i64, DeliveryError> {
         let path = Path::new(slot.stream);
         let file = opened(path)?;
-        let finalize = || {
-            let length = file.metadata()?.len();
-            let (begin, end) = (slot.offset.unsigned_abs(), slot.offset.saturating_add(slot.length).unsigned_abs());
-            if length > begin && length < end {
-                file.set_len(begin)?;
-                file.sync_all()?;
-                return Ok(begin);
-            }
-            Ok(length)
-        };
-        let length = finalize().map_err(|error: io::Error| refusal(path, &error))?;
-        if length < slot.offset.unsigned_abs() {
-            return Err(shorter(path, length, slot));
+        locked(&file, path)?;
+        let length = || Ok(file.metadata()?.len());
+        let there = length().map_err(|error| refusal(path, &error))?;
+        let begin = slot.offset.unsigned_abs();
+        if there < begin {
+            return Err(shorter(path, there, slot));
         }
-        Ok(i64::try_from(length).unwrap_or(i64::MAX))
+        if !rows.is_empty() && there > begin {
+            match write(&file, path, slot, &lines_of(slot, rows)?) {
+                Ok(()) => {}
+                // Nothing of the batch is there, whatever the file's length: something else is in its place.
+                Err(Failed::Refused(DeliveryError::StreamDamaged(_))) => return Ok(slot.offset),
+                Err(failed) => return Err(failed.about(path)),
+            }
+        }
+        let there = length().map_err(|error| refusal(path, &error))?;
+        Ok(i64::try_from(there).unwrap_or(i64::MAX))
     }
 
     /// Files are moved away and removed by others: nothing can be learned from those that are left.
@@ -186,22 +180,42 @@ enum Failed {
     Io(io::Error),
 }
 
+impl Failed {
+    fn about(self, path: &Path) -> DeliveryError {
+        match self {
+            Self::Refused(refusal) => refusal,
+            Self::Io(error) => refusal(path, &error),
+        }
+    }
+}
+
 impl From<io::Error> for Failed {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
 }
 
-/// Writes what is not there yet of a batch, and syncs it.
-fn write(file: &File, path: &Path, slot: Slot<'_>, lines: &[u8]) -> Result<(), Failed> {
-    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        // A copy of the state directory, say.
-        Err(Errno::WOULDBLOCK) => {
-            return Err(Failed::Refused(later(format!("{}: another process writes to it", path.display()))));
-        }
-        Err(error) => return Err(Failed::Io(error.into())),
+/// The lines of a batch, as long as its slot.
+fn lines_of(slot: Slot<'_>, rows: &[Row]) -> Result<Vec<u8>, DeliveryError> {
+    let lines = line::lines(rows);
+    if i64::try_from(lines.len()).ok() == Some(slot.length) {
+        return Ok(lines);
     }
+    // What is there of the batch can be neither completed nor recognized.
+    Err(DeliveryError::StreamGone(format!("{}: another version of lorchestra began this batch", slot.stream)))
+}
+
+/// Locks the file, until it is closed: a copy of the state directory may have the same file.
+fn locked(file: &File, path: &Path) -> Result<(), DeliveryError> {
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(Errno::WOULDBLOCK) => Err(later(format!("{}: another process is writing to it", path.display()))),
+        Err(error) => Err(refusal(path, &error.into())),
+    }
+}
+
+/// Writes what is not there yet of a batch, and syncs it. The file is locked.
+fn write(file: &File, path: &Path, slot: Slot<'_>, lines: &[u8]) -> Result<(), Failed> {
     let begin = slot.offset.unsigned_abs();
     let length = file.metadata()?.len();
     if length < begin {
@@ -251,7 +265,7 @@ fn later(reason: String) -> DeliveryError {
 fn refusal(path: &Path, error: &io::Error) -> DeliveryError {
     let text = format!("{}: {error}", path.display());
     match error.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::NOENT) => DeliveryError::TableMissing(format!("{} does not exist", path.display())),
+        Some(Errno::NOENT) => DeliveryError::TargetMissing(format!("{} does not exist", path.display())),
         Some(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => {
             DeliveryError::Denied(text)
         }

@@ -9,12 +9,13 @@
 
 use super::deliverer::{Deliverer, Progress, Stopped};
 use super::destination::{DeliveryError, Destination};
+use super::policy::CIRCUIT;
 use super::session::Session;
 use crate::host::clock::timespec;
 use crate::host::locks::FileLock;
 use crate::host::signals::Signals;
 use crate::host::state::StateDir;
-use crate::store::{CIRCUIT, Circuit, Outbox, Store, StoreError};
+use crate::store::{Circuit, Outbox, Store, StoreError};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::PipeFlags;
 use std::io;
@@ -296,7 +297,7 @@ impl<D: Destination, F: FnOnce() -> Result<D, DeliveryError>> Delivering<D, F> {
     /// The open circuit of our destination.
     fn circuit(&mut self) -> Option<Circuit> {
         let route = self.session().ok()?.destination().route();
-        self.store.circuit(&route, crate::host::clock::now_micros()).ok().flatten()
+        self.store.circuit(&route, crate::host::clock::now_micros(), CIRCUIT).ok().flatten()
     }
 
     /// Delivers until nothing is pending. The lock is held.
@@ -328,13 +329,13 @@ impl<D: Destination, F: FnOnce() -> Result<D, DeliveryError>> Delivering<D, F> {
             Err(_) => {
                 let session = self.session.as_ref();
                 let route = session.map(|session| session.destination().route()).unwrap_or_default();
+                let server = session.map(|session| session.destination().server().to_owned()).unwrap_or_default();
                 let told = session.and_then(|session| session.trouble()).map(str::to_owned);
                 if self.progress.delivered > before {
                     return Some(Incomplete::Deadline(told));
                 }
                 // Not one batch in all this time: the others need not wait as long.
                 let reason = told.unwrap_or_else(|| {
-                    let server = route.split(' ').next().unwrap_or_default();
                     format!("no response from {server} within {}", crate::plan::duration::show(request.timeout))
                 });
                 let until = crate::host::clock::now_micros() + i64::try_from(CIRCUIT.as_micros()).unwrap_or(i64::MAX);

@@ -1,7 +1,9 @@
 //! How much is sent at once, and how long is waited. Values only; sizes are the destinations' own.
 
-use crate::store::CIRCUIT;
 use std::time::Duration;
+
+/// How long nobody sends to a destination after it failed several times in a row.
+pub const CIRCUIT: Duration = Duration::from_secs(60);
 
 /// Sizes and times of delivery.
 #[derive(Debug, Clone)]
@@ -18,6 +20,9 @@ pub struct DeliveryPolicy {
     pub failures: u32,
     /// How long it stays open.
     pub circuit: Duration,
+    /// Retries, in a row, when the target is missing or laid out differently than when connecting: what was just created may not be
+    /// visible to every server yet.
+    pub patience: u32,
     /// How long a stream may have been idle and still be trusted to be there.
     pub stream_idle: Duration,
 }
@@ -32,6 +37,7 @@ impl DeliveryPolicy {
             longest_wait: Duration::from_secs(30),
             failures: 6,
             circuit: CIRCUIT,
+            patience: 0,
             stream_idle: Duration::MAX,
         }
     }

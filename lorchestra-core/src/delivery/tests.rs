@@ -3,6 +3,7 @@
 mod lifecycle;
 mod server;
 
+use super::policy::CIRCUIT;
 use super::*;
 use crate::spool::Cursor;
 use crate::spool::record::{self, Record};
@@ -54,6 +55,7 @@ fn policy(rows: usize) -> DeliveryPolicy {
         longest_wait: Duration::from_secs(1),
         failures: 4,
         circuit: Duration::from_secs(60),
+        patience: 3,
         stream_idle: Duration::from_secs(3600),
     }
 }
@@ -119,7 +121,7 @@ fn faults() -> impl Strategy<Value = Vec<InjectedFault>> {
         1 => Just(InjectedFault::Finalized),
         1 => Just(InjectedFault::Gone),
         1 => Just(InjectedFault::Missing),
-        1 => Just(InjectedFault::SchemaChanged),
+        1 => Just(InjectedFault::LayoutChanged),
         1 => Just(InjectedFault::GoneForAMoment),
         2 => (0_u8..8).prop_map(InjectedFault::Slow),
         1 => Just(InjectedFault::Restart),
@@ -338,9 +340,9 @@ fn a_circuit_is_of_one_server_and_of_one_minute() {
     let now = 1_000_000_000_000_000;
     let open = |until| crate::store::Circuit { until, reason: "down".into(), route: "a".into() };
     store.set_circuit(Some(&open(now + 60_000_000))).unwrap();
-    assert!(store.circuit("a", now).unwrap().is_some() && store.circuit("b", now).unwrap().is_none());
+    assert!(store.circuit("a", now, CIRCUIT).unwrap().is_some() && store.circuit("b", now, CIRCUIT).unwrap().is_none());
     store.set_circuit(Some(&open(now + 3_600_000_000))).unwrap();
-    assert!(store.circuit("a", now).unwrap().is_none(), "nobody waits for an hour");
+    assert!(store.circuit("a", now, CIRCUIT).unwrap().is_none(), "nobody waits for an hour");
 }
 
 /// A batch of unknown fate, a stream that is gone, and no right to read: kept as uncertain; nothing else waits for it.
@@ -373,9 +375,9 @@ fn a_destination_that_fails_is_left_alone() {
         .block_on(async { Deliverer::new(&mut store, &mut session, policy(5), &mut Progress::default()).drain(false).await });
     assert!(matches!(stopped, Err(Stopped::Unreachable(_))), "{stopped:?}");
     assert_eq!(server.borrow().requests, 4, "attempts are bounded");
-    let circuit = store.circuit("p.d.t", crate::host::clock::now_micros()).unwrap().unwrap();
+    let circuit = store.circuit("p.d.t", crate::host::clock::now_micros(), CIRCUIT).unwrap().unwrap();
     assert_eq!(circuit.reason, "503");
-    assert!(store.circuit("p.d.t", crate::host::clock::now_micros() + 61_000_000).unwrap().is_none(), "for a minute");
+    assert!(store.circuit("p.d.t", crate::host::clock::now_micros() + 61_000_000, CIRCUIT).unwrap().is_none(), "for a minute");
 }
 
 #[test]
@@ -386,7 +388,7 @@ fn a_table_that_is_not_there_is_told_after_some_patience() {
     let mut session = Session::new(table(&server, false));
     let stopped = runtime()
         .block_on(async { Deliverer::new(&mut store, &mut session, policy(5), &mut Progress::default()).drain(true).await });
-    assert!(matches!(stopped, Err(Stopped::Blocked(DeliveryError::TableMissing(_)))), "{stopped:?}");
+    assert!(matches!(stopped, Err(Stopped::Blocked(DeliveryError::TargetMissing(_)))), "{stopped:?}");
     assert_eq!(server.borrow().requests, 4);
     assert_eq!(store.store.backlog(NAME, None).unwrap().pending, 4);
 }
@@ -446,25 +448,40 @@ fn a_batch_for_the_table_before_is_settled_there() {
     }
 }
 
-/// One server is down for an hour of failing tries; the other one is delivered to all the while, from the same store.
+/// One server is down for an hour of the clock (it fails, or does not answer at all); the other one gets each event within its minute,
+/// from the same store at the same time.
 #[test]
 fn a_server_that_is_down_for_an_hour_holds_up_no_other() {
-    let site = site();
-    let (mut here, _) = filled(&site, 3);
-    let mut there = Outbox::open(Store::open(&site.state).unwrap(), "other").unwrap();
-    let (up, down) = (server([]), server([InjectedFault::Later { done: false }; 10_000]));
-    for minute in 0..60 {
-        let name = format!("run{minute}");
-        here.store.begin_run(&new_run(&name), &started()).unwrap();
-        let mut session = Session::new(table(&down, true));
-        let stopped = runtime()
-            .block_on(async { Deliverer::new(&mut there, &mut session, policy(5), &mut Progress::default()).drain(false).await });
-        assert!(matches!(stopped, Err(Stopped::Unreachable(_))), "{stopped:?}");
-        deliver_all(&mut here, &up, true, 5);
-        assert_eq!(here.store.backlog(NAME, None).unwrap().pending, 0, "minute {minute}");
+    const HOUR: Duration = Duration::from_secs(3600);
+    const MINUTE: Duration = Duration::from_secs(60);
+    for silent in [false, true] {
+        let site = site();
+        let (mut here, _) = filled(&site, 3);
+        let mut there = Outbox::open(Store::open(&site.state).unwrap(), "other").unwrap();
+        let fault = if silent { InjectedFault::Silent { done: false } } else { InjectedFault::Later { done: false } };
+        let (up, down) = (server([]), server([fault; 10_000]));
+        let (mut session, mut progress) = (Session::new(table(&down, true)), Progress::default());
+        let down_for_an_hour = async {
+            let mut deliverer = Deliverer::new(&mut there, &mut session, policy(5), &mut progress);
+            let stopped = tokio::time::timeout(HOUR, deliverer.drain(true)).await;
+            assert!(stopped.is_err(), "it does not give up: {stopped:?}");
+        };
+        let up_all_the_while = async {
+            let (mut session, mut progress) = (Session::new(table(&up, true)), Progress::default());
+            for minute in 0..60 {
+                here.store.begin_run(&new_run(&format!("run{minute}")), &started()).unwrap();
+                let mut deliverer = Deliverer::new(&mut here, &mut session, policy(5), &mut progress);
+                let done = tokio::time::timeout(MINUTE, deliverer.drain(false)).await;
+                assert!(matches!(done, Ok(Ok(()))), "minute {minute}: {done:?}");
+                assert_eq!(here.store.backlog(NAME, None).unwrap().pending, 0, "minute {minute}");
+                tokio::time::sleep(MINUTE).await;
+            }
+        };
+        runtime().block_on(async { tokio::join!(down_for_an_hour, up_all_the_while) });
+        assert_eq!((down.borrow().rows.len(), down.borrow().requests > 10), (0, !silent), "silent: {silent}");
+        down.borrow_mut().script.clear();
+        deliver_all(&mut there, &down, true, 5);
+        let ids = up.borrow().rows.clone();
+        assert_eq!((ids.len(), &ids), (64, &down.borrow().rows), "each has each, in order");
     }
-    down.borrow_mut().script.clear();
-    deliver_all(&mut there, &down, true, 5);
-    let ids = up.borrow().rows.clone();
-    assert_eq!((ids.len(), &ids), (64, &down.borrow().rows), "each has each, in order");
 }

@@ -221,7 +221,7 @@ fn delivery(store: &mut Outbox) {
     assert_eq!(store.doubtful_to().unwrap(), 0);
     store.settle_present(&[]).unwrap();
     store.set_circuit(None).unwrap();
-    store.circuit("route", 0).unwrap();
+    store.circuit("route", 0, std::time::Duration::ZERO).unwrap();
     store.leave_stream(to).unwrap();
 }
 

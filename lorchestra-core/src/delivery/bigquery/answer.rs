@@ -86,7 +86,7 @@ pub(super) fn http(about: &str, code: i64, reasons: &[&str], message: &str, afte
         401 => DeliveryError::Unauthenticated(format!("{text}: credentials not accepted")),
         403 if has(&RETRYABLE) => retry,
         403 => DeliveryError::Denied(text),
-        404 => DeliveryError::TableMissing(text),
+        404 => DeliveryError::TargetMissing(text),
         413 => DeliveryError::TooLarge(text),
         408 | 409 | 429 => retry,
         500 => DeliveryError::Later { reason: text, after, perhaps_request: true },
@@ -155,7 +155,7 @@ pub(super) fn inserted(
         let text = format!("{}{location}: {message}", reason_of(at));
         // The column is not there (any more): a fact of the table, not of the row.
         if error.message.as_deref().is_some_and(|message| message.to_ascii_lowercase().starts_with("no such field")) {
-            return Some(DeliveryError::SchemaChanged(format!("{about}: {text}")));
+            return Some(DeliveryError::LayoutChanged(format!("{about}: {text}")));
         }
         match index {
             Some(_) if RETRYABLE.contains(&reason_of(at)) => passing = Some(text),
@@ -268,8 +268,8 @@ impl ServerError {
                 }
                 S::StreamFinalized | S::StreamAlreadyCommitted | S::InvalidStreamState => DeliveryError::StreamFinalized(text),
                 S::StreamNotFound => DeliveryError::StreamGone(text),
-                S::TableNotFound => DeliveryError::TableMissing(text),
-                S::SchemaMismatchExtraFields => DeliveryError::SchemaChanged(text),
+                S::TableNotFound => DeliveryError::TargetMissing(text),
+                S::SchemaMismatchExtraFields => DeliveryError::LayoutChanged(text),
                 S::KmsServiceError => retry(text, false),
                 S::Unspecified | S::OffsetAlreadyExists => continue,
                 S::InvalidStreamType
@@ -300,7 +300,7 @@ impl ServerError {
                     DeliveryError::StreamFinalized(text)
                 }
             }
-            Code::InvalidArgument | Code::FailedPrecondition if schema_mismatch(&lower) => DeliveryError::SchemaChanged(text),
+            Code::InvalidArgument | Code::FailedPrecondition if schema_mismatch(&lower) => DeliveryError::LayoutChanged(text),
             // A server that was started again, or that never had it. Of finalize's request nothing but the name can be wrong.
             Code::InvalidArgument | Code::FailedPrecondition if call != Operation::Create && unknown_stream(&lower) => {
                 DeliveryError::StreamGone(text)
@@ -308,9 +308,9 @@ impl ServerError {
             Code::InvalidArgument if call == Operation::Finalize => DeliveryError::StreamGone(text),
             // Google's client for Go retries it, "per guidance from backend team".
             Code::FailedPrecondition if call != Operation::Create => DeliveryError::Precondition(text),
-            Code::NotFound if call == Operation::Create => DeliveryError::TableMissing(text),
+            Code::NotFound if call == Operation::Create => DeliveryError::TargetMissing(text),
             Code::NotFound if lower.contains("table not found") || lower.contains("not found: table") => {
-                DeliveryError::TableMissing(text)
+                DeliveryError::TargetMissing(text)
             }
             Code::NotFound => DeliveryError::StreamGone(text),
             Code::Unauthenticated => DeliveryError::Unauthenticated(format!("{text}: credentials not accepted")),

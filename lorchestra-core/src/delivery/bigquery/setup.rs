@@ -117,7 +117,7 @@ async fn look(to: &mut BigQuery) -> Result<SetupPlan, DeliveryError> {
         let once = once(&table);
         let missing = is_new || {
             match read_table(call.rest, &once, call.token.as_deref()).await {
-                Err(DeliveryError::TableMissing(_)) => true,
+                Err(DeliveryError::TargetMissing(_)) => true,
                 Err(refusal) => return Err(refusal),
                 Ok(TableInfo { kind: Some(kind), .. }) if kind != "VIEW" => {
                     return Err(DeliveryError::Denied(format!(
@@ -219,7 +219,7 @@ fn schema(column: &Column) -> TableFieldSchema {
 async fn columns(call: &RestCall<'_>) -> Result<Option<Vec<ExistingColumn>>, DeliveryError> {
     match call.seen().await {
         Ok(seen) => Ok(Some(seen.columns)),
-        Err(DeliveryError::TableMissing(_)) => Ok(None),
+        Err(DeliveryError::TargetMissing(_)) => Ok(None),
         Err(refusal) => Err(refusal),
     }
 }
@@ -255,7 +255,7 @@ fn absent(got: Result<(), BQError>, about: &str) -> Result<bool, DeliveryError> 
     match got {
         Ok(()) => Ok(false),
         Err(error) => match answer::rest(about, &error) {
-            DeliveryError::TableMissing(_) => Ok(true),
+            DeliveryError::TargetMissing(_) => Ok(true),
             refusal => Err(refusal),
         },
     }
@@ -298,7 +298,7 @@ pub async fn probe(to: &mut BigQuery, deadline: Duration) -> Result<String, Deli
     })
     .await?;
     if let Some(stream) = &stream {
-        let rows = patiently(ended, async || to.finalize(Slot { stream, offset: 0, length: 1 }).await).await?;
+        let rows = patiently(ended, async || to.finalize(Slot { stream, offset: 0, length: 1 }, &[]).await).await?;
         if rows != 1 {
             return Err(DeliveryError::Denied(format!("{}: the probe's stream has {rows} rows, and 1 was written", to.name())));
         }
@@ -335,7 +335,7 @@ fn probe_row() -> Row {
 async fn patiently<T>(ended: Instant, mut work: impl AsyncFnMut() -> Result<T, DeliveryError>) -> Result<T, DeliveryError> {
     loop {
         match work().await {
-            Err(DeliveryError::Later { .. } | DeliveryError::TableMissing(_) | DeliveryError::SchemaChanged(_))
+            Err(DeliveryError::Later { .. } | DeliveryError::TargetMissing(_) | DeliveryError::LayoutChanged(_))
                 if Instant::now() + PAUSE < ended =>
             {
                 tokio::time::sleep(PAUSE).await;

@@ -121,7 +121,7 @@ impl Storage {
     }
 
     /// Whether the server has told of new columns since this was last asked.
-    pub(super) fn take_schema_changed(&mut self) -> bool {
+    pub(super) fn take_layout_changed(&mut self) -> bool {
         std::mem::take(&mut self.schema_changed)
     }
 

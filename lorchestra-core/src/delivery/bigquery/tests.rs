@@ -53,7 +53,7 @@ fn an_emulator_needs_no_credentials_but_a_project_and_a_place_for_streams() {
     run(inserting.resolve()).unwrap();
     // A stream of an earlier configuration: refused, not sent to Google.
     assert!(
-        matches!(run(inserting.finalize(Slot { stream: "s", offset: 0, length: 1 })), Err(DeliveryError::Denied(text)) if text.starts_with("destinations.bigquery.storage_endpoint: "))
+        matches!(run(inserting.finalize(Slot { stream: "s", offset: 0, length: 1 }, &[])), Err(DeliveryError::Denied(text)) if text.starts_with("destinations.bigquery.storage_endpoint: "))
     );
     let storage_endpoint = Some("127.0.0.1:9060".to_owned());
     let mut nameless = BigQuery::new(BigQueryConfig { project: None, storage_endpoint, ..emulator }).unwrap();

@@ -1,9 +1,9 @@
-//! How the fate of a batch is found out: whether it is in its stream, and else whether its rows are in the table.
+//! How the fate of a batch is found out: whether it is in its stream, and else whether its rows are in the target.
 //!
 //! Talks to the destination and to the store, for the [`Deliverer`]. Promises that a batch of unknown fate is taken back only when nothing
 //! of it can arrive any more: its stream was fenced, or something else is in its place.
 
-use super::{Deliverer, PATIENCE, STUMBLES, StepError, slot};
+use super::{Deliverer, STREAMS, STUMBLES, StepError, slot};
 use crate::delivery::{DeliveryError, Destination, Row, Slot};
 use crate::store::{RowDisposition, Was};
 use std::collections::HashSet;
@@ -27,7 +27,7 @@ impl<D: Destination> Deliverer<'_, D> {
         if let Some((_, fenced)) = self.fenced.as_ref().filter(|(stream, _)| stream == slot.stream) {
             return Ok(Some(fenced.clone()));
         }
-        let fenced = match self.session.destination.finalize(slot).await {
+        let fenced = match self.session.destination.finalize(slot, &flight.rows).await {
             Ok(length) => Fenced::Length(length),
             Err(DeliveryError::StreamGone(gone)) => Fenced::Gone(gone),
             // It may be that the server has forgotten the stream; but then it says so always.
@@ -48,7 +48,7 @@ impl<D: Destination> Deliverer<'_, D> {
         }
         if let Some(slot) = self.flights.front().and_then(|flight| slot(&flight.batch)) {
             // Of what is in its place nothing is ours to remove.
-            let _ = self.session.destination.finalize(Slot { length: 0, ..slot }).await;
+            let _ = self.session.destination.finalize(Slot { length: 0, ..slot }, &[]).await;
         }
         Ok(())
     }
@@ -76,7 +76,7 @@ impl<D: Destination> Deliverer<'_, D> {
     }
 
     /// Makes certain that nothing of the batch is in its place and nothing of it can arrive there any more. `false`: it was there, or its
-    /// rows are in the table, and all is recorded.
+    /// rows are in the target, and all is recorded.
     pub(super) async fn clear_place(&mut self) -> Result<bool, StepError> {
         let Some(flight) = self.flights.front() else { return Ok(false) };
         if flight.batch.place.is_none() || flight.fresh && self.flights.len() == 1 {
@@ -120,7 +120,7 @@ impl<D: Destination> Deliverer<'_, D> {
         let doubtful = self.is_doubtful()?;
         let Some(flight) = self.flights.front() else { return Ok(()) };
         let ends: Vec<Row> = flight.rows.first().into_iter().chain(flight.rows.last()).cloned().collect();
-        // The table that it went to is another one: it cannot be asked.
+        // The target that it went to is another one: it cannot be asked.
         if flight.batch.target == self.session.destination.name() {
             match self.session.destination.present(&ends).await {
                 Ok(there) if ends.iter().all(|row| there.contains(&row.event_id)) => {}
@@ -138,13 +138,13 @@ impl<D: Destination> Deliverer<'_, D> {
         self.landed().await
     }
 
-    /// Which rows are there, the table itself shows. The stream is left.
+    /// Which rows are there, the target itself shows. The stream is left.
     pub(super) async fn settle_by_query(&mut self, why: &str) -> Result<(), StepError> {
         let Some(flight) = self.flights.front() else { return Ok(()) };
         let there = match self.session.destination.present(&flight.rows).await {
             Ok(there) => there,
             Err(DeliveryError::Denied(denied)) => {
-                return self.give_up(&format!("{why}; and whether its rows are in the table cannot be read: {denied}"));
+                return self.give_up(&format!("{why}; and whether it arrived cannot be read: {denied}"));
             }
             // It may be answered yet.
             Err(other) => return Err(StepError::Refused(other)),
@@ -176,7 +176,7 @@ impl<D: Destination> Deliverer<'_, D> {
             }
         }
         self.take_back(settled, self.batch_limit, "its stream was gone")?;
-        if self.left > PATIENCE {
+        if self.left > STREAMS {
             // Streams are not for free, and this server takes none.
             return Err(StepError::Refused(DeliveryError::Later {
                 reason: "it refused one new stream after the other".into(),
@@ -196,7 +196,7 @@ impl<D: Destination> Deliverer<'_, D> {
         Ok(())
     }
 
-    /// A batch that was frozen for another table, or for the other way of writing, before the configuration changed.
+    /// A batch that was frozen for another target, or for the other way of writing, before the configuration changed.
     pub(super) async fn settle_elsewhere(&mut self) -> Result<(), StepError> {
         let Some(flight) = self.flights.front() else { return Ok(()) };
         if flight.batch.place.is_some() {

@@ -1,6 +1,6 @@
 //! What a refusal means for the rows of a batch, and which of them are to blame.
 //!
-//! Talks to the store, for the [`Deliverer`]. Promises that no row is set aside for the fault of a stream, of the table or of this host.
+//! Talks to the store, for the [`Deliverer`]. Promises that no row is set aside for the fault of a stream, of the target or of this host.
 
 use super::{Deliverer, STUMBLES, SUSPECTS, StepError};
 use crate::delivery::{DeliveryError, Destination, RefusedRow};
@@ -131,7 +131,7 @@ impl<D: Destination> Deliverer<'_, D> {
         all.then(|| first.reason.clone())
     }
 
-    /// All rows were refused for one reason: it may be the table, or this host's clock.
+    /// All rows were refused for one reason: it may be the target, or this host's clock.
     fn every_row(&mut self, reason: &str) -> Result<(), StepError> {
         let Some(flight) = self.flights.front() else { return Ok(()) };
         let (name, count, last) = (self.session.destination.name(), flight.rows.len(), flight.batch.last);
@@ -139,8 +139,8 @@ impl<D: Destination> Deliverer<'_, D> {
         let text = match count {
             1 => format!("{name}: an event was refused, and none was accepted after it: {reason}"),
             _ => format!(
-                "{name}: all {count} events of a batch were refused for one reason: {reason}: check the columns of the table, and the \
-                 clock of this host"
+                "{name}: all {count} events of a batch were refused for one reason: {reason}: {}",
+                self.session.destination.advice()
             ),
         };
         let refusal = DeliveryError::EveryRow(text);

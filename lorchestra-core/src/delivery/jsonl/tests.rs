@@ -120,11 +120,11 @@ fn a_file_that_was_cut_or_removed_is_gone() {
     std::os::unix::fs::symlink("/dev/zero", &place.stream).unwrap();
     assert!(matches!(place.second(), Err(DeliveryError::StreamGone(_))));
     let stream = place.stream.clone();
-    let closed = run(place.to.finalize(Slot { stream: &stream, offset, length }));
+    let closed = run(place.to.finalize(Slot { stream: &stream, offset, length }, &[]));
     assert!(matches!(closed, Err(DeliveryError::StreamGone(_))));
     assert!(matches!(run(place.to.present(&[])), Err(DeliveryError::Denied(_))));
     drop(place.dir);
-    assert!(matches!(run(place.to.connect()), Err(DeliveryError::TableMissing(_))));
+    assert!(matches!(run(place.to.connect()), Err(DeliveryError::TargetMissing(_))));
 }
 
 /// The configuration names another directory, and half a batch is in the first.
@@ -134,13 +134,23 @@ fn a_file_that_is_left_has_whole_batches() {
     let (offset, length) = (place.to.length(&place.first), place.to.length(&place.second));
     let second = line::lines(&place.second);
     let stream = place.stream.clone();
-    let finalize = |place: &mut TestDirectory| run(place.to.finalize(Slot { stream: &stream, offset, length }));
-    place.set(&second[..20]);
-    assert_eq!(finalize(&mut place), Ok(offset));
-    assert_eq!(place.text(), line::lines(&place.first));
-    place.set(&second);
-    assert_eq!(finalize(&mut place), Ok(offset + length));
-    assert_eq!(place.text(), place.whole());
+    let finalize = |place: &mut TestDirectory| {
+        let rows = place.second.clone();
+        run(place.to.finalize(Slot { stream: &stream, offset, length }, &rows))
+    };
+    for there in [1, 20, second.len() - 1, second.len()] {
+        place.set(&second[..there]);
+        assert_eq!(finalize(&mut place), Ok(offset + length));
+        assert_eq!(place.text(), place.whole(), "{there} bytes: completed, never cut");
+    }
+    place.set(b"");
+    assert_eq!((finalize(&mut place), place.text()), (Ok(offset), line::lines(&place.first)), "nothing of it was there");
+    place.set(b"{\"event_id\":\"of somebody else\"}");
+    let before = place.text();
+    assert_eq!((finalize(&mut place), place.text()), (Ok(offset), before), "not ours, and left alone");
+    let other = File::open(&place.stream).unwrap();
+    rustix::fs::flock(&other, FlockOperation::LockExclusive).unwrap();
+    assert!(matches!(finalize(&mut place), Err(DeliveryError::Later { .. })), "somebody is writing to it");
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub(super) enum InjectedFault {
     Finalized,
     Gone,
     Missing,
-    SchemaChanged,
+    LayoutChanged,
     /// As [`InjectedFault::Gone`], but the stream is still there.
     GoneForAMoment,
     /// Not answered, and the work is done after so many more requests, if the stream takes it then.
@@ -143,8 +143,8 @@ impl Table {
                     server.overtake(stream, offset, length);
                     return Err(later());
                 }
-                (InjectedFault::Missing, _) => return Err(DeliveryError::TableMissing("no table".into())),
-                (InjectedFault::SchemaChanged, _) => return Err(DeliveryError::SchemaChanged("columns".into())),
+                (InjectedFault::Missing, _) => return Err(DeliveryError::TargetMissing("no table".into())),
+                (InjectedFault::LayoutChanged, _) => return Err(DeliveryError::LayoutChanged("columns".into())),
                 _ => {}
             }
             if fault != (InjectedFault::Silent { done: false }) { server.take(place, rows) } else { Err(later()) }
@@ -178,7 +178,7 @@ impl Destination for Table {
         match self.fault() {
             InjectedFault::Later { .. } => Err(later()),
             InjectedFault::Silent { .. } => std::future::pending().await,
-            InjectedFault::Missing => Err(DeliveryError::TableMissing("no table".into())),
+            InjectedFault::Missing => Err(DeliveryError::TargetMissing("no table".into())),
             _ => Ok(()),
         }
     }
@@ -238,7 +238,7 @@ impl Destination for Table {
         self.appended(place, rows).await
     }
 
-    async fn finalize(&mut self, Slot { stream, .. }: Slot<'_>) -> Result<i64, DeliveryError> {
+    async fn finalize(&mut self, Slot { stream, .. }: Slot<'_>, _: &[Row]) -> Result<i64, DeliveryError> {
         match self.fault() {
             InjectedFault::Later { .. } => return Err(later()),
             InjectedFault::Silent { .. } => std::future::pending().await,
