@@ -1,11 +1,11 @@
 //! The configuration file: its keys, and what is wrong with a file that has others. Reads one file, no environment.
 
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use lorchestra_core::host::files;
 use lorchestra_core::outcome::Cause;
 use lorchestra_core::plan::retries::{MOST, RETRYABLE};
 use lorchestra_core::plan::source::Source;
-use lorchestra_core::plan::{OnOverlap, Policy, duration, size};
+use lorchestra_core::plan::{OnOverlap, RunPolicy, duration, size};
 use lorchestra_core::run::log;
 use lorchestra_core::text::{self, one_line, shell};
 use lorchestra_plugin_api::manifest::is_name;
@@ -66,33 +66,33 @@ pub(crate) struct EventsConfig {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct DestinationsConfig {
-    pub(crate) bigquery: BigQueryConfig,
-    pub(crate) jsonl: JsonlConfig,
+    pub(crate) bigquery: BigQuerySection,
+    pub(crate) jsonl: JsonlSection,
 }
 
 /// `[destinations.jsonl]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct JsonlConfig {
+pub(crate) struct JsonlSection {
     pub(crate) dir: Option<PathBuf>,
     #[serde(deserialize_with = "rotate_size")]
     pub(crate) rotate_size: Option<u64>,
-    pub(crate) rotate: Option<Rotate>,
+    pub(crate) rotate: Option<RotateSetting>,
 }
 
 /// `destinations.jsonl.rotate`
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Rotate {
+pub(crate) enum RotateSetting {
     Day,
     Never,
 }
 
-impl From<Rotate> for lorchestra_core::delivery::jsonl::Rotate {
-    fn from(rotate: Rotate) -> Self {
+impl From<RotateSetting> for lorchestra_core::delivery::jsonl::Rotate {
+    fn from(rotate: RotateSetting) -> Self {
         match rotate {
-            Rotate::Day => Self::Day,
-            Rotate::Never => Self::Never,
+            RotateSetting::Day => Self::Day,
+            RotateSetting::Never => Self::Never,
         }
     }
 }
@@ -100,7 +100,7 @@ impl From<Rotate> for lorchestra_core::delivery::jsonl::Rotate {
 /// `[destinations.bigquery]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct BigQueryConfig {
+pub(crate) struct BigQuerySection {
     pub(crate) project: Option<String>,
     pub(crate) dataset: Option<String>,
     pub(crate) table: Option<String>,
@@ -150,8 +150,8 @@ pub(crate) struct JobConfig {
 
 impl JobConfig {
     /// Returns what it sets of a run's limits.
-    pub(crate) fn policy(&self) -> Policy {
-        Policy {
+    pub(crate) fn policy(&self) -> RunPolicy {
+        RunPolicy {
             timeout: self.timeout,
             grace: self.grace,
             on_overlap: self.overlap,
@@ -260,7 +260,7 @@ fn dangling(path: &Path) -> Option<&Path> {
 
 impl Config {
     /// Reads the file; a missing one is an empty one.
-    pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
+    pub(crate) fn read(path: &Path) -> Result<Self, CommandError> {
         let text = match text_of(path) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -269,16 +269,16 @@ impl Config {
                     Some(link) => {
                         let target = std::fs::read_link(link).unwrap_or_default();
                         let what = format!("{} is a symbolic link to {}, which does not exist", link.display(), target.display());
-                        Err(Failure::config(path, &what, &format!("fix the link, or remove it: rm {}", shell(link))))
+                        Err(CommandError::config(path, &what, &format!("fix the link, or remove it: rm {}", shell(link))))
                     }
                 };
             }
             Err(e) if e.kind() == io::ErrorKind::FileTooLarge => {
-                return Err(Failure::config(path, &e.to_string(), "see docs/reference/configuration.md for the keys"));
+                return Err(CommandError::config(path, &e.to_string(), "see docs/reference/configuration.md for the keys"));
             }
-            Err(e) => return Err(Failure::config(path, &e.to_string(), "make it a UTF-8 file that this user can read")),
+            Err(e) => return Err(CommandError::config(path, &e.to_string(), "make it a UTF-8 file that this user can read")),
         };
-        Self::parse(&text).map_err(|(what, hint)| Failure::config(path, &what, &hint))
+        Self::parse(&text).map_err(|(what, hint)| CommandError::config(path, &what, &hint))
     }
 
     /// On error: what is wrong and how to fix it.

@@ -2,12 +2,12 @@
 //! lorchestra-core become words and codes.
 
 use crate::exit::Code;
-use crate::refusal::{self, Refusal};
+use crate::refusal::{self, Rejection};
 use crate::show;
 use lorchestra_core::host::limits::{self, Doing};
 use lorchestra_core::host::rights::{self, Change, Kind, Target};
 use lorchestra_core::host::state::StateError;
-use lorchestra_core::packages::catalog::{Catalog, Fault, Lookup, Problem};
+use lorchestra_core::packages::catalog::{Catalog, FileFault, Lookup, Problem};
 use lorchestra_core::packages::install::InstallError;
 use lorchestra_core::packages::lockfile::LockfileError;
 use lorchestra_core::run::error::{Overlap, RunError};
@@ -24,7 +24,7 @@ const MAX_HINTS: usize = 7;
 
 /// A command that did not do what it was asked to.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub(crate) struct CommandError {
     pub(crate) code: Code,
     /// One sentence; printed after `error: ` unless `bare`.
     pub(crate) message: String,
@@ -34,7 +34,7 @@ pub(crate) struct Failure {
     pub(crate) hints: Vec<String>,
 }
 
-impl Failure {
+impl CommandError {
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), bare: false, hints: Vec::new() }
     }
@@ -54,7 +54,7 @@ impl Failure {
     /// What the system refused at `path`: the message, then which directory is the root of it and what fixes that.
     pub(crate) fn refused(code: Code, message: &str, path: &Path, error: &std::io::Error) -> Self {
         match refusal::of(path, error) {
-            Some(Refusal { what, hint }) => Self::new(code, format!("{message}: {what} ({error})")).hint(hint),
+            Some(Rejection { what, hint }) => Self::new(code, format!("{message}: {what} ({error})")).hint(hint),
             None => Self::new(code, format!("{message}: {error}")),
         }
     }
@@ -84,7 +84,7 @@ impl Failure {
     }
 
     /// A library file that a person named.
-    pub(crate) fn library(file: &Path, Fault { detail, reason, fix, .. }: &Fault) -> Self {
+    pub(crate) fn library(file: &Path, FileFault { detail, reason, fix, .. }: &FileFault) -> Self {
         Self::new(Code::Plugin, format!("{} cannot be used: {detail} ({})", path_text(file), reason.as_str()))
             .hint(format!("fix: {fix}"))
     }
@@ -138,7 +138,7 @@ impl Failure {
     }
 }
 
-impl From<StateError> for Failure {
+impl From<StateError> for CommandError {
     fn from(error: StateError) -> Self {
         let choose = "set state_dir in config.toml, or XDG_STATE_HOME, to a directory that this user owns on a local disk";
         let message = format!("the state directory {error}");
@@ -169,7 +169,7 @@ impl From<StateError> for Failure {
     }
 }
 
-impl From<StoreError> for Failure {
+impl From<StoreError> for CommandError {
     fn from(error: StoreError) -> Self {
         let message = format!("the store {}", chain(&error));
         match error {
@@ -201,7 +201,7 @@ impl From<StoreError> for Failure {
     }
 }
 
-impl From<IntakeError> for Failure {
+impl From<IntakeError> for CommandError {
     fn from(error: IntakeError) -> Self {
         match error {
             IntakeError::Store(error) => error.into(),
@@ -213,7 +213,7 @@ impl From<IntakeError> for Failure {
     }
 }
 
-impl From<RecoveryError> for Failure {
+impl From<RecoveryError> for CommandError {
     fn from(error: RecoveryError) -> Self {
         let mut failure: Self = match error {
             RecoveryError::Store(error) => error.into(),
@@ -238,7 +238,7 @@ pub(crate) fn stuck(error: &RecoveryError) -> String {
     format!("{}{hint}", chain(error))
 }
 
-impl From<LaunchError> for Failure {
+impl From<LaunchError> for CommandError {
     fn from(error: LaunchError) -> Self {
         match error {
             LaunchError::Unusable { package, problem } => Self::unusable(&package, &[&problem]),
@@ -263,7 +263,7 @@ impl From<LaunchError> for Failure {
     }
 }
 
-impl From<RunError> for Failure {
+impl From<RunError> for CommandError {
     fn from(error: RunError) -> Self {
         match error {
             RunError::Overlap(overlap) => {
@@ -307,7 +307,7 @@ impl From<RunError> for Failure {
     }
 }
 
-impl From<LockfileError> for Failure {
+impl From<LockfileError> for CommandError {
     fn from(error: LockfileError) -> Self {
         let message = chain(&error);
         match error {
@@ -323,7 +323,7 @@ impl From<LockfileError> for Failure {
     }
 }
 
-impl Failure {
+impl CommandError {
     /// A plugin directory that was not changed for the sake of `package`.
     pub(crate) fn not_installed(package: &str, error: InstallError) -> Self {
         match error {

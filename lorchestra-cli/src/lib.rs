@@ -30,7 +30,7 @@ mod show;
 mod stream;
 mod values;
 
-use failure::Failure;
+use failure::CommandError;
 use printer::Printer;
 use settings::Settings;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -69,7 +69,7 @@ fn command() -> ExitCode {
             .map(|settings| commands::run(&args.command, args.global.verbose, &settings, &mut printer)),
     }));
     let fault = |_| {
-        Err(Failure::new(exit::Code::Internal, "internal error in lorchestra; see the lines above")
+        Err(CommandError::new(exit::Code::Internal, "internal error in lorchestra; see the lines above")
             .hint("report this as a bug, with those lines and the command"))
     };
     let code = printer.ended(result.unwrap_or_else(fault));

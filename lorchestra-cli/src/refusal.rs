@@ -11,7 +11,7 @@ use std::path::Path;
 
 /// What is wrong, and what fixes it.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Refusal {
+pub(crate) struct Rejection {
     /// A clause that names the directory or file.
     pub(crate) what: String,
     /// A command, or what to do.
@@ -19,53 +19,53 @@ pub(crate) struct Refusal {
 }
 
 /// The refusal behind an error at `path`. `None`: the error says all there is.
-pub(crate) fn of(path: &Path, error: &Error) -> Option<Refusal> {
+pub(crate) fn of(path: &Path, error: &Error) -> Option<Rejection> {
     if let Some(limit) = limits::behind(error, Doing::Opening) {
-        return Some(Refusal { what: limit.what, hint: limit.hint });
+        return Some(Rejection { what: limit.what, hint: limit.hint });
     }
     let (at, meta) = path.ancestors().find_map(|at| Some((at, std::fs::metadata(at).ok()?)))?;
     let (shown, typed) = (path_text(at), shell(at));
     match error.kind() {
         ErrorKind::PermissionDenied => unwritable(at, path),
-        ErrorKind::ReadOnlyFilesystem => Some(Refusal {
+        ErrorKind::ReadOnlyFilesystem => Some(Rejection {
             what: format!("the file system of {shown} is mounted read-only"),
             hint: format!("run findmnt -T {typed} to see the mount"),
         }),
         ErrorKind::StorageFull => Some(full(at)),
-        ErrorKind::QuotaExceeded => Some(Refusal {
+        ErrorKind::QuotaExceeded => Some(Rejection {
             what: format!("this user's quota on the file system of {shown} is used up"),
             hint: "run quota -s to see it".into(),
         }),
-        ErrorKind::FileTooLarge => Some(Refusal {
+        ErrorKind::FileTooLarge => Some(Rejection {
             what: format!("{shown} would exceed this process's file size limit"),
             hint: "raise the limit (ulimit -f, or LimitFSIZE= in a systemd unit)".into(),
         }),
         // Something on the way is a file.
         ErrorKind::NotADirectory if !meta.is_dir() => {
-            Some(Refusal { what: format!("{shown} is not a directory"), hint: format!("move {typed} away") })
+            Some(Rejection { what: format!("{shown} is not a directory"), hint: format!("move {typed} away") })
         }
         _ => None,
     }
 }
 
 /// The refusal of a file that cannot be written: its own, or that of its directory.
-pub(crate) fn of_file(path: &Path) -> Option<Refusal> {
+pub(crate) fn of_file(path: &Path) -> Option<Rejection> {
     path.ancestors().take(2).filter(|at| at.exists()).find_map(|at| unwritable(at, path))
 }
 
 /// No room at this place.
-pub(crate) fn full(at: &Path) -> Refusal {
+pub(crate) fn full(at: &Path) -> Rejection {
     let (shown, typed) = (path_text(at), shell(at));
     let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
     let limit = limit.map(|bytes| format!("; or raise ulimit -f (now {} KiB)", bytes >> 10)).unwrap_or_default();
-    Refusal {
+    Rejection {
         what: format!("the file system of {shown} is full"),
         hint: format!("free space or inodes (check with: df -h {typed}; df -i {typed}){limit}"),
     }
 }
 
 /// Something that is there and that this user may not use, on the way to `wanted`.
-fn unwritable(at: &Path, wanted: &Path) -> Option<Refusal> {
+fn unwritable(at: &Path, wanted: &Path) -> Option<Rejection> {
     let meta = std::fs::metadata(at).ok()?;
     let needed =
         if meta.is_dir() { Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK } else { Access::READ_OK | Access::WRITE_OK };
@@ -83,7 +83,7 @@ fn unwritable(at: &Path, wanted: &Path) -> Option<Refusal> {
     let hint = command.or_else(|| rights::make_for(wanted, user).filter(|_| at != Path::new("/"))).unwrap_or_else(|| {
         format!("choose a directory that user {user} may write to; run ls -ld {} to see the permissions of this one", shell(at))
     });
-    Some(Refusal { what: format!("this user may not write to {}{whose}", path_text(at)), hint })
+    Some(Rejection { what: format!("this user may not write to {}{whose}", path_text(at)), hint })
 }
 
 #[cfg(test)]

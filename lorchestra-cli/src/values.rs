@@ -1,7 +1,7 @@
 //! Values that flags and the configuration file share: durations, limits, sizes, counts. Each reader returns the reason why a text is none.
 
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use chrono::Utc;
 use lorchestra_core::plan::{duration as durations, retries as policy, size, time as times};
 use std::time::Duration;
@@ -34,8 +34,8 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// A time that a flag has, such as 2024-01-31 or -7d, in microseconds since 1970.
-pub(crate) fn time(flag: &str, text: Option<&str>) -> Result<Option<i64>, Failure> {
+pub(crate) fn time(flag: &str, text: Option<&str>) -> Result<Option<i64>, CommandError> {
     let read =
-        |text: &str| times::parse(text, Utc::now()).map_err(|e| Failure::new(Code::Usage, format!("{flag} {text:?}: {e}")));
+        |text: &str| times::parse(text, Utc::now()).map_err(|e| CommandError::new(Code::Usage, format!("{flag} {text:?}: {e}")));
     text.map(read).transpose().map(|time| time.map(|time| time.timestamp_micros()))
 }

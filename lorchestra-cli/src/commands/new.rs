@@ -4,7 +4,7 @@
 mod workspace;
 
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::printer::Printer;
 use clap::Args;
 use lorchestra_core::text::{path_text, shell};
@@ -134,7 +134,7 @@ pub(crate) enum NewError {
     },
 }
 
-impl From<NewError> for Failure {
+impl From<NewError> for CommandError {
     fn from(error: NewError) -> Self {
         let message = error.to_string();
         match error {
@@ -164,7 +164,7 @@ pub(crate) struct New {
     api: Option<PathBuf>,
 }
 
-pub(super) fn run(command: &New, printer: &mut Printer) -> Result<Code, Failure> {
+pub(super) fn run(command: &New, printer: &mut Printer) -> Result<Code, CommandError> {
     let name = &*command.name;
     check_name(name)?;
     let api = api_dir(command.api.as_deref())?;

@@ -7,7 +7,7 @@ mod stop;
 
 use super::{find_run, history};
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
@@ -62,7 +62,7 @@ pub(super) fn run(
     settings: &Settings,
     notices: &mut Notices<'_>,
     printer: &mut Printer,
-) -> Result<Code, Failure> {
+) -> Result<Code, CommandError> {
     let history = history(settings, notices, printer)?;
     let store = history.as_ref().map(|(_, store)| store);
     match command {
@@ -88,9 +88,9 @@ pub(super) fn run(
 }
 
 /// The run that a person named, in its history.
-fn named(history: Option<(StateDir, Store)>, settings: &Settings, text: &str) -> Result<(StateDir, Store, Run), Failure> {
+fn named(history: Option<(StateDir, Store)>, settings: &Settings, text: &str) -> Result<(StateDir, Store, Run), CommandError> {
     let run = find_run(history.as_ref().map(|(_, store)| store), settings, text)?;
-    let (state, store) = history.ok_or_else(|| Failure::new(Code::Internal, "a run was found, and no history"))?;
+    let (state, store) = history.ok_or_else(|| CommandError::new(Code::Internal, "a run was found, and no history"))?;
     Ok((state, store, run))
 }
 

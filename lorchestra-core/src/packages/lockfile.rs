@@ -4,7 +4,7 @@
 //! Knows the file and compares; that what is compared are the bytes which will run is [`crate::packages::library`]'s doing. A missing package
 //! is refused as another checksum is: what was not looked at does not run.
 
-use crate::packages::catalog::{self, Fault, Package, Reason};
+use crate::packages::catalog::{self, FileFault, Package, Reason};
 use crate::packages::library::{self, Library};
 use crate::text::{one_line, path_text};
 use lorchestra_plugin_api::manifest::{Manifest, is_name};
@@ -51,7 +51,7 @@ pub enum LockfileError {
         /// The file.
         path: PathBuf,
         /// What is wrong with it, and the hint.
-        fault: Fault,
+        fault: FileFault,
     },
     /// It does not say what it should.
     #[error("{}: {what}", path.display())]
@@ -172,16 +172,16 @@ impl Lockfile {
     }
 
     /// Whether these bytes are the ones that were locked.
-    pub fn allows(&self, library: &Library) -> Result<(), Fault> {
+    pub fn allows(&self, library: &Library) -> Result<(), FileFault> {
         let Manifest { package, version, .. } = library.manifest();
-        let bytes = library.size().map_err(|e| Fault::unreadable(library.path(), &e))?;
+        let bytes = library.size().map_err(|e| FileFault::unreadable(library.path(), &e))?;
         self.check(package, version, bytes, || Ok(library.sha256().to_owned()))
     }
 
     /// The same, of the file of a package. It is read, whole, only where its version and its size are those that were locked.
-    pub fn allows_file(&self, package: &Package) -> Result<(), Fault> {
+    pub fn allows_file(&self, package: &Package) -> Result<(), FileFault> {
         let outline = &package.outline;
-        let bytes = package.path.metadata().map_err(|e| Fault::unreadable(&package.path, &e))?.len();
+        let bytes = package.path.metadata().map_err(|e| FileFault::unreadable(&package.path, &e))?.len();
         self.check(&outline.package, &outline.version, bytes, || library::sha256(&package.path))
     }
 
@@ -190,9 +190,9 @@ impl Lockfile {
         package: &str,
         version: &str,
         bytes: u64,
-        sha256: impl FnOnce() -> Result<String, Fault>,
-    ) -> Result<(), Fault> {
-        let fault = |reason, detail| Err(Fault { package: Some(package.to_owned()), ..Fault::new(reason, detail, HINT) });
+        sha256: impl FnOnce() -> Result<String, FileFault>,
+    ) -> Result<(), FileFault> {
+        let fault = |reason, detail| Err(FileFault { package: Some(package.to_owned()), ..FileFault::new(reason, detail, HINT) });
         let Some(locked) = self.packages.get(package) else {
             return fault(Reason::NotLocked, format!("plugins.lock does not list the package {package}"));
         };

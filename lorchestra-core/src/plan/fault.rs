@@ -16,13 +16,13 @@ const SHOWN_DOCS: usize = 100;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlanError {
     /// The faults, each a line of its own.
-    pub faults: Vec<Fault>,
+    pub faults: Vec<PlanFault>,
 }
 
 impl PlanError {
     /// Whether all of it is the plugin's fault, and nothing the caller typed.
     pub fn is_of_plugin(&self) -> bool {
-        self.faults.iter().all(|fault| matches!(fault, Fault::Default { .. }))
+        self.faults.iter().all(|fault| matches!(fault, PlanFault::Default { .. }))
     }
 }
 
@@ -39,7 +39,7 @@ impl std::error::Error for PlanError {}
 
 /// One thing that is wrong. All texts are ready to be shown: quoted, shortened, without control characters.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum Fault {
+pub enum PlanFault {
     /// A value that its parameter does not take.
     #[error("{typed}: {reason}")]
     Value {

@@ -48,19 +48,19 @@ fn window_job() -> JobManifest {
 }
 
 /// `("since", "-7d")` is `--since -7d`; a name with a leading `=` is `--param name=value`.
-pub(super) fn request<'a>(job: &'a JobManifest, values: &[(&str, &str)]) -> Request<'a> {
+pub(super) fn request<'a>(job: &'a JobManifest, values: &[(&str, &str)]) -> PlanRequest<'a> {
     let given = |(name, text): &(&str, &str)| match name.strip_prefix('=') {
         Some(name) => Given { name: name.into(), text: (*text).into(), typed_as: format!("--param {name}") },
         None => Given { name: (*name).into(), text: (*text).into(), typed_as: format!("--{}", name.replace('_', "-")) },
     };
-    Request {
+    PlanRequest {
         package: "ingester",
         version: "1.2.3",
         job,
         values: values.iter().map(given).collect(),
         now: now(),
         bookmark: None,
-        limits: Policy::default().limits(),
+        limits: RunPolicy::default().limits(),
         context: Context::default(),
     }
 }

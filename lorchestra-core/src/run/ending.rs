@@ -86,7 +86,7 @@ pub(crate) struct DeadRun {
     /// What the attempt's spool says.
     pub(crate) taken: IngestState,
     /// What the supervisor had noted.
-    pub(crate) seen: note::Seen,
+    pub(crate) seen: note::NotedFacts,
     /// Whether its log has something in it.
     pub(crate) printed: bool,
     /// How the attempts before it ended.
@@ -118,7 +118,7 @@ pub(crate) fn reconstruct_end(dead: DeadRun) -> (Outcome, RunEnd) {
 }
 
 /// What a dead supervisor's note and the spool come to.
-pub(crate) fn evidence(taken: IngestState, seen: note::Seen, printed: bool) -> Evidence {
+pub(crate) fn evidence(taken: IngestState, seen: note::NotedFacts, printed: bool) -> Evidence {
     Evidence {
         ending: seen.ending,
         end: taken.end,

@@ -122,7 +122,7 @@ fn number(payload: &str) -> u64 {
 
 /// What befalls the one who takes in, at a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Death {
+enum CrashPoint {
     None,
     /// Before the chunk is committed.
     Before,
@@ -131,10 +131,10 @@ enum Death {
 }
 
 /// Takes a spool in as a supervisor and then recovery do, dying as told; what the store has in the end.
-fn ingest(state: &StateDir, dir: &Path, deaths: &[Death]) -> (Vec<u64>, IngestState) {
+fn ingest(state: &StateDir, dir: &Path, deaths: &[CrashPoint]) -> (Vec<u64>, IngestState) {
     let mut store = Store::open(state).unwrap();
     store.begin_run(&new_run("run"), &started()).unwrap();
-    let mut deaths = deaths.iter().copied().chain(std::iter::repeat(Death::None));
+    let mut deaths = deaths.iter().copied().chain(std::iter::repeat(CrashPoint::None));
     'dead: loop {
         let mut taken = store.taken("run", 1).unwrap();
         let mut reader = Reader::with_segments_of(dir, taken.cursor, 0);
@@ -142,11 +142,11 @@ fn ingest(state: &StateDir, dir: &Path, deaths: &[Death]) -> (Vec<u64>, IngestSt
             let death = deaths.next().unwrap();
             let chunk = reader.read(Writing::Dead).unwrap();
             let (end, more) = (chunk.end, chunk.more);
-            if death == Death::Before {
+            if death == CrashPoint::Before {
                 continue 'dead;
             }
             store.ingest("run", 1, Portion { records: &chunk.records, end, damaged: chunk.damaged }, &mut taken).unwrap();
-            if death == Death::After {
+            if death == CrashPoint::After {
                 continue 'dead;
             }
             reader.taken(end).unwrap();
@@ -169,8 +169,8 @@ fn ingest(state: &StateDir, dir: &Path, deaths: &[Death]) -> (Vec<u64>, IngestSt
     (numbers, store.taken("run", 1).unwrap())
 }
 
-fn deaths() -> impl Strategy<Value = Vec<Death>> {
-    let death = prop_oneof![2 => Just(Death::None), 1 => Just(Death::Before), 1 => Just(Death::After)];
+fn deaths() -> impl Strategy<Value = Vec<CrashPoint>> {
+    let death = prop_oneof![2 => Just(CrashPoint::None), 1 => Just(CrashPoint::Before), 1 => Just(CrashPoint::After)];
     prop::collection::vec(death, 0..8)
 }
 

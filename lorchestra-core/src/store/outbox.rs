@@ -39,9 +39,6 @@ pub struct Circuit {
     pub route: String,
 }
 
-/// The longest that a circuit is open: one that seems to be open for longer was opened before the clock was set back.
-pub const CIRCUIT: Duration = Duration::from_secs(60);
-
 const ROW: &str =
     "SELECT e.n, e.event_id, e.event_type, r.package, r.job, e.schema_ref, e.created_at, e.correlation_id, e.subject_id,
     e.payload, r.run_id, e.attempt FROM events e JOIN runs r ON r.n = e.run";
@@ -396,9 +393,10 @@ impl Outbox {
         })
     }
 
-    /// The circuit of `route`, if it is open at `now` (microseconds since 1970).
-    pub fn circuit(&self, route: &str, now: i64) -> Result<Option<Circuit>, StoreError> {
-        let latest = now.saturating_add(i64::try_from(CIRCUIT.as_micros()).unwrap_or(i64::MAX));
+    /// The circuit of `route`, if it is open at `now` (microseconds since 1970). One that seems to be open for longer than `longest` was
+    /// opened before the clock was set back, and counts as closed.
+    pub fn circuit(&self, route: &str, now: i64, longest: Duration) -> Result<Option<Circuit>, StoreError> {
+        let latest = now.saturating_add(i64::try_from(longest.as_micros()).unwrap_or(i64::MAX));
         self.store.read("reading the state of delivery", |db| {
             db.query_row(
                 "SELECT closed_until, closed_reason, closed_route FROM outbox

@@ -27,9 +27,9 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("SELECT event_type, count(*) FROM events WHERE run =", "USE TEMP B-TREE FOR ORDER BY", "types of one run"),
 ];
 
-type Seen = Arc<Mutex<BTreeSet<String>>>;
+type SeenStatements = Arc<Mutex<BTreeSet<String>>>;
 
-fn open(site: &Site, seen: &Seen) -> Store {
+fn open(site: &Site, seen: &SeenStatements) -> Store {
     let mut store = Store::open(&site.state).unwrap();
     let seen = Arc::clone(seen);
     let note = move |event: TraceEvent<'_>| {
@@ -43,7 +43,7 @@ fn open(site: &Site, seen: &Seen) -> Store {
 
 #[test]
 fn every_statement_is_answered_by_an_index() {
-    let (site, seen) = (site(), Seen::default());
+    let (site, seen) = (site(), SeenStatements::default());
     let mut store = open(&site, &seen);
     history(&mut store);
     prune(&site, &mut store, Vec::new());
@@ -223,7 +223,7 @@ fn delivery(store: &mut Outbox) {
     assert_eq!(store.doubtful_to().unwrap(), 0);
     store.settle_present(&[]).unwrap();
     store.set_circuit(None).unwrap();
-    store.circuit("route", 0).unwrap();
+    store.circuit("route", 0, std::time::Duration::ZERO).unwrap();
     store.leave_stream(to).unwrap();
 }
 

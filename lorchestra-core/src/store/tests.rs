@@ -39,7 +39,7 @@ pub(crate) fn new_run(run_id: &str) -> NewRun {
 }
 
 pub(crate) fn started() -> Started {
-    let place = own::Place { host: "host", lorchestra_version: "0", plugin_path: "/p/lib.so", plugin_sha256: "00" };
+    let place = own::RunOrigin { host: "host", lorchestra_version: "0", plugin_path: "/p/lib.so", plugin_sha256: "00" };
     Started::of(&spec(), place)
 }
 

@@ -1,10 +1,10 @@
 //! plugins.lock as the commands for library files show it. They are how it comes to be, and how it is fixed: that it is missing or cannot
 //! be relied on keeps none of them. Reads the file; `run-job` and `jobs`, which are held to it, read it by themselves.
 
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::printer::Printer;
 use crate::settings::Settings;
-use lorchestra_core::packages::catalog::{Catalog, Fault, Package, Reason};
+use lorchestra_core::packages::catalog::{Catalog, FileFault, Package, Reason};
 use lorchestra_core::packages::library::Library;
 use lorchestra_core::packages::lockfile::{Lockfile, LockfileError};
 use lorchestra_core::text::one_line;
@@ -16,7 +16,7 @@ pub(super) enum Lock {
     /// Only locked libraries may run, and there is none.
     Missing,
     /// Only locked libraries may run, and what is in it means nothing: why, and what fixes that.
-    Unreliable(Fault),
+    Unreliable(FileFault),
 }
 
 impl Lock {
@@ -40,16 +40,16 @@ impl Lock {
     }
 
     /// Whether these bytes are locked; if not, why.
-    pub(super) fn allows(&self, library: &Library) -> Result<(), Fault> {
+    pub(super) fn allows(&self, library: &Library) -> Result<(), FileFault> {
         self.read_lock()?.allows(library)
     }
 
     /// The same, of the file of a package.
-    pub(super) fn allows_file(&self, package: &Package) -> Result<(), Fault> {
+    pub(super) fn allows_file(&self, package: &Package) -> Result<(), FileFault> {
         self.read_lock()?.allows_file(package)
     }
 
-    fn read_lock(&self) -> Result<&Lockfile, Fault> {
+    fn read_lock(&self) -> Result<&Lockfile, FileFault> {
         match self {
             Self::Read(lock) => Ok(lock),
             Self::Missing => Err(none_locked(
@@ -68,12 +68,12 @@ impl Lock {
 
 /// Tells what is wrong with the file, and what fixes it, which is answered too.
 pub(super) fn warn(error: LockfileError, printer: &mut Printer) -> Vec<String> {
-    let Failure { message, hints, .. } = error.into();
+    let CommandError { message, hints, .. } = error.into();
     let lines: Vec<String> = [message].into_iter().chain(hints.iter().map(|hint| format!("  {hint}"))).collect();
     printer.warning(lines.join("\n"));
     hints
 }
 
-fn none_locked(detail: String, fix: String) -> Fault {
-    Fault { reason: Reason::NotLocked, package: None, detail, fix }
+fn none_locked(detail: String, fix: String) -> FileFault {
+    FileFault { reason: Reason::NotLocked, package: None, detail, fix }
 }

@@ -4,7 +4,7 @@
 
 use super::{duration, object};
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::printer::{BAD, Printer, WARNING};
 use crate::settings::Settings;
 use crate::show;
@@ -60,12 +60,12 @@ pub(crate) struct RunList {
 
 impl RunList {
     /// The query for the store; `None` where nothing but the number of runs is limited.
-    pub(crate) fn query(&self) -> Result<Option<RunQuery>, Failure> {
+    pub(crate) fn query(&self) -> Result<Option<RunQuery>, CommandError> {
         let state = self.state.as_deref().and_then(|name| RunState::ALL.into_iter().find(|state| state.as_str() == name));
         let (package, job) = match self.job.as_deref().and_then(|job| job.split_once('/')) {
             Some((package, job)) => match &self.package {
                 Some(other) if other != package => {
-                    return Err(Failure::new(
+                    return Err(CommandError::new(
                         Code::Usage,
                         format!("--package {other} and --job {package}/{job} contradict each other"),
                     )
@@ -88,7 +88,12 @@ impl RunList {
     }
 }
 
-pub(super) fn list(wanted: &RunList, store: Option<&Store>, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
+pub(super) fn list(
+    wanted: &RunList,
+    store: Option<&Store>,
+    settings: &Settings,
+    printer: &mut Printer,
+) -> Result<Code, CommandError> {
     let query = wanted.query()?;
     let runs = match (store, &query) {
         (None, _) => Vec::new(),

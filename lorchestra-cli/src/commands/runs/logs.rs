@@ -1,7 +1,7 @@
 //! `runs logs`: what a job printed, byte for byte, and what it traced.
 
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::follow::readable;
 use crate::printer::Printer;
 use lorchestra_core::host::state::StateDir;
@@ -10,7 +10,7 @@ use lorchestra_core::store::{Run, RunState, Store};
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-pub(super) fn logs(state: &StateDir, store: &Store, run: &Run, trace: bool, printer: &mut Printer) -> Result<Code, Failure> {
+pub(super) fn logs(state: &StateDir, store: &Store, run: &Run, trace: bool, printer: &mut Printer) -> Result<Code, CommandError> {
     if run.state == RunState::Skipped {
         let what = if trace { "trace" } else { "log" };
         printer.note(format_args!("This run has no {what}: it was skipped."));
@@ -43,12 +43,13 @@ pub(super) fn logs(state: &StateDir, store: &Store, run: &Run, trace: bool, prin
 }
 
 /// Prints a trace in readable form; `false` if there is none.
-fn print_trace(path: &Path, printer: &mut Printer) -> Result<bool, Failure> {
+fn print_trace(path: &Path, printer: &mut Printer) -> Result<bool, CommandError> {
     let mut any = false;
     for part in log::parts(path).unwrap_or_default() {
         let Ok(file) = part.open() else { continue };
         for line in BufReader::new(file).split(b'\n') {
-            let line = line.map_err(|e| Failure::new(Code::Failed, format!("{} cannot be read: {e}", part.path.display())))?;
+            let line =
+                line.map_err(|e| CommandError::new(Code::Failed, format!("{} cannot be read: {e}", part.path.display())))?;
             if !line.is_empty() {
                 printer.line(readable(&line));
                 any = true;
@@ -62,8 +63,9 @@ fn print_trace(path: &Path, printer: &mut Printer) -> Result<bool, Failure> {
 }
 
 /// Prints a log's bytes, and says where some are missing; `false` if there is no log.
-fn copy(path: &Path, printer: &mut Printer) -> Result<bool, Failure> {
-    let failed = |path: &Path, e: std::io::Error| Failure::new(Code::Failed, format!("{} cannot be read: {e}", path.display()));
+fn copy(path: &Path, printer: &mut Printer) -> Result<bool, CommandError> {
+    let failed =
+        |path: &Path, e: std::io::Error| CommandError::new(Code::Failed, format!("{} cannot be read: {e}", path.display()));
     let parts = log::parts(path).map_err(|e| failed(path, e))?;
     let mut buffer = vec![0; 64 << 10];
     let mut at = 0;

@@ -2,7 +2,7 @@
 
 use super::{duration, object};
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::printer::Printer;
 use crate::show;
 use lorchestra_core::delivery::DestinationConfig;
@@ -32,10 +32,12 @@ pub(super) fn show(
     destinations: &[DestinationConfig],
     as_json: bool,
     printer: &mut Printer,
-) -> Result<Code, Failure> {
+) -> Result<Code, CommandError> {
     let counts = store.event_counts(&run.run_id)?;
-    let delivery: Vec<(&DestinationConfig, Backlog)> =
-        destinations.iter().map(|to| Ok((to, store.backlog(to.name(), Some(&run.run_id))?))).collect::<Result<_, Failure>>()?;
+    let delivery: Vec<(&DestinationConfig, Backlog)> = destinations
+        .iter()
+        .map(|to| Ok((to, store.backlog(to.name(), Some(&run.run_id))?)))
+        .collect::<Result<_, CommandError>>()?;
     let attempts = store.attempts(&run.run_id)?;
     // The run that was in the way of one that was skipped.
     let held_by = if run.state == RunState::Skipped { Some(store.held_by(&run.run_id)?) } else { None };

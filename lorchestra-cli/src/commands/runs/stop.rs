@@ -1,7 +1,7 @@
 //! `runs stop`: asks the supervisor of a run to end it, and waits until the end is recorded.
 
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::notify::Notices;
 use crate::printer::Printer;
 use lorchestra_core::host::process::ignored_by;
@@ -22,18 +22,18 @@ pub(super) fn stop(
     store: &mut Store,
     run: &Run,
     printer: &mut Printer,
-) -> Result<Code, Failure> {
+) -> Result<Code, CommandError> {
     if run.state != RunState::Running {
         printer.line(format_args!("Run {} has already ended: {}", short_id(&run.run_id), run.state.as_str()));
         return Ok(Code::Success);
     }
     let supervisor = run.supervisor();
     let failed =
-        |what: &str, e: std::io::Error| Failure::new(Code::Failed, format!("{what} process {}: {e}", run.supervisor_pid));
+        |what: &str, e: std::io::Error| CommandError::new(Code::Failed, format!("{what} process {}: {e}", run.supervisor_pid));
     if let Some(pidfd) = supervisor.open().map_err(|e| failed("cannot inspect", e))? {
         if ignored_by(run.supervisor_pid)(rustix::process::Signal::TERM.as_raw()) {
             let pid = run.supervisor_pid;
-            return Err(Failure::new(
+            return Err(CommandError::new(
                 Code::Failed,
                 format!("run {} ignores SIGTERM: it was started with the signal ignored", short_id(&run.run_id)),
             )
@@ -64,7 +64,7 @@ pub(super) fn stop(
             }
         }
         let Some(now) = store.run(&run.run_id)? else {
-            return Err(Failure::new(
+            return Err(CommandError::new(
                 Code::Failed,
                 format!("run {} has ended, and retention has removed it", short_id(&run.run_id)),
             ));
@@ -76,7 +76,7 @@ pub(super) fn stop(
         }
         if Instant::now() >= deadline {
             let failure =
-                Failure::new(Code::Failed, format!("run {} was asked to stop and has not ended yet", short_id(&run.run_id)));
+                CommandError::new(Code::Failed, format!("run {} was asked to stop and has not ended yet", short_id(&run.run_id)));
             return Err(if was_alive {
                 failure
                     .hint("it may have a long grace period; run lorchestra runs list --running to check")
@@ -92,12 +92,12 @@ pub(super) fn stop(
 }
 
 /// A run whose supervisor lives where this process cannot see it.
-fn elsewhere(run: &Run) -> Failure {
+fn elsewhere(run: &Run) -> CommandError {
     let what = format!(
         "run {} cannot be stopped from here: its supervisor lives in another PID namespace (a container)",
         short_id(&run.run_id)
     );
-    Failure::new(Code::Failed, what)
+    CommandError::new(Code::Failed, what)
         .hint(format!(
             "its lock is held, but process {} of host {} is not visible from here",
             run.supervisor_pid,

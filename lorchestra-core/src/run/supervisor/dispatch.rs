@@ -13,7 +13,7 @@
 //! prints is what of the job was stopped ([`Stops`]), and a subscriber must not keep it waiting for that.
 
 use super::child::Worker;
-use super::stop_state::{Action, Limits, StopState};
+use super::stop_state::{Action, AttemptLimits, StopState};
 use super::stops::Stops;
 use crate::host::clock;
 use crate::host::process::ProcessorTime;
@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 /// How long output is read after everything was killed: a process out of reach may hold the pipe.
 const DRAIN: Duration = Duration::from_secs(1);
 /// What the loop has seen.
-pub(super) struct Seen {
+pub(super) struct Observation {
     pub(super) ending: Option<Ending>,
     pub(super) death: Death,
     pub(super) time: ProcessorTime,
@@ -53,7 +53,7 @@ pub(super) struct Watched<'a> {
 }
 
 /// Runs until the worker and everything it started are gone.
-pub(super) fn dispatch(watched: Watched<'_>, limits: Limits, signals: &mut Signals) -> io::Result<Seen> {
+pub(super) fn dispatch(watched: Watched<'_>, limits: AttemptLimits, signals: &mut Signals) -> io::Result<Observation> {
     let Watched { worker, final_seen, note, log } = watched;
     let mut fault = FaultNote { note, ending: None, armed: true };
     let mut state = StopState::new(limits, Instant::now());
@@ -104,9 +104,9 @@ pub(super) fn dispatch(watched: Watched<'_>, limits: Limits, signals: &mut Signa
     let ending = state.ending();
     // A note that cannot be written costs a truer word in a rare case, never the run.
     let cut = said.as_ref().map(note::cut);
-    let _ = note.write(&note::Seen { ending, death: Some(death), fault: cut, between: None });
+    let _ = note.write(&note::NotedFacts { ending, death: Some(death), fault: cut, between: None });
     drain_output(worker, log)?;
-    Ok(Seen { ending, death, time, left, fault: said, stop_signal: state.stop_signal() })
+    Ok(Observation { ending, death, time, left, fault: said, stop_signal: state.stop_signal() })
 }
 
 /// While the job runs, whatever leaves the loop (an error, a panic) ends the job with it: noted before that happens, so that nobody takes
@@ -122,7 +122,7 @@ impl Drop for FaultNote<'_> {
     fn drop(&mut self) {
         if self.armed {
             let ending = Some(self.ending.unwrap_or(Ending::SupervisorFault));
-            let _ = self.note.write(&note::Seen { ending, ..note::Seen::default() });
+            let _ = self.note.write(&note::NotedFacts { ending, ..note::NotedFacts::default() });
         }
     }
 }
@@ -131,7 +131,7 @@ fn perform(act: Action, worker: &Worker, note: &Note) {
     match act {
         Action::Terminate(ending) => {
             // Before the signal: once it was sent, that is the cause, whoever records it.
-            let _ = note.write(&note::Seen { ending: Some(ending), ..note::Seen::default() });
+            let _ = note.write(&note::NotedFacts { ending: Some(ending), ..note::NotedFacts::default() });
             worker.signal(Signal::TERM);
             // What is stopped hears the other signal only then.
             worker.signal(Signal::CONT);

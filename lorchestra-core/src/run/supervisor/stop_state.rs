@@ -13,9 +13,9 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Signals within this time are one wish to end: a terminal that closes, or a service manager, may send several.
 const TOGETHER: Duration = Duration::from_secs(1);
 
-/// Limits of an attempt.
+/// Limits of one attempt.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct AttemptLimits {
     /// From the start of the attempt; `None`: as long as it takes.
     pub(super) timeout: Option<Duration>,
     /// Between SIGTERM and SIGKILL.
@@ -34,7 +34,7 @@ pub(super) enum Action {
 /// Where an attempt is.
 #[derive(Debug, Clone)]
 pub(super) struct StopState {
-    limits: Limits,
+    limits: AttemptLimits,
     started: Instant,
     ending: Option<Ending>,
     ended_at: Instant,
@@ -46,7 +46,7 @@ pub(super) struct StopState {
 
 impl StopState {
     /// An attempt that starts now.
-    pub(super) fn new(limits: Limits, now: Instant) -> Self {
+    pub(super) fn new(limits: AttemptLimits, now: Instant) -> Self {
         Self {
             limits,
             started: now,

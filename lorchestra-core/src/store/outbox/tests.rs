@@ -37,7 +37,7 @@ fn each_destination_has_a_state_of_its_own() {
     let (mut here, mut there) = (open("here"), open("there"));
     let down = Circuit { until: i64::MAX, reason: "down".into(), route: "r".into() };
     here.set_circuit(Some(&Circuit { until: crate::host::clock::now_micros() + 1_000_000, ..down })).unwrap();
-    assert!(there.circuit("r", crate::host::clock::now_micros()).unwrap().is_none());
+    assert!(there.circuit("r", crate::host::clock::now_micros(), Duration::from_secs(60)).unwrap().is_none());
     let rows = here.pending_rows(0, 1, usize::MAX).unwrap();
     let new = batch(&rows);
     let frozen = here.advance(None, Some(&new)).unwrap().unwrap();

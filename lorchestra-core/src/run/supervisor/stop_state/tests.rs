@@ -83,7 +83,7 @@ fn each_order(most: usize, each: &mut impl FnMut(&[Thing])) {
 }
 
 /// What was done, and when.
-struct Run {
+struct SimulatedAttempt {
     state: StopState,
     now: Duration,
     acts: Vec<(Duration, Action)>,
@@ -91,10 +91,10 @@ struct Run {
     end: Option<Final>,
 }
 
-fn run(order: &[Thing], timeout: Option<Duration>) -> Run {
+fn run(order: &[Thing], timeout: Option<Duration>) -> SimulatedAttempt {
     let start = Instant::now();
-    let mut run = Run {
-        state: StopState::new(Limits { timeout, grace: GRACE }, start),
+    let mut run = SimulatedAttempt {
+        state: StopState::new(AttemptLimits { timeout, grace: GRACE }, start),
         now: Duration::ZERO,
         acts: Vec::new(),
         noted: None,
@@ -175,7 +175,7 @@ fn every_order_has_the_end_that_the_design_says() {
             let run = run(order, timeout);
             for end in deaths.map(End::Worker).into_iter().chain(deaths.map(End::Both)).chain([End::Supervisor]) {
                 let taken = || IngestState { entered: true, end: run.end.clone(), ..IngestState::default() };
-                let seen = |death| note::Seen { ending: run.noted, death, ..note::Seen::default() };
+                let seen = |death| note::NotedFacts { ending: run.noted, death, ..note::NotedFacts::default() };
                 let outcome = match end {
                     End::Worker(death) => {
                         decide(&Evidence { ending: run.state.ending(), death, ..evidence(taken(), seen(None), false) })
@@ -234,7 +234,7 @@ fn one_wish_to_end_may_come_as_several_signals() {
         (None, SIGTERM, later, true),
     ] {
         let start = Instant::now();
-        let mut state = StopState::new(Limits { timeout: Some(TIMEOUT), grace: GRACE }, start);
+        let mut state = StopState::new(AttemptLimits { timeout: Some(TIMEOUT), grace: GRACE }, start);
         let stop_signal = match first {
             Some(signal) => state.signals(&[signal], start + TIMEOUT),
             None => state.tick(start + TIMEOUT),
