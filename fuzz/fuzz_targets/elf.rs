@@ -20,7 +20,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((mode, data)) = data.split_last() else { return };
     let mut bytes = data.to_vec();
     if mode % 2 == 1 {
-        mend(&mut bytes);
+        hint(&mut bytes);
     }
     let (dir, path) = &*DIR;
     std::fs::write(path, &bytes).expect("a file");
@@ -45,7 +45,7 @@ fuzz_target!(|data: &[u8]| {
 });
 
 /// Makes length and checksum of the manifest fit what follows them.
-fn mend(bytes: &mut [u8]) {
+fn hint(bytes: &mut [u8]) {
     let Some(at) = bytes.windows(6).position(|w| w == b"LORCH\0") else { return };
     let Some((header, rest)) = bytes[at..].split_at_mut_checked(16) else { return };
     // The JSON ends where the text does.

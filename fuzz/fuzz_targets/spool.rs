@@ -23,7 +23,7 @@ use lorchestra_core::spool::reader::{Reader, Writing};
 use lorchestra_core::spool::record::{Record, frame, parse};
 use lorchestra_core::spool::writer::segment_path;
 use lorchestra_core::store::Portion;
-use lorchestra_core::store::event::Taken;
+use lorchestra_core::store::event::IngestState;
 use lorchestra_core::store::{Event, EventFilter, NewRun, Started, Store};
 use lorchestra_plugin_api::limits::RESERVED_TYPES;
 use std::collections::BTreeSet;
@@ -54,9 +54,9 @@ fn listed(segments: &[Vec<u8>]) {
     let state = StateDir::open(dir.path()).expect("a state directory");
     let mut store = Store::open(&state).expect("a store");
     store.begin_run(&run(), &started()).expect("a run");
-    let mut taken = Taken::default();
+    let mut taken = IngestState::default();
     store
-        .take_in("run", 1, Portion { records: &records, end: Cursor::default(), damaged: 0 }, &mut taken)
+        .ingest("run", 1, Portion { records: &records, end: Cursor::default(), damaged: 0 }, &mut taken)
         .expect("what was parsed is taken in");
     let mut found = BTreeSet::new();
     let each = |event: Event| {

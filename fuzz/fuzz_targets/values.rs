@@ -3,7 +3,7 @@
 
 use chrono::DateTime;
 use libfuzzer_sys::fuzz_target;
-use lorchestra_core::plan::{self, Context, Policy, Request, RunSpec};
+use lorchestra_core::plan::{self, Context, PlanRequest, RunPolicy, RunSpec};
 use lorchestra_plugin_api::manifest::JobManifest;
 use serde_json::{Value, json};
 use std::sync::LazyLock;
@@ -53,14 +53,14 @@ fuzz_target!(|data: &[u8]| {
     let args: Vec<&str> = text.split('\n').collect();
     let Some(given) = lorchestra_cli::fuzzing::job_flags("pkg", &JOB, &args) else { return };
     let names: Vec<String> = given.iter().map(|given| given.name.clone()).collect();
-    let request = Request {
+    let request = PlanRequest {
         package: "pkg",
         version: "1.0.0",
         job: &JOB,
         values: given,
         now: DateTime::from_timestamp(1_767_225_600, 0).expect("a time"),
         bookmark: DateTime::from_timestamp(1_735_689_600, 0),
-        limits: Policy::default().limits(),
+        limits: RunPolicy::default().limits(),
         context: Context::default(),
     };
     match plan::resolve(request) {

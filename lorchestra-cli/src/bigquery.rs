@@ -3,7 +3,7 @@
 
 use crate::config::{self, Write};
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use lorchestra_core::delivery::bigquery::{BigQueryConfig, CredentialSources, WriteMethod};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,10 +15,10 @@ const REQUEST: Duration = Duration::from_secs(15);
 ///
 /// Dataset and table: `BQ_EVENTS_*`, else the configuration. The Python tool read `EVENTS_BQ_*`: those count, with a warning.
 pub(crate) fn resolve(
-    config: &config::BigQueryConfig,
+    config: &config::BigQuerySection,
     variable: &dyn Fn(&str) -> Option<String>,
     config_home: &Path,
-) -> Result<(Option<BigQueryConfig>, Option<String>), Failure> {
+) -> Result<(Option<BigQueryConfig>, Option<String>), CommandError> {
     let mut old_names = Vec::new();
     let mut named = |what: &str, configured: &Option<String>| {
         let old = format!("EVENTS_BQ_{what}");
@@ -81,10 +81,10 @@ pub(crate) fn resolve(
     Ok((Some(resolved), warning))
 }
 
-fn half(set: &str, missing: &str, variable: &str) -> Failure {
-    Failure::new(Code::Config, format!("BigQuery's {set} is set and its {missing} is not: events would have nowhere to go"))
-        .mend(format!("set BQ_EVENTS_{variable}, or destinations.bigquery.{missing} in config.toml"))
-        .mend("or unset both, and events stay in the store")
+fn half(set: &str, missing: &str, variable: &str) -> CommandError {
+    CommandError::new(Code::Config, format!("BigQuery's {set} is set and its {missing} is not: events would have nowhere to go"))
+        .hint(format!("set BQ_EVENTS_{variable}, or destinations.bigquery.{missing} in config.toml"))
+        .hint("or unset both, and events stay in the store")
 }
 
 #[cfg(test)]
@@ -93,24 +93,24 @@ mod tests {
 
     fn with(
         variables: &[(&str, &str)],
-        config: &config::BigQueryConfig,
-    ) -> Result<(Option<BigQueryConfig>, Option<String>), Failure> {
+        config: &config::BigQuerySection,
+    ) -> Result<(Option<BigQueryConfig>, Option<String>), CommandError> {
         let variable = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
         resolve(config, &variable, Path::new("/home/x/.config"))
     }
 
-    fn found(variables: &[(&str, &str)], config: &config::BigQueryConfig) -> BigQueryConfig {
+    fn found(variables: &[(&str, &str)], config: &config::BigQuerySection) -> BigQueryConfig {
         with(variables, config).unwrap().0.unwrap()
     }
 
     #[test]
     fn nothing_named_is_the_embedded_default() {
-        assert!(with(&[("GOOGLE_CLOUD_PROJECT", "p")], &config::BigQueryConfig::default()).unwrap().0.is_none());
+        assert!(with(&[("GOOGLE_CLOUD_PROJECT", "p")], &config::BigQuerySection::default()).unwrap().0.is_none());
     }
 
     #[test]
     fn the_environment_wins_over_the_configuration() {
-        let config = config::BigQueryConfig {
+        let config = config::BigQuerySection {
             dataset: Some("cd".into()),
             table: Some("ct".into()),
             project: Some("cp".into()),
@@ -124,15 +124,15 @@ mod tests {
 
     #[test]
     fn half_a_table_is_an_error_that_names_the_other_half() {
-        let error = with(&[("BQ_EVENTS_DATASET", "d")], &config::BigQueryConfig::default()).unwrap_err();
+        let error = with(&[("BQ_EVENTS_DATASET", "d")], &config::BigQuerySection::default()).unwrap_err();
         assert_eq!(error.code, Code::Config);
-        assert!(error.mends[0].contains("BQ_EVENTS_TABLE"), "{error:?}");
+        assert!(error.hints[0].contains("BQ_EVENTS_TABLE"), "{error:?}");
     }
 
     #[test]
     fn the_old_names_count_with_a_warning() {
         let old = [("EVENTS_BQ_DATASET", "d"), ("EVENTS_BQ_TABLE", "t")];
-        let (found, warning) = with(&old, &config::BigQueryConfig::default()).unwrap();
+        let (found, warning) = with(&old, &config::BigQuerySection::default()).unwrap();
         assert_eq!(found.unwrap().dataset, "d");
         assert_eq!(warning.unwrap(), "old names: EVENTS_BQ_DATASET, EVENTS_BQ_TABLE; set BQ_EVENTS_DATASET, BQ_EVENTS_TABLE");
     }
@@ -140,8 +140,8 @@ mod tests {
     #[test]
     fn an_emulator_without_a_storage_endpoint_is_written_by_insert_all() {
         let emulator = [("BQ_EVENTS_DATASET", "d"), ("BQ_EVENTS_TABLE", "t"), ("BIGQUERY_EMULATOR_HOST", "localhost:9050")];
-        assert_eq!(found(&emulator, &config::BigQueryConfig::default()).write, WriteMethod::InsertAll);
-        let grpc = config::BigQueryConfig { storage_endpoint: Some("localhost:9060".into()), ..Default::default() };
+        assert_eq!(found(&emulator, &config::BigQuerySection::default()).write, WriteMethod::InsertAll);
+        let grpc = config::BigQuerySection { storage_endpoint: Some("localhost:9060".into()), ..Default::default() };
         assert_eq!(found(&emulator, &grpc).write, WriteMethod::StorageWrite);
     }
 
@@ -154,7 +154,7 @@ mod tests {
             ("GOOGLE_APPLICATION_CREDENTIALS", "/key.json"),
         ];
         let google = Some("https://bigquerystorage.googleapis.com".to_owned());
-        let config = config::BigQueryConfig { storage_endpoint: google, ..Default::default() };
+        let config = config::BigQuerySection { storage_endpoint: google, ..Default::default() };
         let found = found(&variables, &config);
         assert_eq!((found.storage_endpoint, found.write), (None, WriteMethod::InsertAll));
         assert!(found.credentials.file.is_none() && found.credentials.gcloud.is_none() && !found.credentials.metadata);

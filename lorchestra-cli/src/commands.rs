@@ -12,7 +12,7 @@ mod setup;
 mod spec_file;
 
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::notify::Notices;
 use crate::observe::recovered;
 use crate::printer::Printer;
@@ -77,48 +77,55 @@ pub(crate) fn run(command: &Command, verbose: u8, settings: &Settings, printer: 
 }
 
 /// The catalog as this user may run it: with `locked = true` what plugins.lock does not allow is a problem.
-fn catalog(settings: &Settings) -> Result<Catalog, Failure> {
+fn catalog(settings: &Settings) -> Result<Catalog, CommandError> {
     let mut catalog = Catalog::scan(&settings.plugin_dirs);
     if settings.locked {
-        hold_to(&mut catalog, &locked_to(settings)?);
+        apply_lockfile(&mut catalog, &locked_to(settings)?);
     }
     Ok(catalog)
 }
 
 /// What plugins.lock says; that there is none is a failure: somebody has asked for it.
-fn locked_to(settings: &Settings) -> Result<Lockfile, Failure> {
+fn locked_to(settings: &Settings) -> Result<Lockfile, CommandError> {
     Lockfile::read(&settings.lockfile)?.ok_or_else(|| {
-        Failure::new(Code::Config, format!("only locked plugins may run, but {} does not exist", path_text(&settings.lockfile)))
-            .mend("run lorchestra plugins lock to create it for the installed libraries")
+        CommandError::new(
+            Code::Config,
+            format!("only locked plugins may run, but {} does not exist", path_text(&settings.lockfile)),
+        )
+        .hint("run lorchestra plugins lock to create it for the installed libraries")
     })
 }
 
 /// A job that a person named: its package, all that this says of itself, and the job in it.
-fn find_job<'a>(catalog: &'a Catalog, package: &str, job: &str) -> Result<(&'a Package, Manifest, JobManifest), Failure> {
-    let found = catalog.find(package).map_err(|lookup| Failure::lookup(catalog, package, None, &lookup))?;
-    catalog.find_job(package, job).map_err(|lookup| Failure::lookup(catalog, package, Some(job), &lookup))?;
-    let manifest = found.manifest().map_err(|problem| Failure::unusable(package, &[&problem]))?;
-    let job = manifest.job(job).cloned().ok_or_else(|| Failure::replaced(&found.path))?;
+fn find_job<'a>(catalog: &'a Catalog, package: &str, job: &str) -> Result<(&'a Package, Manifest, JobManifest), CommandError> {
+    let found = catalog.find(package).map_err(|lookup| CommandError::lookup(catalog, package, None, &lookup))?;
+    catalog.find_job(package, job).map_err(|lookup| CommandError::lookup(catalog, package, Some(job), &lookup))?;
+    let manifest = found.manifest().map_err(|problem| CommandError::unusable(package, &[&problem]))?;
+    let job = manifest.job(job).cloned().ok_or_else(|| CommandError::replaced(&found.path))?;
     Ok((found, manifest, job))
 }
 
-fn hold_to(catalog: &mut Catalog, lock: &Lockfile) {
-    catalog.hold_to(|package| lock.allows_file(package));
+fn apply_lockfile(catalog: &mut Catalog, lock: &Lockfile) {
+    catalog.apply_lockfile(|package| lock.allows_file(package));
 }
 
 /// The state directory and its store, after what an earlier supervisor's death left open is closed. `None`: there is no
 /// history yet, and looking for one made none.
-fn history(settings: &Settings, notices: &mut Notices<'_>, printer: &mut Printer) -> Result<Option<(StateDir, Store)>, Failure> {
-    second_store(settings, printer);
-    look_after(settings, notices, printer)
-}
-
-/// The same, for a command that has warned of a second history already, or will.
-fn look_after(
+fn history(
     settings: &Settings,
     notices: &mut Notices<'_>,
     printer: &mut Printer,
-) -> Result<Option<(StateDir, Store)>, Failure> {
+) -> Result<Option<(StateDir, Store)>, CommandError> {
+    second_store(settings, printer);
+    open_and_recover(settings, notices, printer)
+}
+
+/// The same, for a command that has warned of a second history already, or will.
+fn open_and_recover(
+    settings: &Settings,
+    notices: &mut Notices<'_>,
+    printer: &mut Printer,
+) -> Result<Option<(StateDir, Store)>, CommandError> {
     let Some(state) = StateDir::existing(&settings.state_dir)? else { return Ok(None) };
     if !state.store().exists() {
         report_recovered(&remove_all_unrecorded(&state)?, notices, printer);
@@ -146,26 +153,26 @@ fn report_recovered(closed: &Closed, notices: &mut Notices<'_>, printer: &mut Pr
 }
 
 /// The run that a person named.
-fn find_run(store: Option<&Store>, settings: &Settings, text: &str) -> Result<Run, Failure> {
-    let unknown = || Failure { bare: true, ..Failure::new(Code::Failed, format!("Unknown run: {text}")) };
+fn find_run(store: Option<&Store>, settings: &Settings, text: &str) -> Result<Run, CommandError> {
+    let unknown = || CommandError { bare: true, ..CommandError::new(Code::Failed, format!("Unknown run: {text}")) };
     let none = || {
         unknown()
-            .mend(format!("looked in {}", path_text(&settings.state_dir)))
-            .mend("run lorchestra runs list to see the newest runs")
+            .hint(format!("looked in {}", path_text(&settings.state_dir)))
+            .hint("run lorchestra runs list to see the newest runs")
     };
     if text.chars().count() < NAMED {
-        return Err(unknown().mend(format!("give the full id, or at least {NAMED} characters of its start or end")));
+        return Err(unknown().hint(format!("give the full id, or at least {NAMED} characters of its start or end")));
     }
     let Some(store) = store else { return Err(none()) };
     match store.find_run(text)? {
         Ok(run) => Ok(run),
         Err(found) if found.is_empty() => Err(none()),
         Err(found) => {
-            let failure = Failure::new(Code::Failed, format!("{text} matches several runs: give more of the id"));
+            let failure = CommandError::new(Code::Failed, format!("{text} matches several runs: give more of the id"));
             Err(found
                 .iter()
                 .take(5)
-                .fold(failure, |failure, run| failure.mend(format!("{}  {}/{}", run.run_id, run.package, run.job))))
+                .fold(failure, |failure, run| failure.hint(format!("{}  {}/{}", run.run_id, run.package, run.job))))
         }
     }
 }

@@ -1,11 +1,11 @@
 //! The configuration file: its keys, and what is wrong with a file that has others. Reads one file, no environment.
 
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use lorchestra_core::host::files;
 use lorchestra_core::outcome::Cause;
 use lorchestra_core::plan::retries::{MOST, RETRYABLE};
 use lorchestra_core::plan::source::Source;
-use lorchestra_core::plan::{OnOverlap, Policy, duration, size};
+use lorchestra_core::plan::{OnOverlap, RunPolicy, duration, size};
 use lorchestra_core::run::log;
 use lorchestra_core::text::{self, one_line, shell};
 use lorchestra_plugin_api::manifest::is_name;
@@ -66,33 +66,33 @@ pub(crate) struct EventsConfig {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct DestinationsConfig {
-    pub(crate) bigquery: BigQueryConfig,
-    pub(crate) jsonl: JsonlConfig,
+    pub(crate) bigquery: BigQuerySection,
+    pub(crate) jsonl: JsonlSection,
 }
 
 /// `[destinations.jsonl]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct JsonlConfig {
+pub(crate) struct JsonlSection {
     pub(crate) dir: Option<PathBuf>,
     #[serde(deserialize_with = "rotate_size")]
     pub(crate) rotate_size: Option<u64>,
-    pub(crate) rotate: Option<Rotate>,
+    pub(crate) rotate: Option<RotateSetting>,
 }
 
 /// `destinations.jsonl.rotate`
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Rotate {
+pub(crate) enum RotateSetting {
     Day,
     Never,
 }
 
-impl From<Rotate> for lorchestra_core::delivery::jsonl::Rotate {
-    fn from(rotate: Rotate) -> Self {
+impl From<RotateSetting> for lorchestra_core::delivery::jsonl::Rotate {
+    fn from(rotate: RotateSetting) -> Self {
         match rotate {
-            Rotate::Day => Self::Day,
-            Rotate::Never => Self::Never,
+            RotateSetting::Day => Self::Day,
+            RotateSetting::Never => Self::Never,
         }
     }
 }
@@ -100,7 +100,7 @@ impl From<Rotate> for lorchestra_core::delivery::jsonl::Rotate {
 /// `[destinations.bigquery]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct BigQueryConfig {
+pub(crate) struct BigQuerySection {
     pub(crate) project: Option<String>,
     pub(crate) dataset: Option<String>,
     pub(crate) table: Option<String>,
@@ -150,8 +150,8 @@ pub(crate) struct JobConfig {
 
 impl JobConfig {
     /// Returns what it sets of a run's limits.
-    pub(crate) fn policy(&self) -> Policy {
-        Policy {
+    pub(crate) fn policy(&self) -> RunPolicy {
+        RunPolicy {
             timeout: self.timeout,
             grace: self.grace,
             on_overlap: self.overlap,
@@ -173,7 +173,7 @@ fn tries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::E
     if number > MOST { Err(serde::de::Error::custom(format!("at most {MOST} retries"))) } else { Ok(Some(number)) }
 }
 
-/// Causes that another attempt may mend.
+/// Causes that another attempt may fix.
 fn causes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Cause>>, D::Error> {
     let causes = Vec::<Cause>::deserialize(deserializer)?;
     match causes.iter().find(|cause| !RETRYABLE.contains(cause)) {
@@ -260,7 +260,7 @@ fn dangling(path: &Path) -> Option<&Path> {
 
 impl Config {
     /// Reads the file; a missing one is an empty one.
-    pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
+    pub(crate) fn read(path: &Path) -> Result<Self, CommandError> {
         let text = match text_of(path) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -269,28 +269,28 @@ impl Config {
                     Some(link) => {
                         let target = std::fs::read_link(link).unwrap_or_default();
                         let what = format!("{} is a symbolic link to {}, which does not exist", link.display(), target.display());
-                        Err(Failure::config(path, &what, &format!("fix the link, or remove it: rm {}", shell(link))))
+                        Err(CommandError::config(path, &what, &format!("fix the link, or remove it: rm {}", shell(link))))
                     }
                 };
             }
             Err(e) if e.kind() == io::ErrorKind::FileTooLarge => {
-                return Err(Failure::config(path, &e.to_string(), "see docs/reference/configuration.md for the keys"));
+                return Err(CommandError::config(path, &e.to_string(), "see docs/reference/configuration.md for the keys"));
             }
-            Err(e) => return Err(Failure::config(path, &e.to_string(), "make it a UTF-8 file that this user can read")),
+            Err(e) => return Err(CommandError::config(path, &e.to_string(), "make it a UTF-8 file that this user can read")),
         };
-        Self::parse(&text).map_err(|(what, mend)| Failure::config(path, &what, &mend))
+        Self::parse(&text).map_err(|(what, hint)| CommandError::config(path, &what, &hint))
     }
 
-    /// On error: what is wrong and how to mend it.
+    /// On error: what is wrong and how to fix it.
     pub(crate) fn parse(text: &str) -> Result<Self, (String, String)> {
         let config: Self = toml::from_str(text).map_err(|e| {
             let message = e.message().lines().next().unwrap_or_default().to_owned();
             let line = e.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-            let mend = nearest(&message).map_or_else(
+            let hint = nearest(&message).map_or_else(
                 || "see docs/reference/configuration.md for the keys".to_owned(),
                 |key| format!("did you mean `{key}`?"),
             );
-            (format!("line {line}: {}", one_line(&message)), mend)
+            (format!("line {line}: {}", one_line(&message)), hint)
         })?;
         let names_a_job = |name: &str| name.split_once('/').is_some_and(|(package, job)| is_name(package) && is_name(job));
         if let Some(name) = config.job.keys().find(|name| !names_a_job(name)) {
@@ -413,10 +413,10 @@ mod tests {
             ("[job.\"a/b\".secrets]\ntoken = \"hunter22\"", "[job.\"a/b\".secrets] token: not a source of a secret", "env:NAME"),
             ("[job.\"a/b\".secrets]\ntoken = \"\"", "[job.\"a/b\".secrets] token: not a source of a secret", "file:PATH"),
         ];
-        for (text, what, mend) in cases {
+        for (text, what, hint) in cases {
             let error = Config::parse(text).unwrap_err();
             assert!(error.0.contains(what), "{text}: {error:?}");
-            assert!(error.1.contains(mend), "{text}: {error:?}");
+            assert!(error.1.contains(hint), "{text}: {error:?}");
             assert!(!format!("{error:?}").contains("hunter22"));
         }
     }
@@ -442,7 +442,7 @@ mod tests {
         std::fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
         let refused = Config::read(&path).unwrap_err();
         assert!(refused.message.ends_with(": it is 1099511627776 bytes long; the maximum is 1048576 (1 MiB)"), "{refused:?}");
-        assert_eq!((refused.code, refused.mends.len()), (crate::exit::Code::Config, 1));
+        assert_eq!((refused.code, refused.hints.len()), (crate::exit::Code::Config, 1));
         let long = "k".repeat(200_000);
         for text in [
             format!("{long} = 1"),
@@ -452,8 +452,8 @@ mod tests {
             format!("destinations = \"{long}\""),
             format!("[logs]\nmax = \"{long}\""),
         ] {
-            let (what, mend) = Config::parse(&text).unwrap_err();
-            assert!(what.len() + mend.len() < 600, "{} bytes: {}", what.len() + mend.len(), &what[..80]);
+            let (what, hint) = Config::parse(&text).unwrap_err();
+            assert!(what.len() + hint.len() < 600, "{} bytes: {}", what.len() + hint.len(), &what[..80]);
         }
     }
 

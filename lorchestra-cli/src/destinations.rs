@@ -2,9 +2,9 @@
 //! the settings, and no file.
 
 use crate::bigquery;
-use crate::config::{DestinationsConfig, JsonlConfig};
+use crate::config::{DestinationsConfig, JsonlSection};
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::delivery::jsonl::{self, ROTATE_SIZE};
 use std::path::Path;
@@ -14,23 +14,25 @@ pub(crate) fn resolve(
     config: &DestinationsConfig,
     variable: &dyn Fn(&str) -> Option<String>,
     config_home: &Path,
-) -> Result<(Vec<DestinationConfig>, Option<String>), Failure> {
+) -> Result<(Vec<DestinationConfig>, Option<String>), CommandError> {
     let (bigquery, warning) = bigquery::resolve(&config.bigquery, variable, config_home)?;
     let bigquery = bigquery.map(DestinationConfig::BigQuery);
     let jsonl = jsonl(&config.jsonl)?.map(DestinationConfig::Jsonl);
     Ok((bigquery.into_iter().chain(jsonl).collect(), warning))
 }
 
-fn jsonl(config: &JsonlConfig) -> Result<Option<jsonl::JsonlConfig>, Failure> {
-    let JsonlConfig { dir, rotate_size, rotate } = config;
+fn jsonl(config: &JsonlSection) -> Result<Option<jsonl::JsonlConfig>, CommandError> {
+    let JsonlSection { dir, rotate_size, rotate } = config;
     match dir {
         Some(dir) => Ok(Some(jsonl::JsonlConfig {
             dir: dir.clone(),
             rotate_size: rotate_size.unwrap_or(ROTATE_SIZE),
             rotate: rotate.map(Into::into).unwrap_or_default(),
         })),
-        None if rotate_size.is_some() || rotate.is_some() => Err(Failure::new(Code::Config, "[destinations.jsonl] has no `dir`")
-            .mend("set destinations.jsonl.dir in config.toml, or remove the table")),
+        None if rotate_size.is_some() || rotate.is_some() => {
+            Err(CommandError::new(Code::Config, "[destinations.jsonl] has no `dir`")
+                .hint("set destinations.jsonl.dir in config.toml, or remove the table"))
+        }
         None => Ok(None),
     }
 }
@@ -40,7 +42,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    fn found(text: &str) -> Result<Vec<&'static str>, Failure> {
+    fn found(text: &str) -> Result<Vec<&'static str>, CommandError> {
         let config = Config::parse(text).unwrap();
         let (found, _) = resolve(&config.destinations, &|_| None, Path::new("/home/x/.config"))?;
         Ok(found.iter().map(DestinationConfig::name).collect())
@@ -54,6 +56,6 @@ mod tests {
         assert_eq!(found(jsonl).unwrap(), ["jsonl"]);
         assert_eq!(found(&format!("{jsonl}{bigquery}")).unwrap(), ["bigquery", "jsonl"]);
         let error = found("[destinations.jsonl]\nrotate = \"never\"\n").unwrap_err();
-        assert!(error.mends[0].contains("destinations.jsonl.dir"), "{error:?}");
+        assert!(error.hints[0].contains("destinations.jsonl.dir"), "{error:?}");
     }
 }

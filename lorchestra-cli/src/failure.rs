@@ -1,13 +1,13 @@
-//! What went wrong, as a person reads it: one sentence, the mend, the exit code. The only place where the errors of
+//! What went wrong, as a person reads it: one sentence, the hint, the exit code. The only place where the errors of
 //! lorchestra-core become words and codes.
 
 use crate::exit::Code;
-use crate::refusal::{self, Refusal};
+use crate::refusal::{self, Rejection};
 use crate::show;
 use lorchestra_core::host::limits::{self, Doing};
 use lorchestra_core::host::rights::{self, Change, Kind, Target};
 use lorchestra_core::host::state::StateError;
-use lorchestra_core::packages::catalog::{Catalog, Fault, Lookup, Problem};
+use lorchestra_core::packages::catalog::{Catalog, FileFault, Lookup, Problem};
 use lorchestra_core::packages::install::InstallError;
 use lorchestra_core::packages::lockfile::LockfileError;
 use lorchestra_core::run::error::{Overlap, RunError};
@@ -20,41 +20,41 @@ use lorchestra_core::text::{path_text, shell};
 use std::path::Path;
 
 /// Lines below the message, at most: with it, eight on the screen.
-const MENDS: usize = 7;
+const MAX_HINTS: usize = 7;
 
 /// A command that did not do what it was asked to.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub(crate) struct CommandError {
     pub(crate) code: Code,
     /// One sentence; printed after `error: ` unless `bare`.
     pub(crate) message: String,
     /// Whether the message stands without a prefix.
     pub(crate) bare: bool,
     /// What to do, or where was looked; a line each.
-    pub(crate) mends: Vec<String>,
+    pub(crate) hints: Vec<String>,
 }
 
-impl Failure {
+impl CommandError {
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), bare: false, mends: Vec::new() }
+        Self { code, message: message.into(), bare: false, hints: Vec::new() }
     }
 
     /// Adds a line on what to do.
-    pub(crate) fn mend(mut self, line: impl Into<String>) -> Self {
-        if self.mends.len() < MENDS {
-            self.mends.push(line.into());
+    pub(crate) fn hint(mut self, line: impl Into<String>) -> Self {
+        if self.hints.len() < MAX_HINTS {
+            self.hints.push(line.into());
         }
         self
     }
 
-    pub(crate) fn config(path: &Path, what: &str, mend: &str) -> Self {
-        Self::new(Code::Config, format!("{}: {what}", path.display())).mend(mend)
+    pub(crate) fn config(path: &Path, what: &str, hint: &str) -> Self {
+        Self::new(Code::Config, format!("{}: {what}", path.display())).hint(hint)
     }
 
-    /// What the system refused at `path`: the message, then which directory is the root of it and what mends that.
+    /// What the system refused at `path`: the message, then which directory is the root of it and what fixes that.
     pub(crate) fn refused(code: Code, message: &str, path: &Path, error: &std::io::Error) -> Self {
         match refusal::of(path, error) {
-            Some(Refusal { what, mend }) => Self::new(code, format!("{message}: {what} ({error})")).mend(mend),
+            Some(Rejection { what, hint }) => Self::new(code, format!("{message}: {what} ({error})")).hint(hint),
             None => Self::new(code, format!("{message}: {error}")),
         }
     }
@@ -62,14 +62,14 @@ impl Failure {
     /// A process or a thread that could not be started.
     pub(crate) fn not_started(doing: &str, error: &std::io::Error) -> Self {
         match limits::behind(error, Doing::Starting) {
-            Some(limit) => Self::new(Code::Config, format!("{doing}: {} ({error})", limit.what)).mend(limit.hint),
+            Some(limit) => Self::new(Code::Config, format!("{doing}: {} ({error})", limit.what)).hint(limit.hint),
             None => Self::new(Code::Internal, format!("{doing}: {error}")),
         }
     }
 
     /// Fails where this process may have too few files open for a run: it would fail at any of them, with words of that one.
     pub(crate) fn unless_files_suffice() -> Result<(), Self> {
-        limits::too_few_files().map_or(Ok(()), |limit| Err(Self::new(Code::Config, limit.what).mend(limit.hint)))
+        limits::too_few_files().map_or(Ok(()), |limit| Err(Self::new(Code::Config, limit.what).hint(limit.hint)))
     }
 
     /// A package in files with problems.
@@ -77,22 +77,22 @@ impl Failure {
         let mut failure = Self::new(Code::Plugin, format!("package {package} cannot be used"));
         for problem in problems.iter().take(3) {
             for line in problem.to_string().lines() {
-                failure = failure.mend(line.trim());
+                failure = failure.hint(line.trim());
             }
         }
         failure
     }
 
     /// A library file that a person named.
-    pub(crate) fn library(file: &Path, Fault { detail, reason, fix, .. }: &Fault) -> Self {
+    pub(crate) fn library(file: &Path, FileFault { detail, reason, fix, .. }: &FileFault) -> Self {
         Self::new(Code::Plugin, format!("{} cannot be used: {detail} ({})", path_text(file), reason.as_str()))
-            .mend(format!("fix: {fix}"))
+            .hint(format!("fix: {fix}"))
     }
 
     /// A library that is not what it was when it was listed, a moment ago.
     pub(crate) fn replaced(path: &Path) -> Self {
         Self::new(Code::Plugin, format!("{} was replaced while the run was being prepared", path_text(path)))
-            .mend("run the command again")
+            .hint("run the command again")
     }
 
     /// A package or job that is not there, or a package that is and cannot be used.
@@ -107,30 +107,30 @@ impl Failure {
                 let mut failure = Self { bare: true, ..Self::new(Code::Failed, message) };
                 if !nearest.is_empty() {
                     failure =
-                        failure.mend(format!("did you mean {}?", nearest.iter().take(3).cloned().collect::<Vec<_>>().join(", ")));
+                        failure.hint(format!("did you mean {}?", nearest.iter().take(3).cloned().collect::<Vec<_>>().join(", ")));
                 }
                 if job.is_some() {
                     if let Ok(package) = catalog.find(package) {
-                        failure = failure.mend(format!("looked in {}", path_text(&package.path)));
+                        failure = failure.hint(format!("looked in {}", path_text(&package.path)));
                     }
-                    return failure.mend(format!("lorchestra jobs list {package}"));
+                    return failure.hint(format!("lorchestra jobs list {package}"));
                 }
                 match catalog.problems.as_slice() {
                     [] => {}
                     [problem] => {
-                        failure = failure.mend(format!("1 file cannot be used: {}: {}", path_text(&problem.path), problem.detail))
+                        failure = failure.hint(format!("1 file cannot be used: {}: {}", path_text(&problem.path), problem.detail))
                     }
                     problems => {
-                        failure = failure.mend(format!("{} files cannot be used: lorchestra jobs list --json", problems.len()))
+                        failure = failure.hint(format!("{} files cannot be used: lorchestra jobs list --json", problems.len()))
                     }
                 }
-                let (room, all) = (MENDS - failure.mends.len(), catalog.searched.len());
+                let (room, all) = (MAX_HINTS - failure.hints.len(), catalog.searched.len());
                 let shown = if all > room { room - 1 } else { all };
                 for searched in &catalog.searched[..shown] {
-                    failure = failure.mend(show::looked_in(searched));
+                    failure = failure.hint(show::looked_in(searched));
                 }
                 if shown < all {
-                    failure = failure.mend(format!("and in {} more directories", all - shown));
+                    failure = failure.hint(format!("and in {} more directories", all - shown));
                 }
                 failure
             }
@@ -138,14 +138,14 @@ impl Failure {
     }
 }
 
-impl From<StateError> for Failure {
+impl From<StateError> for CommandError {
     fn from(error: StateError) -> Self {
         let choose = "set state_dir in config.toml, or XDG_STATE_HOME, to a directory that this user owns on a local disk";
         let message = format!("the state directory {error}");
         match &error {
             StateError::Io { path, source } => {
                 let code = if full_or_read_only(source) { Code::NotWritable } else { Code::Config };
-                Self::refused(code, &message, path, source).mend(format!("or {choose}"))
+                Self::refused(code, &message, path, source).hint(format!("or {choose}"))
             }
             StateError::OtherUser { path, owner, user } => {
                 let target = Target { path, owner: *owner, kind: Kind::Directory };
@@ -154,43 +154,43 @@ impl From<StateError> for Failure {
                     (false, _) => {
                         Self::new(Code::Config, format!("{message}: user {owner} is here {}", rights::owner_text(*owner)))
                     }
-                    (true, None) => Self::new(Code::Config, message).mend(format!("run the command as user {owner}")),
+                    (true, None) => Self::new(Code::Config, message).hint(format!("run the command as user {owner}")),
                     (true, Some(give)) => Self::new(Code::Config, message)
-                        .mend(format!("run the command as user {owner}, or change the owner: {give}")),
+                        .hint(format!("run the command as user {owner}, or change the owner: {give}")),
                 };
-                let or = if failure.mends.is_empty() { "" } else { "or " };
-                failure.mend(format!("{or}{choose}"))
+                let or = if failure.hints.is_empty() { "" } else { "or " };
+                failure.hint(format!("{or}{choose}"))
             }
             StateError::NotADirectory { path } => {
-                Self::new(Code::Config, message).mend(format!("move {} away", shell(path))).mend(format!("or {choose}"))
+                Self::new(Code::Config, message).hint(format!("move {} away", shell(path))).hint(format!("or {choose}"))
             }
-            StateError::Network { .. } => Self::new(Code::Config, message).mend(choose),
+            StateError::Network { .. } => Self::new(Code::Config, message).hint(choose),
         }
     }
 }
 
-impl From<StoreError> for Failure {
+impl From<StoreError> for CommandError {
     fn from(error: StoreError) -> Self {
         let message = format!("the store {}", chain(&error));
         match error {
             StoreError::Newer { .. } => {
-                Self::new(Code::Config, message).mend("upgrade lorchestra, or use another state directory")
+                Self::new(Code::Config, message).hint("upgrade lorchestra, or use another state directory")
             }
-            StoreError::Foreign { .. } => Self::new(Code::Config, message).mend("move the file away to start a new history"),
+            StoreError::Foreign { .. } => Self::new(Code::Config, message).hint("move the file away to start a new history"),
             StoreError::Damaged { path, .. } => {
                 let path = shell(&path);
                 Self::new(Code::Config, message)
-                    .mend(format!("first back up the file with {path}-wal and -shm, while no lorchestra process runs"))
-                    .mend(format!("then run sqlite3 {path} .recover to salvage most of it (docs/guides/store.md)"))
-                    .mend("or move all three files away to start a new history")
+                    .hint(format!("first back up the file with {path}-wal and -shm, while no lorchestra process runs"))
+                    .hint(format!("then run sqlite3 {path} .recover to salvage most of it (docs/guides/store.md)"))
+                    .hint("or move all three files away to start a new history")
             }
             StoreError::NotWritable { path, .. } => {
                 // SQLite does not say which of its files it means.
                 let refusal = refusal::of_file(&path).unwrap_or_else(|| refusal::full(path.parent().unwrap_or(&path)));
-                Self::new(Code::NotWritable, message).mend(refusal.mend).mend("no emitted event is lost")
+                Self::new(Code::NotWritable, message).hint(refusal.hint).hint("no emitted event is lost")
             }
             StoreError::Busy { .. } => Self::new(Code::NotWritable, message)
-                .mend("find the process that has it open (lsof, fuser), then run the command again; no emitted event is lost"),
+                .hint("find the process that has it open (lsof, fuser), then run the command again; no emitted event is lost"),
             StoreError::Io { path, source }
                 if full_or_read_only(&source) || limits::behind(&source, Doing::Opening).is_some() =>
             {
@@ -201,24 +201,24 @@ impl From<StoreError> for Failure {
     }
 }
 
-impl From<IntakeError> for Failure {
+impl From<IntakeError> for CommandError {
     fn from(error: IntakeError) -> Self {
         match error {
             IntakeError::Store(error) => error.into(),
             IntakeError::Panicked { .. } => {
-                Self::new(Code::Internal, error.to_string()).mend("report this as a bug; no emitted event is lost")
+                Self::new(Code::Internal, error.to_string()).hint("report this as a bug; no emitted event is lost")
             }
             IntakeError::Spool { ref path, ref source } => Self::refused(Code::NotWritable, &error.to_string(), path, source),
         }
     }
 }
 
-impl From<RecoveryError> for Failure {
+impl From<RecoveryError> for CommandError {
     fn from(error: RecoveryError) -> Self {
         let mut failure: Self = match error {
             RecoveryError::Store(error) => error.into(),
             RecoveryError::Intake(error) => error.into(),
-            // A warning is one line, so the mend is in it.
+            // A warning is one line, so the hint is in it.
             RecoveryError::Unknown { .. } => {
                 Self::new(Code::Config, format!("{error}: move that store back, or remove the directory"))
             }
@@ -238,23 +238,23 @@ pub(crate) fn stuck(error: &RecoveryError) -> String {
     format!("{}{hint}", chain(error))
 }
 
-impl From<LaunchError> for Failure {
+impl From<LaunchError> for CommandError {
     fn from(error: LaunchError) -> Self {
         match error {
             LaunchError::Unusable { package, problem } => Self::unusable(&package, &[&problem]),
             LaunchError::OtherLibrary { what, .. } => Self::new(Code::Plugin, error.to_string())
-                .mend("install the library that the spec names (run lorchestra plugins list to see the installed ones)")
-                .mend(match what {
+                .hint("install the library that the spec names (run lorchestra plugins list to see the installed ones)")
+                .hint(match what {
                     "sha256" => "or set \"sha256\" to null in the spec, to run any build of that version",
                     _ => "or create the spec again: lorchestra run-job … --dry-run --json",
                 }),
             LaunchError::NoJob { ref path, .. } => Self::replaced(path),
             LaunchError::Spec(error) => {
                 let failure = Self::new(Code::Usage, "the run spec does not fit the job");
-                error.to_string().lines().take(MENDS).fold(failure, |failure, line| failure.mend(line.trim()))
+                error.to_string().lines().take(MAX_HINTS).fold(failure, |failure, line| failure.hint(line.trim()))
             }
             LaunchError::Directory { ref path, .. } => Self::new(Code::Usage, chain(&error))
-                .mend(format!("make {}, or set \"directory\" in the spec to another one, or to null", path_text(path))),
+                .hint(format!("make {}, or set \"directory\" in the spec to another one, or to null", path_text(path))),
             LaunchError::State(error) => error.into(),
             LaunchError::Recovery(error) => error.into(),
             LaunchError::Delivery(ref source) => Self::not_started(&error.to_string(), source),
@@ -263,7 +263,7 @@ impl From<LaunchError> for Failure {
     }
 }
 
-impl From<RunError> for Failure {
+impl From<RunError> for CommandError {
     fn from(error: RunError) -> Self {
         match error {
             RunError::Overlap(overlap) => {
@@ -275,25 +275,25 @@ impl From<RunError> for Failure {
                 };
                 let failure = Self::new(Code::Overlap, format!("{package}/{job} {state}; no run was recorded"));
                 match holder {
-                    Some(run) => failure.mend(format!("run lorchestra runs stop {run} to stop it")),
-                    None => failure.mend("run lorchestra runs list --running to see what is running"),
+                    Some(run) => failure.hint(format!("run lorchestra runs stop {run} to stop it")),
+                    None => failure.hint("run lorchestra runs list --running to see what is running"),
                 }
             }
             RunError::AllDone { .. } => {
                 // Nobody mistyped anything: another run was quicker.
                 Self::new(Code::Overlap, format!("{error}; there is nothing left to do, and no run was recorded"))
-                    .mend("lorchestra bookmarks show")
+                    .hint("lorchestra bookmarks show")
             }
             RunError::Running { ref run_id } => Self::new(Code::Overlap, format!("{error}; nothing was started"))
-                .mend(format!("run lorchestra runs stop {run_id} to stop it")),
+                .hint(format!("run lorchestra runs stop {run_id} to stop it")),
             RunError::OtherJob { .. } => {
-                Self::new(Code::Usage, format!("{error}, not of this job and account")).mend("use another --run-id")
+                Self::new(Code::Usage, format!("{error}, not of this job and account")).hint("use another --run-id")
             }
             RunError::Interrupted { signal } => Self::new(Code::Interrupted(signal), error.to_string()),
             RunError::ClosedElsewhere { ref run_id } => Self::new(Code::Internal, error.to_string())
-                .mend(format!("run lorchestra runs show {run_id} to see its record"))
-                .mend("do not share a state directory between hosts or containers that cannot see each other's processes"),
-            RunError::Changed { .. } => Self::new(Code::Plugin, error.to_string()).mend("run it again"),
+                .hint(format!("run lorchestra runs show {run_id} to see its record"))
+                .hint("do not share a state directory between hosts or containers that cannot see each other's processes"),
+            RunError::Changed { .. } => Self::new(Code::Plugin, error.to_string()).hint("run it again"),
             RunError::State(error) => error.into(),
             RunError::Store(error) => error.into(),
             RunError::Recovery(error) => error.into(),
@@ -301,19 +301,19 @@ impl From<RunError> for Failure {
             RunError::NotRecorded { run_id, source } => {
                 let mut failure: Self = (*source).into();
                 failure.message = format!("cannot record the end of run {run_id}: {}", failure.message);
-                failure.mend("it is kept in the spool; the next run-job, runs or events command records it")
+                failure.hint("it is kept in the spool; the next run-job, runs or events command records it")
             }
         }
     }
 }
 
-impl From<LockfileError> for Failure {
+impl From<LockfileError> for CommandError {
     fn from(error: LockfileError) -> Self {
         let message = chain(&error);
         match error {
-            LockfileError::Unusable { fault, .. } => Self::new(Code::Config, message).mend(fault.fix),
+            LockfileError::Unusable { fault, .. } => Self::new(Code::Config, message).hint(fault.fix),
             LockfileError::Malformed { .. } => {
-                Self::new(Code::Config, message).mend("run lorchestra plugins lock to create it again")
+                Self::new(Code::Config, message).hint("run lorchestra plugins lock to create it again")
             }
             LockfileError::Io { path, source } => {
                 let code = if full_or_read_only(&source) { Code::NotWritable } else { Code::Config };
@@ -323,32 +323,32 @@ impl From<LockfileError> for Failure {
     }
 }
 
-impl Failure {
+impl CommandError {
     /// A plugin directory that was not changed for the sake of `package`.
     pub(crate) fn not_installed(package: &str, error: InstallError) -> Self {
         match error {
             InstallError::NotTrusted { dir, fault } => {
                 Self::new(Code::Plugin, format!("libraries in {} would not run: {}", path_text(&dir), fault.detail))
-                    .mend(fault.fix)
+                    .hint(fault.fix)
             }
             InstallError::Taken { path, package: other } => Self::new(
                 Code::Plugin,
                 format!("{} contains the package {other}, which {package} would replace", path_text(&path)),
             )
-            .mend(format!("give it another name: mv {} {}", shell(&path), shell(&path.with_file_name(format!("{other}.so")))))
-            .mend(format!("or: lorchestra plugins remove {other}")),
+            .hint(format!("give it another name: mv {} {}", shell(&path), shell(&path.with_file_name(format!("{other}.so")))))
+            .hint(format!("or: lorchestra plugins remove {other}")),
             InstallError::Elsewhere { path } => {
                 let dir = path.parent().unwrap_or(&path);
                 Self::new(Code::Plugin, format!("another directory has the package {package}: {}", path_text(&path)))
-                    .mend(format!("to replace it there: lorchestra --plugin-dir {} plugins install …", shell(dir)))
-                    .mend(format!("or: lorchestra plugins remove {package}"))
+                    .hint(format!("to replace it there: lorchestra --plugin-dir {} plugins install …", shell(dir)))
+                    .hint(format!("or: lorchestra plugins remove {package}"))
             }
-            InstallError::Several { paths } => paths.iter().take(MENDS).fold(
+            InstallError::Several { paths } => paths.iter().take(MAX_HINTS).fold(
                 Self::new(
                     Code::Plugin,
                     format!("{} files contain the package {package}: remove those you do not want", paths.len()),
                 ),
-                |failure, path| failure.mend(format!("rm {}", shell(path))),
+                |failure, path| failure.hint(format!("rm {}", shell(path))),
             ),
             InstallError::Unknown => Self { bare: true, ..Self::new(Code::Failed, format!("Unknown package: {package}")) },
             InstallError::Io { path, source } => Self::refused(Code::NotWritable, &path_text(&path), &path, &source),

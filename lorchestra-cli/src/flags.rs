@@ -9,7 +9,7 @@ pub(crate) use own::{GlobalFlags, OwnFlags};
 
 use crate::argv;
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::show;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Args, Command, FromArgMatches, value_parser};
@@ -31,15 +31,15 @@ pub(crate) struct Parsed {
 }
 
 /// What came of it.
-pub(crate) enum Outcome {
+pub(crate) enum ParseOutcome {
     Parsed(Parsed),
     /// Help, or an error in clap's words.
     Clap(Box<clap::Error>),
-    Failed(Failure),
+    Failed(CommandError),
 }
 
 /// Reads the arguments after JOB.
-pub(crate) fn parse(package: &str, job: &JobManifest, rest: &[OsString]) -> Outcome {
+pub(crate) fn parse(package: &str, job: &JobManifest, rest: &[OsString]) -> ParseOutcome {
     let read = command(package, job)
         .try_get_matches_from(argv::join_negative(rest.iter().cloned()))
         .and_then(|matches| Ok((OwnFlags::from_arg_matches(&matches)?, matches)));
@@ -47,8 +47,8 @@ pub(crate) fn parse(package: &str, job: &JobManifest, rest: &[OsString]) -> Outc
         Ok(read) => read,
         Err(error) => {
             return match value_of_switch(package, job, &error) {
-                Some(failure) => Outcome::Failed(failure),
-                None => Outcome::Clap(Box::new(argv::harmless(error))),
+                Some(failure) => ParseOutcome::Failed(failure),
+                None => ParseOutcome::Clap(Box::new(argv::harmless(error))),
             };
         }
     };
@@ -66,16 +66,16 @@ pub(crate) fn parse(package: &str, job: &JobManifest, rest: &[OsString]) -> Outc
             for value in matches.get_many::<OsString>(&id(param)).into_iter().flatten() {
                 match value.to_str() {
                     Some(text) => add(text, flag.clone()),
-                    None => return Outcome::Failed(not_utf8(&flag)),
+                    None => return ParseOutcome::Failed(not_utf8(&flag)),
                 }
             }
         }
     }
-    Outcome::Parsed(Parsed { own, given })
+    ParseOutcome::Parsed(Parsed { own, given })
 }
 
 /// What to write instead of `--deep=false`; clap says only that a value was too much.
-fn value_of_switch(package: &str, job: &JobManifest, error: &clap::Error) -> Option<Failure> {
+fn value_of_switch(package: &str, job: &JobManifest, error: &clap::Error) -> Option<CommandError> {
     if error.kind() != ErrorKind::TooManyValues {
         return None;
     }
@@ -84,13 +84,13 @@ fn value_of_switch(package: &str, job: &JobManifest, error: &clap::Error) -> Opt
     let param = job.params.iter().filter(|param| param.kind == ParamKind::Bool).map(ParamManifest::flag);
     let param = param.into_iter().find(|param| bare == param || bare.strip_prefix("no-") == Some(param))?;
     let message = format!("--{bare} is a switch and takes no value; write --{param} or --no-{param}");
-    Some(Failure::new(Code::Usage, message).mend(format!("lorchestra run-job {package} {} --help", job.name)))
+    Some(CommandError::new(Code::Usage, message).hint(format!("lorchestra run-job {package} {} --help", job.name)))
 }
 
 /// Reads `--param name=value`.
-pub(crate) fn named(params: &[String]) -> Result<Vec<Given>, Failure> {
+pub(crate) fn named(params: &[String]) -> Result<Vec<Given>, CommandError> {
     let bad = |text: &str, what: &str| {
-        Failure::new(Code::Usage, format!("--param {text}: there is no {what}")).mend("write --param name=value")
+        CommandError::new(Code::Usage, format!("--param {text}: there is no {what}")).hint("write --param name=value")
     };
     let read = |text: &String| match text.split_once('=') {
         None => Err(bad(text, "value")),
@@ -194,9 +194,9 @@ fn no_id(param: &ParamManifest) -> String {
     format!("param:no:{}", param.name)
 }
 
-fn not_utf8(flag: &str) -> Failure {
-    Failure::new(Code::Usage, format!("the value of {flag} is not valid UTF-8"))
-        .mend("rename the file, or use a link with a UTF-8 name")
+fn not_utf8(flag: &str) -> CommandError {
+    CommandError::new(Code::Usage, format!("the value of {flag} is not valid UTF-8"))
+        .hint("rename the file, or use a link with a UTF-8 name")
 }
 
 #[cfg(test)]
@@ -219,16 +219,18 @@ mod tests {
     fn parsed(job: &JobManifest, rest: &[&str]) -> (OwnFlags, Vec<(String, String)>) {
         let rest: Vec<OsString> = rest.iter().map(OsString::from).collect();
         match parse("pkg", job, &rest) {
-            Outcome::Parsed(parsed) => (parsed.own, parsed.given.into_iter().map(|given| (given.name, given.text)).collect()),
-            Outcome::Clap(error) => panic!("{rest:?}: {error}"),
-            Outcome::Failed(failure) => panic!("{rest:?}: {failure:?}"),
+            ParseOutcome::Parsed(parsed) => {
+                (parsed.own, parsed.given.into_iter().map(|given| (given.name, given.text)).collect())
+            }
+            ParseOutcome::Clap(error) => panic!("{rest:?}: {error}"),
+            ParseOutcome::Failed(failure) => panic!("{rest:?}: {failure:?}"),
         }
     }
 
     fn refused(job: &JobManifest, rest: &[&str]) -> String {
         let rest: Vec<OsString> = rest.iter().map(OsString::from).collect();
         match parse("pkg", job, &rest) {
-            Outcome::Clap(error) => error.render().to_string(),
+            ParseOutcome::Clap(error) => error.render().to_string(),
             _ => panic!("{rest:?} was taken"),
         }
     }

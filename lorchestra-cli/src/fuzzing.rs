@@ -6,7 +6,7 @@ use lorchestra_core::plan::Given;
 use lorchestra_plugin_api::manifest::JobManifest;
 use std::ffi::OsString;
 
-/// Reads the text of a configuration file. On error: what is wrong, and how to mend it.
+/// Reads the text of a configuration file. On error: what is wrong, and how to fix it.
 ///
 /// # Errors
 /// The first thing that is wrong.
@@ -18,12 +18,12 @@ pub fn config(text: &str) -> Result<(), (String, String)> {
 pub fn job_flags(package: &str, job: &JobManifest, args: &[&str]) -> Option<Vec<Given>> {
     let rest: Vec<OsString> = args.iter().map(OsString::from).collect();
     match flags::parse(package, job, &rest) {
-        flags::Outcome::Parsed(parsed) => Some(parsed.given),
-        flags::Outcome::Clap(error) => {
+        flags::ParseOutcome::Parsed(parsed) => Some(parsed.given),
+        flags::ParseOutcome::Clap(error) => {
             // What a person would see is made too.
             let _ = error.render().to_string();
             None
         }
-        flags::Outcome::Failed(_) => None,
+        flags::ParseOutcome::Failed(_) => None,
     }
 }

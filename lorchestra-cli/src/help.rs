@@ -4,7 +4,7 @@
 use crate::args::Args;
 use crate::commands::Command;
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
@@ -20,12 +20,12 @@ pub(crate) fn asked_for(args: &Args) -> Option<Option<&str>> {
 }
 
 /// Prints it. A package that is not there is no reason to explain run-job.
-pub(crate) fn print(package: Option<&str>, args: &Args, printer: &mut Printer) -> Result<Code, Failure> {
+pub(crate) fn print(package: Option<&str>, args: &Args, printer: &mut Printer) -> Result<Code, CommandError> {
     let mut jobs = None;
     if let Some(name) = package {
         // Read only now: who asks for the help alone gets it with a broken configuration too.
         let catalog = Catalog::scan(&Settings::read(&args.global)?.plugin_dirs);
-        let package = catalog.find(name).map_err(|lookup| Failure::lookup(&catalog, name, None, &lookup))?;
+        let package = catalog.find(name).map_err(|lookup| CommandError::lookup(&catalog, name, None, &lookup))?;
         jobs = Some((name, show::job_names(package).join("\n  ")));
     }
     let mut all = Args::command();

@@ -2,7 +2,7 @@
 //!
 //! Argv goes through three hands: `args` only validates, `settings` is the one place that reads environment, home and
 //! configuration file, and a command (`commands`) takes those values and a `printer` and returns an exit code. What goes
-//! wrong becomes a sentence, a mend and a code in `failure`. No business rules here: those are in lorchestra-core.
+//! wrong becomes a sentence, a hint and a code in `failure`. No business rules here: those are in lorchestra-core.
 //!
 //! A library only for the sake of `fuzzing`: the binary is `main` and nothing else.
 
@@ -30,7 +30,7 @@ mod show;
 mod stream;
 mod values;
 
-use failure::Failure;
+use failure::CommandError;
 use printer::Printer;
 use settings::Settings;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -69,8 +69,8 @@ fn command() -> ExitCode {
             .map(|settings| commands::run(&args.command, args.global.verbose, &settings, &mut printer)),
     }));
     let fault = |_| {
-        Err(Failure::new(exit::Code::Internal, "internal error in lorchestra; see the lines above")
-            .mend("report this as a bug, with those lines and the command"))
+        Err(CommandError::new(exit::Code::Internal, "internal error in lorchestra; see the lines above")
+            .hint("report this as a bug, with those lines and the command"))
     };
     let code = printer.ended(result.unwrap_or_else(fault));
     printer.finish(code)

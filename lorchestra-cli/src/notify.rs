@@ -76,8 +76,8 @@ impl<'a> Notices<'a> {
         for report in &self.reports {
             match run(command, report, deadline, signals.as_deref_mut()) {
                 Ok(()) => {}
-                Err(Trouble::Ended(why)) => printer.warning(format_args!("on_failure: {why}")),
-                Err(Trouble::Killed(why)) => {
+                Err(HookError::Ended(why)) => printer.warning(format_args!("on_failure: {why}")),
+                Err(HookError::Killed(why)) => {
                     // The rest would have no time either.
                     printer.warning(format_args!("on_failure: {why}"));
                     return;
@@ -111,14 +111,14 @@ struct FailedRun<'a> {
     host: &'a str,
 }
 
-enum Trouble {
+enum HookError {
     Ended(String),
     Killed(String),
 }
 
-fn run(command: &str, report: &Value, deadline: Instant, mut signals: Option<&mut Signals>) -> Result<(), Trouble> {
+fn run(command: &str, report: &Value, deadline: Instant, mut signals: Option<&mut Signals>) -> Result<(), HookError> {
     let stderr = || Stdio::from(std::io::stderr());
-    let ended = |what: &'static str| move |e: std::io::Error| Trouble::Ended(format!("{what}: {e}"));
+    let ended = |what: &'static str| move |e: std::io::Error| HookError::Ended(format!("{what}: {e}"));
     let mut child = Command::new("/bin/sh")
         .args(["-c", command])
         .env(RUNNING, "1")
@@ -149,7 +149,7 @@ fn run(command: &str, report: &Value, deadline: Instant, mut signals: Option<&mu
         let _ = poll(&mut fds, Some(&wait));
         match child.try_wait().map_err(ended("cannot wait for the command"))? {
             Some(status) if status.success() => return Ok(()),
-            Some(status) => return Err(Trouble::Ended(format!("the command ended with {status}"))),
+            Some(status) => return Err(HookError::Ended(format!("the command ended with {status}"))),
             None => {}
         }
         if signals.as_mut().is_some_and(|signals| !signals.endings().is_empty()) {
@@ -158,8 +158,8 @@ fn run(command: &str, report: &Value, deadline: Instant, mut signals: Option<&mu
     }
 }
 
-fn killed(mut child: Child, why: String) -> Trouble {
+fn killed(mut child: Child, why: String) -> HookError {
     let _ = rustix::process::kill_process_group(Pid::from_child(&child), Signal::KILL);
     let _ = child.wait();
-    Trouble::Killed(why)
+    HookError::Killed(why)
 }

@@ -5,7 +5,7 @@
 //! Standard error is best effort ([`crate::stream`]): whatever becomes of it, the command goes on and keeps its exit code.
 
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::stream::{BestEffort, Limited, STDERR};
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
@@ -81,18 +81,18 @@ impl Printer {
         self.err(format_args!("{WARNING}warning:{WARNING:#} {}\n", lines(text)));
     }
 
-    /// What went wrong, and the mend below it. Each is a line, whatever was typed into it.
-    pub(crate) fn failure(&mut self, failure: &Failure) {
+    /// What went wrong, and the hint below it. Each is a line, whatever was typed into it.
+    pub(crate) fn failure(&mut self, failure: &CommandError) {
         self.flush();
         let message = line(&failure.message);
         // Unknown package and job keep the words of the tool before this one, without a prefix.
         let prefix = if failure.bare { String::new() } else { format!("{BAD}error:{BAD:#} ") };
-        let mends: String = failure.mends.iter().map(|line| format!("  {}\n", shortened(&escaped(line), COMMAND))).collect();
-        self.err(format_args!("{prefix}{message}\n{mends}"));
+        let hints: String = failure.hints.iter().map(|line| format!("  {}\n", shortened(&escaped(line), COMMAND))).collect();
+        self.err(format_args!("{prefix}{message}\n{hints}"));
     }
 
     /// How a command ended; what went wrong is printed.
-    pub(crate) fn ended(&mut self, result: Result<Code, Failure>) -> Code {
+    pub(crate) fn ended(&mut self, result: Result<Code, CommandError>) -> Code {
         result.unwrap_or_else(|failure| {
             self.failure(&failure);
             failure.code

@@ -1,4 +1,4 @@
-//! Which directory or file is the root of it when the system refuses a path, and what mends that. Looks at the file system, at the
+//! Which directory or file is the root of it when the system refuses a path, and what fixes that. Looks at the file system, at the
 //! moment of the message; [`crate::failure`] makes the message.
 
 use lorchestra_core::host::limits::{self, Doing};
@@ -9,63 +9,63 @@ use std::io::{Error, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// What is wrong, and what mends it.
+/// What is wrong, and what fixes it.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Refusal {
+pub(crate) struct Rejection {
     /// A clause that names the directory or file.
     pub(crate) what: String,
     /// A command, or what to do.
-    pub(crate) mend: String,
+    pub(crate) hint: String,
 }
 
 /// The refusal behind an error at `path`. `None`: the error says all there is.
-pub(crate) fn of(path: &Path, error: &Error) -> Option<Refusal> {
+pub(crate) fn of(path: &Path, error: &Error) -> Option<Rejection> {
     if let Some(limit) = limits::behind(error, Doing::Opening) {
-        return Some(Refusal { what: limit.what, mend: limit.hint });
+        return Some(Rejection { what: limit.what, hint: limit.hint });
     }
     let (at, meta) = path.ancestors().find_map(|at| Some((at, std::fs::metadata(at).ok()?)))?;
     let (shown, typed) = (path_text(at), shell(at));
     match error.kind() {
         ErrorKind::PermissionDenied => unwritable(at, path),
-        ErrorKind::ReadOnlyFilesystem => Some(Refusal {
+        ErrorKind::ReadOnlyFilesystem => Some(Rejection {
             what: format!("the file system of {shown} is mounted read-only"),
-            mend: format!("run findmnt -T {typed} to see the mount"),
+            hint: format!("run findmnt -T {typed} to see the mount"),
         }),
         ErrorKind::StorageFull => Some(full(at)),
-        ErrorKind::QuotaExceeded => Some(Refusal {
+        ErrorKind::QuotaExceeded => Some(Rejection {
             what: format!("this user's quota on the file system of {shown} is used up"),
-            mend: "run quota -s to see it".into(),
+            hint: "run quota -s to see it".into(),
         }),
-        ErrorKind::FileTooLarge => Some(Refusal {
+        ErrorKind::FileTooLarge => Some(Rejection {
             what: format!("{shown} would exceed this process's file size limit"),
-            mend: "raise the limit (ulimit -f, or LimitFSIZE= in a systemd unit)".into(),
+            hint: "raise the limit (ulimit -f, or LimitFSIZE= in a systemd unit)".into(),
         }),
         // Something on the way is a file.
         ErrorKind::NotADirectory if !meta.is_dir() => {
-            Some(Refusal { what: format!("{shown} is not a directory"), mend: format!("move {typed} away") })
+            Some(Rejection { what: format!("{shown} is not a directory"), hint: format!("move {typed} away") })
         }
         _ => None,
     }
 }
 
 /// The refusal of a file that cannot be written: its own, or that of its directory.
-pub(crate) fn of_file(path: &Path) -> Option<Refusal> {
+pub(crate) fn of_file(path: &Path) -> Option<Rejection> {
     path.ancestors().take(2).filter(|at| at.exists()).find_map(|at| unwritable(at, path))
 }
 
 /// No room at this place.
-pub(crate) fn full(at: &Path) -> Refusal {
+pub(crate) fn full(at: &Path) -> Rejection {
     let (shown, typed) = (path_text(at), shell(at));
     let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
     let limit = limit.map(|bytes| format!("; or raise ulimit -f (now {} KiB)", bytes >> 10)).unwrap_or_default();
-    Refusal {
+    Rejection {
         what: format!("the file system of {shown} is full"),
-        mend: format!("free space or inodes (check with: df -h {typed}; df -i {typed}){limit}"),
+        hint: format!("free space or inodes (check with: df -h {typed}; df -i {typed}){limit}"),
     }
 }
 
 /// Something that is there and that this user may not use, on the way to `wanted`.
-fn unwritable(at: &Path, wanted: &Path) -> Option<Refusal> {
+fn unwritable(at: &Path, wanted: &Path) -> Option<Rejection> {
     let meta = std::fs::metadata(at).ok()?;
     let needed =
         if meta.is_dir() { Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK } else { Access::READ_OK | Access::WRITE_OK };
@@ -80,10 +80,10 @@ fn unwritable(at: &Path, wanted: &Path) -> Option<Refusal> {
     // What is another user's file is his, whatever is in it.
     let of_another = kind == Kind::File && owner != user && !at.parent().is_some_and(rights::is_ours);
     let command = rights::command(Target { path: at, owner, kind }, change, user).filter(|_| !of_another);
-    let mend = command.or_else(|| rights::make_for(wanted, user).filter(|_| at != Path::new("/"))).unwrap_or_else(|| {
+    let hint = command.or_else(|| rights::make_for(wanted, user).filter(|_| at != Path::new("/"))).unwrap_or_else(|| {
         format!("choose a directory that user {user} may write to; run ls -ld {} to see the permissions of this one", shell(at))
     });
-    Some(Refusal { what: format!("this user may not write to {}{whose}", path_text(at)), mend })
+    Some(Rejection { what: format!("this user may not write to {}{whose}", path_text(at)), hint })
 }
 
 #[cfg(test)]
@@ -102,14 +102,14 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         let refusal = of(&file.join("a/b"), &error(Errno::NOTDIR)).unwrap();
         assert_eq!(refusal.what, format!("{root}/file is not a directory"));
-        assert_eq!(refusal.mend, format!("move {root}/file away"));
+        assert_eq!(refusal.hint, format!("move {root}/file away"));
         let refusal = of(&dir.path().join("a/b/c"), &error(Errno::NOSPC)).unwrap();
         assert_eq!(refusal.what, format!("the file system of {root} is full"));
-        assert!(refusal.mend.contains(&format!("df -h {root}")), "{refusal:?}");
+        assert!(refusal.hint.contains(&format!("df -h {root}")), "{refusal:?}");
         let refusal = of(&dir.path().join("a"), &error(Errno::ROFS)).unwrap();
         assert!(refusal.what.contains(&root) && refusal.what.contains("read-only"), "{refusal:?}");
         let refusal = of(&file, &error(Errno::FBIG)).unwrap();
-        assert!(refusal.what.contains(&format!("{root}/file")) && refusal.mend.contains("ulimit -f"), "{refusal:?}");
+        assert!(refusal.what.contains(&format!("{root}/file")) && refusal.hint.contains("ulimit -f"), "{refusal:?}");
     }
 
     #[test]
@@ -120,9 +120,9 @@ mod tests {
         let root = dir.path().display();
         let refusal = of(&spaced.join("c"), &error(Errno::NOSPC)).unwrap();
         assert_eq!(refusal.what, format!("the file system of {root}/a b is full"));
-        assert!(refusal.mend.contains(&format!("df -h '{root}/a b'; df -i '{root}/a b'")), "{refusal:?}");
+        assert!(refusal.hint.contains(&format!("df -h '{root}/a b'; df -i '{root}/a b'")), "{refusal:?}");
         let refusal = of(&spaced.join("c"), &error(Errno::ROFS)).unwrap();
-        assert!(refusal.mend.starts_with(&format!("run findmnt -T '{root}/a b' ")), "{refusal:?}");
+        assert!(refusal.hint.starts_with(&format!("run findmnt -T '{root}/a b' ")), "{refusal:?}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use crate::config::secret_key;
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::settings::Settings;
 use lorchestra_core::host::files;
 use lorchestra_core::host::rights::{self, Change, Kind, Target};
@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 /// What was found, in words, and its bytes.
-type Found = (String, Zeroizing<Vec<u8>>);
+type NamedSecret = (String, Zeroizing<Vec<u8>>);
 
 /// The sources that config.toml names and the command line does not: by parameter, the key as it is written there, and the source.
 #[derive(Default)]
@@ -31,12 +31,12 @@ pub(crate) struct Configured<'a>(BTreeMap<String, (&'a str, &'a str)>);
 impl<'a> Configured<'a> {
     /// # Errors
     /// The file names a secret that the job does not take, or one by two names.
-    pub(crate) fn of(package: &str, job: &JobManifest, typed: &[Given], settings: &'a Settings) -> Result<Self, Failure> {
+    pub(crate) fn of(package: &str, job: &JobManifest, typed: &[Given], settings: &'a Settings) -> Result<Self, CommandError> {
         let mut sources = BTreeMap::new();
         let full_name = format!("{package}/{}", job.name);
         for (name, source) in settings.jobs.get(&full_name).iter().flat_map(|policy| &policy.secrets) {
-            let wrong = |what: &str, mend: &str| {
-                Failure::config(&settings.config_path, &format!("{}: {what}", secret_key(&full_name, name)), mend)
+            let wrong = |what: &str, hint: &str| {
+                CommandError::config(&settings.config_path, &format!("{}: {what}", secret_key(&full_name, name)), hint)
             };
             let secrets = || job.params.iter().filter(|param| param.kind == ParamKind::Secret);
             let Some(param) = secrets().find(|param| param.name == *name || param.flag() == *name) else {
@@ -86,14 +86,14 @@ struct Sought<'a> {
 
 impl Sought<'_> {
     /// What is wrong with it: the end of a sentence that begins with "the secret".
-    fn wrong(&self, what: &str) -> Failure {
+    fn wrong(&self, what: &str) -> CommandError {
         match &self.config {
-            Some((path, key)) => Failure::new(Code::Config, format!("{}: {key}: the secret {what}", path.display())),
-            None => Failure::new(Code::Usage, format!("the secret --{} {what}", self.flag())),
+            Some((path, key)) => CommandError::new(Code::Config, format!("{}: {key}: the secret {what}", path.display())),
+            None => CommandError::new(Code::Usage, format!("the secret --{} {what}", self.flag())),
         }
     }
 
-    fn missing(&self, why: &str) -> Failure {
+    fn missing(&self, why: &str) -> CommandError {
         self.wrong(&format!("is missing: {why}"))
     }
 
@@ -106,7 +106,7 @@ impl Sought<'_> {
 ///
 /// # Errors
 /// One that the job needs is nowhere, or what is there is none. No worker was started.
-pub(crate) fn find(spec: &RunSpec, configured: &Configured<'_>, settings: &Settings) -> Result<Secrets, Failure> {
+pub(crate) fn find(spec: &RunSpec, configured: &Configured<'_>, settings: &Settings) -> Result<Secrets, CommandError> {
     let mut secrets = Secrets::default();
     let job = format!("{}/{}", spec.package, spec.job);
     for (param, source) in &spec.secrets {
@@ -116,28 +116,28 @@ pub(crate) fn find(spec: &RunSpec, configured: &Configured<'_>, settings: &Setti
         let text = std::str::from_utf8(&bytes).map_err(|_| {
             sought
                 .wrong(&format!("({place}) is not UTF-8"))
-                .mend("secrets are text; encode binary data as base64 and decode it in the job")
+                .hint("secrets are text; encode binary data as base64 and decode it in the job")
         })?;
         secrets
             .insert(param, Zeroizing::new(text.to_owned()))
-            .map_err(|why| sought.wrong(&format!("({place}) {why}")).mend("store the complete secret there"))?;
+            .map_err(|why| sought.wrong(&format!("({place}) {why}")).hint("store the complete secret there"))?;
     }
     Ok(secrets)
 }
 
-fn look(sought: &Sought<'_>, source: &Source, job: &str, settings: &Settings) -> Result<Option<Found>, Failure> {
+fn look(sought: &Sought<'_>, source: &Source, job: &str, settings: &Settings) -> Result<Option<NamedSecret>, CommandError> {
     match source {
         Source::Env(name) => variable(settings, name).map(Some).ok_or_else(|| {
             sought
                 .missing(&format!("the environment variable {name} is not set"))
-                .mend(format!("export {name}=…, or use another source"))
+                .hint(format!("export {name}=…, or use another source"))
         }),
         Source::File(path) => file(sought, path).map(Some),
         Source::Credential(name) => match credential(settings, name) {
             Some(path) => file(sought, &path).map(Some),
             None => Err(sought
                 .missing("CREDENTIALS_DIRECTORY is not set")
-                .mend(format!("run it from a systemd unit with LoadCredential={name}:PATH, or use another source"))),
+                .hint(format!("run it from a systemd unit with LoadCredential={name}:PATH, or use another source"))),
         },
         Source::Usual { credential: name, variable: env, optional } => {
             let path = credential(settings, name).filter(|path| path.exists());
@@ -149,8 +149,8 @@ fn look(sought: &Sought<'_>, source: &Source, job: &str, settings: &Settings) ->
                     let flag = sought.flag();
                     Err(sought
                         .missing(&format!("no source is given, credential {name} does not exist, and {env} is not set"))
-                        .mend(format!("--{flag} env:NAME, --{flag} file:PATH or --{flag} credential:NAME"))
-                        .mend(format!("or in config.toml: {} = \"SOURCE\"", secret_key(job, sought.param))))
+                        .hint(format!("--{flag} env:NAME, --{flag} file:PATH or --{flag} credential:NAME"))
+                        .hint(format!("or in config.toml: {} = \"SOURCE\"", secret_key(job, sought.param))))
                 }
             }
         }
@@ -158,7 +158,7 @@ fn look(sought: &Sought<'_>, source: &Source, job: &str, settings: &Settings) ->
 }
 
 /// An empty variable counts as one that is not set.
-fn variable(settings: &Settings, name: &str) -> Option<Found> {
+fn variable(settings: &Settings, name: &str) -> Option<NamedSecret> {
     use std::os::unix::ffi::OsStringExt;
     let value = settings.variable(name).filter(|value| !value.is_empty())?;
     Some((format!("from {name}"), Zeroizing::new(OsString::into_vec(value))))
@@ -169,14 +169,14 @@ fn credential(settings: &Settings, name: &str) -> Option<PathBuf> {
 }
 
 /// The file's bytes. One of this user's own that others may read is no secret.
-fn file(sought: &Sought<'_>, path: &Path) -> Result<Found, Failure> {
+fn file(sought: &Sought<'_>, path: &Path) -> Result<NamedSecret, CommandError> {
     let shown = path.display();
     let failed = |e: io::Error| {
         let failure = sought.missing(&format!("{shown} cannot be read: {e}"));
         match e.kind() {
-            io::ErrorKind::NotFound => failure.mend("create the file with the secret, or use another source"),
-            io::ErrorKind::PermissionDenied => failure.mend(format!("{}, or use another source", rights::readable(path))),
-            _ => failure.mend("use a file that contains only the secret"),
+            io::ErrorKind::NotFound => failure.hint("create the file with the secret, or use another source"),
+            io::ErrorKind::PermissionDenied => failure.hint(format!("{}, or use another source", rights::readable(path))),
+            _ => failure.hint("use a file that contains only the secret"),
         }
     };
     let file = files::open_regular(path, OFlags::RDONLY).map_err(failed)?;
@@ -185,7 +185,7 @@ fn file(sought: &Sought<'_>, path: &Path) -> Result<Found, Failure> {
     if meta.uid() == user && meta.mode() & 0o077 != 0 {
         let failure = sought.wrong(&format!("is in {shown}, which other users may read or write"));
         let private = rights::command(Target { path, owner: user, kind: Kind::File }, Change::Private, user);
-        return Err(private.into_iter().fold(failure, Failure::mend));
+        return Err(private.into_iter().fold(failure, CommandError::hint));
     }
     let mut bytes = Zeroizing::new(Vec::new());
     // One byte more than any secret and its line break may have: too long is told, and not cut.

@@ -4,7 +4,7 @@
 use crate::config::{Config, JobConfig};
 use crate::destinations;
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::flags::GlobalFlags;
 use directories::BaseDirs;
 use lorchestra_core::delivery::DestinationConfig;
@@ -69,17 +69,17 @@ pub(crate) struct Settings {
 
 impl Settings {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
-    pub(crate) fn read(args: &GlobalFlags) -> Result<Self, Failure> {
+    pub(crate) fn read(args: &GlobalFlags) -> Result<Self, CommandError> {
         // HOME unset or empty, as under cron: the passwd entry.
         let base = BaseDirs::new().ok_or_else(|| {
-            Failure::new(Code::Config, "no home directory: HOME is not set, and the passwd entry has none").mend("set HOME")
+            CommandError::new(Code::Config, "no home directory: HOME is not set, and the passwd entry has none").hint("set HOME")
         })?;
         if base.home_dir().is_relative() {
             // Elsewhere the next command would find another history, and other plugins. (XDG variables that are relative count as not
             // set, as the XDG specification has it.)
             let home = base.home_dir().display().to_string();
-            return Err(Failure::new(Code::Config, format!("HOME is {home:?}, which is not an absolute path"))
-                .mend("set HOME to an absolute path, or unset it"));
+            return Err(CommandError::new(Code::Config, format!("HOME is {home:?}, which is not an absolute path"))
+                .hint("set HOME to an absolute path, or unset it"));
         }
         let config_path = base.config_dir().join("lorchestra/config.toml");
         let config = Config::read(&config_path)?;
@@ -156,12 +156,12 @@ impl Settings {
     }
 
     /// Parent of the packages' data directories, for a run. Jobs are told of it in JSON, which holds no other text than UTF-8.
-    pub(crate) fn data_root(&self) -> Result<&Path, Failure> {
+    pub(crate) fn data_root(&self) -> Result<&Path, CommandError> {
         match self.data_root.to_str() {
             Some(_) => Ok(&self.data_root),
             None => {
                 let message = format!("the data directory {} is not UTF-8", self.data_root.display());
-                Err(Failure::new(Code::Config, message).mend("set data_dir in config.toml to a directory with a UTF-8 name"))
+                Err(CommandError::new(Code::Config, message).hint("set data_dir in config.toml to a directory with a UTF-8 name"))
             }
         }
     }

@@ -6,7 +6,7 @@
 //!
 //! A writer normally waits until its text is written, so that standard output and standard error keep their order on a terminal. Once
 //! nothing has been taken for [`PATIENCE`], the stream is *stuck*: texts are queued without waiting, up to [`QUEUE`] bytes, until the
-//! reader takes something again. At the end of the process [`Stream::finish`] waits a last time, up to [`LAST`].
+//! reader takes something again. At the end of the process [`OutputStream::finish`] waits a last time, up to [`LAST`].
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -26,18 +26,18 @@ const QUEUE: usize = 64 << 10;
 const PIECE: usize = 4096;
 
 /// Standard error.
-pub(crate) static STDERR: Stream = Stream::new(rustix::stdio::stderr);
+pub(crate) static STDERR: OutputStream = OutputStream::new(rustix::stdio::stderr);
 /// Standard output of a run. Other commands write theirs directly, and wait for a pager as long as it likes.
-pub(crate) static STDOUT: Stream = Stream::new(rustix::stdio::stdout);
+pub(crate) static STDOUT: OutputStream = OutputStream::new(rustix::stdio::stdout);
 
 /// One of the two.
-pub(crate) struct Stream {
+pub(crate) struct OutputStream {
     fd: fn() -> BorrowedFd<'static>,
-    state: Mutex<State>,
+    state: Mutex<StreamState>,
     changed: Condvar,
 }
 
-struct State {
+struct StreamState {
     queue: VecDeque<Vec<u8>>,
     /// Bytes in the queue and in the thread's hands.
     queued: usize,
@@ -60,9 +60,9 @@ enum Thread {
     Refused,
 }
 
-impl Stream {
+impl OutputStream {
     const fn new(fd: fn() -> BorrowedFd<'static>) -> Self {
-        let state = State {
+        let state = StreamState {
             queue: VecDeque::new(),
             queued: 0,
             pushed: 0,
@@ -141,7 +141,7 @@ impl Stream {
     }
 
     /// Waits until so many texts are written, as long as something is taken every now and then.
-    fn wait<'a>(&self, mut state: MutexGuard<'a, State>, ticket: u64, patience: Duration) -> MutexGuard<'a, State> {
+    fn wait<'a>(&self, mut state: MutexGuard<'a, StreamState>, ticket: u64, patience: Duration) -> MutexGuard<'a, StreamState> {
         while state.written < ticket {
             let idle = state.progress.map_or(Duration::ZERO, |at| at.elapsed());
             let left = patience.saturating_sub(idle);
@@ -196,7 +196,7 @@ impl Stream {
 
     /// Without a thread: as long as the descriptor has room. Room for a piece may be taken by another writer in between, and the
     /// write waits then.
-    fn write_here(&self, mut state: MutexGuard<'_, State>, text: &[u8], patience: Duration) -> Option<io::Result<()>> {
+    fn write_here(&self, mut state: MutexGuard<'_, StreamState>, text: &[u8], patience: Duration) -> Option<io::Result<()>> {
         let patience = if state.stuck { Duration::ZERO } else { patience };
         for piece in text.chunks(PIECE) {
             let wait = lorchestra_core::host::clock::timespec(patience);
@@ -212,7 +212,7 @@ impl Stream {
         Some(Ok(()))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, StreamState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -222,7 +222,7 @@ fn timed_out() -> io::Error {
 }
 
 /// A stream as a writer: whatever becomes of a text, writing it is no error.
-pub(crate) struct BestEffort(pub(crate) &'static Stream);
+pub(crate) struct BestEffort(pub(crate) &'static OutputStream);
 
 impl io::Write for BestEffort {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
@@ -270,10 +270,10 @@ mod tests {
     use std::sync::OnceLock;
 
     /// A pipe that a stream writes into.
-    fn pipe(fd: fn() -> BorrowedFd<'static>, end: &'static OnceLock<File>) -> (&'static Stream, File) {
+    fn pipe(fd: fn() -> BorrowedFd<'static>, end: &'static OnceLock<File>) -> (&'static OutputStream, File) {
         let (read, write) = rustix::pipe::pipe().unwrap();
         end.set(File::from(write)).unwrap();
-        (Box::leak(Box::new(Stream::new(fd))), File::from(read))
+        (Box::leak(Box::new(OutputStream::new(fd))), File::from(read))
     }
 
     #[test]

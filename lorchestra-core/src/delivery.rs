@@ -16,9 +16,9 @@ pub mod session;
 pub use crate::store::Row;
 pub use configured::{AnyDestination, Deliveries, DestinationConfig};
 pub use deliverer::{Deliverer, Progress, Stopped};
-pub use destination::{Destination, Landed, Place, Refusal, RefusedRow, Slot};
-pub use live::{Live, Report, Request, Resend, Trouble};
-pub use policy::Policy;
+pub use destination::{BatchTarget, DeliveryError, Destination, Landed, RefusedRow, Slot};
+pub use live::{FlushRequest, Incomplete, Live, Report, Resend};
+pub use policy::DeliveryPolicy;
 pub use session::Session;
 
 #[cfg(test)]

@@ -21,8 +21,8 @@ pub mod time;
 pub mod value;
 
 mod date;
+mod diagnose;
 mod fault;
-mod foreign;
 mod instant;
 mod relative;
 mod unit;
@@ -33,9 +33,9 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
-pub use fault::{Fault, PlanError};
+pub use fault::{PlanError, PlanFault};
 pub use overlap::OnOverlap;
-pub use policy::{Limits, Policy};
+pub use policy::{RunLimits, RunPolicy};
 pub use retries::Retries;
 pub use spec::{Context, RequestedBy, RunSpec, SpecError};
 pub use window::Window;
@@ -48,15 +48,15 @@ use serde_json::{Map, Value};
 use source::Source;
 use spec::Resolved;
 use std::collections::BTreeMap;
-use value::{Fitting, ValueError};
-use window::End;
+use value::{TypedValue, ValueError};
+use window::WindowEnd;
 
 /// Where an `until` comes from that nobody gave.
 const START: &str = "not given: the start of the run";
 
 /// What was asked for.
 #[derive(Debug, Clone)]
-pub struct Request<'a> {
+pub struct PlanRequest<'a> {
     /// Package of the job.
     pub package: &'a str,
     /// Version of the package.
@@ -70,7 +70,7 @@ pub struct Request<'a> {
     /// The bookmark that [`last::asked_by`] says is asked for, if there is one.
     pub bookmark: Option<DateTime<Utc>>,
     /// Timeout, retries and the rest ([`policy::limits`]).
-    pub limits: Limits,
+    pub limits: RunLimits,
     /// Who asks, and in which context.
     pub context: Context,
 }
@@ -90,8 +90,8 @@ pub struct Given {
 ///
 /// # Errors
 /// All that is wrong with the request. The job was not touched.
-pub fn resolve(request: Request<'_>) -> Result<RunSpec, PlanError> {
-    let Request { package, version, job, values, now, bookmark, limits, context } = request;
+pub fn resolve(request: PlanRequest<'_>) -> Result<RunSpec, PlanError> {
+    let PlanRequest { package, version, job, values, now, bookmark, limits, context } = request;
     let now = time::to_micros(now);
     let mut faults = Vec::new();
     let mut given: BTreeMap<&str, Vec<&Given>> = BTreeMap::new();
@@ -103,7 +103,7 @@ pub fn resolve(request: Request<'_>) -> Result<RunSpec, PlanError> {
     }
     let asked = last::asked_by(job, &values);
     let since_last = asked.is_some();
-    let mark = Mark { package, job: &job.name, account: asked.and_then(|asked| asked.account), at: bookmark };
+    let mark = JobBookmark { package, job: &job.name, account: asked.and_then(|asked| asked.account), at: bookmark };
     let mut params = Map::new();
     let mut secrets = BTreeMap::new();
     let mut ends = Ends::default();
@@ -151,44 +151,44 @@ fn find<'a>(job: &'a JobManifest, name: &str) -> Option<&'a ParamManifest> {
 }
 
 /// A parameter's value.
-struct Settled {
-    value: Fitting,
+struct ResolvedValue {
+    value: TypedValue,
     /// In words, where it came from.
     origin: String,
     /// Whether it is the bookmark.
     is_bookmark: bool,
 }
 
-impl Settled {
-    fn new(value: Fitting, origin: impl Into<String>) -> Self {
+impl ResolvedValue {
+    fn new(value: TypedValue, origin: impl Into<String>) -> Self {
         Self { value, origin: origin.into(), is_bookmark: false }
     }
 }
 
 /// The job, and its bookmark that may be asked for.
-struct Mark<'a> {
+struct JobBookmark<'a> {
     package: &'a str,
     job: &'a str,
     account: Option<String>,
     at: Option<DateTime<Utc>>,
 }
 
-impl Mark<'_> {
+impl JobBookmark<'_> {
     /// A parameter of one value that was given each of these.
-    fn repeated(&self, param: &ParamManifest, typed: Vec<String>) -> Fault {
+    fn repeated(&self, param: &ParamManifest, typed: Vec<String>) -> PlanFault {
         const LISTED: usize = 3;
         let job = fault::whose(self.package, self.job, None);
         let more = if typed.len() > LISTED { " and …" } else { "" };
         let shown = format!("{}{more}", typed[..typed.len().min(LISTED)].join(" and "));
-        Fault::Repeated { flag: format!("--{}", param.flag()), times: typed.len(), typed: shown, job }
+        PlanFault::Repeated { flag: format!("--{}", param.flag()), times: typed.len(), typed: shown, job }
     }
 
     /// What `at` makes of it, which is [`last::Last::at`]'s answer.
-    fn settled(&self, param: &ParamManifest, at: Option<DateTime<Utc>>, origin: String) -> Result<Settled, Fault> {
+    fn settled(&self, param: &ParamManifest, at: Option<DateTime<Utc>>, origin: String) -> Result<ResolvedValue, PlanFault> {
         let account = self.account.as_deref();
         match at {
-            Some(at) => Ok(Settled { value: Fitting::Instant(at), origin, is_bookmark: self.at.is_some() }),
-            None => Err(Fault::NoBookmark {
+            Some(at) => Ok(ResolvedValue { value: TypedValue::Instant(at), origin, is_bookmark: self.at.is_some() }),
+            None => Err(PlanFault::NoBookmark {
                 typed: origin,
                 flag: param.flag(),
                 whose: fault::whose(self.package, self.job, account),
@@ -199,26 +199,33 @@ impl Mark<'_> {
 }
 
 /// A parameter's value; `Ok(None)` where it is left to the job.
-fn settle(param: &ParamManifest, typed: &[&Given], now: DateTime<Utc>, mark: &Mark<'_>) -> Result<Option<Settled>, Vec<Fault>> {
+fn settle(
+    param: &ParamManifest,
+    typed: &[&Given],
+    now: DateTime<Utc>,
+    mark: &JobBookmark<'_>,
+) -> Result<Option<ResolvedValue>, Vec<PlanFault>> {
     let flag = || format!("--{}", param.flag());
     if typed.is_empty() {
         if let Some(last) = value::default_last(&param.name, param.kind, &param.default) {
             let at = last.at(mark.at, now).map_err(|why| value::unfit(&param.default, why));
-            let at = at.map_err(|reason| vec![Fault::Default { flag: flag(), reason }])?;
+            let at = at.map_err(|reason| vec![PlanFault::Default { flag: flag(), reason }])?;
             let origin = format!("the default {} of {}", quote_json(&param.default), flag());
             return mark.settled(param, at, origin).map(Some).map_err(|fault| vec![fault]);
         }
-        let default =
-            value::default(param.into(), &param.default, now).map_err(|reason| vec![Fault::Default { flag: flag(), reason }])?;
+        let default = value::default(param.into(), &param.default, now)
+            .map_err(|reason| vec![PlanFault::Default { flag: flag(), reason }])?;
         return match default {
-            Some(value) => Ok(Some(Settled::new(value, format!("the default {}", quote_json(&param.default))))),
+            Some(value) => Ok(Some(ResolvedValue::new(value, format!("the default {}", quote_json(&param.default))))),
             // The start of the run, passed on: the job and the window see the same end.
             None if is_end(param) && param.name == "until" && param.optional => {
                 let start = value::parse(param.into(), "now", now);
                 let typed = format!("until ({START})");
-                start.map(|value| Some(Settled::new(value, START))).map_err(|reason| vec![Fault::Value { typed, reason }])
+                start
+                    .map(|value| Some(ResolvedValue::new(value, START)))
+                    .map_err(|reason| vec![PlanFault::Value { typed, reason }])
             }
-            None if param.repeated => Ok(Some(Settled::new(Fitting::Json(Value::Array(Vec::new())), "nothing"))),
+            None if param.repeated => Ok(Some(ResolvedValue::new(TypedValue::Json(Value::Array(Vec::new())), "nothing"))),
             None if param.is_required() => Err(vec![missing(param)]),
             None => Ok(None),
         };
@@ -234,11 +241,11 @@ fn settle(param: &ParamManifest, typed: &[&Given], now: DateTime<Utc>, mark: &Ma
         let read = match last::read(&given.text).filter(|_| last::takes(&param.name, param.kind)) {
             Some(last) => match last.at(mark.at, now) {
                 Ok(at) => mark.settled(param, at, shown),
-                Err(reason) => Err(Fault::Value { typed: shown, reason }),
+                Err(reason) => Err(PlanFault::Value { typed: shown, reason }),
             },
             None => match value::parse(param.into(), &given.text, now) {
-                Ok(value) => Ok(Settled::new(value, shown)),
-                Err(reason) => Err(Fault::Value { typed: shown, reason }),
+                Ok(value) => Ok(ResolvedValue::new(value, shown)),
+                Err(reason) => Err(PlanFault::Value { typed: shown, reason }),
             },
         };
         match read {
@@ -248,19 +255,21 @@ fn settle(param: &ParamManifest, typed: &[&Given], now: DateTime<Utc>, mark: &Ma
         }
     }
     if param.repeated {
-        settled = Some(Settled::new(Fitting::Json(list.into()), "its values"));
+        settled = Some(ResolvedValue::new(TypedValue::Json(list.into()), "its values"));
     }
     if faults.is_empty() { Ok(settled) } else { Err(faults) }
 }
 
 /// Where a secret is to be found. What was typed is not repeated unless it is a source: it may be the secret itself.
-fn source_of(param: &ParamManifest, typed: &[&Given], mark: &Mark<'_>) -> Result<Source, Vec<Fault>> {
+fn source_of(param: &ParamManifest, typed: &[&Given], mark: &JobBookmark<'_>) -> Result<Source, Vec<PlanFault>> {
     let hidden = |given: &Given| format!("{} …", printable_flag(&given.typed_as));
-    let sources: Vec<Result<Source, Fault>> = typed
+    let sources: Vec<Result<Source, PlanFault>> = typed
         .iter()
-        .map(|given| Source::parse(&given.text).ok_or_else(|| Fault::Value { typed: hidden(given), reason: ValueError::Source }))
+        .map(|given| {
+            Source::parse(&given.text).ok_or_else(|| PlanFault::Value { typed: hidden(given), reason: ValueError::Source })
+        })
         .collect();
-    let mut faults: Vec<Fault> = sources.iter().filter_map(|source| source.as_ref().err().cloned()).collect();
+    let mut faults: Vec<PlanFault> = sources.iter().filter_map(|source| source.as_ref().err().cloned()).collect();
     if typed.len() > 1 {
         faults.push(mark.repeated(param, typed.iter().map(|given| hidden(given)).collect()));
     }
@@ -283,20 +292,20 @@ struct Ends {
     declared: bool,
     /// One of them has a fault of its own: nothing can be said of the window.
     broken: bool,
-    since: Option<End>,
-    until: Option<End>,
+    since: Option<WindowEnd>,
+    until: Option<WindowEnd>,
     /// `since` is the bookmark.
     from_bookmark: bool,
 }
 
 impl Ends {
-    fn see(&mut self, param: &ParamManifest, value: Option<Settled>) {
+    fn see(&mut self, param: &ParamManifest, value: Option<ResolvedValue>) {
         if !is_end(param) {
             return;
         }
         self.declared = true;
-        if let Some(Settled { value: Fitting::Instant(at), origin, is_bookmark }) = value {
-            let end = Some(End { at, origin });
+        if let Some(ResolvedValue { value: TypedValue::Instant(at), origin, is_bookmark }) = value {
+            let end = Some(WindowEnd { at, origin });
             if param.name == "since" {
                 self.since = end
             } else {
@@ -306,13 +315,13 @@ impl Ends {
         }
     }
 
-    fn window(self, now: DateTime<Utc>, mark: &Mark<'_>) -> Result<Option<Window>, Fault> {
+    fn window(self, now: DateTime<Utc>, mark: &JobBookmark<'_>) -> Result<Option<Window>, PlanFault> {
         if !self.declared || self.broken {
             return Ok(None);
         }
-        let until = self.until.unwrap_or_else(|| End { at: now, origin: START.to_owned() });
+        let until = self.until.unwrap_or_else(|| WindowEnd { at: now, origin: START.to_owned() });
         Window::of(self.since.as_ref(), &until).map(Some).map_err(|fault| match fault {
-            Fault::Window { since, since_origin, until, until_origin } if self.from_bookmark => Fault::AllDone {
+            PlanFault::Window { since, since_origin, until, until_origin } if self.from_bookmark => PlanFault::AllDone {
                 typed: since_origin,
                 whose: fault::whose(mark.package, mark.job, mark.account.as_deref()),
                 bookmark: since,
@@ -346,10 +355,10 @@ fn printable_flag(typed_as: &str) -> String {
     if quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) == Some(typed_as) { typed_as.to_owned() } else { quoted }
 }
 
-fn unknown(package: &str, job: &JobManifest, given: &Given) -> Fault {
+fn unknown(package: &str, job: &JobManifest, given: &Given) -> PlanFault {
     let flags: Vec<String> = job.params.iter().map(ParamManifest::flag).collect();
     let typed_flag = given.name.replace('_', "-");
-    let mend = match nearest(&typed_flag, flags.iter().map(String::as_str)).first() {
+    let hint = match nearest(&typed_flag, flags.iter().map(String::as_str)).first() {
         Some(flag) => format!("did you mean --{flag}?"),
         None if flags.is_empty() => "it takes none: leave it out".to_owned(),
         None => {
@@ -360,15 +369,15 @@ fn unknown(package: &str, job: &JobManifest, given: &Given) -> Fault {
             format!("there are {}{more}", listed.join(", "))
         }
     };
-    Fault::Unknown {
+    PlanFault::Unknown {
         typed: given.shown(ParamKind::String),
         job: format!("{package}/{}", job.name),
         name: quote(&given.name),
-        mend,
+        hint,
     }
 }
 
-fn missing(param: &ParamManifest) -> Fault {
+fn missing(param: &ParamManifest) -> PlanFault {
     let flag = format!("--{}", param.flag());
     let usage = match param.kind {
         ParamKind::Bool => format!("{flag} or --no-{}", param.flag()),
@@ -379,5 +388,5 @@ fn missing(param: &ParamManifest) -> Fault {
     if !docs.is_empty() {
         summary = format!("{summary}. {docs}");
     }
-    Fault::Missing { flag, usage, summary }
+    PlanFault::Missing { flag, usage, summary }
 }

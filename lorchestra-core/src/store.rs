@@ -21,7 +21,7 @@ mod schema;
 
 pub use bookmark::{Bookmark, Moved};
 pub use event::{Event, EventFilter, Portion, Undelivered};
-pub use outbox::{Backlog, Batch, CIRCUIT, COUNTED, Circuit, NewBatch, OutRow, Outbox, Row, Settled, Stream, Was};
+pub use outbox::{Backlog, Batch, COUNTED, Circuit, NewBatch, OutRow, Outbox, Row, RowDisposition, Stream, Was};
 pub use own::{EarlierAttempt, Started, Terminal};
 pub use run::{Attempt, AttemptEnd, NewRun, Run, RunEnd, RunFilter, RunState};
 
@@ -195,10 +195,10 @@ impl Store {
         let store = Self { db, path: path.to_owned(), long_log: false, taken_in: 0 };
         store.configure()?;
         match schema::version(&store.db).map_err(|e| StoreError::sql(path, "reading the store's version", e))? {
-            schema::Version::Current => Ok(Some(store)),
-            schema::Version::Older => Ok(None),
-            schema::Version::Newer(found) => Err(StoreError::Newer { path: path.to_owned(), found, known: schema::VERSION }),
-            schema::Version::Foreign => {
+            schema::StoreVersion::Current => Ok(Some(store)),
+            schema::StoreVersion::Older => Ok(None),
+            schema::StoreVersion::Newer(found) => Err(StoreError::Newer { path: path.to_owned(), found, known: schema::VERSION }),
+            schema::StoreVersion::Foreign => {
                 Err(StoreError::Foreign { path: path.to_owned(), why: "it is another program's SQLite database".into() })
             }
         }

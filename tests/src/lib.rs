@@ -1,9 +1,9 @@
 //! The harness of the end-to-end tests: real parts, each test in a directory of its own.
 //!
-//! - [`altered`]: libraries that are not what they should be, made of a good one.
+//! - [`corrupt`]: libraries that are not what they should be, made of a good one.
 //! - [`bigquery`]: the servers events are delivered to: a strict fake with faults on demand, and a real emulator.
 //! - [`built`]: the binary and the fixture libraries, as `cargo xtask test` built them. Tests never run cargo.
-//! - [`dovecot`]: a real mail server; [`gate`]: a way to a server that breaks half way.
+//! - [`dovecot`]: a real mail server; [`flaky_proxy`]: a way to a server that breaks half way.
 //! - [`sandbox`]: a home directory, a plugin directory, a clean environment; starts `lorchestra` in it.
 //! - [`running`]: a started command: signals, and waiting with a deadline that fails instead of hanging.
 //! - [`ended`]: what a command that has ended left: status and both streams, with the rules that hold for all of them.
@@ -16,12 +16,12 @@
 //! Rules that every command is held to, wherever it is started from ([`ended::Ended::check`]): a failure is told in at most
 //! eight lines, no escape sequence reaches a pipe, and nothing looks like a crash of lorchestra itself.
 
-pub mod altered;
 pub mod bigquery;
 pub mod built;
+pub mod corrupt;
 pub mod dovecot;
 pub mod ended;
-pub mod gate;
+pub mod flaky_proxy;
 pub mod history;
 pub mod jsonl;
 pub mod processes;

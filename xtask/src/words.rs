@@ -145,8 +145,8 @@ mod tests {
     fn code_is_not_read() {
         let lines = markdown_prose("say `told` here\n```\ntold\n```\n");
         assert!(lines.iter().all(|(_, line)| !found(line, "told")) && lines.len() == 1);
-        let lines = rust_prose("let told = \"left\"; // told\n/// mend\n#[cfg(test)]\n/// told\n");
+        let lines = rust_prose("let told = \"left\"; // told\n/// hint\n#[cfg(test)]\n/// told\n");
         assert!(lines.iter().all(|(_, line)| !found(line, "told")));
-        assert!(found(&lines[0].1, "left") && found(&lines[1].1, "mend"));
+        assert!(found(&lines[0].1, "left") && found(&lines[1].1, "hint"));
     }
 }

@@ -3,6 +3,7 @@
 //! - `lorchestra-core`: a module imports only from rooms that stand before its own in the list of `src/lib.rs`. So the rooms form a DAG.
 //! - `lorchestra-cli`: its modules form a DAG too, so what every command uses imports no command.
 //!
+//! - A type name has one meaning: no two modules of core and CLI declare the same one.
 //! - Commands that change an owner or a mode are written in one module, which decides where a hint may have one.
 //!
 //! Imports of tests do not count: a test may look at anything.
@@ -172,6 +173,33 @@ fn a_source_is_read_as_rustc_reads_it() {
     let (code, test_files) = code(source);
     assert_eq!(test_files, ["more"]);
     assert_eq!(imports(&code), ["one", "two", "three", "five"]);
+}
+
+/// Names that many modules may have: associated types, a local helper of one function, the arguments of a command.
+const SHARED_NAMES: [&str; 3] = ["Args", "Err", "Inner"];
+
+#[test]
+fn a_type_name_has_one_meaning() {
+    let mut declared: BTreeMap<String, BTreeSet<PathBuf>> = BTreeMap::new();
+    for krate in ["lorchestra-core", "lorchestra-cli"] {
+        for file in files(&workspace().join(krate), "src") {
+            let Ok(source) = fs::read_to_string(&file) else { continue };
+            for line in source.lines() {
+                let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());
+                let keyword = words.by_ref().find(|word| !["pub", "crate", "super", "in", "unsafe"].contains(word));
+                if keyword.is_some_and(|word| ["struct", "enum", "trait", "type"].contains(&word))
+                    && let Some(name) = words.next()
+                    && name.starts_with(char::is_uppercase)
+                    && !line.trim_start().starts_with("//")
+                {
+                    declared.entry(name.to_owned()).or_default().insert(file.clone());
+                }
+            }
+        }
+    }
+    assert!(declared.len() > 250, "only {} types were found: this test reads the sources wrongly", declared.len());
+    declared.retain(|name, files| files.len() > 1 && !SHARED_NAMES.contains(&name.as_str()));
+    assert!(declared.is_empty(), "declared more than once: {declared:#?}");
 }
 
 /// A hint is copied into a shell, often by root: `host::rights` alone decides what it may change.

@@ -1,8 +1,8 @@
 //! `bookmarks show`, `set`, `reset`; and the one bookmark that a run asks for.
 
-use super::{find_job, history, look_after, second_store};
+use super::{find_job, history, open_and_recover, second_store};
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
@@ -80,12 +80,12 @@ pub(super) fn run(
     settings: &Settings,
     notices: &mut Notices<'_>,
     printer: &mut Printer,
-) -> Result<Code, Failure> {
+) -> Result<Code, CommandError> {
     match command {
         Bookmarks::Show { package, job, account, json } => {
             let history = history(settings, notices, printer)?;
             let store = history.as_ref().map(|(_, store)| store);
-            let wanted = Wanted { package: package.as_deref(), job: job.as_deref(), account: account.as_deref() };
+            let wanted = BookmarkFilter { package: package.as_deref(), job: job.as_deref(), account: account.as_deref() };
             list(store, wanted, *json, settings, printer)
         }
         Bookmarks::Set { package, job, account, time } => {
@@ -108,14 +108,14 @@ pub(super) fn asked_for(
     settings: &Settings,
     notices: &mut Notices<'_>,
     printer: &mut Printer,
-) -> Result<Option<DateTime<Utc>>, Failure> {
+) -> Result<Option<DateTime<Utc>>, CommandError> {
     let bookmark = if dry_run {
         match StateDir::existing(&settings.state_dir)? {
             Some(state) => Store::peek_bookmark(&state, key)?,
             None => None,
         }
     } else {
-        match look_after(settings, notices, printer)? {
+        match open_and_recover(settings, notices, printer)? {
             Some((_, store)) => store.bookmark(key)?,
             None => None,
         }
@@ -125,7 +125,7 @@ pub(super) fn asked_for(
 
 /// Which bookmarks to show; `None`: of all.
 #[derive(Clone, Copy)]
-struct Wanted<'a> {
+struct BookmarkFilter<'a> {
     package: Option<&'a str>,
     job: Option<&'a str>,
     /// Empty: those that are of none.
@@ -134,12 +134,12 @@ struct Wanted<'a> {
 
 fn list(
     store: Option<&Store>,
-    wanted: Wanted<'_>,
+    wanted: BookmarkFilter<'_>,
     as_json: bool,
     settings: &Settings,
     printer: &mut Printer,
-) -> Result<Code, Failure> {
-    let Wanted { package, job, account } = wanted;
+) -> Result<Code, CommandError> {
+    let BookmarkFilter { package, job, account } = wanted;
     let mut bookmarks = match store {
         Some(store) => store.bookmarks(package, job)?,
         None => Vec::new(),
@@ -194,7 +194,7 @@ fn list(
 
 /// Whether anybody knows of what has no bookmarks: a name with a typo in it is not one that has none yet. A package that is not there any
 /// more is known by its runs.
-fn is_known(store: Option<&Store>, wanted: Wanted<'_>, settings: &Settings) -> Result<(), Failure> {
+fn is_known(store: Option<&Store>, wanted: BookmarkFilter<'_>, settings: &Settings) -> Result<(), CommandError> {
     let Some(package) = wanted.package else { return Ok(()) };
     let catalog = Catalog::scan(&settings.plugin_dirs);
     let (job, unknown) = match (catalog.find(package), wanted.job) {
@@ -210,15 +210,21 @@ fn is_known(store: Option<&Store>, wanted: Wanted<'_>, settings: &Settings) -> R
         Some(store) => store.has_run_of(package, job)? || !store.bookmarks(Some(package), job)?.is_empty(),
         None => false,
     };
-    if remembered { Ok(()) } else { Err(Failure::lookup(&catalog, package, job, &unknown)) }
+    if remembered { Ok(()) } else { Err(CommandError::lookup(&catalog, package, job, &unknown)) }
 }
 
-fn set(key: Key<'_>, time: &str, settings: &Settings, notices: &mut Notices<'_>, printer: &mut Printer) -> Result<Code, Failure> {
+fn set(
+    key: Key<'_>,
+    time: &str,
+    settings: &Settings,
+    notices: &mut Notices<'_>,
+    printer: &mut Printer,
+) -> Result<Code, CommandError> {
     is_read(key, settings)?;
     let now = Utc::now();
-    let at = plan::time::parse(time, now).map_err(|e| Failure::new(Code::Usage, format!("{time:?} {e}")))?;
+    let at = plan::time::parse(time, now).map_err(|e| CommandError::new(Code::Usage, format!("{time:?} {e}")))?;
     second_store(settings, printer);
-    let mut store = match look_after(settings, notices, printer)? {
+    let mut store = match open_and_recover(settings, notices, printer)? {
         Some((_, store)) => store,
         None => Store::open(&StateDir::open(&settings.state_dir)?)?,
     };
@@ -232,30 +238,31 @@ fn set(key: Key<'_>, time: &str, settings: &Settings, notices: &mut Notices<'_>,
 }
 
 /// Whether a run would read such a bookmark: one with a typo in it would wait for ever.
-fn is_read(key: Key<'_>, settings: &Settings) -> Result<(), Failure> {
+fn is_read(key: Key<'_>, settings: &Settings) -> Result<(), CommandError> {
     let Key { package, job: job_name, account } = key;
     let catalog = Catalog::scan(&settings.plugin_dirs);
     let (_, _, job) = find_job(&catalog, package, job_name)?;
-    let useless = |why: &str| Failure::new(Code::Usage, format!("no run of {package}/{job_name} would use that bookmark: {why}"));
+    let useless =
+        |why: &str| CommandError::new(Code::Usage, format!("no run of {package}/{job_name} would use that bookmark: {why}"));
     if !job.has_since() {
         return Err(useless("the job has no datetime parameter `since`"));
     }
     match (job.params.iter().find(|param| last::is_account(param)), account) {
-        (None, Some(_)) => Err(useless("the job has no parameter `account`").mend("omit --account")),
+        (None, Some(_)) => Err(useless("the job has no parameter `account`").hint("omit --account")),
         (Some(param), Some(account))
             if param.kind == ParamKind::Enum && param.values.iter().all(|value| value.name != account) =>
         {
             let values: Vec<&str> = param.values.iter().map(|value| value.name.as_str()).collect();
-            Err(useless("the job does not accept this account").mend(format!("there are {}", values.join(", "))))
+            Err(useless("the job does not accept this account").hint(format!("there are {}", values.join(", "))))
         }
         (Some(param), None) if !param.optional => {
-            Err(useless("its bookmarks are per account").mend("add --account, as in the job's runs"))
+            Err(useless("its bookmarks are per account").hint("add --account, as in the job's runs"))
         }
         _ => Ok(()),
     }
 }
 
-fn reset(store: Option<Store>, key: Key<'_>, printer: &mut Printer) -> Result<Code, Failure> {
+fn reset(store: Option<Store>, key: Key<'_>, printer: &mut Printer) -> Result<Code, CommandError> {
     let removed = match store {
         Some(mut store) => match store.reset_bookmark(key)? {
             Some(bookmark) => Ok(bookmark),
@@ -269,10 +276,10 @@ fn reset(store: Option<Store>, key: Key<'_>, printer: &mut Printer) -> Result<Co
             Ok(Code::Success)
         }
         Err(others) => {
-            let failure = Failure::new(Code::Failed, format!("{} has no bookmark", whose(key)));
+            let failure = CommandError::new(Code::Failed, format!("{} has no bookmark", whose(key)));
             let failure =
-                others.iter().take(4).fold(failure, |failure, other| failure.mend(format!("found one of {}", of(other))));
-            Err(failure.mend("run lorchestra bookmarks show to list all bookmarks"))
+                others.iter().take(4).fold(failure, |failure, other| failure.hint(format!("found one of {}", of(other))));
+            Err(failure.hint("run lorchestra bookmarks show to list all bookmarks"))
         }
     }
 }

@@ -3,11 +3,13 @@
 
 use super::setup::blocking;
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::observe::undelivered::{self, are, events, why};
 use crate::printer::Printer;
 use crate::settings::Settings;
-use lorchestra_core::delivery::{Deliveries, Destination, DestinationConfig, Refusal, Report, Request, Resend, Trouble};
+use lorchestra_core::delivery::{
+    Deliveries, DeliveryError, Destination, DestinationConfig, FlushRequest, Incomplete, Report, Resend,
+};
 use lorchestra_core::host::signals::Signals;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::store::{Backlog, Store};
@@ -17,7 +19,7 @@ use std::time::Duration;
 const FLUSH: Duration = Duration::from_secs(60);
 
 /// The destinations that are configured, or only the one with this name; or what to configure.
-pub(super) fn chosen<'a>(settings: &'a Settings, name: Option<&str>) -> Result<Vec<&'a DestinationConfig>, Failure> {
+pub(super) fn chosen<'a>(settings: &'a Settings, name: Option<&str>) -> Result<Vec<&'a DestinationConfig>, CommandError> {
     let chosen: Vec<_> = settings.destinations.iter().filter(|to| name.is_none_or(|name| name == to.name())).collect();
     if !chosen.is_empty() {
         return Ok(chosen);
@@ -26,13 +28,13 @@ pub(super) fn chosen<'a>(settings: &'a Settings, name: Option<&str>) -> Result<V
         Some(name) => format!("the destination {name} is not configured"),
         None => "no destination is configured: events stay in the store".to_owned(),
     };
-    Err(Failure::new(Code::Config, what)
-        .mend("set BQ_EVENTS_DATASET and BQ_EVENTS_TABLE, or [destinations.bigquery] in config.toml, for BigQuery: docs/guides/bigquery.md")
-        .mend("set [destinations.jsonl] in config.toml for files of JSON lines: docs/guides/jsonl.md"))
+    Err(CommandError::new(Code::Config, what)
+        .hint("set BQ_EVENTS_DATASET and BQ_EVENTS_TABLE, or [destinations.bigquery] in config.toml, for BigQuery: docs/guides/bigquery.md")
+        .hint("set [destinations.jsonl] in config.toml for files of JSON lines: docs/guides/jsonl.md"))
 }
 
-pub(super) fn no_thread(error: std::io::Error) -> Failure {
-    Failure::new(Code::Internal, format!("cannot start the delivery thread: {error}"))
+pub(super) fn no_thread(error: std::io::Error) -> CommandError {
+    CommandError::new(Code::Internal, format!("cannot start the delivery thread: {error}"))
 }
 
 pub(super) fn warn_once(settings: &Settings, printer: &mut Printer) {
@@ -44,7 +46,7 @@ pub(super) fn warn_once(settings: &Settings, printer: &mut Printer) {
 /// Refuses to begin what will not be delivered, with `--require-delivery`. A server that does not answer now may do so later.
 ///
 /// Nothing has begun yet: a signal ends the process as it ends any.
-pub(super) fn check(settings: &Settings, limit: Duration) -> Result<(), Failure> {
+pub(super) fn check(settings: &Settings, limit: Duration) -> Result<(), CommandError> {
     for to in chosen(settings, None)? {
         let config = to.clone();
         let checked = blocking(async move {
@@ -52,8 +54,8 @@ pub(super) fn check(settings: &Settings, limit: Duration) -> Result<(), Failure>
             tokio::time::timeout(limit, destination.connect()).await.unwrap_or(Ok(()))
         })?;
         match checked {
-            Ok(()) | Err(Refusal::Later { .. }) => {}
-            Err(refusal) => return Err(refused(&refusal).mend("the job was not started: --require-delivery")),
+            Ok(()) | Err(DeliveryError::Later { .. }) => {}
+            Err(refusal) => return Err(refused(&refusal).hint("the job was not started: --require-delivery")),
         }
     }
     Ok(())
@@ -66,16 +68,16 @@ pub(super) fn flush(
     to: Vec<DestinationConfig>,
     history: Option<&(StateDir, Store)>,
     printer: &mut Printer,
-) -> Result<Code, Failure> {
+) -> Result<Code, CommandError> {
     let Some((state, store)) = history else {
         printer.note("No events yet.");
         return Ok(Code::Success);
     };
     let mut signals =
-        Signals::install().map_err(|e| Failure::new(Code::Internal, format!("cannot install signal handlers: {e}")))?;
-    let request = Request { timeout: timeout.unwrap_or(FLUSH), insist: true, run_id: None, resend };
+        Signals::install().map_err(|e| CommandError::new(Code::Internal, format!("cannot install signal handlers: {e}")))?;
+    let request = FlushRequest { timeout: timeout.unwrap_or(FLUSH), insist: true, run_id: None, resend };
     let several = to.len() > 1;
-    let mut failed: Option<Failure> = None;
+    let mut failed: Option<CommandError> = None;
     let deliveries = Deliveries::start(&to, state).map_err(no_thread)?;
     for (to, report) in deliveries.finish(&request, Some(&mut signals)) {
         let backlog = store.backlog(to.name(), None)?;
@@ -92,26 +94,26 @@ pub(super) fn flush(
     failed.map_or(Ok(Code::Success), Err)
 }
 
-fn flush_failure(trouble: &Trouble, backlog: Backlog) -> Option<Failure> {
-    if backlog.pending == 0 && matches!(trouble, Trouble::Elsewhere) {
+fn flush_failure(trouble: &Incomplete, backlog: Backlog) -> Option<CommandError> {
+    if backlog.pending == 0 && matches!(trouble, Incomplete::Elsewhere) {
         return None;
     }
     let failure = match trouble {
-        Trouble::Blocked(refusal) => refused(refusal),
-        Trouble::Interrupted(signal) => Failure::new(Code::Interrupted(*signal), why(trouble)),
-        other => Failure::new(Code::Undelivered, why(other)),
+        Incomplete::Blocked(refusal) => refused(refusal),
+        Incomplete::Interrupted(signal) => CommandError::new(Code::Interrupted(*signal), why(trouble)),
+        other => CommandError::new(Code::Undelivered, why(other)),
     };
     Some(match trouble {
-        Trouble::IntoAnother(_) => failure,
-        _ => failure.mend(format!("{} not delivered yet; nothing is lost", are(backlog.pending))),
+        Incomplete::IntoAnother(_) => failure,
+        _ => failure.hint(format!("{} not delivered yet; nothing is lost", are(backlog.pending))),
     })
 }
 
 /// A refusal as a failure: its text has the hint where there is one.
-pub(super) fn refused(refusal: &Refusal) -> Failure {
-    let failure = Failure::new(Code::Undelivered, refusal.to_string());
+pub(super) fn refused(refusal: &DeliveryError) -> CommandError {
+    let failure = CommandError::new(Code::Undelivered, refusal.to_string());
     match refusal {
-        Refusal::TableMissing(_) => failure.mend("run lorchestra events setup to create it"),
+        DeliveryError::TargetMissing(_) => failure.hint("run lorchestra events setup to create it"),
         _ => failure,
     }
 }

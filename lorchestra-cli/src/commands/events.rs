@@ -2,7 +2,7 @@
 
 use super::{delivery, find_run, history, setup};
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 /// An event as a line of JSON.
 #[derive(Serialize)]
-struct Line<'a> {
+struct EventLine<'a> {
     schema: &'static str,
     #[serde(flatten)]
     event: &'a Event,
@@ -102,7 +102,7 @@ pub(super) fn run(
     settings: &Settings,
     notices: &mut Notices<'_>,
     printer: &mut Printer,
-) -> Result<Code, Failure> {
+) -> Result<Code, CommandError> {
     match command {
         Events::List(wanted) => list(wanted, settings, notices, printer),
         Events::Flush { timeout, destination, resend_uncertain, resend_failed } => {
@@ -119,7 +119,7 @@ pub(super) fn run(
     }
 }
 
-fn list(wanted: &EventList, settings: &Settings, notices: &mut Notices<'_>, printer: &mut Printer) -> Result<Code, Failure> {
+fn list(wanted: &EventList, settings: &Settings, notices: &mut Notices<'_>, printer: &mut Printer) -> Result<Code, CommandError> {
     let delivery = match (wanted.pending, wanted.failed, wanted.uncertain) {
         (true, ..) => Some(Undelivered::Pending),
         (_, true, _) => Some(Undelivered::Refused),
@@ -130,7 +130,7 @@ fn list(wanted: &EventList, settings: &Settings, notices: &mut Notices<'_>, prin
         None => None,
         Some(text) => Some(
             plan::time::parse(text, Utc::now())
-                .map_err(|e| Failure::new(Code::Usage, format!("--since {text:?}: {e}")))?
+                .map_err(|e| CommandError::new(Code::Usage, format!("--since {text:?}: {e}")))?
                 .timestamp_micros(),
         ),
     };
@@ -155,7 +155,7 @@ fn list(wanted: &EventList, settings: &Settings, notices: &mut Notices<'_>, prin
             event.subject_id = None;
         }
         if wanted.json {
-            printer.json(&Line { schema: "lorchestra.event/1", event: &event, destination });
+            printer.json(&EventLine { schema: "lorchestra.event/1", event: &event, destination });
         } else {
             printer.line(text(&event, destination.filter(|_| several)));
         }
@@ -181,7 +181,7 @@ fn list(wanted: &EventList, settings: &Settings, notices: &mut Notices<'_>, prin
 }
 
 /// Names of the destinations whose undelivered events are listed: those that are configured, else those that the store knows.
-fn listed(wanted: &EventList, settings: &Settings, store: &Store) -> Result<Vec<String>, Failure> {
+fn listed(wanted: &EventList, settings: &Settings, store: &Store) -> Result<Vec<String>, CommandError> {
     if let Some(name) = &wanted.destination {
         return Ok(vec![name.clone()]);
     }

@@ -1,7 +1,7 @@
 //! `jobs list` and `jobs show`: what is in the libraries, without running any of their code.
 
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::printer::Printer;
 use crate::settings::{PLUGIN_DIRECTORY, PLUGIN_FLAG, Settings};
 use crate::show;
@@ -38,7 +38,7 @@ pub(crate) enum Jobs {
     },
 }
 
-pub(super) fn run(command: &Jobs, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
+pub(super) fn run(command: &Jobs, settings: &Settings, printer: &mut Printer) -> Result<Code, CommandError> {
     let catalog = super::catalog(settings)?;
     // Where only some directories are searched, a package that is not there means nothing.
     let whole_path = catalog.searched.iter().all(|searched| searched.dir.origin != PLUGIN_FLAG);
@@ -107,8 +107,8 @@ pub(super) fn problems(problems: &[Problem], printer: &mut Printer) {
     }
 }
 
-fn list_package(catalog: &Catalog, name: &str, printer: &mut Printer) -> Result<Code, Failure> {
-    let package = catalog.find(name).map_err(|lookup| Failure::lookup(catalog, name, None, &lookup))?;
+fn list_package(catalog: &Catalog, name: &str, printer: &mut Printer) -> Result<Code, CommandError> {
+    let package = catalog.find(name).map_err(|lookup| CommandError::lookup(catalog, name, None, &lookup))?;
     printer.line(format_args!("Jobs in {name}:"));
     for job in show::jobs(package) {
         printer.line(format_args!("  {job}"));
@@ -116,9 +116,9 @@ fn list_package(catalog: &Catalog, name: &str, printer: &mut Printer) -> Result<
     Ok(Code::Success)
 }
 
-fn list_json(catalog: &Catalog, only: Option<&str>, printer: &mut Printer) -> Result<Code, Failure> {
+fn list_json(catalog: &Catalog, only: Option<&str>, printer: &mut Printer) -> Result<Code, CommandError> {
     if let Some(name) = only {
-        catalog.find(name).map_err(|lookup| Failure::lookup(catalog, name, None, &lookup))?;
+        catalog.find(name).map_err(|lookup| CommandError::lookup(catalog, name, None, &lookup))?;
     }
     let wanted = |name: Option<&str>| only.is_none_or(|only| name == Some(only));
     let mut packages = Vec::new();
@@ -161,7 +161,13 @@ pub(super) fn problem_json(problem: &Problem) -> Value {
     })
 }
 
-fn show(catalog: &Catalog, package_name: &str, job_name: &str, as_json: bool, printer: &mut Printer) -> Result<Code, Failure> {
+fn show(
+    catalog: &Catalog,
+    package_name: &str,
+    job_name: &str,
+    as_json: bool,
+    printer: &mut Printer,
+) -> Result<Code, CommandError> {
     let (package, manifest, job) = super::find_job(catalog, package_name, job_name)?;
     let path = package.path.display().to_string();
     if as_json {

@@ -4,7 +4,7 @@
 mod workspace;
 
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::printer::Printer;
 use clap::Args;
 use lorchestra_core::text::{path_text, shell};
@@ -134,16 +134,16 @@ pub(crate) enum NewError {
     },
 }
 
-impl From<NewError> for Failure {
+impl From<NewError> for CommandError {
     fn from(error: NewError) -> Self {
         let message = error.to_string();
         match error {
-            NewError::Name(_) => Self::new(Code::Usage, message).mend("for example: lorchestra new my_package"),
-            NewError::Taken(name) => Self::new(Code::Usage, message).mend(format!("for example: lorchestra new {name}_jobs")),
-            NewError::There(_) => Self::new(Code::Usage, message).mend("choose another directory with --dir DIR"),
-            NewError::NoParent(path) => Self::new(Code::Usage, message).mend(format!("mkdir -p {}", shell(&path))),
+            NewError::Name(_) => Self::new(Code::Usage, message).hint("for example: lorchestra new my_package"),
+            NewError::Taken(name) => Self::new(Code::Usage, message).hint(format!("for example: lorchestra new {name}_jobs")),
+            NewError::There(_) => Self::new(Code::Usage, message).hint("choose another directory with --dir DIR"),
+            NewError::NoParent(path) => Self::new(Code::Usage, message).hint(format!("mkdir -p {}", shell(&path))),
             NewError::Api { .. } => {
-                Self::new(Code::Usage, message).mend("pass the directory of a lorchestra checkout, or omit --api")
+                Self::new(Code::Usage, message).hint("pass the directory of a lorchestra checkout, or omit --api")
             }
             NewError::Io { path, source } => Self::refused(Code::NotWritable, &message, &path, &source),
         }
@@ -164,7 +164,7 @@ pub(crate) struct New {
     api: Option<PathBuf>,
 }
 
-pub(super) fn run(command: &New, printer: &mut Printer) -> Result<Code, Failure> {
+pub(super) fn run(command: &New, printer: &mut Printer) -> Result<Code, CommandError> {
     let name = &*command.name;
     check_name(name)?;
     let api = api_dir(command.api.as_deref())?;

@@ -7,7 +7,7 @@ mod lock;
 
 use crate::commands::jobs;
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
@@ -79,7 +79,7 @@ pub(crate) enum Plugins {
     },
 }
 
-pub(super) fn run(command: &Plugins, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
+pub(super) fn run(command: &Plugins, settings: &Settings, printer: &mut Printer) -> Result<Code, CommandError> {
     match command {
         Plugins::List { json } => list(settings, *json, printer),
         Plugins::Check { file, timeout, json } => check::run(file, *timeout, *json, settings, printer),
@@ -90,22 +90,22 @@ pub(super) fn run(command: &Plugins, settings: &Settings, printer: &mut Printer)
 }
 
 /// A name in a directory.
-enum Entry<'a> {
+enum DirectoryEntry<'a> {
     Package(&'a Package),
     Problem(&'a Problem),
     Alias(&'a Alias),
 }
 
-fn list(settings: &Settings, as_json: bool, printer: &mut Printer) -> Result<Code, Failure> {
+fn list(settings: &Settings, as_json: bool, printer: &mut Printer) -> Result<Code, CommandError> {
     let lock = Lock::read(settings, printer);
     let mut catalog = Catalog::scan(&settings.plugin_dirs);
     if let Some(lock) = lock.as_ref().filter(|_| settings.locked) {
         lock.hold(&mut catalog);
     }
-    let mut entries: BTreeMap<&Path, Entry<'_>> = BTreeMap::new();
-    entries.extend(catalog.packages.iter().map(|package| (&*package.path, Entry::Package(package))));
-    entries.extend(catalog.problems.iter().map(|problem| (&*problem.path, Entry::Problem(problem))));
-    entries.extend(catalog.aliases.iter().map(|alias| (&*alias.path, Entry::Alias(alias))));
+    let mut entries: BTreeMap<&Path, DirectoryEntry<'_>> = BTreeMap::new();
+    entries.extend(catalog.packages.iter().map(|package| (&*package.path, DirectoryEntry::Package(package))));
+    entries.extend(catalog.problems.iter().map(|problem| (&*problem.path, DirectoryEntry::Problem(problem))));
+    entries.extend(catalog.aliases.iter().map(|alias| (&*alias.path, DirectoryEntry::Alias(alias))));
     if as_json {
         let directories: Vec<Value> = catalog.searched.iter().map(directory_json).collect();
         let files: Vec<Value> = entries.iter().map(|(path, entry)| entry_json(path, entry, lock.as_ref())).collect();
@@ -131,9 +131,9 @@ fn list(settings: &Settings, as_json: bool, printer: &mut Printer) -> Result<Cod
     Ok(Code::Success)
 }
 
-fn entry_text(entry: &Entry<'_>, lock: Option<&Lock>) -> Vec<String> {
+fn entry_text(entry: &DirectoryEntry<'_>, lock: Option<&Lock>) -> Vec<String> {
     match entry {
-        Entry::Package(package) => {
+        DirectoryEntry::Package(package) => {
             let outline = &package.outline;
             let jobs = show::counted(outline.jobs.len(), "job");
             let mut line = format!("usable: {} {}, {jobs}", outline.package, one_line(&outline.version));
@@ -142,10 +142,10 @@ fn entry_text(entry: &Entry<'_>, lock: Option<&Lock>) -> Vec<String> {
             }
             vec![line]
         }
-        Entry::Problem(problem) => {
+        DirectoryEntry::Problem(problem) => {
             vec![format!("{}: {}", problem.reason.as_str(), problem.detail), format!("  fix: {}", problem.fix)]
         }
-        Entry::Alias(alias) => vec![format!("another name of {}", path_text(&alias.of))],
+        DirectoryEntry::Alias(alias) => vec![format!("another name of {}", path_text(&alias.of))],
     }
 }
 
@@ -164,10 +164,10 @@ fn directory_json(searched: &Searched) -> Value {
     json!({"path": searched.dir.path.display().to_string(), "origin": searched.dir.origin, "state": state, "detail": detail})
 }
 
-fn entry_json(path: &Path, entry: &Entry<'_>, lock: Option<&Lock>) -> Value {
+fn entry_json(path: &Path, entry: &DirectoryEntry<'_>, lock: Option<&Lock>) -> Value {
     let path = path.display().to_string();
     match entry {
-        Entry::Package(package) => {
+        DirectoryEntry::Package(package) => {
             json!({
                 "path": path,
                 "state": "usable",
@@ -180,17 +180,17 @@ fn entry_json(path: &Path, entry: &Entry<'_>, lock: Option<&Lock>) -> Value {
                 "locked": lock.map(|lock| is_locked(package, lock)),
             })
         }
-        Entry::Problem(problem) => {
+        DirectoryEntry::Problem(problem) => {
             let mut value = jobs::problem_json(problem);
             value["state"] = "unusable".into();
             value["package"] = problem.package.clone().into();
             value
         }
-        Entry::Alias(alias) => json!({"path": path, "state": "alias", "of": alias.of.display().to_string()}),
+        DirectoryEntry::Alias(alias) => json!({"path": path, "state": "alias", "of": alias.of.display().to_string()}),
     }
 }
 
-fn write_lock(only: &[String], as_json: bool, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
+fn write_lock(only: &[String], as_json: bool, settings: &Settings, printer: &mut Printer) -> Result<Code, CommandError> {
     // What is locked by now does not matter: this is how it changes.
     let catalog = Catalog::scan(&settings.plugin_dirs);
     let (before, trouble) = match Lockfile::read(&settings.lockfile) {
@@ -205,19 +205,19 @@ fn write_lock(only: &[String], as_json: bool, settings: &Settings, printer: &mut
         names => names.iter().map(String::as_str).collect(),
     };
     for name in names {
-        let package = catalog.find(name).map_err(|lookup| Failure::lookup(&catalog, name, None, &lookup))?;
+        let package = catalog.find(name).map_err(|lookup| CommandError::lookup(&catalog, name, None, &lookup))?;
         let library =
-            Library::open(&package.path).map_err(|fault| Failure::unusable(name, &[&fault.at(package.path.clone())]))?;
+            Library::open(&package.path).map_err(|fault| CommandError::unusable(name, &[&fault.at(package.path.clone())]))?;
         let bytes =
-            library.size().map_err(|e| Failure::refused(Code::Plugin, "the library cannot be read", &package.path, &e))?;
+            library.size().map_err(|e| CommandError::refused(Code::Plugin, "the library cannot be read", &package.path, &e))?;
         let locked = Locked { version: library.manifest().version.clone(), bytes, sha256: library.sha256().to_owned() };
         after.packages.insert(name.to_owned(), locked);
     }
     after.write(&settings.lockfile)?;
     match (Lockfile::read(&settings.lockfile), trouble) {
-        // Who may write in its directory, say: that is not mended by writing it.
+        // Who may write in its directory, say: that is not fixed by writing it.
         (Err(error), _) => drop(lock::warn(error, printer)),
-        (Ok(_), Some(error)) => printer.warning(Failure::from(error).message),
+        (Ok(_), Some(error)) => printer.warning(CommandError::from(error).message),
         (Ok(_), None) => {}
     }
     let changes = changes(&before, &after);

@@ -7,7 +7,7 @@ use super::{bookmarks, delivery, find_job, locked_to, second_store};
 use crate::bar::Bar;
 use crate::config::JobConfig;
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::flags;
 use crate::flags::OwnFlags;
 use crate::notify::Notices;
@@ -21,7 +21,7 @@ use lorchestra_core::host::signals::Signals;
 use lorchestra_core::outcome::{Cause, Outcome};
 use lorchestra_core::packages::catalog::Catalog;
 use lorchestra_core::packages::lockfile::Lockfile;
-use lorchestra_core::plan::{self, Context, Policy, Request, RunSpec};
+use lorchestra_core::plan::{self, Context, PlanRequest, RunPolicy, RunSpec};
 use lorchestra_core::run::event::Observers;
 use lorchestra_core::run::launch::{self, Delivery, Host, Launch, Launched, launch};
 use lorchestra_core::run::supervisor::{RunResult, WorkerEnv};
@@ -34,7 +34,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// What every part of the command is given.
-struct Session<'a, 'b> {
+struct Invocation<'a, 'b> {
     settings: &'a Settings,
     verbose: u8,
     notices: &'a mut Notices<'b>,
@@ -92,7 +92,7 @@ pub(crate) struct RunJob {
 pub(super) fn run(command: &RunJob, verbose: u8, settings: &Settings, mut notices: Notices<'_>, printer: &mut Printer) -> Code {
     printer.limit_waiting();
     let mut signals = None;
-    let mut session = Session { settings, verbose, notices: &mut notices, printer };
+    let mut session = Invocation { settings, verbose, notices: &mut notices, printer };
     let result = session.plan_and_run(command, &mut signals);
     let code = printer.ended(result);
     // Also where no run was begun: one that a dead supervisor had left may have been closed on the way.
@@ -100,11 +100,11 @@ pub(super) fn run(command: &RunJob, verbose: u8, settings: &Settings, mut notice
     code
 }
 
-impl Session<'_, '_> {
+impl Invocation<'_, '_> {
     /// `signals` is set once they are handled here.
-    fn plan_and_run(&mut self, command: &RunJob, signals: &mut Option<Signals>) -> Result<Code, Failure> {
+    fn plan_and_run(&mut self, command: &RunJob, signals: &mut Option<Signals>) -> Result<Code, CommandError> {
         let settings = self.settings;
-        Failure::unless_files_suffice()?;
+        CommandError::unless_files_suffice()?;
         let planned = match &command.spec {
             Some(file) => self.read_spec(file, command, signals)?,
             None => self.plan(command, signals)?,
@@ -136,7 +136,7 @@ impl Session<'_, '_> {
     }
 
     /// How a run of the id that the caller chose has ended, where it has.
-    fn ended(&mut self, own: &OwnFlags, key: Key<'_>, signals: &mut Option<Signals>) -> Result<Option<Code>, Failure> {
+    fn ended(&mut self, own: &OwnFlags, key: Key<'_>, signals: &mut Option<Signals>) -> Result<Option<Code>, CommandError> {
         let Some(run_id) = own.run_id.filter(|_| !own.dry_run) else { return Ok(None) };
         let found = self.observed(own, signals, |host, signals, observer| launch::find(run_id, key, host, signals, observer))?;
         Ok(found.as_ref().map(code))
@@ -148,16 +148,15 @@ impl Session<'_, '_> {
         own: &OwnFlags,
         signals: &mut Option<Signals>,
         work: impl FnOnce(&Host<'_>, &mut Signals, &mut Observers<'_>) -> Result<T, launch::LaunchError>,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, CommandError> {
         let settings = self.settings;
         let timeout = own.delivery_timeout.unwrap_or(settings.delivery_timeout);
         let progress = self.has_bar(own);
         // From here on a signal ends the run in order, not this process.
         let installed = match signals.take() {
             Some(installed) => installed,
-            None => {
-                Signals::install().map_err(|e| Failure::new(Code::Internal, format!("cannot install signal handlers: {e}")))?
-            }
+            None => Signals::install()
+                .map_err(|e| CommandError::new(Code::Internal, format!("cannot install signal handlers: {e}")))?,
         };
         let handled = signals.insert(installed);
         let host = Host {
@@ -187,11 +186,11 @@ impl Session<'_, '_> {
     }
 
     /// The run that the arguments describe; or how the command ends without one.
-    fn plan(&mut self, command: &RunJob, signals: &mut Option<Signals>) -> Result<Result<Planned, Code>, Failure> {
+    fn plan(&mut self, command: &RunJob, signals: &mut Option<Signals>) -> Result<Result<Planned, Code>, CommandError> {
         let settings = self.settings;
         let (Some(package_name), Some(job_name)) = (command.package.as_deref(), command.job.as_deref()) else {
             // Only for help, which crate::help has answered.
-            return Err(Failure::new(Code::Usage, "missing arguments PACKAGE and JOB").mend("lorchestra run-job --help"));
+            return Err(CommandError::new(Code::Usage, "missing arguments PACKAGE and JOB").hint("lorchestra run-job --help"));
         };
         let catalog = Catalog::scan(&settings.plugin_dirs);
         let (package, manifest, job) = &find_job(&catalog, package_name, job_name)?;
@@ -199,9 +198,9 @@ impl Session<'_, '_> {
         let help = command.help.then(|| "--help".into());
         let rest: Vec<OsString> = help.into_iter().chain(command.rest.iter().cloned()).collect();
         let parsed = match flags::parse(package_name, job, &rest) {
-            flags::Outcome::Parsed(parsed) => parsed,
-            flags::Outcome::Failed(failure) => return Err(failure),
-            flags::Outcome::Clap(error) => return Ok(Err(self.printer.clap(&error))),
+            flags::ParseOutcome::Parsed(parsed) => parsed,
+            flags::ParseOutcome::Failed(failure) => return Err(failure),
+            flags::ParseOutcome::Clap(error) => return Ok(Err(self.printer.clap(&error))),
         };
         let own = command.own.merged(parsed.own);
         let mut values = parsed.given;
@@ -217,7 +216,7 @@ impl Session<'_, '_> {
         let configured = Configured::of(package_name, job, &values, settings)?;
         values.extend(configured.values());
         let config = settings.jobs.get(&format!("{package_name}/{job_name}")).map(JobConfig::policy).unwrap_or_default();
-        let mut spec = plan::resolve(Request {
+        let mut spec = plan::resolve(PlanRequest {
             package: package_name,
             version: &manifest.version,
             job,
@@ -249,7 +248,7 @@ impl Session<'_, '_> {
         file: &Path,
         command: &RunJob,
         signals: &mut Option<Signals>,
-    ) -> Result<Result<Planned, Code>, Failure> {
+    ) -> Result<Result<Planned, Code>, CommandError> {
         let settings = self.settings;
         let spec = spec_file::read(file)?;
         let key = Key { package: &spec.package, job: &spec.job, account: spec.account.as_deref() };
@@ -259,26 +258,26 @@ impl Session<'_, '_> {
         let catalog = Catalog::scan(&settings.plugin_dirs);
         let (package, _, job) = &find_job(&catalog, &spec.package, &spec.job)?;
         // Held against the job before anything else, so that no secret is looked for that the job does not have.
-        spec.check(job).map_err(|error| Failure::from(launch::LaunchError::Spec(error)))?;
+        spec.check(job).map_err(|error| CommandError::from(launch::LaunchError::Spec(error)))?;
         let secrets = secrets::find(&spec, &Configured::default(), settings)?;
         let own = command.own.clone();
         let lock = self.lock(&own)?;
         Ok(Ok(Planned { spec, library: package.path.clone(), secrets, own, lock }))
     }
 
-    fn lock(&self, own: &OwnFlags) -> Result<Option<Lockfile>, Failure> {
+    fn lock(&self, own: &OwnFlags) -> Result<Option<Lockfile>, CommandError> {
         if own.locked || self.settings.locked { locked_to(self.settings).map(Some) } else { Ok(None) }
     }
 }
 
-fn flag_policy(own: &OwnFlags) -> Policy {
-    Policy {
+fn flag_policy(own: &OwnFlags) -> RunPolicy {
+    RunPolicy {
         timeout: own.timeout,
         grace: own.grace,
         on_overlap: own.on_overlap,
         retries: own.retries,
         memory_max: own.memory_max,
-        ..Policy::default()
+        ..RunPolicy::default()
     }
 }
 
@@ -306,16 +305,16 @@ fn warn_deprecated(job: &JobManifest, spec: &RunSpec, typed: &[String], printer:
     }
 }
 
-fn bad_parameters(package: &str, job: &JobManifest, error: &plan::PlanError) -> Failure {
+fn bad_parameters(package: &str, job: &JobManifest, error: &plan::PlanError) -> CommandError {
     let text = error.to_string();
     let mut lines = text.lines();
     // A default that cannot be read is the plugin's fault, not the caller's.
     let code = if error.is_of_plugin() { Code::Plugin } else { Code::Usage };
-    let failure = Failure::new(code, lines.next().unwrap_or_default());
+    let failure = CommandError::new(code, lines.next().unwrap_or_default());
     lines
         .take(6)
-        .fold(failure, |failure, line| failure.mend(line.trim()))
-        .mend(format!("lorchestra run-job {package} {} --help", job.name))
+        .fold(failure, |failure, line| failure.hint(line.trim()))
+        .hint(format!("lorchestra run-job {package} {} --help", job.name))
 }
 
 /// Prints the spec of the run that the bytes there are now would make, and starts nothing.
@@ -325,7 +324,7 @@ fn dry_run(
     lock: Option<&Lockfile>,
     as_json: bool,
     printer: &mut Printer,
-) -> Result<Code, Failure> {
+) -> Result<Code, CommandError> {
     let library = launch::seal(path, &spec.package, lock)?;
     launch::fit(&spec, &library)?;
     spec.sha256 = Some(library.sha256().to_owned());

@@ -2,7 +2,7 @@
 
 use super::{find_run, history};
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
@@ -82,7 +82,7 @@ pub(super) fn run(
     settings: &Settings,
     notices: &mut Notices<'_>,
     printer: &mut Printer,
-) -> Result<Code, Failure> {
+) -> Result<Code, CommandError> {
     let history = history(settings, notices, printer)?;
     let store = history.as_ref().map(|(_, store)| store);
     match command {
@@ -108,13 +108,13 @@ pub(super) fn run(
 }
 
 /// The run that a person named, in its history.
-fn named(history: Option<(StateDir, Store)>, settings: &Settings, text: &str) -> Result<(StateDir, Store, Run), Failure> {
+fn named(history: Option<(StateDir, Store)>, settings: &Settings, text: &str) -> Result<(StateDir, Store, Run), CommandError> {
     let run = find_run(history.as_ref().map(|(_, store)| store), settings, text)?;
-    let (state, store) = history.ok_or_else(|| Failure::new(Code::Internal, "a run was found, and no history"))?;
+    let (state, store) = history.ok_or_else(|| CommandError::new(Code::Internal, "a run was found, and no history"))?;
     Ok((state, store, run))
 }
 
-fn list(store: Option<&Store>, filter: &RunFilter, as_json: bool, printer: &mut Printer) -> Result<Code, Failure> {
+fn list(store: Option<&Store>, filter: &RunFilter, as_json: bool, printer: &mut Printer) -> Result<Code, CommandError> {
     let runs = match store {
         Some(store) => store.runs(filter)?,
         None => Vec::new(),
@@ -146,10 +146,12 @@ fn show(
     destinations: &[DestinationConfig],
     as_json: bool,
     printer: &mut Printer,
-) -> Result<Code, Failure> {
+) -> Result<Code, CommandError> {
     let counts = store.event_counts(&run.run_id)?;
-    let delivery: Vec<(&DestinationConfig, Backlog)> =
-        destinations.iter().map(|to| Ok((to, store.backlog(to.name(), Some(&run.run_id))?))).collect::<Result<_, Failure>>()?;
+    let delivery: Vec<(&DestinationConfig, Backlog)> = destinations
+        .iter()
+        .map(|to| Ok((to, store.backlog(to.name(), Some(&run.run_id))?)))
+        .collect::<Result<_, CommandError>>()?;
     let attempts = store.attempts(&run.run_id)?;
     // The run that was in the way of one that was skipped.
     let held_by = if run.state == RunState::Skipped { Some(store.held_by(&run.run_id)?) } else { None };
@@ -254,7 +256,7 @@ fn show(
     Ok(Code::Success)
 }
 
-fn logs(state: &StateDir, store: &Store, run: &Run, trace: bool, printer: &mut Printer) -> Result<Code, Failure> {
+fn logs(state: &StateDir, store: &Store, run: &Run, trace: bool, printer: &mut Printer) -> Result<Code, CommandError> {
     if run.state == RunState::Skipped {
         let what = if trace { "trace" } else { "log" };
         printer.note(format_args!("This run has no {what}: it was skipped."));
@@ -282,8 +284,9 @@ fn logs(state: &StateDir, store: &Store, run: &Run, trace: bool, printer: &mut P
 }
 
 /// Prints a log's bytes, and says where some are missing; `false` if there is no log.
-fn copy(path: &Path, printer: &mut Printer) -> Result<bool, Failure> {
-    let failed = |path: &Path, e: std::io::Error| Failure::new(Code::Failed, format!("{} cannot be read: {e}", path.display()));
+fn copy(path: &Path, printer: &mut Printer) -> Result<bool, CommandError> {
+    let failed =
+        |path: &Path, e: std::io::Error| CommandError::new(Code::Failed, format!("{} cannot be read: {e}", path.display()));
     let parts = log::parts(path).map_err(|e| failed(path, e))?;
     let mut buffer = vec![0; 64 << 10];
     let mut at = 0;
@@ -321,28 +324,28 @@ fn stop(
     store: &mut Store,
     run: &Run,
     printer: &mut Printer,
-) -> Result<Code, Failure> {
+) -> Result<Code, CommandError> {
     if run.state != RunState::Running {
         printer.line(format_args!("Run {} has already ended: {}", run.run_id, run.state.as_str()));
         return Ok(Code::Success);
     }
     let supervisor = run.supervisor();
     let failed =
-        |what: &str, e: std::io::Error| Failure::new(Code::Failed, format!("{what} process {}: {e}", run.supervisor_pid));
+        |what: &str, e: std::io::Error| CommandError::new(Code::Failed, format!("{what} process {}: {e}", run.supervisor_pid));
     if let Some(pidfd) = supervisor.open().map_err(|e| failed("cannot inspect", e))? {
         if ignored_by(run.supervisor_pid)(rustix::process::Signal::TERM.as_raw()) {
             let pid = run.supervisor_pid;
-            return Err(Failure::new(
+            return Err(CommandError::new(
                 Code::Failed,
                 format!("run {} ignores SIGTERM: it was started with the signal ignored", run.run_id),
             )
-            .mend(format!("run kill -KILL {pid} to end it at once; the next lorchestra runs list records its end")));
+            .hint(format!("run kill -KILL {pid} to end it at once; the next lorchestra runs list records its end")));
         }
         rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::TERM)
             .or_else(|e| if e == rustix::io::Errno::SRCH { Ok(()) } else { Err(e) })
             .map_err(|e| failed("cannot signal", e.into()))?;
         // One that is stopped hears it only when it goes on.
-        supervisor.wake().map_err(|e| failed("cannot resume", e))?;
+        supervisor.resume_if_stopped().map_err(|e| failed("cannot resume", e))?;
     }
     let mut deadline = Instant::now() + STOPPING;
     let mut was_alive = true;
@@ -363,7 +366,7 @@ fn stop(
             }
         }
         let Some(now) = store.run(&run.run_id)? else {
-            return Err(Failure::new(Code::Failed, format!("run {} has ended, and retention has removed it", run.run_id)));
+            return Err(CommandError::new(Code::Failed, format!("run {} has ended, and retention has removed it", run.run_id)));
         };
         if now.state != RunState::Running {
             let why = now.cause.map(|cause| format!(" ({})", cause.as_str())).unwrap_or_default();
@@ -371,15 +374,15 @@ fn stop(
             return Ok(Code::Success);
         }
         if Instant::now() >= deadline {
-            let failure = Failure::new(Code::Failed, format!("run {} was asked to stop and has not ended yet", run.run_id));
+            let failure = CommandError::new(Code::Failed, format!("run {} was asked to stop and has not ended yet", run.run_id));
             return Err(if was_alive {
                 failure
-                    .mend("it may have a long grace period; run lorchestra runs list --running to check")
-                    .mend(format!("run kill -TERM {} again to kill the job at once", run.supervisor_pid))
+                    .hint("it may have a long grace period; run lorchestra runs list --running to check")
+                    .hint(format!("run kill -TERM {} again to kill the job at once", run.supervisor_pid))
             } else if is_locked(state, run) {
                 elsewhere(run)
             } else {
-                failure.mend("its supervisor is gone; run lorchestra runs list to close the run, or to see what prevents it")
+                failure.hint("its supervisor is gone; run lorchestra runs list to close the run, or to see what prevents it")
             });
         }
         std::thread::sleep(Duration::from_millis(50));
@@ -387,17 +390,17 @@ fn stop(
 }
 
 /// A run whose supervisor lives where this process cannot see it.
-fn elsewhere(run: &Run) -> Failure {
+fn elsewhere(run: &Run) -> CommandError {
     let what =
         format!("run {} cannot be stopped from here: its supervisor lives in another PID namespace (a container)", run.run_id);
-    Failure::new(Code::Failed, what)
-        .mend(format!(
+    CommandError::new(Code::Failed, what)
+        .hint(format!(
             "its lock is held, but process {} of host {} is not visible from here",
             run.supervisor_pid,
             printable(&run.host)
         ))
-        .mend(format!("run lorchestra runs stop {} where the run was started", run.run_id))
-        .mend("or stop that container")
+        .hint(format!("run lorchestra runs stop {} where the run was started", run.run_id))
+        .hint("or stop that container")
 }
 
 /// `1 at 2024-01-31T12:00:00Z, error after 0.31s: the message`

@@ -2,7 +2,7 @@
 
 use super::delivery::{no_thread, refused, warn_once};
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use lorchestra_core::delivery::DestinationConfig;
@@ -21,7 +21,7 @@ pub(super) fn set_up(
     to: Vec<DestinationConfig>,
     settings: &Settings,
     printer: &mut Printer,
-) -> Result<Code, Failure> {
+) -> Result<Code, CommandError> {
     warn_once(settings, printer);
     for to in to {
         match to {
@@ -32,9 +32,9 @@ pub(super) fn set_up(
     Ok(Code::Success)
 }
 
-fn table(config: BigQueryConfig, dry_run: bool, limit: Duration, printer: &mut Printer) -> Result<(), Failure> {
+fn table(config: BigQueryConfig, dry_run: bool, limit: Duration, printer: &mut Printer) -> Result<(), CommandError> {
     let mut table = BigQuery::new(config).map_err(|refusal| refused(&refusal))?;
-    let late = || Failure::new(Code::Undelivered, format!("BigQuery did not respond within {}", duration::show(limit)));
+    let late = || CommandError::new(Code::Undelivered, format!("BigQuery did not respond within {}", duration::show(limit)));
     let plan = blocking(async { tokio::time::timeout(limit, setup::plan(&mut table)).await })?;
     let plan = plan.map_err(|_| late())?.map_err(|refusal| refused(&refusal))?;
     let prefix = if dry_run { "would " } else { "" };
@@ -60,7 +60,7 @@ fn table(config: BigQueryConfig, dry_run: bool, limit: Duration, printer: &mut P
     Ok(())
 }
 
-fn directory(config: &JsonlConfig, dry_run: bool, printer: &mut Printer) -> Result<(), Failure> {
+fn directory(config: &JsonlConfig, dry_run: bool, printer: &mut Printer) -> Result<(), CommandError> {
     let dir = config.dir.display();
     let missing = jsonl::missing(config).map_err(|refusal| refused(&refusal))?;
     if missing {
@@ -78,7 +78,7 @@ fn directory(config: &JsonlConfig, dry_run: bool, printer: &mut Printer) -> Resu
 }
 
 /// Waits for what a destination does, in a command that does nothing else.
-pub(super) fn blocking<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+pub(super) fn blocking<T>(work: impl Future<Output = T>) -> Result<T, CommandError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_thread)?;
     Ok(runtime.block_on(work))
 }

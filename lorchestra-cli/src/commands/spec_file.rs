@@ -1,7 +1,7 @@
 //! A run spec as a file that a person has, and as lines that a person reads.
 
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::printer::Printer;
 use lorchestra_core::plan::{self, RunSpec, SpecError};
 use lorchestra_core::text::{path_text, printable};
@@ -16,23 +16,23 @@ const MAX: u64 = 16 << 20;
 ///
 /// # Errors
 /// It cannot be read, or is no spec that this lorchestra runs.
-pub(super) fn read(file: &Path) -> Result<RunSpec, Failure> {
+pub(super) fn read(file: &Path) -> Result<RunSpec, CommandError> {
     let stdin = file == Path::new("-");
     let name = if stdin { "standard input".to_owned() } else { path_text(file) };
     let text = if stdin { bounded(io::stdin().lock()) } else { File::open(file).and_then(bounded) };
     let text = text.map_err(|e| {
-        Failure::new(Code::Usage, format!("{name} cannot be read: {e}"))
-            .mend("run lorchestra run-job PACKAGE JOB … --dry-run --json > spec.json to write a spec")
+        CommandError::new(Code::Usage, format!("{name} cannot be read: {e}"))
+            .hint("run lorchestra run-job PACKAGE JOB … --dry-run --json > spec.json to write a spec")
     })?;
     if text.len() as u64 > MAX {
-        return Err(Failure::new(Code::Usage, format!("{name} is not a run spec: it is larger than {} MiB", MAX >> 20)));
+        return Err(CommandError::new(Code::Usage, format!("{name} is not a run spec: it is larger than {} MiB", MAX >> 20)));
     }
     RunSpec::from_json(&text).map_err(|error| {
         let hint = match error {
             SpecError::Newer(_) => "upgrade lorchestra, or create the spec with this version: run-job … --dry-run --json",
             _ => "run lorchestra run-job PACKAGE JOB … --dry-run --json to print a spec",
         };
-        Failure::new(Code::Usage, format!("{name}: {}", printable(&error.to_string()))).mend(hint)
+        CommandError::new(Code::Usage, format!("{name}: {}", printable(&error.to_string()))).hint(hint)
     })
 }
 

@@ -1,7 +1,7 @@
 //! Events that are not delivered: one line for each destination that has something to report, after a run and after `events flush`.
 
 use crate::printer::Printer;
-use lorchestra_core::delivery::{DestinationConfig, Refusal, Report, Trouble};
+use lorchestra_core::delivery::{DeliveryError, DestinationConfig, Incomplete, Report};
 use lorchestra_core::store::{COUNTED, StoreError};
 use lorchestra_core::text::chain;
 
@@ -14,15 +14,16 @@ pub(super) fn after_run(
     printer: &mut Printer,
 ) {
     // Whoever holds the lock delivers our events too.
-    let elsewhere = matches!(report.trouble, Some(Trouble::Elsewhere)) && !required;
+    let elsewhere = matches!(report.trouble, Some(Incomplete::Elsewhere)) && !required;
     // With -q only what needs a person is printed: the next run delivers the rest.
-    let passing = matches!(report.trouble, Some(Trouble::Unreachable(_) | Trouble::Deadline(_) | Trouble::Interrupted(_)));
+    let passing =
+        matches!(report.trouble, Some(Incomplete::Unreachable(_) | Incomplete::Deadline(_) | Incomplete::Interrupted(_)));
     match pending {
         Ok(_) if elsewhere || quiet && passing && !required => {}
         Ok(pending) => self::report(to, report, pending, printer),
         Err(error) => printer.warning(format_args!("cannot count undelivered events: {}", chain(error))),
     }
-    if let Some(trouble @ Trouble::IntoAnother(_)) = &report.trouble
+    if let Some(trouble @ Incomplete::IntoAnother(_)) = &report.trouble
         && required
     {
         printer.warning(format_args!("the events went to another destination: {}", why(trouble)));
@@ -47,8 +48,8 @@ pub(crate) fn report(to: &DestinationConfig, report: &Report, pending: u64, prin
     let pending = format!("{} not in {label} yet", are(pending));
     match &report.trouble {
         None => {}
-        Some(Trouble::Blocked(Refusal::TableMissing(reason))) => {
-            let what = if matches!(to, DestinationConfig::BigQuery(_)) { "table" } else { "directory" };
+        Some(Incomplete::Blocked(DeliveryError::TargetMissing(reason))) => {
+            let what = to.target_kind();
             printer.warning(format_args!("{pending} ({reason}): run lorchestra events setup to create the {what}"));
         }
         Some(trouble) => printer.warning(format_args!("{pending} ({}): run lorchestra events flush", why(trouble))),
@@ -56,21 +57,21 @@ pub(crate) fn report(to: &DestinationConfig, report: &Report, pending: u64, prin
 }
 
 /// Why a delivery stopped.
-pub(crate) fn why(trouble: &Trouble) -> String {
+pub(crate) fn why(trouble: &Incomplete) -> String {
     match trouble {
-        Trouble::Blocked(refusal) => refusal.to_string(),
-        Trouble::Unreachable(reason) => reason.clone(),
-        Trouble::Deadline(None) => "time ran out".into(),
-        Trouble::Deadline(Some(reason)) => reason.clone(),
-        Trouble::Interrupted(_) => "interrupted".into(),
-        Trouble::Elsewhere => "another process is delivering".into(),
-        Trouble::IntoAnother(target) => {
+        Incomplete::Blocked(refusal) => refusal.to_string(),
+        Incomplete::Unreachable(reason) => reason.clone(),
+        Incomplete::Deadline(None) => "time ran out".into(),
+        Incomplete::Deadline(Some(reason)) => reason.clone(),
+        Incomplete::Interrupted(_) => "interrupted".into(),
+        Incomplete::Elsewhere => "another process is delivering".into(),
+        Incomplete::IntoAnother(target) => {
             format!(
                 "another process is delivering for this state directory, to {target}: use the same configuration for all processes"
             )
         }
-        Trouble::Store(error) => chain(error),
-        Trouble::Thread(what) => format!("internal error in lorchestra: {what}"),
+        Incomplete::Store(error) => chain(error),
+        Incomplete::Thread(what) => format!("internal error in lorchestra: {what}"),
     }
 }
 

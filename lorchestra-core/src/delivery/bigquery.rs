@@ -13,24 +13,24 @@
 
 mod answer;
 mod columns;
+mod connect;
 mod credentials;
-mod dial;
 mod encode;
 mod endpoint;
+mod redact;
 mod rest;
 pub mod setup;
 mod storage;
 #[cfg(test)]
 mod tests;
 mod token;
-mod words;
 
 pub use credentials::CredentialSources;
 
-use super::{Destination, Landed, Place, Policy, Refusal, Row, Slot};
-use columns::{Field, Found, Layout};
+use super::{BatchTarget, DeliveryError, DeliveryPolicy, Destination, Landed, Row, Slot};
+use columns::{ExistingColumn, Field, Layout};
+use connect::Dialing;
 use credentials::Credentials;
-use dial::Dialing;
 use endpoint::Endpoint;
 use gcp_bigquery_client::Client;
 use rest::{Call, LookUp, Rest, TableName};
@@ -53,6 +53,8 @@ const INSERT_ROWS: usize = 500;
 const DEPTH: usize = 8;
 /// Bytes of a batch, about: less than half of what one request may have.
 const BATCH_BYTES: usize = 4 << 20;
+/// Retries while Google does not know a table or column that was just created.
+const PATIENCE: u32 = 3;
 /// How long a stream may have been idle and still be trusted to be there: Google keeps them three days.
 const STREAM_IDLE: Duration = Duration::from_secs(60 * 60 * 60);
 /// The limit of creating a stream: Google's clients wait twenty minutes.
@@ -125,12 +127,12 @@ pub struct BigQuery {
     rest: Option<Rest>,
     storage: Option<Storage>,
     table: Option<TableName>,
-    read: Option<Read>,
+    read: Option<ConnectedTable>,
 }
 
 /// What was learnt of the table when connecting.
 #[derive(Debug)]
-struct Read {
+struct ConnectedTable {
     layout: Layout,
     location: Option<String>,
 }
@@ -139,8 +141,8 @@ impl BigQuery {
     /// Checks the settings. Makes no connection and reads no file.
     ///
     /// # Errors
-    /// [`Refusal::Denied`], naming the setting.
-    pub fn new(config: BigQueryConfig) -> Result<Self, Refusal> {
+    /// [`DeliveryError::Denied`], naming the setting.
+    pub fn new(config: BigQueryConfig) -> Result<Self, DeliveryError> {
         for (key, id) in [("destinations.bigquery.dataset", &config.dataset), ("destinations.bigquery.table", &config.table)] {
             check_id(key, id)?;
         }
@@ -168,8 +170,8 @@ impl BigQuery {
     /// BigQuery.
     ///
     /// # Errors
-    /// [`Refusal::Unauthenticated`], [`Refusal::Denied`] when nothing names a project.
-    pub async fn resolve(&mut self) -> Result<(), Refusal> {
+    /// [`DeliveryError::Unauthenticated`], [`DeliveryError::Denied`] when nothing names a project.
+    pub async fn resolve(&mut self) -> Result<(), DeliveryError> {
         if self.table.is_some() {
             return Ok(());
         }
@@ -185,7 +187,7 @@ impl BigQuery {
             None => tokens.machine_project().await?,
         };
         let project = project.ok_or_else(|| {
-            Refusal::Denied(
+            DeliveryError::Denied(
                 "no project: the credentials name none: set destinations.bigquery.project or BQ_EVENTS_PROJECT".to_owned(),
             )
         })?;
@@ -198,7 +200,7 @@ impl BigQuery {
     }
 
     /// The services of another universe have other addresses, unless the configuration names them.
-    fn move_to(&mut self, universe_domain: &str) -> Result<(), Refusal> {
+    fn move_to(&mut self, universe_domain: &str) -> Result<(), DeliveryError> {
         check_id("universe_domain", universe_domain)?;
         let at = |service: &str| Endpoint::parse(&format!("https://{service}.{universe_domain}"), "universe_domain");
         if self.config.endpoint.is_none() {
@@ -211,7 +213,7 @@ impl BigQuery {
     }
 
     /// Everything a REST call needs.
-    async fn rest(&mut self) -> Result<RestCall<'_>, Refusal> {
+    async fn rest(&mut self) -> Result<RestCall<'_>, DeliveryError> {
         self.resolve().await?;
         let (Some(tokens), Some(table)) = (&mut self.tokens, &self.table) else { return Err(not_connected(&self.name)) };
         if self.rest.is_none() {
@@ -230,7 +232,7 @@ impl BigQuery {
     }
 
     /// Everything a call to a stream needs.
-    async fn storage(&mut self) -> Result<StorageCall<'_>, Refusal> {
+    async fn storage(&mut self) -> Result<StorageCall<'_>, DeliveryError> {
         self.resolve().await?;
         let (Some(tokens), Some(table)) = (&mut self.tokens, &self.table) else { return Err(not_connected(&self.name)) };
         let endpoint = self.storage_endpoint.as_ref().ok_or_else(no_storage_endpoint)?;
@@ -245,27 +247,27 @@ impl BigQuery {
 
     /// Ends what takes too long. A kept token that was refused has ended (a machine that slept does not notice): the next try has
     /// a new one.
-    fn settled<T>(&mut self, outcome: Result<Result<T, Refusal>, tokio::time::error::Elapsed>) -> Result<T, Refusal> {
+    fn settled<T>(&mut self, outcome: Result<Result<T, DeliveryError>, tokio::time::error::Elapsed>) -> Result<T, DeliveryError> {
         let outcome = outcome.unwrap_or_else(|_| Err(answer::too_late(&self.name, self.dialing.timeout())));
         match (outcome, &mut self.tokens) {
-            (Err(Refusal::Unauthenticated(reason)), Some(tokens)) => {
+            (Err(DeliveryError::Unauthenticated(reason)), Some(tokens)) => {
                 let kept = tokens.was_kept();
                 tokens.forget();
-                Err(if kept { answer::later(reason) } else { Refusal::Unauthenticated(reason) })
+                Err(if kept { answer::later(reason) } else { DeliveryError::Unauthenticated(reason) })
             }
             (outcome, _) => outcome,
         }
     }
 
-    async fn read_table(&mut self) -> Result<(), Refusal> {
+    async fn read_table(&mut self) -> Result<(), DeliveryError> {
         let call = self.rest().await?;
-        let Seen { columns, location, needs_filter, .. } = call.seen().await?;
+        let TableInfo { columns, location, needs_filter, .. } = call.seen().await?;
         let layout = Layout::read(&call.table.full, &columns)?;
         if let Some(by) = needs_filter
             && layout.timestamp(Field::CreatedAt).is_none_or(|column| !column.eq_ignore_ascii_case(&by))
         {
             let by = if by.is_empty() { "the time of ingestion".to_owned() } else { format!("column {by}") };
-            return Err(Refusal::Denied(format!(
+            return Err(DeliveryError::Denied(format!(
                 "{}: it requires a partition filter on {by}, and events are looked up by created_at: partition it by created_at, or set \
                  require_partition_filter to false",
                 call.table.full
@@ -273,24 +275,24 @@ impl BigQuery {
         }
         // The descriptor of an open connection may be another.
         if let Some(storage) = &mut self.storage {
-            let changed = storage.take_schema_changed() || self.read.as_ref().is_none_or(|read| read.layout != layout);
+            let changed = storage.take_layout_changed() || self.read.as_ref().is_none_or(|read| read.layout != layout);
             if changed {
                 storage.close();
             }
         }
-        self.read = Some(Read { layout, location });
+        self.read = Some(ConnectedTable { layout, location });
         Ok(())
     }
 
-    async fn append_to(&mut self, place: Place<'_>, rows: &[Row]) -> Result<Landed, Refusal> {
+    async fn append_to(&mut self, place: BatchTarget<'_>, rows: &[Row]) -> Result<Landed, DeliveryError> {
         match place {
-            Place::Stream(Slot { stream, offset, .. }) => {
+            BatchTarget::Stream(Slot { stream, offset, .. }) => {
                 let mut call = self.storage().await?;
                 let read = call.read.ok_or_else(|| not_connected(&call.table.full))?;
                 let (storage, caller) = call.parts();
                 storage.append(caller, &read.layout, (stream, offset), rows).await
             }
-            Place::Anywhere => {
+            BatchTarget::Anywhere => {
                 let RestCall { rest, table, read, token } = self.rest().await?;
                 let read = read.ok_or_else(|| not_connected(&table.full))?;
                 rest.insert_all(table, token.as_deref(), &read.layout, rows).await?;
@@ -300,7 +302,7 @@ impl BigQuery {
     }
 
     /// Bounded by the rows' `created_at`, so that only their partitions are read, and a table that requires a partition filter has one.
-    async fn present_among(&mut self, rows: &[Row]) -> Result<Vec<String>, Refusal> {
+    async fn present_among(&mut self, rows: &[Row]) -> Result<Vec<String>, DeliveryError> {
         let RestCall { rest, table, read, token } = self.rest().await?;
         let column = read.and_then(|read| read.layout.name_of(Field::EventId)).unwrap_or("event_id");
         let location = read.and_then(|read| read.location.as_deref());
@@ -321,7 +323,7 @@ impl BigQuery {
 struct RestCall<'a> {
     rest: &'a Rest,
     table: &'a TableName,
-    read: Option<&'a Read>,
+    read: Option<&'a ConnectedTable>,
     token: Option<String>,
 }
 
@@ -331,13 +333,13 @@ impl RestCall<'_> {
     }
 
     /// The table. A view cannot be written to.
-    async fn seen(&self) -> Result<Seen, Refusal> {
+    async fn seen(&self) -> Result<TableInfo, DeliveryError> {
         let seen = read_table(self.rest, self.table, self.token.as_deref()).await?;
         match seen.kind.as_deref() {
             None | Some("TABLE") => Ok(seen),
             Some(kind) => {
                 let name = &self.table.full;
-                Err(Refusal::Denied(format!("{name}: is a {kind}: name the table that events are to be written to")))
+                Err(DeliveryError::Denied(format!("{name}: is a {kind}: name the table that events are to be written to")))
             }
         }
     }
@@ -347,7 +349,7 @@ impl RestCall<'_> {
 struct StorageCall<'a> {
     storage: &'a mut Storage,
     table: &'a TableName,
-    read: Option<&'a Read>,
+    read: Option<&'a ConnectedTable>,
     token: Option<String>,
     quota_project: Option<String>,
 }
@@ -385,21 +387,29 @@ impl Destination for BigQuery {
         route
     }
 
+    fn server(&self) -> &str {
+        self.endpoint.url()
+    }
+
+    fn advice(&self) -> &'static str {
+        "check the columns of the table, and the clock of this host"
+    }
+
     fn uses_streams(&self) -> bool {
         self.config.write == WriteMethod::StorageWrite
     }
 
-    fn policy(&self) -> Policy {
+    fn policy(&self) -> DeliveryPolicy {
         let rows = if self.uses_streams() { STREAM_ROWS } else { INSERT_ROWS };
-        Policy { stream_idle: STREAM_IDLE, ..Policy::new(rows, BATCH_BYTES) }
+        DeliveryPolicy { stream_idle: STREAM_IDLE, patience: PATIENCE, ..DeliveryPolicy::new(rows, BATCH_BYTES) }
     }
 
-    async fn connect(&mut self) -> Result<(), Refusal> {
+    async fn connect(&mut self) -> Result<(), DeliveryError> {
         let done = within(self.dialing.timeout(), self.read_table()).await;
         self.settled(done)
     }
 
-    async fn create_stream(&mut self) -> Result<String, Refusal> {
+    async fn create_stream(&mut self) -> Result<String, DeliveryError> {
         // Google takes its time when many are created at once; one that nobody waits for any more costs nothing.
         let limit = self.dialing.timeout().max(CREATE);
         let created = within(limit, async {
@@ -412,7 +422,7 @@ impl Destination for BigQuery {
         self.settled(created)
     }
 
-    async fn append(&mut self, place: Place<'_>, rows: &[Row]) -> Result<Landed, Refusal> {
+    async fn append(&mut self, place: BatchTarget<'_>, rows: &[Row]) -> Result<Landed, DeliveryError> {
         if rows.is_empty() {
             return Ok(Landed::Now);
         }
@@ -430,7 +440,7 @@ impl Destination for BigQuery {
         }
     }
 
-    async fn send(&mut self, slot: Slot<'_>, rows: &[Row]) -> Result<(), Refusal> {
+    async fn send(&mut self, slot: Slot<'_>, rows: &[Row]) -> Result<(), DeliveryError> {
         let limit = self.dialing.timeout();
         let sent = within(limit, async {
             let mut call = self.storage().await?;
@@ -442,7 +452,7 @@ impl Destination for BigQuery {
         self.settled(sent)
     }
 
-    async fn answer(&mut self, rows: &[Row]) -> Result<Landed, Refusal> {
+    async fn answer(&mut self, rows: &[Row]) -> Result<Landed, DeliveryError> {
         let limit = self.dialing.timeout();
         let answered = within(limit, async {
             let mut call = self.storage().await?;
@@ -452,12 +462,12 @@ impl Destination for BigQuery {
         let answered = answered.await;
         // A token may end while its connection lives: a new connection gets a new one.
         match self.settled(answered) {
-            Err(Refusal::Unauthenticated(reason)) => Err(answer::later(reason)),
+            Err(DeliveryError::Unauthenticated(reason)) => Err(answer::later(reason)),
             answered => answered,
         }
     }
 
-    async fn finalize(&mut self, slot: Slot<'_>) -> Result<i64, Refusal> {
+    async fn finalize(&mut self, slot: Slot<'_>, _rows: &[Row]) -> Result<i64, DeliveryError> {
         let limit = self.dialing.timeout();
         let finalized = within(limit, async {
             let mut call = self.storage().await?;
@@ -469,7 +479,7 @@ impl Destination for BigQuery {
     }
 
     /// Each 5000 ids are one query, with a limit of its own.
-    async fn present(&mut self, rows: &[Row]) -> Result<HashSet<String>, Refusal> {
+    async fn present(&mut self, rows: &[Row]) -> Result<HashSet<String>, DeliveryError> {
         let mut found = HashSet::new();
         for rows in rows.chunks(IDS) {
             let answered = within(self.dialing.timeout(), self.present_among(rows)).await;
@@ -484,8 +494,8 @@ async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, 
 }
 
 /// What is asked of a table or view.
-struct Seen {
-    columns: Vec<Found>,
+struct TableInfo {
+    columns: Vec<ExistingColumn>,
     /// TABLE, VIEW and so on.
     kind: Option<String>,
     location: Option<String>,
@@ -494,45 +504,44 @@ struct Seen {
 }
 
 /// Reads a table or view. Past the client, which cannot read a table that has a type it does not know.
-async fn read_table(rest: &Rest, table: &TableName, token: Option<&str>) -> Result<Seen, Refusal> {
+async fn read_table(rest: &Rest, table: &TableName, token: Option<&str>) -> Result<TableInfo, DeliveryError> {
     let resource =
         rest.raw(Call { about: &table.full, token, method: reqwest::Method::GET, path: &table.resource() }, None).await?;
     let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
     let fields = resource.pointer("/schema/fields").and_then(Value::as_array);
-    let found = fields
-        .into_iter()
-        .flatten()
-        .filter_map(|field| Some(Found::new(&text(field, "name")?, &text(field, "type")?, text(field, "mode").as_deref())));
+    let found = fields.into_iter().flatten().filter_map(|field| {
+        Some(ExistingColumn::new(&text(field, "name")?, &text(field, "type")?, text(field, "mode").as_deref()))
+    });
     let requires = |at: &str| resource.pointer(at).and_then(Value::as_bool) == Some(true);
     let column =
         ["/timePartitioning/field", "/rangePartitioning/field"].into_iter().find_map(|at| resource.pointer(at)?.as_str());
     let needs_filter = (requires("/requirePartitionFilter") || requires("/timePartitioning/requirePartitionFilter"))
-        .then(|| words::one_line(column.unwrap_or_default()));
-    Ok(Seen {
+        .then(|| redact::one_line(column.unwrap_or_default()));
+    Ok(TableInfo {
         columns: found.collect(),
-        kind: text(&resource, "type").map(|kind| words::one_line(&kind)),
+        kind: text(&resource, "type").map(|kind| redact::one_line(&kind)),
         location: text(&resource, "location"),
         needs_filter,
     })
 }
 
-fn no_storage_endpoint() -> Refusal {
-    Refusal::Denied(
+fn no_storage_endpoint() -> DeliveryError {
+    DeliveryError::Denied(
         "destinations.bigquery.storage_endpoint: an emulator's Storage Write API has an address of its own: set it, or \
          `write = \"insert-all\"`"
             .to_owned(),
     )
 }
 
-fn not_connected(name: &str) -> Refusal {
-    Refusal::Denied(format!("{name}: not connected yet"))
+fn not_connected(name: &str) -> DeliveryError {
+    DeliveryError::Denied(format!("{name}: not connected yet"))
 }
 
 /// Ids go into addresses, resource names and quoted SQL names.
-fn check_id(key: &str, id: &str) -> Result<(), Refusal> {
+fn check_id(key: &str, id: &str) -> Result<(), DeliveryError> {
     let legal = |c: char| c.is_alphanumeric() || "-_:.".contains(c);
     if id.is_empty() || id.len() > 1024 || !id.chars().all(legal) {
-        return Err(Refusal::Denied(format!("{key}: `{}` is not an id", words::one_line(id))));
+        return Err(DeliveryError::Denied(format!("{key}: `{}` is not an id", redact::one_line(id))));
     }
     Ok(())
 }

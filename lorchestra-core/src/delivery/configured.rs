@@ -2,8 +2,8 @@
 
 use super::bigquery::{BigQuery, BigQueryConfig};
 use super::jsonl::{Jsonl, JsonlConfig};
-use super::live::{Live, Report, Request};
-use super::{Destination, Landed, Place, Policy, Refusal, Row, Slot};
+use super::live::{FlushRequest, Live, Report};
+use super::{BatchTarget, DeliveryError, DeliveryPolicy, Destination, Landed, Row, Slot};
 use crate::host::signals::Signals;
 use crate::host::state::StateDir;
 use std::collections::HashSet;
@@ -39,11 +39,19 @@ impl DestinationConfig {
         }
     }
 
+    /// What events are written to: what `events setup` creates.
+    pub fn target_kind(&self) -> &'static str {
+        match self {
+            Self::BigQuery(_) => "table",
+            Self::Jsonl(_) => "directory",
+        }
+    }
+
     /// The destination. Makes no connection and reads no file.
     ///
     /// # Errors
-    /// [`Refusal::Denied`], naming the setting.
-    pub fn open(self) -> Result<AnyDestination, Refusal> {
+    /// [`DeliveryError::Denied`], naming the setting.
+    pub fn open(self) -> Result<AnyDestination, DeliveryError> {
         Ok(match self {
             Self::BigQuery(config) => AnyDestination::BigQuery(Box::new(BigQuery::new(config)?)),
             Self::Jsonl(config) => AnyDestination::Jsonl(Jsonl::new(config)),
@@ -73,7 +81,7 @@ impl<'a> Deliveries<'a> {
     }
 
     /// Ends them all: what came of each.
-    pub fn finish(self, request: &Request, signals: Option<&mut Signals>) -> Vec<(&'a DestinationConfig, Report)> {
+    pub fn finish(self, request: &FlushRequest, signals: Option<&mut Signals>) -> Vec<(&'a DestinationConfig, Report)> {
         self.to.iter().zip(Live::finish(self.lives, request, signals)).collect()
     }
 }
@@ -105,11 +113,19 @@ impl Destination for AnyDestination {
         each!(self, one => one.route())
     }
 
+    fn server(&self) -> &str {
+        each!(self, one => one.server())
+    }
+
+    fn advice(&self) -> &'static str {
+        each!(self, one => one.advice())
+    }
+
     fn uses_streams(&self) -> bool {
         each!(self, one => one.uses_streams())
     }
 
-    fn policy(&self) -> Policy {
+    fn policy(&self) -> DeliveryPolicy {
         each!(self, one => one.policy())
     }
 
@@ -121,15 +137,15 @@ impl Destination for AnyDestination {
         each!(self, one => one.has_room(slot))
     }
 
-    async fn connect(&mut self) -> Result<(), Refusal> {
+    async fn connect(&mut self) -> Result<(), DeliveryError> {
         each!(self, one => one.connect().await)
     }
 
-    async fn create_stream(&mut self) -> Result<String, Refusal> {
+    async fn create_stream(&mut self) -> Result<String, DeliveryError> {
         each!(self, one => one.create_stream().await)
     }
 
-    async fn append(&mut self, place: Place<'_>, rows: &[Row]) -> Result<Landed, Refusal> {
+    async fn append(&mut self, place: BatchTarget<'_>, rows: &[Row]) -> Result<Landed, DeliveryError> {
         each!(self, one => one.append(place, rows).await)
     }
 
@@ -141,19 +157,19 @@ impl Destination for AnyDestination {
         each!(self, one => one.hang_up());
     }
 
-    async fn send(&mut self, slot: Slot<'_>, rows: &[Row]) -> Result<(), Refusal> {
+    async fn send(&mut self, slot: Slot<'_>, rows: &[Row]) -> Result<(), DeliveryError> {
         each!(self, one => one.send(slot, rows).await)
     }
 
-    async fn answer(&mut self, rows: &[Row]) -> Result<Landed, Refusal> {
+    async fn answer(&mut self, rows: &[Row]) -> Result<Landed, DeliveryError> {
         each!(self, one => one.answer(rows).await)
     }
 
-    async fn finalize(&mut self, slot: Slot<'_>) -> Result<i64, Refusal> {
-        each!(self, one => one.finalize(slot).await)
+    async fn finalize(&mut self, slot: Slot<'_>, rows: &[Row]) -> Result<i64, DeliveryError> {
+        each!(self, one => one.finalize(slot, rows).await)
     }
 
-    async fn present(&mut self, rows: &[Row]) -> Result<HashSet<String>, Refusal> {
+    async fn present(&mut self, rows: &[Row]) -> Result<HashSet<String>, DeliveryError> {
         each!(self, one => one.present(rows).await)
     }
 }

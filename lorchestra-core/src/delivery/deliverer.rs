@@ -33,8 +33,8 @@ mod pipeline;
 mod settle;
 mod verdict;
 
-use super::destination::{Destination, Landed, Place, Refusal, Slot};
-use super::policy::Policy;
+use super::destination::{BatchTarget, DeliveryError, Destination, Landed, Slot};
+use super::policy::DeliveryPolicy;
 use super::session::Session;
 use crate::host::backoff::Backoff;
 use crate::store::{Batch, Circuit, NewBatch, OutRow, Outbox, Row, StoreError, Was};
@@ -46,7 +46,7 @@ use std::time::Instant;
 pub enum Stopped {
     /// It will not get better by itself: told to a person.
     #[error("{0}")]
-    Blocked(Refusal),
+    Blocked(DeliveryError),
     /// The destination did not answer, or not well, several times: the circuit is open.
     #[error("{0}")]
     Unreachable(String),
@@ -96,9 +96,9 @@ impl Flight {
 pub struct Deliverer<'a, D> {
     store: &'a mut Outbox,
     session: &'a mut Session<D>,
-    policy: Policy,
+    policy: DeliveryPolicy,
     backoff: Backoff,
-    /// Reconnections, and looks at a table that is not there, in a row.
+    /// Retries of a target that is missing or was changed, in a row.
     patience: u32,
     /// Streams left in a row, without a batch that landed.
     left: u32,
@@ -129,7 +129,7 @@ pub struct Deliverer<'a, D> {
     /// Suspects since a batch landed last.
     suspects: u32,
     /// What was answered to the last of them.
-    suspicion: Option<Refusal>,
+    suspicion: Option<DeliveryError>,
     /// Suspects up to this event were sent once more, although nothing had landed.
     tried: i64,
     progress: &'a mut Progress,
@@ -139,12 +139,12 @@ pub struct Deliverer<'a, D> {
 const STUMBLES: u32 = 3;
 /// Suspects in a row. With more of them it is not the rows.
 const SUSPECTS: u32 = 3;
-/// Tries of what may need a moment on the server's side: a table that was just created, a column that was just added.
-const PATIENCE: u32 = 3;
+/// Streams left in a row. With more of them it is the server that takes none.
+const STREAMS: u32 = 3;
 
 impl<'a, D: Destination> Deliverer<'a, D> {
     /// For the holder of the delivery lock. What is delivered is added to `progress`.
-    pub fn new(store: &'a mut Outbox, session: &'a mut Session<D>, policy: Policy, progress: &'a mut Progress) -> Self {
+    pub fn new(store: &'a mut Outbox, session: &'a mut Session<D>, policy: DeliveryPolicy, progress: &'a mut Progress) -> Self {
         let backoff = Backoff::new(policy.first_wait, policy.longest_wait);
         let batch_limit = policy.rows;
         // The one before this may have been dropped while it waited, and what it sent has been settled by another process since.
@@ -190,12 +190,12 @@ impl<'a, D: Destination> Deliverer<'a, D> {
                 Ok(false) => {
                     return match self.suspicion.take() {
                         None => Ok(()),
-                        Some(Refusal::Later { reason, .. }) => Err(Stopped::Unreachable(reason)),
+                        Some(DeliveryError::Later { reason, .. }) => Err(Stopped::Unreachable(reason)),
                         Some(refusal) => Err(Stopped::Blocked(refusal)),
                     };
                 }
-                Err(Trouble::Store(error)) => return Err(Stopped::Store(error)),
-                Err(Trouble::Refused(refusal)) => self.pause(refusal, persistent).await?,
+                Err(StepError::Store(error)) => return Err(Stopped::Store(error)),
+                Err(StepError::Refused(refusal)) => self.pause(refusal, persistent).await?,
             }
         }
     }
@@ -236,21 +236,20 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         loop {
             match self.place(&rows).await {
                 Ok(new) => return Ok(new),
-                Err(Trouble::Store(error)) => return Err(Stopped::Store(error)),
-                Err(Trouble::Refused(refusal)) => self.pause(refusal, true).await?,
+                Err(StepError::Store(error)) => return Err(Stopped::Store(error)),
+                Err(StepError::Refused(refusal)) => self.pause(refusal, true).await?,
             }
         }
     }
 
-    async fn pause(&mut self, refusal: Refusal, persistent: bool) -> Result<(), Stopped> {
+    async fn pause(&mut self, refusal: DeliveryError, persistent: bool) -> Result<(), Stopped> {
         let (reason, after) = match refusal {
-            Refusal::Later { reason, after, .. } => (reason, after),
-            Refusal::Precondition(reason) => (reason, None),
-            // A column that was just added, or a table that was just made and was seen on connecting, is unknown to those who write for some
-            // minutes; whoever has them, waits.
-            Refusal::TableMissing(_) | Refusal::SchemaChanged(_)
-                if self.patience < PATIENCE
-                    || persistent && (self.session.connected || matches!(refusal, Refusal::SchemaChanged(_))) =>
+            DeliveryError::Later { reason, after, .. } => (reason, after),
+            DeliveryError::Precondition(reason) => (reason, None),
+            // What was just created is unknown to some servers for some minutes: whoever has the time, waits.
+            DeliveryError::TargetMissing(_) | DeliveryError::LayoutChanged(_)
+                if self.patience < self.policy.patience
+                    || persistent && (self.session.connected || matches!(refusal, DeliveryError::LayoutChanged(_))) =>
             {
                 self.patience = self.patience.saturating_add(1);
                 self.session.connected = false;
@@ -272,7 +271,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
     }
 
     /// One batch, or one step towards it. `false`: nothing is pending.
-    async fn step(&mut self) -> Result<bool, Trouble> {
+    async fn step(&mut self) -> Result<bool, StepError> {
         if self.flights.is_empty() {
             let frozen = self.store.frozen_batches()?;
             // Their sender died: whether they were sent is not known.
@@ -318,11 +317,11 @@ impl<'a, D: Destination> Deliverer<'a, D> {
     }
 
     /// Sends the first batch, and waits for the answer.
-    async fn send_one(&mut self) -> Result<(), Trouble> {
+    async fn send_one(&mut self) -> Result<(), StepError> {
         let Some(flight) = self.flights.front_mut() else { return Ok(()) };
         // Until the answer is here, its fate is unknown: this future may be dropped.
         let was_fresh = std::mem::replace(&mut flight.fresh, false);
-        let place = slot(&flight.batch).map_or(Place::Anywhere, Place::Stream);
+        let place = slot(&flight.batch).map_or(BatchTarget::Anywhere, BatchTarget::Stream);
         let begun = Instant::now();
         let answer = self.session.destination.append(place, &flight.rows).await;
         tracing::debug!(rows = flight.rows.len(), took = ?begun.elapsed(), ok = answer.is_ok(), "batch sent");
@@ -333,7 +332,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
             Ok(Landed::Before) => self.confirm(false).await,
             Ok(Landed::Now) => self.landed().await,
             Err(refusal) => {
-                let definite = !matches!(refusal, Refusal::Later { .. });
+                let definite = !matches!(refusal, DeliveryError::Later { .. });
                 if let Some(flight) = self.flights.front_mut() {
                     flight.fresh = was_fresh && definite;
                 }
@@ -342,10 +341,14 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         }
     }
 
-    async fn connect(&mut self) -> Result<(), Trouble> {
+    async fn connect(&mut self) -> Result<(), StepError> {
         if !self.session.connected {
-            self.session.connect().await.map_err(Trouble::Refused)?;
-            if self.store.circuit(&self.session.destination.route(), crate::host::clock::now_micros())?.is_some() {
+            self.session.connect().await.map_err(StepError::Refused)?;
+            if self
+                .store
+                .circuit(&self.session.destination.route(), crate::host::clock::now_micros(), self.policy.circuit)?
+                .is_some()
+            {
                 self.store.set_circuit(None)?;
             }
         }
@@ -353,7 +356,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
     }
 
     /// These rows as a batch of the stream that they go to, if there are any.
-    async fn place(&mut self, out: &[OutRow]) -> Result<Option<NewBatch>, Trouble> {
+    async fn place(&mut self, out: &[OutRow]) -> Result<Option<NewBatch>, StepError> {
         let (Some(first), Some(last)) = (out.first(), out.last()) else { return Ok(None) };
         self.connect().await?;
         let destination = &mut self.session.destination;
@@ -374,7 +377,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
             new.stream = match known {
                 Some(stream) => Some(stream.name),
                 None => {
-                    let stream = destination.create_stream().await.map_err(Trouble::Refused)?;
+                    let stream = destination.create_stream().await.map_err(StepError::Refused)?;
                     self.store.use_stream(&new.target, &stream)?;
                     self.stream_works = false;
                     Some(stream)
@@ -385,7 +388,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
     }
 
     /// In one transaction: `done` is delivered, and the next pending rows are frozen. `false`: there are none.
-    async fn freeze(&mut self, done: Option<&Batch>) -> Result<bool, Trouble> {
+    async fn freeze(&mut self, done: Option<&Batch>) -> Result<bool, StepError> {
         // What is `done` is still pending to the store.
         let after = self.flights.back().map(|flight| &flight.batch).or(done).map_or(0, |batch| batch.last);
         let mut out = self.store.pending_rows(after, self.batch_limit, self.policy.bytes)?;
@@ -413,7 +416,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
     }
 
     /// Leaves out the rows that another store may have delivered and that are in the target.
-    async fn without_doubtful(&mut self, out: Vec<OutRow>) -> Result<Vec<OutRow>, Trouble> {
+    async fn without_doubtful(&mut self, out: Vec<OutRow>) -> Result<Vec<OutRow>, StepError> {
         let to = *self.doubtful_to.insert(self.store.doubtful_to()?);
         let doubtful: Vec<Row> = out.iter().filter(|out| out.n <= to).map(|out| out.row.clone()).collect();
         if doubtful.is_empty() {
@@ -423,8 +426,8 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         let there = match self.session.destination.present(&doubtful).await {
             Ok(there) => there,
             // The stream that both stores know takes each batch once.
-            Err(Refusal::Denied(_)) => return Ok(out),
-            Err(other) => return Err(Trouble::Refused(other)),
+            Err(DeliveryError::Denied(_)) => return Ok(out),
+            Err(other) => return Err(StepError::Refused(other)),
         };
         let (present, rest): (Vec<_>, Vec<_>) = out.into_iter().partition(|out| there.contains(&out.row.event_id));
         let present: Vec<i64> = present.iter().map(|out| out.n).collect();
@@ -433,7 +436,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         Ok(rest)
     }
 
-    async fn landed(&mut self) -> Result<(), Trouble> {
+    async fn landed(&mut self) -> Result<(), StepError> {
         let Some(flight) = self.flights.pop_front() else { return Ok(()) };
         self.progress.delivered += flight.rows.len() as u64;
         self.left = 0;
@@ -454,7 +457,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
             Ok(_) => Ok(()),
             Err(trouble) => {
                 // A stream could not be had, say: what landed is recorded all the same.
-                if !matches!(trouble, Trouble::Store(_)) {
+                if !matches!(trouble, StepError::Store(_)) {
                     self.store.advance(Some(&flight.batch), None)?;
                 }
                 Err(trouble)
@@ -478,12 +481,12 @@ fn flight(batch: Batch, out: Vec<OutRow>, fresh: bool) -> Flight {
 }
 
 /// Why a step did not go on.
-enum Trouble {
-    Refused(Refusal),
+enum StepError {
+    Refused(DeliveryError),
     Store(StoreError),
 }
 
-impl From<StoreError> for Trouble {
+impl From<StoreError> for StepError {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
     }

@@ -16,7 +16,7 @@
 //!                             └─ finalized, gone, or refused without a reason ─► fenced ─► left
 //!
 //!   fenced: `finalize` was answered. With a length: the length shows whether a batch is in it. With
-//!           [`Refusal::StreamGone`]: the table is asked. Either way the stream takes no more rows.
+//!           [`DeliveryError::StreamGone`]: the table is asked. Either way the stream takes no more rows.
 //!   left:   the store has forgotten it; the next batch begins a new one.
 //! ```
 //!
@@ -24,16 +24,16 @@
 //! | --- | --- |
 //! | store | A batch is committed with stream, offset and rows before it is sent, and is never resized. The age of a stream counts from its last batch that landed. |
 //! | deliverer | A batch of unknown fate is taken back only after its stream was fenced: no request that is still on its way can land afterwards. A row is suspected only after its stream was fenced and left once. |
-//! | destination | [`Destination::append`] is all or nothing. After [`Destination::finalize`] has returned a length or [`Refusal::StreamGone`], nothing is added to the stream. |
+//! | destination | [`Destination::append`] is all or nothing. After [`Destination::finalize`] has returned a length or [`DeliveryError::StreamGone`], nothing is added to the stream. |
 
-use super::policy::Policy;
+use super::policy::DeliveryPolicy;
 use crate::store::Row;
 use std::collections::HashSet;
 use std::time::Duration;
 
 /// Where a frozen batch goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place<'a> {
+pub enum BatchTarget<'a> {
     /// In a stream, where landing twice is impossible.
     Stream(Slot<'a>),
     /// Wherever the target takes it; `event_id` as insert id, at least once.
@@ -72,7 +72,7 @@ pub struct RefusedRow {
 /// Why something did not happen. Texts are one line for a person, name the table and what was answered, and hold neither row
 /// contents nor secrets.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum DeliveryError {
     /// Network, timeout, 5xx, 429, quota: worth another try. Whether the rows landed is not known.
     #[error("{reason}")]
     Later {
@@ -103,17 +103,17 @@ pub enum Refusal {
     /// The stream is not there any more (expired, removed, or its target was made again).
     #[error("{0}")]
     StreamGone(String),
-    /// The table's columns are not those read when connecting: definite, nothing was written; connect again.
+    /// The target is not laid out as it was when connecting (its columns, say): definite, nothing was written; connect again.
     #[error("{0}")]
-    SchemaChanged(String),
-    /// Dataset or table are not there.
+    LayoutChanged(String),
+    /// The target does not exist.
     #[error("{0}")]
-    TableMissing(String),
-    /// Credentials are missing, broken or refused. The text names the form that was tried and the mend.
+    TargetMissing(String),
+    /// Credentials are missing, broken or refused. The text names the form that was tried and the hint.
     #[error("{0}")]
     Unauthenticated(String),
     /// Definite: nothing was written. The server gives no reason that can be read: the stream may be one that it has forgotten, or a
-    /// permission may be about to come. Retried; then the stream is left; then it counts as [`Refusal::Denied`].
+    /// permission may be about to come. Retried; then the stream is left; then it counts as [`DeliveryError::Denied`].
     #[error("{0}")]
     Precondition(String),
     /// Definite: nothing was written. Every row of a batch was refused, for one reason: it is the table or this host, not the rows.
@@ -137,11 +137,21 @@ pub trait Destination {
     /// is of concern to another.
     fn route(&self) -> String;
 
-    /// Whether batches go to streams ([`Place::Stream`]).
+    /// Who does not answer when a request takes too long: a server's address, a directory.
+    fn server(&self) -> &str {
+        self.name()
+    }
+
+    /// What to check when every row of a batch is refused for one reason: a clause, without a period.
+    fn advice(&self) -> &'static str {
+        "check the target, and the clock of this host"
+    }
+
+    /// Whether batches go to streams ([`BatchTarget::Stream`]).
     fn uses_streams(&self) -> bool;
 
     /// Sizes and times of its delivery.
-    fn policy(&self) -> Policy;
+    fn policy(&self) -> DeliveryPolicy;
 
     /// What rows take up in a stream: their number, unless the destination counts otherwise. The same for the same rows, always.
     fn length(&self, rows: &[Row]) -> i64 {
@@ -154,14 +164,14 @@ pub trait Destination {
     }
 
     /// Checks credentials and reads the target's columns; rows sent later have just those. Called before the first use of the others
-    /// but [`Destination::name`], and again after [`Refusal::SchemaChanged`].
-    async fn connect(&mut self) -> Result<(), Refusal>;
+    /// but [`Destination::name`], and again after [`DeliveryError::LayoutChanged`].
+    async fn connect(&mut self) -> Result<(), DeliveryError>;
 
     /// A new stream: its full name.
-    async fn create_stream(&mut self) -> Result<String, Refusal>;
+    async fn create_stream(&mut self) -> Result<String, DeliveryError>;
 
     /// Sends one batch (all or nothing) and waits for the answer.
-    async fn append(&mut self, place: Place<'_>, rows: &[Row]) -> Result<Landed, Refusal>;
+    async fn append(&mut self, place: BatchTarget<'_>, rows: &[Row]) -> Result<Landed, DeliveryError>;
 
     /// How many batches may be on their way in one stream. With 1, neither [`Destination::send`] nor [`Destination::answer`] is called.
     fn depth(&self) -> usize {
@@ -169,24 +179,25 @@ pub trait Destination {
     }
 
     /// Sends one batch after those that were sent before to the same stream, without waiting for an answer. After an error, all that were
-    /// sent and not answered are of unknown fate; but [`Refusal::TooLarge`] means that nothing was sent.
-    async fn send(&mut self, slot: Slot<'_>, _rows: &[Row]) -> Result<(), Refusal> {
-        Err(Refusal::Denied(format!("{}: one batch at a time", slot.stream)))
+    /// sent and not answered are of unknown fate; but [`DeliveryError::TooLarge`] means that nothing was sent.
+    async fn send(&mut self, slot: Slot<'_>, _rows: &[Row]) -> Result<(), DeliveryError> {
+        Err(DeliveryError::Denied(format!("{}: one batch at a time", slot.stream)))
     }
 
     /// Waits for the answer to the oldest batch that was sent and not answered: these rows. After any answer but [`Landed::Now`] all others
     /// are of unknown fate, and the next call of [`Destination::send`] or [`Destination::append`] uses a new connection.
-    async fn answer(&mut self, _rows: &[Row]) -> Result<Landed, Refusal> {
-        Err(Refusal::Denied("nothing was sent".into()))
+    async fn answer(&mut self, _rows: &[Row]) -> Result<Landed, DeliveryError> {
+        Err(DeliveryError::Denied("nothing was sent".into()))
     }
 
     /// What was sent and not answered will not be asked for any more: an answer to it is nobody else's.
     fn hang_up(&mut self) {}
 
-    /// Closes a stream for ever: what is in it. Of a batch that is in its slot in part, nothing is in it afterwards. Answers the same for a
-    /// stream that was finalised before, where the destination can tell; [`Refusal::StreamGone`] when it cannot.
-    async fn finalize(&mut self, slot: Slot<'_>) -> Result<i64, Refusal>;
+    /// Closes a stream for ever and returns its length. `rows` is the batch of the slot (empty: of none): when a part of it is in the
+    /// stream, all of it is afterwards. Returns the same for a stream that was finalized before, where the destination can tell;
+    /// [`DeliveryError::StreamGone`] when it cannot.
+    async fn finalize(&mut self, slot: Slot<'_>, rows: &[Row]) -> Result<i64, DeliveryError>;
 
-    /// The `event_id`s of those of these rows that are in the target. May need a permission that writing does not: [`Refusal::Denied`].
-    async fn present(&mut self, rows: &[Row]) -> Result<HashSet<String>, Refusal>;
+    /// The `event_id`s of those of these rows that are in the target. May need a permission that writing does not: [`DeliveryError::Denied`].
+    async fn present(&mut self, rows: &[Row]) -> Result<HashSet<String>, DeliveryError>;
 }

@@ -15,7 +15,7 @@ mod tests;
 
 pub use setup::{missing, set_up};
 
-use super::{Destination, Landed, Place, Policy, Refusal, Row, Slot};
+use super::{BatchTarget, DeliveryError, DeliveryPolicy, Destination, Landed, Row, Slot};
 use crate::host::files::open_regular;
 use chrono::Utc;
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -70,7 +70,7 @@ impl Jsonl {
         Self { config, name }
     }
 
-    fn about(&self, error: &io::Error) -> Refusal {
+    fn about(&self, error: &io::Error) -> DeliveryError {
         refusal(&self.config.dir, error)
     }
 
@@ -99,8 +99,8 @@ impl Destination for Jsonl {
         true
     }
 
-    fn policy(&self) -> Policy {
-        Policy::new(ROWS, BYTES)
+    fn policy(&self) -> DeliveryPolicy {
+        DeliveryPolicy::new(ROWS, BYTES)
     }
 
     fn length(&self, rows: &[Row]) -> i64 {
@@ -118,67 +118,75 @@ impl Destination for Jsonl {
         is_whole && fits && (self.config.rotate == Rotate::Never || of_today())
     }
 
-    async fn connect(&mut self) -> Result<(), Refusal> {
+    async fn connect(&mut self) -> Result<(), DeliveryError> {
         match std::fs::metadata(&self.config.dir) {
             Ok(meta) if meta.is_dir() => Ok(()),
-            Ok(_) => Err(Refusal::Denied(format!("{} is not a directory", self.name))),
+            Ok(_) => Err(DeliveryError::Denied(format!("{} is not a directory", self.name))),
             Err(error) => Err(self.about(&error)),
         }
     }
 
-    async fn create_stream(&mut self) -> Result<String, Refusal> {
+    async fn create_stream(&mut self) -> Result<String, DeliveryError> {
         let path = self.create().map_err(|error| self.about(&error))?;
         // A name that is not UTF-8 could not be found again.
         path.into_os_string()
             .into_string()
-            .map_err(|_| Refusal::Denied(format!("{} is not UTF-8: choose another name", self.name)))
+            .map_err(|_| DeliveryError::Denied(format!("{} is not UTF-8: choose another name", self.name)))
     }
 
-    async fn append(&mut self, place: Place<'_>, rows: &[Row]) -> Result<Landed, Refusal> {
-        let Place::Stream(slot) = place else { return Err(Refusal::Denied("a batch of JSON lines without a file".into())) };
-        let lines = line::lines(rows);
-        if i64::try_from(lines.len()).ok() != Some(slot.length) {
-            return Err(Refusal::StreamFinalized(format!("{}: it was begun by another version of lorchestra", slot.stream)));
-        }
+    async fn append(&mut self, place: BatchTarget<'_>, rows: &[Row]) -> Result<Landed, DeliveryError> {
+        let BatchTarget::Stream(slot) = place else {
+            return Err(DeliveryError::Denied("a batch of JSON lines without a file".into()));
+        };
         let path = Path::new(slot.stream);
+        let lines = lines_of(slot, rows)?;
         let file = opened(path)?;
-        write(&file, path, slot, &lines).map_err(|failed| match failed {
-            Failed::Refused(refusal) => refusal,
-            Failed::Io(error) => refusal(path, &error),
-        })?;
+        locked(&file, path)?;
+        write(&file, path, slot, &lines).map_err(|failed| failed.about(path))?;
         Ok(Landed::Now)
     }
 
-    async fn finalize(&mut self, slot: Slot<'_>) -> Result<i64, Refusal> {
+    async fn finalize(&mut self, slot: Slot<'_>, rows: &[Row]) -> Result<i64, DeliveryError> {
         let path = Path::new(slot.stream);
         let file = opened(path)?;
-        let finalize = || {
-            let length = file.metadata()?.len();
-            let (begin, end) = (slot.offset.unsigned_abs(), slot.offset.saturating_add(slot.length).unsigned_abs());
-            if length > begin && length < end {
-                file.set_len(begin)?;
-                file.sync_all()?;
-                return Ok(begin);
-            }
-            Ok(length)
-        };
-        let length = finalize().map_err(|error: io::Error| refusal(path, &error))?;
-        if length < slot.offset.unsigned_abs() {
-            return Err(shorter(path, length, slot));
+        locked(&file, path)?;
+        let length = || Ok(file.metadata()?.len());
+        let there = length().map_err(|error| refusal(path, &error))?;
+        let begin = slot.offset.unsigned_abs();
+        if there < begin {
+            return Err(shorter(path, there, slot));
         }
-        Ok(i64::try_from(length).unwrap_or(i64::MAX))
+        if !rows.is_empty() && there > begin {
+            match write(&file, path, slot, &lines_of(slot, rows)?) {
+                Ok(()) => {}
+                // Nothing of the batch is there, whatever the file's length: something else is in its place.
+                Err(Failed::Refused(DeliveryError::StreamDamaged(_))) => return Ok(slot.offset),
+                Err(failed) => return Err(failed.about(path)),
+            }
+        }
+        let there = length().map_err(|error| refusal(path, &error))?;
+        Ok(i64::try_from(there).unwrap_or(i64::MAX))
     }
 
     /// Files are moved away and removed by others: nothing can be learned from those that are left.
-    async fn present(&mut self, _: &[Row]) -> Result<HashSet<String>, Refusal> {
-        Err(Refusal::Denied("whoever took the file knows".into()))
+    async fn present(&mut self, _: &[Row]) -> Result<HashSet<String>, DeliveryError> {
+        Err(DeliveryError::Denied("whoever took the file knows".into()))
     }
 }
 
 /// Why a batch is not written.
 enum Failed {
-    Refused(Refusal),
+    Refused(DeliveryError),
     Io(io::Error),
+}
+
+impl Failed {
+    fn about(self, path: &Path) -> DeliveryError {
+        match self {
+            Self::Refused(refusal) => refusal,
+            Self::Io(error) => refusal(path, &error),
+        }
+    }
 }
 
 impl From<io::Error> for Failed {
@@ -187,16 +195,27 @@ impl From<io::Error> for Failed {
     }
 }
 
-/// Writes what is not there yet of a batch, and syncs it.
-fn write(file: &File, path: &Path, slot: Slot<'_>, lines: &[u8]) -> Result<(), Failed> {
-    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        // A copy of the state directory, say.
-        Err(Errno::WOULDBLOCK) => {
-            return Err(Failed::Refused(later(format!("{}: another process writes to it", path.display()))));
-        }
-        Err(error) => return Err(Failed::Io(error.into())),
+/// The lines of a batch, as long as its slot.
+fn lines_of(slot: Slot<'_>, rows: &[Row]) -> Result<Vec<u8>, DeliveryError> {
+    let lines = line::lines(rows);
+    if i64::try_from(lines.len()).ok() == Some(slot.length) {
+        return Ok(lines);
     }
+    // What is there of the batch can be neither completed nor recognized.
+    Err(DeliveryError::StreamGone(format!("{}: another version of lorchestra began this batch", slot.stream)))
+}
+
+/// Locks the file, until it is closed: a copy of the state directory may have the same file.
+fn locked(file: &File, path: &Path) -> Result<(), DeliveryError> {
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(Errno::WOULDBLOCK) => Err(later(format!("{}: another process is writing to it", path.display()))),
+        Err(error) => Err(refusal(path, &error.into())),
+    }
+}
+
+/// Writes what is not there yet of a batch, and syncs it. The file is locked.
+fn write(file: &File, path: &Path, slot: Slot<'_>, lines: &[u8]) -> Result<(), Failed> {
     let begin = slot.offset.unsigned_abs();
     let length = file.metadata()?.len();
     if length < begin {
@@ -209,7 +228,7 @@ fn write(file: &File, path: &Path, slot: Slot<'_>, lines: &[u8]) -> Result<(), F
     // What a power loss leaves of bytes that were not synced are zeros.
     let is_ours = same == have.len() || there <= lines.len() && have[same..].iter().all(|byte| *byte == 0);
     if !is_ours {
-        return Err(Failed::Refused(Refusal::StreamDamaged(format!(
+        return Err(Failed::Refused(DeliveryError::StreamDamaged(format!(
             "{}: after byte {begin} is something that lorchestra has not written there",
             path.display()
         ))));
@@ -217,35 +236,38 @@ fn write(file: &File, path: &Path, slot: Slot<'_>, lines: &[u8]) -> Result<(), F
     file.write_all_at(&lines[same..], begin + same as u64)?;
     file.sync_data()?;
     if file.metadata()?.nlink() == 0 {
-        return Err(Failed::Refused(Refusal::StreamGone(format!("{} was removed while it was written to", path.display()))));
+        return Err(Failed::Refused(DeliveryError::StreamGone(format!(
+            "{} was removed while it was written to",
+            path.display()
+        ))));
     }
     Ok(())
 }
 
 /// A file that was begun before, to be read and written.
-fn opened(path: &Path) -> Result<File, Refusal> {
+fn opened(path: &Path) -> Result<File, DeliveryError> {
     open_regular(path, OFlags::RDWR | OFlags::NOFOLLOW).map_err(|error| match Errno::from_io_error(&error) {
-        None => Refusal::StreamGone(format!("{} is not a regular file any more", path.display())),
-        Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => Refusal::StreamGone(format!("{} is gone", path.display())),
+        None => DeliveryError::StreamGone(format!("{} is not a regular file any more", path.display())),
+        Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => DeliveryError::StreamGone(format!("{} is gone", path.display())),
         Some(_) => refusal(path, &error),
     })
 }
 
-fn shorter(path: &Path, length: u64, slot: Slot<'_>) -> Refusal {
-    Refusal::StreamGone(format!("{} was cut: it has {length} bytes of {}", path.display(), slot.offset))
+fn shorter(path: &Path, length: u64, slot: Slot<'_>) -> DeliveryError {
+    DeliveryError::StreamGone(format!("{} was cut: it has {length} bytes of {}", path.display(), slot.offset))
 }
 
-fn later(reason: String) -> Refusal {
-    Refusal::Later { reason, after: None, perhaps_request: false }
+fn later(reason: String) -> DeliveryError {
+    DeliveryError::Later { reason, after: None, perhaps_request: false }
 }
 
 /// What an error of the file system means.
-fn refusal(path: &Path, error: &io::Error) -> Refusal {
+fn refusal(path: &Path, error: &io::Error) -> DeliveryError {
     let text = format!("{}: {error}", path.display());
     match error.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::NOENT) => Refusal::TableMissing(format!("{} does not exist", path.display())),
+        Some(Errno::NOENT) => DeliveryError::TargetMissing(format!("{} does not exist", path.display())),
         Some(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => {
-            Refusal::Denied(text)
+            DeliveryError::Denied(text)
         }
         // Full disks, failing ones, servers that are gone: all of them may be well again.
         _ => later(text),

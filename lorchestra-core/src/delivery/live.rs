@@ -8,13 +8,14 @@
 //! Has a store connection of its own, and tells nobody anything before [`Live::finish`].
 
 use super::deliverer::{Deliverer, Progress, Stopped};
-use super::destination::{Destination, Refusal};
+use super::destination::{DeliveryError, Destination};
+use super::policy::CIRCUIT;
 use super::session::Session;
 use crate::host::clock::timespec;
 use crate::host::locks::FileLock;
 use crate::host::signals::Signals;
 use crate::host::state::StateDir;
-use crate::store::{CIRCUIT, Circuit, Outbox, Store, StoreError};
+use crate::store::{Circuit, Outbox, Store, StoreError};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::PipeFlags;
 use std::io;
@@ -37,7 +38,7 @@ const MARGIN: Duration = Duration::from_secs(2);
 
 /// What is to be delivered before the process ends.
 #[derive(Debug, Clone)]
-pub struct Request {
+pub struct FlushRequest {
     /// How long it may take.
     pub timeout: Duration,
     /// Keeps trying until then, whatever the circuit says, and waits for another process that delivers.
@@ -59,9 +60,9 @@ pub struct Resend {
 
 /// Why not everything was delivered.
 #[derive(Debug)]
-pub enum Trouble {
+pub enum Incomplete {
     /// It will not get better by itself.
-    Blocked(Refusal),
+    Blocked(DeliveryError),
     /// The destination does not answer, or not well; nobody tries for a minute.
     Unreachable(String),
     /// There was no more time; and what was refused last, if anything.
@@ -84,13 +85,13 @@ pub struct Report {
     /// What this process delivered, from its start.
     pub progress: Progress,
     /// `None`: nothing was pending at the end.
-    pub trouble: Option<Trouble>,
+    pub trouble: Option<Incomplete>,
 }
 
 /// The running thread.
 #[derive(Debug)]
 pub struct Live {
-    requests: UnboundedSender<Request>,
+    requests: UnboundedSender<FlushRequest>,
     done: OwnedFd,
     thread: JoinHandle<Report>,
 }
@@ -100,7 +101,7 @@ impl Live {
     pub fn start<D: Destination>(
         state: &StateDir,
         name: &'static str,
-        make: impl FnOnce() -> Result<D, Refusal> + Send + 'static,
+        make: impl FnOnce() -> Result<D, DeliveryError> + Send + 'static,
     ) -> io::Result<Self> {
         let (requests, receiver) = unbounded_channel();
         let (done, ended) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
@@ -116,10 +117,10 @@ impl Live {
 
     /// Delivers what is left to each destination, and ends the threads: a report for each, in their order. They work at the same time. A
     /// signal that asks for the end ends this too.
-    pub fn finish(lives: Vec<Self>, request: &Request, mut signals: Option<&mut Signals>) -> Vec<Report> {
+    pub fn finish(lives: Vec<Self>, request: &FlushRequest, mut signals: Option<&mut Signals>) -> Vec<Report> {
         let mut until = Instant::now() + request.timeout + MARGIN;
         let mut signal = None;
-        let mut threads: Vec<Ending> = lives.into_iter().map(|live| live.ask(request)).collect();
+        let mut threads: Vec<FinishingThread> = lives.into_iter().map(|live| live.ask(request)).collect();
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() || threads.iter().all(|thread| thread.ended) {
@@ -147,31 +148,31 @@ impl Live {
         threads.into_iter().map(|thread| thread.report(signal)).collect()
     }
 
-    fn ask(self, request: &Request) -> Ending {
+    fn ask(self, request: &FlushRequest) -> FinishingThread {
         let _ = self.requests.send(request.clone());
-        Ending { requests: Some(self.requests), done: self.done, thread: self.thread, ended: false }
+        FinishingThread { requests: Some(self.requests), done: self.done, thread: self.thread, ended: false }
     }
 }
 
 /// A thread that was asked to finish.
-struct Ending {
-    requests: Option<UnboundedSender<Request>>,
+struct FinishingThread {
+    requests: Option<UnboundedSender<FlushRequest>>,
     done: OwnedFd,
     thread: JoinHandle<Report>,
     ended: bool,
 }
 
-impl Ending {
+impl FinishingThread {
     fn report(self, signal: Option<i32>) -> Report {
         if !self.ended {
             // It is in a call that does not end; what it has in hand is frozen in the store.
-            let trouble = signal.map_or(Trouble::Deadline(None), Trouble::Interrupted);
+            let trouble = signal.map_or(Incomplete::Deadline(None), Incomplete::Interrupted);
             return Report { progress: Progress::default(), trouble: Some(trouble) };
         }
-        let panicked = |_| Report { progress: Progress::default(), trouble: Some(Trouble::Thread("it panicked".into())) };
+        let panicked = |_| Report { progress: Progress::default(), trouble: Some(Incomplete::Thread("it panicked".into())) };
         let mut report = self.thread.join().unwrap_or_else(panicked);
         // The thread does not know which it was.
-        if let (Some(Trouble::Interrupted(of)), Some(signal)) = (&mut report.trouble, signal) {
+        if let (Some(Incomplete::Interrupted(of)), Some(signal)) = (&mut report.trouble, signal) {
             *of = signal;
         }
         report
@@ -185,7 +186,7 @@ struct Delivering<D, F> {
     make: Option<F>,
     session: Option<Session<D>>,
     /// The destination's settings cannot be used.
-    unusable: Option<Refusal>,
+    unusable: Option<DeliveryError>,
     /// The destination refused in a way that a person has to look at: it is left alone until then.
     blocked_until: Option<tokio::time::Instant>,
     /// We hold the lock, and the destination is being asked.
@@ -195,37 +196,37 @@ struct Delivering<D, F> {
     progress: Progress,
 }
 
-async fn live<D: Destination, F: FnOnce() -> Result<D, Refusal>>(
+async fn live<D: Destination, F: FnOnce() -> Result<D, DeliveryError>>(
     state: &StateDir,
     name: &str,
     make: F,
-    mut requests: UnboundedReceiver<Request>,
+    mut requests: UnboundedReceiver<FlushRequest>,
 ) -> Report {
     let store = match Store::open(state).and_then(|store| Outbox::open(store, name)) {
         Ok(store) => store,
         Err(error) => {
             // Only now is there somebody to tell.
             let _ = requests.recv().await;
-            return Report { progress: Progress::default(), trouble: Some(Trouble::Store(error)) };
+            return Report { progress: Progress::default(), trouble: Some(Incomplete::Store(error)) };
         }
     };
     let mut this = Delivering::new(state.lock(&format!("delivery+{name}")), store, make);
     let request = this.beside_a_run(&mut requests).await;
     let trouble = match request {
-        None => Some(Trouble::Interrupted(TERM)),
+        None => Some(Incomplete::Interrupted(TERM)),
         Some(request) => {
             tokio::select! {
                 biased;
                 trouble = this.drain(&request) => trouble,
                 // The channel was closed: a signal.
-                _ = requests.recv() => Some(Trouble::Interrupted(TERM)),
+                _ = requests.recv() => Some(Incomplete::Interrupted(TERM)),
             }
         }
     };
     Report { progress: this.progress, trouble }
 }
 
-impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
+impl<D: Destination, F: FnOnce() -> Result<D, DeliveryError>> Delivering<D, F> {
     fn new(lock_path: PathBuf, store: Outbox, make: F) -> Self {
         let (session, unusable, blocked_until, progress) = (None, None, None, Progress::default());
         let make = Some(make);
@@ -233,7 +234,7 @@ impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
     }
 
     /// Delivers what gathers, until there is a request. Whatever goes wrong here is tried again at the end.
-    async fn beside_a_run(&mut self, requests: &mut UnboundedReceiver<Request>) -> Option<Request> {
+    async fn beside_a_run(&mut self, requests: &mut UnboundedReceiver<FlushRequest>) -> Option<FlushRequest> {
         let mut since = None;
         let mut lock = None;
         loop {
@@ -277,10 +278,10 @@ impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
     }
 
     /// The destination, made when it is first needed. No connection is made.
-    fn session(&mut self) -> Result<&mut Session<D>, Refusal> {
+    fn session(&mut self) -> Result<&mut Session<D>, DeliveryError> {
         if self.session.is_none() {
             let Some(make) = self.make.take() else {
-                return Err(self.unusable.clone().unwrap_or_else(|| Refusal::Denied("there is no destination".into())));
+                return Err(self.unusable.clone().unwrap_or_else(|| DeliveryError::Denied("there is no destination".into())));
             };
             match make() {
                 Ok(destination) => self.session = Some(Session::new(destination)),
@@ -290,13 +291,13 @@ impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
                 }
             }
         }
-        self.session.as_mut().ok_or_else(|| Refusal::Denied("there is no destination".into()))
+        self.session.as_mut().ok_or_else(|| DeliveryError::Denied("there is no destination".into()))
     }
 
     /// The open circuit of our destination.
     fn circuit(&mut self) -> Option<Circuit> {
         let route = self.session().ok()?.destination().route();
-        self.store.circuit(&route, crate::host::clock::now_micros()).ok().flatten()
+        self.store.circuit(&route, crate::host::clock::now_micros(), CIRCUIT).ok().flatten()
     }
 
     /// Delivers until nothing is pending. The lock is held.
@@ -316,53 +317,53 @@ impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
         done
     }
 
-    async fn drain(&mut self, request: &Request) -> Option<Trouble> {
+    async fn drain(&mut self, request: &FlushRequest) -> Option<Incomplete> {
         if request.timeout.is_zero() {
-            return matches!(self.store.has_pending(None), Ok(true)).then_some(Trouble::Deadline(None));
+            return matches!(self.store.has_pending(None), Ok(true)).then_some(Incomplete::Deadline(None));
         }
         let until = tokio::time::Instant::now() + request.timeout;
         let before = self.progress.delivered;
         match tokio::time::timeout_at(until, self.drain_all(request)).await {
             Ok(trouble) => trouble,
-            Err(_) if !self.asking => Some(Trouble::Deadline(Some("another process is still delivering".into()))),
+            Err(_) if !self.asking => Some(Incomplete::Deadline(Some("another process is still delivering".into()))),
             Err(_) => {
                 let session = self.session.as_ref();
                 let route = session.map(|session| session.destination().route()).unwrap_or_default();
+                let server = session.map(|session| session.destination().server().to_owned()).unwrap_or_default();
                 let told = session.and_then(|session| session.trouble()).map(str::to_owned);
                 if self.progress.delivered > before {
-                    return Some(Trouble::Deadline(told));
+                    return Some(Incomplete::Deadline(told));
                 }
                 // Not one batch in all this time: the others need not wait as long.
                 let reason = told.unwrap_or_else(|| {
-                    let server = route.split(' ').next().unwrap_or_default();
                     format!("no response from {server} within {}", crate::plan::duration::show(request.timeout))
                 });
                 let until = crate::host::clock::now_micros() + i64::try_from(CIRCUIT.as_micros()).unwrap_or(i64::MAX);
                 let _ = self.store.set_circuit(Some(&Circuit { until, reason: reason.clone(), route }));
-                Some(Trouble::Deadline(Some(reason)))
+                Some(Incomplete::Deadline(Some(reason)))
             }
         }
     }
 
-    async fn drain_all(&mut self, request: &Request) -> Option<Trouble> {
+    async fn drain_all(&mut self, request: &FlushRequest) -> Option<Incomplete> {
         let mut resend = request.resend;
         let mut theirs = false;
         loop {
             match self.store.has_pending(None) {
                 Ok(false) if resend == Resend::default() => break,
                 Ok(_) => {}
-                Err(error) => return Some(Trouble::Store(error)),
+                Err(error) => return Some(Incomplete::Store(error)),
             }
             // One that this process has opened is tried once more: some time has gone by.
             if !request.insist
                 && !std::mem::take(&mut self.opened)
                 && let Some(circuit) = self.circuit()
             {
-                return Some(Trouble::Unreachable(circuit.reason));
+                return Some(Incomplete::Unreachable(circuit.reason));
             }
             let lock = match FileLock::try_take(&self.lock_path) {
                 Ok(Some(lock)) => lock,
-                Ok(None) if !request.insist => return Some(Trouble::Elsewhere),
+                Ok(None) if !request.insist => return Some(Incomplete::Elsewhere),
                 Ok(None) => {
                     match self.store.has_pending(request.run_id.as_deref()) {
                         Ok(false) if resend == Resend::default() => {
@@ -370,12 +371,12 @@ impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
                             break;
                         }
                         Ok(_) => tokio::time::sleep(WAIT).await,
-                        Err(error) => return Some(Trouble::Store(error)),
+                        Err(error) => return Some(Incomplete::Store(error)),
                     }
                     continue;
                 }
                 Err(source) => {
-                    return Some(Trouble::Store(StoreError::Io { path: self.lock_path.clone(), source }));
+                    return Some(Incomplete::Store(StoreError::Io { path: self.lock_path.clone(), source }));
                 }
             };
             self.asking = true;
@@ -385,9 +386,9 @@ impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
             match result {
                 // Looked at again without the lock: another run may have found it held, and left its events to us.
                 Ok(()) => {}
-                Err(Stopped::Blocked(refusal)) => return Some(Trouble::Blocked(refusal)),
-                Err(Stopped::Unreachable(reason)) => return Some(Trouble::Unreachable(reason)),
-                Err(Stopped::Store(error)) => return Some(Trouble::Store(error)),
+                Err(Stopped::Blocked(refusal)) => return Some(Incomplete::Blocked(refusal)),
+                Err(Stopped::Unreachable(reason)) => return Some(Incomplete::Unreachable(reason)),
+                Err(Stopped::Store(error)) => return Some(Incomplete::Store(error)),
             }
         }
         // Who insists wants them in the table that was named, not in that of whoever was faster.
@@ -395,7 +396,7 @@ impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
     }
 
     /// Whether the last batch of all went into another table than ours.
-    async fn went_elsewhere(&mut self) -> Option<Trouble> {
+    async fn went_elsewhere(&mut self) -> Option<Incomplete> {
         let into = self.store.delivered_into().ok().flatten()?;
         let ours = match self.session() {
             Ok(session) => match session.connect().await {
@@ -403,9 +404,9 @@ impl<D: Destination, F: FnOnce() -> Result<D, Refusal>> Delivering<D, F> {
                 // Where they went is all that can be said.
                 Err(_) => return None,
             },
-            Err(refusal) => return Some(Trouble::Blocked(refusal)),
+            Err(refusal) => return Some(Incomplete::Blocked(refusal)),
         };
-        (into != ours).then_some(Trouble::IntoAnother(into))
+        (into != ours).then_some(Incomplete::IntoAnother(into))
     }
 }
 

@@ -1,6 +1,6 @@
 //! A destination that is used more than once: what is known of it from one delivery to the next. Talks to the destination only.
 
-use super::destination::{Destination, Refusal};
+use super::destination::{DeliveryError, Destination};
 
 /// A destination, whether it was asked for its columns, and what it refused last: kept from one delivery to the next.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl<D: Destination> Session<D> {
     ///
     /// # Errors
     /// Those of [`Destination::connect`].
-    pub async fn connect(&mut self) -> Result<(), Refusal> {
+    pub async fn connect(&mut self) -> Result<(), DeliveryError> {
         if !self.connected {
             self.destination.connect().await?;
             self.connected = true;

@@ -3,6 +3,7 @@
 mod lifecycle;
 mod server;
 
+use super::policy::CIRCUIT;
 use super::*;
 use crate::spool::Cursor;
 use crate::spool::record::{self, Record};
@@ -11,7 +12,7 @@ use crate::store::tests::{Site, new_run, site, started};
 use crate::store::{Outbox, Store};
 use proptest::prelude::*;
 use serde_json::json;
-use server::{Fault, Server, Table, Unknown, later};
+use server::{InjectedFault, Server, Table, Unknown, later};
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt::Display;
@@ -40,25 +41,26 @@ fn filled(site: &Site, count: usize) -> (Outbox, Vec<String>) {
         })
         .collect();
     let records: Vec<Record<'_>> = lines.iter().map(|line| record::parse(line).unwrap()).collect();
-    store.take_in("run", 1, Portion { records: &records, end: Cursor::default(), damaged: 0 }, &mut Default::default()).unwrap();
+    store.ingest("run", 1, Portion { records: &records, end: Cursor::default(), damaged: 0 }, &mut Default::default()).unwrap();
     let store = Outbox::open(store, NAME).unwrap();
     let ids = store.pending_rows(0, usize::MAX, usize::MAX).unwrap().into_iter().map(|out| out.row.event_id).collect();
     (store, ids)
 }
 
-fn policy(rows: usize) -> Policy {
-    Policy {
+fn policy(rows: usize) -> DeliveryPolicy {
+    DeliveryPolicy {
         rows,
         bytes: usize::MAX,
         first_wait: Duration::from_millis(10),
         longest_wait: Duration::from_secs(1),
         failures: 4,
         circuit: Duration::from_secs(60),
+        patience: 3,
         stream_idle: Duration::from_secs(3600),
     }
 }
 
-fn server(script: impl IntoIterator<Item = Fault>) -> Rc<RefCell<Server>> {
+fn server(script: impl IntoIterator<Item = InjectedFault>) -> Rc<RefCell<Server>> {
     Rc::new(RefCell::new(Server { script: script.into_iter().collect(), limit: usize::MAX, depth: 4, ..Server::default() }))
 }
 
@@ -110,21 +112,21 @@ fn resend_refused(store: &mut Outbox, server: &Rc<RefCell<Server>>, streams: boo
     });
 }
 
-fn faults() -> impl Strategy<Value = Vec<Fault>> {
+fn faults() -> impl Strategy<Value = Vec<InjectedFault>> {
     let fault = prop_oneof![
-        3 => Just(Fault::None),
-        2 => any::<bool>().prop_map(|done| Fault::Later { done }),
-        2 => any::<bool>().prop_map(|done| Fault::Silent { done }),
-        1 => Just(Fault::Stumble),
-        1 => Just(Fault::Finalized),
-        1 => Just(Fault::Gone),
-        1 => Just(Fault::Missing),
-        1 => Just(Fault::SchemaChanged),
-        1 => Just(Fault::GoneForAMoment),
-        2 => (0_u8..8).prop_map(Fault::Slow),
-        1 => Just(Fault::Restart),
-        1 => Just(Fault::Precondition),
-        1 => Just(Fault::Overtaken),
+        3 => Just(InjectedFault::None),
+        2 => any::<bool>().prop_map(|done| InjectedFault::Later { done }),
+        2 => any::<bool>().prop_map(|done| InjectedFault::Silent { done }),
+        1 => Just(InjectedFault::Stumble),
+        1 => Just(InjectedFault::Finalized),
+        1 => Just(InjectedFault::Gone),
+        1 => Just(InjectedFault::Missing),
+        1 => Just(InjectedFault::LayoutChanged),
+        1 => Just(InjectedFault::GoneForAMoment),
+        2 => (0_u8..8).prop_map(InjectedFault::Slow),
+        1 => Just(InjectedFault::Restart),
+        1 => Just(InjectedFault::Precondition),
+        1 => Just(InjectedFault::Overtaken),
     ];
     prop::collection::vec(fault, 0..40)
 }
@@ -237,7 +239,7 @@ fn suspects_of_a_bad_hour_are_acquitted() {
     let site = site();
     let (mut store, ids) = filled(&site, 5);
     // Three tries of the whole, three of each of the first two, and then it is well.
-    let server = server([Fault::None].into_iter().chain(std::iter::repeat_n(Fault::Stumble, 9)));
+    let server = server([InjectedFault::None].into_iter().chain(std::iter::repeat_n(InjectedFault::Stumble, 9)));
     let mut session = Session::new(table(&server, false));
     let mut progress = Progress::default();
     runtime().block_on(async {
@@ -256,7 +258,7 @@ fn suspects_of_a_bad_hour_are_acquitted() {
 fn what_is_sent_on_request_and_refused_is_kept() {
     let site = site();
     let (mut store, _) = filled(&site, 9);
-    let server = server([Fault::None, Fault::None, Fault::Later { done: true }, Fault::Gone]);
+    let server = server([InjectedFault::None, InjectedFault::None, InjectedFault::Later { done: true }, InjectedFault::Gone]);
     server.borrow_mut().depth = 1;
     server.borrow_mut().unreadable = true;
     deliver_all(&mut store, &server, true, 5);
@@ -280,12 +282,12 @@ fn what_is_sent_on_request_and_refused_is_kept() {
 fn uncertain_batches_are_sent_again_once_a_call() {
     let site = site();
     let (mut store, _) = filled(&site, 9);
-    let server = server([Fault::None, Fault::None, Fault::Later { done: true }, Fault::Gone]);
+    let server = server([InjectedFault::None, InjectedFault::None, InjectedFault::Later { done: true }, InjectedFault::Gone]);
     server.borrow_mut().depth = 1;
     server.borrow_mut().unreadable = true;
     deliver_all(&mut store, &server, true, 5);
     let before = server.borrow().requests;
-    server.borrow_mut().script = std::iter::repeat_n(Fault::Gone, 100).collect();
+    server.borrow_mut().script = std::iter::repeat_n(InjectedFault::Gone, 100).collect();
     let mut session = Session::new(table(&server, true));
     let mut progress = Progress::default();
     runtime().block_on(async {
@@ -314,10 +316,10 @@ fn a_finalised_stream_with_rows_of_another_is_not_mistaken_for_us() {
 /// Whoever cannot ask for credentials' sake asks again later: what can be found out is not given up.
 #[test]
 fn only_a_denied_look_makes_a_batch_uncertain() {
-    for refusal in [Refusal::Unauthenticated("401".into()), later()] {
+    for refusal in [DeliveryError::Unauthenticated("401".into()), later()] {
         let site = site();
         let (mut store, ids) = filled(&site, 9);
-        let server = server([Fault::None, Fault::None, Fault::Later { done: true }, Fault::Gone]);
+        let server = server([InjectedFault::None, InjectedFault::None, InjectedFault::Later { done: true }, InjectedFault::Gone]);
         server.borrow_mut().look = Some(refusal);
         let mut session = Session::new(table(&server, true));
         let stopped = runtime()
@@ -338,9 +340,9 @@ fn a_circuit_is_of_one_server_and_of_one_minute() {
     let now = 1_000_000_000_000_000;
     let open = |until| crate::store::Circuit { until, reason: "down".into(), route: "a".into() };
     store.set_circuit(Some(&open(now + 60_000_000))).unwrap();
-    assert!(store.circuit("a", now).unwrap().is_some() && store.circuit("b", now).unwrap().is_none());
+    assert!(store.circuit("a", now, CIRCUIT).unwrap().is_some() && store.circuit("b", now, CIRCUIT).unwrap().is_none());
     store.set_circuit(Some(&open(now + 3_600_000_000))).unwrap();
-    assert!(store.circuit("a", now).unwrap().is_none(), "nobody waits for an hour");
+    assert!(store.circuit("a", now, CIRCUIT).unwrap().is_none(), "nobody waits for an hour");
 }
 
 /// A batch of unknown fate, a stream that is gone, and no right to read: kept as uncertain; nothing else waits for it.
@@ -348,7 +350,7 @@ fn a_circuit_is_of_one_server_and_of_one_minute() {
 fn what_cannot_be_found_out_is_uncertain_until_it_is_sent_again() {
     let site = site();
     let (mut store, ids) = filled(&site, 9);
-    let server = server([Fault::None, Fault::None, Fault::Later { done: true }, Fault::Gone]);
+    let server = server([InjectedFault::None, InjectedFault::None, InjectedFault::Later { done: true }, InjectedFault::Gone]);
     server.borrow_mut().depth = 1;
     server.borrow_mut().unreadable = true;
     deliver_all(&mut store, &server, true, 5);
@@ -367,26 +369,26 @@ fn what_cannot_be_found_out_is_uncertain_until_it_is_sent_again() {
 fn a_destination_that_fails_is_left_alone() {
     let site = site();
     let (mut store, _) = filled(&site, 3);
-    let server = server([Fault::Later { done: false }; 100]);
+    let server = server([InjectedFault::Later { done: false }; 100]);
     let mut session = Session::new(table(&server, true));
     let stopped = runtime()
         .block_on(async { Deliverer::new(&mut store, &mut session, policy(5), &mut Progress::default()).drain(false).await });
     assert!(matches!(stopped, Err(Stopped::Unreachable(_))), "{stopped:?}");
     assert_eq!(server.borrow().requests, 4, "attempts are bounded");
-    let circuit = store.circuit("p.d.t", crate::host::clock::now_micros()).unwrap().unwrap();
+    let circuit = store.circuit("p.d.t", crate::host::clock::now_micros(), CIRCUIT).unwrap().unwrap();
     assert_eq!(circuit.reason, "503");
-    assert!(store.circuit("p.d.t", crate::host::clock::now_micros() + 61_000_000).unwrap().is_none(), "for a minute");
+    assert!(store.circuit("p.d.t", crate::host::clock::now_micros() + 61_000_000, CIRCUIT).unwrap().is_none(), "for a minute");
 }
 
 #[test]
 fn a_table_that_is_not_there_is_told_after_some_patience() {
     let site = site();
     let (mut store, _) = filled(&site, 3);
-    let server = server([Fault::Missing; 100]);
+    let server = server([InjectedFault::Missing; 100]);
     let mut session = Session::new(table(&server, false));
     let stopped = runtime()
         .block_on(async { Deliverer::new(&mut store, &mut session, policy(5), &mut Progress::default()).drain(true).await });
-    assert!(matches!(stopped, Err(Stopped::Blocked(Refusal::TableMissing(_)))), "{stopped:?}");
+    assert!(matches!(stopped, Err(Stopped::Blocked(DeliveryError::TargetMissing(_)))), "{stopped:?}");
     assert_eq!(server.borrow().requests, 4);
     assert_eq!(store.store.backlog(NAME, None).unwrap().pending, 4);
 }
@@ -394,7 +396,7 @@ fn a_table_that_is_not_there_is_told_after_some_patience() {
 /// `tables.get` shows a table as soon as it is made; writing to it can be refused for minutes as if it were not there.
 #[test]
 fn a_table_that_was_just_made_is_waited_for_by_who_has_time() {
-    let not_yet = [Fault::None, Fault::Missing].repeat(8);
+    let not_yet = [InjectedFault::None, InjectedFault::Missing].repeat(8);
     for (persistent, delivered) in [(true, true), (false, false)] {
         let site = site();
         let (mut store, ids) = filled(&site, 3);
@@ -430,7 +432,7 @@ fn a_batch_for_the_table_before_is_settled_there() {
     for done in [true, false] {
         let site = site();
         let (mut store, ids) = filled(&site, 4);
-        let server = server([Fault::None, Fault::None, Fault::Silent { done }]);
+        let server = server([InjectedFault::None, InjectedFault::None, InjectedFault::Silent { done }]);
         let runtime = runtime();
         let mut first = Session::new(table(&server, true));
         runtime.block_on(async {
@@ -446,25 +448,40 @@ fn a_batch_for_the_table_before_is_settled_there() {
     }
 }
 
-/// One server is down for an hour of failing tries; the other one is delivered to all the while, from the same store.
+/// One server is down for an hour of the clock (it fails, or does not answer at all); the other one gets each event within its minute,
+/// from the same store at the same time.
 #[test]
 fn a_server_that_is_down_for_an_hour_holds_up_no_other() {
-    let site = site();
-    let (mut here, _) = filled(&site, 3);
-    let mut there = Outbox::open(Store::open(&site.state).unwrap(), "other").unwrap();
-    let (up, down) = (server([]), server([Fault::Later { done: false }; 10_000]));
-    for minute in 0..60 {
-        let name = format!("run{minute}");
-        here.store.begin_run(&new_run(&name), &started()).unwrap();
-        let mut session = Session::new(table(&down, true));
-        let stopped = runtime()
-            .block_on(async { Deliverer::new(&mut there, &mut session, policy(5), &mut Progress::default()).drain(false).await });
-        assert!(matches!(stopped, Err(Stopped::Unreachable(_))), "{stopped:?}");
-        deliver_all(&mut here, &up, true, 5);
-        assert_eq!(here.store.backlog(NAME, None).unwrap().pending, 0, "minute {minute}");
+    const HOUR: Duration = Duration::from_secs(3600);
+    const MINUTE: Duration = Duration::from_secs(60);
+    for silent in [false, true] {
+        let site = site();
+        let (mut here, _) = filled(&site, 3);
+        let mut there = Outbox::open(Store::open(&site.state).unwrap(), "other").unwrap();
+        let fault = if silent { InjectedFault::Silent { done: false } } else { InjectedFault::Later { done: false } };
+        let (up, down) = (server([]), server([fault; 10_000]));
+        let (mut session, mut progress) = (Session::new(table(&down, true)), Progress::default());
+        let down_for_an_hour = async {
+            let mut deliverer = Deliverer::new(&mut there, &mut session, policy(5), &mut progress);
+            let stopped = tokio::time::timeout(HOUR, deliverer.drain(true)).await;
+            assert!(stopped.is_err(), "it does not give up: {stopped:?}");
+        };
+        let up_all_the_while = async {
+            let (mut session, mut progress) = (Session::new(table(&up, true)), Progress::default());
+            for minute in 0..60 {
+                here.store.begin_run(&new_run(&format!("run{minute}")), &started()).unwrap();
+                let mut deliverer = Deliverer::new(&mut here, &mut session, policy(5), &mut progress);
+                let done = tokio::time::timeout(MINUTE, deliverer.drain(false)).await;
+                assert!(matches!(done, Ok(Ok(()))), "minute {minute}: {done:?}");
+                assert_eq!(here.store.backlog(NAME, None).unwrap().pending, 0, "minute {minute}");
+                tokio::time::sleep(MINUTE).await;
+            }
+        };
+        runtime().block_on(async { tokio::join!(down_for_an_hour, up_all_the_while) });
+        assert_eq!((down.borrow().rows.len(), down.borrow().requests > 10), (0, !silent), "silent: {silent}");
+        down.borrow_mut().script.clear();
+        deliver_all(&mut there, &down, true, 5);
+        let ids = up.borrow().rows.clone();
+        assert_eq!((ids.len(), &ids), (64, &down.borrow().rows), "each has each, in order");
     }
-    down.borrow_mut().script.clear();
-    deliver_all(&mut there, &down, true, 5);
-    let ids = up.borrow().rows.clone();
-    assert_eq!((ids.len(), &ids), (64, &down.borrow().rows), "each has each, in order");
 }

@@ -53,7 +53,7 @@ impl Identity {
     }
 
     /// Lets the process go on if a signal has stopped it; whether it had. One that a debugger holds is left alone.
-    pub fn wake(&self) -> io::Result<bool> {
+    pub fn resume_if_stopped(&self) -> io::Result<bool> {
         let Some(pidfd) = self.open()? else { return Ok(false) };
         if Stat::of(self.pid)?.state != 'T' {
             return Ok(false);

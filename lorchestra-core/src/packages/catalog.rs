@@ -19,7 +19,7 @@ pub mod trust;
 
 pub(crate) use elf::{MAX_FILE, too_large};
 pub use inspect::{inspect, needed_glibc};
-pub use problem::{Fault, Problem, Reason};
+pub use problem::{FileFault, Problem, Reason};
 
 use crate::host::files::{NotRegular, open_regular};
 use crate::text::path_text;
@@ -56,7 +56,7 @@ pub struct Searched {
 impl Searched {
     /// Why it could not be searched. That a default directory is not there may be as it should be: that is for the caller to say.
     pub fn problem(&self) -> Option<Problem> {
-        let fault = Fault::not_searched(&self.dir.path, &self.dir.origin, &self.outcome)?;
+        let fault = FileFault::not_searched(&self.dir.path, &self.dir.origin, &self.outcome)?;
         Some(fault.at(self.dir.path.clone()))
     }
 }
@@ -94,12 +94,13 @@ impl Package {
     /// # Errors
     /// It was changed since it was listed: what is in the catalog's packages was whole.
     pub fn manifest(&self) -> Result<Manifest, Problem> {
-        let of_package = |fault: Fault| Fault { package: Some(self.outline.package.clone()), ..fault }.at(self.path.clone());
+        let of_package =
+            |fault: FileFault| FileFault { package: Some(self.outline.package.clone()), ..fault }.at(self.path.clone());
         let manifest = open_trusted(&self.path).and_then(|file| inspect(&file)).map_err(of_package)?;
         if manifest.package == self.outline.package {
             Ok(manifest)
         } else {
-            Err(of_package(Fault::new(
+            Err(of_package(FileFault::new(
                 Reason::BadManifest,
                 "another package replaced it in the meantime",
                 "run the command again",
@@ -157,10 +158,10 @@ impl Catalog {
                 searched.push(Searched { dir: dir.clone(), outcome: SearchOutcome::Before(before.clone()) });
                 continue;
             }
-            let mut take = |path: PathBuf, found: Found| match found {
-                Found::Gone => {}
-                Found::Unusable(fault) => problems.push(fault.at(path)),
-                Found::Library { ident, read } => match seen.entry(ident) {
+            let mut take = |path: PathBuf, found: DirectoryName| match found {
+                DirectoryName::Gone => {}
+                DirectoryName::Unusable(fault) => problems.push(fault.at(path)),
+                DirectoryName::Library { ident, read } => match seen.entry(ident) {
                     Entry::Occupied(first) => aliases.push(Alias { path, of: PathBuf::clone(first.get()) }),
                     Entry::Vacant(vacant) => {
                         vacant.insert(path.clone());
@@ -199,13 +200,13 @@ impl Catalog {
     }
 
     /// Makes problems of the packages that `allowed` refuses.
-    pub fn hold_to(&mut self, allowed: impl Fn(&Package) -> Result<(), Fault>) {
+    pub fn apply_lockfile(&mut self, allowed: impl Fn(&Package) -> Result<(), FileFault>) {
         let packages = std::mem::take(&mut self.packages);
         for package in packages {
             match allowed(&package) {
                 Ok(()) => self.packages.push(package),
                 Err(fault) => {
-                    let fault = Fault { package: Some(package.outline.package), ..fault };
+                    let fault = FileFault { package: Some(package.outline.package), ..fault };
                     self.problems.push(fault.at(package.path));
                 }
             }
@@ -243,7 +244,11 @@ const READS: usize = 1000;
 
 /// Gives each name that could be a plugin's to `take`, once, in order. Where one was gone by the time it was opened, the directory is read
 /// again: it may have been given another name, and its package must not be missed. Answers with the number of names.
-fn each_candidate(dir: &Path, trusted: &Result<PathBuf, Fault>, take: &mut impl FnMut(PathBuf, Found)) -> io::Result<usize> {
+fn each_candidate(
+    dir: &Path,
+    trusted: &Result<PathBuf, FileFault>,
+    take: &mut impl FnMut(PathBuf, DirectoryName),
+) -> io::Result<usize> {
     let mut taken: HashSet<OsString> = HashSet::new();
     let mut count = 0;
     for _ in 0..READS {
@@ -252,7 +257,7 @@ fn each_candidate(dir: &Path, trusted: &Result<PathBuf, Fault>, take: &mut impl 
         let new: Vec<OsString> = names.into_iter().filter(|name| !taken.contains(name)).collect();
         let mut gone = false;
         for (name, (path, found)) in new.iter().zip(read_all(dir, &new, trusted)) {
-            if matches!(found, Found::Gone) {
+            if matches!(found, DirectoryName::Gone) {
                 gone = true;
             } else {
                 taken.insert(name.clone());
@@ -270,8 +275,8 @@ fn each_candidate(dir: &Path, trusted: &Result<PathBuf, Fault>, take: &mut impl 
 const MANY: usize = 64;
 
 /// What each of these names is, in their order. Reading a manifest is work for a processor, and of many each can have its share.
-fn read_all(dir: &Path, names: &[OsString], trusted: &Result<PathBuf, Fault>) -> Vec<(PathBuf, Found)> {
-    let read_some = |names: &[OsString]| -> Vec<(PathBuf, Found)> {
+fn read_all(dir: &Path, names: &[OsString], trusted: &Result<PathBuf, FileFault>) -> Vec<(PathBuf, DirectoryName)> {
+    let read_some = |names: &[OsString]| -> Vec<(PathBuf, DirectoryName)> {
         let found = |name| {
             let path = dir.join(name);
             let found = read(&path, trusted);
@@ -312,21 +317,21 @@ fn candidates(dir: &Path) -> io::Result<Vec<OsString>> {
 }
 
 /// What a name in a directory is.
-enum Found {
+enum DirectoryName {
     /// Something that nobody may run.
-    Unusable(Fault),
+    Unusable(FileFault),
     /// A file that may be run, by device and inode, and what it says of itself.
-    Library { ident: (u64, u64), read: Result<Outline, Fault> },
+    Library { ident: (u64, u64), read: Result<Outline, FileFault> },
     /// Nothing any more.
     Gone,
 }
 
 /// `trusted` is what [`trust::directory`] says of the file's directory.
-fn read(path: &Path, trusted: &Result<PathBuf, Fault>) -> Found {
+fn read(path: &Path, trusted: &Result<PathBuf, FileFault>) -> DirectoryName {
     let opened = match Opened::at(path) {
         Ok(opened) => opened,
-        Err(NotOpened::Gone) => return Found::Gone,
-        Err(NotOpened::Other(fault)) => return Found::Unusable(fault),
+        Err(NotOpened::Gone) => return DirectoryName::Gone,
+        Err(NotOpened::Other(fault)) => return DirectoryName::Unusable(fault),
     };
     if let Err(fault) = opened.trusted(path, trusted) {
         // Whoever asks for the package by its name is told that it is here.
@@ -334,20 +339,20 @@ fn read(path: &Path, trusted: &Result<PathBuf, Fault>) -> Found {
             Ok(outline) => Some(outline.package),
             Err(fault) => fault.package,
         };
-        return Found::Unusable(Fault { package, ..fault });
+        return DirectoryName::Unusable(FileFault { package, ..fault });
     }
     let ident = (opened.meta.dev(), opened.meta.ino());
-    Found::Library { ident, read: inspect::outline(&opened.file, opened.meta.len()) }
+    DirectoryName::Library { ident, read: inspect::outline(&opened.file, opened.meta.len()) }
 }
 
 /// Opens a regular file, whoever's it is. Anything else is a fault that names what it is. Never waits, as a FIFO without a writer
 /// would.
-pub(crate) fn open(path: &Path) -> Result<File, Fault> {
+pub(crate) fn open(path: &Path) -> Result<File, FileFault> {
     Opened::at(path).map(|opened| opened.file).map_err(|error| error.fault(path))
 }
 
 /// Opens a file that may be run: a regular one that nobody else could have put there or changed.
-pub(crate) fn open_trusted(path: &Path) -> Result<File, Fault> {
+pub(crate) fn open_trusted(path: &Path) -> Result<File, FileFault> {
     let opened = Opened::at(path).map_err(|error| error.fault(path))?;
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     opened.trusted(path, &trust::directory(dir))?;
@@ -366,13 +371,13 @@ struct Opened {
 enum NotOpened {
     /// Nothing has the name.
     Gone,
-    Other(Fault),
+    Other(FileFault),
 }
 
 impl NotOpened {
-    fn fault(self, path: &Path) -> Fault {
+    fn fault(self, path: &Path) -> FileFault {
         match self {
-            Self::Gone => Fault::unreadable(path, &Errno::NOENT.into()),
+            Self::Gone => FileFault::unreadable(path, &Errno::NOENT.into()),
             Self::Other(fault) => fault,
         }
     }
@@ -385,12 +390,12 @@ impl Opened {
             opened => (opened, false),
         };
         let file = opened.map_err(|e| not_opened(path, e))?;
-        let meta = file.metadata().map_err(|e| NotOpened::Other(Fault::unreadable(path, &e)))?;
+        let meta = file.metadata().map_err(|e| NotOpened::Other(FileFault::unreadable(path, &e)))?;
         Ok(Self { file, meta, linked })
     }
 
     /// `dir` is what [`trust::directory`] says of its directory.
-    fn trusted(&self, path: &Path, dir: &Result<PathBuf, Fault>) -> Result<(), Fault> {
+    fn trusted(&self, path: &Path, dir: &Result<PathBuf, FileFault>) -> Result<(), FileFault> {
         let dir = dir.as_ref().map_err(Clone::clone)?;
         if self.linked {
             trust::link(path, dir)?;
@@ -410,16 +415,16 @@ fn not_opened(path: &Path, error: io::Error) -> NotOpened {
         } else {
             "not a regular file"
         };
-        return NotOpened::Other(Fault::not_a_file(path, what));
+        return NotOpened::Other(FileFault::not_a_file(path, what));
     }
     let missing = error.kind() == io::ErrorKind::NotFound;
     NotOpened::Other(match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.file_type().is_symlink() && missing => Fault::dangling(path),
+        Ok(meta) if meta.file_type().is_symlink() && missing => FileFault::dangling(path),
         // Whatever has the name by now.
         _ if missing => return NotOpened::Gone,
         // A socket cannot be opened at all.
-        Ok(meta) if meta.file_type().is_socket() => Fault::not_a_file(path, "a socket"),
-        _ => Fault::unreadable(path, &error),
+        Ok(meta) if meta.file_type().is_socket() => FileFault::not_a_file(path, "a socket"),
+        _ => FileFault::unreadable(path, &error),
     })
 }
 
@@ -435,7 +440,7 @@ fn duplicates(name: &str, files: &[Package]) -> Vec<Problem> {
             if let Some(more) = (files.len() - 1).checked_sub(OTHERS).filter(|more| *more > 0) {
                 named.push(format!("and {more} more"));
             }
-            Fault {
+            FileFault {
                 reason: Reason::Duplicate,
                 package: Some(name.to_owned()),
                 detail: format!("package {name} is also in {}", named.join(", ")),

@@ -12,7 +12,7 @@
 #[cfg(test)]
 mod tests;
 
-use crate::packages::catalog::{Catalog, Fault, Package, Problem, Reason, SearchDir, trust};
+use crate::packages::catalog::{Catalog, FileFault, Package, Problem, Reason, SearchDir, trust};
 use crate::packages::library::Library;
 use lorchestra_plugin_api::manifest::Manifest;
 use rustix::fs::FlockOperation;
@@ -66,8 +66,8 @@ pub enum InstallError {
     NotTrusted {
         /// The directory.
         dir: PathBuf,
-        /// What is wrong with it, and the mend.
-        fault: Fault,
+        /// What is wrong with it, and the hint.
+        fault: FileFault,
     },
     /// The library's name in the directory is another package's.
     #[error("{} contains the package {package}", path.display())]

@@ -6,7 +6,7 @@
 
 use crate::host::limits::{self, Doing, Limit};
 use crate::host::locks::hex;
-use crate::packages::catalog::{self, Fault, Reason};
+use crate::packages::catalog::{self, FileFault, Reason};
 use lorchestra_plugin_api::manifest::Manifest;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::{Errno, FdFlags};
@@ -29,17 +29,17 @@ pub struct Library {
 
 impl Library {
     /// Copies and checks the file at `path`, which nobody else may be able to change ([`catalog::trust`]).
-    pub fn open(path: &Path) -> Result<Self, Fault> {
+    pub fn open(path: &Path) -> Result<Self, FileFault> {
         Self::copy(path, catalog::open_trusted(path)?)
     }
 
     /// The same of a file that a person named, wherever it is and whoever's it is: to be looked at or installed.
-    pub fn named(path: &Path) -> Result<Self, Fault> {
+    pub fn named(path: &Path) -> Result<Self, FileFault> {
         Self::copy(path, catalog::open(path)?)
     }
 
-    fn copy(path: &Path, file: File) -> Result<Self, Fault> {
-        let unreadable = |e: io::Error| Fault::unreadable(path, &e);
+    fn copy(path: &Path, file: File) -> Result<Self, FileFault> {
+        let unreadable = |e: io::Error| FileFault::unreadable(path, &e);
         // Before anything is copied: what it has now may be as much as the memory of this host.
         let len = file.metadata().map_err(unreadable)?.len();
         if len > catalog::MAX_FILE {
@@ -111,10 +111,10 @@ impl Library {
 }
 
 /// The library cannot be copied into memory; it may be as good as any.
-fn no_memory_file(path: &Path, error: io::Error) -> Fault {
+fn no_memory_file(path: &Path, error: io::Error) -> FileFault {
     match limits::behind(&error, Doing::Memory) {
-        Some(Limit { what, hint }) => Fault::new(Reason::Unreadable, format!("{what}: {error}"), hint),
-        None => Fault::unreadable(path, &error),
+        Some(Limit { what, hint }) => FileFault::new(Reason::Unreadable, format!("{what}: {error}"), hint),
+        None => FileFault::unreadable(path, &error),
     }
 }
 
@@ -153,8 +153,8 @@ fn digest(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) -> io::Result<St
 }
 
 /// sha256 of a file's bytes, in hexadecimal. Reads no more than a library may have.
-pub fn sha256(path: &Path) -> Result<String, Fault> {
-    let unreadable = |e: io::Error| Fault::unreadable(path, &e);
+pub fn sha256(path: &Path) -> Result<String, FileFault> {
+    let unreadable = |e: io::Error| FileFault::unreadable(path, &e);
     let file = catalog::open(path)?;
     let len = file.metadata().map_err(unreadable)?.len();
     if len > catalog::MAX_FILE {

@@ -4,7 +4,7 @@
 //! Knows the file and compares; that what is compared are the bytes which will run is [`crate::packages::library`]'s doing. A missing package
 //! is refused as another checksum is: what was not looked at does not run.
 
-use crate::packages::catalog::{self, Fault, Package, Reason};
+use crate::packages::catalog::{self, FileFault, Package, Reason};
 use crate::packages::library::{self, Library};
 use crate::text::{one_line, path_text};
 use lorchestra_plugin_api::manifest::{Manifest, is_name};
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 const FORMAT: u32 = 1;
 const HEAD: &str = "# Which bytes of which package may run, where `locked = true` or --locked is set.\n\
                     # Written by `lorchestra plugins lock`.\n";
-const MEND: &str = "run lorchestra plugins lock, if these are the bytes you want to run";
+const HINT: &str = "run lorchestra plugins lock, if these are the bytes you want to run";
 
 /// Bytes of the file, at most: thousands of packages, and no more memory than a command can have whoever wrote the file.
 const MAX_FILE: u64 = 1 << 20;
@@ -50,8 +50,8 @@ pub enum LockfileError {
     Unusable {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it, and the mend.
-        fault: Fault,
+        /// What is wrong with it, and the hint.
+        fault: FileFault,
     },
     /// It does not say what it should.
     #[error("{}: {what}", path.display())]
@@ -103,7 +103,7 @@ impl Lockfile {
         let file = catalog::open_trusted(path).map_err(|mut fault| {
             match fault.reason {
                 // What the fault says is for a library. A link is written anew instead of installed; what is no file has to go first.
-                Reason::LinkOut => fault.fix = MEND.to_owned(),
+                Reason::LinkOut => fault.fix = HINT.to_owned(),
                 Reason::NotAFile => {
                     fault.fix = format!("move {} away; run lorchestra plugins lock to create it again", path_text(path))
                 }
@@ -172,16 +172,16 @@ impl Lockfile {
     }
 
     /// Whether these bytes are the ones that were locked.
-    pub fn allows(&self, library: &Library) -> Result<(), Fault> {
+    pub fn allows(&self, library: &Library) -> Result<(), FileFault> {
         let Manifest { package, version, .. } = library.manifest();
-        let bytes = library.size().map_err(|e| Fault::unreadable(library.path(), &e))?;
+        let bytes = library.size().map_err(|e| FileFault::unreadable(library.path(), &e))?;
         self.check(package, version, bytes, || Ok(library.sha256().to_owned()))
     }
 
     /// The same, of the file of a package. It is read, whole, only where its version and its size are those that were locked.
-    pub fn allows_file(&self, package: &Package) -> Result<(), Fault> {
+    pub fn allows_file(&self, package: &Package) -> Result<(), FileFault> {
         let outline = &package.outline;
-        let bytes = package.path.metadata().map_err(|e| Fault::unreadable(&package.path, &e))?.len();
+        let bytes = package.path.metadata().map_err(|e| FileFault::unreadable(&package.path, &e))?.len();
         self.check(&outline.package, &outline.version, bytes, || library::sha256(&package.path))
     }
 
@@ -190,9 +190,9 @@ impl Lockfile {
         package: &str,
         version: &str,
         bytes: u64,
-        sha256: impl FnOnce() -> Result<String, Fault>,
-    ) -> Result<(), Fault> {
-        let fault = |reason, detail| Err(Fault { package: Some(package.to_owned()), ..Fault::new(reason, detail, MEND) });
+        sha256: impl FnOnce() -> Result<String, FileFault>,
+    ) -> Result<(), FileFault> {
+        let fault = |reason, detail| Err(FileFault { package: Some(package.to_owned()), ..FileFault::new(reason, detail, HINT) });
         let Some(locked) = self.packages.get(package) else {
             return fault(Reason::NotLocked, format!("plugins.lock does not list the package {package}"));
         };
@@ -279,7 +279,7 @@ mod tests {
         assert_eq!((fault.reason, fault.fix), (Reason::NotTrusted, format!("chmod o-w {}", path.display())));
     }
 
-    /// What mends it is another thing than for a library.
+    /// What fixes it is another thing than for a library.
     #[test]
     fn a_link_is_no_lock_and_writing_it_anew_mends_that() {
         let dir = tempfile::tempdir().unwrap();
@@ -288,7 +288,7 @@ mod tests {
         std::fs::create_dir(&config).unwrap();
         std::os::unix::fs::symlink("../elsewhere.lock", &path).unwrap();
         let Err(LockfileError::Unusable { fault, .. }) = Lockfile::read(&path) else { panic!("it was read") };
-        assert_eq!((fault.reason, &*fault.fix), (Reason::LinkOut, MEND));
+        assert_eq!((fault.reason, &*fault.fix), (Reason::LinkOut, HINT));
         one("1.0.0", 'b').write(&path).unwrap();
         assert_eq!(Lockfile::read(&path).unwrap(), Some(one("1.0.0", 'b')));
     }

@@ -10,7 +10,7 @@ use thiserror::Error;
 /// The longest duration that is read: 36500 days, a hundred years. Added to any clock there is, it does not overflow.
 pub const MAX: Duration = Duration::from_secs(36_500 * 24 * 60 * 60);
 
-/// Bytes of the longest text that is looked at. Proposals are made by mending and reading again, once for each thing that
+/// Bytes of the longest text that is looked at. Proposals are made by fixing and reading again, once for each thing that
 /// is wrong, so their number has to have an end.
 const MAX_TEXT: usize = 64;
 
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn what_is_refused_and_what_to_write_instead() {
-        for (text, mend) in [
+        for (text, hint) in [
             ("", "write a duration such as 90s"),
             (" \t", "write a duration such as 90s"),
             ("90", "write 90s for seconds or 90m for minutes"),
@@ -264,7 +264,7 @@ mod tests {
             ("18446744073709551615w", "at most 36500d"),
         ] {
             let message = parse(text).unwrap_err().to_string();
-            assert!(message.contains(mend), "{text:?}: {message}");
+            assert!(message.contains(hint), "{text:?}: {message}");
         }
     }
 }

@@ -1,5 +1,5 @@
 //! What is wrong with a request, in words. Owns the messages of [`super::resolve`]: each fault is one line that names the
-//! flag, the value, the reason and the mend, whatever is in the value.
+//! flag, the value, the reason and the hint, whatever is in the value.
 
 use super::value::ValueError;
 use crate::text::{one_line, quote, shortened};
@@ -16,13 +16,13 @@ const SHOWN_DOCS: usize = 100;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlanError {
     /// The faults, each a line of its own.
-    pub faults: Vec<Fault>,
+    pub faults: Vec<PlanFault>,
 }
 
 impl PlanError {
     /// Whether all of it is the plugin's fault, and nothing the caller typed.
     pub fn is_of_plugin(&self) -> bool {
-        self.faults.iter().all(|fault| matches!(fault, Fault::Default { .. }))
+        self.faults.iter().all(|fault| matches!(fault, PlanFault::Default { .. }))
     }
 }
 
@@ -39,7 +39,7 @@ impl std::error::Error for PlanError {}
 
 /// One thing that is wrong. All texts are ready to be shown: quoted, shortened, without control characters.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum Fault {
+pub enum PlanFault {
     /// A value that its parameter does not take.
     #[error("{typed}: {reason}")]
     Value {
@@ -49,7 +49,7 @@ pub enum Fault {
         reason: ValueError,
     },
     /// A name that the job does not have.
-    #[error("{typed}: {job} has no parameter {name}; {mend}")]
+    #[error("{typed}: {job} has no parameter {name}; {hint}")]
     Unknown {
         /// Flag and value.
         typed: String,
@@ -58,7 +58,7 @@ pub enum Fault {
         /// The name.
         name: String,
         /// The nearest name, or all there are.
-        mend: String,
+        hint: String,
     },
     /// A parameter without which the job does not run.
     #[error("{flag} is missing; add {usage}: {summary}")]
@@ -85,7 +85,7 @@ pub enum Fault {
     /// A window with nothing in it.
     #[error(
         "the window is empty: since {since} ({since_origin}) is not before until {until} ({until_origin}); {}",
-        mend(until_origin)
+        hint(until_origin)
     )]
     Window {
         /// The beginning, absolute.
@@ -144,7 +144,7 @@ pub enum Fault {
     },
 }
 
-fn mend(until_origin: &str) -> &'static str {
+fn hint(until_origin: &str) -> &'static str {
     if until_origin == super::START { "use an earlier since" } else { "use an earlier since or a later until" }
 }
 

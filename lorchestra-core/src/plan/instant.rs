@@ -1,22 +1,22 @@
 //! An instant of RFC 3339: date, time of day, offset. Called by [`super::time`].
 //!
 //! chrono reads the instant; what stands here decides what is handed to it. Its own reader takes more than we can explain
-//! (a real minus sign in the offset) and says less than a person needs to mend a text.
+//! (a real minus sign in the offset) and says less than a person needs to fix a text.
 
 use super::date;
-use super::time::{Reader, TimeError, Wanted};
+use super::time::{Precision, TimeError, TimeParser};
 use chrono::{DateTime, Timelike, Utc};
 
 /// Reads an instant; `None` where the text is not a date followed by something after `T`, `t` or a space.
-pub(super) fn read(text: &str, reader: Reader) -> Option<Result<DateTime<Utc>, TimeError>> {
+pub(super) fn read(text: &str, reader: TimeParser) -> Option<Result<DateTime<Utc>, TimeError>> {
     let (day, rest) = text.split_at_checked(10)?;
     let rest = rest.strip_prefix(['T', 't', ' '])?;
     date::has_form(day).then(|| read_parts(day, rest, reader))
 }
 
-fn read_parts(day: &str, rest: &str, reader: Reader) -> Result<DateTime<Utc>, TimeError> {
+fn read_parts(day: &str, rest: &str, reader: TimeParser) -> Result<DateTime<Utc>, TimeError> {
     date::read(day)?;
-    if reader.wanted == Wanted::Day {
+    if reader.wanted == Precision::Day {
         return Err(reader.instead("a day is asked for, without a time of day", day));
     }
     let end = rest.find(|c: char| !(c.is_ascii_digit() || c == ':' || c == '.')).unwrap_or(rest.len());

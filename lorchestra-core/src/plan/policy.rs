@@ -12,7 +12,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// What one source (the flags, the configuration, a job's attributes) sets; `None` where it sets nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[expect(missing_docs, reason = "documented at RunSpec and Retries")]
-pub struct Policy {
+pub struct RunPolicy {
     pub timeout: Option<Duration>,
     pub grace: Option<Duration>,
     pub on_overlap: Option<OnOverlap>,
@@ -25,7 +25,7 @@ pub struct Policy {
 /// The settings that a run has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "documented at RunSpec")]
-pub struct Limits {
+pub struct RunLimits {
     pub timeout: Option<Duration>,
     pub grace: Duration,
     pub on_overlap: OnOverlap,
@@ -33,7 +33,7 @@ pub struct Limits {
     pub memory_max: Option<u64>,
 }
 
-impl Policy {
+impl RunPolicy {
     /// Returns what the job's own attributes set. The catalog has checked that they can be read.
     pub fn of_job(job: &JobManifest) -> Self {
         Self {
@@ -59,9 +59,9 @@ impl Policy {
     }
 
     /// Returns the limits, with defaults where nothing is set.
-    pub fn limits(self) -> Limits {
+    pub fn limits(self) -> RunLimits {
         let default = Retries::default();
-        Limits {
+        RunLimits {
             timeout: self.timeout,
             grace: self.grace.unwrap_or(GRACE),
             on_overlap: self.on_overlap.unwrap_or_default(),
@@ -76,8 +76,8 @@ impl Policy {
 }
 
 /// Returns the limits of a run of `job`: flags win over the configuration, and that over the job's own attributes.
-pub fn limits(flags: Policy, config: Policy, job: &JobManifest) -> Limits {
-    flags.or(config).or(Policy::of_job(job)).limits()
+pub fn limits(flags: RunPolicy, config: RunPolicy, job: &JobManifest) -> RunLimits {
+    flags.or(config).or(RunPolicy::of_job(job)).limits()
 }
 
 #[cfg(test)]
@@ -94,9 +94,9 @@ mod tests {
     }
 
     /// Sets everything, each value made from `n`.
-    fn all(n: u32) -> Policy {
+    fn all(n: u32) -> RunPolicy {
         let seconds = Duration::from_secs(n.into());
-        Policy {
+        RunPolicy {
             timeout: Some(seconds),
             grace: Some(seconds),
             on_overlap: Some(OnOverlap::Wait(Some(seconds))),
@@ -110,16 +110,16 @@ mod tests {
     #[test]
     fn flag_then_config_then_job_then_default() {
         assert_eq!(limits(all(1), all(2), &job()), all(1).limits());
-        assert_eq!(limits(Policy::default(), all(2), &job()), all(2).limits());
-        let of_job = limits(Policy::default(), Policy::default(), &job());
+        assert_eq!(limits(RunPolicy::default(), all(2), &job()), all(2).limits());
+        let of_job = limits(RunPolicy::default(), RunPolicy::default(), &job());
         assert_eq!((of_job.timeout, of_job.retries.limit, of_job.on_overlap), (Some(Duration::from_secs(3)), 3, OnOverlap::Skip));
         assert_eq!((of_job.grace, of_job.memory_max), (GRACE, None));
     }
 
     #[test]
     fn each_setting_falls_through_by_itself() {
-        let flags = Policy { timeout: Some(Duration::from_secs(9)), ..Policy::default() };
-        let config = Policy { retries: Some(7), memory_max: Some(1), ..Policy::default() };
+        let flags = RunPolicy { timeout: Some(Duration::from_secs(9)), ..RunPolicy::default() };
+        let config = RunPolicy { retries: Some(7), memory_max: Some(1), ..RunPolicy::default() };
         let limits = limits(flags, config, &job());
         assert_eq!((limits.timeout, limits.retries.limit, limits.memory_max), (Some(Duration::from_secs(9)), 7, Some(1)));
         assert_eq!((limits.on_overlap, limits.retries.on), (OnOverlap::Skip, Retries::default().on));

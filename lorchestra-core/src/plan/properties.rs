@@ -204,7 +204,7 @@ proptest! {
         if with_name {
             values.push((&name, &text));
         }
-        match resolve(Request { bookmark, ..request(&job, &values) }) {
+        match resolve(PlanRequest { bookmark, ..request(&job, &values) }) {
             Ok(plan) => {
                 let window = plan.window.unwrap();
                 prop_assert!(window.since.unwrap() < window.until);

@@ -1,7 +1,7 @@
 //! So long before now: what follows the minus of `-7d`. Called by [`super::time`].
 
 use super::date;
-use super::time::{Reader, TimeError, Wanted};
+use super::time::{Precision, TimeError, TimeParser};
 use super::unit::{Unit, split_digits};
 use chrono::{DateTime, Months, TimeDelta, Utc};
 
@@ -13,13 +13,13 @@ pub(super) struct Span {
 }
 
 /// A span that a calendar can be moved by.
-enum Step {
+enum RelativeStep {
     Fixed(TimeDelta),
     Calendar(Months),
 }
 
 /// Reads `7d`, the text after the minus.
-pub(super) fn read(text: &str, reader: Reader) -> Result<Span, TimeError> {
+pub(super) fn read(text: &str, reader: TimeParser) -> Result<Span, TimeError> {
     let (digits, word) = split_digits(text);
     if digits.is_empty() {
         return Err(reader.unknown());
@@ -34,7 +34,7 @@ pub(super) fn read(text: &str, reader: Reader) -> Result<Span, TimeError> {
         "y" => Unit::Year,
         _ => return Err(misspelt(digits, word, text, reader)),
     };
-    if reader.wanted == Wanted::Day && unit < Unit::Day {
+    if reader.wanted == Precision::Day && unit < Unit::Day {
         return Err(TimeError::Field("a day is asked for, which goes back by d, w, mo or y; write -1d or the like".into()));
     }
     // A number too long for 64 bits reaches further back than any calendar.
@@ -46,39 +46,41 @@ impl Span {
     /// The instant this long before `now`; `None` where no calendar reaches. The 31st less a month is the month's last day.
     pub(super) fn before(self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         match self.step()? {
-            Step::Fixed(delta) => now.checked_sub_signed(delta),
-            Step::Calendar(months) => now.checked_sub_months(months),
+            RelativeStep::Fixed(delta) => now.checked_sub_signed(delta),
+            RelativeStep::Calendar(months) => now.checked_sub_months(months),
         }
     }
 
     /// The instant this long after `now`.
     pub(super) fn after(self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         match self.step()? {
-            Step::Fixed(delta) => now.checked_add_signed(delta),
-            Step::Calendar(months) => now.checked_add_months(months),
+            RelativeStep::Fixed(delta) => now.checked_add_signed(delta),
+            RelativeStep::Calendar(months) => now.checked_add_months(months),
         }
     }
 
-    fn step(self) -> Option<Step> {
+    fn step(self) -> Option<RelativeStep> {
         match self.unit.seconds() {
             Some(seconds) => {
                 let seconds = i64::try_from(self.count.checked_mul(seconds)?).ok()?;
-                TimeDelta::try_seconds(seconds).map(Step::Fixed)
+                TimeDelta::try_seconds(seconds).map(RelativeStep::Fixed)
             }
             None => {
                 let months = self.count.checked_mul(if self.unit == Unit::Year { 12 } else { 1 })?;
-                u32::try_from(months).ok().map(|months| Step::Calendar(Months::new(months)))
+                u32::try_from(months).ok().map(|months| RelativeStep::Calendar(Months::new(months)))
             }
         }
     }
 }
 
-fn misspelt(digits: &str, word: &str, text: &str, reader: Reader) -> TimeError {
+fn misspelt(digits: &str, word: &str, text: &str, reader: TimeParser) -> TimeError {
     match word {
         "m" | "M" => {
             return match reader.wanted {
-                Wanted::Instant => reader.either("m may be minutes or months", format!("-{digits}min"), format!("-{digits}mo")),
-                Wanted::Day => reader.instead("months are written mo", format!("-{digits}mo")),
+                Precision::Instant => {
+                    reader.either("m may be minutes or months", format!("-{digits}min"), format!("-{digits}mo"))
+                }
+                Precision::Day => reader.instead("months are written mo", format!("-{digits}mo")),
             };
         }
         "" => return reader.instead("its unit is missing", format!("-{digits}d")),

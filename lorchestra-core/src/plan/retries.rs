@@ -9,7 +9,7 @@ pub const MOST: u32 = 1000;
 /// The longest wait between two attempts.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
 
-/// Causes that another attempt may mend. Not among them: what loading refuses is refused again; who cancels does not want another one;
+/// Causes that another attempt may fix. Not among them: what loading refuses is refused again; who cancels does not want another one;
 /// and after a fault of the spool events may be missing, which a person has to look at.
 pub const RETRYABLE: [Cause; 5] = [Cause::Error, Cause::Panic, Cause::Signal, Cause::Exit, Cause::Timeout];
 
@@ -34,7 +34,7 @@ impl Default for Retries {
 
 impl Retries {
     /// Whether there is another attempt after this one (from 1) has failed so.
-    pub fn again(&self, attempt: u32, failure: &Failure) -> bool {
+    pub fn allows_retry(&self, attempt: u32, failure: &Failure) -> bool {
         attempt <= self.limit && !failure.permanent && self.on.contains(&failure.cause) && RETRYABLE.contains(&failure.cause)
     }
 }
@@ -50,17 +50,18 @@ mod tests {
     #[test]
     fn what_may_be_mended_is_tried_as_often_as_was_asked() {
         let twice = Retries { limit: 2, ..Retries::default() };
-        let tries = |cause, permanent| (1..5).take_while(|attempt| twice.again(*attempt, &failure(cause, permanent))).count();
+        let tries =
+            |cause, permanent| (1..5).take_while(|attempt| twice.allows_retry(*attempt, &failure(cause, permanent))).count();
         for cause in RETRYABLE {
             assert_eq!(tries(cause, false), 2, "{cause:?}");
             assert_eq!(tries(cause, true), 0, "{cause:?}, permanent");
-            assert!(!Retries::default().again(1, &failure(cause, false)), "nobody asked");
+            assert!(!Retries::default().allows_retry(1, &failure(cause, false)), "nobody asked");
         }
         for cause in [Cause::Cancelled, Cause::Load, Cause::Spool, Cause::Abandoned] {
             assert_eq!(tries(cause, false), 0, "{cause:?}");
         }
         let only = Retries { limit: 2, on: vec![Cause::Timeout, Cause::Load], ..Retries::default() };
-        assert!(only.again(1, &failure(Cause::Timeout, false)) && !only.again(1, &failure(Cause::Error, false)));
-        assert!(!only.again(1, &failure(Cause::Load, false)), "whatever was asked");
+        assert!(only.allows_retry(1, &failure(Cause::Timeout, false)) && !only.allows_retry(1, &failure(Cause::Error, false)));
+        assert!(!only.allows_retry(1, &failure(Cause::Load, false)), "whatever was asked");
     }
 }

@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn what_is_no_size_is_told_with_its_mend() {
-        for (text, mend) in [
+        for (text, hint) in [
             ("512", "512M or 512G"),
             ("", "not a size"),
             ("M", "not a size"),
@@ -60,7 +60,7 @@ mod tests {
             ("99999999999999999999999M", "not a size"),
         ] {
             let told = parse(text).unwrap_err();
-            assert!(told.contains(mend), "{text}: {told}");
+            assert!(told.contains(hint), "{text}: {told}");
         }
     }
 }

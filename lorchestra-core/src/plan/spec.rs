@@ -19,8 +19,8 @@
 //! Durations are seconds, sizes are bytes, times are RFC 3339 in UTC. A key that this version does not know is an error: it may
 //! change what the run is.
 
-use super::fault::{self, Fault, PlanError};
-use super::policy::Limits;
+use super::fault::{self, PlanError, PlanFault};
+use super::policy::RunLimits;
 use super::retries::{MOST, RETRYABLE};
 use super::source::Source;
 use super::{OnOverlap, Retries, Window, find, is_end, last, size, time, value};
@@ -215,10 +215,10 @@ pub enum SpecError {
 
 impl RunSpec {
     /// Puts a spec together.
-    pub(super) fn new(names: [&str; 3], resolved: Resolved, limits: Limits, context: Context) -> Self {
+    pub(super) fn new(names: [&str; 3], resolved: Resolved, limits: RunLimits, context: Context) -> Self {
         let [package, job, version] = names.map(str::to_owned);
         let Resolved { params, secrets, account, window, since_last, at } = resolved;
-        let Limits { timeout, grace, on_overlap, retries, memory_max } = limits;
+        let RunLimits { timeout, grace, on_overlap, retries, memory_max } = limits;
         let Context { directory, group, trace_parent, requested_by } = context;
         Self {
             schema: Schema,
@@ -254,7 +254,7 @@ impl RunSpec {
             since_last: false,
             at: time::to_micros(at),
         };
-        Self::new([package, job, version], resolved, super::Policy::default().limits(), Context::default())
+        Self::new([package, job, version], resolved, super::RunPolicy::default().limits(), Context::default())
     }
 
     /// Reads a spec from its JSON. It still has to be held against its job: [`check`](Self::check).
@@ -286,8 +286,8 @@ impl RunSpec {
     /// # Errors
     /// Everything that does not fit. The job was not touched.
     pub fn check(&self, job: &JobManifest) -> Result<(), PlanError> {
-        let mut faults: Vec<Fault> = Vec::new();
-        let mut wrong = |field: String, reason: String| faults.push(Fault::Spec { field, reason });
+        let mut faults: Vec<PlanFault> = Vec::new();
+        let mut wrong = |field: String, reason: String| faults.push(PlanFault::Spec { field, reason });
         let secret = |param: &&ParamManifest| param.kind == ParamKind::Secret;
         for name in self.params.keys().filter(|name| !job.params.iter().any(|p| p.name == **name && !secret(&p))) {
             let names: Vec<&str> = job.params.iter().filter(|p| !secret(p)).map(|p| p.name.as_str()).collect();

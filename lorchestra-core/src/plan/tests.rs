@@ -2,7 +2,7 @@
 //! [`super::properties`].
 //!
 //! - `good_values_*`: what crosses to the job.
-//! - `bad_values`: the table of what is refused; each line names flag, value and mend, and most mends are tried.
+//! - `bad_values`: the table of what is refused; each line names flag, value and fix, and most fixes are tried.
 //! - `names_*`, `missing_*`, `repeated_*`, `defaults_*`: the faults that are not a value's.
 //! - `window`, `last`, `kinds`: modules of their own.
 
@@ -48,19 +48,19 @@ fn window_job() -> JobManifest {
 }
 
 /// `("since", "-7d")` is `--since -7d`; a name with a leading `=` is `--param name=value`.
-pub(super) fn request<'a>(job: &'a JobManifest, values: &[(&str, &str)]) -> Request<'a> {
+pub(super) fn request<'a>(job: &'a JobManifest, values: &[(&str, &str)]) -> PlanRequest<'a> {
     let given = |(name, text): &(&str, &str)| match name.strip_prefix('=') {
         Some(name) => Given { name: name.into(), text: (*text).into(), typed_as: format!("--param {name}") },
         None => Given { name: (*name).into(), text: (*text).into(), typed_as: format!("--{}", name.replace('_', "-")) },
     };
-    Request {
+    PlanRequest {
         package: "ingester",
         version: "1.2.3",
         job,
         values: values.iter().map(given).collect(),
         now: now(),
         bookmark: None,
-        limits: Policy::default().limits(),
+        limits: RunPolicy::default().limits(),
         context: Context::default(),
     }
 }
@@ -353,15 +353,15 @@ const BAD: &[(&str, &str, &str, &str)] = &[
 #[test]
 fn bad_values() {
     let job = all_kinds();
-    for (name, text, says, mend) in BAD {
+    for (name, text, says, hint) in BAD {
         let line = fault(&job, &[(name, text)]);
         let value = quote(text);
         assert!(line.starts_with(&format!("--{name} {value}: ")), "flag and value: {line}");
         assert!(line.contains(says), "reason {says:?} of {text:?}: {line}");
-        assert!(line.contains("write ") || line.contains("remove it"), "a mend: {line}");
-        if !mend.is_empty() {
-            assert!(line.contains(&format!(" {mend}")), "mend {mend:?} of {text:?}: {line}");
-            plan(&job, &[(name, mend)]);
+        assert!(line.contains("write ") || line.contains("remove it"), "a hint: {line}");
+        if !hint.is_empty() {
+            assert!(line.contains(&format!(" {hint}")), "hint {hint:?} of {text:?}: {line}");
+            plan(&job, &[(name, hint)]);
         }
         let by_param = fault(&job, &[(&format!("={name}"), text)]);
         assert!(by_param.starts_with(&format!("--param {name}={value}: ")), "{by_param}");
@@ -376,7 +376,7 @@ fn dates_with_one_meaning_are_proposed_once() {
 
 #[test]
 fn long_values_are_cut_and_looked_at_no_further() {
-    // The second is mended one space at a time.
+    // The second is fixed one space at a time.
     let spaced = format!("-7{}d", " ".repeat(1_000_000));
     let zeros = "0".repeat(300);
     let long = [

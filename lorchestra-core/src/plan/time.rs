@@ -9,10 +9,10 @@
 //! | `now` `today` `yesterday` | the instant; the last two midnights, UTC |
 //!
 //! Times are kept to the microsecond, as the event table keeps them; what is finer is cut off. The forms themselves are
-//! read by `plan::relative`, `plan::date` and `plan::instant`; what is none of them goes to `plan::foreign`,
+//! read by `plan::relative`, `plan::date` and `plan::instant`; what is none of them goes to `plan::diagnose`,
 //! which finds out what was meant.
 
-use super::{date, foreign, instant, relative};
+use super::{date, diagnose, instant, relative};
 use chrono::{DateTime, Datelike, Days, NaiveDate, NaiveTime, SecondsFormat, Utc};
 use thiserror::Error;
 
@@ -65,7 +65,7 @@ pub enum TimeError {
 /// # Errors
 /// See [`TimeError`]. The time lies in the years 1 to 9999.
 pub fn parse(text: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, TimeError> {
-    Reader { now, wanted: Wanted::Instant }.read(text)
+    TimeParser { now, wanted: Precision::Instant }.read(text)
 }
 
 /// The day, in UTC, that `text` says: a date, `today`, `yesterday`, or so many days, weeks, months or years before today.
@@ -73,7 +73,7 @@ pub fn parse(text: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, TimeError>
 /// # Errors
 /// See [`TimeError`]. The day lies in the years 1 to 9999.
 pub fn parse_date(text: &str, now: DateTime<Utc>) -> Result<NaiveDate, TimeError> {
-    Reader { now, wanted: Wanted::Day }.read(text).map(|time| time.date_naive())
+    TimeParser { now, wanted: Precision::Day }.read(text).map(|time| time.date_naive())
 }
 
 /// `time` in the form in which it crosses to a job and into events: RFC 3339 in UTC with `Z`, and as many digits of the
@@ -89,19 +89,19 @@ pub fn to_micros(time: DateTime<Utc>) -> DateTime<Utc> {
 
 /// What the text is to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum Precision {
     Instant,
     Day,
 }
 
 /// One reading: what for, and against which now. The modules of the forms use it to try out what they propose.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Reader {
+pub(super) struct TimeParser {
     pub(super) now: DateTime<Utc>,
-    pub(super) wanted: Wanted,
+    pub(super) wanted: Precision,
 }
 
-impl Reader {
+impl TimeParser {
     fn read(self, text: &str) -> Result<DateTime<Utc>, TimeError> {
         if text.trim().is_empty() {
             return Err(TimeError::Empty);
@@ -112,13 +112,13 @@ impl Reader {
         if text.trim() != text {
             return Err(self.instead("there are spaces around it", text.trim()));
         }
-        if let Some(error) = foreign::dash(text, self) {
+        if let Some(error) = diagnose::dash(text, self) {
             return Err(error);
         }
         let today = self.now.date_naive();
         let day = |day: NaiveDate| Some(day.and_time(NaiveTime::MIN).and_utc());
         match text {
-            "now" if self.wanted == Wanted::Day => Err(self.instead("a day is asked for, not an instant", "today")),
+            "now" if self.wanted == Precision::Day => Err(self.instead("a day is asked for, not an instant", "today")),
             "now" => fits(Some(self.now)),
             "today" => fits(day(today)),
             "yesterday" => fits(today.checked_sub_days(Days::new(1)).and_then(day)),
@@ -130,7 +130,7 @@ impl Reader {
                 } else if let Some(instant) = instant::read(text, self) {
                     fits(Some(instant?))
                 } else {
-                    Err(foreign::diagnose(text, self))
+                    Err(diagnose::diagnose(text, self))
                 }
             }
         }
@@ -139,8 +139,8 @@ impl Reader {
     /// The error for a text of which nothing is known.
     pub(super) fn unknown(self) -> TimeError {
         match self.wanted {
-            Wanted::Instant => TimeError::NotATime,
-            Wanted::Day => TimeError::NotADay,
+            Precision::Instant => TimeError::NotATime,
+            Precision::Day => TimeError::NotADay,
         }
     }
 
@@ -165,8 +165,8 @@ impl Reader {
     /// As [`instead`](Self::instead), with `time` written as what is wanted.
     pub(super) fn instead_at(self, reason: impl Into<String>, time: DateTime<Utc>) -> TimeError {
         let write = match self.wanted {
-            Wanted::Instant => show(to_micros(time)),
-            Wanted::Day => time.date_naive().to_string(),
+            Precision::Instant => show(to_micros(time)),
+            Precision::Day => time.date_naive().to_string(),
         };
         self.instead(reason, write)
     }

@@ -75,14 +75,14 @@ pub enum ValueError {
 
 /// A value that fits its parameter.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Fitting {
+pub(super) enum TypedValue {
     /// A time; kept as one, for the window.
     Instant(DateTime<Utc>),
     /// Everything else, as it crosses.
     Json(Value),
 }
 
-impl Fitting {
+impl TypedValue {
     /// As it crosses to the job.
     pub(super) fn to_json(&self) -> Value {
         match self {
@@ -189,11 +189,11 @@ pub(super) fn unfit(json: &Value, why: impl std::fmt::Display) -> String {
 }
 
 /// The manifest's default; `None` where there is none.
-pub(super) fn default(takes: Takes<'_>, json: &Value, now: DateTime<Utc>) -> Result<Option<Fitting>, String> {
+pub(super) fn default(takes: Takes<'_>, json: &Value, now: DateTime<Utc>) -> Result<Option<TypedValue>, String> {
     let value = match (json, takes.kind) {
         (Value::Null, _) => return Ok(None),
         _ if takes.repeated => return Err("has a default, and a list has none".to_owned()),
-        (Value::Bool(on), ParamKind::Bool) => Ok(Fitting::Json((*on).into())),
+        (Value::Bool(on), ParamKind::Bool) => Ok(TypedValue::Json((*on).into())),
         // A number is checked as its text is: one rule for what fits, and 1.0 is no whole number.
         (Value::Number(number), ParamKind::Int(_) | ParamKind::Uint(_) | ParamKind::Float) => {
             parse(takes, &number.to_string(), now).map_err(|e| e.to_string())
@@ -230,21 +230,21 @@ pub(super) fn check_resolved(takes: Takes<'_>, json: &Value) -> Result<(), Strin
 }
 
 /// The value that `text` says.
-pub(super) fn parse(takes: Takes<'_>, text: &str, now: DateTime<Utc>) -> Result<Fitting, ValueError> {
+pub(super) fn parse(takes: Takes<'_>, text: &str, now: DateTime<Utc>) -> Result<TypedValue, ValueError> {
     let kind = takes.kind;
     Ok(match kind {
-        ParamKind::DateTime => Fitting::Instant(time::parse(text, now)?),
-        ParamKind::Date => Fitting::Json(time::parse_date(text, now)?.to_string().into()),
-        ParamKind::Int(_) | ParamKind::Uint(_) => Fitting::Json(integer(kind, text)?.into()),
-        ParamKind::Float => Fitting::Json(float(text)?.into()),
-        ParamKind::Bool => Fitting::Json(boolean(text)?.into()),
+        ParamKind::DateTime => TypedValue::Instant(time::parse(text, now)?),
+        ParamKind::Date => TypedValue::Json(time::parse_date(text, now)?.to_string().into()),
+        ParamKind::Int(_) | ParamKind::Uint(_) => TypedValue::Json(integer(kind, text)?.into()),
+        ParamKind::Float => TypedValue::Json(float(text)?.into()),
+        ParamKind::Bool => TypedValue::Json(boolean(text)?.into()),
         ParamKind::Path if text.is_empty() => {
             return Err(ValueError::Empty { example: "a path, such as . for the working directory" });
         }
         ParamKind::String | ParamKind::Path if text.contains('\0') => return Err(ValueError::Nul),
-        ParamKind::String | ParamKind::Path => Fitting::Json(text.into()),
-        ParamKind::Duration => Fitting::Json(duration::parse(text)?.as_secs().into()),
-        ParamKind::Enum => Fitting::Json(chosen(takes.values, text)?.into()),
+        ParamKind::String | ParamKind::Path => TypedValue::Json(text.into()),
+        ParamKind::Duration => TypedValue::Json(duration::parse(text)?.as_secs().into()),
+        ParamKind::Enum => TypedValue::Json(chosen(takes.values, text)?.into()),
         // It never becomes a value here: `resolve` keeps where it is to be found.
         ParamKind::Secret => return Err(ValueError::Source),
     })

@@ -1,7 +1,7 @@
 //! The span of time a run is about. Owns what makes one: [`Window::of`] takes the two ends as they were resolved and says
 //! whether there is anything between them. Called by [`super::resolve`].
 
-use super::fault::Fault;
+use super::fault::PlanFault;
 use super::time;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -18,16 +18,16 @@ pub struct Window {
 
 /// One end, and where it came from.
 #[derive(Debug, Clone)]
-pub(super) struct End {
+pub(super) struct WindowEnd {
     pub(super) at: DateTime<Utc>,
     /// In words, for the message when the ends do not fit: `--since -7d`.
     pub(super) origin: String,
 }
 
 impl Window {
-    pub(super) fn of(since: Option<&End>, until: &End) -> Result<Self, Fault> {
+    pub(super) fn of(since: Option<&WindowEnd>, until: &WindowEnd) -> Result<Self, PlanFault> {
         match since {
-            Some(since) if since.at >= until.at => Err(Fault::Window {
+            Some(since) if since.at >= until.at => Err(PlanFault::Window {
                 since: time::show(since.at),
                 since_origin: since.origin.clone(),
                 until: time::show(until.at),

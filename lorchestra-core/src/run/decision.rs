@@ -68,9 +68,9 @@ pub enum Death {
         core: bool,
     },
     /// Nobody saw it: the supervisor was dead by then.
-    Unseen,
+    Unknown,
     /// Nobody saw it, and the spool, which might have told, is not there any more.
-    Lost,
+    SpoolMissing,
 }
 
 /// Everything that is known at the end of an attempt.
@@ -126,7 +126,7 @@ pub fn decide(evidence: &Evidence) -> Outcome {
 }
 
 /// The end of a run that was told to end after an attempt had failed and before the next one.
-pub fn told_between(signal: i32, attempt: u32, last: &Failure) -> Outcome {
+pub fn cancelled_between_attempts(signal: i32, attempt: u32, last: &Failure) -> Outcome {
     let next = attempt + 1;
     let message =
         format!("cancelled by {} before attempt {next}; attempt {attempt} had failed: {}", signal_name(signal), last.message);
@@ -141,7 +141,7 @@ pub fn not_begun(next: u32, last: &Failure, why: &str) -> Outcome {
 }
 
 /// The end of a run whose supervisor died after an attempt had failed and before the next one.
-pub fn died_between(attempt: u32, last: &Failure) -> Outcome {
+pub fn supervisor_lost_between_attempts(attempt: u32, last: &Failure) -> Outcome {
     let message = format!("{}; its supervisor died before attempt {}", last.message, attempt + 1);
     failed(Failure { message, ..last.clone() })
 }
@@ -196,11 +196,11 @@ fn without_final(evidence: &Evidence) -> Failure {
         return failure(cause, fault.message.clone());
     }
     let (cause, how, signal, exit_code) = match evidence.death {
-        Death::Unseen => {
+        Death::Unknown => {
             let message = "supervisor and worker died before the job finished (killed, or the host went down)";
             return failure(Cause::Abandoned, message.into());
         }
-        Death::Lost => {
+        Death::SpoolMissing => {
             let message = "the supervisor died and the spool directory is missing, so the outcome is unknown";
             return failure(Cause::Abandoned, message.into());
         }
@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn success_is_the_final_record_whatever_the_exit() {
-        for death in [Death::Exited(0), Death::Exited(7), Death::Killed { signal: 11, core: true }, Death::Unseen] {
+        for death in [Death::Exited(0), Death::Exited(7), Death::Killed { signal: 11, core: true }, Death::Unknown] {
             assert_eq!(cause(&Evidence { end: returned(JobReturn::Ok), death, ..evidence() }), None, "{death:?}");
         }
     }
@@ -333,7 +333,7 @@ mod tests {
 
     #[test]
     fn what_nobody_saw_is_abandoned_unless_the_record_says_otherwise() {
-        let unseen = Evidence { death: Death::Unseen, ..evidence() };
+        let unseen = Evidence { death: Death::Unknown, ..evidence() };
         assert_eq!(cause(&unseen), Some(Cause::Abandoned));
         assert_eq!(cause(&Evidence { entered: false, ..unseen.clone() }), Some(Cause::Abandoned));
         let error = JobReturn::Error { messages: vec!["no".into()], permanent: true };
@@ -342,7 +342,7 @@ mod tests {
 
     #[test]
     fn without_a_spool_the_end_is_not_made_up() {
-        let lost = Evidence { death: Death::Lost, ..evidence() };
+        let lost = Evidence { death: Death::SpoolMissing, ..evidence() };
         let Outcome::Failed(failure) = decide(&lost) else { unreachable!() };
         assert_eq!(failure.cause, Cause::Abandoned);
         assert!(failure.message.contains("spool directory is missing"), "{}", failure.message);
@@ -407,8 +407,8 @@ mod tests {
             killed(11),
             killed(15),
             killed(34),
-            Death::Unseen,
-            Death::Lost,
+            Death::Unknown,
+            Death::SpoolMissing,
         ];
         let memory = |refused| Some(Memory { max: 64 << 20, refused });
         let fault = |spool| Some(WorkerFault { spool, message: text() });
@@ -463,7 +463,7 @@ mod tests {
                             Cause::Load
                         }
                     }
-                    (None, Death::Unseen | Death::Lost) => Cause::Abandoned,
+                    (None, Death::Unknown | Death::SpoolMissing) => Cause::Abandoned,
                     (None, _) if !entered => Cause::Load,
                     (None, Death::Killed { .. }) => Cause::Signal,
                     (None, Death::Exited(_)) => Cause::Exit,
@@ -508,11 +508,11 @@ mod tests {
     #[test]
     fn between_two_attempts_the_last_one_is_told() {
         let Outcome::Failed(last) = decide(&Evidence { death: Death::Exited(3), ..evidence() }) else { unreachable!() };
-        let Outcome::Failed(told) = told_between(15, 2, &last) else { unreachable!() };
+        let Outcome::Failed(told) = cancelled_between_attempts(15, 2, &last) else { unreachable!() };
         assert_eq!((told.cause, told.signal, told.exit_code), (Cause::Cancelled, Some(15), None));
         assert!(told.message.starts_with("cancelled by SIGTERM before attempt 3; attempt 2 had failed: "), "{}", told.message);
         assert!(told.job_result.is_some_and(|said| said.starts_with("exit: ")));
-        let Outcome::Failed(died) = died_between(2, &last) else { unreachable!() };
+        let Outcome::Failed(died) = supervisor_lost_between_attempts(2, &last) else { unreachable!() };
         assert_eq!((died.cause, died.exit_code), (Cause::Exit, Some(3)));
         assert!(died.message.ends_with("; its supervisor died before attempt 3"), "{}", died.message);
     }

@@ -3,10 +3,10 @@
 
 use crate::host::process::ProcessorTime;
 use crate::outcome::Outcome;
-use crate::run::decision::{Death, Evidence, decide, died_between, told_between};
+use crate::run::decision::{Death, Evidence, cancelled_between_attempts, decide, supervisor_lost_between_attempts};
 use crate::run::note;
 use crate::spool::record::Final;
-use crate::store::event::Taken;
+use crate::store::event::IngestState;
 use crate::store::{EarlierAttempt, RunEnd, Store, StoreError, Terminal};
 use std::time::Duration;
 
@@ -84,9 +84,9 @@ pub(crate) struct DeadRun {
     /// Whether that was recorded as over: another one was to come.
     pub(crate) over: bool,
     /// What the attempt's spool says.
-    pub(crate) taken: Taken,
+    pub(crate) taken: IngestState,
     /// What the supervisor had noted.
-    pub(crate) seen: note::Seen,
+    pub(crate) seen: note::NotedFacts,
     /// Whether its log has something in it.
     pub(crate) printed: bool,
     /// How the attempts before it ended.
@@ -106,8 +106,8 @@ pub(crate) fn reconstruct_end(dead: DeadRun) -> (Outcome, RunEnd) {
     let (damaged, between) = (taken.damaged, seen.between);
     let outcome = match decide(&evidence(taken, seen, printed)) {
         Outcome::Failed(failure) if over => match between {
-            Some(signal) => told_between(signal, attempt, &failure),
-            None => died_between(attempt, &failure),
+            Some(signal) => cancelled_between_attempts(signal, attempt, &failure),
+            None => supervisor_lost_between_attempts(attempt, &failure),
         },
         outcome => outcome,
     };
@@ -118,12 +118,12 @@ pub(crate) fn reconstruct_end(dead: DeadRun) -> (Outcome, RunEnd) {
 }
 
 /// What a dead supervisor's note and the spool come to.
-pub(crate) fn evidence(taken: Taken, seen: note::Seen, printed: bool) -> Evidence {
+pub(crate) fn evidence(taken: IngestState, seen: note::NotedFacts, printed: bool) -> Evidence {
     Evidence {
         ending: seen.ending,
         end: taken.end,
         entered: taken.entered,
-        death: seen.death.unwrap_or(Death::Unseen),
+        death: seen.death.unwrap_or(Death::Unknown),
         damaged: taken.damaged,
         fault: seen.fault,
         printed,

@@ -7,7 +7,7 @@
 //! the store has.
 
 use crate::spool::reader::{Reader, Writing};
-use crate::store::event::{Portion, Taken};
+use crate::store::event::{IngestState, Portion};
 use crate::store::{Store, StoreError};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -54,7 +54,7 @@ pub enum IntakeError {
 #[derive(Debug)]
 pub(crate) struct Idle {
     work: Sender<(Work, Receiver<()>)>,
-    thread: JoinHandle<Option<(Store, Result<Taken, IntakeError>)>>,
+    thread: JoinHandle<Option<(Store, Result<IngestState, IntakeError>)>>,
 }
 
 /// What the thread is to do.
@@ -72,7 +72,7 @@ pub(crate) struct Work {
 #[derive(Debug)]
 pub(crate) struct Intake {
     worker_is_dead: Sender<()>,
-    thread: JoinHandle<Option<(Store, Result<Taken, IntakeError>)>>,
+    thread: JoinHandle<Option<(Store, Result<IngestState, IntakeError>)>>,
 }
 
 impl Idle {
@@ -83,7 +83,7 @@ impl Idle {
             let (work, worker_is_dead) = ordered.recv().ok()?;
             let Work { mut store, run_id, attempt, spool, final_seen } = work;
             let result = catch_panics(&spool, &worker_is_dead, |again| {
-                let taken = if again { store.taken(&run_id, attempt)? } else { Taken::default() };
+                let taken = if again { store.taken(&run_id, attempt)? } else { IngestState::default() };
                 follow(&mut store, Ingest::new(&run_id, attempt, &spool, taken), &worker_is_dead, &final_seen)
             });
             Some((store, result))
@@ -102,7 +102,7 @@ impl Idle {
 
 impl Intake {
     /// The worker is dead: takes in the rest, and hands back the store and what the spool said.
-    pub(crate) fn finish(self) -> io::Result<(Store, Result<Taken, IntakeError>)> {
+    pub(crate) fn finish(self) -> io::Result<(Store, Result<IngestState, IntakeError>)> {
         // Closed, not sent: a thread that begins again sees it, too.
         drop(self.worker_is_dead);
         let ended = self.thread.join().ok().flatten();
@@ -115,8 +115,8 @@ impl Intake {
 fn catch_panics(
     spool: &Path,
     dead: &Receiver<()>,
-    mut follow: impl FnMut(bool) -> Result<Taken, IntakeError>,
-) -> Result<Taken, IntakeError> {
+    mut follow: impl FnMut(bool) -> Result<IngestState, IntakeError>,
+) -> Result<IngestState, IntakeError> {
     for panics in 0..=PANICS {
         if panics == PANICS {
             let _ = dead.recv();
@@ -130,7 +130,7 @@ fn catch_panics(
 }
 
 /// Takes in until the worker is dead, and then the rest.
-fn follow(store: &mut Store, mut ingest: Ingest, dead: &Receiver<()>, final_seen: &OwnedFd) -> Result<Taken, IntakeError> {
+fn follow(store: &mut Store, mut ingest: Ingest, dead: &Receiver<()>, final_seen: &OwnedFd) -> Result<IngestState, IntakeError> {
     let mut wait = INTERVAL;
     let mut reported_final = false;
     let mut refused = false;
@@ -174,12 +174,12 @@ pub(crate) struct Ingest {
     spool: PathBuf,
     reader: Reader,
     /// What was taken in.
-    pub(crate) taken: Taken,
+    pub(crate) taken: IngestState,
 }
 
 impl Ingest {
     /// Goes on from what the store has of the attempt.
-    pub(crate) fn new(run_id: &str, attempt: u32, spool: &Path, taken: Taken) -> Self {
+    pub(crate) fn new(run_id: &str, attempt: u32, spool: &Path, taken: IngestState) -> Self {
         let mut reader = Reader::new(spool, taken.cursor);
         if taken.end.is_some() {
             reader.end_was_read();
@@ -206,7 +206,7 @@ impl Ingest {
             }
             if end != taken.cursor {
                 let portion = Portion { records: &chunk.records, end, damaged: chunk.damaged };
-                store.take_in(run_id, *attempt, portion, taken)?;
+                store.ingest(run_id, *attempt, portion, taken)?;
                 // Only now: what this removes is in the store.
                 reader.taken(end).map_err(io)?;
             }
@@ -237,7 +237,7 @@ mod tests {
                     tried.push(again);
                     assert!(tried.len() as u32 > panics, "a panic of the test's own");
                     while matches!(dead.recv_timeout(INTERVAL), Err(RecvTimeoutError::Timeout)) {}
-                    Ok(Taken { entered: true, ..Taken::default() })
+                    Ok(IngestState { entered: true, ..IngestState::default() })
                 });
                 (result, tried)
             });
@@ -274,12 +274,12 @@ mod tests {
         let segments = || (1..=9).filter(|n| segment_path(&spool, *n).exists()).collect::<Vec<_>>();
         let all = segments();
         assert!(all.len() >= 3, "{all:?}");
-        let mut ingest = Ingest::new("r1", 1, &spool, Taken::default());
+        let mut ingest = Ingest::new("r1", 1, &spool, IngestState::default());
         ingest.reader = Reader::with_segments_of(&spool, ingest.taken.cursor, 10);
         for writing in [Writing::Alive, Writing::Dead] {
             let refused = ingest.all(&mut store, writing);
             assert!(matches!(refused, Err(IntakeError::Store(_))), "{refused:?}");
-            assert_eq!((segments(), &ingest.taken), (all.clone(), &Taken::default()));
+            assert_eq!((segments(), &ingest.taken), (all.clone(), &IngestState::default()));
         }
 
         other.execute_batch("DROP TRIGGER full").unwrap();

@@ -7,8 +7,8 @@
 use super::error::RunError;
 use super::event::{Observer, RunEvent};
 use super::recovery::{self, RecoveryError};
-use super::supervisor::{self, Order, RunEnv, RunResult, WorkerEnv};
-use crate::delivery::{Deliveries, DestinationConfig, Request, Resend, Trouble};
+use super::supervisor::{self, RunEnv, RunOrder, RunResult, WorkerEnv};
+use crate::delivery::{Deliveries, DestinationConfig, FlushRequest, Incomplete, Resend};
 use crate::host::clock::now_micros;
 use crate::host::signals::Signals;
 use crate::host::state::{StateDir, StateError};
@@ -173,7 +173,7 @@ pub fn launch(
     let env = RunEnv { state: &closing.state, worker: host.worker, secrets, progress };
     let may_exist = run_id.is_some();
     let run_id = run_id.unwrap_or_else(Uuid::now_v7).to_string();
-    let order = Order { run_id, may_exist, spec, library: &library };
+    let order = RunOrder { run_id, may_exist, spec, library: &library };
     let (result, store) = supervisor::run(&env, order, signals, observer)?;
     Ok(closing.finish(result, store, signals, observer))
 }
@@ -257,12 +257,12 @@ fn finish_delivery(
     observer: &mut dyn Observer,
 ) -> bool {
     let Delivery { required, timeout, .. } = *delivery;
-    let request = Request { timeout, insist: required, run_id: Some(run_id.to_owned()), resend: Resend::default() };
+    let request = FlushRequest { timeout, insist: required, run_id: Some(run_id.to_owned()), resend: Resend::default() };
     let mut undelivered = false;
     for (to, report) in deliveries.finish(&request, Some(signals)) {
         let pending = store.pending(to.name());
         observer.observe(&RunEvent::Delivered { to, report: &report, pending: pending.as_ref().copied(), required });
-        let elsewhere = matches!(report.trouble, Some(Trouble::IntoAnother(_)));
+        let elsewhere = matches!(report.trouble, Some(Incomplete::IntoAnother(_)));
         // What cannot be read is not known to be delivered.
         let delivered = || store.backlog(to.name(), Some(run_id)).is_ok_and(|own| own == Backlog::default());
         undelivered |= required && (elsewhere || !delivered());

@@ -24,7 +24,7 @@ const SAID: usize = 500;
 
 /// What was seen.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(crate) struct Seen {
+pub(crate) struct NotedFacts {
     /// Written before the first SIGTERM.
     pub(crate) ending: Option<Ending>,
     /// Written after the worker's death.
@@ -46,7 +46,7 @@ pub(crate) fn cut(fault: &WorkerFault) -> WorkerFault {
 #[derive(Debug)]
 pub(crate) struct Note {
     file: File,
-    last: RefCell<Seen>,
+    last: RefCell<NotedFacts>,
 }
 
 impl Note {
@@ -59,7 +59,7 @@ impl Note {
     }
 
     /// Replaces the note. In place and in one write: a death in between leaves the old or the new one.
-    pub(crate) fn write(&self, seen: &Seen) -> io::Result<()> {
+    pub(crate) fn write(&self, seen: &NotedFacts) -> io::Result<()> {
         let json = serde_json::to_vec(seen)?;
         let mut text = format!("{:08x} ", crc32c::crc32c(&json)).into_bytes();
         text.extend(json);
@@ -70,33 +70,33 @@ impl Note {
 
     /// Adds to the note that a signal asked for the end after the attempt had failed.
     pub(crate) fn between(&self, signal: i32) -> io::Result<()> {
-        let seen = Seen { between: Some(signal), ..self.last.borrow().clone() };
+        let seen = NotedFacts { between: Some(signal), ..self.last.borrow().clone() };
         self.write(&seen)
     }
 }
 
 /// The note of an attempt whose supervisor is dead; nothing, where none was written, or where it is not what was written: a flipped digit in
 /// it would be another cause.
-pub(crate) fn read(path: &Path) -> Seen {
+pub(crate) fn read(path: &Path) -> NotedFacts {
     let mut text = Vec::new();
     match crate::host::files::regular_file(path).and_then(|file| file.take(ROOM as u64).read_to_end(&mut text)) {
         Ok(_) => parse(&text).unwrap_or_else(|| {
             let path = path.display();
             tracing::warn!("{path} is damaged: why its run was ended, and how its worker died, is not known from it");
-            Seen::default()
+            NotedFacts::default()
         }),
-        Err(_) => Seen::default(),
+        Err(_) => NotedFacts::default(),
     }
 }
 
 /// `None`: damaged.
-fn parse(text: &[u8]) -> Option<Seen> {
+fn parse(text: &[u8]) -> Option<NotedFacts> {
     if text.len() != ROOM {
         return None;
     }
     let text = text.trim_ascii_end();
     if text.is_empty() {
-        return Some(Seen::default());
+        return Some(NotedFacts::default());
     }
     let (sum, json) = (text.get(..SUM)?, text.get(SUM + 1..)?);
     let sum = u32::from_str_radix(std::str::from_utf8(sum).ok()?, 16).ok()?;
@@ -115,7 +115,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("1.end");
         let note = Note::create(&path).unwrap();
-        let seen = Seen { ending: Some(Ending::Cancelled { signal: 15 }), death: Some(Death::Exited(0)), ..Seen::default() };
+        let seen =
+            NotedFacts { ending: Some(Ending::Cancelled { signal: 15 }), death: Some(Death::Exited(0)), ..NotedFacts::default() };
         note.write(&seen).unwrap();
         let whole = std::fs::read(&path).unwrap();
         let mut random = fastrand::Rng::with_seed(12);
@@ -131,7 +132,7 @@ mod tests {
             }
             std::fs::write(&path, &text).unwrap();
             let found = read(&path);
-            assert!(found == seen || found == Seen::default(), "{n}: {found:?}");
+            assert!(found == seen || found == NotedFacts::default(), "{n}: {found:?}");
         }
     }
 
@@ -139,11 +140,12 @@ mod tests {
     fn the_last_note_is_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("1.end");
-        assert_eq!(read(&path), Seen::default());
+        assert_eq!(read(&path), NotedFacts::default());
         let note = Note::create(&path).unwrap();
-        assert_eq!(read(&path), Seen::default());
+        assert_eq!(read(&path), NotedFacts::default());
         let stopped = Some(Stop { signal: Some(19), process: Some(u32::MAX) });
-        let mut seen = Seen { ending: Some(Ending::Timeout { after: Duration::from_secs(3), stopped }), ..Seen::default() };
+        let mut seen =
+            NotedFacts { ending: Some(Ending::Timeout { after: Duration::from_secs(3), stopped }), ..NotedFacts::default() };
         note.write(&seen).unwrap();
         assert_eq!(read(&path), seen);
         seen.death = Some(Death::Killed { signal: 9, core: false });

@@ -30,7 +30,7 @@ use crate::run::decision::Death;
 use crate::run::ending::{DeadRun, earlier, reconstruct_end};
 use crate::run::intake::{Ingest, IntakeError};
 use crate::run::note;
-use crate::run::resume::wake;
+use crate::run::resume::resume_if_stopped;
 use crate::run::traces::{has_content, remove_spool, remove_traces};
 use crate::spool::reader::Writing;
 use crate::spool::writer::segment_path;
@@ -215,7 +215,7 @@ fn claim(state: &StateDir, store: &Store, run_id: &str, excludes: bool, room: &m
         return Ok(Claim::Closed);
     }
     if run.is_supervised() {
-        wake(state, &run);
+        resume_if_stopped(state, &run);
         return Ok(Claim::Alive);
     }
     let path = state.run_lock(run_id);
@@ -313,7 +313,7 @@ fn end_of(state: &StateDir, store: &mut Store, run: &Run) -> Result<(Outcome, Ru
     let over = store.attempts(run_id)?.last().is_some_and(|attempt| attempt.ended_at.is_some());
     let mut seen = note::read(&state.attempt_note(run_id, attempt));
     if lost {
-        seen.death = Some(Death::Lost);
+        seen.death = Some(Death::SpoolMissing);
     }
     let lived = u64::try_from(crate::host::clock::now_micros() - run.started_at).unwrap_or(0);
     let dead = DeadRun {

@@ -18,10 +18,10 @@
 
 mod attempt;
 pub(crate) mod child;
-mod course;
 pub(crate) mod dispatch;
 mod overlap;
 mod run_files;
+mod stop_state;
 mod stops;
 pub mod trial;
 
@@ -42,9 +42,9 @@ use crate::plan::retries::LONGEST_WAIT;
 use crate::plan::{OnOverlap, RunSpec};
 use crate::secrets::Secrets;
 use crate::store::bookmark::Key;
-use crate::store::own::Place;
+use crate::store::own::RunOrigin;
 use crate::store::{AttemptEnd, NewRun, Run, RunEnd, RunState, Started, Store, StoreError, Terminal};
-use attempt::{Attempt, Prepared};
+use attempt::{AttemptRunner, Prepared};
 use run_files::RunFilesGuard;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -134,7 +134,7 @@ impl RunResult {
 
 /// A run that is about to begin: which, what, and from which bytes.
 #[derive(Debug)]
-pub struct Order<'a> {
+pub struct RunOrder<'a> {
     /// Its id.
     pub run_id: String,
     /// Whether the caller chose the id: a run of this id that has ended is found then, not run again.
@@ -202,11 +202,11 @@ pub(crate) fn run_of(store: &Store, run_id: &str, key: Key<'_>) -> Result<Option
 /// The run could not begin, or its end could not be recorded; what was recorded is never lost.
 pub fn run(
     env: &RunEnv<'_>,
-    order: Order<'_>,
+    order: RunOrder<'_>,
     signals: &mut Signals,
     observer: &mut dyn Observer,
 ) -> Result<(RunResult, Store), RunError> {
-    let Order { run_id, may_exist, spec, library } = order;
+    let RunOrder { run_id, may_exist, spec, library } = order;
     Supervision { env, run_id, may_exist, spec, library, signals, observer }.run()
 }
 
@@ -331,18 +331,18 @@ impl Supervision<'_> {
         let mut attempt = 1;
         loop {
             let output = prepared.files.output.clone();
-            let attempts = Attempt { env: self.env, spec: &self.spec, library: self.library, run_id: &self.run_id };
+            let attempts = AttemptRunner { env: self.env, spec: &self.spec, library: self.library, run_id: &self.run_id };
             let ended = attempts.run(attempt, prepared, store, self.signals)?;
             store = ended.store;
             facts.add(&ended.facts);
             let failure = match ended.result.map_err(|e| self.not_recorded(e))? {
-                Outcome::Failed(failure) if self.spec.retries.again(attempt, &failure) => failure,
+                Outcome::Failed(failure) if self.spec.retries.allows_retry(attempt, &failure) => failure,
                 outcome => return Ok(Finished { store, outcome, attempt, facts, bookmark: ended.bookmark, output }),
             };
             self.record_attempt_end(&mut store, attempt, &failure)?;
-            let next = self.next_attempt(attempt, &failure, ended.told, backoff.next(None));
+            let next = self.next_attempt(attempt, &failure, ended.stop_signal, backoff.next(None));
             let next = next.inspect_err(|signal| drop(ended.note.between(*signal)));
-            match next.unwrap_or_else(|signal| Next::End(decision::told_between(signal, attempt, &failure))) {
+            match next.unwrap_or_else(|signal| Next::End(decision::cancelled_between_attempts(signal, attempt, &failure))) {
                 Next::Attempt(next) => prepared = *next,
                 Next::End(outcome) => return Ok(Finished { store, outcome, attempt, facts, bookmark: None, output }),
             }
@@ -366,8 +366,8 @@ impl Supervision<'_> {
     }
 
     /// Waits, and prepares the attempt after this one. `Err`: the signal that asked for the end of the run.
-    fn next_attempt(&mut self, attempt: u32, failure: &Failure, told: Option<i32>, wait: Duration) -> Result<Next, i32> {
-        if let Some(signal) = told {
+    fn next_attempt(&mut self, attempt: u32, failure: &Failure, stop_signal: Option<i32>, wait: Duration) -> Result<Next, i32> {
+        if let Some(signal) = stop_signal {
             return Err(signal);
         }
         let of = self.spec.retries.limit + 1;
@@ -383,8 +383,8 @@ impl Supervision<'_> {
         })
     }
 
-    fn attempts(&self) -> Attempt<'_> {
-        Attempt { env: self.env, spec: &self.spec, library: self.library, run_id: &self.run_id }
+    fn attempts(&self) -> AttemptRunner<'_> {
+        AttemptRunner { env: self.env, spec: &self.spec, library: self.library, run_id: &self.run_id }
     }
 
     fn not_recorded(&self, source: IntakeError) -> RunError {
@@ -414,7 +414,7 @@ impl Supervision<'_> {
     }
 
     fn started(&self, new: &NewRun) -> Started {
-        let place = Place {
+        let place = RunOrigin {
             host: &new.host,
             lorchestra_version: self.env.worker.version,
             plugin_path: &new.plugin_path,

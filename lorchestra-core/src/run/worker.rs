@@ -1,6 +1,6 @@
 //! Inside the child process: one worker is one attempt of one run.
 //!
-//! Talks to its supervisor by the control socket (descriptor 0): the [`Order`] comes in; troubles from before the spool was
+//! Talks to its supervisor by the control socket (descriptor 0): the [`WorkerInput`] comes in; troubles from before the spool was
 //! open go out; its end of file means that the supervisor is gone. Everything else goes into the spool. No network, no store.
 //!
 //! The steps, each of which the evidence at the end can tell from the next ([`crate::run::decision`]):
@@ -29,7 +29,7 @@ use crate::spool::writer::Writer;
 use lorchestra_plugin_api::abi::{EventSink, EventSink_TO, JobEntry_Ref};
 use lorchestra_plugin_api::invoke::JobReturn;
 use meter::Meter;
-use order::{Order, Task};
+use order::{Task, WorkerInput};
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde_json::json;
@@ -157,7 +157,7 @@ fn run(control: &UnixStream) -> Result<(), WorkerFault> {
     sink.finish(end).map_err(|e| WorkerFault { spool: true, message: format!("the final record could not be written: {e}") })
 }
 
-fn call(job: JobEntry_Ref, order: &Order, sink: &Sink) -> JobReturn {
+fn call(job: JobEntry_Ref, order: &WorkerInput, sink: &Sink) -> JobReturn {
     let refused = |message: String| JobReturn::Refused { message };
     let call = match serde_json::to_string(&order.call) {
         Ok(call) => call,

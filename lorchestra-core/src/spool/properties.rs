@@ -6,7 +6,7 @@ use super::record::{Final, frame, parse};
 use super::writer::{NewEvent, Writer, segment_path};
 use crate::host::state::StateDir;
 use crate::store::Portion;
-use crate::store::event::Taken;
+use crate::store::event::IngestState;
 use crate::store::tests::{new_run, started};
 use crate::store::{EventFilter, Store};
 use lorchestra_plugin_api::invoke::JobReturn;
@@ -122,7 +122,7 @@ fn number(payload: &str) -> u64 {
 
 /// What befalls the one who takes in, at a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Death {
+enum CrashPoint {
     None,
     /// Before the chunk is committed.
     Before,
@@ -131,10 +131,10 @@ enum Death {
 }
 
 /// Takes a spool in as a supervisor and then recovery do, dying as told; what the store has in the end.
-fn take_in(state: &StateDir, dir: &Path, deaths: &[Death]) -> (Vec<u64>, Taken) {
+fn ingest(state: &StateDir, dir: &Path, deaths: &[CrashPoint]) -> (Vec<u64>, IngestState) {
     let mut store = Store::open(state).unwrap();
     store.begin_run(&new_run("run"), &started()).unwrap();
-    let mut deaths = deaths.iter().copied().chain(std::iter::repeat(Death::None));
+    let mut deaths = deaths.iter().copied().chain(std::iter::repeat(CrashPoint::None));
     'dead: loop {
         let mut taken = store.taken("run", 1).unwrap();
         let mut reader = Reader::with_segments_of(dir, taken.cursor, 0);
@@ -142,11 +142,11 @@ fn take_in(state: &StateDir, dir: &Path, deaths: &[Death]) -> (Vec<u64>, Taken) 
             let death = deaths.next().unwrap();
             let chunk = reader.read(Writing::Dead).unwrap();
             let (end, more) = (chunk.end, chunk.more);
-            if death == Death::Before {
+            if death == CrashPoint::Before {
                 continue 'dead;
             }
-            store.take_in("run", 1, Portion { records: &chunk.records, end, damaged: chunk.damaged }, &mut taken).unwrap();
-            if death == Death::After {
+            store.ingest("run", 1, Portion { records: &chunk.records, end, damaged: chunk.damaged }, &mut taken).unwrap();
+            if death == CrashPoint::After {
                 continue 'dead;
             }
             reader.taken(end).unwrap();
@@ -169,8 +169,8 @@ fn take_in(state: &StateDir, dir: &Path, deaths: &[Death]) -> (Vec<u64>, Taken) 
     (numbers, store.taken("run", 1).unwrap())
 }
 
-fn deaths() -> impl Strategy<Value = Vec<Death>> {
-    let death = prop_oneof![2 => Just(Death::None), 1 => Just(Death::Before), 1 => Just(Death::After)];
+fn deaths() -> impl Strategy<Value = Vec<CrashPoint>> {
+    let death = prop_oneof![2 => Just(CrashPoint::None), 1 => Just(CrashPoint::Before), 1 => Just(CrashPoint::After)];
     prop::collection::vec(death, 0..8)
 }
 
@@ -211,7 +211,7 @@ proptest! {
             // What is before the cut.
             Damage::Cut(..) => prop_assert!(before.0.starts_with(&expected.0) && expected.1 == 0),
         }
-        let (numbers, taken) = take_in(&state, &dir, &deaths);
+        let (numbers, taken) = ingest(&state, &dir, &deaths);
         prop_assert_eq!(numbers, expected.0);
         prop_assert_eq!((taken.damaged, taken.end.is_some()), (found.1, expected.2));
     }

@@ -89,7 +89,7 @@ pub struct Writer {
     unchecked: u32,
     /// Whether the name of the open segment survives power loss.
     named: bool,
-    state: State,
+    state: SpoolState,
     segment_bytes: u64,
     /// Whether an event with a number that loses digits in 64 bits is refused.
     strict_numbers: bool,
@@ -128,7 +128,7 @@ impl Disk {
 }
 
 #[derive(Debug)]
-enum State {
+enum SpoolState {
     Open,
     Ended,
     Faulted(String),
@@ -159,7 +159,7 @@ impl Writer {
             buffer: Vec::with_capacity(4096),
             unchecked: 0,
             named: false,
-            state: State::Open,
+            state: SpoolState::Open,
             segment_bytes,
             strict_numbers: false,
             clock: Clock(uuid::ContextV7::new()),
@@ -219,7 +219,7 @@ impl Writer {
 
     /// Makes everything appended so far survive power loss.
     pub fn flush(&mut self) -> Result<(), AppendError> {
-        if let State::Faulted(why) = &self.state {
+        if let SpoolState::Faulted(why) = &self.state {
             return Err(AppendError::Fault(why.clone()));
         }
         self.check_descriptor()?;
@@ -243,12 +243,12 @@ impl Writer {
     /// Writes the final record; nothing can follow it. Where the spool has faulted, that is what the record says, in
     /// a segment of its own.
     pub fn finish(&mut self, end: &Final) -> Result<(), AppendError> {
-        if matches!(self.state, State::Ended) {
+        if matches!(self.state, SpoolState::Ended) {
             return Err(AppendError::Ended);
         }
         let _ = self.check_descriptor();
         let fault = match &self.state {
-            State::Faulted(message) => {
+            SpoolState::Faulted(message) => {
                 let message = message.clone();
                 if self.begin_segment().is_err() {
                     // Why the spool cannot be begun again matters less than what had happened to it.
@@ -265,15 +265,15 @@ impl Writer {
         self.write_buffer(1).map_err(|(_, e)| e)?;
         // Not synced: against the death of processes a written record is enough, and the supervisor commits it at once. A power
         // loss before that commit makes the run `abandoned`.
-        self.state = State::Ended;
+        self.state = SpoolState::Ended;
         Ok(())
     }
 
     fn ready(&mut self, cancelled: &dyn Fn() -> bool) -> Result<(), AppendError> {
         match &self.state {
-            State::Open => {}
-            State::Ended => return Err(AppendError::Ended),
-            State::Faulted(why) => return Err(AppendError::Fault(why.clone())),
+            SpoolState::Open => {}
+            SpoolState::Ended => return Err(AppendError::Ended),
+            SpoolState::Faulted(why) => return Err(AppendError::Fault(why.clone())),
         }
         if self.len >= self.segment_bytes {
             self.roll(cancelled)?;
@@ -293,7 +293,7 @@ impl Writer {
             Err(source) => {
                 let path = self.path();
                 if source.raw_os_error() == Some(Errno::BADF.raw_os_error()) {
-                    self.state = State::Faulted(CLOSED.into());
+                    self.state = SpoolState::Faulted(CLOSED.into());
                     return Err((0, AppendError::Fault(CLOSED.into())));
                 }
                 // How much of it is there, is what the file says; whole records among it may have been read already, so
@@ -305,7 +305,7 @@ impl Writer {
                 self.len += whole as u64;
                 self.seq += taken;
                 if let Err(e) = self.file.set_len(self.len) {
-                    self.state = State::Faulted(format!("a torn record in {} could not be cut back: {e}", path.display()));
+                    self.state = SpoolState::Faulted(format!("a torn record in {} could not be cut back: {e}", path.display()));
                 }
                 Err((taken, AppendError::Io { path, source }))
             }
@@ -315,7 +315,7 @@ impl Writer {
     /// The descriptor must still be our file, and nobody else may have written to it.
     fn check_descriptor(&mut self) -> Result<(), AppendError> {
         self.unchecked = 0;
-        if let State::Faulted(why) = &self.state {
+        if let SpoolState::Faulted(why) = &self.state {
             return Err(AppendError::Fault(why.clone()));
         }
         let why = match self.file.metadata() {
@@ -332,7 +332,7 @@ impl Writer {
             REMOVED => format!("{why}; events not yet in the store are lost"),
             _ => format!("{why}; up to {CHECK_EVERY} events before this may be missing"),
         };
-        self.state = State::Faulted(why.clone());
+        self.state = SpoolState::Faulted(why.clone());
         Err(AppendError::Fault(why))
     }
 
@@ -356,7 +356,7 @@ impl Writer {
         let (file, ident) = open_segment(&self.dir, self.segment + 1)?;
         // A faulted descriptor may be another file's by now: closing it would close that one.
         let old = std::mem::replace(&mut self.file, file);
-        if matches!(self.state, State::Faulted(_)) {
+        if matches!(self.state, SpoolState::Faulted(_)) {
             use std::os::fd::IntoRawFd;
             let _ = old.into_raw_fd();
         }

@@ -126,7 +126,7 @@ pub enum Undelivered {
 
 /// What an attempt's spool has said so far, as far as the store has taken it in.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Taken {
+pub struct IngestState {
     /// Where the next read begins.
     pub cursor: Cursor,
     /// Whether the job was entered.
@@ -137,7 +137,7 @@ pub struct Taken {
     pub damaged: u64,
 }
 
-impl Taken {
+impl IngestState {
     /// Takes note of what records other than events say.
     pub(crate) fn note(&mut self, records: &[Record<'_>]) {
         for record in records {
@@ -162,7 +162,7 @@ pub struct Portion<'a> {
 
 impl Store {
     /// What has been taken in of an attempt.
-    pub fn taken(&self, run_id: &str, attempt: u32) -> Result<Taken, StoreError> {
+    pub fn taken(&self, run_id: &str, attempt: u32) -> Result<IngestState, StoreError> {
         self.read("reading an attempt", |db| {
             db.query_row(
                 "SELECT cursor_segment, cursor_byte, entered, final, damaged FROM attempts
@@ -170,7 +170,7 @@ impl Store {
                 params![run_id, attempt],
                 |row| {
                     let end: Option<String> = row.get(3)?;
-                    Ok(Taken {
+                    Ok(IngestState {
                         cursor: Cursor { segment: row.get(0)?, byte: row.get::<_, i64>(1)?.unsigned_abs() },
                         entered: row.get(2)?,
                         end: end.and_then(|json| serde_json::from_str(&json).ok()),
@@ -183,7 +183,13 @@ impl Store {
 
     /// Inserts the events of a portion and moves the cursor, in one transaction. `taken` is what is known so far, and is
     /// brought up to date once that is committed.
-    pub fn take_in(&mut self, run_id: &str, attempt: u32, portion: Portion<'_>, taken: &mut Taken) -> Result<(), StoreError> {
+    pub fn ingest(
+        &mut self,
+        run_id: &str,
+        attempt: u32,
+        portion: Portion<'_>,
+        taken: &mut IngestState,
+    ) -> Result<(), StoreError> {
         let Portion { records, end, damaged } = portion;
         let mut next = taken.clone();
         next.cursor = end;

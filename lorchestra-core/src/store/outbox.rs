@@ -18,7 +18,7 @@ mod tests;
 
 pub use backlog::{Backlog, COUNTED};
 pub(super) use backlog::{delivered_to, pending, refused, uncertain, unsettled, why_uncertain};
-pub use batch::{Batch, NewBatch, OutRow, Row, Settled, Stream, Was};
+pub use batch::{Batch, NewBatch, OutRow, Row, RowDisposition, Stream, Was};
 
 use super::{Store, StoreError};
 use backlog::{UNSETTLED, unsent};
@@ -38,9 +38,6 @@ pub struct Circuit {
     /// Which destination, by its address: one that is configured otherwise is not meant.
     pub route: String,
 }
-
-/// The longest that a circuit is open: one that seems to be open for longer was opened before the clock was set back.
-pub const CIRCUIT: Duration = Duration::from_secs(60);
 
 const ROW: &str =
     "SELECT e.n, e.event_id, e.event_type, r.package, r.job, e.schema_ref, e.created_at, e.correlation_id, e.subject_id,
@@ -249,7 +246,13 @@ impl Outbox {
 
     /// The batch did not arrive, for certain: its place in the stream is free again, and its rows are what they were before it, but for
     /// those that are settled by themselves. Rows that were uncertain are so again in batches of `room` rows at most.
-    pub fn release(&mut self, batch: &Batch, settled: &[(i64, Settled)], room: usize, reason: &str) -> Result<(), StoreError> {
+    pub fn release(
+        &mut self,
+        batch: &Batch,
+        settled: &[(i64, RowDisposition)],
+        batch_limit: usize,
+        reason: &str,
+    ) -> Result<(), StoreError> {
         let destination = &self.destination;
         self.store.write("taking a batch back", |tx| {
             let settle = |n, how, reason| settle(tx, destination, n, how, reason);
@@ -270,9 +273,9 @@ impl Outbox {
             }
             for (n, how) in settled {
                 match how {
-                    Settled::Refused(reason) => settle(*n, "refused", Some(reason.as_str()))?,
-                    Settled::Suspect(reason) => settle(*n, "suspect", Some(reason.as_str()))?,
-                    Settled::Present => settle(*n, "present", None)?,
+                    RowDisposition::Refused(reason) => settle(*n, "refused", Some(reason.as_str()))?,
+                    RowDisposition::Suspect(reason) => settle(*n, "suspect", Some(reason.as_str()))?,
+                    RowDisposition::Present => settle(*n, "present", None)?,
                 }
             }
             match batch.was {
@@ -281,7 +284,7 @@ impl Outbox {
                     rest_of(tx, destination, batch)?.into_iter().try_for_each(|n| settle(n, was.as_str(), Some(reason)))
                 }
                 Some(Was::Uncertain) => without_holes(&rest_of(tx, destination, batch)?)
-                    .flat_map(|part| part.chunks(room.max(1)))
+                    .flat_map(|part| part.chunks(batch_limit.max(1)))
                     .try_for_each(|rows| {
                         tx.execute(
                             "INSERT INTO batches (destination, target, first, last, rows, state, reason, made_at)
@@ -390,9 +393,10 @@ impl Outbox {
         })
     }
 
-    /// The circuit of `route`, if it is open at `now` (microseconds since 1970).
-    pub fn circuit(&self, route: &str, now: i64) -> Result<Option<Circuit>, StoreError> {
-        let latest = now.saturating_add(i64::try_from(CIRCUIT.as_micros()).unwrap_or(i64::MAX));
+    /// The circuit of `route`, if it is open at `now` (microseconds since 1970). One that seems to be open for longer than `longest` was
+    /// opened before the clock was set back, and counts as closed.
+    pub fn circuit(&self, route: &str, now: i64, longest: Duration) -> Result<Option<Circuit>, StoreError> {
+        let latest = now.saturating_add(i64::try_from(longest.as_micros()).unwrap_or(i64::MAX));
         self.store.read("reading the state of delivery", |db| {
             db.query_row(
                 "SELECT closed_until, closed_reason, closed_route FROM outbox

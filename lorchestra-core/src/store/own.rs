@@ -29,7 +29,7 @@ pub struct Started {
 
 /// Where a run happens, beside its spec.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Place<'a> {
+pub(crate) struct RunOrigin<'a> {
     pub(crate) host: &'a str,
     pub(crate) lorchestra_version: &'a str,
     pub(crate) plugin_path: &'a str,
@@ -38,7 +38,7 @@ pub(crate) struct Place<'a> {
 
 impl Started {
     /// Returns the payload for a run of `spec`.
-    pub(crate) fn of(spec: &RunSpec, place: Place<'_>) -> Self {
+    pub(crate) fn of(spec: &RunSpec, place: RunOrigin<'_>) -> Self {
         let time = |at: chrono::DateTime<chrono::Utc>| at.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true);
         Self {
             parameters: spec.params.clone(),

@@ -27,9 +27,9 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("SELECT event_type, count(*) FROM events WHERE run =", "USE TEMP B-TREE FOR ORDER BY", "types of one run"),
 ];
 
-type Seen = Arc<Mutex<BTreeSet<String>>>;
+type SeenStatements = Arc<Mutex<BTreeSet<String>>>;
 
-fn open(site: &Site, seen: &Seen) -> Store {
+fn open(site: &Site, seen: &SeenStatements) -> Store {
     let mut store = Store::open(&site.state).unwrap();
     let seen = Arc::clone(seen);
     let note = move |event: TraceEvent<'_>| {
@@ -43,7 +43,7 @@ fn open(site: &Site, seen: &Seen) -> Store {
 
 #[test]
 fn every_statement_is_answered_by_an_index() {
-    let (site, seen) = (site(), Seen::default());
+    let (site, seen) = (site(), SeenStatements::default());
     let mut store = open(&site, &seen);
     history(&mut store);
     prune(&site, &mut store, Vec::new());
@@ -120,7 +120,7 @@ fn history(store: &mut Store) {
     let lines = lines(3);
     let mut taken = store.taken("r1", 1).unwrap();
     store
-        .take_in("r1", 1, Portion { records: &parsed(&lines), end: crate::spool::Cursor::default(), damaged: 0 }, &mut taken)
+        .ingest("r1", 1, Portion { records: &parsed(&lines), end: crate::spool::Cursor::default(), damaged: 0 }, &mut taken)
         .unwrap();
     store.end_run("r1", &end()).unwrap();
     store.end_runs(&[("r2", &end())]).unwrap();
@@ -179,9 +179,9 @@ fn delivery(store: &mut Outbox) {
     store.rows_of(&frozen).unwrap();
     store.frozen_batch().unwrap().unwrap();
     let settled = [
-        (numbers[1], Settled::Refused("no".into())),
-        (numbers[2], Settled::Suspect("no".into())),
-        (numbers[3], Settled::Present),
+        (numbers[1], RowDisposition::Refused("no".into())),
+        (numbers[2], RowDisposition::Suspect("no".into())),
+        (numbers[3], RowDisposition::Present),
     ];
     store.release(&frozen, &settled, 10, "no").unwrap();
     // Two at once, of which the first is taken back: its stream is left.
@@ -196,7 +196,7 @@ fn delivery(store: &mut Outbox) {
     // With an event in the middle that is settled by itself.
     let wide = NewBatch { last: numbers[8], rows: 3, length: 3, ..batch(6) };
     let frozen = store.advance(None, Some(&wide)).unwrap().unwrap();
-    store.release(&frozen, &[(numbers[7], Settled::Present)], 10, "no").unwrap();
+    store.release(&frozen, &[(numbers[7], RowDisposition::Present)], 10, "no").unwrap();
     let frozen = store.advance(None, Some(&NewBatch { rows: 2, length: 2, ..wide })).unwrap().unwrap();
     store.give_up(&frozen, "silence").unwrap();
     let uncertain = store.uncertain_batches().unwrap();
@@ -221,7 +221,7 @@ fn delivery(store: &mut Outbox) {
     assert_eq!(store.doubtful_to().unwrap(), 0);
     store.settle_present(&[]).unwrap();
     store.set_circuit(None).unwrap();
-    store.circuit("route", 0).unwrap();
+    store.circuit("route", 0, std::time::Duration::ZERO).unwrap();
     store.leave_stream(to).unwrap();
 }
 

@@ -81,7 +81,7 @@ impl Position {
 }
 
 /// What became of an old run.
-enum Step {
+enum PruneStep {
     Done,
     Kept,
     /// It has more events than may be changed; done up to this one.
@@ -89,7 +89,7 @@ enum Step {
 }
 
 /// How far the events of a run are delivered.
-enum Delivery {
+enum DeliveryState {
     Settled,
     /// Some are of unknown fate, or suspects.
     Open,
@@ -152,7 +152,7 @@ impl Store {
             WHERE (ended_at, n) >= (?1, ?2) AND ended_at < ?3 AND started_at < ?3 ORDER BY ended_at, n LIMIT ?4";
         self.pass(Pass { what: "runs", sql, before, waiting }, |store, old, _| {
             if newest == Some(old.n) {
-                return Ok(Step::Kept);
+                return Ok(PruneStep::Kept);
             }
             // Killed after it, the next call finds the run again.
             remove_dir(&state.run_logs(&old.run_id))?;
@@ -169,10 +169,10 @@ impl Store {
                 })?;
                 left -= removed;
                 if removed < some {
-                    return Ok(Step::Done);
+                    return Ok(PruneStep::Done);
                 }
                 if left == 0 {
-                    return Ok(Step::Unfinished(0));
+                    return Ok(PruneStep::Unfinished(0));
                 }
             }
         })
@@ -217,11 +217,11 @@ impl Store {
                 })?;
                 left -= cleared.len();
                 if cleared.len() < some {
-                    return Ok(Step::Done);
+                    return Ok(PruneStep::Done);
                 }
                 after = cleared.into_iter().max().unwrap_or(after);
                 if left == 0 {
-                    return Ok(Step::Unfinished(after));
+                    return Ok(PruneStep::Unfinished(after));
                 }
             }
         })
@@ -232,7 +232,7 @@ impl Store {
     fn pass(
         &mut self,
         pass: Pass<'_>,
-        mut each: impl FnMut(&mut Self, &Old, i64) -> Result<Step, StoreError>,
+        mut each: impl FnMut(&mut Self, &Old, i64) -> Result<PruneStep, StoreError>,
     ) -> Result<usize, StoreError> {
         let Pass { what, sql, before, waiting } = pass;
         let from = self.position(what)?;
@@ -246,16 +246,16 @@ impl Store {
                 continue;
             }
             match self.delivery_of(old.n, waiting)? {
-                Delivery::Settled => match each(self, old, event)? {
-                    Step::Done => done += 1,
-                    Step::Kept => {}
-                    Step::Unfinished(event) => {
+                DeliveryState::Settled => match each(self, old, event)? {
+                    PruneStep::Done => done += 1,
+                    PruneStep::Kept => {}
+                    PruneStep::Unfinished(event) => {
                         next = Position { ended_at: old.ended_at, run: old.n, event };
                         break;
                     }
                 },
-                Delivery::Open => {}
-                Delivery::Pending => {
+                DeliveryState::Open => {}
+                DeliveryState::Pending => {
                     next = START;
                     break;
                 }
@@ -290,7 +290,7 @@ impl Store {
     }
 
     /// How far the events of a run are delivered, at the destination where they are least.
-    fn delivery_of(&self, run: i64, destinations: &[String]) -> Result<Delivery, StoreError> {
+    fn delivery_of(&self, run: i64, destinations: &[String]) -> Result<DeliveryState, StoreError> {
         self.read("reading the state of delivery", |db| {
             let is = |sql: &str, destination: &String| {
                 db.prepare_cached(sql)?.query_row(params![run, destination], |row| row.get::<_, bool>(0))
@@ -298,11 +298,11 @@ impl Store {
             let (is_pending, mut open) = (is_pending(), false);
             for destination in destinations {
                 if is(&is_pending, destination)? {
-                    return Ok(Delivery::Pending);
+                    return Ok(DeliveryState::Pending);
                 }
                 open = open || is(IS_OPEN, destination)?;
             }
-            Ok(if open { Delivery::Open } else { Delivery::Settled })
+            Ok(if open { DeliveryState::Open } else { DeliveryState::Settled })
         })
     }
 

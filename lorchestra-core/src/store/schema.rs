@@ -5,7 +5,7 @@
 
 use rusqlite::{Connection, TransactionBehavior};
 
-/// Version this code reads and writes (`PRAGMA user_version`).
+/// The schema version that this code reads and writes (`PRAGMA user_version`).
 pub(super) const VERSION: i64 = 1;
 /// `PRAGMA application_id`: "LORC".
 const APPLICATION: i64 = 0x4c4f_5243;
@@ -13,7 +13,7 @@ const APPLICATION: i64 = 0x4c4f_5243;
 const STEPS: &[&str] = &[V1];
 
 /// What a database is.
-pub(super) enum Version {
+pub(super) enum StoreVersion {
     Current,
     /// Empty, or to be migrated.
     Older,
@@ -22,7 +22,7 @@ pub(super) enum Version {
     Foreign,
 }
 
-pub(super) fn version(db: &Connection) -> rusqlite::Result<Version> {
+pub(super) fn version(db: &Connection) -> rusqlite::Result<StoreVersion> {
     // One view of the file: between two, another process may have made the tables, and they would be taken for a stranger's.
     let view = db.unchecked_transaction()?;
     let (application, version): (i64, i64) =
@@ -30,14 +30,14 @@ pub(super) fn version(db: &Connection) -> rusqlite::Result<Version> {
             Ok((row.get(0)?, row.get(1)?))
         })?;
     Ok(match (application, version) {
-        (APPLICATION, VERSION) => Version::Current,
-        (APPLICATION, newer) if newer > VERSION => Version::Newer(newer),
-        (APPLICATION, _) => Version::Older,
+        (APPLICATION, VERSION) => StoreVersion::Current,
+        (APPLICATION, newer) if newer > VERSION => StoreVersion::Newer(newer),
+        (APPLICATION, _) => StoreVersion::Older,
         (0, 0) => {
             let tables: i64 = view.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-            if tables == 0 { Version::Older } else { Version::Foreign }
+            if tables == 0 { StoreVersion::Older } else { StoreVersion::Foreign }
         }
-        _ => Version::Foreign,
+        _ => StoreVersion::Foreign,
     })
 }
 

@@ -39,7 +39,7 @@ pub(crate) fn new_run(run_id: &str) -> NewRun {
 }
 
 pub(crate) fn started() -> Started {
-    let place = own::Place { host: "host", lorchestra_version: "0", plugin_path: "/p/lib.so", plugin_sha256: "00" };
+    let place = own::RunOrigin { host: "host", lorchestra_version: "0", plugin_path: "/p/lib.so", plugin_sha256: "00" };
     Started::of(&spec(), place)
 }
 
@@ -174,7 +174,7 @@ fn taking_the_same_records_in_twice_changes_nothing() {
     let mut taken = store.taken("r1", 1).unwrap();
     for _ in 0..2 {
         store
-            .take_in("r1", 1, Portion { records: &parsed(&lines), end: Cursor { segment: 2, byte: 9 }, damaged: 0 }, &mut taken)
+            .ingest("r1", 1, Portion { records: &parsed(&lines), end: Cursor { segment: 2, byte: 9 }, damaged: 0 }, &mut taken)
             .unwrap();
     }
     assert_eq!(events(&store).len(), 4);
@@ -189,7 +189,12 @@ fn the_envelope_is_whole() {
     store.begin_run(&new_run("r1"), &started()).unwrap();
     let lines = lines(1);
     store
-        .take_in("r1", 1, Portion { records: &parsed(&lines), end: Cursor::default(), damaged: 0 }, &mut event::Taken::default())
+        .ingest(
+            "r1",
+            1,
+            Portion { records: &parsed(&lines), end: Cursor::default(), damaged: 0 },
+            &mut event::IngestState::default(),
+        )
         .unwrap();
     let event = events(&store).pop().unwrap();
     let json = serde_json::to_value(&event).unwrap();
@@ -361,7 +366,7 @@ fn what_is_not_delivered_is_kept_whole() {
         rows: 1,
     };
     let frozen = store.advance(None, Some(&batch(0, 1))).unwrap().unwrap();
-    store.release(&frozen, &[(rows[1].n, Settled::Refused("no".into()))], 10, "").unwrap();
+    store.release(&frozen, &[(rows[1].n, RowDisposition::Refused("no".into()))], 10, "").unwrap();
     let frozen = store.advance(None, Some(&batch(0, 0))).unwrap().unwrap();
     store.advance(Some(&frozen), None).unwrap();
     assert_eq!(prune(&mut store.store).payloads, 0);

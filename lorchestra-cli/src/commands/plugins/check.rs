@@ -4,10 +4,10 @@
 use super::lock::Lock;
 use crate::commands::jobs;
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::printer::Printer;
 use crate::settings::Settings;
-use lorchestra_core::packages::catalog::{Catalog, Fault, Package, Reason};
+use lorchestra_core::packages::catalog::{Catalog, FileFault, Package, Reason};
 use lorchestra_core::packages::changes::Changes;
 use lorchestra_core::packages::library::Library;
 use lorchestra_core::plan::duration;
@@ -28,8 +28,8 @@ pub(super) fn run(
     as_json: bool,
     settings: &Settings,
     printer: &mut Printer,
-) -> Result<Code, Failure> {
-    Failure::unless_files_suffice()?;
+) -> Result<Code, CommandError> {
+    CommandError::unless_files_suffice()?;
     // Loading is running: what would not be run from where it lies is not loaded from there, only read.
     let (library, problem) = match Library::open(file) {
         Ok(library) => (Ok(library), None),
@@ -43,16 +43,16 @@ pub(super) fn run(
                 let problem = jobs::problem_json(&fault.clone().at(file.to_owned()));
                 printer.json(&json!({"schema": "lorchestra.plugins-check/1", "ok": false, "problem": problem}));
             }
-            return Err(Failure::library(file, &fault));
+            return Err(CommandError::library(file, &fault));
         }
     };
     let lock = Lock::read(settings, printer);
-    let facts = Facts { library: &library, lock: lock.as_ref(), catalog: &Catalog::scan(&settings.plugin_dirs) };
+    let facts = LibraryFacts { library: &library, lock: lock.as_ref(), catalog: &Catalog::scan(&settings.plugin_dirs) };
     let verdict = match &problem {
         Some(_) => None,
         None => Some(
             trial::load(Path::new("/proc/self/exe"), &library, timeout.unwrap_or(LIMIT))
-                .map_err(|e| Failure::not_started("cannot start the process that loads it", &e))?,
+                .map_err(|e| CommandError::not_started("cannot start the process that loads it", &e))?,
         ),
     };
     let loaded = verdict.as_ref().map(words);
@@ -66,9 +66,9 @@ pub(super) fn run(
         facts.tell(file, &loads, printer);
     }
     match (problem, loaded) {
-        (Some(fault), _) => Err(Failure::library(file, &fault)),
-        (_, Some(Err(text))) => Err(Failure::new(Code::Plugin, format!("{} cannot be used: {text}", path_text(file)))
-            .mend("every run of it would fail in the same way")),
+        (Some(fault), _) => Err(CommandError::library(file, &fault)),
+        (_, Some(Err(text))) => Err(CommandError::new(Code::Plugin, format!("{} cannot be used: {text}", path_text(file)))
+            .hint("every run of it would fail in the same way")),
         _ => Ok(Code::Success),
     }
 }
@@ -97,13 +97,13 @@ fn late(limit: Duration, stopped: Option<Stop>) -> String {
 }
 
 /// What is known of the library without loading it.
-struct Facts<'a> {
+struct LibraryFacts<'a> {
     library: &'a Library,
     lock: Option<&'a Lock>,
     catalog: &'a Catalog,
 }
 
-impl Facts<'_> {
+impl LibraryFacts<'_> {
     fn installed(&self) -> Option<&Package> {
         self.catalog.find(&self.library.manifest().package).ok()
     }
@@ -164,7 +164,7 @@ impl Facts<'_> {
         }
     }
 
-    fn as_value(&self, file: &Path, problem: Option<&Fault>, verdict: Option<&Verdict>) -> Value {
+    fn as_value(&self, file: &Path, problem: Option<&FileFault>, verdict: Option<&Verdict>) -> Value {
         let manifest = self.library.manifest();
         let (needed, host) = self.library.needed_glibc();
         let load = match verdict {

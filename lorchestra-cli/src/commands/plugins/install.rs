@@ -2,7 +2,7 @@
 
 use super::lock::Lock;
 use crate::exit::Code;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use lorchestra_core::packages::catalog::Catalog;
@@ -13,9 +13,14 @@ use lorchestra_core::text::{self, one_line, path_text};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
-pub(super) fn install(files: &[PathBuf], as_json: bool, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
+pub(super) fn install(
+    files: &[PathBuf],
+    as_json: bool,
+    settings: &Settings,
+    printer: &mut Printer,
+) -> Result<Code, CommandError> {
     // All are looked at before the first one is installed; whoever's they are, they become this user's by being copied.
-    let named = |file: &PathBuf| Library::named(file).map_err(|fault| Failure::library(file, &fault));
+    let named = |file: &PathBuf| Library::named(file).map_err(|fault| CommandError::library(file, &fault));
     let libraries = files.iter().map(named).collect::<Result<Vec<_>, _>>()?;
     let lock = Lock::read(settings, printer);
     let mut told = Vec::new();
@@ -25,7 +30,7 @@ pub(super) fn install(files: &[PathBuf], as_json: bool, settings: &Settings, pri
             Ok(installed) if as_json => told.push(as_value(library, &installed, lock.as_ref())),
             Ok(installed) => tell(library, &installed, lock.as_ref(), printer),
             Err(error) => {
-                failed = Some(Failure::not_installed(&library.manifest().package, error));
+                failed = Some(CommandError::not_installed(&library.manifest().package, error));
                 break;
             }
         }
@@ -126,16 +131,16 @@ fn as_value(library: &Library, installed: &Installed, lock: Option<&Lock>) -> Va
     })
 }
 
-pub(super) fn remove(package: &str, as_json: bool, settings: &Settings, printer: &mut Printer) -> Result<Code, Failure> {
+pub(super) fn remove(package: &str, as_json: bool, settings: &Settings, printer: &mut Printer) -> Result<Code, CommandError> {
     let removed = install::remove(package, &settings.plugin_dirs).map_err(|error| match error {
         InstallError::Unknown => {
             let catalog = Catalog::scan(&settings.plugin_dirs);
             match catalog.find(package) {
-                Err(lookup) => Failure::lookup(&catalog, package, None, &lookup),
-                Ok(_) => Failure::not_installed(package, InstallError::Unknown),
+                Err(lookup) => CommandError::lookup(&catalog, package, None, &lookup),
+                Ok(_) => CommandError::not_installed(package, InstallError::Unknown),
             }
         }
-        error => Failure::not_installed(package, error),
+        error => CommandError::not_installed(package, error),
     })?;
     if as_json {
         let paths: Vec<String> = removed.paths.iter().map(|path| path.display().to_string()).collect();

@@ -1,13 +1,13 @@
-//! What an answer means: every error of the client and every gRPC status as a [`Refusal`]. Talks to nobody; promises that nothing
+//! What an answer means: every error of the client and every gRPC status as a [`DeliveryError`]. Talks to nobody; promises that nothing
 //! is called definite that may have been written, and that no text holds row contents (the callers pass the rows of a batch
-//! through [`super::words`] first) or a token.
+//! through [`super::redact`] first) or a token.
 //!
 //! gcp-bigquery-client reads the body of a failure as Google's JSON and drops status and headers. An answer of another shape (a
-//! proxy's HTML 502, an empty 429) is a decode error without its status; so is a 200 that cannot be read. That is [`Refusal::Later`].
+//! proxy's HTML 502, an empty 429) is a decode error without its status; so is a 200 that cannot be read. That is [`DeliveryError::Later`].
 //! Rows are therefore sent past it (see [`super::rest`]), where a 413 is seen as one and a Retry-After is kept, as gRPC's RetryInfo is.
 
-use super::words::one_line;
-use crate::delivery::{Landed, Refusal, RefusedRow};
+use super::redact::one_line;
+use crate::delivery::{DeliveryError, Landed, RefusedRow};
 use gcp_bigquery_client::error::{BQError, NestedResponseError};
 use gcp_bigquery_client::google::cloud::bigquery::storage::v1::StorageError;
 use gcp_bigquery_client::google::cloud::bigquery::storage::v1::storage_error::StorageErrorCode;
@@ -19,12 +19,12 @@ use std::time::Duration;
 use tonic::Code;
 
 /// Worth another try, nothing known of its size.
-pub(super) fn later(reason: String) -> Refusal {
-    Refusal::Later { reason, after: None, perhaps_request: false }
+pub(super) fn later(reason: String) -> DeliveryError {
+    DeliveryError::Later { reason, after: None, perhaps_request: false }
 }
 
 /// No answer in time.
-pub(super) fn too_late(about: &str, limit: Duration) -> Refusal {
+pub(super) fn too_late(about: &str, limit: Duration) -> DeliveryError {
     later(format!("{about}: no answer within {} s", limit.as_secs_f32()))
 }
 
@@ -38,7 +38,7 @@ pub(super) fn cause(error: &(dyn Error + 'static)) -> String {
 }
 
 /// An error of a REST call. `about` is the table, or what else was asked for.
-pub(super) fn rest(about: &str, error: &BQError) -> Refusal {
+pub(super) fn rest(about: &str, error: &BQError) -> DeliveryError {
     match error {
         BQError::ResponseError { error } => {
             let NestedResponseError { code, errors, message, status } = &error.error;
@@ -48,14 +48,14 @@ pub(super) fn rest(about: &str, error: &BQError) -> Refusal {
         }
         BQError::RequestError(error) => request(about, error),
         // The token is asked for before each call: of these none is expected.
-        other => Refusal::Denied(format!("{about}: {}", one_line(&other.to_string()))),
+        other => DeliveryError::Denied(format!("{about}: {}", one_line(&other.to_string()))),
     }
 }
 
 /// A failure below the API: no answer, or one that is none of the API's.
-pub(super) fn request(about: &str, error: &reqwest::Error) -> Refusal {
+pub(super) fn request(about: &str, error: &reqwest::Error) -> DeliveryError {
     if error.is_builder() {
-        return Refusal::Denied(format!("{about}: {}", cause(error)));
+        return DeliveryError::Denied(format!("{about}: {}", cause(error)));
     }
     if error.is_decode() {
         return later(format!("{about}: the response is not from BigQuery (a proxy?)"));
@@ -77,23 +77,23 @@ pub(super) fn unanswered(error: &reqwest::Error) -> String {
 }
 
 /// An answer by HTTP code and Google's reasons.
-pub(super) fn http(about: &str, code: i64, reasons: &[&str], message: &str, after: Option<Duration>) -> Refusal {
+pub(super) fn http(about: &str, code: i64, reasons: &[&str], message: &str, after: Option<Duration>) -> DeliveryError {
     let has = |known: &[&str]| reasons.iter().any(|reason| known.contains(reason));
     let named = reasons.first().map(|reason| format!(" {reason}")).unwrap_or_default();
     let text = format!("{about}: {code}{named}: {}", one_line(message));
-    let retry = Refusal::Later { reason: text.clone(), after, perhaps_request: false };
+    let retry = DeliveryError::Later { reason: text.clone(), after, perhaps_request: false };
     match code {
-        401 => Refusal::Unauthenticated(format!("{text}: credentials not accepted")),
+        401 => DeliveryError::Unauthenticated(format!("{text}: credentials not accepted")),
         403 if has(&RETRYABLE) => retry,
-        403 => Refusal::Denied(text),
-        404 => Refusal::TableMissing(text),
-        413 => Refusal::TooLarge(text),
+        403 => DeliveryError::Denied(text),
+        404 => DeliveryError::TargetMissing(text),
+        413 => DeliveryError::TooLarge(text),
         408 | 409 | 429 => retry,
-        500 => Refusal::Later { reason: text, after, perhaps_request: true },
+        500 => DeliveryError::Later { reason: text, after, perhaps_request: true },
         501.. => retry,
-        400 if too_large(message) => Refusal::TooLarge(text),
+        400 if too_large(message) => DeliveryError::TooLarge(text),
         400 if has(&RETRYABLE) => retry,
-        _ => Refusal::Denied(text),
+        _ => DeliveryError::Denied(text),
     }
 }
 
@@ -135,7 +135,7 @@ pub(super) fn inserted(
     rows: usize,
     errors: &[InsertError],
     hide: impl Fn(usize, &str) -> String,
-) -> Option<Refusal> {
+) -> Option<DeliveryError> {
     let mut refused: Vec<RefusedRow> = Vec::new();
     let mut stopped = false;
     let mut passing = None;
@@ -155,13 +155,13 @@ pub(super) fn inserted(
         let text = format!("{}{location}: {message}", reason_of(at));
         // The column is not there (any more): a fact of the table, not of the row.
         if error.message.as_deref().is_some_and(|message| message.to_ascii_lowercase().starts_with("no such field")) {
-            return Some(Refusal::SchemaChanged(format!("{about}: {text}")));
+            return Some(DeliveryError::LayoutChanged(format!("{about}: {text}")));
         }
         match index {
             Some(_) if RETRYABLE.contains(&reason_of(at)) => passing = Some(text),
             Some(index) => refused.push(RefusedRow { index, reason: text }),
             None => {
-                return Some(Refusal::Malformed(format!(
+                return Some(DeliveryError::Malformed(format!(
                     "{about}: a row was refused, and the response does not say which one: {text}"
                 )));
             }
@@ -170,7 +170,7 @@ pub(super) fn inserted(
     if !refused.is_empty() {
         refused.sort_by_key(|row| row.index);
         refused.dedup_by_key(|row| row.index);
-        return Some(Refusal::Rows(refused));
+        return Some(DeliveryError::Rows(refused));
     }
     match passing {
         Some(text) => Some(later(format!("{about}: {text}"))),
@@ -180,7 +180,7 @@ pub(super) fn inserted(
 
 /// Which call of the Storage Write API was answered: NOT_FOUND means another thing to each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Call {
+pub(super) enum Operation {
     Create,
     Append,
     Finalize,
@@ -188,7 +188,7 @@ pub(super) enum Call {
 
 /// A gRPC error, from the call's status or from inside an answer.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(super) struct ServerError {
     code: Code,
     message: String,
     storage: Vec<StorageErrorCode>,
@@ -204,7 +204,7 @@ struct RetryInfo {
     retry_delay: Option<prost_types::Duration>,
 }
 
-impl From<rpc::Status> for Fault {
+impl From<rpc::Status> for ServerError {
     fn from(status: rpc::Status) -> Self {
         let mut fault = Self {
             code: Code::from_i32(status.code),
@@ -225,7 +225,7 @@ impl From<rpc::Status> for Fault {
     }
 }
 
-impl From<&tonic::Status> for Fault {
+impl From<&tonic::Status> for ServerError {
     fn from(status: &tonic::Status) -> Self {
         let inner = rpc::Status::decode(status.details()).unwrap_or_default();
         // A failure to connect is told by its cause only.
@@ -245,7 +245,7 @@ pub(super) fn channel_is_dead(status: &tonic::Status) -> bool {
     status.message().to_ascii_lowercase().starts_with(NOT_READY)
 }
 
-impl Fault {
+impl ServerError {
     /// The message, with what `hide` takes out of it.
     pub(super) fn hide(mut self, hide: impl Fn(&str) -> String) -> Self {
         self.message = hide(&self.message);
@@ -253,68 +253,72 @@ impl Fault {
     }
 
     /// What it means. Ok only for an append whose rows are at their offset already.
-    pub(super) fn meaning(self, about: &str, call: Call) -> Result<Landed, Refusal> {
+    pub(super) fn meaning(self, about: &str, call: Operation) -> Result<Landed, DeliveryError> {
         use StorageErrorCode as S;
         let text = format!("{about}: {:?}: {}", self.code, one_line(&self.message));
         let lower = self.message.to_ascii_lowercase();
         let after = self.after;
-        let retry = |text, perhaps_request| Refusal::Later { reason: text, after, perhaps_request };
+        let retry = |text, perhaps_request| DeliveryError::Later { reason: text, after, perhaps_request };
         for storage in self.storage {
             return Err(match storage {
-                S::OffsetAlreadyExists if call == Call::Append => return Ok(Landed::Before),
-                S::OffsetOutOfRange => Refusal::StreamDamaged(text),
-                S::StreamFinalized | S::StreamAlreadyCommitted | S::InvalidStreamState if call == Call::Finalize => {
-                    Refusal::StreamGone(text)
+                S::OffsetAlreadyExists if call == Operation::Append => return Ok(Landed::Before),
+                S::OffsetOutOfRange => DeliveryError::StreamDamaged(text),
+                S::StreamFinalized | S::StreamAlreadyCommitted | S::InvalidStreamState if call == Operation::Finalize => {
+                    DeliveryError::StreamGone(text)
                 }
-                S::StreamFinalized | S::StreamAlreadyCommitted | S::InvalidStreamState => Refusal::StreamFinalized(text),
-                S::StreamNotFound => Refusal::StreamGone(text),
-                S::TableNotFound => Refusal::TableMissing(text),
-                S::SchemaMismatchExtraFields => Refusal::SchemaChanged(text),
+                S::StreamFinalized | S::StreamAlreadyCommitted | S::InvalidStreamState => DeliveryError::StreamFinalized(text),
+                S::StreamNotFound => DeliveryError::StreamGone(text),
+                S::TableNotFound => DeliveryError::TargetMissing(text),
+                S::SchemaMismatchExtraFields => DeliveryError::LayoutChanged(text),
                 S::KmsServiceError => retry(text, false),
                 S::Unspecified | S::OffsetAlreadyExists => continue,
                 S::InvalidStreamType
                 | S::CmekNotProvided
                 | S::InvalidCmekProvided
                 | S::CmekEncryptionError
-                | S::KmsPermissionDenied => Refusal::Denied(text),
+                | S::KmsPermissionDenied => DeliveryError::Denied(text),
             });
         }
         Err(match self.code {
-            Code::AlreadyExists if call == Call::Append => return Ok(Landed::Before),
-            Code::InvalidArgument if too_large(&lower) => Refusal::TooLarge(text),
+            Code::AlreadyExists if call == Operation::Append => return Ok(Landed::Before),
+            Code::InvalidArgument if too_large(&lower) => DeliveryError::TooLarge(text),
             // gRPC libraries answer so to a message over their own limit.
-            Code::OutOfRange | Code::ResourceExhausted if message_too_large(&lower) => Refusal::TooLarge(text),
-            Code::OutOfRange => Refusal::StreamDamaged(text),
+            Code::OutOfRange | Code::ResourceExhausted if message_too_large(&lower) => DeliveryError::TooLarge(text),
+            Code::OutOfRange => DeliveryError::StreamDamaged(text),
             // A proxy's 413 has no code of its own in gRPC.
-            Code::Unknown | Code::Internal if self.bare && lower.ends_with("http status code 413") => Refusal::TooLarge(text),
+            Code::Unknown | Code::Internal if self.bare && lower.ends_with("http status code 413") => {
+                DeliveryError::TooLarge(text)
+            }
             // It may be a row on which the server stumbles.
-            Code::Internal if call == Call::Append => retry(text, true),
+            Code::Internal if call == Operation::Append => retry(text, true),
             Code::Unknown if lower.starts_with(NOT_READY) => retry(text, false),
             Code::Unknown => retry(text, self.bare),
             Code::InvalidArgument | Code::FailedPrecondition if lower.contains("finalized") => {
-                if call == Call::Finalize {
-                    Refusal::StreamGone(text)
+                if call == Operation::Finalize {
+                    DeliveryError::StreamGone(text)
                 } else {
-                    Refusal::StreamFinalized(text)
+                    DeliveryError::StreamFinalized(text)
                 }
             }
-            Code::InvalidArgument | Code::FailedPrecondition if schema_mismatch(&lower) => Refusal::SchemaChanged(text),
+            Code::InvalidArgument | Code::FailedPrecondition if schema_mismatch(&lower) => DeliveryError::LayoutChanged(text),
             // A server that was started again, or that never had it. Of finalize's request nothing but the name can be wrong.
-            Code::InvalidArgument | Code::FailedPrecondition if call != Call::Create && unknown_stream(&lower) => {
-                Refusal::StreamGone(text)
+            Code::InvalidArgument | Code::FailedPrecondition if call != Operation::Create && unknown_stream(&lower) => {
+                DeliveryError::StreamGone(text)
             }
-            Code::InvalidArgument if call == Call::Finalize => Refusal::StreamGone(text),
+            Code::InvalidArgument if call == Operation::Finalize => DeliveryError::StreamGone(text),
             // Google's client for Go retries it, "per guidance from backend team".
-            Code::FailedPrecondition if call != Call::Create => Refusal::Precondition(text),
-            Code::NotFound if call == Call::Create => Refusal::TableMissing(text),
+            Code::FailedPrecondition if call != Operation::Create => DeliveryError::Precondition(text),
+            Code::NotFound if call == Operation::Create => DeliveryError::TargetMissing(text),
             Code::NotFound if lower.contains("table not found") || lower.contains("not found: table") => {
-                Refusal::TableMissing(text)
+                DeliveryError::TargetMissing(text)
             }
-            Code::NotFound => Refusal::StreamGone(text),
-            Code::Unauthenticated => Refusal::Unauthenticated(format!("{text}: credentials not accepted")),
-            Code::Unimplemented => Refusal::Denied(format!("{text}: no Storage Write API there: try `write = \"insert-all\"`")),
-            Code::InvalidArgument if call == Call::Append => Refusal::Malformed(text),
-            Code::PermissionDenied | Code::InvalidArgument | Code::FailedPrecondition => Refusal::Denied(text),
+            Code::NotFound => DeliveryError::StreamGone(text),
+            Code::Unauthenticated => DeliveryError::Unauthenticated(format!("{text}: credentials not accepted")),
+            Code::Unimplemented => {
+                DeliveryError::Denied(format!("{text}: no Storage Write API there: try `write = \"insert-all\"`"))
+            }
+            Code::InvalidArgument if call == Operation::Append => DeliveryError::Malformed(text),
+            Code::PermissionDenied | Code::InvalidArgument | Code::FailedPrecondition => DeliveryError::Denied(text),
             _ => retry(text, false),
         })
     }

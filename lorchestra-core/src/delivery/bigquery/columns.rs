@@ -1,8 +1,8 @@
 //! The columns of an event: as a table of ours has them, and as the table that is there has them. Talks to nobody; promises that
 //! a [`Layout`] names no column that the table lacks, and each with a type that its values fit.
 
-use super::words::one_line;
-use crate::delivery::Refusal;
+use super::redact::one_line;
+use crate::delivery::DeliveryError;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, FieldDescriptorProto};
 
@@ -62,13 +62,13 @@ pub(super) const ENVELOPE: [Column; 12] = [
 
 /// A column of the table that is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct ExistingColumn {
     pub(super) name: String,
     pub(super) kind: String,
     pub(super) mode: String,
 }
 
-impl Found {
+impl ExistingColumn {
     pub(super) fn new(name: &str, kind: &str, mode: Option<&str>) -> Self {
         Self { name: name.to_owned(), kind: kind.to_ascii_uppercase(), mode: mode.unwrap_or("NULLABLE").to_ascii_uppercase() }
     }
@@ -109,8 +109,8 @@ impl Layout {
     /// `event_id` it must have, for all promises rest on it.
     ///
     /// # Errors
-    /// [`Refusal::Denied`], naming table, column and mend.
-    pub(super) fn read(table: &str, found: &[Found]) -> Result<Self, Refusal> {
+    /// [`DeliveryError::Denied`], naming table, column and fix.
+    pub(super) fn read(table: &str, found: &[ExistingColumn]) -> Result<Self, DeliveryError> {
         let mut layout = Self { columns: Vec::new() };
         for column in &ENVELOPE {
             let Some(there) = found.iter().find(|there| there.name.eq_ignore_ascii_case(column.name)) else {
@@ -119,7 +119,7 @@ impl Layout {
             let wire = wire(column.field, there).ok_or_else(|| {
                 let (name, kind, mode) = (one_line(&there.name), one_line(&there.kind), &there.mode);
                 let mode = if mode == "REPEATED" { "REPEATED " } else { "" };
-                Refusal::Denied(format!(
+                DeliveryError::Denied(format!(
                     "{table}: column {name} is {mode}{kind}, and {} is needed: give the events a table of their own",
                     column.kind
                 ))
@@ -128,14 +128,14 @@ impl Layout {
             layout.columns.push(Placed { field: column.field, name: there.name.clone(), wire, tag });
         }
         if layout.name_of(Field::EventId).is_none() {
-            return Err(Refusal::Denied(format!(
+            return Err(DeliveryError::Denied(format!(
                 "{table}: no column event_id: it is no table of events; `lorchestra events setup` adds it"
             )));
         }
         for there in found {
             if there.mode == "REQUIRED" && !ENVELOPE.iter().any(|column| there.name.eq_ignore_ascii_case(column.name)) {
                 let name = one_line(&there.name);
-                return Err(Refusal::Denied(format!(
+                return Err(DeliveryError::Denied(format!(
                     "{table}: column {name} is REQUIRED, and events have nothing for it: make it NULLABLE"
                 )));
             }
@@ -178,7 +178,7 @@ impl Layout {
     }
 }
 
-fn wire(field: Field, there: &Found) -> Option<Wire> {
+fn wire(field: Field, there: &ExistingColumn) -> Option<Wire> {
     if there.mode == "REPEATED" {
         return None;
     }
@@ -198,15 +198,17 @@ pub(super) mod tests {
     use super::*;
 
     /// The table as setup makes it.
-    pub(in super::super) fn ours() -> Vec<Found> {
+    pub(in super::super) fn ours() -> Vec<ExistingColumn> {
         ENVELOPE
             .iter()
-            .map(|column| Found::new(column.name, column.kind, Some(if column.required { "REQUIRED" } else { "NULLABLE" })))
+            .map(|column| {
+                ExistingColumn::new(column.name, column.kind, Some(if column.required { "REQUIRED" } else { "NULLABLE" }))
+            })
             .collect()
     }
 
     /// The Python tool's table: eight columns, the time as a string.
-    pub(in super::super) fn old() -> Vec<Found> {
+    pub(in super::super) fn old() -> Vec<ExistingColumn> {
         let mut found = ours();
         found.truncate(8);
         found[4].kind = "STRING".to_owned();
@@ -249,10 +251,10 @@ pub(super) mod tests {
     #[test]
     fn gaps_order_case_and_foreign_columns() {
         let found = [
-            Found::new("JOB", "STRING", None),
-            Found::new("amount", "NUMERIC", None),
-            Found::new("Event_Id", "string", Some("required")),
-            Found::new("Attempt", "INT64", None),
+            ExistingColumn::new("JOB", "STRING", None),
+            ExistingColumn::new("amount", "NUMERIC", None),
+            ExistingColumn::new("Event_Id", "string", Some("required")),
+            ExistingColumn::new("Attempt", "INT64", None),
         ];
         let layout = Layout::read("t", &found).unwrap();
         let columns: Vec<_> = layout.columns().iter().map(|c| (c.name.as_str(), c.tag)).collect();
@@ -263,19 +265,19 @@ pub(super) mod tests {
 
     #[test]
     fn refused_tables_name_the_column() {
-        let with = |column: Found| {
+        let with = |column: ExistingColumn| {
             let mut found = ours();
             found.retain(|there| there.name != column.name);
             found.push(column);
             Layout::read("p.d.t", &found).unwrap_err().to_string()
         };
-        let text = with(Found::new("tenant", "STRING", Some("REQUIRED")));
+        let text = with(ExistingColumn::new("tenant", "STRING", Some("REQUIRED")));
         assert!(text.contains("p.d.t: column tenant is REQUIRED"), "{text}");
-        let text = with(Found::new("created_at", "DATE", None));
+        let text = with(ExistingColumn::new("created_at", "DATE", None));
         assert!(text.contains("created_at is DATE, and TIMESTAMP is needed"), "{text}");
-        let text = with(Found::new("payload", "STRING", Some("REPEATED")));
+        let text = with(ExistingColumn::new("payload", "STRING", Some("REPEATED")));
         assert!(text.contains("payload is REPEATED STRING"), "{text}");
-        let text = with(Found::new("source", "JSON", None));
+        let text = with(ExistingColumn::new("source", "JSON", None));
         assert!(text.contains("source is JSON"), "{text}");
         let text = Layout::read("p.d.t", &ours()[1..]).unwrap_err().to_string();
         assert!(text.contains("no column event_id"), "{text}");

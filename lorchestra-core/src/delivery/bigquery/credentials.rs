@@ -1,8 +1,8 @@
 //! Who we are to Google: found where Google's own tools look. Reads one file, and gcloud's configuration; talks to no network (tokens
 //! are [`super::token`]'s). Promises that what is secret in them is in no error and no Debug, and that what cannot be used says in
-//! one sentence what was tried and how to mend it.
+//! one sentence what was tried and how to fix it.
 
-use crate::delivery::Refusal;
+use crate::delivery::DeliveryError;
 use gcp_bigquery_client::yup_oauth2::ServiceAccountKey;
 use serde::Deserialize;
 use serde_json::Value;
@@ -82,7 +82,7 @@ impl Form {
 
 /// What was found, and what goes with it.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct ResolvedCredentials {
     pub(super) credentials: Credentials,
     /// The project, where file or gcloud name one.
     pub(super) project: Option<String>,
@@ -92,7 +92,7 @@ pub(super) struct Found {
     pub(super) universe_domain: Option<String>,
 }
 
-impl Found {
+impl ResolvedCredentials {
     /// Without a file.
     fn new(credentials: Credentials, sources: &CredentialSources) -> Self {
         let quota_project = sources.quota_project.clone();
@@ -135,13 +135,13 @@ impl Credentials {
     /// `plain`: the endpoints are emulators, for which only a file named on purpose is read.
     ///
     /// # Errors
-    /// [`Refusal::Unauthenticated`].
-    pub(super) fn find(sources: &CredentialSources, plain: bool) -> Result<Found, Refusal> {
+    /// [`DeliveryError::Unauthenticated`].
+    pub(super) fn find(sources: &CredentialSources, plain: bool) -> Result<ResolvedCredentials, DeliveryError> {
         if let Some(file) = &sources.file {
             return read(file, sources, true);
         }
         if plain {
-            return Ok(Found::new(Self::None, sources));
+            return Ok(ResolvedCredentials::new(Self::None, sources));
         }
         let adc = sources.gcloud.as_ref().map(|gcloud| gcloud.join(ADC));
         if let Some(file) = &adc
@@ -151,10 +151,10 @@ impl Credentials {
         }
         if sources.metadata {
             let host = sources.metadata_host.as_deref().map(str::trim).filter(|host| !host.is_empty()).unwrap_or(METADATA_HOST);
-            return Ok(Found::new(Self::Metadata { host: host.to_owned() }, sources));
+            return Ok(ResolvedCredentials::new(Self::Metadata { host: host.to_owned() }, sources));
         }
         let looked = adc.map(|file| format!(", there is no {}", file.display())).unwrap_or_default();
-        Err(Refusal::Unauthenticated(format!(
+        Err(DeliveryError::Unauthenticated(format!(
             "no credentials: GOOGLE_APPLICATION_CREDENTIALS is not set{looked}, and the metadata server is not to be asked: \
              run {LOGIN}"
         )))
@@ -181,10 +181,10 @@ fn gcloud_project(sources: &CredentialSources) -> Option<String> {
     })
 }
 
-fn read(file: &Path, sources: &CredentialSources, named: bool) -> Result<Found, Refusal> {
+fn read(file: &Path, sources: &CredentialSources, named: bool) -> Result<ResolvedCredentials, DeliveryError> {
     let shown = file.display();
     let whence = if named { "the file of GOOGLE_APPLICATION_CREDENTIALS" } else { "gcloud's file" };
-    let refuse = |what: String| Err(Refusal::Unauthenticated(format!("credentials: {whence}, {shown}, {what}")));
+    let refuse = |what: String| Err(DeliveryError::Unauthenticated(format!("credentials: {whence}, {shown}, {what}")));
     let again = if named { "name a readable key file".to_owned() } else { format!("run {LOGIN} again") };
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,
@@ -215,7 +215,7 @@ fn read(file: &Path, sources: &CredentialSources, named: bool) -> Result<Found, 
         "impersonated_service_account" => &["service_account_impersonation_url"],
         "" => return refuse(format!("is no credentials file (it has no `type`): {again}")),
         other => {
-            let other = super::words::one_line(other);
+            let other = super::redact::one_line(other);
             return refuse(format!(
                 "has the form {other}, which lorchestra does not know: name a service_account key, a file of workload identity \
                  federation, or one made by {LOGIN}"
@@ -230,7 +230,8 @@ fn read(file: &Path, sources: &CredentialSources, named: bool) -> Result<Found, 
         return refuse(format!("has the form {form}, but its `token_uri` is no address: {again}"));
     }
     let file = file.to_owned();
-    let found = |credentials| Ok(Found { credentials, project, quota_project, universe_domain: universe_domain.clone() });
+    let found =
+        |credentials| Ok(ResolvedCredentials { credentials, project, quota_project, universe_domain: universe_domain.clone() });
     let incomplete = || refuse(format!("has the form {form}, but is not complete: {again}"));
     let federated = match form.as_str() {
         "external_account" => Some(Form::ExternalAccount),
@@ -391,7 +392,7 @@ mod tests {
             let path = put(&dir, name, text);
             let refusal = Credentials::find(&named(path.clone()), false).unwrap_err();
             let shown = refusal.to_string();
-            assert!(matches!(refusal, Refusal::Unauthenticated(_)), "{shown}");
+            assert!(matches!(refusal, DeliveryError::Unauthenticated(_)), "{shown}");
             assert!(shown.contains(said) && shown.contains(&path.display().to_string()), "{shown}");
             assert!(shown.contains("name a") && !shown.contains("hunter2") && !shown.contains('\n'), "{shown}");
         }

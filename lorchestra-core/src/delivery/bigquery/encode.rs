@@ -43,12 +43,12 @@ pub(super) fn proto(layout: &Layout, row: &Row) -> Vec<u8> {
 pub(super) struct InsertAll<'a> {
     skip_invalid_rows: bool,
     ignore_unknown_values: bool,
-    rows: Vec<Entry<'a>>,
+    rows: Vec<InsertRow<'a>>,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Entry<'a> {
+struct InsertRow<'a> {
     insert_id: &'a str,
     json: Object<'a>,
 }
@@ -56,7 +56,7 @@ struct Entry<'a> {
 impl<'a> InsertAll<'a> {
     /// These rows, each with its `event_id` as insert id.
     pub(super) fn of(layout: &'a Layout, rows: &'a [Row]) -> Self {
-        let entry = |row: &'a Row| Entry { insert_id: &row.event_id, json: Object { layout, row } };
+        let entry = |row: &'a Row| InsertRow { insert_id: &row.event_id, json: Object { layout, row } };
         Self { skip_invalid_rows: false, ignore_unknown_values: false, rows: rows.iter().map(entry).collect() }
     }
 }

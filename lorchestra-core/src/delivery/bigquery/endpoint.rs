@@ -1,6 +1,6 @@
 //! Where an API is spoken to: one checked base URL. Talks to nobody; promises a scheme, a host, and no credentials inside.
 
-use crate::delivery::Refusal;
+use crate::delivery::DeliveryError;
 use tonic::codegen::http::Uri;
 
 /// A base URL without a slash at its end.
@@ -12,10 +12,10 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     /// `host:port` (plain text, as emulators are named), `http://…` or `https://…`. `key` names the setting in the error.
-    pub(super) fn parse(text: &str, key: &str) -> Result<Self, Refusal> {
+    pub(super) fn parse(text: &str, key: &str) -> Result<Self, DeliveryError> {
         let text = text.trim();
         let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-        let wrong = |why: &str| Refusal::Denied(format!("{key}: {why}: use host:port, http://host:port or https://host"));
+        let wrong = |why: &str| DeliveryError::Denied(format!("{key}: {why}: use host:port, http://host:port or https://host"));
         let uri: Uri = url.parse().map_err(|_| wrong("not an address"))?;
         let authority = uri.authority().ok_or_else(|| wrong("no host"))?;
         if authority.host().is_empty() {
@@ -79,7 +79,7 @@ mod tests {
         for text in ["", "http://", "ftp://host", "http://user:hunter2@host", "http://host/?q=1", "a b"] {
             let refusal = Endpoint::parse(text, "destinations.bigquery.endpoint").unwrap_err();
             assert!(
-                matches!(&refusal, Refusal::Denied(why) if why.starts_with("destinations.bigquery.endpoint: ")),
+                matches!(&refusal, DeliveryError::Denied(why) if why.starts_with("destinations.bigquery.endpoint: ")),
                 "{text}: {refusal}"
             );
             assert!(!refusal.to_string().contains("hunter2"));

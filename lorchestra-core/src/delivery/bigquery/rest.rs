@@ -1,5 +1,5 @@
 //! The REST half: gcp-bigquery-client, with our HTTP client below it. Owns one table's calls; promises an answer, or a
-//! [`Refusal`], within the request timeout.
+//! [`DeliveryError`], within the request timeout.
 //!
 //! The client asks its authenticator for a token inside of each call, where an error of ours cannot pass through. So the token is
 //! fetched before, and the authenticator only hands it over. Some calls are made past the client, with the same HTTP client: see
@@ -7,8 +7,8 @@
 
 use super::answer::{self, inserted, later};
 use super::columns::Layout;
-use super::{encode, words};
-use crate::delivery::{Refusal, Row};
+use super::{encode, redact};
+use crate::delivery::{DeliveryError, Row};
 use gcp_bigquery_client::Client;
 use gcp_bigquery_client::auth::Authenticator;
 use gcp_bigquery_client::client_builder::ClientBuilder;
@@ -85,12 +85,13 @@ pub(super) struct LookUp<'a> {
 
 impl Rest {
     /// No call is made. `base` ends in `/bigquery/v2`.
-    pub(super) async fn new(base: String, http: reqwest::Client, timeout: Duration) -> Result<Self, Refusal> {
+    pub(super) async fn new(base: String, http: reqwest::Client, timeout: Duration) -> Result<Self, DeliveryError> {
         let token = Handed(Arc::new(Mutex::new(NO_TOKEN.to_owned())));
         let mut builder = ClientBuilder::new();
         builder.with_v2_base_url(base.clone()).with_client(http.clone());
         let built = builder.build_from_authenticator(Arc::new(token.clone())).await;
-        let client = built.map_err(|error| Refusal::Denied(format!("no client: {}", words::one_line(&error.to_string()))))?;
+        let client =
+            built.map_err(|error| DeliveryError::Denied(format!("no client: {}", redact::one_line(&error.to_string()))))?;
         Ok(Self { client, http, base, token, timeout })
     }
 
@@ -104,12 +105,12 @@ impl Rest {
     /// A call past the client, where its model would lose something: a schema that is sent back must keep what the client does
     /// not know (policy tags, lengths, defaults), or BigQuery takes it for a change; and a schema with a type it does not know
     /// cannot be read.
-    pub(super) async fn raw(&self, call: Call<'_>, body: Option<&Value>) -> Result<Value, Refusal> {
+    pub(super) async fn raw(&self, call: Call<'_>, body: Option<&Value>) -> Result<Value, DeliveryError> {
         let about = call.about;
         let body = match body.map(serde_json::to_vec) {
             None => None,
             Some(Ok(body)) => Some(body),
-            Some(Err(error)) => return Err(Refusal::Denied(format!("{about}: {}", words::one_line(&error.to_string())))),
+            Some(Err(error)) => return Err(DeliveryError::Denied(format!("{about}: {}", redact::one_line(&error.to_string())))),
         };
         match self.call(call, body).await? {
             Ok(answer) => Ok(answer),
@@ -118,7 +119,11 @@ impl Rest {
     }
 
     /// Sends one request, and reads the answer as JSON. The inner error is an answer of the server's that says no.
-    async fn call<T: DeserializeOwned>(&self, call: Call<'_>, body: Option<Vec<u8>>) -> Result<Result<T, HttpFault>, Refusal> {
+    async fn call<T: DeserializeOwned>(
+        &self,
+        call: Call<'_>,
+        body: Option<Vec<u8>>,
+    ) -> Result<Result<T, HttpFault>, DeliveryError> {
         let Call { about, token, method, path } = call;
         let mut request = self.http.request(method, format!("{}/{path}", self.base)).bearer_auth(token.unwrap_or(NO_TOKEN));
         if let Some(body) = body {
@@ -146,35 +151,46 @@ impl Rest {
         token: Option<&str>,
         layout: &Layout,
         rows: &[Row],
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), DeliveryError> {
         let about = table.full.as_str();
         if rows.len() > MOST_ROWS {
-            return Err(Refusal::TooLarge(format!("{about}: {} rows in one request; the maximum is {MOST_ROWS}", rows.len())));
+            return Err(DeliveryError::TooLarge(format!(
+                "{about}: {} rows in one request; the maximum is {MOST_ROWS}",
+                rows.len()
+            )));
         }
         // What is made of texts and numbers can be written.
         let request = encode::InsertAll::of(layout, rows);
-        let body = serde_json::to_vec(&request).map_err(|error| Refusal::Denied(format!("{about}: {error}")))?;
+        let body = serde_json::to_vec(&request).map_err(|error| DeliveryError::Denied(format!("{about}: {error}")))?;
         if body.len() > LARGEST {
-            return Err(Refusal::TooLarge(format!("{about}: {} bytes in one request; the maximum is {LARGEST}", body.len())));
+            return Err(DeliveryError::TooLarge(format!(
+                "{about}: {} bytes in one request; the maximum is {LARGEST}",
+                body.len()
+            )));
         }
         let path = format!("{}/insertAll", table.resource());
-        let hidden = |text: &str| words::without(text, rows);
+        let hidden = |text: &str| redact::without(text, rows);
         let call = Call { about, token, method: Method::POST, path: &path };
         match self.call::<TableDataInsertAllResponse>(call, Some(body)).await? {
             Ok(response) => {
-                let hide = |index: usize, text: &str| words::without(text, rows.get(index));
+                let hide = |index: usize, text: &str| redact::without(text, rows.get(index));
                 inserted(about, rows.len(), response.insert_errors.as_deref().unwrap_or_default(), hide).map_or(Ok(()), Err)
             }
             Err(fault) => Err(match (fault.status, fault.meaning(about, hidden)) {
                 // Something in these rows, then: which, is found by cutting.
-                (400, Refusal::Denied(text)) => Refusal::Malformed(text),
+                (400, DeliveryError::Denied(text)) => DeliveryError::Malformed(text),
                 (_, refusal) => refusal,
             }),
         }
     }
 
     /// The first column of a query's rows. `ids` is the array parameter `@ids`.
-    pub(super) async fn query(&self, table: &TableName, token: Option<&str>, query: LookUp<'_>) -> Result<Vec<String>, Refusal> {
+    pub(super) async fn query(
+        &self,
+        table: &TableName,
+        token: Option<&str>,
+        query: LookUp<'_>,
+    ) -> Result<Vec<String>, DeliveryError> {
         let LookUp { location, sql, ids, between } = query;
         let about = table.full.as_str();
         let ended = Instant::now() + self.timeout;
@@ -219,7 +235,7 @@ impl Rest {
     }
 }
 
-fn failed(about: &str, answer: &QueryResponse) -> Result<(), Refusal> {
+fn failed(about: &str, answer: &QueryResponse) -> Result<(), DeliveryError> {
     let errors = answer.errors.as_deref().unwrap_or_default();
     let reasons: Vec<&str> = errors.iter().filter_map(|error| error.reason.as_deref()).collect();
     if let Some(error) = errors.first() {
@@ -266,7 +282,7 @@ struct HttpFault {
 
 impl HttpFault {
     /// What it means. `hide` takes out of the message what nobody may see.
-    fn meaning(&self, about: &str, hide: impl Fn(&str) -> String) -> Refusal {
+    fn meaning(&self, about: &str, hide: impl Fn(&str) -> String) -> DeliveryError {
         let reasons: Vec<&str> = self.reasons.iter().map(String::as_str).collect();
         answer::http(about, i64::from(self.status), &reasons, &hide(&self.message), self.after)
     }

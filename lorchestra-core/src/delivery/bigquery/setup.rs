@@ -2,10 +2,10 @@
 //! that [`plan`] changes nothing, that [`apply`] does what the plan says and can be repeated, and that no column is dropped or
 //! altered.
 
-use super::columns::{Column, ENVELOPE, Found, Layout};
+use super::columns::{Column, ENVELOPE, ExistingColumn, Layout};
 use super::rest::{Call, TableName};
-use super::{BigQuery, RestCall, Seen, WriteMethod, answer, read_table, within};
-use crate::delivery::{Destination, Place, Refusal, Row, Slot};
+use super::{BigQuery, RestCall, TableInfo, WriteMethod, answer, read_table, within};
+use crate::delivery::{BatchTarget, DeliveryError, Destination, Row, Slot};
 use gcp_bigquery_client::error::BQError;
 use gcp_bigquery_client::model::clustering::Clustering;
 use gcp_bigquery_client::model::dataset::Dataset;
@@ -86,14 +86,14 @@ impl fmt::Display for SetupStep {
 /// Looks what is missing. Changes nothing.
 ///
 /// # Errors
-/// Those of [`Destination::connect`]; [`Refusal::Denied`] for a table or view that cannot be made fit by adding.
-pub async fn plan(to: &mut BigQuery) -> Result<SetupPlan, Refusal> {
+/// Those of [`Destination::connect`]; [`DeliveryError::Denied`] for a table or view that cannot be made fit by adding.
+pub async fn plan(to: &mut BigQuery) -> Result<SetupPlan, DeliveryError> {
     let limit = to.dialing.timeout();
     let looked = within(limit * 2, look(to)).await;
     to.settled(looked)
 }
 
-async fn look(to: &mut BigQuery) -> Result<SetupPlan, Refusal> {
+async fn look(to: &mut BigQuery) -> Result<SetupPlan, DeliveryError> {
     let write = to.config.write;
     let location = to.config.location.clone();
     let call = to.rest().await?;
@@ -117,10 +117,10 @@ async fn look(to: &mut BigQuery) -> Result<SetupPlan, Refusal> {
         let once = once(&table);
         let missing = is_new || {
             match read_table(call.rest, &once, call.token.as_deref()).await {
-                Err(Refusal::TableMissing(_)) => true,
+                Err(DeliveryError::TargetMissing(_)) => true,
                 Err(refusal) => return Err(refusal),
-                Ok(Seen { kind: Some(kind), .. }) if kind != "VIEW" => {
-                    return Err(Refusal::Denied(format!(
+                Ok(TableInfo { kind: Some(kind), .. }) if kind != "VIEW" => {
+                    return Err(DeliveryError::Denied(format!(
                         "{}: is a {kind}, and a view is to be made there: rename it",
                         once.full
                     )));
@@ -139,7 +139,7 @@ async fn look(to: &mut BigQuery) -> Result<SetupPlan, Refusal> {
 ///
 /// # Errors
 /// Those of the first step that fails; steps before it are done.
-pub async fn apply(to: &mut BigQuery, plan: &SetupPlan) -> Result<(), Refusal> {
+pub async fn apply(to: &mut BigQuery, plan: &SetupPlan) -> Result<(), DeliveryError> {
     let limit = to.dialing.timeout();
     for step in &plan.steps {
         // Two requests at most: a schema is read before it is patched, what was made may be looked for.
@@ -149,7 +149,7 @@ pub async fn apply(to: &mut BigQuery, plan: &SetupPlan) -> Result<(), Refusal> {
     Ok(())
 }
 
-async fn take(to: &mut BigQuery, step: &SetupStep) -> Result<(), Refusal> {
+async fn take(to: &mut BigQuery, step: &SetupStep) -> Result<(), DeliveryError> {
     let call = to.rest().await?;
     let table = call.table;
     match step {
@@ -183,13 +183,13 @@ async fn take(to: &mut BigQuery, step: &SetupStep) -> Result<(), Refusal> {
 }
 
 /// Past the client: the patch sends the whole schema, and must keep of it what the client's model does not know.
-async fn add(call: &RestCall<'_>, columns: &[String]) -> Result<(), Refusal> {
+async fn add(call: &RestCall<'_>, columns: &[String]) -> Result<(), DeliveryError> {
     let RestCall { rest, table, token, .. } = call;
     let (about, token) = (&table.full, token.as_deref());
     let path = table.resource();
     let mut resource = rest.raw(Call { about, token, method: Method::GET, path: &path }, None).await?;
     let Some(Value::Array(fields)) = resource.pointer_mut("/schema/fields") else {
-        return Err(Refusal::Denied(format!("{about}: the answer shows no columns")));
+        return Err(DeliveryError::Denied(format!("{about}: the answer shows no columns")));
     };
     for column in ENVELOPE.iter().filter(|column| columns.iter().any(|name| name == column.name)) {
         let is = |field: &Value| field["name"].as_str().is_some_and(|name| name.eq_ignore_ascii_case(column.name));
@@ -216,20 +216,20 @@ fn schema(column: &Column) -> TableFieldSchema {
 }
 
 /// The table's columns; None when it is not there.
-async fn columns(call: &RestCall<'_>) -> Result<Option<Vec<Found>>, Refusal> {
+async fn columns(call: &RestCall<'_>) -> Result<Option<Vec<ExistingColumn>>, DeliveryError> {
     match call.seen().await {
         Ok(seen) => Ok(Some(seen.columns)),
-        Err(Refusal::TableMissing(_)) => Ok(None),
+        Err(DeliveryError::TargetMissing(_)) => Ok(None),
         Err(refusal) => Err(refusal),
     }
 }
 
 /// The step that adds what a table lacks. A table that would not be fit even then is refused before anything is done to it.
-fn missing(table: &TableName, found: &[Found]) -> Result<Option<SetupStep>, Refusal> {
+fn missing(table: &TableName, found: &[ExistingColumn]) -> Result<Option<SetupStep>, DeliveryError> {
     let lacks = |column: &&Column| !found.iter().any(|there| there.name.eq_ignore_ascii_case(column.name));
     let columns: Vec<&Column> = ENVELOPE.iter().filter(lacks).collect();
     let mut after = found.to_vec();
-    after.extend(columns.iter().map(|column| Found::new(column.name, column.kind, None)));
+    after.extend(columns.iter().map(|column| ExistingColumn::new(column.name, column.kind, None)));
     Layout::read(&table.full, &after)?;
     let columns: Vec<String> = columns.iter().map(|column| column.name.to_owned()).collect();
     Ok((!columns.is_empty()).then(|| SetupStep::AddColumns { table: table.full.clone(), columns }))
@@ -251,18 +251,18 @@ fn once_query(table: &TableName) -> String {
 }
 
 /// Whether something is not there.
-fn absent(got: Result<(), BQError>, about: &str) -> Result<bool, Refusal> {
+fn absent(got: Result<(), BQError>, about: &str) -> Result<bool, DeliveryError> {
     match got {
         Ok(()) => Ok(false),
         Err(error) => match answer::rest(about, &error) {
-            Refusal::TableMissing(_) => Ok(true),
+            DeliveryError::TargetMissing(_) => Ok(true),
             refusal => Err(refusal),
         },
     }
 }
 
 /// Makes a table or view, or finds it made.
-async fn create(call: &RestCall<'_>, name: &TableName, made: Table) -> Result<(), Refusal> {
+async fn create(call: &RestCall<'_>, name: &TableName, made: Table) -> Result<(), DeliveryError> {
     match call.client().table().create(made).await {
         Ok(_) => Ok(()),
         Err(BQError::ResponseError { error }) if error.error.code == 409 => Ok(()),
@@ -278,8 +278,8 @@ async fn create(call: &RestCall<'_>, name: &TableName, made: Table) -> Result<()
 /// event_id. A table that was just made may take some minutes: what passes by itself is tried again until `deadline` from now.
 ///
 /// # Errors
-/// The last refusal; [`Refusal::Later`] when the row was written and does not show.
-pub async fn probe(to: &mut BigQuery, deadline: Duration) -> Result<String, Refusal> {
+/// The last refusal; [`DeliveryError::Later`] when the row was written and does not show.
+pub async fn probe(to: &mut BigQuery, deadline: Duration) -> Result<String, DeliveryError> {
     let ended = Instant::now() + deadline;
     let row = probe_row();
     // The stream and whether it has the row, kept across tries: the same row at the same offset lands once.
@@ -291,16 +291,16 @@ pub async fn probe(to: &mut BigQuery, deadline: Duration) -> Result<String, Refu
                 Some(stream) => stream,
                 None => stream.insert(to.create_stream().await?),
             };
-            to.append(Place::Stream(Slot { stream, offset: 0, length: 1 }), std::slice::from_ref(&row)).await
+            to.append(BatchTarget::Stream(Slot { stream, offset: 0, length: 1 }), std::slice::from_ref(&row)).await
         } else {
-            to.append(Place::Anywhere, std::slice::from_ref(&row)).await
+            to.append(BatchTarget::Anywhere, std::slice::from_ref(&row)).await
         }
     })
     .await?;
     if let Some(stream) = &stream {
-        let rows = patiently(ended, async || to.finalize(Slot { stream, offset: 0, length: 1 }).await).await?;
+        let rows = patiently(ended, async || to.finalize(Slot { stream, offset: 0, length: 1 }, &[]).await).await?;
         if rows != 1 {
-            return Err(Refusal::Denied(format!("{}: the probe's stream has {rows} rows, and 1 was written", to.name())));
+            return Err(DeliveryError::Denied(format!("{}: the probe's stream has {rows} rows, and 1 was written", to.name())));
         }
     }
     patiently(ended, async || {
@@ -332,10 +332,10 @@ fn probe_row() -> Row {
 }
 
 /// Again until it is done, is refused for good, or the time is over.
-async fn patiently<T>(ended: Instant, mut work: impl AsyncFnMut() -> Result<T, Refusal>) -> Result<T, Refusal> {
+async fn patiently<T>(ended: Instant, mut work: impl AsyncFnMut() -> Result<T, DeliveryError>) -> Result<T, DeliveryError> {
     loop {
         match work().await {
-            Err(Refusal::Later { .. } | Refusal::TableMissing(_) | Refusal::SchemaChanged(_))
+            Err(DeliveryError::Later { .. } | DeliveryError::TargetMissing(_) | DeliveryError::LayoutChanged(_))
                 if Instant::now() + PAUSE < ended =>
             {
                 tokio::time::sleep(PAUSE).await;
@@ -372,8 +372,8 @@ mod tests {
     #[test]
     fn a_table_that_adding_does_not_mend_is_left_alone() {
         let mut found = old();
-        found.push(Found::new("tenant", "STRING", Some("REQUIRED")));
-        assert!(matches!(missing(&table(), &found), Err(Refusal::Denied(why)) if why.contains("tenant")));
+        found.push(ExistingColumn::new("tenant", "STRING", Some("REQUIRED")));
+        assert!(matches!(missing(&table(), &found), Err(DeliveryError::Denied(why)) if why.contains("tenant")));
     }
 
     #[test]

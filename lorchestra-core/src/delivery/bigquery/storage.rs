@@ -2,13 +2,13 @@
 //! with the client's generated code; promises that a batch goes out with its offset, once for each call, that answers are given out in the
 //! order of the requests, and that a connection which may be out of step (an error, a dropped future) is never used again.
 
-use super::answer::{Call, Fault, channel_is_dead, later};
+use super::answer::{Operation, ServerError, channel_is_dead, later};
 use super::columns::Layout;
-use super::dial::{Dialer, Dialing};
+use super::connect::{Dialer, Dialing};
 use super::endpoint::Endpoint;
 use super::rest::LARGEST;
-use super::{encode, words};
-use crate::delivery::{Landed, Refusal, RefusedRow, Row};
+use super::{encode, redact};
+use crate::delivery::{DeliveryError, Landed, RefusedRow, Row};
 use gcp_bigquery_client::google::cloud::bigquery::storage::v1 as api;
 use gcp_bigquery_client::google::cloud::bigquery::storage::v1::big_query_write_client::BigQueryWriteClient;
 use prost::Message;
@@ -84,12 +84,12 @@ impl Drop for Connection {
 
 impl Storage {
     /// Connects when it is first used.
-    pub(super) fn new(endpoint: &Endpoint, dialing: &Dialing) -> Result<Self, Refusal> {
+    pub(super) fn new(endpoint: &Endpoint, dialing: &Dialing) -> Result<Self, DeliveryError> {
         let wrong = |error: tonic::transport::Error| {
-            Refusal::Denied(format!("destinations.bigquery.storage_endpoint: {}", super::answer::cause(&error)))
+            DeliveryError::Denied(format!("destinations.bigquery.storage_endpoint: {}", super::answer::cause(&error)))
         };
         let mut to = Channel::from_shared(endpoint.url().to_owned())
-            .map_err(|_| Refusal::Denied("destinations.bigquery.storage_endpoint: not an address".to_owned()))?
+            .map_err(|_| DeliveryError::Denied("destinations.bigquery.storage_endpoint: not an address".to_owned()))?
             .connect_timeout(dialing.connect_timeout())
             .http2_keep_alive_interval(PING)
             .keep_alive_timeout(PONG)
@@ -121,23 +121,23 @@ impl Storage {
     }
 
     /// Whether the server has told of new columns since this was last asked.
-    pub(super) fn take_schema_changed(&mut self) -> bool {
+    pub(super) fn take_layout_changed(&mut self) -> bool {
         std::mem::take(&mut self.schema_changed)
     }
 
     /// A new committed stream of `parent`, a table's resource name: its own resource name.
-    pub(super) async fn create(&mut self, caller: Caller<'_>, parent: String) -> Result<String, Refusal> {
+    pub(super) async fn create(&mut self, caller: Caller<'_>, parent: String) -> Result<String, DeliveryError> {
         let route = format!("parent={}", escaped(&parent));
         let stream = api::WriteStream { r#type: api::write_stream::Type::Committed.into(), ..api::WriteStream::default() };
         let request = caller.request(api::CreateWriteStreamRequest { parent, write_stream: Some(stream) }, &route)?;
         match self.client.create_write_stream(request).await {
             Ok(created) => Ok(created.into_inner().name),
-            Err(status) => Err(self.refused(&status, caller, Call::Create)),
+            Err(status) => Err(self.refused(&status, caller, Operation::Create)),
         }
     }
 
     /// Closes a stream: its number of rows.
-    pub(super) async fn finalize(&mut self, caller: Caller<'_>, stream: &str) -> Result<i64, Refusal> {
+    pub(super) async fn finalize(&mut self, caller: Caller<'_>, stream: &str) -> Result<i64, DeliveryError> {
         if self.open.as_ref().is_some_and(|open| open.stream == stream) {
             self.close();
         }
@@ -145,7 +145,7 @@ impl Storage {
             caller.request(api::FinalizeWriteStreamRequest { name: stream.to_owned() }, &format!("name={}", escaped(stream)))?;
         match self.client.finalize_write_stream(request).await {
             Ok(finalized) => Ok(finalized.into_inner().row_count),
-            Err(status) => Err(self.refused(&status, caller, Call::Finalize)),
+            Err(status) => Err(self.refused(&status, caller, Operation::Finalize)),
         }
     }
 
@@ -156,12 +156,12 @@ impl Storage {
         layout: &Layout,
         place: (&str, i64),
         rows: &[Row],
-    ) -> Result<Landed, Refusal> {
+    ) -> Result<Landed, DeliveryError> {
         self.hang_up();
         let reused = self.send(caller, layout, place, rows).await?;
         match self.answer(caller, rows).await {
             // A token may end while its connection lives: a new connection gets a new one.
-            Err(Refusal::Unauthenticated(_)) if reused => {
+            Err(DeliveryError::Unauthenticated(_)) if reused => {
                 Err(later(format!("{}: the connection's token has ended", caller.about)))
             }
             answer => answer,
@@ -175,7 +175,7 @@ impl Storage {
         layout: &Layout,
         (stream, offset): (&str, i64),
         rows: &[Row],
-    ) -> Result<bool, Refusal> {
+    ) -> Result<bool, DeliveryError> {
         let serialized_rows: Vec<Vec<u8>> = rows.iter().map(|row| encode::proto(layout, row)).collect();
         let mut request = api::AppendRowsRequest {
             write_stream: stream.to_owned(),
@@ -190,7 +190,7 @@ impl Storage {
         let size = request.encoded_len();
         if size > LARGEST {
             let (about, count) = (caller.about, rows.len());
-            return Err(Refusal::TooLarge(format!(
+            return Err(DeliveryError::TooLarge(format!(
                 "{about}: {size} bytes in one request of {count} rows; the maximum is {LARGEST}"
             )));
         }
@@ -212,11 +212,11 @@ impl Storage {
     }
 
     /// The answer to the oldest request that has none: these rows.
-    pub(super) async fn answer(&mut self, caller: Caller<'_>, rows: &[Row]) -> Result<Landed, Refusal> {
+    pub(super) async fn answer(&mut self, caller: Caller<'_>, rows: &[Row]) -> Result<Landed, DeliveryError> {
         let Some(mut connection) = self.open.take() else {
             return Err(later(format!("{}: the connection was given up", caller.about)));
         };
-        let hide = |text: &str| words::without(text, rows);
+        let hide = |text: &str| redact::without(text, rows);
         match connection.answer().await {
             Ok(answer) => {
                 let landed = self.landed(caller, answer, rows);
@@ -230,7 +230,7 @@ impl Storage {
             }
             Err(status) => {
                 self.look_at(&status);
-                Fault::from(&status).hide(hide).meaning(caller.about, Call::Append)
+                ServerError::from(&status).hide(hide).meaning(caller.about, Operation::Append)
             }
         }
     }
@@ -256,7 +256,7 @@ impl Storage {
     }
 
     /// Opens a connection. Its first request brings the descriptor: a server may answer the call only after that.
-    fn connect(&mut self, caller: Caller<'_>, stream: &str) -> Result<Connection, Refusal> {
+    fn connect(&mut self, caller: Caller<'_>, stream: &str) -> Result<Connection, DeliveryError> {
         let (requests, queue) = mpsc::channel(1);
         let request = caller.request(Requests(queue), &format!("write_stream={}", escaped(stream)))?;
         let mut client = self.client.clone();
@@ -264,34 +264,34 @@ impl Storage {
         Ok(Connection { stream: stream.to_owned(), requests, answers: Answers::Beginning(call), unanswered: 0 })
     }
 
-    fn refused(&mut self, status: &Status, caller: Caller<'_>, call: Call) -> Refusal {
+    fn refused(&mut self, status: &Status, caller: Caller<'_>, call: Operation) -> DeliveryError {
         self.look_at(status);
-        match Fault::from(status).meaning(caller.about, call) {
+        match ServerError::from(status).meaning(caller.about, call) {
             Err(refusal) => refusal,
             // Only an append has landed before.
-            Ok(_) => later(format!("{}: {}", caller.about, words::one_line(status.message()))),
+            Ok(_) => later(format!("{}: {}", caller.about, redact::one_line(status.message()))),
         }
     }
 
-    fn landed(&mut self, caller: Caller<'_>, answer: api::AppendRowsResponse, rows: &[Row]) -> Result<Landed, Refusal> {
+    fn landed(&mut self, caller: Caller<'_>, answer: api::AppendRowsResponse, rows: &[Row]) -> Result<Landed, DeliveryError> {
         use api::append_rows_response::Response;
         self.schema_changed |= answer.updated_schema.is_some();
         if !answer.row_errors.is_empty() {
             let refused = |error: &api::RowError| {
                 let index = usize::try_from(error.index).ok().filter(|index| *index < rows.len())?;
-                Some(RefusedRow { index, reason: words::without(&error.message, rows.get(index)) })
+                Some(RefusedRow { index, reason: redact::without(&error.message, rows.get(index)) })
             };
             let mut refused: Vec<RefusedRow> = answer.row_errors.iter().filter_map(refused).collect();
             refused.sort_by_key(|row| row.index);
             refused.dedup_by_key(|row| row.index);
             if !refused.is_empty() {
-                return Err(Refusal::Rows(refused));
+                return Err(DeliveryError::Rows(refused));
             }
         }
         match answer.response {
             Some(Response::AppendResult(_)) => Ok(Landed::Now),
             Some(Response::Error(status)) => {
-                Fault::from(status).hide(|text| words::without(text, rows)).meaning(caller.about, Call::Append)
+                ServerError::from(status).hide(|text| redact::without(text, rows)).meaning(caller.about, Operation::Append)
             }
             None => Err(later(format!("{}: the response has neither a result nor an error", caller.about))),
         }
@@ -316,7 +316,7 @@ impl Connection {
 
 impl Caller<'_> {
     /// A request with its token and its route, without which Google's front end does not know where to send it.
-    fn request<T>(self, message: T, route: &str) -> Result<Request<T>, Refusal> {
+    fn request<T>(self, message: T, route: &str) -> Result<Request<T>, DeliveryError> {
         let mut request = Request::new(message);
         let headers = request.metadata_mut();
         let mut put = |name: &'static str, text: &str| match MetadataValue::try_from(text) {
@@ -325,7 +325,7 @@ impl Caller<'_> {
                 Ok(())
             }
             // Its text may be the token.
-            Err(_) => Err(Refusal::Denied(format!("{}: {name} has characters that no header may have", self.about))),
+            Err(_) => Err(DeliveryError::Denied(format!("{}: {name} has characters that no header may have", self.about))),
         };
         put("x-goog-request-params", route)?;
         if let Some(token) = self.token {

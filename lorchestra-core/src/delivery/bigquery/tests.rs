@@ -46,19 +46,19 @@ fn the_name_with_and_without_a_project() {
 #[test]
 fn an_emulator_needs_no_credentials_but_a_project_and_a_place_for_streams() {
     let emulator = BigQueryConfig { endpoint: Some("127.0.0.1:9050".to_owned()), ..config() };
-    let Err(Refusal::Denied(text)) = BigQuery::new(emulator.clone()) else { panic!() };
+    let Err(DeliveryError::Denied(text)) = BigQuery::new(emulator.clone()) else { panic!() };
     assert!(text.starts_with("destinations.bigquery.storage_endpoint: "), "{text}");
     let mut inserting = BigQuery::new(BigQueryConfig { write: WriteMethod::InsertAll, ..emulator.clone() }).unwrap();
     assert!(!inserting.uses_streams());
     run(inserting.resolve()).unwrap();
     // A stream of an earlier configuration: refused, not sent to Google.
     assert!(
-        matches!(run(inserting.finalize(Slot { stream: "s", offset: 0, length: 1 })), Err(Refusal::Denied(text)) if text.starts_with("destinations.bigquery.storage_endpoint: "))
+        matches!(run(inserting.finalize(Slot { stream: "s", offset: 0, length: 1 }, &[])), Err(DeliveryError::Denied(text)) if text.starts_with("destinations.bigquery.storage_endpoint: "))
     );
     let storage_endpoint = Some("127.0.0.1:9060".to_owned());
     let mut nameless = BigQuery::new(BigQueryConfig { project: None, storage_endpoint, ..emulator }).unwrap();
     assert!(nameless.uses_streams());
-    assert!(matches!(run(nameless.resolve()), Err(Refusal::Denied(text)) if text.starts_with("no project: ")));
+    assert!(matches!(run(nameless.resolve()), Err(DeliveryError::Denied(text)) if text.starts_with("no project: ")));
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn google_is_not_asked_without_credentials() {
     let gcloud = Some(PathBuf::from("/nowhere"));
     let credentials = CredentialSources { gcloud, ..CredentialSources::default() };
     let mut lost = BigQuery::new(BigQueryConfig { credentials, ..config() }).unwrap();
-    let Err(Refusal::Unauthenticated(text)) = run(lost.connect()) else { panic!() };
+    let Err(DeliveryError::Unauthenticated(text)) = run(lost.connect()) else { panic!() };
     assert!(text.contains("there is no /nowhere/application_default_credentials.json") && !text.contains('\n'), "{text}");
 }
 
@@ -95,7 +95,7 @@ fn refused_settings_name_their_key() {
         ("HTTPS_PROXY", BigQueryConfig { proxy: Some("socks5://hunter2@h".to_owned()), ..config() }),
     ] {
         assert!(!format!("{wrong:?}").contains("hunter2"));
-        let Err(Refusal::Denied(text)) = BigQuery::new(wrong) else { panic!("{key}") };
+        let Err(DeliveryError::Denied(text)) = BigQuery::new(wrong) else { panic!("{key}") };
         assert!(text.starts_with(&format!("{key}: ")) && !text.contains("hunter2"), "{text}");
     }
 }
@@ -106,9 +106,9 @@ fn nothing_is_sent_before_connecting() {
         BigQueryConfig { endpoint: Some("127.0.0.1:1".to_owned()), storage_endpoint: Some("127.0.0.1:1".to_owned()), ..config() };
     let mut unconnected = BigQuery::new(emulator).unwrap();
     let rows = [encode::tests::full()];
-    for place in [Place::Anywhere, Place::Stream(Slot { stream: "s", offset: 0, length: 1 })] {
+    for place in [BatchTarget::Anywhere, BatchTarget::Stream(Slot { stream: "s", offset: 0, length: 1 })] {
         let refusal = run(unconnected.append(place, &rows)).unwrap_err();
-        assert_eq!(refusal, Refusal::Denied("p.d.t: not connected yet".to_owned()));
+        assert_eq!(refusal, DeliveryError::Denied("p.d.t: not connected yet".to_owned()));
     }
-    assert!(matches!(run(unconnected.connect()), Err(Refusal::Later { .. })));
+    assert!(matches!(run(unconnected.connect()), Err(DeliveryError::Later { .. })));
 }

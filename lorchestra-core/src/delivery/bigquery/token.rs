@@ -7,10 +7,10 @@
 mod federated;
 
 use super::answer::{cause, later, unanswered};
-use super::credentials::{Credentials, Found, User};
-use super::dial::{Dialer, Dialing};
-use super::words::one_line;
-use crate::delivery::Refusal;
+use super::connect::{Dialer, Dialing};
+use super::credentials::{Credentials, ResolvedCredentials, User};
+use super::redact::one_line;
+use crate::delivery::DeliveryError;
 use gcp_bigquery_client::yup_oauth2::authenticator::Authenticator;
 use gcp_bigquery_client::yup_oauth2::error::{AuthError, AuthErrorCode};
 use gcp_bigquery_client::yup_oauth2::hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -72,8 +72,8 @@ struct Granted {
 }
 
 impl Tokens {
-    pub(super) fn new(found: Found, dialing: Dialing) -> Self {
-        let Found { credentials, quota_project, .. } = found;
+    pub(super) fn new(found: ResolvedCredentials, dialing: Dialing) -> Self {
+        let ResolvedCredentials { credentials, quota_project, .. } = found;
         let (federated, signed, http, kept, last) = (None, None, None, None, None);
         Self { credentials, quota_project, federated, dialing, signed, http, kept, last, was_kept: false, stale: false }
     }
@@ -97,8 +97,8 @@ impl Tokens {
     /// A token that is good for a minute at least; None for an emulator.
     ///
     /// # Errors
-    /// [`Refusal::Unauthenticated`], or [`Refusal::Later`] when whoever grants tokens did not answer.
-    pub(super) async fn bearer(&mut self) -> Result<Option<String>, Refusal> {
+    /// [`DeliveryError::Unauthenticated`], or [`DeliveryError::Later`] when whoever grants tokens did not answer.
+    pub(super) async fn bearer(&mut self) -> Result<Option<String>, DeliveryError> {
         self.was_kept = false;
         if matches!(self.credentials, Credentials::None) {
             return Ok(None);
@@ -118,10 +118,10 @@ impl Tokens {
         Ok(Some(token))
     }
 
-    async fn fetch(&mut self) -> Result<String, Refusal> {
+    async fn fetch(&mut self) -> Result<String, DeliveryError> {
         let Self { credentials, dialing, signed, http, federated, .. } = self;
         let granted = match credentials {
-            Credentials::None => return Err(Refusal::Unauthenticated("no credentials".to_owned())),
+            Credentials::None => return Err(DeliveryError::Unauthenticated("no credentials".to_owned())),
             Credentials::ServiceAccount { file, key } => {
                 let signed = match signed {
                     Some(signed) => signed,
@@ -153,7 +153,7 @@ impl Tokens {
                 let path = format!("instance/service-accounts/default/token?scopes={SCOPE}");
                 let body = metadata(http, host, &path).await.map_err(|refusal| match refusal {
                     // It has answered before, so this is one of Google's machines.
-                    Refusal::Unauthenticated(_) if self.last.is_some() => {
+                    DeliveryError::Unauthenticated(_) if self.last.is_some() => {
                         later(format!("no answer from the metadata server {host}"))
                     }
                     refusal => refusal,
@@ -167,7 +167,7 @@ impl Tokens {
     }
 
     /// The project of the machine, by the metadata server; None for other credentials.
-    pub(super) async fn machine_project(&mut self) -> Result<Option<String>, Refusal> {
+    pub(super) async fn machine_project(&mut self) -> Result<Option<String>, DeliveryError> {
         let Credentials::Metadata { host } = &self.credentials else { return Ok(None) };
         let http = client(&mut self.http, &self.dialing, true)?;
         let project = metadata(http, host, "project/project-id").await?;
@@ -179,32 +179,38 @@ fn shown(file: &Path) -> String {
     format!("credentials of {}", file.display())
 }
 
-fn no_token(whose: &str) -> Refusal {
+fn no_token(whose: &str) -> DeliveryError {
     later(format!("{whose}: the answer of the token endpoint holds no token"))
 }
 
-fn client<'a>(kept: &'a mut Option<reqwest::Client>, dialing: &Dialing, plain: bool) -> Result<&'a reqwest::Client, Refusal> {
+fn client<'a>(
+    kept: &'a mut Option<reqwest::Client>,
+    dialing: &Dialing,
+    plain: bool,
+) -> Result<&'a reqwest::Client, DeliveryError> {
     match kept {
         Some(client) => Ok(client),
         None => Ok(kept.insert(dialing.http(HeaderMap::new(), plain)?)),
     }
 }
 
-async fn signer(file: &Path, key: &ServiceAccountKey, dialing: &Dialing) -> Result<Signed, Refusal> {
+async fn signer(file: &Path, key: &ServiceAccountKey, dialing: &Dialing) -> Result<Signed, DeliveryError> {
     let roots = HttpsConnectorBuilder::new().with_native_roots().map_err(|error| {
-        Refusal::Unauthenticated(format!("no root certificates on this machine ({error}): install the package ca-certificates"))
+        DeliveryError::Unauthenticated(format!(
+            "no root certificates on this machine ({error}): install the package ca-certificates"
+        ))
     })?;
     let https = roots.https_or_http().enable_http1().wrap_connector(dialing.dialer());
     let hyper: HyperClient<_, String> = HyperClient::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(https);
     let built = ServiceAccountAuthenticator::with_client(key.clone(), CustomHyperClientBuilder::from(hyper)).build().await;
-    built.map_err(|_| Refusal::Unauthenticated(format!("{}: its private_key is no RSA key: make a new key", shown(file))))
+    built.map_err(|_| DeliveryError::Unauthenticated(format!("{}: its private_key is no RSA key: make a new key", shown(file))))
 }
 
-fn refused_by_yup(file: &Path, error: &Error) -> Refusal {
+fn refused_by_yup(file: &Path, error: &Error) -> DeliveryError {
     match error {
         Error::AuthError(AuthError { error, error_description, .. }) => {
             let passing = matches!(error, AuthErrorCode::Other(_));
-            refused(&shown(file), error.as_str(), error_description.as_deref(), passing, "make a new key, or mend the clock")
+            refused(&shown(file), error.as_str(), error_description.as_deref(), passing, "make a new key, or hint the clock")
         }
         Error::HttpError(_) | Error::HttpClientError(_) | Error::LowLevelError(_) => {
             later(format!("{}: token request: {}", shown(file), cause(error)))
@@ -215,11 +221,11 @@ fn refused_by_yup(file: &Path, error: &Error) -> Refusal {
 }
 
 /// An OAuth error. An unknown one (`passing`) counts as definite unless it says that it passes.
-fn refused(whose: &str, code: &str, description: Option<&str>, passing: bool, mend: &str) -> Refusal {
+fn refused(whose: &str, code: &str, description: Option<&str>, passing: bool, hint: &str) -> DeliveryError {
     let said = description.map(|text| format!(" ({})", one_line(text))).unwrap_or_default();
     let text = format!("{whose}: the token endpoint answered {}{said}", one_line(code));
     let passes = ["internal_failure", "server_error", "temporarily_unavailable", "rate_limit_exceeded", "backendError"];
-    if passing && passes.contains(&code) { later(text) } else { Refusal::Unauthenticated(format!("{text}: {mend}")) }
+    if passing && passes.contains(&code) { later(text) } else { DeliveryError::Unauthenticated(format!("{text}: {hint}")) }
 }
 
 #[derive(Deserialize)]
@@ -229,7 +235,7 @@ struct Denied {
     error_description: Option<String>,
 }
 
-async fn refresh(http: &reqwest::Client, file: &Path, user: &User) -> Result<Granted, Refusal> {
+async fn refresh(http: &reqwest::Client, file: &Path, user: &User) -> Result<Granted, DeliveryError> {
     let whose = shown(file);
     let form = [
         ("grant_type", "refresh_token"),
@@ -247,27 +253,27 @@ async fn refresh(http: &reqwest::Client, file: &Path, user: &User) -> Result<Gra
     }
     match serde_json::from_str::<Denied>(&body) {
         Ok(Denied { error, error_description }) => {
-            let mend = "run `gcloud auth application-default login` again";
-            Err(refused(&whose, &error, error_description.as_deref(), true, mend))
+            let hint = "run `gcloud auth application-default login` again";
+            Err(refused(&whose, &error, error_description.as_deref(), true, hint))
         }
         Err(_) => Err(later(format!("{whose}: token request: HTTP {}", status.as_u16()))),
     }
 }
 
 /// serde's errors may quote a token: none is passed on.
-fn from_json<T: DeserializeOwned>(whose: &str, body: &str) -> Result<T, Refusal> {
+fn from_json<T: DeserializeOwned>(whose: &str, body: &str) -> Result<T, DeliveryError> {
     serde_json::from_str(body).map_err(|_| no_token(whose))
 }
 
 /// One value of the metadata server. It is near or not there at all: a failure to connect means that this is none of Google's
 /// machines.
-async fn metadata(http: &reqwest::Client, host: &str, path: &str) -> Result<String, Refusal> {
+async fn metadata(http: &reqwest::Client, host: &str, path: &str) -> Result<String, DeliveryError> {
     let url = format!("http://{host}/computeMetadata/v1/{path}");
     let sent = http.get(url).header("Metadata-Flavor", "Google").send().await;
     let response = match sent {
         Ok(response) => response,
         Err(error) if error.is_connect() => {
-            return Err(Refusal::Unauthenticated(format!(
+            return Err(DeliveryError::Unauthenticated(format!(
                 "no credentials: GOOGLE_APPLICATION_CREDENTIALS is not set, gcloud has left none, and no metadata server \
                  answers at {host}: run `gcloud auth application-default login`"
             )));
@@ -280,7 +286,7 @@ async fn metadata(http: &reqwest::Client, host: &str, path: &str) -> Result<Stri
     }
     let text = format!("metadata server {host}: HTTP {}", status.as_u16());
     if status.as_u16() == 404 {
-        return Err(Refusal::Unauthenticated(format!("{text}: this machine has no service account: give it one")));
+        return Err(DeliveryError::Unauthenticated(format!("{text}: this machine has no service account: give it one")));
     }
     Err(later(text))
 }

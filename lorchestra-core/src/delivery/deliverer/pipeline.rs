@@ -3,8 +3,8 @@
 //! Talks to the destination and to the store, for the [`Deliverer`]. Promises that each batch is frozen before it is sent, that none is sent
 //! twice over one connection, and that after an answer other than "landed" nothing is sent over it any more.
 
-use super::{Deliverer, Trouble, slot};
-use crate::delivery::{Destination, Landed, Refusal};
+use super::{Deliverer, StepError, slot};
+use crate::delivery::{DeliveryError, Destination, Landed};
 
 /// Bytes on their way, about: one more batch may begin below it.
 const BYTES: usize = 12 << 20;
@@ -19,7 +19,7 @@ impl<D: Destination> Deliverer<'_, D> {
     }
 
     /// Sends what may be on its way, and waits for the answer to the first batch.
-    pub(super) async fn pipeline(&mut self) -> Result<(), Trouble> {
+    pub(super) async fn pipeline(&mut self) -> Result<(), StepError> {
         // The future that waited last was dropped: what is answered next is not known to belong to the first batch.
         if std::mem::replace(&mut self.is_waiting, true) {
             self.fall_out_of_step();
@@ -29,7 +29,7 @@ impl<D: Destination> Deliverer<'_, D> {
         done
     }
 
-    async fn send_and_wait(&mut self) -> Result<(), Trouble> {
+    async fn send_and_wait(&mut self) -> Result<(), StepError> {
         let depth = self.session.destination.depth();
         let is_full =
             |this: &Self| this.flights.len() >= depth || this.flights.iter().map(|flight| flight.size).sum::<usize>() >= BYTES;
@@ -47,12 +47,12 @@ impl<D: Destination> Deliverer<'_, D> {
                 // Until the answer is here, its fate is unknown: this future may be dropped.
                 Ok(()) => (flight.sent, flight.fresh) = (true, false),
                 // It was not sent, and waits for its turn.
-                Err(Refusal::TooLarge(_)) if at > 0 => break,
-                Err(refusal @ Refusal::TooLarge(_)) => return self.refused(refusal).await,
+                Err(DeliveryError::TooLarge(_)) if at > 0 => break,
+                Err(refusal @ DeliveryError::TooLarge(_)) => return self.refused(refusal).await,
                 Err(refusal) => {
                     flight.fresh = false;
                     self.fall_out_of_step();
-                    return Err(Trouble::Refused(refusal));
+                    return Err(StepError::Refused(refusal));
                 }
             }
         }
@@ -66,7 +66,7 @@ impl<D: Destination> Deliverer<'_, D> {
         match answer {
             Ok(_) => self.overtaken().await,
             Err(refusal) => {
-                let definite = !matches!(refusal, Refusal::Later { .. });
+                let definite = !matches!(refusal, DeliveryError::Later { .. });
                 if let Some(flight) = self.flights.front_mut() {
                     flight.fresh = definite;
                 }

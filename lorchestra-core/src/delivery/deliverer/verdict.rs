@@ -1,35 +1,35 @@
 //! What a refusal means for the rows of a batch, and which of them are to blame.
 //!
-//! Talks to the store, for the [`Deliverer`]. Promises that no row is set aside for the fault of a stream, of the table or of this host.
+//! Talks to the store, for the [`Deliverer`]. Promises that no row is set aside for the fault of a stream, of the target or of this host.
 
-use super::{Deliverer, STUMBLES, SUSPECTS, Trouble};
-use crate::delivery::{Destination, Refusal, RefusedRow};
-use crate::store::{Settled, Was};
+use super::{Deliverer, STUMBLES, SUSPECTS, StepError};
+use crate::delivery::{DeliveryError, Destination, RefusedRow};
+use crate::store::{RowDisposition, Was};
 
 impl<D: Destination> Deliverer<'_, D> {
-    pub(super) async fn refused(&mut self, refusal: Refusal) -> Result<(), Trouble> {
+    pub(super) async fn refused(&mut self, refusal: DeliveryError) -> Result<(), StepError> {
         let worked = std::mem::take(&mut self.stream_works);
         let blames_stream = self.blames_stream(worked);
         let Some(flight) = self.flights.front_mut() else { return Ok(()) };
         match refusal {
-            Refusal::Later { perhaps_request: true, .. } => {
+            DeliveryError::Later { perhaps_request: true, .. } => {
                 flight.stumbles += 1;
                 if flight.stumbles < STUMBLES {
-                    return Err(Trouble::Refused(refusal));
+                    return Err(StepError::Refused(refusal));
                 }
                 self.split_after_unknown(refusal).await
             }
-            Refusal::Precondition(ref reason) => {
+            DeliveryError::Precondition(ref reason) => {
                 flight.stumbles += 1;
                 if flight.stumbles < STUMBLES {
-                    return Err(Trouble::Refused(refusal));
+                    return Err(StepError::Refused(refusal));
                 }
                 if self.renewed || flight.batch.place.is_none() {
-                    return Err(Trouble::Refused(Refusal::Denied(reason.clone())));
+                    return Err(StepError::Refused(DeliveryError::Denied(reason.clone())));
                 }
                 self.renew().await
             }
-            Refusal::Rows(rows) => {
+            DeliveryError::Rows(rows) => {
                 if !self.clear_place().await? {
                     return Ok(());
                 }
@@ -39,15 +39,15 @@ impl<D: Destination> Deliverer<'_, D> {
                 let settled = self.set_aside(&rows);
                 self.take_back(settled, self.batch_limit, "rows beside it were refused")
             }
-            Refusal::Malformed(_) if blames_stream => self.renew().await,
-            Refusal::TooLarge(_) | Refusal::Malformed(_) => {
+            DeliveryError::Malformed(_) if blames_stream => self.renew().await,
+            DeliveryError::TooLarge(_) | DeliveryError::Malformed(_) => {
                 if self.clear_place().await? {
                     self.cut(refusal, 2)
                 } else {
                     Ok(())
                 }
             }
-            Refusal::StreamDamaged(reason) => {
+            DeliveryError::StreamDamaged(reason) => {
                 // It is not to be trusted any more, and this batch is not in it.
                 if self.left == 0 {
                     tracing::warn!(reason, "a stream has lost rows that had landed, or has others; a new one is begun");
@@ -55,8 +55,8 @@ impl<D: Destination> Deliverer<'_, D> {
                 self.fence_damaged().await?;
                 self.leave_and_take_back(Vec::new())
             }
-            Refusal::StreamFinalized(_) | Refusal::StreamGone(_) => self.settle().await,
-            other => Err(Trouble::Refused(other)),
+            DeliveryError::StreamFinalized(_) | DeliveryError::StreamGone(_) => self.settle().await,
+            other => Err(StepError::Refused(other)),
         }
     }
 
@@ -67,20 +67,20 @@ impl<D: Destination> Deliverer<'_, D> {
     }
 
     /// Fences the stream and leaves it: the batch goes to a new one.
-    async fn renew(&mut self) -> Result<(), Trouble> {
+    async fn renew(&mut self) -> Result<(), StepError> {
         let left = if self.clear_unknown().await? { self.leave_and_take_back(Vec::new()) } else { Ok(()) };
         self.renewed = true;
         left
     }
 
     /// The server stumbles on the batch, and whether it is there is not known: that is found out first.
-    async fn split_after_unknown(&mut self, refusal: Refusal) -> Result<(), Trouble> {
+    async fn split_after_unknown(&mut self, refusal: DeliveryError) -> Result<(), StepError> {
         // Without a stream each event is there at least once: it may be cut although its fate is not known.
         if self.clear_place().await? { self.cut(refusal, 8) } else { Ok(()) }
     }
 
     /// Takes the batch, which is not there, back to send it in `parts`. One row cannot be cut: it is set aside, on suspicion.
-    fn cut(&mut self, refusal: Refusal, parts: usize) -> Result<(), Trouble> {
+    fn cut(&mut self, refusal: DeliveryError, parts: usize) -> Result<(), StepError> {
         let Some(flight) = self.flights.front() else { return Ok(()) };
         let (rows, was) = (flight.rows.len(), flight.batch.was);
         let reason = refusal.to_string();
@@ -94,27 +94,27 @@ impl<D: Destination> Deliverer<'_, D> {
             }
             (&[n], Some(Was::Suspect)) if self.proven => {
                 self.progress.refused += 1;
-                self.take_back(vec![(n, Settled::Refused(reason.clone()))], self.batch_limit, &reason)
+                self.take_back(vec![(n, RowDisposition::Refused(reason.clone()))], self.batch_limit, &reason)
             }
             ([_], Some(Was::Suspect)) => self.still_suspect(refusal),
             ([_], None) if self.suspects == SUSPECTS => {
                 self.take_back(Vec::new(), self.batch_limit, &reason)?;
-                Err(Trouble::Refused(refusal))
+                Err(StepError::Refused(refusal))
             }
             (&[n], None) => self.suspect(&[n], &reason, refusal),
         }
     }
 
     /// They are set aside on suspicion: other rows go before them.
-    fn suspect(&mut self, numbers: &[i64], reason: &str, refusal: Refusal) -> Result<(), Trouble> {
-        let settled = numbers.iter().map(|n| (*n, Settled::Suspect(reason.to_owned()))).collect();
+    fn suspect(&mut self, numbers: &[i64], reason: &str, refusal: DeliveryError) -> Result<(), StepError> {
+        let settled = numbers.iter().map(|n| (*n, RowDisposition::Suspect(reason.to_owned()))).collect();
         self.take_back(settled, self.batch_limit, reason)?;
         self.suspects += 1;
         self.suspicion = Some(refusal);
         Ok(())
     }
 
-    fn still_suspect(&mut self, refusal: Refusal) -> Result<(), Trouble> {
+    fn still_suspect(&mut self, refusal: DeliveryError) -> Result<(), StepError> {
         self.take_back(Vec::new(), self.batch_limit, &refusal.to_string())?;
         self.suspects += 1;
         self.suspicion = Some(refusal);
@@ -131,19 +131,19 @@ impl<D: Destination> Deliverer<'_, D> {
         all.then(|| first.reason.clone())
     }
 
-    /// All rows were refused for one reason: it may be the table, or this host's clock.
-    fn every_row(&mut self, reason: &str) -> Result<(), Trouble> {
+    /// All rows were refused for one reason: it may be the target, or this host's clock.
+    fn every_row(&mut self, reason: &str) -> Result<(), StepError> {
         let Some(flight) = self.flights.front() else { return Ok(()) };
         let (name, count, last) = (self.session.destination.name(), flight.rows.len(), flight.batch.last);
         let numbers = flight.numbers.clone();
         let text = match count {
             1 => format!("{name}: an event was refused, and none was accepted after it: {reason}"),
             _ => format!(
-                "{name}: all {count} events of a batch were refused for one reason: {reason}: check the columns of the table, and the \
-                 clock of this host"
+                "{name}: all {count} events of a batch were refused for one reason: {reason}: {}",
+                self.session.destination.advice()
             ),
         };
-        let refusal = Refusal::EveryRow(text);
+        let refusal = DeliveryError::EveryRow(text);
         match self.was() {
             // Other rows have landed: it is this one.
             None if count == 1 && self.proven => self.refuse(&numbers, reason),
@@ -155,26 +155,33 @@ impl<D: Destination> Deliverer<'_, D> {
             }
             None => {
                 self.take_back(Vec::new(), self.batch_limit, reason)?;
-                Err(Trouble::Refused(refusal))
+                Err(StepError::Refused(refusal))
             }
         }
     }
 
-    fn refuse(&mut self, numbers: &[i64], reason: &str) -> Result<(), Trouble> {
+    fn refuse(&mut self, numbers: &[i64], reason: &str) -> Result<(), StepError> {
         self.progress.refused += numbers.len() as u64;
-        let settled = numbers.iter().map(|n| (*n, Settled::Refused(reason.to_owned()))).collect();
+        let settled = numbers.iter().map(|n| (*n, RowDisposition::Refused(reason.to_owned()))).collect();
         self.take_back(settled, self.batch_limit, reason)
     }
 
-    fn set_aside(&mut self, rows: &[RefusedRow]) -> Vec<(i64, Settled)> {
+    fn set_aside(&mut self, rows: &[RefusedRow]) -> Vec<(i64, RowDisposition)> {
         let numbers = self.flights.front().map(|flight| flight.numbers.as_slice()).unwrap_or_default();
-        let settled: Vec<_> =
-            rows.iter().filter_map(|row| numbers.get(row.index).map(|n| (*n, Settled::Refused(row.reason.clone())))).collect();
+        let settled: Vec<_> = rows
+            .iter()
+            .filter_map(|row| numbers.get(row.index).map(|n| (*n, RowDisposition::Refused(row.reason.clone()))))
+            .collect();
         self.progress.refused += settled.len() as u64;
         settled
     }
 
-    pub(super) fn take_back(&mut self, settled: Vec<(i64, Settled)>, batch_limit: usize, reason: &str) -> Result<(), Trouble> {
+    pub(super) fn take_back(
+        &mut self,
+        settled: Vec<(i64, RowDisposition)>,
+        batch_limit: usize,
+        reason: &str,
+    ) -> Result<(), StepError> {
         if let Some(flight) = self.flights.pop_front() {
             self.batch_limit = batch_limit.max(1);
             self.store.release(&flight.batch, &settled, self.batch_limit, reason)?;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct JsonLine<'a> {
     event_id: &'a str,
     event_type: &'a str,
     source: &'a str,
@@ -28,7 +28,7 @@ pub(super) fn lines(rows: &[Row]) -> Vec<u8> {
     for row in rows {
         // A line break in JSON is between values: in a string it would be escaped.
         let payload = row.payload.as_ref().map(|json| json.replace(['\n', '\r'], " "));
-        let line = Line {
+        let line = JsonLine {
             event_id: &row.event_id,
             event_type: &row.event_type,
             source: &row.source,

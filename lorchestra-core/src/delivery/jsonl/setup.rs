@@ -2,7 +2,7 @@
 //! mount point.
 
 use super::{JsonlConfig, PREFIX, refusal};
-use crate::delivery::Refusal;
+use crate::delivery::DeliveryError;
 use std::fs::DirBuilder;
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
@@ -10,11 +10,11 @@ use std::os::unix::fs::DirBuilderExt;
 /// Whether the directory is missing.
 ///
 /// # Errors
-/// [`Refusal::Denied`]: there is something else.
-pub fn missing(config: &JsonlConfig) -> Result<bool, Refusal> {
+/// [`DeliveryError::Denied`]: there is something else.
+pub fn missing(config: &JsonlConfig) -> Result<bool, DeliveryError> {
     match std::fs::metadata(&config.dir) {
         Ok(meta) if meta.is_dir() => Ok(false),
-        Ok(_) => Err(Refusal::Denied(format!("{} is not a directory", config.dir.display()))),
+        Ok(_) => Err(DeliveryError::Denied(format!("{} is not a directory", config.dir.display()))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
         Err(error) => Err(refusal(&config.dir, &error)),
     }
@@ -24,7 +24,7 @@ pub fn missing(config: &JsonlConfig) -> Result<bool, Refusal> {
 ///
 /// # Errors
 /// What the file system has against it.
-pub fn set_up(config: &JsonlConfig) -> Result<(), Refusal> {
+pub fn set_up(config: &JsonlConfig) -> Result<(), DeliveryError> {
     let set_up = || {
         DirBuilder::new().recursive(true).mode(0o750).create(&config.dir)?;
         let mut file = tempfile::Builder::new().prefix(PREFIX).suffix(".tmp").tempfile_in(&config.dir)?;

@@ -24,7 +24,7 @@ fn run<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work)
 }
 
-struct Place {
+struct TestDirectory {
     dir: tempfile::TempDir,
     to: Jsonl,
     stream: String,
@@ -33,24 +33,24 @@ struct Place {
 }
 
 /// A file with a first batch in it.
-fn begun() -> Place {
+fn begun() -> TestDirectory {
     let dir = tempfile::tempdir().unwrap();
     let mut to = Jsonl::new(JsonlConfig { dir: dir.path().to_owned(), rotate_size: 10_000, rotate: Rotate::Day });
     run(to.connect()).unwrap();
     let stream = run(to.create_stream()).unwrap();
     let (first, second) = (vec![row(1), row(2)], vec![row(3), row(4), row(5)]);
-    let mut place = Place { dir, to, stream, first, second };
+    let mut place = TestDirectory { dir, to, stream, first, second };
     assert_eq!(place.append(0, &place.first.clone()), Ok(Landed::Now));
     place
 }
 
-impl Place {
-    fn append(&mut self, offset: i64, rows: &[Row]) -> Result<Landed, Refusal> {
+impl TestDirectory {
+    fn append(&mut self, offset: i64, rows: &[Row]) -> Result<Landed, DeliveryError> {
         let length = self.to.length(rows);
-        run(self.to.append(super::Place::Stream(Slot { stream: &self.stream, offset, length }), rows))
+        run(self.to.append(super::BatchTarget::Stream(Slot { stream: &self.stream, offset, length }), rows))
     }
 
-    fn second(&mut self) -> Result<Landed, Refusal> {
+    fn second(&mut self) -> Result<Landed, DeliveryError> {
         self.append(self.to.length(&self.first), &self.second.clone())
     }
 
@@ -101,7 +101,7 @@ fn what_others_wrote_is_left_alone() {
     for tail in [&b"x"[..], b"{\"event_id\":\"another\"}\n", &[b'x'; 2000]] {
         place.set(tail);
         let before = place.text();
-        assert!(matches!(place.second(), Err(Refusal::StreamDamaged(_))));
+        assert!(matches!(place.second(), Err(DeliveryError::StreamDamaged(_))));
         assert_eq!(place.text(), before);
     }
 }
@@ -109,22 +109,22 @@ fn what_others_wrote_is_left_alone() {
 #[test]
 fn a_file_that_was_cut_or_removed_is_gone() {
     let mut place = begun();
-    let slot = |place: &Place| (place.to.length(&place.first), place.to.length(&place.second));
+    let slot = |place: &TestDirectory| (place.to.length(&place.first), place.to.length(&place.second));
     let (offset, length) = slot(&place);
     assert!(place.to.has_room(Slot { stream: &place.stream, offset, length }));
     fs::write(&place.stream, "").unwrap();
-    assert!(matches!(place.second(), Err(Refusal::StreamGone(_))));
+    assert!(matches!(place.second(), Err(DeliveryError::StreamGone(_))));
     assert!(!place.to.has_room(Slot { stream: &place.stream, offset, length }), "a new one at once");
     fs::remove_file(&place.stream).unwrap();
-    assert!(matches!(place.second(), Err(Refusal::StreamGone(_))));
+    assert!(matches!(place.second(), Err(DeliveryError::StreamGone(_))));
     std::os::unix::fs::symlink("/dev/zero", &place.stream).unwrap();
-    assert!(matches!(place.second(), Err(Refusal::StreamGone(_))));
+    assert!(matches!(place.second(), Err(DeliveryError::StreamGone(_))));
     let stream = place.stream.clone();
-    let closed = run(place.to.finalize(Slot { stream: &stream, offset, length }));
-    assert!(matches!(closed, Err(Refusal::StreamGone(_))));
-    assert!(matches!(run(place.to.present(&[])), Err(Refusal::Denied(_))));
+    let closed = run(place.to.finalize(Slot { stream: &stream, offset, length }, &[]));
+    assert!(matches!(closed, Err(DeliveryError::StreamGone(_))));
+    assert!(matches!(run(place.to.present(&[])), Err(DeliveryError::Denied(_))));
     drop(place.dir);
-    assert!(matches!(run(place.to.connect()), Err(Refusal::TableMissing(_))));
+    assert!(matches!(run(place.to.connect()), Err(DeliveryError::TargetMissing(_))));
 }
 
 /// The configuration names another directory, and half a batch is in the first.
@@ -134,19 +134,29 @@ fn a_file_that_is_left_has_whole_batches() {
     let (offset, length) = (place.to.length(&place.first), place.to.length(&place.second));
     let second = line::lines(&place.second);
     let stream = place.stream.clone();
-    let finalize = |place: &mut Place| run(place.to.finalize(Slot { stream: &stream, offset, length }));
-    place.set(&second[..20]);
-    assert_eq!(finalize(&mut place), Ok(offset));
-    assert_eq!(place.text(), line::lines(&place.first));
-    place.set(&second);
-    assert_eq!(finalize(&mut place), Ok(offset + length));
-    assert_eq!(place.text(), place.whole());
+    let finalize = |place: &mut TestDirectory| {
+        let rows = place.second.clone();
+        run(place.to.finalize(Slot { stream: &stream, offset, length }, &rows))
+    };
+    for there in [1, 20, second.len() - 1, second.len()] {
+        place.set(&second[..there]);
+        assert_eq!(finalize(&mut place), Ok(offset + length));
+        assert_eq!(place.text(), place.whole(), "{there} bytes: completed, never cut");
+    }
+    place.set(b"");
+    assert_eq!((finalize(&mut place), place.text()), (Ok(offset), line::lines(&place.first)), "nothing of it was there");
+    place.set(b"{\"event_id\":\"of somebody else\"}");
+    let before = place.text();
+    assert_eq!((finalize(&mut place), place.text()), (Ok(offset), before), "not ours, and left alone");
+    let other = File::open(&place.stream).unwrap();
+    rustix::fs::flock(&other, FlockOperation::LockExclusive).unwrap();
+    assert!(matches!(finalize(&mut place), Err(DeliveryError::Later { .. })), "somebody is writing to it");
 }
 
 #[test]
 fn a_new_file_begins_by_size_and_by_day() {
     let mut place = begun();
-    let room = |place: &Place, stream: &str, length| {
+    let room = |place: &TestDirectory, stream: &str, length| {
         place.to.has_room(Slot { stream, offset: i64::try_from(fs::metadata(stream).unwrap().len()).unwrap(), length })
     };
     let stream = place.stream.clone();

@@ -5,7 +5,7 @@ use super::*;
 fn drained(store: &mut Outbox, server: &Rc<RefCell<Server>>, rows: usize) -> (Result<(), Stopped>, Progress) {
     let mut session = Session::new(table(server, true));
     let mut progress = Progress::default();
-    let policy = Policy { failures: 6, ..policy(rows) };
+    let policy = DeliveryPolicy { failures: 6, ..policy(rows) };
     let stopped = runtime().block_on(async { Deliverer::new(store, &mut session, policy, &mut progress).drain(false).await });
     (stopped, progress)
 }
@@ -72,9 +72,9 @@ fn a_restarted_server_costs_a_stream_and_no_row() {
 fn a_precondition_that_lasts_is_a_denial_that_sets_nothing_aside() {
     let site = site();
     let (mut store, ids) = filled(&site, 20);
-    let server = server([Fault::None, Fault::None].into_iter().chain([Fault::Precondition; 100]));
+    let server = server([InjectedFault::None, InjectedFault::None].into_iter().chain([InjectedFault::Precondition; 100]));
     let (stopped, _) = drained(&mut store, &server, 100);
-    assert!(matches!(stopped, Err(Stopped::Blocked(Refusal::Denied(_)))), "{stopped:?}");
+    assert!(matches!(stopped, Err(Stopped::Blocked(DeliveryError::Denied(_)))), "{stopped:?}");
     assert!(server.borrow().requests < 20, "{} requests", server.borrow().requests);
     let backlog = store.store.backlog(NAME, None).unwrap();
     assert_eq!((backlog.pending, backlog.refused, backlog.uncertain), (ids.len() as u64, 0, 0));
@@ -89,7 +89,8 @@ fn a_slow_append_and_a_stream_not_found_in_passing_double_nothing() {
     for after in 0..8 {
         let site = site();
         let (mut store, ids) = filled(&site, 301);
-        let server = server([Fault::None, Fault::None, Fault::Slow(after), Fault::GoneForAMoment]);
+        let server =
+            server([InjectedFault::None, InjectedFault::None, InjectedFault::Slow(after), InjectedFault::GoneForAMoment]);
         deliver_all(&mut store, &server, true, 500);
         emit(&mut store, "more");
         deliver_all(&mut store, &server, true, 500);
@@ -102,7 +103,7 @@ fn a_slow_append_and_a_stream_not_found_in_passing_double_nothing() {
 fn another_writer_in_the_place_of_a_batch_of_unknown_fate_is_not_mistaken_for_it() {
     let site = site();
     let (mut store, ids) = filled(&site, 20);
-    let server = server([Fault::None, Fault::None, Fault::Overtaken]);
+    let server = server([InjectedFault::None, InjectedFault::None, InjectedFault::Overtaken]);
     deliver_all(&mut store, &server, true, 10);
     assert!(server.borrow().strangers > 0);
     assert_eq!(sorted(&server.borrow().rows), sorted(&ids));
@@ -116,11 +117,17 @@ fn a_copied_state_directory_delivers_nothing_twice_and_loses_nothing() {
             let site = site();
             let (mut store, ids) = filled(&site, 30);
             let there = if frozen {
-                vec![Fault::None, Fault::None, Fault::Later { done: true }, Fault::Later { done: false }]
+                vec![
+                    InjectedFault::None,
+                    InjectedFault::None,
+                    InjectedFault::Later { done: true },
+                    InjectedFault::Later { done: false },
+                ]
             } else {
                 vec![]
             };
-            let server = server(there.into_iter().chain(if frozen { vec![Fault::Later { done: false }; 10] } else { vec![] }));
+            let server =
+                server(there.into_iter().chain(if frozen { vec![InjectedFault::Later { done: false }; 10] } else { vec![] }));
             if frozen {
                 let _ = drained(&mut store, &server, 7);
                 server.borrow_mut().script.clear();
@@ -157,7 +164,7 @@ fn a_copied_state_directory_delivers_nothing_twice_and_loses_nothing() {
 fn a_copy_that_may_not_look_calls_nothing_delivered_that_may_be_lost() {
     let site = site();
     let (mut store, ids) = filled(&site, 20);
-    let server = server([Fault::None, Fault::None].into_iter().chain([Fault::Later { done: false }; 10]));
+    let server = server([InjectedFault::None, InjectedFault::None].into_iter().chain([InjectedFault::Later { done: false }; 10]));
     let _ = drained(&mut store, &server, 100);
     server.borrow_mut().script.clear();
     drop(store);
@@ -186,7 +193,7 @@ fn rows_that_are_refused_all_together_stay_pending() {
             let mut progress = Progress::default();
             let stopped = runtime()
                 .block_on(async { Deliverer::new(&mut store, &mut session, policy(500), &mut progress).drain(false).await });
-            let Err(Stopped::Blocked(Refusal::EveryRow(text))) = stopped else { panic!("{stopped:?}") };
+            let Err(Stopped::Blocked(DeliveryError::EveryRow(text))) = stopped else { panic!("{stopped:?}") };
             assert!(text.contains("all 302 events of a batch were refused for one reason: out of range"), "{text}");
             assert_eq!(progress, Progress::default());
             assert!(server.borrow().requests - before <= 3);
@@ -220,7 +227,7 @@ fn an_event_that_is_refused_alone_is_suspect_first() {
     let server = server([]);
     server.borrow_mut().bad = HashSet::from([ids[0].clone()]);
     let (stopped, progress) = drained(&mut store, &server, 10);
-    assert!(matches!(stopped, Err(Stopped::Blocked(Refusal::EveryRow(_)))), "{stopped:?}");
+    assert!(matches!(stopped, Err(Stopped::Blocked(DeliveryError::EveryRow(_)))), "{stopped:?}");
     assert_eq!((progress.refused, store.store.backlog(NAME, None).unwrap().pending), (0, 1));
     emit(&mut store, "another");
     let (stopped, progress) = drained(&mut store, &server, 10);
@@ -237,7 +244,7 @@ fn the_age_of_a_stream_counts_from_what_landed() {
     deliver_all(&mut store, &server, true, 10);
     let landed = crate::host::clock::now_micros();
     emit(&mut store, "second");
-    server.borrow_mut().script = [Fault::None].into_iter().chain([Fault::Later { done: false }; 10]).collect();
+    server.borrow_mut().script = [InjectedFault::None].into_iter().chain([InjectedFault::Later { done: false }; 10]).collect();
     let _ = drained(&mut store, &server, 10);
     assert!(store.stream("p.d.t", landed).unwrap().is_none(), "a try is no use");
     server.borrow_mut().script.clear();
@@ -250,7 +257,7 @@ fn the_age_of_a_stream_counts_from_what_landed() {
 fn an_answer_that_was_not_waited_for_is_nobody_elses() {
     let site = site();
     let (mut store, ids) = filled(&site, 6);
-    let server = server([Fault::None, Fault::None, Fault::Silent { done: true }, Fault::Restart]);
+    let server = server([InjectedFault::None, InjectedFault::None, InjectedFault::Silent { done: true }, InjectedFault::Restart]);
     let mut session = Session::new(table(&server, true));
     let mut progress = Progress::default();
     runtime().block_on(async {
@@ -268,7 +275,7 @@ fn an_answer_that_was_not_waited_for_is_nobody_elses() {
 fn answers_that_were_left_are_not_those_of_a_later_batch() {
     let site = site();
     let (mut store, _) = filled(&site, 3);
-    let server = server([Fault::None, Fault::None, Fault::Silent { done: true }]);
+    let server = server([InjectedFault::None, InjectedFault::None, InjectedFault::Silent { done: true }]);
     let mut session = Session::new(table(&server, true));
     runtime().block_on(async {
         let mut progress = Progress::default();
@@ -277,7 +284,7 @@ fn answers_that_were_left_are_not_those_of_a_later_batch() {
     });
     deliver_all(&mut store, &server, true, 1);
     emit(&mut store, "more");
-    server.borrow_mut().script = VecDeque::from([Fault::Later { done: false }]);
+    server.borrow_mut().script = VecDeque::from([InjectedFault::Later { done: false }]);
     runtime().block_on(async {
         let mut progress = Progress::default();
         Deliverer::new(&mut store, &mut session, policy(1), &mut progress).drain(false).await.unwrap();
@@ -291,7 +298,7 @@ fn a_passing_denial_blocks_for_a_minute_and_not_for_the_run() {
     for (seconds, delivered) in [(50, 0), (70, 4)] {
         let site = site();
         let (store, _) = filled(&site, 3);
-        let server = server([Fault::None, Fault::None, Fault::Denied]);
+        let server = server([InjectedFault::None, InjectedFault::None, InjectedFault::Denied]);
         let lock = site.state.lock("delivery+there");
         std::fs::create_dir_all(lock.parent().unwrap()).unwrap();
         let limit = Duration::from_secs(seconds);

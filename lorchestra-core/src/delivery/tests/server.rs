@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 /// What happens to one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum InjectedFault {
     None,
     /// Not answered well; the work was not done, or was.
     Later {
@@ -23,8 +23,8 @@ pub(super) enum Fault {
     Finalized,
     Gone,
     Missing,
-    SchemaChanged,
-    /// As [`Fault::Gone`], but the stream is still there.
+    LayoutChanged,
+    /// As [`InjectedFault::Gone`], but the stream is still there.
     GoneForAMoment,
     /// Not answered, and the work is done after so many more requests, if the stream takes it then.
     Slow(u8),
@@ -57,7 +57,7 @@ pub(super) struct Slow {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Stream {
+pub(super) struct TestStream {
     pub(super) rows: Vec<String>,
     pub(super) finalized: bool,
 }
@@ -66,9 +66,9 @@ pub(super) struct Stream {
 #[derive(Debug, Default)]
 pub(super) struct Server {
     pub(super) rows: Vec<String>,
-    pub(super) streams: HashMap<String, Stream>,
+    pub(super) streams: HashMap<String, TestStream>,
     pub(super) made: u32,
-    pub(super) script: VecDeque<Fault>,
+    pub(super) script: VecDeque<InjectedFault>,
     pub(super) requests: u32,
     /// Rows with these ids are refused.
     pub(super) bad: HashSet<String>,
@@ -87,7 +87,7 @@ pub(super) struct Server {
     /// Rows of other writers.
     pub(super) strangers: usize,
     /// What a look into the table is answered with.
-    pub(super) look: Option<Refusal>,
+    pub(super) look: Option<DeliveryError>,
 }
 
 pub(super) struct Table {
@@ -95,61 +95,63 @@ pub(super) struct Table {
     pub(super) streams: bool,
     pub(super) name: String,
     /// Answers that nobody has waited for yet; `None`: there will be none.
-    pub(super) answers: VecDeque<Option<Result<Landed, Refusal>>>,
+    pub(super) answers: VecDeque<Option<Result<Landed, DeliveryError>>>,
 }
 
-pub(super) fn later() -> Refusal {
-    Refusal::Later { reason: "503".into(), after: None, perhaps_request: false }
+pub(super) fn later() -> DeliveryError {
+    DeliveryError::Later { reason: "503".into(), after: None, perhaps_request: false }
 }
 
-pub(super) fn stumbled() -> Refusal {
-    Refusal::Later { reason: "500".into(), after: None, perhaps_request: true }
+pub(super) fn stumbled() -> DeliveryError {
+    DeliveryError::Later { reason: "500".into(), after: None, perhaps_request: true }
 }
 
 impl Table {
     /// What befalls the next request; the caller does its work when this says so.
-    fn fault(&self) -> Fault {
+    fn fault(&self) -> InjectedFault {
         let mut server = self.server.borrow_mut();
         server.requests += 1;
         server.come_to_slow();
-        server.script.pop_front().unwrap_or(Fault::None)
+        server.script.pop_front().unwrap_or(InjectedFault::None)
     }
 
-    async fn appended(&self, place: Place<'_>, rows: &[Row]) -> Result<Landed, Refusal> {
+    async fn appended(&self, place: BatchTarget<'_>, rows: &[Row]) -> Result<Landed, DeliveryError> {
         let fault = self.fault();
         let answer = {
             let mut guard = self.server.borrow_mut();
             let server = &mut *guard;
             match (fault, place) {
-                (Fault::Finalized, Place::Stream(Slot { stream, .. })) => {
+                (InjectedFault::Finalized, BatchTarget::Stream(Slot { stream, .. })) => {
                     server.streams.entry(stream.into()).and_modify(|stream| stream.finalized = true);
                 }
-                (Fault::Gone, Place::Stream(Slot { stream, .. })) => drop(server.streams.remove(stream)),
-                (Fault::Later { done: false }, _) => return Err(later()),
-                (Fault::Stumble, _) => {
+                (InjectedFault::Gone, BatchTarget::Stream(Slot { stream, .. })) => drop(server.streams.remove(stream)),
+                (InjectedFault::Later { done: false }, _) => return Err(later()),
+                (InjectedFault::Stumble, _) => {
                     return Err(stumbled());
                 }
-                (Fault::GoneForAMoment, Place::Stream(_)) => return Err(Refusal::StreamGone("no stream, it says".into())),
-                (Fault::Denied, _) => return Err(Refusal::Denied("403".into())),
-                (Fault::Precondition, _) => return Err(Refusal::Precondition("no".into())),
-                (Fault::Restart, _) => server.streams.clear(),
-                (Fault::Slow(after), Place::Stream(Slot { stream, offset, .. })) => {
+                (InjectedFault::GoneForAMoment, BatchTarget::Stream(_)) => {
+                    return Err(DeliveryError::StreamGone("no stream, it says".into()));
+                }
+                (InjectedFault::Denied, _) => return Err(DeliveryError::Denied("403".into())),
+                (InjectedFault::Precondition, _) => return Err(DeliveryError::Precondition("no".into())),
+                (InjectedFault::Restart, _) => server.streams.clear(),
+                (InjectedFault::Slow(after), BatchTarget::Stream(Slot { stream, offset, .. })) => {
                     server.slow.push(Slow { after, stream: stream.to_owned(), offset, rows: rows.to_vec() });
                     return Err(later());
                 }
-                (Fault::Overtaken, Place::Stream(Slot { stream, offset, length })) => {
+                (InjectedFault::Overtaken, BatchTarget::Stream(Slot { stream, offset, length })) => {
                     server.overtake(stream, offset, length);
                     return Err(later());
                 }
-                (Fault::Missing, _) => return Err(Refusal::TableMissing("no table".into())),
-                (Fault::SchemaChanged, _) => return Err(Refusal::SchemaChanged("columns".into())),
+                (InjectedFault::Missing, _) => return Err(DeliveryError::TargetMissing("no table".into())),
+                (InjectedFault::LayoutChanged, _) => return Err(DeliveryError::LayoutChanged("columns".into())),
                 _ => {}
             }
-            if fault != (Fault::Silent { done: false }) { server.take(place, rows) } else { Err(later()) }
+            if fault != (InjectedFault::Silent { done: false }) { server.take(place, rows) } else { Err(later()) }
         };
         match fault {
-            Fault::Silent { .. } => std::future::pending().await,
-            Fault::Later { .. } => Err(later()),
+            InjectedFault::Silent { .. } => std::future::pending().await,
+            InjectedFault::Later { .. } => Err(later()),
             _ => answer,
         }
     }
@@ -168,31 +170,31 @@ impl Destination for Table {
         self.streams
     }
 
-    fn policy(&self) -> Policy {
+    fn policy(&self) -> DeliveryPolicy {
         policy(100)
     }
 
-    async fn connect(&mut self) -> Result<(), Refusal> {
+    async fn connect(&mut self) -> Result<(), DeliveryError> {
         match self.fault() {
-            Fault::Later { .. } => Err(later()),
-            Fault::Silent { .. } => std::future::pending().await,
-            Fault::Missing => Err(Refusal::TableMissing("no table".into())),
+            InjectedFault::Later { .. } => Err(later()),
+            InjectedFault::Silent { .. } => std::future::pending().await,
+            InjectedFault::Missing => Err(DeliveryError::TargetMissing("no table".into())),
             _ => Ok(()),
         }
     }
 
-    async fn create_stream(&mut self) -> Result<String, Refusal> {
+    async fn create_stream(&mut self) -> Result<String, DeliveryError> {
         let fault = self.fault();
         let name = {
             let mut server = self.server.borrow_mut();
             server.made += 1;
             let name = format!("stream{}", server.made);
-            server.streams.insert(name.clone(), Stream::default());
+            server.streams.insert(name.clone(), TestStream::default());
             name
         };
         match fault {
-            Fault::Later { .. } => Err(later()),
-            Fault::Silent { .. } => std::future::pending().await,
+            InjectedFault::Later { .. } => Err(later()),
+            InjectedFault::Silent { .. } => std::future::pending().await,
             _ => Ok(name),
         }
     }
@@ -205,8 +207,8 @@ impl Destination for Table {
         self.answers.clear();
     }
 
-    async fn send(&mut self, slot: Slot<'_>, rows: &[Row]) -> Result<(), Refusal> {
-        let mut appending = Box::pin(self.appended(Place::Stream(slot), rows));
+    async fn send(&mut self, slot: Slot<'_>, rows: &[Row]) -> Result<(), DeliveryError> {
+        let mut appending = Box::pin(self.appended(BatchTarget::Stream(slot), rows));
         let answer = std::future::poll_fn(|cx| {
             std::task::Poll::Ready(match appending.as_mut().poll(cx) {
                 std::task::Poll::Ready(answer) => Some(answer),
@@ -219,7 +221,7 @@ impl Destination for Table {
         Ok(())
     }
 
-    async fn answer(&mut self, _: &[Row]) -> Result<Landed, Refusal> {
+    async fn answer(&mut self, _: &[Row]) -> Result<Landed, DeliveryError> {
         let answer = match self.answers.pop_front() {
             Some(Some(answer)) => answer,
             Some(None) => std::future::pending().await,
@@ -231,28 +233,28 @@ impl Destination for Table {
         answer
     }
 
-    async fn append(&mut self, place: Place<'_>, rows: &[Row]) -> Result<Landed, Refusal> {
+    async fn append(&mut self, place: BatchTarget<'_>, rows: &[Row]) -> Result<Landed, DeliveryError> {
         self.answers.clear();
         self.appended(place, rows).await
     }
 
-    async fn finalize(&mut self, Slot { stream, .. }: Slot<'_>) -> Result<i64, Refusal> {
+    async fn finalize(&mut self, Slot { stream, .. }: Slot<'_>, _: &[Row]) -> Result<i64, DeliveryError> {
         match self.fault() {
-            Fault::Later { .. } => return Err(later()),
-            Fault::Silent { .. } => std::future::pending().await,
-            Fault::Precondition => return Err(Refusal::Precondition("no".into())),
+            InjectedFault::Later { .. } => return Err(later()),
+            InjectedFault::Silent { .. } => std::future::pending().await,
+            InjectedFault::Precondition => return Err(DeliveryError::Precondition("no".into())),
             _ => {}
         }
         let mut server = self.server.borrow_mut();
-        let stream = server.streams.get_mut(stream).ok_or_else(|| Refusal::StreamGone("no stream".into()))?;
+        let stream = server.streams.get_mut(stream).ok_or_else(|| DeliveryError::StreamGone("no stream".into()))?;
         stream.finalized = true;
         Ok(i64::try_from(stream.rows.len()).unwrap())
     }
 
-    async fn present(&mut self, rows: &[Row]) -> Result<HashSet<String>, Refusal> {
+    async fn present(&mut self, rows: &[Row]) -> Result<HashSet<String>, DeliveryError> {
         match self.fault() {
-            Fault::Later { .. } => return Err(later()),
-            Fault::Silent { .. } => std::future::pending().await,
+            InjectedFault::Later { .. } => return Err(later()),
+            InjectedFault::Silent { .. } => std::future::pending().await,
             _ => {}
         }
         let server = self.server.borrow();
@@ -260,7 +262,7 @@ impl Destination for Table {
             return Err(refusal.clone());
         }
         if server.unreadable {
-            return Err(Refusal::Denied("no right to read".into()));
+            return Err(DeliveryError::Denied("no right to read".into()));
         }
         Ok(server.rows.iter().filter(|id| rows.iter().any(|row| row.event_id == **id)).cloned().collect())
     }
@@ -274,7 +276,7 @@ impl Server {
         self.slow = rest;
         for Slow { stream, offset, rows, .. } in due {
             let length = i64::try_from(rows.len()).unwrap();
-            let _ = self.take(Place::Stream(Slot { stream: &stream, offset, length }), &rows);
+            let _ = self.take(BatchTarget::Stream(Slot { stream: &stream, offset, length }), &rows);
         }
     }
 
@@ -287,39 +289,39 @@ impl Server {
         }
     }
 
-    fn take(&mut self, place: Place<'_>, rows: &[Row]) -> Result<Landed, Refusal> {
+    fn take(&mut self, place: BatchTarget<'_>, rows: &[Row]) -> Result<Landed, DeliveryError> {
         if rows.len() > self.limit {
-            return Err(Refusal::TooLarge("413".into()));
+            return Err(DeliveryError::TooLarge("413".into()));
         }
         let stream = match place {
-            Place::Anywhere => None,
-            Place::Stream(Slot { stream, offset, .. }) => {
+            BatchTarget::Anywhere => None,
+            BatchTarget::Stream(Slot { stream, offset, .. }) => {
                 let Some(stream) = self.streams.get_mut(stream) else {
                     return Err(match self.unknown {
-                        Unknown::Gone => Refusal::StreamGone("no stream".into()),
-                        Unknown::Malformed => Refusal::Malformed("400".into()),
-                        Unknown::Precondition => Refusal::Precondition("no".into()),
+                        Unknown::Gone => DeliveryError::StreamGone("no stream".into()),
+                        Unknown::Malformed => DeliveryError::Malformed("400".into()),
+                        Unknown::Precondition => DeliveryError::Precondition("no".into()),
                     });
                 };
                 if stream.finalized {
-                    return Err(Refusal::StreamFinalized("finalized".into()));
+                    return Err(DeliveryError::StreamFinalized("finalized".into()));
                 }
                 let (offset, length) = (usize::try_from(offset).unwrap(), stream.rows.len());
                 if offset < length {
                     return Ok(Landed::Before);
                 }
                 if offset > length {
-                    return Err(Refusal::StreamDamaged("beyond".into()));
+                    return Err(DeliveryError::StreamDamaged("beyond".into()));
                 }
                 Some(stream)
             }
         };
         if let Some(stumbles) = rows.iter().find_map(|row| self.poison.get(&row.event_id)) {
-            return Err(if *stumbles { stumbled() } else { Refusal::Malformed("400".into()) });
+            return Err(if *stumbles { stumbled() } else { DeliveryError::Malformed("400".into()) });
         }
         if let Some(reason) = self.every_row {
             let refused = |index: usize| RefusedRow { index, reason: format!("{reason} {index}") };
-            return Err(Refusal::Rows((0..rows.len()).map(refused).collect()));
+            return Err(DeliveryError::Rows((0..rows.len()).map(refused).collect()));
         }
         let bad: Vec<RefusedRow> = rows
             .iter()
@@ -328,7 +330,7 @@ impl Server {
             .map(|(index, _)| RefusedRow { index, reason: "invalid".into() })
             .collect();
         if !bad.is_empty() {
-            return Err(Refusal::Rows(bad));
+            return Err(DeliveryError::Rows(bad));
         }
         let ids = rows.iter().map(|row| row.event_id.clone());
         self.rows.extend(ids.clone());

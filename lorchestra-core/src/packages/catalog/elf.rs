@@ -4,7 +4,7 @@
 //! segment which the loader would map lies inside the file. A library that was truncated would map well and kill its process at
 //! the first access behind the end.
 
-use super::problem::{Fault, Reason};
+use super::problem::{FileFault, Reason};
 use object::LittleEndian as LE;
 use object::elf::{self, Dyn64, FileHeader64, ProgramHeader64, SectionHeader64};
 use object::pod;
@@ -34,9 +34,9 @@ pub(super) struct Elf<'f> {
 
 impl<'f> Elf<'f> {
     /// Checks the file, which has `len` bytes.
-    pub(super) fn open(file: &'f File, len: u64) -> Result<Self, Fault> {
+    pub(super) fn open(file: &'f File, len: u64) -> Result<Self, FileFault> {
         if len == 0 {
-            return Err(Fault::new(Reason::Empty, "it is empty", COPY_AGAIN));
+            return Err(FileFault::new(Reason::Empty, "it is empty", COPY_AGAIN));
         }
         if len > MAX_FILE {
             return Err(too_large(len));
@@ -44,7 +44,7 @@ impl<'f> Elf<'f> {
         let mut elf = Self { file, len, sections: Vec::new(), names: Vec::new(), is_executable: false };
         let first = elf.read(0, len.min(FIRST_READ as u64), "its beginning")?;
         if !first.starts_with(&elf::ELFMAG) {
-            return Err(Fault::new(
+            return Err(FileFault::new(
                 Reason::NotElf,
                 looks_like(&first),
                 "build the package with crate-type = [\"cdylib\"] and copy the .so file",
@@ -68,12 +68,12 @@ impl<'f> Elf<'f> {
     }
 
     /// The bytes of a section, at most `limit`.
-    pub(super) fn section_bytes(&self, section: &SectionHeader64<LE>, what: &str, limit: u64) -> Result<Vec<u8>, Fault> {
+    pub(super) fn section_bytes(&self, section: &SectionHeader64<LE>, what: &str, limit: u64) -> Result<Vec<u8>, FileFault> {
         self.read(section.sh_offset.get(LE), section.sh_size.get(LE).min(limit), what)
     }
 
     /// The bytes of a version table.
-    pub(super) fn table(&self, section: &SectionHeader64<LE>) -> Result<Vec<u8>, Fault> {
+    pub(super) fn table(&self, section: &SectionHeader64<LE>) -> Result<Vec<u8>, FileFault> {
         self.section_bytes(section, "its version table", MAX_TABLE)
     }
 
@@ -92,7 +92,7 @@ impl<'f> Elf<'f> {
     }
 
     /// `count` bytes from `start`, all of them inside the file.
-    pub(super) fn read(&self, start: u64, count: u64, what: &str) -> Result<Vec<u8>, Fault> {
+    pub(super) fn read(&self, start: u64, count: u64, what: &str) -> Result<Vec<u8>, FileFault> {
         let end = start.saturating_add(count);
         if end > self.len {
             return Err(self.behind(what, end));
@@ -106,11 +106,11 @@ impl<'f> Elf<'f> {
         }
     }
 
-    fn check_segments(&mut self, header: &FileHeader64<LE>, first: &[u8]) -> Result<(), Fault> {
+    fn check_segments(&mut self, header: &FileHeader64<LE>, first: &[u8]) -> Result<(), FileFault> {
         let count = usize::from(header.e_phnum.get(LE));
         let size = size_of::<ProgramHeader64<LE>>();
         if count == 0 || usize::from(header.e_phentsize.get(LE)) != size {
-            return Err(Fault::new(
+            return Err(FileFault::new(
                 Reason::NotALibrary,
                 "it has nothing to load (an object file?)",
                 "copy the .so file that cargo built",
@@ -141,7 +141,7 @@ impl<'f> Elf<'f> {
         Ok(())
     }
 
-    fn read_sections(&mut self, header: &FileHeader64<LE>) -> Result<(), Fault> {
+    fn read_sections(&mut self, header: &FileHeader64<LE>) -> Result<(), FileFault> {
         let count = usize::from(header.e_shnum.get(LE));
         let start = header.e_shoff.get(LE);
         if start == 0
@@ -165,8 +165,8 @@ impl<'f> Elf<'f> {
         text_at(&self.names, section.sh_name.get(LE) as usize)
     }
 
-    fn behind(&self, what: &str, need: u64) -> Fault {
-        Fault::new(Reason::Truncated, format!("it is {} bytes long, but {what} should end at {need}", self.len), COPY_AGAIN)
+    fn behind(&self, what: &str, need: u64) -> FileFault {
+        FileFault::new(Reason::Truncated, format!("it is {} bytes long, but {what} should end at {need}", self.len), COPY_AGAIN)
     }
 }
 
@@ -177,16 +177,16 @@ pub(super) fn text_at(table: &[u8], offset: usize) -> Option<&[u8]> {
     table.get(offset..)?.split(|&b| b == 0).next()
 }
 
-pub(crate) fn too_large(len: u64) -> Fault {
-    Fault::new(
+pub(crate) fn too_large(len: u64) -> FileFault {
+    FileFault::new(
         Reason::TooLarge,
         format!("it is {len} bytes long; the maximum is {MAX_FILE} (1 GiB)"),
         "build it with strip = true, and copy it again",
     )
 }
 
-pub(super) fn broken(error: &io::Error) -> Fault {
-    Fault::new(
+pub(super) fn broken(error: &io::Error) -> FileFault {
+    FileFault::new(
         Reason::Unreadable,
         format!("it cannot be read: {error}"),
         "copy it again; the disk or its file system may be damaged",
@@ -197,10 +197,10 @@ pub(super) fn broken(error: &io::Error) -> Fault {
 const MACHINE: (elf::Machine, &str) =
     if cfg!(target_arch = "aarch64") { (elf::EM_AARCH64, "aarch64") } else { (elf::EM_X86_64, "x86_64") };
 
-fn check_machine(header: &FileHeader64<LE>) -> Result<(), Fault> {
+fn check_machine(header: &FileHeader64<LE>) -> Result<(), FileFault> {
     let other = |what: String| {
         let host = MACHINE.1;
-        Fault::new(
+        FileFault::new(
             Reason::WrongArchitecture,
             format!("built for {what}; this host is 64-bit {host}"),
             format!("build it with cargo build --release --target {host}-unknown-linux-gnu"),
@@ -234,8 +234,8 @@ fn check_machine(header: &FileHeader64<LE>) -> Result<(), Fault> {
     }
 }
 
-pub(super) fn not_a_library(what: &str) -> Fault {
-    Fault::new(
+pub(super) fn not_a_library(what: &str) -> FileFault {
+    FileFault::new(
         Reason::NotALibrary,
         format!("it is {what}, not a shared library"),
         "build the package with crate-type = [\"cdylib\"] and copy the .so file",

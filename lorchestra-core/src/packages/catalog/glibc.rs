@@ -1,7 +1,7 @@
 //! Which C library a plugin needs, and which one this host has: read from version tables, without loading either.
 
 use super::elf::{Elf, text_at};
-use super::problem::{Fault, Reason};
+use super::problem::{FileFault, Reason};
 use object::LittleEndian as LE;
 use object::elf::{SectionHeader64, Verdaux, Verdef, Vernaux, Verneed};
 use object::pod;
@@ -9,7 +9,7 @@ use std::fs::File;
 use std::sync::OnceLock;
 
 /// A version of glibc: `2.36`.
-pub(super) type Version = (u32, u32);
+pub(super) type GlibcVersion = (u32, u32);
 /// Entries of a version table that are looked at: more are not believed.
 const MAX_ENTRIES: usize = 4096;
 /// Bytes of names that are read at once.
@@ -17,10 +17,10 @@ const MAX_NAMES: u64 = 64 << 10;
 
 /// Refuses a library that needs a newer glibc than this host's; the system's loader would, in less clear words. Where this
 /// host's version cannot be found out (no glibc), nothing is refused.
-pub(super) fn check(elf: &Elf<'_>) -> Result<(), Fault> {
+pub(super) fn check(elf: &Elf<'_>) -> Result<(), FileFault> {
     let Some(needed) = needed(elf)? else { return Ok(()) };
     match host() {
-        Some(host) if needed > host => Err(Fault::new(
+        Some(host) if needed > host => Err(FileFault::new(
             Reason::NeedsNewerGlibc,
             format!("it needs glibc {}.{}; this host has {}.{}", needed.0, needed.1, host.0, host.1),
             "build it on this host or on one with an older glibc, or upgrade this host",
@@ -30,7 +30,7 @@ pub(super) fn check(elf: &Elf<'_>) -> Result<(), Fault> {
 }
 
 /// The newest glibc version in `.gnu.version_r`.
-pub(super) fn needed(elf: &Elf<'_>) -> Result<Option<Version>, Fault> {
+pub(super) fn needed(elf: &Elf<'_>) -> Result<Option<GlibcVersion>, FileFault> {
     let Some(section) = elf.section(".gnu.version_r") else { return Ok(None) };
     let table = elf.table(section)?;
     let mut names = Vec::new();
@@ -55,8 +55,8 @@ pub(super) fn needed(elf: &Elf<'_>) -> Result<Option<Version>, Fault> {
 }
 
 /// The glibc of this process, which workers will have too.
-pub(super) fn host() -> Option<Version> {
-    static HOST: OnceLock<Option<Version>> = OnceLock::new();
+pub(super) fn host() -> Option<GlibcVersion> {
+    static HOST: OnceLock<Option<GlibcVersion>> = OnceLock::new();
     *HOST.get_or_init(|| {
         let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
         let path =
@@ -67,7 +67,7 @@ pub(super) fn host() -> Option<Version> {
 }
 
 /// The newest glibc version in `.gnu.version_d`.
-fn defined(elf: &Elf<'_>) -> Option<Version> {
+fn defined(elf: &Elf<'_>) -> Option<GlibcVersion> {
     let section = elf.section(".gnu.version_d")?;
     let table = elf.table(section).ok()?;
     let mut names = Vec::new();
@@ -87,7 +87,7 @@ fn defined(elf: &Elf<'_>) -> Option<Version> {
 
 /// The newest `GLIBC_x.y` among the names at these offsets of the string table that belongs to `section`. The names of versions
 /// stand together at the table's end, so that one read gets them all.
-fn newest(elf: &Elf<'_>, section: &SectionHeader64<LE>, offsets: &[u32]) -> Result<Option<Version>, Fault> {
+fn newest(elf: &Elf<'_>, section: &SectionHeader64<LE>, offsets: &[u32]) -> Result<Option<GlibcVersion>, FileFault> {
     let (Some(&first), Some(&last)) = (offsets.iter().min(), offsets.iter().max()) else { return Ok(None) };
     let Some(strings) = elf.section_at(section.sh_link.get(LE)) else { return Ok(None) };
     let (start, size) = (strings.sh_offset.get(LE), strings.sh_size.get(LE));
@@ -98,7 +98,7 @@ fn newest(elf: &Elf<'_>, section: &SectionHeader64<LE>, offsets: &[u32]) -> Resu
     Ok(offsets.iter().filter_map(|offset| version(text_at(&names, (offset - first) as usize)?)).max())
 }
 
-fn version(name: &[u8]) -> Option<Version> {
+fn version(name: &[u8]) -> Option<GlibcVersion> {
     let (major, minor) = std::str::from_utf8(name).ok()?.strip_prefix("GLIBC_")?.split_once('.')?;
     // GLIBC_2.2.5: the third number never decides.
     let minor = minor.split('.').next()?;

@@ -2,7 +2,7 @@
 
 use super::elf::{self, Elf, not_a_library};
 use super::glibc;
-use super::problem::{Fault, Reason};
+use super::problem::{FileFault, Reason};
 use crate::plan::retries::MOST;
 use crate::plan::value::{self, Takes};
 use crate::plan::{OnOverlap, duration};
@@ -19,11 +19,11 @@ const OLDEST_REVISION: u32 = if ABI_REVISION > 1 { ABI_REVISION - 1 } else { 1 }
 ///
 /// # Errors
 /// The first thing that is wrong, in this order: ELF, machine, segments; manifest; ABI revision; C library; defaults.
-pub fn inspect(file: &File) -> Result<Manifest, Fault> {
+pub fn inspect(file: &File) -> Result<Manifest, FileFault> {
     let len = file.metadata().map_err(|e| elf::broken(&e))?.len();
     let (elf, bytes) = section(file, len)?;
     let manifest = Manifest::from_section(&bytes).map_err(|error| unreadable(&bytes, &error))?;
-    let of_package = |fault: Fault| Fault { package: Some(manifest.package.clone()), ..fault };
+    let of_package = |fault: FileFault| FileFault { package: Some(manifest.package.clone()), ..fault };
     check_host(&elf, manifest.abi).map_err(of_package)?;
     for job in &manifest.jobs {
         check_job(&job.name, job.timeout.as_deref(), job.retries, job.overlap.as_deref()).map_err(of_package)?;
@@ -34,16 +34,16 @@ pub fn inspect(file: &File) -> Result<Manifest, Fault> {
 
 /// The newest glibc that a library asks for, and this host's; each where it is known.
 pub fn needed_glibc(file: &File) -> (Option<String>, Option<String>) {
-    let shown = |version: glibc::Version| format!("{}.{}", version.0, version.1);
+    let shown = |version: glibc::GlibcVersion| format!("{}.{}", version.0, version.1);
     let needed = file.metadata().ok().and_then(|meta| glibc::needed(&Elf::open(file, meta.len()).ok()?).ok()?);
     (needed.map(shown), glibc::host().map(shown))
 }
 
 /// As [`inspect`] for a listing: keeps less of the manifest, and refuses what [`inspect`] refuses.
-pub(super) fn outline(file: &File, len: u64) -> Result<Outline, Fault> {
+pub(super) fn outline(file: &File, len: u64) -> Result<Outline, FileFault> {
     let (elf, bytes) = section(file, len)?;
     let outline = Outline::from_section(&bytes).map_err(|error| unreadable(&bytes, &error))?;
-    let of_package = |fault: Fault| Fault { package: Some(outline.package.clone()), ..fault };
+    let of_package = |fault: FileFault| FileFault { package: Some(outline.package.clone()), ..fault };
     check_host(&elf, outline.abi).map_err(of_package)?;
     for job in &outline.jobs {
         check_job(&job.name, job.timeout.as_deref(), job.retries, job.overlap.as_deref()).map_err(of_package)?;
@@ -53,13 +53,13 @@ pub(super) fn outline(file: &File, len: u64) -> Result<Outline, Fault> {
 }
 
 /// The checked file, and its manifest section.
-fn section(file: &File, len: u64) -> Result<(Elf<'_>, Vec<u8>), Fault> {
+fn section(file: &File, len: u64) -> Result<(Elf<'_>, Vec<u8>), FileFault> {
     let elf = Elf::open(file, len)?;
     let Some(section) = elf.section(SECTION) else {
         if elf.is_program() {
             return Err(not_a_library("an executable"));
         }
-        return Err(Fault::new(
+        return Err(FileFault::new(
             Reason::NoManifest,
             "it is a library without a lorchestra manifest",
             "call plugin! in the package's lib.rs, or move other libraries out of the plugin directory",
@@ -70,7 +70,7 @@ fn section(file: &File, len: u64) -> Result<(Elf<'_>, Vec<u8>), Fault> {
 }
 
 /// Whether this host has what the library was built for.
-fn check_host(elf: &Elf<'_>, abi: u32) -> Result<(), Fault> {
+fn check_host(elf: &Elf<'_>, abi: u32) -> Result<(), FileFault> {
     check_revision(abi)?;
     glibc::check(elf)
 }
@@ -82,7 +82,7 @@ struct Least {
     package: String,
 }
 
-fn unreadable(bytes: &[u8], error: &ManifestError) -> Fault {
+fn unreadable(bytes: &[u8], error: &ManifestError) -> FileFault {
     let least = match error {
         ManifestError::Json(_) | ManifestError::Name(_) => Manifest::json_len(bytes)
             .ok()
@@ -93,26 +93,26 @@ fn unreadable(bytes: &[u8], error: &ManifestError) -> Fault {
     // A newer plugin may have things that this host cannot read: then its revision is the reason.
     let fault = match (least.as_ref().map(|least| check_revision(least.abi)), error) {
         (Some(Err(fault)), _) => fault,
-        (_, ManifestError::Format(_)) => Fault::new(Reason::AbiTooNew, error.to_string(), "upgrade lorchestra"),
+        (_, ManifestError::Format(_)) => FileFault::new(Reason::AbiTooNew, error.to_string(), "upgrade lorchestra"),
         (_, ManifestError::Name(_)) => {
-            Fault::new(Reason::BadManifest, error.to_string(), "fix the name in the package's source and build it again")
+            FileFault::new(Reason::BadManifest, error.to_string(), "fix the name in the package's source and build it again")
         }
-        _ => Fault::new(Reason::BadManifest, error.to_string(), "build the package again, and copy the library again"),
+        _ => FileFault::new(Reason::BadManifest, error.to_string(), "build the package again, and copy the library again"),
     };
     // Whoever asks for the package by its name is told that it is here.
-    Fault { package: least.map(|least| least.package).filter(|package| is_name(package)), ..fault }
+    FileFault { package: least.map(|least| least.package).filter(|package| is_name(package)), ..fault }
 }
 
-fn check_revision(abi: u32) -> Result<(), Fault> {
+fn check_revision(abi: u32) -> Result<(), FileFault> {
     if abi > ABI_REVISION {
-        return Err(Fault::new(
+        return Err(FileFault::new(
             Reason::AbiTooNew,
             format!("built for plugin ABI {abi}; this lorchestra supports up to {ABI_REVISION}"),
             "upgrade lorchestra",
         ));
     }
     if abi < OLDEST_REVISION {
-        return Err(Fault::new(
+        return Err(FileFault::new(
             Reason::AbiTooOld,
             format!("built for plugin ABI {abi}; this lorchestra supports {OLDEST_REVISION} or newer"),
             "build the package again with the current lorchestra-plugin-api",
@@ -122,9 +122,9 @@ fn check_revision(abi: u32) -> Result<(), Fault> {
 }
 
 /// How the job would be run where nobody says otherwise.
-fn check_job(job: &str, timeout: Option<&str>, retries: Option<u32>, overlap: Option<&str>) -> Result<(), Fault> {
+fn check_job(job: &str, timeout: Option<&str>, retries: Option<u32>, overlap: Option<&str>) -> Result<(), FileFault> {
     let bad = |what: &str, why: String| {
-        Fault::new(
+        FileFault::new(
             Reason::BadManifest,
             format!("the {what} of {job} cannot be used: {why}"),
             format!("fix the {what} in the package's source and build it again"),
@@ -146,10 +146,10 @@ fn check_job(job: &str, timeout: Option<&str>, retries: Option<u32>, overlap: Op
 }
 
 /// Of each parameter: what it takes, and its default.
-fn check_defaults<'a>(job: &str, params: impl Iterator<Item = (Takes<'a>, &'a Value)>) -> Result<(), Fault> {
+fn check_defaults<'a>(job: &str, params: impl Iterator<Item = (Takes<'a>, &'a Value)>) -> Result<(), FileFault> {
     for (param, default) in params {
         value::check_default(param, default).map_err(|why| {
-            Fault::new(
+            FileFault::new(
                 Reason::BadManifest,
                 format!("the default of {} in {job} cannot be used: {why}", param.name),
                 "fix the default in the package's source and build it again",

@@ -86,7 +86,7 @@ impl Reason {
 
 /// What is wrong with a file, without its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct FileFault {
     /// Its kind.
     pub reason: Reason,
     /// The package, where the manifest could be read that far.
@@ -112,7 +112,7 @@ pub struct Problem {
     pub fix: String,
 }
 
-impl Fault {
+impl FileFault {
     pub(crate) fn new(reason: Reason, detail: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { reason, package: None, detail: one_line(&detail.into()), fix: fix.into() }
     }
@@ -213,7 +213,7 @@ mod tests {
             ("plugins/release/libx.so", "run ls "),
             ("libx.so", "run ls "),
         ] {
-            let fault = Fault::unreadable(&at(file), &io::ErrorKind::NotFound.into());
+            let fault = FileFault::unreadable(&at(file), &io::ErrorKind::NotFound.into());
             assert!(fault.fix.starts_with(fix), "{file}: {fault:?}");
         }
     }

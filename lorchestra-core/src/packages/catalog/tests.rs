@@ -75,7 +75,7 @@ pub(crate) fn plugin(package: &str) -> Vec<u8> {
     library(vec![Section { name: ".lorchestra", bytes: manifest_section(&json(package, ABI_REVISION, "5")), link: 0 }])
 }
 
-fn inspected(bytes: &[u8]) -> Result<Manifest, Fault> {
+fn inspected(bytes: &[u8]) -> Result<Manifest, FileFault> {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), bytes).unwrap();
     inspect(&File::open(file.path()).unwrap())
@@ -98,7 +98,7 @@ fn a_plugin_is_read() {
 
 #[test]
 fn a_copy_that_hits_the_limit_of_file_sizes_says_so() {
-    let fault = Fault::unreadable(Path::new("/x.so"), &rustix::io::Errno::FBIG.into());
+    let fault = FileFault::unreadable(Path::new("/x.so"), &rustix::io::Errno::FBIG.into());
     assert_eq!((fault.reason, &*fault.fix), (Reason::Unreadable, "raise ulimit -f above the size of /x.so"));
 }
 

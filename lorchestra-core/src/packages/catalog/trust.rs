@@ -15,7 +15,7 @@
 //! is looked at through its descriptor. So a check that was passed cannot be undone by somebody else before the file is read.
 
 use super::accounts;
-use super::problem::{Fault, Reason};
+use super::problem::{FileFault, Reason};
 use crate::host::rights::{self, Change, Kind, Target};
 use crate::text::{path_text, shell};
 use std::ffi::OsString;
@@ -54,14 +54,14 @@ enum Flaw {
 
 /// Owner, group and mode of something, and what of it matters.
 #[derive(Debug, Clone, Copy)]
-struct Seen {
+struct Access {
     what: What,
     owner: u32,
     group: u32,
     mode: u32,
 }
 
-impl Seen {
+impl Access {
     fn of(what: What, meta: &Metadata) -> Self {
         Self { what, owner: meta.uid(), group: meta.gid(), mode: meta.mode() }
     }
@@ -89,7 +89,7 @@ impl Seen {
 }
 
 /// Checks an open file, which was found at `path`.
-pub(super) fn file(path: &Path, meta: &Metadata) -> Result<(), Fault> {
+pub(super) fn file(path: &Path, meta: &Metadata) -> Result<(), FileFault> {
     look(What::File, path, meta)
 }
 
@@ -97,17 +97,17 @@ pub(super) fn file(path: &Path, meta: &Metadata) -> Result<(), Fault> {
 ///
 /// # Errors
 /// The first directory that somebody else could change; or one that cannot be looked at.
-pub fn directory(dir: &Path) -> Result<PathBuf, Fault> {
+pub fn directory(dir: &Path) -> Result<PathBuf, FileFault> {
     walk(dir)
 }
 
 /// Checks that a link which is a library's name leads to a file in `dir` (as [`directory`] answered).
-pub(super) fn link(path: &Path, dir: &Path) -> Result<(), Fault> {
+pub(super) fn link(path: &Path, dir: &Path) -> Result<(), FileFault> {
     let target = walk(path)?;
     if target.starts_with(dir) {
         return Ok(());
     }
-    Err(Fault::new(
+    Err(FileFault::new(
         Reason::LinkOut,
         format!("it is a symbolic link to {}, outside its directory", path_text(&target)),
         format!("run lorchestra plugins install {} to copy it, or add its directory to plugin_dirs", shell(&target)),
@@ -115,9 +115,13 @@ pub(super) fn link(path: &Path, dir: &Path) -> Result<(), Fault> {
 }
 
 /// Follows a path from `/` down, and checks what it meets on the way.
-fn walk(path: &Path) -> Result<PathBuf, Fault> {
+fn walk(path: &Path) -> Result<PathBuf, FileFault> {
     let unseen = |at: &Path, error: io::Error| {
-        Fault::new(Reason::NotTrusted, format!("cannot inspect {}: {error}", path_text(at)), format!("see ls -ld {}", shell(at)))
+        FileFault::new(
+            Reason::NotTrusted,
+            format!("cannot inspect {}: {error}", path_text(at)),
+            format!("see ls -ld {}", shell(at)),
+        )
     };
     let path = std::path::absolute(path).map_err(|e| unseen(path, e))?;
     let mut at = PathBuf::from("/");
@@ -164,8 +168,8 @@ fn push(pending: &mut Vec<OsString>, path: &Path) {
     }));
 }
 
-fn look(what: What, at: &Path, meta: &Metadata) -> Result<(), Fault> {
-    let seen = Seen::of(what, meta);
+fn look(what: What, at: &Path, meta: &Metadata) -> Result<(), FileFault> {
+    let seen = Access::of(what, meta);
     let user = rustix::process::geteuid().as_raw();
     if rights::is_unknown(seen.owner) {
         return Err(fault(seen, Flaw::Owner, at, user));
@@ -185,7 +189,7 @@ fn has_access_list(path: &Path) -> bool {
     }
 }
 
-fn fault(seen: Seen, flaw: Flaw, at: &Path, user: u32) -> Fault {
+fn fault(seen: Access, flaw: Flaw, at: &Path, user: u32) -> FileFault {
     let shown = path_text(at);
     let group = || accounts::group_name(seen.group);
     let (it, write) = match seen.what {
@@ -224,7 +228,7 @@ fn fault(seen: Seen, flaw: Flaw, at: &Path, user: u32) -> Fault {
         // Others use it, too: who may write there is not for lorchestra to say.
         None => format!("{elsewhere}; ls -ld {} shows this one", shell(at)),
     };
-    Fault::new(Reason::NotTrusted, detail, fix)
+    FileFault::new(Reason::NotTrusted, detail, fix)
 }
 
 #[cfg(test)]
@@ -243,7 +247,7 @@ mod tests {
             for owner in [0, ANNA, BOB] {
                 for mode in 0..0o2000_u32 {
                     for (own_group, list) in [(false, false), (false, true), (true, false), (true, true)] {
-                        let seen = Seen { what, owner, group: 7, mode };
+                        let seen = Access { what, owner, group: 7, mode };
                         let flaw = seen.flaw(ANNA, |_| own_group, || list);
                         let sticky = what == What::Parent && mode & 0o1000 != 0;
                         let others = mode & 0o002 != 0 || (mode & 0o020 != 0 && (!own_group || list));
@@ -258,7 +262,7 @@ mod tests {
     #[test]
     fn accounts_and_lists_are_read_only_where_a_group_may_write() {
         for mode in [0o755, 0o700, 0o644, 0o1755] {
-            let seen = Seen { what: What::Directory, owner: ANNA, group: 7, mode };
+            let seen = Access { what: What::Directory, owner: ANNA, group: 7, mode };
             assert_eq!(seen.flaw(ANNA, |_| panic!("read"), || panic!("read")), None);
         }
     }
@@ -322,7 +326,7 @@ mod tests {
         // Its mask is what the mode shows as the group's.
         let meta = fs::metadata(file.path()).unwrap();
         assert_eq!(meta.mode() & 0o777, 0o775);
-        assert_eq!(Seen::of(What::File, &meta).flaw(meta.uid(), |_| true, || has_access_list(file.path())), Some(Flaw::List));
+        assert_eq!(Access::of(What::File, &meta).flaw(meta.uid(), |_| true, || has_access_list(file.path())), Some(Flaw::List));
     }
 
     #[test]

@@ -4,11 +4,11 @@ use super::*;
 use crate::packages::catalog::tests::plugin;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-struct Place {
+struct PluginsDirectory {
     dir: tempfile::TempDir,
 }
 
-impl Place {
+impl PluginsDirectory {
     fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap() }
     }
@@ -42,7 +42,7 @@ impl Place {
 
 #[test]
 fn at_every_moment_there_is_one_file_of_the_package() {
-    let place = Place::new();
+    let place = PluginsDirectory::new();
     let libraries = [place.library("pack", 1), place.library("pack", 2)];
     place.install(&libraries[0]);
     let (installed, other) = (place.plugins().join("libpack.so"), place.plugins().join("other.so"));
@@ -72,7 +72,7 @@ fn at_every_moment_there_is_one_file_of_the_package() {
 
 #[test]
 fn whoever_has_the_old_file_open_keeps_it() {
-    let place = Place::new();
+    let place = PluginsDirectory::new();
     let installed = place.install(&place.library("pack", 1));
     let mut open = File::open(&installed.path).unwrap();
     place.install(&place.library("pack", 2));
@@ -84,7 +84,7 @@ fn whoever_has_the_old_file_open_keeps_it() {
 
 #[test]
 fn the_same_bytes_change_nothing_unless_they_have_another_name() {
-    let place = Place::new();
+    let place = PluginsDirectory::new();
     let library = place.library("pack", 1);
     assert!(matches!(place.install(&library).before, Before::Nothing));
     assert!(matches!(place.install(&library).before, Before::Same));
@@ -95,7 +95,7 @@ fn the_same_bytes_change_nothing_unless_they_have_another_name() {
 
 #[test]
 fn one_command_at_a_time_changes_a_directory() {
-    let place = Place::new();
+    let place = PluginsDirectory::new();
     place.install(&place.library("pack", 1));
     let held = lock(&place.plugins()).unwrap();
     std::thread::scope(|scope| {
@@ -112,7 +112,7 @@ fn one_command_at_a_time_changes_a_directory() {
 
 #[test]
 fn names_of_a_removed_package_are_all_gone() {
-    let place = Place::new();
+    let place = PluginsDirectory::new();
     place.install(&place.library("pack", 1));
     place.install(&place.library("stays", 1));
     fs::hard_link(place.plugins().join("libpack.so"), place.plugins().join("a.so")).unwrap();
@@ -125,7 +125,7 @@ fn names_of_a_removed_package_are_all_gone() {
 /// A directory that is searched by two spellings has each name twice, and each of the two is the file itself.
 #[test]
 fn a_directory_that_is_searched_twice_has_each_file_once() {
-    let place = Place::new();
+    let place = PluginsDirectory::new();
     place.install(&place.library("pack", 1));
     let linked = place.dir.path().join("linked");
     std::os::unix::fs::symlink("plugins", &linked).unwrap();

@@ -6,7 +6,7 @@ use super::*;
 fn since_last(job: &JobManifest, values: &[(&str, &str)], at: Option<&str>) -> Result<RunSpec, PlanError> {
     let asked = crate::plan::last::asked_by(job, &request(job, values).values);
     assert!(asked.is_some(), "{values:?} asks for the bookmark");
-    resolve(Request { bookmark: at.map(|at| at.parse().unwrap()), ..request(job, values) })
+    resolve(PlanRequest { bookmark: at.map(|at| at.parse().unwrap()), ..request(job, values) })
 }
 
 #[test]

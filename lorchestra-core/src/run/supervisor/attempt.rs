@@ -5,8 +5,8 @@
 
 use super::RunEnv;
 use super::child::{Start, Worker};
-use super::course::Limits;
 use super::dispatch::{Watched, dispatch};
+use super::stop_state::AttemptLimits;
 use crate::host::process;
 use crate::host::signals::Signals;
 use crate::host::state::{StateError, make_dir};
@@ -20,7 +20,7 @@ use crate::run::intake::{Idle, IntakeError, Work};
 use crate::run::log::{self, Log};
 use crate::run::note::Note;
 use crate::run::traces::has_content;
-use crate::run::worker::order::Order;
+use crate::run::worker::order::WorkerInput;
 use crate::spool::record::Final;
 use crate::store::Store;
 use lorchestra_plugin_api::invoke::Call;
@@ -30,7 +30,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// What all attempts of a run share.
-pub(super) struct Attempt<'a> {
+pub(super) struct AttemptRunner<'a> {
     pub(super) env: &'a RunEnv<'a>,
     pub(super) spec: &'a RunSpec,
     pub(super) library: &'a Library,
@@ -60,7 +60,7 @@ pub(super) struct AttemptResult {
     /// How far its job said it came, in microseconds since 1970.
     pub(super) bookmark: Option<i64>,
     /// The first signal that asked for an end.
-    pub(super) told: Option<i32>,
+    pub(super) stop_signal: Option<i32>,
     pub(super) note: Note,
     pub(super) store: Store,
 }
@@ -69,7 +69,7 @@ fn failed(doing: &'static str) -> impl FnOnce(io::Error) -> RunError {
     move |source| RunError::Process { doing, source }
 }
 
-impl Attempt<'_> {
+impl AttemptRunner<'_> {
     /// Starts a worker, which waits for its order.
     pub(super) fn start_worker(&self, attempt: u32) -> Result<Worker, RunError> {
         let mut environment = vec![
@@ -126,7 +126,7 @@ impl Attempt<'_> {
         let Files { output, spool, mut log, note, intake } = files;
         let mut params = spec.params.clone();
         env.secrets.add_to(&mut params);
-        worker.order(&Order {
+        worker.order(&WorkerInput {
             library_fd: worker.library_fd(),
             library_path: library.path().to_owned(),
             spool: spool.clone(),
@@ -152,7 +152,7 @@ impl Attempt<'_> {
         let intake =
             intake.start(Work { store, run_id: (*run_id).to_owned(), attempt, spool: spool.clone(), final_seen: seen_write });
         let watched = Watched { worker: &mut worker, final_seen: &seen_read, note: &note, log: &mut log };
-        let limits = Limits { timeout: spec.timeout, grace: spec.grace };
+        let limits = AttemptLimits { timeout: spec.timeout, grace: spec.grace };
         let seen = dispatch(watched, limits, signals).map_err(failed("waiting for the worker"))?;
         log.finish();
         let (store, taken) = intake.finish().map_err(failed("ending the intake thread"))?;
@@ -175,7 +175,7 @@ impl Attempt<'_> {
                 memory: spec.memory_max.map(|max| Memory { max, refused: allocation_failed(&output) }),
             })
         });
-        Ok(AttemptResult { result, facts, bookmark, told: seen.told, note, store })
+        Ok(AttemptResult { result, facts, bookmark, stop_signal: seen.stop_signal, note, store })
     }
 
     /// Removes what an attempt left in the spool, now that another one is recorded: recovery looks at the last one only.

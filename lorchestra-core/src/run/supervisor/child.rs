@@ -7,7 +7,7 @@
 use crate::host::process::{self, Stat};
 use crate::packages::library::Library;
 use crate::run::decision::{Death, WorkerFault};
-use crate::run::worker::{self, order::Order};
+use crate::run::worker::{self, order::WorkerInput};
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions};
 use std::fs::File;
@@ -119,7 +119,7 @@ impl Worker {
     }
 
     /// Sends the worker its order. Should it have died meanwhile, the dispatcher finds it dead.
-    pub(super) fn order(&self, order: &Order) {
+    pub(super) fn order(&self, order: &WorkerInput) {
         let sent = order.send(&self.control);
         if sent.is_err() {
             // It would wait for ever for an order that could not be written; now it says that it got none.
@@ -194,7 +194,7 @@ impl Worker {
         let death = match (status.code(), status.signal()) {
             (Some(code), _) => Death::Exited(code),
             (None, Some(signal)) => Death::Killed { signal, core: status.core_dumped() },
-            (None, None) => Death::Unseen,
+            (None, None) => Death::Unknown,
         };
         Ok((death, time, left))
     }

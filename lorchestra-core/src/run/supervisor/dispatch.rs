@@ -9,11 +9,11 @@
 //!                         worker dead: group killed, worker reaped, orphans killed, output drained for 1 s
 //! ```
 //!
-//! What is to be done when is [`Course`]'s to say; the loop does it. Nothing in it waits for the store or for a terminal; the one thing that it
+//! What is to be done when is [`StopState`]'s to say; the loop does it. Nothing in it waits for the store or for a terminal; the one thing that it
 //! prints is what of the job was stopped ([`Stops`]), and a subscriber must not keep it waiting for that.
 
 use super::child::Worker;
-use super::course::{Act, Course, Limits};
+use super::stop_state::{Action, AttemptLimits, StopState};
 use super::stops::Stops;
 use crate::host::clock;
 use crate::host::process::ProcessorTime;
@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 /// How long output is read after everything was killed: a process out of reach may hold the pipe.
 const DRAIN: Duration = Duration::from_secs(1);
 /// What the loop has seen.
-pub(super) struct Seen {
+pub(super) struct Observation {
     pub(super) ending: Option<Ending>,
     pub(super) death: Death,
     pub(super) time: ProcessorTime,
@@ -40,7 +40,7 @@ pub(super) struct Seen {
     pub(super) left: usize,
     pub(super) fault: Option<WorkerFault>,
     /// The first signal that asked for an end, also one that came too late to be the ending.
-    pub(super) told: Option<i32>,
+    pub(super) stop_signal: Option<i32>,
 }
 
 /// What the loop watches and writes to.
@@ -53,21 +53,21 @@ pub(super) struct Watched<'a> {
 }
 
 /// Runs until the worker and everything it started are gone.
-pub(super) fn dispatch(watched: Watched<'_>, limits: Limits, signals: &mut Signals) -> io::Result<Seen> {
+pub(super) fn dispatch(watched: Watched<'_>, limits: AttemptLimits, signals: &mut Signals) -> io::Result<Observation> {
     let Watched { worker, final_seen, note, log } = watched;
     let mut fault = FaultNote { note, ending: None, armed: true };
-    let mut course = Course::new(limits, Instant::now());
+    let mut state = StopState::new(limits, Instant::now());
     let mut stops = Stops::new(Instant::now());
     let mut output_open = true;
     let mut control_open = true;
     loop {
-        let next = course.next().map_or(stops.next(), |at| at.min(stops.next()));
+        let next = state.next().map_or(stops.next(), |at| at.min(stops.next()));
         let wait = Some(next.saturating_duration_since(Instant::now()));
-        let look_at = Ready { output: output_open, control: control_open, final_seen: !course.lingers() };
+        let look_at = Ready { output: output_open, control: control_open, final_seen: !state.lingers() };
         let woken = wait_for(worker, signals, final_seen, &look_at, wait)?;
         // Taken out of the pipe before the worker is looked at: a SIGCHLD that comes after that look stays in the pipe and wakes
         // the next poll. The other way round it would be swallowed here, and nothing else might ever wake it.
-        let told = signals.endings();
+        let stop_signal = signals.endings();
 
         if woken.output {
             output_open = copy_output(&mut worker.output, log);
@@ -78,35 +78,35 @@ pub(super) fn dispatch(watched: Watched<'_>, limits: Limits, signals: &mut Signa
         }
         if worker.has_ended()? {
             fault.armed = false;
-            course.signals_at_death(&told);
+            state.signals_at_death(&stop_signal);
             break;
         }
         worker.reap_orphans();
         let now = Instant::now();
         stops.look(worker, now);
-        if let Some(act) = course.signals(&told, now) {
+        if let Some(act) = state.signals(&stop_signal, now) {
             perform(act, worker, note);
         }
         // Seen before the deadline is looked at: a job that has ended in time is not told to end.
         if woken.final_seen {
-            course.final_seen(now);
+            state.final_seen(now);
         }
-        if course.is_overdue(now) {
-            course.stopped(stops.now(worker));
+        if state.is_overdue(now) {
+            state.stopped(stops.now(worker));
         }
-        while let Some(act) = course.tick(now) {
+        while let Some(act) = state.tick(now) {
             perform(act, worker, note);
         }
-        fault.ending = course.ending();
+        fault.ending = state.ending();
     }
     let said = worker.fault();
     let (death, time, left) = worker.end()?;
-    let ending = course.ending();
+    let ending = state.ending();
     // A note that cannot be written costs a truer word in a rare case, never the run.
     let cut = said.as_ref().map(note::cut);
-    let _ = note.write(&note::Seen { ending, death: Some(death), fault: cut, between: None });
+    let _ = note.write(&note::NotedFacts { ending, death: Some(death), fault: cut, between: None });
     drain_output(worker, log)?;
-    Ok(Seen { ending, death, time, left, fault: said, told: course.told() })
+    Ok(Observation { ending, death, time, left, fault: said, stop_signal: state.stop_signal() })
 }
 
 /// While the job runs, whatever leaves the loop (an error, a panic) ends the job with it: noted before that happens, so that nobody takes
@@ -122,21 +122,21 @@ impl Drop for FaultNote<'_> {
     fn drop(&mut self) {
         if self.armed {
             let ending = Some(self.ending.unwrap_or(Ending::SupervisorFault));
-            let _ = self.note.write(&note::Seen { ending, ..note::Seen::default() });
+            let _ = self.note.write(&note::NotedFacts { ending, ..note::NotedFacts::default() });
         }
     }
 }
 
-fn perform(act: Act, worker: &Worker, note: &Note) {
+fn perform(act: Action, worker: &Worker, note: &Note) {
     match act {
-        Act::Tell(ending) => {
+        Action::Terminate(ending) => {
             // Before the signal: once it was sent, that is the cause, whoever records it.
-            let _ = note.write(&note::Seen { ending: Some(ending), ..note::Seen::default() });
+            let _ = note.write(&note::NotedFacts { ending: Some(ending), ..note::NotedFacts::default() });
             worker.signal(Signal::TERM);
             // What is stopped hears the other signal only then.
             worker.signal(Signal::CONT);
         }
-        Act::Kill => worker.signal(Signal::KILL),
+        Action::Kill => worker.signal(Signal::KILL),
     }
 }
 

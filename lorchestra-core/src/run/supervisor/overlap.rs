@@ -51,7 +51,7 @@ pub(super) fn enter(run: &mut Supervision<'_>) -> Result<FileLock, RunError> {
         }
     }
     let mut store = None;
-    let mut told = false;
+    let mut stop_signal = false;
     loop {
         let held = FileLock::try_take(&path).map_err(io(&path))?;
         if let Some(lock) = held {
@@ -78,7 +78,7 @@ pub(super) fn enter(run: &mut Supervision<'_>) -> Result<FileLock, RunError> {
             return Err(RunError::Overlap(Box::new(Overlap { package, job, account, holder, waited })));
         }
         if let Some(holder) = &holder
-            && !std::mem::replace(&mut told, true)
+            && !std::mem::replace(&mut stop_signal, true)
         {
             observer.observe(&RunEvent::Waiting { spec, holder });
         }
@@ -118,11 +118,11 @@ fn holder(
         && let Some(run) = store.run(&named)?
         && lives(&run)
     {
-        resume::wake(state, &run);
+        resume::resume_if_stopped(state, &run);
         return Ok(Some(run.run_id));
     }
     let running = store.runs(&RunFilter { running: true, limit: None })?;
     let holder = running.into_iter().find(lives);
-    holder.iter().for_each(|run| resume::wake(state, run));
+    holder.iter().for_each(|run| resume::resume_if_stopped(state, run));
     Ok(holder.map(|run| run.run_id))
 }

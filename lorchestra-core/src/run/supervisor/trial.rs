@@ -108,7 +108,7 @@ fn how(death: Death) -> String {
     match death {
         Death::Killed { signal, .. } => format!("was killed by {}", signal_name(signal)),
         Death::Exited(code) => format!("exited with code {code}"),
-        Death::Unseen | Death::Lost => "ended".to_owned(),
+        Death::Unknown | Death::SpoolMissing => "ended".to_owned(),
     }
 }
 

@@ -7,7 +7,7 @@
     reason = "dlopen, the library's descriptor, telling copies of the process; one of the two modules with unsafe"
 )]
 
-use super::order::Order;
+use super::order::WorkerInput;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use lorchestra_plugin_api::abi::{self, ABI_REVISION, AbiError, AbiHeaderRef, JobEntry_Ref, Root_Ref, header_symbol};
 use lorchestra_plugin_api::manifest::{JobManifest, Manifest};
@@ -19,14 +19,14 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 /// Why a library could not be loaded.
-pub(super) struct Refusal {
+pub(super) struct LoadError {
     /// One sentence for a person.
     pub(super) message: String,
     /// abi_stable's own words, which may be a thousand lines: for a trace.
     pub(super) detail: Option<String>,
 }
 
-impl From<String> for Refusal {
+impl From<String> for LoadError {
     fn from(message: String) -> Self {
         Self { message, detail: None }
     }
@@ -76,7 +76,7 @@ unsafe extern "C" {
 }
 
 /// Loads the ordered library and finds the ordered job.
-pub(super) fn load(order: &Order) -> Result<JobEntry_Ref, Refusal> {
+pub(super) fn load(order: &WorkerInput) -> Result<JobEntry_Ref, LoadError> {
     root(order.library_fd, &order.library_path)?
         .jobs()
         .as_slice()
@@ -87,7 +87,7 @@ pub(super) fn load(order: &Order) -> Result<JobEntry_Ref, Refusal> {
 }
 
 /// Loads the library behind the descriptor, once, and holds its root module to its manifest. `origin` is for messages.
-pub(super) fn root(library_fd: RawFd, origin: &Path) -> Result<Root_Ref, Refusal> {
+pub(super) fn root(library_fd: RawFd, origin: &Path) -> Result<Root_Ref, LoadError> {
     tell_copies().map_err(|e| format!("the worker could not be told from its copies: {e}"))?;
     // SAFETY: the supervisor opened this descriptor for us and said so in the order; nothing else in this process knows it.
     // Owning it makes it close on drop: what the job starts does not inherit it.
@@ -107,7 +107,7 @@ pub(super) fn root(library_fd: RawFd, origin: &Path) -> Result<Root_Ref, Refusal
     // Statics, threads and thread-locals of the plugin point into it until the process ends.
     #[expect(clippy::mem_forget, reason = "a loaded plugin is never unloaded")]
     std::mem::forget(library);
-    let root = abi::root_module(header).map_err(|e| Refusal {
+    let root = abi::root_module(header).map_err(|e| LoadError {
         message: format!("{e}; rebuild it with the lorchestra-plugin-api of this lorchestra (ABI revision {ABI_REVISION})"),
         detail: if let AbiError::Layout(detail) = e { Some(detail) } else { None },
     })?;
@@ -142,17 +142,17 @@ fn same(entry: JobEntry_Ref, job: &JobManifest) -> bool {
         && entry.line() == job.line
 }
 
-/// dlerror's text, with the file's real path, and what mends it.
+/// dlerror's text, with the file's real path, and what fixes it.
 fn spoken(error: &libloading::Error, path: &str, origin: &Path) -> String {
     use std::error::Error;
     let text = error.source().map_or_else(|| error.to_string(), ToString::to_string);
     let text = text.replace(path, &origin.display().to_string());
-    let mend = if text.contains("cannot open shared object file") {
+    let hint = if text.contains("cannot open shared object file") {
         "; install that library on this host, or build the package without it"
     } else if text.contains("undefined symbol") {
         "; build the package on this host, or install the version of that library it was built with"
     } else {
         ""
     };
-    text + mend
+    text + hint
 }

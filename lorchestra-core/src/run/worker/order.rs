@@ -13,7 +13,7 @@ const MAX_ORDER: u64 = 16 << 20;
 
 /// One attempt, as ordered.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Order {
+pub struct WorkerInput {
     /// Descriptor of the sealed library, inherited.
     pub library_fd: RawFd,
     /// Where the library's bytes came from: for messages.
@@ -61,12 +61,12 @@ pub struct Trial {
 #[serde(untagged)]
 pub enum Task {
     /// To run a job.
-    Run(Box<Order>),
+    Run(Box<WorkerInput>),
     /// To load a library.
     Load(Trial),
 }
 
-impl Order {
+impl WorkerInput {
     /// Sends the order. The worker reads it before it does anything else.
     pub fn send(&self, control: &UnixStream) -> io::Result<()> {
         send(self, control)

@@ -98,7 +98,7 @@ pub struct Stream {
 
 /// A row that is settled by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Settled {
+pub enum RowDisposition {
     /// The server will never take it, for this reason.
     Refused(String),
     /// The server refused it, and that may be the server's fault: it counts as pending, and others go before it.

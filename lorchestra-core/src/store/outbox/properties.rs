@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 /// What is done next; where it does not apply, nothing is.
 #[derive(Debug, Clone)]
-enum Step {
+enum ModelStep {
     /// A job emits so many.
     Emit(usize),
     /// A batch of at most so many rows and bytes is frozen, the one before it delivered.
@@ -36,24 +36,24 @@ enum Step {
     Reopen,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = ModelStep> {
     prop_oneof![
-        3 => (0_usize..8).prop_map(Step::Emit),
-        6 => (1_usize..6, prop_oneof![Just(usize::MAX), 1_usize..2000]).prop_map(|(rows, bytes)| Step::Next(rows, bytes)),
-        2 => Just(Step::Deliver),
-        3 => (any::<u16>(), 1_usize..6).prop_map(|(bits, room)| Step::Release(bits, room)),
-        1 => Just(Step::GiveUp),
-        1 => Just(Step::SendAgain),
-        2 => any::<bool>().prop_map(Step::SendOneAgain),
-        1 => Just(Step::Stream),
-        1 => Just(Step::Pass),
-        1 => Just(Step::Reopen),
+        3 => (0_usize..8).prop_map(ModelStep::Emit),
+        6 => (1_usize..6, prop_oneof![Just(usize::MAX), 1_usize..2000]).prop_map(|(rows, bytes)| ModelStep::Next(rows, bytes)),
+        2 => Just(ModelStep::Deliver),
+        3 => (any::<u16>(), 1_usize..6).prop_map(|(bits, batch_limit)| ModelStep::Release(bits, batch_limit)),
+        1 => Just(ModelStep::GiveUp),
+        1 => Just(ModelStep::SendAgain),
+        2 => any::<bool>().prop_map(ModelStep::SendOneAgain),
+        1 => Just(ModelStep::Stream),
+        1 => Just(ModelStep::Pass),
+        1 => Just(ModelStep::Reopen),
     ]
 }
 
 /// Where an event is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum ModelPlace {
     Pending,
     Frozen,
     /// Frozen once more, on request.
@@ -87,7 +87,7 @@ fn emit(store: &mut Outbox, from: usize, count: usize) {
     let records: Vec<Record<'_>> = lines.iter().map(|line| record::parse(line).unwrap()).collect();
     store
         .store
-        .take_in("run", 1, Portion { records: &records, end: Cursor::default(), damaged: 0 }, &mut Default::default())
+        .ingest("run", 1, Portion { records: &records, end: Cursor::default(), damaged: 0 }, &mut Default::default())
         .unwrap();
 }
 
@@ -124,7 +124,7 @@ fn again(model: &Model, batch: &Batch, streams: bool) -> NewBatch {
 
 /// What should be, beside the store.
 struct Model {
-    places: Vec<(String, Place)>,
+    places: Vec<(String, ModelPlace)>,
     /// The frozen batch and its rows.
     frozen: Option<(Batch, Vec<String>)>,
     /// The event up to which all are settled. Events are numbered from 1.
@@ -135,18 +135,18 @@ struct Model {
 }
 
 impl Model {
-    fn at(&self, place: Place) -> Vec<String> {
+    fn at(&self, place: ModelPlace) -> Vec<String> {
         self.places.iter().filter(|(_, at)| *at == place).map(|(id, _)| id.clone()).collect()
     }
 
-    fn put(&mut self, ids: &[String], place: Place) {
+    fn put(&mut self, ids: &[String], place: ModelPlace) {
         self.places.iter_mut().filter(|(id, _)| ids.contains(id)).for_each(|(_, at)| *at = place);
     }
 
     /// These rows are frozen once more.
     fn again(&mut self, store: &Outbox, rows: Vec<String>) -> Result<(), TestCaseError> {
         let frozen = store.frozen_batch().unwrap().unwrap();
-        self.put(&rows, Place::Again);
+        self.put(&rows, ModelPlace::Again);
         if let Some((_, offset)) = &frozen.place {
             prop_assert_eq!(*offset, self.stream.1);
             self.stream.1 += frozen.length;
@@ -159,20 +159,20 @@ impl Model {
         let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
         for (n, (_, place)) in (1..).zip(&self.places) {
             let name = match place {
-                Place::Pending | Place::Frozen | Place::Suspect => "pending",
-                Place::Again if n > self.mark => "pending",
-                Place::Refused => "refused",
-                Place::Uncertain => "uncertain",
-                Place::Delivered | Place::Present | Place::Again => "there, or on its way",
+                ModelPlace::Pending | ModelPlace::Frozen | ModelPlace::Suspect => "pending",
+                ModelPlace::Again if n > self.mark => "pending",
+                ModelPlace::Refused => "refused",
+                ModelPlace::Uncertain => "uncertain",
+                ModelPlace::Delivered | ModelPlace::Present | ModelPlace::Again => "there, or on its way",
             };
             *counts.entry(name).or_default() += 1;
         }
         let count = |name: &str| counts.get(name).copied().unwrap_or(0);
         let expected = Backlog { pending: count("pending"), refused: count("refused"), uncertain: count("uncertain") };
         prop_assert_eq!(store.store.backlog(NAME, None).unwrap(), expected);
-        prop_assert_eq!(listed(store, Undelivered::Refused), self.at(Place::Refused));
-        prop_assert_eq!(listed(store, Undelivered::Uncertain), self.at(Place::Uncertain));
-        prop_assert_eq!(store.suspect(0).unwrap().is_some(), !self.at(Place::Suspect).is_empty());
+        prop_assert_eq!(listed(store, Undelivered::Refused), self.at(ModelPlace::Refused));
+        prop_assert_eq!(listed(store, Undelivered::Uncertain), self.at(ModelPlace::Uncertain));
+        prop_assert_eq!(store.suspect(0).unwrap().is_some(), !self.at(ModelPlace::Suspect).is_empty());
         let frozen = store.frozen_batch().unwrap();
         prop_assert_eq!(frozen.as_ref(), self.frozen.as_ref().map(|(batch, _)| batch));
         if let Some((batch, rows)) = &self.frozen {
@@ -194,18 +194,18 @@ proptest! {
         let first = ids(&store.pending_rows(0, 1, usize::MAX).unwrap()).remove(0);
         store.use_stream(TABLE, "s0").unwrap();
         let mut model =
-            Model { places: vec![(first, Place::Pending)], frozen: None, mark: 0, stream: ("s0".into(), 0), streams: 1 };
+            Model { places: vec![(first, ModelPlace::Pending)], frozen: None, mark: 0, stream: ("s0".into(), 0), streams: 1 };
         for step in steps {
             match step {
-                Step::Emit(count) => {
+                ModelStep::Emit(count) => {
                     let from = model.places.len() - 1;
                     emit(&mut store, from, count);
-                    model.places.extend((from..from + count).map(|n| (id(n), Place::Pending)));
+                    model.places.extend((from..from + count).map(|n| (id(n), ModelPlace::Pending)));
                 }
-                Step::Next(rows, bytes) => {
+                ModelStep::Next(rows, bytes) => {
                     let after = model.frozen.as_ref().map_or(0, |(batch, _)| batch.last);
                     let next = store.pending_rows(after, rows, bytes).unwrap();
-                    let pending = model.at(Place::Pending);
+                    let pending = model.at(ModelPlace::Pending);
                     prop_assert!(pending.starts_with(&ids(&next)) && next.len() <= rows, "the oldest first");
                     prop_assert_eq!(next.is_empty(), pending.is_empty(), "one goes always, however large");
                     let new = next.first().zip(next.last()).map(|(first, last)| NewBatch {
@@ -220,12 +220,12 @@ proptest! {
                     let done = model.frozen.take();
                     let frozen = store.advance(done.as_ref().map(|(batch, _)| batch), new.as_ref()).unwrap();
                     if let Some((batch, rows)) = done {
-                        model.put(&rows, Place::Delivered);
+                        model.put(&rows, ModelPlace::Delivered);
                         model.mark = model.mark.max(batch.last);
                     }
                     if let Some(batch) = frozen {
                         let rows = ids(&next);
-                        model.put(&rows, Place::Frozen);
+                        model.put(&rows, ModelPlace::Frozen);
                         if let Some((stream, offset)) = &batch.place {
                             prop_assert_eq!((stream, *offset), (&model.stream.0, model.stream.1), "behind the one before it");
                             model.stream.1 += batch.length;
@@ -233,36 +233,36 @@ proptest! {
                         model.frozen = Some((batch, rows));
                     }
                 }
-                Step::Deliver => {
+                ModelStep::Deliver => {
                     if let Some((batch, rows)) = model.frozen.take() {
                         store.advance(Some(&batch), None).unwrap();
-                        model.put(&rows, Place::Delivered);
+                        model.put(&rows, ModelPlace::Delivered);
                         model.mark = model.mark.max(batch.last);
                     }
                 }
-                Step::Release(bits, room) => {
+                ModelStep::Release(bits, batch_limit) => {
                     if let Some((batch, rows)) = model.frozen.take() {
                         let numbers: Vec<i64> = store.rows_of(&batch).unwrap().iter().map(|out| out.n).collect();
                         let mut settled = Vec::new();
                         // What they were.
                         let before = match batch.was {
-                            None => Place::Pending,
-                            Some(Was::Refused) => Place::Refused,
-                            Some(Was::Suspect) => Place::Suspect,
-                            Some(Was::Uncertain) => Place::Uncertain,
+                            None => ModelPlace::Pending,
+                            Some(Was::Refused) => ModelPlace::Refused,
+                            Some(Was::Suspect) => ModelPlace::Suspect,
+                            Some(Was::Uncertain) => ModelPlace::Uncertain,
                         };
                         model.put(&rows, before);
                         for (i, (id, n)) in rows.iter().zip(numbers).enumerate() {
                             let (how, place) = match bits >> (2 * i) & 3 {
-                                1 => (Settled::Refused("no".into()), Place::Refused),
-                                2 => (Settled::Present, Place::Present),
-                                3 => (Settled::Suspect("perhaps".into()), Place::Suspect),
+                                1 => (RowDisposition::Refused("no".into()), ModelPlace::Refused),
+                                2 => (RowDisposition::Present, ModelPlace::Present),
+                                3 => (RowDisposition::Suspect("perhaps".into()), ModelPlace::Suspect),
                                 _ => continue,
                             };
                             settled.push((n, how));
                             model.put(std::slice::from_ref(id), place);
                         }
-                        store.release(&batch, &settled, room, "no").unwrap();
+                        store.release(&batch, &settled, batch_limit, "no").unwrap();
                         if let Some((stream, offset)) = batch.place
                             && stream == model.stream.0
                         {
@@ -270,44 +270,44 @@ proptest! {
                         }
                     }
                 }
-                Step::GiveUp => {
+                ModelStep::GiveUp => {
                     if let Some((batch, rows)) = model.frozen.take() {
                         store.give_up(&batch, "who knows").unwrap();
                         model.mark = model.mark.max(batch.last);
-                        model.put(&rows, Place::Uncertain);
+                        model.put(&rows, ModelPlace::Uncertain);
                     }
                 }
-                Step::SendAgain => {
+                ModelStep::SendAgain => {
                     if model.frozen.is_none()
                         && let Some(batch) = store.uncertain_batches().unwrap().into_iter().next()
                     {
                         let rows = ids(&store.rows_of(&batch).unwrap());
-                        let uncertain = model.at(Place::Uncertain);
+                        let uncertain = model.at(ModelPlace::Uncertain);
                         prop_assert!(!rows.is_empty() && rows.iter().all(|id| uncertain.contains(id)));
                         prop_assert_eq!(batch.rows, i64::try_from(rows.len()).unwrap());
                         store.send_again(&batch, &again(&model, &batch, streams)).unwrap();
                         model.again(&store, rows)?;
                     }
                 }
-                Step::SendOneAgain(suspect) => {
+                ModelStep::SendOneAgain(suspect) => {
                     let (was, event) = match suspect {
                         true => (Was::Suspect, store.suspect(0).unwrap()),
                         false => (Was::Refused, store.refused_event(0).unwrap()),
                     };
                     // As the deliverer does: what is older and pending goes first.
-                    let older = |event: i64| (1..event).zip(&model.places).any(|(_, (_, place))| *place == Place::Pending);
+                    let older = |event: i64| (1..event).zip(&model.places).any(|(_, (_, place))| *place == ModelPlace::Pending);
                     if model.frozen.is_none()
                         && let Some(event) = event.filter(|event| !older(*event))
                     {
                         let one = NewBatch { first: event, last: event, rows: 1, length: UNIT, ..again(&model, &ANY, streams) };
                         store.send_one_again(was, &one).unwrap();
                         let rows = ids(&store.rows_of(&store.frozen_batch().unwrap().unwrap()).unwrap());
-                        let place = if suspect { Place::Suspect } else { Place::Refused };
+                        let place = if suspect { ModelPlace::Suspect } else { ModelPlace::Refused };
                         prop_assert_eq!(&rows[..], &model.at(place)[..1], "the first");
                         model.again(&store, rows)?;
                     }
                 }
-                Step::Stream => {
+                ModelStep::Stream => {
                     if model.frozen.is_none() {
                         let name = format!("s{}", model.streams);
                         store.use_stream(TABLE, &name).unwrap();
@@ -315,18 +315,18 @@ proptest! {
                         model.stream = (name, 0);
                     }
                 }
-                Step::Pass => {
+                ModelStep::Pass => {
                     store.pass_settled().unwrap();
-                    let unsent = |(n, (_, place)): (i64, &(String, Place))| match place {
-                        Place::Pending | Place::Frozen => true,
-                        Place::Again => n > model.mark,
+                    let unsent = |(n, (_, place)): (i64, &(String, ModelPlace))| match place {
+                        ModelPlace::Pending | ModelPlace::Frozen => true,
+                        ModelPlace::Again => n > model.mark,
                         _ => false,
                     };
                     if !(1..).zip(&model.places).any(unsent) {
                         model.mark = i64::try_from(model.places.len()).unwrap();
                     }
                 }
-                Step::Reopen => store = Outbox::open(Store::open(&state).unwrap(), NAME).unwrap(),
+                ModelStep::Reopen => store = Outbox::open(Store::open(&state).unwrap(), NAME).unwrap(),
             }
             model.check(&store)?;
         }

@@ -37,14 +37,14 @@ fn each_destination_has_a_state_of_its_own() {
     let (mut here, mut there) = (open("here"), open("there"));
     let down = Circuit { until: i64::MAX, reason: "down".into(), route: "r".into() };
     here.set_circuit(Some(&Circuit { until: crate::host::clock::now_micros() + 1_000_000, ..down })).unwrap();
-    assert!(there.circuit("r", crate::host::clock::now_micros()).unwrap().is_none());
+    assert!(there.circuit("r", crate::host::clock::now_micros(), Duration::from_secs(60)).unwrap().is_none());
     let rows = here.pending_rows(0, 1, usize::MAX).unwrap();
     let new = batch(&rows);
     let frozen = here.advance(None, Some(&new)).unwrap().unwrap();
     assert_eq!(there.frozen_batch().unwrap(), None);
     deliver(&mut there);
     assert_eq!((pending(&store, "here"), pending(&store, "there")), (2, 0));
-    here.release(&frozen, &[(rows[0].n, Settled::Refused("no".into()))], 1, "no").unwrap();
+    here.release(&frozen, &[(rows[0].n, RowDisposition::Refused("no".into()))], 1, "no").unwrap();
     let refused = |name| store.backlog(name, None).unwrap().refused;
     assert_eq!((refused("here"), refused("there")), (1, 0));
     assert_eq!(store.destinations().unwrap(), ["here", "there"]);
@@ -63,7 +63,7 @@ fn no_event_is_in_two_batches() {
     let all = outbox.pending_rows(0, 100, usize::MAX).unwrap();
     assert_eq!(all.len(), 6);
     let first = outbox.advance(None, Some(&batch(&all))).unwrap().unwrap();
-    outbox.release(&first, &[(all[1].n, Settled::Refused("no".into()))], 10, "no").unwrap();
+    outbox.release(&first, &[(all[1].n, RowDisposition::Refused("no".into()))], 10, "no").unwrap();
     let rest = outbox.pending_rows(0, 100, usize::MAX).unwrap();
     let second = outbox.advance(None, Some(&batch(&rest))).unwrap().unwrap();
     assert_eq!(outbox.rows_of(&second).unwrap().len(), 5);
@@ -84,7 +84,7 @@ fn no_event_is_in_two_batches() {
     let rows = outbox.rows_of(&last).unwrap();
     outbox.send_again(&last, &batch(&rows)).unwrap();
     let frozen = outbox.frozen_batch().unwrap().unwrap();
-    outbox.release(&frozen, &[(rows[1].n, Settled::Refused("no".into()))], 10, "no").unwrap();
+    outbox.release(&frozen, &[(rows[1].n, RowDisposition::Refused("no".into()))], 10, "no").unwrap();
     assert_eq!(uncertain(&outbox), (vec![1, 1, 2], 4));
     outbox.send_one_again(Was::Refused, &batch(&rows[1..2])).unwrap();
     assert_eq!(uncertain(&outbox), (vec![1, 1, 2], 4));

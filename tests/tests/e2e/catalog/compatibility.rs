@@ -2,7 +2,7 @@
 //! next ABI revision runs plugins of this one is tested in `lorchestra-plugin-api/tests/next_revision.rs`; plugins of newer, older and
 //! diverged revisions are in `zoo/files.rs`.
 
-use lorchestra_tests::{Fixture, Sandbox, altered, eventually};
+use lorchestra_tests::{Fixture, Sandbox, corrupt, eventually};
 use rustix::process::Signal;
 
 /// Optimised, linked in one piece, stripped: the manifest is the same, and the panic wall stands.
@@ -192,9 +192,9 @@ fn json_of_library_files_keeps_its_keys() {
 
     // One job comes, one goes, one has another signature.
     let noop = "\"name\":\"noop\",\"signature\"";
-    let other = write("other.so", altered::manifest(noop, &noop.replace("noop", "noap")));
+    let other = write("other.so", corrupt::manifest(noop, &noop.replace("noop", "noap")));
     sandbox.lorchestra(&["plugins", "install", "--json", &other]).exits(0);
-    let next = write("next.so", altered::manifest("page_size: u32 = 500", "page_size: u64 = 500"));
+    let next = write("next.so", corrupt::manifest("page_size: u32 = 500", "page_size: u64 = 500"));
     let installed = sandbox.lorchestra(&["plugins", "install", "--json", &next]).exits(0);
     has_keys("lorchestra.plugins-install/1", &installed.json("lorchestra.plugins-install/1"));
     let locked = sandbox.lorchestra(&["plugins", "lock", "--json"]).exits(0);

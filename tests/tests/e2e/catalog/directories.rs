@@ -1,6 +1,6 @@
 //! Where libraries are looked for, and which of them are used. What a file can be that is no library: `zoo/files.rs`.
 
-use lorchestra_tests::altered::{self, manifest};
+use lorchestra_tests::corrupt::{self, manifest};
 use lorchestra_tests::sandbox::NOBODY;
 use lorchestra_tests::{Fixture, Sandbox, processes};
 use std::fs;
@@ -144,8 +144,8 @@ fn only_names_of_libraries_are_looked_at() {
 #[test]
 fn a_package_that_is_there_and_unusable_is_not_unknown() {
     for (bytes, reason) in [
-        (altered::abi(|_| 9), "abi-too-new"),
-        (altered::for_newer_glibc(), "needs-newer-glibc"),
+        (corrupt::abi(|_| 9), "abi-too-new"),
+        (corrupt::for_newer_glibc(), "needs-newer-glibc"),
         (manifest("\"default\":500", "\"default\":-50"), "bad-manifest"),
         (manifest("\"name\":\"stay\"", "\"name\":\"help\""), "bad-manifest"),
     ] {

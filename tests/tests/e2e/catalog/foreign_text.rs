@@ -1,7 +1,7 @@
 //! What a library says of itself is shown to people, and anybody may have written it: no character of it that cannot be seen, or that
 //! steers a terminal, comes out of a command, and nothing of it is longer than a line unless somebody asked for all of it.
 
-use lorchestra_tests::altered::rewritten;
+use lorchestra_tests::corrupt::rewritten;
 use lorchestra_tests::{Ended, Fixture, Sandbox};
 use serde_json::{Value, json};
 use std::fs;

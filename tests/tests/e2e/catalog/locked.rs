@@ -149,9 +149,9 @@ fn a_configuration_that_locks_before_there_is_a_lock() {
 fn a_lock_that_cannot_be_relied_on_is_a_bad_configuration() {
     let sandbox = Sandbox::with(&[Fixture::Constructor]);
     let path = sandbox.home().join(".config/lorchestra/plugins.lock");
-    let told = |what: &str, mend: &str| {
+    let told = |what: &str, hint: &str| {
         let ended = run(&sandbox, &["--locked"]).exits(78);
-        assert!(ended.err().contains(what) && ended.err().contains(mend), "{}", ended.shown());
+        assert!(ended.err().contains(what) && ended.err().contains(hint), "{}", ended.shown());
     };
     told("does not exist", "run lorchestra plugins lock to create it");
     sandbox.lorchestra(&["plugins", "lock"]).exits(0);
@@ -176,7 +176,7 @@ fn a_lock_that_cannot_be_relied_on_is_a_bad_configuration() {
     run(&sandbox, &[]).exits(0);
 }
 
-/// What lists and checks says of a lock that cannot be relied on what a run says of it, with the same mend; locking anew is none.
+/// What lists and checks says of a lock that cannot be relied on what a run says of it, with the same fix; locking anew is none.
 #[test]
 fn listings_tell_what_mends_a_lock() {
     let sandbox = Sandbox::with(&[Fixture::Constructor]);
@@ -184,7 +184,7 @@ fn listings_tell_what_mends_a_lock() {
     let path = sandbox.home().join(".config/lorchestra/plugins.lock");
     let file = library(&sandbox).display().to_string();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o646)).unwrap();
-    let mend = format!("chmod o-w {}", path.display());
+    let hint = format!("chmod o-w {}", path.display());
     for locked in [true, false] {
         sandbox.configure(&format!("locked = {locked}"));
         let listed = sandbox.lorchestra(&["plugins", "list"]).exits(0);
@@ -192,7 +192,7 @@ fn listings_tell_what_mends_a_lock() {
         let installed = sandbox.lorchestra(&["plugins", "install", &file]).exits(0);
         for ended in [&listed, &checked, &installed] {
             assert!(ended.err().contains("any user may write to it"), "{}", ended.shown());
-            assert!(ended.err().contains(&format!("  {mend}\n")), "{}", ended.shown());
+            assert!(ended.err().contains(&format!("  {hint}\n")), "{}", ended.shown());
             let all = format!("{}{}", ended.out(), ended.err());
             assert!(!all.contains("lorchestra plugins lock"), "the lock is not to be written anew: {}", ended.shown());
         }
@@ -202,7 +202,7 @@ fn listings_tell_what_mends_a_lock() {
             "{}",
             listed.shown()
         );
-        assert_eq!(listed.out().contains(&format!("fix: {mend}\n")), locked, "{}", listed.shown());
+        assert_eq!(listed.out().contains(&format!("fix: {hint}\n")), locked, "{}", listed.shown());
         assert_eq!(checked.out().contains("locked:     no: plugins.lock cannot be relied on"), locked, "{}", checked.shown());
     }
     // One that is written where others may replace it is told as that at once.

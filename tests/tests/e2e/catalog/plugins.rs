@@ -273,7 +273,7 @@ fn installing_says_what_changes() {
 #[test]
 fn a_file_that_could_not_be_used_is_replaced_too() {
     let sandbox = Sandbox::with(&[]);
-    let newer = lorchestra_tests::altered::abi(|_| 9);
+    let newer = lorchestra_tests::corrupt::abi(|_| 9);
     write(&sandbox.plugins().join("newer.so"), &newer);
     write(&sandbox.plugins().join("libmisbehave.so"), b"half a copy");
     // What a command that was killed left.
@@ -292,8 +292,8 @@ fn nothing_is_installed_in_the_way_of_another() {
     let taken = sandbox.install(Fixture::Ingester, "libmisbehave.so");
     let refused = sandbox.lorchestra(&["plugins", "install", &misbehave]).exits(126);
     assert!(refused.err().contains(&format!("{} contains the package ingester", taken.display())), "{}", refused.shown());
-    let mend = refused.err().lines().find_map(|line| line.trim().strip_prefix("give it another name: ")).unwrap().to_owned();
-    assert!(std::process::Command::new("/bin/sh").args(["-c", &mend]).status().unwrap().success(), "{mend}");
+    let hint = refused.err().lines().find_map(|line| line.trim().strip_prefix("give it another name: ")).unwrap().to_owned();
+    assert!(std::process::Command::new("/bin/sh").args(["-c", &hint]).status().unwrap().success(), "{hint}");
     sandbox.lorchestra(&["plugins", "install", &misbehave]).exits(0);
     assert_eq!(sandbox.lorchestra(&["jobs", "list", "ingester"]).exits(0).err(), "");
 

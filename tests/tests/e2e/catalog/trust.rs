@@ -1,5 +1,5 @@
 //! Whose libraries are run: nobody else may be able to change a file or to put another in its place. What is refused is listed as a
-//! problem, is 126 for run-job, and is mended by the very command that is shown; but no hint changes a directory that others use.
+//! problem, is 126 for run-job, and is fixed by the very command that is shown; but no hint changes a directory that others use.
 
 use lorchestra_tests::sandbox::NOBODY;
 use lorchestra_tests::{Ended, Fixture, Running, Sandbox, processes};
@@ -46,7 +46,7 @@ fn refused(sandbox: &Sandbox, global: &[&str], reason: &str) -> Ended {
     run
 }
 
-/// The mend that is shown.
+/// The fix that is shown.
 fn fix(ended: &Ended) -> String {
     let line = ended.err().lines().find_map(|line| line.trim().strip_prefix("fix: "));
     line.unwrap_or_else(|| panic!("no fix: {}", ended.shown())).to_owned()
@@ -82,7 +82,7 @@ fn what_others_may_write_is_not_run_until_the_mend_is_made() {
     sandbox.lorchestra(&RUN).exits(0);
 }
 
-/// The mend of a directory that others use: nothing that changes it.
+/// The fix of a directory that others use: nothing that changes it.
 #[track_caller]
 fn assert_elsewhere(fix: &str, at: &Path) {
     let expected = "move it to a directory that only this user and root can change (--plugin-dir, plugin_dirs in config.toml)";
@@ -124,7 +124,7 @@ fn what_belongs_to_another_user_is_not_run() {
     }
     let sandbox = sandbox();
     let library = library(&sandbox);
-    for (at, mend) in [
+    for (at, hint) in [
         (library.clone(), format!("as root: chown {NOBODY} {}", library.display())),
         (sandbox.plugins(), format!("as root: chown {NOBODY} {}", sandbox.plugins().display())),
         (
@@ -137,7 +137,7 @@ fn what_belongs_to_another_user_is_not_run() {
         chown(&at, Some(1), None).unwrap();
         let run = refused(&sandbox, &[], "not-trusted");
         assert!(run.err().contains("belongs to user 1, who could change what runs"), "{}", run.shown());
-        assert_eq!(fix(&run), mend);
+        assert_eq!(fix(&run), hint);
         // Root's is as good as one's own.
         chown(&at, Some(0), None).unwrap();
         assert!(sandbox.lorchestra(&["jobs", "list"]).exits(0).out().starts_with("misbehave:"), "{}", at.display());
@@ -228,7 +228,7 @@ fn no_link_leads_out_of_the_directory() {
     symlink(&outside, &library).unwrap();
     let run = refused(&sandbox, &[], "link-out");
     assert!(run.err().contains(&format!("it is a symbolic link to {}, outside", outside.display())), "{}", run.shown());
-    // The mend copies it.
+    // The fix copies it.
     let command = fix(&run);
     assert!(command.starts_with(&format!("run lorchestra plugins install {}", outside.display())), "{command}");
     sandbox.lorchestra(&["plugins", "install", &outside.display().to_string()]).exits(0);

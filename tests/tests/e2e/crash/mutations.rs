@@ -78,7 +78,7 @@ type Found = (Vec<Run>, Vec<Event>);
 fn look(state: &Path) -> Result<Found, String> {
     let state = StateDir::open(state).map_err(|error| error.to_string())?;
     let clear = |error: StoreError| match error {
-        // Has words and a mend of its own: lorchestra-cli/src/failure.rs.
+        // Has words and a hint of its own: lorchestra-cli/src/failure.rs.
         StoreError::Damaged { .. } | StoreError::Foreign { .. } | StoreError::Newer { .. } | StoreError::NotWritable { .. } => {
             Err::<Found, _>(error.to_string())
         }

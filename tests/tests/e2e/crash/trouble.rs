@@ -266,7 +266,7 @@ fn a_store_that_cannot_be_ours_is_told_with_its_mend() {
         ("cut off", |sandbox| cut(sandbox, 5000), "is damaged", "move all three files away"),
         ("overwritten", overwrite, "is damaged", "move all three files away"),
     ];
-    for (name, spoil, what, mend) in cases {
+    for (name, spoil, what, hint) in cases {
         let sandbox = sandbox();
         sandbox.lorchestra(&["run-job", "misbehave", "numbered"]).exits(0);
         // All of it in the one file.
@@ -282,11 +282,11 @@ fn a_store_that_cannot_be_ours_is_told_with_its_mend() {
                 continue;
             }
             let ended = ended.exits(78);
-            assert!(ended.err().contains(what) && ended.err().contains(mend), "{name}: {}", ended.shown());
+            assert!(ended.err().contains(what) && ended.err().contains(hint), "{name}: {}", ended.shown());
         }
         assert_eq!(sandbox.read("marker"), "", "{name}: the job was not entered");
         assert!(fs::read(&path).unwrap() == before, "{name}: nothing was written to it");
-        // The mend.
+        // The fix.
         for name in ["lorchestra.db", "lorchestra.db-wal", "lorchestra.db-shm"] {
             let _ = fs::rename(sandbox.state().join(name), sandbox.path(name));
         }
@@ -354,7 +354,7 @@ fn a_clock_that_was_put_back_stops_nothing_and_removes_nothing() {
     sandbox.configure("[retention]\nlogs = \"1s\"\npayloads = \"1s\"\nruns = \"1s\"");
     sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "5"]).exits(0);
     let ahead = sandbox.run();
-    // One that is still open, too: its supervisor was killed before the clock was mended.
+    // One that is still open, too: its supervisor was killed before the clock was fixed.
     let running = sandbox.start(&["run-job", "misbehave", "wait", "--marker", &sandbox.arg("marker")]);
     eventually("the job is at work", || !sandbox.read("marker").is_empty());
     let workers = running.children();

@@ -3,7 +3,7 @@
 
 use lorchestra_tests::dovecot::{Dovecot, PASSWORD, TOKEN, USER};
 use lorchestra_tests::ended::redacted;
-use lorchestra_tests::gate::{Gate, Then};
+use lorchestra_tests::flaky_proxy::{Gate, Then};
 use lorchestra_tests::small_disk::SmallDisks;
 use lorchestra_tests::{Ended, Fixture, Running, Sandbox, eventually, processes};
 use rustix::process::Signal;

@@ -1,6 +1,6 @@
 //! What is printed, and where: data on standard output, the rest on standard error, nothing of a job's own on either.
 
-use lorchestra_tests::{Fixture, Sandbox, altered};
+use lorchestra_tests::{Fixture, Sandbox, corrupt};
 use std::fs::File;
 
 fn sandbox() -> Sandbox {
@@ -105,7 +105,7 @@ fn what_was_typed_cannot_steer_the_terminal() {
 #[test]
 fn what_a_plan_shows_cannot_steer_the_terminal() {
     let sandbox = Sandbox::with(&[]);
-    let library = altered::manifest("\"version\":\"0.3.0\"", "\"version\":\"\u{9b}2Jx\"");
+    let library = corrupt::manifest("\"version\":\"0.3.0\"", "\"version\":\"\u{9b}2Jx\"");
     std::fs::write(sandbox.plugins().join("lib\u{1b}c.so"), library).unwrap();
     let ended = sandbox.lorchestra(&["run-job", "--dry-run", "misbehave", "typed", "--text", "\u{9b}2J\u{202e}"]).exits(0);
     let steers = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';

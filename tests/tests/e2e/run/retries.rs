@@ -41,7 +41,7 @@ fn waits(sandbox: &Sandbox, after: usize) -> Run {
     sandbox.run()
 }
 
-/// The next attempt would emit it again. What the disk did not take is another matter: that may mend.
+/// The next attempt would emit it again. What the disk did not take is another matter: that may fix.
 #[test]
 fn an_event_that_is_none_is_not_tried_again() {
     let sandbox = Sandbox::with(&[Fixture::Hostile]);

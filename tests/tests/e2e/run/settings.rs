@@ -98,13 +98,13 @@ fn a_configuration_that_cannot_be_read_is_told() {
         ("[job.\"misbehave/noop\"]\ntimeout = \"0s\"", "line 2: ", "docs/reference/configuration.md"),
         ("[job.noop]\ntimeout = \"1s\"", "does not name a job", "write [job.\"package/job\"]"),
     ];
-    for (text, what, mend) in cases {
+    for (text, what, hint) in cases {
         sandbox.configure(text);
         let marker = sandbox.arg("marker");
         let ended = sandbox.lorchestra(&["run-job", "misbehave", "typed", "--marker", &marker]).exits(78);
         let lines: Vec<&str> = ended.err().lines().collect();
         assert!(lines[0].contains("config.toml: ") && lines[0].contains(what), "{}", ended.shown());
-        assert!(lines[1].contains(mend), "{}", ended.shown());
+        assert!(lines[1].contains(hint), "{}", ended.shown());
         assert_eq!(sandbox.read("marker"), "");
     }
 }
@@ -220,7 +220,7 @@ fn a_state_directory_that_cannot_be_written_is_told() {
     set_mode(&local, 0o500);
     let ended = sandbox.lorchestra(&run).exits(74);
     assert!(ended.err().contains("the state directory") && ended.err().contains("ermission denied"), "{}", ended.shown());
-    // The root of it, and the mend.
+    // The root of it, and the hint.
     assert!(ended.err().contains(&format!("this user may not write to {} (", local.display())), "{}", ended.shown());
     // `.local` is not lorchestra's: what is to be made in it is.
     let user = fs::metadata(&local).unwrap().uid();

@@ -1,9 +1,9 @@
-//! Files that are no usable library: each is named with one reason and a mend, hides no other, and is refused without harm, by the
+//! Files that are no usable library: each is named with one reason and a hint, hides no other, and is refused without harm, by the
 //! catalog or (where only loading can tell) in the worker.
 
 use super::{Book, COMPLETED, NO_RUN, another_works, ended_as};
 use lorchestra_core::packages::catalog::{Reason, inspect};
-use lorchestra_tests::altered::{self, changed, cut, manifest, manifest_byte, manifest_bytes, replaced, whole};
+use lorchestra_tests::corrupt::{self, changed, cut, manifest, manifest_byte, manifest_bytes, replaced, whole};
 use lorchestra_tests::{Fixture, Sandbox, built};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -43,13 +43,13 @@ const SPECIMENS: &[Specimen] = &[
     ("object",            |path| put(path, changed(|b| b[16] = 1)),                      "not-a-library",      1, NO_RUN),
     // It can be run, and is a library all the same.
     ("libc",              |path| put(path, fs::read(libc()).unwrap()),                   "no-manifest",        1, NO_RUN),
-    ("newer-glibc",       |path| put(path, altered::for_newer_glibc()),                  "needs-newer-glibc",  126, NO_RUN),
+    ("newer-glibc",       |path| put(path, corrupt::for_newer_glibc()),                  "needs-newer-glibc",  126, NO_RUN),
     // Manifests.
-    ("no-manifest",       |path| put(path, altered::without_manifest()),                 "no-manifest",        1, NO_RUN),
+    ("no-manifest",       |path| put(path, corrupt::without_manifest()),                 "no-manifest",        1, NO_RUN),
     ("no-magic",          |path| put(path, manifest_byte(0, b'X')),                      "bad-manifest",       1, NO_RUN),
-    ("flipped-bit",       |path| put(path, altered::flipped_docs()),                     "bad-manifest",       1, NO_RUN),
-    ("claims-1-gib",      |path| put(path, altered::manifest_claims(1 << 30)),           "bad-manifest",       1, NO_RUN),
-    ("claims-too-much",   |path| put(path, altered::manifest_claims(1_000_000)),         "bad-manifest",       1, NO_RUN),
+    ("flipped-bit",       |path| put(path, corrupt::flipped_docs()),                     "bad-manifest",       1, NO_RUN),
+    ("claims-1-gib",      |path| put(path, corrupt::manifest_claims(1 << 30)),           "bad-manifest",       1, NO_RUN),
+    ("claims-too-much",   |path| put(path, corrupt::manifest_claims(1_000_000)),         "bad-manifest",       1, NO_RUN),
     ("no-json",           |path| put(path, manifest("{", "[")),                          "bad-manifest",       1, NO_RUN),
     ("not-utf8",          |path| put(path, manifest_bytes(b"Does nothing.", b"Does \xff\xfe\xfd\xfc\xfb\xfa\xf9\xf8")), "bad-manifest", 126, NO_RUN),
     ("raw-escapes",       |path| put(path, manifest("Does nothing.", "\x1b[2J\x07\x1b]0;x\x07\r!")), "bad-manifest", 1, NO_RUN),
@@ -59,18 +59,18 @@ const SPECIMENS: &[Specimen] = &[
     ("flag-of-ours",      |path| put(path, manifest("\"name\":\"stay\"", "\"name\":\"help\"")), "bad-manifest", 126, NO_RUN),
     // Other revisions.
     ("newer-format",      |path| put(path, manifest_byte(6, 2)),                         "abi-too-new",        1, NO_RUN),
-    ("newer-abi",         |path| put(path, altered::abi(|present| present + 1)),            "abi-too-new",        126, NO_RUN),
-    ("older-abi",         |path| put(path, altered::abi(|_| 0)),                            "abi-too-old",        126, NO_RUN),
+    ("newer-abi",         |path| put(path, corrupt::abi(|present| present + 1)),            "abi-too-new",        126, NO_RUN),
+    ("older-abi",         |path| put(path, corrupt::abi(|_| 0)),                            "abi-too-old",        126, NO_RUN),
     ("diverged-abi",      |path| put(path, replaced(b"abi_revision;", b"abi_revisiom;")), LISTED,              126, "load"),
-    ("other-abi-stable",  |path| put(path, altered::for_other_abi_stable()),             LISTED,               126, "load"),
+    ("other-abi-stable",  |path| put(path, corrupt::for_other_abi_stable()),             LISTED,               126, "load"),
     // Whole, and not what they say.
     ("escaped-docs",      |path| put(path, manifest("Does nothing.", r"\u001b\u0007!")), LISTED,               126, "load"),
     ("other-version",     |path| put(path, manifest("\"version\":\"0.3.0\"", "\"version\":\"0.4.0\"")), LISTED, 126, "load"),
     ("no-root-module",    |path| put(path, replaced(b"\0lorchestra_root_module_of_", b"\0lorchestra_root_module_og_")), LISTED, 126, "load"),
     ("missing-library",   |path| put(path, replaced(b"\0libgcc_s.so.1\0", b"\0libgcc_x.so.1\0")), LISTED,      126, "load"),
     ("missing-symbol",    |path| put(path, replaced(b"\0_Unwind_Resume\0", b"\0_Unwind_Resumf\0")), LISTED,    126, "load"),
-    ("wild-dynamic",      |path| put(path, altered::with_wild_dynamic_section()),        LISTED,               126, "load"),
-    ("vast-data",         |path| put(path, altered::with_vast_data()),                   LISTED,               126, "load"),
+    ("wild-dynamic",      |path| put(path, corrupt::with_wild_dynamic_section()),        LISTED,               126, "load"),
+    ("vast-data",         |path| put(path, corrupt::with_vast_data()),                   LISTED,               126, "load"),
     // Several names.
     ("twice",             twice,                                                         "duplicate",          126, NO_RUN),
     ("no-text",           no_text,                                                       LISTED,               0, COMPLETED),
@@ -144,7 +144,7 @@ fn a_file_that_cannot_be_used_is_named_and_hides_nothing() {
         let listed = sandbox.lorchestra(&["jobs", "list"]).exits(0);
         assert!(listed.out().starts_with("constructor:\n  loaded\n"), "{name}: {}", listed.shown());
         let found = problems(&sandbox);
-        assert_eq!(listed.err().lines().count(), 2 * found.len(), "what and mend: {}", listed.shown());
+        assert_eq!(listed.err().lines().count(), 2 * found.len(), "what and hint: {}", listed.shown());
         assert_eq!(listed.out().contains("misbehave:"), *reason == LISTED, "{name}: {}", listed.shown());
         if *reason == LISTED {
             assert!(found.is_empty(), "{name}: {found:?}");

@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let until = emitted.min(from + CHUNK);
         let lines: Vec<Vec<u8>> = (from..until).map(events::record).collect();
         let records = lines.iter().map(|line| record::parse(line)).collect::<Result<Vec<Record<'_>>, _>>()?;
-        store.take_in(
+        store.ingest(
             &run_id,
             1,
             Portion { records: &records, end: Cursor { segment: 1, byte: until }, damaged: 0 },

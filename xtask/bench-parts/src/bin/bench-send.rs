@@ -8,7 +8,7 @@
 
 use bench_parts::events;
 use lorchestra_core::delivery::bigquery::{BigQuery, BigQueryConfig, CredentialSources, WriteMethod};
-use lorchestra_core::delivery::{Destination, Landed, Place, Row, Slot};
+use lorchestra_core::delivery::{BatchTarget, Destination, Landed, Row, Slot};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 use std::collections::VecDeque;
@@ -71,7 +71,7 @@ async fn send(mut table: BigQuery, rows: &[Row], pipelined: bool) -> Result<(), 
 
 async fn append(table: &mut BigQuery, stream: Option<&str>, sent: &mut i64, rows: &[Row]) -> Result<(), Box<dyn Error>> {
     let length = table.length(rows);
-    let place = stream.map_or(Place::Anywhere, |stream| Place::Stream(Slot { stream, offset: *sent, length }));
+    let place = stream.map_or(BatchTarget::Anywhere, |stream| BatchTarget::Stream(Slot { stream, offset: *sent, length }));
     if table.append(place, rows).await? != Landed::Now {
         return Err("there was something in the stream already".into());
     }

@@ -18,22 +18,22 @@ fn google(code: i64, reason: &str, message: &str) -> BQError {
     BQError::ResponseError { error: serde_json::from_value::<ResponseError>(body).unwrap() }
 }
 
-fn class(refusal: &Refusal) -> &'static str {
+fn class(refusal: &DeliveryError) -> &'static str {
     match refusal {
-        Refusal::Later { perhaps_request: false, .. } => "later",
-        Refusal::Later { perhaps_request: true, .. } => "later, perhaps the request",
-        Refusal::Rows(_) => "rows",
-        Refusal::TooLarge(_) => "too large",
-        Refusal::Malformed(_) => "malformed",
-        Refusal::StreamDamaged(_) => "beyond",
-        Refusal::StreamFinalized(_) => "finalized",
-        Refusal::StreamGone(_) => "gone",
-        Refusal::SchemaChanged(_) => "schema",
-        Refusal::TableMissing(_) => "table missing",
-        Refusal::Unauthenticated(_) => "unauthenticated",
-        Refusal::Precondition(_) => "precondition",
-        Refusal::EveryRow(_) => "every row",
-        Refusal::Denied(_) => "denied",
+        DeliveryError::Later { perhaps_request: false, .. } => "later",
+        DeliveryError::Later { perhaps_request: true, .. } => "later, perhaps the request",
+        DeliveryError::Rows(_) => "rows",
+        DeliveryError::TooLarge(_) => "too large",
+        DeliveryError::Malformed(_) => "malformed",
+        DeliveryError::StreamDamaged(_) => "beyond",
+        DeliveryError::StreamFinalized(_) => "finalized",
+        DeliveryError::StreamGone(_) => "gone",
+        DeliveryError::LayoutChanged(_) => "schema",
+        DeliveryError::TargetMissing(_) => "table missing",
+        DeliveryError::Unauthenticated(_) => "unauthenticated",
+        DeliveryError::Precondition(_) => "precondition",
+        DeliveryError::EveryRow(_) => "every row",
+        DeliveryError::Denied(_) => "denied",
     }
 }
 
@@ -74,11 +74,11 @@ fn google_errors_by_code_and_reason() {
 fn without_a_reason_the_status_is_named() {
     let body = json!({ "error": { "code": 403, "message": "no", "status": "PERMISSION_DENIED", "errors": [] }});
     let refusal = rest(TABLE, &BQError::ResponseError { error: serde_json::from_value(body).unwrap() });
-    assert_eq!(refusal, Refusal::Denied("p.d.t: 403 PERMISSION_DENIED: no".to_owned()));
+    assert_eq!(refusal, DeliveryError::Denied("p.d.t: 403 PERMISSION_DENIED: no".to_owned()));
 }
 
 /// What reqwest says of a server that sends these bytes and hangs up; of one that sends None and waits.
-fn against(reply: Option<&'static str>) -> Refusal {
+fn against(reply: Option<&'static str>) -> DeliveryError {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://user@{}/path?key=hunter2", listener.local_addr().unwrap());
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
@@ -143,7 +143,7 @@ fn entry(index: i32, errors: &[(&str, &str)]) -> InsertError {
     InsertError { index: Some(index), errors: Some(errors.iter().map(error).collect()) }
 }
 
-fn of_rows(errors: &[InsertError]) -> Option<Refusal> {
+fn of_rows(errors: &[InsertError]) -> Option<DeliveryError> {
     inserted(TABLE, 8, errors, |index, text| format!("[{index}] {text}"))
 }
 
@@ -160,7 +160,7 @@ fn row_errors_of_insert_all() {
     let row = |index, reason: &str| RefusedRow { index, reason: reason.to_owned() };
     assert_eq!(
         refused,
-        Some(Refusal::Rows(vec![row(1, "invalid at payload: [1] worse"), row(7, "invalid at payload: [7] bad")]))
+        Some(DeliveryError::Rows(vec![row(1, "invalid at payload: [1] worse"), row(7, "invalid at payload: [7] bad")]))
     );
     // Nobody is to blame.
     assert_eq!(of_rows(&[entry(0, &stopped), entry(1, &stopped)]).as_ref().map(class), Some("later"));
@@ -191,11 +191,11 @@ fn in_band(code: Code, message: &str, details: Vec<prost_types::Any>) -> rpc::St
 }
 
 /// The meaning, both as an answer inside the call and as the call's status: they must not differ.
-fn means(code: Code, message: &str, details: Vec<prost_types::Any>, call: Call) -> &'static str {
+fn means(code: Code, message: &str, details: Vec<prost_types::Any>, call: Operation) -> &'static str {
     let status = in_band(code, message, details);
     let outside = tonic::Status::with_details(code, message, status.encode_to_vec().into());
-    let inside = Fault::from(status).meaning(TABLE, call);
-    assert_eq!(inside, Fault::from(&outside).meaning(TABLE, call));
+    let inside = ServerError::from(status).meaning(TABLE, call);
+    assert_eq!(inside, ServerError::from(&outside).meaning(TABLE, call));
     match &inside {
         Ok(landed) => {
             assert_eq!(*landed, Landed::Before);
@@ -221,8 +221,8 @@ fn storage_errors_by_detail() {
         (Code::FailedPrecondition, S::KmsPermissionDenied, "denied", "denied"),
         (Code::Internal, S::KmsServiceError, "later", "later"),
     ] {
-        assert_eq!(means(code, "m", vec![detail(storage)], Call::Append), expected, "{storage:?}");
-        assert_eq!(means(code, "m", vec![detail(storage)], Call::Finalize), at_finalize, "{storage:?}");
+        assert_eq!(means(code, "m", vec![detail(storage)], Operation::Append), expected, "{storage:?}");
+        assert_eq!(means(code, "m", vec![detail(storage)], Operation::Finalize), at_finalize, "{storage:?}");
     }
 }
 
@@ -262,14 +262,14 @@ fn storage_errors_by_code_and_words() {
         (Code::Unknown, "grpc-status header missing, mapped from HTTP status code 413", "too large"),
         (Code::Unknown, "Service was not ready: transport error", "later"),
     ] {
-        assert_eq!(means(code, message, Vec::new(), Call::Append), expected, "{code:?} {message}");
+        assert_eq!(means(code, message, Vec::new(), Operation::Append), expected, "{code:?} {message}");
     }
-    assert_eq!(means(Code::NotFound, "Requested entity was not found", Vec::new(), Call::Create), "table missing");
-    assert_eq!(means(Code::AlreadyExists, "", Vec::new(), Call::Create), "later");
-    assert_eq!(means(Code::FailedPrecondition, "Billing is off", Vec::new(), Call::Create), "denied");
-    assert_eq!(means(Code::FailedPrecondition, "no", Vec::new(), Call::Finalize), "precondition");
-    assert_eq!(means(Code::InvalidArgument, "no", Vec::new(), Call::Finalize), "gone");
-    assert_eq!(means(Code::FailedPrecondition, "stream is finalized", Vec::new(), Call::Finalize), "gone");
+    assert_eq!(means(Code::NotFound, "Requested entity was not found", Vec::new(), Operation::Create), "table missing");
+    assert_eq!(means(Code::AlreadyExists, "", Vec::new(), Operation::Create), "later");
+    assert_eq!(means(Code::FailedPrecondition, "Billing is off", Vec::new(), Operation::Create), "denied");
+    assert_eq!(means(Code::FailedPrecondition, "no", Vec::new(), Operation::Finalize), "precondition");
+    assert_eq!(means(Code::InvalidArgument, "no", Vec::new(), Operation::Finalize), "gone");
+    assert_eq!(means(Code::FailedPrecondition, "stream is finalized", Vec::new(), Operation::Finalize), "gone");
 }
 
 #[test]
@@ -277,31 +277,32 @@ fn retry_info_is_kept() {
     let delay = RetryInfo { retry_delay: Some(prost_types::Duration { seconds: 7, nanos: 0 }) };
     let detail =
         prost_types::Any { type_url: "type.googleapis.com/google.rpc.RetryInfo".to_owned(), value: delay.encode_to_vec() };
-    let refusal = Fault::from(in_band(Code::ResourceExhausted, "quota", vec![detail])).meaning(TABLE, Call::Append).unwrap_err();
-    assert!(matches!(refusal, Refusal::Later { after: Some(after), .. } if after == Duration::from_secs(7)), "{refusal:?}");
+    let refusal =
+        ServerError::from(in_band(Code::ResourceExhausted, "quota", vec![detail])).meaning(TABLE, Operation::Append).unwrap_err();
+    assert!(matches!(refusal, DeliveryError::Later { after: Some(after), .. } if after == Duration::from_secs(7)), "{refusal:?}");
 }
 
 /// What lorchestra does, as docs/reference/bigquery-errors.md says it.
-fn action(meaning: &Result<Landed, Refusal>, call: Call) -> &'static str {
+fn action(meaning: &Result<Landed, DeliveryError>, call: Operation) -> &'static str {
     let Err(refusal) = meaning else { return "landed before" };
     match (class(refusal), call) {
-        ("later", _) | ("later, perhaps the request", Call::Create | Call::Finalize) => "retry",
-        ("later, perhaps the request", Call::Append) => "retry, then split",
-        ("too large", Call::Append) => "split",
-        ("malformed", Call::Append) => "new stream, then split",
-        ("beyond", Call::Append) => "new stream",
-        ("finalized" | "gone", Call::Append) => "fence",
-        ("gone", Call::Finalize) => "query",
-        ("precondition", Call::Append) => "retry, then fence, then stop",
-        ("precondition", Call::Finalize) => "retry, then query",
+        ("later", _) | ("later, perhaps the request", Operation::Create | Operation::Finalize) => "retry",
+        ("later, perhaps the request", Operation::Append) => "retry, then split",
+        ("too large", Operation::Append) => "split",
+        ("malformed", Operation::Append) => "new stream, then split",
+        ("beyond", Operation::Append) => "new stream",
+        ("finalized" | "gone", Operation::Append) => "fence",
+        ("gone", Operation::Finalize) => "query",
+        ("precondition", Operation::Append) => "retry, then fence, then stop",
+        ("precondition", Operation::Finalize) => "retry, then query",
         ("schema", _) => "reconnect",
         _ => "stop",
     }
 }
 
 fn actions(code: Code, details: &[prost_types::Any]) -> String {
-    let of = |call| action(&Fault::from(in_band(code, "", details.to_vec())).meaning(TABLE, call), call);
-    [Call::Append, Call::Finalize, Call::Create].map(of).join(" | ")
+    let of = |call| action(&ServerError::from(in_band(code, "", details.to_vec())).meaning(TABLE, call), call);
+    [Operation::Append, Operation::Finalize, Operation::Create].map(of).join(" | ")
 }
 
 fn of_storage_error(code: StorageErrorCode) -> &'static str {

@@ -6,10 +6,10 @@
 //! and nothing of the file is in an error.
 
 use super::{SCOPE, later, shown};
-use crate::delivery::Refusal;
+use crate::delivery::DeliveryError;
 use crate::delivery::bigquery::answer::cause;
 use crate::delivery::bigquery::credentials::Form;
-use crate::delivery::bigquery::words::one_line;
+use crate::delivery::bigquery::redact::one_line;
 use google_cloud_auth::credentials::service_account::AccessSpecifier;
 use google_cloud_auth::credentials::{
     AccessTokenCredentials, external_account, external_account_authorized_user, impersonated, service_account,
@@ -20,7 +20,7 @@ use std::error::Error;
 use std::path::Path;
 
 /// Makes no connection.
-pub(super) fn source(file: &Path, form: Form, json: &Value) -> Result<AccessTokenCredentials, Refusal> {
+pub(super) fn source(file: &Path, form: Form, json: &Value) -> Result<AccessTokenCredentials, DeliveryError> {
     // An error: there is one already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let json = json.clone();
@@ -39,16 +39,16 @@ pub(super) fn source(file: &Path, form: Form, json: &Value) -> Result<AccessToke
     // Its text may quote the file.
     built.map_err(|_| {
         let (whose, name) = (shown(file), form.name());
-        Refusal::Unauthenticated(format!("{whose}: its form is {name}, but it is not complete: make it again with gcloud"))
+        DeliveryError::Unauthenticated(format!("{whose}: its form is {name}, but it is not complete: make it again with gcloud"))
     })
 }
 
-pub(super) async fn token(file: &Path, form: Form, source: &AccessTokenCredentials) -> Result<String, Refusal> {
+pub(super) async fn token(file: &Path, form: Form, source: &AccessTokenCredentials) -> Result<String, DeliveryError> {
     match source.access_token().await {
         Ok(token) => Ok(token.token),
         Err(error) => {
             let text = format!("{} ({}): {}", shown(file), form.name(), explained(&error));
-            Err(if error.is_transient() { later(text) } else { Refusal::Unauthenticated(text) })
+            Err(if error.is_transient() { later(text) } else { DeliveryError::Unauthenticated(text) })
         }
     }
 }

@@ -9,12 +9,12 @@ use std::sync::mpsc;
 use tempfile::TempDir;
 
 /// Answers each request with the next of these, and tells what it was asked; then nobody listens any more.
-pub(super) struct Server {
+pub(super) struct TokenServer {
     pub(super) address: String,
     pub(super) asked: mpsc::Receiver<String>,
 }
 
-impl Server {
+impl TokenServer {
     pub(super) fn start(answers: &'static [(u16, &'static str)]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -52,7 +52,7 @@ fn dialing() -> Dialing {
     Dialing::new(Duration::from_secs(10), None, None).unwrap()
 }
 
-fn user(dir: &TempDir, server: &Server) -> PathBuf {
+fn user(dir: &TempDir, server: &TokenServer) -> PathBuf {
     let path = dir.path().join("user.json");
     let text = serde_json::json!({
         "type": "authorized_user", "client_id": "who", "client_secret": "hunter2-secret", "refresh_token": "hunter2-refresh",
@@ -70,7 +70,7 @@ pub(super) fn tokens(file: PathBuf) -> Tokens {
 #[test]
 fn a_user_token_is_fetched_once_and_again_when_refused() {
     let dir = TempDir::new().unwrap();
-    let server = Server::start(&[
+    let server = TokenServer::start(&[
         (200, r#"{"access_token":"one","expires_in":3600}"#),
         (200, r#"{"access_token":"two","expires_in":3600}"#),
     ]);
@@ -93,8 +93,10 @@ fn a_user_token_is_fetched_once_and_again_when_refused() {
 #[test]
 fn a_token_near_its_end_is_not_kept() {
     let dir = TempDir::new().unwrap();
-    let server =
-        Server::start(&[(200, r#"{"access_token":"one","expires_in":59}"#), (200, r#"{"access_token":"two","expires_in":59}"#)]);
+    let server = TokenServer::start(&[
+        (200, r#"{"access_token":"one","expires_in":59}"#),
+        (200, r#"{"access_token":"two","expires_in":59}"#),
+    ]);
     let mut tokens = tokens(user(&dir, &server));
     run(async {
         assert_eq!(tokens.bearer().await.unwrap().as_deref(), Some("one"));
@@ -105,7 +107,7 @@ fn a_token_near_its_end_is_not_kept() {
 #[test]
 fn refused_users_and_failing_endpoints() {
     let dir = TempDir::new().unwrap();
-    let server = Server::start(&[
+    let server = TokenServer::start(&[
         (400, r#"{"error":"invalid_grant","error_description":"Token has been expired or revoked."}"#),
         (503, r#"{"error":"temporarily_unavailable"}"#),
         (502, "<html>"),
@@ -119,19 +121,19 @@ fn refused_users_and_failing_endpoints() {
             said.push(tokens.bearer().await.unwrap_err());
         }
     });
-    let Refusal::Unauthenticated(text) = &said[0] else { panic!("{said:?}") };
+    let DeliveryError::Unauthenticated(text) = &said[0] else { panic!("{said:?}") };
     assert!(
         text.contains("invalid_grant (Token has been expired or revoked.)") && text.contains("application-default login"),
         "{text}"
     );
     assert!(text.contains(&path.display().to_string()), "{text}");
-    assert!(said[1..].iter().all(|refusal| matches!(refusal, Refusal::Later { .. })), "{said:?}");
+    assert!(said[1..].iter().all(|refusal| matches!(refusal, DeliveryError::Later { .. })), "{said:?}");
     assert!(!format!("{said:?}").contains("hunter2"), "{said:?}");
 }
 
 #[test]
 fn the_metadata_server() {
-    let server = Server::start(&[
+    let server = TokenServer::start(&[
         (200, r#"{"access_token":"machine","expires_in":3600,"token_type":"Bearer"}"#),
         (200, "some-project"),
         (404, "none"),
@@ -145,12 +147,12 @@ fn the_metadata_server() {
         assert_eq!(tokens.machine_project().await.unwrap().as_deref(), Some("some-project"));
         // What has answered before is there.
         tokens.forget();
-        assert!(matches!(tokens.bearer().await, Err(Refusal::Later { .. })));
+        assert!(matches!(tokens.bearer().await, Err(DeliveryError::Later { .. })));
         let mut tokens = Tokens::new(Credentials::find(&sources, false).unwrap(), dialing());
         let text = tokens.bearer().await.unwrap_err().to_string();
         assert!(text.contains("has no service account"), "{text}");
         // Nobody listens any more: none of Google's machines.
-        let Err(Refusal::Unauthenticated(text)) = tokens.bearer().await else { panic!() };
+        let Err(DeliveryError::Unauthenticated(text)) = tokens.bearer().await else { panic!() };
         assert!(text.contains("no credentials: ") && text.contains(&server.address), "{text}");
     });
     let asked = server.asked.recv().unwrap().to_ascii_lowercase();
@@ -168,6 +170,6 @@ fn a_key_that_is_none() {
     });
     std::fs::write(&path, text.to_string()).unwrap();
     let mut tokens = tokens(path);
-    let Err(Refusal::Unauthenticated(text)) = run(tokens.bearer()) else { panic!() };
+    let Err(DeliveryError::Unauthenticated(text)) = run(tokens.bearer()) else { panic!() };
     assert!(text.contains("private_key is no RSA key") && !text.contains("hunter2"), "{text}");
 }

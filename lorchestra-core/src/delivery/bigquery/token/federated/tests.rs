@@ -1,6 +1,6 @@
 //! Federation and impersonation, against token servers of our own: an STS, IAM, an identity provider, a metadata server of AWS.
 
-use super::super::tests::{Server, run, tokens};
+use super::super::tests::{TokenServer, run, tokens};
 use super::*;
 use serde_json::json;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ fn put(dir: &TempDir, json: &Value) -> PathBuf {
 }
 
 /// `external_account`, as `gcloud iam workload-identity-pools create-cred-config` writes it.
-fn external(server: &Server, source: &Value) -> Value {
+fn external(server: &TokenServer, source: &Value) -> Value {
     json!({
         "type": "external_account",
         "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q",
@@ -29,7 +29,7 @@ fn external(server: &Server, source: &Value) -> Value {
     })
 }
 
-fn impersonating(server: &Server, mut json: Value) -> Value {
+fn impersonating(server: &TokenServer, mut json: Value) -> Value {
     json["service_account_impersonation_url"] =
         format!("http://{}/v1/projects/-/serviceAccounts/sa@p.iam.gserviceaccount.com:generateAccessToken", server.address)
             .into();
@@ -37,7 +37,7 @@ fn impersonating(server: &Server, mut json: Value) -> Value {
 }
 
 /// The token, and what the servers were asked for.
-fn fetched(server: &Server, json: &Value, requests: usize) -> (String, Vec<String>) {
+fn fetched(server: &TokenServer, json: &Value, requests: usize) -> (String, Vec<String>) {
     let dir = TempDir::new().unwrap();
     let mut tokens = tokens(put(&dir, json));
     let token = run(async {
@@ -55,7 +55,7 @@ fn a_token_in_a_file_is_exchanged() {
     let dir = TempDir::new().unwrap();
     let subject = dir.path().join("oidc");
     std::fs::write(&subject, "hunter2-oidc").unwrap();
-    let server = Server::start(&[STS]);
+    let server = TokenServer::start(&[STS]);
     let (token, asked) = fetched(&server, &external(&server, &json!({"file": subject})), 1);
     assert_eq!(token, "hunter2-sts");
     assert!(asked[0].starts_with("POST /sts "), "{}", asked[0]);
@@ -65,7 +65,7 @@ fn a_token_in_a_file_is_exchanged() {
 /// As GitHub Actions does it, with a service account after it.
 #[test]
 fn a_token_at_an_address_is_exchanged_and_a_service_account_impersonated() {
-    let server = Server::start(&[(200, r#"{"value":"hunter2-oidc"}"#), STS, IAM]);
+    let server = TokenServer::start(&[(200, r#"{"value":"hunter2-oidc"}"#), STS, IAM]);
     let source = json!({
         "url": format!("http://{}/idtoken?audience=x", server.address),
         "headers": {"Authorization": "Bearer hunter2-github"},
@@ -84,9 +84,11 @@ fn a_token_at_an_address_is_exchanged_and_a_service_account_impersonated() {
 fn a_program_is_not_started_unless_that_is_allowed() {
     let dir = TempDir::new().unwrap();
     let marker = dir.path().join("marker");
-    let server = Server::start(&[]);
+    let server = TokenServer::start(&[]);
     let source = json!({"executable": {"command": format!("/usr/bin/touch {}", marker.display()), "timeout_millis": 5000}});
-    let Err(Refusal::Unauthenticated(text)) = run(tokens(put(&dir, &external(&server, &source))).bearer()) else { panic!() };
+    let Err(DeliveryError::Unauthenticated(text)) = run(tokens(put(&dir, &external(&server, &source))).bearer()) else {
+        panic!()
+    };
     assert!(text.contains("external_account") && text.contains("GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES"), "{text}");
     assert!(!marker.exists());
 }
@@ -95,7 +97,7 @@ fn a_program_is_not_started_unless_that_is_allowed() {
 #[test]
 fn a_role_of_aws_is_exchanged() {
     const KEYS: &str = r#"{"AccessKeyId":"AKIAEXAMPLE","SecretAccessKey":"hunter2-secret","Token":"hunter2-session"}"#;
-    let server = Server::start(&[(200, "session"), (200, "eu-west-1b"), (200, "role"), (200, KEYS), STS]);
+    let server = TokenServer::start(&[(200, "session"), (200, "eu-west-1b"), (200, "role"), (200, KEYS), STS]);
     let at = |path: &str| format!("http://{}/{path}", server.address);
     let source = json!({
         "environment_id": "aws1",
@@ -114,7 +116,7 @@ fn a_role_of_aws_is_exchanged() {
 /// As Azure's instance metadata answers it: JSON at an address, with a header.
 #[test]
 fn a_token_of_azure_is_exchanged() {
-    let server = Server::start(&[(200, r#"{"access_token":"hunter2-azure"}"#), STS]);
+    let server = TokenServer::start(&[(200, r#"{"access_token":"hunter2-azure"}"#), STS]);
     let source = json!({
         "url": format!("http://{}/metadata/identity/oauth2/token?api-version=2018-02-01&resource=api", server.address),
         "headers": {"Metadata": "True"},
@@ -129,7 +131,7 @@ fn a_token_of_azure_is_exchanged() {
 /// The file that `gcloud auth application-default login --impersonate-service-account` leaves.
 #[test]
 fn a_user_impersonates_a_service_account() {
-    let server = Server::start(&[(200, r#"{"access_token":"hunter2-user","expires_in":3600,"token_type":"Bearer"}"#), IAM]);
+    let server = TokenServer::start(&[(200, r#"{"access_token":"hunter2-user","expires_in":3600,"token_type":"Bearer"}"#), IAM]);
     let json = impersonating(
         &server,
         json!({
@@ -148,7 +150,7 @@ fn a_user_impersonates_a_service_account() {
 
 #[test]
 fn a_user_of_a_workforce_pool_is_refreshed() {
-    let server = Server::start(&[(200, STS.1)]);
+    let server = TokenServer::start(&[(200, STS.1)]);
     let json = json!({
         "type": "external_account_authorized_user",
         "audience": "//iam.googleapis.com/locations/global/workforcePools/p/providers/q",
@@ -166,7 +168,7 @@ fn a_refused_token_is_fetched_anew() {
     let dir = TempDir::new().unwrap();
     let subject = dir.path().join("oidc");
     std::fs::write(&subject, "one").unwrap();
-    let server = Server::start(&[
+    let server = TokenServer::start(&[
         STS,
         (200, r#"{"access_token":"second","issued_token_type":"t","token_type":"Bearer","expires_in":3600}"#),
     ]);
@@ -185,30 +187,30 @@ fn refusals_are_explained_without_secrets() {
     let subject = dir.path().join("oidc");
     std::fs::write(&subject, "hunter2-oidc").unwrap();
     let file = json!({"file": subject});
-    let told = |server: &Server, json: &Value| {
+    let told = |server: &TokenServer, json: &Value| {
         let refusal = run(tokens(put(&dir, json)).bearer()).unwrap_err();
         let _ = server;
         let text = refusal.to_string();
         assert!(!text.contains("hunter2") && !text.contains('\n') && text.contains("credentials.json"), "{text}");
-        (matches!(refusal, Refusal::Unauthenticated(_)), text)
+        (matches!(refusal, DeliveryError::Unauthenticated(_)), text)
     };
-    let server = Server::start(&[(400, r#"{"error":"invalid_grant","error_description":"The audience is wrong"}"#)]);
+    let server = TokenServer::start(&[(400, r#"{"error":"invalid_grant","error_description":"The audience is wrong"}"#)]);
     let (definite, text) = told(&server, &external(&server, &file));
     assert!(definite && text.contains("invalid_grant (The audience is wrong)"), "{text}");
 
     const DENIED: &str = r#"{"error":{"code":403,"message":"Permission 'iam.serviceAccounts.getAccessToken' denied","status":"PERMISSION_DENIED"}}"#;
-    let server = Server::start(&[STS, (403, DENIED)]);
+    let server = TokenServer::start(&[STS, (403, DENIED)]);
     let (definite, text) = told(&server, &impersonating(&server, external(&server, &file)));
     assert!(definite && text.contains("PERMISSION_DENIED (Permission 'iam.serviceAccounts.getAccessToken' denied)"), "{text}");
 
-    let server = Server::start(&[(200, r#"{"other":"hunter2-oidc"}"#)]);
+    let server = TokenServer::start(&[(200, r#"{"other":"hunter2-oidc"}"#)]);
     let source = json!({
         "url": format!("http://{}/", server.address), "format": {"type": "json", "subject_token_field_name": "value"},
     });
     let (definite, text) = told(&server, &external(&server, &source));
     assert!(definite && text.contains("`value`"), "{text}");
 
-    let server = Server::start(&[]);
+    let server = TokenServer::start(&[]);
     let (definite, text) = told(&server, &external(&server, &json!({"file": dir.path().join("gone")})));
     assert!(definite && text.contains("No such file"), "{text}");
 

@@ -13,9 +13,9 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Signals within this time are one wish to end: a terminal that closes, or a service manager, may send several.
 const TOGETHER: Duration = Duration::from_secs(1);
 
-/// Limits of an attempt.
+/// Limits of one attempt.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct AttemptLimits {
     /// From the start of the attempt; `None`: as long as it takes.
     pub(super) timeout: Option<Duration>,
     /// Between SIGTERM and SIGKILL.
@@ -24,30 +24,39 @@ pub(super) struct Limits {
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Act {
+pub(super) enum Action {
     /// Note this ending, then send SIGTERM to the group.
-    Tell(Ending),
+    Terminate(Ending),
     /// Send SIGKILL.
     Kill,
 }
 
 /// Where an attempt is.
 #[derive(Debug, Clone)]
-pub(super) struct Course {
-    limits: Limits,
+pub(super) struct StopState {
+    limits: AttemptLimits,
     started: Instant,
     ending: Option<Ending>,
     ended_at: Instant,
     kill_at: Option<Instant>,
     lingers: bool,
-    told: Option<i32>,
+    stop_signal: Option<i32>,
     stopped: Option<Stop>,
 }
 
-impl Course {
+impl StopState {
     /// An attempt that starts now.
-    pub(super) fn new(limits: Limits, now: Instant) -> Self {
-        Self { limits, started: now, ending: None, ended_at: now, kill_at: None, lingers: false, told: None, stopped: None }
+    pub(super) fn new(limits: AttemptLimits, now: Instant) -> Self {
+        Self {
+            limits,
+            started: now,
+            ending: None,
+            ended_at: now,
+            kill_at: None,
+            lingers: false,
+            stop_signal: None,
+            stopped: None,
+        }
     }
 
     /// Why the job was told to end, if it was.
@@ -56,8 +65,8 @@ impl Course {
     }
 
     /// The first signal that asked for an end, also one that came too late to be the ending: there is to be no other attempt.
-    pub(super) fn told(&self) -> Option<i32> {
-        self.told
+    pub(super) fn stop_signal(&self) -> Option<i32> {
+        self.stop_signal
     }
 
     /// Whether the final record was seen.
@@ -85,9 +94,9 @@ impl Course {
     }
 
     /// These signals came, the most telling first.
-    pub(super) fn signals(&mut self, signals: &[i32], now: Instant) -> Option<Act> {
+    pub(super) fn signals(&mut self, signals: &[i32], now: Instant) -> Option<Action> {
         let signal = signals.first().copied()?;
-        self.told.get_or_insert(signal);
+        self.stop_signal.get_or_insert(signal);
         if self.lingers {
             self.kill_at = Some(now);
         } else if self.ending.is_none() {
@@ -100,7 +109,7 @@ impl Course {
 
     /// These signals came with the worker's death.
     pub(super) fn signals_at_death(&mut self, signals: &[i32]) {
-        self.told = self.told.or_else(|| signals.first().copied());
+        self.stop_signal = self.stop_signal.or_else(|| signals.first().copied());
     }
 
     /// The final record was seen.
@@ -112,7 +121,7 @@ impl Course {
     }
 
     /// The time has come to look what time it is.
-    pub(super) fn tick(&mut self, now: Instant) -> Option<Act> {
+    pub(super) fn tick(&mut self, now: Instant) -> Option<Action> {
         if self.is_overdue(now)
             && let Some(after) = self.limits.timeout
         {
@@ -120,24 +129,25 @@ impl Course {
         }
         if self.kill_at.is_some_and(|at| now >= at) {
             self.kill_at = None;
-            return Some(Act::Kill);
+            return Some(Action::Kill);
         }
         None
     }
 
-    fn end(&mut self, ending: Ending, now: Instant) -> Act {
+    fn end(&mut self, ending: Ending, now: Instant) -> Action {
         self.ending = Some(ending);
         self.ended_at = now;
         self.kill_at = Some(now + self.limits.grace);
-        Act::Tell(ending)
+        Action::Terminate(ending)
     }
 
     /// Whether signals after the first ending ask for the kill at once.
-    fn is_impatient(&self, told: &[i32], now: Instant) -> bool {
+    fn is_impatient(&self, stop_signal: &[i32], now: Instant) -> bool {
         // Ctrl-C after Ctrl-C, or after the job was told to end by its deadline, is a person who does not want to wait.
         let by_person = matches!(self.ending, Some(Ending::Cancelled { signal: SIGINT } | Ending::Timeout { .. }));
         let later = now - self.ended_at >= TOGETHER;
-        (by_person && told.contains(&SIGINT)) || (later && (told.contains(&SIGINT) || told.contains(&SIGTERM)))
+        (by_person && stop_signal.contains(&SIGINT))
+            || (later && (stop_signal.contains(&SIGINT) || stop_signal.contains(&SIGTERM)))
     }
 }
 

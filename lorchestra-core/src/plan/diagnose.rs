@@ -2,14 +2,14 @@
 //! not read; finds out what was meant and how to write it. Nothing here is taken as a value: a text that can be read in two
 //! ways by two people is not guessed at.
 
-use super::time::{Reader, TimeError, Wanted};
+use super::time::{Precision, TimeError, TimeParser};
 use super::unit::split_digits;
 use super::{date, last, relative};
 use crate::text::nearest;
 use chrono::{DateTime, Days, Utc};
 
 /// The error for `text`, with what to write instead where that can be told.
-pub(super) fn diagnose(text: &str, reader: Reader) -> TimeError {
+pub(super) fn diagnose(text: &str, reader: TimeParser) -> TimeError {
     last::misplaced(text)
         .or_else(|| ahead(text, reader))
         .or_else(|| without_minus(text, reader))
@@ -22,7 +22,7 @@ pub(super) fn diagnose(text: &str, reader: Reader) -> TimeError {
 
 /// `−7d`: a minus as word processors and web pages make it; `None` where there is none. Asked before any form is tried:
 /// what follows the wrong minus is usually right.
-pub(super) fn dash(text: &str, reader: Reader) -> Option<TimeError> {
+pub(super) fn dash(text: &str, reader: TimeParser) -> Option<TimeError> {
     let dashes = ['\u{2212}', '\u{2010}', '\u{2011}', '\u{2012}', '\u{2013}', '\u{2014}', '\u{fe63}', '\u{ff0d}'];
     let found = text.chars().find(|c| dashes.contains(c))?;
     let reason = format!("its minus is the character U+{:04X}, use a plain -", u32::from(found));
@@ -30,7 +30,7 @@ pub(super) fn dash(text: &str, reader: Reader) -> Option<TimeError> {
 }
 
 /// `+7d`, `tomorrow`, and years of more than four digits, which ISO 8601 writes with a plus.
-fn ahead(text: &str, reader: Reader) -> Option<TimeError> {
+fn ahead(text: &str, reader: TimeParser) -> Option<TimeError> {
     let reason = "only times in the past are written relative to now";
     if text.eq_ignore_ascii_case("tomorrow") {
         return Some(reader.instead(reason, reader.now.date_naive().checked_add_days(Days::new(1))?.to_string()));
@@ -50,7 +50,7 @@ fn ahead(text: &str, reader: Reader) -> Option<TimeError> {
 }
 
 /// `7d`, `7 days ago`.
-fn without_minus(text: &str, reader: Reader) -> Option<TimeError> {
+fn without_minus(text: &str, reader: TimeParser) -> Option<TimeError> {
     let (digits, word) = split_digits(text.strip_suffix(" ago").unwrap_or(text));
     let word = word.trim();
     let is_span = !digits.is_empty() && !word.is_empty() && word.chars().all(char::is_alphabetic);
@@ -58,7 +58,7 @@ fn without_minus(text: &str, reader: Reader) -> Option<TimeError> {
 }
 
 /// Digits only: a date without its dashes, a year, or the seconds of some clock.
-fn number(text: &str, reader: Reader) -> Option<TimeError> {
+fn number(text: &str, reader: TimeParser) -> Option<TimeError> {
     let (digits, rest) = split_digits(text);
     let fraction = rest.strip_prefix('.').filter(|fraction| fraction.bytes().all(|b| b.is_ascii_digit()));
     if digits.is_empty() || !(rest.is_empty() || fraction.is_some()) {
@@ -85,7 +85,7 @@ fn number(text: &str, reader: Reader) -> Option<TimeError> {
 }
 
 /// `2024-1-5`, `2024/01/31`, `31.01.2024`, `01/31/2024`, `2024-01`.
-fn other_date(text: &str, reader: Reader) -> Option<TimeError> {
+fn other_date(text: &str, reader: TimeParser) -> Option<TimeError> {
     let separator = text.chars().find(|c| !c.is_ascii_digit()).filter(|c| matches!(c, '-' | '/' | '.'))?;
     let fields: Vec<&str> = text.split(separator).collect();
     if !fields.iter().all(|field| (1..=4).contains(&field.len()) && field.bytes().all(|b| b.is_ascii_digit())) {
@@ -118,16 +118,16 @@ fn other_date(text: &str, reader: Reader) -> Option<TimeError> {
 }
 
 /// `Wed, 31 Jan 2024 10:00:00 +0000`, as in mails and as `date -R` prints it.
-fn mail_date(text: &str, reader: Reader) -> Option<TimeError> {
+fn mail_date(text: &str, reader: TimeParser) -> Option<TimeError> {
     let time: DateTime<Utc> = DateTime::parse_from_rfc2822(text).ok()?.to_utc();
     Some(reader.instead_at("the dates of mails are not read", time))
 }
 
 /// `yesteday`, `NOW`.
-fn word(text: &str, reader: Reader) -> Option<TimeError> {
+fn word(text: &str, reader: TimeParser) -> Option<TimeError> {
     let words: &[&str] = match reader.wanted {
-        Wanted::Instant => &["now", "today", "yesterday"],
-        Wanted::Day => &["today", "yesterday"],
+        Precision::Instant => &["now", "today", "yesterday"],
+        Precision::Day => &["today", "yesterday"],
     };
     let meant = *nearest(&text.to_lowercase(), words.iter().copied()).first()?;
     Some(reader.instead("there is no such word", meant))

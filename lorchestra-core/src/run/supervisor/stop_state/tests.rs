@@ -7,7 +7,7 @@ use crate::run::decision::{Death, Evidence, decide};
 use crate::run::ending::evidence;
 use crate::run::note;
 use crate::spool::record::Final;
-use crate::store::event::Taken;
+use crate::store::event::IngestState;
 use lorchestra_plugin_api::invoke::JobReturn;
 use signal_hook::consts::SIGHUP;
 
@@ -83,18 +83,18 @@ fn each_order(most: usize, each: &mut impl FnMut(&[Thing])) {
 }
 
 /// What was done, and when.
-struct Run {
-    course: Course,
+struct SimulatedAttempt {
+    state: StopState,
     now: Duration,
-    acts: Vec<(Duration, Act)>,
+    acts: Vec<(Duration, Action)>,
     noted: Option<Ending>,
     end: Option<Final>,
 }
 
-fn run(order: &[Thing], timeout: Option<Duration>) -> Run {
+fn run(order: &[Thing], timeout: Option<Duration>) -> SimulatedAttempt {
     let start = Instant::now();
-    let mut run = Run {
-        course: Course::new(Limits { timeout, grace: GRACE }, start),
+    let mut run = SimulatedAttempt {
+        state: StopState::new(AttemptLimits { timeout, grace: GRACE }, start),
         now: Duration::ZERO,
         acts: Vec::new(),
         noted: None,
@@ -103,8 +103,8 @@ fn run(order: &[Thing], timeout: Option<Duration>) -> Run {
     for thing in order {
         let mut done = None;
         match *thing {
-            Thing::Signal(signal) => done = run.course.signals(&[signal], start + run.now),
-            Thing::Together => done = run.course.signals(&[SIGTERM, SIGHUP], start + run.now),
+            Thing::Signal(signal) => done = run.state.signals(&[signal], start + run.now),
+            Thing::Together => done = run.state.signals(&[SIGTERM, SIGHUP], start + run.now),
             Thing::Moment => run.now += Duration::from_millis(10),
             Thing::Second => run.now += Duration::from_secs(1),
             Thing::Grace => run.now += GRACE,
@@ -114,15 +114,15 @@ fn run(order: &[Thing], timeout: Option<Duration>) -> Run {
                 run.end =
                     Some(Final::Returned { returned: if ok { JobReturn::Ok } else { error }, max_rss_kib: None, bookmark: None });
             }
-            Thing::Seen => run.course.final_seen(start + run.now),
+            Thing::Seen => run.state.final_seen(start + run.now),
         }
-        let mut act = done.or_else(|| run.course.tick(start + run.now));
+        let mut act = done.or_else(|| run.state.tick(start + run.now));
         while let Some(done) = act {
-            if let Act::Tell(ending) = done {
+            if let Action::Terminate(ending) = done {
                 run.noted = Some(ending);
             }
             run.acts.push((run.now, done));
-            act = run.course.tick(start + run.now);
+            act = run.state.tick(start + run.now);
         }
     }
     run
@@ -174,11 +174,11 @@ fn every_order_has_the_end_that_the_design_says() {
             orders += 1;
             let run = run(order, timeout);
             for end in deaths.map(End::Worker).into_iter().chain(deaths.map(End::Both)).chain([End::Supervisor]) {
-                let taken = || Taken { entered: true, end: run.end.clone(), ..Taken::default() };
-                let seen = |death| note::Seen { ending: run.noted, death, ..note::Seen::default() };
+                let taken = || IngestState { entered: true, end: run.end.clone(), ..IngestState::default() };
+                let seen = |death| note::NotedFacts { ending: run.noted, death, ..note::NotedFacts::default() };
                 let outcome = match end {
                     End::Worker(death) => {
-                        decide(&Evidence { ending: run.course.ending(), death, ..evidence(taken(), seen(None), false) })
+                        decide(&Evidence { ending: run.state.ending(), death, ..evidence(taken(), seen(None), false) })
                     }
                     End::Both(death) => decide(&evidence(taken(), seen(Some(death)), false)),
                     End::Supervisor => decide(&evidence(taken(), seen(None), false)),
@@ -200,21 +200,21 @@ fn every_order_has_the_end_that_the_design_says() {
 fn every_order_leaves_the_job_its_grace() {
     each_order(5, &mut |order| {
         let run = run(order, Some(TIMEOUT));
-        let tells: Vec<Duration> = run.acts.iter().filter(|(_, act)| matches!(act, Act::Tell(_))).map(|(at, _)| *at).collect();
+        let tells: Vec<Duration> =
+            run.acts.iter().filter(|(_, act)| matches!(act, Action::Terminate(_))).map(|(at, _)| *at).collect();
         assert!(tells.len() <= 1, "{order:?}: {:?}", run.acts);
         let seen = order.contains(&Thing::Seen);
         let asked = order.iter().filter(|thing| matches!(thing, Thing::Signal(_) | Thing::Together)).count();
-        assert_eq!(run.course.told().is_some(), asked > 0, "{order:?}");
-        for (at, _) in run.acts.iter().filter(|(_, act)| *act == Act::Kill) {
-            let over = tells.iter().any(|told| *at >= *told + GRACE);
+        assert_eq!(run.state.stop_signal().is_some(), asked > 0, "{order:?}");
+        for (at, _) in run.acts.iter().filter(|(_, act)| *act == Action::Kill) {
+            let over = tells.iter().any(|stop_signal| *at >= *stop_signal + GRACE);
             // One to tell it (or its deadline), one that does not want to wait.
-            let impatient =
-                asked >= 2 || (asked == 1 && run.course.ending().is_some_and(|e| matches!(e, Ending::Timeout { .. })));
+            let impatient = asked >= 2 || (asked == 1 && run.state.ending().is_some_and(|e| matches!(e, Ending::Timeout { .. })));
             assert!(over || seen || impatient, "{order:?}: {:?}", run.acts);
         }
         // Nobody waits for ever: whatever happened, there is a next thing to do by itself until the worker was killed.
-        let killed = run.acts.iter().any(|(_, act)| *act == Act::Kill);
-        assert!(run.course.next().is_some() || killed, "{order:?}");
+        let killed = run.acts.iter().any(|(_, act)| *act == Action::Kill);
+        assert!(run.state.next().is_some() || killed, "{order:?}");
     });
 }
 
@@ -234,14 +234,14 @@ fn one_wish_to_end_may_come_as_several_signals() {
         (None, SIGTERM, later, true),
     ] {
         let start = Instant::now();
-        let mut course = Course::new(Limits { timeout: Some(TIMEOUT), grace: GRACE }, start);
-        let told = match first {
-            Some(signal) => course.signals(&[signal], start + TIMEOUT),
-            None => course.tick(start + TIMEOUT),
+        let mut state = StopState::new(AttemptLimits { timeout: Some(TIMEOUT), grace: GRACE }, start);
+        let stop_signal = match first {
+            Some(signal) => state.signals(&[signal], start + TIMEOUT),
+            None => state.tick(start + TIMEOUT),
         };
-        assert!(matches!(told, Some(Act::Tell(_))));
-        assert_eq!(course.signals(&[second], start + TIMEOUT + since), None);
-        let killed = course.tick(start + TIMEOUT + since) == Some(Act::Kill);
+        assert!(matches!(stop_signal, Some(Action::Terminate(_))));
+        assert_eq!(state.signals(&[second], start + TIMEOUT + since), None);
+        let killed = state.tick(start + TIMEOUT + since) == Some(Action::Kill);
         assert_eq!(killed, kills, "{first:?}, then {second} after {since:?}");
     }
 }

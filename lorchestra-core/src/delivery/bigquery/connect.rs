@@ -2,7 +2,7 @@
 //! client for the rest. Owns timeouts and the proxy of HTTPS_PROXY; reads no environment. Promises that a proxy's password is in
 //! no error and no Debug.
 
-use crate::delivery::Refusal;
+use crate::delivery::DeliveryError;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::proxy::matcher::Matcher;
@@ -35,8 +35,8 @@ impl fmt::Debug for Dialing {
 
 impl Dialing {
     /// `proxy` as in HTTPS_PROXY, with or without `http://`; `no_proxy` as in NO_PROXY.
-    pub(super) fn new(timeout: Duration, proxy: Option<&str>, no_proxy: Option<&str>) -> Result<Self, Refusal> {
-        let wrong = |why: &str| Refusal::Denied(format!("HTTPS_PROXY: {why}: give http://host:port"));
+    pub(super) fn new(timeout: Duration, proxy: Option<&str>, no_proxy: Option<&str>) -> Result<Self, DeliveryError> {
+        let wrong = |why: &str| DeliveryError::Denied(format!("HTTPS_PROXY: {why}: give http://host:port"));
         let set = |text: Option<&str>| text.map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
         let proxy = match set(proxy) {
             None => None,
@@ -83,7 +83,7 @@ impl Dialing {
     ///
     /// `plain`: for a plain-text server, an emulator or the metadata server: no proxy, and no search for root certificates, which
     /// takes time and may find none.
-    pub(super) fn http(&self, headers: HeaderMap, plain: bool) -> Result<reqwest::Client, Refusal> {
+    pub(super) fn http(&self, headers: HeaderMap, plain: bool) -> Result<reqwest::Client, DeliveryError> {
         let mut builder = reqwest::Client::builder()
             .timeout(self.timeout)
             .connect_timeout(self.connect_timeout())
@@ -94,13 +94,14 @@ impl Dialing {
             .tls_built_in_root_certs(!plain)
             .no_proxy();
         if let Some(proxy) = self.proxy.as_deref().filter(|_| !plain) {
-            let proxy = reqwest::Proxy::https(proxy).map_err(|_| Refusal::Denied("HTTPS_PROXY: not an address".to_owned()))?;
+            let proxy =
+                reqwest::Proxy::https(proxy).map_err(|_| DeliveryError::Denied("HTTPS_PROXY: not an address".to_owned()))?;
             let no_proxy = self.no_proxy.as_deref().and_then(reqwest::NoProxy::from_string);
             builder = builder.proxy(proxy.no_proxy(no_proxy));
         }
         builder.build().map_err(|error| {
             let cause = super::answer::cause(&error);
-            Refusal::Denied(format!(
+            DeliveryError::Denied(format!(
                 "no HTTP client: {cause}: if root certificates are missing, install the package ca-certificates"
             ))
         })
