@@ -30,6 +30,8 @@ pub enum Fixture {
     Canonizer,
     /// example-plugins/meltano-ingest.
     MeltanoIngest,
+    /// example-plugins/python.
+    Python,
     /// example-plugins/vector-projector.
     VectorProjector,
 }
@@ -48,6 +50,7 @@ impl Fixture {
             Self::Ingester => "libingester.so",
             Self::Canonizer => "libcanonizer.so",
             Self::MeltanoIngest => "libmeltano_ingest.so",
+            Self::Python => "libpython.so",
             Self::VectorProjector => "libvector_projector.so",
         }
     }

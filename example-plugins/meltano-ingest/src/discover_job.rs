@@ -3,10 +3,10 @@
 use crate::checkpoint;
 use crate::ingestion;
 use crate::name::{self, NameError};
-use crate::output::OutputEvent;
 use crate::tap::{Call, Process, TapError};
 use lorchestra_plugin_api::prelude::*;
 use lorchestra_plugin_api::serde_json::{self, Map, Value};
+use package_support::lines::LineEvent;
 use std::fs::DirBuilder;
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
@@ -166,13 +166,13 @@ fn listen(process: &mut Process, tap: &str, idle: Duration, cx: &JobContext) -> 
             std::thread::sleep(Duration::from_millis(2));
         } else {
             match process.output.next(&mut line).map_err(DiscoverError::Read)? {
-                OutputEvent::Nothing => {}
-                OutputEvent::End => is_over = true,
-                heard @ (OutputEvent::Line | OutputEvent::Torn | OutputEvent::TooLong) => {
+                LineEvent::Nothing => {}
+                LineEvent::End => is_over = true,
+                heard @ (LineEvent::Line | LineEvent::Torn | LineEvent::TooLong) => {
                     process.reset_idle_time();
                     text.append(&mut line);
                     // A line longer than the limit for messages arrives in pieces.
-                    if heard != OutputEvent::TooLong {
+                    if heard != LineEvent::TooLong {
                         text.push(b'\n');
                     }
                     if text.len() > MAX {

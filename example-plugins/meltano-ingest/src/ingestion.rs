@@ -4,13 +4,13 @@
 use crate::archive::{Archive, ArchiveError};
 use crate::message::{Fault, Message};
 use crate::name::{self, NameError};
-use crate::output::{MAX_LINE, OutputEvent};
 use crate::schema::Schema;
 use crate::stream::Taken;
 use crate::tap::{self, Call, Process, TapError};
 use lorchestra_plugin_api::mask::Mask;
 use lorchestra_plugin_api::serde_json::{json, value::RawValue};
 use lorchestra_plugin_api::{EmitError, JobContext, tracing};
+use package_support::lines::{LineEvent, MAX_LINE};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
@@ -157,14 +157,14 @@ impl Ingestion<'_> {
             }
             let heard = self.process.output.next(&mut line);
             match heard.map_err(|source| IngestionError::Read { tap: self.tap.clone(), source })? {
-                OutputEvent::Line => {
+                LineEvent::Line => {
                     self.process.reset_idle_time();
                     self.totals.messages += 1;
                     self.take(&line)?;
                     line.clear();
                     quiet_since = None;
                 }
-                OutputEvent::Nothing => {
+                LineEvent::Nothing => {
                     self.archive.tick()?;
                     self.tell_activations()?;
                     self.look_at_silence()?;
@@ -173,10 +173,10 @@ impl Ingestion<'_> {
                         return self.look_at_end(&line);
                     }
                 }
-                OutputEvent::TooLong => {
+                LineEvent::TooLong => {
                     return Err(IngestionError::TooLong { tap: self.tap.clone(), line: self.totals.messages + 1 });
                 }
-                OutputEvent::Torn | OutputEvent::End => return self.look_at_end(&line),
+                LineEvent::Torn | LineEvent::End => return self.look_at_end(&line),
             }
         }
     }

@@ -3,7 +3,7 @@
 //! Two jobs: `run_tap`, and `discover`, which stores a tap's catalog. Data flow:
 //!
 //! ```text
-//! tap (a process) ─► output (lines, timeouts) ─► message ─► ingestion: counts and events
+//! tap (a process) ─► lines (with timeouts) ─► message ─► ingestion: counts and events
 //!                                                                  │
 //!                      archive: state.json, locked ◄───────────────┤
 //!                         └─► stream (versions) ─► appender (<stream>.jsonl)
@@ -25,7 +25,6 @@ mod discover_job;
 mod ingestion;
 mod message;
 mod name;
-mod output;
 mod schema;
 mod stream;
 mod tap;

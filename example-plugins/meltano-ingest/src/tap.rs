@@ -2,25 +2,22 @@
 //! its config masked. None of that text appears in errors or events, because it may contain personal data; they contain only
 //! the kind of failure (`crate::diagnosis`).
 //!
-//! The tap runs in the job's process group, so it ends with the run. To stop it earlier, the job sends SIGTERM, and SIGKILL
-//! some seconds later.
+//! The tap runs in the job's process group, so it ends with the run.
 
 use crate::diagnosis;
-use crate::output::Output;
 use lorchestra_plugin_api::mask::Mask;
-use rustix::process::{Pid, Signal, kill_process};
+use package_support::lines::Lines;
+use package_support::process::{ChildProcess, StartError};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-/// Time between SIGTERM and SIGKILL. Shorter than a run's grace period.
-const GRACE: Duration = Duration::from_secs(5);
 /// Time for reading the rest of stderr after the tap's end; a child process may hold it open.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Maximum length of a stderr line that is forwarded in one piece, in bytes.
@@ -40,24 +37,22 @@ pub(crate) struct Call {
 /// Why a tap cannot be started or waited for.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TapError {
-    #[error("there is no program {} on PATH; install the tap, or set --tap to a path", .0.display())]
-    NotOnPath(PathBuf),
-    #[error("{}: no such program", .0.display())]
-    Missing(PathBuf),
-    #[error("{}: the interpreter in its first line does not exist: {interpreter}; install it, or fix the line", .program.display())]
-    NoInterpreter { program: PathBuf, interpreter: String },
-    #[error("{}: its first line ends with a carriage return (Windows line endings), so its interpreter is not found; run dos2unix on it", .0.display())]
-    CarriageReturn(PathBuf),
-    #[error("{}: it is a program for another system: its loader does not exist here", .0.display())]
-    NoLoader(PathBuf),
-    #[error("{}: cannot run it; check that it is a program, and that the user running the job may execute it", .program.display())]
-    NotRunnable { program: PathBuf, source: io::Error },
+    #[error("{0}; install the tap, or set --tap to a path")]
+    NotOnPath(StartError),
+    #[error(transparent)]
+    Start(StartError),
     #[error("cannot read {what} {}", .path.display())]
     Unreadable { what: &'static str, path: PathBuf, source: io::Error },
     #[error("{what} {} is not a JSON object; check the tap's documentation", .path.display())]
     NotAnObject { what: &'static str, path: PathBuf },
     #[error("waiting for the tap failed")]
     Wait(#[from] io::Error),
+}
+
+impl From<StartError> for TapError {
+    fn from(error: StartError) -> Self {
+        if matches!(error, StartError::NotOnPath(_)) { Self::NotOnPath(error) } else { Self::Start(error) }
+    }
 }
 
 impl TapError {
@@ -94,15 +89,12 @@ impl Call {
             command.arg("--catalog").arg(catalog);
         }
         command.args(more).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => self.not_found(),
-            _ => TapError::NotRunnable { program: self.program.clone(), source },
-        })?;
+        let mut child = ChildProcess::start(&mut command)?;
         let stderr_bytes = Arc::new(AtomicU64::new(0));
         let last = Arc::new(Mutex::new(Vec::new()));
-        let output = child.stdout.take().map(Output::new).ok_or_else(|| io::Error::other("no standard output"))?;
+        let output = child.stdout().map(Lines::new).ok_or_else(|| io::Error::other("no standard output"))?;
         let mask = Arc::new(self.config.as_deref().map(secrets).unwrap_or_default());
-        let stderr_thread = child.stderr.take().map(|stderr| {
+        let stderr_thread = child.stderr().map(|stderr| {
             let (stderr_bytes, last, mask) = (stderr_bytes.clone(), last.clone(), mask.clone());
             std::thread::spawn(move || pass_on(stderr, &stderr_bytes, &last, &mask))
         });
@@ -115,36 +107,7 @@ impl Call {
             last,
             mask,
             last_output: Instant::now(),
-            ended: None,
         })
-    }
-}
-
-impl Call {
-    /// Returns why the program was not found: the system reports the same error if its interpreter is missing.
-    fn not_found(&self) -> TapError {
-        let named = self.program.components().count() == 1;
-        #[expect(clippy::disallowed_methods, reason = "where the system has looked for the program")]
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let on_path = || std::env::split_paths(&path).map(|dir| dir.join(&self.program)).find(|file| file.is_file());
-        let file = if named { on_path() } else { Some(self.program.clone()).filter(|file| file.is_file()) };
-        let Some(program) = file else {
-            let program = self.program.clone();
-            return if named { TapError::NotOnPath(program) } else { TapError::Missing(program) };
-        };
-        let mut first = Vec::new();
-        // As much as the kernel reads of it.
-        let read = std::fs::File::open(&program).map(|file| BufReader::new(file).take(255).read_until(b'\n', &mut first));
-        let text = String::from_utf8_lossy(&first);
-        match text.strip_prefix("#!").map(|line| line.trim_end_matches('\n')) {
-            Some(line) if line.ends_with('\r') => TapError::CarriageReturn(program),
-            Some(line) => {
-                let interpreter = line.split_whitespace().next().unwrap_or_default().replace(char::is_control, "?");
-                TapError::NoInterpreter { program, interpreter }
-            }
-            None if read.is_ok() => TapError::NoLoader(program),
-            None => TapError::Missing(program),
-        }
     }
 }
 
@@ -205,8 +168,8 @@ pub(crate) fn check_object(what: &'static str, path: &Path) -> Result<(), TapErr
 /// A running tap. It is killed if this is dropped before its end.
 #[derive(Debug)]
 pub(crate) struct Process {
-    child: Child,
-    pub(crate) output: Output,
+    child: ChildProcess,
+    pub(crate) output: Lines<ChildStdout>,
     stderr_thread: Option<JoinHandle<()>>,
     /// Number of bytes read from stderr.
     stderr_bytes: Arc<AtomicU64>,
@@ -216,7 +179,6 @@ pub(crate) struct Process {
     /// Removes secrets from the log.
     mask: Arc<Mask>,
     last_output: Instant,
-    ended: Option<ExitStatus>,
 }
 
 impl Process {
@@ -237,30 +199,12 @@ impl Process {
 
     /// Returns the exit status if the process has ended.
     pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>, TapError> {
-        if self.ended.is_none() {
-            self.ended = self.child.try_wait()?;
-        }
-        Ok(self.ended)
+        Ok(self.child.ended()?)
     }
 
     /// Stops the process with SIGTERM, then SIGKILL if necessary.
     pub(crate) fn stop(&mut self) -> Result<ExitStatus, TapError> {
-        let until = Instant::now() + GRACE;
-        if self.ended()?.is_none()
-            && let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
-        {
-            // The process has not been waited for, so its id is still its own.
-            let _ = kill_process(pid, Signal::TERM);
-        }
-        loop {
-            if let Some(status) = self.ended()? {
-                return Ok(status);
-            }
-            if Instant::now() > until {
-                self.child.kill()?;
-            }
-            sleep(Duration::from_millis(5));
-        }
+        Ok(self.child.stop()?)
     }
 
     /// Waits until the last output on stderr has been logged.
@@ -292,15 +236,6 @@ impl Process {
     }
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        if !matches!(self.ended(), Ok(Some(_))) {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
-    }
-}
-
 /// Forwards line by line, so that lines do not mix with other output.
 fn pass_on(stderr: impl Read, stderr_bytes: &AtomicU64, last: &Mutex<Vec<u8>>, mask: &Mask) {
     let mut lines = BufReader::new(stderr);
@@ -329,8 +264,7 @@ mod tests {
     #[test]
     fn a_missing_tap_is_reported_with_its_path() {
         assert!(matches!(call("no-such-tap-anywhere").start(&[]), Err(TapError::NotOnPath(_))));
-        assert!(matches!(call("/no/such/tap").start(&[]), Err(TapError::Missing(_))));
-        assert!(matches!(call("/etc/passwd").start(&[]), Err(TapError::NotRunnable { .. })));
+        assert!(matches!(call("/no/such/tap").start(&[]), Err(TapError::Start(StartError::Missing(_)))));
         assert_eq!(call("/opt/venv/bin/tap-csv").name(), "tap-csv");
     }
 
@@ -366,15 +300,5 @@ mod tests {
         }
         std::fs::write(&path, "{\"a\":1}").unwrap();
         check().unwrap();
-    }
-
-    #[test]
-    fn a_tap_that_does_not_listen_is_killed() {
-        let mut process =
-            Call { args: vec!["-c".into(), "trap '' TERM; echo; exec sleep 100".into()], ..call("sh") }.start(&[]).unwrap();
-        let mut line = Vec::new();
-        while !matches!(process.output.next(&mut line).unwrap(), crate::output::OutputEvent::Line) {}
-        process.child.kill().unwrap();
-        assert!(!process.stop().unwrap().success());
     }
 }

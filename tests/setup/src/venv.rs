@@ -49,6 +49,15 @@ const TAP: Venv = Venv {
     finish: |_| Ok(()),
     layout: 1,
 };
+/// What makes a wheel of a package in the tests without an index: Python 3.12 and newer bring none of it.
+const PACKAGING: Venv = Venv {
+    name: "packaging-venv",
+    purpose: "packages of Python jobs",
+    pins: &["setuptools==80.9.0", "wheel==0.45.1"],
+    is_installed: true,
+    finish: |_| Ok(()),
+    layout: 1,
+};
 const TARGET: Venv = Venv {
     name: "target-venv",
     purpose: "the Singer target",
@@ -95,6 +104,33 @@ pub fn ensure(target: &Path) -> Result<PathBuf, String> {
 /// What is missing, or what pip said.
 pub fn ensure_tap(target: &Path) -> Result<PathBuf, String> {
     made(target, &TAP)
+}
+
+/// A new virtual environment in this directory, with nothing but this package (the directory of its pyproject.toml), installed by pip
+/// from its wheel. Needs the internet only once, for the tools.
+///
+/// # Errors
+/// What is missing, or what pip said.
+pub fn with_package(target: &Path, package: &Path, venv: &Path) -> Result<(), String> {
+    let tools = made(target, &PACKAGING)?.join("bin/python");
+    let wheels = venv.with_extension("wheels");
+    run(Command::new(&tools).args(["-m", "venv", "--without-pip"]).arg(venv))?;
+    let offline = ["--no-index", "--no-deps"];
+    run(pip(&tools, "wheel").args(offline).arg("--no-build-isolation").arg("--wheel-dir").arg(&wheels).arg(package))?;
+    let wheel = fs::read_dir(&wheels).ok().and_then(|mut entries| entries.next()).and_then(Result::ok);
+    let wheel = wheel.ok_or_else(|| format!("{}: pip made no wheel", wheels.display()))?;
+    let mut install = Command::new(&tools);
+    install.args(["-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input", "--python"]).arg(venv.join("bin/python"));
+    run(install.arg("install").args(offline).arg(wheel.path()))?;
+    Ok(())
+}
+
+/// Sets up what [`with_package`] needs.
+///
+/// # Errors
+/// What is missing, or what pip said.
+pub fn ensure_packaging(target: &Path) -> Result<PathBuf, String> {
+    made(target, &PACKAGING)
 }
 
 /// The venv of a Singer target, `bin/target-jsonl`; as [`ensure`], in some seconds.

@@ -48,6 +48,7 @@ mod packages {
     mod kit;
     mod mail;
     mod new;
+    mod python;
     mod slack;
     mod taps;
     mod web;

@@ -1,18 +1,18 @@
-//! A tap's stdout: lines, pauses, the end.
+//! The lines that another process writes to a pipe or socket, with pauses and the end.
 //!
 //! A read waits for at most a tenth of a second, so that the caller can do other checks in between.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, BufRead, BufReader, Read};
-use std::process::ChildStdout;
+use std::os::fd::AsFd;
 
-/// Maximum length of a message, in bytes.
-pub(crate) const MAX_LINE: u64 = 64 << 20;
+/// Maximum length of a line, in bytes.
+pub const MAX_LINE: u64 = 64 << 20;
 const WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// The result of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum OutputEvent {
+pub enum LineEvent {
     /// The buffer contains a complete line, without its line ending.
     Line,
     /// The output has ended, and the buffer contains the rest, without a line ending.
@@ -25,38 +25,39 @@ pub(crate) enum OutputEvent {
     End,
 }
 
-/// A tap's output.
+/// The lines of a pipe or socket.
 #[derive(Debug)]
-pub(crate) struct Output(BufReader<Waiting>);
+pub struct Lines<R>(BufReader<Waiting<R>>);
 
-impl Output {
-    pub(crate) fn new(pipe: ChildStdout) -> Self {
+impl<R: Read + AsFd> Lines<R> {
+    /// Reads lines from this end of a pipe or socket.
+    pub fn new(pipe: R) -> Self {
         Self(BufReader::with_capacity(256 << 10, Waiting(pipe)))
     }
 
-    /// Reads the next line. After any result except [`OutputEvent::Nothing`], the caller must clear the buffer.
-    pub(crate) fn next(&mut self, line: &mut Vec<u8>) -> io::Result<OutputEvent> {
+    /// Reads the next line. After any result except [`LineEvent::Nothing`], the caller must clear the buffer.
+    pub fn next(&mut self, line: &mut Vec<u8>) -> io::Result<LineEvent> {
         let room = (MAX_LINE + 1).saturating_sub(line.len() as u64);
         match self.0.by_ref().take(room).read_until(b'\n', line) {
             // Earlier bytes are in the buffer.
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(OutputEvent::Nothing),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(LineEvent::Nothing),
             Err(e) => Err(e),
             Ok(_) if line.ends_with(b"\n") => {
                 line.pop();
-                Ok(OutputEvent::Line)
+                Ok(LineEvent::Line)
             }
-            Ok(_) if line.len() as u64 > MAX_LINE => Ok(OutputEvent::TooLong),
-            Ok(_) if line.is_empty() => Ok(OutputEvent::End),
-            Ok(_) => Ok(OutputEvent::Torn),
+            Ok(_) if line.len() as u64 > MAX_LINE => Ok(LineEvent::TooLong),
+            Ok(_) if line.is_empty() => Ok(LineEvent::End),
+            Ok(_) => Ok(LineEvent::Torn),
         }
     }
 }
 
 /// A pipe whose reads return `WouldBlock` after a timeout.
 #[derive(Debug)]
-struct Waiting(ChildStdout);
+struct Waiting<R>(R);
 
-impl Read for Waiting {
+impl<R: Read + AsFd> Read for Waiting<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
         match poll(&mut fds, Some(&WAIT)) {
@@ -77,23 +78,22 @@ mod tests {
     fn lines_silence_and_an_end_without_a_line_end() {
         let script = "printf 'one\\n\\ntw'; read _; printf 'o\\nhalf'";
         let mut child = Command::new("sh").args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut output = Output::new(child.stdout.take().unwrap());
+        let mut lines = Lines::new(child.stdout.take().unwrap());
         let mut line = Vec::new();
         let mut heard = Vec::new();
         loop {
-            match output.next(&mut line).unwrap() {
-                OutputEvent::End => break,
+            match lines.next(&mut line).unwrap() {
+                LineEvent::End => break,
                 // Prints nothing until it is told to continue.
-                OutputEvent::Nothing if line == b"tw" => drop(child.stdin.take()),
-                OutputEvent::Nothing => {}
+                LineEvent::Nothing if line == b"tw" => drop(child.stdin.take()),
+                LineEvent::Nothing => {}
                 other => {
                     heard.push((other, String::from_utf8(std::mem::take(&mut line)).unwrap()));
                 }
             }
         }
         child.wait().unwrap();
-        let expected =
-            [(OutputEvent::Line, "one"), (OutputEvent::Line, ""), (OutputEvent::Line, "two"), (OutputEvent::Torn, "half")];
+        let expected = [(LineEvent::Line, "one"), (LineEvent::Line, ""), (LineEvent::Line, "two"), (LineEvent::Torn, "half")];
         assert_eq!(heard, expected.map(|(heard, line)| (heard, line.to_owned())));
     }
 }

@@ -1,0 +1,303 @@
+//! The package `python`: jobs of the Python lorchestra, in a virtual environment into which pip has installed them
+//! (tests/python-jobs), run unchanged. Nothing acknowledged is lost when processes are killed; each end is reported truthfully; the
+//! text of an exception is in the log and nowhere else.
+
+use lorchestra_test_setup::venv;
+use lorchestra_tests::{Event, Fixture, Sandbox, built, eventually, processes};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::fs;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+/// The virtual environment with the package, made once for this process.
+fn environment() -> String {
+    static MADE: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
+    let (_, venv) = MADE.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        // pip builds in the directory of the sources.
+        let sources = dir.path().join("sources");
+        fs::create_dir_all(sources.join("my_package")).unwrap();
+        let from = built::workspace().join("tests/python-jobs");
+        for file in
+            ["pyproject.toml", "my_package/__init__.py", "my_package/broken.py", "my_package/faults.py", "my_package/jobs.py"]
+        {
+            fs::copy(from.join(file), sources.join(file)).unwrap();
+        }
+        let venv = dir.path().join("venv");
+        venv::with_package(&built::target(), &sources, &venv).unwrap_or_else(|error| panic!("{error}"));
+        (dir, venv)
+    });
+    venv.display().to_string()
+}
+
+struct Python {
+    sandbox: Sandbox,
+    venv: String,
+}
+
+impl Python {
+    fn new() -> Self {
+        let sandbox = Sandbox::with(&[Fixture::Python]);
+        sandbox.configure("[job.\"python/run\"]\nretry_wait = \"1s\"\n");
+        Self { sandbox, venv: environment() }
+    }
+
+    /// The arguments of a run of this function, with more flags.
+    fn run<'a>(&'a self, entry: &'a str, flags: &[&'a str]) -> Vec<&'a str> {
+        [&["run-job", "python", "run", "--python", &self.venv, "--entry", entry], flags].concat()
+    }
+
+    /// Type and payload of the events of the newest run, without those of lorchestra, after looking at its end.
+    fn events(&self) -> Vec<(String, Value)> {
+        let events = self.sandbox.whole_events_of(&self.sandbox.runs()[0]);
+        let own = events.iter().filter(|event| !event.event_type().starts_with("job."));
+        own.map(|event| (event.event_type().to_owned(), event.payload().clone())).collect()
+    }
+
+    fn log(&self) -> String {
+        self.sandbox.lorchestra(&["runs", "logs", self.sandbox.runs()[0].id()]).exits(0).out().to_owned()
+    }
+
+    /// What the job has noted down after each acknowledgement.
+    fn acknowledged(&self) -> u64 {
+        fs::read_to_string(self.sandbox.path("acknowledged")).unwrap_or_default().matches('\n').count() as u64
+    }
+}
+
+#[test]
+fn the_example_of_the_old_readme_runs_unchanged() {
+    let python = Python::new();
+    let run = python.run("my_package.jobs:extract_gmail", &["--account", "acct1-personal", "--since", "-7d"]);
+    python.sandbox.lorchestra(&run).exits(0);
+    assert_eq!(
+        python.events(),
+        [
+            (
+                "extraction.started".to_owned(),
+                json!({"account": "acct1-personal", "since": "-7d", "_source": "my_package/extract_gmail"})
+            ),
+            ("extraction.completed".to_owned(), json!({"records_count": 2, "_source": "my_package/extract_gmail"})),
+        ]
+    );
+    assert_eq!(python.log(), "Extracting Gmail for account=acct1-personal\nExtracted 2 emails\n");
+}
+
+#[test]
+fn arguments_arrive_as_they_were_given_and_the_envelope_of_an_event_too() {
+    let python = Python::new();
+    let flags = [
+        "--since",
+        "-7d",
+        "--until",
+        "2024-01-31",
+        "--arg",
+        "label=a=b",
+        "--arg",
+        "big:=123456789012345678",
+        "--arg",
+        "many:=[1.10]",
+    ];
+    python.sandbox.lorchestra(&python.run("my_package.jobs:canonicalize", &flags)).exits(0);
+    let seen = json!({"_source": "here", "since": "-7d", "until": "2024-01-31", "label": "a=b", "big": 123_456_789_012_345_678_i64, "many": [1.1]});
+    assert_eq!(python.events(), [("arguments.seen".to_owned(), seen)]);
+    let events = python.sandbox.events_of(python.sandbox.runs()[0].id());
+    let Event(event) = events.iter().find(|event| event.event_type() == "arguments.seen").unwrap();
+    assert_eq!((&event["schema_ref"], &event["correlation_id"]), (&json!("arguments/1"), &json!("c-1")), "{event}");
+}
+
+#[test]
+fn a_list_shows_the_entry_points_of_both_groups_and_one_broken_hides_none() {
+    let python = Python::new();
+    let marker = python.sandbox.arg("imported");
+    let list = ["run-job", "python", "list", "--python", &python.venv];
+    python.sandbox.lorchestra_with(&[("IMPORTED_MARKER", &marker)], &list).exits(0);
+    insta::assert_snapshot!(python.log().replace(&python.venv, "[VENV]"));
+    let events = python.events();
+    assert_eq!(events[5], ("python.listed".to_owned(), json!({"jobs": 5, "unusable": 1, "prefix": python.venv})));
+    let gmail = json!({
+        "package": "my_package", "job": "extract_gmail", "entry": "my_package.jobs:extract_gmail",
+        "signature": "(bq_client, account=None, since=None, until=None)", "doc": "Extract emails from Gmail.",
+    });
+    assert!(events.contains(&("python.job.listed".to_owned(), gmail)), "{events:?}");
+}
+
+/// A kill of the Python process, of the worker, of the supervisor: what `emit` has returned for is there once.
+#[test]
+fn nothing_acknowledged_is_lost_when_a_job_of_ten_thousand_events_is_killed() {
+    for victim in ["python", "worker", "supervisor"] {
+        let python = Python::new();
+        let acknowledged = python.sandbox.arg("acknowledged");
+        let path = format!("acknowledged={acknowledged}");
+        let run = python.run("my_package.faults:numbered", &["--arg", "count:=10000", "--arg", &path, "--arg", "stay:=9000"]);
+        let mut running = python.sandbox.start(&run);
+        // Not at the place where it stays: in the middle of its work, in two of three.
+        let enough = if victim == "python" { 9000 } else { 3000 };
+        eventually("the job has emitted much", || python.acknowledged() >= enough);
+        let worker = running.children()[0];
+        let interpreter = || processes::children(worker).into_iter().next();
+        let interpreter = interpreter().unwrap();
+        match victim {
+            "python" => processes::kill(interpreter),
+            "worker" => processes::kill(worker),
+            _ => running.signal(Signal::KILL),
+        }
+        eventually("all of it is gone", || {
+            running.has_ended() && !processes::is_alive(interpreter) && !processes::is_alive(worker)
+        });
+        // Closes the run of the killed supervisor.
+        python.sandbox.lorchestra(&["runs", "list"]).exits(0);
+        let acknowledged = python.acknowledged();
+        let numbers = python.sandbox.numbers_of(&python.sandbox.run());
+        assert!(numbers.len() as u64 >= acknowledged, "{victim}: {acknowledged} acknowledged, {} there", numbers.len());
+        assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>(), "{victim}: in order, once");
+        assert_ne!(python.sandbox.run().state(), "completed", "{victim}");
+        if victim == "python" {
+            let message = python.sandbox.run().message().to_owned();
+            assert!(message.contains("ended (signal: 9 (SIGKILL)) before my_package.faults:numbered returned"), "{message}");
+        }
+    }
+    let python = Python::new();
+    let path = format!("acknowledged={}", python.sandbox.arg("acknowledged"));
+    python.sandbox.lorchestra(&python.run("my_package.faults:numbered", &["--arg", "count:=10000", "--arg", &path])).exits(0);
+    assert_eq!(python.sandbox.numbers_of(&python.sandbox.run()), (0..10_000).collect::<Vec<_>>());
+}
+
+#[test]
+fn an_exception_is_named_with_its_place_and_its_text_is_only_in_the_log() {
+    let python = Python::new();
+    let ended = python.sandbox.lorchestra(&python.run("my_package.jobs:extract_gmail", &["--account", "nobody"])).exits(1);
+    insta::assert_snapshot!(ended.snapshot(&python.sandbox));
+    let events = python.sandbox.lorchestra(&["events", "list", "--json", "--payload"]).exits(0);
+    assert!(!events.out().contains("anna") && !ended.err().contains("anna"), "{}", events.shown());
+    let (_, exception) = python.events().pop().unwrap();
+    assert_eq!(exception["exceptions"][0]["class"], "ValueError");
+    let frames: Vec<&str> =
+        exception["exceptions"][0]["frames"].as_array().unwrap().iter().filter_map(|frame| frame["function"].as_str()).collect();
+    assert_eq!(frames, ["extract_gmail", "fetch_emails"], "without those of the bridge");
+    assert_eq!(exception["exceptions"][1]["class"], "KeyError");
+    let log = python.log();
+    for line in ["Traceback (most recent call last):", "KeyError: 'anna@example.com'", "ValueError: no mail for anna@example.com"]
+    {
+        assert!(log.contains(line), "{log}");
+    }
+    assert!(!log.contains("<string>"), "{log}");
+}
+
+#[test]
+fn every_other_end_is_told() {
+    let python = Python::new();
+    let mut pages = String::new();
+    let mut page = |title: &str, code: i32, run: &[&str]| {
+        let ended = python.sandbox.lorchestra(run).exits(code);
+        let shown = ended.snapshot(&python.sandbox).replace(&python.venv, "[VENV]");
+        // How long it waits is left to chance.
+        let lines: Vec<&str> = shown.lines().map(|line| line.split("; next attempt in").next().unwrap_or_default()).collect();
+        pages.push_str(&format!("== {title}\n{}\n\n", lines.join("\n")));
+    };
+    let ends = |how: &'static str| ["--retries", "1", "--arg", how];
+    for how in ["how=exit-3", "how=exit-text", "how=_exit", "how=segv", "how=typo", "how=query"] {
+        page(how, 1, &python.run("my_package.faults:ends", &ends(how)));
+        assert_eq!(python.sandbox.runs()[0].0["attempts"], 2, "{how}: worth another attempt");
+    }
+    page("how=exit-0", 0, &python.run("my_package.faults:ends", &ends("how=exit-0")));
+    for how in ["how=invalid", "how=reserved"] {
+        page(how, 1, &python.run("my_package.faults:ends", &ends(how)));
+    }
+    page("how=upsert", 1, &python.run("my_package.faults:ends", &["--arg", "how=upsert"]));
+    page("no module", 1, &python.run("their_package.jobs:run", &ends("a=b")));
+    page("no function", 1, &python.run("my_package.jobs:nothing", &ends("a=b")));
+    page("not a function", 1, &python.run("my_package.jobs:logger", &ends("a=b")));
+    page("a module that cannot be imported", 1, &python.run("my_package.broken:job", &["--account", "a"]));
+    page("an argument too many", 1, &python.run("my_package.jobs:extract_gmail", &ends("speed=9")));
+    page("an argument too few", 1, &python.run("my_package.faults:fails_once", &["--retries", "1", "--account", "a"]));
+    page("no entry", 1, &python.run("my_package.jobs", &ends("a=b")));
+    page("since last", 1, &python.run("my_package.jobs:extract_gmail", &["--retries", "1", "--since", "last"]));
+    let wrong = ["run-job", "--retries", "1", "python", "run", "--entry", "a:b", "--python"];
+    page("no venv", 1, &[&wrong[..], &["."]].concat());
+    page("no interpreter", 1, &[&wrong[..], &["python9"]].concat());
+    insta::assert_snapshot!(pages);
+    assert_eq!(python.sandbox.processes(), [0u32; 0]);
+}
+
+#[test]
+fn a_failure_is_tried_again_and_a_stop_runs_the_finally_blocks() {
+    let python = Python::new();
+    let marker = format!("marker={}", python.sandbox.arg("tried"));
+    let flags = ["--retries", "2", "--arg", &marker];
+    python.sandbox.lorchestra(&python.run("my_package.faults:fails_once", &flags)).exits(0);
+    assert_eq!(python.sandbox.runs()[0].0["attempts"], 2);
+
+    let waiting = python.sandbox.path("waiting");
+    let marker = format!("marker={}", waiting.display());
+    for round in 0..5 {
+        let _ = fs::remove_file(&waiting);
+        let running = python.sandbox.start(&python.run("my_package.faults:waits", &["--arg", &marker]));
+        eventually("the job waits", || waiting.exists());
+        running.signal(Signal::TERM);
+        running.wait().exits(143);
+        assert_eq!(python.events().pop().unwrap().0, "cleaned.up", "round {round}");
+    }
+    assert_eq!(python.sandbox.processes(), [0u32; 0]);
+}
+
+#[test]
+fn threads_and_forked_processes_emit_at_the_same_time() {
+    let python = Python::new();
+    python.sandbox.lorchestra(&python.run("my_package.faults:crowd", &[])).exits(0);
+    let events = python.events();
+    for who in ["thread 0", "thread 1", "thread 2", "process 0", "process 1"] {
+        let numbers: Vec<u64> =
+            events.iter().filter(|(_, row)| row["who"] == who).map(|(_, row)| row["number"].as_u64().unwrap()).collect();
+        assert_eq!(numbers, (0..200).collect::<Vec<_>>(), "{who}");
+    }
+    assert_eq!(events.iter().filter(|(kind, _)| kind == "late").count(), 1, "of a thread that outlives the function");
+}
+
+#[test]
+fn rows_for_the_table_of_events_become_events() {
+    let python = Python::new();
+    let names = [("EVENTS_BQ_DATASET", "events"), ("EVENTS_BQ_TABLE", "rows")];
+    let ended = python.sandbox.lorchestra_with(&names, &python.run("my_package.faults:rows", &["--arg", "table=p.events.rows"]));
+    ended.exits(0);
+    let received = json!({"n": 1, "_source": "tap", "_status": "ok", "_event_id": "e-1"});
+    let completed = json!({"n": 1, "_source": "tap", "_status": "ok"});
+    assert_eq!(python.events(), [("mail.received".to_owned(), received), ("ingestion.completed".to_owned(), completed)]);
+
+    let other = python.run("my_package.faults:rows", &["--arg", "table=events.others"]);
+    let ended = python.sandbox.lorchestra_with(&names, &other).exits(1);
+    assert!(ended.err().contains("raised RuntimeError"), "{}", ended.shown());
+    assert!(python.log().contains("needs google-cloud-bigquery in the virtual environment"));
+}
+
+/// Where the old tool is still installed, its other modules are its own.
+#[test]
+fn the_event_client_of_an_installed_old_tool_is_not_used() {
+    let python = Python::new();
+    let old = python.sandbox.path("old");
+    fs::create_dir_all(old.join("lorchestra/stack_clients")).unwrap();
+    for (file, text) in [
+        ("__init__.py", ""),
+        ("config.py", "NAME = 'old'\n"),
+        ("stack_clients/__init__.py", "from .event_client import emit\n"),
+        ("stack_clients/event_client.py", "raise RuntimeError('the old client')\n"),
+    ] {
+        fs::write(old.join("lorchestra").join(file), text).unwrap();
+    }
+    let job = "from lorchestra import config\nfrom lorchestra.stack_clients import emit\n\
+               def run(bq_client):\n    emit('seen', {'config': config.NAME}, 's', bq_client)\n";
+    fs::write(old.join("old_job.py"), job).unwrap();
+    let path = old.display().to_string();
+    python.sandbox.lorchestra_with(&[("PYTHONPATH", &path)], &python.run("old_job:run", &[])).exits(0);
+    assert_eq!(python.events(), [("seen".to_owned(), json!({"config": "old", "_source": "s"}))]);
+}
+
+#[test]
+fn what_a_job_prints_is_in_the_log_and_it_reads_nothing() {
+    let python = Python::new();
+    // A module of the working directory is not taken for one of the standard library.
+    fs::write(python.sandbox.path("json.py"), "raise RuntimeError('taken')\n").unwrap();
+    python.sandbox.lorchestra(&python.run("my_package.faults:prints", &[])).exits(0);
+    let log = python.sandbox.state().join("logs").join(python.sandbox.runs()[0].id()).join("1.out");
+    assert_eq!(fs::read(log).unwrap(), b"out\n\xff\xfe raw\nerr\n");
+}
