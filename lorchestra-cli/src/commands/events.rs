@@ -191,6 +191,9 @@ fn text(event: &Event, destination: Option<&str>) -> String {
         (None, Some(error)) => text.push_str(&format!("  ({error})")),
         (None, None) => {}
     }
+    if event.damaged {
+        text.push_str("  (damaged in the store: its checksum does not match)");
+    }
     if let Some(payload) = &event.payload {
         text.push_str("  ");
         text.push_str(payload.get());

@@ -9,6 +9,13 @@ use lorchestra_core::text;
 /// Prints which runs were closed whose supervisor had died. One that cannot be closed is a warning: it keeps nobody from reading the
 /// history, or from running another job.
 pub(crate) fn show(closed: &Closed, printer: &mut Printer) {
+    if closed.missing > 0 {
+        printer.warning(format_args!(
+            "about {} of the newest events are missing from lorchestra.db: its write-ahead log was damaged, or an older copy was restored; runs \
+             of that time may have to be repeated",
+            closed.missing
+        ));
+    }
     let recovered = &closed.recovered;
     let reported = if recovered.len() > MAX_REPORTED { MAX_REPORTED - 1 } else { MAX_REPORTED };
     for Recovered { run, outcome } in recovered.iter().take(reported) {

@@ -140,6 +140,7 @@ CREATE TABLE events (
     correlation_id TEXT,
     subject_id     TEXT,
     payload        TEXT,
+    checksum       INTEGER,
     terminal       INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX events_by_run ON events (run);
