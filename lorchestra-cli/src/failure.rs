@@ -7,6 +7,7 @@ use crate::show;
 use lorchestra_core::host::limits::{self, Doing};
 use lorchestra_core::host::rights::{self, Change, Kind, Target};
 use lorchestra_core::host::state::StateError;
+use lorchestra_core::outcome::Cause;
 use lorchestra_core::packages::catalog::{Catalog, FileFault, Lookup, Problem};
 use lorchestra_core::packages::install::InstallError;
 use lorchestra_core::packages::lockfile::LockfileError;
@@ -30,13 +31,15 @@ pub(crate) struct CommandError {
     pub(crate) message: String,
     /// Whether the message stands without a prefix.
     pub(crate) bare: bool,
+    /// Why a run is recorded as refused, where the code does not say it.
+    pub(crate) refused: Option<Cause>,
     /// What to do, or where was looked; a line each.
     pub(crate) hints: Vec<String>,
 }
 
 impl CommandError {
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), bare: false, hints: Vec::new() }
+        Self { code, message: message.into(), bare: false, refused: None, hints: Vec::new() }
     }
 
     /// Adds a line on what to do.
@@ -45,6 +48,28 @@ impl CommandError {
             self.hints.push(line.into());
         }
         self
+    }
+
+    /// Names the cause for which a run is refused.
+    pub(crate) fn refusing(self, cause: Cause) -> Self {
+        Self { refused: Some(cause), ..self }
+    }
+
+    /// Why a run that ends with this is refused. `None`: it is not recorded. A mistake in the command line is not (exit code 2), nor is
+    /// what keeps anything from being recorded.
+    pub(crate) fn refusal(&self) -> Option<Cause> {
+        self.refused.or(match self.code {
+            Code::Plugin => Some(Cause::Plugin),
+            Code::Config | Code::Undelivered => Some(Cause::Config),
+            // An unknown package or job; whether it is a mistyped one the caller knows.
+            Code::Failed if self.bare => Some(Cause::Plugin),
+            _ => None,
+        })
+    }
+
+    /// Whether there is room for one line more.
+    pub(crate) fn has_room(&self) -> bool {
+        self.hints.len() < MAX_HINTS
     }
 
     pub(crate) fn config(path: &Path, what: &str, hint: &str) -> Self {
@@ -62,14 +87,17 @@ impl CommandError {
     /// A process or a thread that could not be started.
     pub(crate) fn not_started(doing: &str, error: &std::io::Error) -> Self {
         match limits::behind(error, Doing::Starting) {
-            Some(limit) => Self::new(Code::Config, format!("{doing}: {} ({error})", limit.what)).hint(limit.hint),
-            None => Self::new(Code::Internal, format!("{doing}: {error}")),
+            Some(limit) => {
+                Self::new(Code::Config, format!("{doing}: {} ({error})", limit.what)).hint(limit.hint).refusing(Cause::Host)
+            }
+            None => Self::new(Code::Internal, format!("{doing}: {error}")).refusing(Cause::Host),
         }
     }
 
     /// Fails where this process may have too few files open for a run: it would fail at any of them, with words of that one.
     pub(crate) fn unless_files_suffice() -> Result<(), Self> {
-        limits::too_few_files().map_or(Ok(()), |limit| Err(Self::new(Code::Config, limit.what).hint(limit.hint)))
+        limits::too_few_files()
+            .map_or(Ok(()), |limit| Err(Self::new(Code::Config, limit.what).hint(limit.hint).refusing(Cause::Host)))
     }
 
     /// A package in files with problems.
@@ -181,7 +209,7 @@ impl From<StoreError> for CommandError {
                 let path = shell(&path);
                 Self::new(Code::Config, message)
                     .hint(format!("first back up the file with {path}-wal and -shm, while no lorchestra process runs"))
-                    .hint(format!("then run sqlite3 {path} .recover to salvage most of it (docs/guides/store.md)"))
+                    .hint(format!("then run sqlite3 {path} .recover to salvage most of it"))
                     .hint("or move all three files away to start a new history")
             }
             StoreError::NotWritable { path, .. } => {
@@ -254,6 +282,7 @@ impl From<LaunchError> for CommandError {
                 error.to_string().lines().take(MAX_HINTS).fold(failure, |failure, line| failure.hint(line.trim()))
             }
             LaunchError::Directory { ref path, .. } => Self::new(Code::Usage, chain(&error))
+                .refusing(Cause::Config)
                 .hint(format!("make {}, or set \"directory\" in the spec to another one, or to null", path_text(path))),
             LaunchError::State(error) => error.into(),
             LaunchError::Recovery(error) => error.into(),
@@ -273,7 +302,7 @@ impl From<RunError> for CommandError {
                     Some(waited) => format!("is still running{of} after waiting {}", show::elapsed(waited)),
                     None => format!("is already running{of}"),
                 };
-                let failure = Self::new(Code::Overlap, format!("{package}/{job} {state}; no run was recorded"));
+                let failure = Self::new(Code::Overlap, format!("{package}/{job} {state}")).refusing(Cause::Overlap);
                 match holder {
                     Some(run) => failure.hint(format!("run lorchestra runs stop {} to stop it", short_id(&run))),
                     None => failure.hint("run lorchestra runs list --running to see what is running"),

@@ -14,19 +14,23 @@
 pub mod bookmark;
 mod checksum;
 pub mod event;
+pub mod health;
 pub mod history;
 mod newest;
 pub mod outbox;
 pub mod own;
+pub mod refusal;
 pub mod retention;
 pub mod run;
 mod schema;
 
 pub use bookmark::{Bookmark, Moved};
 pub use event::{Event, EventFilter, Portion, Undelivered};
+pub use health::{JobHealth, MAX_FAILURES};
 pub use history::{RunKey, RunQuery, short_id};
 pub use outbox::{Backlog, Batch, COUNTED, Circuit, NewBatch, OutRow, Outbox, Row, RowDisposition, Stream, Was};
 pub use own::{EarlierAttempt, Started, Terminal};
+pub use refusal::{Refusal, Refused};
 pub use run::{Attempt, AttemptEnd, NewRun, Run, RunEnd, RunFilter, RunState};
 
 use crate::host::limits::{self, Doing};

@@ -243,7 +243,11 @@ pub(super) fn parse(takes: Takes<'_>, text: &str, now: DateTime<Utc>) -> Result<
         }
         ParamKind::String | ParamKind::Path if text.contains('\0') => return Err(ValueError::Nul),
         ParamKind::String | ParamKind::Path => TypedValue::Json(text.into()),
-        ParamKind::Duration => TypedValue::Json(duration::parse(text)?.as_secs().into()),
+        // Also a number of seconds, as `runs show` and a spec have it: what was printed can be typed again.
+        ParamKind::Duration => TypedValue::Json(match text.parse::<u64>() {
+            Ok(seconds) if seconds <= duration::MAX.as_secs() => seconds.into(),
+            _ => duration::parse(text)?.as_secs().into(),
+        }),
         ParamKind::Enum => TypedValue::Json(chosen(takes.values, text)?.into()),
         // It never becomes a value here: `resolve` keeps where it is to be found.
         ParamKind::Secret => return Err(ValueError::Source),

@@ -1,7 +1,7 @@
 //! The one stream of typed events about a run, which every observer reads: terminal, JSON, progress bar, failure hook, diagnostics.
 //!
 //! [`super::launch`] sends them from the thread that called it: `Recovered` (where there was anything to close, and again right before the run if
-//! its own job was), `Waiting`, then either `Skipped`, `Found`, or `Started` with its `AttemptFailed`s and `Ended`; then a `Delivered` for each
+//! its own job was), `Waiting`, then either `Skipped`, `Found`, `Refused`, or `Started` with its `AttemptFailed`s and `Ended`; then a `Delivered` for each
 //! destination and `Pruned`. How far a job is comes by another way ([`super::supervisor::progress`]): it is read as often as somebody looks. An observer sees values and changes nothing:
 //! what it does, and whether it fails, has no effect on the run. (These are not the job's own events, which go to the store.)
 
@@ -9,7 +9,7 @@ use super::recovery::Closed;
 use crate::delivery::{DestinationConfig, Report};
 use crate::outcome::Failure;
 use crate::plan::RunSpec;
-use crate::store::{Run, StoreError, Terminal};
+use crate::store::{Refusal, Run, StoreError, Terminal};
 use std::path::Path;
 use std::time::Duration;
 
@@ -42,6 +42,13 @@ pub enum RunEvent<'a> {
         spec: &'a RunSpec,
         /// The run that is running, where it is known.
         held_by: Option<&'a str>,
+    },
+    /// The run was refused before it began, and that is recorded.
+    Refused {
+        /// Its id.
+        run_id: &'a str,
+        /// What it was, and why it was refused.
+        refusal: &'a Refusal,
     },
     /// A run of the id that was asked for has ended before; nothing was started.
     Found {

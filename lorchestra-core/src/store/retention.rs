@@ -9,6 +9,10 @@
 //!
 //! Free pages are used again. What is more than a tenth of the file is given back to the disk, `PAGES` in one call.
 
+mod preview;
+
+pub use preview::Prunable;
+
 use super::{Store, StoreError, outbox};
 use crate::host::state::StateDir;
 use rusqlite::{OptionalExtension, params};
@@ -45,6 +49,13 @@ const EVENTS: usize = 1000;
 const PAGES: u32 = 256;
 /// Free pages that are kept for what comes, at least.
 const SPARE: i64 = 1024;
+
+/// Lists runs that are old enough to go.
+const OLD_RUNS: &str = "SELECT n, run_id, ended_at FROM runs
+    WHERE (ended_at, n) >= (?1, ?2) AND ended_at < ?3 AND started_at < ?3 ORDER BY ended_at, n LIMIT ?4";
+/// Lists runs whose logs are old enough to go.
+const OLD_LOGS: &str = "SELECT n, run_id, ended_at FROM runs
+    WHERE logs AND (ended_at, n) >= (?1, ?2) AND ended_at < ?3 ORDER BY ended_at, n LIMIT ?4";
 
 /// What was removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -145,12 +156,8 @@ impl Store {
 
     fn prune_runs(&mut self, state: &StateDir, before: i64, waiting: &[String], mut left: usize) -> Result<usize, StoreError> {
         // The newest event stays: its number must not be given out again, or the next one would count as delivered.
-        let newest: Option<i64> = self.read("looking for old runs", |db| {
-            db.query_row("SELECT run FROM events WHERE n = (SELECT max(n) FROM events)", [], |row| row.get(0)).optional()
-        })?;
-        let sql = "SELECT n, run_id, ended_at FROM runs
-            WHERE (ended_at, n) >= (?1, ?2) AND ended_at < ?3 AND started_at < ?3 ORDER BY ended_at, n LIMIT ?4";
-        self.pass(Pass { what: "runs", sql, before, waiting }, |store, old, _| {
+        let newest = self.newest_run()?;
+        self.pass(Pass { what: "runs", sql: OLD_RUNS, before, waiting }, |store, old, _| {
             if newest == Some(old.n) {
                 return Ok(PruneStep::Kept);
             }
@@ -178,10 +185,15 @@ impl Store {
         })
     }
 
+    /// The run that has the newest event.
+    fn newest_run(&self) -> Result<Option<i64>, StoreError> {
+        self.read("looking for old runs", |db| {
+            db.query_row("SELECT run FROM events WHERE n = (SELECT max(n) FROM events)", [], |row| row.get(0)).optional()
+        })
+    }
+
     fn prune_logs(&mut self, state: &StateDir, before: i64) -> Result<usize, StoreError> {
-        let sql = "SELECT n, run_id, ended_at FROM runs
-            WHERE logs AND (ended_at, n) >= (?1, ?2) AND ended_at < ?3 ORDER BY ended_at, n LIMIT ?4";
-        let old = self.old(sql, START, before)?;
+        let old = self.old(OLD_LOGS, START, before)?;
         if old.is_empty() {
             return Ok(0);
         }

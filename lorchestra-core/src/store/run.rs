@@ -18,6 +18,8 @@ pub enum RunState {
     Failed,
     /// Another run of the same job and account went on.
     Skipped,
+    /// It was asked for, and could not begin: nothing ran.
+    Refused,
 }
 
 impl RunState {
@@ -28,11 +30,12 @@ impl RunState {
             Self::Completed => "completed",
             Self::Failed => "failed",
             Self::Skipped => "skipped",
+            Self::Refused => "refused",
         }
     }
 
     /// Every state.
-    pub const ALL: [Self; 4] = [Self::Running, Self::Completed, Self::Failed, Self::Skipped];
+    pub const ALL: [Self; 5] = [Self::Running, Self::Completed, Self::Failed, Self::Skipped, Self::Refused];
 
     /// A stored state. The store has only those that this version knows: a newer one has a newer store.
     pub(super) fn from_name(name: &str) -> Self {

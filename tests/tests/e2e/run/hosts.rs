@@ -50,9 +50,9 @@ fn too_few_descriptors_are_named_before_anything_begins() {
             "error: this process may have {most} files open at a time, and a run needs 64\n  raise the limit: ulimit -n 1024; of a \
              systemd unit LimitNOFILE=1024\n"
         );
-        assert_eq!(ended.err(), expected);
+        assert!(ended.err().starts_with(&expected), "{}", ended.shown());
     }
-    assert!(!sandbox.state().join("lorchestra.db").exists(), "no run was begun");
+    assert!(sandbox.runs().is_empty(), "no run was begun");
     sandbox.lorchestra(&RUN).exits(0);
     // What needs fewer works with fewer, or names the limit.
     for most in 4..=20 {

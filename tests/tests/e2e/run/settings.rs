@@ -82,20 +82,20 @@ fn a_jobs_timeout_flag_before_configuration() {
 fn a_configuration_that_cannot_be_read_is_told() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let cases = [
-        ("plugin_dir = [\"/x\"]", "line 1: unknown field `plugin_dir`", "did you mean `plugin_dirs`?"),
-        ("\n[retention]\nlog = \"1d\"", "line 3: unknown field `log`", "did you mean `logs`?"),
+        ("plugin_dir = [\"/x\"]", "line 1: unknown key `plugin_dir`", "did you mean `plugin_dirs`?"),
+        ("\n[retention]\nlog = \"1d\"", "line 3: unknown key `log`", "did you mean `logs`?"),
         (
             "[retention]\nruns = \"0s\"",
-            "line 2: a retention of 0 would remove every run as it ends",
-            "docs/reference/configuration.md",
+            "line 2: runs: a retention of 0 would remove every run as it ends",
+            "lorchestra config keys",
         ),
-        ("[retention]\nstate_dirs = \"/x\"", "line 2: unknown field `state_dirs`", "docs/reference/configuration.md"),
+        ("[retention]\nstate_dirs = \"/x\"", "line 2: unknown key `state_dirs`", "lorchestra config keys"),
         ("[job.\"misbehave/Noop\"]\ntimeout = \"1s\"", "does not name a job", "write [job.\"package/job\"]"),
         ("state_dir = \"state\"", "is not absolute", "use an absolute path"),
-        ("on_failure = 7", "line 1: ", "docs/reference/configuration.md"),
-        ("on_failure = \"", "line 1: ", "docs/reference/configuration.md"),
-        ("[job.\"misbehave/noop\"]\ntimeout = \"soon\"", "line 2: ", "docs/reference/configuration.md"),
-        ("[job.\"misbehave/noop\"]\ntimeout = \"0s\"", "line 2: ", "docs/reference/configuration.md"),
+        ("on_failure = 7", "line 1: ", "lorchestra config keys"),
+        ("on_failure = \"", "line 1: ", "lorchestra config keys"),
+        ("[job.\"misbehave/noop\"]\ntimeout = \"soon\"", "line 2: ", "lorchestra config keys"),
+        ("[job.\"misbehave/noop\"]\ntimeout = \"0s\"", "line 2: ", "lorchestra config keys"),
         ("[job.noop]\ntimeout = \"1s\"", "does not name a job", "write [job.\"package/job\"]"),
     ];
     for (text, what, hint) in cases {
