@@ -12,7 +12,10 @@
 //! fail at once, whatever the timeout.
 
 pub mod bookmark;
+mod checksum;
 pub mod event;
+pub mod history;
+mod newest;
 pub mod outbox;
 pub mod own;
 pub mod retention;
@@ -21,6 +24,7 @@ mod schema;
 
 pub use bookmark::{Bookmark, Moved};
 pub use event::{Event, EventFilter, Portion, Undelivered};
+pub use history::{RunKey, RunQuery, short_id};
 pub use outbox::{Backlog, Batch, COUNTED, Circuit, NewBatch, OutRow, Outbox, Row, RowDisposition, Stream, Was};
 pub use own::{EarlierAttempt, Started, Terminal};
 pub use run::{Attempt, AttemptEnd, NewRun, Run, RunEnd, RunFilter, RunState};
@@ -50,6 +54,11 @@ pub struct Store {
     long_log: bool,
     /// Events that were taken in by this process.
     taken_in: usize,
+    newest: newest::Newest,
+    /// Newest events that were committed once and are not there any more.
+    missing: u64,
+    /// Commits may be lost by a power loss, until a later one: see [`Store::deferred`].
+    is_deferred: bool,
 }
 
 /// Why the store cannot be used.
@@ -176,7 +185,7 @@ impl Store {
             }
         })?;
         let db = Connection::open_with_flags(&path, flags).map_err(|e| StoreError::sql(&path, "opening the store", e))?;
-        let mut store = Self { db, path, long_log: false, taken_in: 0 };
+        let mut store = Self::over(db, path);
         store.configure()?;
         schema::migrate(&mut store.db).map_err(|e| StoreError::sql(&store.path, "creating the store", e))?;
         Ok(store)
@@ -192,16 +201,46 @@ impl Store {
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Connection::open_with_flags(path, flags).map_err(|e| StoreError::sql(path, "opening the store", e))?;
-        let store = Self { db, path: path.to_owned(), long_log: false, taken_in: 0 };
+        let mut store = Self::over(db, path.to_owned());
         store.configure()?;
         match schema::version(&store.db).map_err(|e| StoreError::sql(path, "reading the store's version", e))? {
-            schema::StoreVersion::Current => Ok(Some(store)),
+            schema::StoreVersion::Current => {
+                // Before the database: what is committed in between is newer than the number.
+                let was = store.newest.read().unwrap_or_default();
+                let is = store.newest_event()?;
+                store.newest.begin(is);
+                store.missing = was.saturating_sub(is).max(0).unsigned_abs();
+                Ok(Some(store))
+            }
             schema::StoreVersion::Older => Ok(None),
             schema::StoreVersion::Newer(found) => Err(StoreError::Newer { path: path.to_owned(), found, known: schema::VERSION }),
             schema::StoreVersion::Foreign => {
                 Err(StoreError::Foreign { path: path.to_owned(), why: "it is another program's SQLite database".into() })
             }
         }
+    }
+
+    fn over(db: Connection, path: PathBuf) -> Self {
+        let newest = newest::Newest::at(path.with_extension("newest"));
+        Self { db, path, long_log: false, taken_in: 0, newest, missing: 0, is_deferred: false }
+    }
+
+    /// Returns how many of the newest events, about, were committed once and were gone when this store was opened: its write-ahead log was
+    /// damaged, or an older copy of the database was put in its place. Of all who ask, only the first gets the number.
+    pub fn take_missing(&mut self) -> u64 {
+        let missing = std::mem::take(&mut self.missing);
+        if missing > 0
+            && let Ok(newest) = self.newest_event()
+        {
+            self.newest.reset(newest);
+        }
+        missing
+    }
+
+    fn newest_event(&self) -> Result<i64, StoreError> {
+        self.read("reading the newest event", |db| {
+            db.prepare_cached("SELECT coalesce(max(n), 0) FROM events")?.query_row([], |row| row.get(0))
+        })
     }
 
     fn configure(&self) -> Result<(), StoreError> {
@@ -222,7 +261,9 @@ impl Store {
             store.db.pragma_update(None, "synchronous", level).map_err(sql)
         };
         set(self, "NORMAL")?;
+        self.is_deferred = true;
         let done = work(self);
+        self.is_deferred = false;
         set(self, "FULL")?;
         Ok(done)
     }
@@ -262,6 +303,11 @@ impl Store {
         let tx = self.db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
         let value = work(&tx).map_err(sql)?;
         tx.commit().map_err(sql)?;
+        if !self.is_deferred
+            && let Ok(newest) = self.newest_event()
+        {
+            self.newest.write(newest);
+        }
         Ok(value)
     }
 

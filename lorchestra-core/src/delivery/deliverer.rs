@@ -223,7 +223,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         let mut last = 0;
         while let Some(event) = self.store.refused_event(last)? {
             last = event;
-            let rows = self.store.row(event)?.into_iter().collect();
+            let rows = self.store.row(event)?.into_iter().filter(|out| out.intact).collect();
             if let Some(new) = self.place_patiently(rows).await? {
                 self.store.send_one_again(Was::Refused, &new)?;
             }
@@ -391,7 +391,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
     async fn freeze(&mut self, done: Option<&Batch>) -> Result<bool, StepError> {
         // What is `done` is still pending to the store.
         let after = self.flights.back().map(|flight| &flight.batch).or(done).map_or(0, |batch| batch.last);
-        let mut out = self.store.pending_rows(after, self.batch_limit, self.policy.bytes)?;
+        let mut out = self.intact_rows(after)?;
         while out.first().is_some_and(|out| self.doubtful_to.is_none_or(|to| out.n <= to)) {
             let rest = self.without_doubtful(out).await?;
             let is_settled = rest.is_empty();
@@ -399,7 +399,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
             if !is_settled {
                 break;
             }
-            out = self.store.pending_rows(after, self.batch_limit, self.policy.bytes)?;
+            out = self.intact_rows(after)?;
         }
         let new = self.place(&out).await?;
         if done.is_none() && new.is_none() {
@@ -413,6 +413,19 @@ impl<'a, D: Destination> Deliverer<'a, D> {
             self.flights.push_back(flight);
         }
         Ok(is_frozen)
+    }
+
+    /// The next rows; those that something else has changed in the store are set aside.
+    fn intact_rows(&mut self, after: i64) -> Result<Vec<OutRow>, StepError> {
+        loop {
+            let out = self.store.pending_rows(after, self.batch_limit, self.policy.bytes)?;
+            let damaged: Vec<i64> = out.iter().filter(|out| !out.intact).map(|out| out.n).collect();
+            if damaged.is_empty() {
+                return Ok(out);
+            }
+            self.store.set_aside_damaged(&damaged)?;
+            self.progress.refused += damaged.len() as u64;
+        }
     }
 
     /// Leaves out the rows that another store may have delivered and that are in the target.

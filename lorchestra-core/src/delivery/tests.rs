@@ -9,7 +9,7 @@ use crate::spool::Cursor;
 use crate::spool::record::{self, Record};
 use crate::store::Portion;
 use crate::store::tests::{Site, new_run, site, started};
-use crate::store::{Outbox, Store};
+use crate::store::{Event, EventFilter, Outbox, Store, Undelivered};
 use proptest::prelude::*;
 use serde_json::json;
 use server::{InjectedFault, Server, Table, Unknown, later};
@@ -363,6 +363,30 @@ fn what_cannot_be_found_out_is_uncertain_until_it_is_sent_again() {
     });
     assert_eq!(store.store.backlog(NAME, None).unwrap().uncertain, 0);
     assert_eq!(server.borrow().rows.len(), ids.len() + 5, "sent again on request, and so twice");
+}
+
+/// Something else has changed a payload in the database: the event is set aside with the reason, also on request, and the others go.
+#[test]
+fn an_event_that_is_damaged_in_the_store_is_not_sent() {
+    let site = site();
+    let (mut store, ids) = filled(&site, 5);
+    store.store.change("UPDATE events SET payload = '{\"i\":7}' WHERE payload = '{\"i\":2}'");
+    let server = server([]);
+    deliver_all(&mut store, &server, true, 5);
+    let mut session = Session::new(table(&server, true));
+    runtime().block_on(async {
+        Deliverer::new(&mut store, &mut session, policy(5), &mut Progress::default()).resend_refused().await.unwrap();
+    });
+    let (rows, backlog) = (server.borrow().rows.clone(), store.store.backlog(NAME, None).unwrap());
+    assert_eq!((rows.len(), backlog.pending, backlog.refused), (ids.len() - 1, 0, 1));
+    let mut damaged = Vec::new();
+    let filter = EventFilter { delivery: Some((Undelivered::Refused, NAME.into())), ..EventFilter::default() };
+    let each = |event: Event| {
+        damaged.push((event.damaged, event.delivery_error));
+        Ok::<(), ()>(())
+    };
+    store.store.events(&filter, each).unwrap().unwrap();
+    assert_eq!(damaged, [(true, Some("damaged in the store: its checksum does not match".to_owned()))]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The time of day in the unit that the store uses, and waiting times in the kernel's.
 
 /// Microseconds since 1970, now.
-pub(crate) fn now_micros() -> i64 {
+pub fn now_micros() -> i64 {
     chrono::Utc::now().timestamp_micros()
 }
 

@@ -47,6 +47,11 @@ pub struct Part {
 }
 
 impl Part {
+    /// Whether there is anything in it.
+    pub fn has_content(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|meta| meta.len() > 0)
+    }
+
     /// Opens it for reading. [`io::ErrorKind::NotFound`] where it is gone, or no regular file.
     pub fn open(&self) -> io::Result<File> {
         crate::host::files::regular_file(&self.path)

@@ -95,12 +95,14 @@ pub struct Closed {
     pub recovered: Vec<Recovered>,
     /// Runs that stay open for now, and why.
     pub stuck: Vec<(String, RecoveryError)>,
+    /// Newest events that the store has lost: see [`Store::take_missing`].
+    pub missing: u64,
 }
 
 impl Closed {
     /// Whether there was nothing to close.
     pub fn is_empty(&self) -> bool {
-        self.recovered.is_empty() && self.stuck.is_empty()
+        self.recovered.is_empty() && self.stuck.is_empty() && self.missing == 0
     }
 }
 
@@ -140,7 +142,7 @@ pub fn remove_all_unrecorded(state: &StateDir) -> Result<Closed, RecoveryError> 
 }
 
 fn close_each(state: &StateDir, store: &mut Store, open: &[String]) -> Result<Closed, RecoveryError> {
-    let mut closed = Closed::default();
+    let mut closed = Closed { missing: store.take_missing(), ..Closed::default() };
     let mut room = AT_ONCE;
     for some in open.chunks(TOGETHER) {
         let (mut dead, mut unrecorded) = (Vec::new(), Vec::new());

@@ -1,5 +1,6 @@
 //! Events: taken in from a spool, and read for people.
 
+use super::checksum::Covered;
 use super::{Store, StoreError, outbox};
 use crate::spool::Cursor;
 use crate::spool::record::{Final, Mark, Record};
@@ -32,6 +33,9 @@ pub struct Event {
     /// Why the server will never take it, or why its fate is unknown; only when such events were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delivery_error: Option<String>,
+    /// The event does not have the checksum that it had when it was stored: something else has changed the database.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub damaged: bool,
 }
 
 /// Which events to read; `None` means any.
@@ -56,7 +60,7 @@ impl EventFilter {
             format!(
                 "SELECT e.event_id, e.event_type, r.package || '/' || r.job AS source, e.schema_ref, e.created_at,
                     coalesce(e.correlation_id, r.run_id) AS correlation_id, e.subject_id, e.payload, r.run_id, e.attempt, r.package, r.job,
-                    {reason} AS delivery_error FROM {from} CROSS JOIN runs r ON r.n = e.run
+                    e.correlation_id AS own_correlation_id, e.checksum, {reason} AS delivery_error FROM {from} CROSS JOIN runs r ON r.n = e.run
                  WHERE (?1 IS NULL OR r.run_id = ?1) AND (?2 IS NULL OR +e.event_type = ?2) AND (?3 IS NULL OR +e.created_at >= ?3)
                     AND (?4 IS NULL OR TRUE)
                  ORDER BY {order}"
@@ -259,10 +263,22 @@ impl Store {
 
 fn insert(tx: &Transaction<'_>, run: i64, attempt: u32, records: &[Record<'_>]) -> rusqlite::Result<()> {
     let mut statement = tx.prepare_cached(
-        "INSERT INTO events (event_id, run, attempt, event_type, schema_ref, created_at, correlation_id, subject_id, payload)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING",
+        "INSERT INTO events (event_id, run, attempt, event_type, schema_ref, created_at, correlation_id, subject_id, payload,
+            checksum)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO NOTHING",
     )?;
     for event in records.iter().filter_map(|record| record.event.as_ref()) {
+        let covered = Covered {
+            event_id: event.id,
+            event_type: &event.event_type,
+            created_at: event.at,
+            rest: [
+                event.schema_ref.as_deref(),
+                event.correlation_id.as_deref(),
+                event.subject_id.as_deref(),
+                Some(event.payload.get()),
+            ],
+        };
         statement.execute(params![
             event.id,
             run,
@@ -273,6 +289,7 @@ fn insert(tx: &Transaction<'_>, run: i64, attempt: u32, records: &[Record<'_>]) 
             event.correlation_id,
             event.subject_id,
             event.payload.get(),
+            covered.sum(),
         ])?;
     }
     Ok(())
@@ -291,37 +308,44 @@ pub(super) struct OwnEvent<'a> {
 
 pub(super) fn insert_own(tx: &Transaction<'_>, event: &OwnEvent<'_>, payload: &impl serde::Serialize) -> rusqlite::Result<()> {
     let payload = serde_json::to_string(payload).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
+    let event_id = uuid::Uuid::now_v7().to_string();
+    let covered = Covered {
+        event_id: &event_id,
+        event_type: event.event_type,
+        created_at: event.at,
+        rest: [None, None, None, Some(&payload)],
+    };
     tx.execute(
-        "INSERT INTO events (event_id, run, attempt, event_type, created_at, payload, terminal) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        params![
-            uuid::Uuid::now_v7().to_string(),
-            event.run,
-            event.attempt,
-            event.event_type,
-            event.at,
-            payload,
-            event.terminal
-        ],
+        "INSERT INTO events (event_id, run, attempt, event_type, created_at, payload, terminal, checksum)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        params![event_id, event.run, event.attempt, event.event_type, event.at, payload, event.terminal, covered.sum()],
     )?;
     Ok(())
 }
 
 fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
     let payload: Option<String> = row.get("payload")?;
+    let [event_id, event_type]: [String; 2] = [row.get("event_id")?, row.get("event_type")?];
+    let [schema_ref, correlation_id, subject_id]: [Option<String>; 3] =
+        [row.get("schema_ref")?, row.get("own_correlation_id")?, row.get("subject_id")?];
+    let created_at = row.get("created_at")?;
+    let rest = [schema_ref.as_deref(), correlation_id.as_deref(), subject_id.as_deref(), payload.as_deref()];
+    let intact = Covered { event_id: &event_id, event_type: &event_type, created_at, rest }.matches(row)?;
     Ok(Event {
-        event_id: row.get("event_id")?,
-        event_type: row.get("event_type")?,
+        event_id,
+        event_type,
         source: row.get("source")?,
-        schema_ref: row.get("schema_ref")?,
-        created_at: time(row.get("created_at")?),
+        schema_ref,
+        created_at: time(created_at),
         correlation_id: row.get("correlation_id")?,
-        subject_id: row.get("subject_id")?,
+        subject_id,
         payload: payload.and_then(|json| RawValue::from_string(json).ok()),
         run_id: row.get("run_id")?,
         attempt: row.get("attempt")?,
         package: row.get("package")?,
         job: row.get("job")?,
         delivery_error: row.get("delivery_error")?,
+        damaged: !intact,
     })
 }
 

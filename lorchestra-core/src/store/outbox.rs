@@ -20,6 +20,7 @@ pub use backlog::{Backlog, COUNTED};
 pub(super) use backlog::{delivered_to, pending, refused, uncertain, unsettled, why_uncertain};
 pub use batch::{Batch, NewBatch, OutRow, Row, RowDisposition, Stream, Was};
 
+use super::checksum::Covered;
 use super::{Store, StoreError};
 use backlog::{UNSETTLED, unsent};
 use batch::{BATCH, batch};
@@ -41,7 +42,10 @@ pub struct Circuit {
 
 const ROW: &str =
     "SELECT e.n, e.event_id, e.event_type, r.package, r.job, e.schema_ref, e.created_at, e.correlation_id, e.subject_id,
-    e.payload, r.run_id, e.attempt FROM events e JOIN runs r ON r.n = e.run";
+    e.payload, r.run_id, e.attempt, e.checksum FROM events e JOIN runs r ON r.n = e.run";
+
+/// Why a damaged event is not sent.
+const DAMAGED: &str = "damaged in the store: its checksum does not match";
 
 /// The outbox of one destination, for the holder of its delivery lock.
 #[derive(Debug)]
@@ -121,6 +125,14 @@ impl Outbox {
         self.out_rows(&sql, params![self.destination, after, limit], bytes)
     }
 
+    /// Sets events aside that are not what was stored: they are not sent.
+    pub fn set_aside_damaged(&mut self, events: &[i64]) -> Result<(), StoreError> {
+        let destination = &self.destination;
+        self.store.write("recording damaged events", |tx| {
+            events.iter().try_for_each(|n| settle(tx, destination, *n, "refused", Some(DAMAGED)))
+        })
+    }
+
     /// Moves the delivered mark over events that are all settled by themselves: nothing is pending.
     pub fn pass_settled(&mut self) -> Result<(), StoreError> {
         self.store.write("recording a delivery", |tx| {
@@ -156,16 +168,22 @@ impl Outbox {
                 if size > bytes && !found.is_empty() {
                     break;
                 }
+                let [event_id, event_type]: [String; 2] = [row.get(1)?, row.get(2)?];
+                let [schema_ref, correlation_id, subject_id]: [Option<String>; 3] = [row.get(5)?, row.get(7)?, row.get(8)?];
+                let created_at = row.get(6)?;
+                let rest = [schema_ref.as_deref(), correlation_id.as_deref(), subject_id.as_deref(), payload.as_deref()];
+                let intact = Covered { event_id: &event_id, event_type: &event_type, created_at, rest }.matches(row)?;
                 found.push(OutRow {
                     n: row.get(0)?,
+                    intact,
                     row: Row {
-                        event_id: row.get(1)?,
-                        event_type: row.get(2)?,
+                        event_id,
+                        event_type,
                         source: format!("{package}/{job}"),
-                        schema_ref: row.get(5)?,
-                        created_at: row.get(6)?,
-                        correlation_id: Some(row.get::<_, Option<String>>(7)?.unwrap_or_else(|| run_id.clone())),
-                        subject_id: row.get(8)?,
+                        schema_ref,
+                        created_at,
+                        correlation_id: Some(correlation_id.unwrap_or_else(|| run_id.clone())),
+                        subject_id,
                         payload,
                         run_id: Some(run_id),
                         attempt: row.get(11)?,

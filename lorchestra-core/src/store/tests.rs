@@ -154,6 +154,13 @@ fn a_run_ends_once() {
     assert_eq!((run.state, run.ended_at, run.attempts), (RunState::Completed, Some(1_700_000_001_000_000), 1));
 }
 
+impl Store {
+    /// Changes the database as nothing in lorchestra does.
+    pub(crate) fn change(&self, sql: &str) {
+        assert_eq!(self.db.execute(sql, []).unwrap(), 1);
+    }
+}
+
 #[test]
 fn the_database_itself_refuses_a_second_terminal_event() {
     let site = site();

@@ -36,6 +36,8 @@ pub struct OutRow {
     pub n: i64,
     /// What is sent.
     pub row: Row,
+    /// Whether it has the checksum that it had when it was stored.
+    pub intact: bool,
 }
 
 /// Rows that are sent together: all that are not settled, from `first` to `last`.

@@ -1,0 +1,55 @@
+//! The checksum of an event: what SQLite does not have for the pages of a database.
+//!
+//! Taken when an event is inserted, compared when it is read to be delivered or shown. Covers what the job and lorchestra wrote, and not
+//! which run it is of. Retention, which removes payloads, removes the checksum too.
+
+use rusqlite::Row;
+
+/// The parts of an event that the checksum covers, in this order.
+pub(super) struct Covered<'a> {
+    pub(super) event_id: &'a str,
+    pub(super) event_type: &'a str,
+    pub(super) created_at: i64,
+    pub(super) rest: [Option<&'a str>; 4],
+}
+
+impl Covered<'_> {
+    pub(super) fn sum(&self) -> u32 {
+        let mut sum = crc32c::crc32c(&self.created_at.to_le_bytes());
+        for part in [Some(self.event_id), Some(self.event_type)].into_iter().chain(self.rest) {
+            // The length keeps two parts from being taken for two others; none differs from an empty one.
+            let length = part.map_or(u64::MAX, |part| part.len() as u64);
+            sum = crc32c::crc32c_append(sum, &length.to_le_bytes());
+            sum = crc32c::crc32c_append(sum, part.unwrap_or_default().as_bytes());
+        }
+        sum
+    }
+
+    /// Whether a row's column `checksum` is that of the event, or absent.
+    pub(super) fn matches(&self, row: &Row<'_>) -> rusqlite::Result<bool> {
+        Ok(row.get::<_, Option<i64>>("checksum")?.is_none_or(|stored| stored == i64::from(self.sum())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_counts_and_stays_apart_from_its_neighbours() {
+        let of = |event_id, event_type, created_at, rest| Covered { event_id, event_type, created_at, rest }.sum();
+        let rest = [None, Some("c"), None, Some("{}")];
+        let sums = [
+            of("a", "b", 1, rest),
+            of("x", "b", 1, rest),
+            of("a", "x", 1, rest),
+            of("a", "b", 2, rest),
+            of("ab", "", 1, rest),
+            of("a", "b", 1, [Some("c"), None, None, Some("{}")]),
+            of("a", "b", 1, [Some(""), Some("c"), None, Some("{}")]),
+            of("a", "b", 1, [None, Some("c"), None, Some("{ }")]),
+        ];
+        let distinct: std::collections::HashSet<u32> = sums.into_iter().collect();
+        assert_eq!(distinct.len(), sums.len());
+    }
+}
