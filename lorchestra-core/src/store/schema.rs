@@ -140,7 +140,7 @@ CREATE TABLE events (
     correlation_id TEXT,
     subject_id     TEXT,
     payload        TEXT,
-    checksum       INTEGER,
+    checksum       INTEGER NOT NULL DEFAULT -1,
     terminal       INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX events_by_run ON events (run);
