@@ -27,7 +27,7 @@ pub use outbox::{Backlog, Batch, COUNTED, Circuit, NewBatch, OutRow, Outbox, Row
 pub use own::{EarlierAttempt, Started, Terminal};
 pub use run::{Attempt, AttemptEnd, NewRun, Run, RunEnd, RunFilter, RunState};
 
-use crate::host::limits::{self, Doing};
+use crate::host::limits::{self, RefusedOperation};
 use crate::host::locks::FileLock;
 use crate::host::state::StateDir;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
@@ -156,7 +156,7 @@ impl StoreError {
 
 /// The limit that keeps a file from being opened, which SQLite does not tell from other reasons.
 fn limit_of_files(path: &Path) -> Option<io::Error> {
-    std::fs::File::open(path).err().filter(|error| limits::behind(error, Doing::Opening).is_some())
+    std::fs::File::open(path).err().filter(|error| limits::behind(error, RefusedOperation::Opening).is_some())
 }
 
 impl Store {

@@ -44,7 +44,7 @@ use std::time::Instant;
 /// Why delivery stopped although something is pending.
 #[derive(Debug, thiserror::Error)]
 pub enum Stopped {
-    /// It will not get better by itself: told to a person.
+    /// It will not get better by itself: reported to a person.
     #[error("{0}")]
     Blocked(DeliveryError),
     /// The destination did not answer, or not well, several times: the circuit is open.

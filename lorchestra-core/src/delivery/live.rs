@@ -330,12 +330,12 @@ impl<D: Destination, F: FnOnce() -> Result<D, DeliveryError>> Delivering<D, F> {
                 let session = self.session.as_ref();
                 let route = session.map(|session| session.destination().route()).unwrap_or_default();
                 let server = session.map(|session| session.destination().server().to_owned()).unwrap_or_default();
-                let told = session.and_then(|session| session.trouble()).map(str::to_owned);
+                let reported = session.and_then(|session| session.trouble()).map(str::to_owned);
                 if self.progress.delivered > before {
-                    return Some(Incomplete::Deadline(told));
+                    return Some(Incomplete::Deadline(reported));
                 }
                 // Not one batch in all this time: the others need not wait as long.
-                let reason = told.unwrap_or_else(|| {
+                let reason = reported.unwrap_or_else(|| {
                     format!("no response from {server} within {}", crate::plan::duration::show(request.timeout))
                 });
                 let until = crate::host::clock::now_micros() + i64::try_from(CIRCUIT.as_micros()).unwrap_or(i64::MAX);

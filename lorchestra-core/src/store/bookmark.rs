@@ -46,7 +46,7 @@ pub struct Moved {
 
 /// Where a run that has completed leaves the bookmark, if it moves it.
 ///
-/// `reached` is how far the run came: what its job said, else the end of its window. What lies before a bookmark is done, all of it: so it
+/// `reached` is how far the run came: what its job set, else the end of its window. What lies before a bookmark is done, all of it: so it
 /// never goes back, and a run that began after it (`since`) has left something out in between and does not move it.
 pub fn after(bookmark: Option<i64>, since: Option<i64>, reached: i64) -> Option<i64> {
     let moves = match bookmark {
@@ -105,8 +105,8 @@ impl Store {
     }
 }
 
-/// Applies the rule to the run of this number, which completes with this transaction at `now`. `said`: how far its job said it came.
-pub(super) fn advance(tx: &Transaction<'_>, run: i64, said: Option<i64>, now: i64) -> rusqlite::Result<()> {
+/// Applies the rule to the run of this number, which completes with this transaction at `now`. `set`: how far its job set it came.
+pub(super) fn advance(tx: &Transaction<'_>, run: i64, set: Option<i64>, now: i64) -> rusqlite::Result<()> {
     let ended = tx
         .prepare_cached("SELECT run_id, package, job, account, since, until FROM runs WHERE n = ?1 AND keeps_bookmark")?
         .query_row([run], |row| {
@@ -115,7 +115,7 @@ pub(super) fn advance(tx: &Transaction<'_>, run: i64, said: Option<i64>, now: i6
         })
         .optional()?;
     let Some(((run_id, package, job, account), since, until)) = ended else { return Ok(()) };
-    let Some(reached) = said.or(until) else { return Ok(()) };
+    let Some(reached) = set.or(until) else { return Ok(()) };
     let key = Key { package: &package, job: &job, account: account.as_deref() };
     let before = find(tx, key)?.map(|bookmark| bookmark.at);
     let after = after(before, since, reached);
@@ -279,8 +279,8 @@ mod tests {
             store.begin_run(&run(id, account, None, until), &started()).unwrap();
         }
         // Several at once, as recovery ends them.
-        let (plain, said) = (end(RunState::Completed, None), end(RunState::Completed, Some(65)));
-        store.end_runs(&[("r1", &plain), ("r2", &plain), ("r3", &said)]).unwrap();
+        let (plain, set) = (end(RunState::Completed, None), end(RunState::Completed, Some(65)));
+        store.end_runs(&[("r1", &plain), ("r2", &plain), ("r3", &set)]).unwrap();
         assert_eq!([at(&store, None), at(&store, Some("a")), at(&store, Some("b"))], [Some(50), Some(60), Some(65)]);
         // A gap after a's; a backfill of b's.
         store.begin_run(&run("r4", Some("a"), Some(61), 90), &started()).unwrap();

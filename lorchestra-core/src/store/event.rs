@@ -1,4 +1,4 @@
-//! Events: taken in from a spool, and read for people.
+//! Events: ingested in from a spool, and read for people.
 
 use super::checksum::Covered;
 use super::{Store, StoreError, outbox};
@@ -128,7 +128,7 @@ pub enum Undelivered {
     Uncertain,
 }
 
-/// What an attempt's spool has said so far, as far as the store has taken it in.
+/// What an attempt's spool has said so far, as far as the store has ingested it in.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct IngestState {
     /// Where the next read begins.
@@ -153,7 +153,7 @@ impl IngestState {
     }
 }
 
-/// Some of a spool's records, as they are taken in together.
+/// Some of a spool's records, as they are ingested in together.
 #[derive(Debug, Clone, Copy)]
 pub struct Portion<'a> {
     /// The records, in order.
@@ -165,8 +165,8 @@ pub struct Portion<'a> {
 }
 
 impl Store {
-    /// What has been taken in of an attempt.
-    pub fn taken(&self, run_id: &str, attempt: u32) -> Result<IngestState, StoreError> {
+    /// What has been ingested in of an attempt.
+    pub fn ingested(&self, run_id: &str, attempt: u32) -> Result<IngestState, StoreError> {
         self.read("reading an attempt", |db| {
             db.query_row(
                 "SELECT cursor_segment, cursor_byte, entered, final, damaged FROM attempts
@@ -185,17 +185,17 @@ impl Store {
         })
     }
 
-    /// Inserts the events of a portion and moves the cursor, in one transaction. `taken` is what is known so far, and is
+    /// Inserts the events of a portion and moves the cursor, in one transaction. `ingested` is what is known so far, and is
     /// brought up to date once that is committed.
     pub fn ingest(
         &mut self,
         run_id: &str,
         attempt: u32,
         portion: Portion<'_>,
-        taken: &mut IngestState,
+        ingested: &mut IngestState,
     ) -> Result<(), StoreError> {
         let Portion { records, end, damaged } = portion;
-        let mut next = taken.clone();
+        let mut next = ingested.clone();
         next.cursor = end;
         next.damaged += damaged;
         next.note(records);
@@ -221,13 +221,13 @@ impl Store {
             ])?;
             Ok(())
         })?;
-        *taken = next;
+        *ingested = next;
         self.taken_in = self.taken_in.saturating_add(records.len());
         Ok(())
     }
 
     /// Reads events oldest first, one at a time, so that any number of them takes the memory of one. Those of one run, and those that are not
-    /// delivered, are in the order in which they were taken in, which for a run is that of being emitted.
+    /// delivered, are in the order in which they were ingested in, which for a run is that of being emitted.
     pub fn events<E>(
         &self,
         filter: &EventFilter,

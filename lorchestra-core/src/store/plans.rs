@@ -118,9 +118,9 @@ fn history(store: &mut Store) {
     store.end_attempt("r1", &over).unwrap();
     store.begin_attempt("r1", 2, 1, 8).unwrap();
     let lines = lines(3);
-    let mut taken = store.taken("r1", 1).unwrap();
+    let mut ingested = store.ingested("r1", 1).unwrap();
     store
-        .ingest("r1", 1, Portion { records: &parsed(&lines), end: crate::spool::Cursor::default(), damaged: 0 }, &mut taken)
+        .ingest("r1", 1, Portion { records: &parsed(&lines), end: crate::spool::Cursor::default(), damaged: 0 }, &mut ingested)
         .unwrap();
     store.end_run("r1", &end()).unwrap();
     store.end_runs(&[("r2", &end())]).unwrap();
@@ -184,7 +184,7 @@ fn delivery(store: &mut Outbox) {
         (numbers[3], RowDisposition::Present),
     ];
     store.release(&frozen, &settled, 10, "no").unwrap();
-    // Two at once, of which the first is taken back: its stream is left.
+    // Two at once, of which the first is ingested back: its stream is left.
     let first = store.advance(None, Some(&batch(4))).unwrap().unwrap();
     let second = store.advance(None, Some(&batch(5))).unwrap().unwrap();
     store.release(&first, &[], 10, "no").unwrap();

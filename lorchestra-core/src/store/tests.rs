@@ -178,15 +178,15 @@ fn taking_the_same_records_in_twice_changes_nothing() {
     let mut store = Store::open(&site.state).unwrap();
     store.begin_run(&new_run("r1"), &started()).unwrap();
     let lines = lines(3);
-    let mut taken = store.taken("r1", 1).unwrap();
+    let mut ingested = store.ingested("r1", 1).unwrap();
     for _ in 0..2 {
         store
-            .ingest("r1", 1, Portion { records: &parsed(&lines), end: Cursor { segment: 2, byte: 9 }, damaged: 0 }, &mut taken)
+            .ingest("r1", 1, Portion { records: &parsed(&lines), end: Cursor { segment: 2, byte: 9 }, damaged: 0 }, &mut ingested)
             .unwrap();
     }
     assert_eq!(events(&store).len(), 4);
-    assert_eq!(store.taken("r1", 1).unwrap(), taken);
-    assert_eq!(taken.cursor, Cursor { segment: 2, byte: 9 });
+    assert_eq!(store.ingested("r1", 1).unwrap(), ingested);
+    assert_eq!(ingested.cursor, Cursor { segment: 2, byte: 9 });
 }
 
 #[test]

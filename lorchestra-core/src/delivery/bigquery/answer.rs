@@ -228,7 +228,7 @@ impl From<rpc::Status> for ServerError {
 impl From<&tonic::Status> for ServerError {
     fn from(status: &tonic::Status) -> Self {
         let inner = rpc::Status::decode(status.details()).unwrap_or_default();
-        // A failure to connect is told by its cause only.
+        // A failure to connect is reported by its cause only.
         let message = status.source().map_or_else(|| status.message().to_owned(), cause);
         let mut fault = Self::from(rpc::Status { code: status.code() as i32, message, details: inner.details });
         // A connection that broke says nothing of a size.

@@ -366,7 +366,7 @@ mod tests {
     #[test]
     fn refused_with_file_form_and_mend_and_without_secrets() {
         let dir = TempDir::new().unwrap();
-        for (name, text, said) in [
+        for (name, text, expected) in [
             ("external", r#"{"type":"external_account","audience":"hunter2"}"#, "but no `subject_token_type`"),
             ("gdch", r#"{"type":"gdch_service_account","x":"hunter2"}"#, "has the form gdch_service_account, which"),
             (
@@ -393,7 +393,7 @@ mod tests {
             let refusal = Credentials::find(&named(path.clone()), false).unwrap_err();
             let shown = refusal.to_string();
             assert!(matches!(refusal, DeliveryError::Unauthenticated(_)), "{shown}");
-            assert!(shown.contains(said) && shown.contains(&path.display().to_string()), "{shown}");
+            assert!(shown.contains(expected) && shown.contains(&path.display().to_string()), "{shown}");
             assert!(shown.contains("name a") && !shown.contains("hunter2") && !shown.contains('\n'), "{shown}");
         }
         let shown = Credentials::find(&named(dir.path().join("gone")), true).unwrap_err().to_string();

@@ -120,7 +120,7 @@ impl Storage {
         self.open = self.open.take().filter(|open| open.unanswered == 0);
     }
 
-    /// Whether the server has told of new columns since this was last asked.
+    /// Whether the server has reported of new columns since this was last asked.
     pub(super) fn take_layout_changed(&mut self) -> bool {
         std::mem::take(&mut self.schema_changed)
     }

@@ -222,8 +222,8 @@ fn refused_by_yup(file: &Path, error: &Error) -> DeliveryError {
 
 /// An OAuth error. An unknown one (`passing`) counts as definite unless it says that it passes.
 fn refused(whose: &str, code: &str, description: Option<&str>, passing: bool, hint: &str) -> DeliveryError {
-    let said = description.map(|text| format!(" ({})", one_line(text))).unwrap_or_default();
-    let text = format!("{whose}: the token endpoint answered {}{said}", one_line(code));
+    let details = description.map(|text| format!(" ({})", one_line(text))).unwrap_or_default();
+    let text = format!("{whose}: the token endpoint answered {}{details}", one_line(code));
     let passes = ["internal_failure", "server_error", "temporarily_unavailable", "rate_limit_exceeded", "backendError"];
     if passing && passes.contains(&code) { later(text) } else { DeliveryError::Unauthenticated(format!("{text}: {hint}")) }
 }

@@ -148,13 +148,13 @@ fn a_copied_state_directory_delivers_nothing_twice_and_loses_nothing() {
             emit(&mut restored, "of the copy");
             deliver_all(&mut restored, &server, true, 7);
             deliver_all(&mut original, &server, true, 7);
-            let told = format!("frozen {frozen}, stream gone {stream_gone}");
+            let reported = format!("frozen {frozen}, stream gone {stream_gone}");
             let mut expected = all_ids(&original);
             expected.extend(all_ids(&restored));
             expected.sort();
             expected.dedup();
-            assert_eq!(sorted(&server.borrow().rows), expected, "{told}");
-            assert_eq!(expected.len(), ids.len() + 2, "{told}");
+            assert_eq!(sorted(&server.borrow().rows), expected, "{reported}");
+            assert_eq!(expected.len(), ids.len() + 2, "{reported}");
         }
     }
 }

@@ -115,20 +115,20 @@ fn refused_users_and_failing_endpoints() {
     ]);
     let path = user(&dir, &server);
     let mut tokens = tokens(path.clone());
-    let mut said = Vec::new();
+    let mut outcomes = Vec::new();
     run(async {
         for _ in 0..5 {
-            said.push(tokens.bearer().await.unwrap_err());
+            outcomes.push(tokens.bearer().await.unwrap_err());
         }
     });
-    let DeliveryError::Unauthenticated(text) = &said[0] else { panic!("{said:?}") };
+    let DeliveryError::Unauthenticated(text) = &outcomes[0] else { panic!("{outcomes:?}") };
     assert!(
         text.contains("invalid_grant (Token has been expired or revoked.)") && text.contains("application-default login"),
         "{text}"
     );
     assert!(text.contains(&path.display().to_string()), "{text}");
-    assert!(said[1..].iter().all(|refusal| matches!(refusal, DeliveryError::Later { .. })), "{said:?}");
-    assert!(!format!("{said:?}").contains("hunter2"), "{said:?}");
+    assert!(outcomes[1..].iter().all(|refusal| matches!(refusal, DeliveryError::Later { .. })), "{outcomes:?}");
+    assert!(!format!("{outcomes:?}").contains("hunter2"), "{outcomes:?}");
 }
 
 #[test]

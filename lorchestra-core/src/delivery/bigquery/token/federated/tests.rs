@@ -187,7 +187,7 @@ fn refusals_are_explained_without_secrets() {
     let subject = dir.path().join("oidc");
     std::fs::write(&subject, "hunter2-oidc").unwrap();
     let file = json!({"file": subject});
-    let told = |server: &TokenServer, json: &Value| {
+    let reported = |server: &TokenServer, json: &Value| {
         let refusal = run(tokens(put(&dir, json)).bearer()).unwrap_err();
         let _ = server;
         let text = refusal.to_string();
@@ -195,25 +195,25 @@ fn refusals_are_explained_without_secrets() {
         (matches!(refusal, DeliveryError::Unauthenticated(_)), text)
     };
     let server = TokenServer::start(&[(400, r#"{"error":"invalid_grant","error_description":"The audience is wrong"}"#)]);
-    let (definite, text) = told(&server, &external(&server, &file));
+    let (definite, text) = reported(&server, &external(&server, &file));
     assert!(definite && text.contains("invalid_grant (The audience is wrong)"), "{text}");
 
     const DENIED: &str = r#"{"error":{"code":403,"message":"Permission 'iam.serviceAccounts.getAccessToken' denied","status":"PERMISSION_DENIED"}}"#;
     let server = TokenServer::start(&[STS, (403, DENIED)]);
-    let (definite, text) = told(&server, &impersonating(&server, external(&server, &file)));
+    let (definite, text) = reported(&server, &impersonating(&server, external(&server, &file)));
     assert!(definite && text.contains("PERMISSION_DENIED (Permission 'iam.serviceAccounts.getAccessToken' denied)"), "{text}");
 
     let server = TokenServer::start(&[(200, r#"{"other":"hunter2-oidc"}"#)]);
     let source = json!({
         "url": format!("http://{}/", server.address), "format": {"type": "json", "subject_token_field_name": "value"},
     });
-    let (definite, text) = told(&server, &external(&server, &source));
+    let (definite, text) = reported(&server, &external(&server, &source));
     assert!(definite && text.contains("`value`"), "{text}");
 
     let server = TokenServer::start(&[]);
-    let (definite, text) = told(&server, &external(&server, &json!({"file": dir.path().join("gone")})));
+    let (definite, text) = reported(&server, &external(&server, &json!({"file": dir.path().join("gone")})));
     assert!(definite && text.contains("No such file"), "{text}");
 
-    let (definite, text) = told(&server, &external(&server, &json!({"certificate": {}})));
+    let (definite, text) = reported(&server, &external(&server, &json!({"certificate": {}})));
     assert!(definite && text.contains("not complete"), "{text}");
 }
