@@ -22,8 +22,8 @@ use lorchestra_core::host::state::StateDir;
 use lorchestra_core::packages::catalog::{Catalog, Package};
 use lorchestra_core::packages::lockfile::Lockfile;
 use lorchestra_core::run::recovery::{Closed, close_all_abandoned, remove_all_unrecorded};
-use lorchestra_core::store::run::NAMED;
-use lorchestra_core::store::{Run, Store};
+use lorchestra_core::store::history::NAMED;
+use lorchestra_core::store::{Run, Store, short_id};
 use lorchestra_core::text::path_text;
 use lorchestra_plugin_api::manifest::{JobManifest, Manifest};
 
@@ -38,7 +38,7 @@ pub(crate) enum Command {
     /// List, show and stop runs
     #[command(
         subcommand,
-        before_help = "Examples:\n  lorchestra runs list\n  lorchestra runs show 019ab\n  lorchestra runs logs 019ab"
+        before_help = "Examples:\n  lorchestra runs list\n  lorchestra runs show last\n  lorchestra runs logs ingester/extract_gmail"
     )]
     Runs(runs::Runs),
     /// Check, install, remove and lock plugin libraries
@@ -161,18 +161,20 @@ fn find_run(store: Option<&Store>, settings: &Settings, text: &str) -> Result<Ru
             .hint("run lorchestra runs list to see the newest runs")
     };
     if text.chars().count() < NAMED {
-        return Err(unknown().hint(format!("give the full id, or at least {NAMED} characters of its start or end")));
+        return Err(unknown().hint(format!(
+            "give an id, at least {NAMED} characters of its end or start, last, or PACKAGE/JOB for its newest run"
+        )));
     }
     let Some(store) = store else { return Err(none()) };
     match store.find_run(text)? {
         Ok(run) => Ok(run),
         Err(found) if found.is_empty() => Err(none()),
         Err(found) => {
-            let failure = CommandError::new(Code::Failed, format!("{text} matches several runs: give more of the id"));
-            Err(found
-                .iter()
-                .take(5)
-                .fold(failure, |failure, run| failure.hint(format!("{}  {}/{}", run.run_id, run.package, run.job))))
+            let failure = CommandError::new(Code::Failed, format!("{text} matches several runs: give the short id of one"));
+            Err(found.iter().take(5).fold(failure, |failure, run| {
+                let started = crate::show::time(run.started_at);
+                failure.hint(format!("{}  {started}  {}/{}", short_id(&run.run_id), run.package, run.job))
+            }))
         }
     }
 }

@@ -14,7 +14,7 @@ use lorchestra_core::run::error::{Overlap, RunError};
 use lorchestra_core::run::intake::IntakeError;
 use lorchestra_core::run::launch::LaunchError;
 use lorchestra_core::run::recovery::RecoveryError;
-use lorchestra_core::store::StoreError;
+use lorchestra_core::store::{StoreError, short_id};
 use lorchestra_core::text::chain;
 use lorchestra_core::text::{path_text, shell};
 use std::path::Path;
@@ -275,7 +275,7 @@ impl From<RunError> for CommandError {
                 };
                 let failure = Self::new(Code::Overlap, format!("{package}/{job} {state}; no run was recorded"));
                 match holder {
-                    Some(run) => failure.hint(format!("run lorchestra runs stop {run} to stop it")),
+                    Some(run) => failure.hint(format!("run lorchestra runs stop {} to stop it", short_id(&run))),
                     None => failure.hint("run lorchestra runs list --running to see what is running"),
                 }
             }
@@ -285,13 +285,13 @@ impl From<RunError> for CommandError {
                     .hint("lorchestra bookmarks show")
             }
             RunError::Running { ref run_id } => Self::new(Code::Overlap, format!("{error}; nothing was started"))
-                .hint(format!("run lorchestra runs stop {run_id} to stop it")),
+                .hint(format!("run lorchestra runs stop {} to stop it", short_id(run_id))),
             RunError::OtherJob { .. } => {
                 Self::new(Code::Usage, format!("{error}, not of this job and account")).hint("use another --run-id")
             }
             RunError::Interrupted { signal } => Self::new(Code::Interrupted(signal), error.to_string()),
             RunError::ClosedElsewhere { ref run_id } => Self::new(Code::Internal, error.to_string())
-                .hint(format!("run lorchestra runs show {run_id} to see its record"))
+                .hint(format!("run lorchestra runs show {} to see its record", short_id(run_id)))
                 .hint("do not share a state directory between hosts or containers that cannot see each other's processes"),
             RunError::Changed { .. } => Self::new(Code::Plugin, error.to_string()).hint("run it again"),
             RunError::State(error) => error.into(),

@@ -81,7 +81,7 @@ fn print_lines(text: &mut Vec<u8>) -> bool {
 }
 
 /// `INFO ingester::gmail: message field=value`
-fn readable(line: &[u8]) -> String {
+pub(crate) fn readable(line: &[u8]) -> String {
     let Ok(event) = serde_json::from_slice::<Value>(line) else { return printable(&String::from_utf8_lossy(line)) };
     let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
     let mut shown = format!("{:>5} {}: {}", text("level"), text("target"), text("message"));

@@ -12,7 +12,7 @@ use lorchestra_core::host::state::StateDir;
 use lorchestra_core::outcome::Failure;
 use lorchestra_core::plan::{OnOverlap, RunSpec};
 use lorchestra_core::run::event::{AttemptFailed, Observer, RunEvent};
-use lorchestra_core::store::Terminal;
+use lorchestra_core::store::{Terminal, short_id};
 use lorchestra_core::text;
 use lorchestra_core::text::chain;
 use serde_json::{Value, json};
@@ -58,7 +58,7 @@ impl<'a> TerminalObserver<'a> {
         if !self.quiet && matches!(spec.on_overlap, OnOverlap::Wait(_)) {
             let RunSpec { package, job, .. } = spec;
             let mut printer = self.printer.borrow_mut();
-            printer.note(format_args!("{package}/{job} is already running: waiting for run {holder} to end"));
+            printer.note(format_args!("{package}/{job} is already running: waiting for run {} to end", short_id(holder)));
         }
     }
 
@@ -93,13 +93,13 @@ impl<'a> TerminalObserver<'a> {
         }
     }
 
-    fn skipped(&self, spec: &RunSpec, held_by: Option<&str>) {
+    fn skipped(&self, run_id: &str, spec: &RunSpec, held_by: Option<&str>) {
         if self.json || self.quiet {
             return;
         }
-        let held_by = held_by.map_or_else(|| "in an unknown run".to_owned(), |held_by| format!("run {held_by}"));
+        let held_by = held_by.map(|held_by| format!(" as run {}", short_id(held_by))).unwrap_or_default();
         let name = format!("{}/{}", spec.package, spec.job);
-        self.printer.borrow_mut().line(format_args!("- {name} skipped: already running ({held_by})"));
+        self.printer.borrow_mut().line(format_args!("- {name} skipped: already running{held_by} (run {})", short_id(run_id)));
     }
 
     fn ended(&mut self, run_id: &str, spec: &RunSpec, terminal: &Terminal, output: &Path) {
@@ -129,13 +129,14 @@ impl<'a> TerminalObserver<'a> {
         let in_attempt = if terminal.attempt > 1 { format!(" in attempt {}", terminal.attempt) } else { String::new() };
         let Some(failure) = &terminal.failure else {
             if !self.quiet && !self.json {
-                printer.good(format_args!("{name} completed{in_attempt}"));
+                printer.good(format_args!("{name} completed{in_attempt} (run {})", short_id(run_id)));
             }
             return;
         };
         let took = show::elapsed(Duration::from_millis(terminal.duration_ms));
         printer.bad(format_args!("{name} failed: {}", text::first_line(&failure.message)));
         printer.note(format_args!("  cause: {} after {took}{in_attempt}", failure.cause.as_str()));
+        let run_id = short_id(run_id);
         printer.note(format_args!("  lorchestra runs show {run_id}"));
         if has_log {
             printer.note(format_args!("  lorchestra runs logs {run_id}"));
@@ -150,14 +151,14 @@ impl Observer for TerminalObserver<'_> {
             RunEvent::Waiting { spec, holder } => self.waiting(spec, holder),
             RunEvent::Started { run_id, spec } => self.started(run_id, spec),
             RunEvent::AttemptFailed(failed) => self.attempt_failed(failed),
-            RunEvent::Skipped { spec, held_by, .. } => self.skipped(spec, *held_by),
+            RunEvent::Skipped { run_id, spec, held_by } => self.skipped(run_id, spec, *held_by),
             RunEvent::Found { run, terminal } => {
                 let name = format!("{}/{}", run.package, run.job);
                 if !self.quiet {
                     let ended = show::time(run.ended_at.unwrap_or(run.started_at));
                     self.printer
                         .borrow_mut()
-                        .note(format_args!("run {} has already ended ({ended}); nothing was started", run.run_id));
+                        .note(format_args!("run {} has already ended ({ended}); nothing was started", short_id(&run.run_id)));
                 }
                 if let Some(terminal) = terminal {
                     self.outcome(&name, &run.run_id, terminal, false);

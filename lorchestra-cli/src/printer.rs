@@ -14,9 +14,12 @@ use std::fmt::{self, Display};
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 
-const GOOD: Style = AnsiColor::Green.on_default();
-const BAD: Style = AnsiColor::Red.on_default();
-const WARNING: Style = AnsiColor::Yellow.on_default();
+/// How success looks where there is colour.
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
+/// How a failure looks where there is colour.
+pub(crate) const BAD: Style = AnsiColor::Red.on_default();
+/// How a warning looks where there is colour.
+pub(crate) const WARNING: Style = AnsiColor::Yellow.on_default();
 
 /// Standard output, buffered, and standard error.
 pub(crate) struct Printer {
@@ -111,6 +114,13 @@ impl Printer {
             self.keep(result);
             Code::Success
         }
+    }
+
+    /// Columns of the terminal that standard output is; `None` where it is something else, which takes lines of any length.
+    pub(crate) fn width(&self) -> Option<usize> {
+        let size = rustix::termios::tcgetwinsize(rustix::stdio::stdout()).ok()?;
+        // A terminal that does not know its size says 0.
+        Some(if size.ws_col == 0 { 80 } else { usize::from(size.ws_col) })
     }
 
     /// Whether nobody reads standard output any more.

@@ -155,6 +155,17 @@ impl Settings {
         std::env::var_os(name)
     }
 
+    /// The user whose history and plugins these are: `user anna`.
+    #[expect(clippy::unused_self, reason = "whoever has the settings may look further")]
+    pub(crate) fn user(&self) -> String {
+        let uid = rustix::process::geteuid().as_raw();
+        // Not by getpwuid, which may ask a server: a name is only a help here.
+        let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let mut entries = passwd.lines().filter_map(|line| line.split_once(':'));
+        let named = entries.find(|(_, rest)| rest.split(':').nth(1) == Some(&uid.to_string()));
+        named.map_or_else(|| format!("user {uid}"), |(name, _)| format!("user {}", lorchestra_core::text::escaped(name)))
+    }
+
     /// Parent of the packages' data directories, for a run. Jobs are told of it in JSON, which holds no other text than UTF-8.
     pub(crate) fn data_root(&self) -> Result<&Path, CommandError> {
         match self.data_root.to_str() {

@@ -29,6 +29,27 @@ pub(crate) fn elapsed(duration: Duration) -> String {
     }
 }
 
+/// `5s`, `12m`, `3h`, `41d`: how long before `now` that was, in one unit. Both are microseconds since 1970.
+pub(crate) fn age(now: i64, then: i64) -> String {
+    // A clock that was put back.
+    let Ok(seconds) = u64::try_from((now - then) / 1_000_000) else { return "0s".to_owned() };
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// A text that takes no more columns than there are, each character counted as one.
+pub(crate) fn fitted(text: &str, columns: usize) -> String {
+    if text.chars().count() <= columns {
+        return text.to_owned();
+    }
+    let start: String = text.chars().take(columns.saturating_sub(1)).collect();
+    format!("{}…", start.trim_end())
+}
+
 /// `--since <TIME>`, `--[no-]dry`.
 pub(crate) fn flag(param: &ParamManifest) -> String {
     match param.kind {

@@ -1,6 +1,9 @@
 //! Values that flags and the configuration file share: durations, limits, sizes, counts. Each reader returns the reason why a text is none.
 
-use lorchestra_core::plan::{duration as durations, retries as policy, size};
+use crate::exit::Code;
+use crate::failure::CommandError;
+use chrono::Utc;
+use lorchestra_core::plan::{duration as durations, retries as policy, size, time as times};
 use std::time::Duration;
 
 /// How often a job may be tried again.
@@ -28,4 +31,11 @@ pub(crate) fn limit(text: &str) -> Result<Duration, String> {
 /// A length of time, such as 90s, 30m or 2h.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     durations::parse(text).map_err(|e| e.to_string())
+}
+
+/// A time that a flag has, such as 2024-01-31 or -7d, in microseconds since 1970.
+pub(crate) fn time(flag: &str, text: Option<&str>) -> Result<Option<i64>, CommandError> {
+    let read =
+        |text: &str| times::parse(text, Utc::now()).map_err(|e| CommandError::new(Code::Usage, format!("{flag} {text:?}: {e}")));
+    text.map(read).transpose().map(|time| time.map(|time| time.timestamp_micros()))
 }

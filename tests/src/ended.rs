@@ -32,6 +32,11 @@ impl Ended {
         std::str::from_utf8(&self.stderr).unwrap_or_else(|e| panic!("standard error is not UTF-8 ({e}): {self:?}"))
     }
 
+    /// Standard output without the short ids of runs.
+    pub fn plain_out(&self) -> String {
+        short_ids_replaced(self.out())
+    }
+
     /// The exit code; `None` after a signal.
     pub fn code(&self) -> Option<i32> {
         self.status.code()
@@ -119,5 +124,18 @@ pub fn redacted(text: &str, sandbox: &Sandbox) -> String {
     for (pattern, by) in RULES {
         text = Regex::new(pattern).expect("a pattern of ours").replace_all(&text, *by).into_owned();
     }
-    text
+    for (pattern, by) in [
+        (r"\b[0-9a-f]{8} \(\[ID\]\)", "[SHORT] ([ID])"),
+        (r"\(\d+[smhd] ago\)", "([AGE] ago)"),
+        (r"\d+\.\d+s of processor time(, at most \d+ MiB of memory)?", "[USED]"),
+    ] {
+        text = Regex::new(pattern).expect("a pattern of ours").replace_all(&text, by).into_owned();
+    }
+    short_ids_replaced(&text)
+}
+
+/// The text with `[SHORT]` for short ids: eight hexadecimal digits after a word that says so.
+fn short_ids_replaced(text: &str) -> String {
+    let pattern = r"\b(run|show|logs|stop) [0-9a-f]{8}\b";
+    Regex::new(pattern).expect("a pattern of ours").replace_all(text, "$1 [SHORT]").into_owned()
 }

@@ -4,6 +4,12 @@ use crate::sandbox::Sandbox;
 use serde_json::Value;
 use std::collections::HashSet;
 
+/// The short id of a run, by its whole one.
+#[must_use]
+pub fn short_id(id: &str) -> &str {
+    &id[id.len() - 8..]
+}
+
 /// A run.
 #[derive(Debug, Clone)]
 pub struct Run(pub Value);
@@ -12,6 +18,11 @@ impl Run {
     /// Its id.
     pub fn id(&self) -> &str {
         self.0["run_id"].as_str().expect("a run has an id")
+    }
+
+    /// Its short id.
+    pub fn short(&self) -> &str {
+        self.0["short_id"].as_str().expect("a run has a short id")
     }
 
     /// `running`, `completed`, `failed`.

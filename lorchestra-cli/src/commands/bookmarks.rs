@@ -183,7 +183,7 @@ fn list(
     let (names, accounts) = (width(|row| &row.0), width(|row| &row.1));
     for (bookmark, (name, account)) in bookmarks.iter().zip(&columns) {
         let by = match &bookmark.run_id {
-            Some(run) => format!("by run {run}"),
+            Some(run) => format!("by run {}", lorchestra_core::store::short_id(run)),
             None => "by hand".to_owned(),
         };
         let (at, moved_at) = (exactly(bookmark.at), show::time(bookmark.moved_at));

@@ -7,11 +7,9 @@ use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::values;
-use chrono::Utc;
 use clap::{Args, Subcommand};
 use lorchestra_core::delivery::{DestinationConfig, Resend};
-use lorchestra_core::plan;
-use lorchestra_core::store::{Event, EventFilter, Store, Undelivered};
+use lorchestra_core::store::{Event, EventFilter, Store, Undelivered, short_id};
 use lorchestra_core::text::printable;
 use serde::Serialize;
 use std::time::Duration;
@@ -31,7 +29,7 @@ struct EventLine<'a> {
 pub(crate) enum Events {
     /// List events, oldest first
     #[command(
-        before_help = "Examples:\n  lorchestra events list --since -1d --type job.failed\n  lorchestra events list --run 019ab --payload"
+        before_help = "Examples:\n  lorchestra events list --since -1d --type job.failed\n  lorchestra events list --run last --payload"
     )]
     List(EventList),
     /// Deliver pending events to the configured destinations
@@ -68,7 +66,7 @@ pub(crate) enum Events {
 /// Filters and format of `events list`.
 #[derive(Debug, Args)]
 pub(crate) struct EventList {
-    /// Show only events of this run (id, or a unique prefix or suffix of it)
+    /// Show only events of this run (id, short id, `last`, or PACKAGE/JOB for its newest run)
     #[arg(long)]
     pub(crate) run: Option<String>,
     /// Show only events of this type
@@ -126,14 +124,7 @@ fn list(wanted: &EventList, settings: &Settings, notices: &mut Notices<'_>, prin
         (.., true) => Some(Undelivered::Uncertain),
         _ => None,
     };
-    let since = match &wanted.since {
-        None => None,
-        Some(text) => Some(
-            plan::time::parse(text, Utc::now())
-                .map_err(|e| CommandError::new(Code::Usage, format!("--since {text:?}: {e}")))?
-                .timestamp_micros(),
-        ),
-    };
+    let since = values::time("--since", wanted.since.as_deref())?;
     let history = history(settings, notices, printer)?;
     let store = history.as_ref().map(|(_, store)| store);
     let run_id = match &wanted.run {
@@ -190,7 +181,7 @@ fn listed(wanted: &EventList, settings: &Settings, store: &Store) -> Result<Vec<
 }
 
 fn text(event: &Event, destination: Option<&str>) -> String {
-    let mut text = format!("{}  {}  {}  run {}", event.created_at, event.event_type, event.source, event.run_id);
+    let mut text = format!("{}  {}  {}  run {}", event.created_at, event.event_type, event.source, short_id(&event.run_id));
     if let Some(subject) = &event.subject_id {
         text.push_str(&format!("  subject {subject}"));
     }

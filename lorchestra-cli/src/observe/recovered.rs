@@ -3,6 +3,7 @@
 use crate::printer::Printer;
 use lorchestra_core::outcome::Outcome;
 use lorchestra_core::run::recovery::{Closed, Recovered};
+use lorchestra_core::store::short_id;
 use lorchestra_core::text;
 
 /// Prints which runs were closed whose supervisor had died. One that cannot be closed is a warning: it keeps nobody from reading the
@@ -18,7 +19,7 @@ pub(crate) fn show(closed: &Closed, printer: &mut Printer) {
     let recovered = &closed.recovered;
     let reported = if recovered.len() > MAX_REPORTED { MAX_REPORTED - 1 } else { MAX_REPORTED };
     for Recovered { run, outcome } in recovered.iter().take(reported) {
-        let name = format!("run {} of {}/{}", run.run_id, run.package, run.job);
+        let name = format!("run {} of {}/{}", short_id(&run.run_id), run.package, run.job);
         printer.warning(match outcome {
             Outcome::Completed => format!("{name} completed before its supervisor died; recorded now"),
             Outcome::Failed(failure) => {
@@ -33,7 +34,7 @@ pub(crate) fn show(closed: &Closed, printer: &mut Printer) {
     let stuck = closed.stuck.len();
     if let Some((run_id, error)) = closed.stuck.first() {
         let others = if stuck > 1 { format!(" (and {} others)", stuck - 1) } else { String::new() };
-        printer.warning(format_args!("cannot close run {run_id}{others} yet: {}", crate::failure::stuck(error)));
+        printer.warning(format_args!("cannot close run {}{others} yet: {}", short_id(run_id), crate::failure::stuck(error)));
     }
 }
 

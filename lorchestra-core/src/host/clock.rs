@@ -1,7 +1,7 @@
 //! The current time in the store's unit, and timeouts in the kernel's.
 
 /// Returns the current time in microseconds since 1970.
-pub(crate) fn now_micros() -> i64 {
+pub fn now_micros() -> i64 {
     chrono::Utc::now().timestamp_micros()
 }
 

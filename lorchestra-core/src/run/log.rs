@@ -47,6 +47,11 @@ pub struct Part {
 }
 
 impl Part {
+    /// Whether it has content.
+    pub fn has_content(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|meta| meta.len() > 0)
+    }
+
     /// Opens it for reading. Fails with [`io::ErrorKind::NotFound`] if it is gone or is not a regular file.
     pub fn open(&self) -> io::Result<File> {
         crate::host::files::regular_file(&self.path)

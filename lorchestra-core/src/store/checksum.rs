@@ -5,6 +5,9 @@
 
 use rusqlite::Row;
 
+/// What an event has instead whose payload was removed. Not NULL, which a row of zeros has.
+const NONE: i64 = -1;
+
 /// The parts of an event that the checksum covers, in this order.
 pub(super) struct Covered<'a> {
     pub(super) event_id: &'a str,
@@ -25,9 +28,10 @@ impl Covered<'_> {
         sum
     }
 
-    /// Whether a row's column `checksum` is that of the event, or absent.
+    /// Whether a row's column `checksum` is that of the event, or [`NONE`].
     pub(super) fn matches(&self, row: &Row<'_>) -> rusqlite::Result<bool> {
-        Ok(row.get::<_, Option<i64>>("checksum")?.is_none_or(|stored| stored == i64::from(self.sum())))
+        let stored: i64 = row.get("checksum")?;
+        Ok(stored == NONE || stored == i64::from(self.sum()))
     }
 }
 

@@ -129,7 +129,9 @@ fn history(store: &mut Store) {
             store.runs(&RunFilter { running, limit }).unwrap();
         }
     }
-    store.find_run("nobody").unwrap().unwrap_err();
+    for name in ["nobody", "last", "pkg/job"] {
+        drop(store.find_run(name).unwrap());
+    }
     store.run("r1").unwrap().unwrap();
     store.attempts("r1").unwrap();
     store.terminal("r1").unwrap();

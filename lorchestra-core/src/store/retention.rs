@@ -205,7 +205,7 @@ impl Store {
             loop {
                 let some = EVENTS.min(left);
                 let cleared: Vec<i64> = store.write("removing old payloads", |tx| {
-                    let sql = "UPDATE events SET payload = NULL, subject_id = NULL, checksum = NULL
+                    let sql = "UPDATE events SET payload = NULL, subject_id = NULL, checksum = -1
                         WHERE n IN (SELECT n FROM events WHERE run = ?1 AND n > ?2 ORDER BY n LIMIT ?3) RETURNING n";
                     let mut statement = tx.prepare_cached(sql)?;
                     let cleared: Vec<i64> =

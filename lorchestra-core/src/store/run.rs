@@ -20,13 +20,6 @@ pub enum RunState {
     Skipped,
 }
 
-/// Characters of a run's id: so many are no part of one.
-const UUID: usize = 36;
-/// Characters of a run's id that name it, at least. The index for its end has as many.
-pub const NAMED: usize = 4;
-/// Runs of one beginning or end that are read, at most.
-const CANDIDATES: i64 = 6;
-
 impl RunState {
     /// As stored and shown.
     pub fn as_str(self) -> &'static str {
@@ -36,6 +29,14 @@ impl RunState {
             Self::Failed => "failed",
             Self::Skipped => "skipped",
         }
+    }
+
+    /// Every state.
+    pub const ALL: [Self; 4] = [Self::Running, Self::Completed, Self::Failed, Self::Skipped];
+
+    /// A stored state. The store has only those that this version knows: a newer one has a newer store.
+    pub(super) fn from_name(name: &str) -> Self {
+        Self::ALL.into_iter().find(|state| state.as_str() == name).unwrap_or(Self::Failed)
     }
 }
 
@@ -261,28 +262,6 @@ impl Store {
         Ok(self.select("WHERE run_id = ?1", [run_id])?.pop())
     }
 
-    /// The run that a person named: by its id, or by at least [`NAMED`] characters of its beginning or end. None or several: the newest ones
-    /// that there are.
-    pub fn find_run(&self, text: &str) -> Result<Result<Run, Vec<Run>>, StoreError> {
-        if let Some(run) = self.run(text)? {
-            return Ok(Ok(run));
-        }
-        let mut found = Vec::new();
-        if (NAMED..UUID).contains(&text.len()) && text.is_ascii() {
-            // By an index each: what follows the text in order, up to the last id that begins with it; and the ids of the same last
-            // characters, which are few.
-            found = self
-                .select("WHERE run_id BETWEEN ?1 AND ?1 || char(127) ORDER BY run_id DESC LIMIT ?2", params![text, CANDIDATES])?;
-            found.extend(self.select(
-                "WHERE substr(run_id, -4) = substr(?1, -4) AND substr(run_id, -length(?1)) = ?1 ORDER BY n DESC LIMIT ?2",
-                params![text, CANDIDATES],
-            )?);
-            found.sort_by(|a, b| b.run_id.cmp(&a.run_id));
-            found.dedup_by(|a, b| a.run_id == b.run_id);
-        }
-        Ok(if found.len() == 1 { Ok(found.remove(0)) } else { Err(found) })
-    }
-
     /// Attempts of a run, in order.
     pub fn attempts(&self, run_id: &str) -> Result<Vec<Attempt>, StoreError> {
         self.read("reading attempts", |db| {
@@ -323,7 +302,7 @@ impl Store {
         })
     }
 
-    fn select(&self, clause: &str, values: impl rusqlite::Params) -> Result<Vec<Run>, StoreError> {
+    pub(super) fn select(&self, clause: &str, values: impl rusqlite::Params) -> Result<Vec<Run>, StoreError> {
         self.read("reading runs", |db| {
             let sql = format!("SELECT *, (SELECT count(*) FROM attempts WHERE run = runs.n) AS attempts FROM runs {clause}");
             let mut statement = db.prepare(&sql)?;
@@ -417,12 +396,7 @@ fn run(row: &Row<'_>) -> rusqlite::Result<Run> {
         package: row.get("package")?,
         job: row.get("job")?,
         account: row.get("account")?,
-        state: match &*state {
-            "running" => RunState::Running,
-            "completed" => RunState::Completed,
-            "skipped" => RunState::Skipped,
-            _ => RunState::Failed,
-        },
+        state: RunState::from_name(&state),
         cause: cause(row.get("cause")?),
         message: row.get("message")?,
         job_result: row.get("job_result")?,

@@ -65,6 +65,7 @@ fn apply(db: &mut Connection, steps: &[&str]) -> rusqlite::Result<()> {
 ///
 /// - `runs`, `attempts`, `events`: what repeats in the envelope of every event of a run (source, package, job, run_id) stands once, in `runs`; the
 ///   view `envelope` shows events with the columns of the BigQuery table. A run that was skipped has no attempt, and its event the attempt 0.
+///   `account_key` and `cause_key` are account and cause without NULL, so that one index finds runs by any of them (`history`).
 /// - `bookmarks`: the account '' stands for none. A run whose job has a `since` keeps one; what it did to it stands in the run.
 /// - `retention`: for each thing that is removed from old runs, the run and event up to which the last call came.
 /// - Delivery, by destination. `outbox`: all events up to `delivered_to` are settled, the last batch went to `target`; a command that has it
@@ -101,9 +102,11 @@ CREATE TABLE runs (
     bookmark_before  INTEGER,
     bookmark_after   INTEGER,
     logs             INTEGER NOT NULL DEFAULT 1,
-    payloads         INTEGER NOT NULL DEFAULT 1
+    payloads         INTEGER NOT NULL DEFAULT 1,
+    account_key      TEXT GENERATED ALWAYS AS (coalesce(account, '')) VIRTUAL,
+    cause_key        TEXT GENERATED ALWAYS AS (coalesce(cause, '')) VIRTUAL
 ) STRICT;
-CREATE INDEX runs_by_job ON runs (package, job);
+CREATE INDEX runs_by_key ON runs (package, job, account_key, state, cause_key, started_at);
 CREATE INDEX runs_by_id_end ON runs (substr(run_id, -4));
 CREATE INDEX runs_by_end ON runs (ended_at);
 CREATE INDEX runs_with_logs ON runs (ended_at) WHERE logs;
@@ -137,7 +140,7 @@ CREATE TABLE events (
     correlation_id TEXT,
     subject_id     TEXT,
     payload        TEXT,
-    checksum       INTEGER,
+    checksum       INTEGER NOT NULL DEFAULT -1,
     terminal       INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX events_by_run ON events (run);

@@ -34,6 +34,11 @@ mod delivery {
     mod sending;
 }
 
+mod operator {
+    mod history;
+    mod names;
+}
+
 mod packages {
     mod canonizer;
     mod documents;

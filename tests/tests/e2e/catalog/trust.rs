@@ -188,7 +188,7 @@ fn umask_002_works_out_of_the_box() {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", &script]).env("HOME", sandbox.home()).env_remove("XDG_DATA_HOME").env_remove("XDG_STATE_HOME");
         let ended = Running::start(command).wait().exits(0);
-        assert!(ended.out().ends_with("✓ misbehave/noop completed\n"), "{}", ended.shown());
+        assert!(ended.plain_out().ends_with("✓ misbehave/noop completed (run [SHORT])\n"), "{}", ended.shown());
         assert_eq!(fs::metadata(library(&sandbox)).unwrap().mode() & 0o777, mode);
     }
 }

@@ -279,7 +279,7 @@ fn a_run_that_cannot_be_closed_is_a_warning() {
     assert!(listed.err().contains("cannot close run") && listed.out().contains("running"), "{}", listed.shown());
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     sandbox.lorchestra(&["run-job", "misbehave", "ignore_term", "--seconds", "0"]).exits(74);
-    let run = listed.out().lines().find_map(|line| Some(line.split_once("  ")?.0)).unwrap();
+    let run = listed.out().lines().skip(1).find_map(|line| Some(line.split_once("  ")?.0)).unwrap();
     let stopped = sandbox.lorchestra(&["runs", "stop", run]).exits(74);
     assert!(
         stopped.err().contains("/spool/") && !stopped.err().contains("kill"),

@@ -193,7 +193,7 @@ fn a_silent_server_costs_no_more_than_its_time() {
             site.fake.faults().forever(carrier(write), fault);
             let args = ["run-job", "--delivery-timeout", "1s", "misbehave", "numbered", "--count", "60"];
             let ended = site.sandbox.lorchestra(&args).exits(0);
-            assert_eq!(ended.out(), "✓ misbehave/numbered completed\n");
+            assert_eq!(ended.plain_out(), "✓ misbehave/numbered completed (run [SHORT])\n");
             assert!(ended.err().contains("62 events are not in BigQuery yet"), "{told}: {}", ended.shown());
             // The next run does not wait again: the circuit is open.
             let before = site.fake.requests(carrier(write));
@@ -214,7 +214,7 @@ fn a_network_that_is_down_for_a_whole_run_costs_one_line() {
         let site = Site::new(write);
         site.fake.go_down();
         let ended = site.sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "10"]).exits(0);
-        assert_eq!(ended.out(), "✓ misbehave/numbered completed\n");
+        assert_eq!(ended.plain_out(), "✓ misbehave/numbered completed (run [SHORT])\n");
         assert_eq!(ended.err().lines().count(), 1, "{}", ended.shown());
         assert!(ended.err().starts_with("warning: 12 events are not in BigQuery yet ("), "{}", ended.shown());
         assert!(ended.err().ends_with("): run lorchestra events flush\n"), "{}", ended.shown());
@@ -354,7 +354,7 @@ fn required_delivery_is_part_of_the_outcome() {
     site.sandbox.lorchestra(&args).exits(0);
     site.fake.go_down();
     let ended = site.sandbox.lorchestra(&args).exits(69);
-    assert_eq!(ended.out(), "✓ misbehave/numbered completed\n");
+    assert_eq!(ended.plain_out(), "✓ misbehave/numbered completed (run [SHORT])\n");
     assert!(ended.err().contains("7 events are not in BigQuery yet"), "{}", ended.shown());
     assert_eq!(site.sandbox.runs()[0].state(), "completed", "the run itself is what it is");
     // The job's own failure is told first.

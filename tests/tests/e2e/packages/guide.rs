@@ -78,7 +78,7 @@ fn the_first_plugin_runs_as_the_readme_says() {
     let shown = sandbox.lorchestra(&["jobs", "show", "hello", "greet"]).exits(0);
     assert!(shown.out().contains("\nSay hello to somebody.\n"), "{}", shown.shown());
     let ran = sandbox.lorchestra(&["run-job", "hello", "greet", "--name", "Anna"]).exits(0);
-    assert_eq!(ran.out(), "✓ hello/greet completed\n");
+    assert_eq!(ran.plain_out(), "✓ hello/greet completed (run [SHORT])\n");
     let events = sandbox.lorchestra(&["events", "list", "--type", "greeting.said", "--payload"]).exits(0);
     assert!(events.out().ends_with("{\"to\":\"Anna\"}\n"), "{}", events.shown());
 }

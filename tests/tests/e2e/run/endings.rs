@@ -16,7 +16,7 @@ fn fails(sandbox: &Sandbox, args: &[&str], code: i32, cause: &str) -> Run {
     assert_eq!(ended.out(), "");
     assert!(ended.err().starts_with(&format!("✗ misbehave/{} failed: ", args[0])), "{}", ended.shown());
     assert!(ended.err().contains(&format!("cause: {cause} after")), "{}", ended.shown());
-    assert!(ended.err().contains(&format!("lorchestra runs show {}", run.id())), "{}", ended.shown());
+    assert!(ended.err().contains(&format!("lorchestra runs show {}", run.short())), "{}", ended.shown());
     sandbox.whole_events_of(&run);
     run
 }
@@ -57,7 +57,7 @@ fn what_was_emitted_before_the_end_is_there() {
 fn success_is_told_in_one_line() {
     let sandbox = sandbox();
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
-    assert_eq!((ended.out(), ended.err()), ("✓ misbehave/noop completed\n", ""));
+    assert_eq!((&*ended.plain_out(), ended.err()), ("✓ misbehave/noop completed (run [SHORT])\n", ""));
     assert_eq!(sandbox.run().state(), "completed");
     assert_eq!(sandbox.whole_events_of(&sandbox.run()).len(), 2);
     assert_eq!(std::fs::read_dir(sandbox.state().join("spool")).unwrap().count(), 0, "its spool is gone");

@@ -11,7 +11,7 @@ fn sandbox() -> Sandbox {
 fn what_a_job_prints_is_in_its_log_byte_for_byte_and_nowhere_else() {
     let sandbox = sandbox();
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "print", "--lines", "3"]).exits(0);
-    assert_eq!((ended.out(), ended.err()), ("✓ misbehave/print completed\n", ""));
+    assert_eq!((&*ended.plain_out(), ended.err()), ("✓ misbehave/print completed (run [SHORT])\n", ""));
     let ended = sandbox.lorchestra(&["runs", "logs", sandbox.run().id()]).exits(0);
     let expected = b"out 0\nerr 0\nout 1\nerr 1\nout 2\nerr 2\n\xff\xfe without an end";
     assert_eq!(ended.stdout, expected, "{}", ended.shown());

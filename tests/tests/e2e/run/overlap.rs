@@ -1,6 +1,7 @@
 //! What becomes of a run while another one of the same job and account goes on.
 
 use lorchestra_tests::bigquery::site::{Site, Write};
+use lorchestra_tests::history::short_id;
 use lorchestra_tests::{Fixture, Running, Sandbox, eventually, processes};
 use rustix::process::Signal;
 
@@ -27,7 +28,7 @@ fn fail_names_the_run_and_records_none() {
     let (running, id) = holder(&sandbox, &[]);
     for flags in [&[][..], &["--on-overlap", "fail"]] {
         let ended = sandbox.lorchestra(&[&["run-job", "misbehave", "wait"], flags].concat()).exits(75);
-        assert!(ended.err().contains(&format!("run lorchestra runs stop {id} to stop it")), "{}", ended.shown());
+        assert!(ended.err().contains(&format!("run lorchestra runs stop {} to stop it", short_id(&id))), "{}", ended.shown());
         assert!(ended.err().contains("no run was recorded"), "{}", ended.shown());
     }
     assert_eq!(states(&sandbox), ["running"]);
@@ -58,7 +59,9 @@ fn skip_records_a_run_that_was_skipped() {
     let sandbox = sandbox();
     let (running, id) = holder(&sandbox, &[]);
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "wait", "--on-overlap", "skip", "--seconds", "7"]).exits(0);
-    assert_eq!(ended.out(), format!("- misbehave/wait skipped: already running (run {id})\n"));
+    let skipped = sandbox.runs()[0].short().to_owned();
+    let expected = format!("- misbehave/wait skipped: already running as run {} (run {skipped})\n", short_id(&id));
+    assert_eq!(ended.out(), expected);
     assert_eq!(ended.err(), "");
     let quiet = sandbox.lorchestra(&["run-job", "-q", "misbehave", "wait", "--on-overlap", "skip"]).exits(0);
     assert_eq!((quiet.out(), quiet.err()), ("", ""));
@@ -76,7 +79,7 @@ fn skip_records_a_run_that_was_skipped() {
     );
     let shown = sandbox.lorchestra(&["runs", "show", first.id()]).exits(0);
     assert!(shown.out().contains("state      skipped") && shown.out().contains("attempts   0"), "{}", shown.shown());
-    assert!(shown.out().contains(&format!("\nheld by    run {id}\n")), "{}", shown.shown());
+    assert!(shown.out().contains(&format!("\nheld by    run {}\n", short_id(&id))), "{}", shown.shown());
     let show = |id: &str| sandbox.lorchestra(&["runs", "show", id, "--json"]).exits(0).json("lorchestra.runs-show/1");
     assert_eq!((show(first.id())["held_by"].as_str(), &show(&id)["held_by"]), (Some(&*id), &serde_json::Value::Null));
     for trace in [&[][..], &["--trace"]] {
@@ -102,7 +105,7 @@ fn who_holds_the_lock_may_not_be_known() {
     let lock = std::fs::File::open(locks.join(name)).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop", "--on-overlap", "skip"]).exits(0);
-    assert_eq!(ended.out(), "- misbehave/noop skipped: already running (in an unknown run)\n");
+    assert_eq!(ended.plain_out(), "- misbehave/noop skipped: already running (run [SHORT])\n");
     let shown = sandbox.lorchestra(&["runs", "show", sandbox.runs()[0].id()]).exits(0);
     assert!(shown.out().contains("\nheld by    an unknown run\n"), "{}", shown.shown());
 }
@@ -132,7 +135,11 @@ fn wait_waits_until_the_other_has_ended() {
     let (running, id) = holder(&sandbox, &[]);
     let waiting = sandbox.start(&["run-job", "misbehave", "wait", "--on-overlap", "wait", "--return-ok", "--seconds", "0"]);
     let bounded = sandbox.lorchestra(&["run-job", "misbehave", "wait", "--on-overlap", "wait=1s"]).exits(75);
-    assert!(bounded.err().contains(&format!("is already running: waiting for run {id} to end")), "{}", bounded.shown());
+    assert!(
+        bounded.err().contains(&format!("is already running: waiting for run {} to end", short_id(&id))),
+        "{}",
+        bounded.shown()
+    );
     assert!(bounded.err().contains("is still running after waiting 1.0"), "{}", bounded.shown());
     assert_eq!(states(&sandbox), ["running"]);
     running.signal(Signal::TERM);
@@ -181,13 +188,13 @@ fn allow_runs_beside_others_and_nobody_is_taken_for_dead() {
     exclusive.wait().exits(143);
     // The exclusive one is gone: those that were allowed still keep others out, and live.
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "wait"]).exits(75);
-    assert!(ended.err().contains(&one_id) || ended.err().contains(&two_id), "{}", ended.shown());
+    assert!(ended.err().contains(short_id(&one_id)) || ended.err().contains(short_id(&two_id)), "{}", ended.shown());
     // One of them dies without an end: only it is closed.
     let workers = one.children();
     one.signal(Signal::KILL);
     drop(one);
     let listed = sandbox.lorchestra(&["runs", "list"]).exits(0);
-    assert!(listed.err().contains(&one_id) && !listed.err().contains(&two_id), "{}", listed.shown());
+    assert!(listed.err().contains(short_id(&one_id)) && !listed.err().contains(short_id(&two_id)), "{}", listed.shown());
     assert!(workers.iter().all(|pid| !processes::is_alive(*pid)));
     assert_eq!(states(&sandbox), ["running", "failed", "failed"]);
     two.signal(Signal::TERM);
@@ -210,7 +217,11 @@ fn the_next_run_closes_what_was_allowed_and_died() {
         running.signal(Signal::KILL);
         drop(running);
         let next = sandbox.lorchestra(&[&["run-job", "misbehave", "wait", "--seconds", "0"], flags].concat()).exits(1);
-        assert!(next.err().contains(&format!("run {id} of misbehave/wait was closed as abandoned")), "{}", next.shown());
+        assert!(
+            next.err().contains(&format!("run {} of misbehave/wait was closed as abandoned", short_id(&id))),
+            "{}",
+            next.shown()
+        );
     }
 }
 

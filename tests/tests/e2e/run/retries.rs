@@ -73,7 +73,7 @@ fn an_event_that_is_none_is_not_tried_again() {
 fn a_run_of_three_attempts_has_one_end() {
     let sandbox = sandbox();
     let ended = fail_at_first(&sandbox, &["--retries", "5", "--times", "2"]).wait().exits(0);
-    assert_eq!(ended.out(), "✓ misbehave/fail_at_first completed in attempt 3\n");
+    assert_eq!(ended.plain_out(), "✓ misbehave/fail_at_first completed in attempt 3 (run [SHORT])\n");
     let lines: Vec<&str> = ended.err().lines().collect();
     assert_eq!(lines.len(), 2, "{}", ended.shown());
     for (i, line) in lines.iter().enumerate() {
@@ -109,7 +109,11 @@ fn a_run_of_three_attempts_has_one_end() {
     assert_eq!(causes, ["error", "error", ""]);
     assert_eq!(shown["logs"].as_array().unwrap().len(), 3 + 1, "an output each, and the trace");
     let text = sandbox.lorchestra(&["runs", "show", run.id()]).exits(0);
-    assert!(text.out().contains(", error after ") && text.out().contains(": not in attempt 2\n"), "{}", text.shown());
+    assert!(
+        text.out().contains("attempt 2 failed (error) after ") && text.out().contains(": not in attempt 2\n"),
+        "{}",
+        text.shown()
+    );
     assert_eq!(std::fs::read_dir(sandbox.state().join("spool")).unwrap().count(), 0, "its spools are gone");
 }
 
@@ -176,7 +180,7 @@ fn whoever_wants_it_to_end_need_not_wait_for_the_next_attempt() {
         let run = waits(&sandbox, 1);
         // The lock is held all the time.
         let refused = sandbox.lorchestra(&["run-job", "misbehave", "fail_at_first"]).exits(75);
-        assert!(refused.err().contains(run.id()), "{}", refused.shown());
+        assert!(refused.err().contains(run.short()), "{}", refused.shown());
         match signal {
             Some(signal) => running.signal(signal),
             None => drop(sandbox.lorchestra(&["runs", "stop", run.id()]).exits(0)),

@@ -88,14 +88,14 @@ fn a_run_is_stopped_by_the_end_of_its_id() {
     let run = sandbox.run();
     assert_eq!(run.state(), "running");
     let listed = sandbox.lorchestra(&["runs", "list", "--running"]).exits(0);
-    assert!(listed.out().contains(run.id()), "{}", listed.shown());
+    assert!(listed.out().contains(run.short()), "{}", listed.shown());
     let suffix = &run.id()[24..];
     let stop = sandbox.lorchestra(&["runs", "stop", suffix]).exits(0);
-    assert_eq!(stop.out(), format!("✓ run {} has ended: failed (cancelled)\n", run.id()));
+    assert_eq!(stop.out(), format!("✓ run {} has ended: failed (cancelled)\n", run.short()));
     running.wait().exits(143);
     assert!(!processes::is_alive(pid));
     let again = sandbox.lorchestra(&["runs", "stop", suffix]).exits(0);
-    assert_eq!(again.out(), format!("Run {} has already ended: failed\n", run.id()));
+    assert_eq!(again.out(), format!("Run {} has already ended: failed\n", run.short()));
     let none = sandbox.lorchestra(&["runs", "list", "--running"]).exits(0);
     assert_eq!((none.out(), none.err()), ("", "No run is running.\n"));
 }

@@ -47,7 +47,7 @@ fn more_is_traced_and_shown_when_asked_for() {
         for (i, message) in all.iter().enumerate() {
             assert_eq!(ended.err().contains(&format!("misbehave: {message}")), i < n, "{flag} {message}: {}", ended.shown());
         }
-        assert_eq!(ended.out(), "✓ misbehave/traced completed\n", "{flag}");
+        assert_eq!(ended.plain_out(), "✓ misbehave/traced completed (run [SHORT])\n", "{flag}");
     }
 }
 

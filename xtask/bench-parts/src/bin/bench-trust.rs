@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: bench-trust LIBRARY LOCKFILE".into());
     };
     let (path, lockfile) = (Path::new(&library), Path::new(&lockfile));
-    let of_fault = |fault: lorchestra_core::packages::catalog::Fault| fault.detail;
+    let of_fault = |fault: lorchestra_core::packages::catalog::FileFault| fault.detail;
 
     let start = Instant::now();
     trust::directory(path.parent().ok_or("the library is in no directory")?).map_err(of_fault)?;

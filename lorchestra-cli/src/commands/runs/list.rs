@@ -1,0 +1,163 @@
+//! `runs list`: runs of the history, newest first, as a table for people or as JSON lines.
+//!
+//! The table fits a terminal of 80 columns: a line for each run, and a second one for why it did not succeed.
+
+use super::{duration, object};
+use crate::exit::Code;
+use crate::failure::CommandError;
+use crate::printer::{BAD, Printer, WARNING};
+use crate::settings::Settings;
+use crate::show;
+use crate::values;
+use anstyle::Style;
+use clap::Args;
+use lorchestra_core::host::clock::now_micros;
+use lorchestra_core::outcome::Cause;
+use lorchestra_core::store::{Run, RunFilter, RunQuery, RunState, Store, short_id};
+use lorchestra_core::text::{self, escaped, path_text};
+
+/// Columns before the second line of a run.
+const INDENT: usize = 10;
+/// Columns for the name of a job, at least.
+const NAME: usize = 20;
+/// Columns of the name and account together where nothing limits the line.
+const WIDE: usize = 120;
+
+/// Filters and format of `runs list`.
+#[derive(Debug, Args)]
+pub(crate) struct RunList {
+    /// Show only runs of this package
+    #[arg(long, value_name = "PACKAGE")]
+    pub(crate) package: Option<String>,
+    /// Show only runs of this job (JOB or PACKAGE/JOB)
+    #[arg(long, value_name = "JOB")]
+    pub(crate) job: Option<String>,
+    /// Show only runs for this account
+    #[arg(long, value_name = "ACCOUNT")]
+    pub(crate) account: Option<String>,
+    /// Show only runs in this state
+    #[arg(long, value_name = "STATE", value_parser = RunState::ALL.map(RunState::as_str))]
+    pub(crate) state: Option<String>,
+    /// Show only runs that failed or were refused for this reason
+    #[arg(long, value_name = "CAUSE", value_parser = Cause::ALL.map(Cause::as_str))]
+    pub(crate) cause: Option<String>,
+    /// Show only runs that are still running
+    #[arg(long, conflicts_with = "state")]
+    pub(crate) running: bool,
+    /// Show only runs started at or after this time (2024-01-31, -7d, yesterday, …)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// Show only runs started before this time
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<String>,
+    /// Maximum number of runs to show
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: u64,
+    /// Print one JSON object per line (schema lorchestra.run/1)
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl RunList {
+    /// The query for the store; `None` where nothing but the number of runs is limited.
+    pub(crate) fn query(&self) -> Result<Option<RunQuery>, CommandError> {
+        let state = self.state.as_deref().and_then(|name| RunState::ALL.into_iter().find(|state| state.as_str() == name));
+        let (package, job) = match self.job.as_deref().and_then(|job| job.split_once('/')) {
+            Some((package, job)) => match &self.package {
+                Some(other) if other != package => {
+                    return Err(CommandError::new(
+                        Code::Usage,
+                        format!("--package {other} and --job {package}/{job} contradict each other"),
+                    )
+                    .hint("omit --package"));
+                }
+                _ => (Some(package.to_owned()), Some(job.to_owned())),
+            },
+            None => (self.package.clone(), self.job.clone()),
+        };
+        let query = RunQuery {
+            package,
+            job,
+            account: self.account.clone(),
+            state: if self.running { Some(RunState::Running) } else { state },
+            cause: self.cause.as_deref().and_then(Cause::from_name),
+            since: values::time("--since", self.since.as_deref())?,
+            until: values::time("--until", self.until.as_deref())?,
+        };
+        Ok((query != RunQuery::default()).then_some(query))
+    }
+}
+
+pub(super) fn list(
+    wanted: &RunList,
+    store: Option<&Store>,
+    settings: &Settings,
+    printer: &mut Printer,
+) -> Result<Code, CommandError> {
+    let query = wanted.query()?;
+    let runs = match (store, &query) {
+        (None, _) => Vec::new(),
+        (Some(store), None) => store.runs(&RunFilter { running: false, limit: Some(wanted.limit) })?,
+        (Some(store), Some(query)) => store.find_runs(query, wanted.limit)?,
+    };
+    if wanted.json {
+        for run in &runs {
+            printer.json(&object("lorchestra.run/1", run));
+        }
+        return Ok(Code::Success);
+    }
+    if runs.is_empty() {
+        printer.note(match query {
+            Some(_) if wanted.running => "No run is running.".to_owned(),
+            Some(_) => "No run matches.".to_owned(),
+            None => none(settings),
+        });
+        return Ok(Code::Success);
+    }
+    table(&runs, printer);
+    Ok(Code::Success)
+}
+
+/// Where was looked, and as whom: a person and cron often have different histories.
+fn none(settings: &Settings) -> String {
+    format!("No runs yet (state directory {}, {}).", path_text(&settings.state_dir), settings.user())
+}
+
+fn table(runs: &[Run], printer: &mut Printer) {
+    let names: Vec<String> = runs.iter().map(|run| format!("{}/{}", run.package, run.job)).collect();
+    let has_account = runs.iter().any(|run| run.account.is_some());
+    // RUN, AGE, STATE and TOOK.
+    let room = printer.width().unwrap_or(WIDE).saturating_sub(INDENT + 6 + 11 + 9);
+    let longest = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(NAME);
+    let header = if has_account { format!("{:longest$}  ACCOUNT", "JOB") } else { "JOB".to_owned() };
+    printer.line(format!("{:<8}  {:>4}  {:<9}  {:>7}  {}", "RUN", "AGE", "STATE", "TOOK", show::fitted(&header, room)));
+    let now = now_micros();
+    for (run, name) in runs.iter().zip(&names) {
+        let style = style(run.state);
+        let took = duration(run).map(show::elapsed).unwrap_or_default();
+        let account = run.account.as_deref().map(|account| escaped(&text::one_line(account))).unwrap_or_default();
+        let what = show::fitted(format!("{name:longest$}  {account}").trim_end(), room);
+        let (id, age, state) = (short_id(&run.run_id), show::age(now, run.started_at), run.state.as_str());
+        printer.line(format!("{id:<8}  {age:>4}  {style}{state:<9}{style:#}  {took:>7}  {what}").trim_end());
+        if let Some(why) = why(run) {
+            let width = printer.width().map_or(text::LINE, |width| width.saturating_sub(INDENT));
+            printer.line(format_args!("{:INDENT$}{style}{}{style:#}", "", show::fitted(&why, width)));
+        }
+    }
+}
+
+/// `error: the message`
+pub(crate) fn why(run: &Run) -> Option<String> {
+    let cause = run.cause?.as_str();
+    let message = run.message.as_deref().map(text::first_line).filter(|message| !message.is_empty());
+    Some(message.map_or_else(|| cause.to_owned(), |message| format!("{cause}: {message}")))
+}
+
+/// How a state looks where there is colour.
+pub(crate) fn style(state: RunState) -> Style {
+    match state {
+        RunState::Failed => BAD,
+        RunState::Running => WARNING,
+        _ => Style::new(),
+    }
+}

@@ -1,0 +1,274 @@
+//! Runs as a person looks for them: by a name ([`Store::find_run`]), by a filter ([`Store::find_runs`]), by job and account ([`Store::keys`]).
+//!
+//! Reads only. One index answers all of it: `runs_by_key` has a place for each package, job, account, state and cause that ever occurred, and
+//! in it the runs by their start. A query visits the places that its filter admits, which are few however many runs there are, and reads
+//! at most as many runs from each as were asked for.
+
+use super::{Run, RunFilter, RunState, Store, StoreError};
+use crate::outcome::Cause;
+use rusqlite::{OptionalExtension, params};
+
+/// Characters of a run's id: so many are no part of one.
+const UUID: usize = 36;
+/// Characters of a run's id that name it, at least. The index for its end has as many.
+pub const NAMED: usize = 4;
+/// Characters of a short id: the last ones of a UUIDv7, which are random. Its first ones are the time, which runs of one day share.
+const SHORT: usize = 8;
+/// Runs of one beginning or end that are read, at most.
+const CANDIDATES: i64 = 6;
+
+/// Returns the short id of a run, which names it wherever a run is asked for: the last characters of its id.
+pub fn short_id(run_id: &str) -> &str {
+    run_id.len().checked_sub(SHORT).and_then(|from| run_id.get(from..)).unwrap_or(run_id)
+}
+
+/// Which runs to read. `None` admits any.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct RunQuery {
+    /// Of this package.
+    pub package: Option<String>,
+    /// Of a job of this name.
+    pub job: Option<String>,
+    /// For this account; the empty one is none.
+    pub account: Option<String>,
+    /// In this state.
+    pub state: Option<RunState>,
+    /// That failed or were refused because of this.
+    pub cause: Option<Cause>,
+    /// Started at or after, in microseconds since 1970.
+    pub since: Option<i64>,
+    /// Started before, in microseconds since 1970.
+    pub until: Option<i64>,
+}
+
+/// What runs have in common that the index keeps together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunKey {
+    /// Package of the job.
+    pub package: String,
+    /// Name of the job.
+    pub job: String,
+    /// The account; empty for none.
+    pub account: String,
+    /// Running, or how they ended.
+    pub state: RunState,
+    /// Why they failed; empty for those that did not.
+    pub cause: String,
+}
+
+impl RunQuery {
+    fn admits(&self, key: &RunKey) -> bool {
+        self.package.as_ref().is_none_or(|package| *package == key.package)
+            && self.job.as_ref().is_none_or(|job| *job == key.job)
+            && self.account.as_ref().is_none_or(|account| *account == key.account)
+            && self.state.is_none_or(|state| state == key.state)
+            && self.cause.is_none_or(|cause| cause.as_str() == key.cause)
+    }
+}
+
+impl Store {
+    /// Returns the run that a person named: `last` is the newest one, `PACKAGE/JOB` the newest one of that job; anything else is an id, or at
+    /// least [`NAMED`] characters of its beginning or end. `Err`: the newest ones that have that name, where none or several do.
+    pub fn find_run(&self, text: &str) -> Result<Result<Run, Vec<Run>>, StoreError> {
+        if text == "last" {
+            let newest = self.runs(&RunFilter { running: false, limit: Some(1) })?.pop();
+            return Ok(newest.ok_or_else(Vec::new));
+        }
+        if let Some((package, job)) = text.split_once('/') {
+            let query = RunQuery { package: Some(package.into()), job: Some(job.into()), ..RunQuery::default() };
+            return Ok(self.find_runs(&query, 1)?.pop().ok_or_else(Vec::new));
+        }
+        if let Some(run) = self.run(text)? {
+            return Ok(Ok(run));
+        }
+        if !(NAMED..UUID).contains(&text.len()) || !text.is_ascii() {
+            return Ok(Err(Vec::new()));
+        }
+        // By an index each: the ids of the same last characters, which are few; and what follows the text in order, up to the last id that
+        // begins with it.
+        let mut found = self.select(
+            "WHERE substr(run_id, -4) = substr(?1, -4) AND substr(run_id, -length(?1)) = ?1 ORDER BY n DESC LIMIT ?2",
+            params![text, CANDIDATES],
+        )?;
+        // A short id is what commands print: an id that begins like it does not make it ambiguous.
+        if text.len() < SHORT || found.len() != 1 {
+            found.extend(self.select(
+                "WHERE run_id BETWEEN ?1 AND ?1 || char(127) ORDER BY run_id DESC LIMIT ?2",
+                params![text, CANDIDATES],
+            )?);
+            found.sort_by(|a, b| b.run_id.cmp(&a.run_id));
+            found.dedup_by(|a, b| a.run_id == b.run_id);
+        }
+        Ok(if found.len() == 1 { Ok(found.remove(0)) } else { Err(found) })
+    }
+
+    /// Returns the newest runs that a query admits, by the time they started.
+    pub fn find_runs(&self, query: &RunQuery, limit: u64) -> Result<Vec<Run>, StoreError> {
+        let mut newest = Vec::new();
+        for key in self.keys(query)? {
+            newest.extend(self.newest(&key, query, limit)?);
+        }
+        newest.sort_unstable_by(|a, b| b.cmp(a));
+        newest.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        let mut runs = Vec::with_capacity(newest.len());
+        for (_, n) in newest {
+            runs.extend(self.select("WHERE n = ?1", [n])?);
+        }
+        Ok(runs)
+    }
+
+    /// Returns every combination of package, job, account, state and cause that a query admits and a run has, in order. Each costs one search of the
+    /// index. The times of the query are not looked at.
+    pub fn keys(&self, query: &RunQuery) -> Result<Vec<RunKey>, StoreError> {
+        self.read("reading the jobs that were run", |db| {
+            let mut next = db.prepare_cached(
+                "SELECT package, job, account_key, state, cause_key FROM runs
+                 WHERE (package, job, account_key, state, cause_key) > (?1, ?2, ?3, ?4, ?5)
+                 ORDER BY package, job, account_key, state, cause_key LIMIT 1",
+            )?;
+            let mut keys = Vec::new();
+            // No package, job or state has an empty name: this is before the first of them.
+            let mut at = [query.package.clone().unwrap_or_default(), String::new(), String::new(), String::new(), String::new()];
+            if query.package.is_some() {
+                at[1] = query.job.clone().unwrap_or_default();
+            }
+            loop {
+                let found = next.query_row(rusqlite::params_from_iter(&at), |row| {
+                    Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?])
+                });
+                let Some(found) = found.optional()? else { break };
+                at = found;
+                if query.package.as_ref().is_some_and(|package| *package != at[0]) {
+                    break;
+                }
+                let [package, job, account, state, cause] = at.clone();
+                let key = RunKey { package, job, account, state: RunState::from_name(&state), cause };
+                if query.admits(&key) {
+                    keys.push(key);
+                }
+            }
+            Ok(keys)
+        })
+    }
+
+    /// Returns start and number of the newest runs of a key within the times of a query, newest first.
+    pub(super) fn newest(&self, key: &RunKey, query: &RunQuery, limit: u64) -> Result<Vec<(i64, i64)>, StoreError> {
+        let RunKey { package, job, account, state, cause } = key;
+        let (since, until) = (query.since.unwrap_or(i64::MIN), query.until.unwrap_or(i64::MAX));
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.read("reading runs", |db| {
+            let mut statement = db.prepare_cached(
+                "SELECT started_at, n FROM runs
+                 WHERE package = ?1 AND job = ?2 AND account_key = ?3 AND state = ?4 AND cause_key = ?5
+                    AND started_at >= ?6 AND started_at < ?7
+                 ORDER BY started_at DESC, n DESC LIMIT ?8",
+            )?;
+            let values = params![package, job, account, state.as_str(), cause, since, until, limit];
+            statement.query_map(values, |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{end, new_run, site, spec, started};
+    use super::super::{NewRun, Terminal};
+    use super::*;
+    use crate::outcome::Failure;
+    use crate::plan::RunSpec;
+
+    #[test]
+    fn a_short_id_is_the_random_end() {
+        assert_eq!(short_id("01a22706-a31b-74c2-bfd6-aa30d8da6609"), "d8da6609");
+        assert_eq!(short_id("r1"), "r1");
+        assert_eq!(short_id("ü1234567"), "ü1234567", "no place between two characters");
+    }
+
+    #[test]
+    fn a_short_id_is_no_beginning_of_another() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        for id in ["01a22706-a31b-74c2-bfd6-aa30d8da6609", "d8da6609-a31b-74c2-bfd6-aa3012345678"] {
+            store.begin_run(&new_run(id), &started()).unwrap();
+        }
+        assert_eq!(store.find_run("d8da6609").unwrap().unwrap().run_id, "01a22706-a31b-74c2-bfd6-aa30d8da6609");
+        assert_eq!(store.find_run("d8da660").unwrap().unwrap().run_id, "d8da6609-a31b-74c2-bfd6-aa3012345678");
+        assert_eq!(store.find_run("last").unwrap().unwrap().run_id, "d8da6609-a31b-74c2-bfd6-aa3012345678");
+    }
+
+    /// Every filter against the runs themselves: three packages, two jobs, three accounts, several ends, times out of order.
+    #[test]
+    fn a_query_finds_what_a_look_at_every_run_finds() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        let mut all = Vec::new();
+        for n in 0..120_usize {
+            let id = format!("run-{n:04}");
+            let account = [None, Some("anna".to_owned()), Some("bert".to_owned())][n % 3].clone();
+            let (package, job) = (["a", "b", "c"][n / 3 % 3].to_owned(), ["x", "y"][n / 9 % 2].to_owned());
+            let at = (n as i64 * 37) % 100;
+            store
+                .begin_run(
+                    &NewRun { started_at: at, spec: RunSpec { package, job, account, ..spec() }, ..new_run(&id) },
+                    &started(),
+                )
+                .unwrap();
+            let cause = [None, Some(Cause::Error), Some(Cause::Panic), None, None][n % 5];
+            let failure = cause.map(|cause| Failure {
+                cause,
+                message: "no".into(),
+                permanent: false,
+                job_result: None,
+                signal: None,
+                exit_code: None,
+            });
+            if n % 7 != 0 {
+                let over = end();
+                store.end_run(&id, &super::super::RunEnd { terminal: Terminal { failure, ..over.terminal }, ..over }).unwrap();
+            }
+            all.push(store.run(&id).unwrap().unwrap());
+        }
+        all.sort_by_key(|run| (run.started_at, run.run_id.clone()));
+        all.reverse();
+        let some = |values: &[&str]| -> Vec<Option<String>> {
+            std::iter::once(None).chain(values.iter().map(|value| Some((*value).to_owned()))).collect()
+        };
+        let mut tried = 0;
+        for package in some(&["b", "none"]) {
+            for job in some(&["y"]) {
+                for account in some(&["", "anna"]) {
+                    for state in [None, Some(RunState::Completed), Some(RunState::Failed), Some(RunState::Running)] {
+                        for cause in [None, Some(Cause::Panic)] {
+                            for (since, until) in [(None, None), (Some(20), Some(70))] {
+                                let (package, job, account) = (package.clone(), job.clone(), account.clone());
+                                let query = RunQuery { package, job, account, state, cause, since, until };
+                                let expected: Vec<&str> = all
+                                    .iter()
+                                    .filter(|run| {
+                                        let key = RunKey {
+                                            package: run.package.clone(),
+                                            job: run.job.clone(),
+                                            account: run.account.clone().unwrap_or_default(),
+                                            state: run.state,
+                                            cause: run.cause.map(|cause| cause.as_str().to_owned()).unwrap_or_default(),
+                                        };
+                                        query.admits(&key)
+                                            && since.is_none_or(|since| run.started_at >= since)
+                                            && until.is_none_or(|until| run.started_at < until)
+                                    })
+                                    .map(|run| run.run_id.as_str())
+                                    .take(9)
+                                    .collect();
+                                let found = store.find_runs(&query, 9).unwrap();
+                                let found: Vec<&str> = found.iter().map(|run| run.run_id.as_str()).collect();
+                                assert_eq!(found, expected, "{query:?}");
+                                tried += usize::from(!expected.is_empty());
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        assert!(tried > 50, "{tried} queries found anything");
+    }
+}

@@ -1,0 +1,152 @@
+//! `runs list` with its filters, at 80 columns, with and without colour; `runs show`; `runs logs` of a job that only traces.
+
+use lorchestra_tests::terminal::Terminal;
+use lorchestra_tests::{Fixture, Sandbox, eventually};
+use std::process::Stdio;
+
+fn sandbox() -> Sandbox {
+    Sandbox::with(&[Fixture::Misbehave])
+}
+
+/// Two accounts, three ways to end.
+fn history() -> Sandbox {
+    let sandbox = sandbox();
+    for account in ["anna", "bert"] {
+        sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "2", "--account", account]).exits(0);
+    }
+    sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--then", "fail", "--account", "anna"]).exits(1);
+    sandbox.lorchestra(&["run-job", "misbehave", "panic_now"]).exits(1);
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    sandbox
+}
+
+#[test]
+fn filters_show_what_they_ask_for() {
+    let sandbox = history();
+    let all = sandbox.runs();
+    let listed = |filter: &[&str]| -> Vec<usize> {
+        let args = [&["runs", "list", "--json"], filter].concat();
+        let runs = sandbox.lorchestra(&args).exits(0).json_lines("lorchestra.run/1");
+        runs.iter().map(|run| all.iter().position(|known| known.0["run_id"] == run["run_id"]).unwrap()).collect()
+    };
+    // Newest first: noop, panic_now, numbered of anna (failed), of bert, of anna.
+    for (filter, expected) in [
+        (&[][..], &[0, 1, 2, 3, 4][..]),
+        (&["--limit", "2"], &[0, 1]),
+        (&["--package", "misbehave"], &[0, 1, 2, 3, 4]),
+        (&["--package", "misbehave", "--limit", "3"], &[0, 1, 2]),
+        (&["--package", "nobody"], &[]),
+        (&["--job", "numbered"], &[2, 3, 4]),
+        (&["--job", "misbehave/numbered", "--limit", "1"], &[2]),
+        (&["--account", "anna"], &[2, 4]),
+        (&["--account", ""], &[0, 1]),
+        (&["--state", "failed"], &[1, 2]),
+        (&["--state", "completed", "--job", "numbered"], &[3, 4]),
+        (&["--cause", "panic"], &[1]),
+        (&["--cause", "error", "--account", "bert"], &[]),
+        (&["--since", "-1h"], &[0, 1, 2, 3, 4]),
+        (&["--until", "-1h"], &[]),
+        (&["--since", "-1h", "--state", "failed", "--account", "anna"], &[2]),
+        (&["--running"], &[]),
+    ] {
+        assert_eq!(listed(filter), expected, "{filter:?}");
+    }
+    // A time between two runs divides them.
+    let middle = all[2].0["started_at"].as_str().unwrap();
+    assert_eq!(listed(&["--since", middle]), [0, 1, 2]);
+    assert_eq!(listed(&["--until", middle]), [3, 4]);
+    let none = sandbox.lorchestra(&["runs", "list", "--cause", "timeout"]).exits(0);
+    assert_eq!((none.out(), none.err()), ("", "No run matches.\n"));
+    sandbox.lorchestra(&["runs", "list", "--state", "finished"]).exits(2);
+    sandbox.lorchestra(&["runs", "list", "--since", "soon"]).exits(2);
+    sandbox.lorchestra(&["runs", "list", "--package", "other", "--job", "misbehave/noop"]).exits(2);
+}
+
+/// What `runs list` shows on a terminal of 80 columns.
+fn on_terminal(sandbox: &Sandbox, environment: &[(&str, &str)]) -> String {
+    let terminal = Terminal::open();
+    let mut command = sandbox.command(&["runs", "list"]);
+    command.env("TERM", "xterm").envs(environment.iter().copied());
+    let status = command.stdout(terminal.stdio()).stdin(Stdio::null()).status().unwrap();
+    assert!(status.success());
+    eventually("all of it is shown", || terminal.shown().contains("numbered  "));
+    drop(command);
+    terminal.shown()
+}
+
+#[test]
+fn the_table_fits_a_terminal_and_its_colour_ends_where_none_is_wanted() {
+    let sandbox = history();
+    let shown = on_terminal(&sandbox, &[]);
+    assert!(shown.contains("\u{1b}[31mfailed"), "{shown:?}");
+    let plain = regex_free(&shown);
+    assert!(plain.lines().all(|line| line.chars().count() <= 80), "{plain}");
+    assert!(plain.starts_with("RUN        AGE  STATE         TOOK  JOB"), "{plain}");
+    assert!(plain.contains("\n          error: failed after the last number"), "{plain}");
+    assert!(plain.contains("misbehave/numbered    anna\n"), "{plain}");
+    for environment in [("NO_COLOR", "1"), ("TERM", "dumb")] {
+        let shown = on_terminal(&sandbox, &[environment]);
+        assert!(!shown.contains('\u{1b}') && shown.contains("failed"), "{environment:?}: {shown:?}");
+    }
+    let piped = sandbox.lorchestra(&["runs", "list"]).exits(0);
+    assert_eq!(piped.out().lines().count(), 1 + 5 + 2, "a header, five runs, two reasons: {}", piped.shown());
+}
+
+/// Without escape sequences and carriage returns.
+fn regex_free(text: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("\u{1b}[") {
+        plain.push_str(before);
+        rest = after.split_once('m').map_or("", |(_, after)| after);
+    }
+    (plain + rest).replace('\r', "")
+}
+
+#[test]
+fn an_empty_history_says_whose_it_is() {
+    let sandbox = sandbox();
+    let none = sandbox.lorchestra(&["runs", "list"]).exits(0);
+    assert!(none.err().starts_with("No runs yet (state directory ") && none.err().contains("user "), "{}", none.shown());
+    assert!(none.err().contains(&sandbox.state().display().to_string()), "{}", none.shown());
+}
+
+#[test]
+fn a_run_is_shown_from_its_attempts_to_its_last_lines() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "misbehave", "print"]).exits(0);
+    let printed = sandbox.lorchestra(&["runs", "show", "last"]).exits(0);
+    for part in [
+        "attempt 1 started (worker pid",
+        "attempt 1 completed after",
+        "used       ",
+        "of memory",
+        "output     ",
+        "1 job.completed",
+    ] {
+        assert!(printed.out().contains(part), "{part}: {}", printed.shown());
+    }
+    let args = ["run-job", "misbehave", "numbered", "--retries", "1", "--then", "fail", "--account", "anna"];
+    sandbox.lorchestra(&args).exits(1);
+    let retried = sandbox.lorchestra(&["runs", "show", "last"]).exits(0);
+    for part in [
+        "attempt 1 failed (error)",
+        "attempt 2 started",
+        "attempt 2 failed (error)",
+        "account    anna",
+        "parameter  then = \"fail\"",
+    ] {
+        assert!(retried.out().contains(part), "{part}: {}", retried.shown());
+    }
+}
+
+#[test]
+fn a_job_that_only_traces_has_its_trace_for_a_log() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "misbehave", "traced"]).exits(0);
+    let logs = sandbox.lorchestra(&["runs", "logs", "last"]).exits(0);
+    assert!(logs.out().contains("ERROR misbehave: an error") && logs.out().contains("code=7"), "{}", logs.shown());
+    assert!(logs.err().contains("printed nothing"), "{}", logs.shown());
+    let raw = sandbox.lorchestra(&["runs", "logs", "last", "--trace"]).exits(0);
+    assert!(raw.out().starts_with('{'), "{}", raw.shown());
+}
