@@ -1,6 +1,6 @@
 //! The segments of a dead worker, whatever became of them on the disk. The reader finds the very records that a reading line by
-//! line finds, once each; and so does one that is stopped after any chunk and begins again at its end. What was read is ingested in, and
-//! everything that was ingested in can be listed: a job can append lines of its own, with right checksums.
+//! line finds, once each; and so does one that is stopped after any chunk and begins again at its end. What was read is ingested, and
+//! everything that was ingested can be listed: a job can append lines of its own, with right checksums.
 //!
 //! Spools that are longer than what is read at once are tried by `spool/properties.rs` of the core: they cost too much here.
 //!
@@ -57,7 +57,7 @@ fn listed(segments: &[Vec<u8>]) {
     let mut ingested = IngestState::default();
     store
         .ingest("run", 1, Portion { records: &records, end: Cursor::default(), damaged: 0 }, &mut ingested)
-        .expect("what was parsed is ingested in");
+        .expect("what was parsed is ingested");
     let mut found = BTreeSet::new();
     let each = |event: Event| {
         assert!(serde_json::to_string(&event).is_ok());

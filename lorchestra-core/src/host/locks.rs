@@ -91,7 +91,7 @@ impl FileLock {
 
 /// Name of the lock file that concurrent runs of one key share (overlap policy `allow`). No package name contains a `+`.
 pub fn shared_name(package: &str, job: &str, account: Option<&str>) -> String {
-    format!("beside+{}", overlap_name(package, job, account))
+    format!("shared+{}", overlap_name(package, job, account))
 }
 
 /// Name of the overlap lock's file: `<package>.<job>.<account or ->`.

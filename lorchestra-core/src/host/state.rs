@@ -10,7 +10,7 @@
 //! <state>/logs/<run>/<attempt>.out           what the job printed ([`crate::run::log`])
 //! <state>/logs/<run>/trace.jsonl             what the job traced ([`crate::run::log`])
 //! <state>/locks/<package>.<job>.<account>    the overlap lock, held by the run's supervisor; names the run
-//! <state>/locks/beside+<package>.<job>.…     shared by supervisors whose overlap policy allows concurrent runs
+//! <state>/locks/shared+<package>.<job>.…     shared by supervisors whose overlap policy allows concurrent runs
 //! <state>/locks/store                        held while the store is created or migrated
 //! <state>/locks/delivery+<destination>       held by the process that delivers to it
 //! ```

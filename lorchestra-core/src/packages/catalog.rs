@@ -6,7 +6,7 @@
 //!
 //! Guarantees: an unusable file never hides a usable one, and is reported as a [`Problem`] with one reason and a fix. A library reached by
 //! two names (hard link, symlink, one directory named twice) is one library. Two different files with the same package are both unusable,
-//! wherever they are on the search path.
+//! at any position on the search path.
 
 mod accounts;
 mod elf;
@@ -345,7 +345,7 @@ fn read(path: &Path, trusted: &Result<PathBuf, FileFault>) -> DirectoryName {
     DirectoryName::Library { ident, read: inspect::outline(&opened.file, opened.meta.len()) }
 }
 
-/// Opens a regular file, whoever owns it. Anything else is a fault that describes it. Never blocks, for example on a FIFO without a writer.
+/// Opens a regular file with any owner. Anything else is a fault that describes it. Never blocks, for example on a FIFO without a writer.
 pub(crate) fn open(path: &Path) -> Result<File, FileFault> {
     Opened::at(path).map(|opened| opened.file).map_err(|error| error.fault(path))
 }

@@ -33,7 +33,7 @@ impl Library {
         Self::copy(path, catalog::open_trusted(path)?)
     }
 
-    /// Copies and checks a file that a person named, whoever owns it, to inspect or install it.
+    /// Copies and checks a file that a person named, with any owner, to inspect or install it.
     pub fn named(path: &Path) -> Result<Self, FileFault> {
         Self::copy(path, catalog::open(path)?)
     }
@@ -152,7 +152,7 @@ fn digest(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) -> io::Result<St
     }
 }
 
-/// SHA-256 of a file's bytes in hexadecimal. Reads no more than the maximum size of a library.
+/// SHA-256 of a file's bytes in hexadecimal. Reads at most the maximum size of a library.
 pub fn sha256(path: &Path) -> Result<String, FileFault> {
     let unreadable = |e: io::Error| FileFault::unreadable(path, &e);
     let file = catalog::open(path)?;

@@ -21,7 +21,7 @@ const HEAD: &str = "# Which bytes of which package may run, where `locked = true
                     # Written by `lorchestra plugins lock`.\n";
 const HINT: &str = "run lorchestra plugins lock, if these are the bytes you want to run";
 
-/// Maximum size of the file in bytes: room for thousands of packages, and a bound on memory, whoever wrote the file.
+/// Maximum size of the file in bytes: room for thousands of packages, and a bound on memory for a file of any origin.
 const MAX_FILE: u64 = 1 << 20;
 
 /// One package as it was when the file was written.
@@ -89,7 +89,7 @@ struct TextPackage {
 }
 
 impl Lockfile {
-    /// Reads the file; `None` if it does not exist. It must satisfy the rules for libraries, because whoever can change it decides what
+    /// Reads the file; `None` if it does not exist. It must satisfy the rules for libraries, because a user who can change it decides what
     /// runs.
     pub fn read(path: &Path) -> Result<Option<Self>, LockfileError> {
         let io = |source| LockfileError::Io { path: path.to_owned(), source };

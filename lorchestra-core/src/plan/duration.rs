@@ -10,7 +10,7 @@ use thiserror::Error;
 /// The longest accepted duration: 36500 days, a hundred years. Adding it to a time does not overflow.
 pub const MAX: Duration = Duration::from_secs(36_500 * 24 * 60 * 60);
 
-/// Maximum length of a text in bytes. Corrections are made one at a time, each by fixing a fault and parsing again, so their number must be
+/// Maximum length of a text in bytes. Corrections happen one at a time, each by fixing a fault and parsing again, so their number must be
 /// bounded.
 const MAX_TEXT: usize = 64;
 

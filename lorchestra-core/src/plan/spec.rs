@@ -1,7 +1,7 @@
 //! [`RunSpec`]: everything that defines one run, as a value that can be printed, stored, sent to another machine, and run again.
 //!
 //! Owns its JSON form. [`super::resolve`] creates one from the user's input. [`RunSpec::from_json`] parses one, and [`RunSpec::check`]
-//! compares it with the job that will run, so that parameters of the wrong type never reach plugin code, whoever wrote the spec. A spec has
+//! compares it with the job that will run, so that parameters of the wrong type never reach plugin code, even from a spec that was edited. A spec has
 //! no relative times and no secret values. Pure.
 //!
 //! ```text

@@ -1,4 +1,4 @@
-//! The end of a run as it is recorded: state, terminal event and measurements. Made by the run's own supervisor, or by
+//! The recorded end of a run: state, terminal event and measurements. Made by the run's own supervisor, or by
 //! [`crate::run::recovery`] from what a dead supervisor left.
 
 use crate::host::process::ProcessorTime;

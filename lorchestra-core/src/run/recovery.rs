@@ -1,6 +1,6 @@
 //! Closes the runs whose supervisors died: with the outcome in their spool, or as abandoned.
 //!
-//! Called by the commands that show or start runs. A run is open as long as its spool directory exists, so if nothing is to be closed, this
+//! Called by the commands that show or start runs. A run is open as long as its spool directory exists, so with nothing to close, this
 //! costs one read of `spool/`. Commands that have the store open also check the runs there, and so does a run for its own job, because a
 //! spool directory may have been removed, or the store copied without it. For each open run:
 //!
@@ -414,7 +414,7 @@ fn is_old(spool: &Path) -> bool {
     made.is_ok_and(|made| SystemTime::now().duration_since(made).is_ok_and(|age| age > UNRECORDED))
 }
 
-/// Removes what is left of runs whose supervisor died before it recorded them: first processes, then files. Holds the locks until then.
+/// Removes the remains of runs whose supervisor died before it recorded them: first processes, then files. Holds the locks until then.
 fn remove_unrecorded(state: &StateDir, unrecorded: Vec<(&str, FileLock)>, closed: &mut Closed) {
     if unrecorded.is_empty() {
         return;

@@ -10,7 +10,7 @@
 //!    window that begins at the bookmark to its current position. Commit the run, its first attempt and `job.started`.
 //! 4. Send the worker its order, from which it first learns about plugin and job; ingest its spool while it runs.
 //! 5. When the worker and everything it started are dead, commit the rest of the spool.
-//! 6. If the attempt failed and is to be retried: commit its end, start a worker after the delay, commit the next attempt, and remove the
+//! 6. If the attempt failed and will be retried: commit its end, start a worker after the delay, commit the next attempt, and remove the
 //!    spool of the previous one. Continue with step 4.
 //! 7. Commit state, terminal event and bookmark in one transaction.
 //! 8. Remove the spool directory and release the locks.

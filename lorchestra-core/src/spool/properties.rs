@@ -1,5 +1,5 @@
 //! Properties of spool recovery: whatever the disk has done to a spool and a job has forged in it, every intact record is ingested exactly
-//! once, wherever ingestion was interrupted, and everything ingested can be listed.
+//! once, at whatever point ingestion was interrupted, and everything ingested can be listed.
 
 use super::reader::{Reader, Writing};
 use super::record::{Final, frame, parse};

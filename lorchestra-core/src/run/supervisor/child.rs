@@ -170,7 +170,7 @@ impl Worker {
         }
     }
 
-    /// Reaps ended processes that were re-parented to us, whoever started them, while the worker runs.
+    /// Reaps ended processes that were re-parented to us while the worker runs, including those that the job did not start.
     pub(super) fn reap_orphans(&self) {
         for pid in self.adopted() {
             let _ = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);

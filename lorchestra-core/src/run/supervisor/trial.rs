@@ -29,7 +29,7 @@ const LOOK: Duration = Duration::from_millis(20);
 pub enum Verdict {
     /// It loads, and matches its manifest.
     Loaded {
-        /// How long loading took in the worker.
+        /// Time that loading needed in the worker.
         took: Duration,
     },
     /// The loader refused it, or it differs from its manifest: one sentence.
@@ -150,7 +150,7 @@ fn copy(output: &mut File, printed: &mut Vec<u8>) -> bool {
     true
 }
 
-/// Reads what is available of the answer. Returns `false` when no more will come.
+/// Reads what is available of the answer. Returns `false` after the last byte.
 fn read_answer(mut control: &std::os::unix::net::UnixStream, answer: &mut Vec<u8>) -> bool {
     let mut buffer = [0; 4 << 10];
     while answer.len() < MAX_ANSWER {
