@@ -205,7 +205,7 @@ impl Invocation<'_, '_> {
         let own = command.own.merged(parsed.own);
         let mut values = parsed.given;
         values.extend(flags::named(&own.param)?);
-        let bookmark = match plan::last::asked_by(job, &values) {
+        let bookmark = match plan::last::requested_bookmark(job, &values) {
             Some(asked) => {
                 let key = Key { package: package_name, job: job_name, account: asked.account.as_deref() };
                 bookmarks::asked_for(key, own.dry_run, settings, self.notices, self.printer)?
