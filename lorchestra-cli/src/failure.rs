@@ -4,7 +4,7 @@
 use crate::exit::Code;
 use crate::refusal::{self, Rejection};
 use crate::show;
-use lorchestra_core::host::limits::{self, Doing};
+use lorchestra_core::host::limits::{self, RefusedOperation};
 use lorchestra_core::host::rights::{self, Change, Kind, Target};
 use lorchestra_core::host::state::StateError;
 use lorchestra_core::outcome::Cause;
@@ -86,7 +86,7 @@ impl CommandError {
 
     /// A process or a thread that could not be started.
     pub(crate) fn not_started(doing: &str, error: &std::io::Error) -> Self {
-        match limits::behind(error, Doing::Starting) {
+        match limits::behind(error, RefusedOperation::Starting) {
             Some(limit) => {
                 Self::new(Code::Config, format!("{doing}: {} ({error})", limit.what)).hint(limit.hint).refusing(Cause::Host)
             }
@@ -220,7 +220,7 @@ impl From<StoreError> for CommandError {
             StoreError::Busy { .. } => Self::new(Code::NotWritable, message)
                 .hint("find the process that has it open (lsof, fuser), then run the command again; no emitted event is lost"),
             StoreError::Io { path, source }
-                if full_or_read_only(&source) || limits::behind(&source, Doing::Opening).is_some() =>
+                if full_or_read_only(&source) || limits::behind(&source, RefusedOperation::Opening).is_some() =>
             {
                 Self::refused(Code::NotWritable, &format!("the store {}", path.display()), &path, &source)
             }

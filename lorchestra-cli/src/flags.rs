@@ -13,7 +13,7 @@ use crate::failure::CommandError;
 use crate::show;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Args, Command, FromArgMatches, value_parser};
-use lorchestra_core::plan::{Given, value};
+use lorchestra_core::plan::{ParamArg, value};
 use lorchestra_core::text::printable;
 use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest};
@@ -27,7 +27,7 @@ pub(crate) struct Parsed {
     /// Flags of run-job among them.
     pub(crate) own: OwnFlags,
     /// The job's parameters, as typed.
-    pub(crate) given: Vec<Given>,
+    pub(crate) given: Vec<ParamArg>,
 }
 
 /// What came of it.
@@ -55,7 +55,8 @@ pub(crate) fn parse(package: &str, job: &JobManifest, rest: &[OsString]) -> Pars
     let mut given = Vec::new();
     for param in &job.params {
         let flag = format!("--{}", param.flag());
-        let mut add = |text: &str, typed_as: String| given.push(Given { name: param.name.clone(), text: text.into(), typed_as });
+        let mut add =
+            |text: &str, typed_as: String| given.push(ParamArg { name: param.name.clone(), text: text.into(), typed_as });
         if param.kind == ParamKind::Bool {
             if matches.get_flag(&id(param)) {
                 add("true", flag);
@@ -88,14 +89,14 @@ fn value_of_switch(package: &str, job: &JobManifest, error: &clap::Error) -> Opt
 }
 
 /// Reads `--param name=value`.
-pub(crate) fn named(params: &[String]) -> Result<Vec<Given>, CommandError> {
+pub(crate) fn named(params: &[String]) -> Result<Vec<ParamArg>, CommandError> {
     let bad = |text: &str, what: &str| {
         CommandError::new(Code::Usage, format!("--param {text}: there is no {what}")).hint("write --param name=value")
     };
     let read = |text: &String| match text.split_once('=') {
         None => Err(bad(text, "value")),
         Some(("", _)) => Err(bad(text, "name")),
-        Some((name, value)) => Ok(Given { typed_as: format!("--param {name}"), name: name.into(), text: value.into() }),
+        Some((name, value)) => Ok(ParamArg { typed_as: format!("--param {name}"), name: name.into(), text: value.into() }),
     };
     params.iter().map(read).collect()
 }

@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::flags;
-use lorchestra_core::plan::Given;
+use lorchestra_core::plan::ParamArg;
 use lorchestra_plugin_api::manifest::JobManifest;
 use std::ffi::OsString;
 
@@ -15,7 +15,7 @@ pub fn config(text: &str) -> Result<(), (String, String)> {
 }
 
 /// Reads what stands behind JOB. `None`: it was refused, or help was asked for.
-pub fn job_flags(package: &str, job: &JobManifest, args: &[&str]) -> Option<Vec<Given>> {
+pub fn job_flags(package: &str, job: &JobManifest, args: &[&str]) -> Option<Vec<ParamArg>> {
     let rest: Vec<OsString> = args.iter().map(OsString::from).collect();
     match flags::parse(package, job, &rest) {
         flags::ParseOutcome::Parsed(parsed) => Some(parsed.given),

@@ -3,7 +3,7 @@
 
 use crate::failure::CommandError;
 use crate::settings::Settings;
-use lorchestra_core::plan::Given;
+use lorchestra_core::plan::ParamArg;
 use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest};
 use toml::Value;
@@ -12,9 +12,9 @@ use toml::Value;
 pub(crate) fn configured(
     package: &str,
     job: &JobManifest,
-    typed: &[Given],
+    typed: &[ParamArg],
     settings: &Settings,
-) -> Result<Vec<Given>, CommandError> {
+) -> Result<Vec<ParamArg>, CommandError> {
     let full_name = format!("{package}/{}", job.name);
     let mut given = Vec::new();
     let mut seen: Vec<&str> = Vec::new();
@@ -49,7 +49,7 @@ pub(crate) fn configured(
         for item in items {
             let text =
                 text(item).ok_or_else(|| wrong("is a table or a list in a list", "write a text, a number, true or false"))?;
-            given.push(Given { name: param.name.clone(), text, typed_as: format!("config.toml: params.{name} =") });
+            given.push(ParamArg { name: param.name.clone(), text, typed_as: format!("config.toml: params.{name} =") });
         }
     }
     Ok(given)

@@ -1,7 +1,7 @@
 //! Which directory or file is the root of it when the system refuses a path, and what fixes that. Looks at the file system, at the
 //! moment of the message; [`crate::failure`] makes the message.
 
-use lorchestra_core::host::limits::{self, Doing};
+use lorchestra_core::host::limits::{self, RefusedOperation};
 use lorchestra_core::host::rights::{self, Change, Kind, Target};
 use lorchestra_core::text::{path_text, shell};
 use rustix::fs::{Access, access};
@@ -20,7 +20,7 @@ pub(crate) struct Rejection {
 
 /// The refusal behind an error at `path`. `None`: the error says all there is.
 pub(crate) fn of(path: &Path, error: &Error) -> Option<Rejection> {
-    if let Some(limit) = limits::behind(error, Doing::Opening) {
+    if let Some(limit) = limits::behind(error, RefusedOperation::Opening) {
         return Some(Rejection { what: limit.what, hint: limit.hint });
     }
     let (at, meta) = path.ancestors().find_map(|at| Some((at, std::fs::metadata(at).ok()?)))?;

@@ -9,7 +9,7 @@ use lorchestra_core::host::files;
 use lorchestra_core::host::rights::{self, Change, Kind, Target};
 use lorchestra_core::outcome::Cause;
 use lorchestra_core::plan::source::Source;
-use lorchestra_core::plan::{Given, RunSpec};
+use lorchestra_core::plan::{ParamArg, RunSpec};
 use lorchestra_core::secrets::Secrets;
 use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::limits::MAX_SECRET;
@@ -32,7 +32,7 @@ pub(crate) struct Configured<'a>(BTreeMap<String, (&'a str, &'a str)>);
 impl<'a> Configured<'a> {
     /// # Errors
     /// The file names a secret that the job does not take, or one by two names.
-    pub(crate) fn of(package: &str, job: &JobManifest, typed: &[Given], settings: &'a Settings) -> Result<Self, CommandError> {
+    pub(crate) fn of(package: &str, job: &JobManifest, typed: &[ParamArg], settings: &'a Settings) -> Result<Self, CommandError> {
         let mut sources = BTreeMap::new();
         let full_name = format!("{package}/{}", job.name);
         for (name, source) in settings.jobs.get(&full_name).iter().flat_map(|policy| &policy.secrets) {
@@ -46,7 +46,7 @@ impl<'a> Configured<'a> {
                 let what = format!("{} has no such secret", job.name);
                 return Err(wrong(&what, &format!("{there}; fix the name, or remove the line")));
             };
-            let is_typed = |given: &Given| given.name.replace('-', "_") == param.name.replace('-', "_");
+            let is_typed = |given: &ParamArg| given.name.replace('-', "_") == param.name.replace('-', "_");
             if !typed.iter().any(is_typed) && sources.insert(param.name.clone(), (name.as_str(), source.as_str())).is_some() {
                 return Err(wrong("it is also set under another name", "remove one of the two lines"));
             }
@@ -55,8 +55,8 @@ impl<'a> Configured<'a> {
     }
 
     /// The sources as values of their parameters.
-    pub(crate) fn values(&self) -> impl Iterator<Item = Given> {
-        self.0.iter().map(|(param, (name, source))| Given {
+    pub(crate) fn values(&self) -> impl Iterator<Item = ParamArg> {
+        self.0.iter().map(|(param, (name, source))| ParamArg {
             name: param.clone(),
             text: (*source).to_owned(),
             typed_as: format!("config.toml: secrets.{name} ="),

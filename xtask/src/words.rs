@@ -1,8 +1,8 @@
-//! `cargo xtask lint-words`: finds phrases that a reader has to read twice, in prose for people.
+//! `cargo xtask lint-words`: finds phrases that a reader has to read twice, and misspelled words, in prose for people.
 //!
 //! Three files in `xtask/words` govern it: `phrases.txt` (what is not to be written, and what to write instead), `paths.txt` (the
 //! files and directories that are checked: Markdown as prose, Rust in its doc comments and string literals), and `allowed.txt` (lines
-//! that are right all the same).
+//! that are right all the same). Spelling is checked in all sources and documents ([`SPELLED`]), by the list of the checker typos.
 
 use crate::{Result, cargo};
 use std::path::{Path, PathBuf};
@@ -20,17 +20,40 @@ struct Allowed {
     used: bool,
 }
 
+/// Where spelling is checked.
+const SPELLED: [&str; 9] = [
+    "README.md",
+    "CHANGELOG.md",
+    "docs",
+    "example-plugins",
+    "lorchestra-cli",
+    "lorchestra-core",
+    "lorchestra-plugin-api",
+    "tests",
+    "xtask",
+];
+
 pub(crate) fn run() -> Result {
     let root = cargo::root()?;
     let phrases = lines(&root, "phrases.txt")?;
     let phrases: Vec<Phrase> = phrases.iter().map(|line| phrase(line)).collect::<Result<_>>()?;
     let mut allowed = lines(&root, "allowed.txt")?.iter().map(|line| allowance(line)).collect::<Result<Vec<_>>>()?;
     let mut found = 0;
-    for path in files(&root)? {
-        let text = std::fs::read_to_string(root.join(&path)).map_err(|e| format!("{}: {e}", path.display()))?;
-        let rust = path.extension().is_some_and(|extension| extension == "rs");
+    for path in files(&root, SPELLED.map(PathBuf::from).into())? {
+        // Tests misspell on purpose, in literals.
+        let is_test = path.components().any(|part| part.as_os_str() == "tests") || path.ends_with("tests.rs");
+        let counts =
+            |line: &str| !is_test || line.starts_with("//") || path.extension().is_some_and(|extension| extension == "md");
+        for (number, line) in prose(&root, &path)?.into_iter().filter(|(_, line)| counts(line)) {
+            for (word, instead) in misspelled(&line) {
+                found += 1;
+                println!("{}:{number}: \"{word}\": {instead}", path.display());
+            }
+        }
+    }
+    for path in files(&root, lines(&root, "paths.txt")?.into_iter().map(PathBuf::from).collect())? {
         let name = path.display().to_string();
-        for (number, line) in if rust { rust_prose(&text) } else { markdown_prose(&text) } {
+        for (number, line) in prose(&root, &path)? {
             for phrase in phrases.iter().filter(|phrase| has(&line, &phrase.words)) {
                 if let Some(rule) = allowed.iter_mut().find(|rule| rule.path == name && line.contains(&rule.text)) {
                     rule.used = true;
@@ -66,12 +89,31 @@ fn allowance(line: &str) -> Result<Allowed> {
     Ok(Allowed { path: path.to_owned(), text: text.to_owned(), used: false })
 }
 
-/// The Markdown and Rust files that `paths.txt` names, or that are below its directories.
-fn files(root: &Path) -> Result<Vec<PathBuf>> {
+/// The numbered lines of a file that are prose.
+fn prose(root: &Path, path: &Path) -> Result<Vec<(usize, String)>> {
+    let text = std::fs::read_to_string(root.join(path)).map_err(|e| format!("{}: {e}", path.display()))?;
+    let rust = path.extension().is_some_and(|extension| extension == "rs");
+    Ok(if rust { rust_prose(&text) } else { markdown_prose(&text) })
+}
+
+/// The words of a line that are misspelled, and what to write instead. What has a digit, an underscore or an inner capital is a name.
+fn misspelled(line: &str) -> impl Iterator<Item = (&str, String)> {
+    let words = line.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '\'');
+    let plain = |word: &&str| word.len() > 3 && word.chars().skip(1).all(|c| c.is_ascii_lowercase());
+    words.filter(plain).filter_map(|word| {
+        let corrections = typos_dict::WORD.find(&unicase::UniCase::new(word))?;
+        Some((word, corrections.join(", ")))
+    })
+}
+
+/// The Markdown and Rust files among these paths and below them. Builds and their output are left out.
+fn files(root: &Path, mut open: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    let mut open: Vec<PathBuf> = lines(root, "paths.txt")?.into_iter().map(PathBuf::from).collect();
     while let Some(path) = open.pop() {
         let full = root.join(&path);
+        if path.ends_with("target") {
+            continue;
+        }
         if full.is_dir() {
             for entry in std::fs::read_dir(&full)? {
                 open.push(path.join(entry?.file_name()));
@@ -129,10 +171,16 @@ fn rust_prose(text: &str) -> Vec<(usize, String)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{has, markdown_prose, phrase, rust_prose};
+    use super::{has, markdown_prose, misspelled, phrase, rust_prose};
 
     fn found(line: &str, what: &str) -> bool {
         has(line, &phrase(&format!("{what} => x")).unwrap().words)
+    }
+
+    #[test]
+    fn a_misspelled_word_is_found_and_a_name_is_not() {
+        let found: Vec<_> = misspelled("Teh adress is recieved by `recieve_all`, wiht Recieved").map(|(word, _)| word).collect();
+        assert_eq!(found, ["adress", "recieved", "wiht", "Recieved"]);
     }
 
     #[test]

@@ -168,6 +168,20 @@ impl Archive {
         Ok(Some(self.dir.join(FOR_TAP)))
     }
 
+    /// Returns the file to pass to the tap for a state that was given by hand: the tap's state may be inside of one of
+    /// Meltano's (`meltano state get`) or of a `state.json` of this package.
+    pub(crate) fn state_by_hand(&self, path: &Path) -> Result<PathBuf, ArchiveError> {
+        // A pipe can be read only once, by the tap.
+        if !path.is_file() {
+            return Ok(path.to_owned());
+        }
+        let text = std::fs::read_to_string(path).map_err(|source| failed(path, "reading it", source))?;
+        let Some(inner) = checkpoint::inner_state(&text) else { return Ok(path.to_owned()) };
+        let file = self.dir.join(FOR_TAP);
+        checkpoint::replace(&self.dir, FOR_TAP, inner.get().as_bytes()).map_err(|source| failed(&file, "writing it", source))?;
+        Ok(file)
+    }
+
     /// Records a stream of the tap in the checkpoint, if it is new.
     pub(crate) fn begin_stream(&mut self, name: &str) -> Result<(), ArchiveError> {
         if self.by_name.contains_key(name) {

@@ -27,6 +27,18 @@ pub(crate) const SET_ASIDE: &str = "set_aside.jsonl";
 const UNFINISHED: &str = ".unfinished";
 const SCHEMA: &str = "meltano-ingest.state/1";
 
+/// Returns the tap's state inside of Meltano's state, or of a checkpoint; `None` if the text is the tap's state itself.
+pub(crate) fn inner_state(text: &str) -> Option<Box<RawValue>> {
+    let map: BTreeMap<String, Box<RawValue>> = serde_json::from_str(text).ok()?;
+    let is_checkpoint = map.get("schema").is_some_and(|schema| schema.get() == format!("\"{SCHEMA}\""));
+    // Not of a tap that has its own key of that name beside others.
+    let is_meltano = map.len() == 1;
+    map.into_iter().find_map(|(key, value)| {
+        let is_inner = is_checkpoint && key == "state" || is_meltano && key == "singer_state";
+        is_inner.then_some(value)
+    })
+}
+
 /// The content of the checkpoint.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Checkpoint {

@@ -2,13 +2,14 @@
 //! [`tap`](crate::tap), [`archive`](crate::archive) and the job's context.
 
 use crate::archive::{Archive, ArchiveError};
-use crate::message::{Fault, Message};
+use crate::batch::{BatchError, BatchFile};
+use crate::message::{self, Encoding, Fault, Message, Text};
 use crate::name::{self, NameError};
 use crate::schema::Schema;
 use crate::stream::Taken;
 use crate::tap::{self, Call, Process, TapError};
 use lorchestra_plugin_api::mask::Mask;
-use lorchestra_plugin_api::serde_json::{json, value::RawValue};
+use lorchestra_plugin_api::serde_json::{self, json, value::RawValue};
 use lorchestra_plugin_api::{EmitError, JobContext, tracing};
 use package_support::lines::{LineEvent, MAX_LINE};
 use serde::Serialize;
@@ -28,6 +29,8 @@ pub(crate) struct Request {
     pub(crate) state: Option<PathBuf>,
     /// Maximum time without output; zero means no limit.
     pub(crate) idle: Duration,
+    /// Interval of the progress in the log; zero means never.
+    pub(crate) progress: Duration,
     pub(crate) data_dir: PathBuf,
 }
 
@@ -44,6 +47,8 @@ struct Totals {
     streams: u64,
     /// States sent by the tap.
     states: u64,
+    /// Files of BATCH messages.
+    batch_files: u64,
     /// Messages of types that are not in the specification.
     ignored: u64,
     /// Records that were set aside, by reason.
@@ -54,6 +59,8 @@ struct Totals {
 const NAMED: u64 = 100;
 /// Maximum time between the end of the tap's output and the end of its process, in either order.
 const BETWEEN_ENDS: Duration = Duration::from_secs(2);
+/// Maximum number of streams that a progress line lists.
+const LISTED: usize = 20;
 /// Maximum number of bytes of an invalid line that are logged.
 const QUOTED: usize = 500;
 
@@ -76,8 +83,8 @@ pub(crate) enum IngestionError {
     Torn { tap: String, line: u64, status: ExitStatus },
     #[error("{tap}: line {line} of its output is longer than {} MiB", MAX_LINE >> 20)]
     TooLong { tap: String, line: u64 },
-    #[error("{tap} sends records as BATCH files (line {line}), which is not supported; remove batch_config from its config")]
-    Batch { tap: String, line: u64 },
+    #[error("{tap}: BATCH message in line {line} of its output: {source}")]
+    Batch { tap: String, line: u64, source: BatchError },
     #[error("stopped {tap} after {seconds} s without output ({messages} messages received); raise --idle to allow more")]
     Silent { tap: String, seconds: u64, messages: u64 },
     #[error("cancelled after {0} messages; everything up to the last state is saved, run the job again to continue")]
@@ -92,7 +99,8 @@ impl IngestionError {
     /// Returns whether a retry would fail in the same way.
     pub(crate) fn is_permanent(&self) -> bool {
         match self {
-            Self::Name(_) | Self::Batch { .. } => true,
+            Self::Name(_) => true,
+            Self::Batch { source, .. } => source.is_permanent(),
             Self::Archive(error) => error.is_permanent(),
             Self::Tap(error) => error.is_permanent(),
             _ => false,
@@ -111,7 +119,7 @@ pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), IngestionErr
     }
     let archive = Archive::open(&dir)?;
     let state = match &request.state {
-        Some(state) => Some(state.clone()),
+        Some(state) => Some(archive.state_by_hand(state)?),
         None => archive.state_file()?,
     };
     let mut more = Vec::new();
@@ -119,8 +127,17 @@ pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), IngestionErr
         more.extend([OsString::from("--state"), state.into()]);
     }
     let process = request.call.start(&more)?;
-    let mut ingestion =
-        Ingestion { tap, archive, process, cx, idle: request.idle, schemas: HashMap::new(), totals: Totals::default() };
+    let mut ingestion = Ingestion {
+        tap,
+        archive,
+        process,
+        cx,
+        idle: request.idle,
+        progress: request.progress,
+        reported: Instant::now(),
+        schemas: HashMap::new(),
+        totals: Totals::default(),
+    };
     let started =
         json!({"tap": ingestion.tap, "account": account, "resumes": state.is_some(), "directory": dir.to_string_lossy()});
     let ended = cx.emit("tap.started", started).map_err(IngestionError::from).and_then(|()| ingestion.take_all());
@@ -141,6 +158,9 @@ struct Ingestion<'a> {
     process: Process,
     cx: &'a JobContext,
     idle: Duration,
+    progress: Duration,
+    /// When the progress was last logged.
+    reported: Instant,
     /// The last SCHEMA message of each stream in this run: most taps repeat them often.
     schemas: HashMap<String, Vec<u8>>,
     totals: Totals,
@@ -168,6 +188,7 @@ impl Ingestion<'_> {
                     self.archive.tick()?;
                     self.tell_activations()?;
                     self.look_at_silence()?;
+                    self.report_progress();
                     // The tap has exited, but a child process holds its output open.
                     if self.process.ended()?.is_some() && quiet_since.get_or_insert_with(Instant::now).elapsed() > BETWEEN_ENDS {
                         return self.look_at_end(&line);
@@ -193,6 +214,9 @@ impl Ingestion<'_> {
             self.look_at_silence()?;
             std::thread::sleep(Duration::from_millis(2));
         };
+        self.process.drain_stderr();
+        let messages = self.totals.messages;
+        let _ = writeln!(io::stderr().lock(), "meltano-ingest: {} ended ({status}) after {messages} messages", self.tap);
         if !status.success() {
             // A signal that cancels the run also ends the tap, which may be noticed first.
             if self.cx.is_cancelled() {
@@ -238,17 +262,8 @@ impl Ingestion<'_> {
                 if !record.get().starts_with('{') {
                     return self.set_aside(line, "not_an_object");
                 }
-                match self.archive.record(&stream, version, record, time_extracted.as_deref())? {
-                    None => self.set_aside(line, "no_schema")?,
-                    Some(Taken::Retired) => self.set_aside(line, "retired_version")?,
-                    Some(_) => {
-                        self.totals.records += 1;
-                        if self.totals.records.is_multiple_of(1000) {
-                            // The total is unknown.
-                            self.cx.progress(self.totals.records, 0);
-                        }
-                    }
-                }
+                let taken = self.archive.record(&stream, version, record, time_extracted.as_deref())?;
+                self.count(taken, line)?;
             }
             Message::State(state) => {
                 self.totals.states += 1;
@@ -268,10 +283,94 @@ impl Ingestion<'_> {
                 None => tracing::warn!(stream = &*stream, version, "ignoring a version of a stream without a schema"),
                 Some(_) => {}
             },
-            Message::Batch => return Err(IngestionError::Batch { tap: self.tap.clone(), line: number }),
+            Message::Batch { stream, version, encoding, manifest } => {
+                for url in &manifest {
+                    self.take_batch(&stream, version, url, &encoding)?;
+                }
+            }
             Message::Other => self.totals.ignored += 1,
         }
         Ok(())
+    }
+
+    /// Counts a record, or sets it aside with the line that contains it.
+    fn count(&mut self, taken: Option<Taken>, line: &[u8]) -> Result<(), IngestionError> {
+        match taken {
+            None => self.set_aside(line, "no_schema")?,
+            Some(Taken::Retired) => self.set_aside(line, "retired_version")?,
+            Some(_) => {
+                self.totals.records += 1;
+                if self.totals.records.is_multiple_of(1000) {
+                    // The total is unknown.
+                    self.cx.progress(self.totals.records, 0);
+                    self.report_progress();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends the records of a batch file, byte for byte.
+    fn take_batch(
+        &mut self,
+        stream: &str,
+        version: Option<i64>,
+        url: &Text<'_>,
+        encoding: &Encoding<'_>,
+    ) -> Result<(), IngestionError> {
+        let (tap, number) = (self.tap.clone(), self.totals.messages);
+        let failed = |source| IngestionError::Batch { tap: tap.clone(), line: number, source };
+        let mut file = BatchFile::open(url, encoding).map_err(failed)?;
+        self.totals.batch_files += 1;
+        let mut line = Vec::new();
+        while file.next(&mut line).map_err(failed)? {
+            if file.lines.is_multiple_of(1000) && self.cx.is_cancelled() {
+                return Err(IngestionError::Cancelled(self.totals.messages));
+            }
+            if line.is_empty() {
+                continue;
+            }
+            match serde_json::from_slice::<&RawValue>(&line) {
+                Ok(record) if record.get().starts_with('{') => {
+                    let taken = self.archive.record(stream, version, record, None)?;
+                    self.count(taken, &line)?;
+                }
+                Ok(_) => self.set_aside(&line, "not_an_object")?,
+                Err(_) if message::without_odd_numbers(&line).is_some() => self.set_aside(&line, "not_a_number")?,
+                Err(_) => {
+                    quote(&self.tap, number, &line, self.process.mask());
+                    return Err(failed(BatchError::NotJson { path: file.path, line: file.lines }));
+                }
+            }
+        }
+        // Reading it took time in which the tap may have waited.
+        self.process.reset_idle_time();
+        Ok(())
+    }
+
+    /// Logs the records of this run by stream, at the interval that the user has set.
+    fn report_progress(&mut self) {
+        if self.progress.is_zero() || self.reported.elapsed() < self.progress {
+            return;
+        }
+        self.reported = Instant::now();
+        let mut counts: Vec<(u64, &str)> = self
+            .archive
+            .streams()
+            .iter()
+            .map(|stream| (stream.counts.records, &*stream.name))
+            .filter(|count| count.0 > 0)
+            .collect();
+        counts.sort_by(|a, b| b.cmp(a));
+        let more = counts.len().saturating_sub(LISTED);
+        let mut texts: Vec<String> = counts
+            .iter()
+            .take(LISTED)
+            .map(|(records, name)| format!("{} {records}", name.replace(char::is_control, "?")))
+            .collect();
+        texts.extend((more > 0).then(|| format!("{more} more streams")));
+        let total = self.totals.records;
+        let _ = writeln!(io::stderr().lock(), "meltano-ingest: {total} records so far: {}", texts.join(", "));
     }
 
     fn take_schema(

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! tap (a process) ─► lines (with timeouts) ─► message ─► ingestion: counts and events
-//!                                                                  │
+//!    └─► batch files ──────────────────────────────────────────────┤
 //!                      archive: state.json, locked ◄───────────────┤
 //!                         └─► stream (versions) ─► appender (<stream>.jsonl)
 //! ```
@@ -19,6 +19,7 @@
 
 mod appender;
 mod archive;
+mod batch;
 mod checkpoint;
 mod diagnosis;
 mod discover_job;

@@ -31,7 +31,7 @@ pub(crate) enum Message<'a> {
     /// Activates a version of a stream; older versions are deleted.
     ActivateVersion { stream: Cow<'a, str>, version: i64 },
     /// Records in separate files.
-    Batch,
+    Batch { stream: Cow<'a, str>, version: Option<i64>, encoding: Encoding<'a>, manifest: Vec<Text<'a>> },
     /// A type that is not in the specification, which allows such types.
     Other,
 }
@@ -55,9 +55,18 @@ pub(crate) enum Fault {
 pub(crate) const DEEPEST: usize = 127;
 
 /// Text that is borrowed if possible; an `Option<Cow>` field would always be owned.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(transparent)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+pub(crate) struct Text<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
+
+/// How the files of a BATCH message are written.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Encoding<'a> {
+    #[serde(borrow)]
+    pub(crate) format: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(crate) compression: Option<Text<'a>>,
+}
 
 #[derive(Deserialize)]
 struct Envelope<'a> {
@@ -78,6 +87,10 @@ struct Envelope<'a> {
     bookmark_properties: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "given")]
     value: Option<&'a RawValue>,
+    #[serde(borrow)]
+    encoding: Option<Encoding<'a>>,
+    #[serde(borrow)]
+    manifest: Option<Vec<Text<'a>>>,
 }
 
 /// Deserializes a value that is present, even if it is `null`.
@@ -85,32 +98,33 @@ fn given<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'d
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// Returns whether a line is a record except for numbers that only Python accepts as JSON. Called only for invalid lines, so
-/// it may be slow.
-fn has_odd_numbers(line: &[u8]) -> bool {
-    let Ok(text) = std::str::from_utf8(line) else { return false };
-    let (mut mended, mut in_text, mut escaped) = (String::with_capacity(text.len()), false, false);
+/// Returns a line with `null` for numbers that only Python accepts as JSON, if it is JSON then. Called only for invalid lines,
+/// so it may be slow.
+pub(crate) fn without_odd_numbers(line: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(line).ok()?;
+    let (mut repaired, mut in_text, mut escaped) = (String::with_capacity(text.len()), false, false);
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
         let odd = ["-Infinity", "Infinity", "NaN"].into_iter().find(|odd| !in_text && rest.starts_with(odd));
         if let Some(odd) = odd {
-            mended.push_str("null");
+            repaired.push_str("null");
             rest = &rest[odd.len()..];
             continue;
         }
         in_text ^= c == '"' && !escaped;
         escaped = in_text && c == '\\' && !escaped;
-        mended.push(c);
+        repaired.push(c);
         rest = &rest[c.len_utf8()..];
     }
-    mended != text && matches!(Message::parse_strictly(mended.as_bytes()), Ok(Message::Record { .. }))
+    (repaired != text && serde_json::from_str::<&RawValue>(&repaired).is_ok()).then_some(repaired)
 }
 
 impl<'a> Message<'a> {
     /// Parses a line without its line ending.
     pub(crate) fn parse(line: &'a [u8]) -> Result<Self, Fault> {
+        let is_record = |text: String| matches!(Message::parse_strictly(text.as_bytes()), Ok(Message::Record { .. }));
         match Self::parse_strictly(line) {
-            Err(Fault::NotJson) if has_odd_numbers(line) => Err(Fault::NotANumber),
+            Err(Fault::NotJson) if without_odd_numbers(line).is_some_and(is_record) => Err(Fault::NotANumber),
             parsed => parsed,
         }
     }
@@ -141,7 +155,12 @@ impl<'a> Message<'a> {
             "ACTIVATE_VERSION" => {
                 Self::ActivateVersion { stream: stream?, version: envelope.version.ok_or_else(without("version"))? }
             }
-            _ => Self::Batch,
+            _ => Self::Batch {
+                stream: stream?,
+                version: envelope.version,
+                encoding: envelope.encoding.ok_or_else(without("encoding"))?,
+                manifest: envelope.manifest.ok_or_else(without("manifest"))?,
+            },
         })
     }
 }
@@ -166,7 +185,10 @@ mod tests {
         assert_eq!(value.get(), r#"{"a":1}"#);
         let line = br#"{"type":"ACTIVATE_VERSION","stream":"a","version":-1}"#;
         assert!(matches!(Message::parse(line), Ok(Message::ActivateVersion { version: -1, .. })));
-        assert!(matches!(Message::parse(br#"{"type":"BATCH","stream":"a","manifest":[]}"#), Ok(Message::Batch)));
+        let line =
+            br#"{"type":"BATCH","stream":"a","encoding":{"format":"jsonl","compression":"gzip"},"manifest":["file:///b"]}"#;
+        let Message::Batch { encoding, manifest, .. } = Message::parse(line).unwrap() else { panic!() };
+        assert_eq!((&*encoding.format, &*encoding.compression.unwrap().0, &*manifest[0].0), ("jsonl", "gzip", "file:///b"));
         assert!(matches!(Message::parse(br#"{"type":"PROGRESS"}"#), Ok(Message::Other)));
     }
 
@@ -190,6 +212,7 @@ mod tests {
             (br#"{"type":"RECORD","stream":"a"}"#, Fault::Incomplete("RECORD", "record")),
             (br#"{"type":"SCHEMA","stream":"a"}"#, Fault::Incomplete("SCHEMA", "schema")),
             (br#"{"type":"STATE"}"#, Fault::Incomplete("STATE", "value")),
+            (br#"{"type":"BATCH","stream":"a","manifest":[]}"#, Fault::Incomplete("BATCH", "encoding")),
             (br#"{"type":"ACTIVATE_VERSION","stream":"a"}"#, Fault::Incomplete("ACTIVATE_VERSION", "version")),
         ] {
             assert_eq!(Message::parse(line).err(), Some(fault), "{}", String::from_utf8_lossy(line));

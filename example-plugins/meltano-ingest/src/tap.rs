@@ -6,6 +6,7 @@
 
 use crate::diagnosis;
 use lorchestra_plugin_api::mask::Mask;
+use lorchestra_plugin_api::tracing;
 use package_support::lines::Lines;
 use package_support::process::{ChildProcess, StartError};
 use std::ffi::OsString;
@@ -93,7 +94,11 @@ impl Call {
         let stderr_bytes = Arc::new(AtomicU64::new(0));
         let last = Arc::new(Mutex::new(Vec::new()));
         let output = child.stdout().map(Lines::new).ok_or_else(|| io::Error::other("no standard output"))?;
-        let mask = Arc::new(self.config.as_deref().map(secrets).unwrap_or_default());
+        let secrets = self.config.as_deref().map(secrets).unwrap_or_default();
+        if !secrets.is_empty() {
+            self.warn_of_readers();
+        }
+        let mask = Arc::new(Mask::of(secrets.iter().map(String::as_str)));
         let stderr_thread = child.stderr().map(|stderr| {
             let (stderr_bytes, last, mask) = (stderr_bytes.clone(), last.clone(), mask.clone());
             std::thread::spawn(move || pass_on(stderr, &stderr_bytes, &last, &mask))
@@ -111,13 +116,30 @@ impl Call {
     }
 }
 
+impl Call {
+    /// Warns in the log if other users can read the config.
+    fn warn_of_readers(&self) {
+        use std::os::unix::fs::PermissionsExt;
+        let Some(config) = self.config.as_deref() else { return };
+        let mode = std::fs::metadata(config).map_or(0, |found| found.permissions().mode());
+        if mode & 0o044 != 0 {
+            let config = config.display();
+            let mode = mode & 0o777;
+            let warning =
+                format!("{config} contains secrets, and other users can read it (mode {mode:04o}); run `chmod 600 {config}`");
+            tracing::warn!("{warning}");
+            let _ = writeln!(io::stderr().lock(), "meltano-ingest: warning: {warning}");
+        }
+    }
+}
+
 /// Substrings of config keys whose values are secrets or contain some.
 const SECRET_KEYS: [&str; 12] =
     ["pass", "pwd", "secret", "token", "key", "credential", "auth", "private", "cert", "dsn", "connection", "session"];
 
-/// Creates the mask for the secrets of a config: values below such keys, multi-line texts, and URLs with a password. An
+/// Returns the secrets of a config: values below such keys, multi-line texts, and URLs with a password. An
 /// unreadable config is left to the tap to report.
-fn secrets(config: &Path) -> Mask {
+fn secrets(config: &Path) -> Vec<String> {
     use lorchestra_plugin_api::serde_json::{Value, from_slice};
     fn gather(value: &Value, secret: bool, texts: &mut Vec<String>) {
         match value {
@@ -139,7 +161,7 @@ fn secrets(config: &Path) -> Mask {
         let value: Option<Value> = std::fs::read(config).ok().and_then(|text| from_slice(&text).ok());
         gather(&value.unwrap_or(Value::Null), false, &mut found);
     }
-    Mask::of(found.iter().map(String::as_str))
+    found
 }
 
 /// `https://user:password@host/`
@@ -240,16 +262,21 @@ impl Process {
 fn pass_on(stderr: impl Read, stderr_bytes: &AtomicU64, last: &Mutex<Vec<u8>>, mask: &Mask) {
     let mut lines = BufReader::new(stderr);
     let mut line = Vec::new();
+    let mut is_open = false;
     // The end, or an error that nobody can receive.
     while let Ok(1..) = lines.by_ref().take(PIECE).read_until(b'\n', &mut line) {
         stderr_bytes.fetch_add(line.len() as u64, Ordering::Relaxed);
         // Invalid UTF-8 is forwarded unchanged.
         let masked = std::str::from_utf8(&line).map(|text| mask.text(text).into_bytes());
         let _ = io::stderr().lock().write_all(masked.as_deref().unwrap_or(&line));
+        is_open = !line.ends_with(b"\n");
         if !line.trim_ascii().is_empty() {
             last.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&line);
         }
         line.clear();
+    }
+    if is_open {
+        let _ = io::stderr().lock().write_all(b"\n");
     }
 }
 
@@ -275,7 +302,8 @@ mod tests {
         let config = r#"{"api_token": "t0k3n-t0k3n", "auth": {"user": "robot-7", "pin": 12345678}, "start_date": "2026-01-01",
             "url": "https://me:hunter22@example.com/api", "pem": "-----BEGIN KEY-----\nMIIabcdef/+=\n-----END KEY-----\n"}"#;
         std::fs::write(&path, config).unwrap();
-        let mask = secrets(&path);
+        let secrets = secrets(&path);
+        let mask = Mask::of(secrets.iter().map(String::as_str));
         for (text, masked) in [
             ("token=t0k3n-t0k3n since 2026-01-01", "token=*** since 2026-01-01"),
             ("{'user': 'robot-7', 'pin': 12345678}", "{'user': '***', 'pin': ***}"),

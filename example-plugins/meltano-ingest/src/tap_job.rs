@@ -26,7 +26,7 @@ pub fn run_tap(
     config: Option<PathBuf>,
     /// Catalog with the selected streams, as written by `discover`
     catalog: Option<PathBuf>,
-    /// State to start from, instead of the stored one
+    /// State to start from, instead of the stored one; also as `meltano state get` prints it
     state: Option<PathBuf>,
     /// Account name; state and records are stored per tap and account [default: `default`]
     account: Option<String>,
@@ -35,9 +35,12 @@ pub fn run_tap(
     /// Stop the tap when it prints nothing for this long (`0s`: no limit)
     #[param(default = "1h")]
     idle: Duration,
+    /// Log the number of records by stream this often (`0s`: never)
+    #[param(default = "1m")]
+    progress: Duration,
 ) -> JobResult {
-    let request =
-        Request { call: Call { program: tap, args: arg, config, catalog }, name, account, state, idle, data_dir: cx.data_dir()? };
+    let call = Call { program: tap, args: arg, config, catalog };
+    let request = Request { call, name, account, state, idle, progress, data_dir: cx.data_dir()? };
     match ingestion::run(&request, cx) {
         Ok(()) => Ok(()),
         // Retrying would fail in the same way.

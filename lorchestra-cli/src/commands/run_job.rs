@@ -221,7 +221,7 @@ impl Invocation<'_, '_> {
         values.extend(flags::named(&own.param)?);
         let typed: Vec<String> = values.iter().map(|given| given.name.clone()).collect();
         values.extend(params::configured(package_name, job, &values, settings)?);
-        let bookmark = match plan::last::asked_by(job, &values) {
+        let bookmark = match plan::last::requested_bookmark(job, &values) {
             Some(asked) => {
                 let key = Key { package: package_name, job: job_name, account: asked.account.as_deref() };
                 bookmarks::asked_for(key, own.dry_run, settings, self.notices, self.printer)?

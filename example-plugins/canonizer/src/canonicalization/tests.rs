@@ -1,4 +1,4 @@
-//! Canonicalizations of the sample mailbox and of damaged input.
+//! Canonicalization of the sample mailbox and of damaged input.
 
 use super::*;
 use crate::email_job::canonicalize_email;

@@ -53,7 +53,7 @@ fn a_good_tap() {
     assert_eq!(file(&dir), "1 2 5 6 ");
     assert_eq!(kept_state(&dir), 2);
     let completed = json!({
-        "tap": "test", "messages": 10, "records": 4, "bytes": 32, "streams": 1, "states": 1, "ignored": 1,
+        "tap": "test", "messages": 10, "records": 4, "bytes": 32, "streams": 1, "states": 1, "ignored": 1, "batch_files": 0,
         "set_aside": {"no_schema": 1, "not_an_object": 1},
     });
     assert_eq!(ran.event("tap.completed").payload, completed);
@@ -81,6 +81,93 @@ fn a_good_tap() {
     assert_eq!(file(&dir), "1 2 5 6 7 8 ");
 }
 
+/// Records in files, plain and compressed: appended byte for byte, in the order of the messages, to their version.
+#[test]
+fn batches_are_records() {
+    use std::io::Write;
+    let dir = TempDir::new();
+    let plain = dir.write("with space.jsonl", "{\"n\":2}\n\n{\"n\":3.10}\r\n[4]\n{\"n\":NaN}\n{\"n\":5}");
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    for n in 6..3000 {
+        writeln!(packed, "{{\"n\":{n}}}").unwrap();
+    }
+    let packed = packed.finish().unwrap();
+    // Two members, as of a tap that appends to a file.
+    let path = dir.path().join("packed.json.gz");
+    fs::write(&path, [&packed[..], &packed[..]].concat()).unwrap();
+    let url = format!("file://{}", plain.display()).replace(' ', "%20");
+    let plain = format!(r#"{{"type":"BATCH","stream":"a","encoding":{{"format":"jsonl"}},"manifest":["{url}"]}}"#);
+    let gzip = format!(
+        r#"{{"type":"BATCH","stream":"a","encoding":{{"format":"jsonl","compression":"gzip"}},"manifest":["file://{}"]}}"#,
+        path.display()
+    );
+    let ran = tap(&[SCHEMA, &rec(1), &plain, &gzip, &state(1)], "", &dir).run();
+    ran.assert_ok();
+    let packed: String = (6..3000).map(|n| format!("{n} ")).collect();
+    assert_eq!(file(&dir), format!("1 2 3.10 5 {packed}{packed}"));
+    let completed = &ran.event("tap.completed").payload;
+    assert_eq!((&completed["records"], &completed["batch_files"]), (&json!(5992), &json!(2)));
+    assert_eq!(completed["set_aside"], json!({"not_an_object": 1, "not_a_number": 1}));
+    assert!(path.exists(), "it is the tap's");
+
+    // Cut in the middle, and a line that is no JSON: nothing of the batch is kept.
+    for (text, says) in [(&fs::read(&path).unwrap()[..2000], "packed.json.gz"), (b"\x1f", "packed.json.gz")] {
+        fs::write(&path, text).unwrap();
+        tap(&[SCHEMA, &gzip, &state(2)], "", &dir).run().assert_retryable(says);
+        assert_eq!(kept_state(&dir), 1);
+    }
+    let torn = dir.write("torn.jsonl", "{\"n\":1}\n{\"n\":");
+    let torn = format!(r#"{{"type":"BATCH","stream":"a","encoding":{{"format":"jsonl"}},"manifest":["{}"]}}"#, torn.display());
+    tap(&[SCHEMA, &torn, &state(2)], "", &dir).run().assert_retryable("line 2 of the batch file");
+    assert_eq!(file(&dir), format!("1 2 3.10 5 {packed}{packed}"));
+}
+
+/// Numbers that no machine type can hold, and everything else that a parser would change.
+#[test]
+fn records_arrive_byte_for_byte() {
+    let dir = TempDir::new();
+    let records = [
+        r#"{"price": 1.10, "total":100.00, "big":123456789012345678901234567890}"#,
+        r#"{"exp":1E+2,"tiny":1e-400,"huge":1e400,"zero":-0.0,"digits":3.14159265358979323846264338327950288}"#,
+        r#"{"b":1,"a":2,"b":3,"text":"\u00e4\ud83d\/ \u0000"}"#,
+    ];
+    let lines: Vec<String> =
+        records.iter().map(|record| format!(r#"{{"type":"RECORD","stream":"a","record":{record}}}"#)).collect();
+    tap(&[SCHEMA, &lines[0], &lines[1], &lines[2], &state(1)], "", &dir).run().assert_ok();
+    assert_eq!(dir.read("meltano-ingest/test/default/a.jsonl"), format!("{}\n", records.join("\n")));
+}
+
+/// A source whose columns change while it is read: records of both forms are kept, and the change is reported where it is.
+#[test]
+fn a_schema_that_changes_in_the_middle_is_reported() {
+    let dir = TempDir::new();
+    let other = r#"{"type":"SCHEMA","stream":"a","schema":{"properties":{"n":{"type":"string"},"m":{}}},"key_properties":["n"]}"#;
+    let late = r#"{"type":"RECORD","stream":"a","record":{"n":"2"}}"#;
+    let ran = tap(&[SCHEMA, &rec(1), other, late, &state(2), other, SCHEMA], "", &dir).run();
+    ran.assert_ok();
+    assert_eq!(file(&dir), "1 \"2\" ");
+    let changes: Vec<Value> = ran.events_of("tap.schema.changed").iter().map(|event| event.payload.clone()).collect();
+    assert_eq!(changes.len(), 3);
+    assert_eq!((&changes[1]["added"], &changes[1]["changed"]), (&json!(["m"]), &json!(["n"])));
+    assert_eq!((&changes[2]["removed"], &changes[2]["changed"]), (&json!(["m"]), &json!(["n"])), "and back");
+}
+
+/// What `meltano state get` prints, and a checkpoint of this package, have the tap's state inside.
+#[test]
+fn a_state_given_by_hand_is_unpacked() {
+    for (text, passed) in [
+        (r#"{"singer_state": {"bookmarks": {"a": 1.10}}}"#, r#"{"bookmarks": {"a": 1.10}}"#),
+        (r#"{"schema":"meltano-ingest.state/1","state":{"at":7},"streams":{},"set_aside":0}"#, r#"{"at":7}"#),
+        (r#"{"singer_state": 1, "other": 2}"#, r#"{"singer_state": 1, "other": 2}"#),
+        (r#"{"state": {"at": 1}}"#, r#"{"state": {"at": 1}}"#),
+    ] {
+        let dir = TempDir::new();
+        let by_hand = dir.write("by-hand.json", text);
+        let then = format!("[ \"$(cat \"$2\")\" = '{passed}' ] || exit 9");
+        tap(&[SCHEMA], &then, &dir).param("state", &by_hand).run().assert_ok();
+    }
+}
+
 /// Output of Python's json module, and text that taps print between messages.
 #[test]
 fn what_is_nearly_a_message_costs_itself_alone() {
@@ -100,7 +187,7 @@ fn what_is_nearly_a_message_costs_itself_alone() {
 #[test]
 fn each_failure_has_its_cause_and_keeps_complete_transactions() {
     let long = "exec sleep 100";
-    let cases: [(&[&str], &str, &str, bool); 10] = [
+    let cases: [(&[&str], &str, &str, bool); 13] = [
         (&[], "exit 3", "test failed (exit status: 3) after 4 messages; it wrote nothing to standard error", false),
         (
             &[],
@@ -118,7 +205,25 @@ fn each_failure_has_its_cause_and_keeps_complete_transactions() {
             "is a SCHEMA message without a schema that is an object",
             false,
         ),
-        (&[r#"{"type":"BATCH","stream":"a"}"#], long, "test sends records as BATCH files (line 5)", true),
+        (&[r#"{"type":"BATCH","stream":"a"}"#], long, "test: line 5 of its output is a BATCH message without encoding", false),
+        (
+            &[r#"{"type":"BATCH","stream":"a","encoding":{"format":"parquet"},"manifest":["file:///b"]}"#],
+            long,
+            "BATCH message in line 5 of its output: batch files of format parquet are not supported",
+            true,
+        ),
+        (
+            &[r#"{"type":"BATCH","stream":"a","encoding":{"format":"jsonl"},"manifest":["s3://bucket/b"]}"#],
+            long,
+            "batch files in s3 storage are not supported",
+            true,
+        ),
+        (
+            &[r#"{"type":"BATCH","stream":"a","encoding":{"format":"jsonl"},"manifest":["file:///no/such/file"]}"#],
+            long,
+            "cannot read the batch file /no/such/file: No such file",
+            false,
+        ),
         (&[r#"{"type":"SCHEMA","stream":"","schema":{}}"#], long, "cannot store it: the name of a stream is empty", true),
         (&[], "printf '{\"type\":\"REC'", "test: its output ends in the middle of a message, in line 5 (exit status: 0)", false),
     ];

@@ -7,7 +7,7 @@ use crate::printer::Printer;
 use crate::settings::Settings;
 use lorchestra_core::packages::catalog::Catalog;
 use lorchestra_core::packages::changes::{ChangedJob, Changes};
-use lorchestra_core::packages::install::{self, Before, InstallError, Installed};
+use lorchestra_core::packages::install::{self, InstallError, Installed, Previous};
 use lorchestra_core::packages::library::Library;
 use lorchestra_core::text::{self, one_line, path_text};
 use serde_json::{Value, json};
@@ -43,9 +43,9 @@ pub(super) fn install(
 
 fn changes(library: &Library, installed: &Installed) -> Changes {
     match &installed.before {
-        Before::Same => Changes::default(),
-        Before::Package(old) => Changes::between(Some(old), library.manifest()),
-        Before::Nothing | Before::Unusable(_) => Changes::between(None, library.manifest()),
+        Previous::Same => Changes::default(),
+        Previous::Package(old) => Changes::between(Some(old), library.manifest()),
+        Previous::Nothing | Previous::Unusable(_) => Changes::between(None, library.manifest()),
     }
 }
 
@@ -53,7 +53,7 @@ fn tell(library: &Library, installed: &Installed, lock: Option<&Lock>, printer: 
     let manifest = library.manifest();
     let name = format!("{} {}", manifest.package, one_line(&manifest.version));
     let path = path_text(&installed.path);
-    if matches!(installed.before, Before::Same) {
+    if matches!(installed.before, Previous::Same) {
         printer.good(format_args!("{name} is already installed: {path}"));
     } else {
         printer.good(format_args!("{name} installed: {path}"));
@@ -77,17 +77,17 @@ fn tell_changes(library: &Library, installed: &Installed, printer: &mut Printer)
     };
     line("sha256", library.sha256().to_owned());
     match &installed.before {
-        Before::Package(old) if old.version == library.manifest().version => {
+        Previous::Package(old) if old.version == library.manifest().version => {
             line("replaces", format!("other bytes of {} {}", old.package, one_line(&old.version)));
         }
-        Before::Package(old) => line("replaces", format!("{} {}", old.package, one_line(&old.version))),
-        Before::Unusable(problems) => {
+        Previous::Package(old) => line("replaces", format!("{} {}", old.package, one_line(&old.version))),
+        Previous::Unusable(problems) => {
             for problem in problems {
                 let reason = problem.reason.as_str();
                 line("replaces", format!("{}, which could not be used ({reason})", path_text(&problem.path)));
             }
         }
-        Before::Nothing | Before::Same => {}
+        Previous::Nothing | Previous::Same => {}
     }
     for path in &installed.removed {
         line("removes", path_text(path));
@@ -121,8 +121,8 @@ fn as_value(library: &Library, installed: &Installed, lock: Option<&Lock>) -> Va
         "version": manifest.version,
         "path": installed.path.display().to_string(),
         "sha256": library.sha256(),
-        "unchanged": matches!(installed.before, Before::Same),
-        "replaces": if let Before::Package(old) = &installed.before { Some(&old.version) } else { None },
+        "unchanged": matches!(installed.before, Previous::Same),
+        "replaces": if let Previous::Package(old) = &installed.before { Some(&old.version) } else { None },
         "removes": installed.removed.iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),
         "added": jobs(&changes.added),
         "removed": jobs(&changes.removed),

@@ -71,7 +71,7 @@ fn a_directory_that_is_none_or_not_there_is_told() {
     assert_eq!(ended.out(), "ingester:\n  extract_gmail\n  extract_slack\n");
     let warned: Vec<&str> = ended.err().lines().filter(|line| line.starts_with("warning: ")).collect();
     let expected = [
-        format!("warning: {}: it is no directory (--plugin-dir) (not-a-directory)", file.replace('\n', "\\n")),
+        format!("warning: {}: it is not a directory (--plugin-dir) (not-a-directory)", file.replace('\n', "\\n")),
         format!("warning: {missing}: the directory is not there (--plugin-dir) (missing)"),
     ];
     assert_eq!(warned, expected, "{}", ended.shown());

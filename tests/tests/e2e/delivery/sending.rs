@@ -536,9 +536,9 @@ fn tables_that_do_not_fit_are_refused_in_a_sentence() {
         for (resource, said) in [
             (
                 json!({"schema": {"fields": required}}),
-                "column tenant is REQUIRED, and events have nothing for it: make it NULLABLE",
+                "column tenant is REQUIRED, but events have no value for it: make it NULLABLE",
             ),
-            (view.clone(), "is a VIEW: name the table that events are to be written to"),
+            (view.clone(), "is a VIEW: name the table to write events to"),
             (partition("loaded_at"), "requires a partition filter on column loaded_at"),
         ] {
             let site = Site::without_table(write);

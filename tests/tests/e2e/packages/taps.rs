@@ -39,7 +39,7 @@ for n in range(start + 1, config["upto"] + 1):
             sys.stdout.flush()
             os.kill(os.getpid(), signal.SIGKILL)
         if config["then"] == "batch":
-            say(type="BATCH", stream="numbers", encoding={}, manifest=[])
+            say(type="BATCH", stream="numbers", encoding={"format": "parquet"}, manifest=["file:///nowhere"])
             sys.stdout.flush()
         if config["then"] in ("hang", "deaf"):
             if config["then"] == "deaf":
@@ -205,6 +205,78 @@ fn each_failure_is_told_with_its_cause_and_nothing_is_half_kept() {
     sandbox.lorchestra(&strs(&taps.count(&[], &[], &json!({"upto": 100})))).exits(0);
     assert_eq!(taps.numbers(), (1..=100).collect::<Vec<_>>(), "complete, and nothing twice");
     assert_eq!(sandbox.processes(), [0u32; 0]);
+}
+
+/// Two files as taps of Meltano's SDK write them, a stream that is not selected, much on standard error before a failure: with the batch
+/// encoder of the SDK itself.
+#[test]
+fn a_tap_of_the_sdk_sends_batches_and_obeys_its_catalog() {
+    let taps = Taps::new();
+    let sandbox = &taps.sandbox;
+    let tap = Path::new(&taps.python).with_file_name("tap-jsonfile").display().to_string();
+    fs::create_dir(sandbox.path("orders")).unwrap();
+    let orders: Vec<Value> = (0..250).map(|n| json!({"id": n, "price": 1.5})).collect();
+    fs::write(sandbox.path("orders/one.json"), json!(orders).to_string()).unwrap();
+    let batches = json!({"encoding": {"format": "jsonl", "compression": "gzip"}, "batch_size": 100,
+        "storage": {"root": format!("file://{}", sandbox.path("batches").display())}});
+    fs::create_dir(sandbox.path("batches")).unwrap();
+    taps.configure(&json!({"paths": [sandbox.path("orders/*.json")], "stream_name": "orders", "batch_config": batches}));
+    let run = ["run-job", "meltano-ingest", "run_tap", "--tap", &tap, "--config", "config.json"];
+    sandbox.lorchestra(&run).exits(0);
+    let completed = &taps.told("tap.completed")[0];
+    assert_eq!((&completed["records"], &completed["batch_files"]), (&json!(250), &json!(3)), "{completed}");
+    let kept = lines(&taps.data("tap-jsonfile/default/orders.jsonl"));
+    assert_eq!(kept.iter().map(|order| order["id"].as_u64().unwrap()).collect::<Vec<_>>(), (0..250).collect::<Vec<_>>());
+
+    sandbox.lorchestra(&["run-job", "meltano-ingest", "discover", "--tap", &tap, "--config", "config.json"]).exits(0);
+    let catalog = taps.data("tap-jsonfile/catalog.json");
+    let mut selection: Value = serde_json::from_slice(&fs::read(&catalog).unwrap()).unwrap();
+    for entry in selection["streams"][0]["metadata"].as_array_mut().unwrap() {
+        if entry["breadcrumb"] == json!([]) {
+            entry["metadata"]["selected"] = json!(false);
+        }
+    }
+    fs::write(sandbox.path("selection.json"), selection.to_string()).unwrap();
+    sandbox.lorchestra(&[&run[..], &["--account", "none", "--catalog", "selection.json"]].concat()).exits(0);
+    assert_eq!(taps.told("tap.completed")[0]["records"], 0, "nothing is selected");
+}
+
+#[test]
+fn the_log_has_all_of_a_taps_standard_error_its_exit_code_and_its_progress_by_stream() {
+    let taps = Taps::new();
+    let script = "import json, sys, time\ndef say(**message): print(json.dumps(message), flush=True)\n\
+                  for name in ['orders', 'customers']:\n    say(type='SCHEMA', stream=name, schema={}, key_properties=[])\n\
+                  for n in range(30): say(type='RECORD', stream='customers' if n % 3 else 'orders', record={})\n\
+                  time.sleep(1.5)\n\
+                  for n in range(20000): print('line', n, 'of many', file=sys.stderr)\n\
+                  sys.stderr.write('the end without a line break')\nsys.stderr.flush()\nsys.exit(7)\n";
+    fs::write(taps.sandbox.path("talks.py"), script).unwrap();
+    let args = ["run-job", "meltano-ingest", "run_tap", "--tap", &taps.python, "--arg", "talks.py", "--name", "talks"];
+    let ended = taps.sandbox.lorchestra(&[&args[..], &["--progress", "1s"]].concat()).exits(1);
+    assert!(ended.err().contains("talks failed (exit status: 7) after 32 messages"), "{}", ended.shown());
+    let log = taps.sandbox.lorchestra(&["runs", "logs", taps.sandbox.runs()[0].id()]).exits(0);
+    assert!(log.out().starts_with("meltano-ingest: 30 records so far: customers 20, orders 10\n"), "{}", &log.out()[..200]);
+    assert_eq!(log.out().lines().filter(|line| line.starts_with("line ")).count(), 20_000);
+    let end =
+        "\nline 19999 of many\nthe end without a line break\nmeltano-ingest: talks ended (exit status: 7) after 32 messages\n";
+    assert!(log.out().ends_with(end), "{}", &log.out()[log.out().len() - 300..]);
+}
+
+#[test]
+fn a_config_with_secrets_that_others_can_read_is_warned_of() {
+    use std::os::unix::fs::PermissionsExt;
+    let taps = Taps::new();
+    for (mode, key, is_warned) in
+        [(0o644, "token", true), (0o640, "token", true), (0o600, "token", false), (0o644, "label", false)]
+    {
+        let args = taps.count(&[], &[], &json!({"upto": 1, key: "hunter2hunter2"}));
+        fs::set_permissions(taps.sandbox.path("config.json"), fs::Permissions::from_mode(mode)).unwrap();
+        taps.sandbox.lorchestra(&strs(&args)).exits(0);
+        let log = taps.sandbox.lorchestra(&["runs", "logs", taps.sandbox.runs()[0].id()]).exits(0);
+        let warning = format!("other users can read it (mode {mode:04o}); run `chmod 600 ");
+        assert_eq!(log.out().contains(&warning), is_warned, "{mode:o} {key}: {}", log.shown());
+        assert!(!log.out().contains("hunter2"), "{}", log.shown());
+    }
 }
 
 /// A wrong token, a host that is down, one that speaks no TLS: the tap says it last, and the error names its kind. `discover` too. The tap's own

@@ -47,8 +47,8 @@ fn too_few_descriptors_are_named_before_anything_begins() {
         }
         let ended = ended.exits(78);
         let expected = format!(
-            "error: this process may have {most} files open at a time, and a run needs 64\n  raise the limit: ulimit -n 1024; of a \
-             systemd unit LimitNOFILE=1024\n"
+            "error: this process may have {most} files open at a time, and a run needs 64\n  raise the limit: ulimit -n 1024, or \
+             LimitNOFILE=1024 in a systemd unit\n"
         );
         assert!(ended.err().starts_with(&expected), "{}", ended.shown());
     }
@@ -90,7 +90,7 @@ fn too_few_processes_are_named_and_no_run_is_abandoned() {
         let ended = Running::start(command).wait();
         match ended.code() {
             Some(0) => completed += 1,
-            _ if ended.err().contains("no more processes and threads") => named += 1,
+            _ if ended.err().contains("limit of processes and threads") => named += 1,
             // As root maps nobody there.
             _ if !processes::is_root() && ended.err().contains("does not map") => return,
             _ => panic!("{most}: {}", ended.shown()),
@@ -124,8 +124,8 @@ fn little_address_space_ends_in_a_message_or_a_run() {
 /// As container runtimes and `SystemCallFilter=` do.
 #[test]
 fn a_refused_system_call_is_worked_around_or_named() {
-    let memory = "this host refuses memory files, which a seccomp filter does";
-    let start = "this host refuses to start a process, which a seccomp filter does";
+    let memory = "this host refuses memory files; the likely cause is a seccomp filter";
+    let start = "this host refuses to start a process; the likely cause is a seccomp filter";
     for (errno, call, named) in [
         ("38", "memfd_create", Some((126, memory, "allow memfd_create"))),
         ("1", "memfd_create", Some((126, memory, "allow memfd_create"))),

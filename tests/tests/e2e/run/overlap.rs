@@ -42,7 +42,7 @@ fn fail_names_the_run_and_records_a_refusal() {
 fn who_is_allowed_does_not_wait_without_end() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "misbehave", "noop", "--on-overlap", "allow"]).exits(0);
-    let beside = std::fs::File::open(sandbox.state().join("locks/beside+misbehave.noop.-")).unwrap();
+    let beside = std::fs::File::open(sandbox.state().join("locks/shared+misbehave.noop.-")).unwrap();
     rustix::fs::flock(&beside, rustix::fs::FlockOperation::LockExclusive).unwrap();
     let running = sandbox.start(&["run-job", "misbehave", "noop", "--on-overlap", "allow"]);
     eventually("it handles signals", || !processes::ignores_or_dies_of(running.pid(), Signal::TERM));
