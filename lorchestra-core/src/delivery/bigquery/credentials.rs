@@ -381,7 +381,7 @@ mod tests {
             (
                 "address",
                 r#"{"type":"service_account","private_key":"hunter2","client_email":"a","token_uri":"http://a b"}"#,
-                "`token_uri` is no address",
+                "`token_uri` is not an address",
             ),
             (
                 "number",
