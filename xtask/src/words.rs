@@ -40,11 +40,7 @@ pub(crate) fn run() -> Result {
     let mut allowed = lines(&root, "allowed.txt")?.iter().map(|line| allowance(line)).collect::<Result<Vec<_>>>()?;
     let mut found = 0;
     for path in files(&root, SPELLED.map(PathBuf::from).into())? {
-        // Tests contain misspelled literals on purpose.
-        let is_test = path.components().any(|part| part.as_os_str() == "tests") || path.ends_with("tests.rs");
-        let counts =
-            |line: &str| !is_test || line.starts_with("//") || path.extension().is_some_and(|extension| extension == "md");
-        for (number, line) in prose(&root, &path)?.into_iter().filter(|(_, line)| counts(line)) {
+        for (number, line) in prose(&root, &path)? {
             for (word, instead) in misspelled(&line) {
                 found += 1;
                 println!("{}:{number}: \"{word}\": {instead}", path.display());
@@ -93,7 +89,10 @@ fn allowance(line: &str) -> Result<Allowed> {
 fn prose(root: &Path, path: &Path) -> Result<Vec<(usize, String)>> {
     let text = std::fs::read_to_string(root.join(path)).map_err(|e| format!("{}: {e}", path.display()))?;
     let rust = path.extension().is_some_and(|extension| extension == "rs");
-    Ok(if rust { rust_prose(&text) } else { markdown_prose(&text) })
+    // Literals of tests are not for people, and some are misspelled on purpose.
+    let is_test = path.components().any(|part| part.as_os_str() == "tests") || path.ends_with("tests.rs");
+    let counts = |line: &str| !is_test || line.starts_with("//");
+    Ok(if rust { rust_prose(&text).into_iter().filter(|(_, line)| counts(line)).collect() } else { markdown_prose(&text) })
 }
 
 /// Returns the misspelled words of a line, and their corrections. Words with a digit, an underscore or an inner capital are names.

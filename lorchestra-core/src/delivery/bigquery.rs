@@ -2,7 +2,7 @@
 //!
 //! Owns one table: its name, its columns as last read, the credentials, one HTTP client and one gRPC channel. Talks to Google, or to an
 //! emulator at a plain-text endpoint; reads no environment. In addition to the trait's guarantees, no secret and no row contents are in any
-//! error or Debug output, and no connection is made before [`Destination::connect`].
+//! error or Debug output, and nothing connects before [`Destination::connect`].
 //!
 //! ```text
 //!  BigQuery ─┬─ rest     tables.get, insertAll, query, setup (gcp-bigquery-client) ──┐

@@ -179,7 +179,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
 
     /// Sends until nothing is pending. The future may be dropped at any moment: batches in flight stay frozen.
     ///
-    /// `persistent`: retries failures for as long as it is polled, instead of opening the circuit.
+    /// `persistent`: retries failures while it is polled, instead of opening the circuit.
     pub async fn drain(&mut self, persistent: bool) -> Result<(), Stopped> {
         loop {
             match self.step().await {

@@ -1,4 +1,4 @@
-//! Measures years of history: how long commands take in stores with a thousand, a hundred thousand and a million runs, and how the file
+//! Measures years of history: the time of commands in stores with a thousand, a hundred thousand and a million runs, and how the file shrinks.
 //! shrinks.
 
 use super::Site;

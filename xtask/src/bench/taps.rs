@@ -62,9 +62,9 @@ pub(super) fn run(site: &Site) -> Result<String> {
          | --- | ---: | ---: |",
         bytes as f64 / 1e6
     );
-    let mut row = |name: &str, rates: &[f64], beside: String| {
+    let mut row = |name: &str, rates: &[f64], ratio_text: String| {
         let rate = Median::of(rates);
-        table.push_str(&format!("\n| {name} | {:.0} ({:.0}–{:.0}) | {beside} |", rate.middle, rate.low, rate.high));
+        table.push_str(&format!("\n| {name} | {:.0} ({:.0}–{:.0}) | {ratio_text} |", rate.middle, rate.low, rate.high));
     };
     row("target-jsonl 0.1.4, Python", &theirs, "1.00×".to_owned());
     row("`run-job meltano-ingest run_tap`", &ours, format!("{} (target at least {TARGET})", judged(ratio, ratio >= TARGET)));
