@@ -190,7 +190,7 @@ impl Invocation<'_, '_> {
         let settings = self.settings;
         let (Some(package_name), Some(job_name)) = (command.package.as_deref(), command.job.as_deref()) else {
             // Only for help, which crate::help has already printed.
-            return Err(CommandError::new(Code::Usage, "missing arguments PACKAGE and JOB").hint("lorchestra run-job --help"));
+            return Err(CommandError::new(Code::Usage, "missing arguments PACKAGE and JOB").hint("see lorchestra run-job --help"));
         };
         let catalog = Catalog::scan(&settings.plugin_dirs);
         let (package, manifest, job) = &find_job(&catalog, package_name, job_name)?;
