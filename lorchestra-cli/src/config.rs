@@ -1,4 +1,4 @@
-//! The configuration file: its keys, and what is wrong with a file that has others. Reads one file, no environment.
+//! The configuration file: its keys, and errors for files with unknown keys. Reads one file, no environment.
 
 use crate::failure::CommandError;
 use lorchestra_core::host::files;
@@ -23,7 +23,7 @@ pub(crate) struct Config {
     pub(crate) plugin_dirs: Vec<PathBuf>,
     pub(crate) state_dir: Option<PathBuf>,
     pub(crate) data_dir: Option<PathBuf>,
-    /// Whether only what plugins.lock names may run.
+    /// Whether only packages in plugins.lock may run.
     pub(crate) locked: bool,
     pub(crate) on_failure: Option<String>,
     pub(crate) retention: RetentionConfig,
@@ -31,7 +31,7 @@ pub(crate) struct Config {
     pub(crate) events: EventsConfig,
     pub(crate) destinations: DestinationsConfig,
     pub(crate) delivery: DeliveryConfig,
-    /// By `package/job`.
+    /// Settings by `package/job`.
     pub(crate) job: BTreeMap<String, JobConfig>,
     /// The keys that the file has, with their tables.
     #[serde(skip)]
@@ -68,7 +68,7 @@ pub(crate) struct EventsConfig {
     pub(crate) strict_numbers: bool,
 }
 
-/// `[destinations]`: a table for each of them.
+/// `[destinations]`: one table for each destination.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct DestinationsConfig {
@@ -155,12 +155,12 @@ pub(crate) struct JobConfig {
     pub(crate) expect_every: Option<Duration>,
     /// Values of parameters that are not typed, by parameter.
     pub(crate) params: BTreeMap<String, toml::Value>,
-    /// Where each secret is to be found, by parameter.
+    /// The source of each secret, by parameter.
     pub(crate) secrets: BTreeMap<String, String>,
 }
 
 impl JobConfig {
-    /// Returns what it sets of a run's limits.
+    /// Returns its settings for a run's limits.
     pub(crate) fn policy(&self) -> RunPolicy {
         RunPolicy {
             timeout: self.timeout,
@@ -218,7 +218,7 @@ fn every<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>,
     }
 }
 
-/// The wait before another attempt: without one, whatever made an attempt fail is still there at the next.
+/// The delay before another attempt: without one, the cause of a failure would still be there at the next attempt.
 fn wait<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     match duration(deserializer)? {
         Some(Duration::ZERO) => {
@@ -228,7 +228,7 @@ fn wait<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, 
     }
 }
 
-/// How long runs are kept: for no time would mean that nobody can ever look at one.
+/// How long runs are kept. 0 is refused, because no one could ever see a run.
 fn kept<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     match duration(deserializer)? {
         Some(Duration::ZERO) => Err(serde::de::Error::custom(
@@ -256,10 +256,10 @@ fn rotate_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>
 /// What shows every key, whatever is in the file.
 const KEYS: &str = "run lorchestra config keys to see every key";
 
-/// Bytes of the file, at most: no more memory than a command can have, whoever wrote the file.
+/// Maximum size of the file in bytes: a bound on memory for a file of any origin.
 const MAX_FILE: u64 = 1 << 20;
 
-/// The text of a regular file. Never waits, as a FIFO without a writer would.
+/// Returns the text of a regular file. Never blocks, for example on a FIFO without a writer.
 pub(crate) fn text_of(path: &Path) -> io::Result<String> {
     let file = files::open_regular(path, OFlags::RDONLY)?;
     let meta = file.metadata()?;
@@ -268,19 +268,19 @@ pub(crate) fn text_of(path: &Path) -> io::Result<String> {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
     }
     let mut text = String::new();
-    // It may grow while it is read.
+    // The file may grow while it is read.
     file.take(MAX_FILE).read_to_string(&mut text)?;
     Ok(text)
 }
 
-/// The link because of which a path is not there: the file's own, or one of a directory above it.
+/// Returns the dangling link because of which a path does not exist: the file itself or a directory above it.
 fn dangling(path: &Path) -> Option<&Path> {
     let (last, meta) = path.ancestors().find_map(|at| Some((at, at.symlink_metadata().ok()?)))?;
     (meta.is_symlink() && !last.exists()).then_some(last)
 }
 
 impl Config {
-    /// Reads the file; a missing one is an empty one.
+    /// Reads the file; a missing one counts as empty.
     pub(crate) fn read(path: &Path) -> Result<Self, CommandError> {
         let text = match text_of(path) {
             Ok(text) => text,
@@ -302,7 +302,7 @@ impl Config {
         Self::parse(&text).map_err(|(what, hint)| CommandError::config(path, &what, &hint))
     }
 
-    /// On error: what is wrong and how to fix it.
+    /// Parses the file. The error has the problem and the fix.
     pub(crate) fn parse(text: &str) -> Result<Self, (String, String)> {
         let mut config: Self = toml::from_str(text).map_err(|e| {
             let message = plain(e.message().lines().next().unwrap_or_default());
@@ -321,7 +321,7 @@ impl Config {
         }
         let secrets = config.job.iter().flat_map(|(job, config)| config.secrets.iter().map(move |secret| (job, secret)));
         if let Some((job, (name, _))) = secrets.into_iter().find(|(_, (_, source))| Source::parse(source).is_none()) {
-            // It may be the secret itself.
+            // The text may be the secret itself.
             return Err((
                 format!("{}: not a source of a secret", secret_key(job, name)),
                 format!("write {name} = \"env:NAME\", \"file:PATH\" or \"credential:NAME\"; do not put the secret itself here"),
@@ -350,7 +350,7 @@ fn dotted(table: &toml::Table, above: &str, names: &mut Vec<String>) {
     }
 }
 
-/// A secret's place in the file, for messages.
+/// A secret's key in the file, for messages.
 pub(crate) fn secret_key(job: &str, name: &str) -> String {
     format!("[job.{job:?}.secrets] {name}")
 }
@@ -387,7 +387,7 @@ fn of_key(text: &str, at: usize, message: &str) -> String {
     }
 }
 
-/// The key most like the unknown one of those that its table has: serde's message names them, "unknown field `x`, expected one of
+/// Returns the key of the table that is most similar to the unknown one. serde's message lists them: "unknown field `x`, expected one of
 /// `a`, `b`".
 fn nearest(message: &str) -> Option<&str> {
     let (unknown, expected) = message.strip_prefix("unknown key `")?.split_once("`, expected ")?;
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_its_mend() {
+    fn errors_name_the_problem_and_the_fix() {
         let cases = [
             ("plugin_dir = [\"/x\"]", "line 1: unknown key `plugin_dir`", "`plugin_dirs`"),
             ("\n[retention]\nlog = \"1d\"", "line 3: unknown key `log`", "`logs`"),
@@ -493,9 +493,9 @@ mod tests {
         assert!(refused().contains("not a regular file"), "{}", refused());
     }
 
-    /// Whoever wrote it: no command may run out of memory on it, nor fill a screen with it.
+    /// A file of any origin: no command may run out of memory on it, nor fill the screen with it.
     #[test]
-    fn one_that_is_too_large_is_not_read_and_what_is_long_is_cut() {
+    fn a_file_that_is_too_large_is_not_read_and_long_text_is_cut() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.toml");
         std::fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
@@ -516,9 +516,9 @@ mod tests {
         }
     }
 
-    /// Somebody wrote a configuration, and it is not read: nothing that should happen without a word.
+    /// A configuration that exists but is not read must not be ignored silently.
     #[test]
-    fn a_link_to_nothing_is_no_missing_file() {
+    fn a_dangling_link_is_not_a_missing_file() {
         let dir = tempfile::tempdir().unwrap();
         let (config, path) = (dir.path().join("lorchestra"), dir.path().join("lorchestra/config.toml"));
         std::fs::create_dir(&config).unwrap();
@@ -532,9 +532,9 @@ mod tests {
         assert!(refused.message.ends_with("/lorchestra is a symbolic link to nowhere, which does not exist"), "{refused:?}");
     }
 
-    /// As who keeps his dot files elsewhere has it: a directory on the way is a link, and what it leads to is there.
+    /// With dot files kept elsewhere, a directory on the path is a link, and its target exists.
     #[test]
-    fn a_missing_file_behind_a_link_is_a_missing_file() {
+    fn a_missing_file_behind_a_directory_link_is_missing() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("dotfiles")).unwrap();
         std::os::unix::fs::symlink("dotfiles", dir.path().join("config")).unwrap();
@@ -545,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn logs_may_be_kept_for_no_time() {
+    fn logs_may_be_removed_immediately() {
         assert_eq!(Config::parse("[retention]\nlogs = \"0s\"").unwrap().retention.logs, Some(Duration::ZERO));
     }
 }

@@ -1,5 +1,4 @@
-//! What went wrong, as a person reads it: one sentence, the hint, the exit code. The only place where the errors of
-//! lorchestra-core become words and codes.
+//! Errors as users see them: one sentence, hints, the exit code. The only place that maps errors of lorchestra-core to messages and codes.
 
 use crate::exit::Code;
 use crate::refusal::{self, Rejection};
@@ -20,20 +19,20 @@ use lorchestra_core::text::chain;
 use lorchestra_core::text::{path_text, shell};
 use std::path::Path;
 
-/// Lines below the message, at most: with it, eight on the screen.
+/// Maximum number of lines after the message, for eight lines in total.
 const MAX_HINTS: usize = 7;
 
-/// A command that did not do what it was asked to.
+/// A failed command.
 #[derive(Debug)]
 pub(crate) struct CommandError {
     pub(crate) code: Code,
     /// One sentence; printed after `error: ` unless `bare`.
     pub(crate) message: String,
-    /// Whether the message stands without a prefix.
+    /// Whether the message has no prefix.
     pub(crate) bare: bool,
     /// Why a run is recorded as refused, where the code does not say it.
     pub(crate) refused: Option<Cause>,
-    /// What to do, or where was looked; a line each.
+    /// What to do, or where the command searched; one line each.
     pub(crate) hints: Vec<String>,
 }
 
@@ -42,7 +41,7 @@ impl CommandError {
         Self { code, message: message.into(), bare: false, refused: None, hints: Vec::new() }
     }
 
-    /// Adds a line on what to do.
+    /// Adds a hint.
     pub(crate) fn hint(mut self, line: impl Into<String>) -> Self {
         if self.hints.len() < MAX_HINTS {
             self.hints.push(line.into());
@@ -76,7 +75,7 @@ impl CommandError {
         Self::new(Code::Config, format!("{}: {what}", path.display())).hint(hint)
     }
 
-    /// What the system refused at `path`: the message, then which directory is the root of it and what fixes that.
+    /// An error of the system at `path`: the message, the directory or file that causes it, and the fix.
     pub(crate) fn refused(code: Code, message: &str, path: &Path, error: &std::io::Error) -> Self {
         match refusal::of(path, error) {
             Some(Rejection { what, hint }) => Self::new(code, format!("{message}: {what} ({error})")).hint(hint),
@@ -94,13 +93,13 @@ impl CommandError {
         }
     }
 
-    /// Fails where this process may have too few files open for a run: it would fail at any of them, with words of that one.
+    /// Fails if this process may open too few files for a run, which could otherwise fail at any of them with a less clear error.
     pub(crate) fn unless_files_suffice() -> Result<(), Self> {
         limits::too_few_files()
             .map_or(Ok(()), |limit| Err(Self::new(Code::Config, limit.what).hint(limit.hint).refusing(Cause::Host)))
     }
 
-    /// A package in files with problems.
+    /// A package whose files all have problems.
     pub(crate) fn unusable(package: &str, problems: &[&Problem]) -> Self {
         let mut failure = Self::new(Code::Plugin, format!("package {package} cannot be used"));
         for problem in problems.iter().take(3) {
@@ -111,19 +110,19 @@ impl CommandError {
         failure
     }
 
-    /// A library file that a person named.
+    /// A library file that a user named.
     pub(crate) fn library(file: &Path, FileFault { detail, reason, fix, .. }: &FileFault) -> Self {
         Self::new(Code::Plugin, format!("{} cannot be used: {detail} ({})", path_text(file), reason.as_str()))
             .hint(format!("fix: {fix}"))
     }
 
-    /// A library that is not what it was when it was listed, a moment ago.
+    /// A library that has changed since it was listed a moment ago.
     pub(crate) fn replaced(path: &Path) -> Self {
         Self::new(Code::Plugin, format!("{} was replaced while the run was being prepared", path_text(path)))
             .hint("run the command again")
     }
 
-    /// A package or job that is not there, or a package that is and cannot be used.
+    /// An unknown package or job, or a package that cannot be used.
     pub(crate) fn lookup(catalog: &Catalog, package: &str, job: Option<&str>, lookup: &Lookup<'_>) -> Self {
         match lookup {
             Lookup::Unusable(problems) => Self::unusable(package, problems),
@@ -213,7 +212,7 @@ impl From<StoreError> for CommandError {
                     .hint("or move all three files away to start a new history")
             }
             StoreError::NotWritable { path, .. } => {
-                // SQLite does not say which of its files it means.
+                // SQLite does not say which of its files failed.
                 let refusal = refusal::of_file(&path).unwrap_or_else(|| refusal::full(path.parent().unwrap_or(&path)));
                 Self::new(Code::NotWritable, message).hint(refusal.hint).hint("no emitted event is lost")
             }
@@ -246,7 +245,7 @@ impl From<RecoveryError> for CommandError {
         let mut failure: Self = match error {
             RecoveryError::Store(error) => error.into(),
             RecoveryError::Intake(error) => error.into(),
-            // A warning is one line, so the hint is in it.
+            // A warning is one line, so it includes the hint.
             RecoveryError::Unknown { .. } => {
                 Self::new(Code::Config, format!("{error}: move that store back, or remove the directory"))
             }
@@ -257,7 +256,7 @@ impl From<RecoveryError> for CommandError {
     }
 }
 
-/// Why a run could not be closed, as the end of a warning's line.
+/// Describes why a run could not be closed, for the end of a warning.
 pub(crate) fn stuck(error: &RecoveryError) -> String {
     let hint = match error {
         RecoveryError::Unknown { .. } => ": move that store back, or remove the directory",
@@ -309,7 +308,7 @@ impl From<RunError> for CommandError {
                 }
             }
             RunError::AllDone { .. } => {
-                // Nobody mistyped anything: another run was quicker.
+                // Not a usage error: another run was faster.
                 Self::new(Code::Overlap, format!("{error}; there is nothing left to do, and no run was recorded"))
                     .hint("lorchestra bookmarks show")
             }
@@ -353,7 +352,7 @@ impl From<LockfileError> for CommandError {
 }
 
 impl CommandError {
-    /// A plugin directory that was not changed for the sake of `package`.
+    /// Describes why a plugin directory was not changed for `package`.
     pub(crate) fn not_installed(package: &str, error: InstallError) -> Self {
         match error {
             InstallError::NotTrusted { dir, fault } => {

@@ -2,7 +2,7 @@
 //!
 //! Owns one table: its name, its columns as last read, the credentials, one HTTP client and one gRPC channel. Talks to Google, or to an
 //! emulator at a plain-text endpoint; reads no environment. In addition to the trait's guarantees, no secret and no row contents are in any
-//! error or Debug output, and no connection is made before [`Destination::connect`].
+//! error or Debug output, and nothing connects before [`Destination::connect`].
 //!
 //! ```text
 //!  BigQuery ─┬─ rest     tables.get, insertAll, query, setup (gcp-bigquery-client) ──┐
@@ -422,16 +422,17 @@ impl Destination for BigQuery {
             let (storage, caller) = call.parts();
             storage.create(caller, parent).await
         });
-        let created = created.await;
-        self.finish_call(created)
+        let created = created.await.unwrap_or_else(|_| Err(answer::too_late(&self.name, limit)));
+        self.finish_call(Ok(created))
     }
 
     async fn append(&mut self, place: BatchTarget<'_>, rows: &[Row]) -> Result<Landed, DeliveryError> {
         if rows.is_empty() {
             return Ok(Landed::Now);
         }
-        let appended = within(self.settings.timeout(), self.append_to(place, rows)).await;
-        self.finish_call(appended)
+        let limit = self.settings.timeout();
+        let appended = within(limit, self.append_to(place, rows)).await;
+        self.finish_call(Ok(appended.unwrap_or_else(|_| Err(answer::rows_too_late(&self.name, limit)))))
     }
 
     fn depth(&self) -> usize {
@@ -463,7 +464,7 @@ impl Destination for BigQuery {
             let (storage, caller) = call.parts();
             storage.answer(caller, rows).await
         });
-        let answered = answered.await;
+        let answered = Ok(answered.await.unwrap_or_else(|_| Err(answer::rows_too_late(&self.name, limit))));
         // A token may expire during a connection: a new connection gets a new token.
         match self.finish_call(answered) {
             Err(DeliveryError::Unauthenticated(reason)) => Err(answer::later(reason)),

@@ -77,6 +77,8 @@ struct Flight {
     fresh: bool,
     /// Number of failures that the batch itself may have caused.
     stumbles: u32,
+    /// How often the server refused, without a reason, to close its stream.
+    fence_refusals: u32,
     /// It was sent over the connection that is open.
     sent: bool,
     /// Approximate size in bytes.
@@ -179,7 +181,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
 
     /// Sends until nothing is pending. The future may be dropped at any moment: batches in flight stay frozen.
     ///
-    /// `persistent`: retries failures for as long as it is polled, instead of opening the circuit.
+    /// `persistent`: retries failures while it is polled, instead of opening the circuit.
     pub async fn drain(&mut self, persistent: bool) -> Result<(), Stopped> {
         loop {
             match self.step().await {
@@ -261,7 +263,10 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         };
         self.session.trouble = Some(reason.clone());
         let wait = self.backoff.next(after);
-        if !persistent && self.backoff.failures() >= self.policy.failures {
+        let too_long = wait > self.policy.circuit;
+        // Never sleep for longer than a circuit stays open, because the delivery lock is held while sleeping.
+        let wait = wait.min(self.policy.circuit);
+        if !persistent && (too_long || self.backoff.failures() >= self.policy.failures) {
             let until = crate::host::clock::now_micros() + i64::try_from(self.policy.circuit.as_micros()).unwrap_or(i64::MAX);
             let route = self.session.destination.route();
             self.store.set_circuit(Some(&Circuit { until, reason: reason.clone(), route }))?;
@@ -440,8 +445,11 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         self.connect().await?;
         let there = match self.session.destination.present(&doubtful).await {
             Ok(there) => there,
-            // The stream that both stores know accepts each batch once.
-            Err(DeliveryError::Denied(_)) => return Ok(out),
+            Err(DeliveryError::Denied(denied)) => {
+                let (doubtful, rest): (Vec<_>, Vec<_>) = out.into_iter().partition(|out| out.n <= to);
+                self.give_up_doubtful(&doubtful, &denied)?;
+                return Ok(rest);
+            }
             Err(other) => return Err(StepError::Refused(other)),
         };
         let (present, rest): (Vec<_>, Vec<_>) = out.into_iter().partition(|out| there.contains(&out.row.event_id));
@@ -449,6 +457,20 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         self.progress.delivered += present.len() as u64;
         self.store.settle_present(&present)?;
         Ok(rest)
+    }
+
+    /// Makes rows uncertain that another store may have delivered and that the target cannot be queried for.
+    fn give_up_doubtful(&mut self, doubtful: &[OutRow], denied: &str) -> Result<(), StepError> {
+        let (Some(first), Some(last)) = (doubtful.first(), doubtful.last()) else { return Ok(()) };
+        let target = self.session.destination.name().to_owned();
+        let rows = i64::try_from(doubtful.len()).unwrap_or(i64::MAX);
+        let new = NewBatch { target, stream: None, length: 0, first: first.n, last: last.n, rows };
+        if let Some(batch) = self.store.advance(None, Some(&new))? {
+            let reason = format!("the state directory is a copy of another one; the table cannot be queried for it: {denied}");
+            self.store.give_up(&batch, &reason)?;
+            self.progress.uncertain += doubtful.len() as u64;
+        }
+        Ok(())
     }
 
     async fn landed(&mut self) -> Result<(), StepError> {
@@ -492,7 +514,7 @@ fn slot(batch: &Batch) -> Option<Slot<'_>> {
 fn flight(batch: Batch, out: Vec<OutRow>, fresh: bool) -> Flight {
     let (numbers, rows): (Vec<i64>, Vec<Row>) = out.into_iter().map(|out| (out.n, out.row)).unzip();
     let size = rows.iter().map(|row| row.payload.as_ref().map_or(0, String::len) + ENVELOPE).sum();
-    Flight { batch, numbers, rows, fresh, stumbles: 0, sent: false, size }
+    Flight { batch, numbers, rows, fresh, stumbles: 0, fence_refusals: 0, sent: false, size }
 }
 
 /// Why a step failed.

@@ -195,7 +195,7 @@ pub trait Destination {
     fn hang_up(&mut self) {}
 
     /// Closes a stream permanently and returns its length. `rows` is the batch of the slot (or empty): if a part of it is in the stream,
-    /// all of it is there afterwards. Returns the same length for a stream that is already finalized, if the destination can tell;
+    /// all of it is there afterwards. Returns the same length for a stream that is already finalized, if the destination knows it;
     /// otherwise [`DeliveryError::StreamGone`].
     async fn finalize(&mut self, slot: Slot<'_>, rows: &[Row]) -> Result<i64, DeliveryError>;
 

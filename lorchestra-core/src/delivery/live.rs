@@ -2,7 +2,7 @@
 //! async runtime. Threads are independent: a slow destination delays no other.
 //!
 //! One process at a time delivers from a store to a destination: the holder of its lock sends the events of all runs. A run that finds the
-//! lock held leaves its events to the holder, which checks once more for new ones after it has released the lock, so that no event is left
+//! lock held leaves its events to the holder, which checks again for new ones after it has released the lock, so that no event is left
 //! between the two.
 //!
 //! Has its own store connection, and reports nothing before [`Live::finish`].

@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Maximum number of searches for leftover processes.
@@ -107,10 +108,13 @@ pub fn ticks_to_ms(ticks: u64) -> u64 {
     ticks * 10
 }
 
-/// The children of this process, including those it adopted as a subreaper.
-pub fn children() -> Vec<Pid> {
+/// The children of this process's main thread: those it started there, and those that the process adopted as a subreaper, which the kernel
+/// gives to its first thread. Children of other threads (for example, a program that prints credentials) are not included.
+pub fn children_of_main_thread() -> Vec<Pid> {
     // Not by pid: /proc may belong to another PID namespace.
-    children_in("self").into_iter().filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?)).collect()
+    let Ok(main) = fs::read_link("/proc/self") else { return Vec::new() };
+    let text = fs::read_to_string(Path::new("/proc/self/task").join(main).join("children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
 }
 
 /// The children of all threads of a process; empty if they cannot be read.

@@ -16,7 +16,7 @@ const STATE: [&str; 6] = ["lorchestra.db", "lorchestra.db-wal", "lorchestra.db-s
 pub(crate) const PLUGIN_LOCK: &str = ".lorchestra.lock";
 /// Maximum number of directory entries to examine. One of our directories has few entries, or they are libraries.
 const ENTRIES: usize = 10_000;
-/// The uid of unmapped users (`/proc/sys/kernel/overflowuid`, whose default nobody changes).
+/// The uid of unmapped users (`/proc/sys/kernel/overflowuid`, whose default is never changed in practice).
 const OVERFLOW: u32 = 65534;
 
 /// A change of an owner or a mode.

@@ -35,7 +35,7 @@ pub(super) fn read(text: &str, reader: TimeParser) -> Result<Span, TimeError> {
         _ => return Err(misspelt(digits, word, text, reader)),
     };
     if reader.wanted == Precision::Day && unit < Unit::Day {
-        return Err(TimeError::Field("a day accepts only the units d, w, mo and y; write, for example, -1d".into()));
+        return Err(TimeError::Field("a day accepts only the units d, w, mo and y; write -1d, for example".into()));
     }
     // A number that exceeds 64 bits is out of range for any calendar.
     let count = digits.parse().map_err(|_| TimeError::Range)?;
@@ -93,7 +93,7 @@ fn misspelt(digits: &str, word: &str, text: &str, reader: TimeParser) -> TimeErr
         return reader.instead("there is a space in it", format!("-{digits}{word}"));
     }
     if word.starts_with(|c: char| !c.is_alphabetic()) || word.contains(|c: char| c.is_ascii_digit()) {
-        return TimeError::Field("use one whole number with one unit; write, for example, -90min".into());
+        return TimeError::Field("use one whole number with one unit; write -90min, for example".into());
     }
     let short = match Unit::meant(word) {
         Some(Unit::Second) => "s",

@@ -146,7 +146,7 @@ fn history(store: &mut Store) {
             store.runs(&RunFilter { running, limit }).unwrap();
         }
     }
-    for name in ["nobody", "last", "pkg/job"] {
+    for name in ["unknown", "last", "pkg/job"] {
         drop(store.find_run(name).unwrap());
     }
     store.run("r1").unwrap().unwrap();

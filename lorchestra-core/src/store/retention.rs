@@ -334,7 +334,7 @@ impl Store {
     }
 }
 
-/// Whether an event of a run is to be sent to a destination.
+/// Whether an event of a run must still be sent to a destination.
 fn is_pending() -> String {
     format!("SELECT EXISTS (SELECT 1 FROM events WHERE run = ?1 AND n > {})", outbox::delivered_to("?2"))
 }

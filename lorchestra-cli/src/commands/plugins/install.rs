@@ -1,4 +1,4 @@
-//! `plugins install` and `plugins remove`: what changed, for those who call the jobs.
+//! `plugins install` and `plugins remove`, with a report of what changes for callers of the jobs.
 
 use super::lock::Lock;
 use crate::exit::Code;
@@ -19,16 +19,16 @@ pub(super) fn install(
     settings: &Settings,
     printer: &mut Printer,
 ) -> Result<Code, CommandError> {
-    // All are looked at before the first one is installed; whoever's they are, they become this user's by being copied.
+    // All are checked before the first one is installed. Any owner is accepted, because a copy belongs to this user.
     let named = |file: &PathBuf| Library::named(file).map_err(|fault| CommandError::library(file, &fault));
     let libraries = files.iter().map(named).collect::<Result<Vec<_>, _>>()?;
     let lock = Lock::read(settings, printer);
-    let mut told = Vec::new();
+    let mut printed = Vec::new();
     let mut failed = None;
     for library in &libraries {
         match install::install(library, &settings.plugin_dirs) {
-            Ok(installed) if as_json => told.push(as_value(library, &installed, lock.as_ref())),
-            Ok(installed) => tell(library, &installed, lock.as_ref(), printer),
+            Ok(installed) if as_json => printed.push(as_value(library, &installed, lock.as_ref())),
+            Ok(installed) => print(library, &installed, lock.as_ref(), printer),
             Err(error) => {
                 failed = Some(CommandError::not_installed(&library.manifest().package, error));
                 break;
@@ -36,7 +36,7 @@ pub(super) fn install(
         }
     }
     if as_json {
-        printer.json(&json!({"schema": "lorchestra.plugins-install/1", "installed": told}));
+        printer.json(&json!({"schema": "lorchestra.plugins-install/1", "installed": printed}));
     }
     failed.map_or(Ok(Code::Success), Err)
 }
@@ -49,7 +49,7 @@ fn changes(library: &Library, installed: &Installed) -> Changes {
     }
 }
 
-fn tell(library: &Library, installed: &Installed, lock: Option<&Lock>, printer: &mut Printer) {
+fn print(library: &Library, installed: &Installed, lock: Option<&Lock>, printer: &mut Printer) {
     let manifest = library.manifest();
     let name = format!("{} {}", manifest.package, one_line(&manifest.version));
     let path = path_text(&installed.path);
@@ -57,9 +57,9 @@ fn tell(library: &Library, installed: &Installed, lock: Option<&Lock>, printer: 
         printer.good(format_args!("{name} is already installed: {path}"));
     } else {
         printer.good(format_args!("{name} installed: {path}"));
-        tell_changes(library, installed, printer);
+        print_changes(library, installed, printer);
     }
-    // Of a lock that cannot be relied on all was said before.
+    // A problem with the lock file has already been reported.
     if let Some(lock @ (Lock::Read(_) | Lock::Missing)) = lock
         && let Err(fault) = lock.allows(library)
     {
@@ -70,7 +70,7 @@ fn tell(library: &Library, installed: &Installed, lock: Option<&Lock>, printer: 
     }
 }
 
-fn tell_changes(library: &Library, installed: &Installed, printer: &mut Printer) {
+fn print_changes(library: &Library, installed: &Installed, printer: &mut Printer) {
     let mut line = |what: &str, text: String| {
         let what = if what.is_empty() { String::new() } else { format!("{what}:") };
         printer.line(format_args!("  {what:10}{text}"));

@@ -29,6 +29,12 @@ pub(super) fn too_late(about: &str, limit: Duration) -> DeliveryError {
     later(format!("{about}: no answer within {} s", limit.as_secs_f32()))
 }
 
+/// A timeout of a request with rows: on a slow line, fewer of them may get through.
+pub(super) fn rows_too_late(about: &str, limit: Duration) -> DeliveryError {
+    let reason = format!("{about}: no answer within {} s", limit.as_secs_f32());
+    DeliveryError::Later { reason, after: None, perhaps_request: true }
+}
+
 /// Returns the innermost cause, which is the helpful one ("connection refused", "invalid peer certificate: UnknownIssuer").
 pub(super) fn cause(error: &(dyn Error + 'static)) -> String {
     let mut deepest = error;

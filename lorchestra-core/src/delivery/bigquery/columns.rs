@@ -274,7 +274,7 @@ pub(super) mod tests {
         let text = with(ExistingColumn::new("tenant", "STRING", Some("REQUIRED")));
         assert!(text.contains("p.d.t: column tenant is REQUIRED"), "{text}");
         let text = with(ExistingColumn::new("created_at", "DATE", None));
-        assert!(text.contains("created_at is DATE, and TIMESTAMP is needed"), "{text}");
+        assert!(text.contains("created_at is DATE, but TIMESTAMP is required"), "{text}");
         let text = with(ExistingColumn::new("payload", "STRING", Some("REPEATED")));
         assert!(text.contains("payload is REPEATED STRING"), "{text}");
         let text = with(ExistingColumn::new("source", "JSON", None));

@@ -381,7 +381,7 @@ mod tests {
             (
                 "address",
                 r#"{"type":"service_account","private_key":"hunter2","client_email":"a","token_uri":"http://a b"}"#,
-                "`token_uri` is no address",
+                "`token_uri` is not an address",
             ),
             (
                 "number",
@@ -397,7 +397,7 @@ mod tests {
             assert!(shown.contains("name a") && !shown.contains("hunter2") && !shown.contains('\n'), "{shown}");
         }
         let shown = Credentials::find(&named(dir.path().join("gone")), true).unwrap_err().to_string();
-        assert!(shown.contains("is not there: correct the path"), "{shown}");
+        assert!(shown.contains("does not exist: correct the path"), "{shown}");
         let shown = Credentials::find(&named(dir.path().to_owned()), true).unwrap_err().to_string();
         assert!(shown.contains("cannot be read"), "{shown}");
         let sources =

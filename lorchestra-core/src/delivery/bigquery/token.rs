@@ -143,7 +143,12 @@ impl Tokens {
                     Some(source) => source,
                     None => federated.insert(federated::source(file, *form, json)?),
                 };
-                return federated::token(file, *form, source).await;
+                let token = federated::token(file, *form, source).await;
+                if token.is_err() {
+                    // The crate keeps an error for ten seconds, longer than all our retries take.
+                    *federated = None;
+                }
+                return token;
             }
             Credentials::User { file, user } => {
                 let http = client(http, settings, false)?;

@@ -32,9 +32,9 @@ impl<D: Destination> Deliverer<'_, D> {
             Ok(length) => Fenced::Length(length),
             Err(DeliveryError::StreamGone(gone)) => Fenced::Gone(gone),
             // Perhaps the server has forgotten the stream; then it gives this answer every time.
-            Err(DeliveryError::Precondition(reason)) if flight.stumbles >= 2 * STUMBLES => Fenced::Gone(reason),
+            Err(DeliveryError::Precondition(reason)) if flight.fence_refusals + 1 >= STUMBLES => Fenced::Gone(reason),
             Err(refusal) => {
-                flight.stumbles += u32::from(matches!(refusal, DeliveryError::Precondition(_)));
+                flight.fence_refusals += u32::from(matches!(refusal, DeliveryError::Precondition(_)));
                 return Err(StepError::Refused(refusal));
             }
         };
@@ -93,12 +93,12 @@ impl<D: Destination> Deliverer<'_, D> {
         let doubtful = self.is_doubtful()?;
         let Some(flight) = self.flights.front() else { return Ok(false) };
         match fenced {
-            Fenced::Length(length) if length >= flight.end() => self.confirm(true).await.map(|()| false),
-            // Every request for it was definitely refused.
+            // Every request for it was definitely refused: the data at its position belongs to another writer.
             _ if flight.fresh => {
                 self.store.leave_stream(&flight.batch.target)?;
                 Ok(true)
             }
+            Fenced::Length(length) if length >= flight.end() => self.confirm(true).await.map(|()| false),
             // The other store may have taken it back from here and sent it to another stream.
             Fenced::Length(_) if doubtful => {
                 self.settle_by_query("the state directory is a copy of another one").await.map(|()| false)
@@ -143,6 +143,11 @@ impl<D: Destination> Deliverer<'_, D> {
     /// Queries the target for the rows that are there. Leaves the stream.
     pub(super) async fn settle_by_query(&mut self, why: &str) -> Result<(), StepError> {
         let Some(flight) = self.flights.front() else { return Ok(()) };
+        // Another target than the one that the batch was sent to knows nothing about it.
+        if flight.batch.target != self.session.destination.name() {
+            let target = flight.batch.target.clone();
+            return self.give_up(&format!("{why}; {target}, where it was sent, is not the configured target any more"));
+        }
         let there = match self.session.destination.present(&flight.rows).await {
             Ok(there) => there,
             Err(DeliveryError::Denied(denied)) => {

@@ -112,6 +112,8 @@ impl<D: Destination> Deliverer<'_, D> {
         self.take_back(settled, self.batch_limit, reason)?;
         self.suspects += 1;
         self.suspicion = Some(refusal);
+        // What landed before proves nothing about now: the clock or the target may have changed since.
+        self.proven = false;
         Ok(())
     }
 
@@ -122,13 +124,15 @@ impl<D: Destination> Deliverer<'_, D> {
         Ok(())
     }
 
-    /// Returns the reason for which all rows of the batch were refused, if it is the same. Ignores numbers in it, which may refer to rows.
+    /// Returns the reason for which all rows of the batch were refused, if it is the same, or if nothing has landed yet. Ignores numbers in
+    /// it, which may refer to rows.
     fn one_reason(&self, refused: &[RefusedRow]) -> Option<String> {
         let flight = self.flights.front()?;
         let alike = |reason: &str| reason.chars().filter(|c| !c.is_ascii_digit() && *c != '…').collect::<String>();
         let first = refused.first()?;
         let kind = alike(&first.reason);
-        let all = refused.len() == flight.rows.len() && refused.iter().all(|row| alike(&row.reason) == kind);
+        let all = refused.len() == flight.rows.len()
+            && (!self.proven && refused.len() > 1 || refused.iter().all(|row| alike(&row.reason) == kind));
         all.then(|| first.reason.clone())
     }
 
@@ -146,10 +150,14 @@ impl<D: Destination> Deliverer<'_, D> {
         };
         let refusal = DeliveryError::EveryRow(text);
         match self.was() {
-            // Other rows have landed, so this row is the cause.
-            None if count == 1 && self.proven => self.refuse(&numbers, reason),
+            // Other rows have landed since it became a suspect, so this row is the cause.
             Some(Was::Suspect) if self.proven => self.refuse(&numbers, reason),
-            Some(Was::Refused | Was::Uncertain) => self.refuse(&numbers, reason),
+            Some(Was::Refused) => self.refuse(&numbers, reason),
+            // It may have arrived when it was sent first.
+            Some(Was::Uncertain) => {
+                self.give_up(reason)?;
+                Err(StepError::Refused(refusal))
+            }
             Some(Was::Suspect) => self.still_suspect(refusal),
             None if self.suspects < SUSPECTS && (count == 1 || !self.store.pending_rows(last, 1, usize::MAX)?.is_empty()) => {
                 self.suspect(&numbers, reason, refusal)

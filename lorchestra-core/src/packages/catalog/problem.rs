@@ -211,7 +211,7 @@ mod tests {
             ("target/release/libx.so", "run cargo build --release to create it; run ls "),
             ("target/x86_64-unknown-linux-gnu/release/libx.so", "run cargo build --release to create it; run ls "),
             ("target/debug/libx.so", "run cargo build to create it; run ls "),
-            ("target/release/libonly.so", "there is libonly.rlib: write crate-type = [\"cdylib\", \"rlib\"]"),
+            ("target/release/libonly.so", "libonly.rlib exists: set crate-type = [\"cdylib\", \"rlib\"]"),
             ("plugins/release/libx.so", "run ls "),
             ("libx.so", "run ls "),
         ] {

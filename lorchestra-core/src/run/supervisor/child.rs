@@ -80,7 +80,7 @@ impl Worker {
         let Start { exe, title, environment, directory } = *start;
         // Without this, orphans would be re-parented to init, out of reach. The worker does not inherit it.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-        let before = process::children();
+        let before = process::children_of_main_thread();
         let (control, theirs) = UnixStream::pair()?;
         // One pipe for both streams preserves their relative order.
         let (output, out) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
@@ -239,7 +239,7 @@ impl Worker {
 
     /// Our children, except the worker and those from before.
     fn adopted(&self) -> impl Iterator<Item = Pid> {
-        process::children().into_iter().filter(|pid| *pid != self.pid && !self.before.contains(pid))
+        process::children_of_main_thread().into_iter().filter(|pid| *pid != self.pid && !self.before.contains(pid))
     }
 
     /// Returns the fault that the worker reported on the control socket before it had a spool.

@@ -37,7 +37,7 @@ fn settled_as(destination: &str, how: &str) -> String {
     format!("EXISTS (SELECT 1 FROM settled WHERE destination = {destination} AND event = e.n AND how = '{how}')")
 }
 
-/// Condition: it is to be sent. Only for statements that examine few events, as for those below.
+/// Condition: it must be sent. Only for statements that examine few events, as for those below.
 pub(in super::super) fn pending(destination: &str) -> String {
     format!("({} OR {})", unsent(destination), settled_as(destination, "suspect"))
 }

@@ -1,5 +1,5 @@
-//! Hosts as containers, chroots and service managers make them: limits, refused system calls, other namespaces and users. Each run completes,
-//! or one message names what of the host is missing; none of them hangs, panics, or is recorded with a cause that is not true.
+//! Hosts as set up by containers, chroots and service managers: limits, refused system calls, other namespaces and users. Each run
+//! completes, or one message says what the host lacks; none hangs, panics, or is recorded with a false cause.
 
 use lorchestra_tests::small_disk::SmallDisks;
 use lorchestra_tests::{Ended, Fixture, Running, Sandbox, eventually, processes};
@@ -13,14 +13,14 @@ fn sandbox() -> Sandbox {
     Sandbox::with(&[Fixture::Misbehave])
 }
 
-/// A sandbox and the rights to take things from its host, as an administrator of namespaces of one's own.
+/// A sandbox with the rights to restrict its host, as an administrator of its own namespaces.
 fn with_rights() -> Option<(Sandbox, SmallDisks)> {
     let sandbox = Sandbox::with_binary(&[Fixture::Misbehave]);
     let disks = SmallDisks::mount(&sandbox, &[(sandbox.path("disk"), 64)])?;
     Some((sandbox, disks))
 }
 
-/// No run is recorded with a cause that lorchestra made up.
+/// No run is recorded with an invented cause.
 #[track_caller]
 fn nothing_is_made_up(sandbox: &Sandbox) {
     for run in sandbox.runs() {
@@ -267,7 +267,7 @@ fn in_an_empty_root_a_run_needs_nothing_but_proc() {
     assert_eq!(causes, ["error", ""]);
 }
 
-/// OpenShift's way: a number without a name, and `/` as its home.
+/// As in OpenShift: a uid without a name, and `/` as its home.
 #[test]
 fn a_user_without_a_home_is_not_told_to_take_the_root_directory() {
     if !processes::is_root() {
@@ -286,7 +286,7 @@ fn a_user_without_a_home_is_not_told_to_take_the_root_directory() {
     }
 }
 
-/// Where the user namespace does not map root, `/` belongs to 65534, and so does everything else of others: no command could change that.
+/// If the user namespace does not map root, `/` belongs to 65534, as do all files of other users: no command could change that.
 #[test]
 fn where_root_has_no_number_the_namespace_is_named() {
     let sandbox = Sandbox::with_binary(&[Fixture::Misbehave]);

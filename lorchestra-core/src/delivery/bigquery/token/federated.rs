@@ -61,6 +61,10 @@ fn described(error: &CredentialsError) -> String {
     let mut inner = error;
     let mut next = error.source();
     while let Some(source) = next {
+        // serde quotes text that it could not parse, which may be a token.
+        if source.is::<serde_json::Error>() {
+            return "the answer is not the JSON object that was expected".to_owned();
+        }
         if let Some(found) = source.downcast_ref::<CredentialsError>() {
             inner = found;
         }
