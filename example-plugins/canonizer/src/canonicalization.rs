@@ -196,7 +196,6 @@ impl Canonicalization<'_> {
                 if count == 0 {
                     break;
                 }
-                self.counts.read += count as u64;
                 let taken = take(self, &batch[..count])?;
                 for (BatchLine { line, bytes }, taken) in batch.iter().zip(taken) {
                     if let Err(reason) = taken {
@@ -209,8 +208,8 @@ impl Canonicalization<'_> {
         Ok(())
     }
 
-    /// Reads lines into the first places of a batch, whose buffers are used again. Returns their number.
-    fn fill(&self, lines: &mut Lines<std::fs::File>, batch: &mut Vec<BatchLine>) -> Result<usize, CanonicalizationError> {
+    /// Reads and counts lines, into the first places of a batch, whose buffers are used again. Returns their number.
+    fn fill(&mut self, lines: &mut Lines<std::fs::File>, batch: &mut Vec<BatchLine>) -> Result<usize, CanonicalizationError> {
         let (mut count, mut size) = (0, 0);
         while count < BATCH_LINES && size < BATCH_BYTES {
             let mut bytes = batch.get_mut(count).map(|line| std::mem::take(&mut line.bytes)).unwrap_or_default();
@@ -218,6 +217,7 @@ impl Canonicalization<'_> {
                 bytes = Vec::new();
             }
             let Some(line) = self.next(lines, &mut bytes)? else { break };
+            self.counts.read += 1;
             size += bytes.len();
             let read = BatchLine { line, bytes };
             match batch.get_mut(count) {
