@@ -1,4 +1,4 @@
-//! The text of config.toml: taken, or refused in one line with a hint.
+//! The text of config.toml: accepted, or refused in one line with a hint.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

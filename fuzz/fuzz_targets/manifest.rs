@@ -1,5 +1,5 @@
 //! The JSON of a manifest, with a right header around it. Reading it whole and reading its outline agree, and a job of a manifest
-//! that was taken can be offered on the command line.
+//! that was accepted can be offered on the command line.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,6 +1,6 @@
 //! The segments of a dead worker, whatever became of them on the disk. The reader finds the very records that a reading line by
-//! line finds, once each; and so does one that is stopped after any chunk and begins again at its end. What was read is taken in, and
-//! everything that was taken in can be listed: a job can append lines of its own, with right checksums.
+//! line finds, once each; and so does one that is stopped after any chunk and begins again at its end. What was read is ingested, and
+//! everything that was ingested can be listed: a job can append lines of its own, with right checksums.
 //!
 //! Spools that are longer than what is read at once are tried by `spool/properties.rs` of the core: they cost too much here.
 //!
@@ -54,10 +54,10 @@ fn listed(segments: &[Vec<u8>]) {
     let state = StateDir::open(dir.path()).expect("a state directory");
     let mut store = Store::open(&state).expect("a store");
     store.begin_run(&run(), &started()).expect("a run");
-    let mut taken = IngestState::default();
+    let mut ingested = IngestState::default();
     store
-        .ingest("run", 1, Portion { records: &records, end: Cursor::default(), damaged: 0 }, &mut taken)
-        .expect("what was parsed is taken in");
+        .ingest("run", 1, Portion { records: &records, end: Cursor::default(), damaged: 0 }, &mut ingested)
+        .expect("what was parsed is ingested");
     let mut found = BTreeSet::new();
     let each = |event: Event| {
         assert!(serde_json::to_string(&event).is_ok());
@@ -71,7 +71,7 @@ fn listed(segments: &[Vec<u8>]) {
     };
     store.events(&EventFilter::default(), each).expect("a listing").expect("no reader that goes away");
     assert!(found.iter().map(String::as_str).eq(ids), "{found:?}");
-    assert_eq!(store.taken("run", 1).expect("an attempt"), taken);
+    assert_eq!(store.ingested("run", 1).expect("an attempt"), ingested);
 }
 
 fn run() -> NewRun {
@@ -174,7 +174,7 @@ fn read(segments: &[Vec<u8>], anew: bool) -> Found {
         damaged += chunk.damaged;
         ended |= chunk.records.iter().any(|record| record.end.is_some());
         let (end, more) = (chunk.end, chunk.more);
-        reader.taken(end).expect("a segment is removed");
+        reader.advance(end).expect("a segment is removed");
         if !more {
             break;
         }

@@ -1,5 +1,5 @@
-//! The command line: validated, nothing more. Nothing here reads files, environment or clock. Each command's own arguments are in its file
-//! in [`crate::commands`].
+//! Parses the command line, and only validates: reads no files, environment or clock. Each command's own arguments are in its file in
+//! [`crate::commands`].
 
 use crate::argv;
 use crate::commands::Command;
@@ -26,7 +26,7 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// Reads the command line.
+    /// Parses the command line.
     pub(crate) fn read(argv: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
         let mut words: Vec<OsString> = argv.collect();
         let of_run_job = argv::cut(&Self::command(), &mut words);
@@ -35,13 +35,13 @@ impl Args {
         let sides = [argv::globals(words.get(1..).unwrap_or_default()), argv::globals(&rest)];
         let mut args = Self::try_parse_from(argv::join_negative(words)).map_err(|mut error| {
             if is_run_job && error.kind() == ErrorKind::UnknownArgument {
-                // Instead of clap's, which would have it passed as a value.
+                // clap's own tip would suggest passing it as a value.
                 let tip = vec!["flags of a job go after JOB".into()];
                 error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tip));
             }
             argv::harmless(error)
         })?;
-        // clap takes only the inner ones of a flag that stands on both sides of a command, and has not seen those of `rest`.
+        // For a flag on both sides of a subcommand, clap counts only the inner ones, and it has not seen `rest`.
         args.global.verbose = sides.iter().fold(0, |sum, (verbose, _)| sum.saturating_add(*verbose));
         args.global.plugin_dir = sides.into_iter().flat_map(|(_, dirs)| dirs).collect();
         if let Command::RunJob(command) = &mut args.command {
@@ -73,12 +73,12 @@ mod tests {
     }
 
     #[test]
-    fn clap_agrees_with_itself() {
+    fn the_clap_definition_is_consistent() {
         Args::command().debug_assert();
     }
 
     #[test]
-    fn what_concerns_all_commands_counts_on_both_sides_of_the_job() {
+    fn global_flags_count_on_both_sides_of_the_job() {
         let (args, command) = run_job(&["-qv", "--plugin-dir", "a", "pkg", "job", "-vq", "--plugin-dir=b", "--", "-v"]);
         assert_eq!((args.global.verbose, args.global.plugin_dir), (2, vec![PathBuf::from("a"), PathBuf::from("b")]));
         assert!(command.own.quiet);
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn of_own_flags_before_the_job_the_last_one_wins() {
+    fn the_last_of_repeated_own_flags_wins() {
         let (_, command) = run_job(&["--timeout", "1s", "--json", "--timeout", "2s", "--json", "-q", "-q", "pkg", "job"]);
         assert_eq!(command.own.timeout, Some(Duration::from_secs(2)));
         assert!(command.own.json && command.own.quiet);
@@ -98,10 +98,10 @@ mod tests {
     }
 
     #[test]
-    fn plugin_directories_add_up_wherever_they_stand() {
+    fn plugin_directories_add_up_at_any_position() {
         let args = read(&["--plugin-dir", "a", "jobs", "list", "--plugin-dir=b", "-v", "--verbose"]).unwrap();
         assert_eq!((args.global.verbose, args.global.plugin_dir), (2, vec![PathBuf::from("a"), PathBuf::from("b")]));
-        // A flag in place of a value is a forgotten value.
+        // A flag in place of a value means that the value was forgotten.
         for bad in [
             &["jobs", "list", "--plugin-dir"][..],
             &["events", "list", "--type", "-v", "x"],
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn help_without_a_job_is_of_run_job() {
+    fn help_without_a_job_is_that_of_run_job() {
         for (words, package) in [(&["--help"][..], None), (&["pkg", "-h"], Some("pkg")), (&["-h", "pkg"], Some("pkg"))] {
             let (_, command) = run_job(words);
             assert!(command.help && command.job.is_none() && command.package.as_deref() == package, "{words:?}");
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_of_a_job_before_it_is_told_where_it_belongs() {
+    fn a_flag_of_a_job_before_it_is_refused_with_a_hint() {
         for (bad, tip) in [
             (&["run-job", "--since", "-7d", "pkg", "job"][..], true),
             (&["run-job", "pkg", "--since", "2d", "job"], true),
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_typed_cannot_steer_a_terminal() {
+    fn typed_text_cannot_control_a_terminal() {
         for bad in [
             &["--x\u{1b}[2J"][..],
             &["jobs\u{1b}[2J"],

@@ -1,5 +1,5 @@
-//! The words of the command line before clap reads them: which are ours, and which stand behind a job that is not known yet. Called by
-//! [`crate::args`] and, for what stands behind the job, by [`crate::flags`].
+//! Preprocesses the arguments before clap parses them: separates run-job's own flags from those of a job that is not known yet. Called by
+//! [`crate::args`] and, for the arguments after the job, by [`crate::flags`].
 
 use clap::error::{ContextKind, ContextValue};
 use lorchestra_core::text;
@@ -8,8 +8,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-/// Takes off what stands behind `run-job PACKAGE JOB`. Whose flags those are is known when the job is: clap, which knows only ours,
-/// would take them in one order of the words and leave them to the job in another. `None` for another command.
+/// Cuts off the arguments after `run-job PACKAGE JOB`, whose meaning depends on the job. clap knows only lorchestra's own flags, and would
+/// take some of them in one order and leave them to the job in another. Returns `None` for other commands.
 pub(crate) fn cut(definition: &clap::Command, words: &mut Vec<OsString>) -> Option<Vec<OsString>> {
     let with_value = |command: &clap::Command| -> Vec<String> {
         let flags = command.get_arguments().filter(|arg| arg.get_action().takes_values());
@@ -21,7 +21,7 @@ pub(crate) fn cut(definition: &clap::Command, words: &mut Vec<OsString>) -> Opti
         if open && word == "--" {
             open = false;
         } else if open && is_flag(word) {
-            // All flags of one letter are switches (see the tests).
+            // All one-letter flags are switches (see the tests).
             at += usize::from(word.to_str().is_some_and(|word| takes_value.contains(word)));
         } else {
             found += 1;
@@ -39,8 +39,8 @@ pub(crate) fn cut(definition: &clap::Command, words: &mut Vec<OsString>) -> Opti
     (found > 0).then(Vec::new)
 }
 
-/// How often `-v` and which `--plugin-dir` there are. They are needed before the job is known, and count wherever they stand; that the
-/// words are good ones is clap's to say, which reads them too.
+/// Counts `-v` and collects `--plugin-dir`, which are needed before the job is known and count at any position. Does not validate: clap
+/// parses the arguments too.
 pub(crate) fn globals(words: &[OsString]) -> (u8, Vec<PathBuf>) {
     let (mut verbose, mut dirs) = (0_u8, Vec::new());
     let mut words = words.iter().take_while(|word| *word != "--");
@@ -64,8 +64,8 @@ fn strip_prefix<'a>(word: &'a OsStr, prefix: &str) -> Option<&'a OsStr> {
     word.as_bytes().strip_prefix(prefix.as_bytes()).map(OsStr::from_bytes)
 }
 
-/// Writes `--since -7d` as `--since=-7d`. clap's allow_hyphen_values would take the next flag for a forgotten value; no flag of ours
-/// begins with `-` and a digit.
+/// Rewrites `--since -7d` to `--since=-7d`. clap's allow_hyphen_values would also accept the next flag as a forgotten value; no flag of
+/// ours begins with `-` and a digit.
 pub(crate) fn join_negative(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut joined: Vec<OsString> = Vec::new();
     let mut open = true;
@@ -87,13 +87,13 @@ fn is_flag(word: &OsStr) -> bool {
     matches!(word.as_encoded_bytes(), [b'-', _, ..])
 }
 
-/// `--name` without a value of its own.
+/// Whether the argument is `--name` without a value.
 fn is_bare_flag(word: &OsStr) -> bool {
     let bytes = word.as_encoded_bytes();
     bytes.len() > 2 && bytes.starts_with(b"--") && !bytes.contains(&b'=')
 }
 
-/// The error with what was typed made fit for a terminal.
+/// Escapes typed text in the error, so that it cannot control the terminal.
 pub(crate) fn harmless(mut error: clap::Error) -> clap::Error {
     let escaped: Vec<(ContextKind, ContextValue)> = error
         .context()
@@ -107,7 +107,7 @@ pub(crate) fn harmless(mut error: clap::Error) -> clap::Error {
         })
         .collect();
     if !escaped.is_empty() {
-        // Proposals repeat the text, in a form that cannot be rewritten.
+        // Suggestions repeat the text, in a form that cannot be rewritten.
         error.insert(ContextKind::Suggested, ContextValue::None);
     }
     for (kind, value) in escaped {
@@ -116,12 +116,12 @@ pub(crate) fn harmless(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// What was typed, escaped and no longer than a person reads.
+/// Escapes and shortens typed text.
 fn shown(text: &str) -> String {
     text::shortened(&text::escaped(text), TYPED)
 }
 
-/// Characters of what was typed that an error repeats, at most.
+/// Maximum number of characters of typed text in an error.
 const TYPED: usize = 200;
 
 #[cfg(test)]
@@ -130,7 +130,7 @@ mod tests {
     use crate::args::Args;
     use clap::CommandFactory;
 
-    /// What [`cut`] and [`globals`] build upon.
+    /// [`cut`] and [`globals`] rely on this.
     #[test]
     fn flags_of_one_letter_are_switches() {
         fn look(command: &clap::Command) {
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn words_behind_the_job_are_left_as_they_are() {
+    fn arguments_after_the_job_are_left_unchanged() {
         let behind = ["--timeout", "5s", "-7d", "--since", "-7d", "-q", "--", "-v", "stray", "--help"];
         for front in [
             &["pkg", "job"][..],

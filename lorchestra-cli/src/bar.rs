@@ -1,7 +1,7 @@
-//! The bar of a running job's progress, on a terminal: done, rate, time left. In a thread of its own, like the trace's follower, and drawn
-//! through [`crate::stream`]: a terminal that does not take output holds up nothing.
+//! The progress bar of a running job on a terminal: done, rate, time left. Runs in its own thread, like the trace's follower, and draws
+//! through [`crate::stream`], so a blocked terminal blocks nothing else.
 //!
-//! There is no bar until the job tells its progress, and none is left when the run ends.
+//! The bar appears when the job first reports progress, and disappears when the run ends.
 
 use crate::stream::STDERR;
 use indicatif::{HumanDuration, HumanFloatCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle, TermLike};
@@ -14,10 +14,10 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Between two looks at the progress.
+/// Interval between two reads of the progress.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// A bar, drawn or to be drawn.
+/// A progress bar, which may not be drawn yet.
 pub(crate) struct Bar {
     bar: ProgressBar,
     run_ended: Sender<()>,
@@ -25,13 +25,13 @@ pub(crate) struct Bar {
 }
 
 impl Bar {
-    /// Whether there is a person to see it.
+    /// Whether there is a terminal to show it.
     pub(crate) fn is_seen() -> bool {
-        // A terminal that can move its cursor.
+        // The terminal must be able to move its cursor.
         !ProgressDrawTarget::stderr().is_hidden()
     }
 
-    /// Draws the progress of a run that has begun. `None` when no thread can be had: the run goes on without it.
+    /// Draws the progress of a run that has started. Returns `None` if no thread can be started: the run continues without it.
     pub(crate) fn start(state: &StateDir, run_id: &str, name: String) -> Option<Self> {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()).with_prefix(name);
         let (run_ended, ended) = channel();
@@ -43,12 +43,12 @@ impl Bar {
         Some(Self { bar, run_ended, thread })
     }
 
-    /// Prints something where the bar is, and the bar below it.
+    /// Prints something above the bar.
     pub(crate) fn aside(&self, print: impl FnOnce()) {
         self.bar.suspend(print);
     }
 
-    /// The run has ended: nothing of the bar is left.
+    /// Removes the bar at the end of the run.
     pub(crate) fn finish(self) {
         let _ = self.run_ended.send(());
         let _ = self.thread.join();
@@ -73,7 +73,7 @@ fn draw(state: &StateDir, run_id: &str, bar: &ProgressBar, ended: &Receiver<()>)
         }
         bar.set_position(done);
         if shown.is_none() {
-            // Rate and time left count from here on: not from when the worker was started, nor what was done by now as done at once.
+            // Rate and time left count from here, not from the start of the worker, and do not count earlier progress.
             bar.tick();
             bar.reset_eta();
             bar.set_draw_target(ProgressDrawTarget::term_like(Box::<Screen>::default()));
@@ -84,7 +84,7 @@ fn draw(state: &StateDir, run_id: &str, bar: &ProgressBar, ended: &Receiver<()>)
     bar.finish_and_clear();
 }
 
-/// The terminal as the bar draws on it: a frame is one write.
+/// The bar's view of the terminal: one frame is one write.
 #[derive(Debug, Default)]
 struct Screen {
     frame: Mutex<String>,
@@ -96,7 +96,7 @@ impl Screen {
         fmt::Write::write_fmt(&mut *frame, text).map_err(io::Error::other)
     }
 
-    /// A movement by no cell would be one by one cell.
+    /// A movement by zero cells would move by one.
     fn moved(&self, cells: usize, direction: char) -> io::Result<()> {
         if cells == 0 { Ok(()) } else { self.add(format_args!("\x1b[{cells}{direction}")) }
     }
@@ -144,7 +144,7 @@ impl TermLike for Screen {
     }
 }
 
-/// Of a job that knows how much there is to do, and of one that does not.
+/// For a job that knows its total, and for one that does not.
 const TEMPLATES: [&str; 2] =
     ["{prefix} [{wide_bar}] {human_pos}/{human_len} {percent}% {rate}{left}", "{prefix} {spinner} {human_pos} {rate} {elapsed}"];
 
@@ -156,7 +156,7 @@ fn style(known: bool) -> ProgressStyle {
             let _ = text.write_str(&rate(state.per_sec()));
         })
         .with_key("left", |state: &ProgressState, text: &mut dyn fmt::Write| {
-            // As soon as something can be said of it.
+            // Once there is an estimate.
             if state.per_sec() > 0.0 {
                 let _ = write!(text, " {:#} left", HumanDuration(state.eta()));
             }
@@ -164,14 +164,14 @@ fn style(known: bool) -> ProgressStyle {
         .progress_chars("=> ")
 }
 
-/// So many in a second, with as many digits as a person reads while they change; of slow ones, in a minute or an hour.
+/// Formats a rate per second with few enough digits to read while it changes; slow rates per minute or hour.
 fn rate(per_sec: f64) -> String {
     const LEAST: f64 = 0.05;
     let shown = [(1.0, "s"), (60.0, "min"), (3600.0, "h")].map(|(seconds, unit)| (per_sec * seconds, unit));
     match shown.into_iter().find(|(rate, _)| *rate >= LEAST) {
         Some((rate, unit)) if rate < 99.95 => format!("{rate:.1}/{unit}"),
         Some((rate, unit)) => format!("{:.0}/{unit}", HumanFloatCount(rate)),
-        // Nothing, or nothing in an hour.
+        // Zero, or nearly zero per hour.
         None => "0/s".to_owned(),
     }
 }
@@ -181,14 +181,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn templates_are_understood() {
+    fn templates_are_valid() {
         for template in TEMPLATES {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
     }
 
     #[test]
-    fn a_rate_is_read_at_a_glance() {
+    fn a_rate_has_few_digits() {
         for (per_sec, shown) in [
             (0.0, "0/s"),
             (f64::NAN, "0/s"),

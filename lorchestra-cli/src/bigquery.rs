@@ -1,5 +1,5 @@
-//! Which table events go to: environment and configuration to the settings of lorchestra-core's destination. Reads variables through
-//! the settings, and no file.
+//! Maps environment and configuration to the settings of lorchestra-core's BigQuery destination. Reads variables through the settings, and
+//! no file.
 
 use crate::config::{self, Write};
 use crate::exit::Code;
@@ -8,12 +8,12 @@ use lorchestra_core::delivery::bigquery::{BigQueryConfig, CredentialSources, Wri
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The limit of one request.
+/// Time limit of one request.
 const REQUEST: Duration = Duration::from_secs(15);
 
-/// The destination, if one is named, and what a person should know about how.
+/// Returns the destination, if one is configured, and a warning about its configuration.
 ///
-/// Dataset and table: `BQ_EVENTS_*`, else the configuration. The Python tool read `EVENTS_BQ_*`: those count, with a warning.
+/// Dataset and table come from `BQ_EVENTS_*`, or else from the configuration. The Python tool's `EVENTS_BQ_*` are accepted with a warning.
 pub(crate) fn resolve(
     config: &config::BigQuerySection,
     variable: &dyn Fn(&str) -> Option<String>,
@@ -40,13 +40,13 @@ pub(crate) fn resolve(
     };
     let emulator = variable("BIGQUERY_EMULATOR_HOST");
     let endpoint = emulator.clone().or_else(|| config.endpoint.clone());
-    // What is meant for an emulator goes nowhere else, and takes no credentials along: a storage endpoint with TLS is Google's.
+    // Events for an emulator must not go anywhere else or carry credentials: a storage endpoint with TLS is Google's.
     let is_plain = |endpoint: &&String| !endpoint.trim_start().starts_with("https://");
     let storage_endpoint = config.storage_endpoint.as_ref().filter(|to| emulator.is_none() || is_plain(to)).cloned();
     let write = match config.write {
         Some(Write::StorageWrite) => WriteMethod::StorageWrite,
         Some(Write::InsertAll) => WriteMethod::InsertAll,
-        // The variable says where an emulator's REST is, not its gRPC.
+        // The variable contains an emulator's REST address, not its gRPC address.
         None if emulator.is_some() && storage_endpoint.is_none() => WriteMethod::InsertAll,
         None => WriteMethod::StorageWrite,
     };
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_wins_over_the_configuration() {
+    fn the_environment_takes_precedence_over_the_configuration() {
         let config = config::BigQuerySection {
             dataset: Some("cd".into()),
             table: Some("ct".into()),

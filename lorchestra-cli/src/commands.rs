@@ -1,4 +1,4 @@
-//! Commands: each takes values and a printer, and returns how it ended.
+//! Commands: each takes values and a printer, and returns its exit code.
 
 pub(crate) mod bookmarks;
 mod delivery;
@@ -58,9 +58,9 @@ pub(crate) enum Command {
     New(new::New),
 }
 
-/// Runs the command that was asked for, and prints what went wrong.
+/// Runs a command and prints its error.
 pub(crate) fn run(command: &Command, verbose: u8, settings: &Settings, printer: &mut Printer) -> Code {
-    // What was found on the way is told to `on_failure` last: whoever waits for the answer has it by then.
+    // `on_failure` is called last, after the user has seen the outcome.
     let mut notices = Notices::new(settings.on_failure.as_deref());
     let result = match command {
         Command::Jobs(command) => jobs::run(command, settings, printer),
@@ -76,7 +76,7 @@ pub(crate) fn run(command: &Command, verbose: u8, settings: &Settings, printer: 
     code
 }
 
-/// The catalog as this user may run it: with `locked = true` what plugins.lock does not allow is a problem.
+/// Returns the catalog for this user: with `locked = true`, everything that plugins.lock does not allow is a problem.
 fn catalog(settings: &Settings) -> Result<Catalog, CommandError> {
     let mut catalog = Catalog::scan(&settings.plugin_dirs);
     if settings.locked {
@@ -85,7 +85,7 @@ fn catalog(settings: &Settings) -> Result<Catalog, CommandError> {
     Ok(catalog)
 }
 
-/// What plugins.lock says; that there is none is a failure: somebody has asked for it.
+/// Reads plugins.lock. A missing file is an error, because it is required.
 fn locked_to(settings: &Settings) -> Result<Lockfile, CommandError> {
     Lockfile::read(&settings.lockfile)?.ok_or_else(|| {
         CommandError::new(
@@ -96,7 +96,7 @@ fn locked_to(settings: &Settings) -> Result<Lockfile, CommandError> {
     })
 }
 
-/// A job that a person named: its package, all that this says of itself, and the job in it.
+/// Finds a job that a user named: returns its package, the complete manifest, and the job in it.
 fn find_job<'a>(catalog: &'a Catalog, package: &str, job: &str) -> Result<(&'a Package, Manifest, JobManifest), CommandError> {
     let found = catalog.find(package).map_err(|lookup| CommandError::lookup(catalog, package, None, &lookup))?;
     catalog.find_job(package, job).map_err(|lookup| CommandError::lookup(catalog, package, Some(job), &lookup))?;
@@ -109,8 +109,8 @@ fn apply_lockfile(catalog: &mut Catalog, lock: &Lockfile) {
     catalog.apply_lockfile(|package| lock.allows_file(package));
 }
 
-/// The state directory and its store, after what an earlier supervisor's death left open is closed. `None`: there is no
-/// history yet, and looking for one made none.
+/// Opens the state directory and its store, after closing runs of dead supervisors. Returns `None` if there is no history yet; creates
+/// nothing.
 fn history(
     settings: &Settings,
     notices: &mut Notices<'_>,
@@ -120,7 +120,7 @@ fn history(
     open_and_recover(settings, notices, printer)
 }
 
-/// The same, for a command that has warned of a second history already, or will.
+/// Like [`history`], for a command that warns of a second history itself.
 fn open_and_recover(
     settings: &Settings,
     notices: &mut Notices<'_>,
@@ -146,13 +146,13 @@ fn second_store(settings: &Settings, printer: &mut Printer) {
     }
 }
 
-/// Reports what was closed on the way: to the terminal, and the failed ones to `on_failure`.
+/// Reports the runs that were closed: to the terminal, and failed ones to `on_failure`.
 fn report_recovered(closed: &Closed, notices: &mut Notices<'_>, printer: &mut Printer) {
     notices.add_recovered(closed);
     recovered::show(closed, printer);
 }
 
-/// The run that a person named.
+/// Returns the run that a user named.
 fn find_run(store: Option<&Store>, settings: &Settings, text: &str) -> Result<Run, CommandError> {
     let unknown = || CommandError { bare: true, ..CommandError::new(Code::Failed, format!("Unknown run: {text}")) };
     let none = || {

@@ -1,4 +1,4 @@
-//! The configuration file: its keys, and what is wrong with a file that has others. Reads one file, no environment.
+//! The configuration file: its keys, and errors for files with unknown keys. Reads one file, no environment.
 
 use crate::failure::CommandError;
 use lorchestra_core::host::files;
@@ -23,7 +23,7 @@ pub(crate) struct Config {
     pub(crate) plugin_dirs: Vec<PathBuf>,
     pub(crate) state_dir: Option<PathBuf>,
     pub(crate) data_dir: Option<PathBuf>,
-    /// Whether only what plugins.lock names may run.
+    /// Whether only packages in plugins.lock may run.
     pub(crate) locked: bool,
     pub(crate) on_failure: Option<String>,
     pub(crate) retention: RetentionConfig,
@@ -31,7 +31,7 @@ pub(crate) struct Config {
     pub(crate) events: EventsConfig,
     pub(crate) destinations: DestinationsConfig,
     pub(crate) delivery: DeliveryConfig,
-    /// By `package/job`.
+    /// Settings by `package/job`.
     pub(crate) job: BTreeMap<String, JobConfig>,
 }
 
@@ -62,7 +62,7 @@ pub(crate) struct EventsConfig {
     pub(crate) strict_numbers: bool,
 }
 
-/// `[destinations]`: a table for each of them.
+/// `[destinations]`: one table for each destination.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct DestinationsConfig {
@@ -144,12 +144,12 @@ pub(crate) struct JobConfig {
     pub(crate) retry_wait: Option<Duration>,
     #[serde(deserialize_with = "memory")]
     pub(crate) memory_max: Option<u64>,
-    /// Where each secret is to be found, by parameter.
+    /// The source of each secret, by parameter.
     pub(crate) secrets: BTreeMap<String, String>,
 }
 
 impl JobConfig {
-    /// Returns what it sets of a run's limits.
+    /// Returns its settings for a run's limits.
     pub(crate) fn policy(&self) -> RunPolicy {
         RunPolicy {
             timeout: self.timeout,
@@ -200,7 +200,7 @@ fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>,
     crate::values::limit(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
-/// The wait before another attempt: without one, whatever made an attempt fail is still there at the next.
+/// The delay before another attempt: without one, the cause of a failure would still be there at the next attempt.
 fn wait<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     match duration(deserializer)? {
         Some(Duration::ZERO) => {
@@ -210,7 +210,7 @@ fn wait<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, 
     }
 }
 
-/// How long runs are kept: for no time would mean that nobody can ever look at one.
+/// How long runs are kept. 0 is refused, because no one could ever see a run.
 fn kept<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     match duration(deserializer)? {
         Some(Duration::ZERO) => Err(serde::de::Error::custom(
@@ -235,10 +235,10 @@ fn rotate_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>
     size::parse(&text).map(Some).map_err(|why| serde::de::Error::custom(format!("{text:?}: {why}")))
 }
 
-/// Bytes of the file, at most: no more memory than a command can have, whoever wrote the file.
+/// Maximum size of the file in bytes: a bound on memory for a file of any origin.
 const MAX_FILE: u64 = 1 << 20;
 
-/// The text of a regular file. Never waits, as a FIFO without a writer would.
+/// Returns the text of a regular file. Never blocks, for example on a FIFO without a writer.
 fn text_of(path: &Path) -> io::Result<String> {
     let file = files::open_regular(path, OFlags::RDONLY)?;
     let meta = file.metadata()?;
@@ -247,19 +247,19 @@ fn text_of(path: &Path) -> io::Result<String> {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
     }
     let mut text = String::new();
-    // It may grow while it is read.
+    // The file may grow while it is read.
     file.take(MAX_FILE).read_to_string(&mut text)?;
     Ok(text)
 }
 
-/// The link because of which a path is not there: the file's own, or one of a directory above it.
+/// Returns the dangling link because of which a path does not exist: the file itself or a directory above it.
 fn dangling(path: &Path) -> Option<&Path> {
     let (last, meta) = path.ancestors().find_map(|at| Some((at, at.symlink_metadata().ok()?)))?;
     (meta.is_symlink() && !last.exists()).then_some(last)
 }
 
 impl Config {
-    /// Reads the file; a missing one is an empty one.
+    /// Reads the file; a missing one counts as empty.
     pub(crate) fn read(path: &Path) -> Result<Self, CommandError> {
         let text = match text_of(path) {
             Ok(text) => text,
@@ -281,7 +281,7 @@ impl Config {
         Self::parse(&text).map_err(|(what, hint)| CommandError::config(path, &what, &hint))
     }
 
-    /// On error: what is wrong and how to fix it.
+    /// Parses the file. The error has the problem and the fix.
     pub(crate) fn parse(text: &str) -> Result<Self, (String, String)> {
         let config: Self = toml::from_str(text).map_err(|e| {
             let message = e.message().lines().next().unwrap_or_default().to_owned();
@@ -301,7 +301,7 @@ impl Config {
         }
         let secrets = config.job.iter().flat_map(|(job, config)| config.secrets.iter().map(move |secret| (job, secret)));
         if let Some((job, (name, _))) = secrets.into_iter().find(|(_, (_, source))| Source::parse(source).is_none()) {
-            // It may be the secret itself.
+            // The text may be the secret itself.
             return Err((
                 format!("{}: not a source of a secret", secret_key(job, name)),
                 format!("write {name} = \"env:NAME\", \"file:PATH\" or \"credential:NAME\"; do not put the secret itself here"),
@@ -319,12 +319,12 @@ impl Config {
     }
 }
 
-/// A secret's place in the file, for messages.
+/// A secret's key in the file, for messages.
 pub(crate) fn secret_key(job: &str, name: &str) -> String {
     format!("[job.{job:?}.secrets] {name}")
 }
 
-/// The key most like the unknown one of those that its table has: serde's message names them, "unknown field `x`, expected one of
+/// Returns the key of the table that is most similar to the unknown one. serde's message lists them: "unknown field `x`, expected one of
 /// `a`, `b`".
 fn nearest(message: &str) -> Option<&str> {
     let (unknown, expected) = message.strip_prefix("unknown field `")?.split_once("`, expected ")?;
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_its_mend() {
+    fn errors_name_the_problem_and_the_fix() {
         let cases = [
             ("plugin_dir = [\"/x\"]", "line 1: unknown field `plugin_dir`", "`plugin_dirs`"),
             ("\n[retention]\nlog = \"1d\"", "line 3: unknown field `log`", "`logs`"),
@@ -398,7 +398,7 @@ mod tests {
             ("state_dir = \"~/state\"", "not absolute", "~ is not expanded"),
             ("state_dir = ", "line 1", "configuration.md"),
             ("[retention]\nruns = \"0s\"", "line 2: a retention of 0", "configuration.md"),
-            // The nearest of its own table; of another one it would be refused there too.
+            // The nearest key of the same table; one of another table would be refused there too.
             ("[retention]\nrun = \"1d\"", "line 2: unknown field `run`", "did you mean `runs`?"),
             ("[job.\"a/b\"]\ntimeuot = \"1d\"", "line 2: unknown field `timeuot`", "did you mean `timeout`?"),
             ("log = \"1d\"", "line 1: unknown field `log`", "did you mean `logs`?"),
@@ -434,9 +434,9 @@ mod tests {
         assert!(refused().contains("not a regular file"), "{}", refused());
     }
 
-    /// Whoever wrote it: no command may run out of memory on it, nor fill a screen with it.
+    /// A file of any origin: no command may run out of memory on it, nor fill the screen with it.
     #[test]
-    fn one_that_is_too_large_is_not_read_and_what_is_long_is_cut() {
+    fn a_file_that_is_too_large_is_not_read_and_long_text_is_cut() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.toml");
         std::fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
@@ -457,9 +457,9 @@ mod tests {
         }
     }
 
-    /// Somebody wrote a configuration, and it is not read: nothing that should happen without a word.
+    /// A configuration that exists but is not read must not be ignored silently.
     #[test]
-    fn a_link_to_nothing_is_no_missing_file() {
+    fn a_dangling_link_is_not_a_missing_file() {
         let dir = tempfile::tempdir().unwrap();
         let (config, path) = (dir.path().join("lorchestra"), dir.path().join("lorchestra/config.toml"));
         std::fs::create_dir(&config).unwrap();
@@ -473,9 +473,9 @@ mod tests {
         assert!(refused.message.ends_with("/lorchestra is a symbolic link to nowhere, which does not exist"), "{refused:?}");
     }
 
-    /// As who keeps his dot files elsewhere has it: a directory on the way is a link, and what it leads to is there.
+    /// With dot files kept elsewhere, a directory on the path is a link, and its target exists.
     #[test]
-    fn a_missing_file_behind_a_link_is_a_missing_file() {
+    fn a_missing_file_behind_a_directory_link_is_missing() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("dotfiles")).unwrap();
         std::os::unix::fs::symlink("dotfiles", dir.path().join("config")).unwrap();
@@ -486,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn logs_may_be_kept_for_no_time() {
+    fn logs_may_be_removed_immediately() {
         assert_eq!(Config::parse("[retention]\nlogs = \"0s\"").unwrap().retention.logs, Some(Duration::ZERO));
     }
 }

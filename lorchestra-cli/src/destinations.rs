@@ -1,5 +1,4 @@
-//! Where events go besides the store: environment and configuration to the settings of lorchestra-core's destinations. Reads variables through
-//! the settings, and no file.
+//! Maps environment and configuration to the settings of lorchestra-core's destinations. Reads variables through the settings, and no file.
 
 use crate::bigquery;
 use crate::config::{DestinationsConfig, JsonlSection};
@@ -9,7 +8,7 @@ use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::delivery::jsonl::{self, ROTATE_SIZE};
 use std::path::Path;
 
-/// The destinations that are configured, in the order in which they are listed, and what a person should know about how.
+/// Returns the configured destinations in the order in which they are listed, and a warning about their configuration.
 pub(crate) fn resolve(
     config: &DestinationsConfig,
     variable: &dyn Fn(&str) -> Option<String>,

@@ -37,7 +37,7 @@ impl Code {
             Self::Config => 78,
             Self::Plugin => 126,
             Self::Overlap => 75,
-            // SIGHUP, SIGINT and SIGTERM are the only ones that are handled: 129, 130, 143.
+            // No other signals are handled, so the result is 129, 130 or 143.
             Self::Interrupted(signal) => 128 + u8::try_from(signal).unwrap_or(0),
             Self::Timeout => 124,
             Self::Failed => 1,

@@ -1,10 +1,9 @@
-//! What went wrong, as a person reads it: one sentence, the hint, the exit code. The only place where the errors of
-//! lorchestra-core become words and codes.
+//! Errors as users see them: one sentence, hints, the exit code. The only place that maps errors of lorchestra-core to messages and codes.
 
 use crate::exit::Code;
 use crate::refusal::{self, Rejection};
 use crate::show;
-use lorchestra_core::host::limits::{self, Doing};
+use lorchestra_core::host::limits::{self, RefusedOperation};
 use lorchestra_core::host::rights::{self, Change, Kind, Target};
 use lorchestra_core::host::state::StateError;
 use lorchestra_core::packages::catalog::{Catalog, FileFault, Lookup, Problem};
@@ -19,18 +18,18 @@ use lorchestra_core::text::chain;
 use lorchestra_core::text::{path_text, shell};
 use std::path::Path;
 
-/// Lines below the message, at most: with it, eight on the screen.
+/// Maximum number of lines after the message, for eight lines in total.
 const MAX_HINTS: usize = 7;
 
-/// A command that did not do what it was asked to.
+/// A failed command.
 #[derive(Debug)]
 pub(crate) struct CommandError {
     pub(crate) code: Code,
     /// One sentence; printed after `error: ` unless `bare`.
     pub(crate) message: String,
-    /// Whether the message stands without a prefix.
+    /// Whether the message has no prefix.
     pub(crate) bare: bool,
-    /// What to do, or where was looked; a line each.
+    /// What to do, or where the command searched; one line each.
     pub(crate) hints: Vec<String>,
 }
 
@@ -39,7 +38,7 @@ impl CommandError {
         Self { code, message: message.into(), bare: false, hints: Vec::new() }
     }
 
-    /// Adds a line on what to do.
+    /// Adds a hint.
     pub(crate) fn hint(mut self, line: impl Into<String>) -> Self {
         if self.hints.len() < MAX_HINTS {
             self.hints.push(line.into());
@@ -51,7 +50,7 @@ impl CommandError {
         Self::new(Code::Config, format!("{}: {what}", path.display())).hint(hint)
     }
 
-    /// What the system refused at `path`: the message, then which directory is the root of it and what fixes that.
+    /// An error of the system at `path`: the message, the directory or file that causes it, and the fix.
     pub(crate) fn refused(code: Code, message: &str, path: &Path, error: &std::io::Error) -> Self {
         match refusal::of(path, error) {
             Some(Rejection { what, hint }) => Self::new(code, format!("{message}: {what} ({error})")).hint(hint),
@@ -61,18 +60,18 @@ impl CommandError {
 
     /// A process or a thread that could not be started.
     pub(crate) fn not_started(doing: &str, error: &std::io::Error) -> Self {
-        match limits::behind(error, Doing::Starting) {
+        match limits::behind(error, RefusedOperation::Starting) {
             Some(limit) => Self::new(Code::Config, format!("{doing}: {} ({error})", limit.what)).hint(limit.hint),
             None => Self::new(Code::Internal, format!("{doing}: {error}")),
         }
     }
 
-    /// Fails where this process may have too few files open for a run: it would fail at any of them, with words of that one.
+    /// Fails if this process may open too few files for a run, which could otherwise fail at any of them with a less clear error.
     pub(crate) fn unless_files_suffice() -> Result<(), Self> {
         limits::too_few_files().map_or(Ok(()), |limit| Err(Self::new(Code::Config, limit.what).hint(limit.hint)))
     }
 
-    /// A package in files with problems.
+    /// A package whose files all have problems.
     pub(crate) fn unusable(package: &str, problems: &[&Problem]) -> Self {
         let mut failure = Self::new(Code::Plugin, format!("package {package} cannot be used"));
         for problem in problems.iter().take(3) {
@@ -83,19 +82,19 @@ impl CommandError {
         failure
     }
 
-    /// A library file that a person named.
+    /// A library file that a user named.
     pub(crate) fn library(file: &Path, FileFault { detail, reason, fix, .. }: &FileFault) -> Self {
         Self::new(Code::Plugin, format!("{} cannot be used: {detail} ({})", path_text(file), reason.as_str()))
             .hint(format!("fix: {fix}"))
     }
 
-    /// A library that is not what it was when it was listed, a moment ago.
+    /// A library that has changed since it was listed a moment ago.
     pub(crate) fn replaced(path: &Path) -> Self {
         Self::new(Code::Plugin, format!("{} was replaced while the run was being prepared", path_text(path)))
             .hint("run the command again")
     }
 
-    /// A package or job that is not there, or a package that is and cannot be used.
+    /// An unknown package or job, or a package that cannot be used.
     pub(crate) fn lookup(catalog: &Catalog, package: &str, job: Option<&str>, lookup: &Lookup<'_>) -> Self {
         match lookup {
             Lookup::Unusable(problems) => Self::unusable(package, problems),
@@ -185,14 +184,14 @@ impl From<StoreError> for CommandError {
                     .hint("or move all three files away to start a new history")
             }
             StoreError::NotWritable { path, .. } => {
-                // SQLite does not say which of its files it means.
+                // SQLite does not say which of its files failed.
                 let refusal = refusal::of_file(&path).unwrap_or_else(|| refusal::full(path.parent().unwrap_or(&path)));
                 Self::new(Code::NotWritable, message).hint(refusal.hint).hint("no emitted event is lost")
             }
             StoreError::Busy { .. } => Self::new(Code::NotWritable, message)
                 .hint("find the process that has it open (lsof, fuser), then run the command again; no emitted event is lost"),
             StoreError::Io { path, source }
-                if full_or_read_only(&source) || limits::behind(&source, Doing::Opening).is_some() =>
+                if full_or_read_only(&source) || limits::behind(&source, RefusedOperation::Opening).is_some() =>
             {
                 Self::refused(Code::NotWritable, &format!("the store {}", path.display()), &path, &source)
             }
@@ -218,7 +217,7 @@ impl From<RecoveryError> for CommandError {
         let mut failure: Self = match error {
             RecoveryError::Store(error) => error.into(),
             RecoveryError::Intake(error) => error.into(),
-            // A warning is one line, so the hint is in it.
+            // A warning is one line, so it includes the hint.
             RecoveryError::Unknown { .. } => {
                 Self::new(Code::Config, format!("{error}: move that store back, or remove the directory"))
             }
@@ -229,7 +228,7 @@ impl From<RecoveryError> for CommandError {
     }
 }
 
-/// Why a run could not be closed, as the end of a warning's line.
+/// Describes why a run could not be closed, for the end of a warning.
 pub(crate) fn stuck(error: &RecoveryError) -> String {
     let hint = match error {
         RecoveryError::Unknown { .. } => ": move that store back, or remove the directory",
@@ -280,7 +279,7 @@ impl From<RunError> for CommandError {
                 }
             }
             RunError::AllDone { .. } => {
-                // Nobody mistyped anything: another run was quicker.
+                // Not a usage error: another run was faster.
                 Self::new(Code::Overlap, format!("{error}; there is nothing left to do, and no run was recorded"))
                     .hint("lorchestra bookmarks show")
             }
@@ -324,7 +323,7 @@ impl From<LockfileError> for CommandError {
 }
 
 impl CommandError {
-    /// A plugin directory that was not changed for the sake of `package`.
+    /// Describes why a plugin directory was not changed for `package`.
     pub(crate) fn not_installed(package: &str, error: InstallError) -> Self {
         match error {
             InstallError::NotTrusted { dir, fault } => {

@@ -1,7 +1,7 @@
-//! What stands behind JOB: the job's own flags, a command line made from its manifest, and those of run-job among them.
+//! Parses the arguments after JOB: the job's own flags, defined by its manifest, mixed with those of run-job.
 //!
-//! Values are only cut out of argv here; what they mean is `lorchestra_core::plan`'s to say. The catalog has seen to it that no two
-//! parameters share a flag, and that none has the name of a flag that every command takes (`--help`, `--verbose`, …).
+//! This module only separates values; `lorchestra_core::plan` interprets them. The catalog has checked that no two parameters share a flag,
+//! and that none has the name of a global flag (`--help`, `--verbose`, …).
 
 mod own;
 
@@ -13,32 +13,32 @@ use crate::failure::CommandError;
 use crate::show;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Args, Command, FromArgMatches, value_parser};
-use lorchestra_core::plan::{Given, value};
+use lorchestra_core::plan::{ParamArg, value};
 use lorchestra_core::text::printable;
 use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest};
 use std::ffi::OsString;
 
-/// Above what is not the job's in its help.
+/// Heading in the job's help above flags that are not the job's.
 const OWN: &str = "Flags of run-job";
 
-/// What the job's flags said.
+/// The parsed arguments after JOB.
 pub(crate) struct Parsed {
-    /// Flags of run-job among them.
+    /// The flags of run-job among them.
     pub(crate) own: OwnFlags,
     /// The job's parameters, as typed.
-    pub(crate) given: Vec<Given>,
+    pub(crate) given: Vec<ParamArg>,
 }
 
-/// What came of it.
+/// The result of parsing.
 pub(crate) enum ParseOutcome {
     Parsed(Parsed),
-    /// Help, or an error in clap's words.
+    /// Help, or an error from clap.
     Clap(Box<clap::Error>),
     Failed(CommandError),
 }
 
-/// Reads the arguments after JOB.
+/// Parses the arguments after JOB.
 pub(crate) fn parse(package: &str, job: &JobManifest, rest: &[OsString]) -> ParseOutcome {
     let read = command(package, job)
         .try_get_matches_from(argv::join_negative(rest.iter().cloned()))
@@ -55,7 +55,8 @@ pub(crate) fn parse(package: &str, job: &JobManifest, rest: &[OsString]) -> Pars
     let mut given = Vec::new();
     for param in &job.params {
         let flag = format!("--{}", param.flag());
-        let mut add = |text: &str, typed_as: String| given.push(Given { name: param.name.clone(), text: text.into(), typed_as });
+        let mut add =
+            |text: &str, typed_as: String| given.push(ParamArg { name: param.name.clone(), text: text.into(), typed_as });
         if param.kind == ParamKind::Bool {
             if matches.get_flag(&id(param)) {
                 add("true", flag);
@@ -74,7 +75,7 @@ pub(crate) fn parse(package: &str, job: &JobManifest, rest: &[OsString]) -> Pars
     ParseOutcome::Parsed(Parsed { own, given })
 }
 
-/// What to write instead of `--deep=false`; clap says only that a value was too much.
+/// Suggests the correct form for `--deep=false`; clap only reports an unexpected value.
 fn value_of_switch(package: &str, job: &JobManifest, error: &clap::Error) -> Option<CommandError> {
     if error.kind() != ErrorKind::TooManyValues {
         return None;
@@ -87,15 +88,15 @@ fn value_of_switch(package: &str, job: &JobManifest, error: &clap::Error) -> Opt
     Some(CommandError::new(Code::Usage, message).hint(format!("lorchestra run-job {package} {} --help", job.name)))
 }
 
-/// Reads `--param name=value`.
-pub(crate) fn named(params: &[String]) -> Result<Vec<Given>, CommandError> {
+/// Parses `--param name=value`.
+pub(crate) fn named(params: &[String]) -> Result<Vec<ParamArg>, CommandError> {
     let bad = |text: &str, what: &str| {
         CommandError::new(Code::Usage, format!("--param {text}: there is no {what}")).hint("write --param name=value")
     };
     let read = |text: &String| match text.split_once('=') {
         None => Err(bad(text, "value")),
         Some(("", _)) => Err(bad(text, "name")),
-        Some((name, value)) => Ok(Given { typed_as: format!("--param {name}"), name: name.into(), text: value.into() }),
+        Some((name, value)) => Ok(ParamArg { typed_as: format!("--param {name}"), name: name.into(), text: value.into() }),
     };
     params.iter().map(read).collect()
 }
@@ -105,7 +106,7 @@ fn command(package: &str, job: &JobManifest) -> Command {
         Command::new(format!("lorchestra run-job {package} {}", job.name)).no_binary_name(true).next_help_heading("Job flags");
     for param in &job.params {
         command = if param.kind == ParamKind::Bool {
-            // The last one wins, so that a script's default can be turned round at the end of its line.
+            // The last one wins, so that a flag at the end of a line can override a script's default.
             let both = [id(param), no_id(param)];
             let no = Arg::new(no_id(param)).long(format!("no-{}", param.flag())).help(format!("Turn --{} off", param.flag()));
             command
@@ -113,7 +114,7 @@ fn command(package: &str, job: &JobManifest) -> Command {
                 .arg(no.action(ArgAction::SetTrue).overrides_with_all(&both))
         } else {
             command.arg(
-                // Also of those that take one value: the plan says what is wrong with several, wherever they were typed.
+                // Also for parameters with one value: the plan reports repeated values, however they were given.
                 arg(param, id(param), param.flag())
                     .action(ArgAction::Append)
                     .value_parser(value_parser!(OsString))
@@ -123,14 +124,14 @@ fn command(package: &str, job: &JobManifest) -> Command {
     }
     let params: Vec<String> = command.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect();
     command = OwnFlags::augment_args(command.next_help_heading(OWN))
-        // Read already, and they count wherever they stand; here so that the words around them are read as they were meant.
+        // Already parsed, and valid at any position; defined here so that clap parses the arguments around them correctly.
         .args(of_all_commands())
-        // After the flags of run-job, which bring a description of their own.
+        // Set after the flags of run-job, which have a description of their own.
         .about(described(&printable(job.summary()), job))
         .long_about(described(&show::flowing(&printable(&job.docs)), job));
     let (usage, examples) = usage(package, job);
     command = command.override_usage(usage).before_help(examples);
-    // A flag that run-job got after this plugin was built: the job's parameter keeps the name. A colon is in no parameter's.
+    // If run-job got a flag after this plugin was built, the job's parameter keeps the name. No parameter name contains a colon.
     let own: Vec<(clap::Id, String)> = command
         .get_arguments()
         .filter(|arg| !arg.get_id().as_str().contains(':'))
@@ -143,13 +144,13 @@ fn command(package: &str, job: &JobManifest) -> Command {
     command
 }
 
-/// What the job says of itself, and of how it is run.
+/// Returns the job's description and its execution defaults.
 fn described(docs: &str, job: &JobManifest) -> String {
     let notes = show::source_notes(job).join("\n");
     [docs, &notes].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n\n")
 }
 
-/// The usage line and the examples of a job: what it cannot be run without, and a window where it has one.
+/// Returns the usage line and the examples of a job: its required parameters, and a window if it has one.
 fn usage(package: &str, job: &JobManifest) -> (String, String) {
     let mut line = format!("{package} {}", job.name);
     let mut usage = format!("lorchestra run-job {line}");
@@ -166,7 +167,7 @@ fn usage(package: &str, job: &JobManifest) -> (String, String) {
     (format!("{usage} [OPTIONS]"), format!("Examples:\n  lorchestra run-job {line}\n  lorchestra run-job --dry-run {line}"))
 }
 
-/// `-v`, `--plugin-dir`.
+/// Returns `-v` and `--plugin-dir`.
 fn of_all_commands() -> Vec<Arg> {
     let all = GlobalFlags::augment_args(Command::new("all"));
     let global = all.get_arguments().filter(|arg| arg.is_global_set());
@@ -185,7 +186,7 @@ fn arg(param: &ParamManifest, id: String, long: String) -> Arg {
     Arg::new(id).long(long).help(help)
 }
 
-/// A colon keeps the ids of parameters apart from those of run-job's own flags.
+/// A colon separates the ids of parameters from those of run-job's own flags.
 fn id(param: &ParamManifest) -> String {
     format!("param:{}", param.name)
 }
@@ -240,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_of_both_are_read_in_any_order() {
+    fn flags_of_job_and_run_job_are_parsed_in_any_order() {
         let job = job(&[("since", "datetime"), ("deep", "bool")]);
         for rest in [
             &["--since", "-7d", "--deep", "--timeout", "5s", "-qv"][..],
@@ -272,9 +273,9 @@ mod tests {
         }
     }
 
-    /// A plugin that is older than the flag.
+    /// A plugin older than the flag.
     #[test]
-    fn a_parameter_keeps_its_flag_wherever_it_stands() {
+    fn a_parameter_keeps_its_flag_at_any_position() {
         let job = job(&[("timeout", "u32"), ("quiet", "bool"), ("param", "string"), ("other", "string")]);
         for rest in [
             &["--timeout", "7", "--no-quiet", "--param", "a=b", "--other", "x"][..],
@@ -288,7 +289,7 @@ mod tests {
         assert_eq!((own.timeout, own.quiet, values), (Some(Duration::from_secs(5)), true, Vec::new()));
     }
 
-    /// Whatever the catalog lets through is a command line: clap finds its own contradictions in debug builds.
+    /// Every job that the catalog accepts has a valid command line: clap checks its definitions in debug builds.
     #[test]
     fn any_parameters_make_a_command_line() {
         let mut names: Vec<String> = <crate::args::Args as clap::CommandFactory>::command()
@@ -306,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn help_has_no_empty_lines_of_blanks() {
+    fn help_has_no_lines_of_spaces() {
         let help = command("pkg", &job(&[("plain", "string"), ("switch", "bool")])).render_long_help().to_string();
         assert!(help.contains("text") && help.contains("Turn --switch on"), "{help}");
         assert!(help.contains("--plain <TEXT>") && help.contains("--plugin-dir <DIR>"), "{help}");
@@ -329,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_typed_cannot_steer_a_terminal() {
+    fn typed_text_cannot_control_a_terminal() {
         let text = refused(&job(&[("n", "u8")]), &["--\u{1b}[2J"]);
         assert!(!text.contains('\u{1b}') && text.contains("\\u{1b}"), "{text:?}");
     }

@@ -1,5 +1,5 @@
-//! Shows a run's trace on standard error while it runs (`-v`), in a thread of its own. While a terminal does not take output (Ctrl-S), the
-//! trace waits in its file; when the run ends, nobody waits for the terminal longer than [`crate::stream`] does.
+//! Shows a run's trace on stderr while it runs (`-v`), in its own thread. While the terminal blocks (Ctrl-S), the trace waits in its file;
+//! at the end of the run the wait is limited by [`crate::stream`].
 
 use crate::stream::STDERR;
 use lorchestra_core::run::log;
@@ -12,24 +12,24 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Between two looks at the trace.
+/// Interval between two reads of the trace.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// A trace that is being followed.
+/// Follows a trace.
 pub(crate) struct Follower {
     run_ended: Sender<()>,
     thread: JoinHandle<()>,
 }
 
 impl Follower {
-    /// Follows the file, which need not be there yet. `None` when no thread can be had: the run goes on without it.
+    /// Follows the file, which need not exist yet. Returns `None` if no thread can be started: the run continues without it.
     pub(crate) fn start(trace: PathBuf) -> Option<Self> {
         let (run_ended, ended) = channel();
         let thread = std::thread::Builder::new().name("lorchestra-follow".into()).spawn(move || follow(&trace, &ended)).ok()?;
         Some(Self { run_ended, thread })
     }
 
-    /// The run has ended: shows the rest.
+    /// Shows the rest at the end of the run.
     pub(crate) fn finish(self) {
         let _ = self.run_ended.send(());
         let _ = self.thread.join();
@@ -41,9 +41,9 @@ fn follow(trace: &Path, ended: &Receiver<()>) {
     let mut text = Vec::new();
     loop {
         let last = !matches!(ended.recv_timeout(INTERVAL), Err(RecvTimeoutError::Timeout));
-        // What the terminal did not take before comes first.
+        // Print pending text first.
         while print_lines(&mut text) {
-            // Looked for before the open file is read: when there is a next one, this one was complete by then.
+            // List the parts before reading the open file: if a next part exists, this one was complete by then.
             let parts = log::parts(trace).unwrap_or_default();
             let next = parts.iter().find(|part| open.as_ref().is_none_or(|(_, from)| part.from > *from));
             if let Some((file, _)) = &mut open {
@@ -64,7 +64,7 @@ fn follow(trace: &Path, ended: &Receiver<()>) {
     }
 }
 
-/// Prints what are whole lines, and leaves the rest. `false` while the terminal takes none.
+/// Prints the complete lines and keeps the rest. Returns `false` while the terminal blocks.
 fn print_lines(text: &mut Vec<u8>) -> bool {
     let mut printed = 0;
     let mut taken = true;
@@ -80,7 +80,7 @@ fn print_lines(text: &mut Vec<u8>) -> bool {
     taken
 }
 
-/// `INFO ingester::gmail: message field=value`
+/// Formats `INFO ingester::gmail: message field=value`.
 pub(crate) fn readable(line: &[u8]) -> String {
     let Ok(event) = serde_json::from_slice::<Value>(line) else { return printable(&String::from_utf8_lossy(line)) };
     let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();

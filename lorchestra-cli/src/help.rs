@@ -1,5 +1,5 @@
-//! `run-job --help` where no JOB is named: of run-job itself, and with PACKAGE also which jobs there are. With a JOB it is the job's
-//! help, which [`crate::flags`] makes.
+//! `run-job --help` without a JOB: the help of run-job itself and, with a PACKAGE, a list of its jobs. With a JOB, [`crate::flags`]
+//! generates the job's help.
 
 use crate::args::Args;
 use crate::commands::Command;
@@ -11,19 +11,19 @@ use crate::show;
 use clap::CommandFactory;
 use lorchestra_core::packages::catalog::Catalog;
 
-/// Whether this help is what the command line asks for; and the package, if one is named.
-pub(crate) fn asked_for(args: &Args) -> Option<Option<&str>> {
+/// Whether the command line asks for this help; and the package, if one is named.
+pub(crate) fn requested(args: &Args) -> Option<Option<&str>> {
     match &args.command {
         Command::RunJob(command) if command.help && command.job.is_none() => Some(command.package.as_deref()),
         _ => None,
     }
 }
 
-/// Prints it. A package that is not there is no reason to explain run-job.
+/// Prints the help. Fails for an unknown package, without explaining run-job.
 pub(crate) fn print(package: Option<&str>, args: &Args, printer: &mut Printer) -> Result<Code, CommandError> {
     let mut jobs = None;
     if let Some(name) = package {
-        // Read only now: who asks for the help alone gets it with a broken configuration too.
+        // Read only now, so that the help without a PACKAGE works even if the configuration is invalid.
         let catalog = Catalog::scan(&Settings::read(&args.global)?.plugin_dirs);
         let package = catalog.find(name).map_err(|lookup| CommandError::lookup(&catalog, name, None, &lookup))?;
         jobs = Some((name, show::job_names(package).join("\n  ")));

@@ -1,10 +1,10 @@
-//! The `lorchestra` command: people's side of lorchestra.
+//! The `lorchestra` command: the user interface of lorchestra.
 //!
-//! Argv goes through three hands: `args` only validates, `settings` is the one place that reads environment, home and
-//! configuration file, and a command (`commands`) takes those values and a `printer` and returns an exit code. What goes
-//! wrong becomes a sentence, a hint and a code in `failure`. No business rules here: those are in lorchestra-core.
+//! The command line passes through three stages: `args` only validates; `settings` is the only module that reads the environment, the home
+//! directory and the configuration file; a command (`commands`) takes these values and a `printer`, and returns an exit code. `failure`
+//! turns errors into a sentence, hints and a code. All logic is in lorchestra-core.
 //!
-//! A library only for the sake of `fuzzing`: the binary is `main` and nothing else.
+//! A library only for `fuzzing`: the binary just calls `main`.
 
 mod args;
 mod argv;
@@ -36,17 +36,17 @@ use settings::Settings;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-/// The process that was started: a command, or a worker.
+/// The entry point of the process, which is a command or a worker.
 pub fn main() -> ExitCode {
-    // For the worker as well: what it was started with is not what a job expects.
+    // For the worker too: a job does not expect the inherited signal dispositions.
     lorchestra_core::host::signals::reset();
-    // Before anything else: this process may be a worker.
+    // Checked first, because this process may be a worker.
     if std::env::args_os().nth(1).is_some_and(|first| first == lorchestra_core::run::worker::ARGUMENT) {
         return lorchestra_core::run::worker::main();
     }
     stream::report_panics();
     let code = command();
-    // The last words, as far as somebody takes them.
+    // Waits for pending output, within limits.
     stream::STDERR.finish();
     code
 }
@@ -61,9 +61,9 @@ fn command() -> ExitCode {
         }
     };
     diagnostics(args.global.verbose);
-    // A panic in here is a fault of lorchestra, and has its own exit code; the hook has printed where it was. A run that was under
-    // way is closed by the next command.
-    let result = catch_unwind(AssertUnwindSafe(|| match help::asked_for(&args) {
+    // A panic here is a bug in lorchestra, with its own exit code; the hook has printed its location. The next command closes a run that
+    // was in progress.
+    let result = catch_unwind(AssertUnwindSafe(|| match help::requested(&args) {
         Some(package) => help::print(package, &args, &mut printer),
         None => Settings::read(&args.global)
             .map(|settings| commands::run(&args.command, args.global.verbose, &settings, &mut printer)),
@@ -76,8 +76,8 @@ fn command() -> ExitCode {
     printer.finish(code)
 }
 
-/// lorchestra's own diagnostics, on standard error; a job's go into its trace. What cannot be written is dropped: by default tracing reports
-/// a write that failed with `eprintln!`, which panics when standard error is what cannot be written.
+/// Sends lorchestra's own diagnostics to stderr; a job's go to its trace. Text that cannot be written is dropped: by default, tracing
+/// reports a failed write with `eprintln!`, which panics if stderr is the problem.
 fn diagnostics(verbose: u8) {
     use tracing_subscriber::filter::LevelFilter;
     let level = match verbose {

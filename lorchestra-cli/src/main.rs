@@ -1,4 +1,4 @@
-//! The `lorchestra` binary. All of it is the library beside it.
+//! The `lorchestra` binary, which only calls the library.
 
 use std::process::ExitCode;
 

@@ -1,6 +1,6 @@
-//! The `on_failure` command, an observer of runs: a failure under cron must not be silent. Run by `/bin/sh -c`, once for each failed run, with one
-//! JSON object on standard input, after whoever started lorchestra has its answer. All of them together have 30 s, and none can
-//! change the outcome. `LORCHESTRA_ON_FAILURE` is set for it: a run that the command starts does not start the command again.
+//! The `on_failure` command, as an observer of runs: a failure under cron must not go unnoticed. Executed by `/bin/sh -c` once for each
+//! failed run, with one JSON object on stdin, after the outcome has been printed. All calls together have 30 s, and none can change the
+//! outcome. `LORCHESTRA_ON_FAILURE` is set for it: a run that the command starts does not start the command again.
 
 use crate::printer::Printer;
 use lorchestra_core::host::signals::Signals;
@@ -16,14 +16,14 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// What the commands may take together.
+/// Time limit for all calls together.
 const TIME_BOX: Duration = Duration::from_secs(30);
-/// Characters of a text in the object, at most.
+/// Maximum length of a text in the object, in characters.
 const TEXT: usize = 2000;
-/// Set in the environment of the command.
+/// Variable set in the environment of the command.
 pub(crate) const RUNNING: &str = "LORCHESTRA_ON_FAILURE";
 
-/// Failed runs that are to be told.
+/// Failed runs to report.
 #[derive(Debug)]
 pub(crate) struct Notices<'a> {
     command: Option<&'a str>,
@@ -31,15 +31,15 @@ pub(crate) struct Notices<'a> {
 }
 
 impl<'a> Notices<'a> {
-    /// For the configured command, if there is one.
+    /// Creates the observer for the configured command, if there is one.
     pub(crate) fn new(command: Option<&'a str>) -> Self {
         Self { command, reports: Vec::new() }
     }
 
-    /// Notes a failed run.
+    /// Adds a failed run.
     fn add(&mut self, run: &FailedRun<'_>, failure: &Failure) {
         let FailedRun { run_id, package, job, account, host } = *run;
-        // No parameters and no payloads, which may be personal.
+        // No parameters and no payloads, which may be personal data.
         self.reports.push(json!({
             "schema": "lorchestra.failure/1",
             "run_id": run_id,
@@ -53,7 +53,7 @@ impl<'a> Notices<'a> {
         }));
     }
 
-    /// Notes the failed ones of runs that were closed here: their own supervisor could not.
+    /// Adds failed runs that recovery closed.
     pub(crate) fn add_recovered(&mut self, closed: &Closed) {
         for Recovered { run, outcome } in &closed.recovered {
             if let Outcome::Failed(failure) = outcome {
@@ -64,8 +64,7 @@ impl<'a> Notices<'a> {
         }
     }
 
-    /// Runs the command for each. What it prints goes to standard error; what goes wrong with it is a warning. A signal that asks
-    /// for an end ends it too.
+    /// Runs the command for each run. Its output goes to stderr; its errors become warnings. A signal that stops lorchestra also kills it.
     pub(crate) fn send(self, mut signals: Option<&mut Signals>, printer: &mut Printer) {
         let Some(command) = self.command else { return };
         if self.reports.is_empty() {
@@ -78,7 +77,7 @@ impl<'a> Notices<'a> {
                 Ok(()) => {}
                 Err(HookError::Ended(why)) => printer.warning(format_args!("on_failure: {why}")),
                 Err(HookError::Killed(why)) => {
-                    // The rest would have no time either.
+                    // There would be no time for the others either.
                     printer.warning(format_args!("on_failure: {why}"));
                     return;
                 }
@@ -102,7 +101,7 @@ impl Observer for Notices<'_> {
     }
 }
 
-/// What names a failed run.
+/// The identity of a failed run.
 struct FailedRun<'a> {
     run_id: &'a str,
     package: &'a str,
@@ -130,7 +129,7 @@ fn run(command: &str, report: &Value, deadline: Instant, mut signals: Option<&mu
         .map_err(ended("cannot start /bin/sh"))?;
     if let Some(mut stdin) = child.stdin.take() {
         let line = format!("{report}\n");
-        // In a thread of its own: a command that does not read must not hold us. One that closes its input early may do so.
+        // In a separate thread, because a command that does not read must not block us. It may also close its input early.
         let _ = std::thread::Builder::new().spawn(move || drop(stdin.write_all(line.as_bytes())));
     }
     let pidfd = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty())
@@ -145,7 +144,7 @@ fn run(command: &str, report: &Value, deadline: Instant, mut signals: Option<&mu
         if let Some(signals) = &signals {
             fds.push(PollFd::new(&**signals, PollFlags::IN));
         }
-        // Woken for nothing: looked at again.
+        // May have ended without an event: check again.
         let _ = poll(&mut fds, Some(&wait));
         match child.try_wait().map_err(ended("cannot wait for the command"))? {
             Some(status) if status.success() => return Ok(()),

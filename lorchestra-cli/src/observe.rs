@@ -1,5 +1,5 @@
-//! Observers of a run: what a person sees on the terminal, what `--json` prints, what goes to the diagnostics. The hook of failed runs
-//! is another one ([`crate::notify`]). Each reads the one stream of [`RunEvent`]s; none changes a run.
+//! Observers of a run: the terminal output, the output of `--json`, and diagnostics. The failure hook is another one ([`crate::notify`]).
+//! Each reads the one stream of [`RunEvent`]s; none affects a run.
 
 pub(crate) mod recovered;
 pub(crate) mod undelivered;
@@ -20,26 +20,26 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::time::Duration;
 
-/// Failed attempts that are reported before the run's end, which takes four lines at most.
+/// Maximum number of failed attempts to report before the run's end, which takes up to four lines.
 const MAX_REPORTED: u32 = 3;
 
-/// Lines for a person: warnings on the way, the outcome at the end.
+/// Prints for the terminal: warnings during the run, the outcome at the end.
 pub(crate) struct TerminalObserver<'a> {
     pub(crate) printer: &'a RefCell<&'a mut Printer>,
     pub(crate) state_dir: &'a Path,
     pub(crate) verbose: u8,
     pub(crate) quiet: bool,
-    /// The outcome is printed by another observer.
+    /// Whether another observer prints the outcome.
     pub(crate) json: bool,
-    /// Whether there is to be a bar.
+    /// Whether to show a progress bar.
     pub(crate) progress: bool,
     follower: Option<Follower>,
     bar: Option<Bar>,
-    /// Attempts that were reported.
+    /// Number of attempts reported so far.
     reported: u32,
 }
 
-/// How [`TerminalObserver`] shows a run.
+/// What [`TerminalObserver`] shows of a run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Verbosity {
     pub(crate) verbose: u8,
@@ -74,7 +74,7 @@ impl<'a> TerminalObserver<'a> {
 
     fn attempt_failed(&mut self, failed: &AttemptFailed<'_>) {
         let AttemptFailed { attempt, of, failure, wait, .. } = *failed;
-        // With -q a run that succeeds in the end prints nothing, and one that fails prints how many attempts there were.
+        // With -q, a run that succeeds in the end prints nothing, and one that fails prints the number of attempts.
         if self.quiet || (self.reported >= MAX_REPORTED && self.verbose == 0) {
             return;
         }
@@ -120,7 +120,7 @@ impl<'a> TerminalObserver<'a> {
             let left = terminal.processes_left;
             printer.warning(format_args!("{left} processes started by the job could not be stopped"));
         }
-        // The caller knows the outcome by now; what follows must not change it.
+        // The caller has the outcome now; later steps must not change it.
         printer.flush();
     }
 
@@ -176,7 +176,7 @@ impl Observer for TerminalObserver<'_> {
     }
 }
 
-/// The one object of `--json` (schema `lorchestra.run-job/1`).
+/// Prints the object of `--json` (schema `lorchestra.run-job/1`).
 pub(crate) struct JsonObserver<'a> {
     pub(crate) printer: &'a RefCell<&'a mut Printer>,
 }
@@ -225,7 +225,7 @@ impl Observer for JsonObserver<'_> {
     }
 }
 
-/// lorchestra's own diagnostics (`-v`).
+/// Logs lorchestra's own diagnostics (`-v`).
 pub(crate) struct DiagnosticObserver;
 
 impl Observer for DiagnosticObserver {

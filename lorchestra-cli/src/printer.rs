@@ -1,8 +1,8 @@
-//! The only place that prints. Data on standard output; everything else on standard error.
+//! The only module that prints. Data goes to stdout; everything else to stderr.
 //!
-//! Colour only where a terminal reads it and NO_COLOR is not set. A reader that has gone away (`| head`) ends the output
-//! quietly; any other error of standard output is a failure, so that a full disk behind `>` does not look like success.
-//! Standard error is best effort ([`crate::stream`]): whatever becomes of it, the command goes on and keeps its exit code.
+//! Uses colour only on a terminal and if NO_COLOR is not set. If the reader has gone away (`| head`), output ends silently; any other error
+//! of stdout is a failure, so that a full disk behind `>` does not look like success. Stderr is best effort ([`crate::stream`]): errors
+//! there affect neither the command nor its exit code.
 
 use crate::exit::Code;
 use crate::failure::CommandError;
@@ -14,14 +14,14 @@ use std::fmt::{self, Display};
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 
-/// How success looks where there is colour.
+/// The style of success, if colour is used.
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
-/// How a failure looks where there is colour.
+/// The style of a failure, if colour is used.
 pub(crate) const BAD: Style = AnsiColor::Red.on_default();
-/// How a warning looks where there is colour.
+/// The style of a warning, if colour is used.
 pub(crate) const WARNING: Style = AnsiColor::Yellow.on_default();
 
-/// Standard output, buffered, and standard error.
+/// Buffered stdout, and stderr.
 pub(crate) struct Printer {
     out: BufWriter<AutoStream<Box<dyn Write>>>,
     err_color: ColorChoice,
@@ -33,27 +33,27 @@ impl Printer {
         Self { out: out(Box::new(io::stdout())), err_color: AutoStream::choice(&io::stderr()), broken: None }
     }
 
-    /// From now on nobody who does not read standard output holds up the command: after a few seconds that is an error of it. For a run,
-    /// which has things to do after it has printed its outcome.
+    /// Limits the time that a reader of stdout may block the command to a few seconds; after that it is an error of stdout. For a run,
+    /// which has work to do after it has printed its outcome.
     pub(crate) fn limit_waiting(&mut self) {
         self.flush();
         self.out = out(Box::new(Limited));
     }
 
-    /// A line of data.
+    /// Prints a line of data.
     pub(crate) fn line(&mut self, text: impl Display) {
         let result = writeln!(self.out, "{text}");
         self.keep(result);
     }
 
-    /// Bytes of data, as they are.
+    /// Prints bytes of data, unchanged.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
-        // Past the colour filter: these are somebody else's bytes.
+        // Bypasses the colour filter, because these bytes come from a job.
         let result = self.out.flush().and_then(|()| io::stdout().write_all(bytes));
         self.keep(result);
     }
 
-    /// A value as one line of JSON.
+    /// Prints a value as one line of JSON.
     pub(crate) fn json(&mut self, value: &impl serde::Serialize) {
         match serde_json::to_string(value) {
             Ok(text) => self.line(text),
@@ -61,40 +61,40 @@ impl Printer {
         }
     }
 
-    /// `✓ text`
+    /// Prints `✓ text`.
     pub(crate) fn good(&mut self, text: impl Display) {
         self.line(format_args!("{GOOD}✓{GOOD:#} {text}"));
     }
 
-    /// `✗ text` on standard error.
+    /// Prints `✗ text` on stderr.
     pub(crate) fn bad(&mut self, text: impl Display) {
         self.flush();
         self.err(format_args!("{BAD}✗{BAD:#} {}\n", lines(text)));
     }
 
-    /// A line on standard error.
+    /// Prints a line on stderr.
     pub(crate) fn note(&mut self, text: impl Display) {
         self.flush();
         self.err(format_args!("{}\n", lines(text)));
     }
 
-    /// `warning: text` on standard error.
+    /// Prints `warning: text` on stderr.
     pub(crate) fn warning(&mut self, text: impl Display) {
         self.flush();
         self.err(format_args!("{WARNING}warning:{WARNING:#} {}\n", lines(text)));
     }
 
-    /// What went wrong, and the hint below it. Each is a line, whatever was typed into it.
+    /// Prints an error and its hints, one line each, even if they contain typed line breaks.
     pub(crate) fn failure(&mut self, failure: &CommandError) {
         self.flush();
         let message = line(&failure.message);
-        // Unknown package and job keep the words of the tool before this one, without a prefix.
+        // For unknown packages and jobs, the message is that of the Python tool, without a prefix.
         let prefix = if failure.bare { String::new() } else { format!("{BAD}error:{BAD:#} ") };
         let hints: String = failure.hints.iter().map(|line| format!("  {}\n", shortened(&escaped(line), COMMAND))).collect();
         self.err(format_args!("{prefix}{message}\n{hints}"));
     }
 
-    /// How a command ended; what went wrong is printed.
+    /// Prints the error of a command, if any, and returns its exit code.
     pub(crate) fn ended(&mut self, result: Result<Code, CommandError>) -> Code {
         result.unwrap_or_else(|failure| {
             self.failure(&failure);
@@ -102,7 +102,7 @@ impl Printer {
         })
     }
 
-    /// What clap has to say: help and version are data, anything else is bad usage.
+    /// Prints clap's output: help and version are data, anything else is a usage error.
     pub(crate) fn clap(&mut self, error: &clap::Error) -> Code {
         let text = error.render();
         if error.use_stderr() {
@@ -116,25 +116,25 @@ impl Printer {
         }
     }
 
-    /// Columns of the terminal that standard output is; `None` where it is something else, which takes lines of any length.
+    /// Width of the terminal if stdout is one; otherwise `None`, for lines of any length.
     pub(crate) fn width(&self) -> Option<usize> {
         let size = rustix::termios::tcgetwinsize(rustix::stdio::stdout()).ok()?;
-        // A terminal that does not know its size says 0.
+        // A terminal that does not know its size reports 0.
         Some(if size.ws_col == 0 { 80 } else { usize::from(size.ws_col) })
     }
 
-    /// Whether nobody reads standard output any more.
+    /// Whether the reader of stdout has gone away.
     pub(crate) fn is_broken(&self) -> bool {
         self.broken.is_some()
     }
 
-    /// Makes what was printed so far visible.
+    /// Flushes the output so far.
     pub(crate) fn flush(&mut self) {
         let result = self.out.flush();
         self.keep(result);
     }
 
-    /// Everything is printed: the exit code, or another one if it was not.
+    /// Flushes everything, and returns the exit code, or another one if that failed.
     pub(crate) fn finish(mut self, code: Code) -> ExitCode {
         self.flush();
         match &self.broken {
@@ -147,10 +147,10 @@ impl Printer {
         }
     }
 
-    /// One write for the whole text: other processes may print to the same terminal.
+    /// One write for the whole text, because other processes may print to the same terminal.
     fn err(&self, text: fmt::Arguments<'_>) {
         let mut shown = AutoStream::new(Vec::new(), self.err_color);
-        // Into memory: that cannot fail.
+        // Formatting into memory cannot fail.
         let _ = shown.write_fmt(text);
         let _ = BestEffort(&STDERR).write_all(&shown.into_inner());
     }
@@ -168,12 +168,12 @@ fn out(writer: Box<dyn Write>) -> BufWriter<AutoStream<Box<dyn Write>>> {
     BufWriter::new(AutoStream::new(writer, AutoStream::choice(&io::stdout())))
 }
 
-/// Characters of a line on standard error: more than any message has, unless it repeats without end what somebody else wrote.
+/// Maximum length of a line on stderr in characters: longer than any message, unless it repeats foreign text.
 const LONGEST: usize = 2000;
-/// Of a command to copy, which may have several paths in it: cut, it would be another command.
+/// Maximum length of a command to copy, which may contain several paths. If it were cut, it would be another command.
 const COMMAND: usize = 16_000;
 
-/// A text of lines for standard error, whatever paths and names are in it.
+/// Escapes and shortens each line of a text for stderr.
 fn lines(text: impl Display) -> String {
     text.to_string().split('\n').map(line).collect::<Vec<_>>().join("\n")
 }

@@ -1,7 +1,7 @@
-//! Which directory or file is the root of it when the system refuses a path, and what fixes that. Looks at the file system, at the
-//! moment of the message; [`crate::failure`] makes the message.
+//! Determines which directory or file makes the system refuse a path, and the fix. Examines the file system when the message is written;
+//! [`crate::failure`] formats the message.
 
-use lorchestra_core::host::limits::{self, Doing};
+use lorchestra_core::host::limits::{self, RefusedOperation};
 use lorchestra_core::host::rights::{self, Change, Kind, Target};
 use lorchestra_core::text::{path_text, shell};
 use rustix::fs::{Access, access};
@@ -9,18 +9,18 @@ use std::io::{Error, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// What is wrong, and what fixes it.
+/// Why a path was refused, and the fix.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Rejection {
     /// A clause that names the directory or file.
     pub(crate) what: String,
-    /// A command, or what to do.
+    /// A command, or another instruction.
     pub(crate) hint: String,
 }
 
-/// The refusal behind an error at `path`. `None`: the error says all there is.
+/// Explains an error at `path`. `None` if the error itself says enough.
 pub(crate) fn of(path: &Path, error: &Error) -> Option<Rejection> {
-    if let Some(limit) = limits::behind(error, Doing::Opening) {
+    if let Some(limit) = limits::behind(error, RefusedOperation::Opening) {
         return Some(Rejection { what: limit.what, hint: limit.hint });
     }
     let (at, meta) = path.ancestors().find_map(|at| Some((at, std::fs::metadata(at).ok()?)))?;
@@ -40,7 +40,7 @@ pub(crate) fn of(path: &Path, error: &Error) -> Option<Rejection> {
             what: format!("{shown} would exceed this process's file size limit"),
             hint: "raise the limit (ulimit -f, or LimitFSIZE= in a systemd unit)".into(),
         }),
-        // Something on the way is a file.
+        // A component of the path is a file.
         ErrorKind::NotADirectory if !meta.is_dir() => {
             Some(Rejection { what: format!("{shown} is not a directory"), hint: format!("move {typed} away") })
         }
@@ -48,12 +48,12 @@ pub(crate) fn of(path: &Path, error: &Error) -> Option<Rejection> {
     }
 }
 
-/// The refusal of a file that cannot be written: its own, or that of its directory.
+/// Explains why a file cannot be written: because of the file or of its directory.
 pub(crate) fn of_file(path: &Path) -> Option<Rejection> {
     path.ancestors().take(2).filter(|at| at.exists()).find_map(|at| unwritable(at, path))
 }
 
-/// No room at this place.
+/// The file system is full.
 pub(crate) fn full(at: &Path) -> Rejection {
     let (shown, typed) = (path_text(at), shell(at));
     let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
@@ -64,7 +64,7 @@ pub(crate) fn full(at: &Path) -> Rejection {
     }
 }
 
-/// Something that is there and that this user may not use, on the way to `wanted`.
+/// Explains why this user may not write to `at`, a component of `wanted` that exists.
 fn unwritable(at: &Path, wanted: &Path) -> Option<Rejection> {
     let meta = std::fs::metadata(at).ok()?;
     let needed =
@@ -77,7 +77,7 @@ fn unwritable(at: &Path, wanted: &Path) -> Option<Rejection> {
     } else {
         (Change::Owner(user), format!(", owned by {}", rights::owner_text(owner)))
     };
-    // What is another user's file is his, whatever is in it.
+    // Another user's file stays theirs, whatever is in it.
     let of_another = kind == Kind::File && owner != user && !at.parent().is_some_and(rights::is_ours);
     let command = rights::command(Target { path: at, owner, kind }, change, user).filter(|_| !of_another);
     let hint = command.or_else(|| rights::make_for(wanted, user).filter(|_| at != Path::new("/"))).unwrap_or_else(|| {
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_thing_that_is_there_is_named() {
+    fn the_nearest_existing_path_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let (file, root) = (dir.path().join("file"), dir.path().display().to_string());
         std::fs::write(&file, "").unwrap();
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_can_be_copied_whatever_the_path() {
+    fn a_command_can_be_copied_for_any_path() {
         let dir = tempfile::tempdir().unwrap();
         let spaced = dir.path().join("a b");
         std::fs::create_dir(&spaced).unwrap();
@@ -126,9 +126,9 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_made_up() {
+    fn no_reason_is_invented() {
         let dir = tempfile::tempdir().unwrap();
-        // May be written; what the error means is not known here.
+        // It is writable, so the cause of the error is unknown.
         assert_eq!(of(dir.path(), &error(Errno::ACCESS)), None);
         assert_eq!(of(dir.path(), &error(Errno::IO)), None);
         assert_eq!(of_file(&dir.path().join("lorchestra.db")), None);

@@ -1,5 +1,5 @@
-//! Finds the secrets of a plan: in the environment, in files, in systemd's credentials; where nobody typed a source, by what
-//! [`crate::config`] says. What is found is handed on and never shown; what is not found is told by its source and by who named that.
+//! Finds the secrets of a plan: in the environment, in files, in systemd's credentials; without a source on the command line, by
+//! [`crate::config`]. Passes them on without showing them. The error for a missing secret names its source, and where that was configured.
 
 use crate::config::secret_key;
 use crate::exit::Code;
@@ -8,7 +8,7 @@ use crate::settings::Settings;
 use lorchestra_core::host::files;
 use lorchestra_core::host::rights::{self, Change, Kind, Target};
 use lorchestra_core::plan::source::Source;
-use lorchestra_core::plan::{Given, RunSpec};
+use lorchestra_core::plan::{ParamArg, RunSpec};
 use lorchestra_core::secrets::Secrets;
 use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::limits::MAX_SECRET;
@@ -21,17 +21,17 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
-/// What was found, in words, and its bytes.
+/// The source, described for a message, and the bytes.
 type NamedSecret = (String, Zeroizing<Vec<u8>>);
 
-/// The sources that config.toml names and the command line does not: by parameter, the key as it is written there, and the source.
+/// The sources in config.toml that the command line does not override: by parameter, the key as written there, and the source.
 #[derive(Default)]
 pub(crate) struct Configured<'a>(BTreeMap<String, (&'a str, &'a str)>);
 
 impl<'a> Configured<'a> {
     /// # Errors
-    /// The file names a secret that the job does not take, or one by two names.
-    pub(crate) fn of(package: &str, job: &JobManifest, typed: &[Given], settings: &'a Settings) -> Result<Self, CommandError> {
+    /// If the file names a secret that the job does not have, or one twice under different names.
+    pub(crate) fn of(package: &str, job: &JobManifest, typed: &[ParamArg], settings: &'a Settings) -> Result<Self, CommandError> {
         let mut sources = BTreeMap::new();
         let full_name = format!("{package}/{}", job.name);
         for (name, source) in settings.jobs.get(&full_name).iter().flat_map(|policy| &policy.secrets) {
@@ -45,7 +45,7 @@ impl<'a> Configured<'a> {
                 let what = format!("{} has no such secret", job.name);
                 return Err(wrong(&what, &format!("{there}; fix the name, or remove the line")));
             };
-            let is_typed = |given: &Given| given.name.replace('-', "_") == param.name.replace('-', "_");
+            let is_typed = |given: &ParamArg| given.name.replace('-', "_") == param.name.replace('-', "_");
             if !typed.iter().any(is_typed) && sources.insert(param.name.clone(), (name.as_str(), source.as_str())).is_some() {
                 return Err(wrong("it is also set under another name", "remove one of the two lines"));
             }
@@ -54,16 +54,16 @@ impl<'a> Configured<'a> {
     }
 
     /// The sources as values of their parameters.
-    pub(crate) fn values(&self) -> impl Iterator<Item = Given> {
-        self.0.iter().map(|(param, (name, source))| Given {
+    pub(crate) fn values(&self) -> impl Iterator<Item = ParamArg> {
+        self.0.iter().map(|(param, (name, source))| ParamArg {
             name: param.clone(),
             text: (*source).to_owned(),
             typed_as: format!("config.toml: secrets.{name} ="),
         })
     }
 
-    /// Makes paths of files absolute where they do not count from the working directory: `~/` is the home directory, which no shell writes out
-    /// behind `file:`, and a relative path in config.toml counts from the directory of that.
+    /// Makes paths of files absolute if they are not relative to the working directory: `~/` means the home directory, which no shell
+    /// expands after `file:`, and a relative path in config.toml is relative to that file's directory.
     pub(crate) fn place(&self, spec: &mut RunSpec, settings: &Settings) {
         for (param, source) in &mut spec.secrets {
             let Source::File(path) = source else { continue };
@@ -77,15 +77,15 @@ impl<'a> Configured<'a> {
     }
 }
 
-/// A secret that is looked for, and who said where.
-struct Sought<'a> {
+/// A secret to find, and where its source was configured.
+struct RequiredSecret<'a> {
     param: &'a str,
-    /// The file that names its source, and the key.
+    /// The configuration file and the key that set its source.
     config: Option<(&'a Path, String)>,
 }
 
-impl Sought<'_> {
-    /// What is wrong with it: the end of a sentence that begins with "the secret".
+impl RequiredSecret<'_> {
+    /// An error whose message begins with "the secret".
     fn wrong(&self, what: &str) -> CommandError {
         match &self.config {
             Some((path, key)) => CommandError::new(Code::Config, format!("{}: {key}: the secret {what}", path.display())),
@@ -102,62 +102,67 @@ impl Sought<'_> {
     }
 }
 
-/// All secrets of the plan that are there.
+/// Returns all secrets of the plan that were found.
 ///
 /// # Errors
-/// One that the job needs is nowhere, or what is there is none. No worker was started.
+/// If a required secret is missing, or a value is not a valid secret. No worker was started.
 pub(crate) fn find(spec: &RunSpec, configured: &Configured<'_>, settings: &Settings) -> Result<Secrets, CommandError> {
     let mut secrets = Secrets::default();
     let job = format!("{}/{}", spec.package, spec.job);
     for (param, source) in &spec.secrets {
         let config = configured.0.get(param).map(|(name, _)| (&*settings.config_path, secret_key(&job, name)));
-        let sought = Sought { param, config };
-        let Some((place, bytes)) = look(&sought, source, &job, settings)? else { continue };
+        let required = RequiredSecret { param, config };
+        let Some((place, bytes)) = look(&required, source, &job, settings)? else { continue };
         let text = std::str::from_utf8(&bytes).map_err(|_| {
-            sought
+            required
                 .wrong(&format!("({place}) is not UTF-8"))
                 .hint("secrets are text; encode binary data as base64 and decode it in the job")
         })?;
         secrets
             .insert(param, Zeroizing::new(text.to_owned()))
-            .map_err(|why| sought.wrong(&format!("({place}) {why}")).hint("store the complete secret there"))?;
+            .map_err(|why| required.wrong(&format!("({place}) {why}")).hint("store the complete secret there"))?;
     }
     Ok(secrets)
 }
 
-fn look(sought: &Sought<'_>, source: &Source, job: &str, settings: &Settings) -> Result<Option<NamedSecret>, CommandError> {
+fn look(
+    required: &RequiredSecret<'_>,
+    source: &Source,
+    job: &str,
+    settings: &Settings,
+) -> Result<Option<NamedSecret>, CommandError> {
     match source {
         Source::Env(name) => variable(settings, name).map(Some).ok_or_else(|| {
-            sought
+            required
                 .missing(&format!("the environment variable {name} is not set"))
                 .hint(format!("export {name}=…, or use another source"))
         }),
-        Source::File(path) => file(sought, path).map(Some),
+        Source::File(path) => file(required, path).map(Some),
         Source::Credential(name) => match credential(settings, name) {
-            Some(path) => file(sought, &path).map(Some),
-            None => Err(sought
+            Some(path) => file(required, &path).map(Some),
+            None => Err(required
                 .missing("CREDENTIALS_DIRECTORY is not set")
                 .hint(format!("run it from a systemd unit with LoadCredential={name}:PATH, or use another source"))),
         },
         Source::Usual { credential: name, variable: env, optional } => {
             let path = credential(settings, name).filter(|path| path.exists());
             match (path, variable(settings, env)) {
-                (Some(path), _) => file(sought, &path).map(Some),
+                (Some(path), _) => file(required, &path).map(Some),
                 (None, Some(found)) => Ok(Some(found)),
                 (None, None) if *optional => Ok(None),
                 (None, None) => {
-                    let flag = sought.flag();
-                    Err(sought
+                    let flag = required.flag();
+                    Err(required
                         .missing(&format!("no source is given, credential {name} does not exist, and {env} is not set"))
                         .hint(format!("--{flag} env:NAME, --{flag} file:PATH or --{flag} credential:NAME"))
-                        .hint(format!("or in config.toml: {} = \"SOURCE\"", secret_key(job, sought.param))))
+                        .hint(format!("or in config.toml: {} = \"SOURCE\"", secret_key(job, required.param))))
                 }
             }
         }
     }
 }
 
-/// An empty variable counts as one that is not set.
+/// An empty variable counts as not set.
 fn variable(settings: &Settings, name: &str) -> Option<NamedSecret> {
     use std::os::unix::ffi::OsStringExt;
     let value = settings.variable(name).filter(|value| !value.is_empty())?;
@@ -168,11 +173,11 @@ fn credential(settings: &Settings, name: &str) -> Option<PathBuf> {
     settings.credentials.as_ref().map(|dir| dir.join(name))
 }
 
-/// The file's bytes. One of this user's own that others may read is no secret.
-fn file(sought: &Sought<'_>, path: &Path) -> Result<NamedSecret, CommandError> {
+/// Reads a file. A file of this user that others may read is refused.
+fn file(required: &RequiredSecret<'_>, path: &Path) -> Result<NamedSecret, CommandError> {
     let shown = path.display();
     let failed = |e: io::Error| {
-        let failure = sought.missing(&format!("{shown} cannot be read: {e}"));
+        let failure = required.missing(&format!("{shown} cannot be read: {e}"));
         match e.kind() {
             io::ErrorKind::NotFound => failure.hint("create the file with the secret, or use another source"),
             io::ErrorKind::PermissionDenied => failure.hint(format!("{}, or use another source", rights::readable(path))),
@@ -183,12 +188,12 @@ fn file(sought: &Sought<'_>, path: &Path) -> Result<NamedSecret, CommandError> {
     let meta = file.metadata().map_err(failed)?;
     let user = rustix::process::geteuid().as_raw();
     if meta.uid() == user && meta.mode() & 0o077 != 0 {
-        let failure = sought.wrong(&format!("is in {shown}, which other users may read or write"));
+        let failure = required.wrong(&format!("is in {shown}, which other users may read or write"));
         let private = rights::command(Target { path, owner: user, kind: Kind::File }, Change::Private, user);
         return Err(private.into_iter().fold(failure, CommandError::hint));
     }
     let mut bytes = Zeroizing::new(Vec::new());
-    // One byte more than any secret and its line break may have: too long is told, and not cut.
+    // One byte more than a secret and its line break may have, so that a longer one is refused rather than cut.
     file.take(MAX_SECRET as u64 + 3).read_to_end(&mut bytes).map_err(failed)?;
     Ok((format!("from {shown}"), bytes))
 }

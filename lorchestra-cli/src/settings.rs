@@ -1,5 +1,5 @@
-//! Where everything is: flags, environment, configuration file and defaults, in that order of precedence. The only reader
-//! of the environment and the home directory.
+//! Resolves settings from flags, environment, configuration file and defaults, in that order of precedence. The only module that reads the
+//! environment and the home directory.
 
 use crate::config::{Config, JobConfig};
 use crate::destinations;
@@ -16,52 +16,52 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How long a run waits for the delivery of its last events.
+/// Default time to wait for the delivery of the last events.
 const DELIVERY: Duration = Duration::from_secs(10);
-/// Where search directories are named: the default one, and the flag that replaces all.
+/// Origins of search directories: the default, and the flag that replaces all others.
 pub(crate) const PLUGIN_DIRECTORY: &str = "the plugin directory";
 pub(crate) const PLUGIN_FLAG: &str = "--plugin-dir";
 
-/// What the commands are given.
+/// The settings of all commands.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    /// Searched for plugins, in this order.
+    /// Directories to search for plugins, in order.
     pub(crate) plugin_dirs: Vec<SearchDir>,
-    /// Where plugins.lock is.
+    /// Path of plugins.lock.
     pub(crate) lockfile: PathBuf,
-    /// Whether only what it names may run.
+    /// Whether only packages in plugins.lock may run.
     pub(crate) locked: bool,
     /// The state directory.
     pub(crate) state_dir: PathBuf,
-    /// A store at the default place while the state directory is elsewhere: two histories.
+    /// A store at the default location while the state directory is elsewhere: there are two histories.
     pub(crate) second_store: Option<PathBuf>,
     /// Parent of the packages' data directories.
     pub(crate) data_root: PathBuf,
-    /// Command to run when a run failed.
+    /// Command to run when a run has failed.
     pub(crate) on_failure: Option<String>,
-    /// How long things are kept.
+    /// How long to keep data.
     pub(crate) retention: Retention,
-    /// Bytes that are kept of what an attempt prints, and of what a run traces.
+    /// Maximum number of bytes to keep of an attempt's output, and of a run's trace.
     pub(crate) log_max: u64,
-    /// Whether an event with a number that loses digits in 64 bits is refused.
+    /// Whether to refuse events with a number that loses precision in 64 bits.
     pub(crate) strict_numbers: bool,
-    /// Where events go besides the store.
+    /// Destinations of events, in addition to the store.
     pub(crate) destinations: Vec<DestinationConfig>,
-    /// Printed once, before anything is delivered.
+    /// A warning to print once, before delivery.
     pub(crate) destinations_warning: Option<String>,
     /// How long a run waits for the delivery of its last events.
     pub(crate) delivery_timeout: Duration,
-    /// Policies by `package/job`.
+    /// Settings by `package/job`.
     pub(crate) jobs: BTreeMap<String, JobConfig>,
-    /// The configuration file, which need not be there.
+    /// Path of the configuration file, which need not exist.
     pub(crate) config_path: PathBuf,
     /// The home directory.
     pub(crate) home: PathBuf,
-    /// Where systemd puts a unit's credentials.
+    /// Directory of a unit's credentials, set by systemd.
     pub(crate) credentials: Option<PathBuf>,
-    /// The most verbose level that is traced.
+    /// The most verbose level to trace.
     pub(crate) trace_level: &'static str,
-    /// The working directory, where its name is UTF-8.
+    /// The working directory, if its name is UTF-8.
     pub(crate) directory: Option<String>,
     /// The caller's trace context.
     pub(crate) trace_parent: Option<String>,
@@ -70,13 +70,13 @@ pub(crate) struct Settings {
 impl Settings {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     pub(crate) fn read(args: &GlobalFlags) -> Result<Self, CommandError> {
-        // HOME unset or empty, as under cron: the passwd entry.
+        // If HOME is unset or empty, as under cron, use the passwd entry.
         let base = BaseDirs::new().ok_or_else(|| {
             CommandError::new(Code::Config, "no home directory: HOME is not set, and the passwd entry has none").hint("set HOME")
         })?;
         if base.home_dir().is_relative() {
-            // Elsewhere the next command would find another history, and other plugins. (XDG variables that are relative count as not
-            // set, as the XDG specification has it.)
+            // With a relative path, the next command could find another history and other plugins. (Relative XDG variables count as not
+            // set, according to the XDG specification.)
             let home = base.home_dir().display().to_string();
             return Err(CommandError::new(Code::Config, format!("HOME is {home:?}, which is not an absolute path"))
                 .hint("set HOME to an absolute path, or unset it"));
@@ -84,7 +84,7 @@ impl Settings {
         let config_path = base.config_dir().join("lorchestra/config.toml");
         let config = Config::read(&config_path)?;
         let mut plugin_dirs = Vec::new();
-        // What is recorded of a run is read elsewhere.
+        // Paths are recorded in the run's history, which may be read from elsewhere.
         let mut add = |path: PathBuf, origin: String| {
             plugin_dirs.push(SearchDir { path: std::path::absolute(&path).unwrap_or(path), origin });
         };
@@ -120,7 +120,7 @@ impl Settings {
             state_dir,
             second_store,
             data_root: config.data_dir.unwrap_or_else(|| base.data_dir().join("lorchestra/data")),
-            // A run that the command itself starts does not start the command again.
+            // A run started by the command itself must not start the command again.
             on_failure: config.on_failure.filter(|_| std::env::var_os(crate::notify::RUNNING).is_none()),
             retention: Retention {
                 logs: config.retention.logs.unwrap_or(default.logs),
@@ -143,30 +143,30 @@ impl Settings {
                 _ => "trace",
             },
             directory: std::env::current_dir().ok().and_then(|directory| directory.into_os_string().into_string().ok()),
-            // What others put there is no reason to refuse a run.
+            // An invalid value set by others is no reason to refuse a run.
             trace_parent: variable("TRACEPARENT").and_then(|text| spec::trace_parent(&text).ok()),
         })
     }
 
-    /// An environment variable that a person named.
+    /// Returns an environment variable that a user named.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
-    #[expect(clippy::unused_self, reason = "whoever has the settings may look further")]
+    #[expect(clippy::unused_self, reason = "only code with access to the settings may read it")]
     pub(crate) fn variable(&self, name: &str) -> Option<OsString> {
         std::env::var_os(name)
     }
 
-    /// The user whose history and plugins these are: `user anna`.
-    #[expect(clippy::unused_self, reason = "whoever has the settings may look further")]
+    /// Describes the user whose history and plugins these are: `user anna`.
+    #[expect(clippy::unused_self, reason = "only code with access to the settings may read it")]
     pub(crate) fn user(&self) -> String {
         let uid = rustix::process::geteuid().as_raw();
-        // Not by getpwuid, which may ask a server: a name is only a help here.
+        // Does not use getpwuid, which may query a server, because the name is only informative.
         let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
         let mut entries = passwd.lines().filter_map(|line| line.split_once(':'));
         let named = entries.find(|(_, rest)| rest.split(':').nth(1) == Some(&uid.to_string()));
         named.map_or_else(|| format!("user {uid}"), |(name, _)| format!("user {}", lorchestra_core::text::escaped(name)))
     }
 
-    /// Parent of the packages' data directories, for a run. Jobs are told of it in JSON, which holds no other text than UTF-8.
+    /// Parent of the packages' data directories, for a run. Jobs receive it in JSON, which must be UTF-8.
     pub(crate) fn data_root(&self) -> Result<&Path, CommandError> {
         match self.data_root.to_str() {
             Some(_) => Ok(&self.data_root),

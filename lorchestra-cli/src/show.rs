@@ -1,4 +1,4 @@
-//! How values look to people: times, durations, parameters as flags.
+//! Formats values for people: times, durations, parameters as flags.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use lorchestra_core::packages::catalog::{Package, SearchOutcome, Searched};
@@ -8,19 +8,19 @@ use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest};
 use std::time::Duration;
 
-/// RFC 3339 with whole seconds, from microseconds since 1970.
+/// Formats microseconds since 1970 in RFC 3339 with whole seconds.
 pub(crate) fn time(micros: i64) -> String {
     DateTime::<Utc>::from_timestamp_micros(micros)
         .map_or_else(|| micros.to_string(), |t| t.to_rfc3339_opts(SecondsFormat::Secs, true))
 }
 
-/// RFC 3339 with all digits, from microseconds since 1970.
+/// Formats microseconds since 1970 in RFC 3339 with full precision.
 pub(crate) fn exact_time(micros: i64) -> String {
     DateTime::<Utc>::from_timestamp_micros(micros)
         .map_or_else(|| micros.to_string(), |t| t.to_rfc3339_opts(SecondsFormat::Micros, true))
 }
 
-/// `0.31s`, `12.4s`, `3m10s`.
+/// Formats a duration: `0.31s`, `12.4s`, `3m10s`.
 pub(crate) fn elapsed(duration: Duration) -> String {
     match duration.as_secs_f64() {
         s if s < 10.0 => format!("{s:.2}s"),
@@ -29,9 +29,9 @@ pub(crate) fn elapsed(duration: Duration) -> String {
     }
 }
 
-/// `5s`, `12m`, `3h`, `41d`: how long before `now` that was, in one unit. Both are microseconds since 1970.
+/// Formats the time between `then` and `now` in one unit: `5s`, `12m`, `3h`, `41d`. Both are in microseconds since 1970.
 pub(crate) fn age(now: i64, then: i64) -> String {
-    // A clock that was put back.
+    // The clock was set back.
     let Ok(seconds) = u64::try_from((now - then) / 1_000_000) else { return "0s".to_owned() };
     match seconds {
         0..60 => format!("{seconds}s"),
@@ -41,7 +41,7 @@ pub(crate) fn age(now: i64, then: i64) -> String {
     }
 }
 
-/// A text that takes no more columns than there are, each character counted as one.
+/// Shortens a text to this many columns, counting each character as one.
 pub(crate) fn fitted(text: &str, columns: usize) -> String {
     if text.chars().count() <= columns {
         return text.to_owned();
@@ -50,7 +50,7 @@ pub(crate) fn fitted(text: &str, columns: usize) -> String {
     format!("{}…", start.trim_end())
 }
 
-/// `--since <TIME>`, `--[no-]dry`.
+/// Formats a parameter as a flag: `--since <TIME>`, `--[no-]dry`.
 pub(crate) fn flag(param: &ParamManifest) -> String {
     match param.kind {
         ParamKind::Bool => format!("--[no-]{}", param.flag()),
@@ -58,7 +58,7 @@ pub(crate) fn flag(param: &ParamManifest) -> String {
     }
 }
 
-/// The parameter's documentation, with its values, its default or that it is required, and that it is not to be used any more.
+/// Returns the parameter's documentation with its values, its default or that it is required, and its deprecation.
 pub(crate) fn param_help(param: &ParamManifest) -> String {
     let mut notes = Vec::new();
     if !param.values.is_empty() {
@@ -89,7 +89,7 @@ pub(crate) fn param_help(param: &ParamManifest) -> String {
     text
 }
 
-/// What a job's source says of how it is run and whether: a line each, none where it says nothing.
+/// Returns a job's execution defaults and its deprecation, one line each; empty if its source sets none.
 pub(crate) fn source_notes(job: &JobManifest) -> Vec<String> {
     let policy = [
         job.timeout.as_ref().map(|timeout| format!("timeout {timeout}")),
@@ -102,13 +102,13 @@ pub(crate) fn source_notes(job: &JobManifest) -> Vec<String> {
     deprecated.into_iter().chain(policy).collect()
 }
 
-/// An account's name beside other words: in quotes where it could not be told from them.
+/// Formats an account's name within a line: quoted if it would be ambiguous.
 pub(crate) fn account(name: &str) -> String {
     let plain = !name.is_empty() && name.trim() == name && name != "-" && !name.starts_with('"');
     if plain { escaped(name) } else { format!("\"{}\"", escaped(name)) }
 }
 
-/// What came of searching a directory: `2 plugin files`, `does not exist`.
+/// Describes the result of searching a directory: `2 plugin files`, `does not exist`.
 pub(crate) fn searched(outcome: &SearchOutcome) -> String {
     match outcome {
         SearchOutcome::Read { files: 1 } => "1 plugin file".to_owned(),
@@ -120,16 +120,15 @@ pub(crate) fn searched(outcome: &SearchOutcome) -> String {
     }
 }
 
-/// A directory that was searched, who named it, and what came of it.
+/// Describes a searched directory: its path, its origin, and the result.
 pub(crate) fn looked_in(Searched { dir, outcome }: &Searched) -> String {
     format!("looked in {} ({}): {}", path_text(&dir.path), dir.origin, searched(outcome))
 }
 
-/// A docstring for a help that is wrapped at another width than its source: the lines of a paragraph in one. What is indented,
-/// listed or fenced keeps its lines.
+/// Joins the lines of each paragraph of a docstring, because the help is wrapped at another width. Keeps indented, listed and fenced lines.
 pub(crate) fn flowing(text: &str) -> String {
     let mut out = String::new();
-    // Whether the next line may go on where this one ends.
+    // Whether the next line may be joined to this one.
     let mut open = false;
     let mut fenced = false;
     for line in text.lines() {
@@ -152,7 +151,7 @@ pub(crate) fn counted(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
-/// The names of a package's jobs, sorted; each with a sign where it is not to be used any more.
+/// Returns the names of a package's jobs, sorted, with a mark if deprecated.
 pub(crate) fn jobs(package: &Package) -> Vec<String> {
     let mut names: Vec<String> = package
         .outline
@@ -164,7 +163,7 @@ pub(crate) fn jobs(package: &Package) -> Vec<String> {
     names
 }
 
-/// The names of a package's jobs, sorted.
+/// Returns the names of a package's jobs, sorted.
 pub(crate) fn job_names(package: &Package) -> Vec<&str> {
     let mut names: Vec<_> = package.outline.jobs.iter().map(|job| job.name.as_str()).collect();
     names.sort_unstable();

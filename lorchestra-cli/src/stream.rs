@@ -1,12 +1,12 @@
-//! Standard error, and a run's standard output: written by one thread each, so that nothing lorchestra prints can change a run.
+//! Writes stderr, and a run's stdout, each in its own thread, so that printing can never affect a run.
 //!
-//! Owns the two descriptors while a run goes on; the printer, the diagnostics, the panic hook, the trace's follower and the progress bar
-//! write through it. A disk that is full, a reader that is gone and a pipe that nobody reads cost the text and nothing else: no write
-//! panics, and none waits longer than its limit.
+//! Owns the two descriptors during a run; the printer, the diagnostics, the panic hook, the trace's follower and the progress bar write
+//! through it. On a full disk, after the reader has gone, or into a pipe that is never read, only the text is lost: no write panics, and
+//! none waits longer than its limit.
 //!
-//! A writer normally waits until its text is written, so that standard output and standard error keep their order on a terminal. Once
-//! nothing has been taken for [`PATIENCE`], the stream is *stuck*: texts are queued without waiting, up to [`QUEUE`] bytes, until the
-//! reader takes something again. At the end of the process [`OutputStream::finish`] waits a last time, up to [`LAST`].
+//! A writer normally waits until its text is written, so that stdout and stderr keep their order on a terminal. If nothing could be written
+//! for [`PATIENCE`], the stream is *stuck*: texts are queued without waiting, up to [`QUEUE`] bytes, until the reader continues. At the end
+//! of the process [`OutputStream::finish`] waits one last time, up to [`LAST`].
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -16,21 +16,21 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a text may make no progress before its writer goes on without it.
+/// How long a text may make no progress before its writer continues without it.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// How long the rest may make no progress at the end of the process.
+/// How long the remaining text may make no progress at the end of the process.
 const LAST: Duration = Duration::from_secs(5);
-/// Bytes that are queued for a reader who takes nothing.
+/// Maximum number of bytes queued for a reader that does not read.
 const QUEUE: usize = 64 << 10;
-/// Bytes in one system call: a pipe that has room takes them at once.
+/// Number of bytes per system call: a pipe with free space accepts them at once.
 const PIECE: usize = 4096;
 
 /// Standard error.
 pub(crate) static STDERR: OutputStream = OutputStream::new(rustix::stdio::stderr);
-/// Standard output of a run. Other commands write theirs directly, and wait for a pager as long as it likes.
+/// Stdout of a run. Other commands write theirs directly, and wait for a pager without a limit.
 pub(crate) static STDOUT: OutputStream = OutputStream::new(rustix::stdio::stdout);
 
-/// One of the two.
+/// Stdout or stderr.
 pub(crate) struct OutputStream {
     fd: fn() -> BorrowedFd<'static>,
     state: Mutex<StreamState>,
@@ -39,14 +39,14 @@ pub(crate) struct OutputStream {
 
 struct StreamState {
     queue: VecDeque<Vec<u8>>,
-    /// Bytes in the queue and in the thread's hands.
+    /// Number of bytes in the queue and in the thread's current write.
     queued: usize,
     pushed: u64,
     written: u64,
-    /// Since when the first text in the queue waits, or the last time that a piece of one was taken.
+    /// When the first text in the queue began to wait, or when a piece of one was last written.
     progress: Option<Instant>,
     stuck: bool,
-    /// Bytes that a stuck stream had no room for.
+    /// Number of bytes that did not fit into the queue of a stuck stream.
     dropped: usize,
     thread: Thread,
     error: Option<io::Error>,
@@ -56,7 +56,7 @@ struct StreamState {
 enum Thread {
     NotStarted,
     Running,
-    /// The system has no thread for us (`ulimit -u`).
+    /// The system cannot start another thread (`ulimit -u`).
     Refused,
 }
 
@@ -76,17 +76,17 @@ impl OutputStream {
         Self { fd, state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// Writes the text if that is possible, and waits no longer than [`PATIENCE`] for it.
+    /// Writes the text if possible, waiting at most [`PATIENCE`].
     pub(crate) fn write(&'static self, text: &[u8]) {
         let _ = self.push(text, PATIENCE, true);
     }
 
-    /// The same, but leaves a text to the caller that the stream has no hope for now. Returns whether it was taken.
+    /// Like [`write`](Self::write), but does not queue for a stuck stream. Returns whether the text was accepted.
     pub(crate) fn try_write(&'static self, text: &[u8]) -> bool {
         self.push(text, PATIENCE, false).is_some()
     }
 
-    /// Writes the text, and reports what went wrong, or that nobody took anything for [`LAST`].
+    /// Writes the text, and returns errors, including that nothing was read for [`LAST`].
     pub(crate) fn write_all(&'static self, text: &[u8]) -> io::Result<()> {
         match self.push(text, LAST, false) {
             Some(Ok(())) => Ok(()),
@@ -95,18 +95,18 @@ impl OutputStream {
         }
     }
 
-    /// Whether nobody takes what is written.
+    /// Whether the reader has stopped reading.
     pub(crate) fn is_stuck(&self) -> bool {
         self.lock().stuck
     }
 
-    /// Waits for what is still to be written, at the end of the process.
+    /// Waits for remaining text at the end of the process.
     pub(crate) fn finish(&self) {
         let pushed = self.lock().pushed;
         drop(self.wait(self.lock(), pushed, LAST));
     }
 
-    /// `None`: the stream is stuck, and the text was not queued. `queue`: whether to queue a text for a stream that is stuck.
+    /// Returns `None` if the stream is stuck and the text was not queued. `queue`: whether to queue a text for a stuck stream.
     fn push(&'static self, text: &[u8], patience: Duration, queue: bool) -> Option<io::Result<()>> {
         let mut state = self.lock();
         if state.thread == Thread::NotStarted {
@@ -140,7 +140,7 @@ impl OutputStream {
         Some(Err(timed_out()))
     }
 
-    /// Waits until so many texts are written, as long as something is taken every now and then.
+    /// Waits until this many texts are written, while there is progress.
     fn wait<'a>(&self, mut state: MutexGuard<'a, StreamState>, ticket: u64, patience: Duration) -> MutexGuard<'a, StreamState> {
         while state.written < ticket {
             let idle = state.progress.map_or(Duration::ZERO, |at| at.elapsed());
@@ -153,7 +153,7 @@ impl OutputStream {
         state
     }
 
-    /// The thread. It ends with the process, whatever it waits for.
+    /// The thread's loop. It ends with the process, even if it is blocked.
     fn write_queue(&self) {
         loop {
             let mut state = self.lock();
@@ -168,7 +168,7 @@ impl OutputStream {
                 match rustix::io::write((self.fd)(), &left[..left.len().min(PIECE)]) {
                     Ok(n) => left = &left[n..],
                     Err(Errno::INTR) => continue,
-                    // Another process that has the same terminal or pipe open made it non-blocking.
+                    // Another process that shares the terminal or pipe has made it non-blocking.
                     Err(Errno::AGAIN) => {
                         let _ = poll(&mut [PollFd::from_borrowed_fd((self.fd)(), PollFlags::OUT)], None);
                         continue;
@@ -194,8 +194,7 @@ impl OutputStream {
         }
     }
 
-    /// Without a thread: as long as the descriptor has room. Room for a piece may be taken by another writer in between, and the
-    /// write waits then.
+    /// Without a thread: writes while the descriptor is ready. Another writer may use up the space in between, and then the write blocks.
     fn write_here(&self, mut state: MutexGuard<'_, StreamState>, text: &[u8], patience: Duration) -> Option<io::Result<()>> {
         let patience = if state.stuck { Duration::ZERO } else { patience };
         for piece in text.chunks(PIECE) {
@@ -221,7 +220,7 @@ fn timed_out() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, format!("nothing read it for {} s", LAST.as_secs()))
 }
 
-/// A stream as a writer: whatever becomes of a text, writing it is no error.
+/// A writer that never fails, whatever happens to the text.
 pub(crate) struct BestEffort(pub(crate) &'static OutputStream);
 
 impl io::Write for BestEffort {
@@ -235,7 +234,7 @@ impl io::Write for BestEffort {
     }
 }
 
-/// Standard output of a run as a writer that has errors, and a limit.
+/// A run's stdout as a writer with errors and a time limit.
 pub(crate) struct Limited;
 
 impl io::Write for Limited {
@@ -248,7 +247,7 @@ impl io::Write for Limited {
     }
 }
 
-/// From now on a panic is reported on [`STDERR`], as the standard library would report it.
+/// Reports panics on [`STDERR`] from now on, in the format of the standard library.
 pub(crate) fn report_panics() {
     std::panic::set_hook(Box::new(|info| {
         let thread = std::thread::current();
@@ -269,7 +268,7 @@ mod tests {
     use std::os::fd::AsFd;
     use std::sync::OnceLock;
 
-    /// A pipe that a stream writes into.
+    /// A pipe that a stream writes to.
     fn pipe(fd: fn() -> BorrowedFd<'static>, end: &'static OnceLock<File>) -> (&'static OutputStream, File) {
         let (read, write) = rustix::pipe::pipe().unwrap();
         end.set(File::from(write)).unwrap();
@@ -277,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_that_nobody_reads_costs_one_wait_and_then_its_text() {
+    fn a_pipe_that_is_never_read_costs_one_wait_and_then_its_text() {
         static END: OnceLock<File> = OnceLock::new();
         let (stream, mut read) = pipe(|| END.get().unwrap().as_fd(), &END);
         let begun = Instant::now();
@@ -286,7 +285,7 @@ mod tests {
         }
         assert!(begun.elapsed() < PATIENCE * 4, "one wait, not a thousand: {:?}", begun.elapsed());
         assert!(stream.is_stuck() && !stream.try_write(b"y"));
-        // Somebody reads again: what was queued comes, then how much did not.
+        // The reader continues: first comes the queued text, then the number of dropped bytes.
         let mut shown = Vec::new();
         let mut buffer = [0; 8192];
         while !shown.ends_with(b"nothing read them)\n") {
@@ -300,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_is_gone_is_an_error_for_who_asks_and_no_panic() {
+    fn a_reader_that_is_gone_is_an_error_only_for_write_all() {
         static END: OnceLock<File> = OnceLock::new();
         let (stream, read) = pipe(|| END.get().unwrap().as_fd(), &END);
         drop(read);

@@ -1,4 +1,5 @@
-//! Values that flags and the configuration file share: durations, limits, sizes, counts. Each reader returns the reason why a text is none.
+//! Values that both flags and the configuration file accept: durations, limits, sizes, counts. Each parser returns the reason why a text is
+//! invalid.
 
 use crate::exit::Code;
 use crate::failure::CommandError;
@@ -6,12 +7,12 @@ use chrono::Utc;
 use lorchestra_core::plan::{duration as durations, retries as policy, size, time as times};
 use std::time::Duration;
 
-/// How often a job may be tried again.
+/// The number of retries.
 pub(crate) fn retries() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(..=i64::from(policy::MOST))
 }
 
-/// A size in which a worker can at least begin.
+/// A memory limit with which a worker can at least start.
 pub(crate) fn memory(text: &str) -> Result<u64, String> {
     let least = size::LEAST;
     match size::parse(text)? {
@@ -20,7 +21,7 @@ pub(crate) fn memory(text: &str) -> Result<u64, String> {
     }
 }
 
-/// A duration that can be a limit: a job that may take no time could never run.
+/// A duration that can be a time limit: with 0, no job could run.
 pub(crate) fn limit(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         Duration::ZERO => Err("a limit of 0 would stop every job at once; omit it for no limit".into()),
@@ -28,12 +29,12 @@ pub(crate) fn limit(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A length of time, such as 90s, 30m or 2h.
+/// A duration, such as 90s, 30m or 2h.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     durations::parse(text).map_err(|e| e.to_string())
 }
 
-/// A time that a flag has, such as 2024-01-31 or -7d, in microseconds since 1970.
+/// Parses a flag's time, such as 2024-01-31 or -7d, in microseconds since 1970.
 pub(crate) fn time(flag: &str, text: Option<&str>) -> Result<Option<i64>, CommandError> {
     let read =
         |text: &str| times::parse(text, Utc::now()).map_err(|e| CommandError::new(Code::Usage, format!("{flag} {text:?}: {e}")));

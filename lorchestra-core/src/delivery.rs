@@ -1,8 +1,9 @@
-//! The way out: events of the store to [`Destination`]s, in frozen batches.
+//! Delivers events from the store to [`Destination`]s, in frozen batches.
 //!
-//! [`deliverer`] has the order and the meaning of answers, [`destination`] what it asks of a destination, [`configured`] the enum of those
-//! there are: [`bigquery`] and [`jsonl`]. [`policy`] has sizes and times, [`session`] what is known of a destination, [`live`] the threads in
-//! which all this happens, one for each destination. Knows nothing of plugins or runs: it sees an outbox, a target, and a lock.
+//! [`deliverer`] has the order of operations and the meaning of answers, [`destination`] the interface of a destination, [`configured`] the
+//! enum of destination types: [`bigquery`] and [`jsonl`]. [`policy`] has sizes and times, [`session`] the state of a destination between
+//! deliveries, [`live`] the delivery threads, one for each destination. Knows nothing about plugins or runs: it uses an outbox, a target,
+//! and a lock.
 
 pub mod bigquery;
 pub mod configured;

@@ -1,6 +1,6 @@
-//! What the operating system gives: files, locks, processes, signals, time, and the state directory.
+//! The operating system: files, locks, processes, signals, time, and the state directory.
 //!
-//! The lowest room. Nothing here knows a package, a job or a run except by the names of their files.
+//! The lowest layer. Nothing here knows about packages, jobs or runs, except for the names of their files.
 
 pub mod backoff;
 pub mod clock;

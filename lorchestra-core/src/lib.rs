@@ -1,14 +1,14 @@
-//! The parts of lorchestra, as a library. It reads no environment variable and no home directory: everything arrives as
-//! values, from the command line's settings.
+//! The parts of lorchestra, as a library. It reads no environment variable and no home directory: the command line passes its settings as
+//! values.
 //!
-//! The rooms, from the lowest: a module imports only from rooms that stand before its own in this list.
+//! The modules, lowest layer first. A module imports only from modules that come before it in this list.
 //!
 //! - [`text`], [`outcome`]: vocabulary.
-//! - [`host`]: files, locks, processes, signals, the state directory.
-//! - [`secrets`]: what must not get out, and the mask over a job's output.
-//! - [`plan`]: a run before it exists: checked parameters, absolute times.
-//! - [`packages`]: what is in the plugin directories, without running any of it.
-//! - [`spool`]: the crash-safe way from the worker to the store.
+//! - [`host`]: files, locks, processes, signals and the state directory.
+//! - [`secrets`]: secret values, and the mask that removes them from a job's output.
+//! - [`plan`]: a run before it starts: validated parameters and absolute times.
+//! - [`packages`]: the contents of the plugin directories, read without running any of it.
+//! - [`spool`]: the crash-safe path from the worker to the store.
 //! - [`store`]: runs, attempts and events, in SQLite.
 //! - [`delivery`]: from the store to each destination.
 //! - [`run`]: the life of a run: supervisor, worker, recovery.

@@ -1,11 +1,11 @@
 //! How a run ended, as a value: completed, or failed with a cause.
 //!
-//! The vocabulary that the plan (which causes are retried), the store, delivery and every observer share. Imports nothing.
-//! What decides which outcome a run has is `run::decision`.
+//! The vocabulary shared by the plan (which causes are retried), the store, delivery and all observers. Imports nothing. `run::decision`
+//! decides which outcome a run has.
 
 use serde::{Deserialize, Serialize};
 
-/// Why a run failed. A closed set; the names are part of the envelope.
+/// Why a run failed. A closed set; its names are part of the event envelope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
@@ -19,13 +19,13 @@ pub enum Cause {
     Exit,
     /// The run's deadline passed.
     Timeout,
-    /// The run was told to end.
+    /// Someone stopped the run.
     Cancelled,
-    /// The supervisor died or failed, and the worker with it.
+    /// The supervisor died or failed, and its worker with it.
     Abandoned,
     /// The library could not be loaded.
     Load,
-    /// Events may be missing: the spool could not be kept.
+    /// Events may be missing because the spool could not be written.
     Spool,
 }
 
@@ -43,12 +43,12 @@ impl Cause {
         Self::Spool,
     ];
 
-    /// Returns the cause of that name.
+    /// Returns the cause with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|cause| cause.as_str() == name)
     }
 
-    /// As stored, sent and shown.
+    /// The name as stored, sent and shown.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Error => "error",
@@ -69,23 +69,23 @@ impl Cause {
 pub enum Outcome {
     /// The job returned `Ok`.
     Completed,
-    /// Anything else.
+    /// The run did not complete, or events may be missing.
     Failed(Failure),
 }
 
 /// How and why a run failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// Why.
+    /// The cause.
     pub cause: Cause,
-    /// For people: one or two sentences, without control characters.
+    /// One or two sentences for people, without control characters.
     pub message: String,
-    /// Whether trying again would not help.
+    /// Whether a retry would be useless.
     pub permanent: bool,
-    /// What the job itself said, where that is not the outcome.
+    /// The job's own result, if it is not the outcome.
     pub job_result: Option<String>,
-    /// The signal, where one was the cause.
+    /// The signal, if one was the cause.
     pub signal: Option<i32>,
-    /// The exit code, where that was the cause.
+    /// The exit code, if it was the cause.
     pub exit_code: Option<i32>,
 }

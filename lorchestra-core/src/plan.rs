@@ -1,13 +1,15 @@
-//! A run before it exists: typed parameters, the window in absolute time, the limits it runs under.
+//! A run before it starts: typed parameters, the window in absolute time, and the run's limits.
 //!
-//! Owns the step from what was typed to what will be run, [`resolve`]. It is given the job's manifest by the catalog's user,
-//! the texts by the command line, and hands a [`RunSpec`] to [`crate::run::launch`] or to the printer of `--dry-run`. It touches
-//! nothing: no clock, no environment, no file; now is a value. What it promises: each time is resolved once, so that the
-//! plan that is printed is the plan that is run; a plan holds nothing its job's types do not take; and what is wrong with
-//! a request is said all at once, one line each; and no secret is in it, only where each is to be found ([`source`]).
+//! Owns the step from the user's input to the run, [`resolve`]. The caller passes the job's manifest (from the catalog) and the texts (from
+//! the command line), and gives the resulting [`RunSpec`] to [`crate::run::launch`] or to the printer of `--dry-run`. Has no side effects:
+//! no clock, no environment, no file; the current time is a parameter.
 //!
-//! [`time`], [`duration`] and [`size`] are the small languages, [`last`] the bookmark among the times, [`value`] is what each kind of
-//! parameter takes; [`overlap`] and [`retries`] are what a run does when it cannot begin, or has failed.
+//! Guarantees: each time is resolved once, so the plan that is printed is the plan that runs; a plan contains only values that match the
+//! job's types; all faults of a request are reported at once, one line each; and a plan contains no secret, only the source of each
+//! ([`source`]).
+//!
+//! [`time`], [`duration`] and [`size`] parse their notations, [`last`] handles the bookmark as a time, [`value`] defines which values each
+//! kind of parameter accepts; [`overlap`] and [`retries`] define what happens if a run cannot start or has failed.
 
 pub mod duration;
 pub mod last;
@@ -51,10 +53,10 @@ use std::collections::BTreeMap;
 use value::{TypedValue, ValueError};
 use window::WindowEnd;
 
-/// Where an `until` comes from that nobody gave.
+/// Origin of an `until` that was not given.
 const START: &str = "not given: the start of the run";
 
-/// What was asked for.
+/// The input of [`resolve`].
 #[derive(Debug, Clone)]
 pub struct PlanRequest<'a> {
     /// Package of the job.
@@ -63,45 +65,45 @@ pub struct PlanRequest<'a> {
     pub version: &'a str,
     /// The job, as its library describes it.
     pub job: &'a JobManifest,
-    /// What was typed, in its order.
-    pub values: Vec<Given>,
-    /// The instant that relative times count from.
+    /// The given values, in the order in which they were typed.
+    pub values: Vec<ParamArg>,
+    /// The instant that relative times are relative to.
     pub now: DateTime<Utc>,
-    /// The bookmark that [`last::asked_by`] says is asked for, if there is one.
+    /// The bookmark that [`last::requested_bookmark`] identifies, if it exists.
     pub bookmark: Option<DateTime<Utc>>,
-    /// Timeout, retries and the rest ([`policy::limits`]).
+    /// Timeout, retries and other limits ([`policy::limits`]).
     pub limits: RunLimits,
-    /// Who asks, and in which context.
+    /// Who requests the run, and in which context.
     pub context: Context,
 }
 
-/// One parameter's value as it was typed.
+/// A parameter value as it was typed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Given {
-    /// The parameter's name, as in the manifest; `-` for `_` is understood.
+pub struct ParamArg {
+    /// The parameter's name as in the manifest, or with `-` for `_`.
     pub name: String,
     /// The value.
     pub text: String,
-    /// What stood before the value, for messages: `--since`, or `--param since`.
+    /// The text before the value, for messages: `--since`, or `--param since`.
     pub typed_as: String,
 }
 
-/// Makes the spec of a run from a request.
+/// Resolves a request to the spec of a run.
 ///
 /// # Errors
-/// All that is wrong with the request. The job was not touched.
+/// All faults of the request. No code of the job has run.
 pub fn resolve(request: PlanRequest<'_>) -> Result<RunSpec, PlanError> {
     let PlanRequest { package, version, job, values, now, bookmark, limits, context } = request;
     let now = time::to_micros(now);
     let mut faults = Vec::new();
-    let mut given: BTreeMap<&str, Vec<&Given>> = BTreeMap::new();
+    let mut given: BTreeMap<&str, Vec<&ParamArg>> = BTreeMap::new();
     for value in &values {
         match find(job, &value.name) {
             Some(param) => given.entry(&param.name).or_default().push(value),
             None => faults.push(unknown(package, job, value)),
         }
     }
-    let asked = last::asked_by(job, &values);
+    let asked = last::requested_bookmark(job, &values);
     let since_last = asked.is_some();
     let mark = JobBookmark { package, job: &job.name, account: asked.and_then(|asked| asked.account), at: bookmark };
     let mut params = Map::new();
@@ -116,14 +118,14 @@ pub fn resolve(request: PlanRequest<'_>) -> Result<RunSpec, PlanError> {
             }
             continue;
         }
-        match settle(param, &typed, now, &mark) {
-            Ok(Some(settled)) => {
-                params.insert(param.name.clone(), settled.value.to_json());
-                ends.see(param, Some(settled));
+        match resolve_param(param, &typed, now, &mark) {
+            Ok(Some(resolved)) => {
+                params.insert(param.name.clone(), resolved.value.to_json());
+                ends.add(param, Some(resolved));
             }
-            Ok(None) => ends.see(param, None),
+            Ok(None) => ends.add(param, None),
             Err(mut wrong) => {
-                ends.see(param, None);
+                ends.add(param, None);
                 ends.broken |= is_end(param);
                 faults.append(&mut wrong);
             }
@@ -141,7 +143,7 @@ pub fn resolve(request: PlanRequest<'_>) -> Result<RunSpec, PlanError> {
     Ok(RunSpec::new([package, &job.name, version], resolved, limits, context))
 }
 
-/// The parameter of that name; failing that, the one whose flag it is.
+/// Returns the parameter with this name or, failing that, with this flag.
 fn find<'a>(job: &'a JobManifest, name: &str) -> Option<&'a ParamManifest> {
     let exact = job.params.iter().find(|param| param.name == name);
     exact.or_else(|| {
@@ -153,7 +155,7 @@ fn find<'a>(job: &'a JobManifest, name: &str) -> Option<&'a ParamManifest> {
 /// A parameter's value.
 struct ResolvedValue {
     value: TypedValue,
-    /// In words, where it came from.
+    /// Describes where it came from.
     origin: String,
     /// Whether it is the bookmark.
     is_bookmark: bool,
@@ -165,7 +167,7 @@ impl ResolvedValue {
     }
 }
 
-/// The job, and its bookmark that may be asked for.
+/// The job, and its bookmark if the request uses it.
 struct JobBookmark<'a> {
     package: &'a str,
     job: &'a str,
@@ -174,7 +176,7 @@ struct JobBookmark<'a> {
 }
 
 impl JobBookmark<'_> {
-    /// A parameter of one value that was given each of these.
+    /// The fault of a parameter that accepts one value and was given several.
     fn repeated(&self, param: &ParamManifest, typed: Vec<String>) -> PlanFault {
         const LISTED: usize = 3;
         let job = fault::whose(self.package, self.job, None);
@@ -183,8 +185,8 @@ impl JobBookmark<'_> {
         PlanFault::Repeated { flag: format!("--{}", param.flag()), times: typed.len(), typed: shown, job }
     }
 
-    /// What `at` makes of it, which is [`last::Last::at`]'s answer.
-    fn settled(&self, param: &ParamManifest, at: Option<DateTime<Utc>>, origin: String) -> Result<ResolvedValue, PlanFault> {
+    /// Turns the result of [`last::Last::at`] into a value or a fault.
+    fn value(&self, param: &ParamManifest, at: Option<DateTime<Utc>>, origin: String) -> Result<ResolvedValue, PlanFault> {
         let account = self.account.as_deref();
         match at {
             Some(at) => Ok(ResolvedValue { value: TypedValue::Instant(at), origin, is_bookmark: self.at.is_some() }),
@@ -198,26 +200,26 @@ impl JobBookmark<'_> {
     }
 }
 
-/// A parameter's value; `Ok(None)` where it is left to the job.
-fn settle(
+/// Resolves a parameter's value; `Ok(None)` if the job decides.
+fn resolve_param(
     param: &ParamManifest,
-    typed: &[&Given],
+    typed: &[&ParamArg],
     now: DateTime<Utc>,
     mark: &JobBookmark<'_>,
 ) -> Result<Option<ResolvedValue>, Vec<PlanFault>> {
     let flag = || format!("--{}", param.flag());
     if typed.is_empty() {
         if let Some(last) = value::default_last(&param.name, param.kind, &param.default) {
-            let at = last.at(mark.at, now).map_err(|why| value::unfit(&param.default, why));
+            let at = last.at(mark.at, now).map_err(|why| value::invalid_default(&param.default, why));
             let at = at.map_err(|reason| vec![PlanFault::Default { flag: flag(), reason }])?;
             let origin = format!("the default {} of {}", quote_json(&param.default), flag());
-            return mark.settled(param, at, origin).map(Some).map_err(|fault| vec![fault]);
+            return mark.value(param, at, origin).map(Some).map_err(|fault| vec![fault]);
         }
         let default = value::default(param.into(), &param.default, now)
             .map_err(|reason| vec![PlanFault::Default { flag: flag(), reason }])?;
         return match default {
             Some(value) => Ok(Some(ResolvedValue::new(value, format!("the default {}", quote_json(&param.default))))),
-            // The start of the run, passed on: the job and the window see the same end.
+            // Pass on the start of the run, so that job and window have the same end.
             None if is_end(param) && param.name == "until" && param.optional => {
                 let start = value::parse(param.into(), "now", now);
                 let typed = format!("until ({START})");
@@ -231,16 +233,16 @@ fn settle(
         };
     }
     let mut faults = Vec::new();
-    let mut settled = None;
+    let mut resolved = None;
     let mut list = Vec::new();
     if typed.len() > 1 && !param.repeated {
         faults.push(mark.repeated(param, typed.iter().map(|given| given.shown(param.kind)).collect()));
     }
     for given in typed {
         let shown = given.shown(param.kind);
-        let read = match last::read(&given.text).filter(|_| last::takes(&param.name, param.kind)) {
+        let read = match last::read(&given.text).filter(|_| last::accepts_last(&param.name, param.kind)) {
             Some(last) => match last.at(mark.at, now) {
-                Ok(at) => mark.settled(param, at, shown),
+                Ok(at) => mark.value(param, at, shown),
                 Err(reason) => Err(PlanFault::Value { typed: shown, reason }),
             },
             None => match value::parse(param.into(), &given.text, now) {
@@ -250,19 +252,19 @@ fn settle(
         };
         match read {
             Ok(value) if param.repeated => list.push(value.value.to_json()),
-            Ok(value) => settled = Some(value),
+            Ok(value) => resolved = Some(value),
             Err(fault) => faults.push(fault),
         }
     }
     if param.repeated {
-        settled = Some(ResolvedValue::new(TypedValue::Json(list.into()), "its values"));
+        resolved = Some(ResolvedValue::new(TypedValue::Json(list.into()), "its values"));
     }
-    if faults.is_empty() { Ok(settled) } else { Err(faults) }
+    if faults.is_empty() { Ok(resolved) } else { Err(faults) }
 }
 
-/// Where a secret is to be found. What was typed is not repeated unless it is a source: it may be the secret itself.
-fn source_of(param: &ParamManifest, typed: &[&Given], mark: &JobBookmark<'_>) -> Result<Source, Vec<PlanFault>> {
-    let hidden = |given: &Given| format!("{} …", printable_flag(&given.typed_as));
+/// Returns the source of a secret. Repeats the typed text only if it is a source: it may be the secret itself.
+fn source_of(param: &ParamManifest, typed: &[&ParamArg], mark: &JobBookmark<'_>) -> Result<Source, Vec<PlanFault>> {
+    let hidden = |given: &ParamArg| format!("{} …", printable_flag(&given.typed_as));
     let sources: Vec<Result<Source, PlanFault>> = typed
         .iter()
         .map(|given| {
@@ -280,7 +282,7 @@ fn source_of(param: &ParamManifest, typed: &[&Given], mark: &JobBookmark<'_>) ->
     }
 }
 
-/// Whether this is a parameter that bounds the window.
+/// Whether this parameter bounds the window.
 fn is_end(param: &ParamManifest) -> bool {
     param.kind == ParamKind::DateTime && (param.name == "since" || param.name == "until")
 }
@@ -288,9 +290,9 @@ fn is_end(param: &ParamManifest) -> bool {
 /// The ends of the window, as far as they are known.
 #[derive(Debug, Default)]
 struct Ends {
-    /// The job has at least one.
+    /// The job has at least one of the parameters.
     declared: bool,
-    /// One of them has a fault of its own: nothing can be said of the window.
+    /// One of the ends has a fault of its own, so the window cannot be checked.
     broken: bool,
     since: Option<WindowEnd>,
     until: Option<WindowEnd>,
@@ -299,7 +301,7 @@ struct Ends {
 }
 
 impl Ends {
-    fn see(&mut self, param: &ParamManifest, value: Option<ResolvedValue>) {
+    fn add(&mut self, param: &ParamManifest, value: Option<ResolvedValue>) {
         if !is_end(param) {
             return;
         }
@@ -333,8 +335,8 @@ impl Ends {
     }
 }
 
-impl Given {
-    /// Flag and value, as they were typed.
+impl ParamArg {
+    /// Flag and value as they were typed.
     fn shown(&self, kind: ParamKind) -> String {
         let by_name = self.typed_as.starts_with("--param ");
         let text = quote(&self.text);
@@ -349,20 +351,20 @@ impl Given {
     }
 }
 
-/// What was typed before the value, as it is where that is harmless and short.
+/// The flag as typed, if it is harmless and short; otherwise quoted.
 fn printable_flag(typed_as: &str) -> String {
     let quoted = quote(typed_as);
     if quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) == Some(typed_as) { typed_as.to_owned() } else { quoted }
 }
 
-fn unknown(package: &str, job: &JobManifest, given: &Given) -> PlanFault {
+fn unknown(package: &str, job: &JobManifest, given: &ParamArg) -> PlanFault {
     let flags: Vec<String> = job.params.iter().map(ParamManifest::flag).collect();
     let typed_flag = given.name.replace('_', "-");
     let hint = match nearest(&typed_flag, flags.iter().map(String::as_str)).first() {
         Some(flag) => format!("did you mean --{flag}?"),
         None if flags.is_empty() => "it takes none: leave it out".to_owned(),
         None => {
-            // A message is a line: who has more parameters than this looks at the help.
+            // A message is one line; the help lists all parameters.
             const LISTED: usize = 10;
             let more = if flags.len() > LISTED { ", …" } else { "" };
             let listed: Vec<String> = flags.iter().take(LISTED).map(|flag| format!("--{flag}")).collect();

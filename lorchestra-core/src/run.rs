@@ -1,10 +1,10 @@
 //! The life of a run, from its plan to its recorded end.
 //!
-//! [`launch`] takes a [`RunSpec`](crate::plan::RunSpec) and does everything up to the last flush, reporting one stream of
-//! [`event::RunEvent`]s. [`supervisor`] runs attempts in the process a person started; [`worker`] is the child that loads the library; [`recovery`] closes
-//! what a dead supervisor left open. The supervisor calls recovery before its own run; recovery imports nothing of the supervisor. What both need is here: [`decision`]
-//! (evidence to outcome), `ending` (the terminal event), [`intake`] (spool to store), `note` (what the supervisor saw), `traces`
-//! (what a run has on disk), `resume` (a stopped supervisor), and [`log`] (what jobs print).
+//! [`launch`] takes a [`RunSpec`](crate::plan::RunSpec), does everything up to the last flush, and reports one stream of
+//! [`event::RunEvent`]s. [`supervisor`] runs attempts in the process that the user started; [`worker`] is the child that loads the library;
+//! [`recovery`] closes the runs of dead supervisors. The supervisor calls recovery before its own run; recovery imports nothing from the
+//! supervisor. Both use [`decision`] (evidence to outcome), `ending` (the terminal event), [`intake`] (spool to store), `note` (the
+//! supervisor's observations), `traces` (a run's files), `resume` (a stopped supervisor), and [`log`] (what jobs print).
 
 pub mod decision;
 pub(crate) mod ending;

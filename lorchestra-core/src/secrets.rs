@@ -1,11 +1,11 @@
-//! Secrets of a run, and the mask that keeps them out of what is captured.
+//! Secrets of a run, and the mask that removes them from captured text.
 //!
-//! [`Secrets`] holds the values between the command line, which found them, and the order to the worker; nothing prints or records it.
-//! `Mask` replaces each of them by `***` in texts, in JSON and in a stream of bytes. The supervisor masks what the job prints, the
-//! worker masks events, trace and the job's last words before they reach the disk.
+//! [`Secrets`] carries the values from the command line, which found them, to the order for the worker; nothing prints or records them.
+//! `Mask` replaces each of them by `***` in text, in JSON and in a byte stream. The supervisor masks what the job prints; the worker masks
+//! events, the trace and the job's error message before they reach the disk.
 //!
-//! Which texts are looked for is [`lorchestra_plugin_api::mask`]'s to say, for packages as for the host. What else a job makes of a secret
-//! (base64, half of it) is not found: docs/guides/secrets.md says so.
+//! [`lorchestra_plugin_api::mask`] decides which forms of a secret are masked, for packages and the host alike. Other forms that a job
+//! makes of a secret (base64, half of it) are not found, as docs/guides/secrets.md states.
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use lorchestra_plugin_api::limits::{self, SecretError};
@@ -29,27 +29,27 @@ impl fmt::Debug for Secrets {
 }
 
 impl Secrets {
-    /// Adds the value of a parameter. One line break at its end is not part of it: files end with one.
+    /// Adds the value of a parameter. Drops one line break at the end, because files end with one.
     ///
     /// # Errors
-    /// The text is none that a secret can be.
+    /// If the text cannot be a secret.
     pub fn insert(&mut self, param: &str, text: Zeroizing<String>) -> Result<(), SecretError> {
         let value = limits::secret(&text)?;
         self.values.insert(param.to_owned(), Zeroizing::new(value.to_owned()));
         Ok(())
     }
 
-    /// The parameters that they are of.
+    /// The names of the parameters that have a secret.
     pub(crate) fn names(&self) -> Vec<String> {
         self.values.keys().cloned().collect()
     }
 
-    /// Adds them to what is sent to the worker.
+    /// Adds the secrets to the parameters sent to the worker.
     pub(crate) fn add_to(&self, params: &mut Map<String, Value>) {
         params.extend(self.values.iter().map(|(name, value)| (name.clone(), Value::String(value.to_string()))));
     }
 
-    /// What keeps them out of texts; `None` where there are none.
+    /// Returns the mask for these secrets; `None` if there are none.
     pub(crate) fn mask(&self) -> Option<Mask> {
         Mask::of(self.values.values().map(|value| value.as_str()))
     }
@@ -59,7 +59,7 @@ impl Secrets {
 #[derive(Clone)]
 pub(crate) struct Mask {
     automaton: AhoCorasick,
-    /// Forms that are looked for, longest first; none is empty.
+    /// The texts to mask, longest first; none is empty.
     forms: Vec<Zeroizing<String>>,
 }
 
@@ -72,7 +72,7 @@ impl fmt::Debug for Mask {
 impl Mask {
     pub(crate) fn of<'a>(values: impl Iterator<Item = &'a str>) -> Option<Self> {
         let forms = mask::forms(values);
-        // Fails only for gigabytes of patterns; then nothing would be masked, and nothing is run.
+        // Fails only for gigabytes of patterns. Then nothing would be masked, so nothing is run.
         let automaton = AhoCorasick::builder()
             .match_kind(MatchKind::LeftmostLongest)
             .build(forms.iter().map(|form| form.as_bytes()))
@@ -81,7 +81,7 @@ impl Mask {
         Some(Self { automaton, forms })
     }
 
-    /// The text without secrets.
+    /// Returns the text without secrets.
     pub(crate) fn text<'a>(&self, text: &'a str) -> Cow<'a, str> {
         if self.automaton.is_match(text) {
             Cow::Owned(self.automaton.replace_all(text, &vec![STARS; self.forms.len()]))
@@ -90,9 +90,9 @@ impl Mask {
         }
     }
 
-    /// The JSON without secrets in its strings, keys and numbers; the same JSON where there is none. What is not JSON is masked as bytes.
+    /// Returns the JSON without secrets in its strings, keys and numbers; borrows it if there are none. Masks invalid JSON as bytes.
     pub(crate) fn json<'a>(&self, json: &'a [u8]) -> Cow<'a, [u8]> {
-        // Without an escape a text stands in JSON as it is.
+        // If there are no escapes, text appears in JSON unchanged.
         if !self.automaton.is_match(json) && !json.contains(&b'\\') {
             return Cow::Borrowed(json);
         }
@@ -108,7 +108,7 @@ impl Mask {
         }
     }
 
-    /// Masks a value in place. Whether there was something to mask.
+    /// Masks a value in place. Returns whether it contained a secret.
     fn value(&self, value: &mut Value) -> bool {
         match value {
             Value::String(text) => {
@@ -140,9 +140,9 @@ impl Mask {
         self.automaton.replace_all_bytes(bytes, &vec![STARS; self.forms.len()])
     }
 
-    /// Bytes at the end of `bytes` that may be the beginning of a secret.
+    /// Length of the longest suffix of `bytes` that may be the beginning of a secret.
     fn begun(&self, bytes: &[u8]) -> usize {
-        // Form by form: of a key in thousands of lines nearly all are short.
+        // Form by form: of a key with thousands of lines nearly all forms are short.
         let begun_of = |form: &str| {
             let most = bytes.len().min(form.len() - 1);
             (1..=most).rev().find(|&n| form.as_bytes().starts_with(&bytes[bytes.len() - n..])).unwrap_or(0)
@@ -151,11 +151,11 @@ impl Mask {
     }
 }
 
-/// A mask over a stream: a secret is found also where it comes in pieces.
+/// Masks a stream, including secrets that are split over several chunks.
 #[derive(Debug)]
 pub(crate) struct MaskedStream {
     mask: Mask,
-    /// What may be the beginning of a secret.
+    /// The end of the stream so far, which may be the beginning of a secret.
     held: Vec<u8>,
 }
 
@@ -164,12 +164,12 @@ impl MaskedStream {
         Self { mask, held: Vec::new() }
     }
 
-    /// What can be passed on, now that `bytes` came.
+    /// Appends `bytes` and returns the output that can be passed on.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
         self.held.extend_from_slice(bytes);
         let keep = self.mask.begun(&self.held);
         let pass = self.held.len() - keep;
-        // A secret that is whole, and goes on as the beginning of a longer one, is not cut in two.
+        // Do not cut in two a complete secret that continues as the beginning of a longer one.
         let pass = self
             .mask
             .automaton
@@ -181,7 +181,7 @@ impl MaskedStream {
         self.mask.bytes(&passed)
     }
 
-    /// What is left at the end.
+    /// Returns the remaining output at the end of the stream.
     pub(crate) fn finish(&mut self) -> Vec<u8> {
         let held = std::mem::take(&mut self.held);
         self.mask.bytes(&held)
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_what_can_be_masked() {
+    fn only_text_that_can_be_masked_is_a_secret() {
         let insert = |text: &str| Secrets::default().insert("token", Zeroizing::new(text.to_owned()));
         for (text, result) in [
             ("", Err(SecretError::Empty)),
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_it_is_left_in_a_text() {
+    fn a_text_is_masked_completely() {
         let mask = mask(&["hunter22", "hunter22-longer", "-----BEGIN KEY\nabcdefgh\nijkl\n"]);
         for (text, masked) in [
             ("nothing", "nothing"),
@@ -250,7 +250,7 @@ mod tests {
     }
 
     proptest! {
-        /// However a text is cut into pieces, the stream passes on what the whole would be.
+        /// The stream passes on what masking the whole text would give, however it is split.
         #[test]
         fn a_stream_is_masked_as_a_whole(
             words in proptest::collection::vec(prop_oneof!["[ab]{0,9}", Just("abababab".to_owned()), Just("abababab-abab".to_owned())], 0..12),

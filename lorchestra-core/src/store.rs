@@ -1,15 +1,15 @@
-//! History and outbox: one SQLite database, written by supervisors and recovery, read by everybody.
+//! History and outbox: one SQLite database, written by supervisors and recovery, read by every command.
 //!
-//! Owns runs, attempts, events and bookmarks (`schema`); knows nothing of plugins. What it promises:
+//! Owns runs, attempts, events and bookmarks (`schema`); knows nothing about plugins. Guarantees:
 //!
-//! - What a method has committed survives power loss (WAL, `synchronous = FULL`).
-//! - An attempt's cursor moves in the transaction that inserts the events before it, and an event is inserted once by its id:
-//!   taking the same spool in twice changes nothing.
-//! - A run's state, its terminal event and the bookmark that its success moves change in one transaction, and a second terminal
-//!   event of a run is refused by the database itself.
+//! - Whatever a method has committed survives power loss (WAL, `synchronous = FULL`).
+//! - An attempt's cursor moves in the transaction that inserts the events before it, and an event is inserted once by its id, so ingesting
+//!   the same spool twice changes nothing.
+//! - A run's state, its terminal event and the bookmark that its success moves change in one transaction, and the database itself refuses a
+//!   second terminal event for a run.
 //!
-//! Every writer begins IMMEDIATE and waits up to 60 s for its turn: a deferred transaction that turns into a writer would
-//! fail at once, whatever the timeout.
+//! Every writer begins with IMMEDIATE and waits up to 60 s for its turn: a deferred transaction that becomes a writer would fail
+//! immediately, whatever the timeout.
 
 pub mod bookmark;
 mod checksum;
@@ -29,7 +29,7 @@ pub use outbox::{Backlog, Batch, COUNTED, Circuit, NewBatch, OutRow, Outbox, Row
 pub use own::{EarlierAttempt, Started, Terminal};
 pub use run::{Attempt, AttemptEnd, NewRun, Run, RunEnd, RunFilter, RunState};
 
-use crate::host::limits::{self, Doing};
+use crate::host::limits::{self, RefusedOperation};
 use crate::host::locks::FileLock;
 use crate::host::state::StateDir;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
@@ -40,8 +40,8 @@ use std::time::Duration;
 /// How long a writer waits for its turn.
 const BUSY: Duration = Duration::from_secs(60);
 
-/// Pages of the write-ahead log after which it is moved into the database: in ordinary runs, and while a job emits so much that
-/// moving it after every transaction would be most of the work.
+/// Number of WAL pages after which SQLite checkpoints: in ordinary runs, and while a job emits so many events that checkpointing after
+/// every transaction would be most of the work.
 const SHORT_LOG: u32 = 250;
 const LONG_LOG: u32 = 4000;
 
@@ -50,31 +50,31 @@ const LONG_LOG: u32 = 4000;
 pub struct Store {
     db: Connection,
     path: PathBuf,
-    /// Whether the write-ahead log was let grow for a flood of events.
+    /// Whether the WAL may grow because of many events.
     long_log: bool,
-    /// Events that were taken in by this process.
+    /// Number of events that this process has ingested.
     taken_in: usize,
     newest: newest::Newest,
-    /// Newest events that were committed once and are not there any more.
+    /// Number of newest events that had been committed and are missing.
     missing: u64,
-    /// Commits may be lost by a power loss, until a later one: see [`Store::deferred`].
+    /// Power loss may undo commits until the next durable one: see [`Store::deferred`].
     is_deferred: bool,
 }
 
 /// Why the store cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Written by a later version.
+    /// A later version of lorchestra wrote it.
     #[error("{path} was written by a newer lorchestra (store version {found}; this one supports {known})", path = path.display())]
     Newer {
         /// The database.
         path: PathBuf,
         /// Its version.
         found: i64,
-        /// Ours.
+        /// The version that this code supports.
         known: i64,
     },
-    /// A database of something else, or none at all.
+    /// A database of another program, or not a database.
     #[error("{path} is not a lorchestra store: {why}", path = path.display())]
     Foreign {
         /// The file.
@@ -82,12 +82,12 @@ pub enum StoreError {
         /// What it is.
         why: String,
     },
-    /// A store, and damaged.
+    /// A store that is damaged.
     #[error("{path} is damaged: {why}", path = path.display())]
     Damaged {
         /// The database.
         path: PathBuf,
-        /// SQLite's words.
+        /// SQLite's message.
         why: String,
     },
     /// The disk is full, or the file or its directory cannot be written.
@@ -95,28 +95,28 @@ pub enum StoreError {
     NotWritable {
         /// The database.
         path: PathBuf,
-        /// Full, read-only, ….
+        /// The reason: full, read-only, ….
         why: String,
     },
-    /// Another process keeps it for itself, for longer than a writer waits.
+    /// Another process has locked it for longer than a writer waits.
     #[error("{path} is locked by another process ({doing})", path = path.display())]
     Busy {
         /// The database.
         path: PathBuf,
-        /// What was being done.
+        /// The operation that failed.
         doing: &'static str,
     },
-    /// SQLite's own words for anything else.
+    /// Any other error of SQLite.
     #[error("{path}: {doing}", path = path.display())]
     Sql {
         /// The database.
         path: PathBuf,
-        /// What was being done.
+        /// The operation that failed.
         doing: &'static str,
         /// SQLite's error.
         source: rusqlite::Error,
     },
-    /// A file beside the database.
+    /// A file next to the database.
     #[error("{path}", path = path.display())]
     Io {
         /// The file.
@@ -130,7 +130,7 @@ impl StoreError {
     fn sql(path: &Path, doing: &'static str, source: rusqlite::Error) -> Self {
         use rusqlite::ErrorCode as Code;
         let path = path.to_owned();
-        // Only what lorchestra wrote is in there: a value of another kind is one that something else has changed.
+        // Only lorchestra writes the database: a value of another type means that something else has changed it.
         use rusqlite::Error as Sql;
         if let Sql::Utf8Error(..)
         | Sql::FromSqlConversionFailure(..)
@@ -156,26 +156,26 @@ impl StoreError {
     }
 }
 
-/// The limit that keeps a file from being opened, which SQLite does not tell from other reasons.
+/// Returns the error if a resource limit prevents opening the file, which SQLite does not distinguish from other reasons.
 fn limit_of_files(path: &Path) -> Option<io::Error> {
-    std::fs::File::open(path).err().filter(|error| limits::behind(error, Doing::Opening).is_some())
+    std::fs::File::open(path).err().filter(|error| limits::behind(error, RefusedOperation::Opening).is_some())
 }
 
 impl Store {
-    /// Opens the store of a state directory, creating or migrating it first where needed.
+    /// Opens the store of a state directory; creates or migrates it if needed.
     pub fn open(state: &StateDir) -> Result<Self, StoreError> {
         let path = state.store();
         if let Some(store) = Self::open_current(&path)? {
             return Ok(store);
         }
-        // First use or an older version: one process at a time, and the others find it done.
+        // On first use or for an older version: one process at a time; the others find it done.
         let lock_path = state.lock("store");
         let _lock = FileLock::take(&lock_path).map_err(|source| StoreError::Io { path: lock_path, source })?;
         if let Some(store) = Self::open_current(&path)? {
             return Ok(store);
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        // 0600 from the first moment: SQLite gives its journal files the mode of the database.
+        // 0600 from the beginning: SQLite gives its journal files the mode of the database.
         crate::host::files::private_file(&path).map_err(|source| {
             match source.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
                 Some(rustix::io::Errno::NOSPC | rustix::io::Errno::ROFS | rustix::io::Errno::ACCESS) => {
@@ -191,7 +191,7 @@ impl Store {
         Ok(store)
     }
 
-    /// The store, if it is there and of the present version. One of an older version, or a database that is still empty, is `None`.
+    /// Opens the store if it exists and has the current version. Returns `None` for an older version or an empty database.
     fn open_current(path: &Path) -> Result<Option<Self>, StoreError> {
         match std::fs::metadata(path) {
             Ok(meta) if meta.is_file() => {}
@@ -205,7 +205,7 @@ impl Store {
         store.configure()?;
         match schema::version(&store.db).map_err(|e| StoreError::sql(path, "reading the store's version", e))? {
             schema::StoreVersion::Current => {
-                // Before the database: what is committed in between is newer than the number.
+                // Read before the database: commits in between are newer than this number.
                 let was = store.newest.read().unwrap_or_default();
                 let is = store.newest_event()?;
                 store.newest.begin(is);
@@ -225,8 +225,8 @@ impl Store {
         Self { db, path, long_log: false, taken_in: 0, newest, missing: 0, is_deferred: false }
     }
 
-    /// Returns how many of the newest events, about, were committed once and were gone when this store was opened: its write-ahead log was
-    /// damaged, or an older copy of the database was put in its place. Of all who ask, only the first gets the number.
+    /// Returns the approximate number of newest events that had been committed but were missing when this store was opened: its write-ahead
+    /// log was damaged, or an older copy of the database was restored. Only the first caller gets the number.
     pub fn take_missing(&mut self) -> u64 {
         let missing = std::mem::take(&mut self.missing);
         if missing > 0
@@ -246,15 +246,15 @@ impl Store {
     fn configure(&self) -> Result<(), StoreError> {
         let sql = |e| StoreError::sql(&self.path, "configuring the store", e);
         self.db.busy_timeout(BUSY).map_err(sql)?;
-        // The last one to close would otherwise move the whole log into the database and remove it, and the next one make it
-        // anew: four fsyncs a run. But whoever opens first reads the log that is there: it is kept short.
+        // Otherwise the last process to close the database would checkpoint and remove the WAL, and the next one would create it again:
+        // four fsyncs per run. The first process to open the database reads the existing WAL, so it is kept short.
         self.db.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(sql)?;
         self.checkpoint_every(SHORT_LOG).map_err(sql)?;
         self.db.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;").map_err(sql)
     }
 
-    /// What `work` commits is in the store, also for others, and survives power loss with the next commit after it: for many small commits
-    /// that can be made again from what is still there until then.
+    /// Runs `work` with commits that are immediately visible to others, but survive power loss only with the next durable commit. For many
+    /// small commits that can be repeated from data that still exists until then.
     pub(crate) fn deferred<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> Result<T, StoreError> {
         let set = |store: &Self, level: &str| {
             let sql = |e| StoreError::sql(&store.path, "configuring the store", e);
@@ -272,16 +272,16 @@ impl Store {
         self.db.pragma_update(None, "wal_autocheckpoint", pages)
     }
 
-    /// Lets the log grow from now on.
+    /// Lets the WAL grow from now on.
     fn expect_flood(&mut self) -> Result<(), StoreError> {
         if !self.long_log {
-            self.checkpoint_every(LONG_LOG).map_err(|e| StoreError::sql(&self.path, "taking in events", e))?;
+            self.checkpoint_every(LONG_LOG).map_err(|e| StoreError::sql(&self.path, "ingesting events", e))?;
             self.long_log = true;
         }
         Ok(())
     }
 
-    /// Moves a log that was let grow into the database, as far as nobody reads it.
+    /// Checkpoints a WAL that was allowed to grow, as far as no reader needs it.
     fn end_flood(&mut self) -> Result<(), StoreError> {
         if std::mem::take(&mut self.long_log) {
             let moved = self.db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));

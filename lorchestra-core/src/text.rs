@@ -1,25 +1,25 @@
-//! Text for people: what is foreign (typed, read from a file, sent by a server, in a plugin's manifest) made harmless and short, names
-//! that were mistyped, errors with their causes. Pure; talks to nobody.
+//! Text for people. Makes foreign text (typed, read from a file, sent by a server, found in a plugin's manifest) harmless and short;
+//! suggests names for mistyped ones; formats errors with their causes. Pure functions.
 //!
-//! Promises: no character that cannot be seen leaves [`printable`], [`one_line`], [`escaped`] and [`quote`], nor one that steers a terminal or
-//! reorders text, whatever Unicode version the terminal knows; and only [`shortened`] decides where a text is cut.
+//! Guarantees: [`printable`], [`one_line`], [`escaped`] and [`quote`] return no invisible character, nor one that controls a terminal or
+//! reorders text, in any Unicode version that the terminal may know. Only [`shortened`] decides where a text is cut.
 
 use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory};
 use icu_properties::{CodePointMapData, CodePointSetData};
 use std::path::Path;
 
-/// Characters that are shown of a value in a message.
+/// Maximum length of a value in a message, in characters.
 const QUOTED: usize = 60;
-/// Characters that are shown of a line that is foreign as a whole: a message, a reason, the first line of a docstring.
+/// Maximum length of a foreign line: a message, a reason, the first line of a docstring.
 pub const LINE: usize = 400;
-/// Characters that are shown of a signature: a job with twenty parameters has a thousand.
+/// Maximum length of a signature: that of a job with twenty parameters has a thousand characters.
 const SIGNATURE: usize = 2000;
-/// Characters that are shown of a path: more than any that a person made.
+/// Maximum length of a path, longer than any that a person would create.
 const PATH: usize = 1000;
 
-/// Whether a character is something other than a visible mark or a space: a control, format (bidirectional marks, tags, soft hyphen),
-/// surrogate, private or unassigned character, a line or paragraph separator, or one that Unicode says to ignore (fillers, variation
-/// selectors). By its properties, not by a list: a list is out of date with the next attack.
+/// Whether a character is neither a visible mark nor a space: a control, format (bidirectional marks, tags, soft hyphen), surrogate,
+/// private or unassigned character, a line or paragraph separator, or one that Unicode marks as ignorable (fillers, variation selectors).
+/// Decided by Unicode properties rather than a list, which the next attack would make out of date.
 pub fn is_invisible(c: char) -> bool {
     if c.is_ascii() {
         return c.is_ascii_control();
@@ -30,38 +30,38 @@ pub fn is_invisible(c: char) -> bool {
         || CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
 }
 
-/// `text` without what is invisible, but for `\n` and `\t`. Everything that a plugin says of itself passes through here, or through one of
-/// the functions below, before a person sees it.
+/// Removes invisible characters from `text`, except `\n` and `\t`. All text from a plugin passes through this function, or one of those
+/// below, before it is shown.
 pub fn printable(text: &str) -> String {
     text.chars().filter(|&c| matches!(c, '\n' | '\t') || !is_invisible(c)).collect()
 }
 
-/// The same as one line, with single spaces, cut where it is longer than [`LINE`].
+/// Like [`printable`], but as one line with single spaces, cut at [`LINE`] characters.
 pub fn one_line(text: &str) -> String {
     one_line_of(text, LINE)
 }
 
-/// A job's signature as one line, which may be longer than others.
+/// Formats a job's signature as one line, which may be longer than others.
 pub fn signature(text: &str) -> String {
     one_line_of(text, SIGNATURE)
 }
 
 fn one_line_of(text: &str, most: usize) -> String {
-    // What cannot be shown is not read to its end either.
+    // Do not read the rest of a long text that will not be shown anyway.
     let beginning = beginning(text, most * 16);
     let line = printable(beginning).split_whitespace().collect::<Vec<_>>().join(" ");
     let short = shortened(&line, most);
     if beginning.len() < text.len() && !short.ends_with('…') { short + " …" } else { short }
 }
 
-/// The first line that is not empty, as [`one_line`] has it; with a sign where more lines follow.
+/// Returns the first line that is not empty, formatted by [`one_line`], with a mark if more lines follow.
 pub fn first_line(text: &str) -> String {
     let mut lines = text.lines().filter(|line| !line.trim().is_empty());
     let first = one_line(lines.next().unwrap_or_default());
     if lines.next().is_some() && !first.ends_with('…') { first + " …" } else { first }
 }
 
-/// What a person typed, or a path, for a message: what is invisible, or would break the line, is escaped, so that it is seen.
+/// Escapes invisible characters and line breaks in a path or a typed text, so that a message shows them.
 pub fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -70,13 +70,13 @@ pub fn escaped(text: &str) -> String {
     out
 }
 
-/// A value for a message: in double quotes, escaped, cut where it is long as it is shown.
+/// Formats a value for a message: in double quotes, escaped, and cut if it would be too long.
 pub fn quote(text: &str) -> String {
     let mut shown = String::from("\"");
     let mut count = 0;
     for c in text.chars() {
         let escapes = c.escape_debug();
-        // Of a combining mark or a quote `escape_debug` knows; of what is invisible to this module it may not.
+        // `escape_debug` handles combining marks and quotes, but not everything that is invisible by our definition.
         let part: String = if is_invisible(c) && escapes.len() == 1 { c.escape_unicode().collect() } else { escapes.collect() };
         count += part.chars().count();
         if count > QUOTED {
@@ -87,7 +87,7 @@ pub fn quote(text: &str) -> String {
     shown + "\""
 }
 
-/// A JSON value for a message.
+/// Formats a JSON value for a message.
 pub fn quote_json(value: &serde_json::Value) -> String {
     match value {
         serde_json::Value::String(text) => quote(text),
@@ -98,13 +98,13 @@ pub fn quote_json(value: &serde_json::Value) -> String {
     }
 }
 
-/// The beginning of a text, and a sign that there was more. The one place where a text is cut.
+/// Returns the beginning of a text, with a mark if more follows. The one place where a text is cut.
 pub fn shortened(text: &str, characters: usize) -> String {
     let start = beginning(text, characters);
     if start.len() == text.len() { text.to_owned() } else { format!("{start} …") }
 }
 
-/// The same, where what counts are bytes: at most so many, without the sign.
+/// Like [`shortened`], but limited in bytes, not counting the mark.
 pub fn shortened_to_bytes(text: &str, bytes: usize) -> String {
     let start = &text[..text.floor_char_boundary(bytes)];
     if start.len() == text.len() { text.to_owned() } else { format!("{start} …") }
@@ -114,12 +114,12 @@ fn beginning(text: &str, characters: usize) -> &str {
     text.char_indices().nth(characters).map_or(text, |(end, _)| &text[..end])
 }
 
-/// A path for a message: escaped, and cut; bytes that are not UTF-8 are replaced.
+/// Formats a path for a message: escaped and cut. Bytes that are not UTF-8 are replaced.
 pub fn path_text(path: &Path) -> String {
     shortened(&whole_path(path), PATH)
 }
 
-/// A path as an argument of a shell command that is shown to be copied: never cut.
+/// Formats a path as an argument of a shell command that a hint shows: never cut.
 pub fn shell(path: &Path) -> String {
     let text = whole_path(path);
     let plain = |c: char| c.is_alphanumeric() || "_./+-@%:,=~".contains(c);
@@ -130,9 +130,9 @@ fn whole_path(path: &Path) -> String {
     escaped(&path.to_string_lossy())
 }
 
-/// The names that a mistyped one most likely means, best first.
+/// Returns the known names that a mistyped one most likely means, best first.
 pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
-    /// Below this they have little in common.
+    /// Minimum similarity; below it two names have little in common.
     const LIKE: f64 = 0.8;
     let mut scored: Vec<(f64, &str)> = known
         .into_iter()
@@ -143,7 +143,7 @@ pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Vec
     scored.into_iter().map(|(_, name)| name).collect()
 }
 
-/// An error and its causes, in one line.
+/// Formats an error and its causes in one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
     std::iter::successors(error.source(), |error| error.source())
         .fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
@@ -153,8 +153,8 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 mod tests {
     use super::*;
 
-    /// Every character that there is. What is dropped or escaped is exactly what the categories say, and nothing that the issue of invisible
-    /// text has been seen with is missed.
+    /// Tests every character: the functions drop or escape exactly those of the categories above, and those that known attacks with
+    /// invisible text used are among them.
     #[test]
     fn no_invisible_character_passes_and_every_visible_one_does() {
         let seen = "\u{ad}\u{61c}\u{180e}\u{200b}\u{200e}\u{2028}\u{2029}\u{202e}\u{2066}\u{feff}\u{fff9}\u{e0001}\u{e0041}\u{e007f}\
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_in_a_command_is_one_word() {
+    fn a_path_in_a_command_is_one_argument() {
         for (path, word) in [
             ("/home/anna/lib-x_1.so", "/home/anna/lib-x_1.so"),
             ("/home/Änne/x.so", "/home/Änne/x.so"),

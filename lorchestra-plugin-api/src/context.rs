@@ -2,7 +2,7 @@
 
 use crate::abi::{BoxedSink, RawEvent};
 use crate::error::EmitError;
-use crate::event::{Event, to_json};
+use crate::event::{Event, TypedEvent, to_json};
 use crate::invoke::Call;
 use abi_stable::std_types::{RResult, RSlice, RString};
 use chrono::{DateTime, Utc};
@@ -87,6 +87,14 @@ impl JobContext {
     /// Same as [`emit`](Self::emit).
     pub fn emit_with(&self, event: Event) -> Result<(), EmitError> {
         sink_result(self.sink.emit(event.raw()))
+    }
+
+    /// Emits a value of a type that derives [`Event`](derive@crate::Event).
+    ///
+    /// # Errors
+    /// Same as [`emit`](Self::emit).
+    pub fn emit_typed(&self, event: &impl TypedEvent) -> Result<(), EmitError> {
+        self.emit_with(event.to_event()?)
     }
 
     /// Emits many events, in order, and returns their number. This costs much less than one [`emit`](Self::emit) per event.

@@ -55,6 +55,14 @@ impl JobError {
         self
     }
 
+    /// Converts an error that implements [`Classify`]: for `.map_err(JobError::classify)?`.
+    pub fn classify<E: Classify + Into<Self>>(error: E) -> Self {
+        let permanent = error.is_permanent();
+        let mut error = error.into();
+        error.permanent |= permanent;
+        error
+    }
+
     /// Returns whether the error is marked as permanent.
     pub fn is_permanent(&self) -> bool {
         self.permanent
@@ -122,6 +130,97 @@ pub trait Permanent<T> {
 impl<T, E: Into<JobError>> Permanent<T> for Result<T, E> {
     fn permanent(self) -> Result<T, JobError> {
         self.map_err(|e| e.into().permanent())
+    }
+}
+
+/// An error type that knows which of its errors are permanent: lorchestra does not retry the job after those.
+///
+/// Derive it, and return the type from the job. In a function that returns [`JobResult`], convert with
+/// [`JobError::classify`].
+///
+/// ```
+/// use lorchestra_plugin_api::prelude::*;
+/// use std::fmt;
+///
+/// #[derive(Debug, Classify)]
+/// enum FetchError {
+///     /// The next attempt may succeed.
+///     Network(String),
+///     #[permanent]
+///     NoSuchMailbox { name: String },
+/// }
+///
+/// impl fmt::Display for FetchError {
+///     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+///         match self {
+///             Self::Network(error) => write!(f, "network: {error}"),
+///             Self::NoSuchMailbox { name } => write!(f, "no mailbox {name}"),
+///         }
+///     }
+/// }
+///
+/// impl std::error::Error for FetchError {}
+///
+/// /// Fetch a mailbox.
+/// #[job]
+/// fn fetch(cx: &JobContext, name: String) -> Result<(), FetchError> {
+///     if name == "inbox" { Err(FetchError::Network("timed out".into())) } else { Err(FetchError::NoSuchMailbox { name }) }
+/// }
+///
+/// /// Fetch a mailbox, and then more.
+/// #[job]
+/// fn fetch_more(cx: &JobContext) -> JobResult {
+///     Err(FetchError::NoSuchMailbox { name: "more".into() }).map_err(JobError::classify)
+/// }
+/// # use lorchestra_plugin_api::testing;
+/// # fn main() {
+/// testing::job::<fetch>().param("name", "inbox").run().assert_retryable("timed out");
+/// testing::job::<fetch>().param("name", "sent").run().assert_permanent("no mailbox sent");
+/// testing::job::<fetch_more>().run().assert_permanent("no mailbox more");
+/// # }
+/// ```
+pub trait Classify {
+    /// Returns whether another attempt would fail in the same way.
+    fn is_permanent(&self) -> bool;
+}
+
+/// Chooses the conversion of a job's result. The expansion of `#[job]` calls `conversion()` on a reference: for an error that implements
+/// [`Classify`] the method of [`ClassifiedResult`] is found first, for any other that of [`AnyResult`], which takes one reference more.
+#[doc(hidden)]
+pub trait ClassifiedResult {
+    fn conversion(&self) -> Classified {
+        Classified
+    }
+}
+
+impl<E: Classify> ClassifiedResult for Result<(), E> {}
+
+#[doc(hidden)]
+pub trait AnyResult {
+    fn conversion(&self) -> Unclassified {
+        Unclassified
+    }
+}
+
+impl<T> AnyResult for &T {}
+
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Classified;
+
+impl Classified {
+    pub fn apply<E: Classify + Into<JobError>>(self, result: Result<(), E>) -> JobResult {
+        result.map_err(JobError::classify)
+    }
+}
+
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Unclassified;
+
+impl Unclassified {
+    pub fn apply<T: IntoJobResult>(self, result: T) -> JobResult {
+        result.into_job_result()
     }
 }
 

@@ -86,6 +86,51 @@ impl Event {
     }
 }
 
+/// A struct that is the payload of one type of event. Derive it with [`Event`](derive@crate::Event) next to `Serialize`.
+///
+/// ```
+/// use lorchestra_plugin_api::prelude::*;
+/// use lorchestra_plugin_api::serde::Serialize;
+///
+/// #[derive(Serialize, Event)]
+/// #[serde(crate = "lorchestra_plugin_api::serde")]
+/// #[event("message.received", schema = "https://example.com/schemas/message/1")]
+/// struct MessageReceived {
+///     bytes: u64,
+///     /// Set as the event's subject, and left out of the payload.
+///     #[serde(skip)]
+///     #[event(subject_id)]
+///     from: String,
+///     #[event(correlation_id)]
+///     thread: u32,
+/// }
+///
+/// /// Read one message.
+/// #[job]
+/// fn read_message(cx: &JobContext) -> JobResult {
+///     cx.emit_typed(&MessageReceived { bytes: 512, from: "anna@example.com".into(), thread: 17 })?;
+///     Ok(())
+/// }
+/// # use lorchestra_plugin_api::testing;
+/// # fn main() {
+/// # let run = testing::job::<read_message>().run();
+/// # let event = run.event("message.received");
+/// # assert_eq!(event.payload, json!({ "bytes": 512, "thread": 17 }));
+/// # assert_eq!((event.subject_id.as_deref(), event.correlation_id.as_deref()), (Some("anna@example.com"), Some("17")));
+/// # assert_eq!(event.schema_ref.as_deref(), Some("https://example.com/schemas/message/1"));
+/// # }
+/// ```
+pub trait TypedEvent {
+    /// The event's type.
+    const TYPE: &'static str;
+
+    /// Creates the event.
+    ///
+    /// # Errors
+    /// Same as [`Event::new`].
+    fn to_event(&self) -> Result<Event, EmitError>;
+}
+
 pub(crate) fn to_json(event_type: &str, payload: &impl Serialize) -> Result<String, EmitError> {
     serde_json::to_string(payload)
         .map_err(|e| EmitError::invalid(format!("cannot serialize the payload of `{event_type}` to JSON: {e}")))

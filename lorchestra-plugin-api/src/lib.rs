@@ -35,8 +35,16 @@ mod secret;
 pub mod testing;
 
 pub use context::JobContext;
-pub use error::{EmitError, EmitErrorKind, IntoJobResult, JobError, JobResult, Permanent};
-pub use event::Event;
+pub use error::{Classify, EmitError, EmitErrorKind, IntoJobResult, JobError, JobResult, Permanent};
+pub use event::{Event, TypedEvent};
+/// Implements [`Classify`](trait@Classify): `#[permanent]` marks the variants, or the whole type, that lorchestra does not retry.
+///
+/// See the [trait](trait@Classify) for an example.
+pub use lorchestra_plugin_api_macros::Classify;
+/// Implements [`TypedEvent`]: the struct is the payload, and `#[event("type")]` names the event's type.
+///
+/// See the [trait](TypedEvent) for an example.
+pub use lorchestra_plugin_api_macros::Event;
 /// Lets an enum be the type of a parameter.
 ///
 /// Each variant is a value, named after the variant in kebab case or with `#[param(name = "…")]`. Doc comments become the help
@@ -96,7 +104,8 @@ pub use lorchestra_plugin_api_macros::ParamEnum;
 /// - Doc comments on the function and its parameters become the help text.
 /// - `Option<T>` and `Vec<T>` parameters may be omitted. `#[param(default = LITERAL)]` sets a default. The parameter types are
 ///   listed in [`param`].
-/// - The function returns `JobResult`, or `Result<(), E>` with any error type. With the feature `async` it may be an `async fn`.
+/// - The function returns `JobResult`, or `Result<(), E>` with any error type; if `E` implements [`Classify`](trait@Classify), it decides
+///   which errors are retried. With the feature `async` it may be an `async fn`.
 ///
 /// Arguments of the attribute, all optional. Flags and `config.toml` override the first three:
 ///
@@ -151,9 +160,9 @@ pub use tracing;
 
 /// The items that most jobs use: `use lorchestra_plugin_api::prelude::*;`.
 pub mod prelude {
-    pub use crate::{Event, JobContext, JobError, JobResult, ParamEnum, Permanent, Secret, job, plugin};
+    pub use crate::{Classify, Event, JobContext, JobError, JobResult, ParamEnum, Permanent, Secret, TypedEvent, job, plugin};
     pub use chrono::{DateTime, NaiveDate, Utc};
-    pub use serde_json::json;
+    pub use serde_json::{Value, json};
     pub use std::path::PathBuf;
     pub use std::time::Duration;
 }
@@ -163,6 +172,7 @@ pub mod prelude {
 pub mod __private {
     pub use crate::abi::{ABI_REVISION, Enter, Entry, header};
     pub use crate::def::{JobDef, PackageDef, ParamDef, ParamKind, ValueDef};
+    pub use crate::error::{AnyResult, ClassifiedResult};
     pub use crate::job::{Job, Plugin};
     pub use crate::manifest::{section, section_len};
     pub use crate::param::{

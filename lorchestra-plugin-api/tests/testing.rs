@@ -1,6 +1,8 @@
 //! `lorchestra_plugin_api::testing` from an author's side: results are recorded, what a run refuses is refused, and each
 //! mistake in a test fails with a message.
 
+#![expect(dead_code, reason = "no package lists these jobs")]
+
 use lorchestra_plugin_api::prelude::*;
 use lorchestra_plugin_api::testing::{self, TempDir};
 use lorchestra_plugin_api::{serde_json, tracing};

@@ -1,5 +1,7 @@
 //! Tests of `async` jobs with their own runtime, also inside a test that has one.
 
+#![expect(dead_code, reason = "no package lists these jobs")]
+
 use lorchestra_plugin_api::prelude::*;
 use lorchestra_plugin_api::testing;
 use std::future::pending;

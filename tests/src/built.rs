@@ -1,26 +1,26 @@
-//! The binary and the libraries under test. Found beside the test's own executable, in the profile's directory of cargo's
-//! target directory; never built here.
+//! The binary and the libraries under test. Found next to the test's own executable, in the profile's directory of cargo's target
+//! directory; never built here.
 
 use std::path::PathBuf;
 
-/// A library to put into a plugin directory.
+/// A library to install into a plugin directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fixture {
-    /// Jobs that end in every way (tests/plugins/misbehave).
+    /// Jobs that end in every possible way (tests/plugins/misbehave).
     Misbehave,
     /// A library whose constructor leaves a marker (tests/plugins/constructor).
     Constructor,
-    /// A job that stays at a stage of its life (tests/plugins/stages).
+    /// A job that waits at a stage of its life (tests/plugins/stages).
     Stages,
-    /// Jobs that turn against what runs them (tests/plugins/hostile).
+    /// Jobs that attack the process that runs them (tests/plugins/hostile).
     Hostile,
-    /// Jobs that use all that authors have (tests/plugins/kit).
+    /// Jobs that use every feature of the plugin API (tests/plugins/kit).
     Kit,
     /// An `async` job with an HTTP client (tests/web).
     Web,
-    /// `Misbehave` as authors ship libraries: optimised, linked in one piece, stripped.
+    /// `Misbehave` as authors ship libraries: optimized, linked as one unit, stripped.
     ShippedMisbehave,
-    /// `Constructor` optimised for size, linked in one piece, stripped.
+    /// `Constructor` optimized for size, linked as one unit, stripped.
     ShippedConstructor,
     /// example-plugins/hello, as authors ship libraries.
     ShippedHello,
@@ -84,7 +84,7 @@ pub fn target() -> PathBuf {
     target.map_or_else(|| workspace().join("target"), std::path::Path::to_owned)
 }
 
-/// `target/<profile>/<name>`: test executables lie in `target/<profile>/deps`.
+/// `target/<profile>/<name>`: test executables are in `target/<profile>/deps`.
 fn artifact(name: &str) -> PathBuf {
     let exe = std::env::current_exe().expect("a test knows its own executable");
     let profile = exe.ancestors().nth(2).expect("a test executable lies in target/<profile>/deps");

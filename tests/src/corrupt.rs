@@ -1,19 +1,18 @@
-//! Libraries that are not what they should be: the bytes of `misbehave`, changed in one way each. Made in memory; where they are put
-//! is the test's.
+//! Damaged libraries: the bytes of `misbehave`, each with one change. Created in memory; tests write them to disk.
 
 use crate::built::Fixture;
 use std::sync::OnceLock;
 
-/// Bytes of a manifest section before its JSON.
+/// Size of a manifest section's header.
 const HEADER: usize = 16;
 
-/// The library as it was built.
+/// The library as built.
 pub fn whole() -> &'static [u8] {
     static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
     BYTES.get_or_init(|| std::fs::read(Fixture::Misbehave.built()).expect("a library can be read"))
 }
 
-/// The library with `change` made.
+/// The library after `change`.
 pub fn changed(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut bytes = whole().to_vec();
     change(&mut bytes);
@@ -25,7 +24,7 @@ pub fn cut(len: usize) -> Vec<u8> {
     whole()[..len].to_vec()
 }
 
-/// Every `from` in it as `to`, which is as long.
+/// The library with every `from` replaced by `to`, which has the same length.
 ///
 /// # Panics
 /// If there is none.
@@ -40,7 +39,7 @@ pub fn replaced(from: &[u8], to: &[u8]) -> Vec<u8> {
     })
 }
 
-/// One byte of its manifest changed, counted from the section's beginning.
+/// One changed byte of its manifest, at an offset from the section's beginning.
 pub fn manifest_byte(offset: usize, value: u8) -> Vec<u8> {
     changed(|bytes| {
         let at = manifest_at(bytes).0 + offset;
@@ -49,19 +48,19 @@ pub fn manifest_byte(offset: usize, value: u8) -> Vec<u8> {
     })
 }
 
-/// One letter of a docstring changed: what it says can still be read, and is not what was written.
+/// One changed letter of a docstring: the JSON is still valid, but differs from what was written.
 pub fn flipped_docs() -> Vec<u8> {
     let (at, len) = manifest_at(whole());
     let found = memmem(&whole()[at..at + HEADER + len], b"Does nothing.").next();
     manifest_byte(found.expect("a docstring"), b'X')
 }
 
-/// `from` written as `to` in its manifest, whose checksum is right again.
+/// `from` replaced by `to` in its manifest, with a correct checksum.
 pub fn manifest(from: &str, to: &str) -> Vec<u8> {
     manifest_bytes(from.as_bytes(), to.as_bytes())
 }
 
-/// Built for another revision of the plugin ABI: `other` of the one it is built for.
+/// Built for another revision of the plugin ABI: `other` of the current one.
 ///
 /// # Panics
 /// If either of the two has more than one digit.
@@ -75,10 +74,10 @@ pub fn abi(other: impl FnOnce(u8) -> u8) -> Vec<u8> {
     manifest(&format!("{KEY}{present}"), &format!("{KEY}{}", other(present)))
 }
 
-/// The same with bytes that are no text.
+/// Like [`manifest`], with bytes that are not text.
 ///
 /// # Panics
-/// If `from` is not in the manifest, or `to` is not as long.
+/// If `from` is not in the manifest, or `to` has another length.
 pub fn manifest_bytes(from: &[u8], to: &[u8]) -> Vec<u8> {
     assert_eq!(from.len(), to.len());
     changed(|bytes| {
@@ -91,7 +90,7 @@ pub fn manifest_bytes(from: &[u8], to: &[u8]) -> Vec<u8> {
     })
 }
 
-/// Its manifest claims this many bytes of JSON.
+/// A manifest that claims this many bytes of JSON.
 pub fn manifest_claims(len: u32) -> Vec<u8> {
     changed(|bytes| {
         let at = manifest_at(bytes).0;
@@ -99,12 +98,12 @@ pub fn manifest_claims(len: u32) -> Vec<u8> {
     })
 }
 
-/// Its manifest section has another name.
+/// A manifest section with another name.
 pub fn without_manifest() -> Vec<u8> {
     replaced(b"\0.lorchestra\0", b"\0.norchestra\0")
 }
 
-/// As built on a host whose glibc is far newer.
+/// As if built on a host with a far newer glibc.
 pub fn for_newer_glibc() -> Vec<u8> {
     changed(|bytes| {
         let versions: Vec<usize> = memmem(bytes, b"GLIBC_2.").collect();
@@ -115,7 +114,7 @@ pub fn for_newer_glibc() -> Vec<u8> {
     })
 }
 
-/// As built with an abi_stable of other layout rules: the number in the header that says so.
+/// As if built with an abi_stable of other layout rules: changes the number in the header.
 pub fn for_other_abi_stable() -> Vec<u8> {
     // AbiHeader: 32 bytes of magic, then the major version (0) and the minor one, as u32.
     changed(|bytes| {
@@ -124,7 +123,7 @@ pub fn for_other_abi_stable() -> Vec<u8> {
     })
 }
 
-/// Where the manifest begins, and how long its JSON is: magic, format 1, a length that ends in `}`.
+/// Offset of the manifest and length of its JSON: magic, format 1, a length that ends in `}`.
 fn manifest_at(bytes: &[u8]) -> (usize, usize) {
     let found = memmem(bytes, b"LORCH\0\x01\0").find_map(|at| {
         let rest = &bytes[at..];
@@ -134,14 +133,14 @@ fn manifest_at(bytes: &[u8]) -> (usize, usize) {
     found.expect("a manifest")
 }
 
-/// Where `needle` is found.
+/// Offsets of `needle`.
 fn memmem<'a>(bytes: &'a [u8], needle: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
     let first = needle[0];
     let starts = bytes.iter().enumerate().filter(move |(_, byte)| **byte == first);
     starts.map(|(at, _)| at).filter(move |at| bytes[*at..].starts_with(needle))
 }
 
-/// Its dynamic section, by which the loader finds everything else, is noise.
+/// Its dynamic section, which the loader needs to find everything else, is noise.
 pub fn with_wild_dynamic_section() -> Vec<u8> {
     const PT_DYNAMIC: u32 = 2;
     changed(|bytes| {
@@ -153,7 +152,7 @@ pub fn with_wild_dynamic_section() -> Vec<u8> {
     })
 }
 
-/// One of its segments asks for far more memory than there is.
+/// One of its segments needs far more memory than there is.
 pub fn with_vast_data() -> Vec<u8> {
     const PT_LOAD: u32 = 1;
     changed(|bytes| {
@@ -162,7 +161,7 @@ pub fn with_vast_data() -> Vec<u8> {
     })
 }
 
-/// Where the program headers of a kind lie; they follow the ELF header.
+/// Offsets of the program headers of a type, which follow the ELF header.
 fn program_headers(bytes: &[u8], kind: u32) -> impl Iterator<Item = usize> + '_ {
     let count = usize::from(u16::from_le_bytes([bytes[56], bytes[57]]));
     (0..count).map(|n| 64 + 56 * n).filter(move |at| bytes[*at..].starts_with(&kind.to_le_bytes()))
@@ -173,7 +172,7 @@ fn number(bytes: &[u8], at: usize) -> usize {
     usize::try_from(u64::from_le_bytes(bytes)).expect("a place in a file")
 }
 
-/// A library whose manifest is what `change` makes of it, however long: it lies behind what was the file's end.
+/// A library whose manifest was changed by `change`, of any length: it is appended to the file.
 pub fn rewritten(library: &[u8], change: impl FnOnce(&mut serde_json::Value)) -> Vec<u8> {
     const HEADER_LEN: usize = 64;
     let mut bytes = library.to_vec();

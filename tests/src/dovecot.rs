@@ -1,5 +1,5 @@
-//! A real mail server: Dovecot, unpacked by `cargo xtask test` ([`lorchestra_test_setup::dovecot`]), with a configuration, a certificate, mail and ports of its
-//! own; one for each test. Dovecot asks a small server of ours whether a token of XOAUTH2 is good, as it would ask Google's.
+//! A real mail server: Dovecot, unpacked by `cargo xtask test` ([`lorchestra_test_setup::dovecot`]), one per test, with its own
+//! configuration, certificate, mail and ports. It verifies XOAUTH2 tokens with a small server of ours, as it would with Google's.
 
 mod tokens;
 
@@ -18,14 +18,14 @@ use std::time::Instant;
 use tempfile::TempDir;
 use tokens::Tokens;
 
-/// The one who has mail.
+/// The user with a mailbox.
 pub const USER: &str = "anna@example.org";
-/// How she logs in.
+/// The user's password.
 pub const PASSWORD: &str = "kept \"secret\" \\ word";
-/// Or so.
+/// The user's OAuth token.
 pub const TOKEN: &str = "ya29.good-token";
 
-/// A running server. Ends with its test.
+/// A running server, stopped at the end of its test.
 #[derive(Debug)]
 pub struct Dovecot {
     dir: TempDir,
@@ -36,10 +36,10 @@ pub struct Dovecot {
 }
 
 impl Dovecot {
-    /// Starts one, with an empty mailbox of [`USER`].
+    /// Starts one with an empty mailbox of [`USER`].
     ///
     /// # Panics
-    /// It is not there, or does not start.
+    /// If it is not installed, or does not start.
     pub fn start() -> Self {
         let exe = std::env::current_exe().expect("a test knows its own executable");
         let target = exe.ancestors().nth(3).expect("a test executable lies in target/<profile>/deps");
@@ -54,7 +54,7 @@ impl Dovecot {
         fs::write(at("users"), format!("{USER}:{{PLAIN}}{PASSWORD}\n")).expect("a file of users");
         let url = format!("tokeninfo_url = http://127.0.0.1:{}/?access_token=\n", tokens.port());
         fs::write(at("oauth2"), format!("{url}introspection_mode = auth\nusername_attribute = email\n")).expect("a file");
-        // Relative to where its processes run; see packages.rs.
+        // Relative to the working directory of its processes; see packages.rs.
         symlink(root.join("usr/lib/dovecot/modules"), at("run/modules")).expect("a link");
         let (tls, plain) = (free_port(), free_port());
         fs::write(at("conf"), configuration(dir.path(), &root, tls, plain)).expect("a configuration");
@@ -100,29 +100,29 @@ impl Dovecot {
         self.tls
     }
 
-    /// The port of IMAP in the clear, with STARTTLS.
+    /// The port of IMAP without TLS, with STARTTLS.
     pub fn plain_port(&self) -> u16 {
         self.plain
     }
 
-    /// The certificate, for who wants to trust it.
+    /// The certificate, for clients that trust it.
     pub fn ca_file(&self) -> String {
         self.dir.path().join("cert.pem").display().to_string()
     }
 
-    /// What it has said so far.
+    /// Its log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// Number of sessions that have ended, and bytes of messages that went out in the last of them.
+    /// The number of ended sessions, and the bytes of messages sent in the last one.
     pub fn sessions(&self) -> (usize, u64) {
         let log = self.log();
         let ended: Vec<&str> = log.lines().filter_map(|line| line.split_once("body_bytes=")).map(|(_, bytes)| bytes).collect();
         (ended.len(), ended.last().and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0))
     }
 
-    /// The Maildir of a folder; made if it is not there. The name is as on the wire.
+    /// The Maildir of a folder, created if it is missing. The name is in the encoding of the protocol.
     pub fn folder(&self, name: &str) -> PathBuf {
         let home = self.dir.path().join("mail").join(USER);
         let path = if name == "INBOX" { home.clone() } else { home.join(format!(".{}", name.replace('/', "."))) };
@@ -132,13 +132,13 @@ impl Dovecot {
         path
     }
 
-    /// Puts a message into a folder, with these flag letters.
+    /// Stores a message in a folder, with these flag letters.
     pub fn deliver(&self, folder: &str, n: usize, flags: &str, message: &[u8]) {
         let path = self.folder(folder).join("cur").join(format!("{}.M{n}P1.example:2,{flags}", 1_704_103_200 + n));
         fs::write(&path, message).expect("a message");
     }
 
-    /// To be called after mail was put there by hand.
+    /// Gives the files to the server's user, after mail was stored directly.
     pub fn hand_over(&self) {
         if processes::is_root() {
             give(&self.dir.path().join("mail"));
@@ -178,7 +178,7 @@ fn certificate(dir: &Path) {
 fn configuration(dir: &Path, root: &Path, tls: u16, plain: u16) -> String {
     let (dir, lib) = (dir.display(), root.join("usr/lib/dovecot"));
     let lib = lib.display();
-    // Its processes give up root's rights where they are root's, and stay who they are elsewhere.
+    // If root starts it, its processes give up root's rights; otherwise they keep their user.
     let user = if processes::is_root() { "nobody".to_owned() } else { own_name(&["-un"]) };
     let group = if processes::is_root() { "nogroup".to_owned() } else { own_name(&["-gn"]) };
     format!(

@@ -1,11 +1,11 @@
-//! What a command left: its status and what it printed.
+//! The result of a command: its status and its output.
 
 use crate::sandbox::Sandbox;
 use regex_lite::Regex;
 use serde_json::Value;
 use std::process::ExitStatus;
 
-/// Lines in which every failure is told, at most.
+/// Maximum number of lines of any failure.
 const LINES: usize = 8;
 
 /// A command that has ended.
@@ -15,9 +15,9 @@ pub struct Ended {
     pub args: Vec<String>,
     /// How it ended.
     pub status: ExitStatus,
-    /// What it printed on standard output.
+    /// Its output on stdout.
     pub stdout: Vec<u8>,
-    /// What it printed on standard error.
+    /// Its output on stderr.
     pub stderr: Vec<u8>,
 }
 
@@ -42,14 +42,14 @@ impl Ended {
         self.status.code()
     }
 
-    /// Holds the command to its exit code.
+    /// Checks the exit code.
     #[track_caller]
     pub fn exits(self, code: i32) -> Self {
         assert_eq!(self.code(), Some(code), "exit code of {}", self.shown());
         self
     }
 
-    /// Standard output as one JSON object of this schema.
+    /// Stdout as one JSON object of this schema.
     #[track_caller]
     pub fn json(&self, schema: &str) -> Value {
         let value: Value =
@@ -58,7 +58,7 @@ impl Ended {
         value
     }
 
-    /// Standard output as JSON objects of this schema, one a line.
+    /// Stdout as JSON objects of this schema, one per line.
     #[track_caller]
     pub fn json_lines(&self, schema: &str) -> Vec<Value> {
         let parse = |line: &str| -> Value {
@@ -69,7 +69,7 @@ impl Ended {
         self.out().lines().map(parse).collect()
     }
 
-    /// Everything a person sees, for a failed assertion.
+    /// All output, for a failed assertion.
     pub fn shown(&self) -> String {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         format!(
@@ -81,14 +81,14 @@ impl Ended {
         )
     }
 
-    /// Everything a person sees, with what differs from run to run replaced: for snapshots.
+    /// All output, with values that differ between runs replaced: for snapshots.
     pub fn snapshot(&self, sandbox: &Sandbox) -> String {
         let status = self.code().map_or_else(|| self.status.to_string(), |code| code.to_string());
         let text = format!("exit: {status}\n--- stdout\n{}--- stderr\n{}", self.out(), self.err());
         redacted(&text, sandbox)
     }
 
-    /// The rules that hold for every command.
+    /// Checks the rules that hold for every command.
     ///
     /// # Panics
     /// If one is broken.
@@ -102,7 +102,7 @@ impl Ended {
             assert!(!err.contains(of_a_crash), "looks like a crash: {}", self.shown());
         }
         let failed = self.code().is_some_and(|code| code != 0);
-        // With -v a person has asked for more.
+        // With -v the user asked for more.
         let verbose = self.args.iter().any(|arg| arg == "--verbose" || arg.starts_with("-v"));
         if failed && !verbose {
             assert!(err.lines().count() <= LINES, "more than {LINES} lines: {}", self.shown());
@@ -111,7 +111,7 @@ impl Ended {
     }
 }
 
-/// The text with what differs from run to run replaced: paths of the sandbox, ids, times, durations, checksums, pids.
+/// The text with values that differ between runs replaced: paths of the sandbox, ids, times, durations, checksums, pids.
 pub fn redacted(text: &str, sandbox: &Sandbox) -> String {
     const RULES: &[(&str, &str)] = &[
         (r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", "[ID]"),
@@ -134,7 +134,7 @@ pub fn redacted(text: &str, sandbox: &Sandbox) -> String {
     short_ids_replaced(&text)
 }
 
-/// The text with `[SHORT]` for short ids: eight hexadecimal digits after a word that says so.
+/// The text with `[SHORT]` for short ids: eight hexadecimal digits after a word that introduces one.
 fn short_ids_replaced(text: &str) -> String {
     let pattern = r"\b(run|show|logs|stop) [0-9a-f]{8}\b";
     Regex::new(pattern).expect("a pattern of ours").replace_all(text, "$1 [SHORT]").into_owned()

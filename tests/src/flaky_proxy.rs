@@ -1,4 +1,4 @@
-//! A way to a server that lets only so many of its bytes through, and then falls silent or breaks: what a network does half way.
+//! Forwards connections to a server until a number of bytes has passed, and then goes silent or disconnects: network failures halfway.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// What happens when the bytes are through.
+/// What happens after these bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
-    /// Nothing more comes.
+    /// No more bytes.
     Silence,
-    /// The connection ends.
+    /// The connection is closed.
     End,
 }
 
-/// A port that leads to another one.
+/// A port that forwards to another one.
 #[derive(Debug)]
 pub struct Gate {
     port: u16,
@@ -24,10 +24,10 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Leads to this port of the machine, for this many bytes of what the server says on each connection.
+    /// Forwards to this port of the machine, up to this many bytes from the server on each connection.
     ///
     /// # Panics
-    /// There is no port.
+    /// If there is no port.
     pub fn to(port: u16, bytes: usize, then: Then) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
         let own = listener.local_addr().expect("an address").port();
@@ -49,17 +49,17 @@ impl Gate {
         Self { port: own, shut, open }
     }
 
-    /// Where it is.
+    /// Its port.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Lets everything through, on connections that are made from now on.
+    /// Removes the limit for new connections.
     pub fn open(&self) {
         self.open.store(true, Ordering::SeqCst);
     }
 
-    /// Whether nothing more goes through.
+    /// Whether the limit was reached.
     pub fn is_shut(&self) -> bool {
         self.shut.load(Ordering::SeqCst)
     }
@@ -81,7 +81,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, mut left: usize, then: Then, shu
     }
     shut.store(left == 0, Ordering::SeqCst);
     if left == 0 && then == Then::Silence {
-        // Both ends stay open, as long as the client does.
+        // Both ends stay open as long as the client does.
         while to.peek(&mut [0]).is_ok_and(|n| n > 0) {
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -1,10 +1,10 @@
-//! Runs and events, as `runs list --json` and `events list --json --payload` show them.
+//! Runs and events, as printed by `runs list --json` and `events list --json --payload`.
 
 use crate::sandbox::Sandbox;
 use serde_json::Value;
 use std::collections::HashSet;
 
-/// The short id of a run, by its whole one.
+/// The short id of a run, from its full id.
 #[must_use]
 pub fn short_id(id: &str) -> &str {
     &id[id.len() - 8..]
@@ -35,7 +35,7 @@ impl Run {
         self.0["cause"].as_str().unwrap_or_default()
     }
 
-    /// What is said of its failure.
+    /// The message about its failure.
     pub fn message(&self) -> &str {
         self.0["message"].as_str().unwrap_or_default()
     }
@@ -70,7 +70,7 @@ impl Sandbox {
         listed.json_lines("lorchestra.run/1").into_iter().map(Run).collect()
     }
 
-    /// The only run there is.
+    /// The only run.
     #[track_caller]
     pub fn run(&self) -> Run {
         let mut runs = self.runs();
@@ -85,8 +85,8 @@ impl Sandbox {
         listed.json_lines("lorchestra.event/1").into_iter().map(Event).collect()
     }
 
-    /// The events of a run, after looking that they are what every ended run has: `job.started` first (unless it was skipped), one terminal event,
-    /// which is the last and agrees with the run, and no id twice.
+    /// The events of a run, after checking the properties of every ended run: `job.started` comes first (unless it was skipped), there is
+    /// one terminal event, which is the last and agrees with the run, and no id occurs twice.
     #[track_caller]
     pub fn whole_events_of(&self, run: &Run) -> Vec<Event> {
         let events = self.events_of(run.id());
@@ -104,7 +104,7 @@ impl Sandbox {
         events
     }
 
-    /// The numbers that `misbehave/numbered` or `burst` emitted into a run, in order.
+    /// The numbers that `misbehave/numbered` or `burst` emitted in a run, in order.
     #[track_caller]
     pub fn numbers_of(&self, run: &Run) -> Vec<u64> {
         let events = self.whole_events_of(run);

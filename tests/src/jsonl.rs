@@ -1,4 +1,4 @@
-//! Files of JSON lines that events are delivered to, held against what the store has.
+//! Reads the files of JSON lines that a destination has written, and compares them with the store.
 
 use crate::Sandbox;
 use serde_json::Value;
@@ -21,7 +21,7 @@ pub fn files(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Every line of these files; each must be whole.
+/// Every line of these files; each must be complete.
 #[track_caller]
 pub fn lines(files: &[PathBuf]) -> Vec<Value> {
     let mut lines = Vec::new();
@@ -33,12 +33,12 @@ pub fn lines(files: &[PathBuf]) -> Vec<Value> {
     lines
 }
 
-/// Their ids.
+/// The ids of these events.
 pub fn ids(events: &[Value]) -> Vec<String> {
     events.iter().map(|event| event["event_id"].as_str().expect("an event has an id").to_owned()).collect()
 }
 
-/// Whatever the store has is in the files, once.
+/// Checks that every event in the store is in the files exactly once.
 #[track_caller]
 pub fn all_is_there(sandbox: &Sandbox, files: &[PathBuf], told: &str) {
     let stored = sandbox.lorchestra(&["events", "list", "--json"]).exits(0).json_lines("lorchestra.event/1");

@@ -1,5 +1,4 @@
-//! A command that was started. Its output is read beside it, so that a full pipe never stops it, and it does not outlive the
-//! test.
+//! A started command. Its output is read concurrently, so that a full pipe never blocks it, and it does not outlive the test.
 
 use crate::ended::Ended;
 use crate::{DEADLINE, processes};
@@ -19,7 +18,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts the command with an empty standard input.
+    /// Starts the command with an empty stdin.
     pub fn start(mut command: Command) -> Self {
         processes::hear_interrupts();
         let args = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
@@ -45,12 +44,12 @@ impl Running {
         self.child.try_wait().expect("waiting for a child").is_some()
     }
 
-    /// Its children: of `run-job`, the worker.
+    /// Its children; for `run-job`, the worker.
     pub fn children(&self) -> Vec<u32> {
         processes::children(self.pid())
     }
 
-    /// Waits for its end and holds it to the rules for all commands.
+    /// Waits for its end and checks the rules for all commands.
     ///
     /// # Panics
     /// If it does not end within [`DEADLINE`], or breaks a rule.
@@ -58,10 +57,10 @@ impl Running {
         self.wait_within(DEADLINE)
     }
 
-    /// The same, for one of many processes that share the processors.
+    /// Like [`wait`](Self::wait), for one of many processes that share the processors.
     ///
     /// # Panics
-    /// If it does not end in that time, or breaks a rule.
+    /// If it does not end within that time, or breaks a rule.
     pub fn wait_within(mut self, limit: Duration) -> Ended {
         let until = Instant::now() + limit;
         let status = loop {

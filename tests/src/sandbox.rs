@@ -1,4 +1,4 @@
-//! A directory with a home, a plugin directory and nothing of the machine's own settings, in which commands are started.
+//! A directory with a home and a plugin directory in which commands are started, independent of the machine's settings.
 
 use crate::built::{self, Fixture};
 use crate::ended::Ended;
@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 
-/// The user that permission tests become when they are run as root: nobody.
+/// The user for permission tests that are run as root: nobody.
 pub const NOBODY: u32 = 65534;
 
-/// A place of its own for one test. Removed at the end.
+/// A separate directory for one test, removed at the end.
 #[derive(Debug)]
 pub struct Sandbox {
     root: TempDir,
@@ -33,15 +33,15 @@ impl Sandbox {
         sandbox
     }
 
-    /// The same, whose commands are not root's: where this is root they are [`NOBODY`]'s, and so is all that is in it now.
-    /// Permissions mean nothing to root.
+    /// A sandbox whose commands do not run as root: if the tests do, the commands and all files belong to [`NOBODY`]. Permissions do not
+    /// apply to root.
     pub fn unprivileged(fixtures: &[Fixture]) -> Self {
         Self::of_user(fixtures, NOBODY)
     }
 
-    /// The same, whose commands are this user's where this is root.
+    /// Like [`unprivileged`](Self::unprivileged), for this user.
     pub fn of_user(fixtures: &[Fixture], user: u32) -> Self {
-        // Another user may not get at the target directory.
+        // Another user may not have access to the target directory.
         let mut sandbox = Self::with_binary(fixtures);
         if processes::is_root() {
             give_all(sandbox.root(), user);
@@ -50,25 +50,25 @@ impl Sandbox {
         sandbox
     }
 
-    /// The same, with a copy of the binary in it: for where the target directory cannot be seen.
+    /// A sandbox with a copy of the binary, for commands that cannot see the target directory.
     pub fn with_binary(fixtures: &[Fixture]) -> Self {
         let mut sandbox = Self::with(fixtures);
         let binary = sandbox.path("lorchestra");
-        // Not by this process: what another test forks meanwhile would have it open for writing, and it could not be started.
+        // Not copied by this process: a fork in another test would inherit the open file, and then it could not be executed.
         let copied = Command::new("cp").arg(&sandbox.binary).arg(&binary).status().expect("cp");
         assert!(copied.success(), "a copy of the binary");
         sandbox.binary = binary;
         sandbox
     }
 
-    /// Puts a copy of a library into the plugin directory.
+    /// Copies a library into the plugin directory.
     pub fn install(&self, fixture: Fixture, name: &str) -> PathBuf {
         let path = self.plugins().join(name);
         fs::copy(fixture.built(), &path).expect("a copy of a library");
         path
     }
 
-    /// All of it.
+    /// Its root directory.
     pub fn root(&self) -> &Path {
         self.root.path()
     }
@@ -88,17 +88,17 @@ impl Sandbox {
         self.path("home")
     }
 
-    /// The plugin directory, at its default place.
+    /// The plugin directory, at its default location.
     pub fn plugins(&self) -> PathBuf {
         self.home().join(".local/share/lorchestra/plugins")
     }
 
-    /// Parent of the packages' data directories, at its default place.
+    /// Parent of the packages' data directories, at its default location.
     pub fn data(&self) -> PathBuf {
         self.home().join(".local/share/lorchestra/data")
     }
 
-    /// The state directory, at its default place.
+    /// The state directory, at its default location.
     pub fn state(&self) -> PathBuf {
         self.home().join(".local/state/lorchestra")
     }
@@ -110,17 +110,17 @@ impl Sandbox {
         fs::write(dir.join("config.toml"), text).expect("a configuration file");
     }
 
-    /// Processes that commands in it started, or that those did, and that are still there.
+    /// Processes started by its commands, or by those processes, that still exist.
     pub fn processes(&self) -> Vec<u32> {
         processes::carrying(&format!("HOME={}", self.home().display()))
     }
 
-    /// What a file in it holds; empty if it is not there.
+    /// The contents of a file in it; empty if it does not exist.
     pub fn read(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap_or_default()
     }
 
-    /// The command with these arguments, not started: for what it needs beyond them.
+    /// The command with these arguments, not started, to be adapted.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command.args(args).current_dir(self.root()).env_clear().env("HOME", self.home());

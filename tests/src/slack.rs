@@ -1,5 +1,5 @@
-//! A Slack in the test's own process: the methods of its Web API that `extract_slack` calls, with pages as small as a test wants them and
-//! faults on demand. Strict where Slack is: the token, parameters that are missing, cursors that are not its own.
+//! A Slack in the test's own process: the methods of its Web API that `extract_slack` calls, with pages of configurable size and faults on
+//! demand. Strict where Slack is: the token, missing parameters, foreign cursors.
 
 mod http;
 
@@ -8,53 +8,53 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// The token that is good.
+/// The valid token.
 pub const TOKEN: &str = "xoxb-good-token";
 
-/// What happens in the place of an answer.
+/// What to send instead of an answer.
 #[derive(Debug, Clone)]
 pub enum Fault {
-    /// 429, with this `Retry-After`.
+    /// 429 with this `Retry-After`.
     Limited(u64),
-    /// This, with status 200: `{"ok": false, …}`.
+    /// This JSON with status 200: `{"ok": false, …}`.
     Answer(Value),
-    /// Half of the right answer.
+    /// The first half of the correct answer.
     Truncated,
-    /// This status, and a page for people.
+    /// This status with an HTML page.
     Status(u16),
     /// Nothing, for as long as the caller waits.
     Silent,
 }
 
-/// A running one. Ends with the test's process.
+/// A running server, which ends with the test's process.
 #[derive(Debug)]
 pub struct Slack {
     port: u16,
     state: Arc<Mutex<State>>,
 }
 
-/// A workspace.
+/// The contents of a workspace.
 #[derive(Debug)]
 pub struct State {
     /// Objects of `users.list`.
     pub users: Vec<Value>,
     /// Objects of `conversations.list`.
     pub channels: Vec<Value>,
-    /// Messages and answers of each channel, oldest first.
+    /// Messages and replies of each channel, oldest first.
     pub messages: BTreeMap<String, Vec<Value>>,
-    /// Items of a page, at most.
+    /// Maximum number of items on a page.
     pub page: usize,
-    /// Of a method: after so many right answers, so often.
+    /// For a method: the number of correct answers before the fault, and the number of faults.
     pub faults: Vec<(&'static str, usize, usize, Fault)>,
-    /// Methods and their parameters, in the order in which they were called.
+    /// Methods and their parameters, in the order of the calls.
     pub calls: Vec<(String, BTreeMap<String, String>)>,
 }
 
 impl Slack {
-    /// Starts one, with two people and nothing said.
+    /// Starts one with two users and no messages.
     ///
     /// # Panics
-    /// There is no port.
+    /// If there is no port.
     pub fn start() -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
         let port = listener.local_addr().expect("an address").port();
@@ -79,7 +79,7 @@ impl Slack {
         Self { port, state }
     }
 
-    /// What `--base-url` is to be.
+    /// The value for `--base-url`.
     pub fn base_url(&self) -> String {
         format!("http://127.0.0.1:{}/api", self.port)
     }
@@ -89,15 +89,15 @@ impl Slack {
         self.port
     }
 
-    /// What is in it, to be looked at and changed.
+    /// Its contents, to read and change.
     ///
     /// # Panics
-    /// A thread that answered has panicked.
+    /// If a thread panicked while answering.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no answer panicked")
     }
 
-    /// Parameters of the calls of a method so far.
+    /// Parameters of all calls of a method so far.
     pub fn calls(&self, method: &str) -> Vec<BTreeMap<String, String>> {
         self.state().calls.iter().filter(|(name, _)| name == method).map(|(_, params)| params.clone()).collect()
     }
@@ -109,16 +109,16 @@ impl Slack {
 }
 
 impl State {
-    /// Adds a channel that the app is in.
+    /// Adds a channel with the app as a member.
     pub fn channel(&mut self, id: &str, name: &str) {
         self.channels.push(json!({"id": id, "name": name, "is_channel": true, "is_member": true}));
         self.messages.insert(id.to_owned(), Vec::new());
     }
 
-    /// Says something in a channel.
+    /// Adds a message to a channel.
     ///
     /// # Panics
-    /// There is no such channel.
+    /// If there is no such channel.
     pub fn say(&mut self, channel: &str, ts: &str, thread_ts: Option<&str>, text: &str) {
         let mut message = json!({"type": "message", "user": "U1", "ts": ts, "text": text});
         if let Some(thread_ts) = thread_ts {
@@ -129,7 +129,7 @@ impl State {
         messages.sort_by_key(ts_of);
     }
 
-    /// The fault that this call meets, if it meets one.
+    /// The fault of this call, if any.
     fn fault(&mut self, method: &str) -> Option<Fault> {
         let fault = self.faults.iter_mut().find(|(name, _, times, _)| *name == method && *times > 0)?;
         if fault.1 > 0 {
@@ -182,7 +182,7 @@ impl State {
     }
 }
 
-/// What is not an answer, between two times, newest first, with what is known of its thread.
+/// Messages other than replies between two times, newest first, with a summary of their threads.
 fn history(said: &[Value], params: &BTreeMap<String, String>) -> Vec<Value> {
     let bound =
         |name: &str| params.get(name).map_or(if name == "oldest" { 0.0 } else { f64::MAX }, |ts| ts.parse().expect("a ts"));

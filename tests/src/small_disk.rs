@@ -1,5 +1,5 @@
-//! File systems of a few hundred kilobytes, to be full or read-only: memory, mounted in a mount namespace of its own, which goes with
-//! the process that holds it. Needs no rights where users may make namespaces of their own, and those of an administrator elsewhere.
+//! File systems of a few hundred kilobytes, to be filled or made read-only: tmpfs, mounted in a separate mount namespace that ends with the
+//! process that holds it. Needs no privileges if users may create user namespaces, otherwise those of root.
 
 use crate::processes;
 use crate::running::Running;
@@ -9,10 +9,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// Set by who knows that this machine cannot have them: such tests then say so and show nothing.
+/// Set if this machine cannot mount them: such tests then print that and pass.
 const WITHOUT: &str = "LORCHESTRA_TEST_WITHOUT_SMALL_DISKS";
 
-/// The file systems of one test, and the way into where they are mounted.
+/// The file systems of one test, and access to their namespace.
 #[derive(Debug)]
 pub struct SmallDisks {
     holder: Child,
@@ -20,13 +20,13 @@ pub struct SmallDisks {
 }
 
 impl SmallDisks {
-    /// Mounts one of so many KiB at each of these directories of the sandbox, in this order; they are made. `None`, with a word on standard
-    /// error: this machine has none, and its people said so.
+    /// Mounts a file system with this many KiB at each of these directories of the sandbox, in order, and creates the directories. Returns
+    /// `None`, with a message on stderr, if this machine cannot and the variable says so.
     ///
     /// # Panics
-    /// This machine has none, and nobody said so.
+    /// If this machine cannot and the variable is not set.
     pub fn mount(sandbox: &Sandbox, disks: &[(PathBuf, u32)]) -> Option<Self> {
-        // A user of its own first: that is how it works without rights.
+        // First with a user namespace, which works without privileges.
         let refused = match Self::hold(sandbox, disks, true) {
             Ok(disks) => return Some(disks),
             Err(refused) => refused,
@@ -52,8 +52,8 @@ impl SmallDisks {
         });
         let wait = "sh -c 'echo ready && read _'";
         let script = if own_user && !processes::is_root() {
-            // Where this user is all users there are, what belongs to root belongs to nobody, and a plugin below it is not trusted: the
-            // way to the sandbox becomes this user's own.
+            // If this user is the only one in the namespace, files of root belong to no mapped user, and plugins below them are not
+            // trusted: the path to the sandbox is recreated for this user.
             let (root, sandbox) = (sandbox.path("root").display().to_string(), sandbox.root().display().to_string());
             let top = sandbox.split('/').nth(1).unwrap_or_default();
             format!(
@@ -79,7 +79,7 @@ impl SmallDisks {
         Err(format!("{} {}", output.status, String::from_utf8_lossy(&output.stderr).trim()))
     }
 
-    /// The command of a sandbox, among these disks; not started.
+    /// The command of a sandbox with these disks, not started.
     pub fn command(&self, sandbox: &Sandbox, args: &[&str]) -> Command {
         let plain = sandbox.command(args);
         let mut command = Command::new("nsenter");
@@ -91,8 +91,8 @@ impl SmallDisks {
         command
     }
 
-    /// The command of a sandbox among these disks, become from a shell that has run `script`: with the rights of an administrator of its
-    /// namespaces, to take more from the host than disks.
+    /// The command of a sandbox with these disks, executed by a shell that has run `script` with administrator rights in its namespaces, to
+    /// restrict more of the host than disks.
     pub fn command_by(&self, sandbox: &Sandbox, script: &str, args: &[&str]) -> Command {
         let plain = self.command(sandbox, args);
         let (before, after): (Vec<_>, Vec<_>) = {
@@ -106,7 +106,7 @@ impl SmallDisks {
         command
     }
 
-    /// Starts the command among these disks.
+    /// Starts the command with these disks.
     pub fn start(&self, sandbox: &Sandbox, args: &[&str]) -> Running {
         Running::start(self.command(sandbox, args))
     }
@@ -117,7 +117,7 @@ impl SmallDisks {
         root.join(path.strip_prefix("/").expect("an absolute path"))
     }
 
-    /// Takes all the room there is on the disk of a directory; what takes it is this file.
+    /// Uses up all space on the disk of a directory, with this file.
     pub fn fill(&self, dir: &Path) -> PathBuf {
         let path = self.path(dir).join("ballast");
         let mut file = File::create(&path).expect("a file on the small disk");
@@ -135,7 +135,7 @@ impl SmallDisks {
             command.args(["--user", "--preserve-credentials", "--root"]);
         }
         command.args(["--mount", "--target", &self.holder.id().to_string()]);
-        // Not with the options it has: among them is a number of this user that means nobody among the disks.
+        // Not with its current options: they include a uid of this user that does not exist in the namespace.
         command.args(["mount", "--options-mode", "ignore", "-o", &format!("remount,{how}"), "tmpfs"]).arg(dir);
         let output = command.output().expect("nsenter");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -144,7 +144,7 @@ impl SmallDisks {
 
 impl Drop for SmallDisks {
     fn drop(&mut self) {
-        // Its standard input ends, and so does it; the disks go with the last process among them.
+        // When its stdin closes, it ends; the disks disappear with the last process that uses them.
         drop(self.holder.stdin.take());
         let _ = self.holder.wait();
     }

@@ -1,4 +1,4 @@
-//! A terminal that nobody sits at: what a command shows only to people goes there.
+//! A pseudoterminal without a user, for output that commands print only to terminals.
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use std::fs::File;

@@ -1,8 +1,8 @@
-//! `cargo xtask bench`: lorchestra against its parts, in one run.
+//! `cargo xtask bench`: compares lorchestra with its parts, in one run.
 //!
-//! Each bench alternates what it compares, round by round, and reports medians and their ratio: a busy neighbour meets both sides.
-//! Everything is a release build and runs in a sandbox inside the target directory, on one disk. `--write` puts the tables between
-//! the markers of docs/explanation/performance.md.
+//! Each bench alternates between the things it compares, and reports medians and their ratio, so that other load affects both sides. All
+//! programs are release builds and run in a sandbox inside the target directory, on one disk. `--write` inserts the tables between the
+//! markers of docs/explanation/performance.md.
 
 mod canonicalize;
 mod deliver;
@@ -29,12 +29,12 @@ use std::process::Command;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Only these; without any, `list`, `run`, `emit`, `trust` and `recovery`
+    /// Only these (default: `list`, `run`, `emit`, `trust` and `recovery`)
     names: Vec<Name>,
-    /// All: `history` and `million` need some GB of disk, `deliver` and `taps` a Python with venv, `canonicalize` a Python
+    /// Run all: `history` and `million` need some GB of disk, `deliver` and `taps` a Python with venv, `canonicalize` a Python
     #[arg(long)]
     all: bool,
-    /// Put the tables into docs/explanation/performance.md
+    /// Write the tables to docs/explanation/performance.md
     #[arg(long)]
     write: bool,
 }
@@ -49,39 +49,39 @@ enum Name {
     Emit,
     /// A clean build of the smallest package, and its size
     Hello,
-    /// Trust, sealed copy, checksum and plugins.lock: their share of a run
+    /// Trust check, sealed copy, checksum and plugins.lock as a share of a run
     Trust,
-    /// A thousand abandoned runs, and none
+    /// Closing a thousand abandoned runs, and the check for them
     Recovery,
     /// Commands in stores of a thousand, a hundred thousand and a million runs
     History,
     /// A job that emits five million events
     Million,
-    /// Events to BigQuery: rows a second beside Python's client, backlogs, and what it costs a job
+    /// Events to BigQuery: rows per second compared with Python's client, backlogs, and the effect on a job
     Deliver,
-    /// canonicalize_email beside Python's `email` and `json`
+    /// canonicalize_email compared with Python's `email` and `json`
     Canonicalize,
-    /// A Singer tap's records into files, beside a target in Python
+    /// A Singer tap's records into files, compared with a target in Python
     Taps,
     /// An index of 1000, 10 000 and 100 000 documents, and searches in it; 10 000 with an embedding model
     Documents,
 }
 
 impl Name {
-    /// As it is typed.
+    /// The name as typed.
     fn key(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 }
 
-/// What every bench is given.
+/// The environment of a bench.
 struct Site {
     sandbox: Sandbox,
     target: PathBuf,
 }
 
 impl Site {
-    /// A call of a program of bench-parts.
+    /// A command for a program of bench-parts.
     fn part(&self, name: &str) -> Command {
         self.sandbox.command(&self.target.join(name))
     }
@@ -96,7 +96,7 @@ pub(crate) fn run(options: &Options) -> Result {
     };
     let mut packages = vec!["--release", "--lib", "--bins", "-p", "lorchestra-cli", "-p", "bench-parts", "-p", "bench-plugin"];
     if names.contains(&Name::Deliver) {
-        // With its servers; together, so that what they share is built once.
+        // With its servers; in one build, so that shared crates are built once.
         packages.extend(["-p", "lorchestra-tests"]);
     }
     if names.contains(&Name::Canonicalize) {
@@ -112,7 +112,7 @@ pub(crate) fn run(options: &Options) -> Result {
     let mut report = Report::new()?;
     println!("{}", report.machine());
     for name in names {
-        // A sandbox each: no bench finds another's store.
+        // A separate sandbox each, so that no bench uses another's store.
         let site = Site { sandbox: Sandbox::new(&target.join("bench"), &target)?, target: target.clone() };
         plugins::install(&target.join("libbench_plugin.so"), &site.sandbox.plugins())?;
         let table = match name {

@@ -1,4 +1,4 @@
-//! cargo, as the tasks call it, and where it puts things.
+//! How the tasks call cargo, and where cargo puts its output.
 
 use crate::Result;
 use std::ffi::OsStr;
@@ -8,22 +8,22 @@ use std::process::Command;
 /// The workspace's root.
 pub(crate) fn root() -> Result<PathBuf> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    Ok(here.parent().ok_or("xtask lies in no workspace")?.to_owned())
+    Ok(here.parent().ok_or("xtask is not in a workspace")?.to_owned())
 }
 
-/// The target directory: the one that this program lies in, whatever CARGO_TARGET_DIR says.
+/// The target directory of this program, independent of CARGO_TARGET_DIR.
 pub(crate) fn target() -> Result<PathBuf> {
     // <target>/<profile>/xtask
     let exe = std::env::current_exe()?;
-    Ok(exe.ancestors().nth(2).ok_or("xtask lies in no target directory")?.to_owned())
+    Ok(exe.ancestors().nth(2).ok_or("xtask is not in a target directory")?.to_owned())
 }
 
-/// Where a profile's binaries and libraries are.
+/// The directory with a profile's binaries and libraries.
 pub(crate) fn built(profile: &str) -> Result<PathBuf> {
     Ok(target()?.join(profile))
 }
 
-/// A call of cargo in the workspace's root, with the Cargo.lock as it is.
+/// A cargo command in the workspace's root, with `--locked`.
 pub(crate) fn cargo(subcommand: &str) -> Result<Command> {
     let mut command = Command::new(env!("CARGO"));
     command.current_dir(root()?).args([subcommand, "--locked"]);
@@ -36,14 +36,14 @@ pub(crate) fn build(args: &[&str]) -> Result {
     run(command.args(args))
 }
 
-/// Runs a command whose output is for the person who watches.
+/// Runs a command with its output on the terminal.
 pub(crate) fn run(command: &mut Command) -> Result {
     let name = command.get_program().to_owned();
     let status = command.status().map_err(|e| format!("{}: {e}", shown(&name)))?;
     if status.success() { Ok(()) } else { Err(format!("{} failed ({status})", line(command)).into()) }
 }
 
-/// A command as a person would type it, its program without the directory.
+/// Formats a command as a user would type it, with the program name without its directory.
 pub(crate) fn line(command: &Command) -> String {
     let mut line = shown(command.get_program());
     for arg in command.get_args() {

@@ -1,8 +1,8 @@
-//! `cargo xtask demo`: the whole way from libraries to events, in a sandbox, each command shown as a person would type it. With
-//! `--pipeline` the way goes on, to an index and a search in it ([`pipeline`]).
+//! `cargo xtask demo`: everything from libraries to events, in a sandbox; prints each command as a user would type it. With `--pipeline` it
+//! continues with an index and a search ([`pipeline`]).
 //!
-//! Ends with an error when a command fails, or when the counts are not those of the sample mailbox: the same number of messages
-//! must come out of the second package as went into it from the first.
+//! Fails if a command fails, or if the counts do not match the sample mailbox: the second package must produce as many messages as the
+//! first one extracted.
 
 mod pipeline;
 
@@ -12,7 +12,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 const MAILBOX: &str = "example-plugins/ingester/sample/takeout.mbox";
-/// Messages in it that are neither empty nor a second copy of another.
+/// Number of messages in it that are neither empty nor duplicates.
 const MESSAGES: u64 = 34;
 
 pub(crate) fn run(pipeline: bool, keep: bool) -> Result {
@@ -34,21 +34,21 @@ pub(crate) fn run(pipeline: bool, keep: bool) -> Result {
     done
 }
 
-/// Where it plays.
+/// The environment of the demo.
 struct Stage {
     sandbox: Sandbox,
     target: PathBuf,
 }
 
 impl Stage {
-    /// Shows a command and its output.
+    /// Prints a command and its output.
     fn lorchestra(&self, args: &[&str]) -> Result {
         let mut command = self.sandbox.lorchestra(args);
         println!("\n$ {}", cargo::line(&command));
         cargo::run(command.current_dir(cargo::root()?))
     }
 
-    /// Installs libraries as they were built.
+    /// Installs freshly built libraries.
     fn install(&self, packages: &[&str]) -> Result {
         let libraries: Vec<String> = packages
             .iter()
@@ -59,12 +59,12 @@ impl Stage {
         self.lorchestra(&args)
     }
 
-    /// Where packages keep what is theirs.
+    /// Parent of the packages' data directories.
     fn data(&self) -> PathBuf {
         self.sandbox.home().join(".local/share/lorchestra/data")
     }
 
-    /// The JSON lines that a command prints; it is not shown.
+    /// Returns the JSON lines that a command prints, without showing them.
     fn json(&self, args: &[&str]) -> Result<Vec<Value>> {
         let output = self.sandbox.lorchestra(args).output()?;
         let lines = output.stdout.split(|b| *b == b'\n').filter(|line| !line.is_empty());
@@ -84,7 +84,7 @@ fn show(stage: &Stage) -> Result {
     check(stage)
 }
 
-/// Counts in the events, and lines in the files they speak of.
+/// Checks the counts in the events, and the number of lines in the files that the events name.
 fn check(stage: &Stage) -> Result {
     let data = stage.data();
     let extracted = lines(&data.join("ingester/mail/demo.jsonl"))?;
@@ -92,7 +92,7 @@ fn check(stage: &Stage) -> Result {
     let set_aside = lines(&data.join("canonizer/set_aside.jsonl")).unwrap_or(0);
     println!("\n{extracted} messages extracted; {objects} JMAP objects made of them, {set_aside} set aside");
     if extracted != MESSAGES || objects + set_aside != extracted {
-        return Err(format!("{MESSAGES} messages should have come through").into());
+        return Err(format!("expected {MESSAGES} messages").into());
     }
     let events = stage.json(&["events", "list", "--payload", "--json"])?;
     for (event_type, wanted) in
@@ -100,7 +100,7 @@ fn check(stage: &Stage) -> Result {
     {
         let found = events.iter().filter(|event| event["event_type"] == event_type).count();
         if found != wanted {
-            return Err(format!("{found} events {event_type}, and {wanted} should be there").into());
+            return Err(format!("found {found} events {event_type}, expected {wanted}").into());
         }
     }
     Ok(())

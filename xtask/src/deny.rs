@@ -1,5 +1,5 @@
-//! `cargo xtask deny`: cargo-deny with the rules of deny.toml. Not part of the tests: it needs a tool that the toolchain lacks, and an
-//! advisory database from the network.
+//! `cargo xtask deny`: runs cargo-deny with the rules of deny.toml. Not part of the tests, because it needs a tool outside the toolchain,
+//! and an advisory database from the network.
 
 use crate::{Result, cargo};
 use std::process::{Command, Stdio};

@@ -1,11 +1,10 @@
-//! `cargo xtask docs`: writes the generated reference pages, checks all pages, builds the site.
+//! `cargo xtask docs`: writes the generated reference pages, checks all pages, and builds the site.
 //!
-//! Generated: `docs/reference/commands.md` from the `--help` of the built binary, and the table in `docs/reference/exit-codes.md`
-//! from the enum in the source. Compared with the source: the names of environment variables, configuration keys, causes and JSON
-//! schemas that the reference pages list. Checked on every page: links and anchors, lines of at most 100 columns, and that
-//! `docs/README.md` lists it.
+//! Generates `docs/reference/commands.md` from the `--help` of the built binary, and the table in `docs/reference/exit-codes.md` from the
+//! enum in the source. Compares the environment variables, configuration keys, causes and JSON schemas in the source with the reference
+//! pages. Checks on every page: links and anchors, lines of at most 100 columns, and that `docs/README.md` lists it.
 //!
-//! Reads the source as text instead of linking the command line, so that xtask stays quick to build.
+//! Reads the source as text instead of linking the command line, to keep xtask quick to build.
 
 mod help;
 mod names;
@@ -17,13 +16,13 @@ use crate::{Result, cargo};
 use pages::Page;
 use std::path::Path;
 
-/// What `cargo xtask docs` takes.
+/// Options of `cargo xtask docs`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Change nothing; fail if a generated page is out of date or a page has an error
     #[arg(long, conflicts_with = "open")]
     check: bool,
-    /// Also run a session in a sandbox and write its picture, docs/first-run.svg
+    /// Also record a session in a sandbox as docs/first-run.svg
     #[arg(long, conflicts_with = "check")]
     record: bool,
     /// Build the site with mdbook and open it in a browser
@@ -33,7 +32,7 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result {
     let root = cargo::root()?;
-    // The packages of the demo, so that CI compiles nothing twice: with others, cargo unifies other features.
+    // The same packages as the demo, so that CI compiles nothing twice: with others, cargo would unify different features.
     cargo::build(&["-p", "lorchestra-cli", "-p", "ingester", "-p", "canonizer"])?;
     let lorchestra = cargo::built("debug")?.join("lorchestra");
     if options.record {
@@ -59,7 +58,7 @@ pub(crate) fn run(options: &Options) -> Result {
     if options.open { site::open(&root, &pages) } else { Ok(()) }
 }
 
-/// Writes a generated page, or with `check` compares it.
+/// Writes a generated page or, with `check`, compares it.
 fn generated(root: &Path, path: &str, text: &str, check: bool, errors: &mut Vec<String>) -> Result {
     let file = root.join(path);
     if std::fs::read_to_string(&file).is_ok_and(|current| current == text) {

@@ -1,11 +1,11 @@
-//! `cargo xtask fuzz`: every target of `fuzz/` for a while, on the stable toolchain.
+//! `cargo xtask fuzz`: runs the targets of `fuzz/` for some time, on the stable toolchain.
 //!
-//! What cargo-fuzz would do, without a tool to install: the flags that make the compiler count what an input reaches, and
-//! libFuzzer, which comes as a crate and needs a C++ compiler. No sanitizer (that would need another toolchain): a panic, an
-//! overflow, a failed assertion, an input that takes too long or too much memory is what is found.
+//! Does what cargo-fuzz would do, without a tool to install: it sets the flags that make the compiler record coverage, and uses libFuzzer,
+//! which comes as a crate and needs a C++ compiler. Without a sanitizer (which would need another toolchain) it finds panics, overflows,
+//! failed assertions, and inputs that take too much time or memory.
 //!
-//! Everything is below `<target>/fuzz`, apart from what other builds put there. What is found on the way is kept in `corpus/` there and is
-//! where the next call goes on; `fuzz/corpus` in the repository has a few inputs to begin with, and is only read.
+//! Everything is in `<target>/fuzz`, separate from other builds. New inputs are kept in `corpus/` there, where the next call continues;
+//! `fuzz/corpus` in the repository has a few initial inputs and is only read.
 
 use crate::{Result, cargo};
 use clap::Args;
@@ -14,7 +14,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// Edges, comparisons and their operands, as cargo-fuzz asks for them.
+/// Coverage of edges and comparisons, with the flags of cargo-fuzz.
 const FLAGS: [&str; 9] = [
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
@@ -29,12 +29,12 @@ const FLAGS: [&str; 9] = [
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Only these targets; without any, all
+    /// Only these targets (default: all)
     targets: Vec<String>,
-    /// How long each one runs
+    /// Seconds to run each target
     #[arg(long, default_value_t = 60, value_name = "N")]
     seconds: u32,
-    /// Build them and stop
+    /// Only build the targets
     #[arg(long)]
     build: bool,
 }
@@ -43,7 +43,7 @@ pub(crate) fn run(options: &Options) -> Result {
     let source = cargo::root()?.join("fuzz");
     let known = targets(&source)?;
     if let Some(unknown) = options.targets.iter().find(|name| !known.contains(name)) {
-        return Err(format!("{unknown} is no fuzz target; there are {}", known.join(", ")).into());
+        return Err(format!("{unknown} is not a fuzz target; the targets are {}", known.join(", ")).into());
     }
     let work = cargo::target()?.join("fuzz");
     let programs = build(&source, &work)?;
@@ -52,7 +52,7 @@ pub(crate) fn run(options: &Options) -> Result {
     }
     let chosen: Vec<String> =
         known.into_iter().filter(|name| options.targets.is_empty() || options.targets.contains(name)).collect();
-    // A target is one thread: as many at a time as there are cores.
+    // A target uses one thread, so run as many as there are cores.
     let cores = std::thread::available_parallelism()?.get();
     println!("{} for {} s each, {cores} at a time", chosen.join(", "), options.seconds);
     let mut failed = Vec::new();
@@ -68,7 +68,7 @@ pub(crate) fn run(options: &Options) -> Result {
     if failed.is_empty() { Ok(()) } else { Err(format!("{} failed", failed.join(", ")).into()) }
 }
 
-/// The names of the targets: the files in `fuzz_targets`.
+/// Returns the names of the targets: the files in `fuzz_targets`.
 fn targets(source: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(source.join("fuzz_targets"))? {
@@ -79,23 +79,23 @@ fn targets(source: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Builds all targets; the directory they are in.
+/// Builds all targets and returns their directory.
 fn build(source: &Path, work: &Path) -> Result<PathBuf> {
     let host = host()?;
     let mut command = Command::new(env!("CARGO"));
     command.current_dir(source).args(["build", "--locked", "--release", "--bins"]);
-    // With a target named, build scripts and macros are built without the flags.
+    // With an explicit target, build scripts and macros are built without the flags.
     command.args(["--target", &host]).arg("--target-dir").arg(work).env_remove("RUSTFLAGS");
     command.env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"));
     cargo::run(&mut command)?;
     Ok(work.join(host).join("release"))
 }
 
-/// One target at work.
+/// A running target.
 struct Fuzzing {
     name: String,
     child: Child,
-    /// What it prints.
+    /// The file with its output.
     log: PathBuf,
 }
 
@@ -116,7 +116,7 @@ impl Fuzzing {
         command.arg(&corpus).arg(source.join("corpus").join(name)).arg(option("-artifact_prefix=", artifacts.join("")));
         command.args([
             &*format!("-max_total_time={seconds}"),
-            // An input that is read for ten seconds keeps a person waiting.
+            // An input that takes ten seconds would keep a user waiting.
             "-timeout=10",
             "-rss_limit_mb=1024",
             "-max_len=8192",
@@ -130,7 +130,7 @@ impl Fuzzing {
         Ok(Self { name: name.to_owned(), child, log })
     }
 
-    /// Waits for its end, and says what came of it; whether all was well.
+    /// Waits for its end and prints the result. Returns whether it succeeded.
     fn finish(&mut self) -> Result<bool> {
         let status = self.child.wait()?;
         let text = String::from_utf8_lossy(&std::fs::read(&self.log)?).into_owned();
@@ -139,14 +139,14 @@ impl Fuzzing {
             println!("{}: {runs} executions, nothing found", self.name);
             return Ok(true);
         }
-        println!("{}: {status} after {runs} executions; all of it is in {}", self.name, self.log.display());
+        println!("{}: {status} after {runs} executions; see {}", self.name, self.log.display());
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(40)..].iter().for_each(|line| println!("    {line}"));
         Ok(false)
     }
 }
 
-/// The machine that is built on, as rustc calls it.
+/// The host triple, as rustc prints it.
 fn host() -> Result<String> {
     let output = Command::new("rustc").arg("-vV").current_dir(cargo::root()?).output()?;
     let text = String::from_utf8(output.stdout)?;

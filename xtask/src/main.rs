@@ -1,5 +1,5 @@
-//! The project's own tasks: `cargo xtask demo|test|docs|lint-words|soak|fuzz|deny|bench`. What each does is said in its module.
-#![expect(clippy::print_stdout, reason = "telling what it does is what it is for")]
+//! The project's own tasks: `cargo xtask demo|test|docs|lint-words|soak|fuzz|deny|bench`. See the module of each task.
+#![expect(clippy::print_stdout, reason = "the tasks report their progress on stdout")]
 
 mod bench;
 mod cargo;
@@ -16,7 +16,7 @@ use clap::{Parser, Subcommand};
 use std::error::Error;
 use std::process::ExitCode;
 
-/// What a task answers with. A failure is told once, at the end, in one place.
+/// The result of a task. `main` reports failures.
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
 #[derive(Debug, Parser)]
@@ -28,33 +28,33 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Build everything, then list, show and run the two packages in a sandbox, and look at what happened
+    /// Build everything, then list, show and run two packages in a sandbox and check the results
     Demo {
-        /// The whole pipeline instead: extract, canonize, index, search
+        /// Run the whole pipeline instead: extract, canonize, index, search
         #[arg(long)]
         pipeline: bool,
         /// Keep the sandbox
         #[arg(long)]
         keep: bool,
     },
-    /// Build what the tests need, then run all of them, or only some topics
+    /// Build everything that the tests need, then run all tests or some topics
     Test(test::Options),
     /// Write the generated reference pages and check all pages: links, width, names, drift
     Docs(docs::Options),
-    /// Find phrases to avoid (xtask/words) in docs and messages
+    /// Find phrases to avoid (xtask/words) and misspelled words in docs and messages
     LintWords,
-    /// Kill workers, supervisors and deliveries at random moments, and swap libraries, many times; keep the store for minutes; count
+    /// Kill workers, supervisors and deliveries at random moments and swap libraries, many times; block the store for minutes; check the
     /// events and what ran
     Soak {
-        /// How often
+        /// Number of rounds
         #[arg(long, default_value_t = 200, value_name = "N")]
         rounds: u32,
     },
-    /// Look at advisories, licences and sources of dependencies, as deny.toml has it; needs cargo-deny and the network
+    /// Check advisories, licences and sources of dependencies with deny.toml; needs cargo-deny and the network
     Deny,
-    /// Give bytes that nobody would write to what reads them, and look whether it holds
+    /// Run the parsers on generated input and look for crashes
     Fuzz(fuzz::Options),
-    /// Measure lorchestra against its parts; the figures of docs/explanation/performance.md
+    /// Measure lorchestra against its parts, for docs/explanation/performance.md
     Bench(bench::Options),
 }
 

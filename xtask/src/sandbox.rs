@@ -1,12 +1,11 @@
-//! A home of its own for a lorchestra that is tried out or measured: nothing in it is the caller's, and nothing outside it is
-//! touched.
+//! A separate home directory in which to try or measure lorchestra: it shares nothing with the caller's, and nothing outside it is changed.
 
 use crate::Result;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 
-/// Passed on from the caller's environment; nothing else is.
+/// The only variables passed on from the caller's environment.
 const KEPT: [&str; 4] = ["PATH", "LANG", "TERM", "TZ"];
 
 /// A sandbox; removed when dropped.
@@ -16,7 +15,7 @@ pub(crate) struct Sandbox {
 }
 
 impl Sandbox {
-    /// A sandbox in `parent` for the lorchestra of a profile's target directory.
+    /// Creates a sandbox in `parent` for the lorchestra of a profile's target directory.
     pub(crate) fn new(parent: &Path, target: &Path) -> Result<Self> {
         std::fs::create_dir_all(parent)?;
         let dir = tempfile::Builder::new().prefix("lorchestra-").tempdir_in(parent)?;
@@ -32,24 +31,24 @@ impl Sandbox {
         self.path().join("home")
     }
 
-    /// Where lorchestra looks for plugins.
+    /// The plugin directory.
     pub(crate) fn plugins(&self) -> PathBuf {
         self.home().join(".local/share/lorchestra/plugins")
     }
 
-    /// Where it keeps its state.
+    /// The state directory.
     pub(crate) fn state(&self) -> PathBuf {
         self.home().join(".local/state/lorchestra")
     }
 
-    /// A call of lorchestra.
+    /// A lorchestra command.
     pub(crate) fn lorchestra(&self, args: &[&str]) -> Command {
         let mut command = self.command(&self.lorchestra);
         command.args(args);
         command
     }
 
-    /// A call of any program: own HOME, no XDG directories, no settings of lorchestra, no credentials.
+    /// A command for any program, with its own HOME, and without XDG directories, settings of lorchestra and credentials.
     #[expect(clippy::disallowed_methods, reason = "a few variables of the caller are passed on")]
     pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
@@ -58,7 +57,7 @@ impl Sandbox {
         command
     }
 
-    /// Leaves the directory where it is.
+    /// Keeps the directory.
     pub(crate) fn keep(self) -> PathBuf {
         self.dir.keep()
     }

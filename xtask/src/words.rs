@@ -1,19 +1,19 @@
-//! `cargo xtask lint-words`: finds phrases that a reader has to read twice, and misspelled words, in prose for people.
+//! `cargo xtask lint-words`: finds phrases that are hard to read, and misspelled words, in prose for people.
 //!
-//! Three files in `xtask/words` govern it: `phrases.txt` (what is not to be written, and what to write instead), `paths.txt` (the
-//! files and directories that are checked: Markdown as prose, Rust in its doc comments and string literals), and `allowed.txt` (lines
-//! that are right all the same). Spelling is checked in all sources and documents ([`SPELLED`]), by the list of the checker typos.
+//! Three files in `xtask/words` configure it: `phrases.txt` (phrases and their replacements), `paths.txt` (the files and directories to
+//! check: Markdown as prose, Rust in its doc comments and string literals), and `allowed.txt` (exceptions). Spelling is checked in all
+//! sources and documents ([`SPELLED`]), with the dictionary of the checker typos.
 
 use crate::{Result, cargo};
 use std::path::{Path, PathBuf};
 
-/// A phrase, and what to write instead.
+/// A phrase to avoid, and its replacement.
 struct Phrase {
     words: Vec<String>,
     instead: String,
 }
 
-/// A line that may have a phrase.
+/// A line that may contain a phrase.
 struct Allowed {
     path: String,
     text: String,
@@ -40,11 +40,7 @@ pub(crate) fn run() -> Result {
     let mut allowed = lines(&root, "allowed.txt")?.iter().map(|line| allowance(line)).collect::<Result<Vec<_>>>()?;
     let mut found = 0;
     for path in files(&root, SPELLED.map(PathBuf::from).into())? {
-        // Tests misspell on purpose, in literals.
-        let is_test = path.components().any(|part| part.as_os_str() == "tests") || path.ends_with("tests.rs");
-        let counts =
-            |line: &str| !is_test || line.starts_with("//") || path.extension().is_some_and(|extension| extension == "md");
-        for (number, line) in prose(&root, &path)?.into_iter().filter(|(_, line)| counts(line)) {
+        for (number, line) in prose(&root, &path)? {
             for (word, instead) in misspelled(&line) {
                 found += 1;
                 println!("{}:{number}: \"{word}\": {instead}", path.display());
@@ -71,32 +67,35 @@ pub(crate) fn run() -> Result {
     if found == 0 { Ok(()) } else { Err(format!("{found} phrases to replace (xtask/words)").into()) }
 }
 
-/// The lines of a list, without comments.
+/// Returns the lines of a list, without comments.
 fn lines(root: &Path, file: &str) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(root.join("xtask/words").join(file)).map_err(|e| format!("xtask/words/{file}: {e}"))?;
     Ok(text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect())
 }
 
-/// `PHRASE => INSTEAD`
+/// Parses `PHRASE => INSTEAD`.
 fn phrase(line: &str) -> Result<Phrase> {
     let (words, instead) = line.split_once("=>").ok_or_else(|| format!("phrases.txt: {line}: write PHRASE => INSTEAD"))?;
     Ok(Phrase { words: words.split_whitespace().map(str::to_lowercase).collect(), instead: instead.trim().to_owned() })
 }
 
-/// `PATH: TEXT OF THE LINE`
+/// Parses `PATH: TEXT OF THE LINE`.
 fn allowance(line: &str) -> Result<Allowed> {
     let (path, text) = line.split_once(": ").ok_or_else(|| format!("allowed.txt: {line}: write PATH: PART OF THE LINE"))?;
     Ok(Allowed { path: path.to_owned(), text: text.to_owned(), used: false })
 }
 
-/// The numbered lines of a file that are prose.
+/// Returns the numbered prose lines of a file.
 fn prose(root: &Path, path: &Path) -> Result<Vec<(usize, String)>> {
     let text = std::fs::read_to_string(root.join(path)).map_err(|e| format!("{}: {e}", path.display()))?;
     let rust = path.extension().is_some_and(|extension| extension == "rs");
-    Ok(if rust { rust_prose(&text) } else { markdown_prose(&text) })
+    // Literals of tests are not for people, and some are misspelled on purpose.
+    let is_test = path.components().any(|part| part.as_os_str() == "tests") || path.ends_with("tests.rs");
+    let counts = |line: &str| !is_test || line.starts_with("//");
+    Ok(if rust { rust_prose(&text).into_iter().filter(|(_, line)| counts(line)).collect() } else { markdown_prose(&text) })
 }
 
-/// The words of a line that are misspelled, and what to write instead. What has a digit, an underscore or an inner capital is a name.
+/// Returns the misspelled words of a line, and their corrections. Words with a digit, an underscore or an inner capital are names.
 fn misspelled(line: &str) -> impl Iterator<Item = (&str, String)> {
     let words = line.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '\'');
     let plain = |word: &&str| word.len() > 3 && word.chars().skip(1).all(|c| c.is_ascii_lowercase());
@@ -106,7 +105,7 @@ fn misspelled(line: &str) -> impl Iterator<Item = (&str, String)> {
     })
 }
 
-/// The Markdown and Rust files among these paths and below them. Builds and their output are left out.
+/// Returns the Markdown and Rust files among these paths and below them, without build output.
 fn files(root: &Path, mut open: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     while let Some(path) = open.pop() {
@@ -119,7 +118,7 @@ fn files(root: &Path, mut open: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
                 open.push(path.join(entry?.file_name()));
             }
         } else if !full.exists() {
-            return Err(format!("xtask/words/paths.txt: there is no {}", path.display()).into());
+            return Err(format!("xtask/words/paths.txt: {} does not exist", path.display()).into());
         } else if path.extension().is_some_and(|extension| extension == "md" || extension == "rs") {
             files.push(path);
         }
@@ -128,7 +127,7 @@ fn files(root: &Path, mut open: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Whether a line has these words in a row, in any case.
+/// Whether a line contains these words in a row, ignoring case.
 fn has(line: &str, words: &[String]) -> bool {
     let lower = line.to_lowercase();
     let all: Vec<&str> =
@@ -136,7 +135,7 @@ fn has(line: &str, words: &[String]) -> bool {
     all.windows(words.len()).any(|window| window.iter().zip(words).all(|(a, b)| a == b))
 }
 
-/// Lines outside code blocks, without `code`.
+/// Returns the lines outside code blocks, without `code`.
 fn markdown_prose(text: &str) -> Vec<(usize, String)> {
     let mut fenced = false;
     let mut prose = Vec::new();
@@ -151,7 +150,7 @@ fn markdown_prose(text: &str) -> Vec<(usize, String)> {
     prose
 }
 
-/// Doc comments and string literals, up to the tests.
+/// Returns doc comments and string literals, up to the tests.
 fn rust_prose(text: &str) -> Vec<(usize, String)> {
     let mut prose = Vec::new();
     for (index, line) in text.lines().enumerate() {

@@ -1,24 +1,24 @@
-//! The order of modules, read from the sources.
+//! Checks the structure of modules, by reading the sources.
 //!
-//! - `lorchestra-core`: a module imports only from rooms that stand before its own in the list of `src/lib.rs`. So the rooms form a DAG.
-//! - `lorchestra-cli`: its modules form a DAG too, so what every command uses imports no command.
+//! - `lorchestra-core`: a top-level module imports only from those before it in the list of `src/lib.rs`, so they form a DAG.
+//! - `lorchestra-cli`: its modules form a DAG too, so shared modules import no command.
 //!
 //! - A type name has one meaning: no two modules of core and CLI declare the same one.
-//! - Commands that change an owner or a mode are written in one module, which decides where a hint may have one.
+//! - Only one module writes commands that change an owner or a mode: it decides where a hint may contain one.
 //!
-//! Imports of tests do not count: a test may look at anything.
+//! Imports of tests do not count: a test may use anything.
 
-#![expect(clippy::expect_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::expect_used, reason = "a panic fails the test")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is in the workspace").to_owned()
 }
 
-/// All Rust files of a room: `room.rs` and what is below `room/`.
+/// Returns all Rust files of a top-level module: `room.rs` and those below `room/`.
 fn files(src: &Path, room: &str) -> Vec<PathBuf> {
     let mut files = vec![src.join(format!("{room}.rs"))];
     let mut directories = vec![src.join(room)];
@@ -35,14 +35,14 @@ fn files(src: &Path, room: &str) -> Vec<PathBuf> {
     files
 }
 
-/// A source without comments and without items that are only there for tests; and the modules in files of their own among those.
+/// Returns a source without comments and test-only items, and the names of its test modules that are separate files.
 fn code(source: &str) -> (String, Vec<String>) {
     let (mut code, mut test_files) = (String::new(), Vec::new());
     let mut lines = source.lines();
     while let Some(line) = lines.next() {
         if line.trim() == "#[cfg(test)]" {
             let indent = &line[..line.len() - line.trim_start().len()];
-            // Other attributes, then the item, up to the bracket that closes it at the same depth.
+            // Other attributes, then the item, up to the closing bracket at the same depth.
             let item = lines.by_ref().find(|line| !line.trim_start().starts_with("#[")).unwrap_or_default().trim();
             if let Some(module) = item.strip_suffix(';').and_then(|item| item.rsplit_once("mod ")) {
                 test_files.push(module.1.to_owned());
@@ -57,7 +57,7 @@ fn code(source: &str) -> (String, Vec<String>) {
     (code, test_files)
 }
 
-/// The modules after each `crate::` of a source, with those of `crate::{a, b::c}`.
+/// Returns the modules after each `crate::` of a source, including those of `crate::{a, b::c}`.
 fn imports(code: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (at, prefix) in code.match_indices("crate::") {
@@ -90,7 +90,7 @@ fn name(text: &str) -> String {
     text.chars().take_while(|character| character.is_alphanumeric() || *character == '_').collect()
 }
 
-/// What each file of a room imports from the crate, tests left out.
+/// Returns the imports of each file of a module from the crate, without tests.
 fn imports_of(src: &Path, room: &str) -> Vec<(PathBuf, Vec<String>)> {
     let mut sources = BTreeMap::new();
     let mut tests = Vec::new();
@@ -103,7 +103,7 @@ fn imports_of(src: &Path, room: &str) -> Vec<(PathBuf, Vec<String>)> {
     sources.into_iter().map(|(file, code)| (file, imports(&code))).collect()
 }
 
-/// The rooms, in the order of the list in core's `lib.rs`.
+/// Returns the top-level modules, in the order of the list in core's `lib.rs`.
 fn rooms(library: &str) -> Vec<String> {
     let items = library.lines().filter_map(|line| line.strip_prefix("//! - "));
     items
@@ -158,7 +158,7 @@ fn modules_of_the_cli_form_a_dag() {
         })
         .collect();
     assert!(left.values().map(BTreeSet::len).sum::<usize>() > 40, "this test reads the sources wrongly: {left:?}");
-    // Takes away what imports nothing that is left, until nothing is left or the rest imports itself.
+    // Repeatedly remove modules that import no remaining one, until none is left or the rest is cyclic.
     while let Some(leaf) = left.iter().find(|(_, imports)| !imports.iter().any(|import| left.contains_key(import))) {
         let leaf = leaf.0.clone();
         left.remove(&leaf);
@@ -167,7 +167,7 @@ fn modules_of_the_cli_form_a_dag() {
 }
 
 #[test]
-fn a_source_is_read_as_rustc_reads_it() {
+fn imports_are_read_as_by_rustc() {
     let source = "use crate::{one::{A, b}, two};\n// crate::comment\nfn f() { crate::three::g() }\n#[cfg(test)]\nmod tests {\n    use \
                   crate::four;\n}\n#[cfg(test)]\nmod more;\nuse crate::five::H;\n";
     let (code, test_files) = code(source);
@@ -175,7 +175,7 @@ fn a_source_is_read_as_rustc_reads_it() {
     assert_eq!(imports(&code), ["one", "two", "three", "five"]);
 }
 
-/// Names that many modules may have: associated types, a local helper of one function, the arguments of a command.
+/// Names that many modules may use: associated types, a function's local helper, a command's arguments.
 const SHARED_NAMES: [&str; 3] = ["Args", "Err", "Inner"];
 
 #[test]
@@ -202,7 +202,7 @@ fn a_type_name_has_one_meaning() {
     assert!(declared.is_empty(), "declared more than once: {declared:#?}");
 }
 
-/// A hint is copied into a shell, often by root: `host::rights` alone decides what it may change.
+/// People copy hints into a shell, often as root: only `host::rights` decides what they may change.
 #[test]
 fn one_module_writes_commands_that_change_owners_and_modes() {
     let mut pending: Vec<PathBuf> = ["lorchestra-core/src", "lorchestra-cli/src", "lorchestra-plugin-api/src", "example-plugins"]

@@ -3,7 +3,7 @@
 /// A kind of object.
 #[derive(Debug)]
 pub(crate) struct Kind {
-    /// What the objects are made from, for messages.
+    /// The input of the objects, for messages.
     pub(crate) subject: &'static str,
     /// A single object with its article, for messages.
     pub(crate) thing: &'static str,

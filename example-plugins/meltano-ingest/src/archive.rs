@@ -168,7 +168,7 @@ impl Archive {
         Ok(Some(self.dir.join(FOR_TAP)))
     }
 
-    /// Returns the file to pass to the tap for a state that was given by hand: the tap's state may be inside of one of
+    /// Returns the file to pass to the tap for a state that was given manually: the tap's state may be inside of one of
     /// Meltano's (`meltano state get`) or of a `state.json` of this package.
     pub(crate) fn state_by_hand(&self, path: &Path) -> Result<PathBuf, ArchiveError> {
         // A pipe can be read only once, by the tap.

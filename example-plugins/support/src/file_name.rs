@@ -1,4 +1,4 @@
-//! Names of any length as names of files. Talks to nobody.
+//! Names of any length as names of files. Talks to no one.
 
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;

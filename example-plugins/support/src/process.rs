@@ -79,7 +79,7 @@ impl StartError {
     /// Returns why the program was not found: the system reports the same error if its interpreter is missing.
     fn not_found(program: &Path) -> Self {
         let named = program.components().count() == 1;
-        #[expect(clippy::disallowed_methods, reason = "where the system has looked for the program")]
+        #[expect(clippy::disallowed_methods, reason = "the system searches PATH for the program")]
         let path = std::env::var_os("PATH").unwrap_or_default();
         let on_path = || std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file());
         let file = if named { on_path() } else { Some(program.to_owned()).filter(|file| file.is_file()) };

@@ -1,4 +1,4 @@
-//! `bookmarks show`, `set`, `reset`; and the one bookmark that a run asks for.
+//! `bookmarks show`, `set`, `reset`; and the bookmark that a run uses.
 
 use super::{find_job, history, open_and_recover, second_store};
 use crate::exit::Code;
@@ -100,9 +100,9 @@ pub(super) fn run(
     }
 }
 
-/// The bookmark for a plan that asks for one. A run that had succeeded when its supervisor died may be about to move it, so such runs are
-/// closed first; a dry run changes nothing, and takes it as it is.
-pub(super) fn asked_for(
+/// Returns the bookmark that a plan needs. Closes runs of dead supervisors first, because one that had succeeded may move it. A dry run
+/// changes nothing, and uses the bookmark unchanged.
+pub(super) fn for_plan(
     key: Key<'_>,
     dry_run: bool,
     settings: &Settings,
@@ -123,12 +123,12 @@ pub(super) fn asked_for(
     Ok(bookmark.and_then(|bookmark| DateTime::from_timestamp_micros(bookmark.at)))
 }
 
-/// Which bookmarks to show; `None`: of all.
+/// Which bookmarks to show; `None` for no restriction.
 #[derive(Clone, Copy)]
 struct BookmarkFilter<'a> {
     package: Option<&'a str>,
     job: Option<&'a str>,
-    /// Empty: those that are of none.
+    /// Empty for bookmarks without an account.
     account: Option<&'a str>,
 }
 
@@ -184,7 +184,7 @@ fn list(
     for (bookmark, (name, account)) in bookmarks.iter().zip(&columns) {
         let by = match &bookmark.run_id {
             Some(run) => format!("by run {}", lorchestra_core::store::short_id(run)),
-            None => "by hand".to_owned(),
+            None => "manually".to_owned(),
         };
         let (at, moved_at) = (exactly(bookmark.at), show::time(bookmark.moved_at));
         printer.line(format_args!("{name:names$}  {account:accounts$}  {at}  set {moved_at} {by}"));
@@ -192,8 +192,8 @@ fn list(
     Ok(Code::Success)
 }
 
-/// Whether anybody knows of what has no bookmarks: a name with a typo in it is not one that has none yet. A package that is not there any
-/// more is known by its runs.
+/// Fails for an unknown package or job without bookmarks, since a misspelt name must not look like a job without one. A package that has
+/// been removed is known from its runs.
 fn is_known(store: Option<&Store>, wanted: BookmarkFilter<'_>, settings: &Settings) -> Result<(), CommandError> {
     let Some(package) = wanted.package else { return Ok(()) };
     let catalog = Catalog::scan(&settings.plugin_dirs);
@@ -205,7 +205,7 @@ fn is_known(store: Option<&Store>, wanted: BookmarkFilter<'_>, settings: &Settin
         },
         _ => return Ok(()),
     };
-    // What is asked for of a package that is gone may still be misspelt; nobody can say.
+    // For a removed package, the other names cannot be checked.
     let remembered = match store {
         Some(store) => store.has_run_of(package, job)? || !store.bookmarks(Some(package), job)?.is_empty(),
         None => false,
@@ -237,7 +237,7 @@ fn set(
     Ok(Code::Success)
 }
 
-/// Whether a run would read such a bookmark: one with a typo in it would wait for ever.
+/// Fails if no run would use such a bookmark: a misspelt one would never be noticed.
 fn is_read(key: Key<'_>, settings: &Settings) -> Result<(), CommandError> {
     let Key { package, job: job_name, account } = key;
     let catalog = Catalog::scan(&settings.plugin_dirs);
@@ -284,7 +284,7 @@ fn reset(store: Option<Store>, key: Key<'_>, printer: &mut Printer) -> Result<Co
     }
 }
 
-/// A time as it is given to jobs: it can be typed again and is the same.
+/// Formats a time as jobs receive it: it can be typed again with the same result.
 fn exactly(micros: i64) -> String {
     DateTime::from_timestamp_micros(micros).map_or_else(|| micros.to_string(), plan::time::show)
 }

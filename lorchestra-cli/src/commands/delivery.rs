@@ -1,5 +1,4 @@
-//! Delivery as a person sees it: started beside a run, finished after it, and `events flush`. One line for each destination that has something
-//! to report.
+//! Delivery for commands: `events flush`, and the checks before a run. Reports one line for each destination that has something to report.
 
 use super::setup::blocking;
 use crate::exit::Code;
@@ -15,10 +14,10 @@ use lorchestra_core::host::state::StateDir;
 use lorchestra_core::store::{Backlog, Store};
 use std::time::Duration;
 
-/// How long `events flush` tries.
+/// Default time limit of `events flush`.
 const FLUSH: Duration = Duration::from_secs(60);
 
-/// The destinations that are configured, or only the one with this name; or what to configure.
+/// Returns the configured destinations, or only the one with this name; the error says what to configure.
 pub(super) fn chosen<'a>(settings: &'a Settings, name: Option<&str>) -> Result<Vec<&'a DestinationConfig>, CommandError> {
     let chosen: Vec<_> = settings.destinations.iter().filter(|to| name.is_none_or(|name| name == to.name())).collect();
     if !chosen.is_empty() {
@@ -43,9 +42,9 @@ pub(super) fn warn_once(settings: &Settings, printer: &mut Printer) {
     }
 }
 
-/// Refuses to begin what will not be delivered, with `--require-delivery`. A server that does not answer now may do so later.
+/// With `--require-delivery`, refuses to start a job whose events cannot be delivered. A server that does not respond now may do so later.
 ///
-/// Nothing has begun yet: a signal ends the process as it ends any.
+/// Nothing has started yet, so a signal simply ends the process.
 pub(super) fn check(settings: &Settings, limit: Duration) -> Result<(), CommandError> {
     for to in chosen(settings, None)? {
         let config = to.clone();
@@ -85,7 +84,7 @@ pub(super) fn flush(
         printer.line(format_args!("Delivered {}{where_to}.", events(report.progress.delivered)));
         undelivered::report(to, &Report { trouble: None, progress: report.progress }, backlog.pending, printer);
         let Some(failure) = report.trouble.as_ref().and_then(|trouble| flush_failure(trouble, backlog)) else { continue };
-        // The first one is the command's; what is wrong elsewhere is not kept back.
+        // The first error is the command's; the others become warnings.
         match failed {
             None => failed = Some(failure),
             Some(_) => printer.warning(format_args!("{}: {}", to.label(), failure.message)),
@@ -109,7 +108,7 @@ fn flush_failure(trouble: &Incomplete, backlog: Backlog) -> Option<CommandError>
     })
 }
 
-/// A refusal as a failure: its text has the hint where there is one.
+/// Turns a refusal into an error; its text already includes a hint if there is one.
 pub(super) fn refused(refusal: &DeliveryError) -> CommandError {
     let failure = CommandError::new(Code::Undelivered, refusal.to_string());
     match refusal {

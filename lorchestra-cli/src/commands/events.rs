@@ -20,7 +20,7 @@ struct EventLine<'a> {
     schema: &'static str,
     #[serde(flatten)]
     event: &'a Event,
-    /// Of events that are not delivered: where to.
+    /// The destination, for undelivered events.
     #[serde(skip_serializing_if = "Option::is_none")]
     destination: Option<&'a str>,
 }
@@ -150,10 +150,10 @@ fn list(wanted: &EventList, settings: &Settings, notices: &mut Notices<'_>, prin
         } else {
             printer.line(text(&event, destination.filter(|_| several)));
         }
-        // A reader that has gone away: there is no use in reading on.
+        // Stop if the reader has gone away.
         if printer.is_broken() { Err(()) } else { Ok(()) }
     };
-    // Err means that the reader went away; the printer knows.
+    // `Err` means that the reader has gone away, which the printer knows.
     match delivery {
         None => drop(store.events(&filter, |event| each(event, None))?),
         Some(state) => {
@@ -171,7 +171,7 @@ fn list(wanted: &EventList, settings: &Settings, notices: &mut Notices<'_>, prin
     Ok(Code::Success)
 }
 
-/// Names of the destinations whose undelivered events are listed: those that are configured, else those that the store knows.
+/// Returns the names of the destinations whose undelivered events to list: the configured ones, or else those in the store.
 fn listed(wanted: &EventList, settings: &Settings, store: &Store) -> Result<Vec<String>, CommandError> {
     if let Some(name) = &wanted.destination {
         return Ok(vec![name.clone()]);

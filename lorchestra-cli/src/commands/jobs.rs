@@ -1,4 +1,4 @@
-//! `jobs list` and `jobs show`: what is in the libraries, without running any of their code.
+//! `jobs list` and `jobs show`: the contents of the libraries, without running any of their code.
 
 use crate::exit::Code;
 use crate::failure::CommandError;
@@ -11,7 +11,7 @@ use lorchestra_core::text::{self, one_line, printable};
 use lorchestra_plugin_api::manifest::JobManifest;
 use serde_json::{Value, json};
 
-/// Problems that are told in full.
+/// Maximum number of problems to report in full.
 const PROBLEMS: usize = 3;
 
 #[derive(Debug, Subcommand)]
@@ -40,7 +40,7 @@ pub(crate) enum Jobs {
 
 pub(super) fn run(command: &Jobs, settings: &Settings, printer: &mut Printer) -> Result<Code, CommandError> {
     let catalog = super::catalog(settings)?;
-    // Where only some directories are searched, a package that is not there means nothing.
+    // If only some directories are searched, a missing package means nothing.
     let whole_path = catalog.searched.iter().all(|searched| searched.dir.origin != PLUGIN_FLAG);
     unknown_policies(&catalog, settings, whole_path, printer);
     match command {
@@ -51,8 +51,8 @@ pub(super) fn run(command: &Jobs, settings: &Settings, printer: &mut Printer) ->
     }
 }
 
-/// Warns of configured jobs that are not there. A package that is not there may be on another host that shares the file: it is told
-/// where it looks misspelt, and otherwise where `all` are asked for.
+/// Warns about configured jobs that do not exist. A missing package may exist on another host that shares the file: warns only if its name
+/// looks misspelt, or if `all` is set.
 pub(super) fn unknown_policies(catalog: &Catalog, settings: &Settings, all: bool, printer: &mut Printer) {
     for name in settings.jobs.keys() {
         let Some((package, job)) = name.split_once('/') else { continue };
@@ -90,7 +90,7 @@ fn list(catalog: &Catalog, printer: &mut Printer) -> Code {
     Code::Success
 }
 
-/// The directories that could not be searched. The default one need not be there.
+/// The directories that could not be searched. The default one need not exist.
 fn directories(catalog: &Catalog) -> Vec<Problem> {
     let may_be_missing = |searched: &&Searched| searched.dir.origin == PLUGIN_DIRECTORY;
     let wrong =
@@ -130,7 +130,7 @@ fn list_json(catalog: &Catalog, only: Option<&str>, printer: &mut Printer) -> Re
                 "name": manifest.package,
                 "version": manifest.version,
                 "path": package.path.display().to_string(),
-                // Null when the file is not there any more. (Not its sha256: that would read all of it.)
+                // Null if the file no longer exists. (Its SHA-256 is omitted because that would require reading all of it.)
                 "bytes": std::fs::metadata(&package.path).ok().map(|meta| meta.len()),
                 "jobs": sorted(&manifest.jobs).into_iter().map(|job| json!({
                     "name": job.name,
@@ -151,7 +151,7 @@ fn list_json(catalog: &Catalog, only: Option<&str>, printer: &mut Printer) -> Re
     Ok(Code::Success)
 }
 
-/// A problem, as all commands tell it.
+/// A problem in the JSON form of all commands.
 pub(super) fn problem_json(problem: &Problem) -> Value {
     json!({
         "path": problem.path.display().to_string(),

@@ -1,5 +1,6 @@
-//! `new`: a crate that builds, tests and runs as it is, from the templates beside this file. Owns what a crate may be called, what it
-//! depends on, and that nobody ever sees half of it. Talks to the file system, and to [`workspace`] about what lies above the crate.
+//! `new`: creates a crate that builds, tests and runs unchanged, from the templates next to this file. Owns the rules for names, the
+//! crate's dependencies, and that the crate appears completely or not at all. Talks to the file system, and to [`workspace`] about
+//! workspaces above the crate.
 
 mod workspace;
 
@@ -14,7 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use workspace::Workspace;
 
-/// Where a file is put, and its template.
+/// The path of each file, and its template.
 const FILES: [(&str, &str); 6] = [
     ("Cargo.toml", include_str!("new/manifest.txt")),
     ("README.md", include_str!("new/readme.txt")),
@@ -24,20 +25,20 @@ const FILES: [(&str, &str); 6] = [
     ("tests/jobs.rs", include_str!("new/tests.txt")),
 ];
 
-/// What belongs to the top of a repository: not written where the crate is a member of a workspace.
+/// Files for the top of a repository, which a member of a workspace does not get.
 const OF_A_ROOT: [&str; 2] = [".github", ".gitignore"];
 
-/// What ends the manifest of a crate that is a workspace of its own, and of a member.
+/// The end of the manifest, for a crate that is its own workspace and for a member.
 const ROOT: &str = include_str!("new/root.txt");
 const MEMBER: &str = include_str!("new/member.txt");
 
-/// What is at the top of the crate, in the order in which it is moved to its place: what makes it a crate comes last.
+/// The top-level names of the crate, in the order in which they are moved to its directory: the one that makes it a crate comes last.
 const TOP: [&str; 6] = ["src", "tests", ".github", ".gitignore", "README.md", "Cargo.toml"];
 
 /// The crate that a job package depends on.
 const API: &str = "lorchestra-plugin-api";
 
-/// Names that cargo or the compiler take for something else.
+/// Names with another meaning for cargo or the compiler.
 const TAKEN: [&str; 58] = [
     // Keywords, used and reserved.
     "abstract",
@@ -91,7 +92,7 @@ const TAKEN: [&str; 58] = [
     "where",
     "while",
     "yield",
-    // Crates that are always there, and our own.
+    // Crates that always exist, and our own.
     "alloc",
     "core",
     "proc_macro",
@@ -101,33 +102,33 @@ const TAKEN: [&str; 58] = [
     "lorchestra_plugin_api_macros",
 ];
 
-/// Why there is no new crate. Nothing was left.
+/// Why no crate was created. Nothing was left behind.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NewError {
-    /// Not the name of a package.
+    /// It is not a valid package name.
     #[error("{0:?} is not a valid package name: use [a-z][a-z0-9_-]*, at most 64 characters")]
     Name(String),
-    /// A name that stands for something else.
+    /// The name has another meaning.
     #[error("a package cannot be named {0}: the name has a meaning for cargo or the compiler")]
     Taken(String),
-    /// There is something already.
+    /// Something already exists at the path.
     #[error("{path} already exists{what}", path = .0.display(), what = if .0.is_dir() { " and is not empty" } else { "" })]
     There(PathBuf),
-    /// The directory it should be made in is not there.
+    /// The parent directory does not exist.
     #[error("directory {path} does not exist", path = .0.display())]
     NoParent(PathBuf),
-    /// What should be the plugin API is something else.
+    /// The path does not contain the plugin API.
     #[error("{path} is not {API}: {why}", path = .path.display())]
     Api {
-        /// As given.
+        /// The path as given.
         path: PathBuf,
         /// What is wrong.
         why: String,
     },
-    /// The system refused.
+    /// A system call failed.
     #[error("{path}", path = .path.display())]
     Io {
-        /// Where.
+        /// The path.
         path: PathBuf,
         /// Its error.
         source: io::Error,
@@ -222,12 +223,12 @@ fn check_name(name: &str) -> Result<(), NewError> {
     Ok(())
 }
 
-/// As the compiler names the crate of a package.
+/// The compiler's name for the crate of a package.
 fn crate_name(package: &str) -> String {
     package.replace('-', "_")
 }
 
-/// The crate to depend on: the one that was named, or that of the tree that this program was built from, if that is still there.
+/// Returns the crate to depend on: the given one, or that of the source tree from which this program was built, if it still exists.
 fn api_dir(named: Option<&Path>) -> Result<Option<String>, NewError> {
     let own = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../lorchestra-plugin-api"));
     match named {
@@ -236,7 +237,7 @@ fn api_dir(named: Option<&Path>) -> Result<Option<String>, NewError> {
     }
 }
 
-/// What stands behind `lorchestra-plugin-api =` : a crate's directory, or the registry's version.
+/// The value of `lorchestra-plugin-api =`: a crate's directory, or the registry's version.
 fn dependency(api: Option<&str>) -> String {
     match api {
         Some(path) => format!("{{ path = {} }}", toml::Value::from(path)),
@@ -248,7 +249,7 @@ fn dependency(api: Option<&str>) -> String {
     }
 }
 
-/// The absolute path of the plugin API, from its directory or that of a checkout.
+/// Returns the absolute path of the plugin API, given its directory or that of a checkout.
 fn api_crate(named: &Path) -> Result<String, NewError> {
     let wrong = |why: String| NewError::Api { path: named.to_owned(), why };
     let inner = named.join(API);
@@ -265,17 +266,17 @@ fn api_crate(named: &Path) -> Result<String, NewError> {
     dir.into_os_string().into_string().map_err(|_| wrong("its path is not UTF-8, which Cargo.toml has to be".to_owned()))
 }
 
-/// Where the crate will really be: cargo looks from there for a workspace above it.
+/// Returns the crate's real path: cargo searches for a workspace from there.
 fn real(dir: &Path) -> Result<PathBuf, NewError> {
-    let beside = beside(dir)?;
-    let real = beside.canonicalize().map_err(|source| NewError::Io { path: beside.to_owned(), source })?;
+    let build_dir = build_dir(dir)?;
+    let real = build_dir.canonicalize().map_err(|source| NewError::Io { path: build_dir.to_owned(), source })?;
     Ok(match dir.file_name() {
-        Some(name) if beside != dir => real.join(name),
+        Some(name) if build_dir != dir => real.join(name),
         _ => real,
     })
 }
 
-/// The library that `cargo build --release` makes, from the crate's directory; `root`: of the workspace that the crate is a member of.
+/// Returns the path of the library that `cargo build --release` creates, relative to the crate; `root` is the workspace of a member.
 fn library(name: &str, real: &Path, root: Option<&Path>) -> String {
     let library = format!("target/release/lib{}.so", crate_name(name));
     match root.map(|root| (root, real.strip_prefix(root))) {
@@ -285,33 +286,34 @@ fn library(name: &str, real: &Path, root: Option<&Path>) -> String {
     }
 }
 
-/// Where the crate is built: in the directory itself where that is there and empty, since somebody may be in it; else in the one above it.
-fn beside(dir: &Path) -> Result<&Path, NewError> {
-    let beside = match dir.parent() {
+/// Returns the directory in which to build the crate: the target directory itself if it exists and is empty, since it may be someone's
+/// working directory; otherwise its parent.
+fn build_dir(dir: &Path) -> Result<&Path, NewError> {
+    let build_dir = match dir.parent() {
         _ if is_empty(dir)? => dir,
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    if beside.is_dir() { Ok(beside) } else { Err(NewError::NoParent(beside.to_owned())) }
+    if build_dir.is_dir() { Ok(build_dir) } else { Err(NewError::NoParent(build_dir.to_owned())) }
 }
 
-/// The name at the top of the crate below which a file is.
+/// The top-level name of a file in the crate.
 fn top(file: &str) -> &str {
     file.split('/').next().unwrap_or(file)
 }
 
-/// Makes the crate beside its place, and moves it there once it is whole.
+/// Creates the crate in a temporary directory, and moves it to its path once it is complete.
 fn make(name: &str, dir: &Path, api: &str, library: &str, is_member: bool) -> Result<(), NewError> {
-    let beside = beside(dir)?;
+    let build_dir = build_dir(dir)?;
     let at = |path: &Path| {
         let path = path.to_owned();
         move |source| NewError::Io { path, source }
     };
-    // Removed again, with all that is still in it.
-    let building = tempfile::Builder::new().prefix(".lorchestra-new-").tempdir_in(beside);
-    // Without the name that was tried.
-    let building = building.map_err(|e| at(beside)(e.kind().into()))?;
-    // The temporary directory is private; a crate has the user's usual modes.
+    // Removed at the end, with everything still in it.
+    let building = tempfile::Builder::new().prefix(".lorchestra-new-").tempdir_in(build_dir);
+    // Without the temporary name that failed.
+    let building = building.map_err(|e| at(build_dir)(e.kind().into()))?;
+    // The temporary directory is private; a crate has the user's default modes.
     let whole = building.path().join(name);
     let left_out = |top: &str| is_member && OF_A_ROOT.contains(&top);
     for (file, template) in FILES.into_iter().filter(|(file, _)| !left_out(top(file))) {
@@ -325,10 +327,10 @@ fn make(name: &str, dir: &Path, api: &str, library: &str, is_member: bool) -> Re
         fs::create_dir_all(path.parent().unwrap_or(&whole)).map_err(at(dir))?;
         fs::write(&path, text).map_err(at(dir))?;
     }
-    if beside != dir {
+    if build_dir != dir {
         return match fs::rename(&whole, dir) {
             Ok(()) => Ok(()),
-            // Somebody else was quicker.
+            // Another process was faster.
             Err(_) if dir.symlink_metadata().is_ok() => Err(NewError::There(dir.to_owned())),
             Err(source) => Err(NewError::Io { path: dir.to_owned(), source }),
         };
@@ -336,7 +338,7 @@ fn make(name: &str, dir: &Path, api: &str, library: &str, is_member: bool) -> Re
     for (n, top) in TOP.into_iter().enumerate().filter(|(_, top)| !left_out(top)) {
         if let Err(source) = fs::rename(whole.join(top), dir.join(top)) {
             for moved in TOP[..n].iter().filter(|top| !left_out(top)) {
-                // Back to where it is removed.
+                // Move it back to the directory that is removed.
                 let _ = fs::rename(dir.join(moved), whole.join(moved));
             }
             return Err(NewError::Io { path: dir.join(top), source });
@@ -345,7 +347,7 @@ fn make(name: &str, dir: &Path, api: &str, library: &str, is_member: bool) -> Re
     Ok(())
 }
 
-/// Whether there is an empty directory already; `false` where there is nothing at all.
+/// Whether the directory exists and is empty; `false` if it does not exist.
 fn is_empty(dir: &Path) -> Result<bool, NewError> {
     match fs::read_dir(dir) {
         Ok(mut entries) => match entries.next() {
@@ -353,7 +355,7 @@ fn is_empty(dir: &Path) -> Result<bool, NewError> {
             Some(_) => Err(NewError::There(dir.to_owned())),
         },
         Err(_) if dir.symlink_metadata().is_err() => Ok(false),
-        // A file, or a link to nothing.
+        // A file, or a dangling link.
         Err(e) if matches!(e.kind(), io::ErrorKind::NotADirectory | io::ErrorKind::NotFound) => {
             Err(NewError::There(dir.to_owned()))
         }
@@ -379,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_made_is_moved() {
+    fn every_created_file_is_moved() {
         let mut tops: Vec<&str> = FILES.iter().map(|(file, _)| top(file)).collect();
         let mut moved = TOP.to_vec();
         tops.sort_unstable();
@@ -387,7 +389,7 @@ mod tests {
         assert_eq!(tops, moved);
     }
 
-    /// The size that is watched is that of such a library.
+    /// The size limit is tested on such a library.
     #[test]
     fn the_release_profile_is_the_one_that_is_tested() {
         let profile = |text: &str, name: &str| {

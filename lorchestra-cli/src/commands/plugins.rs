@@ -1,5 +1,5 @@
-//! `plugins list`, `check`, `install`, `remove` and `lock`: the library files themselves. None of them runs plugin code in this process;
-//! only `check` has it run at all, in a worker that is thrown away.
+//! `plugins list`, `check`, `install`, `remove` and `lock`: manage library files. None of them runs plugin code in this process; only
+//! `check` runs it at all, in a worker that is killed afterwards.
 
 mod check;
 mod install;
@@ -89,7 +89,7 @@ pub(super) fn run(command: &Plugins, settings: &Settings, printer: &mut Printer)
     }
 }
 
-/// A name in a directory.
+/// What a name in a directory refers to.
 enum DirectoryEntry<'a> {
     Package(&'a Package),
     Problem(&'a Problem),
@@ -149,7 +149,7 @@ fn entry_text(entry: &DirectoryEntry<'_>, lock: Option<&Lock>) -> Vec<String> {
     }
 }
 
-/// Whether plugins.lock has the bytes of the package's file.
+/// Whether plugins.lock allows the file of the package.
 fn is_locked(package: &Package, lock: &Lock) -> bool {
     lock.allows_file(package).is_ok()
 }
@@ -174,9 +174,9 @@ fn entry_json(path: &Path, entry: &DirectoryEntry<'_>, lock: Option<&Lock>) -> V
                 "package": package.outline.package,
                 "version": package.outline.version,
                 "jobs": show::job_names(package),
-                // Null when it is not there any more.
+                // Null if the file no longer exists.
                 "bytes": std::fs::metadata(&package.path).ok().map(|meta| meta.len()),
-                // Null where there is no plugins.lock, and none is asked for.
+                // Null if there is no plugins.lock and none is required.
                 "locked": lock.map(|lock| is_locked(package, lock)),
             })
         }
@@ -191,11 +191,11 @@ fn entry_json(path: &Path, entry: &DirectoryEntry<'_>, lock: Option<&Lock>) -> V
 }
 
 fn write_lock(only: &[String], as_json: bool, settings: &Settings, printer: &mut Printer) -> Result<Code, CommandError> {
-    // What is locked by now does not matter: this is how it changes.
+    // Ignores the current lock, because this command changes it.
     let catalog = Catalog::scan(&settings.plugin_dirs);
     let (before, trouble) = match Lockfile::read(&settings.lockfile) {
         Ok(before) => (before.unwrap_or_default(), None),
-        // All of it is written anew; of a part of it, the rest must be read.
+        // The whole file is replaced; a partial update must read the other entries.
         Err(error) if only.is_empty() => (Lockfile::default(), Some(error)),
         Err(error) => return Err(error.into()),
     };
@@ -215,7 +215,7 @@ fn write_lock(only: &[String], as_json: bool, settings: &Settings, printer: &mut
     }
     after.write(&settings.lockfile)?;
     match (Lockfile::read(&settings.lockfile), trouble) {
-        // Who may write in its directory, say: that is not fixed by writing it.
+        // For example, the file's directory is writable by others, which writing the file does not fix.
         (Err(error), _) => drop(lock::warn(error, printer)),
         (Ok(_), Some(error)) => printer.warning(CommandError::from(error).message),
         (Ok(_), None) => {}
@@ -257,7 +257,7 @@ fn write_lock(only: &[String], as_json: bool, settings: &Settings, printer: &mut
     Ok(Code::Success)
 }
 
-/// What is different: kind, package, versions.
+/// Returns the differences: kind, package, versions.
 fn changes(before: &Lockfile, after: &Lockfile) -> Vec<(&'static str, String, String)> {
     let mut changes = Vec::new();
     for (name, new) in &after.packages {

@@ -1,5 +1,5 @@
-//! `run-job`: arguments to a spec, the spec to [`launch`], its result to an exit code. What a person sees on the way is printed by
-//! observers ([`crate::observe`]).
+//! `run-job`: turns arguments into a spec, passes the spec to [`launch`], and maps its result to an exit code. Observers print what the
+//! user sees during the run ([`crate::observe`]).
 
 use super::jobs::unknown_policies;
 use super::spec_file;
@@ -33,7 +33,7 @@ use std::cell::RefCell;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// What every part of the command is given.
+/// The context of all steps of the command.
 struct Invocation<'a, 'b> {
     settings: &'a Settings,
     verbose: u8,
@@ -41,15 +41,15 @@ struct Invocation<'a, 'b> {
     printer: &'a mut Printer,
 }
 
-/// A run that could begin.
+/// A run that is ready to start.
 struct Planned {
     spec: RunSpec,
-    /// The file that holds the package.
+    /// The file that contains the package.
     library: PathBuf,
     secrets: Secrets,
     /// Flags before PACKAGE and after JOB.
     own: OwnFlags,
-    /// Where only locked libraries may run: those.
+    /// The lock file, if only locked libraries may run.
     lock: Option<Lockfile>,
 }
 
@@ -67,7 +67,7 @@ pub(crate) struct RunJob {
     pub(crate) own: OwnFlags,
 
     /// Print help (after PACKAGE and JOB: the job's help)
-    // Not clap's own: that would answer for run-job where the job was asked for.
+    // Not clap's own flag, which would print the help of run-job instead of the job's.
     #[arg(short, long, overrides_with = "help")]
     pub(crate) help: bool,
 
@@ -84,7 +84,7 @@ pub(crate) struct RunJob {
     pub(crate) job: Option<String>,
 
     /// Flags of the job (see `lorchestra run-job PACKAGE JOB --help`)
-    // Here for the help only: [`argv::cut`] takes them off before clap reads the rest.
+    // Only for the help: [`argv::cut`] removes them before clap parses the rest.
     #[arg(value_name = "JOB FLAGS")]
     pub(crate) rest: Vec<OsString>,
 }
@@ -95,13 +95,13 @@ pub(super) fn run(command: &RunJob, verbose: u8, settings: &Settings, mut notice
     let mut session = Invocation { settings, verbose, notices: &mut notices, printer };
     let result = session.plan_and_run(command, &mut signals);
     let code = printer.ended(result);
-    // Also where no run was begun: one that a dead supervisor had left may have been closed on the way.
+    // Even if no run was started: a run of a dead supervisor may have been closed.
     notices.send(signals.as_mut(), printer);
     code
 }
 
 impl Invocation<'_, '_> {
-    /// `signals` is set once they are handled here.
+    /// `signals` is set once signals are handled here.
     fn plan_and_run(&mut self, command: &RunJob, signals: &mut Option<Signals>) -> Result<Code, CommandError> {
         let settings = self.settings;
         CommandError::unless_files_suffice()?;
@@ -130,19 +130,19 @@ impl Invocation<'_, '_> {
         Ok(code(&launched))
     }
 
-    /// Whether the run has a progress bar. What follows the trace writes to the same terminal.
+    /// Whether the run has a progress bar, which would conflict with a followed trace on the same terminal.
     fn has_bar(&self, own: &OwnFlags) -> bool {
         self.verbose == 0 && !own.quiet && Bar::is_seen()
     }
 
-    /// How a run of the id that the caller chose has ended, where it has.
+    /// Returns the exit code of an ended run with the id that the caller chose, if there is one.
     fn ended(&mut self, own: &OwnFlags, key: Key<'_>, signals: &mut Option<Signals>) -> Result<Option<Code>, CommandError> {
         let Some(run_id) = own.run_id.filter(|_| !own.dry_run) else { return Ok(None) };
         let found = self.observed(own, signals, |host, signals, observer| launch::find(run_id, key, host, signals, observer))?;
         Ok(found.as_ref().map(code))
     }
 
-    /// Does that on this host, with signals handled, and with what a person sees of it.
+    /// Does `work` on this host, with signals handled and observers attached.
     fn observed<T>(
         &mut self,
         own: &OwnFlags,
@@ -152,7 +152,7 @@ impl Invocation<'_, '_> {
         let settings = self.settings;
         let timeout = own.delivery_timeout.unwrap_or(settings.delivery_timeout);
         let progress = self.has_bar(own);
-        // From here on a signal ends the run in order, not this process.
+        // From now on a signal stops the run in an orderly way instead of killing this process.
         let installed = match signals.take() {
             Some(installed) => installed,
             None => Signals::install()
@@ -185,12 +185,12 @@ impl Invocation<'_, '_> {
         Ok(work(&host, handled, &mut observers)?)
     }
 
-    /// The run that the arguments describe; or how the command ends without one.
+    /// Returns the run that the arguments describe; or the exit code of a command that ends without one.
     fn plan(&mut self, command: &RunJob, signals: &mut Option<Signals>) -> Result<Result<Planned, Code>, CommandError> {
         let settings = self.settings;
         let (Some(package_name), Some(job_name)) = (command.package.as_deref(), command.job.as_deref()) else {
-            // Only for help, which crate::help has answered.
-            return Err(CommandError::new(Code::Usage, "missing arguments PACKAGE and JOB").hint("lorchestra run-job --help"));
+            // Only for help, which crate::help has already printed.
+            return Err(CommandError::new(Code::Usage, "missing arguments PACKAGE and JOB").hint("see lorchestra run-job --help"));
         };
         let catalog = Catalog::scan(&settings.plugin_dirs);
         let (package, manifest, job) = &find_job(&catalog, package_name, job_name)?;
@@ -205,10 +205,10 @@ impl Invocation<'_, '_> {
         let own = command.own.merged(parsed.own);
         let mut values = parsed.given;
         values.extend(flags::named(&own.param)?);
-        let bookmark = match plan::last::asked_by(job, &values) {
+        let bookmark = match plan::last::requested_bookmark(job, &values) {
             Some(asked) => {
                 let key = Key { package: package_name, job: job_name, account: asked.account.as_deref() };
-                bookmarks::asked_for(key, own.dry_run, settings, self.notices, self.printer)?
+                bookmarks::for_plan(key, own.dry_run, settings, self.notices, self.printer)?
             }
             None => None,
         };
@@ -227,7 +227,7 @@ impl Invocation<'_, '_> {
             context: context(&own, settings),
         })
         .map_err(|error| bad_parameters(package_name, job, &error))?;
-        // Before anything is asked of this host: a run that has ended needs nothing any more.
+        // Before checking anything on this host: a run that has ended needs nothing.
         let key = Key { package: package_name, job: job_name, account: spec.account.as_deref() };
         if let Some(code) = self.ended(&own, key, signals)? {
             return Ok(Err(code));
@@ -236,13 +236,13 @@ impl Invocation<'_, '_> {
         if !own.quiet {
             warn_deprecated(job, &spec, &typed, self.printer);
         }
-        // Before anything begins, and also for a dry run: what would not be run is not planned.
+        // Before the run starts, and also for a dry run, which must not plan a run that would be refused.
         let secrets = secrets::find(&spec, &configured, settings)?;
         let lock = self.lock(&own)?;
         Ok(Ok(Planned { spec, library: package.path.clone(), secrets, own, lock }))
     }
 
-    /// The run that a spec describes.
+    /// Returns the run that a spec describes.
     fn read_spec(
         &mut self,
         file: &Path,
@@ -257,7 +257,7 @@ impl Invocation<'_, '_> {
         }
         let catalog = Catalog::scan(&settings.plugin_dirs);
         let (package, _, job) = &find_job(&catalog, &spec.package, &spec.job)?;
-        // Held against the job before anything else, so that no secret is looked for that the job does not have.
+        // Check the spec against the job first, so that no secret is read that the job does not have.
         spec.check(job).map_err(|error| CommandError::from(launch::LaunchError::Spec(error)))?;
         let secrets = secrets::find(&spec, &Configured::default(), settings)?;
         let own = command.own.clone();
@@ -290,7 +290,7 @@ fn context(own: &OwnFlags, settings: &Settings) -> Context {
     }
 }
 
-/// Warns of what is not to be used any more.
+/// Warns about deprecated jobs and parameters.
 fn warn_deprecated(job: &JobManifest, spec: &RunSpec, typed: &[String], printer: &mut Printer) {
     if let Some(instead) = &job.deprecated {
         printer.warning(format_args!("{}/{} is deprecated: {}", spec.package, job.name, text::one_line(instead)));
@@ -308,7 +308,7 @@ fn warn_deprecated(job: &JobManifest, spec: &RunSpec, typed: &[String], printer:
 fn bad_parameters(package: &str, job: &JobManifest, error: &plan::PlanError) -> CommandError {
     let text = error.to_string();
     let mut lines = text.lines();
-    // A default that cannot be read is the plugin's fault, not the caller's.
+    // An invalid default is a bug of the plugin, not of the caller.
     let code = if error.is_of_plugin() { Code::Plugin } else { Code::Usage };
     let failure = CommandError::new(code, lines.next().unwrap_or_default());
     lines
@@ -317,7 +317,7 @@ fn bad_parameters(package: &str, job: &JobManifest, error: &plan::PlanError) -> 
         .hint(format!("lorchestra run-job {package} {} --help", job.name))
 }
 
-/// Prints the spec of the run that the bytes there are now would make, and starts nothing.
+/// Prints the spec of the run with the current library, and starts nothing.
 fn dry_run(
     mut spec: RunSpec,
     path: &Path,
@@ -336,7 +336,7 @@ fn dry_run(
     Ok(Code::Success)
 }
 
-/// The exit code. Delivery that was required and did not happen counts where the job succeeded.
+/// Returns the exit code. A failed required delivery counts only if the job succeeded.
 fn code(launched: &Launched) -> Code {
     let of_outcome = |outcome: &Outcome| match outcome {
         Outcome::Completed => Code::Success,

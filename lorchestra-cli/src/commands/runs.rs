@@ -87,7 +87,7 @@ pub(super) fn run(
     }
 }
 
-/// The run that a person named, in its history.
+/// Returns the run that a user named, with its history.
 fn named(history: Option<(StateDir, Store)>, settings: &Settings, text: &str) -> Result<(StateDir, Store, Run), CommandError> {
     let run = find_run(history.as_ref().map(|(_, store)| store), settings, text)?;
     let (state, store) = history.ok_or_else(|| CommandError::new(Code::Internal, "a run was found, and no history"))?;
@@ -98,7 +98,7 @@ fn duration(run: &Run) -> Option<Duration> {
     Some(Duration::from_micros(u64::try_from(run.ended_at? - run.started_at).unwrap_or(0)))
 }
 
-/// Where nothing is known: a run that was refused has no library.
+/// Returns `None` for an unknown value: a refused run has no library.
 fn known(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
 }

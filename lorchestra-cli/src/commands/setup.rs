@@ -1,4 +1,4 @@
-//! `events setup`: makes what a destination lacks, and tries it.
+//! `events setup`: creates what a destination lacks, and tests it.
 
 use super::delivery::{no_thread, refused, warn_once};
 use crate::exit::Code;
@@ -11,7 +11,7 @@ use lorchestra_core::delivery::jsonl::{self, JsonlConfig};
 use lorchestra_core::plan::duration;
 use std::time::Duration;
 
-/// How long `events setup` waits for its row to show.
+/// Default time to wait until the test row can be read.
 const PROBE: Duration = Duration::from_secs(180);
 
 /// `events setup`.
@@ -77,7 +77,7 @@ fn directory(config: &JsonlConfig, dry_run: bool, printer: &mut Printer) -> Resu
     Ok(())
 }
 
-/// Waits for what a destination does, in a command that does nothing else.
+/// Runs asynchronous work to its end, in a command that does nothing else.
 pub(super) fn blocking<T>(work: impl Future<Output = T>) -> Result<T, CommandError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_thread)?;
     Ok(runtime.block_on(work))

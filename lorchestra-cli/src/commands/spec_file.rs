@@ -1,4 +1,4 @@
-//! A run spec as a file that a person has, and as lines that a person reads.
+//! Reads a run spec from a file, and prints one for people.
 
 use crate::exit::Code;
 use crate::failure::CommandError;
@@ -9,13 +9,13 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// The longest spec, in bytes: that of the order that a worker reads.
+/// Maximum size of a spec in bytes, the same as for a worker's order.
 const MAX: u64 = 16 << 20;
 
-/// Reads a spec; `-` is standard input.
+/// Reads a spec; `-` means stdin.
 ///
 /// # Errors
-/// It cannot be read, or is no spec that this lorchestra runs.
+/// If it cannot be read, or is not a spec that this lorchestra can run.
 pub(super) fn read(file: &Path) -> Result<RunSpec, CommandError> {
     let stdin = file == Path::new("-");
     let name = if stdin { "standard input".to_owned() } else { path_text(file) };
@@ -45,7 +45,7 @@ fn bounded(file: impl Read) -> io::Result<Vec<u8>> {
 
 /// Prints a spec for a person.
 pub(super) fn print(spec: &RunSpec, library: &Path, printer: &mut Printer) {
-    // What the plugin says of itself, and what was typed.
+    // Includes text from the plugin and text that was typed.
     let mut line = |text: String| printer.line(printable(&text));
     line(format!("{}/{} (dry run: nothing was started)", spec.package, spec.job));
     line(format!("  plugin: {} {} ({})", spec.package, spec.version, path_text(library)));

@@ -1,4 +1,4 @@
-//! Flags that are not the job's: of run-job itself, before PACKAGE or after JOB, and of every command.
+//! Flags other than the job's: those of run-job itself, before PACKAGE or after JOB, and global flags.
 
 use crate::values;
 use clap::Args;
@@ -19,7 +19,7 @@ pub(crate) struct GlobalFlags {
     pub(crate) verbose: u8,
 }
 
-/// Flags of run-job itself: accepted before PACKAGE and after JOB. Each takes the place of the same one before it.
+/// Flags of run-job itself, accepted before PACKAGE and after JOB. A later one overrides an earlier one.
 #[derive(Debug, Default, Clone, Args)]
 pub(crate) struct OwnFlags {
     /// Stop an attempt that runs longer than this, e.g. 90s, 30m, 2h
@@ -88,7 +88,7 @@ pub(crate) struct OwnFlags {
 }
 
 impl OwnFlags {
-    /// These and `later` ones, which win where both say something.
+    /// Merges these flags with `later` ones, which take precedence.
     pub(crate) fn merged(&self, later: Self) -> Self {
         Self {
             timeout: later.timeout.or(self.timeout),

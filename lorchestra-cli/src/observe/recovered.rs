@@ -1,4 +1,4 @@
-//! Runs that were closed because their supervisor had died: a line each, up to a limit.
+//! Reports runs that recovery closed: one line each, up to a limit.
 
 use crate::printer::Printer;
 use lorchestra_core::outcome::Outcome;
@@ -6,8 +6,8 @@ use lorchestra_core::run::recovery::{Closed, Recovered};
 use lorchestra_core::store::short_id;
 use lorchestra_core::text;
 
-/// Prints which runs were closed whose supervisor had died. One that cannot be closed is a warning: it keeps nobody from reading the
-/// history, or from running another job.
+/// Prints the runs of dead supervisors that were closed. One that cannot be closed is only a warning, since it blocks neither the history
+/// nor other jobs.
 pub(crate) fn show(closed: &Closed, printer: &mut Printer) {
     if closed.missing > 0 {
         printer.warning(format_args!(
@@ -38,5 +38,5 @@ pub(crate) fn show(closed: &Closed, printer: &mut Printer) {
     }
 }
 
-/// Lines about runs that were closed, at most: after a crash of the machine there may be thousands.
+/// Maximum number of closed runs to report: after a crash of the machine there may be thousands.
 const MAX_REPORTED: usize = 4;

@@ -1,11 +1,11 @@
-//! Events that are not delivered: one line for each destination that has something to report, after a run and after `events flush`.
+//! Reports undelivered events: one line for each destination with something to report, after a run and after `events flush`.
 
 use crate::printer::Printer;
 use lorchestra_core::delivery::{DeliveryError, DestinationConfig, Incomplete, Report};
 use lorchestra_core::store::{COUNTED, StoreError};
 use lorchestra_core::text::chain;
 
-/// Prints what a run's delivery to one destination came to: one line about what is not delivered, if there is anything new.
+/// Prints the result of a run's delivery to one destination: one line about undelivered events, if there is anything new.
 pub(super) fn after_run(
     to: &DestinationConfig,
     report: &Report,
@@ -13,9 +13,9 @@ pub(super) fn after_run(
     [required, quiet]: [bool; 2],
     printer: &mut Printer,
 ) {
-    // Whoever holds the lock delivers our events too.
+    // The process that holds the lock delivers our events too.
     let elsewhere = matches!(report.trouble, Some(Incomplete::Elsewhere)) && !required;
-    // With -q only what needs a person is printed: the next run delivers the rest.
+    // With -q, print only what a user must act on: the next run delivers the rest.
     let passing =
         matches!(report.trouble, Some(Incomplete::Unreachable(_) | Incomplete::Deadline(_) | Incomplete::Interrupted(_)));
     match pending {
@@ -30,7 +30,7 @@ pub(super) fn after_run(
     }
 }
 
-/// One line about what is not delivered, if there is anything new to report.
+/// Prints one line about undelivered events, if there is anything new to report.
 pub(crate) fn report(to: &DestinationConfig, report: &Report, pending: u64, printer: &mut Printer) {
     let label = to.label();
     if report.progress.refused > 0 {
@@ -56,7 +56,7 @@ pub(crate) fn report(to: &DestinationConfig, report: &Report, pending: u64, prin
     }
 }
 
-/// Why a delivery stopped.
+/// Describes why a delivery stopped.
 pub(crate) fn why(trouble: &Incomplete) -> String {
     match trouble {
         Incomplete::Blocked(refusal) => refusal.to_string(),
@@ -75,12 +75,12 @@ pub(crate) fn why(trouble: &Incomplete) -> String {
     }
 }
 
-/// So many events.
+/// `1 event`, `2 events`.
 pub(crate) fn events(n: u64) -> String {
     if n == 1 { "1 event".into() } else { format!("{n} events") }
 }
 
-/// The same, with its verb.
+/// `1 event is`, `2 events are`.
 pub(crate) fn are(n: u64) -> String {
     match n {
         1 => "1 event is".into(),

@@ -1,14 +1,14 @@
 //! BigQuery as a [`Destination`]: the Storage Write API with committed streams and offsets, or insertAll.
 //!
-//! Owns one table: its name, its columns as last read, the credentials, one HTTP client and one gRPC channel. Talks to Google, or
-//! to an emulator at a plain-text endpoint; reads no environment. Promises of its own, beyond the trait's: no secret and no row
-//! contents in any error or Debug, and no connection before [`Destination::connect`].
+//! Owns one table: its name, its columns as last read, the credentials, one HTTP client and one gRPC channel. Talks to Google, or to an
+//! emulator at a plain-text endpoint; reads no environment. In addition to the trait's guarantees, no secret and no row contents are in any
+//! error or Debug output, and nothing connects before [`Destination::connect`].
 //!
 //! ```text
 //!  BigQuery ─┬─ rest     tables.get, insertAll, query, setup (gcp-bigquery-client) ──┐
 //!            ├─ storage  CreateWriteStream, AppendRows, FinalizeWriteStream ────────┼─ answer: what an error means
 //!            ├─ columns, encode: the table's columns, rows as bytes                 │
-//!            └─ credentials, token, dial: who we are, and the way through a proxy ──┘
+//!            └─ credentials, token, connect: identity, and connections via a proxy ──┘
 //! ```
 
 mod answer;
@@ -29,7 +29,7 @@ pub use credentials::CredentialSources;
 
 use super::{BatchTarget, DeliveryError, DeliveryPolicy, Destination, Landed, Row, Slot};
 use columns::{ExistingColumn, Field, Layout};
-use connect::Dialing;
+use connect::ConnectSettings;
 use credentials::Credentials;
 use endpoint::Endpoint;
 use gcp_bigquery_client::Client;
@@ -46,62 +46,62 @@ use tonic::codegen::http::{HeaderMap, HeaderValue};
 
 const REST: &str = "https://bigquery.googleapis.com";
 const STORAGE: &str = "https://bigquerystorage.googleapis.com";
-/// Rows of a batch for a stream (few, large requests), and of a single request: the number that Google recommends.
+/// Number of rows in a batch for a stream (few, large requests), and in a single request: the number that Google recommends.
 const STREAM_ROWS: usize = 5000;
 const INSERT_ROWS: usize = 500;
-/// Batches on their way in one stream. At 400,000 rows a second from the store this covers 80 ms of delay.
+/// Maximum number of batches in flight in one stream. At 400,000 rows per second from the store this covers 80 ms of latency.
 const DEPTH: usize = 8;
-/// Bytes of a batch, about: less than half of what one request may have.
+/// Approximate maximum size of a batch: less than half of a request's limit.
 const BATCH_BYTES: usize = 4 << 20;
-/// Retries while Google does not know a table or column that was just created.
+/// Number of retries while Google does not know a new table or column.
 const PATIENCE: u32 = 3;
-/// How long a stream may have been idle and still be trusted to be there: Google keeps them three days.
+/// How long a stream may be idle and still be expected to exist: Google keeps streams for three days.
 const STREAM_IDLE: Duration = Duration::from_secs(60 * 60 * 60);
-/// The limit of creating a stream: Google's clients wait twenty minutes.
+/// Time limit for creating a stream: Google's clients wait twenty minutes.
 const CREATE: Duration = Duration::from_secs(120);
-/// Ids in one query of [`Destination::present`].
+/// Number of ids in one query of [`Destination::present`].
 const IDS: usize = 5000;
 
-/// How batches are written.
+/// How to write batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WriteMethod {
-    /// Committed streams with offsets: each event once.
+    /// Committed streams with offsets: each event exactly once.
     #[default]
     StorageWrite,
     /// insertAll: each event at least once; the view of [`setup`] shows it once.
     InsertAll,
 }
 
-/// What a person configured.
+/// The user's configuration.
 #[derive(Clone)]
 pub struct BigQueryConfig {
-    /// None: that of the credentials.
+    /// `None` for the project of the credentials.
     pub project: Option<String>,
     /// Dataset id.
     pub dataset: String,
     /// Table id.
     pub table: String,
-    /// Where setup makes a missing dataset, such as `EU`. None: BigQuery's default.
+    /// Where setup creates a missing dataset, such as `EU`. `None` for BigQuery's default.
     pub location: Option<String>,
-    /// How batches are written.
+    /// How to write batches.
     pub write: WriteMethod,
-    /// REST: `host:port`, `http://…` (plain text: an emulator, no credentials) or `https://…`. None: Google.
+    /// REST endpoint: `host:port`, `http://…` (plain text: an emulator, no credentials) or `https://…`. `None` for Google's.
     pub endpoint: Option<String>,
-    /// gRPC, in the same forms. None: Google; beside a plain-text `endpoint` there is no default.
+    /// gRPC endpoint, in the same forms. `None` for Google's; with a plain-text `endpoint` there is no default.
     pub storage_endpoint: Option<String>,
-    /// Where credentials are looked for.
+    /// Where to look for credentials.
     pub credentials: CredentialSources,
-    /// HTTPS_PROXY: for https endpoints and for token requests.
+    /// HTTPS_PROXY: proxy for https endpoints and for token requests.
     pub proxy: Option<String>,
-    /// NO_PROXY: hosts that are spoken to directly.
+    /// NO_PROXY: hosts to connect to directly.
     pub no_proxy: Option<String>,
-    /// The limit of one request. Connecting has the same limit, but 5 s at most.
+    /// Time limit of one request. Connecting has the same limit, but at most 5 s.
     pub timeout: Duration,
 }
 
 impl fmt::Debug for BigQueryConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Addresses and the proxy may hold a password.
+        // Addresses and the proxy may contain a password.
         f.debug_struct("BigQueryConfig")
             .field("project", &self.project)
             .field("dataset", &self.dataset)
@@ -115,13 +115,13 @@ impl fmt::Debug for BigQueryConfig {
     }
 }
 
-/// One table of BigQuery.
+/// A BigQuery table.
 #[derive(Debug)]
 pub struct BigQuery {
     config: BigQueryConfig,
     endpoint: Endpoint,
     storage_endpoint: Option<Endpoint>,
-    dialing: Dialing,
+    settings: ConnectSettings,
     name: String,
     tokens: Option<Tokens>,
     rest: Option<Rest>,
@@ -130,7 +130,7 @@ pub struct BigQuery {
     read: Option<ConnectedTable>,
 }
 
-/// What was learnt of the table when connecting.
+/// What connecting has determined about the table.
 #[derive(Debug)]
 struct ConnectedTable {
     layout: Layout,
@@ -141,7 +141,7 @@ impl BigQuery {
     /// Checks the settings. Makes no connection and reads no file.
     ///
     /// # Errors
-    /// [`DeliveryError::Denied`], naming the setting.
+    /// [`DeliveryError::Denied`], which names the invalid setting.
     pub fn new(config: BigQueryConfig) -> Result<Self, DeliveryError> {
         for (key, id) in [("destinations.bigquery.dataset", &config.dataset), ("destinations.bigquery.table", &config.table)] {
             check_id(key, id)?;
@@ -152,25 +152,25 @@ impl BigQuery {
         let endpoint = Endpoint::parse(config.endpoint.as_deref().unwrap_or(REST), "destinations.bigquery.endpoint")?;
         let storage_endpoint = match config.storage_endpoint.as_deref() {
             Some(text) => Some(Endpoint::parse(text, "destinations.bigquery.storage_endpoint")?),
-            // Never from an emulator to Google.
+            // Events for an emulator must never go to Google.
             None if endpoint.is_plain() => None,
             None => Some(Endpoint::parse(STORAGE, "destinations.bigquery.storage_endpoint")?),
         };
         if storage_endpoint.is_none() && config.write == WriteMethod::StorageWrite {
             return Err(no_storage_endpoint());
         }
-        let dialing = Dialing::new(config.timeout, config.proxy.as_deref(), config.no_proxy.as_deref())?;
+        let settings = ConnectSettings::new(config.timeout, config.proxy.as_deref(), config.no_proxy.as_deref())?;
         let name = format!("{}.{}.{}", config.project.as_deref().unwrap_or("?"), config.dataset, config.table);
         let (tokens, rest, storage, table, read) = (None, None, None, None, None);
-        Ok(Self { config, endpoint, storage_endpoint, dialing, name, tokens, rest, storage, table, read })
+        Ok(Self { config, endpoint, storage_endpoint, settings, name, tokens, rest, storage, table, read })
     }
 
-    /// Finds the project, and with it the [`Destination::name`]: from the settings, else from the credentials' file, else from
-    /// the metadata server. [`Destination::connect`] does it too; this is for those who need the name before. No call is made to
+    /// Determines the project, and with it the [`Destination::name`]: from the settings, or else from the credentials file, or else from
+    /// the metadata server. [`Destination::connect`] does that too; this is for callers that need the name before. Makes no call to
     /// BigQuery.
     ///
     /// # Errors
-    /// [`DeliveryError::Unauthenticated`], [`DeliveryError::Denied`] when nothing names a project.
+    /// [`DeliveryError::Unauthenticated`], or [`DeliveryError::Denied`] if nothing names a project.
     pub async fn resolve(&mut self) -> Result<(), DeliveryError> {
         if self.table.is_some() {
             return Ok(());
@@ -181,7 +181,7 @@ impl BigQuery {
             self.move_to(domain)?;
         }
         let project = self.config.project.clone().or_else(|| found.project.clone());
-        let mut tokens = Tokens::new(found, self.dialing.clone());
+        let mut tokens = Tokens::new(found, self.settings.clone());
         let project = match project {
             Some(project) => Some(project),
             None => tokens.machine_project().await?,
@@ -199,7 +199,7 @@ impl BigQuery {
         Ok(())
     }
 
-    /// The services of another universe have other addresses, unless the configuration names them.
+    /// Uses the addresses of another universe's services, unless the configuration names others.
     fn move_to(&mut self, universe_domain: &str) -> Result<(), DeliveryError> {
         check_id("universe_domain", universe_domain)?;
         let at = |service: &str| Endpoint::parse(&format!("https://{service}.{universe_domain}"), "universe_domain");
@@ -212,7 +212,7 @@ impl BigQuery {
         Ok(())
     }
 
-    /// Everything a REST call needs.
+    /// Returns everything that a REST call needs.
     async fn rest(&mut self) -> Result<RestCall<'_>, DeliveryError> {
         self.resolve().await?;
         let (Some(tokens), Some(table)) = (&mut self.tokens, &self.table) else { return Err(not_connected(&self.name)) };
@@ -223,21 +223,21 @@ impl BigQuery {
             {
                 headers.insert("x-goog-user-project", project);
             }
-            let http = self.dialing.http(headers, self.endpoint.is_plain())?;
-            self.rest = Some(Rest::new(self.endpoint.v2(), http, self.dialing.timeout()).await?);
+            let http = self.settings.http(headers, self.endpoint.is_plain())?;
+            self.rest = Some(Rest::new(self.endpoint.v2(), http, self.settings.timeout()).await?);
         }
         let rest = self.rest.as_ref().ok_or_else(|| not_connected(&self.name))?;
         let token = if anonymous(&self.endpoint, &self.config.credentials) { None } else { tokens.bearer().await? };
         Ok(RestCall { rest, table, read: self.read.as_ref(), token })
     }
 
-    /// Everything a call to a stream needs.
+    /// Returns everything that a call for a stream needs.
     async fn storage(&mut self) -> Result<StorageCall<'_>, DeliveryError> {
         self.resolve().await?;
         let (Some(tokens), Some(table)) = (&mut self.tokens, &self.table) else { return Err(not_connected(&self.name)) };
         let endpoint = self.storage_endpoint.as_ref().ok_or_else(no_storage_endpoint)?;
         if self.storage.is_none() {
-            self.storage = Some(Storage::new(endpoint, &self.dialing)?);
+            self.storage = Some(Storage::new(endpoint, &self.settings)?);
         }
         let storage = self.storage.as_mut().ok_or_else(|| not_connected(&self.name))?;
         let token = if anonymous(endpoint, &self.config.credentials) { None } else { tokens.bearer().await? };
@@ -245,10 +245,13 @@ impl BigQuery {
         Ok(StorageCall { storage, table, read: self.read.as_ref(), token, quota_project })
     }
 
-    /// Ends what takes too long. A kept token that was refused has ended (a machine that slept does not notice): the next try has
-    /// a new one.
-    fn settled<T>(&mut self, outcome: Result<Result<T, DeliveryError>, tokio::time::error::Elapsed>) -> Result<T, DeliveryError> {
-        let outcome = outcome.unwrap_or_else(|_| Err(answer::too_late(&self.name, self.dialing.timeout())));
+    /// Maps a timeout to an error. Drops a cached token that was refused: it has expired (a machine that was suspended does not notice),
+    /// and the next attempt gets a new one.
+    fn finish_call<T>(
+        &mut self,
+        outcome: Result<Result<T, DeliveryError>, tokio::time::error::Elapsed>,
+    ) -> Result<T, DeliveryError> {
+        let outcome = outcome.unwrap_or_else(|_| Err(answer::too_late(&self.name, self.settings.timeout())));
         match (outcome, &mut self.tokens) {
             (Err(DeliveryError::Unauthenticated(reason)), Some(tokens)) => {
                 let kept = tokens.was_kept();
@@ -273,7 +276,7 @@ impl BigQuery {
                 call.table.full
             )));
         }
-        // The descriptor of an open connection may be another.
+        // The descriptor of an open connection may be outdated.
         if let Some(storage) = &mut self.storage {
             let changed = storage.take_layout_changed() || self.read.as_ref().is_none_or(|read| read.layout != layout);
             if changed {
@@ -301,7 +304,8 @@ impl BigQuery {
         }
     }
 
-    /// Bounded by the rows' `created_at`, so that only their partitions are read, and a table that requires a partition filter has one.
+    /// Restricted to the rows' `created_at`, so that only their partitions are read, and to satisfy a table that requires a partition
+    /// filter.
     async fn present_among(&mut self, rows: &[Row]) -> Result<Vec<String>, DeliveryError> {
         let RestCall { rest, table, read, token } = self.rest().await?;
         let column = read.and_then(|read| read.layout.name_of(Field::EventId)).unwrap_or("event_id");
@@ -332,20 +336,20 @@ impl RestCall<'_> {
         self.rest.with(self.token.as_deref())
     }
 
-    /// The table. A view cannot be written to.
+    /// Reads the table. Refuses a view, which cannot be written to.
     async fn seen(&self) -> Result<TableInfo, DeliveryError> {
         let seen = read_table(self.rest, self.table, self.token.as_deref()).await?;
         match seen.kind.as_deref() {
             None | Some("TABLE") => Ok(seen),
             Some(kind) => {
                 let name = &self.table.full;
-                Err(DeliveryError::Denied(format!("{name}: is a {kind}: name the table that events are to be written to")))
+                Err(DeliveryError::Denied(format!("{name}: is a {kind}: name the table to write events to")))
             }
         }
     }
 }
 
-/// What a call to a stream needs.
+/// What a call for a stream needs.
 struct StorageCall<'a> {
     storage: &'a mut Storage,
     table: &'a TableName,
@@ -361,7 +365,7 @@ impl StorageCall<'_> {
     }
 }
 
-/// Emulators are shown no credentials, but those named on purpose.
+/// Whether to send no credentials: to emulators, unless some were named explicitly.
 fn anonymous(endpoint: &Endpoint, credentials: &CredentialSources) -> bool {
     endpoint.is_plain() && credentials.file.is_none()
 }
@@ -376,8 +380,8 @@ impl Destination for BigQuery {
         let writes = self.storage_endpoint.as_ref().filter(|_| self.uses_streams()).map(Endpoint::url);
         let credentials = self.config.credentials.file.as_deref().map(Path::display);
         let mut route = format!("{} {}.{dataset}.{table}", self.endpoint.url(), project.as_deref().unwrap_or("?"));
-        // Who asks, and where rows go, decide what is answered as well.
-        // Of a proxy without its password.
+        // The identity and the route of requests affect the answers too.
+        // The proxy without its password.
         let proxy = self.config.proxy.as_deref().and_then(|proxy| proxy.rsplit('@').next()).map(str::to_owned);
         let exempt = self.config.no_proxy.clone();
         for part in [writes.map(str::to_owned), credentials.map(|file| file.to_string()), proxy, exempt].into_iter().flatten() {
@@ -405,29 +409,30 @@ impl Destination for BigQuery {
     }
 
     async fn connect(&mut self) -> Result<(), DeliveryError> {
-        let done = within(self.dialing.timeout(), self.read_table()).await;
-        self.settled(done)
+        let done = within(self.settings.timeout(), self.read_table()).await;
+        self.finish_call(done)
     }
 
     async fn create_stream(&mut self) -> Result<String, DeliveryError> {
-        // Google takes its time when many are created at once; one that nobody waits for any more costs nothing.
-        let limit = self.dialing.timeout().max(CREATE);
+        // Google may be slow when many streams are created at once; an abandoned one costs nothing.
+        let limit = self.settings.timeout().max(CREATE);
         let created = within(limit, async {
             let mut call = self.storage().await?;
             let parent = call.table.resource();
             let (storage, caller) = call.parts();
             storage.create(caller, parent).await
         });
-        let created = created.await;
-        self.settled(created)
+        let created = created.await.unwrap_or_else(|_| Err(answer::too_late(&self.name, limit)));
+        self.finish_call(Ok(created))
     }
 
     async fn append(&mut self, place: BatchTarget<'_>, rows: &[Row]) -> Result<Landed, DeliveryError> {
         if rows.is_empty() {
             return Ok(Landed::Now);
         }
-        let appended = within(self.dialing.timeout(), self.append_to(place, rows)).await;
-        self.settled(appended)
+        let limit = self.settings.timeout();
+        let appended = within(limit, self.append_to(place, rows)).await;
+        self.finish_call(Ok(appended.unwrap_or_else(|_| Err(answer::rows_too_late(&self.name, limit)))))
     }
 
     fn depth(&self) -> usize {
@@ -441,7 +446,7 @@ impl Destination for BigQuery {
     }
 
     async fn send(&mut self, slot: Slot<'_>, rows: &[Row]) -> Result<(), DeliveryError> {
-        let limit = self.dialing.timeout();
+        let limit = self.settings.timeout();
         let sent = within(limit, async {
             let mut call = self.storage().await?;
             let read = call.read.ok_or_else(|| not_connected(&call.table.full))?;
@@ -449,41 +454,41 @@ impl Destination for BigQuery {
             storage.send(caller, &read.layout, (slot.stream, slot.offset), rows).await.map(drop)
         });
         let sent = sent.await;
-        self.settled(sent)
+        self.finish_call(sent)
     }
 
     async fn answer(&mut self, rows: &[Row]) -> Result<Landed, DeliveryError> {
-        let limit = self.dialing.timeout();
+        let limit = self.settings.timeout();
         let answered = within(limit, async {
             let mut call = self.storage().await?;
             let (storage, caller) = call.parts();
             storage.answer(caller, rows).await
         });
-        let answered = answered.await;
-        // A token may end while its connection lives: a new connection gets a new one.
-        match self.settled(answered) {
+        let answered = Ok(answered.await.unwrap_or_else(|_| Err(answer::rows_too_late(&self.name, limit))));
+        // A token may expire during a connection: a new connection gets a new token.
+        match self.finish_call(answered) {
             Err(DeliveryError::Unauthenticated(reason)) => Err(answer::later(reason)),
             answered => answered,
         }
     }
 
     async fn finalize(&mut self, slot: Slot<'_>, _rows: &[Row]) -> Result<i64, DeliveryError> {
-        let limit = self.dialing.timeout();
+        let limit = self.settings.timeout();
         let finalized = within(limit, async {
             let mut call = self.storage().await?;
             let (storage, caller) = call.parts();
             storage.finalize(caller, slot.stream).await
         });
         let finalized = finalized.await;
-        self.settled(finalized)
+        self.finish_call(finalized)
     }
 
-    /// Each 5000 ids are one query, with a limit of its own.
+    /// One query for every 5000 ids, each with its own time limit.
     async fn present(&mut self, rows: &[Row]) -> Result<HashSet<String>, DeliveryError> {
         let mut found = HashSet::new();
         for rows in rows.chunks(IDS) {
-            let answered = within(self.dialing.timeout(), self.present_among(rows)).await;
-            found.extend(self.settled(answered)?);
+            let answered = within(self.settings.timeout(), self.present_among(rows)).await;
+            found.extend(self.finish_call(answered)?);
         }
         Ok(found)
     }
@@ -493,17 +498,17 @@ async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, 
     tokio::time::timeout(limit, work).await
 }
 
-/// What is asked of a table or view.
+/// Properties of a table or view.
 struct TableInfo {
     columns: Vec<ExistingColumn>,
     /// TABLE, VIEW and so on.
     kind: Option<String>,
     location: Option<String>,
-    /// The column by which every query has to say which partitions it reads; empty: the time of ingestion.
+    /// The column that every query must filter by; empty for ingestion time.
     needs_filter: Option<String>,
 }
 
-/// Reads a table or view. Past the client, which cannot read a table that has a type it does not know.
+/// Reads a table or view. Bypasses the client, which cannot parse a table with a type that it does not know.
 async fn read_table(rest: &Rest, table: &TableName, token: Option<&str>) -> Result<TableInfo, DeliveryError> {
     let resource =
         rest.raw(Call { about: &table.full, token, method: reqwest::Method::GET, path: &table.resource() }, None).await?;
@@ -537,7 +542,7 @@ fn not_connected(name: &str) -> DeliveryError {
     DeliveryError::Denied(format!("{name}: not connected yet"))
 }
 
-/// Ids go into addresses, resource names and quoted SQL names.
+/// Ids become part of addresses, resource names and quoted SQL names.
 fn check_id(key: &str, id: &str) -> Result<(), DeliveryError> {
     let legal = |c: char| c.is_alphanumeric() || "-_:.".contains(c);
     if id.is_empty() || id.len() > 1024 || !id.chars().all(legal) {

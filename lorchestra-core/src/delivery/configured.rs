@@ -1,4 +1,4 @@
-//! The destinations there are, by what is configured: the one place that lists them.
+//! The configured destinations. The only place that lists the destination types.
 
 use super::bigquery::{BigQuery, BigQueryConfig};
 use super::jsonl::{Jsonl, JsonlConfig};
@@ -9,7 +9,7 @@ use crate::host::state::StateDir;
 use std::collections::HashSet;
 use std::io;
 
-/// A destination that is configured. At most one of each kind.
+/// A configured destination. There is at most one of each type.
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "there are two at most, and they are passed by reference")]
 pub enum DestinationConfig {
@@ -20,10 +20,10 @@ pub enum DestinationConfig {
 }
 
 impl DestinationConfig {
-    /// Names of all kinds, in the order in which they are listed.
+    /// Names of all types, in the order in which they are listed.
     pub const NAMES: [&'static str; 2] = ["bigquery", "jsonl"];
 
-    /// Its name: in the store, in the configuration, on the command line.
+    /// The name in the store, in the configuration and on the command line.
     pub fn name(&self) -> &'static str {
         match self {
             Self::BigQuery(_) => "bigquery",
@@ -31,7 +31,7 @@ impl DestinationConfig {
         }
     }
 
-    /// Its name in a sentence.
+    /// The name for use in a sentence.
     pub fn label(&self) -> &'static str {
         match self {
             Self::BigQuery(_) => "BigQuery",
@@ -39,7 +39,7 @@ impl DestinationConfig {
         }
     }
 
-    /// What events are written to: what `events setup` creates.
+    /// What events are written to, and `events setup` creates.
     pub fn target_kind(&self) -> &'static str {
         match self {
             Self::BigQuery(_) => "table",
@@ -47,10 +47,10 @@ impl DestinationConfig {
         }
     }
 
-    /// The destination. Makes no connection and reads no file.
+    /// Opens the destination. Makes no connection and reads no file.
     ///
     /// # Errors
-    /// [`DeliveryError::Denied`], naming the setting.
+    /// [`DeliveryError::Denied`], which names the invalid setting.
     pub fn open(self) -> Result<AnyDestination, DeliveryError> {
         Ok(match self {
             Self::BigQuery(config) => AnyDestination::BigQuery(Box::new(BigQuery::new(config)?)),
@@ -59,7 +59,7 @@ impl DestinationConfig {
     }
 }
 
-/// Threads that deliver, one for each destination.
+/// The delivery threads, one for each destination.
 #[derive(Debug)]
 pub struct Deliveries<'a> {
     to: &'a [DestinationConfig],
@@ -67,10 +67,10 @@ pub struct Deliveries<'a> {
 }
 
 impl<'a> Deliveries<'a> {
-    /// Starts to deliver to each of these, beside whatever this process does.
+    /// Starts a delivery thread for each destination.
     ///
     /// # Errors
-    /// A thread cannot be started.
+    /// If a thread cannot be started.
     pub fn start(to: &'a [DestinationConfig], state: &StateDir) -> io::Result<Self> {
         let start = |to: &DestinationConfig| {
             let (name, config) = (to.name(), to.clone());
@@ -80,13 +80,13 @@ impl<'a> Deliveries<'a> {
         Ok(Self { to, lives })
     }
 
-    /// Ends them all: what came of each.
+    /// Ends all threads and returns the report of each.
     pub fn finish(self, request: &FlushRequest, signals: Option<&mut Signals>) -> Vec<(&'a DestinationConfig, Report)> {
         self.to.iter().zip(Live::finish(self.lives, request, signals)).collect()
     }
 }
 
-/// One of them.
+/// A destination of any type.
 #[derive(Debug)]
 pub enum AnyDestination {
     /// A table of BigQuery.

@@ -1,9 +1,9 @@
-//! The order in which events leave, and what each answer means for the store.
+//! The order in which events are sent, and what each answer means for the store.
 //!
-//! Owns nothing but the way between an [`Outbox`] and a [`Destination`], for as long as the caller holds the delivery lock:
+//! Connects an [`Outbox`] and a [`Destination`], for as long as the caller holds the delivery lock:
 //!
 //! ```text
-//!   frozen batch of a predecessor? ── yes ─► the same rows to the same place
+//!   frozen batch of a predecessor? ── yes ─► resend the same rows to the same position
 //!          │ no
 //!   next pending rows ─► freeze (committed) ─► send ─┬─ landed, or had landed before ─► delivered mark moves (committed)
 //!                                                    ├─ rows refused, too large ──────► verdict: bad rows set aside; the rest again
@@ -11,23 +11,25 @@
 //!                                                    └─ no answer ────────────────────► the same again, later
 //! ```
 //!
-//! Where a destination takes it, several batches are on their way in one stream (`pipeline`), each frozen, with its offset, before it is sent.
-//! Answers are awaited in order. After the first one that is not "landed" the others are of unknown fate: the connection is given up, and they
-//! are settled one after the other, as those of a process that died are.
+//! If a destination supports it, several batches are in flight in one stream (`pipeline`), each frozen with its offset before it is sent.
+//! Answers are awaited in order. After the first answer that is not "landed", the results of the others are unknown: the connection is
+//! abandoned, and they are settled one after the other, like those of a process that died.
 //!
-//! What a stream is, which states it has and what the parts promise each other about it is in [`super::destination`]. `verdict` has what a
-//! refusal means for the rows, `settle` how the fate of a batch is found out.
+//! [`super::destination`] defines what a stream is, which states it has, and what the parts guarantee each other. `verdict` decides what a
+//! refusal means for the rows, `settle` determines whether a batch arrived.
 //!
-//! - A batch that was sent and not answered is never resized and never sent anywhere else until its fate is known: its stream is fenced
-//!   first, so that a request that is still on its way cannot land afterwards.
-//! - A definite refusal takes it back. *Fresh* means that every answer about it so far was definite: then nothing of it can still arrive.
-//! - That something is at the place of a batch of unknown fate is no proof that it is this batch: its first and last event are looked up,
-//!   where reading is permitted. A state directory that was copied or restored shows in that way, and by [`Outbox::doubtful_to`].
-//! - No event is skipped: what is not delivered is pending, set aside with the server's reason, or uncertain.
-//! - Rows that are refused all together for one reason are not set aside: it is the table or this host. Delivery stops, they stay pending.
-//! - One row never blocks the others. A batch that the server will not have, without saying which row is to blame, is cut until that row
-//!   is alone, and others go before it. It is a *suspect* then, and still pending: when another row has landed it is sent once more, and
-//!   set aside for good if it is refused again. When none lands, it is the server that is at fault.
+//! - A batch that was sent and not answered is never resized and never sent anywhere else until its result is known. Its stream is fenced
+//!   first, so that a request in flight cannot land afterwards.
+//! - A definite refusal takes the batch back. It is *fresh* if every answer about it so far was definite: then nothing of it can still
+//!   arrive.
+//! - Something at the position of a batch with an unknown result need not be this batch: its first and last event are looked up, if reading
+//!   is permitted. This check, and [`Outbox::doubtful_to`], detect a state directory that was copied or restored.
+//! - No event is skipped: an event that is not delivered is pending, set aside with the server's reason, or uncertain.
+//! - If all rows are refused for the same reason, none is set aside, because the table or this host is the cause. Delivery stops, and they
+//!   stay pending.
+//! - One row never blocks the others. If the server refuses a batch without identifying the row, the batch is split until that row is
+//!   alone, and others are sent before it. The row is then a *suspect* and still pending: when another row has landed, it is resent once,
+//!   and set aside for good if it is refused again. If no other row lands, the server is at fault.
 
 mod pipeline;
 mod settle;
@@ -41,16 +43,16 @@ use crate::store::{Batch, Circuit, NewBatch, OutRow, Outbox, Row, StoreError, Wa
 use std::collections::{HashSet, VecDeque};
 use std::time::Instant;
 
-/// Why delivery stopped although something is pending.
+/// Why delivery stopped although events are pending.
 #[derive(Debug, thiserror::Error)]
 pub enum Stopped {
-    /// It will not get better by itself: told to a person.
+    /// A permanent error, to be reported to a person.
     #[error("{0}")]
     Blocked(DeliveryError),
-    /// The destination did not answer, or not well, several times: the circuit is open.
+    /// The destination did not respond, or failed, several times: the circuit is open.
     #[error("{0}")]
     Unreachable(String),
-    /// The store.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -58,26 +60,28 @@ pub enum Stopped {
 /// What was delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Progress {
-    /// Rows that are in the table now.
+    /// Number of rows that are in the table now.
     pub delivered: u64,
-    /// Rows that the server refused for good.
+    /// Number of rows that the server refused for good.
     pub refused: u64,
-    /// Rows of unknown fate.
+    /// Number of rows with an unknown result.
     pub uncertain: u64,
 }
 
-/// A batch on its way.
+/// A batch in flight.
 struct Flight {
     batch: Batch,
     numbers: Vec<i64>,
     rows: Vec<Row>,
-    /// No request for it has gone without a definite answer.
+    /// Every request for it so far got a definite answer.
     fresh: bool,
-    /// Tries that failed in a way that may be the batch's own.
+    /// Number of failures that the batch itself may have caused.
     stumbles: u32,
+    /// How often the server refused, without a reason, to close its stream.
+    fence_refusals: u32,
     /// It was sent over the connection that is open.
     sent: bool,
-    /// Bytes, about.
+    /// Approximate size in bytes.
     size: usize,
 }
 
@@ -86,68 +90,68 @@ impl Flight {
         self.batch.place.as_ref().map(|(stream, _)| stream)
     }
 
-    /// Where it ends in its stream.
+    /// Its end in its stream.
     fn end(&self) -> i64 {
         self.batch.place.as_ref().map_or(0, |(_, offset)| offset.saturating_add(self.batch.length))
     }
 }
 
-/// Delivers, as long as it is asked to.
+/// Delivers events while it is polled.
 pub struct Deliverer<'a, D> {
     store: &'a mut Outbox,
     session: &'a mut Session<D>,
     policy: DeliveryPolicy,
     backoff: Backoff,
-    /// Retries of a target that is missing or was changed, in a row.
+    /// Consecutive retries because the target is missing or was changed.
     patience: u32,
-    /// Streams left in a row, without a batch that landed.
+    /// Number of streams left in a row, without a batch that landed.
     left: u32,
-    /// Rows in the next batch: halved when a server finds one too large.
+    /// Maximum number of rows in the next batch: halved when the server finds one too large.
     batch_limit: usize,
-    /// The batches that are frozen, in their order.
+    /// The frozen batches in order.
     flights: VecDeque<Flight>,
-    /// One at a time, until none is frozen: the fate of some is unknown.
+    /// Send one batch at a time until none is frozen, because the results of some are unknown.
     one_by_one: bool,
-    /// Batches are on their way, and an answer is waited for.
+    /// Batches are in flight, and an answer is awaited.
     is_waiting: bool,
-    /// There was more to freeze than the last batch has.
+    /// There were more rows to freeze than the last batch holds.
     has_more: bool,
-    /// A stream that takes no more rows, and what is in it.
+    /// A fenced stream, and its contents.
     fenced: Option<(String, settle::Fenced)>,
     /// A stream that another store writes to as well.
     shared: Option<String>,
-    /// The stream that was left last.
+    /// The last stream that was left.
     left_stream: Option<String>,
-    /// A batch has landed: the server takes rows.
+    /// A batch has landed: the server accepts rows.
     proven: bool,
-    /// The last answer of the stream in use was that a batch landed.
+    /// The last answer for the stream in use was that a batch landed.
     stream_works: bool,
     /// A stream was left because of a refusal without a reason, and nothing has landed since.
     renewed: bool,
-    /// Events up to this one may be in the target by another store's doing; `None`: not asked yet.
+    /// Another store may have delivered events up to this one; `None` if not determined yet.
     doubtful_to: Option<i64>,
-    /// Suspects since a batch landed last.
+    /// Number of suspects since the last batch landed.
     suspects: u32,
-    /// What was answered to the last of them.
+    /// The answer to the last suspect.
     suspicion: Option<DeliveryError>,
-    /// Suspects up to this event were sent once more, although nothing had landed.
+    /// Suspects up to this event were resent, although nothing had landed.
     tried: i64,
     progress: &'a mut Progress,
 }
 
-/// Tries of a batch on which the server stumbles, before it is cut.
+/// Number of attempts with a batch on which the server fails, before it is split.
 const STUMBLES: u32 = 3;
-/// Suspects in a row. With more of them it is not the rows.
+/// Maximum number of suspects in a row. More of them mean that the rows are not the cause.
 const SUSPECTS: u32 = 3;
-/// Streams left in a row. With more of them it is the server that takes none.
+/// Maximum number of streams left in a row. More of them mean that the server accepts none.
 const STREAMS: u32 = 3;
 
 impl<'a, D: Destination> Deliverer<'a, D> {
-    /// For the holder of the delivery lock. What is delivered is added to `progress`.
+    /// Creates a deliverer for the holder of the delivery lock. Adds to `progress` what it delivers.
     pub fn new(store: &'a mut Outbox, session: &'a mut Session<D>, policy: DeliveryPolicy, progress: &'a mut Progress) -> Self {
         let backoff = Backoff::new(policy.first_wait, policy.longest_wait);
         let batch_limit = policy.rows;
-        // The one before this may have been dropped while it waited, and what it sent has been settled by another process since.
+        // The previous deliverer may have been dropped while it waited, and another process may have settled its batches since.
         session.destination.hang_up();
         Self {
             store,
@@ -175,9 +179,9 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         }
     }
 
-    /// Sends until nothing is pending. The future may be dropped at any moment: what was on its way stays frozen.
+    /// Sends until nothing is pending. The future may be dropped at any moment: batches in flight stay frozen.
     ///
-    /// `persistent`: goes on through failures for as long as it is polled, instead of opening the circuit.
+    /// `persistent`: retries failures while it is polled, instead of opening the circuit.
     pub async fn drain(&mut self, persistent: bool) -> Result<(), Stopped> {
         loop {
             match self.step().await {
@@ -200,7 +204,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         }
     }
 
-    /// Sends the batches of unknown fate again, each once: their rows may be in the table twice then.
+    /// Resends each batch with an unknown result once; its rows may be in the table twice afterwards.
     pub async fn resend_uncertain(&mut self) -> Result<(), Stopped> {
         self.drain(true).await?;
         let mut tried = HashSet::new();
@@ -217,7 +221,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         Ok(())
     }
 
-    /// Sends the events that the server refused once more, one by one.
+    /// Resends the events that the server refused, one by one.
     pub async fn resend_refused(&mut self) -> Result<(), Stopped> {
         self.drain(true).await?;
         let mut last = 0;
@@ -246,7 +250,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         let (reason, after) = match refusal {
             DeliveryError::Later { reason, after, .. } => (reason, after),
             DeliveryError::Precondition(reason) => (reason, None),
-            // What was just created is unknown to some servers for some minutes: whoever has the time, waits.
+            // Some servers do not know a new table for some minutes: wait if there is time.
             DeliveryError::TargetMissing(_) | DeliveryError::LayoutChanged(_)
                 if self.patience < self.policy.patience
                     || persistent && (self.session.connected || matches!(refusal, DeliveryError::LayoutChanged(_))) =>
@@ -259,7 +263,10 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         };
         self.session.trouble = Some(reason.clone());
         let wait = self.backoff.next(after);
-        if !persistent && self.backoff.failures() >= self.policy.failures {
+        let too_long = wait > self.policy.circuit;
+        // Never sleep for longer than a circuit stays open, because the delivery lock is held while sleeping.
+        let wait = wait.min(self.policy.circuit);
+        if !persistent && (too_long || self.backoff.failures() >= self.policy.failures) {
             let until = crate::host::clock::now_micros() + i64::try_from(self.policy.circuit.as_micros()).unwrap_or(i64::MAX);
             let route = self.session.destination.route();
             self.store.set_circuit(Some(&Circuit { until, reason: reason.clone(), route }))?;
@@ -270,11 +277,11 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         Ok(())
     }
 
-    /// One batch, or one step towards it. `false`: nothing is pending.
+    /// Sends one batch, or takes one step towards it. Returns `false` if nothing is pending.
     async fn step(&mut self) -> Result<bool, StepError> {
         if self.flights.is_empty() {
             let frozen = self.store.frozen_batches()?;
-            // Their sender died: whether they were sent is not known.
+            // Their sender died: it is unknown whether they were sent.
             self.one_by_one = !frozen.is_empty();
             for batch in frozen {
                 let out = self.store.rows_of(&batch)?;
@@ -319,15 +326,15 @@ impl<'a, D: Destination> Deliverer<'a, D> {
     /// Sends the first batch, and waits for the answer.
     async fn send_one(&mut self) -> Result<(), StepError> {
         let Some(flight) = self.flights.front_mut() else { return Ok(()) };
-        // Until the answer is here, its fate is unknown: this future may be dropped.
+        // Until the answer arrives, the result is unknown: this future may be dropped.
         let was_fresh = std::mem::replace(&mut flight.fresh, false);
         let place = slot(&flight.batch).map_or(BatchTarget::Anywhere, BatchTarget::Stream);
         let begun = Instant::now();
         let answer = self.session.destination.append(place, &flight.rows).await;
         tracing::debug!(rows = flight.rows.len(), took = ?begun.elapsed(), ok = answer.is_ok(), "batch sent");
         match answer {
-            // Nobody has sent it yet, and there is something in its place: the state directory is a copy of another one that goes on
-            // writing, say. What is there is not this.
+            // No one has sent this batch yet, but something is at its position: for example, the state directory is a copy of one that is
+            // still in use. What is there is not this batch.
             Ok(Landed::Before) if was_fresh => self.overtaken().await,
             Ok(Landed::Before) => self.confirm(false).await,
             Ok(Landed::Now) => self.landed().await,
@@ -355,7 +362,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         Ok(())
     }
 
-    /// These rows as a batch of the stream that they go to, if there are any.
+    /// Plans a batch of these rows in the stream that they go to, if there are any.
     async fn place(&mut self, out: &[OutRow]) -> Result<Option<NewBatch>, StepError> {
         let (Some(first), Some(last)) = (out.first(), out.last()) else { return Ok(None) };
         self.connect().await?;
@@ -387,9 +394,9 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         Ok(Some(new))
     }
 
-    /// In one transaction: `done` is delivered, and the next pending rows are frozen. `false`: there are none.
+    /// In one transaction, records that `done` is delivered and freezes the next pending rows. Returns `false` if there are none.
     async fn freeze(&mut self, done: Option<&Batch>) -> Result<bool, StepError> {
-        // What is `done` is still pending to the store.
+        // The rows of `done` are still pending in the store.
         let after = self.flights.back().map(|flight| &flight.batch).or(done).map_or(0, |batch| batch.last);
         let mut out = self.intact_rows(after)?;
         while out.first().is_some_and(|out| self.doubtful_to.is_none_or(|to| out.n <= to)) {
@@ -415,7 +422,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         Ok(is_frozen)
     }
 
-    /// The next rows; those that something else has changed in the store are set aside.
+    /// Returns the next rows; sets aside those that another program has changed in the store.
     fn intact_rows(&mut self, after: i64) -> Result<Vec<OutRow>, StepError> {
         loop {
             let out = self.store.pending_rows(after, self.batch_limit, self.policy.bytes)?;
@@ -428,7 +435,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         }
     }
 
-    /// Leaves out the rows that another store may have delivered and that are in the target.
+    /// Removes the rows that another store may have delivered and that are in the target.
     async fn without_doubtful(&mut self, out: Vec<OutRow>) -> Result<Vec<OutRow>, StepError> {
         let to = *self.doubtful_to.insert(self.store.doubtful_to()?);
         let doubtful: Vec<Row> = out.iter().filter(|out| out.n <= to).map(|out| out.row.clone()).collect();
@@ -438,8 +445,11 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         self.connect().await?;
         let there = match self.session.destination.present(&doubtful).await {
             Ok(there) => there,
-            // The stream that both stores know takes each batch once.
-            Err(DeliveryError::Denied(_)) => return Ok(out),
+            Err(DeliveryError::Denied(denied)) => {
+                let (doubtful, rest): (Vec<_>, Vec<_>) = out.into_iter().partition(|out| out.n <= to);
+                self.give_up_doubtful(&doubtful, &denied)?;
+                return Ok(rest);
+            }
             Err(other) => return Err(StepError::Refused(other)),
         };
         let (present, rest): (Vec<_>, Vec<_>) = out.into_iter().partition(|out| there.contains(&out.row.event_id));
@@ -447,6 +457,20 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         self.progress.delivered += present.len() as u64;
         self.store.settle_present(&present)?;
         Ok(rest)
+    }
+
+    /// Makes rows uncertain that another store may have delivered and that the target cannot be queried for.
+    fn give_up_doubtful(&mut self, doubtful: &[OutRow], denied: &str) -> Result<(), StepError> {
+        let (Some(first), Some(last)) = (doubtful.first(), doubtful.last()) else { return Ok(()) };
+        let target = self.session.destination.name().to_owned();
+        let rows = i64::try_from(doubtful.len()).unwrap_or(i64::MAX);
+        let new = NewBatch { target, stream: None, length: 0, first: first.n, last: last.n, rows };
+        if let Some(batch) = self.store.advance(None, Some(&new))? {
+            let reason = format!("the state directory is a copy of another one; the table cannot be queried for it: {denied}");
+            self.store.give_up(&batch, &reason)?;
+            self.progress.uncertain += doubtful.len() as u64;
+        }
+        Ok(())
     }
 
     async fn landed(&mut self) -> Result<(), StepError> {
@@ -460,7 +484,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         self.suspects = 0;
         self.proven = true;
         self.batch_limit = (self.batch_limit * 2).min(self.policy.rows);
-        // Suspects are next, or those that are frozen already.
+        // Suspects are next, or batches that are already frozen.
         let others_wait = self.one_by_one && !self.flights.is_empty();
         if others_wait || self.store.suspect(0)?.is_some() {
             self.store.advance(Some(&flight.batch), None)?;
@@ -469,7 +493,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         match self.freeze(Some(&flight.batch)).await {
             Ok(_) => Ok(()),
             Err(trouble) => {
-                // A stream could not be had, say: what landed is recorded all the same.
+                // For example, a stream could not be created: the landed batch is recorded all the same.
                 if !matches!(trouble, StepError::Store(_)) {
                     self.store.advance(Some(&flight.batch), None)?;
                 }
@@ -479,10 +503,10 @@ impl<'a, D: Destination> Deliverer<'a, D> {
     }
 }
 
-/// Bytes that a row has besides its payload, about.
+/// Approximate size of a row in addition to its payload.
 const ENVELOPE: usize = 300;
 
-/// Where a batch goes, if it goes to a stream.
+/// The slot of a batch, if it goes to a stream.
 fn slot(batch: &Batch) -> Option<Slot<'_>> {
     batch.place.as_ref().map(|(stream, offset)| Slot { stream, offset: *offset, length: batch.length })
 }
@@ -490,10 +514,10 @@ fn slot(batch: &Batch) -> Option<Slot<'_>> {
 fn flight(batch: Batch, out: Vec<OutRow>, fresh: bool) -> Flight {
     let (numbers, rows): (Vec<i64>, Vec<Row>) = out.into_iter().map(|out| (out.n, out.row)).unzip();
     let size = rows.iter().map(|row| row.payload.as_ref().map_or(0, String::len) + ENVELOPE).sum();
-    Flight { batch, numbers, rows, fresh, stumbles: 0, sent: false, size }
+    Flight { batch, numbers, rows, fresh, stumbles: 0, fence_refusals: 0, sent: false, size }
 }
 
-/// Why a step did not go on.
+/// Why a step failed.
 enum StepError {
     Refused(DeliveryError),
     Store(StoreError),

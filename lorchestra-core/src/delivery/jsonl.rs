@@ -1,12 +1,12 @@
 //! JSON lines as a [`Destination`]: append-only files in one directory, for log shippers and DuckDB.
 //!
-//! Owns the files that it made, and never removes one. A stream is a file, and an offset a byte in it: a batch is frozen in the store with
-//! both before it is written, and is there when its last byte is synced. What a crash left of it is completed from where it ends, never
-//! written a second time and never cut: whoever follows the file has read it. A file that is not as it was left (removed, moved, cut, written to
-//! by somebody else) is left alone, and the next batch goes to a new one.
+//! Owns the files that it created, and never removes one. A stream is a file, and an offset a byte in it: a batch is frozen in the store
+//! with both before it is written, and has landed when its last byte is synced. A batch that a crash left incomplete is completed from
+//! where it ends; it is never written twice and never truncated, because a program that follows the file has already read it. A file that
+//! has changed since (removed, moved, truncated, written to by another program) is left alone, and the next batch goes to a new file.
 //!
-//! Talks to the file system only, and knows nothing of the store. A file's name is its day (UTC) and an id: no two stores write to one file, and
-//! by name they are in the order in which they were begun.
+//! Talks only to the file system, and knows nothing about the store. A file's name consists of its day (UTC) and an id, so no two stores
+//! write to one file, and sorting by name gives the order in which the files were begun.
 
 mod line;
 mod setup;
@@ -26,37 +26,37 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// Rows of a batch.
+/// Maximum number of rows in a batch.
 const ROWS: usize = 5000;
-/// Bytes of a batch, about.
+/// Approximate maximum size of a batch in bytes.
 const BYTES: usize = 1 << 20;
-/// Files of this size are followed by a new one, unless another one is configured.
+/// Default size at which a new file is begun.
 pub const ROTATE_SIZE: u64 = 64 << 20;
-/// What a file's name begins with, before its day.
+/// Prefix of a file's name, before its day.
 const PREFIX: &str = "events-";
 
-/// What a person configured.
+/// The user's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JsonlConfig {
-    /// Where the files are.
+    /// The directory for the files.
     pub dir: PathBuf,
-    /// No file is larger, but for one with a single batch that is.
+    /// Maximum size of a file, unless a single batch is larger.
     pub rotate_size: u64,
-    /// When a new file begins, whatever the size of the last one.
+    /// When to begin a new file, independent of size.
     pub rotate: Rotate,
 }
 
-/// When a new file begins.
+/// When to begin a new file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Rotate {
-    /// With the first events that are written on a new day (UTC).
+    /// With the first events written on a new day (UTC).
     #[default]
     Day,
     /// By size only.
     Never,
 }
 
-/// A directory of JSON lines.
+/// A directory of files of JSON lines.
 #[derive(Debug)]
 pub struct Jsonl {
     config: JsonlConfig,
@@ -64,7 +64,7 @@ pub struct Jsonl {
 }
 
 impl Jsonl {
-    /// Looks at nothing.
+    /// Creates the destination without accessing any file.
     pub fn new(config: JsonlConfig) -> Self {
         let name = config.dir.display().to_string();
         Self { config, name }
@@ -78,7 +78,7 @@ impl Jsonl {
         let day = Utc::now().format("%Y-%m-%d");
         let path = self.config.dir.join(format!("{PREFIX}{day}-{}.jsonl", uuid::Uuid::now_v7().simple()));
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        // Readable by the group, which a shipper may be in; payloads are nobody else's business.
+        // Readable by the group, for a log shipper; others must not read payloads.
         let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP;
         File::from(rustix::fs::open(&path, flags, mode)?).sync_all()?;
         File::open(&self.config.dir)?.sync_all()?;
@@ -128,7 +128,7 @@ impl Destination for Jsonl {
 
     async fn create_stream(&mut self) -> Result<String, DeliveryError> {
         let path = self.create().map_err(|error| self.about(&error))?;
-        // A name that is not UTF-8 could not be found again.
+        // A name that is not UTF-8 could not be stored, and so not found again.
         path.into_os_string()
             .into_string()
             .map_err(|_| DeliveryError::Denied(format!("{} is not UTF-8: choose another name", self.name)))
@@ -159,7 +159,7 @@ impl Destination for Jsonl {
         if !rows.is_empty() && there > begin {
             match write(&file, path, slot, &lines_of(slot, rows)?) {
                 Ok(()) => {}
-                // Nothing of the batch is there, whatever the file's length: something else is in its place.
+                // The file has nothing of the batch, whatever its length: other bytes are in its place.
                 Err(Failed::Refused(DeliveryError::StreamDamaged(_))) => return Ok(slot.offset),
                 Err(failed) => return Err(failed.about(path)),
             }
@@ -168,13 +168,13 @@ impl Destination for Jsonl {
         Ok(i64::try_from(there).unwrap_or(i64::MAX))
     }
 
-    /// Files are moved away and removed by others: nothing can be learned from those that are left.
+    /// Other programs move and remove files, so the remaining ones prove nothing.
     async fn present(&mut self, _: &[Row]) -> Result<HashSet<String>, DeliveryError> {
-        Err(DeliveryError::Denied("whoever took the file knows".into()))
+        Err(DeliveryError::Denied("files that other programs have moved cannot be checked".into()))
     }
 }
 
-/// Why a batch is not written.
+/// Why a batch was not written.
 enum Failed {
     Refused(DeliveryError),
     Io(io::Error),
@@ -195,17 +195,17 @@ impl From<io::Error> for Failed {
     }
 }
 
-/// The lines of a batch, as long as its slot.
+/// Formats the rows of a batch. Fails if the result is not as long as its slot.
 fn lines_of(slot: Slot<'_>, rows: &[Row]) -> Result<Vec<u8>, DeliveryError> {
     let lines = line::lines(rows);
     if i64::try_from(lines.len()).ok() == Some(slot.length) {
         return Ok(lines);
     }
-    // What is there of the batch can be neither completed nor recognized.
+    // The existing part of the batch can be neither completed nor recognized.
     Err(DeliveryError::StreamGone(format!("{}: another version of lorchestra began this batch", slot.stream)))
 }
 
-/// Locks the file, until it is closed: a copy of the state directory may have the same file.
+/// Locks the file until it is closed: a copy of the state directory may refer to the same file.
 fn locked(file: &File, path: &Path) -> Result<(), DeliveryError> {
     match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(()),
@@ -214,7 +214,7 @@ fn locked(file: &File, path: &Path) -> Result<(), DeliveryError> {
     }
 }
 
-/// Writes what is not there yet of a batch, and syncs it. The file is locked.
+/// Writes the missing part of a batch, and syncs the file, which is locked.
 fn write(file: &File, path: &Path, slot: Slot<'_>, lines: &[u8]) -> Result<(), Failed> {
     let begin = slot.offset.unsigned_abs();
     let length = file.metadata()?.len();
@@ -225,11 +225,11 @@ fn write(file: &File, path: &Path, slot: Slot<'_>, lines: &[u8]) -> Result<(), F
     let mut have = vec![0; there.min(lines.len())];
     file.read_exact_at(&mut have, begin)?;
     let same = have.iter().zip(lines).take_while(|(a, b)| a == b).count();
-    // What a power loss leaves of bytes that were not synced are zeros.
+    // After a power loss, unsynced bytes are zeros.
     let is_ours = same == have.len() || there <= lines.len() && have[same..].iter().all(|byte| *byte == 0);
     if !is_ours {
         return Err(Failed::Refused(DeliveryError::StreamDamaged(format!(
-            "{}: after byte {begin} is something that lorchestra has not written there",
+            "{}: the bytes after byte {begin} were not written by lorchestra",
             path.display()
         ))));
     }
@@ -237,31 +237,31 @@ fn write(file: &File, path: &Path, slot: Slot<'_>, lines: &[u8]) -> Result<(), F
     file.sync_data()?;
     if file.metadata()?.nlink() == 0 {
         return Err(Failed::Refused(DeliveryError::StreamGone(format!(
-            "{} was removed while it was written to",
+            "{} was removed while lorchestra wrote to it",
             path.display()
         ))));
     }
     Ok(())
 }
 
-/// A file that was begun before, to be read and written.
+/// Opens an existing file for reading and writing.
 fn opened(path: &Path) -> Result<File, DeliveryError> {
     open_regular(path, OFlags::RDWR | OFlags::NOFOLLOW).map_err(|error| match Errno::from_io_error(&error) {
-        None => DeliveryError::StreamGone(format!("{} is not a regular file any more", path.display())),
+        None => DeliveryError::StreamGone(format!("{} is no longer a regular file", path.display())),
         Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => DeliveryError::StreamGone(format!("{} is gone", path.display())),
         Some(_) => refusal(path, &error),
     })
 }
 
 fn shorter(path: &Path, length: u64, slot: Slot<'_>) -> DeliveryError {
-    DeliveryError::StreamGone(format!("{} was cut: it has {length} bytes of {}", path.display(), slot.offset))
+    DeliveryError::StreamGone(format!("{} was truncated: it has {length} of {} bytes", path.display(), slot.offset))
 }
 
 fn later(reason: String) -> DeliveryError {
     DeliveryError::Later { reason, after: None, perhaps_request: false }
 }
 
-/// What an error of the file system means.
+/// Classifies an error of the file system.
 fn refusal(path: &Path, error: &io::Error) -> DeliveryError {
     let text = format!("{}: {error}", path.display());
     match error.raw_os_error().map(Errno::from_raw_os_error) {
@@ -269,7 +269,7 @@ fn refusal(path: &Path, error: &io::Error) -> DeliveryError {
         Some(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => {
             DeliveryError::Denied(text)
         }
-        // Full disks, failing ones, servers that are gone: all of them may be well again.
+        // Full or failing disks, servers that are down: all of these may recover.
         _ => later(text),
     }
 }

@@ -1,11 +1,11 @@
-//! The delivery threads, one for each destination: each delivers while a job runs, and drains what is left when it is asked to. The only
-//! place with an async runtime. No thread knows of another one: what holds up one destination holds up no other.
+//! The delivery threads, one for each destination: each delivers while a job runs, and drains the rest on request. The only place with an
+//! async runtime. Threads are independent: a slow destination delays no other.
 //!
-//! One process at a time delivers from a store to a destination: the holder of its lock sends everybody's events. A run that finds it held
-//! leaves its events to the holder, who looks once more for new ones after it has let the lock go: so that between two of them no event
-//! is left behind.
+//! One process at a time delivers from a store to a destination: the holder of its lock sends the events of all runs. A run that finds the
+//! lock held leaves its events to the holder, which checks again for new ones after it has released the lock, so that no event is left
+//! between the two.
 //!
-//! Has a store connection of its own, and tells nobody anything before [`Live::finish`].
+//! Has its own store connection, and reports nothing before [`Live::finish`].
 
 use super::deliverer::{Deliverer, Progress, Stopped};
 use super::destination::{DeliveryError, Destination};
@@ -25,34 +25,34 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-/// Between two looks for new events.
+/// Interval between checks for new events.
 const LOOK: Duration = Duration::from_millis(250);
-/// What is said of a signal before its number is known.
+/// Signal to report before the actual one is known.
 const TERM: i32 = 15;
-/// How long events may gather into a batch while the job runs.
+/// How long events may accumulate into a batch while the job runs.
 const GATHER: Duration = Duration::from_secs(1);
-/// Between two looks at a lock that is held, or at the store that its holder changes.
+/// Interval between checks of a held lock, or of the store that its holder changes.
 const WAIT: Duration = Duration::from_millis(100);
-/// What the thread may take beyond its deadline to answer, before it is left to the end of the process.
+/// How long the thread may exceed its deadline before it is left to the end of the process.
 const MARGIN: Duration = Duration::from_secs(2);
 
-/// What is to be delivered before the process ends.
+/// What to deliver before the process ends.
 #[derive(Debug, Clone)]
 pub struct FlushRequest {
-    /// How long it may take.
+    /// Time limit.
     pub timeout: Duration,
-    /// Keeps trying until then, whatever the circuit says, and waits for another process that delivers.
+    /// Keep retrying until then, whatever the circuit breaker says, and wait for another process that delivers.
     pub insist: bool,
-    /// What is waited for when another process is delivering: the events of this run, or all.
+    /// What to wait for while another process delivers: the events of this run, or all.
     pub run_id: Option<String>,
-    /// What is sent besides what is pending.
+    /// What to send in addition to pending events.
     pub resend: Resend,
 }
 
-/// What is sent again on request.
+/// What to resend on request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Resend {
-    /// Batches of unknown fate: they may be in the table twice then.
+    /// Batches with an unknown result, which may then be in the table twice.
     pub uncertain: bool,
     /// Events that the server refused.
     pub refused: bool,
@@ -61,30 +61,30 @@ pub struct Resend {
 /// Why not everything was delivered.
 #[derive(Debug)]
 pub enum Incomplete {
-    /// It will not get better by itself.
+    /// A permanent error.
     Blocked(DeliveryError),
-    /// The destination does not answer, or not well; nobody tries for a minute.
+    /// The destination does not respond, or fails; no process retries for a minute.
     Unreachable(String),
-    /// There was no more time; and what was refused last, if anything.
+    /// The time limit was reached; with the last error, if any.
     Deadline(Option<String>),
-    /// This signal asked for the end.
+    /// This signal stopped it.
     Interrupted(i32),
-    /// Another process delivers.
+    /// Another process is delivering.
     Elsewhere,
-    /// Another process has delivered, into this target, which is not ours.
+    /// Another process has delivered, but to this target rather than ours.
     IntoAnother(String),
-    /// The store.
+    /// The store failed.
     Store(StoreError),
-    /// The thread itself.
+    /// The thread itself failed.
     Thread(String),
 }
 
-/// What came of it.
+/// The result of delivery.
 #[derive(Debug)]
 pub struct Report {
-    /// What this process delivered, from its start.
+    /// What this process has delivered since its start.
     pub progress: Progress,
-    /// `None`: nothing was pending at the end.
+    /// `None` if nothing was pending at the end.
     pub trouble: Option<Incomplete>,
 }
 
@@ -97,7 +97,8 @@ pub struct Live {
 }
 
 impl Live {
-    /// Starts to deliver to the destination of this name, beside whatever this process does. `make` is called in the thread, once there is something to deliver.
+    /// Starts delivering to the destination with this name, in a separate thread. `make` is called in the thread, once there is something
+    /// to deliver.
     pub fn start<D: Destination>(
         state: &StateDir,
         name: &'static str,
@@ -108,15 +109,15 @@ impl Live {
         let state = state.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name(format!("to-{name}")).spawn(move || {
-            // Closed when the thread ends, however it does.
+            // Closed when the thread ends, for whatever reason.
             let _ended = ended;
             runtime.block_on(live(&state, name, make, receiver))
         })?;
         Ok(Self { requests, done, thread })
     }
 
-    /// Delivers what is left to each destination, and ends the threads: a report for each, in their order. They work at the same time. A
-    /// signal that asks for the end ends this too.
+    /// Delivers the rest to each destination in parallel, and ends the threads. Returns a report for each, in order. A signal that stops
+    /// the process stops this too.
     pub fn finish(lives: Vec<Self>, request: &FlushRequest, mut signals: Option<&mut Signals>) -> Vec<Report> {
         let mut until = Instant::now() + request.timeout + MARGIN;
         let mut signal = None;
@@ -139,7 +140,7 @@ impl Live {
             }
             let ending = signals.as_mut().and_then(|signals| signals.endings().first().copied());
             if let (None, Some(ending)) = (signal, ending) {
-                // Closing the channels is what stops the threads.
+                // Closing the channels stops the threads.
                 threads.iter_mut().for_each(|thread| thread.requests = None);
                 signal = Some(ending);
                 until = Instant::now() + MARGIN;
@@ -165,13 +166,13 @@ struct FinishingThread {
 impl FinishingThread {
     fn report(self, signal: Option<i32>) -> Report {
         if !self.ended {
-            // It is in a call that does not end; what it has in hand is frozen in the store.
+            // It is in a call that does not end; its batch is frozen in the store.
             let trouble = signal.map_or(Incomplete::Deadline(None), Incomplete::Interrupted);
             return Report { progress: Progress::default(), trouble: Some(trouble) };
         }
         let panicked = |_| Report { progress: Progress::default(), trouble: Some(Incomplete::Thread("it panicked".into())) };
         let mut report = self.thread.join().unwrap_or_else(panicked);
-        // The thread does not know which it was.
+        // The thread does not know which signal it was.
         if let (Some(Incomplete::Interrupted(of)), Some(signal)) = (&mut report.trouble, signal) {
             *of = signal;
         }
@@ -179,19 +180,19 @@ impl FinishingThread {
     }
 }
 
-/// Where the thread stands.
+/// The state of the thread.
 struct Delivering<D, F> {
     lock_path: PathBuf,
     store: Outbox,
     make: Option<F>,
     session: Option<Session<D>>,
-    /// The destination's settings cannot be used.
+    /// Set if the destination's settings cannot be used.
     unusable: Option<DeliveryError>,
-    /// The destination refused in a way that a person has to look at: it is left alone until then.
+    /// The destination failed in a way that a person must fix: wait until then.
     blocked_until: Option<tokio::time::Instant>,
-    /// We hold the lock, and the destination is being asked.
+    /// This process holds the lock, and a request is in flight.
     asking: bool,
-    /// It was this process that opened the circuit.
+    /// This process has opened the circuit breaker.
     opened: bool,
     progress: Progress,
 }
@@ -205,20 +206,20 @@ async fn live<D: Destination, F: FnOnce() -> Result<D, DeliveryError>>(
     let store = match Store::open(state).and_then(|store| Outbox::open(store, name)) {
         Ok(store) => store,
         Err(error) => {
-            // Only now is there somebody to tell.
+            // Only now is there someone to report to.
             let _ = requests.recv().await;
             return Report { progress: Progress::default(), trouble: Some(Incomplete::Store(error)) };
         }
     };
     let mut this = Delivering::new(state.lock(&format!("delivery+{name}")), store, make);
-    let request = this.beside_a_run(&mut requests).await;
+    let request = this.during_run(&mut requests).await;
     let trouble = match request {
         None => Some(Incomplete::Interrupted(TERM)),
         Some(request) => {
             tokio::select! {
                 biased;
                 trouble = this.drain(&request) => trouble,
-                // The channel was closed: a signal.
+                // The channel was closed because of a signal.
                 _ = requests.recv() => Some(Incomplete::Interrupted(TERM)),
             }
         }
@@ -233,8 +234,8 @@ impl<D: Destination, F: FnOnce() -> Result<D, DeliveryError>> Delivering<D, F> {
         Self { lock_path, store, make, session, unusable, blocked_until, asking: false, opened: false, progress }
     }
 
-    /// Delivers what gathers, until there is a request. Whatever goes wrong here is tried again at the end.
-    async fn beside_a_run(&mut self, requests: &mut UnboundedReceiver<FlushRequest>) -> Option<FlushRequest> {
+    /// Delivers events as they accumulate, until there is a request. Errors here are retried at the end.
+    async fn during_run(&mut self, requests: &mut UnboundedReceiver<FlushRequest>) -> Option<FlushRequest> {
         let mut since = None;
         let mut lock = None;
         loop {
@@ -247,7 +248,7 @@ impl<D: Destination, F: FnOnce() -> Result<D, DeliveryError>> Delivering<D, F> {
             }
             let is_blocked = self.blocked_until.is_some_and(|until| until > tokio::time::Instant::now());
             if is_blocked || self.unusable.is_some() || self.circuit().is_some() {
-                // Somebody else may be luckier: `events flush`, say.
+                // Another process may succeed, such as `events flush`.
                 lock = None;
                 continue;
             }
@@ -268,7 +269,7 @@ impl<D: Destination, F: FnOnce() -> Result<D, DeliveryError>> Delivering<D, F> {
             };
             match stopped {
                 Ok(()) | Err(Stopped::Unreachable(_) | Stopped::Store(_)) => {}
-                // A permission may be granted, a table made, while the job runs.
+                // A permission may be granted, or a table created, while the job runs.
                 Err(Stopped::Blocked(_)) => {
                     self.blocked_until = Some(tokio::time::Instant::now() + CIRCUIT);
                     lock = None;
@@ -277,7 +278,7 @@ impl<D: Destination, F: FnOnce() -> Result<D, DeliveryError>> Delivering<D, F> {
         }
     }
 
-    /// The destination, made when it is first needed. No connection is made.
+    /// Returns the destination, created on first use, without connecting.
     fn session(&mut self) -> Result<&mut Session<D>, DeliveryError> {
         if self.session.is_none() {
             let Some(make) = self.make.take() else {
@@ -294,13 +295,13 @@ impl<D: Destination, F: FnOnce() -> Result<D, DeliveryError>> Delivering<D, F> {
         self.session.as_mut().ok_or_else(|| DeliveryError::Denied("there is no destination".into()))
     }
 
-    /// The open circuit of our destination.
+    /// Returns the open circuit of our destination.
     fn circuit(&mut self) -> Option<Circuit> {
         let route = self.session().ok()?.destination().route();
         self.store.circuit(&route, crate::host::clock::now_micros(), CIRCUIT).ok().flatten()
     }
 
-    /// Delivers until nothing is pending. The lock is held.
+    /// Delivers until nothing is pending. The caller holds the lock.
     async fn deliver(&mut self, persistent: bool, resend: Resend) -> Result<(), Stopped> {
         self.session().map_err(Stopped::Blocked)?;
         let Some(session) = &mut self.session else { return Ok(()) };
@@ -330,12 +331,12 @@ impl<D: Destination, F: FnOnce() -> Result<D, DeliveryError>> Delivering<D, F> {
                 let session = self.session.as_ref();
                 let route = session.map(|session| session.destination().route()).unwrap_or_default();
                 let server = session.map(|session| session.destination().server().to_owned()).unwrap_or_default();
-                let told = session.and_then(|session| session.trouble()).map(str::to_owned);
+                let reported = session.and_then(|session| session.trouble()).map(str::to_owned);
                 if self.progress.delivered > before {
-                    return Some(Incomplete::Deadline(told));
+                    return Some(Incomplete::Deadline(reported));
                 }
-                // Not one batch in all this time: the others need not wait as long.
-                let reason = told.unwrap_or_else(|| {
+                // Not one batch in all this time: the other destinations need not wait as long.
+                let reason = reported.unwrap_or_else(|| {
                     format!("no response from {server} within {}", crate::plan::duration::show(request.timeout))
                 });
                 let until = crate::host::clock::now_micros() + i64::try_from(CIRCUIT.as_micros()).unwrap_or(i64::MAX);
@@ -354,7 +355,7 @@ impl<D: Destination, F: FnOnce() -> Result<D, DeliveryError>> Delivering<D, F> {
                 Ok(_) => {}
                 Err(error) => return Some(Incomplete::Store(error)),
             }
-            // One that this process has opened is tried once more: some time has gone by.
+            // Retry once if this process opened the circuit, because some time has passed.
             if !request.insist
                 && !std::mem::take(&mut self.opened)
                 && let Some(circuit) = self.circuit()
@@ -384,24 +385,24 @@ impl<D: Destination, F: FnOnce() -> Result<D, DeliveryError>> Delivering<D, F> {
             self.asking = false;
             drop(lock);
             match result {
-                // Looked at again without the lock: another run may have found it held, and left its events to us.
+                // Check again without the lock: another run may have found it held, and left its events to us.
                 Ok(()) => {}
                 Err(Stopped::Blocked(refusal)) => return Some(Incomplete::Blocked(refusal)),
                 Err(Stopped::Unreachable(reason)) => return Some(Incomplete::Unreachable(reason)),
                 Err(Stopped::Store(error)) => return Some(Incomplete::Store(error)),
             }
         }
-        // Who insists wants them in the table that was named, not in that of whoever was faster.
-        if request.insist && (theirs || self.progress.delivered == 0) { self.went_elsewhere().await } else { None }
+        // A caller that insists wants the events in the configured table, not in that of the process that was faster.
+        if request.insist && (theirs || self.progress.delivered == 0) { self.delivered_elsewhere().await } else { None }
     }
 
-    /// Whether the last batch of all went into another table than ours.
-    async fn went_elsewhere(&mut self) -> Option<Incomplete> {
+    /// Whether the last batch went to another table than ours.
+    async fn delivered_elsewhere(&mut self) -> Option<Incomplete> {
         let into = self.store.delivered_into().ok().flatten()?;
         let ours = match self.session() {
             Ok(session) => match session.connect().await {
                 Ok(()) => session.destination().name().to_owned(),
-                // Where they went is all that can be said.
+                // Where the batch went is all that is known.
                 Err(_) => return None,
             },
             Err(refusal) => return Some(Incomplete::Blocked(refusal)),
@@ -414,7 +415,7 @@ impl<D: Destination, F: FnOnce() -> Result<D, DeliveryError>> Delivering<D, F> {
 pub(super) mod tests {
     use super::*;
 
-    /// What is delivered next to a run within this time, without a request.
+    /// What a thread delivers next to a run within this time, without a request.
     pub(in crate::delivery) async fn beside<D: Destination>(
         store: Outbox,
         destination: D,
@@ -423,7 +424,7 @@ pub(super) mod tests {
     ) -> Progress {
         let (_open, mut requests) = unbounded_channel();
         let mut this = Delivering::new(lock, store, || Ok(destination));
-        let _ = tokio::time::timeout(limit, this.beside_a_run(&mut requests)).await;
+        let _ = tokio::time::timeout(limit, this.during_run(&mut requests)).await;
         this.progress
     }
 }

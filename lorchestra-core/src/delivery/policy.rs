@@ -1,34 +1,34 @@
-//! How much is sent at once, and how long is waited. Values only; sizes are the destinations' own.
+//! Batch sizes and delays. Only values; destinations choose their own sizes.
 
 use std::time::Duration;
 
-/// How long nobody sends to a destination after it failed several times in a row.
+/// How long no process sends to a destination after it failed several times in a row.
 pub const CIRCUIT: Duration = Duration::from_secs(60);
 
-/// Sizes and times of delivery.
+/// Batch sizes and delays of delivery.
 #[derive(Debug, Clone)]
 pub struct DeliveryPolicy {
-    /// Rows in a batch, at most.
+    /// Maximum number of rows in a batch.
     pub rows: usize,
-    /// Bytes of a batch, about.
+    /// Approximate maximum size of a batch in bytes.
     pub bytes: usize,
-    /// The first wait after a failure.
+    /// The delay after the first failure.
     pub first_wait: Duration,
-    /// The longest.
+    /// The longest delay.
     pub longest_wait: Duration,
-    /// Failures in a row after which the circuit opens, and everybody leaves the destination alone.
+    /// Number of consecutive failures after which the circuit opens, and all processes leave the destination alone.
     pub failures: u32,
-    /// How long it stays open.
+    /// How long the circuit stays open.
     pub circuit: Duration,
-    /// Retries, in a row, when the target is missing or laid out differently than when connecting: what was just created may not be
-    /// visible to every server yet.
+    /// Maximum number of consecutive retries if the target is missing or its layout has changed since connecting: some servers may not see
+    /// recent changes yet.
     pub patience: u32,
-    /// How long a stream may have been idle and still be trusted to be there.
+    /// How long a stream may be idle and still be expected to exist.
     pub stream_idle: Duration,
 }
 
 impl DeliveryPolicy {
-    /// With batches of at most so many rows and about so many bytes, streams that last, and waits that suit a server or a disk.
+    /// Creates a policy with these maximum batch sizes, streams that do not expire, and delays suited to a server or a disk.
     pub fn new(rows: usize, bytes: usize) -> Self {
         Self {
             rows,

@@ -1,8 +1,8 @@
-//! A destination that is used more than once: what is known of it from one delivery to the next. Talks to the destination only.
+//! A destination that is used more than once, with its state between deliveries. Talks only to the destination.
 
 use super::destination::{DeliveryError, Destination};
 
-/// A destination, whether it was asked for its columns, and what it refused last: kept from one delivery to the next.
+/// A destination, whether it is connected, and its last error: kept between deliveries.
 #[derive(Debug)]
 pub struct Session<D> {
     pub(super) destination: D,
@@ -11,12 +11,12 @@ pub struct Session<D> {
 }
 
 impl<D> Session<D> {
-    /// With a destination that was not asked anything yet.
+    /// Creates a session with an unconnected destination.
     pub fn new(destination: D) -> Self {
         Self { destination, connected: false, trouble: None }
     }
 
-    /// Why it goes slowly, if something was refused since the last batch landed.
+    /// Returns the last error since a batch landed, which explains slow delivery.
     pub fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()
     }
@@ -28,7 +28,7 @@ impl<D> Session<D> {
 }
 
 impl<D: Destination> Session<D> {
-    /// Connects, if that was not done yet.
+    /// Connects if not yet connected.
     ///
     /// # Errors
     /// Those of [`Destination::connect`].

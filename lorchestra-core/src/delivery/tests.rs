@@ -1,4 +1,4 @@
-//! The order of deliveries, against a table in memory that fails in every way a server can, at any moment.
+//! Tests the order of deliveries against an in-memory table that fails in every way a server can, at any moment.
 
 mod lifecycle;
 mod server;
@@ -27,7 +27,7 @@ fn id(n: impl Display) -> String {
     format!("00000000-0000-7000-8000-{n:0>12}")
 }
 
-/// A store with `count` events of one run beside its `job.started`; the ids of all.
+/// Creates a store with `count` events of one run in addition to its `job.started`. Returns the ids of all.
 fn filled(site: &Site, count: usize) -> (Outbox, Vec<String>) {
     let mut store = Store::open(&site.state).unwrap();
     store.begin_run(&new_run("run"), &started()).unwrap();
@@ -72,7 +72,7 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
 }
 
-/// One process after another delivers, each for twice ten seconds at most, until nothing is pending.
+/// Delivers with one process after another, each for at most twice ten seconds, until nothing is pending.
 fn deliver_all(store: &mut Outbox, server: &Rc<RefCell<Server>>, streams: bool, rows: usize) {
     let runtime = runtime();
     for _ in 0..200 {
@@ -80,20 +80,20 @@ fn deliver_all(store: &mut Outbox, server: &Rc<RefCell<Server>>, streams: bool, 
         runtime.block_on(async {
             let mut progress = Progress::default();
             let mut deliverer = Deliverer::new(store, &mut session, policy(rows), &mut progress);
-            // Given up and taken up again, as beside a run.
+            // Interrupted and resumed, as during a run.
             for _ in 0..2 {
                 let _ = tokio::time::timeout(Duration::from_secs(10), deliverer.drain(false)).await;
             }
         });
         let mut pending = store.pending_rows(0, usize::MAX, usize::MAX).unwrap();
-        // Suspects are pending too: the next one may acquit them.
+        // Suspects are pending too: the next process may deliver them.
         let mut last = 0;
         while let Some(suspect) = store.suspect(last).unwrap() {
             pending.extend(store.row(suspect).unwrap());
             last = suspect;
         }
         let server = server.borrow();
-        // What is to blame for itself may stay for as long as nothing lands after it.
+        // A refused event may stay suspect as long as nothing lands after it.
         if pending.is_empty()
             || server.script.is_empty() && pending.iter().all(|out| server.poison.contains_key(&out.row.event_id))
         {
@@ -134,7 +134,7 @@ fn faults() -> impl Strategy<Value = Vec<InjectedFault>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// Whatever fails and whoever dies: each event is in the table once, or set aside because the server refused it.
+    /// Whatever fails and whichever process dies: each event is in the table once, or set aside because the server refused it.
     #[test]
     fn streams_deliver_exactly_once(
         script in faults(), count in 0_usize..60, rows in 1_usize..20, limit in 1_usize..20, bad in prop::collection::hash_set(0_usize..60, 0..4),
@@ -177,7 +177,7 @@ proptest! {
     }
 }
 
-/// One row that the server will not have, without saying that it is this one: the others arrive, and attempts are bounded.
+/// The server refuses one row without identifying it: the other rows arrive, and the number of attempts is bounded.
 #[test]
 fn a_row_that_poisons_its_batch_is_found_and_set_aside() {
     for streams in [true, false] {
@@ -194,7 +194,7 @@ fn a_row_that_poisons_its_batch_is_found_and_set_aside() {
             assert_eq!(progress, Progress { delivered: ids.len() as u64 - 1, refused: 1, uncertain: 0 });
             assert_eq!(server.borrow().rows.len(), ids.len() - 1);
             assert!(server.borrow().requests < 100, "{} requests", server.borrow().requests);
-            // Mended, it goes on request, once.
+            // Once fixed, it is delivered once on request.
             server.borrow_mut().poison.clear();
             resend_refused(&mut store, &server, streams, 500);
             assert_eq!(store.store.backlog(NAME, None).unwrap(), crate::store::Backlog::default());
@@ -203,9 +203,9 @@ fn a_row_that_poisons_its_batch_is_found_and_set_aside() {
     }
 }
 
-/// A server that has no row at all, of which it says the same: nothing is set aside for that.
+/// A server that refuses every row with the same answer: nothing is set aside.
 #[test]
-fn a_server_that_takes_nothing_is_not_mistaken_for_bad_rows() {
+fn a_server_that_refuses_everything_is_not_mistaken_for_bad_rows() {
     for streams in [true, false] {
         for stumbles in [true, false] {
             let site = site();
@@ -221,7 +221,7 @@ fn a_server_that_takes_nothing_is_not_mistaken_for_bad_rows() {
             let backlog = store.store.backlog(NAME, None).unwrap();
             assert_eq!((backlog.pending, backlog.refused), (ids.len() as u64, 0));
             assert!(server.borrow().requests < 100, "{} requests", server.borrow().requests);
-            // It is well again.
+            // The server recovers.
             server.borrow_mut().poison.clear();
             deliver_all(&mut store, &server, streams, 50);
             let mut arrived = server.borrow().rows.clone();
@@ -233,12 +233,12 @@ fn a_server_that_takes_nothing_is_not_mistaken_for_bad_rows() {
     }
 }
 
-/// Rows that were set aside while the server stumbled over everything are tried once more when it is well again.
+/// Rows that were set aside while the server failed on everything are retried when it has recovered.
 #[test]
-fn suspects_of_a_bad_hour_are_acquitted() {
+fn suspects_of_an_outage_are_delivered() {
     let site = site();
     let (mut store, ids) = filled(&site, 5);
-    // Three tries of the whole, three of each of the first two, and then it is well.
+    // Three attempts with the whole batch, three with each of the first two rows, and then the server recovers.
     let server = server([InjectedFault::None].into_iter().chain(std::iter::repeat_n(InjectedFault::Stumble, 9)));
     let mut session = Session::new(table(&server, false));
     let mut progress = Progress::default();
@@ -253,9 +253,9 @@ fn suspects_of_a_bad_hour_are_acquitted() {
     assert_eq!(arrived, expected);
 }
 
-/// A batch that is sent on request and taken back is what it was: nothing vanishes behind the delivered mark.
+/// A batch that is resent on request and taken back keeps its state: nothing is lost before the delivered mark.
 #[test]
-fn what_is_sent_on_request_and_refused_is_kept() {
+fn events_resent_on_request_and_refused_again_are_kept() {
     let site = site();
     let (mut store, _) = filled(&site, 9);
     let server = server([InjectedFault::None, InjectedFault::None, InjectedFault::Later { done: true }, InjectedFault::Gone]);
@@ -263,7 +263,7 @@ fn what_is_sent_on_request_and_refused_is_kept() {
     server.borrow_mut().unreadable = true;
     deliver_all(&mut store, &server, true, 5);
     assert_eq!(store.store.backlog(NAME, None).unwrap().uncertain, 5);
-    // Too large now, and one of its rows refused.
+    // The batch is too large now, and one of its rows is refused.
     let second = store.rows_of(&store.uncertain_batches().unwrap()[0]).unwrap()[1].row.event_id.clone();
     server.borrow_mut().limit = 2;
     server.borrow_mut().bad = HashSet::from([second]);
@@ -277,9 +277,9 @@ fn what_is_sent_on_request_and_refused_is_kept() {
     assert_eq!(progress.delivered, 4);
 }
 
-/// The table may not be read, and the server forgets each stream: each batch is tried once a call, not for ever.
+/// Reading the table is not permitted, and the server loses every stream: each batch is retried once per call, not for ever.
 #[test]
-fn uncertain_batches_are_sent_again_once_a_call() {
+fn uncertain_batches_are_resent_once_per_call() {
     let site = site();
     let (mut store, _) = filled(&site, 9);
     let server = server([InjectedFault::None, InjectedFault::None, InjectedFault::Later { done: true }, InjectedFault::Gone]);
@@ -298,9 +298,9 @@ fn uncertain_batches_are_sent_again_once_a_call() {
     assert!(server.borrow().requests - before < 10);
 }
 
-/// Somebody else's rows are in the stream, and then it is finalised: its row count says nothing of a batch that was never sent.
+/// Another writer's rows are in the stream, and then it is finalized: its row count proves nothing about a batch that was never sent.
 #[test]
-fn a_finalised_stream_with_rows_of_another_is_not_mistaken_for_us() {
+fn rows_of_another_writer_in_a_finalized_stream_are_not_mistaken_for_ours() {
     let site = site();
     let (mut store, ids) = filled(&site, 4);
     let server = server([]);
@@ -313,9 +313,9 @@ fn a_finalised_stream_with_rows_of_another_is_not_mistaken_for_us() {
     assert_eq!(server.borrow().rows.len(), ids.len() + 1);
 }
 
-/// Whoever cannot ask for credentials' sake asks again later: what can be found out is not given up.
+/// If the table cannot be queried because of credentials, the query is retried later rather than given up.
 #[test]
-fn only_a_denied_look_makes_a_batch_uncertain() {
+fn only_a_denied_query_makes_a_batch_uncertain() {
     for refusal in [DeliveryError::Unauthenticated("401".into()), later()] {
         let site = site();
         let (mut store, ids) = filled(&site, 9);
@@ -332,9 +332,9 @@ fn only_a_denied_look_makes_a_batch_uncertain() {
     }
 }
 
-/// The clock was set back after a circuit had been opened, or the configuration names another server by now.
+/// The clock was set back after a circuit had opened, or the configuration now names another server.
 #[test]
-fn a_circuit_is_of_one_server_and_of_one_minute() {
+fn a_circuit_is_for_one_server_and_one_minute() {
     let site = site();
     let (mut store, _) = filled(&site, 1);
     let now = 1_000_000_000_000_000;
@@ -345,9 +345,9 @@ fn a_circuit_is_of_one_server_and_of_one_minute() {
     assert!(store.circuit("a", now, CIRCUIT).unwrap().is_none(), "nobody waits for an hour");
 }
 
-/// A batch of unknown fate, a stream that is gone, and no right to read: kept as uncertain; nothing else waits for it.
+/// A batch with an unknown result, a lost stream, and no permission to read: the batch is kept as uncertain, and nothing else waits for it.
 #[test]
-fn what_cannot_be_found_out_is_uncertain_until_it_is_sent_again() {
+fn a_batch_that_cannot_be_checked_is_uncertain_until_it_is_resent() {
     let site = site();
     let (mut store, ids) = filled(&site, 9);
     let server = server([InjectedFault::None, InjectedFault::None, InjectedFault::Later { done: true }, InjectedFault::Gone]);
@@ -365,7 +365,8 @@ fn what_cannot_be_found_out_is_uncertain_until_it_is_sent_again() {
     assert_eq!(server.borrow().rows.len(), ids.len() + 5, "sent again on request, and so twice");
 }
 
-/// Something else has changed a payload in the database: the event is set aside with the reason, also on request, and the others go.
+/// Another program changed a payload in the database: the event is set aside with the reason, even on request, and the others are
+/// delivered.
 #[test]
 fn an_event_that_is_damaged_in_the_store_is_not_sent() {
     let site = site();
@@ -390,7 +391,7 @@ fn an_event_that_is_damaged_in_the_store_is_not_sent() {
 }
 
 #[test]
-fn a_destination_that_fails_is_left_alone() {
+fn a_failing_destination_is_left_alone() {
     let site = site();
     let (mut store, _) = filled(&site, 3);
     let server = server([InjectedFault::Later { done: false }; 100]);
@@ -405,7 +406,7 @@ fn a_destination_that_fails_is_left_alone() {
 }
 
 #[test]
-fn a_table_that_is_not_there_is_told_after_some_patience() {
+fn a_missing_table_is_reported_after_some_retries() {
     let site = site();
     let (mut store, _) = filled(&site, 3);
     let server = server([InjectedFault::Missing; 100]);
@@ -417,9 +418,9 @@ fn a_table_that_is_not_there_is_told_after_some_patience() {
     assert_eq!(store.store.backlog(NAME, None).unwrap().pending, 4);
 }
 
-/// `tables.get` shows a table as soon as it is made; writing to it can be refused for minutes as if it were not there.
+/// `tables.get` shows a table as soon as it is created; for minutes after that, writes may still fail as if it did not exist.
 #[test]
-fn a_table_that_was_just_made_is_waited_for_by_who_has_time() {
+fn delivery_waits_for_a_new_table_if_there_is_time() {
     let not_yet = [InjectedFault::None, InjectedFault::Missing].repeat(8);
     for (persistent, delivered) in [(true, true), (false, false)] {
         let site = site();
@@ -436,9 +437,9 @@ fn a_table_that_was_just_made_is_waited_for_by_who_has_time() {
     }
 }
 
-/// The state directory was copied, and both go on: what is in the stream is the other one's.
+/// The state directory was copied, and both copies deliver: the rows in the stream belong to the other one.
 #[test]
-fn another_writer_in_the_stream_is_not_mistaken_for_us() {
+fn rows_of_another_writer_are_not_mistaken_for_ours() {
     let site = site();
     let (mut store, ids) = filled(&site, 4);
     let server = server([]);
@@ -450,9 +451,9 @@ fn another_writer_in_the_stream_is_not_mistaken_for_us() {
     assert_eq!(server.borrow().streams.len(), 2, "a stream of its own");
 }
 
-/// The configuration names another table while a batch is on its way to the first.
+/// The configuration changes to another table while a batch is in flight to the first.
 #[test]
-fn a_batch_for_the_table_before_is_settled_there() {
+fn a_batch_for_the_previous_table_is_settled_there() {
     for done in [true, false] {
         let site = site();
         let (mut store, ids) = filled(&site, 4);
@@ -472,10 +473,10 @@ fn a_batch_for_the_table_before_is_settled_there() {
     }
 }
 
-/// One server is down for an hour of the clock (it fails, or does not answer at all); the other one gets each event within its minute,
-/// from the same store at the same time.
+/// One server is down for a simulated hour (it fails, or does not respond); the other one receives each event within a minute, from the
+/// same store at the same time.
 #[test]
-fn a_server_that_is_down_for_an_hour_holds_up_no_other() {
+fn a_server_that_is_down_for_an_hour_does_not_delay_another() {
     const HOUR: Duration = Duration::from_secs(3600);
     const MINUTE: Duration = Duration::from_secs(60);
     for silent in [false, true] {

@@ -1,8 +1,8 @@
-//! How long to wait between two tries, of a delivery or of a job: exponential, with jitter, never less than what was asked for.
+//! Exponential backoff with jitter for deliveries and jobs, never shorter than the server asked for.
 
 use std::time::Duration;
 
-/// Waits between tries of one thing.
+/// The delays between retries of one operation.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     first: Duration,
@@ -11,23 +11,23 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// From `first` on, doubling, up to `longest`.
+    /// Starts at `first` and doubles up to `longest`.
     pub fn new(first: Duration, longest: Duration) -> Self {
         Self { first, longest, failures: 0 }
     }
 
-    /// Failures in a row so far.
+    /// Number of consecutive failures so far.
     pub fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// It worked: the next wait is the first one again.
+    /// Resets the delay after a success.
     pub fn reset(&mut self) {
         self.failures = 0;
     }
 
-    /// The wait after one more failure: between half and the whole of what the number of failures gives, so that those who failed
-    /// together do not come back together; but at least `asked`.
+    /// Returns the delay after another failure: between half and all of what the number of failures gives, so that clients that failed
+    /// together do not retry together; but at least `asked`.
     pub fn next(&mut self, asked: Option<Duration>) -> Duration {
         let whole = self.first.saturating_mul(1 << self.failures.min(20)).min(self.longest);
         self.failures = self.failures.saturating_add(1);

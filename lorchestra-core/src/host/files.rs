@@ -1,20 +1,20 @@
-//! Files in a place where a job may have put anything: opened without waiting, removed whatever they are.
+//! Files at paths where a job may have created anything: opens them without blocking, and removes any kind of file.
 
 use rustix::fs::{Mode, OFlags};
 use std::fs::{File, FileType};
 use std::io;
 use std::path::Path;
 
-/// What has the name is no regular file. Inside an [`io::Error`].
+/// The path is not a regular file. Wrapped in an [`io::Error`].
 #[derive(Debug, thiserror::Error)]
 #[error("it is not a regular file")]
 pub(crate) struct NotRegular(pub(crate) FileType);
 
-/// Opens a regular file. The one place where this is done: never waits for whoever is at the other end of a FIFO, never makes a terminal the
-/// process's own, never passes the file on.
+/// Opens a regular file; the only place that does. Never waits for the other end of a FIFO, never makes a terminal the controlling
+/// terminal, and never passes the descriptor to a child.
 ///
 /// # Errors
-/// The system's; or it is no regular file, which is an error that no system call makes.
+/// The system's error, or [`NotRegular`], which no system call returns.
 pub fn open_regular(path: &Path, flags: OFlags) -> io::Result<File> {
     let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?);
@@ -22,17 +22,17 @@ pub fn open_regular(path: &Path, flags: OFlags) -> io::Result<File> {
     if kind.is_file() { Ok(file) } else { Err(io::Error::other(NotRegular(kind))) }
 }
 
-/// Opens a file for appending, made with mode 0600 where it is missing.
+/// Opens a file for appending; creates it with mode 0600 if it is missing.
 pub(crate) fn private_file(path: &Path) -> io::Result<File> {
     open_regular(path, OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE)
 }
 
-/// Opens a file for reading in a place where a job may have put anything: what is no regular file is as good as not there.
+/// Opens a file for reading at a path where a job may have created anything. Treats anything but a regular file as missing.
 pub(crate) fn regular_file(path: &Path) -> io::Result<File> {
     open_regular(path, OFlags::RDONLY).map_err(absent_if_not_regular)
 }
 
-/// The error, with what is no regular file as good as not there.
+/// Maps an error so that anything but a regular file counts as missing.
 pub(crate) fn absent_if_not_regular(error: io::Error) -> io::Error {
     match error.get_ref() {
         Some(inner) if inner.is::<NotRegular>() => io::Error::new(io::ErrorKind::NotFound, error),
@@ -40,8 +40,8 @@ pub(crate) fn absent_if_not_regular(error: io::Error) -> io::Error {
     }
 }
 
-/// Removes what is in a place where a job may have put anything; nothing there is fine.
-pub(crate) fn remove_whatever(path: &Path) -> io::Result<()> {
+/// Removes a file of any kind, or a directory, at a path where a job may have created anything. Succeeds if nothing is there.
+pub(crate) fn remove_any(path: &Path) -> io::Result<()> {
     let removed = match std::fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),
         Ok(_) => std::fs::remove_file(path),

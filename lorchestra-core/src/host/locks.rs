@@ -1,14 +1,14 @@
-//! The locks: who may run a job now, and whether a worker is still there.
+//! File locks: they decide who may run a job now, and show whether a worker is alive.
 //!
-//! Both kinds are released by the kernel at the holder's death, whatever kills it; lock files are never unlinked (a lock on
-//! an unlinked file protects nothing).
+//! The kernel releases both kinds when their holder dies, however it dies. Lock files are never unlinked, because a lock on an unlinked
+//! file protects nothing.
 //!
-//! - [`FileLock`]: flock, and close-on-exec: no worker inherits it. A supervisor holds two from before its run is recorded until
-//!   after its end is: one says that it lives, in its run's spool directory, and one that it runs this job for this account
-//!   ([`overlap_name`]). Of the latter there are two files: a run that excludes others takes the one for itself, and looks that
-//!   nobody shares the other ([`beside_name`]); a run that was allowed beside others shares the other.
-//! - [`AttemptLock`]: POSIX record lock, taken by the worker itself. Unlike flock it is not inherited by what the job forks,
-//!   so that a daemon left behind cannot hold it; and it tells who holds it.
+//! - [`FileLock`]: flock, close-on-exec, so no worker inherits it. A supervisor holds two, from before its run is recorded until after its
+//!   end is. One, in the run's spool directory, shows that the supervisor is alive; the other shows that it runs this job for this account
+//!   ([`overlap_name`]). The latter uses two files. An exclusive run locks the first exclusively and checks that no run shares the second
+//!   ([`shared_name`]); a run with overlap policy `allow` takes a shared lock on the second.
+//! - [`AttemptLock`]: a POSIX record lock that the worker itself takes. Unlike flock, the job's children do not inherit it, so a leftover
+//!   daemon cannot hold it; and the kernel reports its holder.
 
 use super::files::{absent_if_not_regular, open_regular};
 use rustix::fs::{FlockOperation, OFlags};
@@ -19,7 +19,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
-/// Bytes of a holder's name that are read, at most: it is the id of a run.
+/// Maximum number of bytes to read of a holder's name, which is a run id.
 const LONGEST_NAME: u64 = 100;
 
 /// A lock on a file, until dropped.
@@ -29,12 +29,12 @@ pub struct FileLock {
 }
 
 impl FileLock {
-    /// Takes the lock if it is free; `None` if somebody else holds or shares it.
+    /// Takes the lock if it is free; `None` if someone else holds or shares it.
     pub fn try_take(path: &Path) -> io::Result<Option<Self>> {
         Self::attempt(path, FlockOperation::NonBlockingLockExclusive)
     }
 
-    /// Takes the lock, waiting for it.
+    /// Takes the lock, and waits for it.
     pub fn take(path: &Path) -> io::Result<Self> {
         let file = open(path)?;
         loop {
@@ -46,18 +46,18 @@ impl FileLock {
         }
     }
 
-    /// Takes the lock if its file is there and free; makes none.
+    /// Takes the lock if its file exists and is free; does not create the file.
     pub(crate) fn try_take_existing(path: &Path) -> io::Result<Option<Self>> {
         Self::lock(open_with(path, OFlags::empty())?, FlockOperation::NonBlockingLockExclusive)
     }
 
-    /// Whether the file that is locked still has this name. One that was removed protects nothing.
+    /// Whether the locked file still has this path. A lock on a removed file protects nothing.
     pub(crate) fn is_at(&self, path: &Path) -> bool {
         let same = |a: Metadata, b: Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
         self.file.metadata().is_ok_and(|held| std::fs::symlink_metadata(path).is_ok_and(|there| same(held, there)))
     }
 
-    /// Shares the lock; `None` while somebody holds it for himself.
+    /// Takes a shared lock; `None` while someone holds it exclusively.
     pub fn try_share(path: &Path) -> io::Result<Option<Self>> {
         Self::attempt(path, FlockOperation::NonBlockingLockShared)
     }
@@ -74,30 +74,30 @@ impl FileLock {
         }
     }
 
-    /// Writes into the file who holds it. Should that fail, [`named`](Self::named) names somebody who is gone.
-    pub fn name(&self, holder: &str) {
+    /// Writes the holder's name into the file. If that fails, [`read_holder`](Self::read_holder) returns an earlier holder.
+    pub fn write_holder(&self, holder: &str) {
         if let Err(error) = self.file.write_all_at(holder.as_bytes(), 0).and_then(|()| self.file.set_len(holder.len() as u64)) {
-            tracing::debug!(%error, "a lock does not name its holder");
+            tracing::debug!(%error, "cannot write the holder's name into a lock");
         }
     }
 
-    /// Who wrote its name last: the holder, or one that is gone where the holder has not come to it yet.
-    pub fn named(path: &Path) -> Option<String> {
+    /// Returns the name written last: the holder's, or an earlier one if the holder has not written its name yet.
+    pub fn read_holder(path: &Path) -> Option<String> {
         let mut holder = String::new();
         crate::host::files::regular_file(path).ok()?.take(LONGEST_NAME).read_to_string(&mut holder).ok()?;
         Some(holder).filter(|holder| !holder.is_empty())
     }
 }
 
-/// Name of the file that runs share which were allowed beside others of their key. No package's name has a `+`.
-pub fn beside_name(package: &str, job: &str, account: Option<&str>) -> String {
-    format!("beside+{}", overlap_name(package, job, account))
+/// Name of the lock file that concurrent runs of one key share (overlap policy `allow`). No package name contains a `+`.
+pub fn shared_name(package: &str, job: &str, account: Option<&str>) -> String {
+    format!("shared+{}", overlap_name(package, job, account))
 }
 
 /// Name of the overlap lock's file: `<package>.<job>.<account or ->`.
 ///
-/// An account is any text: what is not a letter, a digit or one of `_@.+-` is written as `%XX`, and one that would not fit
-/// into a file name is its sha256. Package and job names have no dot, so two keys never share a file.
+/// An account is any text. Bytes other than letters, digits and `_@.+-` are written as `%XX`; an account too long for a file name is
+/// replaced by its SHA-256. Package and job names have no dot, so two keys never share a file.
 pub fn overlap_name(package: &str, job: &str, account: Option<&str>) -> String {
     let account = match account {
         None => "-".to_owned(),
@@ -122,25 +122,25 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// A worker's sign of life, until its process ends.
+/// Shows that a worker is alive: held until its process ends.
 #[derive(Debug)]
 pub struct AttemptLock {
     _file: File,
 }
 
 impl AttemptLock {
-    /// Takes the lock for this process. Fails if another process has it: there is one worker to an attempt.
+    /// Takes the lock for this process. Fails if another process holds it: an attempt has one worker.
     pub fn take(path: &Path) -> io::Result<Self> {
         let file = open(path)?;
         rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive)?;
         Ok(Self { _file: file })
     }
 
-    /// Who holds the lock, if anybody does.
+    /// Returns the process that holds the lock, if any.
     pub fn holder(path: &Path) -> io::Result<Option<Holder>> {
         let file = match open_with(path, OFlags::empty()) {
             Ok(file) => file,
-            Err(e) if is_none(&e) => return Ok(None),
+            Err(e) if means_unlocked(&e) => return Ok(None),
             Err(e) => return Err(e),
         };
         let wanted = Flock::from(FlockType::WriteLock);
@@ -154,15 +154,15 @@ impl AttemptLock {
 pub enum Holder {
     /// This process.
     Process(Pid),
-    /// A process of another PID namespace, which has no number here.
+    /// A process of another PID namespace, which has no pid here.
     Elsewhere,
 }
 
-/// Whether an error of a lock's file says that there is none: nothing, or what is no file, which a job may have put in its place and on
-/// which nobody holds anything.
-pub(crate) fn is_none(error: &io::Error) -> bool {
+/// Whether an error when opening a lock file means that no lock is held: the file is missing, or something else, which a job may have put
+/// in its place and on which no one holds a lock.
+pub(crate) fn means_unlocked(error: &io::Error) -> bool {
     let kind = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory);
-    // A socket, or a device that is not there.
+    // A socket, or a device that does not exist.
     kind || error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error())
 }
 
@@ -170,7 +170,7 @@ fn open(path: &Path) -> io::Result<File> {
     open_with(path, OFlags::CREATE)
 }
 
-/// Also what keeps whoever opens it waiting, or is another process's terminal, is told at once: it is no file.
+/// Fails at once for a file that would block, or for another process's terminal: neither is a lock file.
 fn open_with(path: &Path, flags: OFlags) -> io::Result<File> {
     open_regular(path, flags | OFlags::RDWR).map_err(absent_if_not_regular)
 }
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_share_keep_out_who_does_not() {
+    fn a_shared_lock_excludes_an_exclusive_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         let share = || FileLock::try_share(&path).unwrap();
@@ -202,9 +202,9 @@ mod tests {
         assert!(taken.is_some() && share().is_none());
     }
 
-    /// A job may put anything in the place of a lock.
+    /// A job may have created anything in place of the lock file.
     #[test]
-    fn what_is_no_file_is_nobodys_lock() {
+    fn a_path_that_is_not_a_file_is_not_a_lock() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         std::fs::create_dir(at("dir")).unwrap();
@@ -215,22 +215,22 @@ mod tests {
             assert!(matches!(AttemptLock::holder(&at(name)), Ok(None)), "{name}");
         }
         for name in ["dir", "fifo"] {
-            assert!(FileLock::try_take(&at(name)).is_err_and(|error| is_none(&error)), "{name}");
+            assert!(FileLock::try_take(&at(name)).is_err_and(|error| means_unlocked(&error)), "{name}");
         }
     }
 
     #[test]
-    fn a_holder_is_named() {
+    fn the_holder_can_be_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
-        assert_eq!(FileLock::named(&path), None);
+        assert_eq!(FileLock::read_holder(&path), None);
         for name in ["a long name", "short"] {
-            FileLock::try_take(&path).unwrap().unwrap().name(name);
-            assert_eq!(FileLock::named(&path).as_deref(), Some(name));
+            FileLock::try_take(&path).unwrap().unwrap().write_holder(name);
+            assert_eq!(FileLock::read_holder(&path).as_deref(), Some(name));
         }
     }
 
-    /// What a job leaves behind has all the descriptors of its worker, and must not seem to be that worker.
+    /// A process that a job leaves behind has all of its worker's descriptors, and must not be taken for that worker.
     #[test]
     fn a_child_that_has_the_descriptor_does_not_hold_an_attempts_lock() {
         let dir = tempfile::tempdir().unwrap();

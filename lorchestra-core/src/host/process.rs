@@ -1,5 +1,5 @@
-//! What the kernel knows of processes, read from /proc: identity beyond a pid, children, processor time. Reads, and signals what
-//! it has identified.
+//! Reads what the kernel knows about processes from /proc: an identity that outlives a pid, children, processor time. Sends signals only to
+//! processes that it has identified.
 
 use crate::host::clock::timespec;
 use rustix::event::{PollFd, PollFlags};
@@ -9,14 +9,15 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Looks for what runs left behind, at most.
+/// Maximum number of searches for leftover processes.
 const ROUNDS: u32 = 10;
-/// How long what was killed is waited for, in each of them.
+/// How long to wait, in each round, for killed processes to disappear.
 const GONE: Duration = Duration::from_millis(500);
 
-/// A process beyond its pid, which is given to another one day: the boot and the moment of its start.
+/// Identifies a process even after its pid is reused: by the boot and its start time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// Its pid.
@@ -34,7 +35,7 @@ impl Identity {
         Ok(Self { pid, start: Stat::of(pid)?.start, boot_id: boot_id()? })
     }
 
-    /// A descriptor of the process if it still is the one that was recorded; `None` when it is gone.
+    /// Opens a descriptor of the process if it is still the recorded one; `None` if it is gone.
     pub fn open(&self) -> io::Result<Option<OwnedFd>> {
         let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
         if boot_id()? != self.boot_id {
@@ -45,14 +46,15 @@ impl Identity {
             Err(rustix::io::Errno::SRCH) => return Ok(None),
             Err(e) => return Err(e.into()),
         };
-        // Looked at after the descriptor was opened: it is this process that the descriptor names.
+        // Checked after the descriptor was opened, so the descriptor refers to the process that was checked.
         match Stat::of(self.pid) {
             Ok(stat) if stat.start == self.start && stat.state != 'Z' => Ok(Some(fd)),
             _ => Ok(None),
         }
     }
 
-    /// Lets the process go on if a signal has stopped it; whether it had. One that a debugger holds is left alone.
+    /// Resumes the process if a signal has stopped it, and returns whether it had. Does not touch a process that is being traced by a
+    /// debugger.
     pub fn resume_if_stopped(&self) -> io::Result<bool> {
         let Some(pidfd) = self.open()? else { return Ok(false) };
         if Stat::of(self.pid)?.state != 'T' {
@@ -68,25 +70,25 @@ impl Identity {
 pub struct Stat {
     /// `R`, `S`, `T`, `Z`, ….
     pub state: char,
-    /// Processor time in user mode, of it and its waited-for children, in clock ticks.
+    /// Processor time in user mode of the process and the children it waited for, in clock ticks.
     pub user: u64,
-    /// The same in the kernel.
+    /// The same in kernel mode.
     pub system: u64,
-    /// Start, in clock ticks since boot.
+    /// Start time, in clock ticks since boot.
     pub start: u64,
-    /// The signal that has stopped it, where the kernel (5.17 or newer) says so and nobody has waited for the stop.
+    /// The signal that stopped it, if the kernel (5.17 or newer) reports it and no one has waited for the stop.
     pub stop_signal: Option<i32>,
 }
 
 impl Stat {
-    /// Of a process. Works for one that has ended and was not waited for yet.
+    /// Reads the fields of a process. Works for a zombie too.
     pub fn of(pid: u32) -> io::Result<Self> {
         let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         Self::parse(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat cannot be read")))
     }
 
     fn parse(text: &str) -> Option<Self> {
-        // The command's name is in parentheses and may hold anything, also parentheses.
+        // The command name is in parentheses and may contain anything, including parentheses.
         let (_, rest) = text.rsplit_once(')')?;
         let fields: Vec<&str> = rest.split_whitespace().collect();
         let number = |i: usize| fields.get(i)?.parse::<u64>().ok();
@@ -95,24 +97,27 @@ impl Stat {
             user: number(11)? + number(13)?,
             system: number(12)? + number(14)?,
             start: number(19)?,
-            // As for wait(2). Of a process that has ended it is the exit code.
+            // Encoded as for wait(2). For a process that has exited it is the exit code.
             stop_signal: number(49).filter(|code| (1..=64).contains(code)).and_then(|code| i32::try_from(code).ok()),
         })
     }
 }
 
-/// Clock ticks as milliseconds: the kernel's interface has 100 a second on every Linux that Rust supports.
+/// Converts clock ticks to milliseconds: the kernel's interface has 100 ticks per second on every Linux that Rust supports.
 pub fn ticks_to_ms(ticks: u64) -> u64 {
     ticks * 10
 }
 
-/// The children of this process, also those that became its children as a subreaper.
-pub fn children() -> Vec<Pid> {
-    // Not by its pid: /proc may be that of another PID namespace.
-    children_in("self").into_iter().filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?)).collect()
+/// The children of this process's main thread: those it started there, and those that the process adopted as a subreaper, which the kernel
+/// gives to its first thread. Children of other threads (for example, a program that prints credentials) are not included.
+pub fn children_of_main_thread() -> Vec<Pid> {
+    // Not by pid: /proc may belong to another PID namespace.
+    let Ok(main) = fs::read_link("/proc/self") else { return Vec::new() };
+    let text = fs::read_to_string(Path::new("/proc/self/task").join(main).join("children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
 }
 
-/// The children of a process, of all its threads; none, where that cannot be read.
+/// The children of all threads of a process; empty if they cannot be read.
 pub fn children_of(pid: u32) -> Vec<u32> {
     children_in(&pid.to_string())
 }
@@ -125,36 +130,37 @@ fn children_in(process: &str) -> Vec<u32> {
         .collect()
 }
 
-/// The environment variable of what belongs to a run: the run's id.
+/// Environment variable that marks the processes of a run: the run's id.
 pub(crate) const RUN: &str = "LORCHESTRA_RUN_ID";
-/// The environment variable of what belongs to a run: the state directory that has the run. A copy of that directory has runs of the same ids,
-/// and must not end those of the original.
+/// Environment variable that marks the processes of a run: the id of its state directory. A copy of that directory has the same run ids,
+/// and must not kill the processes of the original.
 pub(crate) const STATE: &str = "LORCHESTRA_STATE_ID";
-/// The environment variable of what belongs to a library's trial: who supervises it ([`trial_mark`]).
+/// Environment variable that marks the processes of a library's trial: the id of its supervisor ([`trial_mark`]).
 pub(crate) const TRIAL: &str = "LORCHESTRA_TRIAL";
 
-/// Whether a process carries a variable with that value in its environment. Not, where that cannot be read.
+/// Whether a process has a variable with that value in its environment; false if it cannot be read.
 pub(crate) fn carries(pid: u32, name: &str, value: &str) -> bool {
     variable_of(pid, name).is_some_and(|found| found == value)
 }
 
 fn variable_of(pid: u32, name: &str) -> Option<String> {
     let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
-    // The first counts, as for getenv.
+    // The first one counts, as for getenv.
     let mut entries = environment.split(|byte| *byte == 0);
     let value = entries.find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
     Some(std::str::from_utf8(value).ok()?.to_owned())
 }
 
-/// The value of [`TRIAL`] for what this process starts: its pid and its start.
+/// The value of [`TRIAL`] for processes that this process starts: its pid and its start time.
 pub(crate) fn trial_mark() -> io::Result<String> {
     let pid = std::process::id();
     Ok(format!("{pid}.{}", Stat::of(pid)?.start))
 }
 
-/// Kills what trials left behind whose supervisor was killed: a trial has no run and no directory by which it could be found, and its
-/// worker may be stopped. Only processes of this user in this pid namespace: in another one the supervisor has another pid.
-pub(crate) fn kill_remains_of_trials() -> usize {
+/// Kills the processes that a trial left because its supervisor was killed. A trial has no run and no directory by which it could be found,
+/// and its worker may be stopped. Considers only processes of this user in this PID namespace: in another one the supervisor has another
+/// pid.
+pub(crate) fn kill_trial_leftovers() -> usize {
     let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
     let own = namespace("self");
     kill_all(&|pid| {
@@ -166,7 +172,7 @@ pub(crate) fn kill_remains_of_trials() -> usize {
     })
 }
 
-/// Tells which signals a process ignores now; none, where that cannot be read.
+/// Returns a test for the signals that a process ignores now; always false if they cannot be read.
 pub fn ignored_by(pid: u32) -> impl Fn(i32) -> bool {
     ignored(&fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default())
 }
@@ -174,22 +180,22 @@ pub fn ignored_by(pid: u32) -> impl Fn(i32) -> bool {
 fn ignored(status: &str) -> impl Fn(i32) -> bool + use<> {
     let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
     let mask = mask.unwrap_or(0);
-    // The first bit is signal 1.
+    // Bit 0 is signal 1.
     move |signal| (1..=64).contains(&signal) && mask >> (signal - 1) & 1 == 1
 }
 
-/// Kills the processes of this user that carry `LORCHESTRA_RUN_ID` with one of these ids, and `LORCHESTRA_STATE_ID` with the id of this state
-/// directory, in their environment, whatever group or session they are in: what runs left behind when nobody was alive to end it. Looks again until it finds none, since what it
-/// kills may have forked meanwhile, and waits a moment for them to be gone. Answers with how many there were. This process is
-/// none of them, even when it was started by such a run.
-pub fn kill_remains_of(state_id: &str, run_ids: &HashSet<&str>) -> usize {
+/// Kills what runs left behind when their supervisor died: the processes of this user whose environment has `LORCHESTRA_RUN_ID` with one of
+/// these ids and `LORCHESTRA_STATE_ID` with the id of this state directory, in any group or session. Searches again until it finds none,
+/// since a process may fork before it is killed, and waits briefly for them to disappear. Returns how many there were. Never kills this
+/// process, even if such a run started it.
+pub fn kill_leftovers(state_id: &str, run_ids: &HashSet<&str>) -> usize {
     kill_all(&|pid| carries(pid, STATE, state_id) && variable_of(pid, RUN).is_some_and(|id| run_ids.contains(id.as_str())))
 }
 
 fn kill_all(remains: &dyn Fn(u32) -> bool) -> usize {
     let mut killed = 0;
     for _ in 0..ROUNDS {
-        let found = all_that(remains);
+        let found = own_processes(remains);
         if found.is_empty() {
             break;
         }
@@ -204,11 +210,11 @@ fn kill_all(remains: &dyn Fn(u32) -> bool) -> usize {
     killed
 }
 
-/// Processes of this user, but for this one, of which that holds.
-fn all_that(remains: &dyn Fn(u32) -> bool) -> Vec<OwnedFd> {
+/// Returns descriptors of this user's processes, except this one, that match the predicate.
+fn own_processes(remains: &dyn Fn(u32) -> bool) -> Vec<OwnedFd> {
     let own = std::process::id();
     let user = rustix::process::geteuid().as_raw();
-    // Root can read environments of others, and leaves them alone all the same.
+    // Root can read the environments of other users' processes, but must not touch those.
     let belongs = |pid: u32| fs::metadata(format!("/proc/{pid}")).is_ok_and(|meta| meta.uid() == user) && remains(pid);
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
@@ -216,7 +222,7 @@ fn all_that(remains: &dyn Fn(u32) -> bool) -> Vec<OwnedFd> {
         .filter_map(|pid| {
             let raw = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
             let pidfd = rustix::process::pidfd_open(raw, PidfdFlags::empty()).ok()?;
-            // Asked again with the descriptor in hand: the pid may have been given to another meanwhile.
+            // Checked again with the descriptor open: the pid may have been reused.
             belongs(pid).then_some(pidfd)
         })
         .collect()
@@ -228,7 +234,7 @@ pub fn max_rss_kib() -> Option<u64> {
     status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse().ok())
 }
 
-/// Sends SIGKILL through a descriptor: never to another process that got the pid meanwhile.
+/// Sends SIGKILL through a pid descriptor, which never refers to another process that reuses the pid.
 pub fn kill(pidfd: &OwnedFd) -> io::Result<()> {
     match rustix::process::pidfd_send_signal(pidfd, Signal::KILL) {
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
@@ -236,7 +242,7 @@ pub fn kill(pidfd: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// Name of this host.
+/// Returns the name of this host.
 pub fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
@@ -265,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn ignored_signals_are_told_by_their_bits() {
+    fn ignored_signals_are_read_from_the_mask() {
         let status = "Name:\tx\nSigBlk:\tffffffffffffffff\nSigIgn:\t0000000000001001\nSigCgt:\t0000000000000002\n";
         let ignores = ignored(status);
         let found: Vec<i32> = (-1..=65).filter(|signal| ignores(*signal)).collect();
@@ -280,7 +286,7 @@ mod tests {
     }
 }
 
-/// Processor time of a worker and what it waited for.
+/// Processor time of a worker and of the children it waited for.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct ProcessorTime {
     pub(crate) user_ms: u64,

@@ -1,64 +1,65 @@
-//! What a hint may suggest about owners and modes. The only place that writes a command which changes one.
+//! Decides which change of an owner or a mode a hint may suggest. The only place that writes such a command.
 //!
-//! A hint is copied into a shell, often by root. So it changes what is lorchestra's own, and nothing else: [`command`] has no command for a
-//! directory that others use too (`/`, a home, `/srv`), nor for a user that this user namespace does not map. Callers then say which right is
-//! missing and what else can be done. Reads modes, directories and `/proc/self/uid_map`; changes nothing.
+//! People copy hints into a shell, often as root. So a hint changes only what belongs to lorchestra: [`command`] returns nothing for a
+//! directory that others use too (`/`, a home, `/srv`), nor for a user that this user namespace does not map. Callers then state which
+//! permission is missing and what else can be done. This module reads modes, directories and `/proc/self/uid_map`; it changes nothing.
 
 use crate::text::shell;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Names in a state directory: `lorchestra.db` with what SQLite keeps next to it, and the directories of
+/// Names in a state directory: `lorchestra.db` with SQLite's companion files, and the directories of
 /// [`StateDir`](crate::host::state::StateDir).
 const STATE: [&str; 6] = ["lorchestra.db", "lorchestra.db-wal", "lorchestra.db-shm", "spool", "logs", "locks"];
-/// Is in a directory that `plugins install` has put a library into.
+/// File that `plugins install` creates in a directory into which it has installed a library.
 pub(crate) const PLUGIN_LOCK: &str = ".lorchestra.lock";
-/// Entries of a directory that are looked at, at most: one of ours has few, or they are libraries.
+/// Maximum number of directory entries to examine. One of our directories has few entries, or they are libraries.
 const ENTRIES: usize = 10_000;
-/// The number of users that have none here (`/proc/sys/kernel/overflowuid`, which nobody changes).
+/// The uid of unmapped users (`/proc/sys/kernel/overflowuid`, whose default is never changed in practice).
 const OVERFLOW: u32 = 65534;
 
 /// A change of an owner or a mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// The owner gets these rights: `r`, `rw`, `rwx`.
+    /// Give the owner these permissions: `r`, `rw`, `rwx`.
     OwnerMay(&'static str),
-    /// These lose the right to write: `o`, `g`, `go`.
+    /// Remove write permission from these classes: `o`, `g`, `go`.
     NotWritableBy(&'static str),
-    /// Nobody but the owner may read or write the file.
+    /// Only the owner may read or write the file.
     Private,
-    /// It becomes this user's.
+    /// Make this user the owner.
     Owner(u32),
-    /// It becomes this user's, with all that is in it.
+    /// Make this user the owner, recursively.
     OwnerOfAll(u32),
-    /// Its access list goes.
+    /// Remove the access control list.
     NoList,
 }
 
-/// What a change is suggested for.
+/// The path for which a change is suggested.
 #[derive(Debug, Clone, Copy)]
 pub struct Target<'a> {
     /// Its path.
     pub path: &'a Path,
     /// Its owner.
     pub owner: u32,
-    /// What kind of thing.
+    /// Whether it is a file, a directory or a link.
     pub kind: Kind,
 }
 
-/// What kind of thing a change is suggested for.
+/// The type of a [`Target`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A file that the user named, or that is lorchestra's.
+    /// A file that the user named, or one of lorchestra's own.
     File,
     /// A directory.
     Directory,
-    /// A symbolic link on the way to one.
+    /// A symbolic link on the path to a file or directory.
     Link,
 }
 
-/// The command that makes a change, with who has to run it; `None`, where it is not to be suggested. `user` is this user.
+/// Returns the command that makes a change, prefixed with `as root:` where needed; `None` if the change must not be suggested. `user` is
+/// the uid of this process.
 pub fn command(target: Target<'_>, change: Change, user: u32) -> Option<String> {
     let Target { path, owner, kind } = target;
     if kind != Kind::File && !is_ours(path) {
@@ -81,7 +82,8 @@ pub fn command(target: Target<'_>, change: Change, user: u32) -> Option<String> 
     Some(if may { command } else { format!("as root: {command}") })
 }
 
-/// The hint for a path that this user may not read: the first place on the way that refuses it, and the change, or who can make one.
+/// Returns the hint for a path that this user may not read: names the first component that denies access, and the change, or who can make
+/// it.
 pub fn readable(path: &Path) -> String {
     use rustix::fs::{Access, access};
     let user = rustix::process::geteuid().as_raw();
@@ -101,20 +103,19 @@ pub fn readable(path: &Path) -> String {
     })
 }
 
-/// The command by which root makes a directory that is to be lorchestra's, for this user; `None` where its name does not say that it
-/// is to be. Nothing that is there already is changed.
+/// Returns the command by which root creates a directory of lorchestra's for this user. `None` if the path does not show that the directory
+/// is lorchestra's. The command changes no directory that exists.
 pub fn make_for(directory: &Path, user: u32) -> Option<String> {
     let may = user != 0 && is_named_ours(directory) && !directory.exists() && is_mapped(0) && is_mapped(user);
     may.then(|| format!("as root: install -d -m 700 -o {user} {}", shell(directory)))
 }
 
-/// Whether nobody but lorchestra uses a directory: by its name, or because nothing else is in it.
+/// Whether only lorchestra uses a directory: its name says so, or it has nothing else in it.
 pub fn is_ours(directory: &Path) -> bool {
     is_named_ours(directory) || holds_only_ours(directory)
 }
 
-/// Whether the path leads through a directory `lorchestra`, as the default places do. The home of a service user of that name is no such
-/// directory.
+/// Whether the path has a component `lorchestra`, as the default locations do. The home of a service user of that name does not count.
 fn is_named_ours(path: &Path) -> bool {
     if path.components().any(|part| part == std::path::Component::ParentDir) {
         return false;
@@ -125,7 +126,7 @@ fn is_named_ours(path: &Path) -> bool {
     })
 }
 
-/// Whether something of lorchestra's is in a directory, and nothing else.
+/// Whether a directory holds files of lorchestra and nothing else.
 fn holds_only_ours(directory: &Path) -> bool {
     let Ok(entries) = fs::read_dir(directory) else { return false };
     let (mut state, mut lock, mut libraries, mut others) = (false, false, 0, false);
@@ -144,12 +145,12 @@ fn holds_only_ours(directory: &Path) -> bool {
     !others && (state != lock) && (lock || libraries == 0)
 }
 
-/// Whether this user namespace has a number for a user of its own. Files of those it does not map show the overflow uid (65534).
+/// Whether this user namespace maps this user. Files of unmapped users show the overflow uid (65534).
 pub fn is_mapped(uid: u32) -> bool {
     fs::read_to_string("/proc/self/uid_map").map_or(true, |map| maps(&map, uid))
 }
 
-/// The map is empty until somebody has written it: nobody is mapped then.
+/// The map of a new namespace is empty until it is written; then no user is mapped.
 fn maps(map: &str, uid: u32) -> bool {
     map.lines().any(|line| {
         let mut numbers = line.split_whitespace().map(|number| number.parse::<u64>().ok());
@@ -158,12 +159,13 @@ fn maps(map: &str, uid: u32) -> bool {
     })
 }
 
-/// Whether the owner of a file is a user that this user namespace does not map: anybody, then, also where the number is this user's own.
+/// Whether the owner of a file is a user that this user namespace does not map. That can be any user, even if the number equals this user's
+/// uid.
 pub(crate) fn is_unknown(owner: u32) -> bool {
     owner == OVERFLOW && !is_mapped(owner)
 }
 
-/// The user that a path belongs to, for a message.
+/// Describes the owner of a path, for a message.
 pub fn owner_text(owner: u32) -> String {
     if is_mapped(owner) {
         format!("user {owner}")
@@ -188,9 +190,9 @@ mod tests {
         Change::NoList,
     ];
 
-    /// Every change of every directory of a machine, by every user: none is suggested.
+    /// Tries every change on every shared directory of a machine, as every user: none may be suggested.
     #[test]
-    fn a_directory_that_others_use_is_never_to_be_changed() {
+    fn no_change_is_suggested_for_a_shared_directory() {
         let machine = [
             "/",
             "/home",
@@ -221,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lorchestras_is_known_by_its_name_or_by_all_that_is_in_it() {
+    fn own_directories_are_recognized_by_name_or_contents() {
         for path in
             ["/home/anna/.local/state/lorchestra", "/var/lib/lorchestra/state/spool", "/srv/lorchestra", "/home/a/lorchestra/x"]
         {
@@ -244,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_says_who_has_to_run_it() {
+    fn a_command_names_who_must_run_it() {
         let path = Path::new("/home/anna/.local/state/lorchestra/a b");
         let of = |owner, kind, change, user| command(Target { path, owner, kind }, change, user);
         let typed = "'/home/anna/.local/state/lorchestra/a b'";
@@ -257,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn users_that_a_namespace_does_not_map_are_known() {
+    fn unmapped_users_are_recognized() {
         let all = "         0          0 4294967295\n";
         assert!(maps(all, 0) && maps(all, 65534) && maps(all, 123_456));
         let one = "      1000          0          1\n";

@@ -1,4 +1,4 @@
-//! The signals that a supervisor minds, as bytes in a pipe: whoever waits sees them in its one poll, between other things.
+//! The signals that a supervisor handles, as bytes in a pipe, so that it can wait for them in the same poll as for everything else.
 
 use crate::host::clock::timespec;
 use crate::host::process;
@@ -18,22 +18,23 @@ pub fn signal_name(signal: i32) -> String {
     signal_hook::low_level::signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned)
 }
 
-/// Signals that a run has to be ignored for: a person who says `nohup`, or a shell that puts a job into the background, wants that.
+/// Signals that stay ignored if they were: the user asked for that with `nohup`, or the shell did by starting the run in the background.
 const KEPT: [i32; 3] = [SIGHUP, SIGINT, SIGTERM];
 /// Signals whose action cannot be changed, or must not be: SIGKILL, SIGSTOP, SIGILL, SIGFPE, SIGSEGV.
 const FIXED: [i32; 5] = [9, 19, 4, 8, 11];
 /// The last signal that has a name.
 const LAST: i32 = 31;
 
-/// Sets what signals do in this process, supervisor or worker, whatever whoever started it had blocked or ignored. Called once, before there
-/// are threads.
+/// Resets the signal actions of this process (supervisor or worker), independent of what its parent blocked or ignored. Call once, before
+/// any thread is started.
 ///
-/// - None is blocked: a blocked SIGTERM would make a run deaf, and its children too.
-/// - SIGCHLD, SIGPIPE and SIGXFSZ have a handler that does nothing: children can be waited for, and a pipe without a reader and a file at
-///   its limit (`ulimit -f`) are errors of the write. A handler, and not to be ignored: what is started by `exec` has its default then.
-/// - Of all others, only SIGHUP, SIGINT and SIGTERM stay ignored if they were.
+/// - No signal is blocked: with SIGTERM blocked, neither the run nor its children could be stopped.
+/// - SIGCHLD, SIGPIPE and SIGXFSZ get a handler that does nothing. So children can be waited for, and writing to a pipe without a reader or
+///   past the file size limit (`ulimit -f`) fails with an error. A handler rather than `SIG_IGN`, because `exec` resets handlers to the
+///   default.
+/// - All other signals except SIGHUP, SIGINT and SIGTERM get their default action.
 pub fn reset() {
-    // Each fails only for a signal that is none.
+    // Fails only for an invalid signal number.
     let _ = nix::sys::signal::SigSet::all().thread_unblock();
     let ignored = process::ignored_by(std::process::id());
     for signal in [SIGCHLD, SIGPIPE, SIGXFSZ] {
@@ -45,15 +46,15 @@ pub fn reset() {
     }
 }
 
-/// SIGHUP, SIGINT, SIGTERM and SIGCHLD, from [`Signals::install`] on; of the first three, those that were not ignored before.
+/// Receives SIGHUP, SIGINT, SIGTERM and SIGCHLD after [`Signals::install`]; of the first three, only those that were not ignored before.
 #[derive(Debug)]
 pub struct Signals {
     delivery: SignalDelivery<UnixStream, SignalOnly>,
 }
 
 impl Signals {
-    /// Handles the signals from now on; one that arrives before the first look is kept. A signal that this process was started with
-    /// ignored (`nohup`, a shell's job in the background) stays ignored: whoever started it so wants it to go on.
+    /// Installs the handlers. A signal that arrives before the first read is kept. A signal that was ignored when this process started
+    /// (`nohup`, a background job of a shell) stays ignored: its parent wants the run to continue.
     pub fn install() -> io::Result<Self> {
         let (read, write) = UnixStream::pair()?;
         read.set_nonblocking(true)?;
@@ -64,7 +65,7 @@ impl Signals {
         Ok(Self { delivery })
     }
 
-    /// Waits so long for a signal that asks for an end.
+    /// Waits up to `at_most` for a signal that stops the run.
     pub fn wait(&mut self, at_most: Duration) -> Option<i32> {
         let until = Instant::now() + at_most;
         loop {
@@ -76,13 +77,13 @@ impl Signals {
                 return None;
             }
             let left = timespec(left);
-            // Woken by SIGCHLD, or interrupted: looked at again.
+            // SIGCHLD or an interruption ended the poll: check the deadline again.
             let _ = poll(&mut [PollFd::new(&*self, PollFlags::IN)], Some(&left));
         }
     }
 
-    /// The signals since the last look that ask for an end; what a person did comes before what the system does (INT, TERM,
-    /// HUP). SIGCHLD only wakes the poll.
+    /// Returns the stop signals received since the last call, those from a person before those from the system (INT, TERM, HUP). SIGCHLD
+    /// only ends the poll.
     pub fn endings(&mut self) -> Vec<i32> {
         let pending: Vec<i32> = self.delivery.pending().collect();
         [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| pending.contains(signal)).collect()

@@ -1,21 +1,21 @@
-//! The state directory: where everything is, and whether it may be used.
+//! The state directory: the paths in it, and the checks that it can be used.
 //!
 //! ```text
 //! <state>/lorchestra.db                      the store
 //! <state>/spool/<run>/<attempt>/<n>          segments of an attempt ([`crate::spool`])
-//! <state>/spool/<run>/lock                   held by the run's supervisor as long as it lives
+//! <state>/spool/<run>/lock                   held by the run's supervisor while it is alive
 //! <state>/spool/<run>/<attempt>.lock         held by the attempt's worker ([`crate::host::locks`])
-//! <state>/spool/<run>/<attempt>.end          what its supervisor has seen, for recovery
-//! <state>/spool/<run>/progress               how far the job is, where somebody looks at it
+//! <state>/spool/<run>/<attempt>.end          the supervisor's note on how the attempt ended, for recovery
+//! <state>/spool/<run>/progress               the job's progress, written while someone follows the run
 //! <state>/logs/<run>/<attempt>.out           what the job printed ([`crate::run::log`])
 //! <state>/logs/<run>/trace.jsonl             what the job traced ([`crate::run::log`])
 //! <state>/locks/<package>.<job>.<account>    the overlap lock, held by the run's supervisor; names the run
-//! <state>/locks/beside+<package>.<job>.…     shared by the supervisors of runs that are allowed beside others
+//! <state>/locks/shared+<package>.<job>.…     shared by supervisors whose overlap policy allows concurrent runs
 //! <state>/locks/store                        held while the store is created or migrated
 //! <state>/locks/delivery+<destination>       held by the process that delivers to it
 //! ```
 //!
-//! Directories 0700, files 0600. Knows paths and modes, nothing of what is in the files.
+//! Directories have mode 0700, files 0600. This module knows paths and modes, not the contents of the files.
 
 use crate::host::rights;
 use rustix::io::Errno;
@@ -28,14 +28,14 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone)]
 pub struct StateDir {
     root: PathBuf,
-    /// Device and inode: what a copy of the directory does not share.
+    /// Device and inode. A copy of the directory has different ones.
     id: String,
 }
 
 /// Why a directory cannot hold the state.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// It belongs to another user: locks and files of both would get into each other's way.
+    /// Another user owns it: locks and files of the two users would conflict.
     #[error("{path} belongs to user {owner}, and this is user {user}", path = path.display())]
     OtherUser {
         /// The directory.
@@ -45,21 +45,21 @@ pub enum StateError {
         /// Our uid.
         user: u32,
     },
-    /// It lies on a network file system, on which locks and SQLite's shared memory do not hold.
+    /// It is on a network file system, where neither locks nor SQLite's shared memory work.
     #[error("{path} is on a network file system ({kind})", path = path.display())]
     Network {
         /// The directory.
         path: PathBuf,
-        /// Which one.
+        /// The type of the file system.
         kind: &'static str,
     },
-    /// It is there and is no directory.
+    /// It exists and is not a directory.
     #[error("{path} is not a directory", path = path.display())]
     NotADirectory {
         /// The path.
         path: PathBuf,
     },
-    /// It cannot be made or read.
+    /// It cannot be created or read.
     #[error("{path} cannot be used", path = path.display())]
     Io {
         /// The path.
@@ -70,7 +70,7 @@ pub enum StateError {
 }
 
 impl StateDir {
-    /// Makes the directory where it is missing, and checks that it can hold the state.
+    /// Creates the directory if it is missing, and checks that it can hold the state.
     pub fn open(root: &Path) -> Result<Self, StateError> {
         make_dir(root)?;
         let this = Self::check(root)?;
@@ -81,7 +81,7 @@ impl StateDir {
         Ok(this)
     }
 
-    /// The directory, if it is there; makes nothing.
+    /// Returns the directory if it exists; creates nothing.
     pub fn existing(root: &Path) -> Result<Option<Self>, StateError> {
         match fs::metadata(root) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -89,7 +89,7 @@ impl StateDir {
         }
     }
 
-    /// Identifies this directory on this host. A copy has another one, a directory that was renamed the same.
+    /// Identifies this directory on this host. It survives a rename; a copy has another id.
     pub fn id(&self) -> &str {
         &self.id
     }
@@ -104,7 +104,7 @@ impl StateDir {
         if meta.uid() != user {
             return Err(StateError::OtherUser { path: path(), owner: meta.uid(), user });
         }
-        // Not `/tmp`, which somebody may have named: only the directories in it are ours then.
+        // Not `/tmp`, which the user may have named: there only the directories that we create in it are ours.
         if rights::is_ours(root) || fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_none()) {
             make_private(root, &meta)?;
         }
@@ -120,12 +120,12 @@ impl StateDir {
         self.root.join("lorchestra.db")
     }
 
-    /// Parent of all runs' spools.
+    /// Parent directory of the spools of all runs.
     pub fn spools(&self) -> PathBuf {
         self.root.join("spool")
     }
 
-    /// Spools of a run.
+    /// Directory of a run's spools.
     pub fn run_spool(&self, run_id: &str) -> PathBuf {
         self.spools().join(run_id)
     }
@@ -145,38 +145,38 @@ impl StateDir {
         self.run_spool(run_id).join(format!("{attempt}.lock"))
     }
 
-    /// What an attempt's supervisor has seen.
+    /// The supervisor's note on how an attempt ended.
     pub fn attempt_note(&self, run_id: &str, attempt: u32) -> PathBuf {
         self.run_spool(run_id).join(format!("{attempt}.end"))
     }
 
-    /// How far a run's job is.
+    /// The file with the progress of a run's job.
     pub fn progress(&self, run_id: &str) -> PathBuf {
         self.run_spool(run_id).join("progress")
     }
 
-    /// Logs of a run.
+    /// Directory of a run's logs.
     pub fn run_logs(&self, run_id: &str) -> PathBuf {
         self.root.join("logs").join(run_id)
     }
 
-    /// What an attempt printed, standard output and standard error together.
+    /// The file with an attempt's output, stdout and stderr combined.
     pub fn output(&self, run_id: &str, attempt: u32) -> PathBuf {
         self.run_logs(run_id).join(format!("{attempt}.out"))
     }
 
-    /// What a run traced, one JSON object a line.
+    /// The file with a run's trace, one JSON object per line.
     pub fn trace(&self, run_id: &str) -> PathBuf {
         self.run_logs(run_id).join("trace.jsonl")
     }
 
-    /// A lock file by name.
+    /// The path of a lock file.
     pub fn lock(&self, name: &str) -> PathBuf {
         self.root.join("locks").join(name)
     }
 }
 
-/// Makes a directory and its parents with mode 0700; there already is fine.
+/// Creates a directory and its parents with mode 0700. Succeeds if it exists.
 pub(crate) fn make_dir(path: &Path) -> Result<(), StateError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| {
         if source.raw_os_error() == Some(Errno::EXIST.raw_os_error()) {
@@ -191,8 +191,8 @@ fn look(path: &Path) -> Result<Metadata, StateError> {
     fs::metadata(path).map_err(|source| StateError::Io { path: path.to_owned(), source })
 }
 
-/// Takes a directory of ours from others: made before lorchestra used it, or opened to them by a job. They could read what is personal in
-/// it, or put other files in the place of ours.
+/// Makes a directory of ours private. It was created before lorchestra used it, or a job opened it to others, who could read personal data
+/// or replace the files in it.
 fn make_private(path: &Path, meta: &Metadata) -> Result<(), StateError> {
     let mode = meta.mode() & 0o7777;
     if mode & 0o077 == 0 || meta.uid() != rustix::process::geteuid().as_raw() {
@@ -202,7 +202,7 @@ fn make_private(path: &Path, meta: &Metadata) -> Result<(), StateError> {
     fs::set_permissions(path, private).map_err(|source| StateError::Io { path: path.to_owned(), source })
 }
 
-/// The network file system that has this magic number in statfs(2); `None` for a local one.
+/// The network file system with this magic number in statfs(2); `None` for a local file system.
 fn network(f_type: rustix::fs::FsWord) -> Option<&'static str> {
     Some(match f_type {
         0x6969 => "NFS",
@@ -220,9 +220,9 @@ fn network(f_type: rustix::fs::FsWord) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    /// The numbers as the kernel's headers have them (linux/magic.h, and fs/smb for the last but one).
+    /// The numbers are those of the kernel's headers (linux/magic.h; for the last but one fs/smb).
     #[test]
-    fn network_file_systems_are_told_from_local_ones() {
+    fn network_file_systems_are_recognized() {
         let local = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x2fc1_2fc1, 0x794c_7630, 0x8584_58f6];
         assert!(local.iter().all(|f_type| network(*f_type).is_none()));
         let found: Vec<_> = [0x6969, 0x517b, 0xfe53_4d42, 0xff53_4d42, 0x5346_414f, 0x00c3_6400, 0x0102_1997]
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn is_made_for_its_owner_only() {
+    fn it_is_created_for_its_owner_only() {
         let parent = tempfile::tempdir().unwrap();
         let root = parent.path().join("a/b");
         let state = StateDir::open(&root).unwrap();
@@ -242,9 +242,9 @@ mod tests {
         }
     }
 
-    /// A directory from before, or one that a job has opened to all.
+    /// A directory that existed before, or that a job has opened to everyone.
     #[test]
-    fn what_others_may_look_into_is_taken_from_them() {
+    fn a_directory_open_to_others_is_made_private() {
         let parent = tempfile::tempdir().unwrap();
         let root = parent.path().join("state");
         let dirs = || ["", "spool", "logs", "locks"].map(|name| root.join(name));
@@ -261,9 +261,9 @@ mod tests {
         }
     }
 
-    /// A directory that others use was named: those who may use it still may, and what is lorchestra's is closed to them.
+    /// The user named a directory that others use: its mode stays, and lorchestra's directories in it are private.
     #[test]
-    fn a_directory_that_others_use_keeps_its_mode() {
+    fn a_shared_directory_keeps_its_mode() {
         let parent = tempfile::tempdir().unwrap();
         let root = parent.path().join("shared");
         fs::create_dir(&root).unwrap();
@@ -277,14 +277,14 @@ mod tests {
     }
 
     #[test]
-    fn a_file_in_its_place_is_named() {
+    fn the_error_names_a_file_in_its_place() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let error = StateDir::open(file.path()).unwrap_err();
         assert!(matches!(error, StateError::NotADirectory { .. }), "{error}");
     }
 
     #[test]
-    fn reading_makes_nothing() {
+    fn reading_creates_nothing() {
         let parent = tempfile::tempdir().unwrap();
         let root = parent.path().join("state");
         assert!(StateDir::existing(&root).unwrap().is_none());

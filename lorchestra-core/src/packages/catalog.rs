@@ -1,12 +1,12 @@
-//! What is in the plugin directories, without running any of it, and without a cache.
+//! The contents of the plugin directories, read without running any code and without a cache.
 //!
-//! Owns discovery: search directories ([`SearchDir`]), whom a file may come from ([`trust`]), the checks of a file ([`inspect`]), the
-//! packages that can be used, and the problems of the files that cannot ([`problem`]). Talks to the file system by positioned reads
-//! only; never maps a file (a file that is truncated while mapped kills the process) and never calls dlopen.
+//! Owns discovery: search directories ([`SearchDir`]), the rules on who may own a file ([`trust`]), the checks of a file ([`inspect`]), the
+//! usable packages, and the problems of unusable files ([`problem`]). Reads files only with positioned reads; never maps one (truncating a
+//! mapped file kills the process) and never calls dlopen.
 //!
-//! Promises: a file that cannot be used never hides one that can; every such file is a [`Problem`] with one reason and a fix; a
-//! library reached by two names (hard link, symlink, one directory named twice) is one library; two different files with one
-//! package are both unusable, wherever they are on the search path.
+//! Guarantees: an unusable file never hides a usable one, and is reported as a [`Problem`] with one reason and a fix. A library reached by
+//! two names (hard link, symlink, one directory named twice) is one library. Two different files with the same package are both unusable,
+//! at any position on the search path.
 
 mod accounts;
 mod elf;
@@ -35,64 +35,64 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// A directory to search, and where it was named: `--plugin-dir`, `LORCHESTRA_PLUGIN_PATH`, ….
+/// A search directory, and where it was configured: `--plugin-dir`, `LORCHESTRA_PLUGIN_PATH`, ….
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SearchDir {
     /// The directory.
     pub path: PathBuf,
-    /// Where it was named, for people.
+    /// Where it was configured, for messages.
     pub origin: String,
 }
 
-/// A directory, and what came of searching it.
+/// A directory and the result of searching it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Searched {
     /// The directory.
     pub dir: SearchDir,
-    /// What came of it.
+    /// The result.
     pub outcome: SearchOutcome,
 }
 
 impl Searched {
-    /// Why it could not be searched. That a default directory is not there may be as it should be: that is for the caller to say.
+    /// Returns why the directory could not be searched. The caller decides whether a missing default directory is an error.
     pub fn problem(&self) -> Option<Problem> {
         let fault = FileFault::not_searched(&self.dir.path, &self.dir.origin, &self.outcome)?;
         Some(fault.at(self.dir.path.clone()))
     }
 }
 
-/// What came of searching a directory.
+/// The result of searching a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SearchOutcome {
-    /// It was read, and has so many files that could be plugins.
+    /// The directory was read.
     Read {
         /// Number of files named `*.so`.
         files: usize,
     },
-    /// It is one that was read before, by this name: what is in it is found there.
+    /// The same directory was read before under this name, and its contents are listed there.
     Before(PathBuf),
-    /// It is not there.
+    /// The directory does not exist.
     Missing,
-    /// It is something else.
+    /// It is not a directory.
     NotADirectory,
-    /// It cannot be read; the system's words.
+    /// It cannot be read, for this reason.
     Unreadable(String),
 }
 
 /// A package that can be used.
 #[derive(Debug)]
 pub struct Package {
-    /// The library.
+    /// The path of the library.
     pub path: PathBuf,
     /// Its name, version and the names of its jobs.
     pub outline: Outline,
 }
 
 impl Package {
-    /// All it says of itself: reads the file again.
+    /// Reads the complete manifest from the file.
     ///
     /// # Errors
-    /// It was changed since it was listed: what is in the catalog's packages was whole.
+    /// If the file changed since it was listed; then it was valid.
     pub fn manifest(&self) -> Result<Manifest, Problem> {
         let of_package =
             |fault: FileFault| FileFault { package: Some(self.outline.package.clone()), ..fault }.at(self.path.clone());
@@ -109,7 +109,7 @@ impl Package {
     }
 }
 
-/// Another name of a library that was found before.
+/// Another name of a library that was already found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Alias {
     /// The name.
@@ -118,7 +118,7 @@ pub struct Alias {
     pub of: PathBuf,
 }
 
-/// What was found.
+/// The result of a search.
 #[derive(Debug)]
 pub struct Catalog {
     /// The directories, in search order.
@@ -127,24 +127,24 @@ pub struct Catalog {
     pub packages: Vec<Package>,
     /// Files that cannot be used, by path.
     pub problems: Vec<Problem>,
-    /// Other names of libraries that are in the other two, in search order.
+    /// Other names of libraries in `packages` and `problems`, in search order.
     pub aliases: Vec<Alias>,
 }
 
 /// Why a package or a job was not found.
 #[derive(Debug)]
 pub enum Lookup<'a> {
-    /// There is none of that name.
+    /// No package or job has this name.
     Unknown {
-        /// The names most like it, best first.
+        /// The most similar names, best first.
         nearest: Vec<String>,
     },
-    /// It is there, in files that cannot be used.
+    /// It exists, but only in files that cannot be used.
     Unusable(Vec<&'a Problem>),
 }
 
 impl Catalog {
-    /// Searches the directories, in order. Never fails: what cannot be read is said in the result.
+    /// Searches the directories in order. Never fails: the result includes what could not be read.
     pub fn scan(dirs: &[SearchDir]) -> Self {
         let mut searched = Vec::new();
         let mut problems = Vec::new();
@@ -194,12 +194,12 @@ impl Catalog {
             }
         }
         problems.sort_by(|a, b| a.path.cmp(&b.path));
-        // A directory that is not trusted is read as often as it is named.
+        // An untrusted directory is read each time it is named.
         problems.dedup_by(|a, b| a.path == b.path);
         Self { searched, packages, problems, aliases }
     }
 
-    /// Makes problems of the packages that `allowed` refuses.
+    /// Turns the packages that `allowed` refuses into problems.
     pub fn apply_lockfile(&mut self, allowed: impl Fn(&Package) -> Result<(), FileFault>) {
         let packages = std::mem::take(&mut self.packages);
         for package in packages {
@@ -214,7 +214,7 @@ impl Catalog {
         self.problems.sort_by(|a, b| a.path.cmp(&b.path));
     }
 
-    /// The package of that name.
+    /// Returns the package with this name.
     pub fn find(&self, package: &str) -> Result<&Package, Lookup<'_>> {
         let position = self.packages.binary_search_by(|p| p.outline.package.as_str().cmp(package));
         if let Ok(position) = position {
@@ -227,7 +227,7 @@ impl Catalog {
         Err(Lookup::Unknown { nearest: nearest(package, self.packages.iter().map(|p| p.outline.package.as_str())) })
     }
 
-    /// The package, if it has a job of that name.
+    /// Returns the package if it has a job with this name.
     pub fn find_job(&self, package: &str, job: &str) -> Result<&Package, Lookup<'_>> {
         let package = self.find(package)?;
         let names = || package.outline.jobs.iter().map(|job| job.name.as_str());
@@ -239,28 +239,28 @@ fn found_of(packages: &mut BTreeMap<String, Vec<Package>>, outline: Outline, pat
     packages.entry(outline.package.clone()).or_default().push(Package { path, outline });
 }
 
-/// How often a directory is read, when each time something was gone that it had named.
+/// Maximum number of times to read a directory while files in it keep disappearing.
 const READS: usize = 1000;
 
-/// Gives each name that could be a plugin's to `take`, once, in order. Where one was gone by the time it was opened, the directory is read
-/// again: it may have been given another name, and its package must not be missed. Answers with the number of names.
+/// Calls `take` once for each name that could be a plugin, in order. If a file has disappeared before it could be opened, reads the
+/// directory again: it may have been renamed, and its package must not be missed. Returns the number of names.
 fn each_candidate(
     dir: &Path,
     trusted: &Result<PathBuf, FileFault>,
     take: &mut impl FnMut(PathBuf, DirectoryName),
 ) -> io::Result<usize> {
-    let mut taken: HashSet<OsString> = HashSet::new();
+    let mut seen: HashSet<OsString> = HashSet::new();
     let mut count = 0;
     for _ in 0..READS {
         let names = candidates(dir)?;
         count = names.len();
-        let new: Vec<OsString> = names.into_iter().filter(|name| !taken.contains(name)).collect();
+        let new: Vec<OsString> = names.into_iter().filter(|name| !seen.contains(name)).collect();
         let mut gone = false;
         for (name, (path, found)) in new.iter().zip(read_all(dir, &new, trusted)) {
             if matches!(found, DirectoryName::Gone) {
                 gone = true;
             } else {
-                taken.insert(name.clone());
+                seen.insert(name.clone());
                 take(path, found);
             }
         }
@@ -271,10 +271,10 @@ fn each_candidate(
     Ok(count)
 }
 
-/// Files from which on it is worth while to read them on several processors.
+/// Number of files from which reading on several processors pays off.
 const MANY: usize = 64;
 
-/// What each of these names is, in their order. Reading a manifest is work for a processor, and of many each can have its share.
+/// Reads each of these names, in order. Parsing manifests is CPU-bound, so many files are divided among the processors.
 fn read_all(dir: &Path, names: &[OsString], trusted: &Result<PathBuf, FileFault>) -> Vec<(PathBuf, DirectoryName)> {
     let read_some = |names: &[OsString]| -> Vec<(PathBuf, DirectoryName)> {
         let found = |name| {
@@ -290,19 +290,19 @@ fn read_all(dir: &Path, names: &[OsString], trusted: &Result<PathBuf, FileFault>
     let parts = std::thread::available_parallelism().map_or(1, usize::from).min(8);
     std::thread::scope(|scope| {
         let mut chunks = names.chunks(names.len().div_ceil(parts));
-        // This thread has its share, too.
+        // This thread reads one chunk itself.
         let own = chunks.next().unwrap_or_default();
         let others: Vec<_> = chunks.map(|chunk| (chunk, scope.spawn(move || read_some(chunk)))).collect();
         let mut all = read_some(own);
         for (chunk, other) in others {
-            // A panic of a thread is one of ours: it is met again here, and told by main.
+            // A panic in a thread is a bug of ours: read the chunk again, so that main reports it.
             all.extend(other.join().unwrap_or_else(|_| read_some(chunk)));
         }
         all
     })
 }
 
-/// Names `*.so` without a leading dot, sorted: the order of a directory is not the same everywhere.
+/// Returns the names `*.so` without a leading dot, sorted, because directory order differs between file systems.
 fn candidates(dir: &Path) -> io::Result<Vec<OsString>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(dir)? {
@@ -316,17 +316,17 @@ fn candidates(dir: &Path) -> io::Result<Vec<OsString>> {
     Ok(names)
 }
 
-/// What a name in a directory is.
+/// What a name in a directory refers to.
 enum DirectoryName {
-    /// Something that nobody may run.
+    /// A file that must not be run.
     Unusable(FileFault),
-    /// A file that may be run, by device and inode, and what it says of itself.
+    /// A file that may be run: device and inode, and its outline.
     Library { ident: (u64, u64), read: Result<Outline, FileFault> },
-    /// Nothing any more.
+    /// Nothing: the file has disappeared.
     Gone,
 }
 
-/// `trusted` is what [`trust::directory`] says of the file's directory.
+/// `trusted` is the result of [`trust::directory`] for the file's directory.
 fn read(path: &Path, trusted: &Result<PathBuf, FileFault>) -> DirectoryName {
     let opened = match Opened::at(path) {
         Ok(opened) => opened,
@@ -334,7 +334,7 @@ fn read(path: &Path, trusted: &Result<PathBuf, FileFault>) -> DirectoryName {
         Err(NotOpened::Other(fault)) => return DirectoryName::Unusable(fault),
     };
     if let Err(fault) = opened.trusted(path, trusted) {
-        // Whoever asks for the package by its name is told that it is here.
+        // So that a lookup by name reports that the package is here.
         let package = match inspect::outline(&opened.file, opened.meta.len()) {
             Ok(outline) => Some(outline.package),
             Err(fault) => fault.package,
@@ -345,13 +345,12 @@ fn read(path: &Path, trusted: &Result<PathBuf, FileFault>) -> DirectoryName {
     DirectoryName::Library { ident, read: inspect::outline(&opened.file, opened.meta.len()) }
 }
 
-/// Opens a regular file, whoever's it is. Anything else is a fault that names what it is. Never waits, as a FIFO without a writer
-/// would.
+/// Opens a regular file with any owner. Anything else is a fault that describes it. Never blocks, for example on a FIFO without a writer.
 pub(crate) fn open(path: &Path) -> Result<File, FileFault> {
     Opened::at(path).map(|opened| opened.file).map_err(|error| error.fault(path))
 }
 
-/// Opens a file that may be run: a regular one that nobody else could have put there or changed.
+/// Opens a file that may be run: a regular file that no one else could have created or changed.
 pub(crate) fn open_trusted(path: &Path) -> Result<File, FileFault> {
     let opened = Opened::at(path).map_err(|error| error.fault(path))?;
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -359,17 +358,17 @@ pub(crate) fn open_trusted(path: &Path) -> Result<File, FileFault> {
     Ok(opened.file)
 }
 
-/// A regular file.
+/// An open regular file.
 struct Opened {
     file: File,
     meta: Metadata,
-    /// Whether its name is a symbolic link.
+    /// Whether the path is a symbolic link.
     linked: bool,
 }
 
-/// Why there is none.
+/// Why there is no open file.
 enum NotOpened {
-    /// Nothing has the name.
+    /// Nothing has this name.
     Gone,
     Other(FileFault),
 }
@@ -394,7 +393,7 @@ impl Opened {
         Ok(Self { file, meta, linked })
     }
 
-    /// `dir` is what [`trust::directory`] says of its directory.
+    /// `dir` is the result of [`trust::directory`] for the file's directory.
     fn trusted(&self, path: &Path, dir: &Result<PathBuf, FileFault>) -> Result<(), FileFault> {
         let dir = dir.as_ref().map_err(Clone::clone)?;
         if self.linked {
@@ -420,7 +419,7 @@ fn not_opened(path: &Path, error: io::Error) -> NotOpened {
     let missing = error.kind() == io::ErrorKind::NotFound;
     NotOpened::Other(match std::fs::symlink_metadata(path) {
         Ok(meta) if meta.file_type().is_symlink() && missing => FileFault::dangling(path),
-        // Whatever has the name by now.
+        // Describe what has this name by now.
         _ if missing => return NotOpened::Gone,
         // A socket cannot be opened at all.
         Ok(meta) if meta.file_type().is_socket() => FileFault::not_a_file(path, "a socket"),
@@ -428,7 +427,7 @@ fn not_opened(path: &Path, error: io::Error) -> NotOpened {
     })
 }
 
-/// Other files of a package that a problem names.
+/// Maximum number of other files of a package that a problem names.
 const OTHERS: usize = 2;
 
 fn duplicates(name: &str, files: &[Package]) -> Vec<Problem> {
@@ -451,7 +450,7 @@ fn duplicates(name: &str, files: &[Package]) -> Vec<Problem> {
         .collect()
 }
 
-/// How many names are suggested, at most.
+/// Maximum number of suggested names.
 const SUGGESTED: usize = 3;
 
 fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {

@@ -1,31 +1,31 @@
-//! What a new version of a package changes for those who call its jobs. Compares two manifests; reads nothing.
+//! What a new version of a package changes for the callers of its jobs. Compares two manifests; reads no files.
 
 use lorchestra_plugin_api::manifest::{JobManifest, Manifest};
 
 /// The differences, each sorted by job.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Changes {
-    /// Jobs that there were none of: name and signature.
+    /// New jobs: name and signature.
     pub added: Vec<(String, String)>,
-    /// Jobs that are there no more.
+    /// Jobs that no longer exist.
     pub removed: Vec<(String, String)>,
-    /// Jobs that are called in another way.
+    /// Jobs whose signature differs.
     pub changed: Vec<ChangedJob>,
 }
 
-/// A job whose signature is another one.
+/// A job whose signature has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangedJob {
     /// Its name.
     pub job: String,
-    /// Signature before.
+    /// The signature before.
     pub before: String,
-    /// Signature now.
+    /// The signature now.
     pub after: String,
 }
 
 impl Changes {
-    /// From `before` to `after`; without a `before` everything is new.
+    /// Returns the differences between `before` and `after`; without `before` every job is new.
     pub fn between(before: Option<&Manifest>, after: &Manifest) -> Self {
         let jobs = |manifest: &Manifest| manifest.jobs.clone();
         let (before, after) = (before.map(jobs).unwrap_or_default(), jobs(after));
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn jobs_come_go_and_change() {
+    fn added_removed_and_changed_jobs_are_reported() {
         let before = manifest(&[("z", "(cx)"), ("same", "(cx)"), ("b", "(cx, n: u8)"), ("a", "(cx)")]);
         let after = manifest(&[("new", "(cx)"), ("b", "(cx, n: u16)"), ("same", "(cx)"), ("also", "(cx)")]);
         let changes = Changes::between(Some(&before), &after);

@@ -1,13 +1,13 @@
-//! Libraries into a plugin directory and out of it: whoever lists or runs meanwhile sees the old file or the new one, whole.
+//! Installs libraries into a plugin directory and removes them. Concurrent readers see either the old file or the new one, complete.
 //!
-//! Works on bytes that were checked ([`crate::packages::library`]) and on what the catalog finds. One command at a time changes a directory: it holds the
-//! lock of the directory, a file beside the libraries. In order, each step done before the next begins:
+//! Works on bytes that [`crate::packages::library`] has checked, and on the catalog. One command at a time changes a directory: it holds
+//! the directory's lock, a file next to the libraries. Each step is complete before the next begins:
 //!
-//! 1. The lock is held. What a command that was killed had begun is removed.
-//! 2. The bytes are in a file that nobody looks at, and on the disk.
-//! 3. That file is renamed over the one that held the package, and that one to `lib<package>.so`: at no moment are there two of
-//!    the package, or none.
-//! 4. Other names of the package in the directory are removed. The directory is on the disk.
+//! 1. Take the lock. Remove the temporary files of a command that was killed.
+//! 2. Write the bytes to a temporary file that no reader considers, and sync it.
+//! 3. Rename that file over the one that contained the package, and then to `lib<package>.so`: at every moment there is exactly one file
+//!    with the package.
+//! 4. Remove other names of the package in the directory. Sync the directory.
 
 #[cfg(test)]
 mod tests;
@@ -22,80 +22,80 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Held while a directory is changed. Never removed: a lock on a file that is gone protects nothing.
+/// Lock file, held while a directory is changed. Never removed: a lock on an unlinked file protects nothing.
 const LOCK: &str = crate::host::rights::PLUGIN_LOCK;
-/// Files of a command that is under way begin like this.
+/// Prefix of temporary files.
 const UNFINISHED: &str = ".lorchestra-install-";
 
-/// What installing did.
+/// The result of an installation.
 #[derive(Debug)]
 pub struct Installed {
-    /// Where the library is now.
+    /// The path of the installed library.
     pub path: PathBuf,
-    /// What held the package before.
-    pub before: Before,
+    /// What contained the package before.
+    pub before: Previous,
     /// Names of the package that were removed.
     pub removed: Vec<PathBuf>,
 }
 
-/// What held a package before.
+/// What contained a package before an installation.
 #[derive(Debug)]
-pub enum Before {
+pub enum Previous {
     /// Nothing.
     Nothing,
-    /// These very bytes, at this very place: nothing was changed.
+    /// The same bytes at the same path: nothing was changed.
     Same,
-    /// This.
+    /// Another version, with this manifest.
     Package(Box<Manifest>),
     /// Files that could not be used.
     Unusable(Vec<Problem>),
 }
 
-/// What was removed.
+/// The result of a removal.
 #[derive(Debug)]
 pub struct Removed {
-    /// Its names, the first one first.
+    /// The removed names, the first one first.
     pub paths: Vec<PathBuf>,
 }
 
 /// Why a directory was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
-    /// The directory would not be searched: somebody else could change what is in it.
+    /// The directory would not be searched, because someone else could change its contents.
     #[error("{}: {}", dir.display(), fault.detail)]
     NotTrusted {
         /// The directory.
         dir: PathBuf,
-        /// What is wrong with it, and the hint.
+        /// The problem and the hint.
         fault: FileFault,
     },
-    /// The library's name in the directory is another package's.
+    /// The file name of the library belongs to another package.
     #[error("{} contains the package {package}", path.display())]
     Taken {
         /// The name.
         path: PathBuf,
-        /// The package that is there.
+        /// The package that has the name.
         package: String,
     },
-    /// Another directory of the search path has the package.
+    /// Another directory of the search path contains the package.
     #[error("{} has the package", path.display())]
     Elsewhere {
-        /// The file there.
+        /// The file in the other directory.
         path: PathBuf,
     },
-    /// Several files have the package.
+    /// Several files contain the package.
     #[error("{} files contain the package", paths.len())]
     Several {
-        /// Those.
+        /// Their paths.
         paths: Vec<PathBuf>,
     },
-    /// No file has the package.
+    /// No file contains the package.
     #[error("there is no such package")]
     Unknown,
-    /// The system refused.
+    /// A system call failed.
     #[error("{}", path.display())]
     Io {
-        /// Where.
+        /// The path.
         path: PathBuf,
         /// Its error.
         source: io::Error,
@@ -106,14 +106,14 @@ fn io(path: &Path) -> impl Fn(io::Error) -> InstallError {
     move |source| InstallError::Io { path: path.to_owned(), source }
 }
 
-/// Puts a library into the first of the directories, as `lib<package>.so`, in the place of the file that holds the package there.
+/// Installs a library into the first of the directories as `lib<package>.so`, replacing the file that contains the package there.
 ///
 /// # Errors
-/// See [`InstallError`]. Nothing was changed, but the directory may have been made.
+/// See [`InstallError`]. Nothing was changed, except that the directory may have been created.
 pub fn install(library: &Library, dirs: &[SearchDir]) -> Result<Installed, InstallError> {
     let Some(dir) = dirs.first().map(|dir| dir.path.as_path()) else { return Err(InstallError::Unknown) };
     let package = library.manifest().package.as_str();
-    // Less where the umask says so; never more, also with umask 002 or none.
+    // The umask may remove permissions; with umask 002 or 000 the mode is still no more than this.
     DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(io(dir))?;
     trust::directory(dir).map_err(|fault| InstallError::NotTrusted { dir: dir.to_owned(), fault })?;
     let _lock = lock(dir)?;
@@ -130,7 +130,7 @@ pub fn install(library: &Library, dirs: &[SearchDir]) -> Result<Installed, Insta
         return Err(InstallError::Taken { path, package });
     }
     let before = holders.before(library, &here, &path);
-    if matches!(before, Before::Same) {
+    if matches!(before, Previous::Same) {
         return Ok(Installed { path, before, removed: Vec::new() });
     }
 
@@ -151,7 +151,7 @@ pub fn install(library: &Library, dirs: &[SearchDir]) -> Result<Installed, Insta
     for old in here.into_iter().filter(|old| *old != path) {
         match fs::remove_file(&old) {
             Ok(()) => {}
-            // Renamed just now.
+            // The rename above moved it.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(io(&old)(e)),
         }
@@ -161,20 +161,20 @@ pub fn install(library: &Library, dirs: &[SearchDir]) -> Result<Installed, Insta
     Ok(Installed { path, before, removed })
 }
 
-/// Removes the one file that holds a package, whether it can be used or not, with its other names.
+/// Removes the one file that contains a package, whether usable or not, and its other names.
 ///
 /// # Errors
-/// See [`InstallError`]. Nothing was removed, unless the system refused on the way.
+/// See [`InstallError`]. Nothing was removed, unless a system call failed halfway.
 pub fn remove(package: &str, dirs: &[SearchDir]) -> Result<Removed, InstallError> {
     let dir = holder_of(&Catalog::scan(dirs), package)?.parent().map(Path::to_owned).ok_or(InstallError::Unknown)?;
     let _lock = lock(&dir)?;
-    // Looked at again: it may have been replaced while the lock was waited for.
+    // Scan again: the package may have been replaced while this command waited for the lock.
     let catalog = Catalog::scan(dirs);
     let path = holder_of(&catalog, package)?;
     let mut paths = vec![path.clone()];
     paths.extend(catalog.aliases.into_iter().filter(|alias| alias.of == path).map(|alias| alias.path));
     let mut changed = BTreeSet::new();
-    // The first name last: until then the package is there.
+    // Remove the first name last: until then the package exists.
     for path in paths.iter().rev() {
         fs::remove_file(path).map_err(io(path))?;
         changed.extend(path.parent().map(Path::to_owned));
@@ -194,11 +194,11 @@ fn holder_of(catalog: &Catalog, package: &str) -> Result<PathBuf, InstallError> 
     }
 }
 
-/// The files that have a package.
+/// The files that contain a package.
 struct Holders<'a> {
     usable: Option<&'a Package>,
     problems: Vec<&'a Problem>,
-    /// Of all of them.
+    /// The paths of all of them.
     paths: Vec<PathBuf>,
     catalog: &'a Catalog,
 }
@@ -211,7 +211,8 @@ impl<'a> Holders<'a> {
         Self { usable, problems, paths, catalog }
     }
 
-    /// Those in a directory, with their other names there; and those elsewhere that count: what cannot be used is in nobody's way.
+    /// Returns the files in a directory, including their other names there, and the files elsewhere that conflict. Unusable files elsewhere
+    /// do not.
     fn split(&self, dir: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
         let (here, away): (Vec<_>, Vec<_>) = self.paths.iter().cloned().partition(|path| lies_in(path, dir));
         let names = |alias: &&crate::packages::catalog::Alias| self.paths.contains(&alias.of) && lies_in(&alias.path, dir);
@@ -223,21 +224,21 @@ impl<'a> Holders<'a> {
         (here, away.into_iter().filter(counts).collect())
     }
 
-    fn before(&self, library: &Library, here: &[PathBuf], path: &Path) -> Before {
+    fn before(&self, library: &Library, here: &[PathBuf], path: &Path) -> Previous {
         if here.is_empty() {
-            return Before::Nothing;
+            return Previous::Nothing;
         }
-        // Another command of this directory is kept out by the lock; others may still write here, and then it is no longer what it was.
+        // The lock keeps out other commands of lorchestra; other programs may still have changed the file.
         let old = self.usable.and_then(|package| Library::open(&package.path).ok());
         match old {
-            Some(old) if old.sha256() == library.sha256() && *here == [path.to_owned()] => Before::Same,
-            Some(old) => Before::Package(Box::new(old.manifest().clone())),
-            None => Before::Unusable(self.problems.iter().filter(|p| here.contains(&p.path)).map(|p| (*p).clone()).collect()),
+            Some(old) if old.sha256() == library.sha256() && *here == [path.to_owned()] => Previous::Same,
+            Some(old) => Previous::Package(Box::new(old.manifest().clone())),
+            None => Previous::Unusable(self.problems.iter().filter(|p| here.contains(&p.path)).map(|p| (*p).clone()).collect()),
         }
     }
 }
 
-/// The other package whose file is at `path`.
+/// Returns the other package whose file is at `path`.
 fn other_package(catalog: &Catalog, path: &Path, package: &str) -> Option<String> {
     let usable = catalog.packages.iter().filter(|p| p.path == path).map(|p| p.outline.package.clone());
     let problem = catalog.problems.iter().filter(|p| p.path == path).filter_map(|p| p.package.clone());
@@ -261,7 +262,7 @@ fn lock(dir: &Path) -> Result<File, InstallError> {
     }
 }
 
-/// What a command that was killed left: under the lock there is no other that could still want it.
+/// Removes files left by a command that was killed: under the lock no other command can still need them.
 fn remove_unfinished(dir: &Path) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {

@@ -1,10 +1,10 @@
-//! The bytes of one plugin, as they will be run.
+//! The bytes of one plugin, exactly as they will run.
 //!
-//! The supervisor copies the file into a sealed memory file and reads manifest and checksum *from that*; the worker loads
-//! exactly those bytes. Whatever happens to the file on disk meanwhile (replaced, overwritten in place, truncated) cannot
-//! change what runs, nor kill the worker.
+//! The supervisor copies the file into a sealed memory file, and reads manifest and checksum *from that copy*; the worker loads exactly
+//! those bytes. Changes of the file on disk in the meantime (replaced, overwritten in place, truncated) cannot change what runs, nor kill
+//! the worker.
 
-use crate::host::limits::{self, Doing, Limit};
+use crate::host::limits::{self, Limit, RefusedOperation};
 use crate::host::locks::hex;
 use crate::packages::catalog::{self, FileFault, Reason};
 use lorchestra_plugin_api::manifest::Manifest;
@@ -28,26 +28,26 @@ pub struct Library {
 }
 
 impl Library {
-    /// Copies and checks the file at `path`, which nobody else may be able to change ([`catalog::trust`]).
+    /// Copies and checks the file at `path`, which no one else may be able to change ([`catalog::trust`]).
     pub fn open(path: &Path) -> Result<Self, FileFault> {
         Self::copy(path, catalog::open_trusted(path)?)
     }
 
-    /// The same of a file that a person named, wherever it is and whoever's it is: to be looked at or installed.
+    /// Copies and checks a file that a person named, with any owner, to inspect or install it.
     pub fn named(path: &Path) -> Result<Self, FileFault> {
         Self::copy(path, catalog::open(path)?)
     }
 
     fn copy(path: &Path, file: File) -> Result<Self, FileFault> {
         let unreadable = |e: io::Error| FileFault::unreadable(path, &e);
-        // Before anything is copied: what it has now may be as much as the memory of this host.
+        // Checked before copying: the file may be as large as the memory of this host.
         let len = file.metadata().map_err(unreadable)?.len();
         if len > catalog::MAX_FILE {
             return Err(catalog::too_large(len));
         }
-        // What is refused by its header or its manifest is not copied. Looked at again in the copy: it may change until then.
+        // Do not copy what header or manifest already disqualify. Checked again in the copy, since the file may change.
         catalog::inspect(&file)?;
-        // One byte more than is allowed is enough to be refused below, however fast the file grows.
+        // One byte more than allowed is enough for the check below to refuse it, however fast the file grows.
         let mut file = file.take(catalog::MAX_FILE + 1);
         let memory = rustix::fs::memfd_create("lorchestra-plugin", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
             .map(File::from)
@@ -62,27 +62,27 @@ impl Library {
         Ok(Self { path: path.to_owned(), memory, sha256, manifest })
     }
 
-    /// Where the bytes were read.
+    /// The path from which the bytes were read.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Of the bytes, in hexadecimal.
+    /// SHA-256 of the bytes in hexadecimal.
     pub fn sha256(&self) -> &str {
         &self.sha256
     }
 
-    /// The manifest in the bytes.
+    /// The manifest in these bytes.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// Number of the bytes.
+    /// Number of bytes.
     pub fn size(&self) -> io::Result<u64> {
         Ok(self.memory.metadata()?.len())
     }
 
-    /// Writes the bytes out.
+    /// Writes the bytes to `out`.
     pub(crate) fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
         let mut buffer = vec![0; CHUNK];
         let mut at = 0;
@@ -96,12 +96,12 @@ impl Library {
         }
     }
 
-    /// The newest glibc that it asks for, and this host's; each where it is known.
+    /// Returns the newest glibc version that it requires, and this host's; `None` if unknown.
     pub fn needed_glibc(&self) -> (Option<String>, Option<String>) {
         catalog::needed_glibc(&self.memory)
     }
 
-    /// Lets children inherit the descriptor while `work` runs, and hands `work` its number.
+    /// Lets children inherit the descriptor while `work` runs, and passes its number to `work`.
     pub(crate) fn inheritable<T>(&self, work: impl FnOnce(RawFd) -> io::Result<T>) -> io::Result<T> {
         rustix::io::fcntl_setfd(&self.memory, FdFlags::empty())?;
         let result = work(self.memory.as_raw_fd());
@@ -110,20 +110,20 @@ impl Library {
     }
 }
 
-/// The library cannot be copied into memory; it may be as good as any.
+/// The library cannot be copied into memory, although it may be valid.
 fn no_memory_file(path: &Path, error: io::Error) -> FileFault {
-    match limits::behind(&error, Doing::Memory) {
+    match limits::behind(&error, RefusedOperation::Memory) {
         Some(Limit { what, hint }) => FileFault::new(Reason::Unreadable, format!("{what}: {error}"), hint),
         None => FileFault::unreadable(path, &error),
     }
 }
 
-/// Tries to seal before it is given up, and the wait between two.
+/// Number of attempts to seal the file, and the delay between them.
 const SEAL_TRIES: u32 = 100;
 const SEAL_WAIT: Duration = Duration::from_millis(20);
 
-/// Makes the memory file's bytes unchangeable. The kernel refuses (EBUSY) while one of its pages is held for a moment by somebody else,
-/// as its own writing to the LRU lists of another processor, and it looks at that for a tenth of a second only (seen under load).
+/// Makes the memory file immutable. The kernel refuses (EBUSY) while something briefly holds one of its pages, for example the LRU lists of
+/// another processor, and itself retries only for a tenth of a second (observed under load).
 fn seal(memory: &File) -> io::Result<()> {
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     for _ in 1..SEAL_TRIES {
@@ -135,10 +135,10 @@ fn seal(memory: &File) -> io::Result<()> {
     Ok(rustix::fs::fcntl_add_seals(memory, seals)?)
 }
 
-/// Bytes that are read at once: few calls, and what was read is still near when it is hashed.
+/// Number of bytes to read at once: few calls, and the data is still in the cache when it is hashed.
 const CHUNK: usize = 256 << 10;
 
-/// sha256 of what `read` puts into the buffer until there is no more, in hexadecimal.
+/// SHA-256, in hexadecimal, of everything that `read` writes into the buffer until it returns 0.
 fn digest(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) -> io::Result<String> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; CHUNK];
@@ -152,7 +152,7 @@ fn digest(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) -> io::Result<St
     }
 }
 
-/// sha256 of a file's bytes, in hexadecimal. Reads no more than a library may have.
+/// SHA-256 of a file's bytes in hexadecimal. Reads at most the maximum size of a library.
 pub fn sha256(path: &Path) -> Result<String, FileFault> {
     let unreadable = |e: io::Error| FileFault::unreadable(path, &e);
     let file = catalog::open(path)?;
@@ -160,7 +160,7 @@ pub fn sha256(path: &Path) -> Result<String, FileFault> {
     if len > catalog::MAX_FILE {
         return Err(catalog::too_large(len));
     }
-    // It may grow as fast as it is read.
+    // The file may grow while it is read.
     let mut file = file.take(catalog::MAX_FILE + 1);
     let sha256 = digest(|buffer| file.read(buffer)).map_err(unreadable)?;
     if file.limit() == 0 { Err(catalog::too_large(catalog::MAX_FILE + 1)) } else { Ok(sha256) }
@@ -170,14 +170,14 @@ pub fn sha256(path: &Path) -> Result<String, FileFault> {
 mod tests {
     use super::*;
 
-    /// A file that was put in the place of a library after it was listed: a terabyte of nothing is not read to its end.
+    /// A file that replaced a library after it was listed: a sparse file of a terabyte is not read to its end.
     #[test]
-    fn what_is_larger_than_any_library_is_not_hashed() {
+    fn a_file_larger_than_any_library_is_not_hashed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("endless.so");
         File::create(&path).unwrap().set_len(1 << 40).unwrap();
         assert_eq!(sha256(&path).unwrap_err().reason, Reason::TooLarge);
-        // Nor copied: the fault has the file's own length, not that of as much of it as was copied.
+        // Nor is it copied: the fault reports the file's own length, not the number of bytes copied.
         let fault = Library::named(&path).unwrap_err();
         assert!(fault.reason == Reason::TooLarge && fault.detail.contains(&(1_u64 << 40).to_string()), "{fault:?}");
         std::fs::write(&path, "abc").unwrap();

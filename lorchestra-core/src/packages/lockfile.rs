@@ -1,8 +1,8 @@
-//! `plugins.lock`: which bytes of which package may run. Written when an operator says so, and held to, where that was asked for, by
-//! `run-job` and by listings.
+//! `plugins.lock`: which bytes of which package may run. `plugins lock` writes it; where `locked = true` or `--locked` is set, `run-job`
+//! and listings enforce it.
 //!
-//! Knows the file and compares; that what is compared are the bytes which will run is [`crate::packages::library`]'s doing. A missing package
-//! is refused as another checksum is: what was not looked at does not run.
+//! This module reads, writes and compares; [`crate::packages::library`] ensures that the compared bytes are the ones that run. A package
+//! that the file does not list is refused just like a different checksum: only reviewed code runs.
 
 use crate::packages::catalog::{self, FileFault, Package, Reason};
 use crate::packages::library::{self, Library};
@@ -15,45 +15,45 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// The format this host writes, and the newest it reads.
+/// The format that this host writes, and the newest that it reads.
 const FORMAT: u32 = 1;
 const HEAD: &str = "# Which bytes of which package may run, where `locked = true` or --locked is set.\n\
                     # Written by `lorchestra plugins lock`.\n";
 const HINT: &str = "run lorchestra plugins lock, if these are the bytes you want to run";
 
-/// Bytes of the file, at most: thousands of packages, and no more memory than a command can have whoever wrote the file.
+/// Maximum size of the file in bytes: room for thousands of packages, and a bound on memory for a file of any origin.
 const MAX_FILE: u64 = 1 << 20;
 
-/// One package, as it was when it was locked.
+/// One package as it was when the file was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Locked {
-    /// Its version: for people.
+    /// Its version, for people.
     pub version: String,
-    /// Bytes of the library: a file of another size need not be read.
+    /// Size of the library: a file of another size need not be read.
     pub bytes: u64,
-    /// sha256 of the library, in hexadecimal.
+    /// SHA-256 of the library in hexadecimal.
     pub sha256: String,
 }
 
-/// What the file holds.
+/// The contents of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Lockfile {
-    /// By package.
+    /// The locked packages by name.
     pub packages: BTreeMap<String, Locked>,
 }
 
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LockfileError {
-    /// Somebody else could have written it, or it is no file.
+    /// Another user could have written it, or it is not a regular file.
     #[error("{}: {}", path.display(), fault.detail)]
     Unusable {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it, and the hint.
+        /// The problem and the hint.
         fault: FileFault,
     },
-    /// It does not say what it should.
+    /// Its contents are invalid.
     #[error("{}: {what}", path.display())]
     Malformed {
         /// The file.
@@ -89,7 +89,8 @@ struct TextPackage {
 }
 
 impl Lockfile {
-    /// Reads the file; `None` if it is not there. It is held to the rules for libraries: who may change it decides what runs.
+    /// Reads the file; `None` if it does not exist. It must satisfy the rules for libraries, because a user who can change it decides what
+    /// runs.
     pub fn read(path: &Path) -> Result<Option<Self>, LockfileError> {
         let io = |source| LockfileError::Io { path: path.to_owned(), source };
         if let Err(e) = path.symlink_metadata() {
@@ -102,7 +103,8 @@ impl Lockfile {
         let malformed = |what: String| LockfileError::Malformed { path: path.to_owned(), what: one_line(&what) };
         let file = catalog::open_trusted(path).map_err(|mut fault| {
             match fault.reason {
-                // What the fault says is for a library. A link is written anew instead of installed; what is no file has to go first.
+                // The hints of these faults are for libraries. A link is replaced by writing the lock file again; anything that is not a
+                // file must be removed first.
                 Reason::LinkOut => fault.fix = HINT.to_owned(),
                 Reason::NotAFile => {
                     fault.fix = format!("move {} away; run lorchestra plugins lock to create it again", path_text(path))
@@ -116,24 +118,24 @@ impl Lockfile {
             return Err(malformed(format!("it is {len} bytes long; the maximum is {MAX_FILE} (1 MiB)")));
         }
         let mut text = String::new();
-        // It may grow while it is read.
+        // The file may grow while it is read.
         file.take(MAX_FILE).read_to_string(&mut text).map_err(io)?;
         Self::parse(&text).map(Some).map_err(malformed)
     }
 
-    /// On error: what is wrong.
+    /// Parses the file. The error describes what is wrong.
     fn parse(text: &str) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Format {
             version: u32,
         }
-        let said = |e: toml::de::Error| e.message().lines().next().unwrap_or_default().to_owned();
-        // Asked for first: a newer file may have what this host does not know.
-        let format: Format = toml::from_str(text).map_err(said)?;
+        let message = |e: toml::de::Error| e.message().lines().next().unwrap_or_default().to_owned();
+        // Checked first: a newer format may have fields that this host does not know.
+        let format: Format = toml::from_str(text).map_err(message)?;
         if format.version > FORMAT {
             return Err(format!("its format is {}; this lorchestra reads format {FORMAT}", format.version));
         }
-        let text: Text = toml::from_str(text).map_err(said)?;
+        let text: Text = toml::from_str(text).map_err(message)?;
         let mut packages = BTreeMap::new();
         for TextPackage { name, version, bytes, sha256 } in text.packages {
             if !is_name(&name) {
@@ -149,8 +151,8 @@ impl Lockfile {
         Ok(Self { packages })
     }
 
-    /// Writes the file. On return it is the new one, also after power loss; a reader meanwhile sees the old one or the new one. Makes its
-    /// directory where it is missing.
+    /// Writes the file atomically and durably: after return the new file survives a power loss; concurrent readers see the old file or the
+    /// new locked. Creates its directory if it is missing.
     pub fn write(&self, path: &Path) -> Result<(), LockfileError> {
         let io = |source| LockfileError::Io { path: path.to_owned(), source };
         let dir = path.parent().unwrap_or(Path::new("/"));
@@ -163,7 +165,7 @@ impl Lockfile {
         let text = Text { version: FORMAT, packages: self.packages.iter().map(package).collect() };
         let text = toml::to_string(&text).map_err(|e| io(io::Error::other(e)))?;
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
-        // No secret: root may write it for others to be held to.
+        // The file is not secret: root may write it for other users.
         let mode = Permissions::from_mode(0o644);
         let mut file = tempfile::Builder::new().prefix(".plugins.lock.").permissions(mode).tempfile_in(dir).map_err(io)?;
         file.write_all(format!("{HEAD}{text}").as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(io)?;
@@ -171,14 +173,14 @@ impl Lockfile {
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
     }
 
-    /// Whether these bytes are the ones that were locked.
+    /// Checks that these bytes are the locked ones.
     pub fn allows(&self, library: &Library) -> Result<(), FileFault> {
         let Manifest { package, version, .. } = library.manifest();
         let bytes = library.size().map_err(|e| FileFault::unreadable(library.path(), &e))?;
         self.check(package, version, bytes, || Ok(library.sha256().to_owned()))
     }
 
-    /// The same, of the file of a package. It is read, whole, only where its version and its size are those that were locked.
+    /// Checks the file of a package. Reads it, completely, only if version and size match.
     pub fn allows_file(&self, package: &Package) -> Result<(), FileFault> {
         let outline = &package.outline;
         let bytes = package.path.metadata().map_err(|e| FileFault::unreadable(&package.path, &e))?.len();
@@ -212,17 +214,17 @@ impl Lockfile {
 mod tests {
     use super::*;
 
-    fn one(version: &str, digit: char) -> Lockfile {
+    fn locked(version: &str, digit: char) -> Lockfile {
         let locked = Locked { version: version.into(), bytes: 7, sha256: String::from(digit).repeat(64) };
         Lockfile { packages: BTreeMap::from([("pack".to_owned(), locked)]) }
     }
 
     #[test]
-    fn what_was_written_is_read() {
+    fn a_written_file_can_be_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("made/plugins.lock");
         assert_eq!(Lockfile::read(&path).unwrap(), None);
-        for lock in [Lockfile::default(), one("1.0.0", 'a'), one("2.0.0-\"x\"", 'b')] {
+        for lock in [Lockfile::default(), locked("1.0.0", 'a'), locked("2.0.0-\"x\"", 'b')] {
             lock.write(&path).unwrap();
             assert_eq!(Lockfile::read(&path).unwrap(), Some(lock));
         }
@@ -231,7 +233,7 @@ mod tests {
 
     #[test]
     fn only_the_same_bytes_are_allowed() {
-        let lock = one("1.0.0", 'a');
+        let lock = locked("1.0.0", 'a');
         assert!(lock.check("pack", "1.0.0", 7, || Ok("a".repeat(64))).is_ok());
         for (package, version, digit, reason) in [
             ("pack", "1.0.0", "b", Reason::LockDiffers),
@@ -245,12 +247,12 @@ mod tests {
 
     #[test]
     fn a_file_of_another_size_is_not_read() {
-        let fault = one("1.0.0", 'a').check("pack", "1.0.0", 8, || unreachable!("it was read")).unwrap_err();
+        let fault = locked("1.0.0", 'a').check("pack", "1.0.0", 8, || unreachable!("it was read")).unwrap_err();
         assert_eq!(fault.reason, Reason::LockDiffers, "{fault:?}");
     }
 
     #[test]
-    fn what_is_wrong_with_the_file_is_said() {
+    fn the_error_describes_what_is_wrong_with_the_file() {
         let sha = "a".repeat(64);
         for (text, what) in [
             ("version = 2\nnew = 1", "format is 2"),
@@ -270,32 +272,32 @@ mod tests {
     }
 
     #[test]
-    fn one_that_others_may_write_is_no_lock() {
+    fn a_file_that_others_may_write_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("plugins.lock");
-        one("1.0.0", 'a').write(&path).unwrap();
+        locked("1.0.0", 'a').write(&path).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o646)).unwrap();
         let Err(LockfileError::Unusable { fault, .. }) = Lockfile::read(&path) else { panic!("it was read") };
         assert_eq!((fault.reason, fault.fix), (Reason::NotTrusted, format!("chmod o-w {}", path.display())));
     }
 
-    /// What fixes it is another thing than for a library.
+    /// The fix differs from that for a library.
     #[test]
-    fn a_link_is_no_lock_and_writing_it_anew_mends_that() {
+    fn a_link_is_refused_and_writing_the_file_fixes_it() {
         let dir = tempfile::tempdir().unwrap();
         let (config, path) = (dir.path().join("config"), dir.path().join("config/plugins.lock"));
-        one("1.0.0", 'a').write(&dir.path().join("elsewhere.lock")).unwrap();
+        locked("1.0.0", 'a').write(&dir.path().join("elsewhere.lock")).unwrap();
         std::fs::create_dir(&config).unwrap();
         std::os::unix::fs::symlink("../elsewhere.lock", &path).unwrap();
         let Err(LockfileError::Unusable { fault, .. }) = Lockfile::read(&path) else { panic!("it was read") };
         assert_eq!((fault.reason, &*fault.fix), (Reason::LinkOut, HINT));
-        one("1.0.0", 'b').write(&path).unwrap();
-        assert_eq!(Lockfile::read(&path).unwrap(), Some(one("1.0.0", 'b')));
+        locked("1.0.0", 'b').write(&path).unwrap();
+        assert_eq!(Lockfile::read(&path).unwrap(), Some(locked("1.0.0", 'b')));
     }
 
-    /// Whoever wrote it: no command may run out of memory on it, nor fill a screen with it.
+    /// A file of any origin: no command may run out of memory on it, nor fill the screen with it.
     #[test]
-    fn one_that_is_too_large_is_not_read_and_a_long_key_is_cut() {
+    fn a_file_that_is_too_large_is_not_read_and_a_long_key_is_cut() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("plugins.lock");
         File::create(&path).unwrap().set_len(1 << 40).unwrap();
@@ -308,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_is_told_with_a_mend_for_a_lock() {
+    fn anything_but_a_file_is_refused_with_a_hint_for_lock_files() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("plugins.lock");
         std::fs::create_dir(&path).unwrap();

@@ -1,4 +1,4 @@
-//! The calendar date of `2024-01-31`, alone or at the head of an instant. Called by [`super::time`] and [`super::instant`].
+//! Parses the date `2024-01-31`, alone or at the beginning of an instant. Called by [`super::time`] and [`super::instant`].
 
 use super::time::TimeError;
 use chrono::NaiveDate;
@@ -9,7 +9,7 @@ pub(super) fn has_form(text: &str) -> bool {
     bytes.len() == 10 && bytes.iter().enumerate().all(|(i, b)| if i == 4 || i == 7 { *b == b'-' } else { b.is_ascii_digit() })
 }
 
-/// Reads a text that [has the form](has_form) of a date.
+/// Parses a text that [has the form](has_form) of a date.
 pub(super) fn read(text: &str) -> Result<NaiveDate, TimeError> {
     let field = |range: std::ops::Range<usize>| text.get(range).and_then(|digits| digits.parse::<u16>().ok());
     let (Some(year), Some(month), Some(day)) = (field(0..4), field(5..7), field(8..10)) else {

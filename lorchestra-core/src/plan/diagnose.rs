@@ -1,6 +1,6 @@
-//! Times that are not in our form: other people's dates, other tools' numbers. Called by [`super::time`] with what it could
-//! not read; finds out what was meant and how to write it. Nothing here is taken as a value: a text that can be read in two
-//! ways by two people is not guessed at.
+//! Diagnoses times that are not in an accepted form: other date formats, and timestamps of other tools. [`super::time`] calls it with text
+//! that it could not parse; it determines what was probably meant and how to write it. It never accepts a value: it does not guess if a
+//! text has two readings.
 
 use super::time::{Precision, TimeError, TimeParser};
 use super::unit::split_digits;
@@ -8,7 +8,7 @@ use super::{date, last, relative};
 use crate::text::nearest;
 use chrono::{DateTime, Days, Utc};
 
-/// The error for `text`, with what to write instead where that can be told.
+/// Returns the error for `text`, with a correction if the meaning is clear.
 pub(super) fn diagnose(text: &str, reader: TimeParser) -> TimeError {
     last::misplaced(text)
         .or_else(|| ahead(text, reader))
@@ -20,8 +20,8 @@ pub(super) fn diagnose(text: &str, reader: TimeParser) -> TimeError {
         .unwrap_or_else(|| reader.unknown())
 }
 
-/// `−7d`: a minus as word processors and web pages make it; `None` where there is none. Asked before any form is tried:
-/// what follows the wrong minus is usually right.
+/// `−7d`: a minus sign as inserted by word processors and web pages; `None` if there is none. Checked before all other forms, because the
+/// text after the wrong minus is usually correct.
 pub(super) fn dash(text: &str, reader: TimeParser) -> Option<TimeError> {
     let dashes = ['\u{2212}', '\u{2010}', '\u{2011}', '\u{2012}', '\u{2013}', '\u{2014}', '\u{fe63}', '\u{ff0d}'];
     let found = text.chars().find(|c| dashes.contains(c))?;
@@ -29,7 +29,7 @@ pub(super) fn dash(text: &str, reader: TimeParser) -> Option<TimeError> {
     Some(reader.instead(reason, text.replace(dashes, "-")))
 }
 
-/// `+7d`, `tomorrow`, and years of more than four digits, which ISO 8601 writes with a plus.
+/// `+7d`, `tomorrow`, and years with more than four digits, which ISO 8601 writes with a plus.
 fn ahead(text: &str, reader: TimeParser) -> Option<TimeError> {
     let reason = "only times in the past are written relative to now";
     if text.eq_ignore_ascii_case("tomorrow") {
@@ -57,7 +57,7 @@ fn without_minus(text: &str, reader: TimeParser) -> Option<TimeError> {
     is_span.then(|| reader.instead("a time in the past begins with a minus", format!("-{digits}{word}")))
 }
 
-/// Digits only: a date without its dashes, a year, or the seconds of some clock.
+/// Digits only: a date without dashes, a year, or a Unix timestamp.
 fn number(text: &str, reader: TimeParser) -> Option<TimeError> {
     let (digits, rest) = split_digits(text);
     let fraction = rest.strip_prefix('.').filter(|fraction| fraction.bytes().all(|b| b.is_ascii_digit()));
@@ -104,7 +104,7 @@ fn other_date(text: &str, reader: TimeParser) -> Option<TimeError> {
             let one = date::of(year_number, b_number, a_number).is_some();
             let other = date::of(year_number, a_number, b_number).is_some();
             Some(match (one, other) {
-                // Dots are used where the day comes first; of slashes and dashes nobody can tell.
+                // With dots, the day comes first; with slashes and dashes the order is ambiguous.
                 (true, true) if separator != '.' && a_number != b_number => reader.either(form, day_first, month_first),
                 (false, true) if separator != '.' => reader.instead(form, month_first),
                 _ => reader.instead(form, day_first),
@@ -117,7 +117,7 @@ fn other_date(text: &str, reader: TimeParser) -> Option<TimeError> {
     }
 }
 
-/// `Wed, 31 Jan 2024 10:00:00 +0000`, as in mails and as `date -R` prints it.
+/// `Wed, 31 Jan 2024 10:00:00 +0000`, as in email headers and printed by `date -R`.
 fn mail_date(text: &str, reader: TimeParser) -> Option<TimeError> {
     let time: DateTime<Utc> = DateTime::parse_from_rfc2822(text).ok()?.to_utc();
     Some(reader.instead_at("the dates of mails are not read", time))

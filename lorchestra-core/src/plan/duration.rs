@@ -1,34 +1,34 @@
-//! Durations as people write them: `90s`, `1h30m`, `2w`. Owns the form in both directions ([`parse`], [`show`]); pure.
+//! Durations as people write them: `90s`, `1h30m`, `2w`. Owns parsing and formatting ([`parse`], [`show`]); pure.
 //!
-//! One or more whole numbers, each with a unit of `s m h d w`, largest first, each unit once, without spaces. A day is 24
-//! hours and a week seven days. Months and years are refused: they have no fixed length.
+//! One or more whole numbers, each with a unit of `s m h d w`, largest first, each unit once, without spaces. A day has 24 hours and a week
+//! seven days. Months and years are refused because they have no fixed length.
 
 use super::unit::{Unit, split_digits};
 use std::time::Duration;
 use thiserror::Error;
 
-/// The longest duration that is read: 36500 days, a hundred years. Added to any clock there is, it does not overflow.
+/// The longest accepted duration: 36500 days, a hundred years. Adding it to a time does not overflow.
 pub const MAX: Duration = Duration::from_secs(36_500 * 24 * 60 * 60);
 
-/// Bytes of the longest text that is looked at. Proposals are made by fixing and reading again, once for each thing that
-/// is wrong, so their number has to have an end.
+/// Maximum length of a text in bytes. Corrections happen one at a time, each by fixing a fault and parsing again, so their number must be
+/// bounded.
 const MAX_TEXT: usize = 64;
 
-/// Why a text is not a duration, and what to write instead. The text itself is not repeated.
+/// Why a text is not a duration, and what to write instead. Does not repeat the text.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DurationError {
     /// Nothing, or only spaces.
     #[error("is empty; write a duration such as 90s, 5m or 1h30m")]
     Empty,
-    /// A person can read it, but it is not in the form that is taken; `write` is.
+    /// The meaning is clear, but the form is not accepted.
     #[error("{reason}; write {write}")]
     Form {
         /// What is wrong with the form.
         reason: &'static str,
-        /// The same duration in the right form.
+        /// The same duration in an accepted form.
         write: String,
     },
-    /// A number alone.
+    /// A number without a unit.
     #[error("its unit is missing; write {seconds} for seconds or {minutes} for minutes")]
     NoUnit {
         /// The number as seconds.
@@ -39,21 +39,21 @@ pub enum DurationError {
     /// Months or years.
     #[error("months and years have no fixed length; write days, such as 30d")]
     Calendar,
-    /// Milliseconds and below.
+    /// Milliseconds or smaller.
     #[error("the smallest unit is the second; write 1s or more")]
     TooFine,
     /// More than [`MAX`].
     #[error("is too long; write at most 36500d")]
     TooLong,
-    /// Nothing of the above.
+    /// Anything else.
     #[error("is not a duration; write numbers with the units w d h m s, such as 90s, 5m or 1h30m")]
     Unknown,
 }
 
-/// The duration that `text` says.
+/// Parses a duration.
 ///
 /// # Errors
-/// See [`DurationError`]. Never longer than [`MAX`].
+/// See [`DurationError`]. The result is never longer than [`MAX`].
 pub fn parse(text: &str) -> Result<Duration, DurationError> {
     if text.trim().is_empty() {
         return Err(DurationError::Empty);
@@ -87,7 +87,7 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
         let unit = unit(word, last, before, tail)?;
         in_order &= last.is_none_or(|last| unit < last);
         last = Some(unit);
-        // Numbers too long for 64 bits are durations too long for anyone.
+        // A number that exceeds 64 bits is too long a duration.
         total = number
             .parse::<u64>()
             .ok()
@@ -106,14 +106,14 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
     }
 }
 
-/// `duration` in the form that [`parse`] reads: `1h30m`, `14d`, `0s`. Parts of a second are left out.
+/// Formats `duration` so that [`parse`] accepts it: `1h30m`, `14d`, `0s`. Drops fractions of a second.
 pub fn show(duration: Duration) -> String {
     let mut rest = duration.as_secs();
     if rest == 0 {
         return "0s".to_owned();
     }
     let mut text = String::new();
-    // Without weeks: 10d says more than 1w3d.
+    // Without weeks: 10d is clearer than 1w3d.
     for (seconds, unit) in [(86_400, 'd'), (3_600, 'h'), (60, 'm'), (1, 's')] {
         let n = rest / seconds;
         rest %= seconds;
@@ -124,7 +124,7 @@ pub fn show(duration: Duration) -> String {
     text
 }
 
-/// The unit of one part. `before` is the text up to the unit, `tail` what follows it.
+/// Parses the unit of one part. `before` is the text up to the unit, `tail` the rest.
 fn unit(word: &str, last: Option<Unit>, before: &str, tail: &str) -> Result<Unit, DurationError> {
     Ok(match word {
         "s" => Unit::Second,
@@ -133,10 +133,10 @@ fn unit(word: &str, last: Option<Unit>, before: &str, tail: &str) -> Result<Unit
         "d" => Unit::Day,
         "w" => Unit::Week,
         "" => {
-            // `1h30`: what follows hours are minutes.
+            // `1h30`: the number after the hours means minutes.
             let Some(last) = last else {
                 let (seconds, minutes) = (format!("{before}s"), format!("{before}m"));
-                // Where so many minutes would be too long, only seconds can be meant.
+                // If the number is too large for minutes, it must mean seconds.
                 return Err(match parse(&minutes) {
                     Ok(_) => DurationError::NoUnit { seconds, minutes },
                     Err(_) => instead("its unit is missing", seconds),
@@ -167,7 +167,7 @@ fn unit(word: &str, last: Option<Unit>, before: &str, tail: &str) -> Result<Unit
     })
 }
 
-/// `1.5h` is `1h30m`; `None` where the fraction is not one of whole seconds.
+/// `1.5h` means `1h30m`; `None` if the result is not a whole number of seconds.
 fn fraction(text: &str) -> Option<DurationError> {
     let (whole, tail) = split_digits(text);
     let (digits, word) = split_digits(tail.strip_prefix(['.', ','])?);
@@ -181,7 +181,7 @@ fn is_digit(c: char) -> bool {
     c.is_ascii_digit()
 }
 
-/// The error that proposes `write`, unless that is wrong itself: then what is wrong with it.
+/// Returns the error that proposes `write`. If that is invalid too, returns its error instead.
 fn instead(reason: &'static str, write: String) -> DurationError {
     match parse(&write) {
         Ok(_) => DurationError::Form { reason, write },
@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_read() {
+    fn accepted_durations() {
         for (text, seconds) in [
             ("90s", 90),
             ("0s", 0),
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown() {
+    fn formatted_durations() {
         for (seconds, text) in
             [(0, "0s"), (59, "59s"), (60, "1m"), (5400, "1h30m"), (86_400, "1d"), (1_209_600, "14d"), (90_061, "1d1h1m1s")]
         {
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_and_what_to_write_instead() {
+    fn refused_durations_and_their_corrections() {
         for (text, hint) in [
             ("", "write a duration such as 90s"),
             (" \t", "write a duration such as 90s"),

@@ -1,26 +1,25 @@
-//! What is wrong with a request, in words. Owns the messages of [`super::resolve`]: each fault is one line that names the
-//! flag, the value, the reason and the hint, whatever is in the value.
+//! The faults of a request and their messages. Each fault of [`super::resolve`] is one line that names the flag, the value, the reason and
+//! the fix, whatever the value contains.
 
 use super::value::ValueError;
 use crate::text::{one_line, quote, shortened};
 use std::fmt;
 use thiserror::Error;
 
-/// Characters of a typed value that are repeated in a message.
+/// Maximum number of characters of a typed value in a message.
 const SHOWN_VALUE: usize = 60;
-/// Characters of a plugin's own text that are repeated in a message.
+/// Maximum number of characters of a plugin's own text in a message.
 const SHOWN_DOCS: usize = 100;
 
-/// Everything that is wrong with a request: at least one fault. Printed, one line each: names the job does not have, then
-/// its parameters in their order, then the window.
+/// All faults of a request, at least one. Displayed one per line: unknown names, then the job's parameters in order, then the window.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlanError {
-    /// The faults, each a line of its own.
+    /// The faults, one line each.
     pub faults: Vec<PlanFault>,
 }
 
 impl PlanError {
-    /// Whether all of it is the plugin's fault, and nothing the caller typed.
+    /// Whether all faults are bugs of the plugin, and none is in the typed values.
     pub fn is_of_plugin(&self) -> bool {
         self.faults.iter().all(|fault| matches!(fault, PlanFault::Default { .. }))
     }
@@ -37,18 +36,18 @@ impl fmt::Display for PlanError {
 
 impl std::error::Error for PlanError {}
 
-/// One thing that is wrong. All texts are ready to be shown: quoted, shortened, without control characters.
+/// One fault. All texts are ready for display: quoted, shortened, without control characters.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PlanFault {
-    /// A value that its parameter does not take.
+    /// A value that its parameter does not accept.
     #[error("{typed}: {reason}")]
     Value {
         /// Flag and value.
         typed: String,
-        /// Why, and what to write.
+        /// The reason and the correction.
         reason: ValueError,
     },
-    /// A name that the job does not have.
+    /// A parameter that the job does not have.
     #[error("{typed}: {job} has no parameter {name}; {hint}")]
     Unknown {
         /// Flag and value.
@@ -57,47 +56,47 @@ pub enum PlanFault {
         job: String,
         /// The name.
         name: String,
-        /// The nearest name, or all there are.
+        /// The nearest name, or all names.
         hint: String,
     },
-    /// A parameter without which the job does not run.
+    /// A required parameter without a value.
     #[error("{flag} is missing; add {usage}: {summary}")]
     Missing {
         /// The flag, with its dashes.
         flag: String,
-        /// The flag as it would be typed.
+        /// The flag with a placeholder.
         usage: String,
         /// Its type, and the first line of its documentation.
         summary: String,
     },
-    /// One parameter, several values.
+    /// A parameter that accepts one value and was given several.
     #[error("{flag} is given {times} times, as {typed}, but {job} accepts it once; keep one")]
     Repeated {
         /// The flag, with its dashes.
         flag: String,
-        /// How often.
+        /// The number of times it was given.
         times: usize,
-        /// Each flag and value, as typed.
+        /// Each flag and value as typed.
         typed: String,
         /// `package/job`.
         job: String,
     },
-    /// A window with nothing in it.
+    /// An empty window.
     #[error(
         "the window is empty: since {since} ({since_origin}) is not before until {until} ({until_origin}); {}",
         hint(until_origin)
     )]
     Window {
-        /// The beginning, absolute.
+        /// The absolute beginning.
         since: String,
-        /// What it came from.
+        /// The origin of the beginning.
         since_origin: String,
-        /// The end, absolute.
+        /// The absolute end.
         until: String,
-        /// What it came from.
+        /// The origin of the end.
         until_origin: String,
     },
-    /// A bookmark was asked for, and there is none.
+    /// The request uses the bookmark, and there is none.
     #[error("{typed}: {whose} has no bookmark yet; use --{flag} last:-30d to start there, or set one: {command}")]
     NoBookmark {
         /// Flag and value, or the default.
@@ -106,10 +105,10 @@ pub enum PlanFault {
         flag: String,
         /// Job and account.
         whose: String,
-        /// The command that sets it.
+        /// The command that sets the bookmark.
         command: String,
     },
-    /// A window with nothing in it, because the bookmark stands at its end or behind it.
+    /// A window that is empty because the bookmark is at or after its end.
     #[error(
         "{typed}: the bookmark of {whose} is at {bookmark}, which is not before until {until} ({until_origin}): {}",
         all_done(until_origin)
@@ -119,14 +118,14 @@ pub enum PlanFault {
         typed: String,
         /// Job and account.
         whose: String,
-        /// Where it is, absolute.
+        /// The absolute position of the bookmark.
         bookmark: String,
-        /// The end, absolute.
+        /// The absolute end.
         until: String,
-        /// What it came from.
+        /// The origin of the end.
         until_origin: String,
     },
-    /// The manifest's own default does not fit its parameter: the plugin is broken.
+    /// The manifest's own default is not a value of its parameter: a bug of the plugin.
     #[error("{flag}: {reason}; this is a bug in the plugin: pass {flag} explicitly, and report the bug to its author")]
     Default {
         /// The flag, with its dashes.
@@ -134,7 +133,7 @@ pub enum PlanFault {
         /// The default, and what is wrong with it.
         reason: String,
     },
-    /// A spec that does not fit its job.
+    /// A spec that does not match its job.
     #[error("{field} {reason}")]
     Spec {
         /// The key in the spec.
@@ -156,25 +155,25 @@ fn all_done(until_origin: &str) -> &'static str {
     }
 }
 
-/// A job and its account for a message.
+/// Describes a job and its account for a message.
 pub(super) fn whose(package: &str, job: &str, account: Option<&str>) -> String {
     let account = account.map(|account| format!(" for account {}", bare_or_quoted(account))).unwrap_or_default();
     format!("{package}/{job}{account}")
 }
 
-/// The command that sets a bookmark.
+/// Returns the command that sets a bookmark.
 pub(super) fn set_command(package: &str, job: &str, account: Option<&str>) -> String {
     let account = account.map(|account| format!(" --account {}", bare_or_quoted(account))).unwrap_or_default();
     format!("lorchestra bookmarks set {package} {job}{account} TIME")
 }
 
-/// A text as a shell would take it, where nothing in it needs quotes.
+/// Quotes a text only if a shell needs it.
 fn bare_or_quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.@+:/".contains(c);
     if !text.is_empty() && text.len() <= SHOWN_VALUE && text.chars().all(plain) { text.to_owned() } else { quote(text) }
 }
 
-/// The first line of what a plugin says of itself, for a message.
+/// Returns the first line of a plugin's text, for a message.
 pub(super) fn first_line(docs: &str) -> String {
     shortened(&one_line(docs.lines().next().unwrap_or_default()), SHOWN_DOCS)
 }

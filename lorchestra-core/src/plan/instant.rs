@@ -1,13 +1,13 @@
-//! An instant of RFC 3339: date, time of day, offset. Called by [`super::time`].
+//! Parses an instant of RFC 3339: date, time of day, offset. Called by [`super::time`].
 //!
-//! chrono reads the instant; what stands here decides what is handed to it. Its own reader takes more than we can explain
-//! (a real minus sign in the offset) and says less than a person needs to fix a text.
+//! chrono parses the instant; this module decides what to pass to it. Its parser accepts more than we want to document (a real minus sign
+//! in the offset), and its errors do not say enough to fix a text.
 
 use super::date;
 use super::time::{Precision, TimeError, TimeParser};
 use chrono::{DateTime, Timelike, Utc};
 
-/// Reads an instant; `None` where the text is not a date followed by something after `T`, `t` or a space.
+/// Parses an instant; `None` if the text is not a date followed by `T`, `t` or a space and more text.
 pub(super) fn read(text: &str, reader: TimeParser) -> Option<Result<DateTime<Utc>, TimeError>> {
     let (day, rest) = text.split_at_checked(10)?;
     let rest = rest.strip_prefix(['T', 't', ' '])?;
@@ -17,7 +17,7 @@ pub(super) fn read(text: &str, reader: TimeParser) -> Option<Result<DateTime<Utc
 fn read_parts(day: &str, rest: &str, reader: TimeParser) -> Result<DateTime<Utc>, TimeError> {
     date::read(day)?;
     if reader.wanted == Precision::Day {
-        return Err(reader.instead("a day is asked for, without a time of day", day));
+        return Err(reader.instead("a day has no time of day", day));
     }
     let end = rest.find(|c: char| !(c.is_ascii_digit() || c == ':' || c == '.')).unwrap_or(rest.len());
     let (typed_clock, typed_offset) = rest.split_at(end);
@@ -34,12 +34,12 @@ fn read_parts(day: &str, rest: &str, reader: TimeParser) -> Result<DateTime<Utc>
         return Err(reader.instead("an offset is Z or like +01:00, directly after the time", canonical));
     }
     let time = DateTime::parse_from_rfc3339(&canonical).map_err(|_| reader.unknown())?.to_utc();
-    // A leap second is the last of a day in UTC; chrono takes it anywhere.
+    // A leap second is the last second of a day in UTC; chrono accepts it at any time.
     let leaps = time.nanosecond() >= 1_000_000_000;
     if leaps && (time.hour(), time.minute()) != (23, 59) { Err(no_such_time_of_day()) } else { Ok(time) }
 }
 
-/// The time of day with its seconds.
+/// Returns the time of day with its seconds.
 fn clock(typed: &str) -> Result<String, TimeError> {
     let form = || TimeError::Field("its time of day is incomplete; write hours, minutes and seconds, as in T10:00:00Z".into());
     let (whole, fraction) = match typed.split_once('.') {
@@ -69,9 +69,9 @@ fn no_such_time_of_day() -> TimeError {
     TimeError::Field("there is no such time of day; write hours from 00 to 23, minutes and seconds from 00 to 59".into())
 }
 
-/// The offset as RFC 3339 has it; `None` where there is none.
+/// Returns the offset in the form of RFC 3339; `None` if there is none.
 fn offset(typed: &str) -> Result<Option<String>, TimeError> {
-    // `+01:00[Europe/Berlin]`: the offset says it all.
+    // `+01:00[Europe/Berlin]`: the offset is sufficient.
     let trimmed = typed.split_once('[').map_or(typed, |(offset, _)| offset).trim();
     if trimmed.is_empty() && typed.is_empty() {
         return Ok(None);

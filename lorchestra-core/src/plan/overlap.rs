@@ -1,4 +1,4 @@
-//! What becomes of a run while another one of the same job and account goes on: the words of `--on-overlap`. Pure.
+//! What to do if another run of the same job and account is running: the values of `--on-overlap`. Pure.
 
 use super::duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -6,17 +6,17 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// What to do when another run of the same job and account goes on.
+/// What to do if another run of the same job and account is running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnOverlap {
-    /// Say so and do not run; no run is recorded.
+    /// Fail with an error; no run is recorded.
     #[default]
     Fail,
-    /// Do not run; a run that was skipped is recorded.
+    /// Do not run; a skipped run is recorded.
     Skip,
-    /// Wait until it has ended; at most so long.
+    /// Wait for the other run to end, with an optional time limit.
     Wait(Option<Duration>),
-    /// Run beside it.
+    /// Run concurrently.
     Allow,
 }
 
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn every_value_is_parsed_as_formatted() {
         for text in ["fail", "skip", "wait", "wait=1m30s", "allow"] {
             assert_eq!(text.parse::<OnOverlap>().unwrap().to_string(), text);
         }

@@ -1,15 +1,15 @@
-//! How a run is limited and retried: each setting comes from a flag, else from the configuration, else from the job's own
-//! attributes, else from a default. Owns that precedence; pure.
+//! Limits and retries of a run: each setting comes from a flag, or else from the configuration, or else from the job's own attributes, or
+//! else from a default. Owns that precedence; pure.
 
 use super::{OnOverlap, Retries, duration};
 use crate::outcome::Cause;
 use lorchestra_plugin_api::manifest::JobManifest;
 use std::time::Duration;
 
-/// How long a job has to end after SIGTERM, unless set otherwise.
+/// How long a job may run after SIGTERM, unless set otherwise.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// What one source (the flags, the configuration, a job's attributes) sets; `None` where it sets nothing.
+/// The settings of one source (the flags, the configuration, a job's attributes); `None` if not set.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[expect(missing_docs, reason = "documented at RunSpec and Retries")]
 pub struct RunPolicy {
@@ -22,7 +22,7 @@ pub struct RunPolicy {
     pub memory_max: Option<u64>,
 }
 
-/// The settings that a run has.
+/// The effective settings of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "documented at RunSpec")]
 pub struct RunLimits {
@@ -34,7 +34,7 @@ pub struct RunLimits {
 }
 
 impl RunPolicy {
-    /// Returns what the job's own attributes set. The catalog has checked that they can be read.
+    /// Returns the settings in the job's own attributes. The catalog has checked that they are valid.
     pub fn of_job(job: &JobManifest) -> Self {
         Self {
             timeout: job.timeout.as_deref().and_then(|text| duration::parse(text).ok()),
@@ -44,7 +44,7 @@ impl RunPolicy {
         }
     }
 
-    /// Returns these settings, completed by `lower` where they set nothing.
+    /// Returns these settings, with those of `lower` where this source sets nothing.
     #[must_use]
     pub fn or(self, lower: Self) -> Self {
         Self {
@@ -58,7 +58,7 @@ impl RunPolicy {
         }
     }
 
-    /// Returns the limits, with defaults where nothing is set.
+    /// Returns the limits, with defaults for settings that no source sets.
     pub fn limits(self) -> RunLimits {
         let default = Retries::default();
         RunLimits {
@@ -75,7 +75,7 @@ impl RunPolicy {
     }
 }
 
-/// Returns the limits of a run of `job`: flags win over the configuration, and that over the job's own attributes.
+/// Returns the limits of a run of `job`: flags take precedence over the configuration, and that over the job's own attributes.
 pub fn limits(flags: RunPolicy, config: RunPolicy, job: &JobManifest) -> RunLimits {
     flags.or(config).or(RunPolicy::of_job(job)).limits()
 }
@@ -93,7 +93,7 @@ mod tests {
         .unwrap()
     }
 
-    /// Sets everything, each value made from `n`.
+    /// Sets everything, each value derived from `n`.
     fn all(n: u32) -> RunPolicy {
         let seconds = Duration::from_secs(n.into());
         RunPolicy {
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn each_setting_falls_through_by_itself() {
+    fn each_setting_falls_through_on_its_own() {
         let flags = RunPolicy { timeout: Some(Duration::from_secs(9)), ..RunPolicy::default() };
         let config = RunPolicy { retries: Some(7), memory_max: Some(1), ..RunPolicy::default() };
         let limits = limits(flags, config, &job());

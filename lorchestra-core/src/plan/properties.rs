@@ -1,4 +1,4 @@
-//! What holds for every text and every request, tried on many.
+//! Properties that hold for every text and every request, tested on random ones.
 
 use super::tests::{job, now, param, request};
 use super::*;
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::json;
 use std::time::Duration;
 
-/// Texts that are nearly times, durations or numbers: what random text would hardly ever be.
+/// Texts that are nearly times, durations or numbers, which purely random text hardly ever is.
 fn almost() -> impl Strategy<Value = String> {
     let piece = prop::sample::select(vec![
         "-",
@@ -82,7 +82,7 @@ fn unit() -> impl Strategy<Value = &'static str> {
     prop::sample::select(vec!["s", "min", "h", "d", "w", "mo", "y"])
 }
 
-/// Times as a person would type them, good for the most part.
+/// Times as a person would type them, mostly valid.
 fn time_text() -> impl Strategy<Value = String> {
     prop_oneof![
         2 => (0_u32..100, unit()).prop_map(|(n, unit)| format!("-{n}{unit}")),
@@ -91,7 +91,7 @@ fn time_text() -> impl Strategy<Value = String> {
     ]
 }
 
-/// What a message says to write instead.
+/// The corrections that a message proposes.
 fn proposals(error: &time::TimeError) -> Vec<&str> {
     match error {
         time::TimeError::Form { write, .. } => vec![write],
@@ -112,10 +112,10 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn times_never_panic_and_lie_in_their_years(text in any_text(), now in instant()) {
+    fn times_never_panic_and_are_within_range(text in any_text(), now in instant()) {
         if let Ok(at) = time::parse(&text, now) {
             prop_assert_eq!(at.timestamp_subsec_nanos() % 1000, 0);
-            // What is shown is read again as the same time.
+            // Parsing a formatted time gives the same time.
             prop_assert_eq!(time::parse(&time::show(at), now), Ok(at));
         }
         if let Ok(day) = time::parse_date(&text, now) {
@@ -124,7 +124,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_proposed_is_taken(text in any_text(), now in instant()) {
+    fn corrections_are_accepted(text in any_text(), now in instant()) {
         if let Err(error) = time::parse(&text, now) {
             for write in proposals(&error) {
                 prop_assert!(time::parse(write, now).is_ok(), "{text:?}: {error}");
@@ -146,20 +146,20 @@ proptest! {
     }
 
     #[test]
-    fn a_duration_that_is_shown_is_read_as_itself(seconds in 0..=duration::MAX.as_secs()) {
+    fn a_formatted_duration_is_parsed_as_itself(seconds in 0..=duration::MAX.as_secs()) {
         let duration = Duration::from_secs(seconds);
         prop_assert_eq!(duration::parse(&duration::show(duration)), Ok(duration));
     }
 
     #[test]
-    fn durations_have_an_end(text in any_text()) {
+    fn durations_are_bounded(text in any_text()) {
         if let Ok(duration) = duration::parse(&text) {
             prop_assert!(duration <= duration::MAX);
         }
     }
 
     #[test]
-    fn going_back_further_is_never_later(unit in unit(), a in 0_u32..3000, b in 0_u32..3000, now in instant()) {
+    fn a_longer_span_is_never_later(unit in unit(), a in 0_u32..3000, b in 0_u32..3000, now in instant()) {
         let (less, more) = (a.min(b), a.max(b));
         let back = |n: u32| time::parse(&format!("-{n}{unit}"), now);
         match (back(less), back(more)) {
@@ -177,7 +177,7 @@ proptest! {
     }
 
     #[test]
-    fn an_instant_is_read_with_any_offset(at in instant(), minutes in -1439_i32..=1439) {
+    fn an_instant_is_parsed_with_any_offset(at in instant(), minutes in -1439_i32..=1439) {
         let offset = chrono::FixedOffset::east_opt(minutes * 60).unwrap();
         let Some(local) = at.naive_utc().checked_add_offset(offset) else { return Ok(()) };
         prop_assume!((1..=9999).contains(&chrono::Datelike::year(&local)));
@@ -186,14 +186,14 @@ proptest! {
     }
 
     #[test]
-    fn integers_are_those_of_rust(text in prop_oneof![almost(), "[+-]?[0-9]{1,6}"]) {
+    fn integers_are_parsed_as_in_rust(text in prop_oneof![almost(), "[+-]?[0-9]{1,6}"]) {
         let job = windowed();
         let ours = resolve(request(&job, &[("n", &text)])).ok().map(|plan| plan.params["n"].as_i64().unwrap());
         prop_assert_eq!(ours, text.parse::<i16>().ok().map(i64::from), "{:?}", text);
     }
 
     #[test]
-    fn a_plan_is_never_of_an_empty_window_and_an_error_is_never_empty(
+    fn a_plan_never_has_an_empty_window_and_an_error_is_never_empty(
         since in prop::option::of(time_text()), until in prop::option::of(time_text()), name in any_text(), text in any_text(),
         with_name in any::<bool>(), bookmark in prop::option::of(instant()),
     ) {
@@ -208,7 +208,7 @@ proptest! {
             Ok(plan) => {
                 let window = plan.window.unwrap();
                 prop_assert!(window.since.unwrap() < window.until);
-                // The job is told the same ends.
+                // The job receives the same ends.
                 prop_assert_eq!(&plan.params["since"], &json!(window.since.map(time::show)));
                 prop_assert_eq!(&plan.params["until"], &json!(time::show(window.until)));
             }

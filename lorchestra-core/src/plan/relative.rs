@@ -1,4 +1,4 @@
-//! So long before now: what follows the minus of `-7d`. Called by [`super::time`].
+//! Times relative to now: parses the text after the minus of `-7d`. Called by [`super::time`].
 
 use super::date;
 use super::time::{Precision, TimeError, TimeParser};
@@ -12,13 +12,13 @@ pub(super) struct Span {
     unit: Unit,
 }
 
-/// A span that a calendar can be moved by.
+/// A span in the form that calendar arithmetic needs.
 enum RelativeStep {
     Fixed(TimeDelta),
     Calendar(Months),
 }
 
-/// Reads `7d`, the text after the minus.
+/// Parses `7d`, the text after the minus.
 pub(super) fn read(text: &str, reader: TimeParser) -> Result<Span, TimeError> {
     let (digits, word) = split_digits(text);
     if digits.is_empty() {
@@ -35,15 +35,15 @@ pub(super) fn read(text: &str, reader: TimeParser) -> Result<Span, TimeError> {
         _ => return Err(misspelt(digits, word, text, reader)),
     };
     if reader.wanted == Precision::Day && unit < Unit::Day {
-        return Err(TimeError::Field("a day is asked for, which goes back by d, w, mo or y; write -1d or the like".into()));
+        return Err(TimeError::Field("a day accepts only the units d, w, mo and y; write -1d, for example".into()));
     }
-    // A number too long for 64 bits reaches further back than any calendar.
+    // A number that exceeds 64 bits is out of range for any calendar.
     let count = digits.parse().map_err(|_| TimeError::Range)?;
     Ok(Span { count, unit })
 }
 
 impl Span {
-    /// The instant this long before `now`; `None` where no calendar reaches. The 31st less a month is the month's last day.
+    /// The instant this long before `now`; `None` if it is out of range. A month before the 31st is the last day of the previous month.
     pub(super) fn before(self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         match self.step()? {
             RelativeStep::Fixed(delta) => now.checked_sub_signed(delta),
@@ -93,7 +93,7 @@ fn misspelt(digits: &str, word: &str, text: &str, reader: TimeParser) -> TimeErr
         return reader.instead("there is a space in it", format!("-{digits}{word}"));
     }
     if word.starts_with(|c: char| !c.is_alphabetic()) || word.contains(|c: char| c.is_ascii_digit()) {
-        return TimeError::Field("one whole number with one unit is taken; write -90min or the like".into());
+        return TimeError::Field("use one whole number with one unit; write -90min, for example".into());
     }
     let short = match Unit::meant(word) {
         Some(Unit::Second) => "s",

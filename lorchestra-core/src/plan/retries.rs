@@ -1,27 +1,27 @@
-//! Which ends of an attempt are worth another one, and how many there may be. Pure.
+//! Which attempts to retry, and how many times. Pure.
 
 use crate::outcome::{Cause, Failure};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// Attempts after the first, at most. With the longest wait between them, half a week.
+/// Maximum number of retries. With the longest delay between attempts they take half a week.
 pub const MOST: u32 = 1000;
-/// The longest wait between two attempts.
+/// The longest delay between two attempts.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
 
-/// Causes that another attempt may fix. Not among them: what loading refuses is refused again; who cancels does not want another one;
-/// and after a fault of the spool events may be missing, which a person has to look at.
+/// Causes that another attempt may fix. Not included: a library that cannot be loaded will fail again; a user who cancels a run does not want
+/// another attempt; and after a spool fault events may be missing, which a person has to check.
 pub const RETRYABLE: [Cause; 5] = [Cause::Error, Cause::Panic, Cause::Signal, Cause::Exit, Cause::Timeout];
 
-/// How a job is tried again.
+/// How to retry a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Retries {
-    /// Attempts after the first, at most.
+    /// Maximum number of retries.
     pub limit: u32,
-    /// Causes after which there is another attempt; each of [`RETRYABLE`].
+    /// Causes to retry, each one of [`RETRYABLE`].
     pub on: Vec<Cause>,
-    /// The wait before the second attempt; it doubles with each, up to [`LONGEST_WAIT`].
+    /// Delay before the second attempt; it doubles with each attempt, up to [`LONGEST_WAIT`].
     #[serde(with = "super::spec::seconds")]
     pub wait: Duration,
 }
@@ -33,7 +33,7 @@ impl Default for Retries {
 }
 
 impl Retries {
-    /// Whether there is another attempt after this one (from 1) has failed so.
+    /// Whether to retry after this attempt (counted from 1) has failed this way.
     pub fn allows_retry(&self, attempt: u32, failure: &Failure) -> bool {
         attempt <= self.limit && !failure.permanent && self.on.contains(&failure.cause) && RETRYABLE.contains(&failure.cause)
     }
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_mended_is_tried_as_often_as_was_asked() {
+    fn fixable_failures_are_retried_up_to_the_limit() {
         let twice = Retries { limit: 2, ..Retries::default() };
         let tries =
             |cause, permanent| (1..5).take_while(|attempt| twice.allows_retry(*attempt, &failure(cause, permanent))).count();

@@ -1,17 +1,17 @@
-//! Sizes of memory as people write them: `512M`, `2G`. Owns the form in both directions ([`parse`], [`show`]); pure.
+//! Memory sizes as people write them: `512M`, `2G`. Owns parsing and formatting ([`parse`], [`show`]); pure.
 //!
-//! One whole number and one unit of `K M G T`, each 1024 of the one before it, also written `KiB` and so on. A number alone is refused: it
-//! might be bytes or mebibytes.
+//! One whole number and one unit of `K M G T`, each 1024 times the previous one; `KiB` and so on are accepted too. A number alone is
+//! refused: it could mean bytes or mebibytes.
 
-/// The least memory in which a plugin can be loaded.
+/// The minimum memory in which a plugin can be loaded.
 pub const LEAST: u64 = 16 << 20;
 
 const UNITS: [(char, u32); 4] = [('T', 40), ('G', 30), ('M', 20), ('K', 10)];
 
-/// The bytes that `text` says.
+/// Parses a size in bytes.
 ///
 /// # Errors
-/// What to write instead.
+/// What is wrong and what to write instead.
 pub fn parse(text: &str) -> Result<u64, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
@@ -25,7 +25,7 @@ pub fn parse(text: &str) -> Result<u64, String> {
     }
 }
 
-/// In the largest unit that leaves a whole number.
+/// Formats a size in the largest unit that gives a whole number.
 pub fn show(bytes: u64) -> String {
     match UNITS.iter().find(|(_, shift)| bytes >= 1 << shift && bytes.is_multiple_of(1 << shift)) {
         Some((letter, shift)) => format!("{}{letter}", bytes >> shift),
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_shown_is_read() {
+    fn formatted_sizes_can_be_parsed() {
         for (text, bytes) in [("512M", 512 << 20), ("2G", 2 << 30), ("1023K", 1023 << 10), ("3T", 3 << 40)] {
             assert_eq!((parse(text), show(bytes)), (Ok(bytes), text.to_owned()));
         }
@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_size_is_told_with_its_mend() {
+    fn invalid_sizes_are_refused_with_a_correction() {
         for (text, hint) in [
             ("512", "512M or 512G"),
             ("", "not a size"),
@@ -59,8 +59,8 @@ mod tests {
             ("99999999999T", "is too large"),
             ("99999999999999999999999M", "not a size"),
         ] {
-            let told = parse(text).unwrap_err();
-            assert!(told.contains(hint), "{text}: {told}");
+            let reported = parse(text).unwrap_err();
+            assert!(reported.contains(hint), "{text}: {reported}");
         }
     }
 }

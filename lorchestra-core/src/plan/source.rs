@@ -1,32 +1,32 @@
-//! Where a secret is to be found: what is typed in its place, `env:NAME`, `file:PATH`, `credential:NAME`. Owns the form in both
-//! directions; pure. The command line looks there, just before the run.
+//! Sources of secrets, typed in place of the secret: `env:NAME`, `file:PATH`, `credential:NAME`. Owns parsing and formatting; pure. The
+//! command line reads the secret from its source just before the run.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::path::PathBuf;
 
-/// Where a secret is to be found.
+/// The source of a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// In an environment variable.
+    /// An environment variable.
     Env(String),
-    /// In a file, less the line break at its end.
+    /// A file, without the line break at its end.
     File(PathBuf),
-    /// In a file of `$CREDENTIALS_DIRECTORY`, which systemd makes for a unit.
+    /// A file in `$CREDENTIALS_DIRECTORY`, which systemd creates for a unit.
     Credential(String),
-    /// Nobody said where: in the credential, else in the variable, of the parameter's own name; there may be none where it is optional.
+    /// The default source: the credential, or else the variable, named after the parameter. An optional secret may have neither.
     Usual {
         /// Name of the credential: `package.parameter`.
         credential: String,
         /// Name of the variable: `LORCHESTRA_SECRET_PACKAGE_PARAMETER`.
         variable: String,
-        /// Whether the job runs without it.
+        /// Whether the job also runs without it.
         optional: bool,
     },
 }
 
 impl Source {
-    /// Where the secret of a parameter is looked for when nobody says where.
+    /// Returns the default source of a parameter's secret.
     pub fn usual(package: &str, param: &str, optional: bool) -> Self {
         let upper = |text: &str| text.replace('-', "_").to_uppercase();
         Self::Usual {
@@ -36,13 +36,13 @@ impl Source {
         }
     }
 
-    /// The source that `text` names; `None` for anything else, which may be a secret that somebody typed.
+    /// Parses a source; `None` for any other text, which may be a secret typed by mistake.
     pub fn parse(text: &str) -> Option<Self> {
         let (kind, name) = text.split_once(':').filter(|(_, name)| !name.is_empty() && !name.contains('\0'))?;
         match kind {
             "env" if !name.contains('=') => Some(Self::Env(name.to_owned())),
             "file" => Some(Self::File(name.into())),
-            // A name, and no way out of the directory.
+            // A name that cannot leave the directory.
             "credential" if !name.contains('/') && name != "." && name != ".." && !name.contains(ELSE) => {
                 Some(Self::Credential(name.to_owned()))
             }
@@ -71,9 +71,9 @@ impl Serialize for Source {
     }
 }
 
-/// Between the two places of [`Source::Usual`].
+/// Separates the two parts of [`Source::Usual`].
 const ELSE: &str = ", else env:";
-/// After them, where the secret is optional.
+/// Follows them if the secret is optional.
 const NONE: &str = ", else none";
 
 impl<'de> Deserialize<'de> for Source {
@@ -85,7 +85,7 @@ impl<'de> Deserialize<'de> for Source {
             let named = !credential.is_empty() && !credential.contains('/') && !variable.is_empty() && !variable.contains('=');
             named.then(|| Self::Usual { credential: credential.to_owned(), variable: variable.to_owned(), optional })
         };
-        // The text is not repeated: it may be the secret itself.
+        // Do not repeat the text: it may be the secret itself.
         usual()
             .or_else(|| Self::parse(&text))
             .ok_or_else(|| serde::de::Error::custom("a secret's source is env:NAME, file:PATH or credential:NAME"))
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn every_source_is_parsed_as_formatted() {
         for text in ["env:TOKEN", "file:/run/secrets/token", "file:a:b", "credential:slack.token"] {
             assert_eq!(Source::parse(text).unwrap().to_string(), text);
         }
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn where_it_is_looked_for_when_nobody_says() {
+    fn the_default_source_is_named_after_the_parameter() {
         let usual = Source::usual("slack-export", "api_token", false).to_string();
         assert_eq!(usual, "credential:slack-export.api_token, else env:LORCHESTRA_SECRET_SLACK_EXPORT_API_TOKEN");
     }

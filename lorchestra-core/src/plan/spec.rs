@@ -1,8 +1,8 @@
-//! [`RunSpec`]: everything that one run is, as a value that can be printed, stored, sent to another machine, and run again.
+//! [`RunSpec`]: everything that defines one run, as a value that can be printed, stored, sent to another machine, and run again.
 //!
-//! Owns its JSON form in both directions. [`super::resolve`] makes one from what was typed; [`RunSpec::from_json`] reads one, and
-//! [`RunSpec::check`] holds it against the job that will run, so that parameters that do not fit never reach plugin code, whoever
-//! wrote the spec. A spec has no relative times and no secret values. Pure.
+//! Owns its JSON form. [`super::resolve`] creates one from the user's input. [`RunSpec::from_json`] parses one, and [`RunSpec::check`]
+//! compares it with the job that will run, so that parameters of the wrong type never reach plugin code, even from a spec that was edited. A spec has
+//! no relative times and no secret values. Pure.
 //!
 //! ```text
 //! {"schema": "lorchestra.run-spec/1",
@@ -11,13 +11,13 @@
 //!  "window": {"since": "2026-01-01T00:00:00Z", "until": "2026-01-02T00:00:00Z"}, "since_last": false,
 //!  "timeout": 90 or null, "grace": 10, "on_overlap": "fail",
 //!  "retries": {"limit": 0, "on": ["error", …], "wait": 1}, "memory_max": null,
-//!  "directory": "/home/anna" or null (where lorchestra is started),
+//!  "directory": "/home/anna" or null (the directory in which lorchestra is started),
 //!  "group": null, "trace_parent": null, "requested_by": "command-line",
 //!  "resolved_at": "2026-01-02T03:04:05Z"}
 //! ```
 //!
-//! Durations are seconds, sizes are bytes, times are RFC 3339 in UTC. A key that this version does not know is an error: it may
-//! change what the run is.
+//! Durations are in seconds, sizes in bytes, times in RFC 3339 in UTC. An unknown key is an error, because it could change what the run
+//! does.
 
 use super::fault::{self, PlanError, PlanFault};
 use super::policy::RunLimits;
@@ -35,16 +35,16 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// The `schema` of a spec, up to its version.
+/// The value of `schema`, up to its version.
 const SCHEMA: &str = "lorchestra.run-spec/";
 /// The version that this code writes and reads.
 const VERSION: u32 = 1;
 
-/// A run before it exists: every value checked, every time absolute.
+/// A run before it starts: every value is checked, every time is absolute.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a run spec")]
 pub struct RunSpec {
-    /// Version of the form.
+    /// Version of the format.
     pub(crate) schema: Schema,
     /// Package of the job.
     pub package: String,
@@ -52,43 +52,43 @@ pub struct RunSpec {
     pub job: String,
     /// Version of the package.
     pub version: String,
-    /// SHA-256 of the library's bytes, in hexadecimal; `None` accepts any.
+    /// SHA-256 of the library in hexadecimal; `None` accepts any library.
     pub sha256: Option<String>,
-    /// Parameters by name, as they cross to the job. One that is optional and was not given is missing.
+    /// Parameters by name, as the job receives them. Omits optional parameters that were not given.
     pub params: Map<String, Value>,
-    /// Parameters that are secrets, and where each is found. An optional one is listed too, and may not be found.
+    /// Secret parameters and the source of each, including optional ones, whose source may have no secret.
     pub secrets: BTreeMap<String, Source>,
-    /// Value of the `account` parameter, if the job has one: runs of one account do not overlap.
+    /// Value of the `account` parameter, if the job has one: runs for one account do not overlap.
     pub account: Option<String>,
-    /// What time the run is about, if the job has a parameter `since` or `until` that is a time.
+    /// The time span that the run covers, if the job has a time parameter `since` or `until`.
     pub window: Option<Window>,
-    /// Whether `since` is the bookmark: the run starts where the bookmark is when it begins.
+    /// Whether `since` is the bookmark: the run uses the bookmark's position at its start.
     pub since_last: bool,
-    /// How long an attempt may take; `None`: without limit.
+    /// Time limit of an attempt; `None` for no limit.
     #[serde(with = "optional_seconds")]
     pub timeout: Option<Duration>,
     /// Time between SIGTERM and SIGKILL.
     #[serde(with = "seconds")]
     pub grace: Duration,
-    /// What to do when another run of the job and account is running.
+    /// What to do if another run of the job and account is running.
     pub on_overlap: OnOverlap,
-    /// Which failures are retried, how often, and after which wait.
+    /// Which failures to retry, how many times, and after which delay.
     pub retries: Retries,
-    /// Bytes of memory that each of the job's processes may have; `None`: without limit.
+    /// Memory limit in bytes for each of the job's processes; `None` for no limit.
     pub memory_max: Option<u64>,
-    /// Working directory of the job; `None`: that of the process that runs it.
+    /// Working directory of the job; `None` for that of the process that runs it.
     pub directory: Option<String>,
-    /// The group of runs that this one belongs to.
+    /// The group of runs to which this one belongs.
     pub group: Option<String>,
-    /// W3C trace context (`traceparent`) of whoever asked for the run.
+    /// W3C trace context (`traceparent`) of the requester.
     pub trace_parent: Option<String>,
-    /// Who asked for the run.
+    /// Who requested the run.
     pub requested_by: RequestedBy,
-    /// The time that relative times were counted from, to the microsecond.
+    /// The time that relative times are relative to, to the microsecond.
     pub resolved_at: DateTime<Utc>,
 }
 
-/// Who asked for a run. As text: `command-line`, `schedule`, `rerun:RUN`, `engine:NAME`.
+/// Who requested a run. As text: `command-line`, `schedule`, `rerun:RUN`, `engine:NAME`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum RequestedBy {
     /// A person, or a script.
@@ -98,7 +98,7 @@ pub enum RequestedBy {
     Schedule,
     /// A repetition of this run.
     Rerun(String),
-    /// An engine of this name.
+    /// An engine with this name.
     Engine(String),
 }
 
@@ -140,10 +140,10 @@ impl<'de> Deserialize<'de> for RequestedBy {
     }
 }
 
-/// Characters of a group, and of a name in [`RequestedBy`], at most.
+/// Maximum number of characters in a group, and in a name in [`RequestedBy`].
 const MAX_LABEL: usize = 128;
 
-/// Reads the name of a group: up to 128 printable ASCII characters without blanks.
+/// Parses the name of a group: up to 128 printable ASCII characters without spaces.
 ///
 /// # Errors
 /// What to write instead.
@@ -152,7 +152,7 @@ pub fn group(text: &str) -> Result<String, String> {
     if fits { Ok(text.to_owned()) } else { Err(format!("write 1 to {MAX_LABEL} printable ASCII characters without blanks")) }
 }
 
-/// Reads a W3C `traceparent`: `00-<32 hex digits>-<16 hex digits>-<2 hex digits>`, neither id all zeros.
+/// Parses a W3C `traceparent`: `00-<32 hex digits>-<16 hex digits>-<2 hex digits>`, neither id all zeros.
 ///
 /// # Errors
 /// What to write instead.
@@ -176,7 +176,7 @@ pub fn trace_parent(text: &str) -> Result<String, String> {
     }
 }
 
-/// Who asked for a run, and in which context.
+/// Who requested a run, and in which context.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[expect(missing_docs, reason = "documented at RunSpec")]
 pub struct Context {
@@ -186,7 +186,7 @@ pub struct Context {
     pub requested_by: RequestedBy,
 }
 
-/// What [`super::resolve`] has made of the parameters.
+/// The parameters as [`super::resolve`] has resolved them.
 pub(super) struct Resolved {
     pub(super) params: Map<String, Value>,
     pub(super) secrets: BTreeMap<String, Source>,
@@ -199,13 +199,13 @@ pub(super) struct Resolved {
 /// Why a text is not a spec that this lorchestra can run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
-    /// Not JSON, or cut short.
+    /// It is not JSON, or it is truncated.
     #[error("not JSON: {0}")]
     Json(String),
-    /// JSON of another kind.
+    /// It is JSON, but not a run spec.
     #[error("not a run spec: its \"schema\" is not \"{SCHEMA}{VERSION}\"")]
     OtherSchema,
-    /// From a newer lorchestra.
+    /// A newer lorchestra wrote it.
     #[error("written by a newer lorchestra (run spec version {0}; this one reads {VERSION})")]
     Newer(String),
     /// A key is missing, unknown, or of the wrong type.
@@ -214,7 +214,7 @@ pub enum SpecError {
 }
 
 impl RunSpec {
-    /// Puts a spec together.
+    /// Assembles a spec.
     pub(super) fn new(names: [&str; 3], resolved: Resolved, limits: RunLimits, context: Context) -> Self {
         let [package, job, version] = names.map(str::to_owned);
         let Resolved { params, secrets, account, window, since_last, at } = resolved;
@@ -257,14 +257,14 @@ impl RunSpec {
         Self::new([package, job, version], resolved, super::RunPolicy::default().limits(), Context::default())
     }
 
-    /// Reads a spec from its JSON. It still has to be held against its job: [`check`](Self::check).
+    /// Parses a spec. The caller must compare it with its job: [`check`](Self::check).
     ///
     /// # Errors
-    /// The text is no spec, or one of a newer version.
+    /// If the text is not a spec, or one of a newer version.
     pub fn from_json(text: &[u8]) -> Result<Self, SpecError> {
         let json: Value = serde_json::from_slice(text).map_err(|e| SpecError::Json(e.to_string()))?;
         let version = json.get("schema").and_then(Value::as_str).and_then(|schema| schema.strip_prefix(SCHEMA));
-        // As text: a version of more digits than any number here is a newer one too.
+        // Compared as text: a version with more digits than a number type holds is newer too.
         let is_version = |text: &&str| text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0') && !text.is_empty();
         match version.filter(is_version) {
             Some(version) if version == VERSION.to_string() => {}
@@ -274,17 +274,17 @@ impl RunSpec {
         serde_json::from_value(json).map_err(|e| SpecError::Invalid(fault::first_line(&e.to_string()).to_owned()))
     }
 
-    /// Returns its JSON.
+    /// Returns the spec as JSON.
     pub fn to_json(&self) -> String {
-        // Maps with text keys, numbers and texts: nothing in it can fail.
+        // Maps with text keys, numbers and strings: serialization cannot fail.
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Checks that the spec fits the job: the parameters are the job's and of its types, no required one is missing, and account and
-    /// window are those of the parameters. `job` is the manifest of the library that will run.
+    /// Checks that the spec matches the job: the parameters exist and have the job's types, none that is required is missing, and account
+    /// and window match the parameters. `job` is the manifest of the library that will run.
     ///
     /// # Errors
-    /// Everything that does not fit. The job was not touched.
+    /// All mismatches. No code of the job has run.
     pub fn check(&self, job: &JobManifest) -> Result<(), PlanError> {
         let mut faults: Vec<PlanFault> = Vec::new();
         let mut wrong = |field: String, reason: String| faults.push(PlanFault::Spec { field, reason });
@@ -356,7 +356,7 @@ impl RunSpec {
         if faults.is_empty() { Ok(()) } else { Err(PlanError { faults }) }
     }
 
-    /// The window that the parameters say; `None`: the job has none. A job without an `until` of its own has the spec's.
+    /// Returns the window that the parameters define; `None` if the job has none. If the job has no `until`, uses that of the spec.
     fn params_window(&self, job: &JobManifest) -> Option<Window> {
         if !job.params.iter().any(is_end) {
             return None;
@@ -365,13 +365,13 @@ impl RunSpec {
             let param = find(job, name).filter(|param| is_end(param))?;
             self.params.get(&param.name)?.as_str()?.parse::<DateTime<Utc>>().ok()
         };
-        // Without a window in the spec, any end will do: it differs from none.
+        // If the spec has no window, any end will do: the comparison fails anyway.
         let until = at("until").or_else(|| self.window.map(|window| window.until)).unwrap_or(self.resolved_at);
         Some(Window { since: at("since"), until })
     }
 
-    /// Returns the same run with a window that begins at `since`; `None`: that would be empty. For a bookmark that has moved since the
-    /// spec was made.
+    /// Returns the same run with a window that begins at `since`, because the bookmark has moved since the spec was created; `None` if the
+    /// window would be empty.
     pub fn beginning_at(&self, since: DateTime<Utc>) -> Option<Self> {
         let mut spec = self.clone();
         let window = spec.window.as_mut().filter(|window| since < window.until)?;
@@ -381,7 +381,7 @@ impl RunSpec {
     }
 }
 
-/// Value of the job's account parameter.
+/// Returns the value of the job's account parameter.
 pub(super) fn account(job: &JobManifest, params: &Map<String, Value>) -> Option<String> {
     let param = job.params.iter().find(|param| last::is_account(param))?;
     params.get(&param.name)?.as_str().map(str::to_owned)
@@ -394,7 +394,7 @@ fn nearest(name: &str, names: &[&str]) -> String {
     }
 }
 
-/// The `schema` key. Always the present version: [`RunSpec::from_json`] has looked at it before.
+/// The `schema` key. Always the current version: [`RunSpec::from_json`] has already checked it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Schema;
 
@@ -410,7 +410,7 @@ impl<'de> Deserialize<'de> for Schema {
     }
 }
 
-/// A duration as a number of seconds.
+/// (De)serializes a duration as a number of seconds.
 pub(super) mod seconds {
     use crate::plan::duration::MAX;
     use serde::{Deserialize, Deserializer, Serializer};
@@ -429,7 +429,7 @@ pub(super) mod seconds {
     }
 
     pub(super) fn of<E: serde::de::Error>(seconds: f64) -> Result<Duration, E> {
-        // No longer than flags and configuration may have it: sums of such durations never overflow.
+        // The same limit as for flags and configuration: sums of such durations never overflow.
         let duration = Duration::try_from_secs_f64(seconds).ok().filter(|duration| *duration <= MAX);
         duration.ok_or_else(|| E::custom(format!("{seconds:e} is not a duration in seconds from 0 to {}", MAX.as_secs())))
     }

@@ -1,10 +1,9 @@
-//! Requests through [`resolve`], as the command line makes them. What must hold for every request there is stands in
-//! [`super::properties`].
+//! Tests of [`resolve`] with requests like those of the command line. [`super::properties`] has the properties of all requests.
 //!
-//! - `good_values_*`: what crosses to the job.
-//! - `bad_values`: the table of what is refused; each line names flag, value and fix, and most fixes are tried.
-//! - `names_*`, `missing_*`, `repeated_*`, `defaults_*`: the faults that are not a value's.
-//! - `window`, `last`, `kinds`: modules of their own.
+//! - `good_values_*`: the values that the job receives.
+//! - `bad_values`: a table of refused values; each message names flag, value and fix, and most fixes are tried.
+//! - `names_*`, `missing_*`, `repeated_*`, `defaults_*`: the faults that do not concern a value.
+//! - `window`, `last`, `kinds`: separate modules.
 
 mod kinds;
 mod last;
@@ -16,7 +15,7 @@ use crate::text::quote;
 use serde_json::json;
 use std::time::Duration;
 
-/// A Saturday at the end of a leap year's February, with nanoseconds.
+/// The last Saturday of February in a leap year, with nanoseconds.
 pub(super) fn now() -> DateTime<Utc> {
     "2024-03-30T12:34:56.789012345Z".parse().unwrap()
 }
@@ -42,7 +41,7 @@ fn all_kinds() -> JobManifest {
     job(kinds.to_vec())
 }
 
-/// The window's own parameters, optional.
+/// Optional `since` and `until`.
 fn window_job() -> JobManifest {
     job(vec![param("since", "datetime", true, Value::Null, ""), param("until", "datetime", true, Value::Null, "")])
 }
@@ -50,8 +49,8 @@ fn window_job() -> JobManifest {
 /// `("since", "-7d")` is `--since -7d`; a name with a leading `=` is `--param name=value`.
 pub(super) fn request<'a>(job: &'a JobManifest, values: &[(&str, &str)]) -> PlanRequest<'a> {
     let given = |(name, text): &(&str, &str)| match name.strip_prefix('=') {
-        Some(name) => Given { name: name.into(), text: (*text).into(), typed_as: format!("--param {name}") },
-        None => Given { name: (*name).into(), text: (*text).into(), typed_as: format!("--{}", name.replace('_', "-")) },
+        Some(name) => ParamArg { name: name.into(), text: (*text).into(), typed_as: format!("--param {name}") },
+        None => ParamArg { name: (*name).into(), text: (*text).into(), typed_as: format!("--{}", name.replace('_', "-")) },
     };
     PlanRequest {
         package: "ingester",
@@ -69,7 +68,7 @@ fn plan(job: &JobManifest, values: &[(&str, &str)]) -> RunSpec {
     resolve(request(job, values)).unwrap_or_else(|e| panic!("{values:?}: {e}"))
 }
 
-/// The lines of the error.
+/// Returns the lines of the error.
 fn faults(job: &JobManifest, values: &[(&str, &str)]) -> Vec<String> {
     let error = resolve(request(job, values)).expect_err(&format!("{values:?} was taken"));
     let lines: Vec<String> = error.faults.iter().map(ToString::to_string).collect();
@@ -148,13 +147,13 @@ fn good_values_of_every_kind() {
         assert_eq!(typed.params[name], value, "{name} {text:?}");
         let by_param = plan(&job, &[(&format!("={name}"), text)]);
         assert_eq!(typed, by_param);
-        // Nothing but what was given, and the switch that has a default.
+        // Only the given value, and the switch that has a default.
         assert_eq!(typed.params.len(), if name == "bool" { 1 } else { 2 });
     }
 }
 
 #[test]
-fn what_crosses_is_what_the_authors_types_take() {
+fn the_job_receives_values_of_the_authors_types() {
     use lorchestra_plugin_api::__private::Param;
     let job = all_kinds();
     let values =
@@ -169,8 +168,8 @@ fn what_crosses_is_what_the_authors_types_take() {
     assert!(!bool::from_value(params.remove("bool")).unwrap());
 }
 
-/// What is typed, what the message must say, and the value to write that it must propose and that must then be taken (empty
-/// where nothing can be told).
+/// The typed text, a part of the expected message, and the correction that it must propose and that must then be accepted (empty if the
+/// meaning is unclear).
 const BAD: &[(&str, &str, &str, &str)] = &[
     // -- times
     ("datetime", "", "is empty", ""),
@@ -190,8 +189,8 @@ const BAD: &[(&str, &str, &str, &str)] = &[
     ("datetime", "-7", "its unit is missing", "-7d"),
     ("datetime", "-7x", "its unit is unknown; write one of s min h d w mo y, as in -7d", ""),
     ("datetime", "-7Tage", "its unit is unknown", ""),
-    ("datetime", "-1.5h", "one whole number with one unit is taken; write -90min", ""),
-    ("datetime", "-1h30min", "one whole number with one unit is taken; write -90min", ""),
+    ("datetime", "-1.5h", "use one whole number with one unit; write -90min, for example", ""),
+    ("datetime", "-1h30min", "use one whole number with one unit; write -90min, for example", ""),
     ("datetime", "-d", "is not a time; write 2024-01-31", ""),
     ("datetime", "-", "is not a time; write 2024-01-31", ""),
     ("datetime", "--7d", "is not a time; write 2024-01-31", ""),
@@ -283,13 +282,13 @@ const BAD: &[(&str, &str, &str, &str)] = &[
     ("datetime", "-7d\u{0}", "write", ""),
     // -- days
     ("date", "", "is empty", ""),
-    ("date", "now", "a day is asked for, not an instant", "today"),
+    ("date", "now", "a day is required, not an instant", "today"),
     ("date", "Today", "there is no such word", "today"),
-    ("date", "2024-01-31T10:00:00Z", "a day is asked for, without a time of day", "2024-01-31"),
+    ("date", "2024-01-31T10:00:00Z", "a day has no time of day", "2024-01-31"),
     ("date", "2024-02-30", "the month has no such day as 30", "2024-02-29"),
     ("date", "31.01.2024", "a date is year-month-day", "2024-01-31"),
     ("date", "1706659200", "seconds since 1970 are not read", "2024-01-31"),
-    ("date", "-12h", "a day is asked for, which goes back by d, w, mo or y; write -1d", "-1d"),
+    ("date", "-12h", "a day accepts only the units d, w, mo and y; write -1d, for example", "-1d"),
     ("date", "-1m", "months are written mo", "-1mo"),
     ("date", "7d", "begins with a minus", "-7d"),
     ("date", "+1d", "only times in the past", "2024-03-31"),
@@ -369,14 +368,14 @@ fn bad_values() {
 }
 
 #[test]
-fn dates_with_one_meaning_are_proposed_once() {
+fn unambiguous_dates_have_one_correction() {
     assert!(fault(&all_kinds(), &[("datetime", "02/02/2024")]).ends_with("; write 2024-02-02"));
     assert!(fault(&all_kinds(), &[("datetime", "1.2.2024")]).ends_with("; write 2024-02-01"));
 }
 
 #[test]
-fn long_values_are_cut_and_looked_at_no_further() {
-    // The second is fixed one space at a time.
+fn long_values_are_cut_and_not_examined_further() {
+    // The second needs one correction for each space.
     let spaced = format!("-7{}d", " ".repeat(1_000_000));
     let zeros = "0".repeat(300);
     let long = [
@@ -384,7 +383,7 @@ fn long_values_are_cut_and_looked_at_no_further() {
         ("datetime", spaced),
         ("date", "-7d ".repeat(10_000)),
         ("u32", "x".repeat(100_000)),
-        // A number, were it not for the sign in it.
+        // Would be a number without the sign in it.
         ("u64", format!("-{zeros}_{zeros}")),
         ("f64", format!("{zeros}_{zeros}")),
         ("f64", format!("{zeros}{zeros},5")),
@@ -396,7 +395,7 @@ fn long_values_are_cut_and_looked_at_no_further() {
 }
 
 #[test]
-fn names_the_job_does_not_have() {
+fn names_of_no_parameter_are_refused() {
     let job = job(vec![param("account", "string", true, Value::Null, ""), param("page_size", "u32", false, json!(500), "")]);
     assert_eq!(
         fault(&job, &[("accuont", "me")]),
@@ -415,9 +414,9 @@ fn names_the_job_does_not_have() {
     assert!(fault(&super::tests::job(many), &[("=x", "1")]).ends_with("--q8, --q9, …"));
 }
 
-/// A name of every length, with something in it that cannot be shown: at its beginning, in its middle, at its end.
+/// Names of every length, with an invisible character at the beginning, in the middle and at the end.
 #[test]
-fn names_that_are_typed_are_never_shown_raw() {
+fn typed_names_are_escaped_in_messages() {
     let job = all_kinds();
     for bad in ['\0', '\u{1b}', '\u{202e}', '"', '\\'] {
         for (before, after) in (0..70).flat_map(|n| [(n, 0), (n, n), (0, n)]) {
@@ -442,7 +441,7 @@ fn names_may_be_written_as_their_flag() {
 }
 
 #[test]
-fn missing_values_are_asked_for_by_type_and_docs() {
+fn missing_values_are_described_by_type_and_docs() {
     let docs = "Which mailbox to read.\nTakeout or \u{1b}[31mMaildir.";
     let job = job(vec![
         param("source", "path", false, Value::Null, docs),
@@ -467,7 +466,7 @@ fn repeated_parameters_name_each_occurrence() {
         fault(&job, &[("u8", "1"), ("=u8", "1"), ("u8", "2")]),
         r#"--u8 is given 3 times, as --u8 "1" and --param u8="1" and --u8 "2", but ingester/extract accepts it once; keep one"#
     );
-    // What is shown is short, not only what was typed.
+    // Not only the typed text but also the message must be short.
     let odd = "\u{1e}".repeat(100);
     let line = faults(&job, &[("u8", &odd), ("u8", &odd), ("u8", &odd), ("u8", &odd)]).remove(0);
     assert!(line.len() < 400 && line.matches(r"\u{1e}").count() == 30 && line.contains(" and …, but ingester"), "{line}");
@@ -482,7 +481,7 @@ fn repeated_parameters_name_each_occurrence() {
 }
 
 #[test]
-fn all_faults_are_said_at_once_in_a_fixed_order() {
+fn all_faults_are_reported_at_once_in_a_fixed_order() {
     let job = job(vec![
         param("source", "path", false, Value::Null, ""),
         param("since", "datetime", true, Value::Null, ""),
@@ -516,7 +515,7 @@ fn defaults_are_resolved_like_typed_values() {
 }
 
 #[test]
-fn defaults_that_do_not_fit_are_the_plugins_fault() {
+fn invalid_defaults_are_bugs_of_the_plugin() {
     for (kind, default, says) in [
         ("u8", json!(256), "the default 256 is outside the range of u8"),
         ("u8", json!(-1), "the default -1 is outside the range of u8"),
@@ -544,7 +543,7 @@ fn defaults_that_do_not_fit_are_the_plugins_fault() {
         let line = error.to_string();
         assert!(line.starts_with("--a-b: the default ") && line.contains(says) && line.contains("a bug in the plugin"), "{line}");
     }
-    // Who gives a value does not need the default; and who adds a fault of his own hears of both.
+    // An explicit value makes the default irrelevant; if the user makes a mistake too, both are reported.
     let job = job(vec![param("n", "u8", false, json!(256), ""), param("m", "u8", true, Value::Null, "")]);
     assert_eq!(plan(&job, &[("n", "1")]).params["n"], 1);
     let error = resolve(request(&job, &[("m", "x")])).unwrap_err();

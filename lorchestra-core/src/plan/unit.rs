@@ -1,7 +1,7 @@
-//! Units of time, and what people call them. Shared by [`super::duration`] and [`super::relative`], which agree on everything
-//! but the minute: `m` in a duration, `min` in a time, where `m` might also be a month.
+//! Units of time and their names. Shared by [`super::duration`] and [`super::relative`], which differ only in the minute: `m` in a
+//! duration, `min` in a time, where `m` might also mean month.
 
-/// A unit, smallest first.
+/// A unit of time, smallest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Unit {
     Second,
@@ -14,7 +14,7 @@ pub(super) enum Unit {
 }
 
 impl Unit {
-    /// Seconds in it; `None` for a unit of the calendar, whose length depends on where it lies.
+    /// Seconds in the unit; `None` for a calendar unit, whose length depends on the date.
     pub(super) const fn seconds(self) -> Option<u64> {
         match self {
             Self::Second => Some(1),
@@ -26,7 +26,7 @@ impl Unit {
         }
     }
 
-    /// The unit that a person means by a word which is not one of the short forms. `m` is nobody's: see the module.
+    /// Returns the unit meant by a word that is not one of the short forms. `m` is ambiguous: see the module.
     pub(super) fn meant(word: &str) -> Option<Self> {
         Some(match word.trim().to_lowercase().as_str() {
             "s" | "sec" | "secs" | "second" | "seconds" => Self::Second,
@@ -41,7 +41,7 @@ impl Unit {
     }
 }
 
-/// The leading ASCII digits, and what follows them.
+/// Splits off the leading ASCII digits.
 pub(super) fn split_digits(text: &str) -> (&str, &str) {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     text.split_at(end)
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_words_for_a_unit() {
+    fn names_of_units() {
         assert_eq!(Unit::meant("Days"), Some(Unit::Day));
         assert_eq!(Unit::meant(" minutes "), Some(Unit::Minute));
         for nobodys in ["", "m", "M", "ms", "fortnight"] {

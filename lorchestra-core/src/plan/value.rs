@@ -1,7 +1,7 @@
-//! One parameter's value: from the text a person typed, or from the default in a manifest, to what crosses to the job.
-//! Owns what each [`ParamKind`] takes; called by [`super::resolve`] and, for [`check_default`], by the catalog. Pure.
+//! Parses one parameter's value: from the text that a person typed, or the default in a manifest, to the value that the job receives. Owns
+//! which values each [`ParamKind`] accepts; called by [`super::resolve`] and, for [`check_default`], by the catalog. Pure.
 //!
-//! What comes out fits the author's type exactly: the job's side finds nothing left to refuse.
+//! The result has exactly the author's type: the job's side never has to refuse it.
 
 use super::duration::{self, DurationError};
 use super::last;
@@ -12,78 +12,78 @@ use lorchestra_plugin_api::manifest::{ParamManifest, ParamOutline, ValueManifest
 use serde_json::{Number, Value};
 use thiserror::Error;
 
-/// Why a text is not a value of its parameter's kind, and what to write instead. The text itself is not repeated.
+/// Why a text is not a value of its parameter's kind, and what to write instead. Does not repeat the text.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ValueError {
-    /// Nothing, where something is needed.
+    /// The text is empty, but a value is required.
     #[error("is empty; write {example}")]
     Empty {
-        /// A value that would do.
+        /// A valid value.
         example: &'static str,
     },
-    /// A person can read it, but it is not in the form that is taken; `write` is.
+    /// The meaning is clear, but the form is not accepted.
     #[error("{reason}; write {write}")]
     Form {
         /// What is wrong with the form.
         reason: &'static str,
-        /// The same value in the right form.
+        /// The same value in an accepted form.
         write: String,
     },
-    /// Nothing of that kind.
+    /// It is not a value of this kind.
     #[error("is not {kind}; write {example}")]
     Kind {
-        /// What is asked for, with its article.
+        /// The expected kind, with its article.
         kind: String,
-        /// A value that would do.
+        /// A valid value.
         example: &'static str,
     },
-    /// A whole number that the author's type does not hold.
+    /// A whole number outside the range of the author's type.
     #[error("is outside the range of {kind}; write a number from {min} to {max}")]
     Range {
         /// The type.
         kind: &'static str,
-        /// Smallest number it holds.
+        /// The smallest number in range.
         min: i128,
-        /// Largest number it holds.
+        /// The largest number in range.
         max: i128,
     },
     /// Infinite, not a number, or too large for a 64-bit float.
     #[error("is not a finite number; write a number between -1.79e308 and 1.79e308")]
     NotFinite,
-    /// A NUL byte in a text or path.
+    /// The text or path contains a NUL byte.
     #[error("contains a NUL character; remove it")]
     Nul,
-    /// None of an enum's values.
+    /// It is not one of an enum's values.
     #[error("is not one of its values; write {values}")]
     Choice {
-        /// Those there are.
+        /// The enum's values.
         values: String,
     },
-    /// Not a duration.
+    /// It is not a duration.
     #[error(transparent)]
     Duration(#[from] DurationError),
-    /// What may be a secret, where its source is asked for: it is not repeated.
+    /// It is not the source of a secret. It may be the secret itself, so it is not repeated.
     #[error("is not a source of a secret; other users can read a command line, so write env:NAME, file:PATH or credential:NAME")]
     Source,
-    /// Not a time, behind `last:`.
+    /// The part after `last:` is not a time.
     #[error("after last: {0}")]
     AfterLast(TimeError),
-    /// Not a time or a day.
+    /// It is not a time or a day.
     #[error(transparent)]
     Time(#[from] TimeError),
 }
 
-/// A value that fits its parameter.
+/// A value that matches its parameter's type.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum TypedValue {
-    /// A time; kept as one, for the window.
+    /// A time, kept as one for the window.
     Instant(DateTime<Utc>),
-    /// Everything else, as it crosses.
+    /// Any other value, as the job receives it.
     Json(Value),
 }
 
 impl TypedValue {
-    /// As it crosses to the job.
+    /// Returns the value as the job receives it.
     pub(super) fn to_json(&self) -> Value {
         match self {
             Self::Instant(at) => Value::String(time::show(*at)),
@@ -92,48 +92,48 @@ impl TypedValue {
     }
 }
 
-/// What a parameter takes: the part of its manifest that decides it.
+/// The type of a parameter: the part of its manifest that decides which values it accepts.
 #[derive(Debug, Clone, Copy)]
-pub struct Takes<'a> {
-    /// The parameter's name: `since` may be `last`.
+pub struct ParamType<'a> {
+    /// The parameter's name: only `since` accepts `last`.
     pub name: &'a str,
-    /// What each value is.
+    /// The kind of each value.
     pub kind: ParamKind,
-    /// Whether it takes any number of them.
+    /// Whether it is a list.
     pub repeated: bool,
-    /// The values there are, of an enum.
+    /// The values of an enum.
     pub values: &'a [ValueManifest],
 }
 
-impl<'a> From<&'a ParamManifest> for Takes<'a> {
+impl<'a> From<&'a ParamManifest> for ParamType<'a> {
     fn from(param: &'a ParamManifest) -> Self {
         Self { name: &param.name, kind: param.kind, repeated: param.repeated, values: &param.values }
     }
 }
 
-impl<'a> From<&'a ParamOutline> for Takes<'a> {
+impl<'a> From<&'a ParamOutline> for ParamType<'a> {
     fn from(param: &'a ParamOutline) -> Self {
         Self { name: &param.name, kind: param.kind, repeated: param.repeated, values: &param.values }
     }
 }
 
-/// What a value of the parameter is, for people, with an article where there is one: `a whole number from 0 to 255`.
-pub fn describe(takes: Takes<'_>) -> String {
-    match takes.kind {
+/// Describes the values of the parameter, with an article where there is one: `a whole number from 0 to 255`.
+pub fn describe(ty: ParamType<'_>) -> String {
+    match ty.kind {
         ParamKind::String => "text".into(),
-        ParamKind::Int(_) | ParamKind::Uint(_) => whole_number(takes.kind),
+        ParamKind::Int(_) | ParamKind::Uint(_) => whole_number(ty.kind),
         ParamKind::Float => "a number".into(),
         ParamKind::Bool => "true or false".into(),
         ParamKind::DateTime => "a time".into(),
         ParamKind::Date => "a day".into(),
         ParamKind::Path => "a path".into(),
         ParamKind::Duration => "a duration".into(),
-        ParamKind::Enum => format!("one of {}", names(takes.values)),
+        ParamKind::Enum => format!("one of {}", names(ty.values)),
         ParamKind::Secret => "the source of a secret".into(),
     }
 }
 
-/// What stands for the value in a usage line: `--page-size N`.
+/// Returns the placeholder for the value in a usage line: `--page-size N`.
 pub const fn placeholder(kind: ParamKind) -> &'static str {
     match kind {
         ParamKind::String => "TEXT",
@@ -154,7 +154,7 @@ fn whole_number(kind: ParamKind) -> String {
     format!("a whole number from {min} to {max}")
 }
 
-/// The values of an enum, in words.
+/// The values of an enum, joined for a sentence.
 fn names(values: &[ValueManifest]) -> String {
     let names: Vec<&str> = values.iter().map(|value| value.name.as_str()).collect();
     match names.as_slice() {
@@ -164,74 +164,74 @@ fn names(values: &[ValueManifest]) -> String {
     }
 }
 
-/// Whether the default in a manifest is a value of the parameter; no default always is.
+/// Checks that the default in a manifest is a value of the parameter. No default is always valid.
 ///
-/// Defaults relative to now are tried against the year 2000: one that fits there fits on every later day.
+/// Defaults relative to now are resolved against the year 2000: one that is valid then is valid on every later day.
 ///
 /// # Errors
-/// What is wrong with it, as a fragment that follows the parameter's name. Such a plugin is broken, not its caller.
-pub fn check_default(takes: Takes<'_>, json: &Value) -> Result<(), String> {
+/// The problem, as a fragment to follow the parameter's name. It is a bug of the plugin, not of its caller.
+pub fn check_default(ty: ParamType<'_>, json: &Value) -> Result<(), String> {
     let year_2000 = DateTime::from_timestamp(946_684_800, 0).unwrap_or_default();
-    if let Some(last) = default_last(takes.name, takes.kind, json) {
-        return last.at(None, year_2000).map(drop).map_err(|why| unfit(json, why));
+    if let Some(last) = default_last(ty.name, ty.kind, json) {
+        return last.at(None, year_2000).map(drop).map_err(|why| invalid_default(json, why));
     }
-    default(takes, json, year_2000).map(drop)
+    default(ty, json, year_2000).map(drop)
 }
 
-/// The manifest's default, where that is a bookmark.
+/// Returns the manifest's default if it refers to the bookmark.
 pub(super) fn default_last<'a>(name: &str, kind: ParamKind, json: &'a Value) -> Option<last::Last<'a>> {
-    json.as_str().filter(|_| last::takes(name, kind)).and_then(last::read)
+    json.as_str().filter(|_| last::accepts_last(name, kind)).and_then(last::read)
 }
 
-/// Why a default is none.
-pub(super) fn unfit(json: &Value, why: impl std::fmt::Display) -> String {
+/// Describes why a default is invalid.
+pub(super) fn invalid_default(json: &Value, why: impl std::fmt::Display) -> String {
     format!("the default {} {why}", crate::text::quote_json(json))
 }
 
-/// The manifest's default; `None` where there is none.
-pub(super) fn default(takes: Takes<'_>, json: &Value, now: DateTime<Utc>) -> Result<Option<TypedValue>, String> {
-    let value = match (json, takes.kind) {
+/// Returns the manifest's default; `None` if there is none.
+pub(super) fn default(ty: ParamType<'_>, json: &Value, now: DateTime<Utc>) -> Result<Option<TypedValue>, String> {
+    let value = match (json, ty.kind) {
         (Value::Null, _) => return Ok(None),
-        _ if takes.repeated => return Err("has a default, and a list has none".to_owned()),
+        _ if ty.repeated => return Err("has a default, and a list has none".to_owned()),
         (Value::Bool(on), ParamKind::Bool) => Ok(TypedValue::Json((*on).into())),
-        // A number is checked as its text is: one rule for what fits, and 1.0 is no whole number.
+        // A number is parsed from its text, so that there is one rule for valid numbers, and 1.0 is not a whole number.
         (Value::Number(number), ParamKind::Int(_) | ParamKind::Uint(_) | ParamKind::Float) => {
-            parse(takes, &number.to_string(), now).map_err(|e| e.to_string())
+            parse(ty, &number.to_string(), now).map_err(|e| e.to_string())
         }
         (
             Value::String(text),
             ParamKind::String | ParamKind::DateTime | ParamKind::Date | ParamKind::Path | ParamKind::Duration | ParamKind::Enum,
-        ) => parse(takes, text, now).map_err(|e| e.to_string()),
-        _ => Err(format!("is not {}", describe(takes))),
+        ) => parse(ty, text, now).map_err(|e| e.to_string()),
+        _ => Err(format!("is not {}", describe(ty))),
     };
-    value.map(Some).map_err(|why| unfit(json, why))
+    value.map(Some).map_err(|why| invalid_default(json, why))
 }
 
-/// Checks a value as it crosses to the job, in the one form that a spec has it in: times absolute, durations in seconds.
-pub(super) fn check_resolved(takes: Takes<'_>, json: &Value) -> Result<(), String> {
-    if takes.repeated {
+/// Checks a value in the form in which the job receives it, the only form in a spec: times absolute, durations in seconds.
+pub(super) fn check_resolved(ty: ParamType<'_>, json: &Value) -> Result<(), String> {
+    if ty.repeated {
         let Value::Array(values) = json else { return Err("is not a list".into()) };
-        return values.iter().try_for_each(|value| check_resolved(Takes { repeated: false, ..takes }, value));
+        return values.iter().try_for_each(|value| check_resolved(ParamType { repeated: false, ..ty }, value));
     }
-    let example = match (json, takes.kind) {
+    let example = match (json, ty.kind) {
         (Value::Number(seconds), ParamKind::Duration) if seconds.is_u64() => return Ok(()),
         (_, ParamKind::Duration) => "a whole number of seconds".to_owned(),
         (Value::String(text), ParamKind::DateTime) => match text.parse::<DateTime<Utc>>() {
             Ok(at) if time::show(at) == *text => return Ok(()),
             _ => "a time in UTC such as 2024-03-30T12:00:00Z".to_owned(),
         },
-        _ => describe(takes),
+        _ => describe(ty),
     };
-    // Relative days would be other ones tomorrow: what is read must be what is written.
-    match default(takes, json, DateTime::UNIX_EPOCH) {
+    // A relative day would be another day tomorrow: require the absolute form.
+    match default(ty, json, DateTime::UNIX_EPOCH) {
         Ok(Some(value)) if value.to_json() == *json => Ok(()),
         _ => Err(format!("is not {example}")),
     }
 }
 
-/// The value that `text` says.
-pub(super) fn parse(takes: Takes<'_>, text: &str, now: DateTime<Utc>) -> Result<TypedValue, ValueError> {
-    let kind = takes.kind;
+/// Parses `text`.
+pub(super) fn parse(ty: ParamType<'_>, text: &str, now: DateTime<Utc>) -> Result<TypedValue, ValueError> {
+    let kind = ty.kind;
     Ok(match kind {
         ParamKind::DateTime => TypedValue::Instant(time::parse(text, now)?),
         ParamKind::Date => TypedValue::Json(time::parse_date(text, now)?.to_string().into()),
@@ -244,13 +244,13 @@ pub(super) fn parse(takes: Takes<'_>, text: &str, now: DateTime<Utc>) -> Result<
         ParamKind::String | ParamKind::Path if text.contains('\0') => return Err(ValueError::Nul),
         ParamKind::String | ParamKind::Path => TypedValue::Json(text.into()),
         ParamKind::Duration => TypedValue::Json(duration::parse(text)?.as_secs().into()),
-        ParamKind::Enum => TypedValue::Json(chosen(takes.values, text)?.into()),
-        // It never becomes a value here: `resolve` keeps where it is to be found.
+        ParamKind::Enum => TypedValue::Json(chosen(ty.values, text)?.into()),
+        // A secret never becomes a value here: `resolve` keeps only its source.
         ParamKind::Secret => return Err(ValueError::Source),
     })
 }
 
-/// The value of that name.
+/// Returns the enum value with this name.
 fn chosen<'a>(values: &'a [ValueManifest], text: &str) -> Result<&'a str, ValueError> {
     let named = |name: &str| values.iter().find(|value| value.name == name).map(|value| value.name.as_str());
     let respelt = text.trim().to_lowercase().replace('_', "-");
@@ -267,7 +267,7 @@ const fn limits(kind: ParamKind) -> (i128, i128) {
         ParamKind::Uint(bits) => (bits, false),
         _ => (64, true),
     };
-    // Any other width is called 64 bits by `ParamKind::as_str`, too.
+    // `ParamKind::as_str` calls every other width 64 bits too.
     let bits = if let 8 | 16 | 32 = bits { bits } else { 64 };
     if signed { (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) } else { (0, (1 << bits) - 1) }
 }
@@ -279,7 +279,7 @@ fn integer(kind: ParamKind, text: &str) -> Result<Number, ValueError> {
     if unsigned.is_empty() || !unsigned.bytes().all(|b| b.is_ascii_digit()) {
         return Err(not_an_integer(kind, text));
     }
-    // Digits only: what 128 bits do not hold, no type of ours does.
+    // Digits only: a number that exceeds 128 bits exceeds every type.
     let number = text.parse::<i128>().map_err(|_| range())?;
     if number < min || number > max {
         return Err(range());
@@ -305,8 +305,8 @@ fn not_an_integer(kind: ParamKind, text: &str) -> ValueError {
             return try_instead("a number is written in decimal", format!("{sign}{number}"));
         }
     }
-    // 5.0 and 1e3 are whole; beyond 2^53 a float may not be the number that was typed. A letter other than the exponent's
-    // would let `inf` and `nan` in.
+    // 5.0 and 1e3 are whole; beyond 2^53 the float may differ from the typed number. Any letter but the exponent's would allow `inf` and
+    // `nan`.
     let plain = text.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b));
     match text.parse::<f64>() {
         Ok(number) if plain && number.fract() == 0.0 && number.abs() < 9_007_199_254_740_992.0 => {
@@ -331,7 +331,7 @@ fn float(text: &str) -> Result<Number, ValueError> {
         return try_instead("a number is written with digits and a plain - only", write);
     }
     match text.split_once(',') {
-        // `1,000` is a thousand to some and one to others.
+        // `1,000` can mean one thousand or one.
         Some((whole, fraction))
             if text.len() <= LONGEST && !whole.contains('.') && fraction.len() != 3 && digits_only(fraction) =>
         {
@@ -341,11 +341,11 @@ fn float(text: &str) -> Result<Number, ValueError> {
     }
 }
 
-/// No number that is meant is longer, and one that is proposed stands in a message, whole.
+/// No intended number is longer, and a message shows a proposed one in full.
 const LONGEST: usize = 64;
 
-/// The number without what separates groups of digits in some places, and with a plain minus; `None` where that changes
-/// nothing. Commas and points are left alone: they mean different things to different people.
+/// Removes digit group separators used in some locales, and normalizes the minus sign; `None` if nothing changes. Leaves commas and points,
+/// whose meaning depends on the locale.
 fn respelt(text: &str) -> Option<String> {
     let plain: String = text
         .trim()

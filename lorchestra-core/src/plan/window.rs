@@ -1,26 +1,26 @@
-//! The span of time a run is about. Owns what makes one: [`Window::of`] takes the two ends as they were resolved and says
-//! whether there is anything between them. Called by [`super::resolve`].
+//! The time span that a run covers. Owns its construction: [`Window::of`] takes the two resolved ends and checks that there is time between
+//! them. Called by [`super::resolve`].
 
 use super::fault::PlanFault;
 use super::time;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-/// From `since`, included, to `until`, excluded. Where there is a `since`, it lies before `until`.
+/// From `since` (inclusive) to `until` (exclusive). `since`, if any, is before `until`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Window {
-    /// The beginning; `None`: as far back as there is anything.
+    /// The beginning; `None` for no lower bound.
     pub since: Option<DateTime<Utc>>,
-    /// The end; the run's start, unless another was asked for.
+    /// The end; the start of the run unless specified.
     pub until: DateTime<Utc>,
 }
 
-/// One end, and where it came from.
+/// One end and its origin.
 #[derive(Debug, Clone)]
 pub(super) struct WindowEnd {
     pub(super) at: DateTime<Utc>,
-    /// In words, for the message when the ends do not fit: `--since -7d`.
+    /// Description for the message about an empty window: `--since -7d`.
     pub(super) origin: String,
 }
 

@@ -1,7 +1,7 @@
-//! How a run ended: one pure function over everything that is known at its end.
+//! Decides how a run ended: a pure function of everything known at its end.
 //!
-//! The order of its rules is the design's: once the run was told to end, that is the cause, whatever the job managed to say;
-//! then the final record decides, never an exit code; without one, the manner of the worker's death.
+//! The rules, in order: if the run was stopped, that is the cause, whatever the job managed to report; otherwise the final record decides,
+//! never an exit code; without a final record, the way the worker died.
 
 use crate::host::signals::signal_name;
 use crate::outcome::{Cause, Failure, Outcome};
@@ -10,33 +10,33 @@ use crate::spool::record::Final;
 use lorchestra_plugin_api::invoke::JobReturn;
 use serde::{Deserialize, Serialize};
 
-/// Why the supervisor ended the run itself.
+/// Why the supervisor stopped the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ending {
-    /// The deadline passed.
+    /// The time limit was reached.
     Timeout {
         /// The limit.
         after: std::time::Duration,
-        /// What of the job was stopped at that moment.
+        /// The process of the job that was stopped by a signal at that moment.
         #[serde(default)]
         stopped: Option<Stop>,
     },
-    /// A signal told the supervisor to end.
+    /// The supervisor received a signal that stops the run.
     Cancelled {
         /// Its number.
         signal: i32,
     },
-    /// The supervisor could not go on (a panic, a system call that cannot fail), and ended the job.
+    /// The supervisor failed (a panic, or a system call that should not fail), and killed the job.
     SupervisorFault,
 }
 
-/// A process of a job that a signal has stopped.
+/// A process of a job that a signal has stopped (as SIGSTOP does).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stop {
-    /// The signal; not known of every process.
+    /// The signal, if known.
     pub signal: Option<i32>,
-    /// A process that the job started; `None`: the worker itself.
+    /// A process that the job started; `None` if it is the worker itself.
     pub process: Option<u32>,
 }
 
@@ -62,51 +62,51 @@ pub enum Death {
     Exited(i32),
     /// A signal killed it.
     Killed {
-        /// The signal's number.
+        /// Whether it left a core dump.
         signal: i32,
         /// Whether it left a core.
         core: bool,
     },
-    /// Nobody saw it: the supervisor was dead by then.
+    /// Not observed: the supervisor was already dead.
     Unknown,
-    /// Nobody saw it, and the spool, which might have told, is not there any more.
+    /// Not observed, and the spool, which might have shown it, is missing.
     SpoolMissing,
 }
 
-/// Everything that is known at the end of an attempt.
+/// Everything known at the end of an attempt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evidence {
-    /// Whether the supervisor ended it, and why.
+    /// Why the supervisor stopped it, if it did.
     pub ending: Option<Ending>,
     /// The final record.
     pub end: Option<Final>,
-    /// Whether the job was entered.
+    /// Whether the job was called.
     pub entered: bool,
     /// How the worker died.
     pub death: Death,
-    /// Spool records that could not be read although they were whole.
+    /// Number of complete spool records that could not be read.
     pub damaged: u64,
-    /// What the worker said of its own troubles, before it had a spool or when that did not take its final record.
+    /// The fault that the worker reported outside the spool: before it had one, or because its final record could not be written.
     pub fault: Option<WorkerFault>,
-    /// Whether there is something in the attempt's log.
+    /// Whether the attempt's log has content.
     pub printed: bool,
-    /// The limit of the worker's memory, where there was one.
+    /// The memory limit of the worker, if it had one.
     pub memory: Option<Memory>,
 }
 
-/// A limit of memory.
+/// A memory limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
-    /// Bytes.
+    /// The limit in bytes.
     pub max: u64,
-    /// Whether the last words of the process were that an allocation had failed.
+    /// Whether the last output of the process reports a failed allocation.
     pub refused: bool,
 }
 
-/// A trouble of the worker outside plugin code.
+/// A fault of the worker outside plugin code.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerFault {
-    /// Whether the spool was the trouble (a full disk), or lorchestra itself.
+    /// Whether the fault concerns the spool (a full disk), or lorchestra itself.
     pub spool: bool,
     /// One sentence.
     pub message: String,
@@ -117,30 +117,30 @@ pub fn decide(evidence: &Evidence) -> Outcome {
     let mut outcome = cause_of(evidence);
     if let Outcome::Failed(failure) = &mut outcome
         && evidence.damaged > 0
-        // Where the damage is the cause, it is told already.
+        // If the damage is the cause, the message already reports it.
         && !(failure.cause == Cause::Spool && matches!(evidence.end, Some(Final::Returned { .. })))
     {
-        failure.message.push_str(&format!("; besides, {}", damage(evidence.damaged)));
+        failure.message.push_str(&format!("; also, {}", damage(evidence.damaged)));
     }
     outcome
 }
 
-/// The end of a run that was told to end after an attempt had failed and before the next one.
+/// The outcome of a run that was cancelled after an attempt had failed and before the next one.
 pub fn cancelled_between_attempts(signal: i32, attempt: u32, last: &Failure) -> Outcome {
     let next = attempt + 1;
     let message =
         format!("cancelled by {} before attempt {next}; attempt {attempt} had failed: {}", signal_name(signal), last.message);
-    let said = format!("{}: {}", last.cause.as_str(), last.message);
-    failed(Failure { job_result: Some(said), signal: Some(signal), ..failure(Cause::Cancelled, message) })
+    let result = format!("{}: {}", last.cause.as_str(), last.message);
+    failed(Failure { job_result: Some(result), signal: Some(signal), ..failure(Cause::Cancelled, message) })
 }
 
-/// The end of a run whose next attempt could not be begun, for this reason.
+/// The outcome of a run whose next attempt could not be started.
 pub fn not_begun(next: u32, last: &Failure, why: &str) -> Outcome {
     let message = format!("{}; cannot start attempt {next}: {why}", last.message);
     failed(Failure { message, ..last.clone() })
 }
 
-/// The end of a run whose supervisor died after an attempt had failed and before the next one.
+/// The outcome of a run whose supervisor died after an attempt had failed and before the next one.
 pub fn supervisor_lost_between_attempts(attempt: u32, last: &Failure) -> Outcome {
     let message = format!("{}; its supervisor died before attempt {}", last.message, attempt + 1);
     failed(Failure { message, ..last.clone() })
@@ -155,7 +155,7 @@ fn damage(records: u64) -> String {
 }
 
 fn cause_of(evidence: &Evidence) -> Outcome {
-    let said = evidence.end.as_ref().map(result_text);
+    let result = evidence.end.as_ref().map(result_text);
     if let Some(ending) = evidence.ending {
         let (cause, message, signal) = match ending {
             Ending::Timeout { after, stopped } => {
@@ -169,11 +169,13 @@ fn cause_of(evidence: &Evidence) -> Outcome {
                 (Cause::Abandoned, message.into(), None)
             }
         };
-        return failed(Failure { job_result: said, signal, ..failure(cause, message) });
+        return failed(Failure { job_result: result, signal, ..failure(cause, message) });
     }
     match &evidence.end {
         Some(Final::Returned { returned, .. }) => match returned {
-            _ if evidence.damaged > 0 => failed(Failure { job_result: said, ..failure(Cause::Spool, damage(evidence.damaged)) }),
+            _ if evidence.damaged > 0 => {
+                failed(Failure { job_result: result, ..failure(Cause::Spool, damage(evidence.damaged)) })
+            }
             JobReturn::Ok => Outcome::Completed,
             JobReturn::Error { messages, permanent } => {
                 failed(Failure { permanent: *permanent, ..failure(Cause::Error, messages.join(": ")) })
@@ -219,7 +221,7 @@ fn without_final(evidence: &Evidence) -> Failure {
                 }
                 (6, None) if evidence.printed => "; an abort or a stack overflow: see the end of the log",
                 (6, None) => "; an abort or a stack overflow",
-                (9, _) => "; if nobody sent the signal, the kernel ran out of memory (see dmesg)",
+                (9, _) => "; unless someone sent the signal, the kernel ran out of memory (see dmesg)",
                 (11, None) => "; an invalid memory access or a stack overflow",
                 _ => "",
             };
@@ -239,7 +241,7 @@ fn without_final(evidence: &Evidence) -> Failure {
 }
 
 fn failed(mut failure: Failure) -> Outcome {
-    // The text may be a job's or a plugin's own: it is shown on terminals.
+    // The text may come from a job or a plugin, and terminals show it.
     failure.message = crate::text::printable(&failure.message);
     if failure.message.trim().is_empty() {
         failure.message = "no reason given".into();
@@ -300,12 +302,12 @@ mod tests {
     }
 
     #[test]
-    fn an_exit_code_of_zero_is_no_success() {
+    fn exit_code_zero_is_not_success() {
         assert_eq!(cause(&evidence()), Some(Cause::Exit));
     }
 
     #[test]
-    fn once_told_to_end_nothing_else_is_the_cause() {
+    fn a_stop_by_the_supervisor_is_always_the_cause() {
         let ends = [None, returned(JobReturn::Ok), returned(JobReturn::Panic { message: "x".into(), location: String::new() })];
         for end in ends {
             for death in [Death::Exited(0), Death::Killed { signal: 9, core: false }] {
@@ -325,14 +327,14 @@ mod tests {
     }
 
     #[test]
-    fn a_death_before_the_job_was_entered_is_a_failure_to_load() {
+    fn a_death_before_the_job_was_called_is_a_failure_to_load() {
         for death in [Death::Exited(0), Death::Exited(3), Death::Killed { signal: 11, core: false }] {
             assert_eq!(cause(&Evidence { entered: false, death, ..evidence() }), Some(Cause::Load));
         }
     }
 
     #[test]
-    fn what_nobody_saw_is_abandoned_unless_the_record_says_otherwise() {
+    fn an_unobserved_death_is_abandoned_unless_there_is_a_final_record() {
         let unseen = Evidence { death: Death::Unknown, ..evidence() };
         assert_eq!(cause(&unseen), Some(Cause::Abandoned));
         assert_eq!(cause(&Evidence { entered: false, ..unseen.clone() }), Some(Cause::Abandoned));
@@ -341,17 +343,17 @@ mod tests {
     }
 
     #[test]
-    fn without_a_spool_the_end_is_not_made_up() {
+    fn without_a_spool_the_outcome_is_not_guessed() {
         let lost = Evidence { death: Death::SpoolMissing, ..evidence() };
         let Outcome::Failed(failure) = decide(&lost) else { unreachable!() };
         assert_eq!(failure.cause, Cause::Abandoned);
         assert!(failure.message.contains("spool directory is missing"), "{}", failure.message);
-        // What had been taken in before is known.
+        // A final record that was ingested before still counts.
         assert_eq!(cause(&Evidence { end: returned(JobReturn::Ok), ..lost }), None);
     }
 
     #[test]
-    fn a_log_is_pointed_to_when_there_is_something_in_it() {
+    fn the_message_points_to_a_log_that_has_content() {
         for printed in [false, true] {
             let death = Death::Killed { signal: 6, core: false };
             let Outcome::Failed(failure) = decide(&Evidence { death, printed, ..evidence() }) else { unreachable!() };
@@ -360,26 +362,26 @@ mod tests {
     }
 
     #[test]
-    fn lost_records_are_no_success() {
+    fn a_run_with_lost_records_fails() {
         assert_eq!(cause(&Evidence { end: returned(JobReturn::Ok), damaged: 2, ..evidence() }), Some(Cause::Spool));
         assert_eq!(cause(&Evidence { end: Some(Final::SpoolFault { message: "x".into() }), ..evidence() }), Some(Cause::Spool));
     }
 
     #[test]
-    fn damage_is_told_beside_any_other_cause() {
+    fn damage_is_reported_with_any_other_cause() {
         let Outcome::Failed(failure) = decide(&Evidence { damaged: 1, ..evidence() }) else { unreachable!() };
         assert_eq!(failure.cause, Cause::Exit);
-        assert!(failure.message.ends_with("; besides, 1 record of the spool was damaged on disk"), "{}", failure.message);
+        assert!(failure.message.ends_with("; also, 1 record of the spool was damaged on disk"), "{}", failure.message);
     }
 
     #[test]
-    fn messages_cannot_steer_a_terminal() {
+    fn messages_cannot_control_a_terminal() {
         let error = JobReturn::Error { messages: vec!["\u{1b}[2Jgone".into()], permanent: false };
         let Outcome::Failed(failure) = decide(&Evidence { end: returned(error), ..evidence() }) else { unreachable!() };
         assert_eq!(failure.message, "[2Jgone");
     }
 
-    /// Everything that can be known of an end, together with everything else.
+    /// Calls `each` with every combination of evidence.
     fn each_evidence(mut each: impl FnMut(&Evidence)) {
         let error = |permanent| JobReturn::Error { messages: vec!["outer".into(), "inner".into()], permanent };
         let text = || "text".to_owned();
@@ -432,7 +434,7 @@ mod tests {
         }
     }
 
-    /// The design's rules, each for itself, over all that can be known.
+    /// Checks each rule of the design separately, over every combination of evidence.
     #[test]
     fn every_end_is_true() {
         let mut seen = std::collections::HashSet::new();
@@ -440,7 +442,7 @@ mod tests {
             let outcome = decide(evidence);
             let Evidence { ending, end, entered, death, damaged, fault, .. } = evidence;
             let ok = matches!(end, Some(Final::Returned { returned: JobReturn::Ok, .. }));
-            // Success is the final record of a job that nobody had told to end, with nothing lost, and never anything else.
+            // A run is completed if and only if the job returned success, the supervisor did not stop it, and nothing was lost.
             assert_eq!(outcome == Outcome::Completed, ok && ending.is_none() && *damaged == 0, "{evidence:?}");
             let Outcome::Failed(failure) = outcome else { return };
             seen.insert(failure.cause);
@@ -470,7 +472,7 @@ mod tests {
                 },
             };
             assert_eq!(failure.cause, cause, "{evidence:?}");
-            // Numbers where they are the cause, and nowhere else.
+            // Signal and exit code are set only if they are the cause.
             let (signal, code) = match death {
                 Death::Killed { signal, .. } if by_death => (Some(*signal), None),
                 Death::Exited(code) if by_death => (None, Some(*code)),
@@ -478,13 +480,13 @@ mod tests {
             };
             let signal = if let Some(Ending::Cancelled { signal }) = ending { Some(*signal) } else { signal };
             assert_eq!((failure.signal, failure.exit_code), (signal, code), "{evidence:?}");
-            // What the job said is kept where it is not what the run came to.
+            // The job's own result is kept if it differs from the run's outcome.
             let overruled = ending.is_some() || (*damaged > 0 && matches!(end, Some(Final::Returned { .. })));
             assert_eq!(failure.job_result.is_some(), end.is_some() && overruled, "{evidence:?}");
             assert!(!failure.permanent || matches!(cause, Cause::Error | Cause::Load), "{evidence:?}");
             assert_eq!(failure.message.contains("damaged on disk"), *damaged > 0, "{evidence:?}: {}", failure.message);
             assert!(!failure.message.is_empty());
-            // After a final record, or once it was told to end, nothing else has a say.
+            // After a final record, or once the run was stopped, nothing else matters.
             if end.is_some() || ending.is_some() {
                 let bare = Evidence {
                     death: Death::Exited(0),
@@ -496,7 +498,7 @@ mod tests {
                 };
                 assert_eq!(decide(&bare), Outcome::Failed(failure.clone()), "{evidence:?}");
             }
-            // A limit of memory is told where it may be the reason, and decides nothing.
+            // A memory limit is mentioned where it may be the reason, and decides nothing.
             let Outcome::Failed(free) = decide(&Evidence { memory: None, ..evidence.clone() }) else { unreachable!() };
             let may_be = by_death && matches!(death, Death::Killed { signal: 6 | 11, .. }) && evidence.memory.is_some();
             assert_eq!(failure.message.contains("--memory-max"), may_be, "{evidence:?}");
@@ -506,12 +508,16 @@ mod tests {
     }
 
     #[test]
-    fn between_two_attempts_the_last_one_is_told() {
+    fn a_stop_between_attempts_reports_the_last_failure() {
         let Outcome::Failed(last) = decide(&Evidence { death: Death::Exited(3), ..evidence() }) else { unreachable!() };
-        let Outcome::Failed(told) = cancelled_between_attempts(15, 2, &last) else { unreachable!() };
-        assert_eq!((told.cause, told.signal, told.exit_code), (Cause::Cancelled, Some(15), None));
-        assert!(told.message.starts_with("cancelled by SIGTERM before attempt 3; attempt 2 had failed: "), "{}", told.message);
-        assert!(told.job_result.is_some_and(|said| said.starts_with("exit: ")));
+        let Outcome::Failed(reported) = cancelled_between_attempts(15, 2, &last) else { unreachable!() };
+        assert_eq!((reported.cause, reported.signal, reported.exit_code), (Cause::Cancelled, Some(15), None));
+        assert!(
+            reported.message.starts_with("cancelled by SIGTERM before attempt 3; attempt 2 had failed: "),
+            "{}",
+            reported.message
+        );
+        assert!(reported.job_result.is_some_and(|result| result.starts_with("exit: ")));
         let Outcome::Failed(died) = supervisor_lost_between_attempts(2, &last) else { unreachable!() };
         assert_eq!((died.cause, died.exit_code), (Cause::Exit, Some(3)));
         assert!(died.message.ends_with("; its supervisor died before attempt 3"), "{}", died.message);

@@ -1,5 +1,5 @@
-//! The end of a run as it is recorded: state, terminal event and what was measured. Made by the run's own supervisor, or by
-//! [`crate::run::recovery`] of what that one left.
+//! The recorded end of a run: state, terminal event and measurements. Made by the run's own supervisor, or by
+//! [`crate::run::recovery`] from what a dead supervisor left.
 
 use crate::host::process::ProcessorTime;
 use crate::outcome::Outcome;
@@ -10,26 +10,26 @@ use crate::store::event::IngestState;
 use crate::store::{EarlierAttempt, RunEnd, Store, StoreError, Terminal};
 use std::time::Duration;
 
-/// Earlier attempts that the terminal event tells of, at most: the last ones.
+/// Maximum number of earlier attempts in the terminal event: the last ones.
 const EARLIER: usize = 20;
-/// Characters of what each of them said, at most.
-const SAID: usize = 500;
+/// Maximum number of characters of each one's message.
+const MAX_MESSAGE: usize = 500;
 
-/// What is measured.
+/// The measurements of a run.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Facts {
     pub(crate) duration: Duration,
     pub(crate) time: ProcessorTime,
     pub(crate) max_rss_kib: Option<u64>,
     pub(crate) damaged: u64,
-    /// Bytes of what the job printed that the disk did not take.
+    /// Bytes of the job's output that the disk refused.
     pub(crate) output_lost: u64,
-    /// Processes that the job started and nobody could end.
+    /// Number of the job's processes that could not be killed.
     pub(crate) processes_left: usize,
 }
 
 impl Facts {
-    /// Another attempt: what it used comes to what was used before; of memory it is the most that counts.
+    /// Adds another attempt: times add up, for memory the maximum counts.
     pub(crate) fn add(&mut self, attempt: &Self) {
         self.time.user_ms += attempt.time.user_ms;
         self.time.system_ms += attempt.time.system_ms;
@@ -40,8 +40,8 @@ impl Facts {
     }
 }
 
-/// How the attempts before the last one ended, for the terminal event. They have no events of their own: a run's own events are one
-/// `job.started` and one end.
+/// Returns how the earlier attempts ended, for the terminal event. They have no events of their own: lorchestra's own events for a run are
+/// one `job.started` and one terminal event.
 pub(crate) fn earlier(store: &Store, run_id: &str, last: u32) -> Result<Vec<EarlierAttempt>, StoreError> {
     if last == 1 {
         return Ok(Vec::new());
@@ -52,13 +52,13 @@ pub(crate) fn earlier(store: &Store, run_id: &str, last: u32) -> Result<Vec<Earl
         .map(|attempt| EarlierAttempt {
             attempt: attempt.attempt,
             cause: attempt.cause,
-            message: attempt.message.as_ref().map(|message| message.chars().take(SAID).collect()),
+            message: attempt.message.as_ref().map(|message| message.chars().take(MAX_MESSAGE).collect()),
             duration_ms: attempt.ended_at.map(|ended| (ended - attempt.started_at) / 1000),
         })
         .collect())
 }
 
-/// Payload of the terminal event.
+/// Builds the payload of the terminal event.
 pub(crate) fn terminal(outcome: &Outcome, attempt: u32, facts: &Facts, earlier: Vec<EarlierAttempt>) -> Terminal {
     Terminal {
         attempt,
@@ -77,34 +77,34 @@ pub(crate) fn terminal(outcome: &Outcome, attempt: u32, facts: &Facts, earlier: 
     }
 }
 
-/// What is left of a run whose supervisor is dead.
+/// What is known about a run whose supervisor is dead.
 pub(crate) struct DeadRun {
-    /// Its last attempt, from 1.
+    /// Its last attempt, counted from 1.
     pub(crate) attempt: u32,
-    /// Whether that was recorded as over: another one was to come.
+    /// Whether the end of that attempt was recorded, so that another one was to follow.
     pub(crate) over: bool,
-    /// What the attempt's spool says.
-    pub(crate) taken: IngestState,
-    /// What the supervisor had noted.
+    /// The contents of the attempt's spool.
+    pub(crate) ingested: IngestState,
+    /// The supervisor's note.
     pub(crate) seen: note::NotedFacts,
-    /// Whether its log has something in it.
+    /// Whether its log has content.
     pub(crate) printed: bool,
-    /// How the attempts before it ended.
+    /// How the earlier attempts ended.
     pub(crate) earlier: Vec<EarlierAttempt>,
-    /// From the run's start until now.
+    /// Time from the run's start until now.
     pub(crate) lived: Duration,
 }
 
-/// The end of a run whose supervisor is dead.
+/// Determines the end of a run whose supervisor is dead.
 pub(crate) fn reconstruct_end(dead: DeadRun) -> (Outcome, RunEnd) {
-    let DeadRun { attempt, over, taken, seen, printed, earlier, lived } = dead;
-    let max_rss_kib = match &taken.end {
+    let DeadRun { attempt, over, ingested, seen, printed, earlier, lived } = dead;
+    let max_rss_kib = match &ingested.end {
         Some(Final::Returned { max_rss_kib, .. }) => *max_rss_kib,
         _ => None,
     };
-    let bookmark = taken.end.as_ref().and_then(Final::bookmark);
-    let (damaged, between) = (taken.damaged, seen.between);
-    let outcome = match decide(&evidence(taken, seen, printed)) {
+    let bookmark = ingested.end.as_ref().and_then(Final::bookmark);
+    let (damaged, between) = (ingested.damaged, seen.between);
+    let outcome = match decide(&evidence(ingested, seen, printed)) {
         Outcome::Failed(failure) if over => match between {
             Some(signal) => cancelled_between_attempts(signal, attempt, &failure),
             None => supervisor_lost_between_attempts(attempt, &failure),
@@ -117,14 +117,14 @@ pub(crate) fn reconstruct_end(dead: DeadRun) -> (Outcome, RunEnd) {
     (outcome, end)
 }
 
-/// What a dead supervisor's note and the spool come to.
-pub(crate) fn evidence(taken: IngestState, seen: note::NotedFacts, printed: bool) -> Evidence {
+/// Combines a dead supervisor's note and the spool.
+pub(crate) fn evidence(ingested: IngestState, seen: note::NotedFacts, printed: bool) -> Evidence {
     Evidence {
         ending: seen.ending,
-        end: taken.end,
-        entered: taken.entered,
+        end: ingested.end,
+        entered: ingested.entered,
         death: seen.death.unwrap_or(Death::Unknown),
-        damaged: taken.damaged,
+        damaged: ingested.damaged,
         fault: seen.fault,
         printed,
         memory: None,

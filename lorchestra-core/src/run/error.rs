@@ -1,4 +1,4 @@
-//! Why a run could not begin, or its end not be recorded.
+//! Why a run could not start, or its end could not be recorded.
 
 use super::intake::IntakeError;
 use super::recovery;
@@ -10,13 +10,13 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Why a run could not be begun, or its end not be recorded.
+/// Why a run could not start, or its end could not be recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// Another run of the same job and account goes on. No run was recorded.
+    /// Another run of the same job and account is running. No run was recorded.
     #[error("{}/{} is already running", .0.package, .0.job)]
     Overlap(Box<Overlap>),
-    /// The run was to begin at the bookmark, and another one has moved that to its end or behind it. No run was recorded.
+    /// The run was to start at the bookmark, and another run has moved it to or past this run's end. No run was recorded.
     #[error(
         "another run has already moved the bookmark of {package}/{job} to {}, which is at or past this run's end ({})",
         time::show(*bookmark),
@@ -27,18 +27,18 @@ pub enum RunError {
         package: String,
         /// Name of the job.
         job: String,
-        /// Where it is.
+        /// The bookmark's position.
         bookmark: DateTime<Utc>,
-        /// Where the window ends.
+        /// The end of the window.
         until: DateTime<Utc>,
     },
-    /// A run of the id that was asked for is running, or just beginning, in another process. No run was recorded.
+    /// A run with the requested id is running, or just starting, in another process. No run was recorded.
     #[error("run {run_id} is already running")]
     Running {
         /// The id.
         run_id: String,
     },
-    /// A run of the id that was asked for is one of another job.
+    /// The run with the requested id belongs to another job.
     #[error("run {run_id} is a run of {package}/{job}")]
     OtherJob {
         /// The id.
@@ -48,13 +48,13 @@ pub enum RunError {
         /// Name of its job.
         job: String,
     },
-    /// A signal came before the run was recorded. No run was recorded.
+    /// A signal arrived before the run was recorded. No run was recorded.
     #[error("interrupted by {} before the run started", crate::host::signals::signal_name(*signal))]
     Interrupted {
         /// Its number.
         signal: i32,
     },
-    /// Somebody else has closed the run meanwhile: another process took this one for dead.
+    /// Another process considered this one dead and closed its run.
     #[error("run {run_id} was closed by another process while it ran")]
     ClosedElsewhere {
         /// The run.
@@ -66,34 +66,34 @@ pub enum RunError {
         /// The library.
         path: PathBuf,
     },
-    /// The state directory.
+    /// The state directory cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
-    /// The store.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Predecessors could not be closed.
+    /// Runs of dead supervisors could not be closed.
     #[error(transparent)]
     Recovery(#[from] recovery::RecoveryError),
     /// The worker could not be started or waited for.
     #[error("{doing}")]
     Process {
-        /// What was being done.
+        /// The operation that failed.
         doing: &'static str,
         /// The system's error.
         source: io::Error,
     },
-    /// The job has ended, and its end cannot be recorded yet; it is safe in the spool, and the next command records it.
+    /// The job has ended, and its end cannot be recorded yet. It is safe in the spool, and the next command records it.
     #[error("the end of run {run_id} could not be recorded")]
     NotRecorded {
         /// The run.
         run_id: String,
-        /// Why.
+        /// The reason.
         source: Box<IntakeError>,
     },
 }
 
-/// Who is in the way of a run.
+/// The run that is in the way of another.
 #[derive(Debug)]
 pub struct Overlap {
     /// Package of the job.
@@ -102,8 +102,8 @@ pub struct Overlap {
     pub job: String,
     /// Its account.
     pub account: Option<String>,
-    /// The run that holds the lock, where it is known.
+    /// The run that holds the lock, if known.
     pub holder: Option<String>,
-    /// How long it was waited for, where that was asked for.
+    /// How long the run waited for it, if it did.
     pub waited: Option<Duration>,
 }

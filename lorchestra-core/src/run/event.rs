@@ -1,9 +1,10 @@
-//! The one stream of typed events about a run, which every observer reads: terminal, JSON, progress bar, failure hook, diagnostics.
+//! The one stream of typed events about a run, for all observers: terminal, JSON, progress bar, failure hook, diagnostics.
 //!
-//! [`super::launch`] sends them from the thread that called it: `Recovered` (where there was anything to close, and again right before the run if
-//! its own job was), `Waiting`, then either `Skipped`, `Found`, or `Started` with its `AttemptFailed`s and `Ended`; then a `Delivered` for each
-//! destination and `Pruned`. How far a job is comes by another way ([`super::supervisor::progress`]): it is read as often as somebody looks. An observer sees values and changes nothing:
-//! what it does, and whether it fails, has no effect on the run. (These are not the job's own events, which go to the store.)
+//! [`super::launch`] sends them from the thread that called it: `Recovered` (if there was anything to close, and again right before the run
+//! if a run of its own job was closed), `Waiting`, then either `Skipped`, `Found`, or `Started` with its `AttemptFailed`s and `Ended`; then
+//! a `Delivered` for each destination and `Pruned`. Progress is not in the stream ([`super::supervisor::progress`]): observers read it when
+//! they need it. Observers receive values and change nothing: neither their actions nor their failures affect the run. (These are not the
+//! job's own events, which go to the store.)
 
 use super::recovery::Closed;
 use crate::delivery::{DestinationConfig, Report};
@@ -13,37 +14,37 @@ use crate::store::{Run, StoreError, Terminal};
 use std::path::Path;
 use std::time::Duration;
 
-/// Something that happened around a run.
+/// Something that happened to or around a run.
 #[derive(Debug)]
 pub enum RunEvent<'a> {
-    /// Runs whose supervisors had died were closed, or could not be closed for now.
+    /// Runs of dead supervisors were closed, or could not be closed for now.
     Recovered(&'a Closed),
-    /// The run waits until this other run has ended.
+    /// The run waits for another run to end.
     Waiting {
         /// The run that waits.
         spec: &'a RunSpec,
-        /// The run that is waited for.
+        /// The id of the run that it waits for.
         holder: &'a str,
     },
     /// The run is recorded; its worker has not started the job yet.
     Started {
-        /// Its id.
+        /// The run's id.
         run_id: &'a str,
-        /// What it is.
+        /// Its spec.
         spec: &'a RunSpec,
     },
-    /// An attempt failed, and there will be another one.
+    /// An attempt failed, and another one follows.
     AttemptFailed(AttemptFailed<'a>),
-    /// The run was recorded as skipped, because another one is running.
+    /// The run was recorded as skipped because another one is running.
     Skipped {
-        /// Its id.
+        /// The run's id.
         run_id: &'a str,
-        /// What it is.
+        /// Its spec.
         spec: &'a RunSpec,
-        /// The run that is running, where it is known.
+        /// The other run, if known.
         held_by: Option<&'a str>,
     },
-    /// A run of the id that was asked for has ended before; nothing was started.
+    /// A run with the requested id has already ended; nothing was started.
     Found {
         /// The run.
         run: &'a Run,
@@ -52,48 +53,49 @@ pub enum RunEvent<'a> {
     },
     /// The run has ended, and its end is recorded.
     Ended {
-        /// Its id.
+        /// The run's id.
         run_id: &'a str,
-        /// What it was.
+        /// Its spec.
         spec: &'a RunSpec,
-        /// How it ended, and what was measured.
+        /// How it ended, and the measurements.
         terminal: &'a Terminal,
-        /// Output of its last attempt.
+        /// Path of the output of its last attempt.
         output: &'a Path,
     },
-    /// Delivery beside the run has finished, to one destination.
+    /// Delivery to one destination during the run has finished.
     Delivered {
-        /// Where to.
+        /// The destination.
         to: &'a DestinationConfig,
         /// What this process delivered, and why not everything.
         report: &'a Report,
-        /// Events of all runs that are pending there, counted up to [`COUNTED`](crate::store::COUNTED); or why that is not known.
+        /// Number of pending events of all runs for that destination, counted up to [`COUNTED`](crate::store::COUNTED); or why it is
+        /// unknown.
         pending: Result<u64, &'a StoreError>,
-        /// Whether the caller insists on delivery.
+        /// Whether the caller requires delivery.
         required: bool,
     },
-    /// Retention has removed what is older than configured, or could not.
+    /// Retention has removed what is older than configured, or has failed.
     Pruned(&'a Result<crate::store::retention::Pruned, StoreError>),
 }
 
-/// An attempt that failed, before the next one.
+/// A failed attempt that another one follows.
 #[derive(Debug, Clone, Copy)]
 pub struct AttemptFailed<'a> {
     /// The run.
     pub run_id: &'a str,
-    /// The attempt, from 1.
+    /// The attempt, counted from 1.
     pub attempt: u32,
-    /// How many there may be in all.
+    /// The maximum number of attempts.
     pub of: u32,
     /// How it failed.
     pub failure: &'a Failure,
-    /// How long until the next one.
+    /// The delay before the next attempt.
     pub wait: Duration,
 }
 
-/// Sees the events of a run.
+/// Receives the events of a run.
 pub trait Observer {
-    /// Is called once for each event, in order.
+    /// Called once for each event, in order.
     fn observe(&mut self, event: &RunEvent<'_>);
 }
 

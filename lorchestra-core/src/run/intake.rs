@@ -1,9 +1,9 @@
-//! Takes an attempt's spool into the store while the worker writes it, in a thread of its own: a store that is busy must not
-//! keep the dispatcher from its deadlines.
+//! Ingests an attempt's spool into the store while the worker writes it, in a separate thread: a busy store must not keep the dispatcher
+//! from its deadlines.
 //!
-//! Owns the store and the reader while it runs and hands both back at the end. Tells the dispatcher one thing, by a byte in a
-//! pipe: that the final record was seen. When the store cannot be written (a full disk), it tries again every second: nothing
-//! is lost, it all stays in the spool. A panic in the thread is a fault of lorchestra and costs the job nothing: the thread goes on from what
+//! Owns the store and the reader while it runs, and returns both at the end. Signals one thing to the dispatcher, by a byte in a pipe: that
+//! the final record was ingested. If the store cannot be written (a full disk), it retries every second; nothing is lost, because
+//! everything stays in the spool. A panic in the thread is a bug in lorchestra and does not affect the job: the thread continues from what
 //! the store has.
 
 use crate::spool::reader::{Reader, Writing};
@@ -17,20 +17,20 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Between two looks at the spool.
+/// Interval between two reads of the spool.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// Between two tries of a store that refused.
+/// Interval between retries when the store fails.
 pub(crate) const RETRY: Duration = Duration::from_secs(1);
-/// Tries of what is to be recorded at a run's end, before it is left to the next command.
+/// Number of attempts to record a run's end, before that is left to the next command.
 pub(crate) const LAST_TRIES: u32 = 3;
 
-/// Panics of the thread after which it only waits for the worker's death, to try a last time.
+/// Number of panics after which the thread only waits for the worker's death, and then makes one last attempt.
 const PANICS: u32 = 3;
 
-/// Why a spool could not be taken in. Everything that was not taken in is still there.
+/// Why a spool could not be ingested. Everything that was not ingested is still in it.
 #[derive(Debug, thiserror::Error)]
 pub enum IntakeError {
-    /// The store refused.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The spool could not be read.
@@ -41,7 +41,7 @@ pub enum IntakeError {
         /// The system's error.
         source: io::Error,
     },
-    /// lorchestra's own fault, again and again.
+    /// lorchestra panicked repeatedly.
     #[error("lorchestra panicked while it read spool {path}", path = path.display())]
     Panicked {
         /// The attempt's directory.
@@ -49,22 +49,22 @@ pub enum IntakeError {
     },
 }
 
-/// A thread that has nothing to take in yet. Made before anything of an attempt is recorded: a host that has no thread left refuses the
-/// run then, and does not end a job.
+/// A thread that has no work yet. Created before anything of an attempt is recorded, so that a host that has reached its limit of threads
+/// refuses the run instead of killing a job.
 #[derive(Debug)]
 pub(crate) struct Idle {
     work: Sender<(Work, Receiver<()>)>,
     thread: JoinHandle<Option<(Store, Result<IngestState, IntakeError>)>>,
 }
 
-/// What the thread is to do.
+/// The thread's work.
 #[derive(Debug)]
 pub(crate) struct Work {
     pub(crate) store: Store,
     pub(crate) run_id: String,
     pub(crate) attempt: u32,
     pub(crate) spool: PathBuf,
-    /// Gets a byte when the final record was taken in.
+    /// Receives a byte when the final record was ingested.
     pub(crate) final_seen: OwnedFd,
 }
 
@@ -76,42 +76,42 @@ pub(crate) struct Intake {
 }
 
 impl Idle {
-    /// Starts the thread. It ends when this is dropped.
+    /// Starts the thread. It ends when this value is dropped.
     pub(crate) fn new() -> io::Result<Self> {
         let (work, ordered) = channel::<(Work, Receiver<()>)>();
         let thread = std::thread::Builder::new().name("lorchestra-intake".into()).spawn(move || {
             let (work, worker_is_dead) = ordered.recv().ok()?;
             let Work { mut store, run_id, attempt, spool, final_seen } = work;
             let result = catch_panics(&spool, &worker_is_dead, |again| {
-                let taken = if again { store.taken(&run_id, attempt)? } else { IngestState::default() };
-                follow(&mut store, Ingest::new(&run_id, attempt, &spool, taken), &worker_is_dead, &final_seen)
+                let ingested = if again { store.ingested(&run_id, attempt)? } else { IngestState::default() };
+                follow(&mut store, Ingest::new(&run_id, attempt, &spool, ingested), &worker_is_dead, &final_seen)
             });
             Some((store, result))
         })?;
         Ok(Self { work, thread })
     }
 
-    /// Starts to take in.
+    /// Starts ingesting.
     pub(crate) fn start(self, work: Work) -> Intake {
         let (worker_is_dead, dead) = channel();
-        // The thread waits for this and for nothing else.
+        // Cannot fail: the thread waits for this message.
         let _ = self.work.send((work, dead));
         Intake { worker_is_dead, thread: self.thread }
     }
 }
 
 impl Intake {
-    /// The worker is dead: takes in the rest, and hands back the store and what the spool said.
+    /// Ingests the rest after the worker's death, and returns the store and the state of the spool.
     pub(crate) fn finish(self) -> io::Result<(Store, Result<IngestState, IntakeError>)> {
-        // Closed, not sent: a thread that begins again sees it, too.
+        // Closed rather than sent, so that a thread that starts over after a panic detects it too.
         drop(self.worker_is_dead);
         let ended = self.thread.join().ok().flatten();
         ended.ok_or_else(|| io::Error::other("the intake thread panicked"))
     }
 }
 
-/// Follows until the worker is dead, again after each panic; what is passed to `follow` is whether it is again. The thread lives as long as
-/// the worker even when there is no more hope: its pipe must not end before.
+/// Runs `follow` until the worker is dead, and again after each panic; its argument says whether it is a repetition. Even after too many
+/// panics the thread lives as long as the worker, because its pipe must not close earlier.
 fn catch_panics(
     spool: &Path,
     dead: &Receiver<()>,
@@ -121,7 +121,7 @@ fn catch_panics(
         if panics == PANICS {
             let _ = dead.recv();
         }
-        // A transaction that a panic leaves is rolled back; what was read is read again.
+        // A transaction interrupted by a panic is rolled back, and its records are read again.
         if let Ok(result) = catch_unwind(AssertUnwindSafe(|| follow(panics > 0))) {
             return result;
         }
@@ -129,7 +129,7 @@ fn catch_panics(
     Err(IntakeError::Panicked { path: spool.to_owned() })
 }
 
-/// Takes in until the worker is dead, and then the rest.
+/// Ingests until the worker is dead, and then the rest.
 fn follow(store: &mut Store, mut ingest: Ingest, dead: &Receiver<()>, final_seen: &OwnedFd) -> Result<IngestState, IntakeError> {
     let mut wait = INTERVAL;
     let mut reported_final = false;
@@ -143,53 +143,53 @@ fn follow(store: &mut Store, mut ingest: Ingest, dead: &Receiver<()>, final_seen
                 INTERVAL
             }
             Err(error) => {
-                // Once an outage: a full disk may last for hours.
+                // Once per outage: a full disk may last for hours.
                 if !std::mem::replace(&mut refused, true) {
-                    // With its causes.
+                    // As an error value, so that its causes are logged.
                     let error: &(dyn std::error::Error + 'static) = &error;
                     tracing::warn!(error, "events stay in the spool for now");
                 }
                 RETRY
             }
         };
-        if ingest.taken.end.is_some() && !std::mem::replace(&mut reported_final, true) {
+        if ingest.ingested.end.is_some() && !std::mem::replace(&mut reported_final, true) {
             let _ = rustix::io::write(final_seen, b"f");
         }
     }
     for _ in 1..LAST_TRIES {
         if ingest.all(store, Writing::Dead).is_ok() {
-            return Ok(ingest.taken);
+            return Ok(ingest.ingested);
         }
         std::thread::sleep(RETRY);
     }
     ingest.all(store, Writing::Dead)?;
-    Ok(ingest.taken)
+    Ok(ingest.ingested)
 }
 
-/// The spool of one attempt on its way into the store: how far it is read, and what it said so far.
+/// The state of ingesting one attempt's spool: the position in it, and the contents so far.
 #[derive(Debug)]
 pub(crate) struct Ingest {
     run_id: String,
     attempt: u32,
     spool: PathBuf,
     reader: Reader,
-    /// What was taken in.
-    pub(crate) taken: IngestState,
+    /// What has been ingested.
+    pub(crate) ingested: IngestState,
 }
 
 impl Ingest {
-    /// Goes on from what the store has of the attempt.
-    pub(crate) fn new(run_id: &str, attempt: u32, spool: &Path, taken: IngestState) -> Self {
-        let mut reader = Reader::new(spool, taken.cursor);
-        if taken.end.is_some() {
+    /// Continues after what the store has of the attempt.
+    pub(crate) fn new(run_id: &str, attempt: u32, spool: &Path, ingested: IngestState) -> Self {
+        let mut reader = Reader::new(spool, ingested.cursor);
+        if ingested.end.is_some() {
             reader.end_was_read();
         }
-        Self { run_id: run_id.to_owned(), attempt, spool: spool.to_owned(), reader, taken }
+        Self { run_id: run_id.to_owned(), attempt, spool: spool.to_owned(), reader, ingested }
     }
 
-    /// Takes in everything there is now, in transactions of about 1 MiB.
+    /// Ingests everything available now, in transactions of about 1 MiB.
     pub(crate) fn all(&mut self, store: &mut Store, writing: Writing) -> Result<(), IntakeError> {
-        let Self { run_id, attempt, spool, reader, taken } = self;
+        let Self { run_id, attempt, spool, reader, ingested } = self;
         let io = |source| IntakeError::Spool { path: spool.clone(), source };
         loop {
             let chunk = reader.read(writing).map_err(io)?;
@@ -199,16 +199,16 @@ impl Ingest {
                 && chunk.damaged == 0
                 && chunk.records.iter().all(|record| record.event.is_none())
             {
-                // Nothing to insert, and the run's end, with what these records say, is the next commit: one commit less for every
-                // run. A death before it finds the spool as it is.
-                taken.note(&chunk.records);
+                // There is nothing to insert, and the next commit is the run's end, which includes what these records say. This saves one
+                // commit per run. If the process dies before that commit, the spool is unchanged.
+                ingested.note(&chunk.records);
                 return Ok(());
             }
-            if end != taken.cursor {
+            if end != ingested.cursor {
                 let portion = Portion { records: &chunk.records, end, damaged: chunk.damaged };
-                store.ingest(run_id, *attempt, portion, taken)?;
-                // Only now: what this removes is in the store.
-                reader.taken(end).map_err(io)?;
+                store.ingest(run_id, *attempt, portion, ingested)?;
+                // Only now, because this removes segments that the store must already have.
+                reader.advance(end).map_err(io)?;
             }
             if !more {
                 return Ok(());
@@ -228,7 +228,7 @@ mod tests {
     use lorchestra_plugin_api::invoke::JobReturn;
 
     #[test]
-    fn a_panic_is_tried_again_and_never_ends_the_thread_before_the_worker() {
+    fn after_a_panic_the_thread_retries_and_outlives_the_worker() {
         for panics in 0..=PANICS + 1 {
             let (alive, dead) = channel::<()>();
             let waiter = std::thread::spawn(move || {
@@ -247,15 +247,15 @@ mod tests {
             let (result, tried) = waiter.join().unwrap();
             assert_eq!(tried, (0..=panics.min(PANICS)).map(|n| n > 0).collect::<Vec<_>>());
             match result {
-                Ok(taken) => assert!(taken.entered && panics <= PANICS),
+                Ok(ingested) => assert!(ingested.entered && panics <= PANICS),
                 Err(error) => assert!(matches!(error, IntakeError::Panicked { .. }) && panics > PANICS, "{error}"),
             }
         }
     }
 
-    /// Several segments, and a store that does not take them: none of them may go before it has.
+    /// Several segments, and a store that fails: no segment may be removed before its contents are committed.
     #[test]
-    fn a_segment_stays_until_the_store_has_what_is_in_it() {
+    fn a_segment_stays_until_its_contents_are_committed() {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(dir.path()).unwrap();
         let mut store = Store::open(&state).unwrap();
@@ -275,11 +275,11 @@ mod tests {
         let all = segments();
         assert!(all.len() >= 3, "{all:?}");
         let mut ingest = Ingest::new("r1", 1, &spool, IngestState::default());
-        ingest.reader = Reader::with_segments_of(&spool, ingest.taken.cursor, 10);
+        ingest.reader = Reader::with_segments_of(&spool, ingest.ingested.cursor, 10);
         for writing in [Writing::Alive, Writing::Dead] {
             let refused = ingest.all(&mut store, writing);
             assert!(matches!(refused, Err(IntakeError::Store(_))), "{refused:?}");
-            assert_eq!((segments(), &ingest.taken), (all.clone(), &IngestState::default()));
+            assert_eq!((segments(), &ingest.ingested), (all.clone(), &IngestState::default()));
         }
 
         other.execute_batch("DROP TRIGGER full").unwrap();
@@ -291,7 +291,7 @@ mod tests {
         };
         store.events(&EventFilter::default(), each).unwrap().unwrap();
         assert_eq!(types, ["job.started", "t", "t", "t"]);
-        assert!(ingest.taken.end.is_some());
-        assert_eq!(segments(), all[all.len() - 1..], "what was taken in is gone");
+        assert!(ingest.ingested.end.is_some());
+        assert_eq!(segments(), all[all.len() - 1..], "what was ingested in is gone");
     }
 }

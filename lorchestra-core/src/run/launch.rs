@@ -1,8 +1,8 @@
-//! From a spec to a run that has ended and is delivered: everything that happens around a run, in one place.
+//! Takes a spec to a run that has ended and is delivered: everything that happens around a run, in one place.
 //!
-//! [`launch`] seals the library and holds the spec against it, closes what dead supervisors left open, starts delivery, supervises
-//! the run, finishes delivery, and lets retention remove what is old. It reports each step as a [`RunEvent`] to one observer, and
-//! prints nothing itself. Whoever has a spec (a command line, a file, an engine) calls it; it reads no settings.
+//! [`launch`] seals the library and checks the spec against it, closes the runs of dead supervisors, starts delivery, supervises the run,
+//! finishes delivery, and applies retention. It reports each step as a [`RunEvent`] to one observer and prints nothing itself. Any source
+//! of specs can call it (a command line, a file, an engine); it reads no settings.
 
 use super::error::RunError;
 use super::event::{Observer, RunEvent};
@@ -25,57 +25,57 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// A run that is asked for.
+/// A request to launch a run.
 #[derive(Debug)]
 pub struct Launch<'a> {
-    /// What it is.
+    /// The run's spec.
     pub spec: RunSpec,
-    /// Its id; `None`: a new one. A run of this id that has ended is found instead of run again.
+    /// Its id; `None` for a new one. If a run with this id has ended, it is returned instead of run again.
     pub run_id: Option<Uuid>,
-    /// The file that holds the package.
+    /// The file that contains the package.
     pub library: &'a Path,
-    /// Where only locked libraries may run: those.
+    /// The lock file, if only locked libraries may run.
     pub lock: Option<&'a Lockfile>,
     /// Values of the spec's secrets.
     pub secrets: &'a Secrets,
-    /// Whether an observer draws the job's progress.
+    /// Whether an observer displays the job's progress.
     pub progress: bool,
 }
 
-/// Where runs happen, as values.
+/// The environment of runs.
 #[derive(Debug)]
 pub struct Host<'a> {
-    /// The state directory, which is made where it is missing.
+    /// The state directory, created if it is missing.
     pub state_dir: &'a Path,
-    /// What the worker needs.
+    /// The environment of the worker.
     pub worker: WorkerEnv<'a>,
-    /// How long things are kept.
+    /// How long to keep data.
     pub retention: &'a Retention,
-    /// Where events go.
+    /// Where to deliver events.
     pub delivery: Delivery<'a>,
 }
 
-/// Delivery beside and after a run.
+/// Delivery during and after a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Delivery<'a> {
-    /// Where events go; nowhere: they stay in the store.
+    /// The destinations; if empty, events stay in the store.
     pub to: &'a [DestinationConfig],
-    /// Whether the caller insists on it.
+    /// Whether the caller requires delivery.
     pub required: bool,
-    /// How long to wait for it after the run.
+    /// How long to wait for delivery after the run.
     pub timeout: Duration,
 }
 
-/// A launch that has come to its end.
+/// The result of a launch.
 #[derive(Debug)]
 pub struct Launched {
     /// What became of the spec.
     pub result: RunResult,
-    /// Delivery was required, and events of the run are not delivered.
+    /// Whether delivery was required and events of the run are not delivered.
     pub undelivered: bool,
 }
 
-/// Why nothing could be launched, or the end of a run not be recorded.
+/// Why nothing could be launched, or the end of a run could not be recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
     /// The library cannot be used, or may not run.
@@ -83,22 +83,22 @@ pub enum LaunchError {
     Unusable {
         /// The package.
         package: String,
-        /// Why, and what to do.
+        /// The reason and the fix.
         problem: Box<Problem>,
     },
-    /// The library is not the one that the spec wants.
+    /// The library differs from the one that the spec requires.
     #[error("the run spec requires {what} {wanted}, but {path} has {found}", path = path.display())]
     OtherLibrary {
         /// `package`, `version` or `sha256`.
         what: &'static str,
-        /// As the spec has it.
+        /// The value in the spec.
         wanted: String,
-        /// As the library has it.
+        /// The value in the library.
         found: String,
         /// The library.
         path: PathBuf,
     },
-    /// The library has no such job any more.
+    /// The library no longer has the job.
     #[error("{path} has no job {job}", path = path.display())]
     NoJob {
         /// Name of the job.
@@ -106,7 +106,7 @@ pub enum LaunchError {
         /// The library.
         path: PathBuf,
     },
-    /// The working directory that the spec wants.
+    /// The working directory in the spec cannot be used.
     #[error("the directory {path} of the run spec cannot be used", path = path.display())]
     Directory {
         /// The directory.
@@ -114,28 +114,28 @@ pub enum LaunchError {
         /// The system's error.
         source: io::Error,
     },
-    /// The spec does not fit its job.
+    /// The spec does not match its job.
     #[error("the run spec does not fit the job")]
     Spec(#[source] PlanError),
-    /// The state directory.
+    /// The state directory cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
-    /// Earlier runs could not be looked at.
+    /// Earlier runs could not be checked.
     #[error(transparent)]
     Recovery(#[from] RecoveryError),
     /// The delivery thread could not be started.
     #[error("the delivery thread cannot be started")]
     Delivery(#[source] io::Error),
-    /// The run.
+    /// The run could not start, or its end could not be recorded.
     #[error(transparent)]
     Run(#[from] RunError),
 }
 
-/// Looks for a run of an id that the caller chose, which has ended. It needs neither the library nor the secrets of its job, and waits for no
-/// other run: what a run has come to can be asked for whatever is installed now. `None`: there is none, or it is still running.
+/// Looks for an ended run with an id that the caller chose. Needs neither the library nor the secrets of its job, and waits for no other
+/// run, so the result of a run is available whatever is installed now. Returns `None` if there is no such run, or if it is still running.
 ///
 /// # Errors
-/// The run is one of another job or account, or the state cannot be read.
+/// If the run belongs to another job or account, or the state cannot be read.
 pub fn find(
     run_id: Uuid,
     key: Key<'_>,
@@ -153,7 +153,7 @@ pub fn find(
     Ok(Some(closing.finish(result, store, signals, observer)))
 }
 
-/// Launches a run and sees it to its end.
+/// Launches a run and waits for its end.
 ///
 /// # Errors
 /// Nothing was started; or the end of the run could not be recorded yet, which the next command does.
@@ -178,7 +178,7 @@ pub fn launch(
     Ok(closing.finish(result, store, signals, observer))
 }
 
-/// Closes what dead supervisors left open. Nothing is reported where there was nothing.
+/// Closes the runs of dead supervisors. Reports nothing if there were none.
 fn recover(state: &StateDir, observer: &mut dyn Observer) -> Result<(), LaunchError> {
     let closed = recovery::close_abandoned(state)?;
     if !closed.is_empty() {
@@ -187,7 +187,7 @@ fn recover(state: &StateDir, observer: &mut dyn Observer) -> Result<(), LaunchEr
     Ok(())
 }
 
-/// What goes on beside a run and follows it: delivery, then retention.
+/// What happens during and after a run: delivery, then retention.
 struct Closing<'a> {
     host: &'a Host<'a>,
     state: StateDir,
@@ -211,20 +211,20 @@ impl<'a> Closing<'a> {
     }
 }
 
-/// Seals the bytes that will run: those that plugins.lock allows, where it is asked.
+/// Seals the bytes that will run. If a lock file is given, they must be in it.
 ///
 /// # Errors
-/// The library cannot be used, or is not in the lock file.
+/// If the library cannot be used, or the lock file does not allow it.
 pub fn seal(path: &Path, package: &str, lock: Option<&Lockfile>) -> Result<Library, LaunchError> {
     Library::open(path)
         .and_then(|library| lock.map_or(Ok(()), |lock| lock.allows(&library)).map(|()| library))
         .map_err(|fault| LaunchError::Unusable { package: package.to_owned(), problem: Box::new(fault.at(path.to_owned())) })
 }
 
-/// Holds a spec against the library that is to run it.
+/// Checks a spec against the library that is to run it.
 ///
 /// # Errors
-/// It is not the library that the spec wants, or the spec does not fit the job in it.
+/// If it is not the library that the spec requires, or the spec does not match the job in it.
 pub fn fit(spec: &RunSpec, library: &Library) -> Result<(), LaunchError> {
     let manifest = library.manifest();
     let sha256 = spec.sha256.as_deref().unwrap_or(library.sha256());
@@ -248,7 +248,7 @@ pub fn fit(spec: &RunSpec, library: &Library) -> Result<(), LaunchError> {
     }
 }
 
-/// Ends the delivery beside a run. Returns whether it was required and did not happen at every destination.
+/// Finishes delivery. Returns whether it was required and incomplete at any destination.
 fn finish_delivery(
     deliveries: Deliveries<'_>,
     delivery: &Delivery<'_>,
@@ -263,7 +263,7 @@ fn finish_delivery(
         let pending = store.pending(to.name());
         observer.observe(&RunEvent::Delivered { to, report: &report, pending: pending.as_ref().copied(), required });
         let elsewhere = matches!(report.trouble, Some(Incomplete::IntoAnother(_)));
-        // What cannot be read is not known to be delivered.
+        // If the backlog cannot be read, delivery is not confirmed.
         let delivered = || store.backlog(to.name(), Some(run_id)).is_ok_and(|own| own == Backlog::default());
         undelivered |= required && (elsewhere || !delivered());
     }

@@ -1,23 +1,23 @@
-//! What a job prints and what it traces: files that do not grow without end. Written by the supervisor (output) and by the worker's sink
-//! (trace), read by the command line. Talks to the file system only.
+//! The output and the trace of jobs, in files of bounded size. The supervisor writes the output, the worker's sink the trace, and the
+//! command line reads both. Talks only to the file system.
 //!
 //! ```text
-//! <name>             the beginning: up to half of the limit, never touched again
-//! <name>.<offset>    what followed, in pieces of a quarter of the limit; the two newest are there
+//! <name>             the beginning: up to half of the limit, then never changed
+//! <name>.<offset>    the rest, in pieces of a quarter of the limit; only the two newest are kept
 //! ```
 //!
-//! Up to the limit everything is there, byte for byte. Beyond it the beginning and the end are, at least three quarters of the limit
-//! together; `offset` is where a piece begins in all that was written, so that the names alone tell what is missing, also after the writer
-//! was killed. What a full disk did not take is missing too, and counted.
+//! Up to the limit, the log is complete, byte for byte. Beyond it, the beginning and the end are kept, at least three quarters of the limit
+//! together. `offset` is the position of a piece in everything written, so the file names alone show what is missing, even after the writer
+//! was killed. Bytes lost to a full disk are missing too, and counted.
 
 use crate::secrets::{Mask, MaskedStream};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-/// The limit unless another is configured, in bytes.
+/// The default limit in bytes.
 pub const DEFAULT_MAX: u64 = 64 << 20;
-/// The smallest limit, in bytes.
+/// The smallest limit in bytes.
 pub const MIN_MAX: u64 = 4 << 10;
 
 /// A log that is being written.
@@ -26,40 +26,40 @@ pub(crate) struct Log {
     path: PathBuf,
     max: u64,
     file: File,
-    /// Where the open file begins.
+    /// Offset at which the open file begins.
     from: u64,
-    /// Bytes in the open file.
+    /// Size of the open file in bytes.
     len: u64,
-    /// Where the pieces begin that are there, the open one last.
+    /// Offsets of the existing pieces, the open one last.
     pieces: Vec<u64>,
     lost: u64,
-    /// Where secrets are kept out.
+    /// Masks secrets, if there are any.
     masked: Option<MaskedStream>,
 }
 
 /// A file of a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
-    /// The file.
+    /// Its path.
     pub path: PathBuf,
-    /// Where it begins in all that was written.
+    /// Offset of its beginning in everything that was written.
     pub from: u64,
 }
 
 impl Part {
-    /// Whether there is anything in it.
+    /// Whether it has content.
     pub fn has_content(&self) -> bool {
         fs::metadata(&self.path).is_ok_and(|meta| meta.len() > 0)
     }
 
-    /// Opens it for reading. [`io::ErrorKind::NotFound`] where it is gone, or no regular file.
+    /// Opens it for reading. Fails with [`io::ErrorKind::NotFound`] if it is gone or is not a regular file.
     pub fn open(&self) -> io::Result<File> {
         crate::host::files::regular_file(&self.path)
     }
 }
 
 impl Log {
-    /// Opens a log for going on at its end; made where it is missing.
+    /// Opens a log to append to it; creates it if it is missing.
     pub(crate) fn open(path: &Path, max: u64) -> io::Result<Self> {
         let file = crate::host::files::private_file(path)?;
         let len = file.metadata()?.len();
@@ -74,13 +74,13 @@ impl Log {
         Ok(log)
     }
 
-    /// Keeps secrets out of what is written from here on.
+    /// Masks secrets in everything written from now on.
     pub(crate) fn mask(&mut self, mask: Option<Mask>) {
         self.masked = mask.map(MaskedStream::new);
     }
 
-    /// Appends bytes. What the disk does not take is lost: a job never waits for its log. What may be the beginning of a secret is held
-    /// until it is known, or until [`finish`](Self::finish).
+    /// Appends bytes. Bytes that the disk refuses are lost, because a job never waits for its log. Bytes that may be the beginning of a
+    /// secret are held back until that is known, or until [`finish`](Self::finish).
     pub(crate) fn write(&mut self, bytes: &[u8]) {
         match &mut self.masked {
             None => self.append(bytes),
@@ -91,7 +91,7 @@ impl Log {
         }
     }
 
-    /// Nothing more is written.
+    /// Writes what was held back. Nothing may be written afterwards.
     pub(crate) fn finish(&mut self) {
         if let Some(mut masked) = self.masked.take() {
             self.append(&masked.finish());
@@ -116,7 +116,7 @@ impl Log {
         self.lost += bytes.len() as u64;
     }
 
-    /// The longest line that [`write_line`](Self::write_line) is meant for, in bytes: one that is longer takes more than the limit.
+    /// The maximum length for [`write_line`](Self::write_line): a longer line would exceed the limit.
     pub(crate) fn longest_line(&self) -> u64 {
         self.max / 4
     }
@@ -133,21 +133,21 @@ impl Log {
         }
     }
 
-    /// Bytes that were not taken by the disk.
+    /// Number of bytes that the disk refused.
     pub(crate) fn lost(&self) -> u64 {
         self.lost
     }
 
-    /// What the open file may still take.
+    /// Number of bytes that still fit into the open file.
     fn room(&self) -> u64 {
         let limit = if self.pieces.is_empty() { self.max / 2 } else { self.max / 4 };
         limit.saturating_sub(self.len)
     }
 
-    /// Begins the next piece; of those before it the newest stays.
+    /// Begins the next piece; of the earlier ones only the newest is kept.
     fn turn(&mut self) -> io::Result<()> {
         let from = self.from + self.len;
-        // The old one first: it makes the room.
+        // Remove the old one first, to free its space.
         while self.pieces.len() > 1 {
             match fs::remove_file(piece(&self.path, self.pieces[0])) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
@@ -161,8 +161,8 @@ impl Log {
     }
 }
 
-/// The files of a log, in order; none where there is no log. One may be gone by the time it is opened: its run goes on. What has the name
-/// of one and is no file is left out: a job may write where its logs are.
+/// Returns the files of a log, in order; empty if there is no log. A file may be gone by the time it is opened, because its run continues.
+/// Skips anything that is not a file: a job may write to the directory of its logs.
 pub fn parts(path: &Path) -> io::Result<Vec<Part>> {
     if !path.exists() {
         return Ok(Vec::new());
@@ -172,7 +172,7 @@ pub fn parts(path: &Path) -> io::Result<Vec<Part>> {
     Ok(all.filter(|part| fs::metadata(&part.path).is_ok_and(|meta| meta.is_file())).collect())
 }
 
-/// The last bytes of a log, `most` at most: of the newest file, and of the one before it where the newest has just begun.
+/// Returns the last bytes of a log, at most `most`: from the newest file, and from the one before it if the newest has just begun.
 pub(crate) fn tail(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     let mut tail = Vec::new();
     let parts = parts(path)?;
@@ -186,9 +186,9 @@ pub(crate) fn tail(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     Ok(tail)
 }
 
-/// Removes the pieces of a log that is to begin anew.
+/// Removes the pieces of a log that is about to be started over.
 pub(crate) fn remove_pieces(path: &Path) -> io::Result<()> {
-    pieces(path)?.into_iter().try_for_each(|from| crate::host::files::remove_whatever(&piece(path, from)))
+    pieces(path)?.into_iter().try_for_each(|from| crate::host::files::remove_any(&piece(path, from)))
 }
 
 fn piece(path: &Path, from: u64) -> PathBuf {
@@ -197,7 +197,7 @@ fn piece(path: &Path, from: u64) -> PathBuf {
     name.into()
 }
 
-/// Where the pieces begin that are there.
+/// Returns the offsets of the existing pieces.
 fn pieces(path: &Path) -> io::Result<Vec<u64>> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else { return Ok(Vec::new()) };
     let mut found = Vec::new();
@@ -217,7 +217,7 @@ mod tests {
 
     const MAX: u64 = MIN_MAX;
 
-    /// What is there of each part: where it begins, and its bytes.
+    /// Returns the offset and the bytes of each part.
     fn read(path: &Path) -> Vec<(u64, Vec<u8>)> {
         parts(path).unwrap().into_iter().map(|part| (part.from, fs::read(part.path).unwrap())).collect()
     }
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn up_to_the_limit_everything_is_there_and_one_byte_more_costs_a_quarter() {
+    fn a_log_is_complete_up_to_the_limit_and_one_byte_more_costs_a_quarter() {
         for (bytes, from) in [(0, vec![0]), (1, vec![0]), (2048, vec![0]), (2049, vec![0, 2048]), (4096, vec![0, 2048, 3072])] {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("1.out");
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_stays_in_one_file_however_long() {
+    fn a_line_of_any_length_stays_in_one_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("trace.jsonl");
         let mut log = Log::open(&path, MAX).unwrap();
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_disk_does_not_take_is_counted() {
+    fn bytes_that_the_disk_refuses_are_counted() {
         let dir = tempfile::tempdir().unwrap();
         let mut log = Log::open(&dir.path().join("1.out"), MAX).unwrap();
         log.file = File::options().append(true).open("/dev/full").unwrap();
@@ -284,7 +284,7 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn what_is_there_is_what_was_written_there(writes in prop::collection::vec((0_usize..3000, any::<bool>()), 0..12)) {
+        fn every_part_has_the_bytes_written_at_its_offset(writes in prop::collection::vec((0_usize..3000, any::<bool>()), 0..12)) {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("1.out");
             let all = numbered(writes.iter().map(|(n, _)| n).sum());

@@ -1,25 +1,24 @@
-//! Closes the runs that a supervisor's death left open: by what their spool says, or as abandoned.
+//! Closes the runs whose supervisors died: with the outcome in their spool, or as abandoned.
 //!
-//! Called by the commands that show or make runs. A run is open as long as its spool directory exists, so that one look
-//! into `spool/` is all that this costs a run when there is nothing to do. Commands that have the store open look there too, and so
-//! does a run for its own job: a spool directory may have been removed, or the store copied without it. For each open run:
+//! Called by the commands that show or start runs. A run is open as long as its spool directory exists, so with nothing to close, this
+//! costs one read of `spool/`. Commands that have the store open also check the runs there, and so does a run for its own job, because a
+//! spool directory may have been removed, or the store copied without it. For each open run:
 //!
-//! 1. Its supervisor must be dead, and the run's lock free: else it lives, and will end the run (woken, if it is stopped and its
-//!    worker is dead). The lock is held here meanwhile: a run
-//!    is closed by one process, and of several that look at the same time the others pass by.
-//! 2. The last attempt's lock must be free, or become so in 5 s: a worker outlives its supervisor by a moment at most. One that
-//!    does not is killed.
-//! 3. What still carries the run's id in its environment is killed: the worker's watchdog may have died with it, and what had left
-//!    the worker's group was out of its reach. One look at all processes for many runs.
-//! 4. The rest of the spool is taken in. What the supervisor had noted, and the final record, are the outcome; with neither, the
-//!    run is abandoned.
-//! 5. State, terminal event and bookmark are committed, those of many runs together; then the spool directories are removed.
+//! 1. Its supervisor must be dead and the run's lock free; otherwise it is alive and will end the run (if it is stopped and its worker is
+//!    dead, it is resumed). Recovery holds the lock in the meantime, so only one process closes a run, and others that try at the same time
+//!    skip it.
+//! 2. The last attempt's lock must be free, or be released within 5 s: a worker outlives its supervisor only briefly. A worker that takes
+//!    longer is killed.
+//! 3. Processes that still have the run's id in their environment are killed: the worker's watchdog may have died too, and it could not
+//!    reach processes that had left the worker's group. One scan of all processes covers many runs.
+//! 4. The rest of the spool is ingested. The supervisor's note and the final record determine the outcome; without either, the run is
+//!    abandoned.
+//! 5. State, terminal event and bookmark are committed, for many runs together; then the spool directories are removed.
 //!
-//! A spool directory whose run is in no store, and whose lock nobody holds, is one of a supervisor that died before it recorded the
-//! run. Its worker may still be there, stopped, and was never sent an order: what carries the run's id is killed, and the directory
-//! is removed.
+//! If no store has the run of a spool directory, and no one holds its lock, the supervisor died before it recorded the run. Its worker may
+//! still exist, stopped, without ever having received an order. Processes with the run's id are killed, and the directory is removed.
 //!
-//! A run that cannot be closed stays open and keeps nobody from anything but a run of the same job and account.
+//! A run that cannot be closed stays open, and blocks only other runs of the same job and account.
 
 use crate::host::locks::{self, AttemptLock, FileLock, Holder, overlap_name};
 use crate::host::process;
@@ -42,22 +41,22 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-/// Runs that are closed together: each holds a descriptor for its lock meanwhile.
+/// Number of runs to close together: each holds a descriptor for its lock.
 const TOGETHER: usize = 250;
-/// How long a predecessor is waited for that another process closes: a little longer than that takes where its worker hangs.
+/// How long to wait for a predecessor that another process closes: a little longer than that takes if its worker hangs.
 const CLOSING: Duration = Duration::from_secs(15);
 /// How long a worker may outlive its supervisor.
 const WORKER: Duration = Duration::from_secs(5);
-/// How old a spool directory without a run and without a lock must be before it is removed: its supervisor is about to take the lock,
-/// or died before it did.
+/// Minimum age of a spool directory without a run and without a lock before it is removed: its supervisor is about to take the lock, or
+/// died before that.
 const UNRECORDED: Duration = Duration::from_secs(60 * 60);
-/// Such directories that one command removes at most: nobody waits for a disk that has thousands of them.
+/// Maximum number of such directories that one command removes, so that a command does not wait for thousands of removals.
 const AT_ONCE: usize = 200;
 
-/// A run that was closed here.
+/// A run that recovery closed.
 #[derive(Debug)]
 pub struct Recovered {
-    /// The run, as it was.
+    /// The run before it was closed.
     pub run: Run,
     /// How it ended.
     pub outcome: Outcome,
@@ -66,19 +65,19 @@ pub struct Recovered {
 /// Why a run could not be closed. It stays open, and nothing of it is lost.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoveryError {
-    /// The store.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Its spool or the store, while taking in.
+    /// Its spool could not be ingested.
     #[error(transparent)]
     Intake(#[from] IntakeError),
-    /// Events of a run that the store does not know: another store knew it.
+    /// A spool has events of a run that is not in the store, but was in another one.
     #[error("{path} holds events of a run that is not in this store", path = path.display())]
     Unknown {
         /// The run's spool.
         path: PathBuf,
     },
-    /// A lock or a directory.
+    /// A lock or a directory could not be accessed.
     #[error("{path}", path = path.display())]
     Io {
         /// The path.
@@ -88,14 +87,14 @@ pub enum RecoveryError {
     },
 }
 
-/// What a look for open runs came to.
+/// The result of closing open runs.
 #[derive(Debug, Default)]
 pub struct Closed {
     /// Runs that were closed.
     pub recovered: Vec<Recovered>,
     /// Runs that stay open for now, and why.
     pub stuck: Vec<(String, RecoveryError)>,
-    /// Newest events that the store has lost: see [`Store::take_missing`].
+    /// Number of newest events that the store has lost: see [`Store::take_missing`].
     pub missing: u64,
 }
 
@@ -106,7 +105,7 @@ impl Closed {
     }
 }
 
-/// Closes every open run whose supervisor is dead, as `spool/` has them. Opens the store only if there is one to close.
+/// Closes every open run in `spool/` whose supervisor is dead. Opens the store only if there is one to close.
 pub fn close_abandoned(state: &StateDir) -> Result<Closed, RecoveryError> {
     let open = open_runs(state)?;
     if open.is_empty() {
@@ -115,13 +114,13 @@ pub fn close_abandoned(state: &StateDir) -> Result<Closed, RecoveryError> {
     close_each(state, &mut Store::open(state)?, &open)
 }
 
-/// The same, with those that only the store has.
+/// Like [`close_abandoned`], including runs that are only in the store.
 pub fn close_all_abandoned(state: &StateDir, store: &mut Store) -> Result<Closed, RecoveryError> {
     let open = all_open_runs(state, store)?;
     close_each(state, store, &open)
 }
 
-/// Removes what is left of runs that died before a store was there to record them in. Makes no store.
+/// Removes the files of runs that died before there was a store to record them in. Does not create a store.
 pub fn remove_all_unrecorded(state: &StateDir) -> Result<Closed, RecoveryError> {
     let mut closed = Closed::default();
     let mut room = AT_ONCE;
@@ -160,8 +159,7 @@ fn close_each(state: &StateDir, store: &mut Store, open: &[String]) -> Result<Cl
     Ok(closed)
 }
 
-/// Closes the open runs of one job and account that are dead. The caller holds the right to run it: beside it are only such that are
-/// allowed beside others.
+/// Closes the dead runs of one job and account. The caller holds the overlap lock, so other live runs are those with policy `allow`.
 pub(crate) fn close_predecessors(state: &StateDir, store: &mut Store, spec: &RunSpec) -> Result<Closed, RecoveryError> {
     let mut closed = Closed::default();
     let (package, job, account) = (spec.package.as_str(), spec.job.as_str(), spec.account.as_deref());
@@ -174,8 +172,8 @@ pub(crate) fn close_predecessors(state: &StateDir, store: &mut Store, spec: &Run
             match claim(state, store, &run_id, spec.on_overlap != OnOverlap::Allow, &mut 0)? {
                 Claim::Ours(claimed) => break vec![*claimed],
                 Claim::Alive | Claim::Closed | Claim::Unrecorded(_) => break Vec::new(),
-                // Another process closes it, and may be waiting for its worker: what it was doing must not go on beside this run. (Or its
-                // supervisor lives where it cannot be seen from here: it holds the right to run then, or is allowed beside others.)
+                // Another process is closing it, and may be waiting for its worker, which must not work at the same time as this run. (Or
+                // its supervisor is alive but not visible from here: then it would hold the overlap lock, or has policy `allow`.)
                 Claim::Held if Instant::now() >= until => break Vec::new(),
                 Claim::Held => std::thread::sleep(Duration::from_millis(20)),
             }
@@ -185,34 +183,34 @@ pub(crate) fn close_predecessors(state: &StateDir, store: &mut Store, spec: &Run
     Ok(closed)
 }
 
-/// An open run that nobody else ends.
+/// An open run that no one else will end.
 struct Claimed {
     run: Run,
-    /// Held until the run is closed. One without a spool has none: should several close it, the store takes one end.
+    /// Held until the run is closed. A run without a spool has no lock: if several processes close it, the store accepts one end.
     _lock: Option<FileLock>,
 }
 
-/// What became of the wish to close a run.
+/// The result of trying to claim a run.
 enum Claim {
-    /// It is ours to close.
+    /// This process closes it.
     Ours(Box<Claimed>),
-    /// Its supervisor lives.
+    /// Its supervisor is alive.
     Alive,
-    /// Somebody holds its lock.
+    /// Another process holds its lock.
     Held,
-    /// It was never recorded, and its supervisor is dead: what is left of it is ours to remove.
+    /// It was never recorded, and its supervisor is dead: this process removes its files.
     Unrecorded(FileLock),
-    /// It has been closed, or was never recorded and may be so yet.
+    /// It has been closed; or it was never recorded, but may still be.
     Closed,
 }
 
-/// `excludes`: the caller holds the overlap lock of the run's job. `room`: how many that were never recorded may be removed yet.
+/// `excludes`: the caller holds the overlap lock of the run's job. `room`: how many unrecorded runs may still be removed.
 fn claim(state: &StateDir, store: &Store, run_id: &str, excludes: bool, room: &mut usize) -> Result<Claim, RecoveryError> {
     let Some(run) = store.run(run_id)? else {
         return if *room > 0 { claim_unrecorded(state, Some(store), run_id, room) } else { Ok(Claim::Closed) };
     };
     if run.state != RunState::Running {
-        // Only the removal is left, and needs no lock.
+        // Only the removal is left, which needs no lock.
         remove_spool(state, run_id);
         return Ok(Claim::Closed);
     }
@@ -224,8 +222,8 @@ fn claim(state: &StateDir, store: &Store, run_id: &str, excludes: bool, room: &m
     let lock = match FileLock::try_take(&path) {
         Ok(Some(lock)) => Some(lock),
         Ok(None) => return Ok(Claim::Held),
-        // Closed and removed since it was listed; or its spool is lost, and of its locks only the one of its job tells whether it lives.
-        Err(e) if locks::is_none(&e) => {
+        // It was closed and removed since it was listed; or its spool is lost, and only the overlap lock shows whether it is alive.
+        Err(e) if locks::means_unlocked(&e) => {
             let path = state.lock(&overlap_name(&run.package, &run.job, run.account.as_deref()));
             if !excludes && FileLock::try_take(&path).map_err(|source| RecoveryError::Io { path, source })?.is_none() {
                 return Ok(Claim::Alive);
@@ -234,7 +232,7 @@ fn claim(state: &StateDir, store: &Store, run_id: &str, excludes: bool, room: &m
         }
         Err(source) => return Err(RecoveryError::Io { path, source }),
     };
-    // Read again under the lock: it may have been ended between the look into `spool/` and now.
+    // Read again under the lock: the run may have ended since `spool/` was read.
     match store.run(run_id)? {
         Some(run) if run.state == RunState::Running => Ok(Claim::Ours(Box::new(Claimed { run, _lock: lock }))),
         _ => {
@@ -244,13 +242,13 @@ fn claim(state: &StateDir, store: &Store, run_id: &str, excludes: bool, room: &m
     }
 }
 
-/// Whether a run's worker lives in another PID namespace (a container that shares the state directory): it holds its lock, and has no number
-/// here.
+/// Whether a run's worker is alive in another PID namespace (a container that shares the state directory): it holds its lock, but has no
+/// pid here.
 pub fn worker_is_elsewhere(state: &StateDir, run: &Run) -> bool {
     matches!(AttemptLock::holder(&state.attempt_lock(&run.run_id, run.attempts)), Ok(Some(Holder::Elsewhere)))
 }
 
-/// Whether somebody holds a run's lock: its supervisor, or for some seconds a command that closes it.
+/// Whether someone holds a run's lock: its supervisor or, for a few seconds, a command that closes it.
 pub fn is_locked(state: &StateDir, run: &Run) -> bool {
     matches!(FileLock::try_take_existing(&state.run_lock(&run.run_id)), Ok(None))
 }
@@ -268,9 +266,9 @@ fn close(state: &StateDir, store: &mut Store, dead: Vec<Claimed>, closed: &mut C
         return;
     }
     let ids: HashSet<&str> = quiet.iter().map(|claimed| claimed.run.run_id.as_str()).collect();
-    let remains = process::kill_remains_of(state.id(), &ids);
+    let remains = process::kill_leftovers(state.id(), &ids);
     if remains > 0 {
-        tracing::warn!(remains, "killed what dead runs had left behind");
+        tracing::warn!(remains, "killed processes left by dead runs");
     }
     let mut ends: Vec<(Claimed, Outcome, RunEnd)> = Vec::new();
     for claimed in quiet {
@@ -290,23 +288,23 @@ fn close(state: &StateDir, store: &mut Store, dead: Vec<Claimed>, closed: &mut C
                 }
             }
         }
-        // All of them stay open; one is told.
+        // All of them stay open; one is reported.
         Err(error) => closed.stuck.extend(ends.into_iter().next().map(|(claimed, ..)| (claimed.run.run_id, error.into()))),
     }
 }
 
-/// How a dead run ended.
+/// Determines how a dead run ended.
 fn end_of(state: &StateDir, store: &mut Store, run: &Run) -> Result<(Outcome, RunEnd), RecoveryError> {
     let (run_id, attempt) = (run.run_id.as_str(), run.attempts);
-    // Asked before the events in it are taken in: that a run closed its own spool just now is ruled out by the lock.
+    // Checked before its events are ingested. The lock rules out that the run is just removing its own spool.
     let lost = !state.run_spool(run_id).is_dir();
-    let taken = store.taken(run_id, attempt)?;
+    let ingested = store.ingested(run_id, attempt)?;
     let spool = state.attempt_spool(run_id, attempt);
-    let first = taken.cursor.segment;
-    let mut ingest = Ingest::new(run_id, attempt, &spool, taken);
+    let first = ingested.cursor.segment;
+    let mut ingest = Ingest::new(run_id, attempt, &spool, ingested);
     let mut all = |store: &mut Store| ingest.all(store, Writing::Dead);
-    // A segment with a successor is removed once it is taken in, and then the store must not lose it. The last one stays until the commit
-    // of the ends, which makes what came before it safe as well.
+    // A segment with a successor is removed after it was ingested, and from then on the store must not lose its events. The last segment
+    // stays until the ends are committed, which makes everything before it durable too.
     if segment_path(&spool, first + 1).exists() {
         all(store)?;
     } else {
@@ -321,7 +319,7 @@ fn end_of(state: &StateDir, store: &mut Store, run: &Run) -> Result<(Outcome, Ru
     let dead = DeadRun {
         attempt,
         over,
-        taken: ingest.taken,
+        ingested: ingest.ingested,
         seen,
         printed: has_content(&state.output(run_id, attempt)),
         earlier: earlier(store, run_id, attempt)?,
@@ -346,7 +344,7 @@ fn wait_for_worker(state: &StateDir, run_id: &str, attempt: u32) -> Result<(), R
         if !killed {
             killed = true;
             if let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty())
-                // Asked again with the descriptor in hand: it is the holder that is killed, not who got its pid.
+                // Checked again with the descriptor open, so that the holder is killed and not a process that reuses its pid.
                 && AttemptLock::holder(&path).map_err(io)? == Some(holder)
             {
                 tracing::warn!(run_id, pid = pid.as_raw_nonzero(), "killing a worker that outlived its supervisor");
@@ -361,7 +359,7 @@ fn wait_for_worker(state: &StateDir, run_id: &str, attempt: u32) -> Result<(), R
     Ok(())
 }
 
-/// Runs with a spool directory, and those that the store has as running.
+/// Returns the runs with a spool directory, and those that are running according to the store.
 fn all_open_runs(state: &StateDir, store: &Store) -> Result<Vec<String>, RecoveryError> {
     let mut open = open_runs(state)?;
     open.extend(store.runs(&RunFilter { running: true, limit: None })?.into_iter().map(|run| run.run_id));
@@ -385,7 +383,7 @@ fn open_runs(state: &StateDir) -> Result<Vec<String>, RecoveryError> {
     Ok(runs)
 }
 
-/// A run that is not in the store, or without one.
+/// Claims a run that is not in the store, or if there is no store.
 fn claim_unrecorded(state: &StateDir, store: Option<&Store>, run_id: &str, room: &mut usize) -> Result<Claim, RecoveryError> {
     let path = state.run_lock(run_id);
     let recorded = || match store {
@@ -393,15 +391,15 @@ fn claim_unrecorded(state: &StateDir, store: Option<&Store>, run_id: &str, room:
         None => Ok(state.store().exists()),
     };
     match FileLock::try_take_existing(&path) {
-        // Recorded since it was looked for, and its supervisor has ended or died: the next command sees it.
+        // It was recorded after the first check, and its supervisor has ended or died: the next command handles it.
         Ok(Some(_)) if recorded()? => Ok(Claim::Closed),
         Ok(Some(lock)) => {
             *room -= 1;
             Ok(Claim::Unrecorded(lock))
         }
         Ok(None) => Ok(Claim::Held),
-        // The lock comes before the worker: there is no process to look for.
-        Err(e) if locks::is_none(&e) => {
+        // The lock is created before the worker: there is no process to find.
+        Err(e) if locks::means_unlocked(&e) => {
             if is_old(&state.run_spool(run_id)) && remove_files(state, run_id)? {
                 *room -= 1;
             }
@@ -416,14 +414,14 @@ fn is_old(spool: &Path) -> bool {
     made.is_ok_and(|made| SystemTime::now().duration_since(made).is_ok_and(|age| age > UNRECORDED))
 }
 
-/// Removes what is left of runs whose supervisor died before it recorded them: processes, then files. The locks are held until then.
+/// Removes the remains of runs whose supervisor died before it recorded them: first processes, then files. Holds the locks until then.
 fn remove_unrecorded(state: &StateDir, unrecorded: Vec<(&str, FileLock)>, closed: &mut Closed) {
     if unrecorded.is_empty() {
         return;
     }
-    let remains = process::kill_remains_of(state.id(), &unrecorded.iter().map(|(run_id, _)| *run_id).collect());
+    let remains = process::kill_leftovers(state.id(), &unrecorded.iter().map(|(run_id, _)| *run_id).collect());
     if remains > 0 {
-        tracing::warn!(remains, "killed what runs had left behind that were never recorded");
+        tracing::warn!(remains, "killed processes left by runs that were never recorded");
     }
     for (run_id, _lock) in unrecorded {
         if let Err(error) = remove_files(state, run_id) {
@@ -432,8 +430,8 @@ fn remove_unrecorded(state: &StateDir, unrecorded: Vec<(&str, FileLock)>, closed
     }
 }
 
-/// Removes the files of a run that was never recorded. Nothing is emitted before a run is recorded: a spool with records in it was
-/// recorded, in a store that is gone, and is kept. Answers whether they were removed.
+/// Removes the files of a run that was never recorded, and returns whether they were removed. Nothing is emitted before a run is recorded,
+/// so a spool with records belongs to a recorded run of a store that is gone, and is kept.
 fn remove_files(state: &StateDir, run_id: &str) -> Result<bool, RecoveryError> {
     let path = state.run_spool(run_id);
     match has_records(&path) {
@@ -448,7 +446,7 @@ fn remove_files(state: &StateDir, run_id: &str) -> Result<bool, RecoveryError> {
     }
 }
 
-/// Whether there is a byte in a segment of any attempt.
+/// Whether a segment of any attempt has content.
 fn has_records(spool: &Path) -> io::Result<bool> {
     for attempt in fs::read_dir(spool)? {
         let attempt = attempt?;
@@ -468,9 +466,9 @@ fn has_records(spool: &Path) -> io::Result<bool> {
 mod tests {
     use super::*;
 
-    /// The lock tells a supervisor that has not come to recording its run from one that died before: not the time.
+    /// The lock, not the time, distinguishes a supervisor that has not recorded its run yet from one that died before.
     #[test]
-    fn the_lock_of_a_run_that_is_not_recorded_tells_whether_it_will_be() {
+    fn the_lock_of_an_unrecorded_run_shows_whether_it_may_still_be_recorded() {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(dir.path()).unwrap();
         let mut store = Store::open(&state).unwrap();
@@ -498,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_stays_of_a_run_that_was_never_recorded() {
+    fn a_run_that_was_never_recorded_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(dir.path()).unwrap();
         let mut store = Store::open(&state).unwrap();

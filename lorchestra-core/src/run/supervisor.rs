@@ -1,20 +1,19 @@
-//! The life of a run, in the process a person started. Loads no plugin code.
+//! Supervises a run, in the process that the user started. Loads no plugin code.
 //!
-//! Enters (`overlap`), goes through one attempt after the other (`attempt`: one worker each), and decides with [`crate::run::decision`] and
-//! the plan's retries. In order, and each step done before the next begins:
+//! Acquires the right to run (`overlap`), runs one attempt after the other (`attempt`, one worker each), and decides with
+//! [`crate::run::decision`] and the plan's retries. Each step is complete before the next begins:
 //!
-//! 1. The overlap lock is held.
-//! 2. The run's spool directory exists, with the lock that says that its supervisor lives. From here on, a run that dies is found by
-//!    the next command, and so is what it started.
-//! 3. A worker is started, which waits for its order. Runs of the same job that died without an end are closed
-//!    ([`crate::run::recovery`]). A window that begins at the bookmark begins where that is now. The run, its first attempt and
-//!    `job.started` are committed.
-//! 4. The worker gets its order, and only now learns of plugin and job; its spool is taken in beside it.
-//! 5. The worker and all it started are dead; the rest of the spool is committed.
-//! 6. Failed, and worth another attempt: that the attempt is over is committed; after the wait a worker is started, the next attempt is
-//!    committed, and the spool of the one before is removed. Then step 4 again.
-//! 7. State, terminal event and bookmark are committed, in one transaction.
-//! 8. The spool directory is gone, the locks are released.
+//! 1. Take the overlap lock.
+//! 2. Create the run's spool directory, and take the lock in it that shows that the supervisor is alive. From now on, if the supervisor
+//!    dies, the next command finds the run and everything that it started.
+//! 3. Start a worker, which waits for its order. Close runs of the same job that died without an end ([`crate::run::recovery`]). Set a
+//!    window that begins at the bookmark to its current position. Commit the run, its first attempt and `job.started`.
+//! 4. Send the worker its order, from which it first learns about plugin and job; ingest its spool while it runs.
+//! 5. When the worker and everything it started are dead, commit the rest of the spool.
+//! 6. If the attempt failed and will be retried: commit its end, start a worker after the delay, commit the next attempt, and remove the
+//!    spool of the previous one. Continue with step 4.
+//! 7. Commit state, terminal event and bookmark in one transaction.
+//! 8. Remove the spool directory and release the locks.
 
 mod attempt;
 pub(crate) mod child;
@@ -49,37 +48,37 @@ use run_files::RunFilesGuard;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// What a worker is started with on this host, whatever the run.
+/// What workers on this host need, independent of the run.
 #[derive(Debug, Clone, Copy)]
 pub struct WorkerEnv<'a> {
     /// Parent of the packages' data directories.
     pub data_root: &'a Path,
-    /// The executable that becomes the worker: `/proc/self/exe`, which stays right when the file is replaced.
+    /// The executable that becomes the worker: `/proc/self/exe`, which stays valid when the file is replaced.
     pub executable: &'a Path,
     /// Version of lorchestra.
     pub version: &'a str,
-    /// The most verbose level that is traced.
+    /// The most verbose level to trace.
     pub trace_level: &'a str,
-    /// Bytes that are kept of what an attempt prints, and of what a run traces.
+    /// Maximum number of bytes to keep of an attempt's output, and of a run's trace.
     pub log_max: u64,
-    /// Whether an event with a number that loses digits in 64 bits is refused.
+    /// Whether to refuse events with a number that loses precision in 64 bits.
     pub strict_numbers: bool,
 }
 
-/// Everything a run needs from outside.
+/// The environment of a run.
 #[derive(Debug)]
 pub struct RunEnv<'a> {
-    /// Where the state is kept.
+    /// The state directory.
     pub state: &'a StateDir,
-    /// What the worker needs.
+    /// The environment of the worker.
     pub worker: WorkerEnv<'a>,
     /// Values of the spec's secrets, as far as they were found.
     pub secrets: &'a Secrets,
-    /// Whether somebody looks at the job's progress, which [`progress`] reads.
+    /// Whether anyone displays the job's progress, which [`progress`] reads.
     pub progress: bool,
 }
 
-/// Returns what the job of a running run has reported as its progress: done, and of how much (0: unknown).
+/// Returns the progress that the job of a running run has reported: done, and the total (0 if unknown).
 pub fn progress(state: &StateDir, run_id: &str) -> Option<(u64, u64)> {
     crate::run::worker::meter::read(&state.progress(run_id))
 }
@@ -87,37 +86,37 @@ pub fn progress(state: &StateDir, run_id: &str) -> Option<(u64, u64)> {
 /// A run that has ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// Its id.
+    /// The run's id.
     pub run_id: String,
-    /// How it ended, and what was measured.
+    /// How it ended, and the measurements.
     pub terminal: Terminal,
-    /// Where the output of its last attempt is.
+    /// Path of the output of its last attempt.
     pub output: PathBuf,
 }
 
-/// What became of a spec.
+/// The result of running a spec.
 #[derive(Debug)]
 pub enum RunResult {
-    /// It was run, and has ended.
+    /// It ran and has ended.
     Ended(Box<Ended>),
     /// It was recorded as skipped, because another run is running.
     Skipped {
-        /// Its id.
+        /// The run's id.
         run_id: String,
-        /// The run that is running, where it is known.
+        /// The other run, if known.
         held_by: Option<String>,
     },
-    /// A run of the id that was asked for has ended before. Nothing was started.
+    /// A run with the requested id has already ended. Nothing was started.
     Found {
         /// The run.
         run: Box<Run>,
-        /// Its end, unless retention has removed the payload.
+        /// Its terminal event, unless retention has removed the payload.
         terminal: Option<Box<Terminal>>,
     },
 }
 
 impl RunResult {
-    /// Its id.
+    /// The run's id.
     pub fn run_id(&self) -> &str {
         match self {
             Self::Ended(ended) => &ended.run_id,
@@ -132,14 +131,14 @@ impl RunResult {
     }
 }
 
-/// A run that is about to begin: which, what, and from which bytes.
+/// A run that is about to start: its id, its spec, and the bytes to run.
 #[derive(Debug)]
 pub struct RunOrder<'a> {
-    /// Its id.
+    /// The run's id.
     pub run_id: String,
-    /// Whether the caller chose the id: a run of this id that has ended is found then, not run again.
+    /// Whether the caller chose the id: then a run with this id that has ended is returned instead of run again.
     pub may_exist: bool,
-    /// What it is. The caller has held it against the library ([`RunSpec::check`]).
+    /// The spec, which the caller has checked against the library ([`RunSpec::check`]).
     pub spec: RunSpec,
     /// The sealed library.
     pub library: &'a Library,
@@ -156,16 +155,16 @@ struct Supervision<'a> {
     observer: &'a mut dyn Observer,
 }
 
-/// A run that is recorded, and whose worker waits for its order.
+/// A recorded run whose worker waits for its order.
 struct Recorded {
     store: Store,
     prepared: Prepared,
     started: Instant,
-    /// Held until the end is recorded: that of the run, and the right to run.
+    /// Held until the end is recorded: the run's own lock, and the overlap lock.
     locks: [FileLock; 2],
 }
 
-/// All attempts are over.
+/// The result of all attempts.
 struct Finished {
     store: Store,
     outcome: Outcome,
@@ -175,18 +174,18 @@ struct Finished {
     output: PathBuf,
 }
 
-/// How an attempt ended that is not the last, or why it is.
+/// What follows a failed attempt.
 enum Next {
-    /// Another attempt follows: its worker and files.
+    /// Another attempt, with its worker and files.
     Attempt(Box<Prepared>),
-    /// The run ends with this outcome.
+    /// The end of the run, with this outcome.
     End(Outcome),
 }
 
-/// The run of this id.
+/// Returns the run with this id.
 ///
 /// # Errors
-/// It is a run of another job or account.
+/// If it is a run of another job or account.
 pub(crate) fn run_of(store: &Store, run_id: &str, key: Key<'_>) -> Result<Option<Run>, RunError> {
     match store.run(run_id)? {
         Some(run) if !run.has_key(key.package, key.job, key.account) => {
@@ -196,10 +195,10 @@ pub(crate) fn run_of(store: &Store, run_id: &str, key: Key<'_>) -> Result<Option
     }
 }
 
-/// Runs an order, from the lock to the terminal event. Returns the store for what is to be done after the run.
+/// Runs an order, from the lock to the terminal event. Returns the store for the steps that follow the run.
 ///
 /// # Errors
-/// The run could not begin, or its end could not be recorded; what was recorded is never lost.
+/// If the run could not start, or its end could not be recorded; recorded data is never lost.
 pub fn run(
     env: &RunEnv<'_>,
     order: RunOrder<'_>,
@@ -234,11 +233,11 @@ impl Supervision<'_> {
         Ok((RunResult::Skipped { run_id: self.run_id, held_by }, store))
     }
 
-    /// Steps 2 and 3: everything up to the record of the run. `Err`: a run of this id has ended before.
+    /// Steps 2 and 3: everything up to the record of the run. Returns `Err` if a run with this id has already ended.
     fn begin(&mut self, lock: FileLock) -> Result<Result<Recorded, (Box<Run>, Store)>, RunError> {
         let state = self.env.state;
         if self.may_exist {
-            // Before any file of this run is touched: they may be those of a run that another supervisor left.
+            // Before touching any file of this run: the files may belong to a run that another supervisor left.
             let mut store = Store::open(state)?;
             self.close_predecessors(&mut store)?;
             if let Some(found) = self.found(&store)? {
@@ -248,13 +247,13 @@ impl Supervision<'_> {
         let run_id = self.run_id.clone();
         let running = || RunError::Running { run_id: run_id.clone() };
         let (guard, lives) = RunFilesGuard::begin(state, &run_id)?.ok_or_else(running)?;
-        // Started early, and idle until it is sent its order: its own start takes as long as what is done here in the meantime.
-        // Returning before the order ends it again, without plugin code ever being loaded.
+        // Started early, since starting takes as long as the work below. It stays idle until it receives its order; if this function
+        // returns before that, it is killed without having loaded plugin code.
         let worker = self.attempts().start_worker(1)?;
 
         let mut store = Store::open(state)?;
         if self.may_exist {
-            // Of two processes that were given one id, the second finds here what the first has recorded since.
+            // If two processes were given the same id, the second one finds here what the first has recorded.
             match self.found(&store) {
                 Ok(None) => {}
                 Ok(Some(found)) => {
@@ -296,7 +295,7 @@ impl Supervision<'_> {
         }
     }
 
-    /// The run of this id, if there is one and it has ended.
+    /// Returns the run with this id if it exists and has ended.
     fn found(&self, store: &Store) -> Result<Option<Box<Run>>, RunError> {
         let RunSpec { package, job, account, .. } = &self.spec;
         match run_of(store, &self.run_id, Key { package, job, account: account.as_deref() })? {
@@ -365,7 +364,7 @@ impl Supervision<'_> {
         }
     }
 
-    /// Waits, and prepares the attempt after this one. `Err`: the signal that asked for the end of the run.
+    /// Waits, and prepares the next attempt. Returns `Err` with the signal that stopped the run.
     fn next_attempt(&mut self, attempt: u32, failure: &Failure, stop_signal: Option<i32>, wait: Duration) -> Result<Next, i32> {
         if let Some(signal) = stop_signal {
             return Err(signal);
@@ -424,7 +423,7 @@ impl Supervision<'_> {
     }
 }
 
-/// Records something of a run, trying again for a moment: another process may keep the store, or be about to free the disk.
+/// Records something about a run, with a few retries: another process may hold the store, or may be about to free disk space.
 fn recorded_with_retries(mut record: impl FnMut() -> Result<bool, StoreError>) -> Result<bool, StoreError> {
     for _ in 1..intake::LAST_TRIES {
         match record() {

@@ -1,15 +1,16 @@
-//! Inside the child process: one worker is one attempt of one run.
+//! Inside the child process: one worker runs one attempt of one run.
 //!
-//! Talks to its supervisor by the control socket (descriptor 0): the [`WorkerInput`] comes in; troubles from before the spool was
-//! open go out; its end of file means that the supervisor is gone. Everything else goes into the spool. No network, no store.
+//! Talks to its supervisor over the control socket (descriptor 0): receives the [`WorkerInput`], and reports faults that occur before the
+//! spool is open; the socket's end of file means that the supervisor is gone. Everything else goes into the spool. Uses no network and no
+//! store.
 //!
-//! The steps, each of which the evidence at the end can tell from the next ([`crate::run::decision`]):
+//! The steps, which the evidence at the end can distinguish ([`crate::run::decision`]):
 //!
 //! 1. Read the order, take descriptor 0 away from the job, take the attempt's lock, start the watchdog.
-//! 2. Limit its memory, where that was asked for; open the spool. From here on, what goes wrong is in its final record.
+//! 2. Set the memory limit, if any; open the spool. From now on, the final record reports faults.
 //! 3. Load the library (`loader`) and compare its root module with the manifest.
 //! 4. Write the mark "entered" and call the job with a boxed sink (`sink`).
-//! 5. Write the final record under the sink's mutex. Only now has the run an outcome; nothing the process does afterwards
+//! 5. Write the final record under the sink's mutex. Only now does the run have an outcome, and nothing that the process does afterwards
 //!    changes it.
 
 mod loader;
@@ -19,7 +20,7 @@ mod sink;
 pub(crate) mod trial;
 mod watchdog;
 
-use crate::host::limits::{self, Doing};
+use crate::host::limits::{self, RefusedOperation};
 use crate::host::locks::AttemptLock;
 use crate::run::decision::WorkerFault;
 use crate::run::log::Log;
@@ -45,14 +46,14 @@ use watchdog::Deadline;
 
 /// First argument of a worker's command line; the rest is for `ps`.
 pub const ARGUMENT: &str = "--lorchestra-worker";
-/// Exit code when the worker gave its supervisor a reason on the control socket instead of in the spool.
+/// Exit code if the worker reported a fault on the control socket instead of in the spool.
 const FAULT: u8 = 70;
 
-/// The worker's main function. Returns when the final record is written.
+/// The worker's main function. Returns after the final record is written.
 pub fn main() -> ExitCode {
-    // A session without a terminal, and with it a process group of its own: a job that reads a password from the terminal gets an error
-    // instead of being stopped for ever, and Ctrl-C reaches the supervisor alone. posix_spawn knows no sessions, and a pre_exec closure would
-    // cost a fork of the supervisor's whole address space. Fails for nobody that a supervisor has started.
+    // A session without a terminal, and a process group of its own: a job that reads a password from the terminal gets an error instead of
+    // being stopped for ever, and Ctrl-C reaches only the supervisor. posix_spawn does not support sessions, and a pre_exec closure would
+    // require forking the supervisor's whole address space. Does not fail in a process that a supervisor started.
     let _ = rustix::process::setsid();
     let control = match take_control() {
         Ok(control) => control,
@@ -61,21 +62,21 @@ pub fn main() -> ExitCode {
     match run(&control) {
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => {
-            // Should the supervisor not get it, it still sees a worker that ended without a final record.
+            // If this does not reach the supervisor, it still sees a worker that ended without a final record.
             let _ = serde_json::to_writer(&control, &fault).map_err(io::Error::from).and_then(|()| (&control).write_all(b"\n"));
             ExitCode::from(FAULT)
         }
     }
 }
 
-/// The control socket, moved away from descriptor 0; the job's own standard input is empty.
+/// Moves the control socket away from descriptor 0; the job's standard input is empty.
 fn take_control() -> io::Result<UnixStream> {
     let control = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    // Fails for anything that is not a socket: a person who starts this by hand ends here.
+    // Fails for anything but a socket, so a person who starts a worker manually gets an error.
     control.peer_addr()?;
     match File::open("/dev/null") {
         Ok(null) => rustix::stdio::dup2_stdin(null)?,
-        // A chroot without devices: a pipe that nobody writes to is as empty.
+        // A chroot without /dev: a pipe without a writer is just as empty.
         Err(_) => rustix::stdio::dup2_stdin(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?.0)?,
     }
     Ok(control)
@@ -84,7 +85,7 @@ fn take_control() -> io::Result<UnixStream> {
 fn run(control: &UnixStream) -> Result<(), WorkerFault> {
     let ours = |what: &'static str| {
         move |e: io::Error| {
-            let limit = limits::behind(&e, Doing::Starting).map(|limit| format!(": {}; {}", limit.what, limit.hint));
+            let limit = limits::behind(&e, RefusedOperation::Starting).map(|limit| format!(": {}; {}", limit.what, limit.hint));
             WorkerFault { spool: false, message: format!("the worker could not {what}: {e}{}", limit.unwrap_or_default()) }
         }
     };
@@ -94,7 +95,7 @@ fn run(control: &UnixStream) -> Result<(), WorkerFault> {
         Task::Run(order) => order,
         Task::Load(trial) => {
             watchdog::start(control, None).map_err(ours("start its watchdog"))?;
-            return trial::run(control, &trial).map_err(ours("tell what came of loading"));
+            return trial::run(control, &trial).map_err(ours("report the result of loading"));
         }
     };
     let cancelled = Arc::new(AtomicBool::new(false));
@@ -104,13 +105,15 @@ fn run(control: &UnixStream) -> Result<(), WorkerFault> {
     let deadline = order.spec.timeout.map(|timeout| Deadline { timeout, grace: order.spec.grace });
     watchdog::start(control, deadline).map_err(ours("start its watchdog"))?;
 
-    let spool =
-        |e: io::Error| WorkerFault { spool: true, message: format!("the spool {} cannot be begun: {e}", order.spool.display()) };
+    let spool = |e: io::Error| WorkerFault {
+        spool: true,
+        message: format!("the spool {} cannot be created: {e}", order.spool.display()),
+    };
     // Held until the process ends.
     let _lock = AttemptLock::take(&order.lock).map_err(spool)?;
-    // Recovery begins after the supervisor's death and waits for this lock. So either it sees the lock held, or the socket
-    // has ended by now, and the run is not ours any more: nothing may be emitted into it.
-    if watchdog::supervisor_is_gone(control).map_err(ours("look at its control socket"))? {
+    // Recovery starts after the supervisor's death and waits for this lock. So either it sees the lock held, or the socket is already at
+    // its end, and the run is no longer ours: nothing may be emitted into it.
+    if watchdog::supervisor_is_gone(control).map_err(ours("read its control socket"))? {
         return Ok(());
     }
     if let Some(max) = order.spec.memory_max {
@@ -118,12 +121,12 @@ fn run(control: &UnixStream) -> Result<(), WorkerFault> {
         setrlimit(Resource::Data, limit).map_err(|e| ours("limit its memory")(e.into()))?;
     }
     let writer = Writer::create(&order.spool).map_err(spool)?.with_strict_numbers(order.strict_numbers);
-    // Diagnostics: without them the job goes on.
+    // Diagnostics: the job continues without them.
     let trace = Log::open(&order.trace, order.log_max);
     if let Err(error) = &trace {
         let _ = writeln!(io::stderr(), "lorchestra: this run has no trace: {}: {error}", order.trace.display());
     }
-    // A terminal's comfort: without it the job goes on.
+    // Only for display: the job continues without it.
     let meter = order.progress.as_deref().and_then(|path| Meter::create(path).ok());
     let mask = Mask::of(order.secrets.iter().filter_map(|name| order.call.params.get(name)?.as_str()));
     if mask.is_none() && !order.secrets.is_empty() {
@@ -150,7 +153,7 @@ fn run(control: &UnixStream) -> Result<(), WorkerFault> {
             }
         },
     };
-    // Plugin code may have forked without exec: the copy has come here too, and whatever happened in it is not the worker's end.
+    // Plugin code may have forked without exec. Then the copy gets here too, and its result is not the worker's.
     if loader::is_copy() {
         return Ok(());
     }

@@ -1,5 +1,5 @@
-//! Spool recovery, tried on many spools: whatever the disk has done to it and a job has forged in it, what is whole is taken in once,
-//! wherever the taking in was interrupted, and everything that was taken in can be listed.
+//! Properties of spool recovery: whatever the disk has done to a spool and a job has forged in it, every intact record is ingested exactly
+//! once, at whatever point ingestion was interrupted, and everything ingested can be listed.
 
 use super::reader::{Reader, Writing};
 use super::record::{Final, frame, parse};
@@ -13,18 +13,18 @@ use lorchestra_plugin_api::invoke::JobReturn;
 use proptest::prelude::*;
 use std::path::Path;
 
-/// Bytes of a payload: most are small; some are so large that a few fill what is read at once.
+/// Payload sizes: mostly small, some so large that a few fill a chunk.
 fn size() -> impl Strategy<Value = usize> {
     prop_oneof![8 => 0_usize..200, 1 => 200_000_usize..500_000, 1 => 1_000_000_usize..1_040_000]
 }
 
-/// What the disk did: the segment and the byte, each as a share of what there is.
+/// Damage by the disk. Segment and byte are fractions of the totals.
 #[derive(Debug, Clone, Copy)]
 enum Damage {
     None,
-    /// The segment ends here, and what followed it is gone.
+    /// The segment ends here; the rest is missing.
     Cut(f64, f64),
-    /// One byte is another.
+    /// One byte has changed.
     Byte(f64, f64, u8),
 }
 
@@ -34,18 +34,18 @@ fn damage() -> impl Strategy<Value = Damage> {
         1 => Just(Damage::None),
         3 => (share(), share()).prop_map(|(segment, byte)| Damage::Cut(segment, byte)),
         3 => (share(), share(), 1_u8..).prop_map(|(segment, byte, flip)| Damage::Byte(segment, byte, flip)),
-        // Every line's end is a byte that matters more than others.
+        // Line ends matter more than other bytes.
         1 => (share(), share()).prop_map(|(segment, byte)| Damage::Byte(segment, byte, b'\n')),
     ]
 }
 
-/// A spool that was written to its end: the bytes of its segments.
+/// Writes a complete spool and returns the bytes of its segments.
 fn written(dir: &Path, sizes: &[usize], segment_bytes: u64) -> Vec<Vec<u8>> {
     let mut writer = Writer::with_segments_of(dir, segment_bytes).unwrap();
     for (n, size) in sizes.iter().enumerate() {
         let payload = format!("{{\"n\":{n},\"x\":\"{}\"}}", "x".repeat(*size));
         let event = NewEvent { event_type: "t", payload: payload.as_bytes(), schema_ref: "", correlation_id: "", subject_id: "" };
-        // Nobody reads, so the writer would wait for ever: it is told to stop where it would.
+        // There is no reader, so a full spool would block for ever: cancel instead.
         if writer.append(&event, &|| true).is_err() {
             break;
         }
@@ -74,7 +74,7 @@ fn damaged(mut segments: Vec<Vec<u8>>, damage: Damage) -> Vec<Vec<u8>> {
     segments
 }
 
-/// Lines with a right checksum that no worker writes, each of its own kind.
+/// Lines with a correct checksum that no worker writes, one of each kind.
 const FORGERIES: [&str; 7] = [
     r#"{"seq":1,"event":{"id":"01890a5d-ac96-774b-bcce-b302099a8057","at":-9223372036854775808,"type":"t","payload":{"n":1}}}"#,
     r#"{"seq":1,"event":{"id":"01890a5d-ac96-774b-bcce-b302099a8057","at":5,"type":"job.completed","payload":{}}}"#,
@@ -85,7 +85,7 @@ const FORGERIES: [&str; 7] = [
     "{}",
 ];
 
-/// Puts the forgeries where lines end: the segment and the line, each as a share of what there is.
+/// Inserts the forgeries at line ends. Segment and line are fractions of the totals.
 fn forged(mut segments: Vec<Vec<u8>>, forgeries: &[(usize, f64, f64)]) -> Vec<Vec<u8>> {
     for (which, segment, line) in forgeries {
         let segment = (segment * segments.len() as f64) as usize;
@@ -98,7 +98,8 @@ fn forged(mut segments: Vec<Vec<u8>>, forgeries: &[(usize, f64, f64)]) -> Vec<Ve
     segments
 }
 
-/// The numbers of the events in whole lines, how many whole lines are no records, and whether the end is there.
+/// Returns the numbers of the events in complete lines, the number of complete lines that are not records, and whether the final record is
+/// there.
 fn by_lines(segments: &[Vec<u8>]) -> (Vec<u64>, u64, bool) {
     let (mut numbers, mut damaged, mut ended) = (Vec::new(), 0, false);
     for segment in segments {
@@ -120,7 +121,7 @@ fn number(payload: &str) -> u64 {
     serde_json::from_str::<serde_json::Value>(payload).unwrap()["n"].as_u64().unwrap()
 }
 
-/// What befalls the one who takes in, at a chunk.
+/// When the ingesting process dies while it handles a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CrashPoint {
     None,
@@ -130,14 +131,14 @@ enum CrashPoint {
     After,
 }
 
-/// Takes a spool in as a supervisor and then recovery do, dying as told; what the store has in the end.
+/// Ingests a spool as a supervisor and then recovery do, with the given crashes. Returns the contents of the store.
 fn ingest(state: &StateDir, dir: &Path, deaths: &[CrashPoint]) -> (Vec<u64>, IngestState) {
     let mut store = Store::open(state).unwrap();
     store.begin_run(&new_run("run"), &started()).unwrap();
     let mut deaths = deaths.iter().copied().chain(std::iter::repeat(CrashPoint::None));
     'dead: loop {
-        let mut taken = store.taken("run", 1).unwrap();
-        let mut reader = Reader::with_segments_of(dir, taken.cursor, 0);
+        let mut ingested = store.ingested("run", 1).unwrap();
+        let mut reader = Reader::with_segments_of(dir, ingested.cursor, 0);
         loop {
             let death = deaths.next().unwrap();
             let chunk = reader.read(Writing::Dead).unwrap();
@@ -145,11 +146,11 @@ fn ingest(state: &StateDir, dir: &Path, deaths: &[CrashPoint]) -> (Vec<u64>, Ing
             if death == CrashPoint::Before {
                 continue 'dead;
             }
-            store.ingest("run", 1, Portion { records: &chunk.records, end, damaged: chunk.damaged }, &mut taken).unwrap();
+            store.ingest("run", 1, Portion { records: &chunk.records, end, damaged: chunk.damaged }, &mut ingested).unwrap();
             if death == CrashPoint::After {
                 continue 'dead;
             }
-            reader.taken(end).unwrap();
+            reader.advance(end).unwrap();
             if !more {
                 break 'dead;
             }
@@ -166,7 +167,7 @@ fn ingest(state: &StateDir, dir: &Path, deaths: &[CrashPoint]) -> (Vec<u64>, Ing
         Ok::<(), ()>(())
     };
     store.events(&EventFilter::default(), each).unwrap().unwrap();
-    (numbers, store.taken("run", 1).unwrap())
+    (numbers, store.ingested("run", 1).unwrap())
 }
 
 fn deaths() -> impl Strategy<Value = Vec<CrashPoint>> {
@@ -178,7 +179,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_whole_is_taken_in_once_wherever_it_was_interrupted(
+    fn intact_records_are_ingested_once_wherever_ingestion_was_interrupted(
         sizes in prop::collection::vec(size(), 0..12), segment_bytes in prop_oneof![1_u64..2000, Just(1 << 20), Just(64 << 20)],
         damage in damage(), deaths in deaths(),
         forgeries in prop::collection::vec((0..FORGERIES.len(), 0.0..1.0_f64, 0.0..1.0_f64), 0..4),
@@ -189,13 +190,13 @@ proptest! {
         std::fs::create_dir(&dir).unwrap();
         let segments = written(&dir, &sizes, segment_bytes);
         let before = by_lines(&segments);
-        prop_assert_eq!((before.1, before.2), (0, true), "an undisturbed spool is whole");
+        prop_assert_eq!((before.1, before.2), (0, true), "an undisturbed spool is intact");
         let segments = damaged(segments, damage);
         let expected = by_lines(&segments);
         let segments = forged(segments, &forgeries);
         let found = by_lines(&segments);
         let wanted = (expected.0.clone(), expected.1 + forgeries.len() as u64, expected.2);
-        prop_assert_eq!(&found, &wanted, "what is forged counts as damaged, and changes nothing");
+        prop_assert_eq!(&found, &wanted, "forgeries count as damaged, and change nothing");
         for n in 1.. {
             match segments.get(n as usize - 1) {
                 Some(bytes) => std::fs::write(segment_path(&dir, n), bytes).unwrap(),
@@ -203,16 +204,16 @@ proptest! {
                 None => break,
             }
         }
-        // No damage costs more than the records it is in: two, where it is between them.
+        // Damage costs at most the records that it touches: two if it is between them.
         let lost = before.0.len() - expected.0.len();
         match damage {
             Damage::None => prop_assert_eq!(lost, 0),
             Damage::Byte(..) => prop_assert!(lost <= 2 && expected.1 <= 2, "{} lost, {} damaged", lost, expected.1),
-            // What is before the cut.
+            // The records before the cut survive.
             Damage::Cut(..) => prop_assert!(before.0.starts_with(&expected.0) && expected.1 == 0),
         }
-        let (numbers, taken) = ingest(&state, &dir, &deaths);
+        let (numbers, ingested) = ingest(&state, &dir, &deaths);
         prop_assert_eq!(numbers, expected.0);
-        prop_assert_eq!((taken.damaged, taken.end.is_some()), (found.1, expected.2));
+        prop_assert_eq!((ingested.damaged, ingested.end.is_some()), (found.1, expected.2));
     }
 }

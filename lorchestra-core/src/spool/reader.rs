@@ -1,11 +1,11 @@
-//! The reading side of a spool: in the supervisor while the worker lives, in recovery when nobody does.
+//! The reading side of a spool, used by the supervisor while the worker is alive, and by recovery after both are dead.
 //!
-//! Reads forward from a [`Cursor`] in chunks of about [`CHUNK_BYTES`]; the caller commits what a chunk holds together with
-//! the chunk's end, then tells [`Reader::taken`], which removes the segments that are done with.
+//! Reads forward from a [`Cursor`] in chunks of about [`CHUNK_BYTES`]. The caller commits the contents of a chunk together with the chunk's
+//! end, then calls [`Reader::advance`], which removes finished segments.
 //!
-//! A job can put what it likes beside its segments and into them. A segment is done with when it is full and has a successor; one that is
-//! not full is left only when the worker is dead, and only once: a writer that faulted has its last word in a segment of its own. The
-//! segment that has the final record is left for none.
+//! A job can put any files next to its segments and any bytes into them. A segment is finished when it is full and has a successor. A
+//! segment that is not full is left only when the worker is dead, and only once: a writer that faulted has written its final record to a
+//! segment of its own. The segment with the final record is never left.
 
 use super::record::{self, Record, RecordError};
 use super::writer::segment_path;
@@ -15,17 +15,17 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// Bytes read at once; a longer record is read whole.
+/// Number of bytes to read at once; a longer record is read completely.
 pub const CHUNK_BYTES: usize = 1 << 20;
-/// No record is longer: a payload of 1 MiB, four texts, the frame.
+/// Maximum size of a record: a payload of 1 MiB, four texts, the frame.
 const MAX_RECORD: usize = 2 << 20;
 
-/// Whether more can still come.
+/// Whether more records can still arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Writing {
-    /// The worker lives: an incomplete line may yet be completed.
+    /// The worker is alive: an incomplete line may still be completed.
     Alive,
-    /// The worker is dead: what is there is all there will be.
+    /// The worker is dead: nothing more will be written.
     Dead,
 }
 
@@ -37,56 +37,56 @@ pub struct Reader {
     file: Option<File>,
     buffer: Vec<u8>,
     segment_bytes: u64,
-    /// Whether the chunk that was read last leaves a segment that is not full, and whether one was left.
+    /// Whether the last chunk leaves a segment that is not full, and whether one was left before.
     leaves_short: bool,
     left_short: bool,
-    /// Whether the final record was read.
+    /// Whether the final record has been read.
     ended: bool,
 }
 
-/// What one read found.
+/// The result of one read.
 #[derive(Debug)]
 pub struct Chunk<'a> {
     /// The records, in order.
     pub records: Vec<Record<'a>>,
-    /// Where the next read begins, once these are committed.
+    /// Where the next read begins once these records are committed.
     pub end: Cursor,
-    /// Whole lines that were not records although nothing can complete them any more.
+    /// Number of complete lines that are not records.
     pub damaged: u64,
-    /// Whether there may be more to read at once.
+    /// Whether there may be more to read immediately.
     pub more: bool,
 }
 
 impl Reader {
-    /// A reader of the attempt directory `dir`, from `cursor` on. Touches no file yet.
+    /// Creates a reader of the attempt directory `dir` that starts at `cursor`. Does not access any file yet.
     pub fn new(dir: &Path, cursor: Cursor) -> Self {
         Self::with_segments_of(dir, cursor, SEGMENT_BYTES)
     }
 
-    /// Of a spool with segments of another size: for tests.
+    /// Like [`new`](Self::new), for a spool with segments of another size; for tests.
     pub fn with_segments_of(dir: &Path, cursor: Cursor, segment_bytes: u64) -> Self {
         let dir = dir.to_owned();
         Self { dir, cursor, file: None, buffer: Vec::new(), segment_bytes, leaves_short: false, left_short: false, ended: false }
     }
 
-    /// The final record was read before, by another reader.
+    /// Records that another reader has already read the final record.
     pub(crate) fn end_was_read(&mut self) {
         self.ended = true;
     }
 
-    /// The next records, at most about [`CHUNK_BYTES`] of them. Does not advance: [`taken`](Self::taken) does.
+    /// Returns the next records, up to about [`CHUNK_BYTES`]. Does not advance: [`advance`](Self::advance) does.
     pub fn read(&mut self, writing: Writing) -> io::Result<Chunk<'_>> {
-        // The successor is looked for before the segment is read: when it is there, the segment was complete by then.
+        // Look for the successor before reading the segment: if it exists, the segment was complete by then.
         let next = std::fs::metadata(segment_path(&self.dir, self.cursor.segment + 1));
         let len = self.fill()?;
         if len < self.cursor.byte {
-            // Somebody cut it. What is there is read anew: the store has the events that it has already.
+            // Something truncated the segment. Read it again from the start: the store recognizes the events that it already has.
             let end = Cursor { byte: 0, ..self.cursor };
             return Ok(Chunk { records: Vec::new(), end, damaged: 1, more: true });
         }
         self.leaves_short = len < self.segment_bytes;
         let may_follow = !self.leaves_short || (writing == Writing::Dead && !self.left_short);
-        // What is no file was not put there by the writer, which will not get past it.
+        // Anything but a file was not created by the writer, which cannot get past it either.
         let has_next = may_follow && next.is_ok_and(|meta| meta.is_file());
         let complete = has_next || writing == Writing::Dead;
         let mut chunk = Chunk { records: Vec::new(), end: self.cursor, damaged: 0, more: false };
@@ -94,11 +94,11 @@ impl Reader {
         while let Some(end) = memchr_newline(&self.buffer[at..]) {
             match record::parse(&self.buffer[at..at + end]) {
                 Ok(record) => chunk.records.push(record),
-                // While the worker lives, this may be a write that is being cut back: look again later.
+                // While the worker is alive, this may be a partial write that is about to be truncated: read it again later.
                 Err(RecordError::Checksum) if !complete => break,
                 Err(error) => {
-                    // Counted, and told once with the end of the run: a job can write as many of these as it likes.
-                    tracing::debug!(dir = %self.dir.display(), segment = self.cursor.segment, byte = self.cursor.byte + at as u64, %error, "spool record left out");
+                    // Counted, and reported once at the end of the run: a job can write any number of these.
+                    tracing::debug!(dir = %self.dir.display(), segment = self.cursor.segment, byte = self.cursor.byte + at as u64, %error, "skipped a spool record");
                     chunk.damaged += 1;
                 }
             }
@@ -112,23 +112,23 @@ impl Reader {
             && self.buffer.len() == MAX_RECORD
             && let Some(next) = next_line(self.file.as_ref(), self.cursor.byte + MAX_RECORD as u64)?
         {
-            // No record is that long: the end of one was lost on the disk. What follows is not.
-            tracing::warn!(dir = %self.dir.display(), segment = self.cursor.segment, byte = self.cursor.byte, "no record is as long as this line");
+            // No record is that long: a line end was lost on the disk. The lines after it are intact.
+            tracing::warn!(dir = %self.dir.display(), segment = self.cursor.segment, byte = self.cursor.byte, "skipped a line longer than any record");
             chunk.damaged += 1;
             chunk.end.byte = next;
             chunk.more = true;
         } else if !read_all && at > 0 {
             chunk.more = true;
         } else if has_next && !self.ended && (read_all || at == 0) {
-            // What is left behind the last line's end was torn.
+            // The bytes after the end of the last line are a torn record.
             chunk.end = Cursor { segment: self.cursor.segment + 1, byte: 0 };
             chunk.more = true;
         }
         Ok(chunk)
     }
 
-    /// Everything before `end` is committed: go on from there, and remove the segments before it.
-    pub fn taken(&mut self, end: Cursor) -> io::Result<()> {
+    /// Continues from `end`, before which everything is committed, and removes the segments before it.
+    pub fn advance(&mut self, end: Cursor) -> io::Result<()> {
         let from = self.cursor.segment;
         self.cursor = end;
         if from != end.segment {
@@ -141,13 +141,13 @@ impl Reader {
         Ok(())
     }
 
-    /// Reads from the cursor until a chunk is full or holds at least one line, or the file ends. Answers with the length of the segment.
+    /// Reads from the cursor until the buffer has a full chunk or at least one line, or the file ends. Returns the length of the segment.
     fn fill(&mut self) -> io::Result<u64> {
         self.buffer.clear();
         if self.file.is_none() {
             match crate::host::files::regular_file(&segment_path(&self.dir, self.cursor.segment)) {
                 Ok(file) => self.file = Some(file),
-                // Nothing there, or not even a directory to look in: what was cut is told by its length.
+                // The file or its directory is missing. A truncated segment is recognized by its length.
                 Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                     return Ok(self.cursor.byte);
                 }
@@ -156,7 +156,7 @@ impl Reader {
         }
         let Some(file) = &self.file else { return Ok(self.cursor.byte) };
         let len = file.metadata()?.len();
-        // No more than there is: a run with three events must not pay for the pages of a whole chunk.
+        // Not more than there is: a run with three events must not pay for the memory of a full chunk.
         let left = len.saturating_sub(self.cursor.byte);
         let mut want = CHUNK_BYTES.min(usize::try_from(left).unwrap_or(CHUNK_BYTES)).max(1);
         let mut have = 0;
@@ -180,7 +180,7 @@ impl Reader {
     }
 }
 
-/// The byte behind the next end of a line, from `byte` on.
+/// Returns the offset after the next line end at or after `byte`.
 fn next_line(file: Option<&File>, mut byte: u64) -> io::Result<Option<u64>> {
     let Some(file) = file else { return Ok(None) };
     let mut buffer = vec![0; 64 << 10];

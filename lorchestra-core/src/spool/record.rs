@@ -1,4 +1,4 @@
-//! The form of one spool record, for writing and for reading. Pure: bytes in, bytes out.
+//! Formats and parses one spool record. Pure: bytes in, bytes out.
 
 use crate::secrets::Mask;
 use lorchestra_plugin_api::invoke::JobReturn;
@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
-/// Bytes before the JSON: the checksum as eight hex digits, and a space.
+/// Bytes before the JSON: the checksum as eight hexadecimal digits, and a space.
 const PREFIX: usize = 9;
 
-/// One record as it is read.
+/// A parsed record.
 #[derive(Debug, Deserialize)]
 pub struct Record<'a> {
     /// Position in the attempt, from 1.
@@ -18,49 +18,49 @@ pub struct Record<'a> {
     /// An event of the job.
     #[serde(borrow)]
     pub event: Option<EventRecord<'a>>,
-    /// A step the worker has reached.
+    /// A step that the worker has reached.
     pub mark: Option<Mark>,
     /// The end of the attempt.
     #[serde(rename = "final")]
     pub end: Option<Final>,
 }
 
-/// An event as the sink took it.
+/// An event as the sink accepted it.
 #[derive(Debug, Deserialize)]
 pub struct EventRecord<'a> {
-    /// UUIDv7.
+    /// The event's UUIDv7.
     pub id: &'a str,
     /// When it was emitted, in microseconds since 1970.
     pub at: i64,
     /// Kind of event.
     #[serde(borrow, rename = "type")]
     pub event_type: Cow<'a, str>,
-    /// Where the payload's schema is found.
+    /// Reference to the payload's schema.
     pub schema_ref: Option<String>,
-    /// What it belongs to; the run unless given.
+    /// Correlation id; the run's id if not set.
     pub correlation_id: Option<String>,
-    /// The person it is about.
+    /// The person that the event is about.
     pub subject_id: Option<String>,
     /// A JSON object, as the job wrote it.
     #[serde(borrow)]
     pub payload: &'a RawValue,
 }
 
-/// A step the worker has reached.
+/// A step that the worker has reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mark {
-    /// The library is loaded and checked; the job is being called. A death before this is a failure to load.
+    /// The library is loaded and checked; the job is about to be called. A death before this is a failure to load.
     Entered,
 }
 
-/// The end of an attempt, as the worker saw it.
+/// The end of an attempt as the worker observed it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "end", rename_all = "snake_case")]
 pub enum Final {
-    /// The job was called and came back.
+    /// The job was called and returned.
     Returned {
-        /// With what.
+        /// What it returned.
         returned: JobReturn,
         /// The worker's peak memory in KiB.
         max_rss_kib: Option<u64>,
@@ -68,24 +68,24 @@ pub enum Final {
         #[serde(default)]
         bookmark: Option<i64>,
     },
-    /// The library could not be loaded, or is not what its manifest says.
+    /// The library could not be loaded, or does not match its manifest.
     NotLoaded {
         /// One sentence.
         message: String,
     },
-    /// The sink could not do its part; events may be missing.
+    /// The sink failed; events may be missing.
     SpoolFault {
         /// One sentence.
         message: String,
     },
 }
 
-/// Bytes of all texts in a final record together, at most. Written as JSON they may become six times as many, and still fit into what a
-/// reader takes for one record.
-const MAX_WORDS: usize = 64 << 10;
+/// Maximum size of all texts in a final record. Escaped as JSON they may grow to six times this size, and still fit into the longest record
+/// that a reader accepts.
+const MAX_TEXTS: usize = 64 << 10;
 
 impl Final {
-    /// How far the job said it came, in microseconds since 1970.
+    /// Returns the bookmark that the job set, in microseconds since 1970.
     pub fn bookmark(&self) -> Option<i64> {
         match self {
             Self::Returned { bookmark, .. } => *bookmark,
@@ -93,12 +93,12 @@ impl Final {
         }
     }
 
-    /// The same, with its texts cut to what fits into a record: a job may say anything at its end, and a record that no reader takes
-    /// would be no end at all.
+    /// Truncates the texts so that they fit into a record. A job may return a text of any length, and a record that no reader accepts would
+    /// leave the attempt without an end.
     #[must_use]
     pub fn fitting(mut self) -> Self {
         let texts = self.texts();
-        let mut room = MAX_WORDS;
+        let mut room = MAX_TEXTS;
         for text in texts {
             if text.len() > room {
                 let cut = text.floor_char_boundary(room);
@@ -113,7 +113,7 @@ impl Final {
         self
     }
 
-    /// The same without secrets.
+    /// Masks secrets in the texts.
     #[must_use]
     pub(crate) fn masked(mut self, mask: &Mask) -> Self {
         for text in self.texts() {
@@ -124,7 +124,7 @@ impl Final {
         self
     }
 
-    /// What the job or the worker said, the most telling first.
+    /// The texts of the job or the worker, the most informative first.
     fn texts(&mut self) -> Vec<&mut String> {
         match self {
             Self::Returned { returned, .. } => match returned {
@@ -138,7 +138,7 @@ impl Final {
     }
 }
 
-/// Appends a record whose JSON `write` writes into `out`; the frame is put around it.
+/// Appends a record: `write` appends the JSON to `out`, this function adds the frame.
 pub fn frame(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.extend_from_slice(b"00000000 ");
@@ -153,17 +153,17 @@ pub fn frame(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
 /// Why a line is not a record.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    /// The frame or the checksum is wrong: torn, or damaged on disk.
+    /// The frame or the checksum is wrong: the line is torn, or damaged on disk.
     #[error("checksum does not match")]
     Checksum,
-    /// The checksum is right and the content is not: written by something else than a worker, or by another lorchestra.
+    /// The checksum is correct but the content is not: a program other than a worker, or another version of lorchestra, wrote it.
     #[error("content not understood: {0}")]
     Content(String),
 }
 
 impl Record<'_> {
-    /// Says why no writer has written this. A job can append lines with a right checksum: what is no worker's must not get into the store,
-    /// least of all what tells of runs.
+    /// Returns why no writer can have written this record. A job can append lines with a correct checksum: they must not get into the
+    /// store, least of all as events about runs.
     fn check(&self) -> Result<(), String> {
         match (&self.event, self.mark, &self.end) {
             (Some(event), None, None) => event.check(),
@@ -182,26 +182,26 @@ impl EventRecord<'_> {
         let small = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-');
         let id = if self.id.len() == 36 && self.id.bytes().all(small) { uuid::Uuid::try_parse(self.id).ok() } else { None };
         if id.is_none_or(|id| id.get_version_num() != 7) {
-            return Err("its id is no UUIDv7".into());
+            return Err("its id is not a UUIDv7".into());
         }
-        // Before 1970 no worker is: it writes 0 then.
+        // A worker whose clock is before 1970 writes 0.
         if self.at < 0 || !limits::YEARS.contains(&self.at) {
-            return Err("its time is none".into());
+            return Err("its time is invalid".into());
         }
         let texts = [&self.schema_ref, &self.correlation_id, &self.subject_id].map(Option::as_deref);
         if texts.contains(&Some("")) {
-            return Err("it has an empty text, which is left out".into());
+            return Err("it has an empty text instead of none".into());
         }
         let [schema_ref, correlation_id, subject_id] = texts.map(Option::unwrap_or_default);
-        // That the payload is JSON, reading the record has shown.
+        // Parsing the record has already shown that the payload is JSON.
         limits::check_json(&self.event_type, self.payload.get(), schema_ref, correlation_id, subject_id)
     }
 }
 
-/// Reads one line, without its end. What is answered is what a [`Writer`](super::writer::Writer) could have written.
+/// Parses one line, without its line end. Returns only records that a [`Writer`](super::writer::Writer) could have written.
 pub fn parse(line: &[u8]) -> Result<Record<'_>, RecordError> {
     let (prefix, json) = line.split_at_checked(PREFIX).ok_or(RecordError::Checksum)?;
-    // Exactly what `frame` writes: from_str_radix alone would take capitals and a sign.
+    // Exactly the output of `frame`: from_str_radix alone would accept capitals and a sign.
     let hex = prefix[..8].iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let crc = std::str::from_utf8(&prefix[..8]).ok().and_then(|hex| u32::from_str_radix(hex, 16).ok());
     if !hex || prefix[8] != b' ' || crc != Some(crc32c::crc32c(json)) {
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_framed_is_parsed() {
+    fn a_framed_record_can_be_parsed() {
         let line = framed(
             r#"{"seq":7,"event":{"id":"01890a5d-ac96-774b-bcce-b302099a8057","at":5,"type":"a\"b","payload":{"n":1e30}}}"#,
         );
@@ -233,9 +233,9 @@ mod tests {
         assert_eq!((record.seq, &*event.event_type, event.payload.get()), (7, "a\"b", r#"{"n":1e30}"#));
     }
 
-    /// Lines with a right checksum that no worker has written: a job can append such.
+    /// Lines with a correct checksum that no worker writes: a job can append them.
     #[test]
-    fn what_no_writer_writes_is_no_record() {
+    fn lines_that_no_writer_writes_are_refused() {
         let whole = json!({"id": "01890a5d-ac96-774b-bcce-b302099a8057", "at": 5, "type": "t", "payload": {}});
         let with = |key: &str, value: serde_json::Value| {
             let mut event = whole.clone();
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_in_many_words_fits_into_a_record() {
+    fn an_end_with_long_texts_fits_into_a_record() {
         let long = "\u{1b}\u{20ac}".repeat(1 << 20);
         let error = JobReturn::Error { messages: vec!["short".into(), long.clone(), long.clone()], permanent: true };
         for returned in [
@@ -305,7 +305,7 @@ mod tests {
             JobReturn::Refused { message: long.clone() },
         ] {
             let end = Final::Returned { returned, max_rss_kib: None, bookmark: None }.fitting();
-            assert!(serde_json::to_string(&end).unwrap().len() < 7 * MAX_WORDS);
+            assert!(serde_json::to_string(&end).unwrap().len() < 7 * MAX_TEXTS);
         }
         let Final::NotLoaded { message } = (Final::NotLoaded { message: long.clone() }).fitting() else { unreachable!() };
         assert!(message.starts_with("\u{1b}\u{20ac}") && message.ends_with("bytes more)"), "{}", &message[message.len() - 40..]);
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn every_truncation_and_every_flipped_bit_is_noticed() {
+    fn every_truncation_and_every_flipped_bit_is_detected() {
         let line = framed(r#"{"seq":7,"mark":"entered"}"#);
         let line = &line[..line.len() - 1];
         for cut in 0..line.len() {

@@ -1,9 +1,8 @@
-//! The writing side of a spool, in the worker. Owns the open segment; talks to the file system only.
+//! The writing side of a spool, in the worker. Owns the open segment; talks only to the file system.
 //!
-//! Every append either leaves whole records behind, or nothing and an error: a write that the disk cut short is cut back to
-//! the record before it. When that fails too, or when the descriptor turns out not to be ours any more (a plugin closed it
-//! and the number was given to another file), the writer is *faulted*: it takes nothing more, and the attempt ends as
-//! [`Final::SpoolFault`].
+//! Every append writes complete records, or fails and writes nothing: a short write is truncated to the end of the previous record. If the
+//! truncation fails too, or if the descriptor turns out to refer to another file (a plugin closed it and the number was reused), the writer
+//! is *faulted*: it accepts nothing more, and the attempt ends as [`Final::SpoolFault`].
 
 use super::record::{Final, Mark, frame};
 use super::{MAX_SEGMENTS, SEGMENT_BYTES};
@@ -17,26 +16,26 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Records between two looks at whether the descriptor is still ours.
+/// Number of records between two checks that the descriptor is still ours.
 const CHECK_EVERY: u32 = 64;
 
-/// What is said of a descriptor that is none any more.
+/// Message if the descriptor has been closed.
 const CLOSED: &str = "the plugin closed the spool's file descriptor";
-/// What is said of a segment without a name.
+/// Message if the segment has been removed.
 const REMOVED: &str = "another program removed the spool while the job ran";
 
-/// One event to append. Empty text stands for "none".
+/// An event to append. Empty texts mean "none".
 #[derive(Debug, Clone, Copy)]
 pub struct NewEvent<'a> {
     /// Kind of event.
     pub event_type: &'a str,
     /// A JSON object.
     pub payload: &'a [u8],
-    /// Where the payload's schema is found.
+    /// Reference to the payload's schema.
     pub schema_ref: &'a str,
-    /// What it belongs to.
+    /// Correlation id.
     pub correlation_id: &'a str,
-    /// The person it is about.
+    /// The person that the event is about.
     pub subject_id: &'a str,
 }
 
@@ -48,31 +47,31 @@ impl NewEvent<'_> {
     }
 }
 
-/// Why an event was not taken. Nothing of it is in the spool.
+/// Why an event was refused. Nothing of it is in the spool.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// The event is not one.
+    /// The event is invalid.
     #[error("{0}")]
     Invalid(String),
-    /// The disk did not take it; a later one may succeed.
-    #[error("the spool {path} did not take the event: {source}", path = path.display())]
+    /// The disk refused it; a later event may succeed.
+    #[error("cannot write the event to the spool {path}: {source}", path = path.display())]
     Io {
         /// The segment.
         path: PathBuf,
         /// The system's error.
         source: io::Error,
     },
-    /// The final record is written.
+    /// The final record has been written.
     #[error("the job has ended, so it cannot emit events")]
     Ended,
-    /// The run is being ended, and the store does not keep up.
+    /// The run is being stopped while its spool is full.
     #[error("the run is being stopped while its spool is full")]
     Cancelled,
-    /// This process is a copy of the worker, made by fork: its records would stand among the worker's own.
+    /// This process is a fork of the worker: its records would be interleaved with the worker's own.
     #[error("only the worker itself can emit, not a process forked from it")]
     Copy,
-    /// The spool cannot be trusted any more.
-    #[error("the spool is out of order: {0}")]
+    /// The spool can no longer be trusted.
+    #[error("the spool is unusable: {0}")]
     Fault(String),
 }
 
@@ -87,28 +86,28 @@ pub struct Writer {
     seq: u64,
     buffer: Vec<u8>,
     unchecked: u32,
-    /// Whether the name of the open segment survives power loss.
+    /// Whether the directory entry of the open segment survives power loss.
     named: bool,
     state: SpoolState,
     segment_bytes: u64,
-    /// Whether an event with a number that loses digits in 64 bits is refused.
+    /// Whether to refuse events with a number that loses precision in 64 bits.
     strict_numbers: bool,
     clock: Clock,
     disk: Disk,
 }
 
-/// Times and ids of events: in the order in which they are taken, whatever the system's clock does between two of them.
+/// Assigns times and ids to events, in the order of the appends, even if the system's clock goes back.
 #[derive(Debug)]
 struct Clock(uuid::ContextV7);
 
 impl Clock {
-    /// The present, in microseconds since 1970. Events of one call have one time: looking at the clock costs as much as the rest of a
-    /// small event.
+    /// Returns the current time in microseconds since 1970. All events of one call get the same time: reading the clock costs as much as
+    /// the rest of a small event.
     fn now() -> i64 {
         Utc::now().timestamp_micros()
     }
 
-    /// An id of that time, after all ids before it.
+    /// Returns an id for that time that sorts after all earlier ids.
     fn id(&self, micros: i64) -> uuid::Uuid {
         let micros = u64::try_from(micros).unwrap_or(0);
         let nanos = u32::try_from(micros % 1_000_000 * 1000).unwrap_or(0);
@@ -116,7 +115,7 @@ impl Clock {
     }
 }
 
-/// How content and names are made to survive power loss. A pair of functions, so that a test can see that it is done, and in which order.
+/// The functions that sync content and directory entries. Tests replace them to check that syncs happen, and in which order.
 #[derive(Debug, Clone, Copy)]
 struct Disk {
     content: fn(&File, &Path) -> io::Result<()>,
@@ -135,18 +134,18 @@ enum SpoolState {
 }
 
 impl Writer {
-    /// Begins the spool in `dir`, an empty directory.
+    /// Creates the spool in `dir`, an empty directory.
     pub fn create(dir: &Path) -> io::Result<Self> {
         Self::with_segments_of(dir, SEGMENT_BYTES)
     }
 
-    /// Refuses events with a number that loses digits where 64 bits are kept.
+    /// Makes the writer refuse events with a number that loses precision in 64 bits.
     #[must_use]
     pub(crate) fn with_strict_numbers(self, strict_numbers: bool) -> Self {
         Self { strict_numbers, ..self }
     }
 
-    /// With segments of another size: for tests.
+    /// Like [`create`](Self::create), with segments of another size; for tests.
     pub(crate) fn with_segments_of(dir: &Path, segment_bytes: u64) -> io::Result<Self> {
         let (file, ident) = open_segment(dir, 1)?;
         Ok(Self {
@@ -167,9 +166,9 @@ impl Writer {
         })
     }
 
-    /// Appends one event. On `Ok` it survives the death of this process.
+    /// Appends one event. After `Ok` it survives the death of this process.
     ///
-    /// `cancelled` is asked while the spool is full and the store has to catch up.
+    /// `cancelled` is polled while the spool is full and waits for the store to catch up.
     pub fn append(&mut self, event: &NewEvent<'_>, cancelled: &dyn Fn() -> bool) -> Result<(), AppendError> {
         self.ready(cancelled)?;
         event.check(self.strict_numbers)?;
@@ -178,7 +177,7 @@ impl Writer {
         self.write_buffer(1).map(drop).map_err(|(_, e)| e)
     }
 
-    /// Appends events in order by one write. Answers with how many were taken and, where not all were, why.
+    /// Appends events in order with one write. Returns how many were written and, if not all, why.
     pub fn append_all<'a>(
         &mut self,
         events: impl Iterator<Item = NewEvent<'a>>,
@@ -203,12 +202,12 @@ impl Writer {
             return (0, invalid);
         }
         match self.write_buffer(count) {
-            Ok(taken) => (taken, invalid),
-            Err((taken, e)) => (taken, Err(e)),
+            Ok(written) => (written, invalid),
+            Err((written, e)) => (written, Err(e)),
         }
     }
 
-    /// Notes that the worker has reached a step.
+    /// Records that the worker has reached a step.
     pub fn mark(&mut self, mark: Mark) -> Result<(), AppendError> {
         self.ready(&|| false)?;
         self.buffer.clear();
@@ -226,12 +225,12 @@ impl Writer {
         self.sync()
     }
 
-    /// The segment's content, and the names on the way to it: a file whose name is lost is lost. Names only matter where content
-    /// is promised, so that an attempt that never flushes does not pay for them.
+    /// Syncs the segment's content and the directory entries above it, without which the file would be lost. The entries matter only once
+    /// content must be durable, so an attempt that never flushes does not pay for them.
     fn sync(&mut self) -> Result<(), AppendError> {
         (self.disk.content)(&self.file, &self.path()).map_err(|source| AppendError::Io { path: self.path(), source })?;
         if !self.named {
-            // The attempt's directory, the run's, and that of all spools.
+            // The directories of the attempt, the run, and all spools.
             for dir in self.dir.ancestors().take(3) {
                 (self.disk.names)(dir).map_err(|source| AppendError::Io { path: dir.to_owned(), source })?;
             }
@@ -240,8 +239,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes the final record; nothing can follow it. Where the spool has faulted, that is what the record says, in
-    /// a segment of its own.
+    /// Writes the final record, after which nothing can follow. If the spool has faulted, the record reports that, in a segment of its own.
     pub fn finish(&mut self, end: &Final) -> Result<(), AppendError> {
         if matches!(self.state, SpoolState::Ended) {
             return Err(AppendError::Ended);
@@ -251,7 +249,7 @@ impl Writer {
             SpoolState::Faulted(message) => {
                 let message = message.clone();
                 if self.begin_segment().is_err() {
-                    // Why the spool cannot be begun again matters less than what had happened to it.
+                    // The earlier fault matters more than why the new segment cannot be created.
                     return Err(AppendError::Fault(message));
                 }
                 Some(Final::SpoolFault { message })
@@ -263,7 +261,7 @@ impl Writer {
         self.buffer.clear();
         frame(&mut self.buffer, |out| write_json(out, &serde_json::json!({"seq": seq, "final": end})));
         self.write_buffer(1).map_err(|(_, e)| e)?;
-        // Not synced: against the death of processes a written record is enough, and the supervisor commits it at once. A power
+        // Not synced: against the death of processes a written record is sufficient, and the supervisor commits it immediately. A power
         // loss before that commit makes the run `abandoned`.
         self.state = SpoolState::Ended;
         Ok(())
@@ -282,7 +280,7 @@ impl Writer {
         if self.unchecked >= CHECK_EVERY { self.check_descriptor() } else { Ok(()) }
     }
 
-    /// Writes the buffer, which holds `count` records. On error, what was written is cut back to the last whole record.
+    /// Writes the buffer, which holds `count` records. On error, truncates the file to the last complete record.
     fn write_buffer(&mut self, count: u64) -> Result<u64, (u64, AppendError)> {
         match self.file.write_all(&self.buffer) {
             Ok(()) => {
@@ -296,23 +294,22 @@ impl Writer {
                     self.state = SpoolState::Faulted(CLOSED.into());
                     return Err((0, AppendError::Fault(CLOSED.into())));
                 }
-                // How much of it is there, is what the file says; whole records among it may have been read already, so
-                // they stay.
+                // The file's length shows how much was written. Complete records in it may have been read already, so they stay.
                 let there = self.file.metadata().map(|m| m.len().saturating_sub(self.len) as usize).unwrap_or(0);
                 let part = &self.buffer[..there.min(self.buffer.len())];
                 let whole = part.iter().rposition(|&b| b == b'\n').map_or(0, |end| end + 1);
-                let taken = part[..whole].iter().filter(|&&b| b == b'\n').count() as u64;
+                let written = part[..whole].iter().filter(|&&b| b == b'\n').count() as u64;
                 self.len += whole as u64;
-                self.seq += taken;
+                self.seq += written;
                 if let Err(e) = self.file.set_len(self.len) {
                     self.state = SpoolState::Faulted(format!("a torn record in {} could not be cut back: {e}", path.display()));
                 }
-                Err((taken, AppendError::Io { path, source }))
+                Err((written, AppendError::Io { path, source }))
             }
         }
     }
 
-    /// The descriptor must still be our file, and nobody else may have written to it.
+    /// Checks that the descriptor still refers to our file, and that no one else has written to it.
     fn check_descriptor(&mut self) -> Result<(), AppendError> {
         self.unchecked = 0;
         if let SpoolState::Faulted(why) = &self.state {
@@ -347,14 +344,14 @@ impl Writer {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
-        // The reader takes a segment with a successor for complete: it must not lose its end to a power loss later on.
+        // The reader considers a segment with a successor complete: a later power loss must not remove its end.
         self.sync()?;
         self.begin_segment().map_err(|source| AppendError::Io { path: segment_path(&self.dir, self.segment + 1), source })
     }
 
     fn begin_segment(&mut self) -> io::Result<()> {
         let (file, ident) = open_segment(&self.dir, self.segment + 1)?;
-        // A faulted descriptor may be another file's by now: closing it would close that one.
+        // The number of a faulted descriptor may belong to another file by now: do not close that one.
         let old = std::mem::replace(&mut self.file, file);
         if matches!(self.state, SpoolState::Faulted(_)) {
             use std::os::fd::IntoRawFd;
@@ -385,7 +382,7 @@ fn open_segment(dir: &Path, segment: u32) -> io::Result<(File, (u64, u64))> {
     Ok((file, (meta.dev(), meta.ino())))
 }
 
-/// Writes the record by hand: this is the emit path, and serde's maps cost more than the write itself.
+/// Writes the record without serde: on the emit path its maps cost more than the write itself.
 fn write_event(out: &mut Vec<u8>, seq: u64, clock: &Clock, at: i64, event: &NewEvent<'_>) {
     frame(out, |out| {
         out.extend_from_slice(b"{\"seq\":");
@@ -410,8 +407,8 @@ fn write_event(out: &mut Vec<u8>, seq: u64, clock: &Clock, at: i64, event: &NewE
         out.extend_from_slice(b",\"payload\":");
         let start = out.len();
         out.extend_from_slice(event.payload);
-        // Valid JSON has line breaks only between its tokens (those in strings are escaped): a space is the same there, and
-        // a record stays one line.
+        // Valid JSON has line breaks only between its tokens (those in strings are escaped), where a space is equivalent. So the record
+        // stays one line.
         for byte in &mut out[start..] {
             if matches!(*byte, b'\n' | b'\r') {
                 *byte = b' ';
@@ -426,7 +423,7 @@ fn write_number(out: &mut Vec<u8>, n: u64) {
 }
 
 fn write_json(out: &mut Vec<u8>, value: &impl serde::Serialize) {
-    // Text, numbers and our own types: serialising them into memory has no way to fail.
+    // Strings, numbers and our own types: serializing them to memory cannot fail.
     let _ = serde_json::to_writer(out, value);
 }
 

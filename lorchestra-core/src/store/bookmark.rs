@@ -1,20 +1,21 @@
-//! Bookmarks: up to where a job's work is done, for each package, job and account. What `--since last` begins at.
+//! Bookmarks: the time up to which a job's work is done, for each package, job and account. `--since last` begins there.
 //!
 //! Owns the rule by which a run moves one ([`after`]), which [`super::run`] applies in the transaction that ends the run: state, terminal
-//! event and bookmark are one commit, whoever makes it. Set and removed by hand by the command line. Retention does not touch them.
+//! event and bookmark are one commit, of the supervisor or of recovery. Users can set and remove bookmarks on the command line. Retention does not touch
+//! them.
 
 use super::{Store, StoreError};
 use crate::host::state::StateDir;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
-/// Whose bookmark.
+/// The key of a bookmark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key<'a> {
     /// Package of the job.
     pub package: &'a str,
     /// Name of the job.
     pub job: &'a str,
-    /// Value of its `account` parameter. None and an empty one share a bookmark.
+    /// Value of its `account` parameter. `None` and an empty value share a bookmark.
     pub account: Option<&'a str>,
 }
 
@@ -25,29 +26,29 @@ pub struct Bookmark {
     pub package: String,
     /// Name of the job.
     pub job: String,
-    /// The account, if it is one's.
+    /// The account, if the bookmark is for one.
     pub account: Option<String>,
-    /// What lies before it is done.
+    /// Everything before this time is done.
     pub at: i64,
-    /// When it came to be where it is.
+    /// When it was last moved.
     pub moved_at: i64,
-    /// The run that moved it; `None`: set by hand. Retention may have removed the run.
+    /// The run that moved it; `None` if set by a user. Retention may have removed the run.
     pub run_id: Option<String>,
 }
 
-/// What a completed run did to the bookmark of its job and account. Times are microseconds since 1970.
+/// The effect of a completed run on the bookmark of its job and account. Times are microseconds since 1970.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Moved {
-    /// Where it was when the run ended.
+    /// Its position when the run ended.
     pub before: Option<i64>,
-    /// Where the run moved it; `None`: it stayed.
+    /// The position to which the run moved it; `None` if it stayed.
     pub after: Option<i64>,
 }
 
-/// Where a run that has completed leaves the bookmark, if it moves it.
+/// Returns the bookmark's new position after a completed run, if the run moves it.
 ///
-/// `reached` is how far the run came: what its job said, else the end of its window. What lies before a bookmark is done, all of it: so it
-/// never goes back, and a run that began after it (`since`) has left something out in between and does not move it.
+/// `reached` is the bookmark that the job set, or else the end of its window. All work before a bookmark is done. So a bookmark never goes
+/// back, and a run that started after it (`since`) leaves a gap and does not move it.
 pub fn after(bookmark: Option<i64>, since: Option<i64>, reached: i64) -> Option<i64> {
     let moves = match bookmark {
         None => true,
@@ -57,12 +58,12 @@ pub fn after(bookmark: Option<i64>, since: Option<i64>, reached: i64) -> Option<
 }
 
 impl Store {
-    /// One bookmark.
+    /// Returns one bookmark.
     pub fn bookmark(&self, key: Key<'_>) -> Result<Option<Bookmark>, StoreError> {
         self.read("reading a bookmark", |db| find(db, key))
     }
 
-    /// The same of a store as it is: one that is not there, or of an older version, is neither made nor migrated.
+    /// Like [`bookmark`](Self::bookmark), without creating or migrating the store if it is missing or of an older version.
     pub fn peek_bookmark(state: &StateDir, key: Key<'_>) -> Result<Option<Bookmark>, StoreError> {
         match Self::open_current(&state.store())? {
             Some(store) => store.bookmark(key),
@@ -70,7 +71,7 @@ impl Store {
         }
     }
 
-    /// All bookmarks, or those of a package, or of a job of it, in the order of their names.
+    /// Returns all bookmarks, or those of a package or a job, ordered by name.
     pub fn bookmarks(&self, package: Option<&str>, job: Option<&str>) -> Result<Vec<Bookmark>, StoreError> {
         let list = |db: &Connection, clause: &str, names: &[&str]| {
             let mut statement = db.prepare(&format!("SELECT * FROM bookmarks {clause} ORDER BY package, job, account"))?;
@@ -83,7 +84,7 @@ impl Store {
         })
     }
 
-    /// Sets a bookmark to `at` by hand; answers where it was. `now` and `at` in microseconds since 1970.
+    /// Sets a bookmark to `at` for a user; returns the previous one. `now` and `at` are in microseconds since 1970.
     pub fn set_bookmark(&mut self, key: Key<'_>, at: i64, now: i64) -> Result<Option<Bookmark>, StoreError> {
         self.write("setting a bookmark", |tx| {
             let before = find(tx, key)?;
@@ -92,7 +93,7 @@ impl Store {
         })
     }
 
-    /// Removes a bookmark; answers what it was, if there was one.
+    /// Removes a bookmark; returns the previous one, if there was one.
     pub fn reset_bookmark(&mut self, key: Key<'_>) -> Result<Option<Bookmark>, StoreError> {
         self.write("removing a bookmark", |tx| {
             let before = find(tx, key)?;
@@ -105,8 +106,8 @@ impl Store {
     }
 }
 
-/// Applies the rule to the run of this number, which completes with this transaction at `now`. `said`: how far its job said it came.
-pub(super) fn advance(tx: &Transaction<'_>, run: i64, said: Option<i64>, now: i64) -> rusqlite::Result<()> {
+/// Applies the rule to the run with this number, which completes with this transaction at `now`. `set` is the bookmark that its job set.
+pub(super) fn advance(tx: &Transaction<'_>, run: i64, set: Option<i64>, now: i64) -> rusqlite::Result<()> {
     let ended = tx
         .prepare_cached("SELECT run_id, package, job, account, since, until FROM runs WHERE n = ?1 AND keeps_bookmark")?
         .query_row([run], |row| {
@@ -115,7 +116,7 @@ pub(super) fn advance(tx: &Transaction<'_>, run: i64, said: Option<i64>, now: i6
         })
         .optional()?;
     let Some(((run_id, package, job, account), since, until)) = ended else { return Ok(()) };
-    let Some(reached) = said.or(until) else { return Ok(()) };
+    let Some(reached) = set.or(until) else { return Ok(()) };
     let key = Key { package: &package, job: &job, account: account.as_deref() };
     let before = find(tx, key)?.map(|bookmark| bookmark.at);
     let after = after(before, since, reached);
@@ -168,7 +169,7 @@ mod tests {
 
     #[test]
     fn the_rule() {
-        // bookmark, since, reached, where it is then.
+        // Bookmark, since, reached, new position.
         for (bookmark, since, reached, then, why) in [
             (None, None, 50, Some(50), "the first one"),
             (None, Some(40), 50, Some(50), "the first one, from somewhere on"),
@@ -189,9 +190,10 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Runs in any order: a bookmark never goes back, and what lies between the first run's beginning and the bookmark was covered by runs.
+        /// Runs in any order: a bookmark never goes back, and runs have covered everything between the first run's beginning and the
+        /// bookmark.
         #[test]
-        fn what_lies_before_a_bookmark_was_covered(runs in prop::collection::vec((prop::option::of(0_i64..40), 1_i64..20), 1..30)) {
+        fn everything_before_a_bookmark_was_covered(runs in prop::collection::vec((prop::option::of(0_i64..40), 1_i64..20), 1..30)) {
             let mut bookmark = None;
             let mut covered = std::collections::HashSet::new();
             let mut first = None;
@@ -240,7 +242,7 @@ mod tests {
         let mut store = Store::open(&site.state).unwrap();
         store.begin_run(&run("r1", None, None, 50), &started()).unwrap();
         assert_eq!(at(&store, None), None, "only at its end");
-        // What refuses the terminal event refuses the bookmark.
+        // If the terminal event is refused, so is the bookmark.
         store.db.execute_batch("CREATE TRIGGER no BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'no'); END").unwrap();
         store.end_run("r1", &end(RunState::Completed, None)).unwrap_err();
         assert_eq!(at(&store, None), None);
@@ -256,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_did_not_complete_or_has_no_since_leaves_it() {
+    fn a_run_that_failed_or_has_no_since_does_not_move_it() {
         let site = site();
         let mut store = Store::open(&site.state).unwrap();
         store.set_bookmark(KEY, 40, 1).unwrap();
@@ -272,15 +274,15 @@ mod tests {
     }
 
     #[test]
-    fn each_account_has_its_own_and_what_the_job_says_counts() {
+    fn each_account_has_its_own_and_the_jobs_value_takes_precedence() {
         let site = site();
         let mut store = Store::open(&site.state).unwrap();
         for (id, account, until) in [("r1", None, 50), ("r2", Some("a"), 60), ("r3", Some("b"), 70)] {
             store.begin_run(&run(id, account, None, until), &started()).unwrap();
         }
         // Several at once, as recovery ends them.
-        let (plain, said) = (end(RunState::Completed, None), end(RunState::Completed, Some(65)));
-        store.end_runs(&[("r1", &plain), ("r2", &plain), ("r3", &said)]).unwrap();
+        let (plain, set) = (end(RunState::Completed, None), end(RunState::Completed, Some(65)));
+        store.end_runs(&[("r1", &plain), ("r2", &plain), ("r3", &set)]).unwrap();
         assert_eq!([at(&store, None), at(&store, Some("a")), at(&store, Some("b"))], [Some(50), Some(60), Some(65)]);
         // A gap after a's; a backfill of b's.
         store.begin_run(&run("r4", Some("a"), Some(61), 90), &started()).unwrap();
@@ -324,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peek_makes_and_migrates_nothing() {
+    fn a_peek_creates_and_migrates_nothing() {
         let site = site();
         assert_eq!(Store::peek_bookmark(&site.state, KEY).unwrap(), None);
         assert!(!site.state.store().exists());

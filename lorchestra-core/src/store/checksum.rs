@@ -1,11 +1,14 @@
-//! The checksum of an event: what SQLite does not have for the pages of a database.
+//! The checksum of an event, because SQLite has none for the pages of a database.
 //!
-//! Taken when an event is inserted, compared when it is read to be delivered or shown. Covers what the job and lorchestra wrote, and not
-//! which run it is of. Retention, which removes payloads, removes the checksum too.
+//! Computed when an event is inserted, compared when it is read for delivery or display. Covers what the job and lorchestra wrote, but not
+//! the run it belongs to. Retention removes the checksum together with the payload.
 
 use rusqlite::Row;
 
-/// The parts of an event that the checksum covers, in this order.
+/// Replaces the checksum of an event whose payload was removed. Not NULL, because a row of zeros has NULL.
+const NONE: i64 = -1;
+
+/// The parts of an event that the checksum covers, in order.
 pub(super) struct Covered<'a> {
     pub(super) event_id: &'a str,
     pub(super) event_type: &'a str,
@@ -17,7 +20,7 @@ impl Covered<'_> {
     pub(super) fn sum(&self) -> u32 {
         let mut sum = crc32c::crc32c(&self.created_at.to_le_bytes());
         for part in [Some(self.event_id), Some(self.event_type)].into_iter().chain(self.rest) {
-            // The length keeps two parts from being taken for two others; none differs from an empty one.
+            // The length separates adjacent parts, and distinguishes a missing part from an empty one.
             let length = part.map_or(u64::MAX, |part| part.len() as u64);
             sum = crc32c::crc32c_append(sum, &length.to_le_bytes());
             sum = crc32c::crc32c_append(sum, part.unwrap_or_default().as_bytes());
@@ -25,9 +28,10 @@ impl Covered<'_> {
         sum
     }
 
-    /// Whether a row's column `checksum` is that of the event, or absent.
+    /// Whether a row's column `checksum` matches the event, or is [`NONE`].
     pub(super) fn matches(&self, row: &Row<'_>) -> rusqlite::Result<bool> {
-        Ok(row.get::<_, Option<i64>>("checksum")?.is_none_or(|stored| stored == i64::from(self.sum())))
+        let stored: i64 = row.get("checksum")?;
+        Ok(stored == NONE || stored == i64::from(self.sum()))
     }
 }
 

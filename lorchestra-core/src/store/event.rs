@@ -1,4 +1,4 @@
-//! Events: taken in from a spool, and read for people.
+//! Ingests events from a spool, and reads them for people.
 
 use super::checksum::Covered;
 use super::{Store, StoreError, outbox};
@@ -10,10 +10,10 @@ use rusqlite::{Row, Transaction, params};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-/// Records in one transaction that make a flood of it.
+/// Number of records in one transaction that counts as a flood.
 const MANY: usize = 500;
 
-/// One event, as the envelope has it. `payload` and `subject_id` may be personal.
+/// One event with the columns of the envelope. `payload` and `subject_id` may be personal data.
 #[derive(Debug, Serialize)]
 #[expect(missing_docs, reason = "the columns of the envelope, documented in docs/reference/events.md")]
 pub struct Event {
@@ -21,7 +21,7 @@ pub struct Event {
     pub event_type: String,
     pub source: String,
     pub schema_ref: Option<String>,
-    /// RFC 3339, UTC, with microseconds; of rows whose time is out of the years 0001 to 9999, microseconds since 1970.
+    /// RFC 3339, UTC, with microseconds; for times outside the years 0001 to 9999, microseconds since 1970.
     pub created_at: String,
     pub correlation_id: String,
     pub subject_id: Option<String>,
@@ -30,10 +30,10 @@ pub struct Event {
     pub attempt: u32,
     pub package: String,
     pub job: String,
-    /// Why the server will never take it, or why its fate is unknown; only when such events were asked for.
+    /// Why the server will never accept it, or why its result is unknown; only if the filter selects such events.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delivery_error: Option<String>,
-    /// The event does not have the checksum that it had when it was stored: something else has changed the database.
+    /// Whether the event does not match the checksum with which it was stored, because something else has changed the database.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub damaged: bool,
 }
@@ -41,19 +41,19 @@ pub struct Event {
 /// Which events to read; `None` means any.
 #[derive(Debug, Default, Clone)]
 pub struct EventFilter {
-    /// Of this run, by its whole id.
+    /// Events of the run with this full id.
     pub run_id: Option<String>,
-    /// Of this type.
+    /// Events of this type.
     pub event_type: Option<String>,
-    /// Emitted at or after, in microseconds since 1970.
+    /// Events emitted at or after this time, in microseconds since 1970.
     pub since: Option<i64>,
-    /// In this state of delivery, at the destination of this name.
+    /// Events in this state of delivery at the destination with this name.
     pub delivery: Option<(Undelivered, String)>,
 }
 
 impl EventFilter {
-    /// The statements that read them, one after the other. Each goes by one index and looks at the rest of the filter in the rows of that: a `+`
-    /// keeps a condition from another index, and a `CROSS JOIN` the tables in their order.
+    /// Returns the statements that read the events, one after the other. Each uses one index and filters its rows by the other conditions:
+    /// a `+` prevents a condition from using another index, and a `CROSS JOIN` keeps the order of the tables.
     fn statements(&self) -> Vec<String> {
         let select = |reason: &str, from: &str, order: &str| {
             // The view `envelope` has no text for a time that is out of range.
@@ -120,29 +120,29 @@ impl EventFilter {
 /// Why an event is not delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Undelivered {
-    /// It is to be sent.
+    /// To be sent.
     Pending,
-    /// The server will never take it.
+    /// The server will never accept it.
     Refused,
-    /// It was sent, and whether it arrived cannot be found out.
+    /// It was sent, and it could not be determined whether it arrived.
     Uncertain,
 }
 
-/// What an attempt's spool has said so far, as far as the store has taken it in.
+/// The contents of an attempt's spool that the store has ingested.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct IngestState {
-    /// Where the next read begins.
+    /// Where the next read starts.
     pub cursor: Cursor,
-    /// Whether the job was entered.
+    /// Whether the job was called.
     pub entered: bool,
     /// Its final record.
     pub end: Option<Final>,
-    /// Records that could not be read although they were whole lines.
+    /// Number of complete lines that are not valid records.
     pub damaged: u64,
 }
 
 impl IngestState {
-    /// Takes note of what records other than events say.
+    /// Updates the state with records other than events.
     pub(crate) fn note(&mut self, records: &[Record<'_>]) {
         for record in records {
             self.entered |= record.mark == Some(Mark::Entered);
@@ -153,20 +153,20 @@ impl IngestState {
     }
 }
 
-/// Some of a spool's records, as they are taken in together.
+/// Some of a spool's records, to be ingested together.
 #[derive(Debug, Clone, Copy)]
 pub struct Portion<'a> {
     /// The records, in order.
     pub records: &'a [Record<'a>],
-    /// Where the next portion begins.
+    /// Where the next portion starts.
     pub end: Cursor,
-    /// Lines among them that are not records.
+    /// Number of lines among them that are not valid records.
     pub damaged: u64,
 }
 
 impl Store {
-    /// What has been taken in of an attempt.
-    pub fn taken(&self, run_id: &str, attempt: u32) -> Result<IngestState, StoreError> {
+    /// Returns what has been ingested of an attempt.
+    pub fn ingested(&self, run_id: &str, attempt: u32) -> Result<IngestState, StoreError> {
         self.read("reading an attempt", |db| {
             db.query_row(
                 "SELECT cursor_segment, cursor_byte, entered, final, damaged FROM attempts
@@ -185,24 +185,24 @@ impl Store {
         })
     }
 
-    /// Inserts the events of a portion and moves the cursor, in one transaction. `taken` is what is known so far, and is
-    /// brought up to date once that is committed.
+    /// Inserts the events of a portion and moves the cursor in one transaction. `ingested` is the state so far, and is updated after the
+    /// commit.
     pub fn ingest(
         &mut self,
         run_id: &str,
         attempt: u32,
         portion: Portion<'_>,
-        taken: &mut IngestState,
+        ingested: &mut IngestState,
     ) -> Result<(), StoreError> {
         let Portion { records, end, damaged } = portion;
-        let mut next = taken.clone();
+        let mut next = ingested.clone();
         next.cursor = end;
         next.damaged += damaged;
         next.note(records);
         if records.len() > MANY {
             self.expect_flood()?;
         }
-        self.write("taking in events", |tx| {
+        self.write("ingesting events", |tx| {
             let run: i64 = tx.query_row("SELECT n FROM runs WHERE run_id = ?1", [run_id], |row| row.get(0))?;
             insert(tx, run, attempt, records)?;
             let json = next.end.as_ref().and_then(|end| serde_json::to_string(end).ok());
@@ -221,13 +221,13 @@ impl Store {
             ])?;
             Ok(())
         })?;
-        *taken = next;
+        *ingested = next;
         self.taken_in = self.taken_in.saturating_add(records.len());
         Ok(())
     }
 
-    /// Reads events oldest first, one at a time, so that any number of them takes the memory of one. Those of one run, and those that are not
-    /// delivered, are in the order in which they were taken in, which for a run is that of being emitted.
+    /// Reads events oldest first, one at a time, so that memory does not depend on their number. Events of one run, and undelivered events,
+    /// are ordered by ingestion, which for one run is the order of emission.
     pub fn events<E>(
         &self,
         filter: &EventFilter,
@@ -248,7 +248,7 @@ impl Store {
         })
     }
 
-    /// How many events of each type a run has, most frequent first.
+    /// Returns the number of events of each type in a run, most frequent first.
     pub fn event_counts(&self, run_id: &str) -> Result<Vec<(String, u64)>, StoreError> {
         self.read("counting events", |db| {
             let mut statement = db.prepare(
@@ -295,10 +295,10 @@ fn insert(tx: &Transaction<'_>, run: i64, attempt: u32, records: &[Record<'_>]) 
     Ok(())
 }
 
-/// One of lorchestra's own events of a run.
+/// One of lorchestra's own events about a run.
 pub(super) struct OwnEvent<'a> {
     pub(super) run: i64,
-    /// 0: the run was skipped.
+    /// 0 if the run was skipped.
     pub(super) attempt: u32,
     pub(super) event_type: &'a str,
     pub(super) at: i64,
@@ -349,7 +349,7 @@ fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
     })
 }
 
-/// RFC 3339 with microseconds; the number as it is where no year of four digits has it.
+/// Formats a time in RFC 3339 with microseconds, or as the number if its year does not have four digits.
 fn time(micros: i64) -> String {
     let time = DateTime::from_timestamp_micros(micros).filter(|_| limits::YEARS.contains(&micros));
     time.map_or_else(|| micros.to_string(), |time| time.to_rfc3339_opts(SecondsFormat::Micros, true))

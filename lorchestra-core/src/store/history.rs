@@ -1,23 +1,25 @@
-//! Runs as a person looks for them: by a name ([`Store::find_run`]), by a filter ([`Store::find_runs`]), by job and account ([`Store::keys`]).
+//! Finds runs as people refer to them: by a name ([`Store::find_run`]), by a filter ([`Store::find_runs`]), by job and account
+//! ([`Store::keys`]).
 //!
-//! Reads only. One index answers all of it: `runs_by_key` has a place for each package, job, account, state and cause that ever occurred, and
-//! in it the runs by their start. A query visits the places that its filter admits, which are few however many runs there are, and reads
-//! at most as many runs from each as were asked for.
+//! Reads only, all with one index: `runs_by_key` groups runs by package, job, account, state and cause, and orders each group by start. A
+//! query searches the groups that its filter admits, of which there are few however many runs there are, and reads at most the requested
+//! number of runs from each.
 
 use super::{Run, RunFilter, RunState, Store, StoreError};
 use crate::outcome::Cause;
 use rusqlite::{OptionalExtension, params};
 
-/// Characters of a run's id: so many are no part of one.
+/// Length of a run's id in characters; a longer text is not part of one.
 const UUID: usize = 36;
-/// Characters of a run's id that name it, at least. The index for its end has as many.
+/// Minimum number of characters of a run's id that name it. The index for the end of ids has the same number.
 pub const NAMED: usize = 4;
-/// Characters of a short id: the last ones of a UUIDv7, which are random. Its first ones are the time, which runs of one day share.
+/// Length of a short id in characters: the last ones of a UUIDv7, which are random. The first ones are the time, which runs of one day
+/// share.
 const SHORT: usize = 8;
-/// Runs of one beginning or end that are read, at most.
+/// Maximum number of runs to read that share a beginning or end.
 const CANDIDATES: i64 = 6;
 
-/// Returns the short id of a run, which names it wherever a run is asked for: the last characters of its id.
+/// Returns the short id of a run, the last characters of its id. Every command that expects a run accepts it.
 pub fn short_id(run_id: &str) -> &str {
     run_id.len().checked_sub(SHORT).and_then(|from| run_id.get(from..)).unwrap_or(run_id)
 }
@@ -25,23 +27,23 @@ pub fn short_id(run_id: &str) -> &str {
 /// Which runs to read. `None` admits any.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct RunQuery {
-    /// Of this package.
+    /// Runs of this package.
     pub package: Option<String>,
-    /// Of a job of this name.
+    /// Runs of a job with this name.
     pub job: Option<String>,
-    /// For this account; the empty one is none.
+    /// Runs for this account; an empty one means no account.
     pub account: Option<String>,
-    /// In this state.
+    /// Runs in this state.
     pub state: Option<RunState>,
-    /// That failed or were refused because of this.
+    /// Runs that failed or were refused for this cause.
     pub cause: Option<Cause>,
-    /// Started at or after, in microseconds since 1970.
+    /// Runs that started at or after this time, in microseconds since 1970.
     pub since: Option<i64>,
-    /// Started before, in microseconds since 1970.
+    /// Runs that started before this time, in microseconds since 1970.
     pub until: Option<i64>,
 }
 
-/// What runs have in common that the index keeps together.
+/// The key of a group of runs in the index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunKey {
     /// Package of the job.
@@ -50,9 +52,9 @@ pub struct RunKey {
     pub job: String,
     /// The account; empty for none.
     pub account: String,
-    /// Running, or how they ended.
+    /// The state of the runs.
     pub state: RunState,
-    /// Why they failed; empty for those that did not.
+    /// The cause of the failures; empty if the runs did not fail.
     pub cause: String,
 }
 
@@ -67,8 +69,8 @@ impl RunQuery {
 }
 
 impl Store {
-    /// Returns the run that a person named: `last` is the newest one, `PACKAGE/JOB` the newest one of that job; anything else is an id, or at
-    /// least [`NAMED`] characters of its beginning or end. `Err`: the newest ones that have that name, where none or several do.
+    /// Returns the run that a person named: `last` is the newest one, `PACKAGE/JOB` the newest one of that job; anything else is an id, or
+    /// at least [`NAMED`] characters of its beginning or end. Returns `Err` with the newest candidates if no run or several runs match.
     pub fn find_run(&self, text: &str) -> Result<Result<Run, Vec<Run>>, StoreError> {
         if text == "last" {
             let newest = self.runs(&RunFilter { running: false, limit: Some(1) })?.pop();
@@ -84,13 +86,13 @@ impl Store {
         if !(NAMED..UUID).contains(&text.len()) || !text.is_ascii() {
             return Ok(Err(Vec::new()));
         }
-        // By an index each: the ids of the same last characters, which are few; and what follows the text in order, up to the last id that
-        // begins with it.
+        // Two index searches: the few ids with the same last characters, and the ids in order from the text to the last one that begins
+        // with it.
         let mut found = self.select(
             "WHERE substr(run_id, -4) = substr(?1, -4) AND substr(run_id, -length(?1)) = ?1 ORDER BY n DESC LIMIT ?2",
             params![text, CANDIDATES],
         )?;
-        // A short id is what commands print: an id that begins like it does not make it ambiguous.
+        // Commands print short ids: an id that begins with the same characters must not make one ambiguous.
         if text.len() < SHORT || found.len() != 1 {
             found.extend(self.select(
                 "WHERE run_id BETWEEN ?1 AND ?1 || char(127) ORDER BY run_id DESC LIMIT ?2",
@@ -102,7 +104,7 @@ impl Store {
         Ok(if found.len() == 1 { Ok(found.remove(0)) } else { Err(found) })
     }
 
-    /// Returns the newest runs that a query admits, by the time they started.
+    /// Returns the newest runs that a query admits, by start time.
     pub fn find_runs(&self, query: &RunQuery, limit: u64) -> Result<Vec<Run>, StoreError> {
         let mut newest = Vec::new();
         for key in self.keys(query)? {
@@ -117,8 +119,8 @@ impl Store {
         Ok(runs)
     }
 
-    /// Returns every combination of package, job, account, state and cause that a query admits and a run has, in order. Each costs one search of the
-    /// index. The times of the query are not looked at.
+    /// Returns every combination of package, job, account, state and cause that a query admits and a run has, in order, with one index
+    /// search for each. Ignores the times of the query.
     pub fn keys(&self, query: &RunQuery) -> Result<Vec<RunKey>, StoreError> {
         self.read("reading the jobs that were run", |db| {
             let mut next = db.prepare_cached(
@@ -127,7 +129,7 @@ impl Store {
                  ORDER BY package, job, account_key, state, cause_key LIMIT 1",
             )?;
             let mut keys = Vec::new();
-            // No package, job or state has an empty name: this is before the first of them.
+            // No package, job or state has an empty name, so this sorts before the first of them.
             let mut at = [query.package.clone().unwrap_or_default(), String::new(), String::new(), String::new(), String::new()];
             if query.package.is_some() {
                 at[1] = query.job.clone().unwrap_or_default();
@@ -185,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_id_is_no_beginning_of_another() {
+    fn a_short_id_is_not_the_beginning_of_another() {
         let site = site();
         let mut store = Store::open(&site.state).unwrap();
         for id in ["01a22706-a31b-74c2-bfd6-aa30d8da6609", "d8da6609-a31b-74c2-bfd6-aa3012345678"] {
@@ -196,9 +198,9 @@ mod tests {
         assert_eq!(store.find_run("last").unwrap().unwrap().run_id, "d8da6609-a31b-74c2-bfd6-aa3012345678");
     }
 
-    /// Every filter against the runs themselves: three packages, two jobs, three accounts, several ends, times out of order.
+    /// Compares every filter with a scan of all runs: three packages, two jobs, three accounts, several ends, times out of order.
     #[test]
-    fn a_query_finds_what_a_look_at_every_run_finds() {
+    fn a_query_finds_the_same_runs_as_a_scan() {
         let site = site();
         let mut store = Store::open(&site.state).unwrap();
         let mut all = Vec::new();

@@ -1,13 +1,13 @@
-//! The store as the outbox of each destination: how far its events are delivered there, and what is on its way.
+//! The store as the outbox of each destination: how far its events are delivered there, and which batches are in flight.
 //!
-//! Each destination has a cursor, batches, streams, settled rows and a circuit of its own, keyed by its name; nothing that happens to one
-//! is seen by another. The cursor is a mark, not a flag on every event: all events up to it are settled. Beyond it are the batches that are
-//! *frozen*: which rows, at which place, committed before anything is sent, so that after any crash the very same rows can be sent to the
-//! very same place again. Several may be frozen, one after the other in one stream; they are settled in their order. The mark never
-//! passes an event that is pending. Single rows that the destination will never take, or that turned out to be there already, are listed
-//! one by one.
+//! Each destination has its own cursor, batches, streams, settled rows and circuit, keyed by its name; destinations do not affect each
+//! other. The cursor is one mark rather than a flag on every event: all events up to it are settled. Beyond it are the *frozen* batches:
+//! their rows and position are committed before anything is sent, so that after any crash the same rows can be resent to the same position.
+//! Several may be frozen, one after the other in one stream, and are settled in order. The mark never passes a pending event. Rows that the
+//! destination will never accept, or that turned out to be there already, are settled individually.
 //!
-//! Only the holder of a destination's delivery lock writes to its outbox; anybody may read. Knows nothing of what destinations are.
+//! Only the holder of a destination's delivery lock writes to its outbox; any process may read. Knows nothing about the destinations
+//! themselves.
 
 mod backlog;
 mod batch;
@@ -29,14 +29,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// A destination that did not answer is left alone for a while, by everybody.
+/// An open circuit: all processes leave a destination that did not respond alone for a while.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Circuit {
-    /// Until then, in microseconds since 1970.
+    /// When the circuit closes, in microseconds since 1970.
     pub until: i64,
-    /// What had happened.
+    /// What had failed.
     pub reason: String,
-    /// Which destination, by its address: one that is configured otherwise is not meant.
+    /// The destination's address: the circuit does not apply to another one.
     pub route: String,
 }
 
@@ -54,20 +54,19 @@ pub struct Outbox {
     destination: String,
 }
 
-/// The store's file: another one where the state directory was copied or restored. Not its device, whose number changes when the machine
-/// starts.
+/// Identifies the store's file, to detect a copied or restored state directory. Does not include the device, whose number may change at
+/// boot.
 fn identity(path: &Path) -> Option<String> {
     let meta = std::fs::metadata(path).ok()?;
     let born = meta.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map_or(0, |at| at.as_nanos());
     Some(format!("{}-{born}", meta.ino()))
 }
 
-/// Between two notes that a destination is still in use.
+/// Interval between updates of the time when a destination was last in use, in microseconds.
 const SEEN: i64 = 60 * 60 * 1_000_000;
 
 impl Outbox {
-    /// The outbox of the destination with this name. One that is new to the store begins with the oldest event whose payload is still
-    /// there.
+    /// Opens the outbox of the destination with this name. A new destination starts with the oldest event that still has its payload.
     pub fn open(mut store: Store, destination: &str) -> Result<Self, StoreError> {
         let now = crate::host::clock::now_micros();
         let file = identity(&store.path);
@@ -98,8 +97,8 @@ impl Outbox {
         &self.destination
     }
 
-    /// The event up to which another store may have delivered as well: the state directory is a copy, or was restored, and these were in it
-    /// then. 0 where it is the first one.
+    /// Another store may have delivered the events up to this one: the state directory is a copy or was restored, and already contained
+    /// them then. 0 if it is the original.
     pub fn doubtful_to(&self) -> Result<i64, StoreError> {
         self.store.read("reading the state of delivery", |db| {
             let sql = "SELECT doubtful_to FROM outbox WHERE destination = ?1";
@@ -107,7 +106,7 @@ impl Outbox {
         })
     }
 
-    /// Lists events as in the destination already.
+    /// Records events that are already in the destination.
     pub fn settle_present(&mut self, events: &[i64]) -> Result<(), StoreError> {
         let destination = &self.destination;
         self.store.write("recording a delivery", |tx| {
@@ -115,8 +114,8 @@ impl Outbox {
         })
     }
 
-    /// The next events to send after event number `after`, whose delivery need not be recorded yet, oldest first: at most `rows` of them,
-    /// and no more once `bytes` of payload are reached.
+    /// Returns the next events to send after event number `after` (whose delivery need not be recorded yet), oldest first: at most `rows`
+    /// of them, and no more once their payloads reach `bytes`.
     pub fn pending_rows(&self, after: i64, rows: usize, bytes: usize) -> Result<Vec<OutRow>, StoreError> {
         let sql = format!(
             "{ROW} WHERE e.n > max(?2, (SELECT delivered_to FROM outbox WHERE destination = ?1)) AND {UNSETTLED} ORDER BY e.n LIMIT ?3"
@@ -125,7 +124,7 @@ impl Outbox {
         self.out_rows(&sql, params![self.destination, after, limit], bytes)
     }
 
-    /// Sets events aside that are not what was stored: they are not sent.
+    /// Sets aside events that differ from what was stored: they are not sent.
     pub fn set_aside_damaged(&mut self, events: &[i64]) -> Result<(), StoreError> {
         let destination = &self.destination;
         self.store.write("recording damaged events", |tx| {
@@ -133,7 +132,7 @@ impl Outbox {
         })
     }
 
-    /// Moves the delivered mark over events that are all settled by themselves: nothing is pending.
+    /// Moves the delivered mark over events that are all settled individually. Nothing is pending.
     pub fn pass_settled(&mut self) -> Result<(), StoreError> {
         self.store.write("recording a delivery", |tx| {
             tx.execute(
@@ -148,7 +147,7 @@ impl Outbox {
         })
     }
 
-    /// The rows of a batch, as they were when it was frozen.
+    /// Returns the rows of a batch as they were when it was frozen.
     pub fn rows_of(&self, batch: &Batch) -> Result<Vec<OutRow>, StoreError> {
         let sql = format!("{ROW} WHERE e.n BETWEEN ?2 AND ?3 AND {UNSETTLED} ORDER BY e.n");
         self.out_rows(&sql, params![self.destination, batch.first, batch.last], usize::MAX)
@@ -196,7 +195,7 @@ impl Outbox {
         })
     }
 
-    /// All batches that are frozen, oldest first.
+    /// Returns all frozen batches, oldest first.
     pub fn frozen_batches(&self) -> Result<Vec<Batch>, StoreError> {
         self.store.read("reading batches", |db| {
             let mut statement = db.prepare_cached(&format!("{BATCH} WHERE destination = ?1 AND state = 'frozen' ORDER BY n"))?;
@@ -204,13 +203,13 @@ impl Outbox {
         })
     }
 
-    /// The oldest batch that is frozen, if there is one.
+    /// Returns the oldest frozen batch, if any.
     #[cfg(test)]
     pub(crate) fn frozen_batch(&self) -> Result<Option<Batch>, StoreError> {
         Ok(self.frozen_batches()?.into_iter().next())
     }
 
-    /// All batches of which it cannot be found out whether they arrived, oldest first.
+    /// Returns all batches whose arrival could not be determined, oldest first.
     pub fn uncertain_batches(&self) -> Result<Vec<Batch>, StoreError> {
         self.store.read("reading batches", |db| {
             let mut statement = db.prepare(&format!("{BATCH} WHERE destination = ?1 AND state = 'uncertain' ORDER BY n"))?;
@@ -218,7 +217,7 @@ impl Outbox {
         })
     }
 
-    /// The first suspect after event number `after`.
+    /// Returns the first suspect after event number `after`.
     pub fn suspect(&self, after: i64) -> Result<Option<i64>, StoreError> {
         self.store.read("reading suspects", |db| {
             let sql = "SELECT min(event) FROM settled WHERE destination = ?1 AND how = 'suspect' AND event > ?2";
@@ -226,7 +225,7 @@ impl Outbox {
         })
     }
 
-    /// The first event after event number `after` that the server refused and whose payload is still there.
+    /// Returns the first refused event after event number `after` that still has its payload.
     pub fn refused_event(&self, after: i64) -> Result<Option<i64>, StoreError> {
         self.store.read("reading refused events", |db| {
             db.query_row(
@@ -238,7 +237,7 @@ impl Outbox {
         })
     }
 
-    /// In one transaction: `done` is delivered, and `next` is frozen. After return, `next` may be sent.
+    /// In one transaction, records that `done` is delivered and freezes `next`. After return, `next` may be sent.
     pub fn advance(&mut self, done: Option<&Batch>, next: Option<&NewBatch>) -> Result<Option<Batch>, StoreError> {
         let destination = &self.destination;
         self.store.write("recording a delivery", |tx| {
@@ -246,7 +245,7 @@ impl Outbox {
                 remove(tx, done)?;
                 let mut mark = done.last;
                 if !pending_before(tx, destination, done)?.is_empty() {
-                    // One before it was taken back: its rows are settled by themselves.
+                    // A batch before it was taken back, so its rows are settled individually.
                     rest_of(tx, destination, done)?.into_iter().try_for_each(|n| settle(tx, destination, n, "present", None))?;
                     mark = 0;
                 }
@@ -262,8 +261,9 @@ impl Outbox {
         })
     }
 
-    /// The batch did not arrive, for certain: its place in the stream is free again, and its rows are what they were before it, but for
-    /// those that are settled by themselves. Rows that were uncertain are so again in batches of `room` rows at most.
+    /// Takes back a batch that definitely did not arrive: its position in the stream is free again, and its rows return to their previous
+    /// state, except those that are settled individually. Rows that were uncertain become uncertain again, in batches of at most `room`
+    /// rows.
     pub fn release(
         &mut self,
         batch: &Batch,
@@ -276,7 +276,7 @@ impl Outbox {
             let settle = |n, how, reason| settle(tx, destination, n, how, reason);
             remove(tx, batch)?;
             if let Some((stream, offset)) = &batch.place {
-                // What is frozen after it has its place behind it: nothing else may come to its own.
+                // The positions of later frozen batches follow its own, so no other batch may use its position.
                 let followed = tx
                     .prepare_cached(
                         "SELECT EXISTS (SELECT 1 FROM batches WHERE destination = ?1 AND state = 'frozen' AND n > ?2)",
@@ -323,11 +323,11 @@ impl Outbox {
         })
     }
 
-    /// It cannot be found out whether the batch arrived: it is kept as uncertain, and what follows goes on.
+    /// Marks a batch as uncertain because it cannot be determined whether it arrived; later batches are unaffected.
     pub fn give_up(&mut self, batch: &Batch, reason: &str) -> Result<(), StoreError> {
         let destination = &self.destination;
         self.store.write("setting a batch aside", |tx| {
-            // They stay pending, and the mark passes them: as suspects do.
+            // They stay pending, and the mark passes them, as it does suspects.
             pending_before(tx, destination, batch)?
                 .into_iter()
                 .try_for_each(|n| settle(tx, destination, n, "suspect", Some("a batch after it is of unknown fate")))?;
@@ -356,7 +356,7 @@ impl Outbox {
         })
     }
 
-    /// Makes an uncertain batch the frozen one again, at a new place: to be sent although it may be there.
+    /// Freezes an uncertain batch again at a new position, to be resent although it may have arrived.
     pub fn send_again(&mut self, batch: &Batch, new: &NewBatch) -> Result<(), StoreError> {
         let destination = &self.destination;
         self.store.write("sending a batch again", |tx| {
@@ -365,7 +365,7 @@ impl Outbox {
         })
     }
 
-    /// Makes a frozen batch of one event that was set aside, as `was` says: to be sent once more.
+    /// Freezes a batch of one event that was set aside, as `was` says, to be resent.
     pub fn send_one_again(&mut self, was: Was, new: &NewBatch) -> Result<(), StoreError> {
         let destination = &self.destination;
         self.store.write("sending an event again", |tx| {
@@ -374,12 +374,12 @@ impl Outbox {
         })
     }
 
-    /// The row of one event, if it is still there.
+    /// Returns the row of one event, if it still exists.
     pub fn row(&self, event: i64) -> Result<Option<OutRow>, StoreError> {
         Ok(self.out_rows(&format!("{ROW} WHERE e.n = ?1"), [event], usize::MAX)?.pop())
     }
 
-    /// The stream of a target, if a batch landed in it after `since` (microseconds since 1970), or it was created after that.
+    /// Returns the stream of a target if a batch landed in it, or it was created, after `since` (microseconds since 1970).
     pub fn stream(&self, target: &str, since: i64) -> Result<Option<Stream>, StoreError> {
         self.store.read("reading streams", |db| {
             db.query_row(
@@ -391,7 +391,7 @@ impl Outbox {
         })
     }
 
-    /// From now on, batches for this target go to this new, empty stream.
+    /// Sends batches for this target to this new, empty stream from now on.
     pub fn use_stream(&mut self, target: &str, stream: &str) -> Result<(), StoreError> {
         let destination = &self.destination;
         self.store.write("recording a stream", |tx| {
@@ -403,7 +403,7 @@ impl Outbox {
         })
     }
 
-    /// No batch goes to the target's stream any more.
+    /// Stops using the target's stream.
     pub fn leave_stream(&mut self, target: &str) -> Result<(), StoreError> {
         let destination = &self.destination;
         self.store.write("leaving a stream", |tx| {
@@ -411,8 +411,8 @@ impl Outbox {
         })
     }
 
-    /// The circuit of `route`, if it is open at `now` (microseconds since 1970). One that seems to be open for longer than `longest` was
-    /// opened before the clock was set back, and counts as closed.
+    /// Returns the circuit of `route` if it is open at `now` (microseconds since 1970). If it seems to be open for longer than `longest`,
+    /// the clock was set back after it opened, and it counts as closed.
     pub fn circuit(&self, route: &str, now: i64, longest: Duration) -> Result<Option<Circuit>, StoreError> {
         let latest = now.saturating_add(i64::try_from(longest.as_micros()).unwrap_or(i64::MAX));
         self.store.read("reading the state of delivery", |db| {
@@ -426,7 +426,7 @@ impl Outbox {
         })
     }
 
-    /// Opens the circuit, or closes it.
+    /// Opens or closes the circuit.
     pub fn set_circuit(&mut self, circuit: Option<&Circuit>) -> Result<(), StoreError> {
         let destination = &self.destination;
         self.store.write("recording the state of delivery", |tx| {
@@ -438,14 +438,14 @@ impl Outbox {
         })
     }
 
-    /// The target that the last batch went to.
+    /// Returns the target of the last batch.
     pub fn delivered_into(&self) -> Result<Option<String>, StoreError> {
         self.store.read("reading the state of delivery", |db| {
             db.query_row("SELECT target FROM outbox WHERE destination = ?1", [&self.destination], |row| row.get(0))
         })
     }
 
-    /// Whether there is anything that was not sent yet: suspects have been.
+    /// Whether there are events that have not been sent yet. Suspects have been sent.
     pub fn has_unsent(&self) -> Result<bool, StoreError> {
         self.store.read("looking for events to deliver", |db| {
             let sql = format!("SELECT EXISTS (SELECT 1 FROM events e WHERE {})", unsent("?1"));
@@ -453,7 +453,7 @@ impl Outbox {
         })
     }
 
-    /// Whether there is anything to send; of one run, or at all.
+    /// Whether there are events to send, of one run or in total.
     pub fn has_pending(&self, run_id: Option<&str>) -> Result<bool, StoreError> {
         self.store.read("looking for events to deliver", |db| {
             let run = if run_id.is_some() { "e.run = (SELECT n FROM runs WHERE run_id = ?2)" } else { "?2 IS NULL" };
@@ -468,16 +468,16 @@ impl Outbox {
     }
 }
 
-/// Bytes that a row has beside its payload, about.
+/// Approximate size of a row in addition to its payload.
 const ENVELOPE: usize = 300;
 
 fn remove(tx: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
     let removed = tx.prepare_cached("DELETE FROM batches WHERE n = ?1")?.execute([batch.id])?;
-    // Only the holder of the delivery lock gets here: a batch that is gone was somebody else's, and so is its outcome.
+    // Only the holder of the delivery lock gets here: if the batch is gone, another process has settled it.
     if removed == 1 { Ok(()) } else { Err(rusqlite::Error::QueryReturnedNoRows) }
 }
 
-/// Commits a batch to its rows and to its place, the next one of its stream.
+/// Freezes a batch: commits its rows and its position, the next one in its stream.
 fn freeze(tx: &Transaction<'_>, destination: &str, new: &NewBatch, was: Option<Was>) -> rusqlite::Result<Batch> {
     let place = match &new.stream {
         None => None,
@@ -526,21 +526,21 @@ fn settle(tx: &Transaction<'_>, destination: &str, event: i64, how: &str, reason
     statement.execute(params![destination, event, how, reason, crate::host::clock::now_micros()]).map(drop)
 }
 
-/// Pending events before a batch, which is the oldest of the frozen ones: a batch before it was taken back.
+/// Returns the pending events before the oldest frozen batch: a batch before it was taken back.
 fn pending_before(tx: &Transaction<'_>, destination: &str, batch: &Batch) -> rusqlite::Result<Vec<i64>> {
     let sql = format!("SELECT e.n FROM events e WHERE e.n < ?2 AND {} ORDER BY e.n", unsent("?1"));
     tx.prepare_cached(&sql)?.query_map(params![destination, batch.first], |row| row.get(0))?.collect()
 }
 
-/// The rows of a batch that are not settled by themselves.
+/// Returns the rows of a batch that are not settled individually.
 fn rest_of(tx: &Transaction<'_>, destination: &str, batch: &Batch) -> rusqlite::Result<Vec<i64>> {
     let sql = format!("SELECT e.n FROM events e WHERE e.n BETWEEN ?2 AND ?3 AND {UNSETTLED} ORDER BY e.n");
     let mut statement = tx.prepare_cached(&sql)?;
     statement.query_map(params![destination, batch.first, batch.last], |row| row.get(0))?.collect()
 }
 
-/// The parts of a batch between rows that are settled by themselves. Such a row may be sent again, as one that was refused: an uncertain batch,
-/// which is a range of events, must not have it in its range, so that no event is ever in two batches.
+/// Splits the rows of a batch at individually settled rows. Such a row may be resent on its own, if it was refused. So the range of an
+/// uncertain batch must not include it: no event may be in two batches.
 fn without_holes(rows: &[i64]) -> impl Iterator<Item = &[i64]> {
     rows.chunk_by(|one, next| next - one == 1)
 }

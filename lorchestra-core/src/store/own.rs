@@ -1,4 +1,4 @@
-//! Payloads of lorchestra's own events, as types: what is written to `job.*` events is read back as the same type.
+//! Payloads of lorchestra's own events as types: `job.*` events are written and read back as the same type.
 
 use crate::outcome::{Failure, Outcome};
 use crate::plan::{RequestedBy, RunSpec};
@@ -22,12 +22,12 @@ pub struct Started {
     pub requested_by: RequestedBy,
     pub group: Option<String>,
     pub trace_parent: Option<String>,
-    /// The run that was in the way of a skipped one, where it is known.
+    /// The run that was in the way of a skipped one, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_by: Option<String>,
 }
 
-/// Where a run happens, beside its spec.
+/// The environment of a run, in addition to its spec.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RunOrigin<'a> {
     pub(crate) host: &'a str,
@@ -37,7 +37,7 @@ pub(crate) struct RunOrigin<'a> {
 }
 
 impl Started {
-    /// Returns the payload for a run of `spec`.
+    /// Creates the payload for a run of `spec`.
     pub(crate) fn of(spec: &RunSpec, place: RunOrigin<'_>) -> Self {
         let time = |at: chrono::DateTime<chrono::Utc>| at.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true);
         Self {
@@ -59,32 +59,32 @@ impl Started {
     }
 }
 
-/// Payload of `job.completed` and `job.failed`: how a run ended, and what was measured.
+/// Payload of `job.completed` and `job.failed`: how a run ended, and the measurements.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Terminal {
-    /// The last attempt, from 1.
+    /// The last attempt, counted from 1.
     pub attempt: u32,
-    /// From the start of the run to its end.
+    /// Time from the start of the run to its end.
     pub duration_ms: u64,
     /// Processor time of all attempts in user mode.
     pub user_ms: u64,
-    /// Processor time of all attempts in the kernel.
+    /// Processor time of all attempts in kernel mode.
     pub system_ms: u64,
-    /// Peak memory of any attempt, where it is known.
+    /// Peak memory of any attempt, if known.
     pub max_rss_kib: Option<u64>,
-    /// Spool records that could not be read, or that no worker writes.
+    /// Number of spool records that could not be read, or that no worker writes.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub damaged: u64,
-    /// Bytes of output that the disk did not take.
+    /// Bytes of output that the disk refused.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub output_lost: u64,
-    /// Processes that the job started and that could not be ended.
+    /// Number of the job's processes that could not be killed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub processes_left: u64,
     /// How earlier attempts ended: the last ones, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub earlier_attempts: Vec<EarlierAttempt>,
-    /// How it failed; `None`: it completed.
+    /// Why it failed; `None` if it completed.
     #[serde(flatten)]
     pub failure: Option<Failure>,
 }
@@ -117,7 +117,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_terminal_payload_is_read_as_it_was_written() {
+    fn a_terminal_payload_survives_its_json() {
         let completed = Terminal {
             attempt: 1,
             duration_ms: 2,

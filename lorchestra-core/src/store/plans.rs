@@ -1,7 +1,9 @@
-//! Every statement of the store, and how SQLite answers it: by an index, or from the short list of those that read all there is.
+//! Checks how SQLite executes every statement of the store: with an index, or as one of a short list of statements that may read
+//! everything.
 //!
-//! A walk calls every method of the store, and SQLite reports each statement that it runs. That none is missing is seen in the sources: each text
-//! that begins like a statement must be in one that was run. Plans do not depend on what is in the tables: the store never runs `ANALYZE`.
+//! The test calls every method of the store, and SQLite reports each statement. To ensure that none is missing, it compares them with the
+//! sources: each string literal that begins like a statement must be part of one that was executed. Plans do not depend on the contents of
+//! the tables, because the store never runs `ANALYZE`.
 
 use super::tests::{Site, end, lines, new_run, parsed, site, spec, started};
 use super::*;
@@ -12,7 +14,7 @@ use rusqlite::trace::{TraceEvent, TraceEventCodes};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-/// Steps of plans that are refused elsewhere: what the statement has in it, the step, and why it may.
+/// Plan steps that are refused elsewhere: a part of the statement, the step, and why it is allowed.
 const ALLOWED: &[(&str, &str, &str)] = &[
     ("FROM outbox WHERE seen_at", "SCAN outbox", "it has a row for each destination"),
     ("SELECT destination FROM outbox ORDER BY", "SCAN outbox", "it has a row for each destination"),
@@ -87,9 +89,9 @@ fn reads_all(step: &str) -> bool {
     step.starts_with("SCAN") && step != "SCAN CONSTANT ROW" || step.contains("TEMP B-TREE") || step.contains("AUTOMATIC")
 }
 
-/// The removal of a row looks for what refers to it, which no plan shows.
+/// Deleting a row searches for rows that refer to it, which no plan shows.
 #[test]
-fn what_refers_to_a_row_is_found_by_an_index() {
+fn references_to_a_row_are_found_by_an_index() {
     let site = site();
     let store = Store::open(&site.state).unwrap();
     let sql = "SELECT t.name, f.\"from\" FROM sqlite_schema t JOIN pragma_foreign_key_list(t.name) f WHERE t.type = 'table'";
@@ -110,7 +112,7 @@ fn history(store: &mut Store) {
     for run_id in ["r1", "r2", "r3"] {
         store.begin_run(&windowed(run_id), &started()).unwrap();
     }
-    // More than retention looks at in one call.
+    // More than retention examines in one call.
     for n in 0..60 {
         store.skip_run(&new_run(&format!("skipped-{n}")), &started()).unwrap();
     }
@@ -118,9 +120,9 @@ fn history(store: &mut Store) {
     store.end_attempt("r1", &over).unwrap();
     store.begin_attempt("r1", 2, 1, 8).unwrap();
     let lines = lines(3);
-    let mut taken = store.taken("r1", 1).unwrap();
+    let mut ingested = store.ingested("r1", 1).unwrap();
     store
-        .ingest("r1", 1, Portion { records: &parsed(&lines), end: crate::spool::Cursor::default(), damaged: 0 }, &mut taken)
+        .ingest("r1", 1, Portion { records: &parsed(&lines), end: crate::spool::Cursor::default(), damaged: 0 }, &mut ingested)
         .unwrap();
     store.end_run("r1", &end()).unwrap();
     store.end_runs(&[("r2", &end())]).unwrap();
@@ -129,7 +131,7 @@ fn history(store: &mut Store) {
             store.runs(&RunFilter { running, limit }).unwrap();
         }
     }
-    for name in ["nobody", "last", "pkg/job"] {
+    for name in ["unknown", "last", "pkg/job"] {
         drop(store.find_run(name).unwrap());
     }
     store.run("r1").unwrap().unwrap();
@@ -175,7 +177,7 @@ fn delivery(store: &mut Outbox) {
         last: numbers[at],
         rows: 1,
     };
-    // Delivered, refused, suspect, in the table already, of unknown fate.
+    // Delivered, refused, suspect, already in the table, with an unknown result.
     let frozen = store.advance(None, Some(&batch(0))).unwrap();
     let frozen = store.advance(frozen.as_ref(), Some(&batch(1))).unwrap().unwrap();
     store.rows_of(&frozen).unwrap();
@@ -186,7 +188,7 @@ fn delivery(store: &mut Outbox) {
         (numbers[3], RowDisposition::Present),
     ];
     store.release(&frozen, &settled, 10, "no").unwrap();
-    // Two at once, of which the first is taken back: its stream is left.
+    // Two at once, of which the first is taken back, so its stream is left.
     let first = store.advance(None, Some(&batch(4))).unwrap().unwrap();
     let second = store.advance(None, Some(&batch(5))).unwrap().unwrap();
     store.release(&first, &[], 10, "no").unwrap();
@@ -195,7 +197,7 @@ fn delivery(store: &mut Outbox) {
     let again = store.frozen_batch().unwrap().unwrap();
     store.advance(Some(&again), None).unwrap();
     store.use_stream(to, stream).unwrap();
-    // With an event in the middle that is settled by itself.
+    // With an individually settled event in the middle.
     let wide = NewBatch { last: numbers[8], rows: 3, length: 3, ..batch(6) };
     let frozen = store.advance(None, Some(&wide)).unwrap().unwrap();
     store.release(&frozen, &[(numbers[7], RowDisposition::Present)], 10, "no").unwrap();
@@ -227,7 +229,7 @@ fn delivery(store: &mut Outbox) {
     store.leave_stream(to).unwrap();
 }
 
-/// Retention; first of payloads and logs, then of runs.
+/// Retention: first of payloads and logs, then of runs.
 fn prune(site: &Site, store: &mut Store, destinations: Vec<String>) {
     let later = end().ended_at + 1_000_000;
     let (now, never) = (Duration::ZERO, Duration::from_secs(u64::from(u32::MAX)));
@@ -237,19 +239,19 @@ fn prune(site: &Site, store: &mut Store, destinations: Vec<String>) {
     }
 }
 
-/// With one space between words, as lines are broken differently in sources.
+/// Normalizes white space, because sources break lines differently.
 fn normal(sql: &str) -> String {
     sql.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// A statement, or a clause that is put into one.
+/// Whether a text is a statement, or a clause that is inserted into one.
 fn is_statement(text: &str) -> bool {
     let verbs = ["SELECT ", "INSERT ", "UPDATE ", "DELETE ", "REPLACE ", "WITH "];
     let clauses = ["WHERE ", "ORDER BY ", "EXISTS ", "NOT EXISTS "];
     verbs.iter().chain(&clauses).any(|verb| text.starts_with(verb))
 }
 
-/// Whether the parts of a text between the `{}` of a format are in a statement, in their order.
+/// Whether the parts of a text between the `{}` of a format occur in a statement, in order.
 fn has_in_it(sql: &str, text: &str) -> bool {
     let mut rest = sql;
     text.split('{').map(|part| part.split_once('}').map_or(part, |(_, part)| part)).all(|part| match rest.find(part.trim()) {
@@ -261,7 +263,7 @@ fn has_in_it(sql: &str, text: &str) -> bool {
     })
 }
 
-/// Texts of the store's sources that begin like a statement, without those of tests.
+/// Returns the string literals in the store's sources, except in tests, that begin like a statement.
 fn in_sources() -> BTreeSet<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut texts = BTreeSet::new();
@@ -273,7 +275,7 @@ fn in_sources() -> BTreeSet<String> {
             if path.is_dir() { folders.push(path) } else { files.push(path) }
         }
     }
-    // The schema's own look at tables that may be a stranger's, in a database of any kind.
+    // The schema's own query runs on any database, whose tables may belong to another program.
     let others = ["tests.rs", "properties.rs", "plans.rs", "schema.rs"];
     for path in files.iter().filter(|path| !others.iter().any(|name| path.ends_with(name))) {
         let source = std::fs::read_to_string(path).unwrap();

@@ -1,30 +1,30 @@
-//! What the store forgets, and when. Called at the end of a run, after its outcome is known to whoever waits for it.
+//! Retention: what the store removes, and when. Runs at the end of a run, after its outcome has been reported.
 //!
-//! No run pays for a year's worth of cleaning. One call looks at `RUNS` runs for each thing that it removes, in the order of their ends, and
-//! changes `EVENTS` events, or twice as many as this process has taken in: runs with many events do not outgrow it. The rest is for the next
-//! calls. A run with more events than that loses them over several calls, its end last.
+//! No run pays for removing a year's data. One call examines `RUNS` runs for each kind of data, in the order in which they ended, and
+//! changes `EVENTS` events, or twice as many as this process has ingested, so that runs with many events do not outgrow it. The next calls
+//! do the rest. A run with more events than that loses them over several calls, its terminal event last.
 //!
-//! A run whose events are not delivered is passed over, and the next call begins behind it: a thousand of them hold up nobody. At the end of what
-//! is old enough it begins again.
+//! A run with undelivered events is skipped, and the next call continues after it, so a thousand of them block nothing. At the end of
+//! everything old enough, it starts over.
 //!
-//! Free pages are used again. What is more than a tenth of the file is given back to the disk, `PAGES` in one call.
+//! Free pages are reused. If they exceed a tenth of the file, `PAGES` of them per call are returned to the disk.
 
 use super::{Store, StoreError, outbox};
 use crate::host::state::StateDir;
 use rusqlite::{OptionalExtension, params};
 use std::time::Duration;
 
-/// How long things are kept after the run's end.
+/// How long to keep data after a run's end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retention {
-    /// What jobs printed and traced.
+    /// Output and traces of jobs.
     pub logs: Duration,
-    /// Payloads and subjects of events that were delivered, or refused by the server; the rest of the event stays.
+    /// Payloads and subjects of events that were delivered or refused by the server; the rest of the event stays.
     pub payloads: Duration,
     /// Runs with their events.
     pub runs: Duration,
-    /// Names of the destinations that are configured: runs of which one has not had an event yet are kept, however old they are. So are
-    /// those of which another destination has not, for [`FORGOTTEN`] after the last command that had it configured.
+    /// Names of the configured destinations: runs with events that one of them has not received are kept, however old they are. The same
+    /// holds for a destination that is no longer configured, for [`FORGOTTEN`] after the last command that had it configured.
     pub destinations: Vec<String>,
 }
 
@@ -35,15 +35,16 @@ impl Default for Retention {
     }
 }
 
-/// A destination that no command had configured for so long is not waited for any more.
+/// How long to wait for a destination that no command has configured.
 pub const FORGOTTEN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// Runs that one call looks at, for each thing that it removes.
+/// Number of runs that one call examines for each kind of data.
 const RUNS: usize = 50;
-/// Events that one call changes in any case, for each thing that it removes; and those of one transaction, for which others wait.
+/// Minimum number of events that one call may change for each kind of data, and number of events in one transaction, for which other
+/// writers wait.
 const EVENTS: usize = 1000;
-/// Pages that one call gives back to the disk. For each of them another one is moved.
+/// Number of pages that one call returns to the disk. For each of them another page is moved.
 const PAGES: u32 = 256;
-/// Free pages that are kept for what comes, at least.
+/// Minimum number of free pages to keep for new data.
 const SPARE: i64 = 1024;
 
 /// What was removed.
@@ -53,7 +54,7 @@ pub struct Pruned {
     pub runs: usize,
     /// Log directories.
     pub logs: usize,
-    /// Runs whose payloads went.
+    /// Runs whose payloads were removed.
     pub payloads: usize,
 }
 
@@ -64,7 +65,7 @@ struct Old {
     ended_at: i64,
 }
 
-/// How far the last call came: to this run, and in it to this event.
+/// Where the last call stopped: at this run, and in it at this event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Position {
     ended_at: i64,
@@ -80,7 +81,7 @@ impl Position {
     }
 }
 
-/// What became of an old run.
+/// The result of handling an old run.
 enum PruneStep {
     Done,
     Kept,
@@ -91,38 +92,38 @@ enum PruneStep {
 /// How far the events of a run are delivered.
 enum DeliveryState {
     Settled,
-    /// Some are of unknown fate, or suspects.
+    /// Some have an unknown result, or are suspects.
     Open,
-    /// Some are to be sent, and so are those of the runs after it.
+    /// Some are pending, and so are those of later runs.
     Pending,
 }
 
 /// A pass over runs that are old enough.
 #[derive(Clone, Copy)]
 struct Pass<'a> {
-    /// Names its position.
+    /// The key of its position.
     what: &'static str,
-    /// Lists the runs from a position on.
+    /// Selects the runs from a position on.
     sql: &'a str,
-    /// Microseconds since 1970: what ended before is old enough.
+    /// Runs that ended before this time are old enough, in microseconds since 1970.
     before: i64,
-    /// Destinations that must have the events.
+    /// Destinations that must have received the events.
     waiting: &'a [String],
 }
 
 impl Store {
-    /// Removes some of what is older than `retention` allows, measured at `now` (microseconds since 1970). Running runs are never touched. Also
-    /// moves the log of a flood of events into the database.
+    /// Removes some of the data that is older than `retention` allows at `now` (microseconds since 1970). Never touches running runs. Also
+    /// checkpoints the WAL after a flood of events.
     pub fn prune(&mut self, state: &StateDir, retention: &Retention, now: i64) -> Result<Pruned, StoreError> {
         self.end_flood()?;
         let before = |age: Duration| now.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
         let events = EVENTS.max(self.taken_in.saturating_mul(2));
-        // What power loss brings back is removed again.
+        // Data that a power loss brings back is removed again.
         self.deferred(|store| {
             let waiting = store.waiting(&retention.destinations, before(FORGOTTEN))?;
             let runs = store.prune_runs(state, before(retention.runs), &waiting, events)?;
             let logs = store.prune_logs(state, before(retention.logs))?;
-            // What was delivered while there was a destination goes even when there is none any more.
+            // Delivered data is removed even if no destination is configured any more.
             let waiting = if waiting.is_empty() { store.destinations()? } else { waiting };
             let payloads = store.prune_payloads(before(retention.payloads), &waiting, events)?;
             store.give_back()?;
@@ -130,7 +131,7 @@ impl Store {
         })?
     }
 
-    /// Destinations that events are kept for.
+    /// Returns the destinations for which events are kept.
     fn waiting(&self, configured: &[String], seen_after: i64) -> Result<Vec<String>, StoreError> {
         let mut names = configured.to_vec();
         let seen: Vec<String> = self.read("reading the state of delivery", |db| {
@@ -144,7 +145,7 @@ impl Store {
     }
 
     fn prune_runs(&mut self, state: &StateDir, before: i64, waiting: &[String], mut left: usize) -> Result<usize, StoreError> {
-        // The newest event stays: its number must not be given out again, or the next one would count as delivered.
+        // The newest event stays: its number must not be reused, or the next event would count as delivered.
         let newest: Option<i64> = self.read("looking for old runs", |db| {
             db.query_row("SELECT run FROM events WHERE n = (SELECT max(n) FROM events)", [], |row| row.get(0)).optional()
         })?;
@@ -154,7 +155,7 @@ impl Store {
             if newest == Some(old.n) {
                 return Ok(PruneStep::Kept);
             }
-            // Killed after it, the next call finds the run again.
+            // If the process is killed after this, the next call finds the run again.
             remove_dir(&state.run_logs(&old.run_id))?;
             loop {
                 let some = EVENTS.min(left);
@@ -185,7 +186,7 @@ impl Store {
         if old.is_empty() {
             return Ok(0);
         }
-        // In this order: killed between the two, the next call finds them again.
+        // In this order: if the process is killed in between, the next call finds them again.
         old.iter().try_for_each(|old| remove_dir(&state.run_logs(&old.run_id)))?;
         self.write("removing old logs", |tx| {
             let mut statement = tx.prepare_cached("UPDATE runs SET logs = 0 WHERE n = ?1")?;
@@ -195,7 +196,7 @@ impl Store {
     }
 
     fn prune_payloads(&mut self, before: i64, waiting: &[String], mut left: usize) -> Result<usize, StoreError> {
-        // Where nothing is ever delivered, no payload goes.
+        // If nothing is ever delivered, payloads are kept.
         if waiting.is_empty() {
             return Ok(0);
         }
@@ -205,7 +206,7 @@ impl Store {
             loop {
                 let some = EVENTS.min(left);
                 let cleared: Vec<i64> = store.write("removing old payloads", |tx| {
-                    let sql = "UPDATE events SET payload = NULL, subject_id = NULL, checksum = NULL
+                    let sql = "UPDATE events SET payload = NULL, subject_id = NULL, checksum = -1
                         WHERE n IN (SELECT n FROM events WHERE run = ?1 AND n > ?2 ORDER BY n LIMIT ?3) RETURNING n";
                     let mut statement = tx.prepare_cached(sql)?;
                     let cleared: Vec<i64> =
@@ -227,8 +228,8 @@ impl Store {
         })
     }
 
-    /// One pass over runs that are old enough, from where the last one ended; answers for how many `each` was done. `each` is given the event
-    /// after which to go on in the run.
+    /// Makes one pass over runs that are old enough, starting where the last one stopped. Returns the number of runs for which `each`
+    /// finished. `each` receives the event after which to continue in the run.
     fn pass(
         &mut self,
         pass: Pass<'_>,
@@ -237,7 +238,7 @@ impl Store {
         let Pass { what, sql, before, waiting } = pass;
         let from = self.position(what)?;
         let found = self.old(sql, from, before)?;
-        // At the end of what is old enough, the next one begins with the oldest again.
+        // At the end of everything old enough, the next pass starts over with the oldest.
         let mut next = found.last().filter(|_| found.len() == RUNS).map_or(START, Position::after);
         let mut done = 0;
         for old in &found {
@@ -280,7 +281,7 @@ impl Store {
         })
     }
 
-    /// Runs that ended before a time, from a position on.
+    /// Returns runs that ended before a time, starting at a position.
     fn old(&self, sql: &str, from: Position, before: i64) -> Result<Vec<Old>, StoreError> {
         self.read("looking for old runs", |db| {
             let mut statement = db.prepare_cached(sql)?;
@@ -289,7 +290,7 @@ impl Store {
         })
     }
 
-    /// How far the events of a run are delivered, at the destination where they are least.
+    /// Returns how far the events of a run are delivered, at the destination that has received the least.
     fn delivery_of(&self, run: i64, destinations: &[String]) -> Result<DeliveryState, StoreError> {
         self.read("reading the state of delivery", |db| {
             let is = |sql: &str, destination: &String| {
@@ -306,7 +307,7 @@ impl Store {
         })
     }
 
-    /// Gives free pages back to the disk, if there are many.
+    /// Returns free pages to the disk if there are many.
     fn give_back(&mut self) -> Result<(), StoreError> {
         self.read("giving space back to the disk", |db| {
             let free: i64 = db.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
@@ -321,12 +322,12 @@ impl Store {
     }
 }
 
-/// Whether an event of a run is to be sent to a destination.
+/// Whether an event of a run must still be sent to a destination.
 fn is_pending() -> String {
     format!("SELECT EXISTS (SELECT 1 FROM events WHERE run = ?1 AND n > {})", outbox::delivered_to("?2"))
 }
 
-/// Whether an event of a run is a suspect, on its way, or of unknown fate. Goes by those that are, within the numbers that the run has.
+/// Whether an event of a run is a suspect, in flight, or has an unknown result. Searches among such events within the range of the run.
 const IS_OPEN: &str = "SELECT EXISTS (
         SELECT 1 FROM settled s CROSS JOIN events e ON e.n = s.event WHERE s.destination = ?2 AND s.how = 'suspect' AND e.run = ?1
         AND s.event BETWEEN (SELECT min(n) FROM events WHERE run = ?1) AND (SELECT max(n) FROM events WHERE run = ?1)
@@ -334,7 +335,7 @@ const IS_OPEN: &str = "SELECT EXISTS (
         SELECT 1 FROM batches b WHERE b.destination = ?2 AND EXISTS (SELECT 1 FROM events e WHERE e.run = ?1 AND e.n BETWEEN b.first AND b.last)
     )";
 
-/// A number of rows, for SQL.
+/// A number of rows as an SQL integer.
 fn rows(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }

@@ -1,4 +1,4 @@
-//! Runs and attempts: begun, ended, read.
+//! Records and reads runs and attempts.
 
 use super::event::{OwnEvent, insert_own};
 use super::own::{Started, Terminal};
@@ -16,12 +16,12 @@ pub enum RunState {
     Running,
     Completed,
     Failed,
-    /// Another run of the same job and account went on.
+    /// Another run of the same job and account was running.
     Skipped,
 }
 
 impl RunState {
-    /// As stored and shown.
+    /// The state as stored and shown.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Running => "running",
@@ -34,13 +34,13 @@ impl RunState {
     /// Every state.
     pub const ALL: [Self; 4] = [Self::Running, Self::Completed, Self::Failed, Self::Skipped];
 
-    /// A stored state. The store has only those that this version knows: a newer one has a newer store.
+    /// Parses a stored state. The store has only states that this version knows: a newer lorchestra would have written a newer store.
     pub(super) fn from_name(name: &str) -> Self {
         Self::ALL.into_iter().find(|state| state.as_str() == name).unwrap_or(Self::Failed)
     }
 }
 
-/// A run that is about to begin.
+/// A run that is about to start.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "documented at Run")]
 pub struct NewRun {
@@ -52,16 +52,16 @@ pub struct NewRun {
     pub location: String,
     pub host: String,
     pub supervisor: Identity,
-    /// The worker, which waits for its order already; `None` for a run that is skipped.
+    /// The worker, which already waits for its order; `None` for a skipped run.
     pub worker_pid: Option<u32>,
-    /// Whether the job has a `since`: its success may move the bookmark of job and account.
+    /// Whether the job has a `since`, so that its success may move the bookmark of job and account.
     pub keeps_bookmark: bool,
 }
 
-/// A run as the store has it. Times are microseconds since 1970.
+/// A run in the store. Times are microseconds since 1970.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Run {
-    /// UUIDv7.
+    /// The run's UUIDv7.
     pub run_id: String,
     /// Package of the job.
     pub package: String,
@@ -73,47 +73,47 @@ pub struct Run {
     pub state: RunState,
     /// Why it failed.
     pub cause: Option<Cause>,
-    /// The same for people.
+    /// The cause for people.
     pub message: Option<String>,
-    /// What the job itself had said when the run ended otherwise (timeout, cancelled).
+    /// The job's own result, if the run ended differently (timeout, cancelled).
     pub job_result: Option<String>,
-    /// When the run began.
+    /// When the run started.
     pub started_at: i64,
-    /// When its terminal event was made.
+    /// When its terminal event was created.
     pub ended_at: Option<i64>,
-    /// Attempts begun; none, if it was skipped.
+    /// Number of attempts started; 0 if it was skipped.
     pub attempts: u32,
-    /// The JSON of its spec; [`spec`](Self::spec) reads it.
+    /// Its spec as JSON; [`spec`](Self::spec) parses it.
     pub spec_json: String,
-    /// Begin of its window.
+    /// Beginning of its window.
     pub since: Option<i64>,
     /// End of its window.
     pub until: Option<i64>,
-    /// The library.
+    /// Path of the library.
     pub plugin_path: String,
     /// Version of the package.
     pub plugin_version: String,
-    /// Of the library's bytes that ran.
+    /// SHA-256 of the library that ran.
     pub plugin_sha256: String,
     /// `file:line` of the job.
     pub location: String,
-    /// Where it ran.
+    /// The host on which it ran.
     pub host: String,
-    /// Process that supervised it.
+    /// The pid of its supervisor.
     pub supervisor_pid: u32,
-    /// That process's start, in clock ticks since boot: a pid alone may be another's by now.
+    /// Start time of the supervisor in clock ticks since boot, because pids are reused.
     pub supervisor_start: u64,
-    /// The boot in which it ran.
+    /// The boot during which it ran.
     pub boot_id: String,
-    /// What it did to the bookmark of its job and account; `None`: it has not completed, or its job has no `since`.
+    /// Its effect on the bookmark of its job and account; `None` if it has not completed, or its job has no `since`.
     pub bookmark: Option<Moved>,
 }
 
 impl Run {
-    /// Returns the value that describes the run, and that can be run again.
+    /// Returns the spec that describes the run, and can be run again.
     ///
     /// # Errors
-    /// The stored text is no spec: the store was changed by somebody else.
+    /// If the stored text is not a spec: another program has changed the store.
     pub fn spec(&self) -> Result<RunSpec, SpecError> {
         RunSpec::from_json(self.spec_json.as_bytes())
     }
@@ -128,9 +128,9 @@ impl Run {
         Identity { pid: self.supervisor_pid, start: self.supervisor_start, boot_id: self.boot_id.clone() }
     }
 
-    /// Whether the process that supervises it lives.
+    /// Whether its supervisor is alive.
     pub fn is_supervised(&self) -> bool {
-        // Where that cannot be told, its lock tells.
+        // If that cannot be determined, the run's lock shows it.
         !matches!(self.supervisor().open(), Ok(None))
     }
 }
@@ -138,39 +138,39 @@ impl Run {
 /// An attempt of a run. Times are microseconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
-    /// From 1.
+    /// The attempt's number, from 1.
     pub attempt: u32,
     /// When its worker was started.
     pub started_at: i64,
-    /// When it was over.
+    /// When it ended.
     pub ended_at: Option<i64>,
-    /// The worker's process.
+    /// The pid of the worker.
     pub worker_pid: Option<u32>,
-    /// Why it failed; `None` while it goes on, and when it completed.
+    /// Why it failed; `None` if it is running or completed.
     pub cause: Option<Cause>,
-    /// The same for people.
+    /// The cause for people.
     pub message: Option<String>,
 }
 
-/// The end of an attempt that is followed by another.
+/// The end of an attempt that another one follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttemptEnd {
-    /// From 1.
+    /// The attempt's number, from 1.
     pub attempt: u32,
     /// Why it failed.
     pub cause: Cause,
-    /// For people.
+    /// The cause for people.
     pub message: String,
-    /// Microseconds since 1970.
+    /// When it ended, in microseconds since 1970.
     pub ended_at: i64,
 }
 
-/// The end of a run: its terminal event, and with it the state.
+/// The end of a run: its terminal event, which determines its state.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunEnd {
-    /// Microseconds since 1970.
+    /// When it ended, in microseconds since 1970.
     pub ended_at: i64,
-    /// How far the job said it came, in microseconds since 1970; counts when completed. `None`: to the end of its window.
+    /// The bookmark that the job set, in microseconds since 1970; used if the run completed. `None` for the end of its window.
     pub bookmark: Option<i64>,
     /// Payload of the terminal event.
     pub terminal: Terminal,
@@ -179,14 +179,14 @@ pub struct RunEnd {
 /// Which runs to read; newest first.
 #[derive(Debug, Default, Clone)]
 pub struct RunFilter {
-    /// Only those that run.
+    /// Only running ones.
     pub running: bool,
-    /// At most so many.
+    /// Maximum number.
     pub limit: Option<u64>,
 }
 
 impl Store {
-    /// Records a run that is about to begin, with its first attempt and its `job.started`.
+    /// Records a run that is about to start, with its first attempt and its `job.started`.
     pub fn begin_run(&mut self, run: &NewRun, started: &Started) -> Result<(), StoreError> {
         self.write("recording the run", |tx| {
             let n = insert_run(tx, run, RunState::Running)?;
@@ -196,7 +196,7 @@ impl Store {
         })
     }
 
-    /// Records a run that was skipped, with its only event.
+    /// Records a skipped run with its only event.
     pub fn skip_run(&mut self, run: &NewRun, skipped: &Started) -> Result<(), StoreError> {
         self.write("recording the skipped run", |tx| {
             let n = insert_run(tx, run, RunState::Skipped)?;
@@ -206,7 +206,7 @@ impl Store {
         })
     }
 
-    /// Records that an attempt is over, and another one to come. `false`: the run has ended, and nothing was changed.
+    /// Records that an attempt has ended and another one follows. Returns `false`, and changes nothing, if the run has ended.
     pub fn end_attempt(&mut self, run_id: &str, end: &AttemptEnd) -> Result<bool, StoreError> {
         self.write("recording the attempt's end", |tx| {
             let AttemptEnd { attempt, cause, message, ended_at } = end;
@@ -219,7 +219,7 @@ impl Store {
         })
     }
 
-    /// Records another attempt. `false`: the run has ended, and nothing was changed.
+    /// Records another attempt. Returns `false`, and changes nothing, if the run has ended.
     pub fn begin_attempt(&mut self, run_id: &str, attempt: u32, started_at: i64, worker_pid: u32) -> Result<bool, StoreError> {
         self.write("recording the attempt", |tx| match running(tx, run_id)? {
             Some(n) => insert_attempt(tx, n, attempt, started_at, Some(worker_pid)).map(|()| true),
@@ -227,21 +227,21 @@ impl Store {
         })
     }
 
-    /// Ends a run: state, terminal event, the attempt's end and the bookmark in one transaction. `false`: it had already ended,
-    /// and nothing was changed.
+    /// Ends a run: state, terminal event, the attempt's end and the bookmark in one transaction. Returns `false`, and changes nothing, if
+    /// it has already ended.
     pub fn end_run(&mut self, run_id: &str, end: &RunEnd) -> Result<bool, StoreError> {
         self.write("recording the run's end", |tx| end_one(tx, run_id, end))
     }
 
-    /// The same for several runs, in one transaction: for each, whether it had not ended yet.
+    /// Ends several runs in one transaction. Returns for each whether it had not ended before.
     pub fn end_runs(&mut self, ends: &[(&str, &RunEnd)]) -> Result<Vec<bool>, StoreError> {
         self.write("recording the ends of runs", |tx| ends.iter().map(|(run_id, end)| end_one(tx, run_id, end)).collect())
     }
 
-    /// Runs, newest first.
+    /// Returns runs, newest first.
     pub fn runs(&self, filter: &RunFilter) -> Result<Vec<Run>, StoreError> {
         let limit = filter.limit.map_or(-1, |n| i64::try_from(n).unwrap_or(i64::MAX));
-        // A statement for each: one with a condition that may be off has no use for the index of those that run.
+        // Two statements: one with an optional condition could not use the index of running runs.
         let clause = if filter.running { "WHERE state = 'running' ORDER BY n DESC LIMIT ?1" } else { "ORDER BY n DESC LIMIT ?1" };
         self.select(clause, params![limit])
     }
@@ -257,12 +257,12 @@ impl Store {
         })
     }
 
-    /// The run of that id.
+    /// Returns the run with this id.
     pub fn run(&self, run_id: &str) -> Result<Option<Run>, StoreError> {
         Ok(self.select("WHERE run_id = ?1", [run_id])?.pop())
     }
 
-    /// Attempts of a run, in order.
+    /// Returns the attempts of a run, in order.
     pub fn attempts(&self, run_id: &str) -> Result<Vec<Attempt>, StoreError> {
         self.read("reading attempts", |db| {
             let mut statement = db.prepare(
@@ -283,12 +283,12 @@ impl Store {
         })
     }
 
-    /// Payload of a run's terminal event, if it has ended and retention has left it.
+    /// Returns the payload of a run's terminal event, if it has ended and retention has kept the payload.
     pub fn terminal(&self, run_id: &str) -> Result<Option<Terminal>, StoreError> {
         Ok(self.last_payload(run_id)?.and_then(|json| serde_json::from_str(&json).ok()))
     }
 
-    /// The run that was in the way of this one, which was skipped, where it is known.
+    /// Returns the run that was in the way of this skipped one, if known.
     pub fn held_by(&self, run_id: &str) -> Result<Option<String>, StoreError> {
         let skipped = self.last_payload(run_id)?.and_then(|json| serde_json::from_str::<Started>(&json).ok());
         Ok(skipped.and_then(|skipped| skipped.held_by))
@@ -350,7 +350,7 @@ fn insert_attempt(tx: &Transaction<'_>, run: i64, attempt: u32, started_at: i64,
     .map(drop)
 }
 
-/// The number of a run, if it runs.
+/// Returns the number of a run if it is running.
 fn running(tx: &Transaction<'_>, run_id: &str) -> rusqlite::Result<Option<i64>> {
     tx.prepare_cached("SELECT n FROM runs WHERE run_id = ?1 AND state = 'running'")?
         .query_row([run_id], |row| row.get(0))
@@ -370,7 +370,7 @@ fn end_one(tx: &Transaction<'_>, run_id: &str, end: &RunEnd) -> rusqlite::Result
     let job_result = failure.and_then(|failure| failure.job_result.as_ref());
     tx.prepare_cached("UPDATE runs SET state = ?2, cause = ?3, message = ?4, job_result = ?5, ended_at = ?6 WHERE n = ?1")?
         .execute(params![n, state.as_str(), cause, message, job_result, ended_at])?;
-    // One that is over already keeps its own end: the run was told to end, or its supervisor died, before the next one.
+    // An attempt that has already ended keeps its own end: the run was stopped, or its supervisor died, before the next attempt.
     tx.prepare_cached(
         "UPDATE attempts SET ended_at = ?3, cause = ?4, message = ?5 WHERE run = ?1 AND attempt = ?2 AND ended_at IS NULL",
     )?
@@ -383,7 +383,7 @@ fn end_one(tx: &Transaction<'_>, run_id: &str, end: &RunEnd) -> rusqlite::Result
     Ok(true)
 }
 
-/// A stored cause. The store has only those that this version knows: a newer one has a newer store.
+/// Parses a stored cause. The store has only causes that this version knows: a newer lorchestra would have written a newer store.
 fn cause(name: Option<String>) -> Option<Cause> {
     name.and_then(|name| Cause::from_name(&name))
 }

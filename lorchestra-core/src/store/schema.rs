@@ -1,7 +1,7 @@
-//! The tables, and how an older store becomes a present one.
+//! The tables, and the migration of older stores.
 //!
-//! A store has a version, the number of [`STEPS`] that made it. A change of the tables after a release is one more step, which only adds;
-//! steps that were released never change.
+//! A store has a version, the number of [`STEPS`] applied to it. A change of the tables after a release is another step, which only adds;
+//! released steps never change.
 
 use rusqlite::{Connection, TransactionBehavior};
 
@@ -9,21 +9,21 @@ use rusqlite::{Connection, TransactionBehavior};
 pub(super) const VERSION: i64 = 1;
 /// `PRAGMA application_id`: "LORC".
 const APPLICATION: i64 = 0x4c4f_5243;
-/// What brings a store from each version to the next one; the first makes an empty database a store of version 1.
+/// Migrates a store from each version to the next; the first step turns an empty database into a store of version 1.
 const STEPS: &[&str] = &[V1];
 
-/// What a database is.
+/// The kind of a database.
 pub(super) enum StoreVersion {
     Current,
     /// Empty, or to be migrated.
     Older,
     Newer(i64),
-    /// Somebody else's.
+    /// A database of another program.
     Foreign,
 }
 
 pub(super) fn version(db: &Connection) -> rusqlite::Result<StoreVersion> {
-    // One view of the file: between two, another process may have made the tables, and they would be taken for a stranger's.
+    // In one transaction: between two queries another process may create the tables, which would then look like another program's.
     let view = db.unchecked_transaction()?;
     let (application, version): (i64, i64) =
         view.query_row("SELECT application_id, user_version FROM pragma_application_id, pragma_user_version", [], |row| {
@@ -41,15 +41,15 @@ pub(super) fn version(db: &Connection) -> rusqlite::Result<StoreVersion> {
     })
 }
 
-/// Brings an empty or older database to [`VERSION`]. The caller holds the store's lock.
+/// Migrates an empty or older database to [`VERSION`]. The caller holds the store's lock.
 pub(super) fn migrate(db: &mut Connection) -> rusqlite::Result<()> {
-    // Kept in the file; setting it needs the database to itself, hence here and not at every start.
-    // Free pages can be given back only by a file that was so from its first page on.
+    // Stored in the file. Setting the journal mode needs exclusive access, hence here and not at every start. Incremental vacuum works only
+    // if it was set before the first page was written.
     db.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;")?;
     apply(db, STEPS)
 }
 
-/// Applies the steps that the database has not had yet, in one transaction: all of them or none.
+/// Applies the missing steps in one transaction: all of them or none.
 fn apply(db: &mut Connection, steps: &[&str]) -> rusqlite::Result<()> {
     let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let had: i64 = tx.query_row("PRAGMA user_version", [], |row| row.get(0))?;
@@ -63,17 +63,16 @@ fn apply(db: &mut Connection, steps: &[&str]) -> rusqlite::Result<()> {
 
 /// Times are microseconds since 1970.
 ///
-/// - `runs`, `attempts`, `events`: what repeats in the envelope of every event of a run (source, package, job, run_id) stands once, in `runs`; the
-///   view `envelope` shows events with the columns of the BigQuery table. A run that was skipped has no attempt, and its event the attempt 0.
+/// - `runs`, `attempts`, `events`: values that all events of a run share (source, package, job, run_id) are stored once, in `runs`; the
+///   view `envelope` shows events with the columns of the BigQuery table. A skipped run has no attempt, and its event has attempt 0.
 ///   `account_key` and `cause_key` are account and cause without NULL, so that one index finds runs by any of them (`history`).
-/// - `bookmarks`: the account '' stands for none. A run whose job has a `since` keeps one; what it did to it stands in the run.
-/// - `retention`: for each thing that is removed from old runs, the run and event up to which the last call came.
-/// - Delivery, by destination. `outbox`: all events up to `delivered_to` are settled, the last batch went to `target`; a command that has it
-///   configured was seen at `seen_at`; until `closed_until` nobody tries `closed_route`. `file` is the store's file then: where it is another
-///   now, this is a copy, and events up to `doubtful_to` may have been delivered from the other one too. `streams`: where the next batch of a
-///   target begins, and when a batch landed in it last.
-///   `batches` has those that are frozen, and those of unknown fate; `was` is what the rows of one that is sent on request were before.
-///   `settled` has the rows that are settled by themselves.
+/// - `bookmarks`: the account '' means none. A run whose job has a `since` moves one; the run's row records the move.
+/// - `retention`: for each kind of data, the run and event at which the last call stopped.
+/// - Delivery, by destination. `outbox`: all events up to `delivered_to` are settled; the last batch went to `target`; `seen_at` is when a
+///   command last had the destination configured; no process uses `closed_route` until `closed_until`. `file` identifies the store's file:
+///   if it has changed, this store is a copy, and the original may have delivered events up to `doubtful_to` too. `streams`: the offset of
+///   a target's next batch, and when a batch last landed. `batches`: frozen batches, and batches with an unknown result; `was` is the
+///   previous state of rows that are resent on request. `settled`: rows that are settled individually.
 const V1: &str = "
 CREATE TABLE runs (
     n                INTEGER PRIMARY KEY,
@@ -140,7 +139,7 @@ CREATE TABLE events (
     correlation_id TEXT,
     subject_id     TEXT,
     payload        TEXT,
-    checksum       INTEGER,
+    checksum       INTEGER NOT NULL DEFAULT -1,
     terminal       INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX events_by_run ON events (run);
@@ -231,9 +230,9 @@ mod tests {
     use super::{V1, VERSION, apply};
     use rusqlite::Connection;
 
-    /// As a version 2 would do it, twice at once, and with a step that fails first.
+    /// As a version 2 would do it, by two processes at once, and with a step that fails first.
     #[test]
-    fn an_older_store_is_brought_up_as_a_whole_or_not_at_all() {
+    fn an_older_store_is_migrated_completely_or_not_at_all() {
         let site = site();
         let mut store = Store::open(&site.state).unwrap();
         store.begin_run(&new_run("r1"), &started()).unwrap();
@@ -255,7 +254,7 @@ mod tests {
         assert!(matches!(refused, StoreError::Newer { found: 2, known: VERSION, .. }), "{refused:?}");
     }
 
-    /// What a command finds that comes while the first one is still at it.
+    /// A second command that starts while the first one creates the store.
     #[test]
     fn an_empty_database_becomes_a_store() {
         let site = site();

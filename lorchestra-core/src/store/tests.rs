@@ -1,4 +1,4 @@
-//! The store on real databases; what other tests of the core begin with: a site, a run.
+//! Tests of the store on real databases, and fixtures for other tests of core: a site, a run.
 
 use super::*;
 use crate::host::process::Identity;
@@ -125,7 +125,7 @@ fn events_of(store: &Store, run_id: Option<&str>) -> Vec<Event> {
     found
 }
 
-/// That a commit survives power loss is not to be seen in a test; what makes it so is.
+/// A test cannot show that a commit survives power loss, but it can check the settings.
 #[test]
 fn commits_wait_for_the_disk() {
     let site = site();
@@ -173,20 +173,20 @@ fn the_database_itself_refuses_a_second_terminal_event() {
 }
 
 #[test]
-fn taking_the_same_records_in_twice_changes_nothing() {
+fn ingesting_the_same_records_twice_changes_nothing() {
     let site = site();
     let mut store = Store::open(&site.state).unwrap();
     store.begin_run(&new_run("r1"), &started()).unwrap();
     let lines = lines(3);
-    let mut taken = store.taken("r1", 1).unwrap();
+    let mut ingested = store.ingested("r1", 1).unwrap();
     for _ in 0..2 {
         store
-            .ingest("r1", 1, Portion { records: &parsed(&lines), end: Cursor { segment: 2, byte: 9 }, damaged: 0 }, &mut taken)
+            .ingest("r1", 1, Portion { records: &parsed(&lines), end: Cursor { segment: 2, byte: 9 }, damaged: 0 }, &mut ingested)
             .unwrap();
     }
     assert_eq!(events(&store).len(), 4);
-    assert_eq!(store.taken("r1", 1).unwrap(), taken);
-    assert_eq!(taken.cursor, Cursor { segment: 2, byte: 9 });
+    assert_eq!(store.ingested("r1", 1).unwrap(), ingested);
+    assert_eq!(ingested.cursor, Cursor { segment: 2, byte: 9 });
 }
 
 #[test]
@@ -212,9 +212,9 @@ fn the_envelope_is_whole() {
     assert_eq!(json, expected);
 }
 
-/// Rows that an older lorchestra took from a job: one of them must not hide the others.
+/// Rows that an older lorchestra accepted from a job: an unusual one must not hide the others.
 #[test]
-fn what_an_older_store_has_is_listed_as_it_is() {
+fn rows_of_an_older_store_are_listed_unchanged() {
     let site = site();
     let mut store = Store::open(&site.state).unwrap();
     store.begin_run(&new_run("r1"), &started()).unwrap();
@@ -238,7 +238,7 @@ fn what_an_older_store_has_is_listed_as_it_is() {
     let payloads: Vec<_> =
         events_of(&store, Some("r1")).into_iter().skip(1).map(|event| event.payload.map(|json| json.to_string())).collect();
     assert_eq!((payloads[0].as_deref(), payloads[1].as_deref()), (Some("[1]"), None));
-    // The view is for other readers: such a time is NULL there.
+    // The view is for other readers: there, such a time is NULL.
     let rows: i64 = store.db.query_row("SELECT count(*) FROM envelope WHERE created_at IS NULL", [], |row| row.get(0)).unwrap();
     assert!(rows >= 2, "{rows}");
 }
@@ -270,7 +270,7 @@ fn many_processes_may_create_it_at_once() {
 }
 
 #[test]
-fn what_is_not_ours_is_left_alone() {
+fn a_foreign_database_is_left_alone() {
     let newer = site();
     Store::open(&newer.state).unwrap().db.pragma_update(None, "user_version", 99).unwrap();
     assert!(matches!(Store::open(&newer.state), Err(StoreError::Newer { found: 99, .. })));
@@ -285,9 +285,9 @@ fn what_is_not_ours_is_left_alone() {
     assert!(std::fs::read_to_string(text.state.store()).unwrap().starts_with("these are my notes"));
 }
 
-/// A writer of another process that does not come to an end.
+/// A writer in another process that never ends.
 #[test]
-fn a_store_that_is_kept_by_another_is_told_as_that_and_nothing_is_half_done() {
+fn a_store_locked_by_another_process_is_reported_and_stays_unchanged() {
     let site = site();
     let mut store = Store::open(&site.state).unwrap();
     let other = Connection::open(site.state.store()).unwrap();
@@ -300,9 +300,9 @@ fn a_store_that_is_kept_by_another_is_told_as_that_and_nothing_is_half_done() {
     store.begin_run(&new_run("r1"), &started()).unwrap();
 }
 
-/// The clock was ahead by ten years when a run ended: it is not older than it is, and its end is not before its beginning.
+/// The clock was ten years ahead when a run ended: the run must not be considered old, nor its end be before its beginning.
 #[test]
-fn what_is_dated_in_the_future_is_kept() {
+fn runs_dated_in_the_future_are_kept() {
     let site = site();
     let mut store = Store::open(&site.state).unwrap();
     let later = crate::host::clock::now_micros() + 10 * 365 * 86_400_000_000;
@@ -334,13 +334,13 @@ fn retention_removes_old_runs_and_logs_and_no_others() {
     assert!(!site.state.run_logs(&ids[0]).exists());
     assert_eq!(store.runs(&RunFilter::default()).unwrap().len(), 2, "the young one and the running one stay");
     assert_eq!(events(&store).iter().filter(|e| e.run_id == ids[0]).count(), 0);
-    // Seen from 40 days on, all logs are old; from 800 days on, the run that still runs stays.
+    // After 40 days all logs are old; after 800 days the running run stays.
     let later = |days: u32| crate::host::clock::now_micros() + i64::try_from((days * day).as_micros()).unwrap();
     let logs_only = retention::Retention { logs: 30 * day, runs: 10_000 * day, ..retention::Retention::default() };
     assert_eq!(store.prune(&site.state, &logs_only, later(40)).unwrap(), retention::Pruned { runs: 0, logs: 1, payloads: 0 });
     assert!(!site.state.run_logs(&ids[1]).exists() && site.state.run_logs(&ids[2]).exists(), "those of the running one stay");
     assert_eq!(store.prune(&site.state, &logs_only, later(40)).unwrap(), retention::Pruned::default(), "once");
-    // Its end is the newest event there is: its number must not be given out again.
+    // Its end is the newest event: its number must not be reused.
     assert_eq!(store.prune(&site.state, &retention, later(800)).unwrap().runs, 0);
     store.begin_run(&new_run("next"), &started()).unwrap();
     assert_eq!(store.prune(&site.state, &retention, later(800)).unwrap().runs, 1);
@@ -349,7 +349,7 @@ fn retention_removes_old_runs_and_logs_and_no_others() {
 }
 
 #[test]
-fn what_is_not_delivered_is_kept_whole() {
+fn undelivered_runs_are_kept_complete() {
     let site = site();
     let mut store = Store::open(&site.state).unwrap();
     let day = Duration::from_secs(86400);
@@ -361,7 +361,7 @@ fn what_is_not_delivered_is_kept_whole() {
     let prune = |store: &mut Store| store.prune(&site.state, &retention, late).unwrap();
     let pruned = prune(&mut store);
     assert_eq!((pruned.runs, pruned.payloads), (0, 0), "nothing is delivered");
-    // Delivered, but for one that was refused.
+    // Everything is delivered except for one refused event.
     let mut store = Outbox::open(store, "there").unwrap();
     let rows = store.pending_rows(0, 10, usize::MAX).unwrap();
     let batch = |first: usize, last: usize| NewBatch {
@@ -385,7 +385,7 @@ fn what_is_not_delivered_is_kept_whole() {
     };
     store.store.events(&refused, each).unwrap().unwrap();
     assert_eq!(reasons, [Some("no".to_owned())]);
-    // All of it.
+    // Everything is delivered.
     store.store.db.execute("DELETE FROM settled", []).unwrap();
     let frozen = store.advance(None, Some(&batch(1, 2))).unwrap().unwrap();
     store.advance(Some(&frozen), None).unwrap();

@@ -79,6 +79,11 @@ fn placeholder(function: &ItemFn) -> TokenStream {
         #[allow(non_camel_case_types, reason = "named like the job, so that one path names both")]
         #vis struct #ident {}
 
+        #[allow(dead_code, reason = "a job with errors may be listed or not")]
+        impl #ident {
+            pub(crate) const THIS_JOB_IS_NOT_LISTED_IN_PLUGIN: () = ();
+        }
+
         impl #api::Job for #ident {
             const DEF: #api::JobDef =
                 #api::JobDef { name: "job", signature: "", docs: "", file: "", line: 1, params: &[], #policy };
@@ -268,26 +273,45 @@ fn describe(function: &ItemFn, policy: &Policy, params: &[Param]) -> TokenStream
         let Param { name, ty, .. } = p;
         quote_spanned!(ty.span()=> let #value = #api::take::<#ty>(#name, params)?;)
     });
-    let returned = match &function.sig.output {
-        ReturnType::Type(_, ty) => quote_spanned!(ty.span()=> ::lorchestra_plugin_api::IntoJobResult::into_job_result),
-        ReturnType::Default => quote!(::lorchestra_plugin_api::IntoJobResult::into_job_result),
+    // Which conversion: the method is found by autoref, so that an error that implements `Classify` is classified.
+    let convert = |result: TokenStream| {
+        let span = match &function.sig.output {
+            ReturnType::Type(_, ty) => ty.span(),
+            ReturnType::Default => Span::call_site(),
+        };
+        quote_spanned!(span=> {
+            #[allow(unused_imports, reason = "one of the two applies")]
+            use #api::{AnyResult as _, ClassifiedResult as _};
+            let result = #result;
+            let conversion = (&result).conversion();
+            conversion.apply(result)
+        })
     };
+    // Only `plugin!` uses it, so that rustc warns of a job that no package lists: a job is used by nothing else.
+    let listed = quote_spanned!(ident.span()=> #[doc(hidden)] pub(crate) const THIS_JOB_IS_NOT_LISTED_IN_PLUGIN: () = (););
     let policy_fields = policy.fields();
     let policy_checks = policy.checks();
     let call = quote!(#ident(cx #(, #values)*));
     let (runtime_check, returned) = match &function.sig.asyncness {
-        None => (TokenStream::new(), quote!(#returned(#call))),
+        None => (TokenStream::new(), convert(call)),
         Some(token) => (
             quote_spanned!(token.span()=> const _: () = ::core::assert!(
                 #api::ASYNC, "an async job needs the feature `async`: lorchestra-plugin-api = {{ …, features = [\"async\"] }}"
             );),
-            quote!(#api::block_on(#call).and_then(#returned)),
+            {
+                let converted = convert(quote!(result));
+                quote!(#api::block_on(#call).and_then(|result| #converted))
+            },
         ),
     };
     quote! {
         #[doc(hidden)]
         #[allow(non_camel_case_types, reason = "named like the job, so that one path names both")]
         #vis struct #ident {}
+
+        impl #ident {
+            #listed
+        }
 
         const _: () = {
             #(#checks)*

@@ -91,6 +91,8 @@ pub(crate) fn expand(input: &PluginInput) -> TokenStream {
             }
         }
 
+        const _: &[()] = &[#(<#jobs>::THIS_JOB_IS_NOT_LISTED_IN_PLUGIN),*];
+
         #[allow(long_running_const_eval, reason = "writing a long manifest takes many steps")]
         const _: () = {
             const PACKAGE: &#api::PackageDef = &<LorchestraPlugin as #api::Plugin>::DEF;

@@ -1,8 +1,8 @@
-//! Dovecot, unpacked from Debian's packages below cargo's target directory: made once, by any user, without touching the system (package
-//! lists and all are its own).
+//! Dovecot, unpacked from Debian's packages below cargo's target directory: once, by any user, without touching the system (it uses its own
+//! package lists).
 //!
-//! Half of it is never used: the stamp is written last, and without the right stamp everything is made anew. Two processes at once wait for
-//! each other.
+//! A partial installation is never used: the stamp is written last, and without the correct stamp everything is created again. Concurrent
+//! processes wait for each other.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

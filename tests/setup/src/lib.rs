@@ -1,5 +1,5 @@
-//! What tests and benches need and cargo does not bring. Each part is made once below cargo's target directory, in pinned versions, without
-//! touching the system, and is found there afterwards.
+//! What tests and benches need and cargo does not provide. Each part is created once below cargo's target directory, in pinned versions,
+//! without touching the system.
 
 pub mod dovecot;
 pub mod venv;

@@ -1,9 +1,8 @@
-//! Virtual environments of Python below cargo's target directory, made once, with pinned versions: of the BigQuery emulator and Python's
-//! own BigQuery client, of a Singer tap, and of a Singer target to compare with. Each has its own, because their dependencies do not go
-//! together. And one for an embedding model, which comes in a package of PyPI: of that only the data is taken.
-//!
-//! Half a venv is never used: the stamp is written last, and without the right stamp everything is made anew. Two processes at once
-//! wait for each other.
+//! Python virtual environments below cargo's target directory, created once with pinned versions: for the BigQuery emulator and Python's
+//! own BigQuery client, for a Singer tap, and for a Singer target to compare with. They are separate because their dependencies conflict.
+//! Another one provides the data of an embedding model, which is packaged on PyPI.
+//! A partial environment is never used: the stamp is written last, and without the correct stamp everything is created again. Concurrent
+//! processes wait for each other.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

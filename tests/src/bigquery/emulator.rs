@@ -1,8 +1,8 @@
-//! A real BigQuery emulator (`bqemulator`, DuckDB inside) as a child process, on ports of its own. It speaks REST and the Storage Write
-//! API to any client, and answers SQL; it is lenient where the [fake](super::fake) is strict.
+//! A real BigQuery emulator (`bqemulator`, based on DuckDB) as a child process with its own ports. It serves REST, the Storage Write API
+//! and SQL to any client; it is lenient where the [fake](super::fake) is strict.
 //!
-//! It ends with this process, whatever ends that: its standard input is a pipe of ours, and it goes when that closes. So one emulator
-//! can be shared by all tests of a binary ([`shared`]), each with a dataset of its own.
+//! It ends with this process, however that ends: its stdin is a pipe of ours, and it exits when the pipe closes. So all tests of a binary
+//! can share one emulator ([`shared`]), each with its own dataset.
 
 use lorchestra_test_setup::venv;
 use serde_json::{Map, Value, json};

@@ -1,12 +1,12 @@
 //! A BigQuery in this process: REST and the Storage Write API on 127.0.0.1, in memory.
 //!
-//! Where Google's servers are strict it is strict as well: offsets, row errors that write nothing, REQUIRED columns, JSON columns that
-//! take text, the limits of a request, insert ids. What it does not know it refuses. [`Fake::faults`] makes requests go wrong.
+//! It is strict where Google's servers are: offsets, row errors that write nothing, REQUIRED columns, JSON columns that take text, limits
+//! of requests, insert ids. It refuses anything unknown. [`Fake::faults`] makes requests fail.
 //!
 //! ```text
 //! client ─► serving ─┬─ HTTP/1 ─► rest ──────────────┐
 //!                    └─ HTTP/2 ─► grpc ─► streams ───┴─► state: tables, streams, tokens
-//!                                   └─ faults: asked for each request
+//!                                   └─ faults: consulted for each request
 //! ```
 
 mod columns;

@@ -1,4 +1,4 @@
-//! A sandbox whose configuration names a table of a fake, and what has arrived there, held against what the store has.
+//! A sandbox whose configuration names a table of a fake, with checks that compare the table with the store.
 
 use super::fake::{Fake, Method, TableName};
 use crate::{Fixture, Sandbox};

@@ -1,4 +1,4 @@
-//! The real emulator as a process of its own, for benches: prints where it listens, and serves until standard input ends.
+//! The real emulator as a separate process, for benches: prints its addresses, and serves until stdin closes.
 //!
 //!     bigquery-emulator DATASET.TABLE
 #![expect(clippy::print_stdout, reason = "where it listens is what it has to say")]

@@ -1,5 +1,4 @@
-//! The fake BigQuery as a process of its own, for benches and for looking at it by hand: prints where it listens, and serves until it is
-//! killed.
+//! The fake BigQuery as a separate process, for benches and manual tests: prints its addresses, and serves until it is killed.
 //!
 //!     fake-bigquery [--acknowledge-only] [--delay MS] [--rest-port N] [--grpc-port N] [--table PROJECT.DATASET.TABLE]...
 #![expect(clippy::print_stdout, reason = "where it listens is what it has to say")]

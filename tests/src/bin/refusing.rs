@@ -1,4 +1,4 @@
-//! Becomes a program to which the kernel refuses some system calls, as container runtimes and systemd's `SystemCallFilter=` do.
+//! Executes a program for which the kernel refuses some system calls, as container runtimes and systemd's `SystemCallFilter=` do.
 //!
 //! ```text
 //! refusing ERRNO NAME[,NAME…] PROGRAM [ARG…]

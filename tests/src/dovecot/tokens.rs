@@ -1,10 +1,10 @@
-//! The server that Dovecot asks whether a token is good, as Google's `tokeninfo` answers.
+//! The server that verifies tokens for Dovecot, like Google's `tokeninfo`.
 
 use super::{TOKEN, USER};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 
-/// Answers on a thread of its own, to the end of the test's process.
+/// Answers in its own thread, until the test's process ends.
 #[derive(Debug)]
 pub(super) struct Tokens {
     port: u16,

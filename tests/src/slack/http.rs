@@ -1,4 +1,4 @@
-//! As much of HTTP as a client of the Web API needs: one request a connection.
+//! The part of HTTP that a client of the Web API needs: one request per connection.
 
 use super::{Fault, State};
 use std::collections::BTreeMap;
@@ -36,7 +36,7 @@ pub(super) fn serve(stream: &TcpStream, state: &Mutex<State>) {
         Some(Fault::Status(status)) => (status, String::new(), "<html>not now</html>".into()),
         Some(Fault::Truncated) => (200, String::new(), text.chars().take(text.chars().count() / 2).collect()),
         Some(Fault::Silent) => {
-            // Until the caller has gone.
+            // Until the caller disconnects.
             let _ = (&*stream).read(&mut [0]);
             return;
         }

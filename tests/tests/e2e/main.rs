@@ -1,10 +1,10 @@
 //! All end-to-end tests: one program, one module per topic (tests/README.md).
 //!
-//! One program, because forty would each link the same libraries, and would run one after another. Tests share a process, so no test
-//! changes what belongs to the process (environment, working directory, umask): what a command needs is given to that command.
+//! One program, because forty would each link the same libraries and run one after another. Tests share the process, so no test changes
+//! process-wide state (environment, working directory, umask): each command gets its own.
 //!
-//! A new file needs its line here. [`every_file_is_a_module`] fails for a file that has none, because such a file is not compiled
-//! and its tests do not run.
+//! Every new file needs a line here. [`every_file_is_a_module`] fails for a file without one, because such a file would not be compiled and
+//! its tests would not run.
 
 mod catalog {
     mod compatibility;
@@ -100,7 +100,7 @@ fn rust_files(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The modules that `source` declares, as paths below `parent`; inline ones (`mod run { … }`) are only a step of the path.
+/// The modules that `source` declares, as paths below `parent`; inline ones (`mod run { … }`) are only components of the path.
 fn declared(source: &str, parent: &str) -> Vec<String> {
     let mut inside = vec![parent.to_owned()];
     let mut modules = Vec::new();
@@ -118,7 +118,7 @@ fn declared(source: &str, parent: &str) -> Vec<String> {
     modules
 }
 
-/// A file without a `mod` line is not compiled, and nobody would miss its tests. `declared` reads the lines as rustfmt writes them.
+/// A file without a `mod` line is not compiled, and no one would miss its tests. `declared` reads the lines as formatted by rustfmt.
 #[test]
 fn every_file_is_a_module() {
     let tests = built::workspace().join("tests/tests");

@@ -1,15 +1,14 @@
-//! The zoo: what a plugin file can be, what a library can do while it is loaded, and what a job can do, that no plugin should; each
-//! a line of a table.
+//! The zoo: bad things that a plugin file can be, a library can do while it is loaded, and a job can do, one per line of a table.
 //!
 //! | table | specimens | proof that the fault fired |
 //! | --- | --- | --- |
-//! | [`files`] | files that are no usable library | the reason that lorchestra itself names; what was put there |
-//! | [`loading`] | libraries that turn against the process that loads them | the pid that the constructor wrote |
-//! | [`jobs`] | jobs that end badly, and jobs that turn against what runs them | the pid that the job wrote just before |
+//! | [`files`] | files that are not usable libraries | the reason that lorchestra reports; the file's contents |
+//! | [`loading`] | libraries that attack the process that loads them | the pid that the constructor wrote |
+//! | [`jobs`] | jobs that end badly, and jobs that attack the process that runs them | the pid that the job wrote just before |
 //!
-//! Held against each: its exit code and the cause of its end; exactly one terminal event, the last of the run, that agrees with it;
-//! at most eight lines on the screen (`Ended::check`), which are in the snapshots, a page each; nothing left of the processes that
-//! wrote a marker; and that a package beside it runs afterwards.
+//! Checks for each: its exit code and the cause of its end; exactly one terminal event, the last of the run, that agrees with it; at most
+//! eight lines on the screen (`Ended::check`), which are in the snapshots, one page each; nothing left of the processes that wrote a
+//! marker; and that a package next to it runs afterwards.
 
 mod files;
 mod jobs;
@@ -18,17 +17,17 @@ mod loading;
 use lorchestra_tests::{Ended, Run, Sandbox, processes};
 use std::fmt::Write;
 
-/// No run is recorded: the plugin was refused before there was one.
+/// No run is recorded: the plugin was refused before.
 const NO_RUN: &str = "no run";
 /// The run succeeds, whatever the specimen did.
 const COMPLETED: &str = "completed";
 
-/// What a person sees of each specimen of a table: one snapshot.
+/// The output for each specimen of a table: one snapshot.
 #[derive(Default)]
 struct Book(String);
 
 impl Book {
-    /// Adds a page: the command, its exit code, all it printed; then the terminal event in a line, where there is a run.
+    /// Adds a page: the command, its exit code, all its output; then the terminal event in one line, if there is a run.
     fn page(&mut self, name: &str, sandbox: &Sandbox, ended: &Ended, run: Option<&Run>) {
         let args = lorchestra_tests::ended::redacted(&ended.args.join(" "), sandbox);
         let _ = writeln!(self.0, "== {name}\n$ lorchestra {args}\n{}", ended.snapshot(sandbox).trim_end());
@@ -47,7 +46,7 @@ impl Book {
         self.0.push('\n');
     }
 
-    /// The pages, with what differs from build to build and from host to host replaced.
+    /// The pages, with values that depend on build and host replaced.
     fn text(self) -> String {
         const RULES: &[(&str, &str)] = &[
             (r"lib\.rs:\d+|process\.rs:\d+|events\.rs:\d+", "[SOURCE]"),
@@ -68,7 +67,7 @@ impl Book {
     }
 }
 
-/// Holds the newest run to its end: [`NO_RUN`], [`COMPLETED`], or a cause. The run, if there is one.
+/// Checks the end of the newest run: [`NO_RUN`], [`COMPLETED`], or a cause. Returns the run, if there is one.
 #[track_caller]
 fn ended_as(sandbox: &Sandbox, name: &str, ended: &Ended, code: i32, end: &str) -> Option<Run> {
     assert_eq!(ended.code(), Some(code), "{name}: exit code of {}", ended.shown());
@@ -85,7 +84,7 @@ fn ended_as(sandbox: &Sandbox, name: &str, ended: &Ended, code: i32, end: &str) 
     Some(run)
 }
 
-/// Processes that wrote their pids into `marker`: the fault fired in each, and none is left.
+/// Processes that wrote their pids to `marker`: the fault occurred in each, and none is left.
 #[track_caller]
 fn fired(sandbox: &Sandbox, name: &str, processes: usize) {
     let marker = sandbox.read("marker");
@@ -96,7 +95,7 @@ fn fired(sandbox: &Sandbox, name: &str, processes: usize) {
     }
 }
 
-/// The package beside the specimen is listed and runs.
+/// The package next to the specimen is listed and runs.
 #[track_caller]
 fn another_works(sandbox: &Sandbox, name: &str, package: &str, job: &str) {
     let listed = sandbox.lorchestra(&["jobs", "list", package]).exits(0);

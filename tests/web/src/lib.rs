@@ -1,4 +1,4 @@
-//! A job that makes many HTTP requests, some at a time, and stops between two of them when the run is asked to end.
+//! A job that makes many concurrent HTTP requests, and stops between two of them when the run is cancelled.
 
 use lorchestra_plugin_api::prelude::*;
 use std::sync::Arc;

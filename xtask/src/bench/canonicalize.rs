@@ -1,5 +1,5 @@
-//! canonicalize_email beside a program in Python that makes the same objects of the same lines with the standard library's `email`
-//! and `json`: whole processes, in turns. Copies of the sample mailbox's messages; then the same with an attachment to each.
+//! Compares canonicalize_email with a Python program that creates the same objects from the same lines with the standard library's `email`
+//! and `json`: complete processes, alternating. Uses copies of the sample mailbox's messages; then the same with an attachment each.
 
 use super::Site;
 use super::timing::{Median, judged, whole};
@@ -10,7 +10,7 @@ use std::process::Command;
 
 const ROUNDS: usize = 11;
 const AT_LEAST: f64 = 10.0;
-/// Copies of the 35 messages, and random bytes attached to each.
+/// Number of copies of the 35 messages, and of random bytes attached to each.
 const INPUTS: [(u32, u32); 2] = [(100, 0), (20, 100_000)];
 
 pub(super) fn run(site: &Site) -> Result<String> {
@@ -40,7 +40,7 @@ fn compare(site: &Site, copies: u32, attachment: u32) -> Result<(String, String)
     let mut job = site.sandbox.lorchestra(&["run-job", "-q", "canonizer", "canonicalize_email", "--input", &input]);
     let mut script = python(site, "canonicalize", &[&lines, &theirs])?;
     let (mut job_took, mut script_took) = (Vec::new(), Vec::new());
-    // The first round makes the store, and Python's caches.
+    // The first round creates the store and warms Python's caches.
     for round in 0..=ROUNDS {
         let (job, script) = (whole(&mut job)?, whole(&mut script)?);
         if round > 0 {
@@ -49,11 +49,11 @@ fn compare(site: &Site, copies: u32, attachment: u32) -> Result<(String, String)
         }
     }
     let output = python(site, "compare", &[&ours, &theirs])?.output()?;
-    let told: Value = serde_json::from_slice(&output.stdout)?;
-    let number = |key: &str| told[key].as_u64().ok_or_else(|| format!("no {key}: {told}"));
+    let output: Value = serde_json::from_slice(&output.stdout)?;
+    let number = |key: &str| output[key].as_u64().ok_or_else(|| format!("no {key}: {output}"));
     let (messages, both) = (number("a")?, number("both")?);
     if messages == 0 || messages != both || messages != number("b")? {
-        return Err(format!("not the same messages on both sides: {told}").into());
+        return Err(format!("not the same messages on both sides: {output}").into());
     }
     let (job, script) = (Median::of(&job_took), Median::of(&script_took));
     let ratio = script.middle / job.middle;
@@ -66,12 +66,12 @@ fn compare(site: &Site, copies: u32, attachment: u32) -> Result<(String, String)
         messages as f64 / (job.middle / 1e6),
         judged(ratio, ratio >= AT_LEAST),
     );
-    Ok((row, agreement(&told, messages, &what)))
+    Ok((row, agreement(&output, messages, &what)))
 }
 
-/// In how many messages both sides say the same, by field.
-fn agreement(told: &Value, messages: u64, what: &str) -> String {
-    let fields = told["same"].as_object();
+/// Returns, by field, for how many messages both sides agree.
+fn agreement(output: &Value, messages: u64, what: &str) -> String {
+    let fields = output["same"].as_object();
     let differing: Vec<String> = fields
         .into_iter()
         .flatten()

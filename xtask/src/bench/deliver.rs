@@ -1,5 +1,5 @@
-//! Delivery: rows a second into a server that only acknowledges, beside Python's client in turns; the same into the real emulator; how
-//! large backlogs drain; and what delivery costs a job that emits while it runs.
+//! Measures delivery: rows per second to a server that only acknowledges, alternating with Python's client; the same with the real
+//! emulator; how large backlogs drain; and the effect of delivery on a job that emits.
 
 use super::Site;
 use super::server::{Server, TABLE};
@@ -12,17 +12,17 @@ use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 5;
 const ROWS: u32 = 100_000;
-/// Into the emulator, where everybody is slow.
+/// Rows for the emulator, where all senders are slow.
 const FEW: u32 = 10_000;
-/// How late the answers of a server that is far away are, ms.
+/// Latency of a remote server in ms.
 const DELAY: u32 = 50;
-/// Whole backlogs, drained by `events flush`.
+/// Sizes of the backlogs that `events flush` drains.
 const BACKLOGS: [u32; 3] = [10_000, 100_000, 1_000_000];
 const MEMORY_KIB: u64 = 128 << 10;
-/// Of the job that is paced: five seconds' worth.
+/// Events of the paced job: five seconds' worth.
 const PACED: u32 = 50_000;
 
-/// What one sender achieved: rows a second, and seconds of processor for a million rows.
+/// Results of one sender: rows per second, and CPU seconds per million rows.
 #[derive(Default)]
 struct Sender {
     rate: Vec<f64>,
@@ -35,14 +35,14 @@ impl Sender {
         self.cpu.push(cpu / rows * 1e6);
     }
 
-    /// A run of a program that prints rows, seconds and seconds of processor.
+    /// Runs a program that prints rows, seconds and CPU seconds.
     fn add(&mut self, command: &mut Command) -> Result {
         let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
         if !output.status.success() {
             return Err(format!("{} failed ({})", cargo::line(command), output.status).into());
         }
-        let told: Value = serde_json::from_slice(&output.stdout)?;
-        let number = |name: &str| told[name].as_f64().ok_or_else(|| format!("no {name}: {told}"));
+        let output: Value = serde_json::from_slice(&output.stdout)?;
+        let number = |name: &str| output[name].as_f64().ok_or_else(|| format!("no {name}: {output}"));
         self.note(number("rows")?, number("seconds")?, number("cpu_seconds")?);
         Ok(())
     }
@@ -67,7 +67,7 @@ fn script() -> Result<PathBuf> {
     Ok(cargo::root()?.join("xtask/src/bench/insert_rows.py"))
 }
 
-/// All senders in turns: Python, both ways of writing from memory, and the whole command from the store.
+/// Alternates between all senders: Python, both write methods from memory, and the complete command from the store.
 fn senders(site: &Site, server: &Server, python: &Path, rows: u32, judge: bool) -> Result<String> {
     let count = rows.to_string();
     let send = |write: &str| {
@@ -116,7 +116,7 @@ fn senders(site: &Site, server: &Server, python: &Path, rows: u32, judge: bool) 
     Ok(table)
 }
 
-/// A server that is far away: several batches on their way, and one at a time, in turns.
+/// A remote server: alternates between several batches in flight and one at a time.
 fn far_away(site: &Site) -> Result<String> {
     let server = Server::acknowledging(DELAY)?;
     let send = |how: &str| {
@@ -152,7 +152,7 @@ struct Drained {
     peak_kib: u64,
 }
 
-/// Fills a store of its own, and delivers all of it by one command.
+/// Fills a separate store, and delivers all of it with one command.
 fn drain(site: &Site, server: &Server, rows: u32, name: &str) -> Result<Drained> {
     let state = site.sandbox.path().join(format!("state-{name}"));
     cargo::run(site.part("bench-fill").arg(&state).arg(rows.to_string()))?;
@@ -186,7 +186,7 @@ fn drain(site: &Site, server: &Server, rows: u32, name: &str) -> Result<Drained>
     Ok(Drained { seconds, cpu, peak_kib })
 }
 
-/// Seconds of processor, from /proc/PID/stat: fields 14 and 15, in hundredths.
+/// CPU seconds from /proc/PID/stat: fields 14 and 15, in hundredths.
 fn processor(stat: &str) -> Option<f64> {
     let after_name = stat.rsplit_once(')')?.1;
     let mut fields = after_name.split_whitespace().skip(11);
@@ -218,7 +218,7 @@ fn backlogs(site: &Site) -> Result<String> {
     Ok(table)
 }
 
-/// The job with delivery off, on, and on with a server that takes its time.
+/// Runs the job with delivery off, on, and on with a slow server.
 fn beside_a_job(site: &Site) -> Result<String> {
     let (quick, slow) = (Server::acknowledging(0)?, Server::acknowledging(500)?);
     let config = site.sandbox.home().join(".config/lorchestra");
@@ -229,9 +229,9 @@ fn beside_a_job(site: &Site) -> Result<String> {
         for (server, took) in [None, Some(&quick), Some(&slow)].into_iter().zip(&mut took) {
             std::fs::write(config.join("config.toml"), server.map_or_else(String::new, Server::config))?;
             let output = site.sandbox.lorchestra(&["run-job", "--json", "pkg-0000", "paced", "--count", &count]).output()?;
-            let told: Value = serde_json::from_slice(&output.stdout)?;
-            let duration = told["duration_ms"].as_f64().filter(|_| told["state"] == "completed");
-            took.push(duration.ok_or_else(|| format!("run-job paced: {told}"))?);
+            let output: Value = serde_json::from_slice(&output.stdout)?;
+            let duration = output["duration_ms"].as_f64().filter(|_| output["state"] == "completed");
+            took.push(duration.ok_or_else(|| format!("run-job paced: {output}"))?);
         }
     }
     let off = Median::of(&took[0]).middle;

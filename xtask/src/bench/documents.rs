@@ -1,5 +1,5 @@
-//! `index_documents` and `search` of vector-projector, on documents that are made here: documents a second, what a second run costs, the
-//! latency of searches, and how all of it grows; and what a model costs instead of hashed words.
+//! Measures `index_documents` and `search` of vector-projector on generated documents: documents per second, the cost of a second run,
+//! search latency, and how all of these grow; and the cost of a model compared with hashed words.
 
 use super::Site;
 use super::timing::{Median, met};
@@ -12,14 +12,14 @@ use std::process::Stdio;
 use std::time::Instant;
 
 const SIZES: [u32; 3] = [1_000, 10_000, 100_000];
-/// Words that texts are made of.
+/// Number of different words in the texts.
 const VOCABULARY: u64 = 20_000;
 const WORDS: u64 = 150;
-/// Documents of the comparison with a model.
+/// Number of documents in the comparison with a model.
 const WITH_MODEL: u32 = 10_000;
-/// Searches of each mode.
+/// Number of searches in each mode.
 const SEARCHES: u64 = 15;
-/// Time a document, of the most to the fewest: more would not be linear.
+/// Maximum ratio of the time per document between most and fewest documents: more would not be linear.
 const LINEAR: f64 = 2.0;
 
 pub(super) fn run(site: &Site) -> Result<String> {
@@ -67,13 +67,13 @@ pub(super) fn run(site: &Site) -> Result<String> {
     Ok(table)
 }
 
-/// The same documents with hashed words, and with a model; and from each to the other.
+/// Indexes the same documents with hashed words and with a model, and converts from each to the other.
 fn with_model(site: &Site, data: &Path, input: &Path) -> Result<String> {
     let model = lorchestra_test_setup::venv::ensure_model(&cargo::target()?)?.display().to_string();
     write_documents(input, WITH_MODEL, None)?;
     let index = data.join("vector-projector");
     let mut rows = Vec::new();
-    // Each new and with its searches, and then all vectors again in the other way.
+    // Index from scratch and search, then convert all vectors to the other kind.
     for (vectors, way, other) in [("hashed words", "none", &*model), ("wordllama 0.4.0.post1", &*model, "none")] {
         std::fs::remove_dir_all(&index)?;
         let (new, counts) = index_once(site, &["--model", way])?;
@@ -99,7 +99,7 @@ fn with_model(site: &Site, data: &Path, input: &Path) -> Result<String> {
     Ok(table)
 }
 
-/// Milliseconds inside the job for each mode, and of whole processes in all modes.
+/// Returns milliseconds inside the job for each mode, and of complete processes in all modes.
 fn searches(site: &Site, modes: &[&str]) -> Result<(Vec<String>, String)> {
     let mut inside = Vec::new();
     let mut whole = Vec::new();
@@ -111,24 +111,24 @@ fn searches(site: &Site, modes: &[&str]) -> Result<(Vec<String>, String)> {
             let arguments = ["run-job", "-q", "vector-projector", "search", "--query", &query, "--mode", mode];
             cargo::run(site.sandbox.lorchestra(&arguments).stdin(Stdio::null()))?;
             whole.push(start.elapsed().as_secs_f64() * 1e6);
-            times.push(told(site, "search.completed")?["search_us"].as_f64().ok_or("no time of the search")?);
+            times.push(newest_payload(site, "search.completed")?["search_us"].as_f64().ok_or("no time of the search")?);
         }
         inside.push(Median::of(&times).in_thousands());
     }
     Ok((inside, Median::of(&whole).in_thousands()))
 }
 
-/// Seconds of a whole `run-job`, and what the run told.
+/// Returns the seconds of a complete `run-job`, and the payload of its event.
 fn index_once(site: &Site, more: &[&str]) -> Result<(f64, Value)> {
     let start = Instant::now();
     let arguments = [&["run-job", "-q", "vector-projector", "index_documents"], more].concat();
     cargo::run(site.sandbox.lorchestra(&arguments).stdin(Stdio::null()))?;
     let took = start.elapsed().as_secs_f64();
-    Ok((took, told(site, "index.completed")?))
+    Ok((took, newest_payload(site, "index.completed")?))
 }
 
-/// The payload of the newest event of this type.
-fn told(site: &Site, event_type: &str) -> Result<Value> {
+/// Returns the payload of the newest event of this type.
+fn newest_payload(site: &Site, event_type: &str) -> Result<Value> {
     let output = site.sandbox.lorchestra(&["events", "list", "--type", event_type, "--json", "--payload"]).output()?;
     let text = String::from_utf8(output.stdout)?;
     let newest: Value = serde_json::from_str(text.lines().last().ok_or_else(|| format!("no {event_type}"))?)?;
@@ -139,7 +139,7 @@ fn expect(counts: &Value, key: &str, wanted: u32) -> Result {
     if counts[key] == wanted { Ok(()) } else { Err(format!("{wanted} should be {key}: {counts}").into()) }
 }
 
-/// Emails as canonizer writes them, as far as they are read; each `changed`th has another text than without. Answers with the bytes.
+/// Writes emails in canonizer's format, with the fields that are read; each `changed`th one has another text. Returns the number of bytes.
 fn write_documents(path: &Path, count: u32, changed: Option<u32>) -> Result<u64> {
     let mut out = BufWriter::new(File::create(path)?);
     let mut random = 1u64;
@@ -150,7 +150,7 @@ fn write_documents(path: &Path, count: u32, changed: Option<u32>) -> Result<u64>
     for n in 0..count {
         let mut text = String::new();
         for _ in 0..WORDS {
-            // The product of two: few words are frequent, as in any language.
+            // The product of two uniform numbers makes few words frequent, as in any language.
             let at = next(VOCABULARY) * next(VOCABULARY) / VOCABULARY;
             text.push_str(&word(at));
             text.push(' ');
@@ -169,7 +169,7 @@ fn write_documents(path: &Path, count: u32, changed: Option<u32>) -> Result<u64>
     Ok(std::fs::metadata(path)?.len())
 }
 
-/// A word of its own for each number, of two to five syllables.
+/// Returns a distinct word for each number, with two to five syllables.
 fn word(number: u64) -> String {
     const SYLLABLES: [&str; 16] =
         ["ba", "ke", "li", "mo", "nu", "ras", "tel", "vin", "dor", "gup", "sha", "fre", "hil", "jo", "wen", "zar"];

@@ -1,6 +1,6 @@
-//! `emit` and `emit_all` of 200 bytes, as the job sees them, against a bare write(2) of the same record: of bytes that are JSON already (the
-//! bare sink), and of an object that is made with `json!` each time (all of the SDK). Measured by the job itself; the supervisor takes the
-//! events in meanwhile, as always.
+//! Measures `emit` and `emit_all` of 200 bytes, as the job experiences them, against a bare write(2) of the same record: with bytes that
+//! are already JSON (the bare sink), and with an object created by `json!` each time (the whole SDK). The job itself measures, while the
+//! supervisor ingests the events as usual.
 
 use super::Site;
 use super::timing::{Median, judged};
@@ -20,7 +20,7 @@ pub(super) fn run(site: &Site) -> Result<String> {
     let rounds = report["rounds"].as_array().filter(|rounds| !rounds.is_empty()).ok_or("the job reported no rounds")?;
     let times = |key: &str| -> Vec<f64> { rounds.iter().filter_map(|round| round[key].as_f64()).collect() };
     let (bare, emit, made, all) = (times("bare"), times("emit"), times("made"), times("emit_all"));
-    // Of one round each: what slows one of them slows its neighbours.
+    // Ratios within one round: a disturbance of one affects its neighbours too.
     let ratios = |a: &[f64], b: &[f64]| Median::of(&a.iter().zip(b).map(|(a, b)| a / b).collect::<Vec<_>>()).middle;
     let (to_bare, to_all) = (ratios(&emit, &bare), ratios(&emit, &all));
     let (sdk_to_bare, sdk_to_sink) = (ratios(&made, &bare), ratios(&made, &emit));

@@ -1,5 +1,5 @@
-//! What an author waits for the first time, and what comes out: `example-plugins/hello` built from nothing, with the profile that
-//! `lorchestra new` writes and with that of tests. Once each: a minute's work is no noise. What was downloaded before stays.
+//! Measures how long an author's first build takes, and the size of the result: a clean build of `example-plugins/hello`, with the profile
+//! that `lorchestra new` writes and with that of tests. Once each, since a minute's work is not noisy. Does not include downloads.
 
 use super::Site;
 use crate::{Result, cargo};

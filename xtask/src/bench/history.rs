@@ -1,4 +1,5 @@
-//! Years of history: what commands take in stores of a thousand, a hundred thousand and a million runs, and how the file shrinks again.
+//! Measures years of history: the time of commands in stores with a thousand, a hundred thousand and a million runs, and how the file shrinks.
+//! shrinks.
 
 use super::Site;
 use super::timing::{Median, inside, judged, whole};
@@ -8,12 +9,12 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Runs of each store; three events each.
+/// Number of runs in each store, with three events each.
 const RUNS: [u32; 3] = [1000, 100_000, 1_000_000];
-/// Each removes 50 runs of the smallest store.
+/// Each round removes 50 runs of the smallest store.
 const ROUNDS: usize = 15;
 const TARGET: f64 = 1.5;
-/// Runs of the store that is emptied.
+/// Number of runs in the store that is emptied.
 const DRAINED: u32 = 100_000;
 
 struct Size {
@@ -37,7 +38,7 @@ const NAMES: [&str; 8] = [
 
 pub(super) fn run(site: &Site) -> Result<String> {
     let mut sizes = RUNS.into_iter().map(|runs| fill(site, runs)).collect::<Result<Vec<_>>>()?;
-    // The first round is for what is read for the first time.
+    // The first round reads data for the first time, and does not count.
     for round in 0..=ROUNDS {
         for size in &mut sizes {
             let took = size.round(site)?;
@@ -66,13 +67,13 @@ fn fill(site: &Site, runs: u32) -> Result<Size> {
     let state = site.sandbox.path().join(format!("history-{runs}"));
     cargo::run(site.part("bench-history").arg("fill").arg(state.join("lorchestra")).arg(runs.to_string()))?;
     let list = at(site, &state, &["runs", "list", "--limit", "2", "--json"]).output()?;
-    // The newest is the one whose events are not delivered.
+    // The newest run is the one with undelivered events.
     let run: Value = serde_json::from_slice(list.stdout.split(|b| *b == b'\n').nth(1).unwrap_or_default())?;
     let run = run["run_id"].as_str().ok_or("runs list has no two runs")?.to_owned();
     Ok(Size { runs, state, run, took: Default::default() })
 }
 
-/// A call of lorchestra for one of the stores.
+/// A lorchestra command for one of the stores.
 fn at(site: &Site, state: &Path, args: &[&str]) -> Command {
     let mut command = site.sandbox.lorchestra(args);
     command.env("XDG_STATE_HOME", state);
@@ -80,7 +81,7 @@ fn at(site: &Site, state: &Path, args: &[&str]) -> Command {
 }
 
 impl Size {
-    /// Each once, in microseconds.
+    /// Runs each command once, and returns the times in microseconds.
     fn round(&self, site: &Site) -> Result<[f64; NAMES.len()]> {
         let command = |args: &[&str]| whole(&mut at(site, &self.state, args));
         let part = |what: &str| inside(site.part("bench-history").arg(what).arg(self.state.join("lorchestra")));
@@ -101,8 +102,8 @@ fn drained(site: &Site) -> Result<String> {
     let state = site.sandbox.path().join("drained");
     cargo::run(site.part("bench-history").arg("fill").arg(&state).arg(DRAINED.to_string()))?;
     let output = site.part("bench-history").arg("drain").arg(&state).output()?;
-    let told: Value = serde_json::from_slice(&output.stdout)?;
-    let number = |name: &str| told[name].as_f64().ok_or_else(|| format!("no {name}: {told}"));
+    let output: Value = serde_json::from_slice(&output.stdout)?;
+    let number = |name: &str| output[name].as_f64().ok_or_else(|| format!("no {name}: {output}"));
     let mib = |bytes: f64| bytes / f64::from(1 << 20);
     Ok(format!(
         "{DRAINED} runs, of which {:.0} are removed by retention, 50 after each run: the file goes from {:.0} MiB to {:.0} MiB; {:.0} calls, the slowest of them {:.1} ms.",

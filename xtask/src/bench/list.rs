@@ -1,10 +1,10 @@
-//! `jobs list`: whole processes, against a bare program that opens the same files and reads the same parts of them.
+//! Measures `jobs list` as complete processes, against a minimal program that opens the same files and reads the same parts of them.
 
 use super::Site;
 use super::timing::{Median, judged, whole};
 use crate::{Result, cargo};
 
-/// Packages, and rounds for so many.
+/// Numbers of packages, and of rounds for each.
 const SIZES: [(usize, usize); 3] = [(1, 101), (100, 61), (1000, 31)];
 const TARGET: f64 = 3.0;
 
@@ -41,7 +41,7 @@ pub(super) fn run(site: &Site) -> Result<String> {
     Ok(table)
 }
 
-/// The copies are packages indeed: all of them are listed, with all their jobs.
+/// Checks that the copies are valid packages: all of them are listed, with all their jobs.
 fn seen(list: &mut std::process::Command, packages: usize) -> Result {
     let output = list.output()?;
     let lines = output.stdout.iter().filter(|&&byte| byte == b'\n').count();

@@ -1,5 +1,5 @@
-//! A job that emits five million events as fast as it can: what the supervisor's memory and the spool on disk do meanwhile, and
-//! whether all of them are in the store.
+//! Measures a job that emits five million events as fast as it can: the supervisor's memory and the spool's size during the run, and
+//! whether all events are in the store.
 
 use super::Site;
 use super::timing::met;
@@ -61,7 +61,7 @@ fn memory(peak: u64) -> String {
     format!("{:.1} MiB {}", peak as f64 / 1024.0, met(peak < MEMORY_KIB))
 }
 
-/// Mean of a quarter of the samples, the first being 0.
+/// Mean of a quarter of the samples; 0 is the first quarter.
 fn mean(samples: &[u64], quarter: usize) -> f64 {
     let part = &samples[samples.len() * quarter / 4..samples.len() * (quarter + 1) / 4];
     part.iter().sum::<u64>() as f64 / part.len().max(1) as f64
@@ -71,7 +71,7 @@ fn kib(status: &str, key: &str) -> Option<u64> {
     status.lines().find_map(|line| line.strip_prefix(key))?.split_whitespace().next()?.parse().ok()
 }
 
-/// Bytes of all files below a directory; what vanishes meanwhile counts nothing.
+/// Size of all files below a directory; ignores files that disappear in the meantime.
 fn size(dir: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
     entries
@@ -84,7 +84,7 @@ fn size(dir: &Path) -> u64 {
         .sum()
 }
 
-/// Events of the flood in the store, by lorchestra's own count.
+/// Number of the flood's events in the store, as counted by lorchestra.
 fn stored(site: &Site) -> Result<u64> {
     let list = site.sandbox.lorchestra(&["runs", "list", "--json"]).output()?;
     let run: Value = serde_json::from_slice(list.stdout.split(|b| *b == b'\n').next().unwrap_or_default())?;

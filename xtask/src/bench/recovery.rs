@@ -1,30 +1,30 @@
-//! Closing what dead supervisors left: a thousand runs in one command, and the look for them where there are none.
+//! Measures recovery: closing a thousand runs with one command, and the check for open runs if there are none.
 
 use super::Site;
 use super::timing::{Median, inside, judged, met, whole};
 use crate::Result;
 use crate::cargo;
 
-/// Rounds, each with runs of its own.
+/// Number of rounds, each with new runs.
 const ROUNDS: usize = 5;
 const RUNS: usize = 1000;
 /// Milliseconds for all of them.
 const TARGET: f64 = 1000.0;
-/// Looks are measured in more rounds: each is short.
+/// The check is short, so it is measured in more rounds.
 const LOOKS: usize = 21;
 
 pub(super) fn run(site: &Site) -> Result<String> {
     let mut list = site.sandbox.lorchestra(&["runs", "list", "--limit", "1"]);
     let (mut closing, mut nothing) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        // A history of its own: a command is not to be measured on what the rounds before it left.
+        // A new history each time, so that earlier rounds do not influence the result.
         if site.sandbox.state().exists() {
             std::fs::remove_dir_all(site.sandbox.state())?;
         }
         let mut abandon = site.part("bench-abandon");
         cargo::run(abandon.arg(site.sandbox.state()).arg(RUNS.to_string()))?;
         let mut close = site.sandbox.lorchestra(&["runs", "list", "--limit", "1"]);
-        // It tells of each of them.
+        // It reports each of them.
         close.stderr(std::process::Stdio::null());
         closing.push(whole(&mut close)?);
         nothing.push(whole(&mut list)?);

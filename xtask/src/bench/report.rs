@@ -1,9 +1,9 @@
-//! The tables, and their place in docs/explanation/performance.md.
+//! The result tables, and their location in docs/explanation/performance.md.
 
 use crate::{Result, cargo};
 use std::process::Command;
 
-/// What was measured, and on which machine.
+/// The results, and the machine.
 pub(super) struct Report {
     machine: String,
     tables: Vec<(String, String)>,
@@ -13,7 +13,7 @@ impl Report {
     pub(super) fn new() -> Result<Self> {
         let cores = std::thread::available_parallelism()?;
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
-        // Without what a distribution adds to it.
+        // Without the distribution's suffix.
         let kernel = kernel.trim().split(['-', '+']).next().unwrap_or_default();
         let rustc = Command::new("rustc").arg("--version").current_dir(cargo::root()?).output()?;
         let rustc = String::from_utf8_lossy(&rustc.stdout);
@@ -32,7 +32,7 @@ impl Report {
         self.tables.push((key, table));
     }
 
-    /// Replaces what stands between `<!-- bench:KEY -->` and `<!-- /bench:KEY -->`, for each table.
+    /// Replaces the text between `<!-- bench:KEY -->` and `<!-- /bench:KEY -->`, for each table.
     pub(super) fn write(&self) -> Result {
         let path = cargo::root()?.join("docs/explanation/performance.md");
         let mut text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;

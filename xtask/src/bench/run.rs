@@ -1,5 +1,5 @@
-//! `run-job` of a job that does nothing, against the sum of what it cannot do without: two processes, one load with the layout
-//! check, one store opened, committed to and closed.
+//! Compares `run-job` of a no-op with the sum of the parts that it needs: two processes, one load with the layout check, one store that is
+//! opened, committed to and closed.
 
 use super::Site;
 use super::timing::{Median, inside, judged, whole};
@@ -14,12 +14,12 @@ pub(super) fn run(site: &Site) -> Result<String> {
     let mut nothing = site.part("bench-nothing");
     let mut load = site.part("bench-load");
     load.arg(library).arg("pkg-0000");
-    // A store of its own beside the other one: as old and as large, so that both do the same work.
+    // A separate store, as old and as large as the other one, so that both do the same work.
     let mut store = site.part("bench-store");
     store.arg(site.sandbox.path().join("state"));
     let (mut runs, mut sums) = (Vec::new(), Vec::new());
     let mut parts = [const { Vec::new() }; 3];
-    // The first rounds make the stores.
+    // The first rounds create the stores.
     for round in 0..ROUNDS + 3 {
         let whole_run = whole(&mut run)?;
         let spawns = whole(&mut nothing)? + whole(&mut nothing)?;

@@ -1,5 +1,5 @@
-//! A Singer tap's records into files: `run_tap` beside `target-jsonl` from PyPI, whole processes, in turns, on the same stream, which `cat`
-//! writes as fast as it is read.
+//! Measures writing a Singer tap's records to files: `run_tap` and `target-jsonl` from PyPI as complete processes, alternating, on the same
+//! stream, which `cat` writes as fast as it is read.
 
 use super::Site;
 use super::timing::{Median, judged};
@@ -12,7 +12,7 @@ use std::time::Instant;
 
 const ROUNDS: usize = 5;
 const RECORDS: u32 = 50_000;
-/// Records between two states.
+/// Number of records between two states.
 const EVERY: u32 = 1000;
 const TARGET: f64 = 10.0;
 
@@ -62,16 +62,16 @@ pub(super) fn run(site: &Site) -> Result<String> {
          | --- | ---: | ---: |",
         bytes as f64 / 1e6
     );
-    let mut row = |name: &str, rates: &[f64], beside: String| {
+    let mut row = |name: &str, rates: &[f64], ratio_text: String| {
         let rate = Median::of(rates);
-        table.push_str(&format!("\n| {name} | {:.0} ({:.0}–{:.0}) | {beside} |", rate.middle, rate.low, rate.high));
+        table.push_str(&format!("\n| {name} | {:.0} ({:.0}–{:.0}) | {ratio_text} |", rate.middle, rate.low, rate.high));
     };
     row("target-jsonl 0.1.4, Python", &theirs, "1.00×".to_owned());
     row("`run-job meltano-ingest run_tap`", &ours, format!("{} (target at least {TARGET})", judged(ratio, ratio >= TARGET)));
     Ok(table)
 }
 
-/// Orders of about 250 bytes; answers with the bytes of the stream.
+/// Writes orders of about 250 bytes. Returns the size of the stream.
 fn write_stream(path: &Path) -> Result<u64> {
     let mut out = BufWriter::new(File::create(path)?);
     let properties = ["id", "customer", "city", "note", "ordered_at", "price"].map(|name| {

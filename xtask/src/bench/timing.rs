@@ -1,11 +1,11 @@
-//! Stop watch and statistics.
+//! Time measurement and statistics.
 
 use crate::Result;
 use crate::cargo;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-/// Runs a command to its end with its output thrown away; microseconds from before its start until it was reaped.
+/// Runs a command with its output discarded. Returns the microseconds from before its start until it was reaped.
 pub(super) fn whole(command: &mut Command) -> Result<f64> {
     command.stdin(Stdio::null()).stdout(Stdio::null());
     let start = Instant::now();
@@ -23,7 +23,7 @@ pub(super) fn inside(command: &mut Command) -> Result<f64> {
     Ok(std::str::from_utf8(&output.stdout)?.trim().parse()?)
 }
 
-/// The middle value, and the quarter on each side of it.
+/// The median and the quartiles.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Median {
     pub(super) low: f64,
@@ -39,13 +39,13 @@ impl Median {
         Self { low: at(1), middle: at(2), high: at(3) }
     }
 
-    /// `1.23 (1.10–1.40)`, in thousandths of the unit.
+    /// Formats as `1.23 (1.10–1.40)`, in thousands of the unit.
     pub(super) fn in_thousands(self) -> String {
         format!("{:.2} ({:.2}–{:.2})", self.middle / 1e3, self.low / 1e3, self.high / 1e3)
     }
 }
 
-/// A ratio and whether it is within its target.
+/// Formats a ratio, and whether it is within its target.
 pub(super) fn judged(ratio: f64, within: bool) -> String {
     format!("{ratio:.2}× {}", met(within))
 }

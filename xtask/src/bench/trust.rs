@@ -1,5 +1,6 @@
-//! What it costs a run to know whose library it runs and which bytes: trust, sealed copy, checksum and plugins.lock, against the
-//! whole of `run-job --locked` of a no-op, for a library as it is built and for one of 10 MB; and the checksum against one over memory.
+//! Measures what a run pays for checking the origin and the bytes of its library: trust check, sealed copy, checksum and plugins.lock,
+//! compared with `run-job --locked` of a no-op, for a library as built and for one of 10 MB; and compares the checksum with one over
+//! memory.
 
 use super::Site;
 use super::timing::{Median, whole};
@@ -35,7 +36,7 @@ fn row(site: &Site, library: &Path) -> Result<String> {
     parts.arg(library).arg(site.sandbox.home().join(".config/lorchestra/plugins.lock"));
     let mut runs = Vec::new();
     let mut measured = [const { Vec::new() }; 5];
-    // The first rounds make the store.
+    // The first rounds create the store.
     for round in 0..ROUNDS + 3 {
         let (whole_run, of_parts) = (whole(&mut run)?, numbers(&mut parts)?);
         if round >= 3 {
@@ -45,7 +46,7 @@ fn row(site: &Site, library: &Path) -> Result<String> {
     }
     let [trust, open, lock, copy, hash] = measured.each_ref().map(|times| Median::of(times));
     let run = Median::of(&runs);
-    // The check of the directory is in the opening, too.
+    // Opening includes the check of the directory.
     let in_it = (open.middle - copy.middle - trust.middle).max(1.0);
     Ok(format!(
         "\n| {:.1} MB | {} | {:.0} | {} | {:.0} | {:.0} % | {} | {:.0} | {:.0} |",
@@ -61,7 +62,7 @@ fn row(site: &Site, library: &Path) -> Result<String> {
     ))
 }
 
-/// Bytes behind the end of what the library has: nobody reads them but who copies and hashes.
+/// Appends bytes after the end of the library, which only copying and hashing read.
 fn pad(library: &Path, size: u64) -> Result {
     let mut file = File::options().append(true).open(library)?;
     let have = file.seek(SeekFrom::End(0))?;
@@ -71,7 +72,7 @@ fn pad(library: &Path, size: u64) -> Result {
     Ok(())
 }
 
-/// The numbers that a command prints.
+/// Returns the numbers that a command prints.
 fn numbers(command: &mut Command) -> Result<Vec<f64>> {
     let output = command.output()?;
     if !output.status.success() {

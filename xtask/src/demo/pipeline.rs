@@ -1,13 +1,13 @@
-//! `cargo xtask demo --pipeline`: extract, canonize, index, search, as jobs, on the sample mail and a sample chat; then the way to the
-//! index once more, when nothing is new.
+//! `cargo xtask demo --pipeline`: extracts, canonizes, indexes and searches sample mail and a sample chat, as jobs. Then runs all steps up
+//! to the index again, with nothing new.
 //!
-//! Ends with an error when documents are lost on the way, or a search does not find what it must.
+//! Fails if documents are lost on the way, or if a search does not find the expected ones.
 
 use super::{MAILBOX, MESSAGES, Stage};
 use crate::Result;
 use serde_json::Value;
 
-/// The packages, in the order in which the data goes through them.
+/// The packages, in the order in which data passes through them.
 pub(super) const PACKAGES: [&str; 3] = ["ingester", "canonizer", "vector-projector"];
 
 /// Mail with Chinese characters, HTML only, a calendar invitation, and an attachment.
@@ -15,7 +15,7 @@ const WORLD: &str = "example-plugins/ingester/sample/world.mbox";
 /// Messages in it.
 const WORLD_MESSAGES: u64 = 4;
 const CHAT: &str = "example-plugins/canonizer/sample/slack.jsonl";
-/// Messages in it, the deleted ones among them.
+/// Number of messages in it, including deleted ones.
 const CHAT_MESSAGES: u64 = 14;
 
 pub(super) fn show(stage: &Stage) -> Result {
@@ -49,17 +49,17 @@ fn to_the_index(stage: &Stage) -> Result {
     stage.lorchestra(&["run-job", "vector-projector", "index_documents"])
 }
 
-/// A search, and its hits, which are in the log of its run.
+/// Runs a search and checks its hits, which are in the run's log.
 fn search(stage: &Stage, args: &[&str], expected: &str) -> Result {
     stage.lorchestra(&[&["run-job", "vector-projector", "search"], args].concat())?;
     let runs = stage.json(&["runs", "list", "--json"])?;
-    let newest = runs.first().and_then(|run| run["run_id"].as_str()).ok_or("the search is no run")?;
+    let newest = runs.first().and_then(|run| run["run_id"].as_str()).ok_or("the search has no run")?;
     stage.lorchestra(&["runs", "logs", newest])?;
     let hits = std::fs::read_to_string(stage.data().join("vector-projector/search/last.jsonl"))?;
     if hits.contains(expected) { Ok(()) } else { Err(format!("{args:?} should have found {expected:?}").into()) }
 }
 
-/// All that went in is in the index, and the second time nothing was new.
+/// Checks that all input is in the index, and that nothing was new the second time.
 fn check(stage: &Stage) -> Result {
     let events = stage.json(&["events", "list", "--payload", "--json", "--type", "index.completed"])?;
     let payloads: Vec<&Value> = events.iter().map(|event| &event["payload"]).collect();

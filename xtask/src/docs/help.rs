@@ -1,4 +1,4 @@
-//! The page of commands: the help of the built binary, command by command.
+//! Generates the page of commands from the help of the built binary.
 
 use crate::Result;
 use std::fmt::Write as _;
@@ -13,14 +13,14 @@ const HEAD: &str = "# Commands and flags
 `lorchestra run-job PACKAGE JOB --help` prints the flags of a job.
 ";
 
-/// Returns the whole page.
+/// Returns the complete page.
 pub(super) fn page(lorchestra: &Path) -> Result<String> {
     let mut page = HEAD.to_owned();
     add(lorchestra, &[], &mut page)?;
     Ok(page)
 }
 
-/// Adds a command, then those below it, in the order in which its help lists them.
+/// Adds a command, then its subcommands, in the order in which its help lists them.
 fn add(lorchestra: &Path, command: &[&str], page: &mut String) -> Result {
     let help = help(lorchestra, command)?;
     let name = ["lorchestra"].iter().chain(command).copied().collect::<Vec<_>>().join(" ");
@@ -31,7 +31,7 @@ fn add(lorchestra: &Path, command: &[&str], page: &mut String) -> Result {
     Ok(())
 }
 
-/// Runs `lorchestra COMMAND --help`. Not on a terminal it is 100 columns wide.
+/// Runs `lorchestra COMMAND --help`, which is 100 columns wide outside a terminal.
 fn help(lorchestra: &Path, command: &[&str]) -> Result<String> {
     let mut call = Command::new(lorchestra);
     let output = call.args(command).arg("--help").env_clear().env("HOME", "/nonexistent").output();
@@ -44,7 +44,7 @@ fn help(lorchestra: &Path, command: &[&str]) -> Result<String> {
     Ok(text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n"))
 }
 
-/// The names below `Commands:`, except `help`.
+/// Returns the names below `Commands:`, except `help`.
 fn subcommands(help: &str) -> Vec<&str> {
     let below = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
     let names = below.filter_map(|line| line.strip_prefix("  ")).filter(|line| !line.starts_with(' '));

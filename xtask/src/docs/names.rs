@@ -1,5 +1,5 @@
-//! Names in the source that a reference page must list: environment variables, configuration keys, causes, JSON schemas; and the
-//! table of exit codes. Reads the source line by line: it is formatted by rustfmt, so a field or a variant is a line of its own.
+//! Finds names in the source that a reference page must list: environment variables, configuration keys, causes, JSON schemas; and
+//! generates the table of exit codes. Reads the source line by line: rustfmt puts each field and variant on a line of its own.
 
 use super::pages;
 use crate::Result;
@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
-/// Compares the names in the source with the reference pages, in one direction: each name must be on its page.
+/// Checks that each name in the source is on its reference page.
 pub(super) fn check(root: &Path, errors: &mut Vec<String>) -> Result {
     let cli = sources(root, "lorchestra-cli/src")?;
     let core = sources(root, "lorchestra-core/src")?;
@@ -31,12 +31,12 @@ pub(super) fn check(root: &Path, errors: &mut Vec<String>) -> Result {
     Ok(())
 }
 
-/// Whether a page has a name as code, alone or at the end of a dotted path.
+/// Whether a page contains a name as code, alone or at the end of a dotted path.
 fn lists(page: &str, name: &str) -> bool {
     ["`", "."].iter().any(|before| page.contains(&format!("{before}{name}`")))
 }
 
-/// The text of all files below a directory, up to the tests in each.
+/// Returns the text of all files below a directory, each up to its tests.
 fn sources(root: &Path, dir: &str) -> Result<String> {
     let mut text = String::new();
     let mut dirs = vec![root.join(dir)];
@@ -54,14 +54,14 @@ fn sources(root: &Path, dir: &str) -> Result<String> {
     Ok(text)
 }
 
-/// Arguments of the calls that read a variable.
+/// Returns the arguments of the calls that read an environment variable.
 fn variables(source: &str) -> BTreeSet<&str> {
     let calls = ["variable(\"", "var_os(\"", "var(\""];
     let found = calls.iter().flat_map(|call| source.split(call).skip(1)).filter_map(|rest| rest.split('"').next());
     found.filter(|name| name.chars().all(|c| c.is_ascii_uppercase() || c == '_')).collect()
 }
 
-/// Fields of the structs that are read from the configuration file.
+/// Returns the fields of the structs that are read from the configuration file.
 fn keys(source: &str) -> BTreeSet<&str> {
     let mut keys = BTreeSet::new();
     let mut read = false;
@@ -71,7 +71,7 @@ fn keys(source: &str) -> BTreeSet<&str> {
         } else if line == "}" {
             read = false;
         } else if let (true, Some(field)) = (read, line.trim_start().strip_prefix("pub(crate) ")) {
-            // A table is listed by its keys.
+            // A table is represented by its keys.
             if let Some((name, kind)) = field.split_once(": ")
                 && !kind.contains("Config")
                 && name != "secrets"
@@ -83,14 +83,14 @@ fn keys(source: &str) -> BTreeSet<&str> {
     keys
 }
 
-/// What `Cause::as_str` returns.
+/// Returns the strings of `Cause::as_str`.
 fn causes(source: &str) -> BTreeSet<&str> {
     let body = source.split("pub enum Cause").nth(1).and_then(|rest| rest.split("fn as_str").nth(1)).unwrap_or_default();
     let arms = body.lines().take_while(|line| *line != "}").filter_map(|line| line.trim().strip_prefix("Self::"));
     arms.filter_map(|arm| arm.split('"').nth(1)).collect()
 }
 
-/// Names of the form `lorchestra.NAME/N`, without the prefix.
+/// Returns names of the form `lorchestra.NAME/N`, without the prefix.
 fn schemas(source: &str) -> BTreeSet<&str> {
     let named = source.split("lorchestra.").skip(1).filter_map(|rest| {
         let end = rest.find(|c: char| !(c.is_ascii_lowercase() || c == '-'))?;
@@ -100,7 +100,7 @@ fn schemas(source: &str) -> BTreeSet<&str> {
     named.collect()
 }
 
-/// The table of exit codes: the doc comment of each variant, and its number.
+/// Returns the table of exit codes: the number and the doc comment of each variant.
 pub(super) fn exit_codes(source: &str) -> Result<String> {
     let mut table = "| exit code | name | meaning |\n| --- | --- | --- |\n".to_owned();
     let body = source.split("pub(crate) enum Code {\n").nth(1).ok_or("exit.rs has no enum Code")?;

@@ -1,14 +1,14 @@
-//! The Markdown pages of the project, and the rules for each: width, links, anchors.
+//! The Markdown pages of the project, and the rules for them: width, links, anchors.
 
 use crate::Result;
 use std::path::{Path, PathBuf};
 
-/// Columns of a line, at most. Tables, code, headings and lines without a place to break are excepted.
+/// Maximum number of columns of a line. Tables, code, headings and lines that cannot be broken are exempt.
 const WIDTH: usize = 100;
 
 /// A Markdown page.
 pub(super) struct Page {
-    /// Path from the workspace's root.
+    /// Path relative to the workspace's root.
     pub(super) path: PathBuf,
     pub(super) text: String,
 }
@@ -32,7 +32,7 @@ impl Page {
 
     /// Adds an error for each broken link and each line that is too long.
     pub(super) fn check(&self, root: &Path, errors: &mut Vec<String>) -> Result {
-        // Between `<!-- bench:NAME -->` and `<!-- /bench:NAME -->` a benchmark writes the text.
+        // A benchmark writes the text between `<!-- bench:NAME -->` and `<!-- /bench:NAME -->`.
         let mut written = false;
         for (number, line) in prose(&self.text) {
             written = line.starts_with("<!-- bench:") || written && !line.starts_with("<!-- /bench:");
@@ -49,7 +49,7 @@ impl Page {
         Ok(())
     }
 
-    /// Returns what is wrong with a link, if it is one into the workspace.
+    /// Returns the error of a link, if it is a broken link into the workspace.
     fn broken(&self, root: &Path, link: &str) -> Result<Option<String>> {
         if link.contains("://") || link.starts_with("mailto:") {
             return Ok(None);
@@ -60,12 +60,12 @@ impl Page {
             file => self.path.parent().unwrap_or(Path::new("")).join(file),
         };
         if !root.join(&target).exists() {
-            return Ok(Some(format!("the link {link} leads to no file")));
+            return Ok(Some(format!("the link {link} does not lead to a file")));
         }
         if anchor.is_empty() || anchors(&read(root, &target)?).iter().any(|known| known == anchor) {
             return Ok(None);
         }
-        Ok(Some(format!("the link {link} leads to no heading")))
+        Ok(Some(format!("the link {link} does not lead to a heading")))
     }
 }
 
@@ -94,7 +94,7 @@ fn find(root: &Path, dir: &Path, paths: &mut Vec<PathBuf>) -> Result {
     Ok(())
 }
 
-/// The lines outside code blocks, with their numbers. Indented code counts as code only after an empty line or more of it.
+/// Returns the numbered lines outside code blocks. Indented text is code only if it follows an empty line or other code.
 pub(super) fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut fenced = false;
     let mut after_empty = true;
@@ -116,20 +116,20 @@ pub(super) fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
 fn too_long(line: &str) -> bool {
     let trimmed = line.trim_start();
     line.chars().count() > WIDTH && !trimmed.starts_with(['|', '#']) && !trimmed.starts_with("<!--") && {
-        // A link or a path that is itself too long cannot be broken.
+        // A link or a path that is too long itself cannot be broken.
         let start = trimmed.trim_start_matches("- ").trim_start_matches("> ");
         start.contains(' ')
     }
 }
 
-/// The targets of the inline links in a line, outside code.
+/// Returns the targets of the inline links in a line, outside code.
 fn links(line: &str) -> Vec<&str> {
     let mut links = Vec::new();
     let mut rest = line;
     while let Some(at) = rest.find("](") {
         let before = &rest[..at];
         rest = &rest[at + 2..];
-        // A link in `code` is none.
+        // A link inside `code` does not count.
         let in_code = before.matches('`').count() % 2 == 1 && rest.contains('`') && !before.contains("[`");
         if let (Some(end), false) = (rest.find(')'), in_code) {
             links.push(&rest[..end]);
@@ -138,7 +138,7 @@ fn links(line: &str) -> Vec<&str> {
     links
 }
 
-/// The anchors of a page's headings, as GitHub and mdbook make them.
+/// Returns the anchors of a page's headings, in the form of GitHub and mdbook.
 fn anchors(text: &str) -> Vec<String> {
     let headings = prose(text).filter_map(|(_, line)| {
         let title = line.trim_start_matches('#');
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn code_is_no_prose() {
+    fn code_is_not_prose() {
         let text = "one\n\n    code\n\n- item\n\n  two\n```\nfenced\n```\nthree";
         let lines: Vec<&str> = prose(text).map(|(_, line)| line).filter(|line| !line.is_empty()).collect();
         assert_eq!(lines, ["one", "- item", "  two", "three"]);

@@ -1,4 +1,4 @@
-//! The picture of a session in the README: real commands in a sandbox, their output as SVG. Written only on request, because run ids and
+//! Records the session shown in the README: real commands in a sandbox, their output as SVG. Written only on request, because run ids and
 //! times differ each time.
 
 use super::pages;
@@ -7,11 +7,11 @@ use crate::{Result, cargo};
 use anstyle_svg::Term;
 use std::path::Path;
 
-/// Where the README expects it.
+/// The path that the README uses.
 const PATH: &str = "docs/first-run.svg";
 const MAILBOX: &str = "example-plugins/ingester/sample/takeout.mbox";
 
-/// Runs the session and writes the picture.
+/// Runs the session and writes the SVG.
 pub(super) fn write(root: &Path) -> Result {
     let target = cargo::built("debug")?;
     let sandbox = Sandbox::new(&std::env::temp_dir(), &target)?;
@@ -34,7 +34,7 @@ pub(super) fn write(root: &Path) -> Result {
     Ok(())
 }
 
-/// Returns what a command prints on a terminal with colours, standard error included. A command of the session may fail.
+/// Returns the output of a command on a terminal with colours, including stderr. A command of the session may fail.
 fn run(sandbox: &Sandbox, root: &Path, args: &[&str]) -> Result<String> {
     let mut command = sandbox.lorchestra(args);
     let output = command.current_dir(root).env_remove("NO_COLOR").env("CLICOLOR_FORCE", "1").output()?;

@@ -1,6 +1,6 @@
-//! The site: a copy of the pages below the target directory, with a table of contents made of `docs/README.md`, built by mdbook. The
-//! copy keeps the places of all files, so that links between pages hold. Only `README.md` is called `index.md` there, as mdbook would
-//! call it without changing the links to it.
+//! Builds the site with mdbook, from a copy of the pages below the target directory and a table of contents made from `docs/README.md`. The
+//! copy keeps the paths of all files, so that links between pages work. Only `README.md` is renamed to `index.md`, because mdbook would
+//! rename it without changing the links to it.
 
 use super::pages::Page;
 use crate::{Result, cargo};
@@ -35,7 +35,7 @@ pub(super) fn open(root: &Path, pages: &[Page]) -> Result {
     cargo::run(Command::new("mdbook").args(["build", "--open"]).arg(&site))
 }
 
-/// Paths and links to a README lead to an index instead. Other mentions of the name are not at the end of a path.
+/// Changes paths and links to a README to an index. Other mentions of the name are not at the end of a path.
 fn renamed(text: &str) -> String {
     let links = text.replace("README.md)", "index.md)").replace("README.md#", "index.md#");
     links.strip_suffix("README.md").map(|path| format!("{path}index.md")).unwrap_or(links)
@@ -50,7 +50,7 @@ fn copy_dir(from: &Path, to: &Path) -> Result {
     Ok(())
 }
 
-/// Turns the index's headings into parts and the first link of each list item into a chapter.
+/// Turns the index's headings into parts, and the first link of each list item into a chapter.
 fn summary(index: &str) -> Result<String> {
     let mut summary = "# Summary\n\n[lorchestra](README.md)\n[Documentation](docs/README.md)\n".to_owned();
     for line in index.lines() {

@@ -1,4 +1,4 @@
-//! The end-to-end program at work: each test as it ends, with how many have ended and how long it has taken so far.
+//! Runs the end-to-end test program and prints each test as it ends, with the number of ended tests and the time so far.
 
 use crate::{Result, cargo};
 use std::ffi::OsString;
@@ -6,19 +6,19 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-/// Runs the tests of these modules, or all. `rest` goes to the test program.
+/// Runs the tests of these modules, or all if there are none. `rest` is passed to the test program.
 pub(super) fn end_to_end(modules: &[String], rest: &[OsString]) -> Result {
     let begun = Instant::now();
     let mut command = super::test(&["--test", "e2e", "--"])?;
     if !modules.is_empty() {
         let tests = tests_of(modules)?;
         if tests.is_empty() {
-            return Err(format!("{} has no test", modules.join(", ")).into());
+            return Err(format!("{} has no tests", modules.join(", ")).into());
         }
         command.arg("--exact").args(tests);
     }
-    // Tests spend much of their time waiting for processes, deadlines and retries: half as many again as there are cores. Not more, because
-    // some start two hundred processes, each of which has a deadline.
+    // Tests spend much of their time waiting for processes, deadlines and retries, so run 1.5 times as many as there are cores. Not more,
+    // because some start two hundred processes, each with a deadline.
     let cores = std::thread::available_parallelism()?.get();
     let threads = cores + cores.div_ceil(2);
     if !rest.iter().any(|arg| arg.to_string_lossy().starts_with("--test-threads")) {
@@ -43,7 +43,7 @@ pub(super) fn end_to_end(modules: &[String], rest: &[OsString]) -> Result {
     if child.wait()?.success() { Ok(()) } else { Err(format!("{line} failed").into()) }
 }
 
-/// The names of all tests that have one of the modules in their path.
+/// Returns the names of all tests with one of the modules in their path.
 fn tests_of(modules: &[String]) -> Result<Vec<String>> {
     let output = list()?.output()?;
     if !output.status.success() {
@@ -60,13 +60,13 @@ fn list() -> Result<Command> {
     Ok(command)
 }
 
-/// Whether one of the modules is a step of the test's path. The last step is the test itself.
+/// Whether one of the modules is a component of the test's path. The last component is the test itself.
 fn is_of(test: &str, modules: &[String]) -> bool {
     let path = test.rsplit_once("::").map_or("", |(path, _)| path);
     path.split("::").any(|step| modules.iter().any(|module| module == step))
 }
 
-/// The time since then, as `1m05s`.
+/// The elapsed time, as `1m05s`.
 pub(super) fn clock(since: Instant) -> String {
     let seconds = since.elapsed().as_secs();
     if seconds < 60 { format!("{seconds}s") } else { format!("{}m{:02}s", seconds / 60, seconds % 60) }
@@ -77,7 +77,7 @@ mod tests {
     use super::is_of;
 
     #[test]
-    fn a_topic_is_a_step_of_the_path_and_not_a_part_of_a_word() {
+    fn a_topic_is_a_component_of_the_path_and_not_a_part_of_a_word() {
         let of = |test: &str, module: &str| is_of(test, &[module.to_owned()]);
         assert!(of("crash::killed::a_test", "killed") && of("crash::killed::a_test", "crash"));
         assert!(!of("crash::killed::a_test", "kill") && !of("crash::killed::a_test", "a_test"));

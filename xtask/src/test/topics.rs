@@ -1,5 +1,5 @@
-//! What `cargo xtask test` can be asked for: modules of the end-to-end program, and packages of the workspace. Read from the tree and
-//! from cargo, so that a new one needs no line here.
+//! The topics of `cargo xtask test`: modules of the end-to-end program, and packages of the workspace. Read from the source tree and from
+//! cargo, so that new ones need no change here.
 
 use crate::{Result, cargo};
 use serde_json::Value;
@@ -13,11 +13,11 @@ const PROGRAM: &str = "e2e";
 pub(super) struct Topics {
     modules: BTreeSet<String>,
     packages: BTreeSet<String>,
-    /// Test programs of packages, less those that need a feature.
+    /// Test programs of packages, except those that need a feature.
     programs: Vec<String>,
 }
 
-/// What was asked for. Without a topic, nothing: all is run.
+/// The chosen topics. If empty, everything runs.
 #[derive(Default)]
 pub(super) struct Chosen {
     pub(super) modules: Vec<String>,
@@ -46,12 +46,12 @@ impl Topics {
         Ok(topics)
     }
 
-    /// Test programs beside the end-to-end one.
+    /// Test programs other than the end-to-end one.
     pub(super) fn own_programs(&self) -> &[String] {
         &self.programs
     }
 
-    /// What the names mean. A package with the name of a module is meant by its own: `canonizer` is the module.
+    /// Resolves names to modules and packages. If both have a name, it means the module, as for `canonizer`.
     pub(super) fn choose(&self, names: &[String]) -> Result<Chosen> {
         let mut chosen = Chosen::default();
         for name in names {
@@ -70,7 +70,7 @@ impl Topics {
     }
 }
 
-/// The modules below a directory: its files and directories.
+/// Adds the modules in a directory: its files and directories.
 fn names(directory: &Path, modules: &mut BTreeSet<String>) -> Result {
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();

@@ -23,7 +23,7 @@ const EXAMINE: (&str, &str) =
 const SEARCH: (&str, &str) = ("UID SEARCH", "* SEARCH 3\r\nTAG OK done\r\n");
 const SIZES: (&str, &str) = ("UID FETCH 3 (UID RFC822.SIZE)", "* 1 FETCH (UID 3 RFC822.SIZE 20)\r\nTAG OK done\r\n");
 
-/// Starts a server that greets, and answers each command with the response for its prefix. `TAG` stands for the command's tag.
+/// Starts a server that greets, and answers each command with the response for its prefix. `TAG` is replaced by the command's tag.
 /// A command without a response ends the connection.
 fn server(greeting: &'static str, answers: Vec<(&'static str, String)>) -> u16 {
     serve(greeting, move |command| answers.iter().find(|(start, _)| command.starts_with(start)).map(|(_, answer)| answer.clone()))

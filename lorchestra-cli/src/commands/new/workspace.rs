@@ -1,26 +1,26 @@
-//! The workspace above a new crate, and whether it takes the crate in: by cargo's own rules, so that cargo is of the same mind about both.
+//! Finds the workspace above a new crate, and whether the crate is a member of it, by cargo's own rules.
 //!
-//! Reads each `Cargo.toml` above the crate. One that cannot be read says nothing here; cargo tells of it when it meets it.
+//! Reads each `Cargo.toml` above the crate. Ignores one that cannot be read: cargo reports it.
 
 use glob::{MatchOptions, Pattern};
 use std::fs;
 use std::path::{Path, PathBuf};
 use toml::Table;
 
-/// As cargo expands `members`: a star stands for one directory, whatever its name.
+/// Expands `members` as cargo does: a star matches one directory with any name.
 const BY_DIRECTORY: MatchOptions =
     MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
 
 /// The workspace that cargo finds above a crate.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Workspace {
-    /// Where its `Cargo.toml` is.
+    /// The directory of its `Cargo.toml`.
     pub(super) root: PathBuf,
-    /// The entry of `members` that the crate's directory matches: the crate is a member, and must be no root.
+    /// The entry of `members` that matches the crate's directory: the crate is a member, and must not be a workspace root.
     pub(super) takes_in: Option<String>,
 }
 
-/// The workspace above `krate`, an absolute path of a crate that need not be there yet.
+/// Returns the workspace above `krate`, an absolute path of a crate that need not exist yet.
 pub(super) fn above(krate: &Path) -> Option<Workspace> {
     for dir in krate.ancestors().skip(1) {
         let Some(manifest) = manifest(dir) else { continue };
@@ -29,7 +29,7 @@ pub(super) fn above(krate: &Path) -> Option<Workspace> {
                 return Some(Workspace { root: dir.to_owned(), takes_in: member_by(krate, dir, workspace) });
             }
         } else if let Some(pointer) = manifest.get("package").and_then(|package| package.get("workspace")?.as_str()) {
-            // A member that says where its root is; cargo takes its word for what lies below it, too.
+            // A member that names its root; cargo applies this to the directories below it, too.
             let root = dir.join(pointer).canonicalize().ok()?;
             let manifest = self::manifest(&root)?;
             let takes_in = member_by(krate, &root, manifest.get("workspace")?.as_table()?);
@@ -40,8 +40,8 @@ pub(super) fn above(krate: &Path) -> Option<Workspace> {
 }
 
 impl Workspace {
-    /// The directory of another workspace, below this one's, that holds a dependency of a member: cargo takes dependencies below the root for
-    /// members, and can build neither of the two until this one excludes it.
+    /// Returns the directory of another workspace, below this one, that contains a dependency of a member. cargo considers dependencies
+    /// below the root to be members, and can build neither workspace until this one excludes it.
     pub(super) fn to_exclude(&self, dependency: &Path) -> Option<PathBuf> {
         let manifest = manifest(&self.root)?;
         let inner = above(dependency)?.root;
@@ -59,7 +59,7 @@ fn entries<'a>(workspace: &'a Table, key: &str) -> impl Iterator<Item = &'a str>
     workspace.get(key).and_then(toml::Value::as_array).into_iter().flatten().filter_map(toml::Value::as_str)
 }
 
-/// What lies below a directory of `exclude` and not below one of `members`; in both, stars are no globs.
+/// Whether a path is below a directory of `exclude` and not below one of `members`; in both, stars are literal.
 fn is_excluded(krate: &Path, root: &Path, workspace: &Table) -> bool {
     let is_below = |key| entries(workspace, key).any(|entry| krate.starts_with(root.join(entry)));
     is_below("exclude") && !is_below("members")
@@ -81,7 +81,7 @@ fn member_by(krate: &Path, root: &Path, workspace: &Table) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// Who takes `all/crates/words` in, with these files.
+    /// Returns the workspace that contains `all/crates/words`, with these files.
     fn found(files: &[(&str, &str)]) -> Option<(String, Option<String>)> {
         let dir = tempfile::tempdir().unwrap();
         let top = dir.path().canonicalize().unwrap();
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_excluded_is_looked_for_above() {
+    fn an_excluded_crate_may_belong_to_an_outer_workspace() {
         let excluded = "[workspace]\nmembers = [\"crates/*\"]\nexclude = [\"crates/words\"]";
         assert_eq!(found(&[("all", excluded)]), None);
         let outer = "[workspace]\nmembers = [\"all/crates/*\"]";
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_workspace_below_that_a_member_depends_on_is_to_be_excluded() {
+    fn an_inner_workspace_that_a_member_depends_on_must_be_excluded() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().canonicalize().unwrap();
         fs::create_dir_all(root.join("other/api")).unwrap();
@@ -133,7 +133,7 @@ mod tests {
         };
         assert_eq!(to_exclude("[workspace]\nmembers = [\"words\"]"), Some("other".into()));
         assert_eq!(to_exclude("[workspace]\nmembers = [\"words\"]\nexclude = [\"other\"]"), None);
-        // Of this workspace, and elsewhere.
+        // A dependency in this workspace, and one elsewhere.
         fs::remove_file(root.join("other/Cargo.toml")).unwrap();
         assert_eq!(to_exclude("[workspace]\nmembers = [\"words\"]"), None);
         assert_eq!(above(&root.join("words")).unwrap().to_exclude(Path::new("/elsewhere/api")), None);

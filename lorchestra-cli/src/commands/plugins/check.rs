@@ -1,5 +1,5 @@
-//! `plugins check`: all that an operator needs to know of a library before it is installed. What can be read of it is told, then it is loaded in
-//! a worker that does nothing else.
+//! `plugins check`: everything that an operator needs to know about a library before installing it. Prints its manifest, then loads it in a
+//! separate worker.
 
 use super::lock::Lock;
 use crate::commands::jobs;
@@ -19,7 +19,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// How long a library has to load.
+/// Default time limit for loading.
 const LIMIT: Duration = Duration::from_secs(10);
 
 pub(super) fn run(
@@ -30,7 +30,7 @@ pub(super) fn run(
     printer: &mut Printer,
 ) -> Result<Code, CommandError> {
     CommandError::unless_files_suffice()?;
-    // Loading is running: what would not be run from where it lies is not loaded from there, only read.
+    // Loading runs code, so a library in an untrusted place is only read.
     let (library, problem) = match Library::open(file) {
         Ok(library) => (Ok(library), None),
         Err(fault) if matches!(fault.reason, Reason::NotTrusted | Reason::LinkOut) => (Library::named(file), Some(fault)),
@@ -55,7 +55,7 @@ pub(super) fn run(
                 .map_err(|e| CommandError::not_started("cannot start the process that loads it", &e))?,
         ),
     };
-    let loaded = verdict.as_ref().map(words);
+    let loaded = verdict.as_ref().map(describe);
     if as_json {
         printer.json(&facts.as_value(file, problem.as_ref(), verdict.as_ref()));
     } else {
@@ -63,7 +63,7 @@ pub(super) fn run(
             Some(Ok(text) | Err(text)) => text.clone(),
             None => "not tried".to_owned(),
         };
-        facts.tell(file, &loads, printer);
+        facts.print(file, &loads, printer);
     }
     match (problem, loaded) {
         (Some(fault), _) => Err(CommandError::library(file, &fault)),
@@ -73,8 +73,8 @@ pub(super) fn run(
     }
 }
 
-/// What came of loading, good or bad.
-fn words(verdict: &Verdict) -> Result<String, String> {
+/// Describes the result of loading.
+fn describe(verdict: &Verdict) -> Result<String, String> {
     match verdict {
         Verdict::Loaded { took } => Ok(format!("in {:.1} ms", took.as_secs_f64() * 1e3)),
         Verdict::Refused(message) => Err(one_line(message)),
@@ -96,7 +96,7 @@ fn late(limit: Duration, stopped: Option<Stop>) -> String {
     format!("it was still loading after {}{stopped}", duration::show(limit))
 }
 
-/// What is known of the library without loading it.
+/// The properties of a library that are known without loading it.
 struct LibraryFacts<'a> {
     library: &'a Library,
     lock: Option<&'a Lock>,
@@ -108,11 +108,11 @@ impl LibraryFacts<'_> {
         self.catalog.find(&self.library.manifest().package).ok()
     }
 
-    /// What installing it would change.
+    /// Describes what installing it would change.
     fn change(&self) -> String {
         let Some(installed) = self.installed() else { return "not installed".to_owned() };
         let path = path_text(&installed.path);
-        // The file that was read just now: once is enough, it may have a gigabyte.
+        // The file itself, which has already been read and may have a gigabyte.
         if is_same_file(&installed.path, self.library.path()) {
             return format!("these very bytes, {path}");
         }
@@ -137,7 +137,7 @@ impl LibraryFacts<'_> {
         )
     }
 
-    fn tell(&self, file: &Path, loads: &str, printer: &mut Printer) {
+    fn print(&self, file: &Path, loads: &str, printer: &mut Printer) {
         let manifest = self.library.manifest();
         printer.line(path_text(file));
         let mut line = |what: &str, text: String| {

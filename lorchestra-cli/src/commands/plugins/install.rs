@@ -1,4 +1,4 @@
-//! `plugins install` and `plugins remove`: what changed, for those who call the jobs.
+//! `plugins install` and `plugins remove`, with a report of what changes for callers of the jobs.
 
 use super::lock::Lock;
 use crate::exit::Code;
@@ -7,7 +7,7 @@ use crate::printer::Printer;
 use crate::settings::Settings;
 use lorchestra_core::packages::catalog::Catalog;
 use lorchestra_core::packages::changes::{ChangedJob, Changes};
-use lorchestra_core::packages::install::{self, Before, InstallError, Installed};
+use lorchestra_core::packages::install::{self, InstallError, Installed, Previous};
 use lorchestra_core::packages::library::Library;
 use lorchestra_core::text::{self, one_line, path_text};
 use serde_json::{Value, json};
@@ -19,16 +19,16 @@ pub(super) fn install(
     settings: &Settings,
     printer: &mut Printer,
 ) -> Result<Code, CommandError> {
-    // All are looked at before the first one is installed; whoever's they are, they become this user's by being copied.
+    // All are checked before the first one is installed. Any owner is accepted, because a copy belongs to this user.
     let named = |file: &PathBuf| Library::named(file).map_err(|fault| CommandError::library(file, &fault));
     let libraries = files.iter().map(named).collect::<Result<Vec<_>, _>>()?;
     let lock = Lock::read(settings, printer);
-    let mut told = Vec::new();
+    let mut printed = Vec::new();
     let mut failed = None;
     for library in &libraries {
         match install::install(library, &settings.plugin_dirs) {
-            Ok(installed) if as_json => told.push(as_value(library, &installed, lock.as_ref())),
-            Ok(installed) => tell(library, &installed, lock.as_ref(), printer),
+            Ok(installed) if as_json => printed.push(as_value(library, &installed, lock.as_ref())),
+            Ok(installed) => print(library, &installed, lock.as_ref(), printer),
             Err(error) => {
                 failed = Some(CommandError::not_installed(&library.manifest().package, error));
                 break;
@@ -36,30 +36,30 @@ pub(super) fn install(
         }
     }
     if as_json {
-        printer.json(&json!({"schema": "lorchestra.plugins-install/1", "installed": told}));
+        printer.json(&json!({"schema": "lorchestra.plugins-install/1", "installed": printed}));
     }
     failed.map_or(Ok(Code::Success), Err)
 }
 
 fn changes(library: &Library, installed: &Installed) -> Changes {
     match &installed.before {
-        Before::Same => Changes::default(),
-        Before::Package(old) => Changes::between(Some(old), library.manifest()),
-        Before::Nothing | Before::Unusable(_) => Changes::between(None, library.manifest()),
+        Previous::Same => Changes::default(),
+        Previous::Package(old) => Changes::between(Some(old), library.manifest()),
+        Previous::Nothing | Previous::Unusable(_) => Changes::between(None, library.manifest()),
     }
 }
 
-fn tell(library: &Library, installed: &Installed, lock: Option<&Lock>, printer: &mut Printer) {
+fn print(library: &Library, installed: &Installed, lock: Option<&Lock>, printer: &mut Printer) {
     let manifest = library.manifest();
     let name = format!("{} {}", manifest.package, one_line(&manifest.version));
     let path = path_text(&installed.path);
-    if matches!(installed.before, Before::Same) {
+    if matches!(installed.before, Previous::Same) {
         printer.good(format_args!("{name} is already installed: {path}"));
     } else {
         printer.good(format_args!("{name} installed: {path}"));
-        tell_changes(library, installed, printer);
+        print_changes(library, installed, printer);
     }
-    // Of a lock that cannot be relied on all was said before.
+    // A problem with the lock file has already been reported.
     if let Some(lock @ (Lock::Read(_) | Lock::Missing)) = lock
         && let Err(fault) = lock.allows(library)
     {
@@ -70,24 +70,24 @@ fn tell(library: &Library, installed: &Installed, lock: Option<&Lock>, printer: 
     }
 }
 
-fn tell_changes(library: &Library, installed: &Installed, printer: &mut Printer) {
+fn print_changes(library: &Library, installed: &Installed, printer: &mut Printer) {
     let mut line = |what: &str, text: String| {
         let what = if what.is_empty() { String::new() } else { format!("{what}:") };
         printer.line(format_args!("  {what:10}{text}"));
     };
     line("sha256", library.sha256().to_owned());
     match &installed.before {
-        Before::Package(old) if old.version == library.manifest().version => {
+        Previous::Package(old) if old.version == library.manifest().version => {
             line("replaces", format!("other bytes of {} {}", old.package, one_line(&old.version)));
         }
-        Before::Package(old) => line("replaces", format!("{} {}", old.package, one_line(&old.version))),
-        Before::Unusable(problems) => {
+        Previous::Package(old) => line("replaces", format!("{} {}", old.package, one_line(&old.version))),
+        Previous::Unusable(problems) => {
             for problem in problems {
                 let reason = problem.reason.as_str();
                 line("replaces", format!("{}, which could not be used ({reason})", path_text(&problem.path)));
             }
         }
-        Before::Nothing | Before::Same => {}
+        Previous::Nothing | Previous::Same => {}
     }
     for path in &installed.removed {
         line("removes", path_text(path));
@@ -121,8 +121,8 @@ fn as_value(library: &Library, installed: &Installed, lock: Option<&Lock>) -> Va
         "version": manifest.version,
         "path": installed.path.display().to_string(),
         "sha256": library.sha256(),
-        "unchanged": matches!(installed.before, Before::Same),
-        "replaces": if let Before::Package(old) = &installed.before { Some(&old.version) } else { None },
+        "unchanged": matches!(installed.before, Previous::Same),
+        "replaces": if let Previous::Package(old) = &installed.before { Some(&old.version) } else { None },
         "removes": installed.removed.iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),
         "added": jobs(&changes.added),
         "removed": jobs(&changes.removed),

@@ -1,5 +1,5 @@
-//! plugins.lock as the commands for library files show it. They are how it comes to be, and how it is fixed: that it is missing or cannot
-//! be relied on keeps none of them. Reads the file; `run-job` and `jobs`, which are held to it, read it by themselves.
+//! plugins.lock for the commands that manage library files. These commands create and fix it, so none of them fails if it is missing or
+//! untrusted. `run-job` and `jobs`, which must enforce it, read it themselves.
 
 use crate::failure::CommandError;
 use crate::printer::Printer;
@@ -9,19 +9,18 @@ use lorchestra_core::packages::library::Library;
 use lorchestra_core::packages::lockfile::{Lockfile, LockfileError};
 use lorchestra_core::text::one_line;
 
-/// What can be said of a library, where there is a plugins.lock or only locked libraries may run.
+/// What plugins.lock says about libraries, if it exists or is required.
 pub(super) enum Lock {
-    /// What is in it.
+    /// Its contents.
     Read(Lockfile),
-    /// Only locked libraries may run, and there is none.
+    /// The file is required, and missing.
     Missing,
-    /// Only locked libraries may run, and what is in it means nothing: why, and what fixes that.
+    /// The file is required, and untrusted: the reason and the fix.
     Unreliable(FileFault),
 }
 
 impl Lock {
-    /// The file; `None` where there is none, or none that can be used, and nobody is held to it. What is wrong with it is told with its
-    /// fix.
+    /// Reads the file; `None` if it is missing or unusable and not required. Reports problems with their fixes.
     pub(super) fn read(settings: &Settings, printer: &mut Printer) -> Option<Self> {
         match Lockfile::read(&settings.lockfile) {
             Ok(Some(lock)) => Some(Self::Read(lock)),
@@ -39,12 +38,12 @@ impl Lock {
         }
     }
 
-    /// Whether these bytes are locked; if not, why.
+    /// Checks that these bytes are locked.
     pub(super) fn allows(&self, library: &Library) -> Result<(), FileFault> {
         self.read_lock()?.allows(library)
     }
 
-    /// The same, of the file of a package.
+    /// Checks the file of a package.
     pub(super) fn allows_file(&self, package: &Package) -> Result<(), FileFault> {
         self.read_lock()?.allows_file(package)
     }
@@ -60,13 +59,13 @@ impl Lock {
         }
     }
 
-    /// Makes what is not locked a problem.
+    /// Turns packages that are not locked into problems.
     pub(super) fn hold(&self, catalog: &mut Catalog) {
         catalog.apply_lockfile(|package| self.allows_file(package));
     }
 }
 
-/// Tells what is wrong with the file, and what fixes it, which is answered too.
+/// Reports what is wrong with the file and returns the fixes.
 pub(super) fn warn(error: LockfileError, printer: &mut Printer) -> Vec<String> {
     let CommandError { message, hints, .. } = error.into();
     let lines: Vec<String> = [message].into_iter().chain(hints.iter().map(|hint| format!("  {hint}"))).collect();

@@ -1,6 +1,6 @@
-//! `runs list`: runs of the history, newest first, as a table for people or as JSON lines.
+//! `runs list`: the runs in the history, newest first, as a table or as JSON lines.
 //!
-//! The table fits a terminal of 80 columns: a line for each run, and a second one for why it did not succeed.
+//! The table fits a terminal with 80 columns: one line for each run, and a second one with the reason if it did not succeed.
 
 use super::{duration, object};
 use crate::exit::Code;
@@ -16,11 +16,11 @@ use lorchestra_core::outcome::Cause;
 use lorchestra_core::store::{Run, RunFilter, RunQuery, RunState, Store, short_id};
 use lorchestra_core::text::{self, escaped, path_text};
 
-/// Columns before the second line of a run.
+/// Indentation of a run's second line.
 const INDENT: usize = 10;
-/// Columns for the name of a job, at least.
+/// Minimum width of a job's name.
 const NAME: usize = 20;
-/// Columns of the name and account together where nothing limits the line.
+/// Width of name and account together if the line is not limited.
 const WIDE: usize = 120;
 
 /// Filters and format of `runs list`.
@@ -59,7 +59,7 @@ pub(crate) struct RunList {
 }
 
 impl RunList {
-    /// The query for the store; `None` where nothing but the number of runs is limited.
+    /// Returns the query for the store; `None` if only the number of runs is limited.
     pub(crate) fn query(&self) -> Result<Option<RunQuery>, CommandError> {
         let state = self.state.as_deref().and_then(|name| RunState::ALL.into_iter().find(|state| state.as_str() == name));
         let (package, job) = match self.job.as_deref().and_then(|job| job.split_once('/')) {
@@ -118,7 +118,7 @@ pub(super) fn list(
     Ok(Code::Success)
 }
 
-/// Where was looked, and as whom: a person and cron often have different histories.
+/// Names the searched directory and the user: a person and cron often have different histories.
 fn none(settings: &Settings) -> String {
     format!("No runs yet (state directory {}, {}).", path_text(&settings.state_dir), settings.user())
 }
@@ -146,14 +146,14 @@ fn table(runs: &[Run], printer: &mut Printer) {
     }
 }
 
-/// `error: the message`
+/// Formats `error: the message`.
 pub(crate) fn why(run: &Run) -> Option<String> {
     let cause = run.cause?.as_str();
     let message = run.message.as_deref().map(text::first_line).filter(|message| !message.is_empty());
     Some(message.map_or_else(|| cause.to_owned(), |message| format!("{cause}: {message}")))
 }
 
-/// How a state looks where there is colour.
+/// The style of a state, if colour is used.
 pub(crate) fn style(state: RunState) -> Style {
     match state {
         RunState::Failed => BAD,

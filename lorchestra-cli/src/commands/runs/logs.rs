@@ -1,4 +1,4 @@
-//! `runs logs`: what a job printed, byte for byte, and what it traced.
+//! `runs logs`: a job's output, byte for byte, and its trace.
 
 use crate::exit::Code;
 use crate::failure::CommandError;
@@ -42,7 +42,7 @@ pub(super) fn logs(state: &StateDir, store: &Store, run: &Run, trace: bool, prin
     Ok(Code::Success)
 }
 
-/// Prints a trace in readable form; `false` if there is none.
+/// Prints a trace in readable form; returns `false` if there is none.
 fn print_trace(path: &Path, printer: &mut Printer) -> Result<bool, CommandError> {
     let mut any = false;
     for part in log::parts(path).unwrap_or_default() {
@@ -62,7 +62,7 @@ fn print_trace(path: &Path, printer: &mut Printer) -> Result<bool, CommandError>
     Ok(any)
 }
 
-/// Prints a log's bytes, and says where some are missing; `false` if there is no log.
+/// Prints a log's bytes, and notes missing ones; returns `false` if there is no log.
 fn copy(path: &Path, printer: &mut Printer) -> Result<bool, CommandError> {
     let failed =
         |path: &Path, e: std::io::Error| CommandError::new(Code::Failed, format!("{} cannot be read: {e}", path.display()));
@@ -72,7 +72,7 @@ fn copy(path: &Path, printer: &mut Printer) -> Result<bool, CommandError> {
     for part in &parts {
         let mut file = match part.open() {
             Ok(file) => file,
-            // Its run goes on, and has more by now: it is missing like those before it.
+            // The run continues and has removed this part: it counts as missing.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
             Err(e) => return Err(failed(&part.path, e)),
         };

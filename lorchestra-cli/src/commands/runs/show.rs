@@ -1,4 +1,4 @@
-//! `runs show`: everything that is recorded of one run, for a person from its outcome to its files, or as one JSON object.
+//! `runs show`: everything recorded about one run, from its outcome to its files, for people or as one JSON object.
 
 use super::{duration, object};
 use crate::exit::Code;
@@ -15,15 +15,15 @@ use serde_json::{Value, json};
 use std::io::{Read, Seek, SeekFrom};
 use std::time::Duration;
 
-/// Attempts that are shown, at most: the last ones.
+/// Maximum number of attempts to show: the last ones.
 const ATTEMPTS: usize = 20;
-/// Characters of a line about a parameter or an attempt, at most.
+/// Maximum length of a line about a parameter or an attempt, in characters.
 const LINE: usize = 120;
-/// Characters before the value of a line.
+/// Width of the names before values.
 const NAME: usize = 10;
-/// Lines of output that are shown: the last ones.
+/// Number of lines of output to show: the last ones.
 const OUTPUT: usize = 5;
-/// Bytes of output that are read for them.
+/// Number of bytes to read for them.
 const TAIL: u64 = 8 << 10;
 
 pub(super) fn show(
@@ -39,7 +39,7 @@ pub(super) fn show(
         .map(|to| Ok((to, store.backlog(to.name(), Some(&run.run_id))?)))
         .collect::<Result<_, CommandError>>()?;
     let attempts = store.attempts(&run.run_id)?;
-    // The run that was in the way of one that was skipped.
+    // The run that was in the way of a skipped one.
     let held_by = if run.state == RunState::Skipped { Some(store.held_by(&run.run_id)?) } else { None };
     let outputs: Vec<String> = attempts
         .iter()
@@ -86,7 +86,7 @@ pub(super) fn show(
         printer.json(&value);
         return Ok(Code::Success);
     }
-    // A value of several lines is one value: what is in it must not look like another.
+    // Indent the lines of a multi-line value, so that its text cannot look like another value.
     let indent = format!("\n{:NAME$} ", "");
     let mut row = |name: &str, value: &str| {
         printer.line(format!("{name:<NAME$} {}", printable(value).trim_end().replace('\n', &indent)).trim_end());
@@ -125,7 +125,7 @@ pub(super) fn show(
     }
     if let Ok(spec) = run.spec() {
         for (name, value) in &spec.params {
-            // A value may be a whole text; --json has all of it.
+            // A value may be a long text; --json shows all of it.
             row("parameter", &text::shortened(&printable(&format!("{name} = {value}")), LINE - NAME - 3));
         }
     }
@@ -159,7 +159,7 @@ pub(super) fn show(
     Ok(Code::Success)
 }
 
-/// When an attempt began and how it ended, a line each.
+/// Formats when an attempt started and how it ended, one line each.
 fn timeline(attempt: &Attempt) -> Vec<String> {
     let Attempt { attempt: n, started_at, ended_at, worker_pid, .. } = attempt;
     let worker = worker_pid.map(|pid| format!(" (worker pid {pid})")).unwrap_or_default();
@@ -197,7 +197,7 @@ fn last_lines(state: &StateDir, run: &Run) -> Vec<String> {
     lines[lines.len().saturating_sub(OUTPUT)..].iter().map(|line| text::shortened(line, LINE - NAME - 3)).collect()
 }
 
-/// What a run did to the bookmark; and where it left it, why.
+/// Describes a run's effect on the bookmark and, if the bookmark stays, why.
 fn bookmark(run: &Run, Moved { before, after }: Moved) -> String {
     match (before, after) {
         (before, Some(after)) => format!("{} → {}", before.map_or_else(|| "none".to_owned(), show::time), show::time(after)),

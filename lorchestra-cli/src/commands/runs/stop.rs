@@ -1,4 +1,4 @@
-//! `runs stop`: asks the supervisor of a run to end it, and waits until the end is recorded.
+//! `runs stop`: asks the supervisor of a run to stop it, and waits until its end is recorded.
 
 use crate::exit::Code;
 use crate::failure::CommandError;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 /// How long `runs stop` waits for the end of a run.
 const STOPPING: Duration = Duration::from_secs(60);
-/// The same, when the supervisor is dead and the run is to be closed: another command may be about to.
+/// How long to wait if the supervisor is dead and the run must be closed: another command may be closing it.
 const CLOSING: Duration = Duration::from_secs(15);
 
 pub(super) fn stop(
@@ -42,7 +42,7 @@ pub(super) fn stop(
         rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::TERM)
             .or_else(|e| if e == rustix::io::Errno::SRCH { Ok(()) } else { Err(e) })
             .map_err(|e| failed("cannot signal", e.into()))?;
-        // One that is stopped hears it only when it goes on.
+        // A stopped process handles the signal only after it is resumed.
         supervisor.resume_if_stopped().map_err(|e| failed("cannot resume", e))?;
     }
     let mut deadline = Instant::now() + STOPPING;
@@ -52,7 +52,7 @@ pub(super) fn stop(
             if worker_is_elsewhere(state, run) {
                 return Err(elsewhere(run));
             }
-            // Killed, now or between the look at the open runs and the one above: nobody but us ends the run.
+            // It was killed now, or after the open runs were checked: this command must close the run.
             was_alive = false;
             deadline = Instant::now() + CLOSING;
             let mut closed = close_all_abandoned(state, store)?;
@@ -91,7 +91,7 @@ pub(super) fn stop(
     }
 }
 
-/// A run whose supervisor lives where this process cannot see it.
+/// The error for a run whose supervisor is not visible to this process.
 fn elsewhere(run: &Run) -> CommandError {
     let what = format!(
         "run {} cannot be stopped from here: its supervisor lives in another PID namespace (a container)",

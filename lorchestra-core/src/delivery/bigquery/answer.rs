@@ -1,10 +1,11 @@
-//! What an answer means: every error of the client and every gRPC status as a [`DeliveryError`]. Talks to nobody; promises that nothing
-//! is called definite that may have been written, and that no text holds row contents (the callers pass the rows of a batch
-//! through [`super::redact`] first) or a token.
+//! Classifies answers: maps every error of the client and every gRPC status to a [`DeliveryError`]. Pure. Guarantees that no error is
+//! called definite if rows may have been written, and that no message contains row contents (callers pass messages through
+//! [`super::redact`] first) or a token.
 //!
-//! gcp-bigquery-client reads the body of a failure as Google's JSON and drops status and headers. An answer of another shape (a
-//! proxy's HTML 502, an empty 429) is a decode error without its status; so is a 200 that cannot be read. That is [`DeliveryError::Later`].
-//! Rows are therefore sent past it (see [`super::rest`]), where a 413 is seen as one and a Retry-After is kept, as gRPC's RetryInfo is.
+//! gcp-bigquery-client parses the body of an error as Google's JSON and drops status and headers. A response of another form (a proxy's
+//! HTML 502, an empty 429) becomes a decode error without a status, and so does an unreadable 200; both map to [`DeliveryError::Later`].
+//! Rows are therefore sent without the client (see [`super::rest`]), so that a 413 is recognized and a Retry-After is kept, as is gRPC's
+//! RetryInfo.
 
 use super::redact::one_line;
 use crate::delivery::{DeliveryError, Landed, RefusedRow};
@@ -18,17 +19,23 @@ use std::error::Error;
 use std::time::Duration;
 use tonic::Code;
 
-/// Worth another try, nothing known of its size.
+/// A retryable error that says nothing about the request's size.
 pub(super) fn later(reason: String) -> DeliveryError {
     DeliveryError::Later { reason, after: None, perhaps_request: false }
 }
 
-/// No answer in time.
+/// A timeout.
 pub(super) fn too_late(about: &str, limit: Duration) -> DeliveryError {
     later(format!("{about}: no answer within {} s", limit.as_secs_f32()))
 }
 
-/// The cause below all others: the one that helps ("connection refused", "invalid peer certificate: UnknownIssuer").
+/// A timeout of a request with rows: on a slow line, fewer of them may get through.
+pub(super) fn rows_too_late(about: &str, limit: Duration) -> DeliveryError {
+    let reason = format!("{about}: no answer within {} s", limit.as_secs_f32());
+    DeliveryError::Later { reason, after: None, perhaps_request: true }
+}
+
+/// Returns the innermost cause, which is the helpful one ("connection refused", "invalid peer certificate: UnknownIssuer").
 pub(super) fn cause(error: &(dyn Error + 'static)) -> String {
     let mut deepest = error;
     while let Some(next) = deepest.source() {
@@ -37,7 +44,7 @@ pub(super) fn cause(error: &(dyn Error + 'static)) -> String {
     one_line(&deepest.to_string())
 }
 
-/// An error of a REST call. `about` is the table, or what else was asked for.
+/// Classifies an error of a REST call. `about` is the table, or another subject.
 pub(super) fn rest(about: &str, error: &BQError) -> DeliveryError {
     match error {
         BQError::ResponseError { error } => {
@@ -47,12 +54,12 @@ pub(super) fn rest(about: &str, error: &BQError) -> DeliveryError {
             http(about, *code, &reasons, message, None)
         }
         BQError::RequestError(error) => request(about, error),
-        // The token is asked for before each call: of these none is expected.
+        // Tokens are fetched before each call, so none of these is expected.
         other => DeliveryError::Denied(format!("{about}: {}", one_line(&other.to_string()))),
     }
 }
 
-/// A failure below the API: no answer, or one that is none of the API's.
+/// Classifies a failure below the API: no response, or one that is not from the API.
 pub(super) fn request(about: &str, error: &reqwest::Error) -> DeliveryError {
     if error.is_builder() {
         return DeliveryError::Denied(format!("{about}: {}", cause(error)));
@@ -63,7 +70,7 @@ pub(super) fn request(about: &str, error: &reqwest::Error) -> DeliveryError {
     later(format!("{about}: {}", unanswered(error)))
 }
 
-/// What became of a request without an answer, with the host but without the rest of the address.
+/// Describes a failed request, with the host but without the rest of the address.
 pub(super) fn unanswered(error: &reqwest::Error) -> String {
     let how = if error.is_connect() {
         "no connection to"
@@ -76,7 +83,7 @@ pub(super) fn unanswered(error: &reqwest::Error) -> String {
     format!("{how} {authority}: {}", cause(error))
 }
 
-/// An answer by HTTP code and Google's reasons.
+/// Classifies a response by HTTP code and Google's reasons.
 pub(super) fn http(about: &str, code: i64, reasons: &[&str], message: &str, after: Option<Duration>) -> DeliveryError {
     let has = |known: &[&str]| reasons.iter().any(|reason| known.contains(reason));
     let named = reasons.first().map(|reason| format!(" {reason}")).unwrap_or_default();
@@ -97,7 +104,7 @@ pub(super) fn http(about: &str, code: i64, reasons: &[&str], message: &str, afte
     }
 }
 
-/// Reasons that pass by themselves, whatever code they come with.
+/// Reasons that are temporary, whatever code they come with.
 const RETRYABLE: [&str; 10] = [
     "rateLimitExceeded",
     "userRateLimitExceeded",
@@ -111,7 +118,7 @@ const RETRYABLE: [&str; 10] = [
     "timeout",
 ];
 
-/// What BigQuery says of a request over its limit. Not of a quota, whose words are much the same.
+/// Whether BigQuery's message means that the request exceeds a size limit. Excludes quotas, whose messages are similar.
 fn too_large(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
     if ["quota", "throughput", "rate limit", "per second", "per minute"].iter().any(|word| message.contains(word)) {
@@ -122,14 +129,15 @@ fn too_large(message: &str) -> bool {
     size.iter().any(|word| message.contains(word)) && over.iter().any(|word| message.contains(word))
 }
 
-/// What gRPC libraries say of a message over their limit. Their code for it is the one of quotas.
+/// Whether a message of a gRPC library means that a message exceeds its size limit. The code is the same as for quotas.
 fn message_too_large(lower: &str) -> bool {
     ["larger than max", "message length too large", "exceeds maximum size"].iter().any(|words| lower.contains(words))
 }
 
-/// insertAll's row errors: nothing of the request was written, for invalid rows are not skipped.
+/// Classifies insertAll's row errors. Nothing of the request was written, because invalid rows are not skipped.
 ///
-/// `rows` were sent; `stopped` ones are bystanders. A row that only a passing fault hit is not refused. None: there is no error among them.
+/// `rows` were sent; rows with the reason `stopped` are not the cause. A row with only a temporary fault is not refused. Returns `None` if
+/// there is no error.
 pub(super) fn inserted(
     about: &str,
     rows: usize,
@@ -153,7 +161,7 @@ pub(super) fn inserted(
         let message = error.message.as_deref().unwrap_or_default();
         let message = index.map_or_else(String::new, |index| hide(index, message));
         let text = format!("{}{location}: {message}", reason_of(at));
-        // The column is not there (any more): a fact of the table, not of the row.
+        // The column does not exist (any more): a property of the table, not of the row.
         if error.message.as_deref().is_some_and(|message| message.to_ascii_lowercase().starts_with("no such field")) {
             return Some(DeliveryError::LayoutChanged(format!("{about}: {text}")));
         }
@@ -178,7 +186,7 @@ pub(super) fn inserted(
     }
 }
 
-/// Which call of the Storage Write API was answered: NOT_FOUND means another thing to each.
+/// The operation of the Storage Write API that was answered: NOT_FOUND has a different meaning for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Operation {
     Create,
@@ -193,7 +201,7 @@ pub(super) struct ServerError {
     message: String,
     storage: Vec<StorageErrorCode>,
     after: Option<Duration>,
-    /// Without details it may be a proxy's answer.
+    /// Without details it may come from a proxy.
     bare: bool,
 }
 
@@ -228,31 +236,31 @@ impl From<rpc::Status> for ServerError {
 impl From<&tonic::Status> for ServerError {
     fn from(status: &tonic::Status) -> Self {
         let inner = rpc::Status::decode(status.details()).unwrap_or_default();
-        // A failure to connect is told by its cause only.
+        // A failure to connect is described only by its cause.
         let message = status.source().map_or_else(|| status.message().to_owned(), cause);
         let mut fault = Self::from(rpc::Status { code: status.code() as i32, message, details: inner.details });
-        // A connection that broke says nothing of a size.
+        // A broken connection says nothing about size.
         fault.bare &= status.source().is_none();
         fault
     }
 }
 
-/// How the client's generated code begins, when the channel is dead.
+/// The prefix of the error of the client's generated code when the channel is dead.
 const NOT_READY: &str = "service was not ready";
 
-/// The channel itself has ended: no call over it will ever go out.
+/// Whether the channel itself has ended, so that no call over it can succeed.
 pub(super) fn channel_is_dead(status: &tonic::Status) -> bool {
     status.message().to_ascii_lowercase().starts_with(NOT_READY)
 }
 
 impl ServerError {
-    /// The message, with what `hide` takes out of it.
+    /// Redacts the message with `hide`.
     pub(super) fn hide(mut self, hide: impl Fn(&str) -> String) -> Self {
         self.message = hide(&self.message);
         self
     }
 
-    /// What it means. Ok only for an append whose rows are at their offset already.
+    /// Classifies the error. Returns `Ok` only for an append whose rows are already at their offset.
     pub(super) fn meaning(self, about: &str, call: Operation) -> Result<Landed, DeliveryError> {
         use StorageErrorCode as S;
         let text = format!("{about}: {:?}: {}", self.code, one_line(&self.message));
@@ -282,14 +290,14 @@ impl ServerError {
         Err(match self.code {
             Code::AlreadyExists if call == Operation::Append => return Ok(Landed::Before),
             Code::InvalidArgument if too_large(&lower) => DeliveryError::TooLarge(text),
-            // gRPC libraries answer so to a message over their own limit.
+            // gRPC libraries return this for a message over their own limit.
             Code::OutOfRange | Code::ResourceExhausted if message_too_large(&lower) => DeliveryError::TooLarge(text),
             Code::OutOfRange => DeliveryError::StreamDamaged(text),
-            // A proxy's 413 has no code of its own in gRPC.
+            // gRPC has no code for a proxy's 413.
             Code::Unknown | Code::Internal if self.bare && lower.ends_with("http status code 413") => {
                 DeliveryError::TooLarge(text)
             }
-            // It may be a row on which the server stumbles.
+            // A row may be what makes the server fail.
             Code::Internal if call == Operation::Append => retry(text, true),
             Code::Unknown if lower.starts_with(NOT_READY) => retry(text, false),
             Code::Unknown => retry(text, self.bare),
@@ -301,7 +309,7 @@ impl ServerError {
                 }
             }
             Code::InvalidArgument | Code::FailedPrecondition if schema_mismatch(&lower) => DeliveryError::LayoutChanged(text),
-            // A server that was started again, or that never had it. Of finalize's request nothing but the name can be wrong.
+            // A restarted server, or one that never had the stream. In a finalize request only the name can be invalid.
             Code::InvalidArgument | Code::FailedPrecondition if call != Operation::Create && unknown_stream(&lower) => {
                 DeliveryError::StreamGone(text)
             }
@@ -324,7 +332,7 @@ impl ServerError {
     }
 }
 
-/// How servers name a stream that they do not have, next to NOT_FOUND.
+/// How servers describe an unknown stream, other than by NOT_FOUND.
 fn unknown_stream(lower: &str) -> bool {
     ["invalid stream name", "entity not found", "entity was not found", "stream not found"]
         .iter()

@@ -1,5 +1,5 @@
-//! The columns of an event: as a table of ours has them, and as the table that is there has them. Talks to nobody; promises that
-//! a [`Layout`] names no column that the table lacks, and each with a type that its values fit.
+//! The columns of an event: those of a table that lorchestra creates, and those of an existing table. Pure. Guarantees that a [`Layout`]
+//! names only columns that the table has, each with a type that fits its values.
 
 use super::redact::one_line;
 use crate::delivery::DeliveryError;
@@ -23,7 +23,7 @@ pub(super) enum Field {
     Job,
 }
 
-/// A column as we make it.
+/// A column as lorchestra creates it.
 #[derive(Debug)]
 pub(super) struct Column {
     pub(super) field: Field,
@@ -60,7 +60,7 @@ pub(super) const ENVELOPE: [Column; 12] = [
     column(Field::Job, "job", "STRING", false, "Second half of source"),
 ];
 
-/// A column of the table that is there.
+/// A column of the existing table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ExistingColumn {
     pub(super) name: String,
@@ -74,14 +74,14 @@ impl ExistingColumn {
     }
 }
 
-/// How a value is written.
+/// The encoding of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wire {
-    /// As it is.
+    /// Unchanged text.
     Text,
     /// Microseconds since 1970.
     Micros,
-    /// RFC 3339 with microseconds and `Z`: the time in a STRING column.
+    /// RFC 3339 with microseconds and `Z`: a time in a STRING column.
     Rfc3339,
     /// An integer.
     Whole,
@@ -98,18 +98,18 @@ pub(super) struct Placed {
     pub(super) tag: u32,
 }
 
-/// Which values go to which columns of one table.
+/// The mapping of values to the columns of one table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Layout {
     columns: Vec<Placed>,
 }
 
 impl Layout {
-    /// From the table's columns. Columns of the table that are not ours are passed over, ours that it lacks are left out; but
-    /// `event_id` it must have, for all promises rest on it.
+    /// Creates the mapping from the table's columns. Ignores foreign columns and skips missing ones; only `event_id` is required, because
+    /// all delivery guarantees depend on it.
     ///
     /// # Errors
-    /// [`DeliveryError::Denied`], naming table, column and fix.
+    /// [`DeliveryError::Denied`], which names table, column and fix.
     pub(super) fn read(table: &str, found: &[ExistingColumn]) -> Result<Self, DeliveryError> {
         let mut layout = Self { columns: Vec::new() };
         for column in &ENVELOPE {
@@ -120,7 +120,7 @@ impl Layout {
                 let (name, kind, mode) = (one_line(&there.name), one_line(&there.kind), &there.mode);
                 let mode = if mode == "REPEATED" { "REPEATED " } else { "" };
                 DeliveryError::Denied(format!(
-                    "{table}: column {name} is {mode}{kind}, and {} is needed: give the events a table of their own",
+                    "{table}: column {name} is {mode}{kind}, but {} is required: use a separate table for events",
                     column.kind
                 ))
             })?;
@@ -129,14 +129,14 @@ impl Layout {
         }
         if layout.name_of(Field::EventId).is_none() {
             return Err(DeliveryError::Denied(format!(
-                "{table}: no column event_id: it is no table of events; `lorchestra events setup` adds it"
+                "{table}: no column event_id: it is not an events table; `lorchestra events setup` adds it"
             )));
         }
         for there in found {
             if there.mode == "REQUIRED" && !ENVELOPE.iter().any(|column| there.name.eq_ignore_ascii_case(column.name)) {
                 let name = one_line(&there.name);
                 return Err(DeliveryError::Denied(format!(
-                    "{table}: column {name} is REQUIRED, and events have nothing for it: make it NULLABLE"
+                    "{table}: column {name} is REQUIRED, but events have no value for it: make it NULLABLE"
                 )));
             }
         }
@@ -147,18 +147,18 @@ impl Layout {
         &self.columns
     }
 
-    /// The table's spelling of a column of ours.
+    /// The table's spelling of a column.
     pub(super) fn name_of(&self, field: Field) -> Option<&str> {
         self.columns.iter().find(|column| column.field == field).map(|column| column.name.as_str())
     }
 
-    /// The table's spelling of a column of ours that is a TIMESTAMP there.
+    /// The table's spelling of a column that is a TIMESTAMP there.
     pub(super) fn timestamp(&self, field: Field) -> Option<&str> {
         let is = |column: &&Placed| column.field == field && column.wire == Wire::Micros;
         self.columns.iter().find(is).map(|column| column.name.as_str())
     }
 
-    /// The row's message type, for the Storage Write API.
+    /// The row's message type for the Storage Write API.
     pub(super) fn descriptor(&self) -> DescriptorProto {
         let field = |column: &Placed| FieldDescriptorProto {
             name: Some(column.name.clone()),
@@ -197,7 +197,7 @@ fn wire(field: Field, there: &ExistingColumn) -> Option<Wire> {
 pub(super) mod tests {
     use super::*;
 
-    /// The table as setup makes it.
+    /// The table as created by setup.
     pub(in super::super) fn ours() -> Vec<ExistingColumn> {
         ENVELOPE
             .iter()
@@ -207,7 +207,7 @@ pub(super) mod tests {
             .collect()
     }
 
-    /// The Python tool's table: eight columns, the time as a string.
+    /// The table of the Python tool: eight columns, the time as a string.
     pub(in super::super) fn old() -> Vec<ExistingColumn> {
         let mut found = ours();
         found.truncate(8);
@@ -274,7 +274,7 @@ pub(super) mod tests {
         let text = with(ExistingColumn::new("tenant", "STRING", Some("REQUIRED")));
         assert!(text.contains("p.d.t: column tenant is REQUIRED"), "{text}");
         let text = with(ExistingColumn::new("created_at", "DATE", None));
-        assert!(text.contains("created_at is DATE, and TIMESTAMP is needed"), "{text}");
+        assert!(text.contains("created_at is DATE, but TIMESTAMP is required"), "{text}");
         let text = with(ExistingColumn::new("payload", "STRING", Some("REPEATED")));
         assert!(text.contains("payload is REPEATED STRING"), "{text}");
         let text = with(ExistingColumn::new("source", "JSON", None));

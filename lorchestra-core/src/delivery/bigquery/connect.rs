@@ -1,6 +1,5 @@
-//! How connections are made: one connector for the gRPC channel and for a service account's token requests, one kind of HTTP
-//! client for the rest. Owns timeouts and the proxy of HTTPS_PROXY; reads no environment. Promises that a proxy's password is in
-//! no error and no Debug.
+//! Connections: one connector for the gRPC channel and for a service account's token requests, and HTTP clients for everything else. Owns
+//! timeouts and the proxy of HTTPS_PROXY; reads no environment. Guarantees that a proxy's password is in no error and no Debug output.
 
 use crate::delivery::DeliveryError;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -16,24 +15,27 @@ use tonic::codegen::http::{HeaderMap, Uri};
 use tonic::codegen::{BoxFuture, Service, StdError};
 
 const KEEPALIVE: Duration = Duration::from_secs(60);
-/// No connection takes longer, however long an answer may.
-const CONNECT_AT_MOST: Duration = Duration::from_secs(5);
+/// Maximum time for connecting, however long an answer may take.
+const MAX_CONNECT_TIME: Duration = Duration::from_secs(5);
 
-/// Checked settings of connections.
+/// Validated connection settings.
 #[derive(Clone)]
-pub(super) struct Dialing {
+pub(super) struct ConnectSettings {
     timeout: Duration,
     proxy: Option<String>,
     no_proxy: Option<String>,
 }
 
-impl fmt::Debug for Dialing {
+impl fmt::Debug for ConnectSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Dialing").field("timeout", &self.timeout).field("proxy", &self.proxy.is_some()).finish_non_exhaustive()
+        f.debug_struct("ConnectSettings")
+            .field("timeout", &self.timeout)
+            .field("proxy", &self.proxy.is_some())
+            .finish_non_exhaustive()
     }
 }
 
-impl Dialing {
+impl ConnectSettings {
     /// `proxy` as in HTTPS_PROXY, with or without `http://`; `no_proxy` as in NO_PROXY.
     pub(super) fn new(timeout: Duration, proxy: Option<&str>, no_proxy: Option<&str>) -> Result<Self, DeliveryError> {
         let wrong = |why: &str| DeliveryError::Denied(format!("HTTPS_PROXY: {why}: give http://host:port"));
@@ -44,7 +46,7 @@ impl Dialing {
                 let url = if text.contains("://") { text } else { format!("http://{text}") };
                 let uri: Uri = url.parse().map_err(|_| wrong("not an address"))?;
                 if uri.scheme_str() != Some("http") {
-                    return Err(wrong("only proxies spoken to by plain HTTP are supported"));
+                    return Err(wrong("only http:// proxies are supported"));
                 }
                 if uri.host().is_none_or(str::is_empty) {
                     return Err(wrong("no host"));
@@ -55,18 +57,18 @@ impl Dialing {
         Ok(Self { timeout, proxy, no_proxy: set(no_proxy) })
     }
 
-    /// The limit of one request, and of one method.
+    /// Time limit of one request, and of one method.
     pub(super) fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// The limit of making a connection.
+    /// Time limit for connecting.
     pub(super) fn connect_timeout(&self) -> Duration {
-        self.timeout.min(CONNECT_AT_MOST)
+        self.timeout.min(MAX_CONNECT_TIME)
     }
 
-    /// The connector of the channel and of the token requests.
-    pub(super) fn dialer(&self) -> Dialer {
+    /// Returns the connector for the channel and for token requests.
+    pub(super) fn connector(&self) -> Connector {
         let mut direct = HttpConnector::new();
         direct.enforce_http(false);
         direct.set_nodelay(true);
@@ -76,13 +78,13 @@ impl Dialing {
             .https(self.proxy.clone().unwrap_or_default())
             .no(self.no_proxy.clone().unwrap_or_default())
             .build();
-        Dialer { direct, proxies: Arc::new(proxies), limit: self.connect_timeout() }
+        Connector { direct, proxies: Arc::new(proxies), limit: self.connect_timeout() }
     }
 
-    /// An HTTP client with our timeouts. It follows no redirect: none is expected, and requests carry secrets.
+    /// Returns an HTTP client with our timeouts. It follows no redirect: none is expected, and requests carry secrets.
     ///
-    /// `plain`: for a plain-text server, an emulator or the metadata server: no proxy, and no search for root certificates, which
-    /// takes time and may find none.
+    /// `plain`: for a plain-text server, such as an emulator or the metadata server. Then it uses no proxy, and does not load root
+    /// certificates, which takes time and may find none.
     pub(super) fn http(&self, headers: HeaderMap, plain: bool) -> Result<reqwest::Client, DeliveryError> {
         let mut builder = reqwest::Client::builder()
             .timeout(self.timeout)
@@ -108,21 +110,21 @@ impl Dialing {
     }
 }
 
-/// Connects to a host, or through the proxy to it.
+/// Connects to a host, directly or through the proxy.
 #[derive(Clone)]
-pub(super) struct Dialer {
+pub(super) struct Connector {
     direct: HttpConnector,
     proxies: Arc<Matcher>,
     limit: Duration,
 }
 
-impl fmt::Debug for Dialer {
+impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Dialer").field("limit", &self.limit).finish_non_exhaustive()
+        f.debug_struct("Connector").field("limit", &self.limit).finish_non_exhaustive()
     }
 }
 
-impl Service<Uri> for Dialer {
+impl Service<Uri> for Connector {
     type Response = TokioIo<TcpStream>;
     type Error = StdError;
     type Future = BoxFuture<Self::Response, Self::Error>;
@@ -136,7 +138,7 @@ impl Service<Uri> for Dialer {
         let mut direct = self.direct.clone();
         let limit = self.limit;
         Box::pin(async move {
-            let dialing = async {
+            let connecting = async {
                 let Some(proxy) = proxy else { return direct.call(to).await.map_err(StdError::from) };
                 let mut tunnel = Tunnel::new(proxy.uri().clone(), direct);
                 if let Some(auth) = proxy.basic_auth() {
@@ -144,8 +146,8 @@ impl Service<Uri> for Dialer {
                 }
                 tunnel.call(to).await.map_err(|error| StdError::from(format!("through the proxy: {error}")))
             };
-            // The connector limits the TCP handshake alone, not the proxy's answer.
-            tokio::time::timeout(limit, dialing).await.map_err(|_| StdError::from("no connection in time"))?
+            // The connector limits only the TCP handshake, not the proxy's answer.
+            tokio::time::timeout(limit, connecting).await.map_err(|_| StdError::from("no connection in time"))?
         })
     }
 }
@@ -156,7 +158,7 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
 
-    /// A proxy that grants one tunnel, and tells what it was asked.
+    /// A proxy that accepts one tunnel, and returns the request it received.
     fn proxy() -> (String, std::thread::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -174,17 +176,17 @@ mod tests {
         (address, serving)
     }
 
-    fn dial(dialing: &Dialing, to: &str) -> Result<TokioIo<TcpStream>, StdError> {
+    fn dial(settings: &ConnectSettings, to: &str) -> Result<TokioIo<TcpStream>, StdError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(dialing.dialer().call(to.parse().unwrap()))
+        runtime.block_on(settings.connector().call(to.parse().unwrap()))
     }
 
     #[test]
     fn https_goes_through_the_proxy() {
         let (address, serving) = proxy();
-        let dialing = Dialing::new(Duration::from_secs(9), Some(&format!("http://me:hunter2@{address}")), None).unwrap();
-        assert!(!format!("{dialing:?} {:?}", dialing.dialer()).contains("hunter2"));
-        dial(&dialing, "https://storage.example").unwrap();
+        let settings = ConnectSettings::new(Duration::from_secs(9), Some(&format!("http://me:hunter2@{address}")), None).unwrap();
+        assert!(!format!("{settings:?} {:?}", settings.connector()).contains("hunter2"));
+        dial(&settings, "https://storage.example").unwrap();
         let asked = serving.join().unwrap();
         assert!(asked.starts_with("CONNECT storage.example:443 HTTP/1.1\r\n"), "{asked}");
         // me:hunter2
@@ -195,25 +197,25 @@ mod tests {
     fn plain_text_and_no_proxy_go_directly() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let target = listener.local_addr().unwrap();
-        // Nobody is there: what goes through it fails.
+        // Nothing listens there: connections through the proxy fail.
         let dead = Some("127.0.0.1:1");
-        let dialing = Dialing::new(Duration::from_secs(9), dead, None).unwrap();
-        assert!(dial(&dialing, &format!("http://{target}")).is_ok());
-        let text = dial(&dialing, &format!("https://{target}")).unwrap_err().to_string();
+        let settings = ConnectSettings::new(Duration::from_secs(9), dead, None).unwrap();
+        assert!(dial(&settings, &format!("http://{target}")).is_ok());
+        let text = dial(&settings, &format!("https://{target}")).unwrap_err().to_string();
         assert!(text.starts_with("through the proxy: "), "{text}");
-        let dialing = Dialing::new(Duration::from_secs(9), dead, Some("10.0.0.1,127.0.0.1")).unwrap();
-        assert!(dial(&dialing, &format!("https://{target}")).is_ok());
+        let settings = ConnectSettings::new(Duration::from_secs(9), dead, Some("10.0.0.1,127.0.0.1")).unwrap();
+        assert!(dial(&settings, &format!("https://{target}")).is_ok());
     }
 
     #[test]
     fn limits_and_refused_proxies() {
-        let dialing = |seconds| Dialing::new(Duration::from_secs(seconds), None, None).unwrap();
-        assert_eq!(dialing(2).connect_timeout(), Duration::from_secs(2));
-        assert_eq!(dialing(60).connect_timeout(), Duration::from_secs(5));
+        let settings = |seconds| ConnectSettings::new(Duration::from_secs(seconds), None, None).unwrap();
+        assert_eq!(settings(2).connect_timeout(), Duration::from_secs(2));
+        assert_eq!(settings(60).connect_timeout(), Duration::from_secs(5));
         for proxy in ["https://me:hunter2@proxy", "socks5://me:hunter2@proxy", "http://me:hunter2 @"] {
-            let refusal = Dialing::new(Duration::from_secs(1), Some(proxy), None).unwrap_err().to_string();
+            let refusal = ConnectSettings::new(Duration::from_secs(1), Some(proxy), None).unwrap_err().to_string();
             assert!(refusal.starts_with("HTTPS_PROXY: ") && !refusal.contains("hunter2"), "{refusal}");
         }
-        assert!(Dialing::new(Duration::from_secs(1), Some(" "), None).unwrap().proxy.is_none());
+        assert!(ConnectSettings::new(Duration::from_secs(1), Some(" "), None).unwrap().proxy.is_none());
     }
 }

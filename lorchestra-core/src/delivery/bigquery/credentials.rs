@@ -1,6 +1,6 @@
-//! Who we are to Google: found where Google's own tools look. Reads one file, and gcloud's configuration; talks to no network (tokens
-//! are [`super::token`]'s). Promises that what is secret in them is in no error and no Debug, and that what cannot be used says in
-//! one sentence what was tried and how to fix it.
+//! Finds Google credentials where Google's own tools look. Reads one file and gcloud's configuration; makes no network request
+//! ([`super::token`] fetches tokens). Guarantees that secrets are in no error and no Debug output, and that the error for unusable
+//! credentials says in one sentence what was tried and how to fix it.
 
 use crate::delivery::DeliveryError;
 use gcp_bigquery_client::yup_oauth2::ServiceAccountKey;
@@ -11,30 +11,30 @@ use std::io;
 use std::path::{Path, PathBuf};
 use tonic::codegen::http::Uri;
 
-/// Where credentials are looked for: the file, else gcloud's file, else the metadata server.
+/// Where to look for credentials: the file, or else gcloud's file, or else the metadata server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CredentialSources {
-    /// GOOGLE_APPLICATION_CREDENTIALS. When given, it alone counts.
+    /// GOOGLE_APPLICATION_CREDENTIALS. If set, only this file counts.
     pub file: Option<PathBuf>,
-    /// gcloud's directory, with `application_default_credentials.json` and its configurations; need not exist.
+    /// gcloud's directory with `application_default_credentials.json` and its configurations; it need not exist.
     pub gcloud: Option<PathBuf>,
-    /// CLOUDSDK_ACTIVE_CONFIG_NAME: which of gcloud's configurations counts.
+    /// CLOUDSDK_ACTIVE_CONFIG_NAME: the active configuration of gcloud.
     pub gcloud_configuration: Option<String>,
-    /// CLOUDSDK_CORE_PROJECT: wins over the project of gcloud's configuration.
+    /// CLOUDSDK_CORE_PROJECT: takes precedence over the project of gcloud's configuration.
     pub gcloud_project: Option<String>,
-    /// GOOGLE_CLOUD_QUOTA_PROJECT: wins over the `quota_project_id` of a file.
+    /// GOOGLE_CLOUD_QUOTA_PROJECT: takes precedence over the `quota_project_id` of a file.
     pub quota_project: Option<String>,
-    /// GOOGLE_CLOUD_UNIVERSE_DOMAIN: wins over the `universe_domain` of a file.
+    /// GOOGLE_CLOUD_UNIVERSE_DOMAIN: takes precedence over the `universe_domain` of a file.
     pub universe_domain: Option<String>,
-    /// Whether the metadata server of Google's machines may be asked.
+    /// Whether to query the metadata server of Google's machines.
     pub metadata: bool,
-    /// GCE_METADATA_HOST: its `host` or `host:port`.
+    /// GCE_METADATA_HOST: `host` or `host:port` of the metadata server.
     pub metadata_host: Option<String>,
 }
 
-/// What was found.
+/// The credentials that were found.
 pub(super) enum Credentials {
-    /// A plain-text endpoint: an emulator.
+    /// For a plain-text endpoint, such as an emulator.
     None,
     ServiceAccount {
         file: PathBuf,
@@ -47,25 +47,25 @@ pub(super) enum Credentials {
     Metadata {
         host: String,
     },
-    /// A form whose tokens Google's own crate fetches.
+    /// A kind of credentials whose tokens Google's own crate fetches.
     Federated {
         file: PathBuf,
         form: Form,
-        /// The file's content: secret.
+        /// The contents of the file, which are secret.
         json: Box<Value>,
     },
 }
 
-/// The forms that are left to Google's crate.
+/// The kinds of credentials that Google's crate handles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
-    /// Workload identity federation: a token of somebody else's, exchanged.
+    /// Workload identity federation: exchanges another provider's token.
     ExternalAccount,
-    /// Workforce identity federation, of `gcloud auth application-default login --login-config`.
+    /// Workforce identity federation, from `gcloud auth application-default login --login-config`.
     ExternalAccountAuthorizedUser,
-    /// Of `gcloud auth application-default login --impersonate-service-account`.
+    /// From `gcloud auth application-default login --impersonate-service-account`.
     ImpersonatedServiceAccount,
-    /// A key of another universe, where tokens are signed and not fetched.
+    /// A key for another universe, where tokens are signed and not fetched.
     ServiceAccount,
 }
 
@@ -80,15 +80,15 @@ impl Form {
     }
 }
 
-/// What was found, and what goes with it.
+/// Credentials with related settings.
 #[derive(Debug)]
 pub(super) struct ResolvedCredentials {
     pub(super) credentials: Credentials,
-    /// The project, where file or gcloud name one.
+    /// The project, if the file or gcloud names one.
     pub(super) project: Option<String>,
-    /// The project that pays for the requests, if one is named.
+    /// The project to bill for requests, if one is named.
     pub(super) quota_project: Option<String>,
-    /// Where Google's services are, if not at googleapis.com.
+    /// The domain of Google's services, if it is not googleapis.com.
     pub(super) universe_domain: Option<String>,
 }
 
@@ -100,12 +100,12 @@ impl ResolvedCredentials {
     }
 }
 
-/// The universe that all of this is written for is none that has to be named.
+/// Returns `None` for the default universe.
 fn universe(domain: Option<String>) -> Option<String> {
     domain.map(|domain| domain.trim().to_owned()).filter(|domain| !domain.is_empty() && domain != "googleapis.com")
 }
 
-/// The form `authorized_user`, of `gcloud auth application-default login`.
+/// Credentials of the form `authorized_user`, from `gcloud auth application-default login`.
 #[derive(Deserialize)]
 pub(super) struct User {
     pub(super) client_id: String,
@@ -132,7 +132,7 @@ const ADC: &str = "application_default_credentials.json";
 const METADATA_HOST: &str = "metadata.google.internal";
 
 impl Credentials {
-    /// `plain`: the endpoints are emulators, for which only a file named on purpose is read.
+    /// `plain`: the endpoints are emulators, for which only an explicitly named file is read.
     ///
     /// # Errors
     /// [`DeliveryError::Unauthenticated`].
@@ -161,7 +161,7 @@ impl Credentials {
     }
 }
 
-/// The project of gcloud's active configuration, as `gcloud config get project` prints it. What cannot be read names none.
+/// Returns the project of gcloud's active configuration, as printed by `gcloud config get project`; `None` if it cannot be read.
 fn gcloud_project(sources: &CredentialSources) -> Option<String> {
     let named = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
     if let Some(project) = sources.gcloud_project.as_deref().and_then(named) {
@@ -183,18 +183,18 @@ fn gcloud_project(sources: &CredentialSources) -> Option<String> {
 
 fn read(file: &Path, sources: &CredentialSources, named: bool) -> Result<ResolvedCredentials, DeliveryError> {
     let shown = file.display();
-    let whence = if named { "the file of GOOGLE_APPLICATION_CREDENTIALS" } else { "gcloud's file" };
-    let refuse = |what: String| Err(DeliveryError::Unauthenticated(format!("credentials: {whence}, {shown}, {what}")));
+    let origin = if named { "the file of GOOGLE_APPLICATION_CREDENTIALS" } else { "gcloud's file" };
+    let refuse = |what: String| Err(DeliveryError::Unauthenticated(format!("credentials: {origin}, {shown}, {what}")));
     let again = if named { "name a readable key file".to_owned() } else { format!("run {LOGIN} again") };
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return refuse(format!("is not there: correct the path, or unset the variable and run {LOGIN}"));
+            return refuse(format!("does not exist: correct the path, or unset the variable and run {LOGIN}"));
         }
         Err(error) if error.kind() == io::ErrorKind::InvalidData => return refuse(format!("is not JSON: {again}")),
         Err(error) => return refuse(format!("cannot be read ({error}): {again}")),
     };
-    // serde's errors may quote the value they stumbled over: they are never shown.
+    // serde's errors may quote the value that they failed on, so they are never shown.
     let Ok(Value::Object(object)) = serde_json::from_str(&text) else { return refuse(format!("is not JSON: {again}")) };
     let form = object.get("type").and_then(Value::as_str).unwrap_or("").to_owned();
     let text_of = |name: &str| object.get(name).and_then(Value::as_str).map(str::to_owned);
@@ -213,7 +213,7 @@ fn read(file: &Path, sources: &CredentialSources, named: bool) -> Result<Resolve
         "external_account" => &["audience", "subject_token_type", "token_url"],
         "external_account_authorized_user" => &["client_id", "client_secret", "refresh_token"],
         "impersonated_service_account" => &["service_account_impersonation_url"],
-        "" => return refuse(format!("is no credentials file (it has no `type`): {again}")),
+        "" => return refuse(format!("is not a credentials file (it has no `type`): {again}")),
         other => {
             let other = super::redact::one_line(other);
             return refuse(format!(
@@ -225,9 +225,9 @@ fn read(file: &Path, sources: &CredentialSources, named: bool) -> Result<Resolve
     if let Some(name) = missing(needed) {
         return refuse(format!("has the form {form}, but no `{name}`: {again}"));
     }
-    // yup-oauth2 panics over one that is none.
+    // yup-oauth2 panics on an invalid address.
     if object.get("token_uri").and_then(Value::as_str).is_some_and(|uri| uri.parse::<Uri>().is_err()) {
-        return refuse(format!("has the form {form}, but its `token_uri` is no address: {again}"));
+        return refuse(format!("has the form {form}, but its `token_uri` is not an address: {again}"));
     }
     let file = file.to_owned();
     let found =
@@ -282,7 +282,7 @@ mod tests {
 
         let found = Credentials::find(&named(put(&dir, "u", USER)), true).unwrap();
         assert!(matches!(&found.credentials, Credentials::User { user, .. } if user.refresh_token == "hunter2-refresh"));
-        // Who pays is not where the table is.
+        // The project to bill is not the project of the table.
         assert_eq!((found.project.as_deref(), found.quota_project.as_deref()), (None, Some("pays")));
         assert!(!format!("{found:?}").contains("hunter2"));
 
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_environment_says_wins_over_the_file() {
+    fn the_environment_takes_precedence_over_the_file() {
         let dir = TempDir::new().unwrap();
         let sources = CredentialSources {
             quota_project: Some("other".to_owned()),
@@ -364,9 +364,9 @@ mod tests {
     }
 
     #[test]
-    fn refused_with_file_form_and_mend_and_without_secrets() {
+    fn refusals_name_file_form_and_fix_and_no_secrets() {
         let dir = TempDir::new().unwrap();
-        for (name, text, said) in [
+        for (name, text, expected) in [
             ("external", r#"{"type":"external_account","audience":"hunter2"}"#, "but no `subject_token_type`"),
             ("gdch", r#"{"type":"gdch_service_account","x":"hunter2"}"#, "has the form gdch_service_account, which"),
             (
@@ -381,7 +381,7 @@ mod tests {
             (
                 "address",
                 r#"{"type":"service_account","private_key":"hunter2","client_email":"a","token_uri":"http://a b"}"#,
-                "`token_uri` is no address",
+                "`token_uri` is not an address",
             ),
             (
                 "number",
@@ -393,11 +393,11 @@ mod tests {
             let refusal = Credentials::find(&named(path.clone()), false).unwrap_err();
             let shown = refusal.to_string();
             assert!(matches!(refusal, DeliveryError::Unauthenticated(_)), "{shown}");
-            assert!(shown.contains(said) && shown.contains(&path.display().to_string()), "{shown}");
+            assert!(shown.contains(expected) && shown.contains(&path.display().to_string()), "{shown}");
             assert!(shown.contains("name a") && !shown.contains("hunter2") && !shown.contains('\n'), "{shown}");
         }
         let shown = Credentials::find(&named(dir.path().join("gone")), true).unwrap_err().to_string();
-        assert!(shown.contains("is not there: correct the path"), "{shown}");
+        assert!(shown.contains("does not exist: correct the path"), "{shown}");
         let shown = Credentials::find(&named(dir.path().to_owned()), true).unwrap_err().to_string();
         assert!(shown.contains("cannot be read"), "{shown}");
         let sources =

@@ -1,5 +1,5 @@
-//! Events as bytes: a protobuf message of the table's own [`Layout`] for the Storage Write API, a JSON object for insertAll.
-//! Talks to nobody; promises that a row written here holds exactly the columns of the layout for which the event has a value.
+//! Encodes events: as a protobuf message of the table's own [`Layout`] for the Storage Write API, as a JSON object for insertAll. Pure.
+//! Guarantees that a row contains exactly the columns of the layout for which the event has a value.
 
 use super::columns::{Field, Layout, Wire};
 use crate::delivery::Row;
@@ -8,9 +8,9 @@ use prost::encoding;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
-/// One event in the wire format of [`Layout::descriptor`]. Field by field: there is no message in between.
+/// Encodes one event in the wire format of [`Layout::descriptor`], field by field, without an intermediate message.
 pub(super) fn proto(layout: &Layout, row: &Row) -> Vec<u8> {
-    // One allocation a row. 8 bytes cover the tag and length of a text and all but the tag of an integer.
+    // One allocation per row. 8 bytes cover the tag and length of a text, and all but the tag of an integer.
     let texts: usize = layout.columns().iter().map(|column| text(column.field, row).map_or(16, |text| text.len() + 8)).sum();
     let mut bytes = Vec::with_capacity(texts + 16);
     for column in layout.columns() {
@@ -36,8 +36,8 @@ pub(super) fn proto(layout: &Layout, row: &Row) -> Vec<u8> {
     bytes
 }
 
-/// A request of insertAll, as it is written: what the client's model of it would first build of maps and texts costs more than all the
-/// rest of sending. Neither invalid rows nor unknown values are left out.
+/// An insertAll request that serializes directly from the rows: the client's model of maps and strings costs more than everything else in
+/// sending. Neither skips invalid rows nor ignores unknown values.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct InsertAll<'a> {
@@ -54,14 +54,14 @@ struct InsertRow<'a> {
 }
 
 impl<'a> InsertAll<'a> {
-    /// These rows, each with its `event_id` as insert id.
+    /// Creates a request with these rows, each with its `event_id` as insert id.
     pub(super) fn of(layout: &'a Layout, rows: &'a [Row]) -> Self {
         let entry = |row: &'a Row| InsertRow { insert_id: &row.event_id, json: Object { layout, row } };
         Self { skip_invalid_rows: false, ignore_unknown_values: false, rows: rows.iter().map(entry).collect() }
     }
 }
 
-/// One event as insertAll takes it: times as RFC 3339, JSON as a string.
+/// One event in the format of insertAll: times as RFC 3339, JSON as a string.
 #[derive(Debug)]
 pub(super) struct Object<'a> {
     layout: &'a Layout,
@@ -110,7 +110,7 @@ fn text(field: Field, row: &Row) -> Option<&String> {
     }
 }
 
-/// None beyond the years that chrono knows: the server then names the missing value.
+/// `None` for years that chrono does not support: the server's error then names the missing value.
 pub(super) fn rfc3339(micros: i64) -> Option<String> {
     DateTime::from_timestamp_micros(micros).map(|time| time.to_rfc3339_opts(SecondsFormat::Micros, true))
 }
@@ -159,7 +159,7 @@ pub(super) mod tests {
         Int(i64),
     }
 
-    /// A reader of protobuf's wire format, written from its description: varints and length-delimited texts.
+    /// Decodes protobuf's wire format, written from its specification: varints and length-delimited strings.
     fn decode(mut bytes: &[u8]) -> BTreeMap<u32, Read> {
         fn varint(bytes: &mut &[u8]) -> u64 {
             let mut value = 0;
@@ -220,7 +220,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_not_written() {
+    fn missing_values_are_not_written() {
         let layout = Layout::read("t", &ours()).unwrap();
         let fields = read(&layout, &bare());
         let names: Vec<_> = fields.keys().map(String::as_str).collect();

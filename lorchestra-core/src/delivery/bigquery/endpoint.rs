@@ -1,9 +1,9 @@
-//! Where an API is spoken to: one checked base URL. Talks to nobody; promises a scheme, a host, and no credentials inside.
+//! The address of an API: a validated base URL. Pure. Guarantees a scheme, a host, and no credentials inside.
 
 use crate::delivery::DeliveryError;
 use tonic::codegen::http::Uri;
 
-/// A base URL without a slash at its end.
+/// A base URL without a trailing slash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Endpoint {
     url: String,
@@ -11,7 +11,7 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    /// `host:port` (plain text, as emulators are named), `http://…` or `https://…`. `key` names the setting in the error.
+    /// Parses `host:port` (plain text, as for emulators), `http://…` or `https://…`. `key` names the setting in the error.
     pub(super) fn parse(text: &str, key: &str) -> Result<Self, DeliveryError> {
         let text = text.trim();
         let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
@@ -21,12 +21,12 @@ impl Endpoint {
         if authority.host().is_empty() {
             return Err(wrong("no host"));
         }
-        // A password here would end up in every error text.
+        // A password here would appear in every error message.
         if authority.as_str().contains('@') {
-            return Err(wrong("an address takes no user or password"));
+            return Err(wrong("an address must not contain a user or password"));
         }
         if uri.query().is_some() {
-            return Err(wrong("an address takes no query"));
+            return Err(wrong("an address must not contain a query"));
         }
         let plain = match uri.scheme_str() {
             Some("http") => true,
@@ -36,17 +36,17 @@ impl Endpoint {
         Ok(Self { url: url.trim_end_matches('/').to_owned(), plain })
     }
 
-    /// Scheme, host, port, path.
+    /// Scheme, host, port and path.
     pub(super) fn url(&self) -> &str {
         &self.url
     }
 
-    /// Plain text: an emulator, which knows no credentials.
+    /// Whether it is plain text: an emulator, which needs no credentials.
     pub(super) fn is_plain(&self) -> bool {
         self.plain
     }
 
-    /// The base of the REST calls.
+    /// The base URL of REST calls.
     pub(super) fn v2(&self) -> String {
         const PATH: &str = "/bigquery/v2";
         if self.url.ends_with(PATH) { self.url.clone() } else { format!("{}{PATH}", self.url) }

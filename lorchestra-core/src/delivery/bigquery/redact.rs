@@ -1,13 +1,12 @@
-//! A server's words, made fit for a person and for a log. Talks to nobody; promises one short line, in which nothing of an
-//! event's payload or subject is left.
+//! Redacts a server's message for people and logs. Pure. Guarantees one short line without any part of an event's payload or subject.
 
 use crate::delivery::Row;
 use serde_json::Value;
 
-/// The longest text that is passed on, in characters.
+/// Maximum length of a message in characters.
 const LONGEST: usize = 240;
 
-/// Words of error texts: where they stand in a payload as well, seeing them tells nothing. Lower case, sorted.
+/// Words of error messages, which reveal nothing even if a payload contains them too. Lower case, sorted.
 const PLAIN: &[&str] = &[
     "a",
     "access",
@@ -117,16 +116,16 @@ const PLAIN: &[&str] = &[
     "write",
 ];
 
-/// One line of at most [`LONGEST`] characters, without control characters.
+/// Returns one line of at most [`LONGEST`] characters, without control characters.
 pub(super) fn one_line(text: &str) -> String {
     let spaced: String = text.chars().map(|c| if crate::text::is_invisible(c) { ' ' } else { c }).collect();
     let line = spaced.split_whitespace().collect::<Vec<_>>().join(" ");
     crate::text::shortened(&line, LONGEST)
 }
 
-/// One line, and `…` for every word that stands in a payload or subject of these rows.
+/// Returns one line in which every word that occurs in a payload or subject of these rows is replaced by `…`.
 ///
-/// Servers quote what they could not read. The quote may be cut, unescaped or taken apart, so words are compared, not texts.
+/// Servers quote values that they could not parse. The quote may be truncated, unescaped or split, so words are compared, not whole texts.
 pub(super) fn without<'a>(text: &str, rows: impl IntoIterator<Item = &'a Row>) -> String {
     let line = one_line(text);
     if line.is_empty() {
@@ -138,7 +137,7 @@ pub(super) fn without<'a>(text: &str, rows: impl IntoIterator<Item = &'a Row>) -
             private.push_str(text);
             private.push('\n');
         }
-        // Quoted after unescaping: only then do the texts differ from what was sent.
+        // A server may quote the unescaped text, which differs from what was sent.
         if let Some(payload) = row.payload.as_ref().filter(|payload| payload.contains('\\'))
             && let Ok(value) = serde_json::from_str(payload)
         {
@@ -192,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_words_are_sorted_for_the_search() {
+    fn plain_words_are_sorted_for_binary_search() {
         assert!(PLAIN.is_sorted());
     }
 
@@ -213,7 +212,7 @@ mod tests {
         let shown = |text: &str| without(text, [&row]);
         assert_eq!(shown("Invalid value: DE89 3704 in field payload"), "Invalid value: … … in field payload");
         assert_eq!(shown("Cannot parse 'alice@corp.example'"), "Cannot parse '…@….…'");
-        // Cut, unescaped, in another case, as a key.
+        // Truncated, unescaped, in another case, as a key.
         assert_eq!(shown("bad value (Zoë, ALI, iban"), "bad value (…, …, …");
         assert_eq!(shown("no such field: run_id."), "no such field: run_id.");
         assert_eq!(without("Invalid value: DE89", [&bare()]), "Invalid value: DE89");

@@ -1,9 +1,9 @@
-//! The REST half: gcp-bigquery-client, with our HTTP client below it. Owns one table's calls; promises an answer, or a
-//! [`DeliveryError`], within the request timeout.
+//! The REST API: gcp-bigquery-client on top of our HTTP client. Owns the calls for one table. Guarantees an answer or a [`DeliveryError`]
+//! within the request timeout.
 //!
-//! The client asks its authenticator for a token inside of each call, where an error of ours cannot pass through. So the token is
-//! fetched before, and the authenticator only hands it over. Some calls are made past the client, with the same HTTP client: see
-//! [`Rest::raw`] and [`Rest::insert_all`].
+//! The client asks its authenticator for a token inside each call, through which an error of ours cannot pass. So the token is fetched
+//! before, and the authenticator only returns it. Some calls bypass the client, with the same HTTP client: see [`Rest::raw`] and
+//! [`Rest::insert_all`].
 
 use super::answer::{self, inserted, later};
 use super::columns::Layout;
@@ -30,30 +30,30 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tonic::codegen::async_trait;
 
-/// The most bytes of one request: under Google's limit of 10 MB, with room for what goes around the rows.
-pub(super) const LARGEST: usize = 9_500_000;
-/// The most rows of one insertAll.
-const MOST_ROWS: usize = 50_000;
-/// Sent to an emulator, which looks at no token; the client cannot send none.
+/// Maximum size of a request: below Google's limit of 10 MB, with space for the data around the rows.
+pub(super) const MAX_REQUEST: usize = 9_500_000;
+/// Maximum number of rows in an insertAll request.
+const MAX_ROWS: usize = 50_000;
+/// Token sent to an emulator, which ignores it; the client cannot omit it.
 const NO_TOKEN: &str = "none";
 
-/// The token of the next call.
+/// The token for the next call.
 #[derive(Clone)]
-struct Handed(Arc<Mutex<String>>);
+struct CurrentToken(Arc<Mutex<String>>);
 
 #[async_trait]
-impl Authenticator for Handed {
+impl Authenticator for CurrentToken {
     async fn access_token(&self) -> Result<String, BQError> {
         Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 }
 
-/// One table's REST calls.
+/// REST calls for one table.
 pub(super) struct Rest {
     client: Client,
     http: reqwest::Client,
     base: String,
-    token: Handed,
+    token: CurrentToken,
     timeout: Duration,
 }
 
@@ -63,30 +63,30 @@ impl fmt::Debug for Rest {
     }
 }
 
-/// One request past the client.
+/// A request that bypasses the client.
 pub(super) struct Call<'a> {
-    /// What it is about, for messages.
+    /// Its subject, for messages.
     pub(super) about: &'a str,
     pub(super) token: Option<&'a str>,
     pub(super) method: Method,
     pub(super) path: &'a str,
 }
 
-/// One query for ids.
+/// A query for ids.
 pub(super) struct LookUp<'a> {
-    /// Where the data set is, where it is known.
+    /// The location of the dataset, if known.
     pub(super) location: Option<&'a str>,
     pub(super) sql: String,
     /// The array parameter `@ids`.
     pub(super) ids: &'a [&'a str],
-    /// The parameters `@first` and `@last`: times as RFC 3339.
+    /// The parameters `@first` and `@last`: times in RFC 3339.
     pub(super) between: Option<[String; 2]>,
 }
 
 impl Rest {
-    /// No call is made. `base` ends in `/bigquery/v2`.
+    /// Creates the client without a request. `base` ends in `/bigquery/v2`.
     pub(super) async fn new(base: String, http: reqwest::Client, timeout: Duration) -> Result<Self, DeliveryError> {
-        let token = Handed(Arc::new(Mutex::new(NO_TOKEN.to_owned())));
+        let token = CurrentToken(Arc::new(Mutex::new(NO_TOKEN.to_owned())));
         let mut builder = ClientBuilder::new();
         builder.with_v2_base_url(base.clone()).with_client(http.clone());
         let built = builder.build_from_authenticator(Arc::new(token.clone())).await;
@@ -95,16 +95,16 @@ impl Rest {
         Ok(Self { client, http, base, token, timeout })
     }
 
-    /// The client, for a call with this token.
+    /// Returns the client for a call with this token.
     pub(super) fn with(&self, token: Option<&str>) -> &Client {
         let token = token.unwrap_or(NO_TOKEN);
         token.clone_into(&mut self.token.0.lock().unwrap_or_else(PoisonError::into_inner));
         &self.client
     }
 
-    /// A call past the client, where its model would lose something: a schema that is sent back must keep what the client does
-    /// not know (policy tags, lengths, defaults), or BigQuery takes it for a change; and a schema with a type it does not know
-    /// cannot be read.
+    /// Makes a request that bypasses the client, where its model would lose something: a schema that is sent back must keep what the client
+    /// does not know (policy tags, lengths, defaults), or BigQuery considers that a change; and the client cannot parse a schema with a
+    /// type that it does not know.
     pub(super) async fn raw(&self, call: Call<'_>, body: Option<&Value>) -> Result<Value, DeliveryError> {
         let about = call.about;
         let body = match body.map(serde_json::to_vec) {
@@ -118,7 +118,7 @@ impl Rest {
         }
     }
 
-    /// Sends one request, and reads the answer as JSON. The inner error is an answer of the server's that says no.
+    /// Sends one request and parses the answer as JSON. The inner error is an error response of the server.
     async fn call<T: DeserializeOwned>(
         &self,
         call: Call<'_>,
@@ -141,10 +141,10 @@ impl Rest {
         Ok(Err(HttpFault { status: status.as_u16(), reasons, message, after: after.map(Duration::from_secs) }))
     }
 
-    /// One insertAll: the whole batch, or nothing of it. `event_id` is the insert id: BigQuery drops copies of the last minute,
-    /// mostly.
+    /// Sends an insertAll request: the whole batch, or nothing of it. `event_id` is the insert id, by which BigQuery usually drops
+    /// duplicates within a minute.
     ///
-    /// Past the client, whose call would lose the status of a 413 or a 429 that a proxy answers, and a Retry-After.
+    /// Bypasses the client, which would lose the status of a 413 or 429 from a proxy, and a Retry-After.
     pub(super) async fn insert_all(
         &self,
         table: &TableName,
@@ -153,18 +153,18 @@ impl Rest {
         rows: &[Row],
     ) -> Result<(), DeliveryError> {
         let about = table.full.as_str();
-        if rows.len() > MOST_ROWS {
+        if rows.len() > MAX_ROWS {
             return Err(DeliveryError::TooLarge(format!(
-                "{about}: {} rows in one request; the maximum is {MOST_ROWS}",
+                "{about}: {} rows in one request; the maximum is {MAX_ROWS}",
                 rows.len()
             )));
         }
-        // What is made of texts and numbers can be written.
+        // Serializing strings and numbers cannot fail.
         let request = encode::InsertAll::of(layout, rows);
         let body = serde_json::to_vec(&request).map_err(|error| DeliveryError::Denied(format!("{about}: {error}")))?;
-        if body.len() > LARGEST {
+        if body.len() > MAX_REQUEST {
             return Err(DeliveryError::TooLarge(format!(
-                "{about}: {} bytes in one request; the maximum is {LARGEST}",
+                "{about}: {} bytes in one request; the maximum is {MAX_REQUEST}",
                 body.len()
             )));
         }
@@ -177,14 +177,14 @@ impl Rest {
                 inserted(about, rows.len(), response.insert_errors.as_deref().unwrap_or_default(), hide).map_or(Ok(()), Err)
             }
             Err(fault) => Err(match (fault.status, fault.meaning(about, hidden)) {
-                // Something in these rows, then: which, is found by cutting.
+                // The cause is in these rows: splitting finds which one.
                 (400, DeliveryError::Denied(text)) => DeliveryError::Malformed(text),
                 (_, refusal) => refusal,
             }),
         }
     }
 
-    /// The first column of a query's rows. `ids` is the array parameter `@ids`.
+    /// Returns the first column of a query's rows. `ids` is the array parameter `@ids`.
     pub(super) async fn query(
         &self,
         table: &TableName,
@@ -197,9 +197,9 @@ impl Rest {
         let client = self.with(token);
         let mut request = QueryRequest::new(sql);
         request.location = location.map(str::to_owned);
-        // The table is written to all the time; an answer of yesterday is of no use.
+        // The table changes constantly, so an old answer is useless.
         request.use_query_cache = Some(false);
-        // Answered before our own limit, so that the job's name is known.
+        // Shorter than our own limit, so that the job's name is returned.
         request.timeout_ms = Some(wait(self.timeout / 2));
         request.parameter_mode = Some("NAMED".to_owned());
         let times = between.into_iter().flat_map(|[first, last]| [time_parameter("first", first), time_parameter("last", last)]);
@@ -209,7 +209,7 @@ impl Rest {
         loop {
             let complete = answer.job_complete == Some(true);
             if complete {
-                // A query that failed may be answered with 200, complete and without rows: that is no "none of them".
+                // A failed query may return 200, complete and without rows: that does not mean "none of them".
                 failed(about, &answer)?;
                 let cells =
                     answer.rows.iter().flatten().filter_map(|row| row.columns.as_ref()?.first()?.value.as_ref()?.as_str());
@@ -272,7 +272,7 @@ fn ids_parameter(ids: &[&str]) -> QueryParameter {
     }
 }
 
-/// An answer that says no.
+/// An error response.
 struct HttpFault {
     status: u16,
     reasons: Vec<String>,
@@ -281,14 +281,14 @@ struct HttpFault {
 }
 
 impl HttpFault {
-    /// What it means. `hide` takes out of the message what nobody may see.
+    /// Classifies the error. `hide` redacts the message.
     fn meaning(&self, about: &str, hide: impl Fn(&str) -> String) -> DeliveryError {
         let reasons: Vec<&str> = self.reasons.iter().map(String::as_str).collect();
         answer::http(about, i64::from(self.status), &reasons, &hide(&self.message), self.after)
     }
 }
 
-/// Reasons and message of Google's JSON error. A proxy's page has neither.
+/// Returns the reasons and the message of Google's JSON error. A proxy's page has neither.
 fn google_error(text: &[u8]) -> (Vec<String>, String) {
     #[derive(Deserialize)]
     struct Outer {
@@ -314,7 +314,7 @@ fn google_error(text: &[u8]) -> (Vec<String>, String) {
     (reasons, error.message)
 }
 
-/// A table's name, whole and in parts.
+/// A table's name, in full and in parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TableName {
     pub(super) project: String,
@@ -330,7 +330,7 @@ impl TableName {
         Self { project: project.to_owned(), dataset: dataset.to_owned(), table: table.to_owned(), full }
     }
 
-    /// The table as the Storage Write API names it, which is its path in the REST API as well.
+    /// The table's resource name in the Storage Write API, which is also its path in the REST API.
     pub(super) fn resource(&self) -> String {
         format!("projects/{}/datasets/{}/tables/{}", self.project, self.dataset, self.table)
     }

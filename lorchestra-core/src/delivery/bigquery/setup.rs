@@ -1,6 +1,5 @@
-//! Setting up the table: what is missing is made, what is there is kept. Talks to BigQuery through one [`BigQuery`]; promises
-//! that [`plan`] changes nothing, that [`apply`] does what the plan says and can be repeated, and that no column is dropped or
-//! altered.
+//! Sets up the table: creates what is missing and keeps what exists. Talks to BigQuery through one [`BigQuery`]. Guarantees that [`plan`]
+//! changes nothing, that [`apply`] does what the plan says and can be repeated, and that no column is dropped or altered.
 
 use super::columns::{Column, ENVELOPE, ExistingColumn, Layout};
 use super::rest::{Call, TableName};
@@ -21,37 +20,37 @@ use std::fmt;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// Between two looks for the probe.
+/// Interval between two queries for the probe.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// What has to be done. Shown step by step by `--dry-run`.
+/// The steps to take, which `--dry-run` prints.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SetupPlan {
     /// `project.dataset.table`.
     pub table: String,
-    /// In this order. Empty: all is there.
+    /// The steps in order; empty if nothing is missing.
     pub steps: Vec<SetupStep>,
 }
 
-/// One thing to make.
+/// One thing to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SetupStep {
     /// The dataset is missing.
     CreateDataset {
         /// `project.dataset`.
         dataset: String,
-        /// None: BigQuery's default.
+        /// `None` for BigQuery's default.
         location: Option<String>,
     },
-    /// The table is missing: the columns of the event envelope, a partition a day by `created_at`, clustered by `event_type` and
-    /// `source`.
+    /// The table is missing. It gets the columns of the event envelope, daily partitions by `created_at`, and clustering by `event_type`
+    /// and `source`.
     CreateTable {
         /// `project.dataset.table`.
         table: String,
         /// Its columns.
         columns: Vec<String>,
     },
-    /// Columns of ours that the table lacks, NULLABLE.
+    /// The table lacks these columns, which are added as NULLABLE.
     AddColumns {
         /// `project.dataset.table`.
         table: String,
@@ -83,14 +82,14 @@ impl fmt::Display for SetupStep {
     }
 }
 
-/// Looks what is missing. Changes nothing.
+/// Determines what is missing. Changes nothing.
 ///
 /// # Errors
-/// Those of [`Destination::connect`]; [`DeliveryError::Denied`] for a table or view that cannot be made fit by adding.
+/// Those of [`Destination::connect`]; [`DeliveryError::Denied`] for a table or view that cannot be fixed by adding something.
 pub async fn plan(to: &mut BigQuery) -> Result<SetupPlan, DeliveryError> {
-    let limit = to.dialing.timeout();
+    let limit = to.settings.timeout();
     let looked = within(limit * 2, look(to)).await;
-    to.settled(looked)
+    to.finish_call(looked)
 }
 
 async fn look(to: &mut BigQuery) -> Result<SetupPlan, DeliveryError> {
@@ -121,7 +120,7 @@ async fn look(to: &mut BigQuery) -> Result<SetupPlan, DeliveryError> {
                 Err(refusal) => return Err(refusal),
                 Ok(TableInfo { kind: Some(kind), .. }) if kind != "VIEW" => {
                     return Err(DeliveryError::Denied(format!(
-                        "{}: is a {kind}, and a view is to be made there: rename it",
+                        "{}: is a {kind}, and a view must be created there: rename it",
                         once.full
                     )));
                 }
@@ -135,21 +134,21 @@ async fn look(to: &mut BigQuery) -> Result<SetupPlan, DeliveryError> {
     Ok(SetupPlan { table: table.full, steps })
 }
 
-/// Does what the plan says. What somebody else has made in the meantime is taken as done.
+/// Executes the plan. Treats anything created by others in the meantime as done.
 ///
 /// # Errors
-/// Those of the first step that fails; steps before it are done.
+/// Those of the first step that fails; the steps before it are done.
 pub async fn apply(to: &mut BigQuery, plan: &SetupPlan) -> Result<(), DeliveryError> {
-    let limit = to.dialing.timeout();
+    let limit = to.settings.timeout();
     for step in &plan.steps {
-        // Two requests at most: a schema is read before it is patched, what was made may be looked for.
-        let done = within(limit * 2, take(to, step)).await;
-        to.settled(done)?;
+        // At most two requests: a schema is read before it is patched, and a created object may be looked up.
+        let done = within(limit * 2, perform(to, step)).await;
+        to.finish_call(done)?;
     }
     Ok(())
 }
 
-async fn take(to: &mut BigQuery, step: &SetupStep) -> Result<(), DeliveryError> {
+async fn perform(to: &mut BigQuery, step: &SetupStep) -> Result<(), DeliveryError> {
     let call = to.rest().await?;
     let table = call.table;
     match step {
@@ -182,14 +181,14 @@ async fn take(to: &mut BigQuery, step: &SetupStep) -> Result<(), DeliveryError> 
     }
 }
 
-/// Past the client: the patch sends the whole schema, and must keep of it what the client's model does not know.
+/// Bypasses the client: the patch sends the whole schema, and must keep everything in it that the client's model does not know.
 async fn add(call: &RestCall<'_>, columns: &[String]) -> Result<(), DeliveryError> {
     let RestCall { rest, table, token, .. } = call;
     let (about, token) = (&table.full, token.as_deref());
     let path = table.resource();
     let mut resource = rest.raw(Call { about, token, method: Method::GET, path: &path }, None).await?;
     let Some(Value::Array(fields)) = resource.pointer_mut("/schema/fields") else {
-        return Err(DeliveryError::Denied(format!("{about}: the answer shows no columns")));
+        return Err(DeliveryError::Denied(format!("{about}: the response has no columns")));
     };
     for column in ENVELOPE.iter().filter(|column| columns.iter().any(|name| name == column.name)) {
         let is = |field: &Value| field["name"].as_str().is_some_and(|name| name.eq_ignore_ascii_case(column.name));
@@ -215,7 +214,7 @@ fn schema(column: &Column) -> TableFieldSchema {
     field
 }
 
-/// The table's columns; None when it is not there.
+/// Returns the table's columns; `None` if it does not exist.
 async fn columns(call: &RestCall<'_>) -> Result<Option<Vec<ExistingColumn>>, DeliveryError> {
     match call.seen().await {
         Ok(seen) => Ok(Some(seen.columns)),
@@ -224,7 +223,7 @@ async fn columns(call: &RestCall<'_>) -> Result<Option<Vec<ExistingColumn>>, Del
     }
 }
 
-/// The step that adds what a table lacks. A table that would not be fit even then is refused before anything is done to it.
+/// Returns the step that adds missing columns. Refuses, before any change, a table that would still be unusable.
 fn missing(table: &TableName, found: &[ExistingColumn]) -> Result<Option<SetupStep>, DeliveryError> {
     let lacks = |column: &&Column| !found.iter().any(|there| there.name.eq_ignore_ascii_case(column.name));
     let columns: Vec<&Column> = ENVELOPE.iter().filter(lacks).collect();
@@ -239,8 +238,8 @@ fn once(table: &TableName) -> TableName {
     TableName::new(&table.project, &table.dataset, &format!("{}_once", table.table))
 }
 
-/// Copies of an event have the same `created_at`. That it is one of the columns that rows are numbered by lets BigQuery apply a filter on
-/// it before it numbers them: only the partitions that are asked for are read, and a table that requires such a filter has it.
+/// Duplicates of an event have the same `created_at`. Including it in the columns of the row number lets BigQuery apply a filter on it
+/// before numbering the rows: it reads only the requested partitions, and satisfies a table that requires such a filter.
 fn once_query(table: &TableName) -> String {
     format!(
         "SELECT * EXCEPT (copy) FROM (\n  \
@@ -250,7 +249,7 @@ fn once_query(table: &TableName) -> String {
     )
 }
 
-/// Whether something is not there.
+/// Whether an object does not exist.
 fn absent(got: Result<(), BQError>, about: &str) -> Result<bool, DeliveryError> {
     match got {
         Ok(()) => Ok(false),
@@ -261,12 +260,12 @@ fn absent(got: Result<(), BQError>, about: &str) -> Result<bool, DeliveryError> 
     }
 }
 
-/// Makes a table or view, or finds it made.
+/// Creates a table or view, or accepts an existing one.
 async fn create(call: &RestCall<'_>, name: &TableName, made: Table) -> Result<(), DeliveryError> {
     match call.client().table().create(made).await {
         Ok(_) => Ok(()),
         Err(BQError::ResponseError { error }) if error.error.code == 409 => Ok(()),
-        // Not every server shows a view's columns, without which the client cannot read the answer. Look for what was made.
+        // Some servers omit a view's columns, without which the client cannot parse the response: check whether the view exists.
         Err(BQError::RequestError(error)) if error.is_decode() => {
             read_table(call.rest, name, call.token.as_deref()).await.map(drop)
         }
@@ -274,15 +273,15 @@ async fn create(call: &RestCall<'_>, name: &TableName, made: Table) -> Result<()
     }
 }
 
-/// Writes one event (`lorchestra.probe`, from `lorchestra/setup`) in the configured way, and reads it back by a query: its
-/// event_id. A table that was just made may take some minutes: what passes by itself is tried again until `deadline` from now.
+/// Writes one event (`lorchestra.probe`, from `lorchestra/setup`) with the configured method, and reads it back with a query. Returns its
+/// event_id. A new table may take some minutes: retries temporary errors until `deadline` from now.
 ///
 /// # Errors
-/// The last refusal; [`DeliveryError::Later`] when the row was written and does not show.
+/// The last refusal; [`DeliveryError::Later`] if the row was written but cannot be read back.
 pub async fn probe(to: &mut BigQuery, deadline: Duration) -> Result<String, DeliveryError> {
     let ended = Instant::now() + deadline;
     let row = probe_row();
-    // The stream and whether it has the row, kept across tries: the same row at the same offset lands once.
+    // The stream and whether it has the row, kept across retries: the same row at the same offset lands once.
     let mut stream: Option<String> = None;
     patiently(ended, async || {
         to.connect().await?;
@@ -307,7 +306,7 @@ pub async fn probe(to: &mut BigQuery, deadline: Duration) -> Result<String, Deli
         if to.present(std::slice::from_ref(&row)).await?.contains(&row.event_id) {
             return Ok(());
         }
-        Err(answer::later(format!("{}: the probe {} was written, and no query shows it", to.name(), row.event_id)))
+        Err(answer::later(format!("{}: the probe {} was written, but no query returns it", to.name(), row.event_id)))
     })
     .await?;
     Ok(row.event_id)
@@ -331,7 +330,7 @@ fn probe_row() -> Row {
     }
 }
 
-/// Again until it is done, is refused for good, or the time is over.
+/// Retries until success, a permanent error, or the deadline.
 async fn patiently<T>(ended: Instant, mut work: impl AsyncFnMut() -> Result<T, DeliveryError>) -> Result<T, DeliveryError> {
     loop {
         match work().await {
@@ -364,20 +363,20 @@ mod tests {
     fn an_old_table_gets_the_new_columns() {
         let step = missing(&table(), &old()).unwrap().unwrap();
         assert_eq!(step.to_string(), "add to table p.d.t: run_id, attempt, package, job");
-        // Without event_id it is no table of events, but can become one.
+        // Without event_id it is not an events table, but it can become one.
         let step = missing(&table(), &ours()[1..]).unwrap().unwrap();
         assert_eq!(step.to_string(), "add to table p.d.t: event_id");
     }
 
     #[test]
-    fn a_table_that_adding_does_not_mend_is_left_alone() {
+    fn a_table_that_adding_columns_cannot_fix_is_left_alone() {
         let mut found = old();
         found.push(ExistingColumn::new("tenant", "STRING", Some("REQUIRED")));
         assert!(matches!(missing(&table(), &found), Err(DeliveryError::Denied(why)) if why.contains("tenant")));
     }
 
     #[test]
-    fn the_schema_that_is_made() {
+    fn the_schema_of_a_new_table() {
         let made: Vec<_> = ENVELOPE.iter().map(|column| serde_json::to_value(schema(column)).unwrap()).collect();
         assert_eq!(
             made[4],

@@ -1,12 +1,12 @@
-//! The Storage Write API: one channel, and one AppendRows connection kept open for the stream in use. Talks to one table's server
-//! with the client's generated code; promises that a batch goes out with its offset, once for each call, that answers are given out in the
-//! order of the requests, and that a connection which may be out of step (an error, a dropped future) is never used again.
+//! The Storage Write API: one channel, and one AppendRows connection kept open for the stream in use. Talks to one table's server with the
+//! client's generated code. Guarantees that each call sends a batch once, with its offset; that answers are returned in the order of the
+//! requests; and that a connection that may be out of sync (after an error or a dropped future) is never used again.
 
 use super::answer::{Operation, ServerError, channel_is_dead, later};
 use super::columns::Layout;
-use super::connect::{Dialer, Dialing};
+use super::connect::{ConnectSettings, Connector};
 use super::endpoint::Endpoint;
-use super::rest::LARGEST;
+use super::rest::MAX_REQUEST;
 use super::{encode, redact};
 use crate::delivery::{DeliveryError, Landed, RefusedRow, Row};
 use gcp_bigquery_client::google::cloud::bigquery::storage::v1 as api;
@@ -24,20 +24,20 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, ClientTlsConfig};
 use tonic::{Request, Status, Streaming};
 
-/// Answers are small, but for a schema.
+/// Maximum size of an answer, which is small unless it contains a schema.
 const LARGEST_ANSWER: usize = 64 << 20;
 const PING: Duration = Duration::from_secs(30);
 const PONG: Duration = Duration::from_secs(20);
-/// For the server's logs.
+/// Identifies lorchestra in the server's logs.
 const TRACE_ID: &str = concat!("lorchestra:", env!("CARGO_PKG_VERSION"));
 
 /// The server of one table's streams.
 pub(super) struct Storage {
     to: tonic::transport::Endpoint,
-    dialer: Dialer,
+    connector: Connector,
     client: BigQueryWriteClient<Channel>,
     open: Option<Connection>,
-    /// The server said that the table's columns changed.
+    /// Whether the server has reported that the table's columns changed.
     schema_changed: bool,
 }
 
@@ -48,27 +48,27 @@ impl fmt::Debug for Storage {
     }
 }
 
-/// What goes with each call.
+/// The caller's data for each call.
 #[derive(Clone, Copy)]
 pub(super) struct Caller<'a> {
     /// The table, for errors.
     pub(super) about: &'a str,
     pub(super) token: Option<&'a str>,
-    /// Who pays, when it is not the project itself.
+    /// The project to bill, if it differs from the table's.
     pub(super) quota_project: Option<&'a str>,
 }
 
-/// One AppendRows call: the row descriptor was sent with its first request.
+/// An AppendRows call, whose first request contained the row descriptor.
 struct Connection {
     stream: String,
     requests: mpsc::Sender<api::AppendRowsRequest>,
     answers: Answers,
-    /// Requests without an answer.
+    /// Number of requests without an answer.
     unanswered: usize,
 }
 
-/// A server may begin its answer to the call with the first answer to a request: whoever waited for the one before sending the next would
-/// wait for both.
+/// A server may start its response to the call only with its first answer, so waiting for the response before sending the next request
+/// would block both sides.
 enum Answers {
     Beginning(JoinHandle<Result<Streaming<api::AppendRowsResponse>, Status>>),
     Open(Box<Streaming<api::AppendRowsResponse>>),
@@ -83,14 +83,14 @@ impl Drop for Connection {
 }
 
 impl Storage {
-    /// Connects when it is first used.
-    pub(super) fn new(endpoint: &Endpoint, dialing: &Dialing) -> Result<Self, DeliveryError> {
+    /// Connects on first use.
+    pub(super) fn new(endpoint: &Endpoint, settings: &ConnectSettings) -> Result<Self, DeliveryError> {
         let wrong = |error: tonic::transport::Error| {
             DeliveryError::Denied(format!("destinations.bigquery.storage_endpoint: {}", super::answer::cause(&error)))
         };
         let mut to = Channel::from_shared(endpoint.url().to_owned())
             .map_err(|_| DeliveryError::Denied("destinations.bigquery.storage_endpoint: not an address".to_owned()))?
-            .connect_timeout(dialing.connect_timeout())
+            .connect_timeout(settings.connect_timeout())
             .http2_keep_alive_interval(PING)
             .keep_alive_timeout(PONG)
             .user_agent(concat!("lorchestra/", env!("CARGO_PKG_VERSION")))
@@ -98,34 +98,34 @@ impl Storage {
         if !endpoint.is_plain() {
             to = to.tls_config(ClientTlsConfig::new().with_native_roots()).map_err(wrong)?;
         }
-        let dialer = dialing.dialer();
-        let client = client(&to, &dialer);
-        Ok(Self { to, dialer, client, open: None, schema_changed: false })
+        let connector = settings.connector();
+        let client = client(&to, &connector);
+        Ok(Self { to, connector, client, open: None, schema_changed: false })
     }
 
-    /// A channel that has ended (its runtime is gone, say) is made anew for the next call.
-    fn look_at(&mut self, status: &Status) {
+    /// Replaces a channel that has ended (for example because its runtime is gone) before the next call.
+    fn note_status(&mut self, status: &Status) {
         if channel_is_dead(status) {
-            self.client = client(&self.to, &self.dialer);
+            self.client = client(&self.to, &self.connector);
         }
     }
 
-    /// Ends the open connection: what is sent next goes over a new one.
+    /// Closes the open connection; the next request uses a new one.
     pub(super) fn close(&mut self) {
         self.open = None;
     }
 
-    /// Ends the open connection if answers are still to come over it: they are to what nobody waits for any more.
+    /// Closes the open connection if it has outstanding answers, which no one will read.
     pub(super) fn hang_up(&mut self) {
         self.open = self.open.take().filter(|open| open.unanswered == 0);
     }
 
-    /// Whether the server has told of new columns since this was last asked.
+    /// Whether the server has reported new columns since the last call.
     pub(super) fn take_layout_changed(&mut self) -> bool {
         std::mem::take(&mut self.schema_changed)
     }
 
-    /// A new committed stream of `parent`, a table's resource name: its own resource name.
+    /// Creates a committed stream in `parent`, a table's resource name. Returns the stream's resource name.
     pub(super) async fn create(&mut self, caller: Caller<'_>, parent: String) -> Result<String, DeliveryError> {
         let route = format!("parent={}", escaped(&parent));
         let stream = api::WriteStream { r#type: api::write_stream::Type::Committed.into(), ..api::WriteStream::default() };
@@ -136,7 +136,7 @@ impl Storage {
         }
     }
 
-    /// Closes a stream: its number of rows.
+    /// Finalizes a stream and returns its number of rows.
     pub(super) async fn finalize(&mut self, caller: Caller<'_>, stream: &str) -> Result<i64, DeliveryError> {
         if self.open.as_ref().is_some_and(|open| open.stream == stream) {
             self.close();
@@ -149,7 +149,7 @@ impl Storage {
         }
     }
 
-    /// Sends rows to their offset in a stream, and waits for the answer.
+    /// Sends rows for an offset in a stream, and waits for the answer.
     pub(super) async fn append(
         &mut self,
         caller: Caller<'_>,
@@ -160,7 +160,7 @@ impl Storage {
         self.hang_up();
         let reused = self.send(caller, layout, place, rows).await?;
         match self.answer(caller, rows).await {
-            // A token may end while its connection lives: a new connection gets a new one.
+            // A token may expire during a connection: a new connection gets a new token.
             Err(DeliveryError::Unauthenticated(_)) if reused => {
                 Err(later(format!("{}: the connection's token has ended", caller.about)))
             }
@@ -168,7 +168,7 @@ impl Storage {
         }
     }
 
-    /// Sends rows to their offset in a stream, after those that were sent before: whether over a connection that was open before.
+    /// Sends rows for an offset in a stream, after those already sent. Returns whether it used an existing connection.
     pub(super) async fn send(
         &mut self,
         caller: Caller<'_>,
@@ -188,13 +188,13 @@ impl Storage {
             ..api::AppendRowsRequest::default()
         };
         let size = request.encoded_len();
-        if size > LARGEST {
+        if size > MAX_REQUEST {
             let (about, count) = (caller.about, rows.len());
             return Err(DeliveryError::TooLarge(format!(
-                "{about}: {size} bytes in one request of {count} rows; the maximum is {LARGEST}"
+                "{about}: {size} bytes in one request of {count} rows; the maximum is {MAX_REQUEST}"
             )));
         }
-        // Taken out: whatever ends this early, the connection is not used again.
+        // Taken out: if this function ends early, the connection is not used again.
         let (mut connection, reused) = match self.usable(stream).await {
             Some(connection) => (connection, true),
             None => {
@@ -204,50 +204,49 @@ impl Storage {
                 (self.connect(caller, stream)?, false)
             }
         };
-        // Closed: then the answer tells why.
+        // A closed channel is not an error here: the answer has the reason.
         let _ = connection.requests.send(request).await;
         connection.unanswered += 1;
         self.open = Some(connection);
         Ok(reused)
     }
 
-    /// The answer to the oldest request that has none: these rows.
+    /// Returns the answer to the oldest unanswered request, which has these rows.
     pub(super) async fn answer(&mut self, caller: Caller<'_>, rows: &[Row]) -> Result<Landed, DeliveryError> {
         let Some(mut connection) = self.open.take() else {
-            return Err(later(format!("{}: the connection was given up", caller.about)));
+            return Err(later(format!("{}: the connection was closed", caller.about)));
         };
         let hide = |text: &str| redact::without(text, rows);
         match connection.answer().await {
             Ok(answer) => {
                 let landed = self.landed(caller, answer, rows);
                 connection.unanswered -= 1;
-                // After an error a server may have forgotten the descriptor, or never have looked at it: a new connection is
-                // certain.
+                // After an error a server may have lost the descriptor, or never have read it, so use a new connection.
                 if landed == Ok(Landed::Now) {
                     self.open = Some(connection);
                 }
                 landed
             }
             Err(status) => {
-                self.look_at(&status);
+                self.note_status(&status);
                 ServerError::from(&status).hide(hide).meaning(caller.about, Operation::Append)
             }
         }
     }
 
-    /// The open connection, if it is this stream's and still open. It is no longer ours then.
+    /// Takes the open connection if it belongs to this stream and is still open.
     async fn usable(&mut self, stream: &str) -> Option<Connection> {
         let mut connection = self.open.take().filter(|open| open.stream == stream)?;
         if connection.unanswered > 0 {
             return Some(connection);
         }
         let Answers::Open(answers) = &mut connection.answers else { return None };
-        // The server may have closed it while we were idle. On a runtime that stood still meanwhile that shows only after the
-        // connection's own task has run: give way to it.
+        // The server may have closed it while idle. If the runtime was not running in the meantime, that becomes visible only after the
+        // connection's own task has run: yield to it.
         for _ in 0..3 {
             tokio::task::yield_now().await;
             let mut next = pin!(answers.message());
-            // Nothing was asked, so anything but silence means that it is of no more use.
+            // No answer is outstanding, so anything but silence makes the connection unusable.
             if poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx).is_ready())).await {
                 return None;
             }
@@ -255,7 +254,7 @@ impl Storage {
         Some(connection)
     }
 
-    /// Opens a connection. Its first request brings the descriptor: a server may answer the call only after that.
+    /// Opens a connection. Its first request contains the descriptor: a server may respond only after that.
     fn connect(&mut self, caller: Caller<'_>, stream: &str) -> Result<Connection, DeliveryError> {
         let (requests, queue) = mpsc::channel(1);
         let request = caller.request(Requests(queue), &format!("write_stream={}", escaped(stream)))?;
@@ -265,10 +264,10 @@ impl Storage {
     }
 
     fn refused(&mut self, status: &Status, caller: Caller<'_>, call: Operation) -> DeliveryError {
-        self.look_at(status);
+        self.note_status(status);
         match ServerError::from(status).meaning(caller.about, call) {
             Err(refusal) => refusal,
-            // Only an append has landed before.
+            // Only an append can have landed before.
             Ok(_) => later(format!("{}: {}", caller.about, redact::one_line(status.message()))),
         }
     }
@@ -298,8 +297,8 @@ impl Storage {
     }
 }
 
-fn client(to: &tonic::transport::Endpoint, dialer: &Dialer) -> BigQueryWriteClient<Channel> {
-    let channel = to.connect_with_connector_lazy(dialer.clone());
+fn client(to: &tonic::transport::Endpoint, connector: &Connector) -> BigQueryWriteClient<Channel> {
+    let channel = to.connect_with_connector_lazy(connector.clone());
     BigQueryWriteClient::new(channel).max_decoding_message_size(LARGEST_ANSWER).max_encoding_message_size(usize::MAX)
 }
 
@@ -315,7 +314,7 @@ impl Connection {
 }
 
 impl Caller<'_> {
-    /// A request with its token and its route, without which Google's front end does not know where to send it.
+    /// Builds a request with its token and its route, without which Google's front end cannot route it.
     fn request<T>(self, message: T, route: &str) -> Result<Request<T>, DeliveryError> {
         let mut request = Request::new(message);
         let headers = request.metadata_mut();
@@ -324,8 +323,10 @@ impl Caller<'_> {
                 headers.insert(name, value);
                 Ok(())
             }
-            // Its text may be the token.
-            Err(_) => Err(DeliveryError::Denied(format!("{}: {name} has characters that no header may have", self.about))),
+            // The error's text could contain the token.
+            Err(_) => {
+                Err(DeliveryError::Denied(format!("{}: {name} contains characters that are not allowed in a header", self.about)))
+            }
         };
         put("x-goog-request-params", route)?;
         if let Some(token) = self.token {
@@ -338,7 +339,7 @@ impl Caller<'_> {
     }
 }
 
-/// A resource name, as a value of the routing header.
+/// Percent-encodes a resource name for the routing header.
 fn escaped(name: &str) -> String {
     let mut escaped = String::new();
     for byte in name.bytes() {
@@ -351,7 +352,7 @@ fn escaped(name: &str) -> String {
     escaped
 }
 
-/// The requests of a connection, as the stream that tonic takes.
+/// The requests of a connection, as a stream for tonic.
 struct Requests(mpsc::Receiver<api::AppendRowsRequest>);
 
 impl Stream for Requests {

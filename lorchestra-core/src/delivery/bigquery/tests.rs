@@ -1,4 +1,4 @@
-//! What a configuration comes to, before any connection.
+//! How a configuration is interpreted, before any connection.
 
 use super::*;
 use std::path::PathBuf;
@@ -44,14 +44,14 @@ fn the_name_with_and_without_a_project() {
 }
 
 #[test]
-fn an_emulator_needs_no_credentials_but_a_project_and_a_place_for_streams() {
+fn an_emulator_needs_no_credentials_but_a_project_and_a_storage_endpoint() {
     let emulator = BigQueryConfig { endpoint: Some("127.0.0.1:9050".to_owned()), ..config() };
     let Err(DeliveryError::Denied(text)) = BigQuery::new(emulator.clone()) else { panic!() };
     assert!(text.starts_with("destinations.bigquery.storage_endpoint: "), "{text}");
     let mut inserting = BigQuery::new(BigQueryConfig { write: WriteMethod::InsertAll, ..emulator.clone() }).unwrap();
     assert!(!inserting.uses_streams());
     run(inserting.resolve()).unwrap();
-    // A stream of an earlier configuration: refused, not sent to Google.
+    // A stream of an earlier configuration is refused, not sent to Google.
     assert!(
         matches!(run(inserting.finalize(Slot { stream: "s", offset: 0, length: 1 }, &[])), Err(DeliveryError::Denied(text)) if text.starts_with("destinations.bigquery.storage_endpoint: "))
     );
@@ -62,7 +62,7 @@ fn an_emulator_needs_no_credentials_but_a_project_and_a_place_for_streams() {
 }
 
 #[test]
-fn google_is_not_asked_without_credentials() {
+fn no_request_to_google_without_credentials() {
     let gcloud = Some(PathBuf::from("/nowhere"));
     let credentials = CredentialSources { gcloud, ..CredentialSources::default() };
     let mut lost = BigQuery::new(BigQueryConfig { credentials, ..config() }).unwrap();
@@ -71,7 +71,7 @@ fn google_is_not_asked_without_credentials() {
 }
 
 #[test]
-fn another_universe_has_its_own_addresses_unless_they_are_named() {
+fn another_universe_has_its_own_addresses_unless_configured() {
     let credentials =
         CredentialSources { universe_domain: Some("cloud.example".to_owned()), metadata: true, ..CredentialSources::default() };
     let mut moved = BigQuery::new(BigQueryConfig { credentials: credentials.clone(), ..config() }).unwrap();

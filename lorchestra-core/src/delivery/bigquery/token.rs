@@ -1,13 +1,13 @@
-//! Bearer tokens: fetched when needed, kept until a minute before they end. Talks to the token endpoint that the credentials
-//! name, or to the metadata server; promises that no token, key or assertion is in an error or a Debug.
+//! Bearer tokens: fetched when needed, and kept until a minute before they expire. Talks to the token endpoint named in the credentials, or
+//! to the metadata server. Guarantees that no token, key or assertion is in an error or a Debug output.
 //!
-//! A service account's assertion is signed and exchanged by yup-oauth2, over our connector. The two other forms are one request
-//! each, made here, because yup-oauth2 has their addresses built in. Federation and impersonation are `federated`'s.
+//! yup-oauth2 signs and exchanges a service account's assertion, over our connector. The other two kinds need one request each, which this
+//! module makes itself, because their addresses are hard-coded in yup-oauth2. `federated` handles federation and impersonation.
 
 mod federated;
 
 use super::answer::{cause, later, unanswered};
-use super::connect::{Dialer, Dialing};
+use super::connect::{ConnectSettings, Connector};
 use super::credentials::{Credentials, ResolvedCredentials, User};
 use super::redact::one_line;
 use crate::delivery::DeliveryError;
@@ -26,26 +26,26 @@ use std::time::{Duration, Instant};
 use tonic::codegen::http::HeaderMap;
 
 const SCOPE: &str = "https://www.googleapis.com/auth/bigquery";
-/// Google's own; a file may name another.
+/// Google's own endpoint; a file may name another one.
 const TOKEN_URI: &str = "https://oauth2.googleapis.com/token";
-/// A token this near its end is fetched anew.
+/// A token is replaced this long before it expires.
 const MARGIN: Duration = Duration::from_secs(60);
 
-type Signed = Authenticator<HttpsConnector<Dialer>>;
+type Signed = Authenticator<HttpsConnector<Connector>>;
 
 /// The source of bearer tokens for one set of credentials.
 pub(super) struct Tokens {
     credentials: Credentials,
     quota_project: Option<String>,
     federated: Option<AccessTokenCredentials>,
-    dialing: Dialing,
+    settings: ConnectSettings,
     signed: Option<Signed>,
     http: Option<reqwest::Client>,
     kept: Option<Kept>,
-    /// The last one given out, and whether it was given out before.
+    /// The last token returned, and whether it had been returned before.
     last: Option<String>,
     was_kept: bool,
-    /// The last token was refused: the next is a new one.
+    /// The last token was refused: fetch a new one.
     stale: bool,
 }
 
@@ -63,7 +63,7 @@ impl fmt::Debug for Tokens {
     }
 }
 
-/// What a token endpoint answers.
+/// The answer of a token endpoint.
 #[derive(Deserialize)]
 struct Granted {
     access_token: String,
@@ -72,32 +72,33 @@ struct Granted {
 }
 
 impl Tokens {
-    pub(super) fn new(found: ResolvedCredentials, dialing: Dialing) -> Self {
+    pub(super) fn new(found: ResolvedCredentials, settings: ConnectSettings) -> Self {
         let ResolvedCredentials { credentials, quota_project, .. } = found;
         let (federated, signed, http, kept, last) = (None, None, None, None, None);
-        Self { credentials, quota_project, federated, dialing, signed, http, kept, last, was_kept: false, stale: false }
+        Self { credentials, quota_project, federated, settings, signed, http, kept, last, was_kept: false, stale: false }
     }
 
-    /// The project that pays for the requests, if one is named.
+    /// The project to bill for requests, if one is named.
     pub(super) fn quota_project(&self) -> Option<&str> {
         self.quota_project.as_deref()
     }
 
-    /// The last token was not accepted.
+    /// Marks the last token as refused.
     pub(super) fn forget(&mut self) {
         self.kept = None;
         self.stale = true;
     }
 
-    /// Whether the last call got a token that an earlier one had got: it may have ended since. False when the last call failed.
+    /// Whether the last call returned a token that an earlier call had already returned, so that it may have expired since. False after a
+    /// failed call.
     pub(super) fn was_kept(&self) -> bool {
         self.was_kept
     }
 
-    /// A token that is good for a minute at least; None for an emulator.
+    /// Returns a token that is valid for at least a minute; `None` for an emulator.
     ///
     /// # Errors
-    /// [`DeliveryError::Unauthenticated`], or [`DeliveryError::Later`] when whoever grants tokens did not answer.
+    /// [`DeliveryError::Unauthenticated`], or [`DeliveryError::Later`] if the token server did not respond.
     pub(super) async fn bearer(&mut self) -> Result<Option<String>, DeliveryError> {
         self.was_kept = false;
         if matches!(self.credentials, Credentials::None) {
@@ -107,7 +108,7 @@ impl Tokens {
         let token = match kept {
             Some(token) => token,
             None => {
-                let limit = self.dialing.timeout();
+                let limit = self.settings.timeout();
                 let fetched = tokio::time::timeout(limit, self.fetch()).await;
                 fetched.map_err(|_| super::answer::too_late("token request", limit))??
             }
@@ -119,22 +120,22 @@ impl Tokens {
     }
 
     async fn fetch(&mut self) -> Result<String, DeliveryError> {
-        let Self { credentials, dialing, signed, http, federated, .. } = self;
+        let Self { credentials, settings, signed, http, federated, .. } = self;
         let granted = match credentials {
             Credentials::None => return Err(DeliveryError::Unauthenticated("no credentials".to_owned())),
             Credentials::ServiceAccount { file, key } => {
                 let signed = match signed {
                     Some(signed) => signed,
-                    None => signed.insert(signer(file, key, dialing).await?),
+                    None => signed.insert(signer(file, key, settings).await?),
                 };
-                // It keeps its token itself.
+                // The authenticator caches its token itself.
                 let scopes = [SCOPE];
                 let fetched = if self.stale { signed.force_refreshed_token(&scopes).await } else { signed.token(&scopes).await };
                 let token = fetched.map_err(|error| refused_by_yup(file, &error))?;
                 return token.token().map(str::to_owned).ok_or_else(|| no_token(&shown(file)));
             }
             Credentials::Federated { file, form, json } => {
-                // It keeps its token itself, and has no other way to fetch one before its time.
+                // The crate caches its token itself, and can fetch a new one early only if it is created again.
                 if self.stale {
                     *federated = None;
                 }
@@ -142,14 +143,19 @@ impl Tokens {
                     Some(source) => source,
                     None => federated.insert(federated::source(file, *form, json)?),
                 };
-                return federated::token(file, *form, source).await;
+                let token = federated::token(file, *form, source).await;
+                if token.is_err() {
+                    // The crate keeps an error for ten seconds, longer than all our retries take.
+                    *federated = None;
+                }
+                return token;
             }
             Credentials::User { file, user } => {
-                let http = client(http, dialing, false)?;
+                let http = client(http, settings, false)?;
                 refresh(http, file, user).await?
             }
             Credentials::Metadata { host } => {
-                let http = client(http, dialing, true)?;
+                let http = client(http, settings, true)?;
                 let path = format!("instance/service-accounts/default/token?scopes={SCOPE}");
                 let body = metadata(http, host, &path).await.map_err(|refusal| match refusal {
                     // It has answered before, so this is one of Google's machines.
@@ -166,10 +172,10 @@ impl Tokens {
         Ok(granted.access_token)
     }
 
-    /// The project of the machine, by the metadata server; None for other credentials.
+    /// Returns the machine's project from the metadata server; `None` for other credentials.
     pub(super) async fn machine_project(&mut self) -> Result<Option<String>, DeliveryError> {
         let Credentials::Metadata { host } = &self.credentials else { return Ok(None) };
-        let http = client(&mut self.http, &self.dialing, true)?;
+        let http = client(&mut self.http, &self.settings, true)?;
         let project = metadata(http, host, "project/project-id").await?;
         Ok(Some(project.trim().to_owned()).filter(|project| !project.is_empty()))
     }
@@ -180,50 +186,58 @@ fn shown(file: &Path) -> String {
 }
 
 fn no_token(whose: &str) -> DeliveryError {
-    later(format!("{whose}: the answer of the token endpoint holds no token"))
+    later(format!("{whose}: the response of the token endpoint contains no token"))
 }
 
 fn client<'a>(
     kept: &'a mut Option<reqwest::Client>,
-    dialing: &Dialing,
+    settings: &ConnectSettings,
     plain: bool,
 ) -> Result<&'a reqwest::Client, DeliveryError> {
     match kept {
         Some(client) => Ok(client),
-        None => Ok(kept.insert(dialing.http(HeaderMap::new(), plain)?)),
+        None => Ok(kept.insert(settings.http(HeaderMap::new(), plain)?)),
     }
 }
 
-async fn signer(file: &Path, key: &ServiceAccountKey, dialing: &Dialing) -> Result<Signed, DeliveryError> {
+async fn signer(file: &Path, key: &ServiceAccountKey, settings: &ConnectSettings) -> Result<Signed, DeliveryError> {
     let roots = HttpsConnectorBuilder::new().with_native_roots().map_err(|error| {
         DeliveryError::Unauthenticated(format!(
             "no root certificates on this machine ({error}): install the package ca-certificates"
         ))
     })?;
-    let https = roots.https_or_http().enable_http1().wrap_connector(dialing.dialer());
+    let https = roots.https_or_http().enable_http1().wrap_connector(settings.connector());
     let hyper: HyperClient<_, String> = HyperClient::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(https);
     let built = ServiceAccountAuthenticator::with_client(key.clone(), CustomHyperClientBuilder::from(hyper)).build().await;
-    built.map_err(|_| DeliveryError::Unauthenticated(format!("{}: its private_key is no RSA key: make a new key", shown(file))))
+    built.map_err(|_| {
+        DeliveryError::Unauthenticated(format!("{}: its private_key is not an RSA key: create a new key", shown(file)))
+    })
 }
 
 fn refused_by_yup(file: &Path, error: &Error) -> DeliveryError {
     match error {
         Error::AuthError(AuthError { error, error_description, .. }) => {
             let passing = matches!(error, AuthErrorCode::Other(_));
-            refused(&shown(file), error.as_str(), error_description.as_deref(), passing, "make a new key, or hint the clock")
+            refused(
+                &shown(file),
+                error.as_str(),
+                error_description.as_deref(),
+                passing,
+                "create a new key, or correct the clock of this host",
+            )
         }
         Error::HttpError(_) | Error::HttpClientError(_) | Error::LowLevelError(_) => {
             later(format!("{}: token request: {}", shown(file), cause(error)))
         }
-        // Their texts may quote the answer, and with it a token.
+        // Their messages may quote the response, including a token.
         _ => no_token(&shown(file)),
     }
 }
 
-/// An OAuth error. An unknown one (`passing`) counts as definite unless it says that it passes.
+/// Classifies an OAuth error. An unknown one (`passing`) counts as definite unless its code says that it is temporary.
 fn refused(whose: &str, code: &str, description: Option<&str>, passing: bool, hint: &str) -> DeliveryError {
-    let said = description.map(|text| format!(" ({})", one_line(text))).unwrap_or_default();
-    let text = format!("{whose}: the token endpoint answered {}{said}", one_line(code));
+    let details = description.map(|text| format!(" ({})", one_line(text))).unwrap_or_default();
+    let text = format!("{whose}: the token endpoint answered {}{details}", one_line(code));
     let passes = ["internal_failure", "server_error", "temporarily_unavailable", "rate_limit_exceeded", "backendError"];
     if passing && passes.contains(&code) { later(text) } else { DeliveryError::Unauthenticated(format!("{text}: {hint}")) }
 }
@@ -260,12 +274,12 @@ async fn refresh(http: &reqwest::Client, file: &Path, user: &User) -> Result<Gra
     }
 }
 
-/// serde's errors may quote a token: none is passed on.
+/// Drops serde's errors, which may quote a token.
 fn from_json<T: DeserializeOwned>(whose: &str, body: &str) -> Result<T, DeliveryError> {
     serde_json::from_str(body).map_err(|_| no_token(whose))
 }
 
-/// One value of the metadata server. It is near or not there at all: a failure to connect means that this is none of Google's
+/// Reads a value from the metadata server, which is either local or missing: a failure to connect means that this is not one of Google's
 /// machines.
 async fn metadata(http: &reqwest::Client, host: &str, path: &str) -> Result<String, DeliveryError> {
     let url = format!("http://{host}/computeMetadata/v1/{path}");

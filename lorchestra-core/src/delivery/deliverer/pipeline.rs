@@ -1,28 +1,28 @@
-//! Several batches on their way in one stream.
+//! Keeps several batches in flight in one stream.
 //!
-//! Talks to the destination and to the store, for the [`Deliverer`]. Promises that each batch is frozen before it is sent, that none is sent
-//! twice over one connection, and that after an answer other than "landed" nothing is sent over it any more.
+//! Talks to the destination and to the store, for the [`Deliverer`]. Guarantees that each batch is frozen before it is sent, that none is
+//! sent twice over one connection, and that after an answer other than "landed" nothing more is sent over it.
 
 use super::{Deliverer, StepError, slot};
 use crate::delivery::{DeliveryError, Destination, Landed};
 
-/// Bytes on their way, about: one more batch may begin below it.
+/// Approximate number of bytes in flight; below it, one more batch may start.
 const BYTES: usize = 12 << 20;
 
 impl<D: Destination> Deliverer<'_, D> {
-    /// Whether the batches that are frozen go out one after the other, without waiting for answers. Not while a batch is being split: what
-    /// is behind one that is refused costs its stream.
+    /// Whether to send the frozen batches one after the other without waiting for answers. Not while a batch is being split: a refused
+    /// batch costs the batches after it their stream.
     pub(super) fn may_pipeline(&self) -> bool {
         let is_plain = |flight: &super::Flight| flight.batch.place.is_some() && flight.batch.was.is_none();
         let is_whole = self.batch_limit >= self.policy.rows;
         self.session.destination.depth() > 1 && is_whole && !self.one_by_one && self.flights.front().is_some_and(is_plain)
     }
 
-    /// Sends what may be on its way, and waits for the answer to the first batch.
+    /// Sends batches up to the limit, and waits for the answer to the first one.
     pub(super) async fn pipeline(&mut self) -> Result<(), StepError> {
-        // The future that waited last was dropped: what is answered next is not known to belong to the first batch.
+        // The previous future was dropped while waiting: the next answer may not belong to the first batch.
         if std::mem::replace(&mut self.is_waiting, true) {
-            self.fall_out_of_step();
+            self.abandon_connection();
         }
         let done = if self.one_by_one { self.send_one().await } else { self.send_and_wait().await };
         self.is_waiting = false;
@@ -33,7 +33,7 @@ impl<D: Destination> Deliverer<'_, D> {
         let depth = self.session.destination.depth();
         let is_full =
             |this: &Self| this.flights.len() >= depth || this.flights.iter().map(|flight| flight.size).sum::<usize>() >= BYTES;
-        // Suspects come before what is not frozen yet.
+        // Suspects come before rows that are not frozen yet.
         while self.has_more && !is_full(self) && self.store.suspect(0)?.is_none() {
             if !self.freeze(None).await? {
                 break;
@@ -44,14 +44,14 @@ impl<D: Destination> Deliverer<'_, D> {
             let Some(flight) = self.flights.get_mut(at).filter(|flight| flight.stream() == stream.as_ref()) else { break };
             let Some(slot) = slot(&flight.batch).filter(|_| !flight.sent) else { continue };
             match self.session.destination.send(slot, &flight.rows).await {
-                // Until the answer is here, its fate is unknown: this future may be dropped.
+                // Until the answer arrives, the result is unknown: this future may be dropped.
                 Ok(()) => (flight.sent, flight.fresh) = (true, false),
-                // It was not sent, and waits for its turn.
+                // It was not sent, and is sent alone later.
                 Err(DeliveryError::TooLarge(_)) if at > 0 => break,
                 Err(refusal @ DeliveryError::TooLarge(_)) => return self.refused(refusal).await,
                 Err(refusal) => {
                     flight.fresh = false;
-                    self.fall_out_of_step();
+                    self.abandon_connection();
                     return Err(StepError::Refused(refusal));
                 }
             }
@@ -62,7 +62,7 @@ impl<D: Destination> Deliverer<'_, D> {
         if answer == Ok(Landed::Now) {
             return self.landed().await;
         }
-        self.fall_out_of_step();
+        self.abandon_connection();
         match answer {
             Ok(_) => self.overtaken().await,
             Err(refusal) => {
@@ -75,8 +75,8 @@ impl<D: Destination> Deliverer<'_, D> {
         }
     }
 
-    /// The connection is given up; what was sent over it is of unknown fate.
-    fn fall_out_of_step(&mut self) {
+    /// Abandons the connection; everything sent over it has an unknown result.
+    fn abandon_connection(&mut self) {
         self.one_by_one = true;
         self.session.destination.hang_up();
         self.flights.iter_mut().for_each(|flight| flight.sent = false);

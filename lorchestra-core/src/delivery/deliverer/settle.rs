@@ -1,7 +1,8 @@
-//! How the fate of a batch is found out: whether it is in its stream, and else whether its rows are in the target.
+//! Determines whether a batch with an unknown result arrived: first whether it is in its stream, and otherwise whether its rows are in the
+//! target.
 //!
-//! Talks to the destination and to the store, for the [`Deliverer`]. Promises that a batch of unknown fate is taken back only when nothing
-//! of it can arrive any more: its stream was fenced, or something else is in its place.
+//! Talks to the destination and to the store, for the [`Deliverer`]. Guarantees that such a batch is taken back only when nothing of it can
+//! arrive any more: its stream was fenced, or something else is at its position.
 
 use super::{Deliverer, STREAMS, STUMBLES, StepError, slot};
 use crate::delivery::{DeliveryError, Destination, Row, Slot};
@@ -10,17 +11,17 @@ use std::collections::HashSet;
 
 pub(super) const ANOTHER: &str = "something else is in its place in the stream";
 
-/// A stream that takes no more rows.
+/// A stream that accepts no more rows.
 #[derive(Debug, Clone)]
 pub(super) enum Fenced {
-    /// It is there, and this long.
+    /// It exists and has this length.
     Length(i64),
-    /// It is not.
+    /// It does not exist.
     Gone(String),
 }
 
 impl<D: Destination> Deliverer<'_, D> {
-    /// Closes the stream of the batch for ever.
+    /// Closes the stream of the batch permanently.
     async fn fence(&mut self) -> Result<Option<Fenced>, StepError> {
         let Some(flight) = self.flights.front_mut() else { return Ok(None) };
         let Some(slot) = slot(&flight.batch) else { return Ok(None) };
@@ -30,10 +31,10 @@ impl<D: Destination> Deliverer<'_, D> {
         let fenced = match self.session.destination.finalize(slot, &flight.rows).await {
             Ok(length) => Fenced::Length(length),
             Err(DeliveryError::StreamGone(gone)) => Fenced::Gone(gone),
-            // It may be that the server has forgotten the stream; but then it says so always.
-            Err(DeliveryError::Precondition(reason)) if flight.stumbles >= 2 * STUMBLES => Fenced::Gone(reason),
+            // Perhaps the server has forgotten the stream; then it gives this answer every time.
+            Err(DeliveryError::Precondition(reason)) if flight.fence_refusals + 1 >= STUMBLES => Fenced::Gone(reason),
             Err(refusal) => {
-                flight.stumbles += u32::from(matches!(refusal, DeliveryError::Precondition(_)));
+                flight.fence_refusals += u32::from(matches!(refusal, DeliveryError::Precondition(_)));
                 return Err(StepError::Refused(refusal));
             }
         };
@@ -41,25 +42,25 @@ impl<D: Destination> Deliverer<'_, D> {
         Ok(Some(fenced))
     }
 
-    /// Of a stream in which a batch is not: it takes no more rows, if that can be had. With others of unknown fate behind it, it must.
+    /// Fences, if possible, a stream in which a batch is missing. If other batches with an unknown result follow, the fence is required.
     pub(super) async fn fence_damaged(&mut self) -> Result<(), StepError> {
         if self.flights.len() > 1 {
             return self.fence().await.map(drop);
         }
         if let Some(slot) = self.flights.front().and_then(|flight| slot(&flight.batch)) {
-            // Of what is in its place nothing is ours to remove.
+            // Whatever is at its position is not ours to complete.
             let _ = self.session.destination.finalize(Slot { length: 0, ..slot }, &[]).await;
         }
         Ok(())
     }
 
-    /// The batch was never sent before, and something is in its place.
+    /// Handles a batch that was never sent although something is at its position.
     pub(super) async fn overtaken(&mut self) -> Result<(), StepError> {
         self.shared = self.flights.front().and_then(|flight| flight.stream().cloned());
         self.settle_by_query(ANOTHER).await
     }
 
-    /// Fences the stream, and finds out whether the batch is in it. The stream is left.
+    /// Fences the stream, determines whether the batch is in it, and leaves the stream.
     pub(super) async fn settle(&mut self) -> Result<(), StepError> {
         if self.clear_place().await? {
             return self.leave_and_take_back(Vec::new());
@@ -67,7 +68,7 @@ impl<D: Destination> Deliverer<'_, D> {
         Ok(())
     }
 
-    /// The same of a batch behind one whose stream was fenced.
+    /// Does the same for a batch that follows one whose stream was fenced.
     pub(super) async fn settle_behind(&mut self) -> Result<(), StepError> {
         if self.clear_place().await? {
             return self.take_back(Vec::new(), self.batch_limit, "its stream was left");
@@ -75,8 +76,8 @@ impl<D: Destination> Deliverer<'_, D> {
         Ok(())
     }
 
-    /// Makes certain that nothing of the batch is in its place and nothing of it can arrive there any more. `false`: it was there, or its
-    /// rows are in the target, and all is recorded.
+    /// Ensures that nothing of the batch is at its position or can still arrive there. Returns `false` if the batch was there, or its rows
+    /// are in the target; then that is recorded.
     pub(super) async fn clear_place(&mut self) -> Result<bool, StepError> {
         let Some(flight) = self.flights.front() else { return Ok(false) };
         if flight.batch.place.is_none() || flight.fresh && self.flights.len() == 1 {
@@ -85,19 +86,20 @@ impl<D: Destination> Deliverer<'_, D> {
         self.clear_unknown().await
     }
 
-    /// The same, and the stream is fenced for it: of a batch that is not fresh, or before others of unknown fate.
+    /// Like [`clear_place`](Self::clear_place), and fences the stream for it, for a batch that is not fresh or is followed by others with
+    /// an unknown result.
     pub(super) async fn clear_unknown(&mut self) -> Result<bool, StepError> {
         let Some(fenced) = self.fence().await? else { return Ok(true) };
         let doubtful = self.is_doubtful()?;
         let Some(flight) = self.flights.front() else { return Ok(false) };
         match fenced {
-            Fenced::Length(length) if length >= flight.end() => self.confirm(true).await.map(|()| false),
-            // Every request for it was answered with a refusal.
+            // Every request for it was definitely refused: the data at its position belongs to another writer.
             _ if flight.fresh => {
                 self.store.leave_stream(&flight.batch.target)?;
                 Ok(true)
             }
-            // The other store may have taken it back from here and sent it elsewhere.
+            Fenced::Length(length) if length >= flight.end() => self.confirm(true).await.map(|()| false),
+            // The other store may have taken it back from here and sent it to another stream.
             Fenced::Length(_) if doubtful => {
                 self.settle_by_query("the state directory is a copy of another one").await.map(|()| false)
             }
@@ -115,18 +117,18 @@ impl<D: Destination> Deliverer<'_, D> {
         Ok(self.flights.front().is_some_and(|flight| flight.batch.first <= to || is_shared(flight)))
     }
 
-    /// Something is in the place of the batch, whose fate was unknown: where reading is permitted, its first and last row are looked up.
+    /// Something is at the position of a batch with an unknown result: looks up its first and last row, if reading is permitted.
     pub(super) async fn confirm(&mut self, leave: bool) -> Result<(), StepError> {
         let doubtful = self.is_doubtful()?;
         let Some(flight) = self.flights.front() else { return Ok(()) };
         let ends: Vec<Row> = flight.rows.first().into_iter().chain(flight.rows.last()).cloned().collect();
-        // The target that it went to is another one: it cannot be asked.
+        // The batch went to another target, which cannot be queried.
         if flight.batch.target == self.session.destination.name() {
             match self.session.destination.present(&ends).await {
                 Ok(there) if ends.iter().all(|row| there.contains(&row.event_id)) => {}
                 Ok(_) => return self.settle_by_query(ANOTHER).await,
                 Err(DeliveryError::Denied(denied)) if doubtful => {
-                    return self.give_up(&format!("{ANOTHER}, or it is; and that cannot be read: {denied}"));
+                    return self.give_up(&format!("{ANOTHER}, or it has arrived; the table cannot be queried: {denied}"));
                 }
                 Err(DeliveryError::Denied(_)) => {}
                 Err(other) => return Err(StepError::Refused(other)),
@@ -138,15 +140,20 @@ impl<D: Destination> Deliverer<'_, D> {
         self.landed().await
     }
 
-    /// Which rows are there, the target itself shows. The stream is left.
+    /// Queries the target for the rows that are there. Leaves the stream.
     pub(super) async fn settle_by_query(&mut self, why: &str) -> Result<(), StepError> {
         let Some(flight) = self.flights.front() else { return Ok(()) };
+        // Another target than the one that the batch was sent to knows nothing about it.
+        if flight.batch.target != self.session.destination.name() {
+            let target = flight.batch.target.clone();
+            return self.give_up(&format!("{why}; {target}, where it was sent, is not the configured target any more"));
+        }
         let there = match self.session.destination.present(&flight.rows).await {
             Ok(there) => there,
             Err(DeliveryError::Denied(denied)) => {
-                return self.give_up(&format!("{why}; and whether it arrived cannot be read: {denied}"));
+                return self.give_up(&format!("{why}; the table cannot be queried for it: {denied}"));
             }
-            // It may be answered yet.
+            // A retry may succeed.
             Err(other) => return Err(StepError::Refused(other)),
         };
         self.leave_with(&there)
@@ -169,7 +176,7 @@ impl<D: Destination> Deliverer<'_, D> {
         if let Some(flight) = self.flights.front() {
             self.store.leave_stream(&flight.batch.target)?;
             if flight.stream() != self.left_stream.as_ref() {
-                // The next one may be at fault as well, for a reason of its own.
+                // The next stream may fail too, for a reason of its own.
                 self.renewed = false;
                 self.left_stream = flight.stream().cloned();
                 self.left += 1;
@@ -177,9 +184,9 @@ impl<D: Destination> Deliverer<'_, D> {
         }
         self.take_back(settled, self.batch_limit, "its stream was gone")?;
         if self.left > STREAMS {
-            // Streams are not for free, and this server takes none.
+            // Creating streams has a cost, and this server accepts none.
             return Err(StepError::Refused(DeliveryError::Later {
-                reason: "it refused one new stream after the other".into(),
+                reason: "it refuses every new stream".into(),
                 after: None,
                 perhaps_request: false,
             }));
@@ -196,7 +203,7 @@ impl<D: Destination> Deliverer<'_, D> {
         Ok(())
     }
 
-    /// A batch that was frozen for another target, or for the other way of writing, before the configuration changed.
+    /// Settles a batch that was frozen for another target, or for the other write method, before the configuration changed.
     pub(super) async fn settle_elsewhere(&mut self) -> Result<(), StepError> {
         let Some(flight) = self.flights.front() else { return Ok(()) };
         if flight.batch.place.is_some() {
@@ -218,10 +225,10 @@ impl<D: Destination> Deliverer<'_, D> {
 
     fn settle_unreadable(&mut self, refusal: &DeliveryError) -> Result<(), StepError> {
         let to = self.flights.front().map(|flight| flight.batch.target.clone()).unwrap_or_default();
-        self.give_up(&format!("it was on its way to {to}, of which nothing can be learned: {refusal}"))
+        self.give_up(&format!("it was in flight to {to}, which cannot be queried: {refusal}"))
     }
 
-    /// What it was before it was sent.
+    /// The state of the batch before it was sent.
     pub(super) fn was(&self) -> Option<Was> {
         self.flights.front().and_then(|flight| flight.batch.was)
     }

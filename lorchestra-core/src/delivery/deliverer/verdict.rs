@@ -1,6 +1,6 @@
-//! What a refusal means for the rows of a batch, and which of them are to blame.
+//! Decides what a refusal means for the rows of a batch, and which of them are to blame.
 //!
-//! Talks to the store, for the [`Deliverer`]. Promises that no row is set aside for the fault of a stream, of the target or of this host.
+//! Talks to the store, for the [`Deliverer`]. Guarantees that no row is set aside because of a stream, the target or this host.
 
 use super::{Deliverer, STUMBLES, SUSPECTS, StepError};
 use crate::delivery::{DeliveryError, Destination, RefusedRow};
@@ -37,7 +37,7 @@ impl<D: Destination> Deliverer<'_, D> {
                     return self.every_row(&reason);
                 }
                 let settled = self.set_aside(&rows);
-                self.take_back(settled, self.batch_limit, "rows beside it were refused")
+                self.take_back(settled, self.batch_limit, "other rows of its batch were refused")
             }
             DeliveryError::Malformed(_) if blames_stream => self.renew().await,
             DeliveryError::TooLarge(_) | DeliveryError::Malformed(_) => {
@@ -48,9 +48,9 @@ impl<D: Destination> Deliverer<'_, D> {
                 }
             }
             DeliveryError::StreamDamaged(reason) => {
-                // It is not to be trusted any more, and this batch is not in it.
+                // The stream can no longer be trusted, and this batch is not in it.
                 if self.left == 0 {
-                    tracing::warn!(reason, "a stream has lost rows that had landed, or has others; a new one is begun");
+                    tracing::warn!(reason, "a stream has lost rows or has unexpected ones; starting a new stream");
                 }
                 self.fence_damaged().await?;
                 self.leave_and_take_back(Vec::new())
@@ -60,33 +60,34 @@ impl<D: Destination> Deliverer<'_, D> {
         }
     }
 
-    /// Before rows are suspected, the stream is: one in which nothing has landed yet, at once; one that worked, when a row is alone.
+    /// Whether to suspect the stream before the rows: immediately if nothing has landed in it yet, and if it worked before, once a row is
+    /// alone.
     fn blames_stream(&self, worked: bool) -> bool {
         let Some(flight) = self.flights.front() else { return false };
         flight.batch.place.is_some() && !self.renewed && !worked && (!self.proven || flight.rows.len() == 1)
     }
 
-    /// Fences the stream and leaves it: the batch goes to a new one.
+    /// Fences the stream and leaves it, so that the batch goes to a new one.
     async fn renew(&mut self) -> Result<(), StepError> {
         let left = if self.clear_unknown().await? { self.leave_and_take_back(Vec::new()) } else { Ok(()) };
         self.renewed = true;
         left
     }
 
-    /// The server stumbles on the batch, and whether it is there is not known: that is found out first.
+    /// The server fails on the batch, and it is unknown whether it arrived: determines that first.
     async fn split_after_unknown(&mut self, refusal: DeliveryError) -> Result<(), StepError> {
-        // Without a stream each event is there at least once: it may be cut although its fate is not known.
+        // Without a stream, delivery is at least once: the batch may be split although its result is unknown.
         if self.clear_place().await? { self.cut(refusal, 8) } else { Ok(()) }
     }
 
-    /// Takes the batch, which is not there, back to send it in `parts`. One row cannot be cut: it is set aside, on suspicion.
+    /// Takes back the batch, which has not arrived, to send it in `parts`. A single row cannot be split and becomes suspect.
     fn cut(&mut self, refusal: DeliveryError, parts: usize) -> Result<(), StepError> {
         let Some(flight) = self.flights.front() else { return Ok(()) };
         let (rows, was) = (flight.rows.len(), flight.batch.was);
         let reason = refusal.to_string();
         match (flight.numbers.as_slice(), was) {
             ([], _) | ([_, _, ..], _) => self.take_back(Vec::new(), rows / parts, &reason),
-            // It was sent on request, and is what it was.
+            // It was resent on request, and goes back to its previous state.
             ([_], Some(Was::Uncertain)) => self.give_up(&reason),
             ([_], Some(Was::Refused)) => {
                 self.progress.refused += 1;
@@ -105,12 +106,14 @@ impl<D: Destination> Deliverer<'_, D> {
         }
     }
 
-    /// They are set aside on suspicion: other rows go before them.
+    /// Sets the rows aside as suspects: other rows are sent before them.
     fn suspect(&mut self, numbers: &[i64], reason: &str, refusal: DeliveryError) -> Result<(), StepError> {
         let settled = numbers.iter().map(|n| (*n, RowDisposition::Suspect(reason.to_owned()))).collect();
         self.take_back(settled, self.batch_limit, reason)?;
         self.suspects += 1;
         self.suspicion = Some(refusal);
+        // What landed before proves nothing about now: the clock or the target may have changed since.
+        self.proven = false;
         Ok(())
     }
 
@@ -121,17 +124,19 @@ impl<D: Destination> Deliverer<'_, D> {
         Ok(())
     }
 
-    /// The reason for which all rows of the batch were refused, if it is one. Numbers in it are not compared: they may be of the rows.
+    /// Returns the reason for which all rows of the batch were refused, if it is the same, or if nothing has landed yet. Ignores numbers in
+    /// it, which may refer to rows.
     fn one_reason(&self, refused: &[RefusedRow]) -> Option<String> {
         let flight = self.flights.front()?;
         let alike = |reason: &str| reason.chars().filter(|c| !c.is_ascii_digit() && *c != '…').collect::<String>();
         let first = refused.first()?;
         let kind = alike(&first.reason);
-        let all = refused.len() == flight.rows.len() && refused.iter().all(|row| alike(&row.reason) == kind);
+        let all = refused.len() == flight.rows.len()
+            && (!self.proven && refused.len() > 1 || refused.iter().all(|row| alike(&row.reason) == kind));
         all.then(|| first.reason.clone())
     }
 
-    /// All rows were refused for one reason: it may be the target, or this host's clock.
+    /// Handles a batch whose rows were all refused for one reason, which may be the target or this host's clock.
     fn every_row(&mut self, reason: &str) -> Result<(), StepError> {
         let Some(flight) = self.flights.front() else { return Ok(()) };
         let (name, count, last) = (self.session.destination.name(), flight.rows.len(), flight.batch.last);
@@ -145,10 +150,14 @@ impl<D: Destination> Deliverer<'_, D> {
         };
         let refusal = DeliveryError::EveryRow(text);
         match self.was() {
-            // Other rows have landed: it is this one.
-            None if count == 1 && self.proven => self.refuse(&numbers, reason),
+            // Other rows have landed since it became a suspect, so this row is the cause.
             Some(Was::Suspect) if self.proven => self.refuse(&numbers, reason),
-            Some(Was::Refused | Was::Uncertain) => self.refuse(&numbers, reason),
+            Some(Was::Refused) => self.refuse(&numbers, reason),
+            // It may have arrived when it was sent first.
+            Some(Was::Uncertain) => {
+                self.give_up(reason)?;
+                Err(StepError::Refused(refusal))
+            }
             Some(Was::Suspect) => self.still_suspect(refusal),
             None if self.suspects < SUSPECTS && (count == 1 || !self.store.pending_rows(last, 1, usize::MAX)?.is_empty()) => {
                 self.suspect(&numbers, reason, refusal)

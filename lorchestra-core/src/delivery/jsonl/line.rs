@@ -1,5 +1,5 @@
-//! An event as a line: the columns of the envelope as JSON, the payload as the object that it is. The same bytes for the same row, always: a batch
-//! is sent again by writing the rest of them.
+//! Formats an event as a line: the columns of the envelope as JSON, with the payload as an object. Always produces the same bytes for the
+//! same row, because resending a batch means writing its missing bytes.
 
 use crate::store::Row;
 use chrono::{DateTime, SecondsFormat};
@@ -22,11 +22,11 @@ struct JsonLine<'a> {
     job: Option<&'a str>,
 }
 
-/// All rows, one a line.
+/// Formats rows, one per line.
 pub(super) fn lines(rows: &[Row]) -> Vec<u8> {
     let mut lines = Vec::new();
     for row in rows {
-        // A line break in JSON is between values: in a string it would be escaped.
+        // Line breaks in JSON are between tokens: in a string they are escaped.
         let payload = row.payload.as_ref().map(|json| json.replace(['\n', '\r'], " "));
         let line = JsonLine {
             event_id: &row.event_id,
@@ -36,14 +36,14 @@ pub(super) fn lines(rows: &[Row]) -> Vec<u8> {
             created_at: time(row.created_at),
             correlation_id: row.correlation_id.as_deref(),
             subject_id: row.subject_id.as_deref(),
-            // It was parsed when it came into the store.
+            // The store accepted it only after parsing it.
             payload: payload.as_deref().and_then(|json| serde_json::from_str(json).ok()),
             run_id: row.run_id.as_deref(),
             attempt: row.attempt,
             package: row.package.as_deref(),
             job: row.job.as_deref(),
         };
-        // Writing strings and numbers to memory does not fail.
+        // Serializing strings and numbers to memory does not fail.
         if serde_json::to_writer(&mut lines, &line).is_ok() {
             lines.push(b'\n');
         }
@@ -51,7 +51,7 @@ pub(super) fn lines(rows: &[Row]) -> Vec<u8> {
     lines
 }
 
-/// RFC 3339 with microseconds. What no calendar has is at its end.
+/// RFC 3339 with microseconds. Times out of the calendar's range are clamped.
 fn time(micros: i64) -> String {
     let time = DateTime::from_timestamp_micros(micros);
     let end = if micros < 0 { DateTime::UNIX_EPOCH } else { DateTime::from_timestamp_nanos(i64::MAX) };

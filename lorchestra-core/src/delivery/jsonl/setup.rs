@@ -1,5 +1,4 @@
-//! The directory, made where it is missing, and tried. Never on the way of an event: a disk that is not mounted is not filled up below its
-//! mount point.
+//! Creates and tests the directory. Not done during delivery, so that an unmounted disk does not lead to files below its mount point.
 
 use super::{JsonlConfig, PREFIX, refusal};
 use crate::delivery::DeliveryError;
@@ -10,7 +9,7 @@ use std::os::unix::fs::DirBuilderExt;
 /// Whether the directory is missing.
 ///
 /// # Errors
-/// [`DeliveryError::Denied`]: there is something else.
+/// [`DeliveryError::Denied`] if there is something else.
 pub fn missing(config: &JsonlConfig) -> Result<bool, DeliveryError> {
     match std::fs::metadata(&config.dir) {
         Ok(meta) if meta.is_dir() => Ok(false),
@@ -20,10 +19,10 @@ pub fn missing(config: &JsonlConfig) -> Result<bool, DeliveryError> {
     }
 }
 
-/// Makes the directory where it is missing, and a file in it that is removed again.
+/// Creates the directory if it is missing, and tests it by creating and removing a file.
 ///
 /// # Errors
-/// What the file system has against it.
+/// The error of the file system.
 pub fn set_up(config: &JsonlConfig) -> Result<(), DeliveryError> {
     let set_up = || {
         DirBuilder::new().recursive(true).mode(0o750).create(&config.dir)?;

@@ -1,4 +1,4 @@
-//! What a file may have become between two batches, and what is made of it.
+//! What may have happened to a file between two batches, and how delivery continues.
 
 use super::*;
 use std::fs;
@@ -75,9 +75,9 @@ fn a_line_is_one_line_of_json() {
     assert!(text.contains(r#""created_at":"1970-01-01T00:00:00.000005Z""#), "{text}");
 }
 
-/// Cut at every byte, as a crash may have left it; with zeros after it, as a power loss may; or whole.
+/// Truncated at every byte, as by a crash; with zeros at the end, as by a power loss; or complete.
 #[test]
-fn what_a_crash_left_is_completed() {
+fn a_batch_that_a_crash_left_incomplete_is_completed() {
     let mut place = begun();
     let second = line::lines(&place.second);
     for cut in 0..=second.len() {
@@ -89,14 +89,14 @@ fn what_a_crash_left_is_completed() {
             assert_eq!(place.text(), place.whole(), "cut at {cut}, {zeros} zeros");
         }
     }
-    // What follows a batch does not make it less there.
+    // A batch also counts as present if something follows it.
     let more = [place.whole(), b"{}\n".to_vec()].concat();
     fs::write(&place.stream, &more).unwrap();
     assert_eq!((place.second(), place.text()), (Ok(Landed::Now), more));
 }
 
 #[test]
-fn what_others_wrote_is_left_alone() {
+fn a_file_with_foreign_bytes_is_left_alone() {
     let mut place = begun();
     for tail in [&b"x"[..], b"{\"event_id\":\"another\"}\n", &[b'x'; 2000]] {
         place.set(tail);
@@ -127,9 +127,9 @@ fn a_file_that_was_cut_or_removed_is_gone() {
     assert!(matches!(run(place.to.connect()), Err(DeliveryError::TargetMissing(_))));
 }
 
-/// The configuration names another directory, and half a batch is in the first.
+/// The configuration changes to another directory while half a batch is in the first one.
 #[test]
-fn a_file_that_is_left_has_whole_batches() {
+fn a_file_that_is_left_has_complete_batches() {
     let mut place = begun();
     let (offset, length) = (place.to.length(&place.first), place.to.length(&place.second));
     let second = line::lines(&place.second);

@@ -1,4 +1,5 @@
-//! Streams that go, that answer oddly and that others write to; refusals that are nobody's row's fault. See [`super::super::destination`].
+//! Streams that disappear, answer unexpectedly or are written to by others, and refusals that are not caused by a row. See
+//! [`super::super::destination`].
 
 use super::*;
 
@@ -10,7 +11,7 @@ fn drained(store: &mut Outbox, server: &Rc<RefCell<Server>>, rows: usize) -> (Re
     (stopped, progress)
 }
 
-/// More events in the store.
+/// Adds events to the store.
 fn emit(store: &mut Outbox, run: &str) {
     store.store.begin_run(&new_run(run), &started()).unwrap();
 }
@@ -26,7 +27,7 @@ fn all_ids(store: &Outbox) -> Vec<String> {
     ids
 }
 
-/// A state directory as `cp -r` makes it.
+/// A state directory as copied by `cp -r`.
 fn copied(site: &Site, place: &std::path::Path) -> crate::host::state::StateDir {
     let state = crate::host::state::StateDir::open(&place.join("state")).unwrap();
     for entry in std::fs::read_dir(site.state.store().parent().unwrap()).unwrap() {
@@ -44,7 +45,7 @@ fn sorted(rows: &[String]) -> Vec<String> {
     rows
 }
 
-/// The server was started again and knows no stream; it says so in one of three ways. One flush delivers, and no row is suspected.
+/// The server was restarted and has no streams, and reports that in one of three ways. One flush delivers, and no row becomes suspect.
 #[test]
 fn a_restarted_server_costs_a_stream_and_no_row() {
     for unknown in [Unknown::Gone, Unknown::Malformed, Unknown::Precondition] {
@@ -67,9 +68,9 @@ fn a_restarted_server_costs_a_stream_and_no_row() {
     }
 }
 
-/// A precondition that is not met, of every stream: blocked, which is for a minute; and nothing is set aside.
+/// A failed precondition on every stream: delivery is blocked for a minute, and nothing is set aside.
 #[test]
-fn a_precondition_that_lasts_is_a_denial_that_sets_nothing_aside() {
+fn a_permanent_precondition_failure_sets_nothing_aside() {
     let site = site();
     let (mut store, ids) = filled(&site, 20);
     let server = server([InjectedFault::None, InjectedFault::None].into_iter().chain([InjectedFault::Precondition; 100]));
@@ -83,9 +84,9 @@ fn a_precondition_that_lasts_is_a_denial_that_sets_nothing_aside() {
     assert_eq!(sorted(&server.borrow().rows), sorted(&ids));
 }
 
-/// An append that is not answered, a stream that is not found for a moment, and then the append is done after all.
+/// An append without an answer, a stream that is briefly not found, and then the append is executed after all.
 #[test]
-fn a_slow_append_and_a_stream_not_found_in_passing_double_nothing() {
+fn a_slow_append_and_a_stream_briefly_not_found_duplicate_nothing() {
     for after in 0..8 {
         let site = site();
         let (mut store, ids) = filled(&site, 301);
@@ -98,9 +99,10 @@ fn a_slow_append_and_a_stream_not_found_in_passing_double_nothing() {
     }
 }
 
-/// Of unknown fate, and another writer's rows are in its place: they are not mistaken for ours, unless nobody may look.
+/// A batch has an unknown result, and another writer's rows are at its position: they are not taken for ours, unless querying is not
+/// permitted.
 #[test]
-fn another_writer_in_the_place_of_a_batch_of_unknown_fate_is_not_mistaken_for_it() {
+fn rows_at_the_position_of_an_unknown_batch_are_not_mistaken_for_it() {
     let site = site();
     let (mut store, ids) = filled(&site, 20);
     let server = server([InjectedFault::None, InjectedFault::None, InjectedFault::Overtaken]);
@@ -109,7 +111,8 @@ fn another_writer_in_the_place_of_a_batch_of_unknown_fate_is_not_mistaken_for_it
     assert_eq!(sorted(&server.borrow().rows), sorted(&ids));
 }
 
-/// A state directory is copied, with events that are pending, and one on its way. Both deliver, in each order; and a restored one does.
+/// A state directory is copied with pending events, one of them in flight. Both copies deliver, in either order, and so does a restored
+/// one.
 #[test]
 fn a_copied_state_directory_delivers_nothing_twice_and_loses_nothing() {
     for frozen in [false, true] {
@@ -148,20 +151,21 @@ fn a_copied_state_directory_delivers_nothing_twice_and_loses_nothing() {
             emit(&mut restored, "of the copy");
             deliver_all(&mut restored, &server, true, 7);
             deliver_all(&mut original, &server, true, 7);
-            let told = format!("frozen {frozen}, stream gone {stream_gone}");
+            let reported = format!("frozen {frozen}, stream gone {stream_gone}");
             let mut expected = all_ids(&original);
             expected.extend(all_ids(&restored));
             expected.sort();
             expected.dedup();
-            assert_eq!(sorted(&server.borrow().rows), expected, "{told}");
-            assert_eq!(expected.len(), ids.len() + 2, "{told}");
+            assert_eq!(sorted(&server.borrow().rows), expected, "{reported}");
+            assert_eq!(expected.len(), ids.len() + 2, "{reported}");
         }
     }
 }
 
-/// The table may not be read, and the state directory is a copy: what has something in its place is uncertain, and is not called delivered.
+/// Querying the table is not permitted, and the state directory is a copy: a batch with something at its position is uncertain, not
+/// delivered.
 #[test]
-fn a_copy_that_may_not_look_calls_nothing_delivered_that_may_be_lost() {
+fn a_copy_that_cannot_query_reports_nothing_as_delivered_that_may_be_lost() {
     let site = site();
     let (mut store, ids) = filled(&site, 20);
     let server = server([InjectedFault::None, InjectedFault::None].into_iter().chain([InjectedFault::Later { done: false }; 10]));
@@ -171,7 +175,7 @@ fn a_copy_that_may_not_look_calls_nothing_delivered_that_may_be_lost() {
     let copy = tempfile::tempdir().unwrap();
     let state = copied(&site, copy.path());
     let mut restored = Outbox::open(Store::open(&state).unwrap(), NAME).unwrap();
-    // The other one's rows, which are not these.
+    // The other copy's rows, which differ from ours.
     server.borrow_mut().streams.get_mut("stream1").unwrap().rows.extend((0..40).map(|n| n.to_string()));
     server.borrow_mut().unreadable = true;
     deliver_all(&mut restored, &server, true, 100);
@@ -179,9 +183,10 @@ fn a_copy_that_may_not_look_calls_nothing_delivered_that_may_be_lost() {
     assert_eq!(server.borrow().rows.len(), 0);
 }
 
-/// The clock is years off, or a column has changed: every row is refused. Nothing is set aside, it costs one request, and it is said once.
+/// The clock is years off, or a column has changed: every row is refused. Nothing is set aside, it costs one request, and it is reported
+/// once.
 #[test]
-fn rows_that_are_refused_all_together_stay_pending() {
+fn rows_that_are_all_refused_stay_pending() {
     for streams in [true, false] {
         let site = site();
         let (mut store, ids) = filled(&site, 301);
@@ -206,9 +211,9 @@ fn rows_that_are_refused_all_together_stay_pending() {
     }
 }
 
-/// A whole batch of rows that are bad themselves, and good ones after it: these do not wait, and then it is known who is to blame.
+/// A whole batch of bad rows with good ones after it: the good ones do not wait, and show which rows are to blame.
 #[test]
-fn a_whole_batch_of_bad_rows_does_not_hold_up_the_rest() {
+fn a_whole_batch_of_bad_rows_does_not_block_the_rest() {
     let site = site();
     let (mut store, ids) = filled(&site, 30);
     let server = server([]);
@@ -219,7 +224,7 @@ fn a_whole_batch_of_bad_rows_does_not_hold_up_the_rest() {
     assert_eq!(server.borrow().rows, ids[10..]);
 }
 
-/// One event alone that is refused: it may be the clock. It stays pending until another has landed, and then it is set aside.
+/// A single event is refused, perhaps because of the clock. It stays pending until another event has landed, and then it is set aside.
 #[test]
 fn an_event_that_is_refused_alone_is_suspect_first() {
     let site = site();
@@ -235,9 +240,9 @@ fn an_event_that_is_refused_alone_is_suspect_first() {
     assert_eq!(progress, Progress { delivered: 1, refused: 1, uncertain: 0 });
 }
 
-/// A stream is as old as its last batch that landed, not as the last try.
+/// The age of a stream counts from its last batch that landed, not from the last attempt.
 #[test]
-fn the_age_of_a_stream_counts_from_what_landed() {
+fn the_age_of_a_stream_counts_from_its_last_landed_batch() {
     let site = site();
     let (mut store, _) = filled(&site, 0);
     let server = server([]);
@@ -252,9 +257,9 @@ fn the_age_of_a_stream_counts_from_what_landed() {
     assert!(store.stream("p.d.t", landed).unwrap().is_some());
 }
 
-/// Whoever gives up waiting for an answer and goes on later does not take the answer to another batch for it.
+/// A deliverer that stops waiting for an answer and continues later does not take it for the answer to another batch.
 #[test]
-fn an_answer_that_was_not_waited_for_is_nobody_elses() {
+fn an_abandoned_answer_is_not_taken_for_another_batch() {
     let site = site();
     let (mut store, ids) = filled(&site, 6);
     let server = server([InjectedFault::None, InjectedFault::None, InjectedFault::Silent { done: true }, InjectedFault::Restart]);
@@ -269,10 +274,10 @@ fn an_answer_that_was_not_waited_for_is_nobody_elses() {
     assert_eq!(sorted(&server.borrow().rows), sorted(&ids));
 }
 
-/// One process gives up in the middle, another one delivers all of it, and the first goes on with what came since: over a connection on
-/// which answers were left.
+/// One process stops halfway, another one delivers everything, and the first continues with newer events, over a connection with
+/// outstanding answers.
 #[test]
-fn answers_that_were_left_are_not_those_of_a_later_batch() {
+fn outstanding_answers_are_not_taken_for_those_of_a_later_batch() {
     let site = site();
     let (mut store, _) = filled(&site, 3);
     let server = server([InjectedFault::None, InjectedFault::None, InjectedFault::Silent { done: true }]);
@@ -292,9 +297,9 @@ fn answers_that_were_left_are_not_those_of_a_later_batch() {
     assert_eq!(sorted(&server.borrow().rows), all_ids(&store));
 }
 
-/// A permission that is missing for a while blocks for a minute, not for the rest of the run.
+/// A temporarily missing permission blocks delivery for a minute, not for the rest of the run.
 #[test]
-fn a_passing_denial_blocks_for_a_minute_and_not_for_the_run() {
+fn a_temporary_denial_blocks_for_a_minute_and_not_for_the_run() {
     for (seconds, delivered) in [(50, 0), (70, 4)] {
         let site = site();
         let (store, _) = filled(&site, 3);

@@ -1,40 +1,40 @@
-//! A server in memory: tables that outlive connections, and a script of what befalls the requests.
+//! An in-memory server: its tables outlive connections, and a script injects faults into requests.
 
 use super::*;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
-/// What happens to one request.
+/// The fault of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum InjectedFault {
     None,
-    /// Not answered well; the work was not done, or was.
+    /// Fails with a temporary error; `done` says whether the work was done.
     Later {
         done: bool,
     },
-    /// Never answered: whoever waits is killed.
+    /// Never answers: the waiting process is killed.
     Silent {
         done: bool,
     },
-    /// The server stumbles; it may be the request.
+    /// An internal error, possibly caused by the request.
     Stumble,
-    /// The server finalises the stream, or loses it, before it answers.
+    /// The server finalizes the stream, or loses it, before it answers.
     Finalized,
     Gone,
     Missing,
     LayoutChanged,
-    /// As [`InjectedFault::Gone`], but the stream is still there.
+    /// Like [`InjectedFault::Gone`], but the stream still exists.
     GoneForAMoment,
-    /// Not answered, and the work is done after so many more requests, if the stream takes it then.
+    /// No answer; the work is done after this many more requests, if the stream still accepts it.
     Slow(u8),
-    /// The server was started again: it has no streams any more.
+    /// The server is restarted and has no streams.
     Restart,
     /// Refused without a reason; the work was not done.
     Precondition,
-    /// Not allowed; the work was not done.
+    /// Not permitted; the work was not done.
     Denied,
-    /// Not answered, and another writer's rows are in the place.
+    /// No answer, and another writer's rows are at the position.
     Overtaken,
 }
 
@@ -47,7 +47,7 @@ pub(super) enum Unknown {
     Precondition,
 }
 
-/// An append that the server has not come to yet.
+/// An append that the server has not processed yet.
 #[derive(Debug)]
 pub(super) struct Slow {
     after: u8,
@@ -62,7 +62,7 @@ pub(super) struct TestStream {
     pub(super) finalized: bool,
 }
 
-/// A server: tables outlive connections.
+/// A server, whose tables outlive connections.
 #[derive(Debug, Default)]
 pub(super) struct Server {
     pub(super) rows: Vec<String>,
@@ -72,21 +72,21 @@ pub(super) struct Server {
     pub(super) requests: u32,
     /// Rows with these ids are refused.
     pub(super) bad: HashSet<String>,
-    /// The server will have no request with one of these in it, and does not say why: malformed, or it stumbles.
+    /// The server refuses every request with one of these rows and does not identify it: as malformed, or with an internal error.
     pub(super) poison: HashMap<String, bool>,
-    /// Batches of more rows are too large.
+    /// Batches with more rows are too large.
     pub(super) limit: usize,
     pub(super) unreadable: bool,
-    /// What an append to a stream that is not there is answered with.
+    /// The answer to an append to a missing stream.
     pub(super) unknown: Unknown,
     pub(super) slow: Vec<Slow>,
-    /// Every row is refused for this reason, with a number of its own.
+    /// Every row is refused for this reason, followed by a different number.
     pub(super) every_row: Option<&'static str>,
-    /// Batches on their way at once.
+    /// Maximum number of batches in flight.
     pub(super) depth: usize,
     /// Rows of other writers.
     pub(super) strangers: usize,
-    /// What a look into the table is answered with.
+    /// The answer to a query of the table.
     pub(super) look: Option<DeliveryError>,
 }
 
@@ -94,7 +94,7 @@ pub(super) struct Table {
     pub(super) server: Rc<RefCell<Server>>,
     pub(super) streams: bool,
     pub(super) name: String,
-    /// Answers that nobody has waited for yet; `None`: there will be none.
+    /// Answers not read yet; `None` if there will be none.
     pub(super) answers: VecDeque<Option<Result<Landed, DeliveryError>>>,
 }
 
@@ -107,11 +107,11 @@ pub(super) fn stumbled() -> DeliveryError {
 }
 
 impl Table {
-    /// What befalls the next request; the caller does its work when this says so.
+    /// The fault of the next request; the caller does its work if this says so.
     fn fault(&self) -> InjectedFault {
         let mut server = self.server.borrow_mut();
         server.requests += 1;
-        server.come_to_slow();
+        server.process_delayed();
         server.script.pop_front().unwrap_or(InjectedFault::None)
     }
 
@@ -269,8 +269,8 @@ impl Destination for Table {
 }
 
 impl Server {
-    /// Does what it has not come to yet, when it is time.
-    fn come_to_slow(&mut self) {
+    /// Processes delayed appends that are due.
+    fn process_delayed(&mut self) {
         let (due, mut rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.slow).into_iter().partition(|slow| slow.after == 0);
         rest.iter_mut().for_each(|slow| slow.after -= 1);
         self.slow = rest;
@@ -280,7 +280,7 @@ impl Server {
         }
     }
 
-    /// Another writer fills just this place.
+    /// Another writer fills exactly this position.
     fn overtake(&mut self, stream: &str, offset: i64, length: i64) {
         let Some(stream) = self.streams.get_mut(stream) else { return };
         if !stream.finalized && i64::try_from(stream.rows.len()).unwrap() == offset {

@@ -1,15 +1,15 @@
-//! Who is in a group, from `/etc/passwd` and `/etc/group`. Reads those two files, when a group may write somewhere, and nothing else.
+//! Group membership according to `/etc/passwd` and `/etc/group`. Reads only those two files, and only when a group has write permission.
 //!
-//! Not through the C library: its lookups may load modules and ask the network. Somebody whom only a directory service knows is
-//! therefore not seen here, and a group that only it knows is nobody's own.
+//! Does not ask the C library, whose lookups may load modules and query the network. So this module does not see users that only a
+//! directory service knows, and treats a group that only the service knows as shared.
 
 use std::fs;
 
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
 
-/// Whether nobody is in the group but `user` and root, and at least one of them is: the group that distributions make for each
-/// user, with whom `umask 002` shares nothing.
+/// Whether the group's only members are `user` and root, with at least one of them in it. Distributions create such a group for each user;
+/// `umask 002` shares nothing with it.
 pub(super) fn is_own_group(group: u32, user: u32) -> bool {
     match (fs::read_to_string(PASSWD), fs::read_to_string(GROUP)) {
         (Ok(passwd), Ok(groups)) => is_own(&passwd, &groups, group, user),
@@ -17,7 +17,7 @@ pub(super) fn is_own_group(group: u32, user: u32) -> bool {
     }
 }
 
-/// The name of a group; its number where it has none.
+/// Returns the name of a group, or its number if it has none.
 pub(super) fn group_name(group: u32) -> String {
     let groups = fs::read_to_string(GROUP).unwrap_or_default();
     let found = lines(&groups).find(|fields| number(fields, 2) == Some(group)).and_then(|fields| fields.first().copied());
@@ -25,7 +25,7 @@ pub(super) fn group_name(group: u32) -> String {
 }
 
 fn is_own(passwd: &str, groups: &str, group: u32, user: u32) -> bool {
-    // An entry that brings in a directory service's: more people than are written here.
+    // An entry that includes a directory service: there are more users than the files list.
     if [passwd, groups].iter().any(|text| text.lines().any(|line| line.starts_with(['+', '-']))) {
         return false;
     }
@@ -66,7 +66,7 @@ mod tests {
                           anna2:x:1000:50::/home/anna:/bin/sh\nbob:x:1001:1001::/home/bob:/bin/sh\ncarl:x:1002:100::/home/carl:/bin/sh\n";
 
     #[test]
-    fn a_group_is_somebodys_own_while_nobody_else_is_in_it() {
+    fn a_group_is_private_while_it_has_no_other_member() {
         let groups = |more: &str| format!("root:x:0:\nusers:x:100:\nbob:x:1001:anna\nempty:x:60:\n{more}");
         for (what, more, group, own) in [
             ("the user's own", "anna:x:1000:", 1000, true),
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_written_here_may_be_anybody() {
+    fn a_group_that_the_files_do_not_list_is_shared() {
         let groups = "anna:x:1000:\n";
         assert!(is_own(PEOPLE, groups, 1000, 1000));
         assert!(!is_own(&format!("{PEOPLE}+::::::\n"), groups, 1000, 1000));

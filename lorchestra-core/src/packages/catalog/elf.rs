@@ -1,8 +1,7 @@
-//! The parts of an ELF file that the catalog needs, by positioned reads with limits: everything in the file is a claim.
+//! Reads the parts of an ELF file that the catalog needs, with bounded, positioned reads: nothing in the file is trusted.
 //!
-//! Checks in [`Elf::open`], before anything else is looked at: this machine's class, byte order and architecture, and that every
-//! segment which the loader would map lies inside the file. A library that was truncated would map well and kill its process at
-//! the first access behind the end.
+//! [`Elf::open`] first checks the class, byte order and architecture of this machine, and that every segment that the loader would map is
+//! inside the file. A truncated library would map without error and kill its process at the first access past the end.
 
 use super::problem::{FileFault, Reason};
 use object::LittleEndian as LE;
@@ -12,12 +11,12 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// Longer than any library, in bytes. Every run copies its library into memory: a file with a hole of a terabyte in it costs no disk, and
-/// would cost all of that.
+/// Maximum size of a library in bytes. Every run copies its library into memory: a sparse file of a terabyte takes no disk space, but would
+/// take that much memory.
 pub(crate) const MAX_FILE: u64 = 1 << 30;
-/// More than any linker makes without being asked to; a claim of more is not believed.
+/// More sections than a linker creates unless asked to. A larger number is refused.
 const MAX_SECTIONS: usize = 4096;
-/// Likewise for the names of sections, and for each version table, in bytes.
+/// The same for the names of sections and for each version table, in bytes.
 const MAX_TABLE: u64 = 256 << 10;
 /// Covers the header and, in ordinary libraries, all program headers.
 const FIRST_READ: usize = 1024;
@@ -28,12 +27,12 @@ pub(super) struct Elf<'f> {
     len: u64,
     sections: Vec<SectionHeader64<LE>>,
     names: Vec<u8>,
-    /// Whether it asks for a program interpreter, as executables do.
+    /// Whether it requests a program interpreter, as executables do.
     is_executable: bool,
 }
 
 impl<'f> Elf<'f> {
-    /// Checks the file, which has `len` bytes.
+    /// Checks the file, which is `len` bytes long.
     pub(super) fn open(file: &'f File, len: u64) -> Result<Self, FileFault> {
         if len == 0 {
             return Err(FileFault::new(Reason::Empty, "it is empty", COPY_AGAIN));
@@ -58,7 +57,7 @@ impl<'f> Elf<'f> {
         Ok(elf)
     }
 
-    /// Where a section lies in the file.
+    /// Returns the header of a section by name.
     pub(super) fn section(&self, name: &str) -> Option<&SectionHeader64<LE>> {
         self.sections.iter().find(|section| self.name(section) == Some(name.as_bytes()))
     }
@@ -67,18 +66,18 @@ impl<'f> Elf<'f> {
         self.sections.get(index as usize)
     }
 
-    /// The bytes of a section, at most `limit`.
+    /// Reads the bytes of a section, at most `limit`.
     pub(super) fn section_bytes(&self, section: &SectionHeader64<LE>, what: &str, limit: u64) -> Result<Vec<u8>, FileFault> {
         self.read(section.sh_offset.get(LE), section.sh_size.get(LE).min(limit), what)
     }
 
-    /// The bytes of a version table.
+    /// Reads the bytes of a version table.
     pub(super) fn table(&self, section: &SectionHeader64<LE>) -> Result<Vec<u8>, FileFault> {
         self.section_bytes(section, "its version table", MAX_TABLE)
     }
 
-    /// Whether it is a program rather than a library. Some libraries can be run too (libc.so.6 tells its version); what others are
-    /// linked against has a name of its own, which no program has.
+    /// Whether it is a program rather than a library. Some libraries can be executed too (libc.so.6 prints its version); a library to link
+    /// against has a soname, which programs do not have.
     pub(super) fn is_program(&self) -> bool {
         self.is_executable && !self.has_soname()
     }
@@ -91,7 +90,7 @@ impl<'f> Elf<'f> {
         entries.is_ok_and(|entries| entries.iter().any(|entry| entry.d_tag.get(LE) == elf::DT_SONAME))
     }
 
-    /// `count` bytes from `start`, all of them inside the file.
+    /// Reads `count` bytes from `start`, which must all be inside the file.
     pub(super) fn read(&self, start: u64, count: u64, what: &str) -> Result<Vec<u8>, FileFault> {
         let end = start.saturating_add(count);
         if end > self.len {
@@ -100,7 +99,7 @@ impl<'f> Elf<'f> {
         let mut bytes = vec![0; usize::try_from(count).map_err(|_| self.behind(what, end))?];
         match self.file.read_exact_at(&mut bytes, start) {
             Ok(()) => Ok(bytes),
-            // It was truncated since its length was asked for.
+            // The file was truncated after its length was read.
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(self.behind(what, end)),
             Err(e) => Err(broken(&e)),
         }
@@ -149,7 +148,7 @@ impl<'f> Elf<'f> {
             || count > MAX_SECTIONS
             || usize::from(header.e_shentsize.get(LE)) != size_of::<SectionHeader64<LE>>()
         {
-            // No sections, so no manifest: whoever asks for it says so.
+            // No sections, so no manifest: the lookup of the manifest reports it.
             return Ok(());
         }
         let table = self.read(start, (count * size_of::<SectionHeader64<LE>>()) as u64, "its section headers")?;
@@ -172,7 +171,7 @@ impl<'f> Elf<'f> {
 
 const COPY_AGAIN: &str = "copy it again, to a temporary name first, then rename it";
 
-/// The NUL-terminated text at an offset of a string table.
+/// Returns the NUL-terminated text at an offset of a string table.
 pub(super) fn text_at(table: &[u8], offset: usize) -> Option<&[u8]> {
     table.get(offset..)?.split(|&b| b == 0).next()
 }
@@ -193,7 +192,7 @@ pub(super) fn broken(error: &io::Error) -> FileFault {
     )
 }
 
-/// Architecture of this build.
+/// The architecture of this build.
 const MACHINE: (elf::Machine, &str) =
     if cfg!(target_arch = "aarch64") { (elf::EM_AARCH64, "aarch64") } else { (elf::EM_X86_64, "x86_64") };
 

@@ -1,4 +1,4 @@
-//! Which C library a plugin needs, and which one this host has: read from version tables, without loading either.
+//! Determines which glibc a plugin requires and which one this host has, from version tables, without loading either.
 
 use super::elf::{Elf, text_at};
 use super::problem::{FileFault, Reason};
@@ -10,13 +10,13 @@ use std::sync::OnceLock;
 
 /// A version of glibc: `2.36`.
 pub(super) type GlibcVersion = (u32, u32);
-/// Entries of a version table that are looked at: more are not believed.
+/// Maximum number of entries to read from a version table.
 const MAX_ENTRIES: usize = 4096;
-/// Bytes of names that are read at once.
+/// Maximum number of bytes of names to read at once.
 const MAX_NAMES: u64 = 64 << 10;
 
-/// Refuses a library that needs a newer glibc than this host's; the system's loader would, in less clear words. Where this
-/// host's version cannot be found out (no glibc), nothing is refused.
+/// Refuses a library that requires a newer glibc than this host's. The dynamic loader would refuse it too, with a less clear message. If
+/// this host's version is unknown (no glibc), nothing is refused.
 pub(super) fn check(elf: &Elf<'_>) -> Result<(), FileFault> {
     let Some(needed) = needed(elf)? else { return Ok(()) };
     match host() {
@@ -29,7 +29,7 @@ pub(super) fn check(elf: &Elf<'_>) -> Result<(), FileFault> {
     }
 }
 
-/// The newest glibc version in `.gnu.version_r`.
+/// Returns the newest glibc version in `.gnu.version_r`.
 pub(super) fn needed(elf: &Elf<'_>) -> Result<Option<GlibcVersion>, FileFault> {
     let Some(section) = elf.section(".gnu.version_r") else { return Ok(None) };
     let table = elf.table(section)?;
@@ -54,7 +54,7 @@ pub(super) fn needed(elf: &Elf<'_>) -> Result<Option<GlibcVersion>, FileFault> {
     newest(elf, section, &names)
 }
 
-/// The glibc of this process, which workers will have too.
+/// Returns the glibc version of this process, which workers will use too.
 pub(super) fn host() -> Option<GlibcVersion> {
     static HOST: OnceLock<Option<GlibcVersion>> = OnceLock::new();
     *HOST.get_or_init(|| {
@@ -66,7 +66,7 @@ pub(super) fn host() -> Option<GlibcVersion> {
     })
 }
 
-/// The newest glibc version in `.gnu.version_d`.
+/// Returns the newest glibc version in `.gnu.version_d`.
 fn defined(elf: &Elf<'_>) -> Option<GlibcVersion> {
     let section = elf.section(".gnu.version_d")?;
     let table = elf.table(section).ok()?;
@@ -85,8 +85,8 @@ fn defined(elf: &Elf<'_>) -> Option<GlibcVersion> {
     newest(elf, section, &names).ok()?
 }
 
-/// The newest `GLIBC_x.y` among the names at these offsets of the string table that belongs to `section`. The names of versions
-/// stand together at the table's end, so that one read gets them all.
+/// Returns the newest `GLIBC_x.y` among the names at these offsets of the string table that belongs to `section`. The names of versions are
+/// next to each other at the end of the table, so one read gets them all.
 fn newest(elf: &Elf<'_>, section: &SectionHeader64<LE>, offsets: &[u32]) -> Result<Option<GlibcVersion>, FileFault> {
     let (Some(&first), Some(&last)) = (offsets.iter().min(), offsets.iter().max()) else { return Ok(None) };
     let Some(strings) = elf.section_at(section.sh_link.get(LE)) else { return Ok(None) };
@@ -100,7 +100,7 @@ fn newest(elf: &Elf<'_>, section: &SectionHeader64<LE>, offsets: &[u32]) -> Resu
 
 fn version(name: &[u8]) -> Option<GlibcVersion> {
     let (major, minor) = std::str::from_utf8(name).ok()?.strip_prefix("GLIBC_")?.split_once('.')?;
-    // GLIBC_2.2.5: the third number never decides.
+    // GLIBC_2.2.5: the third number is never decisive.
     let minor = minor.split('.').next()?;
     Some((major.parse().ok()?, minor.parse().ok()?))
 }

@@ -1,10 +1,10 @@
-//! From an open file to its manifest, or to the one reason why there is none that can be used.
+//! Reads the manifest of an open file, or gives the one reason why it cannot be used.
 
 use super::elf::{self, Elf, not_a_library};
 use super::glibc;
 use super::problem::{FileFault, Reason};
 use crate::plan::retries::MOST;
-use crate::plan::value::{self, Takes};
+use crate::plan::value::{self, ParamType};
 use crate::plan::{OnOverlap, duration};
 use lorchestra_plugin_api::abi::ABI_REVISION;
 use lorchestra_plugin_api::manifest::{HEADER_LEN, MAX_JSON, Manifest, ManifestError, Outline, SECTION, is_name};
@@ -12,13 +12,13 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::fs::File;
 
-/// The oldest revision that is run: the one before the present one. There was none before 1.
+/// The oldest ABI revision that this host runs: the one before the current one. There was none before 1.
 const OLDEST_REVISION: u32 = if ABI_REVISION > 1 { ABI_REVISION - 1 } else { 1 };
 
-/// Reads the manifest of a library that this host can load. Reads by position, a bounded number of bytes; runs nothing.
+/// Reads the manifest of a library that this host can load. Reads a bounded number of bytes with positioned reads; runs nothing.
 ///
 /// # Errors
-/// The first thing that is wrong, in this order: ELF, machine, segments; manifest; ABI revision; C library; defaults.
+/// The first problem, in this order: ELF, machine, segments; manifest; ABI revision; C library; defaults.
 pub fn inspect(file: &File) -> Result<Manifest, FileFault> {
     let len = file.metadata().map_err(|e| elf::broken(&e))?.len();
     let (elf, bytes) = section(file, len)?;
@@ -32,14 +32,14 @@ pub fn inspect(file: &File) -> Result<Manifest, FileFault> {
     Ok(manifest)
 }
 
-/// The newest glibc that a library asks for, and this host's; each where it is known.
+/// Returns the newest glibc version that a library requires, and this host's; `None` if unknown.
 pub fn needed_glibc(file: &File) -> (Option<String>, Option<String>) {
     let shown = |version: glibc::GlibcVersion| format!("{}.{}", version.0, version.1);
     let needed = file.metadata().ok().and_then(|meta| glibc::needed(&Elf::open(file, meta.len()).ok()?).ok()?);
     (needed.map(shown), glibc::host().map(shown))
 }
 
-/// As [`inspect`] for a listing: keeps less of the manifest, and refuses what [`inspect`] refuses.
+/// Like [`inspect`], for a listing: keeps less of the manifest, and refuses the same files.
 pub(super) fn outline(file: &File, len: u64) -> Result<Outline, FileFault> {
     let (elf, bytes) = section(file, len)?;
     let outline = Outline::from_section(&bytes).map_err(|error| unreadable(&bytes, &error))?;
@@ -52,7 +52,7 @@ pub(super) fn outline(file: &File, len: u64) -> Result<Outline, FileFault> {
     Ok(outline)
 }
 
-/// The checked file, and its manifest section.
+/// Returns the checked file and its manifest section.
 fn section(file: &File, len: u64) -> Result<(Elf<'_>, Vec<u8>), FileFault> {
     let elf = Elf::open(file, len)?;
     let Some(section) = elf.section(SECTION) else {
@@ -69,29 +69,29 @@ fn section(file: &File, len: u64) -> Result<(Elf<'_>, Vec<u8>), FileFault> {
     Ok((elf, bytes))
 }
 
-/// Whether this host has what the library was built for.
+/// Checks that this host has what the library requires.
 fn check_host(elf: &Elf<'_>, abi: u32) -> Result<(), FileFault> {
     check_revision(abi)?;
     glibc::check(elf)
 }
 
-/// What every revision's manifest has.
+/// The fields that manifests of all revisions have.
 #[derive(Deserialize)]
-struct Least {
+struct MinimalManifest {
     abi: u32,
     package: String,
 }
 
 fn unreadable(bytes: &[u8], error: &ManifestError) -> FileFault {
-    let least = match error {
+    let minimal = match error {
         ManifestError::Json(_) | ManifestError::Name(_) => Manifest::json_len(bytes)
             .ok()
             .and_then(|len| bytes.get(HEADER_LEN..HEADER_LEN + len))
-            .and_then(|json| serde_json::from_slice::<Least>(json).ok()),
+            .and_then(|json| serde_json::from_slice::<MinimalManifest>(json).ok()),
         _ => None,
     };
-    // A newer plugin may have things that this host cannot read: then its revision is the reason.
-    let fault = match (least.as_ref().map(|least| check_revision(least.abi)), error) {
+    // A newer plugin may contain things that this host cannot read: then its ABI revision is the reason.
+    let fault = match (minimal.as_ref().map(|minimal| check_revision(minimal.abi)), error) {
         (Some(Err(fault)), _) => fault,
         (_, ManifestError::Format(_)) => FileFault::new(Reason::AbiTooNew, error.to_string(), "upgrade lorchestra"),
         (_, ManifestError::Name(_)) => {
@@ -99,8 +99,8 @@ fn unreadable(bytes: &[u8], error: &ManifestError) -> FileFault {
         }
         _ => FileFault::new(Reason::BadManifest, error.to_string(), "build the package again, and copy the library again"),
     };
-    // Whoever asks for the package by its name is told that it is here.
-    FileFault { package: least.map(|least| least.package).filter(|package| is_name(package)), ..fault }
+    // So that a lookup by name reports that the package is here.
+    FileFault { package: minimal.map(|minimal| minimal.package).filter(|package| is_name(package)), ..fault }
 }
 
 fn check_revision(abi: u32) -> Result<(), FileFault> {
@@ -121,7 +121,7 @@ fn check_revision(abi: u32) -> Result<(), FileFault> {
     Ok(())
 }
 
-/// How the job would be run where nobody says otherwise.
+/// Checks the job's own defaults for timeout, retries and overlap.
 fn check_job(job: &str, timeout: Option<&str>, retries: Option<u32>, overlap: Option<&str>) -> Result<(), FileFault> {
     let bad = |what: &str, why: String| {
         FileFault::new(
@@ -145,8 +145,8 @@ fn check_job(job: &str, timeout: Option<&str>, retries: Option<u32>, overlap: Op
     Ok(())
 }
 
-/// Of each parameter: what it takes, and its default.
-fn check_defaults<'a>(job: &str, params: impl Iterator<Item = (Takes<'a>, &'a Value)>) -> Result<(), FileFault> {
+/// Checks the default of each parameter against its type.
+fn check_defaults<'a>(job: &str, params: impl Iterator<Item = (ParamType<'a>, &'a Value)>) -> Result<(), FileFault> {
     for (param, default) in params {
         value::check_default(param, default).map_err(|why| {
             FileFault::new(

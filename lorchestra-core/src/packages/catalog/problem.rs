@@ -1,7 +1,7 @@
-//! Why a file cannot be used, and what to do about it.
+//! Reasons why a file cannot be used, and how to fix each.
 
 use super::SearchOutcome;
-use crate::host::limits::{self, Doing, Limit};
+use crate::host::limits::{self, Limit, RefusedOperation};
 use crate::host::rights;
 use crate::text::{one_line, path_text, shell};
 use std::fmt;
@@ -11,25 +11,25 @@ use std::path::{Path, PathBuf};
 /// The kinds of problems. A closed set; the names are part of `jobs list --json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// A symbolic link to nothing.
+    /// A symbolic link to a missing file.
     DanglingLink,
     /// It cannot be opened or read.
     Unreadable,
     /// A directory, a FIFO, a socket, a device.
     NotAFile,
-    /// A directory to search that is not there.
+    /// A search directory that does not exist.
     Missing,
-    /// Something else in the place of a directory to search.
+    /// A search directory that is not a directory.
     NotADirectory,
-    /// It has no bytes.
+    /// The file is empty.
     Empty,
-    /// It is no ELF file.
+    /// The file is not an ELF file.
     NotElf,
-    /// Longer than any library.
+    /// The file is larger than any library.
     TooLarge,
-    /// Something in it lies behind its end.
+    /// An offset in the file is past its end.
     Truncated,
-    /// Built for another machine.
+    /// The library was built for another machine.
     WrongArchitecture,
     /// An executable or an object file.
     NotALibrary,
@@ -37,26 +37,26 @@ pub enum Reason {
     NoManifest,
     /// A manifest that cannot be read.
     BadManifest,
-    /// Built against a newer plugin API.
+    /// The library was built with a newer plugin API.
     AbiTooNew,
-    /// Built against a plugin API that is no longer run.
+    /// The library was built with a plugin API that is no longer supported.
     AbiTooOld,
-    /// It needs a newer C library.
+    /// The library requires a newer C library.
     NeedsNewerGlibc,
-    /// Another file has the same package.
+    /// Another file contains the same package.
     Duplicate,
-    /// Somebody else could change it, or put another in its place.
+    /// Another user could change the file or replace it.
     NotTrusted,
-    /// A link to a file outside of its directory.
+    /// A link to a file outside its directory.
     LinkOut,
-    /// `plugins.lock` does not have the package.
+    /// `plugins.lock` does not list the package.
     NotLocked,
-    /// `plugins.lock` has other bytes of the package.
+    /// `plugins.lock` lists different bytes for the package.
     LockDiffers,
 }
 
 impl Reason {
-    /// As in JSON.
+    /// The name in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::DanglingLink => "dangling-link",
@@ -84,16 +84,16 @@ impl Reason {
     }
 }
 
-/// What is wrong with a file, without its path.
+/// A problem with a file, without the file's path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileFault {
-    /// Its kind.
+    /// The kind of problem.
     pub reason: Reason,
-    /// The package, where the manifest could be read that far.
+    /// The package, if that part of the manifest could be read.
     pub package: Option<String>,
-    /// What is wrong: a fragment in lower case, fit for a terminal.
+    /// What is wrong: a fragment in lower case, safe to print to a terminal.
     pub detail: String,
-    /// What to do.
+    /// How to fix it.
     pub fix: String,
 }
 
@@ -102,13 +102,13 @@ pub struct FileFault {
 pub struct Problem {
     /// The file.
     pub path: PathBuf,
-    /// The package, where it is known.
+    /// The package, if known.
     pub package: Option<String>,
     /// The kind of problem.
     pub reason: Reason,
     /// What is wrong.
     pub detail: String,
-    /// What to do.
+    /// How to fix it.
     pub fix: String,
 }
 
@@ -121,14 +121,14 @@ impl FileFault {
         if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) {
             return Self::new(Reason::Unreadable, "there is no such file", not_there(path));
         }
-        if let Some(Limit { what, hint }) = limits::behind(error, Doing::Opening) {
+        if let Some(Limit { what, hint }) = limits::behind(error, RefusedOperation::Opening) {
             return Self::new(Reason::Unreadable, format!("{what}: {error}"), hint);
         }
         let denied = path;
         let path = shell(path);
         let fix = match error.kind() {
             io::ErrorKind::PermissionDenied => rights::readable(denied),
-            // Met when it is copied into memory, before it is run.
+            // Occurs when the library is copied into memory before a run.
             io::ErrorKind::FileTooLarge => format!("raise ulimit -f above the size of {path}"),
             _ => format!("copy {path} again"),
         };
@@ -148,7 +148,7 @@ impl FileFault {
         Self::new(Reason::NotAFile, format!("it is {what}"), format!("move {} away, or give it a name without .so", shell(path)))
     }
 
-    /// A directory to search, named in `origin`.
+    /// The problem of a search directory that `origin` names.
     pub(super) fn not_searched(path: &Path, origin: &str, outcome: &SearchOutcome) -> Option<Self> {
         let directory = path;
         let path = shell(path);
@@ -157,7 +157,9 @@ impl FileFault {
         Some(match outcome {
             SearchOutcome::Read { .. } | SearchOutcome::Before(_) => return None,
             SearchOutcome::Missing => Self::new(Reason::Missing, named("is not there"), format!("mkdir {path}, or {elsewhere}")),
-            SearchOutcome::NotADirectory => Self::new(Reason::NotADirectory, format!("it is no directory ({origin})"), elsewhere),
+            SearchOutcome::NotADirectory => {
+                Self::new(Reason::NotADirectory, format!("it is not a directory ({origin})"), elsewhere)
+            }
             SearchOutcome::Unreadable(why) => Self::new(
                 Reason::Unreadable,
                 named(&format!("cannot be read: {why}")),
@@ -166,7 +168,7 @@ impl FileFault {
         })
     }
 
-    /// The problem of the file at `path`.
+    /// Adds the path of the file.
     pub fn at(self, path: PathBuf) -> Problem {
         Problem { path, package: self.package, reason: self.reason, detail: self.detail, fix: self.fix }
     }
@@ -178,14 +180,14 @@ impl fmt::Display for Problem {
     }
 }
 
-/// How a file comes to be there: one that cargo should have made was not built yet, or as something else.
+/// Suggests how to create a missing file: cargo has not built it yet, or has built another crate type.
 fn not_there(path: &Path) -> String {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let look = format!("run ls {} to see the files", shell(dir));
     let others = ["rlib", "a"].map(|extension| path.with_extension(extension));
     if let Some(other) = others.iter().find(|other| *other != path && other.exists()) {
         let other = path_text(Path::new(other.file_name().unwrap_or_default()));
-        return format!("there is {other}: write crate-type = [\"cdylib\", \"rlib\"] below [lib] in Cargo.toml, and build again");
+        return format!("{other} exists: set crate-type = [\"cdylib\", \"rlib\"] under [lib] in Cargo.toml, and build again");
     }
     let mut parts = path.components().map(std::path::Component::as_os_str).rev().skip(1);
     match (parts.next().and_then(|profile| profile.to_str()), parts.any(|part| part == "target")) {
@@ -200,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_library_that_was_not_built_is_told_how() {
+    fn the_hint_for_a_missing_library_names_the_build_command() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         std::fs::create_dir_all(at("target/release")).unwrap();
@@ -209,7 +211,7 @@ mod tests {
             ("target/release/libx.so", "run cargo build --release to create it; run ls "),
             ("target/x86_64-unknown-linux-gnu/release/libx.so", "run cargo build --release to create it; run ls "),
             ("target/debug/libx.so", "run cargo build to create it; run ls "),
-            ("target/release/libonly.so", "there is libonly.rlib: write crate-type = [\"cdylib\", \"rlib\"]"),
+            ("target/release/libonly.so", "libonly.rlib exists: set crate-type = [\"cdylib\", \"rlib\"]"),
             ("plugins/release/libx.so", "run ls "),
             ("libx.so", "run ls "),
         ] {

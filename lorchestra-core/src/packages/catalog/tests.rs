@@ -1,19 +1,18 @@
-//! Tests of the catalog, on small ELF files made here (and on libraries of this machine). Real plugins are listed and damaged
-//! in the end-to-end tests.
+//! Tests of the catalog, on small ELF files built here and on libraries of this machine. The end-to-end tests list and damage real plugins.
 
 use super::*;
 use lorchestra_plugin_api::abi::ABI_REVISION;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 
-/// A section of a made file.
+/// A section of a generated file.
 struct Section {
     name: &'static str,
     bytes: Vec<u8>,
     link: u32,
 }
 
-/// A library with these sections (numbered from 1; the last is the table of names), mapped whole by one segment.
+/// Builds a library with these sections (numbered from 1; the last is the table of names), mapped as a whole by one segment.
 fn library(sections: Vec<Section>) -> Vec<u8> {
     let mut names = vec![0];
     let mut file = vec![0; 64 + 56];
@@ -55,7 +54,7 @@ fn library(sections: Vec<Section>) -> Vec<u8> {
     file
 }
 
-/// The manifest section around this JSON.
+/// Wraps this JSON in a manifest section.
 fn manifest_section(json: &str) -> Vec<u8> {
     let mut bytes = b"LORCH\0\x01\x00".to_vec();
     bytes.extend((json.len() as u32).to_le_bytes());
@@ -70,7 +69,7 @@ fn json(package: &str, abi: u32, default: &str) -> String {
     )
 }
 
-/// A library with the package's manifest, and nothing to run.
+/// Builds a library with the package's manifest and no code.
 pub(crate) fn plugin(package: &str) -> Vec<u8> {
     library(vec![Section { name: ".lorchestra", bytes: manifest_section(&json(package, ABI_REVISION, "5")), link: 0 }])
 }
@@ -97,7 +96,7 @@ fn a_plugin_is_read() {
 }
 
 #[test]
-fn a_copy_that_hits_the_limit_of_file_sizes_says_so() {
+fn a_copy_that_hits_the_file_size_limit_reports_it() {
     let fault = FileFault::unreadable(Path::new("/x.so"), &rustix::io::Errno::FBIG.into());
     assert_eq!((fault.reason, &*fault.fix), (Reason::Unreadable, "raise ulimit -f above the size of /x.so"));
 }
@@ -185,14 +184,14 @@ fn flipped_bytes_never_panic() {
         for mask in [0x01, 0x80, 0xff] {
             let mut bytes = good.clone();
             bytes[at] ^= mask;
-            // Most are refused, some do not matter; none may do more.
+            // Most are refused, some changes do not matter; none may cause a panic.
             let _ = inspected(&bytes);
         }
     }
 }
 
 #[test]
-fn this_machines_own_files() {
+fn libraries_of_this_machine_are_inspected() {
     let test = std::fs::read(std::env::current_exe().unwrap()).unwrap();
     assert_eq!(reason(&test), Reason::NotALibrary);
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
@@ -202,7 +201,7 @@ fn this_machines_own_files() {
 }
 
 #[test]
-fn what_is_no_file_is_named_and_never_hides_the_rest() {
+fn anything_but_a_file_is_reported_and_does_not_hide_the_rest() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     std::fs::write(path("libgood.so"), plugin("good")).unwrap();
@@ -235,7 +234,7 @@ fn one_library_by_many_names_is_one() {
     assert_eq!(catalog.packages[0].path, file);
 }
 
-/// A file that is given another name between the listing of its directory and its opening.
+/// A file that is renamed between the listing of its directory and its opening.
 #[test]
 fn a_package_whose_file_is_renamed_is_never_missed() {
     let dir = tempfile::tempdir().unwrap();
@@ -294,9 +293,9 @@ fn many_files_of_one_package_are_counted() {
     assert_eq!(detail(40).as_deref(), Some("package pack is also in D/lib1.so, D/lib10.so, and 38 more"));
 }
 
-/// A listing and the run of a job see the same packages: a file that one refuses is refused by the other, for the same reason.
+/// A listing and a run see the same packages: if one refuses a file, so does the other, for the same reason.
 #[test]
-fn what_cannot_be_run_is_not_listed() {
+fn a_package_that_cannot_run_is_not_listed() {
     let two = |first: &str, second: &str| {
         let json = json("pack", ABI_REVISION, "5");
         let (start, param) = json.split_at(json.find(r#"{"name":"n""#).unwrap());
@@ -327,7 +326,7 @@ fn what_cannot_be_run_is_not_listed() {
 }
 
 #[test]
-fn what_is_not_there_is_said_with_the_nearest_names() {
+fn an_unknown_name_is_reported_with_the_nearest_names() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("lib\u{e4}.so"), plugin("ingester")).unwrap();
     std::fs::write(dir.path().join(std::ffi::OsStr::from_bytes(b"lib\xff.so")), plugin("canonizer")).unwrap();
@@ -342,7 +341,7 @@ fn what_is_not_there_is_said_with_the_nearest_names() {
 }
 
 #[test]
-fn a_directory_that_is_named_twice_is_read_once() {
+fn a_directory_named_twice_is_read_once() {
     let dir = tempfile::tempdir().unwrap();
     let (plugins, linked) = (dir.path().join("plugins"), dir.path().join("linked"));
     std::fs::create_dir(&plugins).unwrap();
@@ -358,7 +357,7 @@ fn a_directory_that_is_named_twice_is_read_once() {
 }
 
 #[test]
-fn a_problem_cannot_steer_a_terminal() {
+fn a_problem_cannot_control_a_terminal() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("lib\u{1b}[2J.so"), "x").unwrap();
     let text = scan(&[dir.path()]).problems[0].to_string();

@@ -1,18 +1,18 @@
-//! Whom a library is trusted to come from: nobody but this user and root may be able to change what is in it, or which file its path
-//! names. Looks at owners, modes and links; reads no file but those of `accounts`.
+//! Decides whether a library can be trusted: only this user and root may be able to change its contents, or which file its path refers to.
+//! Checks owners, modes and links; reads no files except those of `accounts`.
 //!
-//! The rules, for the file and for every directory from `/` down to it:
+//! The rules, for the file and every directory from `/` down to it:
 //!
-//! - It belongs to this user or to root.
-//! - Others may not write. A group may where nobody else is in it (`umask 002`), and no access list says otherwise.
-//! - A directory on the way may be everybody's if it is sticky, as `/tmp` is: there nobody can move or replace what belongs to
-//!   another, and what comes next must be this user's or root's. The directory with the libraries may not: anybody could put
-//!   files into it.
-//! - A symbolic link on the way to the directory is followed by the same rules. A library may be a link only to a file in
-//!   its own directory.
+//! - It is owned by this user or root.
+//! - Others have no write permission. A group may have it if it has no other members (`umask 002`) and no access control list grants more.
+//! - A parent directory may be world-writable if it is sticky, as `/tmp` is: there no one can move or replace another user's files, and the
+//!   next component must be owned by this user or root. This does not apply to the directory with the libraries itself, where anyone could
+//!   add files.
+//! - Symbolic links on the path to the directory are followed and checked by the same rules. A library may be a link only to a file in its
+//!   own directory.
 //!
-//! Paths are looked at from `/` down: once a directory is known to be changed by nobody else, what was seen in it stays. The file
-//! is looked at through its descriptor. So a check that was passed cannot be undone by somebody else before the file is read.
+//! Paths are checked from `/` down: once it is established that no one else can change a directory, what was read in it stays true. The
+//! file is checked through its descriptor. So no one else can invalidate a passed check before the file is read.
 
 use super::accounts;
 use super::problem::{FileFault, Reason};
@@ -24,56 +24,56 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-/// Links that are followed on one path: as many as the kernel follows.
+/// Maximum number of links to follow on one path, the same as the kernel's.
 const LINKS: usize = 40;
 
-/// What is looked at.
+/// The role of a path component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum What {
+enum PathRole {
     File,
-    /// The directory that the libraries are in.
+    /// The directory that contains the libraries.
     Directory,
-    /// One above it.
+    /// A directory above it.
     Parent,
-    /// A symbolic link on the way.
+    /// A symbolic link on the path.
     Link,
 }
 
-/// Who else could change it.
+/// Who else could change the component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flaw {
     /// Its owner.
     Owner,
-    /// Everybody.
+    /// Everyone.
     Others,
-    /// Those in its group.
+    /// The members of its group.
     Group,
-    /// Those whom an access list names.
+    /// The users that an access control list names.
     List,
 }
 
-/// Owner, group and mode of something, and what of it matters.
+/// Owner, group and mode of a path component, and its role.
 #[derive(Debug, Clone, Copy)]
 struct Access {
-    what: What,
+    what: PathRole,
     owner: u32,
     group: u32,
     mode: u32,
 }
 
 impl Access {
-    fn of(what: What, meta: &Metadata) -> Self {
+    fn of(what: PathRole, meta: &Metadata) -> Self {
         Self { what, owner: meta.uid(), group: meta.gid(), mode: meta.mode() }
     }
 
-    /// The first thing that is wrong with it for `user`. The last two are asked only where a group may write.
+    /// Returns the first problem for `user`. The two functions are called only if a group has write permission.
     fn flaw(self, user: u32, is_own_group: impl FnOnce(u32) -> bool, has_list: impl FnOnce() -> bool) -> Option<Flaw> {
         const STICKY: u32 = 0o1000;
         if self.owner != user && self.owner != 0 {
             return Some(Flaw::Owner);
         }
         // A link has no mode of its own.
-        let protected = self.what == What::Link || (self.what == What::Parent && self.mode & STICKY != 0);
+        let protected = self.what == PathRole::Link || (self.what == PathRole::Parent && self.mode & STICKY != 0);
         if self.mode & 0o022 == 0 || protected {
             return None;
         }
@@ -83,25 +83,25 @@ impl Access {
         if !is_own_group(self.group) {
             return Some(Flaw::Group);
         }
-        // With a list the group's bits of the mode are the most that anybody in it may do.
+        // If there is an access control list, the group bits of the mode are its mask, the upper bound for all entries.
         has_list().then_some(Flaw::List)
     }
 }
 
-/// Checks an open file, which was found at `path`.
+/// Checks an open file that was found at `path`.
 pub(super) fn file(path: &Path, meta: &Metadata) -> Result<(), FileFault> {
-    look(What::File, path, meta)
+    look(PathRole::File, path, meta)
 }
 
-/// Checks a directory of libraries and all above it. Answers with its path without links.
+/// Checks a directory of libraries and all its parents. Returns its path with links resolved.
 ///
 /// # Errors
-/// The first directory that somebody else could change; or one that cannot be looked at.
+/// The first directory that someone else could change, or that cannot be inspected.
 pub fn directory(dir: &Path) -> Result<PathBuf, FileFault> {
     walk(dir)
 }
 
-/// Checks that a link which is a library's name leads to a file in `dir` (as [`directory`] answered).
+/// Checks that a library that is a link points to a file in `dir` (as returned by [`directory`]).
 pub(super) fn link(path: &Path, dir: &Path) -> Result<(), FileFault> {
     let target = walk(path)?;
     if target.starts_with(dir) {
@@ -114,7 +114,7 @@ pub(super) fn link(path: &Path, dir: &Path) -> Result<(), FileFault> {
     ))
 }
 
-/// Follows a path from `/` down, and checks what it meets on the way.
+/// Follows a path from `/` down, and checks every component.
 fn walk(path: &Path) -> Result<PathBuf, FileFault> {
     let unseen = |at: &Path, error: io::Error| {
         FileFault::new(
@@ -129,7 +129,7 @@ fn walk(path: &Path) -> Result<PathBuf, FileFault> {
     push(&mut pending, &path);
     let mut links = 0;
     let root = at.symlink_metadata().map_err(|e| unseen(&at, e))?;
-    look(if pending.is_empty() { What::Directory } else { What::Parent }, &at, &root)?;
+    look(if pending.is_empty() { PathRole::Directory } else { PathRole::Parent }, &at, &root)?;
     while let Some(name) = pending.pop() {
         if name == ".." {
             at.pop();
@@ -138,7 +138,7 @@ fn walk(path: &Path) -> Result<PathBuf, FileFault> {
         let next = at.join(&name);
         let meta = next.symlink_metadata().map_err(|e| unseen(&next, e))?;
         if meta.is_symlink() {
-            look(What::Link, &next, &meta)?;
+            look(PathRole::Link, &next, &meta)?;
             links += 1;
             if links > LINKS {
                 return Err(unseen(&next, rustix::io::Errno::LOOP.into()));
@@ -151,7 +151,7 @@ fn walk(path: &Path) -> Result<PathBuf, FileFault> {
             continue;
         }
         if meta.is_dir() {
-            let what = if pending.is_empty() { What::Directory } else { What::Parent };
+            let what = if pending.is_empty() { PathRole::Directory } else { PathRole::Parent };
             look(what, &next, &meta)?;
         }
         at = next;
@@ -159,7 +159,7 @@ fn walk(path: &Path) -> Result<PathBuf, FileFault> {
     Ok(at)
 }
 
-/// Puts the names of a path on the pile of those that are still to be followed, the first one on top.
+/// Pushes the components of a path onto the stack of those still to follow, the first one on top.
 fn push(pending: &mut Vec<OsString>, path: &Path) {
     pending.extend(path.components().rev().filter_map(|component| match component {
         Component::Normal(name) => Some(name.to_owned()),
@@ -168,7 +168,7 @@ fn push(pending: &mut Vec<OsString>, path: &Path) {
     }));
 }
 
-fn look(what: What, at: &Path, meta: &Metadata) -> Result<(), FileFault> {
+fn look(what: PathRole, at: &Path, meta: &Metadata) -> Result<(), FileFault> {
     let seen = Access::of(what, meta);
     let user = rustix::process::geteuid().as_raw();
     if rights::is_unknown(seen.owner) {
@@ -181,7 +181,7 @@ fn look(what: What, at: &Path, meta: &Metadata) -> Result<(), FileFault> {
 }
 
 fn has_access_list(path: &Path) -> bool {
-    // A file system without lists, or a file without one. What else goes wrong, a list that is longer among it, is taken for one.
+    // ENODATA and ENOTSUP mean that there is no list. Any other error, such as a list that is too long, counts as having one.
     let none = [rustix::io::Errno::NODATA, rustix::io::Errno::NOTSUP];
     match rustix::fs::getxattr(path, "system.posix_acl_access", &mut [0_u8; 512]) {
         Ok(bytes) => bytes > 0,
@@ -193,10 +193,12 @@ fn fault(seen: Access, flaw: Flaw, at: &Path, user: u32) -> FileFault {
     let shown = path_text(at);
     let group = || accounts::group_name(seen.group);
     let (it, write) = match seen.what {
-        What::File => ("it".to_owned(), "write to it".to_owned()),
-        What::Directory => (format!("its directory {shown}"), format!("put files into its directory {shown}")),
-        What::Parent => (format!("the directory {shown} above it"), format!("replace what is in {shown}, above its directory")),
-        What::Link => (format!("the link {shown} on the way to it"), String::new()),
+        PathRole::File => ("it".to_owned(), "write to it".to_owned()),
+        PathRole::Directory => (format!("its directory {shown}"), format!("put files into its directory {shown}")),
+        PathRole::Parent => {
+            (format!("the directory {shown} above it"), format!("replace what is in {shown}, above its directory"))
+        }
+        PathRole::Link => (format!("the link {shown} on the way to it"), String::new()),
     };
     let detail = match flaw {
         Flaw::Owner => format!("{it} belongs to {}, who could change what runs", rights::owner_text(seen.owner)),
@@ -205,27 +207,27 @@ fn fault(seen: Access, flaw: Flaw, at: &Path, user: u32) -> FileFault {
         Flaw::List => format!("users in its access control list may {write}"),
     };
     let change = match (flaw, seen.what) {
-        (Flaw::Owner, What::File | What::Directory) => Change::Owner(user),
-        (Flaw::Owner, What::Parent | What::Link) => Change::Owner(0),
+        (Flaw::Owner, PathRole::File | PathRole::Directory) => Change::Owner(user),
+        (Flaw::Owner, PathRole::Parent | PathRole::Link) => Change::Owner(0),
         (Flaw::Others, _) if seen.mode & 0o020 != 0 => Change::NotWritableBy("go"),
         (Flaw::Others, _) => Change::NotWritableBy("o"),
         (Flaw::Group, _) => Change::NotWritableBy("g"),
         (Flaw::List, _) => Change::NoList,
     };
     let kind = match seen.what {
-        What::File => Kind::File,
-        What::Directory | What::Parent => Kind::Directory,
-        What::Link => Kind::Link,
+        PathRole::File => Kind::File,
+        PathRole::Directory | PathRole::Parent => Kind::Directory,
+        PathRole::Link => Kind::Link,
     };
     let elsewhere = "move it to a directory that only this user and root can change (--plugin-dir, plugin_dirs in config.toml)";
     let fix = match rights::command(Target { path: at, owner: seen.owner, kind }, change, user) {
         _ if flaw == Flaw::Owner && !rights::is_mapped(seen.owner) => {
             "run it in a user namespace that maps that user (see /proc/self/uid_map), or outside of any".to_owned()
         }
-        // Another user's home is not to be given away for a plugin.
-        _ if flaw == Flaw::Owner && seen.what == What::Parent => format!("run it as user {}, or {elsewhere}", seen.owner),
+        // Do not suggest giving away another user's home for a plugin.
+        _ if flaw == Flaw::Owner && seen.what == PathRole::Parent => format!("run it as user {}, or {elsewhere}", seen.owner),
         Some(command) => command,
-        // Others use it, too: who may write there is not for lorchestra to say.
+        // Others use the directory too: lorchestra does not decide who may write there.
         None => format!("{elsewhere}; ls -ld {} shows this one", shell(at)),
     };
     FileFault::new(Reason::NotTrusted, detail, fix)
@@ -240,18 +242,18 @@ mod tests {
     const ANNA: u32 = 1000;
     const BOB: u32 = 1001;
 
-    /// All owners, modes, groups and kinds: nothing is trusted that somebody else could change.
+    /// Tests all owners, modes, groups and kinds: nothing that someone else could change is trusted.
     #[test]
-    fn nobody_else_may_be_able_to_change_it() {
-        for what in [What::File, What::Directory, What::Parent, What::Link] {
+    fn nothing_that_others_can_change_is_trusted() {
+        for what in [PathRole::File, PathRole::Directory, PathRole::Parent, PathRole::Link] {
             for owner in [0, ANNA, BOB] {
                 for mode in 0..0o2000_u32 {
                     for (own_group, list) in [(false, false), (false, true), (true, false), (true, true)] {
                         let seen = Access { what, owner, group: 7, mode };
                         let flaw = seen.flaw(ANNA, |_| own_group, || list);
-                        let sticky = what == What::Parent && mode & 0o1000 != 0;
+                        let sticky = what == PathRole::Parent && mode & 0o1000 != 0;
                         let others = mode & 0o002 != 0 || (mode & 0o020 != 0 && (!own_group || list));
-                        let trusted = owner != BOB && (what == What::Link || sticky || !others);
+                        let trusted = owner != BOB && (what == PathRole::Link || sticky || !others);
                         assert_eq!(flaw.is_none(), trusted, "{seen:?}, own group {own_group}, list {list}: {flaw:?}");
                     }
                 }
@@ -262,7 +264,7 @@ mod tests {
     #[test]
     fn accounts_and_lists_are_read_only_where_a_group_may_write() {
         for mode in [0o755, 0o700, 0o644, 0o1755] {
-            let seen = Access { what: What::Directory, owner: ANNA, group: 7, mode };
+            let seen = Access { what: PathRole::Directory, owner: ANNA, group: 7, mode };
             assert_eq!(seen.flaw(ANNA, |_| panic!("read"), || panic!("read")), None);
         }
     }
@@ -271,7 +273,7 @@ mod tests {
         fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
     }
 
-    /// A directory as `root/a/lorchestra/plugins`, all of it for its owner only.
+    /// Creates the directory `root/a/lorchestra/plugins`, accessible only to its owner.
     fn tree() -> (tempfile::TempDir, PathBuf) {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("a/lorchestra/plugins");
@@ -283,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn every_parent_counts_and_the_mend_names_it() {
+    fn every_parent_counts_and_the_hint_names_it() {
         let (root, dir) = tree();
         assert_eq!(directory(&dir).unwrap(), fs::canonicalize(&dir).unwrap());
         for (name, own) in [("a", false), ("a/lorchestra", false), ("a/lorchestra/plugins", true)] {
@@ -300,16 +302,16 @@ mod tests {
                 }
                 assert!(fault.detail.starts_with("any user may ") && fault.detail.contains(&*bad.display().to_string()));
             }
-            // Sticky protects what lies in it from being replaced, not from company.
+            // The sticky bit prevents others from replacing files in the directory, but not from adding some.
             mode(&bad, 0o1777);
             assert_eq!(directory(&dir).is_ok(), !own, "{name}");
             mode(&bad, 0o755);
         }
     }
 
-    /// An access list in the kernel's format: user 1 may do all, the mask lets it.
+    /// An access control list in the kernel's format: user 1 has all permissions, and the mask permits them.
     #[test]
-    fn an_access_list_is_seen() {
+    fn an_access_control_list_is_detected() {
         let file = tempfile::NamedTempFile::new().unwrap();
         assert!(!has_access_list(file.path()));
         let nobody = u32::MAX;
@@ -323,14 +325,17 @@ mod tests {
         }
         set.unwrap();
         assert!(has_access_list(file.path()));
-        // Its mask is what the mode shows as the group's.
+        // The mode shows its mask as the group bits.
         let meta = fs::metadata(file.path()).unwrap();
         assert_eq!(meta.mode() & 0o777, 0o775);
-        assert_eq!(Access::of(What::File, &meta).flaw(meta.uid(), |_| true, || has_access_list(file.path())), Some(Flaw::List));
+        assert_eq!(
+            Access::of(PathRole::File, &meta).flaw(meta.uid(), |_| true, || has_access_list(file.path())),
+            Some(Flaw::List)
+        );
     }
 
     #[test]
-    fn links_on_the_way_are_followed_by_the_same_rules() {
+    fn links_on_the_path_follow_the_same_rules() {
         let (root, dir) = tree();
         let open = root.path().join("open");
         fs::create_dir(&open).unwrap();
@@ -349,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_leads_to_a_file_beside_it_or_nowhere() {
+    fn a_link_must_point_to_a_file_in_its_directory() {
         let (root, dir) = tree();
         let resolved = directory(&dir).unwrap();
         fs::write(dir.join("real.so"), "").unwrap();
@@ -373,7 +378,7 @@ mod tests {
             }
             fs::remove_file(&name).unwrap();
         }
-        // A name that only begins like the directory's.
+        // A directory whose name has the other's name as a prefix.
         let beside = root.path().join("a/lorchestra/plugins2");
         fs::create_dir(&beside).unwrap();
         fs::write(beside.join("libx.so"), "").unwrap();

@@ -1,4 +1,4 @@
-//! What whoever looks sees while a library is replaced. What commands say of it is in the end-to-end tests.
+//! What a concurrent reader sees while a library is replaced. The end-to-end tests cover the output of the commands.
 
 use super::*;
 use crate::packages::catalog::tests::plugin;
@@ -21,7 +21,7 @@ impl PluginsDirectory {
         [SearchDir { path: self.plugins(), origin: "test".into() }]
     }
 
-    /// A library of this package whose bytes end in `n`.
+    /// Builds a library of this package whose last byte is `n`.
     fn library(&self, package: &str, n: u8) -> Library {
         let path = self.dir.path().join(format!("{package}-{n}.so"));
         fs::write(&path, [plugin(package), vec![n]].concat()).unwrap();
@@ -32,7 +32,7 @@ impl PluginsDirectory {
         install(library, &self.search()).unwrap()
     }
 
-    /// Names that could be a plugin's.
+    /// Names in the directory that could be plugins.
     fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.plugins()).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -41,7 +41,7 @@ impl PluginsDirectory {
 }
 
 #[test]
-fn at_every_moment_there_is_one_file_of_the_package() {
+fn there_is_one_file_of_the_package_at_every_moment() {
     let place = PluginsDirectory::new();
     let libraries = [place.library("pack", 1), place.library("pack", 2)];
     place.install(&libraries[0]);
@@ -60,7 +60,7 @@ fn at_every_moment_there_is_one_file_of_the_package() {
                 fs::rename(&installed, &other).unwrap();
             }
             let Installed { before, removed, .. } = place.install(&libraries[(n + 1) % 2]);
-            assert!(matches!(before, Before::Package(_)), "{before:?}");
+            assert!(matches!(before, Previous::Package(_)), "{before:?}");
             assert_eq!(removed.len(), 1 - n % 2);
         }
         done.store(true, Ordering::Relaxed);
@@ -71,7 +71,7 @@ fn at_every_moment_there_is_one_file_of_the_package() {
 }
 
 #[test]
-fn whoever_has_the_old_file_open_keeps_it() {
+fn an_open_old_file_stays_readable() {
     let place = PluginsDirectory::new();
     let installed = place.install(&place.library("pack", 1));
     let mut open = File::open(&installed.path).unwrap();
@@ -86,10 +86,10 @@ fn whoever_has_the_old_file_open_keeps_it() {
 fn the_same_bytes_change_nothing_unless_they_have_another_name() {
     let place = PluginsDirectory::new();
     let library = place.library("pack", 1);
-    assert!(matches!(place.install(&library).before, Before::Nothing));
-    assert!(matches!(place.install(&library).before, Before::Same));
+    assert!(matches!(place.install(&library).before, Previous::Nothing));
+    assert!(matches!(place.install(&library).before, Previous::Same));
     fs::rename(place.plugins().join("libpack.so"), place.plugins().join("other.so")).unwrap();
-    assert!(matches!(place.install(&library).before, Before::Package(_)));
+    assert!(matches!(place.install(&library).before, Previous::Package(_)));
     assert_eq!(place.names(), ["libpack.so"]);
 }
 
@@ -101,7 +101,7 @@ fn one_command_at_a_time_changes_a_directory() {
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| place.install(&place.library("pack", 2)));
         let removing = scope.spawn(|| remove("pack", &place.search()));
-        // Whatever they do while the lock is held they have done by now, or are about to.
+        // By now they are waiting for the lock, or have wrongly changed the directory.
         std::thread::sleep(std::time::Duration::from_millis(50));
         assert_eq!(fs::read(place.plugins().join("libpack.so")).unwrap().last(), Some(&1));
         drop(held);
@@ -111,7 +111,7 @@ fn one_command_at_a_time_changes_a_directory() {
 }
 
 #[test]
-fn names_of_a_removed_package_are_all_gone() {
+fn all_names_of_a_package_are_removed() {
     let place = PluginsDirectory::new();
     place.install(&place.library("pack", 1));
     place.install(&place.library("stays", 1));
@@ -122,9 +122,9 @@ fn names_of_a_removed_package_are_all_gone() {
     assert!(matches!(remove("pack", &place.search()), Err(InstallError::Unknown)));
 }
 
-/// A directory that is searched by two spellings has each name twice, and each of the two is the file itself.
+/// A directory that is on the search path in two spellings lists each name twice, and both refer to the same file.
 #[test]
-fn a_directory_that_is_searched_twice_has_each_file_once() {
+fn a_directory_searched_twice_has_each_file_once() {
     let place = PluginsDirectory::new();
     place.install(&place.library("pack", 1));
     let linked = place.dir.path().join("linked");
@@ -134,7 +134,7 @@ fn a_directory_that_is_searched_twice_has_each_file_once() {
         let installed = install(&place.library("pack", 2), &search).unwrap();
         assert!(installed.removed.is_empty(), "{installed:?}");
         assert_eq!(place.names(), ["libpack.so"]);
-        assert!(matches!(install(&place.library("pack", 2), &search).unwrap().before, Before::Same));
+        assert!(matches!(install(&place.library("pack", 2), &search).unwrap().before, Previous::Same));
         assert_eq!(remove("pack", &search).unwrap().paths, [place.plugins().join("libpack.so")]);
         place.install(&place.library("pack", 1));
     }

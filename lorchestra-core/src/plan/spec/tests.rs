@@ -1,4 +1,4 @@
-//! Specs that somebody wrote, changed, or got from elsewhere: what is read, and what is refused by name.
+//! Specs that were written, changed or obtained elsewhere: which ones are read, and how others are refused.
 
 use super::super::tests::{job, param, request};
 use super::super::{resolve, tests::now};
@@ -33,7 +33,7 @@ fn read(json: &Value) -> Result<RunSpec, SpecError> {
 }
 
 #[test]
-fn a_spec_that_is_printed_is_read_and_fits() {
+fn a_printed_spec_is_read_and_passes_the_check() {
     let json = a_spec();
     let spec = read(&json).unwrap();
     spec.check(&a_job()).unwrap();
@@ -45,7 +45,7 @@ fn a_spec_that_is_printed_is_read_and_fits() {
 }
 
 #[test]
-fn a_newer_one_and_other_json_are_refused_in_one_sentence() {
+fn newer_specs_and_other_json_are_refused_in_one_sentence() {
     let mut newer = a_spec();
     newer["schema"] = "lorchestra.run-spec/2".into();
     newer["something_new"] = 1.into();
@@ -82,16 +82,16 @@ fn a_key_that_is_missing_unknown_or_of_the_wrong_type_is_named() {
     unknown["retrys"] = 3.into();
     let error = read(&unknown).unwrap_err().to_string();
     assert!(error.contains("retrys"), "{error}");
-    // The text in a secret's place may be the secret.
+    // The text in place of a source may be the secret.
     let mut typed = a_spec();
     typed["secrets"]["token"] = "hunter22".into();
     let error = read(&typed).unwrap_err().to_string();
     assert!(error.contains("env:NAME") && !error.contains("hunter22"), "{error}");
 }
 
-/// What is added to a time must stay a time.
+/// Adding a duration to a time must not overflow.
 #[test]
-fn no_duration_is_longer_than_a_flag_may_have_it() {
+fn durations_have_the_same_limit_as_in_flags() {
     for (place, key) in [("", "timeout"), ("", "grace"), ("retries", "wait")] {
         for bad in [json!(1.8e19), json!(1e300), json!(36_501 * 24 * 60 * 60_u64), json!(-1)] {
             let mut json = a_spec();
@@ -106,7 +106,7 @@ fn no_duration_is_longer_than_a_flag_may_have_it() {
 }
 
 #[test]
-fn what_does_not_fit_the_job_is_named() {
+fn mismatches_with_the_job_are_named() {
     let cases: [(&str, &str, Value, &str); 21] = [
         ("params", "n", json!(256), "params.n is not a whole number from 0 to 255"),
         ("params", "n", json!("3"), "params.n is not a whole number"),
@@ -153,7 +153,7 @@ fn what_does_not_fit_the_job_is_named() {
 }
 
 #[test]
-fn who_asks_is_read_as_it_is_written() {
+fn requested_by_survives_its_json() {
     for text in ["command-line", "schedule", "rerun:01a209f1-4ec2-74a8-8179-1e31fb833599", "engine:temporal"] {
         assert_eq!(text.parse::<RequestedBy>().unwrap().to_string(), text);
     }

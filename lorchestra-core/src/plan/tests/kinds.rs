@@ -6,7 +6,7 @@ fn formats() -> Value {
     json!([{"name": "json", "docs": "One object."}, {"name": "nd-json", "docs": ""}])
 }
 
-/// A parameter with more than [`param`] gives it.
+/// Adds fields to a parameter.
 fn with(mut param: Value, more: Value) -> Value {
     param.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     param
@@ -58,7 +58,7 @@ fn values_and_their_order() {
 }
 
 #[test]
-fn what_is_refused() {
+fn refused_values() {
     for (values, says) in [
         (vec![("every", "90")], "--every \"90\": its unit is missing; write 90s"),
         (vec![("format", "JSON")], "--format \"JSON\": the value is spelt differently; write json"),
@@ -73,9 +73,9 @@ fn what_is_refused() {
     }
 }
 
-/// Whatever was typed in its place may be the secret itself.
+/// A text typed in place of a source may be the secret itself.
 #[test]
-fn a_secret_that_was_typed_is_not_repeated() {
+fn a_typed_secret_is_not_repeated() {
     for name in ["api_token", "=api_token"] {
         let text = refusal(&[(name, "xoxb-123456")]);
         assert!(text.contains("write env:NAME, file:PATH or credential:NAME") && !text.contains("xoxb"), "{text}");
@@ -89,7 +89,7 @@ fn a_secret_that_was_typed_is_not_repeated() {
 }
 
 #[test]
-fn defaults_that_are_none() {
+fn invalid_defaults() {
     for (bad, says) in [
         (param("a", "duration", false, json!("90"), ""), "unit is missing"),
         (param("a", "duration", false, json!(90), ""), "is not a duration"),

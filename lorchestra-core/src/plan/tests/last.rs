@@ -1,10 +1,10 @@
-//! `last` and `last:TIME`: the bookmark as a value, as a default, of whom, and when there is none.
+//! `last` and `last:TIME`: the bookmark as a value, as a default, for which account, and when there is none.
 
 use super::*;
 
-/// With the bookmark at `at`.
+/// Resolves the request with the bookmark at `at`.
 fn since_last(job: &JobManifest, values: &[(&str, &str)], at: Option<&str>) -> Result<RunSpec, PlanError> {
-    let asked = crate::plan::last::asked_by(job, &request(job, values).values);
+    let asked = crate::plan::last::requested_bookmark(job, &request(job, values).values);
     assert!(asked.is_some(), "{values:?} asks for the bookmark");
     resolve(PlanRequest { bookmark: at.map(|at| at.parse().unwrap()), ..request(job, values) })
 }
@@ -21,13 +21,13 @@ fn last_is_the_bookmark_or_what_follows_it() {
     assert_eq!(since(&[("=since", "last:2024-01-31")], None), "2024-01-31T00:00:00Z");
     let plan = since_last(&job, &[("since", "last")], mark).unwrap();
     assert_eq!(plan.window.unwrap().since.map(time::show).as_deref(), mark);
-    // It moves while the run waits for another one.
+    // The bookmark moves while the run waits for another one.
     let later = plan.beginning_at("2024-03-02T00:00:00Z".parse().unwrap()).unwrap();
     assert_eq!(later.params["since"], "2024-03-02T00:00:00Z");
     assert_eq!(later.window, Some(Window { since: "2024-03-02T00:00:00Z".parse().ok(), until: plan.resolved_at }));
     assert_eq!(plan.beginning_at(plan.resolved_at), None);
     assert!(plan.since_last && !super::plan(&job, &[("since", "-7d")]).since_last);
-    assert_eq!(crate::plan::last::asked_by(&job, &request(&job, &[("since", "-7d"), ("until", "last")]).values), None);
+    assert_eq!(crate::plan::last::requested_bookmark(&job, &request(&job, &[("since", "-7d"), ("until", "last")]).values), None);
 }
 
 #[test]
@@ -37,10 +37,10 @@ fn last_as_a_default() {
     value::check_default((&job.params[0]).into(), &job.params[0].default).unwrap();
     assert_eq!(since_last(&job, &[], Some("2024-03-01T00:00:00Z")).unwrap().params["since"], "2024-03-01T00:00:00Z");
     assert_eq!(since_last(&job, &[], None).unwrap().params["since"], "2024-02-29T12:34:56.789012Z");
-    // Given otherwise, the bookmark need not be looked up.
-    assert_eq!(crate::plan::last::asked_by(&job, &request(&job, &[("since", "-7d")]).values), None);
+    // With an explicit value the bookmark need not be looked up.
+    assert_eq!(crate::plan::last::requested_bookmark(&job, &request(&job, &[("since", "-7d")]).values), None);
     assert_eq!(plan(&job, &[("since", "2024-01-31")]).params["since"], "2024-01-31T00:00:00Z");
-    // Of another parameter, or with nothing readable behind it, it is no default.
+    // For another parameter, or with an unreadable text after the colon, it is not a valid default.
     for (name, default) in [("from", "last:-30d"), ("since", "last:30d"), ("since", "last:last")] {
         let job = super::job(vec![param(name, "datetime", false, json!(default), "")]);
         assert!(value::check_default((&job.params[0]).into(), &job.params[0].default).is_err(), "{name} {default}");
@@ -49,7 +49,7 @@ fn last_as_a_default() {
 }
 
 #[test]
-fn last_is_of_the_account_as_it_is_resolved() {
+fn last_is_the_bookmark_of_the_resolved_account() {
     let account = |default: Value| {
         super::job(vec![
             param("since", "datetime", true, Value::Null, ""),
@@ -57,7 +57,7 @@ fn last_is_of_the_account_as_it_is_resolved() {
         ])
     };
     let asked = |job: &JobManifest, values: &[(&str, &str)]| {
-        crate::plan::last::asked_by(job, &request(job, values).values).unwrap().account
+        crate::plan::last::requested_bookmark(job, &request(job, values).values).unwrap().account
     };
     let (none, main) = (account(Value::Null), account(json!("main")));
     assert_eq!(asked(&none, &[("since", "last")]), None);
@@ -67,7 +67,7 @@ fn last_is_of_the_account_as_it_is_resolved() {
 }
 
 #[test]
-fn last_without_a_bookmark_says_whose_and_what_to_do() {
+fn last_without_a_bookmark_names_the_account_and_the_fix() {
     let job =
         super::job(vec![param("since", "datetime", true, Value::Null, ""), param("account", "string", true, Value::Null, "")]);
     let line = |values: &[(&str, &str)]| since_last(&job, values, None).unwrap_err().to_string();
@@ -86,13 +86,13 @@ fn last_without_a_bookmark_says_whose_and_what_to_do() {
     let error = since_last(&by_default, &[], None).unwrap_err();
     assert!(error.to_string().starts_with("the default \"last\" of --since: ingester/extract has no bookmark yet"), "{error}");
     assert!(!error.is_of_plugin());
-    // What follows is looked at also where it is not needed.
+    // The text after the colon is checked even if it is not needed.
     let line = since_last(&job, &[("since", "last:7d")], Some("2024-03-01T00:00:00Z")).unwrap_err().to_string();
     assert_eq!(line, "--since \"last:7d\": after last: a time in the past begins with a minus; write -7d");
 }
 
 #[test]
-fn last_that_is_not_before_the_end_is_told_as_that() {
+fn a_bookmark_that_is_not_before_the_end_is_reported() {
     let job = window_job();
     let line = |values: &[(&str, &str)], at| since_last(&job, values, Some(at)).unwrap_err().to_string();
     assert_eq!(
@@ -103,7 +103,7 @@ fn last_that_is_not_before_the_end_is_told_as_that() {
     );
     let until = line(&[("since", "last:-30d"), ("until", "2024-01-31")], "2024-03-01T00:00:00Z");
     assert!(until.contains("until 2024-01-31T00:00:00Z (--until \"2024-01-31\"): the whole window is done"), "{until}");
-    // Not the bookmark: an empty window like any other.
+    // Not the bookmark, so the usual message for an empty window.
     let line = since_last(&job, &[("since", "last:now")], None).unwrap_err().to_string();
     assert!(line.starts_with("the window is empty"), "{line}");
 }

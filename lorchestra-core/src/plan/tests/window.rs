@@ -31,7 +31,7 @@ fn window_exists_only_where_the_job_has_one() {
         let job = job(params.clone());
         let plan = plan(&job, &[]);
         assert_eq!(plan.window.is_some(), exists, "{params:?}");
-        // Only an `until` of its own is filled in.
+        // Only an `until` of its own gets a value.
         let passed_on = exists && params[0]["name"] == "until";
         assert_eq!(plan.params.contains_key("until"), passed_on, "{params:?}");
     }
@@ -59,7 +59,7 @@ fn window_that_is_empty_names_both_ends_and_their_origins() {
 }
 
 #[test]
-fn window_is_not_judged_by_a_broken_end() {
+fn window_is_not_checked_if_one_end_is_invalid() {
     let job = window_job();
     assert!(fault(&job, &[("since", "2030-01-01"), ("until", "7d")]).starts_with("--until \"7d\": "));
     assert!(fault(&job, &[("since", "7d")]).starts_with("--since \"7d\": "));
@@ -73,7 +73,7 @@ fn window_is_not_judged_by_a_broken_end() {
 }
 
 #[test]
-fn a_clock_beyond_what_can_be_stored_is_said() {
+fn a_clock_out_of_range_is_reported() {
     let job = window_job();
     let mut request = request(&job, &[]);
     request.now = DateTime::from_timestamp(300_000_000_000, 0).unwrap();

@@ -1,7 +1,7 @@
-//! One attempt of a run: its files, its worker, its spool taken in beside it, and what is known when both are done.
+//! Runs one attempt: prepares its files, runs its worker while ingesting its spool, and collects the evidence at the end.
 //!
-//! Called by the run ([`super`]), once or more. Starts the worker ([`super::child`]), lets [`super::dispatch`] watch it and
-//! [`super::intake`] take its spool in.
+//! Called by the run ([`super`]) for each attempt. Starts the worker ([`super::child`]), lets [`super::dispatch`] watch it and
+//! [`super::intake`] ingest its spool.
 
 use super::RunEnv;
 use super::child::{Start, Worker};
@@ -37,7 +37,7 @@ pub(super) struct AttemptRunner<'a> {
     pub(super) run_id: &'a str,
 }
 
-/// The files of one attempt, made before it is recorded.
+/// The files of one attempt, created before it is recorded.
 pub(super) struct Files {
     pub(super) output: PathBuf,
     spool: PathBuf,
@@ -52,14 +52,14 @@ pub(super) struct Prepared {
     pub(super) files: Files,
 }
 
-/// An attempt that is over.
+/// A finished attempt.
 pub(super) struct AttemptResult {
-    /// How it ended; or why its spool could not be taken in, which leaves the run to the next command.
+    /// Its outcome; or why its spool could not be ingested, in which case the next command closes the run.
     pub(super) result: Result<Outcome, IntakeError>,
     pub(super) facts: Facts,
-    /// How far its job said it came, in microseconds since 1970.
+    /// The bookmark that its job set, in microseconds since 1970.
     pub(super) bookmark: Option<i64>,
-    /// The first signal that asked for an end.
+    /// The first signal that asked to stop.
     pub(super) stop_signal: Option<i32>,
     pub(super) note: Note,
     pub(super) store: Store,
@@ -77,10 +77,10 @@ impl AttemptRunner<'_> {
             (process::STATE, self.env.state.id().to_owned()),
             ("LORCHESTRA_ATTEMPT", attempt.to_string()),
         ];
-        // What the job starts, and libraries that know OpenTelemetry, continue the caller's trace.
+        // Processes that the job starts, and libraries that support OpenTelemetry, continue the caller's trace.
         environment.extend(self.spec.trace_parent.iter().map(|parent| ("TRACEPARENT", parent.clone())));
         let title = format!("{}/{}", self.spec.package, self.spec.job);
-        // Where this process is already, the worker is too: entering it again may not even be allowed.
+        // Only if it is another directory: entering the current one again may not even be permitted.
         let elsewhere = |directory: &&Path| std::env::current_dir().ok().as_deref() != Some(*directory);
         let start = Start {
             exe: self.env.worker.executable,
@@ -91,7 +91,7 @@ impl AttemptRunner<'_> {
         Worker::start(self.library, &start).map_err(failed("starting the worker"))
     }
 
-    /// Makes what the attempt needs on disk, in the place of what an attempt before it may have put there.
+    /// Creates the attempt's files, replacing anything that an earlier attempt may have left in their place.
     pub(super) fn make_files(&self, attempt: u32) -> Result<Files, RunError> {
         let state = self.env.state;
         let spool = state.attempt_spool(self.run_id, attempt);
@@ -99,7 +99,7 @@ impl AttemptRunner<'_> {
         if attempt > 1 {
             make_dir(&state.run_logs(self.run_id))?;
             for path in [&spool, &state.attempt_lock(self.run_id, attempt), &state.attempt_note(self.run_id, attempt), &output] {
-                crate::host::files::remove_whatever(path).map_err(|source| StateError::Io { path: path.clone(), source })?;
+                crate::host::files::remove_any(path).map_err(|source| StateError::Io { path: path.clone(), source })?;
             }
             log::remove_pieces(&output).map_err(|source| StateError::Io { path: output.clone(), source })?;
         }
@@ -113,7 +113,7 @@ impl AttemptRunner<'_> {
         Ok(Files { output, spool, log, note, intake })
     }
 
-    /// Sends the worker its order and sees it to its end.
+    /// Sends the worker its order and waits for its end.
     pub(super) fn run(
         &self,
         attempt: u32,
@@ -155,21 +155,21 @@ impl AttemptRunner<'_> {
         let limits = AttemptLimits { timeout: spec.timeout, grace: spec.grace };
         let seen = dispatch(watched, limits, signals).map_err(failed("waiting for the worker"))?;
         log.finish();
-        let (store, taken) = intake.finish().map_err(failed("ending the intake thread"))?;
+        let (store, ingested) = intake.finish().map_err(failed("ending the intake thread"))?;
         let mut facts = Facts { time: seen.time, output_lost: log.lost(), processes_left: seen.left, ..Facts::default() };
         let mut bookmark = None;
-        let result = taken.map(|taken| {
-            bookmark = taken.end.as_ref().and_then(Final::bookmark);
-            facts.damaged = taken.damaged;
-            if let Some(Final::Returned { max_rss_kib, .. }) = &taken.end {
+        let result = ingested.map(|ingested| {
+            bookmark = ingested.end.as_ref().and_then(Final::bookmark);
+            facts.damaged = ingested.damaged;
+            if let Some(Final::Returned { max_rss_kib, .. }) = &ingested.end {
                 facts.max_rss_kib = *max_rss_kib;
             }
             decide(&Evidence {
                 ending: seen.ending,
-                end: taken.end,
-                entered: taken.entered,
+                end: ingested.end,
+                entered: ingested.entered,
                 death: seen.death,
-                damaged: taken.damaged,
+                damaged: ingested.damaged,
                 fault: seen.fault.or_else(|| removed(&spool)),
                 printed: has_content(&output),
                 memory: spec.memory_max.map(|max| Memory { max, refused: allocation_failed(&output) }),
@@ -178,23 +178,22 @@ impl AttemptRunner<'_> {
         Ok(AttemptResult { result, facts, bookmark, stop_signal: seen.stop_signal, note, store })
     }
 
-    /// Removes what an attempt left in the spool, now that another one is recorded: recovery looks at the last one only.
+    /// Removes an attempt's files from the spool once the next attempt is recorded: recovery looks only at the last one.
     pub(super) fn remove_spool(&self, attempt: u32) {
         let (state, run) = (self.env.state, self.run_id);
         for path in [state.attempt_spool(run, attempt), state.attempt_lock(run, attempt), state.attempt_note(run, attempt)] {
-            let _ = crate::host::files::remove_whatever(&path);
+            let _ = crate::host::files::remove_any(&path);
         }
     }
 }
 
-/// The fault that the worker could not tell of: without a spool, how far it had come is not known, and what it had emitted is lost.
+/// The fault that the worker could not report: without a spool its progress is unknown, and events in it are lost.
 fn removed(spool: &Path) -> Option<WorkerFault> {
     let message = "another program removed the spool while the job ran; events not yet in the store are lost";
     (!spool.exists()).then(|| WorkerFault { spool: true, message: message.into() })
 }
 
-/// Whether the last words of what was printed are those of Rust's or C++'s runtime when an allocation has failed. The process says it to
-/// nobody else.
+/// Whether the output ends with the message of Rust's or C++'s runtime about a failed allocation. The process reports it nowhere else.
 fn allocation_failed(output: &Path) -> bool {
     let last = log::tail(output, 4096).unwrap_or_default();
     let text = String::from_utf8_lossy(&last);
@@ -205,9 +204,9 @@ fn allocation_failed(output: &Path) -> bool {
 mod tests {
     use super::*;
 
-    /// Wherever the last words lie: across two pieces of the log, too.
+    /// The message may be split across two pieces of the log.
     #[test]
-    fn the_last_words_are_found_in_the_pieces_of_a_log() {
+    fn a_message_is_found_across_pieces_of_a_log() {
         let words = b"memory allocation of 4194304 bytes failed\n";
         for before in (0..6000).step_by(7) {
             let dir = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
-//! One worker process: started with its order, watched, ended with everything it started.
+//! One worker process: started with its order, watched, and killed with everything it started.
 //!
-//! Only the main thread calls this. The worker makes itself the leader of a session of its own, without a terminal, as the first thing it does
-//! ([`worker::main`]); its group has its pid then. Until that it is in the supervisor's group, and has no plugin code. What leaves the group is found again because
-//! the supervisor is a subreaper: orphans become its children.
+//! Only the main thread calls this. As its first action the worker makes itself the leader of a new session without a terminal
+//! ([`worker::main`]), so its group id is its pid. Until then it is in the supervisor's group and has no plugin code. Processes that leave
+//! the group are still found, because the supervisor is a subreaper: orphans become its children.
 
 use crate::host::process::{self, Stat};
 use crate::packages::library::Library;
@@ -20,9 +20,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long what re-parented to us is waited for after its SIGKILL, from the last one that went: only the kernel can make it longer.
+/// How long to wait for orphans after SIGKILL, counted from the last one that disappeared. Only the kernel can delay them longer.
 const ORPHANS: Duration = Duration::from_secs(2);
-/// How long in all: what forks faster than it is killed has no end.
+/// Limit for all rounds: processes that fork faster than they are killed would never end.
 const ORPHANS_IN_ALL: Duration = Duration::from_secs(30);
 
 /// A running worker.
@@ -30,59 +30,59 @@ const ORPHANS_IN_ALL: Duration = Duration::from_secs(30);
 pub(super) struct Worker {
     child: Child,
     pid: Pid,
-    /// Our end of the control socket. Its closing tells the worker that we are gone.
+    /// Our end of the control socket. When it closes, the worker knows that we are gone.
     pub(super) control: UnixStream,
-    /// Standard output and standard error of the worker, together.
+    /// Standard output and standard error of the worker, combined.
     pub(super) output: File,
-    /// Children this process had before, which a shell or a container's entry point left to it by `exec`: not the job's.
+    /// Children that this process had before, inherited by `exec` from a shell or a container entry point: not the job's.
     before: Vec<Pid>,
-    /// The environment variable by which what the job left behind is known.
+    /// The environment variable that marks the processes of the job.
     mark: Option<(&'static str, String)>,
     library_fd: RawFd,
     ended: bool,
 }
 
-/// A worker that is given up (its run could not be recorded) does not stay.
+/// Kills a worker whose run could not be recorded.
 impl Drop for Worker {
     fn drop(&mut self) {
         if !self.ended
             && let Err(error) = self.end()
         {
-            tracing::debug!(%error, "a worker that was given up could not be ended");
+            tracing::debug!(%error, "cannot kill a worker that is no longer needed");
         }
     }
 }
 
-/// What happened to a worker that goes on.
+/// A change of a worker that is still alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StopChange {
     /// This signal stopped it.
     Stopped(i32),
-    /// SIGCONT.
+    /// SIGCONT resumed it.
     Continued,
 }
 
-/// How a worker is started.
+/// How to start a worker.
 pub(super) struct Start<'a> {
     /// The executable that becomes the worker.
     pub(super) exe: &'a Path,
-    /// Shown in process listings.
+    /// Name shown in process listings.
     pub(super) title: &'a str,
-    /// Added to its environment.
+    /// Variables to add to its environment.
     pub(super) environment: &'a [(&'static str, String)],
-    /// Its working directory; `None`: that of this process.
+    /// Its working directory; `None` for that of this process.
     pub(super) directory: Option<&'a Path>,
 }
 
 impl Worker {
-    /// Starts a worker that waits for its order. The first variable of the environment marks what belongs to it.
+    /// Starts a worker that waits for its order. The first environment variable marks its processes.
     pub(super) fn start(library: &Library, start: &Start<'_>) -> io::Result<Self> {
         let Start { exe, title, environment, directory } = *start;
-        // Without it orphans would go to init and out of reach. It is not inherited by the worker.
+        // Without this, orphans would be re-parented to init, out of reach. The worker does not inherit it.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-        let before = process::children();
+        let before = process::children_of_main_thread();
         let (control, theirs) = UnixStream::pair()?;
-        // One pipe for both streams: the order between them is kept.
+        // One pipe for both streams preserves their relative order.
         let (output, out) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&output, true)?;
         let err = out.try_clone()?;
@@ -98,7 +98,7 @@ impl Worker {
             command.current_dir(directory);
         }
         let (child, library_fd) = library.inheritable(|fd| Ok((command.spawn()?, fd)))?;
-        // Ours are the only copies that may stay open: the pipe ends when the worker's do.
+        // Only the worker may keep these ends open: the pipe must end when it does.
         drop(command);
         let pid = Pid::from_child(&child);
         Ok(Self {
@@ -118,25 +118,25 @@ impl Worker {
         self.library_fd
     }
 
-    /// Sends the worker its order. Should it have died meanwhile, the dispatcher finds it dead.
+    /// Sends the worker its order. If the worker has died, the dispatcher detects that.
     pub(super) fn order(&self, order: &WorkerInput) {
         let sent = order.send(&self.control);
         if sent.is_err() {
-            // It would wait for ever for an order that could not be written; now it says that it got none.
+            // Without a complete order the worker would wait for ever; now it reports that it got none.
             let _ = self.control.shutdown(Shutdown::Write);
         }
-        // From here on it is only asked, once the worker is dead, whether there is something in it.
+        // From now on the socket is only read, after the worker's death, and must not block.
         if let Err(error) = self.control.set_nonblocking(true).and(sent) {
-            tracing::debug!(%error, "the worker did not take its order");
+            tracing::debug!(%error, "cannot send the order to the worker");
         }
     }
 
-    /// Its pid.
+    /// The worker's pid.
     pub(super) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Whether the worker has ended; it is not reaped yet, so its pid still is its own.
+    /// Whether the worker has ended. It is not reaped yet, so its pid is still its own.
     pub(super) fn has_ended(&self) -> io::Result<bool> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
         loop {
@@ -148,38 +148,38 @@ impl Worker {
         }
     }
 
-    /// Whether the worker was stopped or continued since the last call.
+    /// Returns whether the worker was stopped or continued since the last call.
     pub(super) fn stop_change(&self) -> Option<StopChange> {
         let options = WaitIdOptions::STOPPED | WaitIdOptions::CONTINUED | WaitIdOptions::NOHANG;
         let status = rustix::process::waitid(WaitId::Pid(self.pid), options).ok().flatten()?;
         status.stopping_signal().map(StopChange::Stopped).or_else(|| status.continued().then_some(StopChange::Continued))
     }
 
-    /// The pids of what re-parented to us.
+    /// The pids of the processes re-parented to us.
     pub(super) fn orphan_pids(&self) -> impl Iterator<Item = u32> {
         self.orphans().into_iter().map(|pid| pid.as_raw_nonzero().get().unsigned_abs())
     }
 
-    /// Sends a signal to all in the worker's group, and to the worker, which a job may have moved to another. Both ids stay
-    /// reserved until [`end`](Self::end) reaps.
+    /// Sends a signal to the worker's group, and to the worker itself, which a job may have moved to another group. Both ids stay reserved
+    /// until [`end`](Self::end) reaps the worker.
     pub(super) fn signal(&self, signal: Signal) {
-        // Each fails only when nobody is left.
+        // Each call fails only if no process is left.
         let _ = rustix::process::kill_process_group(self.pid, signal);
         if rustix::process::getpgid(Some(self.pid)).is_ok_and(|group| group != self.pid) {
             let _ = rustix::process::kill_process(self.pid, signal);
         }
     }
 
-    /// Reaps what re-parented to us and has ended, whoever started it, while the worker goes on.
+    /// Reaps ended processes that were re-parented to us while the worker runs, including those that the job did not start.
     pub(super) fn reap_orphans(&self) {
         for pid in self.adopted() {
             let _ = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
         }
     }
 
-    /// After [`has_ended`](Self::has_ended): kills the group, reaps the worker, then kills and reaps all that became our
-    /// children. On return, nothing that the job started is left, unless the kernel holds on to it (or, beside children that were here
-    /// before the worker, it had emptied its environment). How many are left, is the last of the answers.
+    /// Call after [`has_ended`](Self::has_ended). Kills the group, reaps the worker, then kills and reaps all processes that became our
+    /// children. On return no process of the job is left, unless the kernel holds on to it (or, if this process had children before the
+    /// worker, it has emptied its environment). The last value returned is the number of remaining processes.
     pub(super) fn end(&mut self) -> io::Result<(Death, process::ProcessorTime, usize)> {
         self.signal(Signal::KILL);
         let time = Stat::of(self.child.id())
@@ -199,8 +199,7 @@ impl Worker {
         Ok((death, time, left))
     }
 
-    /// Each round kills the children there are, all of them before it waits for any; their own children then become ours. Answers with how
-    /// many are left.
+    /// In each round, kills all current children before waiting for any; their own children then become ours. Returns how many are left.
     fn end_orphans(&self) -> usize {
         let begun = Instant::now();
         let mut deadline = begun + ORPHANS;
@@ -212,7 +211,7 @@ impl Worker {
                 return orphans.len();
             }
             for pid in &orphans {
-                // Not reaped by anyone but us, so the pid is still the orphan's.
+                // No one else can reap it, so the pid is still the orphan's.
                 let _ = rustix::process::kill_process(*pid, Signal::KILL);
             }
             if let Ok(pidfd) = rustix::process::pidfd_open(orphans[0], PidfdFlags::empty()) {
@@ -229,9 +228,8 @@ impl Worker {
         }
     }
 
-    /// What the job left to us. Without children before the worker, all that became our child is the job's: nobody else has
-    /// descendants whose parent we could become. With such children it may be theirs as well, and nothing that lorchestra did not start is killed:
-    /// only what carries the mark counts then.
+    /// The orphans of the job. If this process had no other children before the worker, every child is one. Otherwise a child may be
+    /// theirs, and nothing that lorchestra did not start may be killed: only processes with the mark count.
     fn orphans(&self) -> Vec<Pid> {
         let alone = self.before.is_empty();
         let marked = |pid| self.mark.as_ref().is_some_and(|(name, value)| process::carries(pid, name, value));
@@ -239,15 +237,15 @@ impl Worker {
         self.adopted().filter(of_run).collect()
     }
 
-    /// Our children but for the worker and those from before.
+    /// Our children, except the worker and those from before.
     fn adopted(&self) -> impl Iterator<Item = Pid> {
-        process::children().into_iter().filter(|pid| *pid != self.pid && !self.before.contains(pid))
+        process::children_of_main_thread().into_iter().filter(|pid| *pid != self.pid && !self.before.contains(pid))
     }
 
-    /// What the worker said on the control socket: a trouble from before it had a spool.
+    /// Returns the fault that the worker reported on the control socket before it had a spool.
     pub(super) fn fault(&self) -> Option<WorkerFault> {
         let mut text = Vec::new();
-        // The plugin could write here too: a limit, and nothing but a failure can come of it.
+        // The plugin can write here too: limit the size. The worst result is a failed run.
         let _ = (&self.control).take(64 << 10).read_to_end(&mut text);
         serde_json::from_slice(&text).ok()
     }

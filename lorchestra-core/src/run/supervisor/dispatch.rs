@@ -1,5 +1,5 @@
-//! The one loop that decides what happens to a worker, and when: it sees signals, deadlines, the worker's death, its output
-//! and the final record in one poll, and acts on them one at a time.
+//! The one loop that decides what happens to a worker, and when. It receives signals, deadlines, the worker's death, its output and the
+//! final record in one poll, and handles them one at a time.
 //!
 //! ```text
 //!   signals ──┐
@@ -9,8 +9,8 @@
 //!                         worker dead: group killed, worker reaped, orphans killed, output drained for 1 s
 //! ```
 //!
-//! What is to be done when is [`StopState`]'s to say; the loop does it. Nothing in it waits for the store or for a terminal; the one thing that it
-//! prints is what of the job was stopped ([`Stops`]), and a subscriber must not keep it waiting for that.
+//! [`StopState`] decides which action is due when; the loop performs it. The loop never waits for the store or for a terminal. The only
+//! thing it prints is which process of the job was stopped ([`Stops`]), and a tracing subscriber must not block on that.
 
 use super::child::Worker;
 use super::stop_state::{Action, AttemptLimits, StopState};
@@ -29,24 +29,24 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-/// How long output is read after everything was killed: a process out of reach may hold the pipe.
+/// How long to read output after everything was killed: an unreachable process may hold the pipe.
 const DRAIN: Duration = Duration::from_secs(1);
-/// What the loop has seen.
+/// What the loop has observed.
 pub(super) struct Observation {
     pub(super) ending: Option<Ending>,
     pub(super) death: Death,
     pub(super) time: ProcessorTime,
-    /// Processes of the job that could not be ended.
+    /// Number of the job's processes that could not be killed.
     pub(super) left: usize,
     pub(super) fault: Option<WorkerFault>,
-    /// The first signal that asked for an end, also one that came too late to be the ending.
+    /// The first signal that asked to stop, even if it came too late to be the reason.
     pub(super) stop_signal: Option<i32>,
 }
 
 /// What the loop watches and writes to.
 pub(super) struct Watched<'a> {
     pub(super) worker: &'a mut Worker,
-    /// Has a byte once the final record was taken in.
+    /// Readable once the final record was ingested.
     pub(super) final_seen: &'a OwnedFd,
     pub(super) note: &'a Note,
     pub(super) log: &'a mut Log,
@@ -65,15 +65,15 @@ pub(super) fn dispatch(watched: Watched<'_>, limits: AttemptLimits, signals: &mu
         let wait = Some(next.saturating_duration_since(Instant::now()));
         let look_at = Ready { output: output_open, control: control_open, final_seen: !state.lingers() };
         let woken = wait_for(worker, signals, final_seen, &look_at, wait)?;
-        // Taken out of the pipe before the worker is looked at: a SIGCHLD that comes after that look stays in the pipe and wakes
-        // the next poll. The other way round it would be swallowed here, and nothing else might ever wake it.
+        // Read the signals before checking the worker: a SIGCHLD that arrives after the check stays in the pipe and ends the next poll. In
+        // the other order this read would swallow it, and nothing else might end the poll.
         let stop_signal = signals.endings();
 
         if woken.output {
             output_open = copy_output(&mut worker.output, log);
         }
         if woken.control {
-            // The worker's end closes with it; what it said is read after its death.
+            // The socket closes when the worker ends; its message is read after its death.
             control_open = false;
         }
         if worker.has_ended()? {
@@ -87,7 +87,7 @@ pub(super) fn dispatch(watched: Watched<'_>, limits: AttemptLimits, signals: &mu
         if let Some(act) = state.signals(&stop_signal, now) {
             perform(act, worker, note);
         }
-        // Seen before the deadline is looked at: a job that has ended in time is not told to end.
+        // Handle this before the deadline: a job that has ended in time must not be stopped.
         if woken.final_seen {
             state.final_seen(now);
         }
@@ -99,21 +99,21 @@ pub(super) fn dispatch(watched: Watched<'_>, limits: AttemptLimits, signals: &mu
         }
         fault.ending = state.ending();
     }
-    let said = worker.fault();
+    let fault = worker.fault();
     let (death, time, left) = worker.end()?;
     let ending = state.ending();
-    // A note that cannot be written costs a truer word in a rare case, never the run.
-    let cut = said.as_ref().map(note::cut);
+    // If the note cannot be written, the worst case is a less precise message; it never costs the run.
+    let cut = fault.as_ref().map(note::cut);
     let _ = note.write(&note::NotedFacts { ending, death: Some(death), fault: cut, between: None });
     drain_output(worker, log)?;
-    Ok(Observation { ending, death, time, left, fault: said, stop_signal: state.stop_signal() })
+    Ok(Observation { ending, death, time, left, fault, stop_signal: state.stop_signal() })
 }
 
-/// While the job runs, whatever leaves the loop (an error, a panic) ends the job with it: noted before that happens, so that nobody takes
-/// the job's death for the kernel's or the job's own doing.
+/// If the loop ends early (by an error or a panic), the job is killed. This guard first records the reason, so that no one attributes the
+/// job's death to the kernel or the job.
 struct FaultNote<'a> {
     note: &'a Note,
-    /// Why the job is being ended already: that stays the cause.
+    /// Why the job is already being stopped: that remains the cause.
     ending: Option<Ending>,
     armed: bool,
 }
@@ -130,17 +130,17 @@ impl Drop for FaultNote<'_> {
 fn perform(act: Action, worker: &Worker, note: &Note) {
     match act {
         Action::Terminate(ending) => {
-            // Before the signal: once it was sent, that is the cause, whoever records it.
+            // Before sending the signal: once it is sent, this is the cause, whoever records the run's end.
             let _ = note.write(&note::NotedFacts { ending: Some(ending), ..note::NotedFacts::default() });
             worker.signal(Signal::TERM);
-            // What is stopped hears the other signal only then.
+            // A stopped process handles the other signal only after it is continued.
             worker.signal(Signal::CONT);
         }
         Action::Kill => worker.signal(Signal::KILL),
     }
 }
 
-/// What is looked at, or what is ready.
+/// The descriptors to watch, or those that are ready.
 struct Ready {
     output: bool,
     control: bool,
@@ -157,7 +157,7 @@ fn wait_for(
     let none = PollFlags::empty();
     let when = |open: bool| if open { PollFlags::IN } else { none };
     let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
-    // A closed descriptor would wake the poll for ever, even with no events asked for: it is left out instead.
+    // A closed descriptor would end every poll immediately, even with no events requested, so it is not included.
     let output = look_at.output.then(|| {
         fds.push(PollFd::new(&worker.output, PollFlags::IN));
         fds.len() - 1
@@ -179,17 +179,17 @@ fn wait_for(
 }
 
 fn timespec(wait: Option<Duration>) -> Option<Timespec> {
-    // Rounded up to the next millisecond: waking just before a deadline would only mean another round.
+    // Rounded up to the next millisecond: waking just before a deadline would only cost another iteration.
     wait.map(|wait| clock::timespec(wait.saturating_add(Duration::from_millis(1))))
 }
 
-/// Copies what there is to the log, at most 1 MiB a turn. `false` when the pipe has ended.
+/// Copies available output to the log, at most 1 MiB per call. Returns `false` at the end of the pipe.
 fn copy_output(output: &mut File, log: &mut Log) -> bool {
     let mut buffer = [0; 64 << 10];
     for _ in 0..16 {
         match output.read(&mut buffer) {
             Ok(0) => return false,
-            // A full disk costs the log its end, never the job its output pipe.
+            // A full disk truncates the log, but never blocks the job's output pipe.
             Ok(n) => log.write(&buffer[..n]),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return e.kind() == io::ErrorKind::WouldBlock,

@@ -1,12 +1,11 @@
-//! Entering: who may run a job of an account now, and what a run does when another one goes on ([`OnOverlap`]).
+//! Acquires the right to run a job for an account, and decides what happens if another run has it ([`OnOverlap`]).
 //!
-//! Two files a key ([`crate::host::locks`]). A run that excludes others holds the one for itself, and begins only when nobody shares the
-//! other; a run that is allowed beside others shares the other and never waits for anybody. So a run that excludes others never
-//! begins beside any, and one that is allowed always begins. The run before may have moved the bookmark that this one is to begin at:
-//! [`at_bookmark`].
+//! Each key has two lock files ([`crate::host::locks`]). An exclusive run locks the first exclusively, and starts only if no run shares the
+//! second. A run with policy `allow` takes a shared lock on the second and never waits. So an exclusive run never starts next to another
+//! one, and a run with `allow` always starts. The previous run may have moved the bookmark at which this one is to start: [`at_bookmark`].
 
 use super::Supervision;
-use crate::host::locks::{FileLock, beside_name, overlap_name};
+use crate::host::locks::{FileLock, overlap_name, shared_name};
 use crate::host::state::{StateDir, StateError};
 use crate::plan::{OnOverlap, RunSpec};
 use crate::run::error::{Overlap, RunError};
@@ -17,18 +16,18 @@ use crate::store::{Run, RunFilter, RunState, Store};
 use chrono::DateTime;
 use std::time::{Duration, Instant};
 
-/// How long a lock is waited for that no live run holds: a run is just beginning or ending.
+/// How long to wait for a lock that no live run holds: a run is just starting or ending.
 const HELD_BRIEFLY: Duration = Duration::from_secs(15);
-/// Between two looks at a lock: often at first, since most holders are about to go.
+/// Intervals between checks of a lock: short at first, since most holders are about to release it.
 const LOOK: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(250)];
 
-/// The right to run, until dropped. [`RunError::Overlap`] when another run goes on and the plan does not say to go on all the same.
+/// Takes the overlap lock. Returns [`RunError::Overlap`] if another run is running and the policy does not say to wait or to skip.
 pub(super) fn enter(run: &mut Supervision<'_>) -> Result<FileLock, RunError> {
     let Supervision { env, run_id, spec, signals, observer, .. } = run;
     let state = env.state;
     let key = (spec.package.as_str(), spec.job.as_str(), spec.account.as_deref());
     let path = state.lock(&overlap_name(key.0, key.1, key.2));
-    let beside = state.lock(&beside_name(key.0, key.1, key.2));
+    let beside = state.lock(&shared_name(key.0, key.1, key.2));
     let io = |path: &std::path::Path| {
         let path = path.to_owned();
         move |source| StateError::Io { path, source }
@@ -39,7 +38,7 @@ pub(super) fn enter(run: &mut Supervision<'_>) -> Result<FileLock, RunError> {
             if let Some(lock) = FileLock::try_share(&beside).map_err(io(&beside))? {
                 return Ok(lock);
             }
-            // Whoever holds it for himself, to see that nobody shares it, lets it go at once. (Unless it is no run that holds it.)
+            // An exclusive run that checks for shared holders releases this lock at once. (Unless the holder is not a run.)
             if begun.elapsed() >= HELD_BRIEFLY {
                 let (package, job, account) = (spec.package.clone(), spec.job.clone(), spec.account.clone());
                 let waited = Some(begun.elapsed());
@@ -55,9 +54,9 @@ pub(super) fn enter(run: &mut Supervision<'_>) -> Result<FileLock, RunError> {
     loop {
         let held = FileLock::try_take(&path).map_err(io(&path))?;
         if let Some(lock) = held {
-            // Taken and let go at once: who comes to share it meanwhile waits that long.
+            // Released immediately: a run that wants to share it waits only that long.
             if FileLock::try_take(&beside).map_err(io(&beside))?.is_some() {
-                lock.name(run_id);
+                lock.write_holder(run_id);
                 return Ok(lock);
             }
         }
@@ -65,7 +64,7 @@ pub(super) fn enter(run: &mut Supervision<'_>) -> Result<FileLock, RunError> {
             Some(store) => store,
             None => &*store.insert(Store::open(state)?),
         };
-        let holder = holder(state, store, key, FileLock::named(&path))?;
+        let holder = holder(state, store, key, FileLock::read_holder(&path))?;
         let waited = begun.elapsed();
         let patience = match spec.on_overlap {
             OnOverlap::Wait(limit) => limit,
@@ -89,8 +88,8 @@ pub(super) fn enter(run: &mut Supervision<'_>) -> Result<FileLock, RunError> {
     }
 }
 
-/// The spec with its `since` where the bookmark is now, if it asked for that and the bookmark has moved since it was made: by the run
-/// that was waited for, or one that was just ending.
+/// Returns the spec with `since` set to the bookmark's current position, if it starts at the bookmark and that has moved since the spec was
+/// made: by the run that was waited for, or by one that was just ending.
 pub(super) fn at_bookmark(store: &Store, spec: &RunSpec) -> Result<Option<RunSpec>, RunError> {
     if !spec.since_last {
         return Ok(None);
@@ -106,7 +105,7 @@ pub(super) fn at_bookmark(store: &Store, spec: &RunSpec) -> Result<Option<RunSpe
     spec.beginning_at(at).ok_or_else(all_done).map(Some)
 }
 
-/// The live run that is in the way: the one that the lock names, or one that was allowed beside others.
+/// Returns the live run in the way: the one that the lock names, or one with policy `allow`.
 fn holder(
     state: &StateDir,
     store: &Store,

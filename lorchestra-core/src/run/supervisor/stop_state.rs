@@ -1,37 +1,37 @@
-//! The course of one attempt as the dispatcher sees it: what each thing that happens makes of those before it, and what is to be done.
-//! Pure: time is a value, signals are numbers, and what is to be done is an answer.
+//! The state of one attempt as the dispatcher sees it: how each event changes it, and which action follows. Pure: time is a parameter,
+//! signals are numbers, actions are return values.
 //!
-//! What it knows at the worker's death is half of the evidence ([`crate::run::decision`]); the tests below go through every order in which
-//! things can happen.
+//! Its state at the worker's death is one half of the evidence ([`crate::run::decision`]). The tests go through every order in which events
+//! can happen.
 
 use crate::run::decision::{Ending, Stop};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::time::{Duration, Instant};
 
-/// How long a worker may stay after its final record.
+/// How long a worker may stay alive after its final record.
 const LINGER: Duration = Duration::from_secs(2);
-/// Signals within this time are one wish to end: a terminal that closes, or a service manager, may send several.
+/// Signals within this time count as one request to stop: a closing terminal or a service manager may send several.
 const TOGETHER: Duration = Duration::from_secs(1);
 
-/// Limits of one attempt.
+/// The limits of one attempt.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AttemptLimits {
-    /// From the start of the attempt; `None`: as long as it takes.
+    /// Time limit, from the start of the attempt; `None` for no limit.
     pub(super) timeout: Option<Duration>,
-    /// Between SIGTERM and SIGKILL.
+    /// Time between SIGTERM and SIGKILL.
     pub(super) grace: Duration,
 }
 
-/// What is to be done.
+/// An action that the dispatcher must take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
-    /// Note this ending, then send SIGTERM to the group.
+    /// Record this reason in the note, then send SIGTERM to the group.
     Terminate(Ending),
     /// Send SIGKILL.
     Kill,
 }
 
-/// Where an attempt is.
+/// The state of an attempt.
 #[derive(Debug, Clone)]
 pub(super) struct StopState {
     limits: AttemptLimits,
@@ -45,7 +45,7 @@ pub(super) struct StopState {
 }
 
 impl StopState {
-    /// An attempt that starts now.
+    /// Creates the state of an attempt that starts now.
     pub(super) fn new(limits: AttemptLimits, now: Instant) -> Self {
         Self {
             limits,
@@ -59,22 +59,22 @@ impl StopState {
         }
     }
 
-    /// Why the job was told to end, if it was.
+    /// Why the job was stopped, if it was.
     pub(super) fn ending(&self) -> Option<Ending> {
         self.ending
     }
 
-    /// The first signal that asked for an end, also one that came too late to be the ending: there is to be no other attempt.
+    /// The first signal that asked to stop, even if it came too late to be the reason: it rules out another attempt.
     pub(super) fn stop_signal(&self) -> Option<i32> {
         self.stop_signal
     }
 
-    /// Whether the final record was seen.
+    /// Whether the final record was ingested and the worker is still alive.
     pub(super) fn lingers(&self) -> bool {
         self.lingers
     }
 
-    /// When there is something to do by itself.
+    /// When the next action is due without further events.
     pub(super) fn next(&self) -> Option<Instant> {
         [self.deadline(), self.kill_at].into_iter().flatten().min()
     }
@@ -83,17 +83,17 @@ impl StopState {
         self.limits.timeout.filter(|_| self.ending.is_none() && !self.lingers).map(|timeout| self.started + timeout)
     }
 
-    /// Whether the time limit has passed and the job was not ended yet.
+    /// Whether the time limit has passed and the job has not been stopped yet.
     pub(super) fn is_overdue(&self, now: Instant) -> bool {
         self.deadline().is_some_and(|at| now >= at)
     }
 
-    /// What of the job is stopped now: part of the ending when the time limit has passed.
+    /// Sets which process of the job is stopped now, for the message about the time limit.
     pub(super) fn stopped(&mut self, stopped: Option<Stop>) {
         self.stopped = stopped;
     }
 
-    /// These signals came, the most telling first.
+    /// Handles signals that arrived, the most significant first.
     pub(super) fn signals(&mut self, signals: &[i32], now: Instant) -> Option<Action> {
         let signal = signals.first().copied()?;
         self.stop_signal.get_or_insert(signal);
@@ -107,12 +107,12 @@ impl StopState {
         None
     }
 
-    /// These signals came with the worker's death.
+    /// Handles signals that arrived together with the worker's death.
     pub(super) fn signals_at_death(&mut self, signals: &[i32]) {
         self.stop_signal = self.stop_signal.or_else(|| signals.first().copied());
     }
 
-    /// The final record was seen.
+    /// Handles the arrival of the final record.
     pub(super) fn final_seen(&mut self, now: Instant) {
         if !self.lingers {
             self.lingers = true;
@@ -120,7 +120,7 @@ impl StopState {
         }
     }
 
-    /// The time has come to look what time it is.
+    /// Handles the passing of time.
     pub(super) fn tick(&mut self, now: Instant) -> Option<Action> {
         if self.is_overdue(now)
             && let Some(after) = self.limits.timeout
@@ -141,9 +141,9 @@ impl StopState {
         Action::Terminate(ending)
     }
 
-    /// Whether signals after the first ending ask for the kill at once.
+    /// Whether signals after the first stop ask for an immediate kill.
     fn is_impatient(&self, stop_signal: &[i32], now: Instant) -> bool {
-        // Ctrl-C after Ctrl-C, or after the job was told to end by its deadline, is a person who does not want to wait.
+        // Ctrl-C after Ctrl-C or after the time limit comes from a person who does not want to wait.
         let by_person = matches!(self.ending, Some(Ending::Cancelled { signal: SIGINT } | Ending::Timeout { .. }));
         let later = now - self.ended_at >= TOGETHER;
         (by_person && stop_signal.contains(&SIGINT))

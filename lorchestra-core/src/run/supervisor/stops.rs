@@ -1,9 +1,9 @@
-//! What of a job is stopped (SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU): its worker, and the processes below it.
+//! Detects stopped processes of a job (SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU): the worker and its descendants.
 //!
-//! A stopped process waits until somebody sends SIGCONT, and a limit on idle time does not see it. The dispatcher and a trial ask
-//! [`Stops::look`] in their loops and report each stop once, within seconds; at the time limit they ask [`Stops::now`], so that the message
-//! names the stop. The worker's own stops come from wait(2), at once. Those of its descendants are read from /proc every two seconds: the kernel
-//! reports them to their parents only. Without /proc only the worker's are seen.
+//! A stopped process waits for SIGCONT, and a limit on idle time does not detect it. The dispatcher and a trial call [`Stops::look`] in
+//! their loops, which reports each stop once, within seconds. At the time limit they call [`Stops::now`], so that the message mentions the
+//! stop. Stops of the worker come from wait(2), immediately. Those of its descendants are read from /proc every two seconds, because the
+//! kernel reports them only to their parents. Without /proc only the worker's stops are detected.
 
 use super::child::{StopChange, Worker};
 use crate::host::process::{self, Stat};
@@ -12,38 +12,38 @@ use crate::run::decision::Stop;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Between two looks at the descendants.
+/// Interval between two scans of the descendants.
 const EVERY: Duration = Duration::from_secs(2);
-/// Descendants that are looked at, at most.
+/// Maximum number of descendants to check.
 const MOST: usize = 1000;
 
-/// The stops of one worker and what it started.
+/// The stops of one worker and its descendants.
 #[derive(Debug)]
 pub(super) struct Stops {
     look_at: Instant,
     worker: Option<Stop>,
-    /// Stopped descendants that were reported, with their starts: a pid may be another process's later.
+    /// Stopped descendants that have been reported, with their start times, because pids are reused.
     below: BTreeMap<u32, (u64, Stop)>,
 }
 
 impl Stops {
-    /// A worker that starts now.
+    /// Creates the state for a worker that starts now.
     pub(super) fn new(now: Instant) -> Self {
         Self { look_at: now + EVERY, worker: None, below: BTreeMap::new() }
     }
 
-    /// When the descendants are looked at next.
+    /// When the next scan of the descendants is due.
     pub(super) fn next(&self) -> Instant {
         self.look_at
     }
 
-    /// Looks, and warns of each stop that is new.
+    /// Checks all processes, and warns about each new stop.
     pub(super) fn look(&mut self, worker: &Worker, now: Instant) {
         match worker.stop_change() {
             Some(StopChange::Stopped(signal)) => {
                 self.worker = Some(Stop { signal: Some(signal), process: None });
                 let signal = signal_name(signal);
-                // The time limit goes on.
+                // The time limit keeps running.
                 tracing::warn!("the job was stopped by {signal}; it continues when it receives SIGCONT");
             }
             Some(StopChange::Continued) => self.worker = None,
@@ -63,7 +63,7 @@ impl Stops {
         self.below = found;
     }
 
-    /// What is stopped at this moment, the worker before its descendants.
+    /// Returns what is stopped now, the worker before its descendants.
     pub(super) fn now(&mut self, worker: &Worker) -> Option<Stop> {
         match worker.stop_change() {
             Some(StopChange::Stopped(signal)) => self.worker = Some(Stop { signal: Some(signal), process: None }),
@@ -74,7 +74,7 @@ impl Stops {
     }
 }
 
-/// Stopped processes below the worker, and below what it left to this process as a subreaper.
+/// Returns the stopped processes below the worker, and below orphans that this process adopted as a subreaper.
 fn stopped_below(worker: &Worker) -> BTreeMap<u32, (u64, Stop)> {
     let mut pending: Vec<u32> = process::children_of(worker.pid());
     pending.extend(worker.orphan_pids());
@@ -85,7 +85,7 @@ fn stopped_below(worker: &Worker) -> BTreeMap<u32, (u64, Stop)> {
         if looked_at > MOST {
             break;
         }
-        // One that a debugger holds is `t`, not `T`.
+        // The state of a process traced by a debugger is `t`, not `T`.
         if let Ok(stat) = Stat::of(pid)
             && stat.state == 'T'
         {

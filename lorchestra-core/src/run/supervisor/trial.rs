@@ -1,5 +1,5 @@
-//! A library loaded on trial, by a worker that does nothing else and that is killed with all it started when it has answered, or
-//! when its time is up. Not a run: nothing is recorded, no lock is taken.
+//! Loads a library on trial, in a worker that does nothing else. The worker and everything it started are killed when it has answered, or
+//! at the time limit. Not a run: nothing is recorded, no lock is taken.
 
 use super::child::{Start, Worker};
 use super::stops::Stops;
@@ -17,58 +17,58 @@ use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// The longest answer that is read: what a plugin writes there may be anything.
+/// Maximum length of an answer: a plugin may write anything there.
 const MAX_ANSWER: usize = 64 << 10;
-/// How much of the end of what was printed is kept.
+/// Number of bytes to keep of the end of the output.
 const KEPT: usize = 4 << 10;
-/// How soon a death is seen that closes nothing: a descriptor may have been left to a child.
+/// Interval for detecting a death that closes no descriptor, because a child may hold it.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What came of loading.
+/// The result of loading a library.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// It loads, and is what its manifest says.
+    /// It loads, and matches its manifest.
     Loaded {
-        /// How long that took in the worker.
+        /// Time that loading needed in the worker.
         took: Duration,
     },
-    /// The loader refused it, or the two descriptions differ: one sentence.
+    /// The loader refused it, or it differs from its manifest: one sentence.
     Refused(String),
-    /// Its process ended while it was loaded: how, and the last line that it printed.
+    /// Its process ended during loading.
     Died {
-        /// How.
+        /// How it ended.
         how: String,
-        /// The last line that was printed.
+        /// The last line of its output.
         printed: Option<String>,
     },
-    /// It was still loading when its time was up.
+    /// It was still loading at the time limit.
     Late {
-        /// How long it had.
+        /// The time limit.
         limit: Duration,
-        /// What of it was stopped by then.
+        /// Which process was stopped by then.
         stopped: Option<Stop>,
     },
 }
 
-/// Loads the library in a worker of its own, which has `limit` for it.
+/// Loads the library in a separate worker, with `limit` as time limit.
 ///
 /// # Errors
-/// The worker could not be started, or not be waited for.
+/// If the worker could not be started or waited for.
 pub fn load(exe: &Path, library: &Library, limit: Duration) -> io::Result<Verdict> {
-    let remains = process::kill_remains_of_trials();
+    let remains = process::kill_trial_leftovers();
     if remains > 0 {
-        tracing::warn!(remains, "killed what trials had left behind whose supervisor was killed");
+        tracing::warn!(remains, "killed processes left by trials whose supervisor was killed");
     }
     let mut worker = Worker::start(
         library,
         &Start { exe, title: "plugins check", environment: &[(process::TRIAL, process::trial_mark()?)], directory: None },
     )?;
     let trial = Trial { library_fd: worker.library_fd(), origin: path_text(library.path()) };
-    // A worker that died meanwhile is found dead below.
+    // If the worker has died, that is detected below.
     let sent = trial.send(&worker.control);
     worker.control.set_nonblocking(true)?;
     if let Err(error) = sent {
-        tracing::debug!(%error, "the worker did not take its order");
+        tracing::debug!(%error, "cannot send the order to the worker");
     }
     let until = Instant::now() + limit;
     let (mut answer, mut printed) = (Vec::new(), Vec::new());
@@ -76,7 +76,7 @@ pub fn load(exe: &Path, library: &Library, limit: Duration) -> io::Result<Verdic
     let mut late = None;
     let mut stops = Stops::new(Instant::now());
     loop {
-        // Before the rest is read: what it had said by its death is all there then.
+        // Checked before reading the rest: everything that it wrote before its death is there then.
         let dead = worker.has_ended()?;
         worker.reap_orphans();
         output_open = output_open && copy(&mut worker.output, &mut printed);
@@ -119,7 +119,7 @@ fn last_line(printed: &[u8]) -> Option<String> {
 
 fn wait(worker: &Worker, control: bool, output: bool, time: Duration) -> io::Result<()> {
     let mut fds = Vec::new();
-    // One that is closed would wake the poll for ever.
+    // A closed descriptor would end every poll immediately.
     if control {
         fds.push(PollFd::new(&worker.control, PollFlags::IN));
     }
@@ -133,7 +133,7 @@ fn wait(worker: &Worker, control: bool, output: bool, time: Duration) -> io::Res
     }
 }
 
-/// Empties the pipe, at most 1 MiB a turn, and keeps the end of it. `false` when it has ended.
+/// Drains the pipe, at most 1 MiB per call, and keeps the end of the output. Returns `false` at the end of the pipe.
 fn copy(output: &mut File, printed: &mut Vec<u8>) -> bool {
     let mut buffer = [0; 64 << 10];
     for _ in 0..16 {
@@ -150,7 +150,7 @@ fn copy(output: &mut File, printed: &mut Vec<u8>) -> bool {
     true
 }
 
-/// Reads what there is of the answer. `false` when there will be no more.
+/// Reads what is available of the answer. Returns `false` after the last byte.
 fn read_answer(mut control: &std::os::unix::net::UnixStream, answer: &mut Vec<u8>) -> bool {
     let mut buffer = [0; 4 << 10];
     while answer.len() < MAX_ANSWER {

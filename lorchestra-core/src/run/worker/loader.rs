@@ -1,10 +1,10 @@
-//! The one place where plugin code comes into a process: dlopen, the root module, the comparison with the manifest.
+//! The only place where plugin code enters a process: dlopen, the root module, the comparison with the manifest.
 //!
-//! Relies on the supervisor for the bytes (checked ELF, sealed), on `lorchestra_plugin_api::abi` for the layout check, and on
-//! being in a process of its own for everything that a library's constructors may do.
+//! Relies on the supervisor for the bytes (checked ELF, sealed), on `lorchestra_plugin_api::abi` for the layout check, and on running in a
+//! separate process, because a library's constructors may do anything.
 #![expect(
     unsafe_code,
-    reason = "dlopen, the library's descriptor, telling copies of the process; one of the two modules with unsafe"
+    reason = "dlopen, the library's descriptor, detecting forked copies of the process; one of the two modules with unsafe"
 )]
 
 use super::order::WorkerInput;
@@ -20,9 +20,9 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 /// Why a library could not be loaded.
 pub(super) struct LoadError {
-    /// One sentence for a person.
+    /// The reason, one sentence for a person.
     pub(super) message: String,
-    /// abi_stable's own words, which may be a thousand lines: for a trace.
+    /// abi_stable's own message, which may have a thousand lines: for the trace.
     pub(super) detail: Option<String>,
 }
 
@@ -32,16 +32,16 @@ impl From<String> for LoadError {
     }
 }
 
-/// Whether the C library has forked this process from the worker.
+/// Whether this process is a fork of the worker made by the C library.
 static COPY: AtomicBool = AtomicBool::new(false);
-/// A page whose first byte is set in the worker, and which the kernel clears in every copy of it, however that was made: `_Fork` and the
-/// bare system call tell the C library nothing. Null where the kernel cannot do that. A comparison of pids would say the same, at the price
-/// of a system call an event.
+/// A page whose first byte is set in the worker, and which the kernel clears in every forked copy, even one made by `_Fork` or the bare
+/// system call, of which the C library does not know. Null if the kernel does not support that. Comparing pids would work too, at the cost
+/// of a system call per event.
 static WORKERS_OWN: AtomicPtr<AtomicBool> = AtomicPtr::new(std::ptr::null_mut());
 
-/// Whether this process is a copy of the worker: plugin code may fork without exec, and then both go on with the worker's open spool.
+/// Whether this process is a fork of the worker. Plugin code may fork without exec; then both processes have the worker's open spool.
 pub(super) fn is_copy() -> bool {
-    // SAFETY: null, or the page of `tell_copies`, which holds an `AtomicBool` and stays mapped until the process ends.
+    // SAFETY: null, or the page of `detect_copies`, which holds an `AtomicBool` and stays mapped until the process ends.
     let own = unsafe { WORKERS_OWN.load(Ordering::Relaxed).as_ref() };
     COPY.load(Ordering::Relaxed) || own.is_some_and(|own| !own.load(Ordering::Relaxed))
 }
@@ -50,17 +50,17 @@ extern "C" fn in_copy() {
     COPY.store(true, Ordering::Relaxed);
 }
 
-/// From now on [`is_copy`] tells the worker from its copies.
-fn tell_copies() -> io::Result<()> {
-    // SAFETY: the declaration is POSIX's; the function sets an atomic, which is allowed between fork and exec, and is never unloaded.
+/// Sets up the detection of forked copies by [`is_copy`].
+fn detect_copies() -> io::Result<()> {
+    // SAFETY: the declaration matches POSIX; the function sets an atomic, which is allowed between fork and exec, and is never unloaded.
     if unsafe { pthread_atfork(None, None, Some(in_copy)) } != 0 {
         return Err(io::ErrorKind::OutOfMemory.into());
     }
-    // The kernel makes a page of it.
+    // The kernel rounds it up to a page.
     let len = size_of::<AtomicBool>();
-    // SAFETY: a new mapping, at an address that the kernel chooses.
+    // SAFETY: a new mapping at an address that the kernel chooses.
     let page = unsafe { mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE) }?;
-    // SAFETY: all of the mapping above, which nobody else knows. Kernels before 4.14 and some that play Linux refuse it.
+    // SAFETY: covers exactly the mapping above, which no one else uses. Kernels before 4.14, and some emulations of Linux, refuse it.
     if unsafe { madvise(page, len, Advice::LinuxWipeOnFork) }.is_ok() {
         let own = page.cast::<AtomicBool>();
         // SAFETY: the page is aligned, long enough, and writable.
@@ -71,7 +71,7 @@ fn tell_copies() -> io::Result<()> {
 }
 
 unsafe extern "C" {
-    /// POSIX, in the C library: what is to be called around each fork.
+    /// POSIX, in the C library: registers functions to call around each fork.
     fn pthread_atfork(prepare: Option<extern "C" fn()>, parent: Option<extern "C" fn()>, child: Option<extern "C" fn()>) -> i32;
 }
 
@@ -86,21 +86,21 @@ pub(super) fn load(order: &WorkerInput) -> Result<JobEntry_Ref, LoadError> {
         .ok_or_else(|| format!("its root module has no job {}", order.spec.job).into())
 }
 
-/// Loads the library behind the descriptor, once, and holds its root module to its manifest. `origin` is for messages.
+/// Loads the library behind the descriptor, once, and compares its root module with its manifest. `origin` is for messages.
 pub(super) fn root(library_fd: RawFd, origin: &Path) -> Result<Root_Ref, LoadError> {
-    tell_copies().map_err(|e| format!("the worker could not be told from its copies: {e}"))?;
-    // SAFETY: the supervisor opened this descriptor for us and said so in the order; nothing else in this process knows it.
-    // Owning it makes it close on drop: what the job starts does not inherit it.
+    detect_copies().map_err(|e| format!("cannot set up the detection of forked copies: {e}"))?;
+    // SAFETY: the supervisor opened this descriptor for us and named it in the order; nothing else in this process uses it. Owning it
+    // closes it on drop, so processes that the job starts do not inherit it.
     let memory = File::from(unsafe { OwnedFd::from_raw_fd(library_fd) });
     let manifest = crate::packages::catalog::inspect(&memory).map_err(|fault| fault.detail)?;
     let path = format!("/proc/self/fd/{library_fd}");
-    // SAFETY: this runs the library's constructors, which may do anything: that is what this process is for. The bytes
-    // are a complete ELF library for this machine (inspect) and cannot change (sealed).
+    // SAFETY: this runs the library's constructors, which may do anything; that is the purpose of this process. The bytes are a complete
+    // ELF library for this machine (inspect) and cannot change (sealed).
     let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) }
-        .map_err(|e| format!("the dynamic loader refused it: {}", spoken(&e, &path, origin)))?;
+        .map_err(|e| format!("the dynamic loader refused it: {}", loader_message(&e, &path, origin)))?;
     let symbol = header_symbol(&manifest.package);
-    // SAFETY: the symbol is a `LibHeader`, whose address is a valid `AbiHeaderRef`: a library with our manifest got a symbol of this
-    // name from `plugin!`, which makes it one. The reference stays valid: the library is never closed.
+    // SAFETY: the symbol is a `LibHeader`, whose address is a valid `AbiHeaderRef`: in a library with our manifest, `plugin!` created the
+    // symbol of this name. The reference stays valid because the library is never closed.
     let header = unsafe { library.get::<AbiHeaderRef>(symbol.as_bytes()) }
         .map(|symbol| *symbol)
         .map_err(|_| "it has a manifest and no root module: it was changed after it was built".to_owned())?;
@@ -115,7 +115,7 @@ pub(super) fn root(library_fd: RawFd, origin: &Path) -> Result<Root_Ref, LoadErr
     Ok(root)
 }
 
-/// Both descriptions are made from the same constants: a difference means that the file is not what it says.
+/// Manifest and root module are generated from the same constants, so a difference means that the file was changed.
 fn compare(root: Root_Ref, manifest: &Manifest) -> Result<(), String> {
     let differs = |what: String| Err(format!("its manifest and its root module differ in {what}: rebuild it"));
     if root.package().as_str() != manifest.package {
@@ -142,8 +142,8 @@ fn same(entry: JobEntry_Ref, job: &JobManifest) -> bool {
         && entry.line() == job.line
 }
 
-/// dlerror's text, with the file's real path, and what fixes it.
-fn spoken(error: &libloading::Error, path: &str, origin: &Path) -> String {
+/// Formats dlerror's text with the file's real path, and adds a hint.
+fn loader_message(error: &libloading::Error, path: &str, origin: &Path) -> String {
     use std::error::Error;
     let text = error.source().map_or_else(|| error.to_string(), ToString::to_string);
     let text = text.replace(path, &origin.display().to_string());

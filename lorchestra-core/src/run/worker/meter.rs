@@ -1,7 +1,7 @@
-//! How far a job is, for a person who waits: two numbers in a file that the supervisor's side reads now and then.
+//! A job's progress, for a person who waits: two numbers in a file that the supervisor's side reads from time to time.
 //!
-//! Neither the spool nor the control socket: progress is not an event, nothing waits for it, and when it is lost nothing is. A job may
-//! tell it at every turn of its loop, so it is written at most every `INTERVAL`.
+//! Uses neither the spool nor the control socket: progress is not an event, nothing waits for it, and losing it does no harm. A job may
+//! report progress in every iteration of a loop, so it is written at most once per `INTERVAL`.
 
 use std::fs::File;
 use std::io;
@@ -10,12 +10,12 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Between two writes, at least.
+/// Minimum time between two writes.
 const INTERVAL: Duration = Duration::from_millis(50);
-/// Bytes of the file: `done` and `total`, little endian.
+/// Size of the file: `done` and `total`, little endian.
 const LEN: usize = 16;
 
-/// Where a job's progress goes.
+/// Writes a job's progress.
 #[derive(Debug)]
 pub(super) struct Meter {
     file: File,
@@ -24,15 +24,15 @@ pub(super) struct Meter {
 
 impl Meter {
     pub(super) fn create(path: &Path) -> io::Result<Self> {
-        // The attempt before made one, or put something else there.
-        crate::host::files::remove_whatever(path)?;
+        // An earlier attempt created one, or put something else there.
+        crate::host::files::remove_any(path)?;
         let file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
         Ok(Self { file, written: Mutex::new(None) })
     }
 
-    /// Notes `done` of `total`.
+    /// Records `done` of `total`.
     pub(super) fn note(&self, done: u64, total: u64) {
-        // Another thread is at it: its numbers are as good.
+        // Another thread is writing: its numbers are just as good.
         let Ok(mut written) = self.written.try_lock() else { return };
         if written.is_some_and(|at| at.elapsed() < INTERVAL) && done != total {
             return;
@@ -45,7 +45,7 @@ impl Meter {
     }
 }
 
-/// What a `Meter` has written last: `done` and `total`; `None` while there is nothing.
+/// Returns what a `Meter` wrote last, `done` and `total`; `None` if nothing.
 pub fn read(path: &Path) -> Option<(u64, u64)> {
     let mut bytes = [0; LEN];
     crate::host::files::regular_file(path).ok()?.read_exact_at(&mut bytes, 0).ok()?;
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_noted_is_read() {
+    fn recorded_progress_can_be_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("progress");
         assert_eq!(read(&path), None);
@@ -66,14 +66,14 @@ mod tests {
         assert_eq!(read(&path), None, "nothing was noted");
         meter.note(1, 10);
         assert_eq!(read(&path), Some((1, 10)));
-        // The end is always written, however soon it comes.
+        // The last value is always written, however soon it comes.
         meter.note(10, 10);
         assert_eq!(read(&path), Some((10, 10)));
     }
 
-    /// Whoever opened it would wait for ever.
+    /// Opening it would block for ever.
     #[test]
-    fn a_fifo_in_its_place_is_no_progress() {
+    fn a_fifo_in_its_place_is_ignored() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("progress");
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();

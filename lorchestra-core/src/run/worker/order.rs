@@ -1,4 +1,4 @@
-//! What a supervisor orders its worker to do: one line of JSON on the control socket.
+//! The supervisor's order to its worker: one line of JSON on the control socket.
 
 use crate::plan::RunSpec;
 use lorchestra_plugin_api::invoke::Call;
@@ -8,66 +8,66 @@ use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-/// The longest order, in bytes. Parameters come from a command line, which Linux limits to less.
+/// Maximum size of an order in bytes. Parameters come from a command line, which Linux limits to less.
 const MAX_ORDER: u64 = 16 << 20;
 
-/// One attempt, as ordered.
+/// The order to run one attempt.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct WorkerInput {
     /// Descriptor of the sealed library, inherited.
     pub library_fd: RawFd,
-    /// Where the library's bytes came from: for messages.
+    /// Path of the library, for messages.
     #[serde(with = "bytes")]
     pub library_path: PathBuf,
-    /// What the run is.
+    /// The run's spec.
     pub spec: RunSpec,
-    /// The attempt's spool directory, empty.
+    /// The attempt's spool directory, which is empty.
     #[serde(with = "bytes")]
     pub spool: PathBuf,
     /// The attempt's lock.
     #[serde(with = "bytes")]
     pub lock: PathBuf,
-    /// The run's trace.
+    /// The file for the run's trace.
     #[serde(with = "bytes")]
     pub trace: PathBuf,
-    /// Bytes that are kept of it.
+    /// Maximum number of bytes to keep of the trace.
     pub log_max: u64,
-    /// Where the job's progress is noted, where somebody looks at it.
+    /// The file for the job's progress, if anyone displays it.
     #[serde(with = "optional_bytes")]
     pub progress: Option<PathBuf>,
-    /// Whether an event with a number that loses digits in 64 bits is refused.
+    /// Whether to refuse events with a number that loses precision in 64 bits.
     pub strict_numbers: bool,
-    /// Whether a bookmark that the job sets would be read by a later run.
+    /// Whether a later run would read a bookmark that the job sets.
     pub bookmarks: bool,
-    /// Which of the call's parameters are secrets: what the job says is masked.
+    /// The parameters of the call that are secrets, to be masked in the job's output.
     pub secrets: Vec<String>,
-    /// What the plugin is handed.
+    /// The call to the plugin.
     pub call: Call,
 }
 
-/// A library that is loaded on trial, and nothing more.
+/// The order to load a library on trial, and nothing more.
 #[derive(Debug, Serialize, Deserialize)]
-// An order that cannot be read must not be taken for one to load only.
+// So that an unreadable order is not mistaken for one that only loads.
 #[serde(deny_unknown_fields)]
 pub struct Trial {
     /// Descriptor of the sealed library, inherited.
     pub library_fd: RawFd,
-    /// Where the library's bytes came from: for messages only, so that a name that is not UTF-8 is none the worse.
+    /// Path of the library. A lossy string is fine, because it is only for messages.
     pub origin: String,
 }
 
-/// What a worker may be told to do.
+/// The orders that a worker accepts.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 pub enum Task {
-    /// To run a job.
+    /// Run a job.
     Run(Box<WorkerInput>),
-    /// To load a library.
+    /// Load a library.
     Load(Trial),
 }
 
 impl WorkerInput {
-    /// Sends the order. The worker reads it before it does anything else.
+    /// Sends the order, which the worker reads before it does anything else.
     pub fn send(&self, control: &UnixStream) -> io::Result<()> {
         send(self, control)
     }
@@ -84,13 +84,13 @@ impl Task {
     /// Receives the order.
     pub fn receive(control: &UnixStream) -> io::Result<Self> {
         let mut line = Vec::new();
-        // Nothing follows the order on this socket, so that nothing is lost with the buffer.
+        // Nothing follows the order on this socket, so dropping the buffer loses nothing.
         BufReader::new(control.take(MAX_ORDER)).read_until(b'\n', &mut line)?;
         Ok(serde_json::from_slice(&line)?)
     }
 }
 
-/// A path as its bytes: a name need not be UTF-8, and one that is not must not be the end of an order.
+/// (De)serializes a path as bytes: file names need not be UTF-8, and such a name must not break an order.
 mod bytes {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
     use std::ffi::OsString;

@@ -1,7 +1,7 @@
-//! The event sink that a job is handed, over the spool's writer.
+//! The event sink that a job receives, on top of the spool's writer.
 //!
-//! Every method is called by plugin code, from any of its threads. A panic in here would end the process with exit code 1
-//! (abi_stable's way), so each one is the same three moves: catch, map, return.
+//! Plugin code calls every method, from any of its threads. A panic here would end the process with exit code 1 (abi_stable's behaviour),
+//! so each method does the same three things: catch, map, return.
 
 use super::meter::Meter;
 use crate::run::log::Log;
@@ -17,7 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The sink; its clones are one.
+/// The sink; its clones share one state.
 #[derive(Debug, Clone)]
 pub(super) struct Sink {
     inner: Arc<Inner>,
@@ -25,27 +25,27 @@ pub(super) struct Sink {
 
 #[derive(Debug)]
 struct Inner {
-    /// The emit mutex: order of records, and nothing after the final one.
+    /// The emit mutex: it orders records, and lets nothing follow the final one.
     writer: Mutex<Writer>,
-    /// Where it could be opened.
+    /// `None` if the trace could not be opened.
     trace: Option<Mutex<Log>>,
     cancelled: Arc<AtomicBool>,
-    /// Where somebody looks at it.
+    /// `None` if no one displays progress.
     meter: Option<Meter>,
-    /// Whether a later run would read a bookmark, and the one that was set, in microseconds since 1970.
+    /// Whether a later run would read a bookmark, and the bookmark that was set, in microseconds since 1970.
     bookmarks: bool,
     bookmark: Mutex<Option<i64>>,
-    /// Bytes that a line of the trace may have.
+    /// Maximum length of a line of the trace in bytes.
     longest_trace: usize,
-    /// What keeps the run's secrets out of events, trace and last words.
+    /// Masks the run's secrets in events, trace and error messages.
     mask: Option<Mask>,
 }
 
-/// What a sink has beside its spool.
+/// The parts of a sink other than its spool.
 #[derive(Default)]
 pub(super) struct SinkOptions {
     pub(super) trace: Option<Log>,
-    /// Set once the job is to end.
+    /// Set when the job is asked to stop.
     pub(super) cancelled: Arc<AtomicBool>,
     pub(super) meter: Option<Meter>,
     /// Whether a later run would read a bookmark.
@@ -56,14 +56,14 @@ pub(super) struct SinkOptions {
 impl Sink {
     pub(super) fn new(writer: Writer, options: SinkOptions) -> Self {
         let SinkOptions { trace, cancelled, meter, bookmarks, mask } = options;
-        // A line is written to one file, whatever its room: of one that a piece of the log has no room for, the limit would not hold.
+        // A line goes into one file, even if it has no room left, so a line longer than a piece of the log would exceed the limit.
         let longest_trace = trace.as_ref().and_then(|trace| usize::try_from(trace.longest_line()).ok());
         let longest_trace = longest_trace.map_or(limits::MAX_PAYLOAD, |longest| longest.min(limits::MAX_PAYLOAD));
         let (writer, trace, bookmark) = (Mutex::new(writer), trace.map(Mutex::new), Mutex::new(None));
         Self { inner: Arc::new(Inner { writer, trace, cancelled, meter, bookmarks, bookmark, longest_trace, mask }) }
     }
 
-    /// The bookmark that the job set last.
+    /// The last bookmark that the job set.
     pub(super) fn bookmark(&self) -> Option<i64> {
         *self.inner.bookmark.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -80,12 +80,12 @@ impl Sink {
         self.own_writer()?.finish(&end)
     }
 
-    /// The writer, unless this process is a copy of the worker that plugin code has forked: its records would stand among the worker's.
+    /// Returns the writer, unless this process is a fork of the worker: its records would be interleaved with the worker's.
     fn own_writer(&self) -> Result<MutexGuard<'_, Writer>, AppendError> {
         if super::loader::is_copy() { Err(AppendError::Copy) } else { Ok(self.writer()) }
     }
 
-    /// A panic under the mutex is caught in here and leaves the writer at a record boundary: poisoning says nothing.
+    /// A panic under the mutex is catch_panics here and leaves the writer at a record boundary, so poisoning can be ignored.
     fn writer(&self) -> MutexGuard<'_, Writer> {
         self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -97,15 +97,15 @@ impl Sink {
 
 impl EventSink for Sink {
     fn emit(&self, event: RawEvent<'_>) -> RResult<(), RString> {
-        caught(|| match &self.inner.mask {
+        catch_panics(|| match &self.inner.mask {
             None => self.own_writer()?.append(&view(&event), &|| self.cancelled()),
             Some(mask) => self.own_writer()?.append(&MaskedEvent::of(mask, &event).view(), &|| self.cancelled()),
         })
     }
 
-    fn emit_all(&self, events: RSlice<'_, RawEvent<'_>>, taken: &mut u64) -> RResult<(), RString> {
-        *taken = 0;
-        caught(|| {
+    fn emit_all(&self, events: RSlice<'_, RawEvent<'_>>, accepted: &mut u64) -> RResult<(), RString> {
+        *accepted = 0;
+        catch_panics(|| {
             let events = events.as_slice();
             let (n, result) = match &self.inner.mask {
                 None => self.own_writer()?.append_all(events.iter().map(view), &|| self.cancelled()),
@@ -114,13 +114,13 @@ impl EventSink for Sink {
                     self.own_writer()?.append_all(masked.iter().map(MaskedEvent::view), &|| self.cancelled())
                 }
             };
-            *taken = n;
+            *accepted = n;
             result
         })
     }
 
     fn flush(&self) -> RResult<(), RString> {
-        caught(|| self.own_writer()?.flush())
+        catch_panics(|| self.own_writer()?.flush())
     }
 
     fn is_cancelled(&self) -> bool {
@@ -141,10 +141,10 @@ impl EventSink for Sink {
                 },
             };
             let mut text = String::with_capacity(line.len() + 1);
-            // One event is one line, whatever the plugin hands over.
+            // One event is one line, whatever the plugin passes.
             text.extend(line.chars().map(|c| if c == '\n' { ' ' } else { c }));
             text.push('\n');
-            // Diagnostics: when the disk is full, the job goes on without them.
+            // Diagnostics: if the disk is full, the job continues without them.
             trace.lock().unwrap_or_else(PoisonError::into_inner).write_line(text.as_bytes());
         }));
     }
@@ -168,7 +168,7 @@ impl EventSink for Sink {
     }
 }
 
-/// What stands in the trace for a line that is too long.
+/// The text that replaces a trace line that is too long.
 fn too_long(bytes: usize, most: usize) -> String {
     let time = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
     let message = format!("a line of {bytes} bytes was dropped: the maximum is {most}");
@@ -185,7 +185,7 @@ fn view<'a>(event: &'a RawEvent<'a>) -> NewEvent<'a> {
     }
 }
 
-/// An event without secrets.
+/// An event with its secrets masked.
 struct MaskedEvent<'a> {
     event_type: Cow<'a, str>,
     payload: Cow<'a, [u8]>,
@@ -216,7 +216,7 @@ impl<'a> MaskedEvent<'a> {
     }
 }
 
-fn caught(work: impl FnOnce() -> Result<(), AppendError>) -> RResult<(), RString> {
+fn catch_panics(work: impl FnOnce() -> Result<(), AppendError>) -> RResult<(), RString> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(())) => RResult::ROk(()),
         Ok(Err(error)) => refused(kind(&error), error),
@@ -244,7 +244,7 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn a_bookmark_is_what_was_set_last_where_it_is_read_at_all() {
+    fn the_last_bookmark_counts_if_it_will_be_read() {
         let dir = tempfile::tempdir().unwrap();
         let sink = |bookmarks: bool| {
             let trace = Log::open(&dir.path().join("trace.jsonl"), log::DEFAULT_MAX).unwrap();
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_the_trace_that_breaks_the_limit_is_told_of() {
+    fn a_trace_line_over_the_limit_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("trace.jsonl");
         let trace = Log::open(&path, log::MIN_MAX).unwrap();
@@ -281,9 +281,9 @@ mod tests {
         assert_eq!(text.lines().next(), Some(line(1024).as_str()));
     }
 
-    /// A flush that did nothing would say `Ok` here: it is the writer's own, which looks at its descriptor first.
+    /// A flush that did nothing would return `Ok` here; the writer's own flush checks its descriptor first.
     #[test]
-    fn a_flush_is_the_writers() {
+    fn a_flush_reaches_the_writer() {
         let dir = tempfile::tempdir().unwrap();
         let writer = Writer::create(dir.path()).unwrap();
         let trace = Log::open(&dir.path().join("trace.jsonl"), log::DEFAULT_MAX).unwrap();

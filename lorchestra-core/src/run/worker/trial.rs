@@ -1,5 +1,5 @@
-//! A worker that only loads its library: what `plugins check` finds out with it is what the first run would. No spool, no job; the
-//! answer goes out on the control socket.
+//! A worker that only loads its library, so that `plugins check` finds the same problems as a first run would. No spool, no job; the answer
+//! goes to the control socket.
 
 use super::loader;
 use super::order::Trial;
@@ -9,27 +9,27 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Instant;
 
-/// What came of it, if the worker lived to tell.
+/// The result, if the worker survived to report it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Answer {
-    /// The library was loaded, and its root module is what its manifest says.
+    /// The library was loaded, and its root module matches its manifest.
     Loaded {
         /// Microseconds from before dlopen to after the comparison.
         micros: u64,
     },
-    /// It could not be.
+    /// The library could not be loaded.
     Refused {
         /// One sentence.
         message: String,
     },
 }
 
-/// Loads the library and tells.
+/// Loads the library and reports the result.
 pub(super) fn run(control: &UnixStream, trial: &Trial) -> io::Result<()> {
     let start = Instant::now();
     let loaded = loader::root(trial.library_fd, Path::new(&trial.origin));
-    // A constructor may have forked: what its copy has to say is not of the worker, which may still be loading.
+    // A constructor may have forked: the copy must not answer for the worker, which may still be loading.
     if loader::is_copy() {
         return Ok(());
     }

@@ -1,11 +1,11 @@
-//! Ends the worker's process group when the supervisor is gone, and keeps the deadline of one that was stopped (SIGSTOP, Ctrl-Z): at the
-//! timeout it is woken, and if it does not stay awake long enough to end the job, the watchdog does. A supervisor that is stopped when its
-//! worker is dead, also by the job's last act, is woken by the next command ([`crate::run::recovery`]).
+//! Kills the worker's process group when the supervisor is gone, and enforces the deadline if the supervisor was stopped (SIGSTOP, Ctrl-Z):
+//! at the timeout the watchdog resumes it, and if it does not run long enough to end the job, the watchdog ends the job itself. A
+//! supervisor that is stopped when its worker is dead, even by the job's last action, is resumed by the next command
+//! ([`crate::run::recovery`]).
 //!
-//! The supervisor's death closes its end of the control socket, whatever killed it. There is no PDEATHSIG beside it: that reaches
-//! the worker alone. As SIGKILL it took the watchdog before the group was dead, and what the job had started lived on; as SIGTERM a
-//! job that looks at `is_cancelled` could end in good order in the moment before the kill, and a run that nobody supervised any
-//! more was `completed` (both measured).
+//! The supervisor's death closes its end of the control socket, however it died. PDEATHSIG is not used as well, because it reaches only the
+//! worker. As SIGKILL it killed the watchdog before the group was dead, and processes started by the job survived. As SIGTERM it let a job
+//! that polls `is_cancelled` end normally just before the kill, and a run without a supervisor was `completed` (both measured).
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
@@ -17,39 +17,39 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// Between two looks at the parent, where the socket was taken away: within a second of its death the group is gone.
+/// Interval between checks of the parent if the socket was taken away: within a second of its death the group is gone.
 const ONCE: Duration = Duration::from_millis(200);
-/// Between two looks at the parent while the socket says nothing.
+/// Interval between checks of the parent while the socket is silent.
 const LOOK: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
-/// How long after the grace a supervisor is waited for that is stopped again and again.
+/// How long to wait, after the grace period, for a supervisor that is stopped again and again.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// When a job must have ended, as its supervisor has it.
+/// When a job must have ended, as its supervisor knows it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deadline {
     /// From now.
     pub(super) timeout: Duration,
-    /// Between SIGTERM and SIGKILL.
+    /// Time between SIGTERM and SIGKILL.
     pub(super) grace: Duration,
 }
 
-/// Starts the thread that waits for the end of the control socket. Returns when it does so.
+/// Starts the thread that waits for the end of the control socket. Returns once the thread waits.
 pub(super) fn start(control: &UnixStream, deadline: Option<Deadline>) -> std::io::Result<()> {
     let mut control = control.try_clone()?;
     let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
     let supervisor = Supervisor::parent();
     let began = Instant::now();
     std::thread::Builder::new().name("lorchestra-watchdog".into()).stack_size(64 << 10).spawn(move || {
-        // Until here the thread registers destructors with the system's loader, and needs the lock that dlopen holds while a library's
-        // constructors run: one that does not come back would keep the watchdog from ever beginning (measured). What follows are system
-        // calls alone.
+        // Up to this point the thread registers destructors with the dynamic loader, which needs the lock that dlopen holds while a
+        // library's constructors run: a constructor that never returns would keep the watchdog from ever starting (measured). From here on
+        // it only makes system calls.
         let _ = ready.send(());
         let mut byte = [0];
         loop {
             match poll(&mut [PollFd::new(&control, PollFlags::IN)], Some(&LOOK)) {
-                // Readable, ended, or no descriptor any more: what it is, reading tells.
+                // Readable, at its end, or no longer a descriptor: reading shows which.
                 Ok(1..) => {}
-                // The descriptor's number may be another file's by now, which says nothing.
+                // The descriptor's number may belong to another file by now, so this proves nothing.
                 Ok(0) => {
                     supervisor.keep(deadline, began);
                     if supervisor.lives() {
@@ -61,14 +61,14 @@ pub(super) fn start(control: &UnixStream, deadline: Option<Deadline>) -> std::io
                 Err(_) => break,
             }
             match control.read(&mut byte) {
-                // Nothing is ever sent after the order; should a later supervisor do so, it is alive.
+                // Nothing is sent after the order; if a later supervisor version does, it is alive.
                 Ok(1..) => {}
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Ok(0) | Err(_) => break,
             }
         }
-        // The supervisor is dead, and this process is another's child in a moment; or plugin code has closed the descriptor, or shut
-        // the socket down, which says nothing about the supervisor: it must not be taken for dead.
+        // Either the supervisor is dead, and this process is about to be re-parented; or plugin code has closed the descriptor or shut down
+        // the socket, and the supervisor must not be considered dead.
         for wait in (0..).map(|n| if n < 50 { Duration::from_millis(2) } else { ONCE }) {
             if !supervisor.lives() {
                 end_all();
@@ -80,7 +80,7 @@ pub(super) fn start(control: &UnixStream, deadline: Option<Deadline>) -> std::io
     is_ready.recv().map_err(std::io::Error::other)
 }
 
-/// SIGKILL to the group that was made for the worker, whatever group the job has put it into since; then to the worker.
+/// Sends SIGKILL to the worker's original group, even if the job has moved the worker to another one, then to the worker.
 fn end_all() {
     let own = rustix::process::getpid();
     let _ = rustix::process::kill_process_group(own, Signal::KILL);
@@ -90,7 +90,7 @@ fn end_all() {
 /// The process that started this one.
 struct Supervisor {
     pid: Option<Pid>,
-    /// What the kernel says of it.
+    /// Path of its `/proc/<pid>/stat`.
     stat: CString,
 }
 
@@ -106,7 +106,7 @@ impl Supervisor {
         rustix::process::getppid() == self.pid
     }
 
-    /// Past the deadline, one that is stopped is woken, and does the rest; where it is stopped again each time, the job is ended here.
+    /// After the deadline, resumes a stopped supervisor, which then ends the job; if it keeps being stopped, ends the job here.
     fn keep(&self, deadline: Option<Deadline>, began: Instant) {
         let (Some(pid), Some(deadline)) = (self.pid, deadline) else { return };
         let lived = began.elapsed();
@@ -120,18 +120,18 @@ impl Supervisor {
     }
 }
 
-/// Whether a process was stopped by a signal, as its `/proc/<pid>/stat` says. One that a debugger holds is not (that is `t`). No memory is
-/// asked for: the job may have broken the heap.
+/// Whether a signal has stopped a process, according to its `/proc/<pid>/stat`. Does not count a process traced by a debugger (state `t`).
+/// Allocates no memory, because the job may have corrupted the heap.
 fn is_stopped(stat: &CStr) -> bool {
     let Ok(file) = rustix::fs::open(stat, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) else { return false };
-    // Pid and name, which has fifteen bytes at most, come before the state.
+    // The pid and the name, which has at most fifteen bytes, come before the state.
     let mut text = [0; 64];
     let Ok(n) = rustix::io::read(&file, &mut text) else { return false };
-    // The name is in parentheses and may hold anything.
+    // The name is in parentheses and may contain anything.
     text[..n].iter().rposition(|byte| *byte == b')').is_some_and(|at| text[at..n].starts_with(b") T"))
 }
 
-/// Whether the control socket has ended by now.
+/// Whether the control socket is already at its end.
 pub(super) fn supervisor_is_gone(control: &UnixStream) -> std::io::Result<bool> {
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     let mut fds = [PollFd::new(control, PollFlags::IN | PollFlags::RDHUP)];

@@ -1,4 +1,4 @@
-//! What a writer leaves on disk, whatever happens to it, as a reader finds it.
+//! What a writer leaves on disk after various failures, as seen by a reader.
 
 use super::*;
 use crate::spool::Cursor;
@@ -14,7 +14,7 @@ fn returned() -> Final {
     Final::Returned { returned: JobReturn::Ok, max_rss_kib: None, bookmark: None }
 }
 
-/// Everything a dead writer left, as (seq, payload), and whether it ended.
+/// Returns everything that a dead writer left, as (seq, payload), and whether there was a final record.
 fn read_all(dir: &Path) -> (Vec<(u64, String)>, bool) {
     let mut reader = Reader::with_segments_of(dir, Cursor::default(), 0);
     let (mut events, mut ended) = (Vec::new(), false);
@@ -27,7 +27,7 @@ fn read_all(dir: &Path) -> (Vec<(u64, String)>, bool) {
             }
         }
         let (end, more) = (chunk.end, chunk.more);
-        reader.taken(end).unwrap();
+        reader.advance(end).unwrap();
         if !more {
             return (events, ended);
         }
@@ -35,7 +35,7 @@ fn read_all(dir: &Path) -> (Vec<(u64, String)>, bool) {
 }
 
 #[test]
-fn what_was_appended_is_read_in_order_over_many_segments() {
+fn appended_events_are_read_in_order_over_many_segments() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = Writer::with_segments_of(dir.path(), 1000).unwrap();
     let taken_in = std::thread::spawn({
@@ -48,7 +48,7 @@ fn what_was_appended_is_read_in_order_over_many_segments() {
                 seqs.extend(chunk.records.iter().map(|record| record.seq));
                 let ended = chunk.records.iter().any(|record| record.end.is_some());
                 let end = chunk.end;
-                reader.taken(end).unwrap();
+                reader.advance(end).unwrap();
                 if ended {
                     return seqs;
                 }
@@ -61,7 +61,7 @@ fn what_was_appended_is_read_in_order_over_many_segments() {
     writer.finish(&returned()).unwrap();
     assert_eq!(taken_in.join().unwrap(), (1..=501).collect::<Vec<_>>());
     let left = std::fs::read_dir(dir.path()).unwrap().count();
-    assert_eq!(left, 1, "segments that were taken are gone");
+    assert_eq!(left, 1, "segments that were written are gone");
 }
 
 #[test]
@@ -104,8 +104,8 @@ fn a_torn_record_ends_a_dead_segment_wherever_it_is_cut() {
     }
 }
 
-/// A write that the disk cuts short. The limit on the size of files does that as a full disk does, but to all files of the process:
-/// so this is done in a process of its own, see the test below.
+/// A short write. The file size limit causes it just as a full disk does, but for all files of the process, so this test runs in a process
+/// of its own: see the test below.
 #[test]
 #[ignore = "needs a limit on the size of files: run by a_full_disk_leaves_whole_records"]
 fn inner_short_writes_are_cut_back() {
@@ -114,34 +114,34 @@ fn inner_short_writes_are_cut_back() {
     let segment = segment_path(dir.path(), 1);
     let mut writer = Writer::create(dir.path()).unwrap();
     let long = format!("{{\"x\":\"{}\"}}", "y".repeat(300));
-    let mut taken = 0;
+    let mut written = 0;
     let error = loop {
         match writer.append(&event(&long), &|| false) {
-            Ok(()) => taken += 1,
+            Ok(()) => written += 1,
             Err(error) => break error,
         }
     };
-    assert!(error.to_string().contains("did not take the event"), "{error}");
+    assert!(error.to_string().contains("cannot write the event"), "{error}");
     let len = std::fs::metadata(&segment).unwrap().len();
     assert!(len < limit, "there was room for part of a record, and it was cut back");
-    assert_eq!(read_all(dir.path()).0.len(), taken);
-    // Of several in one write, those that are whole are there and are told; the rest is cut back.
+    assert_eq!(read_all(dir.path()).0.len(), written);
+    // Of several events in one write, the complete ones stay and are reported; the rest is truncated.
     let several = ["{}"; 100].map(event);
     let (whole, result) = writer.append_all(several.into_iter(), &|| false);
     assert!(matches!(result, Err(AppendError::Io { .. })), "{result:?}");
     assert!(whole > 0 && std::fs::metadata(&segment).unwrap().len() < limit, "{whole} of 100");
-    // What is written next follows a whole record: nothing is lost, damaged or numbered twice.
+    // The next write follows a complete record: nothing is lost, damaged or numbered twice.
     writer.begin_segment().unwrap();
     writer.finish(&returned()).unwrap();
     let (events, ended) = read_all(dir.path());
-    let all = taken as u64 + whole;
+    let all = written as u64 + whole;
     assert!(ended);
     assert_eq!(events.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), (1..=all).collect::<Vec<_>>());
 }
 
 #[test]
 fn a_full_disk_leaves_whole_records() {
-    // The signal that comes with the limit is ignored, as lorchestra does (25 is SIGXFSZ). The limit is in blocks of 512 bytes.
+    // Ignore the signal that comes with the limit, as lorchestra does (25 is SIGXFSZ). The limit is in blocks of 512 bytes.
     let script = "trap '' 25; ulimit -f 8; exec \"$0\" --exact spool::writer::tests::inner_short_writes_are_cut_back --ignored";
     let test = std::env::current_exe().unwrap();
     let output = std::process::Command::new("sh").args(["-c", script]).arg(test).output().unwrap();
@@ -171,10 +171,10 @@ fn a_flush_reaches_the_disk_and_a_full_segment_does_before_the_next_one() {
         [segment_path(&dir, 1), dir.clone(), run, top.path().to_owned()],
         "content, then the names on the way"
     );
-    // The segment is full: the next event begins another one, whose predecessor must not lose its end any more.
+    // The segment is full: the next event begins another one, and the end of the full one must be durable.
     writer.append(&event("{}"), &|| false).unwrap();
     assert_eq!(SYNCED.take(), [segment_path(&dir, 1)]);
-    // A disk that refuses is no flush.
+    // A flush fails if the disk refuses it.
     writer.disk.names = |_| Err(io::ErrorKind::StorageFull.into());
     assert!(matches!(writer.flush(), Err(AppendError::Io { .. })));
     assert_eq!(SYNCED.take(), [segment_path(&dir, 2)]);
@@ -194,7 +194,7 @@ fn a_descriptor_that_is_not_ours_any_more_faults_the_spool() {
 }
 
 #[test]
-fn what_is_no_event_is_refused_and_not_written() {
+fn an_invalid_event_is_refused_and_not_written() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = Writer::create(dir.path()).unwrap();
     let deep = format!("{{\"x\":{}1{}}}", "[".repeat(200), "]".repeat(200));
@@ -219,7 +219,7 @@ fn line_breaks_between_tokens_stay_one_record() {
     assert_eq!(value["a"], "[{\"\n");
 }
 
-/// The disk lost the end of a line between two of the longest records: together they are longer than any record, and only they are lost.
+/// The disk lost the line end between two of the longest records: together they are longer than any record, and only they are lost.
 #[test]
 fn a_line_that_lost_its_end_costs_no_other() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,42 +1,43 @@
-//! What leaves a store: rows, the batches they are sent in, and the streams that batches go to. Values, and how a batch is read back.
+//! The values that leave a store: rows, the batches in which they are sent, and the streams that batches go to; and how a batch is read
+//! back.
 
-/// One event as it leaves: the columns of the envelope.
+/// An event to send: the columns of the envelope.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// UUIDv7, the identity everywhere.
+    /// UUIDv7, the event's identity everywhere.
     pub event_id: String,
-    /// Such as `job.started`.
+    /// The type, such as `job.started`.
     pub event_type: String,
     /// `package/job`.
     pub source: String,
-    /// The schema of the payload, if the job named one.
+    /// The schema of the payload, if the job set one.
     pub schema_ref: Option<String>,
     /// Microseconds since 1970, UTC.
     pub created_at: i64,
-    /// The run's id, unless the job gave another.
+    /// The run's id, unless the job set another.
     pub correlation_id: Option<String>,
-    /// Personal: never in a log or an error.
+    /// Personal data: never in a log or an error.
     pub subject_id: Option<String>,
-    /// A JSON object, as text: never in a log or an error.
+    /// A JSON object as text: never in a log or an error.
     pub payload: Option<String>,
     /// UUIDv7 of the run.
     pub run_id: Option<String>,
-    /// From 1.
+    /// Attempt of the run, counted from 1.
     pub attempt: Option<i64>,
-    /// Half of `source`.
+    /// First half of `source`.
     pub package: Option<String>,
-    /// The other half.
+    /// Second half of `source`.
     pub job: Option<String>,
 }
 
-/// An event on its way out, with its number in the store.
+/// An event to send, with its number in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutRow {
     /// Its number, which orders all events of a store.
     pub n: i64,
-    /// What is sent.
+    /// The row to send.
     pub row: Row,
-    /// Whether it has the checksum that it had when it was stored.
+    /// Whether it matches the checksum with which it was stored.
     pub intact: bool,
 }
 
@@ -45,47 +46,48 @@ pub struct OutRow {
 pub struct Batch {
     /// Its number.
     pub id: i64,
-    /// Where in the destination: a table, a directory.
+    /// The target in the destination: a table, a directory.
     pub target: String,
-    /// Stream and offset in it; `None`: no streams, at least once.
+    /// Stream and offset; `None` without streams, where delivery is at least once.
     pub place: Option<(String, i64)>,
-    /// What it takes up in its stream, in the destination's unit: rows, bytes.
+    /// Its length in the stream, in the destination's unit: rows, bytes.
     pub length: i64,
     /// Number of its first event.
     pub first: i64,
     /// Number of its last event.
     pub last: i64,
-    /// How many rows it has.
+    /// The number of rows.
     pub rows: i64,
-    /// What its rows were, if it is sent on request; `None`: pending.
+    /// The previous state of its rows if it is resent on request; `None` if they were pending.
     pub was: Option<Was>,
 }
 
-/// What rows were before they were sent once more on request. They lie behind the delivered mark: taken back, they must become that again.
+/// The state of rows before they were resent on request. They are before the delivered mark, so if they are taken back, they must return to
+/// this state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Was {
-    /// Set aside: the server had refused them.
+    /// Set aside because the server had refused them.
     Refused,
-    /// Set aside on suspicion: the server had refused them, and nothing landed after that.
+    /// Set aside as suspects: the server had refused them, and nothing landed after that.
     Suspect,
-    /// Of unknown fate.
+    /// With an unknown result.
     Uncertain,
 }
 
-/// A batch that is to be frozen.
+/// A batch to freeze.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewBatch {
-    /// Where in the destination: a table, a directory.
+    /// The target in the destination: a table, a directory.
     pub target: String,
-    /// The stream it goes to; its offset is what was given out before.
+    /// The stream it goes to; its offset is the end of the previous batch.
     pub stream: Option<String>,
-    /// What it takes up in its stream.
+    /// Its length in the stream.
     pub length: i64,
     /// Number of its first event.
     pub first: i64,
     /// Number of its last event.
     pub last: i64,
-    /// How many rows it has.
+    /// The number of rows.
     pub rows: i64,
 }
 
@@ -94,18 +96,18 @@ pub struct NewBatch {
 pub struct Stream {
     /// Its name.
     pub name: String,
-    /// Where the next batch begins.
+    /// The offset of the next batch.
     pub offset: i64,
 }
 
-/// A row that is settled by itself.
+/// The state of an individually settled row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RowDisposition {
-    /// The server will never take it, for this reason.
+    /// The server will never accept it, for this reason.
     Refused(String),
-    /// The server refused it, and that may be the server's fault: it counts as pending, and others go before it.
+    /// The server refused it, possibly because of its own fault: it counts as pending, and other rows are sent before it.
     Suspect(String),
-    /// It is in the table already.
+    /// It is already in the table.
     Present,
 }
 
@@ -127,7 +129,7 @@ impl Was {
     }
 }
 
-/// What [`batch`] reads.
+/// Selects the columns for [`batch`].
 pub(super) const BATCH: &str = "SELECT n, target, stream, start, length, first, last, rows, was FROM batches";
 
 pub(super) fn batch(row: &rusqlite::Row<'_>) -> rusqlite::Result<Batch> {

@@ -1,4 +1,5 @@
-//! Batching, tried on many histories: whatever becomes of its batches, each event is in one place, and none is overtaken or forgotten.
+//! Properties of batching, tested on many histories: whatever happens to its batches, each event is in one place, and none is overtaken or
+//! forgotten.
 
 use super::*;
 use crate::host::state::StateDir;
@@ -11,28 +12,28 @@ use proptest::prelude::*;
 use serde_json::json;
 use std::collections::BTreeMap;
 
-/// What is done next; where it does not apply, nothing is.
+/// The next step. Does nothing if it does not apply.
 #[derive(Debug, Clone)]
 enum ModelStep {
-    /// A job emits so many.
+    /// A job emits this many events.
     Emit(usize),
-    /// A batch of at most so many rows and bytes is frozen, the one before it delivered.
+    /// Freezes a batch with at most this many rows and bytes; the one before it is delivered.
     Next(usize, usize),
     /// The frozen batch is delivered, and none follows.
     Deliver,
-    /// It did not arrive; each row for which the bits say so is settled by itself. Those of unknown fate are cut to so many rows.
+    /// It did not arrive; each row whose bit is set is settled individually. Batches with an unknown result are split to this many rows.
     Release(u16, usize),
-    /// Its fate is unknown.
+    /// Its result is unknown.
     GiveUp,
-    /// The oldest of unknown fate is sent again.
+    /// Resends the oldest batch with an unknown result.
     SendAgain,
-    /// The first event that is set aside is sent again.
+    /// Resends the first event that is set aside.
     SendOneAgain(bool),
-    /// Another stream from now on.
+    /// Uses another stream from now on.
     Stream,
-    /// All that is settled is passed.
+    /// Moves the mark over everything settled.
     Pass,
-    /// The process is another.
+    /// Another process takes over.
     Reopen,
 }
 
@@ -51,12 +52,12 @@ fn step() -> impl Strategy<Value = ModelStep> {
     ]
 }
 
-/// Where an event is.
+/// The state of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ModelPlace {
     Pending,
     Frozen,
-    /// Frozen once more, on request.
+    /// Frozen again, on request.
     Again,
     Delivered,
     Refused,
@@ -106,11 +107,11 @@ fn listed(store: &Outbox, delivery: Undelivered) -> Vec<String> {
     found
 }
 
-/// Of one row.
+/// Length of one row.
 const UNIT: i64 = 7;
 const ANY: Batch = Batch { id: 0, target: String::new(), place: None, length: 0, first: 0, last: 0, rows: 0, was: None };
 
-/// A batch, to be sent once more.
+/// A batch to resend.
 fn again(model: &Model, batch: &Batch, streams: bool) -> NewBatch {
     NewBatch {
         target: TABLE.into(),
@@ -122,14 +123,14 @@ fn again(model: &Model, batch: &Batch, streams: bool) -> NewBatch {
     }
 }
 
-/// What should be, beside the store.
+/// The expected state of the store.
 struct Model {
     places: Vec<(String, ModelPlace)>,
     /// The frozen batch and its rows.
     frozen: Option<(Batch, Vec<String>)>,
     /// The event up to which all are settled. Events are numbered from 1.
     mark: i64,
-    /// The stream and the rows that were given a place in it.
+    /// The stream, and the number of rows with a position in it.
     stream: (String, i64),
     streams: u32,
 }
@@ -143,7 +144,7 @@ impl Model {
         self.places.iter_mut().filter(|(id, _)| ids.contains(id)).for_each(|(_, at)| *at = place);
     }
 
-    /// These rows are frozen once more.
+    /// These rows are frozen again.
     fn again(&mut self, store: &Outbox, rows: Vec<String>) -> Result<(), TestCaseError> {
         let frozen = store.frozen_batch().unwrap().unwrap();
         self.put(&rows, ModelPlace::Again);
@@ -211,7 +212,7 @@ proptest! {
                     let new = next.first().zip(next.last()).map(|(first, last)| NewBatch {
                         target: TABLE.into(),
                         stream: streams.then(|| model.stream.0.clone()),
-                        // In a unit of its own, as bytes are.
+                        // In a separate unit, as bytes are.
                         length: UNIT * i64::try_from(next.len()).unwrap(),
                         first: first.n,
                         last: last.n,
@@ -244,7 +245,7 @@ proptest! {
                     if let Some((batch, rows)) = model.frozen.take() {
                         let numbers: Vec<i64> = store.rows_of(&batch).unwrap().iter().map(|out| out.n).collect();
                         let mut settled = Vec::new();
-                        // What they were.
+                        // Their previous state.
                         let before = match batch.was {
                             None => ModelPlace::Pending,
                             Some(Was::Refused) => ModelPlace::Refused,
@@ -294,7 +295,7 @@ proptest! {
                         true => (Was::Suspect, store.suspect(0).unwrap()),
                         false => (Was::Refused, store.refused_event(0).unwrap()),
                     };
-                    // As the deliverer does: what is older and pending goes first.
+                    // Like the deliverer: older pending events go first.
                     let older = |event: i64| (1..event).zip(&model.places).any(|(_, (_, place))| *place == ModelPlace::Pending);
                     if model.frozen.is_none()
                         && let Some(event) = event.filter(|event| !older(*event))

@@ -26,9 +26,9 @@ fn pending(store: &Store, destination: &str) -> u64 {
     store.backlog(destination, None).unwrap().pending
 }
 
-/// Delivered, refused, uncertain and circuits of one are nothing to the other.
+/// Delivered, refused and uncertain events and circuits of one destination do not affect the other.
 #[test]
-fn each_destination_has_a_state_of_its_own() {
+fn each_destination_has_its_own_state() {
     let site = site();
     let mut store = Store::open(&site.state).unwrap();
     store.begin_run(&new_run("r1"), &started()).unwrap();
@@ -50,7 +50,7 @@ fn each_destination_has_a_state_of_its_own() {
     assert_eq!(store.destinations().unwrap(), ["here", "there"]);
 }
 
-/// A refused event between those of an uncertain batch is sent once more by itself: it is not part of the batch then, nor afterwards.
+/// A refused event between those of an uncertain batch is resent on its own: it is not part of the batch then or afterwards.
 #[test]
 fn no_event_is_in_two_batches() {
     let site = site();
@@ -79,7 +79,7 @@ fn no_event_is_in_two_batches() {
     let again = outbox.frozen_batch().unwrap().unwrap();
     outbox.advance(Some(&again), None).unwrap();
     assert_eq!(uncertain(&outbox), (vec![1, 4], 5), "when it is there");
-    // Nor where the row is refused while the batch is sent once more.
+    // Nor if the row is refused while the batch is resent.
     let last = outbox.uncertain_batches().unwrap().pop().unwrap();
     let rows = outbox.rows_of(&last).unwrap();
     outbox.send_again(&last, &batch(&rows)).unwrap();
@@ -90,9 +90,9 @@ fn no_event_is_in_two_batches() {
     assert_eq!(uncertain(&outbox), (vec![1, 1, 2], 4));
 }
 
-/// What one destination has not had is kept, for as long as any command has it configured, and a week.
+/// Events that one destination has not received are kept while any command has it configured, and for a week after that.
 #[test]
-fn what_one_destination_lacks_is_kept_until_it_is_forgotten() {
+fn events_are_kept_for_a_destination_until_it_is_forgotten() {
     let site = site();
     let mut store = Store::open(&site.state).unwrap();
     store.begin_run(&new_run("r1"), &started()).unwrap();
@@ -111,13 +111,13 @@ fn what_one_destination_lacks_is_kept_until_it_is_forgotten() {
     assert_eq!(payloads(&["here", "there"], later), 0, "it is configured");
     assert_eq!(payloads(&["here"], now), 0, "another command may have it configured");
     assert_eq!(payloads(&["here"], later), 1, "nobody has");
-    // One that comes now is not sent what is not there any more.
+    // A new destination is not sent events that have been removed.
     store.begin_run(&new_run("r2"), &started()).unwrap();
     assert_eq!(open("late").pending_rows(0, 10, usize::MAX).unwrap().len(), 1);
     assert_eq!(pending(&store, "unknown"), 3);
 }
 
-/// Two batches of which each has one event, frozen one after the other in one stream; and a third event.
+/// Two batches of one event each, frozen one after the other in one stream; and a third event.
 fn two_frozen(site: &crate::store::tests::Site) -> (Outbox, [Batch; 2]) {
     let mut store = Store::open(&site.state).unwrap();
     store.begin_run(&new_run("r1"), &started()).unwrap();
@@ -138,9 +138,9 @@ fn pending_numbers(outbox: &Outbox) -> Vec<i64> {
     outbox.pending_rows(0, 10, usize::MAX).unwrap().into_iter().map(|row| row.n).collect()
 }
 
-/// The first was taken back, and the second landed all the same: the mark does not pass the first.
+/// The first batch was taken back, and the second landed all the same: the mark does not pass the first.
 #[test]
-fn what_lands_behind_a_batch_that_was_taken_back_does_not_hide_it() {
+fn a_landed_batch_does_not_hide_one_that_was_taken_back_before_it() {
     let site = site();
     let (mut outbox, [first, second]) = two_frozen(&site);
     outbox.release(&first, &[], 10, "no").unwrap();
@@ -150,9 +150,9 @@ fn what_lands_behind_a_batch_that_was_taken_back_does_not_hide_it() {
     assert_eq!(pending(&outbox.store, "there"), 2);
 }
 
-/// The first was taken back, and of the second nobody knows: both are what they are.
+/// The first batch was taken back, and the result of the second is unknown: both keep their states.
 #[test]
-fn what_is_uncertain_behind_a_batch_that_was_taken_back_does_not_hide_it() {
+fn an_uncertain_batch_does_not_hide_one_that_was_taken_back_before_it() {
     let site = site();
     let (mut outbox, [first, second]) = two_frozen(&site);
     outbox.release(&first, &[], 10, "no").unwrap();
@@ -162,9 +162,9 @@ fn what_is_uncertain_behind_a_batch_that_was_taken_back_does_not_hide_it() {
     assert_eq!((outbox.suspect(0).unwrap(), pending_numbers(&outbox)), (Some(first.first), vec![second.last + 1]));
 }
 
-/// In their order, as they are answered.
+/// In order, as answers arrive.
 #[test]
-fn batches_that_are_frozen_together_are_delivered_one_after_the_other() {
+fn batches_frozen_together_are_delivered_in_order() {
     let site = site();
     let (mut outbox, [first, second]) = two_frozen(&site);
     outbox.advance(Some(&first), None).unwrap();

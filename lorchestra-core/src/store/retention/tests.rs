@@ -1,4 +1,4 @@
-//! That retention is bounded in one call, and comes to its end over many.
+//! Retention is bounded per call, and finishes over many calls.
 
 use super::super::tests::{Site, end, new_run, site, started};
 use super::super::{EventFilter, NewBatch, NewRun, Outbox, RunFilter, Store};
@@ -22,7 +22,7 @@ fn prune(site: &Site, store: &mut Store, runs: bool) -> Pruned {
     store.prune(&site.state, &retention, NOW).unwrap()
 }
 
-/// A run that has ended, with so many events between its first and last.
+/// Adds an ended run with this many events between its first and last.
 fn add(store: &mut Store, run_id: &str, events: usize) {
     store.begin_run(&new_run(run_id), &started()).unwrap();
     let sql = "INSERT INTO events (event_id, run, attempt, event_type, created_at, payload)
@@ -59,9 +59,9 @@ fn a_run_of_many_events_goes_in_steps() {
     assert_eq!(store.run("r1").unwrap(), None);
 }
 
-/// Else runs with more events than one call removes would outgrow it.
+/// Otherwise runs with more events than one call removes would outgrow it.
 #[test]
-fn who_has_taken_in_many_events_removes_twice_as_many() {
+fn a_process_that_ingested_many_events_removes_twice_as_many() {
     let site = site();
     let mut store = store(&site);
     add(&mut store, "r1", 3 * EVENTS);
@@ -85,9 +85,9 @@ fn payloads_of_many_events_go_in_steps() {
     assert_eq!(prune(&site, &mut store, false).payloads, 0, "once");
 }
 
-/// Runs that ended first have a suspect each, more of them than one call looks at.
+/// Each of the runs that ended first has a suspect, and there are more of them than one call examines.
 #[test]
-fn what_is_not_delivered_holds_up_nobody() {
+fn undelivered_runs_do_not_block_others() {
     let site = site();
     let mut store = store(&site);
     for n in 0..RUNS + 10 {
@@ -100,13 +100,13 @@ fn what_is_not_delivered_holds_up_nobody() {
     deliver_all(&site);
     assert_eq!([0, 1].map(|_| prune(&site, &mut store, false).payloads), [0, 1]);
     assert_eq!([0, 1].map(|_| prune(&site, &mut store, false).payloads), [0, 0], "and again, with nothing to do");
-    // One that is no suspect any more is found by the next round.
+    // The next round finds one that is no longer suspect.
     store.db.execute("DELETE FROM settled WHERE event = 1", []).unwrap();
     assert_eq!((0..3).map(|_| prune(&site, &mut store, false).payloads).sum::<usize>(), 1);
 }
 
 #[test]
-fn what_is_to_be_sent_ends_the_pass() {
+fn pending_events_end_the_pass() {
     let site = site();
     let mut store = store(&site);
     add(&mut store, "delivered", 0);
@@ -124,7 +124,7 @@ fn what_is_to_be_sent_ends_the_pass() {
 }
 
 #[test]
-fn the_file_becomes_small_again() {
+fn the_file_shrinks() {
     let site = site();
     let mut store = store(&site);
     let size = || std::fs::metadata(site.state.store()).unwrap().len();

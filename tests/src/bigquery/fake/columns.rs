@@ -1,7 +1,7 @@
-//! Columns of a table, and what each takes: from insertAll's JSON, and from the fields of a row descriptor. Knows no table and no
-//! protocol; answers with the value as the table keeps it, or with the server's words.
+//! Columns of a table, and the values they accept: from insertAll's JSON, and from the fields of a row descriptor. Knows no table and no
+//! protocol; returns the value as the table stores it, or the server's error message.
 //!
-//! Kept values: TIMESTAMP as RFC 3339 in UTC with microseconds, JSON as the text that was sent, BYTES in base64.
+//! Stored values: TIMESTAMP as RFC 3339 in UTC with microseconds, JSON as the text that was sent, BYTES in base64.
 
 use super::wire::Scalar;
 use base64::Engine;

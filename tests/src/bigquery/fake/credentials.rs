@@ -1,5 +1,5 @@
-//! Tokens: the OAuth endpoint `/token` and the metadata server, both on the REST door. Issues `fake-token-N`, which open the doors when
-//! [`super::Fake::require_auth`] is on. Signatures are not verified; that a key's claims are what they must be is.
+//! Tokens: the OAuth endpoint `/token` and the metadata server, both on the REST interface. Issues `fake-token-N`, which requests need if
+//! [`super::Fake::require_auth`] is on. Verifies the claims of assertions, but not their signatures.
 
 use super::faults::Method;
 use super::rest::Answer;

@@ -1,5 +1,5 @@
-//! What a test wants to go wrong: a script for each method, changed at any time while the servers run. The servers ask for each
-//! request; nothing here knows what a request is.
+//! Faults that a test injects: a script for each method, changed at any time while the servers run. The servers consult it for each
+//! request; this module does not know what a request is.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

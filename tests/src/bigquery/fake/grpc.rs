@@ -1,5 +1,5 @@
-//! The gRPC door: `google.cloud.bigquery.storage.v1.BigQueryWrite`. Takes messages apart for [`super::streams`], turns its answers
-//! into messages and statuses, and lets faults happen. Streams and rows are not its business.
+//! The gRPC interface: `google.cloud.bigquery.storage.v1.BigQueryWrite`. Decodes messages for [`super::streams`], encodes its answers and
+//! statuses, and applies faults. Does not handle streams or rows itself.
 
 use super::faults::{Fault, Method};
 use super::refusal::Refusal;

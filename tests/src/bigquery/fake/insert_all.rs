@@ -1,5 +1,5 @@
-//! tabledata.insertAll: rows as JSON, each taken or refused in Google's words. One bad row and none is written, unless the request
-//! asks to skip it; a row with an insert id that the table has seen is taken without being written again.
+//! tabledata.insertAll: rows as JSON, each accepted or refused with Google's message. One bad row prevents all writes, unless the request
+//! asks to skip it; a row with a known insert id is accepted but not written again.
 
 use super::faults::Fault;
 use super::refusal::Refusal;

@@ -1,7 +1,7 @@
-//! jobs.query, for the one question a deliverer has: which of these are in the table.
+//! jobs.query, for the only question of a deliverer: which of these ids are in the table.
 //!
-//! `SELECT [DISTINCT] column FROM table WHERE column IN (…)`, with the values as literals or parameters, in whatever form: all strings
-//! of the query and its parameters are the values asked for. Anything else is refused as a query the fake does not know.
+//! Accepts `SELECT [DISTINCT] column FROM table WHERE column IN (…)`, with the values as literals or parameters in any form: all strings in
+//! the query and its parameters count as values. Refuses other queries as unknown.
 
 use super::refusal::Refusal;
 use super::state::State;

@@ -1,5 +1,4 @@
-//! Errors of the API, as a value: HTTP status, Google's reason, the message. [`super::rest`] sends them as JSON, [`super::grpc`] as
-//! statuses.
+//! Errors of the API as values: HTTP status, Google's reason, the message. [`super::rest`] sends them as JSON, [`super::grpc`] as statuses.
 
 use serde_json::{Value, json};
 

@@ -1,5 +1,5 @@
-//! The REST door: which method a path is, the limits of a request, faults, and answers as JSON. The methods that are more than a line
-//! are in [`super::insert_all`], [`super::query`], [`super::credentials`].
+//! The REST interface: routing, limits of requests, faults, and answers as JSON. Methods that need more than a line are in
+//! [`super::insert_all`], [`super::query`], [`super::credentials`].
 
 use super::faults::{Fault, Method};
 use super::refusal::Refusal;

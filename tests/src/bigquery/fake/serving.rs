@@ -1,5 +1,5 @@
-//! Sockets: accepts connections, serves HTTP/1 (REST) or HTTP/2 (gRPC) on each, and drops connections when told: one by its
-//! [`Door`], or all of them while the fake is down. Knows no method.
+//! Sockets: accepts connections, serves HTTP/1 (REST) or HTTP/2 (gRPC) on each, and drops connections on request: one by its [`Door`], or
+//! all of them while the fake is down. Does not know any method.
 
 use super::state::Shared;
 use super::{grpc, rest};

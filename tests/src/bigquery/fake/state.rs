@@ -1,4 +1,4 @@
-//! All that the fake knows, behind one lock, and what its two doors share: the lock, the faults, how requests are counted.
+//! The state of the fake behind one lock, and what its two interfaces share: the lock, the faults, request counts.
 
 use super::faults::{Fault, Faults, Method};
 use super::refusal::Refusal;

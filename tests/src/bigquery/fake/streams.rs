@@ -1,5 +1,5 @@
-//! Write streams: created, appended to at checked offsets, finalised. [`super::grpc`] brings the messages; rows are decoded by the
-//! descriptor the client sent and end up in [`super::tables`].
+//! Write streams: created, appended to at checked offsets, finalized. [`super::grpc`] passes the messages; rows are decoded with the
+//! client's descriptor and stored in [`super::tables`].
 
 use super::faults::{Fault, StorageErrorCode};
 use super::grpc::status_of;

@@ -1,5 +1,4 @@
-//! Datasets, tables, and rows: what the fake keeps. Knows no protocol; [`super::rest`] and [`super::append`] bring rows here that they
-//! have taken apart.
+//! Datasets, tables, and rows: the data of the fake. Knows no protocol; [`super::rest`] and [`super::append`] pass decoded rows.
 
 use super::columns::{Column, Kind};
 use super::refusal::Refusal;

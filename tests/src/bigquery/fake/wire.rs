@@ -1,5 +1,5 @@
-//! Protocol buffers by hand: fields of a message as they come, and rows decoded by the descriptor that a client sent. Knows no
-//! table; answers with values or with what is wrong.
+//! A minimal protobuf decoder: the fields of a message in order, and rows decoded by the descriptor that a client sent. Knows no table;
+//! returns values or errors.
 
 use prost_types::DescriptorProto;
 use prost_types::field_descriptor_proto::{Label, Type};

@@ -1,11 +1,11 @@
-//! What is published stays (docs/explanation/compatibility.md): plugins built with other profiles run, and JSON keeps its keys. That a host of the
-//! next ABI revision runs plugins of this one is tested in `lorchestra-plugin-api/tests/next_revision.rs`; plugins of newer, older and
-//! diverged revisions are in `zoo/files.rs`.
+//! Compatibility promises (docs/explanation/compatibility.md): plugins built with other profiles run, and JSON keeps its keys.
+//! `lorchestra-plugin-api/tests/next_revision.rs` tests that a host of the next ABI revision runs plugins of this one; `zoo/files.rs` has
+//! plugins of newer, older and diverged revisions.
 
 use lorchestra_tests::{Fixture, Sandbox, corrupt, eventually};
 use rustix::process::Signal;
 
-/// Optimised, linked in one piece, stripped: the manifest is the same, and the panic wall stands.
+/// Optimized, linked as one unit, stripped: the manifest is the same, and panics are still caught.
 #[test]
 fn a_library_linked_in_one_piece_is_as_good() {
     let sandboxes = [Fixture::Misbehave, Fixture::ShippedMisbehave].map(|fixture| Sandbox::with(&[fixture]));
@@ -51,7 +51,7 @@ fn a_library_optimised_for_size_is_as_good() {
     }
 }
 
-/// Keys of each schema, as they were first published: more may come, none may go. A key of an object in a list or an object is written
+/// Keys of each schema as first published: more may be added, none may be removed. A key of an object in a list or object is written
 /// `outer.inner`.
 #[rustfmt::skip]
 const KEYS: &[(&str, &[&str])] = &[

@@ -1,5 +1,5 @@
-//! No plugin code runs in the process that a person started, and none at all for looking: shown by a library whose constructor
-//! writes its process's pid into a file. What a constructor can do to the process that loads it: `zoo/loading.rs`.
+//! No plugin code runs in the process that the user started, and none at all for listing or inspecting: shown by a library whose
+//! constructor writes its process's pid to a file. `zoo/loading.rs` covers what a constructor can do to the process that loads it.
 
 use lorchestra_tests::{Fixture, Sandbox};
 
@@ -7,7 +7,7 @@ fn sandbox() -> Sandbox {
     Sandbox::with(&[Fixture::Constructor, Fixture::Misbehave])
 }
 
-/// What only looks; `built` is where the library was built.
+/// Commands that only inspect; `built` is the path of the built library.
 fn looks(built: &str) -> [Vec<&str>; 16] {
     [
         vec!["jobs", "list"],
@@ -45,7 +45,7 @@ fn names_plugin(line: &str) -> bool {
     line.contains("libconstructor.so") || line.contains("memfd:lorchestra-plugin")
 }
 
-/// The same, as the kernel sees it: nothing of a library, or of a copy, is mapped. `None` where strace is not there, or may not look.
+/// The same as seen by the kernel: neither the library nor a copy is mapped. `None` if strace is missing or not permitted.
 fn mapped(sandbox: &Sandbox, args: &[&str]) -> Option<Vec<String>> {
     let lorchestra = sandbox.command(args);
     let mut strace = std::process::Command::new("strace");
@@ -58,7 +58,7 @@ fn mapped(sandbox: &Sandbox, args: &[&str]) -> Option<Vec<String>> {
     works.then(|| trace.lines().filter(|line| names_plugin(line)).map(str::to_owned).collect())
 }
 
-/// The same, as the system's loader sees it: which files it was asked to load, in any process of the command.
+/// The same as seen by the dynamic loader: which files any process of the command asked it to load.
 fn loaded(sandbox: &Sandbox, args: &[&str]) -> Vec<String> {
     let dir = sandbox.path("loader");
     std::fs::create_dir_all(&dir).expect("a directory");

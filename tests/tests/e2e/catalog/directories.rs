@@ -1,4 +1,4 @@
-//! Where libraries are looked for, and which of them are used. What a file can be that is no library: `zoo/files.rs`.
+//! Which directories are searched for libraries, and which libraries are used. `zoo/files.rs` covers files that are not libraries.
 
 use lorchestra_tests::corrupt::{self, manifest};
 use lorchestra_tests::sandbox::NOBODY;
@@ -71,7 +71,7 @@ fn a_directory_that_is_none_or_not_there_is_told() {
     assert_eq!(ended.out(), "ingester:\n  extract_gmail\n  extract_slack\n");
     let warned: Vec<&str> = ended.err().lines().filter(|line| line.starts_with("warning: ")).collect();
     let expected = [
-        format!("warning: {}: it is no directory (--plugin-dir) (not-a-directory)", file.replace('\n', "\\n")),
+        format!("warning: {}: it is not a directory (--plugin-dir) (not-a-directory)", file.replace('\n', "\\n")),
         format!("warning: {missing}: the directory is not there (--plugin-dir) (missing)"),
     ];
     assert_eq!(warned, expected, "{}", ended.shown());
@@ -162,7 +162,8 @@ fn a_package_that_is_there_and_unusable_is_not_unknown() {
     }
 }
 
-/// A plugin that is older than a flag of run-job: its manifest has a parameter `timeout`. Only planned: the library has none.
+/// A plugin older than a flag of run-job: its manifest has a parameter `timeout`. The run is only planned, because the library has no such
+/// parameter.
 #[test]
 fn an_older_jobs_parameter_keeps_its_flag_wherever_it_stands() {
     let sandbox = Sandbox::with(&[]);
@@ -186,7 +187,7 @@ fn an_older_jobs_parameter_keeps_its_flag_wherever_it_stands() {
     assert!(help.out().contains("--timeout <N>") && help.out().contains("--run-job:timeout <DURATION>"), "{}", help.shown());
 }
 
-/// The manifest can be read and the library can be loaded, and the two do not agree: known only in the worker.
+/// The manifest is valid and the library loads, but the two differ: only the worker can detect that.
 #[test]
 fn a_manifest_that_lies_is_a_failure_to_load() {
     let sandbox = Sandbox::with(&[]);
@@ -207,7 +208,7 @@ fn a_manifest_that_lies_is_a_failure_to_load() {
     }
 }
 
-/// What is in the file when the run begins is what runs, whatever happens to the file afterwards.
+/// The contents of the file at the start of the run are what runs, whatever happens to the file afterwards.
 #[test]
 fn a_library_that_is_overwritten_while_it_runs_harms_nothing() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);

@@ -1,5 +1,5 @@
-//! What a library says of itself is shown to people, and anybody may have written it: no character of it that cannot be seen, or that
-//! steers a terminal, comes out of a command, and nothing of it is longer than a line unless somebody asked for all of it.
+//! Commands show texts from libraries, which anyone may have written: no invisible character, and none that controls a terminal, is
+//! printed, and each text is limited to one line unless the user asked for all of it.
 
 use lorchestra_tests::corrupt::rewritten;
 use lorchestra_tests::{Ended, Fixture, Sandbox};
@@ -10,8 +10,8 @@ use unicode_general_category::GeneralCategory::{
 };
 use unicode_general_category::get_general_category;
 
-/// By another implementation of Unicode's database than the one under test; which may be of a newer version, and knows what has been assigned
-/// since below the planes that are empty.
+/// Uses a different implementation of the Unicode database than the code under test. It may be of a newer version, with more assigned
+/// characters below the empty planes.
 fn is_invisible(c: char) -> bool {
     if get_general_category(c) == Unassigned && c < '\u{40000}' {
         return matches!(u32::from(c) & 0xfffe, 0xfffe) || ('\u{fdd0}'..='\u{fdef}').contains(&c);
@@ -24,7 +24,7 @@ fn invisible() -> impl Iterator<Item = char> {
     (0..=u32::from(char::MAX)).filter_map(char::from_u32).filter(|c| is_invisible(*c) && *c != '\n' && *c != '\t')
 }
 
-/// Those that people know attacks by.
+/// Characters used in known attacks.
 fn known() -> String {
     let known: String = invisible().filter(|c| !matches!(get_general_category(*c), PrivateUse | Unassigned)).collect();
     assert!(
@@ -48,7 +48,7 @@ fn install(sandbox: &Sandbox, fixture: Fixture, change: impl FnOnce(&mut Value))
     path.display().to_string()
 }
 
-/// All commands that show something of the package `kit`.
+/// All commands that show texts of the package `kit`.
 fn shown(sandbox: &Sandbox, path: &str) -> Vec<Ended> {
     let commands: [&[&str]; 11] = [
         &["jobs", "list"],
@@ -79,7 +79,7 @@ fn each_text(value: &mut Value, change: &dyn Fn(&str, &mut String)) {
     walk("", value, change);
 }
 
-/// Keys whose texts a host reads, and refuses when they are others.
+/// Keys whose texts the host parses, so that other values are refused.
 const READ: [&str; 6] = ["name", "package", "kind", "timeout", "overlap", "default"];
 
 #[test]
@@ -113,7 +113,7 @@ fn nothing_invisible_of_a_manifest_comes_out() {
     }
 }
 
-/// All that is a control or a mark, and some of each stretch that is private or unassigned. (All of it: the tests of `text`.)
+/// All controls and marks, and a few of each range of private and unassigned characters. (The tests of `text` cover all.)
 #[test]
 fn no_character_that_is_invisible_comes_out_of_documentation() {
     let sandbox = Sandbox::with(&[]);
@@ -148,7 +148,7 @@ fn nothing_invisible_of_a_jobs_event_or_message_comes_out() {
     }
 }
 
-/// A text of a megabyte in each place of a manifest in turn, and the same of names.
+/// A text of a megabyte at each place of a manifest in turn, and the same for names.
 #[test]
 fn nothing_of_a_manifest_makes_a_message_long() {
     const ALLOWED: usize = 3000;

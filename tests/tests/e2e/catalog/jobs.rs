@@ -1,4 +1,4 @@
-//! `jobs list` and `jobs show`, to the letter; what is said when a package or a job is not there; JSON of every command.
+//! `jobs list` and `jobs show`, compared literally; messages for unknown packages and jobs; JSON of every command.
 
 use insta::assert_snapshot;
 use lorchestra_tests::{Fixture, Sandbox, built};
@@ -35,7 +35,7 @@ fn a_job_is_shown_with_what_it_takes_and_does() {
     assert_snapshot!(ended.snapshot(&sandbox));
 }
 
-/// Two libraries in one directory, loaded by hosts that remember the first one per type, would both answer as the first.
+/// Two libraries in one directory: a host that remembers the first one per type would answer for both with the first.
 #[test]
 fn two_packages_in_one_directory_each_show_their_own() {
     let sandbox = Sandbox::with(&SAMPLE);
@@ -70,7 +70,7 @@ fn two_packages_in_one_directory_each_show_their_own() {
     }
 }
 
-/// The line, from 1, on which `text` stands.
+/// The number of the line with `text`, from 1.
 fn line_of(file: &Path, text: &str) -> usize {
     let source = std::fs::read_to_string(file).unwrap();
     1 + source.lines().position(|line| line.contains(text)).unwrap_or_else(|| panic!("{text} in {}", file.display()))

@@ -1,7 +1,6 @@
-//! `plugins.lock`: where `locked = true` or --locked is set, the bytes that were locked run, and no others, whatever happens to the
-//! file meanwhile.
+//! `plugins.lock`: with `locked = true` or --locked, exactly the locked bytes run, whatever happens to the file in the meantime.
 //!
-//! The races have 200 rounds of a run each; `LORCHESTRA_TEST_ROUNDS` sets a tenth of that number, 20 unless given.
+//! The races have 200 rounds with one run each. `LORCHESTRA_TEST_ROUNDS` sets a tenth of that number (default 20).
 
 use lorchestra_tests::{Ended, Fixture, Running, Sandbox};
 use serde_json::json;
@@ -11,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// What the library's constructor reads, and what that of the other bytes reads: each leaves a marker of its own.
+/// Variables read by the library's constructor and by that of the other version; each creates its own marker.
 const MARKER: &str = "CONSTRUCTOR_MARKER";
 const OTHER_MARKER: &str = "CONSTRUCTOR_MARKEX";
 
@@ -26,7 +25,7 @@ fn library(sandbox: &Sandbox) -> PathBuf {
     sandbox.plugins().join("libconstructor.so")
 }
 
-/// The same package of the same version, which can be loaded and run, and does something else when it is loaded.
+/// The same package and version, which can be loaded and run, but behaves differently when loaded.
 fn other_bytes() -> Vec<u8> {
     let mut bytes = fs::read(Fixture::Constructor.built()).unwrap();
     let mut found = 0;
@@ -40,7 +39,7 @@ fn other_bytes() -> Vec<u8> {
     bytes
 }
 
-/// Runs the job with both markers asked for.
+/// Runs the job with both markers enabled.
 fn run(sandbox: &Sandbox, args: &[&str]) -> Ended {
     let (marker, other) = (sandbox.arg("marker"), sandbox.arg("other"));
     let args = [&["run-job"], args, &["constructor", "loaded"]].concat();
@@ -122,7 +121,7 @@ fn the_configuration_locks_listings_and_runs() {
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
 }
 
-/// Locked from the first day, as in docs/guides/sandbox.md: what installs and lists must work for there to be a lock.
+/// Locked from the first day, as in docs/guides/sandbox.md: installing and listing must work before the lock file exists.
 #[test]
 fn a_configuration_that_locks_before_there_is_a_lock() {
     let sandbox = Sandbox::with(&[]);
@@ -144,7 +143,7 @@ fn a_configuration_that_locks_before_there_is_a_lock() {
     assert_eq!(count(&sandbox, "marker"), 1);
 }
 
-/// A lock that cannot be relied on lets nothing run, and says so as what it is: a bad configuration.
+/// With an untrusted lock file nothing runs, and the error is one of configuration.
 #[test]
 fn a_lock_that_cannot_be_relied_on_is_a_bad_configuration() {
     let sandbox = Sandbox::with(&[Fixture::Constructor]);
@@ -176,7 +175,7 @@ fn a_lock_that_cannot_be_relied_on_is_a_bad_configuration() {
     run(&sandbox, &[]).exits(0);
 }
 
-/// What lists and checks says of a lock that cannot be relied on what a run says of it, with the same fix; locking anew is none.
+/// Listing and checking report an untrusted lock file in the same way as a run, with the same fix, which is not to lock again.
 #[test]
 fn listings_tell_what_mends_a_lock() {
     let sandbox = Sandbox::with(&[Fixture::Constructor]);
@@ -239,15 +238,15 @@ fn nothing_of_a_file_that_cannot_be_used_is_locked() {
     sandbox.lorchestra(&["plugins", "lock", "constructor"]).exits(126);
 }
 
-/// How the file is swapped while runs go on.
+/// How to swap the file while runs are in progress.
 #[derive(Clone, Copy)]
 enum Swap {
     Rename,
     InPlace,
 }
 
-/// Swaps the library with the other bytes, all the time, while it is run with --locked again and again. The other bytes are good ones, and
-/// leave a marker wherever they are loaded.
+/// Keeps swapping the library with another version while it is run with --locked. The other version is valid, and creates a marker wherever
+/// it is loaded.
 fn race(swap: Swap) {
     let sandbox = Sandbox::with(&[Fixture::Constructor]);
     sandbox.lorchestra(&["plugins", "lock"]).exits(0);
@@ -312,7 +311,7 @@ fn swapping_in_place_never_runs_other_bytes() {
     race(Swap::InPlace);
 }
 
-/// A lock is as little a moment's thing for the person who reads it: a locking command killed half-way leaves the old one.
+/// Readers never see a partial lock file: if the locking command is killed halfway, the old file remains.
 #[test]
 fn many_commands_lock_at_once() {
     let sandbox = Sandbox::with(&[Fixture::Constructor, Fixture::Misbehave]);

@@ -1,5 +1,5 @@
-//! The library files themselves: `plugins list`, `check`, `install`, `remove`. What each says, what it leaves, and that whoever looks
-//! meanwhile sees one whole library of a package at every moment.
+//! Library files: `plugins list`, `check`, `install`, `remove`. Their output, their effects, and that a concurrent reader sees exactly one
+//! complete library of a package at every moment.
 
 use lorchestra_tests::{Fixture, Running, Sandbox, eventually, processes};
 use serde_json::{Value, json};
@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 const HEADER: usize = 16;
 
-/// The library of misbehave with texts of its manifest replaced by others of the same length. Its root module keeps the old ones: such
-/// a library can be installed and listed, and not be loaded.
+/// The library of misbehave with texts of its manifest replaced by others of the same length. Its root module keeps the old ones, so the
+/// library can be installed and listed, but not loaded.
 fn altered(changes: &[(&str, &str)]) -> Vec<u8> {
     let mut bytes = fs::read(Fixture::Misbehave.built()).unwrap();
     let len_at = |at: usize| u32::from_le_bytes(bytes[at + 8..at + 12].try_into().unwrap()) as usize;
@@ -31,7 +31,7 @@ fn altered(changes: &[(&str, &str)]) -> Vec<u8> {
     bytes
 }
 
-/// The next version of misbehave: one job has another name, one another signature.
+/// The next version of misbehave: one job is renamed, one has another signature.
 fn next_version() -> Vec<u8> {
     altered(&[
         ("\"version\":\"0.3.0\"", "\"version\":\"0.4.0\""),
@@ -177,7 +177,7 @@ fn what_dies_or_hangs_while_it_is_loaded_is_told() {
     assert!(!processes::is_alive(worker), "the worker stayed");
 }
 
-/// A constructor forks; its copy comes back from loading and the worker does not: the copy's word is not taken for the worker's.
+/// A constructor forks. The copy returns from loading, the worker does not: the copy's answer is not taken for the worker's.
 #[test]
 fn a_copy_does_not_answer_for_what_is_still_loading() {
     let sandbox = Sandbox::with(&[]);
@@ -193,7 +193,7 @@ fn a_copy_does_not_answer_for_what_is_still_loading() {
     assert!(!pids.into_iter().any(processes::is_alive), "one of them stayed");
 }
 
-/// What somebody else could have changed is not even loaded to be looked at.
+/// A library that another user could have changed is not loaded even for a check.
 #[test]
 fn what_is_not_trusted_is_not_loaded_by_a_check() {
     let sandbox = Sandbox::with(&[]);
@@ -332,7 +332,7 @@ fn a_directory_that_cannot_be_written_is_told() {
     assert_eq!(names(&plugins), ["libingester.so"]);
 }
 
-/// Sixteen commands install two versions of one package, into a directory where it has another name; somebody lists all the while.
+/// Sixteen commands install two versions of one package into a directory where it has another name, while another process keeps listing.
 #[test]
 fn many_install_at_once_and_there_is_one_whole_package_at_every_moment() {
     let sandbox = Sandbox::with(&[]);
@@ -406,7 +406,7 @@ fn a_package_in_several_files_is_removed_by_nobody_but_a_person() {
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
 }
 
-/// What runs has its own copy.
+/// A run uses its own copy.
 #[test]
 fn a_job_goes_on_while_its_package_is_replaced_and_removed() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
@@ -421,7 +421,7 @@ fn a_job_goes_on_while_its_package_is_replaced_and_removed() {
     assert_eq!(sandbox.run().cause(), "cancelled");
 }
 
-/// What was read by a command that has ended, in bytes: also by its threads, and not by its children.
+/// Bytes read by a command that has ended, including its threads but not its children.
 fn read_by(mut command: std::process::Command) -> (Option<i32>, u64) {
     use rustix::process::{WaitId, WaitIdOptions};
     let mut child = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
@@ -433,7 +433,7 @@ fn read_by(mut command: std::process::Command) -> (Option<i32>, u64) {
     (child.wait().unwrap().code(), read)
 }
 
-/// A library with a hole costs no disk, and time for each of its bytes.
+/// A sparse library takes no disk space, but reading it takes time for each byte.
 #[test]
 fn a_large_library_is_read_once_and_one_that_its_header_refuses_not_at_all() {
     const SIZE: u64 = 256 << 20;

@@ -1,5 +1,5 @@
-//! Whose libraries are run: nobody else may be able to change a file or to put another in its place. What is refused is listed as a
-//! problem, is 126 for run-job, and is fixed by the very command that is shown; but no hint changes a directory that others use.
+//! Which libraries are trusted: no other user may be able to change or replace the file. A refused library is listed as a problem, makes
+//! run-job exit with 126, and is fixed by the command in the hint; but no hint changes a directory that others use.
 
 use lorchestra_tests::sandbox::NOBODY;
 use lorchestra_tests::{Ended, Fixture, Running, Sandbox, processes};
@@ -12,7 +12,7 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// The package that everything is tried with, in a sandbox of a user whom permissions matter to.
+/// The package for all tests, in a sandbox of a user to whom permissions apply.
 fn sandbox() -> Sandbox {
     let sandbox = Sandbox::unprivileged(&[Fixture::Misbehave]);
     for dir in sandbox.plugins().ancestors().take_while(|dir| dir.starts_with(sandbox.root())) {
@@ -28,7 +28,7 @@ fn library(sandbox: &Sandbox) -> PathBuf {
 
 const RUN: [&str; 3] = ["run-job", "misbehave", "noop"];
 
-/// Every command that would use the package, and what each answers when it may not.
+/// Every command that uses the package, and its result if the library is refused.
 #[track_caller]
 fn refused(sandbox: &Sandbox, global: &[&str], reason: &str) -> Ended {
     let with = |args: &[&str]| sandbox.lorchestra(&[global, args].concat());
@@ -46,7 +46,7 @@ fn refused(sandbox: &Sandbox, global: &[&str], reason: &str) -> Ended {
     run
 }
 
-/// The fix that is shown.
+/// The fix in the hint.
 fn fix(ended: &Ended) -> String {
     let line = ended.err().lines().find_map(|line| line.trim().strip_prefix("fix: "));
     line.unwrap_or_else(|| panic!("no fix: {}", ended.shown())).to_owned()
@@ -82,7 +82,7 @@ fn what_others_may_write_is_not_run_until_the_mend_is_made() {
     sandbox.lorchestra(&RUN).exits(0);
 }
 
-/// The fix of a directory that others use: nothing that changes it.
+/// The fix for a directory that others use: it changes nothing there.
 #[track_caller]
 fn assert_elsewhere(fix: &str, at: &Path) {
     let expected = "move it to a directory that only this user and root can change (--plugin-dir, plugin_dirs in config.toml)";
@@ -99,7 +99,7 @@ fn what_a_person_sees() {
     insta::assert_snapshot!(sandbox.lorchestra(&["jobs", "list"]).snapshot(&sandbox));
 }
 
-/// A directory is trusted or not, whichever way it was named.
+/// Whether a directory is trusted does not depend on how it was named.
 #[test]
 fn all_ways_to_name_a_directory_are_held_to_the_same() {
     let sandbox = sandbox();
@@ -151,7 +151,7 @@ fn what_belongs_to_another_user_is_not_run() {
     assert!(ended.err().contains(&format!("belongs to user {NOBODY}, who could change what runs")), "{}", ended.shown());
 }
 
-/// Whether the group of what this process makes has nobody else in it, as the two files say.
+/// Whether the group of this process's files has no other members, according to the two files.
 fn has_own_group(path: &Path) -> bool {
     let meta = fs::metadata(path).unwrap();
     let read = |path| fs::read_to_string(path).unwrap_or_default();
@@ -163,8 +163,8 @@ fn has_own_group(path: &Path) -> bool {
     born.len() == 1 && field(born[0], 2) == meta.uid().to_string() && joined.is_empty()
 }
 
-/// Distributions that make a group for each user set umask 002. All of it: directories made by hand, a library copied by hand, and one
-/// that was installed.
+/// Distributions that create a group for each user set umask 002. Tests all cases: directories and a library created manually, and an
+/// installed library.
 #[test]
 fn umask_002_works_out_of_the_box() {
     let sandbox = Sandbox::with(&[]);
@@ -193,7 +193,7 @@ fn umask_002_works_out_of_the_box() {
     }
 }
 
-/// With others in the group it is nobody's own.
+/// With other members in the group, it is not private.
 #[test]
 fn a_group_with_others_in_it_may_not_write() {
     if !processes::is_root() {
@@ -253,7 +253,7 @@ fn refused_alone(sandbox: &Sandbox) -> Ended {
     sandbox.lorchestra(&RUN).exits(126)
 }
 
-/// `/tmp` is everybody's, and what lies in it can be moved only by its owner. Nobody's plugin directory may be like that.
+/// `/tmp` is world-writable, but only the owner can move a file in it. A plugin directory must not be like that.
 #[test]
 fn a_sticky_parent_protects_what_is_in_it() {
     let sandbox = sandbox();
@@ -264,7 +264,7 @@ fn a_sticky_parent_protects_what_is_in_it() {
     assert!(run.err().contains("any user may put files into its directory"), "{}", run.shown());
 }
 
-/// A file that others could have written does not make a duplicate of a good one, nor does it hide it.
+/// A file that others could have written does not count as a duplicate of a good one, nor does it hide it.
 #[test]
 fn what_is_not_trusted_is_in_nobodys_way() {
     let sandbox = sandbox();
@@ -277,7 +277,7 @@ fn what_is_not_trusted_is_in_nobodys_way() {
     sandbox.lorchestra(&RUN).exits(0);
 }
 
-/// The units of docs/guides/sandbox.md, as systemd reads them, where it is there to ask.
+/// The units of docs/guides/sandbox.md, as parsed by systemd, if it is installed.
 #[test]
 fn the_units_in_the_docs_are_units() {
     if Command::new("systemd-analyze").arg("--version").output().is_err() {

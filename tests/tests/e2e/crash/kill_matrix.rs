@@ -1,8 +1,8 @@
-//! Every stage of a run × who is killed there × by what × whether BigQuery answers: one true end, every acknowledged event in the table
-//! and in the files of a second destination once, all locks free, no process left.
+//! Every stage of a run × which process is killed × by which signal × whether BigQuery responds: one correct end, every acknowledged event
+//! once in the table and in the files of a second destination, all locks free, no process left.
 //!
-//! Stages are reached by what can be seen of them, not by time: a lock that the test holds, a marker of the job `staged`, requests
-//! that the fake has got.
+//! Stages are detected by visible effects, not by time: a lock that the test holds, a marker of the job `staged`, requests that the fake
+//! has received.
 
 use lorchestra_tests::bigquery::fake::{Fault, Method};
 use lorchestra_tests::bigquery::site::{Site, Write};
@@ -15,17 +15,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// The worker is there, the run is recorded, and no plugin is loaded.
+    /// The worker exists, the run is recorded, and no plugin is loaded.
     BeforeLoad,
     /// A constructor of the library runs.
     Loading,
     Emitting,
     Flushing,
-    /// The job has returned, or is about to: the kill comes before, in or after the writing of the final record.
+    /// The job has returned, or is about to: the kill comes before, during or after writing the final record.
     Final,
-    /// The final record is written, and the process goes on.
+    /// The final record is written, and the process is still running.
     After,
-    /// The end is recorded and told; the last events are being delivered.
+    /// The end is recorded and reported; the last events are being delivered.
     Draining,
 }
 
@@ -77,7 +77,7 @@ fn every_kill_at_every_stage_leaves_one_true_end_and_nothing_else() {
     });
 }
 
-/// One run that is killed at one stage.
+/// A run that is killed at one stage.
 struct Case {
     cell: Cell,
     site: Site,
@@ -144,7 +144,7 @@ impl Case {
         eventually(&format!("{}: {stage}", self.told), || self.site.sandbox.read("marker").contains(&format!("{stage}\n")));
     }
 
-    /// Brings a run to the stage; its worker, where there is one.
+    /// Brings a run to the stage; returns its worker, if it has one.
     fn reach(&self) -> (Running, Option<u32>) {
         let Self { site, told, cell } = self;
         let sandbox = &site.sandbox;
@@ -202,7 +202,7 @@ impl Case {
         }
     }
 
-    /// Kills, and waits for the supervisor where it is left alive.
+    /// Kills, and waits for the supervisor if it survives.
     fn strike(&self, mut running: Running, worker: Option<u32>) {
         let Self { site, told, cell: Cell { stage, victim, signal, .. } } = self;
         let by_term = *signal == Signal::TERM;
@@ -264,19 +264,19 @@ impl Case {
         eventually(&format!("{told}: the worker is gone"), gone);
     }
 
-    /// Once; but the runtime of Rust lets a process survive the first SIGSEGV that is no fault of its own.
+    /// Once; but Rust's runtime lets a process survive the first SIGSEGV that it did not cause itself.
     fn send(&self, pid: u32) {
         processes::signal(pid, self.cell.signal);
     }
 
-    /// What the supervisor has noted of the only attempt.
+    /// The supervisor's note on the only attempt.
     fn note(&self) -> String {
         let spool = self.site.sandbox.state().join("spool");
         let runs = std::fs::read_dir(spool).into_iter().flatten();
         runs.filter_map(|run| std::fs::read_to_string(run.ok()?.path().join("1.end")).ok()).collect()
     }
 
-    /// The run's end is one of those that can be true, and fits to what is there.
+    /// Checks that the run's end is one of the possible ones, and matches the evidence.
     fn is_true(&self, run: &Run) {
         let Self { site, told, cell: Cell { stage, victim, signal, .. } } = self;
         let by_term = *signal == Signal::TERM;

@@ -1,14 +1,14 @@
-//! kill -9 of the worker, of the supervisor, of both, at random moments: every event whose emit returned is in the store once
-//! after the next command, and the run has exactly one truthful end.
+//! kill -9 of the worker, of the supervisor, or of both, at random moments: after the next command every event whose emit returned is in
+//! the store once, and the run has exactly one correct end.
 //!
-//! Twenty rounds; `LORCHESTRA_TEST_ROUNDS=200` makes a soak of it.
+//! Twenty rounds; use `LORCHESTRA_TEST_ROUNDS=200` as a soak test.
 
 use lorchestra_tests::{Fixture, Run, Running, Sandbox, eventually, processes};
 use rustix::process::Signal;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, Instant};
 
-/// Events that a round's job emits.
+/// Number of events that a round's job emits.
 const EVENTS: u64 = 10_000;
 
 fn sandbox() -> Sandbox {
@@ -32,7 +32,7 @@ fn numbering(sandbox: &Sandbox, count: u64) -> Running {
     ])
 }
 
-/// What the job was told is safe; the last line may be torn off by the kill, and does not count then.
+/// The acknowledged events; the kill may have torn the last line, which then does not count.
 fn acknowledged(sandbox: &Sandbox) -> u64 {
     let text = sandbox.read("acknowledged");
     text.matches('\n').count() as u64
@@ -97,7 +97,7 @@ fn nothing_acknowledged_is_lost_or_doubled() {
     assert!(ended_early > rounds / 10, "kills hit a job at work: {ended_early} of {rounds}");
 }
 
-/// Lets the supervisor end where it lives; holds it to its rules then.
+/// Lets the supervisor end if it is alive, and checks the rules for its output.
 fn drop_killed(running: Running, victim: Victim) {
     match victim {
         Victim::Worker => drop(running.wait()),
@@ -105,7 +105,7 @@ fn drop_killed(running: Running, victim: Victim) {
     }
 }
 
-/// The run's end fits to what is there.
+/// Checks that the run's end matches the evidence.
 #[track_caller]
 fn is_true(sandbox: &Sandbox, run: &Run, victim: Victim, told: &str) {
     let numbers = sandbox.numbers_of(run);
@@ -147,7 +147,7 @@ fn a_run_whose_job_had_ended_is_completed_not_abandoned() {
     assert_eq!(sandbox.numbers_of(&run), (0..count).collect::<Vec<_>>());
 }
 
-/// The same with a job that failed: the outcome is its own, too.
+/// The same with a job that failed: its outcome is kept, too.
 #[test]
 fn a_run_whose_job_had_failed_keeps_its_own_cause() {
     let sandbox = sandbox();
@@ -181,8 +181,8 @@ fn an_abandoned_run_is_told_by_the_next_command() {
     assert_eq!(causes, ["", "abandoned"]);
 }
 
-/// The worker's group ends with its supervisor, without anybody running another command. Several rounds: what ends it must not
-/// race with what ends the worker alone.
+/// The worker's group dies with its supervisor, without any other command. Several rounds, because what kills the group must not race with
+/// what kills the worker alone.
 #[test]
 fn nothing_of_the_group_survives_its_supervisor() {
     for round in 0..6 {
@@ -201,7 +201,7 @@ fn nothing_of_the_group_survives_its_supervisor() {
     }
 }
 
-/// A daemon of its own session is out of its watchdog's reach: the next command ends it.
+/// A daemon in its own session is out of its watchdog's reach: the next command kills it.
 #[test]
 fn what_both_left_behind_is_ended_by_the_next_command() {
     let sandbox = sandbox();
@@ -221,7 +221,7 @@ fn what_both_left_behind_is_ended_by_the_next_command() {
     eventually("the daemon is gone", || !processes::is_alive(daemon));
 }
 
-/// The supervisor dies between telling the job to end and recording that.
+/// The supervisor dies between stopping the job and recording that.
 #[test]
 fn a_run_that_was_told_to_end_is_not_abandoned() {
     let sandbox = sandbox();
@@ -240,7 +240,7 @@ fn a_run_that_was_told_to_end_is_not_abandoned() {
     sandbox.whole_events_of(&run);
 }
 
-/// Recovery holds the overlap lock while it waits for a stopped worker: that is no run that goes on.
+/// Recovery holds the overlap lock while it waits for a stopped worker, which is not a live run.
 #[test]
 fn a_run_that_is_being_closed_is_no_overlap() {
     let sandbox = sandbox();
@@ -261,7 +261,7 @@ fn a_run_that_is_being_closed_is_no_overlap() {
     assert!(!processes::is_alive(workers[0]));
 }
 
-/// One run whose spool cannot be read keeps nobody from looking, or from running something else.
+/// A run whose spool cannot be read blocks neither listing nor other runs.
 #[test]
 fn a_run_that_cannot_be_closed_is_a_warning() {
     let sandbox = Sandbox::unprivileged(&[Fixture::Misbehave]);
@@ -296,7 +296,7 @@ fn a_run_that_cannot_be_closed_is_a_warning() {
     assert!(ended.iter().map(|(state, cause)| (state.as_str(), cause.as_str())).eq(expected), "{ended:?}");
 }
 
-/// A run of which only the store is left: its spool was removed by hand, or the store was copied without it.
+/// A run that is only in the store: its spool was removed manually, or the store was copied without it.
 #[test]
 fn a_run_whose_spool_is_gone_is_closed() {
     for next in [&["runs", "list"][..], &["run-job", "misbehave", "ignore_term", "--seconds", "0"], &["runs", "stop", "RUN"]] {

@@ -1,7 +1,9 @@
-//! Files of the state that something else has changed: a disk that flips a bit, a restore that cut a file, a sector of zeros. Two hundred random
-//! changes of each file and of a fixed seed. What is done with them is never a panic and never a made-up success; what cannot be read is named.
+//! State files that something else has changed: a disk that flips a bit, a restore that truncated a file, a sector of zeros. Applies two
+//! hundred random changes with a fixed seed to each file. The result is never a panic and never a false success, and unreadable data is
+//! reported.
 //!
-//! In this process, by the parts that commands use: eight hundred commands would take minutes. (Notes: `lorchestra-core/src/run/note.rs`.)
+//! Runs in this process, with the parts that commands use, because eight hundred commands would take minutes. (Notes:
+//! `lorchestra-core/src/run/note.rs`.)
 
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::run::recovery::close_all_abandoned;
@@ -13,7 +15,7 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-/// Of each file.
+/// Number of changes of each file.
 const CHANGES: u64 = 200;
 
 /// The same numbers every time (splitmix64).
@@ -29,7 +31,7 @@ impl Random {
     }
 }
 
-/// Cut, flip, swap, zero; answers with what was done.
+/// Truncates, flips, swaps or zeroes bytes. Returns what was done.
 fn change(bytes: &mut Vec<u8>, n: u64, random: &mut Random) -> String {
     let len = bytes.len();
     match n % 4 {
@@ -72,7 +74,7 @@ fn copy_all(from: &Path, to: &Path) {
     }
 }
 
-/// What the store of a state directory has, its open runs closed first; and how many of its newest events were reported as missing.
+/// The contents of a state directory's store, after closing its open runs, and how many of its newest events were reported missing.
 type Found = (Vec<Run>, Vec<Event>, u64);
 
 fn look(state: &Path) -> Result<Found, String> {
@@ -103,7 +105,7 @@ fn look(state: &Path) -> Result<Found, String> {
     }
 }
 
-/// Changes one file of copies of a state directory; `judge` looks at what each comes to.
+/// Changes one file in copies of a state directory; `judge` checks each result.
 fn each_change(state: &Path, file: &Path, seed: u64, mut judge: impl FnMut(&str, Result<Found, String>)) {
     let whole = fs::read(state.join(file)).unwrap();
     let mut random = Random(seed);
@@ -118,7 +120,7 @@ fn each_change(state: &Path, file: &Path, seed: u64, mut judge: impl FnMut(&str,
     }
 }
 
-/// A run whose job has completed, and whose supervisor was killed before it took that in: all of it is in the spool.
+/// A run whose job has completed and whose supervisor was killed before it ingested that: all of it is in the spool.
 fn unrecorded(count: u32) -> (Sandbox, PathBuf) {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let [begin, acknowledged] = ["begin", "acknowledged"].map(|name| sandbox.arg(name));
@@ -172,7 +174,7 @@ fn a_changed_spool_is_never_a_success_with_events_missing() {
     assert!(failed > CHANGES / 2 && whole + failed == CHANGES, "{whole} whole, {failed} failed");
 }
 
-/// Some runs with their events, all in the database's one file or, its newest, in the log beside it.
+/// Some runs with their events, either all in the database file, or the newest in its WAL.
 fn store_of(checkpointed: bool) -> Sandbox {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     for _ in 0..4 {
@@ -203,7 +205,7 @@ fn store_of(checkpointed: bool) -> Sandbox {
     sandbox
 }
 
-/// SQLite has no checksums for its pages. Events have their own: one that is not what was stored is named as damaged, wherever it was changed.
+/// SQLite has no checksums for its pages, but events have their own: a changed one is reported as damaged, wherever the change is.
 #[test]
 fn a_changed_store_is_named_or_read_and_never_a_panic() {
     let sandbox = store_of(true);
@@ -228,8 +230,8 @@ fn a_changed_store_is_named_or_read_and_never_a_panic() {
     assert!(fewer <= 2, "{fewer} of {CHANGES} changes lost events without a word");
 }
 
-/// What SQLite finds broken in its log, and all after it, it takes for what a crash had not committed: older history, but whole; and what is
-/// missing of it is reported.
+/// SQLite ignores a damaged WAL frame and everything after it as if it had not been committed: the history is older but consistent, and the
+/// number of missing events is reported.
 #[test]
 fn a_changed_log_of_the_store_leaves_a_history_that_holds_together() {
     let sandbox = store_of(false);

@@ -1,4 +1,4 @@
-//! Nothing survives a run: what its job started is gone when it has ended, or, where its supervisor was killed, after the next command.
+//! Nothing survives a run: processes of its job are gone when it has ended or, if its supervisor was killed, after the next command.
 
 use lorchestra_tests::{Fixture, Running, Sandbox, eventually, processes};
 use rustix::fs::{FlockOperation, flock};
@@ -7,8 +7,8 @@ use std::fs::File;
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Jobs that leave a process behind: in the group; of a session of its own; forked twice, of a session of its own. The latter two
-/// hold the job's output open.
+/// Jobs that leave a process behind: in the group; in a new session; forked twice, in a new session. The latter two hold the job's output
+/// open.
 const LEAVING: [&str; 3] = ["leave_child", "leave_daemon", "leave_grandchild"];
 
 fn sandbox() -> Sandbox {
@@ -19,7 +19,7 @@ fn left(sandbox: &Sandbox) -> u32 {
     sandbox.read("marker").trim().parse().expect("a process was started")
 }
 
-/// A run that has left a process and goes on.
+/// A run that has left a process and is still running.
 fn leaving(sandbox: &Sandbox, job: &str) -> (Running, u32) {
     let running = sandbox.start(&["run-job", "misbehave", job, "--stay", "--marker", &sandbox.arg("marker")]);
     eventually("the process is started", || sandbox.read("marker").ends_with('\n'));
@@ -54,7 +54,7 @@ fn a_run_that_is_told_to_end_leaves_nothing() {
     }
 }
 
-/// An attempt is ended like a run: what the first one left does not meet the second.
+/// The end of an attempt is like that of a run: processes of the first one do not meet the second one.
 #[test]
 fn an_attempt_leaves_nothing_to_the_next_one() {
     let sandbox = sandbox();
@@ -88,7 +88,7 @@ fn an_attempt_leaves_nothing_to_the_next_one() {
     running.wait().exits(143);
 }
 
-/// The group is gone by its watchdog; what had left it, by the next command that looks at runs.
+/// The watchdog kills the group; the next command that reads runs kills processes that had left it.
 #[test]
 fn what_escaped_a_killed_supervisor_is_killed_by_the_next_command() {
     for (job, next) in [
@@ -113,9 +113,8 @@ fn what_escaped_a_killed_supervisor_is_killed_by_the_next_command() {
     }
 }
 
-/// Whoever is orphaned becomes this process's child while this is there. The kernel wakes what is stopped in a process group that a death
-/// orphans (SIGHUP, SIGCONT), and to have a parent in the same session keeps a group from being an orphan: so it is in a container, whose
-/// first process is of the same session.
+/// While this exists, orphans become children of this process. The kernel wakes stopped processes in a process group that becomes orphaned
+/// (SIGHUP, SIGCONT), and a parent in the same session prevents that, as in a container whose first process is in the same session.
 struct Adopting(#[expect(dead_code, reason = "one at a time: it belongs to the process")] MutexGuard<'static, ()>);
 
 impl Adopting {
@@ -133,7 +132,7 @@ impl Drop for Adopting {
     }
 }
 
-/// A worker that is stopped sees no end of its supervisor; killed before the run was recorded, the store knows nothing of it.
+/// A stopped worker does not notice its supervisor's death; if it was killed before the run was recorded, the store does not know the run.
 #[test]
 fn a_stopped_worker_of_a_run_that_was_never_recorded_is_killed_by_the_next_command() {
     let rounds = rounds();
@@ -163,7 +162,7 @@ fn a_stopped_worker_of_a_run_that_was_never_recorded_is_killed_by_the_next_comma
     }
 }
 
-/// A library's trial has no run and no directory: what is left of it is found by who supervised it.
+/// A library's trial has no run and no directory: leftovers are found by their supervisor's mark.
 #[test]
 fn a_stopped_worker_of_a_trial_is_killed_by_the_next_trial() {
     let sandbox = Sandbox::with(&[Fixture::Constructor]);
@@ -206,15 +205,15 @@ fn stop_worker_of(running: &Running) -> u32 {
     worker
 }
 
-/// As lorchestra identifies it: by device and inode.
+/// The id that lorchestra uses: device and inode.
 fn state_id(state: &std::path::Path) -> String {
     use std::os::unix::fs::MetadataExt;
     let meta = std::fs::metadata(state).expect("the state directory");
     format!("{:x}.{:x}", meta.dev(), meta.ino())
 }
 
-/// Somebody copies the state directory while a run is under way, and uses the copy: in the copy the run has lost its supervisor, and in the
-/// original it goes on.
+/// A state directory is copied during a run, and the copy is used: in the copy the run has lost its supervisor, and in the original it
+/// continues.
 #[test]
 fn a_copy_of_the_state_directory_ends_no_run_of_the_original() {
     let original = sandbox();
@@ -239,7 +238,7 @@ fn a_copy_of_the_state_directory_ends_no_run_of_the_original() {
     assert_eq!(running.wait().code(), Some(143), "{}", run.id());
 }
 
-/// What belongs to a run that goes on, to no run that is known, or to another user is none of its business.
+/// Processes of a live run, of an unknown run, or of another user are not touched.
 #[test]
 fn nobody_elses_process_is_touched() {
     let sandbox = sandbox();

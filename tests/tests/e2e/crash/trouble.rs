@@ -1,5 +1,5 @@
-//! Trouble that is nobody's fault: disks that are full or read-only, stores that are kept, broken or somebody else's, clocks that were put
-//! back, thousands of leftovers. Each has an outcome that says what happened, and nothing that was acknowledged is lost.
+//! External problems: disks that are full or read-only, stores that are locked, damaged or belong to another program, clocks that were set
+//! back, thousands of leftovers. Each has an outcome that says what happened, and nothing acknowledged is lost.
 
 use lorchestra_tests::small_disk::SmallDisks;
 use lorchestra_tests::{Ended, Fixture, Running, Sandbox, eventually};
@@ -13,12 +13,12 @@ fn sandbox() -> Sandbox {
     Sandbox::with_binary(&[Fixture::Misbehave])
 }
 
-/// What the job was told is safe.
+/// The acknowledged events.
 fn acknowledged(sandbox: &Sandbox) -> u64 {
     sandbox.read("acknowledged").matches('\n').count() as u64
 }
 
-/// A sandbox whose state directory lies on small disks: what is below it by name, and how many KiB it has.
+/// A sandbox with its state directory on small disks: directories by name, with their sizes in KiB.
 fn on_disks(disks: &[(&str, u32)]) -> (Sandbox, Option<SmallDisks>) {
     let sandbox = sandbox();
     let disks: Vec<(PathBuf, u32)> = disks.iter().map(|(name, kib)| (sandbox.state().join(name), *kib)).collect();
@@ -26,13 +26,13 @@ fn on_disks(disks: &[(&str, u32)]) -> (Sandbox, Option<SmallDisks>) {
     (sandbox, mounted)
 }
 
-/// The command among the disks, run to its end.
+/// Runs the command on these disks to its end.
 #[track_caller]
 fn run(disks: &SmallDisks, sandbox: &Sandbox, args: &[&str]) -> Ended {
     disks.start(sandbox, args).wait()
 }
 
-/// State, cause and message of the only run, and how many events of this type it has, one after the other.
+/// State, cause and message of the only run, and how many events of this type it has, in sequence.
 #[track_caller]
 fn only_run(disks: &SmallDisks, sandbox: &Sandbox, event_type: &str) -> (String, String, String, u64) {
     let runs = run(disks, sandbox, &["runs", "list", "--json"]).exits(0).json_lines("lorchestra.run/1");
@@ -88,7 +88,7 @@ fn a_full_store_keeps_the_job_from_beginning() {
     }
 }
 
-/// The job goes on, and what it emits stays in the spool; its end cannot be recorded, and the next command does it.
+/// The job continues, and its events stay in the spool; its end cannot be recorded, and the next command does that.
 #[test]
 fn a_store_that_becomes_full_loses_nothing() {
     let (sandbox, Some(disks)) = on_disks(&[("", 1024), ("spool", 1024), ("logs", 1024)]) else { return };
@@ -107,7 +107,7 @@ fn a_store_that_becomes_full_loses_nothing() {
     assert_eq!((&*state, &*cause, seen), ("failed", "cancelled", 1), "what it was told, and what it emitted then");
 }
 
-/// All on one disk, as it is on most machines.
+/// Everything on one disk, as on most machines.
 #[test]
 fn a_full_disk_under_everything_loses_nothing() {
     let (sandbox, Some(disks)) = on_disks(&[("", 1536)]) else { return };
@@ -173,7 +173,7 @@ fn store(sandbox: &Sandbox) -> Connection {
     Connection::open(sandbox.state().join("lorchestra.db")).unwrap()
 }
 
-/// While a job runs and ends, another process writes and does not come to an end.
+/// While a job runs and ends, another process holds a write transaction that never ends.
 #[test]
 fn a_store_that_is_kept_for_a_while_is_waited_for() {
     let sandbox = sandbox();
@@ -206,7 +206,8 @@ fn a_store_that_is_kept_for_a_while_is_waited_for() {
     assert_eq!(acknowledged(&sandbox), 1000);
 }
 
-/// The same for longer than a writer waits for its turn: who begins is told, who ends has its end in the spool, and both know what to do.
+/// The same for longer than a writer waits for its turn: a starting run fails with an error, an ending one keeps its end in the spool, and
+/// both say what to do.
 #[test]
 #[ignore = "some minutes, as a writer waits for one: cargo xtask soak"]
 fn a_store_that_is_kept_for_longer_than_anybody_waits_loses_nothing() {
@@ -246,7 +247,7 @@ fn patiently(mut running: Running) -> Ended {
     running.wait()
 }
 
-/// Nothing is written to what is not ours, and no job begins.
+/// A foreign database is not written to, and no job starts.
 #[test]
 fn a_store_that_cannot_be_ours_is_told_with_its_mend() {
     type Spoil = fn(&Sandbox);
@@ -311,7 +312,7 @@ fn overwrite(sandbox: &Sandbox) {
     fs::write(&path, bytes).unwrap();
 }
 
-/// The events of a run whose store was moved away are not thrown away with it; moved back, it has them.
+/// Events of a run whose store was moved away are kept; when it is moved back, it gets them.
 #[test]
 fn events_whose_store_is_gone_are_kept_until_it_is_back() {
     let sandbox = sandbox();
@@ -342,12 +343,12 @@ fn events_whose_store_is_gone_are_kept_until_it_is_back() {
     assert!(numbers.len() as u64 >= safe);
 }
 
-/// Makes a directory look as if nothing had happened in it for so long.
+/// Sets the directory's modification time back by this long.
 fn age(dir: &std::path::Path, by: Duration) {
     fs::File::open(dir).unwrap().set_modified(SystemTime::now() - by).unwrap();
 }
 
-/// The clock was ahead by ten years, and was put right: times in the store are later than now.
+/// The clock was ten years ahead and was corrected: times in the store are later than now.
 #[test]
 fn a_clock_that_was_put_back_stops_nothing_and_removes_nothing() {
     let sandbox = sandbox();
@@ -386,7 +387,8 @@ fn a_clock_that_was_put_back_stops_nothing_and_removes_nothing() {
     assert_eq!(sandbox.lorchestra(&["events", "list", "--run", ahead.id(), "--since", "-1d"]).exits(0).out().lines().count(), 7);
 }
 
-/// Runs that never began, and runs whose spool could not be removed: the ones are removed after an hour, some hundred by each command, the others at once.
+/// Runs that never started, and runs whose spool could not be removed: the former are removed after an hour, some hundred by each command,
+/// the latter immediately.
 #[test]
 fn ten_thousand_leftover_spools_are_cleared_and_keep_nobody_waiting() {
     let sandbox = sandbox();
@@ -413,7 +415,7 @@ fn ten_thousand_leftover_spools_are_cleared_and_keep_nobody_waiting() {
     assert_eq!(sandbox.runs().len(), 3);
 }
 
-/// A name in the state directory that is not ours is left alone.
+/// An unknown name in the state directory is left alone.
 #[test]
 fn strange_things_in_the_spool_directory_are_left_alone() {
     let sandbox = sandbox();
@@ -432,8 +434,8 @@ fn uuid_like() -> &'static str {
     "01890000-0000-7000-8000-00000000000a"
 }
 
-/// Disks of every size from too small for anything to large enough: whichever write is the first that finds no room, the command says so, and what
-/// was acknowledged is there once there is room.
+/// Disks of every size from too small for anything to large enough: whichever write is the first to fail, the command reports it, and once
+/// there is space everything acknowledged is there.
 #[test]
 fn whichever_write_finds_the_disk_full_nothing_acknowledged_is_lost() {
     let (mut before, mut during, mut completed) = (0, 0, 0);

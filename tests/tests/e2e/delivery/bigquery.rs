@@ -1,4 +1,4 @@
-//! The same deliveries against a real emulator: set-up, both ways of writing, and the queries of docs/guides/sql.
+//! The same deliveries against a real emulator: setup, both write methods, and the queries of docs/guides/sql.
 
 use lorchestra_tests::bigquery::emulator::{self, Emulator, Turn};
 use lorchestra_tests::{Fixture, Running, Sandbox, built, processes};
@@ -19,7 +19,7 @@ fn sandbox(emulator: &Emulator, dataset: &str, write: &str) -> Sandbox {
     sandbox
 }
 
-/// A dataset that `events setup` has made a table in.
+/// A dataset in which `events setup` has created a table.
 #[track_caller]
 fn set_up(write: &str) -> (Turn, String, Sandbox) {
     let emulator = emulator::shared();
@@ -30,7 +30,7 @@ fn set_up(write: &str) -> (Turn, String, Sandbox) {
     (emulator, dataset, sandbox)
 }
 
-/// Rows, distinct rows, and events of the store; without the row that set-up wrote.
+/// Rows, distinct rows, and events in the store, without setup's probe.
 fn counts(emulator: &Emulator, dataset: &str, sandbox: &Sandbox) -> (u64, u64, u64) {
     let sql = format!(
         "SELECT COUNT(*) AS n, COUNT(DISTINCT event_id) AS d FROM `{dataset}.events` WHERE event_type <> 'lorchestra.probe'"
@@ -64,7 +64,7 @@ fn events_arrive_with_the_right_types_and_their_payload_can_be_queried() {
     }
 }
 
-/// Eight processes, some of them killed, then two flushes.
+/// Eight processes, some of which are killed, then two flushes.
 #[test]
 fn kills_in_a_crowd_lose_and_double_nothing() {
     let (emulator, dataset, sandbox) = set_up("storage-write");
@@ -92,7 +92,7 @@ fn kills_in_a_crowd_lose_and_double_nothing() {
     assert_eq!((rows, distinct), (stored, stored));
 }
 
-/// The server is killed while rows are on their way, and started again without its streams, round after round; and a deliverer is killed.
+/// The server is killed while rows are in flight, and restarted without its streams, repeatedly; and a deliverer is killed.
 #[test]
 fn a_server_that_is_restarted_in_the_middle_has_each_event_once() {
     let venv = emulator::ensure_venv();
@@ -121,7 +121,7 @@ fn a_server_that_is_restarted_in_the_middle_has_each_event_once() {
     }
 }
 
-/// Twelve processes with three stores into one table.
+/// Twelve processes with three stores deliver to one table.
 #[test]
 fn three_stores_write_into_one_table() {
     let (emulator, dataset, first) = set_up("storage-write");
@@ -142,7 +142,7 @@ fn three_stores_write_into_one_table() {
     assert_eq!((rows, distinct), (12 * 302, 12 * 302));
 }
 
-/// Insert-all writes an event twice now and then; the view that set-up makes shows it once.
+/// Insert-all occasionally writes an event twice; the view that setup creates shows it once.
 #[test]
 fn the_view_shows_each_event_once() {
     let (emulator, dataset, sandbox) = set_up("insert-all");
@@ -177,7 +177,7 @@ fn without_a_storage_endpoint_an_emulator_is_written_by_insert_all() {
     assert_eq!(counts(&emulator, &dataset, &sandbox), (4, 4, 4));
 }
 
-/// Each file of docs/guides/sql runs as it is, but for the table's name, and finds what it is for.
+/// Each file of docs/guides/sql runs unchanged, except for the table's name, and finds what it is meant to find.
 #[test]
 fn the_documented_queries_answer() {
     let (emulator, dataset, sandbox) = set_up("storage-write");

@@ -1,5 +1,4 @@
-//! The servers that deliveries are tested with do what the tests believe of them: asked with Google's own messages, through the
-//! clients that lorchestra uses.
+//! The servers for delivery tests behave as the tests expect: checked with Google's own messages, through the clients that lorchestra uses.
 
 mod clients;
 
@@ -30,7 +29,7 @@ fn ids(fake: &Fake, table: &TableName) -> Vec<String> {
     fake.rows(table).iter().map(|row| row.values["event_id"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Asks, until this has come true, and is not answered.
+/// Sends requests until this holds, and is not answered.
 async fn unanswered<T>(asking: impl Future<Output = T>, until: impl Fn() -> bool) {
     let mut asking = std::pin::pin!(asking);
     while !until() {

@@ -1,5 +1,5 @@
-//! What lorchestra says to BigQuery, held field by field against what Google's clients for Python say: a dataset, a table, a stream, its
-//! rows, its end, and insertAll. Both talk to a fake that keeps every request as it came; what differs is on a list, with the reason.
+//! Compares lorchestra's requests to BigQuery field by field with those of Google's clients for Python: a dataset, a table, a stream, its
+//! rows, its end, and insertAll. Both talk to a fake that records every request; a list has the differences, with reasons.
 
 use gcp_bigquery_client::google::cloud::bigquery::storage::v1 as api;
 use lorchestra_tests::bigquery::emulator;
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-/// Where the two differ, and why that is right. Every line is needed.
+/// The accepted differences, with reasons. Every line must be needed.
 const DIFFERENCES: &[(&str, &str)] = &[
     ("AppendRows.body.descriptor.name", "any name will do: no other message refers to it"),
     ("AppendRows.body.trace_id", "names the client in Google's logs"),
@@ -32,7 +32,7 @@ const DIFFERENCES: &[(&str, &str)] = &[
     ("rest.headers.x-goog-api-client", "names the client, for Google's statistics"),
 ];
 
-/// The rows that arrived since this many, as they were sent.
+/// The rows that arrived after this many, as they were sent.
 fn rows(site: &Site, since: usize) -> Vec<Value> {
     site.fake.rows(&site.table).into_iter().skip(since).map(|row| Value::from(row.values)).collect()
 }
@@ -95,7 +95,7 @@ fn the_wire_form_is_that_of_googles_clients() {
     assert!(DIFFERENCES.iter().all(|(_, reason)| reason.len() > 10), "each has its reason");
 }
 
-/// The request of this method that carries the events, or the first, as JSON without what is of one process.
+/// The request of this method that carries the events, or the first one, as JSON without process-specific values.
 fn shown(method: Method, all: &[Exchange]) -> Value {
     let of: Vec<&Exchange> = all.iter().filter(|exchange| exchange.method == method).collect();
     // Before ours there was the probe of the set-up, which has a stream of its own.

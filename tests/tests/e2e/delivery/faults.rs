@@ -1,13 +1,13 @@
-//! Every fault of a BigQuery, on both ways of writing, once, three times, and for as long as it takes: nothing is lost, nothing is twice,
-//! and a run ends in time with few requests. Against a fake server that fails on demand.
+//! Every fault of BigQuery, with both write methods, once, three times, and permanently: nothing is lost or duplicated, and a run ends in
+//! time with few requests. Against a fake server that fails on demand.
 
 use lorchestra_tests::bigquery::fake::{Fault, Method, StorageErrorCode};
 use lorchestra_tests::bigquery::site::{Site, Write, carrier};
 use lorchestra_tests::eventually;
 use tonic::Code;
 
-/// Every fault of every request, on both ways of writing: the run's outcome is its own, attempts are bounded, and afterwards all
-/// events are there: once, by streams.
+/// Every fault of every request, with both write methods: the run's outcome is unaffected, the number of attempts is bounded, and
+/// afterwards all events are there, exactly once with streams.
 #[test]
 fn no_fault_loses_or_doubles_an_event() {
     let rest = |fault: Fault| (Method::TablesGet, fault);
@@ -108,8 +108,8 @@ fn meets(write: Write, method: Method, fault: &Fault, times: usize) {
     assert_eq!(site.flushed(), 0, "{told}");
 }
 
-/// Faults that last: the run ends all the same, with few requests, and nothing is set aside for the server's sake; when it is well again
-/// all events arrive.
+/// Permanent faults: the run still ends, with few requests, and nothing is set aside because of the server; when it recovers, all events
+/// arrive.
 #[test]
 fn a_fault_that_lasts_costs_a_line_and_no_event() {
     let quota = "Quota exceeded for quota metric 'AppendBytesThroughputPerProject', limit 'bytes per minute'";
@@ -147,7 +147,7 @@ fn a_fault_that_lasts_costs_a_line_and_no_event() {
     });
 }
 
-/// An append that is not answered, then a stream that is not found for a moment, and then the append is done after all: once.
+/// An append without an answer, a stream that is briefly not found, and then the append is executed after all: the rows are there once.
 #[test]
 fn a_slow_append_lands_once() {
     let site = Site::new(Write::Storage);

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// A sandbox whose events go to files.
+/// A sandbox that delivers events to files.
 fn sandbox(more: &str) -> Sandbox {
     let sandbox = Sandbox::with_binary(&[Fixture::Misbehave]);
     sandbox.configure(&table(&sandbox, more));
@@ -45,7 +45,7 @@ fn each_of_two_destinations_has_each_event_once() {
     assert_eq!(shown["delivery"], json!({"bigquery": none, "jsonl": none}));
 }
 
-/// A server that refuses connections, and one that never answers; then the directory instead.
+/// A server that refuses connections, and one that never responds; then the same for the directory.
 #[test]
 fn one_that_is_down_does_not_hold_up_the_other() {
     let site = Site::new(Write::Storage);
@@ -83,7 +83,7 @@ fn one_that_is_down_does_not_hold_up_the_other() {
     all_is_there(sandbox, &files(&dir), "in the end");
 }
 
-/// Killed at any moment of a run or a flush, again and again.
+/// Kills at any moment of a run or a flush, repeatedly.
 #[test]
 fn whatever_is_killed_nothing_is_lost_or_twice() {
     let sandbox = sandbox("rotate_size = \"64K\"\n");
@@ -127,7 +127,7 @@ fn runs_at_the_same_time_take_turns() {
     all_is_there(&sandbox, &files(&sandbox.path(EVENTS)), "of six runs");
 }
 
-/// A shipper has taken the file: what follows goes to a new one, and what was taken is not written again.
+/// A log shipper has moved the file away: later events go to a new file, and nothing is written twice.
 #[test]
 fn a_file_that_was_moved_away_is_followed_by_a_new_one() {
     let sandbox = sandbox("");
@@ -177,7 +177,7 @@ fn a_full_disk_is_waited_for() {
     all_is_there(&sandbox, &files(&disks.path(&dir)), "with room again");
 }
 
-/// A destination that comes later begins with the oldest event; one that goes leaves nothing that is waited for.
+/// A new destination starts with the oldest event; a removed one leaves nothing to wait for.
 #[test]
 fn a_destination_may_come_and_go() {
     let sandbox = Sandbox::with_binary(&[Fixture::Misbehave]);

@@ -1,5 +1,5 @@
-//! From the store to BigQuery, whatever goes wrong on the way. Against a fake server that can be made to fail; the real emulator is in
-//! `bigquery`.
+//! From the store to BigQuery, with all faults on the way, against a fake server that can be made to fail. `bigquery` has the real
+//! emulator.
 
 use lorchestra_tests::bigquery::fake::{Fault, Method, TableName};
 use lorchestra_tests::bigquery::site::{BOTH, Site, Write, carrier};
@@ -32,7 +32,7 @@ fn a_run_delivers_its_events_with_all_columns() {
     }
 }
 
-/// What the server asks for is kept: one that wants half a minute is not asked twice in two seconds.
+/// A delay requested by the server is respected: if it wants half a minute, there are no two requests within two seconds.
 #[test]
 fn a_server_that_names_a_time_is_left_alone_until_then() {
     let site = Site::new(Write::InsertAll);
@@ -43,7 +43,7 @@ fn a_server_that_names_a_time_is_left_alone_until_then() {
     assert_eq!(site.fake.requests(Method::InsertAll), 1);
 }
 
-/// Rows that were refused go once more when it is asked for, and only then.
+/// Refused rows are resent only on request, once.
 #[test]
 fn refused_events_are_sent_again_on_request() {
     for write in BOTH {
@@ -66,7 +66,7 @@ fn refused_events_are_sent_again_on_request() {
     }
 }
 
-/// A job goes on while the server is down and comes back: the job does not keep others from delivering.
+/// A job continues while the server is down and comes back, and does not keep others from delivering.
 #[test]
 fn a_flush_delivers_beside_a_job_that_has_met_a_dead_server() {
     let site = Site::new(Write::Storage);
@@ -82,7 +82,7 @@ fn a_flush_delivers_beside_a_job_that_has_met_a_dead_server() {
     running.wait().exits(143);
 }
 
-/// Who waits for another process to deliver has not been to the server: nobody is told to leave it alone.
+/// A process that waits for another one to deliver has not contacted the server, so it must not open the circuit.
 #[test]
 fn waiting_for_another_deliverer_opens_no_circuit() {
     let site = Site::new(Write::Storage);
@@ -105,7 +105,7 @@ fn waiting_for_another_deliverer_opens_no_circuit() {
     site.all_is_delivered(Write::Storage, "after the waiting");
 }
 
-/// Two tables are named for one state directory, and another process was faster: required delivery tells the difference.
+/// Two tables are configured for one state directory, and another process was faster: required delivery detects that.
 #[test]
 fn required_delivery_means_the_table_that_is_named() {
     let site = Site::new(Write::Storage);
@@ -138,7 +138,7 @@ fn required_delivery_means_the_table_that_is_named() {
     }
 }
 
-/// Ctrl-C while credentials and table are looked at: there is no run, and nothing to wait for.
+/// Ctrl-C while credentials and table are checked: there is no run, and nothing to wait for.
 #[test]
 fn a_signal_before_the_run_ends_the_command_at_once() {
     let site = Site::new(Write::Storage);
@@ -161,7 +161,7 @@ fn a_run_that_is_not_to_wait_does_not() {
     assert_eq!(site.flushed(), 2);
 }
 
-/// A proxy that is named is what is spoken to, and NO_PROXY exempts from it.
+/// A configured proxy is used, and NO_PROXY exempts from it.
 #[test]
 fn the_proxy_of_the_environment_is_used() {
     let site = Site::new(Write::InsertAll);
@@ -183,7 +183,7 @@ fn the_proxy_of_the_environment_is_used() {
     assert!(!past.contains("Connection refused"), "the host is not there: {past}");
 }
 
-/// A server that takes the connection and never answers.
+/// A server that accepts the connection and never responds.
 #[test]
 fn a_silent_server_costs_no_more_than_its_time() {
     for write in BOTH {
@@ -282,7 +282,7 @@ fn random(bound: u64) -> u64 {
     RandomState::new().build_hasher().finish() % bound
 }
 
-/// The deliverer is killed at any moment: in a run, or in a flush.
+/// The deliverer is killed at any moment of a run or a flush.
 #[test]
 fn a_kill_during_delivery_loses_and_doubles_nothing() {
     for round in 0..rounds() {
@@ -395,7 +395,7 @@ fn required_delivery_without_credentials_starts_no_job() {
     site.all_is_delivered(Write::Storage, "with credentials");
 }
 
-/// Workload identity federation, from the file to the rows; and who pays is in every request.
+/// Workload identity federation, from the file to the rows; and every request names the project to bill.
 #[test]
 fn a_federated_identity_delivers_and_names_who_pays() {
     for write in BOTH {
@@ -420,8 +420,8 @@ fn a_federated_identity_delivers_and_names_who_pays() {
     }
 }
 
-/// Neither tokens, nor keys, nor subjects, nor payloads are in what lorchestra prints or logs, at the most verbose; nor in the reasons
-/// it keeps, although the server quotes what it refuses.
+/// Tokens, keys, subjects and payloads are neither in lorchestra's output nor in its logs, even at the most verbose level, nor in the
+/// stored reasons, although the server quotes what it refuses.
 #[test]
 fn no_secret_is_printed() {
     for write in BOTH {
@@ -448,7 +448,7 @@ fn no_secret_is_printed() {
     }
 }
 
-/// Ctrl-C while the last events are on their way ends the waiting; the job had ended before.
+/// Ctrl-C while the last events are in flight ends the waiting; the job had already ended.
 #[test]
 fn a_signal_while_draining_ends_the_draining_and_not_the_outcome() {
     let site = Site::new(Write::Storage);
@@ -494,7 +494,7 @@ fn setup_makes_what_is_missing_and_says_so_before() {
     }
 }
 
-/// Eight columns, created_at as text: the table that the Python tool wrote.
+/// Eight columns, created_at as text: the table of the Python tool.
 #[test]
 fn the_python_tools_table_keeps_working() {
     for write in BOTH {
@@ -522,7 +522,8 @@ fn the_python_tools_table_keeps_working() {
     }
 }
 
-/// Tables that cannot be written to are refused in one sentence that says what to change; nothing is lost, and a fit one gets it all.
+/// Tables that cannot be written to are refused in one sentence that says what to change; nothing is lost, and a suitable table gets
+/// everything.
 #[test]
 fn tables_that_do_not_fit_are_refused_in_a_sentence() {
     let fields = || lorchestra_tests::bigquery::fake::event_columns();
@@ -536,9 +537,9 @@ fn tables_that_do_not_fit_are_refused_in_a_sentence() {
         for (resource, said) in [
             (
                 json!({"schema": {"fields": required}}),
-                "column tenant is REQUIRED, and events have nothing for it: make it NULLABLE",
+                "column tenant is REQUIRED, but events have no value for it: make it NULLABLE",
             ),
-            (view.clone(), "is a VIEW: name the table that events are to be written to"),
+            (view.clone(), "is a VIEW: name the table to write events to"),
             (partition("loaded_at"), "requires a partition filter on column loaded_at"),
         ] {
             let site = Site::without_table(write);
@@ -567,7 +568,7 @@ fn events_from_before_bigquery_was_named_are_delivered_too() {
     site.all_is_delivered(Write::Storage, "with the first run that had a table");
 }
 
-/// A year's silence of a stream, or a table made anew, in the middle of it all.
+/// A stream that is idle for a year, or a table that is created again, in the middle of delivery.
 #[test]
 fn a_table_made_anew_gets_what_comes_after() {
     let site = Site::new(Write::Storage);

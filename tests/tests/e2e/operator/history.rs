@@ -8,7 +8,7 @@ fn sandbox() -> Sandbox {
     Sandbox::with(&[Fixture::Misbehave])
 }
 
-/// Two accounts, three ways to end.
+/// Two accounts, three kinds of ends.
 fn history() -> Sandbox {
     let sandbox = sandbox();
     for account in ["anna", "bert"] {
@@ -62,7 +62,7 @@ fn filters_show_what_they_ask_for() {
     sandbox.lorchestra(&["runs", "list", "--package", "other", "--job", "misbehave/noop"]).exits(2);
 }
 
-/// What `runs list` shows on a terminal of 80 columns.
+/// The output of `runs list` on a terminal with 80 columns.
 fn on_terminal(sandbox: &Sandbox, environment: &[(&str, &str)]) -> String {
     let terminal = Terminal::open();
     let mut command = sandbox.command(&["runs", "list"]);

@@ -6,7 +6,7 @@ fn sandbox() -> Sandbox {
     Sandbox::with(&[Fixture::Misbehave])
 }
 
-/// Whatever prints a run's outcome prints the name by which it is found again.
+/// Every message about a run's outcome contains a name that finds the run again.
 #[test]
 fn the_id_that_a_run_prints_names_it() {
     let sandbox = sandbox();

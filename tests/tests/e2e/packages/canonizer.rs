@@ -1,5 +1,5 @@
-//! The package `canonizer`: its samples through both jobs, and what goes wrong for each: input that is not there or something else,
-//! a directory or disk that does not take the results, a kill. Each has one clear line, and the results of the run before stay.
+//! The package `canonizer`: both jobs on their samples, and the errors of each: missing or wrong input, a directory or disk that refuses
+//! the results, a kill. Each error is one clear line, and the results of the previous run stay.
 
 use insta::assert_snapshot;
 use lorchestra_tests::small_disk::SmallDisks;
@@ -42,7 +42,7 @@ impl Job {
         built::workspace().join("example-plugins/canonizer/sample").join(self.sample)
     }
 
-    /// The command; `input` is below the sandbox or absolute.
+    /// The command; `input` is relative to the sandbox or absolute.
     fn args(&self, input: &str) -> [String; 5] {
         ["run-job", "canonizer", self.name, "--input", input].map(str::to_owned)
     }
@@ -51,14 +51,14 @@ impl Job {
         sandbox.lorchestra(&self.args(input).each_ref().map(String::as_str))
     }
 
-    /// A run that left results.
+    /// A run with results.
     #[track_caller]
     fn is_run(&self, sandbox: &Sandbox) {
         self.run(sandbox, &self.sample().display().to_string()).exits(0);
         assert_eq!(self.left(sandbox).0.lines().count(), self.objects);
     }
 
-    /// The results, and the names of all that is in the data directory.
+    /// The results, and the names of all files in the data directory.
     fn left(&self, sandbox: &Sandbox) -> (String, Vec<String>) {
         let dir = sandbox.data().join("canonizer");
         let names = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -76,7 +76,7 @@ fn sandbox() -> Sandbox {
     Sandbox::with(&[Fixture::Canonizer])
 }
 
-/// A line that the job takes, another one for each number.
+/// A line that the job accepts, different for each number.
 fn line(job: &Job, n: usize) -> String {
     match job.name {
         "canonicalize_email" => {
@@ -209,7 +209,7 @@ fn a_full_disk_leaves_the_old_results_and_nothing_half_written() {
     }
 }
 
-/// Killed while it writes, which the size of its unfinished file shows.
+/// Killed while it writes, as the size of its temporary file shows.
 #[test]
 fn a_killed_run_leaves_the_old_results_and_the_next_takes_its_file_away() {
     for job in [EMAIL, MESSAGE] {

@@ -1,4 +1,4 @@
-//! The package `vector-projector`, end to end: the sample mailbox through ingester, canonizer, index and search; kills and full disks; an
+//! The package `vector-projector` end to end: the sample mailbox through ingester, canonizer, index and search; kills and full disks; an
 //! embedding model from PyPI.
 
 use lorchestra_test_setup::venv;
@@ -17,7 +17,7 @@ fn sandbox() -> Sandbox {
     Sandbox::with(&[Fixture::Ingester, Fixture::Canonizer, Fixture::VectorProjector])
 }
 
-/// The payload of the only event of this type in the newest run, after looking at its end.
+/// The payload of the only event of this type in the newest run, after checking its end.
 #[track_caller]
 fn told(sandbox: &Sandbox, event_type: &str) -> Value {
     let events = sandbox.whole_events_of(&sandbox.runs()[0]);
@@ -32,7 +32,7 @@ fn hits(sandbox: &Sandbox) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// As canonizer writes them, each of about a kilobyte.
+/// Documents in canonizer's format, of about a kilobyte each.
 fn emails(path: &Path, count: u32) {
     let mut text = String::new();
     for n in 0..count {
@@ -46,7 +46,7 @@ fn emails(path: &Path, count: u32) {
     fs::write(path, text).unwrap();
 }
 
-/// How many documents there are, after looking that documents, words and vectors agree.
+/// The number of documents, after checking that documents, words and vectors agree.
 fn documents(index: &Path) -> u64 {
     let db = Connection::open(index).unwrap();
     db.execute_batch("INSERT INTO words (words) VALUES ('integrity-check')").unwrap();
@@ -265,7 +265,7 @@ fn messages_of_a_chat_are_found_beside_mail() {
     }
 }
 
-/// Mails, each with a search that has no word of it and means it.
+/// Mails, each with a search that has the same meaning but shares no word with it.
 const MEANT: [(&str, &str, &str); 12] = [
     ("Sold", "The automobile needs new brakes before the winter; the garage asks 400 euros.", "car"),
     ("The garden", "Roses and an invoice for them.", "flowers"),

@@ -1,10 +1,10 @@
-//! What README and docs show is what there is: the first plugin, what `lorchestra new` writes, the async job, the packages of the pipeline. And the first
-//! plugin as it is shipped: that it runs, and stays small.
+//! README and docs match the sources: the first plugin, the output of `lorchestra new`, the async job, the packages of the pipeline. Also,
+//! the first plugin in its shipped form runs and stays small.
 
 use lorchestra_tests::{Fixture, Sandbox, built};
 
-/// The most that `hello` may have as it is shipped, in bytes; docs/explanation/performance.md has the figure. It had 724 kB when this was set (exact floats in JSON are the latest of it). Most of it is
-/// what the plugin API brings along: a new dependency there, or one of its features, is what makes it grow.
+/// Maximum size of `hello` as shipped, in bytes; docs/explanation/performance.md has the current figure. It had 724 kB when this limit was
+/// set (after exact floats in JSON). Most of that comes from the plugin API, so new dependencies or features there make it grow.
 const MOST: u64 = 740_000;
 
 fn source(path: &str) -> String {
@@ -54,7 +54,7 @@ fn the_guide_shows_what_new_writes_and_says() {
     assert!(manifest.contains(profile.as_str()), "{manifest}");
 }
 
-/// A block that needs an HTTP client is compiled where there is one.
+/// A block that needs an HTTP client is compiled in a package that has one.
 #[test]
 fn the_guide_shows_the_async_job() {
     let guide = source("docs/guides/jobs.md");

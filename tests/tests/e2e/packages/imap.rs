@@ -1,5 +1,5 @@
-//! `extract_gmail` over IMAP, with a real Dovecot: all of it and nothing twice, whatever ends it; and each thing that can be wrong, in a
-//! line that names it.
+//! `extract_gmail` over IMAP, with a real Dovecot: extracts everything exactly once, whatever interrupts it; and reports each possible
+//! error in one line.
 
 use lorchestra_tests::dovecot::{Dovecot, PASSWORD, TOKEN, USER};
 use lorchestra_tests::ended::redacted;
@@ -13,14 +13,14 @@ use std::fs;
 use std::process::Command;
 
 const MAIL: &str = "ingester/mail/default.jsonl";
-/// Its name has an umlaut, on the wire in modified UTF-7.
+/// Its name has an umlaut, which is sent in modified UTF-7.
 const DRAFTS: &str = "Entw&APw-rfe";
 
 fn sandbox() -> Sandbox {
     Sandbox::with(&[Fixture::Ingester])
 }
 
-/// The job on a port of this machine, in the clear, by password, and with these arguments too.
+/// The job on a local port, without TLS, with a password and these additional arguments.
 fn command(sandbox: &Sandbox, port: u16, more: &[&str]) -> Command {
     let port = port.to_string();
     let mut args = vec!["run-job", "ingester", "extract_gmail", "--port", &port, "--user", USER];
@@ -44,7 +44,7 @@ fn run(sandbox: &Sandbox, port: u16, more: &[&str]) -> Ended {
     Running::start(command(sandbox, port, more)).wait()
 }
 
-/// Runs it well, and answers with its counts.
+/// Runs the job successfully and returns its counts.
 #[track_caller]
 fn counts(sandbox: &Sandbox, port: u16, more: &[&str]) -> Value {
     run(sandbox, port, more).exits(0);
@@ -82,7 +82,7 @@ fn message(n: usize, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body, b"\r\n"].concat()
 }
 
-/// A mailbox of so many messages, by their number: folders, flags, 8-bit bodies, one of 30 MB.
+/// A mailbox with this many messages, by number: folders, flags, 8-bit bodies, one of 30 MB.
 fn fill(server: &Dovecot, count: usize) -> BTreeMap<usize, Vec<u8>> {
     let mut messages = BTreeMap::new();
     for n in 0..count {
@@ -104,7 +104,7 @@ fn fill(server: &Dovecot, count: usize) -> BTreeMap<usize, Vec<u8>> {
     messages
 }
 
-/// That the archive has each of these messages once, byte for byte, with its folder and flags.
+/// Checks that the archive has each of these messages once, byte for byte, with its folder and flags.
 #[track_caller]
 fn has_all(sandbox: &Sandbox, messages: &BTreeMap<usize, Vec<u8>>) {
     let lines = lines(sandbox);

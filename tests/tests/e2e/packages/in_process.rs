@@ -1,4 +1,4 @@
-//! Two packages linked into one test: jobs of both are run in its process, with `lorchestra_plugin_api::testing`, on one data directory.
+//! Two packages linked into one test: runs jobs of both in its process with `lorchestra_plugin_api::testing`, on one data directory.
 
 use canonizer::canonicalize_email;
 use ingester::extract_gmail;

@@ -1,4 +1,4 @@
-//! What the plugin API offers authors: kinds of parameters, policies in the source, deprecation, progress.
+//! Features of the plugin API: kinds of parameters, policies in the source, deprecation, progress.
 
 use lorchestra_tests::eventually;
 use lorchestra_tests::terminal::Terminal;
@@ -9,7 +9,7 @@ fn kit() -> Sandbox {
     Sandbox::with(&[Fixture::Kit])
 }
 
-/// What `kit/kinds` was given.
+/// The parameters that `kit/kinds` received.
 #[track_caller]
 fn given(sandbox: &Sandbox, flags: &[&str]) -> Value {
     let args: Vec<&str> = ["run-job", "kit", "kinds"].iter().chain(flags).copied().collect();

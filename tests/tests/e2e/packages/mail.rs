@@ -1,4 +1,4 @@
-//! The packages `ingester` and `canonizer`, end to end: the sample mailbox, and mail of any shape.
+//! The packages `ingester` and `canonizer` end to end: the sample mailbox, and mail of any form.
 
 use lorchestra_tests::{Fixture, Run, Sandbox, built};
 use serde_json::Value;
@@ -13,7 +13,7 @@ fn sample(name: &str) -> String {
     built::workspace().join("example-plugins/ingester/sample").join(name).display().to_string()
 }
 
-/// The counts of the newest run, after looking that they add up, and that what was set aside is named, each in an event.
+/// The counts of the newest run, after checking that they add up and that an event names each message that was set aside.
 #[track_caller]
 fn counts(sandbox: &Sandbox, step: &str) -> Value {
     let run: Run = sandbox.runs().remove(0);
@@ -30,7 +30,7 @@ fn counts(sandbox: &Sandbox, step: &str) -> Value {
     counts
 }
 
-/// The lines of a file of JSON Lines in a package's data directory.
+/// The lines of a JSON Lines file in a package's data directory.
 fn lines(sandbox: &Sandbox, file: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(sandbox.data().join(file)).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -103,7 +103,7 @@ fn a_source_that_is_not_there_is_told() {
     assert!(ended.err().contains("run ingester/extract_gmail first"), "{}", ended.shown());
 }
 
-/// Messages as they should not be, and some that are merely large.
+/// Malformed messages, and some that are merely large.
 fn shapes() -> Vec<Vec<u8>> {
     let head = b"From: a@example.org\nDate: Mon, 01 Jan 2024 10:00:00 +0000\nMessage-ID: <N@example.org>\n";
     let with = |n: usize, rest: &[u8]| {

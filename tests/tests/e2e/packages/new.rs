@@ -1,6 +1,6 @@
-//! `lorchestra new`: what it makes is followed to the end by the steps that it prints, and nothing half made is ever left.
+//! `lorchestra new`: executes the steps that it prints, to the end, and checks that it never leaves a partial result.
 //!
-//! The one topic that runs cargo: offline, with the versions of the workspace's Cargo.lock, in a target directory that stays.
+//! The only topic that runs cargo: offline, with the versions of the workspace's Cargo.lock, in a target directory that is kept.
 
 use lorchestra_tests::{Sandbox, built};
 use std::ffi::OsString;
@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A shell as somebody has who never used lorchestra: an empty home, cargo and lorchestra on the PATH.
+/// A shell of a person who has never used lorchestra: an empty home, with cargo and lorchestra on the PATH.
 struct Shell {
     sandbox: Sandbox,
     at: PathBuf,
@@ -23,7 +23,7 @@ impl Shell {
         Self { sandbox, at }
     }
 
-    /// Runs a line and answers with what it printed, on both streams.
+    /// Runs a line and returns its output from both streams.
     #[track_caller]
     fn run(&mut self, line: &str) -> String {
         if let Some(dir) = line.strip_prefix("cd ") {
@@ -48,7 +48,7 @@ impl Shell {
     }
 }
 
-/// Where this machine's cargo has its registries, and which toolchain this is: an empty home has neither.
+/// Where this machine's cargo keeps its registries, and which toolchain this is: an empty home has neither.
 #[expect(clippy::disallowed_methods, reason = "what this machine has is said from outside")]
 fn of_cargo() -> Vec<(&'static str, OsString)> {
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
@@ -58,7 +58,7 @@ fn of_cargo() -> Vec<(&'static str, OsString)> {
     variables
 }
 
-/// A target directory that stays.
+/// A target directory that is kept.
 fn target() -> PathBuf {
     let target = built::lorchestra().ancestors().nth(2).unwrap().join("new-crate");
     std::fs::create_dir_all(&target).unwrap();
@@ -116,7 +116,7 @@ fn the_printed_steps_go_all_the_way_to_an_event() {
     shell.run("cargo clippy --all-targets -- -D warnings");
 }
 
-/// What a command of cargo knows: the packages of the workspace, and where that is.
+/// The packages of the workspace and its location, according to cargo.
 #[track_caller]
 fn metadata(shell: &mut Shell) -> (Vec<String>, String) {
     let text = shell.run("cargo metadata --no-deps --format-version 1 2>/dev/null");
@@ -127,7 +127,7 @@ fn metadata(shell: &mut Shell) -> (Vec<String>, String) {
     (names, metadata["workspace_root"].as_str().unwrap().to_owned())
 }
 
-/// A workspace `all`, with a member `other`.
+/// A workspace `all` with a member `other`.
 fn workspace(shell: &Shell) -> PathBuf {
     let root = shell.at.join("all");
     std::fs::create_dir_all(root.join("crates/other/src")).unwrap();
@@ -154,7 +154,7 @@ fn a_crate_below_a_workspace_that_does_not_name_it_is_one_of_its_own() {
     shell.run("mkdir empty && cd empty && lorchestra new words --dir . && cargo metadata --no-deps --format-version 1");
 }
 
-/// The other way round both would be broken: a root is no member.
+/// Conversely both would break: a workspace root cannot be a member.
 #[test]
 fn a_crate_that_a_workspace_takes_in_is_a_member() {
     let mut shell = Shell::new();

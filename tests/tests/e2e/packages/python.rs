@@ -1,6 +1,6 @@
-//! The package `python`: jobs of the Python lorchestra, in a virtual environment into which pip has installed them
-//! (tests/python-jobs), run unchanged. Nothing acknowledged is lost when processes are killed; each end is reported truthfully; the
-//! text of an exception is in the log and nowhere else.
+//! The package `python`: runs jobs of the Python lorchestra unchanged, from a virtual environment into which pip has installed them
+//! (tests/python-jobs). When processes are killed, nothing acknowledged is lost; each end is reported correctly; the text of an exception
+//! is only in the log.
 
 use lorchestra_test_setup::venv;
 use lorchestra_tests::{Event, Fixture, Sandbox, built, eventually, processes};
@@ -10,7 +10,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-/// The virtual environment with the package, made once for this process.
+/// The virtual environment with the package, created once for this process.
 fn environment() -> String {
     static MADE: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
     let (_, venv) = MADE.get_or_init(|| {
@@ -43,12 +43,12 @@ impl Python {
         Self { sandbox, venv: environment() }
     }
 
-    /// The arguments of a run of this function, with more flags.
+    /// The arguments for running this function, with additional flags.
     fn run<'a>(&'a self, entry: &'a str, flags: &[&'a str]) -> Vec<&'a str> {
         [&["run-job", "python", "run", "--python", &self.venv, "--entry", entry], flags].concat()
     }
 
-    /// Type and payload of the events of the newest run, without those of lorchestra, after looking at its end.
+    /// Types and payloads of the newest run's events, without lorchestra's own, after checking its end.
     fn events(&self) -> Vec<(String, Value)> {
         let events = self.sandbox.whole_events_of(&self.sandbox.runs()[0]);
         let own = events.iter().filter(|event| !event.event_type().starts_with("job."));
@@ -59,7 +59,7 @@ impl Python {
         self.sandbox.lorchestra(&["runs", "logs", self.sandbox.runs()[0].id()]).exits(0).out().to_owned()
     }
 
-    /// What the job has noted down after each acknowledgement.
+    /// What the job has recorded after each acknowledgement.
     fn acknowledged(&self) -> u64 {
         fs::read_to_string(self.sandbox.path("acknowledged")).unwrap_or_default().matches('\n').count() as u64
     }
@@ -122,7 +122,7 @@ fn a_list_shows_the_entry_points_of_both_groups_and_one_broken_hides_none() {
     assert!(events.contains(&("python.job.listed".to_owned(), gmail)), "{events:?}");
 }
 
-/// A kill of the Python process, of the worker, of the supervisor: what `emit` has returned for is there once.
+/// Kills the Python process, the worker, or the supervisor: every event for which `emit` returned is stored once.
 #[test]
 fn nothing_acknowledged_is_lost_when_a_job_of_ten_thousand_events_is_killed() {
     for victim in ["python", "worker", "supervisor"] {
@@ -270,7 +270,7 @@ fn rows_for_the_table_of_events_become_events() {
     assert!(python.log().contains("needs google-cloud-bigquery in the virtual environment"));
 }
 
-/// Where the old tool is still installed, its other modules are its own.
+/// If the old tool is still installed, its other modules remain its own.
 #[test]
 fn the_event_client_of_an_installed_old_tool_is_not_used() {
     let python = Python::new();

@@ -1,5 +1,5 @@
-//! `extract_slack` through the Web API, against a fake of it: all pages and threads and nothing twice, whatever ends it; the limits of
-//! Slack; and each thing that can be wrong, in a line that names it.
+//! `extract_slack` through the Web API, against a fake: fetches all pages and threads exactly once, whatever interrupts it; respects
+//! Slack's limits; and reports each possible error in one line.
 
 use lorchestra_tests::built;
 use lorchestra_tests::dovecot::Dovecot;
@@ -35,7 +35,7 @@ fn run(sandbox: &Sandbox, base_url: &str, more: &[&str]) -> Ended {
     Running::start(command(sandbox, base_url, more)).wait()
 }
 
-/// Runs it well, and answers with its counts.
+/// Runs the job successfully and returns its counts.
 #[track_caller]
 fn counts(sandbox: &Sandbox, slack: &Slack, more: &[&str]) -> Value {
     run(sandbox, &slack.base_url(), more).exits(0);
@@ -53,7 +53,7 @@ fn lines(sandbox: &Sandbox) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Texts of a channel's lines, in the order of time.
+/// Texts of a channel's lines, ordered by time.
 fn texts(sandbox: &Sandbox, channel: &str) -> Vec<String> {
     let mut lines: Vec<Value> = lines(sandbox).into_iter().filter(|line| line["channel"]["name"] == channel).collect();
     lines.sort_by_key(|line| line["ts"].as_str().unwrap().to_owned());
@@ -65,7 +65,7 @@ fn ts(n: usize) -> String {
     format!("{}.000100", 1_704_067_200 + n * 3600)
 }
 
-/// A workspace of two channels, the first of so many messages; every tenth has three answers.
+/// A workspace with two channels; the first has this many messages, and every tenth of them has three replies.
 fn workspace(count: usize) -> Slack {
     let slack = Slack::start();
     {
@@ -168,7 +168,7 @@ fn all_pages_and_threads_and_then_what_is_new() {
     assert!(found.contains(&"number 44".into()) && found.contains(&"number 44, changed".into()), "both are kept");
 }
 
-/// What both ways leave is what `canonizer` reads.
+/// `canonizer` reads the results of both ways.
 #[test]
 fn an_export_and_the_web_api_go_all_the_way() {
     let slack = workspace(5);

@@ -1,4 +1,4 @@
-//! The package `meltano-ingest`, end to end: a real tap from PyPI, and small ones that fail in every way.
+//! The package `meltano-ingest` end to end: a real tap from PyPI, and small ones that fail in every way.
 
 use lorchestra_test_setup::venv;
 use lorchestra_tests::small_disk::SmallDisks;
@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
-/// A tap that counts: records 1, 2, … up to `upto`, from its state, with a state after every `every`. Its config says what goes wrong.
+/// A tap that counts: records 1, 2, … up to `upto`, starting at its state, with a state after every `every`. Its config selects faults.
 const COUNTER: &str = r#"
 import argparse, json, os, signal, sys, time
 parser = argparse.ArgumentParser()
@@ -65,12 +65,12 @@ impl Taps {
         fs::write(self.sandbox.path("config.json"), config.to_string()).unwrap();
     }
 
-    /// The arguments of a run of the counter, with this config.
+    /// The arguments for running the counter with this config.
     fn count(&self, own: &[&str], flags: &[&str], config: &Value) -> Vec<String> {
         self.count_as("counter", own, flags, config)
     }
 
-    /// The same, of a tap with this name.
+    /// The same for a tap with this name.
     fn count_as(&self, name: &str, own: &[&str], flags: &[&str], config: &Value) -> Vec<String> {
         self.configure(config);
         let mut args = vec!["run-job".to_owned()];
@@ -88,18 +88,18 @@ impl Taps {
         self.sandbox.data().join("meltano-ingest").join(file)
     }
 
-    /// The numbers that are kept, in order.
+    /// The numbers that were stored, in order.
     fn numbers(&self) -> Vec<u64> {
         lines(&self.data("counter/default/numbers.jsonl")).iter().map(|line| line["n"].as_u64().unwrap()).collect()
     }
 
-    /// The state that is kept.
+    /// The stored state.
     fn state(&self) -> Value {
         let text = fs::read(self.data("counter/default/state.json")).unwrap();
         serde_json::from_slice::<Value>(&text).unwrap()["state"].clone()
     }
 
-    /// The payloads of this type in the newest run, after looking at its end.
+    /// The payloads of this type in the newest run, after checking its end.
     fn told(&self, event_type: &str) -> Vec<Value> {
         let events = self.sandbox.whole_events_of(&self.sandbox.runs()[0]);
         events.iter().filter(|event| event.event_type() == event_type).map(Event::payload).cloned().collect()
@@ -207,8 +207,8 @@ fn each_failure_is_told_with_its_cause_and_nothing_is_half_kept() {
     assert_eq!(sandbox.processes(), [0u32; 0]);
 }
 
-/// Two files as taps of Meltano's SDK write them, a stream that is not selected, much on standard error before a failure: with the batch
-/// encoder of the SDK itself.
+/// Two files as written by taps of Meltano's SDK, an unselected stream, and much output on stderr before a failure, with the SDK's own
+/// batch encoder.
 #[test]
 fn a_tap_of_the_sdk_sends_batches_and_obeys_its_catalog() {
     let taps = Taps::new();
@@ -279,8 +279,8 @@ fn a_config_with_secrets_that_others_can_read_is_warned_of() {
     }
 }
 
-/// A wrong token, a host that is down, one that speaks no TLS: the tap says it last, and the error names its kind. `discover` too. The tap's own
-/// words are in the log, without the token in any form.
+/// A wrong token, a host that is down, one that does not speak TLS: the tap reports it last, and the error names its kind, for `discover`
+/// too. The tap's own message is in the log, without the token in any form.
 #[test]
 fn the_kind_of_a_taps_failure_is_in_the_error_and_its_words_in_the_log() {
     let taps = Taps::new();
@@ -315,7 +315,8 @@ fn the_kind_of_a_taps_failure_is_in_the_error_and_its_words_in_the_log() {
     }
 }
 
-/// A record that a tap cannot convert, and a key of its config that its traceback shows: neither is in the event, the key not in the log either.
+/// A record that the tap cannot convert, and a key of its config in its traceback: neither is in the event, and the key is not in the log
+/// either.
 #[test]
 fn no_record_and_no_key_is_in_the_event_of_a_tap_that_dies() {
     let taps = Taps::new();

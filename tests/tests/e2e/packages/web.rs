@@ -1,4 +1,4 @@
-//! An `async` job with an HTTP client of its own, against a server on this machine.
+//! An `async` job with its own HTTP client, against a local server.
 
 use lorchestra_tests::eventually;
 use lorchestra_tests::{Fixture, Sandbox};
@@ -49,7 +49,7 @@ fn a_hundred_requests() {
     assert!(pages.clone().count() == 100 && pages.clone().all(|page| page.payload()["bytes"] == 5));
 }
 
-/// Half way: requests are on their way and will never be answered. The job ends by itself, long before it would be killed.
+/// Stopped halfway, with requests in flight that will never be answered. The job ends on its own, long before it would be killed.
 #[test]
 fn it_ends_when_it_is_asked_to() {
     let sandbox = Sandbox::with(&[Fixture::Web]);

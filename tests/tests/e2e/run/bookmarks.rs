@@ -1,5 +1,5 @@
-//! Since last time: bookmarks are moved by success and by nothing else, also where nobody saw the success; each account has its own.
-//! The rule by itself is tested in `lorchestra-core/src/store/bookmark.rs`, the words in `plan/tests.rs`.
+//! Bookmarks: only success moves them, even success that no one observed; each account has its own. `lorchestra-core/src/store/bookmark.rs`
+//! tests the rule itself, `plan/tests.rs` the notation.
 
 use lorchestra_tests::{Event, Fixture, Running, Sandbox, eventually, processes};
 use rustix::process::Signal;
@@ -9,12 +9,12 @@ fn sandbox() -> Sandbox {
     Sandbox::with(&[Fixture::Misbehave])
 }
 
-/// `run-job misbehave windowed` with these flags, and those of run-job among them.
+/// `run-job misbehave windowed` with these flags, including those of run-job.
 fn windowed<'a>(flags: &[&'a str]) -> Vec<&'a str> {
     [&["run-job", "misbehave", "windowed"], flags].concat()
 }
 
-/// A run of all before `until`.
+/// A run of everything before `until`.
 #[track_caller]
 fn succeed(sandbox: &Sandbox, flags: &[&str]) {
     sandbox.lorchestra(&windowed(flags)).exits(0);
@@ -25,14 +25,14 @@ fn bookmarks(sandbox: &Sandbox) -> Vec<Value> {
     sandbox.lorchestra(&["bookmarks", "show", "--json"]).exits(0).json_lines("lorchestra.bookmark/1")
 }
 
-/// Where the bookmarks of `windowed` are, by account.
+/// The bookmarks of `windowed`, by account.
 #[track_caller]
 fn marks(sandbox: &Sandbox) -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     bookmarks(sandbox).iter().map(|mark| (text(&mark["account"]), text(&mark["at"]))).collect()
 }
 
-/// Where the only bookmark is.
+/// The only bookmark.
 #[track_caller]
 fn mark(sandbox: &Sandbox) -> String {
     let mut all = marks(sandbox);
@@ -40,12 +40,12 @@ fn mark(sandbox: &Sandbox) -> String {
     all.remove(0).1
 }
 
-/// A midnight of January 2024, as bookmarks show it.
+/// A midnight of January 2024, in the format of bookmarks.
 fn january(day: u32) -> String {
     format!("2024-01-{day:02}T00:00:00.000000Z")
 }
 
-/// What the job of the newest run was given.
+/// The parameters that the job of the newest run received.
 #[track_caller]
 fn window(sandbox: &Sandbox) -> Value {
     let events = sandbox.events_of(sandbox.runs()[0].id());
@@ -61,7 +61,7 @@ fn shown(sandbox: &Sandbox) -> String {
     lines.join("\n")
 }
 
-/// A run that has come to where its marker says so, and waits for the file `go`.
+/// A run that has reached its marker, and waits for the file `go`.
 fn waiting(sandbox: &Sandbox, name: &str, flags: &[&str]) -> Running {
     let (marker, go) = (sandbox.arg(&format!("{name}.marker")), sandbox.arg(&format!("{name}.go")));
     let running = sandbox.start(&windowed(&[&["--marker", &marker, "--go", &go], flags].concat()));
@@ -227,7 +227,7 @@ fn accounts_at_once_do_not_touch_each_others() {
     }
 }
 
-/// Two runs of one account, which was allowed: whichever ends last, the bookmark is where the further one came.
+/// Two concurrent runs for one account: whichever ends last, the bookmark is at the later position.
 #[test]
 fn overlapping_runs_leave_it_at_the_further_end() {
     for order in [["near", "far"], ["far", "near"]] {
@@ -244,14 +244,14 @@ fn overlapping_runs_leave_it_at_the_further_end() {
     }
 }
 
-/// Whether a command has made its plan: it takes signals from then on.
+/// Whether a command has made its plan: it handles signals from then on.
 fn has_planned(pid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
     caught.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).unwrap() & (1 << 14) != 0)
 }
 
-/// Who waits for a run begins where that one came to, not at the bookmark of when the waiting began.
+/// A run that waits for another one starts where that one stopped, not at the bookmark as of the beginning of the wait.
 #[test]
 fn who_waited_begins_where_the_other_came() {
     for (until, code) in [("2024-01-20", 0), ("2024-01-15", 75)] {
@@ -276,7 +276,7 @@ fn who_waited_begins_where_the_other_came() {
     }
 }
 
-/// A run that succeeds unseen: its supervisor is stopped, so that it cannot see the final record, and killed once the worker has ended.
+/// A run that succeeds unobserved: its supervisor is stopped, so that it cannot see the final record, and killed once the worker has ended.
 #[track_caller]
 fn succeed_unseen(sandbox: &Sandbox, flags: &[&str]) {
     let running = waiting(sandbox, "run", flags);
@@ -288,7 +288,7 @@ fn succeed_unseen(sandbox: &Sandbox, flags: &[&str]) {
     running.signal(Signal::KILL);
 }
 
-/// Whoever asks next for the bookmark finds it moved: that one closes the run first.
+/// The next command that reads the bookmark closes that run first, and finds the bookmark moved.
 #[test]
 fn a_success_that_nobody_saw_moves_it() {
     for next in ["runs", "bookmarks", "run-job"] {
@@ -313,7 +313,7 @@ fn a_success_that_nobody_saw_moves_it() {
     }
 }
 
-/// There was no bookmark before: the run that is to begin at it is not refused for that.
+/// There was no bookmark before: a run that is to start at it is not refused.
 #[test]
 fn a_first_success_that_nobody_saw_is_a_bookmark() {
     let sandbox = sandbox();
@@ -322,7 +322,7 @@ fn a_first_success_that_nobody_saw_is_a_bookmark() {
     assert_eq!((window(&sandbox)["since"].as_str(), mark(&sandbox)), (Some("2024-01-10T00:00:00Z"), january(20)));
 }
 
-/// Killed while it was at work: the next run begins where the one before it did.
+/// Killed while it was running: the next run starts where that one did.
 #[test]
 fn a_run_that_was_killed_leaves_it() {
     let sandbox = sandbox();
@@ -453,7 +453,7 @@ fn those_of_one_account_are_shown() {
     );
 }
 
-/// A name that nobody knows is no job without a bookmark.
+/// An unknown name is an error, not a job without a bookmark.
 #[test]
 fn a_misspelt_name_is_told_as_elsewhere() {
     let sandbox = sandbox();
@@ -474,7 +474,7 @@ fn a_misspelt_name_is_told_as_elsewhere() {
     assert!(show(&["misbehav"]).exits(1).err().starts_with("Unknown package: misbehav\n"));
 }
 
-/// While a run goes on, a hand may do with its bookmark what it likes: the run's end looks at what is there then.
+/// During a run, a user may change its bookmark: the run's end applies the rule to the current value.
 #[test]
 fn a_hand_that_moves_it_while_a_run_goes_on_is_respected() {
     for (by_hand, then) in [

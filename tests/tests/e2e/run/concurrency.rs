@@ -1,4 +1,4 @@
-//! Many commands at once, on one store.
+//! Many concurrent commands on one store.
 
 use lorchestra_tests::bigquery::site::{Site, Write};
 use lorchestra_tests::{DEADLINE, Fixture, Running, Sandbox, eventually};
@@ -78,7 +78,7 @@ fn accounts_exclude_each_other_by_their_own_name_only() {
     assert_eq!(sandbox.runs().len(), 3);
 }
 
-/// First use: the store is made by one of them, and the others find it.
+/// First use: one of them creates the store, and the others find it.
 #[test]
 fn looking_while_others_write_is_never_in_the_way() {
     let sandbox = sandbox();
@@ -95,7 +95,7 @@ fn looking_while_others_write_is_never_in_the_way() {
     assert_eq!(sandbox.runs().len(), 4);
 }
 
-/// A job with its flags, and of its end: exit code, cause, events of its own.
+/// A job with its flags, and its expected end: exit code, cause, its own events.
 type Job = (&'static [&'static str], i32, &'static str, usize);
 
 /// Twenty jobs that end in different ways.
@@ -122,7 +122,7 @@ const JOBS: [Job; 20] = [
     (&["fail_at_first", "--times", "0"], 0, "", 1),
 ];
 
-/// Ten of each of twenty jobs, all at once, beside each other or one after the other, on one store and one table.
+/// Ten runs of each of twenty jobs at once, concurrently or one after the other, with one store and one table.
 #[test]
 fn two_hundred_runs_of_twenty_jobs_at_once() {
     const EACH: usize = 10;

@@ -1,5 +1,5 @@
-//! What is true at the end of a run: the events before it, one terminal event, nothing after it, and what a person is told. The ways
-//! in which a job can end badly are a table: `zoo/jobs.rs`.
+//! What holds at the end of a run: the events before it, one terminal event, nothing after it, and the message. `zoo/jobs.rs` has a table
+//! of the ways in which a job can end badly.
 
 use lorchestra_tests::{Fixture, Run, Sandbox, eventually, processes};
 
@@ -7,7 +7,7 @@ fn sandbox() -> Sandbox {
     Sandbox::with(&[Fixture::Misbehave])
 }
 
-/// Runs a job of `misbehave` that must fail with this code and cause; its run.
+/// Runs a job of `misbehave` that must fail with this code and cause; returns its run.
 #[track_caller]
 fn fails(sandbox: &Sandbox, args: &[&str], code: i32, cause: &str) -> Run {
     let ended = sandbox.lorchestra(&[&["run-job", "misbehave"], args].concat()).exits(code);
@@ -21,8 +21,8 @@ fn fails(sandbox: &Sandbox, args: &[&str], code: i32, cause: &str) -> Run {
     run
 }
 
-/// A worker that dies closes its descriptors a moment before it can be waited for: whichever the supervisor sees first, it must
-/// see the other one too. Without a timeout, a death that was missed would be waited for for ever.
+/// A dying worker closes its descriptors shortly before it can be waited for: whichever the supervisor notices first, it must notice the
+/// other one too. Without a timeout it would wait for ever for a death that it missed.
 #[test]
 fn a_death_is_seen_whenever_it_comes() {
     let sandbox = sandbox();
@@ -95,7 +95,7 @@ fn what_is_no_event_is_refused_and_costs_nothing_else() {
     insta::assert_snapshot!(serde_json::to_string_pretty(answers.payload()).unwrap());
 }
 
-/// A thread of the job goes on emitting after the job has returned, in a process that has not ended yet.
+/// A thread of the job keeps emitting after the job has returned, in a process that has not ended yet.
 #[test]
 fn nothing_follows_the_final_record() {
     let sandbox = sandbox();
@@ -118,7 +118,7 @@ fn a_stolen_descriptor_is_a_fault_of_the_spool() {
     assert!(sandbox.path("other").exists(), "the descriptor was stolen");
 }
 
-/// Emits are looked at only now and then; a flush that answers `Ok` has looked.
+/// The descriptor is checked only every few emits; a flush that returns `Ok` has checked it.
 #[test]
 fn a_flush_never_passes_for_one_that_was_not() {
     let sandbox = sandbox();
@@ -126,8 +126,8 @@ fn a_flush_never_passes_for_one_that_was_not() {
     assert!(sandbox.path("other").exists(), "the descriptor was stolen");
 }
 
-/// Spool and store reach the limit on the size of files, which is as a full disk to them: the job can be told, its run cannot be
-/// recorded, and what the next command records of it is what happened.
+/// Spool and store reach the file size limit, which acts like a full disk: the job gets an error, its run cannot be recorded, and the next
+/// command records what happened.
 #[test]
 fn a_file_that_may_not_grow_is_told_as_what_it_is() {
     let sandbox = sandbox();
@@ -152,7 +152,7 @@ fn a_file_that_may_not_grow_is_told_as_what_it_is() {
     assert!(0 < count && count < 20_000, "{count}");
 }
 
-/// Its spool can be made, and its log cannot.
+/// Its spool can be created, but its log cannot.
 #[test]
 fn nothing_stays_of_a_run_that_is_refused() {
     let sandbox = Sandbox::unprivileged(&[Fixture::Misbehave]);

@@ -1,5 +1,5 @@
-//! Hosts as containers, chroots and service managers make them: limits, refused system calls, other namespaces and users. Each run completes,
-//! or one message names what of the host is missing; none of them hangs, panics, or is recorded with a cause that is not true.
+//! Hosts as set up by containers, chroots and service managers: limits, refused system calls, other namespaces and users. Each run
+//! completes, or one message says what the host lacks; none hangs, panics, or is recorded with a false cause.
 
 use lorchestra_tests::small_disk::SmallDisks;
 use lorchestra_tests::{Ended, Fixture, Running, Sandbox, eventually, processes};
@@ -13,14 +13,14 @@ fn sandbox() -> Sandbox {
     Sandbox::with(&[Fixture::Misbehave])
 }
 
-/// A sandbox and the rights to take things from its host, as an administrator of namespaces of one's own.
+/// A sandbox with the rights to restrict its host, as an administrator of its own namespaces.
 fn with_rights() -> Option<(Sandbox, SmallDisks)> {
     let sandbox = Sandbox::with_binary(&[Fixture::Misbehave]);
     let disks = SmallDisks::mount(&sandbox, &[(sandbox.path("disk"), 64)])?;
     Some((sandbox, disks))
 }
 
-/// No run is recorded with a cause that lorchestra made up.
+/// No run is recorded with an invented cause.
 #[track_caller]
 fn nothing_is_made_up(sandbox: &Sandbox) {
     for run in sandbox.runs() {
@@ -47,8 +47,8 @@ fn too_few_descriptors_are_named_before_anything_begins() {
         }
         let ended = ended.exits(78);
         let expected = format!(
-            "error: this process may have {most} files open at a time, and a run needs 64\n  raise the limit: ulimit -n 1024; of a \
-             systemd unit LimitNOFILE=1024\n"
+            "error: this process may have {most} files open at a time, and a run needs 64\n  raise the limit: ulimit -n 1024, or \
+             LimitNOFILE=1024 in a systemd unit\n"
         );
         assert_eq!(ended.err(), expected);
     }
@@ -90,7 +90,7 @@ fn too_few_processes_are_named_and_no_run_is_abandoned() {
         let ended = Running::start(command).wait();
         match ended.code() {
             Some(0) => completed += 1,
-            _ if ended.err().contains("no more processes and threads") => named += 1,
+            _ if ended.err().contains("limit of processes and threads") => named += 1,
             // As root maps nobody there.
             _ if !processes::is_root() && ended.err().contains("does not map") => return,
             _ => panic!("{most}: {}", ended.shown()),
@@ -124,8 +124,8 @@ fn little_address_space_ends_in_a_message_or_a_run() {
 /// As container runtimes and `SystemCallFilter=` do.
 #[test]
 fn a_refused_system_call_is_worked_around_or_named() {
-    let memory = "this host refuses memory files, which a seccomp filter does";
-    let start = "this host refuses to start a process, which a seccomp filter does";
+    let memory = "this host refuses memory files; the likely cause is a seccomp filter";
+    let start = "this host refuses to start a process; the likely cause is a seccomp filter";
     for (errno, call, named) in [
         ("38", "memfd_create", Some((126, memory, "allow memfd_create"))),
         ("1", "memfd_create", Some((126, memory, "allow memfd_create"))),
@@ -267,7 +267,7 @@ fn in_an_empty_root_a_run_needs_nothing_but_proc() {
     assert_eq!(causes, ["error", ""]);
 }
 
-/// OpenShift's way: a number without a name, and `/` as its home.
+/// As in OpenShift: a uid without a name, and `/` as its home.
 #[test]
 fn a_user_without_a_home_is_not_told_to_take_the_root_directory() {
     if !processes::is_root() {
@@ -286,7 +286,7 @@ fn a_user_without_a_home_is_not_told_to_take_the_root_directory() {
     }
 }
 
-/// Where the user namespace does not map root, `/` belongs to 65534, and so does everything else of others: no command could change that.
+/// If the user namespace does not map root, `/` belongs to 65534, as do all files of other users: no command could change that.
 #[test]
 fn where_root_has_no_number_the_namespace_is_named() {
     let sandbox = Sandbox::with_binary(&[Fixture::Misbehave]);

@@ -1,4 +1,4 @@
-//! `--memory-max`: the job has so much and no more, and its end says so.
+//! `--memory-max`: the job cannot use more, and its end reports that.
 
 use lorchestra_tests::{Fixture, Sandbox};
 
@@ -24,7 +24,7 @@ fn a_job_that_allocates_without_end_is_ended_by_its_limit() {
     sandbox.lorchestra(&["run-job", "constructor", "loaded"]).exits(0);
 }
 
-/// A job that aborts for a reason of its own is not said to have run out of memory.
+/// If a job aborts for a reason of its own, the message does not claim that it ran out of memory.
 #[test]
 fn an_abort_under_a_limit_is_not_blamed_on_it() {
     let sandbox = sandbox();
@@ -41,7 +41,7 @@ fn a_job_that_needs_less_does_not_notice() {
     assert_eq!(sandbox.whole_events_of(&sandbox.run())[0].payload()["memory_max"], 96 << 20);
 }
 
-/// The least that is taken is enough to load a library and to call a job.
+/// The minimum value is enough to load a library and to call a job.
 #[test]
 fn with_the_least_memory_a_plugin_can_be_loaded() {
     let sandbox = sandbox();

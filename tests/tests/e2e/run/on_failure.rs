@@ -1,10 +1,10 @@
-//! The `on_failure` command: once for each failed run, with JSON on standard input, and without a say in the outcome.
+//! The `on_failure` command: called once for each failed run, with JSON on stdin, without effect on the outcome.
 
 use lorchestra_tests::{Fixture, Sandbox, eventually};
 use rustix::process::Signal;
 use serde_json::Value;
 
-/// A sandbox whose `on_failure` appends its standard input to the file `failures`.
+/// A sandbox whose `on_failure` appends its stdin to the file `failures`.
 fn sandbox() -> Sandbox {
     let sandbox = Sandbox::with(&[Fixture::Misbehave, Fixture::Constructor]);
     sandbox.configure(&format!("on_failure = \"cat >> {}\"", sandbox.arg("failures")));
@@ -72,7 +72,7 @@ fn is_called_once_for_a_run_that_recovery_closed() {
     }
 }
 
-/// The bookmark is looked up after such runs were closed, and nobody closes them a second time.
+/// The bookmark is read after such runs were closed, and no run is closed twice.
 #[test]
 fn is_called_for_a_run_that_was_closed_by_one_that_does_not_begin() {
     let sandbox = sandbox();
@@ -110,7 +110,7 @@ fn has_no_say_in_the_outcome_and_none_in_the_output() {
     assert!(ended.err().contains("said on stdout"), "{}", ended.shown());
 }
 
-/// A command that runs a job, which fails: it is not called for that one.
+/// A command that itself runs a failing job: it is not called for that one.
 #[test]
 fn does_not_call_itself() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);

@@ -1,4 +1,4 @@
-//! What is printed, and where: data on standard output, the rest on standard error, nothing of a job's own on either.
+//! What is printed, and where: data on stdout, everything else on stderr, nothing of a job's own on either.
 
 use lorchestra_tests::{Fixture, Sandbox, corrupt};
 use std::fs::File;
@@ -39,7 +39,7 @@ fn quiet_prints_nothing_on_success_and_all_on_failure() {
     assert!(quiet.err().contains("✗ misbehave/fail failed:") && quiet.err().contains("cause: error"), "{}", quiet.shown());
 }
 
-/// As its help says: `-q` silences the sentence, not what was asked for.
+/// As its help says: `-q` silences the summary, not the requested data.
 #[test]
 fn json_is_printed_however_quiet() {
     let sandbox = sandbox();
@@ -53,7 +53,7 @@ fn json_is_printed_however_quiet() {
     }
 }
 
-/// What a job says of itself must not look like what lorchestra says of it.
+/// A job's own message must not look like one of lorchestra's.
 #[test]
 fn a_message_of_several_lines_is_one_value() {
     let sandbox = sandbox();
@@ -101,7 +101,7 @@ fn what_was_typed_cannot_steer_the_terminal() {
     }
 }
 
-/// The package's version, the library's name and the value of a parameter, all of them on standard output.
+/// The package's version, the library's name and a parameter's value, all on stdout.
 #[test]
 fn what_a_plan_shows_cannot_steer_the_terminal() {
     let sandbox = Sandbox::with(&[]);
@@ -137,7 +137,7 @@ fn a_long_parameter_is_cut_on_the_screen_and_whole_in_json() {
     assert_eq!(json["params"]["text"], long);
 }
 
-/// That no escape sequence reaches a pipe holds for every command of every test: see the harness.
+/// That no escape sequence reaches a pipe is checked for every command of every test: see the harness.
 #[test]
 fn colours_are_neither_for_pipes_nor_for_no_color() {
     let sandbox = sandbox();
@@ -220,7 +220,7 @@ fn a_run_is_shown_whole() {
     insta::assert_snapshot!(text);
 }
 
-/// A reader that goes away ends the output without a word; a full disk does not look like success.
+/// A reader that goes away ends the output silently; a full disk does not look like success.
 #[test]
 fn a_full_disk_behind_standard_output_is_a_failure() {
     let sandbox = sandbox();
@@ -249,7 +249,7 @@ fn a_full_disk_behind_standard_output_is_a_failure() {
     assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap()), (Some(0), String::new()));
 }
 
-/// What `misbehave/print` prints.
+/// The output of `misbehave/print`.
 fn printed(lines: usize) -> Vec<u8> {
     let mut all: Vec<u8> = (0..lines).flat_map(|n| format!("out {n}\nerr {n}\n").into_bytes()).collect();
     all.extend_from_slice(b"\xff\xfe without an end");
@@ -294,7 +294,7 @@ fn a_log_is_whole_up_to_its_limit_and_keeps_its_two_ends_beyond() {
     }
 }
 
-/// A trace is kept in the same way, line by line, also while it is followed.
+/// A trace is kept in the same way, line by line, even while it is followed.
 #[test]
 fn a_trace_has_the_same_limit() {
     let sandbox = sandbox();

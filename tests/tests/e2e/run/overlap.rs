@@ -1,4 +1,4 @@
-//! What becomes of a run while another one of the same job and account goes on.
+//! What happens to a run while another one of the same job and account is running.
 
 use lorchestra_tests::bigquery::site::{Site, Write};
 use lorchestra_tests::history::short_id;
@@ -9,7 +9,7 @@ fn sandbox() -> Sandbox {
     Sandbox::with(&[Fixture::Misbehave])
 }
 
-/// A run of `wait` that goes on until it is told to end; its id.
+/// Starts a run of `wait`, which continues until it is stopped; returns its id.
 fn holder(sandbox: &Sandbox, flags: &[&str]) -> (Running, String) {
     let before = sandbox.runs().len();
     let running = sandbox.start(&[&["run-job", "misbehave", "wait", "--grace", "1h"], flags].concat());
@@ -36,12 +36,12 @@ fn fail_names_the_run_and_records_none() {
     running.wait().exits(143);
 }
 
-/// One that is allowed beside others waits for nobody, unless something holds what they share for itself, which no run does for long.
+/// A run with policy `allow` waits for no other run, unless something holds the shared lock exclusively, which no run does for long.
 #[test]
 fn who_is_allowed_does_not_wait_without_end() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "misbehave", "noop", "--on-overlap", "allow"]).exits(0);
-    let beside = std::fs::File::open(sandbox.state().join("locks/beside+misbehave.noop.-")).unwrap();
+    let beside = std::fs::File::open(sandbox.state().join("locks/shared+misbehave.noop.-")).unwrap();
     rustix::fs::flock(&beside, rustix::fs::FlockOperation::LockExclusive).unwrap();
     let running = sandbox.start(&["run-job", "misbehave", "noop", "--on-overlap", "allow"]);
     eventually("it handles signals", || !processes::ignores_or_dies_of(running.pid(), Signal::TERM));
@@ -94,7 +94,7 @@ fn skip_records_a_run_that_was_skipped() {
     sandbox.lorchestra(&["run-job", "misbehave", "wait", "--on-overlap", "skip", "--seconds", "0"]).exits(1);
 }
 
-/// The lock is held, and nobody knows by which run: after a while that is said as it is.
+/// The lock is held, but it is unknown by which run: after a while the error says exactly that.
 #[test]
 fn who_holds_the_lock_may_not_be_known() {
     let sandbox = sandbox();
@@ -110,7 +110,7 @@ fn who_holds_the_lock_may_not_be_known() {
     assert!(shown.out().contains("\nheld by    an unknown run\n"), "{}", shown.shown());
 }
 
-/// Its only event goes the way of all events.
+/// Its only event is delivered like all events.
 #[test]
 fn what_was_skipped_is_delivered() {
     let site = Site::new(Write::Storage);
@@ -176,7 +176,7 @@ fn has_open(pid: u32, name: &str) -> bool {
     open.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok()).any(|path| path.ends_with(name))
 }
 
-/// Each lives by a lock of its own: none is taken for dead because another one is, or because nobody holds the job's lock.
+/// Each run has its own lock: none is considered dead because another one is, or because the job's lock is free.
 #[test]
 fn allow_runs_beside_others_and_nobody_is_taken_for_dead() {
     let sandbox = sandbox();
@@ -208,7 +208,7 @@ fn allow_runs_beside_others_and_nobody_is_taken_for_dead() {
     sandbox.lorchestra(&["run-job", "misbehave", "wait", "--seconds", "0"]).exits(1);
 }
 
-/// A dead run that was allowed beside others is closed by the next one of its job, also by one that is allowed.
+/// A dead run with policy `allow` is closed by the next run of its job, with any policy.
 #[test]
 fn the_next_run_closes_what_was_allowed_and_died() {
     for flags in [&[][..], &["--on-overlap", "allow"]] {

@@ -2,7 +2,7 @@
 
 use lorchestra_tests::{Fixture, Sandbox};
 
-/// What is wrong, of `misbehave/typed`, whose marker would show that it was entered.
+/// The refused parameters of `misbehave/typed`, whose marker would show that it was called.
 const BAD: &[&[&str]] = &[
     // Times.
     &["--since", "7m"],
@@ -108,7 +108,7 @@ fn bad_parameters_are_bad_in_a_dry_run_too() {
     assert!(!sandbox.state().exists(), "a dry run makes no state directory");
 }
 
-/// Before PACKAGE, between it and JOB, before, between and behind the job's flags.
+/// Before PACKAGE, between it and JOB, and before, between and after the job's flags.
 #[test]
 fn where_an_own_flag_stands_does_not_matter() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);

@@ -1,4 +1,4 @@
-//! One run of many attempts: which ends are worth another one, that there is one end, and that whoever wants it to end is obeyed.
+//! One run with several attempts: which ends are retried, that there is one terminal event, and that a request to stop is obeyed.
 
 use lorchestra_tests::{Event, Fixture, Run, Running, Sandbox, eventually, processes};
 use rustix::process::Signal;
@@ -10,7 +10,7 @@ fn sandbox() -> Sandbox {
     sandbox
 }
 
-/// With a wait that no test lives through: what happens in it is caused by the test.
+/// With a delay longer than any test, so that everything during it is caused by the test.
 fn waits_for_ever(sandbox: &Sandbox) {
     sandbox.configure("[job.\"misbehave/fail_at_first\"]\nretry_wait = \"1h\"\n");
 }
@@ -20,7 +20,7 @@ fn fail_at_first(sandbox: &Sandbox, flags: &[&str]) -> Running {
     sandbox.start(&[&["run-job", "misbehave", "fail_at_first", "--marker", &marker], flags].concat())
 }
 
-/// Workers that came so far.
+/// Number of workers that reached this point.
 fn attempts(sandbox: &Sandbox) -> Vec<u32> {
     sandbox.read("marker").lines().map(|pid| pid.parse().expect("a pid")).collect()
 }
@@ -29,7 +29,7 @@ fn shown(sandbox: &Sandbox, run: &Run) -> serde_json::Value {
     sandbox.lorchestra(&["runs", "show", run.id(), "--json"]).exits(0).json("lorchestra.runs-show/1")
 }
 
-/// The run waits for its next attempt: the one before it is over, and its worker gone.
+/// The run waits for its next attempt: the previous one has ended, and its worker is gone.
 fn waits(sandbox: &Sandbox, after: usize) -> Run {
     eventually("the attempt is over", || {
         let runs = sandbox.runs();
@@ -41,7 +41,7 @@ fn waits(sandbox: &Sandbox, after: usize) -> Run {
     sandbox.run()
 }
 
-/// The next attempt would emit it again. What the disk did not take is another matter: that may fix.
+/// The next attempt would emit it again. A write that the disk refused is different: a retry may help.
 #[test]
 fn an_event_that_is_none_is_not_tried_again() {
     let sandbox = Sandbox::with(&[Fixture::Hostile]);
@@ -197,7 +197,7 @@ fn whoever_wants_it_to_end_need_not_wait_for_the_next_attempt() {
     }
 }
 
-/// A signal in an attempt ends the run, too.
+/// A signal during an attempt ends the run, too.
 #[test]
 fn a_cancelled_attempt_is_the_last() {
     let sandbox = sandbox();
@@ -208,7 +208,7 @@ fn a_cancelled_attempt_is_the_last() {
     assert_eq!((sandbox.run().cause(), attempts(&sandbox).len()), ("cancelled", 1));
 }
 
-/// Its supervisor dies in the second attempt: the first one is over and done with, the second is what is closed.
+/// Its supervisor dies during the second attempt: the first one has ended, and the second is the one that is closed.
 #[test]
 fn a_supervisor_killed_in_the_second_attempt_leaves_a_true_end() {
     let sandbox = sandbox();

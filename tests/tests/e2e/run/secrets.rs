@@ -1,11 +1,11 @@
-//! Secrets: where they are found, what is said when they are not, and that nothing lorchestra captures has them.
+//! Secrets: where they are found, the errors if they are missing, and that nothing lorchestra captures contains them.
 
 use lorchestra_tests::{Ended, Fixture, Sandbox};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// With what JSON and terminals write differently.
+/// With characters that JSON and terminals write differently.
 const TOKEN: &str = "xoxb-\"quo\\ted\"-ü-4711";
 
 fn kit() -> Sandbox {
@@ -17,7 +17,7 @@ fn put(path: &Path, text: &str, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// What `kit/optional_secret` was given: its length.
+/// The length of the secret that `kit/optional_secret` received.
 #[track_caller]
 fn length(sandbox: &Sandbox, environment: &[(&str, &str)], flags: &[&str]) -> Option<u64> {
     let args: Vec<&str> = ["run-job", "kit", "optional_secret"].iter().chain(flags).copied().collect();
@@ -116,7 +116,7 @@ fn a_path_in_config_counts_from_there_and_from_home() {
     assert!(events.iter().any(|event| event.payload()["length"] == 8));
 }
 
-/// By the file and the key: nobody typed a flag.
+/// Names the file and the key, because no flag was typed.
 #[test]
 fn what_config_says_wrong_is_told_as_its_fault() {
     let sandbox = kit();
@@ -160,7 +160,7 @@ fn a_plan_says_where_it_is_from_and_not_what_it_is() {
     assert!(missing.err().contains("the environment variable A is not set"), "{}", missing.shown());
 }
 
-/// Every file that lorchestra keeps, and all that it printed.
+/// Every file that lorchestra keeps, and all its output.
 #[track_caller]
 fn nothing_has_it(sandbox: &Sandbox, ended: &Ended, secrets: &[&str]) {
     fn walk(dir: &Path, files: &mut Vec<std::path::PathBuf>) {
@@ -221,7 +221,7 @@ fn a_key_of_several_lines_is_masked_line_by_line() {
     nothing_has_it(&sandbox, &ended, &key.lines().collect::<Vec<_>>());
 }
 
-/// Others may read a process's arguments, and see its title.
+/// Other users may read a process's arguments, and its title.
 #[test]
 fn a_secret_is_in_no_argument() {
     let sandbox = kit();

@@ -1,4 +1,4 @@
-//! Where things are: flag before environment before configuration before default; what is refused, and with which code.
+//! Precedence of settings: flag, environment, configuration, default; and which settings are refused, with which exit code.
 
 use lorchestra_tests::{Ended, Fixture, Running, Sandbox, processes};
 use std::ffi::OsStr;
@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-/// The directories that a listing of nothing says it looked in.
+/// The directories that an empty listing reports as searched.
 fn looked_in(ended: &Ended, sandbox: &Sandbox) -> Vec<String> {
     let root = format!("{}/", sandbox.root().display());
     let lines = ended.err().lines().filter_map(|line| line.trim().strip_prefix("looked in "));
@@ -109,7 +109,7 @@ fn a_configuration_that_cannot_be_read_is_told() {
     }
 }
 
-/// A FIFO would be waited for, for ever.
+/// Opening a FIFO would block for ever.
 #[test]
 fn a_configuration_that_is_no_file_is_told() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
@@ -161,7 +161,7 @@ fn a_configuration_that_is_a_link_to_nothing_is_told() {
     );
 }
 
-/// The history is read from elsewhere.
+/// The history is read from another directory.
 #[test]
 fn where_a_library_is_is_recorded_from_the_root_on() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
@@ -250,7 +250,7 @@ fn a_state_directory_that_cannot_be_written_is_told() {
     assert!(ended.err().contains(&format!("\n  chmod u+rw {}\n", store.display())), "{}", ended.shown());
 }
 
-/// A file where a directory is needed, two levels above the state directory.
+/// A file instead of a directory, two levels above the state directory.
 #[test]
 fn what_stands_in_the_way_of_the_state_directory_is_named() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
@@ -280,7 +280,7 @@ fn what_is_made_is_for_its_owner_only() {
     assert!(seen > 8, "{seen} files and directories");
 }
 
-/// As under cron. Only what reads is run: this home directory is not the sandbox's.
+/// As under cron. Runs only commands that read, because this home directory is not the sandbox's.
 #[test]
 fn without_home_the_passwd_file_says_where_it_is() {
     let sandbox = Sandbox::with(&[]);
@@ -365,7 +365,7 @@ fn retention_removes_old_logs_and_old_runs() {
     assert!(!sandbox.lorchestra(&["events", "list"]).exits(0).out().contains(first.short()));
 }
 
-/// A file where a run's logs were: cleaning up fails, which changes nothing of the run, and is told with the system's reason.
+/// A file instead of a run's log directory: cleaning up fails, which does not affect the run, and is reported with the system's reason.
 #[test]
 fn what_retention_cannot_remove_is_told_with_the_reason() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
@@ -379,7 +379,7 @@ fn what_retention_cannot_remove_is_told_with_the_reason() {
     assert!(ended.err().starts_with(&told), "{}", ended.shown());
 }
 
-/// The database of something else is not written to.
+/// Another program's database is not written to.
 #[test]
 fn a_store_that_is_none_is_told() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
@@ -392,7 +392,7 @@ fn a_store_that_is_none_is_told() {
     assert_eq!(fs::read(&store).unwrap(), before);
 }
 
-/// Damaged, and not somebody else's: the history in it is worth more than a fresh start.
+/// Damaged, but lorchestra's own: its history is worth more than a fresh start.
 #[test]
 fn a_damaged_store_is_told_with_what_saves_it() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
@@ -425,7 +425,7 @@ fn a_directory_in_the_place_of_the_store_is_told() {
     assert!(!ended.err().contains("free space"), "{}", ended.shown());
 }
 
-/// Names are bytes: what lorchestra keeps for itself may have any. Only a job is told of a directory in JSON.
+/// Names are bytes: lorchestra's own paths may contain any. Only the job's data directory is passed as JSON.
 #[test]
 fn directories_need_not_be_utf8_but_for_that_of_the_jobs() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);

@@ -1,5 +1,5 @@
-//! Terminal and signals as whoever starts `run-job` leaves them: a terminal that a job must not read, signals that are blocked or ignored,
-//! a worker that somebody stops.
+//! Terminals and signals in the state in which `run-job` may be started: a terminal that a job must not read, signals that are blocked or
+//! ignored, a worker that is stopped.
 
 use lorchestra_tests::{Fixture, Running, Sandbox, eventually, processes};
 use rustix::process::Signal;
@@ -10,7 +10,7 @@ fn sandbox() -> Sandbox {
     Sandbox::with(&[Fixture::Misbehave])
 }
 
-/// A command of the sandbox, become by Python after these statements: what no shell can do.
+/// A command of the sandbox, executed by Python after these statements, for what no shell can do.
 fn by_python(sandbox: &Sandbox, statements: &str, args: &[&str]) -> Command {
     let plain = sandbox.command(args);
     let mut command = Command::new("python3");
@@ -20,7 +20,7 @@ fn by_python(sandbox: &Sandbox, statements: &str, args: &[&str]) -> Command {
     command
 }
 
-/// `getpass` in a job used to stop it for ever by SIGTTIN. Under a real terminal, which is the session's.
+/// `getpass` in a job used to stop it for ever with SIGTTIN. Tested on a real terminal, which is the session's.
 #[test]
 fn a_job_that_reads_the_terminal_gets_an_error_and_is_not_stopped() {
     let sandbox = sandbox();
@@ -79,7 +79,7 @@ fn that_somebody_stopped_the_job_is_printed_within_seconds() {
     assert_eq!(sandbox.run().cause(), "cancelled");
 }
 
-/// The job waits for its child, and the child waits for SIGCONT: nothing would ever be printed of it.
+/// The job waits for its child, and the child waits for SIGCONT: without a report, nothing would ever be printed.
 #[test]
 fn that_a_process_of_the_job_is_stopped_is_printed_within_seconds_and_is_in_the_timeouts_message() {
     for (stop, signal) in [("STOP", "SIGSTOP"), ("TTIN", "SIGTTIN")] {

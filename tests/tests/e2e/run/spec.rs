@@ -1,4 +1,4 @@
-//! A run as a value: printed, stored, run again; and found again by the id that its caller chose.
+//! Run specs: printed, stored, run again; and runs found again by the id that the caller chose.
 
 use lorchestra_tests::{Fixture, Sandbox, eventually, processes};
 use rustix::process::Signal;
@@ -12,7 +12,7 @@ fn sandbox() -> Sandbox {
     Sandbox::with(&[Fixture::Misbehave])
 }
 
-/// The spec of these arguments, as a file in the sandbox.
+/// The spec for these arguments, as a file in the sandbox.
 fn plan(sandbox: &Sandbox, args: &[&str]) -> Value {
     let ended = sandbox.lorchestra(&[&["run-job", "--dry-run", "--json"], args].concat()).exits(0);
     let spec = ended.json("lorchestra.run-spec/1");
@@ -139,7 +139,7 @@ fn a_run_of_the_chosen_id_that_has_ended_is_found() {
     sandbox.lorchestra(&["run-job", "misbehave", "noop", "--run-id", "nonsense"]).exits(2);
 }
 
-/// The caller asks what its run came to: that another run of the job is under way is no answer.
+/// The caller asks for the result of its run: the error that another run of the job is running would not answer that.
 #[test]
 fn an_ended_run_is_found_while_another_one_of_its_job_runs() {
     let sandbox = sandbox();
@@ -157,7 +157,7 @@ fn an_ended_run_is_found_while_another_one_of_its_job_runs() {
     assert_eq!(sandbox.runs().len(), 2);
 }
 
-/// What has run needs no library, no directory and no secret any more.
+/// A run that has ended needs no library, directory or secret any more.
 #[test]
 fn an_ended_run_is_found_by_its_spec_whatever_is_installed_now() {
     let sandbox = sandbox();
@@ -185,7 +185,7 @@ fn of_several_processes_with_one_id_one_runs() {
     }
 }
 
-/// An engine that tries again after a crash finds the run, closed as what it was; its events are kept.
+/// An engine that retries after a crash finds the run, closed with its real outcome; its events are kept.
 #[test]
 fn a_run_that_was_killed_is_found_by_its_id() {
     let sandbox = sandbox();
@@ -201,7 +201,7 @@ fn a_run_that_was_killed_is_found_by_its_id() {
     sandbox.whole_events_of(&sandbox.run());
 }
 
-/// Its caller gets the exit code that the run's own process had.
+/// The caller gets the exit code of the run's own process.
 #[test]
 fn a_run_that_was_cancelled_is_found_with_its_signal() {
     for (signal, code) in [(Signal::INT, 130), (Signal::HUP, 129), (Signal::TERM, 143)] {

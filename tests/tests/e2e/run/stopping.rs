@@ -1,4 +1,4 @@
-//! Runs that are told to end: by their deadline, by a signal, by `runs stop`; and that nothing they started is left.
+//! Runs that are stopped: by their deadline, by a signal, by `runs stop`; and that no process they started is left.
 
 use lorchestra_tests::{Fixture, Running, Sandbox, eventually, processes};
 use rustix::process::Signal;
@@ -7,7 +7,7 @@ fn sandbox() -> Sandbox {
     Sandbox::with(&[Fixture::Misbehave])
 }
 
-/// Starts a job that writes `marker`, and waits until it has; the pid in it.
+/// Starts a job that writes `marker`, and waits for that; returns the pid in it.
 fn started(sandbox: &Sandbox, args: &[&str]) -> (Running, u32) {
     let marker = sandbox.arg("marker");
     let running = sandbox.start(&[&["run-job", "misbehave"], args, &["--marker", &marker]].concat());
@@ -67,7 +67,7 @@ fn signals_end_the_run_with_their_own_codes() {
     }
 }
 
-/// With a grace of an hour, only the second signal can end it before the deadline of this test.
+/// With a grace period of an hour, only the second signal can end it before the deadline of this test.
 #[test]
 fn a_second_interrupt_kills_at_once() {
     let sandbox = sandbox();
@@ -152,7 +152,7 @@ fn a_worker_that_left_its_group_is_ended_all_the_same() {
     assert!(!processes::is_alive(pid));
 }
 
-/// A terminal that closes may send several signals at once: they are one wish, and the job keeps its grace.
+/// A closing terminal may send several signals at once: they are one request, and the job keeps its grace period.
 #[test]
 fn different_signals_together_leave_the_job_its_grace() {
     let sandbox = sandbox();
@@ -167,7 +167,7 @@ fn different_signals_together_leave_the_job_its_grace() {
     assert_eq!(events[1].event_type(), "cancelled.seen", "it was not killed");
 }
 
-/// As under `nohup`, or as a shell starts jobs in the background: what was ignored stays ignored, and the rest ends the run as ever.
+/// As under `nohup`, or as a shell starts background jobs: ignored signals stay ignored, and the others end the run as usual.
 #[test]
 fn signals_that_were_ignored_stay_ignored() {
     let runs = [("HUP", Signal::HUP), ("INT", Signal::INT), ("TERM", Signal::TERM)].map(|(name, signal)| {
@@ -199,8 +199,8 @@ fn a_run_that_cannot_be_stopped_is_told_at_once() {
     running.signal(Signal::KILL);
 }
 
-/// A shell or a container's entry point that becomes lorchestra leaves it its children; theirs become lorchestra's when they end,
-/// just as the job's do. Only the job's are killed.
+/// A shell or a container's entry point that executes lorchestra passes its children on; their orphans become lorchestra's children, just
+/// as the job's do. Only the job's are killed.
 #[test]
 fn what_was_there_before_the_run_survives_it() {
     let sandbox = sandbox();

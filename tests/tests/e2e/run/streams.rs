@@ -1,5 +1,5 @@
-//! Standard input, output and error of `run-job` as hosts have them: closed, on a full disk, a pipe whose other end is gone, a pipe that
-//! nobody reads. None of them changes a run.
+//! The standard streams of `run-job` in the states in which hosts may leave them: closed, on a full disk, a pipe without another end, a
+//! pipe that is never read. None of them affects a run.
 
 use lorchestra_tests::small_disk::SmallDisks;
 use lorchestra_tests::{DEADLINE, Fixture, Sandbox, eventually};
@@ -10,21 +10,21 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// What a standard descriptor may be.
+/// The state of a standard descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Closed,
-    /// `/dev/full`: every write is refused. As an input, zeros without an end.
+    /// `/dev/full`: every write fails. As an input, endless zeros.
     Full,
-    /// A pipe whose other end is gone.
+    /// A pipe whose other end is closed.
     Dead,
-    /// A pipe that takes nothing more and that nobody reads. As an input, one that nobody writes to.
+    /// A full pipe that is never read. As an input, one that is never written to.
     Blocked,
 }
 
 const KINDS: [Kind; 4] = [Kind::Closed, Kind::Full, Kind::Dead, Kind::Blocked];
 
-/// The descriptor for a child, and the other end, which is to be kept.
+/// The descriptor for a child, and the other end, which must be kept open.
 fn end(kind: Kind, input: bool) -> (Option<File>, Option<File>) {
     match kind {
         Kind::Closed => (None, None),
@@ -44,7 +44,7 @@ fn end(kind: Kind, input: bool) -> (Option<File>, Option<File>) {
     }
 }
 
-/// Waits for the end of a command whose output nobody collects.
+/// Waits for the end of a command whose output is not collected.
 fn exit_code(child: &mut Child, what: &str) -> Option<i32> {
     let until = Instant::now() + DEADLINE;
     loop {
@@ -60,7 +60,7 @@ fn exit_code(child: &mut Child, what: &str) -> Option<i32> {
     }
 }
 
-/// One run with these three descriptors; its exit code.
+/// One run with these three descriptors; returns its exit code.
 fn run(sandbox: &Sandbox, kinds: [Kind; 3], args: &[&str]) -> Option<i32> {
     let mut closed = String::new();
     let mut others = Vec::new();
@@ -125,7 +125,7 @@ fn whatever_the_standard_descriptors_are_a_run_ends_as_its_job_did() {
     assert_eq!((all, cases.into_inner().unwrap().len()), (160, 0));
 }
 
-/// What a reader that is slow for a while did not take at once is there afterwards.
+/// Output that a temporarily slow reader did not read at once is complete afterwards.
 #[test]
 fn a_reader_that_comes_late_gets_the_whole_trace() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
@@ -149,7 +149,7 @@ fn a_reader_that_comes_late_gets_the_whole_trace() {
     assert!(text.contains("run started") && text.contains("run ended"), "{text}");
 }
 
-/// As cron has it: standard error is a file on the disk that is full, and so is the store's, for a while.
+/// As under cron: stderr is a file on a disk that is full for a while, and the store is on the same disk.
 #[test]
 fn a_disk_that_is_full_for_a_while_under_store_and_standard_error_costs_a_run_nothing() {
     let sandbox = Sandbox::with_binary(&[Fixture::Misbehave]);
@@ -182,7 +182,7 @@ fn a_disk_that_is_full_for_a_while_under_store_and_standard_error_costs_a_run_no
     }
 }
 
-/// A person who has stopped the terminal (Ctrl-S) and wants the run to end: it does, though its progress and trace cannot be shown.
+/// A user has stopped the terminal (Ctrl-S) and wants the run to end: it does, although its progress and trace cannot be shown.
 #[test]
 fn a_blocked_standard_error_does_not_keep_a_signal_from_ending_the_run() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);

@@ -1,4 +1,4 @@
-//! What a job traces: in the run's `trace.jsonl`, and with `-v` on standard error.
+//! A job's trace: in the run's `trace.jsonl` and, with `-v`, on stderr.
 
 use lorchestra_tests::{Fixture, Sandbox, built};
 use serde_json::{Value, json};

@@ -1,5 +1,5 @@
-//! Files that are no usable library: each is named with one reason and a hint, hides no other, and is refused without harm, by the
-//! catalog or (where only loading can tell) in the worker.
+//! Files that are not usable libraries: each is reported with one reason and a hint, hides no other file, and is refused without harm, by
+//! the catalog or (if only loading can detect it) in the worker.
 
 use super::{Book, COMPLETED, NO_RUN, another_works, ended_as};
 use lorchestra_core::packages::catalog::{Reason, inspect};
@@ -12,10 +12,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-/// Name; what is put there; the reason in a listing, or none for what only loading can tell; exit code and end of a run of it.
+/// Name; contents; the reason in a listing, or none if only loading can detect it; exit code and end of a run.
 type Specimen = (&'static str, fn(&Path), &'static str, i32, &'static str);
 
-/// The loader's part: listed, and a failure to load.
+/// Detected only by the loader: the file is listed, and fails to load.
 const LISTED: &str = "";
 
 #[rustfmt::skip]
@@ -93,7 +93,7 @@ fn fifo(path: &Path) {
     rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::RUSR).unwrap();
 }
 
-/// A good library, and a hole of a terabyte behind it: it costs no disk, and would cost all memory.
+/// A good library followed by a hole of a terabyte: it takes no disk space, but would take all memory.
 fn endless(path: &Path) {
     put(path, whole());
     File::options().write(true).open(path).and_then(|file| file.set_len(1 << 40)).unwrap();
@@ -109,7 +109,7 @@ fn twice(path: &Path) {
     put(&path.with_extension("again.so"), whole());
 }
 
-/// A link to a good library beside the home directory.
+/// A link to a good library next to the home directory.
 fn link_out(path: &Path) {
     let root = path.ancestors().find(|at| at.ends_with("home")).and_then(Path::parent).expect("a sandbox");
     put(&root.join("elsewhere.so"), whole());
@@ -121,7 +121,7 @@ fn hard_link(path: &Path) {
     fs::hard_link(path, path.with_extension("again.so")).unwrap();
 }
 
-/// Path and reason of each problem in the JSON, and the looks that every one must pass.
+/// Path and reason of each problem in the JSON, after the checks that hold for all.
 fn problems(sandbox: &Sandbox) -> BTreeMap<String, String> {
     let list = sandbox.lorchestra(&["jobs", "list", "--json"]).exits(0).json("lorchestra.jobs-list/1");
     let mut found = BTreeMap::new();
@@ -162,7 +162,7 @@ fn a_file_that_cannot_be_used_is_named_and_hides_nothing() {
     insta::assert_snapshot!("files", book.text());
 }
 
-/// The catalog's own words of each: the problems of all of them at once.
+/// The catalog's message for each: the problems of all of them at once.
 #[test]
 fn all_files_at_once() {
     let sandbox = Sandbox::with(&[Fixture::Ingester, Fixture::Canonizer]);
@@ -190,7 +190,7 @@ fn all_files_at_once() {
     insta::assert_snapshot!("problems", lorchestra_tests::ended::redacted(&book.text(), &sandbox));
 }
 
-/// Cut at every 4 kB, a library is truncated: it never reaches the loader, where it would kill the process.
+/// Truncated at every 4 kB, a library never reaches the loader, where it would kill the process.
 #[test]
 fn a_library_cut_anywhere_is_told() {
     let sandbox = Sandbox::with(&[]);
@@ -210,8 +210,8 @@ fn a_library_cut_anywhere_is_told() {
     }
 }
 
-/// Written over in place again and again, by a library, by half of it, by text, by nothing: whoever reads meanwhile sees one of them or a
-/// mixture, and says so; nothing else suffers, and what runs is whole.
+/// Overwritten in place repeatedly, by a library, by half of it, by text, by nothing: a concurrent reader sees one of them or a mixture,
+/// and reports it; nothing else is affected, and a run uses complete bytes.
 #[test]
 fn a_file_replaced_while_it_is_read_harms_nothing() {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};

@@ -1,13 +1,13 @@
-//! Jobs that end badly (`tests/plugins/misbehave`), and jobs that turn against what runs them (`tests/plugins/hostile`).
+//! Jobs that end badly (`tests/plugins/misbehave`), and jobs that attack the process that runs them (`tests/plugins/hostile`).
 
 use super::{Book, COMPLETED, another_works, ended_as, fired};
 use lorchestra_tests::{Fixture, Run, Sandbox, eventually, processes};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// What is looked at besides.
+/// Additional checks.
 type Look = fn(&Sandbox, &Run);
-/// The call, without `--marker`; the exit code; the end; how many processes the job ran in; what is looked at besides.
+/// The arguments, without `--marker`; the exit code; the end; the number of processes the job ran in; additional checks.
 type Specimen = (&'static [&'static str], i32, &'static str, usize, Look);
 
 const NOTHING: Look = |_, _| {};
@@ -125,7 +125,7 @@ fn a_hostile_job_harms_its_own_run_alone() {
     insta::assert_snapshot!("hostile", examined(HOSTILE).text());
 }
 
-/// What is no lock, and a spool that is none, keep nobody from closing the run.
+/// A path that is not a lock, or not a spool, does not prevent closing the run.
 #[test]
 fn a_run_whose_supervisor_was_killed_is_closed_whatever_its_job_has_put_in_the_way() {
     for what in ["lock", "run-lock", "spool"] {
@@ -143,7 +143,7 @@ fn a_run_whose_supervisor_was_killed_is_closed_whatever_its_job_has_put_in_the_w
     }
 }
 
-/// Its control socket is gone with all the other descriptors, and the worker still knows when its supervisor dies.
+/// The control socket is closed with all other descriptors, and the worker still detects its supervisor's death.
 #[test]
 fn a_worker_without_descriptors_does_not_outlive_its_supervisor() {
     let sandbox = Sandbox::with(&[Fixture::Hostile]);
@@ -158,7 +158,7 @@ fn a_worker_without_descriptors_does_not_outlive_its_supervisor() {
     before_is_there(&sandbox, &run);
 }
 
-/// Nobody is left who could wake its supervisor: the next command does.
+/// No process is left that could wake its supervisor: the next command does.
 #[test]
 fn a_supervisor_that_was_stopped_ends_its_run_all_the_same() {
     for (then, code, end) in [("return", 0, "completed"), ("die", 1, "failed")] {
@@ -183,7 +183,7 @@ fn a_supervisor_that_was_stopped_ends_its_run_all_the_same() {
     }
 }
 
-/// It hardly comes to do anything: who ends the job, and so what the end says, is a race; that it ends is none.
+/// It hardly gets to run. Which process ends the job, and so the recorded cause, is a race; that the run ends is not.
 #[test]
 fn a_supervisor_that_is_stopped_again_and_again_keeps_its_deadline() {
     let sandbox = Sandbox::with(&[Fixture::Hostile]);
@@ -200,7 +200,7 @@ fn a_supervisor_that_is_stopped_again_and_again_keeps_its_deadline() {
     sandbox.whole_events_of(&run);
 }
 
-/// To end a run is to wake its supervisor, also while its job goes on.
+/// Stopping a run also wakes its supervisor while its job is still running.
 #[test]
 fn a_run_whose_supervisor_is_stopped_can_be_stopped() {
     let sandbox = Sandbox::with(&[Fixture::Hostile]);
@@ -233,7 +233,7 @@ fn what_was_forged_is_not_there(sandbox: &Sandbox, run: &Run) {
     assert!(run.message().contains("2 records of the spool were damaged"), "{}", run.message());
 }
 
-/// What was in the store before, and what came after; and that something is missing.
+/// Events stored before and after; and a report that something is missing.
 #[track_caller]
 fn the_cut_is_told(sandbox: &Sandbox, run: &Run) {
     let numbers: Vec<u64> = sandbox.whole_events_of(run).iter().filter_map(|event| event.payload()["n"].as_u64()).collect();
@@ -257,7 +257,7 @@ fn before_is_there(sandbox: &Sandbox, run: &Run) {
     assert_eq!(sandbox.whole_events_of(run)[1].event_type(), "before", "what was acknowledged before is there");
 }
 
-/// Nobody waits for what the job has put in the way, also not who looks at its logs.
+/// Obstructions by the job block no one, not even a reader of its logs.
 fn before_and_after(sandbox: &Sandbox, run: &Run) {
     let types: Vec<_> = sandbox.whole_events_of(run).iter().map(|event| event.event_type().to_owned()).collect();
     assert_eq!(types, ["job.started", "before", "after", "job.completed"]);
@@ -265,13 +265,13 @@ fn before_and_after(sandbox: &Sandbox, run: &Run) {
     assert!(matches!(logs.code(), Some(0 | 1)), "{:?}: {}", logs.code(), logs.err());
 }
 
-/// What the worker emitted is there, once each; the copy was told that it is not the worker.
+/// The worker's events are there once each; the copy was refused.
 fn the_copy_emitted_nothing(sandbox: &Sandbox, run: &Run) {
     assert_eq!(sandbox.read("marker.copy"), "0", "events of the copy that were taken");
     assert_eq!(sandbox.numbers_of(run), (0..100).collect::<Vec<_>>());
 }
 
-/// Docstrings, defaults and messages of a plugin are stripped of what steers a terminal.
+/// Control characters for terminals are removed from docstrings, defaults and messages of a plugin.
 fn it_is_shown_harmless(sandbox: &Sandbox, run: &Run) {
     for args in [
         &["jobs", "show", "hostile", "steer"][..],
@@ -286,7 +286,7 @@ fn it_is_shown_harmless(sandbox: &Sandbox, run: &Run) {
     }
 }
 
-/// The job's umask is its own: what lorchestra makes is its user's alone.
+/// The job's umask affects only the job: lorchestra's files are accessible only to its user.
 fn nothing_is_open_to_others(sandbox: &Sandbox, _: &Run) {
     assert!(sandbox.data().join("hostile/left").exists(), "the data directory did not move with the job");
     let mode = sandbox.data().join("hostile").metadata().unwrap().permissions().mode();

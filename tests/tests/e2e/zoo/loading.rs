@@ -1,9 +1,9 @@
-//! Libraries that turn against the process that loads them: what `tests/plugins/constructor` does when `CONSTRUCTOR_FAULT` says so.
+//! Libraries that attack the process that loads them: `tests/plugins/constructor` with a `CONSTRUCTOR_FAULT`.
 
 use super::{Book, COMPLETED, another_works, ended_as, fired};
 use lorchestra_tests::{Fixture, Sandbox};
 
-/// The fault; flags of run-job; the exit code; the end; how many processes the constructor ran in.
+/// The fault; flags of run-job; the exit code; the end; the number of processes the constructor ran in.
 type Specimen = (&'static str, &'static [&'static str], i32, &'static str, usize);
 
 const AT_ONCE: &[&str] = &["--timeout", "2s", "--grace", "0s"];
@@ -56,7 +56,7 @@ fn a_constructor_harms_its_own_run_alone() {
     insta::assert_snapshot!("loading", book.text());
 }
 
-/// The fault; the exit code of `plugins check`, which gives it as long as it needs or two seconds.
+/// The fault; the exit code of `plugins check`, with unlimited time or two seconds.
 const CHECKED: &[(&str, i32)] = &[
     ("abort", 126),
     ("null", 126),
@@ -78,7 +78,7 @@ const CHECKED: &[(&str, i32)] = &[
     ("thread", 0),
 ];
 
-/// The same libraries, looked at before they are deployed: what would happen is told, and nothing of it is left.
+/// The same libraries, checked before they are deployed: the check reports what would happen, and nothing is left of it.
 #[test]
 fn a_check_tells_what_a_constructor_does() {
     let mut book = Book::default();

@@ -1,5 +1,5 @@
 //! Leaves runs behind whose supervisor and worker are dead, as kill -9 of both does in the middle of a job: `bench-abandon STATE RUNS`. Each
-//! has three events in its spool that nobody has taken in, and half of a fourth.
+//! has three events in its spool that no process has ingested, and half of a fourth.
 
 use bench_parts::{events, runs};
 use lorchestra_core::host::process::Identity;

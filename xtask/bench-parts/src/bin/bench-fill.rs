@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut store = Store::open(&StateDir::open(path.as_ref())?)?;
     let run_id = events::run_id();
     store.begin_run(&runs::new_run(&run_id), &runs::started())?;
-    let mut taken = store.taken(&run_id, 1)?;
+    let mut ingested = store.ingested(&run_id, 1)?;
     let mut from = 0;
     while from < emitted {
         let until = emitted.min(from + CHUNK);
@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             &run_id,
             1,
             Portion { records: &records, end: Cursor { segment: 1, byte: until }, damaged: 0 },
-            &mut taken,
+            &mut ingested,
         )?;
         from = until;
     }

@@ -66,10 +66,10 @@ fn fill(state: &StateDir, count: i64) -> Result {
 /// A run with its first and last event, and those between.
 fn add_run(store: &mut Store, run_id: &str, at: i64, emitted: std::ops::Range<u64>) -> Result {
     store.begin_run(&NewRun { started_at: at, ..runs::new_run(run_id) }, &runs::started())?;
-    let mut taken = store.taken(run_id, 1)?;
+    let mut ingested = store.ingested(run_id, 1)?;
     let lines: Vec<Vec<u8>> = emitted.map(events::record).collect();
     let records = lines.iter().map(|line| record::parse(line)).collect::<std::result::Result<Vec<Record<'_>>, _>>()?;
-    store.ingest(run_id, 1, Portion { records: &records, end: Cursor { segment: 1, byte: 1 }, damaged: 0 }, &mut taken)?;
+    store.ingest(run_id, 1, Portion { records: &records, end: Cursor { segment: 1, byte: 1 }, damaged: 0 }, &mut ingested)?;
     let end = RunEnd { ended_at: at + 1000, ..runs::end() };
     store.end_run(run_id, &end)?;
     Ok(())

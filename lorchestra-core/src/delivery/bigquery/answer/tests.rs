@@ -1,4 +1,4 @@
-//! Every class of answer, by example.
+//! Examples of every class of answer.
 
 use super::*;
 use gcp_bigquery_client::error::ResponseError;
@@ -9,7 +9,7 @@ use std::net::TcpListener;
 
 const TABLE: &str = "p.d.t";
 
-/// What the client makes of Google's JSON.
+/// The client's error for Google's JSON.
 fn google(code: i64, reason: &str, message: &str) -> BQError {
     let body = json!({ "error": {
         "code": code, "message": message, "status": "SOME_STATUS",
@@ -77,7 +77,7 @@ fn without_a_reason_the_status_is_named() {
     assert_eq!(refusal, DeliveryError::Denied("p.d.t: 403 PERMISSION_DENIED: no".to_owned()));
 }
 
-/// What reqwest says of a server that sends these bytes and hangs up; of one that sends None and waits.
+/// reqwest's error for a server that sends these bytes and disconnects, or (`None`) never responds.
 fn against(reply: Option<&'static str>) -> DeliveryError {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://user@{}/path?key=hunter2", listener.local_addr().unwrap());
@@ -119,7 +119,7 @@ fn no_answer_of_the_api() {
 }
 
 #[test]
-fn nobody_listens() {
+fn no_server_is_listening() {
     let url = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         format!("http://{}", listener.local_addr().unwrap())
@@ -162,15 +162,15 @@ fn row_errors_of_insert_all() {
         refused,
         Some(DeliveryError::Rows(vec![row(1, "invalid at payload: [1] worse"), row(7, "invalid at payload: [7] bad")]))
     );
-    // Nobody is to blame.
+    // No row is to blame.
     assert_eq!(of_rows(&[entry(0, &stopped), entry(1, &stopped)]).as_ref().map(class), Some("later"));
     let nowhere = InsertError { index: None, ..entry(0, &stopped) };
     assert_eq!(of_rows(&[nowhere]).as_ref().map(class), Some("later"), "it did not land");
-    // A passing fault is no fault of the row.
+    // A temporary fault is not caused by the row.
     assert_eq!(of_rows(&[entry(0, &[("backendError", "")]), entry(1, &stopped)]).as_ref().map(class), Some("later"));
-    // The column has gone.
+    // The column no longer exists.
     assert_eq!(of_rows(&[entry(0, &[("invalid", "no such field: job.")])]).as_ref().map(class), Some("schema"));
-    // Of no row that was sent: taken at its word, the same rows would be sent again and again.
+    // An index that was not sent: if it were believed, the same rows would be resent for ever.
     assert_eq!(of_rows(&[entry(8, &[("invalid", "bad")])]).as_ref().map(class), Some("malformed"));
     let unnamed = InsertError { index: None, ..entry(0, &[("invalid", "secret")]) };
     let refusal = of_rows(&[unnamed]).unwrap();
@@ -190,7 +190,7 @@ fn in_band(code: Code, message: &str, details: Vec<prost_types::Any>) -> rpc::St
     rpc::Status { code: code as i32, message: message.to_owned(), details }
 }
 
-/// The meaning, both as an answer inside the call and as the call's status: they must not differ.
+/// Classifies both an answer inside the call and the call's status, which must agree.
 fn means(code: Code, message: &str, details: Vec<prost_types::Any>, call: Operation) -> &'static str {
     let status = in_band(code, message, details);
     let outside = tonic::Status::with_details(code, message, status.encode_to_vec().into());
@@ -282,7 +282,7 @@ fn retry_info_is_kept() {
     assert!(matches!(refusal, DeliveryError::Later { after: Some(after), .. } if after == Duration::from_secs(7)), "{refusal:?}");
 }
 
-/// What lorchestra does, as docs/reference/bigquery-errors.md says it.
+/// lorchestra's action, in the words of docs/reference/bigquery-errors.md.
 fn action(meaning: &Result<Landed, DeliveryError>, call: Operation) -> &'static str {
     let Err(refusal) = meaning else { return "landed before" };
     match (class(refusal), call) {
@@ -342,9 +342,9 @@ fn of_code(code: Code) -> &'static str {
     }
 }
 
-/// The reference says what this code decides.
+/// The reference documents the decisions of this code.
 #[test]
-fn the_table_of_answers_is_the_documented_one() {
+fn the_documented_table_of_answers_matches_the_code() {
     use StorageErrorCode as S;
     let storage: Vec<S> = (0..100).filter_map(|code| S::try_from(code).ok()).collect();
     assert!(storage.len() >= 15, "all are looked at: {storage:?}");
@@ -352,7 +352,7 @@ fn the_table_of_answers_is_the_documented_one() {
         "| answer | AppendRows | FinalizeWriteStream | CreateWriteStream | what to do |\n| --- | --- | --- | --- | --- |\n";
     let mut expected = format!("With a StorageError in the details:\n\n{head}");
     for code in storage {
-        // With the code that decides least by itself.
+        // With the code that has the least meaning of its own.
         let actions = actions(Code::Unavailable, &[detail(code)]);
         expected.push_str(&format!("| `{}` | {actions} | {} |\n", code.as_str_name(), of_storage_error(code)));
     }

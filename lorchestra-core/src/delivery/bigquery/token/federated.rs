@@ -1,9 +1,9 @@
-//! Tokens of workload identity federation and of impersonation, by Google's own crate.
+//! Tokens of workload identity federation and of impersonation, fetched by Google's own crate.
 //!
-//! Talks to whatever the credentials' file names: a token server (STS), IAM, an identity provider's file, address or program, AWS. The
-//! crate makes these connections itself. It is built from values; what it looks up in the environment by itself is what AWS's own tools put
-//! there (`AWS_*`), the proxy, and `GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES`, without which it starts no program. Promises that no token
-//! and nothing of the file is in an error.
+//! Talks to the services named in the credentials file: a token server (STS), IAM, an identity provider's file, address or program, AWS.
+//! The crate makes these connections itself. It is configured with values; from the environment it reads only the variables of AWS's own
+//! tools (`AWS_*`), the proxy, and `GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES`, without which it starts no program. Guarantees that neither
+//! a token nor anything in the file appears in an error.
 
 use super::{SCOPE, later, shown};
 use crate::delivery::DeliveryError;
@@ -19,9 +19,9 @@ use serde_json::Value;
 use std::error::Error;
 use std::path::Path;
 
-/// Makes no connection.
+/// Creates the source without making a connection.
 pub(super) fn source(file: &Path, form: Form, json: &Value) -> Result<AccessTokenCredentials, DeliveryError> {
-    // An error: there is one already, which is as good.
+    // Fails if a provider is already installed, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let json = json.clone();
     let built = match form {
@@ -36,10 +36,12 @@ pub(super) fn source(file: &Path, form: Form, json: &Value) -> Result<AccessToke
             .with_access_specifier(AccessSpecifier::from_scopes([SCOPE]))
             .build_access_token_credentials(),
     };
-    // Its text may quote the file.
+    // The error may quote the file.
     built.map_err(|_| {
         let (whose, name) = (shown(file), form.name());
-        DeliveryError::Unauthenticated(format!("{whose}: its form is {name}, but it is not complete: make it again with gcloud"))
+        DeliveryError::Unauthenticated(format!(
+            "{whose}: its form is {name}, but it is not complete: create it again with gcloud"
+        ))
     })
 }
 
@@ -47,18 +49,22 @@ pub(super) async fn token(file: &Path, form: Form, source: &AccessTokenCredentia
     match source.access_token().await {
         Ok(token) => Ok(token.token),
         Err(error) => {
-            let text = format!("{} ({}): {}", shown(file), form.name(), explained(&error));
+            let text = format!("{} ({}): {}", shown(file), form.name(), described(&error));
             Err(if error.is_transient() { later(text) } else { DeliveryError::Unauthenticated(text) })
         }
     }
 }
 
-/// What happened, without what was answered: of a body only what OAuth and Google's APIs call their error.
-fn explained(error: &CredentialsError) -> String {
-    // The innermost one knows the answer; those around it say that there are no headers for that reason.
+/// Describes an error without the response: of a body, only the error of OAuth or of Google's APIs.
+fn described(error: &CredentialsError) -> String {
+    // The innermost error has the response; the outer ones only add that there are no headers.
     let mut inner = error;
     let mut next = error.source();
     while let Some(source) = next {
+        // serde quotes text that it could not parse, which may be a token.
+        if source.is::<serde_json::Error>() {
+            return "the answer is not the JSON object that was expected".to_owned();
+        }
         if let Some(found) = source.downcast_ref::<CredentialsError>() {
             inner = found;
         }
@@ -68,7 +74,7 @@ fn explained(error: &CredentialsError) -> String {
     if let Some(source) = inner.source() {
         text = format!("{text}: {}", cause(source));
     }
-    // From here on it is what was answered, which may be anything.
+    // The rest is the response, which may contain anything.
     let Some(at) = text.find(['{', '<']) else { return text };
     let body = full_body(inner);
     let refused = body.as_ref().and_then(|body| oauth(body).or_else(|| google(body)));
@@ -76,7 +82,7 @@ fn explained(error: &CredentialsError) -> String {
     one_line(&refused.map_or_else(|| what.to_owned(), |refused| format!("{what}: {refused}")))
 }
 
-/// The answer, if it is JSON.
+/// Returns the response if it is JSON.
 fn full_body(error: &CredentialsError) -> Option<Value> {
     let mut deepest: &dyn Error = error;
     while let Some(source) = deepest.source() {
@@ -88,7 +94,7 @@ fn full_body(error: &CredentialsError) -> Option<Value> {
     })
 }
 
-/// Without the crate's own view of what to do next.
+/// Removes the crate's prediction about further attempts.
 fn plain(text: &str) -> String {
     let text = text.split(" but future attempts").next().unwrap_or(text);
     one_line(text.split(" and future attempts").next().unwrap_or(text))

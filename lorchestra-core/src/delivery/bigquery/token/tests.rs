@@ -1,4 +1,4 @@
-//! Tokens, from a small server of our own.
+//! Tests of tokens, against a small server.
 
 use super::super::credentials::CredentialSources;
 use super::*;
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::mpsc;
 use tempfile::TempDir;
 
-/// Answers each request with the next of these, and tells what it was asked; then nobody listens any more.
+/// Answers each request with the next of these, and returns what it received. After the last one it stops listening.
 pub(super) struct TokenServer {
     pub(super) address: String,
     pub(super) asked: mpsc::Receiver<String>,
@@ -24,7 +24,7 @@ impl TokenServer {
                 let (mut connection, _) = listener.accept().unwrap();
                 let mut request = vec![0; 65536];
                 let mut length = 0;
-                // Whole when its announced length is there.
+                // The request is complete when its Content-Length has been received.
                 loop {
                     length += connection.read(&mut request[length..]).unwrap();
                     let text = String::from_utf8_lossy(&request[..length]).into_owned();
@@ -48,8 +48,8 @@ pub(super) fn run<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
-fn dialing() -> Dialing {
-    Dialing::new(Duration::from_secs(10), None, None).unwrap()
+fn settings() -> ConnectSettings {
+    ConnectSettings::new(Duration::from_secs(10), None, None).unwrap()
 }
 
 fn user(dir: &TempDir, server: &TokenServer) -> PathBuf {
@@ -64,11 +64,11 @@ fn user(dir: &TempDir, server: &TokenServer) -> PathBuf {
 
 pub(super) fn tokens(file: PathBuf) -> Tokens {
     let sources = CredentialSources { file: Some(file), ..CredentialSources::default() };
-    Tokens::new(Credentials::find(&sources, false).unwrap(), dialing())
+    Tokens::new(Credentials::find(&sources, false).unwrap(), settings())
 }
 
 #[test]
-fn a_user_token_is_fetched_once_and_again_when_refused() {
+fn a_user_token_is_fetched_once_and_again_after_a_refusal() {
     let dir = TempDir::new().unwrap();
     let server = TokenServer::start(&[
         (200, r#"{"access_token":"one","expires_in":3600}"#),
@@ -115,20 +115,20 @@ fn refused_users_and_failing_endpoints() {
     ]);
     let path = user(&dir, &server);
     let mut tokens = tokens(path.clone());
-    let mut said = Vec::new();
+    let mut outcomes = Vec::new();
     run(async {
         for _ in 0..5 {
-            said.push(tokens.bearer().await.unwrap_err());
+            outcomes.push(tokens.bearer().await.unwrap_err());
         }
     });
-    let DeliveryError::Unauthenticated(text) = &said[0] else { panic!("{said:?}") };
+    let DeliveryError::Unauthenticated(text) = &outcomes[0] else { panic!("{outcomes:?}") };
     assert!(
         text.contains("invalid_grant (Token has been expired or revoked.)") && text.contains("application-default login"),
         "{text}"
     );
     assert!(text.contains(&path.display().to_string()), "{text}");
-    assert!(said[1..].iter().all(|refusal| matches!(refusal, DeliveryError::Later { .. })), "{said:?}");
-    assert!(!format!("{said:?}").contains("hunter2"), "{said:?}");
+    assert!(outcomes[1..].iter().all(|refusal| matches!(refusal, DeliveryError::Later { .. })), "{outcomes:?}");
+    assert!(!format!("{outcomes:?}").contains("hunter2"), "{outcomes:?}");
 }
 
 #[test]
@@ -141,17 +141,17 @@ fn the_metadata_server() {
     ]);
     let sources =
         CredentialSources { metadata: true, metadata_host: Some(server.address.clone()), ..CredentialSources::default() };
-    let mut tokens = Tokens::new(Credentials::find(&sources, false).unwrap(), dialing());
+    let mut tokens = Tokens::new(Credentials::find(&sources, false).unwrap(), settings());
     run(async {
         assert_eq!(tokens.bearer().await.unwrap().as_deref(), Some("machine"));
         assert_eq!(tokens.machine_project().await.unwrap().as_deref(), Some("some-project"));
-        // What has answered before is there.
+        // A server that answered before exists.
         tokens.forget();
         assert!(matches!(tokens.bearer().await, Err(DeliveryError::Later { .. })));
-        let mut tokens = Tokens::new(Credentials::find(&sources, false).unwrap(), dialing());
+        let mut tokens = Tokens::new(Credentials::find(&sources, false).unwrap(), settings());
         let text = tokens.bearer().await.unwrap_err().to_string();
         assert!(text.contains("has no service account"), "{text}");
-        // Nobody listens any more: none of Google's machines.
+        // No server listens: this is not one of Google's machines.
         let Err(DeliveryError::Unauthenticated(text)) = tokens.bearer().await else { panic!() };
         assert!(text.contains("no credentials: ") && text.contains(&server.address), "{text}");
     });
@@ -161,7 +161,7 @@ fn the_metadata_server() {
 }
 
 #[test]
-fn a_key_that_is_none() {
+fn an_invalid_key() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("key.json");
     let text = serde_json::json!({
@@ -171,5 +171,5 @@ fn a_key_that_is_none() {
     std::fs::write(&path, text.to_string()).unwrap();
     let mut tokens = tokens(path);
     let Err(DeliveryError::Unauthenticated(text)) = run(tokens.bearer()) else { panic!() };
-    assert!(text.contains("private_key is no RSA key") && !text.contains("hunter2"), "{text}");
+    assert!(text.contains("private_key is not an RSA key") && !text.contains("hunter2"), "{text}");
 }

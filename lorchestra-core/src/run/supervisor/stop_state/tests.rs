@@ -1,5 +1,5 @@
-//! Every order in which the things that matter to an attempt can happen, against what the design says of each: who ends a run, and
-//! that its end is the same whether its supervisor records it or, after that one's death, somebody else.
+//! Tests every order in which relevant events can happen to an attempt: who ends a run, and that its outcome is the same whether its
+//! supervisor records it or, after the supervisor's death, another command.
 
 use super::*;
 use crate::outcome::{Cause, Outcome};
@@ -14,13 +14,13 @@ use signal_hook::consts::SIGHUP;
 const TIMEOUT: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(10);
 
-/// What can happen while a worker lives.
+/// What can happen while a worker is alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Thing {
+enum Input {
     Signal(i32),
-    /// A terminal that closes sends several.
+    /// Several signals at once, as from a closing terminal.
     Together,
-    /// Time passes, and the dispatcher looks.
+    /// Time passes, and the dispatcher checks the clock.
     Moment,
     Second,
     Grace,
@@ -29,52 +29,52 @@ enum Thing {
     Returns {
         ok: bool,
     },
-    /// The intake has seen it.
+    /// The intake thread has ingested it.
     Seen,
 }
 
-const THINGS: [Thing; 11] = [
-    Thing::Signal(SIGINT),
-    Thing::Signal(SIGTERM),
-    Thing::Signal(SIGHUP),
-    Thing::Together,
-    Thing::Moment,
-    Thing::Second,
-    Thing::Grace,
-    Thing::Timeout,
-    Thing::Returns { ok: true },
-    Thing::Returns { ok: false },
-    Thing::Seen,
+const INPUTS: [Input; 11] = [
+    Input::Signal(SIGINT),
+    Input::Signal(SIGTERM),
+    Input::Signal(SIGHUP),
+    Input::Together,
+    Input::Moment,
+    Input::Second,
+    Input::Grace,
+    Input::Timeout,
+    Input::Returns { ok: true },
+    Input::Returns { ok: false },
+    Input::Seen,
 ];
 
-/// How it goes on after them.
+/// How an attempt ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// The worker dies, and its supervisor sees it.
+    /// The worker dies, and its supervisor observes it.
     Worker(Death),
     /// The supervisor dies, and with it the worker.
     Supervisor,
-    /// The supervisor dies after it has noted the worker's death and before it has recorded the end.
+    /// The supervisor dies after it has noted the worker's death, but before it has recorded the end.
     Both(Death),
 }
 
-/// Sequences of at most so many things.
-fn each_order(most: usize, each: &mut impl FnMut(&[Thing])) {
-    fn longer(order: &mut Vec<Thing>, most: usize, each: &mut impl FnMut(&[Thing])) {
+/// Calls `each` with all sequences of at most `most` inputs.
+fn each_order(most: usize, each: &mut impl FnMut(&[Input])) {
+    fn longer(order: &mut Vec<Input>, most: usize, each: &mut impl FnMut(&[Input])) {
         each(order);
         if order.len() == most {
             return;
         }
-        let returned = order.iter().any(|thing| matches!(thing, Thing::Returns { .. }));
-        let seen = order.contains(&Thing::Seen);
-        for thing in THINGS {
-            match thing {
-                // One final record, and it is seen once, and after it was written.
-                Thing::Returns { .. } if returned => continue,
-                Thing::Seen if seen || !returned => continue,
+        let returned = order.iter().any(|input| matches!(input, Input::Returns { .. }));
+        let seen = order.contains(&Input::Seen);
+        for input in INPUTS {
+            match input {
+                // There is one final record, and it is ingested once, after it was written.
+                Input::Returns { .. } if returned => continue,
+                Input::Seen if seen || !returned => continue,
                 _ => {}
             }
-            order.push(thing);
+            order.push(input);
             longer(order, most, each);
             order.pop();
         }
@@ -82,7 +82,7 @@ fn each_order(most: usize, each: &mut impl FnMut(&[Thing])) {
     longer(&mut Vec::new(), most, each);
 }
 
-/// What was done, and when.
+/// The actions, and when they were ingested.
 struct SimulatedAttempt {
     state: StopState,
     now: Duration,
@@ -91,7 +91,7 @@ struct SimulatedAttempt {
     end: Option<Final>,
 }
 
-fn run(order: &[Thing], timeout: Option<Duration>) -> SimulatedAttempt {
+fn run(order: &[Input], timeout: Option<Duration>) -> SimulatedAttempt {
     let start = Instant::now();
     let mut run = SimulatedAttempt {
         state: StopState::new(AttemptLimits { timeout, grace: GRACE }, start),
@@ -100,21 +100,21 @@ fn run(order: &[Thing], timeout: Option<Duration>) -> SimulatedAttempt {
         noted: None,
         end: None,
     };
-    for thing in order {
+    for input in order {
         let mut done = None;
-        match *thing {
-            Thing::Signal(signal) => done = run.state.signals(&[signal], start + run.now),
-            Thing::Together => done = run.state.signals(&[SIGTERM, SIGHUP], start + run.now),
-            Thing::Moment => run.now += Duration::from_millis(10),
-            Thing::Second => run.now += Duration::from_secs(1),
-            Thing::Grace => run.now += GRACE,
-            Thing::Timeout => run.now += TIMEOUT,
-            Thing::Returns { ok } => {
+        match *input {
+            Input::Signal(signal) => done = run.state.signals(&[signal], start + run.now),
+            Input::Together => done = run.state.signals(&[SIGTERM, SIGHUP], start + run.now),
+            Input::Moment => run.now += Duration::from_millis(10),
+            Input::Second => run.now += Duration::from_secs(1),
+            Input::Grace => run.now += GRACE,
+            Input::Timeout => run.now += TIMEOUT,
+            Input::Returns { ok } => {
                 let error = JobReturn::Error { messages: vec!["no".into()], permanent: false };
                 run.end =
                     Some(Final::Returned { returned: if ok { JobReturn::Ok } else { error }, max_rss_kib: None, bookmark: None });
             }
-            Thing::Seen => run.state.final_seen(start + run.now),
+            Input::Seen => run.state.final_seen(start + run.now),
         }
         let mut act = done.or_else(|| run.state.tick(start + run.now));
         while let Some(done) = act {
@@ -128,26 +128,26 @@ fn run(order: &[Thing], timeout: Option<Duration>) -> SimulatedAttempt {
     run
 }
 
-/// The design's words: once TERM was sent, the cause is timeout or cancelled, whatever the final record says; after a final record
-/// that was seen nobody is told to end any more; else the final record decides; else the manner of the death.
-fn by_the_design(order: &[Thing], timeout: Option<Duration>, end: End) -> Option<Cause> {
+/// The design: once SIGTERM was sent, the cause is timeout or cancelled, whatever the final record says; after an ingested final record the
+/// job is no longer stopped; otherwise the final record decides, or else the way the worker died.
+fn expected_cause(order: &[Input], timeout: Option<Duration>, end: End) -> Option<Cause> {
     let mut now = Duration::ZERO;
-    for thing in order {
-        now += match thing {
-            Thing::Seen => break,
-            Thing::Signal(_) | Thing::Together => return Some(Cause::Cancelled),
-            Thing::Moment => Duration::from_millis(10),
-            Thing::Second => Duration::from_secs(1),
-            Thing::Grace => GRACE,
-            Thing::Timeout => TIMEOUT,
-            Thing::Returns { .. } => Duration::ZERO,
+    for input in order {
+        now += match input {
+            Input::Seen => break,
+            Input::Signal(_) | Input::Together => return Some(Cause::Cancelled),
+            Input::Moment => Duration::from_millis(10),
+            Input::Second => Duration::from_secs(1),
+            Input::Grace => GRACE,
+            Input::Timeout => TIMEOUT,
+            Input::Returns { .. } => Duration::ZERO,
         };
         if timeout.is_some_and(|timeout| now >= timeout) {
             return Some(Cause::Timeout);
         }
     }
-    for thing in order {
-        if let Thing::Returns { ok } = thing {
+    for input in order {
+        if let Input::Returns { ok } = input {
             return if *ok { None } else { Some(Cause::Error) };
         }
     }
@@ -166,7 +166,7 @@ fn cause(outcome: &Outcome) -> Option<Cause> {
 }
 
 #[test]
-fn every_order_has_the_end_that_the_design_says() {
+fn every_order_has_the_outcome_of_the_design() {
     let deaths = [Death::Exited(0), Death::Exited(7), Death::Killed { signal: 9, core: false }];
     let mut orders = 0;
     each_order(5, &mut |order| {
@@ -174,18 +174,18 @@ fn every_order_has_the_end_that_the_design_says() {
             orders += 1;
             let run = run(order, timeout);
             for end in deaths.map(End::Worker).into_iter().chain(deaths.map(End::Both)).chain([End::Supervisor]) {
-                let taken = || IngestState { entered: true, end: run.end.clone(), ..IngestState::default() };
+                let ingested = || IngestState { entered: true, end: run.end.clone(), ..IngestState::default() };
                 let seen = |death| note::NotedFacts { ending: run.noted, death, ..note::NotedFacts::default() };
                 let outcome = match end {
                     End::Worker(death) => {
-                        decide(&Evidence { ending: run.state.ending(), death, ..evidence(taken(), seen(None), false) })
+                        decide(&Evidence { ending: run.state.ending(), death, ..evidence(ingested(), seen(None), false) })
                     }
-                    End::Both(death) => decide(&evidence(taken(), seen(Some(death)), false)),
-                    End::Supervisor => decide(&evidence(taken(), seen(None), false)),
+                    End::Both(death) => decide(&evidence(ingested(), seen(Some(death)), false)),
+                    End::Supervisor => decide(&evidence(ingested(), seen(None), false)),
                 };
                 assert_eq!(
                     cause(&outcome),
-                    by_the_design(order, timeout, end),
+                    expected_cause(order, timeout, end),
                     "{order:?}, {timeout:?}, then {end:?}: {outcome:?}"
                 );
             }
@@ -194,8 +194,8 @@ fn every_order_has_the_end_that_the_design_says() {
     assert!(orders > 100_000, "{orders}");
 }
 
-/// The job is told once; it is killed when its grace is over, or lingers, or somebody does not want to wait; and whoever asked for an
-/// end is remembered: there is no other attempt then.
+/// The job gets SIGTERM once. It is killed when its grace period is over, when it lingers after its final record, or when a person insists.
+/// A signal that asked to stop is remembered, so there is no further attempt.
 #[test]
 fn every_order_leaves_the_job_its_grace() {
     each_order(5, &mut |order| {
@@ -203,23 +203,23 @@ fn every_order_leaves_the_job_its_grace() {
         let tells: Vec<Duration> =
             run.acts.iter().filter(|(_, act)| matches!(act, Action::Terminate(_))).map(|(at, _)| *at).collect();
         assert!(tells.len() <= 1, "{order:?}: {:?}", run.acts);
-        let seen = order.contains(&Thing::Seen);
-        let asked = order.iter().filter(|thing| matches!(thing, Thing::Signal(_) | Thing::Together)).count();
+        let seen = order.contains(&Input::Seen);
+        let asked = order.iter().filter(|input| matches!(input, Input::Signal(_) | Input::Together)).count();
         assert_eq!(run.state.stop_signal().is_some(), asked > 0, "{order:?}");
         for (at, _) in run.acts.iter().filter(|(_, act)| *act == Action::Kill) {
             let over = tells.iter().any(|stop_signal| *at >= *stop_signal + GRACE);
-            // One to tell it (or its deadline), one that does not want to wait.
+            // The first signal (or the deadline) stops the job, the second one kills it.
             let impatient = asked >= 2 || (asked == 1 && run.state.ending().is_some_and(|e| matches!(e, Ending::Timeout { .. })));
             assert!(over || seen || impatient, "{order:?}: {:?}", run.acts);
         }
-        // Nobody waits for ever: whatever happened, there is a next thing to do by itself until the worker was killed.
+        // The dispatcher never waits for ever: until the worker is killed, some action is due.
         let killed = run.acts.iter().any(|(_, act)| *act == Action::Kill);
         assert!(run.state.next().is_some() || killed, "{order:?}");
     });
 }
 
 #[test]
-fn one_wish_to_end_may_come_as_several_signals() {
+fn several_signals_at_once_are_one_request_to_stop() {
     let (soon, later) = (Duration::from_millis(10), Duration::from_secs(2));
     for (first, second, since, kills) in [
         (Some(SIGINT), SIGINT, soon, true),

@@ -1,4 +1,4 @@
-//! The clients that lorchestra uses, called by hand with messages as a test wants them. No server is named here.
+//! The clients that lorchestra uses, called directly with messages of a test's choice. Independent of the server.
 
 use gcp_bigquery_client::Client;
 use gcp_bigquery_client::auth::Authenticator;
@@ -36,7 +36,7 @@ impl Authenticator for Token {
     }
 }
 
-/// REST at this endpoint.
+/// A REST client for this endpoint.
 pub(super) async fn rest(endpoint: &str) -> Client {
     rest_with(endpoint, "none").await
 }
@@ -71,7 +71,7 @@ pub(super) async fn insert(client: &Client, table: &TableName, rows: &[Value]) -
     Ok(errors.collect())
 }
 
-/// Status and reason of an error of the API.
+/// Status and reason of an API error.
 pub(super) fn refusal(error: BQError) -> (i64, String) {
     match error {
         BQError::ResponseError { error } => (error.error.code, error.error.errors[0]["reason"].clone()),
@@ -101,7 +101,7 @@ pub(super) fn event_descriptor() -> DescriptorProto {
     ])
 }
 
-/// A row by [`event_descriptor`].
+/// A row with the fields of [`event_descriptor`].
 pub(super) fn encoded(id: &str, payload: &str) -> Vec<u8> {
     let mut row = Vec::new();
     for (number, text) in [(1, id), (2, "mail.received"), (3, "ingester/extract_gmail"), (5, payload)] {
@@ -199,7 +199,7 @@ pub(super) fn storage_code(status: &rpc::Status) -> Option<StorageErrorCode> {
     Some(api::StorageError::decode(details.value.as_slice()).unwrap().code())
 }
 
-/// Of a status that ended a call.
+/// The error of a status that ended a call.
 pub(super) fn storage_code_of(status: &tonic::Status) -> Option<StorageErrorCode> {
     storage_code(&rpc::Status::decode(status.details()).unwrap())
 }

@@ -1,4 +1,4 @@
-//! Federation and impersonation, against token servers of our own: an STS, IAM, an identity provider, a metadata server of AWS.
+//! Federation and impersonation, against our own token servers: an STS, IAM, an identity provider, a metadata server of AWS.
 
 use super::super::tests::{TokenServer, run, tokens};
 use super::*;
@@ -18,7 +18,7 @@ fn put(dir: &TempDir, json: &Value) -> PathBuf {
     path
 }
 
-/// `external_account`, as `gcloud iam workload-identity-pools create-cred-config` writes it.
+/// An `external_account`, as written by `gcloud iam workload-identity-pools create-cred-config`.
 fn external(server: &TokenServer, source: &Value) -> Value {
     json!({
         "type": "external_account",
@@ -36,7 +36,7 @@ fn impersonating(server: &TokenServer, mut json: Value) -> Value {
     json
 }
 
-/// The token, and what the servers were asked for.
+/// Returns the token and the requests that the servers received.
 fn fetched(server: &TokenServer, json: &Value, requests: usize) -> (String, Vec<String>) {
     let dir = TempDir::new().unwrap();
     let mut tokens = tokens(put(&dir, json));
@@ -62,7 +62,7 @@ fn a_token_in_a_file_is_exchanged() {
     assert!(asked[0].contains("subject_token=hunter2-oidc") && asked[0].contains("auth%2Fbigquery"), "{}", asked[0]);
 }
 
-/// As GitHub Actions does it, with a service account after it.
+/// As in GitHub Actions, followed by impersonation of a service account.
 #[test]
 fn a_token_at_an_address_is_exchanged_and_a_service_account_impersonated() {
     let server = TokenServer::start(&[(200, r#"{"value":"hunter2-oidc"}"#), STS, IAM]);
@@ -79,7 +79,7 @@ fn a_token_at_an_address_is_exchanged_and_a_service_account_impersonated() {
     assert!(asked[2].contains("https://www.googleapis.com/auth/bigquery"), "{}", asked[2]);
 }
 
-/// Without the environment's permission no program is started.
+/// A program is started only if the environment permits it.
 #[test]
 fn a_program_is_not_started_unless_that_is_allowed() {
     let dir = TempDir::new().unwrap();
@@ -93,7 +93,7 @@ fn a_program_is_not_started_unless_that_is_allowed() {
     assert!(!marker.exists());
 }
 
-/// On AWS: role and keys from the instance's metadata server, signed, exchanged.
+/// On AWS: role and keys from the instance's metadata server, signed and exchanged.
 #[test]
 fn a_role_of_aws_is_exchanged() {
     const KEYS: &str = r#"{"AccessKeyId":"AKIAEXAMPLE","SecretAccessKey":"hunter2-secret","Token":"hunter2-session"}"#;
@@ -113,7 +113,7 @@ fn a_role_of_aws_is_exchanged() {
     assert!(asked[4].contains("eu-west-1") && !asked[4].contains("hunter2-secret"), "signed, not sent: {}", asked[4]);
 }
 
-/// As Azure's instance metadata answers it: JSON at an address, with a header.
+/// As with Azure's instance metadata service: JSON from an address, with a header.
 #[test]
 fn a_token_of_azure_is_exchanged() {
     let server = TokenServer::start(&[(200, r#"{"access_token":"hunter2-azure"}"#), STS]);
@@ -128,7 +128,7 @@ fn a_token_of_azure_is_exchanged() {
     assert!(asked[1].contains("hunter2-azure"));
 }
 
-/// The file that `gcloud auth application-default login --impersonate-service-account` leaves.
+/// The file written by `gcloud auth application-default login --impersonate-service-account`.
 #[test]
 fn a_user_impersonates_a_service_account() {
     let server = TokenServer::start(&[(200, r#"{"access_token":"hunter2-user","expires_in":3600,"token_type":"Bearer"}"#), IAM]);
@@ -162,9 +162,9 @@ fn a_user_of_a_workforce_pool_is_refreshed() {
     assert!(asked[0].starts_with("POST /oauthtoken ") && asked[0].contains("hunter2-refresh"), "{}", asked[0]);
 }
 
-/// A token that was refused is not given out again.
+/// A refused token is not returned again.
 #[test]
-fn a_refused_token_is_fetched_anew() {
+fn a_refused_token_is_fetched_again() {
     let dir = TempDir::new().unwrap();
     let subject = dir.path().join("oidc");
     std::fs::write(&subject, "one").unwrap();
@@ -180,14 +180,14 @@ fn a_refused_token_is_fetched_anew() {
     });
 }
 
-/// What is refused is named with the server's reason, in one line, without a secret.
+/// Refusals are reported with the server's reason, in one line, without a secret.
 #[test]
 fn refusals_are_explained_without_secrets() {
     let dir = TempDir::new().unwrap();
     let subject = dir.path().join("oidc");
     std::fs::write(&subject, "hunter2-oidc").unwrap();
     let file = json!({"file": subject});
-    let told = |server: &TokenServer, json: &Value| {
+    let reported = |server: &TokenServer, json: &Value| {
         let refusal = run(tokens(put(&dir, json)).bearer()).unwrap_err();
         let _ = server;
         let text = refusal.to_string();
@@ -195,25 +195,25 @@ fn refusals_are_explained_without_secrets() {
         (matches!(refusal, DeliveryError::Unauthenticated(_)), text)
     };
     let server = TokenServer::start(&[(400, r#"{"error":"invalid_grant","error_description":"The audience is wrong"}"#)]);
-    let (definite, text) = told(&server, &external(&server, &file));
+    let (definite, text) = reported(&server, &external(&server, &file));
     assert!(definite && text.contains("invalid_grant (The audience is wrong)"), "{text}");
 
     const DENIED: &str = r#"{"error":{"code":403,"message":"Permission 'iam.serviceAccounts.getAccessToken' denied","status":"PERMISSION_DENIED"}}"#;
     let server = TokenServer::start(&[STS, (403, DENIED)]);
-    let (definite, text) = told(&server, &impersonating(&server, external(&server, &file)));
+    let (definite, text) = reported(&server, &impersonating(&server, external(&server, &file)));
     assert!(definite && text.contains("PERMISSION_DENIED (Permission 'iam.serviceAccounts.getAccessToken' denied)"), "{text}");
 
     let server = TokenServer::start(&[(200, r#"{"other":"hunter2-oidc"}"#)]);
     let source = json!({
         "url": format!("http://{}/", server.address), "format": {"type": "json", "subject_token_field_name": "value"},
     });
-    let (definite, text) = told(&server, &external(&server, &source));
+    let (definite, text) = reported(&server, &external(&server, &source));
     assert!(definite && text.contains("`value`"), "{text}");
 
     let server = TokenServer::start(&[]);
-    let (definite, text) = told(&server, &external(&server, &json!({"file": dir.path().join("gone")})));
+    let (definite, text) = reported(&server, &external(&server, &json!({"file": dir.path().join("gone")})));
     assert!(definite && text.contains("No such file"), "{text}");
 
-    let (definite, text) = told(&server, &external(&server, &json!({"certificate": {}})));
+    let (definite, text) = reported(&server, &external(&server, &json!({"certificate": {}})));
     assert!(definite && text.contains("not complete"), "{text}");
 }
