@@ -227,9 +227,8 @@ impl Case {
             && by_term
             && matches!(stage, Stage::BeforeLoad | Stage::Loading | Stage::Emitting | Stage::Flushing)
         {
-            // Which of the two minds it first would be anybody's guess; and a worker that goes on may be done before its supervisor has heard
-            // of it. A job that ends at once takes the note with it: between two looks,
-            // say.
+            // Which of the two minds it first would be anybody's guess; and a worker that goes on may be done before its supervisor has
+            // heard of it. A job that ends at once takes the note with it: between two looks, say.
             eventually(&format!("{told}: it is noted"), || self.note().contains("cancelled") || gone());
         }
         if *victim != Victim::Supervisor

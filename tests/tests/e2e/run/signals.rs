@@ -84,8 +84,8 @@ fn that_somebody_stopped_the_job_is_printed_within_seconds() {
 fn that_a_process_of_the_job_is_stopped_is_printed_within_seconds_and_is_in_the_timeouts_message() {
     for (stop, signal) in [("STOP", "SIGSTOP"), ("TTIN", "SIGTTIN")] {
         let sandbox = sandbox();
-        // Below another process, and in a group of its own: in the worker's, whose leader has no parent in its session, nothing is stopped by SIGTTIN
-        // (POSIX: an orphaned group).
+        // Below another process, and in a group of its own: in the worker's, whose leader has no parent in its session, nothing is stopped
+        // by SIGTTIN (POSIX: an orphaned group).
         let child = format!("echo $$ > pid; kill -{stop} $$");
         let command = format!(
             "python3 -c 'import subprocess, os; subprocess.Popen([\"sh\", \"-c\", \"{child}\"], preexec_fn=os.setpgrp).wait()'"
