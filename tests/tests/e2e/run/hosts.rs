@@ -129,7 +129,7 @@ fn a_refused_system_call_is_worked_around_or_named() {
     for (errno, call, named) in [
         ("38", "memfd_create", Some((126, memory, "allow memfd_create"))),
         ("1", "memfd_create", Some((126, memory, "allow memfd_create"))),
-        ("1", "clone3", Some((78, start, "must answer ENOSYS"))),
+        ("1", "clone3", Some((78, start, "must return ENOSYS"))),
         ("38", "clone3", None),
         ("38", "pidfd_open,pidfd_send_signal", None),
         ("1", "pidfd_open,pidfd_send_signal", None),
