@@ -127,6 +127,28 @@ pub(crate) struct InputLine<'a> {
     pub(crate) bytes: &'a [u8],
 }
 
+/// A line of a batch.
+pub(crate) struct BatchLine {
+    line: Line,
+    bytes: Vec<u8>,
+}
+
+impl BatchLine {
+    /// Returns the line if it is complete, or why it is set aside.
+    pub(crate) fn whole(&self) -> Result<&[u8], Reason> {
+        match self.line.state {
+            LineState::Whole => Ok(&self.bytes),
+            LineState::Torn => Err("torn"),
+            LineState::TooLong => Err("too_long"),
+        }
+    }
+}
+
+/// Size of a batch in bytes, unless its last line is longer.
+const BATCH_BYTES: usize = 2 << 20;
+/// Maximum number of lines in a batch.
+const BATCH_LINES: usize = 512;
+
 /// Why a line is set aside.
 pub(crate) type Reason = &'static str;
 
@@ -157,6 +179,54 @@ impl Canonicalization<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Reads and counts the lines of all files in batches. `take` returns an outcome for each line of a batch; those with a reason
+    /// are set aside.
+    pub(crate) fn each_batch(
+        &mut self,
+        files: &[PathBuf],
+        mut take: impl FnMut(&mut Self, &[BatchLine]) -> Result<Vec<Result<(), Reason>>, CanonicalizationError>,
+    ) -> Result<(), CanonicalizationError> {
+        let mut batch: Vec<BatchLine> = Vec::new();
+        for path in files {
+            let mut lines = Lines::open(path)?;
+            loop {
+                let count = self.fill(&mut lines, &mut batch)?;
+                if count == 0 {
+                    break;
+                }
+                let taken = take(self, &batch[..count])?;
+                for (BatchLine { line, bytes }, taken) in batch.iter().zip(taken) {
+                    if let Err(reason) = taken {
+                        self.set_aside(path, line, bytes, reason)?;
+                    }
+                }
+                tracing::trace!(read = self.counts.read, written = self.counts.written, "canonicalizing");
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads and counts lines, into the first places of a batch, whose buffers are used again. Returns their number.
+    fn fill(&mut self, lines: &mut Lines<std::fs::File>, batch: &mut Vec<BatchLine>) -> Result<usize, CanonicalizationError> {
+        let (mut count, mut size) = (0, 0);
+        while count < BATCH_LINES && size < BATCH_BYTES {
+            let mut bytes = batch.get_mut(count).map(|line| std::mem::take(&mut line.bytes)).unwrap_or_default();
+            if bytes.capacity() > BATCH_BYTES {
+                bytes = Vec::new();
+            }
+            let Some(line) = self.next(lines, &mut bytes)? else { break };
+            self.counts.read += 1;
+            size += bytes.len();
+            let read = BatchLine { line, bytes };
+            match batch.get_mut(count) {
+                Some(place) => *place = read,
+                None => batch.push(read),
+            }
+            count += 1;
+        }
+        Ok(count)
     }
 
     /// Reads the files again, and passes the lines with these numbers, which are sorted, to `take`. It returns whether the

@@ -221,10 +221,11 @@ fn describe<'p, 'a>(part: &'p Part<'a>, leaves: &mut Vec<&'p Part<'a>>) -> Email
     described
 }
 
-/// Returns the texts of all displayed parts.
+/// Returns the texts of all displayed parts, and of calendar invitations, which mail programs display as well.
 fn body_values(lists: &BodyLists<'_>, leaves: &[&Part<'_>]) -> BTreeMap<String, EmailBodyValue> {
     let mut values = BTreeMap::new();
-    for shown in lists.text.iter().chain(&lists.html) {
+    let calendars = lists.attachments.iter().filter(|part| part.media_type == "text/calendar");
+    for shown in lists.text.iter().chain(&lists.html).chain(calendars) {
         let Some(id) = &shown.part_id else { continue };
         if values.contains_key(id) {
             continue;

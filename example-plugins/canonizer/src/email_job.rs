@@ -1,13 +1,16 @@
 //! The job `canonicalize_email`: its parameter, and the conversion of lines to Email objects. [`canonicalization`] does the rest.
 
 use crate::canonicalization::{
-    self, Canonicalization, CanonicalizationError, Converter, InputLine, Reason, Request, catch_panic,
+    self, BatchLine, Canonicalization, CanonicalizationError, Converter, Reason, Request, catch_panic,
 };
 use crate::email::Email;
 use crate::key::Key;
 use crate::kind::{EMAIL, Kind};
-use crate::record::Record;
+use crate::mime::Refusal;
+use crate::parallel::Workers;
+use crate::record::{Record, RecordFault};
 use lorchestra_plugin_api::prelude::*;
+use lorchestra_plugin_api::serde_json;
 use std::collections::HashSet;
 
 /// Convert the mail of ingester/extract_gmail to JMAP Email objects (RFC 8621).
@@ -46,34 +49,62 @@ impl Converter for EmailConverter {
     }
 
     fn canonicalize(mut self, files: &[PathBuf], run: &mut Canonicalization<'_>) -> Result<(), CanonicalizationError> {
-        run.each_line(files, |run, line| self.convert(run, line))
+        let workers = Workers::start();
+        run.each_batch(files, |run, batch| {
+            let converted = workers.map(batch, |line| Converted::of(line, &self.known));
+            converted.into_iter().map(|converted| self.take(run, converted)).collect()
+        })
     }
 }
 
 impl EmailConverter {
-    fn convert(
+    /// Writes the object of a line, if there is none of the same message.
+    fn take(
         &mut self,
         run: &mut Canonicalization<'_>,
-        line: &InputLine<'_>,
+        converted: Result<Converted, Reason>,
     ) -> Result<Result<(), Reason>, CanonicalizationError> {
-        let record = match Record::parse(line.bytes) {
-            Ok(record) => record,
-            Err(fault) => return Ok(Err(fault.reason())),
+        let Converted { keys, size, email } = match converted {
+            Ok(converted) => converted,
+            Err(reason) => return Ok(Err(reason)),
         };
-        let keys = [Some(record.key), record.second_key];
         if keys.iter().flatten().any(|key| self.known.contains(key)) {
             run.counts.duplicates += 1;
             return Ok(Ok(()));
         }
-        let email = match catch_panic(|| Email::of(&record)) {
-            Some(Ok(email)) => email,
-            Some(Err(refusal)) => return Ok(Err(refusal.reason())),
-            None => return Ok(Err("parser_panicked")),
-        };
-        run.output.result(&email)?;
+        match email {
+            Ok(email) => run.output.result_json(&email)?,
+            Err(reason) => return Ok(Err(reason)),
+        }
         self.known.extend(keys.into_iter().flatten());
         run.counts.written += 1;
-        run.counts.bytes += record.size() as u64;
+        run.counts.bytes += size;
         Ok(Ok(()))
     }
 }
+
+/// A line that is a message.
+struct Converted {
+    keys: [Option<Key>; 2],
+    /// Size of the message, in bytes.
+    size: u64,
+    /// The object as JSON; empty if the message was known before.
+    email: Result<Vec<u8>, Reason>,
+}
+
+impl Converted {
+    fn of(line: &BatchLine, known: &HashSet<Key>) -> Result<Self, Reason> {
+        let record = catch_panic(|| Record::parse(line.whole()?).map_err(RecordFault::reason)).ok_or(PANICKED)??;
+        let keys = [Some(record.key), record.second_key];
+        let email = if keys.iter().flatten().any(|key| known.contains(key)) {
+            Ok(Vec::new())
+        } else {
+            let json = |email: &Email| serde_json::to_vec(email).map_err(|_| PANICKED);
+            catch_panic(|| Email::of(&record).map_err(Refusal::reason).and_then(|email| json(&email))).unwrap_or(Err(PANICKED))
+        };
+        Ok(Self { keys, size: record.size() as u64, email })
+    }
+}
+
+/// Reason for a message on which a parser has panicked.
+const PANICKED: Reason = "parser_panicked";

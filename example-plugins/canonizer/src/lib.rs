@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! mail/*.jsonl  ─► input (lines) ─► record (bytes, or gmail) ─► mime (parts) ─► email (JMAP) ─► output (email.jsonl)
+//!                                   └───────── several messages at once: parallel ─────────┘
 //! slack/*.jsonl ─► input (lines) ─► slack (raw) ─► directory (names), mrkdwn ─► message ─► output (message.jsonl)
 //!                     └────────────────── canonicalization: counts and events ──────────────────┘
 //! ```
@@ -25,6 +26,7 @@ mod message;
 mod message_job;
 mod mime;
 mod output;
+mod parallel;
 mod record;
 mod slack;
 

@@ -47,6 +47,12 @@ impl Output {
         line(&mut self.results, object).map_err(|source| failed(&self.dir.join(self.kind.results), "writing", source))
     }
 
+    /// Appends an object that is already JSON.
+    pub(crate) fn result_json(&mut self, object: &[u8]) -> Result<(), OutputError> {
+        let written = self.results.write_all(object).and_then(|()| self.results.write_all(b"\n"));
+        written.map_err(|source| failed(&self.dir.join(self.kind.results), "writing", source))
+    }
+
     /// Appends a line that was set aside.
     pub(crate) fn set_aside(&mut self, row: &impl Serialize) -> Result<(), OutputError> {
         line(&mut self.set_aside, row).map_err(|source| failed(&self.dir.join(self.kind.set_aside), "writing", source))

@@ -64,6 +64,9 @@ struct Counts {
     pub(crate) set_aside: BTreeMap<&'static str, u64>,
     /// Size of the added messages in the source, in bytes.
     pub(crate) bytes: u64,
+    /// Lines of an mbox that have only some signs of a separator.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) suspect_separators: u64,
     /// The part of `outside_window` with a date in the future. Without `--until`, excluding them was probably not intended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) in_future: Option<InFuture>,
@@ -175,6 +178,14 @@ impl Extraction<'_> {
             for note in self.source.take_notes() {
                 self.cx.emit("extraction.restarted", json!({"folder": note.folder, "reason": note.reason}))?;
             }
+            for suspect in self.source.take_suspects() {
+                self.counts.suspect_separators += 1;
+                if self.counts.suspect_separators <= NAMED as u64 {
+                    let (offset, missing, is_separator) = (suspect.offset, suspect.missing, suspect.is_separator);
+                    let payload = json!({"offset": offset, "missing": missing, "is_separator": is_separator});
+                    self.cx.emit("extraction.suspect_separator", payload)?;
+                }
+            }
             let Some(entry) = next else { return Ok(()) };
             self.counts.read += 1;
             let left = self.take(&entry, &raw)?;
@@ -277,6 +288,11 @@ impl Extraction<'_> {
             Place::Uid { folder, uid } => json!({"position": self.counts.read, "folder": folder, "uid": uid}),
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 fn rfc3339(at: DateTime<Utc>) -> String {

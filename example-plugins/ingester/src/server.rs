@@ -11,6 +11,7 @@
 mod bookmarks;
 mod error;
 mod folders;
+mod left;
 mod link;
 mod login;
 mod reading;

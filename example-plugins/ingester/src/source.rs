@@ -16,6 +16,7 @@ mod mbox;
 
 use maildir::Maildir;
 use mbox::Mbox;
+pub(crate) use mbox::Suspect;
 
 /// Maximum size of a message, in bytes. Gmail accepts 50 MB; anything larger is not mail.
 pub(crate) const MAX_MESSAGE: usize = 64 << 20;
@@ -208,6 +209,14 @@ impl Source<'_> {
         match self {
             Self::Server(server) => server.take_notes(),
             Self::Mbox(_) | Self::Maildir(_) => Vec::new(),
+        }
+    }
+
+    /// Returns the lines since the last call that have only some signs of a separator.
+    pub(crate) fn take_suspects(&mut self) -> Vec<Suspect> {
+        match self {
+            Self::Mbox(mbox) => mbox.take_suspects(),
+            Self::Maildir(_) | Self::Server(_) => Vec::new(),
         }
     }
 

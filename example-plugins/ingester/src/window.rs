@@ -32,6 +32,11 @@ impl Window {
             None => Verdict::Inside,
         }
     }
+
+    /// Returns whether the window has a time from `from` to `to`.
+    pub(crate) fn touches(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> bool {
+        self.since.is_none_or(|since| to >= since) && self.until.is_none_or(|until| from < until)
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Conversion of canonizer's lines to documents: what is displayed, and what is searched.
 
+use crate::calendar;
 use lorchestra_plugin_api::chrono::{DateTime, SecondsFormat, Utc};
 use lorchestra_plugin_api::serde_json;
 use package_support::html;
@@ -23,7 +24,7 @@ pub(crate) struct Document {
     pub(crate) people: String,
     /// Subject or channel.
     pub(crate) title: String,
-    /// Text, and the names of attachments.
+    /// Text, calendar invitations, and the names of attachments.
     pub(crate) body: String,
     /// Whether the text was truncated to [`MAX_BODY`].
     pub(crate) is_cut: bool,
@@ -80,6 +81,7 @@ struct Part {
     part_id: Option<String>,
     #[serde(rename = "type", default)]
     media_type: String,
+    name: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -105,6 +107,10 @@ struct Message {
 
 #[derive(Deserialize)]
 struct Named {
+    #[serde(rename = "partId")]
+    part_id: Option<String>,
+    #[serde(rename = "type")]
+    media_type: Option<String>,
     id: Option<String>,
     name: Option<String>,
     title: Option<String>,
@@ -141,7 +147,21 @@ impl Document {
                 break;
             }
         }
-        for name in email.attachments.iter().filter_map(|attachment| attachment.name.as_ref()) {
+        for attachment in email.attachments.iter().filter(|attachment| attachment.media_type.as_deref() == Some("text/calendar"))
+        {
+            if let Some(value) = attachment.part_id.as_ref().and_then(|id| email.body_values.remove(id)) {
+                is_cut |= add(&mut body, &calendar::text(&value.value));
+            }
+        }
+        // Of parts that are shown in the text as well, such as images; a part may be in several lists.
+        let shown_parts = email.text_body.iter().chain(&email.html_body).filter_map(|part| part.name.as_deref());
+        let mut names: Vec<&str> = email.attachments.iter().filter_map(|attachment| attachment.name.as_deref()).collect();
+        for name in shown_parts {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        for name in names {
             is_cut |= add(&mut body, name);
         }
         let sender = email.from.as_ref().and_then(|from| from.first()).map(shown).unwrap_or_default();
@@ -244,6 +264,17 @@ mod tests {
         });
         let email = Document::parse(email.to_string().as_bytes()).unwrap();
         assert!(email.body.ends_with("Your payment of 4711\nwas received"), "{}", email.body);
+    }
+
+    #[test]
+    fn names_of_inline_parts_are_indexed() {
+        let email = json!({
+            "id": "m1", "bodyValues": {"1": {"value": "<p>see</p>"}}, "textBody": [],
+            "htmlBody": [{"partId": "1", "type": "text/html"}, {"partId": "2", "type": "image/png", "name": "floorplan.png"}],
+            "attachments": [{"name": "contract.pdf"}, {"name": "floorplan.png"}],
+        });
+        let email = Document::parse(email.to_string().as_bytes()).unwrap();
+        assert!(email.body.ends_with("see\ncontract.pdf\nfloorplan.png"), "{}", email.body);
     }
 
     #[test]

@@ -19,6 +19,9 @@ const DAMPED: f64 = 60.0;
 /// Maximum length of a snippet in characters.
 const SNIPPET: usize = 160;
 
+/// Maximum number of characters of a snippet before the first word that was searched.
+const BEFORE: usize = 40;
+
 /// A hit. The order of the fields is their order in the line.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Hit {
@@ -70,7 +73,7 @@ pub(crate) fn find(
         let shown = index.shown(found.document)?;
         let text_rank = place(&by_words, found.document);
         let snippet = match text_rank {
-            Some(_) => index.snippet(&query.any(), found.document)?,
+            Some(_) => snippet(query, &index.body(found.document)?),
             None => None,
         };
         hits.push(Hit {
@@ -87,6 +90,17 @@ pub(crate) fn find(
         });
     }
     Ok(hits)
+}
+
+/// Returns the text from a few words before the first one that was searched; `None` if there is none.
+fn snippet(query: &Query, body: &str) -> Option<String> {
+    let at = query.position(body)?;
+    let before = body[..at].char_indices().rev().take(BEFORE).last().map_or(at, |(start, _)| start);
+    // From the start of a word on.
+    let start = if before == 0 { 0 } else { body[before..at].find(char::is_whitespace).map_or(at, |blank| before + blank) };
+    let end = body.floor_char_boundary(body.len().min(start + 4 * SNIPPET));
+    let dots = if start == 0 { "" } else { "…" };
+    Some(format!("{dots}{}", body[start..end].trim_start()))
 }
 
 /// Merges two rankings by rank.

@@ -1,6 +1,8 @@
 //! `index.db`: documents, a full-text index (FTS5) and vectors, in SQLite. Owns the file. One run writes it at a time, under a
 //! lock; any number may search it at the same time.
 //!
+//! The full-text index contains [folded](crate::fold) words and not the texts, which are in the table of documents.
+//!
 //! The index can be rebuilt from its sources, so a commit must be consistent but need not survive power loss.
 //!
 //! Vectors are compared one by one: 100,000 of them take 51 MB and about a tenth of a second, and no other data structure must
@@ -9,6 +11,7 @@
 
 use crate::document::Document;
 use crate::embedding::{BODY, Embedding, Vector};
+use crate::fold::fold;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 use std::ffi::OsStr;
@@ -22,7 +25,7 @@ use std::time::Duration;
 mod sources;
 
 /// Incremented when the tables change.
-const LAYOUT: i64 = 2;
+const LAYOUT: i64 = 3;
 
 const TABLES: &str = "
     CREATE TABLE about (embedding TEXT NOT NULL, model BLOB);
@@ -42,18 +45,11 @@ const TABLES: &str = "
     );
     CREATE TABLE vectors (document INTEGER PRIMARY KEY, vector BLOB NOT NULL);
     CREATE VIRTUAL TABLE words USING fts5(
-        people, title, body, content = 'documents', content_rowid = 'document', tokenize = 'unicode61 remove_diacritics 2'
+        people, title, body, content = '', contentless_delete = 1, tokenize = 'unicode61 remove_diacritics 2'
     );
-    CREATE TRIGGER document_added AFTER INSERT ON documents BEGIN
-        INSERT INTO words (rowid, people, title, body) VALUES (new.document, new.people, new.title, new.body);
-    END;
     CREATE TRIGGER document_removed AFTER DELETE ON documents BEGIN
-        INSERT INTO words (words, rowid, people, title, body) VALUES ('delete', old.document, old.people, old.title, old.body);
+        DELETE FROM words WHERE rowid = old.document;
         DELETE FROM vectors WHERE document = old.document;
-    END;
-    CREATE TRIGGER document_changed AFTER UPDATE ON documents BEGIN
-        INSERT INTO words (words, rowid, people, title, body) VALUES ('delete', old.document, old.people, old.title, old.body);
-        INSERT INTO words (rowid, people, title, body) VALUES (new.document, new.people, new.title, new.body);
     END;
 ";
 const NO_TABLES: &str = "
@@ -270,6 +266,8 @@ impl Index {
                     insert.insert(params![id, hash, kind, date, sender, people, title, body])?
                 }
             };
+            let words = "REPLACE INTO words (rowid, people, title, body) VALUES (?1, ?2, ?3, ?4)";
+            self.db.prepare_cached(words)?.execute(params![number, fold(people), fold(title), fold(body)])?;
             Ok(number)
         };
         let number = put().map_err(|source| self.failed("writing", source))?;
@@ -371,11 +369,11 @@ impl Index {
         read().map_err(|source| self.failed("reading", source))
     }
 
-    /// Returns the offset of the words in a document's text; `None` if they are not in it.
-    pub(crate) fn snippet(&self, terms: &str, document: i64) -> Result<Option<String>, IndexError> {
-        let sql = "SELECT snippet(words, 2, '', '', '…', 24) FROM words WHERE words MATCH ?1 AND rowid = ?2";
-        let read = || self.db.prepare_cached(sql)?.query_row(params![terms, document], |row| row.get(0)).optional();
-        read().map_err(|source| self.failed("searching", source))
+    /// Returns a document's text.
+    pub(crate) fn body(&self, document: i64) -> Result<String, IndexError> {
+        let read =
+            || self.db.prepare_cached("SELECT body FROM documents WHERE document = ?1")?.query_row([document], |row| row.get(0));
+        read().map_err(|source| self.failed("reading", source))
     }
 
     /// The error for vectors of another version.

@@ -12,8 +12,10 @@
 //! positions and reasons.
 #![forbid(unsafe_code)]
 
+mod calendar;
 mod document;
 mod embedding;
+mod fold;
 mod hits;
 mod index;
 mod index_job;

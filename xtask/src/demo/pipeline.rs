@@ -10,6 +10,10 @@ use serde_json::Value;
 /// The packages, in the order in which data passes through them.
 pub(super) const PACKAGES: [&str; 3] = ["ingester", "canonizer", "vector-projector"];
 
+/// Mail with Chinese characters, HTML only, a calendar invitation, and an attachment.
+const WORLD: &str = "example-plugins/ingester/sample/world.mbox";
+/// Messages in it.
+const WORLD_MESSAGES: u64 = 4;
 const CHAT: &str = "example-plugins/canonizer/sample/slack.jsonl";
 /// Number of messages in it, including deleted ones.
 const CHAT_MESSAGES: u64 = 14;
@@ -21,6 +25,14 @@ pub(super) fn show(stage: &Stage) -> Result {
     search(stage, &["--query", "lunch friday", "--limit", "3"], "Lunch on Friday?")?;
     search(stage, &["--query", "\"the meeting\"", "--mode", "text"], "The meeting is at 11")?;
     search(stage, &["--query", "signd contrakt"], "The contract")?;
+    for (query, expected) in [
+        ("京都", "会議のお知らせ"),
+        ("bicycle lodz", "Your order"),
+        ("quarterly planning", "Invitation"),
+        ("grossentabelle", "As agreed"),
+    ] {
+        search(stage, &["--query", query, "--limit", "1"], expected)?;
+    }
     to_the_index(stage)?;
     stage.lorchestra(&["runs", "list"])?;
     for event_type in ["extraction.completed", "canonicalization.completed", "index.completed"] {
@@ -31,6 +43,7 @@ pub(super) fn show(stage: &Stage) -> Result {
 
 fn to_the_index(stage: &Stage) -> Result {
     stage.lorchestra(&["run-job", "ingester", "extract_gmail", "--source", MAILBOX, "--account", "demo"])?;
+    stage.lorchestra(&["run-job", "ingester", "extract_gmail", "--source", WORLD, "--account", "world"])?;
     stage.lorchestra(&["run-job", "canonizer", "canonicalize_email"])?;
     stage.lorchestra(&["run-job", "canonizer", "canonicalize_message", "--input", CHAT])?;
     stage.lorchestra(&["run-job", "vector-projector", "index_documents"])
@@ -51,7 +64,7 @@ fn check(stage: &Stage) -> Result {
     let events = stage.json(&["events", "list", "--payload", "--json", "--type", "index.completed"])?;
     let payloads: Vec<&Value> = events.iter().map(|event| &event["payload"]).collect();
     let [first, second] = payloads[..] else { return Err(format!("{} runs of index_documents, not two", payloads.len()).into()) };
-    let documents = MESSAGES + CHAT_MESSAGES;
+    let documents = MESSAGES + WORLD_MESSAGES + CHAT_MESSAGES;
     println!("\n{documents} documents; the second time {} of them as before", second["unchanged"]);
     if first["added"] != documents || second["unchanged"] != documents || second["documents"] != documents {
         return Err(format!("{documents} documents should be in the index: {first} {second}").into());

@@ -5,8 +5,7 @@
 //! once).
 
 use super::ServerError;
-use lorchestra_plugin_api::chrono::DateTime;
-use lorchestra_plugin_api::chrono::Utc;
+use super::left::Left;
 use lorchestra_plugin_api::serde_json;
 use package_support::atomic_file;
 use serde::{Deserialize, Serialize};
@@ -15,7 +14,7 @@ use std::io;
 use std::path::PathBuf;
 
 /// Incremented when the meaning of the file changes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// A mailbox on a server. The same folder names on another server contain other mail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,10 +30,9 @@ pub(crate) struct Bookmark {
     pub(crate) uid_validity: u32,
     /// All messages up to this UID have been processed.
     pub(crate) last_uid: u32,
-    /// UIDs up to `last` that were skipped because of their date. A run with a window that includes them reads them.
-    pub(crate) left: BTreeMap<u32, Option<DateTime<Utc>>>,
-    /// UIDs that the server did not send, to be retried once. Absent in older files.
-    #[serde(default)]
+    /// Messages up to `last_uid` that were skipped because of their date. A run with a window that includes them reads them.
+    pub(crate) left: Left,
+    /// UIDs that the server did not send, to be retried once.
     pub(crate) again: BTreeSet<u32>,
 }
 
@@ -115,6 +113,7 @@ impl Bookmarks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lorchestra_plugin_api::chrono::Utc;
 
     fn mailbox(user: &str) -> Mailbox {
         Mailbox { place: "imap.example.org:993".into(), user: user.into() }
@@ -124,7 +123,9 @@ mod tests {
     fn what_was_set_is_there_for_the_same_mailbox_only() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("imap/a.json");
-        let left = BTreeMap::from([(3, None), (9, DateTime::from_timestamp(1, 0))]);
+        let mut left = Left::default();
+        left.insert(3, None, None);
+        left.insert(9, Some(Utc::now()), None);
         let bookmark = Bookmark { uid_validity: 7, last_uid: 500, left, again: BTreeSet::from([4]) };
         let (mut bookmarks, distrust) = Bookmarks::open(path.clone(), mailbox("anna"), 0).unwrap();
         assert_eq!((bookmarks.of("INBOX"), distrust), (None, None));

@@ -65,6 +65,10 @@ struct Open {
     bookmark: Bookmark,
     /// UIDs not processed yet, ascending.
     unseen: VecDeque<u32>,
+    /// The first UID that no run has seen before.
+    first: u32,
+    /// UIDs of the current chunk.
+    chunk: BTreeSet<u32>,
     /// Last UID of the current chunk.
     chunk_end: Option<u32>,
     /// Entries without a message: outside of the window, too large, gone.
@@ -179,8 +183,12 @@ impl<'a> Reading<'a> {
     pub(crate) fn settle(&mut self, entry: &Entry, left: Option<Option<DateTime<Utc>>>) {
         let (Place::Uid { uid, .. }, Some(open)) = (&entry.place, &mut self.open) else { return };
         match left {
-            Some(date) => drop(open.bookmark.left.insert(*uid, date)),
-            None => drop(open.bookmark.left.remove(uid)),
+            Some(date) => {
+                // Of new messages, all that exist are in the chunk.
+                let before = open.chunk.range(..uid).next_back().filter(|before| **before >= open.first);
+                open.bookmark.left.insert(*uid, date, before.copied());
+            }
+            None => open.bookmark.left.remove(*uid),
         }
         // A message is retried only once.
         if !open.bookmark.again.remove(uid) && entry.fault.is_some_and(Fault::may_pass) {
@@ -223,8 +231,13 @@ impl<'a> Reading<'a> {
             }
             None => Bookmark { uid_validity, ..Bookmark::default() },
         };
-        let is_inside = |date: &Option<DateTime<Utc>>| self.window.judge(*date) == Verdict::Inside;
-        let mut unseen: BTreeSet<u32> = bookmark.left.iter().filter(|(_, date)| is_inside(date)).map(|(uid, _)| *uid).collect();
+        let mut bookmark = bookmark;
+        let ranges = bookmark.left.touched_by(&self.window);
+        let mut unseen = if ranges.is_empty() { BTreeSet::new() } else { self.requests.within(&ranges)? };
+        for &(first, last) in ranges.iter().filter(|(first, last)| unseen.range(first..=last).next().is_none()) {
+            tracing::debug!(first, last, "skipped messages do not exist any more");
+            bookmark.left.remove_range(first);
+        }
         unseen.extend(&bookmark.again);
         let first = bookmark.last_uid.saturating_add(1);
         if mailbox.exists > 0 && mailbox.uid_next.is_none_or(|next| next > first) {
@@ -237,6 +250,8 @@ impl<'a> Reading<'a> {
             folder,
             bookmark,
             unseen: unseen.into_iter().collect(),
+            first,
+            chunk: BTreeSet::new(),
             chunk_end: None,
             without: VecDeque::new(),
             wanted: VecDeque::new(),
@@ -296,12 +311,13 @@ impl<'a> Reading<'a> {
         }
         // Messages to retry that no longer exist.
         for uid in unanswered.iter().filter(|uid| !there.contains(uid)) {
-            open.bookmark.left.remove(uid);
+            open.bookmark.left.remove(*uid);
             open.bookmark.again.remove(uid);
         }
         let here = (open.wanted.len() + open.without.len()) as u64;
         self.total = self.total.saturating_sub(chunk.len() as u64 - here.min(chunk.len() as u64));
         open.chunk_end = chunk.last().copied();
+        open.chunk = chunk;
         Ok(())
     }
 

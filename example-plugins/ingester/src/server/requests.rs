@@ -2,20 +2,26 @@
 //! decides what to request.
 //!
 //! Gmail permanently answers `NO` to a request that includes a message it cannot send. A refused request is therefore split in
-//! halves, down to the message that causes the refusal.
+//! halves, down to the message that causes the refusal. After many refusals in a row, a message that the server has sent before is
+//! requested once more: a server that refuses that one, too, refuses everything, and no message is at fault.
 
 use super::ServerError;
 use super::link::Budget;
 use super::tls::Stream;
 use super::tolerant::Tolerant;
+use crate::source::MAX_MESSAGE;
 use imap::Session;
 use imap::types::{Fetch, Mailbox, Uid};
 use std::collections::{BTreeSet, HashSet};
 use std::fmt::Write as _;
 
-/// Maximum number of consecutive refusals of single messages. After more, the refusal is treated as an error of the server, and no message is
-/// set aside.
+/// Number of consecutive refusals of single messages after which the server is probed.
 const MAX_CONSECUTIVE_REFUSALS: usize = 20;
+/// Maximum size of the answer to a probe, in bytes.
+const PROBE_BYTES: u64 = 2 * MAX_MESSAGE as u64;
+
+/// Maximum number of ranges in a search: servers limit the length of a command, many to 8 kB.
+const MAX_RANGES: usize = 200;
 
 /// Size of a UID in a search response, in bytes.
 const UID_SIZE: u64 = 11;
@@ -26,6 +32,8 @@ pub(super) struct Requests<'a> {
     budget: Budget,
     place: String,
     consecutive_refusals: usize,
+    /// A message of the open folder that the server has sent, and for which request.
+    sent: Option<(&'static str, Uid)>,
 }
 
 /// What to fetch.
@@ -40,12 +48,13 @@ pub(super) struct Wanted<'w> {
 
 impl<'a> Requests<'a> {
     pub(super) fn new(session: Session<Tolerant<Stream<'a>>>, budget: Budget, place: String) -> Self {
-        Self { session, budget, place, consecutive_refusals: 0 }
+        Self { session, budget, place, consecutive_refusals: 0, sent: None }
     }
 
     /// Opens a folder read-only, so that no message is marked as seen. Returns its UIDVALIDITY.
     pub(super) fn examine(&mut self, folder: &str) -> Result<(Mailbox, u32), ServerError> {
         const DOING: &str = "opening a folder";
+        self.sent = None;
         self.budget.allow(0);
         let mailbox = self.session.examine(folder).map_err(|e| ServerError::from_imap(&self.place, DOING, e))?;
         let garbled = || ServerError::Garbled { place: self.place.clone(), doing: DOING };
@@ -57,6 +66,18 @@ impl<'a> Requests<'a> {
     /// its UID is less than n.)
     pub(super) fn since(&mut self, first: Uid, exists: u32) -> Result<HashSet<Uid>, ServerError> {
         self.search(&format!("{first}:*"), u64::from(exists))
+    }
+
+    /// Returns the messages that exist in these ranges, both ends included.
+    pub(super) fn within(&mut self, ranges: &[(Uid, Uid)]) -> Result<BTreeSet<Uid>, ServerError> {
+        let mut found = BTreeSet::new();
+        for ranges in ranges.chunks(MAX_RANGES) {
+            let set: Vec<String> = ranges.iter().map(|(first, last)| format!("{first}:{last}")).collect();
+            let count = ranges.iter().map(|(first, last)| u64::from(last - first) + 1).sum();
+            found.extend(self.search(&set.join(","), count)?);
+        }
+        found.retain(|uid| ranges.iter().any(|(first, last)| (first..=last).contains(&uid)));
+        Ok(found)
     }
 
     /// Returns which of these messages exist.
@@ -86,14 +107,17 @@ impl<'a> Requests<'a> {
             match self.session.uid_fetch(set(uids), wanted.items) {
                 Ok(fetched) => {
                     self.consecutive_refusals = 0;
+                    self.sent = fetched.iter().find_map(|one| Some((wanted.doing, one.uid?))).or(self.sent);
                     fetched.iter().for_each(&mut take);
                 }
-                Err(imap::Error::No(no))
-                    if !is_temporary(&no.information) && self.consecutive_refusals < MAX_CONSECUTIVE_REFUSALS =>
-                {
+                Err(imap::Error::No(no)) if !is_temporary(&no.information) => {
                     if let [uid] = uids {
                         refused.push(*uid);
                         self.consecutive_refusals += 1;
+                        if self.consecutive_refusals > MAX_CONSECUTIVE_REFUSALS && !self.answers(wanted)? {
+                            let error = imap::Error::No(no);
+                            return Err(ServerError::from_imap(&self.place, wanted.doing, error));
+                        }
                     } else {
                         let (first, second) = uids.split_at(uids.len() / 2);
                         pending.extend([second, first]);
@@ -103,6 +127,21 @@ impl<'a> Requests<'a> {
             }
         }
         Ok(refused)
+    }
+
+    /// Returns whether the server still sends a message that it has sent before; if there is none, the folder's last one.
+    fn answers(&mut self, wanted: &Wanted<'_>) -> Result<bool, ServerError> {
+        let known = self.sent.filter(|(doing, _)| *doing == wanted.doing);
+        let known = known.map_or_else(|| "*".to_owned(), |(_, uid)| uid.to_string());
+        self.budget.allow(PROBE_BYTES);
+        match self.session.uid_fetch(known, wanted.items) {
+            Ok(fetched) => {
+                self.consecutive_refusals = 0;
+                Ok(!fetched.is_empty())
+            }
+            Err(imap::Error::No(_)) => Ok(false),
+            Err(error) => Err(ServerError::from_imap(&self.place, wanted.doing, error)),
+        }
     }
 
     /// Everything has been read, so errors on closing do not matter.

@@ -1,7 +1,10 @@
 //! An mbox file, read as a stream, in the mboxrd dialect of Google Takeout.
 //!
-//! - A message starts after a line `From …` at the start of the file or after an empty line. Takeout writes `From
-//!   1754173012221210512@xxx Thu Jan 05 09:09:08 +0000 2023`.
+//! - A message starts after a separator line `From sender date`. Takeout writes `From 1754173012221210512@xxx Thu Jan 05
+//!   09:09:08 +0000 2023`. Usually an empty line precedes it; without one it counts if a header field follows.
+//! - A line `From …` without a date is text, as programs write it that do not quote. Only in a file whose first separator has no
+//!   date, it is a separator after an empty line.
+//! - What has only some of these signs is a [`Suspect`]: a separator that was damaged, or text that looks like one.
 //! - One `>` is removed from lines `>From …`, `>>From …`.
 //! - The empty line before the next separator or before the end of the file is not part of the message.
 //! - Lines end in LF or CRLF, possibly mixed, and keep their line endings.
@@ -21,12 +24,27 @@ const CHUNK: u64 = 64 << 10;
 pub(crate) struct Mbox<R> {
     path: PathBuf,
     reader: BufReader<R>,
-    /// Number of bytes read so far.
+    /// Offset of the chunk.
     offset: u64,
     /// The separator before the next message.
     separator: Option<Separator>,
+    /// Whether the first separator has a date.
+    is_dated: bool,
     chunk: Vec<u8>,
+    /// The chunk after it, if that was needed to judge it.
+    ahead: Option<Vec<u8>>,
+    suspects: Vec<Suspect>,
     max_message: usize,
+}
+
+/// A line that has only some signs of a separator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Suspect {
+    pub(crate) offset: u64,
+    /// The missing sign: `no_empty_line` before it, or `no_date`.
+    pub(crate) missing: &'static str,
+    /// Whether a message starts after it.
+    pub(crate) is_separator: bool,
 }
 
 struct Separator {
@@ -41,7 +59,17 @@ impl<R: Read> Mbox<R> {
     }
 
     fn with(path: &Path, reader: BufReader<R>, max_message: usize) -> Result<Self, SourceError> {
-        let mut mbox = Self { path: path.to_owned(), reader, offset: 0, separator: None, chunk: Vec::new(), max_message };
+        let mut mbox = Self {
+            path: path.to_owned(),
+            reader,
+            offset: 0,
+            separator: None,
+            is_dated: false,
+            chunk: Vec::new(),
+            ahead: None,
+            suspects: Vec::new(),
+            max_message,
+        };
         let not_an_mbox = |looks, wanted| Err(SourceError::NotAnMbox { path: path.to_owned(), looks, wanted });
         mbox.read_chunk()?;
         match mbox.chunk.as_slice() {
@@ -50,7 +78,8 @@ impl<R: Read> Mbox<R> {
                 not_an_mbox("a file with CR line endings", "a copy whose lines end in LF: tr '\\r' '\\n' <old >new")
             }
             line if line.starts_with(b"From ") => {
-                mbox.separator = Some(mbox.take_separator(0)?);
+                mbox.is_dated = has_date(line);
+                mbox.separator = Some(mbox.take_separator()?);
                 Ok(mbox)
             }
             line if line.starts_with(b"PK\x03\x04") => not_an_mbox("a zip archive", "the mbox file inside it"),
@@ -68,13 +97,12 @@ impl<R: Read> Mbox<R> {
         let mut empty_line: &[u8] = b"";
         let mut too_large = false;
         loop {
-            let chunk_offset = self.offset;
             self.read_chunk()?;
             if self.chunk.is_empty() {
                 break;
             }
-            if at_line_start && !empty_line.is_empty() && self.chunk.starts_with(b"From ") {
-                self.separator = Some(self.take_separator(chunk_offset)?);
+            if at_line_start && self.chunk.starts_with(b"From ") && self.is_separator(!empty_line.is_empty())? {
+                self.separator = Some(self.take_separator()?);
                 break;
             }
             let line = if at_line_start { unquoted(&self.chunk) } else { &self.chunk };
@@ -108,9 +136,32 @@ impl<R: Read> Mbox<R> {
         Ok(Some(Entry { place: Place::Offset(offset), received, flags: None, labels: None, is_whole: true, fault }))
     }
 
+    /// Returns the suspects since the last call.
+    pub(crate) fn take_suspects(&mut self) -> Vec<Suspect> {
+        std::mem::take(&mut self.suspects)
+    }
+
+    /// Judges a chunk that starts with `From `.
+    fn is_separator(&mut self, is_after_empty_line: bool) -> Result<bool, SourceError> {
+        let is_dated = has_date(&self.chunk);
+        let missing = match (is_after_empty_line, is_dated) {
+            (true, true) => return Ok(true),
+            (true, false) if !self.is_dated => return Ok(true),
+            (true, false) => "no_date",
+            (false, true) => "no_empty_line",
+            (false, false) => return Ok(false),
+        };
+        // A header field after it is the other sign. Without it, this is somebody's sentence.
+        if !self.chunk.ends_with(b"\n") || !starts_with_field(self.peek()?) {
+            return Ok(false);
+        }
+        self.suspects.push(Suspect { offset: self.offset, missing, is_separator: is_dated });
+        Ok(is_dated)
+    }
+
     /// Parses the chunk as a separator, and skips the rest of its line.
-    fn take_separator(&mut self, offset: u64) -> Result<Separator, SourceError> {
-        let received = received(&self.chunk);
+    fn take_separator(&mut self) -> Result<Separator, SourceError> {
+        let (offset, received) = (self.offset, received(&self.chunk));
         while !self.chunk.is_empty() && !self.chunk.ends_with(b"\n") {
             self.read_chunk()?;
         }
@@ -119,19 +170,60 @@ impl<R: Read> Mbox<R> {
 
     /// Reads a line, or as much of it as fits. Empty at the end of the file.
     fn read_chunk(&mut self) -> Result<(), SourceError> {
-        self.chunk.clear();
-        match self.reader.by_ref().take(CHUNK).read_until(b'\n', &mut self.chunk) {
-            Ok(n) => {
-                self.offset += n as u64;
-                Ok(())
-            }
-            Err(source) => Err(self.read_error(source)),
+        self.offset += self.chunk.len() as u64;
+        if let Some(ahead) = self.ahead.take() {
+            self.chunk = ahead;
+            return Ok(());
         }
+        self.chunk.clear();
+        let read = self.reader.by_ref().take(CHUNK).read_until(b'\n', &mut self.chunk);
+        read.map(drop).map_err(|source| self.read_error(source))
+    }
+
+    /// Returns the chunk after the current one.
+    fn peek(&mut self) -> Result<&[u8], SourceError> {
+        if self.ahead.is_none() {
+            let mut ahead = Vec::new();
+            let read = self.reader.by_ref().take(CHUNK).read_until(b'\n', &mut ahead);
+            read.map_err(|source| self.read_error(source))?;
+            self.ahead = Some(ahead);
+        }
+        Ok(self.ahead.as_deref().unwrap_or_default())
     }
 
     fn read_error(&self, source: io::Error) -> SourceError {
         SourceError::Read { path: self.path.clone(), at: format!("byte {}", self.offset), source }
     }
+}
+
+/// Returns whether a line contains a date as in a separator: `Thu Jan 05 09:09:08 +0000 2023`, with or without seconds and zone,
+/// the zone before or after the year. Not how the sender is written: some write `-`, `???@???`, or a name with blanks.
+fn has_date(line: &[u8]) -> bool {
+    const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    // Longer ones are no separators, whatever is in them.
+    let Some(line) = line.get(..line.len().min(1000)).filter(|_| line.len() <= 1000) else { return false };
+    let text = String::from_utf8_lossy(line);
+    let words: Vec<&str> = text.split_ascii_whitespace().skip(1).collect();
+    let number = |word: &str, digits: std::ops::RangeInclusive<usize>| {
+        digits.contains(&word.len()) && word.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    words.windows(4).enumerate().any(|(at, four)| {
+        let [day, month, of_month, time] = four else { return false };
+        let parts: Vec<&str> = time.split(':').collect();
+        DAYS.contains(day)
+            && MONTHS.contains(month)
+            && number(of_month, 1..=2)
+            && (2..=3).contains(&parts.len())
+            && parts.iter().all(|part| number(part, 1..=2))
+            && words[at + 4..].iter().take(3).any(|word| number(word, 4..=4))
+    })
+}
+
+/// Returns whether a line is the start of a header field, also of a quoted one as some programs write first.
+fn starts_with_field(line: &[u8]) -> bool {
+    let name = line.iter().take(80).position(|&byte| byte == b':').map(|end| &line[..end]);
+    name.is_some_and(|name| !name.is_empty() && name.iter().all(|byte| matches!(byte, 33..=126)))
 }
 
 /// Returns whether there is a CR before the end of the line. A file with CR line endings would look like one line, and so like
@@ -204,6 +296,57 @@ mod tests {
         assert_eq!(messages("From a\n\nFrom b\n").len(), 2, "a message may be empty");
         // A line with only a CR or spaces is not empty.
         assert_eq!(messages("From a\nx\n \nFrom b\n\r \nFrom c\n").len(), 1);
+    }
+
+    /// Sentences of people and damaged separators, in a file whose separators have dates.
+    #[test]
+    fn a_separator_is_judged_by_its_form() {
+        let date = "Thu Jan  5 09:09:08 2023";
+        let text = format!(
+            "From a {date}\nA: 1\n\nHello\n\nFrom here on it is text\nand goes on\n\nFrom b {date}\nA: 2\n\nno empty line\n\
+             From c@x {date}\nA: 3\n\nI wrote:\nFrom d {date}\nwith no field\n\nFrom e\nA: 4\n\nend\n"
+        );
+        let mut mbox = mbox(text.as_bytes(), 7);
+        let (mut raw, mut found) = (Vec::new(), Vec::new());
+        while mbox.next(&mut raw).unwrap().is_some() {
+            found.push(String::from_utf8(raw.clone()).unwrap());
+        }
+        assert_eq!(
+            found,
+            [
+                "A: 1\n\nHello\n\nFrom here on it is text\nand goes on\n",
+                "A: 2\n\nno empty line\n",
+                &format!("A: 3\n\nI wrote:\nFrom d {date}\nwith no field\n\nFrom e\nA: 4\n\nend\n"),
+            ]
+        );
+        let offset = |of: &str| text.find(of).unwrap() as u64;
+        let suspects = [
+            Suspect { offset: offset("From c"), missing: "no_empty_line", is_separator: true },
+            Suspect { offset: offset("From e"), missing: "no_date", is_separator: false },
+        ];
+        assert_eq!(mbox.take_suspects(), suspects);
+        assert!(mbox.take_suspects().is_empty());
+    }
+
+    #[test]
+    fn dates_of_separators_in_all_their_forms() {
+        for line in [
+            "From 1754173012221210512@xxx Thu Jan 05 09:09:08 +0000 2023",
+            "From - Tue Apr 27 19:42:01 1999",
+            "From ???@??? Fri Aug 13 06:57:53 2004",
+            "From anna@example.org  Mon Jan  1 10:00 2024",
+            "From MAILER-DAEMON Fri Jul  8 12:08:34 EST 2011",
+            "From a b c Sat Jan 01 1:02:03 2022 +0100",
+            "From anna Sat Jan  1 01:02:03 2022 remote from uucp",
+            "From Sat Jan  1 01:02:03 2022",
+        ] {
+            assert!(has_date(line.as_bytes()), "{line}");
+        }
+        for line in
+            ["From a", "From Monday on", "From Mon Jan 5 we are here 2023", "From a Thu Jan 5 09:09:08", "From a 2023-01-05"]
+        {
+            assert!(!has_date(line.as_bytes()), "{line}");
+        }
     }
 
     #[test]
@@ -299,7 +442,22 @@ mod tests {
 
     #[test]
     fn how_the_file_is_cut_into_reads_makes_no_difference() {
-        let pieces = ["\n", "\r\n", "From ", "From a\n", ">", ">From ", "x", "\r", "From", "\n\n", " ", "\0"];
+        let pieces = [
+            "\n",
+            "\r\n",
+            "From ",
+            "From a\n",
+            "From x Thu Jan  5 09:09:08 2023\n",
+            "A: 1\n",
+            ">",
+            ">From ",
+            "x",
+            "\r",
+            "From",
+            "\n\n",
+            " ",
+            "\0",
+        ];
         for seed in 0..400_u64 {
             let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
             let mut text = "From first\n".to_owned();

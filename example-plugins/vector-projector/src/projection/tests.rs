@@ -246,7 +246,7 @@ fn hashed_words_of_another_version_are_made_again() {
     let dir = TempDir::new();
     dir.write("canonizer/email.jsonl", email("a", "one") + &email("b", "two"));
     let first = counts(&job(&dir).run());
-    assert_eq!((&first["embedding"], &first["embedded_again"]), (&json!("hashed-words-and-trigrams/1/512"), &json!(0)));
+    assert_eq!((&first["embedding"], &first["embedded_again"]), (&json!("hashed-words-and-trigrams/2/512"), &json!(0)));
     let before = vectors(&dir);
     let db = Connection::open(dir.path().join("vector-projector/index.db")).unwrap();
     db.execute_batch("UPDATE about SET embedding = 'another'; UPDATE vectors SET vector = x'00'").unwrap();
@@ -303,7 +303,7 @@ fn the_model_is_stored_and_another_one_recomputes_all_vectors() {
     assert_eq!(vectors(&dir)[2], [64, 0, 0, 127]);
 
     let without = counts(&job(&dir).param("keep_missing", true).param("model", "none").run());
-    assert_eq!((&without["embedding"], &without["embedded_again"]), (&json!("hashed-words-and-trigrams/1/512"), &json!(3)));
+    assert_eq!((&without["embedding"], &without["embedded_again"]), (&json!("hashed-words-and-trigrams/2/512"), &json!(3)));
     assert_eq!(ids(&dir), ["a", "b", "c"]);
     assert_eq!(counts(&job(&dir).run())["embedded_again"], 0, "that is remembered too");
 }

@@ -211,6 +211,95 @@ fn rows_that_are_all_refused_stay_pending() {
     }
 }
 
+/// The clock jumps after some batches have landed: these prove nothing about what is refused afterwards, and nothing is set aside.
+#[test]
+fn rows_that_are_all_refused_after_others_have_landed_stay_pending() {
+    for depth in [1, 4] {
+        let site = site();
+        let (mut store, ids) = filled(&site, 99);
+        let server = server([]);
+        {
+            let mut server = server.borrow_mut();
+            (server.depth, server.every_row, server.every_row_after) = (depth, Some("out of range"), 10);
+        }
+        for _ in 0..3 {
+            let (stopped, progress) = drained(&mut store, &server, 10);
+            assert!(matches!(stopped, Err(Stopped::Blocked(DeliveryError::EveryRow(_)))), "{stopped:?}");
+            assert_eq!((progress.refused, progress.uncertain), (0, 0));
+        }
+        let backlog = store.store.backlog(NAME, None).unwrap();
+        assert_eq!((backlog.pending, backlog.refused), (ids.len() as u64 - 10, 0), "depth {depth}");
+        server.borrow_mut().every_row = None;
+        deliver_all(&mut store, &server, true, 10);
+        assert_eq!(sorted(&server.borrow().rows), sorted(&ids), "depth {depth}");
+    }
+}
+
+/// A batch of unknown fate was sent to one table, its stream is gone, and another table is configured now: that one is not asked.
+#[test]
+fn a_batch_for_another_table_whose_stream_is_gone_is_uncertain() {
+    let site = site();
+    let (mut store, ids) = filled(&site, 4);
+    let server = server([InjectedFault::None, InjectedFault::None, InjectedFault::Silent { done: true }]);
+    server.borrow_mut().depth = 1;
+    let mut session = Session::new(table(&server, true));
+    let mut progress = Progress::default();
+    let sent = runtime().block_on(async {
+        let mut deliverer = Deliverer::new(&mut store, &mut session, policy(10), &mut progress);
+        tokio::time::timeout(Duration::from_secs(1), deliverer.drain(false)).await
+    });
+    assert!(sent.is_err() && server.borrow().rows.len() == ids.len(), "it landed, and nobody knows");
+    server.borrow_mut().streams.clear();
+    let mut session = Session::new(Table { name: "p.d.other".into(), ..table(&server, true) });
+    let stopped = runtime()
+        .block_on(async { Deliverer::new(&mut store, &mut session, policy(10), &mut Progress::default()).drain(false).await });
+    assert!(stopped.is_ok(), "{stopped:?}");
+    assert_eq!(store.store.backlog(NAME, None).unwrap().uncertain, ids.len() as u64);
+    assert_eq!(server.borrow().rows.len(), ids.len());
+}
+
+/// The stream is gone, and closing it is refused without a reason every time: the table is queried in the first drain.
+#[test]
+fn a_stream_that_cannot_be_closed_costs_one_drain() {
+    let site = site();
+    let (mut store, ids) = filled(&site, 4);
+    let server = server([InjectedFault::None, InjectedFault::None, InjectedFault::Silent { done: true }]);
+    server.borrow_mut().depth = 1;
+    let mut session = Session::new(table(&server, true));
+    let mut progress = Progress::default();
+    let sent = runtime().block_on(async {
+        let mut deliverer = Deliverer::new(&mut store, &mut session, policy(10), &mut progress);
+        tokio::time::timeout(Duration::from_secs(1), deliverer.drain(false)).await
+    });
+    assert!(sent.is_err());
+    server.borrow_mut().streams.clear();
+    server.borrow_mut().unclosable = true;
+    let (stopped, _) = drained(&mut store, &server, 10);
+    assert!(stopped.is_ok(), "{stopped:?}");
+    assert_eq!(sorted(&server.borrow().rows), sorted(&ids));
+}
+
+/// A copy of a state directory, no right to query, and the stream that both know is gone: what the original may have delivered is not
+/// sent again.
+#[test]
+fn a_copy_that_cannot_query_sends_nothing_that_the_original_may_have_sent() {
+    let site = site();
+    let (store, ids) = filled(&site, 20);
+    let server = server([]);
+    drop(store);
+    let copy = tempfile::tempdir().unwrap();
+    let state = copied(&site, copy.path());
+    let open = |state| Outbox::open(Store::open(state).unwrap(), NAME).unwrap();
+    let mut original = open(&site.state);
+    deliver_all(&mut original, &server, true, 100);
+    server.borrow_mut().unreadable = true;
+    let mut restored = open(&state);
+    emit(&mut restored, "of the copy");
+    deliver_all(&mut restored, &server, true, 100);
+    assert_eq!(restored.store.backlog(NAME, None).unwrap().uncertain, ids.len() as u64);
+    assert_eq!(server.borrow().rows.len(), ids.len() + 1, "the event of the copy itself is sent");
+}
+
 /// A whole batch of bad rows with good ones after it: the good ones do not wait, and show which rows are to blame.
 #[test]
 fn a_whole_batch_of_bad_rows_does_not_block_the_rest() {

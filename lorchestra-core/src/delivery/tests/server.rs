@@ -82,6 +82,10 @@ pub(super) struct Server {
     pub(super) slow: Vec<Slow>,
     /// Every row is refused for this reason, followed by a different number.
     pub(super) every_row: Option<&'static str>,
+    /// As soon as it has this many rows.
+    pub(super) every_row_after: usize,
+    /// Streams cannot be finalized, for no given reason.
+    pub(super) unclosable: bool,
     /// Maximum number of batches in flight.
     pub(super) depth: usize,
     /// Rows of other writers.
@@ -246,6 +250,9 @@ impl Destination for Table {
             _ => {}
         }
         let mut server = self.server.borrow_mut();
+        if server.unclosable {
+            return Err(DeliveryError::Precondition("no".into()));
+        }
         let stream = server.streams.get_mut(stream).ok_or_else(|| DeliveryError::StreamGone("no stream".into()))?;
         stream.finalized = true;
         Ok(i64::try_from(stream.rows.len()).unwrap())
@@ -319,7 +326,7 @@ impl Server {
         if let Some(stumbles) = rows.iter().find_map(|row| self.poison.get(&row.event_id)) {
             return Err(if *stumbles { stumbled() } else { DeliveryError::Malformed("400".into()) });
         }
-        if let Some(reason) = self.every_row {
+        if let Some(reason) = self.every_row.filter(|_| self.rows.len() >= self.every_row_after) {
             let refused = |index: usize| RefusedRow { index, reason: format!("{reason} {index}") };
             return Err(DeliveryError::Rows((0..rows.len()).map(refused).collect()));
         }

@@ -5,6 +5,7 @@ use lorchestra_tests::built;
 use lorchestra_tests::dovecot::Dovecot;
 use lorchestra_tests::ended::redacted;
 use lorchestra_tests::slack::{Fault, Slack, TOKEN};
+use lorchestra_tests::small_disk::SmallDisks;
 use lorchestra_tests::{Ended, Fixture, Running, Sandbox, eventually, processes};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -88,6 +89,48 @@ fn all(count: usize) -> Vec<String> {
     let answers =
         |n: usize| (1..4).filter(move |_| n.is_multiple_of(10)).map(move |answer| format!("number {n} answer {answer}"));
     (0..count).flat_map(|n| std::iter::once(format!("number {n}")).chain(answers(n))).collect()
+}
+
+/// The disk is full in the middle: the message says so, what is there are whole lines, and the next run completes them, nothing twice.
+#[test]
+fn a_full_disk_is_said_and_the_next_run_completes() {
+    let slack = Slack::start();
+    {
+        let mut state = slack.state();
+        state.page = 20;
+        state.channel("C1", "general");
+        for n in 0..400 {
+            state.say("C1", &ts(n), None, &format!("number {n} {}", "x".repeat(1000)));
+        }
+    }
+    let sandbox = Sandbox::with_binary(&[Fixture::Ingester]);
+    let data = sandbox.data();
+    let Some(disks) = SmallDisks::mount(&sandbox, &[(data.clone(), 300)]) else { return };
+    let start = || {
+        let plain = command(&sandbox, &slack.base_url(), &[]);
+        let args: Vec<String> = plain.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
+        let mut command = disks.command(&sandbox, &args.iter().map(String::as_str).collect::<Vec<_>>());
+        command.env("SLACK_TOKEN", TOKEN);
+        Running::start(command).wait()
+    };
+    let file = disks.path(&data).join(LINES);
+    let numbers = || -> Vec<String> {
+        let text = fs::read_to_string(&file).unwrap();
+        let whole = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let mut numbers: Vec<String> =
+            whole.map(|line| line["message"]["text"].as_str().unwrap().split(' ').nth(1).unwrap().to_owned()).collect();
+        numbers.sort();
+        numbers
+    };
+    let ended = start().exits(1);
+    assert!(ended.err().contains("slack/default.jsonl") && ended.err().contains("No space left"), "{}", ended.shown());
+    let had = numbers().len();
+    assert!(0 < had && had < 400, "{had}");
+    disks.remount(&data, "size=8m");
+    start().exits(0);
+    let mut expected: Vec<String> = (0..400).map(|n| n.to_string()).collect();
+    expected.sort();
+    assert_eq!(numbers(), expected, "all of them, and nothing twice");
 }
 
 #[test]

@@ -16,6 +16,8 @@ enum Kept {
     Unanswered,
     /// All responses but the size.
     WithoutSize,
+    /// Sent once, and refused from then on, as by a server that sends no more today.
+    Once,
     /// `BODY[] NIL`.
     Nil,
     /// `BODY[] {0}`.
@@ -52,6 +54,8 @@ fn answer(mailbox: &[(u32, Kept)], command: &str) -> Option<String> {
         return Some(format!("* SEARCH{found}\r\nTAG OK done\r\n"));
     }
     if let Some((set, items)) = command.strip_prefix("UID FETCH ").and_then(|rest| rest.split_once(' ')) {
+        let last = mailbox.last().map(|(uid, _)| uid.to_string()).unwrap_or_default();
+        let set = if set == "*" { &last } else { set };
         let is_survey = items.contains("RFC822.SIZE");
         let mut text = String::new();
         for (uid, kept) in with(set) {
@@ -96,7 +100,23 @@ fn answer(mailbox: &[(u32, Kept)], command: &str) -> Option<String> {
 fn start(messages: impl IntoIterator<Item = (u32, Kept)>) -> (u16, Mailbox) {
     let mailbox: Mailbox = Arc::new(Mutex::new(messages.into_iter().collect()));
     let its = Arc::clone(&mailbox);
-    (serve(GREETING, move |command| answer(&its.lock().unwrap(), command)), mailbox)
+    let answered = move |command: &str| {
+        let mut messages = its.lock().unwrap();
+        let answer = answer(&messages, command);
+        let sent = command
+            .strip_prefix("UID FETCH ")
+            .and_then(|rest| rest.split_once(' '))
+            .filter(|(_, items)| items.contains("BODY.PEEK[]"));
+        if let Some((set, _)) = sent.filter(|_| answer.as_ref().is_some_and(|text| text.ends_with("TAG OK done\r\n"))) {
+            let set = uids(set);
+            messages
+                .iter_mut()
+                .filter(|(uid, kept)| *kept == Kept::Once && set.contains(uid))
+                .for_each(|(_, kept)| *kept = Kept::Refused);
+        }
+        answer
+    };
+    (serve(GREETING, answered), mailbox)
 }
 
 fn change(mailbox: &Mailbox, uid: u32, to: Kept) {
@@ -160,15 +180,48 @@ fn a_message_that_is_refused_is_set_aside_and_tried_once_more() {
 #[test]
 fn a_server_that_refuses_all_is_an_error_and_nothing_is_given_up() {
     let dir = TempDir::new();
-    let (port, mailbox) = start((1..=150).map(|uid| (uid, if uid > 50 { Kept::Refused } else { Kept::Well })));
+    let (port, mailbox) = start((1..=150).map(|uid| (uid, if uid > 50 { Kept::Refused } else { Kept::Once })));
     let error = run(port, &dir).assert_retryable("refused fetching messages: Some messages could not be FETCHed").error();
     assert!(error.is_some_and(|error| !error.contains('\n')));
-    for uid in 51..=150 {
+    for uid in 1..=150 {
         change(&mailbox, uid, Kept::Well);
     }
     let (counts, aside) = outcome(&run(port, &dir));
     assert_eq!((counts["set_aside"].to_string(), aside.len()), ("{}".to_owned(), 0), "{counts}");
     assert_eq!(subjects(&dir), (1..=150).collect::<Vec<u32>>());
+}
+
+/// A hundred in a row: in the middle, and at the start, where the server has sent nothing before.
+#[test]
+fn a_hundred_refused_messages_in_a_row_do_not_stop_a_folder() {
+    for (kept, refused) in [(Kept::Refused, 61..=170), (Kept::RefusedAlways, 61..=170), (Kept::Refused, 1..=130)] {
+        let dir = TempDir::new();
+        let (port, _) = start((1..=250).map(|uid| (uid, if refused.contains(&uid) { kept } else { Kept::Well })));
+        let (counts, aside) = outcome(&run(port, &dir));
+        assert_eq!(counts["set_aside"], serde_json::json!({"refused": refused.clone().count()}));
+        assert_eq!(aside.len(), refused.clone().count());
+        assert_eq!(subjects(&dir), (1..=250).filter(|uid| !refused.contains(uid)).collect::<Vec<u32>>());
+    }
+}
+
+/// Every second UID is gone, as after years of deleting.
+#[test]
+fn what_a_window_leaves_out_takes_little_and_a_wider_window_reads_it() {
+    let dir = TempDir::new();
+    let (port, _) = start((1..=450).map(|n| (2 * n, Kept::Well)));
+    let run = |since: &str| {
+        let test = testing::job::<extract_gmail>().data(&dir).param("host", "127.0.0.1").param("port", port);
+        let test = test.param("tls", "plain").param("user", "anna@gmail.com").secret("password", "kept-secret");
+        outcome(&test.param("since", since).run()).0
+    };
+    assert_eq!(run("2024-01-02")["outside_window"], 450);
+    let bookmarks: Value = serde_json::from_str(&dir.read("ingester/imap/default.json")).unwrap();
+    let left = bookmarks["mailboxes"][0]["folders"].as_object().unwrap().values().map(|of| of["left"].as_object().unwrap().len());
+    assert_eq!(left.sum::<usize>(), 1, "{bookmarks}");
+    assert_eq!(run("2024-01-03")["read"], 0);
+    assert_eq!(run("2023-12-31")["written"], 450);
+    assert_eq!(subjects(&dir), (1..=450).map(|n| 2 * n).collect::<Vec<u32>>());
+    assert_eq!(run("2023-12-30")["read"], 0, "nothing is left");
 }
 
 #[test]
