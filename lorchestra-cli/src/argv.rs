@@ -8,8 +8,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-/// Cuts off the arguments after `run-job PACKAGE JOB`, whose meaning depends on the job. clap knows only lorchestra's own flags, and would
-/// take some of them in one order and leave them to the job in another. Returns `None` for other commands.
+/// Cuts off the arguments after `run-job PACKAGE JOB`, whose meaning depends on the job. clap knows only lorchestra's own flags: depending
+/// on the order of the arguments, it would parse some of the job's flags itself. Returns `None` for other commands.
 pub(crate) fn cut(definition: &clap::Command, words: &mut Vec<OsString>) -> Option<Vec<OsString>> {
     let with_value = |command: &clap::Command| -> Vec<String> {
         let flags = command.get_arguments().filter(|arg| arg.get_action().takes_values());

@@ -164,7 +164,7 @@ fn names(values: &[ValueManifest]) -> String {
     }
 }
 
-/// Checks that the default in a manifest is a value of the parameter. No default is always valid.
+/// Checks that the default in a manifest is a value of the parameter. A parameter without a default is valid.
 ///
 /// Defaults relative to now are resolved against the year 2000: one that is valid then is valid on every later day.
 ///

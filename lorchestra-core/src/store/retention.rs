@@ -1,8 +1,8 @@
 //! Retention: what the store removes, and when. Runs at the end of a run, after its outcome has been reported.
 //!
 //! No run pays for removing a year's data. One call examines `RUNS` runs for each kind of data, in the order in which they ended, and
-//! changes `EVENTS` events, or twice as many as this process has ingested, so that runs with many events do not outgrow it. The next calls
-//! do the rest. A run with more events than that loses them over several calls, its terminal event last.
+//! changes `EVENTS` events, or twice as many as this process has ingested, so that removal keeps pace with jobs that emit many events. The
+//! next calls do the rest. A run with more events than that loses them over several calls, its terminal event last.
 //!
 //! A run with undelivered events is skipped, and the next call continues after it, so a thousand of them block nothing. At the end of
 //! everything old enough, it starts over.

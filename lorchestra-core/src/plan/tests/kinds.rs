@@ -1,4 +1,4 @@
-//! Parameters of other kinds than text, number and time: durations, enums, lists, secrets.
+//! Parameters of kinds other than text, number and time: durations, enums, lists, secrets.
 
 use super::*;
 

@@ -96,7 +96,7 @@ fn nothing_invisible_of_a_manifest_comes_out() {
     for ended in shown(&sandbox, &path) {
         is_harmless(&ended);
     }
-    // Where the host reads them, they are in the reason why it cannot be used.
+    // For keys that the host parses, the text is in the reason why the library cannot be used.
     for key in READ {
         let path = install(&sandbox, Fixture::Kit, |manifest| {
             each_text(manifest, &|at, text| {
@@ -132,7 +132,7 @@ fn nothing_invisible_of_a_jobs_event_or_message_comes_out() {
     let sandbox = Sandbox::with(&[Fixture::Hostile, Fixture::Misbehave]);
     let marker = sandbox.arg("marker");
     is_harmless(&sandbox.lorchestra(&["run-job", "hostile", "emit_raw", "--what", "invisible", "--marker", &marker]).exits(0));
-    // A command line has no NUL.
+    // An argument cannot contain NUL.
     let message = known().replace('\0', "");
     is_harmless(&sandbox.lorchestra(&["run-job", "misbehave", "fail_with", "--message", &format!("no{message}x")]).exits(1));
     let list = sandbox.lorchestra(&["events", "list", "--payload"]).exits(0);
@@ -142,7 +142,7 @@ fn nothing_invisible_of_a_jobs_event_or_message_comes_out() {
     for run in sandbox.runs() {
         is_harmless(&sandbox.lorchestra(&["runs", "show", run.id()]).exits(0));
     }
-    // What was typed is seen, and harmless.
+    // Typed text is shown, and harmless.
     for args in [["jobs", "list", &message], ["runs", "show", &message], ["run-job", "misbehave", &message]] {
         is_harmless(&sandbox.lorchestra(&args));
     }

@@ -136,7 +136,7 @@ fn help_begins_with_examples() {
     let begin = "Examples:\n  lorchestra run-job ingester extract_gmail --since -7d\n";
     assert!(ended.out().starts_with(begin), "{}", ended.shown());
     assert!(ended.out().contains("\nUsage: lorchestra run-job ingester extract_gmail [OPTIONS]\n"), "{}", ended.shown());
-    // What must be given is in both.
+    // Required parameters are in both.
     let required = Sandbox::with(&[Fixture::Kit]).lorchestra(&["run-job", "kit", "advance", "--help"]).exits(0);
     assert!(required.out().starts_with("Examples:\n  lorchestra run-job kit advance --marker PATH\n"), "{}", required.shown());
     assert!(
@@ -144,7 +144,7 @@ fn help_begins_with_examples() {
         "{}",
         required.shown()
     );
-    // The lines of a docstring are not those of the help: a line is short only where the next word has no room.
+    // The help does not keep the line breaks of a docstring: a line is short only if the next word does not fit.
     let lines: Vec<&str> = ended.out().lines().skip_while(|line| !line.starts_with("Writes one JSON line")).collect();
     for pair in lines.windows(2).take_while(|pair| !pair[1].is_empty()) {
         let word = pair[1].split(' ').next().unwrap_or_default();
@@ -185,10 +185,10 @@ fn help_without_a_job_names_the_jobs() {
         let ended = sandbox.lorchestra(&args).exits(1);
         assert!(ended.out().is_empty() && ended.err().starts_with("Unknown package: nope\n"), "{}", ended.shown());
     }
-    // Without --help the job is missed.
+    // Without --help, the missing job is an error.
     let ended = sandbox.lorchestra(&["run-job", "ingester"]).exits(2);
     assert!(ended.err().contains("<JOB>"), "{}", ended.shown());
-    // Help needs no good configuration.
+    // Help works with an invalid configuration.
     sandbox.configure("nothing = 1");
     sandbox.lorchestra(&["run-job", "--help"]).exits(0);
     sandbox.lorchestra(&["--help"]).exits(0);

@@ -119,7 +119,7 @@ fn all_ways_to_name_a_directory_are_held_to_the_same() {
 #[test]
 fn what_belongs_to_another_user_is_not_run() {
     if !processes::is_root() {
-        // Nobody else can give files away.
+        // Only root can change the owner of files.
         return;
     }
     let sandbox = sandbox();
@@ -138,13 +138,13 @@ fn what_belongs_to_another_user_is_not_run() {
         let run = refused(&sandbox, &[], "not-trusted");
         assert!(run.err().contains("belongs to user 1, who could change what runs"), "{}", run.shown());
         assert_eq!(fix(&run), hint);
-        // Root's is as good as one's own.
+        // Root's files are trusted like one's own.
         chown(&at, Some(0), None).unwrap();
         assert!(sandbox.lorchestra(&["jobs", "list"]).exits(0).out().starts_with("misbehave:"), "{}", at.display());
         chown(&at, Some(NOBODY), None).unwrap();
     }
     sandbox.lorchestra(&RUN).exits(0);
-    // And root runs nobody else's.
+    // Root does not run other users' libraries.
     let mut command = Command::new(lorchestra_tests::built::lorchestra());
     command.args(RUN).env_clear().env("HOME", sandbox.home());
     let ended = Running::start(command).wait().exits(126);
@@ -199,7 +199,8 @@ fn a_group_with_others_in_it_may_not_write() {
     if !processes::is_root() {
         return;
     }
-    // NOBODY's group has others in it on most systems, and is not NOBODY's own on the rest: the group of another is neither.
+    // NOBODY's group has other members on most systems, and is not NOBODY's own on the rest: a shared group, or another user's, does not
+    // count.
     let sandbox = sandbox();
     let library = library(&sandbox);
     for at in [library.clone(), sandbox.plugins(), sandbox.home()] {
@@ -234,7 +235,7 @@ fn no_link_leads_out_of_the_directory() {
     sandbox.lorchestra(&["plugins", "install", &outside.display().to_string()]).exits(0);
     assert!(!library.is_symlink());
     sandbox.lorchestra(&RUN).exits(0);
-    // A link beside the file, and a link to the directory, lead nowhere else.
+    // A link to a file in its directory, and a link to the directory, do not leave it.
     let versions = sandbox.plugins().join("1.0");
     fs::create_dir(&versions).unwrap();
     fs::rename(&library, versions.join("libmisbehave.so")).unwrap();
@@ -243,7 +244,7 @@ fn no_link_leads_out_of_the_directory() {
     fs::rename(sandbox.plugins(), sandbox.path("elsewhere")).unwrap();
     symlink(sandbox.path("elsewhere"), sandbox.plugins()).unwrap();
     sandbox.lorchestra(&RUN).exits(0);
-    // Who may write where that link leads to may change what is run.
+    // A user who may write to the link's target can change what runs.
     set_mode(&sandbox.path("elsewhere"), 0o777);
     let run = refused_alone(&sandbox);
     assert_elsewhere(&fix(&run), &sandbox.path("elsewhere"));
@@ -288,7 +289,7 @@ fn the_units_in_the_docs_are_units() {
     let mut units = 0;
     for (name, text) in page.split("`/etc/systemd/system/").skip(1).filter_map(|rest| rest.split_once("`:\n\n```ini\n")) {
         let unit = text.split("```").next().unwrap();
-        // A program that is there.
+        // A program that exists.
         fs::write(dir.path().join(name), unit.replace("/usr/local/bin/lorchestra", "/bin/true")).unwrap();
         units += 1;
     }

@@ -80,7 +80,7 @@ type Found = (Vec<Run>, Vec<Event>, u64);
 fn look(state: &Path) -> Result<Found, String> {
     let state = StateDir::open(state).map_err(|error| error.to_string())?;
     let clear = |error: StoreError| match error {
-        // Has words and a hint of its own: lorchestra-cli/src/failure.rs.
+        // lorchestra-cli/src/failure.rs has messages and hints for these.
         StoreError::Damaged { .. } | StoreError::Foreign { .. } | StoreError::Newer { .. } | StoreError::NotWritable { .. } => {
             Err::<Found, _>(error.to_string())
         }
@@ -186,7 +186,7 @@ fn store_of(checkpointed: bool) -> Sandbox {
     if checkpointed {
         drop(connection);
     } else {
-        // As it is while somebody has it open: closing would empty the log.
+        // As in a live database: closing it would empty the log.
         connection.execute_batch("PRAGMA wal_autocheckpoint = 0").unwrap();
         for _ in 0..2 {
             sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "50"]).exits(0);

@@ -103,7 +103,7 @@ fn what_escaped_a_killed_supervisor_is_killed_by_the_next_command() {
         drop(running);
         eventually("the worker is gone", || workers.iter().all(|pid| !processes::is_alive(*pid)));
         assert!(processes::is_alive(pid), "{job}: out of the watchdog's reach");
-        // Commands that have nothing to do with runs leave them alone.
+        // Commands that do not use runs leave them alone.
         sandbox.lorchestra(&["jobs", "list"]).exits(0);
         assert!(processes::is_alive(pid));
         let ended = sandbox.lorchestra(next).exits(0);
@@ -141,7 +141,7 @@ fn a_stopped_worker_of_a_run_that_was_never_recorded_is_killed_by_the_next_comma
         let sandbox = sandbox();
         let locks = sandbox.state().join("locks");
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&locks).unwrap();
-        // Whoever makes the store waits for this lock, with a worker that waits for its order.
+        // The process that creates the store waits for this lock, with a worker that waits for its order.
         let held = File::create(locks.join("store")).unwrap();
         flock(&held, FlockOperation::LockExclusive).unwrap();
         let running = sandbox.start(&["run-job", "misbehave", "noop"]);
@@ -178,7 +178,7 @@ fn a_stopped_worker_of_a_trial_is_killed_by_the_next_trial() {
     running.signal(Signal::KILL);
     drop(running);
     assert!(processes::is_stopped(worker), "it sees nothing");
-    // One whose supervisor lives is left alone.
+    // A trial with a live supervisor is left alone.
     let alive = Running::start(check("sleep"));
     let of_alive = stop_worker_of(&alive);
     assert!(!processes::is_alive(worker), "killed by the second trial");
@@ -227,7 +227,7 @@ fn a_copy_of_the_state_directory_ends_no_run_of_the_original() {
         let (from, to) = (original.state().join(part).join("."), copy.state().join(part));
         let copied = std::process::Command::new("cp").arg("-a").args([from, to]).status().expect("cp");
         assert!(copied.success());
-        // Whatever the copy makes of it: as long as the supervisor of the original lives, the run may not be closed there either.
+        // Whatever the copy does: while the supervisor of the original is alive, the run must not be closed there either.
         copy.lorchestra(&["runs", "list"]).exits(0);
         std::thread::sleep(std::time::Duration::from_millis(300));
         assert_eq!(original.runs().len(), 1);
@@ -242,11 +242,11 @@ fn a_copy_of_the_state_directory_ends_no_run_of_the_original() {
 #[test]
 fn nobody_elses_process_is_touched() {
     let sandbox = sandbox();
-    // Of a run that lives.
+    // A process of a live run.
     let alive = sandbox.start(&["run-job", "misbehave", "leave_daemon", "--stay", "--marker", &sandbox.arg("alive")]);
     eventually("the process is started", || sandbox.read("alive").ends_with('\n'));
     let of_alive: u32 = sandbox.read("alive").trim().parse().unwrap();
-    // Of the run that dies.
+    // A process of a dead run.
     let (dying, pid) = leaving(&sandbox, "leave_grandchild");
     let run = sandbox.runs().remove(0);
     assert!(sandbox.lorchestra(&["runs", "show", run.id()]).out().contains("misbehave/leave_grandchild"));
@@ -262,9 +262,9 @@ fn nobody_elses_process_is_touched() {
     let sleep = |run_id: &str, user: Option<u32>| sleep_of(&state_id, run_id, user);
     let mut strangers =
         vec![sleep("0190a000-0000-7000-8000-000000000000", None), sleep("", None), sleep(&format!("{}x", run.id()), None)];
-    // Of the run of the same id in another state directory, of which this one may be a copy.
+    // A process of a run with the same id in another state directory, of which this one may be a copy.
     strangers.push(sleep_of("1.2", run.id(), None));
-    // Only root can have it both ways.
+    // Only root can start processes as several users.
     if processes::is_root() {
         strangers.push(sleep(run.id(), Some(lorchestra_tests::sandbox::NOBODY)));
     }

@@ -58,12 +58,12 @@ fn a_full_spool_ends_the_job_and_keeps_what_was_acknowledged() {
     let ended = run(&disks, &sandbox, &args).exits(1);
     assert!(ended.err().contains("No space left on device"), "{}", ended.shown());
     let (state, cause, message, events) = only_run(&disks, &sandbox, "number");
-    // The job's own end, if there was room for it.
+    // The job's own end, if there was space for it.
     assert!(state == "failed" && (cause == "error" || cause == "spool"), "{cause}: {message}");
     assert!(message.contains("No space left on device"), "{message}");
     let safe = acknowledged(&sandbox);
     assert!(events == safe && safe > 1000, "{events} events, {safe} acknowledged");
-    // There is room again, as all of it is in the store.
+    // There is space again once everything is in the store.
     run(&disks, &sandbox, &["run-job", "misbehave", "noop"]).exits(0);
 }
 
@@ -99,7 +99,7 @@ fn a_store_that_becomes_full_loses_nothing() {
     let ended = running.wait().exits(74);
     assert!(ended.err().contains("cannot record the end of run"), "{}", ended.shown());
     assert!(ended.err().contains("it is kept in the spool"), "{}", ended.shown());
-    // Still full: said, and what can be read is read.
+    // Still full: the problem is reported, and readable data is shown.
     let listed = run(&disks, &sandbox, &["runs", "list"]).exits(0);
     assert!(listed.err().contains("cannot close run") && listed.out().contains("running"), "{}", listed.shown());
     fs::remove_file(ballast).unwrap();
@@ -117,7 +117,7 @@ fn a_full_disk_under_everything_loses_nothing() {
     assert!(matches!(ended.code(), Some(1 | 74)), "{}", ended.shown());
     let safe = acknowledged(&sandbox);
     assert!(safe > 1000, "{safe}");
-    // Somebody gives it more room.
+    // The disk is enlarged.
     disks.remount(&sandbox.state(), "size=16m");
     let (state, cause, message, events) = only_run(&disks, &sandbox, "number");
     assert!(state == "failed" && (cause == "error" || cause == "spool"), "{cause}: {message}");
@@ -161,7 +161,7 @@ fn a_disk_that_became_read_only_is_told() {
     let ended = run(&disks, &sandbox, &args).exits(74);
     assert!(ended.err().to_lowercase().contains("read-only"), "{}", ended.shown());
     assert_eq!(sandbox.read("marker"), "", "the job was not entered");
-    // Reading needs the store's log, which is written.
+    // Reading needs the store's WAL, which must be writable.
     let listed = run(&disks, &sandbox, &["runs", "list"]);
     assert!(matches!(listed.code(), Some(0 | 74)), "{}", listed.shown());
     disks.remount(&sandbox.state(), "rw");
@@ -191,7 +191,7 @@ fn a_store_that_is_kept_for_a_while_is_waited_for() {
     let other = store(&sandbox);
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     fs::write(sandbox.path("go"), "").unwrap();
-    // What it does meanwhile, and another run of another job.
+    // Its effects in the meantime, and another run of another job.
     let second = sandbox.start(&["run-job", "misbehave", "numbered", "--count", "1000", "--acknowledged", &marker]);
     std::thread::sleep(Duration::from_secs(2));
     let listed = sandbox.lorchestra(&["runs", "list"]).exits(0);
@@ -228,7 +228,7 @@ fn a_store_that_is_kept_for_longer_than_anybody_waits_loses_nothing() {
     );
     assert_eq!(sandbox.read("entered"), "", "it was not entered");
     other.execute_batch("ROLLBACK").unwrap();
-    // Of the one there is nothing, of the other all.
+    // The first run left nothing, the second everything.
     let run = sandbox.run();
     assert_eq!((run.state(), run.cause()), ("failed", "cancelled"));
     let events = sandbox.whole_events_of(&run);
@@ -270,7 +270,7 @@ fn a_store_that_cannot_be_ours_is_told_with_its_mend() {
     for (name, spoil, what, hint) in cases {
         let sandbox = sandbox();
         sandbox.lorchestra(&["run-job", "misbehave", "numbered"]).exits(0);
-        // All of it in the one file.
+        // Everything in the database file.
         store(&sandbox).execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
         spoil(&sandbox);
         let path = sandbox.state().join("lorchestra.db");
@@ -278,7 +278,7 @@ fn a_store_that_cannot_be_ours_is_told_with_its_mend() {
         let marker = sandbox.arg("marker");
         for args in [&["run-job", "misbehave", "typed", "--marker", &marker][..], &["runs", "list"], &["events", "list"]] {
             let ended = sandbox.lorchestra(args);
-            // A page that a listing does not need may be broken without its notice.
+            // Damage to a page that a listing does not need may go unnoticed.
             if ended.code() == Some(0) && name != "newer" && args[0] != "run-job" {
                 continue;
             }
@@ -355,7 +355,7 @@ fn a_clock_that_was_put_back_stops_nothing_and_removes_nothing() {
     sandbox.configure("[retention]\nlogs = \"1s\"\npayloads = \"1s\"\nruns = \"1s\"");
     sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "5"]).exits(0);
     let ahead = sandbox.run();
-    // One that is still open, too: its supervisor was killed before the clock was fixed.
+    // A run that is still open, too: its supervisor was killed before the clock was corrected.
     let running = sandbox.start(&["run-job", "misbehave", "wait", "--marker", &sandbox.arg("marker")]);
     eventually("the job is at work", || !sandbox.read("marker").is_empty());
     let workers = running.children();
@@ -410,7 +410,7 @@ fn ten_thousand_leftover_spools_are_cleared_and_keep_nobody_waiting() {
     assert_eq!(left(), 9_800, "no command removes all of them");
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     assert_eq!(left(), 9_600);
-    // A run that is just beginning has such a spool too.
+    // A run that is just starting has such a spool too.
     assert!(leftover(4_999).exists() && !leftover(5_000).exists());
     assert_eq!(sandbox.runs().len(), 3);
 }
@@ -461,7 +461,7 @@ fn whichever_write_finds_the_disk_full_nothing_acknowledged_is_lost() {
             assert!(events == safe, "{kib} KiB: {events} events, {safe} acknowledged: {state} {cause} {message}");
             assert_eq!(state == "completed", safe == 3000 && cause.is_empty(), "{kib} KiB: {state} {cause} {message}");
         }
-        // And the next run has all the room it needs.
+        // The next run has enough space.
         run(&disks, &sandbox, &["run-job", "misbehave", "noop"]).exits(0);
     }
     assert!(before > 0 && during > 0 && completed > 0, "{before} before, {during} during, {completed} completed");

@@ -47,7 +47,7 @@ fn events_arrive_with_the_right_types_and_their_payload_can_be_queried() {
         let ended = sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "200", "--account", "me"]).exits(0);
         assert_eq!(ended.err(), "", "{write}");
         assert_eq!(counts(&emulator, &dataset, &sandbox), (202, 202, 202), "{write}");
-        // Time functions take created_at, JSON functions the payload, arithmetic the attempt.
+        // Time functions accept created_at, JSON functions the payload, arithmetic the attempt.
         let sql = format!(
             "SELECT COUNT(*) AS n, SUM(CAST(JSON_VALUE(payload, '$.n') AS INT64)) AS total, MAX(attempt + 1) AS next,
                 MIN(source) AS source, COUNT(DISTINCT run_id) AS runs
@@ -185,7 +185,7 @@ fn the_documented_queries_answer() {
     sandbox.lorchestra(&["run-job", "ingester", "extract_gmail", "--source", &sample, "--account", "demo"]).exits(0);
     sandbox.lorchestra(&["run-job", "misbehave", "fail"]).exits(1);
     let run = sandbox.runs()[0].id().to_owned();
-    // What only time could make: a daily job that ended two days ago for the last time, and a run without an end since yesterday.
+    // Only time could produce these: a daily job that last ended two days ago, and a run without an end since yesterday.
     for (id, kind, job, run, hours) in [
         ("o1", "job.started", "daily", "r-old", 49),
         ("o2", "job.completed", "daily", "r-old", 48),

@@ -70,7 +70,7 @@ fn no_fault_loses_or_doubles_an_event() {
     let matrix =
         storage.into_iter().map(|row| (Write::Storage, row)).chain(insert_all.into_iter().map(|row| (Write::InsertAll, row)));
     let cases: Vec<_> = matrix.flat_map(|case| [1, 3].map(|times| (case.clone(), times))).collect();
-    // Mostly waiting: several at once.
+    // Cases mostly wait, so run several at once.
     let next = std::sync::atomic::AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..6 {
@@ -96,7 +96,7 @@ fn meets(write: Write, method: Method, fault: &Fault, times: usize) {
     let requests =
         site.fake.requests(Method::AppendRows) + site.fake.requests(Method::InsertAll) + site.fake.requests(Method::TablesGet);
     assert!(requests <= 40, "{told}: {requests} requests");
-    // What a person has to look at ends a flush: it is said, and the next one tries again.
+    // An error that a person must fix ends a flush: it is reported, and the next flush retries.
     for _ in 0..times {
         let ended = site.sandbox.lorchestra(&["events", "flush", "--timeout", "50s"]);
         let is_said = || ended.code() == Some(69) && ended.err().contains("nothing is lost");

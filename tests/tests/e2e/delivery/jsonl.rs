@@ -30,7 +30,7 @@ fn each_of_two_destinations_has_each_event_once() {
     site.all_is_delivered(Write::Storage, "BigQuery");
     let files = files(&sandbox.path(EVENTS));
     all_is_there(sandbox, &files, "files");
-    // The columns of the envelope, with the payload as it is.
+    // The columns of the envelope, with the unchanged payload.
     let run = sandbox.run();
     for (line, event) in lines(&files).iter().zip(sandbox.events_of(run.id())) {
         for column in
@@ -93,7 +93,7 @@ fn whatever_is_killed_nothing_is_lost_or_twice() {
         std::thread::sleep(Duration::from_millis(30 + round * 37 % 400));
         run.signal(Signal::KILL);
         run.wait();
-        // What a flush writes is written in a moment: killed as soon as a file grows.
+        // A flush writes quickly: kill it as soon as a file grows.
         let size = || files(&dir).iter().filter_map(|path| path.metadata().ok()).map(|meta| meta.len()).sum::<u64>();
         let (before, until) = (size(), Instant::now() + Duration::from_millis(400));
         let flush = sandbox.start(&["events", "flush", "--timeout", "20s"]);
@@ -140,7 +140,7 @@ fn a_file_that_was_moved_away_is_followed_by_a_new_one() {
         let to = sandbox.path(&format!("taken{round}.jsonl"));
         fs::rename(&there[0], &to).unwrap();
         if round == 1 {
-            // As `logrotate` does it: an empty one in its place.
+            // As `logrotate` does: replaced by an empty file.
             fs::write(&there[0], "").unwrap();
             fs::set_permissions(&there[0], std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
             taken.push(there[0].clone());
@@ -169,7 +169,7 @@ fn a_full_disk_is_waited_for() {
     let ended = disks.start(&sandbox, &job).wait().exits(0);
     assert!(ended.err().contains("No space left on device"), "{}", ended.shown());
     disks.start(&sandbox, &["events", "flush", "--timeout", "2s"]).wait().exits(69);
-    // Half a batch is there, and its rest goes where there is room, in the same file.
+    // Half a batch is there; its rest goes to the same file once there is space.
     let half = files(&disks.path(&dir)).iter().map(|path| path.metadata().unwrap().len()).sum::<u64>();
     assert!(half > 0);
     disks.remount(&dir, "size=4096k");

@@ -51,7 +51,7 @@ fn refused_events_are_sent_again_on_request() {
         site.fake.faults().next(carrier(write), Fault::RowErrors(vec![1, 3]));
         site.sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "10"]).exits(0);
         assert_eq!((site.flushed(), site.delivered().len()), (0, 10), "{write:?}");
-        // Refused again: they are what they were.
+        // Refused again: they keep their state.
         site.fake.faults().forever(carrier(write), Fault::RowErrors(vec![0]));
         site.sandbox.lorchestra(&["events", "flush", "--resend-failed"]).exits(0);
         assert_eq!(site.sandbox.lorchestra(&["events", "list", "--failed"]).exits(0).out().lines().count(), 2, "{write:?}");
@@ -133,7 +133,7 @@ fn required_delivery_means_the_table_that_is_named() {
         assert_eq!(ended.code(), Some(69), "{}", ended.shown());
         assert!(ended.err().contains("to p1.lorchestra.events"), "{}", ended.shown());
     } else {
-        // The holder's last look came before the second's events: then they went where they should.
+        // The holder's last check came before the second process's events, so these went to the configured table.
         assert_eq!(ended.code(), Some(0), "{}", ended.shown());
     }
 }
@@ -170,7 +170,7 @@ fn the_proxy_of_the_environment_is_used() {
     );
     std::fs::write(site.sandbox.path("key.json"), site.fake.authorized_user().to_string()).unwrap();
     let key = site.sandbox.arg("key.json");
-    // A port that nobody listens on.
+    // A port without a server.
     let proxy = format!("http://{}", std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
     let with = |no_proxy: &str| {
         let environment =
@@ -289,7 +289,7 @@ fn a_kill_during_delivery_loses_and_doubles_nothing() {
         let write = BOTH[round as usize % 2];
         let told = format!("round {round}, {write:?}");
         let site = Site::new(write);
-        // Some requests are slow, so that a kill finds them on their way; some are lost after their work was done.
+        // Some requests are slow, so that a kill finds them in flight; some are lost after their work was done.
         for _ in 0..30 {
             let fault = match random(4) {
                 0 => Fault::CommitThenDrop,
@@ -306,7 +306,7 @@ fn a_kill_during_delivery_loses_and_doubles_nothing() {
             };
             let before = site.fake.requests(carrier(write));
             let enough = before + random(4);
-            // Either the requests come, or it has nothing to deliver.
+            // Either requests arrive, or there is nothing to deliver.
             let until = std::time::Instant::now() + Duration::from_millis(100 + random(900));
             while site.fake.requests(carrier(write)) < enough && std::time::Instant::now() < until {
                 std::thread::sleep(Duration::from_millis(1));
@@ -340,7 +340,7 @@ fn eight_processes_deliver_into_one_table_by_one_stream() {
         let ended = running.wait().exits(0);
         assert_eq!(ended.err(), "", "{}", ended.shown());
     }
-    // Between them no event was left behind: nobody needs to flush.
+    // No event was left between them: no flush is needed.
     assert_eq!(site.stored().len(), 8 * 2002);
     site.all_is_delivered(Write::Storage, "after the last of them");
     assert_eq!(site.fake.streams().len(), 1);
@@ -357,7 +357,7 @@ fn required_delivery_is_part_of_the_outcome() {
     assert_eq!(ended.plain_out(), "✓ misbehave/numbered completed (run [SHORT])\n");
     assert!(ended.err().contains("7 events are not in BigQuery yet"), "{}", ended.shown());
     assert_eq!(site.sandbox.runs()[0].state(), "completed", "the run itself is what it is");
-    // The job's own failure is told first.
+    // The job's own failure is reported first.
     let ended =
         site.sandbox.lorchestra(&["run-job", "--require-delivery", "--delivery-timeout", "1s", "misbehave", "fail"]).exits(1);
     assert!(ended.err().contains("misbehave/fail failed"), "{}", ended.shown());
@@ -384,12 +384,12 @@ fn required_delivery_without_credentials_starts_no_job() {
     refused("an account that is not there", &["account not found"]);
     std::fs::write(site.sandbox.path("key.json"), serde_json::to_vec(&json!({"type": "service_account"})).unwrap()).unwrap();
     refused("half a key", &["service"]);
-    // Without --require-delivery the job runs, and one line tells.
+    // Without --require-delivery the job runs, and one line reports the problem.
     let ended =
         site.sandbox.lorchestra_with(&[("GOOGLE_APPLICATION_CREDENTIALS", &key)], &["run-job", "misbehave", "noop"]).exits(0);
     assert_eq!(ended.err().lines().count(), 1, "{}", ended.shown());
     assert!(ended.err().contains("2 events are not in BigQuery yet"), "{}", ended.shown());
-    // With a good one all goes.
+    // With a valid key everything is delivered.
     std::fs::write(site.sandbox.path("key.json"), site.fake.service_account_key().to_string()).unwrap();
     site.sandbox.lorchestra_with(&[("GOOGLE_APPLICATION_CREDENTIALS", &key)], &["events", "flush"]).exits(0);
     site.all_is_delivered(Write::Storage, "with credentials");
@@ -456,7 +456,7 @@ fn a_signal_while_draining_ends_the_draining_and_not_the_outcome() {
     let running = site.sandbox.start(&["run-job", "--delivery-timeout", "50s", "misbehave", "noop"]);
     eventually("it has ended", || site.sandbox.runs().first().is_some_and(|run| run.state() == "completed"));
     eventually("it drains", || site.fake.requests(Method::AppendRows) > 0);
-    // The job is free for its next run meanwhile.
+    // The job's lock is free for its next run in the meantime.
     site.sandbox.lorchestra(&["run-job", "--delivery-timeout", "1s", "misbehave", "noop"]).exits(0);
     running.signal(Signal::INT);
     let ended = running.wait().exits(0);
@@ -510,7 +510,7 @@ fn the_python_tools_table_keeps_working() {
         let created = row["created_at"].as_str().unwrap();
         assert!(created.ends_with('Z') && created.len() == 27, "{created}");
         assert!(!row.contains_key("run_id"));
-        // What is there stays, what is missing is added.
+        // Existing columns stay, missing ones are added.
         let done = site.sandbox.lorchestra(&["events", "setup"]).exits(0);
         assert!(done.out().contains("run_id, attempt, package, job"), "{}", done.shown());
         site.sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);

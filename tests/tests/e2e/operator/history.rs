@@ -51,7 +51,7 @@ fn filters_show_what_they_ask_for() {
     ] {
         assert_eq!(listed(filter), expected, "{filter:?}");
     }
-    // A time between two runs divides them.
+    // A time between two runs separates them.
     let middle = all[2].0["started_at"].as_str().unwrap();
     assert_eq!(listed(&["--since", middle]), [0, 1, 2]);
     assert_eq!(listed(&["--until", middle]), [3, 4]);

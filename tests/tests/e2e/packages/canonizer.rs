@@ -193,7 +193,7 @@ fn a_full_disk_leaves_the_old_results_and_nothing_half_written() {
         let message = format!("canonizer/{}: writing failed; the previous results are unchanged", job.results);
         assert!(ended.err().contains(&message) && ended.err().contains("No space left on device"), "{}", ended.shown());
         assert_eq!(list(), before);
-        // Full to the last byte: not even the first file can be made whole.
+        // Full to the last byte: not even the first file can be completed.
         let ballast = disks.fill(&data);
         let ended = run(&sample).exits(1);
         assert!(ended.err().contains("unchanged") && ended.err().contains("No space left on device"), "{}", ended.shown());

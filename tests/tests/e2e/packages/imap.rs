@@ -87,7 +87,7 @@ fn fill(server: &Dovecot, count: usize) -> BTreeMap<usize, Vec<u8>> {
     let mut messages = BTreeMap::new();
     for n in 0..count {
         let body: Vec<u8> = match n {
-            // Lines as mail has them; nothing in it is UTF-8.
+            // Lines as in real mail; nothing in it is UTF-8.
             250 => {
                 b"\xe4\xf6\xfc 0123456789 0123456789 0123456789 0123456789 0123456789 0123456789 0\r\n".repeat((31 << 20) / 76)
             }
@@ -159,7 +159,7 @@ fn killed_half_way_and_run_again_is_complete() {
         eventually("so many bytes have come", || gate.is_shut());
         let workers = running.children();
         assert_eq!(workers.len(), 1);
-        // The supervisor first, or it would tell of its worker's death.
+        // The supervisor first, or it would report its worker's death.
         running.signal(Signal::STOP);
         processes::signal(workers[0], Signal::KILL);
         running.signal(Signal::KILL);
@@ -221,7 +221,7 @@ fn a_window_leaves_mail_to_later_runs() {
     server.hand_over();
     let port = server.plain_port();
     let first = counts(&sandbox, port, &["--since", "2024-01-10", "--until", "2024-01-20"]);
-    // The one without a date came to the server on the first of January.
+    // The one without a date arrived at the server on the first of January.
     assert_eq!((&first["written"], &first["outside_window"], &first["set_aside"]), (&json!(10), &json!(19), &json!({})));
     let again = counts(&sandbox, port, &["--since", "2024-01-10", "--until", "2024-01-20"]);
     assert_eq!(again["read"], 0, "{again}");
@@ -282,7 +282,7 @@ fn what_is_wrong_is_said_in_a_line() {
         let sandbox = sandbox();
         let ended = run(&sandbox, port, more).exits(1);
         let mut text = redacted(ended.err(), &sandbox);
-        // The system's words differ with its network.
+        // The system's message depends on its network.
         if let Some((before, rest)) = text.split_once(": failed to lookup") {
             text = format!("{before}: [LOOK-UP]\n{}", rest.split_once('\n').unwrap().1);
         }

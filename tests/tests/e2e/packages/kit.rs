@@ -137,7 +137,7 @@ fn progress_is_a_bar_on_a_terminal_and_nothing_elsewhere() {
             command.env("TERM", "xterm").stderr(terminal.stdio()).stdout(std::process::Stdio::null()).spawn().unwrap();
         let seen = if total == "10" { "3/10" } else { " 3 " };
         eventually("a bar", || terminal.shown().contains(seen) && terminal.shown().contains("kit/advance"));
-        // What is done at the first look was not done in no time.
+        // Progress made before the first update must not count as instantaneous.
         let bar = terminal.shown();
         assert!(
             bar.contains(" 0/s") && !bar.contains("left") && bar.matches("/s").count() == bar.matches(" 0/s").count(),

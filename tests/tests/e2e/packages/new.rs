@@ -76,7 +76,7 @@ fn the_printed_steps_go_all_the_way_to_an_event() {
     let printed = shell.run("lorchestra new my-words");
     assert!(printed.starts_with("✓ created the job package my-words in my-words\nNext:\n  cd my-words\n"), "{printed}");
     let crate_dir = shell.at.join("my-words");
-    // Versions that this machine has, and what was built of them the last time.
+    // Versions that this machine has, and the artifacts of the previous build.
     std::fs::copy(built::workspace().join("Cargo.lock"), crate_dir.join("Cargo.lock")).unwrap();
     std::os::unix::fs::symlink(target(), crate_dir.join("target")).unwrap();
 
@@ -150,7 +150,7 @@ fn a_crate_below_a_workspace_that_does_not_name_it_is_one_of_its_own() {
     shell.run("cd with a space");
     let own = root.join("with a space").display().to_string();
     assert_eq!(metadata(&mut shell), (vec!["words".to_owned()], own));
-    // An empty directory is taken as it is.
+    // An empty directory is used unchanged.
     shell.run("mkdir empty && cd empty && lorchestra new words --dir . && cargo metadata --no-deps --format-version 1");
 }
 
@@ -175,7 +175,7 @@ fn a_crate_that_a_workspace_takes_in_is_a_member() {
     shell.run("cd crates/my-words");
     assert_eq!(metadata(&mut shell), all);
     let built_one = shell.run("cargo build");
-    // Such as of a profile that is none of the workspace's.
+    // Such as a warning about a profile that is not the workspace's.
     assert!(!built_all.contains("warning") && !built_one.contains("warning"), "{built_all}{built_one}");
     let checks = steps(&printed).into_iter().find(|step| step.contains("plugins check")).unwrap().to_owned();
     assert_eq!(checks, "lorchestra plugins check ../../target/release/libmy_words.so");

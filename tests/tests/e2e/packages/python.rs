@@ -131,7 +131,7 @@ fn nothing_acknowledged_is_lost_when_a_job_of_ten_thousand_events_is_killed() {
         let path = format!("acknowledged={acknowledged}");
         let run = python.run("my_package.faults:numbered", &["--arg", "count:=10000", "--arg", &path, "--arg", "stay:=9000"]);
         let mut running = python.sandbox.start(&run);
-        // Not at the place where it stays: in the middle of its work, in two of three.
+        // In two of three cases it is killed during its work, not where it waits.
         let enough = if victim == "python" { 9000 } else { 3000 };
         eventually("the job has emitted much", || python.acknowledged() >= enough);
         let worker = running.children()[0];
@@ -191,7 +191,7 @@ fn every_other_end_is_told() {
     let mut page = |title: &str, code: i32, run: &[&str]| {
         let ended = python.sandbox.lorchestra(run).exits(code);
         let shown = ended.snapshot(&python.sandbox).replace(&python.venv, "[VENV]");
-        // How long it waits is left to chance.
+        // The delay is random.
         let lines: Vec<&str> = shown.lines().map(|line| line.split("; next attempt in").next().unwrap_or_default()).collect();
         pages.push_str(&format!("== {title}\n{}\n\n", lines.join("\n")));
     };
@@ -295,7 +295,7 @@ fn the_event_client_of_an_installed_old_tool_is_not_used() {
 #[test]
 fn what_a_job_prints_is_in_the_log_and_it_reads_nothing() {
     let python = Python::new();
-    // A module of the working directory is not taken for one of the standard library.
+    // A module in the working directory does not replace one of the standard library.
     fs::write(python.sandbox.path("json.py"), "raise RuntimeError('taken')\n").unwrap();
     python.sandbox.lorchestra(&python.run("my_package.faults:prints", &[])).exits(0);
     let log = python.sandbox.state().join("logs").join(python.sandbox.runs()[0].id()).join("1.out");

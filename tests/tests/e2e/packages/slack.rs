@@ -151,7 +151,7 @@ fn all_pages_and_threads_and_then_what_is_new() {
     assert_eq!(slack.calls("conversations.history").len(), 2, "one look at each channel");
     assert!(slack.calls("conversations.replies").is_empty());
 
-    // Something new, an edit, an answer to what is known, and one to what is older than is looked back to.
+    // A new message, an edit, a reply to a known message, and one to a message that is too old to be read again.
     {
         let mut state = slack.state();
         state.say("C1", &ts(46), None, "new");
@@ -320,7 +320,7 @@ fn what_is_wrong_is_said_in_a_line() {
         tell(&format!("{method} without an end"), &sandbox, slack.port(), &run(&sandbox, &slack.base_url(), &[]).exits(1));
     }
     let slack = workspace(1);
-    // For what it has of TLS.
+    // A server with TLS.
     let other = Dovecot::start();
     for (what, base_url) in [
         ("nobody there", "http://127.0.0.1:1/api".to_owned()),

@@ -190,7 +190,7 @@ fn each_failure_is_told_with_its_cause_and_nothing_is_half_kept() {
     assert!(!processes::is_alive(pid));
     assert_eq!(taps.state(), json!({"n": 40}));
 
-    // Not worth a second attempt: there is none.
+    // A second attempt would not help: there is none.
     let run = ["run-job", "--retries", "2", "meltano-ingest", "run_tap", "--tap"];
     page("not on PATH", &[&run[..], &["tap-of-nobody"]].concat());
     page("no such program", &[&run[..], &["./tap-of-nobody"]].concat());
@@ -289,7 +289,7 @@ fn the_kind_of_a_taps_failure_is_in_the_error_and_its_words_in_the_log() {
     std::thread::spawn(move || {
         for stream in server.incoming() {
             let mut stream = stream.unwrap();
-            // A request, or the hello of TLS, which is no request.
+            // A request, or a TLS ClientHello, which is not an HTTP request.
             let _ = stream.read(&mut [0; 4096]);
             let _ = stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n");
         }
@@ -422,7 +422,7 @@ fn different_taps_run_at_once_and_the_same_tap_does_not() {
     let same = taps.sandbox.lorchestra(&strs(&taps.count(&[], &[], &config))).exits(1);
     let says = "counter/default: another run is writing to this directory; wait for it to end, then run the job again\n";
     assert!(same.err().contains(says), "{}", same.shown());
-    // The first was not disturbed.
+    // The first one was not disturbed.
     first.signal(Signal::TERM);
     first.wait().exits(143);
     assert_eq!((taps.numbers(), taps.state()), ((1..=10).collect(), json!({"n": 10})));
@@ -483,7 +483,7 @@ fn what_is_wrong_with_a_tap_is_named_by_what_is_there() {
         ("mute", "discover", "#!/bin/sh\n", "it printed nothing for --discover; it wrote nothing to standard error", ""),
     ] {
         let path = sandbox.path(name);
-        // By another process: what this one's other tests fork could hold it open for writing.
+        // Created by another process: forks in other tests could inherit the open file, which then could not be executed.
         let made = std::process::Command::new("sh").args(["-c", "printf %s \"$1\" > \"$0\""]).arg(&path).arg(text).status();
         assert!(made.unwrap().success());
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();

@@ -30,7 +30,7 @@ fn answer(stream: &TcpStream, willing: usize, asked: &AtomicUsize) {
             continue;
         }
         if asked.fetch_add(1, Ordering::SeqCst) >= willing {
-            // Until the client hangs up.
+            // Until the client disconnects.
             while let Some(Ok(_)) = lines.next() {}
             return;
         }

@@ -103,7 +103,7 @@ fn success_moves_it_and_the_next_run_begins_there() {
         (window(&sandbox)["since"].as_str(), run.0["until"].as_str()),
         (Some("2024-01-20T00:00:00Z"), Some(&*mark(&sandbox)))
     );
-    // The dry run says where the next one begins.
+    // The dry run shows where the next one starts.
     let dry = sandbox.lorchestra(&["run-job", "--dry-run", "--json", "misbehave", "windowed", "--since", "last"]).exits(0);
     assert_eq!(dry.json("lorchestra.run-spec/1")["window"]["since"], window(&sandbox)["until"]);
 }
@@ -127,7 +127,7 @@ fn without_a_bookmark_last_is_refused_and_nothing_is_made() {
         ended.err().contains("misbehave/windowed for account anna has no bookmark yet")
             && ended.err().contains("--account anna TIME")
     );
-    // What is wrong besides is said as well, and what follows the colon is looked at.
+    // Other faults are reported too, and the part after the colon is checked.
     let ended = sandbox.lorchestra(&windowed(&["--since", "last:30d", "--until", "last"])).exits(2);
     assert!(ended.err().contains("after last: a time in the past begins with a minus; write -30d"), "{}", ended.shown());
     assert!(ended.err().contains("--until \"last\": means the job's bookmark, and only its `since` accepts it"));
@@ -163,7 +163,7 @@ fn only_success_moves_it() {
         (&["--then", "panic"], 1),
         (&["--then", "abort"], 1),
         (&["--then", "fail", "--retries", "1"], 1),
-        // Told to end, it returns Ok: the cause is the timeout all the same.
+        // When stopped, it returns Ok: the cause is still the timeout.
         (&["--then", "wait", "--timeout", "1s"], 124),
         (&["--dry-run"], 0),
         (&["--until", "yesteday"], 2),
@@ -201,7 +201,7 @@ fn accounts_at_once_do_not_touch_each_others() {
     let (a, b) = (["--account", "a", "--until", "2024-01-10"], ["--account", "b", "--until", "2024-01-20"]);
     let running = [waiting(&sandbox, "a", &a), waiting(&sandbox, "b", &b)];
     assert_eq!(marks(&sandbox), []);
-    // The one that began first ends last.
+    // The one that started first ends last.
     let [first, second] = running;
     go(&sandbox, "b");
     second.wait().exits(0);
@@ -214,9 +214,9 @@ fn accounts_at_once_do_not_touch_each_others() {
     succeed(&sandbox, &["--since", "last", "--account", "a", "--until", "2024-01-15"]);
     assert_eq!(window(&sandbox)["since"], "2024-01-10T00:00:00Z");
     assert_eq!(marks(&sandbox), [("a".to_owned(), january(15)), ("b".to_owned(), january(20))]);
-    // Nor does one without an account.
+    // Nor does a run without an account.
     sandbox.lorchestra(&windowed(&["--since", "last"])).exits(2);
-    // Many at once, each from its own.
+    // Many at once, each from its own bookmark.
     let many: Vec<Running> = (0..8)
         .map(|n| sandbox.start(&windowed(&["--account", &format!("n{n}"), "--until", &format!("2024-01-{:02}", n + 1)])))
         .collect();
@@ -295,7 +295,7 @@ fn a_success_that_nobody_saw_moves_it() {
         let sandbox = sandbox();
         succeed(&sandbox, &["--until", "2024-01-10"]);
         succeed_unseen(&sandbox, &["--since", "last", "--until", "2024-01-20", "--reached", "2024-01-19"]);
-        // A dry run changes nothing, and so does not know yet.
+        // A dry run changes nothing, so it does not know yet.
         let dry = sandbox.lorchestra(&["run-job", "--dry-run", "--json", "misbehave", "windowed", "--since", "last"]).exits(0);
         assert_eq!((dry.err(), &dry.json("lorchestra.run-spec/1")["window"]["since"]), ("", &json!("2024-01-10T00:00:00Z")));
         let ended = match next {
@@ -348,10 +348,10 @@ fn a_backfill_and_a_gap_leave_it_and_say_so() {
         "bookmark   stays at 2024-01-10T00:00:00Z: the time from there to the start of this run's window (2024-01-15T00:00:00Z) is not covered"
     );
     assert_eq!(bookmarks(&sandbox), before);
-    // Over the bookmark, from before it.
+    // A window that contains the bookmark.
     succeed(&sandbox, &["--since", "2024-01-09", "--until", "2024-01-20"]);
     assert_eq!(mark(&sandbox), january(20));
-    // All there is, to before it.
+    // Everything up to a time before it.
     succeed(&sandbox, &["--until", "2024-01-12"]);
     assert_eq!(mark(&sandbox), january(20));
     let ended = sandbox.lorchestra(&windowed(&["--since", "last", "--until", "2024-01-20"])).exits(2);
@@ -364,11 +364,11 @@ fn what_the_job_says_goes_before_its_window() {
     let sandbox = sandbox();
     succeed(&sandbox, &["--until", "2024-01-10", "--reached", "2024-01-08"]);
     assert_eq!(mark(&sandbox), january(8));
-    // Nothing new was there: it stays where it is.
+    // There was nothing new: the bookmark stays.
     succeed(&sandbox, &["--since", "last", "--until", "2024-01-10", "--reached", "2024-01-08"]);
     assert_eq!(mark(&sandbox), january(8));
     assert!(shown(&sandbox).contains("stays at 2024-01-08T00:00:00Z"));
-    // Said in an attempt that failed, it is not said of the run.
+    // A bookmark set in a failed attempt does not count for the run.
     sandbox.configure("[job.\"misbehave/windowed\"]\nretry_wait = \"1s\"\n");
     succeed(
         &sandbox,
@@ -403,7 +403,7 @@ fn by_hand() {
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "from_bookmark"]).exits(2);
     assert!(ended.err().contains("there is nothing new, or the clock went back"), "{}", ended.shown());
 
-    // What no run would read.
+    // Bookmarks that no run would use.
     for (args, code, says) in [
         (&["windowd", "2024-01-10"][..], 1, "did you mean windowed?"),
         (&["bookmark_nothing", "2024-01-10"], 2, "the job has no datetime parameter `since`"),
@@ -439,7 +439,7 @@ fn those_of_one_account_are_shown() {
         let lines = shown.out().lines().map(|line| line.strip_prefix("misbehave/windowed  ").unwrap());
         lines.map(|line| line.split_once("2024-01-10T").unwrap().0.trim_end().to_owned()).collect()
     };
-    // One that is not to be seen, and one that stands for none.
+    // An account with invisible characters, and one that looks like none.
     assert_eq!(accounts(&[]), ["-", "\" anna \"", "\"-\"", "anna"]);
     assert_eq!(accounts(&["--account", "anna"]), ["anna"]);
     assert_eq!(accounts(&["misbehave", "windowed", "--account", " anna "]), ["\" anna \""]);
@@ -467,7 +467,7 @@ fn a_misspelt_name_is_told_as_elsewhere() {
     let ended = show(&["misbehave", "windowd"]).exits(1);
     assert!(ended.err().starts_with("Unknown job: misbehave/windowd\n  did you mean windowed?\n"), "{}", ended.shown());
     assert!(!sandbox.state().exists(), "looking makes nothing");
-    // Who was there is known: by its runs, or by its other bookmarks.
+    // A removed package is known from its runs or its other bookmarks.
     sandbox.lorchestra(&["run-job", "misbehave", "bookmark_nothing"]).exits(0);
     std::fs::remove_file(sandbox.plugins().join("libmisbehave.so")).unwrap();
     assert_eq!(show(&["misbehave"]).exits(0).err(), "No bookmarks of misbehave.\n");
@@ -478,11 +478,11 @@ fn a_misspelt_name_is_told_as_elsewhere() {
 #[test]
 fn a_hand_that_moves_it_while_a_run_goes_on_is_respected() {
     for (by_hand, then) in [
-        // Back: between that and where the run began is a gap now.
+        // Moved back: now there is a gap up to the beginning of the run.
         (&["set", "misbehave", "windowed", "2024-01-05"][..], january(5)),
-        // Ahead of where it ends.
+        // Ahead of the run's end.
         (&["set", "misbehave", "windowed", "2024-01-25"], january(25)),
-        // Ahead, to where it has not come yet.
+        // Ahead, to a point that the run has not reached yet.
         (&["set", "misbehave", "windowed", "2024-01-15"], january(20)),
         (&["reset", "misbehave", "windowed"], january(20)),
     ] {

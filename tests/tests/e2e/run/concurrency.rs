@@ -38,7 +38,7 @@ fn of_one_account_one_runs_and_the_others_are_refused() {
     let sandbox = sandbox();
     let mut running: Vec<Running> = (0..6).map(|_| sandbox.start(&["run-job", "misbehave", "wait", "--grace", "1h"])).collect();
     let mut refused = Vec::new();
-    // The winner goes on until it is told to end: all others are losers.
+    // The winner continues until it is stopped: all others lose.
     eventually("all but one have ended", || {
         let ended = running.iter_mut().position(Running::has_ended);
         refused.extend(ended.map(|i| running.swap_remove(i)));
@@ -54,7 +54,7 @@ fn of_one_account_one_runs_and_the_others_are_refused() {
     assert!(stop.out().contains("has ended"), "{}", stop.shown());
     winner.wait().exits(143);
     assert_eq!(sandbox.run().cause(), "cancelled");
-    // Now it is free.
+    // Now the lock is free.
     sandbox.lorchestra(&["run-job", "misbehave", "wait", "--seconds", "0"]).exits(1);
 }
 
@@ -63,7 +63,7 @@ fn accounts_exclude_each_other_by_their_own_name_only() {
     let sandbox = sandbox();
     let held = sandbox.path("held");
     rustix::fs::mkfifoat(rustix::fs::CWD, &held, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
-    // Opening a FIFO for writing waits for a reader: the job of account `a` stays in its beginning.
+    // Opening a FIFO for writing waits for a reader: the job of account `a` is stuck at its beginning.
     let running =
         sandbox.start(&["run-job", "misbehave", "numbered", "--account", "a", "--acknowledged", &held.display().to_string()]);
     eventually("it runs", || !running.children().is_empty());
@@ -71,7 +71,7 @@ fn accounts_exclude_each_other_by_their_own_name_only() {
     assert!(ended.err().contains("for account a\n") && ended.err().contains("lorchestra runs stop"), "{}", ended.shown());
     sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--account", "b"]).exits(0);
     sandbox.lorchestra(&["run-job", "misbehave", "numbered"]).exits(0);
-    // With a reader, the job goes on.
+    // With a reader, the job continues.
     let acknowledged = std::fs::read_to_string(&held).unwrap();
     assert_eq!(acknowledged.lines().count(), 100);
     running.wait().exits(0);

@@ -136,7 +136,7 @@ fn a_file_that_may_not_grow_is_told_as_what_it_is() {
     let args = ["run-job", "misbehave", "numbered", "--count", "20000", "--acknowledged", &acknowledged, "--begin", &begin];
     let running = sandbox.start(&args);
     eventually("the job is entered", || sandbox.path("begin.wanted").exists());
-    // From now on: the copy of the library is a file, too.
+    // From now on, because the copy of the library is a file, too.
     running.children().into_iter().for_each(|pid| processes::limit_files(pid, 64 << 10));
     processes::limit_files(running.pid(), 4 << 10);
     std::fs::write(&begin, "").unwrap();

@@ -41,7 +41,7 @@ fn too_few_descriptors_are_named_before_anything_begins() {
     for most in 3..=20 {
         let ended = limited(&sandbox, &format!("ulimit -n {most}"), &RUN);
         if ended.code() == Some(127) {
-            // The system's loader could not open the C library.
+            // The dynamic loader could not open the C library.
             assert!(most == 3 && ended.err().contains("shared object"), "{}", ended.shown());
             continue;
         }
@@ -54,7 +54,7 @@ fn too_few_descriptors_are_named_before_anything_begins() {
     }
     assert!(sandbox.runs().is_empty(), "no run was begun");
     sandbox.lorchestra(&RUN).exits(0);
-    // What needs fewer works with fewer, or names the limit.
+    // Commands that need fewer descriptors either work with fewer, or name the limit.
     for most in 4..=20 {
         for args in [&["runs", "list"][..], &["events", "list"], &["jobs", "list"], &["bookmarks", "show"]] {
             let ended = limited(&sandbox, &format!("ulimit -n {most}"), args);
@@ -66,14 +66,14 @@ fn too_few_descriptors_are_named_before_anything_begins() {
 
 #[test]
 fn too_few_processes_are_named_and_no_run_is_abandoned() {
-    // One's own number: the limit counts all processes of a user.
+    // A separate uid, because the limit counts all processes of a user.
     let user = 300_000 + std::process::id() % 100_000;
     let sandbox = Sandbox::of_user(&[Fixture::Misbehave], user);
     let (mut completed, mut named) = (0, 0);
     for most in 0..=9 {
         let mut command = sandbox.command_by(&format!("exec prlimit --nproc={most} \"$0\" \"$@\""), &RUN);
         if !processes::is_root() {
-            // A user namespace counts from nothing.
+            // A new user namespace starts counting at zero.
             let plain = command;
             command = Command::new("unshare");
             command.args(["--user", "--map-current-user"]).arg(plain.get_program()).args(plain.get_args());
@@ -91,7 +91,7 @@ fn too_few_processes_are_named_and_no_run_is_abandoned() {
         match ended.code() {
             Some(0) => completed += 1,
             _ if ended.err().contains("limit of processes and threads") => named += 1,
-            // As root maps nobody there.
+            // If root maps no users there.
             _ if !processes::is_root() && ended.err().contains("does not map") => return,
             _ => panic!("{most}: {}", ended.shown()),
         }
@@ -112,7 +112,7 @@ fn little_address_space_ends_in_a_message_or_a_run() {
         let code = output.status.code();
         codes.push((mib, code, output.status));
         assert!(!err.contains("panicked") && !err.contains("lorchestra itself failed"), "{mib} MiB: {err}");
-        // Where the kernel or the loader cannot even map the program, it has not begun.
+        // If the kernel or the loader cannot even map the program, it has not started.
         let began = code.is_some_and(|code| code != 127);
         assert!(!began || code == Some(0) || !err.trim().is_empty(), "{mib} MiB: {}: without a word", output.status);
     }
@@ -129,7 +129,7 @@ fn a_refused_system_call_is_worked_around_or_named() {
     for (errno, call, named) in [
         ("38", "memfd_create", Some((126, memory, "allow memfd_create"))),
         ("1", "memfd_create", Some((126, memory, "allow memfd_create"))),
-        ("1", "clone3", Some((78, start, "must answer ENOSYS"))),
+        ("1", "clone3", Some((78, start, "must return ENOSYS"))),
         ("38", "clone3", None),
         ("38", "pidfd_open,pidfd_send_signal", None),
         ("1", "pidfd_open,pidfd_send_signal", None),
@@ -170,7 +170,7 @@ fn as_the_first_process_of_a_container_runs_end_as_elsewhere() {
         let timeout =
             run(&["run-job", "--timeout", "1s", "--grace", "1s", "misbehave", "wait", "--marker", &sandbox.arg("marker")]);
         timeout.exits(124);
-        // What left its group became a child of the first process, as it would without lorchestra.
+        // Processes that left its group became children of the first process, as without lorchestra.
         run(&["run-job", "misbehave", "shell", "--command", "setsid sleep 300 & echo $! > daemon"]).exits(0);
         run(&["runs", "list"]).exits(0);
     }
@@ -191,7 +191,7 @@ fn a_run_of_another_container_is_not_called_dead() {
     let ended = elsewhere(&["runs", "stop", &id]).exits(1);
     assert!(ended.err().contains("its supervisor lives in another PID namespace (a container)"), "{}", ended.shown());
     assert!(ended.err().contains("its lock is held") && !ended.err().contains("dead"), "{}", ended.shown());
-    // Nor is it closed by a look, or run a second time.
+    // Listing does not close it, and it is not run a second time.
     let listed = elsewhere(&["runs", "list"]).exits(0);
     assert!(listed.out().contains("running") && listed.err().is_empty(), "{}", listed.shown());
     let again = elsewhere(&["run-job", "misbehave", "wait", "--marker", &sandbox.arg("second")]).exits(75);

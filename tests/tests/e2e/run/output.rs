@@ -213,7 +213,7 @@ fn a_run_is_shown_whole() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "misbehave", "exit", "--code", "3"]).exits(1);
     let ended = sandbox.lorchestra(&["runs", "show", sandbox.run().id()]).exits(0);
-    // The host's name and the source line differ from place to place.
+    // The host's name and the source line are not fixed.
     let text: Vec<String> =
         ended.snapshot(&sandbox).lines().filter(|line| !line.starts_with("host")).map(str::to_owned).collect();
     let text = text.join("\n").replace(sandbox.run().0["location"].as_str().unwrap(), "src/lib.rs:[LINE]");
@@ -261,7 +261,7 @@ fn a_log_is_whole_up_to_its_limit_and_keeps_its_two_ends_beyond() {
     let sandbox = sandbox();
     sandbox.configure("[logs]\nmax = \"64K\"");
     let max = 64 << 10;
-    // The most lines that fit, one more, and many more.
+    // The largest number of lines that fits, one more, and many more.
     let most = (0..).take_while(|lines| printed(*lines).len() <= max).last().unwrap();
     for lines in [most, most + 1, 100 * most] {
         let all = printed(lines);

@@ -90,7 +90,7 @@ fn skip_records_a_run_that_was_skipped() {
     assert!(stop.out().contains("has already ended: skipped"), "{}", stop.shown());
     running.signal(Signal::TERM);
     running.wait().exits(143);
-    // Nobody holds it any more.
+    // No process holds it any more.
     sandbox.lorchestra(&["run-job", "misbehave", "wait", "--on-overlap", "skip", "--seconds", "0"]).exits(1);
 }
 
@@ -144,7 +144,7 @@ fn wait_waits_until_the_other_has_ended() {
     assert_eq!(states(&sandbox), ["running"]);
     running.signal(Signal::TERM);
     running.wait().exits(143);
-    // It has run: into the end that it always has after 0 s.
+    // It has run, and ended as it always does after 0 s.
     waiting.wait().exits(1);
     assert_eq!(states(&sandbox), ["failed", "failed"]);
     assert_eq!(sandbox.runs()[0].message(), "nobody cancelled it");
@@ -157,7 +157,7 @@ fn who_waits_can_be_told_to_end() {
     let mut waiting = Vec::new();
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         let command = sandbox.start(&["run-job", "-v", "misbehave", "wait", "--on-overlap", "wait"]);
-        // It has come to the lock when it has the store open.
+        // It has reached the lock when it has the store open.
         eventually("it waits", || has_open(command.pid(), "lorchestra.db"));
         command.signal(signal);
         waiting.push((command, code));
@@ -186,10 +186,10 @@ fn allow_runs_beside_others_and_nobody_is_taken_for_dead() {
     assert_eq!(states(&sandbox), ["running"; 3]);
     exclusive.signal(Signal::TERM);
     exclusive.wait().exits(143);
-    // The exclusive one is gone: those that were allowed still keep others out, and live.
+    // The exclusive run is gone: those with policy `allow` are alive and still keep others out.
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "wait"]).exits(75);
     assert!(ended.err().contains(short_id(&one_id)) || ended.err().contains(short_id(&two_id)), "{}", ended.shown());
-    // One of them dies without an end: only it is closed.
+    // One of them dies without an end: only that one is closed.
     let workers = one.children();
     one.signal(Signal::KILL);
     drop(one);

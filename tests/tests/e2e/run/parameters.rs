@@ -65,7 +65,7 @@ const BAD: &[&[&str]] = &[
     &["--dry", "true"],
     &["--param", "dry=perhaps"],
     &["--path", ""],
-    // What is not there, and what is there twice.
+    // Unknown parameters, and repeated ones.
     &["--pagesize", "5"],
     &["--param", "nothing=1"],
     &["--param", "novalue"],
@@ -73,7 +73,7 @@ const BAD: &[&[&str]] = &[
     &["--page-size", "1", "--page-size", "2"],
     &["--page-size", "1", "--param", "page_size=2"],
     &["stray"],
-    // run-job's own.
+    // run-job's own flags.
     &["--timeout", "soon"],
     &["--timeout", "0s"],
     &["--timeout", "-5s"],
@@ -131,7 +131,7 @@ fn where_an_own_flag_stands_does_not_matter() {
     ] {
         assert_eq!(plan(args), expected, "{args:?}");
     }
-    // A job's own flags stand behind it.
+    // A job's own flags come after it.
     let ended = sandbox.lorchestra(&["run-job", "--since", "2024-01-31", "misbehave", "typed"]).exits(2);
     assert!(ended.err().contains("'--since'"), "{}", ended.shown());
 }
@@ -157,7 +157,7 @@ fn a_flag_of_one_value_that_is_given_twice_is_told() {
         let told = format!("--page-size is given 2 times, as {typed}, but misbehave/typed accepts it once; keep one");
         assert_eq!(ended.err(), format!("error: {told}\n{help}"));
     }
-    // A switch that is on is on.
+    // Repeating a switch changes nothing.
     sandbox.lorchestra(&["run-job", "misbehave", "typed", "--dry-run", "--dry", "--dry"]).exits(0);
 }
 
@@ -174,7 +174,7 @@ fn a_switch_with_a_value_is_told() {
             )
         );
     }
-    // By its name it takes one.
+    // By name it accepts a value.
     sandbox.lorchestra(&["run-job", "misbehave", "typed", "--dry-run", "--param", "dry=false"]).exits(0);
 }
 
@@ -264,7 +264,7 @@ fn a_missing_until_is_the_start_of_the_run_and_is_passed_on() {
     let run = sandbox.run();
     let job_saw = sandbox.whole_events_of(&run)[1].payload()["until"].clone();
     let recorded = run.0["until"].as_str().unwrap();
-    // The job's form leaves trailing zeros out.
+    // The job's form omits trailing zeros.
     assert_eq!(job_saw.as_str().unwrap()[..19], recorded[..19], "{job_saw} {recorded}");
     assert!(run.0["started_at"].as_str() >= Some(recorded), "resolved before the run started");
 }

@@ -58,7 +58,7 @@ fn an_event_that_is_none_is_not_tried_again() {
         assert!(ended.exits(1).err().contains(why));
         assert_eq!((recorded, began), (Some(1), 1), "{what}");
     }
-    // It passes, unless whoever runs it wants none that loses digits.
+    // The event is accepted, unless events with numbers that lose precision are refused.
     let (ended, ..) = emit("number");
     ended.exits(0);
     sandbox.configure("[events]\nstrict_numbers = true\n");
@@ -93,7 +93,7 @@ fn a_run_of_three_attempts_has_one_end() {
         assert_eq!(event.payload()["attempt"], i + 1);
         assert_eq!(event.payload()["environment"], (i + 1).to_string());
         assert_eq!(event.0["attempt"], i + 1);
-        // The window is the plan's, not the attempt's.
+        // The window belongs to the plan, not to the attempt.
         assert_eq!(event.payload()["until"], seen[0].payload()["until"]);
     }
     let end = events.last().unwrap();
@@ -137,7 +137,7 @@ fn what_may_be_mended_is_tried_again_and_nothing_else() {
         assert_eq!(events.last().unwrap().0["attempt"], tries, "{how}");
         assert_eq!(ended.err().contains("in attempt 2\n"), tries == 2, "{}", ended.shown());
     }
-    // Bad parameters never come to an attempt; what cannot be loaded is loaded once.
+    // Bad parameters never lead to an attempt; a library that cannot be loaded is tried once.
     sandbox.lorchestra(&["run-job", "misbehave", "fail_at_first", "--retries", "3", "--times", "x"]).exits(2);
     sandbox.install(Fixture::Constructor, "libconstructor.so");
     let marker = sandbox.arg("loads");
@@ -178,7 +178,7 @@ fn whoever_wants_it_to_end_need_not_wait_for_the_next_attempt() {
         waits_for_ever(&sandbox);
         let running = fail_at_first(&sandbox, &["--retries", "3"]);
         let run = waits(&sandbox, 1);
-        // The lock is held all the time.
+        // The lock is held during the whole run.
         let refused = sandbox.lorchestra(&["run-job", "misbehave", "fail_at_first"]).exits(75);
         assert!(refused.err().contains(run.short()), "{}", refused.shown());
         match signal {

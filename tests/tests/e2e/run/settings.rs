@@ -131,12 +131,12 @@ fn a_configured_job_that_is_not_there_is_warned_of() {
         let expected = "warning: config.toml: [job.\"misbehave/nop\"]: misbehave has no job nop; did you mean misbehave/noop?\n";
         assert_eq!(ended.err(), format!("{elsewhere}{expected}"));
     }
-    // What only other hosts have is no reason for a line in each of cron's mails; nor is it here that other directories are searched.
+    // A job that only other hosts have must not cause a line in each of cron's mails, nor when other directories are searched.
     sandbox.configure("[job.\"elsewhere/nop\"]\ngrace = \"1s\"");
     assert_eq!(sandbox.lorchestra(&["run-job", "-q", "misbehave", "noop"]).exits(0).err(), "");
     let plugins = sandbox.plugins().display().to_string();
     assert_eq!(sandbox.lorchestra(&["--plugin-dir", &plugins, "jobs", "list"]).exits(0).err(), "");
-    // A package that is misspelt: the timeout that was meant would never come.
+    // A misspelt package: the intended timeout would never apply.
     sandbox.configure("[job.\"misbehav/noop\"]\ntimeout = \"1h\"");
     for args in [&["jobs", "list"][..], &["run-job", "-q", "misbehave", "noop"], &["run-job", "--dry-run", "misbehave", "noop"]] {
         let ended = sandbox.lorchestra(args).exits(0);
@@ -180,7 +180,7 @@ fn where_a_library_is_is_recorded_from_the_root_on() {
 #[test]
 fn a_state_directory_of_another_user_is_refused() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
-    // Root makes one; anybody else finds root's.
+    // Root can create one; other users find root's.
     let dir = if processes::is_root() {
         fs::create_dir(sandbox.path("theirs")).unwrap();
         std::os::unix::fs::chown(sandbox.path("theirs"), Some(lorchestra_tests::sandbox::NOBODY), None).unwrap();
@@ -213,16 +213,16 @@ fn set_mode(path: &Path, mode: u32) {
 #[test]
 fn a_state_directory_that_cannot_be_written_is_told() {
     let sandbox = Sandbox::unprivileged(&[Fixture::Misbehave]);
-    // The marker's directory is writable: only the state is not.
+    // The marker's directory is writable: only the state directory is not.
     let marker = sandbox.arg("marker");
     let run = ["run-job", "misbehave", "typed", "--marker", &*marker];
     let local = sandbox.home().join(".local");
     set_mode(&local, 0o500);
     let ended = sandbox.lorchestra(&run).exits(74);
     assert!(ended.err().contains("the state directory") && ended.err().contains("ermission denied"), "{}", ended.shown());
-    // The root of it, and the hint.
+    // The directory that causes it, and the hint.
     assert!(ended.err().contains(&format!("this user may not write to {} (", local.display())), "{}", ended.shown());
-    // `.local` is not lorchestra's: what is to be made in it is.
+    // `.local` does not belong to lorchestra; the directory to be created in it does.
     let user = fs::metadata(&local).unwrap().uid();
     let make = format!("\n  as root: install -d -m 700 -o {user} {}\n", sandbox.state().display());
     assert!(ended.err().contains(&make) && ended.err().contains("or set state_dir"), "{}", ended.shown());
@@ -231,7 +231,7 @@ fn a_state_directory_that_cannot_be_written_is_told() {
     sandbox.lorchestra(&run).exits(0);
     assert_ne!(sandbox.read("marker"), "");
 
-    // It was writable once, and is not any more.
+    // It was writable once, and no longer is.
     fs::remove_file(sandbox.path("marker")).unwrap();
     for directory in ["spool", "logs"] {
         let directory = sandbox.state().join(directory);
@@ -334,7 +334,7 @@ fn a_second_history_is_told_of() {
         );
         assert_eq!(ended.err(), expected);
     }
-    // Nothing to warn of where only one is.
+    // No warning if only one exists.
     assert_eq!(sandbox.lorchestra(&["runs", "list"]).exits(0).err(), "");
 }
 
@@ -353,7 +353,7 @@ fn retention_removes_old_logs_and_old_runs() {
     assert!(ended.err().contains("removed by retention"), "{}", ended.shown());
     assert_eq!(sandbox.runs().len(), 2, "the runs are not");
 
-    // The shortest there is. A run that ended longer ago is removed at the end of a later one.
+    // The shortest possible. A run that ended longer ago is removed at the end of a later one.
     sandbox.configure("[retention]\nruns = \"1s\"");
     lorchestra_tests::eventually("the first run is removed", || {
         sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
@@ -396,7 +396,7 @@ fn a_store_that_is_none_is_told() {
 #[test]
 fn a_damaged_store_is_told_with_what_saves_it() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
-    // Enough for the log to be moved into the database, which is then worth damaging.
+    // Enough for a checkpoint of the WAL into the database, so that damaging the database matters.
     sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "5000"]).exits(0);
     let store = sandbox.state().join("lorchestra.db");
     for beside in ["lorchestra.db-wal", "lorchestra.db-shm"] {

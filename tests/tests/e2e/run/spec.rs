@@ -43,7 +43,7 @@ fn a_spec_that_was_printed_is_the_same_run() {
     let started = events[0].payload();
     assert_eq!((&started["parameters"], &started["since"]), (&spec["params"], &spec["window"]["since"]));
     assert_eq!((&started["group"], &started["requested_by"]), (&json!("nightly"), &json!("engine:test")));
-    // A stored run turns into its spec, which is read from standard input as well.
+    // A stored run converts to its spec, which can also be read from stdin.
     let stored = sandbox.lorchestra(&["runs", "show", run.id(), "--spec"]).exits(0);
     let mut command = sandbox.command(&["run-job", "--spec", "-", "-q"]);
     let mut again = command.stdin(Stdio::piped()).spawn().unwrap();
@@ -110,7 +110,7 @@ fn a_spec_that_is_not_this_job_s_starts_nothing() {
         std::fs::write(sandbox.path("spec.json"), text).unwrap();
         run_spec(&sandbox, &[], 2);
     }
-    // What a flag would change is not half changed.
+    // Flags that would change a spec are refused.
     for flags in [&["--timeout", "1s"][..], &["misbehave", "noop"], &["--param", "count=2"], &["--group", "g"]] {
         write(&sandbox, &spec);
         run_spec(&sandbox, flags, 2);
@@ -226,7 +226,7 @@ fn the_caller_s_trace_reaches_the_run() {
     let events = sandbox.whole_events_of(&sandbox.run());
     assert_eq!(events[0].payload()["trace_parent"], parent);
     assert_eq!(events[1].payload()["value"], parent);
-    // What others put there refuses no run.
+    // An invalid value set by others does not refuse a run.
     sandbox.lorchestra_with(&[("TRACEPARENT", "nonsense")], &["run-job", "misbehave", "noop"]).exits(0);
     sandbox.lorchestra(&["run-job", "misbehave", "noop", "--trace-parent", "nonsense"]).exits(2);
 }

@@ -23,7 +23,7 @@ fn a_job_that_listens_ends_in_order_at_its_timeout() {
     assert!(ended.err().contains("it did not finish within 1s"), "{}", ended.shown());
     let run = sandbox.run();
     assert_eq!(run.cause(), "timeout");
-    // What the job itself said is kept, and is not the outcome.
+    // The job's own result is kept, but is not the outcome.
     assert_eq!(run.0["job_result"], "error: cancelled");
     let types: Vec<String> = sandbox.whole_events_of(&run).iter().map(|event| event.event_type().to_owned()).collect();
     assert_eq!(types, ["job.started", "cancelled.seen", "job.failed"]);
@@ -131,7 +131,7 @@ fn a_timeout_ends_what_the_job_had_started() {
     let sandbox = sandbox();
     let marker = sandbox.arg("marker");
     let args = ["run-job", "misbehave", "leave_child", "--stay", "--timeout", "1s", "--grace", "100s", "--marker", &marker];
-    // The first SIGTERM reaches the child; the job itself sleeps on and is killed by the second signal.
+    // The first SIGTERM reaches the child; the job itself keeps sleeping and is killed by the second signal.
     let running = sandbox.start(&args);
     eventually("the child is started", || sandbox.read("marker").ends_with('\n'));
     let child = sandbox.read("marker").trim().parse().unwrap();
@@ -205,7 +205,7 @@ fn a_run_that_cannot_be_stopped_is_told_at_once() {
 fn what_was_there_before_the_run_survives_it() {
     let sandbox = sandbox();
     let (marker, other) = (sandbox.arg("marker"), sandbox.arg("other"));
-    // Its parent ends once the job's daemon is there: both have become lorchestra's children by then.
+    // Its parent ends once the job's daemon exists: by then both have become lorchestra's children.
     let before = format!("sh -c 'sleep 300 & echo $! > {other}; until [ -s {marker} ]; do sleep 0.01; done' > before 2>&1 &");
     let args = ["run-job", "misbehave", "leave_daemon", "--stay", "--marker", &marker];
     let running = Running::start(sandbox.command_by(&before, &args));

@@ -111,7 +111,7 @@ fn whatever_the_standard_descriptors_are_a_run_ends_as_its_job_did() {
             if fails {
                 assert_eq!((only.state(), only.cause(), code), ("failed", "error", Some(1)), "{what}");
             } else {
-                // That its outcome could not be printed is not the run's failure, and is not hidden either.
+                // Failing to print the outcome is not the run's failure, but is not hidden either.
                 let unprinted = matches!(kinds[1], Kind::Full | Kind::Blocked);
                 assert_eq!((only.state(), code), ("completed", Some(if unprinted { 74 } else { 0 })), "{what}");
             }
@@ -170,7 +170,7 @@ fn a_disk_that_is_full_for_a_while_under_store_and_standard_error_costs_a_run_no
         let ballast = disks.fill(&sandbox.state());
         fs::write(sandbox.path("begin"), "").unwrap();
         eventually("all is emitted", || sandbox.read("acknowledged").lines().count() == 100);
-        // Several tries of the store, each with something to say of it.
+        // Several attempts to write the store, each with a message.
         std::thread::sleep(Duration::from_millis(2500));
         fs::remove_file(ballast).unwrap();
         fs::write(sandbox.path("end"), "").unwrap();

@@ -25,24 +25,24 @@ const MISBEHAVE: &[Specimen] = &[
     (&["misbehave", "exit", "--code", "0"], 1, "exit",   1, NOTHING),
     (&["misbehave", "exit", "--code", "7"], 1, "exit",   1, NOTHING),
     (&["misbehave", "kill_self"],           1, "signal", 1, NOTHING),
-    // A daemon in a session of its own that holds standard output; the pid in the marker is the daemon's.
+    // A daemon in a new session that holds stdout; the pid in the marker is the daemon's.
     (&["misbehave", "leave_daemon"],        0, COMPLETED, 1, NOTHING),
 ];
 
 #[rustfmt::skip]
 const HOSTILE: &[Specimen] = &[
-    // Panics where nobody catches them, and stacks that nobody guards.
+    // Panics that are not caught, and stacks without a guard page.
     (&["hostile", "panic_in_thread"],                     0, COMPLETED, 1, |s, run| logged(s, run, "the thread's answer was 44")),
     (&["hostile", "panic_in_thread", "--pass-on"],        1, "panic",   1, NOTHING),
     (&["hostile", "panic_twice"],                         1, "signal",  1, |s, run| logged(s, run, "the second one")),
     (&["hostile", "panic_in_display"],                    1, "panic",   1, NOTHING),
     (&["hostile", "overflow_in_thread"],                  1, "signal",  1, NOTHING),
-    // Loops, and deafness.
+    // Infinite loops, and ignored signals.
     (&["--timeout", "2s", "--grace", "0s", "hostile", "spin"],           124, "timeout", 1, NOTHING),
     (&["--timeout", "2s", "--grace", "1s", "hostile", "ignore_signals"], 124, "timeout", 1, NOTHING),
     (&["--timeout", "2s", "--grace", "0s", "hostile", "stop_self"],      124, "timeout", 1, NOTHING),
     (&["--timeout", "2s", "--grace", "0s", "hostile", "stop_supervisor"], 124, "timeout", 1, NOTHING),
-    // Other ways out.
+    // Other ways to end.
     (&["hostile", "exec"],                                1, "exit",    1, NOTHING),
     (&["hostile", "exit_in_thread"],                      1, "exit",    1, NOTHING),
     (&["hostile", "kill_group"],                          1, "signal",  1, NOTHING),
@@ -50,17 +50,17 @@ const HOSTILE: &[Specimen] = &[
     (&["hostile", "abort_after_end"],                     0, COMPLETED, 1, NOTHING),
     (&["hostile", "linger"],                              0, COMPLETED, 1, NOTHING),
     (&["hostile", "fork_and_return"],                     0, COMPLETED, 2, the_copy_emitted_nothing),
-    // Always another process, each gone before it can be looked at.
+    // Its pid keeps changing, before anyone can inspect it.
     (&["hostile", "hydra"],                               0, COMPLETED, 1, |s, _| assert!(s.processes().is_empty())),
     (&["hostile", "swarm"],                               0, COMPLETED, 1, |s, _| assert!(s.processes().is_empty())),
     (&["hostile", "shut_control"],                        0, COMPLETED, 1, its_socket_was_shut),
     (&["hostile", "fork_and_return", "--bare"],           0, COMPLETED, 2, the_copy_emitted_nothing),
-    // Words.
+    // Output and messages.
     (&["hostile", "print_much"],                          0, COMPLETED, 1, |s, run| logged(s, run, "to nobody in particular")),
     (&["hostile", "say_much"],                            1, "error",   1, NOTHING),
     (&["hostile", "say_nothing"],                         1, "error",   1, NOTHING),
     (&["hostile", "steer"],                               1, "error",   1, it_is_shown_harmless),
-    // What is no event.
+    // Invalid events.
     (&["hostile", "emit_sized", "--bytes", "1048576"],    0, COMPLETED, 1, NOTHING),
     (&["hostile", "emit_sized", "--bytes", "1048577"],    1, "error",   1, NOTHING),
     (&["hostile", "emit_raw", "--what", "nan"],           1, "error",   1, NOTHING),
@@ -172,7 +172,7 @@ fn a_supervisor_that_was_stopped_ends_its_run_all_the_same() {
             eventually("the worker is gone", || !processes::is_alive(worker));
             assert!(processes::is_stopped(running.pid()), "{then}, {next:?}");
             let ended = sandbox.lorchestra(next);
-            // The same job finds the lock held; or free, where the supervisor that it has woken was quicker.
+            // The same job finds the lock held; or free, if the supervisor that it has resumed was faster.
             let expected: &[i32] = if next[0] == "run-job" { &[75, 124] } else { &[0] };
             assert!(ended.code().is_some_and(|code| expected.contains(&code)), "{}", ended.shown());
             running.wait().exits(code);
@@ -192,7 +192,7 @@ fn a_supervisor_that_is_stopped_again_and_again_keeps_its_deadline() {
     eventually("it is stopped", || sandbox.read("marker").ends_with('\n'));
     let worker: u32 = sandbox.read("marker").trim().parse().expect("a pid");
     eventually("the worker is gone", || !processes::is_alive(worker));
-    // The last word may have been the job's.
+    // The job's last action may have come last.
     sandbox.lorchestra(&["runs", "list"]).exits(0);
     let ended = running.wait();
     let run = sandbox.run();

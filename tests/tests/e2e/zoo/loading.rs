@@ -21,18 +21,18 @@ const SPECIMENS: &[Specimen] = &[
     // Sleeps for ever; ignores the signals that would end it, and sleeps for ever.
     ("sleep",    AT_ONCE, 124, "timeout", 1),
     ("deaf",     AT_ONCE, 124, "timeout", 1),
-    // Forks: the copy holds what it inherited and sleeps, or goes on as a second worker.
+    // Forks: the copy keeps what it inherited and sleeps, or continues as a second worker.
     ("fork",     &[],     0, COMPLETED,   2),
     ("double",   &[],     0, COMPLETED,   2),
-    // The copy goes on in the place of the worker, which sleeps.
+    // The copy continues in place of the worker, which sleeps.
     ("instead",  AT_ONCE, 124, "timeout", 2),
     // The same by a system call, of which the C library knows nothing.
     ("clone",    AT_ONCE, 124, "timeout", 2),
-    // The copy leaves the process group, holds standard output, and sleeps.
+    // The copy leaves the process group, holds stdout, and sleeps.
     ("daemon",   &[],     0, COMPLETED,   2),
-    // Closes every descriptor, the spool's too.
+    // Closes every descriptor, including the spool's.
     ("close",    &[],     1, "spool",     1),
-    // Sixteen megabytes on standard output; a thread that never ends.
+    // Sixteen megabytes on stdout; a thread that never ends.
     ("flood",    &[],     0, COMPLETED,   1),
     ("thread",   &[],     0, COMPLETED,   1),
 ];
