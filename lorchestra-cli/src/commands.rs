@@ -8,6 +8,7 @@ mod events;
 mod jobs;
 pub(crate) mod new;
 mod plugins;
+mod report;
 pub(crate) mod run_job;
 pub(crate) mod runs;
 mod setup;
@@ -53,6 +54,9 @@ pub(crate) enum Command {
         after_help = status::RULE
     )]
     Status(status::Status),
+    /// Write a report about the last days as one HTML page
+    #[command(before_help = "Examples:\n  lorchestra report -o report.html\n  lorchestra report --days 7 -o week.html")]
+    Report(report::Report),
     /// Show the settings that apply, and every key of config.toml
     #[command(subcommand, before_help = "Examples:\n  lorchestra config show --origin\n  lorchestra config keys")]
     Config(config::ConfigCommand),
@@ -85,6 +89,7 @@ pub(crate) fn run(command: &Command, verbose: u8, settings: &Settings, printer: 
         Command::RunJob(command) => return run_job::run(command, verbose, settings, notices, printer),
         Command::Plugins(command) => plugins::run(command, settings, printer),
         Command::Runs(command) => runs::run(command, settings, &mut notices, printer),
+        Command::Report(command) => report::run(command, settings, &mut notices, printer),
         Command::Config(command) => config::run(command, settings, printer),
         Command::Doctor(command) => doctor::run(command, settings, &mut notices, printer),
         Command::Status(command) => status::run(command, settings, &mut notices, printer),

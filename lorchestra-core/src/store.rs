@@ -19,6 +19,7 @@ pub mod history;
 mod newest;
 pub mod outbox;
 pub mod own;
+mod points;
 pub mod refusal;
 pub mod retention;
 pub mod run;
@@ -30,6 +31,7 @@ pub use health::{JobHealth, MAX_FAILURES};
 pub use history::{RunKey, RunQuery, short_id};
 pub use outbox::{Backlog, Batch, COUNTED, Circuit, NewBatch, OutRow, Outbox, Row, RowDisposition, Stream, Was};
 pub use own::{EarlierAttempt, Started, Terminal};
+pub use points::RunPoint;
 pub use refusal::{Refusal, Refused};
 pub use run::{Attempt, AttemptEnd, NewRun, Run, RunEnd, RunFilter, RunState};
 

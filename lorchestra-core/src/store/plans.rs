@@ -151,6 +151,9 @@ fn history(store: &mut Store) {
     }
     store.run("r1").unwrap().unwrap();
     store.health(&RunQuery::default()).unwrap();
+    for key in store.keys(&RunQuery::default()).unwrap() {
+        store.points(&key, &RunQuery::default(), drop).unwrap();
+    }
     store.attempts("r1").unwrap();
     store.terminal("r1").unwrap();
     store.held_by("r1").unwrap();
