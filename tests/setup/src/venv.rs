@@ -80,7 +80,7 @@ const MODEL_FILES: [&str; 2] =
 /// Newest last: the first that is good enough is taken.
 const PYTHONS: [&str; 4] = ["python3", "python3.11", "python3.12", "python3.13"];
 
-/// Prints the platform's name as DuckDB has it, and where its extension lies.
+/// Prints DuckDB's name of the platform, and the path of its extension.
 const FIND_EXTENSION: &str = "
 import duckdb, duckdb_extension_spatial, pathlib
 print(duckdb.sql('PRAGMA platform').fetchone()[0])
@@ -210,7 +210,7 @@ zipfile.ZipFile(wheel).extractall(sys.argv[2], sys.argv[3:])";
     fs::remove_dir_all(&wheels).map_err(|error| format!("{}: {error}", wheels.display()))
 }
 
-/// Puts DuckDB's extension where it is looked for.
+/// Copies DuckDB's extension to the place where DuckDB searches for it.
 fn place_extension(venv: &Path) -> Result<(), String> {
     let inside = venv.join("bin/python");
     let found = run(Command::new(&inside).args(["-c", FIND_EXTENSION]))?;
