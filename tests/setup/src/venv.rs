@@ -88,11 +88,11 @@ print(next(pathlib.Path(duckdb_extension_spatial.__file__).parent.rglob('spatial
 print('v' + duckdb.__version__)
 ";
 
-/// The venv of the BigQuery emulator below this target directory: made now if it is not there or has other versions, which takes about
-/// a minute and the internet. In it `bin/python`, and `home`, which emulators are to be started with as HOME.
+/// Returns the venv of the BigQuery emulator below this target directory. Creates it if it is missing or has other versions, which takes
+/// about a minute and internet access. It contains `bin/python`, and `home`, the HOME for emulators.
 ///
 /// # Errors
-/// What is missing, or what pip said.
+/// A missing tool, or the output of pip.
 pub fn ensure(target: &Path) -> Result<PathBuf, String> {
     made(target, &EMULATOR)
 }
