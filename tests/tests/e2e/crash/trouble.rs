@@ -210,7 +210,7 @@ fn a_run_waits_for_a_store_that_is_locked_for_a_while() {
 /// both say what to do.
 #[test]
 #[ignore = "some minutes, as a writer waits for one: cargo xtask soak"]
-fn a_store_that_is_locked_for_longer_than_anybody_waits_loses_nothing() {
+fn a_store_that_is_locked_for_longer_than_writers_wait_loses_nothing() {
     let sandbox = sandbox();
     let ends = sandbox.start(&["run-job", "misbehave", "wait", "--marker", &sandbox.arg("marker")]);
     eventually("the job is at work", || !sandbox.read("marker").is_empty());
