@@ -267,6 +267,47 @@ fn in_an_empty_root_a_run_needs_nothing_but_proc() {
     assert_eq!(causes, ["error", ""]);
 }
 
+/// The kernel sends SIGKILL at the hard limit: the cause is the limit, not memory.
+#[test]
+fn used_up_processor_time_is_named() {
+    let sandbox = Sandbox::with(&[Fixture::Hostile]);
+    let marker = sandbox.arg("marker");
+    for (limit, signal) in [("ulimit -t 1", "SIGKILL"), ("ulimit -S -t 1", "SIGXCPU")] {
+        let ended = limited(&sandbox, limit, &["run-job", "hostile", "spin", "--marker", &marker]).exits(1);
+        let expected = format!("was killed by {signal}");
+        assert!(ended.err().contains(&expected), "{}", ended.shown());
+        assert!(ended.err().contains(": it used up its processor time limit of 1 s (ulimit -t"), "{}", ended.shown());
+    }
+    nothing_is_made_up(&sandbox);
+}
+
+/// A directory that others may read is closed where only lorchestra uses it; so every file of a state directory must be known as such.
+#[test]
+fn a_state_directory_of_any_name_is_known_by_its_files() {
+    let sandbox = sandbox();
+    let state = sandbox.path("of-another-name");
+    let mut command = sandbox.command(&RUN);
+    command.env("XDG_STATE_HOME", &state);
+    Running::start(command).wait().exits(0);
+    let state = state.join("lorchestra");
+    let moved = sandbox.path("history");
+    fs::rename(&state, &moved).unwrap();
+    assert!(lorchestra_core::host::rights::is_ours(&moved), "{:?}", fs::read_dir(&moved).unwrap().collect::<Vec<_>>());
+}
+
+/// What is in the way of a directory belongs to someone else: no hint suggests to move it.
+#[test]
+fn nobody_elses_file_is_to_be_moved_away() {
+    let sandbox = sandbox();
+    for at in ["/etc/passwd", "/dev/null"] {
+        let mut command = sandbox.command(&["runs", "list"]);
+        command.env("XDG_STATE_HOME", at);
+        let ended = Running::start(command).wait().exits(78);
+        assert!(!ended.err().contains("move "), "{}", ended.shown());
+        assert!(ended.err().contains(&format!("choose a path other than {at}")), "{}", ended.shown());
+    }
+}
+
 /// As in OpenShift: a uid without a name, and `/` as its home.
 #[test]
 fn no_hint_gives_the_root_directory_to_a_user_without_a_home() {
