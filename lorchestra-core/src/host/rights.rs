@@ -108,7 +108,7 @@ pub fn readable(path: &Path) -> String {
 /// is lorchestra's. The command changes no directory that exists.
 pub fn make_for(directory: &Path, user: u32) -> Option<String> {
     use rustix::fs::{Access, access};
-    // A directory that cannot be looked into may have it already, as another user's; and the new one could not be reached.
+    // An unreadable parent may already contain this directory, owned by another user; and a new one there could not be reached.
     let is_missing = fs::symlink_metadata(directory).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
     let reachable = || {
         let existing = directory.ancestors().skip(1).find(|at| at.exists());
@@ -118,7 +118,7 @@ pub fn make_for(directory: &Path, user: u32) -> Option<String> {
     may.then(|| format!("as root: install -d -m 700 -o {user} {}", shell(directory)))
 }
 
-/// Returns the hint for a path that is of the wrong kind: to move it away, if it is in a directory of lorchestra's, and else to choose
+/// Returns the hint for a file where a directory is expected: move it away if it is in one of lorchestra's directories, otherwise choose
 /// another path.
 pub fn move_away(path: &Path) -> String {
     match path.parent() {

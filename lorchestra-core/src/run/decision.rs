@@ -92,7 +92,7 @@ pub struct Evidence {
     pub printed: bool,
     /// The memory limit of the worker, if it had one.
     pub memory: Option<Memory>,
-    /// The limit of processor time, in seconds, if the worker used it up.
+    /// The processor time limit in seconds, if the worker used it up.
     pub processor_limit: Option<u64>,
 }
 

@@ -189,10 +189,10 @@ impl AttemptRunner<'_> {
     }
 }
 
-/// The worker's limit of processor time in seconds, which it has from this process, if it used it up.
+/// Returns the worker's processor time limit in seconds if the worker used it up. The worker inherits the limit from this process.
 fn processor_limit(used: process::ProcessorTime) -> Option<u64> {
     let seconds = getrlimit(Resource::Cpu).current?;
-    // The kernel counts in ticks of 10 ms, and acts at the next one.
+    // The kernel counts in ticks of 10 ms and enforces the limit at the next tick.
     (used.user_ms + used.system_ms + 50 >= seconds.saturating_mul(1000)).then_some(seconds)
 }
 

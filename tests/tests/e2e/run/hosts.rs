@@ -281,7 +281,7 @@ fn used_up_processor_time_is_named() {
     nothing_is_made_up(&sandbox);
 }
 
-/// A directory that others may read is closed where only lorchestra uses it; so every file of a state directory must be known as such.
+/// lorchestra makes a directory private only if nothing else uses it, so it must know every file of a state directory.
 #[test]
 fn a_state_directory_of_any_name_is_known_by_its_files() {
     let sandbox = sandbox();
@@ -295,9 +295,9 @@ fn a_state_directory_of_any_name_is_known_by_its_files() {
     assert!(lorchestra_core::host::rights::is_ours(&moved), "{:?}", fs::read_dir(&moved).unwrap().collect::<Vec<_>>());
 }
 
-/// What is in the way of a directory belongs to someone else: no hint suggests to move it.
+/// If another user's file is where a directory is needed, no hint suggests moving the file.
 #[test]
-fn nobody_elses_file_is_to_be_moved_away() {
+fn no_hint_suggests_moving_another_users_file() {
     let sandbox = sandbox();
     for at in ["/etc/passwd", "/dev/null"] {
         let mut command = sandbox.command(&["runs", "list"]);
