@@ -297,6 +297,14 @@ impl Config {
             Err(e) if e.kind() == io::ErrorKind::FileTooLarge => {
                 return Err(CommandError::config(path, &e.to_string(), KEYS));
             }
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(CommandError::config(path, &e.to_string(), &lorchestra_core::host::rights::readable(path)));
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
+                let file = path.ancestors().skip(1).find(|at| at.exists()).unwrap_or(path);
+                let hint = format!("{} is not a directory: set XDG_CONFIG_HOME or HOME", file.display());
+                return Err(CommandError::config(path, &e.to_string(), &hint));
+            }
             Err(e) => return Err(CommandError::config(path, &e.to_string(), "make it a UTF-8 file that this user can read")),
         };
         Self::parse(&text).map_err(|(what, hint)| CommandError::config(path, &what, &hint))

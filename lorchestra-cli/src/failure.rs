@@ -172,7 +172,9 @@ impl From<StateError> for CommandError {
         match &error {
             StateError::Io { path, source } => {
                 let code = if full_or_read_only(source) { Code::NotWritable } else { Code::Config };
-                Self::refused(code, &message, path, source).hint(format!("or {choose}"))
+                let failure = Self::refused(code, &message, path, source);
+                let or = if failure.hints.is_empty() { "" } else { "or " };
+                failure.hint(format!("{or}{choose}"))
             }
             StateError::OtherUser { path, owner, user } => {
                 let target = Target { path, owner: *owner, kind: Kind::Directory };
@@ -189,7 +191,7 @@ impl From<StateError> for CommandError {
                 failure.hint(format!("{or}{choose}"))
             }
             StateError::NotADirectory { path } => {
-                Self::new(Code::Config, message).hint(format!("move {} away", shell(path))).hint(format!("or {choose}"))
+                Self::new(Code::Config, message).hint(rights::move_away(path)).hint(format!("or {choose}"))
             }
             StateError::Network { .. } => Self::new(Code::Config, message).hint(choose),
         }
@@ -211,10 +213,15 @@ impl From<StoreError> for CommandError {
                     .hint(format!("then run sqlite3 {path} .recover to salvage most of it"))
                     .hint("or move all three files away to start a new history")
             }
-            StoreError::NotWritable { path, .. } => {
+            StoreError::NotWritable { path, is_full, .. } => {
                 // SQLite does not say which of its files failed.
-                let refusal = refusal::of_file(&path).unwrap_or_else(|| refusal::full(path.parent().unwrap_or(&path)));
-                Self::new(Code::NotWritable, message).hint(refusal.hint).hint("no emitted event is lost")
+                let (at, typed) = (path.parent().unwrap_or(&path), shell(&path));
+                let hint = match refusal::of_file(&path) {
+                    Some(refusal) => refusal.hint,
+                    None if is_full || refusal::is_full(at) => refusal::full(at).hint,
+                    None => format!("check {typed}, {typed}-wal and {typed}-shm, and the disk (dmesg shows its errors)"),
+                };
+                Self::new(Code::NotWritable, message).hint(hint).hint("no emitted event is lost")
             }
             StoreError::Busy { .. } => Self::new(Code::NotWritable, message)
                 .hint("find the process that has it open (lsof, fuser), then run the command again; no emitted event is lost"),
@@ -325,7 +332,10 @@ impl From<RunError> for CommandError {
             RunError::State(error) => error.into(),
             RunError::Store(error) => error.into(),
             RunError::Recovery(error) => error.into(),
-            RunError::Process { doing, ref source } => Self::not_started(doing, source),
+            RunError::Process { doing, ref source } if doing.starts_with("starting") || doing.starts_with("reading") => {
+                Self::not_started(doing, source)
+            }
+            RunError::Process { doing, ref source } => Self::new(Code::Internal, format!("{doing}: {source}")),
             RunError::NotRecorded { run_id, source } => {
                 let mut failure: Self = (*source).into();
                 failure.message = format!("cannot record the end of run {run_id}: {}", failure.message);

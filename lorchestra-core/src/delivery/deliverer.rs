@@ -77,7 +77,7 @@ struct Flight {
     fresh: bool,
     /// Number of failures that the batch itself may have caused.
     stumbles: u32,
-    /// How often the server refused, without a reason, to close its stream.
+    /// Number of times the server refused, without a reason, to close its stream.
     fence_refusals: u32,
     /// It was sent over the connection that is open.
     sent: bool,

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 /// Optimized, linked as one unit, stripped: the manifest is the same, and panics are still caught.
 #[test]
-fn a_library_linked_in_one_piece_is_as_good() {
+fn a_library_linked_as_one_unit_works() {
     let sandboxes = [Fixture::Misbehave, Fixture::ShippedMisbehave].map(|fixture| Sandbox::with(&[fixture]));
     let shown = sandboxes
         .each_ref()
@@ -38,7 +38,7 @@ fn a_library_linked_in_one_piece_is_as_good() {
 }
 
 #[test]
-fn a_library_optimised_for_size_is_as_good() {
+fn a_library_optimized_for_size_works() {
     let sandbox = Sandbox::with(&[Fixture::ShippedConstructor]);
     let marker = sandbox.arg("marker");
     let environment = [("CONSTRUCTOR_MARKER", &*marker)];
@@ -204,7 +204,7 @@ fn json_of_library_files_keeps_its_keys() {
 }
 
 #[test]
-fn json_of_a_run_that_was_skipped_keeps_its_keys() {
+fn json_of_a_skipped_run_keeps_its_keys() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let running = sandbox.start(&["run-job", "misbehave", "wait", "--marker", &sandbox.arg("marker")]);
     eventually("the job is at work", || !sandbox.read("marker").is_empty());

@@ -30,7 +30,7 @@ fn looks(built: &str) -> [Vec<&str>; 16] {
 }
 
 #[test]
-fn looking_runs_no_plugin_code() {
+fn inspecting_runs_no_plugin_code() {
     let sandbox = sandbox();
     let built = Fixture::Constructor.built().display().to_string();
     // A run of another package does not load it either.
@@ -74,7 +74,7 @@ fn loaded(sandbox: &Sandbox, args: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn looking_maps_no_plugin() {
+fn inspecting_maps_no_plugin() {
     let sandbox = sandbox();
     let run = ["run-job", "constructor", "loaded"];
     let built = Fixture::Constructor.built().display().to_string();

@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 #[test]
-fn a_file_that_this_user_cannot_read_is_told() {
+fn an_unreadable_file_is_reported() {
     let sandbox = Sandbox::unprivileged(&[Fixture::Ingester]);
     let path = sandbox.install(Fixture::Misbehave, "theirs.so");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
@@ -23,7 +23,7 @@ fn a_file_that_this_user_cannot_read_is_told() {
 }
 
 #[test]
-fn a_directory_that_this_user_cannot_read_is_told() {
+fn an_unreadable_directory_is_reported() {
     let sandbox = Sandbox::unprivileged(&[]);
     let theirs = sandbox.path("theirs");
     fs::create_dir(&theirs).unwrap();
@@ -61,7 +61,7 @@ fn a_directory_that_this_user_cannot_read_is_told() {
 }
 
 #[test]
-fn a_directory_that_is_none_or_not_there_is_told() {
+fn a_missing_directory_is_reported() {
     let sandbox = Sandbox::with(&[Fixture::Ingester]);
     let plugins = sandbox.plugins().display().to_string();
     let (file, missing) = (sandbox.arg("file\nname"), sandbox.arg("missing"));
@@ -117,7 +117,7 @@ fn two_files_of_one_package_are_both_unusable_and_both_named() {
 }
 
 #[test]
-fn one_file_of_several_names_is_one_library() {
+fn a_file_with_several_names_is_one_library() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let path = sandbox.plugins().join("libmisbehave.so");
     fs::hard_link(&path, sandbox.plugins().join("hard.so")).unwrap();
@@ -130,7 +130,7 @@ fn one_file_of_several_names_is_one_library() {
 }
 
 #[test]
-fn only_names_of_libraries_are_looked_at() {
+fn only_names_of_libraries_are_considered() {
     let sandbox = Sandbox::with(&[Fixture::Ingester]);
     for name in [".hidden.so", "backup.so.bak", "libx.so.1", "README", "so"] {
         fs::write(sandbox.plugins().join(name), "text").unwrap();
@@ -142,7 +142,7 @@ fn only_names_of_libraries_are_looked_at() {
 }
 
 #[test]
-fn a_package_that_is_there_and_unusable_is_not_unknown() {
+fn an_unusable_package_is_not_reported_as_unknown() {
     for (bytes, reason) in [
         (corrupt::abi(|_| 9), "abi-too-new"),
         (corrupt::for_newer_glibc(), "needs-newer-glibc"),
@@ -165,7 +165,7 @@ fn a_package_that_is_there_and_unusable_is_not_unknown() {
 /// A plugin older than a flag of run-job: its manifest has a parameter `timeout`. The run is only planned, because the library has no such
 /// parameter.
 #[test]
-fn an_older_jobs_parameter_keeps_its_flag_wherever_it_stands() {
+fn a_parameter_of_an_older_job_keeps_its_flag_at_any_position() {
     let sandbox = Sandbox::with(&[]);
     fs::write(sandbox.plugins().join("older.so"), manifest("\"name\":\"seconds\"", "\"name\":\"timeout\"")).unwrap();
     let plan = |args: &[&str]| {
@@ -189,7 +189,7 @@ fn an_older_jobs_parameter_keeps_its_flag_wherever_it_stands() {
 
 /// The manifest is valid and the library loads, but the two differ: only the worker can detect that.
 #[test]
-fn a_manifest_that_lies_is_a_failure_to_load() {
+fn a_wrong_manifest_is_a_failure_to_load() {
     let sandbox = Sandbox::with(&[]);
     let marker = sandbox.arg("marker");
     let lies = [

@@ -83,7 +83,7 @@ fn each_text(value: &mut Value, change: &dyn Fn(&str, &mut String)) {
 const READ: [&str; 6] = ["name", "package", "kind", "timeout", "overlap", "default"];
 
 #[test]
-fn nothing_invisible_of_a_manifest_comes_out() {
+fn invisible_text_of_a_manifest_is_not_printed() {
     let sandbox = Sandbox::with(&[]);
     let known = known();
     let path = install(&sandbox, Fixture::Kit, |manifest| {
@@ -115,7 +115,7 @@ fn nothing_invisible_of_a_manifest_comes_out() {
 
 /// All controls and marks, and a few of each range of private and unassigned characters. (The tests of `text` cover all.)
 #[test]
-fn no_character_that_is_invisible_comes_out_of_documentation() {
+fn invisible_characters_of_documentation_are_not_printed() {
     let sandbox = Sandbox::with(&[]);
     let text: String = known().chars().chain(invisible().step_by(97)).collect();
     let docs = format!("Beginning.\n\n{text}\n\nEnd.");
@@ -128,7 +128,7 @@ fn no_character_that_is_invisible_comes_out_of_documentation() {
 }
 
 #[test]
-fn nothing_invisible_of_a_jobs_event_or_message_comes_out() {
+fn invisible_text_of_events_and_messages_is_not_printed() {
     let sandbox = Sandbox::with(&[Fixture::Hostile, Fixture::Misbehave]);
     let marker = sandbox.arg("marker");
     is_harmless(&sandbox.lorchestra(&["run-job", "hostile", "emit_raw", "--what", "invisible", "--marker", &marker]).exits(0));
@@ -150,7 +150,7 @@ fn nothing_invisible_of_a_jobs_event_or_message_comes_out() {
 
 /// A text of a megabyte at each place of a manifest in turn, and the same for names.
 #[test]
-fn nothing_of_a_manifest_makes_a_message_long() {
+fn texts_of_a_manifest_do_not_make_messages_long() {
     const ALLOWED: usize = 3000;
     let sandbox = Sandbox::with(&[Fixture::Kit]);
     let long = "x".repeat(150_000);

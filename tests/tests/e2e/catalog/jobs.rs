@@ -29,7 +29,7 @@ fn the_jobs_of_one_package_are_listed_sorted() {
 }
 
 #[test]
-fn a_job_is_shown_with_what_it_takes_and_does() {
+fn a_job_is_shown_with_its_parameters_and_description() {
     let sandbox = Sandbox::with(&SAMPLE);
     let ended = sandbox.lorchestra(&["jobs", "show", "ingester", "extract_gmail"]).exits(0);
     assert_snapshot!(ended.snapshot(&sandbox));
@@ -77,7 +77,7 @@ fn line_of(file: &Path, text: &str) -> usize {
 }
 
 #[test]
-fn an_unknown_package_is_told_with_the_nearest_and_where_it_was_looked_for() {
+fn an_unknown_package_is_reported_with_the_nearest_names_and_searched_directories() {
     let sandbox = Sandbox::with(&SAMPLE);
     for args in [&["jobs", "list", "ingestor"][..], &["jobs", "show", "ingestor", "x"], &["run-job", "ingestor", "x"]] {
         let ended = sandbox.lorchestra(args).exits(1);
@@ -91,7 +91,7 @@ fn an_unknown_package_is_told_with_the_nearest_and_where_it_was_looked_for() {
 }
 
 #[test]
-fn where_it_was_looked_names_every_directory_and_who_named_it() {
+fn the_searched_directories_are_listed_with_their_origins() {
     let sandbox = Sandbox::with(&[]);
     std::fs::write(sandbox.path("file"), "").unwrap();
     let path = format!("{}:{}", sandbox.arg("missing"), sandbox.arg("file"));
@@ -105,7 +105,7 @@ fn where_it_was_looked_names_every_directory_and_who_named_it() {
 }
 
 #[test]
-fn an_unknown_job_is_told_with_the_nearest() {
+fn an_unknown_job_is_reported_with_the_nearest_names() {
     let sandbox = Sandbox::with(&SAMPLE);
     for args in [&["jobs", "show", "ingester", "extract_gmial"][..], &["run-job", "ingester", "extract_gmial"]] {
         let ended = sandbox.lorchestra(args).exits(1);
@@ -118,7 +118,7 @@ fn an_unknown_job_is_told_with_the_nearest() {
 }
 
 #[test]
-fn an_empty_plugin_directory_is_told() {
+fn an_empty_plugin_directory_is_reported() {
     let sandbox = Sandbox::with(&[]);
     let ended = sandbox.lorchestra(&["jobs", "list"]).exits(0);
     assert_snapshot!(ended.snapshot(&sandbox));

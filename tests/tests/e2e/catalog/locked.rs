@@ -51,7 +51,7 @@ fn count(sandbox: &Sandbox, marker: &str) -> usize {
 }
 
 #[test]
-fn only_what_was_locked_runs() {
+fn only_locked_bytes_run() {
     let sandbox = Sandbox::with(&[Fixture::Constructor]);
     let locked = sandbox.lorchestra(&["plugins", "lock"]).exits(0);
     assert!(locked.out().starts_with("✓ 1 package locked: "), "{}", locked.shown());
@@ -123,7 +123,7 @@ fn the_configuration_locks_listings_and_runs() {
 
 /// Locked from the first day, as in docs/guides/sandbox.md: installing and listing must work before the lock file exists.
 #[test]
-fn a_configuration_that_locks_before_there_is_a_lock() {
+fn locking_can_be_configured_before_the_lock_file_exists() {
     let sandbox = Sandbox::with(&[]);
     sandbox.configure("locked = true");
     let built = Fixture::Constructor.built().display().to_string();
@@ -145,7 +145,7 @@ fn a_configuration_that_locks_before_there_is_a_lock() {
 
 /// With an untrusted lock file nothing runs, and the error is one of configuration.
 #[test]
-fn a_lock_that_cannot_be_relied_on_is_a_bad_configuration() {
+fn an_untrusted_lock_file_is_a_configuration_error() {
     let sandbox = Sandbox::with(&[Fixture::Constructor]);
     let path = sandbox.home().join(".config/lorchestra/plugins.lock");
     let told = |what: &str, hint: &str| {
@@ -177,7 +177,7 @@ fn a_lock_that_cannot_be_relied_on_is_a_bad_configuration() {
 
 /// Listing and checking report an untrusted lock file in the same way as a run, with the same fix, which is not to lock again.
 #[test]
-fn listings_tell_what_mends_a_lock() {
+fn listings_report_how_to_fix_a_lock_file() {
     let sandbox = Sandbox::with(&[Fixture::Constructor]);
     sandbox.lorchestra(&["plugins", "lock"]).exits(0);
     let path = sandbox.home().join(".config/lorchestra/plugins.lock");
@@ -223,7 +223,7 @@ fn listings_tell_what_mends_a_lock() {
 }
 
 #[test]
-fn nothing_of_a_file_that_cannot_be_used_is_locked() {
+fn unusable_files_are_not_locked() {
     let sandbox = Sandbox::with(&[Fixture::Constructor]);
     fs::write(sandbox.plugins().join("broken.so"), "text").unwrap();
     let locked = sandbox.lorchestra(&["plugins", "lock"]).exits(0);
@@ -313,7 +313,7 @@ fn swapping_in_place_never_runs_other_bytes() {
 
 /// Readers never see a partial lock file: if the locking command is killed halfway, the old file remains.
 #[test]
-fn many_commands_lock_at_once() {
+fn several_commands_may_lock_at_once() {
     let sandbox = Sandbox::with(&[Fixture::Constructor, Fixture::Misbehave]);
     let running: Vec<Running> = (0..8).map(|_| sandbox.start(&["plugins", "lock"])).collect();
     running.into_iter().for_each(|running| drop(running.wait().exits(0)));

@@ -101,7 +101,7 @@ fn every_file_is_listed_with_its_state_and_reason() {
 }
 
 #[test]
-fn a_check_tells_all_before_anything_is_installed() {
+fn a_check_reports_everything_before_installation() {
     let sandbox = Sandbox::with(&[]);
     let file = sandbox.path("libingester.so");
     fs::copy(Fixture::Ingester.built(), &file).unwrap();
@@ -129,7 +129,7 @@ fn a_check_tells_all_before_anything_is_installed() {
 }
 
 #[test]
-fn a_check_says_what_installing_would_change() {
+fn a_check_reports_what_installing_would_change() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let same = sandbox.path("same.so");
     fs::copy(Fixture::Misbehave.built(), &same).unwrap();
@@ -145,7 +145,7 @@ fn a_check_says_what_installing_would_change() {
 }
 
 #[test]
-fn what_dies_or_hangs_while_it_is_loaded_is_told() {
+fn a_library_that_dies_or_hangs_while_loading_is_reported() {
     let sandbox = Sandbox::with(&[]);
     let file = sandbox.path("libconstructor.so");
     fs::copy(Fixture::Constructor.built(), &file).unwrap();
@@ -179,7 +179,7 @@ fn what_dies_or_hangs_while_it_is_loaded_is_told() {
 
 /// A constructor forks. The copy returns from loading, the worker does not: the copy's answer is not taken for the worker's.
 #[test]
-fn a_copy_does_not_answer_for_what_is_still_loading() {
+fn a_forked_copy_does_not_answer_for_a_loading_worker() {
     let sandbox = Sandbox::with(&[]);
     let file = sandbox.path("libconstructor.so");
     fs::copy(Fixture::Constructor.built(), &file).unwrap();
@@ -195,7 +195,7 @@ fn a_copy_does_not_answer_for_what_is_still_loading() {
 
 /// A library that another user could have changed is not loaded even for a check.
 #[test]
-fn what_is_not_trusted_is_not_loaded_by_a_check() {
+fn a_check_does_not_load_an_untrusted_library() {
     let sandbox = Sandbox::with(&[]);
     let file = sandbox.path("libconstructor.so");
     fs::copy(Fixture::Constructor.built(), &file).unwrap();
@@ -211,7 +211,7 @@ fn what_is_not_trusted_is_not_loaded_by_a_check() {
 }
 
 #[test]
-fn what_cannot_be_used_is_neither_checked_nor_installed() {
+fn an_unusable_file_is_neither_checked_nor_installed() {
     let sandbox = Sandbox::with(&[Fixture::Ingester]);
     let cut = write(&sandbox.path("cut.so"), &fs::read(Fixture::Misbehave.built()).unwrap()[..100_000]);
     let good = Fixture::Misbehave.built().display().to_string();
@@ -234,7 +234,7 @@ fn what_cannot_be_used_is_neither_checked_nor_installed() {
 }
 
 #[test]
-fn installing_says_what_changes() {
+fn installing_reports_changes() {
     let sandbox = Sandbox::with(&[]);
     fs::remove_dir(sandbox.plugins()).unwrap();
     let built = Fixture::Ingester.built().display().to_string();
@@ -271,7 +271,7 @@ fn installing_says_what_changes() {
 }
 
 #[test]
-fn a_file_that_could_not_be_used_is_replaced_too() {
+fn an_unusable_file_is_replaced_too() {
     let sandbox = Sandbox::with(&[]);
     let newer = lorchestra_tests::corrupt::abi(|_| 9);
     write(&sandbox.plugins().join("newer.so"), &newer);
@@ -285,7 +285,7 @@ fn a_file_that_could_not_be_used_is_replaced_too() {
 }
 
 #[test]
-fn nothing_is_installed_in_the_way_of_another() {
+fn installing_does_not_conflict_with_another_package() {
     let sandbox = Sandbox::with(&[]);
     let misbehave = Fixture::Misbehave.built().display().to_string();
     // The file name belongs to another package.
@@ -319,7 +319,7 @@ fn nothing_is_installed_in_the_way_of_another() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_written_is_told() {
+fn an_unwritable_directory_is_reported() {
     let sandbox = Sandbox::unprivileged(&[Fixture::Ingester]);
     let file = sandbox.path("new.so");
     fs::copy(Fixture::Misbehave.built(), &file).unwrap();
@@ -334,7 +334,7 @@ fn a_directory_that_cannot_be_written_is_told() {
 
 /// Sixteen commands install two versions of one package into a directory where it has another name, while another process keeps listing.
 #[test]
-fn many_install_at_once_and_there_is_one_whole_package_at_every_moment() {
+fn concurrent_installs_leave_one_complete_package_at_every_moment() {
     let sandbox = Sandbox::with(&[]);
     let versions = [sandbox.path("one.so"), sandbox.path("two.so")];
     fs::copy(Fixture::Misbehave.built(), &versions[0]).unwrap();
@@ -391,7 +391,7 @@ fn removing_takes_the_file_and_leaves_the_rest() {
 }
 
 #[test]
-fn a_package_in_several_files_is_removed_by_nobody_but_a_person() {
+fn a_package_in_several_files_must_be_removed_manually() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let files: Vec<PathBuf> = ["libmisbehave.so", "second.so"].iter().map(|name| sandbox.plugins().join(name)).collect();
     fs::copy(&files[0], &files[1]).unwrap();
@@ -408,7 +408,7 @@ fn a_package_in_several_files_is_removed_by_nobody_but_a_person() {
 
 /// A run uses its own copy.
 #[test]
-fn a_job_goes_on_while_its_package_is_replaced_and_removed() {
+fn a_job_continues_while_its_package_is_replaced_and_removed() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let marker = sandbox.arg("marker");
     let running = sandbox.start(&["run-job", "misbehave", "wait", "--marker", &marker]);

@@ -61,7 +61,7 @@ fn cells() -> Vec<Cell> {
 }
 
 #[test]
-fn every_kill_at_every_stage_leaves_one_true_end_and_nothing_else() {
+fn every_kill_at_every_stage_leaves_one_correct_end_and_nothing_else() {
     let cells = cells();
     assert_eq!(cells.len(), 126);
     // Cells mostly wait, so run several at once.

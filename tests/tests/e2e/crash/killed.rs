@@ -51,7 +51,7 @@ enum Victim {
 }
 
 #[test]
-fn nothing_acknowledged_is_lost_or_doubled() {
+fn nothing_acknowledged_is_lost_or_duplicated() {
     // Measures how long such a run takes undisturbed, to spread the kills over it.
     let whole = sandbox();
     let begin = Instant::now();
@@ -166,7 +166,7 @@ fn a_run_whose_job_had_failed_keeps_its_own_cause() {
 }
 
 #[test]
-fn an_abandoned_run_is_told_by_the_next_command() {
+fn an_abandoned_run_is_reported_by_the_next_command() {
     let sandbox = sandbox();
     let running = sandbox.start(&["run-job", "misbehave", "ignore_term", "--marker", &sandbox.arg("marker")]);
     eventually("the job is entered", || sandbox.read("marker").ends_with('\n'));
@@ -203,7 +203,7 @@ fn nothing_of_the_group_survives_its_supervisor() {
 
 /// A daemon in its own session is out of its watchdog's reach: the next command kills it.
 #[test]
-fn what_both_left_behind_is_ended_by_the_next_command() {
+fn processes_that_both_left_behind_are_killed_by_the_next_command() {
     let sandbox = sandbox();
     let running = sandbox.start(&["run-job", "misbehave", "leave_daemon", "--stay", "--marker", &sandbox.arg("marker")]);
     eventually("the daemon is started", || sandbox.read("marker").ends_with('\n'));
@@ -223,7 +223,7 @@ fn what_both_left_behind_is_ended_by_the_next_command() {
 
 /// The supervisor dies between stopping the job and recording that.
 #[test]
-fn a_run_that_was_told_to_end_is_not_abandoned() {
+fn a_stopped_run_is_not_closed_as_abandoned() {
     let sandbox = sandbox();
     let args = ["run-job", "misbehave", "ignore_term", "--grace", "1h", "--marker", &sandbox.arg("marker")];
     let running = sandbox.start(&args);
@@ -242,7 +242,7 @@ fn a_run_that_was_told_to_end_is_not_abandoned() {
 
 /// Recovery holds the overlap lock while it waits for a stopped worker, which is not a live run.
 #[test]
-fn a_run_that_is_being_closed_is_no_overlap() {
+fn a_run_that_is_being_closed_does_not_count_as_running() {
     let sandbox = sandbox();
     let running = sandbox.start(&["run-job", "misbehave", "ignore_term", "--marker", &sandbox.arg("marker")]);
     eventually("the job is entered", || sandbox.read("marker").ends_with('\n'));

@@ -39,7 +39,7 @@ fn a_run_that_ends_leaves_nothing() {
 }
 
 #[test]
-fn a_run_that_is_told_to_end_leaves_nothing() {
+fn a_stopped_run_leaves_nothing() {
     for job in LEAVING {
         let sandbox = sandbox();
         let (running, pid) = leaving(&sandbox, job);
@@ -90,7 +90,7 @@ fn an_attempt_leaves_nothing_to_the_next_one() {
 
 /// The watchdog kills the group; the next command that reads runs kills processes that had left it.
 #[test]
-fn what_escaped_a_killed_supervisor_is_killed_by_the_next_command() {
+fn processes_that_escaped_a_killed_supervisor_are_killed_by_the_next_command() {
     for (job, next) in [
         ("leave_daemon", &["runs", "list"][..]),
         ("leave_grandchild", &["events", "list"]),
@@ -240,7 +240,7 @@ fn a_copy_of_the_state_directory_ends_no_run_of_the_original() {
 
 /// Processes of a live run, of an unknown run, or of another user are not touched.
 #[test]
-fn nobody_elses_process_is_touched() {
+fn processes_of_others_are_not_touched() {
     let sandbox = sandbox();
     // A process of a live run.
     let alive = sandbox.start(&["run-job", "misbehave", "leave_daemon", "--stay", "--marker", &sandbox.arg("alive")]);

@@ -51,7 +51,7 @@ fn only_run(disks: &SmallDisks, sandbox: &Sandbox, event_type: &str) -> (String,
 }
 
 #[test]
-fn a_full_spool_ends_the_job_and_keeps_what_was_acknowledged() {
+fn a_full_spool_ends_the_job_and_keeps_acknowledged_events() {
     let (sandbox, Some(disks)) = on_disks(&[("spool", 512)]) else { return };
     let marker = sandbox.arg("acknowledged");
     let args = ["run-job", "misbehave", "numbered", "--count", "100000", "--acknowledged", &marker];
@@ -68,7 +68,7 @@ fn a_full_spool_ends_the_job_and_keeps_what_was_acknowledged() {
 }
 
 #[test]
-fn a_full_store_keeps_the_job_from_beginning() {
+fn a_full_store_prevents_the_job_from_starting() {
     let (sandbox, Some(disks)) = on_disks(&[("", 1024), ("spool", 1024), ("logs", 1024)]) else { return };
     let marker = sandbox.arg("marker");
     let args = ["run-job", "misbehave", "typed", "--marker", &marker];
@@ -125,7 +125,7 @@ fn a_full_disk_under_everything_loses_nothing() {
 }
 
 #[test]
-fn a_full_log_costs_its_end_and_nothing_else() {
+fn a_full_log_loses_only_its_end() {
     let (sandbox, Some(disks)) = on_disks(&[("logs", 256)]) else { return };
     let ended = run(&disks, &sandbox, &["run-job", "misbehave", "print", "--lines", "30000"]).exits(0);
     let mut expected: Vec<u8> = (0..30000).flat_map(|n| format!("out {n}\nerr {n}\n").into_bytes()).collect();
@@ -147,7 +147,7 @@ fn run_id(disks: &SmallDisks, sandbox: &Sandbox) -> String {
 }
 
 #[test]
-fn a_disk_that_became_read_only_is_told() {
+fn a_disk_that_became_read_only_is_reported() {
     let (sandbox, Some(disks)) = on_disks(&[("", 2048)]) else { return };
     let marker = sandbox.arg("marker");
     let args = ["run-job", "misbehave", "typed", "--marker", &marker];
@@ -175,7 +175,7 @@ fn store(sandbox: &Sandbox) -> Connection {
 
 /// While a job runs and ends, another process holds a write transaction that never ends.
 #[test]
-fn a_store_that_is_kept_for_a_while_is_waited_for() {
+fn a_run_waits_for_a_store_that_is_locked_for_a_while() {
     let sandbox = sandbox();
     let marker = sandbox.arg("acknowledged");
     let running = sandbox.start(&[
@@ -210,7 +210,7 @@ fn a_store_that_is_kept_for_a_while_is_waited_for() {
 /// both say what to do.
 #[test]
 #[ignore = "some minutes, as a writer waits for one: cargo xtask soak"]
-fn a_store_that_is_kept_for_longer_than_anybody_waits_loses_nothing() {
+fn a_store_that_is_locked_for_longer_than_writers_wait_loses_nothing() {
     let sandbox = sandbox();
     let ends = sandbox.start(&["run-job", "misbehave", "wait", "--marker", &sandbox.arg("marker")]);
     eventually("the job is at work", || !sandbox.read("marker").is_empty());
@@ -249,7 +249,7 @@ fn patiently(mut running: Running) -> Ended {
 
 /// A foreign database is not written to, and no job starts.
 #[test]
-fn a_store_that_cannot_be_ours_is_told_with_its_mend() {
+fn a_foreign_store_is_reported_with_a_fix() {
     type Spoil = fn(&Sandbox);
     let cases: [(&str, Spoil, &str, &str); 4] = [
         (
@@ -350,7 +350,7 @@ fn age(dir: &std::path::Path, by: Duration) {
 
 /// The clock was ten years ahead and was corrected: times in the store are later than now.
 #[test]
-fn a_clock_that_was_put_back_stops_nothing_and_removes_nothing() {
+fn a_clock_that_was_set_back_blocks_and_removes_nothing() {
     let sandbox = sandbox();
     sandbox.configure("[retention]\nlogs = \"1s\"\npayloads = \"1s\"\nruns = \"1s\"");
     sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "5"]).exits(0);
@@ -390,7 +390,7 @@ fn a_clock_that_was_put_back_stops_nothing_and_removes_nothing() {
 /// Runs that never started, and runs whose spool could not be removed: the former are removed after an hour, some hundred by each command,
 /// the latter immediately.
 #[test]
-fn ten_thousand_leftover_spools_are_cleared_and_keep_nobody_waiting() {
+fn ten_thousand_leftover_spools_are_removed_without_delaying_commands() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "5"]).exits(0);
     let spool = sandbox.state().join("spool");
@@ -417,7 +417,7 @@ fn ten_thousand_leftover_spools_are_cleared_and_keep_nobody_waiting() {
 
 /// An unknown name in the state directory is left alone.
 #[test]
-fn strange_things_in_the_spool_directory_are_left_alone() {
+fn unknown_files_in_the_spool_directory_are_left_alone() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     let spool = sandbox.state().join("spool");

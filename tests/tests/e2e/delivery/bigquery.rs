@@ -66,7 +66,7 @@ fn events_arrive_with_the_right_types_and_their_payload_can_be_queried() {
 
 /// Eight processes, some of which are killed, then two flushes.
 #[test]
-fn kills_in_a_crowd_lose_and_double_nothing() {
+fn kills_among_concurrent_processes_lose_and_duplicate_nothing() {
     let (emulator, dataset, sandbox) = set_up("storage-write");
     let mut running: Vec<Running> = (0..8)
         .map(|i| {
@@ -94,7 +94,7 @@ fn kills_in_a_crowd_lose_and_double_nothing() {
 
 /// The server is killed while rows are in flight, and restarted without its streams, repeatedly; and a deliverer is killed.
 #[test]
-fn a_server_that_is_restarted_in_the_middle_has_each_event_once() {
+fn a_server_restarted_during_delivery_has_each_event_once() {
     let venv = emulator::ensure_venv();
     let mut emulator = Emulator::start_persistent(&venv);
     let dataset = emulator.own_dataset();

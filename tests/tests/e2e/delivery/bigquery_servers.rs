@@ -158,7 +158,7 @@ fn insert_all_takes_good_rows_once_and_refuses_all_for_a_bad_one() {
 }
 
 #[test]
-fn a_query_tells_which_ids_are_there() {
+fn a_query_returns_the_ids_that_exist() {
     let (fake, table) = fake();
     wait(async {
         let client = rest(&fake.rest_endpoint()).await;
@@ -181,7 +181,7 @@ fn a_query_tells_which_ids_are_there() {
 }
 
 #[test]
-fn tables_keep_what_they_were_created_with() {
+fn tables_keep_the_properties_they_were_created_with() {
     let fake = Fake::start();
     wait(async {
         let http = reqwest::Client::new();
@@ -235,7 +235,7 @@ fn tables_keep_what_they_were_created_with() {
 }
 
 #[test]
-fn faults_of_rest_come_as_scripted_and_end() {
+fn faults_of_rest_follow_the_script() {
     let (fake, table) = fake();
     wait(async {
         let client = rest(&fake.rest_endpoint()).await;
@@ -289,7 +289,7 @@ fn faults_of_rest_come_as_scripted_and_end() {
 }
 
 #[test]
-fn faults_of_grpc_come_as_scripted_and_end() {
+fn faults_of_grpc_follow_the_script() {
     let (fake, table) = fake();
     wait(async {
         let faults = fake.faults();
@@ -412,7 +412,7 @@ fn the_emulator_takes_a_row_on_both_paths() {
 }
 
 #[test]
-fn only_tokens_of_the_fake_open_its_doors_when_they_are_locked() {
+fn the_fake_accepts_only_its_own_tokens_if_authentication_is_on() {
     let (fake, table) = fake();
     fake.require_auth(true);
     wait(async {

@@ -38,7 +38,7 @@ fn rows(site: &Site, since: usize) -> Vec<Value> {
 }
 
 #[test]
-fn the_wire_form_is_that_of_googles_clients() {
+fn requests_match_those_of_googles_clients() {
     let ours = Site::without_table(Write::Storage);
     ours.configure(Write::Storage, "location = \"EU\"\n");
     ours.fake.record();

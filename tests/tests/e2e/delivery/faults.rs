@@ -9,7 +9,7 @@ use tonic::Code;
 /// Every fault of every request, with both write methods: the run's outcome is unaffected, the number of attempts is bounded, and
 /// afterwards all events are there, exactly once with streams.
 #[test]
-fn no_fault_loses_or_doubles_an_event() {
+fn no_fault_loses_or_duplicates_an_event() {
     let rest = |fault: Fault| (Method::TablesGet, fault);
     let mut storage = vec![
         (Method::AppendRows, Fault::Grpc(Code::Unavailable, "try again", None)),
@@ -111,7 +111,7 @@ fn meets(write: Write, method: Method, fault: &Fault, times: usize) {
 /// Permanent faults: the run still ends, with few requests, and nothing is set aside because of the server; when it recovers, all events
 /// arrive.
 #[test]
-fn a_fault_that_lasts_costs_a_line_and_no_event() {
+fn a_permanent_fault_costs_a_line_and_no_event() {
     let quota = "Quota exceeded for quota metric 'AppendBytesThroughputPerProject', limit 'bytes per minute'";
     let cases = [
         (Write::Storage, Fault::Grpc(Code::ResourceExhausted, quota, None)),

@@ -47,7 +47,7 @@ fn each_of_two_destinations_has_each_event_once() {
 
 /// A server that refuses connections, and one that never responds; then the same for the directory.
 #[test]
-fn one_that_is_down_does_not_hold_up_the_other() {
+fn a_destination_that_is_down_does_not_delay_the_other() {
     let site = Site::new(Write::Storage);
     let sandbox = &site.sandbox;
     site.configure(Write::Storage, &table(sandbox, ""));
@@ -85,7 +85,7 @@ fn one_that_is_down_does_not_hold_up_the_other() {
 
 /// Kills at any moment of a run or a flush, repeatedly.
 #[test]
-fn whatever_is_killed_nothing_is_lost_or_twice() {
+fn no_kill_loses_or_duplicates_an_event() {
     let sandbox = sandbox("rotate_size = \"64K\"\n");
     let dir = sandbox.path(EVENTS);
     for round in 0..u64::from(super::sending::rounds().max(25)) {
@@ -129,7 +129,7 @@ fn runs_at_the_same_time_take_turns() {
 
 /// A log shipper has moved the file away: later events go to a new file, and nothing is written twice.
 #[test]
-fn a_file_that_was_moved_away_is_followed_by_a_new_one() {
+fn a_new_file_follows_one_that_was_moved_away() {
     let sandbox = sandbox("");
     let dir = sandbox.path(EVENTS);
     let mut taken = Vec::new();
@@ -161,7 +161,7 @@ fn a_file_that_was_moved_away_is_followed_by_a_new_one() {
 }
 
 #[test]
-fn a_full_disk_is_waited_for() {
+fn delivery_waits_for_a_full_disk() {
     let sandbox = sandbox("");
     let dir = sandbox.path(EVENTS);
     let Some(disks) = SmallDisks::mount(&sandbox, &[(dir.clone(), 64)]) else { return };
@@ -179,7 +179,7 @@ fn a_full_disk_is_waited_for() {
 
 /// A new destination starts with the oldest event; a removed one leaves nothing to wait for.
 #[test]
-fn a_destination_may_come_and_go() {
+fn a_destination_may_be_added_and_removed() {
     let sandbox = Sandbox::with_binary(&[Fixture::Misbehave]);
     sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "5"]).exits(0);
     let refused = sandbox.lorchestra(&["events", "flush"]).exits(78);

@@ -48,7 +48,7 @@ fn last_and_a_job_name_the_newest_run() {
 }
 
 #[test]
-fn a_name_that_nothing_has_is_answered_with_what_is_there() {
+fn an_unknown_name_is_reported_with_candidates() {
     let sandbox = sandbox();
     let empty = sandbox.lorchestra(&["runs", "show", "last"]).exits(1);
     assert!(empty.err().contains(&format!("looked in {}", sandbox.state().display())), "{}", empty.shown());

@@ -58,7 +58,7 @@ fn documents(index: &Path) -> u64 {
 }
 
 #[test]
-fn the_sample_mailbox_is_found_by_words_and_by_likeness() {
+fn the_sample_mailbox_is_found_by_words_and_by_similarity() {
     let sandbox = sandbox();
     let ended = sandbox.lorchestra(&INDEX).exits(1);
     assert!(ended.err().contains("run canonizer/canonicalize_email first"), "{}", ended.shown());
@@ -135,7 +135,7 @@ fn mail_of_the_world_is_found() {
 }
 
 #[test]
-fn a_run_that_is_killed_half_way_is_completed_by_the_next() {
+fn a_run_killed_halfway_is_completed_by_the_next() {
     let sandbox = sandbox();
     let input = sandbox.data().join("canonizer/email.jsonl");
     emails(&input, 6000);
@@ -183,7 +183,7 @@ fn a_full_disk_leaves_whole_documents() {
 }
 
 #[test]
-fn searches_run_beside_each_other() {
+fn searches_run_concurrently() {
     let sandbox = sandbox();
     emails(&sandbox.data().join("canonizer/email.jsonl"), 3);
     sandbox.lorchestra(&INDEX).exits(0);
@@ -205,7 +205,7 @@ fn searches_run_beside_each_other() {
 }
 
 #[test]
-fn a_full_disk_leaves_the_hits_of_the_search_before() {
+fn a_full_disk_leaves_the_hits_of_the_previous_search() {
     let sandbox = sandbox();
     emails(&sandbox.data().join("canonizer/email.jsonl"), 100);
     sandbox.lorchestra(&INDEX).exits(0);
@@ -225,7 +225,7 @@ fn a_full_disk_leaves_the_hits_of_the_search_before() {
 }
 
 #[test]
-fn what_is_no_input_is_told() {
+fn invalid_input_is_reported() {
     let sandbox = sandbox();
     fs::write(sandbox.path("x.jsonl"), "no json\n{}\n").unwrap();
     for (input, says) in [
@@ -244,7 +244,7 @@ fn what_is_no_input_is_told() {
 }
 
 #[test]
-fn messages_of_a_chat_are_found_beside_mail() {
+fn messages_of_a_chat_are_found_together_with_mail() {
     let sandbox = sandbox();
     let sample = built::workspace().join("example-plugins/canonizer/sample/slack.jsonl").display().to_string();
     sandbox.lorchestra(&["run-job", "canonizer", "canonicalize_message", "--input", &sample]).exits(0);
@@ -282,7 +282,7 @@ const MEANT: [(&str, &str, &str); 12] = [
 ];
 
 #[test]
-fn a_model_finds_what_is_meant_and_hashed_words_do_not() {
+fn a_model_finds_texts_by_meaning_and_hashed_words_do_not() {
     let sandbox = sandbox();
     let mut text = String::new();
     for (subject, body, _) in MEANT {
@@ -335,7 +335,7 @@ fn a_model_finds_what_is_meant_and_hashed_words_do_not() {
 }
 
 #[test]
-fn killed_while_all_vectors_are_made_again_the_index_is_as_it_was() {
+fn killed_while_all_vectors_are_recomputed_the_index_is_unchanged() {
     let sandbox = sandbox();
     emails(&sandbox.data().join("canonizer/email.jsonl"), 400);
     sandbox.lorchestra(&INDEX).exits(0);

@@ -139,7 +139,7 @@ fn workspace(shell: &Shell) -> PathBuf {
 }
 
 #[test]
-fn a_crate_below_a_workspace_that_does_not_name_it_is_one_of_its_own() {
+fn a_crate_below_a_workspace_that_does_not_list_it_is_its_own_workspace() {
     let mut shell = Shell::new();
     let root = workspace(&shell).canonicalize().unwrap();
     shell.run("cd all");
@@ -156,7 +156,7 @@ fn a_crate_below_a_workspace_that_does_not_name_it_is_one_of_its_own() {
 
 /// Conversely both would break: a workspace root cannot be a member.
 #[test]
-fn a_crate_that_a_workspace_takes_in_is_a_member() {
+fn a_crate_that_a_workspace_lists_is_a_member() {
     let mut shell = Shell::new();
     let root = workspace(&shell);
     std::fs::copy(built::workspace().join("Cargo.lock"), root.join("Cargo.lock")).unwrap();
@@ -203,7 +203,7 @@ fn names(dir: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn what_cannot_be_made_is_refused_and_leaves_nothing() {
+fn an_impossible_crate_is_refused_and_leaves_nothing() {
     let sandbox = Sandbox::unprivileged(&[]);
     let work = sandbox.path("work");
     std::fs::create_dir_all(work.join("full")).unwrap();

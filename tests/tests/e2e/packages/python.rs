@@ -84,7 +84,7 @@ fn the_example_of_the_old_readme_runs_unchanged() {
 }
 
 #[test]
-fn arguments_arrive_as_they_were_given_and_the_envelope_of_an_event_too() {
+fn arguments_and_event_envelopes_arrive_unchanged() {
     let python = Python::new();
     let flags = [
         "--since",
@@ -185,7 +185,7 @@ fn an_exception_is_named_with_its_place_and_its_text_is_only_in_the_log() {
 }
 
 #[test]
-fn every_other_end_is_told() {
+fn every_other_end_is_reported() {
     let python = Python::new();
     let mut pages = String::new();
     let mut page = |title: &str, code: i32, run: &[&str]| {
@@ -221,7 +221,7 @@ fn every_other_end_is_told() {
 }
 
 #[test]
-fn a_failure_is_tried_again_and_a_stop_runs_the_finally_blocks() {
+fn a_failure_is_retried_and_a_stop_runs_the_finally_blocks() {
     let python = Python::new();
     let marker = format!("marker={}", python.sandbox.arg("tried"));
     let flags = ["--retries", "2", "--arg", &marker];

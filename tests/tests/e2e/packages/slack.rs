@@ -93,7 +93,7 @@ fn all(count: usize) -> Vec<String> {
 
 /// The disk is full in the middle: the message says so, what is there are whole lines, and the next run completes them, nothing twice.
 #[test]
-fn a_full_disk_is_said_and_the_next_run_completes() {
+fn a_full_disk_is_reported_and_the_next_run_completes() {
     let slack = Slack::start();
     {
         let mut state = slack.state();
@@ -134,7 +134,7 @@ fn a_full_disk_is_said_and_the_next_run_completes() {
 }
 
 #[test]
-fn all_pages_and_threads_and_then_what_is_new() {
+fn all_pages_and_threads_and_then_new_messages() {
     let slack = workspace(45);
     let sandbox = sandbox();
     let first = counts(&sandbox, &slack, &[]);
@@ -183,7 +183,7 @@ fn an_export_and_the_web_api_go_all_the_way() {
 }
 
 #[test]
-fn killed_half_way_and_run_again_is_complete() {
+fn killed_halfway_and_run_again_is_complete() {
     let slack = workspace(45);
     let sandbox = sandbox();
     slack.state().faults.push(("conversations.history", 4, 1, Fault::Silent));
@@ -208,7 +208,7 @@ fn killed_half_way_and_run_again_is_complete() {
 }
 
 #[test]
-fn slack_is_waited_for_as_long_as_it_says() {
+fn delays_requested_by_slack_are_respected() {
     let slack = workspace(5);
     let sandbox = sandbox();
     slack.state().faults.push(("conversations.history", 0, 2, Fault::Limited(1)));
@@ -218,7 +218,7 @@ fn slack_is_waited_for_as_long_as_it_says() {
 }
 
 #[test]
-fn a_run_that_waits_ends_when_it_is_told_to() {
+fn a_waiting_run_can_be_stopped() {
     for fault in [Fault::Limited(600), Fault::Silent] {
         let slack = workspace(30);
         let sandbox = sandbox();
@@ -252,7 +252,7 @@ fn channels_that_the_app_is_not_in_are_named_and_the_rest_is_read() {
 }
 
 #[test]
-fn a_window_and_a_channel_are_asked_of_slack() {
+fn window_and_channel_are_passed_to_slack() {
     let slack = workspace(45);
     let sandbox = sandbox();
     let window = ["--since", "2024-01-01T10:00:00Z", "--until", "2024-01-01T20:00:00Z", "--channel", "#general"];
@@ -265,7 +265,7 @@ fn a_window_and_a_channel_are_asked_of_slack() {
 }
 
 #[test]
-fn what_is_wrong_is_said_in_a_line() {
+fn each_error_is_reported_in_one_line() {
     let refused =
         |error: &str| Fault::Answer(json!({"ok": false, "error": error, "needed": "channels:history", "provided": "x"}));
     type At = Option<(&'static str, Fault)>;

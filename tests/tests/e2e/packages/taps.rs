@@ -117,7 +117,7 @@ fn strs(args: &[String]) -> Vec<&str> {
 }
 
 #[test]
-fn a_real_tap_goes_on_where_it_ended() {
+fn a_real_tap_continues_where_it_stopped() {
     let taps = Taps::new();
     let sandbox = &taps.sandbox;
     let tap = Path::new(&taps.python).with_file_name("tap-jsonfile").display().to_string();
@@ -162,7 +162,7 @@ fn a_real_tap_goes_on_where_it_ended() {
 }
 
 #[test]
-fn each_failure_is_told_with_its_cause_and_nothing_is_half_kept() {
+fn each_failure_is_reported_with_its_cause_and_nothing_is_half_stored() {
     let taps = Taps::new();
     let sandbox = &taps.sandbox;
     let mut pages = String::new();
@@ -374,7 +374,7 @@ fn a_tap_may_have_more_streams_than_open_files() {
 }
 
 #[test]
-fn a_run_that_is_killed_half_way_is_completed_by_the_next_and_nothing_is_twice() {
+fn a_run_killed_halfway_is_completed_by_the_next_without_duplicates() {
     let taps = Taps::new();
     for at in [7, 1015, 250_000] {
         let marker = taps.sandbox.path(&format!("at-{at}"));
@@ -395,7 +395,7 @@ fn a_run_that_is_killed_half_way_is_completed_by_the_next_and_nothing_is_twice()
 }
 
 #[test]
-fn a_file_that_a_reader_takes_away_begins_anew_also_when_the_tap_fails() {
+fn a_file_removed_by_a_reader_starts_over_even_if_the_tap_fails() {
     let taps = Taps::new();
     taps.sandbox.lorchestra(&strs(&taps.count(&[], &[], &json!({"upto": 20})))).exits(0);
     fs::remove_file(taps.data("counter/default/numbers.jsonl")).unwrap();
@@ -429,7 +429,7 @@ fn different_taps_run_at_once_and_the_same_tap_does_not() {
 }
 
 #[test]
-fn a_deadline_ends_a_tap_that_does_not_listen() {
+fn a_deadline_kills_a_tap_that_ignores_signals() {
     let taps = Taps::new();
     let marker = taps.sandbox.path("deaf");
     let config = json!({"upto": 100, "at": 15, "then": "deaf", "marker": marker});
@@ -441,7 +441,7 @@ fn a_deadline_ends_a_tap_that_does_not_listen() {
 }
 
 #[test]
-fn a_full_disk_keeps_what_belongs_to_a_state() {
+fn a_full_disk_keeps_records_up_to_the_last_state() {
     let taps = Taps::new();
     let data = taps.sandbox.data();
     let Some(disks) = SmallDisks::mount(&taps.sandbox, &[(data.clone(), 400)]) else { return };
@@ -462,7 +462,7 @@ fn a_full_disk_keeps_what_belongs_to_a_state() {
 
 /// What the system calls "not found", and what an answer really has in it. Each error that points to the log has something there.
 #[test]
-fn what_is_wrong_with_a_tap_is_named_by_what_is_there() {
+fn errors_of_a_tap_are_named_by_the_evidence() {
     use std::os::unix::fs::PermissionsExt;
     let sandbox = Sandbox::with(&[Fixture::MeltanoIngest]);
     let deep = format!("{}1{}", r#"{"properties":{"a":"#.repeat(70), "}}".repeat(70));

@@ -74,7 +74,7 @@ fn go(sandbox: &Sandbox, name: &str) {
 }
 
 #[test]
-fn success_moves_it_and_the_next_run_begins_there() {
+fn success_moves_it_and_the_next_run_starts_there() {
     let sandbox = sandbox();
     succeed(&sandbox, &["--since", "2024-01-01", "--until", "2024-01-10"]);
     let run = sandbox.runs().remove(0);
@@ -109,7 +109,7 @@ fn success_moves_it_and_the_next_run_begins_there() {
 }
 
 #[test]
-fn without_a_bookmark_last_is_refused_and_nothing_is_made() {
+fn without_a_bookmark_last_is_refused_and_nothing_is_created() {
     let sandbox = sandbox();
     for flags in [&["--since", "last"][..], &["--dry-run", "--since", "last"]] {
         let ended = sandbox.lorchestra(&windowed(flags)).exits(2);
@@ -196,7 +196,7 @@ fn a_job_without_a_since_has_none() {
 }
 
 #[test]
-fn accounts_at_once_do_not_touch_each_others() {
+fn concurrent_accounts_do_not_affect_each_other() {
     let sandbox = sandbox();
     let (a, b) = (["--account", "a", "--until", "2024-01-10"], ["--account", "b", "--until", "2024-01-20"]);
     let running = [waiting(&sandbox, "a", &a), waiting(&sandbox, "b", &b)];
@@ -253,7 +253,7 @@ fn has_planned(pid: u32) -> bool {
 
 /// A run that waits for another one starts where that one stopped, not at the bookmark as of the beginning of the wait.
 #[test]
-fn who_waited_begins_where_the_other_came() {
+fn a_run_that_waited_starts_where_the_other_stopped() {
     for (until, code) in [("2024-01-20", 0), ("2024-01-15", 75)] {
         let sandbox = sandbox();
         succeed(&sandbox, &["--until", "2024-01-05"]);
@@ -290,7 +290,7 @@ fn succeed_unseen(sandbox: &Sandbox, flags: &[&str]) {
 
 /// The next command that reads the bookmark closes that run first, and finds the bookmark moved.
 #[test]
-fn a_success_that_nobody_saw_moves_it() {
+fn an_unobserved_success_moves_it() {
     for next in ["runs", "bookmarks", "run-job"] {
         let sandbox = sandbox();
         succeed(&sandbox, &["--until", "2024-01-10"]);
@@ -315,7 +315,7 @@ fn a_success_that_nobody_saw_moves_it() {
 
 /// There was no bookmark before: a run that is to start at it is not refused.
 #[test]
-fn a_first_success_that_nobody_saw_is_a_bookmark() {
+fn an_unobserved_first_success_sets_it() {
     let sandbox = sandbox();
     succeed_unseen(&sandbox, &["--until", "2024-01-10"]);
     succeed(&sandbox, &["--since", "last", "--until", "2024-01-20"]);
@@ -360,7 +360,7 @@ fn a_backfill_and_a_gap_leave_it_and_say_so() {
 }
 
 #[test]
-fn what_the_job_says_goes_before_its_window() {
+fn a_bookmark_set_by_the_job_overrides_its_window() {
     let sandbox = sandbox();
     succeed(&sandbox, &["--until", "2024-01-10", "--reached", "2024-01-08"]);
     assert_eq!(mark(&sandbox), january(8));
@@ -455,7 +455,7 @@ fn those_of_one_account_are_shown() {
 
 /// An unknown name is an error, not a job without a bookmark.
 #[test]
-fn a_misspelt_name_is_told_as_elsewhere() {
+fn a_misspelt_name_is_reported_as_elsewhere() {
     let sandbox = sandbox();
     let show = |args: &[&str]| sandbox.lorchestra(&[&["bookmarks", "show"], args].concat());
     for args in [&["misbehav"][..], &["misbehav", "--json"], &["misbehav", "windowed"]] {
@@ -476,7 +476,7 @@ fn a_misspelt_name_is_told_as_elsewhere() {
 
 /// During a run, a user may change its bookmark: the run's end applies the rule to the current value.
 #[test]
-fn a_hand_that_moves_it_while_a_run_goes_on_is_respected() {
+fn a_manual_change_during_a_run_is_respected() {
     for (by_hand, then) in [
         // Moved back: now there is a gap up to the beginning of the run.
         (&["set", "misbehave", "windowed", "2024-01-05"][..], january(5)),

@@ -9,7 +9,7 @@ fn sandbox() -> Sandbox {
 }
 
 #[test]
-fn thirty_two_runs_at_once_end_right_with_all_their_events() {
+fn thirty_two_concurrent_runs_end_correctly_with_all_events() {
     const ENDS: [(&str, i32, &str); 4] = [("return", 0, ""), ("fail", 1, "error"), ("panic", 1, "panic"), ("abort", 1, "signal")];
     let sandbox = sandbox();
     let running: Vec<Running> = (0..32)
@@ -34,7 +34,7 @@ fn thirty_two_runs_at_once_end_right_with_all_their_events() {
 }
 
 #[test]
-fn of_one_account_one_runs_and_the_others_are_refused() {
+fn one_run_per_account_runs_and_the_others_are_refused() {
     let sandbox = sandbox();
     let mut running: Vec<Running> = (0..6).map(|_| sandbox.start(&["run-job", "misbehave", "wait", "--grace", "1h"])).collect();
     let mut refused = Vec::new();
@@ -80,7 +80,7 @@ fn accounts_exclude_each_other_by_their_own_name_only() {
 
 /// First use: one of them creates the store, and the others find it.
 #[test]
-fn looking_while_others_write_is_never_in_the_way() {
+fn reading_while_others_write_never_blocks() {
     let sandbox = sandbox();
     let writing: Vec<Running> = (0..4)
         .map(|i| {
@@ -124,7 +124,7 @@ const JOBS: [Job; 20] = [
 
 /// Ten runs of each of twenty jobs at once, concurrently or one after the other, with one store and one table.
 #[test]
-fn two_hundred_runs_of_twenty_jobs_at_once() {
+fn two_hundred_concurrent_runs_of_twenty_jobs() {
     const EACH: usize = 10;
     let site = Site::new(Write::Storage);
     let sandbox = &site.sandbox;

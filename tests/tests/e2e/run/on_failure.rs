@@ -74,7 +74,7 @@ fn is_called_once_for_a_run_that_recovery_closed() {
 
 /// The bookmark is read after such runs were closed, and no run is closed twice.
 #[test]
-fn is_called_for_a_run_that_was_closed_by_one_that_does_not_begin() {
+fn is_called_for_a_run_closed_by_one_that_does_not_start() {
     let sandbox = sandbox();
     sandbox.configure("on_failure = \"echo called\"");
     let running = sandbox.start(&["run-job", "misbehave", "ignore_term", "--marker", &sandbox.arg("marker")]);
@@ -89,7 +89,7 @@ fn is_called_for_a_run_that_was_closed_by_one_that_does_not_begin() {
 }
 
 #[test]
-fn has_no_say_in_the_outcome_and_none_in_the_output() {
+fn affects_neither_outcome_nor_output() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     for (command, warned) in [
         ("exit 9", true),

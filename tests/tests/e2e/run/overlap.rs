@@ -39,7 +39,7 @@ fn fail_names_the_run_and_records_a_refusal() {
 
 /// A run with policy `allow` waits for no other run, unless something holds the shared lock exclusively, which no run does for long.
 #[test]
-fn who_is_allowed_does_not_wait_without_end() {
+fn a_run_with_allow_does_not_wait_forever() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "misbehave", "noop", "--on-overlap", "allow"]).exits(0);
     let beside = std::fs::File::open(sandbox.state().join("locks/shared+misbehave.noop.-")).unwrap();
@@ -96,7 +96,7 @@ fn skip_records_a_run_that_was_skipped() {
 
 /// The lock is held, but it is unknown by which run: after a while the error says exactly that.
 #[test]
-fn who_holds_the_lock_may_not_be_known() {
+fn the_holder_of_the_lock_may_be_unknown() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     let locks = sandbox.state().join("locks");
@@ -112,7 +112,7 @@ fn who_holds_the_lock_may_not_be_known() {
 
 /// Its only event is delivered like all events.
 #[test]
-fn what_was_skipped_is_delivered() {
+fn the_event_of_a_skipped_run_is_delivered() {
     let site = Site::new(Write::Storage);
     let (running, id) = holder(&site.sandbox, &[]);
     site.sandbox.lorchestra(&["run-job", "misbehave", "wait", "--on-overlap", "skip"]).exits(0);
@@ -151,7 +151,7 @@ fn wait_waits_until_the_other_has_ended() {
 }
 
 #[test]
-fn who_waits_can_be_told_to_end() {
+fn a_waiting_run_can_be_interrupted() {
     let sandbox = sandbox();
     let (running, _) = holder(&sandbox, &[]);
     let mut waiting = Vec::new();
@@ -178,7 +178,7 @@ fn has_open(pid: u32, name: &str) -> bool {
 
 /// Each run has its own lock: none is considered dead because another one is, or because the job's lock is free.
 #[test]
-fn allow_runs_beside_others_and_nobody_is_taken_for_dead() {
+fn allow_runs_concurrently_and_no_run_is_considered_dead() {
     let sandbox = sandbox();
     let (exclusive, exclusive_id) = holder(&sandbox, &[]);
     let (one, one_id) = holder(&sandbox, &["--on-overlap", "allow"]);
@@ -210,7 +210,7 @@ fn allow_runs_beside_others_and_nobody_is_taken_for_dead() {
 
 /// A dead run with policy `allow` is closed by the next run of its job, with any policy.
 #[test]
-fn the_next_run_closes_what_was_allowed_and_died() {
+fn the_next_run_closes_a_dead_run_with_allow() {
     for flags in [&[][..], &["--on-overlap", "allow"]] {
         let sandbox = sandbox();
         let (running, id) = holder(&sandbox, &["--on-overlap", "allow"]);
@@ -226,7 +226,7 @@ fn the_next_run_closes_what_was_allowed_and_died() {
 }
 
 #[test]
-fn the_policy_of_a_job_is_configured_and_a_flag_wins() {
+fn a_flag_overrides_the_configured_policy() {
     let sandbox = sandbox();
     sandbox.configure("[job.\"misbehave/wait\"]\noverlap = \"skip\"\n");
     let (running, _) = holder(&sandbox, &[]);
@@ -241,7 +241,7 @@ fn the_policy_of_a_job_is_configured_and_a_flag_wins() {
 }
 
 #[test]
-fn what_is_no_policy_is_bad_usage() {
+fn an_invalid_policy_is_a_usage_error() {
     let sandbox = sandbox();
     for (value, what) in [("queue", "write fail, skip, wait"), ("wait=soon", "not a duration"), ("wait=5", "unit is missing")] {
         let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop", "--on-overlap", value]).exits(2);

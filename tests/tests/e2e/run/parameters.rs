@@ -110,7 +110,7 @@ fn bad_parameters_are_bad_in_a_dry_run_too() {
 
 /// Before PACKAGE, between it and JOB, and before, between and after the job's flags.
 #[test]
-fn where_an_own_flag_stands_does_not_matter() {
+fn own_flags_may_be_at_any_position() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let plan = |args: &[&str]| {
         let ended = sandbox.lorchestra(&[&["run-job", "--json"], args].concat()).exits(0);
@@ -137,7 +137,7 @@ fn where_an_own_flag_stands_does_not_matter() {
 }
 
 #[test]
-fn what_is_missing_of_a_parameter_by_name_is_told() {
+fn an_incomplete_param_flag_is_reported() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     for (bad, what) in [("=1", "--param =1: there is no name"), ("dry", "--param dry: there is no value")] {
         let ended = sandbox.lorchestra(&["run-job", "misbehave", "typed", "--param", bad]).exits(2);
@@ -146,7 +146,7 @@ fn what_is_missing_of_a_parameter_by_name_is_told() {
 }
 
 #[test]
-fn a_flag_of_one_value_that_is_given_twice_is_told() {
+fn a_repeated_flag_with_one_value_is_reported() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let help = "  lorchestra run-job misbehave typed --help\n";
     for (args, typed) in [
@@ -162,7 +162,7 @@ fn a_flag_of_one_value_that_is_given_twice_is_told() {
 }
 
 #[test]
-fn a_switch_with_a_value_is_told() {
+fn a_switch_with_a_value_is_reported() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     for typed in ["--dry=false", "--no-dry=yes"] {
         let ended = sandbox.lorchestra(&["run-job", "misbehave", "typed", typed]).exits(2);
@@ -179,14 +179,14 @@ fn a_switch_with_a_value_is_told() {
 }
 
 #[test]
-fn a_missing_required_parameter_is_told() {
+fn a_missing_required_parameter_is_reported() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "exit"]).exits(2);
     insta::assert_snapshot!(ended.snapshot(&sandbox));
 }
 
 #[test]
-fn what_is_wrong_is_said_all_at_once() {
+fn all_errors_are_reported_at_once() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let args = ["run-job", "misbehave", "typed", "--since", "-7m", "--small", "300", "--param", "pagesize=1"];
     let ended = sandbox.lorchestra(&args).exits(2);
@@ -194,7 +194,7 @@ fn what_is_wrong_is_said_all_at_once() {
 }
 
 #[test]
-fn a_value_that_is_not_utf8_is_told() {
+fn a_value_that_is_not_utf8_is_reported() {
     use std::os::unix::ffi::OsStrExt;
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     for flag in ["--text", "--path"] {
@@ -206,7 +206,7 @@ fn a_value_that_is_not_utf8_is_told() {
 }
 
 #[test]
-fn good_parameters_reach_the_job_as_they_were_meant() {
+fn good_parameters_reach_the_job_as_intended() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     // A text that begins with a hyphen and no digit needs the form with `=`.
     let values = [

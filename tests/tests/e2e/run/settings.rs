@@ -36,7 +36,7 @@ fn plugin_directories_flag_before_environment_before_configuration_before_defaul
 }
 
 #[test]
-fn xdg_variables_move_what_they_are_for() {
+fn xdg_variables_move_their_directories() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let (data, state, config) = (sandbox.arg("data"), sandbox.arg("state"), sandbox.arg("config"));
     let environment = [("XDG_DATA_HOME", &*data), ("XDG_STATE_HOME", &*state), ("XDG_CONFIG_HOME", &*config)];
@@ -79,7 +79,7 @@ fn a_jobs_timeout_flag_before_configuration() {
 }
 
 #[test]
-fn a_configuration_that_cannot_be_read_is_told() {
+fn an_unreadable_configuration_is_reported() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let cases = [
         ("plugin_dir = [\"/x\"]", "line 1: unknown key `plugin_dir`", "did you mean `plugin_dirs`?"),
@@ -111,7 +111,7 @@ fn a_configuration_that_cannot_be_read_is_told() {
 
 /// Opening a FIFO would block for ever.
 #[test]
-fn a_configuration_that_is_no_file_is_told() {
+fn a_configuration_that_is_not_a_file_is_reported() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     sandbox.configure("");
     let config = sandbox.home().join(".config/lorchestra/config.toml");
@@ -122,7 +122,7 @@ fn a_configuration_that_is_no_file_is_told() {
 }
 
 #[test]
-fn a_configured_job_that_is_not_there_is_warned_of() {
+fn a_configured_job_that_does_not_exist_causes_a_warning() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     sandbox.configure("[job.\"misbehave/nop\"]\ngrace = \"1s\"\n[job.\"elsewhere/nop\"]\ngrace = \"1s\"\n[job.\"misbehave/wait\"]\ngrace = \"1s\"");
     for args in [&["jobs", "list"][..], &["jobs", "list", "--json"], &["jobs", "show", "misbehave", "noop"]] {
@@ -147,7 +147,7 @@ fn a_configured_job_that_is_not_there_is_warned_of() {
 }
 
 #[test]
-fn a_configuration_that_is_a_link_to_nothing_is_told() {
+fn a_dangling_configuration_link_is_reported() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     sandbox.configure("");
     let config = sandbox.home().join(".config/lorchestra/config.toml");
@@ -163,7 +163,7 @@ fn a_configuration_that_is_a_link_to_nothing_is_told() {
 
 /// The history is read from another directory.
 #[test]
-fn where_a_library_is_is_recorded_from_the_root_on() {
+fn the_path_of_a_library_is_recorded_as_absolute() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     fs::create_dir(sandbox.path("bin")).unwrap();
     fs::rename(sandbox.plugins().join("libmisbehave.so"), sandbox.path("bin/x.so")).unwrap();
@@ -198,7 +198,7 @@ fn a_state_directory_of_another_user_is_refused() {
 }
 
 #[test]
-fn a_file_in_place_of_the_state_directory_is_told() {
+fn a_file_in_place_of_the_state_directory_is_reported() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     fs::write(sandbox.path("file"), "").unwrap();
     sandbox.configure(&format!("state_dir = {:?}", sandbox.arg("file")));
@@ -211,7 +211,7 @@ fn set_mode(path: &Path, mode: u32) {
 }
 
 #[test]
-fn a_state_directory_that_cannot_be_written_is_told() {
+fn an_unwritable_state_directory_is_reported() {
     let sandbox = Sandbox::unprivileged(&[Fixture::Misbehave]);
     // The marker's directory is writable: only the state directory is not.
     let marker = sandbox.arg("marker");
@@ -252,7 +252,7 @@ fn a_state_directory_that_cannot_be_written_is_told() {
 
 /// A file instead of a directory, two levels above the state directory.
 #[test]
-fn what_stands_in_the_way_of_the_state_directory_is_named() {
+fn an_obstacle_to_the_state_directory_is_named() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     fs::write(sandbox.path("file"), "").unwrap();
     sandbox.configure(&format!("state_dir = {:?}", sandbox.arg("file/a/b")));
@@ -263,7 +263,7 @@ fn what_stands_in_the_way_of_the_state_directory_is_named() {
 }
 
 #[test]
-fn what_is_made_is_for_its_owner_only() {
+fn files_are_created_for_their_owner_only() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     sandbox.lorchestra(&["run-job", "misbehave", "typed"]).exits(0);
     let mut seen = 0;
@@ -282,7 +282,7 @@ fn what_is_made_is_for_its_owner_only() {
 
 /// As under cron. Runs only commands that read, because this home directory is not the sandbox's.
 #[test]
-fn without_home_the_passwd_file_says_where_it_is() {
+fn without_home_the_passwd_file_is_used() {
     let sandbox = Sandbox::with(&[]);
     let user = rustix::process::geteuid().as_raw().to_string();
     let passwd = fs::read_to_string("/etc/passwd").unwrap();
@@ -312,7 +312,7 @@ fn a_relative_home_is_refused_and_relative_xdg_variables_count_as_not_set() {
 }
 
 #[test]
-fn the_same_history_by_another_name_is_no_second_one() {
+fn the_same_history_by_another_name_is_not_a_second_one() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     std::os::unix::fs::symlink(sandbox.state().parent().unwrap(), sandbox.path("linked")).unwrap();
@@ -321,7 +321,7 @@ fn the_same_history_by_another_name_is_no_second_one() {
 }
 
 #[test]
-fn a_second_history_is_told_of() {
+fn a_second_history_is_reported() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     let elsewhere = sandbox.arg("elsewhere");
@@ -367,7 +367,7 @@ fn retention_removes_old_logs_and_old_runs() {
 
 /// A file instead of a run's log directory: cleaning up fails, which does not affect the run, and is reported with the system's reason.
 #[test]
-fn what_retention_cannot_remove_is_told_with_the_reason() {
+fn a_failed_removal_by_retention_is_reported_with_the_reason() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     sandbox.lorchestra(&["run-job", "misbehave", "print"]).exits(0);
     let logs = sandbox.state().join("logs").join(sandbox.run().id());
@@ -381,7 +381,7 @@ fn what_retention_cannot_remove_is_told_with_the_reason() {
 
 /// Another program's database is not written to.
 #[test]
-fn a_store_that_is_none_is_told() {
+fn an_invalid_store_is_reported() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     fs::create_dir_all(sandbox.state()).unwrap();
     let store = sandbox.state().join("lorchestra.db");
@@ -394,7 +394,7 @@ fn a_store_that_is_none_is_told() {
 
 /// Damaged, but lorchestra's own: its history is worth more than a fresh start.
 #[test]
-fn a_damaged_store_is_told_with_what_saves_it() {
+fn a_damaged_store_is_reported_with_recovery_steps() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     // Enough for a checkpoint of the WAL into the database, so that damaging the database matters.
     sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "5000"]).exits(0);
@@ -417,7 +417,7 @@ fn a_damaged_store_is_told_with_what_saves_it() {
 }
 
 #[test]
-fn a_directory_in_the_place_of_the_store_is_told() {
+fn a_directory_in_place_of_the_store_is_reported() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     fs::create_dir_all(sandbox.state().join("lorchestra.db")).unwrap();
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(78);
@@ -427,7 +427,7 @@ fn a_directory_in_the_place_of_the_store_is_told() {
 
 /// Names are bytes: lorchestra's own paths may contain any. Only the job's data directory is passed as JSON.
 #[test]
-fn directories_need_not_be_utf8_but_for_that_of_the_jobs() {
+fn only_the_data_directory_must_be_utf8() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let odd = sandbox.root().join(OsStr::from_bytes(b"odd\xff"));
     let run = |variable: &str| {

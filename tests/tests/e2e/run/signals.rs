@@ -50,7 +50,7 @@ fn a_blocked_signal_ends_a_run_all_the_same() {
 }
 
 #[test]
-fn ignored_signals_are_the_jobs_defaults_again_but_for_those_of_nohup() {
+fn ignored_signals_are_reset_for_the_job_except_those_of_nohup() {
     let sandbox = sandbox();
     let ignore = "for n in ('SIGCHLD', 'SIGPIPE', 'SIGQUIT', 'SIGUSR1', 'SIGTTIN', 'SIGALRM', 'SIGHUP'): \
                   signal.signal(getattr(signal, n), signal.SIG_IGN)\nsignal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})";
@@ -64,7 +64,7 @@ fn ignored_signals_are_the_jobs_defaults_again_but_for_those_of_nohup() {
 }
 
 #[test]
-fn that_somebody_stopped_the_job_is_printed_within_seconds() {
+fn a_stopped_job_is_reported_within_seconds() {
     let sandbox = sandbox();
     let (marker, err) = (sandbox.arg("marker"), sandbox.path("err"));
     let script = format!("exec 2>'{}'", err.display());
@@ -81,7 +81,7 @@ fn that_somebody_stopped_the_job_is_printed_within_seconds() {
 
 /// The job waits for its child, and the child waits for SIGCONT: without a report, nothing would ever be printed.
 #[test]
-fn that_a_process_of_the_job_is_stopped_is_printed_within_seconds_and_is_in_the_timeouts_message() {
+fn a_stopped_process_of_the_job_is_reported_within_seconds_and_in_the_timeout_message() {
     for (stop, signal) in [("STOP", "SIGSTOP"), ("TTIN", "SIGTTIN")] {
         let sandbox = sandbox();
         // In a process below another one, in its own group: in the worker's group, whose leader has no parent in its session, SIGTTIN stops
@@ -110,7 +110,7 @@ fn that_a_process_of_the_job_is_stopped_is_printed_within_seconds_and_is_in_the_
 }
 
 #[test]
-fn a_timeout_of_a_stopped_job_says_that_it_was_stopped_and_the_job_hears_its_sigterm() {
+fn a_timeout_of_a_stopped_job_mentions_the_stop_and_delivers_sigterm() {
     let sandbox = sandbox();
     let marker = sandbox.arg("marker");
     let mut running = sandbox.start(&["run-job", "--timeout", "3s", "misbehave", "wait", "--marker", &marker]);
@@ -139,7 +139,7 @@ fn a_timeout_of_a_stopped_job_says_that_it_was_stopped_and_the_job_hears_its_sig
 }
 
 #[test]
-fn a_library_that_is_stopped_while_it_is_loaded_is_told_from_one_that_is_slow() {
+fn a_library_stopped_while_loading_is_distinguished_from_a_slow_one() {
     // The worker itself, and a copy of it: only the parent is notified about the second.
     for (fault, pids, expected) in
         [("sleep", 1, "it was stopped by SIGSTOP"), ("pair", 2, "which it started, was stopped by SIGSTOP")]

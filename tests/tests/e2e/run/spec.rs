@@ -56,7 +56,7 @@ fn a_spec_that_was_printed_is_the_same_run() {
 }
 
 #[test]
-fn relative_paths_of_a_spec_count_from_where_it_was_made() {
+fn relative_paths_of_a_spec_are_relative_to_where_it_was_created() {
     let sandbox = sandbox();
     std::fs::create_dir(sandbox.path("there")).unwrap();
     let made = sandbox
@@ -119,7 +119,7 @@ fn a_spec_that_is_not_this_job_s_starts_nothing() {
 }
 
 #[test]
-fn a_run_of_the_chosen_id_that_has_ended_is_found() {
+fn an_ended_run_with_the_chosen_id_is_found() {
     let sandbox = sandbox();
     for (job, code, state) in [("noop", 0, "completed"), ("fail", 1, "failed")] {
         let id = if job == "noop" { ID.to_owned() } else { ID.replace("8d9f", "ffff") };
@@ -173,7 +173,7 @@ fn an_ended_run_is_found_by_its_spec_whatever_is_installed_now() {
 
 /// Whatever the overlap policy: one id, one run.
 #[test]
-fn of_several_processes_with_one_id_one_runs() {
+fn one_of_several_processes_with_one_id_runs() {
     for policy in ["allow", "wait", "fail", "skip"] {
         let sandbox = sandbox();
         let args = ["run-job", "misbehave", "numbered", "--count", "100", "--run-id", ID, "--on-overlap", policy];

@@ -135,7 +135,7 @@ fn problems(sandbox: &Sandbox) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn a_file_that_cannot_be_used_is_named_and_hides_nothing() {
+fn an_unusable_file_is_named_and_hides_nothing() {
     let mut book = Book::default();
     for (name, put, reason, code, end) in SPECIMENS {
         let sandbox = Sandbox::with(&[Fixture::Constructor]);
@@ -192,7 +192,7 @@ fn all_files_at_once() {
 
 /// Truncated at every 4 kB, a library never reaches the loader, where it would kill the process.
 #[test]
-fn a_library_cut_anywhere_is_told() {
+fn a_library_truncated_anywhere_is_reported() {
     let sandbox = Sandbox::with(&[]);
     let path = sandbox.plugins().join("cut.so");
     put(&path, whole());

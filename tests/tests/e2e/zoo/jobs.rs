@@ -77,7 +77,7 @@ const HOSTILE: &[Specimen] = &[
     (&["hostile", "scribble"],                            1, "spool",   1, before_is_there),
     (&["hostile", "cut_spool"],                           1, "spool",   1, NOTHING),
     (&["hostile", "forge"],                               1, "signal",  1, what_was_forged_is_not_there),
-    (&["hostile", "cut_spool", "--abort"],                1, "signal",  1, the_cut_is_told),
+    (&["hostile", "cut_spool", "--abort"],                1, "signal",  1, the_damage_is_reported),
     (&["hostile", "flood_spool"],                         0, COMPLETED, 1, after_is_there),
     (&["hostile", "flood_spool", "--full"],               0, COMPLETED, 1, after_is_there),
     (&["--retries", "1", "hostile", "obstruct_next", "--what", "spool"],   0, COMPLETED, 1, the_second_attempt_ran),
@@ -116,18 +116,18 @@ fn examined(specimens: &[Specimen]) -> Book {
 }
 
 #[test]
-fn a_job_that_ends_badly_ends_truly() {
+fn a_job_that_ends_badly_is_reported_correctly() {
     insta::assert_snapshot!("misbehave", examined(MISBEHAVE).text());
 }
 
 #[test]
-fn a_hostile_job_harms_its_own_run_alone() {
+fn a_hostile_job_harms_only_its_own_run() {
     insta::assert_snapshot!("hostile", examined(HOSTILE).text());
 }
 
 /// A path that is not a lock, or not a spool, does not prevent closing the run.
 #[test]
-fn a_run_whose_supervisor_was_killed_is_closed_whatever_its_job_has_put_in_the_way() {
+fn a_run_of_a_killed_supervisor_is_closed_despite_obstacles_left_by_its_job() {
     for what in ["lock", "run-lock", "spool"] {
         let sandbox = Sandbox::with(&[Fixture::Hostile]);
         let args = ["run-job", "hostile", "obstruct_recovery", "--what", what, "--marker", &sandbox.arg("marker")];
@@ -160,7 +160,7 @@ fn a_worker_without_descriptors_does_not_outlive_its_supervisor() {
 
 /// No process is left that could wake its supervisor: the next command does.
 #[test]
-fn a_supervisor_that_was_stopped_ends_its_run_all_the_same() {
+fn a_supervisor_that_was_stopped_still_ends_its_run() {
     for (then, code, end) in [("return", 0, "completed"), ("die", 1, "failed")] {
         let again = ["run-job", "--timeout", "1s", "--grace", "0s", "hostile", "stop_supervisor", "--marker", "-"];
         for next in [&["runs", "list"][..], &["events", "list"], &again] {
@@ -235,7 +235,7 @@ fn what_was_forged_is_not_there(sandbox: &Sandbox, run: &Run) {
 
 /// Events stored before and after; and a report that something is missing.
 #[track_caller]
-fn the_cut_is_told(sandbox: &Sandbox, run: &Run) {
+fn the_damage_is_reported(sandbox: &Sandbox, run: &Run) {
     let numbers: Vec<u64> = sandbox.whole_events_of(run).iter().filter_map(|event| event.payload()["n"].as_u64()).collect();
     assert_eq!(numbers, (0..15).collect::<Vec<_>>());
     assert!(run.message().contains("1 record of the spool was damaged"), "{}", run.message());

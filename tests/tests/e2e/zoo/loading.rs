@@ -38,7 +38,7 @@ const SPECIMENS: &[Specimen] = &[
 ];
 
 #[test]
-fn a_constructor_harms_its_own_run_alone() {
+fn a_constructor_harms_only_its_own_run() {
     let mut book = Book::default();
     for (fault, flags, code, end, processes) in SPECIMENS {
         let sandbox = Sandbox::with(&[Fixture::Constructor, Fixture::Misbehave]);
@@ -80,7 +80,7 @@ const CHECKED: &[(&str, i32)] = &[
 
 /// The same libraries, checked before they are deployed: the check reports what would happen, and nothing is left of it.
 #[test]
-fn a_check_tells_what_a_constructor_does() {
+fn a_check_reports_what_a_constructor_does() {
     let mut book = Book::default();
     assert_eq!(CHECKED.len(), SPECIMENS.len());
     for ((fault, code), (specimen, .., processes)) in CHECKED.iter().zip(SPECIMENS) {
