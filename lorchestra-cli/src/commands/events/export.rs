@@ -70,7 +70,7 @@ pub(super) fn export(
     };
     let filter = EventFilter { run_id, event_type: wanted.event_type.clone(), since, delivery: None };
     let mut lines = 0_u64;
-    let mut each = |write: &mut dyn FnMut(&str) -> Result<(), ()>| -> Result<(), CommandError> {
+    let mut each = |write: &mut Sink<'_>| -> Result<(), CommandError> {
         if wanted.format == Format::Csv && write(&COLUMNS.join(",")).is_err() {
             return Ok(());
         }
