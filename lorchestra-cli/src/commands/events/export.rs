@@ -95,7 +95,7 @@ pub(super) fn export(
     Ok(Code::Success)
 }
 
-/// Takes a line; fails when nobody reads on.
+/// Takes a line; fails when the reader is gone.
 type WriteLine<'a> = dyn FnMut(&str) -> Result<(), ()> + 'a;
 
 /// Writes all lines into a file that others cannot read, and that has its name only once it is complete.
