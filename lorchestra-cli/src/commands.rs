@@ -12,6 +12,7 @@ mod report;
 pub(crate) mod run_job;
 pub(crate) mod runs;
 mod setup;
+mod shell;
 mod spec_file;
 mod status;
 
@@ -57,6 +58,14 @@ pub(crate) enum Command {
     /// Write a report about the last days as one HTML page
     #[command(before_help = "Examples:\n  lorchestra report -o report.html\n  lorchestra report --days 7 -o week.html")]
     Report(report::Report),
+    /// Print the completion script of a shell
+    #[command(
+        before_help = "Examples:\n  lorchestra completions bash > ~/.local/share/bash-completion/completions/lorchestra\n  lorchestra completions fish > ~/.config/fish/completions/lorchestra.fish"
+    )]
+    Completions(shell::Completions),
+    /// Print the manual page, or write a page for each command
+    #[command(before_help = "Examples:\n  lorchestra man | man -l -\n  lorchestra man --dir ~/.local/share/man/man1")]
+    Man(shell::Man),
     /// Show the settings that apply, and every key of config.toml
     #[command(subcommand, before_help = "Examples:\n  lorchestra config show --origin\n  lorchestra config keys")]
     Config(config::ConfigCommand),
@@ -90,6 +99,8 @@ pub(crate) fn run(command: &Command, verbose: u8, settings: &Settings, printer: 
         Command::Plugins(command) => plugins::run(command, settings, printer),
         Command::Runs(command) => runs::run(command, settings, &mut notices, printer),
         Command::Report(command) => report::run(command, settings, &mut notices, printer),
+        Command::Completions(command) => shell::completions(command, printer),
+        Command::Man(command) => shell::man(command, printer),
         Command::Config(command) => config::run(command, settings, printer),
         Command::Doctor(command) => doctor::run(command, settings, &mut notices, printer),
         Command::Status(command) => status::run(command, settings, &mut notices, printer),
@@ -107,6 +118,14 @@ pub(crate) fn without_settings(args: &Args, failure: &CommandError, printer: &mu
     match &args.command {
         Command::Doctor(command) => return doctor::without_settings(command, failure, printer),
         Command::Config(config::ConfigCommand::Keys) => return config::keys(printer),
+        Command::Completions(_) | Command::Man(_) => {
+            let done = match &args.command {
+                Command::Completions(command) => shell::completions(command, printer),
+                Command::Man(command) => shell::man(command, printer),
+                _ => Ok(Code::Success),
+            };
+            return printer.ended(done);
+        }
         _ => {}
     }
     printer.failure(failure);

@@ -150,7 +150,7 @@ pub(crate) struct JobConfig {
     pub(crate) retry_wait: Option<Duration>,
     #[serde(deserialize_with = "memory")]
     pub(crate) memory_max: Option<u64>,
-    /// How often it is expected to complete; for `status`.
+    /// The longest time between two successes that `status` accepts.
     #[serde(deserialize_with = "every")]
     pub(crate) expect_every: Option<Duration>,
     /// Values of parameters that are not typed, by parameter.

@@ -56,7 +56,7 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("job.\"package/job\".retry_on", "all", "causes to retry: error, panic, signal, exit, timeout"),
     ("job.\"package/job\".retry_wait", "1s", "wait before the second attempt"),
     ("job.\"package/job\".memory_max", "none", "memory limit of each process"),
-    ("job.\"package/job\".expect_every", "none", "how often status expects a success"),
+    ("job.\"package/job\".expect_every", "none", "longest time between two successes, for status"),
     ("job.\"package/job\".params.NAME", "none", "value of a parameter, unless a flag sets it"),
     ("job.\"package/job\".secrets.NAME", "see --help", "env:NAME, file:PATH or credential:NAME"),
 ];

@@ -7,6 +7,7 @@ use super::jobs::unknown_policies;
 use super::spec_file;
 use super::{bookmarks, delivery, find_job, locked_to, second_store};
 use crate::bar::Bar;
+use crate::complete;
 use crate::config::JobConfig;
 use crate::exit::Code;
 use crate::failure::CommandError;
@@ -20,6 +21,7 @@ use crate::secrets::{self, Configured};
 use crate::settings::Settings;
 use chrono::Utc;
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use lorchestra_core::host::signals::Signals;
 use lorchestra_core::outcome::{Cause, Outcome};
 use lorchestra_core::packages::catalog::Catalog;
@@ -83,11 +85,11 @@ pub(crate) struct RunJob {
     pub(crate) spec: Option<PathBuf>,
 
     /// Package name
-    #[arg(required_unless_present_any = ["help", "spec"])]
+    #[arg(required_unless_present_any = ["help", "spec"], add = ArgValueCompleter::new(complete::packages))]
     pub(crate) package: Option<String>,
 
     /// Job name
-    #[arg(required_unless_present_any = ["help", "spec"])]
+    #[arg(required_unless_present_any = ["help", "spec"], add = ArgValueCompleter::new(complete::jobs))]
     pub(crate) job: Option<String>,
 
     /// Flags of the job (see `lorchestra run-job PACKAGE JOB --help`)

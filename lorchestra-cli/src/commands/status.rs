@@ -1,5 +1,5 @@
 //! `status`: is anything dead? Each job and account with its last success, what came after it and how long it takes; exit 1 when one of them is
-//! failing or stale. Which jobs are expected, and how often, is in `config.toml` (`expect_every`).
+//! failing or stale. Which jobs are expected, and at which interval, is in `config.toml` (`expect_every`).
 
 use super::history;
 use super::runs::why;

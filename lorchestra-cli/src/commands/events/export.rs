@@ -70,7 +70,7 @@ pub(super) fn export(
     };
     let filter = EventFilter { run_id, event_type: wanted.event_type.clone(), since, delivery: None };
     let mut lines = 0_u64;
-    let mut each = |write: &mut dyn FnMut(&str) -> Result<(), ()>| -> Result<(), CommandError> {
+    let mut each = |write: &mut Sink<'_>| -> Result<(), CommandError> {
         if wanted.format == Format::Csv && write(&COLUMNS.join(",")).is_err() {
             return Ok(());
         }
@@ -95,11 +95,11 @@ pub(super) fn export(
     Ok(Code::Success)
 }
 
+/// Takes one line; an error means that nothing more is wanted.
+type Sink<'a> = dyn FnMut(&str) -> Result<(), ()> + 'a;
+
 /// Writes all lines into a file that others cannot read, and that has its name only once it is complete.
-fn into_file(
-    path: &Path,
-    each: &mut dyn FnMut(&mut dyn FnMut(&str) -> Result<(), ()>) -> Result<(), CommandError>,
-) -> Result<(), CommandError> {
+fn into_file(path: &Path, each: &mut dyn FnMut(&mut Sink<'_>) -> Result<(), CommandError>) -> Result<(), CommandError> {
     let failed = |error: &std::io::Error| CommandError::refused(Code::NotWritable, &path_text(path), path, error);
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let file = tempfile::NamedTempFile::new_in(dir).map_err(|e| failed(&e))?;

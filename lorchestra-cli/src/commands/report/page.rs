@@ -39,7 +39,7 @@ pub(super) fn html(summary: &Summary) -> String {
         timeline(&mut out, summary);
         jobs(&mut out, summary);
         causes(&mut out, summary);
-        top(&mut out, "Slowest runs", "duration", &summary.slowest, |micros| took(micros));
+        top(&mut out, "Slowest runs", "duration", &summary.slowest, took);
         top(&mut out, "Runs with most memory", "peak memory", &summary.largest, |kib| format!("{} MiB", (kib + 1023) / 1024));
     }
     delivery(&mut out, summary);
@@ -162,9 +162,9 @@ fn top(out: &mut String, title: &str, what: &str, runs: &[TopRun], value: impl F
     if runs.is_empty() {
         return;
     }
-    let _ = write!(
+    let _ = writeln!(
         out,
-        "<h2>{title}</h2><div class=\"wide\"><table><tr><th>run</th><th>job</th><th>started</th><th class=\"n\">{what}</th></tr>\n"
+        "<h2>{title}</h2><div class=\"wide\"><table><tr><th>run</th><th>job</th><th>started</th><th class=\"n\">{what}</th></tr>"
     );
     for run in runs {
         let (id, job, started) = (escaped(&run.short_id), escaped(&run.job), show::time(run.started_at));

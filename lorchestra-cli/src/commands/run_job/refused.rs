@@ -70,7 +70,7 @@ impl Asked {
         (!mistyped).then_some(refusal)
     }
 
-    /// The same, whether or not the job is one that anybody expects.
+    /// The same, for a mistyped name too.
     pub(crate) fn unchecked(&self, failure: &CommandError) -> Option<Refusal> {
         let cause = failure.refusal()?;
         // Whoever chose an id and finds its job running, most likely finds that very run: it asks again.
