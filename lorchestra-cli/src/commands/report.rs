@@ -1,6 +1,6 @@
 //! `report`: one self-contained HTML page about the last days, for a browser without a network. Reads the store; [`page`] makes the HTML.
 //!
-//! The page has names of jobs, states, causes and times, and no accounts, parameters, messages, output or payloads: it can be passed on.
+//! The page contains job names, states, causes and times, but no accounts, parameters, messages, output or payloads, so that it can be passed on.
 
 mod page;
 

@@ -95,7 +95,7 @@ pub(super) fn export(
     Ok(Code::Success)
 }
 
-/// Takes one line; an error means that nothing more is wanted.
+/// Receives one line. Returns an error if no more lines are read.
 type Sink<'a> = dyn FnMut(&str) -> Result<(), ()> + 'a;
 
 /// Writes all lines into a file that other users cannot read. The file appears under its name only when it is complete.

@@ -70,7 +70,7 @@ impl Asked {
         (!mistyped).then_some(refusal)
     }
 
-    /// The same, for a mistyped name too.
+    /// Like [`Self::refusal`], but also for packages and jobs unknown to this machine.
     pub(crate) fn unchecked(&self, failure: &CommandError) -> Option<Refusal> {
         let cause = failure.refusal()?;
         // A caller that chose an id and finds the job running has most likely found that same run: it repeats the call.
